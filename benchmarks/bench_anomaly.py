@@ -481,7 +481,10 @@ def decided(result: dict[str, Any]) -> dict[str, Any]:
     """Decide the claims again from the stored figures of methods, by the rules of today."""
     good, shifted = (_stored_tables(result, cohort) for cohort in COHORTS)
     return {
-        "decided": {"date": date.today().isoformat(), **measure.commit("benchmarks/claims/weninger")},
+        "decided": {
+            "date": date.today().isoformat(),
+            **measure.commit("benchmarks/claims/weninger"),
+        },
         "figures": _records(board_figures(good, shifted=shifted)),
         "claims": _records(anomaly_board(good, shifted=shifted)),
     }
@@ -638,7 +641,15 @@ def markdown(result: dict[str, Any]) -> str:
         ]
         parts.append(measure.table(header, rows))
     if result.get("voxelwise"):
-        header = ["detector without a network", "voxels", "scans", "fit, s", "map, s", "arrays, GB", "scans, GB"]
+        header = [
+            "detector without a network",
+            "voxels",
+            "scans",
+            "fit, s",
+            "map, s",
+            "arrays, GB",
+            "scans, GB",
+        ]
         rows = [
             [
                 one["model"],

@@ -124,14 +124,16 @@ def smoothed(score: np.ndarray, case: Case, sd_mm: float, size: Size) -> np.ndar
 
 def aligned_part(world: World, size: Size, seed: int) -> Maker:
     """Detectors without a lesion, and those that learn implanted lesions."""
-    smoothing: dict[str, Any] = {"smooth_mm": SMOOTH_MM, "spacing": size.spacing, "calibration": None}
+    smoothing: dict[str, Any] = {
+        "smooth_mm": SMOOTH_MM,
+        "spacing": size.spacing,
+        "calibration": None,
+    }
     signals, masks = [c.signal for c in world.train], [c.brain for c in world.train]
     plain = {
         "z, one-sided": VoxelwiseGaussian(side="low", distance="z", **smoothing),
         "z, two-sided": VoxelwiseGaussian(side="both", distance="z", **smoothing),
-        "Mahalanobis": VoxelwiseGaussian(
-            ("mean", "spread"), distance="mahalanobis", **smoothing
-        ),
+        "Mahalanobis": VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", **smoothing),
         "PCA": PCADetector(**smoothing),
         "1 − mean signal": OneMinusMean(**smoothing),
         "isolation forest": IsolationForestDetector(random_state=seed, **smoothing),
@@ -186,7 +188,9 @@ def trees_part(world: World, size: Size, seed: int) -> Maker:
         healthy_table = trees._table(looks[i], expected, aligned.positions[i])
         for name, generator in GENERATORS.items():
             rng = np.random.default_rng([seed, i, zlib.crc32(name.encode())])
-            drawn = rng.choice(len(healthy_table), min(per_scan, len(healthy_table)), replace=False)
+            drawn = rng.choice(
+                len(healthy_table), min(per_scan, len(healthy_table)), replace=False
+            )
             rows[name].append(healthy_table[drawn])
             answers[name].append(np.zeros(len(drawn), dtype=bool))
             for k in range(size.n_lesions):
@@ -382,7 +386,9 @@ def joined(parts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             entry["rates"].append(own["false_positive_rate"])
             entry["seeds"].append(part["seed"])
     left_out = {"auc": [], "ap": [], "rates": [], "seeds": []}
-    singles = [rows[f"trees without {name}"] for name in GENERATORS if f"trees without {name}" in rows]
+    singles = [
+        rows[f"trees without {name}"] for name in GENERATORS if f"trees without {name}" in rows
+    ]
     if len(singles) == len(GENERATORS):
         for k, seed in enumerate(singles[0]["seeds"]):
             for key in ("auc", "ap"):
@@ -502,7 +508,9 @@ def run(seeds: Sequence[int], parts: Sequence[str], size: Size, out: Path) -> di
             scored = scored_part(part, size, seed)
             write_text(
                 path,
-                json.dumps({"part": part, "seed": seed, "settings": settings, **stamp, **scored}, indent=1)
+                json.dumps(
+                    {"part": part, "seed": seed, "settings": settings, **stamp, **scored}, indent=1
+                )
                 + "\n",
             )
             print(f"{part} {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
@@ -544,9 +552,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{measured_at}, summarized at {str(result['commit'])[:10]}; {result['processor_s'] / 60:.0f} min of one processor."
     )
     lines = []
-    order = sorted(
-        result["rows"].items(), key=lambda item: -item[1]["headline"]["ap"][0]
-    )
+    order = sorted(result["rows"].items(), key=lambda item: -item[1]["headline"]["ap"][0])
     for row, one in order:
         cells = []
         for name in names:
@@ -566,7 +572,15 @@ def markdown(result: dict[str, Any]) -> str:
                 str(len(one["seeds"])),
             ]
         )
-    header = ["detector", *names, "AUC unseen", "AP unseen", f"AP − {REFERENCE}", "healthy", "seeds"]
+    header = [
+        "detector",
+        *names,
+        "AUC unseen",
+        "AP unseen",
+        f"AP − {REFERENCE}",
+        "healthy",
+        "seeds",
+    ]
     return "\n\n".join([head, measure.table(header, lines), verdict(result)])
 
 
@@ -576,7 +590,11 @@ def verdict(result: dict[str, Any]) -> str:
     for row, one in result["rows"].items():
         learns = bool(one["seen"]) or row == "trees, all but the tested one"
         margin = one["minus_reference"].get("ap")
-        if not learns or not margin or (row.startswith("trees, ") and row != "trees, all but the tested one"):
+        if (
+            not learns
+            or not margin
+            or (row.startswith("trees, ") and row != "trees, all but the tested one")
+        ):
             continue
         losses = [
             f"{name} {gap:+.2f}"
@@ -599,7 +617,9 @@ def verdict(result: dict[str, Any]) -> str:
         )
     every = []
     rates = result["rows"].get(REFERENCE, {}).get("false_positive_rate", [])
-    for seed, values in zip(result["rows"].get(REFERENCE, {}).get("seeds", []), rates, strict=True):
+    for seed, values in zip(
+        result["rows"].get(REFERENCE, {}).get("seeds", []), rates, strict=True
+    ):
         every.append(f"{seed}: " + ", ".join(f"{100 * value:.1f}" for value in values))
     scans = f"Every new healthy scan above the 1 % threshold of {REFERENCE}, in %, by seed: {'; '.join(every)}"
     scans += f"; {healthy_aim(rates)}." if rates else "."
@@ -617,7 +637,9 @@ def healthy_aim(rates: list[list[float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = measure.options("Detectors on generators they have not seen.", RESULT, seeds=SEEDS)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to run")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to run"
+    )
     chosen = measure.chosen(parser, arguments, RESULT)
     size = QUICK if chosen.quick else FULL
     result = run(chosen.seeds, chosen.parts, size, chosen.out)

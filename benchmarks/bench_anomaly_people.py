@@ -56,7 +56,9 @@ def profile_scores(
 ) -> dict[str, np.ndarray]:
     """Score profiles by detectors that learned from healthy ones; higher is less healthy."""
     scores = {PLAIN_MEAN: 1 - tested.mean(axis=1)}
-    learned, asked = (array[:, :, None, None, None].astype(np.float32) for array in (healthy, tested))
+    learned, asked = (
+        array[:, :, None, None, None].astype(np.float32) for array in (healthy, tested)
+    )
     plain = {"calibration": None, "smoothing": 0, "template_smoothing": 0, "smooth_mm": 4.0}
     for name, detector in {
         "z by place, one-sided": VoxelwiseGaussian(side="low", distance="z", **plain),
@@ -94,16 +96,25 @@ def profiles_result(folder: Path) -> dict[str, Any]:
     scores = {name: (np.array(own[name]), np.mean(others[name], axis=0)) for name in own}
     rng = np.random.default_rng(0)
     draws = [
-        (rng.integers(len(healthy), size=len(healthy)), rng.integers(len(patients), size=len(patients)))
+        (
+            rng.integers(len(healthy), size=len(healthy)),
+            rng.integers(len(patients), size=len(patients)),
+        )
         for _ in range(N_BOOTSTRAP)
     ]
     rows = {}
-    reference = np.array([auc_of(*(s[d] for s, d in zip(scores[PLAIN_MEAN], draw, strict=True))) for draw in draws])
+    reference = np.array(
+        [auc_of(*(s[d] for s, d in zip(scores[PLAIN_MEAN], draw, strict=True))) for draw in draws]
+    )
     for name, pair in scores.items():
-        aucs = np.array([auc_of(*(s[d] for s, d in zip(pair, draw, strict=True))) for draw in draws])
+        aucs = np.array(
+            [auc_of(*(s[d] for s, d in zip(pair, draw, strict=True))) for draw in draws]
+        )
         rows[name] = {
             "auc": _with_bounds(auc_of(*pair), aucs),
-            "minus_mean": _with_bounds(auc_of(*pair) - auc_of(*scores[PLAIN_MEAN]), aucs - reference),
+            "minus_mean": _with_bounds(
+                auc_of(*pair) - auc_of(*scores[PLAIN_MEAN]), aucs - reference
+            ),
         }
     return {"n_healthy": len(healthy), "n_patients": len(patients), "rows": rows}
 
@@ -201,17 +212,23 @@ def implants_result(folder: Path) -> dict[str, Any]:
                         values = np.zeros(half.shape, dtype=np.float32)
                         values[half] = score(x[:, half])
                         values = masked_smoothing(values, half, SMOOTHING)[half]
-                        entry = rows.setdefault(detector, {}).setdefault(title, {"auc": [], "ap": []})
+                        entry = rows.setdefault(detector, {}).setdefault(
+                            title, {"auc": [], "ap": []}
+                        )
                         entry["auc"].append(float(roc_auc_score(truth, values)))
                         entry["ap"].append(float(average_precision_score(truth, values)))
     return {
         "blocks": {name: list(blocks[name][0].shape) for name in BLOCKS},
         "n_implants": {title: len(shares) for title, shares in prevalence.items()},
-        "prevalence": {title: round(float(np.mean(shares)), 4) for title, shares in prevalence.items()},
+        "prevalence": {
+            title: round(float(np.mean(shares)), 4) for title, shares in prevalence.items()
+        },
         "rows": {
             detector: {
                 title: {
-                    "auc": [round(float(x), 4) for x in np.quantile(one["auc"], [0.5, 0.25, 0.75])],
+                    "auc": [
+                        round(float(x), 4) for x in np.quantile(one["auc"], [0.5, 0.25, 0.75])
+                    ],
                     "ap": [round(float(x), 4) for x in np.quantile(one["ap"], [0.5, 0.25, 0.75])],
                 }
                 for title, one in by_generator.items()
@@ -229,9 +246,17 @@ def markdown(result: dict[str, Any]) -> str:
     people, blocks = result["profiles"], result["implants"]
     rows = []
     for name, one in sorted(people["rows"].items(), key=lambda item: -item[1]["auc"][0]):
-        rows.append([name, _bounds(one["auc"]), "–" if name == PLAIN_MEAN else _bounds(one["minus_mean"], "+.3f")])
+        rows.append(
+            [
+                name,
+                _bounds(one["auc"]),
+                "–" if name == PLAIN_MEAN else _bounds(one["minus_mean"], "+.3f"),
+            ]
+        )
     better = [
-        name for name, one in people["rows"].items() if name != PLAIN_MEAN and one["minus_mean"][1] > 0
+        name
+        for name, one in people["rows"].items()
+        if name != PLAIN_MEAN and one["minus_mean"][1] > 0
     ]
     sentence = (
         f"Better than the plain mean, with the interval above 0: {', '.join(better)}."
@@ -245,11 +270,17 @@ def markdown(result: dict[str, Any]) -> str:
         f"than {people['n_healthy'] - 1} healthy persons, and none is given."
     )
     names = list(GENERATORS)
-    shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in blocks["blocks"].items())
+    shapes = ", ".join(
+        f"{name} {'×'.join(map(str, shape))}" for name, shape in blocks["blocks"].items()
+    )
     second = (
         f"Anomalies put into one half of real blocks ({shapes}: two healthy persons, so that nothing is said of "
         "persons), detectors from the other half. AUC / AP, medians over implants [quartiles of the AUC]; prevalence "
-        + ", ".join(f"{name} {100 * blocks['prevalence'][name]:.0f} %" for name in names if name in blocks["prevalence"])
+        + ", ".join(
+            f"{name} {100 * blocks['prevalence'][name]:.0f} %"
+            for name in names
+            if name in blocks["prevalence"]
+        )
         + "."
     )
     cells = []

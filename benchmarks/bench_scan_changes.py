@@ -67,18 +67,29 @@ def main(arguments: list[str] | None = None) -> None:
             cases = changed_persons(change, level, n_training)
             scans = written(cases, folder / f"{change} {level}")
             for title, model in models.items():
-                rows.append({"change": change, "level": level, "detector": title, **rates(model, scans)})
+                rows.append(
+                    {"change": change, "level": level, "detector": title, **rates(model, scans)}
+                )
             print(rows[-1], flush=True)
     result = {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        **measure.provenance(__file__, "dmrifit", "anomaly", packages=("numpy", "scipy"), quick=chosen.quick),
+        **measure.provenance(
+            __file__, "dmrifit", "anomaly", packages=("numpy", "scipy"), quick=chosen.quick
+        ),
         "seed": SEED,
         "n_training": n_training,
         "n_calibration": N_CALIBRATION,
         "n_test": N_TEST,
-        "base": {"SNR": SNR, "directions": N_DIRECTIONS, "voxels, mm": SPACING, "distortion, mm": 0},
-        "left_out": {title: model.healthy_.verdicts().count(True) for title, model in models.items()},
+        "base": {
+            "SNR": SNR,
+            "directions": N_DIRECTIONS,
+            "voxels, mm": SPACING,
+            "distortion, mm": 0,
+        },
+        "left_out": {
+            title: model.healthy_.verdicts().count(True) for title, model in models.items()
+        },
         "seconds": round(time.perf_counter() - start),
         "rows": rows,
     }
@@ -95,12 +106,24 @@ def conditions(quick: bool) -> Iterator[tuple[str, float]]:
 
 
 def persons(
-    n: int, skip: int, *, snr: float = SNR, directions: int = N_DIRECTIONS, spacing: float = SPACING
+    n: int,
+    skip: int,
+    *,
+    snr: float = SNR,
+    directions: int = N_DIRECTIONS,
+    spacing: float = SPACING,
 ) -> list[Case]:
     """Simulate healthy persons in one field of view."""
     shape = tuple(round(length / spacing) for length in FIELD)
     return simulate_dmri(
-        n, 0, n_directions=directions, shape=shape, spacing=spacing, snr=snr, skip=skip, random_state=SEED
+        n,
+        0,
+        n_directions=directions,
+        shape=shape,
+        spacing=spacing,
+        snr=snr,
+        skip=skip,
+        random_state=SEED,
     )[0]
 
 

@@ -30,8 +30,8 @@ from dmrifit.cli.console import progress
 from dmrifit.io.case_tables import file_stems
 from dmrifit.io.grids import upright
 from dmrifit.io.tables import csv_text, table_text
-from dmrifit.report.html import NOTICE
 from dmrifit.report.numerals import percent
+from dmrifit.report.page import NOTICE, sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +55,14 @@ _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
 _NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
 _COLUMNS = ("patient", *_FILES, *_NUMBERS, "differs", "synthetic")
+_OVERVIEW = (
+    "scan {name} | threshold {threshold:} | anomalies {n_lesions:} | volume, mL {volume_mL:.2f} | "
+    "largest, mm {largest:.1f} | above, % {share_found:.1%} | as a whole {as_a_whole}"
+)
+_FOUND = (
+    "{number:} | volume, mL {volume_mL:.2f} | diameter, mm {diameter_mm:.1f} | "
+    "at x, y, z, mm {x:.0f}, {y:.0f}, {z:.0f} | largest score {score:.3s}"
+)
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
 
@@ -202,53 +210,30 @@ def _for_scans(texts: Sequence[str | None], lead: str = ": ") -> list[str]:
 
 def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of all scans."""
-    from dmrifit.report.html import html_join, html_note, html_paragraph, html_table
+    from dmrifit.report.page import Note, Table
 
-    lines = []
+    rows = []
     pictures = []
     for content in contents:
         threshold = content["threshold"]
         diameters = [lesion["diameter_mm"] for lesion in content["lesions"]]
-        lines.append(
-            [
-                content["name"],
-                "scan-specific" if threshold is None else f"{threshold:.4g}",
-                str(content["n_lesions"]),
-                f"{content['volume_mL']:.2f}",
-                f"{max(diameters, default=0):.1f}",
-                percent(content["share_found"]),
-                _AS_A_WHOLE[content["differs"]],
-            ]
-        )
+        words = {
+            "threshold": "scan-specific" if threshold is None else f"{threshold:.4g}",
+            "largest": max(diameters, default=0),
+            "as_a_whole": _AS_A_WHOLE[content["differs"]],
+        }
+        rows.append({**content, **words})
         caption = (
             f"{content['name']}: mean signal, map, voxels above the threshold before and after "
             "opening, in the axial slice with most of them"
         )
         parts = case_pictures(out / content["folder"], _PANELS, _VIEW, caption, width=900)
         if content["differs"]:
-            parts.insert(0, html_note(f"{DIFFERENT[0].upper()}{DIFFERENT[1:]}."))
+            parts.insert(0, Note(sentence(DIFFERENT)))
         pictures.append((content["name"], parts))
-    header = (
-        "scan",
-        "threshold",
-        "anomalies",
-        "volume, mL",
-        "largest, mm",
-        "above, %",
-        "as a whole",
-    )
-    overview = html_join(
-        [
-            html_table(lines, header, numbers=(1, 2, 3, 4, 5)),
-            # The scans that differ say so beside their pictures.
-            *(
-                html_paragraph(f"{sentence[0].upper()}{sentence[1:]}.")
-                for sentence in scan_sentences(contents)
-                if DIFFERENT not in sentence
-            ),
-            *failed_cases(out),
-        ]
-    )
+    # The scans that differ say so beside their pictures.
+    texts = [sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
+    overview = [Table(rows, _OVERVIEW), *texts, *failed_cases(out)]
     write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
 
 
@@ -387,10 +372,9 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report.html import html_figure, html_note, html_paragraph, html_table, notice_lead
-    from dmrifit.report.numerals import fixed, significant
+    from dmrifit.report.page import Note, Page, Picture, Section, Table, notice_lead
     from dmrifit.report.style import FOUND, REFERENCE
-    from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+    from dmrifit.report.viewer import Layer, html_viewer
 
     case = detection.scan.case
     # Scores above the threshold are anomalous; the viewer marks those that reach its threshold.
@@ -406,30 +390,25 @@ def _view(detection: Detection, picture: bytes) -> str:
     # The lesion of the table of scans, which the detector has not seen.
     if case.lesion is not None and case.lesion.any():
         layers.append(Layer("known lesion", case.lesion, "mask", colors=(REFERENCE,)))
-    points = []
-    rows = []
-    for lesion in detection.lesions.to_dict("records"):
-        volume = f"{lesion['volume_mL']:.2f}"
-        points.append((f"{lesion['number']}: {volume} mL", [lesion[axis] for axis in "xyz"]))
-        place = ", ".join(fixed(lesion[axis], 0) for axis in "xyz")
-        score = significant(lesion["score"])
-        rows.append([lesion["number"], volume, fixed(lesion["diameter_mm"], 1), place, score])
+    lesions = detection.lesions.to_dict("records")
+    points = [
+        (f"{lesion['number']}: {lesion['volume_mL']:.2f} mL", [lesion[axis] for axis in "xyz"])
+        for lesion in lesions
+    ]
     planes = html_viewer(
         layers,
         case.affine,
         points=points,
         region=case.brain,
         label="Anomaly map over the mean signal",
-        instead=html_figure(picture, f"Anomalies of {case.name}", width=900),
+        instead=Picture(picture, f"Anomalies of {case.name}", width=900),
     )
-    header = ("", "volume, mL", "diameter, mm", "at x, y, z, mm", "largest score")
-    lesions = html_paragraph("No anomalies were found.")
-    if rows:
-        lesions = html_table(rows, header, numbers=(0, 1, 2, 4))
-    sections = [("", planes), ("Anomalies", lesions)]
-    if detection.differs:
-        sections.insert(0, ("", html_note(f"{DIFFERENT[0].upper()}{DIFFERENT[1:]}.")))
-    return viewer_page(case.name, sections, lead=notice_lead([case.synthetic]))
+    sections = [
+        Section("", Note(sentence(DIFFERENT) if detection.differs else "")),
+        Section("", planes),
+        Section("Anomalies", Table(lesions, _FOUND) if lesions else "No anomalies were found."),
+    ]
+    return Page(case.name, sections, notice_lead([case.synthetic])).html()
 
 
 def _sources(series: SeriesFiles) -> dict[str, str]:

@@ -12,8 +12,8 @@ from anomaly.detectors.thresholds import open_map
 from anomaly.study.controls import CONTROLS
 from anomaly.study.strata import ELSEWHERE, STRATA
 from dmrifit._optional import import_optional
-from dmrifit._utils.counts import counted
 from dmrifit.io.grids import upright, upright_edges
+from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.style import (
     COLORMAP,
     FAINT,
@@ -23,12 +23,14 @@ from dmrifit.report.style import (
     PANEL,
     REFERENCE,
     add_axes,
+    color_bar,
     figure_notice,
     handle,
     head,
     legend_below,
     method_color,
     new_figure,
+    panel_row,
     plain_ticks,
     shared_style,
 )
@@ -73,7 +75,7 @@ def map_limits(
     """Find a scale for the maps (x, y, z) of each method that is the same for all cases."""
     limits = {}
     for name, values in maps.items():
-        scores = np.concatenate(_scores(values, cases, name))
+        scores = np.concatenate(_scores(values, cases))
         if scores.dtype == bool:
             limits[name] = (0.0, 1.0)
             continue
@@ -100,13 +102,10 @@ def plot_panels(
 ) -> Figure:
     """Draw maps (x, y, z) of a case, and their masks above the thresholds and after opening."""
     arrays = {name: np.asarray(values) for name, values in maps.items()}
-    _check_panels(case, arrays, thresholds, limits)
     mean = case.signal.mean(axis=-1)
     shape = upright(mean, case.affine).shape
     if number is None:
         number = slice_to_show(case)
-    if not 0 <= number < shape[2]:
-        raise ValueError(f"slice {number} of {case.name}, whose slices are 0 to {shape[2] - 1}")
     steps = upright_edges(case.affine)
     row_height = _SLICE * shape[1] * steps[1] / (shape[0] * steps[0])
     n = len(arrays)
@@ -137,32 +136,13 @@ def plot_panels(
                 ax.set_title(heading, fontsize=9, fontweight="normal")
                 left += _SLICE
                 if heading == name:
-                    bar = add_axes(
-                        figure, left + 0.08, bottom + 0.08 * row_height, 0.1, 0.84 * row_height
-                    )
-                    figure.colorbar(image, cax=bar).outline.set_linewidth(0.5)
-                    bar.tick_params(labelsize=8, length=2)
+                    place = left + 0.08, bottom + 0.08 * row_height, 0.84 * row_height
+                    color_bar(figure, image, place)
                     # The room of the bar holds the gap.
                     left += _BAR - _GAP
                 left += _GAP
         _frame_panels(figure, case, title)
     return figure
-
-
-def _check_panels(
-    case: Case,
-    arrays: Mapping[str, NDArray],
-    thresholds: Mapping[str, float],
-    limits: Mapping[str, tuple[float, float]],
-) -> None:
-    if not arrays:
-        raise ValueError("there is no map to draw")
-    for name, values in arrays.items():
-        _check_shape(values, case, name)
-        if values.dtype != bool and (name not in thresholds or name not in limits):
-            raise ValueError(
-                f"{name} needs a threshold and a scale; give both (map_limits finds scales)"
-            )
 
 
 def _frame_panels(figure: Figure, case: Case, title: str) -> None:
@@ -171,12 +151,7 @@ def _frame_panels(figure: Figure, case: Case, title: str) -> None:
     notice = figure_notice(case.synthetic)
     figure.text(1 - _SIDE / width, 0.2 / height, notice, ha="right", fontsize=8, color=FAINT)
     if case.lesion is not None and not case.healthy:
-        figure.legend(
-            handles=[handle("lesion", color=REFERENCE, linewidth=1.5)],
-            loc="lower left",
-            bbox_to_anchor=(_SIDE / width, 0.02 / height),
-            fontsize=8,
-        )
+        legend_below(figure, [handle("lesion", color=REFERENCE, linewidth=1.5)])
     words = [title or case.name]
     if case.grade:
         words.append(f"grade {case.grade}")
@@ -220,14 +195,14 @@ def plot_examples(
                 _outline(ax, example.lesion, example, number, linewidth=1.8)
             ax.set_title(heading, fontsize=10)
             if image is not None and column == 0:
-                bar = add_axes(figure, 0.1 + 3 * (wide + 0.1) + 0.1, 0.75, 0.13, tall - 0.4)
-                figure.colorbar(image, cax=bar, label="score").outline.set_linewidth(0.5)
+                place = 0.1 + 3 * (wide + 0.1) + 0.1, 0.75, tall - 0.4
+                color_bar(figure, image, place, "score")
         entries = [
             handle("reference lesion", color=REFERENCE, linewidth=2),
             handle(f"marked by {method}", color=FOUND, linewidth=2, linestyle="--"),
         ]
         entries[1].set_path_effects(_shadow())
-        figure.legend(handles=entries, loc="lower left", ncol=2, fontsize=9)
+        legend_below(figure, entries)
         notice = figure_notice(any(example.synthetic for example, _, _ in examples.values()))
         figure.text(0.99, 0.03, notice, ha="right", fontsize=9, color=FAINT)
     return figure
@@ -264,8 +239,6 @@ def plot_densities(
 ) -> Figure:
     """Draw densities of scores (x, y, z): healthy persons, patients outside and inside lesions."""
     graded = {name: values for name, values in maps.items() if np.asarray(values[0]).dtype != bool}
-    if not graded:
-        raise ValueError("there is no map with scores to draw")
     n_rows = -(-len(graded) // _PER_ROW)
     n_columns = min(len(graded), _PER_ROW)
     legend_colors: dict[str, str] = {}
@@ -276,9 +249,9 @@ def plot_densities(
             row, column = divmod(i, _PER_ROW)
             bottom = 0.95 + (n_rows - 1 - row) * tall
             ax = add_axes(figure, 0.8 + column * wide, bottom, wide - 0.8, tall - 0.9)
-            scores = _scores_by_region(values, cases, name)
+            scores = _scores_by_region(values, cases)
             if healthy_maps is not None:
-                healthy_scores = np.concatenate(_scores(healthy_maps[name], healthy, name))
+                healthy_scores = np.concatenate(_scores(healthy_maps[name], healthy))
                 scores = {_HEALTHY: healthy_scores} | scores
             legend_colors |= _draw_densities(ax, scores)
             if thresholds is not None and np.isfinite(thresholds.get(name, np.nan)):
@@ -294,9 +267,7 @@ def plot_densities(
         for label, color in legend_colors.items():
             dash = ":" if label == "threshold" else "-"
             entries.append(handle(label, color=color, linewidth=2, linestyle=dash))
-        figure.legend(
-            handles=entries, loc="lower left", bbox_to_anchor=(0.02, 0.0), ncol=3, fontsize=8.5
-        )
+        legend_below(figure, entries)
     return figure
 
 
@@ -319,11 +290,9 @@ def _draw_densities(ax: Axes, scores: Mapping[str, NDArray]) -> dict[str, str]:
 def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the coverage of lesions over the false-positive rate in healthy persons."""
     table = tables["curves"]
-    if not len(table):
-        raise ValueError("there are no curves; they need maps with scores, and healthy scans")
     methods, detectors = _methods(tables, table)
     with shared_style({}):
-        figure, (few, all_rates) = _two_panels(len(methods))
+        figure, (few, all_rates) = panel_row(2, len(methods))
         for name in methods:
             method_curves = table[table["method"] == name]
             curve = method_curves.groupby("rate", as_index=False)[["coverage"]].mean()
@@ -333,126 +302,59 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             few.plot(positive["rate"], positive["coverage"], **look)
             all_rates.plot(curve["rate"], curve["coverage"], **look)
         all_rates.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=":")
-        few.set_xscale("log")
+        few.set(xscale="log", xlim=(1e-4, 0.3))
         plain_ticks(few.xaxis, (1,))
-        few.set(xlim=(1e-4, 0.3))
         all_rates.set(xlim=(0, 0.3))
+        label = "share of healthy voxels above the threshold"
         for ax, title in ((few, "Few false positives"), (all_rates, "All that count")):
-            ax.set(
-                ylim=(0, 1),
-                xlabel="share of healthy voxels above the threshold",
-                ylabel="share of lesions covered",
-            )
+            ax.set(ylim=(0, 1), xlabel=label, ylabel="share of lesions covered")
             ax.grid(True)
             head(ax, title)
-        look = {"linestyle": "-", "linewidth": 2}
-        entries = []
-        for name in methods:
-            entries.append(handle(name, color=method_color(name, detectors), **look))
-        legend_below(figure, entries)
+        colors = {name: method_color(name, detectors) for name in methods}
+        legend_below(figure, [handle(name, color=colors[name], lw=2) for name in methods])
     return figure
 
 
-def plot_opening(
-    tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | None = None
-) -> Figure:
+def plot_opening(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the Dice coefficients of each method by rule, before and after opening."""
+    import pandas as pd
+
     summary = tables["summary"]
-    scores = summary[summary["part"] == "all"]
-    if rules is None:
-        blind = scores[~scores["needs_truth"].astype(bool)]
-        # A rule that only controls follow tells nothing.
-        rules = list(dict.fromkeys(blind.loc[~blind["control"].astype(bool), "rule"]))
+    blind = summary[(summary["part"] == "all") & ~summary["needs_truth"].astype(bool)]
+    # A rule that only controls follow tells nothing.
+    rules = dict.fromkeys(blind.loc[~blind["control"].astype(bool), "rule"])
+    before = blind.assign(row=blind["method"], series="above the threshold")
+    after = before.assign(series="after opening", dice=before["dice_opened"])
+    table = pd.concat([before, after])
+    panels = []
     for rule in rules:
-        _check_rule(rule, scores)
-    if not len(rules):
-        raise ValueError("all rules need lesions; name those to draw (rules=…)")
-    _, detectors = _methods(tables, scores)
-    rows = scores[scores["rule"].isin(list(rules))]
-    # Inches for the longest of the names at the left.
-    labels = [f"{row['rule']}: {row['method']}" for row in rows.to_dict("records")]
-    left = 0.2 + 0.075 * max(map(len, labels))
-    height = 0.22 * len(rows) + 0.12 * len(rules)
-    with shared_style({"font.size": 9}):
-        figure = new_figure(max(left + 4.6, 8.0), height + 1.1)
-        ax = add_axes(figure, left, 0.85, figure.get_figwidth() - left - 0.3, height)
-        places: dict[str, float] = {}
-        y = 0.0
-        for rule in rules:
-            for row in rows[rows["rule"] == rule].to_dict("records"):
-                places[f"{rule}: {row['method']}"] = y
-                _draw_gain(ax, row, y, method_color(row["method"], detectors))
-                y -= 1.0
-            y -= 0.5
-        ax.set_yticks(list(places.values()), list(places))
-        ax.set(
-            xlim=(0, 1), ylim=(y + 1.0, 0.6), xlabel="Dice (overlap with lesions; 1 is perfect)"
-        )
-        ax.grid(True, axis="x")
-        entries = [
-            handle("above the threshold", marker="o", markerfacecolor="white", linestyle="none"),
-            handle("after opening", color=FAINT, marker="o", linestyle="none"),
-        ]
-        entries[0].set_color(FAINT)
-        figure.legend(
-            handles=entries, loc="lower left", bbox_to_anchor=(0.01, 0.0), ncol=2, fontsize=8.5
-        )
-    return figure
-
-
-def _draw_gain(ax: Axes, row: Mapping[str, Any], y: float, color: str) -> None:
-    """Join the Dice coefficients of a method before and after opening by a line."""
-    raw, opened = row["dice"], row["dice_opened"]
-    ax.plot([raw, opened], [y, y], color=color, linewidth=1.2)
-    look: dict[str, Any] = {"color": color, "markersize": 5, "clip_on": False}
-    ax.plot(raw, y, "o", markerfacecolor="white", **look)
-    ax.plot(opened, y, "o", **look)
+        rows = table[table["rule"] == rule]
+        title = rule.replace(", ", "\n")
+        panels.append(Panel("dice", "Dice (1 is perfect)", ends=(0, 1), title=title, table=rows))
+    styles = {
+        "above the threshold": {"color": FAINT, "markerfacecolor": "white"},
+        "after opening": {"color": _COLORS[_ELSEWHERE]},
+    }
+    return plot_dots(table[table["rule"].isin(rules)], panels, styles)
 
 
 def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
     """Draw where in the brain methods are better and worse."""
-    _check_rule(rule, tables["strata"])
     table = tables["strata"][tables["strata"]["rule"] == rule]
     methods, detectors = _methods(tables, table)
-    strata = [stratum for stratum in (*STRATA, ELSEWHERE) if stratum in set(table["stratum"])]
-    looks: dict[str, dict[str, Any]] = {}
+    order = {stratum: i for i, stratum in enumerate((*STRATA, ELSEWHERE))}
+    table = table.assign(row=table["stratum"], series=table["method"])
+    table = table.sort_values("row", key=lambda names: names.map(order), kind="stable")
+    looks = {}
     for name in methods:
         mark = _CONTROL_MARKS.get(name, "o")
-        color = method_color(name, detectors)
-        looks[name] = {"linestyle": "none", "marker": mark, "color": color}
-    with shared_style({}):
-        figure, (auc, sensitivity) = _two_panels(len(methods))
-        for ax, measure in ((auc, "auc"), (sensitivity, "sensitivity_opened")):
-            for j, (name, look) in enumerate(looks.items()):
-                values = table[table["method"] == name].set_index("stratum")[measure]
-                # Methods stand beside each other within each stratum.
-                x = np.arange(len(strata)) + 0.5 * ((j + 0.5) / len(methods) - 0.5)
-                ax.plot(x, values.reindex(strata), markersize=6, clip_on=False, **look)
-            ax.set_xticks(range(len(strata)), strata)
-            ax.set_xlim(-0.5, len(strata) - 0.5)
-            ax.grid(True, axis="y")
-        auc.set(ylim=(0.4, 1), ylabel="AUC")
-        head(auc, "AUC")
-        sensitivity.set(ylim=(0, 1), ylabel="sensitivity, opened")
-        head(sensitivity, f"Sensitivity by {rule}")
-        entries = [handle(name, linewidth=2, **look) for name, look in looks.items()]
-        legend_below(figure, entries)
-    return figure
-
-
-def _check_rule(rule: str, table: pd.DataFrame) -> None:
-    rules = list(dict.fromkeys(table["rule"]))
-    if rule not in rules:
-        raise ValueError(f"no rule {rule}; there are {', '.join(rules)}")
-
-
-def _two_panels(n_methods: int) -> tuple[Figure, list[Axes]]:
-    """Make a figure of two panels side by side, with room for the lines of a legend below."""
-    legend_height = 0.22 * -(-n_methods // 3)
-    figure = new_figure(2 * PANEL[0], PANEL[1] + legend_height)
-    share = (0.35 + legend_height) / figure.get_figheight()
-    lefts = (0.075, 0.075 + 0.49)
-    return figure, [figure.add_axes((x, 0.08 + share, 0.41, 0.84 - share)) for x in lefts]
+        looks[name] = {"marker": mark, "color": method_color(name, detectors)}
+    title = f"Sensitivity by {rule}"
+    panels = [
+        Panel("auc", "AUC", ends=(0.4, 1), title="AUC"),
+        Panel("sensitivity_opened", "sensitivity, opened", ends=(0, 1), title=title),
+    ]
+    return plot_dots(table, panels, looks, width=2 * PANEL[0])
 
 
 def _methods(
@@ -464,34 +366,16 @@ def _methods(
     return methods, [name for name in all_methods if name not in CONTROLS]
 
 
-def _check_shape(values: NDArray, case: Case, name: str) -> None:
-    if values.shape != case.shape:
-        raise ValueError(
-            f"{name}: a map of shape {values.shape} for {case.name}, whose shape is {case.shape}"
-        )
-
-
-def _scores(values: Sequence[ArrayLike], cases: Sequence[Case], name: str) -> list[NDArray]:
+def _scores(values: Sequence[ArrayLike], cases: Sequence[Case]) -> list[NDArray]:
     """Take the scores of each case in white and gray matter."""
-    if len(values) != len(cases):
-        raise ValueError(
-            f"{name}: {counted(len(values), 'map')} for {counted(len(cases), 'case')}; give one "
-            "for each"
-        )
-    scores = []
-    for volume, case in zip(values, cases, strict=True):
-        array = np.asarray(volume)
-        _check_shape(array, case, name)
-        scores.append(array[case.scored])
-    return scores
+    volumes = zip(values, cases, strict=True)
+    return [np.asarray(volume)[case.scored] for volume, case in volumes]
 
 
-def _scores_by_region(
-    values: Sequence[ArrayLike], cases: Sequence[Case], name: str
-) -> dict[str, NDArray]:
+def _scores_by_region(values: Sequence[ArrayLike], cases: Sequence[Case]) -> dict[str, NDArray]:
     """Divide the scores of patients into those outside lesions and, by their kind, inside."""
     scores: dict[str, list[NDArray]] = {}
-    for case_scores, case in zip(_scores(values, cases, name), cases, strict=True):
+    for case_scores, case in zip(_scores(values, cases), cases, strict=True):
         lesion = np.zeros(case.shape, bool) if case.lesion is None else case.lesion
         inside = lesion[case.scored]
         region = f"lesions, {case.kind}" if case.kind else "lesions"
@@ -515,15 +399,8 @@ def _draw_slice(
         colormap = import_optional("matplotlib.colors").ListedColormap(colors)
     outside = ~upright(case.brain, case.affine)[:, :, number]
     picture = np.ma.masked_where(outside, upright(values, case.affine)[:, :, number])
-    image = ax.imshow(
-        picture.T,
-        origin="lower",
-        cmap=colormap,
-        vmin=limits[0],
-        vmax=limits[1],
-        interpolation="nearest",
-        aspect="auto",
-    )
+    look: dict[str, Any] = {"origin": "lower", "interpolation": "nearest", "aspect": "auto"}
+    image = ax.imshow(picture.T, cmap=colormap, vmin=limits[0], vmax=limits[1], **look)
     ax.invert_xaxis()
     # What is drawn over the slice must not turn it back.
     ax.autoscale(False)
@@ -547,12 +424,7 @@ def _outline(
     if not inside.any() or inside.all():
         return
     dashes = "dashed" if color == FOUND else "solid"
-    lines = ax.contour(
-        inside.T.astype(float),
-        levels=[0.5],
-        colors=[color],
-        linewidths=linewidth,
-        linestyles=dashes,
-    )
+    look: dict[str, Any] = {"colors": [color], "linewidths": linewidth, "linestyles": dashes}
+    lines = ax.contour(inside.T.astype(float), levels=[0.5], **look)
     if color == FOUND:
         lines.set(path_effects=_shadow())

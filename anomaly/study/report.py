@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +16,23 @@ from anomaly.scans.detection import lesions_of
 from anomaly.scans.whole_scan import mean_over_scans
 from anomaly.study.controls import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
-from dmrifit.io.atomic_files import FileSet
-from dmrifit.report.figure_gallery import Gallery, write_comparison
-from dmrifit.report.html import (
-    counted,
-    decimals,
+from dmrifit._utils.counts import counted
+from dmrifit.report.numerals import fixed, significant, wording
+from dmrifit.report.page import (
+    Fold,
+    Heading,
+    Note,
+    Page,
+    Picture,
+    Section,
+    Table,
     few_note,
-    html_details,
-    html_heading,
-    html_join,
-    html_methods,
-    html_note,
-    html_origin,
-    html_paragraph,
-    html_table,
     notice_lead,
-    record_cells,
-    whole,
+    origin,
+    write_report,
 )
-from dmrifit.report.numerals import fixed, percent, significant
 from dmrifit.report.style import FOUND, REFERENCE
-from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+from dmrifit.report.viewer import Layer, html_viewer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +40,7 @@ if TYPE_CHECKING:
 
     from anomaly.scans.cases import Case
 
-__all__ = ["KINDS", "PAGE", "STORED", "rule_in_use", "write_evaluation"]
+__all__ = ["KINDS", "STORED", "rule_in_use", "write_evaluation"]
 
 #: Tables of a comparison.
 KINDS = (
@@ -59,9 +55,8 @@ KINDS = (
     "areas",
     "followup",
 )
-PAGE = "report.html"
 
-_FIGURES = ("examples.png", "densities.png", "curves.png", "opening.png", "strata.png")
+_FIGURES = ("examples", "densities", "curves", "opening", "strata")
 _SHOWN_RULE = "healthy rate"
 #: End of the names of masks at the threshold that is stored with a model.
 STORED = ", stored"
@@ -83,7 +78,27 @@ _RULES_EXPLAINED = (
     (AS_GIVEN, "a mask, such as that at the threshold that is stored with a model"),
 )
 
-_method_table = partial(html_methods, controls=CONTROLS)
+_OVERLAP = "Dice, opened {dice_opened:.2f} | Dice, raw {dice:.2f}"
+_AREAS = (
+    "method {method} | area, right, up to 0.3 {area:.3f} | "
+    "area, left, 0.001 to 0.01 {area_low:.3f}"
+)
+_FALSE = (
+    "false, % {false_positive_rate:.1%} | opened, % {false_positive_rate_opened:.1%} | "
+    "scans without, % {empty_opened:.1%}"
+)
+_FALSE_OF_SCAN = (
+    "scan {name} | method {method} | false, % {false_positive_rate:.1%} | "
+    "regions {n_components_opened:.0f}"
+)
+_LESIONS = (
+    "found {n_found:.0f} of {n_lesions:.0f} | share right {precision:.2f} | "
+    "false {n_false_positives:.0f}"
+)
+_GROWTH = (
+    "grade {grade} | where it grew {n_colocated:.0f} of {n_mismatch:.0f} | "
+    "by chance {expected:.1f}"
+)
 
 
 def write_evaluation(
@@ -135,27 +150,21 @@ def write_evaluation(
     ImportError
         If the extra ``report`` is not installed.
     """
-    from dmrifit._optional import import_optional
 
-    # A missing library is reported before the long work, not after it.
-    for library in ("matplotlib", "jinja2"):
-        import_optional(library)
-    names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
-    with FileSet(folder, names, overwrite=overwrite) as files:
-        tables = evaluate_detectors(
+    def evaluate() -> dict[str, pd.DataFrame]:
+        return evaluate_detectors(
             cases, maps, healthy=healthy, healthy_maps=healthy_maps, opening=_OPENING
         )
-        gallery = Gallery()
+
+    def make_page(tables: dict[str, pd.DataFrame]) -> Page:
         comparison = _Comparison(cases, maps, healthy, healthy_maps or {}, tables)
-        page = viewer_page(
-            "Anomalies found, and marked by mistake",
-            _sections(comparison, gallery, figures, command),
-            lead=notice_lead(case.synthetic for case in [*cases, *healthy]),
-            contents=True,
-        )
-        written_tables = {kind: tables[kind] for kind in KINDS}
-        write_comparison(files, written_tables, gallery, {PAGE: page})
-    return tables
+        lead = notice_lead(case.synthetic for case in [*cases, *healthy])
+        sections = _sections(comparison, figures, command)
+        return Page("Anomalies found, and marked by mistake", sections, lead, contents=True)
+
+    return write_report(
+        folder, evaluate, make_page, tables=KINDS, pictures=_FIGURES, overwrite=overwrite
+    )
 
 
 def rule_in_use(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -252,68 +261,79 @@ class _Comparison:
         return [name for name, values in self.maps.items() if np.asarray(values[0]).dtype != bool]
 
 
-def _sections(
-    comparison: _Comparison, gallery: Gallery, figures: int, command: str
-) -> list[tuple[str, Any]]:
+def _sections(comparison: _Comparison, figures: int, command: str) -> list[Section]:
     tables = comparison.tables
-    sections: list[tuple[str, Any]] = [
-        ("", _answer(comparison, gallery)),
-        ("Methods", _summaries(comparison, gallery)),
+    lesion_scores = tables["lesion_scores"]
+    made = origin(command, [["opening", f"cube of {_OPENING}³ voxels"]])
+    return [
+        Section("", *_answer(comparison), *_introduction(comparison)),
+        Section("Methods", *_summaries(comparison)),
+        Section("False positives in healthy persons", *_healthy(comparison)),
+        Section("Scans", *_panels(comparison, figures)),
+        Section("Scores", *_densities(comparison)),
+        Section("By place", *_strata(comparison)),
+        Section(
+            "Lesion by lesion",
+            *_by_rule(
+                "Regions of opened masks; a lesion is found when one shares a voxel with it. "
+                "Share right: of the regions, those that touch a lesion; false: those that touch "
+                "none.",
+                lesion_scores,
+                _LESIONS,
+                comparison.rule,
+            ),
+        ),
+        Section(
+            "Where lesions grow later",
+            *_by_rule(
+                "Of the patients with a marked region outside the lesion: in how many it lies "
+                "where the lesion is later, and how many regions of these sizes at other places "
+                "would reach by chance.",
+                tables["followup"],
+                _GROWTH,
+                comparison.rule,
+            ),
+        ),
+        Section("How this was made", made, Note("Tables lie beside this page as CSV files.")),
     ]
-    if len(comparison.healthy):
-        sections.append(("False positives in healthy persons", _healthy(comparison, gallery)))
-    sections.append(("Scans", _panels(comparison, gallery, figures)))
-    if comparison.graded():
-        sections.append(("Scores", _densities(comparison, gallery)))
-    if len(tables["strata"]):
-        sections.append(("By place", _strata(comparison, gallery)))
-    if len(tables["lesion_scores"]):
-        sections.append(("Lesion by lesion", _lesions(comparison)))
-    if len(tables["followup"]):
-        sections.append(("Where lesions grow later", _followup(comparison)))
-    origin = html_origin(command, [["opening", f"cube of {_OPENING}³ voxels"]])
-    note = html_note("Tables lie beside this page as CSV files.")
-    sections.append(("How this was made", html_join([origin, note])))
-    return sections
 
 
-def _answer(comparison: _Comparison, gallery: Gallery) -> Markup:
+def _answer(comparison: _Comparison) -> Iterator[Any]:
     """Make the first screen: one number at the threshold in use, and three scans."""
     from anomaly.study.plotting import plot_examples
 
-    parts: list[Any] = []
     shown = comparison.shown()
     scans = comparison.scans_of(shown)
-    n_patients = scans["patient"].nunique()
-    if len(scans):
-        threshold = "at its stored threshold"
-        if shown in comparison.graded():
-            threshold = f"at its threshold by the rule {comparison.rule}"
-        name = shown.removesuffix(STORED)
-        verdict = (
-            f"{name} {threshold} marks regions whose overlap with the lesions (Dice) is "
-            f"{fixed(scans.groupby('patient')['dice_opened'].mean().mean(), 2)}, the mean of "
-            f"{counted(n_patients, 'patient')}, {_OPENED}; 0 is none, 1 perfect."
+    if not len(scans):
+        return
+    threshold = "at its stored threshold"
+    if shown in comparison.graded():
+        threshold = f"at its threshold by the rule {comparison.rule}"
+    name = shown.removesuffix(STORED)
+    dice = scans.groupby("patient")["dice_opened"].mean()
+    answer = (
+        f"{name} {threshold} marks regions whose overlap with the lesions (Dice) is "
+        f"{fixed(dice.mean(), 2)}, the mean of {counted(len(dice), 'patient')}, {_OPENED}; "
+        "0 is none, 1 perfect."
+    )
+    false_ml = comparison.false_volumes(shown)
+    if len(false_ml):
+        answer += (
+            f" In {counted(len(false_ml), 'healthy scan')} it marks "
+            f"{significant(false_ml.median(), 2)} mL by mistake (median; at most "
+            f"{significant(false_ml.max(), 2)} mL), {_OPENED}."
         )
-        false_ml = comparison.false_volumes(shown)
-        if len(false_ml):
-            verdict += (
-                f" In {counted(len(false_ml), 'healthy scan')} it marks "
-                f"{significant(false_ml.median(), 2)} mL by mistake (median; at most "
-                f"{significant(false_ml.max(), 2)} mL), {_OPENED}."
-            )
-        parts.append(html_paragraph(verdict))
-        figure = plot_examples(comparison.examples(shown, scans), name)
-        alt = f"Best, median and worst scan by {name}, with reference lesion and what is marked"
-        caption = (
-            "The slice with most of the lesion, over the mean diffusion signal; marked is what is "
-            f"left {_OPENED} (opened). The patient's right is at the left."
-        )
-        parts.append(gallery.show("examples", figure, alt, caption))
-    return html_join([*parts, _introduction(comparison)])
+    yield answer
+    yield Picture(
+        plot_examples(comparison.examples(shown, scans), name),
+        f"Best, median and worst scan by {name}, with reference lesion and what is marked",
+        "The slice with most of the lesion, over the mean diffusion signal; marked is what is "
+        f"left {_OPENED} (opened). The patient's right is at the left.",
+        name="examples",
+    )
 
 
-def _introduction(comparison: _Comparison) -> Markup:
+def _introduction(comparison: _Comparison) -> Iterator[str]:
     cases = comparison.cases
     n_patients = len({case.patient for case in cases})
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""
@@ -322,80 +342,62 @@ def _introduction(comparison: _Comparison) -> Markup:
     text = f"{counted(len(cases), f'{prefix}scan')} of {counted(n_patients, 'patient')}"
     if counts:
         text += f" ({counts})"
-    text += f", and {counted(len(comparison.healthy), 'healthy scan')}."
-    paragraphs = [html_paragraph(text)]
-    note = few_note(n_patients)
-    if note:
-        paragraphs.append(html_paragraph(note))
-    return html_join(paragraphs)
+    yield f"{text}, and {counted(len(comparison.healthy), 'healthy scan')}."
+    yield few_note(n_patients)
 
 
-def _summaries(comparison: _Comparison, gallery: Gallery) -> Markup:
+def _summaries(comparison: _Comparison) -> Iterator[Any]:
     from anomaly.study.plotting import plot_opening
 
-    tables = comparison.tables
-    summary = tables["summary"]
+    summary = comparison.tables["summary"]
     is_in_use = summary["rule"].isin((comparison.rule, AS_GIVEN))
     text = _EXPLAINED
     if comparison.rule:
         text += f" Thresholds of maps are those by the rule {comparison.rule}."
-    table = _summary_table(summary[(summary["part"] == "all") & is_in_use], with_rule=False)
-    blocks: list[Any] = [html_paragraph(text), table]
-    for part in dict.fromkeys(summary["part"]):
-        if part != "all":
-            body = _summary_table(summary[(summary["part"] == part) & is_in_use], with_rule=False)
-            blocks.append(html_details(f"Lesions of the kind {part}", body))
-    all_rules: list[Any] = [html_table(_RULES_EXPLAINED, ["rule", "where it sets the threshold"])]
-    needs_truth = summary["needs_truth"].astype(bool)
-    if (~needs_truth & ~summary["control"].astype(bool)).any():
-        figure = plot_opening(tables)
+    yield text
+    for part, rows in summary[is_in_use].groupby("part", sort=False):
+        table = Table(rows, f"method {{method}} | {_OVERLAP} | AUC {{auc:.2f}}")
+        yield table if part == "all" else Fold(f"Lesions of the kind {part}", table)
+    opening = None
+    if (~summary["needs_truth"].astype(bool) & ~summary["control"].astype(bool)).any():
         alt = "Dice coefficients by rule and method, above the threshold and after opening"
-        all_rules.append(gallery.show("opening", figure, alt, "Means over patients."))
+        figure = plot_opening(comparison.tables)
+        opening = Picture(figure, alt, "Means over patients.", name="opening")
     of_all = summary[(summary["part"] == "all") & (summary["rule"] != AS_GIVEN)]
-    if len(of_all):
-        all_rules.append(_summary_table(of_all, with_rule=True))
-    rows = []
-    for row in tables["thresholds"].to_dict("records"):
-        if np.isfinite(row["threshold"]) and row["method"] not in CONTROLS:
-            rows.append([row["method"], row["rule"], significant(row["threshold"], 4)])
-    if rows:
-        all_rules.append(html_heading("Thresholds that all scans share"))
-        all_rules.append(html_table(rows, ["method", "rule", "threshold"], numbers=(2,)))
-    blocks.append(html_details("All rules for thresholds", html_join(all_rules)))
-    return html_join(blocks)
+    thresholds = comparison.tables["thresholds"].dropna(subset="threshold")
+    thresholds = thresholds[~thresholds["method"].isin(CONTROLS)]
+    limits = "method {method} | rule {rule} | threshold {threshold:.4s}"
+    yield Fold(
+        "All rules for thresholds",
+        Table(_RULES_EXPLAINED, ["rule", "where it sets the threshold"]),
+        opening,
+        Table(of_all, f"method {{method}} | rule {{rule}} | {_OVERLAP}"),
+        Heading("Thresholds that all scans share") if len(thresholds) else None,
+        Table(thresholds, limits),
+    )
 
 
-def _summary_table(summary: pd.DataFrame, *, with_rule: bool) -> Markup:
-    """Make the table of the overlap with lesions, and of AUC where there is one rule."""
-    columns: dict[str, tuple[str, Callable[[Any], str]]] = {"method": ("method", str)}
-    if with_rule:
-        columns["rule"] = ("rule", str)
-    columns["dice_opened"] = ("Dice, opened", decimals(2))
-    columns["dice"] = ("Dice, raw", decimals(2))
-    if not with_rule:
-        columns["auc"] = ("AUC", decimals(2))
-    writers = {key: write for key, (_, write) in columns.items()}
-    rows = record_cells(summary.to_dict("records"), writers)
-    return _method_table(rows, [title for title, _ in columns.values()], 1 + with_rule)
+def _by_rule(text: str, table: pd.DataFrame, columns: str, rule: str) -> Iterator[Any]:
+    """Show the rows of one rule and of masks, and on request those of all."""
+    if not len(table):
+        return
+    if text:
+        yield text
+    everything = Table(table, f"method {{method}} | rule {{rule}} | {columns}")
+    rows = table[table["rule"].isin((rule, AS_GIVEN))]
+    if not len(rows):
+        yield everything
+        return
+    yield Table(rows, f"method {{method}} | {columns}")
+    if len(rows) < len(table):
+        yield Fold("By all rules", everything)
 
 
-def _by_rule(
-    rows: Sequence[Sequence[Any]], header: Sequence[str], rule: str, n_words: int
-) -> Markup:
-    """Show the rows of one rule (their second cell) and of masks, and on request those of all."""
-    rule_rows = [[row[0], *row[2:]] for row in rows if row[1] in (rule, AS_GIVEN)]
-    everything = _method_table(rows, header, n_words)
-    if not rule_rows:
-        return everything
-    table = _method_table(rule_rows, [header[0], *header[2:]], n_words - 1)
-    if len(rule_rows) == len(rows):
-        return table
-    return html_join([table, html_details("By all rules", everything)])
-
-
-def _densities(comparison: _Comparison, gallery: Gallery) -> Markup:
+def _densities(comparison: _Comparison) -> Iterator[Picture]:
     from anomaly.study.plotting import plot_densities
 
+    if not comparison.graded():
+        return
     figure = plot_densities(
         comparison.cases,
         comparison.maps,
@@ -406,140 +408,73 @@ def _densities(comparison: _Comparison, gallery: Gallery) -> Markup:
     text = ""
     if comparison.rule:
         text = f"Each curve has the area 1. Dotted: the threshold by {comparison.rule}."
-    alt = "Densities of scores in healthy persons and patients"
-    return gallery.show("densities", figure, alt, text)
+    yield Picture(
+        figure, "Densities of scores in healthy persons and patients", text, name="densities"
+    )
 
 
-def _healthy(comparison: _Comparison, gallery: Gallery) -> Markup:
+def _healthy(comparison: _Comparison) -> Iterator[Any]:
     from anomaly.study.plotting import plot_curves
 
     tables = comparison.tables
-    blocks = []
+    if not len(comparison.healthy):
+        return
     if len(tables["curves"]):
-        text = (
+        yield Picture(
+            plot_curves(tables),
+            "Coverage of lesions over false positives",
             "Share of each lesion that is above the threshold (mean), over the share of voxels of "
-            "healthy persons that are: false positives are counted in healthy persons only."
+            "healthy persons that are: false positives are counted in healthy persons only.",
+            name="curves",
         )
-        figure = plot_curves(tables)
-        alt = "Coverage of lesions over false positives"
-        blocks.append(gallery.show("curves", figure, alt, text))
-        areas = {"method": str, "area": decimals(3), "area_low": decimals(3)}
-        rows = record_cells(tables["areas"].to_dict("records"), areas)
-        header = ["method", "area, right, up to 0.3", "area, left, 0.001 to 0.01"]
-        blocks.append(_method_table(rows, header))
+        yield Table(tables["areas"], _AREAS)
     summary = tables["summary"].query("part == 'all' and not needs_truth")
-    columns = {
-        "method": str,
-        "rule": str,
-        "false_positive_rate": percent,
-        "false_positive_rate_opened": percent,
-        "empty_opened": percent,
-    }
-    rows = record_cells(summary.to_dict("records"), columns)
-    header = ["method", "rule", "false, %", "opened, %", "scans without, %"]
-    blocks.append(
-        html_paragraph(
-            "Share of the voxels of healthy scans that are marked, before and after opening, and "
-            "of the healthy scans in which nothing is."
-        )
+    text = (
+        "Share of the voxels of healthy scans that are marked, before and after opening, and of "
+        "the healthy scans in which nothing is."
     )
-    blocks.append(_by_rule(rows, header, comparison.rule, 2))
-    blocks.append(html_details("Over scans", _healthy_scans(comparison)))
-    return html_join(blocks)
-
-
-def _healthy_scans(comparison: _Comparison) -> Markup:
-    """List what is marked in each healthy scan at the threshold that figures show."""
-    table = comparison.tables["healthy"]
+    yield from _by_rule(text, summary, _FALSE, comparison.rule)
+    table = tables["healthy"]
     is_shown = table["rule"].isin((comparison.rule, AS_GIVEN)) & ~table["control"].astype(bool)
-    columns = {
-        "name": str,
-        "method": str,
-        "false_positive_rate": percent,
-        "n_components_opened": whole,
-    }
-    rows = record_cells(table[is_shown].to_dict("records"), columns)
-    lines = []
-    for (method, _), method_rows in table[is_shown].groupby(["method", "rule"], sort=False):
+    rows = table[is_shown]
+    over_scans = (
+        "Means over healthy scans, with 95 % intervals over scans, not over voxels (bootstrap)."
+    )
+    yield Fold("Over scans", over_scans, *_means_over_scans(rows), Table(rows, _FALSE_OF_SCAN))
+
+
+def _means_over_scans(table: pd.DataFrame) -> Iterator[str]:
+    """Say how much each method marks in a healthy scan."""
+    for (method, _), rows in table.groupby(["method", "rule"], sort=False):
         # Folds are repetitions on the same scans.
-        scans = method_rows.groupby("case")[["false_positive_rate", "n_components_opened"]].mean()
-        share, low, high = mean_over_scans(scans["false_positive_rate"])
-        mean, fewest, most = mean_over_scans(scans["n_components_opened"])
-        share_range = f"{percent(share)} ({percent(low)} to {percent(high)})"
-        components = f"{fixed(mean, 1)} ({fixed(fewest, 1)} to {fixed(most, 1)})"
-        if len(scans) < 2:
-            share_range, components = percent(share), fixed(mean, 1)
-        lines.append(f"{method}: {share_range} % marked, {components} regions after opening.")
-    text = "Means over healthy scans, with 95 % intervals over scans, not over voxels (bootstrap)."
-    by_scan = html_table(rows, ["scan", "method", "false, %", "regions"], numbers=(2, 3))
-    return html_join([*(html_paragraph(line) for line in (text, *lines)), by_scan])
+        scans = rows.groupby("case")[["false_positive_rate", "n_components_opened"]].mean()
+        means: dict[str, float] = {}
+        for name, column in (("share", "false_positive_rate"), ("n", "n_components_opened")):
+            means[name], low, high = mean_over_scans(scans[column])
+            if len(scans) > 1:
+                means |= {f"{name}_low": low, f"{name}_high": high}
+        text = "{share:.1P} % marked, {n:.1i} regions after opening."
+        yield f"{method}: {wording(text, means)}"
 
 
-def _strata(comparison: _Comparison, gallery: Gallery) -> Markup:
+def _strata(comparison: _Comparison) -> Iterator[Any]:
     from anomaly.study.plotting import plot_strata
 
     table = comparison.tables["strata"]
-    blocks: list[Any] = []
     if comparison.rule in set(table["rule"]):
-        text = (
-            "The study's weak spots: near the cortex, at deep nuclei, low in the brain. "
-            "They overlap."
+        yield Picture(
+            plot_strata(comparison.tables, rule=comparison.rule),
+            "AUC and sensitivity by place in the brain",
+            "The study's weak spots: near the cortex, at deep nuclei, low in the brain. They "
+            "overlap.",
+            name="strata",
         )
-        figure = plot_strata(comparison.tables, rule=comparison.rule)
-        alt = "AUC and sensitivity by place in the brain"
-        blocks.append(gallery.show("strata", figure, alt, text))
-    columns = {
-        "method": str,
-        "rule": str,
-        "stratum": str,
-        "auc": decimals(2),
-        "dice_opened": decimals(2),
-    }
+    columns = "place {stratum} | AUC {auc:.2f} | Dice, opened {dice_opened:.2f}"
     blind = table[~table["needs_truth"].astype(bool)]
-    rows = record_cells(blind.to_dict("records"), columns)
-    header = [
-        "method",
-        "rule",
-        "place",
-        "AUC",
-        "Dice, opened",
-    ]
-    numbers = _by_rule(rows, header, comparison.rule, 3)
-    blocks.append(html_details("AUC and Dice by place", numbers))
-    return html_join(blocks)
+    yield Fold("AUC and Dice by place", *_by_rule("", blind, columns, comparison.rule))
 
 
-def _lesions(comparison: _Comparison) -> Markup:
-    table = comparison.tables["lesion_scores"]
-    rows = []
-    for row in table.to_dict("records"):
-        found = f"{row['n_found']:.0f} of {row['n_lesions']:.0f}"
-        right = decimals(2)(row["precision"])
-        rows.append([row["method"], row["rule"], found, right, whole(row["n_false_positives"])])
-    header = ["method", "rule", "found", "share right", "false"]
-    text = (
-        "Regions of opened masks; a lesion is found when one shares a voxel with it. Share right: "
-        "of the regions, those that touch a lesion; false: those that touch none."
-    )
-    return html_join([html_paragraph(text), _by_rule(rows, header, comparison.rule, 2)])
-
-
-def _followup(comparison: _Comparison) -> Markup:
-    rows = []
-    for row in comparison.tables["followup"].to_dict("records"):
-        hit = f"{row['n_colocated']:.0f} of {row['n_mismatch']:.0f}"
-        names = [row["method"], row["rule"], row["grade"]]
-        rows.append([*names, hit, decimals(1)(row["expected"])])
-    header = ["method", "rule", "grade", "where it grew", "by chance"]
-    text = (
-        "Of the patients with a marked region outside the lesion: in how many it lies where the "
-        "lesion is later, and how many regions of these sizes at other places would reach by "
-        "chance."
-    )
-    return html_join([html_paragraph(text), _by_rule(rows, header, comparison.rule, 3)])
-
-
-def _panels(comparison: _Comparison, gallery: Gallery, figures: int) -> Markup:
+def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
     from anomaly.study.plotting import map_limits, plot_panels
 
     thresholds = comparison.thresholds()
@@ -549,50 +484,43 @@ def _panels(comparison: _Comparison, gallery: Gallery, figures: int) -> Markup:
     scans = comparison.scans_of(shown).sort_values("dice_opened", kind="stable")
     order = [int(i) for i in dict.fromkeys(scans["case"])][:figures]
     if not methods or not order:
-        return html_paragraph("No threshold is shared by all scans, so no masks are shown.")
+        yield "No threshold is shared by all scans, so no masks are shown."
+        return
     all_maps = {}
     for name in methods:
         all_maps[name] = [*comparison.maps[name], *comparison.healthy_maps.get(name, ())]
     limits = map_limits(all_maps, [*comparison.cases, *comparison.healthy])
     healthy_words = ", and a healthy one" if len(comparison.healthy) else ""
-    text = (
+    yield (
         f"{len(order)} of {counted(len(comparison.cases), 'scan')}, those in which {shown} has "
         f"the lowest Dice first{healthy_words}. Each "
         "method has one scale for all scans; the threshold is that by "
         f"{comparison.rule or 'its makers'}. The patient's right is at the left."
     )
-    blocks = [html_paragraph(text)]
-    panels = []
-    for i in order:
-        maps = {name: np.asarray(comparison.maps[name][i]) for name in methods}
-        panels.append((f"panels-{i}", comparison.cases[i], maps))
+    panels = [(comparison.cases[i], comparison.maps, i) for i in order]
     if len(comparison.healthy):
-        maps = {name: np.asarray(comparison.healthy_maps[name][0]) for name in methods}
-        panels.append(("panels-healthy", comparison.healthy[0], maps))
+        panels.append((comparison.healthy[0], comparison.healthy_maps, 0))
+    main = shown.removesuffix(STORED)
+    if main not in methods:
+        main = methods[0]
     folded = []
-    for k, (name, case, maps) in enumerate(panels):
+    for k, (case, values, i) in enumerate(panels):
+        maps = {name: np.asarray(values[name][i]) for name in methods}
         title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
         # A viewer holds whole volumes, so only the worst scan has one.
         if k == 0:
-            blocks += [html_heading(title), _planes(case, maps, thresholds)]
-        main = shown.removesuffix(STORED)
-        if main not in maps:
-            main = next(iter(maps))
-        others = {key: values for key, values in maps.items() if key != main}
-        alt = f"{title}: mean signal, maps and masks"
-        for key, part in (("", {main: maps[main]}), ("-others", others)):
-            if not part:
-                continue
+            yield Heading(title)
+            yield _planes(case, maps, thresholds)
+        others = {name: volume for name, volume in maps.items() if name != main}
+        pictures = []
+        for part in filter(None, ({main: maps[main]}, others)):
             figure = plot_panels(case, part, thresholds, limits, opening=_OPENING)
-            picture = gallery.show(f"{name}{key}", figure, alt)
-            # Without a fold the page would be as long as there are scans and methods.
-            if key or _OPEN_SCANS <= k < len(order):
-                folded.append(picture)
-            else:
-                blocks.append(picture)
-    if folded:
-        blocks.append(html_details("More scans, and the other methods", html_join(folded)))
-    return html_join(blocks)
+            pictures.append(Picture(figure, f"{title}: mean signal, maps and masks"))
+        # Without a fold the page would be as long as there are scans and methods.
+        if not _OPEN_SCANS <= k < len(order):
+            yield pictures.pop(0)
+        folded += pictures
+    yield Fold("More scans, and the other methods", *folded)
 
 
 def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Markup:
@@ -622,5 +550,5 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
         points=points,
         region=case.brain,
         label=f"Maps of {case.name}",
-        instead=html_note("The pictures below show the same scan."),
+        instead=Note("The pictures below show the same scan."),
     )

@@ -18,8 +18,9 @@ from dmrifit.io.atomic_files import check_room
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from markupsafe import Markup
     from numpy.typing import NDArray
+
+    from dmrifit.report.page import Block, Table
 
 __all__ = [
     "FAILED",
@@ -158,15 +159,15 @@ def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
         typer.echo(f"failed: {failure['name']}: {failure['problem']}")
 
 
-def failed_cases(out: Path) -> list[Markup]:
+def failed_cases(out: Path) -> list[Table]:
     """List the cases of a run that failed for its page; nothing where none did."""
     from dmrifit.io.tables import read_texts
-    from dmrifit.report.html import html_table
+    from dmrifit.report.page import Table
 
     if not (out / FAILED).exists():
         return []
     rows = read_texts(out / FAILED)[["name", "problem"]].to_numpy().tolist()
-    return [html_table(rows, ("failed", "problem"), words=(1,))]
+    return [Table(rows, ("failed", "problem"), words=(1,))]
 
 
 def begin_run(
@@ -352,24 +353,24 @@ def can_draw() -> bool:
 
 def case_pictures(
     folder: Path, picture: str, view: str, alt: str, *, width: int = 1000
-) -> list[Markup]:
+) -> list[Block]:
     """Show the picture of a case on the page of a run, and link to its viewer."""
-    from dmrifit.report.html import html_figure, html_link
+    from dmrifit.report.page import Link, Picture
 
-    parts = []
+    parts: list[Block] = []
     if (folder / picture).exists():
-        parts.append(html_figure((folder / picture).read_bytes(), alt, width=width))
+        parts.append(Picture((folder / picture).read_bytes(), alt, width=width))
     if (folder / view).exists():
-        parts.append(html_link(f"{folder.name}/{view}", "Move through the planes"))
+        parts.append(Link(f"{folder.name}/{view}", "Move through the planes"))
     return parts
 
 
 def write_page(
     out: Path,
     title: str,
-    overview: Markup,
+    overview: Sequence[Any],
     records: Sequence[Mapping[str, Any]],
-    pictures: Iterable[tuple[str, list[Markup]]],
+    pictures: Iterable[tuple[str, Sequence[Any]]],
     *,
     unit: str,
     notice: str,
@@ -379,12 +380,10 @@ def write_page(
 ) -> None:
     """Write the page of a run: the table of all cases, and the pictures of each."""
     from dmrifit.io.atomic_files import write_text
-    from dmrifit.report.html import html_join, html_note, html_page, notice_lead
+    from dmrifit.report.page import Note, Page, Section, notice_lead
 
-    sections = [(f"All {unit}s", overview)]
-    sections += [(name, html_join(parts)) for name, parts in pictures if parts]
-    if note:
-        sections.append(("", html_note(note)))
+    sections = [Section(f"All {unit}s", *overview)]
+    sections += [Section(name, *parts) for name, parts in pictures]
     lead = notice_lead((record["synthetic"] for record in records), unit, notice)
-    page = html_page(title, sections, lead=lead, script=script, style=style)
-    write_text(out / "index.html", page)
+    page = Page(title, [*sections, Section("", Note(note))], lead, script=script, style=style)
+    write_text(out / "index.html", page.html())

@@ -466,9 +466,9 @@ def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -
             clinical_columns(inputs)
         except ValueError as error:
             hint = ""
+            source_b = ",".join(f"{b:g}" for b in CLINICAL_B)
             with suppress(ValueError):
                 clinical_columns(_source(cohort.scans[0].protocol, CLINICAL_B))
-                source_b = ",".join(f"{b:g}" for b in CLINICAL_B)
                 hint = f"; the scans have them: --source-b {source_b}"
             say(f"maps to maps (m2m) is left out, for lack of inputs: {error}{hint}")
             return False

@@ -513,7 +513,7 @@ def _write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of all scans: a row for each with a link to its own page, and pictures."""
-    from dmrifit.report.html import NOTICE, html_figure, html_link, html_table
+    from dmrifit.report.page import NOTICE, Link, Picture, Table
     from dmrifit.report.verdict import percent
 
     lines: list[list[Any]] = []
@@ -525,11 +525,11 @@ def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         page = row["sidecar"].replace("dwimap.json", "quicklook.html")
         title = row["name"]
         if (out / page).is_file():
-            title = html_link(page, row["name"])
+            title = Link(page, row["name"])
         picture = out / page.replace(".html", ".png")
         if picture.is_file() and len(pictures) < _MOST_PICTURES:
             alt = f"Maps of {row['name']} in three planes"
-            pictures.append((row["name"], [html_figure(picture.read_bytes(), alt, width=900)]))
+            pictures.append((row["name"], [Picture(picture.read_bytes(), alt, width=900)]))
         share = f"{row['fitted'] / max(row['voxels'], 1):.1%}"
         in_doubt = "\n".join(f"{name} {percent(x)}" for name, x in row["in_doubt"].items())
         notes = "\n".join(row["notes"]) or "none"
@@ -542,7 +542,7 @@ def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_page(
         out,
         "Fits",
-        html_table(lines, header, numbers=(2, 3, 5), words=(4, 6)),
+        [Table(lines, header, numbers=(2, 3, 5), words=(4, 6))],
         rows,
         pictures,
         unit="scan",

@@ -73,8 +73,8 @@ def view_maps(
     labels: Path | None = None,
 ) -> None:
     """Write a page with the viewer of maps, over an image and with regions, if there are any."""
-    from dmrifit.report.html import NOTICE
-    from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+    from dmrifit.report.page import NOTICE, Page, Section
+    from dmrifit.report.viewer import Layer, html_viewer
 
     named_maps(maps, units)
     for name, file in (("image", image), ("labels", labels)):
@@ -99,7 +99,7 @@ def view_maps(
     below = "image" if image is not None else next(iter(maps))
     overlay = next(iter(maps)) if image is not None else None
     viewer = html_viewer(layers, affine, image=below, overlay=overlay, label=title)
-    write_text(page, viewer_page(title, [("Three planes", viewer)], lead=NOTICE))
+    write_text(page, Page(title, [Section("Three planes", viewer)], NOTICE).html())
 
 
 def predict_from_maps(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.html_repr import InlinePage, html_summary
-from dmrifit.report.html import png_bytes
+from dmrifit.report.page import Lead, Page, Section, png_bytes
 from dmrifit.report.quicklook import (
     first_screen,
     fitted_panels,
@@ -22,8 +22,7 @@ from dmrifit.report.quicklook import (
     value_cells,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_overview
-from dmrifit.report.verdict import html_verdict, map_verdict, percent
-from dmrifit.report.viewer import viewer_page
+from dmrifit.report.verdict import map_verdict, percent
 from dmrifit.report.voxel_records import VoxelSignals
 
 __all__ = ["map_summary", "map_verdict", "map_viewer"]
@@ -74,9 +73,9 @@ def map_viewer(
     if "Status" in sidecar:
         screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
     else:
-        screen = html_verdict(map_verdict(sidecar))
-        screen += planes_viewer(region, panels, affine, sidecar, background=background)
-    return InlinePage(viewer_page(title, [("", screen)]))
+        viewer = planes_viewer(region, panels, affine, sidecar, background=background)
+        screen = [Lead(map_verdict(sidecar)), viewer]
+    return InlinePage(Page(title, [Section("", *screen)]).html())
 
 
 def _row(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import string
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["fixed", "p_value", "percent", "significant"]
+__all__ = ["fixed", "p_value", "percent", "significant", "wording"]
 
 NOTHING = "–"
 _LARGEST_PLAIN = 1e6
@@ -50,3 +53,40 @@ def p_value(value: float) -> str:
     if value < 1e-4:
         return "< 0.0001"
     return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+class _Wording(string.Formatter):
+    def get_field(self, name: str, args: Any, row: Mapping[str, Any]) -> tuple[Any, str]:
+        """Take a value with the ends of its interval, which stand under its name and an ending."""
+        ends = [row.get(f"{name}_{end}", math.nan) for end in ("low", "high")]
+        return [row[name], *ends], name
+
+    def format_field(self, values: Any, spec: str) -> str:
+        kind, value = spec[-1:], values[0]
+        if kind not in _KINDS:
+            return str(value) if spec in ("", "w") else format(value, spec)
+        write, digits = _KINDS[kind], int(spec[1:-1] or 1)
+        if kind in "iP" and math.isfinite(values[1]):
+            return "{} ({} to {})".format(*(write(x, digits) for x in values))
+        return write(value, digits)
+
+
+_KINDS = {
+    "f": fixed,
+    "s": significant,
+    "%": percent,
+    "i": fixed,
+    "P": percent,
+    "p": lambda p, _: p_value(p),
+}
+
+
+def wording(text: str, row: Mapping[str, Any]) -> str:
+    """
+    Write the values of a record into a text, each by its format.
+
+    ``{x:.2f}`` has two decimals, ``{x:.2s}`` two significant digits; ``{x:.1%}`` is in percent,
+    ``{x:.1p}`` a p-value; ``{x:.2i}`` has its interval behind it, from x_low to x_high, and
+    ``{x:.1P}`` is so in percent.
+    """
+    return _Wording().vformat(text, (), row)

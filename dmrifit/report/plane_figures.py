@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.report.numerals import fixed
-from dmrifit.report.style import FAINT
+from dmrifit.report.style import FAINT, legend_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,13 +101,7 @@ def draw_planes(
 
 def finish_planes(figure: Figure, entries: Sequence[Line2D], heading: str, notice: str) -> None:
     """Write legend, heading and notice around three planes."""
-    figure.legend(
-        handles=entries,
-        loc="lower left",
-        bbox_to_anchor=(0.025, 0.0),
-        ncol=len(entries),
-        fontsize=9,
-    )
+    legend_below(figure, entries, len(entries), fontsize=9)
     figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=FAINT)
     figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center")
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.report.html import (
-    html_figure,
-    html_grid,
-    html_join,
-    html_note,
-    html_table,
-    png_bytes,
-)
+from dmrifit.report.page import Grid, Lead, Note, Page, Picture, Section, Table
 from dmrifit.report.quicklook import (
     TYPICALITY,
     formula,
@@ -33,11 +26,8 @@ from dmrifit.report.quicklook import (
     version_row,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_pair
-from dmrifit.report.verdict import html_lights, html_verdict, map_verdict
-from dmrifit.report.viewer import Layer, viewer_page
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
+from dmrifit.report.verdict import map_verdict, parameter_lights
+from dmrifit.report.viewer import Layer
 
 __all__ = ["interval_advice", "write_prediction_page"]
 
@@ -65,12 +55,7 @@ def write_prediction_page(
         panel = replace(panel, window=(windows or {}).get(panel.name))
         pairs.append(_pair(panel, maps, intervals))
     unlike = _unlike(maps, intervals)
-    screen = [
-        html_verdict(f"{map_verdict(sidecar)}. {_uncertainty(intervals)}"),
-        html_lights([panel for panel, _ in pairs], inside, sidecar),
-    ]
-    if windows:
-        screen.append(html_note("Maps have the colors of the fit in the same folder."))
+    note = "Maps have the colors of the fit in the same folder." if windows else ""
     outlines = []
     if unlike is not None:
         outline = unlike.astype(np.uint8)
@@ -79,15 +64,18 @@ def write_prediction_page(
     planes = planes_viewer(
         shown, layers, affine, sidecar, background=background, outlines=outlines, scan="input"
     )
-    screen.append(planes)
-    sections: list[tuple[str, Any]] = [("", html_join(screen))]
-    if inside.any():
-        sections.append(("Maps", _maps(pairs, unlike, slices, intervals)))
-    sections.append(("Parameters", _parameters(pairs, inside, sidecar)))
-    sections.append(("How they were made", html_table(_settings(sidecar))))
+    answer = Lead(f"{map_verdict(sidecar)}. {_uncertainty(intervals)}")
+    parameters = parameter_lights([panel for panel, _ in pairs], inside, sidecar)
+    shown_maps = _maps(pairs, unlike, slices, intervals) if inside.any() else ()
+    sections = [
+        Section("", answer, parameters, Note(note), planes),
+        Section("Maps", *shown_maps),
+        Section("Parameters", *_parameters(pairs, inside, sidecar)),
+        Section("How they were made", Table(_settings(sidecar))),
+    ]
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
     lead = f"{page_lead('Predicted', sidecar)} {sidecar['Estimator'].get('TrainingData', '')}"
-    html.write_text(viewer_page(heading, sections, lead=lead.rstrip()), encoding="utf-8")
+    html.write_text(Page(heading, sections, lead.rstrip()).html(), encoding="utf-8")
 
 
 def interval_advice(section: Mapping[str, Any]) -> list[str]:
@@ -147,7 +135,7 @@ def _parameters(
     pairs: Sequence[tuple[MapPanel, MapPanel | None]],
     inside: NDArray[np.bool_],
     sidecar: Mapping[str, Any],
-) -> Markup:
+) -> Iterator[Any]:
     """Tabulate the values of each parameter and what its intervals are worth."""
     intervals = sidecar.get("Intervals")
     header = ["", "unit", "median", "quartiles"]
@@ -155,7 +143,7 @@ def _parameters(
         header += ["interval: median width", "held in training patients", "worst patient"]
         header.append("")
     rows, faint = [], []
-    for i, (panel, width) in enumerate(pairs):
+    for panel, width in pairs:
         row = value_cells(panel, inside)
         if width is not None:
             entry = sidecar["Intervals"]["Parameters"][panel.name]
@@ -163,13 +151,11 @@ def _parameters(
             for key in ("TrainingCoverage", "WorstTrainingPatient"):
                 row.append(f"{100 * entry[key]:.0f} %")
             row.append("" if entry["Determined"] else "not determined")
-            if not entry["Determined"]:
-                faint.append(i)
+        faint.append(width is not None and panel.faint)
         rows.append(row)
-    parts: list[Any] = []
     if intervals is not None:
-        parts.append(html_note(" ".join(interval_advice(intervals))))
-    parts.append(html_table(rows, header, numbers=(2, 3, 4, 5, 6), faint=faint))
+        yield Note(" ".join(interval_advice(intervals)))
+    yield Table(rows, header, numbers=range(2, 7), faint=faint)
     text = _counts(sidecar["Voxels"])
     if intervals is not None:
         text += (
@@ -177,7 +163,7 @@ def _parameters(
             "images of the other protocol would give, noise included; the share it did hold is "
             "from training patients left out in turn."
         )
-    return html_join([*parts, html_note(text)])
+    yield Note(text)
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -196,11 +182,11 @@ def _maps(
     unlike: NDArray[np.bool_] | None,
     slices: Slices,
     intervals: Mapping[str, Any] | None,
-) -> Markup:
+) -> Iterator[Any]:
     """Show slices of each map, beside the width of its interval."""
     if intervals is None:
-        return html_grid(map_figure(slices, panel) for panel, _ in pairs)
-    figures = []
+        yield Grid(*(map_figure(slices, panel) for panel, _ in pairs))
+        return
     for panel, width in pairs:
         if width is None:
             continue
@@ -211,15 +197,13 @@ def _maps(
                 f"{panel.name} is not determined: in the typical voxel the interval spans "
                 f"{100 * share:.0f} % of the range that is searched."
             )
-        picture = png_bytes(plot_pair(slices, panel, width))
         alt = f"Slices of {panel.label} and of the width of its interval"
-        figures.append(html_figure(picture, alt, caption))
+        yield Picture(plot_pair(slices, panel, width), alt, caption)
     if unlike is not None:
         codes = {0: "like training voxels", 1: "unlike them"}
-        picture = png_bytes(plot_codes(slices, unlike.astype(np.uint8), codes, "Typicality"))
+        figure = plot_codes(slices, unlike.astype(np.uint8), codes, "Typicality")
         alt = "Slices of the voxels unlike those of training"
-        figures.append(html_figure(picture, alt, f"{intervals['Typicality']['Verdict']}."))
-    return html_join(figures)
+        yield Picture(figure, alt, f"{intervals['Typicality']['Verdict']}.")
 
 
 def _settings(sidecar: Mapping[str, Any]) -> list[list[Any]]:

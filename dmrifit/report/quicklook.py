@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_doubts
 from dmrifit.io.bids_derivatives import MONOTONIC
-from dmrifit.report.html import (
-    counted,
-    html_code,
-    html_figure,
-    html_grid,
-    html_join,
-    html_note,
-    html_table,
-    png_bytes,
-)
+from dmrifit.report.page import Code, Grid, Lead, Note, Page, Picture, Section, Table, png_bytes
 from dmrifit.report.slice_figures import (
     COUNT_COLORS,
     MapPanel,
@@ -33,19 +25,15 @@ from dmrifit.report.slice_figures import (
 )
 from dmrifit.report.verdict import (
     fit_sentences,
-    html_lights,
-    html_verdict,
     least_doubted,
     map_verdict,
+    parameter_lights,
     percent,
     plain_number,
     prose,
 )
-from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 __all__ = [
     "first_screen",
@@ -94,13 +82,14 @@ def write_quicklook(
     heading = f"{title}, model {sidecar['Model']['Name']}"
     png.write_bytes(png_bytes(plot_panels(slices, free_panels, heading), dpi=150))
     screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
-    sections: list[tuple[str, Any]] = [("", screen)]
-    sections.append(("Parameters", _summary(slices, panels, sidecar)))
-    sections.append(("Maps", _figures(maps, slices, free_panels, sidecar)))
-    sections.append(("How they were made", html_table(_settings_of_fit(sidecar))))
-    html.write_text(
-        viewer_page(heading, sections, lead=page_lead("Fitted", sidecar)), encoding="utf-8"
-    )
+    sections = [
+        Section("", *screen),
+        Section("Parameters", *_summary(slices, panels, sidecar)),
+        Section("Maps", *_figures(maps, slices, free_panels, sidecar)),
+        Section("How they were made", Table(_settings_of_fit(sidecar))),
+    ]
+    page = Page(heading, sections, page_lead("Fitted", sidecar))
+    html.write_text(page.html(), encoding="utf-8")
 
 
 def first_screen(
@@ -110,14 +99,14 @@ def first_screen(
     *,
     background: NDArray | None = None,
     signals: VoxelSignals | None = None,
-) -> Markup:
+) -> list[Any]:
     """Answer what was fitted and what can be read of it; show maps (x, y, z) and signals."""
     region = shown_region(maps)
     panels = map_panels(maps, sidecar)
     free_panels = fitted_panels(panels, sidecar)
     protocol = _contrasts(sidecar["FittedProtocol"])
-    parts = [html_verdict(f"{map_verdict(sidecar)}. Measurements: {protocol}.")]
-    parts.append(html_lights(panels, region, sidecar))
+    answer = Lead(f"{map_verdict(sidecar)}. Measurements: {protocol}.")
+    parts: list[Any] = [answer, parameter_lights(panels, region, sidecar)]
     if free_panels:
         records = None
         if signals is not None:
@@ -126,7 +115,7 @@ def first_screen(
             region, free_panels, affine, sidecar, background=background, records=records
         )
         parts.append(viewer)
-    return html_join(parts)
+    return parts
 
 
 def page_lead(verb: str, sidecar: Mapping[str, Any]) -> str:
@@ -195,12 +184,10 @@ def value_cells(panel: MapPanel, mask: NDArray[np.bool_]) -> list[str]:
     return [panel.name, panel.unit, median, f"{low} – {high}"]
 
 
-def _summary(
-    slices: Slices,
-    panels: list[MapPanel],
-    sidecar: Mapping[str, Any],
-) -> Markup:
+def _summary(slices: Slices, panels: list[MapPanel], sidecar: Mapping[str, Any]) -> Iterator[Any]:
     """Tabulate the values of each parameter and how many stand at its bounds."""
+    for sentence in prose(fit_sentences(sidecar), sidecar):
+        yield Note(sentence)
     rows = []
     for panel in panels:
         entry = sidecar["Parameters"][panel.name]
@@ -212,6 +199,7 @@ def _summary(
         rows.append([*cells, percent(sidecar["Doubt"]["Share"][panel.name])])
     header = ["", "unit", "median", "quartiles", "std. error", "95 % interval"]
     header += ["at lower bound", "at upper bound", "in doubt"]
+    yield Table(rows, header, numbers=range(2, len(header)))
     counts = sidecar["Status"]["Voxels"]
     outcomes = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
     text = (
@@ -226,9 +214,7 @@ def _summary(
     for name, entry in sidecar["Parameters"].items():
         if "Meaning" in entry:
             text += f" {name} is the {entry['Meaning']}."
-    notes = [html_note(sentence) for sentence in prose(fit_sentences(sidecar), sidecar)]
-    table = html_table(rows, header, numbers=(2, 3, 4, 5, 6, 7, 8))
-    return html_join([*notes, table, html_note(text)])
+    yield Note(text)
 
 
 def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
@@ -261,7 +247,7 @@ def planes_viewer(
     records: VoxelRecords | None = None,
     outlines: Sequence[Layer] = (),
     scan: str = SCAN,
-) -> Markup:
+) -> Any:
     """
     Show all maps in three planes: the scan below, the parameter least in doubt above it.
 
@@ -298,24 +284,20 @@ def planes_viewer(
         opacity=OPACITY,
         records=records,
         label="Maps",
-        instead=html_note("The pictures below show slices of the same maps."),
+        instead=Note("The pictures below show slices of the same maps."),
     )
 
 
-def map_figure(slices: Slices, panel: MapPanel) -> Markup:
+def map_figure(slices: Slices, panel: MapPanel) -> Picture:
     """Draw slices and histogram of a map."""
-    picture = png_bytes(plot_panel(slices, panel))
-    return html_figure(picture, f"Slices and histogram of {panel.label}")
+    return Picture(plot_panel(slices, panel), f"Slices and histogram of {panel.label}")
 
 
 def _figures(
-    maps: Mapping[str, NDArray],
-    slices: Slices,
-    panels: list[MapPanel],
-    sidecar: Mapping[str, Any],
-) -> Markup:
+    maps: Mapping[str, NDArray], slices: Slices, panels: list[MapPanel], sidecar: Mapping[str, Any]
+) -> Iterator[Any]:
     """Show the map of each parameter, how the fits ended, and which are in doubt."""
-    note = html_note(
+    yield Note(
         f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span "
         "percentiles 2 to 98; gray voxels are in doubt or could not be fitted. In the histograms "
         "the thin line is the median, dashed lines are bounds, and the first and last bar hold "
@@ -325,8 +307,8 @@ def _figures(
     codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}
     # What was not fitted is left white.
     codes.pop(OUTSIDE, None)
-    picture = png_bytes(plot_codes(slices, maps["status"], codes, "Status"))
-    figures.append(html_figure(picture, "Status of each voxel"))
+    status = plot_codes(slices, maps["status"], codes, "Status")
+    figures.append(Picture(status, "Status of each voxel"))
     if maps["doubt"].any():
         n_doubts = unpack_doubts(maps["doubt"], len(sidecar["Parameters"])).sum(axis=-1)
         most = len(COUNT_COLORS) - 1
@@ -334,9 +316,8 @@ def _figures(
         counts = {n: counted(n, "parameter") for n in range(most)}
         counts[most] = f"{most} parameters or more"
         figure = plot_codes(slices, n_doubts, counts, "In doubt", colors=COUNT_COLORS)
-        picture = png_bytes(figure)
-        figures.append(html_figure(picture, "Number of parameters in doubt"))
-    return note + html_grid(figures)
+        figures.append(Picture(figure, "Number of parameters in doubt"))
+    yield Grid(*figures)
 
 
 def _settings_of_fit(sidecar: Mapping[str, Any]) -> list[list[Any]]:
@@ -368,10 +349,10 @@ def version_row(sidecar: Mapping[str, Any]) -> list[str]:
     return ["versions", ", ".join(packages)]
 
 
-def formula(model: Mapping[str, str]) -> str | Markup:
+def formula(model: Mapping[str, str]) -> str | Code:
     """Write the formula of a model."""
     if "Source" in model:
-        return html_code(model["Source"])
+        return Code(model["Source"])
     return f"S = {model['Expression']}"
 
 

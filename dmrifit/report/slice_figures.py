@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.report.style import COLORMAP, add_axes, new_figure, shared_style
+from dmrifit.report.style import COLORMAP, add_axes, color_bar, new_figure, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -219,7 +219,7 @@ def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
         axes = add_axes(figure, 0.2, 1.85, width, height)
         axes.set_title(panel.label)
         scale = _draw_map(axes, slices, panel, n_columns)
-        _draw_bar(figure, scale, panel, width + 0.45, 1.95, height - 0.1)
+        color_bar(figure, scale, (width + 0.45, 1.95, height - 0.1), panel.unit, extend="both")
         _draw_histogram(add_axes(figure, 0.55, 0.45, 3.85, 1.05), slices, panel)
     return figure
 
@@ -234,7 +234,8 @@ def plot_pair(slices: Slices, left: MapPanel, right: MapPanel) -> Figure:
             axes = add_axes(figure, start, 0.25, width, height)
             axes.set_title(panel.label, size=9)
             scale = _draw_map(axes, slices, panel, n_columns)
-            _draw_bar(figure, scale, panel, start + width + 0.15, 0.35, height - 0.25)
+            place = start + width + 0.15, 0.35, height - 0.25
+            color_bar(figure, scale, place, panel.unit, extend="both")
     return figure
 
 
@@ -252,7 +253,7 @@ def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figur
             axes = add_axes(figure, 0.35, bottom + line - 0.75 - height, width, height)
             axes.set_title(panel.label)
             scale = _draw_map(axes, slices, panel, n_columns)
-            _draw_bar(figure, scale, panel, width + 0.6, bottom, line - 0.75)
+            color_bar(figure, scale, (width + 0.6, bottom, line - 0.75), panel.unit, extend="both")
             _draw_histogram(add_axes(figure, 7.85, bottom, 2.0, line - 0.75), slices, panel)
     return figure
 
@@ -326,22 +327,6 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
         pictures.append(painted)
     slices.mosaic(axes, pictures, n_columns)
     return scale
-
-
-def _draw_bar(
-    figure: Figure,
-    scale: ScalarMappable,
-    panel: MapPanel,
-    left: float,
-    bottom: float,
-    height: float,
-) -> None:
-    """Draw the colors of a map with their values at a place given in inches."""
-    place = add_axes(figure, left, bottom, 0.11, height)
-    bar = figure.colorbar(scale, cax=place, extend="both")
-    bar.ax.set_title(panel.unit, size=8, weight="normal", loc="left")
-    bar.outline.set_visible(False)
-    bar.ax.locator_params(nbins=6)
 
 
 def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "UNSURE",
     "add_axes",
     "by_lines",
+    "color_bar",
     "color_of",
     "dash_of",
     "figure_notice",
@@ -41,6 +42,7 @@ __all__ = [
     "method_color",
     "new_figure",
     "palette_css",
+    "panel_row",
     "plain_ticks",
     "shared_style",
 ]
@@ -198,11 +200,31 @@ def handle(label: str, **look: Any) -> Line2D:
     return import_optional("matplotlib.lines").Line2D([], [], label=label, **look)
 
 
-def legend_below(figure: Figure, entries: Sequence[Line2D]) -> None:
-    """Draw the legend of all panels at the lower left of a figure, in three columns."""
-    figure.legend(
-        handles=entries, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=3, fontsize=9
-    )
+def legend_below(figure: Figure, entries: Sequence[Any], n_columns: int = 3, **look: Any) -> None:
+    """Draw the legend of all panels at the lower left of a figure."""
+    look = {"fontsize": 8.5, "borderaxespad": 0.2, **look}
+    figure.legend(handles=list(entries), loc="lower left", ncols=n_columns, **look)
+
+
+def color_bar(
+    figure: Figure, scale: Any, place: tuple[float, float, float], label: str = "", **look: Any
+) -> Any:
+    """Draw the colors of a scale at a place in inches: left, bottom, height."""
+    left, bottom, height = place
+    bar = figure.colorbar(scale, cax=add_axes(figure, left, bottom, 0.1, height), **look)
+    bar.ax.set_title(label or " ", size=8, weight="normal", loc="left", pad=4)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8)
+    return bar
+
+
+def panel_row(n_panels: int, n_entries: int) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels side by side, with room for a legend of three columns below."""
+    foot = 0.35 + 0.22 * -(-n_entries // 3)
+    width, height = PANEL
+    figure = new_figure(n_panels * width, height + foot - 0.35)
+    lefts = [0.66 + i * (width - 0.09) for i in range(n_panels)]
+    return figure, [add_axes(figure, x, foot + 0.3, width - 0.8, height - 0.95) for x in lefts]
 
 
 def by_lines(groups: Sequence[Sequence[Any]], n_columns: int) -> list[Any]:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit.io.bids_derivatives import ALL_VOXELS
-from dmrifit.report.html import html_template
+from dmrifit.report.page import Lights
 from dmrifit.report.slice_figures import MapPanel
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 __all__ = [
     "fit_sentences",
-    "html_lights",
-    "html_verdict",
     "least_doubted",
     "map_verdict",
+    "parameter_lights",
     "percent",
     "plain_number",
     "prose",
@@ -32,13 +28,6 @@ _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not d
 _SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e6
 _SOME_AIR, _MOST_AIR = 0.01, 0.5  # shares of voxels that are mentioned, and that call for a mask
 _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
-
-# Letters and words tell the lights apart, too, for those who see no colors.
-_LIGHTS = """<ul class="lights">{% for light in lights %}
-<li class="{{ light.kind }}"><button type="button" data-show="{{ light.layer }}">
-<span class="lamp" aria-hidden="true">{{ light.sign }}</span>
-<strong>{{ light.name }}</strong> {{ light.value }}
-<small>{{ light.words }}</small></button></li>{% endfor %}</ul>"""
 
 
 def map_verdict(sidecar: Mapping[str, Any]) -> str:
@@ -75,16 +64,11 @@ def map_verdict(sidecar: Mapping[str, Any]) -> str:
     return text + air_text
 
 
-def html_verdict(text: str) -> Markup:
-    """Write the line that answers."""
-    return html_template('<p class="verdict">{{ text }}</p>', text=text)
-
-
-def html_lights(
+def parameter_lights(
     panels: Sequence[MapPanel], region: NDArray[np.bool_], sidecar: Mapping[str, Any]
-) -> Markup:
+) -> Lights:
     """Show a light for each parameter: determined, in doubt in some voxels, or not determined."""
-    return html_template(_LIGHTS, lights=[_light(panel, region, sidecar) for panel in panels])
+    return Lights(*(_light(panel, region, sidecar) for panel in panels))
 
 
 def _light(

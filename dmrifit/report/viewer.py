@@ -14,7 +14,7 @@ outline of a tumor (2.0 MB by this module):
 
 The script reads the numbers themselves, cuts any grid along the scanner's axes and draws boxes
 exactly; with ``data/voxel.js``, which draws the signals of a voxel, it has 36 kB and is all that
-the page may run: `dmrifit.report.html.html_page` allows it by its digest and allows no connection.
+the page may run: `dmrifit.report.page.Page` allows it by its digest and allows no connection.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import places_voxels, voxel_volume
-from dmrifit.report.html import html_page, html_template
+from dmrifit.report.page import fill, read_data
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.style import COLORMAP, OUTLINES
 from dmrifit.report.voxel_records import VoxelRecords
@@ -41,7 +40,7 @@ from dmrifit.report.voxel_records import VoxelRecords
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["Box", "Layer", "html_viewer", "pack_volumes", "page_json", "viewer_page"]
+__all__ = ["Box", "Layer", "html_viewer", "pack_volumes", "page_json"]
 
 #: The largest text of the numbers of one viewer; above it, voxels are put together.
 MAX_BYTES = 6_000_000
@@ -92,21 +91,6 @@ class Box:
 
     name: str
     affine: ArrayLike
-
-
-def viewer_page(
-    title: str,
-    sections: Iterable[tuple[str, Any]],
-    *,
-    lead: str = "",
-    contents: bool = False,
-    script: str = "",
-    style: str = "",
-) -> str:
-    """Put sections, some of which hold a viewer, into one HTML page."""
-    script = f"{_read('voxel.js')}{_read('viewer.js')}\n{script}"
-    style = _read("viewer.css") + style
-    return html_page(title, sections, lead=lead, contents=contents, script=script, style=style)
 
 
 def html_viewer(
@@ -179,35 +163,36 @@ def html_viewer(
         has_record = rows > 0
         data["records"] = records.pack(rows[has_record])
         data["records"]["present"] = _text(has_record, 8)
-    below = _of_kinds(layers, ("image", "map"))
-    above = _of_kinds(layers, ("map", "score"))
-    image_index = _index_of(below, image)
-    if image_index is None and below:
-        image_index = below[0][0]
-    if overlay is None:
-        scores = _of_kinds(layers, ("score",))
-        overlay_index = scores[0][0] if scores else None
-    else:
-        overlay_index = _index_of(above, overlay)
+    below = {i: layer for i, layer in enumerate(layers) if layer.kind in ("image", "map")}
+    above = {i: layer for i, layer in enumerate(layers) if layer.kind in ("map", "score")}
+    shown_below = [i for i, layer in below.items() if layer.name == image]
+    shown_above = [
+        i
+        for i, layer in above.items()
+        if layer.name == overlay or (overlay is None and layer.kind == "score")
+    ]
     # The colors of a map are to be read; below a score one wants to see the scan.
     if opacity is None:
-        is_map = overlay_index is not None and layers[overlay_index].kind == "map"
+        is_map = bool(shown_above) and layers[shown_above[0]].kind == "map"
         opacity = 100 if is_map else 70
-    return html_template(
-        _read("viewer.html"),
+    return fill(
+        read_data(__file__, "viewer.html"),
         label=label,
         planes=_PLANES,
         below=below,
         above=above,
-        image=image_index,
-        overlay=overlay_index,
+        image=next(iter([*shown_below, *below]), None),
+        overlay=next(iter(shown_above), None),
         opacity=opacity,
-        outlines=_outlines(layers, packed, boxes, n_colors),
+        layers=list(zip(layers, packed, strict=True)),
+        boxes=box_entries,
+        n_outlines=len(OUTLINES),
         points=[name for name, _ in points],
         has_records=records is not None,
         instead=instead,
-        note=_note(cropped, tuple(factors), edges * factors, whole),
-        stored=_stored(packed),
+        whole=whole if cropped else (),
+        factors=factors,
+        edges=edges * factors,
         data=page_json(data),
     )
 
@@ -232,16 +217,6 @@ def page_json(data: Any) -> Markup:
 
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def _of_kinds(layers: Sequence[Layer], kinds: tuple[str, ...]) -> list[tuple[int, str]]:
-    """List indices and names of the layers of some kinds."""
-    return [(i, layer.name) for i, layer in enumerate(layers) if layer.kind in kinds]
-
-
-def _index_of(layers: Iterable[tuple[int, str]], name: str | None) -> int | None:
-    """Find the index of the first layer of a name."""
-    return next((i for i, layer_name in layers if layer_name == name), None)
 
 
 def _fit_size(
@@ -508,73 +483,7 @@ def _text(codes: NDArray[Any], bits: int) -> str:
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
 
 
-def _outlines(
-    layers: Sequence[Layer],
-    packed: Sequence[Mapping[str, Any]],
-    boxes: Sequence[Box],
-    n_colors: int,
-) -> list[tuple[str, str, list[tuple[str, str]], bool]]:
-    """List the outlines: key, name, colors with their meaning, whether it is shown."""
-    outlines = []
-    for i, (layer, entry) in enumerate(zip(layers, packed, strict=True)):
-        if layer.kind == "mask":
-            unnamed = [""] * (len(entry["colors"]) - len(layer.names))
-            names = [*layer.names, *unnamed]
-            colors = [(_color(k), name) for k, name in zip(entry["colors"], names, strict=True)]
-            outlines.append((f"m{i}", layer.name, colors, layer.shown))
-    for i, box in enumerate(boxes):
-        outlines.append((f"b{i}", box.name, [(_color(n_colors + i), "")], True))
-    return outlines
-
-
-def _color(number: int) -> str:
-    return f"c{number % len(OUTLINES)}"
-
-
-def _note(
-    cropped: bool,
-    factors: tuple[int, ...],
-    edges: NDArray[np.float64],
-    whole: Sequence[int],
-) -> str:
-    size = " × ".join(f"{edge:.3g}" for edge in edges)
-    parts = [
-        "Positions are in mm, RAS: to the right, to the front, up; the patient's right is at "
-        f"the left of axial and coronal planes. Voxels of {size} mm are drawn as they are, not "
-        "interpolated."
-    ]
-    if cropped:
-        parts.append(
-            f"Cropped from {' × '.join(map(str, whole))} voxels to where there is something to "
-            "see."
-        )
-    if max(factors) > 1:
-        joined = " × ".join(map(str, factors))
-        parts.append(
-            f"To keep the page small, {joined} voxels were put together: means of images and "
-            "maps, maxima of scores and masks. Volumes are those of this coarser grid."
-        )
-    return " ".join(parts)
-
-
-def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Describe the range and the steps of the codes of each layer."""
-    lines = []
-    for entry in packed:
-        if entry["kind"] not in ("mask", "doubt"):
-            low, high = entry["low"], entry["high"]
-            step = (high - low) / (2 ** entry["bits"] - 2)
-            extent = f"{low:.4g} to {high:.4g} {entry['unit']}".rstrip()
-            lines.append(f"{entry['name']}: {extent} in steps of {step:.2g}")
-    return lines
-
-
 @cache
 def _colormap() -> str:
     colors = import_optional("matplotlib").colormaps[COLORMAP](np.arange(256), bytes=True)
     return base64.b64encode(np.ascontiguousarray(colors[:, :3]).tobytes()).decode("ascii")
-
-
-@cache
-def _read(name: str) -> str:
-    return (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ from dmrifit.io.case_tables import file_stems, save_values
 from dmrifit.io.nifti import image_of
 from dmrifit.io.tables import table_text
 from dmrifit.networks.volume_cases import called
-from dmrifit.report.html import NOTICE
+from dmrifit.report.page import NOTICE
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
 from metastasis.study.findings import findings_in_words, open_ring_notes

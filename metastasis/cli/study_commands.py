@@ -260,9 +260,10 @@ def evaluate(
     import sys
 
     from dmrifit.io.digests import command_line
+    from dmrifit.report.page import FEW
     from metastasis.cli.case_runs import read_segmentations
     from metastasis.study.evaluation import HEADLINES, format_summary
-    from metastasis.study.report import FEW, write_evaluation
+    from metastasis.study.report import write_evaluation
 
     require_libraries("matplotlib", "jinja2")
     reference = _labelled_cases(cases)

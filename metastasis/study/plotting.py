@@ -16,7 +16,6 @@ from dmrifit.report.style import (
     FOUND,
     INK,
     PALE,
-    PANEL,
     REFERENCE,
     UNSURE,
     add_axes,
@@ -27,6 +26,7 @@ from dmrifit.report.style import (
     legend_below,
     method_color,
     new_figure,
+    panel_row,
     shared_style,
 )
 from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
@@ -43,6 +43,7 @@ __all__ = ["place_to_show", "plot_calibration", "plot_curves", "plot_overlay", "
 
 _CONTROL_MARKS = dict(zip(CONTROLS, ("s", "o", "^", "D"), strict=True))
 _WINDOW = (1.0, 99.8)  # percentiles of the brain
+_FOUND_LABEL = "share of lesions found (strict)"
 _FROC_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 #: Lesions below which a curve over thresholds is drawn as points: its steps are single lesions.
 _FEW_LESIONS = 10
@@ -63,18 +64,10 @@ _FINDINGS: dict[str, dict[str, Any]] = {
 
 
 def plot_overlay(
-    case: Case,
-    labels: ArrayLike,
-    *,
-    of_two_models: bool = False,
-    title: str = "",
+    case: Case, labels: ArrayLike, *, of_two_models: bool = False, title: str = ""
 ) -> Figure:
     """Draw the lesions of a scan (x, y, z) in three planes, over the scan."""
     label_map = np.asarray(labels)
-    if label_map.shape != case.shape:
-        raise ValueError(
-            f"labels of shape {label_map.shape} for {case.name}, whose shape is {case.shape}"
-        )
     middle, description = place_to_show(case, label_map)
     heading = f"{title or case.name}: {description}"
     outlines = {}
@@ -213,12 +206,9 @@ def plot_strip(
             figure.axes[0].scatter([], [], s=_DOT, label=name, linewidths=1.6, **look)
             for name, look in _FINDINGS.items()
         ]
-        entries.append(
-            figure.axes[0].scatter(
-                [], [], s=_SMALL_DOT, color=FAINT, label=f"small mark: below {small_ml:g} mL"
-            )
-        )
-        figure.legend(handles=entries, loc="lower left", ncol=len(entries), fontsize=9)
+        words = f"small mark: below {small_ml:g} mL"
+        entries.append(figure.axes[0].scatter([], [], s=_SMALL_DOT, color=FAINT, label=words))
+        legend_below(figure, entries, len(entries))
     return figure
 
 
@@ -258,7 +248,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     methods = [name for name in scores.index if not scores.loc[name, "control"]]
     is_few = scores["n_lesions"].max() < _FEW_LESIONS
     with shared_style({}):
-        figure, (froc, precision) = _two_panels()
+        figure, (froc, precision) = panel_row(2, len(scores))
         entries = []
         for number, (name, row) in enumerate(scores.iterrows()):
             color = method_color(str(name), methods)
@@ -275,26 +265,16 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 # Bars beyond the curve would only stretch the axis.
                 is_drawn = (readings["method"] == name) & (readings["rate"] <= wrong.max())
                 _draw_intervals(froc, readings[is_drawn], color, number)
-            look: dict[str, Any] = {
-                "marker": mark,
-                "color": color,
-                "markersize": 6,
-                "linestyle": "none",
-                "clip_on": False,
-                "zorder": 3,
-            }
+            look: dict[str, Any] = {"marker": mark, "color": color, "markersize": 6}
+            look |= {"linestyle": "none", "clip_on": False, "zorder": 3}
             n_wrong = row["n_false_positives"] + row["n_flagged"]
             froc.plot(n_wrong / row["n_scans"], row["strict_sensitivity"], **look)
             precision.plot(row["strict_sensitivity"], row["strict_precision"], **look)
             dash = "-" if has_curve and not is_few else "none"
             entries.append(handle(str(name), color=color, marker=mark, linestyle=dash))
         _finish_froc(froc)
-        precision.set(
-            xlim=(0, 1),
-            ylim=(0, 1),
-            xlabel="share of lesions found (strict)",
-            ylabel="share of findings that are right",
-        )
+        precision.set(xlim=(0, 1), ylim=(0, 1))
+        precision.set(xlabel=_FOUND_LABEL, ylabel="share of findings that are right")
         head(precision, "Right findings over lesions found")
         froc.grid(True)
         precision.grid(True)
@@ -321,25 +301,18 @@ def _draw_intervals(ax: Axes, readings: pd.DataFrame, color: str, number: int) -
     from matplotlib.transforms import ScaledTranslation
 
     shift = ScaledTranslation(_BAR_STEP * number / 72, 0, ax.figure.dpi_scale_trans)
-    ax.vlines(
-        readings["rate"],
-        readings["strict_sensitivity_low"],
-        readings["strict_sensitivity_high"],
-        color=color,
-        linewidth=1,
-        transform=ax.transData + shift,
-    )
+    ends = (readings[f"strict_sensitivity_{end}"] for end in ("low", "high"))
+    look: dict[str, Any] = {"color": color, "linewidth": 1, "transform": ax.transData + shift}
+    ax.vlines(readings["rate"], *ends, **look)
 
 
 def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw how often predicted probabilities come true, of voxels and of components."""
     table = tables["calibration"]
-    if not len(table):
-        raise ValueError("no method gives probabilities, so there is nothing to calibrate")
     methods = list(dict.fromkeys(table["method"]))
     axis_labels = {"voxel": "share that is lesion", "component": "share that hits a lesion"}
     with shared_style({}):
-        figure, panels = _two_panels()
+        figure, panels = panel_row(2, len(methods) + 1)
         for ax, (level, axis_label) in zip(panels, axis_labels.items(), strict=True):
             ax.plot([0, 1], [0, 1], color=PALE, linewidth=1)
             filled_bins = table[(table["level"] == level) & (table["n"] > 0)]
@@ -360,12 +333,6 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def _two_panels() -> tuple[Figure, list[Axes]]:
-    """Make a figure of two panels side by side, with room for a legend below."""
-    figure = new_figure(2 * PANEL[0], PANEL[1] + 0.7)
-    return figure, [figure.add_axes((left, 0.3, 0.41, 0.58)) for left in (0.075, 0.075 + 0.49)]
-
-
 def _finish_froc(ax: Axes) -> None:
     # False positives range from 0, which a logarithm lacks, to hundreds.
     ax.set_xscale("symlog", linthresh=1.0)
@@ -373,12 +340,8 @@ def _finish_froc(ax: Axes) -> None:
     ax.set_xticks([tick for tick in _FROC_TICKS if tick <= highest], minor=False)
     ax.set_xticks([], minor=True)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set(
-        xlim=(0, highest),
-        ylim=(0, 1.0),
-        xlabel="wrong findings per scan (even up to 1, then logarithmic)",
-        ylabel="share of lesions found (strict)",
-    )
+    label = "wrong findings per scan (even up to 1, then logarithmic)"
+    ax.set(xlim=(0, highest), ylim=(0, 1.0), xlabel=label, ylabel=_FOUND_LABEL)
     head(ax, "Lesions found over wrong findings")
 
 

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState
-from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.components import drop_small
-from dmrifit.report.figure_gallery import Gallery, write_comparison
-from dmrifit.report.html import (
-    FEW,
-    counted,
-    decimals,
+from dmrifit.report.numerals import percent, wording
+from dmrifit.report.page import (
+    Block,
+    Fold,
+    Heading,
+    Note,
+    Page,
+    Picture,
+    Section,
+    Table,
     few_note,
-    html_details,
-    html_figure,
-    html_heading,
-    html_join,
-    html_methods,
-    html_note,
-    html_origin,
-    html_page,
-    html_paragraph,
-    html_table,
     notice_lead,
-    record_cells,
-    whole,
+    origin,
+    sentence,
+    write_report,
 )
-from dmrifit.report.numerals import fixed, percent
 from dmrifit.report.style import FOUND, REFERENCE, UNSURE
-from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+from dmrifit.report.viewer import Layer, html_viewer
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, option_by_method
@@ -45,11 +39,10 @@ from metastasis.study.reader_scores import SHARES
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
     from metastasis.scans.cases import Case
 
-__all__ = ["FEW", "KINDS", "PAGE", "batch_page", "scan_page", "write_evaluation"]
+__all__ = ["KINDS", "batch_page", "scan_page", "write_evaluation"]
 
 #: Tables of a comparison.
 KINDS = (
@@ -69,27 +62,22 @@ KINDS = (
     "calibration",
     "areas",
 )
-PAGE = "report.html"
 
-_method_table = partial(html_methods, controls=CONTROLS)
-
-_FIGURES = ("strip.png", "curves.png", "calibration.png")
-_STRICT = ("n_distinct", "strict_sensitivity", "strict_precision", "wrong_per_scan")
-_STRICT_HEADINGS = ("lesions found", "share found", "share right", "wrong per scan")
+_FIGURES = ("strip", "curves", "calibration")
+_STRICT = (
+    "method {method} | lesions found {n_distinct:.0f} | share found {strict_sensitivity:.2f} | "
+    "share right {strict_precision:.2f} | wrong per scan {wrong_per_scan:.2f}"
+)
 _EXPLAINED = (
     "A lesion is found when a finding of its own touches it. Wrong are findings that touch no "
     "lesion, cover several, or have more than ten times the volume of one: by these strict rules "
     "marking everything finds nothing. Share right: of the findings, those that are not wrong. "
     "Gray rows are segmentations made without looking."
 )
-_PUBLISHED = ("sensitivity", "precision", "mDSC", "lesion_dice", "lesion_f1")
 # Soft hyphens, so that the table fits on a telephone.
-_PUBLISHED_HEADINGS = (
-    "sensi\u00adtivity",
-    "preci\u00adsion",
-    "mDSC",
-    "Dice by lesion",
-    "F1 by lesion",
+_PUBLISHED = (
+    "method {method} | sensi\u00adtivity {sensitivity:.2f} | preci\u00adsion {precision:.2f} | "
+    "mDSC {mDSC:.2f} | Dice by lesion {lesion_dice:.2f} | F1 by lesion {lesion_f1:.2f}"
 )
 _PUBLISHED_EXPLAINED = (
     "By the published rule a lesion is found when a finding shares a voxel with it, so that one "
@@ -97,6 +85,44 @@ _PUBLISHED_EXPLAINED = (
     "perfect) of lesions that were found. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for "
     "each lesion that is missed and each false finding; marking everything has such an F1 of 1, "
     "too."
+)
+_CHALLENGE = (
+    "method {method} | F1, all {all_instance_f1:.2f} | large {large_instance_f1:.2f} | "
+    "small {small_instance_f1:.2f} | Dice {lesionwise_dsc_mean:.2f}"
+)
+_LESION_FREE = (
+    "scan {name} | method {method} | findings, all wrong {n_findings:.0f} | "
+    "marked, mL {marked_mL:.2f}"
+)
+_ENSEMBLE = (
+    "method {method} | lesions found: all marks {strict_sensitivity:.2f} | "
+    "marked by both alone {both_strict_sensitivity:.2f} | "
+    "right: all marks {strict_precision:.2f} | marked by both alone {both_strict_precision:.2f}"
+)
+_CANDIDATES = (
+    "method {method} | candidates per scan that are lesions {further_true_per_scan:.2f} | "
+    "that are none {false_candidates_per_scan:.2f}"
+)
+_AREAS = (
+    "method {name} | area {area:.3f} | over the range of all {area_common:.3f} | "
+    "mean share found {froc:.3i}"
+)
+_FROC = (
+    "method {method} | wrong per scan, at most {rate:g} | threshold {threshold:.2f} | "
+    "share found {strict_sensitivity:.2i}"
+)
+_CALIBRATION = "method {method} | level {level} | expected calibration error {error:.3f}"
+_LESION = (
+    "number {shown_number:} | enhancing, mL {volume_mL:.3f} | "
+    "with its core, mL {volume_with_core_mL:.3f} | "
+    "diameter of a sphere of this volume, mm {sphere_diameter_mm:.1f} | "
+    "within its outline, mL {hull_mL:.3f}{ring} | axial diameters, longest × across, mm "
+    "{longest_diameter_mm:.1f} × {perpendicular_diameter_mm:.1f} | "
+    "at x, y, z, mm {x:.0f}, {y:.0f}, {z:.0f}"
+)
+_PRIOR_LESION = (
+    "then {prior_volume_with_core_mL:.3f} mL with its core, "
+    "{prior_longest_diameter_mm:.1f} × {prior_perpendicular_diameter_mm:.1f} mm"
 )
 _COLORS = (UNSURE, FOUND)  # of candidates and what both models mark
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
@@ -156,13 +182,9 @@ def write_evaluation(
     ImportError
         If the extra ``report`` is not installed.
     """
-    # Both fail here, before hours of work, if matplotlib or markupsafe is not installed.
-    from metastasis.study.plotting import plot_overlay  # noqa: F401
 
-    html_note("")
-    names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
-    with FileSet(folder, names, overwrite=overwrite) as files:
-        tables = evaluate_segmentations(
+    def evaluate() -> dict[str, pd.DataFrame]:
+        return evaluate_segmentations(
             cases,
             predictions,
             threshold=threshold,
@@ -170,57 +192,61 @@ def write_evaluation(
             n_bootstrap=n_bootstrap,
             random_state=random_state,
         )
-        gallery = Gallery()
+
+    def make_page(tables: dict[str, pd.DataFrame]) -> Page:
         thresholds = option_by_method("thresholds", threshold, predictions, 0.5)
         fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
         limits = {name: (thresholds[name], fewest_voxels[name]) for name in predictions}
-        sections = _sections(cases, predictions, tables, gallery, limits, figures, command)
-        page = viewer_page(
-            "Metastases found, missed and marked by mistake",
-            sections,
-            lead=notice_lead(case.synthetic for case in cases),
-            contents=True,
-        )
-        written_tables = {kind: tables[kind] for kind in KINDS}
-        write_comparison(files, written_tables, gallery, {PAGE: page})
-    return tables
+        sections = [
+            Section("", *_answer(cases, tables), *_introduction(cases, tables)),
+            Section("Scores", *_summaries(tables)),
+            Section("Scans", *_overlays(cases, predictions, tables, limits, figures)),
+            Section("By size and by change", *_sizes_and_changes(tables)),
+            Section("Marked by both models, and candidates", *_ensembles(tables["ensemble"])),
+            Section("At other thresholds", *_curves(tables)),
+            Section("Probabilities", *_calibration(tables)),
+            Section("How this was made", origin(command, _rules(limits, predictions))),
+        ]
+        lead = notice_lead(case.synthetic for case in cases)
+        title = "Metastases found, missed and marked by mistake"
+        return Page(title, sections, lead, contents=True)
+
+    return write_report(
+        folder, evaluate, make_page, tables=KINDS, pictures=_FIGURES, overwrite=overwrite
+    )
 
 
 def batch_page(
     heading: str,
     contents: Sequence[Mapping[str, Any]],
     lesions: pd.DataFrame,
-    shown: Mapping[str, Sequence[Markup]],
-    failed: Sequence[Markup] = (),
+    shown: Mapping[str, Sequence[Block]],
+    failed: Sequence[Block] = (),
 ) -> str:
     """Make the page of a run over scans."""
-    lead = notice_lead(content["synthetic"] for content in contents)
-    ensemble = any(content["n_marked_by_both"] is not None for content in contents)
-    header = ["scan", "patient", "lesions"]
-    if ensemble:
-        header.append("by both models")
-    header += ["enhancing, mL", "with cores, mL", "synthetic"]
+    columns = "scan {name} | patient {patient} | lesions {n_lesions:d} | "
+    if any(content["n_marked_by_both"] is not None for content in contents):
+        columns += "by both models {n_marked_by_both:} | "
+    columns += "enhancing, mL {volume_mL:.2f} | with cores, mL {volume_with_core_mL:.2f} | "
+    columns += "synthetic {word}"
     rows = []
-    for content in contents:
-        row = [content["name"], content["patient"], content["n_lesions"]]
-        if ensemble:
-            row.append(content["n_marked_by_both"])
-        row += [fixed(content[key], 2) for key in ("volume_mL", "volume_with_core_mL")]
-        row.append("synthetic" if content["synthetic"] else "no")
-        rows.append(row)
-    overview = html_table(rows, header, numbers=range(2, len(header) - 1))
-    sections: list[tuple[str, Any]] = [("All scans", html_join([overview, *failed]))]
+    sections = []
     for content in contents:
         name = content["name"]
-        title = f"{name} (synthetic)" if content["synthetic"] else name
+        word, title = "no", name
+        if content["synthetic"]:
+            word, title = "synthetic", f"{name} (synthetic)"
+        rows.append({**content, "word": word})
         remarks = [*content["notes"], content["statement"]]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
-        sections.append((title, html_join([*shown[name], scan_lesions])))
-    orientation = html_note(
+        sections.append(Section(title, *shown[name], *scan_lesions))
+    orientation = Note(
         "Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the "
         "left."
     )
-    return html_page(heading, [*sections, ("", orientation)], lead=lead)
+    overview = Section("All scans", Table(rows, columns), *failed)
+    lead = notice_lead(content["synthetic"] for content in contents)
+    return Page(heading, [overview, *sections, Section("", orientation)], lead).html()
 
 
 def scan_page(
@@ -262,111 +288,50 @@ def scan_page(
         image="scan",
         overlay=None if threshold is not None else "",
         label="Lesions over the scan",
-        instead=html_figure(picture, f"Lesions of {case.name} in three planes", width=1000),
+        instead=Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
     )
-    sections = [("", planes), ("What was found", _lesion_lines(lesions, remarks))]
-    return viewer_page(case.name, sections, lead=notice_lead([case.synthetic]))
+    findings = Section("What was found", *_lesion_lines(lesions, remarks))
+    lead = notice_lead([case.synthetic])
+    return Page(case.name, [Section("", planes), findings], lead).html()
 
 
-def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
+def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterator[Any]:
     """Make the table of the lesions of a scan, after what is to be said of it."""
-    sentences = [html_paragraph(_sentence(remark)) for remark in remarks if remark]
+    sentences = [sentence(remark) for remark in remarks if remark]
     if not len(lesions):
-        return html_join(sentences or [html_paragraph("Nothing was found.")])
-    header = [
-        "number",
-        "enhancing, mL",
-        "with its core, mL",
-        "diameter of a sphere of this volume, mm",
-        "within its outline, mL",
-        "axial diameters, longest × across, mm",
-        "at x, y, z, mm",
-    ]
+        yield from sentences or ["Nothing was found."]
+        return
+    yield from sentences
+    columns = _LESION
     # Runs without priors or probabilities lack some of the columns.
-    has_finding, has_change = "finding" in lesions, "change" in lesions
-    if has_finding:
-        header.append("finding")
-    if has_change:
-        header.append("since the prior scan")
+    if "finding" in lesions:
+        columns += " | finding {finding}"
+    if "change" in lesions:
+        columns += " | since the prior scan {since}"
     if "probability" in lesions:
-        header.append("proba\u00adbility")
-    rows = []
-    for lesion in lesions.to_dict("records"):
-        # As in lesions.tsv and DICOM; vanished lesions have numbers of the prior scan.
-        number = "–" if lesion.get("finding") == "prior only" else str(lesion["number"])
-        place = ", ".join(fixed(lesion[axis], 0) for axis in "xyz")
-        row = [
-            number,
-            fixed(lesion["volume_mL"], 3),
-            fixed(lesion["volume_with_core_mL"], 3),
-            fixed(lesion["sphere_diameter_mm"], 1),
-            fixed(lesion["hull_mL"], 3) + (", open ring" if lesion["open_ring"] else ""),
-            _diameters_text(lesion),
-            place,
-        ]
-        if has_finding:
-            row.append(lesion["finding"])
-        if has_change:
-            row.append(_change_text(lesion))
-        if "probability" in lesions:
-            row.append(fixed(lesion["probability"], 2))
-        rows.append(row)
-    explained = html_note(
+        columns += " | proba\u00adbility {probability:.2f}"
+    yield Table([_lesion_words(row) for row in lesions.to_dict("records")], columns)
+    yield Note(
         f"Cores are filled after gaps of up to {CLOSED_GAP_MM:g} mm in the wall are closed; "
         "outlines are convex, one in each axial slice. The longest diameter is that of all axial "
         "slices, from outer edge to outer edge, and the other one is at right angles to it in the "
         "same slice."
     )
-    return html_join([*sentences, html_table(rows, header, numbers=range(6)), explained])
 
 
-def _diameters_text(lesion: Mapping[str, Any], prefix: str = "") -> str:
-    """Write the longest axial diameter of a lesion and the one across it."""
-    names = ("longest_diameter_mm", "perpendicular_diameter_mm")
-    return " × ".join(fixed(lesion[f"{prefix}{name}"], 1) for name in names)
-
-
-def _sentence(remark: str) -> str:
-    """Begin a remark with a capital, and end it."""
-    return f"{remark[:1].upper()}{remark[1:].rstrip('.?')}{'?' if remark.endswith('?') else '.'}"
-
-
-def _change_text(lesion: Mapping[str, Any]) -> str:
-    """Say how a lesion changed since the prior scan, and its volume then."""
-    change = lesion["change"] if isinstance(lesion["change"], str) else ""
-    if not np.isfinite(lesion["prior_volume_with_core_mL"]):
-        return change or "–"
-    before = (
-        f"then {fixed(lesion['prior_volume_with_core_mL'], 3)} mL with its core, "
-        f"{_diameters_text(lesion, 'prior_')} mm"
-    )
-    if lesion["prior_open_ring"]:
-        before += f", open ring, {fixed(lesion['prior_hull_mL'], 3)} mL within its outline"
-    return f"{change}, {before}".lstrip(", ")
-
-
-def _sections(
-    cases: Sequence[Case],
-    predictions: Mapping[str, Sequence[ArrayLike]],
-    tables: Mapping[str, pd.DataFrame],
-    gallery: Gallery,
-    limits: Mapping[str, tuple[float, int]],
-    figures: int,
-    command: str,
-) -> list[tuple[str, Any]]:
-    sections: list[tuple[str, Any]] = [
-        ("", _answer(cases, tables, gallery)),
-        ("Scores", _summaries(tables)),
-        ("Scans", _overlays(cases, predictions, tables, gallery, limits, figures)),
-        ("By size and by change", _sizes_and_changes(tables)),
-    ]
-    if len(tables["ensemble"]):
-        sections.append(("Marked by both models, and candidates", _ensembles(tables)))
-    sections.append(("At other thresholds", _curves(tables, gallery)))
-    if len(tables["calibration"]):
-        sections.append(("Probabilities", _calibration(tables, gallery)))
-    sections.append(("How this was made", _origin(limits, predictions, command)))
-    return sections
+def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
+    """Add the words of a lesion to its row: number, open ring, change since the prior scan."""
+    # As in lesions.tsv and DICOM; vanished lesions have numbers of the prior scan.
+    number = "–" if lesion.get("finding") == "prior only" else str(lesion["number"])
+    change = lesion.get("change")
+    since = change if isinstance(change, str) else ""
+    if np.isfinite(lesion.get("prior_volume_with_core_mL", np.nan)):
+        before = wording(_PRIOR_LESION, lesion)
+        if lesion["prior_open_ring"]:
+            before += wording(", open ring, {prior_hull_mL:.3f} mL within its outline", lesion)
+        since = f"{since}, {before}".lstrip(", ")
+    ring = ", open ring" if lesion["open_ring"] else ""
+    return {**lesion, "shown_number": number, "ring": ring, "since": since or "–"}
 
 
 def _ranked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -383,7 +348,7 @@ def _scans_by_errors(scans: pd.DataFrame, method: str) -> pd.DataFrame:
     return rows.loc[errors.sort_values(ascending=False, kind="stable").index]
 
 
-def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
+def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     """Make the first screen: what the best method finds, and what became of each lesion."""
     from metastasis.study.plotting import plot_strip
 
@@ -399,10 +364,10 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame], gallery: 
         if np.isfinite(low):
             interval = f", 95 % interval {percent(low)} to {percent(high)} %"
     leading = f"Best of {len(ranked)}: " if len(ranked) > 1 else ""
-    n_found_small = (
-        round(scores["sensitivity_small"] * scores["n_small"]) if scores["n_small"] else 0
-    )
-    verdict = (
+    n_found_small = 0
+    if scores["n_small"]:
+        n_found_small = round(scores["sensitivity_small"] * scores["n_small"])
+    yield (
         f"{leading}{best} finds {scores['n_distinct']:.0f} of "
         f"{counted(round(scores['n_lesions']), 'lesion')} "
         f"({percent(scores['strict_sensitivity'])} %{interval}), and marks "
@@ -411,80 +376,61 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame], gallery: 
     )
     shown = [str(name) for name in ranked.index[:_STRIPS]]
     order = _scans_by_errors(tables["scans"], best)["name"]
-    figure = plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
-    alt = f"What became of each lesion, scan by scan, by {', '.join(shown)}"
-    caption = "Each mark is a lesion or a false finding; scans with most errors first."
-    strip = gallery.show("strip", figure, alt, caption)
-    return html_join([html_paragraph(verdict), strip, _introduction(cases, tables)])
+    yield Picture(
+        plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML),
+        f"What became of each lesion, scan by scan, by {', '.join(shown)}",
+        "Each mark is a lesion or a false finding; scans with most errors first.",
+        name="strip",
+    )
 
 
-def _introduction(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Markup:
+def _introduction(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     n_patients = len({case.patient for case in cases})
     n_lesions = int(tables["summary"]["n_lesions"].iloc[0])
     n_priors = sum(case.prior is not None for case in cases)
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""
     scans = counted(len(cases), f"{prefix}scan")
     patients = counted(n_patients, f"{prefix}patient")
-    text = (
+    yield (
         f"{scans} of {patients} with {counted(n_lesions, 'reference lesion')}; "
         f"{n_priors or 'none'} of the scans with a prior scan."
     )
-    paragraphs = [html_paragraph(text)]
-    note = few_note(n_patients)
-    if note:
-        paragraphs.append(html_paragraph(note))
-    return html_join(paragraphs)
+    yield few_note(n_patients)
 
 
-def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
+def _score_table(rows: Any, columns: str) -> Table:
+    return Table(rows, columns, controls=CONTROLS)
+
+
+def _summaries(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     summary = tables["summary"]
     wrong = summary["n_false_positives"] + summary["n_flagged"]
     summary = summary.assign(wrong_per_scan=wrong / summary["n_scans"])
-    blocks: list[Any] = [html_paragraph(_EXPLAINED)]
-    for part in dict.fromkeys(summary["part"]):
-        scores = summary[summary["part"] == part]
-        strict = _score_table(scores, _STRICT, _STRICT_HEADINGS)
-        published = html_join(
-            [
-                html_paragraph(_PUBLISHED_EXPLAINED),
-                _score_table(scores, _PUBLISHED, _PUBLISHED_HEADINGS),
-            ]
-        )
+    yield _EXPLAINED
+    for part, scores in summary.groupby("part", sort=False):
+        strict = _score_table(scores, _STRICT)
+        published = [_PUBLISHED_EXPLAINED, _score_table(scores, _PUBLISHED)]
         if part == "all":
-            blocks += [strict, html_details("Published figures, which are less strict", published)]
+            yield strict
+            yield Fold("Published figures, which are less strict", *published)
         else:
             n_scans = int(scores["n_scans"].iloc[0])
-            body = html_join([strict, published])
-            blocks.append(html_details(f"{counted(n_scans, 'scan')} {part}", body))
-    rows = []
-    for interval in tables["intervals"].query("part == 'all'").to_dict("records"):
-        # Controls are no results, and their intervals would hide those of the methods.
-        if interval["method"] in CONTROLS:
-            continue
-        measure = str(interval["measure"]).replace("_", " ")
-        ends = (interval["low"], interval["high"])
-        rows.append([interval["method"], measure, _with_interval(interval["value"], *ends)])
-    if rows:
-        table = html_table(rows, ["method", "measure", "value, 95 % interval"])
-        title = "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's"
-        blocks.append(html_details(title, table))
-    return html_join(blocks)
+            yield Fold(f"{counted(n_scans, 'scan')} {part}", strict, *published)
+    # Controls are no results, and their intervals would hide those of the methods.
+    intervals = tables["intervals"].query("part == 'all' and method not in @CONTROLS")
+    measures = intervals["measure"].astype(str).str.replace("_", " ")
+    yield Fold(
+        "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's",
+        Table(
+            _with_interval(intervals.assign(measure=measures), "value"),
+            "method {method} | measure {measure} | value, 95 % interval {value:.2i}",
+        ),
+    )
 
 
-def _score_table(scores: pd.DataFrame, columns: Sequence[str], headings: Sequence[str]) -> Markup:
-    """Make the table of some scores of all methods."""
-    writers = {"method": str, **dict.fromkeys(columns, decimals(2))}
-    if "n_distinct" in writers:
-        writers["n_distinct"] = whole
-    return _method_table(record_cells(scores.to_dict("records"), writers), ["method", *headings])
-
-
-def _with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
-    """Write a number with its interval in brackets, where it has one."""
-    write = decimals(digits)
-    if not np.isfinite(low):
-        return write(value)
-    return f"{write(value)} ({write(low)} to {write(high)})"
+def _with_interval(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Name the interval of a table that has one alone as formats name it."""
+    return table.rename(columns={"low": f"{name}_low", "high": f"{name}_high"})
 
 
 def _interval_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -497,102 +443,75 @@ def _interval_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
     return "In brackets the 95 % interval over patients."
 
 
-def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
-    summary = tables["summary"]
-    all_scans = summary[summary["part"] == "all"]
-    n_small, n_large = all_scans[["n_small", "n_large"]].iloc[0]
-    headings = [
-        f"below {SMALL_ML:g} mL ({n_small:.0f}): touched",
-        "right",
-        f"from {SMALL_ML:g} mL ({n_large:.0f}): touched",
-        "right",
-    ]
-    text = html_paragraph(
+def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
+    yield (
         "Share of the lesions that a finding touches, and share of the findings of that size that "
         "touch a lesion."
     )
+    all_scans = tables["summary"].query("part == 'all'")
+    n_small, n_large = all_scans[["n_small", "n_large"]].iloc[0]
+    columns = (
+        f"method {{method}} | below {SMALL_ML:g} mL ({n_small:.0f}): touched "
+        "{sensitivity_small:.2f} | right {precision_small:.2f} | "
+        f"from {SMALL_ML:g} mL ({n_large:.0f}): touched {{sensitivity_large:.2f}} | "
+        "right {precision_large:.2f}"
+    )
+    yield _score_table(all_scans, columns)
+    yield from _volumes_and_rules(tables)
     status = tables["status"]
-    keys = ("sensitivity_small", "precision_small", "sensitivity_large", "precision_large")
-    size_table = html_join([_score_table(all_scans, keys, headings), *_volumes_and_rules(tables)])
     if not len(status):
-        return html_join([text, size_table])
-    statuses = list(dict.fromkeys(status["status"]))
-    sensitivity = status.set_index(["method", "status"])["sensitivity"]
-    counts = status.drop_duplicates("status").set_index("status")["n"]
-    rows = []
-    for method in dict.fromkeys(status["method"]):
-        values = [sensitivity.get((method, name), np.nan) for name in statuses]
-        rows.append([method, *(decimals(2)(value) for value in values)])
-    titles = [f"{name} ({counts[name]})" for name in statuses]
-    status_table = _method_table(rows, ["share touched of", *titles])
-    return html_join([text, size_table, status_table])
+        return
+    columns = "share touched of {method}"
+    for name, n in status.drop_duplicates("status").set_index("status")["n"].items():
+        columns += f" | {name} ({n}) {{{name}:.2f}}"
+    sensitivity = status.pivot_table("sensitivity", "method", "status", sort=False, dropna=False)
+    yield _score_table(sensitivity.reset_index(), columns)
 
 
-def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> list[Markup]:
+def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> Iterator[Fold]:
     """Make the tables by range of volume, by two further rules, and of scans without lesions."""
-    rows = []
-    for record in tables["volumes"].query("n > 0").to_dict("records"):
-        volume = f"{record['from_mm3']:.0f} to {record['below_mm3']:.0f} mm³"
-        volume = volume.replace("to inf mm³", "mm³ or more")
-        recall = _with_interval(record["recall"], record["low"], record["high"])
-        rows.append([record["method"], volume, whole(record["n"]), recall])
-    header = [
-        "method",
-        "volume in the reference",
-        "lesions",
-        "share touched, interval over patients",
+    volumes = tables["volumes"].query("n > 0")
+    words = [
+        f"{low:.0f} to {high:.0f} mm³" if np.isfinite(high) else f"{low:.0f} mm³ or more"
+        for low, high in zip(volumes["from_mm3"], volumes["below_mm3"], strict=True)
     ]
-    blocks = [html_details("By range of volume", html_table(rows, header, numbers=(2, 3)))]
-    rows = []
+    columns = (
+        "method {method} | volume in the reference {volume} | lesions {n:.0f} | "
+        "share touched, interval over patients {recall:.2i}"
+    )
+    table = _with_interval(volumes.assign(volume=words), "recall")
+    yield Fold("By range of volume", Table(table, columns))
+    shares = []
     for row in tables["distance"].to_dict("records"):
         for key, measure in zip(SHARES, ("found", "right", "F1"), strict=True):
-            share = _with_interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
-            rows.append([row["method"], measure, share])
-    text = html_paragraph(
+            shares.append([row["method"], measure, wording(f"{{{key}:.2i}}", row)])
+    yield Fold(
+        "By distance",
         "A finding is right when it touches a lesion and most of it lies within 2 mm, or two "
-        f"voxels, of one. {_interval_sentence(tables)}"
+        f"voxels, of one. {_interval_sentence(tables)}",
+        Table(shares, ["method", "measure", "share, interval over patients"], numbers=(2,)),
     )
-    table = html_table(rows, ["method", "measure", "share, interval over patients"], numbers=(2,))
-    blocks.append(html_details("By distance", html_join([text, table])))
-    keys = ("all_instance_f1", "large_instance_f1", "small_instance_f1", "lesionwise_dsc_mean")
-    text = html_paragraph(
+    yield Fold(
+        "By the rule of BraTS-METS",
         "Findings and lesions paired one to one by Dice, as the official scorer of BraTS-METS: F1 "
         "of all lesions, of those from 20 mm³ and of smaller ones, Dice of the large ones; means "
-        "over scans."
+        "over scans.",
+        _score_table(tables["challenge"], _CHALLENGE),
     )
-    table = _score_table(tables["challenge"], keys, ("F1, all", "large", "small", "Dice"))
-    blocks.append(html_details("By the rule of BraTS-METS", html_join([text, table])))
-    if len(tables["lesion_free"]):
-        writers = {"name": str, "method": str, "n_findings": whole, "marked_mL": decimals(2)}
-        rows = record_cells(tables["lesion_free"].to_dict("records"), writers)
-        header = ["scan", "method", "findings, all wrong", "marked, mL"]
-        table = html_table(rows, header, numbers=(2, 3))
-        blocks.append(html_details("Scans without lesions", table))
-    return blocks
+    yield Fold("Scans without lesions", Table(tables["lesion_free"], _LESION_FREE))
 
 
-def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
-    scores = {
-        "strict_sensitivity": "lesions found: all marks",
-        "both_strict_sensitivity": "marked by both alone",
-        "strict_precision": "right: all marks",
-        "both_strict_precision": "marked by both alone",
-    }
-    candidates = {
-        "further_true_per_scan": "candidates per scan that are lesions",
-        "false_candidates_per_scan": "that are none",
-    }
-    text = html_paragraph(
-        "What only one model marks is a candidate, to be looked at. Shares by the strict rules."
-    )
-    score_tables = [
-        _score_table(tables["ensemble"], list(headings), list(headings.values()))
-        for headings in (scores, candidates)
-    ]
-    return html_join([text, *score_tables])
+def _ensembles(ensemble: pd.DataFrame) -> Iterator[Any]:
+    if len(ensemble):
+        yield (
+            "What only one model marks is a candidate, to be looked at. Shares by the strict "
+            "rules."
+        )
+        yield _score_table(ensemble, _ENSEMBLE)
+        yield _score_table(ensemble, _CANDIDATES)
 
 
-def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
+def _curves(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     from metastasis.study.plotting import plot_curves
 
     text = (
@@ -604,76 +523,57 @@ def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
     froc = tables["froc"]
     if froc["strict_sensitivity_low"].notna().any():
         text += " Bars: 95 % intervals over patients."
-    figure = gallery.show(
-        "curves", plot_curves(tables), "Lesions found against wrong findings, by threshold", text
-    )
-    rows = []
-    for area in tables["areas"].to_dict("records"):
-        areas = [decimals(3)(area[key]) for key in ("area", "area_common")]
-        score = _with_interval(area["froc"], area["froc_low"], area["froc_high"], digits=3)
-        rows.append([area["name"], *areas, score])
-    header = ["method", "area", "over the range of all", "mean share found"]
-    note = html_paragraph(
+    alt = "Lesions found against wrong findings, by threshold"
+    yield Picture(plot_curves(tables), alt, text, name="curves")
+    yield Fold(
+        "Areas and the FROC score",
         "Area under the right picture, over the shares that a method reaches and over those that "
         "all reach; mean share of lesions found at 1/8 to 8 wrong findings per scan (FROC score). "
-        f"{_interval_sentence(tables)}"
+        f"{_interval_sentence(tables)}",
+        _score_table(tables["areas"], _AREAS),
+        Table(froc, _FROC),
     )
-    blocks = [note, _method_table(rows, header)]
-    rows = []
-    for row in froc.to_dict("records"):
-        ends = (row["strict_sensitivity_low"], row["strict_sensitivity_high"])
-        share = _with_interval(row["strict_sensitivity"], *ends)
-        threshold = decimals(2)(row["threshold"])
-        rows.append([row["method"], f"{row['rate']:g}", threshold, share])
-    if rows:
-        header = ["method", "wrong per scan, at most", "threshold", "share found"]
-        blocks.append(html_table(rows, header, numbers=(1, 2, 3)))
-    return html_join([figure, html_details("Areas and the FROC score", html_join(blocks))])
 
 
-def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
+def _calibration(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     from metastasis.study.plotting import plot_calibration
 
-    text = (
-        "Voxels of the brain, and components by their mean probability; a mark for each tenth "
-        "that holds any."
-    )
-    figure = gallery.show(
-        "calibration", plot_calibration(tables), "How often probabilities come true", text
-    )
-    errors = tables["calibration"].drop_duplicates(["method", "level"])
-    columns = {"method": str, "level": str, "error": decimals(3)}
-    rows = record_cells(errors.to_dict("records"), columns)
-    header = ["method", "level", "expected calibration error"]
-    return html_join([figure, html_table(rows, header, numbers=(2,))])
+    table = tables["calibration"]
+    if len(table):
+        yield Picture(
+            plot_calibration(tables),
+            "How often probabilities come true",
+            "Voxels of the brain, and components by their mean probability; a mark for each tenth "
+            "that holds any.",
+            name="calibration",
+        )
+        yield Table(table.drop_duplicates(["method", "level"]), _CALIBRATION)
 
 
 def _overlays(
     cases: Sequence[Case],
     predictions: Mapping[str, Sequence[ArrayLike]],
     tables: Mapping[str, pd.DataFrame],
-    gallery: Gallery,
     limits: Mapping[str, tuple[float, int]],
     figures: int,
-) -> Markup:
+) -> Iterator[Any]:
     from metastasis.study.plotting import plot_overlay
 
     best = next(name for name in _ranked(tables).index if name in predictions)
     # A page of all scans would be too long, and what went wrong tells most.
     order = _scans_by_errors(tables["scans"], best).index[:figures]
-    text = (
+    yield (
         f"{len(order)} of {counted(len(cases), 'scan')}, those in which {best} has most errors "
         "first; each at the largest lesion that is missed, or else at the largest false positive. "
         "The patient's right is at the left."
     )
-    blocks = [html_paragraph(text)]
     for i in order:
         case = cases[i]
         scan_values = {best: np.asarray(predictions[best][i])}
         scan_values |= {name: np.asarray(values[i]) for name, values in predictions.items()}
         # A viewer holds whole volumes, so only the scan with most errors has one.
         if i == order[0]:
-            blocks.append(_planes(case, scan_values, limits))
+            yield from _planes(case, scan_values, limits)
         pictures = []
         for name, values in scan_values.items():
             labels = _labels(values, *limits[name])
@@ -682,14 +582,13 @@ def _overlays(
             )
             title = f"{case.name} by {name}"
             figure = plot_overlay(case, labels, of_two_models=ensemble, title=title)
-            prefix = "Synthetic scan" if case.synthetic else "Scan"
-            caption = f"{prefix} {title} in three planes"
-            pictures.append(gallery.show(f"overlay-{i}", figure, caption))
-        blocks.append(pictures[0])
-        if len(pictures) > 1:
-            others = html_join(pictures[1:])
-            blocks.append(html_details(f"{case.name} by the other methods", others))
-    return html_join(blocks)
+            pictures.append(Picture(figure, f"{_kind(case)} {title} in three planes"))
+        yield pictures[0]
+        yield Fold(f"{case.name} by the other methods", *pictures[1:])
+
+
+def _kind(case: Case) -> str:
+    return "Synthetic scan" if case.synthetic else "Scan"
 
 
 def _labels(values: NDArray[Any], threshold: float, min_voxels: int) -> NDArray[np.uint8]:
@@ -702,7 +601,7 @@ def _labels(values: NDArray[Any], threshold: float, min_voxels: int) -> NDArray[
 
 def _planes(
     case: Case, predictions: Mapping[str, NDArray[Any]], limits: Mapping[str, tuple[float, int]]
-) -> Markup:
+) -> Iterator[Any]:
     """Make the viewer of one scan with the results of each method."""
     layers = [Layer("scan", case.image)]
     if case.prior is not None:
@@ -723,18 +622,17 @@ def _planes(
         layers.append(Layer(name, labels, "mask", names=names, shown=k == 0, colors=own))
         if k == 0:
             points = _points(case, labels, name)
-    prefix = "Synthetic scan" if case.synthetic else "Scan"
-    title = f"{prefix} {case.name}"
-    viewer = html_viewer(
+    title = f"{_kind(case)} {case.name}"
+    yield Heading(title)
+    yield html_viewer(
         layers,
         case.affine,
         points=points,
         region=case.brain,
         image="scan",
         label=title,
-        instead=html_note("The pictures below show the same scan."),
+        instead=Note("The pictures below show the same scan."),
     )
-    return html_join([html_heading(title), viewer])
 
 
 def _points(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, list[float]]]:
@@ -754,12 +652,10 @@ def _points(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, li
     return points
 
 
-def _origin(
-    limits: Mapping[str, tuple[float, int]],
-    predictions: Mapping[str, Sequence[ArrayLike]],
-    command: str,
-) -> Markup:
-    rows = []
+def _rules(
+    limits: Mapping[str, tuple[float, int]], predictions: Mapping[str, Sequence[ArrayLike]]
+) -> Iterator[list[str]]:
+    """Say of each method what it marks."""
     for name, values in predictions.items():
         threshold, min_voxels = limits[name]
         rule = "labels as given"
@@ -767,5 +663,4 @@ def _origin(
             rule = f"probability of {threshold:.4g} and above"
         if min_voxels > 1:
             rule += f", findings from {min_voxels} voxels"
-        rows.append([name, rule])
-    return html_origin(command, rows)
+        yield [name, rule]

@@ -21,6 +21,10 @@ from dmrifit.io.tables import table_text
 __all__ = ["RUN", "say_case", "write_batch"]
 
 _TABLE = "placements.tsv"
+_OVERVIEW = (
+    "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "
+    "objective {objective:.3f} | angles to set {angles} | flags {flags}"
+)
 
 RUN = CaseRun(
     record="voxel.json",
@@ -79,22 +83,20 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     write_text(out / _TABLE, table_text(pd.DataFrame(rows), 12))
     if not figure or not can_draw():
         return
-    from dmrifit.report.html import html_join, html_table
+    from dmrifit.report.page import Table
     from placement.exchange.pages import (
-        COPY_SCRIPT,
-        PAGE_STYLE,
         angles_words,
+        box_assets,
         case_summary,
         console_numbers,
     )
     from placement.exchange.vendor_texts import NOTICE
 
-    lines = []
-    for row in rows:
-        numbers = [f"{row[key]:.3f}" for key in ("volume_ml", "target", "objective")]
-        angles = angles_words(contents[row["name"]])
-        lines.append([row["name"], *numbers, angles, row["flags"] or "none"])
-    header = ("case", "volume, mL", "part that is target", "objective", "angles to set", "flags")
+    lines = [
+        row | {"angles": angles_words(contents[row["name"]]), "flags": row["flags"] or "none"}
+        for row in rows
+    ]
+    table = Table(lines, _OVERVIEW)
     pictures = []
     for name, content in contents.items():
         alt = f"Voxel of {name} in three planes"
@@ -103,14 +105,13 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     write_page(
         out,
         "Voxels",
-        html_join([html_table(lines, header, numbers=(1, 2, 3)), *failed_cases(out)]),
+        [table, *failed_cases(out)],
         list(contents.values()),
         pictures,
         unit="case",
         notice=f"{NOTICE}.",
         note="In the pictures, the patient's right is on the left.",
-        script=COPY_SCRIPT,
-        style=PAGE_STYLE,
+        **box_assets(),
     )
 
 

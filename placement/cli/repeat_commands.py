@@ -218,7 +218,7 @@ def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figur
     write_text(out / _TABLE, table_text(rows, 12))
     if not figure or not can_draw():
         return
-    from dmrifit.report.html import html_join, html_table
+    from dmrifit.report.page import Table
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
@@ -237,7 +237,7 @@ def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figur
     write_page(
         out,
         "Repeated voxels",
-        html_join([html_table(lines, header, numbers=(2,)), *failed_cases(out)]),
+        [Table(lines, header, numbers=(2,)), *failed_cases(out)],
         list(records.values()),
         pictures,
         unit="case",

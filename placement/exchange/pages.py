@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.counts import counted
-from dmrifit.report.html import html_figure, html_table, html_template, notice_lead
+from dmrifit.report.page import Page, Picture, Section, Table, fill, notice_lead, read_data
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search.content import describe_content
@@ -26,95 +26,37 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 __all__ = [
-    "COPY_SCRIPT",
-    "PAGE_STYLE",
     "angles_words",
+    "box_assets",
     "case_summary",
     "console_numbers",
     "summary_line",
     "voxel_page",
 ]
 
-#: Colors of the bar by tissue, apart for every form of color blindness (Okabe and Ito).
-_BAR = {
-    ENHANCING: "#009e73",
-    NON_ENHANCING: "#56b4e9",
-    "tumor": "#009e73",
-    MERGED: "#e69f00",
-    EDEMA: "#f0e442",
-    NECROSIS: "#d55e00",
-    CAVITY: "#7a4b9a",
-    NORMAL: "#a3aab3",
-    "outside the target": "#a3aab3",
-    OUTSIDE_BRAIN: "#1d2530",
-}
-
-COPY_SCRIPT = """
-for (const button of document.querySelectorAll("button.copy")) {
-  button.addEventListener("click", () => {
-    const text = button.parentElement.querySelector("pre").textContent;
-    const done = () => { button.textContent = "Copied"; };
-    const byHand = () => {
-      const area = document.createElement("textarea");
-      area.value = text;
-      document.body.append(area);
-      area.select();
-      if (document.execCommand("copy")) done();
-      area.remove();
-      button.focus();
-    };
-    // Pages opened as files have no clipboard in some browsers.
-    if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, byHand);
-    else byHand();
-  });
-}
-"""
-
-_TISSUE_CLASSES = {name: f"t{number}" for number, name in enumerate(_BAR)}
-
-PAGE_STYLE = """
-.flags { border-left: .3rem solid #d55e00; padding: .2rem .8rem; margin: .6rem 0; }
-.flags li { margin: .2rem 0; }
-.bar { width: 100%; max-width: 46rem; height: 1.6rem; display: block; border: 1px solid #4a5563; }
-.consoles { display: flex; flex-wrap: wrap; gap: 1rem; }
-.consoles div { flex: 1 1 20rem; min-width: 0; }
-button.copy { font: inherit; min-height: 2.2rem; padding: .2rem .9rem; }
-.key { display: inline-block; width: .8rem; height: .8rem; border: 1px solid #4a5563; }
-""" + "".join(
-    f"rect.{_TISSUE_CLASSES[name]} {{ fill: {color}; }}\n"
-    f".key.{_TISSUE_CLASSES[name]} {{ background: {color}; }}\n"
-    for name, color in _BAR.items()
+#: Tissues of the bar, in the order of their colors in the stylesheet.
+_BAR = (
+    ENHANCING,
+    NON_ENHANCING,
+    "tumor",
+    MERGED,
+    EDEMA,
+    NECROSIS,
+    CAVITY,
+    NORMAL,
+    "outside the target",
+    OUTSIDE_BRAIN,
 )
 
-_SUMMARY = """
-{%- if flags %}<div class="flags" role="alert"><strong>{{ title }}</strong><ul>
-{%- for flag in flags %}<li>{{ flag }}</li>{% endfor %}</ul></div>{% endif %}
-<p>{{ line }}</p>
-<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" role="img"
- aria-label="{{ words }}">
-{%- for css, start, width, name in parts %}
-<rect class="{{ css }}" x="{{ start }}" width="{{ width }}" y="0" height="1">
-<title>{{ name }}</title></rect>{% endfor %}</svg>
-<p>{% for css, start, width, name in parts %}<span class="key {{ css }}"></span> {{ name }}
-{% if not loop.last %} · {% endif %}{% endfor %}</p>
-<p>{{ distance }}</p>
-"""
 
-_CONSOLES = """
-{%- if withheld %}<p><strong>No numbers for consoles:</strong> {{ withheld }}. --force REASON
-writes them all the same.</p>{% else %}
-{%- if forced %}<p><strong>Forced:</strong> {{ forced }} ({{ reason }})</p>{% endif %}
-<p>{{ valid }}.</p>
-<div class="consoles">{% for vendor, text in texts %}
-<div><h3>{{ vendor }}</h3><button type="button" class="copy">Copy</button>
-<pre>{{ text }}</pre></div>
-{%- endfor %}</div><p class="note">{{ note }}</p>{% endif %}
-"""
+def box_assets() -> dict[str, Any]:
+    """Give what pages of boxes need beside the viewer."""
+    return {"script": read_data(__file__, "pages.js"), "style": read_data(__file__, "pages.css")}
 
 
 def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
     """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
-    from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
+    from dmrifit.report.viewer import Box, Layer, html_viewer
 
     layers = [Layer(scene.target_name, scene.tumor > 0.5, "mask")]
     layers += [Layer(name, scene.region(name), "mask") for name in scene.outlined]
@@ -126,18 +68,16 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
         boxes=[Box("voxel", voxel.affine)],
         points=[("center of the voxel", voxel.center), ("center of the tumor", scene.centroid)],
         label="Voxel over the image",
-        instead=html_figure(picture, "Voxel in three planes", width=1000),
+        instead=Picture(picture, "Voxel in three planes", width=1000),
     )
     sections = [
-        ("", case_summary(content)),
-        ("", planes),
-        ("The voxel", _numbers(content)),
-        ("Numbers for consoles", console_numbers(content)),
+        Section("", case_summary(content)),
+        Section("", planes),
+        Section("The voxel", _numbers(content)),
+        Section("Numbers for consoles", console_numbers(content)),
     ]
     lead = notice_lead([scene.synthetic], "case", f"{NOTICE}.")
-    return viewer_page(
-        scene.name or "Voxel", sections, lead=lead, script=COPY_SCRIPT, style=PAGE_STYLE
-    )
+    return Page(scene.name or "Voxel", sections, lead, **box_assets()).html()
 
 
 def case_summary(content: Mapping[str, Any]) -> Markup:
@@ -149,10 +89,10 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
         title = f"{name} {100 * share:.0f} %"
         if name == OUTSIDE_BRAIN:
             title = _outside_words(content["content"])
-        parts.append((_TISSUE_CLASSES[name], round(start, 3), round(100 * share, 3), title))
+        parts.append((f"t{_BAR.index(name)}", round(start, 3), round(100 * share, 3), title))
         start += 100 * share
-    return html_template(
-        _SUMMARY,
+    return fill(
+        read_data(__file__, "summary.html"),
         flags=content["advice"],
         title="Flagged" if content["flags"] else "",
         line=_size_line(content),
@@ -222,7 +162,7 @@ def _distance_words(content: Mapping[str, Any]) -> str:
     return f"{'; '.join(words)}. {content['shim']}."
 
 
-def _numbers(content: Mapping[str, Any]) -> Markup:
+def _numbers(content: Mapping[str, Any]) -> Table:
     rows = [
         ["center (RAS), mm", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in content["size_mm"])],
@@ -233,15 +173,15 @@ def _numbers(content: Mapping[str, Any]) -> Markup:
         ["target", ", ".join(content["targets"])],
         ["side", content["side"]],
     ]
-    return html_table(rows)
+    return Table(rows)
 
 
 def console_numbers(content: Mapping[str, Any]) -> Markup:
     """Show the numbers for consoles with buttons that copy them, or why there are none."""
     console = content["console"]
     texts = [(name.capitalize(), console.get(name, "")) for name in ("philips", "siemens")]
-    return html_template(
-        _CONSOLES,
+    return fill(
+        read_data(__file__, "consoles.html"),
         withheld=console["withheld"],
         forced=console["forced"],
         reason=console["reason"],

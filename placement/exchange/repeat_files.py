@@ -14,7 +14,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import array_of, read_scan, resampled
 from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
-from placement.exchange.pages import COPY_SCRIPT, PAGE_STYLE, console_numbers
+from placement.exchange.pages import box_assets, console_numbers
 from placement.exchange.prescription import describe_side, geometry_image, head_span
 from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
@@ -190,15 +190,8 @@ def _page(
     record: Mapping[str, Any],
 ) -> str:
     """Make the page of a repeated box: the answer, both scans, its numbers."""
-    from dmrifit.report.html import (
-        html_figure,
-        html_grid,
-        html_lines,
-        html_paragraph,
-        html_table,
-        notice_lead,
-    )
-    from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
+    from dmrifit.report.page import Grid, Page, Picture, Section, Table, notice_lead
+    from dmrifit.report.viewer import Box, Layer, html_viewer
 
     figures = []
     viewers = []
@@ -208,14 +201,14 @@ def _page(
         (pictures[0], old_scan, old_affine, old_title),
         (pictures[1], new_scan, new_scan.affine, new_title),
     ):
-        figures.append(html_figure(picture, title, title, width=1000))
+        figures.append(Picture(picture, title, title, width=1000))
         moved = image_of(array_of(scan), affine)
         # Two scans of full size would make a page of many megabytes.
         small = resampled(moved, _VIEWER_MM)
         layers = [Layer(title, array_of(small))]
         boxes = [Box("voxel", voxel.affine)]
         viewer = html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title)
-        viewers.append((title, viewer))
+        viewers.append(Section(title, viewer))
     numbers = [
         ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
         ["changed in the box and 10 mm around it", f"{record['changed_share']:.0%}"],
@@ -230,22 +223,14 @@ def _page(
             ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in voxel.angles)],
             ["side", record["side"]],
         ]
-    said = [*record["flags"], *record["notes"]]
     sections = [
-        (
-            record["answer"].capitalize(),
-            html_lines(*said) if said else html_paragraph("No flags."),
+        Section(
+            record["answer"].capitalize(), *(record["flags"] + record["notes"] or ["No flags."])
         ),
-        ("Both scans", html_grid(figures)),
-        ("The box", html_table(numbers)),
-        ("Numbers for consoles", console_numbers(record)),
+        Section("Both scans", Grid(*figures)),
+        Section("The box", Table(numbers)),
+        Section("Numbers for consoles", console_numbers(record)),
         *viewers,
     ]
     title = f"Voxel of {stem(record['old_image'])} on {stem(record['new_image'])}"
-    return viewer_page(
-        title,
-        sections,
-        lead=notice_lead([False], "case", f"{NOTICE}."),
-        script=COPY_SCRIPT,
-        style=PAGE_STYLE,
-    )
+    return Page(title, sections, notice_lead([False], "case", f"{NOTICE}."), **box_assets()).html()

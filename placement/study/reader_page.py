@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dmrifit._utils.randomness import RandomState, seed_from
-from dmrifit.report.html import html_note, html_template, notice_lead
-from dmrifit.report.viewer import Layer, pack_volumes, page_json, viewer_page
+from dmrifit.report.page import Note, Page, Section, fill, notice_lead, read_data, viewer_script
+from dmrifit.report.viewer import Layer, pack_volumes, page_json
 from placement.box.voxel import Voxel
 from placement.exchange.tables import BOX
 from placement.exchange.vendor_texts import NOTICE
@@ -55,21 +53,17 @@ def reader_page(
     # Another choice of cases or proposals begins anew in the browser.
     key = hashlib.sha256(repr([(case["name"], case["box"]) for case in cases]).encode())
     data = {"cases": cases, "columns": ["name", "expert", *BOX], "key": key.hexdigest()[:16]}
-    body = html_template(
-        _read("reader.html"),
+    body = fill(
+        read_data(__file__, "reader.html"),
         planes=_PLANES,
         numbers=list(_NUMBERS.items()),
         data=page_json(data),
     )
-    rules = [("", html_note(rule)) for rule in RULES]
+    sections = [Section("", body), *(Section("", Note(rule)) for rule in RULES)]
     lead = notice_lead([scene.synthetic for scene in scenes], "case", f"{NOTICE}.")
-    return viewer_page(
-        "Place the boxes",
-        [("", body), *rules],
-        lead=lead,
-        script=_read("reader.js"),
-        style=_read("reader.css"),
-    )
+    script = f"{viewer_script()}\n{read_data(__file__, 'reader.js')}"
+    style = read_data(__file__, "reader.css")
+    return Page("Place the boxes", sections, lead, script=script, style=style).html()
 
 
 def _case(scene: Scene, proposal: Voxel | None, max_bytes: int) -> dict[str, Any]:
@@ -87,8 +81,3 @@ def _case(scene: Scene, proposal: Voxel | None, max_bytes: int) -> dict[str, Any
     start = [float(x) for x in scene.centroid]
     packed = pack_volumes(layers, scene.affine, max_bytes=max_bytes)
     return {"name": scene.name, "start": start, "box": box, **packed}
-
-
-@cache
-def _read(name: str) -> str:
-    return (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")

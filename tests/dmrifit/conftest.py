@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dmrifit.cli import program
-from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.page import Numbers, Picture, Section, render
 from dmrifit.study.comparison import Evaluation
 
 
@@ -29,7 +29,7 @@ class HtmlTables(HTMLParser):
         self.faint = []  # first two cells of the rows in gray
         self._is_faint = False
         self._cell = self._tag = None
-        self.feed(str(html))
+        self.feed(html if isinstance(html, str) else render(*html))
 
     def handle_starttag(self, tag, attrs):
         if tag == "table":
@@ -51,7 +51,7 @@ class HtmlTables(HTMLParser):
             return
         if tag in ("td", "th"):
             row = self.tables[-1][1][-1]
-            row.append(self._cell)
+            row.append(" ".join(self._cell.split()))
             if self._is_faint and len(row) == 2:
                 self.faint.append(tuple(row))
         elif tag == "h2":
@@ -75,28 +75,31 @@ def html_tables():
     return HtmlTables
 
 
-class Figures(Gallery):
-    """Keep the figures of a report by name, and draw none of them into a picture."""
+class Reader:
+    """Read blocks of a page: their text, and figures and tables by name; no figure becomes a picture."""
 
     def __init__(self):
-        super().__init__()
-        self.figures = {}
+        self.figures, self.tables = {}, {}
 
-    def show(self, name, figure, alt, caption=""):
-        self.figures[name] = figure
-        return caption
+    def __call__(self, blocks):
+        section = Section("", *blocks)
+        self.tables |= {numbers.name: numbers.table for numbers in section.all(Numbers)}
+        for picture in section.all(Picture):
+            self.figures[picture.name] = picture.figure
+            picture.figure = bytes(24)
+        return render(*section.parts)
 
 
 @pytest.fixture(scope="session")
-def make_figures():
-    """Make what takes the figures of a section in the place of a gallery, by name."""
-    return Figures
+def make_reader():
+    """Make what reads blocks of a page."""
+    return Reader
 
 
 @pytest.fixture
-def figures():
-    """Take the figures of a section in the place of a gallery, by name."""
-    return Figures()
+def read():
+    """Read blocks of a page."""
+    return Reader()
 
 
 SCORE = {

@@ -33,7 +33,7 @@ FORBIDDEN = [
     # A room above, a room beside, and a module or a room without a floor.
     ("dmrifit/engine/fitting.py", "from dmrifit.cohort.scan import Scan", FLOORS.format("dmrifit")),
     ("dmrifit/engine/protocol.py", "def late():\n    import dmrifit.io.masks", FLOORS.format("dmrifit")),
-    ("dmrifit/report/html.py", "from dmrifit.stats import metrics", FLOORS.format("dmrifit")),
+    ("dmrifit/report/page.py", "from dmrifit.stats import metrics", FLOORS.format("dmrifit")),
     ("dmrifit/newcomer.py", "", FLOORS.format("dmrifit")),
     ("dmrifit/newcomers/__init__.py", "", FLOORS.format("dmrifit")),
     ("placement/box/voxel.py", "from placement.search import scene", FLOORS.format("placement")),

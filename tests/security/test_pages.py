@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from dmrifit.report import html
+from dmrifit.report import page as pages
 
 #: Ends whatever it may stand in: text, attributes of both quotes, styles, scripts, comments, templates, formulas.
 PLANT = (
@@ -99,21 +99,28 @@ words = st.one_of(st.text(letters, max_size=20), ends)
 @given(title=words, heading=words, lead=words, cells=st.lists(words, min_size=1, max_size=4), badge=words)
 def test_whatever_is_written_on_a_page_is_read_from_it(title, heading, lead, cells, badge):
     png = bytes(16) + (200).to_bytes(4, "big")
-    body = html.html_join(
-        [
+    record = {"control": True, "cell": cells[0], "of": badge}
+    light = dict.fromkeys(("layer", "name", "value", "words"), badge) | {"kind": "fixed", "sign": "x"}
+    sections = [
+        pages.Section(
+            heading,
             badge,
-            html.html_table([cells], cells, numbers=[0]),
-            html.html_grid([html.html_figure(png, badge, title)]),
-            html.html_note(title),
-            html.html_paragraph(lead),
-            html.html_heading(badge),
-            html.html_lines(*cells),
-            html.html_details(title, badge),
-            html.html_code(title),
-        ]
-    )
-    text = html.html_page(title, [(heading, body), ("", lead)], lead=lead, contents=True)
-    plain = Page(html.html_page("t", [("h", html.html_join(["x"]))], lead="l", contents=True))
+            pages.Table([cells], cells, numbers=[0]),
+            pages.Table([record], "cell {cell:} | of {of} and {cell:w}"),
+            pages.Grid(pages.Picture(png, badge, title)),
+            pages.Note(title),
+            pages.Lead(title, badge),
+            pages.Lights(light),
+            pages.Heading(badge),
+            pages.Columns(pages.Block(*cells), pages.Block(lead)),
+            pages.Fold(title, badge),
+            pages.Code(title),
+            pages.Link(title, badge),
+        ),
+        pages.Section("", lead),
+    ]
+    text = pages.Page(title, sections, lead, contents=True).html()
+    plain = Page(pages.Page("t", [pages.Section("h", "x")], "l", contents=True).html())
     page = assert_harmless(text, names=[one for one in (title, lead, badge, *cells) if one.strip()])
     assert plain.scripts == page.scripts  # the style, and nothing else
 
@@ -188,7 +195,7 @@ def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
 
 
 def test_the_page_of_segmentations_shows_names_of_scans_as_text():
-    from dmrifit.report.html import html_figure
+    from dmrifit.report.page import Picture
     from metastasis.study.lesion_sizes import FIGURES
     from metastasis.study.report import batch_page
 
@@ -199,7 +206,7 @@ def test_the_page_of_segmentations_shows_names_of_scans_as_text():
     }  # fmt: skip
     columns = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
     found = pd.DataFrame([{"name": PLANT, "patient": PLANT} | dict.fromkeys(columns, 1.0)])
-    assert_harmless(batch_page(PLANT, [content], found, {PLANT: [html_figure(bytes(24), PLANT)]}))
+    assert_harmless(batch_page(PLANT, [content], found, {PLANT: [Picture(bytes(24), PLANT)]}))
 
 
 @pytest.mark.slow

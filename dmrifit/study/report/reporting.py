@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dmrifit._utils.counts import counted
-from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.tables import csv_text
-from dmrifit.report.figure_gallery import Gallery
-from dmrifit.report.html import html_details, html_join, html_link
-from dmrifit.report.viewer import viewer_page
+from dmrifit.report.page import PAGE, Fold, Link, Numbers, Page, Section, write_files
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.report_files import Report
 from dmrifit.study.report.sections.answer import answer, verdict
 from dmrifit.study.report.sections.conclusions import statistics_tables
-from dmrifit.study.report.sections.elements import TABLES
 from dmrifit.study.report.sections.generalization import curves, other_sites
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
@@ -24,11 +20,7 @@ from dmrifit.study.report.sections.overview import (
     introduction,
     repeated_summary,
 )
-from dmrifit.study.report.sections.patients import (
-    example_patients,
-    joint_histograms,
-    lesion_order,
-)
+from dmrifit.study.report.sections.patients import example_patients, joint_histograms, lesion_order
 from dmrifit.study.report.sections.provenance import origin, times
 from dmrifit.study.report.sections.scores import (
     parameter_scores,
@@ -37,15 +29,15 @@ from dmrifit.study.report.sections.scores import (
     signal_scores,
     truth_scores,
 )
-from dmrifit.study.summaries import Board, summarize, unique
+from dmrifit.study.summaries import Board, summarize
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["summarize", "write_report"]
 
-PAGE = "report.html"
 FIGURES = "figures"
+TABLES = "tables"
 VECTORS = "figures.pdf"
 SUMMARY = "summary.csv"
 
@@ -83,35 +75,19 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
         raise ValueError("the comparison has no score to report; compare at least one estimator")
     folder = Path(folder)
     board = Board.of(evaluations[0])
-    gallery = Gallery()
-    tables: dict[str, pd.DataFrame] = {}
-    title, lead = _title(board), _lead(board)
-    page = viewer_page(
-        title, _sections(board, evaluations, gallery, tables), lead=lead, contents=True
-    )
+    page, tables = _page(board, evaluations)
+    html = page.html()
     # The comparison itself, so that the report can be written again from its folder.
     evaluations[0].write(folder)
-    _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
-    csv_files = {f"{name}.csv": csv_text(table).encode() for name, table in tables.items()}
-    _replace(folder / TABLES, csv_files)
-    with FileSet(folder, [SUMMARY, PAGE], overwrite=True) as written:
-        written.path(SUMMARY).write_text(csv_text(board.summary), encoding="utf-8")
-        written.path(PAGE).write_text(page, encoding="utf-8")
+    figures: dict[str, bytes | str] = {name: one.png for name, one in page.pictures.items()}
+    # Of an earlier report no figure and no table is left.
+    write_files(folder / FIGURES, figures | {VECTORS: page.vectors()}, replaced=("png", "pdf"))
+    csv_files = {f"{name}.csv": csv_text(table) for name, table in tables.items()}
+    write_files(folder / TABLES, csv_files, replaced=("csv",))
+    write_files(folder, {SUMMARY: csv_text(board.summary), PAGE: html})
     frames = {"summary": board.summary, "headline": board.evaluation.headline()} | tables
-    return Report.of(folder / PAGE, title, [lead, *verdict(board)], frames)
-
-
-def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put files into a folder of the report, and remove those of an earlier report."""
-    earlier = sorted(
-        path.name for path in folder.glob("*") if path.suffix in (".png", ".csv", ".pdf")
-    )
-    # No empty folder is made.
-    if not (files or earlier):
-        return
-    with FileSet(folder, list(dict.fromkeys([*files, *earlier])), overwrite=True) as written:
-        for name, content in files.items():
-            written.path(name).write_bytes(content)
+    sentences = [page.lead, *verdict(board)]
+    return Report.of(folder / PAGE, page.title, sentences, frames)
 
 
 def _title(board: Board) -> str:
@@ -135,49 +111,34 @@ def _lead(board: Board) -> str:
     )
 
 
-def _sections(
-    board: Board,
-    evaluations: Sequence[Evaluation],
-    gallery: Gallery,
-    tables: dict[str, pd.DataFrame],
-) -> list[tuple[str, Any]]:
-    """Make all sections, in the order in which a reader asks."""
+def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[str, pd.DataFrame]]:
+    """Make the page, in the order in which a reader asks, and the tables beside it."""
     sections = [
-        ("", answer(board, gallery)),
-        ("Which algorithm", predictor_scores(board, gallery, tables)),
-        ("Which parameter", parameter_scores(board, gallery, tables)),
+        Section("", *answer(board)),
+        Section("Which algorithm", *predictor_scores(board)),
+        Section("Which parameter", *parameter_scores(board)),
+        Section("Other site", *other_sites(board)),
+        Section("How many patients", *curves(board)),
+        Section("Example patients", *example_patients(board)),
+        Section("Unseen signals", *signal_scores(board)),
+        Section("Other comparisons", *repeated_summary(evaluations)),
     ]
-    if len(board.regimes) > 1:
-        sections.append(("Other site", other_sites(board, gallery)))
-    if len(unique(board.evaluation.scores["n_train"])) > 1:
-        sections.append(("How many patients", curves(board, gallery, tables)))
-    sections.append(("Example patients", example_patients(board, gallery)))
-    if len(board.signals):
-        sections.append(("Unseen signals", signal_scores(board, gallery, tables)))
-    if len(evaluations) > 1:
-        sections.append(("Other comparisons", repeated_summary(evaluations)))
-    made = html_join([origin(board, evaluations), html_details("Time", times(board))])
-    return [
-        *sections,
-        ("All tables", _all_tables(board, gallery, tables)),
-        ("Methods", html_join([introduction(board), cohort_tables(board)])),
-        ("How this was made", made),
+    tests, statistics = statistics_tables(board)
+    tables = {one.name: one.table for section in sections for one in section.all(Numbers)}
+    tables |= statistics
+    links = [Link(f"{TABLES}/{name}.csv", f"{name}.csv") for name in tables]
+    sections += [
+        Section(
+            "All tables",
+            Fold("Skill with intervals", *headline_table(board)),
+            Fold("Evidence: tests between algorithms", *tests),
+            Fold("Predicted against reference, voxel by voxel", *joint_histograms(board)),
+            Fold("Order of lesions", *lesion_order(board)),
+            Fold("What the reference is worth", *reference_table(board)),
+            Fold("Truth beside reference", *truth_scores(board)),
+            Fold(f"Files: {counted(len(tables), 'table')}", *links),
+        ),
+        Section("Methods", *introduction(board), *cohort_tables(board)),
+        Section("How this was made", *origin(board, evaluations), Fold("Time", *times(board))),
     ]
-
-
-def _all_tables(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]) -> Any:
-    """Fold what stands behind the figures; list the files of all numbers."""
-    tests, statistics = statistics_tables(board, gallery)
-    tables.update(statistics)
-    folds = [
-        ("Skill with intervals", headline_table(board)),
-        ("Evidence: tests between algorithms", tests),
-        ("Predicted against reference, voxel by voxel", joint_histograms(board, gallery)),
-        ("Order of lesions", lesion_order(board)),
-        ("What the reference is worth", reference_table(board)),
-    ]
-    if board.has_truth:
-        folds.append(("Truth beside reference", truth_scores(board, gallery)))
-    links = html_join(html_link(f"{TABLES}/{name}.csv", f"{name}.csv") for name in tables)
-    folds.append((f"Files: {counted(len(tables), 'table')}", links))
-    return html_join(html_details(title, body) for title, body in folds)
+    return Page(_title(board), sections, _lead(board), contents=True), tables

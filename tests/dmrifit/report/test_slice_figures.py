@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from dmrifit.report.html import png_bytes
+from dmrifit.report.page import png_bytes
 from dmrifit.report.slice_figures import (
     NO_VALUE_COLOR,
     MapPanel,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dmrifit.report.html import html_page, html_table
+from dmrifit.report.page import Page, Section, Table
 from dmrifit.report.style import (
     BACKGROUNDS,
     PALETTE,
@@ -151,7 +151,7 @@ def test_contrast_is_that_of_wcag():
 
 
 def test_every_color_of_a_page_is_one_of_the_palette():
-    page = html_page("title", [("", html_table([["a"]]))])
+    page = Page("title", [Section("", Table([["a"]]))]).html()
     rules = page.replace(palette_css(), "")
     assert set(re.findall(r"var\(--(\w+)\)", rules)) <= {*PALETTE, "sans", "mono"}
     body = re.search(r"body \{(.*?)\}", rules, re.S)[1]

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from dmrifit.io.bids_derivatives import ALL_VOXELS
+from dmrifit.report.page import render
 from dmrifit.report.slice_figures import MapPanel
 from dmrifit.report.verdict import (
     fit_sentences,
-    html_lights,
     least_doubted,
     map_verdict,
+    parameter_lights,
     percent,
     prose,
     remedies,
@@ -33,7 +34,7 @@ def lights():
     region = np.ones((2, 2, 1), bool)
     medians = {"S0": 1172.4, "D": 0.000123456, "K": -0.5, "T": 80.0}
     panels = [MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0)) for name, value in medians.items()]
-    markup = str(html_lights(panels, region, SIDECAR))
+    markup = render(parameter_lights(panels, region, SIDECAR))
     items = re.findall(r'<li class="(\w+)">(.*?)</li>', markup, re.DOTALL)
     words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
     return dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
@@ -70,7 +71,7 @@ def test_a_share_below_all_is_not_written_as_all(share, text):
 def test_names_are_escaped():
     panel = MapPanel("<b>", "", np.ones((1, 1, 1)), (0, 1), (0, 0))
     sidecar = {"Doubt": {"Share": {"<b>": 0.0}}, "Parameters": {"<b>": {}}}
-    assert "<b>" not in html_lights([panel], np.ones((1, 1, 1), bool), sidecar)
+    assert "<b>" not in render(parameter_lights([panel], np.ones((1, 1, 1), bool), sidecar))
 
 
 def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
@@ -117,4 +118,4 @@ def test_a_limit_of_the_data_takes_the_place_of_that_of_typical_tissue_and_of_th
 def test_the_median_of_a_light_is_that_of_tissue():
     panel = MapPanel("S0", "", np.arange(10.0).reshape(10, 1, 1), quartiles=(7.0, 8.0, 9.0))
     sidecar = {"Doubt": {"Share": {"S0": 0.0}}, "Parameters": {"S0": {}}}
-    assert "</strong> 8" in html_lights([panel], np.ones((10, 1, 1), bool), sidecar)
+    assert "</strong> 8" in render(parameter_lights([panel], np.ones((10, 1, 1), bool), sidecar))

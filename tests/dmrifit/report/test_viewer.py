@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import dmrifit
 from dmrifit.report import viewer
-from dmrifit.report.html import html_page
+from dmrifit.report.page import Page, Section
 from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
-from dmrifit.report.viewer import Box, Layer, _coarser, html_viewer, viewer_page
+from dmrifit.report.viewer import Box, Layer, _coarser, html_viewer
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -260,7 +260,7 @@ def test_names_are_escaped_wherever_they_stand(layers):
     evil = "</script><script>alert(1)</script><!--\"&'"
     named = [Layer(evil, one.values, one.kind, evil, names=(evil, evil)) for one in layers]
     made = html_viewer(named, STRAIGHT, boxes=[Box(evil, np.eye(4))], points=[(evil, (0, 0, 0))], label=evil)
-    page = viewer_page(evil, [(evil, made)])
+    page = Page(evil, [Section(evil, made)]).html()
     scripts = [given for tag, given in Parts(page).found if tag == "script"]
     assert scripts == [{"type": "application/json"}, {}]
     assert "<!--" not in page.partition("<script>")[0]
@@ -268,7 +268,7 @@ def test_names_are_escaped_wherever_they_stand(layers):
 
 
 def test_the_policy_allows_the_viewer_and_nothing_else(layers):
-    page = viewer_page("title", [("", html_viewer(layers, STRAIGHT))])
+    page = Page("title", [Section("", html_viewer(layers, STRAIGHT))]).html()
     policy = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page).group(1))
     rules = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     for kind, text in (
@@ -280,19 +280,19 @@ def test_the_policy_allows_the_viewer_and_nothing_else(layers):
     assert rules["default-src"] == "'none'"
     assert rules["img-src"] == "data:"
     assert set(rules) == {"default-src", "img-src", "style-src", "script-src", "base-uri", "form-action"}
-    assert "script-src" not in html_page("title", [])
+    assert "script-src" not in Page("title", []).html()
     assert 'style="' not in page
 
 
 def test_the_script_and_its_style_name_no_address_and_end_no_element():
-    for name in ("viewer.js", "voxel.js", "viewer.css"):
+    for name in ("viewer.js", "voxel.js", "page.css"):
         text = SCRIPT.with_name(name).read_text(encoding="utf-8")
         assert not re.search(r"https?:|//\w|url\(|@import|</|<!--|eval\(|fetch\(|XMLHttp|WebSocket|innerHTML", text)
         assert len(text) < 25_000
 
 
 def test_each_control_has_a_label_and_elements_are_nested(layers):
-    page = viewer_page("title", [("", html_viewer(layers, STRAIGHT, points=[("one", (0, 0, 0))]))])
+    page = Page("title", [Section("", html_viewer(layers, STRAIGHT, points=[("one", (0, 0, 0))]))]).html()
     parts = Parts(page)
     assert len(parts.labels) == 11
     assert all(parts.labels)
@@ -525,7 +525,7 @@ def test_a_browser_draws_the_numbers_and_the_slider_changes_the_picture(layers, 
     for affine in (STRAIGHT, OBLIQUE):
         made = html_viewer(layers, affine, start=(affine @ [5, 4, 2, 1])[:3])
         path = tmp_path / "page.html"
-        path.write_text(viewer_page("Page", [("Planes", made)]), encoding="utf-8")
+        path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
         page = tab.open(path)
         data = data_of(made)
         switch(page, "crosshair", False)
@@ -581,7 +581,7 @@ def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(tmp_path, 
     ]
     made = html_viewer(layers, STRAIGHT, image="scan", overlay="K", start=(STRAIGHT @ [5, 4, 2, 1])[:3])
     path = tmp_path / "page.html"
-    path.write_text(viewer_page("Page", [("Planes", made)]), encoding="utf-8")
+    path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
     page = tab.open(path)
     switch(page, "crosshair", False)
     bar = "[data-role=overlay-scale] canvas"
@@ -620,7 +620,7 @@ def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_p
         start=(STRAIGHT @ [3, 4, 2, 1])[:3],
     )
     path = tmp_path / "page.html"
-    path.write_text(viewer_page("Page", [("Planes", made)]), encoding="utf-8")
+    path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
     page = tab.open(path)
     drawn = pixels(page, "axial")
     scale = drawn.shape[1] / SHAPE[0]
@@ -655,7 +655,7 @@ def test_keys_clicks_and_the_list_of_places_move_the_planes(layers, tmp_path, ta
     target = (STRAIGHT @ [9, 3, 3, 1])[:3]
     made = html_viewer(layers, STRAIGHT, start=(STRAIGHT @ [5, 4, 2, 1])[:3], points=[("Lesion 1", target)])
     path = tmp_path / "page.html"
-    path.write_text(viewer_page("Page", [("Planes", made)]), encoding="utf-8")
+    path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
     page = tab.open(path, width=420)
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
     where = "document.querySelector('.viewer').viewer.position"
@@ -692,7 +692,7 @@ def test_keys_clicks_and_the_list_of_places_move_the_planes(layers, tmp_path, ta
 
 def test_no_script_of_a_file_runs_and_damaged_numbers_leave_the_picture(layers, tmp_path, tab):
     made = html_viewer(layers, STRAIGHT, instead="the picture")
-    page = viewer_page("Page", [("Planes", made)])
+    page = Page("Page", [Section("Planes", made)]).html()
     # Even where escaping were forgotten, the policy stands.
     hostile = page.replace("<h1>", "<img src=x onerror='document.title=1'><script>document.title = 2</script><h1>")
     path = tmp_path / "page.html"
@@ -727,5 +727,5 @@ def test_script_and_style_of_the_viewer_have_the_colors_of_figures():
     data = Path(viewer.__file__).parent / "data"
     numbers = re.search(r"const OUTLINES = (.*);", (data / "viewer.js").read_text(encoding="utf-8")).group(1)
     assert tuple("#" + bytes(color).hex() for color in json.loads(numbers)) == OUTLINES
-    css = (data / "viewer.css").read_text(encoding="utf-8")
+    css = (data / "page.css").read_text(encoding="utf-8")
     assert tuple(re.findall(r"\.c\d \{ background: (#\w+);", css)) == OUTLINES

@@ -251,7 +251,7 @@ def test_scores_depend_on_the_rooms_that_compute_and_on_no_page(source):
 def test_an_edited_kernel_repeats_trainings_and_an_edited_page_does_not(source):
     package, digest_sources = source
     before = digest_sources()
-    for page in ("study/report/reporting.py", "study/report/figures/scatter.py", "report/html.py"):
+    for page in ("study/report/reporting.py", "study/report/figures/scatter.py", "report/page.py"):
         with (package / page).open("a", encoding="utf-8") as file:
             file.write("\nEDITED = True\n")
     assert digest_sources() == before

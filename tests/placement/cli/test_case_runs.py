@@ -98,9 +98,9 @@ def test_the_page_shows_numbers_pictures_and_views_that_are_there(contents, tmp_
     page, rows = table_of_page(tmp_path)
     header = ["case", "volume, mL", "part that is target", "objective", "angles to set", "flags"]
     assert rows[0] == header
-    assert rows[1] == ["second", "6.000", "0.875", "-1.250", "1 angle (Philips) or 3 (Siemens)", "none"]
+    assert rows[1] == ["second", "6.000", "0.875", "−1.250", "1 angle (Philips) or 3 (Siemens)", "none"]
     flags = "volume below min_volume; too many rotations"
-    assert rows[2] == ["first", "1.716", "0.875", "-1.250", "3 angles", flags]
+    assert rows[2] == ["first", "1.716", "0.875", "−1.250", "3 angles", flags]
     assert re.findall(r'alt="([^"]*)"', page) == ["Voxel of first in three planes"]
     assert re.findall(r'href="([^"]*voxel_view.html)"', page) == ["./first/voxel_view.html"]
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == ["All cases", "second", "first"]

@@ -173,7 +173,7 @@ def test_the_legend_names_what_is_drawn_in_its_color(scene):
 
 
 def test_the_viewer_shows_the_same_colors_in_the_same_order():
-    css = (Path(viewer.__file__).parent / "data" / "viewer.css").read_text()
+    css = (Path(viewer.__file__).parent / "data" / "page.css").read_text()
     colors = dict(re.findall(r"\.c(\d) \{ background: (#\w+)", css))
     assert tuple(colors[str(n)] for n in range(len(colors))) == OUTLINE_COLORS
 

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dmrifit.predict.controls import (
-    CONSTANT,
-    COPY,
-    PERFECT,
-    REPEAT,
-    SHUFFLED,
-    TRUTH,
-    is_control,
-)
+from dmrifit.predict.controls import CONSTANT, COPY, PERFECT, REPEAT, SHUFFLED, TRUTH, is_control
 from dmrifit.report.style import color_of
 
 __all__ = ["algorithm_color"]

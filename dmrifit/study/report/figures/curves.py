@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.report.dot_plot import Panel
 from dmrifit.report.style import (
     FAINT,
     INK,
@@ -20,12 +21,12 @@ from dmrifit.report.style import (
     dash_of,
     handle,
     head,
+    legend_below,
     new_figure,
     plain_ticks,
     shared_style,
 )
 from dmrifit.study.report.figures.colors import algorithm_color
-from dmrifit.study.report.figures.dots import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,9 +82,7 @@ def plot_signal_errors(
         ax.set(xlabel="b (s/mm²)", ylabel="mean |E| of the signal (%)", yscale="log")
         plain_ticks(ax.yaxis, (1, 2, 5))
         head(ax, title, lift=13)
-        figure.legend(
-            handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, fontsize=9, borderaxespad=0.3
-        )
+        legend_below(figure, handles, _LEGEND_COLUMNS)
     return figure
 
 
@@ -129,10 +128,8 @@ def plot_sizes(
             ax.set_xticks(sizes, _spread_labels(sizes))
             head(ax, cohort)
         if n_legend_lines:
-            figure.legend(
-                handles=[handle(name, lw=1.6, **look) for name, look in looks.items()],
-                loc="lower left", ncols=max(int(width / 1.2), 1), fontsize=8.5, borderaxespad=0.2,
-            )  # fmt: skip
+            entries = [handle(name, lw=1.6, **look) for name, look in looks.items()]
+            legend_below(figure, entries, max(int(width / 1.2), 1))
     return figure
 
 

@@ -18,6 +18,7 @@ from dmrifit.report.style import (
     INK,
     PANEL,
     add_axes,
+    color_bar,
     new_figure,
     plain_ticks,
     shared_style,
@@ -153,10 +154,15 @@ def _draw_row(
         text = f"{row.name}, {label}" if i == 0 else label
         sheet.text(x + 0.02, bottom + height + 0.05, text, size=8.5, ha="left")
     x = left + len(pictures) * (edge + 0.06) + 0.04
-    _bar(figure, (x, bottom + 0.04), height - 0.24, limits, COLORMAP, row.unit)
-    if errors:
-        ends = -100 * most, 100 * most
-        _bar(figure, (x + 0.58, bottom + 0.04), height - 0.24, ends, _ERROR_COLORMAP, "E (%)")
+    ends = -100 * most, 100 * most
+    bars = [(limits, COLORMAP, row.unit)] + [(ends, _ERROR_COLORMAP, "E (%)")] * bool(errors)
+    cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
+    for i, (limits, cmap, unit) in enumerate(bars):
+        scale = cm.ScalarMappable(colors.Normalize(*limits), cmap)
+        bar = color_bar(
+            figure, scale, (x + 0.58 * i, bottom + 0.04, height - 0.24), unit, extend="both"
+        )
+        bar.ax.locator_params(nbins=4)
 
 
 def plot_joint_histograms(
@@ -218,11 +224,7 @@ def plot_joint_histograms(
                     ax.set_ylabel(f"predicted{label}")
         if mesh is not None:
             left = 0.62 + len(columns) * (edge + gap)
-            bar = figure.colorbar(mesh, cax=add_axes(figure, left, 0.5, 0.1, edge))
-            bar.ax.set_title("voxels", size=8, weight="normal", loc="left", pad=4)
-            bar.outline.set_visible(False)
-            plain_ticks(bar.ax.yaxis, (1, 3))
-            bar.ax.tick_params(labelsize=8)
+            plain_ticks(color_bar(figure, mesh, (left, 0.5, edge), "voxels").ax.yaxis, (1, 3))
         _write_title(figure, 0.1, title)
     return figure
 
@@ -266,20 +268,3 @@ def _paint(
     across, x = 0.5 * (right - left) * shrink, (left + right) / 2
     place = (x - across, x + across, bottom, top)
     sheet.imshow(painted, origin="lower", interpolation="nearest", extent=place, aspect="auto")
-
-
-def _bar(
-    figure: Figure,
-    place: tuple[float, float],
-    height: float,
-    limits: tuple[float, float],
-    cmap: str,
-    unit: str,
-) -> None:
-    cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
-    scale: Any = cm.ScalarMappable(colors.Normalize(*limits), cmap)
-    bar = figure.colorbar(scale, cax=add_axes(figure, *place, 0.09, height), extend="both")
-    bar.ax.set_title(unit or " ", size=8, weight="normal", loc="left", pad=4)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7.5, pad=1)
-    bar.ax.locator_params(nbins=4)

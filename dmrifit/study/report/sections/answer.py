@@ -8,59 +8,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit._utils.counts import counted
-from dmrifit.report.figure_gallery import Gallery
-from dmrifit.report.html import (
-    html_columns,
-    html_heading,
-    html_join,
-    html_note,
-    html_paragraph,
-    html_template,
-)
+from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import fixed
+from dmrifit.report.page import Block, Columns, Heading, Lead, Note, Picture
 from dmrifit.report.style import INK, PALE, PALETTE
 from dmrifit.study.report.figures.curves import plot_sizes
-from dmrifit.study.report.figures.dots import Panel, plot_bars, plot_dots
 from dmrifit.study.report.figures.voxels import plot_lesion
-from dmrifit.study.report.sections.elements import (
-    SIGNALS,
-    SKILL_ENDS,
-    TRAINED,
-    WHOM,
-    capital,
-    section,
-)
+from dmrifit.study.report.sections.elements import SIGNALS, SKILL_ENDS, TRAINED, WHOM, capital
 from dmrifit.study.report.sections.generalization import sizes_of
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
 from dmrifit.study.summaries import Board, matching
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
 __all__ = ["answer", "verdict"]
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
-_VERDICT = '<p class="verdict"><strong>{{ name }}</strong> {{ text }}</p>'
 _WIDTH = 6.1  # inches of half a screen
 _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
 _INDEPENDENT = "against a second draw of the noise"
 _NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
 _COLORS = {_SHARED: PALE, _INDEPENDENT: PALETTE["link"].light}
-_AXIS = Panel("skill", "skill", ends=SKILL_ENDS)
 
 
-@section
-def answer(board: Board, gallery: Gallery) -> Iterator[Markup]:
+def answer(board: Board) -> Iterator[Any]:
     """Say in one screen which predictor is best, how good it is, where, and for how many."""
     first, *others = verdict(board)
-    yield html_template(_VERDICT, name=first, text=" ".join(others))
-    if board.best is None:
-        return
-    cells = [_skill(board, gallery), _example(board, gallery)]
-    yield html_columns([*cells, _sites(board, gallery), _sizes(board, gallery)])
+    yield Lead(first, " ".join(others))
+    if board.best is not None:
+        cells = (_skill(board), _example(board), _sites(board), _sizes(board))
+        yield Columns(*(Block(*cell) for cell in cells))
 
 
 def verdict(board: Board) -> list[str]:
@@ -159,34 +139,40 @@ def skill_bars(board: Board) -> pd.DataFrame:
     return table.sort_values("parameters", key=lambda names: names.map(order), kind="stable")
 
 
-def _skill(board: Board, gallery: Gallery) -> Markup:
+def _skill(board: Board) -> Iterator[Any]:
+    yield Heading("How much better than a constant?")
     table = skill_bars(board)
     shown = board.cohorts[:_MOST_COHORTS]
     colors = _COLORS
     if board.skill_column == "skill":
         colors = {_SHARED: _COLORS[_INDEPENDENT]}
-    tables = {cohort: matching(table, cohort=cohort) for cohort in shown}
-    figure = plot_bars(tables, _AXIS, colors, width=_WIDTH)
+    styles = {name: {"color": color} for name, color in colors.items()}
+    panels = [
+        Panel("skill", "skill", 1.0, SKILL_ENDS, cohort, 2, matching(table, cohort=cohort))
+        for cohort in shown
+    ]
+    figure = plot_dots(matching(table, cohort=shown[0]), panels, styles, width=_WIDTH)
     name = predictor_words(*(board.best or ("", "")))
-    picture = gallery.show("answer_skill", figure, f"Skill of {name}, by parameter and cohort")
+    alt = f"Skill of {name}, by parameter and cohort"
+    yield Picture(figure, alt, name="answer_skill")
     note = "0 is the best constant, 1 perfect; lines are 95 % intervals over patients."
     ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
         note += " Arrows: the interval goes on beyond the axis."
     if len(board.cohorts) > len(shown):
         note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
-    return html_join([html_heading("How much better than a constant?"), picture, html_note(note)])
+    yield Note(note)
 
 
-def _example(board: Board, gallery: Gallery) -> Markup:
-    heading = html_heading("What does it look like?")
+def _example(board: Board) -> Iterator[Any]:
+    yield Heading("What does it look like?")
     patient = typical_patient(board, board.cohorts[0])
     if patient is None:
-        text = "No predictions of single voxels were kept: compare(…, keep_predictions=True)."
-        return html_join([heading, html_paragraph(text)])
+        yield "No predictions of single voxels were kept: compare(…, keep_predictions=True)."
+        return
     if not has_picture(patient):
-        text = "Regions without images were compared: there is no map to draw."
-        return html_join([heading, html_paragraph(text)])
+        yield "Regions without images were compared: there is no map to draw."
+        return
     names = [name for name in board.averaged_metrics if name in patient.names]
     rows = matching(_best_rows(board), cohort=patient.cohort).set_index("parameters")
     skill = rows[board.skill_column].reindex(names).fillna(-np.inf)
@@ -201,11 +187,12 @@ def _example(board: Board, gallery: Gallery) -> Markup:
     note = f"{capital(region)} of {patient.cohort}'s median patient, {patient.patient}"
     if len(maps) > 1:
         note += f": {best}, which is predicted best, and {worst}, worst"
-    return html_join([heading, gallery.show("answer_maps", figure, alt), html_note(f"{note}.")])
+    yield Picture(figure, alt, name="answer_maps")
+    yield Note(f"{note}.")
 
 
-def _sites(board: Board, gallery: Gallery) -> Markup:
-    heading = html_heading("Does it work at the other site?")
+def _sites(board: Board) -> Iterator[Any]:
+    yield Heading("Does it work at the other site?")
     assert board.best is not None
     strategy, algorithm = board.best
     rows = matching(
@@ -214,7 +201,8 @@ def _sites(board: Board, gallery: Gallery) -> Markup:
     text = _sites_in_words(board, rows)
     measure = board.skill_column
     if len(board.regimes) < 2 or not rows[measure].notna().any():
-        return html_join([heading, html_paragraph(text)])
+        yield text
+        return
     series = rows["train_on"].map(lambda name: f"trained on {WHOM.get(name, name)}")
     table = rows.assign(row=rows["cohort"], series=series)
     colors = ("link", "warn", "faint")
@@ -223,9 +211,10 @@ def _sites(board: Board, gallery: Gallery) -> Markup:
         for name, color in zip(dict.fromkeys(series), colors, strict=False)
     }
     panel = Panel(measure, "skill of maps, mean over parameters")
-    figure = plot_dots(table, [panel], styles, "", width=_WIDTH)
+    figure = plot_dots(table, [panel], styles, width=_WIDTH)
     alt = "Skill of the best predictor by tested cohort and cohorts trained on"
-    return html_join([heading, gallery.show("answer_sites", figure, alt), html_note(text)])
+    yield Picture(figure, alt, name="answer_sites")
+    yield Note(text)
 
 
 def _sites_in_words(board: Board, rows: pd.DataFrame) -> str:
@@ -250,15 +239,16 @@ def _sites_in_words(board: Board, rows: pd.DataFrame) -> str:
     return f"{'; '.join(texts)}."
 
 
-def _sizes(board: Board, gallery: Gallery) -> Markup:
-    heading = html_heading("How many patients are enough?")
+def _sizes(board: Board) -> Iterator[Any]:
+    yield Heading("How many patients are enough?")
     table = sizes_of(board)
     assert board.best is not None
     strategy, algorithm = board.best
     table = matching(table, strategy=strategy, algorithm=algorithm)
     if not len(table) or table["n_train"].nunique() < 2:
         text = "One number was compared. To see more: dmrifit benchmark --sizes 1,2,3,5."
-        return html_join([heading, html_paragraph(f"{board.size(board.scores)}. {text}")])
+        yield f"{board.size(board.scores)}. {text}"
+        return
     measure = board.skill_column
     table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")
     panel = Panel(measure, "skill of maps")
@@ -267,8 +257,8 @@ def _sizes(board: Board, gallery: Gallery) -> Markup:
     texts = []
     for cohort, rows in table.groupby("cohort", sort=False):
         texts.append(f"{cohort}: {enough_in_words(rows.set_index('n_train')[measure])}")
-    note = html_note(f"{'; '.join(texts)}.")
-    return html_join([heading, gallery.show("answer_sizes", figure, alt), note])
+    yield Picture(figure, alt, name="answer_sizes")
+    yield Note(f"{'; '.join(texts)}.")
 
 
 def enough_in_words(skill: pd.Series) -> str:

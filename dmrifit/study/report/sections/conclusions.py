@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from dmrifit._utils.counts import counted
-from dmrifit.report.figure_gallery import Gallery
-from dmrifit.report.html import (
-    html_details,
-    html_grid,
-    html_heading,
-    html_note,
-    html_paragraph,
-    html_table,
-)
-from dmrifit.report.numerals import fixed, p_value, percent
+from dmrifit.report.numerals import percent, wording
+from dmrifit.report.page import Fold, Grid, Heading, Note, Picture, Table
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures.ranks import plot_critical_difference
-from dmrifit.study.report.sections.elements import WHOM, metric_text, section
+from dmrifit.study.report.sections.elements import WHOM, metric_format, metric_text
 from dmrifit.study.summaries import Board, matching, unique
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
 __all__ = ["ranks_in_words", "statistics_tables"]
 
@@ -38,12 +29,27 @@ _FEWEST_RANKS = 3
 # Groups of parameters in the tables of tests.
 _ALL, _WITHOUT = "all", f"without {AT_BOUND}"
 
+_OVERVIEW = (
+    "index {index} | cohort {cohort} | strategy {strategy} | parameters {metrics} | "
+    "patients {n_patients:} | Friedman p {p:p} | Kendall's W {kendall_w:.2f} | "
+    "pairs that differ {differing:} | pairs equivalent {equivalent:} | margin"
+)
+_PLACES = (
+    "cohort {cohort} | strategy {strategy} | algorithm {algorithm} | "
+    "average rank {average_rank:.2f} | "
+    "place (95 % of resamples) {place:.0f} ({place_low:.0f} … {place_high:.0f}) | "
+    "first in (%) {share_first:.1%}"
+)
+_MIXED = (
+    "cohort {cohort} | strategy {strategy} | parameters {metrics} | term {term} | scale {scale} | "
+    "Wald χ² {statistic:.1f} | df {df:.0f} | p {p:p} | {reason:w}"
+)
 
-def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str, pd.DataFrame]]:
+
+def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]:
     """Tabulate the tests between algorithms and draw critical-difference diagrams."""
     if len(board.learners) < 2:
-        text = "One algorithm was compared, so there is nothing to test it against."
-        return html_paragraph(text), {}
+        return ["One algorithm was compared, so there is nothing to test it against."], {}
     tested = [m for m in METRICS.values() if m.tested and m.column in board.scores.columns]
     # The one that ranks algorithms comes first.
     metrics = sorted(tested, key=lambda metric: metric.name != RANKING_METRIC)
@@ -54,16 +60,17 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
             for name, table in tests[metric.name].items():
                 tables[f"statistics_{metric.column}_{name}"] = table
     except ImportError as error:
-        return html_paragraph(f"No tests between algorithms: {error}."), {}
+        return [f"No tests between algorithms: {error}."], {}
     if board.undecided:
-        return html_paragraph(
+        text = (
             f"Whether algorithms differ cannot be told from {board.undecided}: there are no "
             "verdicts here. Skill with its intervals stands above; the tests are in the folder "
             "tables beside this page."
-        ), tables
+        )
+        return [text], tables
     for name in tests:
         tests[name] = _shown(tests[name], board.regimes[0])
-    return _conclusions(board, gallery, metrics, tests), tables
+    return list(_conclusions(board, metrics, tests)), tables
 
 
 def _shown(tests: _Tests, train_on: str) -> _Tests:
@@ -77,12 +84,11 @@ def _shown(tests: _Tests, train_on: str) -> _Tests:
     return shown
 
 
-@section
 def _conclusions(
-    board: Board, gallery: Gallery, metrics: list[MapMetric], tests: dict[str, _Tests]
-) -> Iterator[Markup]:
+    board: Board, metrics: list[MapMetric], tests: dict[str, _Tests]
+) -> Iterator[Any]:
     """Show the tests of the first way of training: overview, diagrams, pairs, mixed models."""
-    yield html_paragraph(
+    yield (
         "Do the algorithms differ? The patient is the unit: each enters with one number per "
         f"algorithm, the mean over {', '.join(board.averaged_metrics)}. Friedman's test asks "
         "whether any differ (Kendall's W is its effect size, 0 to 1), Wilcoxon's signed-rank "
@@ -91,87 +97,64 @@ def _conclusions(
     )
     first = board.regimes[0]
     conditions = board.conditions(matching(board.scores, train_on=first))
-    yield html_heading(f"Trained on {WHOM.get(first, first)}; {conditions}")
-    overview: list[list[Any]] = []
+    yield Heading(f"Trained on {WHOM.get(first, first)}; {conditions}")
+    overview = [row for metric in metrics for row in _overview(tests[metric.name], metric)]
+    unit = " (%)" if all(metric.unit == "%" for metric in metrics) else ""
+    yield Table(overview, f"{_OVERVIEW}{unit} {{margin:}}")
     tests_by_reason: dict[str, list[str]] = {}
-    for metric in metrics:
-        for row, reason in _overview(tests[metric.name], metric):
-            overview.append(row)
-            if reason:
-                tests_by_reason.setdefault(reason, []).append(f"{row[0]} of {row[1]} {row[2]}")
-    header = ["index", "cohort", "strategy", "parameters", "patients", "Friedman p", "Kendall's W"]
-    header += ["pairs that differ", "pairs equivalent", _with_unit("margin", metrics)]
-    yield html_table(overview, header, numbers=(4, 5, 6, 7, 8, 9))
+    for row in overview:
+        name = wording("{index} of {cohort} {strategy}", row)
+        tests_by_reason.setdefault(row["reason"], []).append(name)
     for reason, names in tests_by_reason.items():
-        yield html_note(f"{reason} ({', '.join(unique(names))}).")
-    diagrams = {}
+        if reason:
+            yield Note(f"{reason} ({', '.join(unique(names))}).")
+    any_diagram = False
     for metric in metrics:
-        diagrams[metric.name] = _diagrams(board, gallery, tests[metric.name], metric)
-    for metric in metrics:
-        if diagrams[metric.name]:
+        diagrams = list(_diagrams(board, tests[metric.name], metric))
+        if diagrams:
+            any_diagram = True
             extreme = "largest" if metric.better == "higher" else "smallest"
             title = f"Average ranks by {metric.label} over these parameters, 1 = {extreme}"
-            yield html_heading(title)
-            yield html_grid(diagrams[metric.name])
+            yield Heading(title)
+            yield Grid(*diagrams)
             yield from _rank_stability(tests[metric.name], metric)
-    if any(diagrams.values()):
-        yield html_note(
+    if any_diagram:
+        yield Note(
             f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
         )
     for metric in metrics:
-        pairs = _pair_table(tests[metric.name], metric)
-        yield html_details(f"All pairs, {metric.label}", pairs)
-        mixed = _mixed_table(tests[metric.name])
-        if mixed:
-            title = f"Mixed model of {metric.label}, patients as random intercepts"
-            yield html_details(title, mixed)
+        yield Fold(f"All pairs, {metric.label}", _pair_table(tests[metric.name], metric))
+        mixed = matching(tests[metric.name]["mixed"], kind="test")
+        title = f"Mixed model of {metric.label}, patients as random intercepts"
+        yield Fold(title, Table(mixed, _MIXED))
     if len(board.regimes) > 1:
-        yield html_note(
+        yield Note(
             "The tests of other ways of training are in the folder tables beside this page."
         )
 
 
-def _with_unit(heading: str, metrics: Sequence[MapMetric]) -> str:
-    if all(metric.unit == "%" for metric in metrics):
-        return f"{heading} (%)"
-    return heading
-
-
-def _overview(tests: _Tests, metric: MapMetric) -> list[tuple[list[Any], str]]:
+def _overview(tests: _Tests, metric: MapMetric) -> Iterator[dict[str, Any]]:
     """Make a row for each group of tests, with the reason why numbers are missing."""
     keys = ["cohort", "strategy", "metrics"]
-    rows = []
     for row in tests["friedman"].sort_values(keys, kind="stable").to_dict("records"):
         group = {key: row[key] for key in keys}
         pairs = matching(tests["pairs"], **group)
         equivalence = matching(tests["equivalence"], **group)
         n_tested = pairs["p_holm"].notna().sum()
-        n_different = (pairs["p_holm"] < ALPHA).sum()
-        n_equivalent = (equivalence["verdict"] == "equivalent").sum()
         differing, equivalent, margin = "–", "–", np.nan
         if n_tested:
-            differing = f"{n_different} of {n_tested}"
+            differing = f"{(pairs['p_holm'] < ALPHA).sum()} of {n_tested}"
         if len(equivalence):
+            n_equivalent = (equivalence["verdict"] == "equivalent").sum()
             equivalent = f"{n_equivalent} of {len(equivalence)}"
             margin = equivalence["margin"].iloc[0]
-        cells = [
-            metric.label,
-            *group.values(),
-            row["n_patients"],
-            p_value(row["p"]),
-            fixed(row["kendall_w"], 2),
-            differing,
-            equivalent,
-            metric_text(metric, margin),
-        ]
-        rows.append((cells, row["reason"]))
-    return rows
+        counts = {"differing": differing, "equivalent": equivalent}
+        yield row | counts | {"index": metric.label, "margin": metric_text(metric, margin)}
 
 
-def _diagrams(board: Board, gallery: Gallery, tests: _Tests, metric: MapMetric) -> list[Markup]:
+def _diagrams(board: Board, tests: _Tests, metric: MapMetric) -> Iterator[Picture]:
     """Draw average ranks over all parameters, a diagram for each cohort and strategy."""
     ranks = tests["ranks"]
-    grid = []
     group = _ALL
     if (ranks["metrics"] == _WITHOUT).any():
         group = _WITHOUT
@@ -193,30 +176,21 @@ def _diagrams(board: Board, gallery: Gallery, tests: _Tests, metric: MapMetric) 
             averages, matrix, title + board.conditions(scores), algorithms=board.algorithms
         )
         name = f"ranks_{metric.column}_{cohort}_{strategy}"
-        grid.append(gallery.show(name, figure, f"Average ranks, {title}"))
-    return grid
+        yield Picture(figure, f"Average ranks, {title}", name=name)
 
 
-def _rank_stability(tests: _Tests, metric: MapMetric) -> Iterator[Markup]:
+def _rank_stability(tests: _Tests, metric: MapMetric) -> Iterator[Any]:
     """Say which algorithm ranks first and how surely, and tabulate places over resamples."""
-    rows = []
+    rows: list[Any] = []
     for keys, group in tests["ranks"].groupby(["cohort", "strategy", "metrics"], sort=False):
         group = group.dropna(subset="average_rank").sort_values("average_rank", kind="stable")
-        if len(group) < _FEWEST_RANKS:
-            continue
-        cohort, strategy, metrics = keys
-        pairs = matching(tests["nemenyi"], cohort=cohort, strategy=strategy, metrics=metrics)
-        yield html_paragraph(f"{cohort}, {strategy}: {ranks_in_words(group, pairs)}")
-        for row in group.to_dict("records"):
-            places = f"{row['place']:.0f} ({row['place_low']:.0f} … {row['place_high']:.0f})"
-            numbers = [fixed(row["average_rank"], 2), places, percent(row["share_first"])]
-            rows.append([cohort, strategy, row["algorithm"], *numbers])
-    if rows:
-        header = ["cohort", "strategy", "algorithm", "average rank", "place (95 % of resamples)"]
-        yield html_details(
-            f"Stability of ranks by {metric.label}, patients drawn again",
-            html_table(rows, [*header, "first in (%)"], numbers=(3, 4, 5)),
-        )
+        if len(group) >= _FEWEST_RANKS:
+            cohort, strategy, metrics = keys
+            pairs = matching(tests["nemenyi"], cohort=cohort, strategy=strategy, metrics=metrics)
+            yield f"{cohort}, {strategy}: {ranks_in_words(group, pairs)}"
+            rows += group.to_dict("records")
+    title = f"Stability of ranks by {metric.label}, patients drawn again"
+    yield Fold(title, Table(rows, _PLACES))
 
 
 def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -236,48 +210,26 @@ def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
     return f"{text}; Nemenyi's test tells it apart from all others."
 
 
-def _pair_table(tests: _Tests, metric: MapMetric) -> Markup:
+def _pair_table(tests: _Tests, metric: MapMetric) -> Table:
     """Tabulate difference, effect size and equivalence of every pair of algorithms."""
-
-    def number(value: float) -> str:
-        return metric_text(metric, value)
-
+    number = metric_format(metric)
+    unit = " (%)" if metric.unit == "%" else ""
     keys = ["cohort", "strategy", "metrics", "a", "b"]
     equivalence = tests["equivalence"].set_index(keys)
     rows = []
     for row in tests["pairs"].to_dict("records"):
         key = tuple(row[name] for name in keys)
-        interval, verdict = "–", "–"
+        row |= {"interval": "–", "verdict": "–"}
         if key in equivalence.index:
             test = equivalence.loc[key]
-            interval = f"{number(test['low'])} … {number(test['high'])}"
-            verdict = test["verdict"] or "–"
-        effect, low, high = (fixed(row[name], 2) for name in ("rank_biserial", "low", "high"))
-        rows.append([
-            *key,
-            number(row["mean_a"]),
-            number(row["mean_b"]),
-            number(row["difference"]),
-            p_value(row["p_holm"]),
-            f"{effect} ({low} … {high})",
-            interval,
-            verdict,
-        ])  # fmt: skip
-    header = ["cohort", "strategy", "parameters", "a", "b"]
-    header += [_with_unit(name, [metric]) for name in ("mean a", "mean b", "median a − b")]
-    header += ["p (Holm)", "rank-biserial (95 % interval)"]
-    header += [_with_unit("mean a − b, 90 % interval", [metric]), ""]
-    return html_table(rows, header, numbers=range(5, 11))
-
-
-def _mixed_table(tests: _Tests) -> Markup | None:
-    mixed = matching(tests["mixed"], kind="test")
-    if not len(mixed):
-        return None
-    rows = []
-    for row in mixed.to_dict("records"):
-        words = [row[key] for key in ("cohort", "strategy", "metrics", "term", "scale")]
-        numbers = [fixed(row["statistic"], 1), fixed(row["df"], 0), p_value(row["p"])]
-        rows.append([*words, *numbers, row["reason"]])
-    header = ["cohort", "strategy", "parameters", "term", "scale", "Wald χ²", "df", "p", ""]
-    return html_table(rows, header, numbers=(5, 6, 7), words=(8,))
+            row["interval"] = wording(f"{{low:{number}}} … {{high:{number}}}", test)
+            row["verdict"] = test["verdict"] or "–"
+        rows.append(row)
+    return Table(
+        rows,
+        "cohort {cohort} | strategy {strategy} | parameters {metrics} | a {a} | b {b} | "
+        f"mean a{unit} {{mean_a:{number}}} | mean b{unit} {{mean_b:{number}}} | "
+        f"median a − b{unit} {{difference:{number}}} | p (Holm) {{p_holm:p}} | "
+        "rank-biserial (95 % interval) {rank_biserial:.2f} ({low:.2f} … {high:.2f}) | "
+        f"mean a − b, 90 % interval{unit} {{interval:}} | {{verdict}}",
+    )

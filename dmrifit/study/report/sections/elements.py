@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dmrifit.report.html import html_join, html_link
-from dmrifit.report.numerals import fixed, percent
+from dmrifit.report.numerals import wording
 from dmrifit.stats.metrics import MapMetric
 from dmrifit.study.summaries import Board
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
 __all__ = [
     "SIGNALS",
     "SKILL_ENDS",
-    "TABLES",
     "TRAINED",
     "WHOM",
     "capital",
     "captioned",
-    "csv_link",
+    "metric_format",
     "metric_text",
-    "section",
 ]
 
-#: Folder of the tables beside a report.
-TABLES = "tables"
 #: Name of the images that are not among the inputs.
 SIGNALS = "unseen signals"
 #: Skill is drawn so far: below, a predictor is worse than guessing, by how much is of no use.
@@ -44,26 +36,14 @@ TRAINED = {
 }
 
 
-def section(make: Callable[..., Iterator[Any]]) -> Callable[..., Markup]:
-    """Join what a function yields: the elements of a section, from top to bottom."""
-
-    @wraps(make)
-    def joined(*arguments: Any) -> Markup:
-        return html_join(make(*arguments))
-
-    return joined
+def metric_format(metric: MapMetric) -> str:
+    """Give the format of scores in the unit and with the digits of their metric."""
+    return f".{metric.digits}{'%' if metric.unit == '%' else 'f'}"
 
 
 def metric_text(metric: MapMetric, value: float) -> str:
     """Write a score in the unit and with the digits of its metric."""
-    if metric.unit == "%":
-        return percent(value, metric.digits)
-    return fixed(value, metric.digits)
-
-
-def csv_link(name: str) -> Markup:
-    """Point to a table beside the page."""
-    return html_link(f"{TABLES}/{name}.csv", f"All numbers: {name}.csv")
+    return wording(f"{{score:{metric_format(metric)}}}", {"score": value})
 
 
 def captioned(board: Board, title: str, train_on: str, rows: pd.DataFrame) -> str:

@@ -6,29 +6,28 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.predict.controls import is_control
-from dmrifit.report.figure_gallery import Gallery
-from dmrifit.report.html import html_note, html_paragraph
+from dmrifit.report.dot_plot import Panel, plot_dots
+from dmrifit.report.page import Link, Note, Numbers, Picture
 from dmrifit.report.style import PALETTE, dash_of, marker_of
 from dmrifit.study.report.figures.colors import algorithm_color
 from dmrifit.study.report.figures.curves import plot_sizes
-from dmrifit.study.report.figures.dots import Panel, plot_dots
-from dmrifit.study.report.sections.elements import SKILL_ENDS, WHOM, csv_link, section
+from dmrifit.study.report.sections.elements import SKILL_ENDS, WHOM
 from dmrifit.study.report.sections.scores import predictor_panels, predictor_rows
 from dmrifit.study.skill_summary import size_summary
-from dmrifit.study.summaries import Board, averaged, matching
+from dmrifit.study.summaries import Board, averaged, matching, unique
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
 __all__ = ["curves", "other_sites", "sizes_of"]
 
 _REGIME_COLORS = {"same": "link", "other": "warn", "pooled": "faint"}
 
 
-@section
-def other_sites(board: Board, gallery: Gallery) -> Iterator[Markup]:
+def other_sites(board: Board) -> Iterator[Any]:
     """Lay training on other cohorts beside training on the same, for every predictor."""
+    if len(board.regimes) < 2:
+        return
     rows = predictor_rows(board)
     rows = rows[~rows["algorithm"].map(is_control)]
     series = rows["train_on"].map(lambda name: f"trained on {WHOM.get(name, name)}")
@@ -41,9 +40,9 @@ def other_sites(board: Board, gallery: Gallery) -> Iterator[Markup]:
         styles[name] = {"color": color, "marker": marker_of(name, [*"abc"[:i], name])}
     figure = plot_dots(table, predictor_panels(board), styles, "Tested cohort: predictor")
     alt = "Scores of every predictor by tested cohort and cohorts trained on"
-    yield gallery.show("other_sites", figure, alt)
+    yield Picture(figure, alt, name="other_sites")
     if board.setting("resynthesize"):
-        yield html_note(
+        yield Note(
             "Protocols differ, so training images of other cohorts were computed for the "
             "tested protocol from the model fitted to theirs."
         )
@@ -51,8 +50,8 @@ def other_sites(board: Board, gallery: Gallery) -> Iterator[Markup]:
     for train_on in board.regimes:
         size = board.size(matching(board.scores, train_on=train_on))
         sizes.append(f"{WHOM.get(train_on, train_on)} {size}")
-    yield html_note(f"Training patients: {', '.join(sizes)}. Parameter by parameter:")
-    yield csv_link("parameters")
+    yield Note(f"Training patients: {', '.join(sizes)}. Parameter by parameter:")
+    yield Link("tables/parameters.csv", "All numbers: parameters.csv")
 
 
 def sizes_of(board: Board) -> pd.DataFrame:
@@ -61,11 +60,12 @@ def sizes_of(board: Board) -> pd.DataFrame:
     return size_summary(scores[~scores["algorithm"].map(is_control)])
 
 
-@section
-def curves(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]) -> Iterator[Markup]:
+def curves(board: Board) -> Iterator[Any]:
     """Draw skill and dispersion of every predictor over the number of training patients."""
+    if len(unique(board.evaluation.scores["n_train"])) < 2:
+        return
     table = sizes_of(board)
-    tables["learning"] = table
+    learning = table
     measure = board.skill_column
     table = table.assign(series=table["algorithm"] + " " + table["strategy"])
     panels = [
@@ -81,12 +81,10 @@ def curves(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]) -> I
             "linestyle": dash_of(strategy, board.strategies),
         }
     shown = board.cohorts[:2]
-    yield html_paragraph(
-        f"Means over patients, draws and the parameters {', '.join(board.averaged_metrics)}."
-    )
+    yield (f"Means over patients, draws and the parameters {', '.join(board.averaged_metrics)}.")
     figure = plot_sizes(table[table["cohort"].isin(shown)], panels, looks, width=12.4)
-    yield gallery.show("learning", figure, "Skill and dispersion over training patients")
-    yield csv_link("learning")
+    yield Picture(figure, "Skill and dispersion over training patients", name="learning")
+    yield Numbers("learning", learning)
 
 
 def _ends(skill: pd.Series) -> tuple[float, float]:

@@ -18,27 +18,15 @@ from dmrifit.predict.controls import (
     TRUTH,
     is_control,
 )
-from dmrifit.report.html import (
-    html_details,
-    html_lines,
-    html_note,
-    html_paragraph,
-    html_table,
-)
+from dmrifit.report.page import Fold, Note, Table
 from dmrifit.stats.metrics import MapMetric
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.elements import (
-    TRAINED,
-    capital,
-    metric_text,
-    section,
-)
+from dmrifit.study.report.sections.elements import TRAINED, capital, metric_text
 from dmrifit.study.skill_summary import headline, headline_notes
 from dmrifit.study.summaries import Board, matching, summary_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
 __all__ = ["cohort_tables", "headline_table", "introduction", "repeated_summary"]
 
@@ -66,8 +54,7 @@ _CONTROLS = {
 }
 
 
-@section
-def introduction(board: Board) -> Iterator[Markup]:
+def introduction(board: Board) -> Iterator[Any]:
     """State the question, the data and the indices in three paragraphs."""
     max_voxels = board.setting("max_voxels")
     voxels = "all voxels"
@@ -88,21 +75,21 @@ def introduction(board: Board) -> Iterator[Markup]:
     draws = counted(board.setting("n_repeats", 1), "draw")
     if seed is not None:
         draws += f", seed {seed}"
-    yield html_paragraph(
+    yield (
         "How well do models fitted to a long, advanced protocol follow from the few images of a "
         f"clinical one? Each of {' and '.join(counts)} was held out in turn; predictors were "
         f"trained on {voxels} of the {board.setting('train_mask', 'body')} of each training "
         f"patient and scored on every voxel of the {board.setting('score_mask', 'lesion')} of "
         f"the held-out one. {capital('; '.join(regimes))}; {draws}."
     )
-    yield html_paragraph(
+    yield (
         f"Algorithms: {learners}. Strategies: "
         f"{'; '.join(strategies) or ', '.join(board.strategies)}."
     )
     controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
     if controls:
-        yield html_paragraph(f"Controls, in gray: {'; '.join(controls)}.")
-    yield html_paragraph(
+        yield f"Controls, in gray: {'; '.join(controls)}."
+    yield (
         "The reference is the fit to the full protocol. E = (prediction − reference) / reference; "
         "the bias index BI is the median of E over a patient's voxels, the dispersion index DI "
         "its interquartile range. Skill is 1 − error / error of the constant with the least "
@@ -113,24 +100,25 @@ def introduction(board: Board) -> Iterator[Markup]:
     )
 
 
-@section
-def headline_table(board: Board) -> Iterator[Markup]:
+def headline_table(board: Board) -> Iterator[Any]:
     """Tabulate what to read first: skill over the best constant, with intervals."""
     table = headline(board.evaluation.summary())
-    faint = np.flatnonzero(table["algorithm"].map(is_control))
-    yield html_table(
-        table.itertuples(index=False), list(table), numbers=range(5, len(table.columns)),
-        faint=faint.tolist(),
-    )  # fmt: skip
+    yield Table(
+        table.itertuples(index=False),
+        list(table),
+        numbers=range(5, len(table.columns)),
+        faint=table["algorithm"].map(is_control),
+    )
     for note in headline_notes(board.evaluation, table):
-        yield html_note(f"{capital(note)}.")
+        yield Note(f"{capital(note)}.")
 
 
-@section
-def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Markup]:
+def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     """Lay several comparisons of the same question beside each other."""
     import pandas as pd
 
+    if len(evaluations) < 2:
+        return
     metrics = summary_metrics(Board.of(evaluations[0]).summary)
     rows = []
     for evaluation in evaluations:
@@ -148,15 +136,14 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Markup]:
             rows.append(line)
     header = ["regions, N, seed", "cohort", "difficulty", "strategy"]
     header += [metric.heading for metric in metrics]
-    yield html_paragraph(
+    yield (
         "Means over the algorithms that learn (± standard deviation between algorithms), first "
         "way of training."
     )
-    yield html_table(rows, header, numbers=range(4, len(header)))
+    yield Table(rows, header, numbers=range(4, len(header)))
 
 
-@section
-def cohort_tables(board: Board) -> Iterator[Markup]:
+def cohort_tables(board: Board) -> Iterator[Any]:
     """Tabulate the cohorts: patients, lesions, protocols, simulation, patients not scored."""
     cells, texts, simulations = [], [], {}
     for name, cohort in board.study.get("cohorts", {}).items():
@@ -182,18 +169,18 @@ def cohort_tables(board: Board) -> Iterator[Markup]:
             reasons = "; ".join(f"{patient}: {reason}" for patient, reason in skipped.items())
             texts.append(f"Not scored in {name}: {reasons}.")
     if not cells:
-        yield html_paragraph("The comparison does not say which cohorts it was made from.")
+        yield "The comparison does not say which cohorts it was made from."
         return
-    header = ["cohort", "data", "patients", html_lines("lesion voxels,", "median (range)")]
-    header += [html_lines("body voxels,", "median (range)"), "b (s/mm²)", "TE (ms)"]
+    header = ["cohort", "data", "patients", "lesion voxels,\nmedian (range)"]
+    header += ["body voxels,\nmedian (range)", "b (s/mm²)", "TE (ms)"]
     header += ["contrasts", "clinical input"]
-    yield html_table(cells, header, numbers=(2, 3, 4, 7), words=(5, 8))
-    yield from map(html_paragraph, texts)
+    yield Table(cells, header, numbers=(2, 3, 4, 7), words=(5, 8))
+    yield from texts
     if simulations:
         yield from _simulations(simulations)
 
 
-def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Markup]:
+def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Any]:
     """Tabulate how synthetic cohorts were made: one column each, then patient by patient."""
     keys: list[str] = []
     for simulation in simulations.values():
@@ -208,12 +195,12 @@ def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Markup]:
         for name, patient in simulation.get("patients", {}).items():
             if isinstance(patient, dict):
                 patient_rows.append([cohort, name, *map(_plain, patient.values())])
-    table = html_table(rows, ["", *simulations])
-    yield html_details("How the synthetic patients were made", table)
+    table = Table(rows, ["", *simulations])
+    yield Fold("How the synthetic patients were made", table)
     if patient_rows:
         first = next(iter(next(iter(simulations.values()))["patients"].values()))
         header = ["cohort", "patient", *(str(key).replace("_", " ") for key in first)]
-        yield html_details("Each patient", html_table(patient_rows, header))
+        yield Fold("Each patient", Table(patient_rows, header))
 
 
 def _plain(value: Any) -> str:

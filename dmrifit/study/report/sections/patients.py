@@ -7,27 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.report.figure_gallery import Gallery
-from dmrifit.report.html import (
-    html_grid,
-    html_heading,
-    html_note,
-    html_paragraph,
-    html_table,
-)
-from dmrifit.report.numerals import fixed, percent
+from dmrifit.report.page import Grid, Heading, Note, Picture, Table
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import RANKING_METRIC
 from dmrifit.study.lesion_ranking import FEWEST_LESIONS, lesion_ranking
 from dmrifit.study.report.figures.curves import plot_decays
 from dmrifit.study.report.figures.voxels import MapRow, plot_joint_histograms, plot_lesion
-from dmrifit.study.report.sections.elements import capital, section
+from dmrifit.study.report.sections.elements import capital
 from dmrifit.study.summaries import Board, averaged, matching
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
     from dmrifit.study.predictions import PatientPredictions
 
@@ -48,16 +39,15 @@ _ANATOMY = "image, least b and TE"
 _MOST_PER_PANEL = 20_000  # points of a joint histogram; more change nothing that can be seen
 
 
-@section
-def example_patients(board: Board, gallery: Gallery) -> Iterator[Markup | str]:
+def example_patients(board: Board) -> Iterator[Any]:
     """Show maps on the anatomy and decays of one patient of each cohort."""
     patients = [typical_patient(board, cohort) for cohort in board.cohorts]
     shown = [patient for patient in patients if patient is not None and len(patient.index)]
     if board.best is None or not shown:
-        yield html_paragraph(_NOT_KEPT)
+        yield _NOT_KEPT
         return
     algorithm = board.best[1]
-    yield html_paragraph(
+    yield (
         f"Of each cohort the patient with the median score, predicted by {algorithm}. Maps have "
         "the colors of their reference, E = (prediction − reference) / reference."
     )
@@ -67,16 +57,16 @@ def example_patients(board: Board, gallery: Gallery) -> Iterator[Markup | str]:
             continue
         origin = "synthetic" if patient.cohort in board.evaluation.synthetic else "measured"
         conditions = board.conditions(matching(board.scores, cohort=patient.cohort))
-        yield html_heading(f"{patient.cohort}: {patient.patient} ({origin})")
+        yield Heading(f"{patient.cohort}: {patient.patient} ({origin})")
         rows = _map_rows(board, patient, names)
         if rows and has_picture(patient):
             title = f"{algorithm}; {conditions}"
             figure = plot_lesion(patient, rows, title, width=12.4, n_columns=2)
             alt = f"Maps of {patient.patient}: reference, predictions and relative errors"
-            yield gallery.show(f"maps_{patient.cohort}", figure, alt)
+            yield Picture(figure, alt, name=f"maps_{patient.cohort}")
             if patient is shown[0]:
                 yield _planes(patient, rows)
-        yield html_grid(_decays(gallery, patient, names, f"{algorithm}; {conditions}"))
+        yield Grid(*_decays(patient, names, f"{algorithm}; {conditions}"))
 
 
 def typical_patient(board: Board, cohort: str) -> PatientPredictions | None:
@@ -113,22 +103,19 @@ def has_picture(patient: PatientPredictions) -> bool:
     return sum(n > 1 for n in patient.shape) > 1
 
 
-@section
-def lesion_order(board: Board) -> Iterator[Markup]:
+def lesion_order(board: Board) -> Iterator[Any]:
     """Tabulate whether predictions order lesions otherwise than ADC alone, and rightly."""
     if board.setting("score_mask", "lesion") != "lesion":
-        yield html_paragraph(
-            "Voxels of the whole body were scored; the order of lesions needs lesions alone."
-        )
+        yield ("Voxels of the whole body were scored; the order of lesions needs lesions alone.")
         return
     table = lesion_ranking(board.evaluation)
     if not len(table):
-        yield html_paragraph(
+        yield (
             "The true order of these lesions is not known, or there are fewer than "
             f"{FEWEST_LESIONS} in a cohort."
         )
         return
-    yield html_paragraph(
+    yield (
         "Use for decisions: would a predicted parameter order the patients' lesions otherwise "
         "than their ADC does, and rightly? Each lesion has its median; ρ is Spearman's "
         "correlation with the true order, ADC taken in the direction that suits it better; the "
@@ -136,24 +123,17 @@ def lesion_order(board: Board) -> Iterator[Markup]:
         "pairs of lesions that a prediction orders otherwise than ADC, so many it orders rightly: "
         "below 50 %, ADC alone does better."
     )
-    cells = []
-    for row in table.to_dict("records"):
-        low, high = fixed(row["gain_low"], 2), fixed(row["gain_high"], 2)
-        cells.append([
-            *(row[name] for name in ("cohort", "parameter", "estimator", "n_lesions")),
-            fixed(row["rho_predicted"], 2),
-            fixed(row["rho_adc"], 2),
-            f"{fixed(row['gain'], 2)} [{low}, {high}]",
-            percent(row["reordered"]),
-            percent(row["reordered_rightly"]),
-        ])  # fmt: skip
-    header = ["cohort", "parameter", "prediction", "lesions", "ρ of the prediction", "ρ of ADC"]
-    header += ["gain", "pairs ordered otherwise (%)", "of these rightly (%)"]
-    yield html_table(cells, header, numbers=range(3, 9))
+    yield Table(
+        table,
+        "cohort {cohort} | parameter {parameter} | prediction {estimator} | "
+        "lesions {n_lesions:} | ρ of the prediction {rho_predicted:.2f} | "
+        "ρ of ADC {rho_adc:.2f} | gain {gain:.2f} [{gain_low:.2f}, {gain_high:.2f}] | "
+        "pairs ordered otherwise (%) {reordered:.1%} | "
+        "of these rightly (%) {reordered_rightly:.1%}",
+    )
 
 
-@section
-def joint_histograms(board: Board, gallery: Gallery) -> Iterator[Markup]:
+def joint_histograms(board: Board) -> Iterator[Any]:
     """Count voxels by reference and prediction, for each parameter and for the unseen signals."""
     import pandas as pd
 
@@ -178,9 +158,9 @@ def joint_histograms(board: Board, gallery: Gallery) -> Iterator[Markup]:
                 rows = rows.assign(cohort=cohort, strategy=strategy)
                 pairs.setdefault(name, []).append(rows)
     if not pairs:
-        yield html_paragraph(_NOT_KEPT)
+        yield _NOT_KEPT
         return
-    yield html_paragraph(
+    yield (
         f"All scored voxels of all held-out patients, predicted by {algorithm}. Colors are "
         "counts on a logarithmic scale; on the line prediction equals reference; voxels beyond "
         "the axes are counted at their ends. Unseen signals are relative to each patient's "
@@ -196,8 +176,8 @@ def joint_histograms(board: Board, gallery: Gallery) -> Iterator[Markup]:
         title = name or "Unseen signals"
         figure = plot_joint_histograms(rows, f"{title}\n{note}", unit=units[name], log=not name)
         alt = f"Predicted against reference, {title}"
-        grid.append(gallery.show(f"joint_{name or 'signals'}", figure, alt))
-    yield html_grid(grid)
+        grid.append(Picture(figure, alt, name=f"joint_{name or 'signals'}"))
+    yield Grid(*grid)
 
 
 def _first(board: Board) -> pd.DataFrame:
@@ -212,15 +192,13 @@ def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> di
     return {strategy: name for strategy, name in estimators.items() if name in patient.maps}
 
 
-def _decays(
-    gallery: Gallery, patient: PatientPredictions, names: dict[str, str], note: str
-) -> list[Markup]:
+def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> Iterator[Picture]:
     """Draw the median over the scored voxels, and one voxel."""
     usable = np.isfinite(patient.measured).all(axis=1)
     for name in names.values():
         usable &= np.isfinite(patient.signals[name]).all(axis=1)
     if not usable.any():
-        return []
+        return
     measured = patient.measured[usable].astype(float)
     predicted = patient.signals[next(iter(names.values()))][usable].astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -239,14 +217,12 @@ def _decays(
         ),
         ("voxel", f"voxel ({position}), of typical error", lambda values: values[voxel]),
     )
-    figures = []
     for file, subject, pick in curves:
         table = _decay_table(patient, names, pick)
         figure = plot_decays(table, f"{patient.patient}, {file}\n{note}")
         alt = f"Decays of {patient.patient}, {subject}"
         name = f"decays_{patient.cohort}_{file}"
-        figures.append(gallery.show(name, figure, alt, capital(subject)))
-    return figures
+        yield Picture(figure, alt, capital(subject), name=name)
 
 
 def _decay_table(patient: PatientPredictions, names: dict[str, str], pick: Any) -> pd.DataFrame:
@@ -285,7 +261,7 @@ def _map_rows(
     return [row for row in rows if np.isfinite(row.reference).any()]
 
 
-def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Markup:
+def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Any:
     """Show the maps of a patient, reference beside predictions, to move through."""
     layers = []
     image = None
@@ -305,7 +281,7 @@ def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Markup:
         overlay=f"{rows[0].name}, reference",
         label=f"Maps of {patient.patient}",
         start=(patient.affine @ [*np.median(patient.index, axis=0), 1])[:3],
-        instead=html_note("The picture above shows a slice of the same maps."),
+        instead=Note("The picture above shows a slice of the same maps."),
     )
 
 

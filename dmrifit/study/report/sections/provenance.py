@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import is_control
-from dmrifit.report.html import (
-    html_code,
-    html_details,
-    html_heading,
-    html_paragraph,
-    html_table,
-)
+from dmrifit.report.page import Code, Fold, Heading, Table
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.elements import section
 from dmrifit.study.summaries import KEYS, Board, largest, unique
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 __all__ = ["origin", "times"]
 
 
-@section
-def times(board: Board) -> Iterator[Markup]:
+def times(board: Board) -> Iterator[Any]:
     """Tabulate how long training and prediction took."""
     keys = [*KEYS, "patient", "n_train", "repeat", "estimator"]
     # The scores have a row for each parameter, all with the time of the one model.
@@ -33,11 +22,16 @@ def times(board: Board) -> Iterator[Markup]:
     at_most = largest(once).groupby(["strategy", "algorithm"], sort=False)["seconds"].mean()
     total = once.groupby(["strategy", "algorithm"], sort=False)["seconds"].sum()
     pairs = sorted(total.index, key=lambda key: is_control(key[1]))
-    cells = [[*key, f"{at_most[key]:.3f}", f"{total[key]:.1f}"] for key in pairs]
-    per_patient = f"seconds per patient, {board.size(board.scores)}"
-    header = ["strategy", "algorithm", per_patient, "seconds in all"]
-    faint = [i for i, (_, algorithm) in enumerate(pairs) if is_control(algorithm)]
-    yield html_table(cells, header, numbers=(2, 3), faint=faint)
+    rows = [
+        {"strategy": strategy, "algorithm": algorithm, "control": is_control(algorithm)}
+        | {"mean": at_most[strategy, algorithm], "total": total[strategy, algorithm]}
+        for strategy, algorithm in pairs
+    ]
+    yield Table(
+        rows,
+        "strategy {strategy} | algorithm {algorithm} | seconds per patient, "
+        f"{board.size(board.scores)} {{mean:.3f}} | seconds in all {{total:.1f}}",
+    )
     text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
     whole = board.study.get("seconds")
     if whole is not None:
@@ -46,32 +40,31 @@ def times(board: Board) -> Iterator[Markup]:
         if models["reused"]:
             text += f", without {counted(models['reused'], 'model')} kept from earlier ones"
         text += "."
-    yield html_paragraph(text)
+    yield text
 
 
-@section
-def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Markup]:
+def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     """Tabulate settings, seeds, versions and commands."""
     study = board.study
     commands = unique(evaluation.study.get("command", "") for evaluation in evaluations)
     commands = [command for command in commands if command]
     if commands:
-        yield html_heading("Commands" if len(commands) > 1 else "Command")
-        yield html_code("\n".join(commands))
+        yield Heading("Commands" if len(commands) > 1 else "Command")
+        yield Code("\n".join(commands))
     if len(evaluations) > 1:
-        yield html_paragraph("Settings are those of the first of the comparisons.")
+        yield "Settings are those of the first of the comparisons."
     rows = [["date", study.get("date", "")]]
     for key, value in study.get("settings", {}).items():
         if key != "cohorts":
             rows.append([key.replace("_", " "), _setting(key, value)])
     for name, version in study.get("versions", {}).items():
         rows.append([f"version of {name}", version])
-    yield html_table(rows)
+    yield Table(rows)
     estimators = study.get("estimators", {})
     if estimators:
         descriptions = [[name, _short(estimators[name])] for name in estimators]
-        table = html_table(descriptions, ["name", "class and parameters"])
-        yield html_details("Estimators", table)
+        table = Table(descriptions, ["name", "class and parameters"])
+        yield Fold("Estimators", table)
 
 
 def _setting(key: str, value: Any) -> str:

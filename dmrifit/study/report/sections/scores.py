@@ -8,33 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.predict.controls import CONSTANT, PERFECT, is_control
-from dmrifit.report.figure_gallery import Gallery
-from dmrifit.report.html import (
-    html_grid,
-    html_lines,
-    html_note,
-    html_paragraph,
-    html_table,
-)
+from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import percent
+from dmrifit.report.page import Grid, Note, Numbers, Picture, Table
 from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
 from dmrifit.stats.metrics import AT_BOUND, METRICS
 from dmrifit.study.report.figures.colors import algorithm_color
 from dmrifit.study.report.figures.curves import plot_signal_errors
-from dmrifit.study.report.figures.dots import Panel, plot_dots
-from dmrifit.study.report.sections.elements import (
-    SKILL_ENDS,
-    TRAINED,
-    captioned,
-    csv_link,
-    section,
-)
+from dmrifit.study.report.sections.elements import SKILL_ENDS, TRAINED, captioned
 from dmrifit.study.skill_summary import KEYS
 from dmrifit.study.summaries import Board, matching, summary_metrics, unique
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
 __all__ = [
     "parameter_scores",
@@ -94,14 +80,10 @@ def predictor_panels(board: Board) -> list[Panel]:
     return [*panels, Panel("pearson", "r")]
 
 
-@section
-def predictor_scores(
-    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]
-) -> Iterator[Markup]:
+def predictor_scores(board: Board) -> Iterator[Any]:
     """Draw the scores of every algorithm and control, a figure for each cohort."""
     import pandas as pd
 
-    tables["skill"] = board.evaluation.summary()
     rows = matching(predictor_rows(board), train_on=board.regimes[0])
     parts = []
     for series, measure in _SERIES:
@@ -125,16 +107,16 @@ def predictor_scores(
     panels.insert(int(bool(len(board.signals))), Panel("skill", "skill of maps", ends=SKILL_ENDS))
     for cohort in board.cohorts:
         shown = matching(table, cohort=cohort)
-        shown = shown.assign(is_control=shown["algorithm"].map(is_control))
-        shown = shown.sort_values(["is_control", "skill"], ascending=[True, False])
+        shown = shown.assign(control=shown["algorithm"].map(is_control))
+        shown = shown.sort_values(["control", "skill"], ascending=[True, False])
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
         figure = plot_dots(shown, panels, styles, title)
-        yield gallery.show(f"predictors_{cohort}", figure, f"Scores of every predictor, {cohort}")
-    yield html_note(
+        yield Picture(figure, f"Scores of every predictor, {cohort}", name=f"predictors_{cohort}")
+    yield Note(
         f"Means over patients and {', '.join(board.averaged_metrics)}, with 95 % intervals; "
         "hollow dots lie beyond the axis."
     )
-    yield csv_link("skill")
+    yield Numbers("skill", board.evaluation.summary())
 
 
 def parameter_table(board: Board) -> pd.DataFrame:
@@ -146,18 +128,16 @@ def parameter_table(board: Board) -> pd.DataFrame:
     return rows.join(means.rename_axis(index={"metric": "parameters"}), on=[*KEYS, "parameters"])
 
 
-@section
-def parameter_scores(
-    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]
-) -> Iterator[Markup]:
+def parameter_scores(board: Board) -> Iterator[Any]:
     """Draw the scores of every parameter, a dot for each predictor and the constant in gray."""
     table = parameter_table(board)
-    tables["parameters"] = table
     shown = matching(table, train_on=board.regimes[0])
     is_shown = ~shown["algorithm"].map(is_control) | (shown["algorithm"] == CONSTANT)
     shown = shown[is_shown & shown["parameters"].isin(board.metrics)]
     shown = shown.assign(
-        row=shown["parameters"], series=shown["algorithm"] + " " + shown["strategy"]
+        row=shown["parameters"],
+        series=shown["algorithm"] + " " + shown["strategy"],
+        control=shown["algorithm"].map(is_control),
     )
     panels = [Panel(board.skill_column, "skill", ends=SKILL_ENDS)]
     for metric in METRICS.values():
@@ -167,12 +147,12 @@ def parameter_scores(
         rows = matching(shown, cohort=cohort)
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
         figure = plot_dots(rows, panels, _predictor_styles(board, rows), title)
-        yield gallery.show(f"parameters_{cohort}", figure, f"Scores by parameter, {cohort}")
+        yield Picture(figure, f"Scores by parameter, {cohort}", name=f"parameters_{cohort}")
     if AT_BOUND in set(board.metrics).difference(board.averaged_metrics):
-        yield html_note(
+        yield Note(
             "The reference of T2v mostly sits at a bound of the fit, so no mean includes it."
         )
-    yield csv_link("parameters")
+    yield Numbers("parameters", table)
 
 
 def _predictor_styles(board: Board, rows: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
@@ -186,11 +166,12 @@ def _predictor_styles(board: Board, rows: pd.DataFrame) -> dict[str, Mapping[str
     return styles
 
 
-@section
-def truth_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
+def truth_scores(board: Board) -> Iterator[Any]:
     """Lay scores against the truth of synthetic patients beside those against the reference."""
     import pandas as pd
 
+    if not board.has_truth:
+        return
     metrics = summary_metrics(board.summary)
     summary = matching(board.summary, train_on=board.regimes[0])
     names = summary["cohort"] + ": " + summary["algorithm"] + " " + summary["strategy"]
@@ -198,22 +179,21 @@ def truth_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
     for series, suffix in (("against the reference", ""), ("against the truth", "_truth")):
         values = {m.column: summary[f"{m.column}{suffix}"] for m in metrics}
         parts.append(summary[["algorithm"]].assign(row=names, series=series, **values))
-    table = pd.concat(parts)
+    table = pd.concat(parts).assign(control=lambda rows: rows["algorithm"].map(is_control))
     panels = [Panel(m.column, m.heading, 100 if m.unit == "%" else 1) for m in metrics]
     styles = {
         "against the reference": {"color": FAINT},
         "against the truth": {"color": PALETTE["good"].light, "marker": "D"},
     }
     figure = plot_dots(table, panels, styles, "Synthetic patients: truth and reference")
-    yield html_paragraph(
+    yield (
         "Only simulation knows the truth. The perfect prediction is the reference itself, a fit "
         "to noisy images; a predictor that returns the mean can be nearer to the truth."
     )
-    yield gallery.show("truth", figure, "Scores against the truth and against the reference")
+    yield Picture(figure, "Scores against the truth and against the reference", name="truth")
 
 
-@section
-def reference_table(board: Board) -> Iterator[Markup]:
+def reference_table(board: Board) -> Iterator[Any]:
     """Tabulate shares of voxels with a reference at a bound, without E, without prediction."""
     scores = board.scores
     first = matching(scores, estimator=scores["estimator"].iloc[0])
@@ -236,27 +216,25 @@ def reference_table(board: Board) -> Iterator[Markup]:
             percent(predicted["n_failed"].sum() / max(predicted["n_voxels"].sum(), 1)),
         ])  # fmt: skip
     header: list[Any] = ["parameter", "meaning", "unit"]
-    header += [html_lines("at a bound (% of", f"voxels), {cohort}") for cohort in board.cohorts]
-    header += [html_lines("E undefined", "(%)"), html_lines("not predicted", "(%)")]
-    yield html_table(rows, header, numbers=range(3, len(header)))
-    yield html_note(
+    header += [f"at a bound (% of\nvoxels), {cohort}" for cohort in board.cohorts]
+    header += ["E undefined\n(%)", "not predicted\n(%)"]
+    yield Table(rows, header, numbers=range(3, len(header)))
+    yield Note(
         "A reference at a bound of the fit was set by the bound, not by the data. E is undefined "
         "where the reference is zero or was not fitted; such voxels are counted here and left out."
     )
 
 
-@section
-def signal_scores(
-    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]
-) -> Iterator[Markup]:
+def signal_scores(board: Board) -> Iterator[Any]:
     """Draw how well the unseen images are predicted."""
     signals = board.signals
+    if not len(signals):
+        return
     means = ["relative_error", "median_relative_error", "signed_relative_error", "pearson"]
     by_contrast = signals.groupby([*KEYS, "contrast"], sort=False)[means].mean()
-    tables["signals_by_contrast"] = by_contrast.reset_index()
     counts = signals.groupby("cohort", sort=False)["contrast"].nunique()
     unseen = ", ".join(f"{n} in {cohort}" for cohort, n in counts.items())
-    yield html_paragraph(
+    yield (
         f"Contrasts that are not among the inputs ({unseen}), against the measured signal, noise "
         "included: errors over the voxels of a patient, then means over patients."
     )
@@ -272,7 +250,7 @@ def signal_scores(
         title = captioned(board, cohort, regime, shown)
         figure = plot_signal_errors(shown, title, algorithms=board.algorithms)
         alt = f"Relative error of predicted signals by contrast, {cohort}"
-        grid.append(gallery.show(f"signal_errors_{cohort}", figure, alt))
+        grid.append(Picture(figure, alt, name=f"signal_errors_{cohort}"))
     if grid:
-        yield html_grid(grid)
-    yield csv_link("signals_by_contrast")
+        yield Grid(*grid)
+    yield Numbers("signals_by_contrast", by_contrast.reset_index())

@@ -19,7 +19,7 @@ from dmrifit import (
     simulate_cohort,
     write_report,
 )
-from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.page import Picture
 
 TISSUE = ["f", "Dv", "T2v", "Dt", "K", "T2t"]
 
@@ -47,9 +47,9 @@ def shown(evaluation, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     figures = []
     with pytest.MonkeyPatch.context() as patch:
-        show = Gallery.show
-        patch.setattr(Gallery, "show", lambda self, name, figure, *rest: (
-            figures.append((name, figure)), show(self, name, figure, *rest)
+        show = Picture.__init__
+        patch.setattr(Picture, "__init__", lambda self, figure, *rest, name="": (
+            figures.append((name, figure)), show(self, figure, *rest, name=name)
         )[1])  # fmt: skip
         write_report(evaluation, folder)
     return folder, figures

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
+from dmrifit.report.dot_plot import Panel
 from dmrifit.study.report.figures.curves import (
     plot_decays,
     plot_signal_errors,
     plot_sizes,
 )
-from dmrifit.study.report.figures.dots import Panel
 
 
 def legend_lines(figure):

@@ -81,10 +81,10 @@ def test_scores_without_skill_are_ranked_by_dispersion_and_say_so(make_evaluatio
     assert skill == "It has the smallest dispersion; skill was not scored."
 
 
-def test_controls_alone_have_no_best(make_evaluation, figures):
+def test_controls_alone_have_no_best(make_evaluation, read):
     board = Board.of(make_evaluation([{"algorithm": "constant"}]))
-    assert "controls alone" in answer(board, figures)
-    assert not figures.figures
+    assert "controls alone" in read(answer(board))
+    assert not read.figures
 
 
 def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
@@ -101,10 +101,10 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
 
 
 @pytest.mark.parametrize(("low", "is_said"), [(-1.4, True), (-0.9, False)])
-def test_arrows_are_explained_where_an_interval_is_cut(make_evaluation, figures, monkeypatch, low, is_said):
+def test_arrows_are_explained_where_an_interval_is_cut(make_evaluation, read, monkeypatch, low, is_said):
     bars = skill_bars(study_of(make_evaluation))
     monkeypatch.setattr(answers, "skill_bars", lambda board: bars.assign(skill_low=low, skill_high=0.9))
-    html = answer(study_of(make_evaluation), figures)
+    html = read(answer(study_of(make_evaluation)))
     assert ("Arrows: the interval goes on beyond the axis." in html) == is_said
 
 
@@ -129,13 +129,13 @@ def lesion(patient):
     )  # fmt: skip
 
 
-def test_the_first_screen_has_four_answers(make_evaluation, figures):
+def test_the_first_screen_has_four_answers(make_evaluation, read):
     predictions = {("A", f"A{i}"): lesion(f"A{i}") for i in range(6)}
     board = study_of(
         make_evaluation, cohorts=("A", "B"), train_on=("same", "other"), sizes=(1, 2, 3), predictions=predictions
     )
-    html = answer(board, figures)
-    assert list(figures.figures) == ["answer_skill", "answer_maps", "answer_sites", "answer_sizes"]
+    html = read(answer(board))
+    assert list(read.figures) == ["answer_skill", "answer_maps", "answer_sites", "answer_sizes"]
     for question in ("How much better", "What does it look like", "at the other site", "How many patients"):
         assert question in html
     # Of even numbers the lower of the middle: patients are ordered by f alone.
@@ -144,21 +144,21 @@ def test_the_first_screen_has_four_answers(make_evaluation, figures):
     assert "A: still rising at 3; B: still rising at 3." in html
 
 
-def test_a_caption_names_the_lesion_only_where_lesions_were_scored(make_evaluation, figures):
+def test_a_caption_names_the_lesion_only_where_lesions_were_scored(make_evaluation, read):
     predictions = {("A", f"A{i}"): lesion(f"A{i}") for i in range(6)}
     settings = {"settings": {"n_repeats": 2, "score_mask": "body"}}
-    html = answer(study_of(make_evaluation, settings=settings, predictions=predictions), figures)
+    html = read(answer(study_of(make_evaluation, settings=settings, predictions=predictions)))
     assert "Body of A&#39;s median patient, A3: Dt" in html
     assert "lesion" not in html
 
 
-def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, figures):
-    html = answer(study_of(make_evaluation), figures)
-    assert list(figures.figures) == ["answer_skill"]
+def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, read):
+    html = read(answer(study_of(make_evaluation)))
+    assert list(read.figures) == ["answer_skill"]
     assert "One cohort was compared" in html
     assert "No predictions of single voxels were kept" in html
     assert "N = 3. One number was compared" in html
-    two = answer(study_of(make_evaluation, cohorts=("A", "B")), figures)
+    two = read(answer(study_of(make_evaluation, cohorts=("A", "B"))))
     assert "dmrifit benchmark --train-on same,other" in two
 
 

@@ -34,11 +34,12 @@ def board(make_evaluation, dispersions):
 
 
 @pytest.fixture(scope="module")
-def section(board, make_figures):
+def section(board, make_reader):
     """Text, tables and figures of the section."""
-    figures = make_figures()
-    html, tables = statistics_tables(board, figures)
-    return html, tables, figures.figures
+    read = make_reader()
+    blocks, tables = statistics_tables(board)
+    html = read(blocks)
+    return html, tables, read.figures
 
 
 def p_text(p):
@@ -168,59 +169,64 @@ def rows_of(n_patients, algorithms=("LR", "RFR")):
     ],
 )
 def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
-    make_evaluation, figures, html_tables, n_patients, study, reason
+    make_evaluation, read, html_tables, n_patients, study, reason
 ):
     evaluation = make_evaluation(rows_of(n_patients), study=study)
-    html, tables = statistics_tables(Board.of(evaluation), figures)
+    blocks, tables = statistics_tables(Board.of(evaluation))
+    html = read(blocks)
     assert reason in html
     assert "no verdicts" in html
     assert html_tables(html).tables == []
-    assert not figures.figures
+    assert not read.figures
     # Who knows better finds the tests in files.
     assert "statistics_dispersion_pairs" in tables
 
 
 def test_algorithms_without_differences_have_no_number_and_the_reason_is_named(
-    make_evaluation, figures, html_tables
+    make_evaluation, read, html_tables
 ):
-    html, _ = statistics_tables(Board.of(make_evaluation(rows_of(6), study=TWO_DRAWS)), figures)
+    blocks, _ = statistics_tables(Board.of(make_evaluation(rows_of(6), study=TWO_DRAWS)))
+    html = read(blocks)
     _, table = html_tables(html).table("Trained on the same cohort")
     assert table[0][5] == "–"
     assert "(DI of A s2s, |BI| of A s2s)" in html
-    assert not figures.figures
+    assert not read.figures
     assert "other ways of training" not in html
 
 
-def test_one_algorithm_has_nothing_to_be_tested_against(make_evaluation, figures):
+def test_one_algorithm_has_nothing_to_be_tested_against(make_evaluation, read):
     rows = [{}, {"algorithm": "constant"}]
-    html, tables = statistics_tables(Board.of(make_evaluation(rows)), figures)
+    blocks, tables = statistics_tables(Board.of(make_evaluation(rows)))
+    html = read(blocks)
     assert "One algorithm was compared" in html
     assert tables == {}
 
 
-def test_a_missing_library_is_named_with_what_to_install(make_evaluation, figures, monkeypatch):
+def test_a_missing_library_is_named_with_what_to_install(make_evaluation, read, monkeypatch):
     def missing(self, **options):
         msg = 'statsmodels is not installed; to install it: pip install "dmrifit[stats]"'
         raise ImportError(msg)
 
     monkeypatch.setattr(Evaluation, "statistics", missing)
     rows = [{}, {"algorithm": "RFR"}]
-    html, tables = statistics_tables(Board.of(make_evaluation(rows)), figures)
+    blocks, tables = statistics_tables(Board.of(make_evaluation(rows)))
+    html = read(blocks)
     assert "pip install &#34;dmrifit[stats]&#34;" in html
     assert tables == {}
 
 
-def test_no_test_that_is_shown_averages_t2v(make_evaluation, make_figures, dispersions, html_tables):
+def test_no_test_that_is_shown_averages_t2v(make_evaluation, make_reader, dispersions, html_tables):
     rows = []
     for (i, j), dispersion in np.ndenumerate(dispersions):
         for metric, factor in (("Dt", 1.0), ("K", 2.0), ("T2v", -9.0)):
             keys = {"patient": f"p{i}", "algorithm": ALGORITHMS[j], "metric": metric, "bias": 0.1}
             rows.append(keys | {"dispersion": factor * dispersion})
-    figures = make_figures()
-    page, _ = statistics_tables(Board.of(make_evaluation(rows, study=TWO_DRAWS)), figures)
+    read = make_reader()
+    blocks, _ = statistics_tables(Board.of(make_evaluation(rows, study=TWO_DRAWS)))
+    page = read(blocks)
     assert "the mean over Dt, K" in page
     _, shown = html_tables(page).table("All pairs, DI")
     assert {row[2] for row in shown} == {"without T2v"}
     pair = next(row for row in shown if row[2:5] == ["without T2v", "LR", "ETR"])
     assert float(pair[6]) == pytest.approx(150 * dispersions[:, 2].mean(), abs=0.51)
-    assert "ranks_dispersion_A_s2s" in figures.figures
+    assert "ranks_dispersion_A_s2s" in read.figures

@@ -1,29 +1,11 @@
-"""What sections share: joined elements, captions, links to tables."""
+"""What sections share: captions, scores, capitals."""
 
 import numpy as np
 import pytest
 
-from dmrifit.report.html import html_note
 from dmrifit.stats.metrics import METRICS
-from dmrifit.study.report.sections.elements import (
-    capital,
-    captioned,
-    csv_link,
-    metric_text,
-    section,
-)
+from dmrifit.study.report.sections.elements import capital, captioned, metric_text
 from dmrifit.study.summaries import Board
-
-
-def test_a_section_is_what_its_function_yields_in_order():
-    @section
-    def notes(first, last):
-        """Write two notes."""
-        yield html_note(first)
-        yield html_note(last)
-
-    assert notes("<a>", "b") == '<p class="note">&lt;a&gt;</p><p class="note">b</p>'
-    assert notes.__doc__ == "Write two notes."
 
 
 def test_captions_name_training_and_conditions(make_evaluation):
@@ -31,10 +13,6 @@ def test_captions_name_training_and_conditions(make_evaluation):
     board = Board.of(make_evaluation(rows))
     title = captioned(board, "A, s2s", "other", board.scores)
     assert title.startswith("A, s2s\ntrained on other cohorts; body → lesion, N = 3–7")
-
-
-def test_tables_are_files_beside_the_page():
-    assert csv_link("skill") == '<p><a href="./tables/skill.csv">All numbers: skill.csv</a></p>'
 
 
 @pytest.mark.parametrize(

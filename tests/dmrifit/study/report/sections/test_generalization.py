@@ -32,32 +32,31 @@ def test_sizes_are_means_over_patients_and_parameters(board, random_study):
         np.testing.assert_allclose([row["abs_bias"], row["dispersion"]], means)
 
 
-def test_learning_curves_are_drawn_as_tabulated(board, figures):
-    tables = {}
-    html = curves(board, figures, tables)
+def test_learning_curves_are_drawn_as_tabulated(board, read):
+    html = read(curves(board))
     assert "tables/learning.csv" in html
-    assert len(tables["learning"]) == 16
-    (figure,) = figures.figures.values()
+    assert len(read.tables["learning"]) == 16
+    (figure,) = read.figures.values()
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["A<1>"] * 2 + ["B"] * 2
-    rows = tables["learning"].query("cohort == 'B' and strategy == 'm2m' and algorithm == 'RFR'")
+    rows = read.tables["learning"].query("cohort == 'B' and strategy == 'm2m' and algorithm == 'RFR'")
     drawn = [line.get_ydata() for line in figure.axes[3].lines]
     assert len(drawn) == 4
     np.testing.assert_allclose(drawn[3], 100 * rows["dispersion"])
 
 
-def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluation, figures):
+def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluation, read):
     rows = []
     for algorithm, sizes in (("LR", (1, 2)), ("RFR", (2,))):
         for size in sizes:
             rows.append({"algorithm": algorithm, "n_train": size})
-    curves(Board.of(make_evaluation(rows)), figures, {})
-    lines = figures.figures["learning"].axes[1].lines
+    read(curves(Board.of(make_evaluation(rows))))
+    lines = read.figures["learning"].axes[1].lines
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2], [2]]
 
 
-def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, random_study, figures):
-    html = other_sites(board, figures)
-    (figure,) = figures.figures.values()
+def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, random_study, read):
+    html = read(other_sites(board))
+    (figure,) = read.figures.values()
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == [
         f"{cohort}: {name} {strategy}"
@@ -78,11 +77,11 @@ def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, ra
     assert "the same cohort N = 3, other cohorts N = 3" in html
 
 
-def test_computed_images_are_told(make_evaluation, figures):
+def test_computed_images_are_told(make_evaluation, read):
     rows = [{}, {"cohort": "B"}, {"train_on": "pooled", "n_train": 7}]
     study = {"settings": {"resynthesize": True}}
-    text = other_sites(Board.of(make_evaluation(rows, study=study)), figures)
+    text = read(other_sites(Board.of(make_evaluation(rows, study=study))))
     assert "all cohorts N = 7" in text
     assert "were computed for the tested protocol" in text
-    text = other_sites(Board.of(make_evaluation(rows)), figures)
+    text = read(other_sites(Board.of(make_evaluation(rows))))
     assert "were computed for the tested protocol" not in text

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dmrifit.report.page import render
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
     headline_table,
@@ -16,18 +17,18 @@ from dmrifit.study.summaries import Board
 def test_the_introduction_counts_patients_and_calls_synthetic_ones_so(make_evaluation):
     rows = [{"patient": "p1"}, {"patient": "p2"}, {"cohort": "B", "patient": "q1"}]
     study = {"cohorts": {"A": {"synthetic": False}, "B": {"synthetic": True}}}
-    text = introduction(Board.of(make_evaluation(rows, study=study)))
+    text = render(*introduction(Board.of(make_evaluation(rows, study=study))))
     assert "2 patients of A and 1 synthetic patient of B" in text
 
 
 def test_the_introduction_tells_regions_voxels_draws_and_seed(make_evaluation):
     settings = {"max_voxels": 250, "train_mask": "lesion", "score_mask": "body"}
     study = {"settings": settings | {"seed": 7, "n_repeats": 3}}
-    text = introduction(Board.of(make_evaluation([{}], study=study)))
+    text = render(*introduction(Board.of(make_evaluation([{}], study=study))))
     assert "at most 250 voxels of the lesion of each training patient" in text
     assert "every voxel of the body of the held-out one" in text
     assert "3 draws, seed 7." in text
-    plain = introduction(Board.of(make_evaluation([{}])))
+    plain = render(*introduction(Board.of(make_evaluation([{}]))))
     assert "all voxels of the body" in plain
     assert "1 draw." in plain
 
@@ -39,7 +40,7 @@ def test_the_introduction_names_learners_strategies_and_ways_of_training(make_ev
         {"strategy": "own", "algorithm": "mine"},
         {"train_on": "other", "n_train": 9},
     ]
-    text = introduction(Board.of(make_evaluation(rows)))
+    text = render(*introduction(Board.of(make_evaluation(rows))))
     assert "Algorithms: LR, mine." in text
     assert "signals to signals (s2s" in text
     assert "Trained on the other patients of the same cohort (N = 3)" in text
@@ -50,9 +51,9 @@ def test_the_introduction_names_learners_strategies_and_ways_of_training(make_ev
 
 
 def test_controls_are_explained(random_study, make_evaluation):
-    html = introduction(Board.of(random_study.evaluation))
+    html = render(*introduction(Board.of(random_study.evaluation)))
     assert "perfect answers what was measured" in html
-    assert "Controls, in gray" not in introduction(Board.of(make_evaluation([{}])))
+    assert "Controls, in gray" not in render(*introduction(Board.of(make_evaluation([{}]))))
 
 
 def test_the_table_of_skill_has_controls_in_gray(random_study, html_tables):
@@ -130,7 +131,7 @@ def test_a_protocol_without_echo_times_has_dashes(make_evaluation, html_tables):
 
 def test_patients_that_were_not_scored_are_named(make_evaluation):
     study = {"cohorts": {"A": described(skipped={"p1": "no lesion voxel"})}}
-    html = cohort_tables(Board.of(make_evaluation([{}], study=study)))
+    html = render(*cohort_tables(Board.of(make_evaluation([{}], study=study))))
     assert "Not scored in A: p1: no lesion voxel." in html
 
 
@@ -152,5 +153,5 @@ def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):
 
 
 def test_a_comparison_may_not_know_its_cohorts(make_evaluation):
-    html = cohort_tables(Board.of(make_evaluation([{}])))
+    html = render(*cohort_tables(Board.of(make_evaluation([{}]))))
     assert "does not say which cohorts" in html

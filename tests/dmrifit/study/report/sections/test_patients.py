@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dmrifit.report.page import render
 from dmrifit.report.style import new_figure
 from dmrifit.study.lesion_ranking import lesion_ranking
 from dmrifit.study.predictions import PatientPredictions
@@ -91,42 +92,42 @@ def board_of(make_evaluation, dispersions, predictions=None, study=None):
     ],
 )
 def test_the_patient_with_the_median_dispersion_is_shown(
-    make_evaluation, figures, calls, dispersions, typical
+    make_evaluation, read, calls, dispersions, typical
 ):
     board = board_of(make_evaluation, dispersions)
-    html = example_patients(board, figures)
+    html = read(example_patients(board))
     assert f"A: {typical} (measured)" in html
     assert typical_patient(board, "A").patient == typical
     assert len(calls["html_viewer"]) == 1
 
 
-def test_of_the_patients_only_those_with_predictions_can_be_shown(make_evaluation, figures, calls):
+def test_of_the_patients_only_those_with_predictions_can_be_shown(make_evaluation, read, calls):
     predictions = {("A", "p1"): predicted(), ("B", "p3"): predicted("B", "p3")}
     board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1, "p3": 0.2}, predictions)
-    assert "A: p1 (measured)" in example_patients(board, figures)
+    assert "A: p1 (measured)" in read(example_patients(board))
 
 
-def test_patients_of_a_simulation_are_called_synthetic(make_evaluation, figures, calls):
+def test_patients_of_a_simulation_are_called_synthetic(make_evaluation, read, calls):
     study = {"cohorts": {"A": {"synthetic": True}}}
     board = board_of(make_evaluation, {"p1": 0.3}, study=study)
-    assert "A: p1 (synthetic)" in example_patients(board, figures)
+    assert "A: p1 (synthetic)" in read(example_patients(board))
 
 
 @pytest.mark.parametrize("section", [example_patients, joint_histograms])
-def test_without_predictions_there_is_nothing_to_draw(make_evaluation, figures, section):
+def test_without_predictions_there_is_nothing_to_draw(make_evaluation, read, section):
     board = board_of(make_evaluation, {"p1": 0.3}, {})
-    assert "kept no predictions of single voxels" in section(board, figures)
+    assert "kept no predictions of single voxels" in read(section(board))
     controls = make_evaluation([{"algorithm": "constant"}], predictions={("A", "p1"): predicted()})
-    assert "kept no predictions" in section(Board.of(controls), figures)
+    assert "kept no predictions" in read(section(Board.of(controls)))
 
 
 # Decays ------------------------------------------------------------------------------------------
 
 
-def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation, figures, calls):
+def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation, read, calls):
     signals = {"LR s2s": MEASURED * np.array([[1.1], [1.3], [1.2], [1.6]]), "LR m2m": MEASURED}
     board = board_of(make_evaluation, {"p1": 0.3}, {("A", "p1"): predicted(signals=signals)})
-    html = example_patients(board, figures)
+    html = read(example_patients(board))
     (median, (title,), _), (voxel, _, _) = calls["plot_decays"]
     assert title == "p1, median\nLR; body → lesion, N = 3"
     # Magnitudes of errors are 0.1, 0.3, 0.2 and 0.6: the lower median is that of the third voxel.
@@ -138,33 +139,33 @@ def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation
     assert voxel["te"].tolist() == [70.0, 70.0, 90.0] * 3
 
 
-def test_signals_that_have_no_logarithm_are_left_out_of_decays(make_evaluation, figures, calls):
+def test_signals_that_have_no_logarithm_are_left_out_of_decays(make_evaluation, read, calls):
     predictions = {("A", "p1"): predicted(measured=np.where(MEASURED < 0.3, -1.0, MEASURED))}
-    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
     median = calls["plot_decays"][0][0]
     assert np.isnan(median["signal"][2])
     assert np.isfinite(median["signal"][:2]).all()
 
 
-def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, figures, calls):
+def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, read, calls):
     measured = MEASURED.copy()
     measured[0, 2] = np.nan
     predictions = {("A", "p1"): predicted(measured=measured)}
-    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
     np.testing.assert_allclose(calls["plot_decays"][0][0]["signal"][:3], [0.8, 0.4, 0.2])
     none = {("A", "p1"): predicted(measured=np.full((4, 3), np.nan))}
     calls["plot_decays"].clear()
-    example_patients(board_of(make_evaluation, {"p1": 0.3}, none), figures)
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, none)))
     assert not calls["plot_decays"]
 
 
 # Maps --------------------------------------------------------------------------------------------
 
 
-def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_evaluation, figures, calls):
+def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_evaluation, read, calls):
     truth = 1.05 * REFERENCE
     predictions = {("A", "p1"): predicted(truth=truth)}
-    html = example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    html = read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
     ((patient, (rows, title), options),) = calls["plot_lesion"]
     assert patient.patient == "p1"
     (dt,) = rows
@@ -175,24 +176,24 @@ def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_eva
     assert title == "LR; body → lesion, N = 3"
     assert options["n_columns"] == 2
     assert "predicted by LR" in html
-    assert "maps_A" in figures.figures
+    assert "maps_A" in read.figures
 
 
-def test_a_map_without_any_reference_is_not_drawn(make_evaluation, figures, calls):
+def test_a_map_without_any_reference_is_not_drawn(make_evaluation, read, calls):
     reference = REFERENCE.copy()
     reference[:, 1] = np.nan
     predictions = {("A", "p1"): predicted(names=("f", "Dt"), reference=reference)}
     board = board_of(make_evaluation, {"p1": 0.3}, predictions)
-    example_patients(board, figures)
+    read(example_patients(board))
     assert not calls["html_viewer"]
     assert not calls["plot_lesion"]
 
 
-def test_regions_without_an_image_have_decays_and_no_maps(make_evaluation, figures, calls):
+def test_regions_without_an_image_have_decays_and_no_maps(make_evaluation, read, calls):
     index = np.array([[i, 0, 0] for i in range(4)])
     predictions = {("A", "p1"): predicted(index=index, shape=(4, 1, 1))}
     assert not has_picture(predictions["A", "p1"])
-    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
     assert not calls["plot_lesion"]
     assert not calls["html_viewer"]
     assert len(calls["plot_decays"]) == 2
@@ -208,11 +209,11 @@ def test_the_best_predictor_draws_the_maps_of_the_first_screen(make_evaluation, 
 
 
 def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(
-    make_evaluation, figures, calls
+    make_evaluation, read, calls
 ):
     anatomy = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
     predictions = {("A", "p1"): predicted(anatomy=anatomy)}
-    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
     ((layers, (affine,), options),) = calls["html_viewer"]
     np.testing.assert_array_equal(affine, np.diag([2.0, 2, 4, 1]))
     names = ["image, least b and TE", "Dt, reference", "Dt, s2s", "Dt, m2m"]
@@ -223,7 +224,7 @@ def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(
     np.testing.assert_allclose(volume[tuple(INDEX.T)], 1.1 * REFERENCE[:, 1])
     assert np.isnan(volume).sum() == 4
     assert (options["image"], options["overlay"]) == (names[0], "Dt, reference")
-    example_patients(board_of(make_evaluation, {"p1": 0.3}), figures)
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3})))
     assert [layer.name for layer in calls["html_viewer"][1][0]] == names[1:]
 
 
@@ -231,10 +232,10 @@ def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(
 
 
 def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_signals(
-    make_evaluation, figures, calls
+    make_evaluation, read, calls
 ):
     board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
-    joint_histograms(board, figures)
+    read(joint_histograms(board))
     (dt, (title,), options), (signals, (signal_title,), signal_options) = calls[
         "plot_joint_histograms"
     ]
@@ -252,38 +253,38 @@ def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_sign
     np.testing.assert_allclose(pairs["predicted"], [*1.2 * MEASURED[:, 2]] * 2)
     assert signal_title.startswith("Unseen signals\n")
     assert signal_options == {"unit": "", "log": True}
-    assert list(figures.figures) == ["joint_Dt", "joint_signals"]
+    assert list(read.figures) == ["joint_Dt", "joint_signals"]
 
 
 def test_where_every_contrast_is_seen_there_is_no_histogram_of_signals(
-    make_evaluation, figures, calls
+    make_evaluation, read, calls
 ):
     predictions = {("A", "p1"): predicted(seen=np.full(3, True))}
-    joint_histograms(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
-    assert list(figures.figures) == ["joint_Dt"]
+    read(joint_histograms(board_of(make_evaluation, {"p1": 0.3}, predictions)))
+    assert list(read.figures) == ["joint_Dt"]
 
 
-def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, figures, calls):
+def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, read, calls):
     predictions = {("A", "p1"): predicted(reference=np.full((4, 2), np.nan))}
-    joint_histograms(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
-    assert list(figures.figures) == ["joint_signals"]
+    read(joint_histograms(board_of(make_evaluation, {"p1": 0.3}, predictions)))
+    assert list(read.figures) == ["joint_signals"]
 
 
 def test_a_large_study_is_thinned_evenly_to_a_bounded_number_of_points(
-    make_evaluation, figures, calls, monkeypatch
+    make_evaluation, read, calls, monkeypatch
 ):
     monkeypatch.setattr("dmrifit.study.report.sections.patients._MOST_PER_PANEL", 3)
     board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
-    joint_histograms(board, figures)
+    read(joint_histograms(board))
     counts = calls["plot_joint_histograms"][0][0].groupby("strategy").size()
     assert counts.max() <= 3
     assert counts.min() >= 2
 
 
-def test_figures_of_a_patient_are_drawn(make_evaluation, figures):
+def test_figures_of_a_patient_are_drawn(make_evaluation, read):
     board = board_of(make_evaluation, {"p1": 0.3})
-    html = example_patients(board, figures)
-    assert list(figures.figures) == ["maps_A", "decays_A_median", "decays_A_voxel"]
+    html = read(example_patients(board))
+    assert list(read.figures) == ["maps_A", "decays_A_median", "decays_A_voxel"]
     assert "The picture above shows a slice of the same maps." in html
 
 
@@ -292,7 +293,7 @@ def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluatio
     row |= {"rho_adc": 0.75, "gain": -0.25, "gain_low": -0.5, "gain_high": 0.125, "rho_predicted_adc": 0.9}
     row |= {"reordered": 0.25, "reordered_rightly": 0.4}
     board = Board.of(make_evaluation([{}]))
-    assert "fewer than 6 in a cohort" in lesion_order(board)
+    assert "fewer than 6 in a cohort" in render(*lesion_order(board))
     table = lesion_ranking(board.evaluation).reindex([0]).assign(**row)
     monkeypatch.setattr(patients, "lesion_ranking", lambda evaluation: table)
     _, cells = html_tables(lesion_order(board)).tables[0][1]

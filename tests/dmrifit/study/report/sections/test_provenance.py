@@ -1,5 +1,6 @@
 """Where the numbers of a report come from: times, settings, versions, commands."""
 
+from dmrifit.report.page import render
 from dmrifit.study.report.sections.provenance import origin, times
 from dmrifit.study.summaries import Board
 
@@ -29,17 +30,17 @@ def test_controls_stand_below_the_algorithms_in_gray(make_evaluation, html_table
 
 def test_the_whole_run_says_how_many_models_were_kept(make_evaluation):
     fresh = {"seconds": 61.7, "models": {"trained": 4, "reused": 0}}
-    text = times(Board.of(make_evaluation([{}], study=fresh)))
+    text = render(*times(Board.of(make_evaluation([{}], study=fresh))))
     assert "The last run took 62 s in all." in text
     resumed = {"seconds": 61.7, "models": {"trained": 1, "reused": 3}}
-    text = times(Board.of(make_evaluation([{}], study=resumed)))
+    text = render(*times(Board.of(make_evaluation([{}], study=resumed))))
     assert "62 s in all, without 3 models kept from earlier ones." in text
-    assert "The last run" not in times(Board.of(make_evaluation([{}])))
+    assert "The last run" not in render(*times(Board.of(make_evaluation([{}]))))
 
 
 def origin_of(make_evaluation, *studies):
     evaluations = [make_evaluation([{}], study=study) for study in studies]
-    return origin(Board.of(evaluations[0]), evaluations)
+    return render(*origin(Board.of(evaluations[0]), evaluations))
 
 
 def test_settings_are_written_in_words(make_evaluation, html_tables):

@@ -28,10 +28,9 @@ def dots(axes):
     return np.concatenate([cloud.get_offsets() for cloud in clouds])
 
 
-def test_every_parameter_is_tabulated_with_all_scores_as_means_over_patients(board, random_study, figures):
-    tables = {}
-    parameter_scores(board, figures, tables)
-    table = tables["parameters"]
+def test_every_parameter_is_tabulated_with_all_scores_as_means_over_patients(board, random_study, read):
+    read(parameter_scores(board))
+    table = read.tables["parameters"]
     assert len(table) == 2 * 2 * 2 * 5 * 7
     keys = {"train_on": "other", "cohort": "B", "strategy": "m2m", "algorithm": "LR"}
     rows = matching(table, **keys).set_index("parameters")
@@ -44,11 +43,10 @@ def test_every_parameter_is_tabulated_with_all_scores_as_means_over_patients(boa
     assert (rows["abs_bias_low"] < rows["abs_bias"]).all()
 
 
-def test_parameters_are_drawn_for_each_cohort_with_the_constant_in_gray(board, figures):
-    tables = {}
-    html = parameter_scores(board, figures, tables)
-    assert list(figures.figures) == ["parameters_A<1>", "parameters_B"]
-    figure = figures.figures["parameters_B"]
+def test_parameters_are_drawn_for_each_cohort_with_the_constant_in_gray(board, read):
+    html = read(parameter_scores(board))
+    assert list(read.figures) == ["parameters_A-1-", "parameters_B"]
+    figure = read.figures["parameters_B"]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["f", "Dv", "T2v", "Dt", "K", "T2t"]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -56,31 +54,30 @@ def test_parameters_are_drawn_for_each_cohort_with_the_constant_in_gray(board, f
     assert "tables/parameters.csv" in html
     assert "at a bound of the fit" in html
     panel = next(axes for axes in figure.axes if axes.get_xlabel() == "DI (%)")
-    rows = matching(tables["parameters"], train_on="same", cohort="B", parameters="f")
+    rows = matching(read.tables["parameters"], train_on="same", cohort="B", parameters="f")
     drawn = rows[rows["algorithm"].isin(["LR", "RFR", "constant"])]["dispersion"]
     values = [x for x, y in dots(panel) if abs(y) < 0.5]
     np.testing.assert_allclose(sorted(values), np.clip(sorted(100 * drawn), None, max(values)))
 
 
-def test_predictors_are_drawn_best_first_and_controls_below(board, random_study, figures):
-    tables = {}
-    html = predictor_scores(board, figures, tables)
-    assert list(figures.figures) == ["predictors_A<1>", "predictors_B"]
-    labels = [text.get_text() for text in figures.figures["predictors_B"].axes[0].get_yticklabels()]
+def test_predictors_are_drawn_best_first_and_controls_below(board, random_study, read):
+    html = read(predictor_scores(board))
+    assert list(read.figures) == ["predictors_A-1-", "predictors_B"]
+    labels = [text.get_text() for text in read.figures["predictors_B"].axes[0].get_yticklabels()]
     assert {label.split()[0] for label in labels[:4]} == {"LR", "RFR"}
     assert {label.split()[0] for label in labels[4:]} == CONTROLS
     assert "tables/skill.csv" in html
-    assert len(tables["skill"]) == len(random_study.evaluation.summary())
+    assert len(read.tables["skill"]) == len(random_study.evaluation.summary())
 
 
-def test_independent_noise_has_dots_of_its_own(make_evaluation, figures):
+def test_independent_noise_has_dots_of_its_own(make_evaluation, read):
     keys = [{"patient": f"p{i}", "skill": 0.5, "skill_independent": 0.25} for i in range(3)]
     rows = [key | {"algorithm": name} for key in keys for name in ("LR", "constant")]
     evaluation = make_evaluation(rows)
     scores = evaluation.scores.assign(skill=0.5, skill_independent=0.25, pearson_independent=0.1)
     board = Board.of(Evaluation(scores, evaluation.signals))
-    predictor_scores(board, figures, {})
-    figure = figures.figures["predictors_A"]
+    read(predictor_scores(board))
+    figure = read.figures["predictors_A"]
     panel = next(axes for axes in figure.axes if axes.get_xlabel() == "skill of maps")
     assert sorted({round(x, 9) for x, _ in dots(panel)}) == [0.25, 0.5]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -90,9 +87,9 @@ def test_independent_noise_has_dots_of_its_own(make_evaluation, figures):
     ]
 
 
-def test_truth_stands_beside_reference(board, random_study, figures):
-    truth_scores(board, figures)
-    figure = figures.figures["truth"]
+def test_truth_stands_beside_reference(board, random_study, read):
+    read(truth_scores(board))
+    figure = read.figures["truth"]
     panel = next(axes for axes in figure.axes if axes.get_xlabel() == "r")
     partly = [name for name in random_study.tissue if name != "T2v"]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
@@ -136,10 +133,9 @@ def test_amplitudes_are_relative_and_plain_numbers_have_the_unit_one(make_evalua
     assert table[2][1] == ""
 
 
-def test_signal_errors_are_means_over_patients(board, random_study, figures):
-    tables = {}
-    signal_scores(board, figures, tables)
-    table = tables["signals_by_contrast"]
+def test_signal_errors_are_means_over_patients(board, random_study, read):
+    read(signal_scores(board))
+    table = read.tables["signals_by_contrast"]
     assert len(table) == 2 * 2 * 2 * 5 * 3
     signals = random_study.evaluation.signals
     signals = signals[signals["n_train"] == 3]
@@ -151,17 +147,17 @@ def test_signal_errors_are_means_over_patients(board, random_study, figures):
         assert row[name] == pytest.approx(scores[name].mean())
 
 
-def test_errors_of_signals_are_drawn_for_each_cohort_without_useless_controls(board, figures):
-    signal_scores(board, figures, {})
-    assert list(figures.figures) == ["signal_errors_A<1>", "signal_errors_B"]
+def test_errors_of_signals_are_drawn_for_each_cohort_without_useless_controls(board, read):
+    read(signal_scores(board))
+    assert list(read.figures) == ["signal_errors_A-1-", "signal_errors_B"]
     legend = [
-        text.get_text() for text in figures.figures["signal_errors_B"].legends[0].get_texts()
+        text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()
     ]
     names = {text for text in legend if text.strip()}
     assert names == {"LR", "RFR", "constant", "s2s", "m2m"}
 
 
-def test_signals_without_a_usable_error_are_not_drawn(make_evaluation, figures):
+def test_signals_without_a_usable_error_are_not_drawn(make_evaluation, read):
     board = Board.of(make_evaluation([{}], [{"relative_error": np.nan, "n_undefined": 100}]))
-    signal_scores(board, figures, {})
-    assert not figures.figures
+    read(signal_scores(board))
+    assert not read.figures

@@ -1,4 +1,4 @@
-"""Dots with intervals: a row for each predictor or parameter, a panel for each score."""
+"""Dots with intervals: a row for each method or parameter, a panel for each score."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.predict.controls import is_control
 from dmrifit.report.numerals import fixed
 from dmrifit.report.style import (
     FAINT,
@@ -16,6 +15,7 @@ from dmrifit.report.style import (
     add_axes,
     handle,
     head,
+    legend_below,
     new_figure,
     shared_style,
 )
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "plot_bars", "plot_dots"]
+__all__ = ["Panel", "plot_dots"]
 
-_ROW = 0.25  # inches
+_ROW, _DOT, _NUMBER = 0.25, 0.04, 0.16  # inches of a row at least, of each dot, of a number
 _HEAD, _FOOT = 0.35, 0.5
-_GAP = 0.25
+_GAP, _NUMBERS = 0.25, 0.4  # between panels, and for the numbers of one
 _LEGEND_LINE = 0.2
 _EDGE_QUANTILE = 0.97  # one control or interval that went astray must not squeeze all others
-_LONGEST_NAME = 30  # letters
+_LONGEST_NAME, _LONGEST_ENTRY = 30, 36  # letters of rows and of the legend
 _BAND = 0.72  # share of a row's height that its dots take
 
 
@@ -44,122 +44,62 @@ class Panel:
     label: str
     scale: float = 1.0  # 100 where fractions are drawn in percent
     ends: tuple[float, float] | None = None  # by default those of the values
+    title: str = ""
+    digits: int | None = None  # of the numbers beside the dots; by default there are none
+    table: pd.DataFrame | None = None  # by default that of all panels
 
 
 def plot_dots(
     table: pd.DataFrame,
     panels: Sequence[Panel],
     styles: Mapping[str, Mapping[str, Any]],
-    title: str,
+    title: str = "",
     *,
     width: float = 12.4,
 ) -> Figure:
     """
     Draw a table with the columns row, series, those of panels and their ``_low`` and ``_high``.
 
-    Values beyond the ends of an axis stand at its end, hollow.
+    Values beyond the ends of an axis stand at its end, hollow; intervals end there in an arrow.
+    Rows that are marked in a column `control` do not decide where an axis ends.
     """
     rows = list(dict.fromkeys(table["row"]))
-    left = _room(rows)
+    left = 0.25 + 0.075 * max((len(_shortened(row)) for row in rows), default=0)
     per_line = max(int((width - left) / 1.45), 1)
     n_legend_lines = -(-len(styles) // per_line) if len(styles) > 1 else 0
     foot = _FOOT + _LEGEND_LINE * n_legend_lines
-    height = _ROW * len(rows)
+    has_numbers = any(panel.digits is not None for panel in panels)
+    height = max(_ROW, (_NUMBER if has_numbers else _DOT) * len(styles)) * len(rows)
+    has_head = title or any(panel.title for panel in panels)
+    gaps = [_GAP + _NUMBERS * (panel.digits is not None) for panel in panels]
     with shared_style({"font.size": 9}):
-        figure = new_figure(width, (_HEAD if title else 0.1) + height + foot)
-        edge = (width - left - 0.1 - _GAP * (len(panels) - 1)) / len(panels)
+        figure = new_figure(width, (_HEAD if has_head else 0.1) + height + foot)
+        edge = (width - left - 0.1 - sum(gaps) + _GAP) / len(panels)
         for i, panel in enumerate(panels):
-            ax = add_axes(figure, left + i * (edge + _GAP), foot, edge, height)
+            ax = add_axes(figure, left + i * edge + sum(gaps[:i]), foot, edge, height)
             _frame(ax, rows, panel, labels=i == 0)
-            _draw(ax, table, rows, panel, styles)
-            if i == 0 and title:
-                head(ax, title)
+            _draw(ax, table if panel.table is None else panel.table, rows, panel, styles)
+            if panel.title or i == 0:
+                head(ax, panel.title or title)
         if n_legend_lines:
             dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 6}
-            handles = [
-                handle(_shortened(name), **{**dot, **look}) for name, look in styles.items()
+            entries = [
+                handle(_shortened(name, _LONGEST_ENTRY), **{**dot, **look})
+                for name, look in styles.items()
             ]
-            figure.legend(
-                handles=handles, loc="lower left", ncols=per_line, fontsize=8.5, borderaxespad=0.2
-            )
+            legend_below(figure, entries, per_line)
     return figure
 
 
-def plot_bars(
-    tables: Mapping[str, pd.DataFrame], panel: Panel, colors: Mapping[str, str], *, width: float
-) -> Figure:
-    """
-    Draw bars from zero with intervals: a panel a table, the series of a row side by side.
-
-    Where an interval goes beyond the axis, it ends in an arrow.
-    """
-    first = next(iter(tables.values()))
-    rows, series = list(dict.fromkeys(first["row"])), list(colors)
-    height = (0.11 + 0.13 * len(series)) * len(rows)
-    left = _room(rows)
-    foot = _FOOT + _LEGEND_LINE * (len(series) > 1)
-    edge = (width - left) / len(tables) - 0.42
-    with shared_style({"font.size": 9}):
-        figure = new_figure(width, _HEAD + height + foot)
-        for i, (title, table) in enumerate(tables.items()):
-            ax = add_axes(figure, left + i * (edge + 0.42), foot, edge, height)
-            _frame(ax, rows, panel, labels=i == 0)
-            _draw_bars(ax, table, rows, panel, colors)
-            head(ax, title)
-        if len(series) > 1:
-            figure.legend(
-                handles=[handle(name, color=color, lw=5) for name, color in colors.items()],
-                loc="lower left", ncols=len(series), fontsize=8.5, borderaxespad=0.2,
-            )  # fmt: skip
-    return figure
-
-
-def _draw_bars(
-    ax: Axes,
-    table: pd.DataFrame,
-    rows: Sequence[str],
-    panel: Panel,
-    colors: Mapping[str, str],
-) -> None:
-    low_end, high_end = panel.ends or _ends(table, panel)
-    ax.set_xlim(low_end, high_end)
-    thick = 0.8 / len(colors)
-    for j, (name, color) in enumerate(colors.items()):
-        values = table[table["series"] == name].set_index("row").reindex(rows)
-        y = np.arange(len(rows)) + (j - (len(colors) - 1) / 2) * thick
-        middle, low, high = _values(values, panel)
-        ax.barh(y, np.clip(middle, low_end, high_end), 0.85 * thick, color=color, zorder=2)
-        ends = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
-        ax.hlines(y, *ends, color=INK, linewidth=1.1, zorder=3)
-        for marker, end, is_cut in (
-            ("<", low_end, low < low_end),
-            (">", high_end, high > high_end),
-        ):
-            tips = np.full(np.count_nonzero(is_cut), end)
-            ax.scatter(tips, y[is_cut], s=14, marker=marker, color=INK, zorder=5, clip_on=False)
-        for place, value in zip(y, middle, strict=True):
-            if np.isfinite(value):
-                at_end = ax.get_yaxis_transform()
-                text = fixed(value, 2)
-                ax.text(1.02, place, text, transform=at_end, size=7.5, va="center")
-    ax.axvline(0, color=INK, linewidth=1.2, zorder=4)
-
-
-def _room(rows: Sequence[str]) -> float:
-    """Measure the inches that the names of rows need at the left."""
-    return 0.25 + 0.075 * max((len(_shortened(row)) for row in rows), default=0)
-
-
-def _shortened(name: str) -> str:
+def _shortened(name: str, longest: int = _LONGEST_NAME) -> str:
     """Cut a name of a user's that would leave no room for what it names."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _frame(ax: Axes, rows: Sequence[str], panel: Panel, *, labels: bool) -> None:
     """Set rows from top to bottom, with a pale line for each."""
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=panel.label)
-    names = [_shortened(row) if labels else "" for row in rows]
-    ax.set_yticks(range(len(rows)), names)
+    ax.set_yticks(range(len(rows)), [_shortened(row) if labels else "" for row in rows])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x")
@@ -184,8 +124,14 @@ def _draw(
         ends = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
         color = look.get("color", INK)
         ax.hlines(y, *ends, color=color, linewidth=1.0, alpha=0.6, zorder=2)
+        for marker, end, is_cut in (
+            ("<", low_end, (low < low_end) & (middle > low_end)),
+            (">", high_end, (high > high_end) & (middle < high_end)),
+        ):
+            tips = np.full(np.count_nonzero(is_cut), end)
+            ax.plot(tips, y[is_cut], marker, markersize=4, color=color, zorder=5, clip_on=False)
         beyond = (middle < low_end) | (middle > high_end)
-        face = np.where(beyond, "white", color)
+        face = np.where(beyond, "white", look.get("markerfacecolor", color))
         shown = np.isfinite(middle)
         if shown.any():
             ax.scatter(
@@ -193,6 +139,11 @@ def _draw(
                 marker=look.get("marker", "o"), facecolors=face[shown], edgecolors=color,
                 linewidths=0.9, clip_on=False,
             )  # fmt: skip
+        if panel.digits is not None:
+            at_end = ax.get_yaxis_transform()
+            for place, value in zip(y[shown], middle[shown], strict=True):
+                text = fixed(value, panel.digits)
+                ax.text(1.04, place, text, transform=at_end, size=7.5, va="center")
     margin = 0.03 * (high_end - low_end)
     ax.set_xlim(low_end - margin, high_end + margin)
     if low_end <= 0 <= high_end:
@@ -221,11 +172,8 @@ def _ends(table: pd.DataFrame, panel: Panel) -> tuple[float, float]:
         return 0.0, 1.0
     lower, upper = np.quantile(values, [1 - _EDGE_QUANTILE, _EDGE_QUANTILE])
     learned = middle
-    if "algorithm" in table:
-        learned = middle[~table["algorithm"].map(is_control).to_numpy(bool)]
+    if "control" in table:
+        learned = middle[~table["control"].to_numpy(bool)]
     learned = learned[np.isfinite(learned)]
-    lower, upper = min(lower, *learned, 0.0), max(upper, *learned, 0.0)
-    lower, upper = float(lower), float(upper)
-    if lower == upper:
-        return lower, lower + 1.0
-    return lower, upper
+    lower, upper = float(min(lower, *learned, 0.0)), float(max(upper, *learned, 0.0))
+    return lower, upper if upper > lower else lower + 1.0

@@ -1,12 +1,11 @@
-"""Dots and bars with intervals: what stands where, and what lies beyond an axis."""
+"""Dots with intervals: what stands where, and what lies beyond an axis."""
 
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 
-from dmrifit.study.report.figures.dots import Panel, plot_bars, plot_dots
+from dmrifit.report.dot_plot import Panel, plot_dots
 
 STYLES = {"LR": {"color": "#0072b2"}, "constant": {"color": "#a3aab3", "marker": "s"}}
 
@@ -61,14 +60,14 @@ def test_what_lies_beyond_an_axis_stands_hollow_at_its_end():
 def test_axes_begin_at_zero_and_zero_is_marked():
     (axes,) = plot_dots(table(), [Panel("dispersion", "DI (%)", 100)], STYLES, "").axes
     assert axes.get_xlim()[0] <= 0 < 40 <= axes.get_xlim()[1] * 1.05
-    assert 0.0 in [line.get_xdata()[0] for line in axes.lines]
+    assert 0.0 in [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata())]
 
 
 def test_an_axis_cuts_controls_and_intervals_but_no_algorithm():
     rows = pd.DataFrame({
         "row": [f"m{i}" for i in range(60)],
         "series": ["LR"] * 58 + ["constant"] * 2,
-        "algorithm": ["LR"] * 58 + ["constant"] * 2,
+        "control": [False] * 58 + [True] * 2,
         "skill": [*np.linspace(0.1, 0.5, 57), -2.0, -50.0, 0.0],
     })  # fmt: skip
     rows["skill_low"], rows["skill_high"] = rows["skill"] - 0.05, rows["skill"] + 0.05
@@ -87,23 +86,23 @@ def test_nothing_to_draw_is_an_empty_frame():
     assert not clouds(axes)
 
 
-def test_an_interval_beyond_the_axis_of_bars_ends_in_an_arrow():
+def test_an_interval_beyond_the_axis_ends_in_an_arrow():
     panel = Panel("skill", "skill", ends=(-1.0, 1.0))
-    (axes,) = plot_bars({"A": table(skill_high=[1.5, 0, -2, np.nan])}, panel, {"LR": "#0072b2"}, width=6).axes
-    tips = [tip for cloud in clouds(axes) for tip in cloud.get_offsets().tolist()]
-    assert tips == [[-1.0, 1.0], [1.0, 0.0]]
+    rows = table(skill=[0.5, 0.0, -0.5, np.nan], skill_high=[1.5, 0, -0.2, np.nan])
+    (axes,) = plot_dots(rows, [panel], {"LR": STYLES["LR"]}, "").axes
+    tips = {line.get_marker(): line.get_xydata().tolist() for line in axes.lines if line.get_marker() in "<>"}
+    assert tips == {"<": [[-1.0, 1.0]], ">": [[1.0, 0.0]]}
 
 
-def test_bars_run_from_zero_with_intervals_and_their_number():
-    colors = {"constant": "#a3aab3", "LR": "#0072b2"}
-    panel = Panel("skill", "skill", ends=(-1.0, 1.0))
-    figure = plot_bars({"A": table(), "B": table()}, panel, colors, width=6.0)
+def test_panels_of_their_own_tables_have_titles_and_numbers():
+    panels = [
+        Panel("skill", "skill", ends=(-1.0, 1.0), title=title, digits=2, table=table(skill=[0.25 * k] * 4))
+        for k, title in enumerate("AB", start=1)
+    ]
+    figure = plot_dots(table(), panels, STYLES, width=6.0)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["A", "B"]
-    axes = figure.axes[0]
-    widths = [bar.get_width() for bar in axes.patches if to_hex(bar.get_facecolor()) == "#0072b2"]
-    assert widths == pytest.approx([0.5, -1.0])
-    assert {text.get_text() for text in axes.texts} >= {"0.50", "−3.00", "0.00"}
-    np.testing.assert_allclose(intervals(axes)[-2:, :, 0], [[0.4, 0.6], [-1.0, -1.0]])
+    for axes, number in zip(figure.axes, ("0.25", "0.50"), strict=True):
+        assert [text.get_text() for text in axes.texts if text.get_text()] == [number] * 4
 
 
 def test_long_names_are_cut_and_leave_room():

@@ -1,0 +1,427 @@
+"""Pages as data: sections of texts, tables, pictures and folds, which one template draws."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from dmrifit._optional import import_optional
+from dmrifit._utils.counts import counted
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.tables import csv_text
+from dmrifit.report.numerals import wording
+from dmrifit.report.style import palette_css
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "FEW",
+    "NOTICE",
+    "Block",
+    "Code",
+    "Columns",
+    "Fold",
+    "Grid",
+    "Heading",
+    "Lead",
+    "Lights",
+    "Link",
+    "Note",
+    "Numbers",
+    "Page",
+    "Picture",
+    "Section",
+    "Table",
+    "few_note",
+    "fill",
+    "notice_lead",
+    "origin",
+    "png_bytes",
+    "read_data",
+    "render",
+    "sentence",
+    "synthetic_note",
+    "write_files",
+    "write_report",
+]
+
+#: Notice in pages, files and descriptions.
+NOTICE = "Research software; not for clinical use."
+#: Patients below which a table says nothing about performance.
+FEW = 20
+PAGE = "report.html"
+
+_DPI = 180
+_SCREEN = 100  # CSS pixels for an inch
+_ENDS_OF_WIDTH = slice(16, 20)  # bytes of a PNG file
+
+_Block = TypeVar("_Block", bound="Block")
+
+
+class Block:
+    """Parts of a page, drawn by the template as the name of their class says."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+    def __bool__(self) -> bool:
+        return any(len(part) if hasattr(part, "__len__") else part for part in self.parts)
+
+    @property
+    def kind(self) -> str:
+        """The name by which the template knows the class."""
+        return type(self).__name__.lower()
+
+    def all(self, kind: type[_Block]) -> Iterator[_Block]:
+        """List the blocks of a class in this one, from top to bottom."""
+        if isinstance(self, kind):
+            yield self
+        for part in self.parts:
+            if isinstance(part, Block):
+                yield from part.all(kind)
+
+    def __html__(self) -> str:
+        return render(self)
+
+
+class Note(Block):
+    """A remark in small letters."""
+
+
+class Lead(Block):
+    """The line that answers; of several parts the first in bold."""
+
+
+class Lights(Block):
+    """Dictionaries of the lights of parameters: kind, layer, sign, name, value, words."""
+
+
+class Heading(Block):
+    """A heading inside a section."""
+
+
+class Code(Block):
+    """Lines of code."""
+
+
+class Grid(Block):
+    """Figures beside each other where the screen is wide enough, else below each other."""
+
+
+class Columns(Block):
+    """Blocks, halves of a screen beside each other where it is wide enough."""
+
+
+class Fold(Block):
+    """Blocks behind a title that is clicked; nothing where they are empty."""
+
+    def __init__(self, title: str, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.title = title
+
+
+class Section(Fold):
+    """Blocks under a heading: texts, tables, pictures, folds, or what is markup already."""
+
+
+class Link(Block):
+    """A file beside the page."""
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(text)
+        # A leading ./ keeps a name with a colon from being taken for a protocol.
+        self.address = f"./{quote(path)}"
+
+
+class Numbers(Link):
+    """A table that is a CSV file beside the page, in a folder."""
+
+    def __init__(self, name: str, table: pd.DataFrame, *, folder: str = "tables") -> None:
+        super().__init__(f"{folder}/{name}.csv", f"All numbers: {name}.csv")
+        self.name, self.table = name, table
+
+
+class Table(Block):
+    """
+    A table of records, whose columns are given as ``"heading {cell:.2f} | heading {cell}"``.
+
+    Cells have the formats of `dmrifit.report.numerals.wording`. With a list of headings the rows
+    are cells as they are, and `numbers` and `words` are columns of numbers and of sentences.
+    Records of a `control` are faint, as are rows whose first cell is one of `controls`; columns of
+    format ``w`` keep their lines.
+    """
+
+    def __init__(
+        self,
+        rows: pd.DataFrame | Iterable[Any],
+        columns: str | Sequence[Any] = (),
+        *,
+        numbers: Iterable[int] = (),
+        words: Iterable[int] = (),
+        controls: Collection[str] = (),
+        faint: Iterable[Any] = (),
+    ) -> None:
+        records = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+        self.classes = dict.fromkeys(numbers, "number") | dict.fromkeys(words, "words")
+        marks = list(faint) or [isinstance(row, Mapping) and row.get("control") for row in records]
+        if isinstance(columns, str):
+            headings, _, cells = zip(
+                *(c.partition("{") for c in columns.split(" | ")), strict=True
+            )
+            columns = [heading.rstrip() for heading in headings]
+            for i, cell in enumerate(cells):
+                if ":" in cell:
+                    self.classes[i] = "words" if ":w}" in cell else "number"
+            records = [[wording(f"{{{cell}", row) for cell in cells] for row in records]
+        self.header = list(columns)
+        marked = zip(marks, records, strict=True)
+        self.faint = [mark or row[0] in controls for mark, row in marked]
+        super().__init__(records)
+
+    @property
+    def is_prose(self) -> bool:
+        """Whether a column has sentences."""
+        return "words" in self.classes.values()
+
+
+class Picture(Block):
+    """A figure, or the bytes of a PNG file; with a name it is a file beside the page, too."""
+
+    def __init__(
+        self,
+        figure: Figure | bytes,
+        alt: str,
+        caption: Any = "",
+        *,
+        name: str = "",
+        width: int | None = None,
+    ) -> None:
+        super().__init__(alt)
+        self.figure, self.alt, self.caption = figure, alt, caption
+        # Names of cohorts may hold what a file name cannot.
+        self.name = re.sub(r"[^\w+-]+", "-", name)
+        self._width = width
+
+    @cached_property
+    def png(self) -> bytes:
+        """The picture as a file."""
+        if isinstance(self.figure, bytes):
+            return self.figure
+        return png_bytes(self.figure, dpi=_DPI)
+
+    @property
+    def width(self) -> int:
+        """Pixels on the screen."""
+        if isinstance(self.figure, bytes):
+            return self._width or int.from_bytes(self.figure[_ENDS_OF_WIDTH], "big") // 2
+        return round(self.figure.get_figwidth() * _SCREEN)
+
+    @property
+    def data(self) -> str:
+        """The picture as text."""
+        return base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that needs no other file and no network; it may run and show only what is in it."""
+
+    title: str
+    sections: Sequence[Section]
+    lead: str = ""
+    contents: bool = False
+    script: str = ""
+    style: str = ""
+
+    @cached_property
+    def pictures(self) -> dict[str, Picture]:
+        """Pictures that are files, by their names, of which no two are alike."""
+        pictures: dict[str, Picture] = {}
+        for section in self.sections:
+            for picture in section.all(Picture):
+                name, n = picture.name, 2
+                while f"{name}.png" in pictures:
+                    name, n = f"{picture.name}-{n}", n + 1
+                if name:
+                    pictures[f"{name}.png"] = picture
+        return pictures
+
+    def html(self) -> str:
+        """Draw the page."""
+        sections = [
+            (section.title, render(*section.parts)) for section in self.sections if section
+        ]
+        style = palette_css() + read_data(__file__, "page.css") + self.style
+        script = self.script
+        if any('class="viewer"' in body for _, body in sections):
+            script = f"{viewer_script()}\n{script}"
+        # Names in a table may come from anybody: the browser runs only what matches these digests.
+        policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}"
+        if script:
+            policy += f"; script-src {_digest(script)}"
+        # A plain text, as markup would escape what is replaced in it.
+        return _compiled(read_data(__file__, "page.html")).render(
+            title=self.title,
+            sections=sections,
+            lead=self.lead,
+            contents=self.contents,
+            policy=f"{policy}; base-uri 'none'; form-action 'none'",
+            script=_safe(script),
+            style=_safe(style),
+        )
+
+    def vectors(self) -> bytes:
+        """Draw all figures into one PDF file."""
+        pages = import_optional("matplotlib.backends.backend_pdf").PdfPages
+        buffer = io.BytesIO()
+        # Without date and program the same figures are the same bytes.
+        metadata = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        with pages(buffer, metadata=metadata) as file:
+            for picture in self.pictures.values():
+                file.savefig(picture.figure)
+        return buffer.getvalue()
+
+
+def write_report(
+    folder: str | Path,
+    evaluate: Callable[[], dict[str, pd.DataFrame]],
+    make_page: Callable[[dict[str, pd.DataFrame]], Page],
+    *,
+    tables: Sequence[str],
+    pictures: Sequence[str],
+    overwrite: bool = False,
+) -> dict[str, pd.DataFrame]:
+    """Evaluate, and write tables as CSV files, some pictures and the page; all appear at once."""
+    # A missing library, or a file of this name, is reported before the long work.
+    for library in ("matplotlib", "jinja2"):
+        import_optional(library)
+    names = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in pictures), PAGE]
+    with FileSet(folder, names, overwrite=overwrite) as files:
+        results = evaluate()
+        page = make_page(results)
+        contents = {f"{name}.csv": csv_text(results[name]).encode() for name in tables}
+        contents |= {name: one.png for name, one in page.pictures.items() if name in names}
+        contents[PAGE] = page.html().encode()
+        for name, content in contents.items():
+            files.path(name).write_bytes(content)
+    return results
+
+
+def write_files(
+    folder: Path, contents: Mapping[str, str | bytes], *, replaced: Sequence[str] = ()
+) -> None:
+    """Write files together, and remove earlier ones of these endings; make no empty folder."""
+    earlier = sorted(path.name for ending in replaced for path in folder.glob(f"*.{ending}"))
+    names = list(dict.fromkeys([*earlier, *contents]))
+    if not names:
+        return
+    with FileSet(folder, names, overwrite=True) as files:
+        for name, content in contents.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            files.path(name).write_bytes(data)
+
+
+def render(*blocks: Any) -> Markup:
+    """Draw blocks: a text becomes a paragraph, and what is markup already stays as it is."""
+    return fill(read_data(__file__, "page.html"), blocks=blocks)
+
+
+def fill(template: str, **values: Any) -> Markup:
+    """Fill a template."""
+    return _safe(_compiled(template).render(**values))
+
+
+@cache
+def read_data(module: str, name: str) -> str:
+    """Read a text file from the folder ``data`` beside a module."""
+    return (Path(module).parent / "data" / name).read_text(encoding="utf-8")
+
+
+def viewer_script() -> str:
+    """Give the scripts that draw three planes, and the signals of a voxel."""
+    return read_data(__file__, "voxel.js") + read_data(__file__, "viewer.js")
+
+
+def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
+    """Draw a matplotlib figure as a PNG picture."""
+    buffer = io.BytesIO()
+    # Without the version of matplotlib, so that the same figure is the same bytes anywhere.
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def origin(command: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
+    """Tabulate how a page came about: date, command, settings, versions."""
+    from dmrifit.io.bids_derivatives import versions
+
+    lines: list[Sequence[Any]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
+    if command:
+        lines.append(["command", command])
+    numbers = versions("dmrifit", "numpy", "scipy").items()
+    return Table([*lines, *rows, *([f"version of {name}", number] for name, number in numbers)])
+
+
+def sentence(text: str) -> str:
+    """Begin a text with a capital letter, and end it."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.?')}{'?' if text.endswith('?') else '.'}"
+
+
+def few_note(n_patients: int) -> str:
+    """Warn that numbers of few patients do not estimate performance."""
+    if n_patients >= FEW:
+        return ""
+    return (
+        f"With {counted(n_patients, 'patient')} these numbers describe these scans; they are no "
+        "performance."
+    )
+
+
+def synthetic_note(n_synthetic: int, n: int, what: str = "scan") -> str:
+    """State how many scans were simulated; empty where none was."""
+    if not n_synthetic:
+        return ""
+    if n == 1:
+        subject = f"this {what} was"
+    elif n_synthetic == n:
+        subject = f"all {what}s were"
+    else:
+        subject = f"{n_synthetic} of {n} {what}s were"
+    return (
+        f"Synthetic data: {subject} simulated; no person was scanned, and no number here is a "
+        "clinical result."
+    )
+
+
+def notice_lead(synthetic: Iterable[bool], unit: str = "scan", notice: str = NOTICE) -> str:
+    """Write the notice of a page, and how many of its scans were simulated."""
+    flags = list(synthetic)
+    return f"{notice} {synthetic_note(sum(flags), len(flags), unit)}".rstrip()
+
+
+def _digest(text: str) -> str:
+    """Name a script or style in the words of a content security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+
+
+@cache
+def _compiled(template: str) -> Any:
+    return import_optional("jinja2").Environment(autoescape=True).from_string(template)
+
+
+def _safe(html: str) -> Markup:
+    import_optional("jinja2")  # which brings markupsafe, or says how to install both
+    from markupsafe import Markup
+
+    return Markup(html)

@@ -1,0 +1,284 @@
+"""Pages as data: what the reader sees of texts, tables, pictures and folds, and the files beside a page."""
+
+import base64
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from dmrifit.report.page import (
+    Block,
+    Code,
+    Columns,
+    Fold,
+    Grid,
+    Heading,
+    Lead,
+    Link,
+    Note,
+    Numbers,
+    Page,
+    Picture,
+    Section,
+    Table,
+    png_bytes,
+    render,
+    sentence,
+    synthetic_note,
+    write_files,
+    write_report,
+)
+from dmrifit.report.style import add_axes, new_figure
+
+
+def drawing(width=2.0, height=1.0, title="A"):
+    figure = new_figure(width, height)
+    add_axes(figure, 0.5, 0.3, width - 1, height - 0.6).set_title(title)
+    return figure
+
+
+def shown(tab, tmp_path, *blocks, width=1000):
+    """Open a page of blocks in a browser."""
+    path = tmp_path / "page.html"
+    path.write_text(Page("title", [Section("", *blocks)]).html(), encoding="utf-8")
+    return tab.open(path, width)
+
+
+def test_text_is_escaped_and_markup_is_not():
+    sections = [Section("x < y", "<i>text</i>"), Section("", Markup("<i>markup</i>"))]
+    page = Page("a & b", sections, "<lead>").html()
+    for expected in ("a &amp; b", "x &lt; y", "&lt;i&gt;text", "<i>markup</i>", "&lt;lead&gt;"):
+        assert expected in page
+    assert page.count("<h2>") == 1
+    assert page.startswith("<!DOCTYPE html>")
+    assert 'name="viewport"' in page
+
+
+def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tmp_path):
+    rows = pd.DataFrame(
+        {
+            "name": ["<a>", "b"],
+            "x": [-1.256, np.nan],
+            "x_low": [-2.0, np.nan],
+            "x_high": [0.5, np.nan],
+            "n": [3, 4],
+        }
+    )
+    table = Table(
+        rows, "name {name} | value {x:.2f} | with interval {x:.1i} | of {n:.0f} in {x:.1s}"
+    )
+    page = shown(tab, tmp_path, table)
+    assert page.locator("th").all_inner_texts() == ["name", "value", "with interval", "of"]
+    assert page.locator("td").all_inner_texts() == [
+        *("<a>", "−1.26", "−1.3 (−2.0 to 0.5)", "3 in −1"),
+        *("b", "–", "–", "4 in –"),
+    ]
+    aligned = page.evaluate(
+        "[...document.querySelectorAll('td')].slice(0, 4).map((x) => getComputedStyle(x).textAlign)"
+    )
+    assert aligned == ["left", "right", "right", "right"]
+
+
+def test_rows_of_controls_are_fainter_and_sentences_keep_their_lines(tab, tmp_path):
+    records = [{"name": "a", "text": "one\ntwo"}, {"name": "b", "text": "", "control": True}]
+    page = shown(
+        tab,
+        tmp_path,
+        Table(records, "name {name} | text {text:w}"),
+        Table([["c"], ["d"]], ["name"], controls=("d",)),
+    )
+    first, second, plain, control = page.locator("tbody tr").all()
+    color = "(row) => getComputedStyle(row.firstElementChild).color"
+    assert (
+        first.evaluate(color)
+        == plain.evaluate(color)
+        != second.evaluate(color)
+        == control.evaluate(color)
+    )
+    heights = [row.bounding_box()["height"] for row in (first, second)]
+    assert heights[0] > heights[1] + 10
+
+
+def test_what_is_empty_is_not_on_the_page():
+    sections = [
+        Section("Nothing", Table([], "name {name}"), Fold("Fold", Table([]), ""), Note(""), None),
+        Section("Something", "x"),
+    ]
+    page = Page("title", sections, contents=True).html()
+    assert "Nothing" not in page
+    assert "Fold" not in page
+    assert page.count("<section") == page.count("<a ") == 1
+
+
+def test_contents_link_to_the_sections_that_have_a_heading():
+    sections = [
+        Section("", "lead"),
+        Section("First", "1"),
+        Section("", "between"),
+        Section("Second <b>", "2"),
+    ]
+    page = Page("title", sections, contents=True).html()
+    assert '<a href="#s1">First</a>' in page
+    assert '<a href="#s2">Second &lt;b&gt;</a>' in page
+    assert (
+        page.index('id="s1"')
+        < page.index("<h2>First")
+        < page.index('id="s2"')
+        < page.index("<h2>Second")
+    )
+    assert "<nav>" not in Page("title", sections).html()
+
+
+def test_halves_of_a_screen_stand_side_by_side_where_there_is_room(tab, tmp_path):
+    for kind in (Columns, Grid):
+        blocks = kind(Block(Heading("left <"), "a"), Block(Heading("right"), "b"))
+        for width, is_beside in ((1200, True), (400, False)):
+            page = shown(tab, tmp_path, blocks, width=width)
+            left, right = (page.get_by_text(text).bounding_box() for text in ("left <", "right"))
+            assert (left["y"] == right["y"]) == (is_beside and kind is Columns)
+
+
+def test_each_kind_of_block_shows_its_text(tab, tmp_path):
+    blocks = [
+        Note("a < b"),
+        Lead("c <", "d"),
+        Lead("e"),
+        Code("if b < 1:\n    return S0"),
+        Fold("f <", "g"),
+    ]
+    page = shown(tab, tmp_path, *blocks, Link("a: b.csv", "h"))
+    for text in ("a < b", "c <", "c < d", "e", "if b < 1:\n    return S0", "f <"):
+        assert page.get_by_text(text, exact=True).first.is_visible(), text
+    assert not page.get_by_text("g", exact=True).is_visible()
+    page.get_by_text("f <").click()
+    assert page.get_by_text("g", exact=True).is_visible()
+    # A name with a colon is no protocol.
+    assert page.get_by_text("h", exact=True).get_attribute("href") == "./a%3A%20b.csv"
+
+
+def test_paper_says_which_folds_it_leaves_out(tmp_path, tab):
+    page = shown(
+        tab, tmp_path, Fold("a", "b"), Markup("<details open><summary>c</summary>d</details>")
+    )
+    read = "[...document.querySelectorAll('summary')].map((one) => getComputedStyle(one, '::after').content)"
+    assert page.evaluate(read) == ["none", "none"]
+    page.emulate_media(media="print")
+    assert page.evaluate(read) == ['" (folded: not printed)"', "none"]
+
+
+def test_figures_are_a_hundred_pixels_for_an_inch_whatever_the_resolution_of_the_file(
+    tab, tmp_path
+):
+    file = png_bytes(Figure(figsize=(3, 1)), dpi=100)
+    page = shown(
+        tab,
+        tmp_path,
+        Picture(drawing(), 'say "x"', "b < 50"),
+        Picture(file, "f"),
+        Picture(file, "g", width=7),
+    )
+    images = page.locator("img")
+    assert [images.nth(i).bounding_box()["width"] for i in range(3)] == [200, 150, 7]
+    assert images.first.get_attribute("alt") == 'say "x"'
+    assert page.get_by_text("b < 50").is_visible()
+
+
+def test_a_page_of_nothing_is_a_page():
+    assert Page("empty", []).html().rstrip().endswith("</html>")
+    assert render() == ""
+
+
+def test_remarks_become_sentences():
+    assert [sentence(text) for text in ("a b", "a b.", "is it b?", "")] == [
+        "A b.",
+        "A b.",
+        "Is it b?",
+        ".",
+    ]
+
+
+def test_what_was_simulated_is_said_with_its_number():
+    assert synthetic_note(0, 3) == ""
+    assert synthetic_note(2, 3).startswith(
+        "Synthetic data: 2 of 3 scans were simulated; no person was scanned"
+    )
+    assert "all cases were simulated" in synthetic_note(3, 3, "case")
+    assert "this case was simulated" in synthetic_note(1, 1, "case")
+
+
+# Files beside a page --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ranks_A<1>_s2s", "ranks_A-1-_s2s.png"),
+        ("../a/b c", "-a-b-c.png"),
+        ("Dt+K-2", "Dt+K-2.png"),
+        ("größe", "größe.png"),
+    ],
+)
+def test_letters_that_files_do_not_have_become_dashes(name, file):
+    page = Page("title", [Section("", Fold("in a fold", Picture(drawing(), "a", name=name)))])
+    assert list(page.pictures) == [file]
+    assert base64.b64encode(page.pictures[file].png).decode() in page.html()
+
+
+def test_names_that_look_alike_as_files_stay_apart():
+    pictures = [
+        Picture(drawing(title=title), title, name=name)
+        for title, name in zip("ABC", ("a b", "a/b", "a:b"), strict=True)
+    ]
+    page = Page("title", [Section("", *pictures), Section("", Picture(drawing(), "no file"))])
+    assert list(page.pictures) == ["a-b.png", "a-b-2.png", "a-b-3.png"]
+    assert len({picture.png for picture in page.pictures.values()}) == 3
+
+
+def test_all_figures_are_pages_of_one_file_with_the_same_bytes_each_time():
+    page = Page(
+        "title",
+        [
+            Section(
+                "",
+                *(
+                    Picture(drawing(width), name, name=name)
+                    for name, width in (("a", 2), ("b", 3))
+                ),
+            )
+        ],
+    )
+    pdf = page.vectors()
+    assert pdf.startswith(b"%PDF")
+    boxes = re.findall(rb"/MediaBox \[ 0 0 (\d+) (\d+) \]", pdf)
+    # In points, 72 for an inch, in the order of the report.
+    assert boxes == [(b"144", b"72"), (b"216", b"72")]
+    assert b"CreationDate" not in pdf
+    assert page.vectors() == pdf
+
+
+def test_tables_and_named_pictures_are_written_with_the_page(tmp_path):
+    table = pd.DataFrame({"x": [1.5]})
+
+    def make_page(tables):
+        return Page(
+            "title", [Section("a", Numbers("x", tables["x"]), Picture(drawing(), "a", name="a"))]
+        )
+
+    options = {"tables": ["x"], "pictures": ["a", "not made"]}
+    assert write_report(tmp_path, lambda: {"x": table}, make_page, **options)["x"] is table
+    assert {path.name for path in tmp_path.iterdir()} == {"x.csv", "a.png", "report.html"}
+    assert pd.read_csv(tmp_path / "x.csv").equals(table)
+    # Before the evaluation, which may take hours.
+    with pytest.raises(FileExistsError, match="overwrite"):
+        write_report(tmp_path, lambda: pytest.fail("evaluated"), make_page, **options)
+
+
+def test_files_of_an_earlier_report_are_removed(tmp_path):
+    write_files(tmp_path / "a", {})
+    assert not (tmp_path / "a").exists()
+    write_files(tmp_path, {"old.csv": "1", "notes.txt": "2"})
+    write_files(tmp_path, {"new.csv": b"3"}, replaced=("csv",))
+    assert {path.name for path in tmp_path.iterdir()} == {"new.csv", "notes.txt"}
