@@ -10,7 +10,7 @@ import typer
 from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.console import say_flagged
-from dmrifit.cli.options import move_to_device
+from dmrifit.cli.options import given, move_to_device
 
 if TYPE_CHECKING:
     from anomaly.scans.series import SeriesDetector, SeriesFiles
@@ -84,15 +84,9 @@ def detect(
     failed: list[dict[str, str]] = []
     series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue, failed=failed)
     say_failed_rows(series, failed)
-    options: dict[str, Any] = {
-        "opening": opening,
-        "tissue": estimate_tissue,
-        "mask": not all_voxels,
-    }
-    if resample_directions:
-        options["directions"] = "resampled"
-    if threshold is not None:
-        options["threshold"] = threshold
+    directions = "resampled" if resample_directions else None
+    options = given(threshold=threshold, directions=directions, opening=opening)
+    options |= {"tissue": estimate_tissue, "mask": not all_voxels}
     calibration: dict[str, Any] = {}
     if calibrate is not None:
         calibration = _calibrated(detector, calibrate, series, options)

@@ -11,11 +11,10 @@ import typer
 from anomaly.cli.options import make_detector, parameter_names, parameters_of, series_of_table
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import begin_run, simulate_case
-from dmrifit.cli.console import check_output, progress
+from dmrifit.cli.case_runs import simulate_cases
+from dmrifit.cli.console import check_output
 from dmrifit.cli.options import given, require_libraries
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
-from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     from anomaly.scans.preparation import PreparedScan
@@ -63,11 +62,6 @@ def simulate(
 
     Example: dmrifit-anomaly simulate 28 20 --directions 16 --out cases
     """
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-    from dmrifit.io.case_tables import TABLE
-
     if not n_healthy + n_lesions:
         raise ValueError("N_HEALTHY and N_LESIONS are 0; ask for at least one person")
     options: dict[str, Any] = {
@@ -79,24 +73,15 @@ def simulate(
         "cellular": cellular,
         "random_state": seed,
     }
-    settings = {"command": "simulate", "skip": skip} | options
-    tables = list(_TABLES.values())
-    begin_run(out, settings, overwrite, results=tables, records=f"synthetic-*/{TABLE}")
-    persons = [("healthy", i) for i in range(skip, skip + n_healthy)]
-    persons += [("glioma", i) for i in range(skip, skip + n_lesions)]
-    rows: dict[str, list[dict[str, str]]] = {group: [] for group in _TABLES}
-    for group, i in progress(persons, len(persons)):
-        folder = out / f"synthetic-{group}-{i + 1:03d}"
-        write = partial(_write_person, group, i, options)
-        rows[group].append(simulate_case(folder, TABLE, write, overwrite=overwrite))
+    cases = {}
     summaries = []
-    for group, description in _GROUPS.items():
-        if not rows[group]:
-            continue
-        path = out / _TABLES[group]
-        table = pd.DataFrame(rows[group]).fillna("n/a")
-        write_text(path, table_text(table))
-        summaries.append(f"{len(rows[group])} {description}: {path}")
+    for group, n in (("healthy", n_healthy), ("glioma", n_lesions)):
+        for i in range(skip, skip + n):
+            write = partial(_write_person, group, i, options)
+            cases[f"synthetic-{group}-{i + 1:03d}"] = (_TABLES[group], write)
+        if n:
+            summaries.append(f"{n} {_GROUPS[group]}: {out / _TABLES[group]}")
+    simulate_cases(out, cases, _TABLES.values(), options | {"skip": skip}, overwrite=overwrite)
     typer.echo("synthetic series of " + "; ".join(summaries))
 
 

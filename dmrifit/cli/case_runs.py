@@ -34,7 +34,7 @@ __all__ = [
     "read_result",
     "result_rows",
     "say_failed_rows",
-    "simulate_case",
+    "simulate_cases",
     "write_page",
 ]
 
@@ -261,23 +261,40 @@ def _is_of_type(value: Any, types: tuple[type, ...]) -> bool:
     return isinstance(value, types) or (float in types and isinstance(value, int))
 
 
-def simulate_case(
-    folder: Path, table: str, write: Callable[[Path], None], *, overwrite: bool
-) -> dict[str, str]:
-    """Write a synthetic case, unless it is finished; give its row for the table of all."""
-    from dmrifit.io.atomic_files import finish_interrupted
-    from dmrifit.io.tables import read_texts
+def simulate_cases(
+    out: Path,
+    cases: Mapping[str, tuple[str, Callable[[Path], None]]],
+    tables: Iterable[str],
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
+    """
+    Write synthetic cases that an earlier run did not finish, and the tables of all.
 
-    finish_interrupted(folder)
-    if overwrite or not (folder / table).exists():
-        write(folder)
-    row = {}
-    for column, value in read_texts(folder / table).iloc[0].items():
-        # In the table of all cases, paths are relative to the folder above.
-        if value.endswith(_CASE_FILES):
-            value = f"{folder.name}/{value}"
-        row[column] = value
-    return row
+    Cases are named by their folder, each with its table and the function that writes its files.
+    """
+    import pandas as pd
+
+    from dmrifit.io.atomic_files import finish_interrupted, write_text
+    from dmrifit.io.case_tables import TABLE
+    from dmrifit.io.tables import read_texts, table_text
+
+    rows: dict[str, list[dict[str, str]]] = {table: [] for table in tables}
+    settings = {"command": "simulate", **settings}
+    begin_run(out, settings, overwrite, results=rows, records=f"synthetic-*/{TABLE}")
+    for name, (table, write) in progress(cases.items(), len(cases)):
+        finish_interrupted(out / name)
+        if overwrite or not (out / name / TABLE).exists():
+            write(out / name)
+        row = {}
+        for column, value in read_texts(out / name / TABLE).iloc[0].items():
+            # In the table of all cases, paths are relative to the folder above.
+            row[column] = f"{name}/{value}" if value.endswith(_CASE_FILES) else value
+        rows[table].append(row)
+    for table, lines in rows.items():
+        if lines:
+            write_text(out / table, table_text(pd.DataFrame(lines)))
 
 
 def result_rows(

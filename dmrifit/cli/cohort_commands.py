@@ -185,22 +185,13 @@ def train(
     patches = resolve_patch_shape(estimator)
     if patches is not None:
         check_reach(patches, [scan.shape for scan in scans])
-    inputs, targets, patients = [], [], []
-    for cohort in training:
-        sample = cohort.arrays(
-            source,
-            protocol,
-            mask=train_mask,  # type: ignore[arg-type]
-            patch_shape=patches,
-            max_voxels=max_voxels or None,
-            random_state=seed,
-        )
-        inputs.append(sample.X)
-        targets.append(sample.Y)
-        patients.append(sample.groups)
+    sampling: dict[str, Any] = {"mask": train_mask, "max_voxels": max_voxels or None}
+    sampling |= {"patch_shape": patches, "random_state": seed}
+    samples = [cohort.arrays(source, protocol, **sampling) for cohort in training]
     n_patients = sum(len(cohort.patients) for cohort in training)
-    X, Y = np.concatenate(inputs), np.concatenate(targets)
-    groups = np.concatenate(patients)
+    X = np.concatenate([sample.X for sample in samples])
+    Y = np.concatenate([sample.Y for sample in samples])
+    groups = np.concatenate([sample.groups for sample in samples])
     if coverage and n_patients < FEWEST_PATIENTS:
         typer.echo(f"no intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}")
     elif coverage:
@@ -212,10 +203,8 @@ def train(
     is_synthetic = any(cohort.synthetic for cohort in training)
     strategy_of(estimator).synthetic_ = is_synthetic
     save_model(estimator, out)
-    n_voxels = len(X)
-    typer.echo(
-        f"trained on {counted(n_voxels, 'voxel')} of {counted(n_patients, 'patient')}: {out}"
-    )
+    voxels = counted(len(X), "voxel")
+    typer.echo(f"trained on {voxels} of {counted(n_patients, 'patient')}: {out}")
     typer.echo(f"it predicts {counted(len(protocol), 'image')} from {', '.join(source.labels)}")
     if isinstance(estimator, ConformalIntervals):
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()

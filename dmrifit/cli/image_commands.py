@@ -295,9 +295,7 @@ def roi(
     from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.tables import csv_text
 
-    label_names = None
-    if names:
-        label_names = read_label_names(names)
+    label_names = read_label_names(names) if names else None
     repeats_name = f"{out.stem}_repeatability{out.suffix}"
     if not scans and not map_:
         raise ValueError("no maps are named: give folders of dmrifit fit, a table, or --map")

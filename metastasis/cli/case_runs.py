@@ -60,15 +60,7 @@ _COLUMNS = (
     "synthetic",
 )
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
-_SINGLE_MODEL_COLUMNS = (
-    "number",
-    *FIGURES,
-    "x",
-    "y",
-    "z",
-    "probability",
-    "mean_probability",
-)
+_SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
 
 RUN = CaseRun(
     record="segmentation.json",

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import begin_run, simulate_case
-from dmrifit.cli.console import check_output, progress
+from dmrifit.cli.case_runs import simulate_cases
+from dmrifit.cli.console import check_output
 from dmrifit.cli.options import given, require_libraries, say, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
-from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,9 +62,6 @@ def simulate(
 
     Example: dmrifit-metastasis simulate 12 --out cases
     """
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
     from dmrifit.io.case_tables import TABLE
 
     options: dict[str, Any] = {
@@ -78,14 +74,10 @@ def simulate(
         "world": world,
         "random_state": seed,
     }
-    settings = {"command": "simulate", "skip": skip} | options
-    begin_run(out, settings, overwrite, results=(TABLE,), records=f"synthetic-*/{TABLE}")
-    rows = []
-    for i in progress(range(skip, skip + n), n):
-        folder = out / f"synthetic-{i + 1:03d}"
-        write = partial(_write_patient, i, options)
-        rows.append(simulate_case(folder, TABLE, write, overwrite=overwrite))
-    write_text(out / TABLE, table_text(pd.DataFrame(rows)))
+    cases = {}
+    for i in range(skip, skip + n):
+        cases[f"synthetic-{i + 1:03d}"] = (TABLE, partial(_write_patient, i, options))
+    simulate_cases(out, cases, (TABLE,), options | {"skip": skip}, overwrite=overwrite)
     typer.echo(f"{counted(n, 'synthetic patient')}: {out / TABLE}")
 
 

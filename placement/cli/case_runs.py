@@ -84,12 +84,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     if not figure or not can_draw():
         return
     from dmrifit.report.page import Table
-    from placement.exchange.pages import (
-        angles_words,
-        box_assets,
-        case_summary,
-        console_numbers,
-    )
+    from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
     from placement.exchange.vendor_texts import NOTICE
 
     lines = [

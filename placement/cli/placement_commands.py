@@ -95,7 +95,7 @@ def place(
         rounding=CONSOLE if rounding else None,
         random_state=seed,
     )
-    scene_options = region.of_scene() | {"min_volume": min_volume}
+    scene_options = region.of_scene()
     say_folder(cases, IMAGES)
     failed: list[dict[str, str]] = []
     table = read_cases(cases, **region.of_cases(), failed=failed)
@@ -119,7 +119,7 @@ def place(
         scene_options["include"] = [value for values in tissues.values() for value in values]
 
     def place_in(row: Any, folder: Path) -> dict[str, Any]:
-        scene = read_scene(row, **scene_options)
+        scene = read_scene(row, **scene_options, min_volume=min_volume)
         if model is None:
             voxel, scene = placed_in_brain(placer, scene, shift)
         else:

@@ -17,7 +17,7 @@ from dmrifit.cli.case_runs import (
     join_tables,
     read_record,
     say_failed_rows,
-    simulate_case,
+    simulate_cases,
     write_page,
 )
 
@@ -320,10 +320,13 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
         row = "name\timage\tbval\tage\none\tdwi.nii.gz\tdwi.bval\t007\n"
         (folder / "cases.tsv").write_text(row)
 
+    cases = {"p1": ("healthy.tsv", write)}
     for overwrite in (False, False, True):
-        row = simulate_case(tmp_path / "p1", "cases.tsv", write, overwrite=overwrite)
-        assert row == {"name": "one", "image": "p1/dwi.nii.gz", "bval": "p1/dwi.bval", "age": "007"}
+        simulate_cases(tmp_path, cases, ("healthy.tsv", "ill.tsv"), {"seed": 0}, overwrite=overwrite)
+        row = "name\timage\tbval\tage\none\tp1/dwi.nii.gz\tp1/dwi.bval\t007\n"
+        assert (tmp_path / "healthy.tsv").read_text() == row
     assert written == ["p1", "p1"]
+    assert not (tmp_path / "ill.tsv").exists()
 
 
 def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones(tmp_path):
