@@ -17,7 +17,7 @@ from dmrifit.engine.parameter_units import check_bounds, check_fixed
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
-    from dmrifit.engine.prior import Prior
+    from dmrifit.engine.methods.prior import Prior
 
 __all__ = ["LIKELIHOODS", "METHODS", "Bounds", "Box", "FitSettings", "can_segment"]
 

@@ -18,10 +18,10 @@ from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.methods.loglinear import fit_log_linear
 from dmrifit.engine.methods.map_prior import prior_of
+from dmrifit.engine.methods.prior import Prior
 from dmrifit.engine.methods.refined_fits import least_squares_of, refine_fit
 from dmrifit.engine.methods.segmented import fit_segmented, measured_amplitude
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
-from dmrifit.engine.prior import Prior
 from dmrifit.engine.protocol import Protocol, check_protocol
 from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.plugins import plugin_errors
 from dmrifit.engine import exact_math
-from dmrifit.engine.custom_models import read_function
-from dmrifit.engine.expressions import COMPARISONS, FUNCTIONS, Arithmetic, evaluated
+from dmrifit.engine.formulas.custom_models import read_function
+from dmrifit.engine.formulas.expressions import COMPARISONS, FUNCTIONS, Arithmetic, evaluated
+from dmrifit.engine.formulas.model_formula import SIGNAL_UNIT, ModelFormula, Parameter
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.model_formula import SIGNAL_UNIT, ModelFormula, Parameter
 from dmrifit.engine.protocol import Protocol, check_protocol
 
 __all__ = [

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dmrifit.engine.kernels.layout import is_share
 
 if TYPE_CHECKING:
-    from dmrifit.engine.model_formula import Parameter
+    from dmrifit.engine.formulas.model_formula import Parameter
 
 __all__ = ["check_bounds", "check_fixed"]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import lmfit
 
     from dmrifit.engine.doubts import DoubtTally
-    from dmrifit.engine.prior import Prior
+    from dmrifit.engine.methods.prior import Prior
 
 __all__ = ["FitResult", "FitStatus", "mark_not_fitted", "unfilled_result"]
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.engine.expressions import Arithmetic, evaluated
+from dmrifit.engine.formulas.expressions import Arithmetic, evaluated
 
 if TYPE_CHECKING:
-    from dmrifit.engine.model_formula import ModelFormula
+    from dmrifit.engine.formulas.model_formula import ModelFormula
 
 __all__ = [
     "ARRAY_FUNCTIONS",

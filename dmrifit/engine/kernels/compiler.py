@@ -26,7 +26,7 @@ from dmrifit.engine.kernels import formula, interval_formula
 
 if TYPE_CHECKING:
     from dmrifit._utils.code_store import CodeStore
-    from dmrifit.engine.model_formula import ModelFormula
+    from dmrifit.engine.formulas.model_formula import ModelFormula
 
 __all__ = ["is_compiled", "load", "load_shared"]
 

@@ -19,7 +19,7 @@ from dmrifit.engine.kernels.branches import (
 from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout, form
 
 if TYPE_CHECKING:
-    from dmrifit.engine.model_formula import ModelFormula
+    from dmrifit.engine.formulas.model_formula import ModelFormula
 
 __all__ = ["Formula", "factor", "filled_template", "source"]
 

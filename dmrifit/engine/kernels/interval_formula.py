@@ -15,7 +15,7 @@ from dmrifit.engine.kernels.layout import (
 )
 
 if TYPE_CHECKING:
-    from dmrifit.engine.model_formula import ModelFormula
+    from dmrifit.engine.formulas.model_formula import ModelFormula
 
 __all__ = ["source"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from dmrifit.engine.model_formula import Parameter
+    from dmrifit.engine.formulas.model_formula import Parameter
 
 __all__ = [
     "LANES",

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit.engine.methods.prior import Prior
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
 from dmrifit.engine.methods.rician import FlooredGaussian
-from dmrifit.engine.prior import Prior
 from dmrifit.engine.results import FitResult, FitStatus
 
 __all__ = ["PRIOR_VOXELS", "prior_of", "spread_rows"]

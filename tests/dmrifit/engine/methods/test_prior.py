@@ -3,7 +3,7 @@
 import numpy as np
 
 from dmrifit import MODELS
-from dmrifit.engine.prior import PULLED, Prior
+from dmrifit.engine.methods.prior import PULLED, Prior
 
 PRIOR = Prior(("f", "Dt"), np.array([-2.0, 0.5]), np.array([[0.5, 0.1], [0.1, 0.3]]), 3.0, 40)
 

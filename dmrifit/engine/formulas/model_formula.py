@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dmrifit.engine.expressions import FUNCTIONS, names_in
+from dmrifit.engine.formulas.expressions import FUNCTIONS, names_in
 
 __all__ = ["ModelFormula", "Parameter"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dmrifit.engine.expressions import COMPARISONS
+from dmrifit.engine.formulas.expressions import COMPARISONS
 
 __all__ = ["read_function"]
 

@@ -1,0 +1,1 @@
+"""Formulas of signal models: parameters, expressions, and functions that become expressions."""
