@@ -199,19 +199,13 @@ def evaluate_segmentations(
             drop_small(mask, min_control_voxels, connectivity=connectivity) for mask in values
         ]
     options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
-    scans = []
-    further = []
-    lesions = []
+    scans, further, lesions = [], [], []
     statuses = [_statuses(case, connectivity) for case in cases]
     for i, case in enumerate(cases):
         numbers = label_components(truths[i], connectivity=connectivity)
         distance = _distance_to(truths[i], case.spacing)
-        keys = {
-            "case": i,
-            "name": case.name,
-            "patient": case.patient,
-            "prior": case.prior is not None,
-        }
+        keys: dict[str, Any] = {"case": i, "name": case.name, "patient": case.patient}
+        keys["prior"] = case.prior is not None
         for name, method_masks in masks.items():
             mask = method_masks[i]
             table = lesion_table(truths[i], mask, case.affine, **options)
@@ -249,32 +243,12 @@ def evaluate_segmentations(
         )
         error = calibration["level"].map(calibration.attrs["error"])
         calibrations.append(calibration.assign(method=name, error=error))
-    graded = list(curve_inputs)
     # Masks have one operating point: any threshold between 0 and 1 gives it.
     curve_inputs |= {name: (masks[name], [0.5], 1) for name in control_masks}
-    patients = [case.patient for case in cases]
     draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
-    curves, froc, froc_scores = {}, {}, {}
-    for name, (values, steps, least) in curve_inputs.items():
-        given = {"thresholds": steps, **options, "min_voxels": least}
-        of_scans = [
-            threshold_curve([truth], [scan], **given)
-            for truth, scan in zip(truths, values, strict=True)
-        ]
-        curves[name] = summed_curve(of_scans).assign(method=name)
-        table, froc_scores[name] = froc_table(of_scans, patients, **draws)
-        froc[name] = table.assign(method=name)
+    draws["patients"] = [case.patient for case in cases]
     all_lesions = _joined(lesions, ["case", "name", "patient", "method"])
     members = family_table(summary[summary["part"] == "all"], families or {})
-    by_kind = {
-        "thresholds": {name: curves[name] for name in graded},
-        "family": {str(name): points for name, points in members.groupby("family", sort=False)},
-        "control": {name: curves[name] for name in control_masks},
-    }
-    areas = [area_table(of_kind, kind) for kind, of_kind in by_kind.items()]
-    # The points of a family are different trainings, which have no common FROC curve.
-    scores = pd.DataFrame.from_dict(froc_scores, orient="index")
-    scores = scores.reindex(columns=["froc", "froc_low", "froc_high"])
     return {
         "scans": by_scan,
         "lesions": all_lesions,
@@ -288,12 +262,10 @@ def evaluate_segmentations(
         "ensemble": _ensemble_table(
             named, {name: masks[name] for name in control_masks}, cases, truths, options
         ),
-        "curves": _joined(list(curves.values()), ["method"]),
-        "froc": _joined([froc[name] for name in graded], FROC_COLUMNS),
         "matched": _joined(matched, ["method", "part"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
-        "areas": _joined(areas, list(areas[0])).join(scores, on="name"),
+        **_curve_tables(truths, curve_inputs, control_masks, members, draws, options),
     }
 
 
@@ -547,3 +519,39 @@ def _ensemble_table(
         scores = candidate_scores(truths, method_labels, patients=patients, **options)
         rows.append({"method": name, "control": name in control_masks} | scores)
     return pd.DataFrame(rows)
+
+
+def _curve_tables(
+    truths: Sequence[NDArray[np.bool_]],
+    curve_inputs: Mapping[str, tuple[Any, ArrayLike, int]],
+    controls: Collection[str],
+    members: pd.DataFrame,
+    draws: Mapping[str, Any],
+    options: Mapping[str, int],
+) -> dict[str, pd.DataFrame]:
+    """Trace curves over thresholds, read them at rates of false positives, and take areas."""
+    import pandas as pd
+
+    curves, froc, scores = {}, {}, {}
+    for name, (values, steps, min_voxels) in curve_inputs.items():
+        given: dict[str, Any] = {"thresholds": steps, "min_voxels": min_voxels, **options}
+        pairs = zip(truths, values, strict=True)
+        scans = [threshold_curve([truth], [scan], **given) for truth, scan in pairs]
+        curves[name] = summed_curve(scans).assign(method=name)
+        table, scores[name] = froc_table(scans, **draws)
+        froc[name] = table.assign(method=name)
+    graded = [name for name in curves if name not in controls]
+    by_kind = {
+        "thresholds": {name: curves[name] for name in graded},
+        "family": {str(name): points for name, points in members.groupby("family", sort=False)},
+        "control": {name: curves[name] for name in controls},
+    }
+    areas = [area_table(of_kind, kind) for kind, of_kind in by_kind.items()]
+    # The points of a family are different trainings, which have no common FROC curve.
+    of_curves = pd.DataFrame.from_dict(scores, orient="index")
+    of_curves = of_curves.reindex(columns=["froc", "froc_low", "froc_high"])
+    return {
+        "curves": _joined(list(curves.values()), ["method"]),
+        "froc": _joined([froc[name] for name in graded], FROC_COLUMNS),
+        "areas": _joined(areas, list(areas[0])).join(of_curves, on="name"),
+    }
