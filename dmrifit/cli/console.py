@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from dmrifit._utils.progress import step_bar
-from dmrifit.cli.streams import lenient_streams
+from dmrifit.cli.streams import lenient_streams, printable
 
 __all__ = ["check_output", "error_message", "make_program", "progress", "say_flagged"]
 
@@ -224,7 +224,7 @@ def _run(app: typer.Typer, name: str) -> None:
     """Run a program; an error that the user can correct is one line on standard error."""
 
     def say(message: str) -> None:
-        typer.echo(f"{name}: {message}", err=True)
+        typer.echo(f"{name}: {_one_line(message)}", err=True)
 
     shown: set[str] = set()
 
@@ -250,7 +250,7 @@ def _run(app: typer.Typer, name: str) -> None:
             app()
     # Other exceptions are bugs, whose traceback is needed to mend them.
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        say(f"error: {_one_line(error_message(error))}")
+        say(f"error: {error_message(error)}")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
@@ -308,9 +308,8 @@ def error_message(error: Exception) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Escape what a terminal cannot print: messages may quote bytes of damaged files."""
-    letters = " ".join(text.split("\n"))
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in letters)
+    """Write a message in one line, of letters that a terminal can print."""
+    return printable(" ".join(text.split("\n")))
 
 
 def _first_sentence(command: Callable[..., None]) -> str:
