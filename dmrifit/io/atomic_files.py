@@ -77,7 +77,7 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def check_name(name: str, *, longest: int = _LONGEST_NAME) -> None:
+def check_name(name: str, *, longest: int = _LONGEST_NAME, may_be_text: bool = False) -> None:
     """Refuse a name of a file or folder that disks, or texts that name it, cannot hold."""
     try:
         n_bytes = len(name.encode())
@@ -87,7 +87,7 @@ def check_name(name: str, *, longest: int = _LONGEST_NAME) -> None:
             "UTF-8, for example LC_ALL=C.UTF-8"
         ) from None
     # A terminal would obey them, and tables and messages would break off at them.
-    if any(unicodedata.category(letter) == "Cc" for letter in name):
+    if not may_be_text and any(unicodedata.category(letter) == "Cc" for letter in name):
         raise ValueError(
             f"the name {name!r} contains a control character, such as a line break; rename the "
             "file or folder"
