@@ -35,7 +35,7 @@ from typer.core import TyperCommand
 
 from dmrifit._utils.progress import step_bar
 from dmrifit.cli.command_options import read_help, shared_help, with_options
-from dmrifit.cli.streams import lenient_streams
+from dmrifit.cli.streams import lenient_streams, printable
 
 __all__ = ["check_output", "error_message", "make_program", "progress", "say_flagged"]
 
@@ -147,17 +147,19 @@ class _Command(TyperCommand):
 
         for option, value in ctx.params.items():
             for word in _words(value):
+                # Other texts may become a name of a file as well.
+                may_be_text = not isinstance(word, Path)
                 for part in Path(word).parts:
-                    check_name(part)
+                    check_name(part, may_be_text=may_be_text)
             if option in _WRITTEN and value is not None:
                 check_place(Path(value))
         return super().invoke(ctx)
 
 
-def _words(value: Any) -> list[str]:
+def _words(value: Any) -> list[str | Path]:
     """Give the texts and paths of an option that may be given several times."""
     if isinstance(value, str | Path):
-        return [str(value)]
+        return [value]
     if isinstance(value, list | tuple):
         return [word for member in value for word in _words(member)]
     return []
@@ -167,7 +169,7 @@ def _run(app: typer.Typer, name: str) -> None:
     """Run a program; an error that the user can correct is one line on standard error."""
 
     def say(message: str) -> None:
-        typer.echo(f"{name}: {message}", err=True)
+        typer.echo(f"{name}: {_one_line(message)}", err=True)
 
     shown: set[str] = set()
 
@@ -193,7 +195,7 @@ def _run(app: typer.Typer, name: str) -> None:
             app()
     # Other exceptions are bugs, whose traceback is needed to mend them.
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        say(f"error: {_one_line(error_message(error))}")
+        say(f"error: {error_message(error)}")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
@@ -251,9 +253,8 @@ def error_message(error: Exception) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Escape what a terminal cannot print: messages may quote bytes of damaged files."""
-    letters = " ".join(text.split("\n"))
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in letters)
+    """Write a message in one line, of letters that a terminal can print."""
+    return printable(" ".join(text.split("\n")))
 
 
 def _first_sentence(command: Callable[..., None]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import FAILED, begin_run, can_draw, read_record, write_page
 from dmrifit.cli.console import error_message
 from dmrifit.cli.options import say
@@ -95,7 +95,9 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
     from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, plain_scan
 
     if len(images) == 1 and is_bids_folder(images[0]):
-        return find_scans(images[0]), images[0]
+        scans = find_scans(images[0])
+        _check_folders(scans)
+        return scans, images[0]
     scans = []
     for image in images:
         paths = [image]
@@ -112,14 +114,25 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
                 raise FileNotFoundError(f"{path}: no such file; check its name")
             scans.append(plain_scan(path))
     scans = _named_by_folder(scans)
+    _check_folders(scans)
+    return scans, Path()
+
+
+def _check_folders(scans: Sequence[DiffusionScan]) -> None:
+    """Refuse scans whose maps would lie in one folder, on some disk or other."""
+    from dmrifit.io.atomic_files import check_name, share_a_name
+
     names = [scan.name for scan in scans]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    for name in names:
+        check_name(name)
+    repeated = {
+        name for name, is_shared in zip(names, share_a_name(names), strict=True) if is_shared
+    }
     if repeated:
         raise ValueError(
-            f"{len(names)} images are named, and more than one {repeated[0]}, so that their maps "
-            "would lie in one folder; name them differently, or fit them apart"
+            f"more than one scan is called {first_few(sorted(repeated))}, in upper or lower case, "
+            "so that their maps would lie in one folder; name them differently, or fit them apart"
         )
-    return scans, Path()
 
 
 def _named_by_folder(scans: list[DiffusionScan]) -> list[DiffusionScan]:

@@ -1,15 +1,19 @@
-"""Standard streams whose reader is gone or whose disk is full, which must not cost results."""
+"""Standard streams: readers that are gone cost no result, and names command no terminal."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["lenient_streams"]
+__all__ = ["lenient_streams", "printable"]
+
+# What bars write: a return before their text, and lines up to that of another bar.
+_OF_BARS = re.compile(r"\r|(?:\x1b\[A)+\Z")
 
 
 @contextmanager
@@ -34,6 +38,14 @@ def lenient_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+def printable(text: str, kept: str = "") -> str:
+    """Escape what a terminal would obey or not show: messages quote names and damaged files."""
+    if text.isprintable():
+        return text
+    plain = [c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text]
+    return "".join(plain)
+
+
 def _occupy_closed() -> None:
     """Open streams that the caller has closed: the next file would take their place otherwise."""
     for descriptor in range(3):
@@ -56,8 +68,10 @@ class _LenientStream:
         self._dropped = dropped
 
     def write(self, text: str) -> int:
+        bar = _OF_BARS.match(text)
+        start = bar.end() if bar else 0
         with self._dropping():
-            self._stream.write(text)
+            self._stream.write(text[:start] + printable(text[start:], "\n\t"))
         return len(text)
 
     def flush(self) -> None:

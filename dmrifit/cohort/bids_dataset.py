@@ -22,7 +22,7 @@ from dmrifit.cohort.participants_table import (
     simulations_of,
 )
 from dmrifit.cohort.scan import Scan, truth_names
-from dmrifit.io.atomic_files import write_text
+from dmrifit.io.atomic_files import share_a_name, write_text
 from dmrifit.io.tables import NOTHING, table_with
 
 __all__ = ["write_participants"]
@@ -92,7 +92,8 @@ def _labels(scans: Sequence[Scan], rows: Sequence[Mapping[str, str]]) -> list[st
     """Make the BIDS label of each scan; refuse labels that are empty or in use."""
     labels = [_bids_label(scan, scans) for scan in scans]
     folders = {Path(row["image"]).parts[0] for row in rows}
-    is_shared = len(set(labels)) != len(labels) or folders & set(map(_subject, labels))
+    subjects = set(map(_subject, labels))
+    is_shared = any(share_a_name(labels)) or any(share_a_name([*folders, *subjects]))
     # A name without letters and digits leaves an empty label, with a run after it or alone.
     if is_shared or any(label.startswith("_") or not label for label in labels):
         patients = dict.fromkeys(scan.patient for scan in scans)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import unicodedata
 import warnings
 import zlib
 from collections import defaultdict
@@ -22,6 +21,7 @@ from dmrifit._utils.text_files import read_small
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.protocol import Protocol
+from dmrifit.io.case_tables import check_patients
 from dmrifit.io.scan_manifest import manifest_of
 from dmrifit.io.tables import named_file, read_rows
 
@@ -32,10 +32,8 @@ __all__ = [
     "WORDS",
     "Participants",
     "check_cohorts",
-    "check_names",
     "number_in",
     "participant_rows",
-    "plain_name",
     "read_participants",
     "read_synthetic",
     "read_table",
@@ -117,11 +115,9 @@ def read_participants(
 
 def participant_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Read the rows of a table of participants, without opening the files that they name."""
-    rows = read_table(
+    return read_table(
         table, required=REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, aliases=COLUMN_NAMES
     )
-    check_names(rows, table)
-    return rows
 
 
 def read_table(
@@ -131,7 +127,7 @@ def read_table(
     optional: Sequence[str] = (),
     aliases: Mapping[str, str] | None = None,
 ) -> list[tuple[int, dict[str, str]]]:
-    """Read rows with names of patients as they are written; warn of misspelled columns."""
+    """Read rows; refuse patients whose names look alike, and warn of misspelled columns."""
     rows = read_rows(
         table, required=required, optional=optional, aliases=aliases, verbatim=("patient",)
     )
@@ -143,29 +139,9 @@ def read_table(
                 f"{table}: column {title!r} is not read; if {similar[0]!r} was meant, correct it",
                 stacklevel=4,
             )
-    return rows
-
-
-def check_names(rows: Sequence[tuple[int, dict[str, str]]], table: Path) -> None:
-    """Refuse patients whose names differ in case, form or blanks; strip the names of others."""
-    first_of: dict[str, tuple[int, str]] = {}
-    for line, row in rows:
-        patient = row["patient"]
-        first_line, name = first_of.setdefault(plain_name(patient), (line, patient))
-        if name != patient:
-            raise ValueError(
-                f"{table}, rows {first_line} and {line}: patients {name!r} and {patient!r} differ "
-                "only in case, blanks or the form of letters; one person under two names would "
-                "be in training and test: write one name, or two that differ more"
-            )
-        row["patient"] = patient.strip()
-
-
-def plain_name(patient: str) -> str:
-    """Write a name without what is easily overlooked: case, blanks, the form of letters."""
-    # Twice, because folding the case may leave letters that are not composed.
-    folded = unicodedata.normalize("NFKC", patient).casefold()
-    return " ".join(unicodedata.normalize("NFKC", folded).split())
+    check_patients(((line, row.get("patient", "")) for line, row in rows), table)
+    # Only now, as names that differ in blanks at their ends alone may be of two persons.
+    return [(line, row | {"patient": row.get("patient", "").strip()}) for line, row in rows]
 
 
 def check_cohorts(rows: Sequence[tuple[int, dict[str, str]]], table: Path) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from dmrifit.cohort.participants_table import (
     COLUMN_NAMES,
     check_cohorts,
-    check_names,
     read_synthetic,
     read_table,
 )
@@ -51,7 +50,6 @@ def read_regions(table: Path) -> dict[str, dict[str, Any]]:
     rows = read_table(
         table, required=REGION_COLUMNS, optional=_OPTIONAL_COLUMNS, aliases=COLUMN_NAMES
     )
-    check_names(rows, table)
     rows = [(line, row | {"cohort": row.get("cohort") or table.stem}) for line, row in rows]
     check_cohorts(rows, table)
     cohorts: dict[str, dict[tuple[str, str], _Region]] = {}

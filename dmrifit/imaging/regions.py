@@ -19,6 +19,7 @@ from dmrifit.engine.methods.prior import PULLED
 from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.bids_derivatives import common_stem
+from dmrifit.io.case_tables import check_patients
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.tables import named_file, read_rows
 
@@ -390,7 +391,9 @@ def _read_maps(
     """Read a table of maps of other programs: rows of one subject and visit are one scan."""
     optional = ("unit", "labels", "subject", "visit")
     groups: dict[tuple[str, ...], list[tuple[int, dict[str, str]]]] = {}
-    for line, row in read_rows(table, required=("map", "file"), optional=optional):
+    listed_rows = read_rows(table, required=("map", "file"), optional=optional)
+    check_patients(((line, row.get("subject", "")) for line, row in listed_rows), table)
+    for line, row in listed_rows:
         key = tuple(row.get(column, "") for column in ("subject", "visit", "labels"))
         groups.setdefault(key, []).append((line, row))
     if len(labels) > 1:
@@ -479,7 +482,9 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
     """Read a table of folders of maps, with their label images where it names them."""
     rows: list[tuple[dict[str, str], Path, Path | None]] = []
     first_lines: dict[tuple[str, str], int] = {}
-    for line, row in read_rows(table, required=("maps",), optional=("labels", "subject", "visit")):
+    listed_rows = read_rows(table, required=("maps",), optional=("labels", "subject", "visit"))
+    check_patients(((line, row.get("subject", "")) for line, row in listed_rows), table)
+    for line, row in listed_rows:
         where = f"{table}, row {line}"
         folder = table.parent / row["maps"]
         labels = row.get("labels", "")

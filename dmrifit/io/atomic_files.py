@@ -11,7 +11,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ __all__ = [
     "check_room",
     "finish_interrupted",
     "remove_abandoned_parts",
+    "share_a_name",
     "whole_file",
     "write_text",
 ]
@@ -74,7 +77,7 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def check_name(name: str, *, longest: int = _LONGEST_NAME) -> None:
+def check_name(name: str, *, longest: int = _LONGEST_NAME, may_be_text: bool = False) -> None:
     """Refuse a name of a file or folder that disks, or texts that name it, cannot hold."""
     try:
         n_bytes = len(name.encode())
@@ -83,11 +86,24 @@ def check_name(name: str, *, longest: int = _LONGEST_NAME) -> None:
             f"the name {name} is not in UTF-8; rename the file or folder, or set a locale of "
             "UTF-8, for example LC_ALL=C.UTF-8"
         ) from None
+    # A terminal would obey them, and tables and messages would break off at them.
+    if not may_be_text and any(unicodedata.category(letter) == "Cc" for letter in name):
+        raise ValueError(
+            f"the name {name!r} contains a control character, such as a line break; rename the "
+            "file or folder"
+        )
     if n_bytes > longest:
         raise ValueError(
             f"the name {name[:24]}… has {n_bytes} bytes, and a disk takes {longest}; "
             "choose a shorter one, or rename the input that it comes from"
         )
+
+
+def share_a_name(names: Sequence[str]) -> list[bool]:
+    """Tell which names are another one on some disks, where case and form of letters are equal."""
+    folded = [unicodedata.normalize("NFC", name).casefold() for name in names]
+    counts = Counter(folded)
+    return [counts[name] > 1 for name in folded]
 
 
 def check_place(path: Path) -> None:
@@ -181,7 +197,7 @@ class FileSet:
     ) -> None:
         self.folder = Path(folder)
         self.names = list(names)
-        if len({name.casefold() for name in self.names}) != len(self.names):
+        if any(share_a_name(self.names)):
             raise ValueError(
                 "some file names differ only by case, which not every disk can hold: "
                 f"{sorted(self.names)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.atomic_files import FileSet, share_a_name
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import check_same_grid, zeros_and_ones
@@ -26,6 +27,7 @@ __all__ = [
     "CaseGrid",
     "CaseTable",
     "check_names",
+    "check_patients",
     "check_shape",
     "checked_mask",
     "checked_values",
@@ -46,6 +48,9 @@ _ALIASES = {"participant_id": "patient"}
 #: Table of cases that is written, and that stands for the folder in which it is.
 TABLE = "cases.tsv"
 _SERIES = "_dwi"  # end of the names of series
+
+# Letters that are drawn as nothing, beside control characters and those of format.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\ufe00-\ufe0f]")
 
 
 def checked_values(
@@ -136,7 +141,10 @@ class CaseTable:
         folder = table if table.is_dir() else table.parent
         cases: list[_Case] = []
         line_of: dict[str, int] = {}
-        for line, row in self.rows(table):
+        rows = list(self.rows(table))
+        if not table.is_dir():
+            check_patients(((line, row["patient"]) for line, row in rows), table)
+        for line, row in rows:
             place = f"{table}, row {line} (patient {row['patient']})" if line else str(table)
             name = row.get("name") or row["patient"]
             first_line = line_of.setdefault(name, line)
@@ -286,6 +294,32 @@ def file_stem(patient: str, name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-") or "case"
 
 
+def check_patients(names: Iterable[tuple[int, str]], table: Path | None = None) -> None:
+    """Refuse names of patients, each with its row in a table, that look alike but differ."""
+    first_of: dict[str, tuple[int, str]] = {}
+    for line, name in names:
+        first_line, first = first_of.setdefault(_plain_name(name), (line, name))
+        if first != name:
+            where = f"{table}, rows {first_line} and {line}: " if table else ""
+            raise ValueError(
+                f"{where}patients {first!r} and {name!r} differ only in case, blanks, leading "
+                "zeros, the form of letters or characters that are not seen; one person under "
+                "two names would be in training and test: write one name, or two that differ more"
+            )
+
+
+def _plain_name(patient: str) -> str:
+    """Write a name without what is easily overlooked, or changed by a spreadsheet."""
+    # Twice, because folding the case may leave letters that are not composed.
+    folded = unicodedata.normalize("NFKC", patient).casefold()
+    seen = "".join(
+        letter for letter in folded if letter.isspace() or unicodedata.category(letter)[0] != "C"
+    )
+    name = " ".join(unicodedata.normalize("NFKC", _UNSEEN.sub("", seen)).split())
+    name = re.sub(r"^(\d+)[.,]0+$", r"\1", name)
+    return re.sub(r"(?<![\d.,])0+(?=\d)", "", name)
+
+
 def check_names(names: Mapping[str, str]) -> None:
     """Check that names come back from a table as they were written."""
     for noun, name in names.items():
@@ -302,10 +336,8 @@ def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
     if not pairs:
         raise ValueError("there are no cases to write")
     stems = [file_stem(*pair) for pair in pairs]
-    # Some disks do not distinguish upper and lower case.
-    folded = [stem.casefold() for stem in stems]
     repeated = {
-        name for (_, name), stem in zip(pairs, folded, strict=True) if folded.count(stem) > 1
+        name for (_, name), is_shared in zip(pairs, share_a_name(stems), strict=True) if is_shared
     }
     if repeated:
         raise ValueError(

@@ -14,13 +14,13 @@ from sklearn.base import clone
 
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.cohort import Cohort, in_order
-from dmrifit.cohort.participants_table import plain_name
 from dmrifit.cohort.scaling import contrast_order
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.map_fitter import clinical_columns, resolve_model
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.resynthesis import missing_contrasts
+from dmrifit.io.case_tables import check_patients
 from dmrifit.io.digests import describe, digest
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals
@@ -138,16 +138,9 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
         raise ValueError("no cohort was given")
     _check_names(cohorts, "cohort")
     home: dict[str, str] = {}
-    written: dict[str, str] = {}
+    check_patients((0, patient) for cohort in cohorts.values() for patient in cohort.patients)
     for name, cohort in cohorts.items():
         for patient in cohort.patients:
-            first = written.setdefault(plain_name(patient), patient)
-            if first != patient:
-                raise ValueError(
-                    f"patients {first!r} and {patient!r} differ only in case, blanks or the form "
-                    "of letters; one person under two names would be in training and test: write "
-                    "one name, or two that differ more"
-                )
             if home.setdefault(patient, name) != name:
                 raise ValueError(
                     f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a "

@@ -13,6 +13,7 @@ from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
+from dmrifit.io.atomic_files import share_a_name
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import folder_rows, folder_table
 from dmrifit.io.grids import as_stored
@@ -281,10 +282,9 @@ def check_names(texts: Iterable[str], table: Path) -> None:
         if not name.isprintable() or Path(name).name != name or name[0] == ".":
             fault = f"not {name!r}"
             break
-    # Some file systems do not tell upper from lower case.
-    repeated = names[names.str.casefold().duplicated()]
+    repeated = names[share_a_name(names.tolist())]
     if not fault and len(repeated):
-        fault = f"{repeated.iloc[0]!r} is there twice"
+        fault = f"{repeated.iloc[-1]!r} is there twice"
     if fault:
         raise ValueError(
             f"{table}: names of cases become names of folders and must differ, such as 'case-01'; "

@@ -218,3 +218,26 @@ def test_a_file_that_cannot_be_written_is_told_before_work(tmp_path):
 
 def test_a_bar_passes_on_what_it_counts():
     assert list(progress([1, 2, 3], 3)) == [1, 2, 3]
+
+
+def test_a_file_whose_name_has_control_characters_is_refused_and_shown_escaped(tmp_path, monkeypatch, capsys):
+    read = []
+
+    def show(image: Path, text: str = "") -> None:
+        """Show an image."""
+        read.append((image, text))
+
+    def other() -> None:
+        """Do another."""
+
+    _, main = make_program("toy", "Toys.", {show: "toy show", other: "toy other"})
+    monkeypatch.setattr(sys, "argv", ["toy", "show", "a\nfine: \x1b[31mb.nii"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "the name 'a\\nfine: \\x1b[31mb.nii' contains a control character" in capsys.readouterr().err
+    # A text is no name of a file.
+    monkeypatch.setattr(sys, "argv", ["toy", "show", "b.nii", "--text", "two\nlines"])
+    with pytest.raises(SystemExit):
+        main()
+    assert read == [(Path("b.nii"), "two\nlines")]

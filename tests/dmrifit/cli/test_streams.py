@@ -1,10 +1,16 @@
 """Standard streams whose reader is gone or whose disk is full, which must not cost results."""
 
+import io
+import os
+import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
+
+from dmrifit.cli.streams import printable
 
 PROGRAM = r"""
 import sys, warnings
@@ -73,3 +79,59 @@ def test_a_full_disk_under_the_output_is_told(shell):
 @needs_full
 def test_an_error_keeps_its_code_where_nobody_reads_it(shell):
     assert shell("write no/out.txt", "2>/dev/full")[0] == 2
+
+
+def test_letters_that_command_a_terminal_are_shown_escaped():
+    assert printable("a\x1b[31mb\rc\u202ed\u200be") == "a\\x1b[31mb\\rc\\u202ed\\u200be"
+    assert printable("µm²/ms, 3 × 2\n\t", kept="\n\t") == "µm²/ms, 3 × 2\n\t"
+
+
+NAMES = """
+import sys, warnings
+import typer
+from dmrifit._utils.progress import step_bar
+from dmrifit.cli.console import make_program
+
+NAME = "a\\x1b]0;title\\x07\\x1b[2J\\rb\\u202ec"
+
+def write() -> None:
+    "Write names."
+    with step_bar(2, "scan") as count:
+        for _ in range(2):
+            count()
+    typer.echo(f"out {NAME}")
+    typer.echo(f"err {NAME}", err=True)
+    warnings.warn(f"warning {NAME}\\nsecond line")
+    raise ValueError(f"problem {NAME}")
+
+def other() -> None:
+    "Do another."
+
+make_program("toy", "Toys.", [write, other])[1]()
+"""
+
+
+def test_no_name_in_any_line_commands_a_terminal(tmp_path):
+    (tmp_path / "toy.py").write_text(NAMES)
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    child = subprocess.Popen([sys.executable, "toy.py", "write"], cwd=tmp_path, stdout=follower, stderr=follower)
+    os.close(follower)
+    shown = b""
+    # The end of a terminal is an error here.
+    with io.FileIO(leader) as terminal:
+        try:
+            while part := terminal.read(4096):
+                shown += part
+        except OSError:
+            pass
+    assert child.wait() == 2
+    for control in (b"\x1b]", b"\x07", b"\x1b[2J", "\u202e".encode()):
+        assert control not in shown
+    lines = shown.decode().replace("\r\n", "\n").split("\n")
+    for start in ("out ", "err ", "toy: warning ", "toy: error: problem "):
+        (line,) = [line for line in lines if line.startswith(start)]
+        assert "a\\x1b]0;title\\x07\\x1b[2J\\rb\\u202ec" in line
+        assert "\r" not in line
+    # Bars still return to the start of their line.
+    assert any("\r" in line and "2/2" in line for line in lines)

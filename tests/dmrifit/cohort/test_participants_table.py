@@ -412,12 +412,24 @@ def test_images_that_differ_at_their_end_are_two(folder):
         ("\u00e9", "e\u0301"),
         ("a b", "a  b"),
         ("ﬁ", "fi"),
+        ("p1", "p\u200b1"),
+        ("p1", "p1\u2060"),
+        ("p1", "p1\ufe0f"),
+        ("p1", "p01"),
+        ("1", "1.0"),
+        ("001", "1"),
     ],
 )
 def test_names_that_look_alike_are_refused(folder, first, second):
     path = table(folder, row("a", patient=first), row("c"), row("b", patient=second))
     with pytest.raises(ValueError, match=r"rows 2 and 4: patients .* differ only in case"):
         read_participants(path)
+
+
+@pytest.mark.parametrize(("first", "second"), [("1", "10"), ("1.5", "1.05"), ("p0", "p"), ("a1", "a 1")])
+def test_names_that_differ_are_two_patients(folder, first, second):
+    path = table(folder, row("a", patient=first), row("b", patient=second))
+    assert [cells["patient"] for _, cells in participant_rows(path)] == [first, second]
 
 
 def test_a_misspelled_column_is_told(folder):

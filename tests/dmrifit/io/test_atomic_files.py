@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from dmrifit.io import atomic_files
-from dmrifit.io.atomic_files import FileSet, check_finished, whole_file, write_text
+from dmrifit.io.atomic_files import (
+    FileSet,
+    check_finished,
+    check_name,
+    share_a_name,
+    whole_file,
+    write_text,
+)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
@@ -539,3 +546,16 @@ def test_files_have_the_mode_of_the_umask(tmp_path, umask, mode):
     finally:
         os.umask(before)
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in "ab"] == [mode, mode]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\rb", "\x07", "a\x9bb"])
+def test_names_with_control_characters_are_refused_and_shown_escaped(name):
+    with pytest.raises(ValueError, match="contains a control character") as refusal:
+        check_name(name)
+    assert str(refusal.value).isprintable()
+
+
+def test_names_that_disks_take_for_one_differ_in_case_or_form_of_letters():
+    assert share_a_name(["a", "b", "A"]) == [True, False, True]
+    assert share_a_name(["\u00e9.nii", "e\u0301.nii"]) == [True, True]
+    assert share_a_name(["a", "b"]) == [False, False]

@@ -179,6 +179,17 @@ def test_files_of_cases_differ_even_where_small_and_large_letters_are_the_same()
         file_stems([])
 
 
+def test_cases_of_patients_whose_names_look_alike_are_refused(tmp_path):
+    table = tmp_path / "cases.tsv"
+    scans = CaseTable(DESCRIPTIONS, images=("image",), required=("patient",))
+    table.write_text("patient\tname\n1\tfirst\n2\tsecond\n01\tthird\n")
+    with pytest.raises(ValueError, match=r"rows 2 and 4: patients '1' and '01' differ only in"):
+        scans.read(table, lambda row, _: row)
+    table.write_text("patient\tname\n1\tfirst\n2\tsecond\n1\tthird\n")
+    cases = scans.read(table, lambda row, _: row["patient"])
+    assert cases == ["1", "2", "1"]
+
+
 def test_a_table_has_the_columns_that_hold_something_and_says_what_they_mean(tmp_path):
     described = {"name": "Its name.", "age": "In years.", "site": "Scanner."}
     with FileSet(tmp_path, ["cases.json", "cases.tsv"]) as files:

@@ -170,10 +170,17 @@ def test_one_protocol_of_an_estimator_is_taken_from_the_cohort(cohort):
         np.testing.assert_array_equal(compare({"LR": half}, cohort, **options).scores["bias"], both["bias"])
 
 
-def test_where_every_contrast_is_seen_there_are_no_signals_to_score(cohort, tmp_path):
+def test_where_every_contrast_is_seen_nothing_is_compared(cohort, tmp_path):
     same = SignalToSignal(source=PROTOCOL, target=PROTOCOL)
-    assert compare({"LR": same}, cohort, max_voxels=30, out=tmp_path / "out").signals.empty
-    read = Evaluation.read(tmp_path / "out")
+    with pytest.raises(ValueError, match="nothing is left to predict"):
+        compare({"LR": same}, cohort, max_voxels=30, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_signals_without_rows_keeps_its_columns(cohort, tmp_path):
+    study = run(cohort)
+    Evaluation(study.scores, study.signals.iloc[:0], study.study).write(tmp_path)
+    read = Evaluation.read(tmp_path)
     assert read.signals.empty
     assert {"contrast", "pearson"} <= set(read.signals.columns)
 
@@ -189,8 +196,8 @@ def test_images_of_a_patient_with_two_scans_are_those_of_the_first(cohort):
 
 
 def test_symbols_of_another_model_are_not_compared_with_the_truth(cohort):
-    clinical = PROTOCOL.take(PROTOCOL.clinical())
-    estimator = SignalToSignal(source=clinical, target=clinical, model="ivim")
+    at_one_te = PROTOCOL.take(PROTOCOL.clinical(6))
+    estimator = SignalToSignal(source=at_one_te.take(range(5)), target=at_one_te, model="ivim")
     assert compare({"LR": estimator}, cohort, max_voxels=30).scores["bias_truth"].isna().all()
 
 
