@@ -204,7 +204,7 @@ def worst_overestimate(prediction, reference):
     return np.max(prediction - reference, axis=0)
 
 
-def test_a_metric_is_added_by_one_entry(two, figures, monkeypatch):
+def test_a_metric_is_added_by_one_entry(two, read, monkeypatch):
     entry = MapMetric("excess", "Δmax", worst_overestimate, unit="", digits=3, signed=True, with_sd=True)
     monkeypatch.setitem(METRICS, "excess", entry)
     result = compare({"LR s2s": SignalToSignal("LR"), "LR m2m": MapsToMaps("LR")}, two["A"], max_voxels=20)
@@ -222,10 +222,10 @@ def test_a_metric_is_added_by_one_entry(two, figures, monkeypatch):
     assert summary.loc[("s2s", "LR"), "excess"] == pytest.approx(means["excess"].mean())
     assert summary.loc[("s2s", "LR"), "excess_sd"] == pytest.approx(means.groupby("patient")["excess"].mean().std())
     board = Board.of(result)
-    parameter_scores(board, figures, {})
-    truth_scores(board, figures)
-    assert len(figures.figures) == 2
-    for figure in figures.figures.values():
+    read(parameter_scores(board))
+    read(truth_scores(board))
+    assert len(read.figures) == 2
+    for figure in read.figures.values():
         assert any("Δmax" in axes.get_xlabel() for axes in figure.axes)
 
 

@@ -197,7 +197,7 @@ def test_undefined_correlations_are_marked_in_their_own_column(repeated):
     assert constant["n_undefined_pearson_independent"] == constant["n_undefined_pearson"] == 18
 
 
-def test_the_headline_writes_intervals_and_marks_undefined_correlations(evaluation):
+def test_the_headline_writes_intervals_and_marks_undefined_correlations(evaluation, read):
     summary = evaluation.summary()
     table = headline(summary).set_index("algorithm")
     assert list(table.index) == ["LR", "constant", "shuffled", "copy", "perfect"]
@@ -209,7 +209,7 @@ def test_the_headline_writes_intervals_and_marks_undefined_correlations(evaluati
     assert list(headline(summary[summary["parameters"] == "f"])["signal skill"]) == ["–"] * 5
     page = evaluation._repr_html_()
     assert table.loc["LR", "signal skill"] in page
-    assert table.loc["LR", "signal skill"] in headline_table(Board.of(evaluation))
+    assert table.loc["LR", "signal skill"] in read(headline_table(Board.of(evaluation)))
 
 
 def test_the_summary_survives_files_and_the_order_of_rows(evaluation, tmp_path):
