@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,14 +118,28 @@ def scan_of(
             f"{image}: there is no b-value file {stem(image)}.bval beside it; name one by --bval"
         )
     if not te and needs_te:
-        te_file = beside(image, "te") or _sidecar(image)
+        te_file = beside(image, "te") or (_sidecar(image) and beside(image, "json"))
         if te_file:
             te = [str(te_file)]
     echo_times: str | list[str] | None = te
     # One number or file stands for all volumes, a list of files for the volumes in turn.
     if te and len(te) == 1:
         echo_times = te[0]
-    return [image], Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
+    protocol = Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
+    sidecar = _sidecar(image)
+    if not te and sidecar is not None:
+        _warn_of_echo_times(sidecar, len(protocol))
+    return [image], protocol
+
+
+def _warn_of_echo_times(sidecar: Path, n_volumes: int) -> None:
+    """Say what is wrong with echo times that the model does not need."""
+    from dmrifit.engine.protocol import read_echo_times
+
+    try:
+        read_echo_times(sidecar, n_volumes)
+    except ValueError as error:
+        warnings.warn(f"{error} (the model does not need it)", UserWarning, stacklevel=2)
 
 
 def _sidecar(image: Path) -> Path | None:
@@ -135,7 +150,7 @@ def _sidecar(image: Path) -> Path | None:
     path = image.with_name(f"{stem(image)}.json")
     # A damaged sidecar is reported where it is read as JSON; here it is only looked into.
     if path.is_file() and '"EchoTime"' in read_small(path).decode("utf-8", errors="replace"):
-        return beside(image, "json")
+        return path
     return None
 
 

@@ -292,13 +292,13 @@ def resolve_model(model: object) -> SignalModel:
     name = model.lower()
     if name in MODELS:
         return MODELS[name]
-    plugins = {entry.name: entry for entry in entry_points(group=PLUGINS)}
+    plugins = {entry.name.lower(): entry for entry in entry_points(group=PLUGINS)}
     if name in plugins:
         entry = plugins[name]
         with plugin_errors(entry):
             plugin = entry.load()
             # It has to bear the name that it is asked for by.
-            if not isinstance(plugin, SignalModel) or plugin.name != name:
+            if not isinstance(plugin, SignalModel) or plugin.name.lower() != name:
                 raise TypeError("it is no SignalModel of that name")
         return plugin
     names = [*MODELS, *plugins]

@@ -71,3 +71,7 @@ def test_models_of_other_packages_are_found_by_name_and_checked(monkeypatch):
     monkeypatch.setattr(models, "_K", replace(MODELS["adc"], name="mine"))
     installed("dmrifit.engine.models:_K")
     assert models.resolve_model("Mine") is models._K
+    # Names in capitals are found by any case, too.
+    monkeypatch.setattr(models, "_K", replace(MODELS["adc"], name="Mine"))
+    monkeypatch.setattr(models, "entry_points", lambda group: [EntryPoint("Mine", "dmrifit.engine.models:_K", group)])
+    assert models.resolve_model("mine") is models._K
