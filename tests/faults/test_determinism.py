@@ -364,7 +364,9 @@ def total(values):
 values = np.load(sys.argv[1] + "/signals.npz")["kurtosis"].ravel()
 print("set", hash("patient"))
 print("numpy", hashlib.sha256(np.exp(-values.astype(np.float32) / 100).tobytes() + np.log(values).tobytes()).hexdigest())
-print("numba", total(values).hex())
+# One sum may have the same bits by chance.
+sums = np.array([total(values[i:]) for i in range(100)])
+print("numba", hashlib.sha256(sums.tobytes()).hexdigest())
 """
 
 
