@@ -223,14 +223,20 @@ def test_a_bar_passes_on_what_it_counts():
 def test_a_file_whose_name_has_control_characters_is_refused_and_shown_escaped(tmp_path, monkeypatch, capsys):
     read = []
 
-    def show(image: Path, text: str = "") -> None:
-        """Show an image."""
+    def show(image: Path, /, text: str = "") -> None:
+        """
+        Show an image.
+
+        Options:
+        image IMAGE: Image.
+        text: Text beside it.
+        """
         read.append((image, text))
 
     def other() -> None:
         """Do another."""
 
-    _, main = make_program("toy", "Toys.", {show: "toy show", other: "toy other"})
+    _, main = make_program("toy", "Toys.", [show, other])
     monkeypatch.setattr(sys, "argv", ["toy", "show", "a\nfine: \x1b[31mb.nii"])
     with pytest.raises(SystemExit) as stop:
         main()
