@@ -36,7 +36,7 @@ from dmrifit.io.nifti import Image, describe_sources, image_name, output_files, 
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["PreparedBrain", "prepare_brain"]
+__all__ = ["prepare_brain"]
 
 _SPACINGS = (0.2, 10.0)  # mm
 _SUFFIXES = {

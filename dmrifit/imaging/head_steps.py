@@ -19,15 +19,6 @@ from dmrifit.io.nifti import Image, image_name
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = [
-    "align_brain",
-    "correct_bias_field",
-    "find_brain",
-    "import_sitk",
-    "inside_of",
-    "stripped_brain",
-]
-
 _COARSE = 2.0  # mm, the grid on which brains are found and aligned
 _FIELD_GRID = 4.0  # mm, the grid on which the field is estimated
 _FIELD_ITERATIONS = (50, 50, 30)

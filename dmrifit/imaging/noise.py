@@ -25,15 +25,7 @@ from dmrifit.io.chunked_arrays import Array, read_block
 from dmrifit.io.nifti import file_paths
 from dmrifit.io.series import read_slabs
 
-__all__ = [
-    "NoiseLevel",
-    "check_likelihood",
-    "describe_noise_levels",
-    "estimate_sigma",
-    "noise_doubt",
-    "noise_levels",
-    "voxels_where",
-]
+__all__ = ["estimate_sigma"]
 
 _FEWEST_NOISE_VOXELS = 100
 _RAYLEIGH_MEAN = np.sqrt(np.pi / 2)

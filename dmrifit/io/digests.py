@@ -17,8 +17,6 @@ import numpy as np
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["command_line", "describe", "digest", "source_digest"]
-
 
 def describe(value: Any) -> Any:
     """Describe a value in plain JSON types, so that equal values have equal descriptions."""
