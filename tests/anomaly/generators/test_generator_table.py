@@ -142,7 +142,7 @@ def test_noise_that_is_put_back_leaves_signals_of_prepared_scans(name, scan, oth
     [
         (None, "give it as source"),
         (np.zeros((3, 3, 3, 6)), "bring both scans to one grid"),
-        (np.full((*SHAPE, 6), np.nan), "not finite"),
+        (np.full((*SHAPE, 6), np.nan), "the source has .* non-finite values"),
         (person(0)[0], "the scan itself"),
     ],
 )
