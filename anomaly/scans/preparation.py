@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from anomaly.scans.cases import UNWEIGHTED, Case, normalized
 from anomaly.scans.directions import (
@@ -21,13 +20,13 @@ from anomaly.scans.directions import (
     resample_directions,
 )
 from anomaly.scans.tissue import estimate_tissue, relabel_tissue
-from dmrifit._optional import import_optional
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit.engine.protocol import Protocol
-from dmrifit.imaging.corrections import quiet_dipy
+from dmrifit.imaging.foreground import otsu_mask
 from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.components import largest_components
 from dmrifit.io.grids import (
     array_of,
     as_stored,
@@ -635,24 +634,19 @@ def _shell_levels(protocol: Protocol) -> list[float]:
 
 def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.bool_]:
     """Segment the brain in the signal at b = 0."""
-    from scipy.ndimage import binary_fill_holes, label
+    from scipy.ndimage import binary_fill_holes
 
-    mask_tools = import_optional("dipy.segment.mask")
     picture = np.nan_to_num(values).mean(axis=-1, dtype=np.float64)
     edge = float(np.cbrt(voxel_volume(series.affine)))
     radius = int(np.clip(np.rint(_SMOOTHED / edge), 1, 4))
-    # Otsu's criterion of a constant image divides by 0.
-    with threadpool_limits(1), quiet_dipy(), np.errstate(divide="ignore", invalid="ignore"):
-        _, inside = mask_tools.median_otsu(picture, median_radius=radius, numpass=2)
-    parts, n = label(inside)
-    if not n or not np.ptp(picture):
+    inside = otsu_mask(picture, radius=radius, passes=2)
+    if not inside.any():
         raise ValueError(
             f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, "
             "--mask)"
         )
     # Eyes and neck may be bright, too; the brain is the largest part.
-    largest = 1 + np.bincount(parts.ravel())[1:].argmax()
-    return np.asarray(binary_fill_holes(parts == largest))
+    return np.asarray(binary_fill_holes(largest_components(inside)))
 
 
 def _check_finite(values: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> None:
