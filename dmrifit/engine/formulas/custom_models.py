@@ -265,13 +265,15 @@ class _Term:
         if size > _LONGEST or path.n_operations > _MOST_OPERATIONS:
             raise _NotArithmeticError(f"a formula of more than {_LONGEST} characters")
 
+    @property
+    def test(self) -> ast.expr:
+        """The term as a condition: a number holds where it is not 0."""
+        return self.condition or ast.Compare(self.node, [ast.NotEq()], [ast.Constant(0)])
+
     def __bool__(self) -> bool:
-        condition = self.condition
-        if condition is None:
-            condition = ast.Compare(self.node, [ast.NotEq()], [ast.Constant(0)])
-        answer = self.path.answers.get(ast.unparse(condition))
+        answer = self.path.answers.get(ast.unparse(self.test))
         if answer is None:
-            raise _UndecidedError(condition)
+            raise _UndecidedError(self.test)
         return answer
 
     def __neg__(self) -> _Term:
@@ -281,7 +283,7 @@ class _Term:
         return self
 
     def __abs__(self) -> _Term:
-        return _where(self < 0, -self, self)
+        return _where(_comparison(ast.Lt)(self, 0), -self, self)
 
 
 def _operation(operator: type[ast.operator], *, is_swapped: bool = False) -> Callable:
@@ -329,9 +331,8 @@ def _node(value: Any) -> ast.expr:
 def _where(condition: Any, yes: Any, no: Any) -> Any:
     if not isinstance(condition, _Term):
         return yes if condition else no
-    test = condition.condition or (condition != 0).condition
     size = condition.size + getattr(yes, "size", 1) + getattr(no, "size", 1)
-    return _Term(ast.IfExp(test, _node(yes), _node(no)), condition.path, size)
+    return _Term(ast.IfExp(condition.test, _node(yes), _node(no)), condition.path, size)
 
 
 def _smallest(*numbers: Any) -> Any:
