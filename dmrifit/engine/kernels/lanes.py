@@ -14,7 +14,7 @@ from numba.core import config
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-__all__ = ["block", "call", "dot", "njit"]
+__all__ = ["block", "call", "njit"]
 
 # The types that numba declares leave out some of its options.
 njit: Any = numba.njit
@@ -95,59 +95,6 @@ def _address(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Va
     if isinstance(kind, types.Array):
         return context.make_array(kind)(context, builder, value).data
     return value
-
-
-def dot(n_lanes: int) -> Callable:
-    """Compile the product of an atom with the data of all lanes, ``run(out, atom, y)``."""
-
-    @intrinsic
-    def run(typing_context, out, atom, y):
-        def build(context, builder, signature, arguments):
-            results, factors, data = (
-                context.make_array(kind)(context, builder, value)
-                for kind, value in zip(signature.args, arguments, strict=True)
-            )
-            size = builder.extract_value(factors.shape, 0)
-            _dot(builder, results.data, factors.data, data.data, size, n_lanes)
-            return context.get_dummy_value()
-
-        return types.void(out, atom, y), build
-
-    return run
-
-
-def _dot(
-    builder: ir.IRBuilder, out: ir.Value, atom: ir.Value, y: ir.Value, size: ir.Value, n_lanes: int
-) -> None:
-    width = _width()
-    vector = ir.VectorType(_DOUBLE, width)
-    before, loop = builder.block, builder.append_basic_block("dot")
-    after = builder.append_basic_block("dot_end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k = builder.phi(_LONG)
-    k.add_incoming(_LONG(0), before)
-    totals = [builder.phi(vector) for _ in range(0, n_lanes, width)]
-    for total in totals:
-        total.add_incoming(ir.Constant(vector, [0.0] * width), before)
-    number = builder.load(builder.gep(atom, [k]))
-    factor = _repeated(builder, number, width)
-    row = builder.mul(k, _LONG(n_lanes))
-    sums = []
-    for start, total in zip(range(0, n_lanes, width), totals, strict=True):
-        address = builder.gep(y, [builder.add(row, _LONG(start))])
-        values = builder.load(builder.bitcast(address, vector.as_pointer()), align=8)
-        signature = ir.FunctionType(vector, [vector] * 3)
-        fma = get_or_insert_function(builder.module, signature, f"llvm.fma.v{width}f64")
-        sums.append(builder.call(fma, [factor, values, total]))
-        total.add_incoming(sums[-1], loop)
-    following = builder.add(k, _LONG(1))
-    k.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, size), loop, after)
-    builder.position_at_end(after)
-    for start, total in zip(range(0, n_lanes, width), sums, strict=True):
-        address = builder.bitcast(builder.gep(out, [_LONG(start)]), vector.as_pointer())
-        builder.store(total, address, align=8)
 
 
 def _repeated(builder: ir.IRBuilder, number: ir.Value, width: int) -> ir.Value:
