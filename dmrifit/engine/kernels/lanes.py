@@ -39,6 +39,15 @@ _COMPARISONS = {
     ast.Eq: "==",
     ast.NotEq: "!=",
 }
+# Instructions by operator.
+_INSTRUCTIONS = {
+    ast.Add: "fadd",
+    ast.Sub: "fsub",
+    ast.Mult: "fmul",
+    ast.Div: "fdiv",
+    ast.BitAnd: "and_",
+    ast.BitOr: "or_",
+}
 
 
 def block(lines: Iterable[str], n_lanes: int) -> Callable:
@@ -203,8 +212,9 @@ class _Writer:
                 return self._fused(
                     product, self.value(left), minus_product=isinstance(operator, ast.Sub)
                 )
-            case ast.BinOp(left=left, op=operator, right=right):
-                return self._binary(operator, self.value(left), self.value(right))
+            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _INSTRUCTIONS:
+                instruction = getattr(build, _INSTRUCTIONS[type(operator)])
+                return instruction(self.value(left), self.value(right))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return build.fneg(self.value(operand))
             case ast.Compare(left=left, ops=[comparison], comparators=[right]):
@@ -255,49 +265,26 @@ class _Writer:
             addend = self.builder.fneg(addend)
         return self._intrinsic("fma", left, right, addend)
 
-    def _binary(self, operator: ast.operator, left: ir.Value, right: ir.Value) -> ir.Value:
-        build = self.builder
-        match operator:
-            case ast.Add():
-                return build.fadd(left, right)
-            case ast.Sub():
-                return build.fsub(left, right)
-            case ast.Mult():
-                return build.fmul(left, right)
-            case ast.Div():
-                return build.fdiv(left, right)
-            case ast.BitAnd():
-                return build.and_(left, right)
-            case ast.BitOr():
-                return build.or_(left, right)
-        raise ValueError(f"no such operator on lanes: {type(operator).__name__}")
-
     def _pointer(self, node: ast.Subscript) -> ir.Value:
+        row: int | None
         match node:
             case ast.Subscript(
                 value=ast.Name(id=("w" | "y" | "v") as array),
-                slice=ast.BinOp(
-                    left=ast.Constant(value=int(offset)), op=ast.Add(), right=ast.Name(id="l")
-                ),
+                slice=ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add()),
             ):
-                return self._pointer_at(array, offset, None if array == "w" else 0)
+                row = None if array == "w" else 0
             case ast.Subscript(
-                value=ast.Name(id="t"),
+                value=ast.Name(id="t" as array),
                 slice=ast.Tuple(
                     elts=[
                         ast.Constant(value=int(row)),
-                        ast.BinOp(
-                            left=ast.Constant(value=int(offset)),
-                            op=ast.Add(),
-                            right=ast.Name(id="l"),
-                        ),
+                        ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add()),
                     ]
                 ),
             ):
-                return self._pointer_at("t", offset, row)
-        raise ValueError(f"no such place: {ast.unparse(node)}")
-
-    def _pointer_at(self, array: str, offset: int, row: int | None) -> ir.Value:
+                pass
+            case _:
+                raise ValueError(f"no such place: {ast.unparse(node)}")
         index = self.builder.add(self.lane, _LONG(offset))
         if row is not None:
             index = self.builder.add(index, self.offsets[row])
@@ -317,7 +304,6 @@ class _Writer:
 
     def _exp(self, x: ir.Value) -> ir.Value:
         build, constant = self.builder, self._constant
-        times = ast.Mult()
         for sign, limit in (("<", 700.0), (">", -700.0)):
             x = build.select(build.fcmp_ordered(sign, x, constant(limit)), x, constant(limit))
         n = self._intrinsic("floor", self._intrinsic("fma", x, constant(_LOG2_E), constant(0.5)))
@@ -330,4 +316,4 @@ class _Writer:
         bits = build.bitcast(build.fadd(n, constant(_SHIFT)), self.bits)
         bits = build.shl(bits, ir.Constant(self.bits, [52] * self.width))
         bits = build.add(bits, ir.Constant(self.bits, [_ONE] * self.width))
-        return self._binary(times, p, build.bitcast(bits, self.vector))
+        return build.fmul(p, build.bitcast(bits, self.vector))
