@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import jinja2
 import joblib
 import numpy as np
 
+from benchmarks import _boards as boards
 from benchmarks import _measure as measure
 
 PAGES = Path(__file__).parent / "pages"
@@ -109,7 +111,9 @@ def _dimensions(board: Mapping[str, Any]) -> dict[str, Any]:
 
 def page(name: str, result: dict[str, Any], **more: Any) -> str:
     """Fill the template of a page, `pages/NAME.md`, with the values of a result and more of them."""
-    return _templates().get_template(f"{name}.md").render(result, result=result, **more).strip()
+    template = _templates().get_template(f"{name}.md")
+    text = template.render(result, result=result, **more).strip()
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 @cache
@@ -120,9 +124,15 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"columns": columns, "zip": zip}
+    environment.globals |= {
+        "columns": columns,
+        "zip": zip,
+        "claims_table": boards.claims_table,
+        "open_claims": boards.open_sentence,
+    }
     environment.filters |= {"f": written, "over": measure.over_runs, "cell": measure.cell}
     environment.filters |= {"mean": lambda values: np.mean([*values]), "median": np.median}
+    environment.filters |= {"large": boards.large, "whole": lambda value: f"{round(value):+d}"}
     return environment
 
 
