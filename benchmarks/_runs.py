@@ -85,7 +85,7 @@ def finished(
     tasks = [(part, folder / f"{part.name.replace(' ', '-')}.json", key) for part in parts]
     for part, path, _ in tasks:
         board = json.loads(json.dumps(part.board))
-        if path.exists() and _dimensions(measure.stored(path)[key]) != _dimensions(board):
+        if path.exists() and _dimensions(measure.stored(path).get(key, {})) != _dimensions(board):
             raise SystemExit(f"{path} is of a board of another size: remove it to run it again")
     joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)(
         joblib.delayed(_finish)(*task) for task in tasks
