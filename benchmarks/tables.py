@@ -39,7 +39,7 @@ class Block:
 
 BLOCKS = (
     Block(PAGE, "demo", "demo", "costs.bench_demo"),
-    Block(PAGE, "fitting benchmark", "fitting", "fitting._fitting_table"),
+    Block(PAGE, "fitting benchmark", "fitting", "fitting.bench_fitting"),
     Block(PAGE, "branches benchmark", "branches", "fitting.bench_branches"),
     Block(PAGE, "starts benchmark", "starts", "fitting.bench_starts"),
     Block(PAGE, "ivim methods", "ivim_methods", "fitting.bench_ivim_methods"),

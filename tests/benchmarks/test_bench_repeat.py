@@ -44,4 +44,3 @@ def test_table_counts_answers():
     text = runs.page("repeat", {"cases": [*rows, {"kind": "two people", "answer": "not the same head"}]})
     assert "| motion | 2 | repeated: 2 | 0.9850 (0.9800) |" in text
     assert "| two people | 1 | not the same head: 1 | – |" in text
-    assert runs.page("repeat", {}) == "Not measured yet."
