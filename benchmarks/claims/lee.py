@@ -30,8 +30,6 @@ MARGINS, _SETTLED = read_margins(MARGINS_FILE)
 
 NETWORK, OBJECTIVE, EXPERTS = "network", "objective", "experts"
 
-_THREE_ORDERS = 1000.0
-
 _Tables = Mapping[str, "pd.DataFrame"]
 _Rule = Callable[[_Tables], list[Check]]
 
@@ -58,7 +56,7 @@ def decide_claims(figures: pd.DataFrame, *, factor: float = 1.0) -> pd.DataFrame
     return build_board(claims, runs, figures=figures, margins=margins)
 
 
-def _mean(tables: _Tables, method: str, measure: str) -> float:
+def mean(tables: _Tables, method: str, measure: str) -> float:
     summary = tables["summary"]
     part = "other folds" if "other folds" in set(summary["part"]) else "all"
     rows = summary[(summary["part"] == part) & (summary["method"] == method)]
@@ -68,7 +66,7 @@ def _mean(tables: _Tables, method: str, measure: str) -> float:
     return float(means.iloc[0])
 
 
-def _icc(tables: _Tables, method: str) -> float:
+def icc(tables: _Tables, method: str) -> float:
     """Average over the experts that a method is compared with; for experts, over their pairs."""
     table = tables["icc"][tables["icc"]["form"] == "ICC(1,1)"]
     is_method = table["method"] == method
@@ -79,87 +77,12 @@ def _icc(tables: _Tables, method: str) -> float:
     return float(table.loc[is_method, "value"].mean())
 
 
-def _correlation(tables: _Tables, method: str, measure: str) -> float:
+def correlation(tables: _Tables, method: str, measure: str) -> float:
     table = tables["correlations"]
     rows = table[(table["method"] == method) & (table["measure"] == measure)]
     if not len(rows):
         raise MissingEvidence(f"correlations of {method}")
     return float(rows["pearson"].iloc[0])
-
-
-def better(*measures: str) -> _Rule:
-    def checks(tables: _Tables) -> list[Check]:
-        result = []
-        for measure in measures:
-            value, limit = _mean(tables, NETWORK, measure), _mean(tables, OBJECTIVE, measure)
-            result.append(
-                Check(
-                    f"{measure}, network", value, ">", limit, against="objective", margin="dice"
-                )
-            )
-        return result
-
-    return checks
-
-
-def near_experts(measure: str, of_experts: str) -> _Rule:
-    def checks(tables: _Tables) -> list[Check]:
-        limit = _mean(tables, EXPERTS, of_experts)
-        value = _mean(tables, NETWORK, measure)
-        quantity = f"{measure}, network"
-        return [Check(quantity, value, ">=", limit, against="experts", margin="near_dice")]
-
-    return checks
-
-
-def volumes_agree(tables: _Tables) -> list[Check]:
-    network, objective, experts = (_icc(tables, name) for name in (NETWORK, OBJECTIVE, EXPERTS))
-    of_network, of_objective = "ICC of volume, network", "ICC of volume, objective"
-    return [
-        Check(of_network, network, ">=", experts, against="experts", margin="icc"),
-        Check(of_objective, objective, "<", network, against="network", margin="icc"),
-    ]
-
-
-def rotate_more(measure: str) -> _Rule:
-    def checks(tables: _Tables) -> list[Check]:
-        limit = _mean(tables, EXPERTS, measure)
-        result = []
-        for name in (NETWORK, OBJECTIVE):
-            value = _mean(tables, name, measure)
-            quantity = f"{measure}, {name}"
-            result.append(Check(quantity, value, ">", limit, against="experts", margin="axes"))
-        return result
-
-    return checks
-
-
-def agree_less_on_large_tumors(tables: _Tables) -> list[Check]:
-    result = []
-    for name in (EXPERTS, NETWORK, OBJECTIVE):
-        r = _correlation(tables, name, "dice_mean")
-        quantity = f"r(Dice, tumor), {name}"
-        result.append(Check(quantity, r, "<", 0.0, margin="correlation"))
-    for name in (EXPERTS, NETWORK):
-        r = _correlation(tables, name, "absolute_difference")
-        quantity = f"r(|difference of volume|, tumor), {name}"
-        result.append(Check(quantity, r, ">", 0.0, margin="correlation"))
-    return result
-
-
-def volume_follows_tumor(tables: _Tables) -> list[Check]:
-    objective = _correlation(tables, OBJECTIVE, "volume")
-    network = _correlation(tables, NETWORK, "volume")
-    of_objective, of_network = "r(volume, tumor), objective", "r(volume, tumor), network"
-    return [
-        Check(of_objective, objective, "<", 0.3, margin="correlation"),
-        Check(of_network, network, ">", objective, against="objective", margin="correlation"),
-    ]
-
-
-def faster(tables: _Tables) -> list[Check]:
-    ratio = _mean(tables, OBJECTIVE, "seconds") / _mean(tables, NETWORK, "seconds")
-    return [Check("seconds, objective over network", ratio, ">=", _THREE_ORDERS, margin="dice")]
 
 
 #: What the study states.

@@ -88,6 +88,7 @@ CODE = (
     "benchmarks/metastasis/bench_metastasis.py",
     "benchmarks/claims/huang.py",
     "benchmarks/claims/huang.toml",
+    "benchmarks/claims/huang_claims.toml",
 )
 #: Rooms that segmentations depend on, and what the evaluation depends on.
 OF_VOXELS = (
@@ -120,7 +121,7 @@ OF_EVALUATION = (
 CODE_OF_VOXELS = source_digest(boards.room_modules(*OF_VOXELS))
 CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
 CODE_OF_CLAIMS = hashlib.sha256(
-    b"".join(path.read_bytes() for path in (MARGINS_FILE, MARGINS_FILE.with_suffix(".py")))
+    b"".join(path.read_bytes() for path in sorted(MARGINS_FILE.parent.glob("huang*")))
 ).hexdigest()[:16]
 #: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the
 #: smallest metastasis.
