@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
-from dmrifit.imaging.corrections import quiet_dipy
+from dmrifit.imaging.foreground import otsu_mask
+from dmrifit.io.components import largest_components
 from dmrifit.io.grids import array_of, onto, read_scan, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name
@@ -79,18 +79,16 @@ def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.b
     if not (is_stripped and _SMALLEST_BRAIN < volume < _LARGEST_BRAIN):
         return None
     # Opening drops single voxels that a tool left outside.
-    return np.asarray(binary_fill_holes(_largest(binary_opening(inside))))
+    return np.asarray(binary_fill_holes(largest_components(binary_opening(inside))))
 
 
 def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Find the brain inside its skull, on a grid with steps in mm; None without a likely one."""
     from scipy.ndimage import distance_transform_edt, label
 
-    mask_tools = import_optional("dipy.segment.mask")
     # A few bright vessels would set the threshold of the whole head.
     picture = np.minimum(picture, np.percentile(picture, 99.5))
-    with threadpool_limits(1), quiet_dipy():
-        _, bright = mask_tools.median_otsu(picture, median_radius=1, numpass=1)
+    bright = otsu_mask(picture, radius=1, passes=1)
     middle = _ball(bright, steps)
     level = np.inf
     if (middle & bright).any():
@@ -193,15 +191,6 @@ def correct_bias_field(
 def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
     """Read a mask (x, y, z)."""
     return binarize(array_of(image), name=image_name(image))
-
-
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    from scipy.ndimage import label
-
-    components, n = label(mask)
-    if n < 2:
-        return mask
-    return np.asarray(components == 1 + np.bincount(components.ravel())[1:].argmax())
 
 
 def import_sitk() -> Any:
