@@ -46,21 +46,21 @@ class AlignedMahalanobis(AlignedDetector):
 
     Parameters
     ----------
-    smoothness : float, optional, default=2.0
-        Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map
-        alone.
-    feature_mm : float, default=4.0
-        Standard deviation in mm of the Gaussian that smooths deviations inside the mask.
-    smooth_mm : float, default=6.0
-        The same for the scores.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : "auto", float, int or None, default="auto"
         As in `AnomalyDetector`.
     scale : {None, "image"}, default=None
         As in `AnomalyDetector`.
+    smooth_mm : float, default=6.0
+        The same for the scores.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
+    smoothness : float, optional, default=2.0
+        Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map
+        alone.
+    feature_mm : float, default=4.0
+        Standard deviation in mm of the Gaussian that smooths deviations inside the mask.
 
     Attributes
     ----------

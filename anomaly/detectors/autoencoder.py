@@ -84,10 +84,34 @@ class DenoisingAutoencoder(Reconstructor):
         ``"relative"`` smooths the residual of each channel, divides its mean and its spread over
         channels by the root mean square of healthy scans at that place, and is the root of the sum
         of their squares.
+    training : Training, optional
+        How the network is trained; by default 50 epochs, one scan in a step (4 in the publication)
+        and a learning rate of Adam that falls from 0.003 to zero as a cosine (0.001, multiplied by
+        0.95 after each epoch). A seventh of the training subjects is held out, and the weights of
+        the epoch with their smallest mean squared error are kept, as published; with
+        ``validation_fraction=0`` all subjects train, and the last weights are kept.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split, order of scans and latent numbers.
+    threshold : threshold rule, optional
+        Rule that makes a map binary, fitted to held-out scans; by default
+        `HealthyRateThreshold(0.01)`.
+    calibration : float, int or None, default=0.25
+        The healthy scans for the threshold: a share of the subjects that is held out of the
+        training; a number of folds, each of which is one more training; or None, for no threshold.
     scale : {None, "image"}, default=None
         With ``"image"`` the reconstruction is divided by its largest value in the brain, and the
         map by its own 99.9 % quantile and clipped at 1, as in the published code. The published
         threshold of 0.3 only makes sense on this scale, on which every healthy scan has anomalies.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
+        before its absolute value where it is signed.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
+    region : {"brain", "volume"}, default="brain"
+        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
+        initializes the network; or all, as published.
     latent : {"map", "vector"}, default="map"
         Whether latent numbers stay at their places on the smallest level and the decoder adds to
         the healthy mean of every voxel, or linear layers join them to a vector, as published.
@@ -101,32 +125,8 @@ class DenoisingAutoencoder(Reconstructor):
         Weight ω of the divergence of the latent numbers in the loss, MSE + ω·KL.
     reduction : {"paper", "code"}, default="paper"
         Whether the divergence is averaged over latent numbers, or summed as in the published code.
-    threshold : threshold rule, optional
-        Rule that makes a map binary, fitted to held-out scans; by default
-        `HealthyRateThreshold(0.01)`.
-    calibration : float, int or None, default=0.25
-        The healthy scans for the threshold: a share of the subjects that is held out of the
-        training; a number of folds, each of which is one more training; or None, for no threshold.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
-        before its absolute value where it is signed.
     feature_mm : float, default=4.0
         The same for the residuals of each channel, where they are relative.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    region : {"brain", "volume"}, default="brain"
-        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
-        initializes the network; or all, as published.
-    training : Training, optional
-        How the network is trained; by default 50 epochs, one scan in a step (4 in the publication)
-        and a learning rate of Adam that falls from 0.003 to zero as a cosine (0.001, multiplied by
-        0.95 after each epoch). A seventh of the training subjects is held out, and the weights of
-        the epoch with their smallest mean squared error are kept, as published; with
-        ``validation_fraction=0`` all subjects train, and the last weights are kept.
-    device : str, default="auto"
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    random_state : int, RandomState or None, default=None
-        Seed of weights, split, order of scans and latent numbers.
 
     Attributes
     ----------

@@ -33,8 +33,6 @@ from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.networks.volume_cases import check_length, listed, naming
 
-__all__ = ["ARRAYS", "AnomalyDetector", "Scans", "image_scaled"]
-
 #: File of arrays in model files.
 ARRAYS = "arrays.safetensors"
 #: Parameters that do not belong to a model, or are stored separately.

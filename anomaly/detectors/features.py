@@ -12,19 +12,6 @@ from scipy import ndimage
 from anomaly.detectors.alignment import gaussian
 from dmrifit._utils.checks import is_number
 
-__all__ = [
-    "FEATURES",
-    "SMOOTH_MM",
-    "Smoother",
-    "check_spacing",
-    "masked_smoothing",
-    "mean_signal",
-    "nearest_inside",
-    "sd_in_voxels",
-    "signal_spread",
-    "voxel_features",
-]
-
 #: Names of the features of `voxel_features`.
 FEATURES = ("mean", "spread", "local mean", "local spread", "gradient", "depth")
 

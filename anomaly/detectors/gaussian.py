@@ -59,6 +59,12 @@ class VoxelwiseGaussian(AnomalyDetector):
     features : {"mean", "channels"} or tuple of str, default="mean"
         ``"mean"`` is the mean over directions, ``"channels"`` every direction by itself; or names
         of `anomaly.detectors.features.FEATURES`.
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 4 by default.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of the Gaussian that smooths the scores.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     side : {"low", "high", "both"}, default="both"
         Which differences are anomalous: a signal that is too low (more diffusion), one that is too
         high (less), or both. Not for Mahalanobis distances, which have no side.
@@ -68,14 +74,8 @@ class VoxelwiseGaussian(AnomalyDetector):
         Standard deviation of a Gaussian in voxels, by which each scan is smoothed inside its mask.
     template_smoothing : float, default=0.5
         The same for the healthy mean and variance; it compensates for small registration errors.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of the Gaussian that smooths the scores.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     prior_scans : float, default=4.0
         Weight of the median variance in scans; 0 for no shrinkage.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 4 by default.
 
     Attributes
     ----------
@@ -386,12 +386,12 @@ class OneMinusMean(AnomalyDetector):
 
     Parameters
     ----------
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 4 by default.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the map is smoothed inside the mask.
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 4 by default.
     """
 
     _one_size: ClassVar[bool] = False

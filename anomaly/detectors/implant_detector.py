@@ -73,6 +73,17 @@ class ImplantDetector(AlignedDetector):
 
     Parameters
     ----------
+    threshold : threshold rule, optional
+        As in `AnomalyDetector`, but by default ``HealthyRateThreshold(0.002)``: healthy voxels
+        have so low scores that at 1 % lesions would be outlined too large.
+    calibration : float, int or None, default=0.25
+        As in `AnomalyDetector`.
+    scale : {None, "image"}, default=None
+        As in `AnomalyDetector`.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which scores are smoothed inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     smoothness : float, optional, default=2.0
         Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map
         alone.
@@ -84,17 +95,6 @@ class ImplantDetector(AlignedDetector):
         training scan of another subject.
     n_trees : int, default=200
         Number of boosted trees.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of a Gaussian, by which scores are smoothed inside the mask.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold : threshold rule, optional
-        As in `AnomalyDetector`, but by default ``HealthyRateThreshold(0.002)``: healthy voxels
-        have so low scores that at 1 % lesions would be outlined too large.
-    calibration : float, int or None, default=0.25
-        As in `AnomalyDetector`.
-    scale : {None, "image"}, default=None
-        As in `AnomalyDetector`.
     random_state : int, RandomState or None, default=None
         Seed of the implanted lesions and of the training voxels.
 

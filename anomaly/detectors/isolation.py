@@ -40,6 +40,12 @@ class IsolationForestDetector(AnomalyDetector):
     ----------
     features : tuple of str, default=("mean", "spread", "local mean")
         Of `anomaly.detectors.features.FEATURES`.
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 0.25 by default.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     position : {"world", "depth", None}, default="world"
         ``"world"`` adds the three coordinates of the voxel in the grid, from 0 to 1, which scans
         of one orientation share; ``"depth"`` the distance from the edge of the mask, which does
@@ -51,12 +57,6 @@ class IsolationForestDetector(AnomalyDetector):
     max_samples : int, default=256
         Number of voxels that each tree is trained on. The depth of trees is limited to its
         logarithm to the base 2, so that more voxels resolve smaller differences.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 0.25 by default.
     n_jobs : int, optional
         Of the forest. The result does not depend on it.
     random_state : int, RandomState or None, default=None

@@ -17,14 +17,6 @@ from dmrifit.networks.training import Training, check_training
 from dmrifit.networks.volume_cases import listed
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
-__all__ = [
-    "PUBLISHED_TRAINING",
-    "VALIDATION_FRACTION",
-    "Brain",
-    "Reconstructor",
-    "residual_map",
-]
-
 #: Share of the training subjects whose loss chooses the epoch, as in the seven folds of the
 #: publication (four of 28 controls).
 VALIDATION_FRACTION = 1 / 7

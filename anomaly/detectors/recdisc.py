@@ -73,6 +73,32 @@ class RecDiscNet(Reconstructor):
         published code has 0.2, with a weight of 1 for the squared error.
     positive_weight : float, default=20
         Weight of voxels of anomalies in the cross-entropy.
+    training : Training, optional
+        How the networks are trained; by default 4 epochs, one scan in a step (4 in `published`)
+        and a learning rate of Adam that falls from 0.003 to zero as a cosine. The weights of the
+        epoch with the smallest loss of held-out subjects are kept, as of `DenoisingAutoencoder`;
+        these have the same anomalies after each epoch.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split, order of scans and anomalies.
+    threshold : threshold rule, optional
+        Rule that makes a map binary, fitted to held-out scans; by default
+        `HealthyRateThreshold(0.01)`.
+    calibration : float, int or None, default=0.25
+        The healthy scans for the threshold: a share of the subjects that is held out of the
+        training; a number of folds, each of which is one more training; or None, for no threshold.
+    scale : {None, "image"}, default=None
+        With ``"image"`` a map is divided by its own 99.9 % quantile and clipped at 1.
+        Probabilities need no scale.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
+        inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
+    region : {"brain", "volume"}, default="brain"
+        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
+        initializes the network; or all, as published.
     reconstruction_width, discrimination_width : int, default=8, 8
         Channels of the first levels of the two networks.
     levels : int, default=3
@@ -98,32 +124,6 @@ class RecDiscNet(Reconstructor):
     uniform, background, clip : default="sd", False, True
         Width of uniform noise, whether ellipsoids reach beyond the brain, and whether noise is
         clipped, as for `corrupt`; ``"range"``, True and False in `published`.
-    scale : {None, "image"}, default=None
-        With ``"image"`` a map is divided by its own 99.9 % quantile and clipped at 1.
-        Probabilities need no scale.
-    threshold : threshold rule, optional
-        Rule that makes a map binary, fitted to held-out scans; by default
-        `HealthyRateThreshold(0.01)`.
-    calibration : float, int or None, default=0.25
-        The healthy scans for the threshold: a share of the subjects that is held out of the
-        training; a number of folds, each of which is one more training; or None, for no threshold.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
-        inside the mask.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    region : {"brain", "volume"}, default="brain"
-        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
-        initializes the network; or all, as published.
-    training : Training, optional
-        How the networks are trained; by default 4 epochs, one scan in a step (4 in `published`)
-        and a learning rate of Adam that falls from 0.003 to zero as a cosine. The weights of the
-        epoch with the smallest loss of held-out subjects are kept, as of `DenoisingAutoencoder`;
-        these have the same anomalies after each epoch.
-    device : str, default="auto"
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    random_state : int, RandomState or None, default=None
-        Seed of weights, split, order of scans and anomalies.
 
     Attributes
     ----------

@@ -42,16 +42,16 @@ class PCADetector(AnomalyDetector):
     ----------
     n_components : int, default=20
         Number of components; fewer, if there are fewer scans.
-    residual : {"mean", "mean-of-abs"}, default="mean"
-        Absolute value of the mean of the residual over directions, in which noise cancels, or the
-        mean of its absolute values, in which it does not.
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 4 by default.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask (for
         ``"mean"`` the mean, before its absolute value).
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 4 by default.
+    residual : {"mean", "mean-of-abs"}, default="mean"
+        Absolute value of the mean of the residual over directions, in which noise cancels, or the
+        mean of its absolute values, in which it does not.
 
     Attributes
     ----------

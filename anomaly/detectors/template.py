@@ -17,17 +17,6 @@ from anomaly.generators.implants import Look
 from dmrifit._utils.checks import Within
 from dmrifit._utils.counts import counted
 
-__all__ = [
-    "INSIDE_SHARE",
-    "LEAST_SUBJECTS",
-    "AlignedDetector",
-    "AlignedScans",
-    "Deviations",
-    "look_of",
-    "template_at",
-    "template_of",
-]
-
 #: Weight of the median variance against that of a voxel, in scans.
 _PRIOR_SCANS = 4.0
 _LEAST_SD = 1e-3

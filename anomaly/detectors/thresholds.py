@@ -21,20 +21,7 @@ from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.networks.volume_cases import listed
 
-# The classes of rules are added below, from the table of rules.
-__all__ = [
-    "RULES",
-    "RULE_CLASSES",
-    "SCOPES",
-    "STUDY_SPACING",
-    "ThresholdRule",
-    "decoded_rule",
-    "encoded_rule",
-    "limit_spread",
-    "limits_left_out",
-    "open_map",
-    "rate_limits",
-]
+__all__ = ["open_map"]
 
 #: One threshold for all maps, or one for each.
 SCOPES = ("dataset", "image")
@@ -555,7 +542,6 @@ RULE_CLASSES: dict[str, type[ThresholdRule]] = {
     type(rule).__name__: type(rule)
     for rule in (FixedThreshold(0.5), HealthyScanThreshold(), *RULES.values())
 }
-__all__ += sorted(RULE_CLASSES)
 
 
 def rate_limits(

@@ -13,15 +13,7 @@ from sklearn.base import BaseEstimator
 from dmrifit._utils.checks import Count, Within, check_fields
 from dmrifit.io.parameter_json import refuse_keys
 
-__all__ = [
-    "Training",
-    "check_training",
-    "fill_training",
-    "gather_training",
-    "learning_rate_at",
-    "read_training",
-    "stored_training",
-]
+__all__ = ["Training"]
 
 _NOT_STORED = ("checkpoint", "after_epoch", "verbose")
 

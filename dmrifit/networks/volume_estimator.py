@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import torch
     from sklearn.utils import Tags
 
-__all__ = ["VolumeEstimator", "evaluating"]
+__all__ = ["VolumeEstimator"]
 
 _WEIGHTS = "net.safetensors"
 _STATE = "state.safetensors"

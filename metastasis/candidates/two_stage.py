@@ -64,7 +64,7 @@ from metastasis.segmentation.sampling import MISTAKEN
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TwoStageSegmenter", "small_unet"]
+__all__ = ["TwoStageSegmenter"]
 
 _CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
 _BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is blurred

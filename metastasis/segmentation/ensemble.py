@@ -16,14 +16,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.io.components import drop_small
 from dmrifit.stats.lesion_matching import CONNECTIVITIES, label_components
 
-__all__ = [
-    "BOTH_LABEL",
-    "CANDIDATE",
-    "MARKED_BY_BOTH",
-    "SensitivitySpecificityEnsemble",
-    "merge_segmentations",
-    "segment_by",
-]
+__all__ = ["SensitivitySpecificityEnsemble"]
 
 #: Label of a lesion that only the sensitive model sees.
 CANDIDATE = 1

@@ -96,6 +96,13 @@ class DeepMedicSegmenter(VolumeEstimator):
     segment_size : int, default=37
         Voxels of a segment along each axis. For the U-Net it is rounded up to what its levels
         divide.
+    training : Training, optional
+        How the network is trained; by default 20 epochs, 10 segments in a step and a constant
+        learning rate of 0.001. Validation scores are lesion-wise Dice coefficients.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split and segments.
     network : {"deepmedic", "unet", "small_unet"}, default="deepmedic"
         The network: DeepMedic, the residual U-Net of MONAI, or a plain one that needs no MONAI.
     scaling : {"brain", "local"}, default="brain"
@@ -150,13 +157,6 @@ class DeepMedicSegmenter(VolumeEstimator):
         weights.
     segments_per_epoch : int, default=200
         Segments in an epoch.
-    training : Training, optional
-        How the network is trained; by default 20 epochs, 10 segments in a step and a constant
-        learning rate of 0.001. Validation scores are lesion-wise Dice coefficients.
-    device : str, default="auto"
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    random_state : int, RandomState or None, default=None
-        Seed of weights, split and segments.
 
     Attributes
     ----------
