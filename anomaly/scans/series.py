@@ -32,6 +32,7 @@ from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import upright_edges
+from dmrifit.io.nifti import read_grid
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register, registered
 from dmrifit.networks.volume_cases import called
@@ -383,8 +384,6 @@ class SeriesDetector(BaseEstimator):
             As `prepare_scan`, or if its voxel size differs from that of the training scans, which
             are no cubes.
         """
-        from dmrifit.io.nifti import read_grid
-
         check_is_fitted(self, "detector_")
         spacing = self.spacing
         if spacing is None:
