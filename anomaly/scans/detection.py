@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,10 +15,7 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 
 if TYPE_CHECKING:
-    import nibabel as nib
     import pandas as pd
-
-__all__ = ["LESION_COLUMNS", "Detection", "lesions_of"]
 
 #: Columns of the table of detected lesions.
 LESION_COLUMNS = (

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dmrifit import MODELS, Protocol, fit_voxels, protocol_precision
-from dmrifit.simulate.body_phantoms import tissue_table
+from dmrifit.simulate.tissues import tissue_table
 
 model, protocol = MODELS["t2-ivim-kurtosis"], Protocol.preset("cohort1")
 rng = np.random.default_rng(0)
