@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.console import say_flagged
+from dmrifit.cli.case_runs import RunOptions, say_failed_rows
 from dmrifit.cli.options import given, move_to_device
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def detect(
     model: Path,
     scans: Path,
     /,
+    *,
     out: Path,
     bval: Path | None = None,
     bvec: Path | None = None,
@@ -34,9 +36,7 @@ def detect(
     calibrate: Path | None = None,
     opening: int = 3,
     device: str | None = None,
-    fail_on_flag: bool = False,
-    figure: bool = True,
-    overwrite: bool = False,
+    run: RunOptions,
 ) -> None:
     """
     Find anomalies in diffusion series by a trained model. Not for clinical use.
@@ -69,11 +69,11 @@ def detect(
     from anomaly.cli.case_runs import (
         RUN,
         count_sentence,
-        detect_series,
+        detect_scan,
+        is_current,
         scan_sentences,
         write_batch,
     )
-    from dmrifit.cli.case_runs import say_failed_rows
     from dmrifit.io.bids_derivatives import file_record
 
     if out.is_file():
@@ -95,22 +95,32 @@ def detect(
         # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
         "threshold": threshold,
-        "figure": figure,
+        "figure": run.figure,
     }
-    RUN.begin(out, settings | options | calibration, overwrite)
-    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite, "failed": failed}
-    contents = detect_series(detector, series, out, **run_options, **options)
-    write_batch(out, contents, figure=figure)
-    typer.echo(f"{count_sentence(contents)}: {out}")
-    for sentence in scan_sentences(contents):
-        typer.echo(sentence)
-    if any(content["synthetic"] for content in contents):
-        typer.echo("synthetic scans: no clinical result")
-    if detector.synthetic_:
-        typer.echo("the model was trained on synthetic scans: its accuracy in people is unknown")
-    n_flagged = sum(bool(content["differs"]) for content in contents)
-    n_failed = len(series) + len(failed) - len(contents)
-    say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
+
+    def sentences(records: dict[str, dict[str, Any]]) -> list[str]:
+        contents = list(records.values())
+        lines = [f"{count_sentence(contents)}: {out}", *scan_sentences(contents)]
+        if detector.synthetic_:
+            lines.append(
+                "the model was trained on synthetic scans: its accuracy in people is unknown"
+            )
+        return lines
+
+    RUN.run(
+        series,
+        out,
+        settings | options | calibration,
+        run,
+        names=lambda scan: {"name": scan.label, "patient": scan.subject},
+        work=partial(detect_scan, detector=detector, figure=run.figure, **options),
+        is_current=is_current,
+        write=lambda records: write_batch(out, list(records.values()), figure=run.figure),
+        say=sentences,
+        is_flagged=lambda record: bool(record["differs"]),
+        failed=failed,
+        noun="scan",
+    )
 
 
 def _calibrated(

@@ -231,7 +231,7 @@ def fit_many(
     if n_kept:
         say(f"{counted(n_kept, 'scan')} of {len(scans)} finished before")
     try:
-        results = run_tasks(fit_one, tasks, jobs=jobs, cluster=cluster, name=_line)
+        results = run_tasks(fit_one, tasks, jobs=jobs, cluster=cluster, line=_line, unit="scan")
         for row in results:
             rows[row["name"]] = row
             if not row.get("error"):

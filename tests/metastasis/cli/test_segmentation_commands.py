@@ -16,9 +16,10 @@ pytest.importorskip("torch")
 pytest.importorskip("skorch")
 
 from dmrifit import MapFitter, Protocol, load_model, save_model
+from dmrifit.cli.case_runs import CaseRun, RunOptions
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, segment_image
-from metastasis.cli.segmentation_commands import RunOptions, _prior_note, ensemble, segment
+from metastasis.cli.segmentation_commands import ModelOptions, _prior_note, ensemble, segment
 from metastasis.scans.cases import Case, read_cases, write_cases
 from metastasis.segmentation.ensemble import merge_segmentations
 
@@ -76,8 +77,8 @@ def run_calls(models, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(segmenter, cases, out, **_):
-        calls.append((segmenter, cases))
+    def stop(self, cases, out, work, *_, **__):
+        calls.append((work.keywords["segmenter"], [case for case, _ in cases.values()]))
         raise StoppedError
 
     def start(command, *words, **options):
@@ -85,10 +86,10 @@ def run_calls(models, tmp_path, monkeypatch):
             words = [list(words)]
         of_run = {name: options.pop(name) for name in ("flips", "device") if name in options}
         with pytest.raises(StoppedError):
-            command(*words, out=tmp_path / "out", options=RunOptions(overwrite=True, **of_run), **options)
+            command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
         return calls[-1]
 
-    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", stop)
+    monkeypatch.setattr(CaseRun, "process", stop)
     return start
 
 
@@ -448,9 +449,9 @@ def test_the_summary_counts_scans_and_lesions(
         {"n_lesions": n, "n_marked_by_both": n_of_both, "synthetic": False, "notes": [], "statement": ""}
         for n, n_of_both in zip(counts, of_both, strict=True)
     ]
-    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
+    monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
-    segment([models.sensitive, table], out=tmp_path, options=RunOptions())
+    segment([models.sensitive, table], out=tmp_path, options=ModelOptions(), run=RunOptions())
     said = capsys.readouterr().out
     n_failed = len(cases) - len(counts)
     failures = f"; failed: {n_failed}" if n_failed else ""
@@ -464,16 +465,16 @@ def test_a_flagged_or_failed_scan_ends_with_a_code_on_request(
 ):
     shared = {"n_lesions": 0, "n_marked_by_both": None, "synthetic": False, "statement": ""}
     contents = [shared | {"notes": notes_of_scan} for notes_of_scan in notes]
-    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
+    monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
     words = [models.sensitive, models.specific, table]
     words = [[models.sensitive, table]] if command is segment else words
-    command(*words, out=tmp_path, options=RunOptions())
+    command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions())
     with pytest.raises(typer.Exit) as stopped:
-        command(*words, out=tmp_path, options=RunOptions(fail_on_flag=True))
+        command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions(fail_on_flag=True))
     assert stopped.value.exit_code == 3
     contents[:] = [shared | {"notes": []}] * 3
-    command(*words, out=tmp_path, options=RunOptions(fail_on_flag=True))
+    command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions(fail_on_flag=True))
 
 
 @pytest.mark.parametrize("value", ["0", "-0.5", "1.01", "nan"])
