@@ -16,17 +16,7 @@ from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
-__all__ = [
-    "MEANS",
-    "NOISES",
-    "NOISE_NAMES",
-    "PUBLISHED",
-    "TissueMoments",
-    "checked_scan",
-    "checked_source",
-    "corrupt",
-    "corrupt_in_place",
-]
+__all__ = ["corrupt"]
 
 #: Distribution of the noise, and whether a value is drawn for a voxel and channel, a channel, or a
 #: voxel.

@@ -13,8 +13,6 @@ from anomaly.generators.lesion_shapes import (
 )
 from dmrifit.simulate.gliomas import fall
 
-__all__ = ["add_hypercellular", "add_infiltration"]
-
 #: Radii, times that of a ball as large as the brain: 10 to 26 mm, and 8 to 20 mm, in an adult.
 _DIFFUSE_RADII, _CELL_RADII = (0.14, 0.36), (0.11, 0.28)
 #: By how much of itself diffusivity is raised at most, and what is left of it.

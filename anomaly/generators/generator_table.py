@@ -21,7 +21,7 @@ from anomaly.generators.patches import add_patch
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
-__all__ = ["GENERATORS", "Generator", "put_noise_back"]
+__all__ = ["GENERATORS"]
 
 #: One ellipsoid or two, so that no scan stays without an anomaly.
 _AT_LEAST_ONE = (0.0, 0.75, 0.25)

@@ -13,16 +13,6 @@ from dmrifit.simulate.gliomas import Glioma, draw_glioma, fall
 from dmrifit.simulate.head_shapes import BRAIN
 from dmrifit.simulate.heads import Head, centered_grid
 
-__all__ = [
-    "GRADES",
-    "KINDS",
-    "Component",
-    "DiffusionGlioma",
-    "add_glioma",
-    "draw_diffusion_glioma",
-    "head_of_scan",
-]
-
 #: Grades by the World Health Organization, and how many of all gliomas have them.
 GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
 

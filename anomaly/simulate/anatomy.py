@@ -13,8 +13,6 @@ from dmrifit.simulate.head_shapes import texture_field
 from dmrifit.simulate.heads import Head, StandardHead, draw_head, sample_map, standard_head
 from dmrifit.simulate.tissue_maps import TissueMaps
 
-__all__ = ["Brain", "Standard", "draw_brain", "standard_brain"]
-
 _BEND = 16.0  # mm of smoothing of the field that bends fibers
 _CROSSING = 0.3  # of white matter, where fibers of a second direction cross
 _PARTIAL = 0.3  # of a voxel, smoothing by which voxels see their surroundings

@@ -25,8 +25,6 @@ from dmrifit.cohort.scan import Scan, truth_names
 from dmrifit.io.atomic_files import share_a_name, write_text
 from dmrifit.io.tables import NOTHING, table_with
 
-__all__ = ["write_participants"]
-
 #: Name of the table that `Cohort.write` makes.
 TABLE = "participants.tsv"
 

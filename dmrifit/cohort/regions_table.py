@@ -19,8 +19,6 @@ from dmrifit.cohort.participants_table import (
 from dmrifit.cohort.scan import RISING_SHARE, rising_share
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["REGION_COLUMNS", "is_regions_table", "read_regions"]
-
 #: Columns of a table of regions; te, cohort and synthetic may be absent or "n/a".
 REGION_COLUMNS = ("patient", "region", "b", "signal")
 _OPTIONAL_COLUMNS = ("te", "cohort", "synthetic")

@@ -14,7 +14,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["PatientScale", "contrast_order", "echo_times", "reference_columns"]
+__all__ = ["PatientScale"]
 
 _RULES = ("percentile",)
 # Scanners write nominal values with errors of rounding. Of b-values only relative to the value:

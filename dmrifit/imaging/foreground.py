@@ -11,8 +11,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.io.masks import AIR
 from dmrifit.io.series import Series
 
-__all__ = ["FOREGROUND_RULE", "NO_AIR", "foreground_mask"]
-
 #: What `foreground_mask` does, or that it found no air, for sidecars and pages.
 FOREGROUND_RULE = (
     "foreground found by median Otsu (dipy) in the mean of the volumes of lowest b, with holes "

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dmrifit.predict.conformal import ConformalIntervals
     from dmrifit.predict.strategies import MapsToMaps
 
-__all__ = ["METRICS", "predict_from_maps", "read_maps", "view_maps"]
-
 #: Metrics that maps to maps predicts from; S0 gives the predicted amplitude its scale.
 METRICS = ("ADC_fast", "ADC_slow", "F")
 

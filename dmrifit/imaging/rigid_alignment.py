@@ -16,8 +16,6 @@ from dmrifit.imaging.head_steps import import_sitk
 from dmrifit.io.grids import array_of, at_voxels, read_scan, resampled
 from dmrifit.io.nifti import Image, image_name
 
-__all__ = ["SAME_HEAD", "HeadAlignment", "align_heads", "likeness_in_place"]
-
 #: Median local correlation from which two scans count as of the same head: one person's two visits
 #: reached .93, the most alike of 27 pairs of people .53, and heads with noise of 3 % from .85.
 SAME_HEAD = 0.75

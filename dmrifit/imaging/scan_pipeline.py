@@ -47,7 +47,7 @@ from dmrifit.io.series import Series, read_map, read_slabs
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["STEPS", "Preprocessed", "preprocess_image"]
+__all__ = ["preprocess_image"]
 
 #: Steps of preprocessing, in their order: denoising needs noise that is independent between
 #: voxels, Gibbs removal the grid of the scanner; interpolation of moved volumes removes both.

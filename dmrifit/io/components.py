@@ -11,17 +11,6 @@ from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit.io.masks import zeros_and_ones
 
-__all__ = [
-    "CONNECTIVITIES",
-    "OVERSIZED",
-    "Matching",
-    "check_affine",
-    "label_components",
-    "match_components",
-    "match_to_lesions",
-    "meeting_pairs",
-]
-
 #: Voxels that share a face; a face or an edge; a face, an edge or a corner.
 CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
 #: A component larger than so many times the lesion that it hits is flagged.

@@ -20,7 +20,7 @@ from dmrifit.io.components import label_components
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["KINDS", "check_ending", "write_dicom_seg"]
+__all__ = ["write_dicom_seg"]
 
 #: Type of regions -> category and type of segments, each a scheme and a keyword of pydicom's
 #: codes.

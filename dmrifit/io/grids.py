@@ -23,22 +23,6 @@ from dmrifit.io.nifti import (
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = [
-    "array_of",
-    "as_stored",
-    "at_voxels",
-    "cropped",
-    "labels_onto",
-    "onto",
-    "read_scan",
-    "read_scan_like",
-    "resampled",
-    "scan_of",
-    "three_axes",
-    "upright",
-    "upright_edges",
-]
-
 _SMALLEST = 8  # voxels along an axis
 
 

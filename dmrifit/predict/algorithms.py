@@ -189,8 +189,8 @@ _PERCEPTRON_TYPES = _STANDARDIZED_TYPES | {
 # A stored part leaves a stub of this type in the skops file.
 _STUB_TYPES = _STANDARDIZED_TYPES | {"dmrifit.Leaf"}
 
-#: Regressors by name. Their defaults were chosen by benchmarks/tune_algorithms.py: the quickest
-#: within 2 % of the best.
+#: Regressors by name. Their defaults were chosen by benchmarks/prediction/tune_algorithms.py: the
+#: quickest within 2 % of the best.
 REGRESSORS: dict[str, Regressor] = {
     "LR": Regressor(
         _linear,

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from dmrifit._utils.checks import check_number
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["ARTIFACTS", "artifact_strengths", "spoil"]
-
 #: Default strengths of artifacts by name: the largest movement along x and y in voxels; the lost
 #: share of the spatial frequencies along x and y; the largest lost share of the signal.
 ARTIFACTS: Mapping[str, float] = MappingProxyType({"shift": 1.0, "gibbs": 0.2, "signal_loss": 0.5})

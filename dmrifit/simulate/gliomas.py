@@ -11,8 +11,6 @@ from scipy.ndimage import label
 from dmrifit.simulate.head_shapes import soft_step, texture_field
 from dmrifit.simulate.heads import Head
 
-__all__ = ["Glioma", "draw_glioma", "fall"]
-
 _ORIGINS = {"white": 0.5, "cortex": 0.2, "deep": 0.15, "basal": 0.15}  # where gliomas begin
 _NEAR_SURFACE, _LOW = 16.0, -0.35  # mm, of the brain's half height
 _STRETCH = 0.16  # standard deviation of the logarithm of axes

@@ -16,19 +16,6 @@ from dmrifit.io.nifti import Image
 from dmrifit.simulate.head_shapes import BRAIN, Matter, form_matter, slow_field, soft_step
 from dmrifit.simulate.tissue_maps import TissueMaps, coarser_maps, read_tissues
 
-__all__ = [
-    "Head",
-    "StandardHead",
-    "centered_grid",
-    "check_field",
-    "check_shape",
-    "check_spacing",
-    "check_tissues",
-    "draw_head",
-    "sample_map",
-    "standard_head",
-]
-
 _RIM = 4.0  # mm of background at each side of the field of view
 _STRETCH = 1.25  # largest scale of an axis relative to the smallest, to fill the field of view
 _WARPS = ((25.0, 3.0), (10.0, 1.6))  # smoothing and standard deviation between persons in mm

@@ -33,7 +33,7 @@ from dmrifit.io.tables import table_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CASES", "Case", "read_case", "read_cases", "read_row", "write_cases"]
+__all__ = ["Case", "read_case", "read_cases", "write_cases"]
 
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
 

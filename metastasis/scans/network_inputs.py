@@ -25,23 +25,6 @@ from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import check_length, listed, naming
 
-__all__ = [
-    "Scan",
-    "binary_label",
-    "brain_of",
-    "case_on_network_grid",
-    "classes_on_network_grid",
-    "edge_of",
-    "joined_cases",
-    "label_on_network_grid",
-    "network_affine",
-    "on_network_grid",
-    "on_scan_grid",
-    "paired_labels",
-    "scores_on_scan_grid",
-    "values_of",
-]
-
 #: A volume, its prior or None, its mask or None.
 Scan: TypeAlias = tuple[Any, Any, Any]
 

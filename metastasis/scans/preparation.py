@@ -29,7 +29,7 @@ from metastasis.scans.scan_checks import contrast_note, slice_note
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["PreparedScan", "prepare_scan"]
+__all__ = ["prepare_scan"]
 
 _SPACINGS = (0.4, 2.0)  # mm
 _MOST_NEGATIVE = 0.05  # of the brain

@@ -27,7 +27,7 @@ from metastasis.simulate.enhancement import (
 )
 from metastasis.simulate.negatives import head_around
 
-__all__ = ["CORE", "ENHANCING", "SURROUNDINGS", "Implants", "draw_implants", "implant_lesions"]
+__all__ = ["implant_lesions"]
 
 #: Values of a label: enhancing lesion, its core, and what else has changed around it.
 ENHANCING, CORE, SURROUNDINGS = 1, 2, 3

@@ -19,8 +19,6 @@ from metastasis.simulate.enhancement import (
     shares,
 )
 
-__all__ = ["head_around", "paint_negatives", "strip_loosely", "warp_scan"]
-
 _ADULT_MM = 150.0  # mean axis of an adult's brain
 _TURN, _SHEAR, _SCALE = 0.15, 0.06, 0.12  # of the matrix of a warp
 _WARP_MM, _WARP_SIZE = 14.0, 3.0  # smoothing and displacement

@@ -43,7 +43,7 @@ from metastasis.simulate.enhancement import (
     swelling,
 )
 
-__all__ = ["DIAMETERS", "STATUSES", "simulate_metastases"]
+__all__ = ["simulate_metastases"]
 
 #: Smallest, middle and largest diameter of a metastasis in mm: half of them lie on either side of
 #: the middle.

@@ -17,8 +17,6 @@ from metastasis.simulate.implants import CORE, Implants, draw_implants
 from metastasis.simulate.negatives import paint_negatives, strip_loosely, warp_scan
 from metastasis.simulate.patients import simulate_metastases
 
-__all__ = ["TrainingScan", "implanted_copies", "phantom_scans", "read_negative"]
-
 _MARGIN = 12  # voxels around the brain
 _ROUGHLY_1_MM = 0.1  # largest difference
 _PHANTOM = (144, 176, 136)  # voxels of 1 mm

@@ -18,7 +18,7 @@ from dmrifit.simulate.heads import Head, draw_head, standard_head
 from placement.search.scene import Scene
 from placement.simulate.experts import place_boxes
 
-__all__ = ["REGIONS", "TUMOR_VOLUMES", "ExpertKind", "simulate_gliomas"]
+__all__ = ["simulate_gliomas"]
 
 ExpertKind: TypeAlias = Literal["objective", "preference"]
 
