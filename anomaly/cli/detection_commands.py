@@ -21,13 +21,13 @@ __all__ = ["detect"]
 
 def detect(
     model: Path,
-    scans: Path,
+    scans: list[Path],
     /,
     *,
     out: Path,
     bval: Path | None = None,
     bvec: Path | None = None,
-    mask: Path | None = None,
+    mask: str | None = None,
     tissue: Path | None = None,
     all_voxels: bool = False,
     estimate_tissue: bool = False,
@@ -49,13 +49,15 @@ def detect(
 
     Options:
     model MODEL: Model file from train.
-    scans SCANS: Diffusion series (NIfTI, with .bval and .bvec beside it); a folder of them, where
-        NAME_brain and NAME_tissue.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the columns
+    scans SCANS: Diffusion series (NIfTI, with .bval and .bvec beside it), one, several, a glob or
+        a BIDS folder; a folder of them, where NAME_brain and NAME_tissue.nii.gz belong to
+        NAME.nii.gz; or a table (.tsv) with the columns
         patient and image, and optionally name, bval, bvec, brain, tissue and the covariates of the
         model (age, sex, site), files relative to the table.
     bval: b-values (single series).
     bvec: Gradient directions (single series).
-    mask: Brain on the grid of the series; by default found automatically (single series).
+    mask FILE|auto|none: Brain on the grid of the series (single series); auto, the default, finds
+        it, none takes all voxels as --all-voxels does.
     tissue: Tissue map: 1 white, 2 gray, 4 deep gray matter, 3 fluid (single series).
     resample_directions: Estimate signals along the directions of the model also where those that
         were measured are near them.
@@ -82,7 +84,9 @@ def detect(
         raise ValueError("give either --threshold or --calibrate, not both")
     detector = _trained(model, device)
     failed: list[dict[str, str]] = []
-    series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue, failed=failed)
+    all_voxels |= mask == "none"
+    brain = None if mask in (None, "auto", "none") else Path(mask)
+    series = series_of(scans, bval=bval, bvec=bvec, mask=brain, tissue=tissue, failed=failed)
     say_failed_rows(series, failed)
     directions = "resampled" if resample_directions else None
     options = given(threshold=threshold, directions=directions, opening=opening)

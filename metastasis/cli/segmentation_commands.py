@@ -14,7 +14,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions, say_failed_rows
-from dmrifit.cli.options import is_table, move_to_device, say
+from dmrifit.cli.options import is_pattern, move_to_device, named_cases, say
 
 if TYPE_CHECKING:
     from metastasis.cli.case_runs import NotedCase
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ensemble", "segment"]
 
+_SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
 _Files: TypeAlias = tuple[tuple[str, Path], ...]
 
 
@@ -41,7 +42,7 @@ def segment(
     out: Path,
     model: Path | None = None,
     prior: Path | None = None,
-    mask: Path | None = None,
+    mask: str | None = None,
     threshold: float | None = None,
     options: ModelOptions,
     run: RunOptions,
@@ -57,8 +58,9 @@ def segment(
 
     Options:
     paths [MODEL] SCANS: Model file from train (by default the small model that comes along), and
-        the scans: a contrast-enhanced T1 image (NIfTI), prepared like the training scans; a folder
-        of them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv)
+        the scans: contrast-enhanced T1 images (NIfTI), prepared like the training scans, one,
+        several, a glob or a BIDS folder; a folder of them, where NAME_prior and
+        NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv)
         with the columns patient and image, and optionally name, prior and brain (files relative to
         the table).
     model: Model file from train, another way to name it.
@@ -77,12 +79,12 @@ def segment(
 def ensemble(
     sensitive: Path,
     specific: Path,
-    scans: Path,
+    scans: list[Path],
     /,
     *,
     out: Path,
     prior: Path | None = None,
-    mask: Path | None = None,
+    mask: str | None = None,
     thresholds: tuple[float, float] | None = None,
     options: ModelOptions,
     run: RunOptions,
@@ -97,10 +99,7 @@ def ensemble(
     Options:
     sensitive SENSITIVE: Sensitive model, from train.
     specific SPECIFIC: Specific model, from train.
-    scans SCANS: Scans: a contrast-enhanced T1 image (NIfTI), prepared like the training scans; a
-        folder of them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table
-        (.tsv) with the columns patient and image, and optionally name, prior and brain (files
-        relative to the table).
+    scans SCANS: Scans, named as for segment.
     thresholds A,B: Lowest probabilities of lesion voxels of the two models; by default their
         operating points.
 
@@ -116,25 +115,30 @@ def ensemble(
 class _ScanFiles:
     """Scans as they were named, with the edges of their voxels in mm or their problem by case."""
 
-    scans: Path
+    scans: Path | list[Path]
     prior: Path | None
     mask: Path | None
+    finds_brain: bool
     is_table: bool
     # The keys are all files of a case: several cases may share an image.
     edges: dict[_Files, tuple[float, ...]]
     problems: dict[_Files, str]
 
 
-def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> _ScanFiles:
+def _checked_files(
+    paths: list[Path], prior: Path | None, mask: str | None, out: Path
+) -> _ScanFiles:
     """Check the headers of all scans, before a model or a volume is read."""
     from metastasis.scans.cases import CASES
     from metastasis.scans.scan_checks import check_files, scan_files
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
-    options = {"--prior": prior, "--mask": mask}
-    table = is_table(scans, "prior scans and brains", options, CASES.images)
-    files_of_scans = scan_files(scans, prior, mask, is_table=table)
+    brain = None if mask in (None, "auto", "none") else Path(mask)
+    options = {"--prior": prior, "--mask": brain}
+    what = "prior scans and brains"
+    scans, table = named_cases(paths, what, options, CASES.images, "anat/*_T1w.nii*")
+    files_of_scans = scan_files(scans, prior, brain, is_table=table)
     edges, problems = {}, {}
     for files in files_of_scans:
         try:
@@ -143,7 +147,7 @@ def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path
             problems[tuple(files.items())] = str(error)
     if problems and not edges:
         raise ValueError(next(iter(problems.values())))
-    return _ScanFiles(scans, prior, mask, table, edges, problems)
+    return _ScanFiles(scans, prior, brain, mask == "auto", table, edges, problems)
 
 
 def _check_edges(files: _ScanFiles, models: list[Any]) -> None:
@@ -218,6 +222,8 @@ def _cases(
     files: _ScanFiles, models: list[Any], *, resample: bool
 ) -> tuple[list[NotedCase], list[dict[str, str]]]:
     """Read a single image or the cases of a table, and notes on each; list cases that fail."""
+    from dmrifit.imaging.head_steps import find_brain
+    from dmrifit.io.grids import as_stored
     from metastasis.scans.cases import CASES, read_case, read_row
     from metastasis.scans.scan_checks import check_stripped, contrast_note, row_files, slice_note
 
@@ -226,6 +232,9 @@ def _cases(
     failed: list[dict[str, str]] = []
 
     def noted(case: Case, key: _Files) -> NotedCase:
+        if files.finds_brain and case.brain is None:
+            brain = find_brain(dict(key)["image"])
+            case = replace(case, brain=as_stored(brain, case.affine).astype(bool))
         check_stripped(case)
         notes = [slice_note(str(dict(key)["image"]), files.edges[key])]
         if not case.synthetic:
@@ -238,7 +247,7 @@ def _cases(
             raise ValueError(files.problems[key])
         return noted(read_row(row, folder), key)
 
-    if files.is_table:
+    if isinstance(files.scans, list) or files.is_table:
         cases = CASES.read(files.scans, read, failed=failed)
     else:
         (key,) = files.edges
@@ -247,29 +256,26 @@ def _cases(
     return cases, failed
 
 
-def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, Path]:
+def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[Path]]:
     """Tell the model file from the scans; without one the small model is used."""
-    n_most = 2 if model is None else 1
-    if len(paths) > n_most:
-        raise ValueError(
-            f"{len(paths)} paths ({', '.join(str(path) for path in paths)}); give a model file "
-            "and one image, folder or table"
-        )
-    if len(paths) == 2:
-        return paths[0], paths[1]
-    if model is None:
-        from metastasis.candidates.small_model import PATH
+    if model is not None:
+        return model, paths
+    first = paths[0]
+    is_model = first.suffix == ".dmrifit"
+    is_scan = first.is_dir() or is_pattern(first) or first.name.lower().endswith(_SCAN_ENDINGS)
+    if len(paths) > 1 and (is_model or not is_scan):
+        return first, paths[1:]
+    # A model file alone means that the scans were forgotten.
+    if is_model:
+        raise ValueError(f"{first} is a model file; name the scans after it")
+    from metastasis.candidates.small_model import PATH
 
-        # A model file alone means that the scans were forgotten.
-        if paths[0].suffix == ".dmrifit":
-            raise ValueError(f"{paths[0]} is a model file; name the scans after it")
-        typer.echo(
-            "dmrifit-metastasis: the small model that comes along is used; it was never tried on "
-            "a labelled real metastasis",
-            err=True,
-        )
-        model = PATH
-    return model, paths[0]
+    typer.echo(
+        "dmrifit-metastasis: the small model that comes along is used; it was never tried on "
+        "a labelled real metastasis",
+        err=True,
+    )
+    return PATH, paths
 
 
 def _trained(path: Path, flips: bool, device: str | None) -> Any:
@@ -358,7 +364,7 @@ def _segment(
             segmenter=segmenter,
             figure=run.figure,
             figures=figures,
-            source=files.scans,
+            source=files.scans if isinstance(files.scans, Path) else None,
         ),
         is_current=is_current,
         write=lambda records: write_batch(

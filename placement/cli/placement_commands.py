@@ -13,7 +13,7 @@ import typer
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import RunOptions, say_failed_rows
 from dmrifit.cli.console import check_output, say_flagged
-from dmrifit.cli.options import say_folder
+from dmrifit.cli.options import named_cases
 from placement.cli.case_runs import RUN, case_line, write_batch
 from placement.cli.options import RegionOptions, ShiftOptions
 
@@ -24,7 +24,7 @@ __all__ = ["place", "prescribe", "read"]
 
 
 def place(
-    cases: Path,
+    cases: list[Path],
     /,
     *,
     out: Path,
@@ -94,9 +94,9 @@ def place(
         random_state=seed,
     )
     scene_options = region.of_scene()
-    say_folder(cases, IMAGES)
+    source, _ = named_cases(cases, "images", {}, IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
-    table = read_cases(cases, **region.of_cases(), failed=failed)
+    table = read_cases(source, **region.of_cases(), failed=failed)
     say_failed_rows(table, failed)
     shift = displacement.of_prescription()
     placer = optimizer if model is None else _trained(model, table)

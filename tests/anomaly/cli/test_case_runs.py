@@ -47,13 +47,13 @@ def _map(folder, number=1):
 def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(made, tmp_path):
     cases = tmp_path / "cases"
     shutil.copytree(made / "lesions", cases)
-    detect(made / "aging.dmrifit", cases / TABLE, out=tmp_path / "found", run=TABLES)
+    detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
     first = _map(tmp_path / "found")
     table = pd.read_csv(cases / TABLE, sep="\t", dtype=str, keep_default_na=False)
     table["age"], table["patient"] = ["95", table["age"][1]], ["somebody", table["patient"][1]]
     table.to_csv(cases / TABLE, sep="\t", index=False)
     stamp = (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns
-    detect(made / "aging.dmrifit", cases / TABLE, out=tmp_path / "found", run=TABLES)
+    detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
     assert not np.array_equal(_map(tmp_path / "found"), first)
     assert pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")["patient"][0] == "somebody"
     assert (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns == stamp
@@ -62,7 +62,7 @@ def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(
 def test_a_scan_is_looked_at_anew_when_its_file_has_changed(made, tmp_path):
     cases = tmp_path / "cases"
     shutil.copytree(made / "lesions", cases)
-    words = (made / "low.dmrifit", cases / TABLE)
+    words = (made / "low.dmrifit", [cases / TABLE])
     options = {"out": tmp_path / "found", "run": TABLES}
     detect(*words, **options)
     first = _map(tmp_path / "found")
@@ -78,7 +78,7 @@ def test_a_scan_is_looked_at_anew_when_its_file_has_changed(made, tmp_path):
 def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made, tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
-    detect(made / "low.dmrifit", made / "lesions" / TABLE, out=tmp_path, run=RunOptions())
+    detect(made / "low.dmrifit", [made / "lesions" / TABLE], out=tmp_path, run=RunOptions())
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
     lesions = pd.read_csv(tmp_path / "lesions.csv")
@@ -100,7 +100,7 @@ def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made,
 
 def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):
     out = tmp_path / "found"
-    table = made / "lesions" / TABLE
+    table = [made / "lesions" / TABLE]
     detect(made / "aging.dmrifit", table, out=out, run=TABLES)
     before = _map(out, 2)
     (out / "index.html").write_text("of the run before")
@@ -147,7 +147,7 @@ def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp
         nib.save(nib.Nifti1Image(np.concatenate([values, values[..., 1:] / 2], -1), image.affine), one.image)
         np.savetxt(one.bval, np.append(b, 2 * b[1:])[None])
         np.savetxt(one.bvec, np.hstack([along, along[:, 1:]]))
-    detect(made / "low.dmrifit", cases / TABLE, out=tmp_path / "found", run=TABLES)
+    detect(made / "low.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
     words = (cases / TABLE, {"z": tmp_path / "found" / "detections.tsv"}, tmp_path / "compared")
     with pytest.raises(ValueError, match=r"several shells.*--b"):
         evaluate(*words, figures=0)

@@ -51,7 +51,7 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
     def start(*, figure=True, **options):
         run = RunOptions(overwrite=True, figure=figure)
         with pytest.raises(StoppedError):
-            detect(model, cases / "gliomas.tsv", out=tmp_path / "found", run=run, **options)
+            detect(model, [cases / "gliomas.tsv"], out=tmp_path / "found", run=run, **options)
         return calls[-1]
 
     monkeypatch.setattr(CaseRun, "process", stop)
@@ -121,7 +121,7 @@ def test_rows_that_lack_a_file_are_listed_before_scans_are_prepared(cases, model
     table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
     monkeypatch.setattr(SeriesDetector, "detect", lambda *_, **__: pytest.fail(capsys.readouterr().out))
     with pytest.raises(pytest.fail.Exception) as stopped:
-        detect(model, tmp_path / "cases.tsv", out=tmp_path / "found", run=RunOptions())
+        detect(model, [tmp_path / "cases.tsv"], out=tmp_path / "found", run=RunOptions())
     lines = str(stopped.value).splitlines()
     assert len(lines) == len(table) // 2
     place = f"{tmp_path / 'cases.tsv'}, row {len(table) // 2 + 2} (patient {table['patient'].iloc[0]})"
@@ -162,6 +162,10 @@ def test_a_folder_of_series_is_as_good_as_a_table(run, error_of, cases, model, t
             volume(tmp_path / "found" / f"p{i}" / "map.nii.gz"),
             volume(tmp_path / "all" / f"synthetic-glioma-00{i}" / "map.nii.gz"),
         )
+    files = sorted(folder.glob("p?*.nii.gz"))
+    assert run("detect", model, *files, "--no-figure", "--jobs", 2, "--out", tmp_path / "files")[0] == 0
+    for name in ("p1/map.nii.gz", "p2/opened.nii.gz"):
+        np.testing.assert_array_equal(volume(tmp_path / "files" / name), volume(tmp_path / "found" / name))
     error = error_of("detect", model, folder, "--mask", "brain.nii.gz", "--out", tmp_path / "x")
     assert "is a folder, where files stand beside the images; leave out" in error
 
@@ -178,7 +182,7 @@ def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypa
         figures |= {"healthy": {"anomalies_per_scan": 0.7, "n_scans": 7, "origin": "training"}}
         records = {str(i): figures | {"n_lesions": count} for i, count in enumerate(counts)}
         monkeypatch.setattr(CaseRun, "process", lambda *_, r=records, **__: r)
-        detect(model, cases / "gliomas.tsv", out=tmp_path, run=RunOptions(overwrite=True))
+        detect(model, [cases / "gliomas.tsv"], out=tmp_path, run=RunOptions(overwrite=True))
         lines = capsys.readouterr().out.splitlines()
         n_failed = n_scans - len(counts)
         assert lines[0] == f"{sentence}: {tmp_path}"
