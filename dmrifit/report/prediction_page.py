@@ -19,13 +19,11 @@ from dmrifit.report.quicklook import (
     map_panels,
     page_lead,
     planes_viewer,
-    setting_words,
+    settings_table,
     shown_region,
-    source_rows,
     value_cells,
-    version_row,
 )
-from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_pair
+from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_maps
 from dmrifit.report.verdict import map_verdict, parameter_lights
 from dmrifit.report.viewer import Layer
 
@@ -65,11 +63,14 @@ def write_prediction_page(
     answer = Lead(f"{map_verdict(sidecar)}. {_uncertainty(intervals)}")
     parameters = parameter_lights([panel for panel, _ in pairs], inside, sidecar)
     shown_maps = _maps(pairs, unlike, slices, intervals) if inside.any() else ()
+    estimator = [["estimator", sidecar["Estimator"]["Class"]]]
+    estimator.append(["model", formula(sidecar["Model"])])
+    scale = [["signals divided by", f"{sidecar['Scale']:.6g}"]]
     sections = [
         Section("", answer, parameters, Note(note), planes),
         Section("Maps", *shown_maps),
         Section("Parameters", *_parameters(pairs, inside, sidecar)),
-        Section("How they were made", Table(_settings(sidecar))),
+        Section("How they were made", settings_table(sidecar, estimator, scale)),
     ]
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
     lead = f"{page_lead('Predicted', sidecar)} {sidecar['Estimator'].get('TrainingData', '')}"
@@ -196,21 +197,9 @@ def _maps(
                 f"{100 * share:.0f} % of the range that is searched."
             )
         alt = f"Slices of {panel.label} and of the width of its interval"
-        yield Picture(plot_pair(slices, panel, width), alt, caption)
+        yield Picture(plot_maps(slices, [panel, width], histograms=False), alt, caption)
     if unlike is not None:
         codes = {0: "like training voxels", 1: "unlike them"}
         figure = plot_codes(slices, unlike.astype(np.uint8), codes, "Typicality")
         alt = "Slices of the voxels unlike those of training"
         yield Picture(figure, alt, f"{intervals['Typicality']['Verdict']}.")
-
-
-def _settings(sidecar: Mapping[str, Any]) -> list[list[Any]]:
-    rows = [
-        ["estimator", sidecar["Estimator"]["Class"]],
-        ["model", formula(sidecar["Model"])],
-        *source_rows(sidecar),
-        ["signals divided by", f"{sidecar['Scale']:.6g}"],
-    ]
-    for key, value in sidecar["Settings"].items():
-        rows.append([setting_words(key), value])
-    return [*rows, version_row(sidecar)]

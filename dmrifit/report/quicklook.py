@@ -24,9 +24,8 @@ from dmrifit.report.slice_figures import (
     MapPanel,
     Slices,
     plot_codes,
+    plot_maps,
     plot_overview,
-    plot_panel,
-    plot_panels,
 )
 from dmrifit.report.verdict import (
     fit_sentences,
@@ -70,13 +69,13 @@ def write_quicklook(
     panels = map_panels(maps, sidecar)
     free_panels = fitted_panels(panels, sidecar)
     heading = f"{title}, model {sidecar['Model']['Name']}"
-    png.write_bytes(png_bytes(plot_panels(slices, free_panels, heading), dpi=150))
+    png.write_bytes(png_bytes(plot_maps(slices, free_panels, title=heading), dpi=150))
     screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
     sections = [
         Section("", *screen),
         Section("Parameters", *_summary(slices, panels, sidecar)),
         Section("Maps", *_figures(maps, slices, free_panels, sidecar)),
-        Section("How they were made", Table(_settings_of_fit(sidecar))),
+        Section("How they were made", _settings_of_fit(sidecar)),
     ]
     page = Page(heading, sections, page_lead("Fitted", sidecar))
     html.write_text(page.html(), encoding="utf-8")
@@ -280,7 +279,7 @@ def planes_viewer(
 
 def map_figure(slices: Slices, panel: MapPanel) -> Picture:
     """Draw slices and histogram of a map."""
-    return Picture(plot_panel(slices, panel), f"Slices and histogram of {panel.label}")
+    return Picture(plot_maps(slices, [panel]), f"Slices and histogram of {panel.label}")
 
 
 def _figures(
@@ -310,33 +309,30 @@ def _figures(
     yield Grid(*figures)
 
 
-def _settings_of_fit(sidecar: Mapping[str, Any]) -> list[list[Any]]:
-    protocol, fitted_protocol = sidecar["Protocol"], sidecar["FittedProtocol"]
-    rows = [
-        ["model", formula(sidecar["Model"])],
-        ["", sidecar["Model"]["FormulaUnits"]],
-        *source_rows(sidecar),
-        ["measurements", _contrasts(protocol)],
+def settings_table(
+    sidecar: Mapping[str, Any], before: Sequence[Any], after: Sequence[Any]
+) -> Table:
+    """Tabulate what was read, the settings and the versions, around further rows."""
+    sources = [
+        [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
+        for role, source in sidecar["Sources"].items()
     ]
+    # ``AverageDirections`` becomes ``average directions``.
+    settings = [
+        [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower(), "none" if value is None else value]
+        for key, value in sidecar["Settings"].items()
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in sidecar["Versions"].items())
+    return Table([*before, *sources, *after, *settings, ["versions", versions]])
+
+
+def _settings_of_fit(sidecar: Mapping[str, Any]) -> Table:
+    protocol, fitted_protocol = sidecar["Protocol"], sidecar["FittedProtocol"]
+    model = [["model", formula(sidecar["Model"])], ["", sidecar["Model"]["FormulaUnits"]]]
+    measured = [["measurements", _contrasts(protocol)]]
     if fitted_protocol != protocol:
-        rows.append(["fitted after averaging", _contrasts(fitted_protocol)])
-    for key, value in sidecar["Settings"].items():
-        rows.append([setting_words(key), "none" if value is None else value])
-    return [*rows, version_row(sidecar)]
-
-
-def source_rows(sidecar: Mapping[str, Any]) -> list[list[str]]:
-    """Tabulate what was read."""
-    rows = []
-    for role, source in sidecar["Sources"].items():
-        rows.append([role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"])
-    return rows
-
-
-def version_row(sidecar: Mapping[str, Any]) -> list[str]:
-    """Tabulate the versions of packages."""
-    packages = [f"{name} {number}" for name, number in sidecar["Versions"].items()]
-    return ["versions", ", ".join(packages)]
+        measured.append(["fitted after averaging", _contrasts(fitted_protocol)])
+    return settings_table(sidecar, model, measured)
 
 
 def formula(model: Mapping[str, str]) -> str | Code:
@@ -358,11 +354,6 @@ def _contrasts(protocol: Mapping[str, Any]) -> str:
         te = ", ".join(f"{value:g}" for value in sorted(set(protocol["te"])))
         text += f"; TE = {te} ms"
     return text
-
-
-def setting_words(key: str) -> str:
-    """Turn ``AverageDirections`` into ``average directions``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
 
 
 def map_summary(
