@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.report.page import Grid, Lead, Note, Page, Picture, Section, Table
+from dmrifit.report.page import Grid, Lead, Note, Page, Picture, Section, Table, Texts
 from dmrifit.report.quicklook import (
     TYPICALITY,
     formula,
@@ -26,6 +26,8 @@ from dmrifit.report.quicklook import (
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_maps
 from dmrifit.report.verdict import map_verdict, parameter_lights
 from dmrifit.report.viewer import Layer
+
+_TEXTS = Texts(__file__)
 
 
 def write_prediction_page(
@@ -84,10 +86,7 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
     if wide:
         shares = [100 * section["Parameters"][name]["MedianShareOfBounds"] for name in wide]
         spans = [f"{name} ({share:.0f} %)" for name, share in zip(wide, shares, strict=True)]
-        sentences.append(
-            "Not determined, because the interval spans most of the range that is searched: "
-            f"{', '.join(spans)}."
-        )
+        sentences.append(_TEXTS("wide", parameters=", ".join(spans)))
     if "Verdict" in section["Typicality"]:
         sentences.append(f"{section['Typicality']['Verdict']}.")
     return sentences
@@ -96,10 +95,7 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
 def _uncertainty(intervals: Mapping[str, Any] | None) -> str:
     """Say how sure the maps are, and of which parameters they say little."""
     if intervals is None:
-        return (
-            "Without intervals nothing is known of how sure they are: train the model with them "
-            "(dmrifit train --coverage 0.9)."
-        )
+        return _TEXTS["no_intervals"]
     text = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
     wide = [name for name, entry in intervals["Parameters"].items() if not entry["Determined"]]
     if wide:
@@ -157,19 +153,13 @@ def _parameters(
     yield Table(rows, header, numbers=range(2, 7), faint=faint)
     text = _counts(sidecar["Voxels"])
     if intervals is not None:
-        text += (
-            f" An interval is to hold {100 * intervals['Coverage']:.3g} % of what a fit to the "
-            "images of the other protocol would give, noise included; the share it did hold is "
-            "from training patients left out in turn."
-        )
+        text += " " + _TEXTS("held", coverage=100 * intervals["Coverage"])
     yield Note(text)
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    text = (
-        f"{counted(counts['InMask'], 'voxel')}, {counts['WithSignal']} of them with signal in "
-        "every measurement. A trained model predicted these maps from images of another protocol; "
-        "they are no fit to measurements of it."
+    text = _TEXTS(
+        "counts", voxels=counted(counts["InMask"], "voxel"), with_signal=counts["WithSignal"]
     )
     if counts["NegativeSignal"]:
         text += f" In {counted(counts['NegativeSignal'], 'voxel')} a predicted signal is negative."
@@ -192,10 +182,7 @@ def _maps(
         caption = ""
         if panel.faint:
             share = intervals["Parameters"][panel.name]["MedianShareOfBounds"]
-            caption = (
-                f"{panel.name} is not determined: in the typical voxel the interval spans "
-                f"{100 * share:.0f} % of the range that is searched."
-            )
+            caption = _TEXTS("undetermined", name=panel.name, share=100 * share)
         alt = f"Slices of {panel.label} and of the width of its interval"
         yield Picture(plot_maps(slices, [panel, width], histograms=False), alt, caption)
     if unlike is not None:

@@ -18,7 +18,18 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_doubts
 from dmrifit.io.bids_derivatives import MONOTONIC
-from dmrifit.report.page import Code, Grid, Lead, Note, Page, Picture, Section, Table, png_bytes
+from dmrifit.report.page import (
+    Code,
+    Grid,
+    Lead,
+    Note,
+    Page,
+    Picture,
+    Section,
+    Table,
+    Texts,
+    png_bytes,
+)
 from dmrifit.report.slice_figures import (
     COUNT_COLORS,
     MapPanel,
@@ -39,6 +50,7 @@ from dmrifit.report.verdict import (
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 
+_TEXTS = Texts(__file__)
 AMPLITUDE_UNIT = short_unit("arbitrary")
 #: The layer of the measurements of lowest b.
 SCAN = "scan"
@@ -109,10 +121,7 @@ def first_screen(
 
 def page_lead(verb: str, sidecar: Mapping[str, Any]) -> str:
     """Write the line below the title."""
-    return (
-        f"{verb} by dmrifit {sidecar['Versions']['dmrifit']}. "
-        "Research software, not a medical device."
-    )
+    return _TEXTS("lead", verb=verb, version=sidecar["Versions"]["dmrifit"])
 
 
 def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
@@ -191,12 +200,11 @@ def _summary(slices: Slices, panels: list[MapPanel], sidecar: Mapping[str, Any])
     yield Table(rows, header, numbers=range(2, len(header)))
     counts = sidecar["Status"]["Voxels"]
     outcomes = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
-    text = (
-        f"{counted(sum(counts.values()), 'voxel')}: {outcomes}. The standard error is the median "
-        "over voxels, and so are the ends of the 95 % interval. In "
-        f"{100 * sidecar['Doubt']['StartsDisagree']:.3g} % of the fitted voxels starts disagree: "
-        "other parameters fit about as well. A parameter is in doubt where it has no influence, "
-        "is not determined, ended at a bound of the search, or is uncertain."
+    text = _TEXTS(
+        "summary",
+        voxels=counted(sum(counts.values()), "voxel"),
+        outcomes=outcomes,
+        disagree=100 * sidecar["Doubt"]["StartsDisagree"],
     )
     if any("BoundsUnits" in entry for entry in sidecar["Parameters"].values()):
         text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
@@ -286,12 +294,7 @@ def _figures(
     maps: Mapping[str, NDArray], slices: Slices, panels: list[MapPanel], sidecar: Mapping[str, Any]
 ) -> Iterator[Any]:
     """Show the map of each parameter, how the fits ended, and which are in doubt."""
-    yield Note(
-        f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span "
-        "percentiles 2 to 98; gray voxels are in doubt or could not be fitted. In the histograms "
-        "the thin line is the median, dashed lines are bounds, and the first and last bar hold "
-        "what lies outside."
-    )
+    yield Note(_TEXTS("maps", side=slices.sides[0]))
     figures = [map_figure(slices, panel) for panel in panels]
     codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}
     # What was not fitted is left white.
