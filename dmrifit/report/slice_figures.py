@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit.io.grids import upright, upright_affine, upright_edges
 from dmrifit.report.style import COLORMAP, add_axes, color_bar, new_figure, shared_style
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Slices:
     `labels` are their positions in mm, and
     `sides` what is at the left and at the right of each picture, such as ``("R", "L")``.
 
-    Shapes: `mask` (x, y, z), with axes to the right, to the front and upwards (RAS).
+    Shapes: `mask` (x, y, z), in any order of an image's axes.
     """
 
     def __init__(
@@ -97,11 +98,12 @@ class Slices:
         fullest: bool = False,
         room: float = 0.0,
     ) -> None:
-        edges = np.linalg.norm(affine[:3, :3], axis=0)
+        self.mask, self._affine = mask, affine
+        mask = upright(mask, affine)
+        edges = upright_edges(affine)
         # Thick slices are shown face on; of cubes, the axial ones.
         axis = 2 - int(np.argmax(np.round(edges[::-1], 3)))
         across, up = [(1, 2), (0, 2), (0, 1)][axis]
-        self.mask = mask
         self.sides = [("A", "P"), ("R", "L"), ("R", "L")][axis]
         self._order = (axis, up, across)
         self._aspect = edges[up] / edges[across]
@@ -123,6 +125,7 @@ class Slices:
         self._box = extents
         self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
+        affine = upright_affine(affine, self.mask.shape)
         for index in self._indices:
             middle[axis] = index
             # Only the first names the axis: labels of narrow slices would run into each other.
@@ -133,7 +136,8 @@ class Slices:
 
     def pictures(self, volume: NDArray) -> list[NDArray]:
         """Cut the slices (rows, columns, ...) out of a volume (x, y, z, ...)."""
-        turned = volume.transpose(*self._order, *range(3, volume.ndim))
+        turned = upright(volume, self._affine)
+        turned = turned.transpose(*self._order, *range(3, volume.ndim))
         # Mirrored, because a radiologist looks from the feet.
         return [turned[index][self._box][:, ::-1] for index in self._indices]
 

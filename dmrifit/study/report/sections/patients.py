@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _TEXTS = Texts(__file__)
 _ANATOMY = "image, least b and TE"
-_MOST_PER_PANEL = 20_000  # points of a joint histogram; more change nothing that can be seen
 
 
 def example_patients(board: Board) -> Iterator[Any]:
@@ -136,7 +135,7 @@ def joint_histograms(board: Board) -> Iterator[Any]:
     grid = []
     # The signals stand last, under no name.
     for name in [name for name in (*board.metrics, "") if name in pairs]:
-        rows = _thinned(pd.concat(pairs[name], ignore_index=True))
+        rows = pd.concat(pairs[name], ignore_index=True)
         if not np.isfinite(rows[["reference", "predicted"]].to_numpy(float)).all(axis=1).any():
             continue
         title = name or "Unseen signals"
@@ -249,13 +248,6 @@ def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Any:
         start=(patient.affine @ [*np.median(patient.index, axis=0), 1])[:3],
         instead=Note("The picture above shows a slice of the same maps."),
     )
-
-
-def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep every k-th row of each panel, so that the largest has a bounded number."""
-    sizes = rows.groupby(["cohort", "strategy"])["reference"].transform("size")
-    step = int(np.ceil(sizes.max() / _MOST_PER_PANEL))
-    return rows.iloc[::step] if step > 1 else rows
 
 
 def _unit(unit: str) -> str:
