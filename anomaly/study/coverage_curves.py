@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors.thresholds import rate_limits
-from dmrifit.stats.lesion_matching import label_components
+from dmrifit.io.components import label_components
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["CURVE_RATES", "FULL_RATE", "LOW_RATES", "coverage_curve", "curve_areas"]
 
 #: Rate of false positives up to which the area under a curve is taken.
 FULL_RATE = 0.3

@@ -17,10 +17,8 @@ from anomaly.study.contestants import (
     method_entries,
     rules_of,
 )
-from anomaly.study.controls import BRIGHTNESS, CONTROLS
-from anomaly.study.followup import FollowupOverlap, overlap_with_followup
+from anomaly.study.controls import CONTROLS
 from anomaly.study.scores import score_method
-from anomaly.study.strata import STRATA
 from anomaly.study.summaries import (
     area_summary,
     followup_summary,
@@ -36,17 +34,7 @@ if TYPE_CHECKING:
 
     from anomaly.scans.cases import Case
 
-__all__ = [
-    "AS_GIVEN",
-    "BRIGHTNESS",
-    "CONTROLS",
-    "STRATA",
-    "FollowupOverlap",
-    "evaluate_detectors",
-    "format_summary",
-    "healthy_folds",
-    "overlap_with_followup",
-]
+__all__ = ["evaluate_detectors", "healthy_folds"]
 
 
 def evaluate_detectors(

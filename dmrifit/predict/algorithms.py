@@ -26,19 +26,7 @@ from dmrifit._utils.threads import check_jobs
 from dmrifit.predict.controls import CONSTANT
 from dmrifit.predict.least_squares import LeastSquares
 
-__all__ = [
-    "ALGORITHMS",
-    "CLASS_MODULES",
-    "PATCHWISE",
-    "REGRESSORS",
-    "VOXELWISE",
-    "Regressor",
-    "RegressorOptions",
-    "TargetWise",
-    "build_regressor",
-    "default_patch_shape",
-    "make_regressor",
-]
+__all__ = ["ALGORITHMS", "make_regressor"]
 
 #: Default neighborhood of the patch-wise algorithms: within the slice, because slices are thick.
 _PATCH_SHAPE = (3, 3, 1)

@@ -29,7 +29,7 @@ from dmrifit.predict.strategies import reference_parameters
 if TYPE_CHECKING:
     from dmrifit.engine.models import SignalModel
 
-__all__ = ["FEWEST_PATIENTS", "ConformalIntervals", "strategy_of"]
+__all__ = ["ConformalIntervals"]
 
 _Array = NDArray[np.float64]
 

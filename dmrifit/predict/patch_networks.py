@@ -22,8 +22,6 @@ from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.torch_state import forked_generator, one_torch_thread
 from dmrifit.cohort.patches import check_patch_shape
 
-__all__ = ["PatchCNN", "PatchTransformer"]
-
 #: Rows that are predicted at once, which bounds the memory of the layers.
 _ROWS_AT_ONCE = 16384
 

@@ -19,7 +19,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.predict.base import Design, Strategy
 
-__all__ = ["Clinical", "MapsToMaps", "SignalToSignal", "reference_parameters"]
+__all__ = ["MapsToMaps", "SignalToSignal"]
 
 _Array = NDArray[np.float64]
 

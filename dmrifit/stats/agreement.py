@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 
-__all__ = ["ICC_FORMS", "ICCResult", "LimitsOfAgreement", "bland_altman", "finite_pairs", "icc"]
-
 ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
 _TAIL = 0.025  # outside each end of an interval

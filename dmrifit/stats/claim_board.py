@@ -25,25 +25,6 @@ from dmrifit.stats.verdicts import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "BOARD_COLUMNS",
-    "DEPENDS",
-    "FAILS",
-    "FIGURE_COLUMNS",
-    "HOLDS",
-    "OPEN",
-    "Check",
-    "Claim",
-    "MissingEvidence",
-    "Reading",
-    "Relation",
-    "Run",
-    "board_sentence",
-    "build_board",
-    "check_claims",
-    "format_number",
-]
-
 Relation = Literal["<", "<=", ">", ">=", "="]
 
 #: What the verdict of a claim starts with whose conditions disagree.

@@ -15,22 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "EQUAL",
-    "FAILS",
-    "HOLDS",
-    "LEAST_SEEDS",
-    "NOT_SIMULATED",
-    "OPEN",
-    "Margin",
-    "combine_checks",
-    "decide",
-    "decide_reading",
-    "format_number",
-    "read_margins",
-    "t_interval",
-]
-
 HOLDS = "holds"
 EQUAL = "practically equal"
 FAILS = "does not hold"

@@ -21,8 +21,6 @@ from dmrifit.predict.controls import OF_NOISE_FREE
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.voxel_bank import Bank
 
-__all__ = ["TRAIN_ON", "Cell", "check_settings", "plan", "software", "views_by_cohort"]
-
 TRAIN_ON = ("same", "other", "pooled")
 
 #: Distributions whose version may change a number.

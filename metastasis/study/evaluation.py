@@ -48,17 +48,7 @@ if TYPE_CHECKING:
 
     from metastasis.scans.cases import Case
 
-__all__ = [
-    "HEADLINES",
-    "OF_BOTH",
-    "SMALL_ML",
-    "candidate_scores",
-    "evaluate_segmentations",
-    "format_summary",
-    "lesion_scores",
-    "lesion_table",
-    "option_by_method",
-]
+__all__ = ["evaluate_segmentations"]
 
 #: Ending of the row for what both models of an ensemble mark.
 OF_BOTH = f", {MARKED_BY_BOTH}"

@@ -16,18 +16,6 @@ from metastasis.segmentation.operating_points import COUNTS, add_rates, paired_v
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "FROC_COLUMNS",
-    "FROC_RATES",
-    "area_table",
-    "calibration_curve",
-    "family_table",
-    "froc_table",
-    "precision_at_sensitivity",
-    "precision_recall_area",
-    "summed_curve",
-]
-
 #: False positives per scan at which the FROC curve is read.
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 FROC_COLUMNS = (

@@ -24,15 +24,7 @@ from placement.search.scene import Scene
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CONTROLS",
-    "EXPERTS",
-    "MEASURES",
-    "case_folds",
-    "control_placements",
-    "evaluate_placements",
-    "format_summary",
-]
+__all__ = ["evaluate_placements"]
 
 #: The row of the experts.
 EXPERTS = "experts"
