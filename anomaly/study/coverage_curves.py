@@ -44,11 +44,6 @@ def coverage_curve(
     import pandas as pd
 
     steps = np.unique(np.asarray(rates, dtype=np.float64))
-    if not len(healthy) or not len(steps) or steps[0] < 0 or steps[-1] > 1:
-        raise ValueError(
-            f"a curve needs healthy scans, not {len(healthy)}, and rates from 0 to 1, not "
-            f"{list(rates)}"
-        )
     limits, realized = rate_limits(healthy, steps)
     coverages, sensitivities, hits = [], [], []
     for values, lesion, mask in zip(scores, lesions, masks, strict=True):
