@@ -12,18 +12,6 @@ from scipy import ndimage
 
 from dmrifit._utils.compiled import njit
 
-__all__ = [
-    "align",
-    "channel_sums",
-    "difference",
-    "gaussian",
-    "guide_images",
-    "inverted",
-    "resampled",
-    "sampled",
-    "smooth_axes",
-]
-
 #: Smoothing of the images in voxels before they are compared, and how much the outline of the
 #: brain counts.
 _BLUR, _OUTLINE = 0.7, 2.0

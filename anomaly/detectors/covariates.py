@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 
-__all__ = ["Design"]
-
 
 class Design:
     """

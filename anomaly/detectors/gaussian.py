@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly.detectors.array_detector import ArrayDetector
-from anomaly.detectors.base import Scans
+from anomaly.detectors.base import AnomalyDetector, Scans
 from anomaly.detectors.covariates import Design
 from anomaly.detectors.features import (
     FEATURES,
-    SMOOTH_MM,
-    check_smoothing,
     masked_smoothing,
     mean_signal,
     nearest_inside,
     voxel_features,
 )
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import NotNegative
 from dmrifit._utils.counts import counted
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 
 __all__ = ["OneMinusMean", "VoxelwiseGaussian"]
 
-_SIDES = ("low", "high", "both")
-_DISTANCES = ("z", "mahalanobis")
 #: Smallest standard deviation, so that no score is infinite where all healthy scans are equal.
 _LEAST_SD = 1e-4
 #: Share of the identity in the correlations between features, which few scans estimate poorly.
@@ -37,7 +33,8 @@ _SHRINKAGE = 0.05
 
 
 @register
-class VoxelwiseGaussian(ArrayDetector):
+@dataclass(repr=False, eq=False)
+class VoxelwiseGaussian(AnomalyDetector):
     """
     Score of a voxel: its z-score among healthy scans at the same position.
 
@@ -62,6 +59,12 @@ class VoxelwiseGaussian(ArrayDetector):
     features : {"mean", "channels"} or tuple of str, default="mean"
         ``"mean"`` is the mean over directions, ``"channels"`` every direction by itself; or names
         of `anomaly.detectors.features.FEATURES`.
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 4 by default.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of the Gaussian that smooths the scores.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     side : {"low", "high", "both"}, default="both"
         Which differences are anomalous: a signal that is too low (more diffusion), one that is too
         high (less), or both. Not for Mahalanobis distances, which have no side.
@@ -71,14 +74,8 @@ class VoxelwiseGaussian(ArrayDetector):
         Standard deviation of a Gaussian in voxels, by which each scan is smoothed inside its mask.
     template_smoothing : float, default=0.5
         The same for the healthy mean and variance; it compensates for small registration errors.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of the Gaussian that smooths the scores.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     prior_scans : float, default=4.0
         Weight of the median variance in scans; 0 for no shrinkage.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 4 by default.
 
     Attributes
     ----------
@@ -116,34 +113,14 @@ class VoxelwiseGaussian(ArrayDetector):
         "correlation_",
     )
     _fact_names: ClassVar[tuple[str, ...]] = ("design_",)
-    _whole_design: Design
 
-    def __init__(
-        self,
-        features: str | tuple[str, ...] = "mean",
-        *,
-        side: str = "both",
-        distance: str = "z",
-        smoothing: float = 0.5,
-        template_smoothing: float = 0.5,
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        prior_scans: float = 4.0,
-        threshold: Any = None,
-        calibration: float | int | None = 4,
-        scale: str | None = None,
-    ) -> None:
-        self.features = features
-        self.side = side
-        self.distance = distance
-        self.smoothing = smoothing
-        self.template_smoothing = template_smoothing
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.prior_scans = prior_scans
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
+    features: str | tuple[str, ...] = "mean"
+    _: KW_ONLY
+    side: Literal["low", "high", "both"] = "both"
+    distance: Literal["z", "mahalanobis"] = "z"
+    smoothing: NotNegative = 0.5
+    template_smoothing: NotNegative = 0.5
+    prior_scans: NotNegative = 4.0
 
     def fit(
         self, X: Any, masks: Any = None, *, groups: Any = None, covariates: Any = None
@@ -234,11 +211,6 @@ class VoxelwiseGaussian(ArrayDetector):
         return self._apply(self._maps(scans), scans)
 
     def _check_parameters(self) -> None:
-        check_word("side", self.side, _SIDES)
-        check_word("distance", self.distance, _DISTANCES)
-        for name in ("smoothing", "template_smoothing", "prior_scans"):
-            check_number(name, getattr(self, name))
-        check_smoothing(self.smooth_mm, self.spacing)
         if self.features not in ("mean", "channels"):
             names = self._feature_names()
             if not names or not set(names) <= set(FEATURES):
@@ -405,7 +377,8 @@ class VoxelwiseGaussian(ArrayDetector):
 
 
 @register
-class OneMinusMean(ArrayDetector):
+@dataclass(repr=False, eq=False)
+class OneMinusMean(AnomalyDetector):
     """
     Score of a voxel: 1 minus its mean signal over directions; a reference that learns nothing.
 
@@ -413,33 +386,15 @@ class OneMinusMean(ArrayDetector):
 
     Parameters
     ----------
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 4 by default.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the map is smoothed inside the mask.
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 4 by default.
     """
 
     _one_size: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        *,
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        threshold: Any = None,
-        calibration: float | int | None = 4,
-        scale: str | None = None,
-    ) -> None:
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
-
-    def _check_parameters(self) -> None:
-        check_smoothing(self.smooth_mm, self.spacing)
 
     def _fit_scans(self, scans: Scans) -> None:
         """Learn nothing."""

@@ -27,10 +27,12 @@ from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
 from anomaly.scans.training_scans import TrainingScans
 from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
-from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.checks import check_word
+from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import upright_edges
+from dmrifit.io.nifti import read_grid
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register, registered
 from dmrifit.networks.volume_cases import called
@@ -382,8 +384,6 @@ class SeriesDetector(BaseEstimator):
             As `prepare_scan`, or if its voxel size differs from that of the training scans, which
             are no cubes.
         """
-        from dmrifit.io.nifti import read_grid
-
         check_is_fitted(self, "detector_")
         spacing = self.spacing
         if spacing is None:
@@ -729,8 +729,7 @@ class SeriesDetector(BaseEstimator):
 
     def _check_covariates(self) -> None:
         for name in self.covariates:
-            if name not in COVARIATES:
-                raise ValueError(f"covariates can be {', '.join(COVARIATES)}, not {name!r}")
+            check_word("covariates", name, COVARIATES)
 
     def _covariates_of(self, scans: Sequence[PreparedScan]) -> pd.DataFrame:
         import pandas as pd
@@ -805,18 +804,15 @@ def _check_like(scan: PreparedScan, first: PreparedScan) -> None:
     case, reference = scan.case, first.case
     if case.shape != reference.shape:
         raise ValueError(
-            f"{_times(case.shape)} voxels, where {reference.name} has {_times(reference.shape)}; "
-            "give a shape (--shape), which all scans are cropped or padded to"
+            f"{size_text(case.shape)} voxels, where {reference.name} has "
+            f"{size_text(reference.shape)}; give a shape (--shape), which all scans are cropped "
+            "or padded to"
         )
     if not np.allclose(case.spacing, reference.spacing, rtol=_SAME_EDGE):
         raise ValueError(
             f"voxels of {_mm(case.spacing)}, where {reference.name} has {_mm(reference.spacing)}; "
             "give a spacing (--spacing), which all scans are resampled to"
         )
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))
 
 
 def _mm(edges: Any) -> str:

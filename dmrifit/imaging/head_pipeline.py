@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, stem, versions
 from dmrifit.io.grids import (
     array_of,
+    check_edge,
     labels_onto,
     onto,
     read_scan,
@@ -28,9 +30,6 @@ from dmrifit.io.grids import (
 )
 from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import Image, describe_sources, image_name, output_files, save_image
-
-if TYPE_CHECKING:
-    import nibabel as nib
 
 __all__ = ["prepare_brain"]
 
@@ -143,7 +142,7 @@ def prepare_brain(
     Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010 (N4); Mattes et al., IEEE Trans Med
     Imaging 22:120–128, 2003 (mutual information).
     """
-    _check_spacing(spacing)
+    check_edge(spacing, *_SPACINGS)
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)
     scan = read_scan(image)
@@ -195,18 +194,6 @@ def prepare_brain(
             }
             _write(result, file_set, files, steps, inputs)
     return result
-
-
-def _check_spacing(spacing: Any) -> None:
-    """Check the edge of the voxels to resample to; None keeps the grid."""
-    if spacing is None:
-        return
-    is_number = isinstance(spacing, int | float | np.number) and not isinstance(spacing, bool)
-    smallest, largest = _SPACINGS
-    if not (is_number and smallest <= spacing <= largest):
-        raise ValueError(
-            f"spacing must be an edge of {smallest:g} to {largest:g} mm, or None, not {spacing!r}"
-        )
 
 
 def _files(image: Image) -> dict[str, str]:

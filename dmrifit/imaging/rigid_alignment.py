@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from dmrifit.imaging.head_steps import import_sitk
+from dmrifit.io.components import largest_components
 from dmrifit.io.grids import array_of, at_voxels, read_scan, resampled
 from dmrifit.io.nifti import Image, image_name
 
@@ -166,11 +168,10 @@ def _find_head(signals: NDArray[np.float32], name: str) -> NDArray[np.bool_]:
     otsu = sitk.OtsuThresholdImageFilter()
     # Air that was set to 0 would pull the threshold down.
     otsu.Execute(sitk.GetImageFromArray(clipped[clipped > 0][None, None]))
-    pieces, n = ndimage.label(ndimage.binary_opening(signals > otsu.GetThreshold() / 2))
-    sizes = np.bincount(pieces.ravel(), minlength=2)[1:]
-    if not n or sizes.max() < _LEAST_VOXELS:
+    head = largest_components(ndimage.binary_opening(signals > otsu.GetThreshold() / 2))
+    if np.count_nonzero(head) < _LEAST_VOXELS:
         raise ValueError(f"{name} shows no head; give a T1 scan of the whole brain")
-    return np.asarray(ndimage.binary_fill_holes(pieces == 1 + sizes.argmax()))
+    return np.asarray(ndimage.binary_fill_holes(head))
 
 
 def _local_mean(
@@ -197,8 +198,6 @@ def _best_aligned(fixed: _Head, moving: _Head) -> tuple[NDArray[np.float64], NDA
 
 def _starts(fixed: _Head, moving: _Head) -> Iterator[NDArray[np.float64]]:
     """List turns (3, 3) to start from: none, and those that are best on the coarsest level."""
-    from scipy.spatial.transform import Rotation
-
     yield np.eye(3)
     turns = []
     for angles in itertools.product((-_TURN, 0.0, _TURN), repeat=3):
@@ -275,8 +274,6 @@ def _refined(
     The steps move the fixed scan, whose derivatives are the same in each of them, and their
     inverse goes into the matrix. Shapes: `half` (x, y, z) of the fixed scan.
     """
-    from scipy.spatial.transform import Rotation
-
     voxels = np.argwhere(fixed.head if half is None else fixed.head & half)
     places = _moved(voxels, fixed.affine)
     middle = places.mean(axis=0)

@@ -123,6 +123,14 @@ def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.i
     return ndimage.label(np.asarray(mask), structure, output=np.int32)[0]
 
 
+def largest_components(mask: NDArray[np.bool_], share: float = 1.0) -> NDArray[np.bool_]:
+    """Leave out of a mask (x, y, z) what is smaller than a share of its largest component."""
+    components = label_components(mask, connectivity=6)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return (sizes >= max(1, share * sizes.max()))[components]
+
+
 def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> NDArray[np.bool_]:
     """Remove components of fewer voxels from a mask (x, y, z)."""
     check_number("min_voxels", min_voxels, least=1, whole=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import check_finite
+from dmrifit._utils.checks import check_finite, is_number
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
@@ -19,9 +21,6 @@ from dmrifit.io.nifti import (
     load_image,
     values_of,
 )
-
-if TYPE_CHECKING:
-    import nibabel as nib
 
 _SMALLEST = 8  # voxels along an axis
 
@@ -52,31 +51,37 @@ def cropped(values: NDArray, offset: ArrayLike, size: Sequence[int]) -> NDArray:
 
 def upright(values: NDArray, affine: NDArray) -> NDArray:
     """Turn a volume (x, y, z, ...) from the order of an image's axes to RAS order."""
-    from nibabel.orientations import apply_orientation, io_orientation
-
     return apply_orientation(values, io_orientation(affine))
 
 
 def as_stored(values: NDArray, affine: NDArray) -> NDArray:
     """Turn a volume (x, y, z, ...) from RAS order to the order of an image's axes."""
-    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
-
     turn = ornt_transform(io_orientation(np.eye(4)), io_orientation(affine))
     return apply_orientation(values, turn)
 
 
 def upright_edges(affine: NDArray) -> NDArray[np.float64]:
     """Give the edges of voxels (3,) in mm along axes in RAS order."""
-    from nibabel.orientations import io_orientation
-
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     return edges[np.argsort(io_orientation(affine)[:, 0])]
 
 
+def check_edge(spacing: Any, smallest: float, largest: float) -> None:
+    """Refuse an edge, in mm, of the voxels to resample to; None keeps those of an image."""
+    if spacing is not None and not (is_number(spacing) and smallest <= spacing <= largest):
+        raise ValueError(
+            f"spacing must be an edge of {smallest:g} to {largest:g} mm, or None, not {spacing!r}"
+        )
+
+
+def upright_scan(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
+    """Make a scan in RAS order of values (x, y, z) in the order of an image's axes."""
+    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
+    return scan_of(np.asarray(ordered.dataobj), np.asarray(ordered.affine))
+
+
 def read_scan(image: Image) -> nib.Nifti1Pair:
     """Read a scan into memory, in RAS order."""
-    import nibabel as nib
-
     loaded, name = load_image(image), image_name(image)
     values = three_axes(values_of(loaded, name), name)
     if min(values.shape) < _SMALLEST:
@@ -88,8 +93,7 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     # nibabel makes no image of truth values or of 64-bit integers.
     if values.dtype.kind in "fb" or values.dtype.itemsize > 2:
         values = values.astype(np.float32)
-    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, loaded.affine))
-    scan = scan_of(np.asarray(ordered.dataobj), ordered.affine)
+    scan = upright_scan(values, loaded.affine)
     filename = loaded.get_filename()
     if filename and isinstance(image, str | Path):
         scan.file_map["image"].filename = str(filename)

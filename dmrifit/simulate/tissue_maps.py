@@ -16,7 +16,7 @@ from dmrifit.io.nifti import Image, image_name, load_image, values_of
 _TISSUE = 0.2  # least probability of gray plus white matter in a brain voxel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TissueMaps:
     """Gray and white matter of one brain, whose middle is at 0."""
 

@@ -15,8 +15,6 @@ from metastasis.candidates.scan_level import comparable
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
 from metastasis.scans.prior_alignment import aligned_prior
 
-__all__ = ["case_candidates", "probability_of", "segmenter_options"]
-
 
 def case_candidates(
     segmenter: Any,

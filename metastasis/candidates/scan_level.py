@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit, logit
 
-__all__ = ["block_peaks", "comparable"]
-
 _BLOCK_MM = 12.0
 _MARGIN_MM = 6.0  # of the first block before the brain, as in the scans of training
 _LEAST_BRAIN = 0.5  # of a block

@@ -7,8 +7,6 @@ import math
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
 
-__all__ = ["low_resolution_cells", "low_resolution_input", "output_size"]
-
 
 def output_size(size: int, n_layers: int = 9) -> int:
     """Give the edge of the output of a segment after convolutions of 3³ without padding."""

@@ -8,8 +8,6 @@ from scipy import ndimage
 
 from metastasis.segmentation.sampling import mark_mistakes
 
-__all__ = ["marked_evenly"]
-
 _SURE = 0.1  # probability from which `mark_mistakes` marks
 _MOST = 300.0  # voxels of one that are marked
 

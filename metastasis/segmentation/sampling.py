@@ -13,19 +13,6 @@ from scipy import ndimage
 from metastasis.networks.sizes import low_resolution_input, output_size
 from metastasis.scans.local_level import local_level
 
-__all__ = [
-    "MISTAKEN",
-    "SegmentSampler",
-    "lesion_voxels",
-    "lesion_weights",
-    "locally_scaled",
-    "low_resolution",
-    "mark_mistakes",
-    "normalized",
-    "take_cells",
-    "take_window",
-]
-
 #: Value of a label where an earlier network took background for a lesion, for the loss "lesion",
 #: and share of the background segments that lie there.
 MISTAKEN = 4
