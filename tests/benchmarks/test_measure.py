@@ -22,6 +22,13 @@ def test_the_origin_names_command_code_and_packages():
     assert "quick" not in measure.provenance(script)
 
 
+def test_tiny_sizes_need_a_file_of_their_own():
+    result = measure.RESULTS / "x.json"
+    with pytest.raises(SystemExit) as stopped:
+        measure.chosen(measure.options("X", result), ["--quick"], result)
+    assert stopped.value.code == 2
+
+
 def test_the_load_at_the_end_is_that_when_the_result_is_written(tmp_path, monkeypatch):
     earlier = measure.machine() | {"load_at_end": 0.5}
     result = {"machine": measure.machine(), "against": {"machine": measure.machine()}, "earlier": earlier}
