@@ -97,7 +97,7 @@ def plot_overlay(
 
 def _is_small(case: Case, labels: NDArray[Any], center: NDArray[np.float64]) -> bool:
     """Tell whether what lies at a place in mm is so small that its outline hides it."""
-    from dmrifit.stats.lesion_matching import label_components
+    from dmrifit.io.components import label_components
 
     voxel = np.linalg.solve(case.affine, np.append(center, 1.0))[:3]
     index = np.clip(np.rint(voxel).astype(int), 0, np.array(case.shape) - 1)
