@@ -26,7 +26,8 @@ from scipy import ndimage
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
-from dmrifit.stats.lesion_matching import label_components, lesion_table
+from dmrifit.io.components import label_components
+from dmrifit.stats.lesion_matching import lesion_table
 from metastasis.study.reader_scores import recall_by_volume, scan_scores
 
 RESULT = measure.RESULTS / "real_lesions.json"

@@ -13,8 +13,7 @@ from sklearn.base import BaseEstimator
 
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
-from dmrifit.io.components import drop_small
-from dmrifit.stats.lesion_matching import CONNECTIVITIES, label_components
+from dmrifit.io.components import CONNECTIVITIES, drop_small, label_components
 
 __all__ = ["SensitivitySpecificityEnsemble"]
 

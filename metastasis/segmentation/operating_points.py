@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.stats.lesion_matching import label_components, match_to_lesions
+from dmrifit.io.components import label_components, match_to_lesions
 
 if TYPE_CHECKING:
     import pandas as pd
