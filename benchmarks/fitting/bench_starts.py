@@ -64,7 +64,7 @@ CASES = (
     ("tissue", "tissue", False, {}, {}, 0.63, "within_1e-6", 0.9992),
     ("hard", "hard", False, {}, {}, 0.68, "within_1e-3", 0.995),
     ("hard, thorough", "hard", False, {}, {"n_starts": "thorough"}, 0.92, "within_1e-3", 0.997),
-    ("hard, noise floor", "hard", True, {}, {}, 1.0, "within_1e-3", 0.985),
+    ("hard, noise floor", "hard", True, {}, {}, 1.0, "within_1e-3", 0.99),
     ("tissue, noise floor", "tissue", True, {}, {}, None, "within_1e-6", None),
     ("tissue, one start", "tissue", False, {"n_starts": 1}, {"n_starts": 1}, 0.9, "within_1e-6", None),
     ("hard, one start", "hard", False, {"n_starts": 1}, {"n_starts": 1}, None, "within_1e-3", None),
