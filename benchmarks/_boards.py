@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import _measure as measure
 import joblib
 
+from benchmarks import _measure as measure
 from dmrifit.io.atomic_files import whole_file, write_text
 from dmrifit.stats.claim_board import board_sentence
 

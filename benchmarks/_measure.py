@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 _LOAD_AT_START = os.getloadavg()
 
 
@@ -203,11 +204,12 @@ def provenance(
     quick: bool | None = None,
 ) -> dict[str, Any]:
     """Tell by which command, code (`paths` and the script), machine and packages a result is made today."""
-    name = f"benchmarks/{Path(script).name}"
+    path = Path(script).resolve().relative_to(ROOT)
+    module = ".".join(path.with_suffix("").parts)
     size = {} if quick is None else {"quick": quick}
     return {
-        **commit(*paths, name),
-        "command": shlex.join(["python", name, *words, *["--quick"] * bool(quick)]),
+        **commit(*paths, str(path)),
+        "command": shlex.join(["python", "-m", module, *words, *["--quick"] * bool(quick)]),
         **size,
         "date": date.today().isoformat(),
         "machine": machine(),

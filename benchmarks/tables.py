@@ -1,8 +1,8 @@
 """
 Write every table of the page of measurements from the stored results.
 
-    .venv/bin/python benchmarks/tables.py            # into the page
-    .venv/bin/python benchmarks/tables.py --check    # says which are not those of the results, and ends with 1
+    .venv/bin/python -m benchmarks.tables            # into the page
+    .venv/bin/python -m benchmarks.tables --check    # says which are not those of the results, and ends with 1
 
 A table stands between two comments that hold its name. Tables of networks need the extra `deep` to
 be written.
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import _measure as measure
+from benchmarks import _measure as measure
 
 PAGE = "benchmarks/README.md"
 
@@ -33,42 +33,42 @@ class Block:
 
     def text(self) -> str:
         """Write the table."""
-        result = measure.stored(measure.ROOT / "benchmarks" / "results" / f"{self.result}.json")
-        write: Callable[[dict[str, Any]], str] = getattr(import_module(self.script), self.function)
+        result = measure.stored(measure.RESULTS / f"{self.result}.json")
+        write: Callable[[dict[str, Any]], str] = getattr(import_module(f"benchmarks.{self.script}"), self.function)
         return write(result)
 
 
 BLOCKS = (
-    Block(PAGE, "demo", "demo", "bench_demo"),
-    Block(PAGE, "fitting benchmark", "fitting", "_fitting_table"),
-    Block(PAGE, "branches benchmark", "branches", "bench_branches"),
-    Block(PAGE, "starts benchmark", "starts", "bench_starts"),
-    Block(PAGE, "ivim methods", "ivim_methods", "bench_ivim_methods"),
-    Block(PAGE, "import benchmark", "import", "bench_import"),
-    Block(PAGE, "predict image benchmark", "predict_image", "bench_predict_image"),
-    Block(PAGE, "algorithms", "algorithms", "tune_algorithms"),
-    Block(PAGE, "prediction benchmark", "prediction", "bench_prediction"),
-    Block(PAGE, "people benchmark", "people", "bench_people"),
-    Block(PAGE, "people fits", "people_fits", "bench_people_fits"),
-    Block(PAGE, "lesion order", "lesion_order", "bench_lesion_order"),
-    Block(PAGE, "uncertainty benchmark", "uncertainty", "bench_uncertainty"),
-    Block(PAGE, "scale benchmark", "scale", "bench_scale"),
-    Block(PAGE, "claims board", "claims", "bench_claims"),
-    Block(PAGE, "verdicts benchmark", "verdicts", "bench_verdicts"),
-    Block(PAGE, "truths benchmark", "truths", "bench_truths"),
-    Block(PAGE, "placement benchmark", "placement", "bench_placement"),
-    Block(PAGE, "placers benchmark", "placers", "bench_placers"),
-    Block(PAGE, "placement claims", "placement_claims", "bench_placement_claims"),
-    Block(PAGE, "repeat benchmark", "repeat", "bench_repeat"),
-    Block(PAGE, "metastasis benchmark", "metastasis", "bench_metastasis"),
-    Block(PAGE, "metastasis budget", "metastasis_budget", "bench_metastasis_budget"),
-    Block(PAGE, "metastasis people", "metastasis_people", "bench_metastasis_people"),
-    Block(PAGE, "metastasis prior", "metastasis_prior", "bench_metastasis_prior"),
-    Block(PAGE, "real lesions", "real_lesions", "bench_real_lesions"),
-    Block(PAGE, "anomaly benchmark", "anomaly", "bench_anomaly"),
-    Block(PAGE, "anomaly generators", "anomaly_generators", "bench_anomaly_generators"),
-    Block(PAGE, "anomaly people", "anomaly_people", "bench_anomaly_people"),
-    Block(PAGE, "scan changes", "scan_changes", "bench_scan_changes"),
+    Block(PAGE, "demo", "demo", "costs.bench_demo"),
+    Block(PAGE, "fitting benchmark", "fitting", "fitting._fitting_table"),
+    Block(PAGE, "branches benchmark", "branches", "fitting.bench_branches"),
+    Block(PAGE, "starts benchmark", "starts", "fitting.bench_starts"),
+    Block(PAGE, "ivim methods", "ivim_methods", "fitting.bench_ivim_methods"),
+    Block(PAGE, "import benchmark", "import", "costs.bench_import"),
+    Block(PAGE, "predict image benchmark", "predict_image", "prediction.bench_predict_image"),
+    Block(PAGE, "algorithms", "algorithms", "prediction.tune_algorithms"),
+    Block(PAGE, "prediction benchmark", "prediction", "prediction.bench_prediction"),
+    Block(PAGE, "people benchmark", "people", "prediction.bench_people"),
+    Block(PAGE, "people fits", "people_fits", "fitting.bench_people_fits"),
+    Block(PAGE, "lesion order", "lesion_order", "prediction.bench_lesion_order"),
+    Block(PAGE, "uncertainty benchmark", "uncertainty", "prediction.bench_uncertainty"),
+    Block(PAGE, "scale benchmark", "scale", "costs.bench_scale"),
+    Block(PAGE, "claims board", "claims", "prediction.bench_claims"),
+    Block(PAGE, "verdicts benchmark", "verdicts", "prediction.bench_verdicts"),
+    Block(PAGE, "truths benchmark", "truths", "prediction.bench_truths"),
+    Block(PAGE, "placement benchmark", "placement", "placement.bench_placement"),
+    Block(PAGE, "placers benchmark", "placers", "placement.bench_placers"),
+    Block(PAGE, "placement claims", "placement_claims", "placement.bench_placement_claims"),
+    Block(PAGE, "repeat benchmark", "repeat", "placement.bench_repeat"),
+    Block(PAGE, "metastasis benchmark", "metastasis", "metastasis.bench_metastasis"),
+    Block(PAGE, "metastasis budget", "metastasis_budget", "metastasis.bench_metastasis_budget"),
+    Block(PAGE, "metastasis people", "metastasis_people", "metastasis.bench_metastasis_people"),
+    Block(PAGE, "metastasis prior", "metastasis_prior", "metastasis.bench_metastasis_prior"),
+    Block(PAGE, "real lesions", "real_lesions", "metastasis.bench_real_lesions"),
+    Block(PAGE, "anomaly benchmark", "anomaly", "anomaly.bench_anomaly"),
+    Block(PAGE, "anomaly generators", "anomaly_generators", "anomaly.bench_anomaly_generators"),
+    Block(PAGE, "anomaly people", "anomaly_people", "anomaly.bench_anomaly_people"),
+    Block(PAGE, "scan changes", "scan_changes", "anomaly.bench_scan_changes"),
 )
 
 

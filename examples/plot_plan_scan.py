@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dmrifit import MODELS, Protocol, rank_contrasts, rank_contrasts_by_prediction, simulate_cohort
-from dmrifit.simulate.body_phantoms import tissue_table
+from dmrifit.simulate.tissues import tissue_table
 
 protocol = Protocol.preset("cohort1")
 clinical = protocol.clinical()

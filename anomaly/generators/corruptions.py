@@ -12,21 +12,10 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from anomaly.generators.patches import add_patch
-from dmrifit._utils.checks import check_word
-from dmrifit._utils.counts import counted
+from dmrifit._utils.checks import check_finite, check_word
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
-__all__ = [
-    "MEANS",
-    "NOISES",
-    "NOISE_NAMES",
-    "PUBLISHED",
-    "TissueMoments",
-    "checked_scan",
-    "checked_source",
-    "corrupt",
-    "corrupt_in_place",
-]
+__all__ = ["corrupt"]
 
 #: Distribution of the noise, and whether a value is drawn for a voxel and channel, a channel, or a
 #: voxel.
@@ -205,12 +194,7 @@ def checked_scan(volume: Any, mask: Any) -> tuple[NDArray[Any], NDArray[np.bool_
         )
     if not inside.any():
         raise ValueError("the mask is empty, so that there is no brain to put an anomaly into")
-    n_bad = signals.size - np.count_nonzero(np.isfinite(signals))
-    if n_bad:
-        raise ValueError(
-            f"the volume has {counted(n_bad, 'non-finite value')}; set what is outside the brain "
-            "to 0"
-        )
+    check_finite(signals, "the volume")
     return signals, inside
 
 
@@ -222,8 +206,7 @@ def checked_source(source: Any, volume: NDArray[Any]) -> NDArray[Any]:
             f"a source of shape {foreign.shape} for a volume of shape {volume.shape}; bring both "
             "scans to one grid and the same directions"
         )
-    if not np.isfinite(foreign).all():
-        raise ValueError("the source has values that are not finite; set them to 0")
+    check_finite(foreign, "the source")
     if np.array_equal(foreign, volume):
         raise ValueError("the source is the scan itself; give that of another person")
     return foreign

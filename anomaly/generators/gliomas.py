@@ -6,22 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from anomaly.generators.lesion_shapes import ball_radius, tissue_share
 from dmrifit.simulate.gliomas import Glioma, draw_glioma, fall
 from dmrifit.simulate.head_shapes import BRAIN
-from dmrifit.simulate.heads import Head, centered_grid
-
-__all__ = [
-    "GRADES",
-    "KINDS",
-    "Component",
-    "DiffusionGlioma",
-    "add_glioma",
-    "draw_diffusion_glioma",
-    "head_of_scan",
-]
+from dmrifit.simulate.heads import Head, centered_grid, depth_of, voxel_centers
 
 #: Grades by the World Health Organization, and how many of all gliomas have them.
 GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
@@ -167,12 +156,11 @@ def head_of_scan(volume: NDArray[np.float32], mask: NDArray[np.bool_]) -> Head:
     steps = np.full(3, edge)
     shape = mask.shape
     affine = centered_grid(shape, [edge] * 3)
-    places = np.moveaxis(np.indices(shape), 0, -1) * edge + affine[:3, 3]
+    places = voxel_centers(shape, affine)
     tissue = tissue_share(volume, mask)
     spread = np.where(mask, volume.std(axis=-1), 0)
     is_white = spread > np.median(spread[mask])
     nothing = np.zeros(shape, dtype=np.float32)
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=steps)[1:-1, 1:-1, 1:-1]
     extent = np.ptp(np.argwhere(mask), axis=0) + 1
     half_axes = 0.5 * edge * extent
     # Centered at the brain, wherever it lies in the image.
@@ -184,7 +172,7 @@ def head_of_scan(volume: NDArray[np.float32], mask: NDArray[np.bool_]) -> Head:
         fluid=np.where(mask, 1 - tissue, 0).astype(np.float32),
         ventricles=nothing,
         brain=mask,
-        depth=depth.astype(np.float32),
+        depth=depth_of(mask, steps),
         places=centered,
         local=centered / half_axes.astype(np.float32),
         affine=affine,

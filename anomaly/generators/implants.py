@@ -11,8 +11,6 @@ from anomaly.generators.lesion_shapes import FLUID, ball_radius, rough_ellipsoid
 from anomaly.generators.patches import patch_weight
 from dmrifit.simulate.gliomas import fall
 
-__all__ = ["Look", "implant", "implant_patch", "noise_floor"]
-
 #: Largest radius of a lesion, times that of a ball as large as the brain, and the smallest.
 _RADII = (0.11, 0.36)
 #: Products of diffusivity and b-value: free tissue water, dead tissue, crowded cells.

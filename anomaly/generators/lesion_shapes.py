@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["FLUID", "ball_radius", "lesion_center", "rough_ellipsoid", "tissue_share"]
-
 #: Mean signals below which a voxel is fluid, and above which it is tissue.
 FLUID = (0.08, 0.23)
 _AXES = (0.6, 1.25)  # of the radius

@@ -14,8 +14,6 @@ from anomaly.generators.lesion_shapes import (
 from dmrifit.io.grids import cropped
 from dmrifit.simulate.gliomas import fall
 
-__all__ = ["add_patch", "patch_weight"]
-
 #: Radius of a patch, and how far it is moved, times the radius of a ball as large as the brain: 10
 #: to 24 and 12 to 32 mm in an adult.
 _RADII, _MOVES = (0.14, 0.33), (0.17, 0.44)

@@ -29,18 +29,7 @@ from dmrifit.io.case_tables import (
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
 
-__all__ = [
-    "CASES",
-    "PATIENT_COLUMNS",
-    "SCANS",
-    "TISSUES",
-    "UNWEIGHTED",
-    "Case",
-    "normalized",
-    "patient_data",
-    "read_cases",
-    "write_cases",
-]
+__all__ = ["Case", "read_cases", "write_cases"]
 
 #: What the numbers of a tissue map stand for.
 TISSUES = {1: "white matter", 2: "gray matter", 3: "fluid", 4: "deep gray matter"}

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import nibabel as nib
     import pandas as pd
 
-__all__ = ["LESION_COLUMNS", "Detection", "lesions_of"]
-
 #: Columns of the table of detected lesions.
 LESION_COLUMNS = (
     "number",

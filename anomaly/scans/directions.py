@@ -8,15 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 
-__all__ = [
-    "FEWEST_DIRECTIONS",
-    "directions_on_grid",
-    "harmonic_order",
-    "loss_by_resampling",
-    "matching_directions",
-    "resample_directions",
-    "turned_as_stored",
-]
+__all__ = ["resample_directions"]
 
 _LARGEST_ORDER = 8
 _PER_COEFFICIENT = 1.5  # directions for each spherical harmonic

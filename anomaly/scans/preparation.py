@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from anomaly.scans.cases import UNWEIGHTED, Case, normalized
 from anomaly.scans.directions import (
@@ -21,14 +20,24 @@ from anomaly.scans.directions import (
     resample_directions,
 )
 from anomaly.scans.tissue import estimate_tissue, relabel_tissue
-from dmrifit._optional import import_optional
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit.engine.protocol import Protocol
-from dmrifit.imaging.corrections import quiet_dipy
+from dmrifit.imaging.foreground import otsu_mask
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.grids import array_of, as_stored, cropped, labels_onto, onto, resampled, scan_of
+from dmrifit.io.components import largest_components
+from dmrifit.io.grids import (
+    array_of,
+    as_stored,
+    check_edge,
+    cropped,
+    labels_onto,
+    onto,
+    resampled,
+    scan_of,
+    upright_scan,
+)
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, Images, image_name, image_of
 from dmrifit.io.series import Series, read_map
@@ -110,7 +119,7 @@ class PreparedScan:
             )
         shape, affine = self.working
         volume = cropped(array, np.negative(self.offset), shape)
-        canonical = _canonical(np.zeros(self.shape, np.uint8), self.affine)
+        canonical = upright_scan(np.zeros(self.shape, np.uint8), self.affine)
         if canonical.shape != tuple(shape) or not np.allclose(canonical.affine, affine):
             volume = _resampled_back(volume, affine, canonical)
         elif array.dtype.kind == "f":
@@ -394,7 +403,7 @@ class _Working:
 
     @classmethod
     def of(cls, series: Series, spacing: float | None) -> _Working:
-        grid = _canonical(np.zeros(series.grid, np.uint8), series.affine)
+        grid = upright_scan(np.zeros(series.grid, np.uint8), series.affine)
         return cls(series.affine, resampled(grid, spacing))
 
     @property
@@ -407,14 +416,14 @@ class _Working:
         return np.asarray(self.target.affine, dtype=np.float64)
 
     def values(self, volume: NDArray[Any]) -> NDArray[np.float32]:
-        ordered = _canonical(volume.astype(np.float32), self.stored)
+        ordered = upright_scan(volume.astype(np.float32), self.stored)
         return array_of(onto(ordered, self.target, np.eye(4)))
 
     def mask(self, volume: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return self.values(volume) > MASK_THRESHOLD
 
     def labels(self, volume: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return array_of(labels_onto(_canonical(volume, self.stored), self.target))
+        return array_of(labels_onto(upright_scan(volume, self.stored), self.target))
 
 
 def _check_options(
@@ -427,11 +436,7 @@ def _check_options(
             "protocol with them"
         )
     check_word("center", center, _CENTERS)
-    if spacing is not None and not _SPACINGS[0] <= spacing <= _SPACINGS[1]:
-        raise ValueError(
-            f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not "
-            f"{spacing!r}"
-        )
+    check_edge(spacing, *_SPACINGS)
     if shape is not None and not (len(shape) == 3 and all(int(n) == n and n > 0 for n in shape)):
         raise ValueError(f"shape must be three numbers of voxels, not {shape!r}")
 
@@ -629,24 +634,19 @@ def _shell_levels(protocol: Protocol) -> list[float]:
 
 def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.bool_]:
     """Segment the brain in the signal at b = 0."""
-    from scipy.ndimage import binary_fill_holes, label
+    from scipy.ndimage import binary_fill_holes
 
-    mask_tools = import_optional("dipy.segment.mask")
     picture = np.nan_to_num(values).mean(axis=-1, dtype=np.float64)
     edge = float(np.cbrt(voxel_volume(series.affine)))
     radius = int(np.clip(np.rint(_SMOOTHED / edge), 1, 4))
-    # Otsu's criterion of a constant image divides by 0.
-    with threadpool_limits(1), quiet_dipy(), np.errstate(divide="ignore", invalid="ignore"):
-        _, inside = mask_tools.median_otsu(picture, median_radius=radius, numpass=2)
-    parts, n = label(inside)
-    if not n or not np.ptp(picture):
+    inside = otsu_mask(picture, radius=radius, passes=2)
+    if not inside.any():
         raise ValueError(
             f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, "
             "--mask)"
         )
     # Eyes and neck may be bright, too; the brain is the largest part.
-    largest = 1 + np.bincount(parts.ravel())[1:].argmax()
-    return np.asarray(binary_fill_holes(parts == largest))
+    return np.asarray(binary_fill_holes(largest_components(inside)))
 
 
 def _check_finite(values: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> None:
@@ -737,11 +737,3 @@ def _source(image: bool | Image, computed: str, missing: str) -> str:
     if not isinstance(image, bool):
         return "given"
     return computed if image else missing
-
-
-def _canonical(values: NDArray[Any], affine: NDArray[np.float64]) -> nib.Nifti1Pair:
-    """Put a volume in RAS order."""
-    import nibabel as nib
-
-    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
-    return scan_of(np.asarray(ordered.dataobj), np.asarray(ordered.affine))

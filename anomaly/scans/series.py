@@ -27,7 +27,8 @@ from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
 from anomaly.scans.training_scans import TrainingScans
 from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
-from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.checks import check_word
+from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import upright_edges
@@ -729,8 +730,7 @@ class SeriesDetector(BaseEstimator):
 
     def _check_covariates(self) -> None:
         for name in self.covariates:
-            if name not in COVARIATES:
-                raise ValueError(f"covariates can be {', '.join(COVARIATES)}, not {name!r}")
+            check_word("covariates", name, COVARIATES)
 
     def _covariates_of(self, scans: Sequence[PreparedScan]) -> pd.DataFrame:
         import pandas as pd
@@ -805,18 +805,15 @@ def _check_like(scan: PreparedScan, first: PreparedScan) -> None:
     case, reference = scan.case, first.case
     if case.shape != reference.shape:
         raise ValueError(
-            f"{_times(case.shape)} voxels, where {reference.name} has {_times(reference.shape)}; "
-            "give a shape (--shape), which all scans are cropped or padded to"
+            f"{size_text(case.shape)} voxels, where {reference.name} has "
+            f"{size_text(reference.shape)}; give a shape (--shape), which all scans are cropped "
+            "or padded to"
         )
     if not np.allclose(case.spacing, reference.spacing, rtol=_SAME_EDGE):
         raise ValueError(
             f"voxels of {_mm(case.spacing)}, where {reference.name} has {_mm(reference.spacing)}; "
             "give a spacing (--spacing), which all scans are resampled to"
         )
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))
 
 
 def _mm(edges: Any) -> str:

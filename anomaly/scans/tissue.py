@@ -12,7 +12,7 @@ from anomaly.scans.cases import TISSUES
 from dmrifit._optional import import_optional
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["diffusion_maps", "estimate_tissue", "relabel_tissue"]
+__all__ = ["estimate_tissue"]
 
 _FLUID_MD = 1.9  # µm²/ms; edema and infiltrated tissue stay below
 _WHITE_FA = 0.25

@@ -14,8 +14,6 @@ from dmrifit.io.parameter_json import refuse_keys
 if TYPE_CHECKING:
     from anomaly.scans.preparation import PreparedScan
 
-__all__ = ["TrainingScans"]
-
 #: Work of the digest of a name, which takes some hundredths of a second: names of a hospital are
 #: few enough to be guessed, one after the other, from a quick one.
 _WORK: dict[str, int] = {"n": 2**14, "r": 8, "p": 1}

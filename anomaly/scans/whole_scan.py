@@ -14,16 +14,6 @@ from dmrifit._utils.counts import counted
 from dmrifit.io.components import label_components
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 
-__all__ = [
-    "DIFFERENT",
-    "FEWEST_SCANS",
-    "FEWEST_VOXELS",
-    "HealthyScans",
-    "ScanFigures",
-    "mean_over_scans",
-    "scan_figures",
-]
-
 #: What is said of a scan whose bulk is shifted in both hemispheres.
 DIFFERENT = (
     "this scan differs from the training scans as a whole (protocol, noise, age?): anomalies "

@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from dmrifit.simulate.head_shapes import texture_field
-from dmrifit.simulate.heads import Head, StandardHead, draw_head, sample_map, standard_head
+from dmrifit.simulate.heads import (
+    Head,
+    StandardHead,
+    draw_head,
+    sample_map,
+    standard_head,
+    voxel_centers,
+)
 from dmrifit.simulate.tissue_maps import TissueMaps
-
-__all__ = ["Brain", "Standard", "draw_brain", "standard_brain"]
 
 _BEND = 16.0  # mm of smoothing of the field that bends fibers
 _CROSSING = 0.3  # of white matter, where fibers of a second direction cross
@@ -57,19 +62,12 @@ class Brain:
         return volume
 
 
+@lru_cache(maxsize=4)
 def standard_brain(
     spacing: tuple[float, float, float], tissues: TissueMaps | None = None
 ) -> Standard:
     """Make the brain from which all others are made, as voxels of a size see it."""
-    if tissues is None:
-        return _formed_standard(spacing)
     head = standard_head(spacing, tissues)
-    return Standard(head, _fibers(head, spacing))
-
-
-@lru_cache(maxsize=4)
-def _formed_standard(spacing: tuple[float, float, float]) -> Standard:
-    head = standard_head(spacing)
     return Standard(head, _fibers(head, spacing))
 
 
@@ -80,7 +78,7 @@ def _fibers(head: StandardHead, spacing: tuple[float, float, float]) -> NDArray[
     Across near the midline, up and down beside it, from front to back at the sides, outward at the
     rim. Shapes: returns (8, x, y, z) as in `Standard`.
     """
-    local = head.voxel_places() / head.half_axes
+    local = voxel_centers(head.matter.brain.shape, head.affine) / head.half_axes
     steps = np.linalg.norm(head.affine[:3, :3], axis=0)
     x, y, z = np.moveaxis(local, -1, 0)
     side = np.abs(x)

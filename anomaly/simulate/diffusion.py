@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from anomaly.generators.gliomas import Component
 from anomaly.simulate.anatomy import Brain
 
-__all__ = ["add_noise", "brain_signals", "spread_directions", "tensor_signals"]
-
 _MS_PER_UM2 = 1e-3  # s/mm² in ms/µm²
 _AXIAL, _RADIAL = 1.6, 0.35  # µm²/ms, along and across fibers
 _GRAY, _DEEP, _FLUID = 0.82, 0.74, 3.0  # µm²/ms

@@ -21,7 +21,7 @@ from dmrifit.io.nifti import Image
 from dmrifit.simulate.head_shapes import slow_field, texture_field
 from dmrifit.simulate.heads import check_field, check_shape, check_spacing, check_tissues
 
-__all__ = ["REGISTRATIONS", "simulate_dmri"]
+__all__ = ["simulate_dmri"]
 
 #: How well brains lie on each other.
 REGISTRATIONS = ("good", "shifted")

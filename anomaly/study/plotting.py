@@ -42,17 +42,6 @@ if TYPE_CHECKING:
 
     from anomaly.scans.cases import Case
 
-__all__ = [
-    "map_limits",
-    "plot_curves",
-    "plot_densities",
-    "plot_examples",
-    "plot_opening",
-    "plot_panels",
-    "plot_strata",
-    "slice_to_show",
-]
-
 _MASK = ("#5b6470", "#ffd166")  # outside and inside a mask
 _HEALTHY, _ELSEWHERE = "healthy persons", "patients, elsewhere"
 _COLORS = {_HEALTHY: "#a3aab3", _ELSEWHERE: "#0072b2", "threshold": INK}

@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
 
-__all__ = ["MM3_PER_ML", "checked_affine", "places_voxels", "voxel_volume"]
-
 MM3_PER_ML = 1000.0
 
 # A head lies within a few meters; larger numbers come from files that were damaged.

@@ -10,17 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
 
-__all__ = [
-    "check_finite",
-    "check_magnitude",
-    "check_number",
-    "check_word",
-    "filled",
-    "finite_numbers",
-    "is_number",
-    "real_numbers",
-]
-
 _SMALLEST_TRAINED = 1e-100  # squares of it, and of its reciprocal, are numbers still
 
 

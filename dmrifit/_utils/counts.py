@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
-__all__ = ["counted", "first_few", "size_text"]
-
 
 def counted(n: SupportsIndex, noun: str, plural: str = "") -> str:
     """Write a number with what it counts; `plural` where that is not the noun with an s."""

@@ -8,8 +8,6 @@ from html import escape
 
 from dmrifit._utils.counts import counted
 
-__all__ = ["MOST_ROWS", "InlinePage", "html_summary"]
-
 MOST_ROWS = 12
 
 

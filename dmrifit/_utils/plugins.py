@@ -8,8 +8,6 @@ from importlib.metadata import EntryPoint
 
 from dmrifit._optional import EXTRAS
 
-__all__ = ["plugin_errors"]
-
 
 @contextmanager
 def plugin_errors(entry: EntryPoint) -> Iterator[None]:

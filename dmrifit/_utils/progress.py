@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["step_bar"]
-
 _SECONDS_BETWEEN_LINES = 10.0
 
 

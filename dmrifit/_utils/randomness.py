@@ -7,8 +7,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["RandomState", "derived_seed", "evenly", "seed_for", "seed_from"]
-
 #: What every ``random_state`` of this package accepts.
 RandomState: TypeAlias = int | np.integer | np.random.RandomState | None
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_file", "numbers_of", "read_numbers", "read_object", "read_small", "read_text"]
-
 _LONGEST_WORD = 24  # in a message
 _LARGEST_TEXT = 2**24  # bytes of a table or sidecar
 

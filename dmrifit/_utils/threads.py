@@ -15,8 +15,6 @@ from threadpoolctl import ThreadpoolController
 
 from dmrifit._utils.checks import is_number
 
-__all__ = ["check_jobs", "default_threads", "one_thread", "run_in_chunks"]
-
 _lock = threading.Lock()
 _thread_state = threading.local()
 _depth = 0

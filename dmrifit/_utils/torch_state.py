@@ -8,14 +8,6 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = [
-    "forked_generator",
-    "one_torch_thread",
-    "repeatable_kernels",
-    "resolve_device",
-    "seed_generators",
-]
-
 # Only one thread at a time may change the generator and the number of threads of the process.
 _TORCH = threading.RLock()
 

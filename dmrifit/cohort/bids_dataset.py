@@ -23,9 +23,8 @@ from dmrifit.cohort.participants_table import (
 )
 from dmrifit.cohort.scan import Scan, truth_names
 from dmrifit.io.atomic_files import share_a_name, write_text
-from dmrifit.io.tables import NOTHING, table_with
-
-__all__ = ["write_participants"]
+from dmrifit.io.case_tables import check_names
+from dmrifit.io.tables import table_with
 
 #: Name of the table that `Cohort.write` makes.
 TABLE = "participants.tsv"
@@ -109,17 +108,9 @@ def _check_names(scans: Sequence[Scan], cohort: str) -> None:
     cohort_of: dict[str, str] = {}
     for scan in scans:
         scan_cohort = scan.cohort or cohort
-        for noun, name in (("cohort", scan_cohort), ("patient", scan.patient)):
-            if name.strip() in NOTHING:
-                remedy = ""
-                if noun == "cohort":
-                    remedy = "; Cohort(scans, name) gives one"
-                raise ValueError(f"a table needs a name for each {noun}, not {name!r}{remedy}")
-            if name != name.strip() or not name.isprintable():
-                raise ValueError(
-                    f"{noun} {name!r}: a name in a table has no tab, line break or other "
-                    "character that cannot be printed, and no blank at its ends"
-                )
+        if not scan_cohort:
+            raise ValueError("a table needs a name for each cohort; Cohort(scans, name) gives one")
+        check_names({"cohort": scan_cohort, "patient": scan.patient})
         first_cohort = cohort_of.setdefault(scan.patient, scan_cohort)
         if first_cohort != scan_cohort:
             raise ValueError(

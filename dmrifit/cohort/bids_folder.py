@@ -15,8 +15,6 @@ from dmrifit.cohort.participants_table import number_in
 from dmrifit.io.bids_derivatives import common_stem, stem
 from dmrifit.io.scan_manifest import Manifest, manifest_of
 
-__all__ = ["DiffusionScan", "find_scans", "is_bids_folder", "match_files", "plain_scan"]
-
 _IMAGE = re.compile(r"sub-[a-zA-Z0-9+]+(_[a-zA-Z]+-[a-zA-Z0-9+]+)*_dwi\.nii(\.gz)?")
 _ENTITY = re.compile(r"(?:^|(?<=_))([a-zA-Z]+)-([a-zA-Z0-9+]+)(?=[_./]|$)")
 

@@ -25,7 +25,7 @@ from dmrifit.cohort.scan import RISING_SHARE, MaskName, Scan, rising_share
 from dmrifit.engine.protocol import Protocol, check_protocol
 from dmrifit.io.digests import describe
 
-__all__ = ["Cohort", "VoxelTable", "in_order"]
+__all__ = ["Cohort", "VoxelTable"]
 
 _VOXELS_TO_CHECK = 2000
 

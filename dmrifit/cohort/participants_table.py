@@ -25,21 +25,6 @@ from dmrifit.io.case_tables import check_patients
 from dmrifit.io.scan_manifest import manifest_of
 from dmrifit.io.tables import named_file, read_rows
 
-__all__ = [
-    "COLUMN_NAMES",
-    "OPTIONAL_COLUMNS",
-    "REQUIRED_COLUMNS",
-    "WORDS",
-    "Participants",
-    "check_cohorts",
-    "number_in",
-    "participant_rows",
-    "read_participants",
-    "read_synthetic",
-    "read_table",
-    "simulations_of",
-]
-
 #: Columns of a table of participants; those of the second group may be absent or "n/a".
 REQUIRED_COLUMNS = ("patient", "cohort", "image", "mask", "bval")
 OPTIONAL_COLUMNS = ("lesion", "te", "bvec", "sigma", "truth", "noise_free", "synthetic")

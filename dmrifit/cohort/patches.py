@@ -11,15 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled, is_number
 
-__all__ = [
-    "as_neighbors",
-    "center_of",
-    "check_patch_shape",
-    "check_reach",
-    "neighborhoods",
-    "with_signal",
-]
-
 
 def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
     """Check the size of a neighborhood."""

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dmrifit.cohort.participants_table import (
     COLUMN_NAMES,
     check_cohorts,
+    number_in,
     read_synthetic,
     read_table,
 )
 from dmrifit.cohort.scan import RISING_SHARE, rising_share
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["REGION_COLUMNS", "is_regions_table", "read_regions"]
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Columns of a table of regions; te, cohort and synthetic may be absent or "n/a".
 REGION_COLUMNS = ("patient", "region", "b", "signal")
@@ -27,16 +27,6 @@ _OPTIONAL_COLUMNS = ("te", "cohort", "synthetic")
 
 # Shorter curves may agree by chance, where signals are written with few digits.
 _FEWEST_TELLING = 4
-
-
-@dataclass(frozen=True, eq=False)
-class _Region:
-    """The rows of one region."""
-
-    where: str  # table, first row, patient, region
-    line: int
-    lines: dict[tuple[float, float], int]  # by TE and b
-    signals: dict[tuple[float, float], float]
 
 
 def is_regions_table(table: Path) -> bool:
@@ -47,122 +37,112 @@ def is_regions_table(table: Path) -> bool:
 
 def read_regions(table: Path) -> dict[str, dict[str, Any]]:
     """Read what `Cohort.from_signals` takes, by cohort, whatever the order of the rows."""
+    import pandas as pd
+
     rows = read_table(
         table, required=REGION_COLUMNS, optional=_OPTIONAL_COLUMNS, aliases=COLUMN_NAMES
     )
     rows = [(line, row | {"cohort": row.get("cohort") or table.stem}) for line, row in rows]
     check_cohorts(rows, table)
-    cohorts: dict[str, dict[tuple[str, str], _Region]] = {}
-    synthetic: dict[str, bool] = {}
-    for line, row in rows:
-        where = f"{table}, row {line} (patient {row['patient']}, region {row['region']})"
-        contrast, signal = _numbers(row, where)
-        name = row["cohort"]
-        regions = cohorts.setdefault(name, {})
-        region = regions.setdefault((row["patient"], row["region"]), _Region(where, line, {}, {}))
-        if contrast in region.lines:
-            raise ValueError(
-                f"{table}, rows {region.lines[contrast]} and {line}: two signals of patient "
-                f"{row['patient']}, region {row['region']} at {_contrast_text(contrast)}; average "
-                "them, or name two regions differently"
-            )
-        region.lines[contrast] = line
-        region.signals[contrast] = signal
-        try:
-            synthetic[name] = read_synthetic(row) or synthetic.get(name, False)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-    _refuse_copies(cohorts, table)
+    regions = pd.DataFrame([_record(line, row, table) for line, row in rows])
+    contrast = ["patient", "region", "te", "b"]
+    repeated = regions[regions.duplicated(contrast, keep=False)]
+    for _, (first, second, *_) in repeated.groupby(contrast, sort=False)["line"]:
+        row = regions[regions["line"] == second].iloc[0]
+        raise ValueError(
+            f"{table}, rows {first} and {second}: two signals of patient {row['patient']}, region "
+            f"{row['region']} at {_contrast_text(row['te'], row['b'])}; average them, or name two "
+            "regions differently"
+        )
+    _refuse_copies(regions, table)
     return {
-        name: _in_order(regions, table) | {"synthetic": synthetic[name]}
-        for name, regions in cohorts.items()
+        str(name): _in_order(cohort, table) | {"synthetic": bool(cohort["synthetic"].any())}
+        for name, cohort in regions.groupby("cohort", sort=False)
     }
 
 
-def _numbers(row: Mapping[str, str], where: str) -> tuple[tuple[float, float], float]:
-    """Read the contrast, (TE, b), and the signal of a row; TE is −1 where there is none."""
-    values = {}
+def _record(line: int, row: Mapping[str, str], table: Path) -> dict[str, Any]:
+    """Read the names and numbers of a row; TE is −1 where there is none."""
+    where = f"{table}, row {line} (patient {row['patient']}, region {row['region']})"
+    record: dict[str, Any] = {"where": where, "line": line}
+    record |= {name: row[name] for name in ("cohort", "patient", "region")}
     for column in ("te", "b", "signal"):
         text = row.get(column, "")
+        value = number_in(text)
         if column == "te" and not text:
             # Not NaN, which would make no two contrasts equal.
-            values[column] = -1.0
-            continue
-        try:
-            value = float(text)
-        except ValueError:
-            value = np.nan
-        if not (np.isfinite(value) and value >= 0):
+            value = -1.0
+        elif value is None or not (np.isfinite(value) and value >= 0):
             raise ValueError(
                 f"{where}: {column} must be a finite number of 0 or more, not {text!r}; correct "
                 "it, or leave the region out"
             )
-        values[column] = value
-    return (values["te"], values["b"]), values["signal"]
+        record[column] = value
+    try:
+        record["synthetic"] = read_synthetic(row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return record
 
 
-def _in_order(regions: Mapping[tuple[str, str], _Region], table: Path) -> dict[str, Any]:
+def _in_order(cohort: pd.DataFrame, table: Path) -> dict[str, Any]:
     """Put the regions of a cohort in order, after checks of contrasts, units and decay."""
-    keys = sorted(regions)
-    n_regions: Counter[tuple[float, float]] = Counter()
-    for region in regions.values():
-        n_regions.update(list(region.lines))
+    names = ["patient", "region"]
+    curves = cohort.pivot_table("signal", index=names, columns=["te", "b"])
+    where = cohort.groupby(names)["where"].first()
     # What most regions have is meant; the others have a mistake in a row or lack one.
-    contrasts = sorted(c for c, n in n_regions.items() if 2 * n > len(regions))
-    for region in regions.values():
-        for contrast, line in region.lines.items():
-            if 2 * n_regions[contrast] <= len(regions):
-                raise ValueError(
-                    f"{table}, row {line}: {_contrast_text(contrast)} is in "
-                    f"{n_regions[contrast]} of {len(regions)} regions, and all regions of a "
-                    "cohort need the same contrasts; correct the row, or leave it out"
-                )
-        missing = [contrast for contrast in contrasts if contrast not in region.lines]
-        if missing:
-            texts = "; ".join(map(_contrast_text, missing))
-            raise ValueError(
-                f"{region.where}: no row at {texts}, which other regions have; add it, or leave "
-                "the region out"
-            )
+    n_regions = curves.notna().sum()
+    for (te, b), n in n_regions[2 * n_regions <= len(curves)].items():
+        line = cohort.loc[(cohort["te"] == te) & (cohort["b"] == b), "line"].iloc[0]
+        raise ValueError(
+            f"{table}, row {line}: {_contrast_text(te, b)} is in {n} of {len(curves)} regions, "
+            "and all regions of a cohort need the same contrasts; correct the row, or leave it out"
+        )
+    for key, curve in curves[curves.isna().any(axis=1)].iterrows():
+        texts = "; ".join(_contrast_text(*contrast) for contrast in curve.index[curve.isna()])
+        raise ValueError(
+            f"{where[key]}: no row at {texts}, which other regions have; add it, or leave the "
+            "region out"
+        )
     # An echo time that is not given is −1 here.
-    te, b = np.array(contrasts).T
+    te, b = np.array(curves.columns.tolist()).T
     try:
         if np.ptp(te) > 0 and te.min() < 0:
             raise ValueError("some echo times are missing; give all, or no column te")
         protocol = Protocol(b, None if te.max() < 0 else te, name=table.stem)
     except ValueError as error:
         # Errors of units and order show at the largest b-value.
-        largest = max(next(iter(regions.values())).lines.items(), key=lambda item: item[0][1])
-        raise ValueError(f"{table}, row {largest[1]}: {error}") from None
-    signals = np.array([[regions[key].signals[c] for c in contrasts] for key in keys])
-    for key, curve in zip(keys, signals, strict=True):
+        line = cohort.loc[cohort["b"].idxmax(), "line"]
+        raise ValueError(f"{table}, row {line}: {error}") from None
+    signals = curves.to_numpy()
+    for key, curve in zip(curves.index, signals, strict=True):
         rising = rising_share(curve, protocol)
         if rising > RISING_SHARE:
             raise ValueError(
-                f"{regions[key].where}: in {rising:.0%} of the pairs of contrasts the signal "
-                "rises with b or TE; check that each signal stands beside its b and TE"
+                f"{where[key]}: in {rising:.0%} of the pairs of contrasts the signal rises with b "
+                "or TE; check that each signal stands beside its b and TE"
             )
-    patients, names = zip(*keys, strict=True)
-    return {"signals": signals, "protocol": protocol, "patients": patients, "regions": names}
+    patients, regions = zip(*curves.index, strict=True)
+    return {"signals": signals, "protocol": protocol, "patients": patients, "regions": regions}
 
 
-def _refuse_copies(cohorts: Mapping[str, Mapping[tuple[str, str], _Region]], table: Path) -> None:
+def _refuse_copies(regions: pd.DataFrame, table: Path) -> None:
     """Refuse two patients with the same curve."""
-    owners: dict[tuple[tuple[tuple[float, float], float], ...], tuple[str, int]] = {}
-    for regions in cohorts.values():
-        for (patient, _), region in regions.items():
-            curve = tuple(sorted(region.signals.items()))
-            owner, line = owners.setdefault(curve, (patient, region.line))
-            if owner != patient and len(curve) >= _FEWEST_TELLING:
-                raise ValueError(
-                    f"{table}, rows {line} and {region.line}: patients {owner} and {patient} have "
-                    "the same signals; a patient under two names would be in training and test: "
-                    "correct one"
-                )
+    owners: dict[tuple[tuple[float, ...], ...], tuple[str, int]] = {}
+    numbers = ["te", "b", "signal"]
+    for (patient, _), rows in regions.groupby(["patient", "region"], sort=False):
+        curve = tuple(rows[numbers].sort_values(numbers).itertuples(index=False, name=None))
+        line = int(rows["line"].iloc[0])
+        owner, first_line = owners.setdefault(curve, (patient, line))
+        if owner != patient and len(curve) >= _FEWEST_TELLING:
+            raise ValueError(
+                f"{table}, rows {first_line} and {line}: patients {owner} and {patient} have the "
+                "same signals; a patient under two names would be in training and test: correct "
+                "one"
+            )
 
 
-def _contrast_text(contrast: Sequence[float]) -> str:
-    te, b = contrast
+def _contrast_text(te: float, b: float) -> str:
     text = f"b = {b:g} s/mm²"
     if te >= 0:
         text += f", TE = {te:g} ms"

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import filled
+from dmrifit._utils.checks import check_number, check_word, filled
 from dmrifit._utils.counts import counted
 from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["PatientScale", "contrast_order", "echo_times", "reference_columns"]
+__all__ = ["PatientScale"]
 
 _RULES = ("percentile",)
 # Scanners write nominal values with errors of rounding. Of b-values only relative to the value:
@@ -58,16 +58,9 @@ class PatientScale:
     rule: str = "percentile"
 
     def __post_init__(self) -> None:
-        if self.rule not in _RULES:
-            raise ValueError(
-                f"no rule {self.rule!r} for the scale of a patient; "
-                f"choose one of {', '.join(_RULES)}"
-            )
-        if not 0 < self.percentile <= 100:
-            raise ValueError(
-                "the percentile of the patient's scale must be in (0, 100], not "
-                f"{self.percentile!r}"
-            )
+        check_word("the rule for the scale of a patient", self.rule, _RULES)
+        name = "the percentile of the patient's scale"
+        check_number(name, self.percentile, above=0, most=100)
         object.__setattr__(self, "percentile", float(self.percentile))
 
     def of(self, source_signals: ArrayLike, source_protocol: Protocol) -> float:

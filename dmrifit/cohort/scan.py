@@ -17,7 +17,7 @@ from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.io.masks import binarize, check_same_grid
 from dmrifit.io.series import Series
 
-__all__ = ["RISING_SHARE", "MaskName", "Scan", "Volume", "rising_share", "truth_names"]
+__all__ = ["Scan"]
 
 Volume: TypeAlias = str | Path | tuple[Path, ...] | NDArray
 MaskName: TypeAlias = Literal["body", "lesion"]

@@ -118,18 +118,19 @@ class SignalModel(ModelFormula):
         """
         Make a model from a function of one measurement.
 
-        Arithmetic, ``if``, conditional expressions, ``min``, ``max``, ``abs`` and loops of fixed
-        length become an expression, and fit as fast as one. Any other function that numba can
-        compile (``while``, special functions of `math`) is called as it is, with derivatives by
-        finite differences, many times slower, which a warning says.
+        Arithmetic, ``if``, conditional expressions, ``min``, ``max``, ``abs`` and loops whose
+        length no argument decides become an expression, and fit as fast as one. Any other function
+        that numba can compile (special functions of `math`, loops until a condition of arguments)
+        is called as it is, with derivatives by finite differences, many times slower, which a
+        warning says.
 
         Parameters
         ----------
         function : callable
             ``function(b, *parameters)`` or ``function(b, te, *parameters)``, arguments named as
             the parameters; returns the signal of one measurement as a number. Inside, b is in
-            ms/µm² and te in ms. It may use `math`, `numpy` and numbers from around it; what it
-            needs is copied, not called.
+            ms/µm² and te in ms. It may use `math`, `numpy` and numbers from around it, which are
+            copied.
         parameters : sequence of Parameter
             In the wanted order of columns.
         name : str

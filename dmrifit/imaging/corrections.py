@@ -18,17 +18,6 @@ from dmrifit._utils.counts import size_text
 from dmrifit.io.chunked_arrays import Array, is_array, read_block
 from dmrifit.io.series import read_slabs
 
-__all__ = [
-    "check_mask",
-    "checked_signals",
-    "correct_motion",
-    "denoise",
-    "patches_are_large",
-    "quiet_dipy",
-    "remove_gibbs",
-    "rotate_directions",
-]
-
 #: Values of a block, with its margin, that is denoised at once: dipy takes about 1 GB for it.
 BLOCK_VALUES = 2**25
 

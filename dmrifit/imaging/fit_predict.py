@@ -19,7 +19,7 @@ from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts, typical_tissue
 from dmrifit.engine.doubts import DoubtTally
-from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
+from dmrifit.engine.fit_maps import empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels, learn_prior
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
@@ -52,9 +52,6 @@ from dmrifit.io.nifti import (
     bytes_of_maps,
     image_name,
     output_files,
-    read_grid,
-    read_volume,
-    write_volume,
 )
 from dmrifit.io.series import Series, read_map
 
@@ -62,15 +59,7 @@ if TYPE_CHECKING:
     from dmrifit.predict.conformal import ConformalIntervals
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
-__all__ = [
-    "OUTSIDE",
-    "fit_image",
-    "kept_measurements",
-    "predict_image",
-    "read_grid",
-    "read_volume",
-    "write_volume",
-]
+__all__ = ["fit_image", "predict_image"]
 
 _B_STEP = 100.0  # s/mm², between limits that are tried
 

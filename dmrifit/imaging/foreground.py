@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.corrections import quiet_dipy
+from dmrifit.io.components import largest_components
 from dmrifit.io.masks import AIR
 from dmrifit.io.series import Series
-
-__all__ = ["FOREGROUND_RULE", "NO_AIR", "foreground_mask"]
 
 #: What `foreground_mask` does, or that it found no air, for sidecars and pages.
 FOREGROUND_RULE = (
@@ -26,11 +27,21 @@ _SMALLEST_PIECE = 0.1  # of the largest: a leg beside a leg stays, a bright vess
 _SMALLEST_SHARE = 0.01  # of the image
 
 
+def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
+    """Tell tissue from air in a volume (x, y, z) by dipy's median Otsu; nothing in an even one."""
+    median_otsu = import_optional("dipy.segment.mask").median_otsu
+    if not np.ptp(picture):
+        return np.zeros(picture.shape, bool)
+    with threadpool_limits(1), quiet_dipy(), np.errstate(divide="ignore", invalid="ignore"):
+        _, inside = median_otsu(picture, median_radius=radius, numpass=passes)
+    return np.asarray(inside)
+
+
 def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | None:
     """Find the voxels (x, y, z) of the body or head; None where there is no air around them."""
-    from scipy import ndimage
+    from scipy.ndimage import binary_fill_holes
 
-    median_otsu = import_optional("dipy.segment.mask").median_otsu
+    import_optional("dipy.segment.mask")
     columns = reference_columns(protocol)
     reference = np.zeros(series.grid)
     with series.unpacked() as readable:
@@ -41,10 +52,8 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     reference = np.clip(reference, 0, np.percentile(reference, 99.5))
     # A filter wider than an image would leave nothing of it.
     radius = max(0, min(_MEDIAN_RADIUS, (min(series.grid) - 1) // 8))
-    inside = np.zeros(series.grid, bool)
-    if np.ptp(reference) > 0:
-        _, inside = median_otsu(reference, median_radius=radius, numpass=_MEDIAN_PASSES)
-    inside = _without_pieces(ndimage.binary_fill_holes(inside))
+    inside = binary_fill_holes(otsu_mask(reference, radius=radius, passes=_MEDIAN_PASSES))
+    inside = largest_components(inside, _SMALLEST_PIECE)
     share = inside.mean()
     if share < _SMALLEST_SHARE:
         raise ValueError(
@@ -55,15 +64,3 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
     if inside.all() or np.median(reference[~inside]) > AIR * np.median(reference[inside]):
         return None
     return inside
-
-
-def _without_pieces(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Leave out small pieces, such as vessels and noise beside the body."""
-    from scipy import ndimage
-
-    labels, n = ndimage.label(inside)
-    if n < 2:
-        return inside
-    sizes = np.bincount(labels.ravel())[1:]
-    kept = 1 + np.flatnonzero(sizes >= _SMALLEST_PIECE * sizes.max())
-    return np.isin(labels, kept)

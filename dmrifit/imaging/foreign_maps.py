@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import size_text
 from dmrifit.imaging.regions import named_maps
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_prediction
+from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import Grid, binarize, check_same_grid
 from dmrifit.io.nifti import image_of, load_image, read_volume, save_image
 
 if TYPE_CHECKING:
     from dmrifit.predict.conformal import ConformalIntervals
     from dmrifit.predict.strategies import MapsToMaps
-
-__all__ = ["METRICS", "predict_from_maps", "read_maps", "view_maps"]
 
 #: Metrics that maps to maps predicts from; S0 gives the predicted amplitude its scale.
 METRICS = ("ADC_fast", "ADC_slow", "F")
@@ -50,12 +48,7 @@ def read_maps(
     reference: Grid = ((), np.eye(4))
     first = ""
     for name, path in maps.items():
-        values = np.asarray(read_volume(path), dtype=np.float64)
-        if values.ndim > 3 and set(values.shape[3:]) <= {1}:
-            values = values.reshape(values.shape[:3])
-        if values.ndim != 3:
-            size = size_text(values.shape)
-            raise ValueError(f"{path} is {values.ndim}-D ({size}); a map is one volume")
+        values = three_axes(np.asarray(read_volume(path), dtype=np.float64), path)
         grid = values.shape, np.asarray(load_image(path).affine, dtype=np.float64)
         if not volumes:
             reference, first = grid, str(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,17 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.imaging.head_steps import (
-    align_brain,
-    correct_bias_field,
-    find_brain,
-    import_sitk,
-    inside_of,
-)
+from dmrifit.imaging.head_steps import correct_bias_field, find_brain, import_sitk, inside_of
+from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, stem, versions
 from dmrifit.io.grids import (
     array_of,
+    check_edge,
     labels_onto,
     onto,
     read_scan,
@@ -36,7 +33,7 @@ from dmrifit.io.nifti import Image, describe_sources, image_name, output_files, 
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["PreparedBrain", "prepare_brain"]
+__all__ = ["prepare_brain"]
 
 _SPACINGS = (0.2, 10.0)  # mm
 _SUFFIXES = {
@@ -92,10 +89,10 @@ def prepare_brain(
 
     Steps, each of which can be left out: the brain is found (`find_brain`), the bias field removed
     (`correct_bias_field`, N4), the image resampled to voxels of `spacing` mm in RAS order, and the
-    prior, after the same, aligned to the image by an affine transformation (`align_brain`) and
-    resampled onto its grid. Interpolation is linear, after smoothing where voxels become larger;
-    labels take the nearest voxel. What was prepared can be prepared again: nothing is left to do
-    then but interpolation.
+    prior, after the same, aligned rigidly to the image (`align_heads`) and resampled onto its
+    grid. Interpolation is linear, after smoothing where voxels become larger; labels take the
+    nearest voxel. What was prepared can be prepared again: nothing is left to do then but
+    interpolation.
 
     Parameters
     ----------
@@ -140,14 +137,14 @@ def prepare_brain(
     Warns
     -----
     UserWarning
-        If the prior was moved by more than 30 mm or 20 degrees, or lies no better than before.
+        If the aligned prior does not look like the head of the image.
 
     References
     ----------
     Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010 (N4); Mattes et al., IEEE Trans Med
     Imaging 22:120–128, 2003 (mutual information).
     """
-    _check_spacing(spacing)
+    check_edge(spacing, *_SPACINGS)
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)
     scan = read_scan(image)
@@ -159,10 +156,10 @@ def prepare_brain(
         mask_scan = read_scan_like(brain_mask, scan, name)
         inputs["Mask"] = brain_mask
     registered = prior is not None and register
-    if bias_field:
+    if bias_field or registered:
         import_sitk()
-    if registered or brain_mask is True:
-        import_optional("dipy.align")
+    if brain_mask is True:
+        import_optional("dipy.segment.mask")
     files = _files(image)
     sources = inputs.values()
     with output_files(out, files.values(), overwrite=overwrite, inputs=sources) as file_set:
@@ -178,14 +175,12 @@ def prepare_brain(
             prior_mask = None if brain_mask is False else find_brain(prior_scan)
             prior_name = image_name(prior)
             # The prior keeps its own spacing here: it is interpolated once, by the alignment.
-            source, prior_brain = _ready(
+            source, _ = _ready(
                 prior_scan, prior_mask, None, bias_field=bias_field, name=prior_name
             )
             transform = np.eye(4)
             if register:
-                transform = align_brain(
-                    source, prepared, brain=brain, prior_brain=prior_brain, name=prior_name
-                )
+                transform = _aligned(prepared, source, prior_name)
             moved = onto(source, prepared, transform)
             if brain is not None:
                 # The network must see the prior only where it sees the scan.
@@ -201,18 +196,6 @@ def prepare_brain(
             }
             _write(result, file_set, files, steps, inputs)
     return result
-
-
-def _check_spacing(spacing: Any) -> None:
-    """Check the edge of the voxels to resample to; None keeps the grid."""
-    if spacing is None:
-        return
-    is_number = isinstance(spacing, int | float | np.number) and not isinstance(spacing, bool)
-    smallest, largest = _SPACINGS
-    if not (is_number and smallest <= spacing <= largest):
-        raise ValueError(
-            f"spacing must be an edge of {smallest:g} to {largest:g} mm, or None, not {spacing!r}"
-        )
 
 
 def _files(image: Image) -> dict[str, str]:
@@ -246,6 +229,19 @@ def _ready(
     return stripped, scan_of(brain.astype(np.uint8), picture.affine)
 
 
+def _aligned(image: nib.Nifti1Pair, prior: nib.Nifti1Pair, name: str) -> NDArray[np.float64]:
+    """Align a prior to an image, and warn where the two do not look like one head."""
+    alignment = align_heads(image, prior)
+    if alignment.likeness < SAME_HEAD:
+        message = (
+            f"{name} does not look like the head of the image (median local correlation "
+            f"{alignment.likeness:.2f}); look at the result, or align it by other means "
+            "(register=False)"
+        )
+        warnings.warn(message, stacklevel=3)
+    return alignment.matrix
+
+
 def _write(
     result: PreparedBrain,
     file_set: FileSet,
@@ -261,9 +257,9 @@ def _write(
             save_image(image, file_set.path(file))
             written[key] = file
     libraries = ["dmrifit", "numpy", "scipy", "nibabel"]
-    if steps["BiasField"]:
+    if steps["BiasField"] or steps["Registered"]:
         libraries.append("SimpleITK")
-    if steps["Registered"] or steps["BrainMask"]:
+    if steps["BrainMask"]:
         libraries.append("dipy")
     description: dict[str, Any] = {
         "Description": "Images of a head prepared for a network",

@@ -1,4 +1,4 @@
-"""Single steps on scans of heads: brain mask, bias field, alignment of a prior scan."""
+"""Single steps on scans of heads: brain mask and bias field."""
 
 from __future__ import annotations
 
@@ -7,28 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
-from dmrifit.imaging.corrections import quiet_dipy
-from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resampled, scan_of
+from dmrifit.imaging.foreground import otsu_mask
+from dmrifit.io.components import largest_components
+from dmrifit.io.grids import array_of, onto, read_scan, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name
 
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = [
-    "align_brain",
-    "correct_bias_field",
-    "find_brain",
-    "import_sitk",
-    "inside_of",
-    "stripped_brain",
-]
-
-_COARSE = 2.0  # mm, the grid on which brains are found and aligned
+_COARSE = 2.0  # mm, the grid on which brains are found
 _FIELD_GRID = 4.0  # mm, the grid on which the field is estimated
 _FIELD_ITERATIONS = (50, 50, 30)
 _STRIPPED_SHARE = 0.15  # from this share of voxels on, the value at the edge is a set background
@@ -41,9 +32,6 @@ _TISSUE = (0.7, 1.4)
 _NECKS = (5.0, 7.0, 9.0)
 _DENT = 16.0  # mm, half the width of folds and dents that belong to the brain
 _NOT_POSITIVE = 0.05  # of the brain
-_LARGE_SHIFT = 30.0  # mm
-_LARGE_TURN = 20.0  # degrees
-_MARGIN = 10.0  # mm around the brain that registration compares
 
 
 def find_brain(image: Image) -> NDArray[np.bool_]:
@@ -91,18 +79,16 @@ def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.b
     if not (is_stripped and _SMALLEST_BRAIN < volume < _LARGEST_BRAIN):
         return None
     # Opening drops single voxels that a tool left outside.
-    return np.asarray(binary_fill_holes(_largest(binary_opening(inside))))
+    return np.asarray(binary_fill_holes(largest_components(binary_opening(inside))))
 
 
 def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Find the brain inside its skull, on a grid with steps in mm; None without a likely one."""
     from scipy.ndimage import distance_transform_edt, label
 
-    mask_tools = import_optional("dipy.segment.mask")
     # A few bright vessels would set the threshold of the whole head.
     picture = np.minimum(picture, np.percentile(picture, 99.5))
-    with threadpool_limits(1), quiet_dipy():
-        _, bright = mask_tools.median_otsu(picture, median_radius=1, numpass=1)
+    bright = otsu_mask(picture, radius=1, passes=1)
     middle = _ball(bright, steps)
     level = np.inf
     if (middle & bright).any():
@@ -202,109 +188,9 @@ def correct_bias_field(
     return (picture / field).astype(np.float32), field
 
 
-def align_brain(
-    prior: Image,
-    image: Image,
-    *,
-    brain: Image | None = None,
-    prior_brain: Image | None = None,
-    name: str | None = None,
-) -> NDArray[np.float64]:
-    """
-    Find the affine transformation that aligns an earlier scan to a later one (by dipy).
-
-    Centers of mass first, then mutual information, rigid and affine, with voxels of 6 and 4 mm.
-
-    References
-    ----------
-    Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003.
-    """
-    align = import_optional("dipy.align")
-    moving = _cut(read_scan(prior), prior_brain)
-    fixed = _cut(read_scan(image), brain)
-    # Sums over several threads differ in their last bits from run to run.
-    with threadpool_limits(1), quiet_dipy():
-        _, transform = align.affine_registration(
-            array_of(moving).astype(np.float64),
-            array_of(fixed).astype(np.float64),
-            moving_affine=moving.affine,
-            static_affine=fixed.affine,
-            pipeline=["center_of_mass", "rigid", "affine"],
-            level_iters=[50, 20],
-            sigmas=[2.0, 1.0],
-            factors=[3, 2],
-            optimizer_options={"gtol": 1e-4},
-        )
-    transform = np.asarray(transform, dtype=np.float64)
-    _warn_of_bad_fit(moving, fixed, transform, name or image_name(prior))
-    return transform
-
-
-def _warn_of_bad_fit(
-    moving: nib.Nifti1Pair, fixed: nib.Nifti1Pair, transform: NDArray, name: str
-) -> None:
-    """Warn when a registration seems to have failed."""
-    center = (fixed.affine @ [*(np.array(fixed.shape) - 1) / 2, 1])[:3]
-    shift = float(np.linalg.norm(transform[:3, :3] @ center + transform[:3, 3] - center))
-    left, _, right = np.linalg.svd(transform[:3, :3])
-    turn = float(np.degrees(np.arccos(np.clip((np.trace(left @ right) - 1) / 2, -1, 1))))
-    inside = array_of(fixed) != 0
-    agreements = []
-    for matrix in (np.eye(4), transform):
-        values = array_of(onto(moving, fixed, matrix))[inside]
-        correlation = 0.0
-        if values.std():
-            correlation = float(np.corrcoef(values, array_of(fixed)[inside])[0, 1])
-        agreements.append(correlation)
-    problems = []
-    if shift > _LARGE_SHIFT or turn > _LARGE_TURN:
-        problems.append(f"was moved by {shift:.3g} mm and turned by {turn:.3g} degrees")
-    if agreements[1] < agreements[0]:
-        problems.append(
-            f"agrees worse than before (correlation {agreements[0]:.2f}, now {agreements[1]:.2f})"
-        )
-    if problems:
-        message = (
-            f"{name} {' and '.join(problems)}; look at the result, "
-            "or align it by other means (register=False)"
-        )
-        warnings.warn(message, stacklevel=4)
-
-
 def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
     """Read a mask (x, y, z)."""
     return binarize(array_of(image), name=image_name(image))
-
-
-def _cut(scan: nib.Nifti1Pair, brain: Image | None) -> nib.Nifti1Pair:
-    """Bring a scan to the coarse grid, cut to the brain, for registration."""
-    values = array_of(scan).astype(np.float32)
-    if brain is None:
-        inside = values != 0
-    else:
-        inside = inside_of(read_scan_like(brain, scan, image_name(scan)))
-    values = np.where(inside, values, 0)
-    voxels = np.argwhere(inside)
-    if not len(voxels):
-        raise ValueError(f"{image_name(scan)} is 0 everywhere; nothing can be aligned to it")
-    margin = np.ceil(_MARGIN / np.linalg.norm(scan.affine[:3, :3], axis=0)).astype(int)
-    low = np.maximum(voxels.min(axis=0) - margin, 0)
-    high = np.minimum(voxels.max(axis=0) + margin + 1, values.shape)
-    affine = np.array(scan.affine)
-    # The first voxel of the cut lies elsewhere in the scanner.
-    affine[:3, 3] += affine[:3, :3] @ low
-    box = tuple(slice(first, end) for first, end in zip(low, high, strict=True))
-    coarse = max(_COARSE, float(np.linalg.norm(affine[:3, :3], axis=0).min()))
-    return resampled(scan_of(values[box], affine), coarse)
-
-
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    from scipy.ndimage import label
-
-    components, n = label(mask)
-    if n < 2:
-        return mask
-    return np.asarray(components == 1 + np.bincount(components.ravel())[1:].argmax())
 
 
 def import_sitk() -> Any:

@@ -101,7 +101,7 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
 
     def _repr_html_(self) -> str:
         """Show verdict, table and slices in notebooks."""
-        from dmrifit.report.map_summary import map_summary
+        from dmrifit.report.quicklook import map_summary
 
         maps, affine = self.upright()
         return map_summary(maps, affine, self.sidecar, title=self._heading, advice=self.advice())
@@ -144,7 +144,7 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         ValueError
             If there are no maps of parameters.
         """
-        from dmrifit.report.map_summary import map_viewer
+        from dmrifit.report.quicklook import map_viewer
 
         maps, affine = self.upright()
         return map_viewer(

@@ -14,8 +14,6 @@ from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.io.nifti import check_magnitudes
 from dmrifit.io.series import Series, WholeSlab
 
-__all__ = ["patient_scale", "sliced_rows", "source_volumes"]
-
 
 def source_volumes(
     series: Series,

@@ -15,8 +15,6 @@ from dmrifit.predict.novelty import NOVEL
 if TYPE_CHECKING:
     from dmrifit.predict.conformal import ConformalIntervals
 
-__all__ = ["TYPICALITY", "MapIntervals", "interval_map_names"]
-
 #: Name of the map of `ConformalIntervals.typicality`.
 TYPICALITY = "typicality"
 

@@ -25,15 +25,7 @@ from dmrifit.io.chunked_arrays import Array, read_block
 from dmrifit.io.nifti import file_paths
 from dmrifit.io.series import read_slabs
 
-__all__ = [
-    "NoiseLevel",
-    "check_likelihood",
-    "describe_noise_levels",
-    "estimate_sigma",
-    "noise_doubt",
-    "noise_levels",
-    "voxels_where",
-]
+__all__ = ["estimate_sigma"]
 
 _FEWEST_NOISE_VOXELS = 100
 _RAYLEIGH_MEAN = np.sqrt(np.pi / 2)
@@ -41,6 +33,7 @@ _MEAN_TOLERANCE = 0.1  # of the mean that noise has, relative
 _LARGEST_SPREAD = 0.3  # of the means of volumes, relative
 _LARGEST_RATIO = 2.0  # of two estimates that still agree
 _VALUES = 2**24  # of measurements that are compared with their neighbors at once
+_SAMPLE = 2**24  # of measurements that PIESNO starts from
 _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds instead of minutes
 
 
@@ -226,41 +219,10 @@ def _piesno(signals: Array, n_coils: int) -> float | None:
 
 
 def _quantile(signals: Array, quantile: float) -> float:
-    """Compute the quantile of all values as numpy does, from counts of their bits."""
-    last = math.prod(signals.shape) - 1
-    position = last * (100 * quantile / 100)
-    ranks = np.minimum([int(position), int(position) + 1], last)
-    high_bits = np.cumsum(_counts(signals, None))
-    buckets = np.searchsorted(high_bits, ranks, side="right").tolist()
-    low_bits = {bucket: np.cumsum(_counts(signals, bucket)) for bucket in set(buckets)}
-    neighbors = []
-    for rank, bucket in zip(ranks, buckets, strict=True):
-        n_before = high_bits[bucket] - low_bits[bucket][-1]
-        key = (bucket << 16) + int(
-            np.searchsorted(low_bits[bucket], rank - n_before, side="right")
-        )
-        bits = key ^ 0x80000000 if key >> 31 else key ^ 0xFFFFFFFF
-        neighbors.append(float(np.uint32(bits).view(np.float32)))
-    low, high = neighbors
-    fraction = position % 1
-    # From the nearer end, as numpy.
-    if fraction >= 0.5:
-        return high - (high - low) * (1 - fraction)
-    return low + (high - low) * fraction
-
-
-def _counts(signals: Array, bucket: int | None) -> NDArray[np.intp]:
-    """Count values by the upper half of their bits, or those of one such bucket by the lower."""
-    counts = np.zeros(2**16, np.intp)
-    for _, values in read_slabs(signals):
-        bits = np.nan_to_num(values).ravel(order="K").view(np.uint32)
-        # In the order of the values: negative ones are stored by their size.
-        keys = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
-        halves = keys >> 16
-        if bucket is not None:
-            halves = keys[halves == bucket] & 0xFFFF
-        counts += np.bincount(halves, minlength=2**16)
-    return counts
+    """Compute the quantile of the values, of a large image from evenly spaced ones."""
+    step = -(-math.prod(signals.shape) // _SAMPLE)
+    samples = [np.nan_to_num(values).ravel(order="K")[::step] for _, values in read_slabs(signals)]
+    return float(np.percentile(np.concatenate(samples).astype(np.float64), 100 * quantile))
 
 
 def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:

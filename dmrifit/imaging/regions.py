@@ -26,14 +26,7 @@ from dmrifit.io.tables import named_file, read_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "find_fits",
-    "named_maps",
-    "read_label_names",
-    "repeatability",
-    "roi_table",
-    "summarize_fits",
-]
+__all__ = ["repeatability", "roi_table"]
 
 #: In the column model, for maps of other programs.
 FOREIGN = "other"

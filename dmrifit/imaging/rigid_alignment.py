@@ -13,10 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dmrifit.imaging.head_steps import import_sitk
+from dmrifit.io.components import largest_components
 from dmrifit.io.grids import array_of, at_voxels, read_scan, resampled
 from dmrifit.io.nifti import Image, image_name
-
-__all__ = ["SAME_HEAD", "HeadAlignment", "align_heads", "likeness_in_place"]
 
 #: Median local correlation from which two scans count as of the same head: one person's two visits
 #: reached .93, the most alike of 27 pairs of people .53, and heads with noise of 3 % from .85.
@@ -168,11 +167,10 @@ def _find_head(signals: NDArray[np.float32], name: str) -> NDArray[np.bool_]:
     otsu = sitk.OtsuThresholdImageFilter()
     # Air that was set to 0 would pull the threshold down.
     otsu.Execute(sitk.GetImageFromArray(clipped[clipped > 0][None, None]))
-    pieces, n = ndimage.label(ndimage.binary_opening(signals > otsu.GetThreshold() / 2))
-    sizes = np.bincount(pieces.ravel(), minlength=2)[1:]
-    if not n or sizes.max() < _LEAST_VOXELS:
+    head = largest_components(ndimage.binary_opening(signals > otsu.GetThreshold() / 2))
+    if np.count_nonzero(head) < _LEAST_VOXELS:
         raise ValueError(f"{name} shows no head; give a T1 scan of the whole brain")
-    return np.asarray(ndimage.binary_fill_holes(pieces == 1 + sizes.argmax()))
+    return np.asarray(ndimage.binary_fill_holes(head))
 
 
 def _local_mean(

@@ -20,8 +20,6 @@ from dmrifit.io.masks import above_air_or_noise, binarize
 from dmrifit.io.nifti import Image, Images, image_name
 from dmrifit.io.series import Series, read_map
 
-__all__ = ["ScanInfo", "clipping_doubt", "is_same_b", "protocol_doubts", "scan_info"]
-
 #: Without the model of signals that were divided by their own b = 0.
 _LISTED_MODELS = [name for name in MODELS if not name.endswith("-relative")]
 

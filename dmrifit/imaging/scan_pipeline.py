@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_word
 from dmrifit._utils.progress import step_bar
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.protocol import Protocol
@@ -47,7 +48,7 @@ from dmrifit.io.series import Series, read_map, read_slabs
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["STEPS", "Preprocessed", "preprocess_image"]
+__all__ = ["preprocess_image"]
 
 #: Steps of preprocessing, in their order: denoising needs noise that is independent between
 #: voxels, Gibbs removal the grid of the scanner; interpolation of moved volumes removes both.
@@ -228,12 +229,10 @@ def preprocess_image(
 def _ordered(steps: Sequence[str]) -> list[str]:
     """Check the names of steps, and put them in order."""
     names = [steps] if isinstance(steps, str) else list(steps)
-    unknown = [name for name in names if name not in STEPS]
-    if unknown or not names:
-        problem = "no step is named"
-        if unknown:
-            problem = f"there is no step {unknown[0]!r}"
-        raise ValueError(f"{problem}; choose from {', '.join(STEPS)}")
+    if not names:
+        raise ValueError(f"no step is named; choose from {', '.join(STEPS)}")
+    for name in names:
+        check_word("steps", name, STEPS)
     return [step for step in STEPS if step in names]
 
 

@@ -14,8 +14,6 @@ from dmrifit.engine.protocol import Protocol, average_directions
 if TYPE_CHECKING:
     from dmrifit.report.voxel_records import VoxelSignals
 
-__all__ = ["LowestVolume", "SignalSlices"]
-
 #: Numbers, signals and maps together, that a page holds of single voxels: about 4 MB of text.
 MOST_VALUES = 2_000_000
 #: From more measurements than this, those of one b and echo time are averaged for the page.

@@ -18,20 +18,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "NO_ROOM",
-    "FileSet",
-    "check_finished",
-    "check_name",
-    "check_place",
-    "check_room",
-    "finish_interrupted",
-    "remove_abandoned_parts",
-    "share_a_name",
-    "whole_file",
-    "write_text",
-]
-
 #: Errors of a disk that is full.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = ".dmrifit-"

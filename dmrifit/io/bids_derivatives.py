@@ -37,23 +37,6 @@ from dmrifit.io.masks import above_air, above_air_or_noise
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
-__all__ = [
-    "ALL_VOXELS",
-    "MONOTONIC",
-    "SYNTHETIC_TRAINING",
-    "FitTally",
-    "common_stem",
-    "derivative_name",
-    "describe_dataset",
-    "describe_fit",
-    "describe_prediction",
-    "file_record",
-    "label",
-    "stem",
-    "summarize_tissue",
-    "versions",
-]
-
 #: The region of a fit without a mask, in sidecars and pages.
 ALL_VOXELS = "all voxels that are not 0 in every measurement"
 #: The upper bound of a kurtosis that keeps the signal falling.

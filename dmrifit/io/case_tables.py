@@ -22,25 +22,6 @@ from dmrifit.io.masks import check_same_grid, zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
 from dmrifit.io.tables import NOTHING, read_rows, table_text
 
-__all__ = [
-    "TABLE",
-    "CaseGrid",
-    "CaseTable",
-    "check_names",
-    "check_patients",
-    "check_shape",
-    "checked_mask",
-    "checked_values",
-    "file_stem",
-    "file_stems",
-    "folder_rows",
-    "folder_summary",
-    "folder_table",
-    "read_on_grid",
-    "save_values",
-    "write_table",
-]
-
 _Case = TypeVar("_Case")
 
 _ALIASES = {"participant_id": "patient"}

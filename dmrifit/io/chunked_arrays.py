@@ -14,8 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.counts import size_text
 
-__all__ = ["Array", "DiskArray", "is_array", "placed", "read_block", "slices_of"]
-
 _ZEROS = 2**24  # bytes that are written at once
 
 

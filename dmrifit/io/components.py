@@ -11,17 +11,6 @@ from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit.io.masks import zeros_and_ones
 
-__all__ = [
-    "CONNECTIVITIES",
-    "OVERSIZED",
-    "Matching",
-    "check_affine",
-    "label_components",
-    "match_components",
-    "match_to_lesions",
-    "meeting_pairs",
-]
-
 #: Voxels that share a face; a face or an edge; a face, an edge or a corner.
 CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
 #: A component larger than so many times the lesion that it hits is flagged.
@@ -132,6 +121,14 @@ def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.i
     check_word("connectivity", connectivity, CONNECTIVITIES)
     structure = ndimage.generate_binary_structure(3, CONNECTIVITIES[connectivity])
     return ndimage.label(np.asarray(mask), structure, output=np.int32)[0]
+
+
+def largest_components(mask: NDArray[np.bool_], share: float = 1.0) -> NDArray[np.bool_]:
+    """Leave out of a mask (x, y, z) what is smaller than a share of its largest component."""
+    components = label_components(mask, connectivity=6)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return (sizes >= max(1, share * sizes.max()))[components]
 
 
 def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> NDArray[np.bool_]:

@@ -23,8 +23,6 @@ from dmrifit.io.tables import table_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DicomSeries", "import_dicom"]
-
 _HEADER_TAGS = (
     "PatientID", "StudyInstanceUID", "StudyDate", "StudyTime", "SeriesInstanceUID", "SeriesNumber",
     "SeriesDescription", "Manufacturer", "Modality", "SOPClassUID", "Rows",

@@ -16,11 +16,12 @@ from dmrifit._utils.affines import places_voxels
 from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.components import label_components
+from dmrifit.io.grids import three_axes
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["KINDS", "check_ending", "write_dicom_seg"]
+__all__ = ["write_dicom_seg"]
 
 #: Type of regions -> category and type of segments, each a scheme and a keyword of pydicom's
 #: codes.
@@ -235,12 +236,7 @@ def _segments(
 
 def _whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
     """Check that labels are whole numbers of a volume, 0 or above."""
-    if labels.ndim == 4 and labels.shape[3] == 1:
-        labels = labels[..., 0]
-    if labels.ndim != 3:
-        raise ValueError(
-            f"labels have {counted(labels.ndim, 'axis', 'axes')}; a volume (x, y, z) is needed"
-        )
+    labels = three_axes(labels, "the array of labels")
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"labels are whole numbers, not values of type {labels.dtype}")
     fractions = labels[~np.isfinite(labels) | (labels != np.rint(labels))]

@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ import numpy as np
 
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
-
-__all__ = ["command_line", "describe", "digest", "source_digest"]
 
 
 def describe(value: Any) -> Any:
@@ -75,78 +73,8 @@ def digest(value: Any) -> str:
 
 
 def source_digest(paths: Iterable[Path]) -> str:
-    """Compute the SHA-256 of what modules do, whatever they are called."""
-    modules = list(paths)
-    packages = {package.name: package for package in map(_top_package, modules)}
-    sources = {module: _read_source(module, packages) for module in modules}
-    # An imported module is identified by its statements: its name may change, its work may not.
-    identities = {module: digest(ast.dump(source.tree)) for module, source in sources.items()}
-    return digest(sorted(source.text(identities) for source in sources.values()))
-
-
-def _top_package(path: Path) -> Path:
-    """Find the folder of the package that a module belongs to."""
-    package = path.parent
-    while (package.parent / "__init__.py").is_file():
-        package = package.parent
-    return package
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Statements of a module, apart from what it imports from modules of the same packages."""
-
-    tree: ast.Module
-    imports: list[tuple[Path, str]]
-    module_uses: list[tuple[ast.Name, Path]]
-
-    def text(self, identities: Mapping[Path, str]) -> str:
-        """Write the statements, with the identity of each module in place of its name."""
-        for node, module in self.module_uses:
-            node.id = identities.get(module, "")
-        imported = sorted(f"{identities.get(module, '')} {name}" for module, name in self.imports)
-        return "\n".join([ast.dump(self.tree), *imported])
-
-
-def _read_source(path: Path, packages: Mapping[str, Path]) -> _Source:
-    """Parse a module without docstrings and without imports from the packages."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports: list[tuple[Path, str]] = []
-    bound_modules: dict[str, Path] = {}
-    for node in ast.walk(tree):
-        _drop_docstring(node)
-        if isinstance(node, ast.Import):
-            node.names = [
-                alias for alias in node.names if alias.name.partition(".")[0] not in packages
-            ]
-        if not isinstance(node, ast.ImportFrom) or not node.module:
-            continue
-        package, *folders = node.module.split(".")
-        if package not in packages:
-            continue
-        location = packages[package].joinpath(*folders)
-        for alias in node.names:
-            bound = alias.asname or alias.name
-            submodule = location / f"{alias.name}.py"
-            if submodule.is_file():
-                bound_modules[bound] = submodule
-            else:
-                imports.append((location.with_suffix(".py"), f"{alias.name} as {bound}"))
-        # Sorted imports change their order when a module is renamed.
-        node.module, node.names = "", []
-    module_uses = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in bound_modules:
-            module_uses.append((node, bound_modules[node.id]))
-            node.id = "module"
-    return _Source(tree, imports, module_uses)
-
-
-def _drop_docstring(node: ast.AST) -> None:
-    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        return
-    if ast.get_docstring(node, clean=False) is not None:
-        del node.body[0]
+    """Compute the SHA-256 of the statements of modules, whatever their comments and layout."""
+    return digest(sorted(ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths))
 
 
 def command_line(words: Iterable[str]) -> str:

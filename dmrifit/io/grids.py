@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import check_finite
+from dmrifit._utils.checks import check_finite, is_number
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
@@ -22,22 +22,6 @@ from dmrifit.io.nifti import (
 
 if TYPE_CHECKING:
     import nibabel as nib
-
-__all__ = [
-    "array_of",
-    "as_stored",
-    "at_voxels",
-    "cropped",
-    "labels_onto",
-    "onto",
-    "read_scan",
-    "read_scan_like",
-    "resampled",
-    "scan_of",
-    "three_axes",
-    "upright",
-    "upright_edges",
-]
 
 _SMALLEST = 8  # voxels along an axis
 
@@ -89,10 +73,24 @@ def upright_edges(affine: NDArray) -> NDArray[np.float64]:
     return edges[np.argsort(io_orientation(affine)[:, 0])]
 
 
-def read_scan(image: Image) -> nib.Nifti1Pair:
-    """Read a scan into memory, in RAS order."""
+def check_edge(spacing: Any, smallest: float, largest: float) -> None:
+    """Refuse an edge, in mm, of the voxels to resample to; None keeps those of an image."""
+    if spacing is not None and not (is_number(spacing) and smallest <= spacing <= largest):
+        raise ValueError(
+            f"spacing must be an edge of {smallest:g} to {largest:g} mm, or None, not {spacing!r}"
+        )
+
+
+def upright_scan(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
+    """Make a scan in RAS order of values (x, y, z) in the order of an image's axes."""
     import nibabel as nib
 
+    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
+    return scan_of(np.asarray(ordered.dataobj), np.asarray(ordered.affine))
+
+
+def read_scan(image: Image) -> nib.Nifti1Pair:
+    """Read a scan into memory, in RAS order."""
     loaded, name = load_image(image), image_name(image)
     values = three_axes(values_of(loaded, name), name)
     if min(values.shape) < _SMALLEST:
@@ -104,8 +102,7 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     # nibabel makes no image of truth values or of 64-bit integers.
     if values.dtype.kind in "fb" or values.dtype.itemsize > 2:
         values = values.astype(np.float32)
-    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, loaded.affine))
-    scan = scan_of(np.asarray(ordered.dataobj), ordered.affine)
+    scan = upright_scan(values, loaded.affine)
     filename = loaded.get_filename()
     if filename and isinstance(image, str | Path):
         scan.file_map["image"].filename = str(filename)

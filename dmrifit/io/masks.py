@@ -9,16 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted, size_text
 
-__all__ = [
-    "AIR",
-    "Grid",
-    "above_air",
-    "above_air_or_noise",
-    "binarize",
-    "check_same_grid",
-    "zeros_and_ones",
-]
-
 #: Shape and affine (4, 4) of a volume.
 Grid: TypeAlias = tuple[tuple[int, ...], NDArray[Any]]
 

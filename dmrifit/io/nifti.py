@@ -32,35 +32,6 @@ from dmrifit.io.atomic_files import FileSet, check_finished, whole_file
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.chunked_arrays import Array, DiskArray
 
-__all__ = [
-    "DAMAGED",
-    "Image",
-    "Images",
-    "bytes_of_maps",
-    "check_length",
-    "check_magnitudes",
-    "check_position",
-    "check_real",
-    "chosen_form",
-    "damaged",
-    "describe_sources",
-    "file_paths",
-    "image_name",
-    "image_of",
-    "load_image",
-    "memory_left",
-    "output_files",
-    "read_grid",
-    "read_volume",
-    "save_image",
-    "spatial_header",
-    "unpack",
-    "use_form",
-    "values_of",
-    "warn_of_two_positions",
-    "write_volume",
-]
-
 Image: TypeAlias = str | Path | nib.Nifti1Pair | Array
 Images: TypeAlias = Image | Sequence[Image]
 

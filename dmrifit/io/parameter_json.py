@@ -11,8 +11,6 @@ import numpy as np
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["RefusedError", "decoded", "encoded", "encoded_model", "refuse_keys"]
-
 
 class RefusedError(Exception):
     """A model file that is not read, with the reason."""

@@ -17,7 +17,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import read_grid
 from dmrifit.io.tables import named_file, read_rows
 
-__all__ = ["Manifest", "manifest_of", "read_manifest"]
+__all__ = ["read_manifest"]
 
 #: Columns of a manifest: the first is required.
 COLUMNS = ("image", "bval", "te", "bvec")

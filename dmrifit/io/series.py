@@ -40,8 +40,6 @@ from dmrifit.io.nifti import (
     warn_of_two_positions,
 )
 
-__all__ = ["Part", "Series", "read_map", "read_slabs"]
-
 #: Measurements are read and worked on in slabs of whole slices of about this many values (16 MB).
 SLAB_VALUES = 2**21
 

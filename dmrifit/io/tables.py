@@ -17,16 +17,6 @@ from dmrifit.io.atomic_files import check_finished
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "NOTHING",
-    "csv_text",
-    "named_file",
-    "read_rows",
-    "read_texts",
-    "table_text",
-    "table_with",
-]
-
 #: Cells of missing values.
 NOTHING = ("", "n/a", "N/A", "nan")
 

@@ -100,7 +100,6 @@ class Regressor:
     losses: tuple[str, ...] = ("mean", "median")  # that it can learn by
     is_patchwise: bool = False  # looks at a neighborhood of voxels
     is_in_study: bool = False  # trained by a comparison by default
-    learns_from_moments: bool = False  # or else from the training data
 
 
 def _linear(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
@@ -137,7 +136,6 @@ def _boosted_trees(params: dict[str, Any], options: RegressorOptions) -> Regress
 
 
 def _perceptron(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
-    # Loads numba, and compiles when it is first trained.
     from dmrifit.predict.perceptrons import Perceptron
 
     settings: dict[str, Any] = {"random_state": options.random_state}
@@ -189,8 +187,8 @@ _PERCEPTRON_TYPES = _STANDARDIZED_TYPES | {
 # A stored part leaves a stub of this type in the skops file.
 _STUB_TYPES = _STANDARDIZED_TYPES | {"dmrifit.Leaf"}
 
-#: Regressors by name. Their defaults were chosen by benchmarks/tune_algorithms.py: the quickest
-#: within 2 % of the best.
+#: Regressors by name. Their defaults were chosen by benchmarks/prediction/tune_algorithms.py: the
+#: quickest within 2 % of the best.
 REGRESSORS: dict[str, Regressor] = {
     "LR": Regressor(
         _linear,
@@ -200,7 +198,6 @@ REGRESSORS: dict[str, Regressor] = {
             "dmrifit.TargetWise",
             "sklearn.linear_model._quantile.QuantileRegressor",
         },
-        learns_from_moments=True,
         is_in_study=True,
     ),
     "RFR": Regressor(

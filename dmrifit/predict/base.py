@@ -31,8 +31,7 @@ from dmrifit._utils.threads import one_thread
 from dmrifit.cohort.patches import check_patch_shape
 from dmrifit.engine.map_fitter import check_columns
 from dmrifit.engine.protocol import Protocol, check_protocol
-from dmrifit.predict.algorithms import REGRESSORS, build_regressor, default_patch_shape
-from dmrifit.predict.least_squares import Moments
+from dmrifit.predict.algorithms import build_regressor, default_patch_shape
 
 __all__ = ["Design", "Strategy", "resolve_patch_shape"]
 
@@ -92,29 +91,13 @@ def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Training voxels of a strategy's regressor, or their moments."""
+    """Usable training voxels of a strategy's regressor."""
 
-    n_voxels: int  # usable
-    n_dropped: int  # not usable
+    features: NDArray[np.float64]  # (n_voxels, n_features)
+    targets: NDArray[np.float64]  # (n_voxels, n_targets)
+    n_dropped: int  # voxels that are not usable
     n_columns: int  # of X
-    # (n_voxels, n_features); None where the moments are enough.
-    features: NDArray[np.float64] | None = None
-    targets: NDArray[np.float64] | None = None  # (n_voxels, n_targets)
-    moments: Moments | None = None  # of features and targets
     groups: NDArray | None = None  # patients, (n_voxels,), for a regressor that is tuned by them
-
-    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return features and targets, or raise an error where there are only moments."""
-        if self.features is None or self.targets is None:
-            raise ValueError(
-                "this design has moments alone, and the regressor needs features and targets"
-            )
-        return self.features, self.targets
-
-    def reduced(self) -> Design:
-        """Return a copy of the design with moments alone."""
-        moments = Moments.of(*self.arrays()) if self.n_voxels else None
-        return Design(self.n_voxels, self.n_dropped, self.n_columns, moments=moments)
 
 
 class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -276,25 +259,16 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         index = X.index if isinstance(X, pd.DataFrame) else None
         return pd.DataFrame(values, index=index, columns=list(names))
 
-    @property
-    def learns_from_moments(self) -> bool:
-        """Whether the regressor can be fitted from the moments of the training voxels."""
-        if not isinstance(self.regressor, str) or self._loss != "mean":
-            return False
-        # `fit` refuses other names.
-        return self.regressor in REGRESSORS and REGRESSORS[self.regressor].learns_from_moments
-
-    def fit_designs(self, designs: Sequence[Design]) -> Self:
+    def fit_design(self, design: Design) -> Self:
         """
-        Fit to the designs of the voxels of one patient or several.
+        Fit to the design of training voxels.
 
         A comparison trains on each patient repeatedly, and prepares its design only once.
 
         Parameters
         ----------
-        designs : sequence of Design
-            Of an estimator with the same parameters, but for the regressor and the seed. Moments
-            are enough where `learns_from_moments`.
+        design : Design
+            Of an estimator with the same parameters, but for the regressor and the seed.
 
         Returns
         -------
@@ -308,50 +282,32 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         # What it learned from before; `dmrifit train` says so of synthetic patients.
         self.synthetic_ = False
-        self.n_dropped_ = sum(design.n_dropped for design in designs)
-        self.n_features_in_ = designs[0].n_columns
-        if not any(design.n_voxels for design in designs):
+        self.n_dropped_ = design.n_dropped
+        self.n_features_in_ = design.n_columns
+        if not len(design.features):
             raise ValueError(
                 f"none of {counted(self.n_dropped_, 'training voxel')} has {self._needed}; check "
                 "images, masks and protocols"
             )
-        # Patients without a usable voxel have no moments.
-        designs = [design for design in designs if design.n_voxels]
-        with one_thread():
-            moments = [design.moments for design in designs if design.moments is not None]
-            if self.learns_from_moments and len(moments) == len(designs):
-                # Moments of patients add up, so that leaving one out needs no second pass over the
-                # voxels.
-                total = Moments.total(moments)
-                self.regressor_ = self._build(len(total.mean_y)).fit_moments(total)
-            else:
-                arrays = [design.arrays() for design in designs]
-                x = np.concatenate([features for features, _ in arrays])
-                y = np.concatenate([targets for _, targets in arrays])
-                n_targets = 1 if y.ndim == 1 else y.shape[1]
-                self.regressor_ = self._build(n_targets).fit(x, y, **self._groups(designs))
-        return self
-
-    def _groups(self, designs: Sequence[Design]) -> dict[str, NDArray]:
-        """Return the patients as a fit option of a regressor that is tuned by a search."""
-        if _search(self.regressor) is None or self.source is None:
-            return {}
-        groups = [design.groups for design in designs if design.groups is not None]
-        if len(groups) != len(designs):
-            name = type(self.regressor).__name__
-            raise ValueError(
-                f"regressor {name} is tuned by leaving patients out: fit needs groups=patients"
-            )
-        return {"groups": np.concatenate(groups)}
-
-    def _build(self, n_targets: int) -> Any:
-        return build_regressor(
+        options = {}
+        if _search(self.regressor) is not None and self.source is not None:
+            if design.groups is None:
+                name = type(self.regressor).__name__
+                raise ValueError(
+                    f"regressor {name} is tuned by leaving patients out: fit needs groups=patients"
+                )
+            options["groups"] = design.groups
+        n_targets = 1 if design.targets.ndim == 1 else design.targets.shape[1]
+        regressor = build_regressor(
             self.regressor,
             n_targets=n_targets,
             patch_shape=self.patch_shape_,
             loss=self._loss,
             random_state=self.random_state,
         )
+        with one_thread():
+            self.regressor_ = regressor.fit(design.features, design.targets, **options)
+        return self
 
     def _design(
         self,
@@ -380,7 +336,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 patients = patients[usable]
         # The last bits of a matrix product depend on the memory layout of its factors.
         x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
-        return Design(len(x), n_dropped, self.n_features_in_, x, y, groups=patients)
+        return Design(x, y, n_dropped, self.n_features_in_, groups=patients)
 
     def _answer(self, X: _Array) -> _Array:
         # A forest in threads sums its trees in the order in which they finish: bits would differ.

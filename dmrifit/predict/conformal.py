@@ -97,18 +97,18 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
     Notes
     -----
-    Measured with linear regression by ``benchmarks/bench_uncertainty.py``: learned from 16
-    synthetic patients, tested on 16 new ones of another seed (three seeds, both presets, formula
-    and random walks). In the body the mean coverage of a parameter is 0.88 to 0.93, in quintiles
-    of width 0.86 to 0.96 but for Dv, of which the widest hold up to 0.98; widths rank errors at
-    least 0.9 times as well as draws of N(0, width) would, and the worst patient has 0.72. In
-    tumors the mean is 0.87 to 0.94 and quintiles 0.75 to 0.98, but the worst patient has 0.10
-    (T2t, a tumor unlike the other fifteen), and within tumors widths hardly rank the errors of S0
-    and T2t, and those of f, Dt and Dv in some conditions less than 0.8 times as well as such draws
-    (down to 0.51, 0.67 and 0.72). The interval of T2v, whose reference lies at a bound in most
-    voxels, is the whole box. Against a reference with independent noise coverage is 0.05 lower in
-    the mean, of Dt in the body 0.75 to 0.79, because errors are learned against a reference that
-    shares the noise of the input.
+    Measured with linear regression by ``benchmarks/prediction/bench_uncertainty.py``: learned from
+    16 synthetic patients, tested on 16 new ones of another seed (three seeds, both presets,
+    formula and random walks). In the body the mean coverage of a parameter is 0.88 to 0.93, in
+    quintiles of width 0.86 to 0.96 but for Dv, of which the widest hold up to 0.98; widths rank
+    errors at least 0.9 times as well as draws of N(0, width) would, and the worst patient has
+    0.72. In tumors the mean is 0.87 to 0.94 and quintiles 0.75 to 0.98, but the worst patient has
+    0.10 (T2t, a tumor unlike the other fifteen), and within tumors widths hardly rank the errors
+    of S0 and T2t, and those of f, Dt and Dv in some conditions less than 0.8 times as well as such
+    draws (down to 0.51, 0.67 and 0.72). The interval of T2v, whose reference lies at a bound in
+    most voxels, is the whole box. Against a reference with independent noise coverage is 0.05
+    lower in the mean, of Dt in the body 0.75 to 0.79, because errors are learned against a
+    reference that shares the noise of the input.
 
     Conformal prediction has a proof for patients that are exchangeable, where the estimator is
     trained on others than the intervals; cross-conformal intervals keep what it promises in

@@ -172,7 +172,7 @@ class SignalToSignal(Strategy):
             If the columns are not those of the protocols, no voxel is usable, or an option is
             unknown.
         """
-        return self.fit_designs([self.design(X, Y, groups=groups)])
+        return self.fit_design(self.design(X, Y, groups=groups))
 
     def design(self, X: ArrayLike, Y: ArrayLike, *, groups: ArrayLike | None = None) -> Design:
         """
@@ -186,7 +186,7 @@ class SignalToSignal(Strategy):
         Returns
         -------
         Design
-            For `fit_designs`.
+            For `fit_design`.
 
         Raises
         ------
@@ -442,7 +442,7 @@ class MapsToMaps(Strategy):
             needs echo times that the target lacks, an option is unknown or does not go with the
             regressor or the model, or no voxel is usable.
         """
-        return self.fit_designs([self.design(X, Y, reference_maps=reference_maps, groups=groups)])
+        return self.fit_design(self.design(X, Y, reference_maps=reference_maps, groups=groups))
 
     def design(
         self,
@@ -463,7 +463,7 @@ class MapsToMaps(Strategy):
         Returns
         -------
         Design
-            For `fit_designs`.
+            For `fit_design`.
 
         Raises
         ------

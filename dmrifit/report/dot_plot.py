@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "plot_dots"]
-
 _ROW, _DOT, _NUMBER = 0.25, 0.04, 0.16  # inches of a row at least, of each dot, of a number
 _HEAD, _FOOT = 0.35, 0.5
 _GAP, _NUMBERS = 0.25, 0.4  # between panels, and for the numbers of one

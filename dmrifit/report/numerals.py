@@ -7,8 +7,6 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["fixed", "p_value", "percent", "significant", "wording"]
-
 NOTHING = "–"
 _LARGEST_PLAIN = 1e6
 _SMALLEST_PLAIN = 1e-4

@@ -26,37 +26,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-__all__ = [
-    "FEW",
-    "NOTICE",
-    "Block",
-    "Code",
-    "Columns",
-    "Fold",
-    "Grid",
-    "Heading",
-    "Lead",
-    "Lights",
-    "Link",
-    "Note",
-    "Numbers",
-    "Page",
-    "Picture",
-    "Section",
-    "Table",
-    "few_note",
-    "fill",
-    "notice_lead",
-    "origin",
-    "png_bytes",
-    "read_data",
-    "render",
-    "sentence",
-    "synthetic_note",
-    "write_files",
-    "write_report",
-]
-
 #: Notice in pages, files and descriptions.
 NOTICE = "Research software; not for clinical use."
 #: Patients below which a table says nothing about performance.

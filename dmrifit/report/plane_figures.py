@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["PLANES", "Plane", "cube_around", "draw_planes", "finish_planes", "sample_volume"]
-
 #: Planes by name: the axis they are perpendicular to, and the world axes across and up.
 PLANES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
 

@@ -29,8 +29,6 @@ from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_pair
 from dmrifit.report.verdict import map_verdict, parameter_lights
 from dmrifit.report.viewer import Layer
 
-__all__ = ["interval_advice", "write_prediction_page"]
-
 
 def write_prediction_page(
     maps: Mapping[str, NDArray],

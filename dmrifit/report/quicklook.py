@@ -1,10 +1,13 @@
-"""Quick-look page of a fit: maps, histograms, shares at bounds, settings."""
+"""Maps of an image for readers: the quick-look page of a fit, and what notebooks show."""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_doubts
 from dmrifit.io.bids_derivatives import MONOTONIC
 from dmrifit.report.page import Code, Grid, Lead, Note, Page, Picture, Section, Table, png_bytes
@@ -20,6 +24,7 @@ from dmrifit.report.slice_figures import (
     MapPanel,
     Slices,
     plot_codes,
+    plot_overview,
     plot_panel,
     plot_panels,
 )
@@ -35,33 +40,18 @@ from dmrifit.report.verdict import (
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 
-__all__ = [
-    "first_screen",
-    "fitted_panels",
-    "formula",
-    "map_figure",
-    "map_panels",
-    "page_lead",
-    "planes_viewer",
-    "setting_words",
-    "shown_region",
-    "source_rows",
-    "value_cells",
-    "version_row",
-    "write_quicklook",
-]
-
 AMPLITUDE_UNIT = short_unit("arbitrary")
-
 #: The layer of the measurements of lowest b.
 SCAN = "scan"
-
 #: From more b-values than this, only the range is given.
 _MOST_VALUES = 12
 #: Percent at which colors can be read and the scan below them is seen.
 OPACITY = 60
 #: Name of the map that says how like the training voxels a voxel is.
 TYPICALITY = "typicality"
+#: Bytes of the picture, so that with its text (a third more than bytes) it stays below 300 kB.
+MAX_PICTURE_BYTES = 200_000
+_RESOLUTIONS = (110, 90, 70, 55, 40, 30)  # pixels per inch, tried in this order
 
 
 def write_quicklook(
@@ -373,3 +363,74 @@ def _contrasts(protocol: Mapping[str, Any]) -> str:
 def setting_words(key: str) -> str:
     """Turn ``AverageDirections`` into ``average directions``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
+
+
+def map_summary(
+    maps: Mapping[str, NDArray],
+    affine: NDArray[np.float64],
+    sidecar: Mapping[str, Any],
+    *,
+    title: str,
+    advice: Sequence[str] = (),
+) -> str:
+    """Write verdict, table and slices of maps (x, y, z) as HTML; no slices without matplotlib."""
+    region = shown_region(maps)
+    panels = map_panels(maps, sidecar)
+    rows = [_row(panel, region, sidecar) for panel in panels]
+    header = ["", "unit", "median", "quartiles"]
+    if "Doubt" in sidecar:
+        header += ["95 % interval", "in doubt"]
+    heading = f"{title}: {map_verdict(sidecar)}"
+    page = html_summary(heading, header, rows, note=" ".join(advice))
+    drawn = fitted_panels(panels, sidecar)
+    if not (drawn and region.any()) or find_spec("matplotlib") is None:
+        return page
+    return page + _picture(Slices(region, affine, n_slices=3), drawn)
+
+
+def map_viewer(
+    maps: Mapping[str, NDArray],
+    affine: NDArray[np.float64],
+    sidecar: Mapping[str, Any],
+    *,
+    title: str,
+    background: NDArray | None = None,
+    signals: VoxelSignals | None = None,
+) -> InlinePage:
+    """Make the page of the viewer that goes through maps (x, y, z) in three planes."""
+    panels = fitted_panels(map_panels(maps, sidecar), sidecar)
+    if not panels:
+        raise ValueError("there is no map to view: no parameter was fitted or predicted")
+    region = shown_region(maps)
+    if "Status" in sidecar:
+        screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
+    else:
+        viewer = planes_viewer(region, panels, affine, sidecar, background=background)
+        screen = [Lead(map_verdict(sidecar)), viewer]
+    return InlinePage(Page(title, [Section("", *screen)]).html())
+
+
+def _row(
+    panel: MapPanel, region: NDArray[np.bool_], sidecar: Mapping[str, Any]
+) -> list[str | None]:
+    cells: list[str | None] = [*value_cells(panel, region)]
+    if "Doubt" not in sidecar:
+        return cells
+    entry = sidecar["Parameters"][panel.name]
+    if "Fixed" in entry:
+        return [*cells, "fixed", None]
+    share = sidecar["Doubt"]["Share"][panel.name]
+    return [*cells, entry.get("Interval", "–"), percent(share)]
+
+
+def _picture(slices: Slices, panels: Sequence[MapPanel]) -> str:
+    """Draw as many pixels as the room for the picture allows: noise does not compress."""
+    figure = plot_overview(slices, panels)
+    for resolution in _RESOLUTIONS:
+        picture = png_bytes(figure, dpi=resolution)
+        if len(picture) <= MAX_PICTURE_BYTES:
+            break
+    data = base64.b64encode(picture).decode("ascii")
+    names = escape(", ".join(panel.name for panel in panels))
+    source = f"data:image/png;base64,{data}"
+    return f'\n<img src="{source}" alt="Slices of {names}" style="max-width: 100%">'

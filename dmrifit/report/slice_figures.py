@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-__all__ = [
-    "MapPanel",
-    "Slices",
-    "plot_codes",
-    "plot_overview",
-    "plot_pair",
-    "plot_panel",
-    "plot_panels",
-    "robust_limits",
-]
-
 #: For voxels of the mask whose value is in doubt or missing. Outside it the page shows through.
 NO_VALUE_COLOR = "#b9bec6"
 

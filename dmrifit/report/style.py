@@ -14,39 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = [
-    "BACKGROUNDS",
-    "COLORMAP",
-    "FAINT",
-    "FOUND",
-    "INK",
-    "NOT_CLINICAL",
-    "OUTLINES",
-    "PALE",
-    "PALETTE",
-    "PANEL",
-    "REFERENCE",
-    "SYNTHETIC",
-    "TEXTS",
-    "UNSURE",
-    "add_axes",
-    "by_lines",
-    "color_bar",
-    "color_of",
-    "dash_of",
-    "figure_notice",
-    "handle",
-    "head",
-    "legend_below",
-    "marker_of",
-    "method_color",
-    "new_figure",
-    "palette_css",
-    "panel_row",
-    "plain_ticks",
-    "shared_style",
-]
-
 
 class Tint(NamedTuple):
     """A color of the pages, by day and in the dark."""

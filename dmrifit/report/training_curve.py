@@ -11,8 +11,6 @@ from dmrifit.report.style import PANEL, add_axes, color_of, head, new_figure, sh
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_training"]
-
 #: Panels: what an epoch of the history holds, the heading, and the label of the axis.
 _PANELS = (
     ("train_loss", "Loss in training", "loss (lower is better)"),

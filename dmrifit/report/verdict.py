@@ -13,17 +13,6 @@ from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.page import Lights
 from dmrifit.report.slice_figures import MapPanel
 
-__all__ = [
-    "fit_sentences",
-    "least_doubted",
-    "map_verdict",
-    "parameter_lights",
-    "percent",
-    "plain_number",
-    "prose",
-    "remedies",
-]
-
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
 _SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e6
 _SOME_AIR, _MOST_AIR = 0.01, 0.5  # shares of voxels that are mentioned, and that call for a mask

@@ -40,8 +40,6 @@ from dmrifit.report.voxel_records import VoxelRecords
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["Box", "Layer", "html_viewer", "pack_volumes", "page_json"]
-
 #: The largest text of the numbers of one viewer; above it, voxels are put together.
 MAX_BYTES = 6_000_000
 #: Voxels of all layers before compression, which the browser holds in memory.

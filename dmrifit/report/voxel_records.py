@@ -16,8 +16,6 @@ from dmrifit.engine.fit_maps import OUTSIDE, unpack_bounds, unpack_doubts
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
 
-__all__ = ["VoxelRecords", "VoxelSignals", "formula_tokens", "pack_numbers", "short_unit"]
-
 #: Binary digits of each number: four decimal digits are right.
 _MANTISSA = 13
 _FLOAT32_MANTISSA = 23

@@ -8,10 +8,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import check_number, check_word
 from dmrifit.engine.protocol import Protocol
-
-__all__ = ["ARTIFACTS", "artifact_strengths", "spoil"]
 
 #: Default strengths of artifacts by name: the largest movement along x and y in voxels; the lost
 #: share of the spatial frequencies along x and y; the largest lost share of the signal.
@@ -40,12 +38,8 @@ def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) ->
         artifacts = (artifacts,)
     if not isinstance(artifacts, Mapping):
         artifacts = {name: ARTIFACTS.get(name, 0.0) for name in artifacts}
-    unknown = sorted(set(artifacts) - set(ARTIFACTS))
-    if unknown:
-        raise ValueError(
-            f"unknown artifacts {', '.join(unknown)}; there are {', '.join(ARTIFACTS)}"
-        )
     for name, strength in artifacts.items():
+        check_word("artifacts", name, ARTIFACTS)
         check_number(f"the strength of artifact {name!r}", strength, most=_LARGEST[name])
     return {name: float(artifacts[name]) for name in ARTIFACTS if artifacts.get(name)}
 

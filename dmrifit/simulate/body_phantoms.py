@@ -34,7 +34,7 @@ from dmrifit.simulate.walk_table import (
     walk_signals,
 )
 
-__all__ = ["simulate_cohort", "tissue_table"]
+__all__ = ["simulate_cohort"]
 
 #: Field strength (T) of the scanners of the protocol presets.
 _PRESET_FIELD = {"cohort1": 1.5, "cohort2": 3.0}

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
+from dmrifit.io.components import largest_components
 from dmrifit.simulate.head_shapes import soft_step, texture_field
 from dmrifit.simulate.heads import Head
-
-__all__ = ["Glioma", "draw_glioma", "fall"]
 
 _ORIGINS = {"white": 0.5, "cortex": 0.2, "deep": 0.15, "basal": 0.15}  # where gliomas begin
 _NEAR_SURFACE, _LOW = 16.0, -0.35  # mm, of the brain's half height
@@ -158,11 +156,7 @@ def _kth_smallest(values: NDArray[np.float32], k: int) -> np.float32:
 
 def _largest_component(distance: NDArray[np.float32]) -> NDArray[np.float32]:
     """Leave crumbs at the rim, which are noise of the surface, out of the tumor."""
-    components, n_components = label(distance < 1)
-    if n_components < 2:
-        return distance
-    largest = 1 + np.argmax(np.bincount(components.ravel())[1:])
-    is_crumb = (components > 0) & (components != largest)
+    is_crumb = (distance < 1) & ~largest_components(distance < 1)
     return np.where(is_crumb, np.float32(1), distance)
 
 

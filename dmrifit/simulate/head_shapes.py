@@ -8,17 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
-__all__ = [
-    "BRAIN",
-    "Matter",
-    "falx_distance",
-    "form_matter",
-    "slow_field",
-    "soft_step",
-    "tentorium_distance",
-    "texture_field",
-]
-
 #: Half axes of an adult's brain in mm: to the right, to the front and up.
 BRAIN = np.array([68.0, 85.0, 64.0])
 

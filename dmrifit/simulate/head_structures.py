@@ -16,16 +16,6 @@ from dmrifit.simulate.head_shapes import (
 )
 from dmrifit.simulate.heads import Head
 
-__all__ = [
-    "Vessels",
-    "choroid_plexus",
-    "draw_vessels",
-    "dura_patches",
-    "dural_sheets",
-    "dural_sinuses",
-    "skull_remains",
-]
-
 _STEP = 0.7  # mm between points of a vessel
 _N_STEPS = 90
 _LENGTHS, _DEEP_LENGTHS = (35, _N_STEPS), (20, 40)  # points

@@ -16,19 +16,6 @@ from dmrifit.io.nifti import Image
 from dmrifit.simulate.head_shapes import BRAIN, Matter, form_matter, slow_field, soft_step
 from dmrifit.simulate.tissue_maps import TissueMaps, coarser_maps, read_tissues
 
-__all__ = [
-    "Head",
-    "StandardHead",
-    "centered_grid",
-    "check_field",
-    "check_shape",
-    "check_spacing",
-    "check_tissues",
-    "draw_head",
-    "sample_map",
-    "standard_head",
-]
-
 _RIM = 4.0  # mm of background at each side of the field of view
 _STRETCH = 1.25  # largest scale of an axis relative to the smallest, to fill the field of view
 _WARPS = ((25.0, 3.0), (10.0, 1.6))  # smoothing and standard deviation between persons in mm
@@ -76,10 +63,6 @@ class StandardHead:
     affine: NDArray[np.float64]
     half_axes: NDArray[np.float64]  # of the brain in mm
 
-    def voxel_places(self) -> NDArray[np.float64]:
-        """Return the centers of all voxels in mm, (x, y, z, 3)."""
-        return _voxel_centers(self.matter.brain.shape, self.affine)
-
     def indices(self, local: NDArray[np.float32]) -> NDArray[np.float32]:
         """Find places (..., 3), in half axes, in the maps: (3, ...), for `sample_map`."""
         inverse = np.linalg.inv(self.affine)
@@ -122,7 +105,7 @@ def draw_head(
     adult = BRAIN if standard is None else standard.half_axes
     half = _fitted_axes(adult, shape, steps)
     size = float(np.mean(half / adult))
-    places = _voxel_centers(shape, affine)
+    places = voxel_centers(shape, affine)
     local = ((places - np.asarray(shift)) / (half * scale)).astype(np.float32)
     # A slow warp varies the shape of heads, a quicker one the course of folds.
     for smoothing, strength in _WARPS:
@@ -145,12 +128,13 @@ def draw_head(
     )
     fluid = np.clip(brain - white - gray - deep, 0, 1).astype(np.float32)
     return Head(
-        *(white, gray, deep, fluid, ventricles, brain, _depth(brain, steps)),
+        *(white, gray, deep, fluid, ventricles, brain, depth_of(brain, steps)),
         *(places.astype(np.float32), local, affine, steps, half, size),
     )
 
 
-def _depth(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.float32]:
+def depth_of(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Compute the distance in mm to the outside of a brain (x, y, z)."""
     # The field of view ends in air, also where the brain reaches its border.
     depth = distance_transform_edt(np.pad(brain, 1), sampling=steps)[1:-1, 1:-1, 1:-1]
     return depth.astype(np.float32)
@@ -166,9 +150,7 @@ def _fitted_axes(
     return np.minimum(np.minimum(adult, available), stretched)
 
 
-def _voxel_centers(
-    shape: tuple[int, int, int], affine: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def voxel_centers(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the centers of all voxels in mm, (x, y, z, 3)."""
     indices = np.moveaxis(np.indices(shape), 0, -1)
     return indices @ affine[:3, :3].T + affine[:3, 3]
@@ -187,22 +169,18 @@ def _sampled_matter(standard: StandardHead, local: NDArray[np.float32]) -> Matte
     return Matter(brain=brain, **maps)
 
 
+@lru_cache(maxsize=4)
 def standard_head(
     spacing: tuple[float, float, float], tissues: TissueMaps | None = None
 ) -> StandardHead:
     """Make the head from which others are warped, as voxels of a size see it."""
-    if tissues is None:
-        return _formed_standard(spacing)
-    maps = coarser_maps(tissues, _STANDARD_SPACING)
-    return _smoothed(_mapped_matter(maps), maps.affine, maps.half_axes, spacing)
-
-
-@lru_cache(maxsize=4)
-def _formed_standard(spacing: tuple[float, float, float]) -> StandardHead:
+    if tissues is not None:
+        maps = coarser_maps(tissues, _STANDARD_SPACING)
+        return _smoothed(_mapped_matter(maps), maps.affine, maps.half_axes, spacing)
     steps = np.full(3, _STANDARD_SPACING)
     x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _RIM) / steps))
     affine = centered_grid((x, y, z), steps.tolist())
-    local = (_voxel_centers((x, y, z), affine) / BRAIN).astype(np.float32)
+    local = (voxel_centers((x, y, z), affine) / BRAIN).astype(np.float32)
     # One seed: persons differ by warps of the same standard head.
     matter = form_matter(local, BRAIN, steps, np.random.default_rng(0))
     return _smoothed(matter, affine, BRAIN, spacing)
@@ -217,7 +195,7 @@ def _smoothed(
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     blur = _PARTIAL * np.asarray(spacing) / steps
     fluid = np.clip(matter.brain - matter.white - matter.gray - matter.deep, 0, 1)
-    is_fold = (matter.to_ventricles > _FILLED) & (_depth(matter.brain > 0.5, steps) > _SURFACE)
+    is_fold = (matter.to_ventricles > _FILLED) & (depth_of(matter.brain > 0.5, steps) > _SURFACE)
     # Coarse voxels make folds wider than they are.
     matter = matter._replace(gray=matter.gray + _NARROW * fluid * is_fold)
     smooth = (gaussian_filter(values.astype(np.float32), blur) for values in matter)
@@ -227,14 +205,14 @@ def _smoothed(
 def _mapped_matter(tissues: TissueMaps) -> Matter:
     """Tell ventricles and nuclei in maps of gray and white matter by their depth."""
     steps = np.linalg.norm(tissues.affine[:3, :3], axis=0)
-    depth = _depth(tissues.brain > 0.5, steps)
+    depth = depth_of(tissues.brain > 0.5, steps)
     fluid = np.clip(tissues.brain - tissues.gray - tissues.white, 0, 1)
     components, _ = label((fluid > 0.5) & (depth > _INNER))
     # Fluid between folds does not reach so deep.
     ventricles = np.isin(components, np.setdiff1d(components[depth > _CORE], 0))
     to_ventricles = _signed_distance(ventricles, steps)
     white = tissues.white + fluid * np.clip((_FILLED + 1 - to_ventricles) / 2, 0, 1)
-    local = _voxel_centers(depth.shape, tissues.affine) / tissues.half_axes
+    local = voxel_centers(depth.shape, tissues.affine) / tissues.half_axes
     central = (np.abs(local[..., 1:]) < _CENTRAL).all(axis=-1)
     nuclei = central * np.clip((depth - _DEEP[0]) / (_DEEP[1] - _DEEP[0]), 0, 1)
     return Matter(

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from dmrifit.simulate.tissues import tissue_table
 
-__all__ = ["TEMPLATES", "VOXEL_SIZE", "draw_template", "paint"]
-
 VOXEL_SIZE = (3.0, 3.0, 6.0)  # mm
 
 _SUBSAMPLING = 2  # sub-voxels per axis, for the share of each tissue in a voxel

@@ -13,12 +13,10 @@ from scipy.ndimage import binary_closing, binary_fill_holes
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import Image, image_name, load_image, values_of
 
-__all__ = ["TissueMaps", "coarser_maps", "read_tissues"]
-
 _TISSUE = 0.2  # least probability of gray plus white matter in a brain voxel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TissueMaps:
     """Gray and white matter of one brain, whose middle is at 0."""
 

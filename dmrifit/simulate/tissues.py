@@ -14,16 +14,6 @@ from numpy.typing import NDArray
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 
-__all__ = [
-    "MODEL",
-    "draw_means",
-    "draw_textures",
-    "limited",
-    "log_sd",
-    "smooth_field",
-    "tissue_table",
-]
-
 #: The model whose parameters tissues have.
 MODEL = MODELS["t2-ivim-kurtosis"]
 

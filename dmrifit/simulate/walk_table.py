@@ -20,23 +20,6 @@ if TYPE_CHECKING:
 
     from scipy.interpolate import BSpline
 
-__all__ = [
-    "CUMULANT_TE",
-    "FAMILIES",
-    "LARGEST_B",
-    "LONGEST_TE",
-    "PULSE_DURATION",
-    "PULSE_SEPARATION",
-    "PULSE_START",
-    "SHORTEST_TE",
-    "Microstructure",
-    "check_walk_protocol",
-    "draw_microstructures",
-    "walk_parameters",
-    "walk_rows",
-    "walk_signals",
-]
-
 #: Gradient pulses of all walks, in ms; the first begins after excitation.
 PULSE_START, PULSE_DURATION, PULSE_SEPARATION = 5.0, 20.0, 35.0
 #: Echo times of the walks in ms: from the end of the second pulse on.

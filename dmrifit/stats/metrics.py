@@ -22,7 +22,6 @@ __all__ = [
     "bias_index",
     "dice",
     "dispersion_index",
-    "median",
     "median_absolute_error",
     "metric_of",
     "pearson",
@@ -40,14 +39,6 @@ def relative_error_counts(
     is_defined = np.isfinite(reference) & (reference != 0)
     n_failed = int(np.count_nonzero(is_defined & ~np.isfinite(prediction)))
     return n, prediction.size - n - n_failed, n_failed
-
-
-def median(values: NDArray[np.float64]) -> float:
-    """Compute the median of finite numbers with the bits of `numpy.median`, faster on few."""
-    ordered, middle = np.sort(values), len(values) // 2
-    if len(values) % 2:
-        return float(ordered[middle])
-    return float((ordered[middle - 1] + ordered[middle]) / 2)
 
 
 def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -75,7 +66,7 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _by_errors(lambda errors: _quantile(np.sort(errors), 0.5), prediction, reference)
+    return _by_errors(lambda errors: float(np.quantile(errors, 0.5)), prediction, reference)
 
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -106,8 +97,8 @@ def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDA
     """
 
     def spread(errors: NDArray[np.float64]) -> float:
-        ordered = np.sort(errors)
-        return _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
+        low, high = np.quantile(errors, (0.25, 0.75))
+        return float(high - low)
 
     return _by_errors(spread, prediction, reference)
 
@@ -116,7 +107,7 @@ def median_absolute_error(
     prediction: ArrayLike, reference: ArrayLike
 ) -> float | NDArray[np.float64]:
     """Compute MdAPE, the median of |E|; voxels are left out as in `bias_index`."""
-    return _by_errors(lambda errors: median(np.abs(errors)), prediction, reference)
+    return _by_errors(lambda errors: float(np.median(np.abs(errors))), prediction, reference)
 
 
 def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np.float64]:
@@ -285,18 +276,6 @@ def _by_errors(
         return summary(errors) if errors.size else float("nan")
 
     return _by_column(score, prediction, reference)
-
-
-def _quantile(ordered: NDArray[np.float64], share: float) -> float:
-    """Interpolate between sorted numbers as `numpy.quantile` does, whose overhead is larger."""
-    position = share * (len(ordered) - 1)
-    index = int(position)
-    low, high = float(ordered[index]), float(ordered[min(index + 1, len(ordered) - 1)])
-    rest = position - index
-    # From the nearer side, as there, so that the last bits agree.
-    if rest < 0.5:
-        return low + (high - low) * rest
-    return high - (high - low) * (1 - rest)
 
 
 def _pair(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from dmrifit.cohort.scan import MaskName
 from dmrifit.io.digests import command_line, describe
 from dmrifit.io.tables import csv_text, read_texts
 from dmrifit.predict.algorithms import ALGORITHMS, make_regressor
-from dmrifit.predict.controls import CONTROLS, SHUFFLED, UNTRAINED
+from dmrifit.predict.controls import CONTROLS
 from dmrifit.study.contestants import (
     STRATEGIES,
     Entrant,
@@ -60,10 +59,6 @@ _TEXT = (
 )  # fmt: skip
 # Arrays from this size on are written once and mapped by all workers.
 _SHARED_BYTES = 100_000
-# A task of a cluster costs milliseconds, so that trainings travel in groups of so much work; so
-# many groups a worker are kept for the end, when all should be busy.
-_GROUP_SECONDS = 1.0
-_LAST_GROUPS = 3
 # Attempts to send an array to a cluster whose workers die, before the study gives up.
 _SENDINGS = 5
 _TABLES = ("scores", "signals")
@@ -559,9 +554,7 @@ def _run(
     n_failures = 0
     with step_bar(len(waiting), "model", "compare") as count:
         while waiting:
-            waiting_cells = [cells[i] for i in waiting]
-            arrays = itertools.chain.from_iterable(_arrays(cell, bank) for cell in waiting_cells)
-            lent = _lend(arrays, waiting_cells)
+            lent = _lend([cells[i] for i in waiting], bank)
             try:
                 for i, content in _train_in_parallel(cells, waiting, bank, lent, n_jobs):
                     if folder is not None:
@@ -599,68 +592,11 @@ def _train_in_parallel(
         entrant = cells[i].entrant
         if entrant.recipe and isinstance(entrant.estimator.regressor, str):
             algorithms.add(entrant.estimator.regressor)
-    backend = _cluster()
-    n_workers = None if backend is None else backend.effective_n_jobs(-1)
-    pace = _Pace()
-    groups = _groups(cells, waiting, pace, n_workers)
     tasks = (
-        delayed(_train_group)(sorted(algorithms), *_group_material(cells, group, bank, lent))
-        for group in groups
+        delayed(_train)(sorted(algorithms), i, cells[i], *_material(cells[i], bank, lent))
+        for i in waiting
     )
-    parallel = Parallel(
-        n_jobs,
-        batch_size="auto" if backend is None else 1,
-        return_as="generator_unordered",
-        max_nbytes=_SHARED_BYTES,
-    )
-    for results in parallel(tasks):
-        for i, content, seconds in results:
-            pace.add(cells[i], seconds)
-            yield i, content
-
-
-class _Pace:
-    """How long trainings take, from those that are finished."""
-
-    def __init__(self) -> None:
-        self._seconds_per_patient: dict[str, float] = {}
-        self._n_finished = 0
-        self._total_seconds = 0.0
-
-    def add(self, cell: Cell, seconds: float) -> None:
-        self._seconds_per_patient[cell.entrant.name] = seconds / len(cell.train)
-        self._n_finished += 1
-        self._total_seconds += seconds
-
-    def expected(self, cell: Cell) -> float:
-        """Seconds of a training; infinite where none of its estimator is finished."""
-        return len(cell.train) * self._seconds_per_patient.get(cell.entrant.name, np.inf)
-
-    def mean(self) -> float:
-        return self._total_seconds / max(1, self._n_finished)
-
-
-def _groups(
-    cells: Sequence[Cell], waiting: Sequence[int], pace: _Pace, n_workers: int | None
-) -> Iterator[list[int]]:
-    """Divide trainings into groups of about a second for a cluster, elsewhere one by one."""
-    if n_workers is None:
-        yield from ([i] for i in waiting)
-        return
-    group: list[int] = []
-    work = 0.0
-    for n_before, i in enumerate(waiting):
-        work_left = pace.mean() * (len(waiting) - n_before + len(group))
-        limit = min(_GROUP_SECONDS, work_left / (_LAST_GROUPS * max(1, n_workers)))
-        expected = pace.expected(cells[i])
-        if group and work + expected > limit:
-            yield group
-            # Others may have ended meanwhile.
-            group, work, expected = [], 0.0, pace.expected(cells[i])
-        group.append(i)
-        work += expected
-    if group:
-        yield group
+    return Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks)
 
 
 def _cluster() -> Any:
@@ -671,7 +607,7 @@ def _cluster() -> Any:
     return None if getattr(backend, "client", None) is None else backend
 
 
-def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
+def _lend(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
     """Send arrays to a cluster of dask, where joblib uses one; return futures by `id` of array."""
     # joblib would send them too. But it loses the error when a worker dies while it is sent one,
     # or when an estimator cannot be sent, and then waits forever for the trainings that need it.
@@ -684,12 +620,13 @@ def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
         _check_sendable(entrant)
     # Waits for the first worker, and asks for one where the cluster starts them on demand.
     backend.effective_n_jobs(-1)
-    for array in arrays:
+    stacks = [bank.material(cell.entrant, cell.view, cell.repeat) for cell in cells]
+    arrays = {id(array): array for stack in stacks for array in stack.arrays}
+    for key, array in arrays.items():
         for attempt in range(_SENDINGS):
-            if array is None or id(array) in lent:
-                break
             try:
-                lent[id(array)] = backend.client.scatter(array, hash=False)
+                lent[key] = backend.client.scatter(array, hash=False)
+                break
             except OSError as error:
                 # Without any worker, dask has waited long enough for one.
                 if isinstance(error, TimeoutError) or attempt == _SENDINGS - 1:
@@ -713,71 +650,36 @@ def _check_sendable(entrant: Entrant) -> None:
         ) from error
 
 
-def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:
-    """Give the arrays that all trainings share; none to one that learns from moments alone."""
+def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...]:
+    """Collect what `run_trial` takes: shared arrays, and no more, because workers get copies."""
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
-    has_designs = any(patient in stack.designs for patient in cell.train)
-    # Shuffling changes the moments of features with targets.
-    has_moments = has_designs and cell.entrant.control != SHUFFLED
-    if has_moments and cell.entrant.estimator.learns_from_moments:
-        return None, None
-    if cell.entrant.control in UNTRAINED:
-        return None, None
-    return stack.arrays
-
-
-def _group_material(
-    cells: Sequence[Cell], group: Iterable[int], bank: Bank, lent: Mapping[int, Any]
-) -> tuple[Any, ...]:
-    """Collect trainings for `_train_group` and the arrays that all trainings share."""
-    # These are arguments by themselves: a cluster sends them once.
-    shared: dict[int, Any] = {}
-    trainings = []
-    for i in group:
-        arrays = _arrays(cells[i], bank)
-        places = []
-        for array in arrays:
-            shared.setdefault(id(array), lent.get(id(array), array))
-            places.append(list(shared).index(id(array)))
-        has_arrays = arrays[0] is not None
-        trainings.append((i, places, cells[i], _material(cells[i], bank, has_arrays=has_arrays)))
-    return trainings, *shared.values()
-
-
-def _material(cell: Cell, bank: Bank, *, has_arrays: bool) -> tuple[Any, ...]:
-    """Collect what `run_trial` takes beside arrays, and no more, because workers get copies."""
-    stack = bank.material(cell.entrant, cell.view, cell.repeat)
-    designs = [stack.designs[patient] for patient in cell.train if patient in stack.designs]
+    # A cluster is sent these once.
+    arrays = [lent.get(id(array), array) for array in stack.arrays]
     rows = [stack.rows[patient] for patient in cell.train]
-    # Moments travel to workers only where nothing else is learned from.
-    if has_arrays:
-        designs = [replace(design, moments=None) for design in designs]
+    n_dropped = None
+    if stack.n_dropped:
+        n_dropped = sum(stack.n_dropped[patient] for patient in cell.train)
     tests = bank.tests(cell.view, cell.test)
     clinical = [bank.clinical(cell.entrant, cell.view, patient) for patient in cell.test]
     constants = bank.constants(cell.view, cell.repeat, cell.train)
-    return rows, designs, tests, clinical, constants
+    return *arrays, rows, n_dropped, tests, clinical, constants
 
 
-def _train_group(
-    algorithms: Sequence[str], trainings: Sequence[tuple[Any, ...]], *shared: Any
-) -> list[tuple[int, dict[str, Any], float]]:
-    """Run trainings one after the other; return their numbers, results and seconds."""
+def _train(
+    algorithms: Sequence[str], i: int, cell: Cell, features: Any, targets: Any, *material: Any
+) -> tuple[int, dict[str, Any]]:
+    """Run a training; return its number and result."""
     from joblib import parallel_config
 
     # While a cluster has one worker, joblib trains in this process and leaves futures as they are.
-    arrays = [item.result() if hasattr(item, "result") else item for item in shared]
+    arrays = [item.result() if hasattr(item, "result") else item for item in (features, targets)]
     # joblib takes a worker for leaking, and replaces it, if it loads a library after its first
     # task.
     for algorithm in algorithms:
         make_regressor(algorithm)
-    results = []
     # On a cluster, a forest would send each of its trees through the scheduler.
     with parallel_config(backend="sequential"):
-        for i, places, cell, material in trainings:
-            start = time.perf_counter()
-            content = run_trial(cell, *[arrays[place] for place in places], *material)
-            results.append((i, content, time.perf_counter() - start))
-    return results
+        return i, run_trial(cell, *arrays, *material)
 
 
 def _collect(

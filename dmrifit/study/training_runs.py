@@ -27,7 +27,6 @@ from dmrifit.predict.controls import (
 from dmrifit.predict.strategies import Clinical, SignalToSignal
 from dmrifit.stats.metrics import (
     METRICS,
-    median,
     pearson,
     relative_error_counts,
     skill_scores,
@@ -59,15 +58,15 @@ _NAN = float("nan")
 
 def run_trial(
     cell: Cell,
-    features: NDArray | None,
-    targets: NDArray | None,
+    features: NDArray,
+    targets: NDArray,
     rows: Sequence[slice],
-    designs: Sequence[Design],
+    n_dropped: int | None,
     tests: Sequence[HeldOut],
     clinical: Sequence[Clinical | None],
     constants: Constants,
 ) -> dict[str, Any]:
-    """Train once, test on every held-out patient."""
+    """Train once, test on every held-out patient; `n_dropped` voxels only for strategies."""
     content: dict[str, Any] = {"scores": [], "signals": []}
     if cell.keep:
         content["predictions"] = {}
@@ -76,7 +75,8 @@ def run_trial(
             start = time.perf_counter()
             estimator = None
             if cell.entrant.control not in UNTRAINED:
-                estimator = _trained(cell, features, targets, rows, designs)
+                n_columns = tests[0].X.shape[1]
+                estimator = _trained(cell, features, targets, rows, n_dropped, n_columns)
             # Patients that share a training share its time.
             training_seconds = (time.perf_counter() - start) / len(tests)
             for test, metrics in zip(tests, clinical, strict=True):
@@ -123,28 +123,24 @@ def _keys(cell: Cell, test: HeldOut) -> dict[str, Any]:
 
 def _trained(
     cell: Cell,
-    features: NDArray | None,
-    targets: NDArray | None,
+    features: NDArray,
+    targets: NDArray,
     rows: Sequence[slice],
-    designs: Sequence[Design],
+    n_dropped: int | None,
+    n_columns: int,
 ) -> Any:
     """Train a copy of the cell's estimator on the rows of its training patients."""
     estimator = clone(cell.entrant.estimator)
     estimator.set_params(**_completed(estimator, cell))
-    if features is None or targets is None:
-        # The designs hold moments, which are all that this estimator learns from.
-        return estimator.fit_designs(designs)
     x = np.concatenate([features[patient_rows] for patient_rows in rows])
     y = np.concatenate([targets[patient_rows] for patient_rows in rows])
     if cell.entrant.control == SHUFFLED:
         generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
         y = y[generator.permutation(len(y))]
-    if not designs:
+    if n_dropped is None:
         return estimator.fit(x, y)
-    n_dropped = sum(design.n_dropped for design in designs)
     groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
-    design = Design(len(x), n_dropped, designs[0].n_columns, x, y, groups=groups)
-    return estimator.fit_designs([design])
+    return estimator.fit_design(Design(x, y, n_dropped, n_columns, groups=groups))
 
 
 def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
@@ -331,7 +327,7 @@ def _signal_errors(error: NDArray) -> dict[str, Any]:
     size = np.abs(values)
     return {
         "relative_error": float(np.mean(size)),
-        "median_relative_error": median(size),
+        "median_relative_error": float(np.median(size)),
         "signed_relative_error": float(np.mean(values)),
         "n_voxels": len(error),
         "n_undefined": int((~usable).sum()),

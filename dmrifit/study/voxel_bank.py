@@ -77,8 +77,8 @@ class Stack:
 
     arrays: tuple[NDArray, NDArray]  # features and targets of a strategy; of others X and Y
     rows: dict[str, slice]  # which rows of the arrays are of a patient
-    # Counts and, for regressors that need no more, moments; empty where there is no strategy.
-    designs: dict[str, Design]
+    # Voxels of a patient that a strategy cannot use; empty where there is no strategy.
+    n_dropped: dict[str, int]
 
     @classmethod
     def of(
@@ -86,19 +86,19 @@ class Stack:
     ) -> Stack:
         """Prepare the voxels of patients for an estimator."""
         features, targets = [], []
-        designs: dict[str, Design] = {}
         rows: dict[str, slice] = {}
+        n_dropped: dict[str, int] = {}
         n_rows = 0
         for patient, (X, Y, maps) in voxels.items():
             if entrant.recipe:
                 design = cls._design(entrant, view, patient, X, Y, maps)
-                X, Y = design.arrays()
-                designs[patient] = design.reduced()
+                X, Y = design.features, design.targets
+                n_dropped[patient] = design.n_dropped
             features.append(X)
             targets.append(Y)
             rows[patient] = slice(n_rows, n_rows + len(X))
             n_rows += len(X)
-        return cls((np.concatenate(features), np.concatenate(targets)), rows, designs)
+        return cls((np.concatenate(features), np.concatenate(targets)), rows, n_dropped)
 
     @staticmethod
     def _design(

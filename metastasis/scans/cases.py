@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import checked_affine
-from dmrifit._utils.counts import counted, size_text
+from dmrifit._utils.checks import check_finite
+from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file, read_text
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
@@ -33,7 +34,7 @@ from dmrifit.io.tables import table_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CASES", "Case", "read_case", "read_cases", "read_row", "write_cases"]
+__all__ = ["Case", "read_case", "read_cases", "write_cases"]
 
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
 
@@ -307,11 +308,11 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
         if column == "label" and row.get("classes"):
             masks[column] = _in_classes(values, row["classes"])
     volume = three_axes(values_of(image, str(image_path)), image_path)
-    _check_finite(volume, image_path)
+    check_finite(volume, str(image_path))
     prior = values_on_grid("prior")
     if prior is not None:
         prior_path = folder / row["prior"]
-        _check_finite(prior, prior_path)
+        check_finite(prior, str(prior_path))
         # A prior of zeros would count as a missing one without a word.
         if prior.size and not prior.any():
             raise ValueError(
@@ -355,12 +356,3 @@ def _read_lesions(path: Path) -> pd.DataFrame:
             f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes "
             "one"
         ) from None
-
-
-def _check_finite(values: NDArray, path: Path) -> None:
-    n_not_finite = np.count_nonzero(~np.isfinite(values))
-    if n_not_finite:
-        raise ValueError(
-            f"{path} contains {counted(n_not_finite, 'non-finite value')}; set voxels without a "
-            "value to 0"
-        )

@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["WHITE_MATTER", "local_level"]
-
 #: White matter of a post-contrast T1 image, in local levels.
 WHITE_MATTER = 1.1
 

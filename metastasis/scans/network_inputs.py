@@ -20,27 +20,11 @@ from dmrifit.io.grids import (
     resampled,
     scan_of,
     upright,
+    upright_scan,
 )
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import check_length, listed, naming
-
-__all__ = [
-    "Scan",
-    "binary_label",
-    "brain_of",
-    "case_on_network_grid",
-    "classes_on_network_grid",
-    "edge_of",
-    "joined_cases",
-    "label_on_network_grid",
-    "network_affine",
-    "on_network_grid",
-    "on_scan_grid",
-    "paired_labels",
-    "scores_on_scan_grid",
-    "values_of",
-]
 
 #: A volume, its prior or None, its mask or None.
 Scan: TypeAlias = tuple[Any, Any, Any]
@@ -267,9 +251,7 @@ def _on_spacing(
     values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None, *, order: int = 1
 ) -> nib.Nifti1Pair:
     """Bring values to cubic voxels, their axes in RAS order, on the grid of `prepare_scan`."""
-    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
-    scan = scan_of(np.asarray(ordered.dataobj), ordered.affine)
-    return resampled(scan, spacing, order=order)
+    return resampled(upright_scan(values, affine), spacing, order=order)
 
 
 def _check_same_grid(volume: Any, image: Any, name: str) -> None:

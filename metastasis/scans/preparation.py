@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number
 from dmrifit.imaging.head_steps import find_brain, import_sitk, inside_of, stripped_brain
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
 from dmrifit.io.bids_derivatives import stem
@@ -29,7 +30,7 @@ from metastasis.scans.scan_checks import contrast_note, slice_note
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["PreparedScan", "prepare_scan"]
+__all__ = ["prepare_scan"]
 
 _SPACINGS = (0.4, 2.0)  # mm
 _MOST_NEGATIVE = 0.05  # of the brain
@@ -115,9 +116,7 @@ def prepare_scan(
     ImportError
         If the extra ``preprocess`` is not installed and a step needs it.
     """
-    if not _SPACINGS[0] <= spacing <= _SPACINGS[1]:
-        low, high = _SPACINGS
-        raise ValueError(f"spacing must be an edge of {low:g} to {high:g} mm, not {spacing!r}")
+    check_number("the spacing in mm", spacing, least=_SPACINGS[0], most=_SPACINGS[1])
     name = image_name(image)
     # Everything is read and checked, and every library there, before long work.
     scan = _read(image)

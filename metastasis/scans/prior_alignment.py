@@ -10,8 +10,6 @@ from scipy import ndimage
 
 from metastasis.scans.local_level import local_level
 
-__all__ = ["aligned_prior"]
-
 #: Rounds: smoothing of both scans in mm, and of the sums that each place is moved by; at first
 #: all places are moved together, by an affine transformation.
 _ROUNDS: tuple[tuple[float, float | None], ...] = (

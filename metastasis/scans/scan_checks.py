@@ -20,21 +20,6 @@ from metastasis.scans.network_inputs import Scan, brain_of, values_of
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
 
-__all__ = [
-    "MAX_EDGE_RATIO",
-    "check_edges",
-    "check_files",
-    "check_stripped",
-    "checked_range",
-    "contrast_note",
-    "label_note",
-    "row_files",
-    "scan_files",
-    "seen_range",
-    "slice_note",
-    "unlike_notes",
-]
-
 #: Slices thicker than this in mm are reported: a metastasis of 2.5 mm fills a part of one.
 THICKEST_MM = 3.0
 #: Largest accepted ratio of voxel edges between training scans and a scan to segment.

@@ -19,24 +19,6 @@ from dmrifit.simulate.head_structures import (
 )
 from dmrifit.simulate.heads import Head
 
-__all__ = [
-    "KINDS",
-    "MASS",
-    "REACH",
-    "Contrasts",
-    "Nodule",
-    "draw_contrasts",
-    "draw_enhancement",
-    "draw_kind",
-    "draw_mimics",
-    "draw_nodule",
-    "draw_places",
-    "draw_varied_nodule",
-    "moved",
-    "shares",
-    "swelling",
-]
-
 _TRIES = 40  # places for each ball
 _LARGE = 8.0  # voxels, of a radius
 _FINE = 3  # points along each edge of a voxel, for the share of a nodule in it

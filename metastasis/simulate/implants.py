@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import check_finite, check_number
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.io.masks import binarize
 from dmrifit.simulate.head_shapes import texture_field
@@ -27,7 +27,7 @@ from metastasis.simulate.enhancement import (
 )
 from metastasis.simulate.negatives import head_around
 
-__all__ = ["CORE", "ENHANCING", "SURROUNDINGS", "Implants", "draw_implants", "implant_lesions"]
+__all__ = ["implant_lesions"]
 
 #: Values of a label: enhancing lesion, its core, and what else has changed around it.
 ENHANCING, CORE, SURROUNDINGS = 1, 2, 3
@@ -142,8 +142,7 @@ def draw_implants(
     inside = binarize(np.asarray(brain), name="brain")
     if values.ndim != 3 or inside.shape != values.shape:
         raise ValueError(f"a volume of shape {values.shape} and a brain of shape {inside.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"the volume holds {(~np.isfinite(values)).sum()} non-finite values")
+    check_finite(values, "the volume")
     steps = np.array(check_spacing(spacing, most=_LARGEST_VOXEL))
     rng = np.random.default_rng(seed_from(random_state))
     head = head_around(inside, steps)

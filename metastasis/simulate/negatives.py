@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
 from dmrifit.simulate.head_shapes import slow_field
-from dmrifit.simulate.heads import Head, centered_grid
+from dmrifit.simulate.heads import Head, centered_grid, depth_of, voxel_centers
 from metastasis.scans.local_level import WHITE_MATTER, local_level
 from metastasis.simulate.enhancement import (
     Contrasts,
@@ -18,8 +18,6 @@ from metastasis.simulate.enhancement import (
     draw_places,
     shares,
 )
-
-__all__ = ["head_around", "paint_negatives", "strip_loosely", "warp_scan"]
 
 _ADULT_MM = 150.0  # mean axis of an adult's brain
 _TURN, _SHEAR, _SCALE = 0.15, 0.06, 0.12  # of the matrix of a warp
@@ -46,16 +44,14 @@ def head_around(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> Head:
     Shapes: `brain` (x, y, z), its axes in the order of RAS+, `steps` (3,) in mm.
     """
     affine = centered_grid(brain.shape, steps.tolist())
-    axes = [affine[a, 3] + steps[a] * np.arange(brain.shape[a]) for a in range(3)]
-    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
-    occupied = [np.flatnonzero(brain.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
-    ends = np.array([[axis[n[0]], axis[n[-1]]] for axis, n in zip(axes, occupied, strict=True)])
-    half = (ends[:, 1] - ends[:, 0]) / 2
-    local = ((places - ends.mean(axis=1)) / half).astype(np.float32)
-    depth = distance_transform_edt(np.pad(brain, 1), sampling=steps)[1:-1, 1:-1, 1:-1]
+    places = voxel_centers(brain.shape, affine).astype(np.float32)
+    low, high = (end(np.argwhere(brain), axis=0) for end in (np.min, np.max))
+    half = (high - low) * steps / 2
+    middle = affine[:3, 3] + steps * (low + high) / 2
+    local = ((places - middle) / half).astype(np.float32)
     inside, nothing = brain.astype(np.float32), np.zeros(brain.shape, np.float32)
     return Head(
-        *(inside, nothing, nothing, nothing, nothing, brain, depth.astype(np.float32)),
+        *(inside, nothing, nothing, nothing, nothing, brain, depth_of(brain, steps)),
         *(places, local, affine, steps, half, float(2 * half.mean() / _ADULT_MM)),
     )
 

@@ -43,7 +43,7 @@ from metastasis.simulate.enhancement import (
     swelling,
 )
 
-__all__ = ["DIAMETERS", "STATUSES", "simulate_metastases"]
+__all__ = ["simulate_metastases"]
 
 #: Smallest, middle and largest diameter of a metastasis in mm: half of them lie on either side of
 #: the middle.
@@ -256,8 +256,9 @@ def _simulate(number: int, settings: _Settings) -> Case:
     likely = _likely(head)
     fewest, most = settings.metastases
     n = fewest + int(_even(settings.seed, "number", number) * (most - fewest + 1))
-    drawing = _draw_varied_lesions if hard else _draw_lesions
-    lesions, courses = drawing(n, likely, head, stream("metastases"), stream("course"))
+    lesions, courses = _draw_lesions(
+        n, likely, head, stream("metastases"), stream("course"), hard=hard
+    )
     mimic_stream = stream("mimics")
     n_mimics = int(mimic_stream.integers(settings.mimics[0], settings.mimics[1] + 1))
     taken = [(lesion.center, lesion.radius) for lesion in lesions]
@@ -337,24 +338,41 @@ def _draw_lesions(
     head: Head,
     rng: np.random.Generator,
     course: np.random.Generator,
+    *,
+    hard: bool,
 ) -> tuple[list[Nodule], list[tuple[str, float]]]:
     """Draw metastases, with the status and size of each at the time of the prior."""
-    small = rng.random(n) < 0.5
-    low, middle, high = np.log(DIAMETERS)
-    diameters = np.exp(np.where(small, rng.uniform(low, middle, n), rng.uniform(middle, high, n)))
-    order = np.argsort(-diameters)  # the large ones first, as they need room
-    places = draw_places(likely, (diameters[order] / 2).tolist(), [], head, rng)
+    if hard:
+        # Rings of 40 mm do not fit into a small field of view.
+        largest = 0.5 * float(head.half_axes.min())
+        kinds = [draw_kind(rng) for _ in range(n)]
+        drawn = [(kind, min(size, largest)) for kind, size in kinds]
+    else:
+        small = rng.random(n) < 0.5
+        low, middle, high = np.log(DIAMETERS)
+        sizes = np.where(small, rng.uniform(low, middle, n), rng.uniform(middle, high, n))
+        drawn = [("", size) for size in np.exp(sizes).tolist()]
+    # The large ones first, as they need room.
+    drawn.sort(key=lambda item: -item[1])
+    places = draw_places(likely, [size / 2 for _, size in drawn], [], head, rng)
     lesions, courses = [], []
-    for i, place in zip(order, places, strict=True):
-        odds = _STATUS_SHARES[int(diameters[i] > DIAMETERS[1])]
-        status = str(course.choice(list(STATUSES), p=odds))
-        sizes = {"new": 0.0, "grown": course.uniform(*_GROWTH), "stable": 1.0}
-        ring = 0.0
-        if diameters[i] > _RING_FROM:
-            ring = _RING
-        if place is not None:
-            lesions.append(draw_nodule(place, float(diameters[i]), rng, ring=ring))
-            courses.append((status, sizes[status]))
+    for (kind, size), place in zip(drawn, places, strict=True):
+        odds = HARD_STATUSES
+        if not hard:
+            odds = dict(zip(STATUSES, _STATUS_SHARES[int(size > DIAMETERS[1])], strict=True))
+        status = str(course.choice(list(odds), p=list(odds.values())))
+        earlier = {"new": 0.0, "grown": course.uniform(*_GROWTH), "stable": 1.0}
+        if hard:
+            earlier["shrunk"] = course.uniform(*_SHRINKAGE)
+        if place is None:
+            continue
+        if hard:
+            lesion = draw_varied_nodule(place, kind, size, rng, contrasts=HARD_CONTRASTS)
+        else:
+            ring = _RING if size > _RING_FROM else 0.0
+            lesion = draw_nodule(place, size, rng, ring=ring)
+        lesions.append(lesion)
+        courses.append((status, earlier[status]))
     return lesions, courses
 
 
@@ -426,34 +444,6 @@ def _earlier(
     )
     image, masks = _with_lesions(plain + timing * added, before, head)
     return image, _union(masks, settings.shape)
-
-
-def _draw_varied_lesions(
-    n: int,
-    likely: NDArray[np.float32],
-    head: Head,
-    rng: np.random.Generator,
-    course: np.random.Generator,
-) -> tuple[list[Nodule], list[tuple[str, float]]]:
-    """Draw metastases of the hard world, with status and size at the time of the prior."""
-    # Rings of 40 mm do not fit into a small field of view.
-    largest = 0.5 * float(head.half_axes.min())
-    drawn = [draw_kind(rng) for _ in range(n)]
-    drawn = sorted(((kind, min(size, largest)) for kind, size in drawn), key=lambda item: -item[1])
-    places = draw_places(likely, [size / 2 for _, size in drawn], [], head, rng)
-    lesions, courses = [], []
-    for (kind, size), place in zip(drawn, places, strict=True):
-        status = str(course.choice(list(HARD_STATUSES), p=list(HARD_STATUSES.values())))
-        earlier = {
-            "new": 0.0,
-            "grown": course.uniform(*_GROWTH),
-            "stable": 1.0,
-            "shrunk": course.uniform(*_SHRINKAGE),
-        }
-        if place is not None:
-            lesions.append(draw_varied_nodule(place, kind, size, rng, contrasts=HARD_CONTRASTS))
-            courses.append((status, earlier[status]))
-    return lesions, courses
 
 
 def _scanned(

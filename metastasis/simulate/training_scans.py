@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import check_finite, check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.io.grids import three_axes
 from metastasis.simulate.implants import CORE, Implants, draw_implants
 from metastasis.simulate.negatives import paint_negatives, strip_loosely, warp_scan
 from metastasis.simulate.patients import simulate_metastases
-
-__all__ = ["TrainingScan", "implanted_copies", "phantom_scans", "read_negative"]
 
 _MARGIN = 12  # voxels around the brain
 _ROUGHLY_1_MM = 0.1  # largest difference
@@ -47,11 +46,7 @@ def read_negative(path: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     Training scans have no spacing of their own, so that voxels of about 1 mm alone are accepted.
     """
     image = nib.as_closest_canonical(nib.load(path))
-    size = " × ".join(map(str, image.shape))
-    if len(image.shape) != 3:
-        raise ValueError(
-            f"{path} has {len(image.shape)} axes ({size}); save the post-contrast volume alone"
-        )
+    values = three_axes(image.get_fdata(dtype=np.float32), path)
     edges = np.linalg.norm(image.affine[:3, :3], axis=0)
     if (np.abs(edges - 1) > _ROUGHLY_1_MM).any():
         words = " × ".join(f"{edge:.3g}" for edge in edges)
@@ -59,10 +54,7 @@ def read_negative(path: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
             f"{path} has voxels of {words} mm, where about 1 mm is needed; make it anew by "
             "dmrifit-metastasis prepare"
         )
-    values = image.get_fdata(dtype=np.float32)
-    n_bad = np.count_nonzero(~np.isfinite(values))
-    if n_bad:
-        raise ValueError(f"{path} holds {n_bad} non-finite values; set them to 0 outside a brain")
+    check_finite(values, str(path))
     brain = values != 0
     if not brain.any():
         raise ValueError(f"{path} holds zeros alone; give a scan of a brain")

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from metastasis.scans.cases import Case
 
-__all__ = ["place_to_show", "plot_calibration", "plot_curves", "plot_overlay", "plot_strip"]
-
 _CONTROL_MARKS = dict(zip(CONTROLS, ("s", "o", "^", "D"), strict=True))
 _WINDOW = (1.0, 99.8)  # percentiles of the brain
 _FOUND_LABEL = "share of lesions found (strict)"

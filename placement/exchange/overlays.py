@@ -17,8 +17,6 @@ from placement.search.scene import Scene
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["OUTLINE_COLORS", "box_outline", "plot_box", "plot_overlay"]
-
 #: Colors of outlines, those of the viewer in their order: the tumor, regions, then boxes.
 OUTLINE_COLORS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
 _MOST_BOXES = 5

@@ -25,15 +25,6 @@ from placement.search.tissue_labels import (
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = [
-    "angles_words",
-    "box_assets",
-    "case_summary",
-    "console_numbers",
-    "summary_line",
-    "voxel_page",
-]
-
 #: Tissues of the bar, in the order of their colors in the stylesheet.
 _BAR = (
     ENHANCING,

@@ -25,21 +25,6 @@ from placement.search.tissue_labels import OUTSIDE_BRAIN
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "BOX",
-    "box_columns",
-    "brain_note",
-    "check_channels",
-    "check_names",
-    "missing_files",
-    "read_boxes",
-    "read_cases",
-    "read_experts",
-    "read_scene",
-    "region_names",
-    "source_digests",
-]
-
 #: Columns of a box: center in mm RAS+, sides in mm, angles in degrees.
 BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
 

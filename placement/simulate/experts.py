@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial.transform import Rotation
 
-__all__ = ["EXPERT_RULES", "place_boxes"]
-
 #: What each kind of simulated experts does; rules with noise, not people.
 EXPERT_RULES = {
     "preference": (

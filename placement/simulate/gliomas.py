@@ -14,11 +14,11 @@ from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.simulate.gliomas import Glioma, draw_glioma
 from dmrifit.simulate.head_shapes import BRAIN
-from dmrifit.simulate.heads import Head, draw_head, standard_head
+from dmrifit.simulate.heads import Head, check_spacing, draw_head, standard_head
 from placement.search.scene import Scene
 from placement.simulate.experts import place_boxes
 
-__all__ = ["REGIONS", "TUMOR_VOLUMES", "ExpertKind", "simulate_gliomas"]
+__all__ = ["simulate_gliomas"]
 
 ExpertKind: TypeAlias = Literal["objective", "preference"]
 
@@ -41,6 +41,7 @@ _GRAY, _DEEP, _FLUID, _AIR = 0.85, 0.92, 0.4, 0.05
 _RIM, _CORE, _EDEMA = 1.6, 0.5, 0.15
 _EDEMA_REACH = 1.3  # of the distance to the border
 _BLUR, _NOISE = 0.5, 0.06  # voxels, of white matter's signal
+_LARGEST_VOXEL = 10.0  # mm
 
 
 def simulate_gliomas(
@@ -125,16 +126,10 @@ def simulate_gliomas(
     for name, value in (("n", n), ("n_experts", n_experts)):
         check_number(name, value, least=1, whole=True)
     check_word("experts", experts, _KINDS)
-    unknown = [name for name in exclude if name not in REGIONS]
-    if isinstance(exclude, str) or unknown:
-        raise ValueError(
-            f"exclude must be a sequence of names among {', '.join(REGIONS)}, not {exclude!r}"
-        )
-    steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
-    if not (np.isfinite(steps).all() and (steps > 0).all() and (steps <= 10).all()):
-        raise ValueError(f"spacing must lie between 0 and 10 mm, not {spacing}")
+    for name in exclude:
+        check_word("exclude", name, REGIONS)
+    edges = check_spacing(spacing, most=_LARGEST_VOXEL)
     check_number("skip", skip, whole=True)
-    edges = (float(steps[0]), float(steps[1]), float(steps[2]))
     seed = seed_from(random_state)
     scenes, voxels = [], np.empty((n, n_experts, 9))
     for i in range(skip, skip + n):

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_evaluation"]
-
 _POINTS: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgewidth": 0}
 
 

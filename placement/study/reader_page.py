@@ -16,8 +16,6 @@ from placement.exchange.tables import BOX
 from placement.exchange.vendor_texts import NOTICE
 from placement.search.scene import Scene
 
-__all__ = ["RULES", "reader_page"]
-
 #: What readers are told, as the experts of the study were.
 RULES = (
     "Place one box in each tumor, of at least 6 mL, where you would measure a spectrum.",

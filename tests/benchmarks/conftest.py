@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def run_script():
-    """Give a function that runs a script of benchmarks, and returns what it prints."""
+    """Give a function that runs a module of benchmarks by its name, and returns what it prints."""
 
     def run(name, *words):
-        command = [sys.executable, str(ROOT / "benchmarks" / name), *map(str, words)]
+        (path,) = (ROOT / "benchmarks").rglob(f"{name}.py")
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        command = [sys.executable, "-m", module, *map(str, words)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]

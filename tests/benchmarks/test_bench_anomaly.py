@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 def test_a_tiny_board_runs_and_is_not_repeated(run_script, tmp_path):
     pytest.importorskip("skorch")
     words = ("--size", "smoke", "--seeds", 1, "--n-jobs", 1, "--work", tmp_path / "work", "--out")
-    shown = run_script("bench_anomaly.py", *words, tmp_path / "first.json")
+    shown = run_script("bench_anomaly", *words, tmp_path / "first.json")
     assert "s of training" in shown
-    assert "s of training" not in run_script("bench_anomaly.py", *words, tmp_path / "second.json")
+    assert "s of training" not in run_script("bench_anomaly", *words, tmp_path / "second.json")
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
     assert first["methods"] == second["methods"]
     untested = {row["claim"] for row in first["claims"] if row["verdict"] == "not testable here"}
@@ -45,7 +45,7 @@ def test_a_small_board_has_every_row_and_the_order_of_the_residuals(run_script, 
     pytest.importorskip("skorch")
     out = tmp_path / "small.json"
     run_script(
-        "bench_anomaly.py", "--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out
+        "bench_anomaly", "--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out
     )
     stored = json.loads(out.read_text())
     rows = {(row["method"], row["rule"]): row for row in stored["methods"]["registered"] if row["part"] == "all"}
@@ -63,12 +63,12 @@ def test_a_small_board_has_every_row_and_the_order_of_the_residuals(run_script, 
 def test_scoring_beside_the_bare_network_gives_the_same_bits_twice():
     pytest.importorskip("skorch")
     code = """
-import _anomaly_speed as speed
+from benchmarks.anomaly import _anomaly_speed as speed
 row, = speed.inference(["DAE"], (32, 40, 24))
 assert row["same_bits"], row
 assert row["peak_gb"] < 3, row
 assert min(row["ratio"], speed.corruption()["ratio"]) > 0
 """
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -2,11 +2,11 @@
 
 import json
 
-import bench_anomaly_generators as bench
 import numpy as np
 import pytest
 
 from anomaly import GENERATORS
+from benchmarks.anomaly import bench_anomaly_generators as bench
 
 NAMES = list(GENERATORS)
 RATES = [0.01, 0.02]

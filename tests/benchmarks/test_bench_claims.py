@@ -4,11 +4,11 @@ import json
 import math
 from types import SimpleNamespace
 
-import bench_claims
 import pandas as pd
 import pytest
-from claims.macarro.board import decide_claims
 
+from benchmarks.claims.macarro.board import decide_claims
+from benchmarks.prediction import bench_claims
 from dmrifit.stats.claim_board import FIGURE_COLUMNS
 from dmrifit.stats.verdicts import HOLDS
 

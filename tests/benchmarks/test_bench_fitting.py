@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _fitting_data as data
-import _measure as measure
 import numpy as np
 import pytest
+
+from benchmarks import _measure as measure
+from benchmarks.fitting import _fitting_data as data
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -18,7 +19,7 @@ def quick(run_script, tmp_path_factory):
     pytest.importorskip("dipy")
     pytest.importorskip("lmfit")
     out = tmp_path_factory.mktemp("bench") / "quick.json"
-    said = run_script("bench_fitting.py", "--quick", "--out", out)
+    said = run_script("bench_fitting", "--quick", "--out", out)
     return json.loads(out.read_text(encoding="utf-8")), said
 
 
@@ -111,7 +112,7 @@ def test_summaries_are_per_voxel_with_quartiles():
 @pytest.mark.parametrize("arguments", [["--quick"], ["--published-script", "nowhere.py", "--out", "x.json"]])
 def test_a_run_that_cannot_be_kept_or_finished_does_not_start(arguments, tmp_path):
     done = subprocess.run(
-        [sys.executable, str(FOLDER / "bench_fitting.py"), *arguments], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-m", "benchmarks.fitting.bench_fitting", *arguments], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 2
     assert "--out" in done.stderr or "nowhere.py" in done.stderr

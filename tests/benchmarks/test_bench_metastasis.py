@@ -3,9 +3,10 @@
 import json
 import shutil
 
-import bench_metastasis as bench
 import pandas as pd
 import pytest
+
+from benchmarks.metastasis import bench_metastasis as bench
 
 
 @pytest.mark.slow
@@ -13,12 +14,12 @@ import pytest
 def test_a_tiny_board_runs_and_is_not_repeated(run_script, tmp_path):
     pytest.importorskip("skorch")
     words = ("--size", "smoke", "--seeds", 1, "--n-jobs", 1, "--work", tmp_path / "work", "--out")
-    shown = run_script("bench_metastasis.py", *words, tmp_path / "first.json")
+    shown = run_script("bench_metastasis", *words, tmp_path / "first.json")
     assert "s of training" in shown
     # A finished seed is its figures alone; an unfinished one its networks.
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     (tmp_path / "second" / "hard-world-1.json").unlink()
-    assert "s of training" not in run_script("bench_metastasis.py", *words, tmp_path / "second.json")
+    assert "s of training" not in run_script("bench_metastasis", *words, tmp_path / "second.json")
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
     assert first["methods"] == second["methods"]
     assert {row["verdict"] for row in first["claims"]} == {"cannot be told"}
@@ -35,7 +36,7 @@ def test_a_small_board_has_every_method_and_the_order_over_alpha(run_script, tmp
     pytest.importorskip("skorch")
     out = tmp_path / "small.json"
     run_script(
-        "bench_metastasis.py", "--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out,
+        "bench_metastasis", "--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out,
         "--worlds", "old phantom",
     )  # fmt: skip
     stored = json.loads(out.read_text())

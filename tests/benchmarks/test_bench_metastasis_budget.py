@@ -1,8 +1,8 @@
 """Counting of false positives where enough of the metastases are found, and what a table left out."""
 
-import bench_metastasis_budget as budget
 import numpy as np
 
+from benchmarks.metastasis import bench_metastasis_budget as budget
 from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, Candidates
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import bench_metastasis_people as people
 import numpy as np
 import pytest
 
+from benchmarks.metastasis import bench_metastasis_people as people
 from metastasis.simulate.enhancement import draw_varied_nodule
 from metastasis.simulate.implants import Implants
 

@@ -1,9 +1,9 @@
 """Counting of false positives among nested candidates, and figures at matched sensitivity."""
 
-import bench_metastasis_prior as bench
 import numpy as np
 import pytest
 
+from benchmarks.metastasis import bench_metastasis_prior as bench
 from dmrifit.io.components import label_components
 from metastasis.candidates.features import ScanVolumes, find_candidates
 from metastasis.candidates.judgment import NAMES, scored_volume

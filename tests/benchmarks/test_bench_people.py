@@ -2,12 +2,12 @@
 
 import json
 
-import _people_controls as controls
-import bench_people as people
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.prediction import _people_controls as controls
+from benchmarks.prediction import bench_people as people
 from dmrifit import MODELS, MapsToMaps, Protocol, compare
 
 B = np.array([0.0, 10, 30, 60, 120, 200, 500, 800])

@@ -2,11 +2,11 @@
 
 import json
 
-import bench_people_fits as fits
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.fitting import bench_people_fits as fits
 from dmrifit import Protocol
 
 

@@ -2,10 +2,10 @@
 
 import json
 
-import bench_placement_claims as bench
 import numpy as np
 import pytest
 
+from benchmarks.placement import bench_placement_claims as bench
 from placement import Voxel
 
 
@@ -27,8 +27,8 @@ def test_the_medoid_is_the_box_in_the_middle():
 def test_a_small_board_runs_and_is_not_repeated(run_script, tmp_path):
     pytest.importorskip("skorch")
     words = ("--quick", "--seeds", 1, "--work", tmp_path / "work", "--out", tmp_path / "board.json")
-    assert "fold-3" in run_script("bench_placement_claims.py", *words)
-    shown = run_script("bench_placement_claims.py", *words)
+    assert "fold-3" in run_script("bench_placement_claims", *words)
+    shown = run_script("bench_placement_claims", *words)
     assert "fold-3" not in shown
     assert "| medoid of ten other experts |" in shown
     result = json.loads((tmp_path / "board.json").read_text())

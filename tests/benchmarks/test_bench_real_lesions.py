@@ -1,8 +1,9 @@
 """The imitated reader of real lesions: what it was made to miss and to add is what scores count."""
 
-import bench_real_lesions as real
 import numpy as np
 import pytest
+
+from benchmarks.metastasis import bench_real_lesions as real
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
 """The benchmark of repeated boxes: its simulated scans, and its table."""
 
-import bench_repeat
 import nibabel as nib
 import numpy as np
-from _repeat_scans import Head, draw_box, visit, with_cavity, with_shift
 from moved_heads import AFFINE, head_signals
+
+from benchmarks.placement import bench_repeat
+from benchmarks.placement._repeat_scans import Head, draw_box, visit, with_cavity, with_shift
 
 
 def a_head():

@@ -2,10 +2,11 @@
 
 import json
 
-import bench_scale as bench
 import nibabel as nib
 import numpy as np
 import pytest
+
+from benchmarks.costs import bench_scale as bench
 
 
 def test_slopes_are_the_exponents_of_powers():
@@ -63,7 +64,7 @@ def test_trainings_are_caught_with_what_goes_to_a_worker():
 def test_a_quick_run_measures_everything(run_script, tmp_path):
     pytest.importorskip("distributed")
     out = tmp_path / "quick.json"
-    shown = run_script("bench_scale.py", "--quick", "--out", out)
+    shown = run_script("bench_scale", "--quick", "--out", out)
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["quick"]
     assert result["growth"].keys() == {"voxels", "contrasts", "patients"}

@@ -1,8 +1,9 @@
 """The comparison of both truths: biases of fits to walks, agreement of verdicts, ranks."""
 
-import bench_truths
 import pandas as pd
 import pytest
+
+from benchmarks.prediction import bench_truths
 
 
 def test_verdicts_agree_differ_or_leave_the_claim_open():

@@ -1,9 +1,9 @@
 """The benchmark of intervals: tissues, draws and scores."""
 
-import bench_uncertainty as bench
 import numpy as np
 import pandas as pd
 
+from benchmarks.prediction import bench_uncertainty as bench
 from dmrifit import simulate_cohort
 from dmrifit.simulate.tissues import tissue_table
 

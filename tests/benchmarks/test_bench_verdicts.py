@@ -1,7 +1,8 @@
 """The null test of verdicts: what is counted of boards with a known difference."""
 
-import bench_verdicts
 import numpy as np
+
+from benchmarks.prediction import bench_verdicts
 
 
 def boards(shift, n=40, spread=0.05):

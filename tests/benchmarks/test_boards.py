@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-import _boards as boards
 import pytest
 
+from benchmarks import _boards as boards
 from dmrifit.stats.claim_board import HOLDS, OPEN, board_sentence
 
 ROOT = Path(__file__).parents[2]

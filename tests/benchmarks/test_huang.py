@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from claims.huang import (
+
+from benchmarks.claims.huang import (
     ALPHAS,
     CLAIMS,
     MARGINS,
@@ -15,7 +16,6 @@ from claims.huang import (
     decide_claims,
     method_name,
 )
-
 from dmrifit.stats.claim_board import FAILS, HOLDS, OPEN
 from dmrifit.stats.verdicts import EQUAL, LEAST_SEEDS, read_margins
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from claims.lee import CLAIMS, MARGINS, claim_figures, decide_claims
 
+from benchmarks.claims.lee import CLAIMS, MARGINS, claim_figures, decide_claims
 from placement.simulate.gliomas import simulate_gliomas
 from placement.study.evaluation import case_folds, evaluate_placements
 

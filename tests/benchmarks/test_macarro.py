@@ -7,10 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from claims.macarro.board import CLAIMS, MARGINS_FILE, claim_figures, claims_board, decide_claims
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.claims.macarro.board import (
+    CLAIMS,
+    MARGINS_FILE,
+    claim_figures,
+    claims_board,
+    decide_claims,
+)
 from dmrifit.stats.claim_board import BOARD_COLUMNS
 from dmrifit.stats.verdicts import EQUAL, FAILS, HOLDS, NOT_SIMULATED, OPEN, read_margins
 

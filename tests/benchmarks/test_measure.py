@@ -2,22 +2,24 @@
 
 from pathlib import Path
 
-import _measure as measure
 import numpy as np
 import pytest
 
-BENCHMARKS = sorted(Path(measure.__file__).parent.glob("bench_*.py"))
+from benchmarks import _measure as measure
+
+BENCHMARKS = sorted(Path(measure.__file__).parent.rglob("bench_*.py"))
 #: Keeps networks that depend on its code.
 BY_HAND = {"bench_metastasis_people.py"}
 
 
 def test_the_origin_names_command_code_and_packages():
-    origin = measure.provenance("/a/bench_x.py", words=["--seeds", "1"], packages=["numpy"], quick=True)
+    script = measure.ROOT / "benchmarks" / "costs" / "bench_x.py"
+    origin = measure.provenance(script, words=["--seeds", "1"], packages=["numpy"], quick=True)
     keys = ("commit", "changed", "command", "quick", "date", "machine", "versions")
     assert tuple(origin) == keys
-    assert origin["command"] == "python benchmarks/bench_x.py --seeds 1 --quick"
+    assert origin["command"] == "python -m benchmarks.costs.bench_x --seeds 1 --quick"
     assert origin["versions"]["numpy"] == np.__version__
-    assert "quick" not in measure.provenance("bench_x.py")
+    assert "quick" not in measure.provenance(script)
 
 
 def test_the_load_at_the_end_is_that_when_the_result_is_written(tmp_path, monkeypatch):

@@ -4,13 +4,13 @@ import ast
 import re
 from pathlib import Path
 
-import _anomaly_speed as speed
-import bench_ivim_methods as ivim
-import bench_scan_changes as changes
 import numpy as np
 import pytest
 
 from anomaly import DenoisingAutoencoder, PCADetector, RecDiscNet, VoxelwiseGaussian
+from benchmarks.anomaly import _anomaly_speed as speed
+from benchmarks.anomaly import bench_scan_changes as changes
+from benchmarks.fitting import bench_ivim_methods as ivim
 from dmrifit import Protocol, fit_voxels
 
 SCRIPTS = sorted(Path(ivim.__file__).parent.glob("**/*.py"))

@@ -4,9 +4,16 @@ import csv
 
 import numpy as np
 import pytest
-from _random_walks import Pulses, Spheres, pack_spheres, walk_blood, walk_tissue
 from scipy.optimize import brentq
 from scipy.special import spherical_jn
+
+from benchmarks.prediction._random_walks import (
+    Pulses,
+    Spheres,
+    pack_spheres,
+    walk_blood,
+    walk_tissue,
+)
 
 PULSES = Pulses(10, 25, 45)
 ONE_SPHERE = Spheres(np.full((1, 3), 10.0), np.array([6.0]), 20.0)

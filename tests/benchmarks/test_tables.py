@@ -14,7 +14,7 @@ PAGE = "benchmarks/README.md"
 
 
 def tables(*words):
-    command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), *map(str, words)]
+    command = [sys.executable, "-m", "benchmarks.tables", *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 

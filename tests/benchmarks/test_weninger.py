@@ -2,18 +2,24 @@
 
 import operator
 
-import bench_anomaly
 import numpy as np
 import pandas as pd
 import pytest
-from claims.weninger.board import (
+
+from anomaly.detectors.thresholds import FixedThreshold, ThresholdRule
+from anomaly.simulate.persons import simulate_dmri
+from anomaly.study.controls import BRIGHTNESS, CONTROLS
+from anomaly.study.evaluation import evaluate_detectors
+from anomaly.study.strata import ELSEWHERE, STRATA
+from benchmarks.anomaly import bench_anomaly
+from benchmarks.claims.weninger.board import (
     anomaly_board,
     board_figures,
     difference_interval,
     margin_table,
     published_beside,
 )
-from claims.weninger.methods import (
+from benchmarks.claims.weninger.methods import (
     CLASSICAL,
     COHORTS,
     IMAGE_SCALE,
@@ -24,14 +30,8 @@ from claims.weninger.methods import (
     board_rules,
     method_name,
 )
-from claims.weninger.published import BEST, CONFIGURATIONS, RULE_NAMES, published_table
-from claims.weninger.rules import CLAIMS, COHORT_CLAIMS
-
-from anomaly.detectors.thresholds import FixedThreshold, ThresholdRule
-from anomaly.simulate.persons import simulate_dmri
-from anomaly.study.controls import BRIGHTNESS, CONTROLS
-from anomaly.study.evaluation import evaluate_detectors
-from anomaly.study.strata import ELSEWHERE, STRATA
+from benchmarks.claims.weninger.published import BEST, CONFIGURATIONS, RULE_NAMES, published_table
+from benchmarks.claims.weninger.rules import CLAIMS, COHORT_CLAIMS
 from dmrifit.stats.claim_board import FAILS, HOLDS, OPEN
 from dmrifit.stats.verdicts import EQUAL, LEAST_SEEDS, NOT_SIMULATED
 

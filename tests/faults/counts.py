@@ -29,8 +29,8 @@ def store(
     part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS, **more: object
 ) -> None:
     """Replace the rows of one part, and what more was measured, with the commit they were counted on."""
-    sys.path.append(str(RESULTS.parents[1]))
-    from _measure import commit
+    sys.path.append(str(RESULTS.parents[2]))
+    from benchmarks._measure import commit
 
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     counted = {kind: {column: row.get(column, 0) for column in COLUMNS} for kind, row in sorted(rows.items())}

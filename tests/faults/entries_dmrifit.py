@@ -153,7 +153,7 @@ def _read_sidecar() -> dict[str, Any]:
 
 @function("read_volume", scan)
 def _read_volume() -> dict[str, Any]:
-    from dmrifit.imaging.fit_predict import read_volume
+    from dmrifit.io.nifti import read_volume
 
     return {"values": read_volume("dwi.nii.gz")}
 

@@ -149,9 +149,9 @@ def test_the_readme_runs_as_it_is_written(root, readme, tmp_path):
 
 def check_demo_result(folder):
     """Compare what the demo left with what its stored result says."""
-    from bench_demo import COLUMNS, rows_of
     from demo_files import check_demo
 
+    from benchmarks.costs.bench_demo import COLUMNS, rows_of
     from dmrifit import Evaluation
 
     assert list((folder / "build" / "demo" / "fit").glob("*_quicklook.html"))

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from claims.macarro import curves, rules
-from claims.macarro.evidence import PRESETS, REGIONS, condition_name, study_runs
+from benchmarks.claims.macarro import curves, rules
+from benchmarks.claims.macarro.evidence import PRESETS, REGIONS, condition_name, study_runs
 from dmrifit.stats.claim_board import Claim, Reading, Run, build_board, check_claims
 from dmrifit.stats.verdicts import read_margins
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from claims.macarro.evidence import STRATEGIES, Evidence, mean_over_patients
+from benchmarks.claims.macarro.evidence import STRATEGIES, Evidence, mean_over_patients
 from dmrifit.stats.claim_board import Check, MissingEvidence, Relation
 from dmrifit.study.training_runs import POOLED
 

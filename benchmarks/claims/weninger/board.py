@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from claims.weninger.methods import (
+from benchmarks.claims.weninger.methods import (
     COHORTS,
     FIXED,
     HEALTHY_RATE,
@@ -21,8 +21,8 @@ from claims.weninger.methods import (
     method_name,
     value_or_nan,
 )
-from claims.weninger.published import published_table
-from claims.weninger.rules import CLAIMS, COHORT_CLAIMS
+from benchmarks.claims.weninger.published import published_table
+from benchmarks.claims.weninger.rules import CLAIMS, COHORT_CLAIMS
 from dmrifit.stats.claim_board import MissingEvidence, Run, build_board, check_claims
 from dmrifit.stats.verdicts import read_margins
 

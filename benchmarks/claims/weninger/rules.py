@@ -9,7 +9,7 @@ import numpy as np
 
 from anomaly.study.controls import BRIGHTNESS
 from anomaly.study.strata import ELSEWHERE
-from claims.weninger.methods import (
+from benchmarks.claims.weninger.methods import (
     CLASSICAL,
     HEALTHY_RATE,
     OWN,
@@ -24,7 +24,7 @@ from claims.weninger.methods import (
     rows_of,
     value_of,
 )
-from claims.weninger.published import MISMATCHES
+from benchmarks.claims.weninger.published import MISMATCHES
 from dmrifit.stats.claim_board import Check, Claim, MissingEvidence, Reading
 
 __all__ = ["CLAIMS", "COHORT_CLAIMS"]

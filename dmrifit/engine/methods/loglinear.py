@@ -24,9 +24,9 @@ __all__ = ["LogLinearForm", "fit_log_linear", "log_linear_form"]
 #: Repeated weightings after the first, as in MRtrix's dwi2tensor.
 N_REWEIGHTINGS = 2
 
-# Voxels of a chunk: the arrays of numpy's share of the work stay in the second cache. Iterated
-# weights take thirty times as long, and are shared by threads in smaller chunks.
-_CHUNKS = {"ols": 16384, "wls": 4096}
+_CHUNK = 4096  # voxels whose arrays stay in the second cache
+_SMALLEST, _LARGEST = 1e-300, 1e300  # of values that have a logarithm
+_SINGULAR = 1e-13  # of a diagonal entry that is 1 before elimination
 _DEPENDENT = 1e-12  # of the largest singular value of a design with columns of length 1
 
 
@@ -168,14 +168,14 @@ def fit_log_linear(
 
     def fit_chunk(chunk: slice) -> None:
         # The fit has found the few voxels that are worth a look.
-        voxels, n_left_out = fit.chunk(signals[chunk], result, chunk)
+        voxels, n_left_out = fit.fill(signals[chunk], result, chunk)
         if voxels.size:
             cleaned, is_changed = screen.screen_rows(signals, voxels, screening)
             changes.append((voxels[is_changed], cleaned[is_changed]))
             screening.count_logarithms(voxels, n_left_out)
             mark_not_fitted(result, voxels[screening.refusal[voxels] > 0])
 
-    run_in_chunks(fit_chunk, len(signals), _CHUNKS[method], n_threads)
+    run_in_chunks(fit_chunk, len(signals), _CHUNK, n_threads)
     return replace(
         result,
         inputs=FitInputs(with_rows(signals, changes), protocol, None, n_threads=n_threads),
@@ -184,7 +184,7 @@ def fit_log_linear(
 
 
 class _LogLinearFit:
-    """What the fits of all voxels share, as the jitted functions take it."""
+    """The straight fits of many voxels, with what they share."""
 
     def __init__(
         self,
@@ -199,10 +199,8 @@ class _LogLinearFit:
         self.weights = np.ones(len(design))
         if weights is not None and self.by_signal:
             self.weights = weights
-        self.projection = np.ascontiguousarray(np.linalg.pinv(design))
-        self.inverse = self.projection @ self.projection.T
 
-    def chunk(
+    def fill(
         self, signals: NDArray, result: FitResult, chunk: slice
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """
@@ -210,78 +208,103 @@ class _LogLinearFit:
 
         Shapes: returns the voxels with values left out, and their numbers of such values.
         """
-        from dmrifit.engine.kernels import loglinear as kernel
-
-        if self.by_signal:
-            return self._each(signals, result, np.arange(chunk.start, chunk.stop))
-        values = signals
-        # Other types of arrays would be compiled for once more.
-        is_known = signals.dtype.name in ("float32", "float64") and signals.dtype.isnative
-        if not (is_known and signals.flags.c_contiguous and signals.flags.writeable):
-            values = np.array(signals, dtype=np.float64, order="C")
-        n_voxels, n_parameters = len(values), self.design.shape[1]
-        coefficients = np.empty((n_parameters, n_voxels))
-        variances = np.empty(n_voxels)
-        incomplete = np.empty(n_voxels, np.int64)
-        cost = result.cost[chunk]
-        n_incomplete = kernel.fit_complete(
-            values, self.design, self.projection, coefficients, variances, cost, incomplete
-        )
-        parameters, errors = result.parameters[chunk], result.standard_errors[chunk]
-        with np.errstate(all="ignore"):
-            numbers = self.form.evaluate(*coefficients)
-            factors = _errors(self.form, numbers[n_parameters:], self.inverse)
-            np.sqrt(variances, out=variances)
-            for j in range(n_parameters):
-                parameters[:, j] = numbers[j]
-                np.multiply(variances, factors[j], out=errors[:, j])
-        voxels = n_left_out = incomplete[:n_incomplete]
-        if n_incomplete:
-            voxels, n_left_out = self._each(signals[voxels], result, chunk.start + voxels)
-        # One pass over sums: only a quotient such as K may be infinite where the cost is not.
-        if not (np.isfinite(parameters.sum()) and np.isfinite(cost.sum())):
-            fitted = np.isfinite(parameters).all(axis=1) & np.isfinite(cost)
-            mark_not_fitted(result, np.arange(chunk.start, chunk.stop)[~fitted])
-        return voxels, n_left_out
-
-    def _each(
-        self, signals: NDArray, result: FitResult, voxels: NDArray
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Fit voxels one by one, into these rows of the result; returns as `chunk`."""
-        from dmrifit.engine.kernels import loglinear as kernel
-
-        values = np.array(signals, dtype=np.float64, order="C")
-        n_voxels, n_measurements = values.shape
         n_parameters = self.design.shape[1]
-        coefficients = np.empty((n_parameters, n_voxels))
-        covariances = np.empty((n_parameters, n_parameters, n_voxels))
-        cost, n_used = np.empty(n_voxels), np.empty(n_voxels, np.int64)
-        kernel.fit_each(
-            values,
-            self.design,
-            self.weights,
-            N_REWEIGHTINGS if self.by_signal else 0,
-            self.by_signal,
-            (coefficients, covariances, cost, n_used),
-        )
+        # One row for each measurement: sums over measurements have one order for all voxels.
+        values = np.array(signals.T, dtype=np.float64, order="C")
+        usable = (values > _SMALLEST) & (values < _LARGEST)
+        values = np.where(usable, values, 0.0)
+        top = values.max(axis=0)
+        n_used = usable.sum(axis=0)
+        # A voxel of equal values is background.
+        varies = np.where(usable, values, np.inf).min(axis=0) < top
         with np.errstate(all="ignore"):
+            coefficients, covariances, cost = self._lines(values / top, usable, n_used)
+            cost *= top**2
+            coefficients[0] += np.log(top)
             numbers = self.form.evaluate(*coefficients)
             errors = _errors(self.form, numbers[n_parameters:], covariances)
-            for j in range(n_parameters):
-                result.parameters[voxels, j] = numbers[j]
-                result.standard_errors[voxels, j] = errors[j]
-        result.cost[voxels] = cost
-        fitted = np.isfinite(cost) & np.isfinite(result.parameters[voxels]).all(axis=1)
-        mark_not_fitted(result, voxels[~fitted])
-        is_incomplete = n_used < n_measurements
-        return voxels[is_incomplete], (n_measurements - n_used)[is_incomplete]
+        for j in range(n_parameters):
+            result.parameters[chunk, j] = numbers[j]
+            result.standard_errors[chunk, j] = errors[j]
+        result.cost[chunk] = cost
+        fitted = varies & (n_used >= n_parameters) & np.isfinite(cost)
+        fitted &= np.isfinite(result.parameters[chunk]).all(axis=1)
+        mark_not_fitted(result, chunk.start + np.flatnonzero(~fitted))
+        incomplete = np.flatnonzero(n_used < len(values))
+        return chunk.start + incomplete, len(values) - n_used[incomplete]
+
+    def _lines(
+        self, values: NDArray, usable: NDArray[np.bool_], n_used: NDArray
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """
+        Fit lines to the logarithms of usable values, which are 1 at most.
+
+        Shapes: `values`, `usable` (n_measurements, n_voxels); returns coefficients (p, n_voxels),
+        covariances (p, p, n_voxels) and cost (n_voxels,).
+        """
+        logs = np.where(usable, np.log(np.where(usable, values, 1.0)), 0.0)
+        constant = np.where(usable, self.weights[:, None], 0.0)
+        weight = constant * values**2 if self.by_signal else constant
+        coefficients, covariances = _weighted_lines(self.design, weight, logs)
+        for _ in range(N_REWEIGHTINGS if self.by_signal else 0):
+            # Far from zero, so that a poor first fit cannot switch all measurements off.
+            power = np.clip(2.0 * _product(self.design, coefficients), -60.0, 60.0)
+            weight = constant * np.exp(power)
+            coefficients, covariances = _weighted_lines(self.design, weight, logs)
+        residuals = logs - _product(self.design, coefficients)
+        misfit = values * (1.0 - np.exp(-residuals))
+        n_spare = n_used - self.design.shape[1]
+        variance = (weight * residuals**2).sum(axis=0) / np.where(n_spare > 0, n_spare, np.nan)
+        return coefficients, covariances * variance, (constant * misfit**2).sum(axis=0)
+
+
+def _product(design: NDArray, coefficients: NDArray) -> NDArray[np.float64]:
+    """
+    Multiply by the columns of a design one after the other, which rounds all voxels alike.
+
+    Shapes: (n_measurements, p), (p, n_voxels); returns (n_measurements, n_voxels).
+    """
+    total = design[:, :1] * coefficients[0]
+    for j in range(1, len(coefficients)):
+        total += design[:, j : j + 1] * coefficients[j]
+    return total
+
+
+def _weighted_lines(design: NDArray, weight: NDArray, logs: NDArray) -> tuple[NDArray, NDArray]:
+    """
+    Solve the normal equations of all voxels; NaN where they are singular.
+
+    Shapes: `design` (n_measurements, p), `weight`, `logs` (n_measurements, n_voxels); returns
+    coefficients (p, n_voxels) and the inverse matrices (p, p, n_voxels).
+    """
+    p, n_voxels = design.shape[1], weight.shape[1]
+    scale = np.sqrt(_product((design**2).T, weight))
+    matrix = np.empty((p, p, n_voxels))
+    for j in range(p):
+        for i in range(j + 1):
+            products = (design[:, j] * design[:, i])[None, :]
+            matrix[i, j] = matrix[j, i] = _product(products, weight)[0] / (scale[j] * scale[i])
+    solution = _product(design.T, weight * logs) / scale
+    # Gauss-Jordan in place; the matrix is symmetric and positive, so no pivots are searched for.
+    for j in range(p):
+        pivot = np.where(matrix[j, j] > _SINGULAR, matrix[j, j], np.nan)
+        matrix[j, j] = 1.0
+        matrix[j] /= pivot
+        solution[j] /= pivot
+        for row in range(p):
+            if row != j:
+                factor = matrix[row, j].copy()
+                matrix[row, j] = 0.0
+                matrix[row] -= factor * matrix[j]
+                solution[row] -= factor * solution[j]
+    return solution / scale, matrix / (scale[:, None] * scale)
 
 
 def _errors(form: LogLinearForm, slopes: list, covariances: NDArray) -> list[NDArray]:
     """
     Carry the covariance of coefficients over to standard errors of parameters, to first order.
 
-    Shapes: `covariances` (p, p) or, of each voxel, (p, p, n_voxels).
+    Shapes: `covariances` (p, p, n_voxels).
     """
     errors: list[NDArray] = []
     for parameter in range(len(covariances)):
@@ -290,10 +313,6 @@ def _errors(form: LogLinearForm, slopes: list, covariances: NDArray) -> list[NDA
             for (row, coefficient), slope in zip(form.slopes, slopes, strict=True)
             if row == parameter
         ]
-        i, slope = of_parameter[0]
-        if len(of_parameter) == 1:
-            errors.append(np.abs(slope) * np.sqrt(covariances[i, i]))
-            continue
         variance = np.zeros(())
         for i, slope in of_parameter:
             for j, other_slope in of_parameter:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dmrifit import MODELS, Protocol, fit_voxels, protocol_precision
-from dmrifit.simulate.body_phantoms import tissue_table
+from dmrifit.simulate.tissues import tissue_table
 
 model, protocol = MODELS["t2-ivim-kurtosis"], Protocol.preset("cohort1")
 rng = np.random.default_rng(0)
@@ -202,7 +202,7 @@ novelty.rename(columns={"flagged": "unlike", "coverage_flagged": "coverage of th
 # An earlier scan, or an atlas, is out of place
 # ---------------------------------------------
 # Detection of synthetic metastases by networks that see an earlier scan, well registered, and with that scan moved
-# (means over ten seeds of the hard world, of ``benchmarks/bench_metastasis.py``). "As zeros" sees no earlier scan at all: a network
+# (means over ten seeds of the hard world, of ``benchmarks/metastasis/bench_metastasis.py``). "As zeros" sees no earlier scan at all: a network
 # that is no worse for it makes no use of that scan, and a moved one cannot harm it either. Aligned scans are assumed
 # wherever two images meet: look at the overlay first.
 

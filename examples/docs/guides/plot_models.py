@@ -74,7 +74,7 @@ pd.DataFrame(
 # The signal of an invented tumor, and of the same with one parameter changed by half. Curves that stay
 # on each other cannot be told apart by a fit either.
 
-from dmrifit.simulate.body_phantoms import tissue_table
+from dmrifit.simulate.tissues import tissue_table
 
 tumor = tissue_table()["tissue"]["tumor"]
 # sphinx_gallery_start_ignore

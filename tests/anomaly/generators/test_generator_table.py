@@ -142,7 +142,7 @@ def test_noise_that_is_put_back_leaves_signals_of_prepared_scans(name, scan, oth
     [
         (None, "give it as source"),
         (np.zeros((3, 3, 3, 6)), "bring both scans to one grid"),
-        (np.full((*SHAPE, 6), np.nan), "not finite"),
+        (np.full((*SHAPE, 6), np.nan), "the source has .* non-finite values"),
         (person(0)[0], "the scan itself"),
     ],
 )
@@ -158,3 +158,33 @@ def test_noise_comes_back_where_it_is_missing():
     put_noise_back(volume, factor, 0.1, np.random.default_rng(0))
     assert volume[:10].std() == pytest.approx(0.08, rel=0.02)
     assert not volume[10:].any()
+
+
+# Diffusivity
+
+CUBE = (24, 24, 24)
+BALL = np.linalg.norm(np.indices(CUBE) - 11.5, axis=0) <= 11
+TISSUE = np.exp(-np.array([0.6, 0.8, 1.0], dtype=np.float32))  # b·D
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("infiltration", 1.05, 1.4), ("hypercellular", 0.6, 0.93)]
+)
+def test_diffusivity_changes_by_the_stated_range_in_all_directions(name, low, high):
+    volume = np.where(BALL[..., None], TISSUE, 0).astype(np.float32)
+    for seed in range(6):
+        changed, _, label = GENERATORS[name].add(volume, BALL, np.random.default_rng(seed))
+        ratios = np.log(changed[label]) / np.log(volume[label])
+        assert ratios.min() >= low - 1e-3
+        assert ratios.max() <= high + 1e-3
+        np.testing.assert_allclose(ratios, ratios[:, :1].repeat(3, axis=1), rtol=1e-3)
+
+
+def test_infiltration_has_no_edge():
+    volume = np.where(BALL[..., None], TISSUE, 0).astype(np.float32)
+    changed, _, _ = GENERATORS["infiltration"].add(volume, BALL, np.random.default_rng(1))
+    effect = np.log(changed[BALL]).sum(axis=1) / np.log(TISSUE).sum() - 1
+    whole = np.zeros(CUBE)
+    whole[BALL] = effect
+    steps = np.abs(np.diff(whole, axis=0))[BALL[1:] & BALL[:-1]]
+    assert steps.max() < 0.5 * effect.max()

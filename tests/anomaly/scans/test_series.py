@@ -222,7 +222,7 @@ def test_covariates_are_taken_from_the_table(healthy, sick):
     assert aged.detector_.coefficients_.shape[1] > plain.detector_.coefficients_.shape[1] == 1
     with pytest.raises(ValueError, match="no threshold"):
         aged.detect(sick[0])
-    with pytest.raises(ValueError, match="covariates can be age, sex, site, not 'weight'"):
+    with pytest.raises(ValueError, match="covariates must be one of age, sex, site, not 'weight'"):
         SeriesDetector(VoxelwiseGaussian(), covariates=("weight",)).fit(healthy)
 
 

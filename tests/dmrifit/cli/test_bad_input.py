@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dmrifit.cli import program
+from dmrifit.engine.fit_maps import OUTSIDE
 from dmrifit.engine.fitting import FitStatus, fit_voxels
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging import fit_predict
@@ -154,7 +155,7 @@ def test_a_real_mask_whose_ones_are_0_99999997_is_read_as_a_mask(data_dir):
     # These images are standardized: many of their values lie below 0.
     with pytest.warns(UserWarning, match="407776 of 1523743 voxels could not be fitted: 407776 without a value above 0"):
         status = data(fit_image(images, Protocol([0, 1000]), "adc", mask=mask)["status"])
-    assert np.count_nonzero(status != fit_predict.OUTSIDE) == 1523743
+    assert np.count_nonzero(status != OUTSIDE) == 1523743
 
 
 # Images
@@ -242,7 +243,7 @@ def test_voxels_of_nan_and_zero_have_no_value_and_change_no_other(folder):
     broken[3, 3, 3, 5] = np.nan
     nib.save(nib.Nifti1Image(broken, loaded.affine), folder / "broken.nii.gz")
     outside = fit_image(folder / "broken.nii.gz", protocol, "adc")
-    assert np.argwhere(data(outside["status"]) == fit_predict.OUTSIDE).tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert np.argwhere(data(outside["status"]) == OUTSIDE).tolist() == [[0, 0, 0], [1, 1, 1]]
     maps = fit_image(folder / "broken.nii.gz", protocol, "adc", mask=folder / "mask.nii.gz")
     adc, status = data(maps["ADC"]), data(maps["status"])
     assert np.argwhere(np.isnan(adc)).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]

@@ -437,54 +437,6 @@ def test_counts_that_differ_are_named(image, scan, refused):
     refused(image, "the image has 4 volumes", protocol=Protocol([0, 500, 1000]))
 
 
-def test_images_of_other_dimensions_are_refused(signals, refused):
-    refused(nib.Nifti1Image(signals[..., 0], AFFINE), "is 3-D .*manifest")
-    refused(nib.Nifti1Image(signals[:, :, :, None], AFFINE), "is 5-D")
-    refused(nib.Nifti1Image(signals[:0], AFFINE), "is empty")
-
-
-def test_values_that_are_no_magnitudes_are_refused(signals, refused):
-    refused(nib.Nifti1Image(signals.astype(np.complex64), AFFINE), "complex64")
-    colors = np.zeros((*GRID, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    refused(nib.Nifti1Image(colors, AFFINE), "magnitudes")
-
-
-@pytest.mark.parametrize("keep", [0.05, 0.5, 0.99])
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_a_file_that_is_cut_off_is_named(signals, tmp_path, refused, name, keep):
-    path = tmp_path / name
-    nib.save(nib.Nifti1Image(signals, AFFINE), path)
-    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    refused(path, rf"{name}.*(damaged|cut off)")
-
-
-def test_a_damaged_gzip_is_named(scan, tmp_path, refused):
-    raw = bytearray(scan.read_bytes())
-    raw[len(raw) // 2] ^= 0xFF
-    scan.write_bytes(bytes(raw))
-    refused(scan, r"sub-01_dwi\.nii\.gz.*damaged")
-    shorter = gzip.compress(gzip.decompress(gzip.compress(b"x" * 100)))
-    (tmp_path / "other.nii.gz").write_bytes(shorter)
-    refused(tmp_path / "other.nii.gz", r"other\.nii\.gz cannot be read as an image")
-
-
-def test_files_that_are_no_images_are_named(tmp_path, refused):
-    refused(tmp_path / "none.nii", "no such file", error=FileNotFoundError)
-    (tmp_path / "text.nii").write_text("b-values")
-    refused(tmp_path / "text.nii", r"text\.nii cannot be read as an image")
-    (tmp_path / "table.csv").write_text("a,b")
-    refused(tmp_path / "table.csv", r"table\.csv cannot be read as an image")
-    nib.save(nib.MGHImage(np.zeros((2, 2, 2, 4), np.float32), np.eye(4)), tmp_path / "a.mgz")
-    refused(tmp_path / "a.mgz", "convert it to NIfTI")
-
-
-@pytest.mark.parametrize("bad", [np.full((4, 4), np.nan), np.diag([2.0, 2.0, 0.0, 1.0])])
-def test_an_affine_that_places_no_voxels_is_refused(signals, refused, bad):
-    given = nib.Nifti1Image(signals, AFFINE)
-    given._affine = bad
-    refused(given, "affine that places no voxels")
-
-
 def test_masks_of_other_grids_and_empty_ones_are_named(image, tmp_path, refused):
     path = tmp_path / "mask.nii.gz"
     ones = np.ones(GRID, np.uint8)
@@ -682,12 +634,6 @@ def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch)
 
     monkeypatch.setattr("shutil.copyfileobj", full)
     refused(scan, r"no room to unpack .*sub-01_dwi\.nii\.gz.*TMPDIR", error=OSError)
-
-
-def test_a_folder_that_cannot_be_written_to_is_named(image, tmp_path, refused):
-    refused(image, "cannot write to the folder /dev/null/x", error=OSError, out="/dev/null/x")
-    (tmp_path / "file").write_text("")
-    refused(image, "cannot write to the folder .*file", error=OSError, out=tmp_path / "file")
 
 
 LARGE = """

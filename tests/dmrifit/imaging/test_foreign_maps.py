@@ -143,7 +143,7 @@ def test_maps_of_one_grid_are_shown_on_a_page(metrics, tmp_path):
     with pytest.raises(ValueError, match="different grids"):
         read_maps({**maps, "other": tmp_path / "other.nii"})
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 2)), np.eye(4)), tmp_path / "series.nii")
-    with pytest.raises(ValueError, match="a map is one volume"):
+    with pytest.raises(ValueError, match="save one volume alone"):
         read_maps({"series": tmp_path / "series.nii"})
 
 

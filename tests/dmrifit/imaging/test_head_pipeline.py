@@ -64,6 +64,13 @@ def test_a_known_shift_and_turn_are_found(make_brain):
     assert np.corrcoef(np.asarray(believed.prior.dataobj)[inner], picture[inner])[0, 1] < 0.8
 
 
+def test_a_prior_of_another_head_is_told(make_brain):
+    (picture, _, affine), (earlier, _, _) = make_brain(seed=0), make_brain(seed=7)
+    image, prior = (nib.Nifti1Image(values.astype(np.float32), affine) for values in (picture, earlier))
+    with pytest.warns(UserWarning, match=r"does not look like the head of the image \(median local"):
+        prepare_brain(image, prior=prior, spacing=None, bias_field=False)
+
+
 def test_places_stay_where_they_are_on_another_grid():
     places = np.indices((30, 24, 20))
     affine = np.array([[0, -3.0, 0, 12], [2.0, 0, 0, -30], [0, 0, 4.0, 7], [0, 0, 0, 1]])

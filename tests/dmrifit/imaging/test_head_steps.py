@@ -1,23 +1,13 @@
-"""Scans of heads are corrected step by step: field, brain and place are found again where they are known."""
+"""Scans of heads are corrected step by step: field and brain are found again where they are known."""
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from dmrifit.imaging.head_steps import align_brain, correct_bias_field, find_brain
+from dmrifit.imaging.head_steps import correct_bias_field, find_brain
 
 SHAPE = (60, 66, 56)
 SPACING = 2.0
-
-
-def rigid(shift, degrees):
-    """Give a turn about an oblique axis, and a shift."""
-    from scipy.spatial.transform import Rotation
-
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(np.radians(degrees) * np.array([1, 2, -2]) / 3).as_matrix()
-    matrix[:3, 3] = shift
-    return matrix
 
 
 def dice(one, other):
@@ -66,34 +56,6 @@ def test_a_head_without_a_brain_is_refused(make_brain):
     noise = np.random.default_rng(0).uniform(0, 100, brain.shape).astype(np.float32)
     with pytest.raises(ValueError, match=r"no brain of 20 to 2200 mL.*brain_mask=False"):
         find_brain(nib.Nifti1Image(noise, affine))
-
-
-def test_the_place_of_an_earlier_scan_is_found_from_its_values(make_brain):
-    picture, brain, affine = make_brain(noise=0.0)
-    elsewhere = np.array(affine)
-    elsewhere[:3, 3] += [7.0, -5.0, 3.0]
-    image, prior = (nib.Nifti1Image(picture.astype(np.float32), place) for place in (affine, elsewhere))
-    mask, earlier_mask = (nib.Nifti1Image(brain.astype(np.uint8), place) for place in (affine, elsewhere))
-    transform = align_brain(prior, image, brain=mask, prior_brain=earlier_mask)
-    np.testing.assert_allclose(transform[:3, :3], np.eye(3), atol=0.01)
-    np.testing.assert_allclose(transform[:3, 3], [7, -5, 3], atol=0.3)
-
-
-@pytest.mark.parametrize(
-    ("transform", "message"),
-    [
-        (rigid([60.0, 0, 0], 0.0), "moved by 60 mm and turned by 0 degrees and agrees worse than before"),
-        (rigid([0.0, 0, 0], 25.0), "turned by 25 degrees"),
-    ],
-)
-def test_a_prior_that_was_moved_far_is_told(make_brain, monkeypatch, transform, message):
-    picture, _, affine = make_brain(noise=0.0)
-    image = nib.Nifti1Image(picture.astype(np.float32), affine)
-    from dipy import align
-
-    monkeypatch.setattr(align, "affine_registration", lambda *_, **__: (None, transform))
-    with pytest.warns(UserWarning, match=message):
-        align_brain(image, image)
 
 
 def test_real_brains_without_skulls_are_found(data_dir):

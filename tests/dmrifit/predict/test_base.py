@@ -13,7 +13,7 @@ from sklearn.preprocessing import FunctionTransformer
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import predict_image
-from dmrifit.predict.base import Design, resolve_patch_shape
+from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
@@ -164,57 +164,16 @@ def linear_world(seed, n=40):
     return source, target
 
 
-def test_designs_of_patients_are_as_good_as_all_their_voxels_at_once():
-    patients = [linear_world(seed) for seed in range(3)]
-    together = SignalToSignal("LR", **PROTOCOLS)
-    designs = [together.design(source, target) for source, target in patients]
-    together.fit_designs(designs)
-    source = np.concatenate([patient[0] for patient in patients])
-    target = np.concatenate([patient[1] for patient in patients])
-    reference = LinearRegression().fit(source, target)
-    new = linear_world(7)[0]
-    np.testing.assert_allclose(together.predict(new), reference.predict(new), rtol=1e-8)
-
-
-def test_linear_regression_needs_no_more_of_a_design_than_its_moments():
-    estimator = SignalToSignal("LR", **PROTOCOLS)
-    assert estimator.learns_from_moments
-    assert not SignalToSignal("RFR", **PROTOCOLS).learns_from_moments
-    assert not SignalToSignal(LinearRegression(), **PROTOCOLS).learns_from_moments
-    assert not SignalToSignal("unknown", **PROTOCOLS).learns_from_moments
-    designs = [estimator.design(*linear_world(seed)).reduced() for seed in range(3)]
-    assert all(design.features is None for design in designs)
-    new = linear_world(7)[0]
-    estimator.fit_designs(designs)
-    whole = LinearRegression().fit(
-        *map(np.concatenate, zip(*map(linear_world, range(3)), strict=True))
-    )
-    np.testing.assert_allclose(estimator.predict(new), whole.predict(new), rtol=1e-8)
-
-
-def test_a_design_of_moments_alone_has_no_arrays_to_give():
-    features, targets = np.arange(12.0).reshape(6, 2), np.arange(6.0)[:, None]
-    design = Design(6, 1, 2, features, targets)
-    assert design.arrays() == (features, targets)
-    reduced = design.reduced()
-    assert (reduced.n_voxels, reduced.n_dropped, reduced.n_columns) == (6, 1, 2)
-    np.testing.assert_allclose(reduced.moments.mean_y, [2.5])
-    with pytest.raises(ValueError, match="moments alone"):
-        reduced.arrays()
-
-
-def test_designs_without_a_usable_voxel_are_counted_only():
-    estimator = SignalToSignal("LR", **PROTOCOLS)
+def test_a_design_is_as_good_as_the_voxels_that_it_was_made_of():
     source, target = linear_world(0)
-    empty = estimator.design(np.full((7, 5), np.nan), np.full((7, 21), np.nan))
-    assert (empty.n_voxels, empty.n_dropped) == (0, 7)
-    assert empty.reduced().moments is None
-    filled = estimator.design(source, target)
-    estimator.fit_designs([empty.reduced(), filled.reduced()])
-    estimator.fit_designs([empty, filled])
-    assert estimator.n_dropped_ == 7
-    reference = LinearRegression().fit(source, target)
-    np.testing.assert_allclose(estimator.predict(source), reference.predict(source), rtol=1e-8)
+    source[3] = np.nan
+    estimator = SignalToSignal("LR", **PROTOCOLS)
+    estimator.fit_design(estimator.design(source, target))
+    assert estimator.n_dropped_ == 1
+    usable = np.arange(len(source)) != 3
+    reference = LinearRegression().fit(source[usable], target[usable])
+    new = linear_world(7)[0]
+    np.testing.assert_allclose(estimator.predict(new), reference.predict(new), rtol=1e-8)
 
 
 # Regressors that are tuned inside ----------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_strengths_are_in_the_order_of_application_without_those_of_zero(artifac
     [
         (
             {"ghost": 1, "echo": 1},
-            "unknown artifacts echo, ghost; there are shift, gibbs, signal_loss",
+            "artifacts must be one of shift, gibbs, signal_loss, not 'ghost'",
         ),
         ({"shift": 4.1}, "artifact 'shift' must be a number from 0 to 4, not 4.1"),
         ({"gibbs": 0.76}, "from 0 to 0.75"),

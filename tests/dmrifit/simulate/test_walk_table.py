@@ -6,8 +6,8 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from _random_walks import Pulses, pack_spheres, walk_blood, walk_tissue
 
+from benchmarks.prediction._random_walks import Pulses, pack_spheres, walk_blood, walk_tissue
 from dmrifit import Protocol
 from dmrifit.simulate import walk_table
 from dmrifit.simulate.walk_table import (

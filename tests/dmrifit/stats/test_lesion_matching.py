@@ -187,7 +187,7 @@ def test_published_counts_give_the_published_precision(n_found, n_wrong, sensiti
 
 @pytest.fixture(scope="module")
 def panoptica():
-    path = ROOT / "benchmarks" / "compare_panoptica.py"
+    path = ROOT / "benchmarks" / "metastasis" / "compare_panoptica.py"
     spec = importlib.util.spec_from_file_location("compare_panoptica", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

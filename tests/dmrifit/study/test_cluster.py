@@ -1,7 +1,6 @@
 """A study on a cluster: joblib's dask backend, workers that die, the same table."""
 
 import os
-import pickle
 import signal
 import threading
 from concurrent.futures import CancelledError, Future
@@ -191,10 +190,19 @@ def breaking(monkeypatch):
     return make
 
 
-def test_an_array_is_sent_again_when_the_worker_that_takes_it_dies_and_each_array_once(breaking):
+@pytest.fixture
+def study():
+    """Trainings that share two arrays, and where these are."""
+    entrant = SimpleNamespace(name="x")
+    cells = [SimpleNamespace(entrant=entrant, view=None, repeat=repeat) for repeat in (0, 0, 1)]
+    stack = SimpleNamespace(arrays=(np.zeros(3), np.ones(3)))
+    return cells, SimpleNamespace(arrays=stack.arrays, material=lambda *_: stack)
+
+
+def test_an_array_is_sent_again_when_the_worker_that_takes_it_dies_and_each_array_once(breaking, study):
     client = breaking(2)
-    one, other = np.zeros(3), np.ones(3)
-    lent = comparison._lend([one, None, other, one])
+    lent = comparison._lend(*study)
+    one, other = study[1].arrays
     assert {key: future.result() is array for (key, future), array in zip(lent.items(), (one, other), strict=True)} == {
         id(one): True,
         id(other): True,
@@ -202,34 +210,31 @@ def test_an_array_is_sent_again_when_the_worker_that_takes_it_dies_and_each_arra
     assert [sent is one for sent in client.sent] == [True, True, True, False]
 
 
-def test_an_array_that_no_worker_takes_is_an_error_and_no_endless_wait(breaking):
+def test_an_array_that_no_worker_takes_is_an_error_and_no_endless_wait(breaking, study):
     client = breaking(10**6)
     with pytest.raises(OSError, match="Stream is closed"):
-        comparison._lend([np.zeros(3)])
+        comparison._lend(*study)
     assert len(client.sent) == comparison._SENDINGS
 
 
-def test_arrays_that_all_trainings_share_stand_by_themselves_and_moments_stay_where_they_are_used(three, losing):
+def test_arrays_that_all_trainings_share_stand_by_themselves(three, losing):
     losing.n_results = 6
     leave_one_patient_out(three, **STUDY)
     by_name = {}
-    for _, (_, [(_, places, cell, material)], *arrays), _ in losing.sent[0]:
-        by_name.setdefault(cell.entrant.algorithm, []).append(([arrays[place] for place in places], material))
+    for _, (_, _, cell, *material), _ in losing.sent[0]:
+        by_name.setdefault(cell.entrant.algorithm, []).append(material)
     # joblib's dask backend sends an array once to a worker if it is an argument, with each task if it is inside one.
-    first = by_name["ETR"][0][0]
+    first = by_name["ETR"][0][:2]
     assert all(isinstance(array, np.ndarray) for array in first)
-    for arrays, (_, designs, *_) in by_name["ETR"]:
-        assert [array is other for array, other in zip(arrays, first, strict=True)] == [True, True]
-        assert len(pickle.dumps(designs)) < 1_500
-    for arrays, _ in by_name["LR"]:
-        assert arrays == [None, None]
+    for material in by_name["ETR"] + by_name["LR"]:
+        assert [array is other for array, other in zip(material[:2], first, strict=True)] == [True, True]
 
 
 def test_trainings_that_run_in_the_client_take_the_shared_arrays_out_of_their_futures(three, breaking):
     client = breaking(0)
     found = leave_one_patient_out(three, **STUDY)
     assert len(client.sent) == 2
-    assert client.waits == [0, 2], "joblib waits for the first worker before arrays are sent"
+    assert client.waits == [0], "joblib waits for the first worker before arrays are sent"
     assert found.scores["patient"].nunique() == 3
 
 
@@ -246,45 +251,12 @@ def test_a_study_waits_for_the_first_worker_of_a_cluster_that_starts_them_when_t
     pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
 
 
-def test_trainings_of_known_length_travel_in_groups_of_a_second_that_shrink_towards_the_end():
-    cells = [
-        SimpleNamespace(entrant=SimpleNamespace(name=name), train=range(n)) for n in (2, 4) for name in ("fast", "slow") * 200
-    ]
-    pace = comparison._Pace()
-    groups = comparison._groups(cells, range(len(cells)), pace, 2)
-    # Until one of them is finished, nothing is known of an estimator.
-    assert [next(groups), next(groups)] == [[0], [1]]
-    pace.add(cells[0], 0.02)
-    pace.add(cells[1], 0.2)
-    group = next(groups)
-    assert group == list(range(2, 2 + len(group)))
-    assert 0.8 < sum(pace.expected(cells[i]) for i in group) <= 1
-    rest = list(groups)
-    assert [i for some in ([0], [1], group, *rest) for i in some] == list(range(len(cells)))
-    lengths = [sum(pace.expected(cells[i]) for i in some) for some in rest]
-    assert max(lengths) <= 1 + 1e-9
-    assert len(rest[-1]) == 1
-    assert lengths[-4] < 0.6
-
-
-def test_without_a_cluster_every_training_is_kept_when_it_ends():
-    assert list(comparison._groups([None] * 3, [0, 2], comparison._Pace(), None)) == [[0], [2]]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.0, 1e-3, 1e6])
-def test_scores_have_the_same_bits_in_groups_of_any_length(cluster, three, monkeypatch, seconds):
+def test_scores_have_the_same_bits_on_a_cluster(cluster, three):
     study = {**STUDY, "algorithms": ("LR", "ETR", "slNN"), "strategies": ("s2s", "m2m")}
     alone = leave_one_patient_out(three, **study)
-    sizes = []
-    own = comparison._group_material
-    monkeypatch.setattr(comparison, "_group_material", lambda cells, group, *rest: (sizes.append(len(group)), own(cells, group, *rest))[1])
-    monkeypatch.setattr(comparison, "_GROUP_SECONDS", seconds)
-    monkeypatch.setattr(comparison, "_LAST_GROUPS", 1e-6)
     with joblib.parallel_config(backend="dask"):
         spread = leave_one_patient_out(three, **study)
-    assert sum(sizes) == 18
-    assert (max(sizes) > 1) == (seconds > 1)
     timed = "seconds"
     pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
     pd.testing.assert_frame_equal(spread.signals, alone.signals, check_exact=True)
@@ -326,5 +298,5 @@ def test_a_training_uses_no_other_worker_for_work_inside_it(monkeypatch):
 
     monkeypatch.setattr(comparison, "run_trial", trial)
     with joblib.parallel_config(backend="threading", n_jobs=4):
-        comparison._train_group((), [(0, (), None, ())])
+        comparison._train((), 0, None, None, None)
     assert workers == [[threading.get_ident()] * 4]

@@ -1,6 +1,5 @@
 """Train/test splits of a comparison: who is left out, nested sizes, keys of kept results."""
 
-import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -262,20 +261,6 @@ def test_an_edited_kernel_repeats_trainings_and_an_edited_page_does_not(source):
     kernel.write_text(edited, encoding="utf-8")
     assert digest_sources() != before
     kernel.write_text(text, encoding="utf-8")
-
-
-def test_a_renamed_module_repeats_no_training(source):
-    package, digest_sources = source
-    before = digest_sources()
-    for path in package.rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        renamed = text.replace("dmrifit.engine.results", "dmrifit.engine.zz_outcomes")
-        renamed = renamed.replace("from dmrifit.engine import exact_math", "from dmrifit.engine import zz_bits")
-        renamed = re.sub(r"\bexact_math\b", "zz_bits", renamed)
-        path.write_text(renamed, encoding="utf-8")
-    (package / "engine" / "results.py").rename(package / "engine" / "zz_outcomes.py")
-    (package / "engine" / "exact_math.py").rename(package / "engine" / "zz_bits.py")
-    assert digest_sources() == before
 
 
 # Settings ----------------------------------------------------------------------------------------

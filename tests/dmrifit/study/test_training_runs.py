@@ -95,7 +95,7 @@ def run_answers(maps, signals, test=None, **options):
     """Train the estimator that answers so, and test it on one patient."""
     cell = make_cell(Answer(maps, signals), **options)
     tests = [test or held_out()]
-    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None], CONSTANTS)
+    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, tests, [None], CONSTANTS)
 
 
 # Scores ------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_an_estimator_is_trained_on_the_rows_of_its_patients_with_contrasts_and_
 
 def test_what_the_user_gave_is_left_as_it_is():
     estimator = Answer(REFERENCE, MEASURED, random_state=11, target=FULL.take([0, 1, 2]))
-    run_trial(make_cell(estimator), TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None], CONSTANTS)
+    run_trial(make_cell(estimator), TRAINING[:, :2], TRAINING, ROWS, None, [held_out()], [None], CONSTANTS)
     parameters = Answer.trained[2]
     assert (parameters["random_state"], parameters["target"]) == (11, FULL.take([0, 1, 2]))
     assert estimator.source is None
@@ -241,14 +241,14 @@ def test_shuffled_targets_are_those_of_other_voxels():
 
 def test_the_perfect_prediction_needs_no_training_and_has_no_error():
     cell = make_cell(SignalToSignal("LR", model="adc"), control="perfect", keep=True)
-    content = run_trial(cell, None, None, [], [], [held_out()], [None], CONSTANTS)
+    content = run_trial(cell, None, None, [], None, [held_out()], [None], CONSTANTS)
     predictions = content["predictions"]["p"]
     np.testing.assert_array_equal(predictions["maps"], REFERENCE)
     np.testing.assert_array_equal(predictions["signals"], MEASURED.astype(np.float32))
     assert {row["bias"] for row in content["scores"]} == {0}
     # Of maps it answers the signals of the reference.
     cell = make_cell(MapsToMaps("LR", model="adc"), control="perfect", keep=True)
-    content = run_trial(cell, None, None, [], [], [held_out()], [None], CONSTANTS)
+    content = run_trial(cell, None, None, [], None, [held_out()], [None], CONSTANTS)
     signals = REFERENCE[:, :1] * np.exp(-REFERENCE[:, 1:] * FULL.b / 1000)
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
 
@@ -278,7 +278,7 @@ def by_hand(answer, reference, constant):
 )
 def test_truth_and_repeat_are_scored_against_both_references_by_plain_numpy(strategy, control, signals, maps):
     cell = make_cell(strategy("LR", model="adc"), control=control)
-    content = run_trial(cell, None, None, [], [], [repeated()], [None], CONSTANTS)
+    content = run_trial(cell, None, None, [], None, [repeated()], [None], CONSTANTS)
     if strategy is MapsToMaps:
         signals = maps[:, :1] * np.exp(-maps[:, 1:] * FULL.b / 1000)
     for j, row in enumerate(content["scores"]):
@@ -310,7 +310,7 @@ def test_a_copy_answers_the_nearest_source_contrast():
     source, target = Protocol([0, 500, 0], te=[70, 70, 100]), Protocol([0, 200, 300, 900, 300], te=[70, 70, 70, 70, 99])
     assert nearest_contrasts(source, target).tolist() == [0, 0, 1, 1, 2]
     cell = make_cell(SignalToSignal("LR", model="adc"), control="copy", keep=True)
-    content = run_trial(cell, None, None, [], [], [held_out()], [None], CONSTANTS)
+    content = run_trial(cell, None, None, [], None, [held_out()], [None], CONSTANTS)
     copied = content["predictions"]["p"]
     expected = MEASURED[:, nearest_contrasts(SOURCE, FULL)]
     np.testing.assert_array_equal(copied["signals"], expected.astype(np.float32))
@@ -326,7 +326,7 @@ def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others():
     test = held_out(index=np.zeros((2, 4), int), X=np.ones((2, 2)), Y=np.ones((2, 4)), reference=np.ones((2, 7)), at_bound=np.zeros(7))
     view = View(SOURCE, Protocol([0, 100, 500, 1000], te=60), None, model)
     cell = make_cell(MapsToMaps("LR"), control="copy", keep=True, model=model, view=view)
-    content = run_trial(cell, None, None, [], [], [test], [clinical], constants)
+    content = run_trial(cell, None, None, [], None, [test], [clinical], constants)
     maps = content["predictions"]["p"]["maps"]
     # A negative fraction is no fraction.
     np.testing.assert_allclose(maps[:, 1], [0.2, 0])
@@ -334,19 +334,15 @@ def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others():
     np.testing.assert_allclose(maps[:, [3, 5, 6]], [[200, 0.7, 60]] * 2)
 
 
-def test_strategies_are_fitted_to_rows_or_to_moments_alike():
+def test_strategies_are_fitted_to_the_rows_of_their_patients():
     estimator = SignalToSignal("LR", model="adc", source=SOURCE, target=FULL)
-    designs = [estimator.design(TRAINING[rows, :2], TRAINING[rows]) for rows in ROWS]
     cell = make_cell(estimator, keep=True)
-    by_rows = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, designs, [held_out()], [None], CONSTANTS)
-    moments = [design.reduced() for design in designs]
-    by_moments = run_trial(cell, None, None, ROWS, moments, [held_out()], [None], CONSTANTS)
+    content = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, 3, [held_out()], [None], CONSTANTS)
     used = TRAINING[[*range(10), *range(30, 40)]]
     X = np.column_stack([np.ones(20), used[:, :2]])
     weights = np.linalg.lstsq(X, used, rcond=None)[0]
     expected = np.column_stack([np.ones(4), MEASURED[:, :2]]) @ weights
-    for content in (by_rows, by_moments):
-        np.testing.assert_allclose(content["predictions"]["p"]["signals"], expected, rtol=1e-5)
+    np.testing.assert_allclose(content["predictions"]["p"]["signals"], expected, rtol=1e-5)
 
 
 def test_maps_follow_from_clinical_metrics_that_are_known(monkeypatch):
@@ -355,9 +351,9 @@ def test_maps_follow_from_clinical_metrics_that_are_known(monkeypatch):
     monkeypatch.setattr(
         MapsToMaps, "maps_from", lambda self, metrics: maps * (metrics is clinical)
     )
-    monkeypatch.setattr(MapsToMaps, "fit_designs", lambda self, designs: self)
+    monkeypatch.setattr(MapsToMaps, "fit_design", lambda self, design: self)
     cell = make_cell(MapsToMaps("LR", model="adc"), keep=True)
-    content = run_trial(cell, None, None, [], [], [held_out()], [clinical], CONSTANTS)
+    content = run_trial(cell, TRAINING[:, :3], TRAINING, ROWS, 0, [held_out()], [clinical], CONSTANTS)
     np.testing.assert_array_equal(content["predictions"]["p"]["maps"], maps)
     signals = np.exp(-maps[:, 1:] * FULL.b / 1000)
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
@@ -380,7 +376,7 @@ def test_predictions_are_kept_on_request_in_single_precision_for_the_first_scan(
 def test_every_held_out_patient_is_scored():
     cell = make_cell(Answer(REFERENCE, MEASURED), test=("p", "o"))
     tests = [held_out("p"), held_out("o")]
-    content = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None, None], CONSTANTS)
+    content = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, tests, [None, None], CONSTANTS)
     assert [row["patient"] for row in content["scores"]] == ["p", "p", "o", "o"]
     assert [row["patient"] for row in content["signals"]] == ["p"] * 3 + ["o"] * 3
 
@@ -390,4 +386,4 @@ def test_a_failure_names_estimator_patient_and_training(test, who):
     cell = make_cell(Answer("fail"), test=test)
     message = f"'x s2s' failed for {who} of cohort 'A', trained on 2 patients .same.: out of luck"
     with pytest.raises(RuntimeError, match=message):
-        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None], CONSTANTS)
+        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, [held_out()], [None], CONSTANTS)

@@ -89,7 +89,7 @@ def test_bad_scans_are_refused_before_anything_is_aligned(visits):
     normalized = nib.Nifti1Image(image.get_fdata(dtype=np.float32) - 29000, image.affine)
     with pytest.raises(ValueError, match="% of the values in the brain are 0 or less; give"):
         prepare_scan(normalized, brain=folder / "mask.nii.gz")
-    with pytest.raises(ValueError, match=r"0\.4 to 2 mm, not 5"):
+    with pytest.raises(ValueError, match=r"spacing in mm must be a number from 0\.4 to 2, not 5"):
         prepare_scan(image, spacing=5)
 
 

@@ -7,8 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from _tiled_logits import tiled_logits  # noqa: E402
-
+from benchmarks.metastasis._tiled_logits import tiled_logits  # noqa: E402
 from metastasis.networks.architectures import DeepMedic, SmallUNet, UNet  # noqa: E402
 from metastasis.segmentation import inference  # noqa: E402
 from metastasis.segmentation.inference import (  # noqa: E402

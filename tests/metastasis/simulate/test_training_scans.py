@@ -26,8 +26,8 @@ def test_negative_is_read_in_ras_order_and_cut_to_its_brain(tmp_path):
     ("shape", "affine", "message"),
     [
         ((9, 9, 9), np.diag([1, 1, 1.5, 1]), "voxels of 1 × 1 × 1.5 mm, where about 1 mm .* dmrifit-metastasis prepare"),
-        ((9, 9, 9, 2), np.eye(4), r"has 4 axes \(9 × 9 × 9 × 2\); save the post-contrast volume alone"),
-        ((9, 9, 9), np.eye(4), "holds 1 non-finite values"),
+        ((9, 9, 9, 2), np.eye(4), r"has 4 axes \(9 × 9 × 9 × 2\); .*: save one volume alone"),
+        ((9, 9, 9), np.eye(4), "has 1 non-finite value "),
     ],
 )
 def test_other_scans_are_refused_in_one_line(tmp_path, shape, affine, message):

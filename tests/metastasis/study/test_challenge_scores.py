@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def official():
-    path = ROOT / "benchmarks" / "compare_mets_scorer.py"
+    path = ROOT / "benchmarks" / "metastasis" / "compare_mets_scorer.py"
     spec = importlib.util.spec_from_file_location("compare_mets_scorer", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

@@ -71,9 +71,9 @@ def test_cases_made_later_are_the_same(cases):
         ({"n": 0}, "n must be a whole number"),
         ({"n_experts": 1.5}, "n_experts must be a whole number"),
         ({"experts": "real"}, "preference"),
-        ({"spacing": 0}, "spacing must lie"),
+        ({"spacing": 0}, "spacing must be one number or three"),
         ({"skip": -1}, "skip must be"),
-        ({"exclude": "necrosis"}, "sequence of names"),
+        ({"exclude": "necrosis"}, "exclude must be one of"),
         ({"exclude": ("skull",)}, "ventricles"),
     ],
 )

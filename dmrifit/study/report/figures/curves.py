@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.predict.controls import CONSTANT, COPY, PERFECT, REPEAT, SHUFFLED, TRUTH, is_control
 from dmrifit.report.dot_plot import Panel
 from dmrifit.report.style import (
     FAINT,
@@ -26,17 +27,22 @@ from dmrifit.report.style import (
     plain_ticks,
     shared_style,
 )
-from dmrifit.study.report.figures.colors import algorithm_color
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["plot_decays", "plot_signal_errors", "plot_sizes"]
-
 _PERCENT = 100.0
 _LEGEND_COLUMNS = 4
 _BAND = PALETTE["line"].light
+_GRAYS = {
+    CONSTANT: "#8a919b",
+    SHUFFLED: "#b9bec6",
+    COPY: "#a2a8b0",
+    PERFECT: "#4a5563",
+    TRUTH: "#5d6773",
+    REPEAT: "#737c87",
+}
 
 
 def plot_signal_errors(
@@ -191,3 +197,12 @@ def _spread_labels(sizes: Sequence[int]) -> list[str]:
         labels.append(f"{size:g}")
         last = size
     return labels
+
+
+def algorithm_color(name: str, algorithms: Sequence[str]) -> str:
+    """Choose the color of an algorithm, or the gray of a control."""
+    for word in name.lower().split():
+        if word in _GRAYS:
+            return _GRAYS[word]
+    learners = [algorithm for algorithm in algorithms if not is_control(algorithm)]
+    return color_of(name, learners)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from dmrifit.study.predictions import PatientPredictions
 
-__all__ = ["MapRow", "plot_joint_histograms", "plot_lesion"]
-
 # Two colors around white, distinct with every form of color blindness.
 _ERROR_COLORMAP = "PuOr_r"
 _LARGEST_ERROR = 1.0

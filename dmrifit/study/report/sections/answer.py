@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dmrifit._utils.counts import counted
+from dmrifit.predict.controls import is_control
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import fixed
-from dmrifit.report.page import Block, Columns, Heading, Lead, Note, Picture
-from dmrifit.report.style import INK, PALE, PALETTE
-from dmrifit.study.report.figures.curves import plot_sizes
+from dmrifit.report.page import Block, Columns, Heading, Lead, Link, Note, Numbers, Picture
+from dmrifit.report.style import INK, PALE, PALETTE, dash_of, marker_of
+from dmrifit.study.report.figures.curves import algorithm_color, plot_sizes
 from dmrifit.study.report.figures.voxels import plot_lesion
 from dmrifit.study.report.sections.elements import SIGNALS, SKILL_ENDS, TRAINED, WHOM, capital
-from dmrifit.study.report.sections.generalization import sizes_of
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
-from dmrifit.study.summaries import Board, matching
+from dmrifit.study.report.sections.scores import predictor_panels, predictor_rows
+from dmrifit.study.skill_summary import size_summary
+from dmrifit.study.summaries import Board, averaged, matching, unique
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["answer", "verdict"]
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
@@ -32,6 +32,7 @@ _SHARED = "against the fit to the same images"
 _INDEPENDENT = "against a second draw of the noise"
 _NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
 _COLORS = {_SHARED: PALE, _INDEPENDENT: PALETTE["link"].light}
+_REGIME_COLORS = {"same": "link", "other": "warn", "pooled": "faint"}
 
 
 def answer(board: Board) -> Iterator[Any]:
@@ -271,3 +272,73 @@ def enough_in_words(skill: pd.Series) -> str:
     if enough == skill.index[-1]:
         return f"still rising at {enough}"
     return f"more than {enough} gain less than {SMALL_GAIN:g}"
+
+
+def other_sites(board: Board) -> Iterator[Any]:
+    """Lay training on other cohorts beside training on the same, for every predictor."""
+    if len(board.regimes) < 2:
+        return
+    rows = predictor_rows(board)
+    rows = rows[~rows["algorithm"].map(is_control)]
+    series = rows["train_on"].map(lambda name: f"trained on {WHOM.get(name, name)}")
+    names = rows["cohort"] + ": " + rows["algorithm"] + " " + rows["strategy"]
+    table = rows.assign(row=names, series=series).sort_values("row", kind="stable")
+    styles = {}
+    for i, train_on in enumerate(board.regimes):
+        color = PALETTE[_REGIME_COLORS.get(train_on, "ink")].light
+        name = f"trained on {WHOM.get(train_on, train_on)}"
+        styles[name] = {"color": color, "marker": marker_of(name, [*"abc"[:i], name])}
+    figure = plot_dots(table, predictor_panels(board), styles, "Tested cohort: predictor")
+    alt = "Scores of every predictor by tested cohort and cohorts trained on"
+    yield Picture(figure, alt, name="other_sites")
+    if board.setting("resynthesize"):
+        yield Note(
+            "Protocols differ, so training images of other cohorts were computed for the "
+            "tested protocol from the model fitted to theirs."
+        )
+    sizes = []
+    for train_on in board.regimes:
+        size = board.size(matching(board.scores, train_on=train_on))
+        sizes.append(f"{WHOM.get(train_on, train_on)} {size}")
+    yield Note(f"Training patients: {', '.join(sizes)}. Parameter by parameter:")
+    yield Link("tables/parameters.csv", "All numbers: parameters.csv")
+
+
+def sizes_of(board: Board) -> pd.DataFrame:
+    """Summarize the learners by number of training patients, first way of training."""
+    scores = averaged(matching(board.evaluation.scores, train_on=board.regimes[0]))
+    return size_summary(scores[~scores["algorithm"].map(is_control)])
+
+
+def curves(board: Board) -> Iterator[Any]:
+    """Draw skill and dispersion of every predictor over the number of training patients."""
+    if len(unique(board.evaluation.scores["n_train"])) < 2:
+        return
+    table = sizes_of(board)
+    learning = table
+    measure = board.skill_column
+    table = table.assign(series=table["algorithm"] + " " + table["strategy"])
+    panels = [
+        Panel(measure, "skill of maps", ends=_ends(table[measure].dropna())),
+        Panel("dispersion", "DI (%)", 100),
+    ]
+    looks: dict[str, Mapping[str, Any]] = {}
+    for strategy, algorithm in dict.fromkeys(
+        zip(table["strategy"], table["algorithm"], strict=True)
+    ):
+        looks[f"{algorithm} {strategy}"] = {
+            "color": algorithm_color(algorithm, board.algorithms),
+            "linestyle": dash_of(strategy, board.strategies),
+        }
+    shown = board.cohorts[:2]
+    yield (f"Means over patients, draws and the parameters {', '.join(board.averaged_metrics)}.")
+    figure = plot_sizes(table[table["cohort"].isin(shown)], panels, looks, width=12.4)
+    yield Picture(figure, "Skill and dispersion over training patients", name="learning")
+    yield Numbers("learning", learning)
+
+
+def _ends(skill: pd.Series) -> tuple[float, float]:
+    """Choose the ends of an axis: skill that went astray must not squeeze what lies above it."""
+    if not len(skill):
+        return 0.0, 1.0
+    return max(float(skill.min()), SKILL_ENDS[0]) - 0.05, max(float(skill.max()), 0.0) + 0.05

@@ -11,17 +11,6 @@ from dmrifit.study.summaries import Board
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "SIGNALS",
-    "SKILL_ENDS",
-    "TRAINED",
-    "WHOM",
-    "capital",
-    "captioned",
-    "metric_format",
-    "metric_text",
-]
-
 #: Name of the images that are not among the inputs.
 SIGNALS = "unseen signals"
 #: Skill is drawn so far: below, a predictor is worse than guessing, by how much is of no use.

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
     from dmrifit.study.predictions import PatientPredictions
 
-__all__ = [
-    "best_maps",
-    "example_patients",
-    "has_picture",
-    "joint_histograms",
-    "lesion_order",
-    "typical_patient",
-]
-
 _NOT_KEPT = (
     "The comparison kept no predictions of single voxels, so there is nothing to draw here; "
     "compare(…, keep_predictions=True), the default, keeps them."

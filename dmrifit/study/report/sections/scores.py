@@ -13,25 +13,13 @@ from dmrifit.report.numerals import percent
 from dmrifit.report.page import Grid, Note, Numbers, Picture, Table
 from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
 from dmrifit.stats.metrics import AT_BOUND, METRICS
-from dmrifit.study.report.figures.colors import algorithm_color
-from dmrifit.study.report.figures.curves import plot_signal_errors
+from dmrifit.study.report.figures.curves import algorithm_color, plot_signal_errors
 from dmrifit.study.report.sections.elements import SKILL_ENDS, TRAINED, captioned
 from dmrifit.study.skill_summary import KEYS
 from dmrifit.study.summaries import Board, matching, summary_metrics, unique
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "parameter_scores",
-    "parameter_table",
-    "predictor_panels",
-    "predictor_rows",
-    "predictor_scores",
-    "reference_table",
-    "signal_scores",
-    "truth_scores",
-]
 
 _MEANING = {
     "S0": "signal without any weighting, relative to the patient's scale",

@@ -14,7 +14,7 @@ from dmrifit import (
     rank_contrasts,
 )
 from dmrifit.engine.design.precision import signal_jacobian
-from dmrifit.simulate.body_phantoms import tissue_table
+from dmrifit.simulate.tissues import tissue_table
 
 T2IVIMK = MODELS["t2-ivim-kurtosis"]
 TUMOR = tissue_table()["tissue"]["tumor"]

@@ -69,7 +69,7 @@ conditions = st.one_of(
     st.just("0.2 < f <= 0.8"),
 )
 assignments = st.tuples(st.sampled_from(["x = ", "y = ", "y += "]), terms).map("".join)
-ends = terms.map(lambda term: f"return S0 * math.exp(-abs({term}))")
+ends = terms.map(lambda term: f"return S0 * (D / T2 + f) * math.exp(-abs({term}))")
 
 
 @st.composite
@@ -94,7 +94,7 @@ def statements(draw):
 @settings(max_examples=20, phases=[Phase.explicit, Phase.generate])
 @given(body=st.lists(statements(), min_size=1, max_size=2), end=ends, seed=st.integers(0, 99))
 def test_branches_give_the_signals_and_slopes_of_the_function(body, end, seed):
-    lines = ["x, y = f, b * D", *body, end.replace("* math", "* (D / T2 + f) * math")]
+    lines = ["x, y = f, b * D", *body, end]
     text = "def generated(b, te, S0, f, D, T2):\n" + textwrap.indent("\n".join(lines), "    ")
     function = function_of(text)
     model = SignalModel.from_function(function, PARAMETERS, name="generated")

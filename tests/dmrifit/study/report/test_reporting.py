@@ -1,6 +1,8 @@
 """The report of a comparison: complete, self-contained, honest about its data, equal to its tables."""
 
+import os
 import re
+from pathlib import Path
 
 import browser
 import numpy as np
@@ -20,6 +22,7 @@ from dmrifit import (
     write_report,
 )
 from dmrifit.report.page import Picture
+from dmrifit.study.report.reporting import Report
 
 TISSUE = ["f", "Dv", "T2v", "Dt", "K", "T2t"]
 
@@ -95,9 +98,6 @@ def means(rows, metrics, suffix=""):
     return rows.groupby("patient")[["abs", f"dispersion{suffix}", "r"]].mean().mean().tolist()
 
 
-# The page ------------------------------------------------------------------------------------------------------------
-
-
 def test_the_page_needs_no_other_file_and_no_network(page, folder):
     assert not re.search(r"""src\s*=\s*["'](?!data:)""", page)
     links = re.findall(r"""href\s*=\s*["'](?!#)([^"']*)""", page)
@@ -171,9 +171,6 @@ def test_a_report_can_be_written_again_over_itself_and_leaves_nothing_old(small,
     assert not list(tmp_path.rglob("of_an_earlier_report*"))
 
 
-# Numbers -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("train_on", ["same", "other"])
 @pytest.mark.parametrize("cohort", ["A<1>", "B"])
 def test_the_table_of_skill_is_that_of_the_scores(folder, evaluation, train_on, cohort):
@@ -203,9 +200,6 @@ def test_four_patients_and_one_seed_give_skill_with_intervals_and_no_verdicts(ta
     assert "cannot be told from one draw of training patients and seeds" in page
     assert "Highest mean here: " in page
     assert "Best predictor" not in page
-
-
-# Less than everything ------------------------------------------------------------------------------------------------
 
 
 def test_one_cohort_one_algorithm_one_size_and_nothing_kept_make_a_page_too(small, tmp_path):
@@ -302,9 +296,6 @@ def test_a_report_is_an_object_too(small, tmp_path):
     assert "Highest mean here: mine, signals to signals." in report._repr_html_()
 
 
-# In a browser ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def opened(folder, tab):
     return tab.open(folder / "report.html", height=1000)
@@ -362,3 +353,45 @@ def test_the_page_is_dark_in_the_dark_and_light_on_paper(folder, tab):
     assert page.evaluate(background) == "rgb(20, 24, 30)"
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate(background) == "rgb(255, 255, 255)"
+
+
+@pytest.fixture
+def report(tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text("page", encoding="utf-8")
+    frames = {"headline": pd.DataFrame({"algorithm": ["LR", "a|b"], "r": ["0.50", "–"]})}
+    return Report.of(page, "Title <1>", ["Notice.", "Best predictor: LR."], frames)
+
+
+def test_a_report_is_the_path_of_its_page(report, tmp_path):
+    assert report == tmp_path / "report.html"
+    assert isinstance(report, Path)
+    assert os.fspath(report) == str(tmp_path / "report.html")
+    assert report.read_text(encoding="utf-8") == "page"
+    assert report.path == report
+    assert type(report.path) is type(tmp_path)
+    assert report.parent == tmp_path
+    assert (report.parent / "x").name == "x"
+
+
+def test_its_tables_are_copies_and_a_wrong_name_lists_them(report):
+    table = report.frame("headline")
+    table.loc[0, "r"] = "1"
+    assert report.frame("headline")["r"].tolist() == ["0.50", "–"]
+    with pytest.raises(ValueError, match=r"no table 'skil' in .*; choose from headline"):
+        report.frame("skil")
+
+
+def test_markdown_has_title_sentences_table_and_page(report):
+    lines = report.markdown().splitlines()
+    assert lines[0] == "# Title <1>"
+    assert "Best predictor: LR." in lines
+    assert lines[-4:] == ["| LR | 0.50 |", "| a\\|b | – |", "", "[report.html](report.html)"]
+    assert "| --- | --- |" in lines
+
+
+def test_notebooks_show_sentences_and_table(report):
+    html = report._repr_html_()
+    assert "Title &lt;1&gt;" in html
+    assert "Best predictor: LR." in html
+    assert html.count("<tr>") == 3

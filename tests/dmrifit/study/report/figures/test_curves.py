@@ -2,10 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.colors import to_hex
 
+from dmrifit.predict.controls import CONTROLS, is_control
 from dmrifit.report.dot_plot import Panel
 from dmrifit.study.report.figures.curves import (
+    algorithm_color,
     plot_decays,
     plot_signal_errors,
     plot_sizes,
@@ -107,3 +110,23 @@ def test_decays_show_inputs_filled_and_predictions_as_lines():
     assert len(plot_decays(decays((np.nan,)), "p").axes[0].lines) == 2
 
 
+def spread(color):
+    """Distance between the strongest and the weakest of red, green and blue."""
+    channels = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return max(channels) - min(channels)
+
+
+def test_controls_are_gray_and_do_not_move_the_colors_of_learners():
+    names = ["constant", "LR", "shuffled", "RFR", "perfect"]
+    assert [is_control(name) for name in names] == [True, False, True, False, True]
+    assert is_control("constant median")
+    assert not is_control("inconstant")
+    assert algorithm_color("RFR", names) == algorithm_color("RFR", ["LR", "RFR"])
+    assert len({algorithm_color(name, names) for name in names}) == 5
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_is_gray_by_any_word_of_its_name(control):
+    assert spread(algorithm_color(control, [])) < 40
+    assert algorithm_color(f"{control} median", []) == algorithm_color(control, [])
+    assert algorithm_color(control.upper(), []) == algorithm_color(control, [])

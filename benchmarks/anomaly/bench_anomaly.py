@@ -1,0 +1,710 @@
+"""
+Which of the study's claims about anomalies of diffusion hold on synthetic persons, and where do
+other detectors stand?
+
+    .venv/bin/python -m benchmarks.anomaly.bench_anomaly [--seeds 1 2 3] [--work FOLDER] [--n-jobs 2]
+    .venv/bin/python -m benchmarks.anomaly.bench_anomaly --size smoke --seeds 1 --out FILE
+    .venv/bin/python -m benchmarks.anomaly.bench_anomaly --inference
+    .venv/bin/python -m benchmarks.anomaly.bench_anomaly --decide
+
+For each seed healthy persons and patients with gliomas are made twice, registered well and with
+residual shifts. Detectors learn from two thirds of the healthy (three folds), thresholds come from
+the third that is left, and false positives are counted on healthy persons that nothing was learned
+or chosen on. Secondary rows have one fold. No lesion is looked at before the evaluation, and
+nothing is chosen by it. What is finished is kept in the folder FOLDER (default build/anomaly) and
+not repeated as long as the code is the same. Each process computes on one thread. `--inference`
+measures speed and memory at the published size and adds them to the stored result.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+
+from anomaly import (
+    DenoisingAutoencoder,
+    RecDiscNet,
+    VoxelwiseGaussian,
+    evaluate_detectors,
+    simulate_dmri,
+)
+from anomaly.scans.cases import Case
+from anomaly.study.evaluation import healthy_folds
+from benchmarks import _boards as boards
+from benchmarks import _measure as measure
+from benchmarks.anomaly import _anomaly_speed as speed
+from benchmarks.claims.weninger.board import (
+    anomaly_board,
+    board_figures,
+    difference_interval,
+    margin_table,
+    published_beside,
+)
+from benchmarks.claims.weninger.methods import (
+    COHORTS,
+    HEALTHY_RATE,
+    IMAGE_SCALE,
+    NOISES,
+    OWN,
+    REFERENCE,
+    STRICT_RATE,
+    board_rules,
+    method_name,
+)
+from dmrifit.io.digests import source_digest
+from dmrifit.networks.training import gather_training
+
+RESULT = measure.RESULTS / "anomaly.json"
+SEEDS = (20261121, 20261122, 20261123)
+#: Rooms that maps depend on, and what the evaluation depends on.
+OF_MAPS = (
+    *("anomaly.networks", "anomaly.generators", "anomaly.detectors", "anomaly.scans"),
+    *("anomaly.simulate", "dmrifit._utils", "dmrifit.networks", "dmrifit.simulate"),
+)
+OF_EVALUATION = (
+    *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
+    *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
+    *("anomaly.study.strata", "anomaly.study.summaries", "anomaly.detectors.maps"),
+    *("anomaly.detectors.thresholds", "dmrifit.stats.lesion_matching"),
+    "dmrifit.stats.patient_summary",
+    "benchmarks.claims.weninger.methods",
+)
+MEASURES = ("auc", "average_precision")
+BY_RULE = (
+    "dice",
+    "dice_opened",
+    "gain",
+    "false_positive_rate",
+    "false_positive_rate_opened",
+    "empty_opened",
+)
+#: Rows of stored results that the table leaves out: no better than a guess on gliomas.
+AT_CHANCE = ("isolation forest",)
+MIX = method_name("RecDiscNet")
+MIX_FULL = method_name("RecDiscNet", mean="full")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many persons there are, and how long networks learn."""
+
+    n_healthy: int = 28
+    n_lesions: int = 20
+    n_new: int = 14
+    n_folds: int = 3
+    n_directions: int = 16
+    shape: tuple[int, int, int] = (40, 48, 32)
+    spacing: float = 4.0
+    latents: tuple[int, ...] = (16, 64, 512)
+    noises: tuple[str, ...] = NOISES
+    dae: dict[str, Any] = field(default_factory=dict)
+    recdisc: dict[str, Any] = field(default_factory=dict)
+    implants: dict[str, Any] = field(default_factory=dict)
+
+
+SIZES = {
+    "full": Size(recdisc={"epochs": 2}),
+    "small": Size(
+        *(12, 8, 6, 2, 8, (28, 34, 22), 5.6, (16, 512)),
+        dae={"epochs": 15},
+        recdisc={
+            "epochs": 1,
+            "repeats": 1,
+            "reconstruction_width": 8,
+            "discrimination_width": 8,
+        },
+        implants={"n_implants": 1, "n_trees": 30},
+    ),
+    "smoke": Size(
+        *(6, 3, 2, 2, 6, (20, 24, 16), 8.0, (4, 8), ("normal random", "mix")),
+        dae={"epochs": 1, "widths": (4, 8), "dense": None},
+        recdisc={
+            "epochs": 1,
+            "repeats": 1,
+            "reconstruction_width": 4,
+            "discrimination_width": 4,
+            "stem": 4,
+        },
+        implants={"n_implants": 1, "n_trees": 10},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training, and the maps that are made with it."""
+
+    make: Callable[[int], Any]
+    #: Rows by name: what makes maps of scans and masks with the trained detector.
+    rows: dict[str, Callable[[Any, Any, Any], Any]]
+    #: Whether it is trained in every fold, and on the shifted cohort.
+    every_fold: bool = True
+    shifted: bool = True
+
+
+def plain(model: Any, scans: Any, masks: Any) -> Any:
+    return model.anomaly_map(scans, masks)
+
+
+def of_absolutes(model: Any, scans: Any, masks: Any) -> Any:
+    return model.set_params(residual="mean-of-abs").anomaly_map(scans, masks)
+
+
+def at_image_scale(model: Any, scans: Any, masks: Any) -> Any:
+    return model.set_params(residual="mean", scale="image").anomaly_map(scans, masks)
+
+
+def of_residuals(model: Any, scans: Any, masks: Any) -> Any:
+    return model.residual_map(scans, masks)
+
+
+def recipes(size: Size) -> dict[str, Recipe]:
+    """Give everything that is compared, by the name of its first row."""
+    found: dict[str, Recipe] = {}
+    for output in ("sigmoid", "linear"):
+        for latent in size.latents:
+            first = output == "sigmoid" and latent == max(size.latents)
+            name = method_name("DAE", output=output, latent=latent)
+            rows = {name: plain}
+            if first:
+                forms = {"mean of abs": of_absolutes, IMAGE_SCALE: at_image_scale}
+                rows |= {
+                    method_name("DAE", latent=latent, form=form): make
+                    for form, make in forms.items()
+                }
+            found[name] = Recipe(_autoencoder(size, output, latent), rows, first, first)
+    for noise in size.noises:
+        for mean in ("half", "full"):
+            name = method_name("RecDiscNet", noise=noise, mean=mean)
+            mix = noise == "mix"
+            form = (
+                {method_name("RecDiscNet", noise=noise, mean=mean, form="residual"): of_residuals}
+                if mix
+                else {}
+            )
+            rows = {name: plain} | form
+            found[name] = Recipe(_recdisc(size, noise, mean), rows, mix and mean == "half", mix)
+    return found | {name: Recipe(make, {name: plain}) for name, make in _classical(size).items()}
+
+
+def _autoencoder(size: Size, output: str, latent: int) -> Callable[[int], Any]:
+    return lambda seed: DenoisingAutoencoder(
+        latent,
+        output,
+        # As published; maps are neither smoothed nor divided by what is usual at a place.
+        residual="mean",
+        latent="vector",
+        aligned=False,
+        smooth_mm=0.0,
+        calibration=None,
+        device="cpu",
+        random_state=seed,
+        **gather_training(size.dae),
+    )
+
+
+def _recdisc(size: Size, noise: str, mean: str) -> Callable[[int], Any]:
+    return lambda seed: RecDiscNet(
+        noise.replace(" ", "-"),
+        mean,
+        smooth_mm=0.0,
+        calibration=None,
+        device="cpu",
+        random_state=seed,
+        **gather_training(size.recdisc),
+    )
+
+
+def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
+    from anomaly import ImplantDetector, PCADetector
+
+    shared: dict[str, Any] = {"spacing": size.spacing, "calibration": None}
+    return {
+        REFERENCE: lambda seed: VoxelwiseGaussian(side="low", distance="z", **shared),
+        "z, two-sided": lambda seed: VoxelwiseGaussian(side="both", distance="z", **shared),
+        "Mahalanobis": lambda seed: VoxelwiseGaussian(
+            ("mean", "spread"), distance="mahalanobis", **shared
+        ),
+        "PCA": lambda seed: PCADetector(**shared),
+        OWN: lambda seed: ImplantDetector(random_state=seed, **shared, **size.implants),
+    }
+
+
+# Once, as code may be changed while it runs.
+CODE_OF_MAPS = source_digest(boards.room_modules(*OF_MAPS))
+CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Persons of a seed: healthy ones to learn and choose with, healthy ones to count on, patients."""
+
+    healthy: list[Case]
+    new: list[Case]
+    lesions: list[Case]
+
+    def folds(self, size: Size, seed: int) -> list[tuple[list[int], list[int]]]:
+        return healthy_folds(self.healthy, size.n_folds, random_state=seed)
+
+
+class Store(boards.Store):
+    """What is finished of a seed and a cohort."""
+
+    def __init__(self, work: Path, size: Size, seed: int, cohort: str) -> None:
+        super().__init__(work, f"{cohort}-{seed}", [asdict(size), CODE_OF_MAPS])
+        self.size, self.seed, self.cohort = size, seed, cohort
+
+    def cases(self) -> Cohort:
+        healthy, lesions = (
+            [_unpacked(one) for one in group] for group in self.made("cases", self._simulated)
+        )
+        return Cohort(healthy[: self.size.n_healthy], healthy[self.size.n_healthy :], lesions)
+
+    def _simulated(self) -> list[list[dict[str, Any]]]:
+        size = self.size
+        groups = simulate_dmri(
+            size.n_healthy + size.n_new,
+            size.n_lesions,
+            n_directions=size.n_directions,
+            shape=size.shape,
+            spacing=size.spacing,
+            registration=dict(zip(COHORTS, ("good", "shifted"), strict=True))[self.cohort],
+            n_jobs=1,
+            random_state=self.seed,
+        )
+        return [[_packed(case) for case in group] for group in groups]
+
+    def maps(self, name: str, masks: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
+        """Give whole maps; scores of brains are kept alone, as maps are mostly zeros."""
+        found: dict[str, list[np.ndarray]] = {}
+        with np.load(self.path(name, "npz")) as kept:
+            for key in kept.files:
+                values, begin = kept[key], 0
+                for mask in masks:
+                    whole, end = np.zeros(mask.shape, dtype=np.float32), begin + int(mask.sum())
+                    whole[mask] = values[begin:end]
+                    found.setdefault(key, []).append(whole)
+                    begin = end
+        return found
+
+
+def _packed(case: Case) -> dict[str, Any]:
+    """Give what makes a case, with the signals of the brain alone: the others are zeros."""
+    own = {one.name: getattr(case, one.name) for one in fields(case)}
+    return own | {"signal": case.signal[case.brain]}
+
+
+def _unpacked(own: dict[str, Any]) -> Case:
+    signal = np.zeros((*own["brain"].shape, own["signal"].shape[-1]), dtype=np.float32)
+    signal[own["brain"]] = own["signal"]
+    return Case(**own | {"signal": signal})
+
+
+def arrays(cases: Sequence[Case]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [case.signal for case in cases], [case.brain for case in cases]
+
+
+def n_folds_of(size: Size, recipe: Recipe) -> int:
+    return size.n_folds if recipe.every_fold else 1
+
+
+def run_task(work: Path, size: Size, seed: int, cohort: str, name: str, fold: int) -> None:
+    """Train one detector on one fold, if that is not done, and make its maps."""
+    store = Store(work, size, seed, cohort)
+    if store.done(f"{name} {fold}"):
+        return
+    recipe, persons = recipes(size)[name], store.cases()
+    train, held = persons.folds(size, seed)[fold]
+    begun = time.process_time()
+    model = recipe.make(seed)
+    learned = arrays([persons.healthy[i] for i in train])
+    model.fit(*learned, groups=[persons.healthy[i].patient for i in train])
+    training_s = round(time.process_time() - begun, 2)
+    seen = [*persons.lesions, *persons.new, *(persons.healthy[i] for i in held)]
+    maps: dict[str, list[np.ndarray]] = {}
+    seconds = {"training_s": training_s}
+    for row, make in recipe.rows.items():
+        # One after the other: so many scans at once are large.
+        found, own = boards.timed(
+            lambda make=make: [make(model, [c.signal], [c.brain])[0][c.brain] for c in seen]
+        )
+        maps[row] = found
+        seconds.setdefault("prediction_s", own)
+    whole = {key: np.concatenate(values) for key, values in maps.items()}
+    store.keep(f"{name} {fold}", lambda stream: np.savez(stream, **whole), seconds)
+    print(f"{seed} {cohort}: {name}, fold {fold + 1}, {training_s:.0f} s of training", flush=True)
+
+
+def tasks(size: Size, cohort: str) -> list[tuple[str, int]]:
+    """List trainings, those of the first fold first, so that an interrupted run has something of everything."""
+    own = {name: one for name, one in recipes(size).items() if one.shifted or cohort == COHORTS[0]}
+    # With residual shifts one fold has to do for networks.
+    counts = {
+        name: n_folds_of(size, one) if cohort == COHORTS[0] else 1 for name, one in own.items()
+    }
+    return [(name, fold) for fold in range(size.n_folds) for name in own if fold < counts[name]]
+
+
+def evaluated(work: Path, size: Size, seed: int, cohort: str) -> dict[str, Any]:
+    """Evaluate all maps of a seed and a cohort."""
+    store = Store(work, size, seed, cohort)
+    wanted = tasks(size, cohort)
+    stamps = {f"{name}, fold {fold + 1}": store.seconds(f"{name} {fold}") for name, fold in wanted}
+
+    def evaluate() -> dict[str, Any]:
+        persons = store.cases()
+        folds = persons.folds(size, seed)
+        counts = Counter(name for name, _ in wanted)
+        parts = []
+        for number in sorted(set(counts.values()), reverse=True):
+            own = [name for name in counts if counts[name] == number]
+            parts.append(_tables(store, persons, folds[:number], own, controls=not parts))
+        tables = {
+            part: pd.concat([one[part] for one in parts], ignore_index=True)
+            for part in ("summary", "areas", "strata", "lesion_scores", "followup", "thresholds")
+        }
+        return {
+            "tables": tables,
+            "seconds": stamps,
+            "n_cellular": sum(c.kind == "cellular" for c in persons.lesions),
+        }
+
+    return store.evaluated([stamps, CODE_OF_EVALUATION], evaluate)
+
+
+def _tables(
+    store: Store,
+    persons: Cohort,
+    folds: list[tuple[list[int], list[int]]],
+    names: list[str],
+    *,
+    controls: bool,
+) -> dict[str, pd.DataFrame]:
+    """Evaluate methods that have the same folds."""
+    n, m = len(persons.lesions), len(persons.new)
+    maps: dict[str, list[Any]] = {}
+    new_maps: dict[str, list[Any]] = {}
+    held_maps: dict[str, list[Any]] = {}
+    held = [[persons.healthy[i] for i in kept] for _, kept in folds]
+    for name in names:
+        for fold in range(len(folds)):
+            masks = [case.brain for case in (*persons.lesions, *persons.new, *held[fold])]
+            for row, found in store.maps(f"{name} {fold}", masks).items():
+                for kind, part in (
+                    (maps, found[:n]),
+                    (new_maps, found[n : n + m]),
+                    (held_maps, found[n + m :]),
+                ):
+                    kind.setdefault(row, []).append(part)
+    return evaluate_detectors(
+        persons.lesions,
+        maps,
+        healthy=persons.new,
+        healthy_maps=new_maps,
+        validation=held,
+        validation_maps=held_maps,
+        rules=board_rules(list(maps)),
+        folds=[str(k + 1) for k in range(len(folds))],
+        controls=controls,
+        lesion_wise=controls,  # of secondary rows nobody asks for it
+    )
+
+
+def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
+    """Run everything, and check the claims."""
+    size = SIZES[kind]
+    begun = time.perf_counter()
+    parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
+    groups = [(cohort, seed) for cohort in COHORTS for seed in seeds]
+    parallel(joblib.delayed(_make_cases)(work, size, seed, cohort) for cohort, seed in groups)
+    jobs = [
+        (seed, cohort, name, fold) for cohort, seed in groups for name, fold in tasks(size, cohort)
+    ]
+    # Long ones first: at the end no processor waits for another.
+    jobs.sort(key=lambda job: _weight(job[2]))
+    parallel(joblib.delayed(run_task)(work, size, *job) for job in jobs)
+    every = parallel(
+        joblib.delayed(evaluated)(work, size, seed, cohort) for cohort, seed in groups
+    )
+    wall = round(time.perf_counter() - begun, 1)
+    runs = dict(zip(groups, every, strict=True))
+    by_run = {
+        cohort: {str(seed): runs[cohort, seed]["tables"] for seed in seeds} for cohort in COHORTS
+    }
+    good, shifted = (by_run[cohort] for cohort in COHORTS)
+    board = anomaly_board(good, shifted=shifted)
+    total = sum(
+        one["evaluation_s"] + sum(sum(seconds.values()) for seconds in one["seconds"].values())
+        for one in every
+    )
+    words = ["--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
+    return {
+        "question": __doc__.strip().splitlines()[0],
+        "synthetic": True,
+        "data": (
+            f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, "
+            f"{size.n_new} new ones and "
+            f"{size.n_lesions} patients with gliomas; no real persons"
+        ),
+        **measure.provenance(
+            __file__,
+            "dmrifit",
+            "anomaly",
+            "benchmarks/claims/weninger",
+            words=words,
+            packages=("numpy", "scikit-learn", "torch", "skorch"),
+        ),
+        "size": kind,
+        "settings": asdict(size),
+        "seeds": seeds,
+        "n_cellular": {str(seed): runs[COHORTS[0], seed]["n_cellular"] for seed in seeds},
+        "wall_s_of_this_run": wall,
+        "processor_s": round(total, 1),
+        "training_s": {f"{seed} {cohort}": one["seconds"] for (cohort, seed), one in runs.items()},
+        "methods": {cohort: summary(by_run[cohort]) for cohort in COHORTS},
+        "margins": {cohort: _records(margin_table(by_run[cohort])) for cohort in COHORTS},
+        "half_over_full": {cohort: _interval(by_run[cohort]) for cohort in COHORTS},
+        "published": _records(published_beside(good)),
+        "figures": _records(board_figures(good, shifted=shifted)),
+        "claims": _records(board),
+    }
+
+
+def decided(result: dict[str, Any]) -> dict[str, Any]:
+    """Decide the claims again from the stored figures of methods, by the rules of today."""
+    good, shifted = (_stored_tables(result, cohort) for cohort in COHORTS)
+    return {
+        "decided": {
+            "date": date.today().isoformat(),
+            **measure.commit("benchmarks/claims/weninger"),
+        },
+        "figures": _records(board_figures(good, shifted=shifted)),
+        "claims": _records(anomaly_board(good, shifted=shifted)),
+    }
+
+
+def _stored_tables(result: dict[str, Any], cohort: str) -> dict[str, dict[str, pd.DataFrame]]:
+    """Give the summary of each seed; tables behind claims that cannot be tested here are not stored."""
+    empty = {
+        "strata": pd.DataFrame(columns=["method", "rule", "stratum", "sensitivity_opened"]),
+        "followup": pd.DataFrame(columns=["method", "rule", "grade", "n_mismatch"]),
+    }
+    tables = {}
+    for k, seed in enumerate(result["seeds"]):
+        rows = []
+        for row in result["methods"][cohort]:
+            own = {key: row[key] for key in ("part", "method", "rule", "control")}
+            for key in (*MEASURES, *BY_RULE):
+                # A method that was not in every seed has no place.
+                values = row[key] if len(row[key]) == len(result["seeds"]) else []
+                own[key] = np.nan if not values or values[k] is None else values[k]
+            rows.append(own)
+        tables[str(seed)] = {"summary": pd.DataFrame(rows), **empty}
+    return tables
+
+
+def _make_cases(work: Path, size: Size, seed: int, cohort: str) -> None:
+    Store(work, size, seed, cohort).cases()
+
+
+def _weight(name: str) -> int:
+    kinds = (OWN, "RecDiscNet", "DAE")
+    for weight, kind in enumerate(kinds):
+        if name.startswith(kind):
+            return weight
+    return len(kinds)
+
+
+def _interval(by_run: dict[str, Any]) -> dict[str, float | None]:
+    found = difference_interval(by_run, MIX, MIX_FULL)
+    return {key: measure.rounded(value, 5) for key, value in found.items()}
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return json.loads(table.to_json(orient="records", double_precision=5))
+
+
+def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the figures of each seed by method and rule, of all lesions and of each kind."""
+    whole = pd.concat([tables["summary"] for tables in by_run.values()], ignore_index=True)
+    rows = []
+    for (part, method, rule), own in whole.groupby(["part", "method", "rule"], sort=False):
+        row: dict[str, Any] = {
+            "part": part,
+            "method": method,
+            "rule": rule,
+            "control": bool(own["control"].iloc[0]),
+        }
+        for column in (*MEASURES, *BY_RULE):
+            row[column] = [measure.rounded(value, 5) for value in own[column]]
+        rows.append(row)
+    return rows
+
+
+# The block of the README -----------------------------------------------------------------------
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the tables."""
+    seeds, size = result["seeds"], result["settings"]
+    head = (
+        f"Synthetic persons, seeds {', '.join(map(str, seeds))}: {result['data']} "
+        f"({'×'.join(map(str, size['shape']))} voxels of {size['spacing']:g} mm, "
+        f"{size['n_directions']} directions, "
+        f"{min(result['n_cellular'].values())} to {max(result['n_cellular'].values())} with "
+        "reduced diffusivity). "
+        f"{result['machine']['processor']}; {result['date']}, commit "
+        f"{str(result['commit'])[:10]}; "
+        f"{result['processor_s'] / 60:.0f} min of one processor. Means over patients, then mean ± "
+        "standard deviation "
+        "over seeds; Dice under thresholds of each scan (Otsu) and from healthy scans (1 %, 0.2 "
+        "%), raw / opened."
+    )
+    parts = [head]
+    for cohort in COHORTS:
+        parts.append(f"{cohort.capitalize()}:")
+        margins = {row["method"]: row for row in result["margins"][cohort]}
+        rows = []
+        by_method: dict[str, dict[str, Any]] = {}
+        for one in result["methods"][cohort]:
+            if one["part"] == "all" and one["method"] not in AT_CHANCE:
+                by_method.setdefault(one["method"], {})[one["rule"]] = one
+        for method, rules in by_method.items():
+            first = next(iter(rules.values()))
+            margin = margins.get(method, {}).get("margin")
+            healthy = rules.get(HEALTHY_RATE, {})
+            rows.append(
+                [
+                    method,
+                    measure.over_runs(first["auc"]),
+                    "–" if margin is None else f"{margin:+.3f}",
+                    measure.over_runs(first["average_precision"]),
+                    *(
+                        _both(rules.get(rule))
+                        for rule in ("Otsu", HEALTHY_RATE, STRICT_RATE, "best Dice")
+                    ),
+                    measure.over_runs(healthy.get("false_positive_rate", []), 4),
+                    measure.over_runs(healthy.get("empty_opened", []), 2),
+                ]
+            )
+        header = [
+            "method",
+            "AUC",
+            f"AUC − {REFERENCE}",
+            "AP",
+            "Dice, Otsu",
+            "Dice, healthy 1 %",
+            "0.2 %",
+            "Dice, best",
+        ]
+        header += ["false positives, new healthy", "empty after opening"]
+        parts.append(measure.table(header, rows))
+        gap = result["half_over_full"][cohort]
+        bounds = "" if gap["low"] is None else f", 95 % {gap['low']:.3f} to {gap['high']:.3f}"
+        parts.append(
+            f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']:.0f} "
+            "seeds)."
+        )
+    parts.append(boards.claims_table(result["claims"]))
+    if result.get("inference"):
+        header = [
+            "network, not trained",
+            "weights",
+            "scan",
+            "network, s",
+            "scored, s",
+            "of it alignment, s",
+            "ratio",
+            "peak, GB",
+            "twice",
+        ]
+        rows = [
+            [
+                one["model"],
+                boards.large(one["weights"]),
+                "×".join(map(str, one["shape"])) + "×64",
+                f"{one['bare_s']:.2f}",
+                f"{one['scored_s']:.2f}",
+                f"{one['align_s']:.2f}" if "align_s" in one else "–",
+                f"{one['ratio']:.2f}",
+                f"{one['peak_gb']:.2f}",
+                "the same bits" if one["same_bits"] else "other bits",
+            ]
+            for one in result["inference"]
+        ]
+        parts.append(measure.table(header, rows))
+    if result.get("voxelwise"):
+        header = [
+            "detector without a network",
+            "voxels",
+            "scans",
+            "fit, s",
+            "map, s",
+            "arrays, GB",
+            "scans, GB",
+        ]
+        rows = [
+            [
+                one["model"],
+                "×".join(map(str, one["shape"])),
+                str(one["n_scans"]),
+                *(f"{one[key]:g}" for key in ("fit_s", "scored_s", "arrays_gb", "scans_gb")),
+            ]
+            for one in result["voxelwise"]
+        ]
+        parts.append(measure.table(header, rows))
+    if result.get("inference_corruption"):
+        one = result["inference_corruption"]
+        parts.append(
+            "`corrupt` puts an ellipsoid into 40×48×32 voxels and 64 directions in "
+            f"{1000 * one['corrupt_s']:.1f} ms, "
+            f"a loop over voxels in {1000 * one['loop_s']:.0f} ms: {one['ratio']:.0f} times as "
+            "long."
+        )
+    return "\n\n".join(parts)
+
+
+def _both(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"{measure.over_runs(row['dice'], spread=False)} / {measure.over_runs(row['dice_opened'], spread=False)}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = boards.options(
+        "Compare detectors of anomalies on synthetic diffusion scans.", RESULT, SEEDS, SIZES
+    )
+    parser.add_argument(
+        "--decide", action="store_true", help="only decide the claims of the stored result again"
+    )
+    chosen = measure.chosen(parser, arguments, RESULT)
+    if chosen.decide:
+        result = measure.stored(chosen.out)
+        measure.write(result | decided(result), chosen.out)
+        return
+    if chosen.inference:
+        rows = {
+            "inference_corruption": speed.corruption(),
+            "inference": speed.inference(),
+            "voxelwise": speed.voxelwise(),
+        }
+        measure.write(
+            measure.stored(chosen.out) | rows | {"inference_machine": measure.machine()},
+            chosen.out,
+        )
+        return
+    result = run(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs)
+    boards.write(result, chosen.out)
+    print(markdown(measure.stored(chosen.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,651 @@
+"""
+How well do detectors find anomalies of generators that they have not seen?
+
+    .venv/bin/python -m benchmarks.anomaly.bench_anomaly_generators [--seeds 1 2 3] [--parts aligned trees networks-1]
+    .venv/bin/python -m benchmarks.anomaly.bench_anomaly_generators --quick --out FILE
+
+For each seed detectors learn from 16 synthetic healthy persons, thresholds come from 8 others, false
+positives are counted on 10 more, and 10 patients have an anomaly of each of the five generators in
+turn: the same persons, the same noise. All detectors have the same scans and scored voxels (white, gray and
+deep gray matter), maps smoothed alike, and those that align scans the same alignment. What a detector
+has learned is never in its headline, the mean over the generators that it has not seen. Each part of
+a seed is a file in results/anomaly_generators, which a later run does not repeat.
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from anomaly import (
+    GENERATORS,
+    AlignedMahalanobis,
+    ImplantDetector,
+    IsolationForestDetector,
+    OneMinusMean,
+    PCADetector,
+    VoxelwiseGaussian,
+    simulate_dmri,
+)
+from anomaly.detectors import implant_detector as trees
+from anomaly.detectors.base import Scans
+from anomaly.detectors.features import masked_smoothing
+from anomaly.detectors.template import AlignedScans, look_of, template_at
+from anomaly.generators.implants import noise_floor
+from anomaly.scans.cases import Case
+from benchmarks import _measure as measure
+from dmrifit._utils.threads import one_thread
+from dmrifit.io.atomic_files import write_text
+
+RESULT = measure.RESULTS / "anomaly_generators.json"
+SEEDS = tuple(range(20261201, 20261211))
+PARTS = ("aligned", "trees", "networks-1", "networks-4", "networks-16")
+#: Standard deviation in mm by which maps are smoothed where a row says nothing else.
+SMOOTH_MM = 4.0
+RATE = 0.01
+REFERENCE = "aligned Mahalanobis, 6 mm"
+#: Generators that a detector has learned from, by the beginning of its name: gray in the matrix.
+SEEN = {
+    "implants": ("gliomas",),
+    "implants and patches": ("gliomas", "patches"),
+    "RecDiscNet": ("ellipsoids",),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many persons there are, and how large their scans."""
+
+    n_train: int = 16
+    n_thresholds: int = 8
+    n_new: int = 10
+    n_patients: int = 10
+    n_directions: int = 16
+    shape: tuple[int, int, int] = (40, 48, 32)
+    spacing: float = 4.0
+    n_trees: int = 200
+    n_lesions: int = 2
+    n_rows: int = 60_000
+    n_left_out_trees: int = 120
+
+
+FULL = Size()
+QUICK = Size(
+    *(5, 3, 2, 2, 6, (20, 24, 16), 8.0),
+    **{"n_trees": 10, "n_left_out_trees": 10, "n_rows": 4000, "n_lesions": 1},
+)
+
+#: A map of one scan by the name of its row.
+Maps = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class World:
+    """The persons of a seed: to learn from, for thresholds, new healthy ones, and patients."""
+
+    train: list[Case]
+    thresholds: list[Case]
+    new: list[Case]
+    patients: dict[str, list[Case]]
+
+    @classmethod
+    def simulate(cls, size: Size, seed: int) -> "World":
+        options: dict[str, Any] = {
+            "n_directions": size.n_directions,
+            "shape": size.shape,
+            "spacing": size.spacing,
+            "random_state": seed,
+        }
+        n_healthy = size.n_train + size.n_thresholds + size.n_new
+        healthy, _ = simulate_dmri(n_healthy, 0, **options)
+        patients = {
+            name: simulate_dmri(0, size.n_patients, generator=name, **options)[1]
+            for name in GENERATORS
+        }
+        first, second = size.n_train, size.n_train + size.n_thresholds
+        return cls(healthy[:first], healthy[first:second], healthy[second:], patients)
+
+
+# Parts: what makes the maps of a scan --------------------------------------------------------------
+
+Maker = Callable[[Case], Maps]
+
+
+def smoothed(score: np.ndarray, case: Case, sd_mm: float, size: Size) -> np.ndarray:
+    return masked_smoothing(score, case.brain, sd_mm / size.spacing)
+
+
+def aligned_part(world: World, size: Size, seed: int) -> Maker:
+    """Detectors without a lesion, and those that learn implanted lesions."""
+    smoothing: dict[str, Any] = {
+        "smooth_mm": SMOOTH_MM,
+        "spacing": size.spacing,
+        "calibration": None,
+    }
+    signals, masks = [c.signal for c in world.train], [c.brain for c in world.train]
+    plain = {
+        "z, one-sided": VoxelwiseGaussian(side="low", distance="z", **smoothing),
+        "z, two-sided": VoxelwiseGaussian(side="both", distance="z", **smoothing),
+        "Mahalanobis": VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", **smoothing),
+        "PCA": PCADetector(**smoothing),
+        "1 − mean signal": OneMinusMean(**smoothing),
+        "isolation forest": IsolationForestDetector(random_state=seed, **smoothing),
+    }
+    for detector in plain.values():
+        detector.fit(signals, masks)
+    aligned = AlignedScans.learn([look_of(s, m) for s, m in zip(signals, masks, strict=True)], 2.0)
+    sharing: dict[str, Any] = {
+        "aligned Mahalanobis, 4 mm": AlignedMahalanobis(**smoothing),
+        REFERENCE: AlignedMahalanobis(smooth_mm=6.0, spacing=size.spacing, calibration=None),
+    }
+    for name, n_patches in (("implants", 0), ("implants and patches", 2)):
+        sharing[name] = ImplantDetector(
+            n_patches=n_patches,
+            n_trees=size.n_trees,
+            random_state=seed,
+            **smoothing,
+        )
+    for detector in sharing.values():
+        detector._learn_aligned(aligned)
+
+    def make(case: Case) -> Maps:
+        maps = {
+            name: detector.anomaly_map([case.signal], [case.brain])[0]
+            for name, detector in plain.items()
+        }
+        look = look_of(case.signal, case.brain)
+        positions = sharing[REFERENCE]._aligned(look)
+        template = template_at(sharing[REFERENCE].template_, positions)
+        table = trees._table(look, template, positions)
+        for name, detector in sharing.items():
+            if isinstance(detector, ImplantDetector):
+                maps[name] = detector._score_table(look, table)
+            else:
+                maps[name] = detector._score(look, positions)
+        return maps
+
+    return make
+
+
+def trees_part(world: World, size: Size, seed: int) -> Maker:
+    """Trees on the columns of the implant detector, learned from one generator, or from the others."""
+    looks = [look_of(case.signal, case.brain) for case in world.train]
+    aligned = AlignedScans.learn(looks, 2.0)
+    template = AlignedMahalanobis(spacing=size.spacing, calibration=None)
+    template._learn_aligned(aligned)
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in GENERATORS}
+    answers: dict[str, list[np.ndarray]] = {name: [] for name in GENERATORS}
+    per_scan = size.n_rows // (size.n_train * (size.n_lesions + 1))
+    for i, case in enumerate(world.train):
+        expected = aligned.left_out(i)
+        healthy_table = trees._table(looks[i], expected, aligned.positions[i])
+        for name, generator in GENERATORS.items():
+            rng = np.random.default_rng([seed, i, zlib.crc32(name.encode())])
+            drawn = rng.choice(
+                len(healthy_table), min(per_scan, len(healthy_table)), replace=False
+            )
+            rows[name].append(healthy_table[drawn])
+            answers[name].append(np.zeros(len(drawn), dtype=bool))
+            for k in range(size.n_lesions):
+                other = world.train[(i + 1 + k) % len(world.train)]
+                source = other.signal if generator.needs_source else None
+                changed, lesion = generator(
+                    case.signal,
+                    case.brain,
+                    source=source,
+                    noise=noise_floor(looks[i]),
+                    random_state=1000 * seed % 2**31 + 10 * i + k,
+                )
+                changed_look = look_of(changed, case.brain)
+                table = trees._table(changed_look, expected, aligned.positions[i])
+                voxels = trees._drawn(lesion, case.brain, rng)
+                if len(voxels) > per_scan:
+                    voxels = rng.choice(voxels, per_scan, replace=False)
+                rows[name].append(table[voxels])
+                answers[name].append(lesion[case.brain][voxels])
+    taught = {f"trees, {name}": (name,) for name in GENERATORS}
+    taught |= {
+        f"trees without {name}": tuple(other for other in GENERATORS if other != name)
+        for name in GENERATORS
+    }
+    boosters = {}
+    for row, names in taught.items():
+        booster = HistGradientBoostingRegressor(
+            max_iter=size.n_left_out_trees,
+            learning_rate=0.08,
+            min_samples_leaf=60,
+            l2_regularization=1.0,
+            early_stopping=False,
+            random_state=0,
+        )
+        X = np.concatenate([part for name in names for part in rows[name]])
+        y = np.concatenate([part for name in names for part in answers[name]]).astype(float)
+        if len(X) > size.n_rows:
+            kept = np.random.default_rng(seed).choice(len(X), size.n_rows, replace=False)
+            X, y = X[kept], y[kept]
+        with one_thread():
+            boosters[row] = booster.fit(X, y)
+
+    def make(case: Case) -> Maps:
+        look = look_of(case.signal, case.brain)
+        positions = template._aligned(look)
+        table = trees._table(look, template_at(template.template_, positions), positions)
+        maps = {}
+        for row, booster in boosters.items():
+            score = np.zeros(case.shape, dtype=np.float32)
+            with one_thread():
+                score[case.brain] = np.clip(booster.predict(table), 0, 1)
+            maps[row] = smoothed(score, case, SMOOTH_MM, size)
+        return maps
+
+    return make
+
+
+#: Forms of an autoencoder's map: residual, and smoothing in mm.
+FORMS = {
+    ", not smoothed": ("mean", 0.0),
+    "": ("mean", SMOOTH_MM),
+    ", mean of abs": ("mean-of-abs", SMOOTH_MM),
+    ", one-sided": ("low", SMOOTH_MM),
+    " / healthy residual": ("relative", SMOOTH_MM),
+    " / healthy residual, 6 mm": ("relative", 6.0),
+}
+
+
+def networks_part(world: World, size: Size, seed: int, budget: int) -> Maker:
+    """Both networks of the study, at a multiple of their updates, and forms of the autoencoder's map."""
+    from anomaly import DenoisingAutoencoder, RecDiscNet
+    from dmrifit.networks.training import Training
+
+    signals, masks = [c.signal for c in world.train], [c.brain for c in world.train]
+    shared: dict[str, Any] = {"calibration": None, "device": "cpu", "random_state": seed}
+    shared |= {"smooth_mm": SMOOTH_MM, "spacing": size.spacing}
+    training = Training(epochs=50 * budget)
+    networks = {
+        f"DAE, {budget}×": DenoisingAutoencoder(
+            latent="vector", aligned=False, training=training, **shared
+        ),
+        f"DAE latent map, {budget}×": DenoisingAutoencoder(
+            latent="map", aligned=False, training=training, **shared
+        ),
+        f"DAE latent map, aligned, {budget}×": DenoisingAutoencoder(
+            latent="map", aligned=True, training=training, **shared
+        ),
+    }
+    recdisc = RecDiscNet("mix", "half", training=Training(epochs=2 * budget), **shared).fit(
+        signals, masks
+    )
+    for network in networks.values():
+        network.fit(signals, masks)
+
+    def make(case: Case) -> Maps:
+        scans = Scans([case.signal], [case.brain])
+        score = recdisc._predict_scan(scans, 0)["score"]
+        name = f"RecDiscNet mix half, {budget}×"
+        maps = {f"{name}, not smoothed": score, name: smoothed(score, case, SMOOTH_MM, size)}
+        for name, network in networks.items():
+            prediction = network._predict_scan(scans, 0)
+            for form, (residual, smooth_mm) in FORMS.items():
+                network.set_params(residual=residual, smooth_mm=smooth_mm)
+                maps[f"{name}{form}"] = network._scored(prediction, case.brain)
+        return maps
+
+    return make
+
+
+def part_maker(part: str, world: World, size: Size, seed: int) -> Maker:
+    """Learn what a part names: networks end with the multiple of their updates."""
+    name, _, budget = part.partition("-")
+    if name == "networks":
+        return networks_part(world, size, seed, int(budget))
+    return {"aligned": aligned_part, "trees": trees_part}[name](world, size, seed)
+
+
+# Scores ---------------------------------------------------------------------------------------------
+
+
+def scored_part(part: str, size: Size, seed: int) -> dict[str, Any]:
+    """Learn one part of a seed, and score all its scans."""
+    begun = time.process_time()
+    world = World.simulate(size, seed)
+    simulated = time.process_time()
+    make = part_maker(part, world, size, seed)
+    learned = time.process_time()
+    held: dict[str, list[np.ndarray]] = {}
+    for case in world.thresholds:
+        for row, score in make(case).items():
+            held.setdefault(row, []).append(score[case.scored])
+    thresholds = {
+        row: float(np.quantile(np.concatenate(values), 1 - RATE)) for row, values in held.items()
+    }
+    rates: dict[str, list[float]] = {row: [] for row in thresholds}
+    for case in world.new:
+        for row, score in make(case).items():
+            rates[row].append(round(float((score[case.scored] > thresholds[row]).mean()), 5))
+    table: dict[str, Any] = {
+        row: {"false_positive_rate": rates[row], "auc": {}, "ap": {}} for row in thresholds
+    }
+    prevalence = {}
+    for name, patients in world.patients.items():
+        prevalence[name] = []
+        for case in patients:
+            lesion = case.lesion[case.scored]
+            # A person without a scored lesion keeps a place, so that lists stay those of persons.
+            prevalence[name].append(round(float(lesion.mean()), 5) if lesion.any() else None)
+            maps = make(case) if lesion.any() else {}
+            for row in table:
+                auc = ap = None
+                if row in maps:
+                    values = maps[row][case.scored]
+                    auc = round(float(roc_auc_score(lesion, values)), 5)
+                    ap = round(float(average_precision_score(lesion, values)), 5)
+                table[row]["auc"].setdefault(name, []).append(auc)
+                table[row]["ap"].setdefault(name, []).append(ap)
+    return {
+        "rows": table,
+        "prevalence": prevalence,
+        "seconds": {
+            "simulation": round(simulated - begun, 1),
+            "learning": round(learned - simulated, 1),
+            "scoring": round(time.process_time() - learned, 1),
+        },
+    }
+
+
+def seen_by(row: str) -> tuple[str, ...]:
+    """Name the generators whose anomalies a row has learned; they are never in its headline."""
+    if row.startswith("trees without "):
+        left_out = row.removeprefix("trees without ")
+        return tuple(name for name in GENERATORS if name != left_out)
+    if row.startswith("trees, "):
+        return (row.removeprefix("trees, "),)
+    first = row.partition(",")[0].partition(" mix")[0]
+    return SEEN.get(first, ())
+
+
+def person_mean(values: Sequence[float | None]) -> float:
+    """Average over persons; those without a scored lesion have no value."""
+    return float(np.nanmean(np.array(values, dtype=float)))
+
+
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Join the parts of all seeds: by row, measure and generator a list of persons for each seed."""
+    rows: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for row, own in part["rows"].items():
+            entry = rows.setdefault(row, {"auc": [], "ap": [], "rates": [], "seeds": []})
+            entry["auc"].append(own["auc"])
+            entry["ap"].append(own["ap"])
+            entry["rates"].append(own["false_positive_rate"])
+            entry["seeds"].append(part["seed"])
+    left_out = {"auc": [], "ap": [], "rates": [], "seeds": []}
+    singles = [
+        rows[f"trees without {name}"] for name in GENERATORS if f"trees without {name}" in rows
+    ]
+    if len(singles) == len(GENERATORS):
+        for k, seed in enumerate(singles[0]["seeds"]):
+            for key in ("auc", "ap"):
+                left_out[key].append(
+                    {name: rows[f"trees without {name}"][key][k][name] for name in GENERATORS}
+                )
+            left_out["seeds"].append(seed)
+            # The worst of the five trainings.
+            left_out["rates"].append(
+                np.max([single["rates"][k] for single in singles], axis=0).tolist()
+            )
+        for name in GENERATORS:
+            del rows[f"trees without {name}"]
+        rows["trees, all but the tested one"] = left_out
+    return rows
+
+
+def interval(
+    entry: dict[str, Any], row: str, key: str, against: dict[str, Any] | None = None
+) -> list[float]:
+    """
+    Bootstrap the headline (or its difference) over seeds, and persons within them.
+
+    Persons are the same under all generators, so that one draw of persons serves all of them.
+    """
+    rng = np.random.default_rng(0)
+    unseen = [name for name in GENERATORS if name not in seen_by(row)]
+    common = entry["seeds"]
+    if against is not None:
+        common = [seed for seed in entry["seeds"] if seed in against["seeds"]]
+    by_seed = []
+    for seed in common:
+        own = entry[key][entry["seeds"].index(seed)]
+        values = np.array([own[name] for name in unseen], dtype=float)
+        if against is not None:
+            other = against[key][against["seeds"].index(seed)]
+            values = values - np.array([other[name] for name in unseen], dtype=float)
+        by_seed.append(values)
+    if not by_seed:
+        return []
+    center = float(np.mean([np.nanmean(values, axis=1) for values in by_seed]))
+    draws = []
+    for _ in range(1000):
+        seeds = rng.integers(len(by_seed), size=len(by_seed))
+        means = []
+        for k in seeds:
+            n_persons = by_seed[k].shape[1]
+            persons = rng.integers(n_persons, size=n_persons)
+            drawn = by_seed[k][:, persons]
+            # A generator with no value among the persons drawn says nothing in this draw.
+            drawn = drawn[~np.isnan(drawn).all(axis=1)]
+            means.append(np.nanmean(drawn, axis=1).mean())
+        draws.append(np.mean(means))
+    return [round(float(x), 4) for x in (center, *np.quantile(draws, [0.025, 0.975]))]
+
+
+def summarized(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make the matrix, headlines with their intervals, differences from the reference, healthy scans."""
+    rows = joined(parts)
+    reference = rows.get(REFERENCE)
+    summary = {}
+    for row, entry in rows.items():
+        cells = {
+            key: {
+                name: round(float(np.mean([person_mean(one[name]) for one in entry[key]])), 4)
+                for name in GENERATORS
+            }
+            for key in ("auc", "ap")
+        }
+        summary[row] = {
+            **cells,
+            "seen": [] if row == "trees, all but the tested one" else list(seen_by(row)),
+            "headline": {key: interval(entry, row, key) for key in ("auc", "ap")},
+            "minus_reference": {}
+            if reference is None or row == REFERENCE
+            else {
+                "ap": interval(entry, row, "ap", reference),
+                "by_generator": _differences(entry, reference),
+            },
+            "false_positive_rate": entry["rates"],
+            "seeds": entry["seeds"],
+        }
+    return summary
+
+
+def _differences(entry: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
+    found: dict[str, list[float]] = {name: [] for name in GENERATORS}
+    for k, seed in enumerate(entry["seeds"]):
+        if seed in reference["seeds"]:
+            other = reference["ap"][reference["seeds"].index(seed)]
+            for name in GENERATORS:
+                found[name].append(person_mean(entry["ap"][k][name]) - person_mean(other[name]))
+    return {name: round(float(np.mean(values)), 4) for name, values in found.items() if values}
+
+
+def has_settings(stored: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Tell whether a stored part was measured at these settings."""
+    kept = stored.get("settings", {})
+    return bool(kept) and all(kept.get(key) == value for key, value in settings.items())
+
+
+def run(seeds: Sequence[int], parts: Sequence[str], size: Size, out: Path) -> dict[str, Any]:
+    """Score what is not stored yet, and summarize what is."""
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = json.loads(json.dumps(asdict(size)))
+    packages = ("numpy", "scikit-learn", "torch")
+    code = ("dmrifit", "anomaly", "benchmarks/_measure.py")
+    origin = measure.provenance(__file__, *code, packages=packages)
+    stamp = {key: origin[key] for key in ("commit", "changed")}
+    for part in parts:
+        for seed in seeds:
+            path = folder / f"{part}-{seed}.json"
+            if has_settings(measure.stored(path), settings):
+                continue
+            begun = time.perf_counter()
+            scored = scored_part(part, size, seed)
+            write_text(
+                path,
+                json.dumps(
+                    {"part": part, "seed": seed, "settings": settings, **stamp, **scored}, indent=1
+                )
+                + "\n",
+            )
+            print(f"{part} {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
+    stored = [measure.stored(path) for path in sorted(folder.glob("*.json"))]
+    usable = [one for one in stored if has_settings(one, settings)]
+    prevalence = {
+        name: round(person_mean([p for one in usable for p in one["prevalence"][name]]), 5)
+        for name in GENERATORS
+    }
+    return {
+        "question": __doc__.strip().splitlines()[0],
+        "synthetic": True,
+        **origin,
+        "settings": settings,
+        "processor_s": round(sum(sum(one["seconds"].values()) for one in usable), 1),
+        "seconds": {f"{one['part']} {one['seed']}": one["seconds"] for one in usable},
+        # Parts are measured once; what is summarized may come from several commits.
+        "part_commits": sorted({str(one["commit"]) for one in usable}),
+        "prevalence": prevalence,
+        "rows": summarized(usable),
+    }
+
+
+# The block of the page ------------------------------------------------------------------------------
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the matrix; in brackets what a detector has learned, which no headline holds."""
+    names = list(GENERATORS)
+    shares = ", ".join(f"{name} {100 * result['prevalence'][name]:.1f} %" for name in names)
+    size = result["settings"]
+    measured_at = ", ".join(commit[:10] for commit in result["part_commits"])
+    head = (
+        f"{size['n_train']} synthetic healthy persons to learn from, {size['n_thresholds']} for thresholds, "
+        f"{size['n_new']} new ones, {size['n_patients']} patients with each generator; maps smoothed by "
+        f"{SMOOTH_MM:g} mm unless said. AUC / AP, person means; a random map has the AP of the prevalence "
+        f"({shares}). In brackets: seen, in no headline. Headline: mean over unseen generators, 95 % over "
+        f"seeds and persons. Healthy: new scans above the 1 % threshold, mean / worst. Parts measured at "
+        f"{measured_at}, summarized at {str(result['commit'])[:10]}; {result['processor_s'] / 60:.0f} min of one processor."
+    )
+    lines = []
+    order = sorted(result["rows"].items(), key=lambda item: -item[1]["headline"]["ap"][0])
+    for row, one in order:
+        cells = []
+        for name in names:
+            text = f"{one['auc'][name]:.3f} / {one['ap'][name]:.2f}"
+            cells.append(f"({text})" if name in one["seen"] else text)
+        auc, ap = one["headline"]["auc"], one["headline"]["ap"]
+        rates = 100 * np.array([rate for rates in one["false_positive_rate"] for rate in rates])
+        margin = one["minus_reference"].get("ap") or []
+        lines.append(
+            [
+                row,
+                *cells,
+                f"{auc[0]:.3f} [{auc[1]:.3f}, {auc[2]:.3f}]",
+                f"{ap[0]:.3f} [{ap[1]:.3f}, {ap[2]:.3f}]",
+                f"{margin[0]:+.3f} [{margin[1]:+.3f}, {margin[2]:+.3f}]" if margin else "–",
+                f"{rates.mean():.2f} / {rates.max():.1f} %",
+                str(len(one["seeds"])),
+            ]
+        )
+    header = [
+        "detector",
+        *names,
+        "AUC unseen",
+        "AP unseen",
+        f"AP − {REFERENCE}",
+        "healthy",
+        "seeds",
+    ]
+    return "\n\n".join([head, measure.table(header, lines), verdict(result)])
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """Say whether a detector that learns lesions beats the reference on what it has not seen."""
+    winners, sentences = [], []
+    for row, one in result["rows"].items():
+        learns = bool(one["seen"]) or row == "trees, all but the tested one"
+        margin = one["minus_reference"].get("ap")
+        if (
+            not learns
+            or not margin
+            or (row.startswith("trees, ") and row != "trees, all but the tested one")
+        ):
+            continue
+        losses = [
+            f"{name} {gap:+.2f}"
+            for name, gap in one["minus_reference"]["by_generator"].items()
+            if name not in one["seen"] and gap < -0.05
+        ]
+        if margin[0] >= 0.05 and margin[1] > 0 and not losses:
+            winners.append(row)
+        elif margin[0] >= 0.05 and margin[1] > 0:
+            sentences.append(f"{row} gains {margin[0]:+.3f} AP but loses {', '.join(losses)}.")
+    if winners:
+        first = (
+            f"Of the detectors that learn lesions {', '.join(winners)} beat {REFERENCE} on unseen generators by at "
+            "least .05 AP, with the interval above 0 and no loss above .05."
+        )
+    else:
+        first = (
+            f"No detector that learns lesions beats {REFERENCE} on unseen generators by at least .05 AP, with the "
+            "interval above 0 and no loss above .05."
+        )
+    every = []
+    rates = result["rows"].get(REFERENCE, {}).get("false_positive_rate", [])
+    for seed, values in zip(
+        result["rows"].get(REFERENCE, {}).get("seeds", []), rates, strict=True
+    ):
+        every.append(f"{seed}: " + ", ".join(f"{100 * value:.1f}" for value in values))
+    scans = f"Every new healthy scan above the 1 % threshold of {REFERENCE}, in %, by seed: {'; '.join(every)}"
+    scans += f"; {healthy_aim(rates)}." if rates else "."
+    return "\n\n".join([" ".join([first, *sentences]), scans])
+
+
+def healthy_aim(rates: list[list[float]]) -> str:
+    """Say whether healthy scans stay below the aim at the 1 % threshold."""
+    values = 100 * np.concatenate([np.asarray(by_seed, dtype=float) for by_seed in rates])
+    mean, worst = values.mean(), values.max()
+    is_met = 0.5 <= round(mean, 2) <= 1.5 and worst <= 3
+    aim = "The aim of a mean of 0.5 to 1.5 % and at most 3 % in each is"
+    return f"mean {mean:.2f} %, worst {worst:.1f} %. {aim} {'met' if is_met else 'not met'}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = measure.options("Detectors on generators they have not seen.", RESULT, seeds=SEEDS)
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to run"
+    )
+    chosen = measure.chosen(parser, arguments, RESULT)
+    size = QUICK if chosen.quick else FULL
+    result = run(chosen.seeds, chosen.parts, size, chosen.out)
+    measure.write(result, chosen.out)
+    print(markdown(measure.stored(chosen.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,571 @@
+"""
+What does work cost as it grows, and how far does a cluster carry it?
+
+    .venv/bin/python -m benchmarks.costs.bench_scale [--quick --out FILE]
+
+- Growth: processor seconds of fits over voxels (a file read slab by slab) and contrasts, of studies over patients, with
+  the slope of the logarithms.
+- Tasks: what one training of a study takes, and the bytes that go with it to a worker.
+- Workers: the same study in one process and on two workers of dask through joblib; tasks of known length on both.
+- On paper: a study on up to 1,000 workers, from what was measured and an assumed network.
+
+All data are synthetic. It takes about six minutes of processor time; wall times, which
+efficiencies need, mean something on a quiet machine only.
+"""
+
+import math
+import pickle
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import joblib
+import nibabel as nib
+import numpy as np
+
+from benchmarks import _measure as measure
+from dmrifit import (
+    ALGORITHMS,
+    MODELS,
+    Cohort,
+    Protocol,
+    fit_image,
+    fit_voxels,
+    leave_one_patient_out,
+    simulate_cohort,
+)
+from dmrifit.study.comparison import SIZES
+
+RESULT = measure.RESULTS / "scale.json"
+SEED = 20261120
+NETWORK = 1.25e9  # bytes a second that leave one computer: 10 Gb/s, assumed
+PAPER_WORKERS = (1, 2, 10, 100, 1000)
+# Arguments of a group of trainings; those that follow stay on the workers: voxels of all patients.
+OWN = 2
+TASK_MS = (1, 10, 100, 1000)
+
+
+def processor_seconds(function: Callable[[], object], repeats: int) -> float:
+    """Run a function several times; its least processor seconds, all threads together."""
+    return min(measure.processor_times({"": function}, repeats)[""])
+
+
+def slopes(points: dict[int, float]) -> dict[str, object]:
+    """Fit a line to the logarithms: over all sizes, and from the last size but one to the last."""
+    x, y = np.log(list(points)), np.log(list(points.values()))
+    last = (y[-1] - y[-2]) / (x[-1] - x[-2])
+    return {
+        "seconds": {str(n): float(f"{value:.4g}") for n, value in points.items()},
+        "slope": round(float(np.polyfit(x, y, 1)[0]), 2),
+        "slope_at_the_end": round(float(last), 2),
+    }
+
+
+def protocol_of(model: str, n: int) -> Protocol:
+    """Spread contrasts over b-values up to 1500 s/mm² and, for a model with relaxation, three echo times."""
+    te = np.resize([55.0, 75.0, 95.0], n) if MODELS[model].needs_te else None
+    return Protocol(np.linspace(0, 1500, n), te)
+
+
+def tissue(model: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw parameters well inside the bounds of a model, with an amplitude of 1000."""
+    low, high = np.array(MODELS[model].bounds).T
+    parameters = low + (high - low) * rng.uniform(0.3, 0.7, (n, len(low)))
+    parameters[:, 0] = 1000
+    return parameters
+
+
+def noisy(model: str, protocol: Protocol, n: int) -> np.ndarray:
+    """Simulate magnitudes of a signal-to-noise ratio of 50."""
+    rng = np.random.default_rng(SEED)
+    clean = MODELS[model].signal(tissue(model, n, rng), protocol)
+    return np.abs(clean + rng.normal(0, 20, clean.shape)).astype(np.float32)
+
+
+def write_slices(one: np.ndarray, n_slices: int, path: Path) -> None:
+    """Write an image that has the same slice again and again, without holding all of it."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    header.set_data_shape((*one.shape[:2], n_slices, one.shape[3]))
+    header.set_sform(np.eye(4), code="aligned")
+    header["vox_offset"] = 352
+    with path.open("wb") as file:
+        header.write_to(file)
+        file.seek(352)
+        for contrast in range(one.shape[3]):
+            file.write(one[:, :, 0, contrast].tobytes("F") * n_slices)
+
+
+def over_voxels(quick: bool) -> dict[str, Any]:
+    """Fit scans of more and more voxels, each an uncompressed file that is read slab by slab."""
+    found = {}
+    for model, n_contrasts, exponents in (
+        ("adc", 5, (4, 5, 6, 7)),
+        ("t2-ivim-kurtosis", 21, (4, 5, 6)),
+    ):
+        protocol = protocol_of(model, n_contrasts)
+        block = noisy(model, protocol, 10_000).reshape(100, 100, 1, n_contrasts)
+        points = {}
+        for exponent in (3, 4) if quick else exponents:
+            part = block[:10] if exponent == 3 else block
+            n_slices = max(1, 10 ** (exponent - 4))
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "scan.nii"
+                write_slices(part, n_slices, path)
+                points[10**exponent] = processor_seconds(
+                    lambda path=path, model=model, protocol=protocol: fit_image(
+                        path, protocol, model, n_threads=1
+                    ),
+                    1 if exponent >= 6 else 3,
+                )
+        found[f"{model}, {n_contrasts} contrasts, image in a file"] = slopes(points)
+    return found
+
+
+def over_contrasts(quick: bool) -> dict[str, Any]:
+    """Fit the same number of voxels to more and more contrasts."""
+    found = {}
+    for model, n, counts in (
+        ("adc", 50_000, (5, 10, 20, 50, 100)),
+        ("ivim", 20_000, (5, 10, 20, 50, 100)),
+        ("t2-ivim-kurtosis", 5_000, (10, 20, 50, 100)),
+    ):
+        n_voxels = n // 40 if quick else n
+        points = {}
+        for count in counts[::3] if quick else counts:
+            protocol = protocol_of(model, count)
+            signals = noisy(model, protocol, n_voxels)
+            points[count] = processor_seconds(
+                lambda s=signals, p=protocol, model=model: fit_voxels(s, p, model, n_threads=1), 3
+            )
+        found[f"{model}, {n_voxels:,} voxels"] = slopes(points)
+    return found
+
+
+def cohort_of(n: int, shape: tuple[int, int, int] = (12, 12, 3)) -> Cohort:
+    """Simulate tiny patients."""
+    return simulate_cohort("cohort1", n, shape=shape, random_state=SEED)
+
+
+def study(cohort: Cohort, algorithms: tuple[str, ...], **options: Any) -> Any:
+    """Compare algorithms, by default those that predict signals, without controls."""
+    fixed = {"max_voxels": 30, "controls": False, "random_state": SEED, "strategies": ("s2s",)}
+    return leave_one_patient_out(cohort, algorithms=algorithms, **fixed | options)
+
+
+def over_patients(quick: bool) -> dict[str, Any]:
+    """Leave one patient out of more and more."""
+    sizes = (2, 4) if quick else (2, 4, 8, 16, 32, 64, 128)
+    cohorts = {n: cohort_of(n) for n in sizes}
+    found = {}
+    for algorithm, n_train in (("LR", None), ("ETR", None), ("ETR", 1 if quick else 8)):
+        points = {
+            n: processor_seconds(
+                lambda cohort=cohort, algorithm=algorithm, n_train=n_train: study(
+                    cohort, (algorithm,), n_train=n_train, n_jobs=1
+                ),
+                1,
+            )
+            for n, cohort in cohorts.items()
+            if n_train is None or n > n_train
+        }
+        found[f"{algorithm}, trained on {n_train or 'all'} others"] = slopes(points)
+    return found
+
+
+class TasksAsked(Exception):
+    """The trainings of a study, caught before they run."""
+
+
+class Catcher:
+    """Stands in for joblib's Parallel."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __call__(self, tasks: object) -> Iterator[object]:
+        raise TasksAsked(list(tasks))
+
+
+def caught(cohort: Cohort, algorithms: tuple[str, ...], **options: Any) -> tuple[list[Any], float]:
+    """Prepare a study and give its trainings, and the processor seconds of preparing them."""
+    own, joblib.Parallel = joblib.Parallel, Catcher
+    start = time.process_time()
+    try:
+        study(cohort, algorithms, **options)
+    except TasksAsked as asked:
+        return asked.args[0], time.process_time() - start
+    finally:
+        joblib.Parallel = own
+    raise RuntimeError("the study has no trainings")
+
+
+def algorithm_of(task: Any) -> str:
+    """Name the algorithm of a task with one training."""
+    _, (_, [(_, _, cell, _)], *_), _ = task
+    return cell.entrant.algorithm
+
+
+def tasks(quick: bool, algorithms: tuple[str, ...]) -> dict[str, Any]:
+    """Measure one training for each algorithm: what it takes, and what goes to a worker and comes back."""
+    n_patients, n_voxels = (3, 30) if quick else (64, 250)
+    cohort = cohort_of(n_patients, (12, 12, 3) if quick else (24, 24, 4))
+    one, _ = caught(cohort, algorithms, max_voxels=n_voxels)
+    everything, preparing = caught(cohort, algorithms, max_voxels=n_voxels)
+    del one
+    rows = {}
+    for algorithm in algorithms:
+        function, arguments, _ = next(
+            task for task in everything if algorithm_of(task) == algorithm
+        )
+        sizes = [len(pickle.dumps(one, protocol=5)) for one in arguments]
+        shared = sum(sizes[OWN:]) if arguments[OWN] is not None else 0
+        function(*arguments)  # loads what the algorithm needs
+        start = time.process_time()
+        content = function(*arguments)
+        rows[algorithm] = {
+            "cpu_s": float(f"{time.process_time() - start:.4g}"),
+            "sent_bytes": sum(sizes[:OWN]),
+            "shared_bytes": shared,
+            "returned_bytes": len(pickle.dumps(content, protocol=5)),
+        }
+    return {
+        "patients": n_patients,
+        "voxels_of_each": n_voxels,
+        "trainings": len(everything),
+        "preparing_cpu_s": round(preparing, 3),
+        "by_algorithm": rows,
+    }
+
+
+@contextmanager
+def workers(n: int) -> Iterator[Any]:
+    """Start worker processes of one thread each, and warm them up."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def spin(seconds: float) -> None:
+    """Keep a processor busy."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def spent(client: Any) -> float:
+    """Processor seconds of all workers."""
+    return sum(client.run(time.process_time).values())
+
+
+def timed(function: Callable[[], object], client: Any = None) -> dict[str, float]:
+    """Wall seconds; processor seconds of this process, in which the scheduler runs, and of the workers."""
+    before = 0.0 if client is None else spent(client)
+    cpu, wall = time.process_time(), time.perf_counter()
+    function()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+        "wall_s": wall,
+        "here_cpu_s": cpu,
+        "workers_cpu_s": 0.0 if client is None else spent(client) - before,
+    }
+
+
+def milliseconds(runs: list[dict[str, float]], preparing: float, n_trainings: int) -> float:
+    """Processor time of client and scheduler for each training, preparation left out."""
+    return round(1000 * (min(run["here_cpu_s"] for run in runs) - preparing) / n_trainings, 2)
+
+
+def on_workers(quick: bool) -> dict[str, Any]:
+    """Run a study and tasks of known length in one process and on two workers."""
+    cohort = cohort_of(4) if quick else cohort_of(48, (16, 16, 3))
+    options: dict[str, Any] = {"max_voxels": 30 if quick else 100}
+    both_strategies: dict[str, Any] = options
+    if not quick:
+        # The sizes of the study's learning curve.
+        options |= {"n_train": SIZES}
+        both_strategies = options | {"strategies": ("s2s", "m2m"), "n_repeats": 2}
+    repeats = 1 if quick else 2
+    begun = time.perf_counter()
+    found: dict[str, Any] = {"tasks": {}}
+    with (
+        workers(2) as client,
+        joblib.parallel_config(backend="dask"),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        found["start_s"] = round(time.perf_counter() - begun, 2)
+        study(cohort_of(3), ("ETR",))
+        trainings, preparing = caught(cohort, ("ETR",), **options)
+        # Short ones, so that the client is busy and does not wait for workers, which takes some of
+        # its time too.
+        short, preparing_short = caught(cohort, ("LR",), **both_strategies)
+        one, two, inner, stored = [], [], [], []
+        for i in range(repeats):
+            with joblib.parallel_config(backend="sequential"):
+                one.append(
+                    timed(lambda i=i: study(cohort, ("ETR",), out=f"{folder}/one{i}", **options))
+                )
+            two.append(
+                timed(
+                    lambda i=i: study(cohort, ("ETR",), out=f"{folder}/two{i}", **options), client
+                )
+            )
+            inner.append(timed(lambda: study(cohort, ("LR",), **both_strategies), client))
+            out = f"{folder}/stored{i}"
+            stored.append(
+                timed(lambda out=out: study(cohort, ("LR",), out=out, **both_strategies), client)
+            )
+        alone, both = (min(run["wall_s"] for run in runs) for runs in (one, two))
+        found["study"] = {
+            "trainings": len(trainings),
+            "wall_of_one_process_s": round(alone, 3),
+            "wall_of_two_workers_s": round(both, 3),
+            "efficiency": round(alone / 2 / both, 3),
+            "cpu_of_one_process_s": round(min(run["here_cpu_s"] for run in one), 3),
+            "cpu_of_workers_s": round(min(run["workers_cpu_s"] for run in two), 3),
+            "cpu_of_client_and_scheduler_s": round(min(run["here_cpu_s"] for run in two), 3),
+            "preparing_cpu_s": round(preparing, 3),
+            "short_trainings": len(short),
+            "client_ms_per_task": milliseconds(inner, preparing_short, len(short)),
+            "client_ms_per_stored_task": milliseconds(stored, preparing_short, len(short)),
+            "repeats": repeats,
+        }
+        for ms in TASK_MS:
+            n = 4 if quick else max(6, min(500, 3000 // ms))
+            length = ms / 1000 / (100 if quick else 1)
+            plain = n * length
+            runs = {
+                "batches of joblib": lambda n=n, length=length: joblib.Parallel()(
+                    joblib.delayed(spin)(length) for _ in range(n)
+                ),
+                "one by one": lambda n=n, length=length: joblib.Parallel(batch_size=1)(
+                    joblib.delayed(spin)(length) for _ in range(n)
+                ),
+            }
+            found["tasks"][str(ms)] = {"n": n} | {
+                name: round(
+                    plain
+                    / 2
+                    / min(timed(function, client)["wall_s"] for _ in range(1 if ms > 100 else 2)),
+                    3,
+                )
+                for name, function in runs.items()
+            }
+        n = 20 if quick else 400
+        empty = [
+            timed(
+                lambda: joblib.Parallel(batch_size=1)(joblib.delayed(abs)(1) for _ in range(n)),
+                client,
+            )
+        ]
+        bare = [
+            timed(lambda: client.gather(client.map(abs, range(n), pure=False)), client)
+            for _ in range(2)
+        ]
+        found["overhead"] = {
+            name: {
+                key.replace("_s", "_ms"): round(1000 * min(run[key] for run in runs) / n, 3)
+                for key in ("wall_s", "here_cpu_s", "workers_cpu_s")
+            }
+            for name, runs in (("joblib on dask", empty), ("dask alone", bare))
+        }
+    return found
+
+
+def on_paper(
+    task: dict[str, Any], client_s: float, preparing_s: float, n_tasks: int
+) -> dict[str, Any]:
+    """
+    Extrapolate a study of equal trainings to many workers.
+
+    The client prepares alone, hands out one training after the other, and sends what goes with it
+    over its network; the voxels of all patients are copied from worker to worker, twice as many
+    having them after each step.
+    """
+    t, sent = task["cpu_s"], task["sent_bytes"] + task["returned_bytes"]
+    serial = max(client_s, sent / NETWORK)
+    rows = {}
+    for n in PAPER_WORKERS:
+        copying = math.ceil(math.log2(n) + 1) * task["shared_bytes"] / NETWORK
+        wall = preparing_s + copying + max(n_tasks * serial, math.ceil(n_tasks / n) * t)
+        rows[str(n)] = {
+            "wall_s": round(wall, 1),
+            "efficiency": round((n_tasks * t + preparing_s) / (n * wall), 3),
+        }
+    return {
+        "trainings": n_tasks,
+        "serial_ms_per_task": round(1000 * serial, 3),
+        "bound_by": "client and scheduler"
+        if client_s >= sent / NETWORK
+        else "network of the client",
+        "stops_at_workers": max(1, round(t / serial)),
+        "workers": rows,
+    }
+
+
+def run(*, quick: bool) -> dict[str, Any]:
+    """Measure everything."""
+    start = time.process_time()
+    algorithms = ("LR", "ETR") if quick else ALGORITHMS
+    for model in ("adc", "ivim", "t2-ivim-kurtosis"):  # compiles the fits, or loads them
+        fit_voxels(noisy(model, protocol_of(model, 10), 100), protocol_of(model, 10), model)
+    study(cohort_of(2), ("LR", "ETR"), n_jobs=1)
+    growth = {
+        "voxels": over_voxels(quick),
+        "contrasts": over_contrasts(quick),
+        "patients": over_patients(quick),
+    }
+    one = tasks(quick, algorithms)
+    cluster = on_workers(quick)
+    client_s = cluster["study"]["client_ms_per_stored_task"] / 1000
+    paper = {
+        name: on_paper(
+            task, client_s, one["preparing_cpu_s"], 100 if quick else 10 * one["trainings"]
+        )
+        for name, task in one["by_algorithm"].items()
+    }
+    packages = ["numpy", "numba", "scikit-learn", "joblib", "dask", "distributed"]
+    if not quick:
+        packages += ["torch", "skorch", "xgboost-cpu"]
+    return {
+        "question": "what work costs as it grows, and how far a cluster carries it",
+        "synthetic": True,
+        "seed": SEED,
+        **measure.provenance(__file__, "dmrifit", packages=packages, quick=quick),
+        "cpu_s": round(time.process_time() - start, 1),
+        "growth": growth,
+        "task": one,
+        "cluster": cluster,
+        "paper": {"network_bytes_per_s": NETWORK, "by_algorithm": paper},
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the tables."""
+    machine, cluster, one = result["machine"], result["cluster"], result["task"]
+    growth = [
+        [
+            axis,
+            name,
+            ", ".join(f"{int(n):,}: {value:.3g}" for n, value in found["seconds"].items()),
+            f"{found['slope']:.2f}",
+            f"{found['slope_at_the_end']:.2f}",
+        ]
+        for axis, cases in result["growth"].items()
+        for name, found in cases.items()
+    ]
+    study_, overhead = cluster["study"], cluster["overhead"]
+    spread = [
+        [
+            "study, one process",
+            f"{study_['wall_of_one_process_s']:.2f} s",
+            f"{study_['cpu_of_one_process_s']:.2f} s",
+        ],
+        [
+            "study, two workers",
+            f"{study_['wall_of_two_workers_s']:.2f} s",
+            f"{study_['cpu_of_workers_s']:.2f} s, and "
+            f"{study_['cpu_of_client_and_scheduler_s']:.2f} s of client and "
+            "scheduler",
+        ],
+        ["efficiency from one to two", f"{100 * study_['efficiency']:.0f} %", ""],
+        [
+            f"client and scheduler for each of {study_['short_trainings']:,} trainings of LR, "
+            "preparation left out",
+            "",
+            f"{study_['client_ms_per_task']:.2f} ms",
+        ],
+        [
+            "the same, with results stored in a folder",
+            "",
+            f"{study_['client_ms_per_stored_task']:.2f} ms",
+        ],
+        *(
+            [
+                f"an empty task, {name}",
+                f"{cost['wall_ms']:.2f} ms",
+                f"{cost['here_cpu_ms']:.2f} ms of client and scheduler, "
+                f"{cost['workers_cpu_ms']:.2f} ms of workers",
+            ]
+            for name, cost in overhead.items()
+        ),
+    ]
+    lengths = [
+        [
+            f"{int(ms):,} ms",
+            f"{found['n']}",
+            *(f"{100 * found[k]:.0f} %" for k in ("batches of joblib", "one by one")),
+        ]
+        for ms, found in cluster["tasks"].items()
+    ]
+    papers = result["paper"]["by_algorithm"]
+    paper = [
+        [
+            name,
+            f"{1000 * task['cpu_s']:.0f} ms",
+            f"{task['sent_bytes'] / 1000:.0f} / {task['returned_bytes'] / 1000:.0f}",
+            f"{task['shared_bytes'] / 1000:,.0f}",
+            f"{papers[name]['stops_at_workers']:,} ({papers[name]['bound_by']})",
+            *(
+                f"{100 * papers[name]['workers'][str(n)]['efficiency']:.0f} %"
+                for n in PAPER_WORKERS[2:]
+            ),
+        ]
+        for name, task in one["by_algorithm"].items()
+    ]
+    head = (
+        f"{machine['processor']}, {machine['processors']} processors, load "
+        f"{machine['load_at_start'][0]:.1f} at the "
+        f"start and {machine['load_at_end']:.1f} at the end; "
+    )
+    n_trainings = next(iter(papers.values()))["trainings"]
+    return "\n\n".join(
+        [
+            f"{head}synthetic data, seed {result['seed']}; {result['date']}, commit "
+            f"{str(result['commit'])[:10]}.",
+            "Growth, in processor seconds; the slope is that of the logarithms, over all sizes "
+            "and from the last but "
+            "one to the last:",
+            measure.table(["over", "what", "size: seconds", "slope", "at the end"], growth),
+            f"A study of {study_['trainings']} trainings (ETR), best of {study_['repeats']}; "
+            "workers have one thread:",
+            measure.table(["what", "wall", "processor"], spread),
+            "Efficiency of two workers at tasks of known length:",
+            measure.table(
+                ["a task takes", "tasks", "joblib's own batches", "one by one"], lengths
+            ),
+            f"One training on {one['patients'] - 1} patients with {one['voxels_of_each']} voxels "
+            "each, and on paper a "
+            f"study of {n_trainings:,} of them; {one['preparing_cpu_s']:.2f} s of preparation:",
+            measure.table(
+                [
+                    "algorithm",
+                    "processor",
+                    "sent / returned, kB",
+                    "shared, kB",
+                    "workers it can feed",
+                    *(f"efficiency, {n:,}" for n in PAPER_WORKERS[2:]),
+                ],
+                paper,
+            ),
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = measure.options("Measure what work costs as it grows, and on a cluster.", RESULT)
+    chosen = measure.chosen(parser, arguments, RESULT)
+    result = run(quick=chosen.quick)
+    measure.write(result, chosen.out)
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,561 @@
+"""
+What do fits say of real scans: legs, a bottle of oil, white matter?
+
+    DMRIFIT_DATA=… .venv/bin/python -m benchmarks.fitting.bench_people_fits [--quick --out FILE]
+
+Legs of one person (`ivim`, 14 muscles), oil in which nothing moves (`kurtosis`), six
+voxels of one genu (`t2-ivim-kurtosis`, averaged over directions up to b = 3000 s/mm²). Nobody
+knows the truth of the legs and the genu; physics tells that of the oil. Readings at one b-value
+(and echo time) are split into two halves, which are fitted each for itself: what differs is noise,
+and, as the halves have different directions, anisotropy. Writes a picture beside its result.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from benchmarks import _measure as measure
+from dmrifit import (
+    Protocol,
+    average_directions,
+    fit_image,
+    fit_voxels,
+    repeatability,
+    roi_table,
+)
+from dmrifit.engine.doubts import DoubtReason
+from dmrifit.report.style import new_figure, shared_style
+
+RESULT = measure.RESULTS / "people_fits.json"
+LEG = "Legs: DemoData of mfroeling/QMRITools, BSD-3-Clause."
+OIL = "Oil: Szczepankiewicz et al., Data in Brief 25:104208, 2019, BSD-3-Clause."
+GENU = (
+    "Genu: ISBI 2015 white matter challenge (Ferizi et al., NMR Biomed 30:e3734, 2017), from "
+    "AthenaEPI/dmipy, MIT."
+)
+OIL_SCANS = ("pt1", "pt4")
+SLOW = 0.01  # µm²/ms: as good as still
+HIGHEST_B = 3000.0
+MASK_SHARE = 0.1  # of the 99th percentile of the first image
+OIL_SHARE = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan with repeats, its averaged contrasts, and where there is something."""
+
+    signals: np.ndarray
+    protocol: Protocol
+    affine: np.ndarray
+    mask: np.ndarray
+
+    def averaged(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, Protocol]:
+        """Average the measurements of each b-value, or of some of them."""
+        chosen = np.arange(len(self.protocol)) if rows is None else rows
+        return average_directions(
+            self.signals[..., chosen], self.protocol.take(chosen), tolerance=0
+        )
+
+
+def read_scan(place: Path, name: str, share: float) -> Scan:
+    """Read a scan; its mask are voxels whose first image has this share of the brightest."""
+    image = nib.load(place / f"{name}.nii.gz")
+    signals = np.asanyarray(image.dataobj).astype(float)
+    protocol = Protocol.read(place / f"{name}.bval", bvec=place / f"{name}.bvec")
+    first = signals[..., protocol.b == protocol.b.min()].mean(axis=-1)
+    return Scan(signals, protocol, image.affine, first > share * np.percentile(first, 99))
+
+
+def halves(protocol: Protocol) -> list[np.ndarray]:
+    """Deal the readings of each b-value and echo time into two halves; a single one is in both."""
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    parts: list[list[int]] = [[], []]
+    for contrast in sorted(set(zip(te.tolist(), protocol.b.tolist(), strict=True))):
+        rows = np.flatnonzero((te == contrast[0]) & (protocol.b == contrast[1]))
+        for half in (0, 1):
+            parts[half] += rows[half::2].tolist() if len(rows) > 1 else rows.tolist()
+    return [np.sort(rows) for rows in parts]
+
+
+def numbers(values: np.ndarray, digits: int = 4) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.nanpercentile(values, (25, 50, 75))
+    return {"q25": round(low, digits), "median": round(middle, digits), "q75": round(high, digits)}
+
+
+def fit_leg(*, quick: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Fit the legs as a user does, and its muscles again from halves of the readings."""
+    scan = read_scan(measure.data_folder("leg_ivim"), "dwi", MASK_SHARE)
+    labels = np.asanyarray(nib.load(measure.data_folder("leg_ivim") / "labels.nii.gz").dataobj)
+    if quick:
+        scan = Scan(scan.signals[:, :, 11:14], scan.protocol, scan.affine, scan.mask[:, :, 11:14])
+        labels = labels[:, :, 11:14]
+    averaged, contrasts = scan.averaged()
+    fit_voxels(averaged[scan.mask][:10], contrasts, "ivim")  # compiles
+    mask = nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine)
+    begun = time.process_time()
+    again, _ = scan.averaged()
+    maps = fit_image(again, contrasts, "ivim", affine=scan.affine, mask=mask, n_threads=1)
+    seconds = time.process_time() - begun
+    arrays = {name: np.asanyarray(image.dataobj) for name, image in maps.items()}
+    inside = labels > 0
+    result = fit_voxels(averaged[inside], contrasts, "ivim", n_threads=1)
+    names = result.names
+    table = roi_table(arrays, labels.astype(np.int16))
+    muscles = []
+    for label, rows in table.groupby("label"):
+        by_map = rows.set_index("map")
+        muscle: dict[str, Any] = {"label": int(label), "n": int(by_map["n_voxels"].iloc[0])}
+        for name in ("f", "Dv", "Dt"):
+            row = by_map.loc[name]
+            muscle[name] = {key: round(float(row[key]), 4) for key in ("q25", "median", "q75")}
+            muscle[name]["doubtful"] = round(float(row["doubtful"]), 4)
+        muscles.append(muscle)
+    leg = {
+        "shape": [*scan.signals.shape],
+        "b": contrasts.b.tolist(),
+        "n_voxels": int(scan.mask.sum()),
+        "n_labeled": int(inside.sum()),
+        "cpu_s": round(seconds, 2),
+        "muscles": muscles,
+        "in_doubt": {
+            n: round(float(v), 4) for n, v in zip(names, result.doubt.mean(0), strict=True)
+        },
+        "advice": result.advice(),
+        "retest": leg_retest(scan, labels),
+        "sides": both_sides(muscles),
+    }
+    shown = {"b0": averaged[..., 0], "labels": labels, "mask": scan.mask}
+    return leg, shown | {name: arrays[name] for name in ("f", "Dt", "doubt")}
+
+
+def both_sides(muscles: list[dict[str, Any]]) -> dict[str, float]:
+    """
+    Compare the medians of each muscle of both legs, by the coefficient of variation of a pair.
+
+    Labels of one muscle follow each other: their sizes agree, and they lie on opposite sides.
+    """
+    pairs = list(zip(muscles[::2], muscles[1::2], strict=True))
+    variation = {}
+    for name in ("f", "Dt"):
+        x = np.array([[one[name]["median"], other[name]["median"]] for one, other in pairs])
+        cv = x.std(axis=1, ddof=1) / x.mean(axis=1)
+        variation[name] = round(float(np.sqrt((cv**2).mean())), 4)
+    return variation
+
+
+def leg_retest(scan: Scan, labels: np.ndarray) -> list[dict[str, Any]]:
+    """Fit both halves of the readings, and compare medians of muscles and single voxels."""
+    inside = labels > 0
+    tables, values, errors = [], [], []
+    for visit, rows in enumerate(halves(scan.protocol)):
+        signals, contrasts = scan.averaged(rows)
+        result = fit_voxels(signals[inside], contrasts, "ivim", n_threads=1)
+        values.append(result.parameters)
+        errors.append(result.standard_errors)
+        for j, name in enumerate(result.names):
+            for label in np.unique(labels[inside]):
+                median = np.nanmedian(result.parameters[labels[inside] == label, j])
+                tables.append(("leg", visit, label, str(label), name, median))
+    columns = ["subject", "visit", "label", "name", "map", "median"]
+    repeated = repeatability(pd.DataFrame(tables, columns=columns))
+    return retest_rows(repeated, np.array(values), np.array(errors), result.names)
+
+
+def retest_rows(
+    repeated: pd.DataFrame, values: np.ndarray, errors: np.ndarray, names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Summarize a test–retest: `values` and `errors` of shape (2, n_voxels, n_parameters)."""
+    within = np.abs(values[0] - values[1]) / np.sqrt(2)
+    scale = np.sqrt((errors**2).mean(axis=0))
+    rows = []
+    for j, name in enumerate(names):
+        usable = np.isfinite(scale[:, j]) & (scale[:, j] > 0) & np.isfinite(within[:, j])
+        # The median of a half-normal variable is .6745 of its standard deviation.
+        ratio = (
+            np.median(within[usable, j] / scale[usable, j]) / 0.6745 if usable.any() else np.nan
+        )
+        regions = repeated.loc[repeated["map"] == name, "wcv"]
+        # A parameter at a bound in both halves has no error to compare with.
+        compared = round(float(ratio), 3) if usable.any() else None
+        rows.append({
+            "parameter": name,
+            "wcv_regions": round(float(np.sqrt((regions**2).mean())), 4),
+            "within_sd_voxels": round(float(np.nanmedian(within[:, j]) / 0.6745), 4),
+            "median": round(float(np.nanmedian(values[:, :, j])), 4),
+            "ratio_to_standard_error": compared,
+            "n_with_error": int(usable.sum()),
+        })  # fmt: skip
+    return rows
+
+
+def fit_oil(*, quick: bool) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Fit the whole bottle in both scans."""
+    rows = []
+    for name in OIL_SCANS:
+        scan = read_scan(measure.data_folder("oil_phantom"), name, OIL_SHARE)
+        mask = scan.mask.copy()
+        if quick:
+            middle = mask.shape[2] // 2
+            mask[:, :, : middle - 1] = mask[:, :, middle + 2 :] = False
+        averaged, contrasts = scan.averaged()
+        result = fit_voxels(averaged[mask], contrasts, "kurtosis", n_threads=1)
+        d, k = result.names.index("D"), result.names.index("K")
+        low_end = result.intervals(0.95)[:, d, 0]
+        reasons = result.doubt_reasons[:, k]
+        slices = np.nonzero(mask)[2]
+        medians = [np.median(result["D"][slices == z]) for z in np.unique(slices)]
+        whole = fit_voxels(averaged[mask].mean(axis=0)[None], contrasts, "adc")
+        rows.append({
+            "scan": name,
+            "b": contrasts.b.tolist(),
+            "n_voxels": int(mask.sum()),
+            "D": numbers(result["D"]),
+            "D_of_mean_signal": round(float(whole["ADC"][0]), 5),
+            "slow_or_at_bound": round(float(((result["D"] <= SLOW) | result.at_low[:, d]).mean()), 4),
+            "interval_reaches_slow": round(float((low_end <= SLOW).mean()), 4),
+            "largest_slice_median": round(float(max(medians)), 4),
+            "K_not_determined": round(float((reasons == DoubtReason.NOT_DETERMINED).mean()), 4),
+            "K_in_doubt": round(float((reasons != DoubtReason.NONE).mean()), 4),
+            "advice": result.advice(),
+        })  # fmt: skip
+    shown = np.full(mask.shape, np.nan)
+    shown[mask] = result["D"]
+    return rows, {"b0": averaged[..., 0], "D": shown}
+
+
+def read_genu() -> tuple[np.ndarray, Protocol]:
+    """Read the six voxels up to the highest b-value, without averaging."""
+    table = pd.read_csv(measure.data_folder("isbi2015_wm_genu") / "genu_table.csv")
+    b = table.b_s_per_mm2.round().to_numpy()
+    te = (1e3 * table.TE_s).round(3).to_numpy()
+    rows = b <= HIGHEST_B
+    signals = table[[f"vox{i}" for i in range(1, 7)]].to_numpy()[rows].T
+    return signals, Protocol(b[rows], te[rows])
+
+
+def fit_genu() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fit the powder averages, and both halves of the readings."""
+    signals, protocol = read_genu()
+    averaged, contrasts = average_directions(signals, protocol, mean="arithmetic", tolerance=0)
+    result = fit_voxels(averaged, contrasts, "t2-ivim-kurtosis")
+    ends = result.intervals(0.95)
+    voxels = []
+    for i in range(len(averaged)):
+        voxel: dict[str, Any] = {"voxel": i + 1}
+        for j, name in enumerate(result.names):
+            voxel[name] = {
+                "value": round(float(result.parameters[i, j]), 4),
+                # Without the sign of a zero.
+                "low": round(float(ends[i, j, 0]), 4) + 0.0,
+                "high": round(float(ends[i, j, 1]), 4),
+                "doubt": DoubtReason(result.doubt_reasons[i, j]).name.lower(),
+            }
+        voxels.append(voxel)
+    table, values, errors = [], [], []
+    for visit, rows in enumerate(halves(protocol)):
+        half, half_contrasts = average_directions(
+            signals[:, rows], protocol.take(rows), mean="arithmetic", tolerance=0
+        )
+        fitted = fit_voxels(half, half_contrasts, "t2-ivim-kurtosis")
+        values.append(fitted.parameters)
+        errors.append(fitted.standard_errors)
+        for j, name in enumerate(fitted.names):
+            for i, value in enumerate(fitted.parameters[:, j]):
+                table.append(("genu", visit, i + 1, str(i + 1), name, value))
+    columns = ["subject", "visit", "label", "name", "map", "median"]
+    repeated = repeatability(pd.DataFrame(table, columns=columns))
+    genu = {
+        "n_readings": len(protocol),
+        "n_contrasts": len(contrasts),
+        "voxels": voxels,
+        "in_doubt": {
+            n: round(float(v), 4) for n, v in zip(result.names, result.doubt.mean(0), strict=True)
+        },
+        "residual": round(
+            float(np.median(np.sqrt(result.cost / len(contrasts)) / averaged.max(1))), 4
+        ),
+        "advice": result.advice(),
+        "retest": retest_rows(repeated, np.array(values), np.array(errors), fitted.names),
+    }
+    return genu, {"signals": averaged, "contrasts": contrasts, "result": result}
+
+
+def draw(leg: dict, oil: dict, genu: dict, path: Path) -> None:
+    """Draw a slice of the legs, one of the bottle, and one voxel of the genu with its fit."""
+    with shared_style({"font.size": 8}):
+        figure = new_figure(9.0, 7.4)
+        upper = figure.add_gridspec(
+            2, 2, left=0.01, right=0.93, top=0.96, bottom=0.42, wspace=0.2, hspace=0.16
+        )
+        z = leg["b0"].shape[2] // 2
+        crop = bounding_box(leg["mask"][:, :, z])
+        inside = leg["mask"][crop][..., z]
+        codes = leg["doubt"][crop][..., z].astype(int)
+        # Bits follow the parameters S0, f, Dv, Dt.
+        is_f, is_dv, is_dt = (codes >> bit & 1 > 0 for bit in (1, 2, 3))
+        doubt = np.select([is_dt, is_f, is_dv], [3, 2, 1], 0)
+        panels = [
+            (
+                "Both lower legs of a person: signal at b = 0, muscles",
+                leg["b0"][crop][..., z],
+                GRAY,
+            ),
+            ("Dt (µm²/ms)", masked(leg["Dt"][crop][..., z], inside), limits(0.5, 2.5, "viridis")),
+            (
+                "f, signal fraction",
+                masked(leg["f"][crop][..., z], inside),
+                limits(0, 0.2, "magma"),
+            ),
+            (
+                "What the scan does not tell",
+                masked(doubt, inside),
+                limits(-0.5, 3.5, DOUBT_COLORS),
+            ),
+        ]
+        for number, (title, values, look) in enumerate(panels):
+            axes = figure.add_subplot(upper[number // 2, number % 2])
+            shown = show(axes, values, look, title)
+            if look is GRAY:
+                outline(axes, leg["labels"][crop][..., z])
+            else:
+                scale(figure, axes, shown, DOUBT_LABELS if "not tell" in title else ())
+        z = oil["b0"].shape[2] // 2
+        crop = bounding_box(np.isfinite(oil["D"][:, :, z]))
+        show(
+            figure.add_axes((0.01, 0.11, 0.21, 0.24)),
+            oil["b0"][crop][..., z],
+            GRAY,
+            "Oil: signal at b = 0",
+        )
+        axes = figure.add_axes((0.25, 0.11, 0.21, 0.24))
+        shown = show(axes, oil["D"][crop][..., z], limits(0, 0.1, "viridis"), "D (µm²/ms): still")
+        scale(figure, axes, shown)
+        draw_genu(figure.add_axes((0.6, 0.12, 0.385, 0.225)), genu)
+        figure.text(0.01, 0.008, f"{LEG}  {OIL}\n{GENU}", fontsize=6.2, color="0.35", va="bottom")
+        figure.savefig(path, dpi=120)
+
+
+GRAY = {"cmap": "gray"}
+DOUBT_COLORS = ("#e8e8e8", "#9ecae1", "#fdae6b", "#cb181d")
+DOUBT_LABELS = ("none", "Dv", "f", "Dt")
+
+
+def limits(low: float, high: float, colors: Any) -> dict[str, Any]:
+    return {"vmin": low, "vmax": high, "cmap": colors}
+
+
+def show(axes: Any, values: np.ndarray, look: dict[str, Any], title: str) -> Any:
+    """Draw a plane without the ticks of its voxels; a tuple of colors becomes a map of them."""
+    from matplotlib.colors import ListedColormap
+
+    colors = look["cmap"]
+    colors = ListedColormap(colors) if isinstance(colors, tuple) else colors
+    shown = axes.imshow(
+        values.T, origin="lower", interpolation="nearest", **(look | {"cmap": colors})
+    )
+    axes.set_title(title, fontsize=8.5, loc="left")
+    axes.set_axis_off()
+    return shown
+
+
+def scale(figure: Any, axes: Any, shown: Any, labels: tuple[str, ...] = ()) -> None:
+    """Draw the scale of a map beside it, as high as the map."""
+    bar = figure.colorbar(shown, cax=axes.inset_axes((1.03, 0, 0.03, 1)))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=2, labelsize=7)
+    if labels:
+        bar.set_ticks(range(len(labels)), labels=labels)
+    else:
+        low, high = shown.get_clim()
+        bar.set_ticks(np.linspace(low, high, 3))
+
+
+def outline(axes: Any, labels: np.ndarray) -> None:
+    """Draw a line around every muscle."""
+    for label in np.unique(labels[labels > 0]):
+        axes.contour((labels == label).T, levels=[0.5], colors="#ffd166", linewidths=0.5)
+
+
+def draw_genu(axes: Any, genu: dict[str, Any]) -> None:
+    """Draw readings and fit of the first voxel, a color for each of some echo times."""
+    from matplotlib import colormaps
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    contrasts, result = genu["contrasts"], genu["result"]
+    measured = genu["signals"][0]
+    times = np.unique(contrasts.te)[::3]
+    for number, te in enumerate(times):
+        color = colormaps["viridis"](0.9 * number / max(len(times) - 1, 1))
+        rows = np.flatnonzero(contrasts.te == te)
+        axes.plot(contrasts.b[rows], measured[rows], "o", color=color, ms=3.5, label=f"{te:g} ms")
+        b = np.linspace(0, contrasts.b[rows].max(), 80)
+        curve = result.model.signal(result.parameters[:1], Protocol(b, np.full(80, te)))[0]
+        axes.plot(b, curve, "-", color=color, lw=1)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(FixedLocator((30, 50, 100, 200, 400)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_title("Genu: means over directions, and the fit", fontsize=8.5, loc="left")
+    axes.set_xlabel("b (s/mm²)", fontsize=8)
+    axes.set_ylabel("signal of one voxel", fontsize=8, labelpad=1)
+    axes.legend(title="TE", frameon=False, fontsize=7, title_fontsize=7, loc="upper right")
+
+
+def masked(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return np.where(inside, values.astype(float), np.nan)
+
+
+def bounding_box(mask: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
+    """Cut off what lies outside of a plane's mask."""
+    places = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
+    low, high = zip(*((max(p[0] - margin, 0), p[-1] + margin + 1) for p in places), strict=True)
+    return slice(low[0], high[0]), slice(low[1], high[1])
+
+
+def run(picture: Path, *, quick: bool) -> dict[str, Any]:
+    """Fit all three."""
+    leg, leg_shown = fit_leg(quick=quick)
+    oil, oil_shown = fit_oil(quick=quick)
+    genu, genu_shown = fit_genu()
+    draw(leg_shown, oil_shown, genu_shown, picture)
+    return {
+        "question": "what fits say of real scans, and how far two halves of their readings agree",
+        **measure.provenance(__file__, "dmrifit", packages=("numpy", "numba", "scipy"), quick=quick),
+        "synthetic": False,
+        "data": [LEG, OIL, GENU],
+        "picture": picture.name,
+        "leg": leg,
+        "oil": oil,
+        "genu": genu,
+        "goals": [
+            *(
+                {"what": f"oil {row['scan']}: median of D", **measure.goal(SLOW, row["D"]["median"], "µm²/ms")}
+                for row in oil
+            ),
+            *(
+                {
+                    "what": f"oil {row['scan']}: voxels with K not determined",
+                    **measure.goal(0.95, row["K_not_determined"], "share", at_least=True),
+                }
+                for row in oil
+            ),
+        ],
+    }  # fmt: skip
+
+
+def spread(row: dict[str, float], digits: int = 2) -> str:
+    return f"{row['median']:.{digits}f} [{row['q25']:.{digits}f}, {row['q75']:.{digits}f}]"
+
+
+def share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the result as tables."""
+    leg, genu = result["leg"], result["genu"]
+    shape = " × ".join(map(str, leg["shape"]))
+    head = (
+        f"**Real scans.** {' '.join(result['data'])} {result['machine']['processor'].split(' with')[0]}; "
+        f"{result['date']}, commit {str(result['commit'])[:10]}."
+    )
+    muscles = [
+        [
+            str(row["label"]),
+            str(row["n"]),
+            spread(row["Dt"]),
+            spread(row["f"], 3),
+            spread(row["Dv"], 0),
+            *(share(row[name]["doubtful"]) for name in ("Dt", "f", "Dv")),
+        ]
+        for row in leg["muscles"]
+    ]
+    leg_header = ["muscle", "voxels", "Dt (µm²/ms)", "f", "Dv (µm²/ms)"]
+    leg_header += [f"{name} in doubt" for name in ("Dt", "f", "Dv")]
+    oil = [
+        [
+            row["scan"],
+            str(row["n_voxels"]),
+            spread(row["D"], 4),
+            f"{row['D_of_mean_signal']:.4f}",
+            share(row["slow_or_at_bound"]),
+            share(row["interval_reaches_slow"]),
+            share(row["K_not_determined"]),
+        ]
+        for row in result["oil"]
+    ]
+    oil_header = [
+        *(
+            "scan",
+            "voxels",
+            "D (µm²/ms)",
+            "D of the mean signal",
+            f"D ≤ {SLOW:g} or at its lower bound",
+        ),
+        *(f"95 % interval reaches {SLOW:g}", "K not determined"),
+    ]
+    names = ("f", "Dt", "K", "T2t")
+    voxels = [
+        [str(row["voxel"])]
+        + [f"{row[n]['value']:.3g} [{row[n]['low']:.3g}, {row[n]['high']:.3g}]" for n in names]
+        + [", ".join(n for n in row if n != "voxel" and row[n]["doubt"] != "none") or "none"]
+        for row in genu["voxels"]
+    ]
+    genu_header = ["voxel", "f", "Dt (µm²/ms)", "K of the average", "T2t (ms)", "in doubt"]
+    return "\n\n".join([
+        head,
+        f"The legs ({shape}; one person, {leg['n_voxels']} voxels fitted with `ivim` in {leg['cpu_s']:.1f} s of one "
+        f"processor, averaging, intervals and doubts included), medians and quartiles by muscle:",
+        measure.table(leg_header, muscles),
+        said(leg["advice"]),
+        "The oil, both scans, `kurtosis`:",
+        measure.table(oil_header, oil),
+        said(result["oil"][0]["advice"]),
+        f"The genu, {genu['n_readings']} readings averaged to {genu['n_contrasts']} contrasts, `t2-ivim-kurtosis`, "
+        "with 95 % intervals:",
+        measure.table(genu_header, voxels),
+        said(genu["advice"]),
+        f"Medians of one muscle in both legs have a coefficient of variation of {100 * leg['sides']['Dt']:.1f} % (Dt) and "
+        f"{100 * leg['sides']['f']:.0f} % (f), root mean square over seven muscles.",
+        "Test and retest: two halves of the readings of each contrast. The within-subject coefficient of variation "
+        "is that of medians of muscles, and of voxels of the genu; the last column compares the spread between the "
+        "halves of a voxel with its standard error (1: as stated).",
+        measure.table(
+            ["scan", "parameter", "median", "within-subject CV", "SD of a voxel", "spread / standard error"],
+            [
+                [scan, row["parameter"], f"{row['median']:.4g}", f"{100 * row['wcv_regions']:.1f} %",
+                 f"{row['within_sd_voxels']:.3g}", ratio_text(row["ratio_to_standard_error"])]
+                for scan, rows in (("legs", leg["retest"]), ("genu", genu["retest"]))
+                for row in rows
+            ],
+        ),
+    ])  # fmt: skip
+
+
+def ratio_text(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}"
+
+
+def said(advice: list[str]) -> str:
+    """Quote what the fit says of itself."""
+    if not advice:
+        return "The fit has no advice."
+    return "The fit says: " + " ".join(f"“{sentence}”" for sentence in advice)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = measure.options("Fit real scans: legs, a bottle of oil, white matter.", RESULT)
+    chosen = measure.chosen(parser, arguments, RESULT)
+    result = run(chosen.out.with_suffix(".png"), quick=chosen.quick)
+    measure.write(result, chosen.out)
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,693 @@
+"""
+Which of the study's claims about metastases hold on synthetic patients, and how fast are whole
+volumes predicted?
+
+    .venv/bin/python -m benchmarks.metastasis.bench_metastasis [--worlds "hard world"] [--seeds 1 2 3]
+        [--work FOLDER] [--n-jobs 2]
+    .venv/bin/python -m benchmarks.metastasis.bench_metastasis --size smoke --seeds 1 --out FILE
+    .venv/bin/python -m benchmarks.metastasis.bench_metastasis --inference
+
+For each world and seed 60 synthetic patients are made; networks learn from 40 and segment 20. For
+each way to take the prior scan one network is trained with cross-entropy, and every loss goes on
+from its weights for a short while, all on the same segments. The figures of each world and seed are
+a JSON of their own in results/metastasis; networks of an unfinished seed stay in the folder FOLDER
+(default build/metastasis): an interrupted run goes on there as long as the code is the same.
+Margins and seeds are those of claims/huang.toml; nothing here decides the outcome. Each process
+computes on one thread. `--size smoke` is a quick trial. `--inference` measures the time of whole
+volumes and adds it to the stored result.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from benchmarks import _boards as boards
+from benchmarks import _measure as measure
+from benchmarks.claims.huang import (
+    ALPHAS,
+    MARGINS,
+    MARGINS_FILE,
+    WORLDS,
+    claim_figures,
+    decide_claims,
+    method_name,
+)
+from benchmarks.prediction.bench_claims import decided, lines, open_sentence, read_tables
+from dmrifit import load_model, save_model
+from dmrifit.io.digests import source_digest
+from dmrifit.networks.training import gather_training
+from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
+from metastasis.networks.sizes import low_resolution_cells
+from metastasis.segmentation.ensemble import merge_segmentations
+
+RESULT = measure.RESULTS / "metastasis.json"
+SEEDS = tuple(tomllib.loads(MARGINS_FILE.read_text(encoding="utf-8"))["board"]["seeds"])
+SSE_ALPHAS = (0.995, 0.95, 0.9, 0.5)
+#: How a prior scan is taken -> parameters.
+FORMS: dict[str, dict[str, Any]] = {
+    "": {"prior": None},
+    "prior": {"prior": "path"},
+    "prior as zeros": {"prior": "path", "missing_prior": "zeros"},
+    "prior as channel": {"prior": "channel"},
+    "U-Net": {"prior": None, "network": "unet"},
+}
+#: What goes on from the first network of a form.
+LOSSES: dict[str, list[tuple[str, float | None]]] = {
+    "": [
+        ("bce", None),
+        *(("jvss", alpha) for alpha in ALPHAS),
+        *(("sse", alpha) for alpha in SSE_ALPHAS),
+        ("vss", 0.95),
+    ],
+    "prior": [("jvss", 0.995), ("jvss", 0.5)],
+    "prior as zeros": [("jvss", 0.995)],
+    "prior as channel": [("jvss", 0.995)],
+    "U-Net": [("bce", None), ("jvss", 0.995), ("jvss", 0.9), ("jvss", 0.5)],
+}
+FIRST = "start"  # what the training of a form is called, by cross-entropy, that others go on from
+PLAIN = "plain"  # what the form without a prior scan is called on the command line
+MOVED = 2.0  # times the misregistration of prior scans in training
+#: Things of a patient that look like metastases and are none, by world. In the old phantom fewer
+#: than by default: without a prior scan most of them cannot be told from metastases.
+MIMICS = {"old phantom": (0, 1), "hard world": (1, 5)}
+#: What a result depends on.
+CODE = (
+    "dmrifit",
+    "metastasis",
+    "benchmarks/metastasis/bench_metastasis.py",
+    "benchmarks/claims/huang.py",
+    "benchmarks/claims/huang.toml",
+)
+#: Rooms that segmentations depend on, and what the evaluation depends on.
+OF_VOXELS = (
+    *(
+        "metastasis.scans",
+        "metastasis.networks",
+        "metastasis.simulate.enhancement",
+        "metastasis.simulate.patients",
+        "metastasis.segmentation.inference",
+    ),
+    *("metastasis.segmentation.sampling", "metastasis.segmentation.segmenter"),
+    *("metastasis.segmentation.operating_points", "dmrifit._utils", "dmrifit.networks"),
+    "dmrifit.simulate",
+)
+OF_EVALUATION = (
+    *(
+        "metastasis.study.controls",
+        "metastasis.study.evaluation",
+        "metastasis.study.operating_curves",
+    ),
+    *("metastasis.study.segment_metrics", "metastasis.segmentation.ensemble"),
+    *(
+        "metastasis.segmentation.operating_points",
+        "dmrifit.io.components",
+        "dmrifit.stats.lesion_matching",
+        "dmrifit.stats.patient_summary",
+    ),
+)
+# Once, as code may be changed while it runs.
+CODE_OF_VOXELS = source_digest(boards.room_modules(*OF_VOXELS))
+CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
+CODE_OF_CLAIMS = hashlib.sha256(
+    b"".join(path.read_bytes() for path in (MARGINS_FILE, MARGINS_FILE.with_suffix(".py")))
+).hexdigest()[:16]
+#: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the
+#: smallest metastasis.
+MIN_VOXELS = 4
+#: Below this a probability is kept as zero; the lowest threshold is higher.
+SMALLEST = 0.005
+ENSEMBLE = "ensemble"
+#: Methods that are shown with every component, too.
+EVERY_COMPONENT = (
+    "BCE",
+    "JVSS 0.995",
+    "JVSS 0.5",
+    "JVSS 0.995, prior",
+    "JVSS 0.5, prior",
+    ENSEMBLE,
+)
+THRESHOLDS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+MEASURES = (
+    *(
+        "sensitivity",
+        "precision",
+        "false_positives_per_scan",
+        "mDSC",
+        "strict_sensitivity",
+        "strict_precision",
+    ),
+    *("lesion_dice", "segment_sensitivity", "segment_specificity", "sensitivity_small"),
+)
+#: What is kept of each method and seed.
+COLUMNS = ("part", "method", *MEASURES)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a board learns from, and for how long."""
+
+    n_train: int = 40
+    n_test: int = 20
+    shape: tuple[int, int, int] = (66, 66, 66)
+    spacing: float = 1.0
+    forms: tuple[str, ...] = tuple(FORMS)
+    widths: tuple[int, ...] = (8, 8, 8, 16, 16, 16)
+    unet_widths: tuple[int, ...] = (8, 16, 32)
+    segments_per_epoch: int = 240
+    start_epochs: int = 20
+    epochs: int = 2
+    batch_size: int = 12
+
+
+SIZES = {
+    "full": Size(),
+    # Small batches: the losses separate after some 50 steps, however many segments a step has.
+    "small": Size(
+        *(6, 4, (54, 54, 54)),
+        widths=(4, 4, 4, 8, 8, 8),
+        unet_widths=(4, 8, 16),
+        segments_per_epoch=192,
+        start_epochs=2,
+        epochs=1,
+        batch_size=4,
+    ),
+    "smoke": Size(3, 2, (40, 40, 40), 1.5, ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
+}
+COMMON: dict[str, Any] = {
+    "segment_size": 27,
+    "low_resolution": (3,),
+    "dense": (32,),
+    "device": "cpu",
+}
+BEGIN: dict[str, Any] = {
+    "loss": "bce",
+    "optimizer": "adamw",
+    "learning_rate": 0.003,
+    "schedule": "cosine",
+}
+TUNE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0005, "schedule": "cosine"}
+
+
+def name_of(form: str, loss: str, alpha: float | None) -> str:
+    return method_name(loss.upper(), alpha, form)
+
+
+def settings(size: Size, form: str, seed: int) -> dict[str, Any]:
+    """Give what all networks of a form share."""
+    widths = size.unet_widths if form == "U-Net" else size.widths
+    own = {
+        "widths": widths,
+        "segments_per_epoch": size.segments_per_epoch,
+        "batch_size": size.batch_size,
+        "random_state": seed,
+    }
+    return COMMON | own | FORMS[form]
+
+
+class Store(boards.Store):
+    """What is finished of a seed in a world."""
+
+    def __init__(self, work: Path, size: Size, world: str, seed: int) -> None:
+        settings_of_voxels = [asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED]
+        name = f"{world}-{seed}".replace(" ", "-")
+        super().__init__(work, name, [*settings_of_voxels, MIMICS[world], CODE_OF_VOXELS])
+        self.size, self.world, self.seed = size, world, seed
+
+    def cases(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """Give cases to learn from, cases to segment, and these with prior scans that lie worse on the images."""
+        return self.made("cases", self._simulated, compress=1)
+
+    def _simulated(self) -> tuple[list[Any], list[Any], list[Any]]:
+        n, held = self.size.n_train, self.size.n_test
+        common: dict[str, Any] = {"shape": self.size.shape, "spacing": self.size.spacing}
+        common |= {"mimics": MIMICS[self.world], "world": WORLDS[self.world]}
+        common |= {"random_state": self.seed, "n_jobs": 1}
+        every = simulate_metastases(n + held, **common)
+        return (
+            every[:n],
+            every[n:],
+            simulate_metastases(held, skip=n, misregistration=MOVED, **common),
+        )
+
+    def probabilities(self, name: str) -> list[np.ndarray]:
+        with np.load(self.path(name, "npz")) as kept:
+            return [kept[key] for key in kept.files]
+
+
+def scans_of(cases: Sequence[Any], model: Any = None) -> dict[str, Any]:
+    priors = [case.prior for case in cases]
+    return {} if model is not None and model.prior_ is None else {"priors": priors}
+
+
+def run_form(store: Store, form: str) -> None:
+    """Train the networks of one form, whatever is not done yet, and segment."""
+    size, seed = store.size, store.seed
+    train, test, moved = store.cases()
+    images, labels = [case.image for case in train], [case.label for case in train]
+
+    def segment(name: str, model: Any, training_s: float) -> None:
+        for ending, cases in [
+            ("", test),
+            *([(", moved", moved)] if form in ("prior", "prior as channel") else []),
+        ]:
+            found, seconds = boards.timed(
+                model.predict_proba, [case.image for case in cases], **scans_of(cases, model)
+            )
+            kept = [np.where(p < SMALLEST, np.float32(0), p) for p in found]
+            spent = {"training_s": training_s, "prediction_s": seconds}
+            store.keep(
+                name + ending, lambda stream, kept=kept: np.savez_compressed(stream, *kept), spent
+            )
+        print(
+            f"{store.name}: {name}, {training_s:.0f} s of training, {seconds:.0f} s of prediction",
+            flush=True,
+        )
+
+    start = store.path(f"{FIRST} {form}", "dmrifit")
+    common = settings(size, form, seed)
+    name = method_name("BCE", form=f"{form} {FIRST}".strip())
+    if not (start.exists() and store.done(name)):
+        model, seconds = boards.timed(
+            DeepMedicSegmenter(
+                **gather_training({**common, **BEGIN, "epochs": size.start_epochs})
+            ).fit,
+            images,
+            labels,
+            **scans_of(train),
+        )
+        save_model(model, start)
+        segment(name, load_model(start), seconds)
+    for loss, alpha in LOSSES[form]:
+        name = name_of(form, loss, alpha)
+        if store.done(name):
+            continue
+        weight = {} if alpha is None else {"alpha": alpha}
+        # Segments other than those of the first training, and the same ones for every loss.
+        tuned = (
+            common
+            | TUNE
+            | {"loss": loss, "epochs": size.epochs, "warm_start_from": start}
+            | weight
+        )
+        if (
+            loss == "vss"
+        ):  # from a network that segments already it would not be seen that it does not learn to
+            tuned = common | BEGIN | {"loss": loss, "epochs": -(-size.start_epochs // 2)} | weight
+        model, seconds = boards.timed(
+            DeepMedicSegmenter(**gather_training(tuned | {"random_state": seed + 1000})).fit,
+            images,
+            labels,
+            **scans_of(train),
+        )
+        segment(name, model, seconds)
+
+
+def names_of(size: Size, form: str) -> list[str]:
+    own = [name_of(form, loss, alpha) for loss, alpha in LOSSES[form]]
+    moved = [f"{name}, moved" for name in own if form in ("prior", "prior as channel")]
+    return [method_name("BCE", form=f"{form} {FIRST}".strip()), *own, *moved]
+
+
+def evaluated(store: Store) -> dict[str, Any]:
+    """Evaluate everything of a seed in a world."""
+    size = store.size
+    names = [name for form in size.forms for name in names_of(size, form)]
+    stamps = {name: store.seconds(name) for name in names}
+
+    def evaluate() -> dict[str, Any]:
+        _, test, _ = store.cases()
+        predictions: dict[str, Any] = {name: store.probabilities(name) for name in names}
+        families = {}
+        if "prior" in size.forms:
+            pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
+            predictions[ENSEMBLE] = [
+                merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)
+            ]
+        if "" in size.forms:
+            families["JVSS"] = [name_of("", "jvss", alpha) for alpha in ALPHAS]
+            families["SSE"] = [name_of("", "sse", alpha) for alpha in SSE_ALPHAS]
+        tables = evaluate_segmentations(
+            test,
+            predictions,
+            thresholds=THRESHOLDS,
+            families=families,
+            min_voxels=MIN_VOXELS,
+            n_bootstrap=0,
+            random_state=store.seed,
+        )
+        every = evaluate_segmentations(
+            test,
+            {name: predictions[name] for name in EVERY_COMPONENT if name in predictions},
+            thresholds=[0.5],
+            controls=False,
+            n_bootstrap=0,
+        )
+        names_of_tables = (
+            "summary",
+            "ensemble",
+            "curves",
+            "areas",
+            "families",
+            "status",
+            "matched",
+        )
+        wanted = {name: tables[name] for name in names_of_tables}
+        return {
+            "tables": wanted | {"every component": every["summary"]},
+            "n_lesions": int(tables["summary"]["n_lesions"].iloc[0]),
+            "n_with_prior": sum(case.prior is not None for case in test),
+            "seconds": stamps,
+        }
+
+    return store.evaluated([stamps, MIN_VOXELS, CODE_OF_EVALUATION], evaluate)
+
+
+def run_seed(store: Store, n_jobs: int) -> dict[str, Any]:
+    """Train, segment and evaluate everything of a seed in a world."""
+    origin = measure.provenance(__file__, *CODE)
+    store.cases()
+    # Longest first, so that no process is left with it at the end.
+    forms = sorted(store.size.forms, key=lambda form: "path" not in FORMS[form].values())
+    joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)(
+        joblib.delayed(run_form)(store, form) for form in forms
+    )
+    result = evaluated(store)
+    tables, seconds = result["tables"], result["seconds"]
+    figures = claim_figures({(store.world, str(store.seed)): tables})
+    # Networks on moved prior scans are not trained again.
+    trained = sum(s["training_s"] for name, s in seconds.items() if ", moved" not in name)
+    spent = trained + result["evaluation_s"] + sum(s["prediction_s"] for s in seconds.values())
+    return {
+        "synthetic": True,
+        **origin,
+        "board": board_of(store.size, store.world),
+        "digests": digests(),
+        "condition": store.world,
+        "run": str(store.seed),
+        "processor_minutes": round(spent / 60, 2),
+        "n_lesions": result["n_lesions"],
+        "n_with_prior": result["n_with_prior"],
+        "figures": lines(figures.drop(columns=["condition", "run"])),
+        "methods": lines(tables["summary"][list(COLUMNS)]),
+        "every component": lines(tables["every component"][list(COLUMNS)]),
+    }
+
+
+def board_of(size: Size, world: str) -> dict[str, Any]:
+    """Describe what a board was run with, as JSON keeps it."""
+    content = asdict(size) | {"mimics": MIMICS[world], "start": BEGIN, "tune": TUNE}
+    return dict(json.loads(json.dumps(content | {"common": COMMON, "min_voxels": MIN_VOXELS})))
+
+
+def digests() -> dict[str, str]:
+    """Tell what code a finished seed is of."""
+    return {
+        "segmentations": CODE_OF_VOXELS,
+        "evaluation": CODE_OF_EVALUATION,
+        "claims": CODE_OF_CLAIMS,
+    }
+
+
+def run(
+    worlds: Sequence[str],
+    seeds: Sequence[int],
+    kind: str,
+    forms: Sequence[str],
+    *,
+    out: Path,
+    work: Path,
+    n_jobs: int,
+) -> dict[str, Any]:
+    """Finish the seeds, and decide the claims."""
+    size = replace(SIZES[kind], forms=tuple(forms))
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    # Seed by seed, so that an unfinished board has both worlds.
+    for seed, world in itertools.product(seeds, worlds):
+        path = folder / f"{world.replace(' ', '-')}-{seed}.json"
+        paths.append(path)
+        if path.exists() and measure.stored(path)["board"] != board_of(size, world):
+            raise SystemExit(f"{path} is of a board of another size: remove it to run it again")
+        if not path.exists():
+            measure.write(run_seed(Store(work, size, world, seed), n_jobs), path)
+    figures = read_tables(paths, "figures")
+    stored = [measure.stored(path) for path in paths]
+    other_code = [
+        path.stem
+        for path, one in zip(paths, stored, strict=True)
+        if one.get("digests") != digests()
+    ]
+    for name in other_code:
+        print(f"{name} was finished by other code: remove its file to run it again", flush=True)
+    words = ["--worlds", *worlds, "--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
+    return {
+        "question": __doc__.strip().splitlines()[0],
+        "synthetic": True,
+        "data": f"{size.n_train + size.n_test} synthetic patients a seed and world, {size.n_train} to learn from; no patients",
+        **measure.provenance(
+            __file__,
+            *CODE,
+            words=words,
+            packages=("numpy", "scikit-learn", "torch", "skorch"),
+        ),
+        "size": kind,
+        "settings": {world: board_of(size, world) for world in worlds},
+        "worlds": list(worlds),
+        "seeds": list(seeds),
+        "of_other_code": other_code,
+        **{key: [one[key] for one in stored] for key in ("n_lesions", "n_with_prior")},
+        "processor_minutes": {
+            world: [one["processor_minutes"] for one in stored if one["condition"] == world]
+            for world in worlds
+        },
+        "margins": {name: vars(margin) for name, margin in MARGINS.items()},
+        **decided(figures, decide_claims),
+        "methods": averaged(paths, "methods"),
+        "every_component": averaged(paths, "every component"),
+    }
+
+
+def averaged(paths: Sequence[Path], name: str) -> list[dict[str, Any]]:
+    """Give the figures of each seed, by world, part and method."""
+    rows = []
+    table = read_tables(paths, name)
+    for keys, group in table.groupby(["condition", "part", "method"], sort=False):
+        row: dict[str, Any] = dict(zip(("world", "part", "method"), keys, strict=True))
+        for column in MEASURES:
+            row[column] = [measure.rounded(value, 5) for value in group[column]]
+        rows.append(row)
+    return rows
+
+
+# Whole volumes ---------------------------------------------------------------------------------
+
+
+def dense_products(
+    shape: Sequence[int],
+    widths: Sequence[int],
+    low_resolution: Sequence[int],
+    dense: Sequence[int],
+    *,
+    n_channels: int = 1,
+    prior_path: bool = False,
+) -> int:
+    """
+    Count the multiplications of DeepMedic over a whole volume, margins included.
+
+    Each layer is computed once.
+    """
+    n_layers = len(widths)
+    # Factor and channels of each path.
+    paths = [(1, n_channels)]
+    paths += [(factor, n_channels) for factor in low_resolution]
+    if prior_path:
+        paths.append((1, 1))
+    total = 0
+    for factor, channels in paths:
+        cells = [low_resolution_cells(n, factor) for n in shape]
+        for number, (before, after) in enumerate(itertools.pairwise((channels, *widths)), start=1):
+            # Each layer computes the margin that the later ones lose.
+            total += 27 * before * after * math.prod(n + 2 * (n_layers - number) for n in cells)
+        total += widths[-1] * dense[0] * math.prod(cells)
+    products_per_voxel = sum(a * b for a, b in itertools.pairwise((*dense, 1)))
+    return total + products_per_voxel * math.prod(shape)
+
+
+def inference() -> list[dict[str, Any]]:
+    """Measure dense against tiled prediction, and against the rate of a large matrix product on the same core."""
+    import torch
+
+    from benchmarks.metastasis._tiled_logits import tiled_logits
+    from metastasis.networks.architectures import DeepMedic
+    from metastasis.segmentation.inference import dense_logits
+    from metastasis.segmentation.sampling import low_resolution
+
+    torch.set_num_threads(1)
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+
+    def best(function: Any, repeats: int) -> float:
+        seconds = []
+        for _ in range(repeats):
+            begun = time.thread_time()
+            function()
+            seconds.append(time.thread_time() - begun)
+        return min(seconds)
+
+    nine = (8, 8, 8, 16, 16, 16, 16, 16, 16)
+    rows = []
+    for widths, factors, dense, shape, prior in (
+        ((8, 8, 8, 16, 16, 16), (3,), (32,), (66, 66, 66), False),
+        (nine, (3, 5), (32,), (66, 66, 66), False),
+        (nine, (3, 5), (32,), (66, 66, 66), True),
+        (nine, (3, 5), (32,), (120, 120, 90), False),
+        ((30, 40, 50, 60, 70, 80, 90, 100, 110), (3, 5), (300, 300), (48, 48, 48), False),
+    ):
+        torch.manual_seed(0)
+        network = DeepMedic(1, widths, factors, dense, prior_path=prior).eval()
+        image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+        case: dict[str, Any] = {"image": image} | {
+            f"low_{f}": low_resolution(image, f) for f in factors
+        }
+        case |= {"prior": image[:, ::-1].copy(), "valid": np.float32(1)} if prior else {}
+        quick, slow = dense_logits(network, case), tiled_logits(network, case)
+        repeats = 3 if widths == nine or len(widths) == 6 else 1
+        times = [best(lambda n=network, c=case: dense_logits(n, c), repeats),
+                 best(lambda n=network, c=case: tiled_logits(n, c), repeats)]  # fmt: skip
+        peak = 2 * 2048**3 / best(lambda: a @ b, 6)
+        products = dense_products(shape, widths, factors, dense, prior_path=prior)
+        rows.append(
+            {
+                "widths": widths,
+                "low_resolution": factors,
+                "shape": shape,
+                "prior": prior,
+                "weights": sum(p.numel() for p in network.parameters()),
+                "largest_difference": float(np.abs(quick - slow).max()),
+                "dense_s": round(times[0], 3),
+                "tiled_s": round(times[1], 3),
+                "ratio": round(times[1] / times[0], 2),
+                "gmac": round(products / 1e9, 2),
+                "share_of_matrix_product": round(2 * products / times[0] / peak, 3),
+                "matrix_product_gflops": round(peak / 1e9, 1),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+# The block of the README -----------------------------------------------------------------------
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the tables."""
+    minutes = result["processor_minutes"]
+    times = ", ".join(f"{np.mean(m):.1f} in the {world}" for world, m in minutes.items())
+    lesions, board = result["n_lesions"], next(iter(result["settings"].values()))
+    parts = [
+        f"Synthetic patients, {len(result['seeds'])} seeds: {board['n_train']} to learn from, "
+        f"{board['n_test']} with {min(lesions)} to {max(lesions)} metastases to segment. "
+        f"{result['machine']['processor']}; {result['date']}, commit {result['commit'][:10]}; "
+        f"minutes of one processor a seed: {times}. {open_sentence(result)}",
+        boards.claims_table(result["claims"]),
+    ]
+    for world in result["worlds"]:
+        rows = [one for one in result["methods"] if one["world"] == world]
+        parts.append(f"Synthetic, {world}:")
+        parts.append(methods_table([one for one in rows if not one["method"].endswith(FIRST)]))
+        parts.append(f"Synthetic, {world}, with every component counted, single voxels too:")
+        rows = [one for one in result["every_component"] if one["world"] == world]
+        parts.append(methods_table(rows))
+    if result.get("inference"):
+        header = [
+            "weights",
+            "paths",
+            "volume",
+            "dense, s",
+            "tiled, s",
+            "ratio",
+            "of a matrix product's rate",
+        ]
+        header += ["largest difference"]
+        rows = [
+            [
+                boards.large(one["weights"]),
+                str(1 + len(one["low_resolution"]) + one["prior"]),
+                "×".join(map(str, one["shape"])),
+                f"{one['dense_s']:.2f}",
+                f"{one['tiled_s']:.2f}",
+                f"{one['ratio']:.1f}",
+                f"{100 * one['share_of_matrix_product']:.0f} %",
+                f"{one['largest_difference']:.1e}",
+            ]
+            for one in result["inference"]
+        ]
+        parts.append(measure.table(header, rows))
+    return "\n\n".join(parts)
+
+
+def methods_table(methods: Sequence[dict[str, Any]]) -> str:
+    header = [
+        "method",
+        "sensitivity",
+        "precision",
+        "FP per scan",
+        "mDSC",
+        "strict sens.",
+        "strict prec.",
+    ]
+    header += ["lesion Dice", "segment sens.", "segment spec.", "sens. < 0.1 mL"]
+    digits = {"segment_specificity": 4}
+    rows = [
+        [one["method"], *(measure.over_runs(one[key], digits.get(key, 3)) for key in MEASURES)]
+        for one in methods
+        if one["part"] == "all"
+    ]
+    return measure.table(header, rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = boards.options(
+        "Check the study's claims about metastases on synthetic patients.", RESULT, SEEDS, SIZES
+    )
+    parser.add_argument(
+        "--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS), help="by default both"
+    )
+    parser.add_argument(
+        "--forms", nargs="+", choices=[form or PLAIN for form in FORMS], help="by default all"
+    )
+    chosen = measure.chosen(parser, arguments, RESULT)
+    if chosen.inference:
+        rows = {"inference": inference(), "inference_machine": measure.machine()}
+        measure.write(measure.stored(chosen.out) | rows, chosen.out)
+        return
+    forms = (
+        [form.replace(PLAIN, "") for form in chosen.forms]
+        if chosen.forms
+        else SIZES[chosen.size].forms
+    )
+    result = run(
+        chosen.worlds,
+        chosen.seeds,
+        chosen.size,
+        forms,
+        out=chosen.out,
+        work=chosen.work,
+        n_jobs=chosen.n_jobs,
+    )
+    boards.write(result, chosen.out)
+    print(markdown(measure.stored(chosen.out)))
+
+
+if __name__ == "__main__":
+    main()
