@@ -278,23 +278,20 @@ class Search:
             volume = max(part * objective.mean_volume, self.wishes.min_volume)
             sides = np.cbrt(volume * MM3_PER_ML / np.prod(ratios)) * np.array(ratios)
             n_blocks = np.maximum(1, np.rint(sides[axes] / edges)).astype(int)
-            fraction = uniform_filter(usable, n_blocks, mode="constant")
-            cost = loose.cost(fraction, fraction * np.float32(volume)).astype(np.float32)
+            cost = uniform_filter(usable, n_blocks, mode="constant")
+            cost = loose.cost(cost, cost * np.float32(volume))
             best_shape[cost < best] = len(shapes)
             best = np.minimum(cost, best)
+            del cost
             shapes.append(sides)
         order = np.argsort(best.ravel(), kind="stable")
         # Neighbors of a place would be dropped one by one.
-        order = order[: 40 * n]
+        order = order[: 400 * n]
         index = np.stack(np.unravel_index(order, usable.shape), axis=1)
-        centers = self.middles_of(index)
+        rows_index = (index + 0.5) * self.block + (0.5, 0.5, -0.5)
+        centers = rows_index @ self.rows.matrix.T + self.rows.offset
         selected = overlap.apart(centers, np.arange(len(centers)), n, APART_MM)
         return centers[selected], np.array(shapes)[best_shape.ravel()[order[selected]]]
-
-    def middles_of(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Give the middles of blocks of rows in mm: (n, 3)."""
-        rows_index = (index + 0.5) * self.block + (0.5, 0.5, -0.5)
-        return np.asarray(rows_index @ self.rows.matrix.T + self.rows.offset)
 
     def usable(self) -> NDArray[np.float32]:
         """Average the tumor over blocks, less excluded regions and their margins."""
