@@ -1,4 +1,4 @@
-"""Compiled code of the package: shared volumes of boxes, the objective, and its simplex search."""
+"""Compiled code of the package: shared volumes of boxes, the objective, and its minima."""
 
 # All of it is in this file: numba's cache on disk watches only the file of the function that it
 # compiled, so a change of a function that is called from another file would pass unnoticed.

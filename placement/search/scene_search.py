@@ -72,11 +72,11 @@ SLIDE_LEVELS = ((5.0, 2e-3, 20), (2.5, 1e-4, 15), (1.5, 1e-5, 15), (1.0, 1e-6, 2
 
 #: From how many places boxes start: limited rotations and free ones, which start with fewer turns
 #: at each.
-N_STARTS, N_FREE_STARTS = 20, 34
+N_STARTS, N_FREE_STARTS = 30, 34
 
 #: How many boxes are searched, the best: few where one costs no more than this from the start,
 #: because no other can be better by more.
-N_EASY, N_HARD, EASY = 12, 90, 0.02
+N_EASY, N_HARD, EASY = 12, 130, 0.02
 
 #: At last, rows lie no farther apart than this, in mm, but no more of them to an image voxel.
 EXACT_MM, MOST_ROWS = 0.5, 4
@@ -97,7 +97,7 @@ N_STRAIGHT, N_TILTED = 8, 2
 
 #: Rounds of moving boxes that leave the image or touch what is excluded: how far beyond the
 #: margin, in mm, and how many times the penalty.
-CLEARING = ((0.05, 10.0), (0.2, 100.0), (0.5, 1e3), (1.0, 1e4))
+CLEARING = ((0.05, 4.0), (0.1, 30.0), (0.2, 300.0), (0.5, 3e3), (1.0, 3e4), (2.0, 1e5))
 STRICTER = 0.95
 
 #: Rows to an image voxel along each of two axes where boxes are compared.
@@ -178,7 +178,6 @@ class Search:
         self.places: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         # The best box, whether or not a simpler one is taken.
         self.free: Voxel | None = None
-        # Simplex searches, where regions are excluded, are slower.
         is_free = wishes.max_rotations == 3 and not scene.margins
         self.n_starts = N_FREE_STARTS if is_free else N_STARTS
         edges = np.linalg.norm(scene.rows.matrix, axis=0)
@@ -263,7 +262,7 @@ class Search:
         self.excluded = Excluded(sums, self.margins, self.rows.matrix, self.whole.inverse, offset)
 
     def starts(self, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scan cubes along the image's axes; returns centers and sides of up to `n`, in mm."""
+        """Scan boxes along the image's axes; returns centers and sides of up to `n`, in mm."""
         from scipy.ndimage import uniform_filter
 
         edges = np.linalg.norm(self.rows.matrix, axis=0) * self.block
@@ -273,7 +272,7 @@ class Search:
         loose = replace(objective, sd_fraction=LENIENCY * objective.sd_fraction)
         best = np.full(usable.shape, np.float32(np.inf))
         best_shape = np.zeros(usable.shape, dtype=np.int8)
-        shapes = []
+        shapes: list[NDArray[np.float64]] = []
         for part, ratios in itertools.product(SCANNED_VOLUMES, SCANNED_SHAPES):
             volume = max(part * objective.mean_volume, self.wishes.min_volume)
             sides = np.cbrt(volume * MM3_PER_ML / np.prod(ratios)) * np.array(ratios)
@@ -281,13 +280,14 @@ class Search:
             cost = uniform_filter(usable, n_blocks, mode="constant")
             cost = loose.cost(cost, cost * np.float32(volume))
             best_shape[cost < best] = len(shapes)
-            best = np.minimum(cost, best)
+            np.minimum(cost, best, out=best)
             del cost
             shapes.append(sides)
+        del usable
         order = np.argsort(best.ravel(), kind="stable")
         # Neighbors of a place would be dropped one by one.
-        order = order[: 400 * n]
-        index = np.stack(np.unravel_index(order, usable.shape), axis=1)
+        order = order[: 40 * n]
+        index = np.stack(np.unravel_index(order, best.shape), axis=1)
         rows_index = (index + 0.5) * self.block + (0.5, 0.5, -0.5)
         centers = rows_index @ self.rows.matrix.T + self.rows.offset
         selected = overlap.apart(centers, np.arange(len(centers)), n, APART_MM)
@@ -388,7 +388,7 @@ class Search:
             n_starts, n_fine = (3 * n_starts) // 2, 2 * n_fine
         if len(self.margins):
             # Boxes beside excluded regions have more maxima.
-            n_starts, n_fine = (3 * n_starts) // 2, n_fine + 3
+            n_fine += 6
         centers, sides = self.starts(n_starts)
         self.places = centers[:N_STRAIGHT], sides[:N_STRAIGHT]
         count = self.wishes.max_rotations
