@@ -450,7 +450,7 @@ def _polished(
     from placement.search.scene_search import EXACT, FAMILIES, Search
 
     # The network has learned volumes from experts; the search shall improve the rest.
-    objective = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
+    objective = PlacementObjective(mean_volume=voxel.volume, mean_fraction=1.0, one_sided=True)
     optimizer = VoxelOptimizer(
         objective, size_range=size_range, min_volume=min_volume, max_rotations=3, max_aspect=None
     )
