@@ -277,11 +277,12 @@ class Search:
             volume = max(part * objective.mean_volume, self.wishes.min_volume)
             sides = np.cbrt(volume * MM3_PER_ML / np.prod(ratios)) * np.array(ratios)
             n_blocks = np.maximum(1, np.rint(sides[axes] / edges)).astype(int)
-            cost = uniform_filter(usable, n_blocks, mode="constant")
-            cost = loose.cost(cost, cost * np.float32(volume))
+            fraction = uniform_filter(usable, n_blocks, mode="constant")
+            # Plane by plane, because the terms of the whole would take memory.
+            cost = np.array([loose.cost(plane, plane * np.float32(volume)) for plane in fraction])
             best_shape[cost < best] = len(shapes)
             np.minimum(cost, best, out=best)
-            del cost
+            del cost, fraction
             shapes.append(sides)
         del usable
         order = np.argsort(best.ravel(), kind="stable")
