@@ -31,6 +31,9 @@ APART_MM = 6.0
 SCANNED_VOLUMES = (0.3, 0.6, 1.0)
 SCANNED_SHAPES = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 1))
 
+#: Other boxes than cubes are scanned where no cube costs less.
+PROMISING = 0.06
+
 #: Boxes along the image's axes contain less of a tilted lesion than turned ones will, so the scan
 #: allows so many times the standard deviation of the fraction.
 LENIENCY = 3.0
@@ -273,7 +276,9 @@ class Search:
         best = np.full(usable.shape, np.float32(np.inf))
         best_shape = np.zeros(usable.shape, dtype=np.int8)
         shapes: list[NDArray[np.float64]] = []
-        for part, ratios in itertools.product(SCANNED_VOLUMES, SCANNED_SHAPES):
+        for ratios, part in itertools.product(SCANNED_SHAPES, SCANNED_VOLUMES):
+            if best.min() <= PROMISING:
+                break
             volume = max(part * objective.mean_volume, self.wishes.min_volume)
             sides = np.cbrt(volume * MM3_PER_ML / np.prod(ratios)) * np.array(ratios)
             n_blocks = np.maximum(1, np.rint(sides[axes] / edges)).astype(int)
@@ -389,7 +394,7 @@ class Search:
             n_starts, n_fine = (3 * n_starts) // 2, 2 * n_fine
         if len(self.margins):
             # Boxes beside excluded regions have more maxima.
-            n_fine += 6
+            n_fine += 4
         centers, sides = self.starts(n_starts)
         self.places = centers[:N_STRAIGHT], sides[:N_STRAIGHT]
         count = self.wishes.max_rotations
