@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from anomaly.detectors.alignment import (
     align,
-    channel_sums,
-    difference,
+    gaussian,
     guide_images,
     inverted,
     resampled,
     sampled,
-    smooth_axes,
 )
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import Smoother, nearest_inside, sd_in_voxels
@@ -325,7 +323,6 @@ class DenoisingAutoencoder(Reconstructor):
             "reconstruction": np.moveaxis(reconstruction, -1, 0),
             "scan": np.moveaxis(signal, -1, 0),
             "positions": positions,
-            "memory": np.moveaxis(rebuilt, -1, 0).reshape(-1),
         }
 
     def _rebuilt(self, brain: Brain) -> NDArray[np.float32]:
@@ -368,14 +365,14 @@ class DenoisingAutoencoder(Reconstructor):
         scan, reconstruction = (
             np.moveaxis(prediction[name], 0, -1)[box] for name in ("scan", "reconstruction")
         )
-        # New memory takes longer than the difference: that of the network's answer serves again.
-        memory = prediction.get("memory")
-        if memory is None:
-            memory = np.empty(scan.size, dtype=np.float32)
-        residual = memory[: scan.size].reshape(scan.shape)
-        difference(scan, reconstruction, mask[box], residual)
-        smooth_axes(residual, sd, "constant")
-        mean, squares = channel_sums(residual, smooth.weights(sd), mask[box]) / self.n_channels_
+        residual = gaussian(
+            np.where(mask[box][..., None], scan - reconstruction, 0), sd, "constant"
+        )
+        residual /= smooth.weights(sd)[..., None]
+        inside = mask[box]
+        mean, squares = np.zeros((2, *inside.shape))
+        mean[inside] = residual[inside].mean(axis=-1, dtype=np.float64)
+        squares[inside] = np.square(residual[inside], dtype=np.float64).mean(axis=-1)
         spread = np.sqrt(np.maximum(squares - np.square(mean), 0))
         # Scanners differ in the level of the whole brain, which is no anomaly.
         level = np.median(mean[mask[box]])

@@ -138,14 +138,14 @@ class SeriesFiles:
 
 
 def read_series(
-    table: str | Path, *, failed: list[dict[str, str]] | None = None
+    table: str | Path | Sequence[Path], *, failed: list[dict[str, str]] | None = None
 ) -> list[SeriesFiles]:
     """
-    Read a table or a folder of series, without reading the images.
+    List the series of a table or a folder, or named images, without reading the images.
 
     Parameters
     ----------
-    table : path
+    table : path or sequence of path
         Tab-separated (``.csv``: comma-separated), as for `read_cases`: ``patient`` and ``image``
         are required; ``bval`` and ``bvec`` (by default the files next to the image), ``name``,
         ``brain``, ``tissue``, ``lesion``, ``followup``, ``age``, ``sex``, ``site``, ``grade``,

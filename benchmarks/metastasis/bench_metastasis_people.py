@@ -44,14 +44,14 @@ from dmrifit import load_model, save_model
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.io.digests import source_digest
 from metastasis import TwoStageSegmenter, prepare_scan
-from metastasis.candidates import features, judgment, scan_level
+from metastasis.candidates import case_candidates, features, judgment
+from metastasis.candidates.case_candidates import comparable
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import candidate_truth, scored_volume
-from metastasis.candidates.scan_level import comparable
 from metastasis.candidates.small_model import CARD, load_small_model, small_model_threshold
 from metastasis.candidates.small_model import PATH as SHIPPED
 from metastasis.candidates.two_stage import small_unet
-from metastasis.segmentation.mistakes import marked_evenly
+from metastasis.segmentation.sampling import marked_evenly
 from metastasis.simulate.enhancement import KINDS
 from metastasis.simulate.implants import draw_implants
 from metastasis.simulate.training_scans import (
@@ -109,7 +109,7 @@ NETWORK_SOURCES = [
     import_module(f"metastasis.{name}")
     for name in (
         *("networks.architectures", "networks.losses"),
-        *("segmentation.mistakes", "segmentation.sampling"),
+        "segmentation.sampling",
     )
 ]
 
@@ -170,7 +170,7 @@ def network_state() -> str:
 def state() -> str:
     """Give a digest of what makes candidates and tests."""
     settings = [network_state(), JUDGE_SEED, TEST_SEED, N_TEST, N_IMPLANTS, LEVELS]
-    return state_of(settings, [features, judgment, scan_level])
+    return state_of(settings, [features, judgment, case_candidates])
 
 
 def state_of(settings: Any, modules: Sequence[Any]) -> str:

@@ -66,6 +66,13 @@ def upright_edges(affine: NDArray) -> NDArray[np.float64]:
     return edges[np.argsort(io_orientation(affine)[:, 0])]
 
 
+def upright_affine(affine: NDArray, shape: Sequence[int]) -> NDArray[np.float64]:
+    """Give the affine (4, 4) of an image of a shape (x, y, z) in RAS order."""
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    return affine @ inv_ornt_aff(io_orientation(affine), shape)
+
+
 def check_edge(spacing: Any, smallest: float, largest: float) -> None:
     """Refuse an edge, in mm, of the voxels to resample to; None keeps those of an image."""
     if spacing is not None and not (is_number(spacing) and smallest <= spacing <= largest):

@@ -57,9 +57,8 @@ from metastasis.scans.network_inputs import (
     scores_on_scan_grid,
     values_of,
 )
-from metastasis.segmentation.mistakes import marked_evenly
 from metastasis.segmentation.operating_points import operating_point
-from metastasis.segmentation.sampling import MISTAKEN
+from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
 
 if TYPE_CHECKING:
     import pandas as pd

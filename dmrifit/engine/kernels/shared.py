@@ -8,7 +8,7 @@ have no wrappers for Python, because both take longer to compile than to write.
 
 import math
 
-from dmrifit.engine.kernels.lanes import block, call, dot, njit
+from dmrifit.engine.kernels.lanes import block, call, njit
 from dmrifit.engine.kernels.layout import LANES, SINGLE
 
 C, CT, BC, GB, SQ, SQT, LAM, P1, IT, END, NF2 = range(len(SINGLE))
@@ -17,7 +17,8 @@ N_SINGLE = len(SINGLE)
 N, AMPLITUDE, MIXTURE, KURTOSIS, DIFFUSIVITY = range(5)
 PLAIN, LOG, INVERSE = range(3)
 
-TOGETHER = 6  # atoms rated at once, so that the best rating stays in a register
+# Atoms rated at once, and measurements of an atom, so that the result stays in a register.
+TOGETHER = 6
 
 
 def rating(gain, count):
@@ -50,7 +51,15 @@ PAIR = [
 rate_pairs, rate_pair = rating(PAIR, TOGETHER), rating(PAIR, 1)
 rate_scaled = rating(["gain = y * y * c3 if y > 0.0 else 0.0"], 1)
 rate_plain = rating(["gain = 2.0 * y - c0"], 1)
-project = dot(LANES)
+
+
+def projection(count):
+    """Write the code that adds products of numbers of an atom with the data to `w`."""
+    products = [f"total += s[{k}] * y[{k * LANES} + l]" for k in range(count)]
+    return block(["total = w[0 + l]", *products, "w[0 + l] = total"], LANES)
+
+
+project_several, project_one = projection(TOGETHER), projection(1)
 
 # Two starts disagree that fit equally well, with a ridge between them; both are relative.
 SAME_COST, RIDGE = 1e-2, 5e-2
@@ -105,8 +114,18 @@ def rate(y, atoms, n_first, scaled, constants, dots, best, places):
     """
     n_second = atoms.shape[0] - n_first
     n_strata = best.shape[0]
+    m = atoms.shape[1]
+    n_several = m - m % TOGETHER
     for a in range(atoms.shape[0]):
-        project(dots[a], atoms[a], y)
+        atom, products = atoms[a], dots[a]
+        products[:] = 0.0
+        for k in range(0, n_several, TOGETHER):
+            places[0] = k * LANES
+            project_several(products, atom[k:], y, y, y, places)
+        for k in range(n_several, m):
+            places[0] = k * LANES
+            project_one(products, atom[k:], y, y, y, places)
+    places[0] = 0
     for s in range(n_strata):
         for lane in range(LANES):
             best[s, lane] = -math.inf
