@@ -32,7 +32,7 @@ _MODULES = {
     "prepare_scan": "scans.preparation",
     "resample_directions": "scans.directions",
     "evaluate_detectors": "study.evaluation",
-    "overlap_with_followup": "study.evaluation",
+    "overlap_with_followup": "study.followup",
     "healthy_folds": "study.evaluation",
     **{title: module.removeprefix("anomaly.") for title, module in CLASS_MODULES.items()},
 }

@@ -1,20 +1,29 @@
 """What boards of claims share: digests of code, what is finished of a run, its options, tables of claims."""
 
-import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import joblib
+import pandas as pd
 
 from benchmarks import _measure as measure
 from dmrifit.io.atomic_files import whole_file, write_text
 from dmrifit.stats.claim_board import board_sentence
+from dmrifit.stats.verdicts import NOT_SIMULATED, OPEN
 
 ROOT = Path(__file__).parents[1]
+#: How much wider the margins are that the verdicts are also given for.
+FACTORS = (0.5, 1.0, 2.0)
+_TEXTS = ("reading", "where", "quantity", "relation", "against", "margin")
+# The same in all rows of a board.
+_SHARED = ["condition", "run"]
+#: Options of boards whose trainings run in several processes.
+N_JOBS = {"--n-jobs": {"type": int, "default": 2, "help": "processes, of one thread each"}}
 
 
 def room_modules(*rooms: str) -> list[Path]:
@@ -78,26 +87,60 @@ class Store:
         return found
 
 
-def options(
-    description: str, result: Path, seeds: Sequence[int], sizes: Collection[str]
-) -> argparse.ArgumentParser:
-    """Make the options of a board whose trainings run in several processes."""
-    parser = measure.options(description, result, seeds=seeds, quick=False)
-    parser.add_argument(
-        "--size", choices=sizes, default="full", help="smaller ones learn for a shorter time"
-    )
-    parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument(
-        "--inference", action="store_true", help="only measure speed, for the stored result"
-    )
-    return parser
+def part(figures: pd.DataFrame, **tables: pd.DataFrame) -> dict[str, Any]:
+    """Give what is kept of a board with one condition and run: figures of claims and other tables, as CSV."""
+    shared = dict(figures.loc[0, _SHARED]) if len(figures) else {}
+    tables["figures"] = figures.drop(columns=_SHARED)
+    return shared | {name.replace("_", " "): lines(table) for name, table in tables.items()}
 
 
-def write(result: dict[str, Any], out: Path) -> None:
-    """Write a board; the speed that was measured before stays."""
-    before = measure.stored(out)
-    measure.write(
-        result | {key: value for key, value in before.items() if key.startswith("inference")}, out
+def lines(table: pd.DataFrame) -> list[str]:
+    return table.to_csv(index=False, float_format="%.6g").splitlines()
+
+
+def read_tables(paths: Sequence[Path], name: str) -> pd.DataFrame:
+    """Put the tables of boards together: their figures or the scores that rank algorithms."""
+    tables = []
+    for path in paths:
+        board = measure.stored(path)
+        table = pd.read_csv(StringIO("\n".join(board[name])), dtype=dict.fromkeys(_TEXTS, str))
+        texts = {column: "" for column in _TEXTS if column in table}
+        tables.append(table.fillna(texts).assign(**{key: board[key] for key in _SHARED}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def decided(paths: Sequence[Path], decide: Callable[..., pd.DataFrame], margins: Any) -> dict[str, Any]:
+    """Decide claims by the figures of boards, and with margins of other widths."""
+    figures = read_tables(paths, "figures")
+    return {
+        "margins": {name: vars(margin) for name, margin in margins.items()},
+        "verdicts_by_margin": {
+            str(factor): verdicts_of(decide(figures, factor=factor)) for factor in FACTORS
+        },
+        "claims": json.loads(decide(figures).to_json(orient="records")),
+    }
+
+
+def verdicts_of(board: pd.DataFrame) -> dict[str, object]:
+    """List the verdicts of a board, and count those left open."""
+    claims = board.set_index("claim")["verdict"]
+    testable = claims[claims != NOT_SIMULATED]
+    return {
+        "claims": {str(number): verdict for number, verdict in claims.items()},
+        "n_testable": len(testable),
+        "n_open": int((testable == OPEN).sum()),
+    }
+
+
+def open_sentence(result: dict[str, Any]) -> str:
+    """Say by margin how many claims are left open."""
+    shares = {
+        factor: f"{entry['n_open']} of {entry['n_testable']}"
+        for factor, entry in result["verdicts_by_margin"].items()
+    }
+    return (
+        f"Claims left open: {shares['1.0']} that can be tested here; {shares['0.5']} at half, "
+        f"{shares['2.0']} at double margins."
     )
 
 

@@ -10,13 +10,12 @@ be written.
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 
 PAGE = "benchmarks/README.md"
 
@@ -32,15 +31,15 @@ class Block:
     function: str = "markdown"
 
     def text(self) -> str:
-        """Write the table."""
+        """Write the table, by the template of its name alone where the module has no function for it."""
         result = measure.stored(measure.RESULTS / f"{self.result}.json")
-        write: Callable[[dict[str, Any]], str] = getattr(import_module(f"benchmarks.{self.script}"), self.function)
-        return write(result)
+        write = getattr(import_module(f"benchmarks.{self.script}"), self.function, None)
+        return str(write(result) if write else runs.page(self.result, result))
 
 
 BLOCKS = (
     Block(PAGE, "demo", "demo", "costs.bench_demo"),
-    Block(PAGE, "fitting benchmark", "fitting", "fitting._fitting_table"),
+    Block(PAGE, "fitting benchmark", "fitting", "fitting.bench_fitting"),
     Block(PAGE, "branches benchmark", "branches", "fitting.bench_branches"),
     Block(PAGE, "starts benchmark", "starts", "fitting.bench_starts"),
     Block(PAGE, "ivim methods", "ivim_methods", "fitting.bench_ivim_methods"),

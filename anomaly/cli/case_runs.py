@@ -27,7 +27,6 @@ from dmrifit.cli.case_runs import (
     write_page,
 )
 from dmrifit.cli.console import progress
-from dmrifit.io.case_tables import file_stems
 from dmrifit.io.grids import upright
 from dmrifit.io.tables import csv_text, table_text
 from dmrifit.report.numerals import percent, significant
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
 __all__ = [
     "RUN",
     "count_sentence",
-    "detect_series",
+    "detect_scan",
+    "is_current",
     "prepared_cases",
     "read_detections",
     "scan_sentences",
@@ -91,51 +91,20 @@ RUN = CaseRun(
 )
 
 
-def detect_series(
-    detector: SeriesDetector,
-    series: Sequence[SeriesFiles],
-    out: Path,
-    *,
-    figure: bool,
-    overwrite: bool,
-    failed: Sequence[Mapping[str, Any]] = (),
-    **options: Any,
-) -> list[dict[str, Any]]:
-    """
-    Detect anomalies in scans, each into a folder; finished scans are not repeated.
-
-    Scans that fail, and those that `failed` before, are listed in failed.tsv with the reason;
-    ValueError if all fail.
-    """
-    names = [(scan.patient or scan.label, scan.label) for scan in series]
-    # Rows that failed count too: their earlier files are removed, so no two may share a folder.
-    folders = file_stems([*names, *((row["patient"], row["name"]) for row in failed)])
+def detect_scan(
+    scan: SeriesFiles, folder: Path, *, detector: SeriesDetector, figure: bool, **options: Any
+) -> dict[str, Any]:
+    """Detect anomalies in a scan and write its files; give its record."""
+    # Before the detection, during which the files could change.
+    sources = _sources(scan)
+    detection = detector.detect(scan, **options)
     figure = figure and find_spec("matplotlib") is not None
+    return _write_detection(detection, folder, sources, _covariates(scan), figure=figure)
 
-    def detect_in(scan: SeriesFiles, folder: Path) -> dict[str, Any]:
-        # Before the detection, during which the files could change.
-        sources = _sources(scan)
-        detection = detector.detect(scan, **options)
-        return _write_detection(detection, folder, sources, _covariates(scan), figure=figure)
 
-    def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
-        is_same_scan = record["sources"] == _sources(scan)
-        return is_same_scan and record.get("known") == _covariates(scan)
-
-    def describe(scan: SeriesFiles) -> dict[str, str]:
-        return {"name": scan.label, "patient": scan.subject}
-
-    n_scans = len(series)
-    records = RUN.process(
-        dict(zip(folders[:n_scans], series, strict=True)),
-        out,
-        detect_in,
-        is_current,
-        overwrite=overwrite,
-        failed=dict(zip(folders[n_scans:], failed, strict=True)),
-        describe=describe,
-    )
-    return list(records.values())
+def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
+    """Tell whether the record of a scan is of the same files and covariates."""
+    return record["sources"] == _sources(scan) and record.get("known") == _covariates(scan)
 
 
 def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:

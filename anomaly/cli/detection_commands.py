@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.console import say_flagged
+from dmrifit.cli.case_runs import RunOptions, say_failed_rows
 from dmrifit.cli.options import given, move_to_device
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ __all__ = ["detect"]
 
 def detect(
     model: Path,
-    scans: Path,
+    scans: list[Path],
     /,
+    *,
     out: Path,
     bval: Path | None = None,
     bvec: Path | None = None,
-    mask: Path | None = None,
+    mask: str | None = None,
     tissue: Path | None = None,
     all_voxels: bool = False,
     estimate_tissue: bool = False,
@@ -34,9 +36,7 @@ def detect(
     calibrate: Path | None = None,
     opening: int = 3,
     device: str | None = None,
-    fail_on_flag: bool = False,
-    figure: bool = True,
-    overwrite: bool = False,
+    run: RunOptions,
 ) -> None:
     """
     Find anomalies in diffusion series by a trained model. Not for clinical use.
@@ -49,13 +49,15 @@ def detect(
 
     Options:
     model MODEL: Model file from train.
-    scans SCANS: Diffusion series (NIfTI, with .bval and .bvec beside it); a folder of them, where
-        NAME_brain and NAME_tissue.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the columns
+    scans SCANS: Diffusion series (NIfTI, with .bval and .bvec beside it), one, several, a glob or
+        a BIDS folder; a folder of them, where NAME_brain and NAME_tissue.nii.gz belong to
+        NAME.nii.gz; or a table (.tsv) with the columns
         patient and image, and optionally name, bval, bvec, brain, tissue and the covariates of the
         model (age, sex, site), files relative to the table.
     bval: b-values (single series).
     bvec: Gradient directions (single series).
-    mask: Brain on the grid of the series; by default found automatically (single series).
+    mask FILE|auto|none: Brain on the grid of the series (single series); auto, the default, finds
+        it, none takes all voxels as --all-voxels does.
     tissue: Tissue map: 1 white, 2 gray, 4 deep gray matter, 3 fluid (single series).
     resample_directions: Estimate signals along the directions of the model also where those that
         were measured are near them.
@@ -69,11 +71,11 @@ def detect(
     from anomaly.cli.case_runs import (
         RUN,
         count_sentence,
-        detect_series,
+        detect_scan,
+        is_current,
         scan_sentences,
         write_batch,
     )
-    from dmrifit.cli.case_runs import say_failed_rows
     from dmrifit.io.bids_derivatives import file_record
 
     if out.is_file():
@@ -82,7 +84,9 @@ def detect(
         raise ValueError("give either --threshold or --calibrate, not both")
     detector = _trained(model, device)
     failed: list[dict[str, str]] = []
-    series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue, failed=failed)
+    all_voxels |= mask == "none"
+    brain = None if mask in (None, "auto", "none") else Path(mask)
+    series = series_of(scans, bval=bval, bvec=bvec, mask=brain, tissue=tissue, failed=failed)
     say_failed_rows(series, failed)
     directions = "resampled" if resample_directions else None
     options = given(threshold=threshold, directions=directions, opening=opening)
@@ -95,22 +99,32 @@ def detect(
         # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
         "threshold": threshold,
-        "figure": figure,
+        "figure": run.figure,
     }
-    RUN.begin(out, settings | options | calibration, overwrite)
-    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite, "failed": failed}
-    contents = detect_series(detector, series, out, **run_options, **options)
-    write_batch(out, contents, figure=figure)
-    typer.echo(f"{count_sentence(contents)}: {out}")
-    for sentence in scan_sentences(contents):
-        typer.echo(sentence)
-    if any(content["synthetic"] for content in contents):
-        typer.echo("synthetic scans: no clinical result")
-    if detector.synthetic_:
-        typer.echo("the model was trained on synthetic scans: its accuracy in people is unknown")
-    n_flagged = sum(bool(content["differs"]) for content in contents)
-    n_failed = len(series) + len(failed) - len(contents)
-    say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
+
+    def sentences(records: dict[str, dict[str, Any]]) -> list[str]:
+        contents = list(records.values())
+        lines = [f"{count_sentence(contents)}: {out}", *scan_sentences(contents)]
+        if detector.synthetic_:
+            lines.append(
+                "the model was trained on synthetic scans: its accuracy in people is unknown"
+            )
+        return lines
+
+    RUN.run(
+        series,
+        out,
+        settings | options | calibration,
+        run,
+        names=lambda scan: {"name": scan.label, "patient": scan.subject},
+        work=partial(detect_scan, detector=detector, figure=run.figure, **options),
+        is_current=is_current,
+        write=lambda records: write_batch(out, list(records.values()), figure=run.figure),
+        say=sentences,
+        is_flagged=lambda record: bool(record["differs"]),
+        failed=failed,
+        noun="scan",
+    )
 
 
 def _calibrated(

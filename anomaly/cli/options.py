@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.text_files import check_file
-from dmrifit.cli.options import is_table, say_folder
+from dmrifit.cli.options import named_cases, say_folder
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
@@ -87,7 +87,7 @@ def series_of_table(table: Path) -> list[SeriesFiles]:
 
 
 def series_of(
-    scans: Path,
+    scans: Sequence[Path],
     *,
     bval: Path | None = None,
     bvec: Path | None = None,
@@ -96,7 +96,7 @@ def series_of(
     failed: list[dict[str, str]] | None = None,
 ) -> list[SeriesFiles]:
     """
-    List series: those of a table, or a single one with the files that options name.
+    List series: those of a table or of images, or a single one with the files that options name.
 
     Rows of a table that are wrong or lack a file go into `failed`, where it is given.
     """
@@ -104,9 +104,10 @@ def series_of(
     from anomaly.scans.series import SeriesFiles, read_series
 
     options = {"--bval": bval, "--bvec": bvec, "--mask": mask, "--tissue": tissue}
-    if is_table(scans, "files", options, SCANS.images):
-        return read_series(scans, failed=failed)
+    source, is_many = named_cases(scans, "files", options, SCANS.images, "dwi/*_dwi.nii*")
+    if isinstance(source, list) or is_many:
+        return read_series(source, failed=failed)
     for path in options.values():
         if path is not None:
             check_file(path)
-    return [SeriesFiles(scans, bval=bval, bvec=bvec, brain=mask, tissue=tissue)]
+    return [SeriesFiles(source, bval=bval, bvec=bvec, brain=mask, tissue=tissue)]

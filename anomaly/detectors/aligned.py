@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.detectors.features import SMOOTH_MM, Smoother, check_smoothing, sd_in_voxels
+from anomaly.detectors.features import Smoother, sd_in_voxels
 from anomaly.detectors.template import AlignedDetector, AlignedScans, Deviations, template_at
 from anomaly.generators.implants import Look
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import NotNegative
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 
@@ -26,6 +27,7 @@ _LEVEL_REACH = 3.0
 
 
 @register
+@dataclass(repr=False, eq=False)
 class AlignedMahalanobis(AlignedDetector):
     """
     Score of a voxel: how far mean and spread of its signals are from aligned healthy scans.
@@ -44,21 +46,21 @@ class AlignedMahalanobis(AlignedDetector):
 
     Parameters
     ----------
-    smoothness : float, optional, default=2.0
-        Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map
-        alone.
-    feature_mm : float, default=4.0
-        Standard deviation in mm of the Gaussian that smooths deviations inside the mask.
-    smooth_mm : float, default=6.0
-        The same for the scores.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : "auto", float, int or None, default="auto"
         As in `AnomalyDetector`.
     scale : {None, "image"}, default=None
         As in `AnomalyDetector`.
+    smooth_mm : float, default=6.0
+        The same for the scores.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
+    smoothness : float, optional, default=2.0
+        Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map
+        alone.
+    feature_mm : float, default=4.0
+        Standard deviation in mm of the Gaussian that smooths deviations inside the mask.
 
     Attributes
     ----------
@@ -88,29 +90,9 @@ class AlignedMahalanobis(AlignedDetector):
     )
     _later_arrays: ClassVar[Mapping[str, NDArray]] = {"levels_": np.zeros(2)}
 
-    def __init__(
-        self,
-        *,
-        smoothness: float | None = 2.0,
-        feature_mm: float = 4.0,
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        threshold: Any = None,
-        calibration: str | float | int | None = "auto",
-        scale: str | None = None,
-    ) -> None:
-        self.smoothness = smoothness
-        self.feature_mm = feature_mm
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_number("feature_mm", self.feature_mm)
-        check_smoothing(self.smooth_mm, self.spacing)
+    _: KW_ONLY
+    feature_mm: NotNegative = 4.0
+    calibration: str | float | int | None = "auto"
 
     @property
     def largest_division_(self) -> float:

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from dmrifit._utils.compiled import njit
-
-__all__ = [
-    "align",
-    "channel_sums",
-    "difference",
-    "gaussian",
-    "guide_images",
-    "inverted",
-    "resampled",
-    "sampled",
-    "smooth_axes",
-]
 
 #: Smoothing of the images in voxels before they are compared, and how much the outline of the
 #: brain counts.
@@ -42,8 +28,6 @@ _AXIS_PAIRS = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 #: Of the warp: term that keeps steps small where images are flat, smoothing of each step in
 #: voxels.
 _FLAT, _FLUID = 0.02, 1.0
-#: Lines that are smoothed side by side, so that the processor's vectors are full.
-_LANES = 64
 
 
 def guide_images(
@@ -156,9 +140,7 @@ def _warped(
     cells = np.ravel_multi_index(tuple(voxels.T // 2), shape)
     counts = np.bincount(cells, minlength=int(np.prod(shape)))
     inside = (counts > 0).reshape(shape)
-    # Twice as fast as in double precision, which would change no position by a thousandth.
-    smooth = partial(gaussian, precision=np.float32)
-    weight = smooth(inside, smoothness / 2) + np.float32(0.01)
+    weight = gaussian(inside, smoothness / 2) + np.float32(0.01)
     scan_images, begin = (volumes[:, *voxels.T] for volumes in (images, start))
     moved, step = np.zeros((2, 3, *shape), dtype=np.float32)
     for _ in range(_WARP_STEPS):
@@ -166,10 +148,9 @@ def _warped(
         _add_demons(maps, scan_images, begin, cells, moved.reshape(3, -1), step.reshape(3, -1))
         step /= np.maximum(counts, 1).reshape(shape)
         for axis in range(3):
-            moved[axis] += smooth(step[axis], _FLUID / 2)
-            moved[axis] = smooth(moved[axis] * inside, smoothness / 2) / weight
-    channels = np.ascontiguousarray(np.moveaxis(moved, 0, -1))
-    return start + _interpolated(channels, (grid.reshape(3, -1) - 0.5) / 2).reshape(start.shape)
+            moved[axis] += gaussian(step[axis], _FLUID / 2)
+            moved[axis] = gaussian(moved[axis] * inside, smoothness / 2) / weight
+    return start + np.stack([sampled(displacement, (grid - 0.5) / 2) for displacement in moved])
 
 
 def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
@@ -178,8 +159,9 @@ def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
 
     Shapes: `volume` (x, y, z), `positions` (3, ...); returns (...).
     """
-    values = np.ascontiguousarray(volume, dtype=np.float32)[..., None]
-    return _interpolated(values, positions.reshape(3, -1)).reshape(positions.shape[1:])
+    values = np.asarray(volume, dtype=np.float32)
+    interpolated: NDArray = ndimage.map_coordinates(values, positions, order=1, mode="nearest")
+    return interpolated
 
 
 def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -192,105 +174,15 @@ def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:
     return _inverted(np.stack(list(positions - grid), axis=-1))
 
 
-def gaussian(
-    volume: NDArray,
-    sd: float | Sequence[float],
-    mode: str = "reflect",
-    precision: Any = np.float64,
-) -> NDArray[np.float32]:
-    """Smooth a volume (x, y, z) as `scipy.ndimage.gaussian_filter` does, in less time."""
-    smooth = np.array(volume, dtype=np.float32, order="C")
-    smooth_axes(smooth[..., None], sd, mode, precision)
+def gaussian(volume: NDArray, sd: float | Sequence[float], mode: str = "reflect") -> NDArray:
+    """Smooth a volume (x, y, z) or channels (x, y, z, m) along the axes of space."""
+    values = np.asarray(volume, dtype=np.float32)
+    smooth: NDArray = ndimage.gaussian_filter(values, sd, mode=mode, axes=(0, 1, 2))
     return smooth
 
 
-def smooth_axes(
-    channels: NDArray[np.float32],
-    sd: float | Sequence[float],
-    mode: str,
-    precision: Any = np.float64,
-) -> None:
-    """Smooth channels (x, y, z, m) in place along the axes of space."""
-    if not channels.flags.c_contiguous:
-        raise ValueError("channels have to lie in memory in the order of their axes")
-    x, y, z, m = channels.shape
-    along_x, along_y, along_z = (
-        _half_gaussian(sd_along).astype(precision) for sd_along in np.broadcast_to(sd, 3)
-    )
-    reflects = mode == "reflect"
-    _smooth_axis(channels.reshape(1, x, -1), along_x, reflects)
-    if m == 1:
-        _smooth_axis(channels.reshape(x, y, z), along_y, reflects)
-        # Of one channel, lines lie side by side only across.
-        _smooth_axis(channels.reshape(-1, z, 1).transpose(2, 1, 0), along_z, reflects)
-        return
-    # Plane by plane, which stays in the processor's cache from one axis to the next.
-    for plane in channels:
-        _smooth_axis(plane.reshape(1, y, -1), along_y, reflects)
-        _smooth_axis(plane, along_z, reflects)
-
-
-def _half_gaussian(sd: float) -> NDArray[np.float64]:
-    """Compute the weights of a Gaussian from its middle on; a single 1 for no smoothing."""
-    radius = int(4.0 * float(sd) + 0.5)
-    if not radius:
-        return np.ones(1)
-    weights = np.exp(-0.5 / sd**2 * np.arange(-radius, radius + 1) ** 2)
-    half: NDArray[np.float64] = (weights / weights.sum())[radius:]
-    return half
-
-
 # Compiled functions of this file call none of other files, whose changes numba's cache on disk
-# would not see. They add in the order and precision of scipy, so that the bits are the same.
-
-
-@njit(cache=True, nogil=True)
-def _smooth_axis(values, weights, reflects):
-    """Convolve values (a, n, b) along their middle axis, in place."""
-    a, n, b = values.shape
-    radius = len(weights) - 1
-    if not radius:
-        return
-    lines = np.zeros((n + 2 * radius, _LANES), weights.dtype)
-    total = np.empty((n, _LANES), weights.dtype)
-    # Loops are over all rows at once, or they do not become vector instructions.
-    rows, totals = lines.reshape(-1), total.reshape(-1)
-    size = len(totals)
-    for i in range(a):
-        for first in range(0, b, _LANES):
-            width = min(_LANES, b - first)
-            for j in range(n):
-                row, source = lines[radius + j], values[i, j, first : first + width]
-                for k in range(width):
-                    row[k] = source[k]
-            if reflects:
-                for j in range(radius):
-                    before, after = j % (2 * n), (n + j) % (2 * n)
-                    lines[radius - 1 - j] = lines[radius + min(before, 2 * n - 1 - before)]
-                    lines[radius + n + j] = lines[radius + min(after, 2 * n - 1 - after)]
-            middle = rows[radius * _LANES :]
-            for k in range(size):
-                totals[k] = middle[k] * weights[0]
-            d = radius
-            # Four weights at once: sums stay in registers, added in the same order.
-            while d >= 4:
-                lower, upper = rows[(radius - d) * _LANES :], rows[(radius + d - 3) * _LANES :]
-                w, v, u, t = weights[d], weights[d - 1], weights[d - 2], weights[d - 3]
-                for k in range(size):
-                    value = totals[k] + (lower[k] + upper[k + 3 * _LANES]) * w
-                    value += (lower[k + _LANES] + upper[k + 2 * _LANES]) * v
-                    value += (lower[k + 2 * _LANES] + upper[k + _LANES]) * u
-                    totals[k] = value + (lower[k + 3 * _LANES] + upper[k]) * t
-                d -= 4
-            while d > 0:
-                lower, upper = rows[(radius - d) * _LANES :], rows[(radius + d) * _LANES :]
-                for k in range(size):
-                    totals[k] += (lower[k] + upper[k]) * weights[d]
-                d -= 1
-            for j in range(n):
-                row, target = total[j], values[i, j, first : first + width]
-                for k in range(width):
-                    target[k] = row[k]
+# would not see.
 
 
 @njit(cache=True, nogil=True)
@@ -324,20 +216,6 @@ def _blend(voxels, shape, position, total):
         lower, upper = voxels[corner], voxels[corner + step_z]
         for m in range(len(total)):
             total[m] += share * ((1 - w) * lower[m] + w * upper[m])
-
-
-@njit(cache=True, nogil=True)
-def _interpolated(channels, positions):
-    """Interpolate channels (x, y, z, m) at positions (3, n); gives (m, n)."""
-    m, n, shape = channels.shape[3], positions.shape[1], channels.shape
-    voxels = channels.reshape(-1, m)
-    out = np.empty((m, n), dtype=np.float32)
-    total = np.empty(m)
-    for i in range(n):
-        _blend(voxels, shape, positions[:, i], total)
-        for k in range(m):
-            out[k, i] = total[k]
-    return out
 
 
 @njit(cache=True, nogil=True)
@@ -476,35 +354,3 @@ def resampled(channels, mask, positions, shares, rows, out):
                             total[k] += weight * voxel[k]
         for k in range(m):
             total[k] /= shares[i]
-
-
-@njit(cache=True, nogil=True)
-def difference(channels, others, mask, out):
-    """Subtract channels (x, y, z, m) from each other inside a mask, into `out`; 0 outside."""
-    for x in range(mask.shape[0]):
-        for y in range(mask.shape[1]):
-            for z in range(mask.shape[2]):
-                target = out[x, y, z]
-                if mask[x, y, z]:
-                    minuend, subtrahend = channels[x, y, z], others[x, y, z]
-                    for k in range(len(target)):
-                        target[k] = minuend[k] - subtrahend[k]
-                else:
-                    target[:] = 0
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def channel_sums(channels, weights, mask):
-    """Sum channels (x, y, z, m), divided by weights (x, y, z), and their squares in a mask."""
-    sums = np.zeros((2, *mask.shape))
-    for x in range(mask.shape[0]):
-        for y in range(mask.shape[1]):
-            for z in range(mask.shape[2]):
-                total = squares = 0.0
-                if mask[x, y, z]:
-                    for k in range(channels.shape[3]):
-                        value = channels[x, y, z, k] / weights[x, y, z]
-                        total += value
-                        squares += value * value
-                sums[0, x, y, z], sums[1, x, y, z] = total, squares
-    return sums

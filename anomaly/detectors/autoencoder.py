@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors.alignment import (
     align,
-    channel_sums,
-    difference,
+    gaussian,
     guide_images,
     inverted,
     resampled,
     sampled,
-    smooth_axes,
 )
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import (
-    SMOOTH_MM,
-    Smoother,
-    check_smoothing,
-    nearest_inside,
-    sd_in_voxels,
-)
+from anomaly.detectors.features import Smoother, nearest_inside, sd_in_voxels
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
-    REGIONS,
-    RESIDUALS,
     VALIDATION_FRACTION,
     Brain,
     Reconstructor,
     residual_map,
 )
 from anomaly.detectors.template import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans, look_of
-from dmrifit._utils.checks import check_number, check_word
-from dmrifit._utils.randomness import RandomState
-from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit._utils.checks import Count, NotNegative, check_number
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
 from dmrifit.networks.volume_estimator import evaluating
@@ -48,15 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DenoisingAutoencoder"]
 
-_CHOICES = {
-    "output": ("sigmoid", "linear"),
-    "residual": (*RESIDUALS, "relative"),
-    "latent": ("vector", "map"),
-    "region": REGIONS,
-    "reduction": ("paper", "code"),
-    "aligned": (True, False),
-}
-_ARRAYS = "arrays.safetensors"
 _UNALIGNED = "or set aligned=False (--set aligned=false)"
 _SMOOTHNESS = 2.0  # voxels
 #: Share of the median over the brain in the healthy variance of a place, which few scans estimate
@@ -69,6 +49,7 @@ _LEAST_RESIDUAL = 1e-5
 
 
 @register
+@dataclass(repr=False, eq=False)
 class DenoisingAutoencoder(Reconstructor):
     """
     Find anomalies by a convolutional variational autoencoder trained on healthy scans.
@@ -101,10 +82,34 @@ class DenoisingAutoencoder(Reconstructor):
         ``"relative"`` smooths the residual of each channel, divides its mean and its spread over
         channels by the root mean square of healthy scans at that place, and is the root of the sum
         of their squares.
+    training : Training, optional
+        How the network is trained; by default 50 epochs, one scan in a step (4 in the publication)
+        and a learning rate of Adam that falls from 0.003 to zero as a cosine (0.001, multiplied by
+        0.95 after each epoch). A seventh of the training subjects is held out, and the weights of
+        the epoch with their smallest mean squared error are kept, as published; with
+        ``validation_fraction=0`` all subjects train, and the last weights are kept.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split, order of scans and latent numbers.
+    threshold : threshold rule, optional
+        Rule that makes a map binary, fitted to held-out scans; by default
+        `HealthyRateThreshold(0.01)`.
+    calibration : float, int or None, default=0.25
+        The healthy scans for the threshold: a share of the subjects that is held out of the
+        training; a number of folds, each of which is one more training; or None, for no threshold.
     scale : {None, "image"}, default=None
         With ``"image"`` the reconstruction is divided by its largest value in the brain, and the
         map by its own 99.9 % quantile and clipped at 1, as in the published code. The published
         threshold of 0.3 only makes sense on this scale, on which every healthy scan has anomalies.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
+        before its absolute value where it is signed.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
+    region : {"brain", "volume"}, default="brain"
+        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
+        initializes the network; or all, as published.
     latent : {"map", "vector"}, default="map"
         Whether latent numbers stay at their places on the smallest level and the decoder adds to
         the healthy mean of every voxel, or linear layers join them to a vector, as published.
@@ -118,32 +123,8 @@ class DenoisingAutoencoder(Reconstructor):
         Weight ω of the divergence of the latent numbers in the loss, MSE + ω·KL.
     reduction : {"paper", "code"}, default="paper"
         Whether the divergence is averaged over latent numbers, or summed as in the published code.
-    threshold : threshold rule, optional
-        Rule that makes a map binary, fitted to held-out scans; by default
-        `HealthyRateThreshold(0.01)`.
-    calibration : float, int or None, default=0.25
-        The healthy scans for the threshold: a share of the subjects that is held out of the
-        training; a number of folds, each of which is one more training; or None, for no threshold.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
-        before its absolute value where it is signed.
     feature_mm : float, default=4.0
         The same for the residuals of each channel, where they are relative.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    region : {"brain", "volume"}, default="brain"
-        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
-        initializes the network; or all, as published.
-    training : Training, optional
-        How the network is trained; by default 50 epochs, one scan in a step (4 in the publication)
-        and a learning rate of Adam that falls from 0.003 to zero as a cosine (0.001, multiplied by
-        0.95 after each epoch). A seventh of the training subjects is held out, and the weights of
-        the epoch with their smallest mean squared error are kept, as published; with
-        ``validation_fraction=0`` all subjects train, and the last weights are kept.
-    device : str, default="auto"
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    random_state : int, RandomState or None, default=None
-        Seed of weights, split, order of scans and latent numbers.
 
     Attributes
     ----------
@@ -168,10 +149,6 @@ class DenoisingAutoencoder(Reconstructor):
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
 
-    healthy_residual_: NDArray[np.float32]
-    guide_: NDArray[np.float32]
-    scales_: NDArray[np.float64]
-
     default_training: ClassVar[Training] = Training(
         epochs=50,
         batch_size=1,
@@ -180,46 +157,17 @@ class DenoisingAutoencoder(Reconstructor):
         validation_fraction=VALIDATION_FRACTION,
     )
 
-    def __init__(
-        self,
-        latent_dim: int = 512,
-        output: str = "sigmoid",
-        residual: str = "relative",
-        scale: str | None = None,
-        *,
-        latent: str = "map",
-        aligned: bool = True,
-        widths: Sequence[int] = (8, 32, 64),
-        dense: int | None = 64,
-        kl_weight: float = 1.22e-5,
-        reduction: str = "paper",
-        threshold: Any = None,
-        calibration: float | int | None = 0.25,
-        smooth_mm: float = SMOOTH_MM,
-        feature_mm: float = 4.0,
-        spacing: float | tuple[float, float, float] = 4.0,
-        region: str = "brain",
-        training: Training | None = None,
-        device: str = "auto",
-        random_state: RandomState = None,
-    ) -> None:
-        super().__init__(training=training, device=device, random_state=random_state)
-        self.latent_dim = latent_dim
-        self.output = output
-        self.residual = residual
-        self.scale = scale
-        self.latent = latent
-        self.aligned = aligned
-        self.widths = widths
-        self.dense = dense
-        self.kl_weight = kl_weight
-        self.reduction = reduction
-        self.threshold = threshold
-        self.calibration = calibration
-        self.smooth_mm = smooth_mm
-        self.feature_mm = feature_mm
-        self.spacing = spacing
-        self.region = region
+    latent_dim: Count = 512
+    output: Literal["sigmoid", "linear"] = "sigmoid"
+    residual: Literal["mean", "mean-of-abs", "low", "relative"] = "relative"
+    _: KW_ONLY
+    latent: Literal["vector", "map"] = "map"
+    aligned: bool = True
+    widths: Sequence[int] = (8, 32, 64)
+    dense: Count | None = 64
+    kl_weight: NotNegative = 1.22e-5
+    reduction: Literal["paper", "code"] = "paper"
+    feature_mm: NotNegative = 4.0
 
     @classmethod
     def published(cls, **parameters: Any) -> DenoisingAutoencoder:
@@ -255,21 +203,13 @@ class DenoisingAutoencoder(Reconstructor):
     # Methods that the bases call
     # ------------------------------------------------------------------
 
-    def _check(self) -> None:
-        super()._check()
-        for name, choices in _CHOICES.items():
-            check_word(name, getattr(self, name), choices)
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
         if self.scale == "image" and self.residual == "relative":
             raise ValueError(
                 "scale='image' divides reconstructions, which relative residuals are not made "
                 "for; use residual='mean' with it"
             )
-        check_number("latent_dim", self.latent_dim, least=1, whole=True)
-        check_number("kl_weight", self.kl_weight)
-        check_smoothing(self.smooth_mm, self.spacing)
-        check_number("feature_mm", self.feature_mm)
-        if self.dense is not None:
-            check_number("dense", self.dense, least=1, whole=True)
         if not isinstance(self.widths, list | tuple) or not len(self.widths):
             raise ValueError(
                 f"widths={self.widths!r} must be the channels of each level, such as (8, 32, 64)"
@@ -299,12 +239,16 @@ class DenoisingAutoencoder(Reconstructor):
         return module
 
     @property
-    def _needs_directions(self) -> bool:
+    def _needs_directions(self) -> bool:  # type: ignore[override]
         return self.aligned
 
     @property
-    def _least_subjects(self) -> int:
-        return LEAST_SUBJECTS if self.aligned else super()._least_subjects
+    def _least_subjects(self) -> int:  # type: ignore[override]
+        return LEAST_SUBJECTS if self.aligned else 1
+
+    @property
+    def _array_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("healthy_residual_", *(("guide_", "scales_") if self.aligned else ()))
 
     def _check_held_out(self, n_scans: int, n_subjects: int) -> None:
         try:
@@ -379,7 +323,6 @@ class DenoisingAutoencoder(Reconstructor):
             "reconstruction": np.moveaxis(reconstruction, -1, 0),
             "scan": np.moveaxis(signal, -1, 0),
             "positions": positions,
-            "memory": np.moveaxis(rebuilt, -1, 0).reshape(-1),
         }
 
     def _rebuilt(self, brain: Brain) -> NDArray[np.float32]:
@@ -422,14 +365,14 @@ class DenoisingAutoencoder(Reconstructor):
         scan, reconstruction = (
             np.moveaxis(prediction[name], 0, -1)[box] for name in ("scan", "reconstruction")
         )
-        # New memory takes longer than the difference: that of the network's answer serves again.
-        memory = prediction.get("memory")
-        if memory is None:
-            memory = np.empty(scan.size, dtype=np.float32)
-        residual = memory[: scan.size].reshape(scan.shape)
-        difference(scan, reconstruction, mask[box], residual)
-        smooth_axes(residual, sd, "constant")
-        mean, squares = channel_sums(residual, smooth.weights(sd), mask[box]) / self.n_channels_
+        residual = gaussian(
+            np.where(mask[box][..., None], scan - reconstruction, 0), sd, "constant"
+        )
+        residual /= smooth.weights(sd)[..., None]
+        inside = mask[box]
+        mean, squares = np.zeros((2, *inside.shape))
+        mean[inside] = residual[inside].mean(axis=-1, dtype=np.float64)
+        squares[inside] = np.square(residual[inside], dtype=np.float64).mean(axis=-1)
         spread = np.sqrt(np.maximum(squares - np.square(mean), 0))
         # Scanners differ in the level of the whole brain, which is no anomaly.
         level = np.median(mean[mask[box]])
@@ -494,61 +437,11 @@ class DenoisingAutoencoder(Reconstructor):
         score = np.sqrt(np.square(moments / healthy).sum(axis=0))
         return smooth(score, sd_in_voxels(self.smooth_mm, self.spacing))
 
-    # Model files
-    # ----------------------------------------------------------------------------------
-
-    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-        """
-        Return the content of a model file.
-
-        Returns
-        -------
-        parameters, fitted : dict
-            As of `VolumeEstimator`.
-        files : dict of bytes
-            The weights, and the healthy residual and the images of alignment.
-        """
-        from safetensors.numpy import save
-
-        parameters, fitted, files = super().stored()
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._array_names()}
-        return parameters, fitted, files | {_ARRAYS: save(arrays)}
-
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """
-        Restore the content that `stored` returned.
-
-        Parameters
-        ----------
-        fitted : mapping
-            Fitted attributes.
-        files : mapping of bytes
-            Weights and arrays.
-
-        Raises
-        ------
-        RefusedError
-            If something is missing or unknown, or does not fit.
-        """
-        from safetensors.numpy import load
-
-        if _ARRAYS not in files:
-            raise RefusedError("it has no healthy residual: it is of an earlier version")
-        network = {name: content for name, content in files.items() if name != _ARRAYS}
-        super().restore(fitted, network)
-        arrays = load(files[_ARRAYS])
-        refuse_keys(arrays, set(self._array_names()), "array", complete=True)
+    def _check_restored(self) -> None:
+        super()._check_restored()
         shapes = {
             "healthy_residual_": (2, *self.shape_),
             "guide_": (3, *self.shape_),
             "scales_": (2,),
         }
-        for name, values in arrays.items():
-            if values.shape != shapes[name] or not np.isfinite(values).all():
-                raise RefusedError(f"its array {name} of shape {values.shape} is not possible")
-            setattr(self, name, values)
-
-    def _array_names(self) -> tuple[str, ...]:
-        if self.aligned:
-            return ("healthy_residual_", "guide_", "scales_")
-        return ("healthy_residual_",)
+        self._check_shapes({name: shapes[name] for name in self._array_names})

@@ -1,27 +1,43 @@
-"""Base of all anomaly detectors: checks of scans and masks, threshold from healthy scans, maps."""
+"""Base of all anomaly detectors: checks, threshold from healthy scans, maps, model files."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly.detectors.features import masked_smoothing, sd_in_voxels
-from dmrifit._utils.checks import is_number
+from anomaly.detectors.features import (
+    SMOOTH_MM,
+    check_spacing,
+    masked_smoothing,
+    sd_in_voxels,
+)
+from anomaly.detectors.thresholds import (
+    HealthyRateThreshold,
+    HealthyScanThreshold,
+    ThresholdRule,
+    decoded_rule,
+    encoded_rule,
+)
+from dmrifit._utils.checks import NotNegative, check_fields, is_number
 from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import check_room
 from dmrifit.io.masks import zeros_and_ones
+from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.networks.volume_cases import check_length, listed, naming
 
-__all__ = ["AnomalyDetector", "Scans", "image_scaled"]
-
-_SCALES = (None, "image")
+#: File of arrays in model files.
+ARRAYS = "arrays.safetensors"
+#: Parameters that do not belong to a model, or are stored separately.
+_NOT_STORED = frozenset({"threshold", "n_jobs", "n_threads"})
+_SHARED = frozenset({"shape", "n_channels", "rule", "threshold"})
 #: With ``calibration="auto"``: subjects from which on a share of them is enough, and that share;
 #: with fewer so many folds.
 _ENOUGH_SUBJECTS, _SHARE, _N_FOLDS = 40, 0.25, 4
@@ -135,14 +151,20 @@ class Scans:
         return subset
 
 
+@dataclass(repr=False, eq=False)
 class AnomalyDetector(BaseEstimator):
     """
     Base of detectors that learn from healthy scans and score how other scans differ from them.
 
     A derived class learns in ``_fit_scans(scans)`` and scores in ``_score_scan(scans, i)``, which
     returns an array of shape (x, y, z), higher where the scan is less like the healthy ones; both
-    get `Scans`. Its constructor has the three parameters of this class, `threshold`, `calibration`
-    and `scale`. It may be combined with another base that is an estimator; this one comes first.
+    get `Scans`. It is a dataclass, whose fields are its parameters beside those of this class, or
+    its constructor has the parameters `threshold`, `calibration` and `scale`. It may be combined
+    with another base that is an estimator; this one comes first.
+
+    Model files hold its fitted arrays, whose names it lists in ``_array_names``, and the fitted
+    numbers, names and lists of them in ``_fact_names``; inconsistent ones it rejects in
+    ``_check_restored``.
 
     Parameters
     ----------
@@ -150,7 +172,7 @@ class AnomalyDetector(BaseEstimator):
         Rule that makes a map binary, fitted to scans held out of the training. By default
         `HealthyRateThreshold(0.01)`: 1 % of the voxels of healthy brains are above it, so a
         healthy scan can come out empty.
-    calibration : float, int or "auto"
+    calibration : float, int or "auto", default=4
         The healthy scans for the threshold. A share, such as 0.25: this share of the subjects is
         held out of the training. A number of folds, such as 4: each fold is scored by a detector
         trained on the others (cross-fitting), then all scans are learned from. ``"auto"``: four
@@ -159,6 +181,10 @@ class AnomalyDetector(BaseEstimator):
     scale : {None, "image"}, default=None
         With ``"image"`` each map is divided by its own 99.9 % quantile and clipped at 1, as in the
         published code. A healthy scan then always has voxels of the highest score.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which scores are smoothed inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
 
     Attributes
     ----------
@@ -173,21 +199,27 @@ class AnomalyDetector(BaseEstimator):
     #: Whether scores depend on the position of a voxel, so that all scans need the size of the
     #: training scans.
     _one_size: ClassVar[bool] = True
+    #: Number of subjects that the detector can learn from.
+    _least_subjects: ClassVar[int] = 1
+    #: Whether scores need several directions, which powder averages lack.
+    _needs_directions: ClassVar[bool] = False
     #: For each scan of `fit` the voxels that count for the threshold, such as white and gray
     #: matter; set before `fit` by callers with tissue maps. By default the whole mask counts.
-    _counted: Sequence[Any] | None = None
+    _counted: ClassVar[Sequence[Any] | None] = None
     #: Called with the maps, masks and numbers of the scans that the threshold was fitted to; set
     #: before `fit` by callers that summarize healthy scans.
-    _observe: Callable[..., None] | None = None
+    _observe: ClassVar[Callable[..., None] | None] = None
+    _array_names: ClassVar[tuple[str, ...]] = ()
+    #: Arrays that older model files lack, with values by which those models score as before.
+    _later_arrays: ClassVar[Mapping[str, NDArray[Any]]] = {}
+    _fact_names: ClassVar[tuple[str, ...]] = ()
 
-    threshold: Any
-    calibration: str | float | int | None
-    scale: str | None
-    smooth_mm: float
-    spacing: float | tuple[float, float, float]
-    threshold_: Any
-    shape_: tuple[int, int, int]
-    n_channels_: int
+    _: KW_ONLY
+    threshold: Any = None
+    calibration: str | float | int | None = 4
+    scale: Literal["image"] | None = None
+    smooth_mm: NotNegative = SMOOTH_MM
+    spacing: float | tuple[float, float, float] = 4.0
 
     def fit(self, X: Any, masks: Any = None, *, groups: Any = None) -> Any:
         """
@@ -273,18 +305,19 @@ class AnomalyDetector(BaseEstimator):
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
         """Score the voxels of a scan."""
 
-    @property
-    def _needs_directions(self) -> bool:
-        """Tell whether scores need several directions, which powder averages lack."""
-        return False
-
-    @property
-    def _least_subjects(self) -> int:
-        """Give the number of subjects that the detector can learn from."""
-        return 1
-
     def _check_parameters(self) -> None:
         """Raise if a parameter is out of range; called before any work."""
+
+    def _check_restored(self) -> None:
+        """Reject inconsistent arrays and facts of a model file."""
+
+    def _other_files(self) -> dict[str, bytes]:
+        """Return the files of the model other than its arrays."""
+        return {}
+
+    def _restore_others(self, files: Mapping[str, bytes]) -> None:
+        """Restore the files of the model other than its arrays."""
+        refuse_keys(dict(files), set(), "file")
 
     def _fold_detector(self) -> Any:
         """Make an unfitted detector for the training folds of one split."""
@@ -296,14 +329,13 @@ class AnomalyDetector(BaseEstimator):
     def _fit(self, scans: Scans, groups: Any) -> Any:
         """Learn from checked scans and fit the threshold."""
         self._check_shared()
-        self._check_parameters()
         subjects = self._subject_numbers(scans, groups)
         scans.subjects = subjects
         self._remember(scans)
         rule = self._new_threshold()
         if rule is None or self.calibration is None:
             self._fit_scans(scans)
-            self.threshold_ = None
+            self.threshold_: Any = None
             return self
         folds = _folds(subjects, self._held_out())
         scan_numbers = np.arange(len(scans))
@@ -383,8 +415,8 @@ class AnomalyDetector(BaseEstimator):
         return maps
 
     def _check_shared(self) -> None:
-        if self.scale not in _SCALES:
-            raise ValueError(f"scale must be None or 'image', not {self.scale!r}")
+        """Check all parameters, and that healthy scans can fit the threshold rule."""
+        check_fields(self)
         value = self.calibration
         is_share = isinstance(value, float | np.floating) and 0 < value < 1
         is_number_of_folds = is_number(value, whole=True) and value >= 2
@@ -394,13 +426,10 @@ class AnomalyDetector(BaseEstimator):
                 "calibration must be a share between 0 and 1, a number of folds of at least 2, "
                 f"'auto' or None, not {value!r}"
             )
-        if self.threshold is not None:
-            self._check_threshold()
-
-    def _check_threshold(self) -> None:
-        """Reject a threshold rule that healthy scans cannot fit, before anything is learned."""
-        from anomaly.detectors.thresholds import ThresholdRule
-
+        check_spacing(self.spacing)
+        self._check_parameters()
+        if self.threshold is None:
+            return
         if not isinstance(self.threshold, ThresholdRule):
             raise ValueError(
                 "threshold must be a rule, such as FixedThreshold(0.5) or "
@@ -415,8 +444,6 @@ class AnomalyDetector(BaseEstimator):
 
     def _held_out(self) -> Any:
         """Give the calibration; a guarantee needs scans that are not learned from in the end."""
-        from anomaly.detectors.thresholds import HealthyScanThreshold
-
         if self.calibration == "auto" and isinstance(self.threshold, HealthyScanThreshold):
             return _SHARE
         return self.calibration
@@ -425,8 +452,6 @@ class AnomalyDetector(BaseEstimator):
         if self.calibration is None:
             return None
         if self.threshold is None:
-            from anomaly.detectors.thresholds import HealthyRateThreshold
-
             return HealthyRateThreshold(0.01)
         return clone(self.threshold)
 
@@ -480,6 +505,109 @@ class AnomalyDetector(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "threshold_")
+
+    # Model files
+    # ----------------------------------------------------------------------------------
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+        """
+        Return the content of a model file.
+
+        Returns
+        -------
+        parameters : dict
+            Of the constructor, without the threshold rule and settings of one machine.
+        fitted : dict
+            The size of scans, the unfitted and the fitted threshold rule, numbers and names.
+        files : dict of bytes
+            The arrays in the format of safetensors.
+
+        Raises
+        ------
+        TypeError
+            If a parameter cannot be stored.
+        """
+        check_is_fitted(self)
+        parameters = {}
+        for name, value in self.get_params(deep=False).items():
+            # The state of a generator is no parameter that a file could keep.
+            if isinstance(value, np.random.RandomState) and name == "random_state":
+                value = None
+            if name not in _NOT_STORED:
+                parameters[name] = encoded(value, name)
+        fitted: dict[str, Any] = {"shape": list(self.shape_), "n_channels": self.n_channels_}
+        fitted |= self._stored_rules()
+        fitted |= {name: encoded(getattr(self, name), name) for name in self._fact_names}
+        return parameters, fitted, self._stored_arrays() | self._other_files()
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Restore the content of a model file.
+
+        Parameters
+        ----------
+        fitted, files : mapping
+            As returned by `stored`.
+
+        Raises
+        ------
+        RefusedError
+            If an entry is missing or unknown, or entries are inconsistent.
+        """
+        refuse_keys(fitted, {*_SHARED, *self._fact_names}, "fitted attribute", complete=True)
+        shape, n_channels = fitted["shape"], fitted["n_channels"]
+        has_three_axes = isinstance(shape, list) and len(shape) == 3
+        if not has_three_axes or not all(type(n) is int and n > 0 for n in (*shape, n_channels)):
+            raise RefusedError(f"its scans have {shape} voxels and {n_channels} directions")
+        self.shape_ = (shape[0], shape[1], shape[2])
+        self.n_channels_ = n_channels
+        self._restore_rules(fitted)
+        for name in self._fact_names:
+            setattr(self, name, decoded(fitted[name]))
+        self._restore_arrays(files)
+        try:
+            self._check_shared()
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
+        # After the checks: what else is restored depends on the parameters.
+        self._restore_others({name: data for name, data in files.items() if name != ARRAYS})
+        self._check_restored()
+
+    def _stored_rules(self) -> dict[str, Any]:
+        return {"rule": encoded_rule(self.threshold), "threshold": encoded_rule(self.threshold_)}
+
+    def _restore_rules(self, fitted: Mapping[str, Any]) -> None:
+        self.threshold = decoded_rule(fitted["rule"])
+        self.threshold_ = decoded_rule(fitted["threshold"])
+
+    def _stored_arrays(self) -> dict[str, bytes]:
+        from safetensors.numpy import save
+
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._array_names}
+        return {ARRAYS: save(arrays)} if arrays else {}
+
+    def _restore_arrays(self, files: Mapping[str, bytes]) -> None:
+        from safetensors.numpy import load
+
+        if (ARRAYS in files) != bool(self._array_names):
+            raise RefusedError(f"it holds the files {sorted(files)}: it is of another version")
+        arrays = dict(self._later_arrays)
+        if self._array_names:
+            arrays |= load(files[ARRAYS])
+        refuse_keys(arrays, set(self._array_names), "array", complete=True)
+        for name, values in arrays.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise RefusedError(f"its array {name} has values that are not finite")
+            setattr(self, name, values)
+
+    def _check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Reject restored arrays of another shape than expected."""
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise RefusedError(
+                    f"its array {name} has the shape {getattr(self, name).shape} instead of "
+                    f"{shape}"
+                )
 
 
 def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.float32]:

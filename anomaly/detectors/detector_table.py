@@ -9,8 +9,6 @@ from typing import Any
 
 from dmrifit._utils.plugins import plugin_errors
 
-__all__ = ["CLASS_MODULES", "DETECTORS", "detector_names", "import_detector"]
-
 #: Entry points of this group name detectors that other packages bring, loaded when asked for.
 PLUGINS = "anomaly.detectors"
 

@@ -10,21 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from anomaly.detectors.alignment import gaussian
-from dmrifit._utils.checks import check_number, is_number
-
-__all__ = [
-    "FEATURES",
-    "SMOOTH_MM",
-    "Smoother",
-    "check_smoothing",
-    "check_spacing",
-    "masked_smoothing",
-    "mean_signal",
-    "nearest_inside",
-    "sd_in_voxels",
-    "signal_spread",
-    "voxel_features",
-]
+from dmrifit._utils.checks import is_number
 
 #: Names of the features of `voxel_features`.
 FEATURES = ("mean", "spread", "local mean", "local spread", "gradient", "depth")
@@ -78,12 +64,6 @@ def masked_smoothing(
 ) -> NDArray[np.float32]:
     """Smooth a volume (x, y, z) inside a mask with a Gaussian, without leakage from outside."""
     return Smoother(mask)(volume, sd)
-
-
-def check_smoothing(smooth_mm: Any, spacing: Any) -> None:
-    """Reject a smoothing that is no length in mm, and edges of a voxel that are none."""
-    check_number("smooth_mm", smooth_mm)
-    check_spacing(spacing)
 
 
 def check_spacing(spacing: Any) -> None:

@@ -2,42 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly.detectors.array_detector import ArrayDetector
-from anomaly.detectors.base import Scans
-from anomaly.detectors.covariates import Design
+from anomaly.detectors.base import AnomalyDetector, Scans
 from anomaly.detectors.features import (
     FEATURES,
-    SMOOTH_MM,
-    check_smoothing,
     masked_smoothing,
     mean_signal,
     nearest_inside,
     voxel_features,
 )
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import NotNegative
 from dmrifit._utils.counts import counted
-from dmrifit.io.parameter_json import RefusedError
+from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.model_files.registry import register
 
 __all__ = ["OneMinusMean", "VoxelwiseGaussian"]
 
-_SIDES = ("low", "high", "both")
-_DISTANCES = ("z", "mahalanobis")
 #: Smallest standard deviation, so that no score is infinite where all healthy scans are equal.
 _LEAST_SD = 1e-4
 #: Share of the identity in the correlations between features, which few scans estimate poorly.
 _SHRINKAGE = 0.05
 
 
+class Design:
+    """
+    Turns covariates into the columns of a linear model, the first of them ones.
+
+    Numbers become one column, centered and divided by their standard deviation; words become a
+    column for each level but the first.
+    """
+
+    def __init__(self, columns: list[dict[str, Any]]) -> None:
+        self.columns = columns
+
+    @classmethod
+    def learn(cls, covariates: Any, n_scans: int) -> Design:
+        """Find the columns of covariates."""
+        columns: list[dict[str, Any]] = []
+        for name, values in _listed(covariates, n_scans).items():
+            if values.dtype.kind in "fiu":
+                # A constant covariate has sd 0, and no column in the matrix.
+                mean, sd = float(values.mean()), float(values.std())
+                columns.append({"name": name, "mean": mean, "sd": sd})
+            else:
+                columns.append({"name": name, "levels": sorted(set(values.tolist()))})
+        return cls(columns)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns, including the one of ones."""
+        n = 1
+        for column in self.columns:
+            if "levels" in column:
+                n += len(column["levels"]) - 1
+            elif column["sd"] > 0:
+                n += 1
+        return n
+
+    def matrix(self, covariates: Any, n_scans: int) -> NDArray[np.float64]:
+        """Build the columns for scans, shape (n_scans, n_columns)."""
+        covariate_values = _listed(covariates, n_scans)
+        names = [column["name"] for column in self.columns]
+        if set(covariate_values) != set(names):
+            raise ValueError(
+                f"the covariates are {sorted(covariate_values)}, and the model was fitted with "
+                f"{sorted(names)}; give those"
+            )
+        vectors = [np.ones(n_scans)]
+        for column in self.columns:
+            values = covariate_values[column["name"]]
+            if "levels" not in column:
+                if values.dtype.kind not in "fiu":
+                    raise ValueError(
+                        f"covariate {column['name']} was a number, and is now {values[0]!r}"
+                    )
+                # A number that was the same in all is in the column of ones already.
+                if column["sd"] > 0:
+                    vectors.append((values.astype(np.float64) - column["mean"]) / column["sd"])
+                continue
+            words = np.array([str(value) for value in values.tolist()])
+            unknown = sorted(set(words.tolist()) - set(column["levels"]))
+            if unknown:
+                raise ValueError(
+                    f"covariate {column['name']} is {', '.join(unknown)}, and the healthy "
+                    f"subjects have {', '.join(column['levels'])}; add healthy scans of it, or "
+                    f"fit without {column['name']}"
+                )
+            # The first level is in the column of ones.
+            vectors += [(words == level).astype(np.float64) for level in column["levels"][1:]]
+        return np.stack(vectors, axis=1)
+
+    @classmethod
+    def from_json(cls, columns: Any) -> Design:
+        """Read a design from a model file."""
+        if not isinstance(columns, list):
+            raise RefusedError(f"its covariates are {columns!r}")
+        for column in columns:
+            if isinstance(column, dict) and "levels" in column:
+                refuse_keys(column, {"name", "levels"}, "key of a covariate", complete=True)
+                is_valid = all(isinstance(level, str) for level in column["levels"])
+            else:
+                refuse_keys(column, {"name", "mean", "sd"}, "key of a covariate", complete=True)
+                is_valid = all(isinstance(column[key], float | int) for key in ("mean", "sd"))
+            if not is_valid or not isinstance(column["name"], str):
+                raise RefusedError(f"one of its covariates is {column!r}")
+        return cls(columns)
+
+
 @register
-class VoxelwiseGaussian(ArrayDetector):
+@dataclass(repr=False, eq=False)
+class VoxelwiseGaussian(AnomalyDetector):
     """
     Score of a voxel: its z-score among healthy scans at the same position.
 
@@ -62,6 +143,12 @@ class VoxelwiseGaussian(ArrayDetector):
     features : {"mean", "channels"} or tuple of str, default="mean"
         ``"mean"`` is the mean over directions, ``"channels"`` every direction by itself; or names
         of `anomaly.detectors.features.FEATURES`.
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 4 by default.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of the Gaussian that smooths the scores.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     side : {"low", "high", "both"}, default="both"
         Which differences are anomalous: a signal that is too low (more diffusion), one that is too
         high (less), or both. Not for Mahalanobis distances, which have no side.
@@ -71,14 +158,8 @@ class VoxelwiseGaussian(ArrayDetector):
         Standard deviation of a Gaussian in voxels, by which each scan is smoothed inside its mask.
     template_smoothing : float, default=0.5
         The same for the healthy mean and variance; it compensates for small registration errors.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of the Gaussian that smooths the scores.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     prior_scans : float, default=4.0
         Weight of the median variance in scans; 0 for no shrinkage.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 4 by default.
 
     Attributes
     ----------
@@ -116,34 +197,14 @@ class VoxelwiseGaussian(ArrayDetector):
         "correlation_",
     )
     _fact_names: ClassVar[tuple[str, ...]] = ("design_",)
-    _whole_design: Design
 
-    def __init__(
-        self,
-        features: str | tuple[str, ...] = "mean",
-        *,
-        side: str = "both",
-        distance: str = "z",
-        smoothing: float = 0.5,
-        template_smoothing: float = 0.5,
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        prior_scans: float = 4.0,
-        threshold: Any = None,
-        calibration: float | int | None = 4,
-        scale: str | None = None,
-    ) -> None:
-        self.features = features
-        self.side = side
-        self.distance = distance
-        self.smoothing = smoothing
-        self.template_smoothing = template_smoothing
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.prior_scans = prior_scans
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
+    features: str | tuple[str, ...] = "mean"
+    _: KW_ONLY
+    side: Literal["low", "high", "both"] = "both"
+    distance: Literal["z", "mahalanobis"] = "z"
+    smoothing: NotNegative = 0.5
+    template_smoothing: NotNegative = 0.5
+    prior_scans: NotNegative = 4.0
 
     def fit(
         self, X: Any, masks: Any = None, *, groups: Any = None, covariates: Any = None
@@ -234,11 +295,6 @@ class VoxelwiseGaussian(ArrayDetector):
         return self._apply(self._maps(scans), scans)
 
     def _check_parameters(self) -> None:
-        check_word("side", self.side, _SIDES)
-        check_word("distance", self.distance, _DISTANCES)
-        for name in ("smoothing", "template_smoothing", "prior_scans"):
-            check_number(name, getattr(self, name))
-        check_smoothing(self.smooth_mm, self.spacing)
         if self.features not in ("mean", "channels"):
             names = self._feature_names()
             if not names or not set(names) <= set(FEATURES):
@@ -405,7 +461,8 @@ class VoxelwiseGaussian(ArrayDetector):
 
 
 @register
-class OneMinusMean(ArrayDetector):
+@dataclass(repr=False, eq=False)
+class OneMinusMean(AnomalyDetector):
     """
     Score of a voxel: 1 minus its mean signal over directions; a reference that learns nothing.
 
@@ -413,33 +470,15 @@ class OneMinusMean(ArrayDetector):
 
     Parameters
     ----------
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 4 by default.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the map is smoothed inside the mask.
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 4 by default.
     """
 
     _one_size: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        *,
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        threshold: Any = None,
-        calibration: float | int | None = 4,
-        scale: str | None = None,
-    ) -> None:
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
-
-    def _check_parameters(self) -> None:
-        check_smoothing(self.smooth_mm, self.spacing)
 
     def _fit_scans(self, scans: Scans) -> None:
         """Learn nothing."""
@@ -472,3 +511,44 @@ def _solved(gram: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray
     ridge[0] = 1e-9
     solution = np.linalg.solve(gram + np.diag(ridge), products.T[..., None])
     return np.asarray(solution[..., 0].T, dtype=np.float64)
+
+
+def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
+    """Return covariates as arrays of numbers or of words, none of them missing."""
+    if covariates is None:
+        return {}
+    if not isinstance(covariates, Mapping) and not hasattr(covariates, "columns"):
+        raise ValueError(
+            "covariates must be a table with a column for each, such as age, not "
+            f"{type(covariates).__name__}"
+        )
+    arrays = {}
+    for name in covariates:
+        values = np.asarray(covariates[name])
+        if values.shape != (n_scans,):
+            raise ValueError(
+                f"covariate {name} has {counted(values.size, 'value')} for "
+                f"{counted(n_scans, 'scan')}; give one for each"
+            )
+        if values.dtype.kind == "O" and all(
+            isinstance(value, int | float | np.number) for value in values
+        ):
+            values = values.astype(np.float64)
+        if values.dtype.kind == "b":
+            values = values.astype(int)
+        if values.dtype.kind in "fiu":
+            missing = ~np.isfinite(values)
+        else:
+            import pandas as pd
+
+            # As objects, because numpy turns NaN among words into the word "nan".
+            words = np.asarray(covariates[name], dtype=object)
+            values = np.array([str(word) for word in words])
+            missing = pd.isna(words) | (values == "")
+        if missing.any():
+            raise ValueError(
+                f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "
+                f"all, or leave {name} out"
+            )
+        arrays[str(name)] = values
+    return arrays

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from anomaly.detectors.features import SMOOTH_MM, Smoother, check_smoothing, nearest_inside
+from anomaly.detectors.features import Smoother, nearest_inside
 from anomaly.detectors.template import AlignedDetector, AlignedScans, Deviations, template_at
 from anomaly.detectors.thresholds import HealthyRateThreshold
 from anomaly.generators.implants import Look, implant, implant_patch, noise_floor
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import Count, Within
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit._utils.threads import one_thread
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
@@ -39,6 +40,7 @@ _N_COLUMNS = 52
 
 
 @register
+@dataclass(repr=False, eq=False)
 class ImplantDetector(AlignedDetector):
     """
     Score of a voxel: its lesion probability by trees trained on implanted lesions.
@@ -71,6 +73,17 @@ class ImplantDetector(AlignedDetector):
 
     Parameters
     ----------
+    threshold : threshold rule, optional
+        As in `AnomalyDetector`, but by default ``HealthyRateThreshold(0.002)``: healthy voxels
+        have so low scores that at 1 % lesions would be outlined too large.
+    calibration : float, int or None, default=0.25
+        As in `AnomalyDetector`.
+    scale : {None, "image"}, default=None
+        As in `AnomalyDetector`.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which scores are smoothed inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     smoothness : float, optional, default=2.0
         Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map
         alone.
@@ -82,17 +95,6 @@ class ImplantDetector(AlignedDetector):
         training scan of another subject.
     n_trees : int, default=200
         Number of boosted trees.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of a Gaussian, by which scores are smoothed inside the mask.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold : threshold rule, optional
-        As in `AnomalyDetector`, but by default ``HealthyRateThreshold(0.002)``: healthy voxels
-        have so low scores that at 1 % lesions would be outlined too large.
-    calibration : float, int or None, default=0.25
-        As in `AnomalyDetector`.
-    scale : {None, "image"}, default=None
-        As in `AnomalyDetector`.
     random_state : int, RandomState or None, default=None
         Seed of the implanted lesions and of the training voxels.
 
@@ -113,37 +115,12 @@ class ImplantDetector(AlignedDetector):
     VoxelwiseGaussian : The reference: deviations from healthy scans at the same position.
     """
 
-    def __init__(
-        self,
-        *,
-        smoothness: float | None = 2.0,
-        n_implants: int = 4,
-        n_patches: int = 0,
-        n_trees: int = 200,
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        threshold: Any = None,
-        calibration: float | int | None = 0.25,
-        scale: str | None = None,
-        random_state: RandomState = None,
-    ) -> None:
-        self.smoothness = smoothness
-        self.n_implants = n_implants
-        self.n_patches = n_patches
-        self.n_trees = n_trees
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
-        self.random_state = random_state
-
-    def _check_parameters(self) -> None:
-        check_number("n_implants", self.n_implants, least=1, whole=True)
-        check_number("n_trees", self.n_trees, least=1, whole=True)
-        check_number("n_patches", self.n_patches, whole=True)
-        super()._check_parameters()
-        check_smoothing(self.smooth_mm, self.spacing)
+    _: KW_ONLY
+    n_implants: Count = 4
+    n_patches: Annotated[int, Within()] = 0
+    n_trees: Count = 200
+    calibration: str | float | int | None = 0.25
+    random_state: RandomState = None
 
     def _new_threshold(self) -> Any:
         if self.threshold is None and self.calibration is not None:

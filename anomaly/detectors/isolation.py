@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
-from anomaly.detectors.array_detector import ArrayDetector
-from anomaly.detectors.base import Scans
-from anomaly.detectors.features import FEATURES, SMOOTH_MM, check_smoothing, voxel_features
-from dmrifit._utils.checks import check_number
+from anomaly.detectors.base import AnomalyDetector, Scans
+from anomaly.detectors.features import FEATURES, voxel_features
+from dmrifit._utils.checks import Count
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
@@ -27,7 +27,8 @@ _CHUNK = 100_000
 
 
 @register
-class IsolationForestDetector(ArrayDetector):
+@dataclass(repr=False, eq=False)
+class IsolationForestDetector(AnomalyDetector):
     """
     Score of a voxel: how easily an isolation forest separates it from voxels of healthy scans.
 
@@ -39,6 +40,12 @@ class IsolationForestDetector(ArrayDetector):
     ----------
     features : tuple of str, default=("mean", "spread", "local mean")
         Of `anomaly.detectors.features.FEATURES`.
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 0.25 by default.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     position : {"world", "depth", None}, default="world"
         ``"world"`` adds the three coordinates of the voxel in the grid, from 0 to 1, which scans
         of one orientation share; ``"depth"`` the distance from the edge of the mask, which does
@@ -50,12 +57,6 @@ class IsolationForestDetector(ArrayDetector):
     max_samples : int, default=256
         Number of voxels that each tree is trained on. The depth of trees is limited to its
         logarithm to the base 2, so that more voxels resolve smaller differences.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 0.25 by default.
     n_jobs : int, optional
         Of the forest. The result does not depend on it.
     random_state : int, RandomState or None, default=None
@@ -73,46 +74,22 @@ class IsolationForestDetector(ArrayDetector):
 
     _one_size: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        features: tuple[str, ...] = ("mean", "spread", "local mean"),
-        *,
-        position: str | None = "world",
-        n_voxels: int = 100_000,
-        n_estimators: int = 100,
-        max_samples: int = 256,
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        threshold: Any = None,
-        calibration: float | int | None = 0.25,
-        scale: str | None = None,
-        n_jobs: int | None = None,
-        random_state: RandomState = None,
-    ) -> None:
-        self.features = features
-        self.position = position
-        self.n_voxels = n_voxels
-        self.n_estimators = n_estimators
-        self.max_samples = max_samples
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
-        self.n_jobs = n_jobs
-        self.random_state = random_state
+    features: tuple[str, ...] = ("mean", "spread", "local mean")
+    _: KW_ONLY
+    position: Literal["world", "depth"] | None = "world"
+    n_voxels: Count = 100_000
+    n_estimators: Count = 100
+    max_samples: Count = 256
+    calibration: str | float | int | None = 0.25
+    n_jobs: int | None = None
+    random_state: RandomState = None
 
     def _check_parameters(self) -> None:
         if not self.features or not set(self.features) <= set(FEATURES):
             raise ValueError(
                 f"features must be a tuple of some of {', '.join(FEATURES)}, not {self.features!r}"
             )
-        if self.position not in ("world", "depth", None):
-            raise ValueError(f"position must be 'world', 'depth' or None, not {self.position!r}")
         check_jobs(self.n_jobs)
-        for name in ("n_voxels", "n_estimators", "max_samples"):
-            check_number(name, getattr(self, name), least=1, whole=True)
-        check_smoothing(self.smooth_mm, self.spacing)
 
     def _fit_scans(self, scans: Scans) -> None:
         seed = seed_from(self.random_state)

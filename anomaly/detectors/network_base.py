@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly.detectors.base import AnomalyDetector, Scans
+from anomaly.detectors.base import ARRAYS, AnomalyDetector, Scans
 from anomaly.detectors.features import masked_smoothing
-from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
-from dmrifit.networks.training import Training
+from dmrifit.networks.training import Training, check_training
 from dmrifit.networks.volume_cases import listed
 from dmrifit.networks.volume_estimator import VolumeEstimator
-
-__all__ = [
-    "PUBLISHED_TRAINING",
-    "REGIONS",
-    "RESIDUALS",
-    "VALIDATION_FRACTION",
-    "Brain",
-    "Reconstructor",
-    "residual_map",
-]
 
 #: Share of the training subjects whose loss chooses the epoch, as in the seven folds of the
 #: publication (four of 28 controls).
@@ -41,8 +30,6 @@ PUBLISHED_TRAINING = Training(
     decay=0.95,
     validation_fraction=VALIDATION_FRACTION,
 )
-RESIDUALS = ("mean", "mean-of-abs", "low")
-REGIONS = ("brain", "volume")
 #: Share of the signals of a brain that may lie outside 0 to 1, because of noise and pulsation.
 _MAX_SHARE_OUTSIDE = 0.05
 #: Keys of the unfitted and the fitted threshold rule in model files.
@@ -73,6 +60,7 @@ class _Brains(Sequence[Brain]):
         return Brain(self.scans.signal(i), self.scans.mask(i), i)
 
 
+@dataclass(repr=False, eq=False)
 class Reconstructor(AnomalyDetector, VolumeEstimator):
     """
     Base of detectors with a network that reconstructs a scan as if it were healthy.
@@ -98,8 +86,9 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     _needs_targets = False
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_")
 
-    output: str
-    region: str
+    _: KW_ONLY
+    calibration: str | float | int | None = 0.25
+    region: Literal["brain", "volume"] = "brain"
 
     def fit(self, X: Any, masks: Any = None, *, groups: Any = None) -> Any:
         """
@@ -131,7 +120,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         ImportError
             If torch or skorch is not installed.
         """
-        self._check_parameters()
+        self._check_shared()
         # A training that fails must not leave the threshold of an earlier one.
         self.__dict__.pop("threshold_", None)
         subjects = None
@@ -202,8 +191,11 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     # Methods that the bases call
     # ------------------------------------------------------------------
 
+    def _check(self) -> None:
+        self._check_shared()
+
     def _check_parameters(self) -> None:
-        self._check()
+        check_training(self._settings)
 
     def _brains(self, scans: Scans) -> Sequence[Brain]:
         """Give scans as the network sees them."""
@@ -276,18 +268,45 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         # The rule is stored with the fitted attributes, and changes nothing in a training.
         return {name: value for name, value in super()._plain().items() if name != "threshold"}
 
-    def _fitted_state(self) -> dict[str, Any]:
-        rules = {"rule": encoded_rule(self.threshold), "threshold": encoded_rule(self.threshold_)}
-        return super()._fitted_state() | rules
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+        """
+        Return the content of a model file.
 
-    def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
+        Returns
+        -------
+        parameters : dict
+            As of `VolumeEstimator`.
+        fitted : dict
+            Fitted attributes, and the unfitted and the fitted threshold rule.
+        files : dict of bytes
+            The weights, and fitted arrays.
+        """
+        parameters, fitted, files = VolumeEstimator.stored(self)
+        return parameters, fitted | self._stored_rules(), files | self._stored_arrays()
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Restore the content that `stored` returned.
+
+        Parameters
+        ----------
+        fitted : mapping
+            Fitted attributes.
+        files : mapping of bytes
+            Weights and arrays.
+
+        Raises
+        ------
+        RefusedError
+            If something is missing or unknown, or does not fit.
+        """
         expected = {*self._fitted_names, "history_", *_RULE_KEYS}
         refuse_keys(fitted, expected, "fitted attribute", complete=True)
-        self.threshold = decoded_rule(fitted["rule"])
-        self.threshold_ = decoded_rule(fitted["threshold"])
-        super()._restore_fitted(
-            {key: value for key, value in fitted.items() if key not in _RULE_KEYS}
-        )
+        self._restore_rules(fitted)
+        self._restore_arrays(files)
+        attributes = {key: value for key, value in fitted.items() if key not in _RULE_KEYS}
+        weights = {name: content for name, content in files.items() if name != ARRAYS}
+        VolumeEstimator.restore(self, attributes, weights)
 
     def _check_restored(self) -> None:
         super()._check_restored()

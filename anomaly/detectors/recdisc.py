@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,8 @@ from scipy.ndimage import find_objects
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import SMOOTH_MM, check_smoothing
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
-    REGIONS,
-    RESIDUALS,
     VALIDATION_FRACTION,
     Reconstructor,
     residual_map,
@@ -28,8 +26,8 @@ from anomaly.generators.corruptions import (
     check_corruption,
     corrupt_in_place,
 )
-from dmrifit._utils.checks import check_number, check_word
-from dmrifit._utils.randomness import RandomState, seed_for
+from dmrifit._utils.checks import Count, NotNegative
+from dmrifit._utils.randomness import seed_for
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
@@ -39,13 +37,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RecDiscNet"]
 
-_CHOICES = {"output": ("linear", "sigmoid"), "residual": RESIDUALS, "region": REGIONS}
 _BOX_MARGIN = 2  # voxels
-#: Parameters that are positive integers.
-_COUNTS = ("reconstruction_width", "discrimination_width", "levels", "convolutions", "repeats")
 
 
 @register
+@dataclass(repr=False, eq=False)
 class RecDiscNet(Reconstructor):
     """
     Find anomalies by a network trained to find synthetic anomalies in healthy scans.
@@ -77,6 +73,32 @@ class RecDiscNet(Reconstructor):
         published code has 0.2, with a weight of 1 for the squared error.
     positive_weight : float, default=20
         Weight of voxels of anomalies in the cross-entropy.
+    training : Training, optional
+        How the networks are trained; by default 4 epochs, one scan in a step (4 in `published`)
+        and a learning rate of Adam that falls from 0.003 to zero as a cosine. The weights of the
+        epoch with the smallest loss of held-out subjects are kept, as of `DenoisingAutoencoder`;
+        these have the same anomalies after each epoch.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split, order of scans and anomalies.
+    threshold : threshold rule, optional
+        Rule that makes a map binary, fitted to held-out scans; by default
+        `HealthyRateThreshold(0.01)`.
+    calibration : float, int or None, default=0.25
+        The healthy scans for the threshold: a share of the subjects that is held out of the
+        training; a number of folds, each of which is one more training; or None, for no threshold.
+    scale : {None, "image"}, default=None
+        With ``"image"`` a map is divided by its own 99.9 % quantile and clipped at 1.
+        Probabilities need no scale.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
+        inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
+    region : {"brain", "volume"}, default="brain"
+        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
+        initializes the network; or all, as published.
     reconstruction_width, discrimination_width : int, default=8, 8
         Channels of the first levels of the two networks.
     levels : int, default=3
@@ -102,32 +124,6 @@ class RecDiscNet(Reconstructor):
     uniform, background, clip : default="sd", False, True
         Width of uniform noise, whether ellipsoids reach beyond the brain, and whether noise is
         clipped, as for `corrupt`; ``"range"``, True and False in `published`.
-    scale : {None, "image"}, default=None
-        With ``"image"`` a map is divided by its own 99.9 % quantile and clipped at 1.
-        Probabilities need no scale.
-    threshold : threshold rule, optional
-        Rule that makes a map binary, fitted to held-out scans; by default
-        `HealthyRateThreshold(0.01)`.
-    calibration : float, int or None, default=0.25
-        The healthy scans for the threshold: a share of the subjects that is held out of the
-        training; a number of folds, each of which is one more training; or None, for no threshold.
-    smooth_mm : float, default=6.0
-        Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
-        inside the mask.
-    spacing : float or tuple of float of length 3, default=4.0
-        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    region : {"brain", "volume"}, default="brain"
-        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
-        initializes the network; or all, as published.
-    training : Training, optional
-        How the networks are trained; by default 4 epochs, one scan in a step (4 in `published`)
-        and a learning rate of Adam that falls from 0.003 to zero as a cosine. The weights of the
-        epoch with the smallest loss of held-out subjects are kept, as of `DenoisingAutoencoder`;
-        these have the same anomalies after each epoch.
-    device : str, default="auto"
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    random_state : int, RandomState or None, default=None
-        Seed of weights, split, order of scans and anomalies.
 
     Attributes
     ----------
@@ -161,67 +157,26 @@ class RecDiscNet(Reconstructor):
         validation_fraction=VALIDATION_FRACTION,
     )
 
-    moments_: dict[str, float]
-    box_: tuple[int, ...]
-
-    def __init__(
-        self,
-        noise: str = "mix",
-        mean: str = "half",
-        mse_weight: float = 5.0,
-        bce_weight: float = 1.0,
-        positive_weight: float = 20.0,
-        *,
-        reconstruction_width: int = 8,
-        discrimination_width: int = 8,
-        levels: int = 3,
-        stem: int | None = 16,
-        convolutions: int = 1,
-        output: str = "linear",
-        residual: str = "mean",
-        repeats: int = 4,
-        fresh: bool = True,
-        counts: Sequence[float] = COUNTS,
-        radii: Sequence[float] = RADII,
-        uniform: str = "sd",
-        background: bool = False,
-        clip: bool = True,
-        scale: str | None = None,
-        threshold: Any = None,
-        calibration: float | int | None = 0.25,
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        region: str = "brain",
-        training: Training | None = None,
-        device: str = "auto",
-        random_state: RandomState = None,
-    ) -> None:
-        super().__init__(training=training, device=device, random_state=random_state)
-        self.noise = noise
-        self.mean = mean
-        self.mse_weight = mse_weight
-        self.bce_weight = bce_weight
-        self.positive_weight = positive_weight
-        self.reconstruction_width = reconstruction_width
-        self.discrimination_width = discrimination_width
-        self.levels = levels
-        self.stem = stem
-        self.convolutions = convolutions
-        self.output = output
-        self.residual = residual
-        self.repeats = repeats
-        self.fresh = fresh
-        self.counts = counts
-        self.radii = radii
-        self.uniform = uniform
-        self.background = background
-        self.clip = clip
-        self.scale = scale
-        self.threshold = threshold
-        self.calibration = calibration
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.region = region
+    noise: str = "mix"
+    mean: str = "half"
+    mse_weight: NotNegative = 5.0
+    bce_weight: NotNegative = 1.0
+    positive_weight: NotNegative = 20.0
+    _: KW_ONLY
+    reconstruction_width: Count = 8
+    discrimination_width: Count = 8
+    levels: Count = 3
+    stem: Count | None = 16
+    convolutions: Count = 1
+    output: Literal["linear", "sigmoid"] = "linear"
+    residual: Literal["mean", "mean-of-abs", "low"] = "mean"
+    repeats: Count = 4
+    fresh: bool = True
+    counts: Sequence[float] = COUNTS
+    radii: Sequence[float] = RADII
+    uniform: str = "sd"
+    background: bool = False
+    clip: bool = True
 
     @classmethod
     def published(cls, **parameters: Any) -> RecDiscNet:
@@ -291,18 +246,9 @@ class RecDiscNet(Reconstructor):
     # Methods that the bases call
     # ------------------------------------------------------------------
 
-    def _check(self) -> None:
-        super()._check()
-        for name, choices in _CHOICES.items():
-            check_word(name, getattr(self, name), choices)
-        check_smoothing(self.smooth_mm, self.spacing)
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
         check_corruption(self.noise, self.mean, self.counts, self.radii, self.uniform)
-        for name in ("mse_weight", "bce_weight", "positive_weight"):
-            check_number(name, getattr(self, name))
-        for name in _COUNTS:
-            check_number(name, getattr(self, name), least=1, whole=True)
-        if self.stem is not None:
-            check_number("stem", self.stem, least=1, whole=True)
         if not self.mse_weight and not self.bce_weight:
             raise ValueError(
                 "mse_weight and bce_weight are both 0, so that nothing would be learned; give one "

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly.detectors.array_detector import ArrayDetector
-from anomaly.detectors.base import Scans
-from anomaly.detectors.features import SMOOTH_MM, check_smoothing
-from dmrifit._utils.checks import check_number, check_word
+from anomaly.detectors.base import AnomalyDetector, Scans
+from dmrifit._utils.checks import Count
 from dmrifit._utils.threads import one_thread
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 
 __all__ = ["PCADetector"]
 
-_RESIDUALS = ("mean", "mean-of-abs")
 #: Signals of all scans that are in memory at a time while components are computed: 16 MB.
 _VALUES_IN_MEMORY = 2**22
 
 
 @register
-class PCADetector(ArrayDetector):
+@dataclass(repr=False, eq=False)
+class PCADetector(AnomalyDetector):
     """
     Score of a voxel: its residual after projection onto principal components of healthy scans.
 
@@ -43,16 +42,16 @@ class PCADetector(ArrayDetector):
     ----------
     n_components : int, default=20
         Number of components; fewer, if there are fewer scans.
-    residual : {"mean", "mean-of-abs"}, default="mean"
-        Absolute value of the mean of the residual over directions, in which noise cancels, or the
-        mean of its absolute values, in which it does not.
+    threshold, calibration, scale : optional
+        As in `AnomalyDetector`; calibration is 4 by default.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask (for
         ``"mean"`` the mean, before its absolute value).
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold, calibration, scale : optional
-        As in `AnomalyDetector`; calibration is 4 by default.
+    residual : {"mean", "mean-of-abs"}, default="mean"
+        Absolute value of the mean of the residual over directions, in which noise cancels, or the
+        mean of its absolute values, in which it does not.
 
     Attributes
     ----------
@@ -73,24 +72,9 @@ class PCADetector(ArrayDetector):
         "explained_variance_",
     )
 
-    def __init__(
-        self,
-        n_components: int = 20,
-        *,
-        residual: str = "mean",
-        smooth_mm: float = SMOOTH_MM,
-        spacing: float | tuple[float, float, float] = 4.0,
-        threshold: Any = None,
-        calibration: float | int | None = 4,
-        scale: str | None = None,
-    ) -> None:
-        self.n_components = n_components
-        self.residual = residual
-        self.smooth_mm = smooth_mm
-        self.spacing = spacing
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
+    n_components: Count = 20
+    _: KW_ONLY
+    residual: Literal["mean", "mean-of-abs"] = "mean"
 
     def reconstruct(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
         """
@@ -119,11 +103,6 @@ class PCADetector(ArrayDetector):
             signals = self.mean_ + self._explained(self._centered(scans, i))
             rebuilt[i][self.known_] = np.where(inside[:, None], signals, 0)
         return rebuilt
-
-    def _check_parameters(self) -> None:
-        check_number("n_components", self.n_components, least=1, whole=True)
-        check_word("residual", self.residual, _RESIDUALS)
-        check_smoothing(self.smooth_mm, self.spacing)
 
     def _fit_scans(self, scans: Scans) -> None:
         with TemporaryDirectory() as folder:

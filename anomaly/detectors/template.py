@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from anomaly.detectors.alignment import align, guide_images, inverted, sampled
-from anomaly.detectors.array_detector import ArrayDetector
-from anomaly.detectors.base import Scans
+from anomaly.detectors.base import AnomalyDetector, Scans
 from anomaly.detectors.features import nearest_inside
 from anomaly.generators.implants import Look
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import Within
 from dmrifit._utils.counts import counted
-
-__all__ = [
-    "INSIDE_SHARE",
-    "LEAST_SUBJECTS",
-    "AlignedDetector",
-    "AlignedScans",
-    "Deviations",
-    "look_of",
-    "template_at",
-    "template_of",
-]
 
 #: Weight of the median variance against that of a voxel, in scans.
 _PRIOR_SCANS = 4.0
@@ -134,7 +122,8 @@ class Deviations:
         return cls(off, off_spread, z_mean, off_spread / np.maximum(spread_sd, _LEAST_SD))
 
 
-class AlignedDetector(ArrayDetector):
+@dataclass(repr=False, eq=False)
+class AlignedDetector(AnomalyDetector):
     """
     Base of detectors that align scans to the mean of healthy scans before they compare.
 
@@ -144,21 +133,11 @@ class AlignedDetector(ArrayDetector):
 
     _array_names: ClassVar[tuple[str, ...]] = ("template_", "guide_", "scales_")
 
-    smoothness: float | None
+    _needs_directions: ClassVar[bool] = True
+    _least_subjects: ClassVar[int] = LEAST_SUBJECTS
 
-    @property
-    def _needs_directions(self) -> bool:
-        return True
-
-    @property
-    def _least_subjects(self) -> int:
-        return LEAST_SUBJECTS
-
-    def _check_parameters(self) -> None:
-        if self.smoothness is not None:
-            check_number("smoothness", self.smoothness)
-            if not self.smoothness:
-                raise ValueError("smoothness must be a number above 0, or None, not 0")
+    _: KW_ONLY
+    smoothness: Annotated[float, Within(above=0)] | None = 2.0
 
     def _fit_scans(self, scans: Scans) -> None:
         looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]

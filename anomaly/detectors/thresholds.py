@@ -1,51 +1,55 @@
-"""Threshold rules, which turn anomaly maps into masks."""
+"""Threshold rules, which turn anomaly maps into masks, and their form in model files."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.features import check_spacing
-from anomaly.detectors.maps import (
-    ScoredScans,
-    Volumes,
-    checked_binary,
-    checked_masks,
-    checked_volumes,
-    open_map,
-)
-from dmrifit._utils.checks import check_number, check_word, is_number
+from dmrifit._utils.checks import Count, Within, check_fields, is_number
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import seed_for, seed_from
+from dmrifit.io.masks import zeros_and_ones
+from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.networks.volume_cases import listed
 
-# The classes of rules are added below, from the table of rules.
-__all__ = [
-    "RULES",
-    "RULE_CLASSES",
-    "SCOPES",
-    "STUDY_SPACING",
-    "ThresholdRule",
-    "limit_spread",
-    "open_map",
-    "rate_limits",
-]
+__all__ = ["open_map"]
 
 #: One threshold for all maps, or one for each.
 SCOPES = ("dataset", "image")
 #: Edge in mm of the voxels of the study.
 STUDY_SPACING = 2.4
+_KEYS = {"rule", "parameters", "fitted"}  # of a rule in a model file
+_FITTED = "threshold_"
 _N_DRAWS = 200  # of the bootstrap, each of as many scans as there are
 
 Scope = Literal["dataset", "image"]
+#: One array of several volumes, or a sequence of volumes.
+Volumes = Sequence[ArrayLike] | NDArray[Any]
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredScans:
+    """Maps (x, y, z) with the voxels that count, and with lesions where available."""
+
+    volumes: list[NDArray[Any]]
+    masks: list[NDArray[np.bool_]]
+    lesions: list[NDArray[np.bool_]] | None
+
+    def inside(self) -> list[NDArray[Any]]:
+        """Return the scores of the voxels that count, shape (n_voxels,), of each scan."""
+        return [volume[mask] for volume, mask in zip(self.volumes, self.masks, strict=True)]
+
+
+@dataclass(repr=False, eq=False)
 class ThresholdRule(BaseEstimator, ABC):
     """
     Base of threshold rules; a voxel is anomalous if its score is *above* the threshold.
@@ -66,8 +70,6 @@ class ThresholdRule(BaseEstimator, ABC):
 
     needs_truth = False
     needs_healthy = False
-
-    threshold_: float
 
     def fit(
         self, maps: Volumes, masks: Volumes | None = None, truths: Volumes | None = None
@@ -174,8 +176,7 @@ class ThresholdRule(BaseEstimator, ABC):
         return scans, [np.float64(limit) for limit in self._limits(scans)]
 
     def _check_parameters(self) -> None:
-        scope = getattr(self, "scope", SCOPES[0])
-        check_word("scope", scope, SCOPES)
+        check_fields(self)
 
     @abstractmethod
     def _choose(self, scans: ScoredScans) -> None:
@@ -184,12 +185,16 @@ class ThresholdRule(BaseEstimator, ABC):
     def _limits(self, scans: ScoredScans) -> list[float]:
         return [self.threshold_] * len(scans.volumes)
 
+    def _is_common(self) -> bool:
+        """Tell whether all maps have one threshold."""
+        return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
+
 
 class _OwnThreshold(ThresholdRule):
     """A rule that computes its threshold from the scores alone, of one map or of all."""
 
     def _choose(self, scans: ScoredScans) -> None:
-        self.threshold_ = self._of_all(scans) if self._is_common() else float("nan")
+        self.threshold_: float = self._of_all(scans) if self._is_common() else float("nan")
 
     def _limits(self, scans: ScoredScans) -> list[float]:
         if self._is_common():
@@ -199,22 +204,19 @@ class _OwnThreshold(ThresholdRule):
             limits.append(self._of_all(ScoredScans([volume], [mask], None)))
         return limits
 
-    def _is_common(self) -> bool:
-        return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
-
     @abstractmethod
     def _of_all(self, scans: ScoredScans) -> float:
         """Compute the common threshold of scans."""
 
 
+@dataclass(repr=False, eq=False)
 class _TruthThreshold(ThresholdRule):
     """A rule that chooses the threshold with the best agreement with the lesions."""
 
     needs_truth = True
-    thresholds_: list[float]
 
-    def __init__(self, *, scope: Scope = "dataset") -> None:
-        self.scope = scope
+    _: KW_ONLY
+    scope: Scope = "dataset"
 
     def _choose(self, scans: ScoredScans) -> None:
         levels = []
@@ -228,19 +230,18 @@ class _TruthThreshold(ThresholdRule):
                 f"{type(self).__name__} needs lesions inside the masks; there is no voxel in "
                 f"{counted(len(levels), 'scan')}"
             )
-        if self.scope == SCOPES[0]:
-            self.thresholds_ = []
+        self.thresholds_: list[float] = []
+        if self._is_common():
             self.threshold_ = self._best(with_lesion)
             return
         self.threshold_ = float("nan")
-        self.thresholds_ = []
         for scan in levels:
             # Without a lesion the best that a map can do is to stay empty.
             best = self._best([scan]) if scan.n_lesion else float(scan.scores[0])
             self.thresholds_.append(best)
 
     def _limits(self, scans: ScoredScans) -> list[float]:
-        if self.scope == SCOPES[0]:
+        if self._is_common():
             return super()._limits(scans)
         if len(scans.volumes) != len(self.thresholds_):
             raise ValueError(
@@ -275,6 +276,7 @@ class _TruthThreshold(ThresholdRule):
         """Rate the mask of each score level of a scan against the lesion."""
 
 
+@dataclass(repr=False, eq=False)
 class FixedThreshold(_OwnThreshold):
     """
     A threshold that was chosen before.
@@ -287,8 +289,7 @@ class FixedThreshold(_OwnThreshold):
         probabilities.
     """
 
-    def __init__(self, value: float) -> None:
-        self.value = value
+    value: float
 
     def _check_parameters(self) -> None:
         if not is_number(self.value) or not np.isfinite(self.value):
@@ -298,6 +299,7 @@ class FixedThreshold(_OwnThreshold):
         return float(self.value)
 
 
+@dataclass(repr=False, eq=False)
 class OtsuThreshold(_OwnThreshold):
     """
     The threshold that separates scores best into two groups, by Otsu's criterion.
@@ -315,13 +317,14 @@ class OtsuThreshold(_OwnThreshold):
     Otsu, IEEE Trans Syst Man Cybern 9:62–66, 1979.
     """
 
-    def __init__(self, *, scope: Scope = "dataset") -> None:
-        self.scope = scope
+    _: KW_ONLY
+    scope: Scope = "dataset"
 
     def _of_all(self, scans: ScoredScans) -> float:
         return _otsu(np.concatenate(scans.inside()))
 
 
+@dataclass(repr=False, eq=False)
 class MeanPoolThreshold(_OwnThreshold):
     """
     The largest mean of a map over windows, 16³ voxels of 2.4 mm in the study.
@@ -346,20 +349,13 @@ class MeanPoolThreshold(_OwnThreshold):
     Weninger et al., Sci Rep, 2023.
     """
 
-    def __init__(
-        self,
-        size_mm: float = 38.4,
-        *,
-        spacing: float | tuple[float, float, float] | None = None,
-        scope: Scope = "dataset",
-    ) -> None:
-        self.size_mm = size_mm
-        self.spacing = spacing
-        self.scope = scope
+    size_mm: Annotated[float, Within(above=0)] = 38.4
+    _: KW_ONLY
+    spacing: float | tuple[float, float, float] | None = None
+    scope: Scope = "dataset"
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        check_number("size_mm", self.size_mm, above=0)
         if self.spacing is not None:
             check_spacing(self.spacing)
 
@@ -410,6 +406,7 @@ class BestDiceThreshold(_TruthThreshold):
         return 2 * scan.n_true / (scan.n_marked + scan.n_lesion)
 
 
+@dataclass(repr=False, eq=False)
 class HealthyRateThreshold(_OwnThreshold):
     """
     The lowest threshold that keeps false positives in healthy scans at or below a rate.
@@ -423,20 +420,14 @@ class HealthyRateThreshold(_OwnThreshold):
 
     needs_healthy = True
 
-    def __init__(self, rate: float = 0.01) -> None:
-        self.rate = rate
-
-    def _check_parameters(self) -> None:
-        if not is_number(self.rate) or not 0 <= self.rate < 1:
-            raise ValueError(
-                f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}"
-            )
+    rate: Annotated[float, Within(below=1)] = 0.01
 
     def _of_all(self, scans: ScoredScans) -> float:
         limits, _ = rate_limits(scans.inside(), [self.rate])
         return float(limits[0])
 
 
+@dataclass(repr=False, eq=False)
 class HealthyScanThreshold(_OwnThreshold):
     """
     The lowest threshold with a guarantee for a new healthy scan of the same site and protocol.
@@ -471,25 +462,11 @@ class HealthyScanThreshold(_OwnThreshold):
 
     needs_healthy = True
 
-    def __init__(
-        self,
-        level: float = 0.9,
-        *,
-        counted: Literal["components", "voxels"] = "components",
-        rate: float = 0.01,
-        opening: int = 3,
-    ) -> None:
-        self.level = level
-        self.counted = counted
-        self.rate = rate
-        self.opening = opening
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_word("counted", self.counted, ("components", "voxels"))
-        check_number("level", self.level, least=0.5, below=1)
-        check_number("rate", self.rate, below=1)
-        check_number("opening", self.opening, least=1, whole=True)
+    level: Annotated[float, Within(0.5, below=1)] = 0.9
+    _: KW_ONLY
+    counted: Literal["components", "voxels"] = "components"
+    rate: Annotated[float, Within(below=1)] = 0.01
+    opening: Count = 3
 
     def _of_all(self, scans: ScoredScans) -> float:
         n = len(scans.volumes)
@@ -565,7 +542,6 @@ RULE_CLASSES: dict[str, type[ThresholdRule]] = {
     type(rule).__name__: type(rule)
     for rule in (FixedThreshold(0.5), HealthyScanThreshold(), *RULES.values())
 }
-__all__ += sorted(RULE_CLASSES)
 
 
 def rate_limits(
@@ -676,10 +652,8 @@ def _rate_limits_of_draws(
 
 def _highest_cube(volume: NDArray[Any], mask: NDArray[np.bool_], edge: int) -> float:
     """Compute the largest over all cubes inside a mask of the smallest score in a cube."""
-    from scipy.ndimage import minimum_filter
-
     inside = np.where(mask, volume, -np.inf)
-    smallest = minimum_filter(inside, size=edge, mode="constant", cval=-np.inf)
+    smallest = ndimage.minimum_filter(inside, size=edge, mode="constant", cval=-np.inf)
     highest = float(smallest.max())
     # No cube fits into the mask, and any threshold leaves nothing.
     return highest if np.isfinite(highest) else float(volume[mask].min())
@@ -710,16 +684,14 @@ def _otsu(values: NDArray[Any]) -> float:
 
 
 def _largest_mean(volume: NDArray[Any], edges: NDArray[Any]) -> float:
-    """Compute the largest mean over boxes inside a volume, by cumulative sums along each axis."""
-    sums = volume.astype(np.float64)
-    n = 1
-    for axis, edge in enumerate(edges.tolist()):
-        edge = min(edge, sums.shape[axis])
-        sums = np.moveaxis(np.cumsum(sums, axis=axis), axis, 0)
-        first = sums[edge - 1 : edge]
-        sums = np.moveaxis(np.concatenate([first, sums[edge:] - sums[:-edge]]), 0, axis)
-        n *= edge
-    return float(sums.max() / n)
+    """Compute the largest mean over boxes inside a volume."""
+    edges = np.minimum(edges, volume.shape)
+    means = ndimage.uniform_filter(volume.astype(np.float64), edges, mode="constant")
+    # Only of these voxels the box lies inside the volume.
+    inner = tuple(
+        slice(n // 2, n // 2 + size - n + 1) for n, size in zip(edges, volume.shape, strict=True)
+    )
+    return float(means[inner].max())
 
 
 def _score_levels(values: NDArray[Any], lesion: NDArray[np.bool_]) -> _ScoreLevels:
@@ -729,3 +701,168 @@ def _score_levels(values: NDArray[Any], lesion: NDArray[np.bool_]) -> _ScoreLeve
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     n_true = np.cumsum(lesion[order])[last]
     return _ScoreLevels(ranked[last], n_true, last + 1, int(n_true[-1]))
+
+
+# Maps -------------------------------------------------------------------------------------------
+
+
+def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
+    """
+    Remove structures that are smaller than a cube (binary opening).
+
+    Parameters
+    ----------
+    binary : array_like of shape (x, y, z) or (n, x, y, z)
+        Anomalous voxels; each volume is opened by itself.
+    size : int, default=3
+        Edge of the cube in voxels.
+
+    Returns
+    -------
+    ndarray of bool
+        Of the same shape: the union of all cubes of anomalous voxels that lie in the volume.
+
+    Raises
+    ------
+    ValueError
+        If there are not three or four axes, values are not 0 and 1, or the size is below 1.
+    """
+    marked = np.asarray(binary)
+    if marked.ndim not in (3, 4):
+        raise ValueError(
+            "a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the "
+            f"shape {marked.shape}"
+        )
+    marked = zeros_and_ones(marked, "the map")
+    if not is_number(size) or int(size) != size or size < 1:
+        raise ValueError(f"size must be a whole number of voxels of 1 or more, not {size!r}")
+    sizes = (1,) * (marked.ndim - 3) + (int(size),) * 3
+    return ndimage.grey_opening(marked.view(np.uint8), sizes, mode="constant").astype(bool)
+
+
+def checked_volumes(maps: Volumes, label: str) -> list[NDArray[Any]]:
+    """
+    Check maps.
+
+    Shapes: `maps` (n, x, y, z); returns (x, y, z).
+    """
+    volumes = [np.asarray(volume) for volume in listed(maps, f"{label}s")]
+    for i, volume in enumerate(volumes):
+        if volume.ndim != 3:
+            raise ValueError(
+                f"{label} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
+            )
+        is_numeric = volume.dtype.kind in "fiub"
+        n = np.count_nonzero(~np.isfinite(volume)) if is_numeric else volume.size
+        if n:
+            raise ValueError(
+                f"{label} {i} contains {counted(n, 'non-finite value')} ({volume.dtype}); set "
+                "voxels without a score to 0"
+            )
+    for i, volume in enumerate(volumes):
+        if volume.dtype.kind in "iub":
+            volumes[i] = volume.astype(np.float32)
+    return volumes
+
+
+def checked_masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
+    """
+    Check masks of maps.
+
+    Shapes: `volumes` (x, y, z); returns (x, y, z).
+    """
+    if masks is None:
+        return [np.ones(volume.shape, dtype=bool) for volume in volumes]
+    checked = checked_binary(masks, volumes, "mask")
+    for i, mask in enumerate(checked):
+        if not mask.any():
+            raise ValueError(
+                f"mask {i} is empty; leave the scan out or mark the voxels that count"
+            )
+    return checked
+
+
+def checked_binary(
+    values: Volumes, volumes: list[NDArray[Any]], label: str
+) -> list[NDArray[np.bool_]]:
+    """
+    Check arrays of 0 and 1, one for each map.
+
+    Shapes: `volumes` (x, y, z); returns (x, y, z).
+    """
+    arrays = [np.asarray(array) for array in listed(values, f"{label}s")]
+    if len(arrays) != len(volumes):
+        raise ValueError(
+            f"{counted(len(arrays), label)} for {counted(len(volumes), 'map')}; give one for each"
+        )
+    for i, (array, volume) in enumerate(zip(arrays, volumes, strict=True)):
+        if array.shape != volume.shape:
+            raise ValueError(
+                f"{label} {i} has shape {array.shape} and its map {volume.shape}; bring both to "
+                "one grid"
+            )
+        arrays[i] = zeros_and_ones(array, f"{label} {i}")
+    return arrays
+
+
+# Model files ------------------------------------------------------------------------------------
+
+
+def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
+    """Give a threshold rule as JSON."""
+    if rule is None:
+        return None
+    name = type(rule).__name__
+    # A user's rule of the same name has other code, and must not come back as ours.
+    if RULE_CLASSES.get(name) is not type(rule):
+        raise TypeError(
+            f"the threshold {rule!r} cannot be stored in a model file; "
+            f"{', '.join(sorted(RULE_CLASSES))} can"
+        )
+    if getattr(rule, "thresholds_", ()):
+        raise TypeError(
+            f"the threshold {rule!r} has a limit for each scan it was fitted to, "
+            "which belong to no others"
+        )
+    fitted = {}
+    if hasattr(rule, _FITTED):
+        fitted[_FITTED] = encoded(rule.threshold_, _FITTED)
+    parameters = rule.get_params(deep=False)
+    return {
+        "rule": name,
+        "parameters": {key: encoded(value, key) for key, value in parameters.items()},
+        "fitted": fitted,
+    }
+
+
+def decoded_rule(content: Any) -> ThresholdRule | None:
+    """Build a threshold rule from its JSON."""
+    if content is None:
+        return None
+    refuse_keys(content, _KEYS, "key of a threshold", complete=True)
+    name = content["rule"]
+    if not isinstance(name, str) or name not in RULE_CLASSES:
+        raise RefusedError(f"there is no threshold rule {name!r}")
+    cls = RULE_CLASSES[name]
+    expected = set(cls._get_param_names())
+    refuse_keys(content["parameters"], expected, "parameter of a threshold", complete=True)
+    parameters = {key: decoded(value) for key, value in content["parameters"].items()}
+    rule: ThresholdRule = cls(**parameters)
+    try:
+        rule._check_parameters()
+    except (TypeError, ValueError) as error:
+        raise RefusedError(f"a threshold has an impossible parameter: {error}") from None
+    fitted = content["fitted"]
+    if fitted == {}:
+        return rule
+    if not isinstance(fitted, dict) or set(fitted) != {_FITTED}:
+        raise RefusedError(f"{fitted!r} is not what a threshold has fitted")
+    threshold = decoded(fitted[_FITTED])
+    if not is_number(threshold):
+        raise RefusedError(f"{_FITTED} of a threshold is {threshold!r}, not a number")
+    if np.isnan(threshold) and rule._is_common():
+        raise RefusedError(f"{_FITTED} of a threshold of all maps is missing (NaN)")
+    if rule.needs_truth and not rule._is_common():
+        raise RefusedError(f"{rule!r} has a limit for each scan it was fitted to")
+    rule.threshold_ = threshold
+    return rule

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +15,6 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 
 if TYPE_CHECKING:
-    import nibabel as nib
     import pandas as pd
 
 #: Columns of the table of detected lesions.

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 
 from anomaly.scans.cases import UNWEIGHTED, Case, normalized
 from anomaly.scans.directions import (
@@ -41,9 +43,6 @@ from dmrifit.io.grids import (
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, Images, image_name, image_of
 from dmrifit.io.series import Series, read_map
-
-if TYPE_CHECKING:
-    import nibabel as nib
 
 __all__ = ["PreparedScan", "prepare_scan"]
 
@@ -634,8 +633,6 @@ def _shell_levels(protocol: Protocol) -> list[float]:
 
 def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.bool_]:
     """Segment the brain in the signal at b = 0."""
-    from scipy.ndimage import binary_fill_holes
-
     picture = np.nan_to_num(values).mean(axis=-1, dtype=np.float64)
     edge = float(np.cbrt(voxel_volume(series.affine)))
     radius = int(np.clip(np.rint(_SMOOTHED / edge), 1, 4))

@@ -32,6 +32,7 @@ from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import upright_edges
+from dmrifit.io.nifti import read_grid
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register, registered
 from dmrifit.networks.volume_cases import called
@@ -137,14 +138,14 @@ class SeriesFiles:
 
 
 def read_series(
-    table: str | Path, *, failed: list[dict[str, str]] | None = None
+    table: str | Path | Sequence[Path], *, failed: list[dict[str, str]] | None = None
 ) -> list[SeriesFiles]:
     """
-    Read a table or a folder of series, without reading the images.
+    List the series of a table or a folder, or named images, without reading the images.
 
     Parameters
     ----------
-    table : path
+    table : path or sequence of path
         Tab-separated (``.csv``: comma-separated), as for `read_cases`: ``patient`` and ``image``
         are required; ``bval`` and ``bvec`` (by default the files next to the image), ``name``,
         ``brain``, ``tissue``, ``lesion``, ``followup``, ``age``, ``sex``, ``site``, ``grade``,
@@ -383,8 +384,6 @@ class SeriesDetector(BaseEstimator):
             As `prepare_scan`, or if its voxel size differs from that of the training scans, which
             are no cubes.
         """
-        from dmrifit.io.nifti import read_grid
-
         check_is_fitted(self, "detector_")
         spacing = self.spacing
         if spacing is None:

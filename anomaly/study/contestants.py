@@ -17,18 +17,6 @@ from dmrifit._utils.counts import counted, first_few
 if TYPE_CHECKING:
     from anomaly.scans.cases import Case
 
-__all__ = [
-    "AS_GIVEN",
-    "Bench",
-    "Entry",
-    "Maps",
-    "Rules",
-    "checked_rules",
-    "control_entries",
-    "method_entries",
-    "rules_of",
-]
-
 #: The rule of methods that give masks instead of scores.
 AS_GIVEN = "as given"
 

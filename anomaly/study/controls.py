@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from anomaly.scans.cases import Case
 
-__all__ = ["BRIGHTNESS", "CONTROLS", "control_maps"]
-
 #: The map of one minus the mean signal: what diffuses fast, wherever it is.
 BRIGHTNESS = "1 − mean signal"
 #: Rows that no detector should fall short of.

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors.thresholds import rate_limits
-from dmrifit.stats.lesion_matching import label_components
+from dmrifit.io.components import label_components
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["CURVE_RATES", "FULL_RATE", "LOW_RATES", "coverage_curve", "curve_areas"]
 
 #: Rate of false positives up to which the area under a curve is taken.
 FULL_RATE = 0.3
@@ -46,11 +44,6 @@ def coverage_curve(
     import pandas as pd
 
     steps = np.unique(np.asarray(rates, dtype=np.float64))
-    if not len(healthy) or not len(steps) or steps[0] < 0 or steps[-1] > 1:
-        raise ValueError(
-            f"a curve needs healthy scans, not {len(healthy)}, and rates from 0 to 1, not "
-            f"{list(rates)}"
-        )
     limits, realized = rate_limits(healthy, steps)
     coverages, sensitivities, hits = [], [], []
     for values, lesion, mask in zip(scores, lesions, masks, strict=True):

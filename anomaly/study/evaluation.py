@@ -17,10 +17,8 @@ from anomaly.study.contestants import (
     method_entries,
     rules_of,
 )
-from anomaly.study.controls import BRIGHTNESS, CONTROLS
-from anomaly.study.followup import FollowupOverlap, overlap_with_followup
+from anomaly.study.controls import CONTROLS
 from anomaly.study.scores import score_method
-from anomaly.study.strata import STRATA
 from anomaly.study.summaries import (
     area_summary,
     followup_summary,
@@ -36,18 +34,7 @@ if TYPE_CHECKING:
 
     from anomaly.scans.cases import Case
 
-__all__ = [
-    "AS_GIVEN",
-    "BRIGHTNESS",
-    "CONTROLS",
-    "STRATA",
-    "FollowupOverlap",
-    "choose_by_loss",
-    "evaluate_detectors",
-    "format_summary",
-    "healthy_folds",
-    "overlap_with_followup",
-]
+__all__ = ["evaluate_detectors", "healthy_folds"]
 
 
 def evaluate_detectors(
@@ -265,24 +252,6 @@ def healthy_folds(
     for train, validation in splitter.split(patients, groups=patients):
         folds.append((train.tolist(), validation.tolist()))
     return folds
-
-
-def choose_by_loss(losses: Mapping[str, Sequence[float]]) -> str:
-    """Select the configuration with the lowest mean loss on healthy validation scans."""
-    # Means over different folds cannot be compared.
-    n_losses = {name: len(values) for name, values in losses.items()}
-    counts = set(n_losses.values())
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(f"each configuration needs a loss for every fold, not {n_losses}")
-    diverged = []
-    for name, values in losses.items():
-        if not np.isfinite(np.asarray(values, dtype=np.float64)).all():
-            diverged.append(name)
-    if diverged:
-        raise ValueError(
-            f"losses that are not finite: {', '.join(diverged)}; leave out what did not converge"
-        )
-    return min(losses, key=lambda name: float(np.mean(losses[name])))
 
 
 def _number(value: float, digits: int = 3) -> str:

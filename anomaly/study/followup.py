@@ -16,7 +16,7 @@ from dmrifit.stats.metrics import dice
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FollowupOverlap", "overlap_with_followup"]
+__all__ = ["overlap_with_followup"]
 
 
 @dataclass(frozen=True, eq=False)

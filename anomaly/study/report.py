@@ -26,6 +26,7 @@ from dmrifit.report.page import (
     Picture,
     Section,
     Table,
+    Texts,
     few_note,
     notice_lead,
     origin,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "STORED", "rule_in_use", "write_evaluation"]
 
+_TEXTS = Texts(__file__)
 #: Tables of a comparison.
 KINDS = (
     "summary",
@@ -63,42 +65,8 @@ STORED = ", stored"
 _OPEN_SCANS = 3  # scans that are shown without a click
 _OPENING = 3  # voxels along the edge of the cube
 _OPENED = f"after removing what is smaller than {_OPENING}³ voxels"
-_EXPLAINED = (
-    "Scored inside white and gray matter; each patient counts once. Dice is the overlap of what "
-    "is marked with the lesions: 0 is none, 1 perfect. AUC is the chance that a voxel of a lesion "
-    "has a higher score than another one. Opening removes what is smaller than a cube of "
-    f"{_OPENING}³ voxels. Gray rows were made without having learned anything."
-)
-_RULES_EXPLAINED = (
-    ("Otsu", "parts the scores of all scans into two classes, each as even as possible"),
-    ("mean pool", "the largest mean score of a cube of 38 mm, averaged over scans"),
-    ("healthy rate", "the score that 1 % of the voxels of healthy scans exceed"),
-    ("…, each scan", "the same, for every scan by itself"),
-    ("Youden, best Dice", "know the lesions: how good a map could be, not how good it is"),
-    (AS_GIVEN, "a mask, such as that at the threshold that is stored with a model"),
-)
 
 _OVERLAP = "Dice, opened {dice_opened:.2f} | Dice, raw {dice:.2f}"
-_AREAS = (
-    "method {method} | area, right, up to 0.3 {area:.3f} | "
-    "area, left, 0.001 to 0.01 {area_low:.3f}"
-)
-_FALSE = (
-    "false, % {false_positive_rate:.1%} | opened, % {false_positive_rate_opened:.1%} | "
-    "scans without, % {empty_opened:.1%}"
-)
-_FALSE_OF_SCAN = (
-    "scan {name} | method {method} | false, % {false_positive_rate:.1%} | "
-    "regions {n_components_opened:.0f}"
-)
-_LESIONS = (
-    "found {n_found:.0f} of {n_lesions:.0f} | share right {precision:.2f} | "
-    "false {n_false_positives:.0f}"
-)
-_GROWTH = (
-    "grade {grade} | where it grew {n_colocated:.0f} of {n_mismatch:.0f} | "
-    "by chance {expected:.1f}"
-)
 
 
 def write_evaluation(
@@ -275,22 +243,18 @@ def _sections(comparison: _Comparison, figures: int, command: str) -> list[Secti
         Section(
             "Lesion by lesion",
             *_by_rule(
-                "Regions of opened masks; a lesion is found when one shares a voxel with it. "
-                "Share right: of the regions, those that touch a lesion; false: those that touch "
-                "none.",
+                _TEXTS["regions"],
                 lesion_scores,
-                _LESIONS,
+                _TEXTS["lesions"],
                 comparison.rule,
             ),
         ),
         Section(
             "Where lesions grow later",
             *_by_rule(
-                "Of the patients with a marked region outside the lesion: in how many it lies "
-                "where the lesion is later, and how many regions of these sizes at other places "
-                "would reach by chance.",
+                _TEXTS["growth_explained"],
                 tables["followup"],
-                _GROWTH,
+                _TEXTS["growth"],
                 comparison.rule,
             ),
         ),
@@ -311,26 +275,26 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
         threshold = f"at its threshold by the rule {comparison.rule}"
     name = shown.removesuffix(STORED)
     dice = scans.groupby("patient")["dice_opened"].mean()
-    answer = (
-        f"{name} {threshold} marks regions whose overlap with the lesions (Dice) is "
-        f"{fixed(dice.mean(), 2)}, the mean of {counted(len(dice), 'patient')}, {_OPENED}; "
-        "0 is none, 1 perfect."
+    answer = _TEXTS(
+        "answer",
+        name=name,
+        threshold=threshold,
+        dice=fixed(dice.mean(), 2),
+        patients=counted(len(dice), "patient"),
+        opened=_OPENED,
     )
     false_ml = comparison.false_volumes(shown)
     if len(false_ml):
-        answer += (
-            f" In {counted(len(false_ml), 'healthy scan')} it marks "
-            f"{significant(false_ml.median(), 2)} mL by mistake (median; at most "
-            f"{significant(false_ml.max(), 2)} mL), {_OPENED}."
+        answer += " " + _TEXTS(
+            "false_volume",
+            scans=counted(len(false_ml), "healthy scan"),
+            median=significant(false_ml.median(), 2),
+            most=significant(false_ml.max(), 2),
+            opened=_OPENED,
         )
     yield answer
-    yield Picture(
-        plot_examples(comparison.examples(shown, scans), name),
-        f"Best, median and worst scan by {name}, with reference lesion and what is marked",
-        "The slice with most of the lesion, over the mean diffusion signal; marked is what is "
-        f"left {_OPENED} (opened). The patient's right is at the left.",
-        name="examples",
-    )
+    figure = plot_examples(comparison.examples(shown, scans), name)
+    yield _TEXTS.picture("examples", figure, method=name, opened=_OPENED)
 
 
 def _introduction(comparison: _Comparison) -> Iterator[str]:
@@ -351,7 +315,7 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
 
     summary = comparison.tables["summary"]
     is_in_use = summary["rule"].isin((comparison.rule, AS_GIVEN))
-    text = _EXPLAINED
+    text = _TEXTS("explained", opening=_OPENING)
     if comparison.rule:
         text += f" Thresholds of maps are those by the rule {comparison.rule}."
     yield text
@@ -360,16 +324,14 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
         yield table if part == "all" else Fold(f"Lesions of the kind {part}", table)
     opening = None
     if (~summary["needs_truth"].astype(bool) & ~summary["control"].astype(bool)).any():
-        alt = "Dice coefficients by rule and method, above the threshold and after opening"
-        figure = plot_opening(comparison.tables)
-        opening = Picture(figure, alt, "Means over patients.", name="opening")
+        opening = _TEXTS.picture("opening", plot_opening(comparison.tables))
     of_all = summary[(summary["part"] == "all") & (summary["rule"] != AS_GIVEN)]
     thresholds = comparison.tables["thresholds"].dropna(subset="threshold")
     thresholds = thresholds[~thresholds["method"].isin(CONTROLS)]
     limits = "method {method} | rule {rule} | threshold {threshold:.4s}"
     yield Fold(
         "All rules for thresholds",
-        Table(_RULES_EXPLAINED, ["rule", "where it sets the threshold"]),
+        Table(_TEXTS["rules"].items(), ["rule", "where it sets the threshold"]),
         opening,
         Table(of_all, f"method {{method}} | rule {{rule}} | {_OVERLAP}"),
         Heading("Thresholds that all scans share") if len(thresholds) else None,
@@ -408,9 +370,7 @@ def _densities(comparison: _Comparison) -> Iterator[Picture]:
     text = ""
     if comparison.rule:
         text = f"Each curve has the area 1. Dotted: the threshold by {comparison.rule}."
-    yield Picture(
-        figure, "Densities of scores in healthy persons and patients", text, name="densities"
-    )
+    yield _TEXTS.picture("densities", figure, text=text)
 
 
 def _healthy(comparison: _Comparison) -> Iterator[Any]:
@@ -420,27 +380,20 @@ def _healthy(comparison: _Comparison) -> Iterator[Any]:
     if not len(comparison.healthy):
         return
     if len(tables["curves"]):
-        yield Picture(
-            plot_curves(tables),
-            "Coverage of lesions over false positives",
-            "Share of each lesion that is above the threshold (mean), over the share of voxels of "
-            "healthy persons that are: false positives are counted in healthy persons only.",
-            name="curves",
-        )
-        yield Table(tables["areas"], _AREAS)
+        yield _TEXTS.picture("curves", plot_curves(tables))
+        yield Table(tables["areas"], _TEXTS["areas"])
     summary = tables["summary"].query("part == 'all' and not needs_truth")
-    text = (
-        "Share of the voxels of healthy scans that are marked, before and after opening, and of "
-        "the healthy scans in which nothing is."
-    )
-    yield from _by_rule(text, summary, _FALSE, comparison.rule)
+    text = _TEXTS["false_explained"]
+    yield from _by_rule(text, summary, _TEXTS["false"], comparison.rule)
     table = tables["healthy"]
     is_shown = table["rule"].isin((comparison.rule, AS_GIVEN)) & ~table["control"].astype(bool)
     rows = table[is_shown]
-    over_scans = (
-        "Means over healthy scans, with 95 % intervals over scans, not over voxels (bootstrap)."
+    yield Fold(
+        "Over scans",
+        _TEXTS["over_scans"],
+        *_means_over_scans(rows),
+        Table(rows, _TEXTS["false_of_scan"]),
     )
-    yield Fold("Over scans", over_scans, *_means_over_scans(rows), Table(rows, _FALSE_OF_SCAN))
 
 
 def _means_over_scans(table: pd.DataFrame) -> Iterator[str]:
@@ -462,13 +415,7 @@ def _strata(comparison: _Comparison) -> Iterator[Any]:
 
     table = comparison.tables["strata"]
     if comparison.rule in set(table["rule"]):
-        yield Picture(
-            plot_strata(comparison.tables, rule=comparison.rule),
-            "AUC and sensitivity by place in the brain",
-            "The study's weak spots: near the cortex, at deep nuclei, low in the brain. They "
-            "overlap.",
-            name="strata",
-        )
+        yield _TEXTS.picture("strata", plot_strata(comparison.tables, rule=comparison.rule))
     columns = "place {stratum} | AUC {auc:.2f} | Dice, opened {dice_opened:.2f}"
     blind = table[~table["needs_truth"].astype(bool)]
     yield Fold("AUC and Dice by place", *_by_rule("", blind, columns, comparison.rule))
@@ -491,11 +438,13 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
         all_maps[name] = [*comparison.maps[name], *comparison.healthy_maps.get(name, ())]
     limits = map_limits(all_maps, [*comparison.cases, *comparison.healthy])
     healthy_words = ", and a healthy one" if len(comparison.healthy) else ""
-    yield (
-        f"{len(order)} of {counted(len(comparison.cases), 'scan')}, those in which {shown} has "
-        f"the lowest Dice first{healthy_words}. Each "
-        "method has one scale for all scans; the threshold is that by "
-        f"{comparison.rule or 'its makers'}. The patient's right is at the left."
+    yield _TEXTS(
+        "panels",
+        n_shown=len(order),
+        scans=counted(len(comparison.cases), "scan"),
+        shown=shown,
+        healthy_words=healthy_words,
+        rule=comparison.rule or "its makers",
     )
     panels = [(comparison.cases[i], comparison.maps, i) for i in order]
     if len(comparison.healthy):

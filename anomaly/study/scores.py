@@ -13,12 +13,11 @@ from anomaly.detectors.thresholds import ThresholdRule, open_map
 from anomaly.study.contestants import AS_GIVEN, Bench, Entry
 from anomaly.study.coverage_curves import coverage_curve
 from anomaly.study.followup import overlap_with_followup
-from dmrifit.stats.lesion_matching import label_components, lesion_counts, lesion_table
+from dmrifit.io.components import label_components
+from dmrifit.stats.lesion_matching import lesion_counts, lesion_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["RATES", "score_method"]
 
 #: Columns of false-positive rates, raw and opened.
 RATES = ("false_positive_rate", "false_positive_rate_opened")

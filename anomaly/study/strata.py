@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from anomaly.scans.cases import Case
 
-__all__ = ["ELSEWHERE", "NEAR_MM", "STRATA", "strata_masks"]
-
 #: The study's weak spots. They may overlap.
 STRATA = ("near cortex", "deep nuclei", "basal")
 #: What is left.

@@ -14,15 +14,6 @@ from dmrifit.stats.patient_summary import in_parts, summarize
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "KEYS",
-    "area_summary",
-    "followup_summary",
-    "lesion_summary",
-    "scan_summary",
-    "strata_summary",
-]
-
 #: What tells rows of a method and a rule apart.
 KEYS = ["method", "control", "rule", "needs_truth"]
 

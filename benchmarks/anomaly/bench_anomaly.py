@@ -16,6 +16,7 @@ not repeated as long as the code is the same. Each process computes on one threa
 measures speed and memory at the published size and adds them to the stored result.
 """
 
+import argparse
 import json
 import time
 from collections import Counter
@@ -40,6 +41,7 @@ from anomaly.scans.cases import Case
 from anomaly.study.evaluation import healthy_folds
 from benchmarks import _boards as boards
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks.anomaly import _anomaly_speed as speed
 from benchmarks.claims.weninger.board import (
     anomaly_board,
@@ -50,12 +52,10 @@ from benchmarks.claims.weninger.board import (
 )
 from benchmarks.claims.weninger.methods import (
     COHORTS,
-    HEALTHY_RATE,
     IMAGE_SCALE,
     NOISES,
     OWN,
     REFERENCE,
-    STRICT_RATE,
     board_rules,
     method_name,
 )
@@ -72,8 +72,8 @@ OF_MAPS = (
 OF_EVALUATION = (
     *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
     *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
-    *("anomaly.study.strata", "anomaly.study.summaries", "anomaly.detectors.maps"),
-    *("anomaly.detectors.thresholds", "dmrifit.stats.lesion_matching"),
+    *("anomaly.study.strata", "anomaly.study.summaries", "anomaly.detectors.thresholds"),
+    "dmrifit.stats.lesion_matching",
     "dmrifit.stats.patient_summary",
     "benchmarks.claims.weninger.methods",
 )
@@ -86,8 +86,6 @@ BY_RULE = (
     "false_positive_rate_opened",
     "empty_opened",
 )
-#: Rows of stored results that the table leaves out: no better than a guess on gliomas.
-AT_CHANCE = ("isolation forest",)
 MIX = method_name("RecDiscNet")
 MIX_FULL = method_name("RecDiscNet", mean="full")
 
@@ -418,66 +416,6 @@ def _tables(
     )
 
 
-def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
-    """Run everything, and check the claims."""
-    size = SIZES[kind]
-    begun = time.perf_counter()
-    parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
-    groups = [(cohort, seed) for cohort in COHORTS for seed in seeds]
-    parallel(joblib.delayed(_make_cases)(work, size, seed, cohort) for cohort, seed in groups)
-    jobs = [
-        (seed, cohort, name, fold) for cohort, seed in groups for name, fold in tasks(size, cohort)
-    ]
-    # Long ones first: at the end no processor waits for another.
-    jobs.sort(key=lambda job: _weight(job[2]))
-    parallel(joblib.delayed(run_task)(work, size, *job) for job in jobs)
-    every = parallel(
-        joblib.delayed(evaluated)(work, size, seed, cohort) for cohort, seed in groups
-    )
-    wall = round(time.perf_counter() - begun, 1)
-    runs = dict(zip(groups, every, strict=True))
-    by_run = {
-        cohort: {str(seed): runs[cohort, seed]["tables"] for seed in seeds} for cohort in COHORTS
-    }
-    good, shifted = (by_run[cohort] for cohort in COHORTS)
-    board = anomaly_board(good, shifted=shifted)
-    total = sum(
-        one["evaluation_s"] + sum(sum(seconds.values()) for seconds in one["seconds"].values())
-        for one in every
-    )
-    words = ["--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
-    return {
-        "question": __doc__.strip().splitlines()[0],
-        "synthetic": True,
-        "data": (
-            f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, "
-            f"{size.n_new} new ones and "
-            f"{size.n_lesions} patients with gliomas; no real persons"
-        ),
-        **measure.provenance(
-            __file__,
-            "dmrifit",
-            "anomaly",
-            "benchmarks/claims/weninger",
-            words=words,
-            packages=("numpy", "scikit-learn", "torch", "skorch"),
-        ),
-        "size": kind,
-        "settings": asdict(size),
-        "seeds": seeds,
-        "n_cellular": {str(seed): runs[COHORTS[0], seed]["n_cellular"] for seed in seeds},
-        "wall_s_of_this_run": wall,
-        "processor_s": round(total, 1),
-        "training_s": {f"{seed} {cohort}": one["seconds"] for (cohort, seed), one in runs.items()},
-        "methods": {cohort: summary(by_run[cohort]) for cohort in COHORTS},
-        "margins": {cohort: _records(margin_table(by_run[cohort])) for cohort in COHORTS},
-        "half_over_full": {cohort: _interval(by_run[cohort]) for cohort in COHORTS},
-        "published": _records(published_beside(good)),
-        "figures": _records(board_figures(good, shifted=shifted)),
-        "claims": _records(board),
-    }
-
-
 def decided(result: dict[str, Any]) -> dict[str, Any]:
     """Decide the claims again from the stored figures of methods, by the rules of today."""
     good, shifted = (_stored_tables(result, cohort) for cohort in COHORTS)
@@ -549,162 +487,90 @@ def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-# The block of the README -----------------------------------------------------------------------
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Write the tables."""
-    seeds, size = result["seeds"], result["settings"]
-    head = (
-        f"Synthetic persons, seeds {', '.join(map(str, seeds))}: {result['data']} "
-        f"({'×'.join(map(str, size['shape']))} voxels of {size['spacing']:g} mm, "
-        f"{size['n_directions']} directions, "
-        f"{min(result['n_cellular'].values())} to {max(result['n_cellular'].values())} with "
-        "reduced diffusivity). "
-        f"{result['machine']['processor']}; {result['date']}, commit "
-        f"{str(result['commit'])[:10]}; "
-        f"{result['processor_s'] / 60:.0f} min of one processor. Means over patients, then mean ± "
-        "standard deviation "
-        "over seeds; Dice under thresholds of each scan (Otsu) and from healthy scans (1 %, 0.2 "
-        "%), raw / opened."
-    )
-    parts = [head]
-    for cohort in COHORTS:
-        parts.append(f"{cohort.capitalize()}:")
-        margins = {row["method"]: row for row in result["margins"][cohort]}
-        rows = []
-        by_method: dict[str, dict[str, Any]] = {}
-        for one in result["methods"][cohort]:
-            if one["part"] == "all" and one["method"] not in AT_CHANCE:
-                by_method.setdefault(one["method"], {})[one["rule"]] = one
-        for method, rules in by_method.items():
-            first = next(iter(rules.values()))
-            margin = margins.get(method, {}).get("margin")
-            healthy = rules.get(HEALTHY_RATE, {})
-            rows.append(
-                [
-                    method,
-                    measure.over_runs(first["auc"]),
-                    "–" if margin is None else f"{margin:+.3f}",
-                    measure.over_runs(first["average_precision"]),
-                    *(
-                        _both(rules.get(rule))
-                        for rule in ("Otsu", HEALTHY_RATE, STRICT_RATE, "best Dice")
-                    ),
-                    measure.over_runs(healthy.get("false_positive_rate", []), 4),
-                    measure.over_runs(healthy.get("empty_opened", []), 2),
-                ]
-            )
-        header = [
-            "method",
-            "AUC",
-            f"AUC − {REFERENCE}",
-            "AP",
-            "Dice, Otsu",
-            "Dice, healthy 1 %",
-            "0.2 %",
-            "Dice, best",
-        ]
-        header += ["false positives, new healthy", "empty after opening"]
-        parts.append(measure.table(header, rows))
-        gap = result["half_over_full"][cohort]
-        bounds = "" if gap["low"] is None else f", 95 % {gap['low']:.3f} to {gap['high']:.3f}"
-        parts.append(
-            f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']:.0f} "
-            "seeds)."
-        )
-    parts.append(boards.claims_table(result["claims"]))
-    if result.get("inference"):
-        header = [
-            "network, not trained",
-            "weights",
-            "scan",
-            "network, s",
-            "scored, s",
-            "of it alignment, s",
-            "ratio",
-            "peak, GB",
-            "twice",
-        ]
-        rows = [
-            [
-                one["model"],
-                boards.large(one["weights"]),
-                "×".join(map(str, one["shape"])) + "×64",
-                f"{one['bare_s']:.2f}",
-                f"{one['scored_s']:.2f}",
-                f"{one['align_s']:.2f}" if "align_s" in one else "–",
-                f"{one['ratio']:.2f}",
-                f"{one['peak_gb']:.2f}",
-                "the same bits" if one["same_bits"] else "other bits",
-            ]
-            for one in result["inference"]
-        ]
-        parts.append(measure.table(header, rows))
-    if result.get("voxelwise"):
-        header = [
-            "detector without a network",
-            "voxels",
-            "scans",
-            "fit, s",
-            "map, s",
-            "arrays, GB",
-            "scans, GB",
-        ]
-        rows = [
-            [
-                one["model"],
-                "×".join(map(str, one["shape"])),
-                str(one["n_scans"]),
-                *(f"{one[key]:g}" for key in ("fit_s", "scored_s", "arrays_gb", "scans_gb")),
-            ]
-            for one in result["voxelwise"]
-        ]
-        parts.append(measure.table(header, rows))
-    if result.get("inference_corruption"):
-        one = result["inference_corruption"]
-        parts.append(
-            "`corrupt` puts an ellipsoid into 40×48×32 voxels and 64 directions in "
-            f"{1000 * one['corrupt_s']:.1f} ms, "
-            f"a loop over voxels in {1000 * one['loop_s']:.0f} ms: {one['ratio']:.0f} times as "
-            "long."
-        )
-    return "\n\n".join(parts)
-
-
-def _both(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    return f"{measure.over_runs(row['dice'], spread=False)} / {measure.over_runs(row['dice_opened'], spread=False)}"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = boards.options(
-        "Compare detectors of anomalies on synthetic diffusion scans.", RESULT, SEEDS, SIZES
-    )
-    parser.add_argument(
-        "--decide", action="store_true", help="only decide the claims of the stored result again"
-    )
-    chosen = measure.chosen(parser, arguments, RESULT)
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Run everything and check the claims, or add to the stored result what was asked for."""
+    stored = measure.stored(chosen.out)
     if chosen.decide:
-        result = measure.stored(chosen.out)
-        measure.write(result | decided(result), chosen.out)
-        return
+        return stored | decided(stored)
     if chosen.inference:
-        rows = {
+        return stored | {
             "inference_corruption": speed.corruption(),
             "inference": speed.inference(),
             "voxelwise": speed.voxelwise(),
+            "inference_machine": measure.machine(),
         }
-        measure.write(
-            measure.stored(chosen.out) | rows | {"inference_machine": measure.machine()},
-            chosen.out,
-        )
-        return
-    result = run(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs)
-    boards.write(result, chosen.out)
-    print(markdown(measure.stored(chosen.out)))
+    return boarded(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs)
+
+
+def boarded(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
+    """Run everything, and check the claims."""
+    size = SIZES[kind]
+    begun = time.perf_counter()
+    parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
+    groups = [(cohort, seed) for cohort in COHORTS for seed in seeds]
+    parallel(joblib.delayed(_make_cases)(work, size, seed, cohort) for cohort, seed in groups)
+    jobs = [
+        (seed, cohort, name, fold) for cohort, seed in groups for name, fold in tasks(size, cohort)
+    ]
+    # Long ones first: at the end no processor waits for another.
+    jobs.sort(key=lambda job: _weight(job[2]))
+    parallel(joblib.delayed(run_task)(work, size, *job) for job in jobs)
+    every = parallel(joblib.delayed(evaluated)(work, size, seed, cohort) for cohort, seed in groups)
+    by_group = dict(zip(groups, every, strict=True))
+    by_run = {
+        cohort: {str(seed): by_group[cohort, seed]["tables"] for seed in seeds} for cohort in COHORTS
+    }
+    good, shifted = (by_run[cohort] for cohort in COHORTS)
+    total = sum(
+        one["evaluation_s"] + sum(sum(seconds.values()) for seconds in one["seconds"].values())
+        for one in every
+    )
+    return {
+        "synthetic": True,
+        "data": (
+            f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, "
+            f"{size.n_new} new ones and {size.n_lesions} patients with gliomas; no real persons"
+        ),
+        "size": kind,
+        "settings": asdict(size),
+        "seeds": seeds,
+        "n_cellular": {str(seed): by_group[COHORTS[0], seed]["n_cellular"] for seed in seeds},
+        "wall_s_of_this_run": round(time.perf_counter() - begun, 1),
+        "processor_s": round(total, 1),
+        "training_s": {f"{seed} {cohort}": one["seconds"] for (cohort, seed), one in by_group.items()},
+        "methods": {cohort: summary(by_run[cohort]) for cohort in COHORTS},
+        "margins": {cohort: _records(margin_table(by_run[cohort])) for cohort in COHORTS},
+        "half_over_full": {cohort: _interval(by_run[cohort]) for cohort in COHORTS},
+        "published": _records(published_beside(good)),
+        "figures": _records(board_figures(good, shifted=shifted)),
+        "claims": _records(anomaly_board(good, shifted=shifted)),
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the tables; isolation forests, no better than a guess on gliomas, are left out."""
+    methods: dict[str, dict[str, dict[str, Any]]] = {cohort: {} for cohort in COHORTS}
+    for cohort, by_method in methods.items():
+        for row in result["methods"][cohort]:
+            if row["part"] == "all" and row["method"] != "isolation forest":
+                by_method.setdefault(row["method"], {})[row["rule"]] = row
+    return runs.page("anomaly", result, methods_of=methods)
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        code=("dmrifit", "anomaly", "benchmarks/claims/weninger"),
+        packages=("numpy", "scikit-learn", "torch", "skorch"),
+        seeds=SEEDS,
+        quick=False,
+        shared=True,
+        options={
+            "--size": {"choices": SIZES, "default": "full", "help": "smaller ones learn for a shorter time"},
+            "--inference": {"action": "store_true", "help": "only measure speed, for the stored result"},
+            "--decide": {"action": "store_true", "help": "only decide the claims of the stored result again"},
+            **boards.N_JOBS,
+        },
+    )

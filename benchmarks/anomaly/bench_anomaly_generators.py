@@ -12,12 +12,12 @@ has learned is never in its headline, the mean over the generators that it has n
 a seed is a file in results/anomaly_generators, which a later run does not repeat.
 """
 
+import argparse
 import json
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ from anomaly.detectors.template import AlignedScans, look_of, template_at
 from anomaly.generators.implants import noise_floor
 from anomaly.scans.cases import Case
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit._utils.threads import one_thread
-from dmrifit.io.atomic_files import write_text
 
 RESULT = measure.RESULTS / "anomaly_generators.json"
 SEEDS = tuple(range(20261201, 20261211))
@@ -50,6 +50,7 @@ PARTS = ("aligned", "trees", "networks-1", "networks-4", "networks-16")
 #: Standard deviation in mm by which maps are smoothed where a row says nothing else.
 SMOOTH_MM = 4.0
 RATE = 0.01
+CODE = ("dmrifit", "anomaly", "benchmarks/_measure.py")
 REFERENCE = "aligned Mahalanobis, 6 mm"
 #: Generators that a detector has learned from, by the beginning of its name: gray in the matrix.
 SEEN = {
@@ -313,6 +314,7 @@ def part_maker(part: str, world: World, size: Size, seed: int) -> Maker:
 
 def scored_part(part: str, size: Size, seed: int) -> dict[str, Any]:
     """Learn one part of a seed, and score all its scans."""
+    origin = measure.commit(*CODE)
     begun = time.process_time()
     world = World.simulate(size, seed)
     simulated = time.process_time()
@@ -349,6 +351,9 @@ def scored_part(part: str, size: Size, seed: int) -> dict[str, Any]:
                 table[row]["auc"].setdefault(name, []).append(auc)
                 table[row]["ap"].setdefault(name, []).append(ap)
     return {
+        "part": part,
+        "seed": seed,
+        **origin,
         "rows": table,
         "prevalence": prevalence,
         "seconds": {
@@ -484,106 +489,6 @@ def _differences(entry: dict[str, Any], reference: dict[str, Any]) -> dict[str, 
     return {name: round(float(np.mean(values)), 4) for name, values in found.items() if values}
 
 
-def has_settings(stored: dict[str, Any], settings: dict[str, Any]) -> bool:
-    """Tell whether a stored part was measured at these settings."""
-    kept = stored.get("settings", {})
-    return bool(kept) and all(kept.get(key) == value for key, value in settings.items())
-
-
-def run(seeds: Sequence[int], parts: Sequence[str], size: Size, out: Path) -> dict[str, Any]:
-    """Score what is not stored yet, and summarize what is."""
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = json.loads(json.dumps(asdict(size)))
-    packages = ("numpy", "scikit-learn", "torch")
-    code = ("dmrifit", "anomaly", "benchmarks/_measure.py")
-    origin = measure.provenance(__file__, *code, packages=packages)
-    stamp = {key: origin[key] for key in ("commit", "changed")}
-    for part in parts:
-        for seed in seeds:
-            path = folder / f"{part}-{seed}.json"
-            if has_settings(measure.stored(path), settings):
-                continue
-            begun = time.perf_counter()
-            scored = scored_part(part, size, seed)
-            write_text(
-                path,
-                json.dumps(
-                    {"part": part, "seed": seed, "settings": settings, **stamp, **scored}, indent=1
-                )
-                + "\n",
-            )
-            print(f"{part} {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
-    stored = [measure.stored(path) for path in sorted(folder.glob("*.json"))]
-    usable = [one for one in stored if has_settings(one, settings)]
-    prevalence = {
-        name: round(person_mean([p for one in usable for p in one["prevalence"][name]]), 5)
-        for name in GENERATORS
-    }
-    return {
-        "question": __doc__.strip().splitlines()[0],
-        "synthetic": True,
-        **origin,
-        "settings": settings,
-        "processor_s": round(sum(sum(one["seconds"].values()) for one in usable), 1),
-        "seconds": {f"{one['part']} {one['seed']}": one["seconds"] for one in usable},
-        # Parts are measured once; what is summarized may come from several commits.
-        "part_commits": sorted({str(one["commit"]) for one in usable}),
-        "prevalence": prevalence,
-        "rows": summarized(usable),
-    }
-
-
-# The block of the page ------------------------------------------------------------------------------
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Write the matrix; in brackets what a detector has learned, which no headline holds."""
-    names = list(GENERATORS)
-    shares = ", ".join(f"{name} {100 * result['prevalence'][name]:.1f} %" for name in names)
-    size = result["settings"]
-    measured_at = ", ".join(commit[:10] for commit in result["part_commits"])
-    head = (
-        f"{size['n_train']} synthetic healthy persons to learn from, {size['n_thresholds']} for thresholds, "
-        f"{size['n_new']} new ones, {size['n_patients']} patients with each generator; maps smoothed by "
-        f"{SMOOTH_MM:g} mm unless said. AUC / AP, person means; a random map has the AP of the prevalence "
-        f"({shares}). In brackets: seen, in no headline. Headline: mean over unseen generators, 95 % over "
-        f"seeds and persons. Healthy: new scans above the 1 % threshold, mean / worst. Parts measured at "
-        f"{measured_at}, summarized at {str(result['commit'])[:10]}; {result['processor_s'] / 60:.0f} min of one processor."
-    )
-    lines = []
-    order = sorted(result["rows"].items(), key=lambda item: -item[1]["headline"]["ap"][0])
-    for row, one in order:
-        cells = []
-        for name in names:
-            text = f"{one['auc'][name]:.3f} / {one['ap'][name]:.2f}"
-            cells.append(f"({text})" if name in one["seen"] else text)
-        auc, ap = one["headline"]["auc"], one["headline"]["ap"]
-        rates = 100 * np.array([rate for rates in one["false_positive_rate"] for rate in rates])
-        margin = one["minus_reference"].get("ap") or []
-        lines.append(
-            [
-                row,
-                *cells,
-                f"{auc[0]:.3f} [{auc[1]:.3f}, {auc[2]:.3f}]",
-                f"{ap[0]:.3f} [{ap[1]:.3f}, {ap[2]:.3f}]",
-                f"{margin[0]:+.3f} [{margin[1]:+.3f}, {margin[2]:+.3f}]" if margin else "–",
-                f"{rates.mean():.2f} / {rates.max():.1f} %",
-                str(len(one["seeds"])),
-            ]
-        )
-    header = [
-        "detector",
-        *names,
-        "AUC unseen",
-        "AP unseen",
-        f"AP − {REFERENCE}",
-        "healthy",
-        "seeds",
-    ]
-    return "\n\n".join([head, measure.table(header, lines), verdict(result)])
-
-
 def verdict(result: dict[str, Any]) -> str:
     """Say whether a detector that learns lesions beats the reference on what it has not seen."""
     winners, sentences = [], []
@@ -635,17 +540,49 @@ def healthy_aim(rates: list[list[float]]) -> str:
     return f"mean {mean:.2f} %, worst {worst:.1f} %. {aim} {'met' if is_met else 'not met'}"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Detectors on generators they have not seen.", RESULT, seeds=SEEDS)
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to run"
-    )
-    chosen = measure.chosen(parser, arguments, RESULT)
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Score what is not stored yet, and summarize what is."""
     size = QUICK if chosen.quick else FULL
-    result = run(chosen.seeds, chosen.parts, size, chosen.out)
-    measure.write(result, chosen.out)
-    print(markdown(measure.stored(chosen.out)))
+    settings = json.loads(json.dumps(asdict(size)))
+    folder = chosen.out.with_suffix("")
+    parts = [
+        runs.Part(f"{part}-{seed}", settings, scored_part, (part, size, seed))
+        for part in chosen.parts
+        for seed in chosen.seeds
+    ]
+    runs.finished(parts, folder, key="settings")
+    stored = [measure.stored(path) for path in sorted(folder.glob("*.json"))]
+    prevalence = {
+        name: round(person_mean([p for one in stored for p in one["prevalence"][name]]), 5)
+        for name in GENERATORS
+    }
+    return {
+        "synthetic": True,
+        "settings": settings,
+        "processor_s": round(sum(sum(one["seconds"].values()) for one in stored), 1),
+        "seconds": {f"{one['part']} {one['seed']}": one["seconds"] for one in stored},
+        # Parts are measured once; what is summarized may come from several commits.
+        "part_commits": sorted({str(one["commit"]) for one in stored}),
+        "prevalence": prevalence,
+        "rows": summarized(stored),
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the matrix; in brackets what a detector has learned, which no headline holds."""
+    ordered = sorted(result["rows"].items(), key=lambda item: -item[1]["headline"]["ap"][0])
+    shown = {"ordered": ordered, "reference": REFERENCE, "verdict": verdict(result)}
+    return runs.page("anomaly_generators", result, **shown)
 
 
 if __name__ == "__main__":
-    main()
+    parts = {"nargs": "+", "choices": PARTS, "default": list(PARTS), "help": "what to run"}
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        code=CODE,
+        packages=("numpy", "scikit-learn", "torch"),
+        seeds=SEEDS,
+        options={"--parts": parts},
+    )

@@ -11,6 +11,7 @@ into one half of small blocks of two healthy brains, and voxelwise detectors, wh
 from the other half.
 """
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from anomaly import GENERATORS, PCADetector, VoxelwiseGaussian
 from anomaly.detectors.features import masked_smoothing, mean_signal, signal_spread
 from anomaly.generators.implants import Look, noise_floor
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 
 RESULT = measure.RESULTS / "anomaly_people.json"
 N_BOOTSTRAP = 2000
@@ -238,87 +240,31 @@ def implants_result(folder: Path) -> dict[str, Any]:
     }
 
 
-# The block of the page ------------------------------------------------------------------------------
+def run(_: argparse.Namespace) -> dict[str, Any]:
+    """Score persons by profiles, and anomalies in blocks."""
+    return {
+        "synthetic": False,
+        "profiles": profiles_result(measure.data_folder("tract_profiles")),
+        "implants": implants_result(measure.data_folder("dipy_small_dwi")),
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Write both tables."""
-    people, blocks = result["profiles"], result["implants"]
-    rows = []
-    for name, one in sorted(people["rows"].items(), key=lambda item: -item[1]["auc"][0]):
-        rows.append(
-            [
-                name,
-                _bounds(one["auc"]),
-                "–" if name == PLAIN_MEAN else _bounds(one["minus_mean"], "+.3f"),
-            ]
-        )
-    better = [
-        name
-        for name, one in people["rows"].items()
-        if name != PLAIN_MEAN and one["minus_mean"][1] > 0
-    ]
-    sentence = (
-        f"Better than the plain mean, with the interval above 0: {', '.join(better)}."
-        if better
-        else "No detector is better than the plain mean of the fractional anisotropy with the interval above 0."
-    )
-    head = (
-        f"Tract profiles of {people['n_healthy']} healthy persons and {people['n_patients']} with multiple "
-        "sclerosis (Johns Hopkins University and the Kennedy Krieger Institute), first visits; 95 % by bootstrap "
-        "over persons. Age is not known, and what is told apart here may be age. A threshold of 1 % needs more "
-        f"than {people['n_healthy'] - 1} healthy persons, and none is given."
-    )
+    rows = result["profiles"]["rows"]
+    ordered = sorted(rows.items(), key=lambda item: -item[1]["auc"][0])
+    better = [name for name, one in rows.items() if name != PLAIN_MEAN and one["minus_mean"][1] > 0]
     names = list(GENERATORS)
-    shapes = ", ".join(
-        f"{name} {'×'.join(map(str, shape))}" for name, shape in blocks["blocks"].items()
-    )
-    second = (
-        f"Anomalies put into one half of real blocks ({shapes}: two healthy persons, so that nothing is said of "
-        "persons), detectors from the other half. AUC / AP, medians over implants [quartiles of the AUC]; prevalence "
-        + ", ".join(
-            f"{name} {100 * blocks['prevalence'][name]:.0f} %"
-            for name in names
-            if name in blocks["prevalence"]
-        )
-        + "."
-    )
-    cells = []
-    for detector, by_generator in blocks["rows"].items():
-        texts = []
-        for name in names:
-            if name not in by_generator:
-                texts.append("–")
-                continue
-            auc, ap = by_generator[name]["auc"], by_generator[name]["ap"]
-            texts.append(f"{auc[0]:.2f} [{auc[1]:.2f}, {auc[2]:.2f}] / {ap[0]:.2f}")
-        cells.append([detector, *texts])
-    return "\n\n".join([
-        head,
-        measure.table(["score of a person", "AUC", "AUC − mean FA"], rows),
-        sentence,
-        second,
-        measure.table(["voxelwise detector", *names], cells),
-    ])  # fmt: skip
-
-
-def _bounds(values: list[float], form: str = ".3f") -> str:
-    return f"{values[0]:{form}} [{values[1]:{form}}, {values[2]:{form}}]"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Detectors on measurements of real people.", RESULT, quick=False)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    result = {
-        "question": __doc__.strip().splitlines()[0],
-        "synthetic": False,
-        **measure.provenance(__file__, "dmrifit", "anomaly", packages=("numpy", "scikit-learn")),
-        "profiles": profiles_result(measure.data_folder("tract_profiles")),
-        "implants": implants_result(measure.data_folder("dipy_small_dwi")),
-    }
-    measure.write(result, chosen.out)
-    print(markdown(measure.stored(chosen.out)))
+    shown = {"ordered": ordered, "better": better, "names": names, "plain": PLAIN_MEAN}
+    return runs.page("anomaly_people", result, **shown)
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        code=("dmrifit", "anomaly"),
+        packages=("numpy", "scikit-learn"),
+        quick=False,
+    )

@@ -7,6 +7,7 @@ one, and scans go through files as a user's do. Run from the project's root:
     .venv/bin/python -m benchmarks.anomaly.bench_scan_changes [--quick --out FILE]
 """
 
+import argparse
 import copy
 import tempfile
 import time
@@ -25,6 +26,7 @@ from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
 from anomaly.scans.whole_scan import mean_over_scans
 from anomaly.simulate.persons import simulate_dmri
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit.io.case_tables import TABLE
 
 RESULT = measure.RESULTS / "scan_changes.json"
@@ -47,54 +49,6 @@ DETECTORS: dict[str, dict[str, Any]] = {
 #: Share above the 1 % threshold from which on the rate is said to be broken.
 BROKEN = 0.02
 _FRONT, _LOW, _REACH = 45.0, -20.0, 25.0  # mm from the middle of the brain, and of the field
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options(__doc__.strip().splitlines()[0], RESULT)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    start = time.perf_counter()
-    n_training = 4 if chosen.quick else N_TRAINING
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
-        # Voxels of another size may shift the field of view by more than a voxel.
-        warnings.simplefilter("ignore", UserWarning)
-        folder = Path(name)
-        training = written(persons(n_training, 0), folder / "training")
-        models = {}
-        for title, options in DETECTORS.items():
-            models[title] = SeriesDetector(VoxelwiseGaussian(**options)).fit(training)
-        rows = []
-        for change, level in conditions(chosen.quick):
-            cases = changed_persons(change, level, n_training)
-            scans = written(cases, folder / f"{change} {level}")
-            for title, model in models.items():
-                rows.append(
-                    {"change": change, "level": level, "detector": title, **rates(model, scans)}
-                )
-            print(rows[-1], flush=True)
-    result = {
-        "question": __doc__.strip().splitlines()[0],
-        "synthetic": True,
-        **measure.provenance(
-            __file__, "dmrifit", "anomaly", packages=("numpy", "scipy"), quick=chosen.quick
-        ),
-        "seed": SEED,
-        "n_training": n_training,
-        "n_calibration": N_CALIBRATION,
-        "n_test": N_TEST,
-        "base": {
-            "SNR": SNR,
-            "directions": N_DIRECTIONS,
-            "voxels, mm": SPACING,
-            "distortion, mm": 0,
-        },
-        "left_out": {
-            title: model.healthy_.verdicts().count(True) for title, model in models.items()
-        },
-        "seconds": round(time.perf_counter() - start),
-        "rows": rows,
-    }
-    measure.write(result, chosen.out)
-    print(markdown(result))
 
 
 def conditions(quick: bool) -> Iterator[tuple[str, float]]:
@@ -185,42 +139,45 @@ def rates(model: SeriesDetector, scans: list[SeriesFiles]) -> dict[str, Any]:
     return row
 
 
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Learn from healthy persons, and detect in others whose scans are changed."""
+    start = time.perf_counter()
+    n_training = 4 if chosen.quick else N_TRAINING
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        # Voxels of another size may shift the field of view by more than a voxel.
+        warnings.simplefilter("ignore", UserWarning)
+        folder = Path(name)
+        training = written(persons(n_training, 0), folder / "training")
+        models = {}
+        for title, options in DETECTORS.items():
+            models[title] = SeriesDetector(VoxelwiseGaussian(**options)).fit(training)
+        rows = []
+        for change, level in conditions(chosen.quick):
+            cases = changed_persons(change, level, n_training)
+            scans = written(cases, folder / f"{change} {level}")
+            for title, model in models.items():
+                names = {"change": change, "level": level, "detector": title}
+                rows.append(names | rates(model, scans))
+            print(rows[-1], flush=True)
+    left_out = {title: model.healthy_.verdicts().count(True) for title, model in models.items()}
+    return {
+        "synthetic": True,
+        "seed": SEED,
+        "n_training": n_training,
+        "n_calibration": N_CALIBRATION,
+        "n_test": N_TEST,
+        "base": {"SNR": SNR, "directions": N_DIRECTIONS, "voxels, mm": SPACING, "distortion, mm": 0},
+        "left_out": left_out,
+        "seconds": round(time.perf_counter() - start),
+        "rows": rows,
+    }
+
+
 def markdown(result: dict[str, Any]) -> str:
     """Write the table."""
-    header = ["change", "to", "detector", "above, % [95 %]", "worst", "components", "told"]
-    header += ["broken", "calibrated: above, %", "worst"]
-    rows = []
-    for row in result["rows"]:
-        stored, calibrated = row["stored"], row["calibrated"]
-        share, low, high = mean_over_scans(stored["shares"])
-        rows.append(
-            [
-                row["change"],
-                "–" if row["change"] == "none" else f"{row['level']:g}",
-                row["detector"],
-                f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
-                f"{100 * max(stored['shares']):.1f}",
-                f"{np.mean(stored['n_components']):.1f}",
-                f"{stored['n_differs']} of {len(stored['shares'])}",
-                "yes" if share > BROKEN else "no",
-                f"{100 * np.mean(calibrated['shares']):.1f}",
-                f"{100 * max(calibrated['shares']):.1f}",
-            ]
-        )
-    base = result["base"]
-    left_out = ", ".join(f"{n} ({title})" for title, n in result["left_out"].items())
-    note = (
-        f"Synthetic healthy persons: {result['n_training']} to learn from (SNR {base['SNR']:g}, "
-        f"{base['directions']} directions, voxels of {base['voxels, mm']:g} mm), {result['n_test']} new ones for each "
-        "row, the same persons in all. Above: share of voxels above the stored 1 % threshold, mean over scans with "
-        f"its bootstrap interval; broken: its mean is above {100 * BROKEN:g} %; told: scans that are said to differ "
-        f"as a whole; calibrated: by {result['n_calibration']} other healthy scans with the change. Of the "
-        f"{result['n_training']} training scans, each against the others, are told: {left_out}. Distortion shifts "
-        "the low frontal brain along y by up to so many mm. Other directions and voxels are resampled, "
-        f"as `detect` does. Seed {result['seed']}, {result['date']}, commit {str(result['commit'])[:10]}."
-    )
-    return f"{note}\n\n{measure.table(header, rows)}"
+    intervals = [mean_over_scans(row["stored"]["shares"]) for row in result["rows"]]
+    return runs.page("scan_changes", result, intervals=intervals, broken=100 * BROKEN)
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(run, RESULT, markdown=markdown, code=("dmrifit", "anomaly"), packages=("numpy", "scipy"))

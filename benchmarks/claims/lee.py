@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.claims.claim_files import read_claims
 from dmrifit.stats.claim_board import (
     Check,
-    Claim,
     MissingEvidence,
-    Reading,
     Run,
     build_board,
     check_claims,
@@ -30,8 +29,6 @@ MARGINS_FILE = Path(__file__).with_suffix(".toml")
 MARGINS, _SETTLED = read_margins(MARGINS_FILE)
 
 NETWORK, OBJECTIVE, EXPERTS = "network", "objective", "experts"
-
-_THREE_ORDERS = 1000.0
 
 _Tables = Mapping[str, "pd.DataFrame"]
 _Rule = Callable[[_Tables], list[Check]]
@@ -59,7 +56,7 @@ def decide_claims(figures: pd.DataFrame, *, factor: float = 1.0) -> pd.DataFrame
     return build_board(claims, runs, figures=figures, margins=margins)
 
 
-def _mean(tables: _Tables, method: str, measure: str) -> float:
+def mean(tables: _Tables, method: str, measure: str) -> float:
     summary = tables["summary"]
     part = "other folds" if "other folds" in set(summary["part"]) else "all"
     rows = summary[(summary["part"] == part) & (summary["method"] == method)]
@@ -69,7 +66,7 @@ def _mean(tables: _Tables, method: str, measure: str) -> float:
     return float(means.iloc[0])
 
 
-def _icc(tables: _Tables, method: str) -> float:
+def icc(tables: _Tables, method: str) -> float:
     """Average over the experts that a method is compared with; for experts, over their pairs."""
     table = tables["icc"][tables["icc"]["form"] == "ICC(1,1)"]
     is_method = table["method"] == method
@@ -80,7 +77,7 @@ def _icc(tables: _Tables, method: str) -> float:
     return float(table.loc[is_method, "value"].mean())
 
 
-def _correlation(tables: _Tables, method: str, measure: str) -> float:
+def correlation(tables: _Tables, method: str, measure: str) -> float:
     table = tables["correlations"]
     rows = table[(table["method"] == method) & (table["measure"] == measure)]
     if not len(rows):
@@ -88,144 +85,5 @@ def _correlation(tables: _Tables, method: str, measure: str) -> float:
     return float(rows["pearson"].iloc[0])
 
 
-def _better(*measures: str) -> _Rule:
-    def checks(tables: _Tables) -> list[Check]:
-        result = []
-        for measure in measures:
-            value, limit = _mean(tables, NETWORK, measure), _mean(tables, OBJECTIVE, measure)
-            result.append(
-                Check(
-                    f"{measure}, network", value, ">", limit, against="objective", margin="dice"
-                )
-            )
-        return result
-
-    return checks
-
-
-def _near_experts(measure: str, of_experts: str) -> _Rule:
-    def checks(tables: _Tables) -> list[Check]:
-        limit = _mean(tables, EXPERTS, of_experts)
-        value = _mean(tables, NETWORK, measure)
-        quantity = f"{measure}, network"
-        return [Check(quantity, value, ">=", limit, against="experts", margin="near_dice")]
-
-    return checks
-
-
-def _volumes_agree(tables: _Tables) -> list[Check]:
-    network, objective, experts = (_icc(tables, name) for name in (NETWORK, OBJECTIVE, EXPERTS))
-    of_network, of_objective = "ICC of volume, network", "ICC of volume, objective"
-    return [
-        Check(of_network, network, ">=", experts, against="experts", margin="icc"),
-        Check(of_objective, objective, "<", network, against="network", margin="icc"),
-    ]
-
-
-def _rotate_more(measure: str) -> _Rule:
-    def checks(tables: _Tables) -> list[Check]:
-        limit = _mean(tables, EXPERTS, measure)
-        result = []
-        for name in (NETWORK, OBJECTIVE):
-            value = _mean(tables, name, measure)
-            quantity = f"{measure}, {name}"
-            result.append(Check(quantity, value, ">", limit, against="experts", margin="axes"))
-        return result
-
-    return checks
-
-
-def _agree_less_on_large_tumors(tables: _Tables) -> list[Check]:
-    result = []
-    for name in (EXPERTS, NETWORK, OBJECTIVE):
-        r = _correlation(tables, name, "dice_mean")
-        quantity = f"r(Dice, tumor), {name}"
-        result.append(Check(quantity, r, "<", 0.0, margin="correlation"))
-    for name in (EXPERTS, NETWORK):
-        r = _correlation(tables, name, "absolute_difference")
-        quantity = f"r(|difference of volume|, tumor), {name}"
-        result.append(Check(quantity, r, ">", 0.0, margin="correlation"))
-    return result
-
-
-def _volume_follows_tumor(tables: _Tables) -> list[Check]:
-    objective = _correlation(tables, OBJECTIVE, "volume")
-    network = _correlation(tables, NETWORK, "volume")
-    of_objective, of_network = "r(volume, tumor), objective", "r(volume, tumor), network"
-    return [
-        Check(of_objective, objective, "<", 0.3, margin="correlation"),
-        Check(of_network, network, ">", objective, against="objective", margin="correlation"),
-    ]
-
-
-def _faster(tables: _Tables) -> list[Check]:
-    ratio = _mean(tables, OBJECTIVE, "seconds") / _mean(tables, NETWORK, "seconds")
-    return [Check("seconds, objective over network", ratio, ">=", _THREE_ORDERS, margin="dice")]
-
-
-#: What the study states about its network and its objective.
-CLAIMS = (
-    Claim(
-        1,
-        "The network's boxes overlap more with experts' than the objective's",
-        "Dice .47 against .40 (closest expert), .39 against .34 (both)",
-        "mean Dice of the network above that of the objective, with the closest expert and over "
-        "experts",
-        (
-            Reading("closest and mean", _better("dice_closest", "dice_mean")),
-            Reading("mean", _better("dice_mean")),
-        ),
-    ),
-    Claim(
-        2,
-        "The network agrees with experts nearly as well as they do with each other",
-        "Dice .47 (closest), .39 (both) against .46",
-        "fair Dice (the closest of all but one expert) of the network not below the experts'",
-        (
-            Reading("fair", _near_experts("dice_fair", "dice_fair")),
-            Reading("closest of all, as printed", _near_experts("dice_closest", "dice_mean")),
-        ),
-    ),
-    Claim(
-        3,
-        "The network's volumes agree with an expert as experts' do with each other, the "
-        "objective's less",
-        "ICC .275 and .362 against .298; objective .102",
-        "mean ICC(1,1) of the network, over all cases, not below the experts'; the objective's "
-        "below the network's",
-        (Reading("ICC(1,1)", _volumes_agree),),
-    ),
-    Claim(
-        4,
-        "Network and objective rotate more axes than experts",
-        "1.44 and 1.48 against 1.22",
-        "mean number of rotated axes of both above the experts'",
-        (
-            Reading("angles that are not 0", _rotate_more("rotated_angles")),
-            Reading("turns", _rotate_more("rotated_axes")),
-        ),
-    ),
-    Claim(
-        5,
-        "Dice falls and disagreement of volumes grows with the tumor",
-        "figures",
-        "negative correlation of mean Dice with tumor volume, positive one of the absolute "
-        "difference of volumes",
-        (Reading("Pearson", _agree_less_on_large_tumors),),
-    ),
-    Claim(
-        6,
-        "The objective's volume hardly follows the tumor's, the network's does",
-        "r .18, .49 (experts .50)",
-        "correlation of the objective's volume with the tumor's below 0.3, that of the network "
-        "above it",
-        (Reading("Pearson", _volume_follows_tumor),),
-    ),
-    Claim(
-        7,
-        "The network is three orders of magnitude faster than the objective",
-        "3 ms against more than 20 s, on its own hardware",
-        "mean time of the objective at least 1000 times the network's, both measured here",
-        (Reading("measured", _faster),),
-    ),
-)
+#: What the study states.
+CLAIMS = read_claims(Path(__file__).with_name("lee_claims.toml"), globals())

@@ -11,6 +11,7 @@ in every run: with --study it is taken from the demo of this folder, and times a
 that were measured before.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit.study.comparison import Evaluation
 
 RESULT = measure.RESULTS / "demo.json"
@@ -46,30 +48,9 @@ COLUMNS = (
 )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Measure the first use of this folder.", RESULT, quick=False)
-    parser.add_argument(
-        "--folder", type=Path, default=Path("build/first-use"), help="where the clone goes"
-    )
-    parser.add_argument("--study", type=Path, help="comparison of a demo that has run")
-    chosen = measure.chosen(parser, arguments, RESULT)
-    if chosen.study is None:
-        result = measured(chosen.folder.resolve())
-    else:
-        table = {
-            "rows": rows_of(Evaluation.read(chosen.study)),
-            "rows_date": date.today().isoformat(),
-            "rows_commit": measure.commit("dmrifit", "examples")["commit"],
-        }
-        result = measure.stored(RESULT) | table
-    measure.write(result, chosen.out)
-    print(markdown(result))
-
-
 def measured(folder: Path) -> dict[str, Any]:
     """Run the demo in a fresh clone."""
     shutil.rmtree(folder, ignore_errors=True)
-    origin = measure.provenance(__file__)
     subprocess.run(["git", "clone", "--quiet", str(measure.ROOT), str(folder)], check=True)
     # Of the clone: work may go on beside it.
     head = ["git", "-C", str(folder), "rev-parse", "HEAD"]
@@ -84,11 +65,9 @@ def measured(folder: Path) -> dict[str, Any]:
     subprocess.run(["make", "environment-test"], cwd=folder, env=environment, check=True)
     sizes["test"] = gigabytes(folder / ".venv")
     return {
-        "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        **origin,
         "commit": cloned,
-        "machine": origin["machine"] | {"load_at_start": load},
+        "machine": measure.machine() | {"load_at_start": load},
         "make_demo_s": round(seconds),
         "environment_gb": sizes,
         "rows": rows_of(Evaluation.read(folder / "build" / "demo" / "study")),
@@ -115,35 +94,25 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, str]]:
     return rows
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Write the table and what it took."""
-    # Bars of |BI| would end a cell.
-    header = [
-        "trained on",
-        "tested on",
-        "predictor",
-        *(name.replace("|", "\\|") for name in COLUMNS),
-    ]
-    rows = [
-        [row[name] for name in ("trained", "tested", "predictor", *COLUMNS)]
-        for row in result["rows"]
-    ]
-    minutes, seconds = divmod(result["make_demo_s"], 60)
-    sizes = result["environment_gb"]
-    took = (
-        "The first `make demo`, with its environment and the compiling of the fits, took "
-        f"{minutes} min {seconds:02d} "
-        f"s on {result['machine']['processors']} processors ({result['machine']['processor']}, "
-        "load "
-        f"{result['machine']['load_at_start']:g}). Its environment has {sizes['demo']:.1f} GB, "
-        "that of the tests "
-        f"{sizes['test']:.1f} GB. {result['date']}, commit {str(result['commit'])[:10]}."
-    )
-    if "rows_commit" in result:
-        # The scores were made again, without an environment of their own.
-        took += f" Table: {result['rows_date']}, commit {str(result['rows_commit'])[:10]}."
-    return f"{measure.table(header, rows)}\n\n{took}"
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Run the demo in a fresh clone, or take the table of one that has run."""
+    if chosen.study is None:
+        return measured(chosen.folder.resolve())
+    return measure.stored(RESULT) | {
+        "rows": rows_of(Evaluation.read(chosen.study)),
+        "rows_date": date.today().isoformat(),
+        "rows_commit": measure.commit("dmrifit", "examples")["commit"],
+    }
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        code=(),
+        quick=False,
+        options={
+            "--folder": {"type": Path, "default": Path("build/first-use"), "help": "where the clone goes"},
+            "--study": {"type": Path, "help": "comparison of a demo that has run"},
+        },
+    )

@@ -8,12 +8,15 @@ root:
     .venv/bin/python -m benchmarks.costs.bench_import
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 
 REPEATS = 21
 RESULT = measure.RESULTS / "import.json"
@@ -32,31 +35,8 @@ def seconds(code: str) -> float:
     return time.perf_counter() - start
 
 
-def markdown(result: dict) -> str:
-    """Write the table."""
-    rows = [
-        [
-            f"`{code}`",
-            *(
-                f"{1000 * result['seconds'][name][key]:.1f}"
-                for key in ("q25_s", "median_s", "q75_s")
-            ),
-        ]
-        for name, code in result["code"].items()
-        if name != "nothing"
-    ]
-    start = 1000 * result["seconds"]["nothing"]["median_s"]
-    head = (
-        f"Milliseconds above the start of the interpreter ({start:.1f}), {result['repeats']} "
-        "repeats, other programs "
-        f"beside it as they come; {result['machine']['processor']}, Python "
-        f"{result['versions']['python']}; "
-        f"{result['date']}."
-    )
-    return f"{head}\n\n{measure.table(['in a new interpreter', 'lower quartile', 'median', 'upper quartile'], rows)}"
-
-
-def main() -> None:
+def run(_: argparse.Namespace) -> dict[str, Any]:
+    """Time all cases in turn."""
     for code in CASES.values():
         seconds(code)
     times: dict[str, list[float]] = {name: [] for name in CASES}
@@ -66,24 +46,14 @@ def main() -> None:
     start = statistics.median(times.pop("nothing"))
     rows = {"nothing": {"median_s": round(start, 4)}}
     for name, values in times.items():
-        low, middle, high = statistics.quantiles([value - start for value in values], n=4)
+        quartiles = statistics.quantiles([value - start for value in values], n=4)
         rows[name] = {
-            "q25_s": round(low, 4),
-            "median_s": round(middle, 4),
-            "q75_s": round(high, 4),
+            f"{key}_s": round(value, 4)
+            for key, value in zip(("q25", "median", "q75"), quartiles, strict=True)
         }
-    result = {
-        "question": "seconds to import, above the start of the interpreter",
-        "code": CASES,
-        "repeats": REPEATS,
-        "seconds": rows,
-        **measure.provenance(
-            __file__, "dmrifit", "placement", "anomaly", "metastasis", packages=("numpy", "numba")
-        ),
-    }
-    measure.write(result, RESULT)
-    print(markdown(result))
+    return {"code": CASES, "repeats": REPEATS, "seconds": rows}
 
 
 if __name__ == "__main__":
-    main()
+    code = ("dmrifit", "placement", "anomaly", "metastasis")
+    runs.main(run, RESULT, code=code, packages=("numpy", "numba"), quick=False)

@@ -13,6 +13,7 @@ All data are synthetic. It takes about six minutes of processor time; wall times
 efficiencies need, mean something on a quiet machine only.
 """
 
+import argparse
 import math
 import pickle
 import tempfile
@@ -27,6 +28,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import (
     ALGORITHMS,
     MODELS,
@@ -410,9 +412,10 @@ def on_paper(
     }
 
 
-def run(*, quick: bool) -> dict[str, Any]:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Measure everything."""
     start = time.process_time()
+    quick = chosen.quick
     algorithms = ("LR", "ETR") if quick else ALGORITHMS
     for model in ("adc", "ivim", "t2-ivim-kurtosis"):  # compiles the fits, or loads them
         fit_voxels(noisy(model, protocol_of(model, 10), 100), protocol_of(model, 10), model)
@@ -425,20 +428,14 @@ def run(*, quick: bool) -> dict[str, Any]:
     one = tasks(quick, algorithms)
     cluster = on_workers(quick)
     client_s = cluster["study"]["client_ms_per_stored_task"] / 1000
+    n_tasks = 100 if quick else 10 * one["trainings"]
     paper = {
-        name: on_paper(
-            task, client_s, one["preparing_cpu_s"], 100 if quick else 10 * one["trainings"]
-        )
+        name: on_paper(task, client_s, one["preparing_cpu_s"], n_tasks)
         for name, task in one["by_algorithm"].items()
     }
-    packages = ["numpy", "numba", "scikit-learn", "joblib", "dask", "distributed"]
-    if not quick:
-        packages += ["torch", "skorch", "xgboost-cpu"]
     return {
-        "question": "what work costs as it grows, and how far a cluster carries it",
         "synthetic": True,
         "seed": SEED,
-        **measure.provenance(__file__, "dmrifit", packages=packages, quick=quick),
         "cpu_s": round(time.process_time() - start, 1),
         "growth": growth,
         "task": one,
@@ -447,125 +444,6 @@ def run(*, quick: bool) -> dict[str, Any]:
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Write the tables."""
-    machine, cluster, one = result["machine"], result["cluster"], result["task"]
-    growth = [
-        [
-            axis,
-            name,
-            ", ".join(f"{int(n):,}: {value:.3g}" for n, value in found["seconds"].items()),
-            f"{found['slope']:.2f}",
-            f"{found['slope_at_the_end']:.2f}",
-        ]
-        for axis, cases in result["growth"].items()
-        for name, found in cases.items()
-    ]
-    study_, overhead = cluster["study"], cluster["overhead"]
-    spread = [
-        [
-            "study, one process",
-            f"{study_['wall_of_one_process_s']:.2f} s",
-            f"{study_['cpu_of_one_process_s']:.2f} s",
-        ],
-        [
-            "study, two workers",
-            f"{study_['wall_of_two_workers_s']:.2f} s",
-            f"{study_['cpu_of_workers_s']:.2f} s, and "
-            f"{study_['cpu_of_client_and_scheduler_s']:.2f} s of client and "
-            "scheduler",
-        ],
-        ["efficiency from one to two", f"{100 * study_['efficiency']:.0f} %", ""],
-        [
-            f"client and scheduler for each of {study_['short_trainings']:,} trainings of LR, "
-            "preparation left out",
-            "",
-            f"{study_['client_ms_per_task']:.2f} ms",
-        ],
-        [
-            "the same, with results stored in a folder",
-            "",
-            f"{study_['client_ms_per_stored_task']:.2f} ms",
-        ],
-        *(
-            [
-                f"an empty task, {name}",
-                f"{cost['wall_ms']:.2f} ms",
-                f"{cost['here_cpu_ms']:.2f} ms of client and scheduler, "
-                f"{cost['workers_cpu_ms']:.2f} ms of workers",
-            ]
-            for name, cost in overhead.items()
-        ),
-    ]
-    lengths = [
-        [
-            f"{int(ms):,} ms",
-            f"{found['n']}",
-            *(f"{100 * found[k]:.0f} %" for k in ("batches of joblib", "one by one")),
-        ]
-        for ms, found in cluster["tasks"].items()
-    ]
-    papers = result["paper"]["by_algorithm"]
-    paper = [
-        [
-            name,
-            f"{1000 * task['cpu_s']:.0f} ms",
-            f"{task['sent_bytes'] / 1000:.0f} / {task['returned_bytes'] / 1000:.0f}",
-            f"{task['shared_bytes'] / 1000:,.0f}",
-            f"{papers[name]['stops_at_workers']:,} ({papers[name]['bound_by']})",
-            *(
-                f"{100 * papers[name]['workers'][str(n)]['efficiency']:.0f} %"
-                for n in PAPER_WORKERS[2:]
-            ),
-        ]
-        for name, task in one["by_algorithm"].items()
-    ]
-    head = (
-        f"{machine['processor']}, {machine['processors']} processors, load "
-        f"{machine['load_at_start'][0]:.1f} at the "
-        f"start and {machine['load_at_end']:.1f} at the end; "
-    )
-    n_trainings = next(iter(papers.values()))["trainings"]
-    return "\n\n".join(
-        [
-            f"{head}synthetic data, seed {result['seed']}; {result['date']}, commit "
-            f"{str(result['commit'])[:10]}.",
-            "Growth, in processor seconds; the slope is that of the logarithms, over all sizes "
-            "and from the last but "
-            "one to the last:",
-            measure.table(["over", "what", "size: seconds", "slope", "at the end"], growth),
-            f"A study of {study_['trainings']} trainings (ETR), best of {study_['repeats']}; "
-            "workers have one thread:",
-            measure.table(["what", "wall", "processor"], spread),
-            "Efficiency of two workers at tasks of known length:",
-            measure.table(
-                ["a task takes", "tasks", "joblib's own batches", "one by one"], lengths
-            ),
-            f"One training on {one['patients'] - 1} patients with {one['voxels_of_each']} voxels "
-            "each, and on paper a "
-            f"study of {n_trainings:,} of them; {one['preparing_cpu_s']:.2f} s of preparation:",
-            measure.table(
-                [
-                    "algorithm",
-                    "processor",
-                    "sent / returned, kB",
-                    "shared, kB",
-                    "workers it can feed",
-                    *(f"efficiency, {n:,}" for n in PAPER_WORKERS[2:]),
-                ],
-                paper,
-            ),
-        ]
-    )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Measure what work costs as it grows, and on a cluster.", RESULT)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(quick=chosen.quick)
-    measure.write(result, chosen.out)
-    print(markdown(result))
-
-
 if __name__ == "__main__":
-    main()
+    packages = ("numpy", "numba", "scikit-learn", "joblib", "dask", "distributed", "torch", "skorch")
+    runs.main(run, RESULT, packages=(*packages, "xgboost-cpu"))

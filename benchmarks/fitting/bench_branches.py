@@ -7,14 +7,17 @@ from the project's root:
     .venv/bin/python -m benchmarks.fitting.bench_branches
 """
 
+import argparse
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks.fitting._fitting_data import PARTS, RELAXATION, SEED, SNR, T2IK, Data, draw
 from dmrifit import SignalModel, fit_voxels
 
@@ -105,59 +108,23 @@ def measured(name: str, data: Data, repeats: int) -> dict[str, object]:
     }
 
 
-def markdown(result: dict) -> str:
-    """Write the table."""
-    head = (
-        f"Processor time of one thread on {result['machine']['processor']}, best of "
-        f"{result['repeats']} repeats, {result['n_voxels']:,} synthetic voxels of tissue; "
-        f"{result['date']}, commit {result['commit'][:10]}. The built-in model fits "
-        f"{100 * result['built_in']['within_1e-6']:.2f} % within 1e-6 of the best known fit."
-    )
-    rows = [
-        [
-            row["what"],
-            f"{row['times']['function']['best_us']:.2f} µs",
-            f"{row['times']['built-in']['best_us']:.2f} µs",
-            f"{row['ratio']:.2f}",
-            f"{100 * row['accuracy']['within_1e-6']:.2f} %",
-            "yes" if row["aim"]["met"] else "**no**",
-        ]
-        for row in result["rows"]
-    ]
-    header = [
-        "function",
-        "per voxel",
-        "built-in",
-        "ratio",
-        "within 1e-6",
-        f"≤ {AIM} × the built-in",
-    ]
-    return f"{head}\n\n{measure.table(header, rows)}"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    options = measure.chosen(measure.options(str(__doc__), RESULT), arguments, RESULT)
-    n_voxels, repeats = (400, 1) if options.quick else (10000, 5)
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Fit all functions."""
+    n_voxels, repeats = (400, 1) if chosen.quick else (10000, 5)
     with threadpool_limits(1):
         data = Data(T2IK, RELAXATION, draw("tissue", n_voxels, SEED), SNR["tissue"], SEED)
         data.search(parts=PARTS)
         built_in = data.fit().cost
         data.know(built_in)
         rows = [measured(name, data, repeats) for name in FUNCTIONS]
-    result = {
-        "question": "time of users' functions with branches beside the built-in model",
+    return {
         "n_voxels": n_voxels,
         "repeats": repeats,
         "built_in": data.share(built_in),
         "rows": rows,
         "seeds": [SEED],
-        **measure.provenance(
-            __file__, "dmrifit", packages=("numpy", "numba", "llvmlite", "sympy"), quick=options.quick
-        ),
     }
-    measure.write(result, options.out)
-    print(markdown(result))
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(run, RESULT, packages=("numpy", "numba", "llvmlite", "sympy"))

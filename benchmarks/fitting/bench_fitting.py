@@ -14,6 +14,7 @@ The published script (fragrussu/bodymritools, mrifittools/getT2ivimkurtReg.py) i
 the path given; without one, its rows say "not measured here".
 """
 
+import argparse
 import json
 import math
 import os
@@ -21,12 +22,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks._measure import goal
 from benchmarks.fitting import _fitting_comparisons as comparisons
 from benchmarks.fitting import _fitting_processes as processes
@@ -43,7 +46,6 @@ from benchmarks.fitting._fitting_data import (
     shares,
 )
 from benchmarks.fitting._fitting_peers import Scipy, agreement
-from benchmarks.fitting._fitting_table import markdown
 from benchmarks.fitting.bench_branches import switched
 from dmrifit import FitResult, SignalModel, fit_voxels
 from dmrifit.engine.kernels import compiler
@@ -320,14 +322,11 @@ def plain_signal(b, te, S0, f, Dv, T2v, Dt, K, T2t):
     )
 
 
-def run(*, quick: bool, script: str | None) -> dict[str, object]:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Measure everything."""
     begin = time.perf_counter()
-    words = [] if script is None else ["--published-script", Path(script).name]
-    packages = ("numpy", "numba", "llvmlite", "scipy", "lmfit", "dipy")
-    origin = measure.provenance(__file__, "dmrifit", words=words, packages=packages, quick=quick)
     with threadpool_limits(1):
-        bench = Bench(quick=quick, script=script)
+        bench = Bench(quick=chosen.quick, script=chosen.published_script)
         bench.options()
         for part in (
             bench.extras,
@@ -345,8 +344,6 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
         ):
             part()
     return {
-        "question": "microseconds per voxel, and how often the fit is the best one",
-        **origin,
         "seeds": [SEED, SEED + 13],
         "data": {
             "tissue": {
@@ -365,18 +362,18 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Measure speed and reliability of voxelwise fits.", RESULT)
-    parser.add_argument(
-        "--published-script", metavar="PATH", help="the published script of t2-ivim-kurtosis"
-    )
-    chosen = measure.chosen(parser, arguments, RESULT)
-    if chosen.published_script is not None and not Path(chosen.published_script).is_file():
-        parser.error(f"there is no file {chosen.published_script}")
-    result = run(quick=chosen.quick, script=chosen.published_script)
-    measure.write(result, chosen.out)
-    print(markdown(result))
+def script_path(text: str) -> str:
+    """Read the path of a script."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    script = {"metavar": "PATH", "type": script_path, "help": "the published script of t2-ivim-kurtosis"}
+    runs.main(
+        run,
+        RESULT,
+        packages=("numpy", "numba", "llvmlite", "scipy", "lmfit", "dipy"),
+        options={"--published-script": script},
+    )

@@ -8,12 +8,15 @@ fitted with a prior that was learned from a mixture of the other six. Needs DMRI
     .venv/bin/python -m benchmarks.fitting.bench_ivim_methods
 """
 
+import argparse
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import MODELS, Protocol, fit_voxels
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import learn_prior
@@ -155,107 +158,28 @@ def contrast_of(values: np.ndarray, n_lesion: int) -> float:
     return values[:n_lesion].mean() - values[n_lesion:].mean()
 
 
-def markdown(result: dict) -> str:
-    """Write the tables."""
-
-    def percent(value: float) -> str:
-        return f"{100 * value:.1f} %"
-
-    grid = [
-        [
-            str(row["snr"]),
-            row["method"],
-            *(
-                text
-                for p in COLUMNS
-                for text in (
-                    percent(row[p]["rmse"]),
-                    percent(row[p]["bias"]),
-                    f"{row[p]['ratio_low']:.2f}–{row[p]['ratio_high']:.2f}",
-                )
-            ),
-        ]
-        for row in result["grid"]
-    ]
-    beside = [
-        [row["method"], *(percent(row[p][key]) for p in COLUMNS for key in ("rmse", "bias"))]
-        for row in sorted(result["osipi"] + result["published"], key=lambda row: row["f"]["rmse"])
-    ]
-    cost = [
-        [
-            row["tissue"],
-            *(
-                text
-                for p in COLUMNS
-                for text in (
-                    f"{100 * row[p]['bias']:+.0f} %",
-                    f"{row[p]['contrast']:+.2f}",
-                    f"{100 * row[p]['kept_map']:.0f} %",
-                    f"{100 * row[p]['kept_nlls']:.0f} %",
-                )
-            ),
-        ]
-        for row in result["price"]
-    ]
-    mean = {p: np.mean([row[p]["bias"] for row in result["price"]]) for p in COLUMNS}
-    tables = [
-        f"Relative errors, medians over {N_TISSUES} synthetic tissues (f .05–.5, Dv 10–80, Dt .4–2.2), and the "
-        f"95 % bootstrap interval over tissues of the RMSE relative to that of “{REFERENCE}”: below 1 is better.",
-        measure.table(
-            ["SNR", "method", "RMSE f", "bias f", "ratio f", "RMSE Dt", "bias Dt", "ratio Dt"],
-            grid,
-        ),
-        "OSIPI's seven tissues at SNR 30, medians over tissues, beside the published figures of 19 algorithms; seven "
-        "tissues give no ranks.",
-        measure.table(["method or algorithm", "RMSE f", "bias f", "RMSE Dt", "bias Dt"], beside),
-        'The price of `method="map"` at SNR 30: bias of each tissue under a prior learned from a mixture of the other '
-        f"six (mean over tissues: f {100 * mean['f']:+.1f} %, Dt {100 * mean['Dt']:+.1f} %), and the share that is left "
-        "of its contrast as a lesion of 5 % of the voxels, where it is pulled toward the region's mean (without a prior "
-        "in the last column of each).",
-        measure.table(
-            [
-                "tissue",
-                "bias f",
-                "contrast f",
-                "kept",
-                "nlls",
-                "bias Dt",
-                "contrast Dt",
-                "kept",
-                "nlls",
-            ],
-            cost,
-        ),
-    ]
-    return "\n\n".join(tables)
-
-
-def main() -> None:
-    # Before the work, during which the code may change.
-    provenance = measure.provenance(__file__, "dmrifit", packages=("numpy", "numba", "scipy"))
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Compare methods on a grid of tissues and on those of OSIPI."""
+    n_tissues, n_repeats = (6, 4) if chosen.quick else (N_TISSUES, N_REPEATS)
     protocol, tissues, table = osipi()
     rng = np.random.default_rng(SEED)
     truth = np.column_stack([
-        np.ones(N_TISSUES), rng.uniform(0.05, 0.5, N_TISSUES),
-        np.exp(rng.uniform(np.log(10), np.log(80), N_TISSUES)), rng.uniform(0.4, 2.2, N_TISSUES),
+        np.ones(n_tissues), rng.uniform(0.05, 0.5, n_tissues),
+        np.exp(rng.uniform(np.log(10), np.log(80), n_tissues)), rng.uniform(0.4, 2.2, n_tissues),
     ])  # fmt: skip
     grid = []
     for snr in SNRS:
-        grid += ranks(errors_of(truth, protocol, snr, N_REPEATS, SEED), snr)
-    here = ranks(errors_of(np.array(list(tissues.values())), protocol, 30, 1500, SEED + 1), 30)
-    result = {
-        "question": "relative errors of methods for IVIM, and the price of a learned prior",
+        grid += ranks(errors_of(truth, protocol, snr, n_repeats, SEED), snr)
+    seven = np.array(list(tissues.values()))
+    return {
         "data": "synthetic signals with Gaussian noise, b-values and tissues of OSIPI TF2.4",
         "seed": SEED,
         "grid": grid,
-        "osipi": here,
+        "osipi": ranks(errors_of(seven, protocol, 30, 25 * n_repeats, SEED + 1), 30),
         "published": published(table, 30),
         "price": price(protocol, tissues, 30),
-        **provenance,
     }
-    measure.write(result, RESULT)
-    print(markdown(result))
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(run, RESULT, packages=("numpy", "numba", "scipy"))

@@ -10,6 +10,7 @@ knows the truth of the legs and the genu; physics tells that of the oil. Reading
 and, as the halves have different directions, anisotropy. Writes a picture beside its result.
 """
 
+import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import (
     Protocol,
     average_directions,
@@ -418,144 +420,31 @@ def bounding_box(mask: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
     return slice(low[0], high[0]), slice(low[1], high[1])
 
 
-def run(picture: Path, *, quick: bool) -> dict[str, Any]:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Fit all three."""
-    leg, leg_shown = fit_leg(quick=quick)
-    oil, oil_shown = fit_oil(quick=quick)
+    leg, leg_shown = fit_leg(quick=chosen.quick)
+    oil, oil_shown = fit_oil(quick=chosen.quick)
     genu, genu_shown = fit_genu()
+    picture = chosen.out.with_suffix(".png")
     draw(leg_shown, oil_shown, genu_shown, picture)
+    goals = []
+    for row in oil:
+        what = f"oil {row['scan']}: median of D"
+        goals.append({"what": what} | measure.goal(SLOW, row["D"]["median"], "µm²/ms"))
+    for row in oil:
+        what = f"oil {row['scan']}: voxels with K not determined"
+        share = measure.goal(0.95, row["K_not_determined"], "share", at_least=True)
+        goals.append({"what": what} | share)
     return {
-        "question": "what fits say of real scans, and how far two halves of their readings agree",
-        **measure.provenance(__file__, "dmrifit", packages=("numpy", "numba", "scipy"), quick=quick),
         "synthetic": False,
         "data": [LEG, OIL, GENU],
         "picture": picture.name,
         "leg": leg,
         "oil": oil,
         "genu": genu,
-        "goals": [
-            *(
-                {"what": f"oil {row['scan']}: median of D", **measure.goal(SLOW, row["D"]["median"], "µm²/ms")}
-                for row in oil
-            ),
-            *(
-                {
-                    "what": f"oil {row['scan']}: voxels with K not determined",
-                    **measure.goal(0.95, row["K_not_determined"], "share", at_least=True),
-                }
-                for row in oil
-            ),
-        ],
-    }  # fmt: skip
-
-
-def spread(row: dict[str, float], digits: int = 2) -> str:
-    return f"{row['median']:.{digits}f} [{row['q25']:.{digits}f}, {row['q75']:.{digits}f}]"
-
-
-def share(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Write the result as tables."""
-    leg, genu = result["leg"], result["genu"]
-    shape = " × ".join(map(str, leg["shape"]))
-    head = (
-        f"**Real scans.** {' '.join(result['data'])} {result['machine']['processor'].split(' with')[0]}; "
-        f"{result['date']}, commit {str(result['commit'])[:10]}."
-    )
-    muscles = [
-        [
-            str(row["label"]),
-            str(row["n"]),
-            spread(row["Dt"]),
-            spread(row["f"], 3),
-            spread(row["Dv"], 0),
-            *(share(row[name]["doubtful"]) for name in ("Dt", "f", "Dv")),
-        ]
-        for row in leg["muscles"]
-    ]
-    leg_header = ["muscle", "voxels", "Dt (µm²/ms)", "f", "Dv (µm²/ms)"]
-    leg_header += [f"{name} in doubt" for name in ("Dt", "f", "Dv")]
-    oil = [
-        [
-            row["scan"],
-            str(row["n_voxels"]),
-            spread(row["D"], 4),
-            f"{row['D_of_mean_signal']:.4f}",
-            share(row["slow_or_at_bound"]),
-            share(row["interval_reaches_slow"]),
-            share(row["K_not_determined"]),
-        ]
-        for row in result["oil"]
-    ]
-    oil_header = [
-        *(
-            "scan",
-            "voxels",
-            "D (µm²/ms)",
-            "D of the mean signal",
-            f"D ≤ {SLOW:g} or at its lower bound",
-        ),
-        *(f"95 % interval reaches {SLOW:g}", "K not determined"),
-    ]
-    names = ("f", "Dt", "K", "T2t")
-    voxels = [
-        [str(row["voxel"])]
-        + [f"{row[n]['value']:.3g} [{row[n]['low']:.3g}, {row[n]['high']:.3g}]" for n in names]
-        + [", ".join(n for n in row if n != "voxel" and row[n]["doubt"] != "none") or "none"]
-        for row in genu["voxels"]
-    ]
-    genu_header = ["voxel", "f", "Dt (µm²/ms)", "K of the average", "T2t (ms)", "in doubt"]
-    return "\n\n".join([
-        head,
-        f"The legs ({shape}; one person, {leg['n_voxels']} voxels fitted with `ivim` in {leg['cpu_s']:.1f} s of one "
-        f"processor, averaging, intervals and doubts included), medians and quartiles by muscle:",
-        measure.table(leg_header, muscles),
-        said(leg["advice"]),
-        "The oil, both scans, `kurtosis`:",
-        measure.table(oil_header, oil),
-        said(result["oil"][0]["advice"]),
-        f"The genu, {genu['n_readings']} readings averaged to {genu['n_contrasts']} contrasts, `t2-ivim-kurtosis`, "
-        "with 95 % intervals:",
-        measure.table(genu_header, voxels),
-        said(genu["advice"]),
-        f"Medians of one muscle in both legs have a coefficient of variation of {100 * leg['sides']['Dt']:.1f} % (Dt) and "
-        f"{100 * leg['sides']['f']:.0f} % (f), root mean square over seven muscles.",
-        "Test and retest: two halves of the readings of each contrast. The within-subject coefficient of variation "
-        "is that of medians of muscles, and of voxels of the genu; the last column compares the spread between the "
-        "halves of a voxel with its standard error (1: as stated).",
-        measure.table(
-            ["scan", "parameter", "median", "within-subject CV", "SD of a voxel", "spread / standard error"],
-            [
-                [scan, row["parameter"], f"{row['median']:.4g}", f"{100 * row['wcv_regions']:.1f} %",
-                 f"{row['within_sd_voxels']:.3g}", ratio_text(row["ratio_to_standard_error"])]
-                for scan, rows in (("legs", leg["retest"]), ("genu", genu["retest"]))
-                for row in rows
-            ],
-        ),
-    ])  # fmt: skip
-
-
-def ratio_text(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.2f}"
-
-
-def said(advice: list[str]) -> str:
-    """Quote what the fit says of itself."""
-    if not advice:
-        return "The fit has no advice."
-    return "The fit says: " + " ".join(f"“{sentence}”" for sentence in advice)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Fit real scans: legs, a bottle of oil, white matter.", RESULT)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(chosen.out.with_suffix(".png"), quick=chosen.quick)
-    measure.write(result, chosen.out)
-    print(markdown(result))
+        "goals": goals,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(run, RESULT, packages=("numpy", "numba", "scipy"))

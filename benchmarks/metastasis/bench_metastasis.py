@@ -17,6 +17,7 @@ computes on one thread. `--size smoke` is a quick trial. `--inference` measures 
 volumes and adds it to the stored result.
 """
 
+import argparse
 import hashlib
 import itertools
 import json
@@ -33,6 +34,7 @@ import numpy as np
 
 from benchmarks import _boards as boards
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks.claims.huang import (
     ALPHAS,
     MARGINS,
@@ -42,7 +44,6 @@ from benchmarks.claims.huang import (
     decide_claims,
     method_name,
 )
-from benchmarks.prediction.bench_claims import decided, lines, open_sentence, read_tables
 from dmrifit import load_model, save_model
 from dmrifit.io.digests import source_digest
 from dmrifit.networks.training import gather_training
@@ -87,6 +88,7 @@ CODE = (
     "benchmarks/metastasis/bench_metastasis.py",
     "benchmarks/claims/huang.py",
     "benchmarks/claims/huang.toml",
+    "benchmarks/claims/huang_claims.toml",
 )
 #: Rooms that segmentations depend on, and what the evaluation depends on.
 OF_VOXELS = (
@@ -119,7 +121,7 @@ OF_EVALUATION = (
 CODE_OF_VOXELS = source_digest(boards.room_modules(*OF_VOXELS))
 CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
 CODE_OF_CLAIMS = hashlib.sha256(
-    b"".join(path.read_bytes() for path in (MARGINS_FILE, MARGINS_FILE.with_suffix(".py")))
+    b"".join(path.read_bytes() for path in sorted(MARGINS_FILE.parent.glob("huang*")))
 ).hexdigest()[:16]
 #: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the
 #: smallest metastasis.
@@ -372,9 +374,10 @@ def evaluated(store: Store) -> dict[str, Any]:
     return store.evaluated([stamps, MIN_VOXELS, CODE_OF_EVALUATION], evaluate)
 
 
-def run_seed(store: Store, n_jobs: int) -> dict[str, Any]:
+def run_seed(work: Path, size: Size, world: str, seed: int, n_jobs: int) -> dict[str, Any]:
     """Train, segment and evaluate everything of a seed in a world."""
     origin = measure.provenance(__file__, *CODE)
+    store = Store(work, size, world, seed)
     store.cases()
     # Longest first, so that no process is left with it at the end.
     forms = sorted(store.size.forms, key=lambda form: "path" not in FORMS[form].values())
@@ -388,18 +391,16 @@ def run_seed(store: Store, n_jobs: int) -> dict[str, Any]:
     trained = sum(s["training_s"] for name, s in seconds.items() if ", moved" not in name)
     spent = trained + result["evaluation_s"] + sum(s["prediction_s"] for s in seconds.values())
     return {
-        "synthetic": True,
         **origin,
-        "board": board_of(store.size, store.world),
         "digests": digests(),
-        "condition": store.world,
-        "run": str(store.seed),
         "processor_minutes": round(spent / 60, 2),
         "n_lesions": result["n_lesions"],
         "n_with_prior": result["n_with_prior"],
-        "figures": lines(figures.drop(columns=["condition", "run"])),
-        "methods": lines(tables["summary"][list(COLUMNS)]),
-        "every component": lines(tables["every component"][list(COLUMNS)]),
+        **boards.part(
+            figures,
+            methods=tables["summary"][list(COLUMNS)],
+            every_component=tables["every component"][list(COLUMNS)],
+        ),
     }
 
 
@@ -416,78 +417,6 @@ def digests() -> dict[str, str]:
         "evaluation": CODE_OF_EVALUATION,
         "claims": CODE_OF_CLAIMS,
     }
-
-
-def run(
-    worlds: Sequence[str],
-    seeds: Sequence[int],
-    kind: str,
-    forms: Sequence[str],
-    *,
-    out: Path,
-    work: Path,
-    n_jobs: int,
-) -> dict[str, Any]:
-    """Finish the seeds, and decide the claims."""
-    size = replace(SIZES[kind], forms=tuple(forms))
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    # Seed by seed, so that an unfinished board has both worlds.
-    for seed, world in itertools.product(seeds, worlds):
-        path = folder / f"{world.replace(' ', '-')}-{seed}.json"
-        paths.append(path)
-        if path.exists() and measure.stored(path)["board"] != board_of(size, world):
-            raise SystemExit(f"{path} is of a board of another size: remove it to run it again")
-        if not path.exists():
-            measure.write(run_seed(Store(work, size, world, seed), n_jobs), path)
-    figures = read_tables(paths, "figures")
-    stored = [measure.stored(path) for path in paths]
-    other_code = [
-        path.stem
-        for path, one in zip(paths, stored, strict=True)
-        if one.get("digests") != digests()
-    ]
-    for name in other_code:
-        print(f"{name} was finished by other code: remove its file to run it again", flush=True)
-    words = ["--worlds", *worlds, "--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
-    return {
-        "question": __doc__.strip().splitlines()[0],
-        "synthetic": True,
-        "data": f"{size.n_train + size.n_test} synthetic patients a seed and world, {size.n_train} to learn from; no patients",
-        **measure.provenance(
-            __file__,
-            *CODE,
-            words=words,
-            packages=("numpy", "scikit-learn", "torch", "skorch"),
-        ),
-        "size": kind,
-        "settings": {world: board_of(size, world) for world in worlds},
-        "worlds": list(worlds),
-        "seeds": list(seeds),
-        "of_other_code": other_code,
-        **{key: [one[key] for one in stored] for key in ("n_lesions", "n_with_prior")},
-        "processor_minutes": {
-            world: [one["processor_minutes"] for one in stored if one["condition"] == world]
-            for world in worlds
-        },
-        "margins": {name: vars(margin) for name, margin in MARGINS.items()},
-        **decided(figures, decide_claims),
-        "methods": averaged(paths, "methods"),
-        "every_component": averaged(paths, "every component"),
-    }
-
-
-def averaged(paths: Sequence[Path], name: str) -> list[dict[str, Any]]:
-    """Give the figures of each seed, by world, part and method."""
-    rows = []
-    table = read_tables(paths, name)
-    for keys, group in table.groupby(["condition", "part", "method"], sort=False):
-        row: dict[str, Any] = dict(zip(("world", "part", "method"), keys, strict=True))
-        for column in MEASURES:
-            row[column] = [measure.rounded(value, 5) for value in group[column]]
-        rows.append(row)
-    return rows
 
 
 # Whole volumes ---------------------------------------------------------------------------------
@@ -586,108 +515,80 @@ def inference() -> list[dict[str, Any]]:
     return rows
 
 
-# The block of the README -----------------------------------------------------------------------
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Finish the seeds, and decide the claims; or measure the speed, for the stored result."""
+    if chosen.inference:
+        speed = {"inference": inference(), "inference_machine": measure.machine()}
+        return measure.stored(chosen.out) | speed
+    size, worlds = SIZES[chosen.size], chosen.worlds
+    if chosen.forms:
+        size = replace(size, forms=tuple(form.replace(PLAIN, "") for form in chosen.forms))
+    # Seed by seed, so that an unfinished board has both worlds.
+    parts = [
+        runs.Part(
+            f"{world}-{seed}",
+            board_of(size, world),
+            run_seed,
+            (chosen.work, size, world, seed, chosen.n_jobs),
+        )
+        for seed, world in itertools.product(chosen.seeds, worlds)
+    ]
+    paths = runs.finished(parts, chosen.out.with_suffix(""))
+    stored = [measure.stored(path) for path in paths]
+    pairs = zip(paths, stored, strict=True)
+    other_code = [path.stem for path, one in pairs if one.get("digests") != digests()]
+    for name in other_code:
+        print(f"{name} was finished by other code: remove its file to run it again", flush=True)
+    n_patients = size.n_train + size.n_test
+    return {
+        "synthetic": True,
+        "data": f"{n_patients} synthetic patients a seed and world, {size.n_train} to learn from; no patients",
+        "size": chosen.size,
+        "settings": {world: board_of(size, world) for world in worlds},
+        "worlds": list(worlds),
+        "seeds": list(chosen.seeds),
+        "of_other_code": other_code,
+        **{key: [one[key] for one in stored] for key in ("n_lesions", "n_with_prior")},
+        "processor_minutes": {
+            world: [one["processor_minutes"] for one in stored if one["condition"] == world]
+            for world in worlds
+        },
+        **boards.decided(paths, decide_claims, MARGINS),
+        "methods": by_method(paths, "methods"),
+        "every_component": by_method(paths, "every component"),
+    }
+
+
+def by_method(paths: Sequence[Path], name: str) -> list[dict[str, Any]]:
+    """Give the figures of each seed, by world, part and method."""
+    table = boards.read_tables(paths, name).rename(columns={"condition": "world"})
+    table[[*MEASURES]] = table[[*MEASURES]].round(5).astype(object).where(table[[*MEASURES]].notna(), None)
+    grouped = table.groupby(["world", "part", "method"], sort=False)[[*MEASURES]].agg(list)
+    return list(grouped.reset_index().to_dict("records"))
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Write the tables."""
-    minutes = result["processor_minutes"]
-    times = ", ".join(f"{np.mean(m):.1f} in the {world}" for world, m in minutes.items())
-    lesions, board = result["n_lesions"], next(iter(result["settings"].values()))
-    parts = [
-        f"Synthetic patients, {len(result['seeds'])} seeds: {board['n_train']} to learn from, "
-        f"{board['n_test']} with {min(lesions)} to {max(lesions)} metastases to segment. "
-        f"{result['machine']['processor']}; {result['date']}, commit {result['commit'][:10]}; "
-        f"minutes of one processor a seed: {times}. {open_sentence(result)}",
-        boards.claims_table(result["claims"]),
-    ]
-    for world in result["worlds"]:
-        rows = [one for one in result["methods"] if one["world"] == world]
-        parts.append(f"Synthetic, {world}:")
-        parts.append(methods_table([one for one in rows if not one["method"].endswith(FIRST)]))
-        parts.append(f"Synthetic, {world}, with every component counted, single voxels too:")
-        rows = [one for one in result["every_component"] if one["world"] == world]
-        parts.append(methods_table(rows))
-    if result.get("inference"):
-        header = [
-            "weights",
-            "paths",
-            "volume",
-            "dense, s",
-            "tiled, s",
-            "ratio",
-            "of a matrix product's rate",
-        ]
-        header += ["largest difference"]
-        rows = [
-            [
-                boards.large(one["weights"]),
-                str(1 + len(one["low_resolution"]) + one["prior"]),
-                "×".join(map(str, one["shape"])),
-                f"{one['dense_s']:.2f}",
-                f"{one['tiled_s']:.2f}",
-                f"{one['ratio']:.1f}",
-                f"{100 * one['share_of_matrix_product']:.0f} %",
-                f"{one['largest_difference']:.1e}",
-            ]
-            for one in result["inference"]
-        ]
-        parts.append(measure.table(header, rows))
-    return "\n\n".join(parts)
-
-
-def methods_table(methods: Sequence[dict[str, Any]]) -> str:
-    header = [
-        "method",
-        "sensitivity",
-        "precision",
-        "FP per scan",
-        "mDSC",
-        "strict sens.",
-        "strict prec.",
-    ]
-    header += ["lesion Dice", "segment sens.", "segment spec.", "sens. < 0.1 mL"]
-    digits = {"segment_specificity": 4}
-    rows = [
-        [one["method"], *(measure.over_runs(one[key], digits.get(key, 3)) for key in MEASURES)]
-        for one in methods
-        if one["part"] == "all"
-    ]
-    return measure.table(header, rows)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = boards.options(
-        "Check the study's claims about metastases on synthetic patients.", RESULT, SEEDS, SIZES
-    )
-    parser.add_argument(
-        "--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS), help="by default both"
-    )
-    parser.add_argument(
-        "--forms", nargs="+", choices=[form or PLAIN for form in FORMS], help="by default all"
-    )
-    chosen = measure.chosen(parser, arguments, RESULT)
-    if chosen.inference:
-        rows = {"inference": inference(), "inference_machine": measure.machine()}
-        measure.write(measure.stored(chosen.out) | rows, chosen.out)
-        return
-    forms = (
-        [form.replace(PLAIN, "") for form in chosen.forms]
-        if chosen.forms
-        else SIZES[chosen.size].forms
-    )
-    result = run(
-        chosen.worlds,
-        chosen.seeds,
-        chosen.size,
-        forms,
-        out=chosen.out,
-        work=chosen.work,
-        n_jobs=chosen.n_jobs,
-    )
-    boards.write(result, chosen.out)
-    print(markdown(measure.stored(chosen.out)))
+    return runs.page("metastasis", result, measures=MEASURES)
 
 
 if __name__ == "__main__":
-    main()
+    worlds = {"nargs": "+", "choices": list(WORLDS), "default": list(WORLDS), "help": "by default both"}
+    forms = {"nargs": "+", "choices": [form or PLAIN for form in FORMS], "help": "by default all"}
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        code=CODE,
+        packages=("numpy", "scikit-learn", "torch", "skorch"),
+        seeds=SEEDS,
+        quick=False,
+        shared=True,
+        options={
+            "--size": {"choices": SIZES, "default": "full", "help": "smaller ones learn for a shorter time"},
+            "--inference": {"action": "store_true", "help": "only measure speed, for the stored result"},
+            "--worlds": worlds,
+            "--forms": forms,
+            **boards.N_JOBS,
+        },
+    )

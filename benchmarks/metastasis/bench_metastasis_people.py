@@ -25,11 +25,9 @@ import hashlib
 import json
 import os
 import pickle
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,18 +39,19 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import load_model, save_model
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.io.digests import source_digest
 from metastasis import TwoStageSegmenter, prepare_scan
-from metastasis.candidates import features, judgment, scan_level
+from metastasis.candidates import case_candidates, features, judgment
+from metastasis.candidates.case_candidates import comparable
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import candidate_truth, scored_volume
-from metastasis.candidates.scan_level import comparable
 from metastasis.candidates.small_model import CARD, load_small_model, small_model_threshold
 from metastasis.candidates.small_model import PATH as SHIPPED
 from metastasis.candidates.two_stage import small_unet
-from metastasis.segmentation.mistakes import marked_evenly
+from metastasis.segmentation.sampling import marked_evenly
 from metastasis.simulate.enhancement import KINDS
 from metastasis.simulate.implants import draw_implants
 from metastasis.simulate.training_scans import (
@@ -64,6 +63,7 @@ from metastasis.simulate.training_scans import (
 
 RESULT = measure.RESULTS / "metastasis_people.json"
 WORK = Path("build") / "metastasis_people"
+CODE = ("dmrifit", "metastasis")
 SCANS = ("patient19", "patient26")
 #: A healthy brain without contrast agent, to learn from beside either of them.
 HEALTHY = "healthy brain"
@@ -109,69 +109,9 @@ NETWORK_SOURCES = [
     import_module(f"metastasis.{name}")
     for name in (
         *("networks.architectures", "networks.losses"),
-        *("segmentation.mistakes", "segmentation.sampling"),
+        "segmentation.sampling",
     )
 ]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = measure.options(__doc__.strip().splitlines()[0], RESULT, quick=False)
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of the networks")
-    parser.add_argument(
-        "--ship", action="store_true", help="train on both scans, write the shipped model"
-    )
-    parser.add_argument(
-        "--others", nargs="+", default=[], choices=OTHERS, help="try other networks of equal time"
-    )
-    chosen: argparse.Namespace = measure.chosen(parser, arguments, RESULT)
-    chosen.work.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    code = measure.commit("dmrifit", "metastasis", "benchmarks/metastasis/bench_metastasis_people.py")
-    stored = measure.stored(chosen.out)
-    if chosen.others:
-        if not stored:
-            raise SystemExit(f"{chosen.out} has no result to add to: run without --others first")
-        for kind in chosen.others:
-            directions = tried(kind, chosen.work / kind, 1)[2]
-            stored["other networks"][kind] = {"directions": directions, **code}
-            measure.write(stored, chosen.out)
-        return
-    start = time.process_time()
-    own = chosen.work / SMALL
-    networks, rows_of, results = tried(SMALL, own)
-    curve = learning_curve(results, own)
-    if chosen.ship:
-        ship(rows_of, results, own)
-    new = on_new_implants(networks, rows_of)
-    gliomas, healthy = on_gliomas(chosen.work), on_healthy_brain()
-    if chosen.ship:
-        write_cards(load_small_model(), new, gliomas, healthy)
-    draw(networks, rows_of, own, chosen.out.with_suffix(".png"))
-    words = ["python", "benchmarks/metastasis/bench_metastasis_people.py"]
-    words += ["--ship"] if chosen.ship else []
-    measure.write(
-        {
-            "question": __doc__.strip().splitlines()[0],
-            "command": shlex.join(words),
-            "date": date.today().isoformat(),
-            "machine": measure.machine(),
-            "seeds": {"training": TRAIN_SEED, "judgment": JUDGE_SEED, "test": TEST_SEED},
-            "trainings": TRAININGS,
-            "n_implants": N_TEST * N_IMPLANTS,
-            "processor_seconds_without_training": round(time.process_time() - start),
-            "directions": results,
-            "new implants": new,
-            "learning curve": curve,
-            "after the first training": tried(SMALL, own, 1)[2],
-            "other networks": stored.get("other networks", {}),
-            "gliomas": gliomas,
-            HEALTHY: healthy,
-            "gliomas_threshold": small_model_threshold(),
-            "versions": measure.versions("numpy", "scipy", "scikit-learn", "torch"),
-            **code,
-        },
-        chosen.out,
-    )
 
 
 def tried(
@@ -230,7 +170,7 @@ def network_state() -> str:
 def state() -> str:
     """Give a digest of what makes candidates and tests."""
     settings = [network_state(), JUDGE_SEED, TEST_SEED, N_TEST, N_IMPLANTS, LEVELS]
-    return state_of(settings, [features, judgment, scan_level])
+    return state_of(settings, [features, judgment, case_candidates])
 
 
 def state_of(settings: Any, modules: Sequence[Any]) -> str:
@@ -424,7 +364,23 @@ def write_cards(
     healthy: dict[str, Any],
 ) -> None:
     """Write the card of the shipped model, and its figures for programs."""
-    CARD.write_text(card(model, new, gliomas, healthy), encoding="utf-8")
+    weights = sorted(model.feature_weights_.items(), key=lambda item: -item[1])[:6]
+    trainings = [str(epochs) for epochs, *_ in TRAININGS]
+    text = runs.page(
+        "small_model",
+        {"new": new, "gliomas": gliomas, "healthy": healthy, "kinds": KINDS, "weights": weights},
+        n_implants=N_NEW * N_IMPLANTS,
+        cut=model.threshold_,
+        sensitivity=ON_OTHERS,
+        pooled=pooled_figures(list(new.values())),
+        n_candidates=model.n_candidates_,
+        n_copies=N_COPIES,
+        n_phantoms=N_PHANTOMS,
+        n_healthy=N_HEALTHY,
+        epochs=" + ".join(trainings[:-N_AVERAGED]),
+        later=" + ".join(trainings[-N_AVERAGED:]),
+    )
+    CARD.write_text(f"{text}\n", encoding="utf-8")
     shares = [row_at(rows, model.threshold_)["sensitivity"] for rows in gliomas.values()]
     note = NOTE.format(found=f"{min(shares):.2f} to {max(shares):.2f}")
     content = {"figures": pooled_figures(list(new.values())), "note": note}
@@ -452,43 +408,6 @@ def pooled_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def card(
-    model: TwoStageSegmenter,
-    new: dict[str, dict[str, Any]],
-    gliomas: dict[str, list[dict]],
-    healthy: dict[str, Any],
-) -> str:
-    """Write the card of the shipped model: data, figures, limits, license, command."""
-    header = ["brain not trained on", "sensitivity", *KINDS, "large rings half covered"]
-    header += ["findings without implants", "mL"]
-    rows = []
-    for name, row in new.items():
-        kinds = [f"{row['by_kind'][kind]:.2f}" for kind in KINDS]
-        counts = [written(row["half_covered"]), str(row["findings"]), f"{row['mL']:.2f}"]
-        rows.append([name, f"{row['sensitivity']:.2f}", *kinds, *counts])
-    pooled = pooled_figures(list(new.values()))
-    weights = sorted(model.feature_weights_.items(), key=lambda item: -item[1])[:6]
-    listed = ", ".join(f"{feature} {weight:.2f}" for feature, weight in weights)
-    return _CARD.format(
-        table=measure.table(header, rows),
-        gliomas=glioma_table(gliomas, [model.threshold_]),
-        healthy=healthy_sentence(healthy),
-        n_implants=N_NEW * N_IMPLANTS,
-        cut=model.threshold_,
-        sensitivity=ON_OTHERS,
-        pooled=pooled["sensitivity"],
-        pooled_small=pooled["sensitivity_small"],
-        candidates=sum(model.n_candidates_.values()),
-        metastases=model.n_candidates_["metastases"],
-        weights=listed,
-        n_copies=N_COPIES,
-        n_phantoms=N_PHANTOMS,
-        n_healthy=N_HEALTHY,
-        epochs=" + ".join(str(epochs) for epochs, *_ in TRAININGS[:-N_AVERAGED]),
-        later=" + ".join(str(epochs) for epochs, *_ in TRAININGS[-N_AVERAGED:]),
-    )
-
-
 #: What a program that shows the figures has to say with them.
 NOTE = (
     "networks trained on one of two scans and tried in the other one, pooled, on implants of the "
@@ -496,65 +415,6 @@ NOTE = (
     "trained on both scans, was tried in three brains with gliomas, where it found {found} of the "
     "implants"
 )
-
-_CARD = """\
-# The small model that comes along
-
-Finds what enhances like a metastasis in one post-contrast T1 scan of the head, without a prior scan. Research only: it has
-never been tried on a labelled real metastasis.
-
-## Data
-For each training, {n_copies} new warped copies each of two real post-contrast scans (Lesjak et al., Neuroinformatics 16:51–63, 2018, doi
-10.1007/s12021-017-9348-7; Laboratory of Imaging Technologies, University of Ljubljana; CC BY), half of them with painted
-vessels, sinuses, dura and cavities, half with sinuses in grooves of the brain and dura around it, all with synthetic implants;
-at most {n_phantoms} new synthetic patients of the hard world; and, from the fourth training on, {n_healthy} such copies of a healthy brain without
-contrast agent (example data of Osprey, Oeltzschner et al., J Neurosci Methods 343:108827, 2020; MIT license). No labelled
-metastasis and no other data of people. The two scans are of people with multiple sclerosis, of one site, tightly stripped:
-that they hold no enhancing lesion is an assumption.
-
-First stage: a U-Net of 0.33 million weights, {epochs} epochs of 200 segments of varied appearance on one scan, phantoms and, from the
-fourth training on, the healthy brain, then {later} with less variation on both scans; weights are the mean after each of these. After the
-first training, two thirds of the background segments are what it took for lesions, of a large mistake about 300 voxels.
-Second stage: boosted trees, {candidates} candidates ({metastases} metastases) of networks that had not seen the scan, after
-each of their trainings, and of their mean. Heaviest features (share of variance no longer explained where shuffled in the training candidates): {weights}.
-Marked from a score of {cut:g} on.
-
-## Figures
-The same training on one scan was tried in the other one, with {n_implants} implants (half of 2.5 to 6 mm, contrast 0.12 to 0.9) of
-new seeds, on which no choice rests, at the threshold {cut:g} that this model has:
-
-{table}
-
-Pooled: {pooled:.2f} of all, {pooled_small:.2f} of the small ones. The threshold is the highest of those tried that finds {sensitivity:.2f}
-of other implants in the same brains. Two people, one seed; how probabilities are made comparable between scans, which sizes
-candidates may have, the trees, what they learn from, and which components are joined were chosen on these two brains, with other
-implants.
-
-This model itself was tried in three brains with gliomas (BRATS 2013, Menze et al., IEEE Trans Med Imaging 34:1993–2024, 2015; no
-model has learned from them): how much of the labelled enhancing tumor it covers, what it marks more than 4 mm away from the
-tumor, and synthetic implants there.
-
-{gliomas}
-
-These are other tumors than metastases, and larger ones. Five models were compared in them (the first marked up to 7.1 mL
-elsewhere, those after it about 3), so that they flatter this one. The lesions that it learns from were widened after an
-earlier model had missed most of these tumors, which helped in one of three.
-
-{healthy}
-
-## Limits
-Large parts of bulky enhancing tumors and thin walls at the surface of the brain are missed; pieces of large sinuses are marked
-where a loose mask leaves them. Implants come from the generator that trained the network, so these sensitivities are
-optimistic. Not for scans with skull, before contrast, with slices above 3 mm, or of children. Probabilities are not
-calibrated. Nothing marked does not mean no metastases.
-
-## License
-The model: that of this package. The scans it learned from: CC BY and MIT, to be cited as above.
-
-## Command
-    python -m benchmarks.metastasis.bench_metastasis_people --ship
-"""
-
 
 # Tests -------------------------------------------------------------------------------------------
 
@@ -780,29 +640,6 @@ def on_healthy_brain() -> dict[str, Any]:
     return at_threshold(model.threshold_, scores, [])
 
 
-def healthy_sentence(row: dict[str, Any]) -> str:
-    """Write what the shipped model marks in a brain without contrast agent."""
-    return (
-        "In the healthy brain without contrast agent, copies of which it has learned from, it marks "
-        f"{row['findings']} things of {row['mL']:.1f} mL after `prepare`, the largest of "
-        f"{row['largest_mL']:.1f} mL; it is not meant for such scans, and `segment` warns of them."
-    )
-
-
-def glioma_table(gliomas: dict[str, list[dict]], cuts: Sequence[float]) -> str:
-    """Write what the shipped model marks in brains with tumors."""
-    header = ["brain", "threshold", "enhancing tumor, mL", "covered", "findings elsewhere", "mL"]
-    header += ["largest mL", "implants found", "small ones"]
-    rows = []
-    for name, lines in gliomas.items():
-        for row in (line for line in lines if line["threshold"] in cuts):
-            outside = [str(row["findings"]), f"{row['mL']:.2f}", f"{row['largest_mL']:.2f}"]
-            found = [f"{row['sensitivity']:.2f}", f"{row['by_kind']['small']:.2f}"]
-            tumor = [f"{row['enhancing_mL']:.0f}", f"{row['covered']:.2f}"]
-            rows.append([name, f"{row['threshold']:g}", *tumor, *outside, *found])
-    return measure.table(header, rows)
-
-
 def fix_cuts(results: dict[str, Any]) -> None:
     """Take the row of the cut that was chosen in the other direction."""
     for name, (other,) in ((name, set(SCANS) - {name}) for name in SCANS):
@@ -847,101 +684,73 @@ def draw(networks: dict[str, Any], rows_of: dict[str, Any], work: Path, path: Pa
     plt.close(figure)
 
 
-def line(name: str, kind: str, method: str, row: dict[str, Any]) -> list[str]:
-    """Write a row of the table."""
-    kinds = [f"{row['by_kind'].get(one, float('nan')):.2f}" for one in KINDS]
-    kinds.append(written(row["half_covered"]))
-    numbers = [f"{row['threshold']:.3f}", f"{row['sensitivity']:.2f}", *kinds]
-    false = [str(row["findings"]), f"{row['mL']:.2f}", f"{row['largest_mL']:.2f}"]
-    return [name, kind, method, *numbers, *false]
-
-
-def written(share: float | None) -> str:
-    """Write a share, or that there is none."""
-    return "–" if share is None else f"{share:.2f}"
-
-
-def curve_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Write what the network marks after 20 epochs of 200 segments, and after more."""
-    header = [
-        "tested in",
-        "epochs",
-        "sensitivity",
-        "findings without implants",
-        "mL",
-        "largest mL",
-    ]
-    lines = [
-        [row["tested in"], f"{row['epochs']}{', mean' if row['mean'] else ''}"]
-        + [f"{row['sensitivity']:.2f}", str(row["findings"])]
-        + [f"{row[key]:.2f}" for key in ("mL", "largest_mL")]
-        for row in rows
-    ]
-    return measure.table(header, lines)
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Try both directions and the shipped model, or other networks for the stored result."""
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    stored = measure.stored(chosen.out)
+    if chosen.others:
+        if not stored:
+            raise SystemExit(f"{chosen.out} has no result to add to: run without --others first")
+        code = measure.commit(*CODE)
+        for kind in chosen.others:
+            directions = tried(kind, chosen.work / kind, 1)[2]
+            stored["other networks"][kind] = {"directions": directions, **code}
+        return stored
+    start = time.process_time()
+    own = chosen.work / SMALL
+    networks, rows_of, results = tried(SMALL, own)
+    curve = learning_curve(results, own)
+    if chosen.ship:
+        ship(rows_of, results, own)
+    new = on_new_implants(networks, rows_of)
+    gliomas, healthy = on_gliomas(chosen.work), on_healthy_brain()
+    if chosen.ship:
+        write_cards(load_small_model(), new, gliomas, healthy)
+    draw(networks, rows_of, own, chosen.out.with_suffix(".png"))
+    return {
+        "seeds": {"training": TRAIN_SEED, "judgment": JUDGE_SEED, "test": TEST_SEED},
+        "trainings": TRAININGS,
+        "n_implants": N_TEST * N_IMPLANTS,
+        "processor_seconds_without_training": round(time.process_time() - start),
+        "directions": results,
+        "new implants": new,
+        "learning curve": curve,
+        "after the first training": tried(SMALL, own, 1)[2],
+        "other networks": stored.get("other networks", {}),
+        "gliomas": gliomas,
+        HEALTHY: healthy,
+        "gliomas_threshold": small_model_threshold(),
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Write the tables."""
-    header = ["tested in", "network", "method", "threshold", "sensitivity", *KINDS]
-    header += ["large rings half covered"]
-    header += ["findings without implants", "mL", "largest mL"]
-    rows = []
+    others = result["other networks"]
     later = f", {TRAININGS[0][0]} epochs"
-    tried_kinds = {SMALL: result["directions"], SMALL + later: result["after the first training"]}
-    for kind, one in result["other networks"].items():
-        tried_kinds[kind + later] = one["directions"]
-    for kind, directions in tried_kinds.items():
-        for name, content in directions.items():
-            cut = ("two stages, cut of the other direction", content["fixed beforehand"])
-            rows.append(line(name, kind, *cut))
-            for method in ("network", "two stages"):
-                cut_here = f"{method}, cut on other implants"
-                rows.append(line(name, kind, cut_here, content[cut_here]))
-                rows += [
-                    line(name, kind, f"{method}, matched {row['wanted']:.2f}", row)
-                    for row in content[f"{method}, matched"]
-                ]
-    note = (
-        f"Synthetic implants ({result['n_implants']} in each brain, half of 2.5 to 6 mm, contrast "
-        "0.12 to 0.9) in two real post-contrast scans (Lesjak et al., Neuroinformatics "
-        "16:51–63, 2018; CC BY): the network has learned from the other scan, phantoms and, from its "
-        "fourth training on, a healthy brain without contrast agent (Osprey's example data, MIT). A cut is "
-        "fixed in the other direction, or on implants of other seeds in the same scan, half for "
-        "half. That the scans, of people with multiple sclerosis, hold no enhancing "
-        "lesion is an assumption; implants come from the generator that trained the network. "
-        "Findings have 4 voxels or more; half covered is the share of large rings of which at "
-        "least half is marked. New implants, "
-        f"{N_NEW * N_IMPLANTS} in each brain, are of seeds on which no choice rests. Nobody has "
-        "tried this on a labelled real metastasis. "
-        f"{result['date']}, commit {str(result['commit'])[:10]}"
-        + "".join(
-            f"; {kind}: commit {one['commit'][:10]}"
-            for kind, one in result["other networks"].items()
-        )
-        + "."
-    )
-    rows += [
-        line(name, SMALL, "two stages, shipped threshold, new implants", row)
-        for name, row in result["new implants"].items()
-    ]
-    on_gliomas = (
-        "The model that comes along, which has learned from both scans, in three brains with gliomas "
-        "(BRATS 2013, Menze et al., IEEE Trans Med Imaging 34:1993–2024, 2015; for tests alone): how "
-        "much of the labelled enhancing tumor is covered, what is marked more than 4 mm away from the "
-        f"tumor, and synthetic implants there ({GLIOMA_SETS * N_IMPLANTS} in each). The kinds of "
-        "lesions that it learns from were widened after an earlier model had missed most of these "
-        "tumors."
-    )
-    cuts = (0.05, 0.1, result["gliomas_threshold"], 0.2, 0.3)
-    tables = [note, measure.table(header, rows), on_gliomas, glioma_table(result["gliomas"], cuts)]
-    tables.append(f"The model: {healthy_sentence(result[HEALTHY])}")
-    tables += [
-        "The network alone, at a sensitivity of .80, after more trainings, and with the mean of the "
-        f"weights after the last {N_AVERAGED}:",
-        curve_table(result["learning curve"]),
-    ]
-    return "\n\n".join(tables)
+    networks = {SMALL: result["directions"], SMALL + later: result["after the first training"]}
+    networks |= {kind + later: one["directions"] for kind, one in others.items()}
+    counts = {"n_new": N_NEW * N_IMPLANTS, "n_beside": GLIOMA_SETS * N_IMPLANTS}
+    shown = {"networks": networks, "others": others, "kinds": KINDS, "nan": np.nan}
+    return runs.page("metastasis_people", result, **counts, **shown)
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        code=CODE,
+        packages=("numpy", "scipy", "scikit-learn", "torch"),
+        quick=False,
+        options={
+            "--work": {"type": Path, "default": WORK, "help": "folder of the networks"},
+            "--ship": {"action": "store_true", "help": "train on both scans, write the shipped model"},
+            "--others": {
+                "nargs": "+",
+                "default": [],
+                "choices": OTHERS,
+                "help": "try other networks of equal time",
+            },
+        },
+    )

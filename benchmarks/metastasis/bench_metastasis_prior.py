@@ -11,6 +11,7 @@ the row without one. The ceiling is an oracle that judges as without a prior, an
 candidates have changed since. What is found in a patient is kept in FOLDER and not repeated.
 """
 
+import argparse
 import functools
 import hashlib
 import time
@@ -26,6 +27,7 @@ from scipy import ndimage
 
 from benchmarks import _boards as boards
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit.io.digests import source_digest
 from metastasis import simulate_metastases
 from metastasis.candidates.case_candidates import case_candidates
@@ -367,11 +369,8 @@ def rounded(values: Any) -> list[float | None]:
     return [measure.rounded(value, 3) for value in values]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = measure.options(__doc__.strip().splitlines()[0], RESULT, quick=False)
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of candidates")
-    parser.add_argument("--patients", type=int, default=N_PATIENTS, help="patients of each seed")
-    chosen = measure.chosen(parser, arguments, RESULT)
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Find candidates, and judge them by each kind of classifier."""
     start = time.process_time()
     cohorts = stored_patients(chosen.patients, chosen.work)
     patients = [patient for cohort in cohorts for patient in cohort]
@@ -380,65 +379,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in CLASSIFIERS:
         rows, weights = judged_rows(name, cohorts)
         tables[name] = {"rows": figures_of(rows, np.array(statuses)), "weights": weights}
-    measure.write(
-        {
-            "question": __doc__.strip().splitlines()[0],
-            "synthetic": True,
-            **measure.provenance(
-                __file__,
-                "dmrifit",
-                "metastasis",
-                words=("--patients", str(chosen.patients)),
-                packages=("numpy", "scipy", "scikit-learn", "torch"),
-            ),
-            "seeds": list(SEEDS),
-            "n_patients": chosen.patients * len(SEEDS),
-            "n_lesions": {status: statuses.count(status) for status in STATUSES},
-            "levels": list(LEVELS),
-            "sensitivities": list(SENSITIVITIES),
-            "processor_seconds_without_stored": round(time.process_time() - start),
-            "classifiers": tables,
-        },
-        chosen.out,
-    )
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Write the table."""
-    header = ["second stage", "judged with"]
-    header += [f"FP a scan at {wanted:.2f}" for wanted in SENSITIVITIES]
-    header += [f"fewer at {AIM_AT:.2f} [95 %]", *STATUSES]
-    rows = []
-    for name, table in result["classifiers"].items():
-        for row, content in table["rows"].items():
-            counts = ["–" if n is None else f"{n:.2f}" for n in content["false_positives"]]
-            gain = percent(content["fewer"][SENSITIVITIES.index(AIM_AT)])
-            found = (content["sensitivity_by_status"][status] for status in STATUSES)
-            rows.append([name, row, *counts, gain, *("–" if s is None else f"{s:.2f}" for s in found)])  # fmt: skip
-    plain = result["classifiers"]["trees"]["rows"]["no prior"]
-    lesions = result["n_lesions"]
-    note = (
-        f"Synthetic patients of the hard world, {len(result['seeds'])} seeds with "
-        f"{result['n_patients']} patients, a prior each, and {sum(lesions.values())} metastases ("
-        + ", ".join(f"{n} {status}" for status, n in lesions.items())
-        + "); each seed judged by what was learned from the other nine; false positives of "
-        f"{MIN_VOXELS} voxels or more; interval over seeds. The right columns are sensitivities "
-        f"by status at {AIM_AT:.2f}. Of the false positives without a prior "
-        f"{100 * (plain['share_there_before'] or 0):.0f} % were marked in the prior, too, "
-        f"{100 * (plain['share_of_mimics'] or 0):.0f} % are mimics. The network finds "
-        f"{100 * plain['highest_sensitivity']:.0f} % at all. The ceiling cannot be reached: noise, "
-        "registration and another enhancement hide changes. Patients without a prior are judged as in "
-        "the row without one, so that they lose nothing by what others have. "
-        f"{result['date']}, commit {str(result['commit'])[:10]}."
-    )
-    return f"{note}\n\n{measure.table(header, rows)}"
-
-
-def percent(values: Sequence[float | None]) -> str:
-    """Write a share with its interval."""
-    share, low, high = ("–" if v is None else f"{100 * v:.0f}" for v in values)
-    return f"{share} % [{low}, {high}]"
+    return {
+        "synthetic": True,
+        "seeds": list(SEEDS),
+        "n_patients": chosen.patients * len(SEEDS),
+        "n_lesions": {status: statuses.count(status) for status in STATUSES},
+        "levels": list(LEVELS),
+        "sensitivities": list(SENSITIVITIES),
+        "processor_seconds_without_stored": round(time.process_time() - start),
+        "classifiers": tables,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        code=("dmrifit", "metastasis"),
+        packages=("numpy", "scipy", "scikit-learn", "torch"),
+        quick=False,
+        options={
+            "--work": {"type": Path, "default": WORK, "help": "folder of candidates"},
+            "--patients": {"type": int, "default": N_PATIENTS, "help": "patients of each seed"},
+        },
+    )

@@ -12,9 +12,9 @@ Only scores and counts are kept, no image.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +24,15 @@ import pandas as pd
 from scipy import ndimage
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
-from dmrifit.stats.lesion_matching import label_components, lesion_table
+from dmrifit.io.components import label_components
+from dmrifit.stats.lesion_matching import lesion_table
 from metastasis.study.reader_scores import recall_by_volume, scan_scores
 
 RESULT = measure.RESULTS / "real_lesions.json"
 MISSED, BLOBS, SEED = 0.25, 5, 0
 VISITS = ("01", "03")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = measure.options(__doc__.strip().splitlines()[0], RESULT, quick=False)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    data = measure.data_folder("ms_followup").parent
-    start = time.process_time()
-    result = {
-        "question": __doc__.strip().splitlines()[0],
-        "data": "Lesjak et al., CC BY; lesions of multiple sclerosis",
-        **measure.provenance(
-            __file__, "dmrifit", "metastasis", packages=("numpy", "scipy", "pandas", "nibabel", "SimpleITK")
-        ),
-        "missed": MISSED,
-        "blobs": BLOBS,
-        "seed": SEED,
-        **scores(label_sets(data)),
-        "registration": registrations(data),
-        "processor_seconds": round(time.process_time() - start),
-    }
-    measure.write(result, chosen.out)
-    print(markdown(result))
 
 
 def label_sets(data: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -152,64 +132,28 @@ def registrations(data: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def run(_: argparse.Namespace) -> dict[str, Any]:
+    """Score the imitated reader, and align heads."""
+    data = measure.data_folder("ms_followup").parent
+    start = time.process_time()
+    return {
+        "data": "Lesjak et al., CC BY; lesions of multiple sclerosis",
+        "missed": MISSED,
+        "blobs": BLOBS,
+        "seed": SEED,
+        **scores(label_sets(data)),
+        "registration": registrations(data),
+        "processor_seconds": round(time.process_time() - start),
+    }
+
+
 def markdown(result: dict[str, Any]) -> str:
     """Write the tables."""
-    rows = []
-    for dataset in ("ms_followup", "ms_lesions_mni"):
-        for widths in (0, 1):
-            people = [
-                row
-                for row in result["people"]
-                if row["name"].startswith(dataset) and row["wider_voxels"] == widths
-            ]
-            sums = {key: sum(row[key] for row in people) for key in people[0] if key.startswith("n_")}
-            f1 = [row["f1_mets"] for row in people if row["f1_mets"] is not None]
-            cells = [dataset, str(len(people)), str(widths), str(sums["n_lesions"]), str(sums["n_kept"])]
-            cells += [str(sums[key]) for key in ("n_found", "n_strict", "n_by_distance")]
-            cells += [str(BLOBS * len(people)), str(sums["n_false"]), str(sums["n_wrong_by_distance"])]
-            rows.append([*cells, f"{np.mean(f1):.3f}"])
-    header = ["data", "people", "wider by, voxels", "lesions", "kept", "found", "found, strict"]
-    header += ["found, by distance", "blobs", "false", "false, by distance", "METS F1"]
-    volumes = []
-    for row in result["recall_by_volume"]:
-        volumes.append([cell(row[key]) for key in row])
-    alignments = [
-        [
-            row["earlier"],
-            row["later"],
-            f"{row['likeness']:.2f}",
-            "yes" if row["same_head"] else "no",
-            f"{row['disagreement_mm']:.2f}" if row["same_head"] else "–",
-        ]
-        for row in result["registration"]
-    ]
-    note = (
-        "Lesions of multiple sclerosis of real people, not metastases (Lesjak et al., CC BY): changed lesions of "
-        "`ms_followup`, whole label sets of `ms_lesions_mni`. A reader is imitated who misses "
-        f"{100 * result['missed']:.0f} % of the lesions, adds {result['blobs']} blobs of 8 voxels, and outlines what "
-        "is kept exactly or one voxel wider. Lesions that touch once they are wider can be one finding. "
-        f"Seed {result['seed']}, {result['date']}, commit {str(result['commit'])[:10]}."
-    )
-    titles = list(result["recall_by_volume"][0])
-    parts = [
-        note,
-        measure.table(header, rows),
-        "Recall by volume, exact outlines, intervals over people:",
-        measure.table([title.replace("_", " ") for title in titles], volumes),
-        "FLAIR scans of two visits; two people must not count as one head:",
-        measure.table(
-            ["earlier", "later", "likeness", "same head", "disagreement, mm"], alignments
-        ),
-    ]
-    return "\n\n".join(parts)
-
-
-def cell(value: Any) -> str:
-    """Write a value of a table."""
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    people = [row | {"dataset": row["name"].split()[0]} for row in result["people"]]
+    return runs.page("real_lesions", result | {"people": people})
 
 
 if __name__ == "__main__":
-    main()
+    packages = ("numpy", "scipy", "pandas", "nibabel", "SimpleITK")
+    code = ("dmrifit", "metastasis")
+    runs.main(run, RESULT, markdown=markdown, code=code, packages=packages, quick=False)

@@ -14,20 +14,21 @@ project's root:
     .venv/bin/python -m benchmarks.placement.bench_placement --reference   # the best known objectives,
     stored; minutes
     .venv/bin/python -m benchmarks.placement.bench_placement               # the comparison with them
-    .venv/bin/python -m benchmarks.placement.bench_placement --quick       # every sixth mask, nothing is
-    written
+    .venv/bin/python -m benchmarks.placement.bench_placement --quick --out FILE       # every sixth mask
 """
 
 import argparse
 import statistics
 import time
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import differential_evolution, minimize
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer
 from placement.box import overlap
 from placement.box.voxel import rotation_of
@@ -255,41 +256,8 @@ def ratios(rows: list[dict]) -> dict[str, float]:
     }
 
 
-def markdown(result: dict) -> str:
-    """Write the table of the README."""
-    header = (
-        "masks",
-        "limits",
-        "least volume",
-        "method",
-        "mean gap",
-        "median",
-        "largest",
-        "over 0.01",
-        "CPU ms, mean",
-        "largest",
-    )
-    keys = ("mean_gap", "median_gap", "largest_gap", "n_gap_above_0.01", "mean_ms", "largest_ms")
-    rows = [
-        [
-            row["masks"],
-            row["limits"],
-            f"{row['least_volume_mL']:g} mL",
-            row["method"],
-            *(f"{row[key]:g}" for key in keys),
-        ]
-        for row in result["rows"]
-    ]
-    return measure.table(header, rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--reference", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    chosen = parser.parse_args()
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Compare with the best known objectives, or search for these again."""
     stored = measure.stored(RESULT)
     rows = []
     numbers = list(range(0, N_MASKS, 6 if chosen.quick else 1))
@@ -300,9 +268,8 @@ def main() -> None:
             for n, tumor in zip(numbers, tumors, strict=True)
         ]
         if series == 0:
-            VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=0).candidates(
-                scenes[0], 2
-            )
+            # Compiles.
+            VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=0).candidates(scenes[0], 2)
             evolution(scenes[0], 0, 0)
         for limits in LIMITS:
             key = f"best_known_{name}" + (f"_{limits}" if limits != "free" else "")
@@ -311,19 +278,18 @@ def main() -> None:
                 continue
             best = {least: [values[n] for n in numbers] for least, values in stored[key].items()}
             rows += compared(name, limits, scenes, tumors, best)
-    if chosen.quick:
-        print(markdown({"rows": rows}), ratios(rows))
-        return
-    if rows:
-        stored |= {
-            "question": __doc__.strip().splitlines()[0],
-            "data": f"two series of {N_MASKS} synthetic masks of 6 to 100 mL, fixed seeds; no patients",
-            "rows": rows,
-            "ratios": ratios(rows),
-            **measure.provenance(__file__, "placement", packages=("numpy", "scipy", "numba")),
-        }
-    measure.write(stored, RESULT)
+    if chosen.reference:
+        return stored
+    known = {key: values for key, values in stored.items() if key.startswith("best_known")}
+    data = f"two series of {N_MASKS} synthetic masks of 6 to 100 mL, fixed seeds; no patients"
+    return known | {"data": data, "rows": rows, "ratios": ratios(rows)}
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        code=("placement",),
+        packages=("numpy", "scipy", "numba"),
+        options={"--reference": {"action": "store_true", "help": "search for the best known objectives"}},
+    )

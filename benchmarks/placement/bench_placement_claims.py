@@ -11,10 +11,10 @@ results/placement_claims, boxes of a finished fold stay in the folder FOLDER: an
 goes on there. Margins and size are those of claims/lee.toml; nothing here decides the outcome.
 """
 
+import argparse
 import json
 import time
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks import _boards as boards
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks.claims.lee import (
     MARGINS,
     MARGINS_FILE,
@@ -30,7 +31,6 @@ from benchmarks.claims.lee import (
     claim_figures,
     decide_claims,
 )
-from benchmarks.prediction.bench_claims import decided, lines, open_sentence, read_tables
 from dmrifit import Training
 from dmrifit.io.atomic_files import write_text
 from placement import (
@@ -51,6 +51,8 @@ QUICK = {"n_cases": 15, "n_folds": 3, "least_tumor_ml": 25.0}
 CODE = ("dmrifit", "placement", "benchmarks/claims", "benchmarks/placement/bench_placement_claims.py")
 #: The first two experts are the study's; the others only make the rows that placers are held to.
 N_EXPERTS = 12
+#: Tables of means that are kept of a seed, and over what they are.
+KEYS = {"rows": ["method"], "folds": ["method", "fold"]}
 MEASURES = ("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair", "rotated_angles")
 THIRD, MEDOID = "third expert", "medoid of ten other experts"
 
@@ -100,7 +102,7 @@ def placed_fold(
     return fold
 
 
-def run_seed(seed: int, work: Path, size: dict[str, Any], *, quick: bool) -> dict[str, Any]:
+def run_seed(seed: int, work: Path, size: dict[str, Any], quick: bool) -> dict[str, Any]:
     """Place in all cases of a seed, each by the network that has not seen it, and compare."""
     origin = measure.provenance(__file__, *CODE)
     scenes, voxels = draw_cases(seed, size)
@@ -123,87 +125,39 @@ def run_seed(seed: int, work: Path, size: dict[str, Any], *, quick: bool) -> dic
     tables = evaluate_placements(
         scenes, experts, boxes, folds=folds, seconds=seconds, random_state=seed
     )
-    figures = claim_figures({str(seed): tables})
     cases = tables["cases"].assign(fold=tables["cases"]["case"].map(dict(enumerate(folds))))
-    return {
-        "synthetic": True,
-        **origin,
-        "board": size,
-        "condition": "",
-        "run": str(seed),
-        "figures": lines(figures.drop(columns=["condition", "run"])),
-        "rows": lines(cases.groupby("method", sort=False)[[*MEASURES]].mean().reset_index()),
-        "folds": lines(cases.groupby(["method", "fold"], sort=False)[[*MEASURES]].mean().reset_index()),
+    means = {
+        name: cases.groupby(keys, sort=False)[[*MEASURES]].mean().reset_index()
+        for name, keys in KEYS.items()
     }
+    return origin | boards.part(claim_figures({str(seed): tables}), **means)
 
 
-def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str, Any]:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Finish the seeds and decide the claims."""
-    size = QUICK if quick else {name: FULL[name] for name in QUICK}
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{seed}.json" for seed in seeds]
-    for seed, path in zip(seeds, paths, strict=True):
-        if path.exists() and measure.stored(path)["board"] != size:
-            raise SystemExit(f"{path} is of a board of another size: remove it to run it again")
-        if not path.exists():
-            measure.write(run_seed(seed, work, size, quick=quick), path)
-    figures = read_tables(paths, "figures")
-    words = ["--seeds", *map(str, seeds)]
+    size = QUICK if chosen.quick else {name: FULL[name] for name in QUICK}
+    parts = [
+        runs.Part(str(seed), size, run_seed, (seed, chosen.work, size, chosen.quick))
+        for seed in chosen.seeds
+    ]
+    paths = runs.finished(parts, chosen.out.with_suffix(""))
+    means = {}
+    for name, keys in KEYS.items():
+        table = boards.read_tables(paths, name).groupby(keys, sort=False)[[*MEASURES]].mean()
+        means[name] = table.round(4).reset_index().sort_values(keys[1:], kind="stable")
     return {
-        "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        **measure.provenance(__file__, *CODE, words=words, quick=quick),
-        "seeds": list(seeds),
+        "seeds": list(chosen.seeds),
         "board": size,
-        "margins": {name: vars(margin) for name, margin in MARGINS.items()},
-        **decided(figures, decide_claims),
-        "rows": averaged(paths, "rows", ["method"]),
-        "folds": averaged(paths, "folds", ["method", "fold"]),
+        **boards.decided(paths, decide_claims, MARGINS),
+        **{name: json.loads(table.to_json(orient="records")) for name, table in means.items()},
     }
-
-
-def averaged(paths: Sequence[Path], name: str, keys: list[str]) -> list[dict[str, Any]]:
-    """Average the rows of seeds."""
-    table = read_tables(paths, name)
-    mean = table.groupby(keys, sort=False)[[*MEASURES]].mean().reset_index()
-    if "fold" in keys:
-        mean = mean.sort_values("fold", kind="stable")
-    return list(json.loads(mean.round(4).to_json(orient="records")))
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Write what was decided, the rows of placers and the network's folds."""
-    header = ["placer", "tumor in box", "volume, mL", "Dice, closest", "Dice, both", "Dice, fair", "angles not 0"]
-    rows = [[row["method"], *(f"{row[name]:.3f}" for name in MEASURES)] for row in result["rows"]]
-    by_fold = [
-        [str(row["fold"]), *(f"{row[name]:.3f}" for name in MEASURES)]
-        for row in result["folds"]
-        if row["method"] == NETWORK
-    ]
-    head = (
-        f"Synthetic gliomas from {result['board']['least_tumor_ml']:g} mL and simulated experts, "
-        f"{len(result['seeds'])} seeds; {result['date']}, commit {result['commit'][:10]}. "
-        f"{open_sentence(result)}"
-    )
-    return "\n\n".join(
-        [
-            head,
-            boards.claims_table(result["claims"], reasons=True),
-            measure.table(header, rows),
-            "The study's network by fold; the study chose its settings on fold 1:",
-            measure.table(["fold", *header[1:]], by_fold),
-        ]
-    )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Check the placement study's claims.", RESULT, seeds=SEEDS)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(chosen.seeds, chosen.out, chosen.work, quick=chosen.quick)
-    measure.write(result, chosen.out)
-    print(markdown(result))
+    return runs.page("placement_claims", result, measures=MEASURES)
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(run, RESULT, markdown=markdown, code=CODE, seeds=SEEDS)

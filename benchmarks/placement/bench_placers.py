@@ -15,6 +15,7 @@ box that agrees most with the other nine: what one box for each case can reach. 
 hold 5 % of what is excluded, as experts' boxes hold some necrosis.
 """
 
+import argparse
 import functools
 import itertools
 import json
@@ -28,6 +29,7 @@ import pandas as pd
 
 from benchmarks import _boards as boards
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import Training
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.digests import source_digest
@@ -355,119 +357,33 @@ def summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
     return {"methods": rows, "differences": differences}
 
 
-def run(seeds: list[int], kinds: list[str], work: Path, *, quick: bool) -> dict[str, Any]:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Run everything."""
-    found: dict[str, Any] = {}
-    for kind in kinds:
-        runs = {seed: run_seed(kind, seed, work, quick=quick) for seed in seeds}
-        found[kind] = summary(runs)
-    words = ["--seeds", *map(str, seeds), "--kinds", *kinds]
-    return {
-        "question": __doc__.strip().splitlines()[0],
-        "synthetic": True,
-        "data": f"{N_CASES} synthetic gliomas a seed, {N_CASES * (N_FOLDS - 1) // N_FOLDS} to learn from; no patients, "
-        "no clinical experts",
-        **measure.provenance(
-            __file__,
-            "dmrifit",
-            "placement",
-            words=words,
-            packages=("numpy", "scikit-learn", "torch", "numba"),
-            quick=quick,
-        ),
-        "seeds": seeds,
-        "kinds": found,
-    }
-
-
-# The block of the README -----------------------------------------------------------------------
+    by_kind: dict[str, Any] = {}
+    for kind in chosen.kinds:
+        by_seed = {
+            seed: run_seed(kind, seed, chosen.work, quick=chosen.quick) for seed in chosen.seeds
+        }
+        by_kind[kind] = summary(by_seed)
+    n_learned = N_CASES * (N_FOLDS - 1) // N_FOLDS
+    data = f"{N_CASES} synthetic gliomas a seed, {n_learned} to learn from; no patients, no clinical experts"
+    return {"synthetic": True, "data": data, "seeds": chosen.seeds, "kinds": by_kind}
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Write the tables."""
-    head = (
-        f"Synthetic gliomas and simulated experts, seeds {', '.join(map(str, result['seeds']))}; "
-        f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}."
-    )
-    parts = [head]
-    for kind, found in result["kinds"].items():
-        title = {
-            "preference": "Experts with a preference",
-            "objective": "Experts who follow the objective",
-        }[kind]
-        parts.append(
-            f"**{title}** (means over cases, then over seeds; in brackets the standard error over "
-            "seeds):"
-        )
-        parts.append(measure.table(*methods_table(found["methods"])))
-        rows = [
-            [one["what"], signed(one), reached(one) if kind == "preference" else ""]
-            for one in found["differences"]
-        ]
-        parts.append(measure.table(["Dice with the closest expert", "difference", "goal"], rows))
-    return "\n\n".join(parts)
-
-
-def methods_table(methods: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = [
-        "placer",
-        "tumor in box",
-        "volume, mL",
-        "Dice, closest",
-        "Dice, both",
-        "Dice, fair",
-        "rotated axes",
-    ]
-    header += ["necrosis in box", "CPU ms per case", "CPU s of training"]
-    digits = {"f_tumor": 3, "volume": 1, "rotated_axes": 2}
-    rows = []
-    for one in methods:
-        own = one["method"] in (EXPERTS, *CONTROLS, ORACLE, THIRD, MEDOID)
-        cells = [number(one[key], digits.get(key, 3)) for key in MEASURES]
-        if one["method"] == EXPERTS:
-            cells[2] = "–"  # of two experts the closest is the other one
-        time_ = "–" if own or one["cpu_ms"] is None else number(one["cpu_ms"], 1)
-        training = "–" if own or one["training_s"] is None else number(one["training_s"], 0)
-        rows.append([one["method"], *cells, time_, training])
-    return header, rows
-
-
-def number(value: dict[str, Any], digits: int) -> str:
-    if value["mean"] is None or np.isnan(value["mean"]):
-        return "–"
-    text = f"{value['mean']:.{digits}f}"
-    return text if value["se"] is None else f"{text} ({value['se']:.{digits}f})"
-
-
-def signed(one: dict[str, Any]) -> str:
-    error = "" if one["se"] is None else f" ± {one['se']:.3f}"
-    return f"{one['mean']:+.3f}{error}; {', '.join(f'{value:+.3f}' for value in one['by_seed'])}"
-
-
-def reached(one: dict[str, Any]) -> str:
-    return (
-        ""
-        if one["goal"] is None
-        else f"≥ +{one['goal']:.2f}: {'yes' if one['mean'] >= one['goal'] else 'no'}"
-    )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options(
-        "Compare placers on synthetic gliomas with simulated experts.", RESULT, seeds=SEEDS
-    )
-    parser.add_argument(
-        "--kinds",
-        nargs="+",
-        choices=KINDS,
-        default=list(KINDS),
-        help="what simulated experts aim at",
-    )
-    chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(chosen.seeds, chosen.kinds, chosen.work, quick=chosen.quick)
-    measure.write(result, chosen.out)
-    print(markdown(result))
+    """Write the tables; boxes of experts and controls take no time."""
+    untimed = (EXPERTS, *CONTROLS, ORACLE, THIRD, MEDOID)
+    return runs.page("placers", result, experts=EXPERTS, untimed=untimed)
 
 
 if __name__ == "__main__":
-    main()
+    kinds = {"nargs": "+", "choices": KINDS, "default": list(KINDS), "help": "what experts aim at"}
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        code=("dmrifit", "placement"),
+        packages=("numpy", "scikit-learn", "torch", "numba"),
+        seeds=SEEDS,
+        options={"--kinds": kinds},
+    )

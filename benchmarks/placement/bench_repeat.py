@@ -12,6 +12,8 @@ seeds were not used in development. Seconds are of the processor, for the call t
 from memory and moves the box.
 """
 
+import argparse
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks.placement._repeat_scans import (
     Head,
     Visit,
@@ -194,67 +197,30 @@ def goals(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Write the table of the page of measurements."""
-    if not result:
-        return "Not measured yet."
-    lines = []
-    for kind in dict.fromkeys(row["kind"] for row in result["cases"]):
-        rows = [row for row in result["cases"] if row["kind"] == kind]
-        answers = [row["answer"] for row in rows]
-        said = "; ".join(f"{name}: {answers.count(name)}" for name in dict.fromkeys(answers))
-        cells = [kind, str(len(rows)), said]
-        for key, digits in (("dice", 4), ("rest_mm", 2), ("agreement", 2), ("seconds", 1)):
-            values = [row[key] for row in rows if key in row]
-            if not values:
-                cells.append("–")
-                continue
-            worst = min(values) if key in ("dice", "agreement") else max(values)
-            cells.append(f"{np.median(values):.{digits}f} ({worst:.{digits}f})")
-        lines.append(cells)
-    header = ["case", "n", "answers", "Dice", "error, mm", "likeness", "CPU s"]
-    return measure.table(header, lines)
-
-
-def main(arguments: list[str] | None = None) -> None:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Repeat boxes in all kinds of later scans."""
     import_optional("SimpleITK")
-    chosen = measure.chosen(measure.options(__doc__.split("\n\n")[0], RESULT), arguments, RESULT)
     heads = read_heads()
     sizes = (1, 1, 1, 1) if chosen.quick else (N_MOTIONS, N_TURNED, N_EACH, N_SPOILED)
     rows: list[dict[str, Any]] = []
     start = time.process_time()
-    for source in (
-        motions(heads, sizes[0]),
-        turns(heads, sizes[1]),
-        changes(heads, sizes[2]),
-        spoiled(heads, sizes[3]),
-        pairs(heads, chosen.quick),
-    ):
-        for row in source:
-            rows.append(row)
-            print(row["kind"], row["head"], row["answer"], f"{row['seconds']:.1f} s", flush=True)
-    result = {
-        **measure.provenance(
-            __file__,
-            *("dmrifit", "placement", "benchmarks/placement/_repeat_scans.py"),
-            packages=("numpy", "scipy", "SimpleITK"),
-            quick=chosen.quick,
-        ),
+    sources = [make(heads, n) for make, n in zip((motions, turns, changes, spoiled), sizes, strict=True)]
+    for row in itertools.chain(*sources, pairs(heads, chosen.quick)):
+        rows.append(row)
+        print(row["kind"], row["head"], row["answer"], f"{row['seconds']:.1f} s", flush=True)
+    cases = [
+        {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    ]
+    return {
         "seed": SEED,
         "data": "real T1 scans; motions, noise and changes are simulated",
         "seconds": round(time.process_time() - start, 1),
         "goals": goals(rows),
-        "cases": [
-            {
-                key: round(value, 5) if isinstance(value, float) else value
-                for key, value in row.items()
-            }
-            for row in rows
-        ],
+        "cases": cases,
     }
-    measure.write(result, chosen.out)
-    print(markdown(result))
 
 
 if __name__ == "__main__":
-    main()
+    code = ("dmrifit", "placement", "benchmarks/placement/_repeat_scans.py")
+    runs.main(run, RESULT, code=code, packages=("numpy", "scipy", "SimpleITK"))

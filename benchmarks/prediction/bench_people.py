@@ -30,6 +30,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks.prediction._people_controls import (
     FAST_B,
     CurveMetricsToMaps,
@@ -46,7 +47,7 @@ from dmrifit import (
     write_report,
 )
 from dmrifit.cohort.regions_table import read_regions
-from dmrifit.predict.controls import CONTROLS, PERFECT
+from dmrifit.predict.controls import CONTROLS
 from dmrifit.stats.metrics import best_constants, skill_scores
 
 RESULT = measure.RESULTS / "people.json"
@@ -60,7 +61,6 @@ LEG_SOURCE = (10.0, 200.0, 600.0)
 SCORING = "neg_mean_squared_error"
 LEVEL = 0.95
 N_DRAWS = 2000
-TARGETS = ("other b", "other TE")
 MODELS_OF = {"other b": "ivim", "other TE": "t2-ivim-relative"}
 KIDNEYS = (
     "Kidneys of seven volunteers, medians over kidney and slice: mlh98/Hase-und-b, GPL-3.0; "
@@ -374,24 +374,17 @@ def judged(boards: list[dict], denominator_rows: dict[str, list[dict]]) -> list[
     return goals
 
 
-def verdict(row: dict) -> str:
-    """Say what both intervals over people tell: of six, the bootstrap's is narrow."""
-    skill = row["skill"]
-    if min(skill["low"], skill["t_low"]) > 0:
-        return "better than the constant"
-    if max(skill["high"], skill["t_high"]) < 0:
-        return "worse than the constant"
-    return "no evidence"
+def b_values(text: str) -> tuple[float, ...]:
+    """Read b-values between commas."""
+    try:
+        return tuple(float(b) for b in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"b-values in s/mm² between commas are needed, such as 10,60,200,800, not {text!r}"
+        ) from None
 
 
-def origin(quick: bool, *words: str) -> dict[str, Any]:
-    """Tell by which command, code and machine a result of people is made."""
-    code = ("dmrifit", "benchmarks/prediction/_people_controls.py")
-    packages = ("numpy", "numba", "scikit-learn")
-    return measure.provenance(__file__, *code, words=words, packages=packages, quick=quick)
-
-
-def run(*, quick: bool, pages: Path | None) -> dict[str, Any]:
+def of_kidneys(*, quick: bool, pages: Path | None) -> dict[str, Any]:
     """Measure the kidneys and the legs."""
     algorithms = ("LR",) if quick else ALGORITHMS
     curves = kidneys()
@@ -403,14 +396,9 @@ def run(*, quick: bool, pages: Path | None) -> dict[str, Any]:
     muscles = leg()
     leg_rows = board(muscles, LEG_SOURCE, 0.0, algorithms, (), None, intervals=False)
     return {
-        "question": "skill of predictions for people who were left out, on real signals",
-        **origin(quick),
-        "seed": SEED,
         "synthetic": False,
         "data": [KIDNEYS, LEG],
-        "headline": HEADLINE,
         "apart": APART,
-        "level": LEVEL,
         "kidneys": boards,
         "denominators": {"source_b": list(SOURCES[0]), **by_denominator},
         "leg": {"source_b": list(LEG_SOURCE), "n_muscles": len(muscles.patients), **leg_rows},
@@ -418,167 +406,53 @@ def run(*, quick: bool, pages: Path | None) -> dict[str, Any]:
     }
 
 
-def run_own(
+def of_own_table(
     table: Path, source_b: tuple[float, ...], *, quick: bool, pages: Path | None
 ) -> dict[str, Any]:
     """Do the same with a table of regions, without a verdict on aims that were not made for it."""
     curves = own_curves(table)
     base = float(curves.protocol.b.min())
     algorithms = ("LR",) if quick else ALGORITHMS
+    source = {"source_b": list(source_b)}
     return {
-        "question": "skill of predictions for people who were left out",
-        **origin(quick, "--regions", table.name),
-        "seed": SEED,
-        "level": LEVEL,
-        "headline": HEADLINE,
-        "kidneys": [
-            {"source_b": list(source_b), **board(curves, source_b, base, algorithms, (), pages)}
-        ],
-        "denominators": {
-            "source_b": list(source_b),
-            **denominators(curves, source_b, algorithms, ()),
-        },
+        "kidneys": [source | board(curves, source_b, base, algorithms, (), pages)],
+        "denominators": source | denominators(curves, source_b, algorithms, ()),
     }
 
 
-def number(value: float) -> str:
-    """Write two digits, without the sign of a zero."""
-    return f"{round(value, 2) + 0.0:.2f}"
-
-
-def with_limits(row: dict[str, float]) -> str:
-    if "low" not in row:
-        return number(row["mean"])
-    return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
-
-
-def b_values(text: str) -> tuple[float, ...]:
-    """Read b-values between commas."""
-    try:
-        return tuple(float(b) for b in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"b-values in s/mm² between commas are needed, such as 10,60,200,800, not {text!r}"
-        ) from None
-
-
-def board_tables(board_rows: dict[str, Any], base: str) -> list[str]:
-    """Write the tables of one choice of inputs."""
-    written = ", ".join(f"{b:g}" for b in board_rows["source_b"])
-    texts = []
-    for name in TARGETS:
-        if name not in board_rows:
-            continue
-        rows = []
-        for row in board_rows[name]:
-            if row["algorithm"] in CONTROLS and (
-                row["strategy"] == "m2m" or row["algorithm"] == PERFECT
-            ):
-                continue
-            label = f"{row['algorithm']} {row['strategy']}"
-            cells = [f"**{label}**" if label == f"{HEADLINE} s2s" else label]
-            cells += [with_limits(row["skill"])]
-            if "t_low" in row["skill"]:
-                cells.append(
-                    f"[{number(row['skill']['t_low'])}, {number(row['skill']['t_high'])}]"
-                )
-                cells.append(verdict(row) if row["algorithm"] not in CONTROLS else "control")
-            cells.append(number(row["pooled_skill"]))
-            cells.append(f"{100 * row['relative_error']:.1f} %")
-            if "apart" in row:
-                cells.append("–" if row["apart"] is None else number(row["apart"]))
-            rows.append(cells)
-        header = ["predictor", "mean skill"]
-        if "t_low" in board_rows[name][0]["skill"]:
-            header += ["t interval", "verdict"]
-        header += ["pooled", "mean relative error"]
-        if "apart" in board_rows[name][0]:
-            header.append("volunteer 3 alone")
-        texts += [f"{base}, inputs b = {written} s/mm²; **{name}**:", measure.table(header, rows)]
-    return texts
-
-
-def denominator_table(rows: list[dict]) -> str:
-    cells = [
-        [
-            row["algorithm"],
-            with_limits(row["b0"]),
-            with_limits(row["mean_over_others"]),
-            f"{row['n_above_0']} of {row['n_others']}",
-            f"{with_limits(row['least'])} (b = {row['least']['b']:g})",
-        ]
-        for row in rows
-    ]
-    header = ["predictor", "b = 0", "mean over others", "lower limit > 0", "least lower limit"]
-    return measure.table(header, cells)
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Measure the kidneys, or a table of one's own."""
+    options = {"quick": chosen.quick, "pages": chosen.pages}
+    if chosen.regions is None:
+        result = of_kidneys(**options)
+    elif chosen.out == RESULT:
+        raise SystemExit("a table of one's own needs --out")
+    else:
+        result = of_own_table(chosen.regions, chosen.source_b, **options)
+    return {"seed": SEED, "level": LEVEL, "headline": HEADLINE, **result}
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Write the result as tables."""
-    texts = []
-    if "goals" in result:
-        goals = [
-            [
-                goal["what"],
-                f"{goal['value']:.2f}",
-                f"{'≥' if goal['limit'] else '>'} {goal['limit']:g}: "
-                + ("yes" if goal["met"] and goal["value"] != 0 else "**no**"),
-            ]
-            for goal in result["goals"]
-        ]
-        texts.append(
-            f"**Real people.** {' '.join(result['data'])} Seed {result['seed']}; {result['date']}, "
-            f"commit {str(result['commit'])[:10]}. Skill is 1 − error / error of the best constant; "
-            "mean over six volunteers and, in brackets, 95 % percentile bootstrap over them."
-        )
-        texts.append(measure.table(["aim", "measured", "goal"], goals))
-        heads = [
-            next(
-                r for r in rows["other b"] if (r["strategy"], r["algorithm"]) == ("s2s", HEADLINE)
-            )
-            for rows in result["kidneys"]
-        ]
-        texts.append(
-            f"The limits of the aims are those of the bootstrap. By the t interval the first is "
-            f"{number(heads[0]['skill']['t_low'])}; with the second choice of inputs it is "
-            f"{number(heads[1]['skill']['low'])} (bootstrap) and {number(heads[1]['skill']['t_low'])} (t)."
-        )
-    for rows in result["kidneys"]:
-        texts += board_tables(rows, "Kidneys" if "leg" in result else "Regions")
-    written = ", ".join(f"{b:g}" for b in result["denominators"]["source_b"])
-    for name in TARGETS:
-        if name in result["denominators"]:
-            texts.append(
-                f"Divided by other b-values than 0, inputs b = {written} and the denominator; **{name}**:"
-            )
-            texts.append(denominator_table(result["denominators"][name]))
-    if "leg" in result:
-        texts += board_tables(
-            result["leg"],
-            f"Legs of one person, {result['leg']['n_muscles']} muscles, internal consistency",
-        )
-    return "\n\n".join(texts)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser: argparse.ArgumentParser = measure.options(
-        "Leave one person out on real signals of kidneys, or of one's own regions.", RESULT
-    )
-    parser.add_argument("--regions", type=Path, help="a table of one's own, which needs --out")
-    parser.add_argument(
-        "--source-b", type=b_values, default=SOURCES[0], help="its inputs, in s/mm²"
-    )
-    parser.add_argument("--pages", type=Path, help="folder for a page of each comparison")
-    chosen = measure.chosen(parser, arguments, RESULT)
-    if chosen.regions is None:
-        result = run(quick=chosen.quick, pages=chosen.pages)
-    else:
-        if chosen.out == RESULT:
-            parser.error("a table of one's own needs --out")
-        result = run_own(chosen.regions, chosen.source_b, quick=chosen.quick, pages=chosen.pages)
-    measure.write(result, chosen.out)
-    print(markdown(result))
+    heads = [
+        row["skill"]
+        for boards in result["kidneys"]
+        for row in boards["other b"]
+        if (row["strategy"], row["algorithm"]) == ("s2s", HEADLINE)
+    ]
+    return runs.page("people", result, heads=heads, targets=MODELS_OF, controls=CONTROLS)
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        code=("dmrifit", "benchmarks/prediction/_people_controls.py"),
+        packages=("numpy", "numba", "scikit-learn"),
+        options={
+            "--regions": {"type": Path, "help": "a table of one's own, which needs --out"},
+            "--source-b": {"type": b_values, "default": SOURCES[0], "help": "its inputs, in s/mm²"},
+            "--pages": {"type": Path, "help": "folder for a page of each comparison"},
+        },
+    )

@@ -10,15 +10,18 @@ its own that loads the model from its file; code was compiled before. Run from t
     .venv/bin/python -m benchmarks.prediction.bench_predict_image
 """
 
+import argparse
 import json
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import SignalToSignal, save_model, simulate_cohort
 
 RESULT = measure.RESULTS / "predict_image.json"
@@ -115,51 +118,17 @@ def timed(shape: tuple[int, int, int], repeats: int) -> dict[str, object]:
     return {"shape": shape, "share_of_body": round(share, 3), "cases": cases}
 
 
-def markdown(result: dict) -> str:
-    """Write the table."""
-    rows = []
-    for kind, case in result["cases"].items():
-        times = [case[key] for key in ("wall_s", "cpu_s")]
-        cells = [
-            f"{time['median']:.2f} ({time['q25']:.2f} to {time['q75']:.2f})" for time in times
-        ]
-        rows.append(
-            [
-                kind,
-                *cells,
-                ", ".join(
-                    f"{name} {seconds:.2f}" for name, seconds in case["parts_cpu_s"].items()
-                ),
-            ]
-        )
-    head = (
-        f"A synthetic scan of {' × '.join(map(str, result['shape']))} voxels, "
-        f"{100 * result['share_of_body']:.0f} % of "
-        "them body; seconds, median (quartiles) of processes of their own, on "
-        f"{result['machine']['processors']} "
-        f"processors ({result['machine']['processor']}); goal: {result['goal']['wall_s']} s of "
-        "wall time; "
-        f"{result['date']}, commit {result['commit'][:10]}."
-    )
-    header = ["files", "wall time", "processor time", "where processor time goes"]
-    return f"{head}\n\n{measure.table(header, rows)}"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Time the prediction of the maps of a whole scan.", RESULT)
-    parser.add_argument("--repeats", type=int, default=5)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    packages = ("dmrifit", "numpy", "numba", "scikit-learn", "nibabel")
-    result = {
-        "question": "seconds to predict the advanced maps of a whole scan (s2s, LR, maps fitted), files included",
-        "data": "synthetic",
-        "goal": {"wall_s": GOAL_WALL_S, "processors": 2},
-        **timed((32, 32, 8) if chosen.quick else SHAPE, 2 if chosen.quick else chosen.repeats),
-        **measure.provenance(__file__, "dmrifit", packages=packages, quick=chosen.quick),
-    }
-    measure.write(result, chosen.out)
-    print(json.dumps(result["cases"], indent=2))
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Predict a scan of full size, or a tiny one."""
+    shape, repeats = ((32, 32, 8), 2) if chosen.quick else (SHAPE, chosen.repeats)
+    goal = {"wall_s": GOAL_WALL_S, "processors": 2}
+    return {"data": "synthetic", "goal": goal, **timed(shape, repeats)}
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        packages=("dmrifit", "numpy", "numba", "scikit-learn", "nibabel"),
+        options={"--repeats": {"type": int, "default": 5}},
+    )

@@ -16,12 +16,14 @@ one and with this one in single precision of the networks; the rest of the resul
 side has a process of its own for each cohort, in turn, so that all meet the same machine.
 """
 
+import argparse
 import json
 import resource
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,7 @@ from scipy.optimize import curve_fit, least_squares
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import ALGORITHMS, MODELS, Cohort, learning_curve, make_regressor, simulate_cohort
 from dmrifit.predict.algorithms import default_patch_shape
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE
@@ -230,7 +233,7 @@ def regress_plainly(
     return seconds
 
 
-def run(*, quick: bool) -> dict[str, object]:
+def timed(*, quick: bool) -> dict[str, object]:
     """Measure both."""
     n_patients, sizes = (4, (1, 3)) if quick else (16, SIZES)
     algorithms = ("LR", "ETR") if quick else ALGORITHMS
@@ -292,12 +295,7 @@ def run(*, quick: bool) -> dict[str, object]:
     quality = tumor.assign(abs_bias=tumor["bias"].abs()).groupby(
         ["cohort", "strategy", "algorithm"]
     )
-    packages = ["numpy", "numba", "scipy", "scikit-learn"]
-    if not quick:
-        packages += ["torch", "skorch"]
     return {
-        "question": "seconds for the study's board, and for the same written plainly",
-        **measure.provenance(__file__, "dmrifit", packages=packages, quick=quick),
         "seed": SEED,
         "synthetic": True,
         "board": {
@@ -336,117 +334,24 @@ def run(*, quick: bool) -> dict[str, object]:
     }
 
 
-def markdown(result: dict[str, object]) -> str:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Measure both, or compare with an earlier commit and keep the rest of the result."""
+    kept = measure.stored(RESULT)
+    if chosen.before is not None:
+        return kept | {"against": against(chosen.before.resolve(), quick=chosen.quick)}
+    return timed(quick=chosen.quick) | {key: kept[key] for key in ("against",) if key in kept}
+
+
+def markdown(result: dict[str, Any]) -> str:
     """Write the result as tables."""
-    board, plain = result["board"], result["plain"]
-    head = (
-        f"{result['machine']['processor'].split(' with')[0]}, 2 processors; synthetic data, seed "
-        f"{result['seed']}; "
-        f"{result['date']}, commit {str(result['commit'])[:10]}."
-    )
-    rows = [
-        [
-            "board, wall time",
-            f"{board['wall_s']:.0f} s",
-            "≤ 360 s: " + ("yes" if result["goals"][0]["met"] else "**no**"),
-        ],
-        ["board, processor time", f"{board['cpu_s']:.0f} s", ""],
-        ["written plainly, processor time", f"{sum(plain['cpu_s'].values()):,.0f} s", ""],
-        [
-            "ratio",
-            f"{result['ratio']:.1f} ×",
-            "≥ 10 ×: " + ("yes" if result["goals"][1]["met"] else "**no**"),
-        ],
-    ]
-    parts = [[f"plain: {key}", f"{value:,.0f} s", ""] for key, value in plain["cpu_s"].items()]
-    spent = pd.Series(board["training_and_prediction_s"]).sort_values(ascending=False)
-    ours = [
-        [f"board: training and prediction, {key}", f"{value:.1f} s", ""]
-        for key, value in spent.items()
-        if value >= 0.5
-    ]
-    text = [head, measure.table(["what", "measured", "goal"], [*rows, *parts, *ours])]
-    if "against" in result:
-        text += _against_table(result["against"])
-    # Earlier results averaged T2v too, whose reference mostly sits at a bound.
-    if "score_parameters" in result:
-        text += _score_table(result)
-    return "\n\n".join(text)
-
-
-def _against_table(found: dict[str, object]) -> list[str]:
-    """Write the times of the board at two commits."""
-    titles = {
-        "before": f"commit {str(found['before'])[:10]}",
-        "now": f"commit {str(found['commit'])[:10]}",
-        "single": "the same, networks in single precision",
-    }
-    rows = []
-    for side, title in titles.items():
-        ratio = goal = ""
-        if side in LIMITS:
-            ratio = f"{found['ratio'][side]:.2f}"
-            met = found["ratio"][side] <= LIMITS[side]
-            goal = f"≤ {LIMITS[side]:.2f}: " + ("yes" if met else "**no**")
-        rows.append([title, f"{found['cpu_s'][side]:.0f} s", ratio, goal])
-    now, single = (found["shifts"][side] for side in ("now", "single"))
-    note = (
-        "Means over folds differ from those of the earlier commit, whose fits start elsewhere, by "
-        f"{now['median']:.2f} standard deviations over folds (median), at most "
-        f"{now['largest']:.2f} ({', '.join(now['where'])}); between the precisions by "
-        f"{single['median']:.2f}, at most {single['largest']:.2f} ({', '.join(single['where'])})."
-    )
-    head = (
-        f"The board at two commits, in turn, one process each; {found['date']}, load "
-        f"{found['machine']['load_at_start'][0]:.1f} to {found['machine']['load_at_end']:.1f}."
-    )
-    header = ["board", "processor time", "ratio", "goal"]
-    return [head, measure.table(header, rows), note]
-
-
-def _score_table(result: dict[str, object]) -> list[str]:
-    """Write the scores of the board, means over parameters."""
-    scores = pd.DataFrame(result["scores"]).pivot_table(
-        index=["strategy", "algorithm"],
-        columns="cohort",
-        values=["abs_bias", "dispersion", "pearson"],
-    )
-    cells = [
-        [
-            strategy,
-            algorithm,
-            *(
-                " / ".join(
-                    "–" if np.isnan(row[k, c]) else f"{row[k, c]:.3f}"
-                    for k in ("abs_bias", "dispersion", "pearson")
-                )
-                for c in ("cohort1", "cohort2")
-            ),
-        ]
-        for (strategy, algorithm), row in scores.iterrows()
-    ]
-    return [
-        f"Scores of the same run, means over patients and {', '.join(result['score_parameters'])}, "
-        "trained on body voxels of 15 patients and scored in tumors against the fitted reference, "
-        "as |BI| / DI / r:",
-        measure.table(["strategy", "algorithm", "cohort 1", "cohort 2"], cells),
-    ]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Time the board of the study, and the same written plainly.", RESULT)
-    parser.add_argument("--before", type=Path, help="worktree of an earlier commit")
-    chosen = measure.chosen(parser, arguments, RESULT)
-    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    if chosen.before is None:
-        result = run(quick=chosen.quick)
-        if "against" in kept:
-            result["against"] = kept["against"]
-    else:
-        result = kept | {"against": against(chosen.before.resolve(), quick=chosen.quick)}
-    measure.write(result, chosen.out)
-    print(markdown(result))
+    return runs.page("prediction", result, limits=LIMITS)
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        packages=("numpy", "numba", "scipy", "scikit-learn", "torch", "skorch"),
+        options={"--before": {"type": Path, "help": "worktree of an earlier commit"}},
+    )

@@ -13,14 +13,18 @@ in results/claims (the formula's, shared with bench_claims.py) and results/truth
 half a minute, forty boards of full size half an hour of one processor.
 """
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from benchmarks import _boards as boards
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks.claims.macarro.board import decide_claims
 from benchmarks.prediction import bench_claims
 from benchmarks.prediction.bench_claims import RANKED
@@ -225,22 +229,20 @@ def run_boards(seeds: list[int], folder: Path, work: Path, size: str) -> dict[st
     """Finish the boards under both truths and compare them."""
     board_size = BOARD_SIZES[size]
     paths = {
-        truth: list(
-            bench_claims.finish(
-                seeds, folder / CLAIM_FOLDERS[truth], work / truth, board_size, truth
-            )
+        truth: bench_claims.finished(
+            seeds, folder / CLAIM_FOLDERS[truth], work / truth, board_size, truth
         )
         for truth in TRUTHS
     }
     # The first boards kept no scores.
     ranked = {path.name for path in paths["formula"] if "ranks" in measure.stored(path)}
     ranks = {
-        truth: bench_claims.read_tables(
+        truth: boards.read_tables(
             [path for path in paths[truth] if path.name in ranked], "ranks"
         )
         for truth in TRUTHS
     }
-    figures = {truth: bench_claims.read_tables(paths[truth], "figures") for truth in TRUTHS}
+    figures = {truth: boards.read_tables(paths[truth], "figures") for truth in TRUTHS}
     every = [path for truth in TRUTHS for path in paths[truth]]
     return {
         "board": board_size,
@@ -252,120 +254,31 @@ def run_boards(seeds: list[int], folder: Path, work: Path, size: str) -> dict[st
     }
 
 
-def run(
-    seeds: list[int], folder: Path, work: Path, size: str, only: str | None
-) -> dict[str, object]:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Fit, and run the boards, or one of both."""
-    words = ["--size", size, "--seeds", *map(str, seeds)]
-    if only:
-        words += ["--only", only]
-    result = {
-        "question": "do fits, intervals and the board say the same of signals of random walks",
-        "synthetic": True,
-        "size": size,
-        **measure.provenance(__file__, "dmrifit", "benchmarks/claims/macarro", words=words),
-    }
-    if only != "boards":
-        result |= fit_biases(*FIT_SIZES[size])
-    if only != "fits":
-        result |= run_boards(seeds, folder, work, size)
+    result = {"synthetic": True, "size": chosen.size}
+    if chosen.only != "boards":
+        result |= fit_biases(*FIT_SIZES[chosen.size])
+    if chosen.only != "fits":
+        result |= run_boards(chosen.seeds, chosen.out.parent, chosen.work, chosen.size)
     return result
 
 
-def markdown(result: dict[str, object]) -> str:
+def markdown(result: dict[str, Any]) -> str:
     """Write the tables of what was run."""
-    parts = [f"Synthetic data; {result['date']}, commit {str(result['commit'])[:10]}."]
-    if "biases" in result:
-        parts += fit_tables(result)
-    if "ranks" in result:
-        parts += board_tables(result)
-    return "\n\n".join(parts)
-
-
-def fit_tables(result: dict[str, object]) -> list[str]:
-    """Write biases and coverage as tables."""
-    residual = result["residual_percent"]
-    head = (
-        f"Residuals of the fits without noise, rms: median {residual['median']:.2f} %, largest "
-        f"{residual['largest']:.2f} % of the signal at b = 0."
-    )
-    biases = []
-    for row in result["biases"]:
-        low, high = row["quartiles_percent"]
-        biases.append(
-            [
-                "no noise" if row["snr"] is None else f"SNR {row['snr']:g}",
-                row["parameter"],
-                f"{round(row['median_percent']):+d} [{round(low):+d}, {round(high):+d}]",
-                *(f"{round(row['by_family_percent'][family]):+d}" for family in FAMILIES),
-                "–" if row["r"] is None else f"{row['r']:.2f}",
-            ]
-        )
-    coverage = [
-        [
-            f"SNR {row['snr']:g}",
-            f"{row['level']:.0%}",
-            row["parameter"],
-            f"{row['truth']:.0%}",
-            f"{row['fit without noise']:.0%}",
-        ]
-        for row in result["coverage"]
-    ]
-    return [
-        head,
-        measure.table(["", "", "error in %", *FAMILIES, "r"], biases),
-        measure.table(["", "level", "", "truth", "fit without noise"], coverage),
-    ]
-
-
-def board_tables(result: dict[str, object]) -> list[str]:
-    """Write rank correlations and verdicts as tables."""
-    board = result["board"]
-    head = (
-        f"2 × {board['n_patients']} patients, trained on up to {max(board['sizes'])}, seeds "
-        f"{', '.join(map(str, result['seeds']))}."
-    )
-    ranks = [
-        [
-            row["score"],
-            row["strategy"],
-            row["cohort"],
-            str(row["n_algorithms"]),
-            "–" if row["rank_correlation"] is None else f"{row['rank_correlation']:.2f}",
-        ]
-        for row in result["ranks"]
-    ]
-    claims = [
-        [
-            str(row["claim"]),
-            row["statement"],
-            row["formula"],
-            row["walk"],
-            row["agreement"],
-        ]
-        for row in result["verdicts"]
-    ]
-    return [
-        head,
-        measure.table(["score", "strategy", "cohort", "algorithms", "r of ranks"], ranks),
-        measure.table(["", "claim", "formula", "walk", "verdict"], claims),
-    ]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options(
-        "Compare fits and boards under both truths.",
-        RESULT,
-        seeds=bench_claims.SEEDS,
-        quick=False,
-    )
-    parser.add_argument("--size", choices=BOARD_SIZES, default="full", help="of the boards")
-    parser.add_argument("--only", choices=("fits", "boards"), help="run one part alone")
-    chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(chosen.seeds, chosen.out.parent, chosen.work, chosen.size, chosen.only)
-    measure.write(result, chosen.out)
-    print(markdown(result))
+    return runs.page("truths", result, families=FAMILIES)
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        markdown=markdown,
+        code=("dmrifit", "benchmarks/claims/macarro"),
+        seeds=bench_claims.SEEDS,
+        quick=False,
+        options={
+            "--size": {"choices": BOARD_SIZES, "default": "full", "help": "of the boards"},
+            "--only": {"choices": ("fits", "boards"), "help": "run one part alone"},
+        },
+    )

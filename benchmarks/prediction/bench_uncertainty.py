@@ -9,6 +9,7 @@ more noise, at the same protocol. Run from the project's root:
     .venv/bin/python -m benchmarks.prediction.bench_uncertainty [--quick --out FILE]
 """
 
+import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import (
     MODELS,
     Cohort,
@@ -268,69 +270,6 @@ def flagged(
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options(__doc__.strip().splitlines()[0], RESULT)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    start, processor_start = time.perf_counter(), time.process_time()
-    sizes: tuple[Any, ...] = N_PATIENTS, (32, 32, 6), SEEDS
-    if chosen.quick:
-        sizes = 6, (16, 16, 3), SEEDS[:1]
-    result = {
-        "question": __doc__.strip().splitlines()[0],
-        "synthetic": True,
-        **measure.provenance(
-            __file__, "dmrifit", packages=("numpy", "scipy", "scikit-learn", "numba"), quick=chosen.quick
-        ),
-        "n_patients": sizes[0],
-        "shape": sizes[1],
-        "seeds": sizes[2],
-        "level": COVERAGE,
-        "rows": list(calibration_rows(*sizes)),
-        "novelty": novelty_rows(*sizes),
-        "seconds": round(time.perf_counter() - start),
-        "processor_seconds": round(time.process_time() - processor_start),
-    }
-    measure.write(result, chosen.out)
-    print(markdown(result))
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Write the tables of calibration and of unlike voxels."""
-    table = pd.DataFrame(result["rows"])
-    n_seeds = len(result["seeds"])
-    tissue = table[table["parameter"] != "T2v"]
-    head = (
-        f"Synthetic data; intervals of {100 * result['level']:.0f} % around linear regression, learned "
-        f"from {result['n_patients']} patients, tested on {result['n_patients']} new ones of each "
-        f"of {n_seeds} seeds and both protocols; {result['processor_seconds']} s of processor "
-        f"time; {result['date']}, commit {str(result['commit'])[:10]}. Cells: coverage, mean over "
-        "patients [lowest and highest quintile of width], and the rank correlation of width and "
-        f"error over that of draws of N(0, width). {verdict(tissue)}"
-    )
-    keys = ["region", "truth", "strategy"]
-    rows = []
-    for key, cell in table.groupby(keys, sort=False):
-        worst = cell.loc[cell["parameter"] != "T2v", "worst_patient"].min()
-        texts = [calibration_cell(part) for _, part in cell.groupby("parameter", sort=False)]
-        rows.append([*key, *texts, f"{100 * worst:.0f} %"])
-    rows.sort(key=lambda row: row[0])
-    header = [*keys, *NAMES, "worst patient"]
-    others = tissue.groupby("region", sort=False)[["coverage_repeated", "coverage_truth"]].mean()
-    sentences = [
-        f"in the {region} {100 * row['coverage_repeated']:.0f} % of references with independent noise and "
-        f"{100 * row['coverage_truth']:.0f} % of the true values"
-        for region, row in others.iterrows()
-    ]
-    return "\n\n".join(
-        [
-            head,
-            measure.table(header, rows),
-            f"The same intervals hold, without T2v, {'; '.join(sentences)}.",
-            novelty_table(result),
-        ]
-    )
-
-
 def verdict(tissue: pd.DataFrame) -> str:
     """Say how many cells reach the goals; T2v, whose interval is the whole box, does not count."""
     sentences = []
@@ -355,25 +294,40 @@ def calibration_cell(part: pd.DataFrame) -> str:
     return text if np.isnan(ratio) else f"{text}, {ratio:.2f}"
 
 
-def novelty_table(result: dict[str, Any]) -> str:
-    """Write the shares of voxels and patients that are flagged."""
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Test intervals on new patients, and on tissues and scans unlike those learned from."""
+    start, processor_start = time.perf_counter(), time.process_time()
+    sizes: tuple[Any, ...] = N_PATIENTS, (32, 32, 6), SEEDS
+    if chosen.quick:
+        sizes = 6, (16, 16, 3), SEEDS[:1]
+    return {
+        "synthetic": True,
+        "n_patients": sizes[0],
+        "shape": sizes[1],
+        "seeds": sizes[2],
+        "level": COVERAGE,
+        "rows": list(calibration_rows(*sizes)),
+        "novelty": novelty_rows(*sizes),
+        "seconds": round(time.perf_counter() - start),
+        "processor_seconds": round(time.process_time() - processor_start),
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the tables of calibration and of unlike voxels."""
+    table = pd.DataFrame(result["rows"])
+    tissue = table[table["parameter"] != "T2v"]
     rows = []
-    for row in result["novelty"]:
-        rows.append(
-            [
-                row["what"],
-                str(row["n_voxels"]),
-                f"{100 * row['flagged']:.1f} %",
-                f"{row['unusual_patients']} of {row['n_patients']}",
-                f"{100 * row['coverage']:.0f} %",
-                f"{100 * row['coverage_flagged']:.0f} %",
-                f"{100 * row['coverage_others']:.0f} %",
-            ]
-        )
-    header = ["tested on", "voxels", "unlike the training", "patients with more than any before"]
-    header += ["coverage", "of these", "of the others"]
-    return measure.table(header, rows)
+    for key, cell in table.groupby(["region", "truth", "strategy"], sort=False):
+        worst = cell.loc[cell["parameter"] != "T2v", "worst_patient"].min()
+        texts = [calibration_cell(part) for _, part in cell.groupby("parameter", sort=False)]
+        rows.append([*key, *texts, f"{100 * worst:.0f} %"])
+    rows.sort(key=lambda row: row[0])
+    others = tissue.groupby("region", sort=False)[["coverage_repeated", "coverage_truth"]].mean()
+    shown = {"verdict": verdict(tissue), "names": NAMES, "calibration": rows, "others": others}
+    return runs.page("uncertainty", result, **shown)
 
 
 if __name__ == "__main__":
-    main()
+    packages = ("numpy", "scipy", "scikit-learn", "numba")
+    runs.main(run, RESULT, markdown=markdown, packages=packages)

@@ -9,14 +9,17 @@ in claims/macarro, with margins of that file and others. Every seed has two pati
 which ten boards share; a tree takes part in two of the ten. It takes four minutes of one processor.
 """
 
+import argparse
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from benchmarks.claims.macarro.board import MARGINS
 from dmrifit import MapsToMaps, compare, simulate_cohort
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE
@@ -101,14 +104,12 @@ def rates(boards: Sequence[np.ndarray], factor: float) -> dict[str, object]:
     }
 
 
-def run(n_groups: int, n_boards: int, *, quick: bool) -> dict[str, object]:
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Make the boards and decide them."""
-    boards = differences(n_groups, n_boards)
+    boards = differences(*(QUICK if chosen.quick else FULL))
     truth = {name: float(np.median(np.concatenate(rows))) for name, rows in boards.items()}
     return {
-        "question": "how often are verdicts false where two methods are one",
         "synthetic": True,
-        **measure.provenance(__file__, "dmrifit", "benchmarks/claims/macarro", quick=quick),
         "n_seeds": LEAST_SEEDS,
         "median_difference": {name: MARGIN.text(value) for name, value in truth.items()},
         "null": [rates(boards["same"], factor) for factor in FACTORS],
@@ -116,42 +117,5 @@ def run(n_groups: int, n_boards: int, *, quick: bool) -> dict[str, object]:
     }
 
 
-def markdown(result: dict[str, object]) -> str:
-    """Write the rates as a table."""
-    apart = result["median_difference"]
-    rows = []
-    for name, title in (
-        ("null", f"a forest and itself ({apart['same']})"),
-        ("planted", f"a forest and one tree ({apart['tree']})"),
-    ):
-        for entry in result[name]:
-            n = entry["n_boards"]
-            counts = entry["verdicts"]
-            rows.append(
-                [
-                    title,
-                    entry["margin"],
-                    *(f"{counts[verdict] / n:.1%}" for verdict in (HOLDS, EQUAL, FAILS, OPEN)),
-                    f"{entry['n_apart'] / n:.1%} (≤ {entry['upper_limit']:.1%})",
-                    f"{entry['n_equivalent'] / n:.1%}",
-                ]
-            )
-    head = (
-        f"{result['null'][0]['n_boards']} and {result['planted'][0]['n_boards']} small boards of "
-        f"synthetic patients, {result['n_seeds']} seeds each; {result['date']}, commit {result['commit'][:10]}. In brackets the median "
-        "difference of DI, and the upper 95 % limit of the share told apart."
-    )
-    header = ["", "margin", HOLDS, EQUAL, FAILS, OPEN, "told apart", "“no difference” holds"]
-    return head + "\n\n" + measure.table(header, rows)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Count false verdicts, and planted differences found.", RESULT)
-    chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(*(QUICK if chosen.quick else FULL), quick=chosen.quick)
-    measure.write(result, chosen.out)
-    print(markdown(result))
-
-
 if __name__ == "__main__":
-    main()
+    runs.main(run, RESULT, code=("dmrifit", "benchmarks/claims/macarro"))

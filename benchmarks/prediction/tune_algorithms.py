@@ -8,11 +8,13 @@ patients. Run from the project's root:
     .venv/bin/python -m benchmarks.prediction.tune_algorithms
 """
 
-import sys
+import argparse
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from datetime import date
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _measure as measure
+from benchmarks import _runs as runs
 from dmrifit import (
     MODELS,
     MapsToMaps,
@@ -276,124 +279,35 @@ def cost(name: str, patients: Patients, repeats: int) -> dict:
     return seconds
 
 
-def markdown(result: dict) -> str:
-    """Write the table of the choice."""
-    rows = []
-    for name, found in result["algorithms"].items():
-        params = ", ".join(f"{key} {value}" for key, value in found["chosen"].items()) or "–"
-        cells = []
-        for strategy in STRATEGIES:
-            s = found["nested"][strategy]
-            cells.append(f"{s['abs_bias']:.3f} / {s['dispersion']:.3f} / {s['pearson']:.2f}")
-        times = [found["cost"][s]["train_cpu_s"] for s in STRATEGIES]
-        asked = [1000 * found["cost"][s]["predict_400_cpu_s"] for s in STRATEGIES]
-        rows.append([
-            name, params, str(len(found["candidates"])), *cells,
-            " / ".join(f"{t:.2f}" for t in times), " / ".join(f"{t:.1f}" for t in asked),
-        ])  # fmt: skip
-    header = [
-        "algorithm", "default", "candidates", "s2s: \\|BI\\| / DI / r", "m2m: \\|BI\\| / DI / r",
-        "training s2s / m2m, s", "400 voxels s2s / m2m, ms",
-    ]  # fmt: skip
-    seeds = ", ".join(f"{seed} ({preset})" for preset, seed in result["seeds"].items())
-    made = result["times"]
-    note = (
-        f"Synthetic cohorts of {result['n_patients']} patients, seeds {seeds}; "
-        f"{result['machine']['processor']}, "
-        f"one thread, processor time; {made['date']}, commit {str(made['commit']['commit'])[:10]}."
-    )
-    text = f"{note}\n\n{measure.table(header, rows)}"
-    if "tree_sizes" in result:
-        text += f"\n\n{_size_table(result['tree_sizes'])}"
-    return text
-
-
-def _size_table(sizes: dict) -> str:
-    """Write what small forests lose, and what large ones cost."""
-    rows = []
-    for name, candidates in sizes["algorithms"].items():
-        default = candidates[0]
-        for found in candidates:
-            gains = [
-                100 * (1 - error / least)
-                for error, least in zip(found["by_fold"], default["by_fold"], strict=True)
-            ]
-            rows.append([
-                name, ", ".join(f"{key} {value}" for key, value in found["parameters"].items()),
-                *(
-                    f"{s['abs_bias']:.3f} / {s['dispersion']:.3f} / {s['pearson']:.2f}"
-                    for s in (found[strategy] for strategy in STRATEGIES)
-                ),
-                f"{found['error']:.3f}", f"{np.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})",
-                f"{found['train_cpu_s']:.2f}", f"{found['train_cpu_s'] / default['train_cpu_s']:.1f} ×",
-            ])  # fmt: skip
-    header = [
-        "algorithm", "size", "s2s: \\|BI\\| / DI / r", "m2m: \\|BI\\| / DI / r", "error",
-        "less error than the default, % (over folds)", "training, s", "time",
-    ]  # fmt: skip
-    made = sizes["times"]
-    note = (
-        "Forests and boosting by size, the first row the default; error is the mean of "
-        "\\|BI\\| + DI + 1 − r in four folds of patients; "
-        f"{made['date']}, commit {str(made['commit']['commit'])[:10]}."
-    )
-    return f"{note}\n\n{measure.table(header, rows)}"
-
-
-def main() -> None:
-    parser = measure.options(__doc__.strip().splitlines()[0], RESULT)
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=list(GRIDS),
-        help="these algorithms; the others keep their result",
-    )
-    parser.add_argument(
-        "--cost-only", action="store_true", help="time the shipped defaults again, choose nothing"
-    )
-    parser.add_argument(
-        "--sizes-only",
-        action="store_true",
-        help="score forests and boosting by size again, choose nothing",
-    )
-    options = measure.chosen(parser, None, RESULT)
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Choose defaults, time them, and score forests by size; what is not asked for is kept."""
     warnings.simplefilter("error")
-    n_patients = 12 if options.quick else 16
-    names = options.only or list(GRIDS)
-    kept = (options.only or options.cost_only or options.sizes_only) and options.out.exists()
-    before = measure.stored(options.out) if kept else {"algorithms": {}}
-    found = before["algorithms"]
+    n_patients = 12 if chosen.quick else 16
+    is_partial = chosen.only or chosen.cost_only or chosen.sizes_only
+    before = measure.stored(chosen.out) if is_partial else {}
+    found = before.get("algorithms", {})
     start = time.process_time()
+    origin = measure.commit("dmrifit")
     with threadpool_limits(1):
         cohorts = {preset: Patients(preset, seed, n_patients) for preset, seed in SEEDS.items()}
-        for name in () if options.sizes_only else names:
-            grid = GRIDS[name][:2] if options.quick else GRIDS[name]
-            found[name] = (found[name] if options.cost_only else tune(name, grid, cohorts)) | {
-                "cost": cost(name, cohorts["cohort1"], 2 if options.quick else 5)
-            }
-            print(
-                f"{time.process_time() - start:7.1f} s  {name}: {found[name]['chosen']}",
-                flush=True,
-            )
+        for name in () if chosen.sizes_only else chosen.only or GRIDS:
+            grid = GRIDS[name][:2] if chosen.quick else GRIDS[name]
+            choice = found[name] if chosen.cost_only else tune(name, grid, cohorts)
+            found[name] = choice | {"cost": cost(name, cohorts["cohort1"], 2 if chosen.quick else 5)}
+            print(f"{time.process_time() - start:7.1f} s  {name}: {choice['chosen']}", flush=True)
         sizes = before.get("tree_sizes")
-        if options.sizes_only or not kept:
-            grown = {}
-            for name, grid in TREE_SIZES.items():
-                grown[name] = grow(name, grid[:2] if options.quick else grid, cohorts)
+        if chosen.sizes_only or not before:
+            grown = {
+                name: grow(name, grid[:2] if chosen.quick else grid, cohorts)
+                for name, grid in TREE_SIZES.items()
+            }
             sizes = {"algorithms": grown}
-    packages = ("numpy", "scikit-learn", "xgboost-cpu", "torch", "skorch")
-    origin = measure.provenance(__file__, "dmrifit", words=sys.argv[1:], packages=packages)
-    run = {
-        "command": origin["command"],
-        "cpu_s": round(time.process_time() - start, 1),
-        "commit": {key: origin[key] for key in ("commit", "changed")},
-        "date": origin["date"],
-    }
+    seconds = round(time.process_time() - start, 1)
+    times = {"cpu_s": seconds, "commit": origin, "date": date.today().isoformat()}
     result = {
-        "question": "default hyper-parameters of the algorithms, and their cost",
         "synthetic": True,
-        "choice": before["choice"] if options.cost_only or options.sizes_only else run,
-        "times": before["times"] if options.sizes_only else run,
+        "choice": before["choice"] if chosen.cost_only or chosen.sizes_only else times,
+        "times": before["times"] if chosen.sizes_only else times,
         "seeds": SEEDS,
         "n_patients": n_patients,
         "voxels_per_patient": VOXELS,
@@ -406,21 +320,27 @@ def main() -> None:
         "algorithms": {name: found[name] for name in GRIDS if name in found},
         "training_cpu_s_of_six_both_strategies": round(
             sum(
-                found[n]["cost"][s]["train_cpu_s"]
-                for n in ALGORITHMS[1:]
-                if n in found
-                for s in STRATEGIES
+                found[name]["cost"][strategy]["train_cpu_s"]
+                for name in ALGORITHMS[1:]
+                if name in found
+                for strategy in STRATEGIES
             ),
             3,
         ),
-        "machine": before["machine"] if options.sizes_only else origin["machine"],
-        "versions": origin["versions"],
+        "machine": before["machine"] if chosen.sizes_only else measure.machine(),
     }
-    if sizes is not None:
-        # What was kept has its own times.
-        result["tree_sizes"] = {"times": run, "machine": origin["machine"], **sizes}
-    measure.write(result, options.out)
+    # What was kept has its own times.
+    return result | {"tree_sizes": {"times": times, "machine": measure.machine(), **sizes}}
 
 
 if __name__ == "__main__":
-    main()
+    runs.main(
+        run,
+        RESULT,
+        packages=("numpy", "scikit-learn", "xgboost-cpu", "torch", "skorch"),
+        options={
+            "--only": {"nargs": "+", "choices": list(GRIDS), "help": "these algorithms; the others keep their result"},
+            "--cost-only": {"action": "store_true", "help": "time the shipped defaults again, choose nothing"},
+            "--sizes-only": {"action": "store_true", "help": "score forests and boosting by size again, choose nothing"},
+        },
+    )

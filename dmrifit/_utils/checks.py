@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Iterable
-from typing import Any, TypeGuard
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, Union, get_args, get_origin
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +14,55 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 
 _SMALLEST_TRAINED = 1e-100  # squares of it, and of its reciprocal, are numbers still
+
+
+class Within(NamedTuple):
+    """Limits of a number in a type hint, such as ``Annotated[float, Within(most=1)]``."""
+
+    least: float = 0.0
+    most: float = np.inf
+    above: float = -np.inf
+    below: float = np.inf
+
+
+Count = Annotated[int, Within(1)]
+NotNegative = Annotated[float, Within()]
+
+
+def check_fields(estimator: Any) -> None:
+    """Refuse a parameter that the type hint of its field in a dataclass excludes."""
+    cls: Any = type(estimator)
+    hints = _field_hints(cls)
+    for name, value in estimator.get_params(deep=False).items():
+        hint = hints.get(name)
+        options = [hint]
+        if get_origin(hint) in (Union, UnionType):
+            options = [option for option in get_args(hint) if option is not NoneType]
+        is_optional = NoneType in get_args(hint)
+        # Where several kinds of values are possible, the class checks them itself.
+        if len(options) == 1 and not (value is None and is_optional):
+            _check_hint(name, value, options[0], (None,) * is_optional)
+
+
+@cache
+def _field_hints(cls: Any) -> dict[str, Any]:
+    """Read the type hints of a class and its bases, as far as they are dataclasses."""
+    hints = {}
+    for base in reversed(cls.__mro__):
+        if "__dataclass_fields__" in vars(base):
+            hints.update(inspect.get_annotations(base, eval_str=True))
+    return hints
+
+
+def _check_hint(name: str, value: Any, hint: Any, others: tuple[None, ...]) -> None:
+    """Refuse a value that is none of some words, no boolean, or no number within limits."""
+    if hint is bool:
+        check_word(name, value, (False, True))
+    elif get_origin(hint) is Literal:
+        check_word(name, value, (*get_args(hint), *others))
+    elif get_origin(hint) is Annotated:
+        kind, limits = get_args(hint)
+        check_number(name, value, whole=kind is int, **limits._asdict())
 
 
 def check_number(
@@ -30,6 +82,8 @@ def check_number(
             limits = f"above {above:g}"
         if most < np.inf:
             limits = f"from {least:g} to {most:g}"
+            if above > -np.inf:
+                limits = f"above {above:g} and at most {most:g}"
         if below < np.inf:
             limits += f" and below {below:g}"
         noun = "number"

@@ -1,18 +1,15 @@
-"""Files of compiled code: whole when written, checked when read, compiled by one process."""
+"""Files of compiled code: whole when written, checked when read."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import pickle
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
@@ -26,12 +23,6 @@ __all__ = ["CodeStore"]
 # The last line of every file, a comment in those of Python.
 _SEAL = b"\n# sha256 "
 _SEAL_SIZE = len(_SEAL) + 64 + 1
-
-_POLL_SECONDS = 0.05
-# Between two functions of a module, the process that compiles it lets go of the lock.
-_GAP_SECONDS = 0.3
-# A process that was forked while another thread compiled would keep the lock for ever.
-_PATIENCE_SECONDS = 180.0
 
 _logger = logging.getLogger("dmrifit")
 
@@ -48,8 +39,6 @@ class CodeStore:
         self._title = title
         self._variable = variable
         self._said: set[str] = set()
-        self._lock: IO[bytes] | None = None
-        self._depth = 0
 
     def module_text(self, write: Callable[[], str]) -> str:
         """Read the source of a generated module, or write it where it is missing or damaged."""
@@ -122,66 +111,16 @@ class CodeStore:
         dispatcher._cache = _CheckedCache(dispatcher._cache, self, stamp)
         compile_signature = dispatcher.compile
 
-        def compile_alone(signature: Any) -> Any:
-            with global_compiler_lock, collection_paused(), self._compiling():
+        def compile_quietly(signature: Any) -> Any:
+            with global_compiler_lock, collection_paused():
                 return compile_signature(signature)
 
-        dispatcher.compile = compile_alone
+        dispatcher.compile = compile_quietly
 
-    @contextmanager
-    def _compiling(self) -> Iterator[None]:
-        # Compiling a function compiles those it calls; the lock is kept until all are done.
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._release()
-
-    def acquire(self) -> bool:
-        """Wait until no other process compiles this module; tell whether it was waited for."""
-        if self._lock is not None:
-            return False
-        try:
-            self._lock = self.path.with_suffix(".lock").open("ab")
-        except OSError:
-            return False
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        waited = False
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waited = True
-                self._say(
-                    "waiting",
-                    f"waiting for another process, which compiles the {self._title}",
-                )
-                time.sleep(_POLL_SECONDS)
-            except OSError:
-                # A file system without locks: both compile, and the same.
-                break
-            else:
-                return waited
-        self._release()
-        return waited
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    def wait_for_others(self, dispatcher: Any) -> bool:
-        """Tell whether a function is stored, after other processes have compiled it."""
-        index: Path = dispatcher._cache.index
-        while not index.exists():
-            waited = self.acquire()
-            self._release()
-            if not waited:
-                return index.exists()
-            time.sleep(_GAP_SECONDS)
-        return True
+    @staticmethod
+    def has(dispatcher: Any) -> bool:
+        """Tell whether a function is stored."""
+        return bool(dispatcher._cache.index.exists())
 
 
 def _seal(content: bytes) -> bytes:
@@ -189,7 +128,7 @@ def _seal(content: bytes) -> bytes:
 
 
 class _CheckedCache(FunctionCache):
-    """numba's cache of one function, with a check of every file and a lock while compiling."""
+    """numba's cache of one function, with a check of every file."""
 
     def __init__(self, cache: FunctionCache, store: CodeStore, stamp: Any) -> None:
         vars(self).update(vars(cache))
@@ -199,13 +138,6 @@ class _CheckedCache(FunctionCache):
         self.index = files.index
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        compiled = self._loaded(sig, target_context)
-        if compiled is None and self._store.acquire():
-            # Meanwhile another process has compiled it.
-            compiled = self._loaded(sig, target_context)
-        return compiled
-
-    def _loaded(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         # What can be wrong with machine code is only known to the many libraries that read it.

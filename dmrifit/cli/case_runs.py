@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.console import error_message, progress
-from dmrifit.io.atomic_files import check_room
+from dmrifit.cli.console import error_message, progress, say_flagged
+from dmrifit.cli.workers import run_tasks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAILED",
     "CaseRun",
+    "RunOptions",
     "begin_run",
     "can_draw",
     "case_pictures",
@@ -48,6 +49,22 @@ _CASE_FILES = (".nii.gz", ".bval", ".bvec", ".tsv")
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """
+    Workers of a run over cases, what it writes, and with which code it ends.
+
+    Options:
+    jobs: Cases worked on in parallel; −1 for one per core.
+    """
+
+    jobs: int = 1
+    cluster: str | None = None
+    fail_on_flag: bool = False
+    figure: bool = True
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
 class CaseRun:
     """
     A run over many cases: `record` marks a case as finished, `results` tell of all cases.
@@ -62,86 +79,149 @@ class CaseRun:
     pictures: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
-    def begin(self, out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Store the settings of the run, and refuse to resume one with other settings."""
-        begin_run(out, settings, overwrite, results=self.results, records=f"*/{self.record}")
+    def run(
+        self,
+        cases: Sequence[_Case],
+        out: Path,
+        settings: Mapping[str, Any],
+        options: RunOptions,
+        *,
+        names: Callable[[_Case], Mapping[str, str]],
+        work: Callable[[_Case, Path], dict[str, Any]],
+        is_current: Callable[[_Case, dict[str, Any]], bool],
+        write: Callable[[dict[str, dict[str, Any]]], None],
+        say: Callable[[dict[str, dict[str, Any]]], Iterable[str]],
+        is_flagged: Callable[[dict[str, Any]], bool],
+        failed: Sequence[Mapping[str, Any]] = (),
+        noun: str = "case",
+    ) -> None:
+        """
+        Process cases that an earlier run did not finish, write the tables and pages, say all.
+
+        `names` gives the name of a case and of its patient, if that is known; `failed` are the
+        rows that could not be read. `write` and `say` take the records by their folders.
+        """
+        from dmrifit._utils.threads import check_jobs
+        from dmrifit.io.case_tables import file_stems
+
+        rows = [*map(names, cases), *failed]
+        folders = [row["name"] for row in rows]
+        if rows and "patient" in rows[0]:
+            # Rows that failed count too: their files are removed, so no two may share a folder.
+            folders = file_stems([(row["patient"], row["name"]) for row in rows])
+        check_jobs(options.jobs, "--jobs")
+        begin_run(
+            out,
+            settings,
+            options.overwrite,
+            results=self.results,
+            records=f"*/{self.record}",
+        )
+        n_cases = len(cases)
+        records = self.process(
+            dict(zip(folders[:n_cases], cases, strict=True)),
+            out,
+            work,
+            is_current,
+            options=options,
+            failed=dict(zip(folders[n_cases:], failed, strict=True)),
+            names=names,
+        )
+        write(records)
+        for line in say(records):
+            typer.echo(line)
+        if any(record.get("synthetic") for record in records.values()):
+            typer.echo(f"synthetic {noun}s: no clinical result")
+        n_flagged = sum(map(is_flagged, records.values()))
+        n_failed = len(rows) - len(records)
+        say_flagged(n_flagged, len(records), fail=options.fail_on_flag, n_failed=n_failed)
 
     def process(
         self,
         cases: Mapping[str, _Case],
         out: Path,
-        process_case: Callable[[_Case, Path], dict[str, Any]],
+        work: Callable[[_Case, Path], dict[str, Any]],
         is_current: Callable[[_Case, dict[str, Any]], bool],
         *,
-        overwrite: bool,
-        figure: bool = False,
+        options: RunOptions,
+        names: Callable[[_Case], Mapping[str, str]],
         failed: Mapping[str, Mapping[str, Any]] | None = None,
-        describe: Callable[[_Case], Mapping[str, Any]] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """
         Process cases by the name of their folder, except those that an earlier run finished.
 
-        Cases that fail are listed in failed.tsv with their problem, named by `describe`, after
-        the rows of those that `failed` before, by their folder too; ValueError if all fail.
+        Cases that fail are listed in failed.tsv with their problem, after the rows of those that
+        `failed` before, by their folder too; ValueError if all fail.
         """
-        pictures = self.pictures if figure and can_draw() else ()
+        import pandas as pd
+
+        from dmrifit.io.atomic_files import check_room, write_text
+        from dmrifit.io.tables import table_text
+
+        pictures = self.pictures if options.figure and can_draw() else ()
         records: dict[str, dict[str, Any]] = {}
-        failed = failed or {}
-        for name in failed:
-            self._remove_case(out / name)
-        failures = list(failed.values())
-        is_first = True
-        for name, case in progress(cases.items(), len(cases)):
+        problems: dict[str, str] = {}
+        tasks: list[tuple[str, _Case]] = []
+        for name, case in cases.items():
             folder = out / name
             record = None
-            if not overwrite and all((folder / picture).exists() for picture in pictures):
+            if not options.overwrite and all((folder / file).exists() for file in pictures):
                 record = read_record(folder / self.record, self.fields)
             # A record from elsewhere must not lead to other folders.
             if record is not None and record.get("folder", name) != name:
                 record = None
+            # A file may be removed during the run.
             try:
                 if record is not None and is_current(case, record):
                     records[name] = record
-                    continue
-                records[name] = process_case(case, folder)
-            # A file may be removed during the run.
+                else:
+                    tasks.append((name, case))
             except (FileNotFoundError, ValueError) as error:
-                self._remove_case(folder)
-                names = describe(case) if describe else {"name": name}
-                failures.append({**names, "problem": error_message(error)})
+                problems[name] = error_message(error)
+
+        def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | None, str]:
+            name, case = task
+            try:
+                return name, work(case, out / name), ""
+            except (FileNotFoundError, ValueError) as error:
+                return name, None, error_message(error)
+
+        for name in [*(failed or {}), *problems]:
+            self._remove_case(out / name)
+        results = run_tasks(attempt, tasks, jobs=options.jobs, cluster=options.cluster)
+        for i, (name, record, problem) in enumerate(results):
+            if record is None:
+                problems[name] = problem
+                self._remove_case(out / name)
                 continue
+            records[name] = record
             # The first case tells what the others will take: better now than at the last one.
-            if is_first:
-                n_unfinished = sum(not (out / one / self.record).exists() for one in cases)
-                n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                check_room(out, n_unfinished * n_bytes)
-            is_first = False
+            if not i:
+                files = [path for path in (out / name).rglob("*") if path.is_file()]
+                n_bytes = sum(path.stat().st_size for path in files)
+                check_room(out, (len(tasks) - 1) * n_bytes)
+        failures = [dict(row) for row in (failed or {}).values()]
+        failures += [
+            {**names(case), "problem": problems[name]}
+            for name, case in cases.items()
+            if name in problems
+        ]
         if failures and not records:
             # Tables and page of an earlier run tell of files that are gone.
             for name in self.results:
                 (out / name).unlink(missing_ok=True)
-        _write_failed(out, failures)
-        _say_failed(failures[len(failed) :])
+        (out / FAILED).unlink(missing_ok=True)
+        if failures:
+            write_text(out / FAILED, table_text(pd.DataFrame(failures)))
+        _say_failed(failures[len(failed or {}) :])
         if failures and not records:
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
-        return records
+        return {name: records[name] for name in cases if name in records}
 
     def _remove_case(self, folder: Path) -> None:
         """Remove the files of a case; without its record it is tried again in a resumed run."""
         for file in (self.record, *self.pictures, *self.files):
             (folder / file).unlink(missing_ok=True)
-
-
-def _write_failed(out: Path, failures: Sequence[Mapping[str, Any]]) -> None:
-    """Write which cases failed and why; remove the table of an earlier run."""
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-    from dmrifit.io.tables import table_text
-
-    (out / FAILED).unlink(missing_ok=True)
-    if failures:
-        write_text(out / FAILED, table_text(pd.DataFrame(failures)))
 
 
 def say_failed_rows(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:

@@ -5,6 +5,8 @@ Options:
 checkpoint: Folder for network checkpoints, from which training resumes; by default a hidden folder
     beside the model file, removed at the end. If a killed run left it behind, run again with
     --overwrite.
+cluster tcp://HOST:PORT: Scheduler of a dask cluster, whose workers see the same folders; in place
+    of --jobs (pip install "dmrifit[cluster]").
 fail_on_flag: End with code 3 where a case is flagged or one of many fails.
 figure: Draw figures (needs matplotlib).
 figures 0..: Number of scans on the page.

@@ -17,7 +17,7 @@ import typer
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import FAILED, begin_run, can_draw, read_record, write_page
 from dmrifit.cli.console import error_message
-from dmrifit.cli.options import say
+from dmrifit.cli.options import is_pattern, named_images, say
 from dmrifit.cli.workers import run_tasks, scheduler
 from dmrifit.io.tables import table_text
 
@@ -87,7 +87,7 @@ def is_many(images: Sequence[Path]) -> bool:
 
     if len(images) > 1:
         return True
-    return _is_pattern(images[0]) or is_bids_folder(images[0])
+    return is_pattern(images[0]) or is_bids_folder(images[0])
 
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
@@ -98,21 +98,7 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
         scans = find_scans(images[0])
         _check_folders(scans)
         return scans, images[0]
-    scans = []
-    for image in images:
-        paths = [image]
-        if _is_pattern(image):
-            paths = [Path(path) for path in sorted(glob.glob(str(image), recursive=True))]
-        if not paths:
-            raise FileNotFoundError(f"{image}: no file matches; check the pattern")
-        for path in paths:
-            if path.is_dir():
-                raise IsADirectoryError(
-                    f"{path} is a folder; name images, or one BIDS folder alone"
-                )
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such file; check its name")
-            scans.append(plain_scan(path))
+    scans = [plain_scan(path) for path in named_images(images)]
     scans = _named_by_folder(scans)
     _check_folders(scans)
     return scans, Path()
@@ -145,10 +131,6 @@ def _named_by_folder(scans: list[DiffusionScan]) -> list[DiffusionScan]:
         name = scan.images[0].absolute().parent.name
         renamed.append(replace(scan, name=name, folder=Path(name)))
     return renamed
-
-
-def _is_pattern(path: Path) -> bool:
-    return glob.has_magic(str(path)) and not path.exists()
 
 
 def fit_many(
@@ -231,7 +213,7 @@ def fit_many(
     if n_kept:
         say(f"{counted(n_kept, 'scan')} of {len(scans)} finished before")
     try:
-        results = run_tasks(fit_one, tasks, jobs=jobs, cluster=cluster, name=_line)
+        results = run_tasks(fit_one, tasks, jobs=jobs, cluster=cluster, line=_line, unit="scan")
         for row in results:
             rows[row["name"]] = row
             if not row.get("error"):

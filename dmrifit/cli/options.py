@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dmrifit._utils.counts import first_few
+
 if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
 
@@ -17,9 +20,11 @@ __all__ = [
     "beside",
     "bounds_of",
     "given",
-    "is_table",
+    "is_pattern",
     "move_to_device",
+    "named_cases",
     "named_files",
+    "named_images",
     "number_or_path",
     "numbers",
     "pairs",
@@ -55,36 +60,77 @@ def beside(image: Path, extension: str) -> Path | None:
     return path
 
 
-def is_table(
-    path: Path, files: str, options: Mapping[str, object], images: Sequence[str] = ()
-) -> bool:
-    """
-    Tell whether a path is a table of scans; options that name files are for single images.
-
-    With the columns of images that a table may have, a folder of images is as good as a table.
-    """
-    *first, last = options
-    if path.is_dir():
-        if not images:
-            raise FileNotFoundError(f"{path} is a folder; name an image in it, or a table")
-        if any(options.values()):
-            raise ValueError(
-                f"{path} is a folder, where {files} stand beside the images; leave out "
-                f"{', '.join(first)} and {last}"
-            )
-        say_folder(path, images)
-        return True
-    # numpy takes longer to load than the help that needs no file.
+def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
+    """List images: named ones, those that a glob matches, or those of a BIDS folder by a glob."""
     from dmrifit._utils.text_files import check_file
+    from dmrifit.cohort.bids_folder import is_bids_folder
 
-    check_file(path, remedy="check its name")
+    images = []
+    for path in paths:
+        if is_pattern(path):
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        elif bids and is_bids_folder(path):
+            matches = sorted([*path.glob(f"sub-*/{bids}"), *path.glob(f"sub-*/ses-*/{bids}")])
+        else:
+            matches = [path]
+        if not matches:
+            where = f" of sub-*/{bids}" if path.is_dir() else ""
+            raise FileNotFoundError(f"{path}: no file matches{where}; check the pattern")
+        for image in matches:
+            if image.is_dir():
+                raise IsADirectoryError(
+                    f"{image} is a folder; name images, or one BIDS folder alone"
+                )
+            check_file(image)
+        images += matches
+    return images
+
+
+def is_pattern(path: Path) -> bool:
+    """Tell whether a path is a glob."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def named_cases(
+    paths: Sequence[Path],
+    files: str,
+    options: Mapping[str, object],
+    images: Sequence[str],
+    bids: str,
+) -> tuple[Path | list[Path], bool]:
+    """
+    Find what a command names: an image, a table, a folder, or many images; tell whether many.
+
+    Options that name files are for a single image. `images` are the columns of images that a table
+    may have, `bids` is the glob of images in the folders of BIDS subjects.
+    """
+    from dmrifit._utils.text_files import check_file
+    from dmrifit.cohort.bids_folder import is_bids_folder
+    from dmrifit.io.case_tables import folder_table
+
+    path = paths[0]
+    is_bids = is_bids_folder(path) and folder_table(path) == path
+    if len(paths) > 1 or is_bids or is_pattern(path):
+        what = "are several images" if len(paths) > 1 else "stands for several images"
+        _refuse_files(f"{first_few([str(one) for one in paths])} {what}", options)
+        return named_images(paths, bids), True
+    if path.is_dir():
+        _refuse_files(f"{path} is a folder, where {files} stand beside the images", options)
+        say_folder(path, images)
+        return path, True
+    check_file(path)
     if path.suffix.lower() not in (".tsv", ".csv"):
-        return False
+        return path, False
+    _refuse_files(f"{path} names {files} in its columns", options)
+    return path, True
+
+
+def _refuse_files(where: str, options: Mapping[str, object]) -> None:
+    """Refuse options that name the files of a single image."""
     if any(options.values()):
-        raise ValueError(
-            f"{path} names {files} in its columns; leave out {', '.join(first)} and {last}"
-        )
-    return True
+        *first, last = options
+        names = f"{', '.join(first)} and {last}" if first else last
+        raise ValueError(f"{where}; leave out {names}")
 
 
 def say_folder(path: Path, images: Sequence[str]) -> None:
@@ -104,12 +150,17 @@ def scan_of(
     image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
 ) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
+    from dmrifit._utils.text_files import check_file
     from dmrifit.engine.protocol import Protocol
     from dmrifit.io.bids_derivatives import stem
     from dmrifit.io.scan_manifest import read_manifest
 
     options = {"--bval": bval, "--bvec": bvec, "--te": te}
-    if is_table(image, "the files of each image", options):
+    if image.is_dir():
+        raise FileNotFoundError(f"{image} is a folder; name an image in it, or a table")
+    check_file(image)
+    if image.suffix.lower() in (".tsv", ".csv"):
+        _refuse_files(f"{image} names the files of each image in its columns", options)
         manifest = read_manifest(image)
         return list(manifest.images), manifest.protocol
     bval = bval or beside(image, "bval")

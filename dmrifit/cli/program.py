@@ -5,8 +5,6 @@ Options:
 b_tolerance S/MM2: Treat b-values this close as equal (0.5 as 0, 995 as 1000).
 bval: b-values in s/mm²; by default the .bval file beside the image.
 bvec: Gradient directions; by default the .bvec file beside the image, if any.
-cluster tcp://HOST:PORT: Scheduler of a dask cluster, whose workers see the same folders; in place
-    of --jobs (pip install "dmrifit[cluster]").
 image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv).
 map_ NAME=FILE: Map of another program, under this name; repeatable.
 max_voxels 0..: Random sample of voxels per scan to train on; 0 for all.

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dmrifit._utils.progress import step_bar
 
 __all__ = ["run_tasks", "scheduler"]
 
 _Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 _CONNECT_SECONDS = 20
 
 
@@ -52,28 +53,32 @@ def scheduler(address: str | None) -> Iterator[None]:
 
 
 def run_tasks(
-    function: Callable[[_Task], dict[str, Any]],
+    function: Callable[[_Task], _Result],
     tasks: Sequence[_Task],
     *,
     jobs: int,
     cluster: str | None,
-    name: Callable[[dict[str, Any]], str],
-) -> Iterator[dict[str, Any]]:
+    line: Callable[[_Result], str] = lambda _: "",
+    unit: str = "case",
+) -> Iterator[_Result]:
     """Run a function over tasks, giving results as they come, under one bar with the time left."""
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     n_jobs = None if cluster else jobs
     with scheduler(cluster):
-        parallel = Parallel(n_jobs=n_jobs, batch_size=1, return_as="generator_unordered")
+        # Workers get copies of arrays: those in shared files could not be changed in place.
+        parallel = Parallel(
+            n_jobs=n_jobs, batch_size=1, return_as="generator_unordered", max_nbytes=None
+        )
         results = parallel(delayed(function)(task) for task in tasks)
         try:
-            with step_bar(len(tasks), "scan") as count:
+            with step_bar(len(tasks), unit) as count:
                 for result in results:
                     yield result
-                    count(name(result))
+                    count(line(result))
         except TerminatedWorkerError:
             raise MemoryError(
                 "a worker process was killed, by the system if memory ran out: give the same "
-                "command with fewer --jobs, and it goes on with the scans that are left"
+                "command with fewer --jobs, and it goes on with the cases that are left"
             ) from None

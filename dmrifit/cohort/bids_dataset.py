@@ -24,6 +24,7 @@ from dmrifit.cohort.participants_table import (
 from dmrifit.cohort.scan import Scan, truth_names
 from dmrifit.io.atomic_files import share_a_name, write_text
 from dmrifit.io.case_tables import check_names
+from dmrifit.io.nifti import write_volume
 from dmrifit.io.tables import table_with
 
 #: Name of the table that `Cohort.write` makes.
@@ -157,8 +158,6 @@ def _subject(label: str) -> str:
 
 def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, str]:
     """Write one scan's files; return its row of the table."""
-    from dmrifit.io.nifti import write_volume
-
     stem = f"{_subject(label)}/dwi/sub-{label}"
     row = {
         "patient": scan.patient,

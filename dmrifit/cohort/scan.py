@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.checks import filled
 from dmrifit.cohort.scaling import echo_times
+from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.io.masks import binarize, check_same_grid
+from dmrifit.io.nifti import read_grid, read_volume
 from dmrifit.io.series import Series
 
 __all__ = ["Scan"]
@@ -347,8 +349,6 @@ class Scan:
 
 def truth_names() -> tuple[str, ...]:
     """Name the true maps that a file holds, in their order."""
-    from dmrifit.engine.models import MODELS
-
     return MODELS["t2-ivim-kurtosis"].names
 
 
@@ -377,8 +377,6 @@ def _describe(volume: object, label: str) -> str:
 def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
     """Return shape and affine of a volume; of a file, from its header alone."""
     if isinstance(volume, str | Path):
-        from dmrifit.io.nifti import read_grid
-
         return read_grid(volume)
     if isinstance(volume, tuple):
         series = Series.open(volume)
@@ -388,8 +386,6 @@ def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
 
 def _load(volume: Volume) -> NDArray:
     if isinstance(volume, str | Path):
-        from dmrifit.io.nifti import read_volume
-
         return read_volume(volume)
     if isinstance(volume, tuple):
         with Series.open(volume).unpacked() as series:

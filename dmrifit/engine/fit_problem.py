@@ -109,11 +109,6 @@ class Problem:
         self.forms = np.array([_FORMS.index(form) for form in kernel.FORMS])
         # The stratum that ends in the best minimum most often, of two components.
         self.first = self.n_starts - 1 if self.is_routed and self.dictionary.n_first else -1
-        self.middle = np.full(kernel.N, np.nan)
-        for j in range(kernel.N):
-            stays = j in (kernel.AMPLITUDE, *kernel.FIRST)
-            if not stays and np.isfinite(self.inner_low[j]) and np.isfinite(self.inner_high[j]):
-                self.middle[j] = (self.inner_low[j] + self.inner_high[j]) / 2
         tolerance = _TOLERANCE
         if self.regularized or self.n_free <= 2:
             tolerance = _STRICT_TOLERANCE
@@ -225,7 +220,6 @@ class Problem:
             self.regularized,
             contrasts,
             weights,
-            self.middle,
             _MAX_ITER,
             work,
             self.common.copy(),
@@ -235,7 +229,6 @@ class Problem:
             np.zeros(1 + 2 * UNROLL, np.int64),
             np.full(LANES, -2),
             np.zeros(LANES, np.int64),
-            np.zeros(n),
             np.zeros(self.dictionary.n_strata + 3 * n),
             ends,
         )

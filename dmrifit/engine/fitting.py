@@ -19,7 +19,8 @@ from dmrifit.engine.kernels import compiler
 from dmrifit.engine.methods.loglinear import fit_log_linear
 from dmrifit.engine.methods.map_prior import prior_of
 from dmrifit.engine.methods.prior import Prior
-from dmrifit.engine.methods.refined_fits import least_squares_of, refine_fit
+from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
+from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.methods.segmented import fit_segmented, measured_amplitude
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_protocol
@@ -32,6 +33,7 @@ __all__ = ["FitResult", "FitStatus", "fit_voxels", "fit_with", "learn_prior"]
 # Voxels that go through the kernel together. At the end of a chunk lanes wait for the slowest
 # voxel, which costs 4 % with half as many; their signals stay in the second cache.
 _CHUNK = 8192
+_REFINED_CHUNK = 1024  # the derivatives of so many voxels stay in the processor's cache
 
 _logger = logging.getLogger("dmrifit")
 
@@ -217,8 +219,8 @@ def _fit_screened(
         result = fit_segmented(signals, protocol, model, settings, _fit_screened)
         return replace(result, inputs=inputs)
     if method == "map" or settings.likelihood != "gaussian" or weights is not None:
-        start = _fit_screened(signals, protocol, model, least_squares_of(settings, model))
-        return refine_fit(_weighted(start, weights), settings)
+        start = _fit_screened(signals, protocol, model, _least_squares_of(settings, model))
+        return _refine_fit(_weighted(start, weights), settings)
     n_voxels = len(signals)
     box = settings.box(model)
     fixed = settings.fixed_values(model, n_voxels, box)
@@ -245,7 +247,7 @@ def learn_prior(
     Shapes: `signals` (n_voxels, n_measurements).
     """
     model = resolve_model(model)
-    start = fit_with(signals, protocol, model, least_squares_of(settings, model))
+    start = fit_with(signals, protocol, model, _least_squares_of(settings, model))
     return prior_of(_weighted(start, settings.measurement_weights(len(protocol))))
 
 
@@ -302,3 +304,76 @@ def _run(
 def _rows_of(values: NDArray, chunk: slice) -> NDArray:
     """Cut the rows of a chunk, unless one row holds for all voxels."""
     return values if len(values) == 1 else values[chunk]
+
+
+def _least_squares_of(settings: FitSettings, model: SignalModel) -> FitSettings:
+    """Give the settings of the fit by least squares that a refinement starts from."""
+    # Both fits have the same bounds, and the default ones depend on the method.
+    bounds = settings.box(model)
+    return replace(
+        settings,
+        method="nlls",
+        bounds=bounds,
+        likelihood="gaussian",
+        weights=None,
+        prior=None,
+    )
+
+
+def _refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
+    """Go on from a fit by least squares to the best parameters under the settings."""
+    assert start.inputs is not None
+    model, signals, noise = start.model, start.inputs.signals, start.inputs.sigma
+    is_free = np.array([name not in start.fixed for name in model.names])
+    likelihood = make_likelihood(settings.likelihood, has_floor=noise is not None)
+    # The residuals of least squares tell their own noise; a prior and a density need it.
+    knows_noise = settings.method == "map" or settings.likelihood == "rician"
+    prior = expanded = None
+    if settings.method == "map":
+        prior = settings.prior or prior_of(start)
+        expanded = prior.expanded(model)
+    problem = Refinement(
+        model,
+        start.inputs.protocol,
+        likelihood,
+        is_free,
+        start.inputs.weights,
+        expanded,
+        knows_noise,
+    )
+    result = replace(
+        start,
+        method=str(settings.method),
+        likelihood=settings.likelihood,
+        prior=prior,
+    )
+
+    def fit_chunk(chunk: slice) -> None:
+        fitted = np.flatnonzero(start.status[chunk] != FitStatus.NOT_FITTED) + chunk.start
+        if fitted.size == 0:
+            return
+        values = np.asarray(signals[fitted], dtype=float)
+        if noise is not None:
+            sigma = np.broadcast_to(noise, len(signals))[fitted]
+        elif prior is not None:
+            sigma = np.full(fitted.size, prior.sigma)
+        else:
+            # Any number: it cancels where residuals tell the noise.
+            sigma = np.nanmax(values, axis=1)
+        points = [start.parameters[fitted]]
+        if expanded is not None:
+            points.append(_typical_points(points[0], expanded, start))
+        Search(problem, values, sigma, start, points).write(result, fitted)
+
+    run_in_chunks(fit_chunk, len(signals), _REFINED_CHUNK, settings.n_threads)
+    return result
+
+
+def _typical_points(
+    points: NDArray, expanded: tuple[NDArray, NDArray], start: FitResult
+) -> NDArray:
+    """Put every voxel at the mean of the prior, but for its amplitude and fixed parameters."""
+    mean, precision = expanded
+    low, high = np.array(start.bounds).T[:, None]
+    typical = Coordinates(LINE, low, high).out_of(mean[None, :])
+    return np.where(np.diag(precision) > 0, typical, points)

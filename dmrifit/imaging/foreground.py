@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
@@ -39,8 +40,6 @@ def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_
 
 def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | None:
     """Find the voxels (x, y, z) of the body or head; None where there is no air around them."""
-    from scipy.ndimage import binary_fill_holes
-
     import_optional("dipy.segment.mask")
     columns = reference_columns(protocol)
     reference = np.zeros(series.grid)

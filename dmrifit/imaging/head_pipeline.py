@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,9 +30,6 @@ from dmrifit.io.grids import (
 )
 from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import Image, describe_sources, image_name, output_files, save_image
-
-if TYPE_CHECKING:
-    import nibabel as nib
 
 __all__ = ["prepare_brain"]
 

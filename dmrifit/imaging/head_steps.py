@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
@@ -15,9 +17,6 @@ from dmrifit.io.components import largest_components
 from dmrifit.io.grids import array_of, onto, read_scan, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name
-
-if TYPE_CHECKING:
-    import nibabel as nib
 
 _COARSE = 2.0  # mm, the grid on which brains are found
 _FIELD_GRID = 4.0  # mm, the grid on which the field is estimated
@@ -67,8 +66,6 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
 
 def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Find the brain in an image (x, y, z) without a skull; None if the skull is there."""
-    from scipy.ndimage import binary_fill_holes, binary_opening
-
     edge = np.concatenate([np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)])
     edge_values, counts = np.unique(edge, return_counts=True)
     # The background of a stripped image is one value, and not always 0.
@@ -84,8 +81,6 @@ def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.b
 
 def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Find the brain inside its skull, on a grid with steps in mm; None without a likely one."""
-    from scipy.ndimage import distance_transform_edt, label
-
     # A few bright vessels would set the threshold of the whole head.
     picture = np.minimum(picture, np.percentile(picture, 99.5))
     bright = otsu_mask(picture, radius=1, passes=1)
@@ -123,8 +118,6 @@ def _ball(head: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.boo
 
 def _filled(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Fill folds, and the dents that bright tumors at the surface leave."""
-    from scipy.ndimage import binary_fill_holes, distance_transform_edt
-
     # Closing near the border would take the border for tissue.
     pad = int(np.ceil(_DENT / steps.min())) + 1
     padded = np.pad(brain, pad)

@@ -21,6 +21,7 @@ from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.case_tables import check_patients
 from dmrifit.io.masks import check_same_grid
+from dmrifit.io.nifti import check_real, image_name, load_image, read_volume
 from dmrifit.io.tables import named_file, read_rows
 
 if TYPE_CHECKING:
@@ -521,8 +522,6 @@ class _Volume:
 
 def _read(volume: Volume, name: str) -> _Volume:
     """Read a volume from a file, an image or an array."""
-    from dmrifit.io.nifti import check_real, image_name, load_image, read_volume
-
     if isinstance(volume, np.ndarray):
         check_real(volume.dtype, f"the array {name}")
         if volume.ndim != 3:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from dmrifit.imaging.head_steps import import_sitk
 from dmrifit.io.components import largest_components
@@ -197,8 +198,6 @@ def _best_aligned(fixed: _Head, moving: _Head) -> tuple[NDArray[np.float64], NDA
 
 def _starts(fixed: _Head, moving: _Head) -> Iterator[NDArray[np.float64]]:
     """List turns (3, 3) to start from: none, and those that are best on the coarsest level."""
-    from scipy.spatial.transform import Rotation
-
     yield np.eye(3)
     turns = []
     for angles in itertools.product((-_TURN, 0.0, _TURN), repeat=3):
@@ -275,8 +274,6 @@ def _refined(
     The steps move the fixed scan, whose derivatives are the same in each of them, and their
     inverse goes into the matrix. Shapes: `half` (x, y, z) of the fixed scan.
     """
-    from scipy.spatial.transform import Rotation
-
     voxels = np.argwhere(fixed.head if half is None else fixed.head & half)
     places = _moved(voxels, fixed.affine)
     middle = places.mean(axis=0)

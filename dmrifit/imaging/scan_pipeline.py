@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,9 +45,6 @@ from dmrifit.io.nifti import (
     save_image,
 )
 from dmrifit.io.series import Series, read_map, read_slabs
-
-if TYPE_CHECKING:
-    import nibabel as nib
 
 __all__ = ["preprocess_image"]
 

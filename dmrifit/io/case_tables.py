@@ -97,8 +97,11 @@ class CaseTable:
         """Columns of files, images first."""
         return tuple(dict.fromkeys((*self.images, *self.endings)))
 
-    def rows(self, table: Path) -> Iterable[tuple[int, dict[str, str]]]:
-        """Give the rows of a table by their lines, or those of a folder of images as line 0."""
+    def rows(self, table: Path | Sequence[Path]) -> Iterable[tuple[int, dict[str, str]]]:
+        """Give the rows of a table by their lines, or those of images as line 0."""
+        if not isinstance(table, Path):
+            rows = folder_rows(table, self.images)
+            return [(0, {"patient": subject_of(row["name"]), **row}) for row in rows]
         # A folder of images names no other files.
         if table.is_dir() and set(self.required) == {"patient", self.images[0]}:
             return [
@@ -108,25 +111,29 @@ class CaseTable:
 
     def read(
         self,
-        table: str | Path,
+        table: str | Path | Sequence[Path],
         read: Callable[[dict[str, str], Path], _Case],
         *,
         failed: list[dict[str, str]] | None = None,
     ) -> list[_Case]:
         """
-        Read the cases of a table or a folder by rows, and check that their names are unique.
+        Read the cases of a table, a folder or of images, and check that their names are unique.
 
         Cases with a problem go into the list `failed`, where it is given.
         """
-        table = folder_table(table)
-        folder = table if table.is_dir() else table.parent
+        folder = Path()
+        if isinstance(table, str | Path):
+            table = folder_table(table)
+            folder = table if table.is_dir() else table.parent
         cases: list[_Case] = []
         line_of: dict[str, int] = {}
         rows = list(self.rows(table))
-        if not table.is_dir():
+        if isinstance(table, Path) and not table.is_dir():
             check_patients(((line, row["patient"]) for line, row in rows), table)
         for line, row in rows:
             place = f"{table}, row {line} (patient {row['patient']})" if line else str(table)
+            if not isinstance(table, Path):
+                place = row[self.images[0]]
             name = row.get("name") or row["patient"]
             first_line = line_of.setdefault(name, line)
             if first_line != line:
@@ -220,24 +227,29 @@ def folder_table(path: str | Path) -> Path:
     return table if table.is_file() else path
 
 
-def folder_rows(folder: Path, images: Sequence[str]) -> list[dict[str, str]]:
+def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[dict[str, str]]:
     """
-    List the images of a folder as a table of cases does; the first column is that of the cases.
+    List the images of a folder, or named ones, as a table of cases does.
 
     Each image is a case with the name of its file, ``p1`` for ``p1.nii.gz``, ``p1_dwi.nii.gz`` or
     ``p1_image.nii.gz`` (with the first column ``image``); ``p1_brain.nii.gz`` then goes into its
-    column ``brain``.
+    column ``brain``. Named images of one name are called by their folders.
     """
     main, *others = images
+    is_folder = isinstance(folder, Path)
+    paths = sorted(folder.iterdir()) if isinstance(folder, Path) else list(dict.fromkeys(folder))
+    names = [stem(path).removesuffix(f"_{main}").removesuffix(_SERIES) for path in paths]
+    if not is_folder and len(set(names)) < len(names):
+        names = [path.absolute().parent.name for path in paths]
     files: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        name = stem(path)
-        is_image = path.name != name and path.suffix.lower() != ".hdr"
-        if not is_image or path.name.startswith(".") or path.is_dir():
+    for name, path in zip(names, paths, strict=True):
+        is_image = path.name != stem(path) and path.suffix.lower() != ".hdr"
+        if is_folder and (not is_image or path.name.startswith(".") or path.is_dir()):
             continue
-        name = name.removesuffix(f"_{main}").removesuffix(_SERIES)
-        if files.setdefault(name, path.name) != path.name:
-            raise ValueError(f"{folder} has both {files[name]} and {path.name}; keep one of them")
+        file = path.name if is_folder else str(path)
+        if files.setdefault(name, file) != file:
+            where = f"{folder} has both" if is_folder else f"{name} is the name of"
+            raise ValueError(f"{where} {files[name]} and {file}; keep one of them")
     rows: dict[str, dict[str, str]] = {}
     for name, file in files.items():
         # The longest first: p1_prior_label is no label of p1_prior.
@@ -248,7 +260,7 @@ def folder_rows(folder: Path, images: Sequence[str]) -> list[dict[str, str]]:
                 break
         else:
             rows.setdefault(name, {})[main] = file
-    if not rows:
+    if not rows and isinstance(folder, Path):
         tables = ", ".join(sorted(path.name for path in folder.glob("*.tsv")))
         raise FileNotFoundError(
             f"{folder} is a folder without images (.nii, .nii.gz); name "
@@ -256,6 +268,12 @@ def folder_rows(folder: Path, images: Sequence[str]) -> list[dict[str, str]]:
         )
     empty = dict.fromkeys(images, "")
     return [{"name": name, **empty, **rows[name]} for name in sorted(rows)]
+
+
+def subject_of(name: str) -> str:
+    """Give the subject of a name as BIDS writes it; the name itself without one."""
+    match = re.match(r"sub-[a-zA-Z0-9+]+", name)
+    return match[0] if match else name
 
 
 def folder_summary(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite, is_number
@@ -19,9 +21,6 @@ from dmrifit.io.nifti import (
     load_image,
     values_of,
 )
-
-if TYPE_CHECKING:
-    import nibabel as nib
 
 _SMALLEST = 8  # voxels along an axis
 
@@ -52,25 +51,26 @@ def cropped(values: NDArray, offset: ArrayLike, size: Sequence[int]) -> NDArray:
 
 def upright(values: NDArray, affine: NDArray) -> NDArray:
     """Turn a volume (x, y, z, ...) from the order of an image's axes to RAS order."""
-    from nibabel.orientations import apply_orientation, io_orientation
-
     return apply_orientation(values, io_orientation(affine))
 
 
 def as_stored(values: NDArray, affine: NDArray) -> NDArray:
     """Turn a volume (x, y, z, ...) from RAS order to the order of an image's axes."""
-    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
-
     turn = ornt_transform(io_orientation(np.eye(4)), io_orientation(affine))
     return apply_orientation(values, turn)
 
 
 def upright_edges(affine: NDArray) -> NDArray[np.float64]:
     """Give the edges of voxels (3,) in mm along axes in RAS order."""
-    from nibabel.orientations import io_orientation
-
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     return edges[np.argsort(io_orientation(affine)[:, 0])]
+
+
+def upright_affine(affine: NDArray, shape: Sequence[int]) -> NDArray[np.float64]:
+    """Give the affine (4, 4) of an image of a shape (x, y, z) in RAS order."""
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    return affine @ inv_ornt_aff(io_orientation(affine), shape)
 
 
 def check_edge(spacing: Any, smallest: float, largest: float) -> None:
@@ -83,8 +83,6 @@ def check_edge(spacing: Any, smallest: float, largest: float) -> None:
 
 def upright_scan(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
     """Make a scan in RAS order of values (x, y, z) in the order of an image's axes."""
-    import nibabel as nib
-
     ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
     return scan_of(np.asarray(ordered.dataobj), np.asarray(ordered.affine))
 

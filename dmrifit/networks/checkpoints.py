@@ -15,17 +15,6 @@ from torch import nn
 
 from dmrifit.io.atomic_files import whole_file
 
-__all__ = [
-    "check_weights",
-    "history_rows",
-    "load_weights",
-    "packed",
-    "read_state",
-    "restore_state",
-    "set_history",
-    "write_state",
-]
-
 _HEADER = "dmrifit"
 
 

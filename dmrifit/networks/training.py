@@ -6,25 +6,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from sklearn.base import BaseEstimator
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import Count, Within, check_fields
 from dmrifit.io.parameter_json import refuse_keys
 
-__all__ = [
-    "Training",
-    "check_training",
-    "fill_training",
-    "gather_training",
-    "learning_rate_at",
-    "read_training",
-    "stored_training",
-]
+__all__ = ["Training"]
 
 _NOT_STORED = ("checkpoint", "after_epoch", "verbose")
-_SCHEDULES = ("constant", "cosine")
 
 
 # repr=False: that of scikit-learn shows only the fields that are set.
@@ -80,14 +71,14 @@ class Training(BaseEstimator):
     Training(epochs=5, learning_rate=0.01)
     """
 
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    learning_rate: Annotated[float, Within(above=0)] | None = None
     _: KW_ONLY
-    schedule: str | None = None
-    decay: float | None = None
-    validation_fraction: float | None = None
-    patience: int | None = None
+    schedule: Literal["constant", "cosine"] | None = None
+    decay: Annotated[float, Within(above=0, most=1)] | None = None
+    validation_fraction: Annotated[float, Within(below=1)] | None = None
+    patience: Count | None = None
     mixed_precision: bool | None = None
     compile: bool | None = None
     checkpoint: str | Path | None = None
@@ -118,27 +109,12 @@ def gather_training(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_training(training: Training) -> None:
     """Check the fields of a training without open ones."""
-    for name in ("epochs", "batch_size"):
-        check_number(name, getattr(training, name), least=1, whole=True)
-    check_number("learning_rate", training.learning_rate, above=0)
-    check_word("schedule", training.schedule, _SCHEDULES)
-    decay: Any = training.decay
-    # For Python a bool is an int.
-    is_number = isinstance(decay, int | float) and not isinstance(decay, bool)
-    if not is_number or not 0 < decay <= 1:
+    check_fields(training)
+    if training.patience is not None and not training.validation_fraction:
         raise ValueError(
-            f"decay={decay!r} must be a factor of the learning rate per epoch: above 0, at most 1"
+            f"patience={training.patience} needs validation cases; give a "
+            "validation_fraction such as 0.2"
         )
-    check_number("validation_fraction", training.validation_fraction, below=1)
-    if training.patience is not None:
-        check_number("patience", training.patience, least=1, whole=True)
-        if not training.validation_fraction:
-            raise ValueError(
-                f"patience={training.patience} needs validation cases; give a "
-                "validation_fraction such as 0.2"
-            )
-    for name in ("mixed_precision", "compile", "verbose"):
-        check_word(name, getattr(training, name), (False, True))
     if training.after_epoch is not None and not callable(training.after_epoch):
         raise ValueError(
             f"after_epoch must be a function of the history, or None, not {training.after_epoch!r}"

@@ -20,9 +20,6 @@ from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit._utils.torch_state import forked_generator, repeatable_kernels, seed_generators
 from dmrifit.networks.checkpoints import history_rows
 
-__all__ = ["Batches", "Epochs", "Net", "WithMargin", "as_arrays", "collated"]
-
-
 # The net ---------------------------------------------------------------------------------------
 
 

@@ -13,17 +13,6 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 
-__all__ = [
-    "CaseValues",
-    "VolumeList",
-    "add_to_digest",
-    "called",
-    "check_length",
-    "listed",
-    "naming",
-    "volume_inputs",
-]
-
 
 def volume_inputs(case: Any) -> NDArray[np.float32]:
     """Convert a volume, (x, y, z) or (x, y, z, channels), to (channels, x, y, z) for a network."""

@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_fields
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     import torch
     from sklearn.utils import Tags
 
-__all__ = ["VolumeEstimator", "evaluating"]
+__all__ = ["VolumeEstimator"]
 
 _WEIGHTS = "net.safetensors"
 _STATE = "state.safetensors"
@@ -69,6 +71,7 @@ _NOT_OF_RUN = frozenset(
 )
 
 
+@dataclass(repr=False, eq=False)
 class VolumeEstimator(BaseEstimator, ABC):
     """
     Base of estimators that train a network on volumes, one case after the other.
@@ -142,20 +145,10 @@ class VolumeEstimator(BaseEstimator, ABC):
     _predicts_volumes: ClassVar[bool] = False
     _needs_targets: ClassVar[bool] = True
 
-    net_: skorch.NeuralNet
-    history_: list[dict[str, Any]]
-    n_channels_: int
-
-    def __init__(
-        self,
-        *,
-        training: Training | None = None,
-        device: str = "auto",
-        random_state: RandomState = None,
-    ) -> None:
-        self.training = training
-        self.device = device
-        self.random_state = random_state
+    _: KW_ONLY
+    training: Training | None = None
+    device: str = "auto"
+    random_state: RandomState = None
 
     # Public methods -----------------------------------------------------------------------------
 
@@ -348,6 +341,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def _check(self) -> None:
         """Check the parameters."""
+        check_fields(self)
         check_training(self._settings)
 
     def _fitted_state(self) -> dict[str, Any]:
@@ -438,8 +432,8 @@ class VolumeEstimator(BaseEstimator, ABC):
                 verbose=settings.verbose,
             )
             epochs.run(net)
-        self.history_ = checkpoints.history_rows(net)
-        self.net_ = net
+        self.history_: list[dict[str, Any]] = checkpoints.history_rows(net)
+        self.net_: skorch.NeuralNet = net
         return self
 
     def _new_net(self, device: torch.device, seed: int) -> skorch.NeuralNet:

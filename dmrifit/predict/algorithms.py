@@ -26,19 +26,7 @@ from dmrifit._utils.threads import check_jobs
 from dmrifit.predict.controls import CONSTANT
 from dmrifit.predict.least_squares import LeastSquares
 
-__all__ = [
-    "ALGORITHMS",
-    "CLASS_MODULES",
-    "PATCHWISE",
-    "REGRESSORS",
-    "VOXELWISE",
-    "Regressor",
-    "RegressorOptions",
-    "TargetWise",
-    "build_regressor",
-    "default_patch_shape",
-    "make_regressor",
-]
+__all__ = ["ALGORITHMS", "make_regressor"]
 
 #: Default neighborhood of the patch-wise algorithms: within the slice, because slices are thick.
 _PATCH_SHAPE = (3, 3, 1)
@@ -75,21 +63,12 @@ class TargetWise(MultiOutputRegressor):
 
 
 @dataclass(frozen=True)
-class RegressorOptions:
-    """Options that every regressor is made with; each algorithm takes those that it has."""
-
-    loss: str
-    patch_shape: tuple[int, int, int] | None
-    random_state: int | np.random.RandomState | None
-    n_jobs: int
-
-
-@dataclass(frozen=True)
 class Regressor:
     """How a regressor is made and saved."""
 
-    # From the parameters of its class and the options to the unfitted regressor.
-    make: Callable[[dict[str, Any], RegressorOptions], RegressorMixin]
+    # From the parameters of its class and, by name, the options that every regressor is made
+    # with (loss, patch_shape, random_state, n_jobs) to the unfitted regressor.
+    make: Callable[..., RegressorMixin]
     # Types that its model file may hold; nothing else is built, whatever a file asks for.
     file_types: frozenset[str]
     # The class of its innermost regressor where a model file stores this beside the skops file:
@@ -102,43 +81,46 @@ class Regressor:
     is_in_study: bool = False  # trained by a comparison by default
 
 
-def _linear(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
-    if options.loss == "median":
+def _linear(params: dict[str, Any], *, loss: str, n_jobs: int, **_: Any) -> RegressorMixin:
+    if loss == "median":
         quantile = QuantileRegressor(**{"alpha": 0.0, **params})
-        return _standardized(TargetWise(quantile, n_jobs=options.n_jobs))
+        return _standardized(TargetWise(quantile, n_jobs=n_jobs))
     # Scaling would not change its predictions.
     return LeastSquares(**params)
 
 
 def _forest(
-    forest_class: type[BaseEstimator], params: dict[str, Any], options: RegressorOptions
+    forest_class: type[BaseEstimator],
+    params: dict[str, Any],
+    *,
+    loss: str,
+    patch_shape: Any,
+    **settings: Any,
 ) -> RegressorMixin:
-    settings = {
-        "criterion": _FOREST_CRITERIA[options.loss],
-        "n_jobs": options.n_jobs,
-        "random_state": options.random_state,
-    }
+    settings["criterion"] = _FOREST_CRITERIA[loss]
     return _standardized(forest_class(**{**settings, **params}))
 
 
-def _boosted_trees(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
+def _boosted_trees(
+    params: dict[str, Any], *, loss: str, random_state: Any, **_: Any
+) -> RegressorMixin:
     xgboost = import_optional("xgboost")
     unknown = params.keys() - xgboost.XGBRegressor().get_params().keys()
     if unknown:
         raise TypeError(f"XGBRegressor has no parameter {', '.join(sorted(unknown))}")
     settings = {
-        "objective": _BOOSTING_OBJECTIVES[options.loss],
+        "objective": _BOOSTING_OBJECTIVES[loss],
         # Sums over voxels would change their last bits with the number of threads.
         "n_jobs": 1,
-        "random_state": options.random_state,
+        "random_state": random_state,
     }
     return _standardized(xgboost.XGBRegressor(**{**settings, **params}))
 
 
-def _perceptron(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
+def _perceptron(params: dict[str, Any], *, random_state: Any, **_: Any) -> RegressorMixin:
     from dmrifit.predict.perceptrons import Perceptron
 
-    settings: dict[str, Any] = {"random_state": options.random_state}
+    settings: dict[str, Any] = {"random_state": random_state}
     if not _STOPPING & params.keys():
         epochs = params.pop("epochs", _EPOCHS)
         # No improvement exceeds this tol, so that it stops once the epochs after the first are one
@@ -148,17 +130,12 @@ def _perceptron(params: dict[str, Any], options: RegressorOptions) -> RegressorM
 
 
 def _patch_network(
-    title: str, params: dict[str, Any], options: RegressorOptions
+    title: str, params: dict[str, Any], *, n_jobs: int, **settings: Any
 ) -> RegressorMixin:
     import_optional("torch")
     import_optional("skorch")
     from dmrifit.predict import patch_networks
 
-    settings = {
-        "patch_shape": options.patch_shape,
-        "loss": options.loss,
-        "random_state": options.random_state,
-    }
     return _standardized(getattr(patch_networks, title)(**{**settings, **params}))
 
 
@@ -257,7 +234,7 @@ REGRESSORS: dict[str, Regressor] = {
         is_patchwise=True,
     ),
     CONSTANT: Regressor(
-        lambda params, options: DummyRegressor(**params),
+        lambda params, **_: DummyRegressor(**params),
         _PLAIN_TYPES | {"sklearn.dummy.DummyRegressor"},
         defaults={"strategy": "median"},
     ),
@@ -353,9 +330,9 @@ def make_regressor(
     _check_loss(name, loss)
     check_jobs(n_jobs)
     # Without a number of jobs joblib would take that of a surrounding block.
-    options = RegressorOptions(loss, patch_shape, random_state, n_jobs or 1)
+    options = {"loss": loss, "random_state": random_state, "n_jobs": n_jobs or 1}
     entry = REGRESSORS[name]
-    return entry.make({**entry.defaults, **params}, options)
+    return entry.make({**entry.defaults, **params}, patch_shape=patch_shape, **options)
 
 
 def build_regressor(

@@ -33,7 +33,7 @@ from dmrifit.engine.map_fitter import check_columns
 from dmrifit.engine.protocol import Protocol, check_protocol
 from dmrifit.predict.algorithms import build_regressor, default_patch_shape
 
-__all__ = ["Design", "Strategy", "resolve_patch_shape"]
+__all__ = ["resolve_patch_shape"]
 
 _Array = NDArray[np.float64]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from dmrifit.predict.strategies import reference_parameters
 if TYPE_CHECKING:
     from dmrifit.engine.models import SignalModel
 
-__all__ = ["FEWEST_PATIENTS", "ConformalIntervals", "strategy_of"]
+__all__ = ["ConformalIntervals"]
 
 _Array = NDArray[np.float64]
 
@@ -39,6 +40,7 @@ _FOREST = {"n_estimators": 30, "min_samples_leaf": 20, "max_features": 0.5}
 _SMALLEST_SPREAD = 0.05  # of the mean spread: an expected error of nearly 0 is chance
 
 
+@dataclass(eq=False, repr=False)
 class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, BaseEstimator):
     """
     Put intervals around the predictions of an estimator.
@@ -141,18 +143,11 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     (4, 2, 2)
     """
 
-    def __init__(
-        self,
-        estimator: Any,
-        *,
-        coverage: float = 0.9,
-        n_splits: int = 5,
-        random_state: RandomState = None,
-    ) -> None:
-        self.estimator = estimator
-        self.coverage = coverage
-        self.n_splits = n_splits
-        self.random_state = random_state
+    estimator: Any
+    _: KW_ONLY
+    coverage: float = 0.9
+    n_splits: int = 5
+    random_state: RandomState = None
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

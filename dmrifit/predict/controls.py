@@ -8,20 +8,6 @@ from numpy.typing import NDArray
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.engine.protocol import MS_PER_UM2_PER_S_PER_MM2, Protocol
 
-__all__ = [
-    "CONSTANT",
-    "CONTROLS",
-    "COPY",
-    "OF_NOISE_FREE",
-    "PERFECT",
-    "REPEAT",
-    "SHUFFLED",
-    "TRUTH",
-    "UNTRAINED",
-    "is_control",
-    "nearest_contrasts",
-]
-
 #: A predictor that ignores its input and predicts the median of the training targets.
 CONSTANT = "constant"
 

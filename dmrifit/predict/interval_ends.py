@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import finite_numbers
 from dmrifit._utils.counts import counted
 
-__all__ = ["IntervalEnds", "patient_weights", "weighted_quantiles"]
-
 _Array = NDArray[np.float64]
 
 _MOST_CLASSES = 10  # of widths

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["coverage_table", "ranking_table", "width_table"]
+__all__ = ["coverage_table"]
 
 _Array = NDArray[np.float64]
 

@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-__all__ = ["LeastSquares"]
-
 
 class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """

@@ -14,8 +14,6 @@ from sklearn.model_selection import GroupKFold
 from dmrifit._utils.checks import finite_numbers
 from dmrifit.predict.interval_ends import weighted_quantiles
 
-__all__ = ["NOVEL", "Novelty"]
-
 _Array = NDArray[np.float64]
 
 #: Voxels less typical than this are unlike the training voxels, of which as many are.

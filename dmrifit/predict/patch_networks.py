@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import skorch
@@ -21,12 +22,11 @@ from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.torch_state import forked_generator, one_torch_thread
 from dmrifit.cohort.patches import check_patch_shape
 
-__all__ = ["PatchCNN", "PatchTransformer"]
-
 #: Rows that are predicted at once, which bounds the memory of the layers.
 _ROWS_AT_ONCE = 16384
 
 
+@dataclass(eq=False, repr=False)
 class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     """Base of the patch networks: checks, seeding, training and prediction."""
 
@@ -36,33 +36,21 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
     _least: ClassVar[dict[str, int]] = {"width": 1, "depth": 0, "epochs": 1, "batch_size": 1}
 
-    net_: skorch.NeuralNet
-
     # The defaults are those of `PatchCNN`.
-    def __init__(
-        self,
-        patch_shape: tuple[int, int, int] | None = None,
-        *,
-        loss: str = "mean",
-        width: int = 64,
-        depth: int = 1,
-        epochs: int = 5,
-        batch_size: int = 256,
-        learning_rate: float = 0.01,
-        dtype: str = "float64",
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.patch_shape = patch_shape
-        self.loss = loss
-        self.width = width
-        self.depth = depth
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.dtype = dtype
-        self.device = device
-        self.random_state = random_state
+    patch_shape: tuple[int, int, int] | None = None
+    _: KW_ONLY
+    loss: str = "mean"
+    width: int = 64
+    depth: int = 1
+    epochs: int = 5
+    batch_size: int = 256
+    learning_rate: float = 0.01
+    dtype: str = "float64"
+
+    if TYPE_CHECKING:
+        # Fields of each network, as these parameters stand last.
+        device: str = "cpu"
+        random_state: int | np.random.RandomState | None = None
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> _PatchNetwork:
         """
@@ -199,6 +187,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             )
 
 
+@dataclass(eq=False, repr=False)
 class PatchCNN(_PatchNetwork):
     """
     Convolutional network over the neighborhood of a voxel.
@@ -240,10 +229,15 @@ class PatchCNN(_PatchNetwork):
         Number of targets.
     """
 
+    _: KW_ONLY
+    device: str = "cpu"
+    random_state: int | np.random.RandomState | None = None
+
     def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         return _Convolutions(n_channels, n_targets, shape, self.width, self.depth)
 
 
+@dataclass(eq=False, repr=False)
 class PatchTransformer(_PatchNetwork):
     """
     Transformer over the neighborhood of a voxel: each neighbor is a token.
@@ -267,27 +261,13 @@ class PatchTransformer(_PatchNetwork):
         Of the first epoch; it falls to zero as a cosine.
     """
 
-    def __init__(
-        self,
-        patch_shape: tuple[int, int, int] | None = None,
-        *,
-        loss: str = "mean",
-        width: int = 16,
-        depth: int = 1,
-        heads: int = 2,
-        epochs: int = 4,
-        batch_size: int = 256,
-        learning_rate: float = 0.005,
-        dtype: str = "float64",
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            patch_shape, loss=loss, width=width, depth=depth, epochs=epochs,
-            batch_size=batch_size, learning_rate=learning_rate, dtype=dtype, device=device,
-            random_state=random_state,
-        )  # fmt: skip
-        self.heads = heads
+    _: KW_ONLY
+    width: int = 16
+    heads: int = 2
+    epochs: int = 4
+    learning_rate: float = 0.005
+    device: str = "cpu"
+    random_state: int | np.random.RandomState | None = None
 
     def _check(self) -> None:
         super()._check()

@@ -15,8 +15,6 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 from sklearn.utils import gen_batches, shuffle
 from sklearn.utils._param_validation import StrOptions
 
-__all__ = ["Perceptron"]
-
 
 def _signature(**defaults: Any) -> inspect.Signature:
     """Add parameters to those of scikit-learn's perceptron."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.predict.base import Design, Strategy
 
-__all__ = ["Clinical", "MapsToMaps", "SignalToSignal", "reference_parameters"]
+__all__ = ["MapsToMaps", "SignalToSignal"]
 
 _Array = NDArray[np.float64]
 
@@ -59,6 +60,7 @@ def reference_parameters(
     return reference
 
 
+@dataclass(eq=False, repr=False)
 class SignalToSignal(Strategy):
     """
     Predict the signals of a target protocol from those of a source protocol, voxel by voxel.
@@ -126,24 +128,14 @@ class SignalToSignal(Strategy):
     __metadata_request__fit = {"groups": True}  # noqa: RUF012  (read by scikit-learn)
     _needed = "a finite signal in every source and target image"
 
-    def __init__(
-        self,
-        regressor: str | BaseEstimator = "LR",
-        *,
-        source: Protocol | None = None,
-        target: Protocol | None = None,
-        model: str | SignalModel | None = "t2-ivim-kurtosis",
-        normalize: str | None = None,
-        patch_shape: tuple[int, int, int] | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.regressor = regressor
-        self.source = source
-        self.target = target
-        self.model = model
-        self.normalize = normalize
-        self.patch_shape = patch_shape
-        self.random_state = random_state
+    regressor: str | BaseEstimator = "LR"
+    _: KW_ONLY
+    source: Protocol | None = None
+    target: Protocol | None = None
+    model: str | SignalModel | None = "t2-ivim-kurtosis"
+    normalize: str | None = None
+    patch_shape: tuple[int, int, int] | None = None
+    random_state: int | np.random.RandomState | None = None
 
     def fit(
         self, X: ArrayLike, Y: ArrayLike, *, groups: ArrayLike | None = None
@@ -310,6 +302,7 @@ class SignalToSignal(Strategy):
         return np.where(_finite_rows(reference_signals), reference_signals.mean(axis=1), 0.0)
 
 
+@dataclass(eq=False, repr=False)
 class MapsToMaps(Strategy):
     """
     Predict the parameters of a model from the metrics of a clinical scan, voxel by voxel.
@@ -385,26 +378,15 @@ class MapsToMaps(Strategy):
     __metadata_request__fit = {"groups": True}  # noqa: RUF012
     _needed = "clinical metrics and a reference fit"
 
-    def __init__(
-        self,
-        regressor: str | BaseEstimator = "LR",
-        *,
-        source: Protocol | None = None,
-        target: Protocol | None = None,
-        model: str | SignalModel = "t2-ivim-kurtosis",
-        loss: str = "mean",
-        target_scale: str = "linear",
-        patch_shape: tuple[int, int, int] | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.regressor = regressor
-        self.source = source
-        self.target = target
-        self.model = model
-        self.loss = loss
-        self.target_scale = target_scale
-        self.patch_shape = patch_shape
-        self.random_state = random_state
+    regressor: str | BaseEstimator = "LR"
+    _: KW_ONLY
+    source: Protocol | None = None
+    target: Protocol | None = None
+    model: str | SignalModel = "t2-ivim-kurtosis"
+    loss: str = "mean"
+    target_scale: str = "linear"
+    patch_shape: tuple[int, int, int] | None = None
+    random_state: int | np.random.RandomState | None = None
 
     def fit(
         self,

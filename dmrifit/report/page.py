@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -263,6 +264,25 @@ class Page:
         return buffer.getvalue()
 
 
+class Texts:
+    """Sentences and columns of pages by name: the file ``data/<module>.toml`` beside a module."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getitem__(self, name: str) -> Any:
+        return _texts(self._module)[name]
+
+    def __call__(self, name: str, /, **values: Any) -> str:
+        """Write values into a text."""
+        return str(self[name].format(**values))
+
+    def picture(self, name: str, figure: Figure, /, **values: Any) -> Picture:
+        """Make a figure a file of this name, described by its texts ``alt`` and ``caption``."""
+        alt, caption = (self[name].get(key, "").format(**values) for key in ("alt", "caption"))
+        return Picture(figure, alt, caption, name=name)
+
+
 def write_report(
     folder: str | Path,
     evaluate: Callable[[], dict[str, pd.DataFrame]],
@@ -316,6 +336,11 @@ def fill(template: str, **values: Any) -> Markup:
 def read_data(module: str, name: str) -> str:
     """Read a text file from the folder ``data`` beside a module."""
     return (Path(module).parent / "data" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _texts(module: str) -> dict[str, Any]:
+    return tomllib.loads(read_data(module, f"{Path(module).stem}.toml"))
 
 
 def viewer_script() -> str:

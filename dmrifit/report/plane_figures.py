@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.report.numerals import fixed
-from dmrifit.report.style import FAINT, legend_below
+from dmrifit.report.style import FAINT, FRAMED, handle, legend_below, new_figure, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 #: Planes by name: the axis they are perpendicular to, and the world axes across and up.
 PLANES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
@@ -97,11 +96,54 @@ def draw_planes(
         _name_ends(ax, across, up, flipped=name != "sagittal")
 
 
-def finish_planes(figure: Figure, entries: Sequence[Line2D], heading: str, notice: str) -> None:
-    """Write legend, heading and notice around three planes."""
-    legend_below(figure, entries, len(entries), fontsize=9)
-    figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=FAINT)
-    figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center")
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What is outlined: a mask (x, y, z), or corners (n, 2) in mm of where a plane cuts it."""
+
+    color: str
+    mask: NDArray[Any] | None = None
+    cut: Callable[[Plane], NDArray[np.float64]] | None = None
+    width: float = 1.2
+    dash: str = "solid"
+
+    def draw(self, plane: Plane, width: float | None = None) -> None:
+        """Draw the outline in a plane."""
+        if self.mask is not None:
+            look = {"linewidths": width or self.width, "linestyles": self.dash}
+            plane.outline(self.mask, colors=[self.color], **look)
+        if self.cut is not None and len(corners := self.cut(plane)):
+            x, y = np.vstack([corners, corners[:1]]).T
+            plane.ax.plot(x, y, color=self.color, linewidth=self.width)
+
+
+def plot_planes(
+    image: NDArray[Any],
+    affine: ArrayLike,
+    center: Sequence[float] | NDArray[np.float64],
+    field: tuple[NDArray[np.float64], NDArray[np.float64]],
+    outlines: Mapping[str, Outline],
+    heading: str,
+    notice: str,
+    *,
+    window: tuple[float, float] | None = None,
+    finish: Callable[[Plane], None] | None = None,
+) -> Figure:
+    """Draw outlines by name into three planes of a scan (x, y, z)."""
+    with shared_style(FRAMED):
+        figure = new_figure(11.0, 4.4)
+        for plane in draw_planes(figure, image, affine, center, field, window=window):
+            for outline in outlines.values():
+                outline.draw(plane)
+            if finish is not None:
+                finish(plane)
+        entries = [
+            handle(name, color=outline.color, linewidth=2, linestyle=outline.dash)
+            for name, outline in outlines.items()
+        ]
+        legend_below(figure, entries, len(entries), fontsize=9)
+        figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=FAINT)
+        figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center")
+    return figure
 
 
 def cube_around(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.report.page import Grid, Lead, Note, Page, Picture, Section, Table
+from dmrifit.report.page import Grid, Lead, Note, Page, Picture, Section, Table, Texts
 from dmrifit.report.quicklook import (
     TYPICALITY,
     formula,
@@ -19,15 +19,15 @@ from dmrifit.report.quicklook import (
     map_panels,
     page_lead,
     planes_viewer,
-    setting_words,
+    settings_table,
     shown_region,
-    source_rows,
     value_cells,
-    version_row,
 )
-from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_pair
+from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_maps
 from dmrifit.report.verdict import map_verdict, parameter_lights
 from dmrifit.report.viewer import Layer
+
+_TEXTS = Texts(__file__)
 
 
 def write_prediction_page(
@@ -65,11 +65,14 @@ def write_prediction_page(
     answer = Lead(f"{map_verdict(sidecar)}. {_uncertainty(intervals)}")
     parameters = parameter_lights([panel for panel, _ in pairs], inside, sidecar)
     shown_maps = _maps(pairs, unlike, slices, intervals) if inside.any() else ()
+    estimator = [["estimator", sidecar["Estimator"]["Class"]]]
+    estimator.append(["model", formula(sidecar["Model"])])
+    scale = [["signals divided by", f"{sidecar['Scale']:.6g}"]]
     sections = [
         Section("", answer, parameters, Note(note), planes),
         Section("Maps", *shown_maps),
         Section("Parameters", *_parameters(pairs, inside, sidecar)),
-        Section("How they were made", Table(_settings(sidecar))),
+        Section("How they were made", settings_table(sidecar, estimator, scale)),
     ]
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
     lead = f"{page_lead('Predicted', sidecar)} {sidecar['Estimator'].get('TrainingData', '')}"
@@ -83,10 +86,7 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
     if wide:
         shares = [100 * section["Parameters"][name]["MedianShareOfBounds"] for name in wide]
         spans = [f"{name} ({share:.0f} %)" for name, share in zip(wide, shares, strict=True)]
-        sentences.append(
-            "Not determined, because the interval spans most of the range that is searched: "
-            f"{', '.join(spans)}."
-        )
+        sentences.append(_TEXTS("wide", parameters=", ".join(spans)))
     if "Verdict" in section["Typicality"]:
         sentences.append(f"{section['Typicality']['Verdict']}.")
     return sentences
@@ -95,10 +95,7 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
 def _uncertainty(intervals: Mapping[str, Any] | None) -> str:
     """Say how sure the maps are, and of which parameters they say little."""
     if intervals is None:
-        return (
-            "Without intervals nothing is known of how sure they are: train the model with them "
-            "(dmrifit train --coverage 0.9)."
-        )
+        return _TEXTS["no_intervals"]
     text = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
     wide = [name for name, entry in intervals["Parameters"].items() if not entry["Determined"]]
     if wide:
@@ -156,19 +153,13 @@ def _parameters(
     yield Table(rows, header, numbers=range(2, 7), faint=faint)
     text = _counts(sidecar["Voxels"])
     if intervals is not None:
-        text += (
-            f" An interval is to hold {100 * intervals['Coverage']:.3g} % of what a fit to the "
-            "images of the other protocol would give, noise included; the share it did hold is "
-            "from training patients left out in turn."
-        )
+        text += " " + _TEXTS("held", coverage=100 * intervals["Coverage"])
     yield Note(text)
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    text = (
-        f"{counted(counts['InMask'], 'voxel')}, {counts['WithSignal']} of them with signal in "
-        "every measurement. A trained model predicted these maps from images of another protocol; "
-        "they are no fit to measurements of it."
+    text = _TEXTS(
+        "counts", voxels=counted(counts["InMask"], "voxel"), with_signal=counts["WithSignal"]
     )
     if counts["NegativeSignal"]:
         text += f" In {counted(counts['NegativeSignal'], 'voxel')} a predicted signal is negative."
@@ -191,26 +182,11 @@ def _maps(
         caption = ""
         if panel.faint:
             share = intervals["Parameters"][panel.name]["MedianShareOfBounds"]
-            caption = (
-                f"{panel.name} is not determined: in the typical voxel the interval spans "
-                f"{100 * share:.0f} % of the range that is searched."
-            )
+            caption = _TEXTS("undetermined", name=panel.name, share=100 * share)
         alt = f"Slices of {panel.label} and of the width of its interval"
-        yield Picture(plot_pair(slices, panel, width), alt, caption)
+        yield Picture(plot_maps(slices, [panel, width], histograms=False), alt, caption)
     if unlike is not None:
         codes = {0: "like training voxels", 1: "unlike them"}
         figure = plot_codes(slices, unlike.astype(np.uint8), codes, "Typicality")
         alt = "Slices of the voxels unlike those of training"
         yield Picture(figure, alt, f"{intervals['Typicality']['Verdict']}.")
-
-
-def _settings(sidecar: Mapping[str, Any]) -> list[list[Any]]:
-    rows = [
-        ["estimator", sidecar["Estimator"]["Class"]],
-        ["model", formula(sidecar["Model"])],
-        *source_rows(sidecar),
-        ["signals divided by", f"{sidecar['Scale']:.6g}"],
-    ]
-    for key, value in sidecar["Settings"].items():
-        rows.append([setting_words(key), value])
-    return [*rows, version_row(sidecar)]

@@ -18,15 +18,25 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_doubts
 from dmrifit.io.bids_derivatives import MONOTONIC
-from dmrifit.report.page import Code, Grid, Lead, Note, Page, Picture, Section, Table, png_bytes
+from dmrifit.report.page import (
+    Code,
+    Grid,
+    Lead,
+    Note,
+    Page,
+    Picture,
+    Section,
+    Table,
+    Texts,
+    png_bytes,
+)
 from dmrifit.report.slice_figures import (
     COUNT_COLORS,
     MapPanel,
     Slices,
     plot_codes,
+    plot_maps,
     plot_overview,
-    plot_panel,
-    plot_panels,
 )
 from dmrifit.report.verdict import (
     fit_sentences,
@@ -40,6 +50,7 @@ from dmrifit.report.verdict import (
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 
+_TEXTS = Texts(__file__)
 AMPLITUDE_UNIT = short_unit("arbitrary")
 #: The layer of the measurements of lowest b.
 SCAN = "scan"
@@ -70,13 +81,13 @@ def write_quicklook(
     panels = map_panels(maps, sidecar)
     free_panels = fitted_panels(panels, sidecar)
     heading = f"{title}, model {sidecar['Model']['Name']}"
-    png.write_bytes(png_bytes(plot_panels(slices, free_panels, heading), dpi=150))
+    png.write_bytes(png_bytes(plot_maps(slices, free_panels, title=heading), dpi=150))
     screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
     sections = [
         Section("", *screen),
         Section("Parameters", *_summary(slices, panels, sidecar)),
         Section("Maps", *_figures(maps, slices, free_panels, sidecar)),
-        Section("How they were made", Table(_settings_of_fit(sidecar))),
+        Section("How they were made", _settings_of_fit(sidecar)),
     ]
     page = Page(heading, sections, page_lead("Fitted", sidecar))
     html.write_text(page.html(), encoding="utf-8")
@@ -110,10 +121,7 @@ def first_screen(
 
 def page_lead(verb: str, sidecar: Mapping[str, Any]) -> str:
     """Write the line below the title."""
-    return (
-        f"{verb} by dmrifit {sidecar['Versions']['dmrifit']}. "
-        "Research software, not a medical device."
-    )
+    return _TEXTS("lead", verb=verb, version=sidecar["Versions"]["dmrifit"])
 
 
 def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
@@ -192,12 +200,11 @@ def _summary(slices: Slices, panels: list[MapPanel], sidecar: Mapping[str, Any])
     yield Table(rows, header, numbers=range(2, len(header)))
     counts = sidecar["Status"]["Voxels"]
     outcomes = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
-    text = (
-        f"{counted(sum(counts.values()), 'voxel')}: {outcomes}. The standard error is the median "
-        "over voxels, and so are the ends of the 95 % interval. In "
-        f"{100 * sidecar['Doubt']['StartsDisagree']:.3g} % of the fitted voxels starts disagree: "
-        "other parameters fit about as well. A parameter is in doubt where it has no influence, "
-        "is not determined, ended at a bound of the search, or is uncertain."
+    text = _TEXTS(
+        "summary",
+        voxels=counted(sum(counts.values()), "voxel"),
+        outcomes=outcomes,
+        disagree=100 * sidecar["Doubt"]["StartsDisagree"],
     )
     if any("BoundsUnits" in entry for entry in sidecar["Parameters"].values()):
         text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
@@ -280,19 +287,14 @@ def planes_viewer(
 
 def map_figure(slices: Slices, panel: MapPanel) -> Picture:
     """Draw slices and histogram of a map."""
-    return Picture(plot_panel(slices, panel), f"Slices and histogram of {panel.label}")
+    return Picture(plot_maps(slices, [panel]), f"Slices and histogram of {panel.label}")
 
 
 def _figures(
     maps: Mapping[str, NDArray], slices: Slices, panels: list[MapPanel], sidecar: Mapping[str, Any]
 ) -> Iterator[Any]:
     """Show the map of each parameter, how the fits ended, and which are in doubt."""
-    yield Note(
-        f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span "
-        "percentiles 2 to 98; gray voxels are in doubt or could not be fitted. In the histograms "
-        "the thin line is the median, dashed lines are bounds, and the first and last bar hold "
-        "what lies outside."
-    )
+    yield Note(_TEXTS("maps", side=slices.sides[0]))
     figures = [map_figure(slices, panel) for panel in panels]
     codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}
     # What was not fitted is left white.
@@ -310,33 +312,30 @@ def _figures(
     yield Grid(*figures)
 
 
-def _settings_of_fit(sidecar: Mapping[str, Any]) -> list[list[Any]]:
-    protocol, fitted_protocol = sidecar["Protocol"], sidecar["FittedProtocol"]
-    rows = [
-        ["model", formula(sidecar["Model"])],
-        ["", sidecar["Model"]["FormulaUnits"]],
-        *source_rows(sidecar),
-        ["measurements", _contrasts(protocol)],
+def settings_table(
+    sidecar: Mapping[str, Any], before: Sequence[Any], after: Sequence[Any]
+) -> Table:
+    """Tabulate what was read, the settings and the versions, around further rows."""
+    sources = [
+        [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
+        for role, source in sidecar["Sources"].items()
     ]
+    # ``AverageDirections`` becomes ``average directions``.
+    settings = [
+        [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower(), "none" if value is None else value]
+        for key, value in sidecar["Settings"].items()
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in sidecar["Versions"].items())
+    return Table([*before, *sources, *after, *settings, ["versions", versions]])
+
+
+def _settings_of_fit(sidecar: Mapping[str, Any]) -> Table:
+    protocol, fitted_protocol = sidecar["Protocol"], sidecar["FittedProtocol"]
+    model = [["model", formula(sidecar["Model"])], ["", sidecar["Model"]["FormulaUnits"]]]
+    measured = [["measurements", _contrasts(protocol)]]
     if fitted_protocol != protocol:
-        rows.append(["fitted after averaging", _contrasts(fitted_protocol)])
-    for key, value in sidecar["Settings"].items():
-        rows.append([setting_words(key), "none" if value is None else value])
-    return [*rows, version_row(sidecar)]
-
-
-def source_rows(sidecar: Mapping[str, Any]) -> list[list[str]]:
-    """Tabulate what was read."""
-    rows = []
-    for role, source in sidecar["Sources"].items():
-        rows.append([role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"])
-    return rows
-
-
-def version_row(sidecar: Mapping[str, Any]) -> list[str]:
-    """Tabulate the versions of packages."""
-    packages = [f"{name} {number}" for name, number in sidecar["Versions"].items()]
-    return ["versions", ", ".join(packages)]
+        measured.append(["fitted after averaging", _contrasts(fitted_protocol)])
+    return settings_table(sidecar, model, measured)
 
 
 def formula(model: Mapping[str, str]) -> str | Code:
@@ -358,11 +357,6 @@ def _contrasts(protocol: Mapping[str, Any]) -> str:
         te = ", ".join(f"{value:g}" for value in sorted(set(protocol["te"])))
         text += f"; TE = {te} ms"
     return text
-
-
-def setting_words(key: str) -> str:
-    """Turn ``AverageDirections`` into ``average directions``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
 
 
 def map_summary(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit.io.grids import upright, upright_affine, upright_edges
 from dmrifit.report.style import COLORMAP, add_axes, color_bar, new_figure, shared_style
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Slices:
     `labels` are their positions in mm, and
     `sides` what is at the left and at the right of each picture, such as ``("R", "L")``.
 
-    Shapes: `mask` (x, y, z), with axes to the right, to the front and upwards (RAS).
+    Shapes: `mask` (x, y, z), in any order of an image's axes.
     """
 
     def __init__(
@@ -97,11 +98,12 @@ class Slices:
         fullest: bool = False,
         room: float = 0.0,
     ) -> None:
-        edges = np.linalg.norm(affine[:3, :3], axis=0)
+        self.mask, self._affine = mask, affine
+        mask = upright(mask, affine)
+        edges = upright_edges(affine)
         # Thick slices are shown face on; of cubes, the axial ones.
         axis = 2 - int(np.argmax(np.round(edges[::-1], 3)))
         across, up = [(1, 2), (0, 2), (0, 1)][axis]
-        self.mask = mask
         self.sides = [("A", "P"), ("R", "L"), ("R", "L")][axis]
         self._order = (axis, up, across)
         self._aspect = edges[up] / edges[across]
@@ -123,6 +125,7 @@ class Slices:
         self._box = extents
         self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
+        affine = upright_affine(affine, self.mask.shape)
         for index in self._indices:
             middle[axis] = index
             # Only the first names the axis: labels of narrow slices would run into each other.
@@ -133,7 +136,8 @@ class Slices:
 
     def pictures(self, volume: NDArray) -> list[NDArray]:
         """Cut the slices (rows, columns, ...) out of a volume (x, y, z, ...)."""
-        turned = volume.transpose(*self._order, *range(3, volume.ndim))
+        turned = upright(volume, self._affine)
+        turned = turned.transpose(*self._order, *range(3, volume.ndim))
         # Mirrored, because a radiologist looks from the feet.
         return [turned[index][self._box][:, ::-1] for index in self._indices]
 
@@ -200,50 +204,34 @@ def robust_limits(values: NDArray) -> tuple[float, float]:
     return low, high
 
 
-def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
-    """Show slices of a map and the distribution of its values."""
-    n_columns, width, height = slices.arrange(3.6, 3.2)
+def plot_maps(
+    slices: Slices,
+    panels: Sequence[MapPanel],
+    *,
+    title: str = "",
+    n_columns: int = 3,
+    histograms: bool = True,
+) -> Figure:
+    """Show slices of maps, and the distributions of their values below them."""
+    per_line, width, height = slices.arrange(3.6, 3.2)
+    edge, foot = (4.6, 1.85) if histograms else (width + 1.1, 0.25)
+    line = foot + height + 0.35
+    n_columns = min(n_columns, len(panels))
+    n_lines = -(-len(panels) // n_columns)
     with shared_style(_STYLE):
-        figure = new_figure(4.6, height + 2.15)
-        axes = add_axes(figure, 0.2, 1.85, width, height)
-        axes.set_title(panel.label)
-        scale = _draw_map(axes, slices, panel, n_columns)
-        color_bar(figure, scale, (width + 0.45, 1.95, height - 0.1), panel.unit, extend="both")
-        _draw_histogram(add_axes(figure, 0.55, 0.45, 3.85, 1.05), slices, panel)
-    return figure
-
-
-def plot_pair(slices: Slices, left: MapPanel, right: MapPanel) -> Figure:
-    """Show slices of two maps side by side, such as a map and its uncertainty."""
-    n_columns, width, height = slices.arrange(3.6, 3.2)
-    with shared_style(_STYLE):
-        figure = new_figure(2 * (width + 1.0), height + 0.65)
-        for i, panel in enumerate((left, right)):
-            start = 0.15 + i * (width + 1.0)
-            axes = add_axes(figure, start, 0.25, width, height)
-            axes.set_title(panel.label, size=9)
-            scale = _draw_map(axes, slices, panel, n_columns)
-            place = start + width + 0.15, 0.35, height - 0.25
-            color_bar(figure, scale, place, panel.unit, extend="both")
-    return figure
-
-
-def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figure:
-    """Show several maps and their distributions in one picture."""
-    n_columns, width, height = slices.arrange(6.0, 1.6)
-    line = max(height, 1.2) + 0.75
-    with shared_style(_STYLE):
-        figure = new_figure(10, line * len(panels) + 0.45)
-        figure.text(
-            0.02, 1 - 0.3 / figure.get_figheight(), title, size=12, weight="bold", va="baseline"
-        )
+        figure = new_figure(edge * n_columns, line * n_lines + (0.4 if title else 0.0))
+        figure.text(0.02, 1 - 0.3 / figure.get_figheight(), title, size=12, weight="bold")
         for i, panel in enumerate(panels):
-            bottom = line * (len(panels) - 1 - i) + 0.5
-            axes = add_axes(figure, 0.35, bottom + line - 0.75 - height, width, height)
-            axes.set_title(panel.label)
-            scale = _draw_map(axes, slices, panel, n_columns)
-            color_bar(figure, scale, (width + 0.6, bottom, line - 0.75), panel.unit, extend="both")
-            _draw_histogram(add_axes(figure, 7.85, bottom, 2.0, line - 0.75), slices, panel)
+            left = edge * (i % n_columns) + 0.2
+            bottom = line * (n_lines - 1 - i // n_columns)
+            axes = add_axes(figure, left, bottom + foot, width, height)
+            axes.set_title(panel.label, size=10 if histograms else 9)
+            scale = _draw_map(axes, slices, panel, per_line)
+            place = left + width + 0.25, bottom + foot + 0.1, height - 0.2
+            color_bar(figure, scale, place, panel.unit, extend="both")
+            if histograms:
+                below = add_axes(figure, left + 0.35, bottom + 0.45, 3.85, 1.05)
+                _draw_histogram(below, slices, panel)
     return figure
 
 

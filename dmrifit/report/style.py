@@ -54,6 +54,9 @@ UNSURE, FOUND, REFERENCE = OUTLINES[:3]
 #: What every figure of patients says, and what those of simulated ones say.
 NOT_CLINICAL, SYNTHETIC = "Not for clinical use", "Synthetic, no person was scanned"
 
+#: Changes of the style for images: the frame tells where a dark one ends.
+FRAMED = {"axes.spines.top": True, "axes.spines.right": True}
+
 # Distinct with every form of color blindness (Okabe and Ito).
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")

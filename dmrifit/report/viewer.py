@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.affines import places_voxels, voxel_volume
+from dmrifit._utils.affines import voxel_volume
+from dmrifit.io.grids import upright, upright_affine
 from dmrifit.report.page import fill, read_data
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.style import COLORMAP, OUTLINES
@@ -116,7 +117,7 @@ def html_viewer(
     Shapes: `region` (x, y, z).
     """
     matrix = np.asarray(affine, dtype=np.float64)
-    _check(layers, matrix)
+    _check(layers)
     whole = layers[0].values.shape
     if records is not None:
         layers = [*layers, Layer("rows", records.rows, "rows")]
@@ -200,7 +201,7 @@ def pack_volumes(
 ) -> dict[str, Any]:
     """Pack volumes of one grid, cropped, for scripts of a page that draw them like the viewer."""
     matrix = np.asarray(affine, dtype=np.float64)
-    _check(layers, matrix)
+    _check(layers)
     layers, matrix, _ = _upright(layers, matrix, None)
     region = _filled(layers)
     layers = [replace(layer, window=layer.window or _window(layer, region)) for layer in layers]
@@ -272,9 +273,7 @@ def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) ->
     return n_colors
 
 
-def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
-    if not layers:
-        raise ValueError("the viewer has nothing to show; give it at least one layer")
+def _check(layers: Sequence[Layer]) -> None:
     shape = layers[0].values.shape
     for layer in layers:
         if layer.values.ndim != 3 or layer.values.shape != shape or not all(shape):
@@ -296,27 +295,17 @@ def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
                     f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to "
                     f"{_MOST_LABELS}"
                 )
-    if not places_voxels(affine):
-        raise ValueError(
-            f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of "
-            "shape (4, 4)"
-        )
 
 
 def _upright(
     layers: Sequence[Layer], affine: NDArray[np.float64], region: NDArray[np.bool_] | None
 ) -> tuple[list[Layer], NDArray[np.float64], NDArray[np.bool_] | None]:
     """Turn axes so that they run nearly to the right, to the front and upwards."""
-    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-
-    turn = io_orientation(affine)
-    turned = [
-        replace(layer, values=apply_orientation(np.asarray(layer.values), turn))
-        for layer in layers
-    ]
+    shape = layers[0].values.shape
+    layers = [replace(layer, values=upright(layer.values, affine)) for layer in layers]
     if region is not None:
-        region = apply_orientation(region, turn)
-    return turned, affine @ inv_ornt_aff(turn, layers[0].values.shape), region
+        region = upright(region, affine)
+    return layers, upright_affine(affine, shape), region
 
 
 def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:

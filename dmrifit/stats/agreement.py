@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
-
-__all__ = ["ICC_FORMS", "ICCResult", "LimitsOfAgreement", "bland_altman", "finite_pairs", "icc"]
 
 ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
@@ -47,14 +44,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     """
     from scipy.stats import f as f_distribution
 
-    check_word("form", form, ICC_FORMS)
     x = np.asarray(ratings, dtype=np.float64)
-    if x.ndim != 2:
-        raise ValueError(
-            f"ratings need one row per target and one column per rater, not shape {x.shape}"
-        )
-    if np.isinf(x).any():
-        raise ValueError("ratings must be finite or NaN; one of them is infinite")
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
     scale = np.abs(x).max(initial=0)
@@ -110,10 +100,6 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
 def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Leave out pairs of which one value is NaN."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"paired values need one length, not shapes {a.shape} and {b.shape}")
-    if np.isinf(a).any() or np.isinf(b).any():
-        raise ValueError("paired values must be finite or NaN; one of them is infinite")
     usable = ~(np.isnan(a) | np.isnan(b))
     return a[usable], b[usable]
 

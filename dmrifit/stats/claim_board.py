@@ -25,25 +25,6 @@ from dmrifit.stats.verdicts import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "BOARD_COLUMNS",
-    "DEPENDS",
-    "FAILS",
-    "FIGURE_COLUMNS",
-    "HOLDS",
-    "OPEN",
-    "Check",
-    "Claim",
-    "MissingEvidence",
-    "Reading",
-    "Relation",
-    "Run",
-    "board_sentence",
-    "build_board",
-    "check_claims",
-    "format_number",
-]
-
 Relation = Literal["<", "<=", ">", ">=", "="]
 
 #: What the verdict of a claim starts with whose conditions disagree.
@@ -143,9 +124,6 @@ def build_board(
 
     if not runs:
         raise ValueError("a board needs at least one run")
-    numbers = [claim.number for claim in claims]
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"claims need numbers of their own, not {numbers}")
     figures = check_claims(claims, runs) if figures is None else figures
     counts: dict[str, int] = {}
     for condition, _ in dict.fromkeys((run.condition, run.name) for run in runs):

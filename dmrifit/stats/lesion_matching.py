@@ -11,35 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import (
-    CONNECTIVITIES,
-    OVERSIZED,
     Matching,
     check_affine,
-    label_components,
     match_components,
-    match_to_lesions,
     meeting_pairs,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CONNECTIVITIES",
-    "HEADLINES",
-    "OVERSIZED",
-    "SMALL_ML",
-    "Matching",
-    "check_affine",
-    "label_components",
-    "lesion_counts",
-    "lesion_scores",
-    "lesion_table",
-    "match_components",
-    "match_to_lesions",
-    "ratio",
-    "scores_from_counts",
-]
+__all__ = ["lesion_scores", "lesion_table"]
 
 #: Lesions below this volume in mL are small: a ball of 5.8 mm.
 SMALL_ML = 0.1

@@ -21,8 +21,6 @@ from dmrifit.stats.patient_summary import method_pairs, patient_draws
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["holm", "rank_biserial", "study_statistics"]
-
 #: The share of an index's typical size that counts as no difference; see `study_statistics`.
 MARGIN_SHARE = 0.1
 

@@ -12,23 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
 
-__all__ = [
-    "AT_BOUND",
-    "METRICS",
-    "NO_TISSUE",
-    "RANKING_METRIC",
-    "MapMetric",
-    "best_constants",
-    "bias_index",
-    "dice",
-    "dispersion_index",
-    "median_absolute_error",
-    "metric_of",
-    "pearson",
-    "relative_error_counts",
-    "skill_scores",
-    "spearman",
-]
+__all__ = ["bias_index", "dispersion_index"]
 
 
 def relative_error_counts(

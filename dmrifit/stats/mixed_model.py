@@ -15,8 +15,6 @@ from dmrifit._utils.counts import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["mixed_model"]
-
 # lbfgs, the library's first choice, steps out of the parameter space on most of our tables.
 _METHODS = ("bfgs", "powell", "nm")
 _FAILURES = (np.linalg.LinAlgError, ValueError, FloatingPointError, ZeroDivisionError)

@@ -17,15 +17,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "FEWEST_PATIENTS",
-    "in_parts",
-    "method_pairs",
-    "patient_draws",
-    "percentile_interval",
-    "summarize",
-]
-
 #: Patients below which there is no interval: all samples of one patient are alike.
 FEWEST_PATIENTS = 2
 

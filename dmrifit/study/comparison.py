@@ -45,7 +45,7 @@ from dmrifit.study.voxel_bank import Bank, HeldOut
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["STRATEGIES", "Evaluation", "compare", "learning_curve", "leave_one_patient_out"]
+__all__ = ["Evaluation", "compare", "learning_curve", "leave_one_patient_out"]
 
 #: Training voxels of each patient on the study's board.
 BOARD_VOXELS = 250

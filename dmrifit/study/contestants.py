@@ -27,20 +27,6 @@ from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.controls import CONSTANT, CONTROLS, OF_NOISE_FREE
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
-__all__ = [
-    "STRATEGIES",
-    "Entrant",
-    "View",
-    "check_distinct",
-    "check_unseen",
-    "choose_views",
-    "clinical_inputs",
-    "controls_of",
-    "named_cohorts",
-    "named_estimators",
-    "without_controls",
-]
-
 DEFAULT_MODEL = "t2-ivim-kurtosis"
 
 #: The strategies of the study by name.

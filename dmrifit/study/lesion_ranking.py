@@ -18,8 +18,6 @@ from dmrifit.study.predictions import PatientPredictions
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FEWEST_LESIONS", "lesion_ranking"]
-
 #: Fewer lesions have no order worth a table.
 FEWEST_LESIONS = 6
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from dmrifit.io.atomic_files import remove_abandoned_parts, whole_file
 
-__all__ = ["FolderPredictions", "PatientPredictions"]
-
 _FOLDER = "predictions"
 _BETWEEN = "@"
 _PREDICTED = ("maps", "signals")

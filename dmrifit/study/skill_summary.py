@@ -14,18 +14,6 @@ from dmrifit.study.training_runs import POOLED
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "KEYS",
-    "MEASURES",
-    "REPEATED",
-    "headline",
-    "headline_notes",
-    "largest",
-    "matching",
-    "size_summary",
-    "summary_of",
-]
-
 #: Columns that identify a row of a summary.
 KEYS = ["train_on", "cohort", "strategy", "algorithm"]
 

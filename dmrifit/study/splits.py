@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,33 +16,16 @@ from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit.io.bids_derivatives import versions
-from dmrifit.io.digests import digest, source_digest
+from dmrifit.io.digests import digest
 from dmrifit.predict.controls import OF_NOISE_FREE
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.voxel_bank import Bank
-
-__all__ = ["TRAIN_ON", "Cell", "check_settings", "plan", "software", "views_by_cohort"]
 
 TRAIN_ON = ("same", "other", "pooled")
 
 #: Distributions whose version may change a number.
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
 _OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
-
-#: Folders of the package whose code a score depends on: of `stats` only the metrics, of `study`
-#: all but its report.
-COMPUTING = (
-    "_utils",
-    "engine",
-    "io",
-    "cohort",
-    "simulate",
-    "predict",
-    "networks",
-    "stats/metrics.py",
-    "study",
-)
-_REPORT = "study/report"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -253,13 +237,5 @@ def _available(
 @cache
 def _sources() -> str:
     """Digest the source of this package, whose version does not change with every edit."""
-    return source_digest(computing_modules(Path(__file__).parents[1]))
-
-
-def computing_modules(package: Path) -> list[Path]:
-    """List the modules that a score depends on."""
-    modules = []
-    for name in COMPUTING:
-        path = package / name
-        modules += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return [path for path in modules if not path.is_relative_to(package / _REPORT)]
+    modules = sorted(Path(__file__).parents[1].rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()

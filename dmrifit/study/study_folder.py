@@ -14,8 +14,6 @@ import numpy as np
 from dmrifit.io.atomic_files import remove_abandoned_parts, whole_file, write_text
 from dmrifit.io.digests import describe
 
-__all__ = ["StudyFolder"]
-
 _STUDY = "study.json"
 _FORMAT = 2
 _CELLS = "cells"

@@ -19,8 +19,6 @@ from dmrifit.study.training_runs import POOLED
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["KEYS", "Board", "averaged", "largest", "matching", "summarize", "tissue", "unique"]
-
 #: Fewer draws, or patients of a cohort, tell nothing about differences between algorithms.
 FEWEST_DRAWS = 2
 FEWEST_PATIENTS = 6

@@ -35,8 +35,6 @@ from dmrifit.study.contestants import Entrant
 from dmrifit.study.splits import Cell
 from dmrifit.study.voxel_bank import Constants, HeldOut
 
-__all__ = ["POOLED", "SCORE_COLUMNS", "SIGNAL_COLUMNS", "run_trial"]
-
 #: The row of `Evaluation.signals` over all unseen contrasts together.
 POOLED = "all unseen"
 

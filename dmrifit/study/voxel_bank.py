@@ -25,8 +25,6 @@ from dmrifit.predict.strategies import Clinical, MapsToMaps
 from dmrifit.stats.metrics import best_constants
 from dmrifit.study.contestants import Entrant, View
 
-__all__ = ["Bank", "Constants", "HeldOut", "Repeat", "Stack"]
-
 _BRIGHTEST = 99.5  # percentile of the body that is white where maps are drawn on it
 
 

@@ -13,8 +13,6 @@ from scipy import ndimage
 from dmrifit.io.components import drop_small
 from metastasis.scans.local_level import local_level
 
-__all__ = ["FEATURES", "LEVELS", "PRIOR_FEATURES", "Candidates", "ScanVolumes", "find_candidates"]
-
 #: Probabilities from which voxels are joined. Networks are not calibrated in another person's
 #: scan: one found 80 % of implants at 0.56, another one at 0.005 only.
 LEVELS = (0.005, 0.02, 0.1, 0.4)

@@ -16,19 +16,6 @@ from sklearn.preprocessing import StandardScaler
 
 from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, Candidates
 
-__all__ = [
-    "CLASSIFIERS",
-    "LATER_FEATURES",
-    "NAMES",
-    "candidate_truth",
-    "classifier_columns",
-    "has_prior",
-    "make_classifier",
-    "scored_volume",
-    "shuffled_losses",
-    "without_prior",
-]
-
 #: Classifiers by name.
 CLASSIFIERS = ("trees", "linear")
 #: Features in the order of the columns; a flag for a prior follows.

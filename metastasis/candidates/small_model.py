@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from dmrifit._utils.randomness import RandomState
     from metastasis.candidates.two_stage import TwoStageSegmenter
 
-__all__ = ["CARD", "PATH", "load_small_model", "small_model_threshold", "untrained_small_model"]
-
 #: Trainings of its network: from the second on it learns more from what it took for lesions.
 _N_TRAININGS = 2
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
-from dmrifit._utils.checks import check_number, check_word, is_number
+from dmrifit._utils.checks import Count, Within, check_fields, check_number, check_word, is_number
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit.io.components import drop_small
@@ -56,14 +57,13 @@ from metastasis.scans.network_inputs import (
     scores_on_scan_grid,
     values_of,
 )
-from metastasis.segmentation.mistakes import marked_evenly
 from metastasis.segmentation.operating_points import operating_point
-from metastasis.segmentation.sampling import MISTAKEN
+from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TwoStageSegmenter", "small_unet"]
+__all__ = ["TwoStageSegmenter"]
 
 _CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
 _BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is blurred
@@ -72,6 +72,7 @@ _SEGMENTERS = ("DeepMedicSegmenter",)
 
 
 @register
+@dataclass(repr=False, eq=False)
 class TwoStageSegmenter(BaseEstimator):
     """
     Judge the candidates of a segmenter by features of the scan, the prior and their difference.
@@ -136,11 +137,6 @@ class TwoStageSegmenter(BaseEstimator):
         training candidates.
     """
 
-    threshold_: float
-    false_positives_: float | None
-    uses_priors_: bool
-    n_candidates_: dict[str, int]
-    feature_weights_: dict[str, float]
     _fitted_names: ClassVar[tuple[str, ...]] = (
         "threshold_",
         "false_positives_",
@@ -149,30 +145,17 @@ class TwoStageSegmenter(BaseEstimator):
         "feature_weights_",
     )
 
-    def __init__(
-        self,
-        segmenter: Any = None,
-        classifier: Any = "trees",
-        *,
-        levels: Sequence[float] = LEVELS,
-        comparable: bool = False,
-        min_voxels: int = 4,
-        use_prior: bool = True,
-        n_folds: int = 2,
-        n_trainings: int = 1,
-        threshold: float = 0.15,
-        random_state: RandomState = None,
-    ) -> None:
-        self.segmenter = segmenter
-        self.classifier = classifier
-        self.levels = levels
-        self.comparable = comparable
-        self.min_voxels = min_voxels
-        self.use_prior = use_prior
-        self.n_folds = n_folds
-        self.n_trainings = n_trainings
-        self.threshold = threshold
-        self.random_state = random_state
+    segmenter: Any = None
+    classifier: Any = "trees"
+    _: KW_ONLY
+    levels: Sequence[float] = LEVELS
+    comparable: bool = False
+    min_voxels: Count = 4
+    use_prior: bool = True
+    n_folds: Annotated[int, Within(2)] = 2
+    n_trainings: Count = 1
+    threshold: Annotated[float, Within(above=0, most=1)] = 0.15
+    random_state: RandomState = None
 
     # Public methods -----------------------------------------------------------------------------
 
@@ -268,7 +251,7 @@ class TwoStageSegmenter(BaseEstimator):
         shuffled = np.random.default_rng(derived_seed(seed, "shuffle"))
         self.feature_weights_ = shuffled_losses(self.classifier_, columns, truth, shuffled)
         self.threshold_ = float(self.threshold)
-        self.false_positives_ = None
+        self.false_positives_: float | None = None
         return self
 
     def predict_proba(
@@ -525,14 +508,12 @@ class TwoStageSegmenter(BaseEstimator):
             yield scores
 
     def _check(self) -> None:
+        check_fields(self)
         if isinstance(self.classifier, str):
             check_word("classifier", self.classifier, CLASSIFIERS)
         levels = np.asarray(self.levels, dtype=np.float64)
         if levels.ndim != 1 or not len(levels) or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"levels must be probabilities between 0 and 1, not {self.levels!r}")
-        check_number("min_voxels", self.min_voxels, least=1, whole=True)
-        check_number("n_folds", self.n_folds, least=2, whole=True)
-        check_number("n_trainings", self.n_trainings, least=1, whole=True)
         learns = self.segmenter is not None and not _is_fitted(self.segmenter)
         # Only with this loss can a segmenter learn from what it took for lesions.
         if self.n_trainings > 1 and learns and getattr(self.segmenter, "loss", "") != "lesion":
@@ -540,9 +521,6 @@ class TwoStageSegmenter(BaseEstimator):
                 f"n_trainings={self.n_trainings} needs a DeepMedicSegmenter with loss='lesion', "
                 f"not {self.segmenter!r}"
             )
-        check_number("threshold", self.threshold, most=1)
-        if self.threshold == 0:
-            raise ValueError("threshold must be above 0: at 0 every voxel would be marked, not 0")
 
     def _check_fitted(self) -> None:
         """Refuse fitted attributes of a model file that `fit` could not have set."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from dmrifit.cli.case_runs import (
     read_result,
     result_rows,
 )
-from dmrifit.io.case_tables import file_stems, save_values
+from dmrifit.io.case_tables import save_values
 from dmrifit.io.nifti import image_of
 from dmrifit.io.tables import table_text
 from dmrifit.networks.volume_cases import called
@@ -33,7 +33,18 @@ from metastasis.study.lesion_sizes import FIGURES
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RUN", "read_segmentations", "scans_of", "segment_cases", "write_batch"]
+__all__ = [
+    "RUN",
+    "NotedCase",
+    "is_current",
+    "read_segmentations",
+    "scans_of",
+    "segment_case",
+    "write_batch",
+]
+
+#: A case, and what is to be said of it.
+NotedCase: TypeAlias = tuple[Case, Sequence[str]]
 
 _Number = TypeVar("_Number", int, float)
 
@@ -97,55 +108,6 @@ def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
 
 def _optional_image(values: NDArray[Any] | None, affine: NDArray[np.float64]) -> Any:
     return None if values is None else image_of(values, affine)
-
-
-def segment_cases(
-    segmenter: Any,
-    cases: Sequence[Case],
-    out: Path,
-    *,
-    figure: bool,
-    overwrite: bool,
-    source: Path | None = None,
-    notes: Sequence[Sequence[str]] | None = None,
-    figures: Mapping[str, Any] | None = None,
-    failed: Sequence[Mapping[str, Any]] = (),
-) -> list[dict[str, Any]]:
-    """
-    Segment cases, each into a folder; finished cases are not repeated.
-
-    `notes` are what is to be said of each case, `figures` what is known of the model, `failed` the
-    cases that could not be read.
-    """
-    remarks = notes or [[] for _ in cases]
-    n_cases = len(cases)
-    names = [(case.patient, case.name) for case in cases]
-    # Rows that failed count too: their earlier files are removed, so no two may share a folder.
-    folders = file_stems([*names, *((row["patient"], row["name"]) for row in failed)])
-    figure = figure and find_spec("matplotlib") is not None
-
-    def segment_in(case: Case, folder: Path) -> dict[str, Any]:
-        case_notes = notes_by_folder[folder.name]
-        options: dict[str, Any] = {"notes": case_notes, "figures": figures or {}}
-        with called([case.name], source):
-            return _segment_case(segmenter, case, folder, _digest(case), figure=figure, **options)
-
-    def is_current(case: Case, record: dict[str, Any]) -> bool:
-        is_same_row = _description(case).items() <= record.items()
-        return is_same_row and record["sources"] == _digest(case)
-
-    cases_by_folder = dict(zip(folders[:n_cases], cases, strict=True))
-    notes_by_folder = dict(zip(folders[:n_cases], remarks, strict=True))
-    records = RUN.process(
-        cases_by_folder,
-        out,
-        segment_in,
-        is_current,
-        overwrite=overwrite,
-        failed=dict(zip(folders[n_cases:], failed, strict=True)),
-        describe=lambda case: {"name": case.name, "patient": case.patient},
-    )
-    return list(records.values())
 
 
 def write_batch(
@@ -256,17 +218,20 @@ def _common_value(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> s
     return values.pop()
 
 
-def _segment_case(
-    segmenter: Any,
-    case: Case,
+def segment_case(
+    scan: NotedCase,
     folder: Path,
-    digest: str,
     *,
+    segmenter: Any,
     figure: bool,
-    notes: Sequence[str],
-    figures: Mapping[str, Any],
+    figures: Mapping[str, Any] | None = None,
+    source: Path | None = None,
 ) -> dict[str, Any]:
-    """Segment a case and write its files, its record last; give the record."""
+    """
+    Segment a case and write its files, its record last; give the record.
+
+    `figures` are what is known of the model, `source` is where the case was named.
+    """
     from dmrifit.io.atomic_files import FileSet
     from metastasis.segmentation.ensemble import (
         MARKED_BY_BOTH,
@@ -275,15 +240,18 @@ def _segment_case(
     )
     from metastasis.study.followup import reader_table
 
+    case, notes = scan
+    figures = figures or {}
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
-    scan = scans_of([case])
-    labels, probability = next(iter(segment_by(segmenter, **scan)))
+    images = scans_of([case])
     prior_labels = None
-    if is_ensemble and case.prior is not None:
-        # The same models see both scans, so that a change is one of the patient and not of the
-        # method.
-        prior_scan = {"volumes": scan["priors"], "priors": [None], "masks": scan["masks"]}
-        prior_labels = next(iter(segment_by(segmenter, **prior_scan)))[0]
+    with called([case.name], source):
+        labels, probability = next(iter(segment_by(segmenter, **images)))
+        if is_ensemble and case.prior is not None:
+            # The same models see both scans, so that a change is one of the patient and not of
+            # the method.
+            images |= {"volumes": images["priors"], "priors": [None]}
+            prior_labels = next(iter(segment_by(segmenter, **images)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
     table = table.round(_DIGITS)
     threshold, min_voxels, n_marked_by_both = None, None, None
@@ -313,14 +281,14 @@ def _segment_case(
         "statement": statement,
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],
-        "sources": digest,
+        "sources": _digest(case),
         "notice": NOTICE,
     }
     with FileSet(folder, [*RUN.files, RUN.record], overwrite=True) as files:
         save_values(probability, case.affine, files.path(_PROBABILITY))
         save_values(labels, case.affine, files.path(_LABEL))
         files.path(_LESIONS).write_text(table_text(table), encoding="utf-8")
-        if figure:
+        if figure and find_spec("matplotlib") is not None:
             from metastasis.study.plotting import plot_overlay
 
             drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
@@ -341,6 +309,12 @@ def _segment_case(
                 files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(RUN.record, content)
     return content
+
+
+def is_current(scan: NotedCase, record: dict[str, Any]) -> bool:
+    """Tell whether the record of a case is of the same arrays and names."""
+    case = scan[0]
+    return _description(case).items() <= record.items() and record["sources"] == _digest(case)
 
 
 def _description(case: Case) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,34 +13,26 @@ import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.console import say_flagged
-from dmrifit.cli.options import is_table, move_to_device, say
+from dmrifit.cli.case_runs import RunOptions, say_failed_rows
+from dmrifit.cli.options import is_pattern, move_to_device, named_cases, say
 
 if TYPE_CHECKING:
+    from metastasis.cli.case_runs import NotedCase
     from metastasis.scans.cases import Case
 
 __all__ = ["ensemble", "segment"]
 
+_SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
 _Files: TypeAlias = tuple[tuple[str, Path], ...]
-
-_SCANS = (
-    "contrast-enhanced T1 image (NIfTI), prepared like the training scans; a folder of them, "
-    "where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the "
-    "columns patient and image, and optionally name, prior and brain (files relative to the "
-    "table)."
-)
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How models see scans, and what a run over scans writes."""
+class ModelOptions:
+    """How models see scans."""
 
     flips: bool = False
     resample: bool = False
     device: str | None = None
-    fail_on_flag: bool = False
-    figure: bool = True
-    overwrite: bool = False
 
 
 def segment(
@@ -49,9 +42,10 @@ def segment(
     out: Path,
     model: Path | None = None,
     prior: Path | None = None,
-    mask: Path | None = None,
+    mask: str | None = None,
     threshold: float | None = None,
-    options: RunOptions,
+    options: ModelOptions,
+    run: RunOptions,
 ) -> None:
     """
     Find metastases in scans by one model. Not for clinical use.
@@ -64,8 +58,9 @@ def segment(
 
     Options:
     paths [MODEL] SCANS: Model file from train (by default the small model that comes along), and
-        the scans: a contrast-enhanced T1 image (NIfTI), prepared like the training scans; a folder
-        of them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv)
+        the scans: contrast-enhanced T1 images (NIfTI), prepared like the training scans, one,
+        several, a glob or a BIDS folder; a folder of them, where NAME_prior and
+        NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv)
         with the columns patient and image, and optionally name, prior and brain (files relative to
         the table).
     model: Model file from train, another way to name it.
@@ -76,20 +71,23 @@ def segment(
     thresholds = None if threshold is None else (threshold,)
     _check_thresholds("--threshold", thresholds)
     model, scans = _model_and_scans(paths, model)
-    _segment({"model": model}, thresholds, _checked_files(scans, prior, mask, out), out, options)
+    _segment(
+        {"model": model}, thresholds, _checked_files(scans, prior, mask, out), out, options, run
+    )
 
 
 def ensemble(
     sensitive: Path,
     specific: Path,
-    scans: Path,
+    scans: list[Path],
     /,
     *,
     out: Path,
     prior: Path | None = None,
-    mask: Path | None = None,
+    mask: str | None = None,
     thresholds: tuple[float, float] | None = None,
-    options: RunOptions,
+    options: ModelOptions,
+    run: RunOptions,
 ) -> None:
     """
     Find metastases by two models: those marked by both are told apart. Not for clinical use.
@@ -101,10 +99,7 @@ def ensemble(
     Options:
     sensitive SENSITIVE: Sensitive model, from train.
     specific SPECIFIC: Specific model, from train.
-    scans SCANS: Scans: a contrast-enhanced T1 image (NIfTI), prepared like the training scans; a
-        folder of them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table
-        (.tsv) with the columns patient and image, and optionally name, prior and brain (files
-        relative to the table).
+    scans SCANS: Scans, named as for segment.
     thresholds A,B: Lowest probabilities of lesion voxels of the two models; by default their
         operating points.
 
@@ -113,32 +108,37 @@ def ensemble(
     _check_thresholds("--thresholds", thresholds)
     # Candidates are all that the sensitive model marks, and what the specific one adds.
     models = {"sensitive": sensitive, "specific": specific}
-    _segment(models, thresholds, _checked_files(scans, prior, mask, out), out, options)
+    _segment(models, thresholds, _checked_files(scans, prior, mask, out), out, options, run)
 
 
 @dataclass(frozen=True)
 class _ScanFiles:
     """Scans as they were named, with the edges of their voxels in mm or their problem by case."""
 
-    scans: Path
+    scans: Path | list[Path]
     prior: Path | None
     mask: Path | None
+    finds_brain: bool
     is_table: bool
     # The keys are all files of a case: several cases may share an image.
     edges: dict[_Files, tuple[float, ...]]
     problems: dict[_Files, str]
 
 
-def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> _ScanFiles:
+def _checked_files(
+    paths: list[Path], prior: Path | None, mask: str | None, out: Path
+) -> _ScanFiles:
     """Check the headers of all scans, before a model or a volume is read."""
     from metastasis.scans.cases import CASES
     from metastasis.scans.scan_checks import check_files, scan_files
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
-    options = {"--prior": prior, "--mask": mask}
-    table = is_table(scans, "prior scans and brains", options, CASES.images)
-    files_of_scans = scan_files(scans, prior, mask, is_table=table)
+    brain = None if mask in (None, "auto", "none") else Path(mask)
+    options = {"--prior": prior, "--mask": brain}
+    what = "prior scans and brains"
+    scans, table = named_cases(paths, what, options, CASES.images, "anat/*_T1w.nii*")
+    files_of_scans = scan_files(scans, prior, brain, is_table=table)
     edges, problems = {}, {}
     for files in files_of_scans:
         try:
@@ -147,7 +147,7 @@ def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path
             problems[tuple(files.items())] = str(error)
     if problems and not edges:
         raise ValueError(next(iter(problems.values())))
-    return _ScanFiles(scans, prior, mask, table, edges, problems)
+    return _ScanFiles(scans, prior, brain, mask == "auto", table, edges, problems)
 
 
 def _check_edges(files: _ScanFiles, models: list[Any]) -> None:
@@ -220,63 +220,62 @@ def _prior_note(case: Case) -> str:
 
 def _cases(
     files: _ScanFiles, models: list[Any], *, resample: bool
-) -> tuple[list[Case], list[list[str]], list[dict[str, str]]]:
+) -> tuple[list[NotedCase], list[dict[str, str]]]:
     """Read a single image or the cases of a table, and notes on each; list cases that fail."""
-    from dmrifit.cli.case_runs import say_failed_rows
-    from metastasis.scans.cases import read_case, read_cases, read_row
+    from dmrifit.imaging.head_steps import find_brain
+    from dmrifit.io.grids import as_stored
+    from metastasis.scans.cases import CASES, read_case, read_row
     from metastasis.scans.scan_checks import check_stripped, contrast_note, row_files, slice_note
 
     if not resample:
         _check_edges(files, models)
-    notes: list[list[str]] = []
     failed: list[dict[str, str]] = []
 
-    def check(case: Case, key: _Files) -> Case:
+    def noted(case: Case, key: _Files) -> NotedCase:
+        if files.finds_brain and case.brain is None:
+            brain = find_brain(dict(key)["image"])
+            case = replace(case, brain=as_stored(brain, case.affine).astype(bool))
         check_stripped(case)
-        remarks = [slice_note(str(dict(key)["image"]), files.edges[key])]
+        notes = [slice_note(str(dict(key)["image"]), files.edges[key])]
         if not case.synthetic:
-            remarks += [contrast_note(case), _prior_note(case)]
-        notes.append([remark for remark in remarks if remark])
-        return case
+            notes += [contrast_note(case), _prior_note(case)]
+        return case, [note for note in notes if note]
 
-    def read(row: dict[str, str], folder: Path) -> Case:
+    def read(row: dict[str, str], folder: Path) -> NotedCase:
         key = tuple(row_files(row, folder).items())
         if key in files.problems:
             raise ValueError(files.problems[key])
-        return check(read_row(row, folder), key)
+        return noted(read_row(row, folder), key)
 
-    if files.is_table:
-        cases = read_cases(files.scans, failed=failed, read=read)
+    if isinstance(files.scans, list) or files.is_table:
+        cases = CASES.read(files.scans, read, failed=failed)
     else:
         (key,) = files.edges
-        cases = [check(read_case(files.scans, prior=files.prior, brain=files.mask), key)]
+        cases = [noted(read_case(files.scans, prior=files.prior, brain=files.mask), key)]
     say_failed_rows(cases, failed)
-    return cases, notes, failed
+    return cases, failed
 
 
-def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, Path]:
+def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[Path]]:
     """Tell the model file from the scans; without one the small model is used."""
-    n_most = 2 if model is None else 1
-    if len(paths) > n_most:
-        raise ValueError(
-            f"{len(paths)} paths ({', '.join(str(path) for path in paths)}); give a model file "
-            "and one image, folder or table"
-        )
-    if len(paths) == 2:
-        return paths[0], paths[1]
-    if model is None:
-        from metastasis.candidates.small_model import PATH
+    if model is not None:
+        return model, paths
+    first = paths[0]
+    is_model = first.suffix == ".dmrifit"
+    is_scan = first.is_dir() or is_pattern(first) or first.name.lower().endswith(_SCAN_ENDINGS)
+    if len(paths) > 1 and (is_model or not is_scan):
+        return first, paths[1:]
+    # A model file alone means that the scans were forgotten.
+    if is_model:
+        raise ValueError(f"{first} is a model file; name the scans after it")
+    from metastasis.candidates.small_model import PATH
 
-        # A model file alone means that the scans were forgotten.
-        if paths[0].suffix == ".dmrifit":
-            raise ValueError(f"{paths[0]} is a model file; name the scans after it")
-        typer.echo(
-            "dmrifit-metastasis: the small model that comes along is used; it was never tried on "
-            "a labelled real metastasis",
-            err=True,
-        )
-        model = PATH
-    return model, paths[0]
+    typer.echo(
+        "dmrifit-metastasis: the small model that comes along is used; it was never tried on "
+        "a labelled real metastasis",
+        err=True,
+    )
+    return PATH, paths
 
 
 def _trained(path: Path, flips: bool, device: str | None) -> Any:
@@ -317,24 +316,25 @@ def _segment(
     thresholds: tuple[Any, ...] | None,
     files: _ScanFiles,
     out: Path,
-    options: RunOptions,
+    options: ModelOptions,
+    run: RunOptions,
 ) -> None:
     """Segment scans by one model or an ensemble, write tables and page, and say how many."""
     from dmrifit.io.bids_derivatives import file_record
-    from metastasis.cli.case_runs import RUN, segment_cases, write_batch
+    from metastasis.cli.case_runs import RUN, is_current, segment_case, write_batch
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 
     segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
-    cases, notes, failed = _cases(files, segmenters, resample=options.resample)
-    uses_priors = _uses_priors(segmenters, cases)
+    cases, failed = _cases(files, segmenters, resample=options.resample)
+    uses_priors = _uses_priors(segmenters, [case for case, _ in cases])
     settings = {
         # The digest, not the path: a file may be replaced under its name, or moved.
         **{role: file_record(path)["SHA256"] for role, path in models.items()},
         "flips": options.flips,
         "resample": options.resample,
-        "figure": options.figure,
+        "figure": run.figure,
     }
     segmenter = segmenters[0]
     if len(segmenters) > 1:
@@ -348,54 +348,56 @@ def _segment(
             segmenter.threshold_, segmenter.false_positives_ = thresholds[0], None
         # The table of lesions of an ensemble compares with prior scans that its models do not see.
         if not uses_priors:
-            cases = [replace(case, prior=None) for case in cases]
+            cases = [(replace(case, prior=None), notes) for case, notes in cases]
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
-    RUN.begin(out, settings, options.overwrite)
-    if options.resample:
-        resampled = [_resample(one) for one in segmenters]
-        is_unchanged &= not any(resampled)
-    contents = segment_cases(
-        segmenter,
+    resampled = [_resample(one) for one in segmenters] if options.resample else []
+    is_unchanged &= not any(resampled)
+    figures = _figures(next(iter(models.values())), as_measured=is_unchanged)
+    RUN.run(
         cases,
         out,
-        figure=options.figure,
-        overwrite=options.overwrite,
-        source=files.scans,
-        notes=notes,
+        settings,
+        run,
+        names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
+        work=partial(
+            segment_case,
+            segmenter=segmenter,
+            figure=run.figure,
+            figures=figures,
+            source=files.scans if isinstance(files.scans, Path) else None,
+        ),
+        is_current=is_current,
+        write=lambda records: write_batch(
+            out, list(records.values()), figure=run.figure, heading=heading
+        ),
+        say=lambda records: _sentences(list(records.values()), out),
+        is_flagged=lambda record: bool(record["notes"]),
         failed=failed,
-        figures=_figures(next(iter(models.values())), as_measured=is_unchanged),
+        noun="scan",
     )
-    write_batch(out, contents, figure=options.figure, heading=heading)
-    _print_counts(contents, out)
-    n_failed = len(cases) + len(failed) - len(contents)
-    n_flagged = sum(bool(content["notes"]) for content in contents)
-    say_flagged(n_flagged, len(contents), fail=options.fail_on_flag, n_failed=n_failed)
 
 
-def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Print how many lesions were found."""
+def _sentences(contents: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str]:
+    """Say how many lesions were found, and what this means."""
     n_lesions = sum(content["n_lesions"] for content in contents)
     summary = f"{counted(len(contents), 'scan')}, {counted(n_lesions, 'lesion')} found"
     counts = [content["n_marked_by_both"] for content in contents]
     counts = [count for count in counts if count is not None]
     if counts:
         summary += f", {sum(counts)} of them marked by both models"
-    typer.echo(f"{summary}: {out}")
+    yield f"{summary}: {out}"
+    names: dict[str, list[str]] = {}
     for content in contents:
         for note in content["notes"]:
             say(note)
         if content["statement"] and not content["n_lesions"]:
-            typer.echo(f"{content['name']}: {content['statement']}")
-    names: dict[str, list[str]] = {}
-    for content in contents:
-        if content["statement"] and content["n_lesions"]:
+            yield f"{content['name']}: {content['statement']}"
+        elif content["statement"]:
             names.setdefault(content["statement"], []).append(content["name"])
     for statement, of_scans in names.items():
         # Scans with notes have a statement of their own.
         whose = f"{first_few(of_scans)}: " if len(names) > 1 else ""
-        typer.echo(f"{whose}{statement}")
-    if any(content["synthetic"] for content in contents):
-        typer.echo("synthetic scans: no clinical result")
+        yield f"{whose}{statement}"
 
 
 def _check_thresholds(option: str, thresholds: tuple[float, ...] | None) -> None:

@@ -354,7 +354,7 @@ def _labels(cases: Sequence[Case]) -> list[Any]:
 
 
 def _n_lesions(case: Case) -> int:
-    from dmrifit.stats.lesion_matching import label_components
+    from dmrifit.io.components import label_components
 
     return 0 if case.label is None else int(label_components(case.label).max(initial=0))
 

@@ -18,8 +18,6 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = ["PRIOR_REACH", "DeepMedic", "Path", "SmallUNet", "UNet", "change_features", "repeated"]
-
 #: Voxels to either side in which a shared path looks for what is there now in the prior scan.
 PRIOR_REACH = 2
 

@@ -19,16 +19,7 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = [
-    "JVSSLoss",
-    "LesionLoss",
-    "SSELoss",
-    "VSSLoss",
-    "VoxelLoss",
-    "jvss_loss",
-    "sse_loss",
-    "vss_loss",
-]
+__all__ = ["JVSSLoss", "SSELoss", "VSSLoss", "jvss_loss", "sse_loss", "vss_loss"]
 
 #: The ε of the paper, so that a batch without positive (or negative) segments is not divided by 0.
 EPSILON = 1e-7

@@ -14,8 +14,6 @@ else:
     torch = import_optional("torch")
     Optimizer = torch.optim.Optimizer
 
-__all__ = ["NesterovRMSprop"]
-
 
 class NesterovRMSprop(Optimizer):
     """

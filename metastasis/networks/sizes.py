@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 
-from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
-
-__all__ = ["low_resolution_cells", "low_resolution_input", "output_size"]
 
 
 def output_size(size: int, n_layers: int = 9) -> int:
     """Give the edge of the output of a segment after convolutions of 3³ without padding."""
-    _check(n_layers=n_layers, size=size)
     n_lost = 2 * n_layers
     if size <= n_lost:
         raise ValueError(
@@ -24,21 +20,9 @@ def output_size(size: int, n_layers: int = 9) -> int:
 
 def low_resolution_cells(size: int, factor: int, phase: int = 0) -> int:
     """Give the low-resolution cells that cover an output."""
-    _check(size=size, factor=factor)
-    if not 0 <= phase < factor:
-        raise ValueError(
-            f"a cell of {factor} voxels has phases from 0 to {factor - 1}, not {phase}"
-        )
     return math.ceil((phase + size) / factor)
 
 
 def low_resolution_input(size: int, factor: int, n_layers: int = 9, *, phase: int = 0) -> int:
     """Give the low-resolution cells that a path needs for an output of the network."""
-    _check(n_layers=n_layers)
     return low_resolution_cells(size, factor, phase) + 2 * n_layers
-
-
-def _check(**numbers: int) -> None:
-    for name, value in numbers.items():
-        least = 0 if name == "n_layers" else 1
-        check_number(name, value, least=least, whole=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,9 +27,6 @@ from dmrifit.io.nifti import (
 )
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import contrast_note, slice_note
-
-if TYPE_CHECKING:
-    import nibabel as nib
 
 __all__ = ["prepare_scan"]
 

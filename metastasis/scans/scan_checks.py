@@ -47,12 +47,14 @@ _DEPTH_MM = 4.0  # below the surface, where scalp and dura may be left
 
 
 def scan_files(
-    scans: Path, prior: Path | None, brain: Path | None, *, is_table: bool
+    scans: Path | list[Path], prior: Path | None, brain: Path | None, *, is_table: bool
 ) -> list[dict[str, Path]]:
-    """List the files of each case of a table or folder, or of a single scan."""
+    """List the files of each case of a table or folder, of many scans, or of a single one."""
     from dmrifit.io.case_tables import folder_table
     from metastasis.scans.cases import CASES
 
+    if isinstance(scans, list):
+        return [row_files(row, Path()) for _, row in CASES.rows(scans)]
     if not is_table:
         files = {"image": scans, "prior": prior, "brain": brain}
         return [{key: path for key, path in files.items() if path is not None}]

@@ -15,8 +15,6 @@ from metastasis.scans.network_inputs import Scan, edge_of
 from metastasis.scans.scan_checks import MAX_EDGE_RATIO
 from metastasis.segmentation.sampling import locally_scaled, low_resolution, normalized
 
-__all__ = ["InputLayout", "check_geometry", "training_edge"]
-
 
 @dataclass(frozen=True)
 class InputLayout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,9 @@ from sklearn.base import BaseEstimator
 
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
-from dmrifit.io.components import drop_small
-from dmrifit.stats.lesion_matching import CONNECTIVITIES, label_components
+from dmrifit.io.components import CONNECTIVITIES, drop_small, label_components
 
-__all__ = [
-    "BOTH_LABEL",
-    "CANDIDATE",
-    "MARKED_BY_BOTH",
-    "SensitivitySpecificityEnsemble",
-    "merge_segmentations",
-    "segment_by",
-]
+__all__ = ["SensitivitySpecificityEnsemble"]
 
 #: Label of a lesion that only the sensitive model sees.
 CANDIDATE = 1
@@ -32,6 +25,7 @@ BOTH_LABEL = 2
 MARKED_BY_BOTH = "marked by both"
 
 
+@dataclass(repr=False, eq=False)
 class SensitivitySpecificityEnsemble(BaseEstimator):
     """
     Join a sensitive and a specific model, and separate what both mark from candidates.
@@ -61,18 +55,11 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
     Huang et al., Medical Physics 49:5773–5786, 2022.
     """
 
-    def __init__(
-        self,
-        sensitive: Any,
-        specific: Any,
-        *,
-        thresholds: tuple[float, float] | None = None,
-        connectivity: int = 26,
-    ) -> None:
-        self.sensitive = sensitive
-        self.specific = specific
-        self.thresholds = thresholds
-        self.connectivity = connectivity
+    sensitive: Any
+    specific: Any
+    _: KW_ONLY
+    thresholds: tuple[float, float] | None = None
+    connectivity: int = 26
 
     def predict(
         self,

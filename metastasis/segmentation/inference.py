@@ -33,8 +33,6 @@ else:
     torch = import_optional("torch")
     functional = torch.nn.functional
 
-__all__ = ["averaged_over_flips", "dense_logits", "unet_logits", "whole_logits"]
-
 #: Numbers that the widest layer of a slab holds, about 128 MiB of single precision.
 SLAB_NUMBERS = 2**25
 

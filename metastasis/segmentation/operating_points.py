@@ -10,20 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.stats.lesion_matching import label_components, match_to_lesions
+from dmrifit.io.components import label_components, match_to_lesions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "COUNTS",
-    "THRESHOLDS",
-    "OperatingPoint",
-    "add_rates",
-    "operating_point",
-    "paired_volumes",
-    "threshold_curve",
-]
+__all__ = ["operating_point"]
 
 #: Thresholds of a curve.
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_number, check_word, is_number
-from dmrifit._utils.randomness import RandomState
+from dmrifit._utils.checks import Count, NotNegative, Within, check_number, is_number
 from dmrifit.io.components import drop_small
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
@@ -49,27 +49,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DeepMedicSegmenter"]
 
-_CHOICES = {
-    "loss": ("jvss", "vss", "sse", "bce", "lesion"),
-    "scaling": ("brain", "local"),
-    "prior": ("path", "shared", "channel", None),
-    "network": ("deepmedic", "unet", "small_unet"),
-    "missing_prior": ("validity", "zeros"),
-    "sampling": ("lesion", "voxel"),
-    "low_resolution_input": ("average", "stride"),
-    "reduction": ("paper", "code"),
-    "optimizer": ("rmsprop", "adamw"),
-    "normalization": ("batch", None),
-}
 _DEFAULT_WIDTHS = {"deepmedic": (8, 8, 8, 16, 16, 16, 16, 16, 16), "unet": (8, 16, 32, 64)}
 _DEFAULT_WIDTHS["small_unet"] = _DEFAULT_WIDTHS["unet"]
 _UNETS = ("unet", "small_unet")
 #: Value of a label in voxels that are not judged, for the loss "lesion": the core of a ring.
 _NOT_JUDGED = 2
+_UpToOne = Annotated[float, Within(most=1)]
 _PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
 
 
 @register
+@dataclass(repr=False, eq=False)
 class DeepMedicSegmenter(VolumeEstimator):
     """
     Segment metastases by a multi-resolution network that may use a prior scan of the patient.
@@ -106,6 +96,13 @@ class DeepMedicSegmenter(VolumeEstimator):
     segment_size : int, default=37
         Voxels of a segment along each axis. For the U-Net it is rounded up to what its levels
         divide.
+    training : Training, optional
+        How the network is trained; by default 20 epochs, 10 segments in a step and a constant
+        learning rate of 0.001. Validation scores are lesion-wise Dice coefficients.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split and segments.
     network : {"deepmedic", "unet", "small_unet"}, default="deepmedic"
         The network: DeepMedic, the residual U-Net of MONAI, or a plain one that needs no MONAI.
     scaling : {"brain", "local"}, default="brain"
@@ -160,13 +157,6 @@ class DeepMedicSegmenter(VolumeEstimator):
         weights.
     segments_per_epoch : int, default=200
         Segments in an epoch.
-    training : Training, optional
-        How the network is trained; by default 20 epochs, 10 segments in a step and a constant
-        learning rate of 0.001. Validation scores are lesion-wise Dice coefficients.
-    device : str, default="auto"
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    random_state : int, RandomState or None, default=None
-        Seed of weights, split and segments.
 
     Attributes
     ----------
@@ -202,78 +192,37 @@ class DeepMedicSegmenter(VolumeEstimator):
         "false_positives_",
     )
 
-    edge_: float | None
-    prior_: str | None
-    threshold_: float
-    false_positives_: float | None
-    seen_: dict[str, list[float]] | None
-
     default_training: ClassVar[Training] = Training(batch_size=10)
 
-    def __init__(
-        self,
-        loss: str = "jvss",
-        alpha: float = 0.995,
-        prior: str | None = "path",
-        low_resolution: Sequence[int] = (3, 5),
-        segment_size: int = 37,
-        *,
-        network: str = "deepmedic",
-        scaling: str = "brain",
-        widths: Sequence[int] | None = None,
-        dense: Sequence[int] = (32,),
-        missing_prior: str = "validity",
-        prior_dropout: float = 0.25,
-        sampling: str = "lesion",
-        augment: bool = True,
-        appearance: float = 1.0,
-        low_resolution_input: str = "average",
-        residual: bool = False,
-        normalization: str | None = "batch",
-        dropout: float = 0.0,
-        reduction: str = "paper",
-        optimizer: str = "rmsprop",
-        l1: float = 1e-6,
-        l2: float = 1e-4,
-        threshold: float = 0.5,
-        min_voxels: int = 1,
-        flips: bool = False,
-        spacing: float | None = None,
-        warm_start_from: str | Path | None = None,
-        segments_per_epoch: int = 200,
-        training: Training | None = None,
-        device: str = "auto",
-        random_state: RandomState = None,
-    ) -> None:
-        super().__init__(training=training, device=device, random_state=random_state)
-        self.loss = loss
-        self.alpha = alpha
-        self.prior = prior
-        self.low_resolution = low_resolution
-        self.segment_size = segment_size
-        self.network = network
-        self.scaling = scaling
-        self.widths = widths
-        self.dense = dense
-        self.missing_prior = missing_prior
-        self.prior_dropout = prior_dropout
-        self.sampling = sampling
-        self.augment = augment
-        self.appearance = appearance
-        self.low_resolution_input = low_resolution_input
-        self.residual = residual
-        self.normalization = normalization
-        self.dropout = dropout
-        self.reduction = reduction
-        self.optimizer = optimizer
-        self.l1 = l1
-        self.l2 = l2
-        self.threshold = threshold
-        self.min_voxels = min_voxels
-        self.flips = flips
-        self.spacing = spacing
-        self.warm_start_from = warm_start_from
-        self.segments_per_epoch = segments_per_epoch
+    loss: Literal["jvss", "vss", "sse", "bce", "lesion"] = "jvss"
+    alpha: _UpToOne = 0.995
+    prior: Literal["path", "shared", "channel"] | None = "path"
+    low_resolution: Sequence[int] = (3, 5)
+    segment_size: Count = 37
+    _: KW_ONLY
+    network: Literal["deepmedic", "unet", "small_unet"] = "deepmedic"
+    scaling: Literal["brain", "local"] = "brain"
+    widths: Sequence[int] | None = None
+    dense: Sequence[int] = (32,)
+    missing_prior: Literal["validity", "zeros"] = "validity"
+    prior_dropout: _UpToOne = 0.25
+    sampling: Literal["lesion", "voxel"] = "lesion"
+    augment: bool = True
+    appearance: _UpToOne = 1.0
+    low_resolution_input: Literal["average", "stride"] = "average"
+    residual: bool = False
+    normalization: Literal["batch"] | None = "batch"
+    dropout: Annotated[float, Within(below=1)] = 0.0
+    reduction: Literal["paper", "code"] = "paper"
+    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
+    l1: NotNegative = 1e-6
+    l2: NotNegative = 1e-4
+    threshold: Annotated[float, Within(above=0, most=1)] = 0.5
+    min_voxels: Count = 1
+    flips: bool = False
+    spacing: Annotated[float, Within(above=0)] | None = None
+    warm_start_from: str | Path | None = None
+    segments_per_epoch: Count = 200
 
     @classmethod
     def published(cls, **parameters: Any) -> DeepMedicSegmenter:
@@ -359,7 +308,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             targets = paired_labels(cases, labels)
         # A prior of zeros is a missing one.
         has_priors = any(np.any(values_of(prior)) for _, prior, _ in cases if prior is not None)
-        self.prior_ = self.prior if has_priors else None
+        self.prior_: str | None = self.prior if has_priors else None
         if self.network in _UNETS and self.prior_ in ("path", "shared"):
             raise ValueError(
                 "the U-Net has no path for a prior scan; give prior='channel', or None to do "
@@ -367,7 +316,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             )
         # An operating point of an earlier training means nothing for the new network.
         self.__dict__.pop("threshold_", None)
-        self.edge_ = self.spacing
+        self.edge_: float | None = self.spacing
         if self.spacing is None:
             self.edge_ = training_edge([case[0] for case in cases])
         start = self._first_weights()
@@ -378,8 +327,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         finally:
             self.__dict__.pop("_start", None)
         self.threshold_ = float(self.threshold)
-        self.false_positives_ = None
-        self.seen_ = seen_range(cases, targets or [])
+        self.false_positives_: float | None = None
+        self.seen_: dict[str, list[float]] | None = seen_range(cases, targets or [])
         return self
 
     def predict_proba(
@@ -750,8 +699,6 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _check(self) -> None:
         super()._check()
-        for name, choices in _CHOICES.items():
-            check_word(name, getattr(self, name), choices)
         if self.widths is not None:
             _check_whole_numbers("widths", self.widths, least=1)
         _check_whole_numbers("dense", self.dense, least=1)
@@ -763,28 +710,7 @@ class DeepMedicSegmenter(VolumeEstimator):
                 f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; "
                 "average them"
             )
-        for name in ("segment_size", "segments_per_epoch"):
-            check_number(name, getattr(self, name), least=1, whole=True)
         output_size(self._size, self._n_layers)
-        for name, high in (
-            ("alpha", 1),
-            ("appearance", 1),
-            ("prior_dropout", 1),
-            ("l1", np.inf),
-            ("l2", np.inf),
-        ):
-            check_number(name, getattr(self, name), most=high)
-        check_number("dropout", self.dropout, below=1)
-        if not is_number(self.threshold) or not 0 < self.threshold <= 1:
-            raise ValueError(
-                "threshold must be a probability above 0, from which a voxel is lesion, not "
-                f"{self.threshold!r}"
-            )
-        check_number("min_voxels", self.min_voxels, least=1, whole=True)
-        if self.spacing is None:
-            return
-        if not is_number(self.spacing) or not 0 < self.spacing < np.inf:
-            raise ValueError(f"spacing must be a length in mm or None, not {self.spacing!r}")
 
     # Model files --------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.components import Matching, check_affine, match_components
 
-__all__ = ["LARGE_MM3", "MIN_DICE", "PARTS", "dice_pairs", "mets_scores"]
+__all__ = ["mets_scores"]
 
 #: Volume in mm³ from which a lesion is large; 3.4 mm across.
 LARGE_MM3 = 20.0

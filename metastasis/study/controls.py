@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.io.components import label_components
 from dmrifit.io.grids import cropped
-from dmrifit.stats.lesion_matching import label_components
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
-
-__all__ = ["CONTROLS", "control_segmentations", "reference_masks"]
 
 #: Rows that no method should fall short of.
 CONTROLS = ("all positive", "empty", "another patient's lesions", "random blobs")

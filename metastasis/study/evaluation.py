@@ -21,6 +21,7 @@ from dmrifit.stats.lesion_matching import (
     ratio,
     scores_from_counts,
 )
+from dmrifit.stats.metrics import dice
 from dmrifit.stats.patient_summary import in_parts, summarize
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.segmentation.operating_points import THRESHOLDS, threshold_curve
@@ -48,17 +49,7 @@ if TYPE_CHECKING:
 
     from metastasis.scans.cases import Case
 
-__all__ = [
-    "HEADLINES",
-    "OF_BOTH",
-    "SMALL_ML",
-    "candidate_scores",
-    "evaluate_segmentations",
-    "format_summary",
-    "lesion_scores",
-    "lesion_table",
-    "option_by_method",
-]
+__all__ = ["evaluate_segmentations"]
 
 #: Ending of the row for what both models of an ensemble mark.
 OF_BOTH = f", {MARKED_BY_BOTH}"
@@ -211,7 +202,7 @@ def evaluate_segmentations(
             table = lesion_table(truths[i], mask, case.affine, **options)
             (counts,) = lesion_counts(table, small=small).to_dict("records")
             row = {**keys, "method": name, **counts}
-            row["voxel_dice"] = _voxel_dice(truths[i], mask)
+            row["voxel_dice"] = dice(mask, truths[i])
             scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
             row = scan_scores(truths[i], numbers, distance, mask, case.affine, **options)
             further.append({**keys, "method": name, **row})
@@ -429,13 +420,6 @@ def _distance_to(truth: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[
     if not truth.any():
         return np.full(truth.shape, np.inf, np.float32)
     return np.asarray(distance_transform_edt(~truth, sampling=spacing), np.float32)
-
-
-def _voxel_dice(truth: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
-    n_voxels = np.count_nonzero(truth) + np.count_nonzero(mask)
-    if not n_voxels:
-        return float("nan")
-    return 2 * np.count_nonzero(truth & mask) / n_voxels
 
 
 # Tables ------------------------------------------------------------------------------------------

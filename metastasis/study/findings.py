@@ -13,8 +13,6 @@ from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["findings_in_words", "model_figures", "open_ring_notes"]
-
 _KEYS = ("sensitivity", "sensitivity_small")
 _FALSE = "false_findings"
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.nifti import image_of
-from dmrifit.stats.lesion_matching import check_affine, label_components
 from metastasis.segmentation.ensemble import (
     BOTH_LABEL,
     MARKED_BY_BOTH,
@@ -24,12 +24,7 @@ if TYPE_CHECKING:
 
     from metastasis.scans.cases import Case
 
-__all__ = [
-    "CHANGES",
-    "TOLERANCE_MM",
-    "follow_up",
-    "reader_table",
-]
+__all__ = ["follow_up", "reader_table"]
 
 #: What a lesion can be in comparison with the prior scan.
 CHANGES = ("new", "grown", "stable", "shrunk", "vanished")

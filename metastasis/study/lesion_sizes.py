@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 
-__all__ = ["CLOSED_GAP_MM", "FIGURES", "joint_figures", "lesion_figures", "with_core"]
-
 #: Figures of a lesion, as `lesion_figures` names them: columns of all tables of lesions.
 FIGURES = (
     "volume_mL",

@@ -16,18 +16,6 @@ from metastasis.segmentation.operating_points import COUNTS, add_rates, paired_v
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "FROC_COLUMNS",
-    "FROC_RATES",
-    "area_table",
-    "calibration_curve",
-    "family_table",
-    "froc_table",
-    "precision_at_sensitivity",
-    "precision_recall_area",
-    "summed_curve",
-]
-
 #: False positives per scan at which the FROC curve is read.
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 FROC_COLUMNS = (
@@ -55,11 +43,6 @@ def precision_recall_area(
     x = np.asarray(sensitivity, dtype=np.float64)
     y = np.asarray(precision, dtype=np.float64)
     low, high = between
-    if x.ndim != 1 or x.shape != y.shape or not 0 <= low < high <= 1:
-        raise ValueError(
-            f"sensitivity {x.shape} and precision {y.shape} need one shape (n,), and a range "
-            f"within 0 to 1: {between}"
-        )
     # A reader would choose the best of the settings that were tried, so worse ones do not count.
     x, y = _front(x, y)
     if not len(x):
@@ -153,8 +136,6 @@ def calibration_curve(
     """Compare probabilities (x, y, z) with how often they come true (Guo et al., ICML 2017)."""
     import pandas as pd
 
-    if n_bins < 1:
-        raise ValueError(f"n_bins must be 1 or more, not {n_bins}")
     pairs = paired_volumes(labels, probabilities)
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     # By level: numbers, probabilities, and how many came true, in each bin.

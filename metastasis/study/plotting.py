@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.report.plane_figures import Plane, cube_around, draw_planes, finish_planes
+from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
 from dmrifit.report.style import (
     FAINT,
     FOUND,
@@ -70,33 +70,34 @@ def plot_overlay(
     heading = f"{title or case.name}: {description}"
     outlines = {}
     if case.label is not None:
-        outlines["reference"] = (case.label > 0, REFERENCE)
+        outlines["reference"] = Outline(REFERENCE, case.label > 0, dash="dashed")
     if of_two_models:
-        outlines[MARKED_BY_BOTH] = (label_map == BOTH_LABEL, FOUND)
-        outlines["candidate"] = (label_map == CANDIDATE, UNSURE)
+        outlines[MARKED_BY_BOTH] = Outline(FOUND, label_map == BOTH_LABEL)
+        outlines["candidate"] = Outline(UNSURE, label_map == CANDIDATE)
     else:
-        outlines["found"] = (label_map > 0, FOUND)
-    dashes = dict.fromkeys(outlines, "solid") | {"reference": "dashed"}
-    notice = figure_notice(case.synthetic)
-    # The frame tells where a dark image ends.
-    with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
-        figure = new_figure(11.0, 4.4)
-        field, window = _brain_cube(case), _window(case)
-        for plane in draw_planes(figure, case.image, case.affine, middle, field, window=window):
-            for name, (mask, color) in outlines.items():
-                plane.outline(mask, colors=[color], linewidths=1.2, linestyles=dashes[name])
-            if plane.normal == 2 and _is_small(case, label_map, middle):
-                _draw_inset(plane, case, middle, outlines, dashes)
-        entries = []
-        for name, (_, color) in outlines.items():
-            entries.append(handle(name, color=color, linewidth=2, linestyle=dashes[name]))
-        finish_planes(figure, entries, heading, notice)
-    return figure
+        outlines["found"] = Outline(FOUND, label_map > 0)
+    is_small = _is_small(case, label_map, middle)
+
+    def draw_inset(plane: Plane) -> None:
+        if plane.normal == 2 and is_small:
+            _draw_inset(plane, case, middle, outlines)
+
+    return plot_planes(
+        case.image,
+        case.affine,
+        middle,
+        _brain_cube(case),
+        outlines,
+        heading,
+        figure_notice(case.synthetic),
+        window=_window(case),
+        finish=draw_inset,
+    )
 
 
 def _is_small(case: Case, labels: NDArray[Any], center: NDArray[np.float64]) -> bool:
     """Tell whether what lies at a place in mm is so small that its outline hides it."""
-    from dmrifit.stats.lesion_matching import label_components
+    from dmrifit.io.components import label_components
 
     voxel = np.linalg.solve(case.affine, np.append(center, 1.0))[:3]
     index = np.clip(np.rint(voxel).astype(int), 0, np.array(case.shape) - 1)
@@ -113,11 +114,7 @@ def _is_small(case: Case, labels: NDArray[Any], center: NDArray[np.float64]) -> 
 
 
 def _draw_inset(
-    plane: Plane,
-    case: Case,
-    center: NDArray[np.float64],
-    outlines: Mapping[str, tuple[NDArray[Any], str]],
-    dashes: Mapping[str, Any],
+    plane: Plane, case: Case, center: NDArray[np.float64], outlines: Mapping[str, Outline]
 ) -> None:
     """Draw what lies at a place once more and larger, in the corner that is farthest from it."""
     x, y = center[plane.across], center[plane.up]
@@ -127,8 +124,8 @@ def _draw_inset(
     ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4))
     zoomed = replace(plane, ax=ax)
     zoomed.show(case.image, _window(case))
-    for name, (mask, color) in outlines.items():
-        zoomed.outline(mask, colors=[color], linewidths=1.8, linestyles=dashes[name])
+    for outline in outlines.values():
+        outline.draw(zoomed, 1.8)
     ax.set(xlim=(x + _ZOOM_MM, x - _ZOOM_MM), ylim=(y - _ZOOM_MM, y + _ZOOM_MM))
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():

@@ -20,20 +20,6 @@ from metastasis.study.operating_curves import precision_at_sensitivity, summed_c
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "LEVELS",
-    "SHARES",
-    "STATUSES",
-    "TOLERANCE_MM",
-    "challenge_table",
-    "distance_counts",
-    "distance_table",
-    "lesion_free_table",
-    "matched_table",
-    "recall_by_volume",
-    "scan_scores",
-]
-
 #: Bounds in mm³ of the ranges of volume: balls of 4.6, 5.8 and 9.8 mm.
 VOLUMES_MM3 = (50.0, 100.0, 500.0)
 #: Distance in mm that a finding may reach beyond a lesion; at least two diagonals of a voxel's

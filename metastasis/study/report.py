@@ -22,6 +22,7 @@ from dmrifit.report.page import (
     Picture,
     Section,
     Table,
+    Texts,
     few_note,
     notice_lead,
     origin,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "batch_page", "scan_page", "write_evaluation"]
 
+_TEXTS = Texts(__file__)
 #: Tables of a comparison.
 KINDS = (
     "summary",
@@ -64,66 +66,8 @@ KINDS = (
 )
 
 _FIGURES = ("strip", "curves", "calibration")
-_STRICT = (
-    "method {method} | lesions found {n_distinct:.0f} | share found {strict_sensitivity:.2f} | "
-    "share right {strict_precision:.2f} | wrong per scan {wrong_per_scan:.2f}"
-)
-_EXPLAINED = (
-    "A lesion is found when a finding of its own touches it. Wrong are findings that touch no "
-    "lesion, cover several, or have more than ten times the volume of one: by these strict rules "
-    "marking everything finds nothing. Share right: of the findings, those that are not wrong. "
-    "Gray rows are segmentations made without looking."
-)
 # Soft hyphens, so that the table fits on a telephone.
-_PUBLISHED = (
-    "method {method} | sensi\u00adtivity {sensitivity:.2f} | preci\u00adsion {precision:.2f} | "
-    "mDSC {mDSC:.2f} | Dice by lesion {lesion_dice:.2f} | F1 by lesion {lesion_f1:.2f}"
-)
-_PUBLISHED_EXPLAINED = (
-    "By the published rule a lesion is found when a finding shares a voxel with it, so that one "
-    "finding over the whole brain is perfect; mDSC is the mean Dice coefficient (overlap, 1 is "
-    "perfect) of lesions that were found. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for "
-    "each lesion that is missed and each false finding; marking everything has such an F1 of 1, "
-    "too."
-)
-_CHALLENGE = (
-    "method {method} | F1, all {all_instance_f1:.2f} | large {large_instance_f1:.2f} | "
-    "small {small_instance_f1:.2f} | Dice {lesionwise_dsc_mean:.2f}"
-)
-_LESION_FREE = (
-    "scan {name} | method {method} | findings, all wrong {n_findings:.0f} | "
-    "marked, mL {marked_mL:.2f}"
-)
-_ENSEMBLE = (
-    "method {method} | lesions found: all marks {strict_sensitivity:.2f} | "
-    "marked by both alone {both_strict_sensitivity:.2f} | "
-    "right: all marks {strict_precision:.2f} | marked by both alone {both_strict_precision:.2f}"
-)
-_CANDIDATES = (
-    "method {method} | candidates per scan that are lesions {further_true_per_scan:.2f} | "
-    "that are none {false_candidates_per_scan:.2f}"
-)
-_AREAS = (
-    "method {name} | area {area:.3f} | over the range of all {area_common:.3f} | "
-    "mean share found {froc:.3i}"
-)
-_FROC = (
-    "method {method} | wrong per scan, at most {rate:g} | threshold {threshold:.2f} | "
-    "share found {strict_sensitivity:.2i}"
-)
 _CALIBRATION = "method {method} | level {level} | expected calibration error {error:.3f}"
-_LESION = (
-    "number {shown_number:} | enhancing, mL {volume_mL:.3f} | "
-    "with its core, mL {volume_with_core_mL:.3f} | "
-    "diameter of a sphere of this volume, mm {sphere_diameter_mm:.1f} | "
-    "within its outline, mL {hull_mL:.3f}{ring} | axial diameters, longest × across, mm "
-    "{longest_diameter_mm:.1f} × {perpendicular_diameter_mm:.1f} | "
-    "at x, y, z, mm {x:.0f}, {y:.0f}, {z:.0f}"
-)
-_PRIOR_LESION = (
-    "then {prior_volume_with_core_mL:.3f} mL with its core, "
-    "{prior_longest_diameter_mm:.1f} × {prior_perpendicular_diameter_mm:.1f} mm"
-)
 _COLORS = (UNSURE, FOUND)  # of candidates and what both models mark
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
@@ -240,10 +184,7 @@ def batch_page(
         remarks = [*content["notes"], content["statement"]]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
         sections.append(Section(title, *shown[name], *scan_lesions))
-    orientation = Note(
-        "Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the "
-        "left."
-    )
+    orientation = Note(_TEXTS["positions"])
     overview = Section("All scans", Table(rows, columns), *failed)
     lead = notice_lead(content["synthetic"] for content in contents)
     return Page(heading, [overview, *sections, Section("", orientation)], lead).html()
@@ -302,7 +243,7 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterato
         yield from sentences or ["Nothing was found."]
         return
     yield from sentences
-    columns = _LESION
+    columns = _TEXTS["lesion"]
     # Runs without priors or probabilities lack some of the columns.
     if "finding" in lesions:
         columns += " | finding {finding}"
@@ -311,12 +252,7 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterato
     if "probability" in lesions:
         columns += " | proba\u00adbility {probability:.2f}"
     yield Table([_lesion_words(row) for row in lesions.to_dict("records")], columns)
-    yield Note(
-        f"Cores are filled after gaps of up to {CLOSED_GAP_MM:g} mm in the wall are closed; "
-        "outlines are convex, one in each axial slice. The longest diameter is that of all axial "
-        "slices, from outer edge to outer edge, and the other one is at right angles to it in the "
-        "same slice."
-    )
+    yield Note(_TEXTS("cores", closed_gap_mm=CLOSED_GAP_MM))
 
 
 def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +262,7 @@ def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
     change = lesion.get("change")
     since = change if isinstance(change, str) else ""
     if np.isfinite(lesion.get("prior_volume_with_core_mL", np.nan)):
-        before = wording(_PRIOR_LESION, lesion)
+        before = wording(_TEXTS["prior_lesion"], lesion)
         if lesion["prior_open_ring"]:
             before += wording(", open ring, {prior_hull_mL:.3f} mL within its outline", lesion)
         since = f"{since}, {before}".lstrip(", ")
@@ -367,21 +303,24 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterat
     n_found_small = 0
     if scores["n_small"]:
         n_found_small = round(scores["sensitivity_small"] * scores["n_small"])
-    yield (
-        f"{leading}{best} finds {scores['n_distinct']:.0f} of "
-        f"{counted(round(scores['n_lesions']), 'lesion')} "
-        f"({percent(scores['strict_sensitivity'])} %{interval}), and marks "
-        f"{counted(n_wrong, 'wrong finding')} in {counted(len(cases), 'scan')}. "
-        f"Of those below {SMALL_ML:g} mL it touches {n_found_small} of {scores['n_small']:.0f}."
+    yield _TEXTS(
+        "answer",
+        leading=leading,
+        best=best,
+        n_found=scores["n_distinct"],
+        lesions=counted(round(scores["n_lesions"]), "lesion"),
+        share=percent(scores["strict_sensitivity"]),
+        interval=interval,
+        wrong=counted(n_wrong, "wrong finding"),
+        scans=counted(len(cases), "scan"),
+        small_ml=SMALL_ML,
+        n_found_small=n_found_small,
+        n_small=scores["n_small"],
     )
     shown = [str(name) for name in ranked.index[:_STRIPS]]
     order = _scans_by_errors(tables["scans"], best)["name"]
-    yield Picture(
-        plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML),
-        f"What became of each lesion, scan by scan, by {', '.join(shown)}",
-        "Each mark is a lesion or a false finding; scans with most errors first.",
-        name="strip",
-    )
+    figure = plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
+    yield _TEXTS.picture("strip", figure, methods=", ".join(shown))
 
 
 def _introduction(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
@@ -391,9 +330,12 @@ def _introduction(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> 
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""
     scans = counted(len(cases), f"{prefix}scan")
     patients = counted(n_patients, f"{prefix}patient")
-    yield (
-        f"{scans} of {patients} with {counted(n_lesions, 'reference lesion')}; "
-        f"{n_priors or 'none'} of the scans with a prior scan."
+    yield _TEXTS(
+        "introduction",
+        scans=scans,
+        patients=patients,
+        lesions=counted(n_lesions, "reference lesion"),
+        n_priors=n_priors or "none",
     )
     yield few_note(n_patients)
 
@@ -406,10 +348,10 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     summary = tables["summary"]
     wrong = summary["n_false_positives"] + summary["n_flagged"]
     summary = summary.assign(wrong_per_scan=wrong / summary["n_scans"])
-    yield _EXPLAINED
+    yield _TEXTS["explained"]
     for part, scores in summary.groupby("part", sort=False):
-        strict = _score_table(scores, _STRICT)
-        published = [_PUBLISHED_EXPLAINED, _score_table(scores, _PUBLISHED)]
+        strict = _score_table(scores, _TEXTS["strict"])
+        published = [_TEXTS["published_explained"], _score_table(scores, _TEXTS["published"])]
         if part == "all":
             yield strict
             yield Fold("Published figures, which are less strict", *published)
@@ -444,18 +386,10 @@ def _interval_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
-    yield (
-        "Share of the lesions that a finding touches, and share of the findings of that size that "
-        "touch a lesion."
-    )
+    yield _TEXTS["touched"]
     all_scans = tables["summary"].query("part == 'all'")
     n_small, n_large = all_scans[["n_small", "n_large"]].iloc[0]
-    columns = (
-        f"method {{method}} | below {SMALL_ML:g} mL ({n_small:.0f}): touched "
-        "{sensitivity_small:.2f} | right {precision_small:.2f} | "
-        f"from {SMALL_ML:g} mL ({n_large:.0f}): touched {{sensitivity_large:.2f}} | "
-        "right {precision_large:.2f}"
-    )
+    columns = _TEXTS("by_size", small_ml=SMALL_ML, n_small=n_small, n_large=n_large)
     yield _score_table(all_scans, columns)
     yield from _volumes_and_rules(tables)
     status = tables["status"]
@@ -475,10 +409,7 @@ def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> Iterator[Fold]:
         f"{low:.0f} to {high:.0f} mm³" if np.isfinite(high) else f"{low:.0f} mm³ or more"
         for low, high in zip(volumes["from_mm3"], volumes["below_mm3"], strict=True)
     ]
-    columns = (
-        "method {method} | volume in the reference {volume} | lesions {n:.0f} | "
-        "share touched, interval over patients {recall:.2i}"
-    )
+    columns = _TEXTS["by_volume"]
     table = _with_interval(volumes.assign(volume=words), "recall")
     yield Fold("By range of volume", Table(table, columns))
     shares = []
@@ -487,51 +418,37 @@ def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> Iterator[Fold]:
             shares.append([row["method"], measure, wording(f"{{{key}:.2i}}", row)])
     yield Fold(
         "By distance",
-        "A finding is right when it touches a lesion and most of it lies within 2 mm, or two "
-        f"voxels, of one. {_interval_sentence(tables)}",
+        _TEXTS("distance", intervals=_interval_sentence(tables)),
         Table(shares, ["method", "measure", "share, interval over patients"], numbers=(2,)),
     )
     yield Fold(
         "By the rule of BraTS-METS",
-        "Findings and lesions paired one to one by Dice, as the official scorer of BraTS-METS: F1 "
-        "of all lesions, of those from 20 mm³ and of smaller ones, Dice of the large ones; means "
-        "over scans.",
-        _score_table(tables["challenge"], _CHALLENGE),
+        _TEXTS["brats"],
+        _score_table(tables["challenge"], _TEXTS["challenge"]),
     )
-    yield Fold("Scans without lesions", Table(tables["lesion_free"], _LESION_FREE))
+    yield Fold("Scans without lesions", Table(tables["lesion_free"], _TEXTS["lesion_free"]))
 
 
 def _ensembles(ensemble: pd.DataFrame) -> Iterator[Any]:
     if len(ensemble):
-        yield (
-            "What only one model marks is a candidate, to be looked at. Shares by the strict "
-            "rules."
-        )
-        yield _score_table(ensemble, _ENSEMBLE)
-        yield _score_table(ensemble, _CANDIDATES)
+        yield _TEXTS["two_models"]
+        yield _score_table(ensemble, _TEXTS["ensemble"])
+        yield _score_table(ensemble, _TEXTS["candidates"])
 
 
 def _curves(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     from metastasis.study.plotting import plot_curves
 
-    text = (
-        "Large marks: the threshold in use; dots: thresholds from .01 to .99, and with ten "
-        "lesions or more the line of the best that they reach. Left: lesions found (strict) over "
-        "wrong findings per scan, on a scale that is even up to 1 and logarithmic beyond. Methods "
-        "that give no probabilities are marks alone, controls are gray."
-    )
     froc = tables["froc"]
+    bars = ""
     if froc["strict_sensitivity_low"].notna().any():
-        text += " Bars: 95 % intervals over patients."
-    alt = "Lesions found against wrong findings, by threshold"
-    yield Picture(plot_curves(tables), alt, text, name="curves")
+        bars = " Bars: 95 % intervals over patients."
+    yield _TEXTS.picture("curves", plot_curves(tables), bars=bars)
     yield Fold(
         "Areas and the FROC score",
-        "Area under the right picture, over the shares that a method reaches and over those that "
-        "all reach; mean share of lesions found at 1/8 to 8 wrong findings per scan (FROC score). "
-        f"{_interval_sentence(tables)}",
-        _score_table(tables["areas"], _AREAS),
-        Table(froc, _FROC),
+        _TEXTS("areas_explained", intervals=_interval_sentence(tables)),
+        _score_table(tables["areas"], _TEXTS["areas"]),
+        Table(froc, _TEXTS["froc"]),
     )
 
 
@@ -540,13 +457,7 @@ def _calibration(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
 
     table = tables["calibration"]
     if len(table):
-        yield Picture(
-            plot_calibration(tables),
-            "How often probabilities come true",
-            "Voxels of the brain, and components by their mean probability; a mark for each tenth "
-            "that holds any.",
-            name="calibration",
-        )
+        yield _TEXTS.picture("calibration", plot_calibration(tables))
         yield Table(table.drop_duplicates(["method", "level"]), _CALIBRATION)
 
 
@@ -562,11 +473,7 @@ def _overlays(
     best = next(name for name in _ranked(tables).index if name in predictions)
     # A page of all scans would be too long, and what went wrong tells most.
     order = _scans_by_errors(tables["scans"], best).index[:figures]
-    yield (
-        f"{len(order)} of {counted(len(cases), 'scan')}, those in which {best} has most errors "
-        "first; each at the largest lesion that is missed, or else at the largest false positive. "
-        "The patient's right is at the left."
-    )
+    yield _TEXTS("overlays", n_shown=len(order), scans=counted(len(cases), "scan"), best=best)
     for i in order:
         case = cases[i]
         scan_values = {best: np.asarray(predictions[best][i])}

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.stats.lesion_matching import ratio
 
-__all__ = ["SEGMENT_COUNTS", "segment_counts", "segment_rates", "segment_scores"]
+__all__ = ["segment_scores"]
 
 #: What is counted in a scan.
 SEGMENT_COUNTS = ("n_positive", "n_negative", "true_positives", "true_negatives")

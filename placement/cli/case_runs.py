@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from dmrifit.cli.case_runs import (
     FAILED,
     CaseRun,
@@ -18,7 +16,7 @@ from dmrifit.cli.case_runs import (
 )
 from dmrifit.io.tables import table_text
 
-__all__ = ["RUN", "say_case", "write_batch"]
+__all__ = ["RUN", "case_line", "write_batch"]
 
 _TABLE = "placements.tsv"
 _OVERVIEW = (
@@ -60,7 +58,7 @@ RUN = CaseRun(
 )
 
 
-def say_case(name: str, content: Mapping[str, Any]) -> None:
+def case_line(name: str, content: Mapping[str, Any]) -> str:
     """Say in one line what was placed, and what is wrong with it."""
     from placement.exchange.pages import summary_line
 
@@ -69,7 +67,7 @@ def say_case(name: str, content: Mapping[str, Any]) -> None:
         words.append(content["lipid"])
     if content["console"]["withheld"]:
         words.append(f"no numbers for consoles: {content['console']['withheld']}")
-    typer.echo("; ".join(words))
+    return "; ".join(words)
 
 
 def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted
+from dmrifit.cli.case_runs import RunOptions, say_failed_rows
 from dmrifit.cli.console import check_output, say_flagged
-from dmrifit.cli.options import say_folder
-from placement.cli.case_runs import RUN, say_case, write_batch
+from dmrifit.cli.options import named_cases
+from placement.cli.case_runs import RUN, case_line, write_batch
 from placement.cli.options import RegionOptions, ShiftOptions
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["place", "prescribe", "read"]
 
 
 def place(
-    cases: Path,
+    cases: list[Path],
     /,
     *,
     out: Path,
@@ -37,10 +38,8 @@ def place(
     rounding: bool = True,
     displacement: ShiftOptions,
     force: str = "",
-    fail_on_flag: bool = False,
-    figure: bool = True,
     seed: int = 0,
-    overwrite: bool = False,
+    run: RunOptions,
 ) -> None:
     """
     Place a voxel in every case, and write prescriptions. Not for clinical use.
@@ -61,7 +60,6 @@ def place(
 
     Example: dmrifit-placement place cases/cases.tsv --out placed
     """
-    from dmrifit.cli.case_runs import say_failed_rows
     from dmrifit.io.nifti import file_record
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
@@ -96,9 +94,9 @@ def place(
         random_state=seed,
     )
     scene_options = region.of_scene()
-    say_folder(cases, IMAGES)
+    source, _ = named_cases(cases, "images", {}, IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
-    table = read_cases(cases, **region.of_cases(), failed=failed)
+    table = read_cases(source, **region.of_cases(), failed=failed)
     say_failed_rows(table, failed)
     shift = displacement.of_prescription()
     placer = optimizer if model is None else _trained(model, table)
@@ -113,7 +111,6 @@ def place(
         **scene_options,
         "include": region.include and ",".join(map(str, region.include)),
     }
-    RUN.begin(out, settings | shift, overwrite)
     tissues = scene_options["labels"]
     if published and tissues is not None and region.include is None:
         scene_options["include"] = [value for values in tissues.values() for value in values]
@@ -134,7 +131,7 @@ def place(
             optimizer=optimizer,
             force=force,
             notes=brain_note(row, scene),
-            figure=figure,
+            figure=run.figure,
             overwrite=True,
             **shift,
         )
@@ -144,19 +141,22 @@ def place(
         is_same_row = is_same_row and set(record["regions"]) == region_names(row, record)
         return is_same_row and bool(record["sources"] == source_digests(row))
 
-    rows = {row.name: row for row in table.itertuples()}
-    failed_rows = {row["name"]: row for row in failed}
-    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite}
-    records = RUN.process(rows, out, place_in, is_current, failed=failed_rows, **run_options)
-    write_batch(out, records, figure=figure)
-    for name, record in records.items():
-        say_case(name, record)
-    typer.echo(f"{counted(len(records), 'case')} placed: {out}")
-    if any(record["synthetic"] for record in records.values()):
-        typer.echo("synthetic cases: no clinical result")
-    n_flagged = sum(bool(record["flags"]) for record in records.values())
-    n_failed = len(rows) + len(failed) - len(records)
-    say_flagged(n_flagged, len(records), fail=fail_on_flag, n_failed=n_failed)
+    RUN.run(
+        list(table.itertuples()),
+        out,
+        settings | shift,
+        run,
+        names=lambda row: {"name": row.name},
+        work=place_in,
+        is_current=is_current,
+        write=lambda records: write_batch(out, records, figure=run.figure),
+        say=lambda records: [
+            *(case_line(name, record) for name, record in records.items()),
+            f"{counted(len(records), 'case')} placed: {out}",
+        ],
+        is_flagged=lambda record: bool(record["flags"]),
+        failed=failed,
+    )
 
 
 def prescribe(
@@ -220,7 +220,7 @@ def prescribe(
         overwrite=overwrite,
         **displacement.of_prescription(),
     )
-    say_case(scene.name, content)
+    typer.echo(case_line(scene.name, content))
     scores, goal = content["scores"], content["objective"]
     typer.echo(
         f"tumor fraction {scores['tumor_fraction']:.3f}: the part of the box that is "

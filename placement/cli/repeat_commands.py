@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
     FAILED,
     CaseRun,
+    RunOptions,
     can_draw,
     case_pictures,
     failed_cases,
     say_failed_rows,
     write_page,
 )
-from dmrifit.cli.console import say_flagged
 from dmrifit.io.tables import table_text
 from placement.cli.options import named_tissues
 
@@ -60,9 +58,7 @@ def repeat(
     table: Path | None = None,
     tumor: Path | None = None,
     labels: str | None = None,
-    figure: bool = True,
-    fail_on_flag: bool = False,
-    overwrite: bool = False,
+    run: RunOptions,
 ) -> None:
     """
     Repeat boxes of earlier sessions on later scans of the same heads. Not for clinical use.
@@ -98,13 +94,12 @@ def repeat(
     cases = _cases(old, box, new, tumor, table, failed)
     say_failed_rows(cases, failed)
     tissues = named_tissues(labels)
-    RUN.begin(out, {"command": "repeat", "labels": tissues}, overwrite)
 
     def sources(row: Mapping[str, Path]) -> dict[str, Any]:
         roles = {key.capitalize(): path for key, path in row.items()}
         return describe_sources(**roles)
 
-    def repeat_case(row: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    def repeat_case(row: dict[str, Any], folder: Path) -> dict[str, Any]:
         voxel = scene = None
         try:
             voxel = _read_box(row)
@@ -123,23 +118,26 @@ def repeat(
         record = describe_repeat(
             outcome, row["old"], row["new"], sources=sources(row), content=content
         )
-        is_drawn = figure and can_draw()
+        is_drawn = run.figure and can_draw()
         write_repeat(outcome, row["old"], row["new"], folder, record, figure=is_drawn)
         return record
 
-    def is_current(row: Mapping[str, Path], record: dict[str, Any]) -> bool:
-        return bool(record["sources"] == sources(row))
-
-    failed_rows = {row["name"]: row for row in failed}
-    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite}
-    records = RUN.process(cases, out, repeat_case, is_current, failed=failed_rows, **run_options)
-    _write_results(out, records, figure=figure)
-    for name, record in records.items():
-        typer.echo(summary_line(name, record))
-    typer.echo(f"{counted(len(records), 'case')}: {out}")
-    n_flagged = sum(bool(record["flags"]) for record in records.values())
-    n_failed = len(cases) + len(failed) - len(records)
-    say_flagged(n_flagged, len(records), fail=fail_on_flag, n_failed=n_failed)
+    RUN.run(
+        list(cases.items()),
+        out,
+        {"command": "repeat", "labels": tissues},
+        run,
+        names=lambda case: {"name": case[0]},
+        work=lambda case, folder: repeat_case(case[1], folder),
+        is_current=lambda case, record: record["sources"] == sources(case[1]),
+        write=lambda records: _write_results(out, records, figure=run.figure),
+        say=lambda records: [
+            *(summary_line(name, record) for name, record in records.items()),
+            f"{counted(len(records), 'case')}: {out}",
+        ],
+        is_flagged=lambda record: bool(record["flags"]),
+        failed=failed,
+    )
 
 
 def _cases(

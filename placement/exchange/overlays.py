@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.report.plane_figures import Plane, cube_around, draw_planes, finish_planes
-from dmrifit.report.style import FAINT, NOT_CLINICAL, SYNTHETIC, handle, new_figure, shared_style
+from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
+from dmrifit.report.style import FAINT, NOT_CLINICAL, OUTLINES, SYNTHETIC
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Colors of outlines, those of the viewer in their order: the tumor, regions, then boxes.
-OUTLINE_COLORS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
 _MOST_BOXES = 5
 _AROUND = 20.0  # mm
 _AROUND_BOX = 60.0  # mm, so that the head is recognized
@@ -58,7 +56,7 @@ def plot_overlay(
         raise ValueError(
             f"one to {_MOST_BOXES} voxels can be drawn over each other, not {len(boxes)}"
         )
-    cycle = itertools.cycle(OUTLINE_COLORS)
+    cycle = itertools.cycle(OUTLINES)
     colors = dict(zip([scene.target_name, *scene.outlined, *boxes], cycle, strict=False))
     first = next(iter(boxes.values()))
     middle = np.array(first.center if center is None else center, dtype=np.float64)
@@ -67,21 +65,19 @@ def plot_overlay(
         image, window = scene.tumor, (-0.2, 2.0)
     else:
         image, window = scene.image.reshape(*scene.image.shape[:3], -1)[..., 0], None
-    with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
-        figure = new_figure(11.0, 4.4)
-        field = _field(list(boxes.values()), scene)
-        outlined = {name: scene.region(name) for name in scene.outlined}
-        for plane in draw_planes(figure, image, scene.affine, middle, field, window=window):
-            plane.outline(scene.tumor, colors=[colors[scene.target_name]], linewidths=1.1)
-            for name, region in outlined.items():
-                plane.outline(region, colors=[colors[name]], linewidths=0.9)
-            for name, voxel in boxes.items():
-                _draw_box(plane, voxel, middle, colors[name])
-        entries = [handle(name, color=color, linewidth=2) for name, color in colors.items()]
-        finish_planes(figure, entries, title or scene.name, NOT_CLINICAL)
-        # Not below the planes, where the names of many boxes leave no room.
-        if scene.synthetic:
-            figure.text(0.97, 0.95, SYNTHETIC, ha="right", va="center", fontsize=9, color=FAINT)
+    outlines = {scene.target_name: Outline(colors[scene.target_name], scene.tumor, width=1.1)}
+    for name in scene.outlined:
+        outlines[name] = Outline(colors[name], scene.region(name), width=0.9)
+    for name, voxel in boxes.items():
+        outlines[name] = _box(voxel, middle, colors[name])
+    field = _field(list(boxes.values()), scene)
+    heading = title or scene.name
+    figure = plot_planes(
+        image, scene.affine, middle, field, outlines, heading, NOT_CLINICAL, window=window
+    )
+    # Not below the planes, where the names of many boxes leave no room.
+    if scene.synthetic:
+        figure.text(0.97, 0.95, SYNTHETIC, ha="right", va="center", fontsize=9, color=FAINT)
     return figure
 
 
@@ -89,23 +85,19 @@ def plot_box(
     voxel: Voxel, image: NDArray[np.float64], affine: NDArray[np.float64], *, title: str = ""
 ) -> Figure:
     """Draw a box in three planes through its center; `image` (x, y, z)."""
-    with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
-        figure = new_figure(11.0, 4.4)
-        field = cube_around(voxel.corners, _AROUND_BOX)
-        for plane in draw_planes(figure, image, affine, voxel.center, field):
-            _draw_box(plane, voxel, voxel.center, OUTLINE_COLORS[1])
-        entries = [handle("voxel", color=OUTLINE_COLORS[1], linewidth=2)]
-        finish_planes(figure, entries, title, NOT_CLINICAL)
-    return figure
+    field = cube_around(voxel.corners, _AROUND_BOX)
+    outlines = {"voxel": _box(voxel, voxel.center, OUTLINES[1])}
+    return plot_planes(image, affine, voxel.center, field, outlines, title, NOT_CLINICAL)
 
 
-def _draw_box(plane: Plane, voxel: Voxel, center: NDArray[np.float64], color: str) -> None:
-    """Draw the outline of a box where the plane through a center cuts it."""
-    outline = box_outline(voxel, plane.normal, float(center[plane.normal]))
-    if len(outline):
-        closed = np.vstack([outline, outline[:1]])
-        x, y = closed[:, plane.across], closed[:, plane.up]
-        plane.ax.plot(x, y, color=color, linewidth=1.8)
+def _box(voxel: Voxel, center: NDArray[np.float64], color: str) -> Outline:
+    """Outline a box where the plane through a center cuts it."""
+
+    def cut(plane: Plane) -> NDArray[np.float64]:
+        corners = box_outline(voxel, plane.normal, float(center[plane.normal]))
+        return corners[:, [plane.across, plane.up]]
+
+    return Outline(color, cut=cut, width=1.8)
 
 
 def _field(voxels: list[Voxel], scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -36,7 +36,7 @@ _MOST_CUT_OFF = 0.1
 
 
 def read_cases(
-    path: str | Path,
+    path: str | Path | Sequence[Path],
     *,
     image: str | Path | None = None,
     exclude: str | None = None,
@@ -44,12 +44,19 @@ def read_cases(
     failed: list[dict[str, str]] | None = None,
 ) -> pd.DataFrame:
     """
-    Read a table of cases, or make one of a folder of masks or of a single mask.
+    Read a table of cases, or make one of a folder of masks, of masks, or of a single mask.
 
     Rows that lack a file go into `failed`, where it is given; by default the first one raises.
     """
     import pandas as pd
 
+    if not isinstance(path, str | Path):
+        if image is not None:
+            raise ValueError("--image is for a single case; name images NAME_image.nii.gz")
+        table = pd.DataFrame(folder_rows(path, IMAGES)).assign(synthetic=False)
+        check_names(table["name"], path[0].parent)
+        table = _with_brains(table, brain)
+        return table if exclude is None else table.assign(exclude=exclude)
     path = folder_table(path)
     if path.is_dir():
         if image is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
@@ -25,16 +24,7 @@ from placement.search.scene import Scene
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CONTROLS",
-    "EXPERTS",
-    "MEASURES",
-    "case_folds",
-    "control_placements",
-    "cross_validate_placements",
-    "evaluate_placements",
-    "format_summary",
-]
+__all__ = ["evaluate_placements"]
 
 #: The row of the experts.
 EXPERTS = "experts"
@@ -239,36 +229,6 @@ def case_folds(
     fold = np.empty(n_patients, dtype=np.intp)
     fold[order] = np.arange(n_patients) % n_folds + 1
     return fold[patients]
-
-
-def cross_validate_placements(
-    placers: Mapping[str, Any], scenes: Sequence[Scene], experts: ArrayLike, *, folds: ArrayLike
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Place each case by methods fitted without it: placements (n_cases, 9)."""
-    from sklearn.base import clone
-
-    boxes = np.asarray(experts, dtype=np.float64)
-    held_out = _fold_numbers(folds, len(scenes))
-    n_folds = len(np.unique(held_out))
-    if len(boxes) != len(scenes) or n_folds < 2:
-        raise ValueError(
-            f"the scenes ({len(scenes)}) need boxes (got {len(boxes)}) and two folds or more (got "
-            f"{n_folds})"
-        )
-    # Cases without any expert's box are placed in, but not learned from.
-    without = np.isnan(boxes).all(axis=tuple(range(1, boxes.ndim)))
-    placements = {name: np.empty((len(scenes), 9)) for name in placers}
-    seconds = {name: np.empty(len(scenes)) for name in placers}
-    for fold in np.unique(held_out):
-        train = np.flatnonzero((held_out != fold) & ~without)
-        test = np.flatnonzero(held_out == fold)
-        for name, placer in placers.items():
-            fitted = clone(placer).fit([scenes[int(i)] for i in train], boxes[train])
-            for i in map(int, test):
-                start = time.perf_counter()
-                placements[name][i] = fitted.place(scenes[i]).as_array()
-                seconds[name][i] = time.perf_counter() - start
-    return placements, seconds
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:

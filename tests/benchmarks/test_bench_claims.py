@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from benchmarks import _boards as claim_boards
 from benchmarks.claims.macarro.board import decide_claims
 from benchmarks.prediction import bench_claims
 from dmrifit.stats.claim_board import FIGURE_COLUMNS
@@ -49,20 +50,20 @@ def boards(monkeypatch):
 
 
 def test_a_run_goes_on_after_the_last_board(boards, tmp_path):
-    first = list(bench_claims.finish([1, 2], tmp_path / "claims", tmp_path, {"n": 1}))
+    first = bench_claims.finished([1, 2], tmp_path / "claims", tmp_path, {"n": 1})
     assert len(boards) == len(first) == 8
     first[3].unlink()
     # The sentence on the size is no part of it.
-    again = list(bench_claims.finish([1, 2], tmp_path / "claims", tmp_path, {"n": 1, "why": "."}))
+    again = bench_claims.finished([1, 2], tmp_path / "claims", tmp_path, {"n": 1, "why": "."})
     assert again == first
     assert boards[8:] == [("easy", "lesion", 1)]
     with pytest.raises(SystemExit, match=r"mixed-body-1.json is of a board of another size"):
-        list(bench_claims.finish([1], tmp_path / "claims", tmp_path, {"n": 2}))
+        bench_claims.finished([1], tmp_path / "claims", tmp_path, {"n": 2})
 
 
 def test_figures_read_from_files_are_those_of_the_boards(boards, tmp_path):
-    paths = list(bench_claims.finish(range(10), tmp_path, tmp_path, {}))
-    figures = bench_claims.read_tables(paths, "figures")
+    paths = bench_claims.finished(range(10), tmp_path, tmp_path, {})
+    figures = claim_boards.read_tables(paths, "figures")
     places = [(seed, *condition) for seed in range(10) for condition in bench_claims.CONDITIONS]
     direct = [
         figures_of(SimpleNamespace(preset=preset, region=region, seed=seed))
@@ -83,10 +84,10 @@ def test_algorithms_are_ranked_without_controls_by_what_most_patients_gave():
 
 def test_open_claims_are_counted_by_margin():
     by_margin = {factor: {"n_testable": 3, "n_open": n} for factor, n in (("0.5", 0), ("1.0", 1), ("2.0", 2))}
-    text = bench_claims.open_sentence({"verdicts_by_margin": by_margin})
+    text = claim_boards.open_sentence({"verdicts_by_margin": by_margin})
     assert text == "Claims left open: 1 of 3 that can be tested here; 0 of 3 at half, 2 of 3 at double margins."
     board = pd.DataFrame({"claim": [1, 2], "verdict": ["cannot be told", "not testable here"]})
-    counted = bench_claims.verdicts_of(board)
+    counted = claim_boards.verdicts_of(board)
     assert json.loads(json.dumps(counted)) == {
         "claims": {"1": "cannot be told", "2": "not testable here"},
         "n_testable": 1,

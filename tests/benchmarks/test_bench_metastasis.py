@@ -1,5 +1,6 @@
 """The board of claims about metastases runs, and goes on where it stopped."""
 
+import argparse
 import json
 import shutil
 
@@ -55,7 +56,7 @@ def test_a_seed_is_run_once_in_each_world_and_claims_are_decided(monkeypatch, tm
     summary = {"part": "all", "method": "BCE"} | dict.fromkeys(bench.MEASURES, 0.8)
     tables["summary"] = tables["every component"] = pd.DataFrame([summary])
     monkeypatch.setattr(bench.Store, "cases", lambda self: None)
-    monkeypatch.setattr(bench.joblib, "Parallel", lambda **_: list)
+    monkeypatch.setattr(bench, "run_form", lambda *_: None)
     times = {"BCE": {"training_s": 60.0, "prediction_s": 30.0}, "BCE, moved": {"training_s": 60.0, "prediction_s": 0.0}}
     seeds = []
 
@@ -64,18 +65,20 @@ def test_a_seed_is_run_once_in_each_world_and_claims_are_decided(monkeypatch, tm
         return {"tables": tables, "seconds": times, "evaluation_s": 30.0, "n_lesions": 9, "n_with_prior": 2}
 
     monkeypatch.setattr(bench, "evaluated", evaluated)
-    options = {"out": tmp_path / "board.json", "work": tmp_path / "work", "n_jobs": 1}
+    options = {"out": tmp_path / "board.json", "work": tmp_path / "work", "n_jobs": 1, "inference": False}
+    options |= {"size": "smoke", "forms": [bench.PLAIN, "prior"]}
     worlds = list(bench.WORLDS)
-    bench.run(worlds[:1], [1], "smoke", ["", "prior"], **options)
-    result = bench.run(worlds, [1, 2], "smoke", ["", "prior"], **options)
+    bench.run(argparse.Namespace(worlds=worlds[:1], seeds=[1], **options))
+    result = bench.run(argparse.Namespace(worlds=worlds, seeds=[1, 2], **options))
     assert seeds == [(worlds[0], 1), (worlds[1], 1), (worlds[0], 2), (worlds[1], 2)]
     assert result["processor_minutes"] == {world: [2.0, 2.0] for world in worlds}
     assert [row["verdict"] for row in result["claims"]] == ["cannot be told"] * 16
     assert result["claims"][0]["reason"].split("\n")[-1] == "hard world: 2 seeds, 10 are needed"
     assert result["methods"][0]["sensitivity"] == [0.8, 0.8]
-    assert "Synthetic, hard world:" in bench.markdown(result)
+    origin = {"machine": {"processor": "one"}, "date": "today", "commit": "0" * 40}
+    assert "Synthetic, hard world:" in bench.markdown(result | origin)
     with pytest.raises(SystemExit, match="another size"):
-        bench.run(worlds, [1], "small", [""], **options)
+        bench.run(argparse.Namespace(worlds=worlds, seeds=[1], **options | {"size": "small"}))
 
 
 def test_products_of_a_volume_are_those_of_the_published_network():

@@ -58,9 +58,9 @@ def test_names_of_stored_work_follow_settings_and_sources(monkeypatch, tmp_path)
     monkeypatch.setattr(people, "N_COPIES", people.N_COPIES + 1)
     assert people.state() != state
     monkeypatch.undo()
-    before = Path(people.scan_level.__file__).read_bytes()
+    before = Path(people.case_candidates.__file__).read_bytes()
     changed = tmp_path / "changed.py"
-    monkeypatch.setattr(people.scan_level, "__file__", str(changed))
+    monkeypatch.setattr(people.case_candidates, "__file__", str(changed))
     for added, is_same in ((b"# A comment changes nothing.\n", True), (b"CHANGED = 1\n", False)):
         changed.write_bytes(before + added)
         assert (people.state() == state) is is_same

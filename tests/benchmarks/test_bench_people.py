@@ -1,5 +1,6 @@
 """The boards of real people: their controls, denominators, and a table of one's own."""
 
+import argparse
 import json
 
 import numpy as np
@@ -81,8 +82,10 @@ def test_skills_of_the_denominators_are_those_of_a_comparison():
      (-0.4, -0.5, -0.1, "worse than the constant")],
 )  # fmt: skip
 def test_a_verdict_needs_both_intervals(low, t_low, high, expected):
-    row = {"skill": {"low": low, "high": high, "t_low": t_low, "t_high": high}}
-    assert people.verdict(row) == expected
+    skill = {"mean": low, "low": low, "high": high, "t_low": t_low, "t_high": high}
+    row = {"algorithm": "LR", "strategy": "s2s", "skill": skill, "pooled_skill": 0.1, "relative_error": 0.2}
+    boards = [{"source_b": [10.0], "other b": [row]}]
+    assert f"| {expected} |" in people.markdown({"kidneys": boards, "denominators": {"source_b": [10.0]}})
 
 
 def test_where_no_other_b_value_is_shared_there_is_no_table_of_denominators():
@@ -103,22 +106,22 @@ def test_where_no_other_b_value_is_shared_there_is_no_table_of_denominators():
     assert people.markdown(empty) == ""
 
 
-def test_wrong_options_end_in_a_sentence(tmp_path, monkeypatch, capsys):
-    out = ["--quick", "--out", str(tmp_path / "result.json")]
-    with pytest.raises(SystemExit):
-        people.main(["--source-b", "10,abc", *out])
-    assert "not '10,abc'" in capsys.readouterr().err
+def test_wrong_options_end_in_a_sentence(tmp_path, monkeypatch):
+    options = {"quick": True, "pages": None, "source_b": (10.0,), "out": tmp_path / "result.json"}
+    with pytest.raises(argparse.ArgumentTypeError, match="not '10,abc'"):
+        people.b_values("10,abc")
     with pytest.raises(SystemExit, match=r"none\.csv"):
-        people.main(["--regions", str(tmp_path / "none.csv"), *out])
+        people.run(argparse.Namespace(regions=tmp_path / "none.csv", **options))
+    of_people = argparse.Namespace(regions=None, **options)
     monkeypatch.delenv("DMRIFIT_DATA", raising=False)
     with pytest.raises(SystemExit, match="set DMRIFIT_DATA to the folder that holds"):
-        people.main(out)
+        people.run(of_people)
     monkeypatch.setenv("DMRIFIT_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="kidney_multi_te is no folder"):
-        people.main(out)
+        people.run(of_people)
 
 
-def test_a_table_of_ones_own_is_compared_by_one_command(tmp_path, capsys):
+def test_a_table_of_ones_own_is_compared_by_one_command(tmp_path, run_script):
     curves = synthetic(n_regions=2)
     rows = [
         {"patient": patient, "region": region, "b": b, "te": te, "signal": 90 * signal}
@@ -128,8 +131,8 @@ def test_a_table_of_ones_own_is_compared_by_one_command(tmp_path, capsys):
     ]
     table, out = tmp_path / "regions.csv", tmp_path / "result.json"
     pd.DataFrame(rows).to_csv(table, index=False)
-    people.main(["--regions", str(table), "--source-b", "10,60,200,800", "--quick", "--out", str(out)])
-    assert "| **ridge s2s** |" in capsys.readouterr().out
+    words = ("--regions", table, "--source-b", "10,60,200,800", "--quick", "--out", out)
+    assert "| **ridge s2s** |" in run_script("bench_people", *words)
     result = json.loads(out.read_text())
     head = next(row for row in result["kidneys"][0]["other b"] if row["algorithm"] == "ridge")
     assert set(head["by_person"]) == {"P0", "P1", "P2"}

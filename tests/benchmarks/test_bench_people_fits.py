@@ -36,9 +36,3 @@ def test_the_stored_result_is_as_physics_demands_and_its_picture_is_there():
     picture = fits.RESULT.with_name(result["picture"]).read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert 50_000 < len(picture) < 300_000
-
-
-def test_without_a_folder_of_data_a_sentence_names_the_variable(tmp_path, monkeypatch):
-    monkeypatch.delenv("DMRIFIT_DATA", raising=False)
-    with pytest.raises(SystemExit, match="set DMRIFIT_DATA to the folder that holds the data set leg_ivim"):
-        fits.main(["--quick", "--out", str(tmp_path / "result.json")])

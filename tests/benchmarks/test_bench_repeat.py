@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 from moved_heads import AFFINE, head_signals
 
-from benchmarks.placement import bench_repeat
+from benchmarks import _runs as runs
 from benchmarks.placement._repeat_scans import Head, draw_box, visit, with_cavity, with_shift
 
 
@@ -41,7 +41,6 @@ def test_table_counts_answers():
         {"kind": "motion", "answer": "repeated", "dice": dice, "rest_mm": 0.1, "agreement": 0.9, "seconds": 3.0}
         for dice in (0.99, 0.98)
     ]
-    text = bench_repeat.markdown({"cases": [*rows, {"kind": "two people", "answer": "not the same head"}]})
+    text = runs.page("repeat", {"cases": [*rows, {"kind": "two people", "answer": "not the same head"}]})
     assert "| motion | 2 | repeated: 2 | 0.9850 (0.9800) |" in text
     assert "| two people | 1 | not the same head: 1 | – |" in text
-    assert bench_repeat.markdown({}) == "Not measured yet."

@@ -77,10 +77,3 @@ def test_a_quick_run_measures_everything(run_script, tmp_path):
     assert result["cluster"]["tasks"].keys() == {"1", "10", "100", "1000"}
     assert result["paper"]["by_algorithm"].keys() == {"LR", "ETR"}
     assert "workers it can feed" in shown
-
-
-def test_a_quick_run_needs_a_file_of_its_own(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        bench.main(["--quick"])
-    assert stopped.value.code == 2
-    assert "--out" in capsys.readouterr().err

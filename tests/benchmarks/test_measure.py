@@ -8,8 +8,6 @@ import pytest
 from benchmarks import _measure as measure
 
 BENCHMARKS = sorted(Path(measure.__file__).parent.rglob("bench_*.py"))
-#: Keeps networks that depend on its code.
-BY_HAND = {"bench_metastasis_people.py"}
 
 
 def test_the_origin_names_command_code_and_packages():
@@ -20,6 +18,13 @@ def test_the_origin_names_command_code_and_packages():
     assert origin["command"] == "python -m benchmarks.costs.bench_x --seeds 1 --quick"
     assert origin["versions"]["numpy"] == np.__version__
     assert "quick" not in measure.provenance(script)
+
+
+def test_tiny_sizes_need_a_file_of_their_own():
+    result = measure.RESULTS / "x.json"
+    with pytest.raises(SystemExit) as stopped:
+        measure.chosen(measure.options("X", result), ["--quick"], result)
+    assert stopped.value.code == 2
 
 
 def test_the_load_at_the_end_is_that_when_the_result_is_written(tmp_path, monkeypatch):
@@ -34,4 +39,4 @@ def test_the_load_at_the_end_is_that_when_the_result_is_written(tmp_path, monkey
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
 def test_no_benchmark_writes_its_command_by_hand(path):
-    assert ('"command":' in path.read_text(encoding="utf-8")) is (path.name in BY_HAND)
+    assert '"command":' not in path.read_text(encoding="utf-8")

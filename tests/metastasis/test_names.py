@@ -1,7 +1,5 @@
 """Names and parameters that scripts call losses, segmenters and tables by."""
 
-import inspect
-
 import pytest
 from front_door import check_signature
 
@@ -38,7 +36,3 @@ write_evaluation(cases, predictions, folder, *, threshold=0.5)
 def test_names_and_parameters_are_kept(line):
     pytest.importorskip("torch")
     check_signature(metastasis, line)
-
-
-def test_estimators_end_their_parameters_alike():
-    assert list(inspect.signature(metastasis.DeepMedicSegmenter).parameters)[-2:] == ["device", "random_state"]

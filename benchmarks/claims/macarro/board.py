@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.claims.claim_files import read_claims
 from benchmarks.claims.macarro import curves, rules
 from benchmarks.claims.macarro.evidence import PRESETS, REGIONS, condition_name, study_runs
-from dmrifit.stats.claim_board import Claim, Reading, Run, build_board, check_claims
+from dmrifit.stats.claim_board import Run, build_board, check_claims
 from dmrifit.stats.verdicts import read_margins
 
 if TYPE_CHECKING:
@@ -99,114 +100,5 @@ def _depends(holding: Sequence[str], failing: Sequence[str]) -> str:
 #: Claims that compare the strategies.
 COMPARING = (3, 4, 10, 11)
 
-_K_AND_T2T = ("K", "T2t")
-_TRUTH = "median abs(E) against the truth"
-_FOUR = "for training on body and on lesion and for both presets of synthetic cohorts"
-_PARAMETERS = "f, Dv, Dt, K and T2t"
 
-
-def _by_index(rule: Callable[[str], rules.Rule]) -> tuple[Reading, ...]:
-    """Read a claim on BI and DI by the one and by the other."""
-    return Reading("DI", rule("DI")), Reading("|BI|", rule("|BI|"))
-
-
-CLAIMS = (
-    Claim(
-        1,
-        "The mean relative error of signals predicted by s2s is below 12 %",
-        "< 12 %",
-        "mean of abs(E) over voxels, unseen contrasts, patients and algorithms < 0.12 in every "
-        "cohort",
-        (
-            Reading("lesion", rules.signal_error("lesion")),
-            Reading("body", rules.signal_error("body")),
-        ),
-    ),
-    Claim(
-        2,
-        "Correlations of signals exceed 0.8 in both cohorts; those of metrics are lower",
-        "> 0.8 for signals; lower for metrics",
-        "Pearson's r over a patient's voxels, median over patients, mean over algorithms and "
-        "unseen images > 0.8 in both cohorts, and every metric's r below it in both strategies",
-        (
-            Reading("signals of the scored region", rules.signal_correlation()),
-            Reading("signals of the body", rules.signal_correlation("body")),
-        ),
-    ),
-    Claim(
-        3,
-        "BI and DI of s2s are below those of m2m",
-        "lower mean BI and DI (no figure printed)",
-        f"mean over patients, algorithms and {_PARAMETERS} lower for s2s in every cohort, {_FOUR}",
-        _by_index(rules.better_in_s2s),
-    ),
-    Claim(
-        4,
-        "Variation between metrics exceeds variation between algorithms, more so in m2m",
-        "larger between metrics (no figure printed)",
-        "standard deviation of the mean index over metrics above that over algorithms in both "
-        f"strategies, and their ratio larger in m2m, in every cohort, {_FOUR}",
-        _by_index(rules.metrics_vary_more),
-    ),
-    Claim(
-        5,
-        "Cohort 1 is predicted better than cohort 2",
-        "better in cohort 1 (no figure printed)",
-        "mean index lower in the first cohort (by name) for both strategies",
-        _by_index(rules.first_better),
-    ),
-    Claim(
-        6,
-        "Algorithms do not differ significantly within a strategy",
-        "no significant difference (test not named)",
-        f"mean over patients and {_PARAMETERS} of all pairs of algorithms equivalent, in each "
-        "cohort and strategy",
-        _by_index(rules.no_difference),
-    ),
-    Claim(
-        7,
-        "BI and DI fall with the number of training patients and level off about N = 5",
-        "about N = 5",
-        "mean index at N = 5 below N = 1, and from N = 5 on equivalent to that at the largest N "
-        f"(at least {curves.LONG_CURVE}), in both strategies",
-        _by_index(curves.levels_off),
-    ),
-    Claim(
-        8,
-        "mlNN is good already at N = 2",
-        "N = 2",
-        "mean index of mlNN at N = 2 not above its own at the largest N, and not above the median "
-        "of the other algorithms at N = 2, in both strategies",
-        _by_index(curves.early),
-    ),
-    Claim(
-        9,
-        "The fluctuations of DI for N = 5 to 15 come mainly from Dv",
-        "mainly Dv (no figure printed)",
-        "over training sizes from 5 on, more than half of the sum over metrics of the variance of "
-        "DI is that of Dv, in both strategies",
-        (Reading("DI", curves.mainly_dv),),
-    ),
-    Claim(
-        10,
-        "K and T2t are visibly worse in m2m",
-        "visible in the maps (no figure printed)",
-        "K and T2t, in every cohort: mean over patients and algorithms of the median of abs(E) "
-        f"higher in m2m, {_FOUR}",
-        tuple(
-            Reading(label, rules.better_in_s2s(label, _K_AND_T2T))
-            for label in ("median abs(E)", "r", _TRUTH)
-        ),
-    ),
-    Claim(
-        11,
-        "Maps fitted to signals of s2s vary less between algorithms than maps of m2m",
-        "less in s2s (no figure printed)",
-        "standard deviation over algorithms of a patient's index, mean over patients and "
-        f"metrics, lower for s2s in every cohort, {_FOUR}",
-        (
-            Reading("DI", rules.varies_less("DI", "dispersion")),
-            Reading("BI (signed)", rules.varies_less("BI (signed)", "bias")),
-        ),
-    ),
-)
+CLAIMS = read_claims(Path(__file__).with_name("claims.toml"), vars(rules) | vars(curves))

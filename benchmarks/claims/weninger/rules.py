@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anomaly.study.controls import BRIGHTNESS
 from anomaly.study.strata import ELSEWHERE
+from benchmarks.claims.claim_files import read_claims
 from benchmarks.claims.weninger.methods import (
     CLASSICAL,
     HEALTHY_RATE,
     OWN,
     REFERENCE,
-    STRICT_RATE,
     Tables,
     aucs_of,
     chosen_autoencoder,
@@ -24,8 +25,7 @@ from benchmarks.claims.weninger.methods import (
     rows_of,
     value_of,
 )
-from benchmarks.claims.weninger.published import MISMATCHES
-from dmrifit.stats.claim_board import Check, Claim, MissingEvidence, Reading
+from dmrifit.stats.claim_board import Check, MissingEvidence
 
 __all__ = ["CLAIMS", "COHORT_CLAIMS"]
 
@@ -63,14 +63,14 @@ def _both_outputs(tables: Tables) -> list[tuple[int, float, float]]:
     return [(size, sigmoid[size], linear[size]) for size in sizes]
 
 
-def _sigmoid_on_average(tables: Tables) -> list[Check]:
+def sigmoid_on_average(tables: Tables) -> list[Check]:
     _, sigmoid, linear = np.array(_both_outputs(tables)).T
     return [
         Check("AUC, sigmoid", float(sigmoid.mean()), ">", float(linear.mean()), against="linear")
     ]
 
 
-def _sigmoid_at_each(tables: Tables) -> list[Check]:
+def sigmoid_at_each(tables: Tables) -> list[Check]:
     return [
         Check(f"AUC, sigmoid {size}", sigmoid, ">", linear, against=f"linear {size}")
         for size, sigmoid, linear in _both_outputs(tables)
@@ -84,12 +84,12 @@ def _spread_of_latents(tables: Tables) -> float:
     return float(np.ptp(aucs))
 
 
-def _latent_is_secondary(tables: Tables) -> list[Check]:
+def latent_is_secondary(tables: Tables) -> list[Check]:
     spread = _spread_of_latents(tables)
     return [Check("range of AUC over latent sizes, sigmoid", spread, "<=", _LATENT_SPREAD)]
 
 
-def _latent_less_than_output(tables: Tables) -> list[Check]:
+def latent_less_than_output(tables: Tables) -> list[Check]:
     _, sigmoid, linear = np.array(_both_outputs(tables)).T
     gap = float(np.abs(sigmoid.mean() - linear.mean()))
     spread = _spread_of_latents(tables)
@@ -97,7 +97,7 @@ def _latent_less_than_output(tables: Tables) -> list[Check]:
     return [Check(quantity, spread, "<", gap, against="between outputs")]
 
 
-def _half_over_full(tables: Tables) -> list[Check]:
+def half_over_full(tables: Tables) -> list[Check]:
     aucs = aucs_of(tables)
     for name in (_MIX, _MIX_FULL):
         if name not in aucs:
@@ -111,7 +111,7 @@ def _half_over_full(tables: Tables) -> list[Check]:
     return result
 
 
-def _mix_is_best(tables: Tables) -> list[Check]:
+def mix_is_best(tables: Tables) -> list[Check]:
     mix, aucs = _auc(tables, _MIX), aucs_of(tables)
     others = [name for name in networks_of(tables) if name.endswith(" half") and name != _MIX]
     if not others:
@@ -123,12 +123,12 @@ def _mix_is_best(tables: Tables) -> list[Check]:
     ]
 
 
-def _better_auc(tables: Tables) -> list[Check]:
+def better_auc(tables: Tables) -> list[Check]:
     name = chosen_autoencoder(tables)
     return [Check(f"AUC, {name}", _auc(tables, name), ">", _auc(tables, _MIX), against=_MIX)]
 
 
-def _better_dice(measure: str, label: str, factor: float) -> _Rule:
+def better_dice(measure: str, label: str, factor: float) -> _Rule:
     def checks(tables: Tables) -> list[Check]:
         value = value_of(tables, _MIX, measure, _OTSU)
         limit = factor * value_of(tables, chosen_autoencoder(tables), measure, _OTSU)
@@ -145,29 +145,29 @@ def _gain(tables: Tables, method: str) -> float:
     return opened / raw if raw > 0 else float("nan")
 
 
-def _opening_helps(tables: Tables) -> list[Check]:
+def opening_helps(tables: Tables) -> list[Check]:
     name = chosen_autoencoder(tables)
     return [Check(f"opened Dice / Dice, {_OTSU}, {name}", _gain(tables, name), ">=", _MUCH)]
 
 
-def _opening_helps_more_than_untrained(tables: Tables) -> list[Check]:
+def opening_helps_more_than_untrained(tables: Tables) -> list[Check]:
     name = chosen_autoencoder(tables)
     value, limit = _gain(tables, name), _gain(tables, BRIGHTNESS)
     return [Check(f"opened Dice / Dice, {name}", value, ">", limit, against=BRIGHTNESS)]
 
 
-def _opening_helps_little(tables: Tables) -> list[Check]:
+def opening_helps_little(tables: Tables) -> list[Check]:
     change = abs(_gain(tables, _MIX) - 1)
     return [Check(f"|opened Dice / Dice − 1|, {_OTSU}, RecDiscNet", change, "<=", _LITTLE)]
 
 
-def _order_of_mean(tables: Tables) -> list[Check]:
+def order_of_mean(tables: Tables) -> list[Check]:
     name = chosen_autoencoder(tables)
     limit = _auc(tables, f"{name}, mean of abs")
     return [Check(f"AUC, {name}", _auc(tables, name), ">", limit, against="mean of abs")]
 
 
-def _grows_there(method: str) -> _Rule:
+def grows_there(method: str) -> _Rule:
     """Ask for mismatches in high grades to co-locate more often than not, and than by chance."""
 
     def checks(tables: Tables) -> list[Check]:
@@ -196,7 +196,7 @@ def _share_of_lesion(tables: Tables, method: str, stratum: str) -> float:
     return float(shares.iloc[0])
 
 
-def _under_segmented(tables: Tables, method: str = _MIX) -> list[Check]:
+def under_segmented(tables: Tables, method: str = _MIX) -> list[Check]:
     limit = _share_of_lesion(tables, method, ELSEWHERE)
     result = []
     for stratum in ("near cortex", "deep nuclei"):
@@ -206,17 +206,17 @@ def _under_segmented(tables: Tables, method: str = _MIX) -> list[Check]:
     return result
 
 
-def _under_segmented_by_autoencoder(tables: Tables) -> list[Check]:
-    return _under_segmented(tables, chosen_autoencoder(tables))
+def under_segmented_by_autoencoder(tables: Tables) -> list[Check]:
+    return under_segmented(tables, chosen_autoencoder(tables))
 
 
-def _reference_is_above(tables: Tables) -> list[Check]:
+def reference_is_above(tables: Tables) -> list[Check]:
     reference = _auc(tables, REFERENCE)
     networks = _networks(tables)
     return [Check(f"AUC, z − {name}", reference - auc, ">", 0) for name, auc in networks.items()]
 
 
-def _all_classical(tables: Tables) -> list[Check]:
+def all_classical(tables: Tables) -> list[Check]:
     aucs, networks = aucs_of(tables), _networks(tables)
     names = [name for name in CLASSICAL if name in aucs]
     if not names:
@@ -226,13 +226,13 @@ def _all_classical(tables: Tables) -> list[Check]:
     return [Check(f"AUC, {name}", aucs[name], ">", aucs[best], against=against) for name in names]
 
 
-def _one_side_misses(tables: Tables) -> list[Check]:
+def one_side_misses(tables: Tables) -> list[Check]:
     two_sided, one_sided = (_auc(tables, name, "cellular") for name in ("z, two-sided", REFERENCE))
     quantity = "AUC, reduced diffusivity, two-sided"
     return [Check(quantity, two_sided, ">", one_sided, against="one-sided")]
 
 
-def _training_helps(tables: Tables) -> list[Check]:
+def training_helps(tables: Tables) -> list[Check]:
     name = chosen_autoencoder(tables)
     auc, auc_untrained = _auc(tables, name), _auc(tables, BRIGHTNESS)
     dice, dice_untrained = (
@@ -244,7 +244,7 @@ def _training_helps(tables: Tables) -> list[Check]:
     ]
 
 
-def _reaches_aim(rule: str) -> _Rule:
+def reaches_aim(rule: str) -> _Rule:
     def checks(tables: Tables) -> list[Check]:
         dice = value_of(tables, OWN, "dice_opened", rule)
         return [
@@ -255,7 +255,7 @@ def _reaches_aim(rule: str) -> _Rule:
     return checks
 
 
-def _own_is_above(tables: Tables) -> list[Check]:
+def own_is_above(tables: Tables) -> list[Check]:
     auc, limit = _auc(tables, OWN), _auc(tables, REFERENCE)
     dice, dice_limit = (
         value_of(tables, name, "dice_opened", HEALTHY_RATE) for name in (OWN, REFERENCE)
@@ -267,12 +267,12 @@ def _own_is_above(tables: Tables) -> list[Check]:
     ]
 
 
-def _own_is_above_networks(tables: Tables) -> list[Check]:
+def own_is_above_networks(tables: Tables) -> list[Check]:
     value, networks = _auc(tables, OWN), _networks(tables)
     return [Check(f"AUC, {OWN} − {name}", value - auc, ">", 0) for name, auc in networks.items()]
 
 
-def _rate_is_kept(tables: Tables) -> list[Check]:
+def rate_is_kept(tables: Tables) -> list[Check]:
     rates = []
     for name in aucs_of(tables):
         if len(rows_of(tables, name, HEALTHY_RATE)):
@@ -291,196 +291,18 @@ def _lost_by_shifts(cohorts: tuple[Tables, Tables], method: str) -> float:
     return _auc(registered, method) - _auc(shifted, method)
 
 
-def _suffers(cohorts: tuple[Tables, Tables]) -> list[Check]:
+def suffers(cohorts: tuple[Tables, Tables]) -> list[Check]:
     return [Check("AUC lost by shifts, z", _lost_by_shifts(cohorts, REFERENCE), ">=", _LOST)]
 
 
-def _own_suffers_less(cohorts: tuple[Tables, Tables]) -> list[Check]:
+def own_suffers_less(cohorts: tuple[Tables, Tables]) -> list[Check]:
     lost, limit = (_lost_by_shifts(cohorts, method) for method in (OWN, REFERENCE))
     return [Check(f"AUC lost by shifts, {OWN}", lost, "<", limit, against=REFERENCE)]
 
 
-_OURS = "not in the study"
-
 #: What the study states about its networks, and where detectors without a network and the
 #: project's own one stand.
-CLAIMS = (
-    Claim(
-        1,
-        "Autoencoders with a sigmoid output rank voxels better than with a linear one",
-        "AUC .803 to .820 (sigmoid) against .739 to .793 (linear), six latent sizes",
-        "mean AUC over latent sizes higher with a sigmoid",
-        (
-            Reading("on average", _sigmoid_on_average),
-            Reading("at each latent size", _sigmoid_at_each),
-        ),
-    ),
-    Claim(
-        2,
-        "The size of the latent vector is secondary",
-        "AUC .803 to .820 over latent sizes (sigmoid), .054 (linear)",
-        f"AUC with a sigmoid differs by at most {_LATENT_SPREAD:g} between latent sizes",
-        (
-            Reading("range", _latent_is_secondary),
-            Reading("less than the output matters", _latent_less_than_output),
-        ),
-    ),
-    Claim(
-        3,
-        "Noise with half the mean of tissue teaches more than with the full mean",
-        "AUC .772 against .660 (mix); .061 to .213 higher for every kind of noise",
-        "AUC higher for every kind of noise that is there, the mix among them",
-        (Reading("every kind", _half_over_full),),
-    ),
-    Claim(
-        4,
-        "A mix of noises is best",
-        "AUC .772 against .763 and .761: inside the noise",
-        "AUC of the mix above that of every other noise at half the mean",
-        (Reading("best", _mix_is_best),),
-    ),
-    Claim(
-        5,
-        "The autoencoder ranks voxels better than RecDiscNet",
-        "AUC .820 against .772",
-        "AUC of the autoencoder (sigmoid, largest latent size) above that of RecDiscNet (mix, "
-        "half)",
-        (Reading("AUC", _better_auc),),
-    ),
-    Claim(
-        6,
-        "RecDiscNet segments better than the autoencoder",
-        "opened Dice .598 against .501 (Otsu), Dice .603 against .195; each the best of 12 on "
-        "the test data",
-        f"opened Dice of the discriminator's output under Otsu at least {_OPENED_FACTOR:g} × the "
-        "autoencoder's",
-        (
-            Reading("opened", _better_dice("dice_opened", "opened Dice", _OPENED_FACTOR)),
-            Reading("raw", _better_dice("dice", "Dice", 1.0)),
-        ),
-    ),
-    Claim(
-        7,
-        "Opening helps the autoencoder much",
-        "Dice .195 to .501 (Otsu; linear, latent size 32, the best on the test data), .131 to "
-        ".205 (sigmoid, 512)",
-        f"opened Dice at least {_MUCH:g} × Dice under Otsu",
-        (
-            Reading("opened over raw", _opening_helps),
-            Reading("more than without training", _opening_helps_more_than_untrained),
-        ),
-    ),
-    Claim(
-        8,
-        "Opening hardly changes what RecDiscNet finds",
-        "Dice .603 to .598 (Otsu)",
-        f"Dice under Otsu changes by at most {100 * _LITTLE:g} %",
-        (Reading("opened over raw", _opening_helps_little),),
-    ),
-    Claim(
-        9,
-        "The mean residual over channels, then its absolute value, cancels noise",
-        "stated, no figure",
-        "AUC above that of the mean of absolute residuals of the same weights",
-        (Reading("order", _order_of_mean),),
-    ),
-    Claim(
-        10,
-        "Regions flagged outside the structural lesion belong to later lesions",
-        "{} of {} glioblastomas with mismatches, ".format(*MISMATCHES["IV"])
-        + "{} of {} of grade III, none of grade II; chance not considered".format(
-            *MISMATCHES["III"]
-        ),
-        "in grades III and IV at least half of the patients with mismatches co-locate, and more "
-        "than twice as many as "
-        "by chance (simulated lesions of grade II do not grow, so none can)",
-        (
-            Reading("RecDiscNet", _grows_there(_MIX)),
-            Reading("z, one-sided", _grows_there(REFERENCE)),
-        ),
-    ),
-    Claim(
-        11,
-        "Lesions are under-segmented near the cortex and in deep nuclei",
-        "stated, no figure; artifacts mesiotemporal and basal",
-        "share of a lesion found (Otsu, opened, RecDiscNet) lower near the cortex and in deep "
-        "nuclei than elsewhere",
-        (
-            Reading("RecDiscNet", _under_segmented),
-            Reading("autoencoder", _under_segmented_by_autoencoder),
-        ),
-    ),
-    Claim(
-        12,
-        "Deviations from healthy scans, place by place, rank voxels better than every network",
-        _OURS,
-        "AUC of the one-sided z-map above that of every network",
-        (
-            Reading("z, one-sided", _reference_is_above),
-            Reading("all classical detectors", _all_classical),
-        ),
-    ),
-    Claim(
-        13,
-        "A map that looks to one side misses lesions of reduced diffusivity",
-        _OURS,
-        "AUC in cellular lesions higher for the two-sided than for the one-sided z-map",
-        (Reading("cellular", _one_side_misses),),
-    ),
-    Claim(
-        14,
-        "Networks are better than one minus the mean signal, which nobody has to train",
-        _OURS,
-        "AUC of the autoencoder, and opened Dice (Otsu) of RecDiscNet, above those of the "
-        "untrained map",
-        (Reading("each where it is strong", _training_helps),),
-    ),
-    Claim(
-        15,
-        "The project's own detector reaches what was aimed at",
-        _OURS,
-        f"AUC at least {_AIM_AUC:g} and opened Dice at least {_AIM_DICE:g} at its threshold from "
-        "healthy scans",
-        (
-            Reading(STRICT_RATE, _reaches_aim(STRICT_RATE)),
-            Reading(HEALTHY_RATE, _reaches_aim(HEALTHY_RATE)),
-        ),
-    ),
-    Claim(
-        16,
-        "The project's own detector is better than the one-sided z-map",
-        _OURS,
-        "AUC, and opened Dice at a threshold from healthy scans, above those of the z-map",
-        (
-            Reading("both", _own_is_above),
-            Reading("AUC above every network", _own_is_above_networks),
-        ),
-    ),
-    Claim(
-        17,
-        "A threshold at 1 % false positives keeps its promise on new healthy scans",
-        _OURS,
-        f"{100 * _LOW_RATE:g} to {100 * _HIGH_RATE:g} % of voxels of new healthy scans are above "
-        "it, for every method",
-        (Reading("rate", _rate_is_kept),),
-    ),
-)
+CLAIMS = read_claims(Path(__file__).with_name("claims.toml"), globals())
 
 #: Claims that compare cohorts.
-COHORT_CLAIMS = (
-    Claim(
-        18,
-        "Shifts that registration leaves cost a map of places much",
-        _OURS,
-        f"AUC of the one-sided z-map at least {_LOST:g} lower with shifts of ±2 voxels and 5 % "
-        "scale",
-        (Reading("z, one-sided", _suffers),),
-    ),
-    Claim(
-        19,
-        "Shifts cost the project's own detector less than the one-sided z-map",
-        _OURS,
-        "AUC lost by shifts less than that of the z-map",
-        (Reading(OWN, _own_suffers_less),),
-    ),
-)
+COHORT_CLAIMS = read_claims(Path(__file__).with_name("cohort_claims.toml"), globals())

@@ -70,12 +70,12 @@ def load(model: ModelFormula | None, part: str = "kernel") -> ModuleType:
 
 
 def is_compiled(kernel: ModuleType) -> bool:
-    """Tell whether a kernel needs no compilation, after another process has finished its own."""
+    """Tell whether a kernel needs no compilation."""
     entry = kernel.advance
     if entry.signatures:
         return True
     store = _stores.get(kernel.__name__)
-    return store is not None and store.wait_for_others(entry)
+    return store is not None and store.has(entry)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from numba.core import config
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-__all__ = ["block", "call", "dot", "njit"]
+__all__ = ["block", "call", "njit"]
 
 # The types that numba declares leave out some of its options.
 njit: Any = numba.njit
@@ -38,6 +38,15 @@ _COMPARISONS = {
     ast.GtE: ">=",
     ast.Eq: "==",
     ast.NotEq: "!=",
+}
+# Instructions by operator.
+_INSTRUCTIONS = {
+    ast.Add: "fadd",
+    ast.Sub: "fsub",
+    ast.Mult: "fmul",
+    ast.Div: "fdiv",
+    ast.BitAnd: "and_",
+    ast.BitOr: "or_",
 }
 
 
@@ -95,59 +104,6 @@ def _address(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Va
     if isinstance(kind, types.Array):
         return context.make_array(kind)(context, builder, value).data
     return value
-
-
-def dot(n_lanes: int) -> Callable:
-    """Compile the product of an atom with the data of all lanes, ``run(out, atom, y)``."""
-
-    @intrinsic
-    def run(typing_context, out, atom, y):
-        def build(context, builder, signature, arguments):
-            results, factors, data = (
-                context.make_array(kind)(context, builder, value)
-                for kind, value in zip(signature.args, arguments, strict=True)
-            )
-            size = builder.extract_value(factors.shape, 0)
-            _dot(builder, results.data, factors.data, data.data, size, n_lanes)
-            return context.get_dummy_value()
-
-        return types.void(out, atom, y), build
-
-    return run
-
-
-def _dot(
-    builder: ir.IRBuilder, out: ir.Value, atom: ir.Value, y: ir.Value, size: ir.Value, n_lanes: int
-) -> None:
-    width = _width()
-    vector = ir.VectorType(_DOUBLE, width)
-    before, loop = builder.block, builder.append_basic_block("dot")
-    after = builder.append_basic_block("dot_end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k = builder.phi(_LONG)
-    k.add_incoming(_LONG(0), before)
-    totals = [builder.phi(vector) for _ in range(0, n_lanes, width)]
-    for total in totals:
-        total.add_incoming(ir.Constant(vector, [0.0] * width), before)
-    number = builder.load(builder.gep(atom, [k]))
-    factor = _repeated(builder, number, width)
-    row = builder.mul(k, _LONG(n_lanes))
-    sums = []
-    for start, total in zip(range(0, n_lanes, width), totals, strict=True):
-        address = builder.gep(y, [builder.add(row, _LONG(start))])
-        values = builder.load(builder.bitcast(address, vector.as_pointer()), align=8)
-        signature = ir.FunctionType(vector, [vector] * 3)
-        fma = get_or_insert_function(builder.module, signature, f"llvm.fma.v{width}f64")
-        sums.append(builder.call(fma, [factor, values, total]))
-        total.add_incoming(sums[-1], loop)
-    following = builder.add(k, _LONG(1))
-    k.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, size), loop, after)
-    builder.position_at_end(after)
-    for start, total in zip(range(0, n_lanes, width), sums, strict=True):
-        address = builder.bitcast(builder.gep(out, [_LONG(start)]), vector.as_pointer())
-        builder.store(total, address, align=8)
 
 
 def _repeated(builder: ir.IRBuilder, number: ir.Value, width: int) -> ir.Value:
@@ -256,8 +212,9 @@ class _Writer:
                 return self._fused(
                     product, self.value(left), minus_product=isinstance(operator, ast.Sub)
                 )
-            case ast.BinOp(left=left, op=operator, right=right):
-                return self._binary(operator, self.value(left), self.value(right))
+            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _INSTRUCTIONS:
+                instruction = getattr(build, _INSTRUCTIONS[type(operator)])
+                return instruction(self.value(left), self.value(right))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return build.fneg(self.value(operand))
             case ast.Compare(left=left, ops=[comparison], comparators=[right]):
@@ -308,49 +265,26 @@ class _Writer:
             addend = self.builder.fneg(addend)
         return self._intrinsic("fma", left, right, addend)
 
-    def _binary(self, operator: ast.operator, left: ir.Value, right: ir.Value) -> ir.Value:
-        build = self.builder
-        match operator:
-            case ast.Add():
-                return build.fadd(left, right)
-            case ast.Sub():
-                return build.fsub(left, right)
-            case ast.Mult():
-                return build.fmul(left, right)
-            case ast.Div():
-                return build.fdiv(left, right)
-            case ast.BitAnd():
-                return build.and_(left, right)
-            case ast.BitOr():
-                return build.or_(left, right)
-        raise ValueError(f"no such operator on lanes: {type(operator).__name__}")
-
     def _pointer(self, node: ast.Subscript) -> ir.Value:
+        row: int | None
         match node:
             case ast.Subscript(
                 value=ast.Name(id=("w" | "y" | "v") as array),
-                slice=ast.BinOp(
-                    left=ast.Constant(value=int(offset)), op=ast.Add(), right=ast.Name(id="l")
-                ),
+                slice=ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add()),
             ):
-                return self._pointer_at(array, offset, None if array == "w" else 0)
+                row = None if array == "w" else 0
             case ast.Subscript(
-                value=ast.Name(id="t"),
+                value=ast.Name(id="t" as array),
                 slice=ast.Tuple(
                     elts=[
                         ast.Constant(value=int(row)),
-                        ast.BinOp(
-                            left=ast.Constant(value=int(offset)),
-                            op=ast.Add(),
-                            right=ast.Name(id="l"),
-                        ),
+                        ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add()),
                     ]
                 ),
             ):
-                return self._pointer_at("t", offset, row)
-        raise ValueError(f"no such place: {ast.unparse(node)}")
-
-    def _pointer_at(self, array: str, offset: int, row: int | None) -> ir.Value:
+                pass
+            case _:
+                raise ValueError(f"no such place: {ast.unparse(node)}")
         index = self.builder.add(self.lane, _LONG(offset))
         if row is not None:
             index = self.builder.add(index, self.offsets[row])
@@ -370,7 +304,6 @@ class _Writer:
 
     def _exp(self, x: ir.Value) -> ir.Value:
         build, constant = self.builder, self._constant
-        times = ast.Mult()
         for sign, limit in (("<", 700.0), (">", -700.0)):
             x = build.select(build.fcmp_ordered(sign, x, constant(limit)), x, constant(limit))
         n = self._intrinsic("floor", self._intrinsic("fma", x, constant(_LOG2_E), constant(0.5)))
@@ -383,4 +316,4 @@ class _Writer:
         bits = build.bitcast(build.fadd(n, constant(_SHIFT)), self.bits)
         bits = build.shl(bits, ir.Constant(self.bits, [52] * self.width))
         bits = build.add(bits, ir.Constant(self.bits, [_ONE] * self.width))
-        return self._binary(times, p, build.bitcast(bits, self.vector))
+        return build.fmul(p, build.bitcast(bits, self.vector))

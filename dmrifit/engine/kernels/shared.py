@@ -8,7 +8,7 @@ have no wrappers for Python, because both take longer to compile than to write.
 
 import math
 
-from dmrifit.engine.kernels.lanes import block, call, dot, njit
+from dmrifit.engine.kernels.lanes import block, call, njit
 from dmrifit.engine.kernels.layout import LANES, SINGLE
 
 C, CT, BC, GB, SQ, SQT, LAM, P1, IT, END, NF2 = range(len(SINGLE))
@@ -17,7 +17,8 @@ N_SINGLE = len(SINGLE)
 N, AMPLITUDE, MIXTURE, KURTOSIS, DIFFUSIVITY = range(5)
 PLAIN, LOG, INVERSE = range(3)
 
-TOGETHER = 6  # atoms rated at once, so that the best rating stays in a register
+# Atoms rated at once, and measurements of an atom, so that the result stays in a register.
+TOGETHER = 6
 
 
 def rating(gain, count):
@@ -50,12 +51,18 @@ PAIR = [
 rate_pairs, rate_pair = rating(PAIR, TOGETHER), rating(PAIR, 1)
 rate_scaled = rating(["gain = y * y * c3 if y > 0.0 else 0.0"], 1)
 rate_plain = rating(["gain = 2.0 * y - c0"], 1)
-project = dot(LANES)
+
+
+def projection(count):
+    """Write the code that adds products of numbers of an atom with the data to `w`."""
+    products = [f"total += s[{k}] * y[{k * LANES} + l]" for k in range(count)]
+    return block(["total = w[0 + l]", *products, "w[0 + l] = total"], LANES)
+
+
+project_several, project_one = projection(TOGETHER), projection(1)
 
 # Two starts disagree that fit equally well, with a ridge between them; both are relative.
 SAME_COST, RIDGE = 1e-2, 5e-2
-# Where the signal sinks into the noise floor one start in seven creeps, mostly to a poor end.
-TRIAL_ITER = 30.0
 
 # Called from Python, and from jitted code alone: the latter have no wrappers.
 entry = njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
@@ -107,8 +114,18 @@ def rate(y, atoms, n_first, scaled, constants, dots, best, places):
     """
     n_second = atoms.shape[0] - n_first
     n_strata = best.shape[0]
+    m = atoms.shape[1]
+    n_several = m - m % TOGETHER
     for a in range(atoms.shape[0]):
-        project(dots[a], atoms[a], y)
+        atom, products = atoms[a], dots[a]
+        products[:] = 0.0
+        for k in range(0, n_several, TOGETHER):
+            places[0] = k * LANES
+            project_several(products, atom[k:], y, y, y, places)
+        for k in range(n_several, m):
+            places[0] = k * LANES
+            project_one(products, atom[k:], y, y, y, places)
+    places[0] = 0
     for s in range(n_strata):
         for lane in range(LANES):
             best[s, lane] = -math.inf
@@ -393,7 +410,6 @@ def search(
     regularized,
     contrasts,
     weights,
-    middle,
     max_iter,
     w,
     s,
@@ -403,7 +419,6 @@ def search(
     places,
     slot_of,
     task_of,
-    point,
     features,
     results,
 ):
@@ -411,9 +426,7 @@ def search(
     Minimize from the starting points of every voxel, and keep the best end of each.
 
     A lane never meets another one, so results do not depend on which voxels are fitted together.
-    With `weights`, only voxels whose first end scores above zero get other starts: with a noise
-    floor the end of a short search without it; the points that are left; with a noise floor the
-    best end with parameters moved to the values `middle` (NaN: not moved).
+    With `weights`, only voxels whose first end scores above zero get other starts.
     """
     signals, scales, usable, _, points, ratings = starts
     ends, sums, squares, converged, steps, disagree = results
@@ -423,12 +436,6 @@ def search(
     q, trial, sum_at = N_SINGLE, N_SINGLE + n, N_SINGLE + 8 * n
     n_points = points.shape[1]
     routed = len(weights) > 0
-    # With a floor, tasks 1 and 2 are the search without it and the one from there, then come the
-    # other points and the middle. These are cut short, and `n_tasks` is the rest of the best.
-    n_extra = 2 if routed and floored else 0
-    n_tasks = n_points + n_extra
-    if n_extra > 0:
-        n_tasks += 1
     m = signals.shape[1]
     n_placed = 0
     active = 0
@@ -438,59 +445,42 @@ def search(
             slot = slot_of[lane]
             # A start without a finite signal ends at once: its lane still holds the voxel before.
             begun = w[C, lane] < math.inf
-            task = task_of[lane]
-            longest = max_iter
-            if n_extra > 0 and task < n_tasks:
-                longest = min(longest, TRIAL_ITER)
             if slot == -1 or (
-                slot >= 0 and begun and w[END, lane] == 0.0 and w[IT, lane] < longest
+                slot >= 0 and begun and w[END, lane] == 0.0 and w[IT, lane] < max_iter
             ):
                 continue
             if slot >= 0:
-                without_floor = n_extra > 0 and task == 1
                 elsewhere = (
-                    begun
-                    and w[END, lane] != 4.0
-                    and not without_floor
-                    and ends_elsewhere(w, n, lane, ends, slot)
+                    begun and w[END, lane] != 4.0 and ends_elsewhere(w, n, lane, ends, slot)
                 )
                 if elsewhere and w[END, lane] == 3.0:
                     w[GB, lane] = math.inf  # it is worth knowing where this start really ends
                     continue
                 steps[slot] += int(w[IT, lane])
-                if without_floor:
+                if elsewhere:
+                    disagree[slot] = True
+                elif w[C, lane] < (1.0 - SAME_COST) * w[BC, lane]:
+                    disagree[slot] = False
+                if w[C, lane] < w[BC, lane]:
+                    # In a bent valley steps stay short, but promise little near the end.
+                    near = w[LAM, lane] < 0.5 and w[P1, lane] <= 1e-7 * w[C, lane]
+                    converged[slot] = w[END, lane] == 1.0 or near
+                    # The last step promises so little that it is taken without a look.
+                    last = w[END, lane] == 1.0 and w[P1, lane] > 1e-290 and not regularized
+                    gain = min(w[P1, lane], w[C, lane]) if last else 0.0
+                    w[BC, lane] = w[C, lane] - gain
+                    squares[slot] = w[SQ, lane] - gain
                     for j in range(n):
-                        point[j] = w[q + j, lane]
-                    floor = sigma[usable[slot] if sigma.shape[0] > 1 else 0] * scales[slot]
-                    w[NF2, lane] = 0.5 * math.pi * floor * floor
-                else:
-                    if elsewhere:
-                        disagree[slot] = True
-                    elif w[C, lane] < (1.0 - SAME_COST) * w[BC, lane]:
-                        disagree[slot] = False
-                    if w[C, lane] < w[BC, lane]:
-                        # In a bent valley steps stay short, but promise little near the end.
-                        near = w[LAM, lane] < 0.5 and w[P1, lane] <= 1e-7 * w[C, lane]
-                        converged[slot] = w[END, lane] == 1.0 or near
-                        # The last step promises so little that it is taken without a look.
-                        last = w[END, lane] == 1.0 and w[P1, lane] > 1e-290 and not regularized
-                        gain = min(w[P1, lane], w[C, lane]) if last else 0.0
-                        w[BC, lane] = w[C, lane] - gain
-                        squares[slot] = w[SQ, lane] - gain
-                        for j in range(n):
-                            ends[slot, j] = w[(trial if last else q) + j, lane]
-                        for j in range(n_pairs):
-                            sums[slot, j] = w[sum_at + j, lane]
-                task += 1
-                if routed and task == 1 and converged[slot]:
+                        ends[slot, j] = w[(trial if last else q) + j, lane]
+                    for j in range(n_pairs):
+                        sums[slot, j] = w[sum_at + j, lane]
+                task_of[lane] += 1
+                if routed and task_of[lane] == 1 and converged[slot]:
                     describe(lo, hi, ends, slot, ratings, w[BC, lane], features)
                     if score(weights, n_points + n, features) <= 0.0:
-                        task = n_tasks
-                if task == n_tasks and (n_extra == 0 or converged[slot]):
-                    task = n_tasks + 1
-                task_of[lane] = task
+                        task_of[lane] = n_points
                 active -= 1
-            if slot < 0 or task_of[lane] > n_tasks:
+            if slot < 0 or task_of[lane] >= n_points:
                 task_of[lane] = 0
                 slot = -1
                 if n_placed < n_slots:
@@ -508,24 +498,7 @@ def search(
                     n_placed += 1
                 slot_of[lane] = slot
             if slot >= 0:
-                task = task_of[lane]
-                if task == n_tasks:
-                    # No start has ended: the best one goes on, and counts where it ends.
-                    w[BC, lane] *= 1.0 + 1e-9
-                    for j in range(n):
-                        point[j] = ends[slot, j]
-                elif task == n_points + n_extra:
-                    for j in range(n):
-                        point[j] = ends[slot, j] if math.isnan(middle[j]) else middle[j]
-                elif n_extra == 0 or task != 2:
-                    p = task - n_extra if task > 1 else 0 if n_extra > 0 else task
-                    for j in range(n):
-                        point[j] = points[slot, p, j]
-                begin(w, n, lane, point)
-                if n_extra > 0 and task == 1:
-                    # The costs without a floor are not those to beat; this one ends early.
-                    w[NF2, lane] = 0.0
-                    w[GB, lane] = 0.0
+                begin(w, n, lane, points[slot, task_of[lane]])
                 active += 1
         if active == 0:
             break

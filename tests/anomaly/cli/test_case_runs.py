@@ -5,21 +5,25 @@ import gzip
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly.cli.case_runs import RUN, detect_series, prepared_cases
+from anomaly.cli.case_runs import RUN, prepared_cases
 from anomaly.cli.detection_commands import detect
 from anomaly.cli.study_commands import evaluate, simulate
 from anomaly.detectors.gaussian import VoxelwiseGaussian
 from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, read_series
 from anomaly.simulate.persons import simulate_dmri
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.io.case_tables import TABLE
 from dmrifit.model_files.model_file import save_model
+
+TABLES = RunOptions(figure=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +47,13 @@ def _map(folder, number=1):
 def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(made, tmp_path):
     cases = tmp_path / "cases"
     shutil.copytree(made / "lesions", cases)
-    detect(made / "aging.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
     first = _map(tmp_path / "found")
     table = pd.read_csv(cases / TABLE, sep="\t", dtype=str, keep_default_na=False)
     table["age"], table["patient"] = ["95", table["age"][1]], ["somebody", table["patient"][1]]
     table.to_csv(cases / TABLE, sep="\t", index=False)
     stamp = (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns
-    detect(made / "aging.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
     assert not np.array_equal(_map(tmp_path / "found"), first)
     assert pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")["patient"][0] == "somebody"
     assert (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns == stamp
@@ -58,22 +62,23 @@ def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(
 def test_a_scan_is_looked_at_anew_when_its_file_has_changed(made, tmp_path):
     cases = tmp_path / "cases"
     shutil.copytree(made / "lesions", cases)
-    words = (made / "low.dmrifit", cases / TABLE, tmp_path / "found")
-    detect(*words, figure=False)
+    words = (made / "low.dmrifit", [cases / TABLE])
+    options = {"out": tmp_path / "found", "run": TABLES}
+    detect(*words, **options)
     first = _map(tmp_path / "found")
     path = read_series(cases / TABLE)[0].image
     image = nib.load(path)
     values = image.get_fdata(dtype=np.float32)
     values[..., 1:] *= 0.8
     nib.save(nib.Nifti1Image(values, image.affine), path)
-    detect(*words, figure=False)
+    detect(*words, **options)
     assert _map(tmp_path / "found").sum() > first.sum()
 
 
 def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made, tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
-    detect(made / "low.dmrifit", made / "lesions" / TABLE, tmp_path, figure=True)
+    detect(made / "low.dmrifit", [made / "lesions" / TABLE], out=tmp_path, run=RunOptions())
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
     lesions = pd.read_csv(tmp_path / "lesions.csv")
@@ -95,8 +100,8 @@ def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made,
 
 def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):
     out = tmp_path / "found"
-    words = (made / "lesions" / TABLE, out)
-    detect(made / "aging.dmrifit", *words, figure=False)
+    table = [made / "lesions" / TABLE]
+    detect(made / "aging.dmrifit", table, out=out, run=TABLES)
     before = _map(out, 2)
     (out / "index.html").write_text("of the run before")
     own = SeriesDetector.detect
@@ -108,10 +113,10 @@ def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(mad
 
     monkeypatch.setattr(SeriesDetector, "detect", stops)
     with pytest.raises(KeyboardInterrupt):
-        detect(made / "low.dmrifit", *words, figure=False, overwrite=True)
+        detect(made / "low.dmrifit", table, out=out, run=replace(TABLES, overwrite=True))
     assert not [name for name in RUN.results if (out / name).exists()]
     monkeypatch.undo()
-    detect(made / "low.dmrifit", *words, figure=False)
+    detect(made / "low.dmrifit", table, out=out, run=TABLES)
     assert not np.array_equal(_map(out, 2), before)
     limits = pd.read_csv(out / "detections.tsv", sep="\t")["threshold"]
     assert limits[0] == limits[1]
@@ -142,7 +147,7 @@ def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp
         nib.save(nib.Nifti1Image(np.concatenate([values, values[..., 1:] / 2], -1), image.affine), one.image)
         np.savetxt(one.bval, np.append(b, 2 * b[1:])[None])
         np.savetxt(one.bvec, np.hstack([along, along[:, 1:]]))
-    detect(made / "low.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    detect(made / "low.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
     words = (cases / TABLE, {"z": tmp_path / "found" / "detections.tsv"}, tmp_path / "compared")
     with pytest.raises(ValueError, match=r"several shells.*--b"):
         evaluate(*words, figures=0)
@@ -152,9 +157,3 @@ def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp
     low, high = (prepared_cases(read_series(cases / TABLE)[:1], tissue=False, mask=True, b=b)[0] for b in (1000, 2000))
     assert (low.case.b, high.case.b) == (1000, 2000)
     assert low.case.signal.max() > high.case.signal.max()
-
-
-def test_two_scans_of_one_folder_are_refused(made, tmp_path):
-    series = read_series(made / "lesions" / TABLE)[:1]
-    with pytest.raises(ValueError, match="several cases would have the same files"):
-        detect_series(SeriesDetector(), series * 2, tmp_path, figure=False, overwrite=False)

@@ -18,6 +18,7 @@ from anomaly.cli.study_commands import simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.scans.series import SeriesDetector
 from anomaly.scans.whole_scan import DIFFERENT
+from dmrifit.cli.case_runs import CaseRun, RunOptions
 from dmrifit.model_files.model_file import load_model, save_model
 from dmrifit.report.numerals import significant
 
@@ -42,16 +43,18 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(detector, series, out, **options):
-        calls.append((detector, series, options))
+    def stop(self, series, out, work, *_, **__):
+        options = dict(work.keywords)
+        calls.append((options.pop("detector"), list(series.values()), options))
         raise StoppedError
 
-    def start(**options):
+    def start(*, figure=True, **options):
+        run = RunOptions(overwrite=True, figure=figure)
         with pytest.raises(StoppedError):
-            detect(model, cases / "gliomas.tsv", tmp_path / "found", overwrite=True, **options)
+            detect(model, [cases / "gliomas.tsv"], out=tmp_path / "found", run=run, **options)
         return calls[-1]
 
-    monkeypatch.setattr("anomaly.cli.case_runs.detect_series", stop)
+    monkeypatch.setattr(CaseRun, "process", stop)
     return start
 
 
@@ -118,7 +121,7 @@ def test_rows_that_lack_a_file_are_listed_before_scans_are_prepared(cases, model
     table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
     monkeypatch.setattr(SeriesDetector, "detect", lambda *_, **__: pytest.fail(capsys.readouterr().out))
     with pytest.raises(pytest.fail.Exception) as stopped:
-        detect(model, tmp_path / "cases.tsv", tmp_path / "found")
+        detect(model, [tmp_path / "cases.tsv"], out=tmp_path / "found", run=RunOptions())
     lines = str(stopped.value).splitlines()
     assert len(lines) == len(table) // 2
     place = f"{tmp_path / 'cases.tsv'}, row {len(table) // 2 + 2} (patient {table['patient'].iloc[0]})"
@@ -159,6 +162,10 @@ def test_a_folder_of_series_is_as_good_as_a_table(run, error_of, cases, model, t
             volume(tmp_path / "found" / f"p{i}" / "map.nii.gz"),
             volume(tmp_path / "all" / f"synthetic-glioma-00{i}" / "map.nii.gz"),
         )
+    files = sorted(folder.glob("p?*.nii.gz"))
+    assert run("detect", model, *files, "--no-figure", "--jobs", 2, "--out", tmp_path / "files")[0] == 0
+    for name in ("p1/map.nii.gz", "p2/opened.nii.gz"):
+        np.testing.assert_array_equal(volume(tmp_path / "files" / name), volume(tmp_path / "found" / name))
     error = error_of("detect", model, folder, "--mask", "brain.nii.gz", "--out", tmp_path / "x")
     assert "is a folder, where files stand beside the images; leave out" in error
 
@@ -173,9 +180,9 @@ def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypa
     ):
         figures = {"name": "a", "synthetic": False, "share_found": 0.01, "differs": False}
         figures |= {"healthy": {"anomalies_per_scan": 0.7, "n_scans": 7, "origin": "training"}}
-        contents = [figures | {"n_lesions": count} for count in counts]
-        monkeypatch.setattr("anomaly.cli.case_runs.detect_series", lambda *_, c=contents, **__: c)
-        detect(model, cases / "gliomas.tsv", tmp_path, overwrite=True)
+        records = {str(i): figures | {"n_lesions": count} for i, count in enumerate(counts)}
+        monkeypatch.setattr(CaseRun, "process", lambda *_, r=records, **__: r)
+        detect(model, [cases / "gliomas.tsv"], out=tmp_path, run=RunOptions(overwrite=True))
         lines = capsys.readouterr().out.splitlines()
         n_failed = n_scans - len(counts)
         assert lines[0] == f"{sentence}: {tmp_path}"
@@ -358,13 +365,12 @@ def test_scans_that_are_not_judged_and_guarantees_that_do_not_hold_are_told():
 def test_options_reach_the_detector(detect_calls):
     _, series, options = detect_calls()
     assert [scan.name for scan in series] == ["synthetic-glioma-001", "synthetic-glioma-002"]
-    shared = {"figure": True, "overwrite": True, "failed": []}
-    assert options == {"opening": 3, "tissue": False, "mask": True} | shared
+    assert options == {"opening": 3, "tissue": False, "mask": True, "figure": True}
     _, _, options = detect_calls(
         opening=5, estimate_tissue=True, all_voxels=True, resample_directions=True, figure=False
     )
     changed = {"opening": 5, "tissue": True, "mask": False, "directions": "resampled"}
-    assert options == shared | changed | {"figure": False}
+    assert options == changed | {"figure": False}
 
 
 def test_the_threshold_is_that_of_the_model_unless_one_is_named(model, detect_calls):

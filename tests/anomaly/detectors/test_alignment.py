@@ -9,14 +9,10 @@ from scipy import ndimage
 from anomaly.detectors import alignment
 from anomaly.detectors.alignment import (
     align,
-    channel_sums,
-    difference,
-    gaussian,
     guide_images,
     inverted,
     resampled,
     sampled,
-    smooth_axes,
 )
 
 SHAPE = (22, 26, 20)
@@ -119,27 +115,6 @@ def test_sampling_is_linear_between_voxels():
     assert sampled(volume, np.array([[-3.0], [0.0], [0.0]]))[0] == 0.0
 
 
-def test_samples_are_those_of_scipy_also_beyond_the_border():
-    rng = np.random.default_rng(3)
-    volume = rng.uniform(size=(4, 5, 1)).astype(np.float32)
-    positions = rng.uniform(-2, 7, (3, 200)).astype(np.float32)
-    positions[:, 0] = 3, 4, 0
-    expected = ndimage.map_coordinates(volume, positions, order=1, mode="nearest")
-    np.testing.assert_array_equal(sampled(volume, positions), expected)
-    # What is no number ends in no place outside of memory.
-    assert sampled(volume, np.full((3, 1), np.nan))[0] == volume[0, 0, 0]
-
-
-@pytest.mark.parametrize("mode", ["reflect", "constant"])
-@pytest.mark.parametrize("sd", [0.7, 2.0, (0.0, 1.0, 1.5)])
-def test_smoothing_is_that_of_scipy(mode, sd):
-    channels = np.random.default_rng(4).uniform(size=(6, 5, 70, 2)).astype(np.float32)
-    expected = [ndimage.gaussian_filter(volume, sd, mode=mode) for volume in np.moveaxis(channels, -1, 0)]
-    np.testing.assert_array_equal(gaussian(channels[..., 0], sd, mode), expected[0])
-    smooth_axes(channels, sd, mode)
-    np.testing.assert_array_equal(np.moveaxis(channels, -1, 0), expected)
-
-
 def test_channels_of_a_mask_are_resampled_without_what_lies_outside():
     rng = np.random.default_rng(5)
     shape = (4, 5, 3)
@@ -153,25 +128,6 @@ def test_channels_of_a_mask_are_resampled_without_what_lies_outside():
     np.testing.assert_allclose(out[5:45].T, expected, atol=1e-6)
     assert (out[:5] == 9).all()
     assert (out[45:] == 9).all()
-
-
-def test_sums_over_channels_leave_out_what_is_outside():
-    rng = np.random.default_rng(6)
-    channels = rng.uniform(size=(2, 3, 4, 5)).astype(np.float32)
-    weights = rng.uniform(0.5, 1, (2, 3, 4)).astype(np.float32)
-    mask = rng.uniform(size=(2, 3, 4)) < 0.5
-    values = np.where(mask[..., None], channels / weights[..., None], 0)
-    expected = [values.sum(axis=-1), (values**2).sum(axis=-1)]
-    np.testing.assert_allclose(channel_sums(channels, weights, mask), expected, rtol=1e-6)
-
-
-def test_differences_are_those_of_the_mask_and_0_outside():
-    rng = np.random.default_rng(7)
-    channels, others = rng.uniform(size=(2, 2, 3, 4, 5)).astype(np.float32)
-    mask = rng.uniform(size=(2, 3, 4)) < 0.5
-    out = np.full(channels.shape, 9, dtype=np.float32)
-    difference(channels, others, mask, out)
-    np.testing.assert_array_equal(out, np.where(mask[..., None], channels - others, 0))
 
 
 def test_a_map_leads_back_from_its_inverse():

@@ -1,9 +1,11 @@
 """What all detectors keep: checks, held-back subjects, stored thresholds, empty maps, model files."""
 
+import json
 import pickle
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -20,7 +22,9 @@ from anomaly import (
     YoudenThreshold,
 )
 from anomaly.detectors.base import AnomalyDetector, Scans, _folds, image_scaled
+from anomaly.detectors.thresholds import HealthyRateThreshold
 from dmrifit import load_model, save_model
+from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (9, 10, 8)
 CUBE = (slice(3, 6), slice(3, 6), slice(3, 6))
@@ -342,3 +346,170 @@ def test_taken_scans_keep_their_masks_and_covariates(world):
     np.testing.assert_array_equal(scans.signal(0), healthy[5])
     np.testing.assert_array_equal(scans.mask(0), masks[5])
     assert scans.covariates["age"].tolist() == [5]
+
+
+# Model files -------------------------------------------------------------------------------------
+
+
+SMALL = (3, 4, 2)
+FILE = "arrays.safetensors"
+
+
+class Template(AnomalyDetector):
+    """Score voxels by their distance from the mean scan."""
+
+    _array_names = ("mean_", "counts_")
+    _fact_names = ("n_scans_", "levels_")
+
+    def __init__(
+        self,
+        power=2.0,
+        *,
+        threshold=None,
+        calibration=None,
+        scale=None,
+        n_jobs=None,
+        random_state=None,
+    ):
+        self.power = power
+        self.threshold = threshold
+        self.calibration = calibration
+        self.scale = scale
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def _check_parameters(self):
+        if not self.power > 0:
+            msg = f"power must be above 0, not {self.power}"
+            raise ValueError(msg)
+
+    def _fit_scans(self, scans):
+        signals = np.stack([scans.signal(i) for i in range(len(scans))])
+        self.mean_ = signals.mean(axis=0)
+        self.counts_ = np.count_nonzero(signals, axis=0).transpose(3, 0, 1, 2)
+        self.n_scans_ = len(scans)
+        self.levels_ = (0.25, "low")
+
+    def _score_scan(self, scans, i):
+        return (np.abs(scans.signal(i) - self.mean_) ** self.power).mean(axis=-1)
+
+    def _check_restored(self):
+        if self.mean_.shape != (*self.shape_, self.n_channels_):
+            msg = f"its mean has the shape {self.mean_.shape}"
+            raise RefusedError(msg)
+
+
+class Bare(AnomalyDetector):
+    """Learn nothing but the size of scans."""
+
+    def __init__(self, *, threshold=None, calibration=None, scale=None):
+        self.threshold = threshold
+        self.calibration = calibration
+        self.scale = scale
+
+    def _fit_scans(self, scans):
+        pass
+
+    def _score_scan(self, scans, i):
+        return scans.signal(i).mean(axis=-1)
+
+
+@pytest.fixture(scope="module")
+def small_scans():
+    return np.random.default_rng(0).uniform(0.1, 0.9, (6, *SMALL, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def learned(small_scans):
+    options = {"threshold": HealthyRateThreshold(0.1), "calibration": 0.34, "n_jobs": 1}
+    return Template(1.5, **options, random_state=np.random.RandomState(0)).fit(small_scans)
+
+
+def test_a_detector_comes_back_from_its_parts(learned, small_scans):
+    parameters, attributes, files = learned.stored()
+    again = Template(1.5)
+    again.restore(json.loads(json.dumps(attributes)), files)
+    np.testing.assert_array_equal(again.anomaly_map(small_scans), learned.anomaly_map(small_scans))
+    np.testing.assert_array_equal(again.predict(small_scans), learned.predict(small_scans))
+    assert (again.shape_, again.n_channels_) == (SMALL, 5)
+    assert (again.n_scans_, again.levels_) == (4, (0.25, "low"))
+    assert again.threshold.rate == 0.1
+    assert again.threshold_.threshold_ == learned.threshold_.threshold_
+    np.testing.assert_array_equal(again.counts_, learned.counts_)
+    assert parameters["power"] == 1.5
+
+
+def test_parameters_of_one_machine_and_the_rule_are_not_among_the_parameters(learned):
+    parameters, attributes, _ = learned.stored()
+    assert set(parameters) == {"power", "calibration", "scale", "random_state"}
+    # A stream has moved on, and is none to begin with again.
+    assert parameters["random_state"] is None
+    assert set(attributes) == {"shape", "n_channels", "rule", "threshold", "n_scans_", "levels_"}
+    assert attributes["shape"] == list(SMALL)
+
+
+def test_arrays_are_those_named_in_the_format_of_safetensors(learned):
+    _, _, files = learned.stored()
+    assert list(files) == [FILE]
+    arrays = load(files[FILE])
+    assert set(arrays) == {"mean_", "counts_"}
+    np.testing.assert_array_equal(arrays["mean_"], learned.mean_)
+
+
+def test_detectors_without_arrays_have_no_file(small_scans):
+    model = Bare(threshold=FixedThreshold(0.5), calibration=2).fit(small_scans)
+    _, attributes, files = model.stored()
+    assert files == {}
+    again = Bare()
+    again.restore(attributes, files)
+    np.testing.assert_array_equal(again.predict(small_scans), model.predict(small_scans))
+    with pytest.raises(RefusedError, match="it holds the files"):
+        Bare().restore(attributes, {FILE: save({"mean_": np.zeros(3)})})
+
+
+def test_attributes_that_do_not_fit_are_refused(learned):
+    _, attributes, files = learned.stored()
+    for change, message in (
+        ({"shape": [3, 4]}, r"its scans have \[3, 4\] voxels and 5 directions"),
+        ({"shape": [3, 4, 0]}, "its scans have"),
+        ({"shape": [3, 4, 2.0]}, "its scans have"),
+        ({"n_channels": True}, "and True directions"),
+        ({"shape": [4, 3, 2]}, r"its mean has the shape \(3, 4, 2, 5\)"),
+        ({"strange": 1}, "fitted attribute"),
+        ({"rule": {"rule": "os", "parameters": {}, "fitted": {}}}, "no threshold rule 'os'"),
+    ):
+        with pytest.raises(RefusedError, match=message):
+            Template(1.5).restore(attributes | change, files)
+    for name in attributes:
+        with pytest.raises(RefusedError, match="fitted attribute"):
+            Template(1.5).restore(
+                {key: value for key, value in attributes.items() if key != name}, files
+            )
+
+
+def test_arrays_that_do_not_fit_are_refused(learned):
+    _, attributes, files = learned.stored()
+    arrays = load(files[FILE])
+    broken = {
+        **arrays,
+        "mean_": np.where(arrays["mean_"] > 0.5, np.nan, arrays["mean_"]).astype(np.float32),
+    }
+    for content, message in (
+        (broken, "its array mean_ has values that are not finite"),
+        ({"mean_": arrays["mean_"]}, "array"),
+        ({**arrays, "more_": arrays["counts_"]}, "array"),
+    ):
+        with pytest.raises(RefusedError, match=message):
+            Template(1.5).restore(attributes, {FILE: save(content)})
+    with pytest.raises(RefusedError, match=r"it holds the files \[\]"):
+        Template(1.5).restore(attributes, {})
+    with pytest.raises(RefusedError, match="file"):
+        Template(1.5).restore(attributes, files | {"trees.bin": b""})
+
+
+def test_parameters_that_fit_would_refuse_are_refused(learned):
+    _, attributes, files = learned.stored()
+    with pytest.raises(RefusedError, match="power must be above 0, not -1"):
+        Template(-1).restore(attributes, files)
+    with pytest.raises(RefusedError, match="scale must be one of"):
+        Template(1.5, scale="all").restore(attributes, files)

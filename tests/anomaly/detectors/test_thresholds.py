@@ -1,10 +1,14 @@
 """Rules for thresholds find what brute force finds, and leave healthy scans empty where they may."""
 
+import json
+
 import numpy as np
 import pytest
+from scipy import ndimage
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from anomaly.detectors import thresholds
 from anomaly.detectors.thresholds import (
     RULES,
     BestDiceThreshold,
@@ -13,11 +17,18 @@ from anomaly.detectors.thresholds import (
     HealthyScanThreshold,
     MeanPoolThreshold,
     OtsuThreshold,
+    ScoredScans,
     YoudenThreshold,
+    checked_binary,
+    checked_masks,
+    checked_volumes,
+    decoded_rule,
+    encoded_rule,
     limit_spread,
     open_map,
     rate_limits,
 )
+from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (9, 8, 7)
 
@@ -259,7 +270,7 @@ def test_what_is_not_possible_is_refused_by_name():
         MeanPoolThreshold(spacing=(1, 2)).fit(maps)
     with pytest.raises(ValueError, match=r"one positive length in mm or three, not -2\.4"):
         MeanPoolThreshold(spacing=-2.4).fit(maps)
-    with pytest.raises(ValueError, match="rate must be a share of voxels, 0 or more and below 1, not 1"):
+    with pytest.raises(ValueError, match="rate must be a number of at least 0 and below 1, not 1"):
         HealthyRateThreshold(1).fit(maps)
     with pytest.raises(ValueError, match="finite number, not nan"):
         FixedThreshold(float("nan")).fit(maps)
@@ -381,3 +392,345 @@ def test_the_spread_of_a_threshold_is_that_over_draws_of_scans():
     low, high = limit_spread(guaranteed, maps)
     assert low < high <= guaranteed.threshold_
     assert limit_spread(FixedThreshold(1.0).fit(maps), maps) is None
+
+
+# Maps and their opening --------------------------------------------------------------------------
+
+
+GRID = (3, 4, 2)
+
+
+@pytest.fixture
+def scored():
+    """Give two scans with numbered voxels: of the first a column counts, of the second a plane."""
+    first, second = np.arange(24.0).reshape(GRID), np.arange(100.0, 124.0).reshape(GRID)
+    masks = [np.zeros(GRID, dtype=bool), np.zeros(GRID, dtype=bool)]
+    masks[0][1, :, 0] = True
+    masks[1][:, :, 1] = True
+    return ScoredScans([first, second], masks, None)
+
+
+def test_scores_are_those_of_the_voxels_that_count(scored):
+    first, second = scored.inside()
+    assert first.tolist() == [8, 10, 12, 14]
+    assert second.tolist() == [101 + 2 * i for i in range(12)]
+
+
+# Opening ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_opening_keeps_what_cubes_fill(size):
+    rng = np.random.default_rng(size)
+    binary = rng.random((3, 14, 12, 13)) < 0.98
+    found = open_map(binary, size)
+    for one, opened in zip(binary, found, strict=True):
+        expected = np.zeros(one.shape, bool)
+        for corner in np.ndindex(*(n - size + 1 for n in one.shape)):
+            cube = tuple(slice(c, c + size) for c in corner)
+            if one[cube].all():
+                expected[cube] = True
+        np.testing.assert_array_equal(opened, expected)
+        np.testing.assert_array_equal(opened, ndimage.binary_opening(one, np.ones((size,) * 3)))
+        np.testing.assert_array_equal(open_map(opened, size), opened)
+    assert found.any()
+    np.testing.assert_array_equal(open_map(binary.astype(np.uint8), size), found)
+
+
+def test_opening_removes_specks_and_thin_sheets_and_keeps_a_cube():
+    binary = np.zeros((12, 12, 12))
+    binary[2:5, 2:5, 2:5] = 1
+    cube = binary.astype(bool)
+    binary[8, 8, 8] = 1
+    binary[7:9, :, 10] = 1
+    np.testing.assert_array_equal(open_map(binary), cube)
+    assert not open_map(np.ones((2, 9, 9))).any()
+
+
+def test_cubes_reach_the_border_of_the_volume_and_not_beyond():
+    corner = np.zeros((6, 6, 6), dtype=bool)
+    corner[:3, :3, :3] = corner[3:, 4:, 3:] = True
+    opened = open_map(corner)
+    assert opened[:3, :3, :3].all()
+    # A part that is two voxels wide at the border holds no cube.
+    assert opened.sum() == 27
+
+
+@pytest.mark.parametrize("size", [0, 1.5, True])
+def test_sizes_that_are_no_numbers_of_voxels_are_refused(size):
+    with pytest.raises(
+        ValueError, match=f"size must be a whole number of voxels of 1 or more, not {size}"
+    ):
+        open_map(np.zeros((4, 4, 4), dtype=bool), size)
+
+
+def test_maps_that_cannot_be_opened_are_refused():
+    with pytest.raises(ValueError, match=r"the map must hold 0 and 1 only, not \[0.5, 2.0\]"):
+        open_map(np.array([[[0, 1, 0.5, 2.0]]]))
+    with pytest.raises(ValueError, match=r"has the axes .* not the shape \(4, 4\)"):
+        open_map(np.zeros((4, 4), dtype=bool))
+
+
+# Checks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(np.uint8, np.float32), (bool, np.float32), (np.float32, np.float32), (float, float)],
+)
+def test_scores_become_floating_point_and_keep_their_precision(dtype, expected):
+    values = np.arange(24).reshape(GRID).astype(dtype)
+    (volume,) = checked_volumes([values], "map")
+    assert volume.dtype == expected
+    np.testing.assert_array_equal(volume, values)
+
+
+def test_volumes_that_are_no_scores_are_refused_by_their_number():
+    sound = np.zeros(GRID)
+    broken = sound.copy()
+    broken[0, 0] = np.nan, np.inf
+    for wrong, message in (
+        (broken, "map 1 contains 2 non-finite values"),
+        (sound.astype(complex), "map 1 contains 24 non-finite values"),
+        (sound[0], r"map 1 must be a volume \(x, y, z\), not an array of shape \(4, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checked_volumes([sound, wrong], "map")
+    with pytest.raises(ValueError, match="there are no maps"):
+        checked_volumes([], "map")
+
+
+def test_without_masks_all_voxels_count():
+    volumes = [np.zeros(GRID), np.zeros((2, 2, 2))]
+    masks = checked_masks(None, volumes)
+    assert [mask.sum() for mask in masks] == [24, 8]
+    assert [mask.shape for mask in masks] == [GRID, (2, 2, 2)]
+
+
+def test_masks_of_numbers_become_boolean_and_wrong_ones_are_refused():
+    volumes = [np.zeros(GRID)] * 2
+    half = np.zeros(GRID, dtype=np.int16)
+    half[0] = 1
+    first, second = checked_masks([half, half > 0], volumes)
+    assert first.dtype == second.dtype == bool
+    np.testing.assert_array_equal(first, second)
+    assert first.sum() == 8
+    for masks, message in (
+        ([half], "1 mask for 2 maps"),
+        ([half, half[1:]], r"mask 1 has shape \(2, 4, 2\) and its map \(3, 4, 2\)"),
+        ([half, 0 * half], "mask 1 is empty"),
+        ([half, 3 * half], r"mask 1 must hold 0 and 1 only, not \[3\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checked_masks(masks, volumes)
+
+
+def test_lesions_may_be_empty_and_are_named_as_told():
+    volumes = [np.zeros(GRID)]
+    (lesion,) = checked_binary([np.zeros(GRID)], volumes, "truth")
+    assert lesion.dtype == bool
+    assert not lesion.any()
+    with pytest.raises(ValueError, match="truth 0 has shape"):
+        checked_binary([np.zeros((3, 4, 3))], volumes, "truth")
+
+
+# Model files -------------------------------------------------------------------------------------
+
+
+SMALL = (4, 5, 3)
+MAPS = [np.random.default_rng(seed).normal(size=SMALL) for seed in (0, 1)]
+
+FIXED = {"rule": "FixedThreshold", "parameters": {"value": 2.5}, "fitted": {"threshold_": 2.5}}
+
+
+def through_json(rule):
+    return decoded_rule(json.loads(json.dumps(encoded_rule(rule), allow_nan=False)))
+
+
+# Storing -----------------------------------------------------------------------------------------
+
+
+def test_a_fitted_rule_is_its_class_its_parameters_and_its_threshold():
+    # The highest of 60 scores is the only one above the second highest.
+    ranks = np.arange(60.0).reshape(SMALL)
+    rule = HealthyRateThreshold(1 / 60).fit([ranks])
+    assert encoded_rule(rule) == {
+        "rule": "HealthyRateThreshold",
+        "parameters": {"rate": 1 / 60},
+        "fitted": {"threshold_": 58.0},
+    }
+    assert encoded_rule(FixedThreshold(2.5).fit(MAPS)) == FIXED
+
+
+def test_no_rule_is_stored_as_nothing():
+    assert encoded_rule(None) is None
+    assert decoded_rule(None) is None
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        FixedThreshold(-0.25),
+        HealthyRateThreshold(0.1),
+        HealthyScanThreshold(0.6, counted="voxels", rate=0.1),
+        OtsuThreshold(),
+        OtsuThreshold(scope="image"),
+        MeanPoolThreshold(6.0, spacing=(2.0, 1.0, 3.0)),
+    ],
+    ids=repr,
+)
+def test_a_rule_from_json_marks_the_voxels_of_the_rule_that_was_stored(rule):
+    rule.fit(MAPS)
+    loaded = through_json(rule)
+    assert type(loaded) is type(rule)
+    assert loaded.get_params() == rule.get_params()
+    unseen = [np.random.default_rng(seed).normal(size=SMALL) for seed in (7, 8, 9)]
+    marked = np.array(rule.apply(unseen))
+    np.testing.assert_array_equal(loaded.apply(unseen), marked)
+    # Neither all nor nothing, so that another threshold would show.
+    assert 0 < marked.sum() < marked.size
+
+
+@pytest.mark.parametrize("rule", [YoudenThreshold(), BestDiceThreshold()], ids=repr)
+def test_a_common_threshold_chosen_by_lesions_comes_back(rule):
+    truths = [scores > 1 for scores in MAPS]
+    # A fit with limits of single scans leaves nothing behind.
+    rule.set_params(scope="image").fit(MAPS, truths=truths)
+    rule.set_params(scope="dataset").fit(MAPS, truths=truths)
+    loaded = through_json(rule)
+    np.testing.assert_array_equal(loaded.apply(MAPS[:1]), rule.apply(MAPS[:1]))
+    assert np.any(loaded.apply(MAPS[:1]))
+
+
+def test_a_rule_before_its_fit_has_parameters_alone():
+    loaded = through_json(YoudenThreshold(scope="image"))
+    assert isinstance(loaded, YoudenThreshold)
+    assert loaded.scope == "image"
+    assert not hasattr(loaded, "threshold_")
+
+
+def test_every_rule_of_the_module_can_be_stored_by_its_name():
+    rules = [
+        getattr(thresholds, name) for name in thresholds.__all__ if name.endswith("Threshold")
+    ]
+    assert len(rules) == 7
+    for rule in rules:
+        unfitted = rule(0.5) if rule is FixedThreshold else rule()
+        assert type(through_json(unfitted)) is rule
+
+
+def test_a_threshold_of_numpy_becomes_a_plain_number():
+    rule = FixedThreshold(np.float32(0.5)).fit(MAPS)
+    rule.threshold_ = np.float64(0.5)
+    fitted = encoded_rule(rule)["fitted"]["threshold_"]
+    assert type(fitted) is float
+    assert fitted == 0.5
+
+
+def test_infinite_and_missing_thresholds_survive():
+    rule = OtsuThreshold(scope="image").fit(MAPS)
+    assert np.isnan(through_json(rule).threshold_)
+    rule.threshold_ = -np.inf
+    assert through_json(rule).threshold_ == -np.inf
+
+
+def test_limits_of_the_scans_of_a_fit_are_not_stored():
+    truths = [scores > 1 for scores in MAPS]
+    rule = YoudenThreshold(scope="image").fit(MAPS, truths=truths)
+    with pytest.raises(TypeError, match=r"YoudenThreshold.* a limit for each scan"):
+        encoded_rule(rule)
+
+
+@pytest.mark.parametrize("name", ["MeanPlusThree", "FixedThreshold"])
+def test_a_rule_of_a_users_own_is_not_stored_even_under_a_name_of_the_library(name):
+    own_class = type(name, (FixedThreshold,), {"__init__": lambda self, value=3.0: None})
+    own_class.__repr__ = lambda self: "Own()"
+    with pytest.raises(
+        TypeError, match=r"Own\(\) cannot be stored in a model file; BestDiceThreshold, Fixed"
+    ):
+        encoded_rule(own_class())
+
+
+# Altered contents --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["os", "open_map", "RULES", "BaseEstimator", "ThresholdRule", "", None, 3, ["a"]]
+)
+def test_only_names_of_rules_become_classes(name):
+    with pytest.raises(RefusedError, match="there is no threshold rule"):
+        decoded_rule(FIXED | {"rule": name})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "missing key of a threshold"),
+        ([FIXED], "missing key of a threshold"),
+        ("FixedThreshold", "missing key of a threshold"),
+        ({key: FIXED[key] for key in ("rule", "fitted")}, "missing key of a threshold"),
+        (FIXED | {"code": "1"}, "unknown or missing key of a threshold .unknown: code"),
+        (FIXED | {"parameters": {}}, "missing parameter of a threshold"),
+        (FIXED | {"parameters": {"value": 1, "rate": 0}}, "unknown or missing parameter"),
+        (FIXED | {"parameters": [2.5]}, "missing parameter of a threshold"),
+    ],
+)
+def test_contents_with_unknown_or_missing_keys_are_refused(content, message):
+    with pytest.raises(RefusedError, match=message):
+        decoded_rule(content)
+
+
+@pytest.mark.parametrize(
+    "fitted",
+    [
+        [2.5],
+        None,
+        {"fit": 1},
+        {"_limits_": 1.0},
+        {"__class__": 1},
+        {"value": 3},
+        {"thresholds_": 1.0},
+        {"threshold_": 2.5, "limit_": 1.0},
+    ],
+)
+def test_only_fitted_attributes_are_set(fitted):
+    with pytest.raises(RefusedError, match="not what a threshold has fitted"):
+        decoded_rule(FIXED | {"fitted": fitted})
+
+
+@pytest.mark.parametrize("value", [True, "2.5", None, [2.5], {"$tuple": [2.5]}, {"a": 1}])
+def test_a_fitted_value_that_is_no_number_is_refused(value):
+    with pytest.raises(RefusedError, match=r"threshold_ of a threshold is .*, not a number"):
+        decoded_rule(FIXED | {"fitted": {"threshold_": value}})
+
+
+@pytest.mark.parametrize(
+    ("rule", "parameters"),
+    [
+        ("FixedThreshold", {"value": "high"}),
+        ("FixedThreshold", {"value": True}),
+        ("FixedThreshold", {"value": [2.5]}),
+        ("FixedThreshold", {"value": None}),
+        ("HealthyRateThreshold", {"rate": 1.5}),
+        ("HealthyRateThreshold", {"rate": "0.01"}),
+        ("OtsuThreshold", {"scope": "everything"}),
+        ("OtsuThreshold", {"scope": ["image"]}),
+        ("MeanPoolThreshold", {"size_mm": -1, "spacing": None, "scope": "image"}),
+        ("MeanPoolThreshold", {"size_mm": [1, 1, 1], "spacing": None, "scope": "image"}),
+        ("MeanPoolThreshold", {"size_mm": 1, "spacing": [1, 2], "scope": "image"}),
+        ("MeanPoolThreshold", {"size_mm": 1, "spacing": [1, 2, [3]], "scope": "image"}),
+        ("MeanPoolThreshold", {"size_mm": 1, "spacing": ["1", "2", "3"], "scope": "image"}),
+    ],
+)
+def test_parameters_out_of_range_are_refused(rule, parameters):
+    with pytest.raises(RefusedError, match="a threshold has an impossible parameter"):
+        decoded_rule({"rule": rule, "parameters": parameters, "fitted": {}})
+
+
+def test_a_threshold_that_the_scope_does_not_have_is_refused():
+    missing = {"rule": "OtsuThreshold", "parameters": {"scope": "dataset"}}
+    with pytest.raises(RefusedError, match=r"threshold_ .* is missing"):
+        decoded_rule(missing | {"fitted": {"threshold_": {"$float": "nan"}}})
+    limits = {"rule": "YoudenThreshold", "parameters": {"scope": "image"}}
+    with pytest.raises(RefusedError, match="a limit for each scan"):
+        decoded_rule(limits | {"fitted": {"threshold_": 1.0}})

@@ -140,23 +140,16 @@ def test_what_does_not_fit_together_is_refused(changes, message):
 def test_rows_that_are_wrong_are_named(tmp_path):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4)), tmp_path / "i.nii")
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), 2 * np.eye(4)), tmp_path / "m.nii")
-    for name, text in (("b", "0 1000 1000"), ("short", "0 1000"), ("shells", "0 1000 2000"), ("none", "900 900 900"),
-                       ("negative", "-1000 1000 1000"), ("nothing", "0 nan 1000")):  # fmt: skip
+    for name, text in (("b", "0 1000 1000"), ("short", "0 1000"), ("shells", "0 1000 2000"), ("none", "900 900 900")):
         (tmp_path / f"{name}.bval").write_text(text)
     head = "patient\timage\tbval\tbrain\tage\tsynthetic\n"
-    for row, error, message in (
-        ("a\ti.nii\tb.bval\tm.nii\tn/a\tn/a", ValueError, r"row 2 \(patient a\).*m\.nii"),
-        ("a\tnot.nii\tb.bval\tn/a\tn/a\tn/a", FileNotFoundError, r"row 2 .*not\.nii.*relative to"),
-        ("a\ti.nii\tshort.bval\tn/a\tn/a\tn/a", ValueError, "3.*2 b-values"),
-        ("a\ti.nii\tshells.bval\tn/a\tn/a\tn/a", ValueError, "several b-values.*2000"),
-        ("a\ti.nii\tnone.bval\tn/a\tn/a\tn/a", ValueError, "no volume without"),
-        ("a\ti.nii\tnegative.bval\tn/a\tn/a\tn/a", ValueError, "negative.bval: .*finite and not negative.*-1000"),
-        ("a\ti.nii\tnothing.bval\tn/a\tn/a\tn/a", ValueError, "nothing.bval: .*finite and not negative.*nan"),
-        ("a\ti.nii\tb.bval\tn/a\told\tn/a", ValueError, "age must be a number of years, not 'old'"),
-        ("a\ti.nii\tb.bval\tn/a\tn/a\tmaybe", ValueError, "true or false, not 'maybe'"),
-        ("a\ti.nii\tb.bval\tn/a\t3\tn/a\na\ti.nii\tb.bval\tn/a\t3\tn/a", ValueError, "row 3 .*row 2.*'name'"),
+    for row, message in (
+        ("a\ti.nii\tb.bval\tm.nii\tn/a\tn/a", r"row 2 \(patient a\).*m\.nii"),
+        ("a\ti.nii\tshort.bval\tn/a\tn/a\tn/a", "3.*2 b-values"),
+        ("a\ti.nii\tshells.bval\tn/a\tn/a\tn/a", "several b-values.*2000"),
+        ("a\ti.nii\tnone.bval\tn/a\tn/a\tn/a", "no volume without"),
     ):
-        with pytest.raises(error, match=message):
+        with pytest.raises(ValueError, match=message):
             read_cases(table(tmp_path, f"{head}{row}\n"))
 
 
@@ -168,18 +161,3 @@ def test_real_series_are_read(data_dir, tmp_path):
     assert case.b == 994
     assert not case.synthetic
     assert 0.2 < case.signal[case.brain].mean() < 0.7
-
-
-def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
-    path = write_cases([made(lesion=np.ones(SHAPE, bool))], tmp_path)
-    row = dict(zip(*(line.split("\t") for line in path.read_text().splitlines()), strict=True))
-    image = nib.load(tmp_path / row["lesion"])
-    values = np.ones(SHAPE, np.float32)
-    values[0, 0, 0] = np.nan
-    nib.save(nib.Nifti1Image(values, image.affine), tmp_path / row["lesion"])
-    (back,) = read_cases(path)
-    assert np.argwhere(~back.lesion).tolist() == [[0, 0, 0]]
-    values[0, 0, 0] = np.inf
-    nib.save(nib.Nifti1Image(values, image.affine), tmp_path / row["lesion"])
-    with pytest.raises(ValueError, match=r"row 2 .*_lesion\.nii\.gz holds 1 infinite value; .*set them to one"):
-        read_cases(path)

@@ -126,19 +126,6 @@ def test_the_curve_counts_false_positives_on_healthy_scans_only(seed, cohort):
     assert coverage_curve(quiet, raised, lesions, masks)["coverage"].equals(curve["coverage"])
 
 
-@pytest.mark.parametrize("rates", [[], [-0.01, 0.1], [0.1, 1.01]])
-def test_rates_beyond_zero_and_one_are_refused(rates):
-    mask = row_volume(1, 1) > 0
-    with pytest.raises(ValueError, match=r"rates from 0 to 1, not \["):
-        coverage_curve([np.arange(4.0)], [row_volume(1.0, 2.0)], [mask], [mask], rates=rates)
-
-
-def test_a_curve_without_healthy_scans_is_refused():
-    mask = row_volume(1, 1) > 0
-    with pytest.raises(ValueError, match="needs healthy scans, not 0"):
-        coverage_curve([], [row_volume(1.0, 2.0)], [mask], [mask])
-
-
 # Areas -------------------------------------------------------------------------------------------
 
 

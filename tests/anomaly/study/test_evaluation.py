@@ -9,7 +9,6 @@ from anomaly.detectors.thresholds import FixedThreshold, open_map
 from anomaly.study.controls import BRIGHTNESS, CONTROLS
 from anomaly.study.evaluation import (
     AS_GIVEN,
-    choose_by_loss,
     evaluate_detectors,
     format_summary,
     healthy_folds,
@@ -124,13 +123,6 @@ def test_healthy_folds_keep_patients_together_and_use_every_scan_once(make_case)
     for wrong in (1, 10):
         with pytest.raises(ValueError, match="at most the number of patients, 9"):
             healthy_folds(cases, wrong)
-
-
-def test_configurations_are_chosen_by_validation_loss():
-    assert choose_by_loss({"a": [1.0, 3.0], "b": [1.5, 1.6], "c": [1.6, 1.5]}) == "b"
-    for wrong in ({}, {"a": []}, {"a": [1], "b": [1, 2]}, {"a": [np.nan]}):
-        with pytest.raises(ValueError, match="loss"):
-            choose_by_loss(wrong)
 
 
 # What users read, and what they give wrongly ------------------------------------------------------------------------

@@ -1,9 +1,21 @@
 """Checks of parameters."""
 
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Literal
+
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 
-from dmrifit._utils.checks import check_magnitude, check_number, check_word, finite_numbers
+from dmrifit._utils.checks import (
+    Count,
+    Within,
+    check_fields,
+    check_magnitude,
+    check_number,
+    check_word,
+    finite_numbers,
+)
 
 
 @pytest.mark.parametrize("value", [0, 0.5, np.float32(0.5), np.int64(1)])
@@ -80,3 +92,29 @@ def test_training_data_without_variance_is_refused(factor):
         check_magnitude(values, "X")
     for held in (1e60, 1e-60, 0.0):
         check_magnitude(np.array([[held, np.nan], [2 * held, np.inf]]), "X")
+
+
+@dataclass(repr=False, eq=False)
+class Hinted(BaseEstimator):
+    word: Literal["a", "b"] | None = None
+    _: KW_ONLY
+    count: Count = 1
+    share: Annotated[float, Within(above=0, below=1)] | None = None
+    flag: bool = True
+    free: int | tuple[int, ...] = 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("word", "c", "word must be one of a, b, None, not 'c'"),
+        ("count", 0, "count must be a whole number of at least 1, not 0"),
+        ("count", 1.0, "count must be a whole number"),
+        ("share", 1, "share must be a number above 0 and below 1, not 1"),
+        ("flag", 1, "flag must be one of False, True, not 1"),
+    ],
+)
+def test_fields_of_a_dataclass_are_checked_by_their_hints(field, value, message):
+    check_fields(Hinted("a", share=0.5, free="anything"))
+    with pytest.raises(ValueError, match=message):
+        check_fields(Hinted(**{field: value}))

@@ -1,17 +1,11 @@
-"""The cache of kernels: damaged files are rebuilt, and one process compiles for all."""
+"""The cache of kernels: damaged files are rebuilt."""
 
-import fcntl
 import os
 import resource
-import subprocess
-import sys
-import time
 
 import pytest
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
-from dmrifit._utils import code_store
-from dmrifit._utils.code_store import CodeStore
 from dmrifit.engine.kernels import compiler
 
 ADC = MODELS["adc"]
@@ -173,71 +167,6 @@ def test_a_cache_that_cannot_be_used_is_named(obstacle, start, tmp_path, caplog)
     (record,) = caplog.records
     assert f"the cache folder {cache} cannot be used" in record.getMessage()
     compiler._passing_folder.cache_clear()
-
-
-def hold(path, *, seconds):
-    """Hold the lock of a kernel in another process."""
-    code = (
-        "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); "
-        "print('held', flush=True); time.sleep(float(sys.argv[2]))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, path, str(seconds)], stdout=subprocess.PIPE)
-    with process.stdout as output:
-        assert output.readline() == b"held\n"
-    return process
-
-
-def test_a_second_process_waits_and_the_lock_of_a_killed_one_is_free(start, tmp_path, caplog):
-    start()
-    (module,) = (tmp_path / "cache").glob("*.py")
-    for path in files(tmp_path):
-        if path.suffix != ".py":
-            path.unlink()
-    process = hold(module.with_suffix(".lock"), seconds=60)
-    began = time.monotonic()
-    timer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({process.pid}, 9)"])
-    assert start() == (False, 1)
-    assert time.monotonic() - began > 0.8
-    assert process.wait(10) == -9
-    timer.wait(10)
-    (record,) = caplog.records
-    assert "waiting for another process, which compiles the fit of model adc" in record.getMessage()
-    with module.with_suffix(".lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody keeps it
-
-
-def test_what_another_process_compiled_meanwhile_is_loaded(start, tmp_path, monkeypatch):
-    start()
-    stored = {path: path.read_bytes() for path in files(tmp_path)}
-    for path in stored:
-        if path.suffix != ".py":
-            path.unlink()
-    acquire = CodeStore.acquire
-
-    def compiled_by_another(self):
-        acquire(self)
-        for path, content in stored.items():
-            path.write_bytes(content)
-        return True
-
-    monkeypatch.setattr(CodeStore, "acquire", compiled_by_another)
-    monkeypatch.setattr(code_store, "_GAP_SECONDS", 0.0)
-    assert start() == (True, 0)
-
-
-def test_a_lock_that_is_never_free_ends_in_compiling(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(code_store, "_PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(code_store, "_GAP_SECONDS", 0.0)
-    monkeypatch.setattr(CodeStore, "wait_for_others", lambda *_: False)
-    start()
-    (module,) = (tmp_path / "cache").glob("*.py")
-    (module.parent / "__pycache__").rename(tmp_path / "moved")
-    process = hold(module.with_suffix(".lock"), seconds=60)
-    try:
-        assert start() == (False, 1)
-    finally:
-        process.kill()
-        process.wait()
 
 
 PARAMETERS = [Parameter("S0", "signal", 0, 1e9), Parameter("D", "µm²/ms", 0.1, 5)]

@@ -1,6 +1,5 @@
 """Files of text that a person could have written."""
 
-import os
 
 import pytest
 
@@ -40,24 +39,6 @@ def test_files_that_no_person_wrote_are_not_read(tmp_path):
         ValueError, match=f"{text_files._LARGEST_TEXT + 1} bytes, more than any table"
     ):
         text_files.read_text(path)
-
-
-def test_what_is_no_file_is_named_as_what_it_is(tmp_path):
-    (tmp_path / "there").write_text("1")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    text_files.check_file(tmp_path / "there")
-    for name, message in {
-        "pipe": "pipe is a pipe or a device; name a table",
-        "/dev/null": "/dev/null is a pipe or a device; name a table",
-        "loop": "loop is a link that leads back to itself; name the table itself",
-        "dangling": "dangling is a link to nowhere, where there is no table",
-        "none": "none: no such table; check its name and folder",
-        "": "no such table, but a folder; check its name and folder",
-    }.items():
-        with pytest.raises(FileNotFoundError, match=message):
-            text_files.check_file(tmp_path / name, "table")
 
 
 @pytest.mark.parametrize(

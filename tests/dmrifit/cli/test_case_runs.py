@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import typer
 
 from dmrifit.cli.case_runs import (
     CaseRun,
+    RunOptions,
     begin_run,
     case_pictures,
     failed_cases,
@@ -38,9 +40,8 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
     def is_current(source, record):
         return record["source"] == source
 
-    records = case_run.process(
-        inputs, tmp_path, process, is_current, overwrite=overwrite, figure=figure
-    )
+    options = RunOptions(overwrite=overwrite, figure=figure)
+    records = case_run.process(inputs, tmp_path, process, is_current, options=options, names=None)
     assert records == {name: {"name": name, "source": source} for name, source in inputs.items()}
     return processed
 
@@ -72,7 +73,11 @@ def test_missing_pictures_are_drawn_where_a_run_is_asked_for_them(tmp_path):
     assert run(tmp_path, inputs, figure=True, case_run=case_run) == ["a"]
 
 
-def run_with_failures(tmp_path, inputs, problems, **options):
+def described(source):
+    return {"name": {1: "a", 2: "b", 3: "d"}[source]}
+
+
+def run_with_failures(tmp_path, inputs, problems, *, overwrite=False, names=described, **options):
     """Run over named inputs, of which those with a problem fail; give the names of the records."""
 
     def process(source, folder):
@@ -84,7 +89,7 @@ def run_with_failures(tmp_path, inputs, problems, **options):
         return {"name": folder.name, "source": source}
 
     case_run = replace(RUN, results=("table.tsv", "failed.tsv"), files=("numbers.txt",))
-    options = {"overwrite": False, **options}
+    options |= {"options": RunOptions(overwrite=overwrite), "names": names}
     records = case_run.process(inputs, tmp_path, process, lambda source, record: True, **options)
     return list(records)
 
@@ -155,8 +160,9 @@ def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path
     def process(source, folder):
         raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
 
+    run_options = {"options": RunOptions(), "names": described}
     with pytest.raises(ValueError, match=r"^a: gone\.nii: No such file; check that it exists"):
-        RUN.process({"a": 1}, tmp_path, process, lambda source, record: True, overwrite=False)
+        RUN.process({"a": 1}, tmp_path, process, lambda source, record: True, **run_options)
     assert "failed: a: gone.nii: No such file" in capsys.readouterr().out
 
 
@@ -168,7 +174,7 @@ def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of
 
     inputs = {"a": 1, "b": 2}
     run(tmp_path, inputs)
-    records = RUN.process(inputs, tmp_path, None, is_current, overwrite=False)
+    records = RUN.process(inputs, tmp_path, None, is_current, options=RunOptions(), names=described)
     assert list(records) == ["b"]
     assert failures(tmp_path)[0]["problem"].startswith("gone.nii: No such file")
     assert not (tmp_path / "a" / "done.json").exists()
@@ -181,7 +187,7 @@ def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path
         return {"name": f"scan {source}", "patient": "p2"}
 
     problems = {"a": "no brain"}
-    options = {"failed": {"first": unread}, "describe": describe}
+    options = {"failed": {"first": unread}, "names": describe}
     assert run_with_failures(tmp_path, {"a": 1, "b": 2}, problems, **options) == ["b"]
     unsegmented = {"name": "scan 1", "patient": "p2", "problem": "no brain"}
     assert failures(tmp_path) == [unread, unsegmented]
@@ -250,17 +256,42 @@ def test_what_was_finished_with_other_settings_is_no_part_of_the_run_that_replac
     assert [file.exists() for file in files] == [False, False, True, True]
 
 
-def test_begin_removes_what_another_run_finished(tmp_path):
-    RUN.begin(tmp_path, {"seed": 1}, overwrite=False)
-    assert run(tmp_path, {"a": 1}) == ["a"]
+def test_a_run_removes_what_another_run_finished(tmp_path, capsys):
+    def process(source, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "done.json").write_text(json.dumps({"name": folder.name, "source": source}))
+        return {"name": folder.name, "source": source}
+
+    def begin(seed, cases=(1, 3), **options):
+        RUN.run(
+            cases,
+            tmp_path,
+            {"seed": seed},
+            RunOptions(**options),
+            names=lambda source: {"name": f"scan {source}", "patient": "p"},
+            work=process,
+            is_current=lambda source, record: True,
+            write=lambda records: written.append(list(records)),
+            say=lambda records: [f"{len(records)} scans"],
+            is_flagged=lambda record: record["source"] == 3,
+        )
+
+    written = []
+    begin(1)
+    assert capsys.readouterr().out == "2 scans\nflagged: 1 of 2\n"
+    assert written == [["scan-1", "scan-3"]]
     (tmp_path / "table.tsv").touch()
-    RUN.begin(tmp_path, {"seed": 1}, overwrite=False)
-    assert run(tmp_path, {"a": 1}) == []
     with pytest.raises(ValueError, match=r"other options \(seed\)"):
-        RUN.begin(tmp_path, {"seed": 2}, overwrite=False)
-    RUN.begin(tmp_path, {"seed": 2}, overwrite=True)
+        begin(2)
+    with pytest.raises(typer.Exit):
+        begin(2, overwrite=True, fail_on_flag=True)
     assert not (tmp_path / "table.tsv").exists()
-    assert run(tmp_path, {"a": 1}) == ["a"]
+    with pytest.raises(ValueError, match="several cases would have the same files"):
+        begin(2, cases=(1, 1))
+    # Workers get the cases one by one.
+    (tmp_path / "scan-1" / "done.json").unlink()
+    begin(2, jobs=2)
+    assert written[-1] == ["scan-1", "scan-3"]
 
 
 @pytest.mark.parametrize("left", [None, "table.tsv", "a/done.json"])

@@ -10,7 +10,7 @@ import pytest
 from dmrifit.cli.options import (
     beside,
     bounds_of,
-    is_table,
+    named_cases,
     number_or_path,
     numbers,
     pairs,
@@ -179,10 +179,24 @@ def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_pa
     for name in ("a.nii", "a_brain.nii", "b.nii.gz"):
         (tmp_path / name).touch()
     options = {"--prior": None, "--mask": None}
-    assert is_table(tmp_path, "files", options, ("image", "brain"))
+    bids = "anat/*_T1w.nii*"
+    named = (("image", "brain"), bids)
+    assert named_cases([tmp_path], "files", options, *named) == (tmp_path, True)
     assert capsys.readouterr().err == f"2 cases in {tmp_path}: a, b; with brain 1\n"
     with pytest.raises(ValueError, match="is a folder, where files stand beside the images; leave out --prior and --mask"):
-        is_table(tmp_path, "files", {"--prior": None, "--mask": "x.nii"}, ("image",))
+        named_cases([tmp_path], "files", {"--prior": None, "--mask": "x.nii"}, *named)
+    images = [tmp_path / "a.nii", tmp_path / "b.nii.gz"]
+    assert named_cases(images[:1], "files", {"--mask": "x.nii"}, *named) == (images[0], False)
+    for paths in (images, [tmp_path / "?.nii*"]):
+        assert named_cases(paths, "files", options, *named) == (images, True)
+        with pytest.raises(ValueError, match="several images; leave out --mask"):
+            named_cases(paths, "files", {"--mask": "x.nii"}, *named)
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        named_cases([tmp_path / "c*"], "files", options, *named)
+    scan = tmp_path / "bids" / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
+    scan.parent.mkdir(parents=True)
+    scan.touch()
+    assert named_cases([tmp_path / "bids"], "files", options, *named) == ([scan], True)
     (tmp_path / "cases.tsv").touch()
     say_folder(tmp_path, ("image",))
     say_folder(tmp_path / "cases.tsv", ("image",))

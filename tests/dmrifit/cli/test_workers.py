@@ -11,7 +11,7 @@ def square(number):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_each_task_gives_a_result_and_a_line(capfd, jobs):
-    results = run_tasks(square, [1, 2, 3], jobs=jobs, cluster=None, name=lambda result: result["name"])
+    results = run_tasks(square, [1, 2, 3], jobs=jobs, cluster=None, line=lambda result: result["name"])
     assert sorted(result["square"] for result in results) == [1, 4, 9]
     err = capfd.readouterr().err
     assert err.startswith("1/3 ")

@@ -437,25 +437,6 @@ def test_counts_that_differ_are_named(image, scan, refused):
     refused(image, "the image has 4 volumes", protocol=Protocol([0, 500, 1000]))
 
 
-def test_masks_of_other_grids_and_empty_ones_are_named(image, tmp_path, refused):
-    path = tmp_path / "mask.nii.gz"
-    ones = np.ones(GRID, np.uint8)
-    for values, affine, message in (
-        (np.ones((4, 3, 4), np.uint8), AFFINE, r"mask\.nii\.gz has 4 × 3 × 4 voxels.*4 × 3 × 5.*resample"),
-        (ones, AFFINE @ np.diag([-1, 1, 1, 1]), r"mask\.nii\.gz and the image.*apart.*resample"),
-        (0 * ones, AFFINE, r"mask\.nii\.gz: no voxel is inside"),
-    ):
-        nib.save(nib.Nifti1Image(values, affine), path)
-        refused(image, message, mask=path)
-        in_memory = message.replace(r"mask\.nii\.gz", "the mask")
-        refused(image, in_memory, mask=nib.Nifti1Image(values, affine))
-    refused(image, "the mask is of type MGHImage", mask=nib.MGHImage(ones, AFFINE))
-    refused(image, "the noise map has 4 ×", sigma=nib.Nifti1Image(np.ones((4, 3, 4)), AFFINE))
-    path.write_bytes(path.read_bytes()[:-20])
-    refused(image, r"mask\.nii\.gz.*damaged", mask=path)
-    refused(image, "no such file", mask=tmp_path / "other.nii", error=FileNotFoundError)
-
-
 def test_noise_levels_that_are_none_are_refused(image, tmp_path, refused):
     refused(image, "sigma must be.*-1", sigma=-1)
     refused(image, "sigma must be", sigma=float("nan"))

@@ -524,7 +524,7 @@ class TestRefusals:
                 lambda m: m["parameters"].update(model={"$model": {**CODE, "source": ""}}),
                 "key of a model",
             ),
-            (lambda m: m.update(scale={"rule": "voxel", "percentile": 95}), "no rule 'voxel'"),
+            (lambda m: m.update(scale={"rule": "voxel", "percentile": 95}), "not 'voxel'"),
         ],
     )
     def test_metadata_that_was_altered_is_refused(self, change, match, file):

@@ -251,7 +251,7 @@ def test_boosted_trees_with_an_unnamed_parameter_are_not_stored():
 
 
 def test_an_entry_of_the_table_is_all_that_a_regressor_needs(monkeypatch):
-    def neighbors(params, options):
+    def neighbors(params, **_):
         return KNeighborsRegressor(**params)
 
     entry = Regressor(

@@ -24,6 +24,7 @@ from dmrifit.report.page import (
     Picture,
     Section,
     Table,
+    Texts,
     png_bytes,
     render,
     sentence,
@@ -282,3 +283,14 @@ def test_files_of_an_earlier_report_are_removed(tmp_path):
     write_files(tmp_path, {"old.csv": "1", "notes.txt": "2"})
     write_files(tmp_path, {"new.csv": b"3"}, replaced=("csv",))
     assert {path.name for path in tmp_path.iterdir()} == {"new.csv", "notes.txt"}
+
+
+def test_texts_of_a_page_are_those_of_the_file_beside_its_module(tmp_path):
+    (tmp_path / "data").mkdir()
+    text = 'found = "{n} of {total:.1f}"\ncurve.alt = "by {method}"\n'
+    (tmp_path / "data" / "report.toml").write_text(text, encoding="utf-8")
+    texts = Texts(str(tmp_path / "report.py"))
+    assert texts["found"] == "{n} of {total:.1f}"
+    assert texts("found", n=1, total=2) == "1 of 2.0"
+    picture = texts.picture("curve", b"", method="{LR}")
+    assert (picture.name, picture.alt, picture.caption) == ("curve", "by {LR}", "")

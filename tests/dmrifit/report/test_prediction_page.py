@@ -99,9 +99,12 @@ def test_every_option_that_a_page_names_exists():
     options = {name: {one for parameter in command.params for one in parameter.opts} for name, command in known.items()}
     named = []
     for room in (dmrifit.report, dmrifit.study.report):
-        for path in Path(room.__file__).parent.rglob("*.py"):
-            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        folder = Path(room.__file__).parent
+        for path in (*folder.rglob("*.py"), *folder.rglob("*.toml")):
+            texts = [path.read_text(encoding="utf-8")]
+            if path.suffix == ".py":
+                nodes = ast.walk(ast.parse(texts[0]))
+                texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
             for text in texts:
                 # Not the variables of a style sheet.
                 for found in re.finditer(r"(?:dmrifit ([a-z-]+) )?(?<![\w(-])(--[a-z][\w-]*)(?![\w:-])", text):

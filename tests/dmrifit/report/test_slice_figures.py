@@ -12,8 +12,7 @@ from dmrifit.report.slice_figures import (
     MapPanel,
     Slices,
     plot_codes,
-    plot_panel,
-    plot_panels,
+    plot_maps,
     robust_limits,
 )
 
@@ -68,7 +67,7 @@ def test_one_voxel_is_enough():
     mask[3, 3, 3] = True
     slices = Slices(mask, AFFINE)
     assert [cut.shape for cut in slices.pictures(mask)] == [(1, 1)]
-    assert picture(plot_panel(slices, MapPanel("D", "µm²/ms", np.full(SHAPE, 1.5)))).size
+    assert picture(plot_maps(slices, [MapPanel("D", "µm²/ms", np.full(SHAPE, 1.5))])).size
 
 
 def test_limits_leave_out_the_odd_voxels():
@@ -88,7 +87,7 @@ def test_outside_the_mask_the_page_shows_and_missing_values_are_gray(slices):
     mask[2:8, 2:6] = True
     values = np.ones(SHAPE)
     values[5, 4] = np.nan
-    shown = picture(plot_panel(Slices(mask, AFFINE), MapPanel("D", "", values)))[..., :3]
+    shown = picture(plot_maps(Slices(mask, AFFINE), [MapPanel("D", "", values)]))[..., :3]
     gray = np.array([0xB9, 0xBE, 0xC6]) / 255
     assert (np.abs(shown - gray).max(axis=-1) < 0.02).sum() > 50
     assert (shown[0, 0] == 1).all()
@@ -99,7 +98,7 @@ def test_outside_the_mask_the_page_shows_and_missing_values_are_gray(slices):
 )
 def test_any_map_can_be_drawn(slices, values):
     panels = [MapPanel("K", "", values, (0.0, 5.0), (0.2, 0.0)), MapPanel("D", "µm²/ms", values)]
-    for figure in (plot_panel(slices, panels[0]), plot_panels(slices, panels, "title")):
+    for figure in (plot_maps(slices, panels[:1]), plot_maps(slices, panels, title="title")):
         shown = picture(figure)
         assert shown[..., :3].std() > 0.02
 
@@ -107,7 +106,7 @@ def test_any_map_can_be_drawn(slices, values):
 def test_the_histogram_reaches_the_bound_that_voxels_sit_at(slices):
     values = np.random.default_rng(0).uniform(1, 2, SHAPE)
     values[0] = 0
-    histogram = plot_panel(slices, MapPanel("K", "", values, (0.0, 5.0), (0.1, 0.0))).axes[-1]
+    histogram = plot_maps(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.1, 0.0))]).axes[-1]
     assert histogram.get_xlim()[0] == 0
     assert histogram.get_xlim()[1] < 3
     assert [text.get_text() for text in histogram.texts] == ["10 % at the bound"]
@@ -115,7 +114,7 @@ def test_the_histogram_reaches_the_bound_that_voxels_sit_at(slices):
 
 def test_shares_at_both_bounds_do_not_overlap(slices):
     values = np.linspace(0, 5, 560).reshape(SHAPE)
-    figure = plot_panels(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.32, 0.67))], "Title")
+    figure = plot_maps(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.32, 0.67))])
     low, high = (text.get_window_extent() for axes in figure.axes for text in axes.texts if "bound" in text.get_text())
     assert not low.overlaps(high)
 
@@ -123,13 +122,13 @@ def test_shares_at_both_bounds_do_not_overlap(slices):
 def test_the_histogram_holds_all_voxels(slices):
     values = np.random.default_rng(0).normal(size=SHAPE)
     values[0, 0, 0] = 1e5
-    histogram = plot_panel(slices, MapPanel("K", "", values)).axes[-1]
+    histogram = plot_maps(slices, [MapPanel("K", "", values)]).axes[-1]
     assert histogram.patches[0].get_data().values.sum() == pytest.approx(100)
 
 
 def test_the_histogram_of_an_amplitude_at_its_bound_has_no_bound(slices):
     panel = MapPanel("S0", "a.u.", np.random.default_rng(0).normal(size=SHAPE), shares=(0.01, 0.02))
-    histogram = plot_panel(slices, panel).axes[-1]
+    histogram = plot_maps(slices, [panel]).axes[-1]
     assert np.isfinite(histogram.get_xlim()).all()
     assert not histogram.texts
 
@@ -144,7 +143,7 @@ def test_the_status_names_only_what_occurs(slices):
 
 def test_the_same_figure_gives_the_same_bytes(slices):
     panel = MapPanel("D", "µm²/ms", np.random.default_rng(0).normal(size=SHAPE))
-    assert png_bytes(plot_panel(slices, panel)) == png_bytes(plot_panel(slices, panel))
+    assert png_bytes(plot_maps(slices, [panel])) == png_bytes(plot_maps(slices, [panel]))
 
 
 def test_the_first_label_names_the_axis_and_all_say_where_they_are(slices):
@@ -167,7 +166,7 @@ def test_room_around_a_mask_is_a_square_within_the_volume():
 def test_a_map_can_have_the_colors_of_another_and_says_in_a_list_that_it_says_little():
     values = np.linspace(0, 1, 8).reshape(2, 2, 2)
     panel = MapPanel("Dt", "µm²/ms", values, window=(0.25, 4.0))
-    figure = plot_panel(Slices(np.ones((2, 2, 2), bool), np.eye(4)), panel)
+    figure = plot_maps(Slices(np.ones((2, 2, 2), bool), np.eye(4)), [panel])
     assert (0.25, 4.0) in [axes.get_ylim() for axes in figure.axes]
     assert panel.layer == "Dt"
     assert MapPanel("T2v", "ms", values, faint=True).layer == "T2v (not determined)"
@@ -181,7 +180,7 @@ def test_voxels_in_doubt_are_gray_in_figures(slices):
     gray = np.array([int(NO_VALUE_COLOR[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     shares = []
     for panel in (MapPanel("K", "", values), MapPanel("K", "", values, doubted=doubted)):
-        drawn = picture(plot_panel(slices, panel))[..., :3]
+        drawn = picture(plot_maps(slices, [panel]))[..., :3]
         shares.append((np.abs(drawn - gray).max(axis=-1) < 0.01).mean())
     assert shares[0] < 0.002
     assert shares[1] > 0.05

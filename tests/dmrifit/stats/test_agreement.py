@@ -140,22 +140,6 @@ def test_the_unit_and_the_order_of_ratings_do_not_change_their_correlation(
         assert first.value <= 1 + 1e-9
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: icc([[1, 2], [3, 4]], "ICC(2,k)"), "form must be one of"),
-        (lambda: icc([1, 2, 3]), "one row per target"),
-        (lambda: icc([[1, np.inf], [3, 4]]), "infinite"),
-        (lambda: bland_altman([1, 2], [1, 2, 3]), "one length"),
-        (lambda: bland_altman([1, np.inf], [1, 2]), "infinite"),
-        (lambda: finite_pairs([[1, 2]], [[1, 2]]), r"not shapes \(1, 2\) and \(1, 2\)"),
-    ],
-)
-def test_what_cannot_be_rated_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
-
-
 # Limits of agreement -----------------------------------------------------------------------------
 
 

@@ -118,13 +118,6 @@ def test_every_check_is_a_row_of_the_figures():
     assert figures["quantity"].tolist()[2:] == ["a measurement of b"] * 2
 
 
-def test_boards_need_runs_and_numbers():
-    with pytest.raises(ValueError, match="at least one run"):
-        build_board([claim_of()], [], margins=TENTH)
-    with pytest.raises(ValueError, match="numbers of their own"):
-        build_board([claim_of(), claim_of()], runs_of([0.1]), margins=TENTH)
-
-
 @pytest.mark.parametrize(
     ("value", "spread", "text"),
     [

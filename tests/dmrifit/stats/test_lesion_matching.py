@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 from dmrifit import lesion_scores, lesion_table
-from dmrifit.io.components import drop_small
-from dmrifit.stats.lesion_matching import (
-    HEADLINES,
-    label_components,
-    lesion_counts,
-    match_components,
-    scores_from_counts,
-)
+from dmrifit.io.components import drop_small, label_components, match_components
+from dmrifit.stats.lesion_matching import HEADLINES, lesion_counts, scores_from_counts
 
 ROOT = Path(__file__).parents[3]
 SHAPE = (9, 8, 7)

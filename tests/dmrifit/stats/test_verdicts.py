@@ -150,22 +150,13 @@ def test_what_is_not_simulated_is_not_decided():
     assert (row["verdict"], row["reason"]) == (NOT_SIMULATED, "scanners")
 
 
-def test_margins_are_read_and_faults_named(tmp_path):
+def test_margins_are_read(tmp_path):
     path = tmp_path / "margins.toml"
     good = '[margins.dice]\nvalue = 0.1\nscale = "absolute"\nwhose = "paper"\nsentence = "As printed."\n'
     path.write_text(good + '[claims.3]\nprimary = "DI"\n')
     margins, claims = read_margins(path)
     assert margins == {"dice": Margin("dice", 0.1, "absolute", "paper", "As printed.")}
     assert claims == {3: {"primary": "DI"}}
-    for old, new, words in (
-        ("0.1", "-0.1", "dice: value must be 0 or more, not -0.1"),
-        ("paper", "theirs", "whose one of paper, ours"),
-        ("As printed.", "", "sentence must say why"),
-        ('sentence = "As printed."', "", "sentence"),
-    ):
-        path.write_text(good.replace(old, new))
-        with pytest.raises(ValueError, match=f"margins.toml: .*{words}"):
-            read_margins(path)
 
 
 def test_a_check_that_some_seeds_lack_stays_open():
@@ -178,12 +169,6 @@ def test_a_check_that_some_seeds_lack_stays_open():
     row = build_board([claim], runs, margins={"tenth": TENTH}).iloc[0]
     assert row["verdict"] == OPEN
     assert row["reason"].startswith("cannot be told in 1 of 2 checks: b 0.000")
-
-
-@pytest.mark.parametrize("value", [True, False, "0.1", -1, math.inf])
-def test_a_margin_is_a_number(value):
-    with pytest.raises(ValueError, match="margin tenth: value must be 0 or more, not"):
-        Margin("tenth", value, "absolute", "ours", "for tests")
 
 
 @pytest.mark.parametrize("name", ["", "unheard"])

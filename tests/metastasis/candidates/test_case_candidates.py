@@ -3,8 +3,15 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.special import expit, logit
 
-from metastasis.candidates.case_candidates import case_candidates, segmenter_options
+from metastasis.candidates.case_candidates import (
+    block_peaks,
+    case_candidates,
+    comparable,
+    segmenter_options,
+)
 from metastasis.candidates.judgment import NAMES
 
 SHAPE = (36, 36, 36)
@@ -83,7 +90,7 @@ def test_candidates_are_limited_in_size_where_probabilities_were_scaled(
 ):
     image, _ = volumes()
     found = []
-    monkeypatch.setattr("metastasis.candidates.scan_level._LEAST_BLOCKS", least_blocks)
+    monkeypatch.setattr("metastasis.candidates.case_candidates._LEAST_BLOCKS", least_blocks)
     monkeypatch.setattr(
         "metastasis.candidates.case_candidates.find_candidates",
         lambda probability, scan, **options: found.append((probability, options)),
@@ -116,3 +123,63 @@ def test_priors_are_given_to_those_that_use_them():
 
     assert segmenter_options(User(), [1], [None]) == {"priors": [1]}
     assert segmenter_options(Bright(), [1], [2]) == {"masks": [2]}
+
+
+# Levels of scans ---------------------------------------------------------------------------------
+
+
+WIDE = (84, 84, 84)
+MILLIMETERS = (1.0, 1.0, 1.0)
+HEAD = np.linalg.norm(np.stack(np.indices(WIDE), axis=-1) - 41.5, axis=-1) < 41
+NOISE = gaussian_filter(np.random.default_rng(0).normal(size=WIDE), 4)
+LOGITS = -8 + 2 * NOISE / NOISE.std()
+
+
+def test_sure_and_unsure_networks_become_alike():
+    sure, unsure = comparable(expit(1.5 * LOGITS + 8), HEAD), comparable(expit(LOGITS), HEAD)
+    np.testing.assert_allclose(sure, unsure, atol=2e-3)
+    assert (sure[~HEAD] == 0).all()
+    peaks = block_peaks(sure, HEAD, MILLIMETERS)
+    assert np.quantile(peaks, 0.5) == pytest.approx(-4, abs=0.05)
+    assert np.quantile(peaks, 0.75) == pytest.approx(-2, abs=0.05)
+
+
+def test_a_lesion_moves_the_rest_little_and_less_where_its_voxels_are_left_out():
+    is_lesion = np.zeros(WIDE, bool)
+    is_lesion[22:38, 22:38, 22:38] = True  # in 8 blocks
+    probability = expit(np.where(is_lesion, 6, LOGITS))
+    alone = comparable(expit(LOGITS), HEAD)
+    beside, known = (comparable(probability, HEAD, lesions=m) for m in (None, is_lesion))
+    elsewhere = HEAD & ~is_lesion
+    shifts = [logit(p[elsewhere].astype(float)) - logit(alone[elsewhere]) for p in (beside, known)]
+    assert np.abs(shifts[0]).mean() < 1.5
+    assert np.abs(shifts[1]).mean() < 0.3
+    assert beside[30, 30, 30] > 0.99
+
+
+def test_blocks_follow_the_spacing():
+    coarse, fine = (block_peaks(expit(LOGITS), HEAD, (edge,) * 3) for edge in (2.0, 1.0))
+    assert len(coarse) > 5 * len(fine) > 500
+    assert coarse.mean() < fine.mean()
+
+
+def test_empty_slices_and_flips_change_nothing():
+    probability = expit(LOGITS)
+    peaks = block_peaks(probability, HEAD, MILLIMETERS)
+    padding = ((5, 0), (3, 7), (1, 2))
+    padded = (np.pad(volume, padding) for volume in (probability, HEAD))
+    np.testing.assert_array_equal(block_peaks(*padded, MILLIMETERS), peaks)
+    flipped = [np.flip(volume, (0, 2)) for volume in (probability, HEAD)]
+    np.testing.assert_array_equal(block_peaks(*flipped, MILLIMETERS, (0, 2)), peaks)
+    # Blocks that start at the other side are other blocks.
+    assert np.abs(np.quantile(block_peaks(*flipped, MILLIMETERS), 0.5) - np.median(peaks)) > 1e-3
+    scaled = comparable(*flipped, mirrored=(0, 2))
+    np.testing.assert_array_equal(np.flip(scaled, (0, 2)), comparable(probability, HEAD))
+
+
+def test_small_pieces_and_empty_brains_have_no_level():
+    probability = expit(LOGITS).astype(np.float32)
+    piece = np.zeros(WIDE, bool)
+    piece[20:50, 20:50, 20:50] = True
+    for brain in (piece, np.zeros(WIDE, bool)):
+        assert comparable(probability, brain) is None

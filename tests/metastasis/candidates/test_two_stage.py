@@ -369,7 +369,7 @@ def test_impossible_parameters_and_candidates_are_refused(cohort):
     volumes, labels, _ = cohort
     with pytest.raises(ValueError, match="levels must be probabilities"):
         TwoStageSegmenter(Brightness(), levels=(0.0,)).fit(volumes, labels)
-    with pytest.raises(ValueError, match="threshold must be above 0"):
+    with pytest.raises(ValueError, match="threshold must be a number above 0"):
         TwoStageSegmenter(Brightness(), threshold=0).fit(volumes, labels)
     with pytest.raises(ValueError, match="classifier"):
         TwoStageSegmenter(Brightness(), "forest").fit(volumes, labels)

@@ -1,15 +1,24 @@
 """Runs write what was found on the grids of the scans, go on where they stopped, and are read again."""
 
 from dataclasses import replace
+from functools import partial
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.io.components import drop_small
 from metastasis import SensitivitySpecificityEnsemble
-from metastasis.cli.case_runs import read_segmentations, scans_of, segment_cases, write_batch
+from metastasis.cli.case_runs import (
+    RUN,
+    is_current,
+    read_segmentations,
+    scans_of,
+    segment_case,
+    write_batch,
+)
 from metastasis.scans.cases import Case
 from metastasis.study.evaluation import evaluate_segmentations
 from metastasis.study.findings import open_ring_notes
@@ -23,9 +32,16 @@ def cases(synthetic_cases):
 
 
 def run(model, cases, out, **options):
-    contents = segment_cases(model, cases, out, **{"figure": False, "overwrite": False, **options})
-    write_batch(out, contents, figure=False, heading="Segmentations")
-    return contents
+    records = RUN.process(
+        {case.name: (case, ()) for case in cases},
+        out,
+        partial(segment_case, segmenter=model, figure=False),
+        is_current,
+        options=RunOptions(figure=False, **options),
+        names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
+    )
+    write_batch(out, list(records.values()), figure=False, heading="Segmentations")
+    return list(records.values())
 
 
 def test_probabilities_and_labels_lie_on_the_grid_of_the_scan(brightness, cases, tmp_path):
@@ -81,13 +97,12 @@ def test_a_case_that_fails_is_named_as_those_that_could_not_be_read(
         return segment_by(segmenter, volumes=volumes, **scan)
 
     monkeypatch.setattr(ensemble, "segment_by", segment_others)
-    unread = {"name": "unread", "patient": "p9", "problem": "damaged"}
-    run(brightness(3), cases, tmp_path, overwrite=True, failed=[unread])
+    run(brightness(3), cases, tmp_path, overwrite=True)
     failed = pd.read_csv(tmp_path / "failed.tsv", sep="\t")
     assert list(failed) == ["name", "patient", "problem"]
-    assert failed["name"].tolist() == ["unread", cases[0].name]
-    assert failed["patient"].tolist() == ["p9", cases[0].patient]
-    assert "no brain" in failed["problem"][1]
+    assert failed["name"].tolist() == [cases[0].name]
+    assert failed["patient"].tolist() == [cases[0].patient]
+    assert "no brain" in failed["problem"][0]
     assert list((tmp_path / cases[0].name).iterdir()) == []
 
 
@@ -167,8 +182,6 @@ def test_what_cannot_be_read_is_named(brightness, cases, tmp_path):
     rows.to_csv(table, sep="\t", index=False)
     with pytest.raises(ValueError, match="'high' is not a number"):
         read_segmentations(table, cases[:2])
-    with pytest.raises(ValueError, match="several cases would have the same files"):
-        segment_cases(brightness(3), [cases[0], cases[0]], tmp_path, figure=False, overwrite=False)
 
 
 def test_what_is_known_of_a_case_is_that_of_its_table_when_a_run_goes_on(brightness, cases, tmp_path):

@@ -16,9 +16,10 @@ pytest.importorskip("torch")
 pytest.importorskip("skorch")
 
 from dmrifit import MapFitter, Protocol, load_model, save_model
+from dmrifit.cli.case_runs import CaseRun, RunOptions
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, segment_image
-from metastasis.cli.segmentation_commands import RunOptions, _prior_note, ensemble, segment
+from metastasis.cli.segmentation_commands import ModelOptions, _prior_note, ensemble, segment
 from metastasis.scans.cases import Case, read_cases, write_cases
 from metastasis.segmentation.ensemble import merge_segmentations
 
@@ -76,19 +77,18 @@ def run_calls(models, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(segmenter, cases, out, **_):
-        calls.append((segmenter, cases))
+    def stop(self, cases, out, work, *_, **__):
+        calls.append((work.keywords["segmenter"], [case for case, _ in cases.values()]))
         raise StoppedError
 
     def start(command, *words, **options):
-        if command is segment:
-            words = [list(words)]
+        words = [list(words)] if command is segment else [*words[:2], list(words[2:])]
         of_run = {name: options.pop(name) for name in ("flips", "device") if name in options}
         with pytest.raises(StoppedError):
-            command(*words, out=tmp_path / "out", options=RunOptions(overwrite=True, **of_run), **options)
+            command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
         return calls[-1]
 
-    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", stop)
+    monkeypatch.setattr(CaseRun, "process", stop)
     return start
 
 
@@ -125,6 +125,15 @@ def test_a_folder_of_scans_is_as_good_as_a_table(run, table, models, tmp_path):
     )
     np.testing.assert_array_equal(by_folder, by_table)
     np.testing.assert_array_equal(whole, by_table)
+    images = [folder / f"p{i}.nii.gz" for i in range(3)]
+    told = {}
+    for words in (images, [folder / "*.nii.gz"], [*images, "--mask", "none", "--jobs", 2]):
+        out = tmp_path / f"images{len(told)}"
+        assert run("segment", models.plain, *words, "--out", out, "--no-figure")[0] == 0
+        told[out] = volumes(out / "segmentations.tsv", "probability")
+    first, *others = told.values()
+    for stored in others:
+        np.testing.assert_array_equal(stored, first)
     error = run("segment", models.sensitive, folder, "--prior", table, "--out", tmp_path / "x")[2]
     assert "is a folder, where prior scans and brains stand beside the images; leave out --prior" in error
 
@@ -336,7 +345,7 @@ def test_a_threshold_of_the_user_replaces_the_operating_point(table, models, tmp
 def test_a_single_image_comes_with_a_prior_and_a_mask(table, models, run_calls):
     paths = {key: table.parent / f"p1_{key}.nii.gz" for key in ("image", "prior", "label")}
     _, (case,) = run_calls(
-        segment, models.sensitive, paths["image"], prior=paths["prior"], mask=paths["label"]
+        segment, models.sensitive, paths["image"], prior=paths["prior"], mask=str(paths["label"])
     )
     stored = read_cases(table)[1]
     np.testing.assert_array_equal(case.image, stored.image)
@@ -448,9 +457,9 @@ def test_the_summary_counts_scans_and_lesions(
         {"n_lesions": n, "n_marked_by_both": n_of_both, "synthetic": False, "notes": [], "statement": ""}
         for n, n_of_both in zip(counts, of_both, strict=True)
     ]
-    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
+    monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
-    segment([models.sensitive, table], out=tmp_path, options=RunOptions())
+    segment([models.sensitive, table], out=tmp_path, options=ModelOptions(), run=RunOptions())
     said = capsys.readouterr().out
     n_failed = len(cases) - len(counts)
     failures = f"; failed: {n_failed}" if n_failed else ""
@@ -464,16 +473,16 @@ def test_a_flagged_or_failed_scan_ends_with_a_code_on_request(
 ):
     shared = {"n_lesions": 0, "n_marked_by_both": None, "synthetic": False, "statement": ""}
     contents = [shared | {"notes": notes_of_scan} for notes_of_scan in notes]
-    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
+    monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
-    words = [models.sensitive, models.specific, table]
+    words = [models.sensitive, models.specific, [table]]
     words = [[models.sensitive, table]] if command is segment else words
-    command(*words, out=tmp_path, options=RunOptions())
+    command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions())
     with pytest.raises(typer.Exit) as stopped:
-        command(*words, out=tmp_path, options=RunOptions(fail_on_flag=True))
+        command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions(fail_on_flag=True))
     assert stopped.value.exit_code == 3
     contents[:] = [shared | {"notes": []}] * 3
-    command(*words, out=tmp_path, options=RunOptions(fail_on_flag=True))
+    command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions(fail_on_flag=True))
 
 
 @pytest.mark.parametrize("value", ["0", "-0.5", "1.01", "nan"])

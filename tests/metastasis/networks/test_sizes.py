@@ -30,9 +30,3 @@ def test_cells_cover_the_output_and_none_is_too_many(size, factor, data):
 def test_what_is_not_possible_is_refused():
     with pytest.raises(ValueError, match="leave nothing of 18 voxels; give at least 19"):
         output_size(18)
-    with pytest.raises(ValueError, match="factor must be a whole number of at least 1, not 0"):
-        low_resolution_cells(19, 0)
-    with pytest.raises(ValueError, match="phases from 0 to 2, not 3"):
-        low_resolution_cells(19, 3, 3)
-    with pytest.raises(ValueError, match=r"size must be a whole number of at least 1, not 2.5"):
-        output_size(2.5)

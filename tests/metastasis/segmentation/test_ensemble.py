@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
 
+from dmrifit.io.components import label_components
 from dmrifit.networks.training import Training
-from dmrifit.stats.lesion_matching import label_components, lesion_scores, lesion_table
+from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.segmentation.ensemble import (
     SensitivitySpecificityEnsemble,
     merge_segmentations,

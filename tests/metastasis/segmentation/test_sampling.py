@@ -16,6 +16,7 @@ from metastasis.segmentation.sampling import (
     locally_scaled,
     low_resolution,
     mark_mistakes,
+    marked_evenly,
     normalized,
     take_cells,
     take_window,
@@ -387,3 +388,27 @@ def test_appearance_varies_contrast_and_keeps_what_is_stripped():
     assert other[first == 1].mean() == pytest.approx(1, abs=0.1)
     for (one, _), (two, _) in zip(varied, again, strict=True):
         np.testing.assert_array_equal(one["image"], two["image"])
+
+
+# Mistakes of earlier networks --------------------------------------------------------------------
+
+
+def test_a_large_mistake_is_marked_in_part_and_small_ones_as_a_whole():
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[4:7, 4:7, 4:7] = 1
+    probability = np.zeros(label.shape, np.float32)
+    probability[4:7, 4:7, 4:7] = 0.9
+    probability[20:38, 10:30, 10:30] = 0.5  # 7,200 voxels
+    probability[12:15, 2:5, 34:37] = 0.2
+    probability[2, 30:32, 30:32] = 0.05  # too little to be a mistake
+    marked = marked_evenly(label, probability, 0)
+    is_marked = marked == MISTAKEN
+    assert (marked[label > 0] == 1).all()
+    assert is_marked[12:15, 2:5, 34:37].all()
+    large = is_marked[20:38, 10:30, 10:30]
+    assert 230 < large.sum() < 370  # 300 ± 4 standard deviations
+    # From all of it.
+    assert min(large.any(axis=other).mean() for other in ((1, 2), (0, 2), (0, 1))) > 0.9
+    assert is_marked.sum() == large.sum() + 27
+    assert (marked == marked_evenly(label, probability, 0)).all()
+    assert (marked != marked_evenly(label, probability, 1)).any()

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import binom
 
 import metastasis
-from dmrifit.io.components import drop_small
-from dmrifit.stats.lesion_matching import HEADLINES, label_components, lesion_scores, lesion_table
+from dmrifit.io.components import drop_small, label_components
+from dmrifit.stats.lesion_matching import HEADLINES, lesion_scores, lesion_table
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import merge_segmentations
 from metastasis.study.controls import CONTROLS

@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from dmrifit.stats.lesion_matching import label_components, lesion_table
+from dmrifit.io.components import label_components
+from dmrifit.stats.lesion_matching import lesion_table
 from metastasis import Case, evaluate_segmentations
 from metastasis.study.plotting import (
     place_to_show,

@@ -14,7 +14,7 @@ pytest.importorskip("jinja2")
 from dmrifit import lesion_table
 from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
 from metastasis import SensitivitySpecificityEnsemble, write_evaluation
-from metastasis.cli.case_runs import scans_of, segment_cases, write_batch
+from metastasis.cli.case_runs import scans_of, segment_case, write_batch
 from metastasis.study.controls import CONTROLS
 from metastasis.study.plotting import place_to_show
 from metastasis.study.report import KINDS
@@ -119,7 +119,9 @@ def test_the_page_gives_froc_intervals_over_patients_or_says_why_there_are_none(
 def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_cases, tmp_path):
     named = [replace(synthetic_cases[0], patient=EVIL), synthetic_cases[1]]
     both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
-    contents = segment_cases(both, named, tmp_path, figure=True, overwrite=False)
+    contents = [
+        segment_case((case, ()), tmp_path / case.name, segmenter=both, figure=True) for case in named
+    ]
     write_batch(tmp_path, contents, figure=True, heading="Marked by both models, and candidates")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert EVIL not in page

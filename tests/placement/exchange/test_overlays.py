@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from dmrifit.report import viewer
-from dmrifit.report.style import NOT_CLINICAL, SYNTHETIC
+from dmrifit.report.style import NOT_CLINICAL, OUTLINES, SYNTHETIC
 from placement.box.voxel import Voxel
-from placement.exchange.overlays import OUTLINE_COLORS, box_outline, plot_overlay
+from placement.exchange.overlays import box_outline, plot_overlay
 from placement.search.scene import Scene
 from placement.simulate.gliomas import simulate_gliomas
 
@@ -131,10 +131,10 @@ def test_tumor_and_excluded_regions_are_outlined_where_they_lie(scene):
     axial = plot_overlay(VOXEL, scene).axes[2]
     lines = contours(axial)
     assert len(lines) == 2
-    radius = np.linalg.norm(lines[OUTLINE_COLORS[0]] - [12, -8], axis=1)
+    radius = np.linalg.norm(lines[OUTLINES[0]] - [12, -8], axis=1)
     np.testing.assert_allclose(radius, 22, atol=2)
     # The first image voxel of the wall lies at 52 mm: its border is half a voxel before it.
-    border = lines[OUTLINE_COLORS[1]]
+    border = lines[OUTLINES[1]]
     assert border[:, 0].min() == pytest.approx(51, abs=0.6)
 
 
@@ -166,7 +166,7 @@ def test_the_legend_names_what_is_drawn_in_its_color(scene):
     figure = plot_overlay({"expert": VOXEL, "network": Voxel((0, 0, 0), (9, 9, 9))}, scene)
     assert legend(figure) == ["tumor", "wall", "expert", "network"]
     colors = [line.get_color() for line in figure.legends[0].get_lines()]
-    assert colors[2:] == [figure.axes[2].lines[0].get_color(), OUTLINE_COLORS[3]]
+    assert colors[2:] == [figure.axes[2].lines[0].get_color(), OUTLINES[3]]
     assert set(colors[:2]) == set(contours(figure.axes[2]))
     plain, _ = sphere_scene()
     assert legend(plot_overlay(VOXEL, plain)) == ["tumor", "voxel"]
@@ -175,7 +175,7 @@ def test_the_legend_names_what_is_drawn_in_its_color(scene):
 def test_the_viewer_shows_the_same_colors_in_the_same_order():
     css = (Path(viewer.__file__).parent / "data" / "page.css").read_text()
     colors = dict(re.findall(r"\.c(\d) \{ background: (#\w+)", css))
-    assert tuple(colors[str(n)] for n in range(len(colors))) == OUTLINE_COLORS
+    assert tuple(colors[str(n)] for n in range(len(colors))) == OUTLINES
 
 
 def test_a_figure_says_that_it_is_not_for_clinical_use_and_what_it_shows(scene):

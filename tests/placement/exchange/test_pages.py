@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from placement.box.voxel import Voxel
-from placement.cli.case_runs import say_case
+from placement.cli.case_runs import case_line
 from placement.exchange.pages import case_summary, console_numbers, summary_line
 from placement.exchange.prescription import describe_placement, write_prescription
 from placement.search.scene import Scene
@@ -97,11 +97,10 @@ def test_reasons_of_several_lines_are_refused(scene, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_lines_say_what_the_check_of_lipid_lacks(scene, capsys):
+def test_lines_say_what_the_check_of_lipid_lacks(scene):
     shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}
     content = describe_placement(VOXEL, scene)
     assert content["lipid"].endswith("not checked: no bandwidths of pulses and no mask of the brain")
-    say_case("block", content)
-    assert "lipid" not in capsys.readouterr().out
-    say_case("block", describe_placement(VOXEL, scene, **shift))
-    assert "; lipid displacement not checked: no mask of the brain" in capsys.readouterr().out
+    assert "lipid" not in case_line("block", content)
+    line = case_line("block", describe_placement(VOXEL, scene, **shift))
+    assert "; lipid displacement not checked: no mask of the brain" in line

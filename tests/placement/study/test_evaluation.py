@@ -11,7 +11,6 @@ from placement.simulate.gliomas import simulate_gliomas
 from placement.study.evaluation import (
     case_folds,
     control_placements,
-    cross_validate_placements,
     evaluate_placements,
     format_summary,
 )
@@ -277,39 +276,6 @@ def test_folds_are_even_repeatable_and_keep_patients_together():
     assert all(len(set(together[patients == p])) == 1 for p in range(6))
     with pytest.raises(ValueError, match="3 patients cannot be dealt"):
         case_folds(3)
-
-
-class Mean:
-    """Place the mean of what was seen, and remember of what."""
-
-    def fit(self, scenes, voxels):
-        self.seen_ = np.array(voxels)
-        return self
-
-    def get_params(self, deep=True):
-        return {}
-
-    def place(self, scene):
-        return Voxel.from_array(self.seen_[..., :9].reshape(-1, 9).mean(0))
-
-
-def test_cases_are_placed_by_methods_that_never_saw_them(study):
-    scenes, experts = study
-    folds = case_folds(N)
-    placed, seconds = cross_validate_placements({"mean": Mean()}, scenes, experts, folds=folds)
-    for i in range(N):
-        np.testing.assert_allclose(placed["mean"][i], experts[folds != folds[i]].reshape(-1, 9).mean(0))
-    assert (seconds["mean"] > 0).all()
-
-
-def test_a_case_without_experts_is_placed_but_not_learned_from(study):
-    scenes, experts = study
-    folds, experts = case_folds(N), experts.copy()
-    experts[0] = np.nan
-    placed, _ = cross_validate_placements({"mean": Mean()}, scenes, experts, folds=folds)
-    for i in range(N):
-        own = (folds != folds[i]) & (np.arange(N) > 0)
-        np.testing.assert_allclose(placed["mean"][i], experts[own].reshape(-1, 9).mean(0))
 
 
 @pytest.mark.parametrize(

@@ -101,26 +101,19 @@ class _Cut:
 
     patient: PatientPredictions
     slices: Slices
-    turn: NDArray[np.float64]  # (3, 2), nibabel's orientation
 
     @classmethod
     def of(cls, patient: PatientPredictions) -> _Cut:
-        import nibabel as nib
-
-        turn = nib.orientations.io_orientation(patient.affine)
         mask = np.zeros(patient.shape, bool)
         mask[tuple(patient.index.T)] = True
         labels = label_components(mask)
         largest = labels == np.bincount(labels[mask]).argmax()
-        upright = nib.orientations.apply_orientation(largest, turn)
-        affine = patient.affine @ nib.orientations.inv_ornt_aff(turn, patient.shape)
-        return cls(patient, Slices(upright, affine, n_slices=1, fullest=True, room=_ROOM), turn)
+        slices = Slices(largest, patient.affine, n_slices=1, fullest=True, room=_ROOM)
+        return cls(patient, slices)
 
     def picture(self, volume: NDArray) -> NDArray:
         """Cut the slice out of a volume on the grid of the scan; (rows, columns)."""
-        import nibabel as nib
-
-        (cut,) = self.slices.pictures(nib.orientations.apply_orientation(volume, self.turn))
+        (cut,) = self.slices.pictures(volume)
         return cut
 
     def map(self, values: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:

@@ -10,7 +10,7 @@ import numpy as np
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.page import Fold, Grid, Heading, Note, Picture, Table
+from dmrifit.report.page import Fold, Grid, Heading, Note, Picture, Table, Texts
 from dmrifit.report.style import INK, PANEL, head, new_figure, shared_style
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures.curves import algorithm_color
@@ -22,27 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+_TEXTS = Texts(__file__)
 #: Tables of tests by name.
 _Tests: TypeAlias = "dict[str, pd.DataFrame]"
 ALPHA = 0.05
 _FEWEST_RANKS = 3
 # Groups of parameters in the tables of tests.
 _ALL, _WITHOUT = "all", f"without {AT_BOUND}"
-_OVERVIEW = (
-    "index {index} | cohort {cohort} | strategy {strategy} | parameters {metrics} | "
-    "patients {n_patients:} | Friedman p {p:p} | Kendall's W {kendall_w:.2f} | "
-    "pairs that differ {differing:} | pairs equivalent {equivalent:} | margin"
-)
-_PLACES = (
-    "cohort {cohort} | strategy {strategy} | algorithm {algorithm} | "
-    "average rank {average_rank:.2f} | "
-    "place (95 % of resamples) {place:.0f} ({place_low:.0f} … {place_high:.0f}) | "
-    "first in (%) {share_first:.1%}"
-)
-_MIXED = (
-    "cohort {cohort} | strategy {strategy} | parameters {metrics} | term {term} | scale {scale} | "
-    "Wald χ² {statistic:.1f} | df {df:.0f} | p {p:p} | {reason:w}"
-)
 
 
 def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]:
@@ -61,11 +47,7 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
     except ImportError as error:
         return [f"No tests between algorithms: {error}."], {}
     if board.undecided:
-        text = (
-            f"Whether algorithms differ cannot be told from {board.undecided}: there are no "
-            "verdicts here. Skill with its intervals stands above; the tests are in the folder "
-            "tables beside this page."
-        )
+        text = _TEXTS("undecided", undecided=board.undecided)
         return [text], tables
     for name in tests:
         tests[name] = _shown(tests[name], board.regimes[0])
@@ -87,19 +69,13 @@ def _conclusions(
     board: Board, metrics: list[MapMetric], tests: dict[str, _Tests]
 ) -> Iterator[Any]:
     """Show the tests of the first way of training: overview, diagrams, pairs, mixed models."""
-    yield (
-        "Do the algorithms differ? The patient is the unit: each enters with one number per "
-        f"algorithm, the mean over {', '.join(board.averaged_metrics)}. Friedman's test asks "
-        "whether any differ (Kendall's W is its effect size, 0 to 1), Wilcoxon's signed-rank "
-        "test with Holm's correction which pairs do, and two one-sided tests whether pairs are "
-        "equivalent: closer than the margin. A large p alone is no proof of equality."
-    )
+    yield _TEXTS("explained", metrics=", ".join(board.averaged_metrics))
     first = board.regimes[0]
     conditions = board.conditions(matching(board.scores, train_on=first))
     yield Heading(f"Trained on {WHOM.get(first, first)}; {conditions}")
     overview = [row for metric in metrics for row in _overview(tests[metric.name], metric)]
     unit = " (%)" if all(metric.unit == "%" for metric in metrics) else ""
-    yield Table(overview, f"{_OVERVIEW}{unit} {{margin:}}")
+    yield Table(overview, f"{_TEXTS['overview']}{unit} {{margin:}}")
     tests_by_reason: dict[str, list[str]] = {}
     for row in overview:
         name = wording("{index} of {cohort} {strategy}", row)
@@ -125,7 +101,7 @@ def _conclusions(
         yield Fold(f"All pairs, {metric.label}", _pair_table(tests[metric.name], metric))
         mixed = matching(tests[metric.name]["mixed"], kind="test")
         title = f"Mixed model of {metric.label}, patients as random intercepts"
-        yield Fold(title, Table(mixed, _MIXED))
+        yield Fold(title, Table(mixed, _TEXTS["mixed"]))
     if len(board.regimes) > 1:
         yield Note(
             "The tests of other ways of training are in the folder tables beside this page."
@@ -189,7 +165,7 @@ def _rank_stability(tests: _Tests, metric: MapMetric) -> Iterator[Any]:
             yield f"{cohort}, {strategy}: {ranks_in_words(group, pairs)}"
             rows += group.to_dict("records")
     title = f"Stability of ranks by {metric.label}, patients drawn again"
-    yield Fold(title, Table(rows, _PLACES))
+    yield Fold(title, Table(rows, _TEXTS["places"]))
 
 
 def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -200,9 +176,11 @@ def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
     alike = beside[~(beside["p"] <= ALPHA)]
     others = set(alike["a"]) | set(alike["b"])
     names = [other for other in ranks["algorithm"] if other in others - {name}]
-    text = (
-        f"{name} ranks first, and in {percent(first['share_first'])} % of the resamples of "
-        f"{counted(int(first['n_patients']), 'patient')} too"
+    text = _TEXTS(
+        "first",
+        name=name,
+        share=percent(first["share_first"]),
+        patients=counted(int(first["n_patients"]), "patient"),
     )
     if names:
         return f"{text}; not told apart from {', '.join(names)} (Nemenyi's test)."
@@ -226,11 +204,7 @@ def _pair_table(tests: _Tests, metric: MapMetric) -> Table:
         rows.append(row)
     return Table(
         rows,
-        "cohort {cohort} | strategy {strategy} | parameters {metrics} | a {a} | b {b} | "
-        f"mean a{unit} {{mean_a:{number}}} | mean b{unit} {{mean_b:{number}}} | "
-        f"median a − b{unit} {{difference:{number}}} | p (Holm) {{p_holm:p}} | "
-        "rank-biserial (95 % interval) {rank_biserial:.2f} ({low:.2f} … {high:.2f}) | "
-        f"mean a − b, 90 % interval{unit} {{interval:}} | {{verdict}}",
+        _TEXTS("pairs", unit=unit, number=number),
     )
 
 

@@ -9,16 +9,10 @@ import numpy as np
 
 from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import (
-    CONSTANT,
     CONTROLS,
-    COPY,
-    PERFECT,
-    REPEAT,
-    SHUFFLED,
-    TRUTH,
     is_control,
 )
-from dmrifit.report.page import Code, Fold, Heading, Note, Table
+from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts
 from dmrifit.stats.metrics import MapMetric
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.elements import TRAINED, capital, metric_text
@@ -28,28 +22,7 @@ from dmrifit.study.summaries import KEYS, Board, largest, matching, summary_metr
 if TYPE_CHECKING:
     import pandas as pd
 
-_STRATEGIES = {
-    "s2s": "signals to signals (s2s: predict the missing images, then fit the model to them)",
-    "m2m": "maps to maps (m2m: predict the model's parameters from the clinical maps)",
-}
-_SIMULATION = {
-    "snr": "signal-to-noise ratio in the liver, lowest b, shortest TE",
-    "field": "field strength (T)",
-    "shape": "voxels of the image",
-    "latent_corr": "correlation by latent textures",
-    "gain_variation": "coefficient of variation of the gain",
-    "patient_variation": "variation between patients (× table)",
-}
-_CONTROLS = {
-    CONSTANT: "constant answers the median of the training targets whatever it is shown",
-    SHUFFLED: "shuffled is linear regression trained on targets in random order",
-    COPY: "copy answers the nearest contrast that was measured, or the nearest clinical map "
-    "(f: F, Dv: ADC_fast, Dt: ADC_slow; else the constant)",
-    PERFECT: "perfect answers what was measured",
-    TRUTH: "truth answers the signals without noise and the true parameters (or the fit to these "
-    "signals, where no parameters are known)",
-    REPEAT: "repeat answers a second draw of the noise, and the fit to it",
-}
+_TEXTS = Texts(__file__)
 
 
 def introduction(board: Board) -> Iterator[Any]:
@@ -63,7 +36,9 @@ def introduction(board: Board) -> Iterator[Any]:
     for name, n in patients.items():
         noun = "synthetic patient" if name in board.evaluation.synthetic else "patient"
         counts.append(f"{counted(n, noun)} of {name}")
-    strategies = [_STRATEGIES[name] for name in board.strategies if name in _STRATEGIES]
+    strategies = [
+        _TEXTS["strategies"][name] for name in board.strategies if name in _TEXTS["strategies"]
+    ]
     learners = ", ".join(board.learners) or "none"
     regimes = []
     for train_on in board.regimes:
@@ -73,29 +48,24 @@ def introduction(board: Board) -> Iterator[Any]:
     draws = counted(board.setting("n_repeats", 1), "draw")
     if seed is not None:
         draws += f", seed {seed}"
-    yield (
-        "How well do models fitted to a long, advanced protocol follow from the few images of a "
-        f"clinical one? Each of {' and '.join(counts)} was held out in turn; predictors were "
-        f"trained on {voxels} of the {board.setting('train_mask', 'body')} of each training "
-        f"patient and scored on every voxel of the {board.setting('score_mask', 'lesion')} of "
-        f"the held-out one. {capital('; '.join(regimes))}; {draws}."
+    yield _TEXTS(
+        "question",
+        cohorts=" and ".join(counts),
+        voxels=voxels,
+        train_mask=board.setting("train_mask", "body"),
+        score_mask=board.setting("score_mask", "lesion"),
+        regimes=capital("; ".join(regimes)),
+        draws=draws,
     )
-    yield (
-        f"Algorithms: {learners}. Strategies: "
-        f"{'; '.join(strategies) or ', '.join(board.strategies)}."
+    yield _TEXTS(
+        "algorithms",
+        learners=learners,
+        strategies="; ".join(strategies) or ", ".join(board.strategies),
     )
-    controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
+    controls = [_TEXTS["controls"][name] for name in CONTROLS if name in board.algorithms]
     if controls:
         yield f"Controls, in gray: {'; '.join(controls)}."
-    yield (
-        "The reference is the fit to the full protocol. E = (prediction − reference) / reference; "
-        "the bias index BI is the median of E over a patient's voxels, the dispersion index DI "
-        "its interquartile range. Skill is 1 − error / error of the constant with the least "
-        "error on the training patients, mean over patients and the parameters without S0 and "
-        "T2v, with 95 % intervals over patients (bootstrap). BI is signed, so |BI| is averaged. "
-        "BI and DI are blind to a predictor that ignores its input; skill, the correlation r and "
-        "the controls show that one."
-    )
+    yield _TEXTS["reference"]
 
 
 def headline_table(board: Board) -> Iterator[Any]:
@@ -134,10 +104,7 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
             rows.append(line)
     header = ["regions, N, seed", "cohort", "difficulty", "strategy"]
     header += [metric.heading for metric in metrics]
-    yield (
-        "Means over the algorithms that learn (± standard deviation between algorithms), first "
-        "way of training."
-    )
+    yield _TEXTS["repeated"]
     yield Table(rows, header, numbers=range(4, len(header)))
 
 
@@ -187,7 +154,7 @@ def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Any]:
     for key in dict.fromkeys(keys):
         values = [_plain(simulation.get(key)) for simulation in simulations.values()]
         if any(values):
-            rows.append([_SIMULATION.get(key, key.replace("_", " ")), *values])
+            rows.append([_TEXTS["simulation"].get(key, key.replace("_", " ")), *values])
     patient_rows = []
     for cohort, simulation in simulations.items():
         for name, patient in simulation.get("patients", {}).items():
@@ -261,8 +228,7 @@ def times(board: Board) -> Iterator[Any]:
     ]
     yield Table(
         rows,
-        "strategy {strategy} | algorithm {algorithm} | seconds per patient, "
-        f"{board.size(board.scores)} {{mean:.3f}} | seconds in all {{total:.1f}}",
+        _TEXTS("times", size=board.size(board.scores)),
     )
     text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
     whole = board.study.get("seconds")

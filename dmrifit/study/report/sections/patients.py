@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.report.page import Grid, Heading, Note, Picture, Table
+from dmrifit.report.page import Grid, Heading, Note, Picture, Table, Texts
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import RANKING_METRIC
@@ -22,12 +22,8 @@ if TYPE_CHECKING:
 
     from dmrifit.study.predictions import PatientPredictions
 
-_NOT_KEPT = (
-    "The comparison kept no predictions of single voxels, so there is nothing to draw here; "
-    "compare(…, keep_predictions=True), the default, keeps them."
-)
+_TEXTS = Texts(__file__)
 _ANATOMY = "image, least b and TE"
-_MOST_PER_PANEL = 20_000  # points of a joint histogram; more change nothing that can be seen
 
 
 def example_patients(board: Board) -> Iterator[Any]:
@@ -35,13 +31,10 @@ def example_patients(board: Board) -> Iterator[Any]:
     patients = [typical_patient(board, cohort) for cohort in board.cohorts]
     shown = [patient for patient in patients if patient is not None and len(patient.index)]
     if board.best is None or not shown:
-        yield _NOT_KEPT
+        yield _TEXTS["not_kept"]
         return
     algorithm = board.best[1]
-    yield (
-        f"Of each cohort the patient with the median score, predicted by {algorithm}. Maps have "
-        "the colors of their reference, E = (prediction − reference) / reference."
-    )
+    yield _TEXTS("examples", algorithm=algorithm)
     for patient in shown:
         names = _estimators(board, patient, algorithm)
         if not names:
@@ -101,26 +94,12 @@ def lesion_order(board: Board) -> Iterator[Any]:
         return
     table = lesion_ranking(board.evaluation)
     if not len(table):
-        yield (
-            "The true order of these lesions is not known, or there are fewer than "
-            f"{FEWEST_LESIONS} in a cohort."
-        )
+        yield _TEXTS("no_order", fewest_lesions=FEWEST_LESIONS)
         return
-    yield (
-        "Use for decisions: would a predicted parameter order the patients' lesions otherwise "
-        "than their ADC does, and rightly? Each lesion has its median; ρ is Spearman's "
-        "correlation with the true order, ADC taken in the direction that suits it better; the "
-        "gain of the prediction over ADC has a 95 % interval over patients (bootstrap). Of the "
-        "pairs of lesions that a prediction orders otherwise than ADC, so many it orders rightly: "
-        "below 50 %, ADC alone does better."
-    )
+    yield _TEXTS["order_explained"]
     yield Table(
         table,
-        "cohort {cohort} | parameter {parameter} | prediction {estimator} | "
-        "lesions {n_lesions:} | ρ of the prediction {rho_predicted:.2f} | "
-        "ρ of ADC {rho_adc:.2f} | gain {gain:.2f} [{gain_low:.2f}, {gain_high:.2f}] | "
-        "pairs ordered otherwise (%) {reordered:.1%} | "
-        "of these rightly (%) {reordered_rightly:.1%}",
+        _TEXTS["order"],
     )
 
 
@@ -149,19 +128,14 @@ def joint_histograms(board: Board) -> Iterator[Any]:
                 rows = rows.assign(cohort=cohort, strategy=strategy)
                 pairs.setdefault(name, []).append(rows)
     if not pairs:
-        yield _NOT_KEPT
+        yield _TEXTS["not_kept"]
         return
-    yield (
-        f"All scored voxels of all held-out patients, predicted by {algorithm}. Colors are "
-        "counts on a logarithmic scale; on the line prediction equals reference; voxels beyond "
-        "the axes are counted at their ends. Unseen signals are relative to each patient's "
-        "scale, all contrasts together."
-    )
+    yield _TEXTS("joint", algorithm=algorithm)
     note = f"{algorithm}; {board.conditions(_first(board))}"
     grid = []
     # The signals stand last, under no name.
     for name in [name for name in (*board.metrics, "") if name in pairs]:
-        rows = _thinned(pd.concat(pairs[name], ignore_index=True))
+        rows = pd.concat(pairs[name], ignore_index=True)
         if not np.isfinite(rows[["reference", "predicted"]].to_numpy(float)).all(axis=1).any():
             continue
         title = name or "Unseen signals"
@@ -274,13 +248,6 @@ def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Any:
         start=(patient.affine @ [*np.median(patient.index, axis=0), 1])[:3],
         instead=Note("The picture above shows a slice of the same maps."),
     )
-
-
-def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep every k-th row of each panel, so that the largest has a bounded number."""
-    sizes = rows.groupby(["cohort", "strategy"])["reference"].transform("size")
-    step = int(np.ceil(sizes.max() / _MOST_PER_PANEL))
-    return rows.iloc[::step] if step > 1 else rows
 
 
 def _unit(unit: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from dmrifit.predict.controls import CONSTANT, PERFECT, is_control
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import percent
-from dmrifit.report.page import Grid, Note, Numbers, Picture, Table
+from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
 from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
 from dmrifit.stats.metrics import AT_BOUND, METRICS
 from dmrifit.study.report.figures.curves import algorithm_color, plot_signal_errors
@@ -21,17 +21,7 @@ from dmrifit.study.summaries import Board, matching, summary_metrics, unique
 if TYPE_CHECKING:
     import pandas as pd
 
-_MEANING = {
-    "S0": "signal without any weighting, relative to the patient's scale",
-    "f": "vascular fraction",
-    "Dv": "vascular diffusivity",
-    "T2v": "vascular T2",
-    "Dt": "tissue diffusivity",
-    "D": "diffusivity",
-    "ADC": "apparent diffusion coefficient",
-    "K": "tissue kurtosis",
-    "T2t": "tissue T2",
-}
+_TEXTS = Texts(__file__)
 _SERIES = {
     ("algorithm", "skill"): {"color": PALETTE["link"].light},
     ("algorithm, independent noise", "skill_independent"): {
@@ -47,7 +37,7 @@ def _meaning(parameter: str, parameters: Sequence[str]) -> str:
     """Say what a parameter is; without relaxation times, f is weighted by them."""
     if parameter == "f" and "T2t" not in parameters:
         return "T2-weighted signal fraction of blood"
-    return _MEANING.get(parameter, "")
+    return _TEXTS["meaning"].get(parameter, "")
 
 
 def predictor_rows(board: Board) -> pd.DataFrame:
@@ -100,10 +90,7 @@ def predictor_scores(board: Board) -> Iterator[Any]:
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
         figure = plot_dots(shown, panels, styles, title)
         yield Picture(figure, f"Scores of every predictor, {cohort}", name=f"predictors_{cohort}")
-    yield Note(
-        f"Means over patients and {', '.join(board.averaged_metrics)}, with 95 % intervals; "
-        "hollow dots lie beyond the axis."
-    )
+    yield Note(_TEXTS("predictors", metrics=", ".join(board.averaged_metrics)))
     yield Numbers("skill", board.evaluation.summary())
 
 
@@ -174,10 +161,7 @@ def truth_scores(board: Board) -> Iterator[Any]:
         "against the truth": {"color": PALETTE["good"].light, "marker": "D"},
     }
     figure = plot_dots(table, panels, styles, "Synthetic patients: truth and reference")
-    yield (
-        "Only simulation knows the truth. The perfect prediction is the reference itself, a fit "
-        "to noisy images; a predictor that returns the mean can be nearer to the truth."
-    )
+    yield _TEXTS["truth"]
     yield Picture(figure, "Scores against the truth and against the reference", name="truth")
 
 
@@ -207,10 +191,7 @@ def reference_table(board: Board) -> Iterator[Any]:
     header += [f"at a bound (% of\nvoxels), {cohort}" for cohort in board.cohorts]
     header += ["E undefined\n(%)", "not predicted\n(%)"]
     yield Table(rows, header, numbers=range(3, len(header)))
-    yield Note(
-        "A reference at a bound of the fit was set by the bound, not by the data. E is undefined "
-        "where the reference is zero or was not fitted; such voxels are counted here and left out."
-    )
+    yield Note(_TEXTS["reference"])
 
 
 def signal_scores(board: Board) -> Iterator[Any]:
@@ -222,10 +203,7 @@ def signal_scores(board: Board) -> Iterator[Any]:
     by_contrast = signals.groupby([*KEYS, "contrast"], sort=False)[means].mean()
     counts = signals.groupby("cohort", sort=False)["contrast"].nunique()
     unseen = ", ".join(f"{n} in {cohort}" for cohort, n in counts.items())
-    yield (
-        f"Contrasts that are not among the inputs ({unseen}), against the measured signal, noise "
-        "included: errors over the voxels of a patient, then means over patients."
-    )
+    yield _TEXTS("signals", unseen=unseen)
     regime = board.regimes[0]
     # Of the controls, the constant alone tells how hard a contrast is to predict.
     is_shown = ~signals["algorithm"].map(is_control) | (signals["algorithm"] == CONSTANT)

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from dmrifit.engine.kernels.lanes import block, dot
+from dmrifit.engine.kernels.lanes import block
 
 
 def compiled(lines):
@@ -64,19 +64,6 @@ def test_what_is_not_lane_arithmetic_is_refused(line):
 
     with pytest.raises(ValueError, match=r"not lane arithmetic|not an assignment|no such"):
         apply(np.zeros(16))
-
-
-def test_a_dot_product_is_taken_for_all_lanes():
-    run = dot(16)
-
-    @numba.njit
-    def apply(out, atom, y):
-        run(out, atom, y)
-
-    rng = np.random.default_rng(841)
-    atom, y, out = rng.normal(size=9), rng.normal(size=(9, 16)), np.empty(16)
-    apply(out, atom, y.ravel())
-    np.testing.assert_allclose(out, atom @ y, rtol=1e-13)
 
 
 def test_operators_comparisons_and_choices_are_those_of_numpy():

@@ -270,15 +270,12 @@ def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, re
     assert list(read.figures) == ["joint_signals"]
 
 
-def test_a_large_study_is_thinned_evenly_to_a_bounded_number_of_points(
-    make_evaluation, read, calls, monkeypatch
-):
-    monkeypatch.setattr("dmrifit.study.report.sections.patients._MOST_PER_PANEL", 3)
+def test_every_voxel_of_every_patient_is_counted(make_evaluation, read, calls):
     board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
     read(joint_histograms(board))
-    counts = calls["plot_joint_histograms"][0][0].groupby("strategy").size()
-    assert counts.max() <= 3
-    assert counts.min() >= 2
+    rows = calls["plot_joint_histograms"][0][0]
+    n_voxels = sum(len(patient.index) for patient in board.evaluation.predictions.values())
+    assert set(rows.groupby("strategy").size()) == {n_voxels}
 
 
 def test_figures_of_a_patient_are_drawn(make_evaluation, read):
