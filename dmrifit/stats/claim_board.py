@@ -122,6 +122,8 @@ def build_board(
     """
     import pandas as pd
 
+    if not runs:
+        raise ValueError("a board needs at least one run")
     figures = check_claims(claims, runs) if figures is None else figures
     counts: dict[str, int] = {}
     for condition, _ in dict.fromkeys((run.condition, run.name) for run in runs):
