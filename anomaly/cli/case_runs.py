@@ -37,17 +37,6 @@ if TYPE_CHECKING:
 
     from anomaly.scans.preparation import PreparedScan
 
-__all__ = [
-    "RUN",
-    "count_sentence",
-    "detect_scan",
-    "is_current",
-    "prepared_cases",
-    "read_detections",
-    "scan_sentences",
-    "write_batch",
-]
-
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
 _TABLE = "detections.tsv"
 _LESIONS = "lesions.csv"

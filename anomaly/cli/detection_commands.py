@@ -16,8 +16,6 @@ from dmrifit.cli.options import given, move_to_device
 if TYPE_CHECKING:
     from anomaly.scans.series import SeriesDetector, SeriesFiles
 
-__all__ = ["detect"]
-
 
 def detect(
     model: Path,

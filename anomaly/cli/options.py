@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.series import SeriesFiles
 
-__all__ = ["make_detector", "parameter_names", "parameters_of", "series_of", "series_of_table"]
-
 
 def make_detector(
     name: str, parameters: Mapping[str, Any], *, published: bool = False

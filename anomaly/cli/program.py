@@ -18,8 +18,6 @@ from anomaly.cli.detection_commands import detect
 from anomaly.cli.study_commands import evaluate, simulate, train
 from dmrifit.cli.console import make_program
 
-__all__ = ["app", "main"]
-
 app, main = make_program(
     "dmrifit-anomaly",
     "Find anomalies in diffusion MRI by models of healthy tissue. Not for clinical use.",

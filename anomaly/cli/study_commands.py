@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from anomaly.scans.preparation import PreparedScan
     from anomaly.scans.whole_scan import HealthyScans
 
-__all__ = ["evaluate", "simulate", "train"]
-
 _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
 #: What the tables list, for the summary.
 _GROUPS = {"healthy": "healthy persons", "glioma": "patients with gliomas"}

@@ -18,18 +18,6 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = [
-    "LatentMapAutoencoder",
-    "Mix",
-    "ReconstructionDiscrimination",
-    "UShaped",
-    "VariationalAutoencoder",
-    "cut",
-    "padded",
-    "padded_shape",
-    "padding",
-]
-
 #: Slope of the autoencoder's rectifier below zero.
 SLOPE = 0.01
 #: log σ² of latent numbers before training.

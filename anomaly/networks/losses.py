@@ -17,14 +17,6 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = [
-    "DiscriminationLoss",
-    "VariationalLoss",
-    "divergence",
-    "squared_error",
-    "weighted_cross_entropy",
-]
-
 _REDUCTIONS = ("paper", "code")
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from anomaly.scans.cases import Case
 
-__all__ = ["KINDS", "STORED", "rule_in_use", "write_evaluation"]
+__all__ = ["write_evaluation"]
 
 _TEXTS = Texts(__file__)
 #: Tables of a comparison.

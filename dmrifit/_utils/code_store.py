@@ -18,8 +18,6 @@ from numba.core.serialize import dumps
 
 from dmrifit._utils.garbage import collection_paused
 
-__all__ = ["CodeStore"]
-
 # The last line of every file, a comment in those of Python.
 _SEAL = b"\n# sha256 "
 _SEAL_SIZE = len(_SEAL) + 64 + 1

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dmrifit._utils.code_store import CodeStore
 
-__all__ = ["check_environment", "njit"]
-
 # Chooses the folder of the machine code.
 _VARIABLE = "NUMBA_CACHE_DIR"
 

@@ -22,23 +22,6 @@ if TYPE_CHECKING:
 
     from dmrifit.report.page import Block, Table
 
-__all__ = [
-    "FAILED",
-    "CaseRun",
-    "RunOptions",
-    "begin_run",
-    "can_draw",
-    "case_pictures",
-    "failed_cases",
-    "join_tables",
-    "read_record",
-    "read_result",
-    "result_rows",
-    "say_failed_rows",
-    "simulate_cases",
-    "write_page",
-]
-
 #: Table of the cases that failed.
 FAILED = "failed.tsv"
 

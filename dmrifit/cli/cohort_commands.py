@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
     from dmrifit.study.comparison import Evaluation
 
-__all__ = ["benchmark", "report", "simulate", "train"]
-
-
 _FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
 
 

@@ -16,8 +16,6 @@ import typer
 
 from dmrifit.cli.options import named_files, numbers, pairs, words
 
-__all__ = ["read_help", "shared_help", "with_options"]
-
 #: Functions of commands that read no header.
 _WITHOUT_IMAGES = ("import_", "simulate", "report", "cite")
 

@@ -39,8 +39,6 @@ from dmrifit._utils.progress import step_bar
 from dmrifit.cli.command_options import read_help, shared_help, with_options
 from dmrifit.cli.streams import lenient_streams, printable
 
-__all__ = ["check_output", "error_message", "make_program", "progress", "say_flagged"]
-
 #: Options that name what a command writes.
 _WRITTEN = ("out", "checkpoint")
 

@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
     from dmrifit.engine.protocol import Protocol
 
-__all__ = [
-    "FitTask",
-    "chosen_model",
-    "fit_many",
-    "fit_maps",
-    "fit_one",
-    "fitted_protocol",
-    "is_many",
-    "named_scans",
-    "refit_line",
-]
-
 _TABLE = "fits.tsv"
 _PAGE = "index.html"
 _RECORDS = ".fits"

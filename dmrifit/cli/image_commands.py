@@ -27,8 +27,6 @@ from dmrifit.cli.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["dicom_seg", "fit", "predict", "preprocess", "roi", "view"]
-
 
 def fit(
     context: typer.Context,
@@ -595,7 +593,7 @@ def _print_intervals(parameters: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _print_expected_precision(section: Mapping[str, Any]) -> None:
     """Print how well the protocol determines each parameter at the SNR of the scan."""
-    from dmrifit.engine.design.identifiability import UNDETERMINED_CV
+    from dmrifit.engine.design.planning import UNDETERMINED_CV
 
     errors = []
     for name, cv in section["CoefficientOfVariation"].items():

@@ -16,25 +16,6 @@ from dmrifit._utils.counts import first_few
 if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
 
-__all__ = [
-    "beside",
-    "bounds_of",
-    "given",
-    "is_pattern",
-    "move_to_device",
-    "named_cases",
-    "named_files",
-    "named_images",
-    "number_or_path",
-    "numbers",
-    "pairs",
-    "require_libraries",
-    "say",
-    "say_folder",
-    "scan_of",
-    "words",
-]
-
 
 def words(text: str) -> list[str]:
     """Split a list of words at its commas."""

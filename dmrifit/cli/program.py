@@ -32,8 +32,6 @@ from dmrifit.cli.console import make_program
 from dmrifit.cli.image_commands import dicom_seg, fit, predict, preprocess, roi, view
 from dmrifit.cli.scan_commands import import_, info, table
 
-__all__ = ["app", "cite", "main"]
-
 
 def cite(model: str | None = None, /) -> None:
     """

@@ -11,8 +11,6 @@ import typer
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.cli.options import say, scan_of
 
-__all__ = ["import_", "info", "table"]
-
 
 def info(
     image: Path,

@@ -9,8 +9,6 @@ import signal
 import sys
 
 # No other imports: until they are done an interrupt shows a traceback of Python's.
-__all__ = ["run_program"]
-
 _INTERRUPTED = 130
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["lenient_streams", "printable"]
-
 # What bars write: a return before their text, and lines up to that of another bar.
 _OF_BARS = re.compile(r"\r|(?:\x1b\[A)+\Z")
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from dmrifit._optional import import_optional
 
-__all__ = ["curve_writer", "training_checkpoint"]
-
 _ENDING = ".dmrifit"
 
 

@@ -10,8 +10,6 @@ from typing import TypeVar
 
 from dmrifit._utils.progress import step_bar
 
-__all__ = ["run_tasks", "scheduler"]
-
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 _CONNECT_SECONDS = 20

@@ -19,14 +19,6 @@ from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
-__all__ = [
-    "DoubtReason",
-    "DoubtTally",
-    "doubt_reasons",
-    "least_weighted",
-    "least_weighted_signals",
-]
-
 #: Levels whose intervals decide: half the first is the standard error, the second is searched.
 LEVELS = (0.68, 0.95)
 

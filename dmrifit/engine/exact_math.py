@@ -11,8 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["exp", "geometric_mean", "log", "mean_of_finite", "power"]
-
 _LOG2_E = 1.4426950408889634
 # ln(2) in two parts; the product of the first with a small whole number is exact.
 _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)

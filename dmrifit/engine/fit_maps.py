@@ -12,20 +12,6 @@ from numpy.typing import NDArray
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.results import FitResult, FitStatus
 
-__all__ = [
-    "FIT_MAPS",
-    "OUTSIDE",
-    "FitMap",
-    "bits_type",
-    "empty_maps",
-    "fill_maps",
-    "map_names",
-    "pack_bounds",
-    "pack_doubts",
-    "unpack_bounds",
-    "unpack_doubts",
-]
-
 #: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
 OUTSIDE = 255
 

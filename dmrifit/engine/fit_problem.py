@@ -24,8 +24,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult
 from dmrifit.engine.starting_points import Dictionary, to_inner
 
-__all__ = ["Problem"]
-
 # Fields of a result in the order of `shared.finish`.
 _COLUMNS = (
     "parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high",

@@ -18,8 +18,6 @@ from dmrifit.engine.protocol import Protocol
 if TYPE_CHECKING:
     from dmrifit.engine.methods.prior import Prior
 
-__all__ = ["LIKELIHOODS", "METHODS", "Bounds", "Box", "FitSettings", "can_segment"]
-
 #: Bounds as users give them: by parameter name, or the name of published ones.
 Bounds: TypeAlias = Mapping[str, tuple[float, float | str]] | str
 

@@ -28,7 +28,7 @@ from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfill
 from dmrifit.engine.screening import Screen
 from dmrifit.engine.start_routing import routing_weights
 
-__all__ = ["FitResult", "FitStatus", "fit_voxels", "fit_with", "learn_prior"]
+__all__ = ["fit_voxels"]
 
 # Voxels that go through the kernel together. At the end of a chunk lanes wait for the slowest
 # voxel, which costs 4 % with half as many; their signals stay in the second cache.

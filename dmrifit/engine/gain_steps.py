@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["GAIN_VOXELS", "GainStep", "find_gain_step"]
-
 #: Voxels that the check looks at.
 GAIN_VOXELS = 2000
 

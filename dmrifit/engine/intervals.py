@@ -14,8 +14,6 @@ from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, zeros_of_lan
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["FitInputs", "parameter_intervals"]
-
 _CHUNK = 4096
 
 

@@ -19,14 +19,7 @@ from dmrifit.engine.fitting import fit_with
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_protocol
 
-__all__ = [
-    "CLINICAL_B",
-    "ClinicalMetrics",
-    "MapFitter",
-    "check_columns",
-    "clinical_columns",
-    "resolve_model",
-]
+__all__ = ["ClinicalMetrics", "MapFitter"]
 
 _log = logging.getLogger(__name__)
 

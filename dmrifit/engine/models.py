@@ -19,15 +19,7 @@ from dmrifit.engine.formulas.model_formula import SIGNAL_UNIT, ModelFormula, Par
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.protocol import Protocol, check_protocol
 
-__all__ = [
-    "MODELS",
-    "Parameter",
-    "SignalModel",
-    "check_echo_times",
-    "check_has_echo_times",
-    "resolve_model",
-    "signal_for_starts",
-]
+__all__ = ["MODELS", "Parameter", "SignalModel"]
 
 _ARRAYS = Arithmetic(
     number=lambda number: number,

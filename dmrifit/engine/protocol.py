@@ -27,15 +27,7 @@ from dmrifit._utils.text_files import (
 )
 from dmrifit.engine.exact_math import geometric_mean, mean_of_finite
 
-__all__ = [
-    "MS_PER_UM2_PER_S_PER_MM2",
-    "Protocol",
-    "average_directions",
-    "check_protocol",
-    "match_contrasts",
-    "read_echo_times",
-    "read_gradients",
-]
+__all__ = ["Protocol", "average_directions"]
 
 #: b-values are s/mm² in files and ms/µm² in formulas, where b·D is then a number with D in µm²/ms.
 MS_PER_UM2_PER_S_PER_MM2 = 1e-3

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dmrifit.engine.doubts import DoubtTally
     from dmrifit.engine.methods.prior import Prior
 
-__all__ = ["FitResult", "FitStatus", "mark_not_fitted", "unfilled_result"]
+__all__ = ["FitResult", "FitStatus"]
 
 
 class FitStatus(IntEnum):

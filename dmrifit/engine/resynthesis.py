@@ -15,7 +15,7 @@ from dmrifit.engine.map_fitter import check_columns
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, match_contrasts
 
-__all__ = ["missing_contrasts", "resynthesize"]
+__all__ = ["resynthesize"]
 
 
 def resynthesize(

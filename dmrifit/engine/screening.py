@@ -12,16 +12,6 @@ from numpy.typing import NDArray
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.protocol import Protocol
 
-__all__ = [
-    "MOST_LEFT_OUT",
-    "Refusal",
-    "Screen",
-    "Screening",
-    "ScreeningTally",
-    "with_rows",
-    "zeros_outside",
-]
-
 #: Largest share of a voxel's measurements that a fit goes without.
 MOST_LEFT_OUT = 0.2
 

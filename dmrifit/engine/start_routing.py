@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from dmrifit._utils.code_store import CodeStore
     from dmrifit.engine.fit_problem import Problem
 
-__all__ = ["routing_weights"]
-
 _N_VOXELS = 16_384
 _SNR = (15.0, 80.0)  # over the largest signal, evenly in the logarithm
 # Share of the simulated voxels that get all starts. With 0.2, tissue loses 0.04 % of best fits;

@@ -12,8 +12,6 @@ from dmrifit.engine import exact_math
 from dmrifit.engine.models import Parameter, SignalModel, signal_for_starts
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["Dictionary", "to_inner"]
-
 # Grid points of each parameter of the slow component, by number of such parameters.
 _N_ATOMS = {0: (), 1: (24,), 2: (12, 8), 3: (5, 5, 6)}
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 
-__all__ = ["checked_trees"]
-
 _LEARNER_KEYS = {
     "attributes",
     "feature_names",

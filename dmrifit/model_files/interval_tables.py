@@ -12,8 +12,6 @@ from dmrifit.io.parameter_json import RefusedError, refuse_keys
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLES", "checked_table"]
-
 # The least and largest number of each column; None for names.
 _COUNTS = {"n_voxels": (1, np.inf), "coverage": (0, 1), "width": (0, np.inf)}
 _RANK_CORRELATION = (-1 - 1e-9, 1 + 1e-9)  # with its rounding

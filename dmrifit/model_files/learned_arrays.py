@@ -11,8 +11,6 @@ from sklearn.base import BaseEstimator
 
 from dmrifit.io.parameter_json import RefusedError
 
-__all__ = ["CHECKED_TYPES", "check_arrays", "check_branches"]
-
 # Positions in the state of a Mersenne twister, which reads past its end where one is larger.
 _TWISTER_LENGTH = 624
 

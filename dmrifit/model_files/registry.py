@@ -11,8 +11,6 @@ from sklearn.base import BaseEstimator
 
 from dmrifit._utils.plugins import plugin_errors
 
-__all__ = ["register", "registered"]
-
 #: Entry points of this group name single registered classes of packages, loaded when a file needs
 #: one; those of the second group name tables of class names with their modules.
 GROUP = "dmrifit.models"

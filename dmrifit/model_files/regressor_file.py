@@ -26,8 +26,6 @@ from dmrifit.model_files.boosted_trees import checked_trees
 from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays
 from dmrifit.predict.algorithms import CLASS_MODULES, REGRESSORS
 
-__all__ = ["Leaf", "check_leaves", "dumped", "loaded", "versions_of"]
-
 # Classes of ours have short names in files, which stay when a module is renamed.
 _MODULES = CLASS_MODULES | {"Leaf": "dmrifit.model_files.regressor_file"}
 _LEAF = "dmrifit.Leaf"

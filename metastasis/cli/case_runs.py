@@ -33,16 +33,6 @@ from metastasis.study.lesion_sizes import FIGURES
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "RUN",
-    "NotedCase",
-    "is_current",
-    "read_segmentations",
-    "scans_of",
-    "segment_case",
-    "write_batch",
-]
-
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]
 

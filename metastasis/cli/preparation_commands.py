@@ -6,8 +6,6 @@ from pathlib import Path
 
 import typer
 
-__all__ = ["prepare"]
-
 
 def prepare(
     scan: Path,

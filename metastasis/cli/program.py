@@ -22,8 +22,6 @@ from metastasis.cli.segmentation_commands import ensemble, segment
 from metastasis.cli.small_training import train_small
 from metastasis.cli.study_commands import evaluate, simulate, train
 
-__all__ = ["app", "main"]
-
 app, main = make_program(
     "dmrifit-metastasis",
     "Find small brain metastases. Not for clinical use.",

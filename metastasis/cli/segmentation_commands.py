@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from metastasis.cli.case_runs import NotedCase
     from metastasis.scans.cases import Case
 
-__all__ = ["ensemble", "segment"]
-
 _SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
 _Files: TypeAlias = tuple[tuple[str, Path], ...]
 

@@ -14,8 +14,6 @@ from dmrifit.cli.options import require_libraries
 if TYPE_CHECKING:
     from metastasis.simulate.training_scans import TrainingScan
 
-__all__ = ["train_small"]
-
 
 def train_small(
     scans: Path,

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from metastasis.scans.cases import Case
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
-__all__ = ["evaluate", "simulate", "train"]
-
 _N_FEATURES = 6  # that a training names
 
 

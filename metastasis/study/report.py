@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from metastasis.scans.cases import Case
 
-__all__ = ["KINDS", "batch_page", "scan_page", "write_evaluation"]
+__all__ = ["write_evaluation"]
 
 _TEXTS = Texts(__file__)
 #: Tables of a comparison.

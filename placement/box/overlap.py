@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.compiled import njit
 
-__all__ = ["box_intersection"]
-
 #: The scan computes in single precision, everything else in double.
 Number: TypeAlias = float | np.floating[Any]
 

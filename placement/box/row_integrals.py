@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from placement.box import overlap
 from placement.box.voxel import Voxel
 
-__all__ = ["Rows"]
-
 #: Largest distance between the rows of the accurate integral, in mm.
 ROW_MM = 0.25
 

@@ -14,7 +14,7 @@ from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 
-__all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels", "rotation_of"]
+__all__ = ["Voxel"]
 
 #: How three angles make a rotation, in the terms of other programs.
 CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+ axes"

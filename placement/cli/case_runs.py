@@ -16,8 +16,6 @@ from dmrifit.cli.case_runs import (
 )
 from dmrifit.io.tables import table_text
 
-__all__ = ["RUN", "case_line", "write_batch"]
-
 _TABLE = "placements.tsv"
 _OVERVIEW = (
     "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "

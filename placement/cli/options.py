@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RegionOptions", "ShiftOptions", "named_tissues"]
-
 
 @dataclass(frozen=True)
 class RegionOptions:

@@ -20,8 +20,6 @@ from placement.cli.options import RegionOptions, ShiftOptions
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["place", "prescribe", "read"]
-
 
 def place(
     cases: list[Path],

@@ -43,8 +43,6 @@ from placement.cli.placement_commands import place, prescribe, read
 from placement.cli.repeat_commands import repeat
 from placement.cli.study_commands import evaluate, reader, simulate, train
 
-__all__ = ["app", "main"]
-
 app, main = make_program(
     "dmrifit-placement",
     "Place spectroscopy voxels in brain tumors. Not for clinical use.",

@@ -20,8 +20,6 @@ from dmrifit.cli.case_runs import (
 from dmrifit.io.tables import table_text
 from placement.cli.options import named_tissues
 
-__all__ = ["RUN", "repeat"]
-
 _TABLE = "repeats.tsv"
 _FILES = ("old", "box", "new")
 

@@ -20,8 +20,6 @@ from dmrifit.io.tables import csv_text, table_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["evaluate", "reader", "simulate", "train"]
-
 _MODELS = ("ranker", "network")
 _public: Any = placement  # its names are imported on first use
 

@@ -21,18 +21,6 @@ from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
-__all__ = [
-    "LIPID_PPM",
-    "WATER_PPM",
-    "displaced_share",
-    "displacement",
-    "largest_side_shift",
-    "placed_in_brain",
-    "pulse_displacement",
-    "region_distances",
-    "tissue_share",
-]
-
 #: Chemical shifts in ppm. Lipid: the methylene of scalp fat.
 WATER_PPM, LIPID_PPM = 4.7, 1.3
 

@@ -29,16 +29,7 @@ from placement.search.scene import Scene
 from placement.search.target_rules import advice, target_verdict
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
-__all__ = [
-    "FORMAT_VERSION",
-    "check_reason",
-    "describe_placement",
-    "describe_side",
-    "geometry_image",
-    "head_share",
-    "head_span",
-    "write_prescription",
-]
+__all__ = ["write_prescription"]
 
 FORMAT_VERSION = 1
 

@@ -20,15 +20,6 @@ from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
 from placement.exchange.voxel_files import read_voxel
 
-__all__ = [
-    "REFUSED",
-    "UNKNOWN_CONTENT",
-    "describe_repeat",
-    "summary_line",
-    "write_refusal",
-    "write_repeat",
-]
-
 #: What a box holds that no labels of the new scan tell of.
 UNKNOWN_CONTENT = "content unknown: tumor may have grown, shrunk or been removed"
 

@@ -20,16 +20,7 @@ from dmrifit.io.nifti import Image, image_name, load_image
 from placement.box.voxel import Voxel
 from placement.exchange.voxel_files import IDENTITY, VoxelFile
 
-__all__ = [
-    "CHANGED",
-    "OTHER_HEAD",
-    "REPEATED",
-    "Repeat",
-    "doubtful_session",
-    "frame_of",
-    "repeat_voxel",
-    "validity",
-]
+__all__ = ["repeat_voxel"]
 
 #: The three answers.
 REPEATED = "repeated"

@@ -8,15 +8,6 @@ from numpy.typing import NDArray
 from placement.box.voxel import TURNS, Voxel, angles_of
 from placement.exchange.voxel_files import LPS_TO_RAS, main_axis, siemens_directions
 
-__all__ = [
-    "NOTICE",
-    "UNVERIFIED_PLANES",
-    "console_angles",
-    "philips_text",
-    "siemens_orientation",
-    "siemens_text",
-]
-
 NOTICE = "Not for clinical use"
 
 #: What is not known of Siemens' strings, where the main plane is not transverse.

@@ -20,15 +20,7 @@ from dmrifit._utils.text_files import check_file
 from dmrifit.io.nifti import load_image
 from placement.box.voxel import Voxel
 
-__all__ = [
-    "IDENTITY",
-    "VoxelFile",
-    "check_angles",
-    "main_axis",
-    "read_voxel",
-    "read_voxel_file",
-    "siemens_directions",
-]
+__all__ = ["read_voxel"]
 
 #: LPS (patient's left, back, head), in which scanners count, to RAS and back.
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])

@@ -14,8 +14,6 @@ from placement.search.objective import PlacementObjective
 from placement.search.scene import Scene
 from placement.search.scene_search import COARSE, FAMILIES, Search, Wishes
 
-__all__ = ["FreeTumorSearch", "candidate_boxes", "moved_off"]
-
 #: Starts of the search for boxes of large objectives, and how many are made exact.
 N_STARTS, N_FINE = 12, 8
 

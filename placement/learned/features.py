@@ -13,8 +13,6 @@ from placement.box.voxel import MM3_PER_ML, TURNS, rotated_axes
 from placement.search.scene import Scene
 from placement.search.scene_search import Search, grid_of
 
-__all__ = ["FEATURES", "Surroundings", "describe_boxes"]
-
 #: Edge of the cubic grid that depths are measured on, in mm, and parts of the tumor's width that
 #: it is at most.
 GRID_MM = 2.0

@@ -12,14 +12,6 @@ from torch.nn import functional
 
 from placement.box.voxel import TURNS
 
-__all__ = [
-    "PlacementLoss",
-    "PlacementNetwork",
-    "rotation_from_six",
-    "sampled_dice",
-    "sampled_fraction",
-]
-
 #: Weights of position, sides and orientation, as published.
 WEIGHTS = (2.0, 3.0, 3.0)
 

@@ -8,8 +8,6 @@ import numpy as np
 
 from dmrifit._utils.compiled import njit
 
-__all__ = ["resample", "signed_distance"]
-
 #: Squared distance, in grid steps, where there is nothing to be distant from.
 _NOWHERE = np.float32(1e6)
 

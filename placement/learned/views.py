@@ -15,8 +15,6 @@ from placement.box.voxel import AXIS_ORDERS
 from placement.learned import resampling
 from placement.search.scene import Scene
 
-__all__ = ["CHANNELS", "FLIPS", "turned_pose", "turned_view", "view_of"]
-
 #: Channels that a network can see.
 CHANNELS = ("tumor", "distance", "exclude", "image")
 

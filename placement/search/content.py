@@ -8,7 +8,7 @@ from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
 from placement.search.tissue_labels import MERGED, NECROSIS, NORMAL, OUTSIDE_BRAIN, SOLID, TISSUES
 
-__all__ = ["describe_content", "voxel_content"]
+__all__ = ["voxel_content"]
 
 #: Shares below this stand in no sentence.
 _SMALLEST_SHARE = 0.005

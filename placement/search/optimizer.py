@@ -16,7 +16,7 @@ from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.scene import Scene
 from placement.search.scene_search import FAMILIES, Search, Wishes
 
-__all__ = ["CONSOLE", "LEAST_TARGET", "LOOSE_SIDES", "MOSTLY", "Placement", "VoxelOptimizer"]
+__all__ = ["VoxelOptimizer"]
 
 #: Steps of center (mm), sides (mm) and angles (degrees) on the consoles of scanners.
 CONSOLE = (0.1, 1.0, 0.1)

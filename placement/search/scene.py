@@ -28,7 +28,7 @@ from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search import tissue_labels
 from placement.search.storage import nearest_storage, reoriented
 
-__all__ = ["Labels", "Scene"]
+__all__ = ["Scene"]
 
 Labels: TypeAlias = int | Sequence[int]
 

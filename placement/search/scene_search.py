@@ -18,8 +18,6 @@ from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel, angles_of
 from placement.search.objective import PlacementObjective, objective_parameters
 from placement.search.scene import Scene
 
-__all__ = ["Boxes", "Search", "Wishes"]
-
 #: Edges of the blocks of rows that searches average over, in mm: the first, the second, the last.
 BLOCK_MM = (3.0, 2.0, 0.0)
 COARSE, MIDDLE, FINE, EXACT = range(4)

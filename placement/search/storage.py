@@ -7,8 +7,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from placement.box.voxel import AXIS_ORDERS
 
-__all__ = ["nearest_storage", "reoriented"]
-
 #: Storages whose axes fit those of the world within this are equally near.
 _NEAR_TIE = 1e-6
 

@@ -14,8 +14,6 @@ from placement.search.optimizer import (
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
-__all__ = ["advice", "largest_box", "target_verdict"]
-
 _REMEDIES = {
     "tumor smaller than min_volume": "a smaller box (--min-volume) gives a weaker signal; ask a "
     "spectroscopist",

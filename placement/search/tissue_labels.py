@@ -11,25 +11,6 @@ from numpy.typing import NDArray
 
 from dmrifit.io.tables import read_rows
 
-__all__ = [
-    "CAVITY",
-    "EDEMA",
-    "ENHANCING",
-    "LIMITS",
-    "MERGED",
-    "NECROSIS",
-    "NON_ENHANCING",
-    "NORMAL",
-    "OUTSIDE_BRAIN",
-    "SCHEMES",
-    "SOLID",
-    "check_values",
-    "describe_schemes",
-    "enclosed_share",
-    "named_labels",
-    "target_tissues",
-]
-
 NECROSIS, EDEMA = "necrosis", "edema"
 NON_ENHANCING, ENHANCING = "non-enhancing", "enhancing"
 #: Some schemes have one label for two tissues, so that the share of necrosis is unknown.

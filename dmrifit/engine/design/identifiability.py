@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.engine.design.planning import UNDETERMINED_CV
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol, check_protocol
@@ -17,15 +16,7 @@ from dmrifit.engine.protocol import Protocol, check_protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "POWDER_KURTOSIS",
-    "UNDETERMINED_CV",
-    "expected_precision",
-    "missing_for",
-    "nominal_contrasts",
-    "suggest_model",
-    "typical_tissue",
-]
+__all__ = ["suggest_model"]
 
 #: What the kurtosis of a model of b alone is when many directions were measured.
 POWDER_KURTOSIS = (

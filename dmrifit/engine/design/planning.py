@@ -11,8 +11,6 @@ from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["DECAYED", "UNDETERMINED_CV", "largest_error", "planned_advice", "rounded"]
-
 #: b·D beyond which less than 1 % of the signal of a fluid is left: its curve is bent by the noise
 #: floor, pulsation and partial volume rather than by kurtosis.
 DECAYED = 5.0

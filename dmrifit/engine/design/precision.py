@@ -16,15 +16,7 @@ from dmrifit.engine.protocol import Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "central_differences",
-    "information_share",
-    "order_table",
-    "protocol_precision",
-    "rank_contrasts",
-    "signal_jacobian",
-    "start_of",
-]
+__all__ = ["protocol_precision", "rank_contrasts"]
 
 #: Variance inflation that parameters may have.
 _LARGEST_INFLATION = 1e8

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["read_function"]
-
 _MODULES = (math, np)
 _LONGEST = 4096  # characters of an expression, and terms while it is traced
 _MOST_PATHS = 16  # through the branches of a function

@@ -11,15 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "COMPARISONS",
-    "FUNCTIONS",
-    "OPERATORS",
-    "Arithmetic",
-    "evaluated",
-    "names_in",
-]
-
 #: Functions that an expression may call, for arrays.
 FUNCTIONS: dict[str, Callable[..., Any]] = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
 #: What operators of an expression compute, of numbers, arrays and terms alike.

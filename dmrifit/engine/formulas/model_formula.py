@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from dmrifit.engine.formulas.expressions import FUNCTIONS, names_in
 
-__all__ = ["ModelFormula", "Parameter"]
-
 #: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
 SIGNAL_UNIT = "signal"
 

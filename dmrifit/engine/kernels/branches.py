@@ -22,17 +22,6 @@ from dmrifit.engine.formulas.expressions import Arithmetic, evaluated
 if TYPE_CHECKING:
     from dmrifit.engine.formulas.model_formula import ModelFormula
 
-__all__ = [
-    "ARRAY_FUNCTIONS",
-    "amplitude_by_trial",
-    "extended_to_edges",
-    "functions",
-    "only_amplitude",
-    "read_formula",
-    "structure",
-    "without_absolute",
-]
-
 _MOST_CONDITIONS = 4  # whose 16 combinations are looked at
 # Logarithms and inverses of bounds come back with other last bits.
 _ROUNDING = 1e-12

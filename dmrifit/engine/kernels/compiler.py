@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dmrifit._utils.code_store import CodeStore
     from dmrifit.engine.formulas.model_formula import ModelFormula
 
-__all__ = ["is_compiled", "load", "load_shared"]
-
 
 def _shared_source(_: ModelFormula | None) -> str:
     return Path(__file__).with_name("shared.py").read_text(encoding="utf-8")

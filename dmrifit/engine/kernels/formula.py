@@ -21,8 +21,6 @@ from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout, form
 if TYPE_CHECKING:
     from dmrifit.engine.formulas.model_formula import ModelFormula
 
-__all__ = ["Formula", "factor", "filled_template", "source"]
-
 _JIT = "@njit(nogil=True, cache=True, error_model='numpy')"
 
 # What is the same for all lanes, after b and te of the measurements at hand.
@@ -278,6 +276,7 @@ def _amplitude_of_function(model: ModelFormula) -> int:
 
 
 def make_printer():
+    """Make the printer of expressions as Python."""
     from sympy.printing.pycode import PythonCodePrinter
 
     class Printer(PythonCodePrinter):

@@ -17,8 +17,6 @@ from dmrifit.engine.kernels.layout import (
 if TYPE_CHECKING:
     from dmrifit.engine.formulas.model_formula import ModelFormula
 
-__all__ = ["source"]
-
 # Of about forty variants, those with the best coverage on simulated tissue at SNR 30 and 60.
 _SHARE_SHIFT = 0.02  # sqrt(f + .02) is close to linear in the signal, down to f = 0
 _WIDEST = 2.0  # a side is at most this many times as long as the linear one

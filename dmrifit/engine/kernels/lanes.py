@@ -14,8 +14,6 @@ from numba.core import config
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-__all__ = ["block", "call", "njit"]
-
 # The types that numba declares leave out some of its options.
 njit: Any = numba.njit
 

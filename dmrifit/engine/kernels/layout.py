@@ -11,21 +11,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from dmrifit.engine.formulas.model_formula import Parameter
 
-__all__ = [
-    "LANES",
-    "SINGLE",
-    "UNDETERMINED_SHARE",
-    "UNROLL",
-    "Contrasts",
-    "Ends",
-    "IntervalLayout",
-    "Layout",
-    "Starts",
-    "form",
-    "is_share",
-    "zeros_of_lanes",
-]
-
 LANES = 16  # voxels side by side; the work array then stays in the first cache
 UNROLL = 3  # measurements taken together, so that the sums are loaded and stored less often
 

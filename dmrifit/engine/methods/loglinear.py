@@ -19,8 +19,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen, Screening, with_rows
 
-__all__ = ["LogLinearForm", "fit_log_linear", "log_linear_form"]
-
 #: Repeated weightings after the first, as in MRtrix's dwi2tensor.
 N_REWEIGHTINGS = 2
 

@@ -11,8 +11,6 @@ from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Sea
 from dmrifit.engine.methods.rician import FlooredGaussian
 from dmrifit.engine.results import FitResult, FitStatus
 
-__all__ = ["PRIOR_VOXELS", "prior_of", "spread_rows"]
-
 #: Voxels that a prior is learned from.
 PRIOR_VOXELS = 2000  # more do not change a mean and a covariance, and take longer
 _FEWEST_VOXELS = 20

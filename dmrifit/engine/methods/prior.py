@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.models import SignalModel
 
-__all__ = ["PULLED", "Prior"]
-
 #: What every page and sidecar says of parameters that were fitted with a prior.
 PULLED = (
     "pulled toward the region's mean by a prior learned from its voxels: a lesion that differs "

@@ -16,8 +16,6 @@ from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 
-__all__ = ["BOX", "LINE", "Coordinates", "Refinement", "Search", "signal_and_slopes"]
-
 _MAX_ITER = 200
 _TOLERANCE = 1e-10  # of the objective, for the step that is still promised
 _SMALLEST_DAMPING, _LARGEST_DAMPING = 1e-12, 1e10

@@ -10,15 +10,6 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.design.precision import information_share
 
-__all__ = [
-    "FlooredGaussian",
-    "Likelihood",
-    "Rician",
-    "RicianMean",
-    "expected_magnitude",
-    "make_likelihood",
-]
-
 _SMALLEST_CURVATURE = 0.02  # of 1/σ²: below the noise the likelihood is not convex
 
 

@@ -14,8 +14,6 @@ from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 
-__all__ = ["fit_segmented", "measured_amplitude"]
-
 _ZERO_B = 10.0  # s/mm², below it nothing has decayed
 
 

@@ -30,12 +30,12 @@ from dmrifit.study.report.sections.scores import (
     signal_scores,
     truth_scores,
 )
-from dmrifit.study.summaries import Board, summarize
+from dmrifit.study.summaries import Board
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["summarize", "write_report"]
+__all__ = ["write_report"]
 FIGURES = "figures"
 TABLES = "tables"
 VECTORS = "figures.pdf"
