@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import differential_evolution, minimize
+from scipy.spatial.transform import Rotation
 
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer
 from placement.box import overlap
-from placement.box.voxel import rotation_of
 from placement.search.scene_search import FINE, Search
 
 N_MASKS = 24
@@ -82,11 +82,12 @@ def evolution(scene: Scene, least: float, seed: int) -> float:
     )
     case.prepare()
     center = scene.centroid
-    middle = np.array([*center, 0, 0, 0, 0, 0, 0])
     common = case.common(FINE)
 
     def costs(x: np.ndarray) -> np.ndarray:
-        return overlap.costs_of(x + middle, *common)
+        n = len(x)
+        frames = np.full(n, 7), np.tile(np.eye(3), (n, 1, 1)), np.tile(center, (n, 1))
+        return overlap.costs_of(np.ascontiguousarray(x), *frames, *common)
 
     reach = 0.6 * np.array(scene.occupancy.shape) * scene.spacing
     bounds = [*((-r, r) for r in reach), *[(np.log(10), np.log(60))] * 3, *[(-1.1, 1.1)] * 3]
@@ -105,7 +106,7 @@ def evolution(scene: Scene, least: float, seed: int) -> float:
     best = Voxel.from_rotation(
         center + found.x[:3],
         np.exp(np.clip(found.x[3:6], *np.log((10, 60)))),
-        rotation_of(np.degrees(found.x[6:])),
+        Rotation.from_rotvec(found.x[6:]).as_matrix(),
     )
     return case.wishes.objective(best, scene)
 

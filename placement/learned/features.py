@@ -208,7 +208,9 @@ def describe_boxes(
     of_part = shares[labels[tuple(np.clip(index, 0, np.array(labels.shape) - 1).T)]]
     fractions = overlap.fractions(boxes, search.whole, 0.0, 1)
     objective = search.wishes.objective
-    objectives = np.exp(-objective.cost(fractions, fractions * volumes))
+    objectives = np.array(
+        [objective.value(*pair) for pair in zip(fractions, fractions * volumes, strict=True)]
+    )
     n = len(boxes)
     # Exact intersections of all pairs would take longer than everything else.
     dices = overlap.sampled_dices(np.concatenate([boxes, cube[None]]), PAIR_POINTS)

@@ -38,6 +38,9 @@ _Box: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.flo
 #: Boxes that share more than this (Dice) are one answer.
 _ALIKE = 0.8
 
+#: First steps of the polish in mm, logarithm of sides and radians; most evaluations of the search.
+_POLISH_STEPS, _POLISH_TRIES = (2.0, 0.05, 0.1), 250
+
 
 @register
 class VoxelRegressor(VolumeEstimator):
@@ -447,17 +450,17 @@ def _polished(
 ) -> Voxel:
     """Search from a voxel for a better one of about its volume; take it if it is not worse."""
     from placement.search.optimizer import VoxelOptimizer
-    from placement.search.scene_search import EXACT, FAMILIES, Search
+    from placement.search.scene_search import FINE, Search
 
     # The network has learned volumes from experts; the search shall improve the rest.
-    objective = PlacementObjective(mean_volume=voxel.volume, mean_fraction=1.0, one_sided=True)
+    objective = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
     optimizer = VoxelOptimizer(
         objective, size_range=size_range, min_volume=min_volume, max_rotations=3, max_aspect=None
     )
     search = Search(optimizer._wishes(), scene)
     search.prepare()
-    box = np.array([[voxel.center, voxel.size, *voxel.rotation]])
-    end = search.slide(search.started(box, FAMILIES[3][0]), EXACT)
+    start = search.spread(voxel.center[None], voxel.size[None], (7,), voxel.rotation[None])
+    end = search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE)
     if scene.excluded:
         end = search.cleared(end)
     polished = search.voxel(end.boxes[0])

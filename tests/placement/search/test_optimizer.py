@@ -334,7 +334,8 @@ def boxes_as_found(voxels):
     """Describe boxes as a search returns them."""
     n = len(voxels)
     boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
-    return Boxes(np.zeros((n, 9)), np.zeros((n, 3)), np.zeros(n), boxes)
+    turns = np.tile(np.eye(3), (n, 1, 1))
+    return Boxes(np.zeros((n, 9)), np.zeros(n, int), turns, boxes[:, 0], np.zeros(n), boxes)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from placement import PlacementObjective, Scene, Voxel, tumor_fraction
 from placement.box import overlap
 from placement.box.row_integrals import Rows
+from placement.box.voxel import rotation_of
 from placement.search.optimizer import CONSOLE
 from placement.search.scene_search import FINE, Boxes, Search, Wishes
 
@@ -44,16 +45,28 @@ def prepared(scene, **changes):
     return search
 
 
-def compiled_costs(search, voxels):
-    """Evaluate what the compiled search minimizes."""
-    return overlap.costs_of(search.started(as_boxes(voxels).boxes, (0, 0, 0)).x, *search.common(FINE))
+def compiled_costs(search, voxels, weight=3.0):
+    """Evaluate what the compiled search minimizes, at boxes along the scanner's axes."""
+    centers = np.array([voxel.center for voxel in voxels])
+    sizes = np.array([voxel.size for voxel in voxels])
+    start = search.spread(centers, sizes, (0,), np.eye(3)[None])
+    return overlap.costs_of(
+        start.x, start.kinds, start.bases, start.origins, *search.common(FINE, weight)
+    )
 
 
 def as_boxes(voxels):
     """Describe boxes as the compiled searches return them."""
     n = len(voxels)
     boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
-    return Boxes(np.zeros((n, 9)), np.zeros((n, 3)), np.zeros(n), boxes)
+    return Boxes(
+        np.zeros((n, 9)),
+        np.zeros(n, int),
+        np.tile(np.eye(3), (n, 1, 1)),
+        boxes[:, 0],
+        np.zeros(n),
+        boxes,
+    )
 
 
 def shared_fraction(voxel, low, high):
@@ -76,7 +89,9 @@ def test_compiled_costs_of_turned_boxes_are_near_the_accurate_objective():
         )
         if search.scene.holds(voxel):
             voxels.append(voxel)
-    costs = compiled_costs(search, voxels)
+    turned = [search.spread(v.center[None], v.size[None], (7,), v.rotation[None]) for v in voxels]
+    start = Boxes(*(np.concatenate(columns) for columns in zip(*turned, strict=True)))
+    costs = overlap.costs_of(*start[:4], *search.common(FINE))
     expected = -np.log([OBJECTIVE(voxel, search.scene) for voxel in voxels])
     assert np.ptp(expected) > 1
     np.testing.assert_allclose(costs, expected, atol=0.12)
@@ -103,7 +118,7 @@ def test_compiled_costs_and_the_objective_agree_on_random_boxes(one_sided):
     np.testing.assert_allclose(search.values(as_boxes(voxels).boxes), scores, rtol=2e-4)
 
 
-def test_the_square_of_each_millimeter_beyond_the_image_costs_the_weight():
+def test_every_millimeter_beyond_the_image_costs_the_weight():
     search = prepared(block_scene())
     # The image ends at 4.5 mm along x and at 109.75 mm along z.
     below, above = Voxel((11.5, 20, 50), (20, 20, 20)), Voxel((30, 20, 102), (20, 20, 20))
@@ -111,32 +126,48 @@ def test_the_square_of_each_millimeter_beyond_the_image_costs_the_weight():
     for voxel in (below, above):
         fraction = shared_fraction(voxel, LOW, HIGH)
         expected.append(OBJECTIVE.cost(fraction, fraction * voxel.volume))
-    added = compiled_costs(search, [below, above]) - expected
-    np.testing.assert_allclose(added, [30 * 3.0**2, 30 * 2.25**2], rtol=1e-4)
+    added = compiled_costs(search, [below, above], weight=2.0) - expected
+    np.testing.assert_allclose(added, [2 * (0.1 + 3.0), 2 * (0.1 + 2.25)], rtol=1e-4)
     free = prepared(block_scene(), inside_image=False)
     np.testing.assert_allclose(compiled_costs(free, [below, above]), expected, rtol=1e-4)
 
 
-def test_the_square_of_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_weight():
-    near, far = np.zeros((2, 60, 60, 40), bool)
-    near[:20], far[42:] = True, True
+def test_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_weight():
+    wall = np.zeros((60, 60, 40), bool)
+    wall[:20] = True
     voxel = Voxel((32.5, 20, 50), (20, 20, 20))
     fraction = shared_fraction(voxel, LOW, HIGH)
     plain = OBJECTIVE.cost(fraction, fraction * voxel.volume)
-    # The walls end at 24.5 and 46.5 mm: 2 of 20 mm lie in the first, and 5 and 0 of 26 mm of the
-    # box that is grown by 3 mm. Strict walls count together, tolerated ones each for itself.
-    for regions, margin, tolerance, excess in (
-        ({"near": near}, 0, 0, 0.1),
-        ({"near": near}, 3, 0, 5 / 26),
-        ({"near": near}, 0, 0.04, 0.06),
-        ({"near": near}, 0, 0.11, 0),
-        ({"near": near, "far": far}, 0, 0.1, 0),
-        ({"near": near, "far": far}, 5, 0, (7 + 1) / 30),
-        ({"near": near, "far": far}, 5, 8 / 30, 0),
-    ):
-        scene = block_scene(exclude=regions, exclude_margin=margin, exclude_tolerance=tolerance)
-        cost = compiled_costs(prepared(scene), [voxel])[0]
-        assert cost == pytest.approx(plain + 1e4 * excess**2, rel=1e-3)
+    # The wall ends at 24.5 mm: 2 of 20 mm lie in it, 5 of 26 mm of the box that is grown by 3 mm.
+    for margin, tolerance, excess in ((0, 0, 0.1), (3, 0, 5 / 26), (0, 0.04, 0.06)):
+        scene = block_scene(
+            exclude={"wall": wall}, exclude_margin=margin, exclude_tolerance=tolerance
+        )
+        cost = compiled_costs(prepared(scene), [voxel], weight=2.0)[0]
+        assert cost - plain == pytest.approx(2 * (0.1 + 100 * excess), rel=1e-4)
+    scene = block_scene(exclude={"wall": wall}, exclude_tolerance=0.11)
+    assert compiled_costs(prepared(scene), [voxel])[0] == pytest.approx(plain, rel=1e-4)
+
+
+def test_each_region_is_tolerated_for_itself_and_strict_ones_together():
+    near, far = np.zeros((2, 60, 60, 40), bool)
+    near[15:17], far[35:36] = True, True
+    voxel = Voxel((29.5, 20, 50), (20, 20, 20))
+    fraction = shared_fraction(voxel, LOW, HIGH)
+    plain = OBJECTIVE.cost(fraction, fraction * voxel.volume)
+    regions = {"near": near, "far": far}
+    # The box reaches from 19.5 to 39.5 mm: 2 of its 20 mm lie in the one, none in the other.
+    tolerated = prepared(block_scene(exclude=regions, exclude_tolerance=0.12))
+    assert compiled_costs(tolerated, [voxel])[0] == pytest.approx(plain, rel=1e-4)
+    wide = Voxel((30.0, 20, 50), (21, 20, 20))
+    fraction = shared_fraction(wide, LOW, HIGH)
+    plain = OBJECTIVE.cost(fraction, fraction * wide.volume)
+    # This one reaches to 40.5 mm, and holds 2 and 1 of 21 mm.
+    both = prepared(block_scene(exclude=regions, exclude_tolerance=0.1))
+    assert compiled_costs(both, [wide])[0] == pytest.approx(plain, rel=1e-4)
+    strict = prepared(block_scene(exclude=regions))
+    cost = compiled_costs(strict, [wide], weight=2.0)[0]
+    assert cost - plain == pytest.approx(2 * (0.1 + 100 * 3 / 21), rel=1e-4)
 
 
 def test_a_wall_in_reach_of_the_largest_turned_box_is_seen():
@@ -145,13 +176,17 @@ def test_a_wall_in_reach_of_the_largest_turned_box_is_seen():
     wall = np.zeros_like(tumor)
     wall[48:] = True
     scene = Scene(tumor, np.diag([2.0, 2, 2, 1]), exclude={"wall": wall})
+    search = prepared(scene, inside_image=False)
     # Half the diagonal is 42.43 mm long, and the wall begins at 95 mm.
-    voxel = Voxel((57.0, 60, 60), (60, 60, 60), (0, 0, 45))
-    walled = compiled_costs(prepared(scene, inside_image=False), [voxel])[0]
+    start = search.spread(
+        np.array([[57.0, 60, 60]]), np.full((1, 3), 60.0), (7,), rotation_of((0, 0, 45))[None]
+    )
+    walled = overlap.costs_of(*start[:4], *search.common(FINE))[0]
     free = prepared(Scene(tumor, np.diag([2.0, 2, 2, 1])), inside_image=False)
+    plain = overlap.costs_of(*start[:4], *free.common(FINE))[0]
     tip = (30 * np.sqrt(2) - 38) ** 2 / 60**2
     # The search looks at one row for each image voxel, 2 mm apart.
-    assert walled - compiled_costs(free, [voxel])[0] == pytest.approx(1e4 * tip**2, rel=0.4)
+    assert walled - plain == pytest.approx(3 * (0.1 + 100 * tip), rel=0.2)
 
 
 # Constraints -------------------------------------------------------------------------------------
@@ -197,10 +232,46 @@ def test_starts_lie_apart_in_the_tumor_with_sides_along_the_axes_of_the_scanner(
     ]
     assert gaps.min() > 6
     assert ((centers > (9.5, 11.5, 13.5)) & (centers < (79.5, 25.5, 33.5))).all()
-    # The tumor is long along x and thin along y, and so are most of the boxes.
-    assert (sizes[:, 0] > 1.4 * sizes[:, 1]).mean() > 0.5
-    assert (sizes[:, 0] >= sizes[:, 1]).all()
+    # The tumor is long along x and thin along y, and so are the boxes.
+    assert (sizes[:, 0] > 1.4 * sizes[:, 1]).all()
     assert len(search.starts(2)[0]) == 2
+
+
+def test_the_scan_asks_for_a_third_of_the_purity_and_one_range_of_sides(monkeypatch):
+    ranges = np.array([[10.0, 40], [12, 50], [14, 60]])
+    search = prepared(block_scene(), sizes=ranges)
+    scan = overlap.scan
+    arguments = []
+
+    def recorded(sums, depth, edges, volume, limits, stride, longest):
+        arguments.append((limits, edges, volume))
+        return scan(sums, depth, edges, volume, limits, stride, longest)
+
+    monkeypatch.setattr(overlap, "scan", recorded)
+    search.starts(4)
+    limits, edges, volume = arguments[0]
+    np.testing.assert_allclose(limits.objective[:4], [11000, 4000, 0.8, 3 * 0.15])
+    assert limits.min_volume == 6000
+    np.testing.assert_allclose(np.exp(limits.low_sides), [10, 10, 10])
+    np.testing.assert_allclose(np.exp(limits.high_sides), [60, 60, 60])
+    np.testing.assert_allclose(edges, search.block * [1, 1, 2.5])
+    assert volume == pytest.approx(edges.prod())
+
+
+def test_three_more_boxes_are_refined_where_regions_are_excluded(monkeypatch):
+    core = np.zeros((60, 60, 40), bool)
+    core[20:25, 20:25, 15:20] = True
+    numbers = []
+
+    def recorded(self, quick, n):
+        numbers.append(n)
+        return quick.take(slice(0, 3))
+
+    monkeypatch.setattr(Search, "refined", recorded)
+    monkeypatch.setattr(Search, "satisfied", lambda self, boxes: True)
+    Search(make_wishes(tie_break=0.0), block_scene(exclude={"core": core})).run(4, 5)
+    # Slices are thick, which doubles the number first.
+    assert numbers == [2 * 5 + 3]
 
 
 def test_blocks_of_the_scan_lose_what_is_excluded_and_its_margin():
@@ -212,11 +283,11 @@ def test_blocks_of_the_scan_lose_what_is_excluded_and_its_margin():
     lost = np.zeros_like(core)
     lost[16:26, 20:30, 12:16] = lost[18:24, 18:32, 12:16] = True
     lost[17:25, 19:31, 12:16] = True
-    assert search.usable().sum() * np.prod(search.block) == pytest.approx(
+    assert search.usable_sums()[..., -1].sum() * np.prod(search.block[:2]) == pytest.approx(
         (tumor - 4 * lost).sum(), rel=1e-4
     )
     tolerated = prepared(block_scene(exclude={"core": core}, exclude_tolerance=0.1))
-    assert tolerated.usable().sum() * np.prod(search.block) == pytest.approx(tumor.sum(), rel=1e-4)
+    np.testing.assert_array_equal(tolerated.usable_sums(), tolerated.grids[0][0])
 
 
 def test_averaged_grids_lie_where_the_tumor_lies():
@@ -234,31 +305,29 @@ def test_averaged_grids_lie_where_the_tumor_lies():
         np.testing.assert_allclose(weights @ centers, [29.5, 22.5, 54.75], atol=1e-3)
 
 
-def test_angles_to_start_from_are_those_that_are_varied_and_drawn_by_the_seed():
-    centers, sizes = np.array([[30.0, 20, 50], [25, 15, 45]]), np.full((2, 3), 20.0)
-
-    def angles(count, seed=5):
-        search = prepared(block_scene(), random_state=seed)
-        boxes = search.tilted(centers, sizes, count, 2)
-        assert np.all(boxes.free.sum(axis=1) == count)
-        assert not (boxes.x[:, 6:] * (1 - boxes.free)).any()
-        return boxes.x[:, 6:]
-
-    assert len(angles(0)) == 2
-    assert len(angles(1)) == len(angles(2)) == 3 * 2 * 2
-    np.testing.assert_array_equal(angles(2), angles(2, seed=6))
-    np.testing.assert_array_equal(angles(3), angles(3))
-    assert not np.array_equal(angles(3), angles(3, seed=6))
+def test_turns_to_start_from_are_rotations_by_one_angle_and_follow_the_seed():
+    scene = block_scene()
+    turns = Search(make_wishes(random_state=5), scene).turns(24)
+    np.testing.assert_allclose(
+        turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-12
+    )
+    np.testing.assert_allclose(np.linalg.det(turns), 1)
+    angles = np.arccos((np.trace(turns, axis1=1, axis2=2) - 1) / 2)
+    np.testing.assert_allclose(angles, 0.8)
+    np.testing.assert_array_equal(turns, Search(make_wishes(random_state=5), scene).turns(24))
+    assert not np.array_equal(turns, Search(make_wishes(random_state=6), scene).turns(24))
 
 
 def test_places_sizes_and_first_turns_are_combined():
     search = Search(make_wishes(), block_scene())
     centers = np.array([[30.0, 20, 50], [25, 15, 45]])
     sizes = np.array([[20.0, 21, 22], [10, 11, 12]])
-    start = search.spread(centers, sizes, (1, 0, 0), [[0.3, 0, 0], [-0.3, 0, 0]])
-    np.testing.assert_array_equal(start.x[:, :3], np.tile(centers, (2, 1)))
-    np.testing.assert_allclose(np.exp(start.x[:, 3:6]), np.tile(sizes, (2, 1)))
-    np.testing.assert_array_equal(start.x[:, 6], [0.3, 0.3, -0.3, -0.3])
+    start = search.spread(centers, sizes, (0, 4), np.eye(3)[None], (0.3, -0.3))
+    assert len(start.x) == 8
+    np.testing.assert_array_equal(start.kinds, [0, 0, 0, 0, 4, 4, 4, 4])
+    np.testing.assert_array_equal(start.origins, np.tile(centers, (4, 1)))
+    np.testing.assert_allclose(np.exp(start.x[:, 3:6]), np.tile(sizes, (4, 1)))
+    np.testing.assert_array_equal(start.x[:, 6], [0, 0, 0, 0, 0.3, 0.3, -0.3, -0.3])
 
 
 # Choice ------------------------------------------------------------------------------------------

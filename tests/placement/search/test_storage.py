@@ -137,9 +137,9 @@ def simulated_tumors():
     yield lump(5, shape, 0.88), oblique([0.8, 0.9, 1.0], [-12, 30, 5], [0, 0, 0])
 
 
-# The tie-break ends on a plateau of up to 3 % of the objective. With two rotated axes, boxes of a
+# With two rotated axes the tie-break ends on a plateau of up to 3 % of the objective. The boxes of a
 # thin lump turn about axes in another order than in most: searches without that order found others.
-@pytest.mark.parametrize(("max_rotations", "max_aspect", "difference"), [(3, None, 3e-3), (2, None, 5e-3), (2, 2.5, 5e-3)])
+@pytest.mark.parametrize(("max_rotations", "max_aspect", "difference"), [(3, None, 1e-3), (2, None, 5e-3), (2, 2.5, 5e-3)])
 def test_an_upsampled_tumor_gets_the_same_box(max_rotations, max_aspect, difference):
     tumor = lump(2)
     placements = []
@@ -164,6 +164,5 @@ def test_all_storages_of_ten_tumors_get_the_same_box(data_dir):
         for placement in placements:
             assert placement.voxel.dice(first.voxel) >= 0.98
             assert abs(placement.objective - first.objective) <= 1e-3
-        # Other image voxels end a search elsewhere on the plateau of the tie-break.
         fine = optimizer.placement(Scene(*upsampled(tumor, affine)))
-        assert fine.voxel.dice(first.voxel) >= 0.92
+        assert fine.voxel.dice(first.voxel) >= 0.95
