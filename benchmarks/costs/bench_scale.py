@@ -45,8 +45,8 @@ RESULT = measure.RESULTS / "scale.json"
 SEED = 20261120
 NETWORK = 1.25e9  # bytes a second that leave one computer: 10 Gb/s, assumed
 PAPER_WORKERS = (1, 2, 10, 100, 1000)
-# Arguments of a group of trainings; those that follow stay on the workers: voxels of all patients.
-OWN = 2
+# Arguments of a training that stay on the workers: features and targets of all patients.
+SHARED = slice(3, 5)
 TASK_MS = (1, 10, 100, 1000)
 
 
@@ -207,7 +207,7 @@ def caught(cohort: Cohort, algorithms: tuple[str, ...], **options: Any) -> tuple
 
 def algorithm_of(task: Any) -> str:
     """Name the algorithm of a task with one training."""
-    _, (_, [(_, _, cell, _)], *_), _ = task
+    _, (_, _, cell, *_), _ = task
     return cell.entrant.algorithm
 
 
@@ -224,13 +224,13 @@ def tasks(quick: bool, algorithms: tuple[str, ...]) -> dict[str, Any]:
             task for task in everything if algorithm_of(task) == algorithm
         )
         sizes = [len(pickle.dumps(one, protocol=5)) for one in arguments]
-        shared = sum(sizes[OWN:]) if arguments[OWN] is not None else 0
+        shared = sum(sizes[SHARED])
         function(*arguments)  # loads what the algorithm needs
         start = time.process_time()
         content = function(*arguments)
         rows[algorithm] = {
             "cpu_s": float(f"{time.process_time() - start:.4g}"),
-            "sent_bytes": sum(sizes[:OWN]),
+            "sent_bytes": sum(sizes) - shared,
             "shared_bytes": shared,
             "returned_bytes": len(pickle.dumps(content, protocol=5)),
         }

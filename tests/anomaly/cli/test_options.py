@@ -93,12 +93,12 @@ def test_a_series_is_an_image_with_the_files_named(image, tmp_path):
     mask, tissue = tmp_path / "mask.nii", tmp_path / "tissue.nii"
     for path in (mask, tissue):
         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
-    (plain,) = series_of(image)
+    (plain,) = series_of([image])
     assert plain.image == image
     assert plain.brain is plain.tissue is None
     bval = tmp_path / "other.bval"
     bval.write_text("0 700 700")
-    (series,) = series_of(image, bval=bval, bvec=tmp_path / "scan.bvec", mask=mask, tissue=tissue)
+    (series,) = series_of([image], bval=bval, bvec=tmp_path / "scan.bvec", mask=mask, tissue=tissue)
     assert (series.bval, series.brain, series.tissue) == (bval, mask, tissue)
     assert series.bvec == tmp_path / "scan.bvec"
 
@@ -106,21 +106,21 @@ def test_a_series_is_an_image_with_the_files_named(image, tmp_path):
 def test_series_of_a_table_are_those_of_its_rows(image, tmp_path):
     table = tmp_path / "cases.tsv"
     table.write_text("patient\timage\np1\tscan.nii.gz\n")
-    (series,) = series_of(table)
+    (series,) = series_of([table])
     assert series.image == image
     with pytest.raises(ValueError, match="names files in its columns; leave out --bval"):
-        series_of(table, mask=image)
+        series_of([table], mask=image)
 
 
 def test_files_that_are_missing_are_named(image, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.nii: no such file"):
-        series_of(tmp_path / "none.nii")
+        series_of([tmp_path / "none.nii"])
     # A folder of images is as good as a table, an empty one is not.
-    assert [scan.image for scan in series_of(tmp_path)] == [image]
+    assert [scan.image for scan in series_of([tmp_path])] == [image]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="is a folder without images"):
-        series_of(tmp_path / "empty")
+        series_of([tmp_path / "empty"])
     with pytest.raises(FileNotFoundError, match="no such table"):
         series_of_table(tmp_path / "none.tsv")
     with pytest.raises(FileNotFoundError, match=r"no\.bval: no such file"):
-        series_of(image, bval=tmp_path / "no.bval")
+        series_of([image], bval=tmp_path / "no.bval")

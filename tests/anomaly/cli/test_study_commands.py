@@ -9,6 +9,7 @@ from anomaly import simulate_dmri
 from anomaly.cli.detection_commands import detect
 from anomaly.cli.study_commands import evaluate, simulate, train
 from anomaly.scans.cases import read_cases
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.model_files.model_file import load_model
 
 SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
@@ -305,7 +306,8 @@ def test_powder_averages_cannot_be_aligned_for_a_network(run, cases, tmp_path):
 def test_maps_are_compared_with_controls_and_by_their_stored_threshold(
     cases, model, tmp_path, capsys
 ):
-    detect(model, cases / "gliomas.tsv", tmp_path / "seen", figure=False)
+    options = RunOptions(figure=False)
+    detect(model, [cases / "gliomas.tsv"], out=tmp_path / "seen", run=options)
     table = tmp_path / "seen" / "detections.tsv"
     evaluate(cases / "gliomas.tsv", {"z": table}, tmp_path / "compared", figures=0)
     assert "synthetic scans: no clinical result" in capsys.readouterr().out

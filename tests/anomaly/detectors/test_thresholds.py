@@ -611,7 +611,9 @@ def test_a_rule_before_its_fit_has_parameters_alone():
 
 def test_every_rule_of_the_module_can_be_stored_by_its_name():
     rules = [
-        getattr(thresholds, name) for name in thresholds.__all__ if name.endswith("Threshold")
+        rule
+        for name, rule in vars(thresholds).items()
+        if name.endswith("Threshold") and not name.startswith("_") and rule.__module__ == thresholds.__name__
     ]
     assert len(rules) == 7
     for rule in rules:

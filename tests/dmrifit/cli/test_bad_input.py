@@ -212,7 +212,7 @@ def test_a_scan_in_the_place_of_a_mask(refused):
 
 
 def test_files_that_are_not_there(refused, folder):
-    assert refused("none.nii.gz", "--model", "adc").endswith("none.nii.gz: no such file; check its name")
+    assert refused("none.nii.gz", "--model", "adc").endswith("none.nii.gz: no such file; check its name and folder")
     assert refused(folder, "--model", "adc").endswith(f"by a glob in quotes ('{folder}/*.nii.gz'), or a table")
     assert refused(IMAGE, "--model", "adc", "--bval", "none.bval").endswith(
         "none.bval: no such file; check its name and folder"

@@ -130,7 +130,7 @@ def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_di
     assert described["Sources"]["Sigma"]["Name"] == "sub-1_param-sigma_desc-preproc_dwimap.nii.gz"
     code, _, err = run("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "unring", "--out", tmp_path / "other")
     assert code == 2
-    assert "no step 'unring'; choose from denoise, gibbs, motion" in err
+    assert "steps must be one of denoise, gibbs, motion, not 'unring'" in err
 
 
 def test_the_noise_is_estimated_in_a_fit_on_request(data_dir, run, tmp_path):
