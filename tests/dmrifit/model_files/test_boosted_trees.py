@@ -132,6 +132,7 @@ def test_models_of_xgboost_come_through_unchanged(settings):
 NOWHERE, ORDER = "branches that lead nowhere", "not in order"
 SIZES = stump()["tree_param"]
 NO_NODES = {name: [] for name, values in stump().items() if isinstance(values, list)} | {"tree_param": SIZES | {"num_nodes": "0"}}
+VECTORS = {"tree_param": SIZES | {"size_leaf_vector": "2"}, "base_weights": [0.0] * 6, "leaf_weights": [0.0] * 4}
 DART = {"name": "dart", "gbtree": document_of(stump())["learner"]["gradient_booster"]}
 
 
@@ -157,6 +158,8 @@ DART = {"name": "dart", "gbtree": document_of(stump())["learner"]["gradient_boos
         ("tree", {"leaf_weights": [1.0, 2.0]}, NOWHERE),
         ("tree", {"tree_param": SIZES | {"num_nodes": "4"}}, NOWHERE),
         ("tree", {"tree_param": SIZES | {"size_leaf_vector": "2"}}, NOWHERE),
+        ("tree", VECTORS | {"right_children": [2, 0, 10**6]}, NOWHERE),  # beyond the values of the leaves
+        ("tree", VECTORS | {"right_children": [2, 0, 1], "leaf_weights": [0.0] * 5}, NOWHERE),
         ("tree", NO_NODES, None),
         ("tree", {"left_children": [1.0, -1, -1]}, "not consist of integers"),
         ("tree", {"left_children": [True, False, False]}, "not consist of integers"),
