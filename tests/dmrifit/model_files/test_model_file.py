@@ -479,6 +479,10 @@ class TestRefusals:
         rewrite(file, metadata=change)
         self.refused(file, match)
 
+    def test_another_part_is_refused(self, file):
+        rewrite(file, parts={"hook.py": b"print()"})
+        self.refused(file, "holds hook.py, model.json, regressor.skops")
+
     def test_a_function_is_refused_whatever_it_is_called(self, file):
         with zipfile.ZipFile(file) as archive:
             inner = archive.read("regressor.skops")
