@@ -175,7 +175,7 @@ def test_bad_input_is_one_line(run, tmp_path, visits):
     affine[0, 3] += 40
     labels = np.where(np.indices((80, 96, 76)).max(axis=0) < 40, 4, 0).astype(np.uint8)
     nib.save(nib.Nifti1Image(labels, affine), tmp_path / "tumor.nii.gz")
-    for words, message in (
+    cases = (
         ((old, tmp_path / "placed.json", new), "placed.json was placed in first.nii.gz, and "),
         ((old, box, new, "--tumor", tmp_path / "tumor.nii.gz", "--labels", "brats2013"), "up to 40 mm apart"),
         ((old, box), "name three files, OLD_T1 BOX NEW_T1, or a table"),
@@ -184,12 +184,14 @@ def test_bad_input_is_one_line(run, tmp_path, visits):
         ((old, box, nowhere), "nowhere.nii.gz has neither an sform nor a qform"),
         ((old, tmp_path / "far.json", new), "lies outside"),
         ((old, new, new), "new.nii.gz: it holds 80 × 96 × 76 voxels"),
-    ):
-        code, text, error = run("repeat", *words, "--out", tmp_path / "refused", "--no-figure")
+    )
+    for number, (words, message) in enumerate(cases):
+        out = tmp_path / f"refused {number}"
+        code, text, error = run("repeat", *words, "--out", out, "--no-figure")
         assert code == 2, (message, text, error)
         lines = [line for line in error.splitlines() if message in line]
         assert len(lines) == 1, error
-        assert not (tmp_path / "refused" / "repeats.tsv").exists()
+        assert not (out / "repeats.tsv").exists()
 
 
 def test_boxes_of_another_frame_of_reference_are_refused(run, tmp_path, visits, monkeypatch):
