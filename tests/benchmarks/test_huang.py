@@ -146,12 +146,6 @@ def test_a_small_saving_is_practically_none():
     assert board(published(**{"JVSS_0.995,_prior__n_false_positives": 220})).loc[10, "verdict"] == EQUAL
 
 
-def test_seeds_that_disagree_or_are_few_decide_nothing():
-    other = published(**{"JVSS_0.995__sensitivity": 0.8})
-    assert board(published(), other, other, other).loc[3, "verdict"] == OPEN
-    assert set(board(published(), n_seeds=LEAST_SEEDS - 1)["verdict"]) == {OPEN}
-
-
 def test_what_was_not_run_cannot_be_told():
     tables = published()
     for name in ("summary", "matched"):

@@ -228,30 +228,11 @@ def test_a_claim_without_what_it_needs_cannot_be_told_and_says_what(number):
     assert f"missing: {word}" in row["reason"], row["reason"]
 
 
-def test_nothing_is_told_from_nine_seeds():
-    board = decide_claims(repeated(study(), 9))
-    assert (board["verdict"][board["claim"] != 5] == OPEN).all()
-    assert board["reason"][board["claim"] != 5].str.contains("9 seeds, 10 are needed").all()
-    assert (board["ours"] != "").all()
-
-
-def test_one_seed_is_called_one():
-    row = verdict_of(3, measured(), seeds=1)
-    assert (row["verdict"], row["n_runs"]) == (OPEN, 1)
-    assert "one seed, 10 are needed" in row["reason"]
-
-
 def test_a_claim_whose_mechanism_is_not_simulated_is_tested_on_scans_alone():
     synthetic = verdict_of(5, studies(regions=("body",), difficulties=("mixed",)))
     assert synthetic["verdict"] == NOT_SIMULATED
     assert "simulated alike" in synthetic["reason"]
     assert verdict_of(5, measured(regions=("body",)))["verdict"] == HOLDS
-
-
-def test_strategies_within_the_margin_are_practically_equal():
-    row = verdict_of(3, measured(level={"s2s": 0.1, "m2m": 0.1}, metric=dict.fromkeys(STRATEGIES, FLAT_S2S)))
-    assert row["verdict"] == EQUAL
-    assert "practically equal in 2 of 2 checks" in row["reason"]
 
 
 def test_a_wider_margin_makes_a_difference_practically_equal():
@@ -323,14 +304,6 @@ def test_scans_of_patients_have_no_preset():
     assert "missing: measured, trained on lesion" in half["reason"]
 
 
-def test_seeds_that_disagree_leave_a_claim_open():
-    evaluations = measured(seeds=7)
-    evaluations += [study(seed, region, None, level=SWAPPED) for seed in (7, 8, 9) for region in ("body", "lesion")]
-    row = claims_board(evaluations, claims=[3]).iloc[0]
-    assert (row["verdict"], row["n_runs"]) == (OPEN, 10)
-    assert "cannot be told in 2 of 2 checks" in row["reason"]
-
-
 # Readings -----------------------------------------------------------------------------------------------------------
 
 
@@ -367,13 +340,9 @@ def test_bias_is_another_reading_and_decides_nothing():
     assert readings_of(row) == {"DI": HOLDS, "|BI|": FAILS}
 
 
-def test_t2v_which_sits_at_a_bound_is_in_no_mean():
-    metric = {name: {**values, "T2v": 9.0} for name, values in HOLDING["metric"].items()}
-    pd.testing.assert_frame_equal(claim_figures(study(metric=metric)), claim_figures(study()))
-
-
-def test_s0_is_no_property_of_the_tissue_and_left_out(holding):
-    metric = {name: {**values, "S0": 1e6} for name, values in HOLDING["metric"].items()}
+@pytest.mark.parametrize(("left_out", "value"), [("S0", 1e6), ("T2v", 9.0)])
+def test_s0_is_no_property_of_the_tissue_t2v_sits_at_a_bound_and_both_are_left_out(left_out, value):
+    metric = {name: {**values, left_out: value} for name, values in HOLDING["metric"].items()}
     pd.testing.assert_frame_equal(claim_figures(study(metric=metric)), claim_figures(study()))
 
 
@@ -427,10 +396,6 @@ def test_a_board_and_a_learning_curve_of_one_seed_are_put_together(holding):
     parts = claims_board([*board, *curve], claims=[3, 7])
     whole = claims_board(holding[::4], claims=[3, 7])
     pd.testing.assert_frame_equal(parts, whole)
-
-
-def test_one_evaluation_need_not_be_in_a_list(holding):
-    pd.testing.assert_frame_equal(claims_board(holding[0], claims=[1, 3]), claims_board([holding[0]], claims=[1, 3]))
 
 
 def test_both_presets_can_be_cohorts_of_one_evaluation():
@@ -525,11 +490,6 @@ def test_the_figures_of_the_study_are_those_it_prints():
 def test_synthetic_cohorts_are_called_so(holding_board):
     for text in holding_board["ours"]:
         assert all(line.startswith("synthetic ") for line in text.split("\n"))
-
-
-def test_every_rule_and_reason_is_said(holding_board):
-    for column in ("statement", "study", "ours", "rule", "readings", "reason"):
-        assert (holding_board[column].str.len() >= 5).all()
 
 
 def test_what_makes_no_board_is_refused():

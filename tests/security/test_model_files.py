@@ -78,6 +78,16 @@ def members_of(data):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+def with_member(whole, path, name, content):
+    """Write a model whose regressor holds another member."""
+    data = packed({**members_of(whole["regressor.skops"]), name: content}.items())
+    return write(path, sealed({**whole, "regressor.skops": data}))
+
+
+def arrays_of(whole):
+    return [name for name in members_of(whole["regressor.skops"]) if name.endswith(".npy")]
+
+
 def refused(path, match="refused as a model file"):
     with pytest.raises(ValueError, match=match) as error:
         load_model(path)
@@ -89,45 +99,32 @@ def test_the_parts_make_a_model_when_nothing_is_changed(whole, tmp_path):
 
 
 def test_a_pickle_in_any_member_of_the_regressor_is_not_read(whole, trap, tmp_path):
-    inner = members_of(whole["regressor.skops"])
-    arrays = [name for name in inner if name.endswith(".npy")]
-    assert arrays
-    for name in (*arrays, "schema.json"):
-        data = packed({**inner, name: trap}.items())
-        refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})))
+    assert arrays_of(whole)
+    for name in (*arrays_of(whole), "schema.json"):
+        refused(with_member(whole, tmp_path / "model", name, trap))
 
 
 def test_arrays_of_objects_in_the_regressor_are_not_read(whole, tmp_path):
     folder = tmp_path / "sprung"
-    inner = members_of(whole["regressor.skops"])
     buffer = io.BytesIO()
     np.save(buffer, np.array([Trap(folder)], dtype=object), allow_pickle=True)
-    for name in [name for name in inner if name.endswith(".npy")]:
-        data = packed({**inner, name: buffer.getvalue()}.items())
-        refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), "an array of its regressor")
+    for name in arrays_of(whole):
+        refused(with_member(whole, tmp_path / "model", name, buffer.getvalue()), "an array of its regressor")
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("shape", [(10**15,), (2**31, 2**31), (-1, 5)])
-def test_an_array_that_says_it_is_larger_than_its_file_takes_no_memory(shape, whole, tmp_path):
-    inner = members_of(whole["regressor.skops"])
+@pytest.mark.parametrize(
+    ("shape", "claim"),
+    [
+        *((shape, "refused as a model file") for shape in ((10**15,), (2**31, 2**31), (-1, 5))),
+        *(((n,), rf"an array of its regressor says that it holds {8 * n} bytes \(float64\) in 192") for n in (25, 200)),
+    ],
+)
+def test_an_array_may_not_claim_one_value_more_than_its_file_has_bytes_for(shape, claim, whole, tmp_path):
     text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(64)
-    name = next(name for name in inner if name.endswith(".npy"))
-    data = packed({**inner, name: array}.items())
-    refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), "refused as a model file")
-
-
-@pytest.mark.parametrize("n_claimed", [25, 200])
-def test_an_array_may_not_claim_one_value_more_than_its_file_has_bytes_for(n_claimed, whole, tmp_path):
-    inner = members_of(whole["regressor.skops"])
-    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({n_claimed},), }}".ljust(117) + "\n"
-    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(64)
     assert len(array) == 192  # bytes, enough for 24 values
-    name = next(name for name in inner if name.endswith(".npy"))
-    data = packed({**inner, name: array}.items())
-    claim = rf"an array of its regressor says that it holds {8 * n_claimed} bytes \(float64\) in 192"
-    refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), claim)
+    refused(with_member(whole, tmp_path / "model", arrays_of(whole)[0], array), claim)
 
 
 def test_members_of_a_regressor_may_not_claim_more_bytes_than_all_of_it_has(whole, tmp_path):
@@ -179,11 +176,9 @@ def test_a_regressor_that_is_packed_or_has_a_member_twice_is_refused(whole, tmp_
     ids=["function", "partial", "object", "type", "operator", "method", "reduce", "no module"],
 )
 def test_functions_and_classes_named_by_a_regressor_are_not_found(node, whole, tmp_path):
-    inner = members_of(whole["regressor.skops"])
-    schema = json.loads(inner["schema.json"])
+    schema = json.loads(members_of(whole["regressor.skops"])["schema.json"])
     schema["content"]["content"]["guest"] = node | {"__id__": 1}
-    data = packed({**inner, "schema.json": json.dumps(schema).encode()}.items())
-    refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})))
+    refused(with_member(whole, tmp_path / "model", "schema.json", json.dumps(schema).encode()))
 
 
 @pytest.mark.parametrize(

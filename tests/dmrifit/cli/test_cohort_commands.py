@@ -1,7 +1,6 @@
 """Commands on cohorts: what their options ask of the library, and what they tell the user."""
 
 import shutil
-import warnings
 from collections import namedtuple
 
 import nibabel as nib
@@ -14,7 +13,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.model_files.model_file import load_model
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.simulate.body_phantoms import simulate_cohort
-from dmrifit.study.comparison import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +104,6 @@ def test_artifacts_are_named_with_or_without_strengths(
     assert simulations[0][2]["artifacts"] == artifacts
 
 
-def test_strengths_for_some_artifacts_only_are_refused(simulations, run, tmp_path):
-    code, _, err = run("simulate", "--out", tmp_path, "--artifacts", "gibbs=0.3,shift")
-    assert code == 2
-    assert "give a strength to all of them" in err
-    assert not simulations
-
-
 # Training ----------------------------------------------------------------------------------------
 
 
@@ -177,12 +168,6 @@ def test_a_file_of_that_name_is_replaced_on_request_only(table, run, tmp_path):
     estimator = load_model(model)
     assert isinstance(estimator, MapsToMaps)
     assert estimator.loss == "median"
-
-
-def test_a_folder_that_is_not_there_is_named_before_anything_is_read(run, tmp_path):
-    code, _, err = run("train", tmp_path / "no.tsv", "--out", tmp_path / "no" / "model")
-    assert code == 2
-    assert f"there is no folder {tmp_path / 'no'}" in err
 
 
 def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(write_scan, run, tmp_path):
@@ -369,18 +354,6 @@ def test_a_single_cohort_is_trained_on_itself(comparisons, cohorts, run, tmp_pat
     assert comparisons[0][2]["train_on"] == ["same"]
 
 
-def test_warnings_about_the_table_are_told_in_a_line(
-    comparisons, cohorts, run, tmp_path, monkeypatch
-):
-    def read(table):
-        warnings.warn("patient p3 is left out: no image", UserWarning, stacklevel=2)
-        return {"A": cohorts[0]}
-
-    monkeypatch.setattr(Cohort, "read", read)
-    _, _, err = run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR")
-    assert "dmrifit: patient p3 is left out: no image\n" in err
-
-
 def test_the_summary_is_printed_in_percent(table, comparisons, run, tmp_path):
     code, out, _ = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
     assert code == 0
@@ -448,47 +421,4 @@ def test_a_report_needs_its_libraries_before_any_work(
     assert not comparisons
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--algorithms", "LR,forest"), "no algorithm 'forest'; choose from LR"),
-        (("--without", "torch"), "no algorithm 'torch'; choose from LR"),
-        (("--algorithms", "LR", "--without", "LR"), "no algorithm is left"),
-        (("--algorithms", "LR", "--strategies", "s2m"), "no strategy 's2m'; choose from s2s, m2m"),
-        (("--algorithms", "LR", "--strategies", ","), "no strategy ''; choose from s2s, m2m"),
-    ],
-)
-def test_names_are_checked_before_anything_is_read(comparisons, run, tmp_path, arguments, message):
-    code, _, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", *arguments)
-    assert code == 2
-    assert message in err
-    assert not comparisons
-
-
 # Report ------------------------------------------------------------------------------------------
-
-
-def test_reports_are_written_beside_the_first_comparison_unless_told(
-    make_evaluation, run, tmp_path, monkeypatch
-):
-    study = {"cohorts": {"A": {"synthetic": True}}}
-    folders = [tmp_path / name for name in ("first", "second")]
-    for i, folder in enumerate(folders):
-        make_evaluation([{"dispersion": 0.1 * (i + 1)}], [{}], study).write(folder)
-    calls = []
-
-    def record(evaluations, folder):
-        calls.append((evaluations, folder))
-        return folder / "report.html"
-
-    monkeypatch.setattr("dmrifit.study.report.reporting.write_report", record)
-    code, out, err = run("report", *folders)
-    assert code == 0, err
-    evaluations, folder = calls[0]
-    assert folder == folders[0]
-    assert "synthetic data: no clinical result" in out
-    assert "10.0" in out
-    for evaluation, written in zip(evaluations, folders, strict=True):
-        pd.testing.assert_frame_equal(evaluation.scores, Evaluation.read(written).scores)
-    run("report", *folders, "--out", tmp_path / "new")
-    assert calls[1][1] == tmp_path / "new"

@@ -53,13 +53,6 @@ def run(run_main):
     return partial(run_main, main, "greeter")
 
 
-def test_help_shows_a_worked_line_of_the_program_and_of_each_command(run):
-    assert "Greets." in run("--help")[1]
-    assert "Example:\n    greeter leave" in run("--help")[1]
-    assert "Example:\n    greeter greet Ann" in run("greet", "--help")[1]
-    assert run("--version")[1].startswith("greeter 0.")
-
-
 def test_the_owner_can_use_what_a_program_makes_under_any_umask(tmp_path, run_main):
     def make(folder: Path, /) -> None:
         """

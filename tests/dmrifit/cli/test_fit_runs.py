@@ -76,6 +76,9 @@ def test_only_scans_that_changed_are_fitted_again(bids, run, tmp_path):
     image.touch()
     _, _, err = run(*arguments)
     assert "1/1 sub-02: kurtosis" in err
+    _, _, err = run(*arguments, "--overwrite")
+    assert "4/4 sub-" in err
+    assert "finished before" not in err
     code, _, err = run(*arguments, "--model", "adc")
     assert code == 2
     assert "other options (model)" in err
@@ -108,37 +111,20 @@ def test_a_cluster_is_not_for_one_scan(bids, run, tmp_path):
     assert not (tmp_path / "maps").exists()
 
 
-@pytest.mark.parametrize("ending", ["bval", "bvec", "json"])
+@pytest.mark.parametrize("ending", ["bval", "bvec", "json", "te"])
 def test_a_corrected_sidecar_is_a_reason_to_fit_again(bids, run, tmp_path, ending):
     dwi = bids / "sub-01" / "dwi"
-    texts = {"bval": "0 500 1000", "bvec": "0 1 0\n0 0 1\n0 0 0", "json": "{}"}
+    texts = {"bval": "0 500 1000", "bvec": "0 1 0\n0 0 1\n0 0 0", "json": "{}", "te": "60 60 60"}
     for name, text in texts.items():
         (dwi / f"sub-01_dwi.{name}").write_text(text)
-    arguments = ("fit", dwi / "*.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")
+    arguments = ("fit", dwi / "*.nii.gz", "--te", dwi / "sub-01_dwi.te", "--model", "adc", "--no-quicklook",
+                 "--out", tmp_path / "maps")  # fmt: skip
     assert run(*arguments)[0] == 0
     assert "1 scan of 1 finished before" in run(*arguments)[2]
-    corrected = {"bval": "0 600 1200", "bvec": "0 0 1\n0 1 0\n0 0 0", "json": '{"EchoTime": 0.07}'}
+    corrected = {"bval": "0 600 1200", "bvec": "0 0 1\n0 1 0\n0 0 0", "json": '{"EchoTime": 0.07}', "te": "75 75 75"}
     (dwi / f"sub-01_dwi.{ending}").write_text(corrected[ending])
     _, _, err = run(*arguments)
     assert "1/1 sub-01: adc" in err
-    assert "finished before" not in err
-
-
-def test_a_corrected_file_of_echo_times_is_a_reason_to_fit_again(bids, run, tmp_path):
-    te = tmp_path / "scan.te"
-    te.write_text("60 60 60")
-    image = bids / "sub-01" / "dwi" / "*_dwi.nii.gz"
-    arguments = ("fit", image, "--te", te, "--no-quicklook", "--out", tmp_path / "maps")
-    assert run(*arguments)[0] == 0
-    te.write_text("75 75 75")
-    assert "1/1 sub-01: adc" in run(*arguments)[2]
-
-
-def test_overwrite_fits_every_scan_again(bids, run, tmp_path):
-    arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps")
-    assert run(*arguments)[0] == 0
-    _, _, err = run(*arguments, "--overwrite")
-    assert "4/4 sub-" in err
     assert "finished before" not in err
 
 

@@ -1,6 +1,5 @@
 """The command line: fits, its answers and its errors, and what to cite."""
 
-import gzip
 import json
 import pickle
 import re
@@ -137,13 +136,6 @@ def test_the_lines_printed_name_what_was_written(scan, run, tmp_path):
     assert Path(re.search(r"^page: (.+)$", out, re.MULTILINE)[1]).is_file()
 
 
-def test_parameters_are_fixed_by_name(scan, run, tmp_path):
-    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--fix", "ADC=0.9", "--no-quicklook")
-    assert code == 0, err
-    written = nib.load(tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
-    np.testing.assert_array_equal(np.asarray(written.dataobj), np.float32(0.9))
-
-
 def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
     needed = "kurtosis, which needs a b-value above 1500 s/mm², and the highest is 1000"
     code, _, err = run("fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--bounds", "K=0,monotonic")
@@ -159,36 +151,6 @@ def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
     assert "UpperBoundRule" not in described["Parameters"]["D"]
     page = (tmp_path / "out" / "sub-01_model-kurtosis_quicklook.html").read_text(encoding="utf-8")
     assert re.search(r"% at 5 or 3/\(b_max·D\)", page)
-
-
-@pytest.mark.parametrize("names", ['[[], ["../victim"]]', '[["../victim"], []]', "5", "null", "["])
-def test_a_list_in_a_folder_of_results_is_no_instruction(scan, run, tmp_path, names):
-    hidden = tmp_path / "out" / ".dmrifit-x.complete"
-    hidden.mkdir(parents=True)
-    (hidden / ".names").write_text(names)
-    (tmp_path / "victim").write_text("precious")
-    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--no-quicklook")
-    assert code == 0, err
-    assert (tmp_path / "victim").read_text() == "precious"
-    assert not hidden.exists()
-
-
-def test_the_sidecar_says_that_kurtosis_is_kept_monotonic_by_default(scan, run, tmp_path):
-    command = ("fit", scan, "--model", "kurtosis", "--no-quicklook", "--out")
-    assert run(*command, tmp_path / "default")[0] == 0
-    assert run(*command, tmp_path / "free", "--bounds", "K=0,5")[0] == 0
-    for folder, rule in (("default", "also at most 3/(b_max·D)"), ("free", None)):
-        path = tmp_path / folder / "sub-01_model-kurtosis_dwimap.json"
-        assert json.loads(path.read_text(encoding="utf-8"))["Parameters"]["K"].get("UpperBoundRule") == rule
-
-
-def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
-    scan.with_name("sub-01_dwi.json").write_text('{"EchoTime": 0.08}')
-    code, _, err = run("fit", scan, "--model", "t2-ivim-kurtosis", "--out", tmp_path / "out", "--no-quicklook")
-    assert code == 2
-    # The model needs more contrasts, but no echo times any more.
-    assert "7 free parameters" in one_line(err)
-    assert "TE = 80 ms" in err
 
 
 def test_echo_times_may_come_from_a_sidecar_for_each_volume(scan, run, tmp_path):
@@ -268,17 +230,9 @@ def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(sca
     ("options", "message"),
     [
         (["--model", "dti"], "no model 'dti'; choose one of adc, kurtosis"),
-        (["--bval", "none.bval"], "none.bval"),
-        (["--te", "none.te"], "none.te"),
-        (["--bounds", "ADC"], "--bounds ADC: write NAME=VALUE"),
-        (["--bounds", "ADC=1"], "--bounds ADC 1: 2 numbers with commas"),
         (["--bounds", "D=0,1"], "D"),
         (["--fix", "ADC=low"], "--fix ADC low: a number is needed"),
-        (["--average-directions", "median"], "'median'"),
-        (["--mask", "none.nii"], "none.nii: no such file"),
-        (["--sigma", "none.nii"], "none.nii: no such file"),
         (["--sigma", "-1"], "sigma"),
-        (["--starts", "many"], "many"),
         ([], "kurtosis has 3 free parameters"),
     ],
 )
@@ -291,25 +245,6 @@ def test_bad_input_is_one_line_with_exit_code_2_and_writes_nothing(scan, run, tm
     assert (code, out) == (2, "")
     assert message in one_line(err)
     assert not (tmp_path / "out").exists()
-
-
-def test_missing_b_values_and_arguments_are_named(scan, run, tmp_path):
-    scan.with_name("sub-01_dwi.bval").unlink()
-    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path)
-    assert code == 2
-    assert "name one by --bval" in one_line(err)
-    code, _, err = run("fit", scan)
-    assert code == 2
-    assert "--out" in err
-    assert "Traceback" not in err
-
-
-def test_a_damaged_image_is_one_line(scan, run, tmp_path):
-    whole = gzip.decompress(scan.read_bytes())
-    scan.write_bytes(gzip.compress(whole[:600]))
-    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out")
-    assert code == 2
-    assert "cut off" in one_line(err)
 
 
 def test_the_installed_command_is_there():

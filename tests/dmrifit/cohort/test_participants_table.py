@@ -303,23 +303,17 @@ def test_a_table_without_simulations_is_a_table(tmp_path, fields):
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [[], {"cohort": 3}, {"cohort": {"Simulation": 3}}, {"cohort": {"Simulation": {"a": 1}}}],
+    "content",
+    [
+        *(b"[]", b'{"cohort": 3}', b'{"cohort": {"Simulation": 3}}', b'{"cohort": {"Simulation": {"a": 1}}}'),
+        *(b"{", b"\xff\xfe{", b"[" * 100_000),
+    ],
 )
-def test_a_sidecar_of_another_form_is_named(tmp_path, fields):
-    sidecar(tmp_path, fields)
+def test_a_sidecar_of_another_form_is_named(tmp_path, content):
+    (tmp_path / "participants.json").write_bytes(content)
     with pytest.raises(
         ValueError,
         match=r"participants\.json: not a sidecar of participants\.tsv .*repair or remove it",
-    ):
-        simulations_of(tmp_path / "participants.tsv")
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"[" * 100_000])
-def test_a_sidecar_that_is_no_json_is_named(tmp_path, content):
-    (tmp_path / "participants.json").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"participants\.json: not a sidecar of participants\.tsv"
     ):
         simulations_of(tmp_path / "participants.tsv")
 

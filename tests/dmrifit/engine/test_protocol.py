@@ -46,25 +46,39 @@ def test_the_argument_is_copied():
     assert protocol.b[1] == 500.0
 
 
+THREE = Protocol([0, 500, 1000])
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("call", "message"),
     [
-        ({"b": []}, "at least one b-value"),
-        ({"b": [[0, 1]]}, "shape"),
-        ({"b": [0, -5]}, "number 2 is -5"),
-        ({"b": [0, np.nan]}, "finite"),
-        ({"b": [0, 0.5, 1]}, "multiply by 1000"),
-        ({"b": [0, 1e9]}, "divide by 1e6"),
-        ({"b": [0, 500], "te": [80, 90, 100]}, "3 echo times for 2"),
-        ({"b": [0, 500], "te": [0.08, 0.09]}, "seconds"),
-        ({"b": [0, 500], "te": [80, -1]}, "positive"),
-        ({"b": [0, 1, 500], "te": [70, 0.09, 90]}, "number 2 is 0.09 .* looks like seconds"),
-        ({"b": [0, 500], "directions": [[1, 0, 0]]}, r"shape \(2, 3\)"),
+        (lambda: Protocol([]), "at least one b-value"),
+        (lambda: Protocol([[0, 1]]), "shape"),
+        (lambda: Protocol([0, -5]), "number 2 is -5"),
+        (lambda: Protocol([0, np.nan]), "finite"),
+        (lambda: Protocol([0, 0.5, 1]), "multiply by 1000"),
+        (lambda: Protocol([0, 1e9]), "divide by 1e6"),
+        (lambda: Protocol([0, 500], te=[80, 90, 100]), "3 echo times for 2"),
+        (lambda: Protocol([0, 500], te=[0.08, 0.09]), "seconds"),
+        (lambda: Protocol([0, 500], te=[80, -1]), "positive"),
+        (lambda: Protocol([0, 1, 500], te=[70, 0.09, 90]), "number 2 is 0.09 .* looks like seconds"),
+        (lambda: Protocol([0, 500], directions=[[1, 0, 0]]), r"shape \(2, 3\)"),
+        (lambda: THREE.take([0, 3]), "index 3 .*measurements 0 to 2 of <Protocol 3 measurements"),
+        (lambda: THREE.take([-4]), "index -4 .*measurements 0 to 2 of <Protocol 3 measurements"),
+        (lambda: THREE.take([True, False]), "boolean index.*measurements 0 to 2 of <Protocol 3 measurements"),
+        (lambda: THREE.take([0.5]), "integer.*measurements 0 to 2 of <Protocol 3 measurements"),
+        (lambda: Protocol([0, 100, 500], te=80).clinical(), "needs 5 b-values at the shortest TE"),
+        (lambda: Protocol([0, 0, 100, 500, 900, 1000], te=80).clinical(), "average_directions"),
+        (lambda: Protocol([0, 700], te=80).indices_in(Protocol([0, 500], te=80)), "lacks S_b700_TE80"),
+        (lambda: Protocol([500], te=80).indices_in(Protocol([500, 500], te=80)), "more than one"),
+        (lambda: Protocol([0], te=80).indices_in(Protocol([0])), "echo times"),
+        (lambda: average_directions(np.ones((2, 4)), THREE), "3 measurements"),
+        (lambda: average_directions(np.ones((2, 3)), THREE, mean="median"), "'median'"),
     ],
 )
-def test_bad_values_are_named_with_the_remedy(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Protocol(**arguments)
+def test_bad_values_are_named_with_the_remedy(call, message):
+    with pytest.raises((ValueError, IndexError), match=message):
+        call()
 
 
 def test_directions_have_unit_length_and_a_missing_one_is_zero():
@@ -112,38 +126,6 @@ def test_a_list_of_b_values_is_no_protocol(use):
         use([0, 1000])
 
 
-@pytest.mark.parametrize(
-    ("indices", "problem"),
-    [
-        ([0, 3], "index 3 "),
-        ([-4], "index -4 "),
-        ([True, False], "boolean index"),
-        ([0.5], "integer"),
-    ],
-)
-def test_indices_that_select_no_measurement_are_named_with_the_protocol(indices, problem):
-    with pytest.raises(
-        IndexError, match=f"{problem}.*measurements 0 to 2 of <Protocol 3 measurements"
-    ):
-        Protocol([0, 500, 1000]).take(indices)
-
-
-def test_a_protocol_too_small_for_the_clinical_part_says_so():
-    with pytest.raises(ValueError, match="needs 5 b-values at the shortest TE"):
-        Protocol([0, 100, 500], te=80).clinical()
-    with pytest.raises(ValueError, match="average_directions"):
-        Protocol([0, 0, 100, 500, 900, 1000], te=80).clinical()
-
-
-def test_missing_contrasts_are_named():
-    with pytest.raises(ValueError, match="lacks S_b700_TE80"):
-        Protocol([0, 700], te=80).indices_in(Protocol([0, 500], te=80))
-    with pytest.raises(ValueError, match="more than one"):
-        Protocol([500], te=80).indices_in(Protocol([500, 500], te=80))
-    with pytest.raises(ValueError, match="echo times"):
-        Protocol([0], te=80).indices_in(Protocol([0]))
-
-
 def test_labels_are_unique():
     assert Protocol([0, 500, 500], te=80).labels == ("S_b0_TE80", "S_b500_TE80_1", "S_b500_TE80_2")
 
@@ -178,14 +160,17 @@ def test_echo_times_come_from_text_numbers_or_sidecars(tmp_path):
         ("0 500 1000", "80 90", "2 echo times for the 3 b-values"),
         ("0 500", "0.08 0.09", "dwi.te.*seconds"),
         ("0 5e8", None, "dwi.bval.*divide by 1e6"),
+        ("1 0 0 0\n0 1 0 0\n0 0 -1 0\n", None, r"dwi\.bval: 3 rows of 4 numbers are gradient directions"),
+        ("0 500", 0.08, r"dwi\.bval.*0\.08: TE must be in ms"),
     ],
 )
 def test_bad_files_are_named(tmp_path, bval, te, message):
     (tmp_path / "dwi.bval").write_text(bval)
-    if te:
+    if isinstance(te, str):
         (tmp_path / "dwi.te").write_text(te)
+        te = tmp_path / "dwi.te"
     with pytest.raises(ValueError, match=message):
-        Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.te" if te else None)
+        Protocol.read(tmp_path / "dwi.bval", te)
 
 
 @pytest.mark.parametrize("value", ["true", "[true]", '"0.08"', "{}", "null"])
@@ -193,13 +178,6 @@ def test_an_echo_time_that_is_no_number_is_refused(tmp_path, value):
     (tmp_path / "dwi.bval").write_text("0 500")
     (tmp_path / "dwi.json").write_text(f'{{"EchoTime": {value}}}')
     with pytest.raises(ValueError, match=r"dwi\.json: .* EchoTime is .*, not a number"):
-        Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.json")
-
-
-def test_a_sidecar_without_echo_time_is_named(tmp_path):
-    (tmp_path / "dwi.bval").write_text("0 500")
-    (tmp_path / "dwi.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"dwi\.json.*EchoTime"):
         Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.json")
 
 
@@ -262,13 +240,6 @@ def test_low_b_values_that_come_again_to_the_digit_are_averaged_apart():
     assert average_directions(np.ones(3), Protocol([1, 10, 25]))[1].b.tolist() == [12]
 
 
-def test_wrong_arguments_of_averaging_are_named():
-    with pytest.raises(ValueError, match="3 measurements"):
-        average_directions(np.ones((2, 4)), Protocol([0, 500, 1000]))
-    with pytest.raises(ValueError, match="'median'"):
-        average_directions(np.ones((2, 3)), Protocol([0, 500, 1000]), mean="median")
-
-
 def test_b_values_that_were_meant_to_be_one_become_one():
     protocol = Protocol(
         [0.5, 995, 1000, 1005, 5, 1990],
@@ -308,18 +279,6 @@ def test_protocols_are_found_within_a_tolerance():
     assert Protocol([1000, 0]).indices_in(scanned, b_tolerance=10).tolist() == [1, 0]
 
 
-def test_echo_times_in_the_wrong_unit_are_refused_by_file(tmp_path):
-    (tmp_path / "dwi.bval").write_text("0 500")
-    (tmp_path / "dwi.json").write_text('{"EchoTime": 80}')
-    with pytest.raises(ValueError, match=r"dwi\.json: EchoTime is 80.*divide by 1000"):
-        Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.json")
-    with pytest.raises(ValueError, match=r"dwi\.bval.*0\.08: TE must be in ms"):
-        Protocol.read(tmp_path / "dwi.bval", 0.08)
-    (tmp_path / "a.json").write_text('{"EchoTime": 0.08}')
-    with pytest.raises(ValueError, match=r"3 echo times for the 2 b-values of .*dwi\.bval"):
-        Protocol.read(tmp_path / "dwi.bval", [tmp_path / "a.json"] * 3)
-
-
 def test_b_values_that_nearly_agree_are_repeats_of_a_clinical_contrast():
     with pytest.raises(ValueError, match=r"repeated .*995.*average_directions"):
         Protocol([0, 500, 995, 1000, 1005, 2000], te=80).clinical()
@@ -336,15 +295,6 @@ def test_b_values_just_within_the_tolerance_are_one_contrast():
     assert protocol.b.tolist() == [0, 512.5]
     assert signals.tolist() == [[100, 50]]
     assert len(average_directions(np.ones((1, 3)), Protocol([0, 500, 526]))[1]) == 3
-
-
-def test_directions_in_place_of_b_values_are_named(tmp_path):
-    path = tmp_path / "scan.bvec"
-    path.write_text("1 0 0 0\n0 1 0 0\n0 0 -1 0\n")
-    with pytest.raises(
-        ValueError, match=r"scan\.bvec: 3 rows of 4 numbers are gradient directions"
-    ):
-        Protocol.read(path)
 
 
 def test_three_directions_of_three_values_stand_in_columns(tmp_path):

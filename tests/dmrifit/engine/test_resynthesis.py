@@ -63,27 +63,22 @@ def test_voxels_that_cannot_be_fitted_keep_what_was_measured():
     assert np.isnan(found[1, 1])
 
 
-class TestBadInput:
-    def test_echo_times_belong_to_both_protocols(self):
-        with pytest.raises(ValueError, match="only one of the two protocols has echo times"):
-            resynthesize(CLEAN, ONE, Protocol([0, 500]), MODEL)
-        with pytest.raises(ValueError, match="needs echo times; give them to the protocol"):
-            resynthesize(CLEAN, Protocol(ONE.b + np.arange(21) * 5), Protocol([0]), MODEL)
+TWICE = ONE.take([0, 0, *range(20)])
 
-    def test_columns_and_parameters_have_their_shapes(self):
-        with pytest.raises(ValueError, match="21 columns of its protocol"):
-            resynthesize(CLEAN[:, :5], ONE, TWO, MODEL)
-        with pytest.raises(ValueError, match=r"\(400, 7\).*S0, f, Dv.*not \(3, 7\)"):
-            resynthesize(CLEAN, ONE, TWO, MODEL, parameters=TISSUE[:3])
 
-    def test_a_contrast_measured_twice_is_named(self):
-        twice = ONE.take([0, 0, *range(20)])
-        with pytest.raises(ValueError, match="more than one measurement for S_b0_TE93"):
-            resynthesize(CLEAN[:, :1].repeat(22, axis=1), twice, TWO, MODEL)
-
-    @pytest.mark.parametrize(
-        ("sigma", "words"), [(-1.0, "not -1 "), (np.nan, "not nan "), ([1.0, 2.0], "got shape ")]
-    )
-    def test_noise_is_a_standard_deviation(self, sigma, words):
-        with pytest.raises(ValueError, match=f"sigma must be .*{words}"):
-            resynthesize(CLEAN, ONE, TWO, MODEL, sigma=sigma)
+@pytest.mark.parametrize(
+    ("signals", "source", "target", "options", "message"),
+    [
+        (CLEAN, ONE, Protocol([0, 500]), {}, "only one of the two protocols has echo times"),
+        (CLEAN, Protocol(ONE.b + np.arange(21) * 5), Protocol([0]), {}, "needs echo times; give them to the protocol"),
+        (CLEAN[:, :5], ONE, TWO, {}, "21 columns of its protocol"),
+        (CLEAN, ONE, TWO, {"parameters": TISSUE[:3]}, r"\(400, 7\).*S0, f, Dv.*not \(3, 7\)"),
+        (CLEAN[:, :1].repeat(22, axis=1), TWICE, TWO, {}, "more than one measurement for S_b0_TE93"),
+        (CLEAN, ONE, TWO, {"sigma": -1.0}, "sigma must be .*not -1 "),
+        (CLEAN, ONE, TWO, {"sigma": np.nan}, "sigma must be .*not nan "),
+        (CLEAN, ONE, TWO, {"sigma": [1.0, 2.0]}, "sigma must be .*got shape "),
+    ],
+)
+def test_protocols_and_shapes_that_do_not_fit_are_named(signals, source, target, options, message):
+    with pytest.raises(ValueError, match=message):
+        resynthesize(signals, source, target, MODEL, **options)

@@ -112,14 +112,6 @@ def test_the_scan_below_the_maps_is_seen_around_a_mask(make, scan, monkeypatch):
     np.testing.assert_allclose(layer.values[:, :, 1], lowest, rtol=1e-6)
 
 
-def test_predicted_signals_are_saved_with_their_protocol(scan, tmp_path):
-    maps = predicted(scan, signals=True)
-    maps.save(tmp_path / "out")
-    again = Protocol.read(tmp_path / "out" / "sub-01_desc-predicted_dwi.bval")
-    assert again == PROTOCOL
-    assert nib.load(tmp_path / "out" / "sub-01_desc-predicted_dwi.nii.gz").shape == maps["signals"].shape
-
-
 def test_saving_never_replaces_the_image_that_was_fitted(scan, tmp_path):
     maps = fit_image(scan, PROTOCOL, "adc")
     name = "sub-01_model-adc_param-ADC_dwimap.nii.gz"

@@ -95,22 +95,40 @@ def test_existing_files_are_replaced_only_when_allowed(tmp_path):
     assert (tmp_path / "b").read_text() == "new"
 
 
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["input"], ValueError, "is an input"),
+        (["param-F", "param-f"], ValueError, "differ only by case"),
+        (["a", "folder"], IsADirectoryError, "folder is a folder"),
+        (["a" * 256], ValueError, "has 256 bytes, and a disk takes 255; choose a shorter"),
+        (["a\udcff"], ValueError, "is not in UTF-8"),
+        *(
+            (["c", name], ValueError, "is not the name of a file")
+            for name in ("../a", "/a", "b/a", ".", "..", ".lock", "")
+        ),
+    ],
+)
+def test_sets_that_cannot_be_written_are_refused_before_the_block(tmp_path, names, error, message):
+    (tmp_path / "input").write_text("input")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(error, match=message):
+        FileSet(tmp_path, names, overwrite=True, keep=[tmp_path / "input"])
+
+
+def test_a_file_of_as_many_bytes_as_a_disk_takes_is_written_and_no_folder_replaced(tmp_path):
+    with FileSet(tmp_path, ["ä" * 127]) as files:
+        files.path("ä" * 127).write_text("")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(IsADirectoryError, match="b is a folder; name a file"):
+        write_text(tmp_path / "b", "text")
+
+
 def test_files_of_an_earlier_run_do_not_stay_beside_those_of_a_later_one(tmp_path):
     (tmp_path / "page.html").write_text("old")
     with FileSet(tmp_path, ["map", "page.html"], overwrite=True) as files:
         files.path("map").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["map"]
-
-
-def test_an_input_is_never_replaced(tmp_path):
-    (tmp_path / "a").write_text("input")
-    with pytest.raises(ValueError, match="is an input"):
-        FileSet(tmp_path, ["a"], overwrite=True, keep=[tmp_path / "a"])
-
-
-def test_names_that_differ_by_case_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="differ only by case"):
-        FileSet(tmp_path, ["param-F", "param-f"])
 
 
 def test_a_set_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
@@ -459,14 +477,6 @@ def test_files_that_cannot_be_renamed_are_kept_and_named(tmp_path, monkeypatch):
     assert texts_of(tmp_path) == {"a": "new", "b": "new"}
 
 
-def test_a_folder_under_the_name_of_a_file_is_refused_before_work(tmp_path):
-    (tmp_path / "b").mkdir()
-    with pytest.raises(IsADirectoryError, match="b is a folder"):
-        FileSet(tmp_path, ["a", "b"], overwrite=True)
-    with pytest.raises(IsADirectoryError, match="b is a folder; name a file"):
-        write_text(tmp_path / "b", "text")
-
-
 def test_links_and_foreign_files_of_a_folder_stay(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "foreign").write_text("of the user")
@@ -504,18 +514,6 @@ def test_what_a_killed_process_left_of_a_file_is_removed_when_it_is_written_agai
     (tmp_path / f".part-{gone.pid}-model.dmrifit").write_bytes(b"half, by another machine perhaps")
     write_text(tmp_path / "model.dmrifit", "whole")
     assert len(list(tmp_path.iterdir())) == 6
-
-
-def test_names_that_no_disk_or_text_can_hold_are_refused_before_the_block(tmp_path):
-    with pytest.raises(ValueError, match=r"has 256 bytes, and a disk takes 255; choose a shorter"):
-        FileSet(tmp_path, ["a" * 256])
-    with pytest.raises(ValueError, match="is not in UTF-8"):
-        FileSet(tmp_path, ["a\udcff"])
-    for name in ("../a", "/a", "b/a", ".", "..", ".lock", ""):
-        with pytest.raises(ValueError, match="is not the name of a file"):
-            FileSet(tmp_path, ["c", name])
-    with FileSet(tmp_path, ["ä" * 127]) as files:
-        files.path("ä" * 127).write_text("")
 
 
 def test_a_disk_without_room_is_named_before_the_work(tmp_path, monkeypatch):

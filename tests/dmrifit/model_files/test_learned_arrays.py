@@ -113,60 +113,46 @@ def with_state(estimator, **changes):
     return estimator
 
 
-@pytest.mark.parametrize("n_nodes", [10**8, 1, -1, 0])
-def test_a_number_of_nodes_is_compared_before_the_nodes_are_read(n_nodes):
-    tree = with_state(DecisionTreeRegressor().fit(X, Y), node_count=n_nodes)
-    with pytest.raises(RefusedError, match="nodes of DecisionTreeRegressor"):
-        check_arrays(tree)
+def forest_with(place, member, kind=RandomForestRegressor, columns=4):
+    """Put something else, or the first tree of another forest, in the place of a tree."""
+    forest = kind(n_estimators=3, random_state=0).fit(X[:, :columns], Y)
+    forest.estimators_[place] = member
+    return forest
 
 
-@pytest.mark.parametrize("field", ["left_child", "right_child", "feature"])
-@pytest.mark.parametrize("value", [-1, 10**8, 2**31, -(2**40)])
-def test_branches_are_followed_before_scikit_learn_does(field, value):
-    forest = RandomForestRegressor(n_estimators=3, random_state=0).fit(X, Y)
-    nodes = forest.estimators_[1].tree_.__getstate__()["nodes"].copy()
-    nodes[field][0] = value
-    with_state(forest.estimators_[1], nodes=nodes)
-    with pytest.raises(RefusedError, match="branches that lead nowhere"):
-        check_arrays(forest)
-
-
-def test_a_tree_may_not_run_in_a_circle():
-    tree = DecisionTreeRegressor().fit(X, Y)
+def tree_with(field, node, value):
+    tree = DecisionTreeRegressor(random_state=0).fit(X, Y)
     nodes = tree.tree_.__getstate__()["nodes"].copy()
-    nodes["left_child"][1] = 0
-    with pytest.raises(RefusedError, match="branches that lead nowhere"):
-        check_arrays(with_state(tree, nodes=nodes))
+    nodes[field][node] = value
+    return with_state(tree, nodes=nodes)
 
 
-def test_trees_of_a_forest_have_its_columns():
-    """scikit-learn compares the columns with those of the first tree only."""
-    forest = ExtraTreesRegressor(n_estimators=3).fit(X[:, :2], Y)
-    forest.estimators_[2] = ExtraTreesRegressor(n_estimators=3).fit(X, Y).estimators_[0]
-    with pytest.raises(RefusedError, match="trees and columns"):
-        check_arrays(forest)
+TREE = DecisionTreeRegressor().fit(X, Y)
 
 
-@pytest.mark.parametrize("inside", [SCALER, make_pipeline(DecisionTreeRegressor()).fit(X, Y)])
-def test_a_forest_has_nothing_but_trees(inside):
-    forest = RandomForestRegressor(n_estimators=2).fit(X, Y)
-    forest.estimators_[1] = inside
-    with pytest.raises(RefusedError, match="trees of RandomForestRegressor"):
-        check_arrays(forest)
-
-
-def test_a_compiled_tree_belongs_to_its_estimator():
-    tree = DecisionTreeRegressor().fit(X, Y).tree_
-    for holder in (make_pipeline(SCALER, tree), spoiled(LinearRegression().fit(X, Y), tree_=tree)):
-        with pytest.raises(RefusedError, match="stands where scikit-learn has none"):
-            check_arrays(holder)
-
-
-def test_a_tree_without_its_number_of_columns_is_refused():
-    tree = DecisionTreeRegressor().fit(X, Y)
-    del tree.n_features_in_
-    with pytest.raises(RefusedError, match="features of DecisionTreeRegressor"):
-        check_arrays(tree)
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        *((with_state(DecisionTreeRegressor().fit(X, Y), node_count=n), "nodes of DecisionTreeRegressor") for n in (10**8, 1, -1, 0)),
+        *(
+            (forest_with(1, tree_with(field, 0, value)), "branches that lead nowhere")
+            for field in ("left_child", "right_child", "feature")
+            for value in (-1, 10**8, 2**31, -(2**40))
+        ),
+        (tree_with("left_child", 1, 0), "branches that lead nowhere"),  # a circle
+        # scikit-learn compares the columns with those of the first tree only.
+        (forest_with(2, ExtraTreesRegressor(1).fit(X, Y).estimators_[0], ExtraTreesRegressor, 2), "trees and columns"),
+        (forest_with(1, SCALER), "trees of RandomForestRegressor"),
+        (forest_with(1, make_pipeline(TREE)), "trees of RandomForestRegressor"),
+        (make_pipeline(SCALER, TREE.tree_), "stands where scikit-learn has none"),
+        (spoiled(LinearRegression().fit(X, Y), tree_=TREE.tree_), "stands where scikit-learn has none"),
+        (spoiled(copy.copy(TREE), n_features_in_=None), "features of DecisionTreeRegressor"),
+        (spoiled(IsolationForest(n_estimators=2).fit(X), estimators_features_=[np.arange(4), np.arange(2)]), "trees and columns"),
+    ],
+)  # fmt: skip
+def test_trees_are_followed_before_scikit_learn_does(estimator, message):
+    with pytest.raises(RefusedError, match=message):
+        check_arrays(estimator)
 
 
 def test_a_compiled_tree_has_the_columns_of_its_estimator():
@@ -181,13 +167,6 @@ def test_a_compiled_tree_has_the_columns_of_its_estimator():
     assert (tree.tree_.n_features, tree.n_features_in_) == (8, 4)
     with pytest.raises(RefusedError, match="nodes and columns of DecisionTreeRegressor"):
         check_arrays(tree)
-
-
-def test_isolation_trees_see_all_columns():
-    forest = IsolationForest(n_estimators=3).fit(X)
-    forest.estimators_features_[1] = np.arange(2)
-    with pytest.raises(RefusedError, match="trees and columns"):
-        check_arrays(forest)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +185,6 @@ def test_nodes_of_boosted_trees_are_followed(field, value, message):
     boosting._predictors[1][0].nodes[field][0] = value
     with pytest.raises(RefusedError, match=message):
         check_arrays(boosting)
-
-
-def test_a_boosted_tree_has_a_node():
-    boosting = HistGradientBoostingRegressor(max_iter=3).fit(X, Y[:, 0])
     boosting._predictors[1][0].nodes = boosting._predictors[1][0].nodes[:0]
     with pytest.raises(RefusedError, match="nodes"):
         check_arrays(boosting)

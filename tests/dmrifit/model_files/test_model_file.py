@@ -363,27 +363,20 @@ def test_classes_have_short_names_in_files(name, short, signals, tmp_path):
 
 
 class TestSaving:
-    def test_an_estimator_that_is_not_fitted_is_refused(self, tmp_path):
+
+    @pytest.mark.parametrize(
+        ("estimator", "error", "words"),
+        [
+            (Ridge(), TypeError, "Ridge has no model file"),
+            (ConformalIntervals(Ridge()), TypeError, "Ridge has no model file"),
+            (SignalToSignal("LR", random_state=np.random.RandomState(0)), TypeError, "parameter random_state cannot be stored"),
+        ],
+    )
+    def test_what_no_model_file_holds_is_refused(self, estimator, error, words, signals, tmp_path):
         with pytest.raises(NotFittedError):
             save_model(SignalToSignal(), tmp_path / "model")
-
-    def test_another_class_is_refused(self, tmp_path):
-        with pytest.raises(TypeError, match="Ridge has no model file"):
-            save_model(Ridge().fit([[1.0], [2.0]], [1.0, 2.0]), tmp_path / "model")
-
-    def test_a_class_of_someone_else_is_refused_when_it_is_written(self, signals, tmp_path):
-        class Own(LinearRegression):
-            pass
-
-        estimator = SignalToSignal(Own(), **PROTOCOLS).fit(signals[:, CLINICAL], signals)
-        with pytest.raises(ValueError, match=r"does not carry .*Own"):
-            save_model(estimator, tmp_path / "model")
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_generator_as_seed_is_refused(self, signals, tmp_path):
-        estimator = SignalToSignal("LR", **PROTOCOLS, random_state=np.random.RandomState(0))
-        with pytest.raises(TypeError, match="parameter random_state cannot be stored"):
-            save_model(estimator.fit(signals[:, CLINICAL], signals), tmp_path / "model")
+        with pytest.raises(error, match=words):
+            save_model(estimator.fit(signals[:, CLINICAL], signals[:, 5:7]), tmp_path / "model")
 
     def test_a_file_is_replaced_only_when_the_new_one_is_complete(self, forest, file, monkeypatch):
         before = file.read_bytes()
@@ -443,21 +436,6 @@ class TestRefusals:
         self.refused(file, "not a zip file")
         assert not (tmp_path / "sprung").exists()
 
-    def test_a_file_that_does_not_exist_says_so(self, tmp_path):
-        with pytest.raises(FileNotFoundError):
-            load_model(tmp_path / "nothing")
-
-    @pytest.mark.parametrize("keep", [0, 10, 1000, -1, -30])
-    def test_a_truncated_file_is_refused(self, file, keep):
-        file.write_bytes(file.read_bytes()[:keep])
-        self.refused(file, "refused as a model file")
-
-    def test_a_flipped_byte_is_refused(self, file):
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-        self.refused(file, "refused as a model file")
-
     def test_a_regressor_that_was_altered_is_refused(self, forest, signals, file):
         other = SignalToSignal("RFR", **PROTOCOLS, random_state=5).fit(
             signals[:, CLINICAL], signals
@@ -472,58 +450,28 @@ class TestRefusals:
             (lambda m: m.update({"class": "MapFitter"}), "parameter of MapFitter"),
             (lambda m: m.update(extra=1), "unknown or missing key"),
             (lambda m: m.pop("scale"), "unknown or missing key"),
-            (
-                lambda m: m.update(format=1),
-                "format is 1, not 3: it was written by another version; train again",
-            ),
+            (lambda m: m.update(format=1), "format is 1, not 3: it was written by another version; train again"),
             (lambda m: m["parameters"].update(verbose=True), "parameter of SignalToSignal"),
-            (
-                lambda m: m["parameters"].update(regressor={"$call": "os.system"}),
-                r"unknown key '\$call'",
-            ),
+            (lambda m: m["parameters"].update(regressor={"$call": "os.system"}), r"unknown key '\$call'"),
             (lambda m: m["parameters"].update(regressor="LR"), "asks for .*RandomForestRegressor"),
             (lambda m: m["parameters"].update(regressor="CNN"), "asks for"),
-            (lambda m: m.update(leaves={}), "leaves are no list"),
-            (lambda m: m.update(leaves=[{"class": "os.system"}]), "key of a leaf"),
             (lambda m: m.update(leaves=[leaf("os.system", None)]), "asks for os.system"),
-            (
-                lambda m: m.update(leaves=[leaf("xgboost.sklearn.XGBRegressor", "x.pkl")]),
-                "from 'x.pkl'",
-            ),
             (lambda m: m["versions"].pop("numpy"), "does not say with which"),
             (lambda m: m["versions"].update(pickle="1"), "missing package"),
             (lambda m: m["parameters"].update(model="adc"), "not the one of that name"),
-            (
-                lambda m: m["model"]["parameters"][0].__setitem__(2, 0.1),
-                "not the one of that name",
-            ),
+            (lambda m: m["model"]["parameters"][0].__setitem__(2, 0.1), "not the one of that name"),
             (lambda m: m["parameters"]["source"]["$protocol"].update(b=[-1] * 5), "altered"),
-            (
-                lambda m: m["parameters"]["source"]["$protocol"].update(file="x"),
-                "key of a protocol",
-            ),
+            (lambda m: m["parameters"]["source"]["$protocol"].update(file="x"), "key of a protocol"),
             (lambda m: m["parameters"].update(patch_shape=[3]), r"three odd numbers.* not \[3\]"),
             (lambda m: m["parameters"].update(source=None), "source is missing"),
-            (
-                lambda m: m["parameters"].update(target=m["parameters"]["source"]),
-                "answers with 11 numbers",
-            ),
+            (lambda m: m["parameters"].update(target=m["parameters"]["source"]), "answers with 11 numbers"),
             (lambda m: m["fitted"].update(n_features_in_=4), "5 inputs, and the estimator has 4"),
             (lambda m: m["fitted"].update(n_features_in_="5"), "not counts and names"),
             (lambda m: m["fitted"].update(regressor_="LR"), "fitted attribute"),
-            (
-                lambda m: m["versions"].update({"scikit-learn": "0.24.2"}),
-                "scikit-learn 0.24.2.*installed",
-            ),
+            (lambda m: m["versions"].update({"scikit-learn": "0.24.2"}), "scikit-learn 0.24.2.*installed"),
             (lambda m: m["versions"].update(dmrifit="7.0"), "dmrifit 7.0.*installed"),
-            (
-                lambda m: m["parameters"].update(model={"$model": CODE}),
-                "source of a function.* is never run",
-            ),
-            (
-                lambda m: m["parameters"].update(model={"$model": {**CODE, "source": ""}}),
-                "key of a model",
-            ),
+            (lambda m: m["parameters"].update(model={"$model": CODE}), "source of a function.* is never run"),
+            (lambda m: m["parameters"].update(model={"$model": {**CODE, "source": ""}}), "key of a model"),
             (lambda m: m.update(scale={"rule": "voxel", "percentile": 95}), "not 'voxel'"),
         ],
     )
@@ -534,18 +482,6 @@ class TestRefusals:
     def test_another_part_is_refused(self, file):
         rewrite(file, parts={"hook.py": b"print()"})
         self.refused(file, "holds hook.py, model.json, regressor.skops")
-
-    @pytest.mark.parametrize(
-        "guest",
-        [Ridge(), make_pipeline(RandomForestRegressor(2))],
-        ids=["another regressor", "no scaling"],
-    )
-    def test_a_type_outside_the_list_of_the_algorithm_is_refused(self, guest, signals, tmp_path):
-        estimator = SignalToSignal("LR", **PROTOCOLS).fit(signals[:, CLINICAL], signals)
-        save_model(estimator, tmp_path / "model")
-        guest.fit(signals[:, CLINICAL], signals)
-        rewrite(tmp_path / "model", parts={"regressor.skops": skops_io.dumps(guest)})
-        self.refused(tmp_path / "model", r"asks for .*, which no regressor here is made of")
 
     def test_a_function_is_refused_whatever_it_is_called(self, file):
         with zipfile.ZipFile(file) as archive:
@@ -559,18 +495,6 @@ class TestRefusals:
 
         rewrite(file, parts={"regressor.skops": changed_schema(inner, add_function)})
         self.refused(file, "asks for FunctionNode")
-
-    def test_a_tree_whose_branches_lead_out_of_memory_is_refused(self, forest, file):
-        """Such a tree would crash the process: it is followed in compiled code without checks."""
-        state = forest.regressor_.regressor_[-1].estimators_[0].tree_.__getstate__()
-        with zipfile.ZipFile(file) as archive:
-            inner = archive.read("regressor.skops")
-        nodes = state["nodes"]
-        for field, value in {"left_child": 10**6, "right_child": 0, "feature": 50}.items():
-            broken = nodes.copy()
-            broken[field][0] = value
-            rewrite(file, parts={"regressor.skops": changed_array(inner, nodes, broken)})
-            self.refused(file, "branches that lead nowhere")
 
     def test_a_boosted_tree_whose_branches_lead_out_of_memory_is_refused(self, signals, tmp_path):
         boosting = HistGradientBoostingRegressor(max_iter=8)
@@ -620,12 +544,6 @@ class TestRefusals:
         rewrite(tmp_path / "model", metadata=change)
         self.refused(tmp_path / "model", match)
 
-    def test_a_regressor_without_a_strategy_has_no_file_in_intervals_either(self, tmp_path):
-        X = np.random.default_rng(1).normal(size=(80, 3))
-        estimator = ConformalIntervals(Ridge(), random_state=0).fit(X, X[:, 0])
-        with pytest.raises(TypeError, match="Ridge has no model file"):
-            save_model(estimator, tmp_path / "model")
-
     @pytest.fixture
     def boosted(self, signals, tmp_path):
         estimator = SignalToSignal("GBR", random_state=0).fit(
@@ -634,38 +552,10 @@ class TestRefusals:
         save_model(estimator, tmp_path / "model")
         return tmp_path / "model"
 
-    @pytest.mark.parametrize(
-        ("field", "node", "value"),
-        [
-            ("left_children", 0, 10**6),
-            ("right_children", 0, 0),
-            ("split_indices", 0, 50),
-            ("split_type", 0, 1),
-        ],
-    )
-    def test_trees_of_xgboost_are_followed_before_it_follows_them(
-        self, field, node, value, boosted
-    ):
+    def test_trees_of_xgboost_are_followed_before_it_follows_them(self, boosted):
         """xgboost itself follows what stands in the file, out of its memory if need be."""
-        change_tree(boosted, field, node, value)
+        change_tree(boosted, "left_children", 0, 10**6)
         self.refused(boosted, "branches that lead nowhere")
-
-    @pytest.mark.parametrize("field", ["tree_info", "iteration_indptr"])
-    def test_rounds_and_targets_of_xgboost_are_counted(self, field, boosted):
-        def count_wrongly(document):
-            document["learner"]["gradient_booster"]["model"][field][0] = 9
-
-        change_booster(boosted, count_wrongly)
-        self.refused(boosted, "not in order")
-
-    def test_a_leaf_of_many_numbers_stays_in_its_place(self, signals, tmp_path):
-        given = make_regressor("GBR", multi_strategy="multi_output_tree", n_estimators=3)
-        estimator = SignalToSignal(given, random_state=0).fit(
-            signals[:, CLINICAL], signals[:, 5:7]
-        )
-        save_model(estimator, tmp_path / "model")
-        change_tree(tmp_path / "model", "right_children", -1, 10**6)
-        self.refused(tmp_path / "model", "branches that lead nowhere")
 
     def test_a_booster_without_trees_is_refused_when_it_is_written(self, signals, tmp_path):
         given = make_regressor("GBR", booster="gblinear", max_depth=None)
@@ -679,20 +569,6 @@ class TestRefusals:
         rewrite(boosted, parts={"leaf1.json": pickle.dumps(Trap(tmp_path / "sprung"))})
         self.refused(boosted, "damaged or was altered")
         assert not (tmp_path / "sprung").exists()
-
-    def test_a_leaf_of_another_algorithm_is_refused(self, boosted):
-        rewrite(boosted, metadata=lambda m: m["parameters"].update(regressor="CNN"))
-        self.refused(boosted, "asks for xgboost.*which no regressor here is made of")
-
-    def test_parents_in_the_file_do_not_reach_xgboost(self, boosted, signals):
-        """xgboost itself crashes on such a parent."""
-        expected = load_model(boosted).predict(signals[:, CLINICAL])
-        change_tree(boosted, "parents", 1, 10**8)
-        assert load_model(boosted).predict(signals[:, CLINICAL]).tobytes() == expected.tobytes()
-
-    def test_a_leaf_that_is_not_there_is_refused(self, boosted):
-        rewrite(boosted, metadata=lambda m: m.update(leaves=[]))
-        self.refused(boosted, "has no part 0")
 
     @pytest.mark.deep
     @pytest.mark.parametrize(

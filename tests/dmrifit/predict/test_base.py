@@ -209,47 +209,26 @@ def test_a_regressor_is_tuned_inside_by_leaving_patients_out(strategy, noisy):
 # Refusals ----------------------------------------------------------------------------------------
 
 
-def test_columns_of_the_source_are_named(strategy):
-    message = r"X of shape \(30, 21\).*5 columns.*S_b0_TE93, S_b50_TE93"
+@pytest.mark.parametrize(
+    ("options", "source", "target", "message"),
+    [
+        ({}, Y, Y, r"X of shape \(30, 21\).*5 columns.*S_b0_TE93, S_b50_TE93"),
+        ({}, X, Y[:, 1:], r"Y of shape \(30, 20\).*21 columns.*S_b1600_TE120"),
+        ({}, X, Y[:, 0], r"Y of shape \(30,\)"),
+        ({}, X, Y[1:], r"inconsistent numbers of samples.*30.*29"),
+        ({"target": None}, X, Y, "target is missing: give both protocols"),
+        ({"source": None}, X, Y, "source is missing"),
+        ({"patch_shape": (3, 3, 1)}, X, Y, r"X of shape \(30, 5\).*45 columns of 9 neighbors.*Cohort.arrays"),
+        ({"patch_shape": (3, 3, 1), "source": None, "target": None}, X, Y, "a multiple of 9"),
+        ({"patch_shape": (2, 3, 1)}, X, Y, r"three odd numbers such as \(3, 3, 1\), not \(2, 3, 1\)"),
+        ({"regressor": "XGB"}, None, None, "no algorithm 'XGB'"),
+        ({"target": None}, None, None, "target is missing"),
+    ],
+)
+def test_options_and_shapes_that_do_not_fit_are_named(strategy, options, source, target, message):
+    estimator = strategy(**PROTOCOLS | options)
     with pytest.raises(ValueError, match=message):
-        strategy(**PROTOCOLS).fit(Y, Y)
-
-
-def test_columns_of_the_target_are_named(strategy):
-    with pytest.raises(ValueError, match=r"Y of shape \(30, 20\).*21 columns.*S_b1600_TE120"):
-        strategy(**PROTOCOLS).fit(X, Y[:, 1:])
-    with pytest.raises(ValueError, match=r"Y of shape \(30,\)"):
-        strategy(**PROTOCOLS).fit(X, Y[:, 0])
-
-
-def test_rows_must_be_the_same_voxels(strategy):
-    with pytest.raises(ValueError, match=r"inconsistent numbers of samples.*30.*29"):
-        strategy(**PROTOCOLS).fit(X, Y[1:])
-
-
-def test_one_protocol_alone_is_refused(strategy):
-    with pytest.raises(ValueError, match="target is missing: give both protocols"):
-        strategy(source=SOURCE).fit(X, Y)
-    with pytest.raises(ValueError, match="source is missing"):
-        strategy(target=TARGET).fit(X, Y)
-
-
-def test_rows_without_their_neighbors_are_refused(strategy):
-    message = r"X of shape \(30, 5\).*45 columns of 9 neighbors.*Cohort.arrays"
-    with pytest.raises(ValueError, match=message):
-        strategy(**PROTOCOLS, patch_shape=(3, 3, 1)).fit(X, Y)
-    with pytest.raises(ValueError, match="a multiple of 9"):
-        strategy(patch_shape=(3, 3, 1)).fit(X, Y)
-    message = r"three odd numbers such as \(3, 3, 1\), not \(2, 3, 1\)"
-    with pytest.raises(ValueError, match=message):
-        strategy(**PROTOCOLS, patch_shape=(2, 3, 1)).fit(X, Y)
-
-
-def test_parameters_are_checked_without_data(strategy):
-    with pytest.raises(ValueError, match="no algorithm 'XGB'"):
-        strategy("XGB", **PROTOCOLS).check_parameters()
-    with pytest.raises(ValueError, match="target is missing"):
-        strategy(source=SOURCE).check_parameters()
+        estimator.check_parameters() if source is None else estimator.fit(source, target)
 
 
 def test_the_prediction_checks_its_columns_too(strategy, noisy):

@@ -281,45 +281,32 @@ class TestBadInput:
     Y = X @ np.ones((2, 1))
     patients = np.repeat(np.arange(6), 10)
 
-    def test_strategies_need_the_patients(self):
-        target = Protocol.preset("cohort1")
-        estimator = SignalToSignal(source=target.take(target.clinical()), target=target)
-        with pytest.raises(ValueError, match="patient by patient: give groups"):
-            ConformalIntervals(estimator).fit(np.ones((60, 5)), np.ones((60, 21)))
-
-    def test_few_patients_are_refused_with_their_number(self):
-        with pytest.raises(ValueError, match="at least 5 patients, and there are 3"):
-            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients % 3)
-        with pytest.raises(ValueError, match="at least 8 patients, and there are 6"):
-            ConformalIntervals(Ridge(), n_splits=8).fit(self.X, self.Y, self.patients)
-        with pytest.raises(ValueError, match="at least 5 patients, and there are 2"):
-            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients, calibrate=self.patients < 2)
-
-    def test_rows_belong_together(self):
-        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients[:-1])
-        with pytest.raises(ValueError, match="calibrate must be 60 booleans"):
-            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients, calibrate=np.arange(60))
-        with pytest.raises(ValueError, match="reference_maps belong to a strategy"):
-            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients, reference_maps=self.Y)
-
-    @pytest.mark.parametrize("missing", [None, np.nan])
-    def test_groups_name_a_patient_for_each_row(self, missing):
-        with pytest.raises(ValueError, match=r"groups must be a list .* not \(60,\) with 1 missing name"):
-            ConformalIntervals(Ridge()).fit(self.X, self.Y, [*self.patients[1:].tolist(), missing])
-        with pytest.raises(ValueError, match=r"groups must be a list .* not \(60, 1\) with 0 missing"):
-            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients[:, None])
-
     def test_intervals_go_around_as_many_outputs_as_were_learned(self):
         fitted = ConformalIntervals(Ridge(), random_state=0).fit(self.X, self.Y, self.patients)
         for shape in ((60,), (60, 2), (59, 1)):
             with pytest.raises(ValueError, match=r"predicted must have the shape \(60, 1\)"):
                 fitted.intervals_of(self.X, np.zeros(shape))
 
-    @pytest.mark.parametrize("options", [{"coverage": "0.9"}, {"coverage": True}, {"coverage": 1.0}, {"coverage": 90}, {"n_splits": 1}, {"n_splits": 2.5}])
-    def test_options_have_their_ranges(self, options):
-        with pytest.raises(ValueError, match=r"coverage must lie|n_splits must be"):
-            ConformalIntervals(Ridge(), **options).fit(self.X, self.Y, self.patients)
+    @pytest.mark.parametrize(
+        ("options", "fit", "message"),
+        [
+            *(({"coverage": value}, {}, "coverage must lie") for value in ("0.9", True, 1.0, 90)),
+            *(({"n_splits": value}, {}, "n_splits must be") for value in (1, 2.5)),
+            ({}, {"groups": patients % 3}, "at least 5 patients, and there are 3"),
+            ({"n_splits": 8}, {}, "at least 8 patients, and there are 6"),
+            ({}, {"calibrate": patients < 2}, "at least 5 patients, and there are 2"),
+            ({}, {"groups": patients[:-1]}, "inconsistent numbers of samples"),
+            ({}, {"calibrate": np.arange(60)}, "calibrate must be 60 booleans"),
+            ({}, {"reference_maps": Y}, "reference_maps belong to a strategy"),
+            ({}, {"groups": [*patients[1:].tolist(), None]}, r"groups must be a list .* not \(60,\) with 1 missing name"),
+            ({}, {"groups": [*patients[1:].tolist(), np.nan]}, r"groups must be a list .* not \(60,\) with 1 missing name"),
+            ({}, {"groups": patients[:, None]}, r"groups must be a list .* not \(60, 1\) with 0 missing"),
+            ({"estimator": SignalToSignal(source=Protocol([0, 500]), target=Protocol([0, 500]))}, {"groups": None}, "patient by patient: give groups"),
+        ],
+    )
+    def test_options_have_their_ranges_and_rows_belong_together(self, options, fit, message):
+        with pytest.raises(ValueError, match=message):
+            ConformalIntervals(**{"estimator": Ridge()} | options).fit(self.X, self.Y, **{"groups": self.patients} | fit)
 
     def test_nothing_is_predicted_before_the_fit(self):
         for method in ("predict", "predict_interval", "predict_maps"):

@@ -469,44 +469,36 @@ def test_a_line_that_leaves_all_numbers_ends_at_the_bounds(noisy):
     assert np.all((maps[:, 1:] >= low[1:]) & (maps[:, 1:] <= high[1:]))
 
 
-class TestBadInput:
-    X = np.ones((30, 5))
-    Y = np.ones((30, 21))
+OFFSET = SignalModel.from_expression(
+    "S0*exp(-b*D) + c",
+    [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 3), Parameter("c", "", -1, 1)],
+    name="offset",
+)  # fmt: skip
 
-    def test_losses_and_scales_of_targets_must_be_known(self):
-        with pytest.raises(ValueError, match="'mean' or 'median', not 'mode'"):
-            MapsToMaps(**PROTOCOLS, loss="mode").fit(self.X, self.Y)
-        with pytest.raises(ValueError, match="slNN cannot learn the median"):
-            MapsToMaps("slNN", **PROTOCOLS, loss="median").fit(self.X, self.Y)
-        with pytest.raises(ValueError, match="'linear' or 'log', not 'ln'"):
-            MapsToMaps(**PROTOCOLS, target_scale="ln").fit(self.X, self.Y)
-        with pytest.raises(ValueError, match="needs to know the parameters: give source="):
-            MapsToMaps(target_scale="log").fit(self.X, self.Y)
 
-    def test_a_parameter_of_either_sign_has_no_logarithm(self):
-        model = SignalModel.from_expression(
-            "S0*exp(-b*D) + c", [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 3),
-                                 Parameter("c", "", -1, 1)], name="offset",
-        )  # fmt: skip
-        with pytest.raises(ValueError, match=r"no floor for parameter c of model offset.*-1 and 1"):
-            MapsToMaps(**PROTOCOLS, model=model, target_scale="log").fit(self.X, self.Y)
+@pytest.mark.parametrize(
+    ("cls", "options", "message"),
+    [
+        (MapsToMaps, {"loss": "mode"}, "'mean' or 'median', not 'mode'"),
+        (MapsToMaps, {"regressor": "slNN", "loss": "median"}, "slNN cannot learn the median"),
+        (MapsToMaps, {"target_scale": "ln"}, "'linear' or 'log', not 'ln'"),
+        (MapsToMaps, {"target_scale": "log", "source": None, "target": None}, "needs to know the parameters: give source="),
+        (MapsToMaps, {"target_scale": "log", "model": OFFSET}, r"no floor for parameter c of model offset.*-1 and 1"),
+        (MapsToMaps, {"source": TARGET.take([0, 1, 2, 3])}, r"b = 900 s/mm², which the protocol lacks"),
+        (SignalToSignal, {"normalize": "patient"}, "not 'patient'"),
+        (SignalToSignal, {"normalize": "voxel", "source": None, "target": None}, "source= and target="),
+    ],
+)
+def test_options_that_cannot_be_learned_are_refused(cls, options, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**PROTOCOLS | options).fit(np.ones((30, len(options.get("source") or SOURCE))), np.ones((30, 21)))
 
-    def test_maps_need_protocols(self, strategy):
-        rng = np.random.default_rng(9)
-        estimator = strategy("LR").fit(rng.normal(size=(30, 5)), rng.normal(size=(30, 21)))
-        with pytest.raises(ValueError, match="source= and target="):
-            estimator.predict_maps(self.X)
 
-    def test_maps_to_maps_names_the_clinical_images_it_lacks(self):
-        source = TARGET.take([0, 1, 2, 3])
-        with pytest.raises(ValueError, match=r"b = 900 s/mm², which the protocol lacks"):
-            MapsToMaps(source=source, target=TARGET).fit(self.X[:, :4], self.Y)
-
-    def test_normalization_must_be_known_and_needs_protocols(self):
-        with pytest.raises(ValueError, match="not 'patient'"):
-            SignalToSignal(**PROTOCOLS, normalize="patient").fit(self.X, self.Y)
-        with pytest.raises(ValueError, match="source= and target="):
-            SignalToSignal(normalize="voxel").fit(self.X, self.Y)
+def test_maps_need_protocols(strategy):
+    rng = np.random.default_rng(9)
+    estimator = strategy("LR").fit(rng.normal(size=(30, 5)), rng.normal(size=(30, 21)))
+    with pytest.raises(ValueError, match="source= and target="):
+        estimator.predict_maps(np.ones((30, 5)))
 
 
 def test_maps_are_not_learned_from_fits_that_did_not_converge(noisy, monkeypatch):

@@ -10,12 +10,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dmrifit.report.page import (
-    Block,
     Code,
-    Columns,
     Fold,
-    Grid,
-    Heading,
     Lead,
     Link,
     Note,
@@ -83,26 +79,6 @@ def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tm
     assert aligned == ["left", "right", "right", "right"]
 
 
-def test_rows_of_controls_are_fainter_and_sentences_keep_their_lines(tab, tmp_path):
-    records = [{"name": "a", "text": "one\ntwo"}, {"name": "b", "text": "", "control": True}]
-    page = shown(
-        tab,
-        tmp_path,
-        Table(records, "name {name} | text {text:w}"),
-        Table([["c"], ["d"]], ["name"], controls=("d",)),
-    )
-    first, second, plain, control = page.locator("tbody tr").all()
-    color = "(row) => getComputedStyle(row.firstElementChild).color"
-    assert (
-        first.evaluate(color)
-        == plain.evaluate(color)
-        != second.evaluate(color)
-        == control.evaluate(color)
-    )
-    heights = [row.bounding_box()["height"] for row in (first, second)]
-    assert heights[0] > heights[1] + 10
-
-
 def test_what_is_empty_is_not_on_the_page():
     sections = [
         Section("Nothing", Table([], "name {name}"), Fold("Fold", Table([]), ""), Note(""), None),
@@ -133,15 +109,6 @@ def test_contents_link_to_the_sections_that_have_a_heading():
     assert "<nav>" not in Page("title", sections).html()
 
 
-def test_halves_of_a_screen_stand_side_by_side_where_there_is_room(tab, tmp_path):
-    for kind in (Columns, Grid):
-        blocks = kind(Block(Heading("left <"), "a"), Block(Heading("right"), "b"))
-        for width, is_beside in ((1200, True), (400, False)):
-            page = shown(tab, tmp_path, blocks, width=width)
-            left, right = (page.get_by_text(text).bounding_box() for text in ("left <", "right"))
-            assert (left["y"] == right["y"]) == (is_beside and kind is Columns)
-
-
 def test_each_kind_of_block_shows_its_text(tab, tmp_path):
     blocks = [
         Note("a < b"),
@@ -158,16 +125,6 @@ def test_each_kind_of_block_shows_its_text(tab, tmp_path):
     assert page.get_by_text("g", exact=True).is_visible()
     # A name with a colon is no protocol.
     assert page.get_by_text("h", exact=True).get_attribute("href") == "./a%3A%20b.csv"
-
-
-def test_paper_says_which_folds_it_leaves_out(tmp_path, tab):
-    page = shown(
-        tab, tmp_path, Fold("a", "b"), Markup("<details open><summary>c</summary>d</details>")
-    )
-    read = "[...document.querySelectorAll('summary')].map((one) => getComputedStyle(one, '::after').content)"
-    assert page.evaluate(read) == ["none", "none"]
-    page.emulate_media(media="print")
-    assert page.evaluate(read) == ['" (folded: not printed)"', "none"]
 
 
 def test_figures_are_a_hundred_pixels_for_an_inch_whatever_the_resolution_of_the_file(

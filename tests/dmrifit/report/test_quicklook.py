@@ -27,7 +27,6 @@ from dmrifit.report.quicklook import map_summary, map_verdict
 from dmrifit.report.slice_figures import COUNT_COLORS
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
-PROTOCOL = Protocol([0, 200, 500, 1000])
 MOST_BYTES = 300_000
 
 
@@ -97,17 +96,14 @@ def test_a_picture_of_all_parameters_stands_beside_it(page, tmp_path):
     assert shown[..., :3].std() > 0.02
 
 
-def test_fixed_parameters_are_listed_but_not_drawn(image, tmp_path):
-    fit_image(image, PROTOCOL, "adc", fixed={"ADC": 0.8}, out=tmp_path / "out", quicklook=True)
+@pytest.mark.parametrize(("fixed", "words"), [({"ADC": 0.8}, "fixed at 0.8"), ({"S0": "measured"}, "fixed: measured")])
+def test_fixed_parameters_are_listed_but_not_drawn(image, tmp_path, fixed, words):
+    maps = fit_image(image, PROTOCOL, "adc", fixed=fixed, out=tmp_path / "out", quicklook=True)
     page = (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
-    assert "fixed at 0.8" in page
+    assert words in page
     assert page.count("<img") == 2
-
-
-def test_an_amplitude_fixed_at_the_measured_signal_is_listed(image, tmp_path):
-    fit_image(image, PROTOCOL, "adc", fixed={"S0": "measured"}, out=tmp_path / "out", quicklook=True)
-    page = (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
-    assert "fixed: measured" in page
+    (drawn,) = {"S0", "ADC"} - fixed.keys()
+    assert f'alt="Slices of {drawn}"' in maps._repr_html_()
 
 
 def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monkeypatch):
@@ -483,14 +479,6 @@ def test_a_sound_fit_is_called_one():
     assert map_verdict(maps.sidecar) == (
         "27 of 27 voxels fitted (100 %); no parameter is in doubt in most of them"
     )
-
-
-def test_fixed_parameters_are_named_but_not_drawn():
-    signals = np.tile(MODELS["adc"].signal([[300.0, 1.0]], PROTOCOL), (27, 1)).reshape(3, 3, 3, 4)
-    maps = fit_image(nib.Nifti1Image(signals, np.eye(4)), PROTOCOL, "adc", fixed={"ADC": 1.0})
-    page = maps._repr_html_()
-    assert "fixed" in words(page)
-    assert 'alt="Slices of S0"' in page
 
 
 def test_without_matplotlib_the_text_stays(maps, monkeypatch):

@@ -29,6 +29,12 @@ def cluster():
         yield client
 
 
+def check_equal(one, other):
+    scores = (study.scores.drop(columns="seconds") for study in (one, other))
+    pd.testing.assert_frame_equal(*scores, check_exact=True)
+    pd.testing.assert_frame_equal(one.signals, other.signals, check_exact=True)
+
+
 class Killer(threading.Thread):
     """Kills one worker when a study has finished a quarter of its trainings, and all there are at half of them."""
 
@@ -75,9 +81,7 @@ def test_a_study_whose_workers_are_killed_has_the_tables_of_one_process_bit_for_
     assert len(one) == 1
     assert rest
     assert not set(one) & set(rest)
-    timed = "seconds"
-    pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
-    pd.testing.assert_frame_equal(spread.signals, alone.signals, check_exact=True)
+    check_equal(spread, alone)
     assert spread.scores["patient"].nunique() == N_PATIENTS
 
 
@@ -101,9 +105,7 @@ def test_a_study_goes_on_when_a_worker_dies_while_it_is_being_sent_the_shared_ar
     thread.join(120)
     timer.join()
     assert found, "the study waits for a worker that is dead"
-    pd.testing.assert_frame_equal(
-        found[0].scores.drop(columns="seconds"), alone.scores.drop(columns="seconds"), check_exact=True
-    )
+    check_equal(found[0], alone)
 
 
 class LosesData:
@@ -247,8 +249,7 @@ def test_a_study_waits_for_the_first_worker_of_a_cluster_that_starts_them_when_t
         local.adapt(minimum=0, maximum=2)
         with distributed.Client(local), joblib.parallel_config(backend="dask", wait_for_workers_timeout=60):
             spread = leave_one_patient_out(three, **study)
-    timed = "seconds"
-    pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
+    check_equal(spread, alone)
 
 
 @pytest.mark.slow
@@ -257,9 +258,7 @@ def test_scores_have_the_same_bits_on_a_cluster(cluster, three):
     alone = leave_one_patient_out(three, **study)
     with joblib.parallel_config(backend="dask"):
         spread = leave_one_patient_out(three, **study)
-    timed = "seconds"
-    pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
-    pd.testing.assert_frame_equal(spread.signals, alone.signals, check_exact=True)
+    check_equal(spread, alone)
 
 
 class Locked(LinearRegression):

@@ -90,6 +90,7 @@ def test_an_estimator_that_names_no_model_predicts_that_of_the_study():
     [
         (Ridge(), "'x' is Ridge.*has no predict_maps; wrap a regressor in SignalToSignal"),
         (SignalToSignal, "has no instance; wrap a regressor"),
+        (type("Bare", (), dict.fromkeys(("fit", "predict", "predict_maps")))(), "no get_params.*BaseEst"),
         (ConformalIntervals(MapsToMaps()), "'x' is ConformalIntervals.*give the estimator inside"),
         (SignalToSignal("LRR"), "'x': no algorithm 'LRR'"),
         (SignalToSignal(model="mono"), "'x': no model 'mono'"),
@@ -160,18 +161,20 @@ def test_two_estimators_of_one_strategy_and_algorithm_are_one_row_too_many():
     check_distinct([first, entrant("LR-a m2m", MapsToMaps(model="adc"))])
 
 
-@pytest.mark.parametrize("estimators", [{}, [SignalToSignal()], None])
-def test_estimators_need_names(estimators):
-    with pytest.raises(ValueError, match="dict of name to estimator, with at least one"):
-        named_estimators(estimators)
-
-
-@pytest.mark.parametrize("name", [1, "", "  "])
-def test_names_are_texts(name):
-    with pytest.raises(ValueError, match="the name of a estimator must be a text"):
-        named_estimators({name: SignalToSignal()})
-    with pytest.raises(ValueError, match="the name of a cohort must be a text"):
-        named_cohorts({name: cohort("A")})
+@pytest.mark.parametrize(
+    ("named", "given", "message"),
+    [
+        *[(named_estimators, given, "dict of name to estimator, with at least one") for given in ({}, [Own()], None)],
+        *[(named_estimators, {name: Own()}, "the name of a estimator must be a text") for name in (1, "", "  ")],
+        *[(named_cohorts, {name: cohort("A")}, "the name of a cohort must be a text") for name in (1, "", "  ")],
+        (named_cohorts, [cohort("A", ("a",)), cohort("A", ("b",))], r"different names, not \['A', 'A'\]"),
+        (named_cohorts, [cohort("A"), cohort("B", ("p2", "p3"))], "patient p2 is in cohort 'A' and in cohort 'B'"),
+        (named_cohorts, [], "no cohort was given"),
+    ],
+)
+def test_estimators_and_cohorts_without_names_of_their_own_are_refused(named, given, message):
+    with pytest.raises(ValueError, match=message):
+        named(given)
 
 
 # Cohorts -----------------------------------------------------------------------------------------
@@ -182,16 +185,6 @@ def test_cohorts_have_their_own_names_or_those_of_a_mapping():
     assert named_cohorts(first) == {"A": first}
     assert named_cohorts([first, second]) == {"A": first, "cohort 2": second}
     assert named_cohorts({"x": first, "y": second}) == {"x": first, "y": second}
-
-
-def test_cohorts_that_share_a_name_or_a_patient_are_refused():
-    with pytest.raises(ValueError, match=r"different names, not \['A', 'A'\]"):
-        named_cohorts([cohort("A", ("a",)), cohort("A", ("b",))])
-    message = "patient p2 is in cohort 'A' and in cohort 'B'"
-    with pytest.raises(ValueError, match=message):
-        named_cohorts([cohort("A", ("p1", "p2")), cohort("B", ("p2", "p3"))])
-    with pytest.raises(ValueError, match="no cohort was given"):
-        named_cohorts([])
 
 
 def test_a_patient_may_have_several_scans_in_one_cohort():

@@ -318,25 +318,6 @@ def test_a_prescription_is_replaced_only_on_request(run, tmp_path, ball):
     assert content_of(tmp_path / "voxel")["volume_ml"] == pytest.approx(4)
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        ("1 0 0", "0 1 0", "0 0 1"),
-        ("1 0 0 0", "0 2 0 0", "0 0 1 0", "0 0 0 1"),
-        ("1 0 0 0", "0 one 0 0", "0 0 1 0", "0 0 0 1"),
-    ],
-)
-def test_a_matrix_that_moves_no_box_is_named_with_its_file(run, tmp_path, ball, rows):
-    path = tmp_path / "move.txt"
-    path.write_text("\n".join(rows))
-    words = ("prescribe", ball, "--center", "40,40,40", "--size", "20,20,20")
-    code, _, error = run(*words, "--matrix", path, "--out", tmp_path / "voxel")
-    assert code == 2
-    assert error.count(str(path)) == 1
-    assert error.count("\n") == 1
-    assert not (tmp_path / "voxel").exists()
-
-
 def test_a_scanners_box_is_read_and_drawn_on_its_image(run, tmp_path, data_dir):
     boxes = data_dir / "mrs_boxes"
     name = "UnEdited_with_MM_data__sub-01_ses-01_press__sub-01_ses-01_PRESS_raw-act_noID.SPAR"

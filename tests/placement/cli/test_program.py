@@ -46,12 +46,7 @@ def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
     ("words", "said"),
     [
         (("place", "nothing.nii.gz", "--out", "x"), "no such file"),
-        (("place", "BALL", "--out", "x", "--sides", "10"), "--sides 10: 2 numbers"),
-        (("place", "BALL", "--out", "x", "--include", "solid"), "--include solid: whole numbers"),
-        (("place", "BALL", "--out", "x", "--ppm", "0,1"), "both --ppm"),
-        (("place", "BALL", "--out", "x", "--model", "x.dmrifit"), "no such model file"),
         (("place", "BALL", "--out", "x", "--model", "x.dmrifit", "--thorough"), "leave out --thorough"),
-        (("prescribe", "BALL", "--center", "1,2", "--size", "1,2,3", "--out", "x"), "--center 1,2: 3 numbers"),
         (("simulate", "1", "--experts", "real", "--out", "x"), "preference"),
     ],
 )
@@ -61,11 +56,3 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, ball, words, said):
     assert code == 2
     assert said in error
     assert error.count("\n") == 1
-
-
-def test_help_shows_a_worked_line(run):
-    assert "dmrifit-placement place" in " ".join(run("--help")[1].split())
-    # Masks of the brain beside the tumor's, and the column of a table.
-    assert re.search(r"NAME_brain\.nii\.gz .* and brain, relative", " ".join(run("place", "--help")[1].split()))
-    for command in ("simulate", "train", "place", "prescribe", "evaluate"):
-        assert f"dmrifit-placement {command}" in " ".join(run(command, "--help")[1].split())

@@ -134,13 +134,8 @@ def counting(stream, epochs):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--model", "forest"), "ranker, network"),
-        (("--epochs", "3"), "--epochs: for --model network only"),
         (("--groups", "patient"), "--groups: for --model network only"),
-        (("--model", "network", "--groups", "patient"), "no column patient"),
         (("--model", "network", "--patience", "2"), "needs validation cases"),
-        (("--model", "network", "--max-rotations", "1"), "as it has learned"),
-        (("--sides", "1"), "--sides 1: 2 numbers"),
         (("--model", "network", "--channels", "tumor,sound"), "sound"),
         (
             ("--model", "network", "--channels", "tumor,exclude", "--exclude", ""),

@@ -104,21 +104,6 @@ def test_what_is_written_on_overlays_of_many_boxes_does_not_overlap():
         assert not first.overlaps(second)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_corners_of_an_outline_are_in_order_and_on_the_surface_of_the_box(axis):
-    for offset in (-9.0, -3.0, 0.0, 6.0):
-        outline = box_outline(VOXEL, axis, VOXEL.center[axis] + offset)
-        inside = (outline - VOXEL.center) @ VOXEL.rotation
-        # Each corner of the cut lies on an edge: at the ends of two sides, and within the third.
-        shares = 2 * np.abs(inside) / VOXEL.size
-        assert shares.max() <= 1 + 1e-9
-        assert (np.isclose(shares, 1).sum(axis=1) >= 2).all()
-        sides = np.delete(np.roll(outline, -1, axis=0) - outline, axis, axis=1)
-        following = np.roll(sides, -1, axis=0)
-        turns = sides[:, 0] * following[:, 1] - sides[:, 1] * following[:, 0]
-        assert (turns > 0).all() or (turns < 0).all()
-
-
 def test_a_plane_through_a_corner_or_an_edge_alone_cuts_nothing():
     box = Voxel((0, 0, 0), (10, 10, 10), (0, 0, 45))
     assert len(box_outline(box, 0, 5 * 2**0.5)) == 0

@@ -43,19 +43,6 @@ def test_records_of_repeats_are_read_as_boxes(repeat, scan, tmp_path):
     assert read_voxel(tmp_path / "out" / "voxel_philips.txt").dice(BOX) > 0.999
 
 
-def test_page_of_repeats_shows_both_scans_side_by_side(repeat, scan, tmp_path):
-    pytest.importorskip("matplotlib")
-    record = describe_repeat(repeat, scan, scan, sources={})
-    write_repeat(repeat, scan, scan, tmp_path / "out", record, figure=True)
-    page = (tmp_path / "out" / "voxel_view.html").read_text(encoding="utf-8")
-    assert page.count('class="viewer"') + page.count("class=viewer") >= 2
-    assert "Not for clinical use" in page
-    assert "lr_off_center : -10.000" in page
-    assert 'class="copy"' in page
-    for name in ("voxel_old.png", "voxel_new.png"):
-        assert (tmp_path / "out" / name).stat().st_size > 10_000
-
-
 def test_bad_matches_leave_no_numbers_for_scanners(repeat, scan, tmp_path):
     other = replace(repeat, answer=OTHER_HEAD, reliable=False, flags=("check the patient",))
     record = describe_repeat(other, scan, scan, sources={})

@@ -93,20 +93,6 @@ def test_rows_that_miss_files_are_listed_on_request(table):
     assert problem.endswith("files are relative to the table")
 
 
-def test_tables_of_boxes_are_checked(boxes):
-    with pytest.raises(ValueError, match="no box for three"):
-        read_experts(boxes, ["one", "three"])
-    with pytest.raises(ValueError, match="more than one box for one"):
-        read_boxes(boxes, ["one", "two"])
-    table = pd.read_csv(boxes, sep="\t")
-    table.assign(size_x=0).to_csv(boxes, sep="\t", index=False)
-    with pytest.raises(ValueError, match="sides above 0"):
-        read_experts(boxes, ["one"])
-    table.drop(columns="size_x").to_csv(boxes, sep="\t", index=False)
-    with pytest.raises(ValueError, match="no column size_x"):
-        read_experts(boxes, ["one"])
-
-
 def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
     for name in ("p1.nii.gz", "p2_tumor.nii.gz", "p2_image.nii.gz", "p2_exclude.nii.gz"):
         (tmp_path / name).touch()

@@ -69,14 +69,7 @@ class TestContract(VolumeContract):
         assert len({scene.shape for scene in world[0]}) > 1
         assert fitted.predict(world[0]).shape == (len(world[0]), 9)
 
-    def test_bad_cases_are_refused(self, fitted, world):
-        scenes, voxels, _ = world
-        with pytest.raises(ValueError, match="there is none"):
-            small().fit([], [])
-        with pytest.raises(ValueError, match="need the shape"):
-            small().fit(scenes, voxels[:-1])
-        with pytest.raises(ValueError, match="case 1 is a ndarray"):
-            small().fit([scenes[0], np.zeros((3, 3, 3)), *scenes[2:]], voxels)
+    def test_bad_cases_are_refused(self, fitted):
         with pytest.raises(ValueError, match="case 0: a Scene is needed, not ndarray"):
             fitted.predict([np.zeros((3, 3, 3))])
 
@@ -88,42 +81,17 @@ class TestContract(VolumeContract):
     ("options", "match"),
     [
         ({"channels": ("distance",)}, "with tumor"),
-        ({"channels": "tumor"}, "distinct names"),
         ({"channels": ("tumor", "tumor")}, "distinct names"),
-        ({"channels": ("tumor", "flair")}, "flair"),
-        ({"loss": "huber"}, "loss must be one of symmetric, euler, moment"),
-        ({"expert_loss": "max"}, "expert_loss must be one of"),
-        ({"head": "cubic"}, "head must be one of"),
-        ({"size_range": (20, 10)}, "size_range"),
+        ({"channels": ("tumor", "image")}, "case 0: synthetic 0 has no image"),
         ({"size_range": (10, 60, 80)}, "size_range"),
         ({"min_volume": -1.0}, "min_volume"),
         ({"min_volume": 400.0}, "min_volume"),
-        ({"width": 0}, "width"),
         ({"weight_decay": np.nan}, "weight_decay"),
-        ({"epochs": 0}, "epochs"),
     ],
 )
 def test_impossible_parameters_are_refused_before_training(lesions, options, match):
     with pytest.raises(ValueError, match=match):
         small(**options).fit(*lesions)
-
-
-def test_boxes_that_are_none_are_refused(lesions):
-    scenes, voxels = lesions
-    for column, value in ((4, -3.0), (4, 0.0), (1, np.inf), (7, np.nan)):
-        wrong = voxels.copy()
-        wrong[2, 1, column] = value
-        with pytest.raises(ValueError, match="case 2, expert 2"):
-            small().fit(scenes, wrong)
-    missing = voxels.copy()
-    missing[3] = np.nan
-    with pytest.raises(ValueError, match="case 3"):
-        small().fit(scenes, missing)
-
-
-def test_an_image_that_the_network_needs_is_asked_for_by_name(lesions):
-    with pytest.raises(ValueError, match="case 0: synthetic 0 has no image"):
-        small(channels=("tumor", "image")).fit(*lesions)
 
 
 # Learning ----------------------------------------------------------------------------------------------
@@ -348,13 +316,8 @@ def test_refining_moves_a_box_off_what_is_excluded(fresh):
     assert tumor_fraction(moved, scene) > 0.8
 
 
-def test_answers_keep_the_range_of_sides_the_least_volume_and_the_image(lesions):
-    scenes, voxels = lesions
-    options = {"size_range": (10.0, 15.0), "min_volume": 3.3, "random_state": 0}
-    rows = small(**options).fit(scenes, voxels).predict(scenes)
-    assert (rows[:, 3:6] <= 15 + 1e-9).all()
-    assert (rows[:, 3:6].prod(1) >= 3300 * (1 - 1e-9)).all()
-    model = small(random_state=0).fit(scenes, voxels)
+def test_answers_at_the_edge_stay_in_the_image(lesions):
+    model = small(random_state=0).fit(*lesions)
     tumor = np.zeros((16, 60, 60), bool)
     tumor[1:4, 20:40, 20:40] = True
     edge = Scene(tumor, np.diag([2.0, 1, 1, 1]))

@@ -423,10 +423,6 @@ def test_experts_moments_become_the_objective(tilted, cube):
     ("scenes", "voxels", "words"),
     [
         (None, np.ones((1, 9)), "there is none"),
-        (1, np.ones((2, 9)), "1 scene need"),
-        (2, np.ones((2, 8)), "shape"),
-        (2, -np.ones((2, 9)), "positive"),
-        (2, np.full((2, 9), np.nan), "NaN|no voxel|none"),
         (1, np.tile([35.0, 35, 35, 5, 5, 5, 0, 0, 0], (1, 2, 1)), "standard deviations"),
     ],
 )

@@ -348,17 +348,12 @@ def test_distinct_boxes_differ_by_two_millimeters_in_center_or_sides():
     np.testing.assert_allclose(first.distinct(5).boxes[0, 1], [20, 21.9, 20])
 
 
-def test_equally_good_boxes_are_ordered_by_their_distance_from_the_centroid():
+def test_equally_good_boxes_are_ordered_by_their_distance_from_the_centroid_and_how_cubic_they_are():
     search = Search(make_wishes(), block_scene())
     voxels = [Voxel((x, 20.5, 54.75), (12, 20, 20)) for x in (36.0, 29.5, 22.0, 33.0)]
     ordered = search.preferred_first(as_boxes(voxels).boxes)
     np.testing.assert_array_equal(ordered[:, 0, 0], [29.5, 33.0, 36.0, 22.0])
-
-
-def test_equally_good_boxes_are_ordered_by_how_cubic_they_are():
-    search = Search(make_wishes(), block_scene())
-    center = (29.5, 20.5, 54.75)
-    voxels = [Voxel(center, size) for size in ((10, 20, 40), (20, 20, 20), (25, 20, 16))]
+    voxels = [Voxel((29.5, 20.5, 54.75), size) for size in ((10, 20, 40), (20, 20, 20), (25, 20, 16))]
     ordered = search.preferred_first(as_boxes(voxels).boxes)
     np.testing.assert_array_equal(ordered[:, 1, 0], [20, 25, 10])
 
@@ -413,16 +408,6 @@ def test_rounded_sides_are_the_best_of_the_nearest_steps(target):
     ]
     best = max(trials, key=lambda trial: objective(trial, scene))
     np.testing.assert_allclose(rounded.size, best.size)
-
-
-def test_a_box_that_rounding_would_make_too_small_is_not_rounded():
-    # Sides of 18 mm have 5.8 mL, and 19 mm are too long.
-    search = Search(make_wishes(rounding=CONSOLE, sizes=np.tile([10.0, 18.2], (3, 1))), block_scene())
-    voxel = Voxel((29.53, 20.5, 54.75), (18.18, 18.19, 18.18))
-    assert search.flags(voxel) == ()
-    assert search.rounded(voxel) is voxel
-    assert not search.is_rounded(voxel)
-    assert search.is_rounded(Voxel((29.5, 20.5, 54.7), (18, 19, 18)))
 
 
 def test_a_box_that_breaks_a_constraint_breaks_no_other_one_when_it_is_rounded():

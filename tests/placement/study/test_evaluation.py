@@ -288,7 +288,6 @@ def test_folds_are_even_repeatable_and_keep_patients_together():
         ({"placements": {"a": -np.ones((N, 9))}}, "a, case 0: the sides"),
         ({"folds": np.ones(3, int)}, "one whole number for each"),
         ({"folds": np.arange(N) % 5}, "count from 1.*smallest is 0"),
-        ({"experts": np.full((N, 2, 9), np.nan)}, "no expert placed a box in the 10 scenes"),
         ({"seconds": {"b": 1}}, "not among the placements"),
     ],
 )

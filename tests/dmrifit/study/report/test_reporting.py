@@ -111,13 +111,11 @@ def test_the_page_needs_no_other_file_and_no_network(page, folder):
     assert len(page) < 8e6
 
 
-def test_links_lead_to_sections(page):
-    links = re.findall(r'<a href="#(\w+)">(.*?)</a>', page)
-    sections = re.findall(r'<section id="(\w+)">\s*<h2>(.*?)</h2>', page)
-    assert links == sections
-    headings = [heading for _, heading in sections]
-    assert headings == ["Which algorithm", "Which parameter", "Other site", "How many patients",
-                        "Example patients", "Unseen signals", "All tables", "Methods", "How this was made"]  # fmt: skip
+def test_every_section_is_on_the_page(page):
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [
+        "Which algorithm", "Which parameter", "Other site", "How many patients", "Example patients", "Unseen signals",
+        "All tables", "Methods", "How this was made",
+    ]  # fmt: skip
 
 
 def test_synthetic_data_are_called_synthetic_at_the_top(page):
@@ -155,12 +153,6 @@ def test_every_number_of_the_comparison_can_be_read_from_files_beside_the_page(f
     assert {"skill.csv", "parameters.csv", "learning.csv", "signals_by_contrast.csv"} <= tests
 
 
-def test_the_page_tells_settings_seed_versions_units_and_controls(page):
-    for text in ("constant", "shuffled", "perfect", "max voxels", "seed", "version of numpy", "trained on", "µm²/ms",
-                 "s/mm²", "T2t", "at a bound", "resynthesize", "Command"):  # fmt: skip
-        assert text in page
-
-
 def test_a_report_can_be_written_again_over_itself_and_leaves_nothing_old(small, tmp_path):
     first = write_report(small, tmp_path).read_bytes()
     vectors = (tmp_path / "figures" / "figures.pdf").read_bytes()
@@ -185,13 +177,6 @@ def test_the_table_of_skill_is_that_of_the_scores(folder, evaluation, train_on, 
         np.testing.assert_allclose([row["abs_bias"], row["dispersion"], row["pearson"]], means(own, averaged))
 
 
-def test_tables_are_folded_and_the_references_worth_is_among_them(tables, page):
-    header, rows = tables.table("All tables", "What the reference is worth")
-    assert header[:3] == ["parameter", "meaning", "unit"]
-    assert [row[0] for row in rows] == ["S0", *TISSUE]
-    assert "<details open" not in page
-
-
 def test_four_patients_and_one_seed_give_skill_with_intervals_and_no_verdicts(tables, page):
     header, rows = tables.table("All tables", "Skill with intervals")
     assert header[5:9] == ["signal skill", "map skill", "map skill, independent", "shared noise"]
@@ -200,14 +185,6 @@ def test_four_patients_and_one_seed_give_skill_with_intervals_and_no_verdicts(ta
     assert "cannot be told from one draw of training patients and seeds" in page
     assert "Highest mean here: " in page
     assert "Best predictor" not in page
-
-
-def test_one_cohort_one_algorithm_one_size_and_nothing_kept_make_a_page_too(small, tmp_path):
-    text = write_report(small, tmp_path).read_text(encoding="utf-8")
-    for sentence in ("One number was compared", "One cohort was compared", "nothing to draw here",
-                     "One algorithm was compared", "No predictions of single voxels were kept"):  # fmt: skip
-        assert sentence in text
-    assert "Other site" not in text
 
 
 def test_measured_patients_without_truth_are_not_called_synthetic(small, tmp_path):
@@ -244,6 +221,7 @@ def test_scores_alone_make_a_page(small, tmp_path):
     bare = Evaluation(small.scores, small.signals.iloc[:0], {})
     text = write_report(bare, tmp_path).read_text(encoding="utf-8")
     assert "Unseen signals" not in text
+    assert "Other site" not in text
     assert "does not say which cohorts" in text
 
 
@@ -253,19 +231,6 @@ def test_a_patient_that_nothing_can_be_said_of_makes_a_page(small, tmp_path):
     text = write_report(Evaluation(nothing, small.signals, small.study), tmp_path).read_text(encoding="utf-8")
     assert "No algorithm was scored" in text
     assert not re.search(r">\s*nan\b", text)
-
-
-def test_without_the_library_of_tests_the_page_names_what_to_install(evaluation, tmp_path, monkeypatch):
-    def missing(self, **options):
-        msg = 'statsmodels is not installed; to install it: pip install "dmrifit[stats]"'
-        raise ImportError(msg)
-
-    monkeypatch.setattr(Evaluation, "statistics", missing)
-    light = Evaluation(evaluation.scores[evaluation.scores["train_on"] == "same"], evaluation.signals.iloc[:0],
-                       evaluation.study)  # fmt: skip
-    text = write_report(light, tmp_path).read_text(encoding="utf-8")
-    assert "pip install &#34;dmrifit[stats]&#34;" in text
-    assert "dmrifit benchmark --train-on same,other" in text
 
 
 def test_several_comparisons_are_laid_beside_each_other(small, html_tables, tmp_path):
@@ -345,14 +310,6 @@ def test_every_picture_has_words_and_the_keyboard_shows_where_it_is(opened):
     look = "(() => { const look = getComputedStyle(document.activeElement); return [look.outlineStyle, look.outlineWidth]; })()"
     assert opened.evaluate("document.activeElement.tagName") == "A"
     assert opened.evaluate(look) == ["solid", "3px"]
-
-
-def test_the_page_is_dark_in_the_dark_and_light_on_paper(folder, tab):
-    page = tab.open(folder / "report.html", dark=True)
-    background = "getComputedStyle(document.body).backgroundColor"
-    assert page.evaluate(background) == "rgb(20, 24, 30)"
-    page.emulate_media(media="print", color_scheme="dark")
-    assert page.evaluate(background) == "rgb(255, 255, 255)"
 
 
 @pytest.fixture

@@ -45,11 +45,7 @@ def test_the_introduction_names_learners_strategies_and_ways_of_training(make_ev
     assert "signals to signals (s2s" in text
     assert "Trained on the other patients of the same cohort (N = 3)" in text
     assert "trained on all patients of the other cohorts (N = 9)" in text
-
-
-def test_controls_are_explained(random_study, make_evaluation):
-    html = render(*introduction(Board.of(random_study.evaluation)))
-    assert "perfect answers what was measured" in html
+    assert text.count("Controls, in gray") == 1
     assert "Controls, in gray" not in render(*introduction(Board.of(make_evaluation([{}]))))
 
 
@@ -144,11 +140,6 @@ def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):
     header, rows = html.table("Each patient")
     assert header == ["cohort", "patient", "tumor site", "gain"]
     assert rows == [["A", "p0", "liver", "1.25"]]
-
-
-def test_a_comparison_may_not_know_its_cohorts(make_evaluation):
-    html = render(*cohort_tables(Board.of(make_evaluation([{}]))))
-    assert "does not say which cohorts" in html
 
 
 def timed(patient, n_train, seconds, algorithm="LR", **changes):

@@ -270,14 +270,6 @@ def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, re
     assert list(read.figures) == ["joint_signals"]
 
 
-def test_every_voxel_of_every_patient_is_counted(make_evaluation, read, calls):
-    board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
-    read(joint_histograms(board))
-    rows = calls["plot_joint_histograms"][0][0]
-    n_voxels = sum(len(patient.index) for patient in board.evaluation.predictions.values())
-    assert set(rows.groupby("strategy").size()) == {n_voxels}
-
-
 def test_figures_of_a_patient_are_drawn(make_evaluation, read):
     board = board_of(make_evaluation, {"p1": 0.3})
     html = read(example_patients(board))
