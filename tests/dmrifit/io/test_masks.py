@@ -1,5 +1,6 @@
 """Masks and grids, as arrays."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -118,3 +119,9 @@ def test_tissue_beside_fluid_is_no_air_but_ghosts_are():
     for level in (50.0, 0.0, np.nan, np.full(1000, np.nan)):
         assert above_air_or_noise(signals, level).tolist() == [False] * 800 + [True] * 200
     assert above_air_or_noise(np.empty(0), 1.0).shape == (0,)
+
+
+def test_a_real_mask_whose_ones_are_0_99999997_is_read_as_a_mask(data_dir):
+    mask = nib.load(data_dir / "brats2013_deepmedic" / "brats_2013_pat0005_1" / "brainmask.nii.gz").get_fdata()
+    assert 0.9999 < mask.max() < 1
+    assert np.count_nonzero(binarize(mask)) == 1523743
