@@ -49,7 +49,8 @@ def main(
     origin = measure.provenance(
         str(script.__file__),
         *code,
-        words=sys.argv[1:],
+        # The origin names --quick itself.
+        words=[word for word in sys.argv[1:] if word != "--quick"],
         packages=packages,
         quick=chosen.quick if quick else None,
     )

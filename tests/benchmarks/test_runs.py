@@ -1,6 +1,8 @@
 """Parts of a benchmark that are kept, and pages that are filled from templates."""
 
+import json
 import math
+import sys
 
 import pytest
 
@@ -30,3 +32,17 @@ def test_parts_are_made_once_and_one_of_another_size_ends_the_run(tmp_path):
 )
 def test_pages_write_numbers_and_a_dash_for_none(value, form, expected):
     assert runs.written(value, form) == expected
+
+
+def sizes(chosen):
+    """Give the size of a run."""
+    return {"is_small": chosen.quick}
+
+
+def test_a_result_holds_its_command_as_it_was_given(tmp_path, monkeypatch):
+    out = tmp_path / "sizes.json"
+    monkeypatch.setattr(sys, "argv", ["sizes", "--quick", "--out", str(out)])
+    runs.main(sizes, out, markdown=lambda _: "")
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["is_small"]
+    assert sorted(result["command"].split()[3:]) == sorted(["--quick", "--out", str(out)])
