@@ -21,7 +21,7 @@ __all__ = ["operating_point"]
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 #: Counts of a curve, which add up over scans.
 COUNTS = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
-_LOGITS = np.linspace(-7, 7, 57)
+_STEPS = 1 / (1 + np.exp(-np.linspace(-7, 7, 57)))
 
 
 def threshold_curve(
@@ -29,8 +29,6 @@ def threshold_curve(
     probabilities: Sequence[ArrayLike],
     *,
     thresholds: ArrayLike = THRESHOLDS,
-    connectivity: int = 26,
-    min_overlap: int = 1,
     min_voxels: int = 1,
 ) -> pd.DataFrame:
     """
@@ -41,40 +39,37 @@ def threshold_curve(
     import pandas as pd
 
     pairs = paired_volumes(labels, probabilities)
-    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     steps = np.unique(np.asarray(thresholds, dtype=np.float64))
     if steps.ndim != 1 or not len(steps) or not ((steps >= 0) & (steps <= 1)).all():
         raise ValueError(
             f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}"
         )
-    counts = np.zeros((len(steps), len(COUNTS)))
+    scans = []
     for label, probability in pairs:
         # Labels do not change with the threshold, so their components are found once.
-        lesions = label_components(label, connectivity=connectivity)
-        for row, step in zip(counts, steps.tolist(), strict=True):
-            found = match_to_lesions(lesions, probability >= step, **options)
-            row += [
-                len(found.lesion_voxels),
-                found.found.sum(),
-                found.distinct.sum(),
-                found.false_positive.sum(),
-                found.flagged.sum(),
-            ]
-    table = pd.DataFrame(counts.astype(np.intp), columns=list(COUNTS))
-    table.insert(0, "threshold", steps)
-    add_rates(table, len(pairs))
-    return table
+        lesions = label_components(label)
+        rows = []
+        for step in steps.tolist():
+            found = match_to_lesions(lesions, probability >= step, min_voxels=min_voxels)
+            marks = (found.found, found.distinct, found.false_positive, found.flagged)
+            rows.append([step, len(found.lesion_voxels), *(mark.sum() for mark in marks)])
+        scans.append(pd.DataFrame(rows, columns=["threshold", *COUNTS]))
+    return summed_curve(scans)
 
 
-def add_rates(curve: pd.DataFrame, n_scans: int) -> None:
-    """Add sensitivity, precision and false positives per scan to the counts of a curve."""
-    n, hits, distinct, wrong, flagged = (curve[key] for key in COUNTS)
+def summed_curve(scans: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Add up the counts of the curves of single scans, and compute the rates of all of them."""
+    n, hits, distinct, wrong, flagged = (sum(scan[key] for scan in scans) for key in COUNTS)
     # 0 / 0 is NaN where nothing is marked, or there is no lesion.
-    curve["sensitivity"], curve["precision"] = hits / n, hits / (hits + wrong)
-    curve["false_positives_per_scan"] = wrong / n_scans
-    curve["flagged_per_scan"] = flagged / n_scans
-    curve["strict_sensitivity"] = distinct / n
-    curve["strict_precision"] = distinct / (distinct + wrong + flagged)
+    return scans[0][["threshold"]].assign(
+        **dict(zip(COUNTS, (n, hits, distinct, wrong, flagged), strict=True)),
+        sensitivity=hits / n,
+        precision=hits / (hits + wrong),
+        false_positives_per_scan=wrong / len(scans),
+        flagged_per_scan=flagged / len(scans),
+        strict_sensitivity=distinct / n,
+        strict_precision=distinct / (distinct + wrong + flagged),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,9 +90,7 @@ def operating_point(
     probabilities: Sequence[ArrayLike],
     *,
     false_positives: float,
-    thresholds: ArrayLike | None = None,
-    connectivity: int = 26,
-    min_overlap: int = 1,
+    thresholds: ArrayLike = _STEPS,
     min_voxels: int = 1,
 ) -> OperatingPoint:
     """
@@ -114,10 +107,6 @@ def operating_point(
         How many per scan are allowed.
     thresholds : array_like of shape (n,), optional
         Those to choose from; by default 57, evenly spaced in logits from −7 to 7 (.0009 to .9991).
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-    min_overlap : int, default=1
-        As for `lesion_table`.
     min_voxels : int, default=1
         As for `lesion_table`.
 
@@ -135,13 +124,7 @@ def operating_point(
     """
     if not false_positives >= 0:
         raise ValueError(f"false positives per scan must be 0 or more, not {false_positives!r}")
-    steps = (
-        1 / (1 + np.exp(-_LOGITS))
-        if thresholds is None
-        else np.asarray(thresholds, dtype=np.float64)
-    )
-    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
-    curve = threshold_curve(labels, probabilities, thresholds=steps, **options)
+    curve = threshold_curve(labels, probabilities, thresholds=thresholds, min_voxels=min_voxels)
     n_scans = len(labels)
     wrong = (curve["false_positives_per_scan"] + curve["flagged_per_scan"]).to_numpy()
     # False positives may fall and rise again as components merge; a threshold counts only if no
