@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
 
+from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
-from dmrifit.io.components import label_components, match_to_lesions
+from dmrifit.io.components import drop_small, label_components, match_to_lesions
+from dmrifit.networks.volume_cases import VolumeList, naming
+from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,6 +150,115 @@ def operating_point(
         n_scans=n_scans,
         n_lesions=int(row["n_lesions"]),
     )
+
+
+class OperatingPointMixin:
+    """Marking from ``threshold_`` on, and its choice, of what has ``predict_proba`` and labels."""
+
+    min_voxels: int
+    threshold_: float
+    false_positives_: float | None
+    predict_proba: Any
+
+    def predict(
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> list[NDArray[np.uint8]]:
+        """
+        Mark the voxels of metastases: those that reach ``threshold_``.
+
+        Parameters
+        ----------
+        volumes, priors, masks : sequence of n_cases
+            As in `fit`, of any size; priors and masks are optional.
+
+        Returns
+        -------
+        list of ndarray of shape (x, y, z)
+            For each case 0 and 1, on its own grid.
+
+        Raises
+        ------
+        ValueError
+            As `predict_proba`.
+        """
+        probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
+        return VolumeList(
+            drop_small(probability >= self.threshold_, self.min_voxels_on(volume)).astype(np.uint8)
+            for volume, probability in zip(volumes, probabilities, strict=True)
+        )
+
+    def min_voxels_on(self, volume: Any) -> int:
+        """
+        Give the number of voxels of the smallest finding in a scan.
+
+        Parameters
+        ----------
+        volume : Nifti1Image or ndarray
+            The scan.
+
+        Returns
+        -------
+        int
+            ``min_voxels``.
+        """
+        return self.min_voxels
+
+    def set_operating_point(
+        self,
+        volumes: Sequence[Any],
+        labels: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+        false_positives: float = 1.0,
+    ) -> Any:
+        """
+        Choose ``threshold_`` for a number of false positives per scan, on held-out cases.
+
+        It is that of `operating_point`, and it is saved with the model.
+
+        Parameters
+        ----------
+        volumes, labels, priors, masks : sequence of n_cases
+            As in `fit`.
+        false_positives : float, default=1.0
+            False positives per scan that are accepted.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `false_positives` is negative, no threshold gives as few, or a case is not possible.
+        """
+        check_is_fitted(self)
+        check_number("false_positives", false_positives)
+        # All labels are checked before the first scan is segmented.
+        reference = []
+        pairs = paired_labels(joined_cases(volumes, priors, masks), labels)
+        for number, (label, volume) in enumerate(pairs):
+            with naming(number):
+                reference.append(self._reference(label, volume))
+        point = operating_point(
+            reference,
+            self.predict_proba(volumes, priors=priors, masks=masks),
+            false_positives=false_positives,
+            min_voxels=self.min_voxels,
+        )
+        self.threshold_ = point.threshold
+        self.false_positives_ = float(false_positives)
+        return self
+
+    def _reference(self, label: Any, volume: Any) -> NDArray[np.uint8]:
+        """Check a label; give 1 in lesions."""
+        return binary_label(label, volume)
 
 
 def paired_volumes(
