@@ -1,8 +1,8 @@
 """Synthetic patients have the metastases, mimics and priors that they claim, and are the same each time."""
 
-import nibabel as nib
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
