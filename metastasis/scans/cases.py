@@ -228,12 +228,8 @@ def read_case(
     FileNotFoundError
         If a file is missing.
     """
-    row = {"patient": stem(image), "image": str(image)}
-    if prior is not None:
-        row["prior"] = str(prior)
-    if brain is not None:
-        row["brain"] = str(brain)
-    return read_row(row, Path())
+    row = {"patient": stem(image), "image": image, "prior": prior, "brain": brain}
+    return read_row({key: str(value) for key, value in row.items() if value is not None}, Path())
 
 
 def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -297,16 +293,26 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
                 remedy = "; prepare_scan(image, prior=…) aligns and resamples it"
             raise ValueError(f"{error}{remedy}") from None
 
-    synthetic = read_synthetic(row)
-    masks: dict[str, Any] = {}
+    columns: dict[str, Any] = {"synthetic": read_synthetic(row)}
     for column in ("label", "brain", "prior_label", "mimics"):
         values = values_on_grid(column)
         if values is None:
             continue
-        name = str(folder / row[column])
-        masks[column] = binarize(values, name=name, may_be_empty=column != "brain")
+        may_be_empty = column != "brain"
+        columns[column] = binarize(
+            values, name=str(folder / row[column]), may_be_empty=may_be_empty
+        )
         if column == "label" and row.get("classes"):
-            masks[column] = _in_classes(values, row["classes"])
+            try:
+                classes = [int(word) for word in row["classes"].split(",")]
+            except ValueError:
+                raise ValueError(
+                    "classes must be whole numbers separated by commas, such as 1,3,4, not "
+                    f"{row['classes']!r}"
+                ) from None
+            # A label that went through a file's scale factor is 0.99999997, so no comparison is
+            # exact.
+            columns[column] = np.isin(np.rint(values), classes)
     volume = three_axes(values_of(image, str(image_path)), image_path)
     check_finite(volume, str(image_path))
     prior = values_on_grid("prior")
@@ -318,31 +324,11 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
             raise ValueError(
                 f"{prior_path} holds nothing but 0; give a scan, or n/a where there is none"
             )
-    lesions = None
+        columns["prior"] = prior
     if row.get("lesions"):
-        lesions = _read_lesions(folder / row["lesions"])
-    return Case(
-        row["patient"],
-        volume,
-        prior=prior,
-        affine=image.affine,
-        synthetic=synthetic,
-        name=row.get("name", ""),
-        lesions=lesions,
-        **masks,
-    )
-
-
-def _in_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
-    """Mark the voxels of some classes of a label image."""
-    try:
-        numbers = [int(word) for word in classes.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}"
-        ) from None
-    # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
-    return np.isin(np.rint(values), numbers)
+        columns["lesions"] = _read_lesions(folder / row["lesions"])
+    name = row.get("name", "")
+    return Case(row["patient"], volume, affine=image.affine, name=name, **columns)
 
 
 def _read_lesions(path: Path) -> pd.DataFrame:
