@@ -26,7 +26,7 @@ from dmrifit.model_files.model_file import save_model
 from dmrifit.model_files.registry import register, registered
 from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.training import Training, fill_training
-from dmrifit.networks.volume_cases import VolumeList, naming
+from dmrifit.networks.volume_cases import naming
 from metastasis.candidates.case_candidates import (
     case_candidates,
     probability_of,
@@ -253,32 +253,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         self.false_positives_: float | None = None
         return self
 
-    def predict_proba(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """
-        Give each voxel the highest score of the components that it belongs to.
-
-        Those too large to be judged have the mean score of what they hold at the next level, where
-        that is half of them.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            Scores from 0 to 1 for each case, 0 where there is no candidate.
-        """
-        check_is_fitted(self)
-        return VolumeList(self._scored(joined_cases(volumes, priors, masks)))
-
     def min_voxels_on(self, volume: Any) -> int:
         """
         Give the number of voxels of the smallest finding in a scan.
@@ -420,7 +394,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             **options,
         )
 
-    def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
+    def _predictions(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
         spacing = _spacing(self.segmenter_)
         # A classifier that learned without priors looks at none: they need not be aligned.
         use_prior = self.use_prior and self.uses_priors_

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]
-
-_Number = TypeVar("_Number", int, float)
 
 _TABLE = "segmentations.tsv"
 _PROBABILITY = "probability.nii.gz"
@@ -88,16 +86,13 @@ RUN = CaseRun(
 
 def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
     """Give the scans of cases as images with affines, as a segmenter takes them."""
-    scans: dict[str, list[Any]] = {"volumes": [], "priors": [], "masks": []}
+    keys = {"volumes": "image", "priors": "prior", "masks": "brain"}
+    scans: dict[str, list[Any]] = {name: [] for name in keys}
     for case in cases:
-        scans["volumes"].append(image_of(case.image, case.affine))
-        scans["priors"].append(_optional_image(case.prior, case.affine))
-        scans["masks"].append(_optional_image(case.brain, case.affine))
+        for name, key in keys.items():
+            values = getattr(case, key)
+            scans[name].append(None if values is None else image_of(values, case.affine))
     return scans
-
-
-def _optional_image(values: NDArray[Any] | None, affine: NDArray[np.float64]) -> Any:
-    return None if values is None else image_of(values, affine)
 
 
 def write_batch(
@@ -110,8 +105,11 @@ def write_batch(
 
     rows = []
     lesion_tables = []
+    pictures = {}
     for content in contents:
         folder = out / content["folder"]
+        alt = f"Lesions of {content['name']} in three planes"
+        pictures[content["name"]] = case_pictures(folder, _OVERLAY, _VIEW, alt)
         files = {
             "notes": "; ".join(content["notes"]),
             "probability": f"{folder.name}/{_PROBABILITY}",
@@ -131,14 +129,8 @@ def write_batch(
         return
     from metastasis.study.report import batch_page
 
-    pictures = {}
-    for content in contents:
-        alt = f"Lesions of {content['name']} in three planes"
-        folder = out / content["folder"]
-        pictures[content["name"]] = case_pictures(folder, _OVERLAY, _VIEW, alt)
-    write_text(
-        out / "index.html", batch_page(heading, contents, lesions, pictures, failed_cases(out))
-    )
+    page = batch_page(heading, contents, lesions, pictures, failed_cases(out))
+    write_text(out / "index.html", page)
 
 
 def read_segmentations(
@@ -153,59 +145,42 @@ def read_segmentations(
         noun="segmentation",
         remedy="segment these cases",
     )
-    threshold = _common_value(table, case_rows, "threshold")
-    min_voxels = _common_value(table, case_rows, "min_voxels")
+    settings: dict[str, Any] = {}
+    for key, number in (("threshold", float), ("min_voxels", int)):
+        # Scores of cases at different thresholds are those of no operating point.
+        values = {row.get(key, "") for row in case_rows}
+        if len(values) > 1:
+            raise ValueError(
+                f"{table}: the cases were segmented at different values of {key} "
+                f"({', '.join(sorted(values))})"
+            )
+        text = values.pop()
+        try:
+            settings[key] = number(text) if text else None
+        except ValueError:
+            raise ValueError(f"{table}: the {key} {text!r} is not a number") from None
     # Ensembles have no threshold: their labels tell candidates from lesions that both mark.
-    column = "probability" if threshold else "label"
+    threshold = settings["threshold"]
+    column = "label" if threshold is None else "probability"
     predictions = []
     for case, row in zip(cases, case_rows, strict=True):
-        values = _read_volume(table, row.get(column, ""), column, case)
-        if threshold:
-            predictions.append(values.astype(np.float32))
-        else:
-            predictions.append(np.rint(values).astype(np.uint8))
-    return (
-        predictions,
-        _number(table, "threshold", threshold or "0.5", float),
-        _number(table, "min_voxels", min_voxels or "1", int),
-    )
-
-
-def _read_volume(table: Path, name: str, column: str, case: Case) -> NDArray[Any]:
-    """Read a volume on the grid of a case."""
-    if not name:
-        raise ValueError(
-            f"{table}: {case.name} has no {column}; give the table that segment wrote"
+        if not row.get(column):
+            raise ValueError(
+                f"{table}: {case.name} has no {column}; give the table that segment wrote"
+            )
+        volume = read_result(
+            table,
+            row[column],
+            case.shape,
+            case.affine,
+            noun=f"the segmentation of {case.name}",
+            reference=f"the case {case.name}",
+            missing_remedy="segment this case again",
+            finite_remedy=f"segment the case {case.name} again",
         )
-    return read_result(
-        table,
-        name,
-        case.shape,
-        case.affine,
-        noun=f"the segmentation of {case.name}",
-        reference=f"the case {case.name}",
-        missing_remedy="segment this case again",
-        finite_remedy=f"segment the case {case.name} again",
-    )
-
-
-def _number(table: Path, key: str, text: str, number_type: type[_Number]) -> _Number:
-    try:
-        return number_type(text)
-    except ValueError:
-        raise ValueError(f"{table}: the {key} {text!r} is not a number") from None
-
-
-def _common_value(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
-    """Give the value of a column that all cases share."""
-    # Scores of cases at different thresholds are those of no operating point.
-    values = {row.get(key, "") for row in rows}
-    if len(values) > 1:
-        raise ValueError(
-            f"{table}: the cases were segmented at different values of {key} "
-            f"({', '.join(sorted(values))})"
-        )
-    return values.pop()
+        volume = np.rint(volume) if threshold is None else volume
+        predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
+    return predictions, threshold or 0.5, settings["min_voxels"] or 1
 
 
 def segment_case(
@@ -244,14 +219,13 @@ def segment_case(
             prior_labels = next(iter(segment_by(segmenter, **images)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
     table = table.round(_DIGITS)
-    threshold, min_voxels, n_marked_by_both = None, None, None
+    lesions, threshold, min_voxels, n_marked_by_both = table, None, None, None
     if is_ensemble:
         # The table lists vanished lesions of the prior scan, too.
         lesions = table[table["finding"] != "prior only"]
         n_marked_by_both = int((lesions["finding"] == MARKED_BY_BOTH).sum())
     else:
-        table = table[list(_SINGLE_MODEL_COLUMNS)]
-        lesions = table
+        lesions = table = table[list(_SINGLE_MODEL_COLUMNS)]
         threshold = float(getattr(segmenter, "threshold_", 0.5))
         min_voxels = int(getattr(segmenter, "min_voxels", 1))
     network = getattr(segmenter, "segmenter_", segmenter)

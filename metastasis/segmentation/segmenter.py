@@ -17,7 +17,7 @@ from dmrifit._utils.checks import Count, NotNegative, Within, check_number
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
-from dmrifit.networks.volume_cases import VolumeList, naming
+from dmrifit.networks.volume_cases import naming
 from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
@@ -334,36 +334,6 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         self.seen_: dict[str, list[float]] | None = seen_range(cases, targets or [])
         return self
 
-    def predict_proba(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """
-        Give the probability of a metastasis in each voxel.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`, of any size; priors and masks are optional.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            For each case, on its own grid.
-
-        Raises
-        ------
-        ValueError
-            If a case has another number of channels than those in training, an image has voxels
-            larger or smaller by a quarter, or prior scans are given to a network that was trained
-            without any.
-        """
-        check_is_fitted(self)
-        return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
-
     def score(
         self,
         volumes: Sequence[Any],
@@ -435,9 +405,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         extra = n_extra_channels(self)
         module: torch.nn.Module
         if self.network in _UNETS:
-            network: Any = architectures.UNet
-            if self.network == "small_unet":
-                network = architectures.SmallUNet
+            is_small = self.network == "small_unet"
+            network: Any = architectures.SmallUNet if is_small else architectures.UNet
             module = network(self.n_channels_ + extra, self._widths, dropout=self.dropout)
         else:
             module = architectures.DeepMedic(
@@ -467,10 +436,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     def _criterion(self) -> torch.nn.Module:
         from metastasis.networks import losses
 
-        if self.loss == "bce":
-            return losses.VoxelLoss()
-        if self.loss == "lesion":
-            return losses.LesionLoss()
+        if self.loss in ("bce", "lesion"):
+            return losses.VoxelLoss() if self.loss == "bce" else losses.LesionLoss()
         modules = {"jvss": losses.JVSSLoss, "vss": losses.VSSLoss, "sse": losses.SSELoss}
         return modules[self.loss](self.alpha, reduction=self.reduction)
 
@@ -487,10 +454,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             with naming(number):
                 self._check_geometry(case)
                 shape = np.shape(case[0])
-                if len(shape) == 3:
-                    self._check_channels(1)
-                if len(shape) == 4:
-                    self._check_channels(shape[3])
+                if len(shape) in (3, 4):
+                    self._check_channels((*shape, 1)[3])
         yield from super()._predictions(X)
 
     def _check_geometry(self, case: Scan) -> None:
@@ -514,11 +479,13 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         voxels, ends = lesion_voxels(binary)
         content: dict[str, NDArray[Any]] = {"label": binary, "voxels": voxels, "ends": ends}
         if self.loss == "lesion":
-            is_ignored = np.asarray(values_of(target[0])) == _NOT_JUDGED
-            ignored = label_on_network_grid(is_ignored, target[1], self.spacing)
+            ignored, mistaken = (
+                label_on_network_grid(
+                    np.asarray(values_of(target[0])) == value, target[1], self.spacing
+                )
+                for value in (_NOT_JUDGED, MISTAKEN)
+            )
             content["weight"] = lesion_weights(binary, ignored)
-            is_mistaken = np.asarray(values_of(target[0])) == MISTAKEN
-            mistaken = label_on_network_grid(is_mistaken, target[1], self.spacing)
             content["mistaken"] = np.flatnonzero(mistaken)
         return content
 
@@ -532,8 +499,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         self.n_channels_ = len(inputs[0]["image"])
         assert targets is not None
         out = output_size(self._size, self._n_layers)
-        n_lesion_voxels = 0
-        n_voxels = 0
+        values = set()
         for number in range(len(inputs)):
             shape = inputs[number]["image"].shape[1:]
             if self.network == "deepmedic" and min(shape) < out:
@@ -542,15 +508,10 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                     f"along each axis that a segment of {self._size} answers; lower segment_size "
                     "or leave the case out"
                 )
-            label, volume = targets[number]
             with naming(number):
-                binary = self._binary(label, volume)
-            n_lesion_voxels += int(np.count_nonzero(binary))
-            n_voxels += binary.size
-        if n_lesion_voxels in (0, n_voxels):
-            content = "nothing but lesion voxels"
-            if not n_lesion_voxels:
-                content = "no lesion voxel"
+                values |= set(np.unique(self._binary(*targets[number])).tolist())
+        if values != {0, 1}:
+            content = "nothing but lesion voxels" if 1 in values else "no lesion voxel"
             raise ValueError(
                 f"the labels of all {len(inputs)} cases hold {content}; both classes are needed "
                 "to learn from"

@@ -92,11 +92,11 @@ _FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
 class _Settings:
     """What all patients of a simulation share."""
 
-    prior: float
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     metastases: tuple[int, int]
     mimics: tuple[int, int]
+    prior: float
     misregistration: float
     standard: StandardHead | None
     seed: int
@@ -205,26 +205,18 @@ def simulate_metastases(
         check_number(name, value, most=most)
     voxels = check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
     steps = check_spacing(spacing, most=_LARGEST_VOXEL)
+    n_lesions, n_mimics = _range("metastases", metastases), _range("mimics", mimics)
     maps = check_tissues(tissues)
-    settings = _Settings(
-        float(prior),
-        voxels,
-        steps,
-        _range("metastases", metastases),
-        _range("mimics", mimics),
-        float(misregistration),
-        # Without maps, each patient has folds of its own.
-        None if maps is None else standard_head(steps, maps),
-        seed_from(random_state),
-        world,
-    )
     check_field(voxels, steps, _LEAST_FIELD, "metastases")
+    # Without maps, each patient has folds of its own.
+    standard = None if maps is None else standard_head(steps, maps)
+    seed = seed_from(random_state)
+    grid_and_numbers = voxels, steps, n_lesions, n_mimics
+    settings = _Settings(*grid_and_numbers, prior, misregistration, standard, seed, world)
     from joblib import Parallel, delayed
 
     numbers = range(skip, skip + n_patients)
-    return list(
-        Parallel(n_jobs=n_jobs)(delayed(_simulate)(number, settings) for number in numbers)
-    )
+    return list(Parallel(n_jobs)(delayed(_simulate)(number, settings) for number in numbers))
 
 
 def _simulate(number: int, settings: _Settings) -> Case:
