@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.cli.case_runs import (
-    FAILED,
-    CaseRun,
-    case_pictures,
-    failed_cases,
-    join_tables,
-    read_result,
-    result_rows,
-)
+from dmrifit.cli import case_runs
 from dmrifit.io.case_tables import save_values
 from dmrifit.io.nifti import image_of
 from dmrifit.io.tables import table_text
@@ -61,7 +53,7 @@ _COLUMNS = (
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
 
-RUN = CaseRun(
+RUN = case_runs.CaseRun(
     record="segmentation.json",
     fields={
         "name": str,
@@ -79,7 +71,7 @@ RUN = CaseRun(
         "notes": list,
         "sources": str,
     },
-    results=(_TABLE, _LESIONS, FAILED, "index.html"),
+    results=(_TABLE, _LESIONS, case_runs.FAILED, "index.html"),
     files=(_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW),
 )
 
@@ -109,7 +101,7 @@ def write_batch(
     for content in contents:
         folder = out / content["folder"]
         alt = f"Lesions of {content['name']} in three planes"
-        pictures[content["name"]] = case_pictures(folder, _OVERLAY, _VIEW, alt)
+        pictures[content["name"]] = case_runs.case_pictures(folder, _OVERLAY, _VIEW, alt)
         files = {
             "notes": "; ".join(content["notes"]),
             "probability": f"{folder.name}/{_PROBABILITY}",
@@ -122,14 +114,14 @@ def write_batch(
     # Columns of objects are written with all digits: evaluate needs the exact threshold.
     for key in ("threshold", "min_voxels", "n_marked_by_both"):
         table[key] = table[key].astype(object)
-    lesions = join_tables(contents, lesion_tables)
+    lesions = case_runs.join_tables(contents, lesion_tables)
     write_text(out / _LESIONS, table_text(lesions))
     write_text(out / _TABLE, table_text(table))
     if not figure or find_spec("jinja2") is None:
         return
     from metastasis.study.report import batch_page
 
-    page = batch_page(heading, contents, lesions, pictures, failed_cases(out))
+    page = batch_page(heading, contents, lesions, pictures, case_runs.failed_cases(out))
     write_text(out / "index.html", page)
 
 
@@ -137,7 +129,7 @@ def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    case_rows = result_rows(
+    case_rows = case_runs.result_rows(
         table,
         [case.name for case in cases],
         required=("name",),
@@ -168,7 +160,7 @@ def read_segmentations(
             raise ValueError(
                 f"{table}: {case.name} has no {column}; give the table that segment wrote"
             )
-        volume = read_result(
+        volume = case_runs.read_result(
             table,
             row[column],
             case.shape,

@@ -149,7 +149,7 @@ def _named_scans(
 ) -> tuple[Path | list[Path], bool]:
     """Check the headers of all scans, before a model or a volume is read; tell whether many."""
     from metastasis.scans.cases import CASES
-    from metastasis.scans.scan_checks import check_files, scan_files
+    from metastasis.scans.scan_checks import scan_files
 
     options = {"--prior": prior, "--mask": brain}
     what = "prior scans and brains"
@@ -222,26 +222,20 @@ def _noted_case(
     """Check the headers of a case, read it, and note what a reader should know of it."""
     from dmrifit.imaging.head_steps import find_brain
     from dmrifit.io.grids import as_stored
-    from metastasis.scans.scan_checks import (
-        check_edges,
-        check_files,
-        check_stripped,
-        contrast_note,
-        slice_note,
-    )
+    from metastasis.scans import scan_checks
 
     image = files["image"]
-    edges = check_files(files)
+    edges = scan_checks.check_files(files)
     for model in () if resample else models:
-        check_edges(image, edges, _edge(model))
+        scan_checks.check_edges(image, edges, _edge(model))
     case = read()
     if finds_brain and case.brain is None:
         brain = as_stored(find_brain(image), case.affine)
         case = replace(case, brain=brain.astype(bool))
-    check_stripped(case)
-    notes = [slice_note(str(image), edges)]
+    scan_checks.check_stripped(case)
+    notes = [scan_checks.slice_note(str(image), edges)]
     if not case.synthetic:
-        notes += [contrast_note(case), _prior_note(case)]
+        notes += [scan_checks.contrast_note(case), _prior_note(case)]
     return case, [note for note in notes if note]
 
 

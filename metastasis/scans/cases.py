@@ -16,16 +16,8 @@ from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file, read_text
 from dmrifit.cohort.participants_table import read_synthetic
+from dmrifit.io import case_tables
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import (
-    CaseGrid,
-    CaseTable,
-    checked_mask,
-    checked_values,
-    file_stems,
-    read_on_grid,
-    save_values,
-)
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
@@ -39,7 +31,7 @@ __all__ = ["Case", "read_case", "read_cases", "write_cases"]
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
 
 #: Tables of cases.
-CASES = CaseTable(
+CASES = case_tables.CaseTable(
     {
         "patient": "Patient; cases of one patient are never split between training and test",
         "image": "Contrast-enhanced T1 image",
@@ -65,7 +57,7 @@ CASES = CaseTable(
 
 
 @dataclass(frozen=True, eq=False)
-class Case(CaseGrid):
+class Case(case_tables.CaseGrid):
     """
     A brain scan of a patient with its label, prior scan and brain mask.
 
@@ -132,13 +124,13 @@ class Case(CaseGrid):
                 continue
             name = f"{title}: the {key}"
             remedy = "bring both to one grid (prepare_scan does)"
-            checked[key] = checked_values(values, image.shape, name, remedy=remedy)
+            checked[key] = case_tables.checked_values(values, image.shape, name, remedy=remedy)
         for key in ("label", "brain", "prior_label", "mimics"):
             mask = getattr(self, key)
             if mask is None:
                 continue
             name = f"{title}: the {key.replace('_', ' ')}"
-            checked[key] = checked_mask(mask, image.shape, name)
+            checked[key] = case_tables.checked_mask(mask, image.shape, name)
             if key != "brain":
                 checked[key] = checked[key].astype(np.uint8)
         checked["affine"] = checked_affine(self.affine, f"{title}: the affine")
@@ -262,14 +254,14 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     OSError
         If the folder cannot be written to.
     """
-    stems = file_stems((case.patient, case.name) for case in cases)
+    stems = case_tables.file_stems((case.patient, case.name) for case in cases)
     rows = [CASES.row_of(case, stem) for case, stem in zip(cases, stems, strict=True)]
 
     def write_files(i: int, path_of: Callable[[str], Path]) -> None:
         case = cases[i]
         for key in CASES.images:
             if key in rows[i]:
-                save_values(getattr(case, key), case.affine, path_of(key))
+                case_tables.save_values(getattr(case, key), case.affine, path_of(key))
         if case.lesions is not None:
             text = table_text(case.lesions, digits=None)
             path_of("lesions").write_text(text, encoding="utf-8")
@@ -286,7 +278,9 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
         if not row.get(column):
             return None
         try:
-            return read_on_grid(folder / row[column], image.shape[:3], image.affine, row["image"])
+            return case_tables.read_on_grid(
+                folder / row[column], image.shape[:3], image.affine, row["image"]
+            )
         except ValueError as error:
             remedy = ""
             if column == "prior":

@@ -11,17 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.counts import counted
-from dmrifit.io.grids import (
-    array_of,
-    as_stored,
-    at_voxels,
-    labels_onto,
-    onto,
-    resampled,
-    scan_of,
-    upright,
-    upright_scan,
-)
+from dmrifit.io import grids
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import check_length, listed, naming
@@ -158,7 +148,7 @@ def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> N
     if not _is_resampled(volume, spacing):
         return values
     target = _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
-    return array_of(labels_onto(scan_of(values, volume.affine), target))
+    return grids.array_of(grids.labels_onto(grids.scan_of(values, volume.affine), target))
 
 
 def on_scan_grid(
@@ -167,12 +157,12 @@ def on_scan_grid(
     """Bring probabilities (x, y, z) from the grid of the network to that of the scan."""
     if not _is_resampled(volume, spacing):
         is_placed = isinstance(volume, nib.Nifti1Image)
-        return as_stored(probability, volume.affine) if is_placed else probability
-    target = scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
-    source = scan_of(probability, network_affine(volume, spacing))
-    restored = onto(source, target, np.eye(4))
+        return grids.as_stored(probability, volume.affine) if is_placed else probability
+    target = grids.scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
+    source = grids.scan_of(probability, network_affine(volume, spacing))
+    restored = grids.onto(source, target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
-    return np.clip(array_of(restored), 0, 1)
+    return np.clip(grids.array_of(restored), 0, 1)
 
 
 def scores_on_scan_grid(
@@ -183,7 +173,7 @@ def scores_on_scan_grid(
         return scores
     matrix = np.linalg.inv(network_affine(volume, spacing)) @ volume.affine
     # Interpolated, a high score would widen what is marked at a low threshold.
-    return at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
+    return grids.at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
 
 
 def _label_message(content: Any) -> str:
@@ -205,7 +195,7 @@ def _in_ras(values: Any, volume: Any) -> Any:
         # Other shapes are refused where they are used.
         return values
     # A network does not give mirror images the mirror image of its answer.
-    return np.ascontiguousarray(upright(values, volume.affine))
+    return np.ascontiguousarray(grids.upright(values, volume.affine))
 
 
 def _resampled(
@@ -221,7 +211,7 @@ def _resampled(
             f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
         )
     channels = [
-        array_of(_on_spacing(channel, volume.affine, spacing, order=order))
+        grids.array_of(_on_spacing(channel, volume.affine, spacing, order=order))
         for channel in np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
     ]
     return np.stack(channels, axis=-1) if values.ndim == 4 else channels[0]
@@ -231,7 +221,7 @@ def _on_spacing(
     values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None, *, order: int = 1
 ) -> nib.Nifti1Pair:
     """Bring values to cubic voxels, their axes in RAS order, on the grid of `prepare_scan`."""
-    return resampled(upright_scan(values, affine), spacing, order=order)
+    return grids.resampled(grids.upright_scan(values, affine), spacing, order=order)
 
 
 def _check_same_grid(volume: Any, image: Any, name: str) -> None:

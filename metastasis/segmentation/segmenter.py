@@ -21,25 +21,9 @@ from dmrifit.networks.volume_cases import naming
 from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
-from metastasis.scans.network_inputs import (
-    Scan,
-    binary_label,
-    brain_of,
-    joined_cases,
-    label_on_network_grid,
-    on_network_grid,
-    on_scan_grid,
-    paired_labels,
-    values_of,
-)
+from metastasis.scans import network_inputs
 from metastasis.scans.scan_checks import checked_range, seen_range
-from metastasis.segmentation.case_inputs import (
-    case_inputs,
-    check_geometry,
-    n_extra_channels,
-    network_arguments,
-    training_edge,
-)
+from metastasis.segmentation import case_inputs
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import (
     MISTAKEN,
@@ -307,12 +291,14 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             If torch, skorch or, for the U-Net, monai is not installed.
         """
         self._check()
-        cases = joined_cases(volumes, priors, masks)
+        cases = network_inputs.joined_cases(volumes, priors, masks)
         targets = None
         if labels is not None:
-            targets = paired_labels(cases, labels)
+            targets = network_inputs.paired_labels(cases, labels)
         # A prior of zeros is a missing one.
-        has_priors = any(np.any(values_of(prior)) for _, prior, _ in cases if prior is not None)
+        has_priors = any(
+            np.any(network_inputs.values_of(prior)) for _, prior, _ in cases if prior is not None
+        )
         self.prior_: str | None = self.prior if has_priors else None
         if self.network in _UNETS and self.prior_ in ("path", "shared"):
             raise ValueError(
@@ -323,7 +309,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         self.__dict__.pop("threshold_", None)
         self.edge_: float | None = self.spacing
         if self.spacing is None:
-            self.edge_ = training_edge([case[0] for case in cases])
+            self.edge_ = case_inputs.training_edge([case[0] for case in cases])
         self._start = self._first_weights()
         try:
             self._train(cases, targets, groups)
@@ -359,8 +345,10 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             The mean.
         """
         check_is_fitted(self)
-        cases = joined_cases(volumes, priors, masks)
-        pairs = zip(self._predictions(cases), paired_labels(cases, labels), strict=True)
+        cases = network_inputs.joined_cases(volumes, priors, masks)
+        pairs = zip(
+            self._predictions(cases), network_inputs.paired_labels(cases, labels), strict=True
+        )
         scores = [self._case_score(probability, target) for probability, target in pairs]
         return float(np.mean(scores))
 
@@ -402,7 +390,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         from dmrifit.networks import checkpoints
         from metastasis.networks import architectures
 
-        extra = n_extra_channels(self)
+        extra = case_inputs.n_extra_channels(self)
         module: torch.nn.Module
         if self.network in _UNETS:
             is_small = self.network == "small_unet"
@@ -458,16 +446,16 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                     self._check_channels((*shape, 1)[3])
         yield from super()._predictions(X)
 
-    def _check_geometry(self, case: Scan) -> None:
+    def _check_geometry(self, case: network_inputs.Scan) -> None:
         edge = None
         # Scans are resampled to a spacing, so that their own voxels do not matter.
         if self.spacing is None:
             edge = getattr(self, "edge_", None)
-        check_geometry(case, edge)
+        case_inputs.check_geometry(case, edge)
 
-    def _inputs(self, case: Scan) -> dict[str, NDArray[Any]]:
+    def _inputs(self, case: network_inputs.Scan) -> dict[str, NDArray[Any]]:
         self._check_geometry(case)
-        return case_inputs(self, on_network_grid(case, self.spacing))
+        return case_inputs.case_inputs(self, network_inputs.on_network_grid(case, self.spacing))
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         self._check_channels(len(inputs["image"]))
@@ -475,13 +463,17 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     def _target(
         self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
-        binary = label_on_network_grid(self._binary(*target), target[1], self.spacing)
+        binary = network_inputs.label_on_network_grid(
+            self._binary(*target), target[1], self.spacing
+        )
         voxels, ends = lesion_voxels(binary)
         content: dict[str, NDArray[Any]] = {"label": binary, "voxels": voxels, "ends": ends}
         if self.loss == "lesion":
             ignored, mistaken = (
-                label_on_network_grid(
-                    np.asarray(values_of(target[0])) == value, target[1], self.spacing
+                network_inputs.label_on_network_grid(
+                    np.asarray(network_inputs.values_of(target[0])) == value,
+                    target[1],
+                    self.spacing,
                 )
                 for value in (_NOT_JUDGED, MISTAKEN)
             )
@@ -492,8 +484,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     def _binary(self, label: Any, volume: Any) -> NDArray[np.uint8]:
         """Check a label, and give 1 in lesions; those of implants hold more than that."""
         if self.loss == "lesion":
-            label = np.asarray(values_of(label)) == 1
-        return binary_label(label, volume)
+            label = np.asarray(network_inputs.values_of(label)) == 1
+        return network_inputs.binary_label(label, volume)
 
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
         self.n_channels_ = len(inputs[0]["image"])
@@ -534,7 +526,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             appearance=self.appearance if self.augment and self.scaling == "local" else 0.0,
         )
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
-            yield network_arguments(self, sample), label
+            yield case_inputs.network_arguments(self, sample), label
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
         """Give the probabilities of a case on its own grid."""
@@ -544,7 +536,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         module = net.module_
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-            sample = network_arguments(self, sample)
+            sample = case_inputs.network_arguments(self, sample)
             if self.network == "small_unet":
                 logits = inference.whole_logits(module, sample["image"])
             elif self.network == "unet":
@@ -559,7 +551,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             else:
                 probability = probabilities(inputs)
         # Air and skull are outside what the network learned from.
-        return on_scan_grid(probability, case[0], self.spacing) * brain_of(case)
+        return network_inputs.on_scan_grid(
+            probability, case[0], self.spacing
+        ) * network_inputs.brain_of(case)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
         # During training there is no operating point yet.

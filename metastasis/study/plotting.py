@@ -10,25 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.report import style
 from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
-from dmrifit.report.style import (
-    FAINT,
-    FOUND,
-    INK,
-    PALE,
-    REFERENCE,
-    UNSURE,
-    add_axes,
-    color_of,
-    figure_notice,
-    handle,
-    head,
-    legend_below,
-    method_color,
-    new_figure,
-    panel_row,
-    shared_style,
-)
 from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 
@@ -72,12 +55,12 @@ def plot_overlay(
     heading = f"{title or case.name}: {description}"
     outlines = {}
     if case.label is not None:
-        outlines["reference"] = Outline(REFERENCE, case.label > 0, dash="dashed")
+        outlines["reference"] = Outline(style.REFERENCE, case.label > 0, dash="dashed")
     if of_two_models:
-        outlines[MARKED_BY_BOTH] = Outline(FOUND, label_map == BOTH_LABEL)
-        outlines["candidate"] = Outline(UNSURE, label_map == CANDIDATE)
+        outlines[MARKED_BY_BOTH] = Outline(style.FOUND, label_map == BOTH_LABEL)
+        outlines["candidate"] = Outline(style.UNSURE, label_map == CANDIDATE)
     else:
-        outlines["found"] = Outline(FOUND, label_map > 0)
+        outlines["found"] = Outline(style.FOUND, label_map > 0)
     # What is small is hidden by its own outline.
     volume_ml = abs(np.linalg.det(case.affine[:3, :3])) / 1000
     voxel = np.linalg.solve(case.affine, np.append(middle, 1.0))[:3]
@@ -102,7 +85,7 @@ def plot_overlay(
         cube_around(points, margin=3),
         outlines,
         heading,
-        figure_notice(case.synthetic),
+        style.figure_notice(case.synthetic),
         window=_window(case),
         finish=draw_inset,
     )
@@ -179,14 +162,14 @@ def plot_strip(
     room = max(4, min(_FALSE + 1, n_false)) + 0.6
     row_height = 0.26
     height = 1.35 + row_height * len(rows)
-    with shared_style({"axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = new_figure(12.4, height)
+    with style.shared_style({"axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = style.new_figure(12.4, height)
         labels = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in rows]
         label_width = 0.3 + 0.075 * max(map(len, labels), default=0)
         width = (12.4 - label_width - 0.2) / len(methods)
         for column, method in enumerate(methods):
             left = label_width + column * width
-            ax = add_axes(figure, left, 0.75, width - 0.25, row_height * len(rows))
+            ax = style.add_axes(figure, left, 0.75, width - 0.25, row_height * len(rows))
             of_method = marks[marks["method"] == method]
             for i in range(len(rows)):
                 ax.axhline(-i, color="#e4e8ed", linewidth=0.8, zorder=0)
@@ -195,22 +178,24 @@ def plot_strip(
                 ax.scatter(mark.x, mark.y, s=mark.area, **look)
             for y, n in of_method[of_method["x"] < -_FALSE].groupby("y").size().items():
                 ax.text(-_FALSE - 1, y, f"+{n}", ha="center", va="center", fontsize=8)
-            ax.axvline(0, color=INK, linewidth=1)
+            ax.axvline(0, color=style.INK, linewidth=1)
             ax.set(xlim=(-room, max(n_most, 6) + 0.7), ylim=(0.5 - len(rows), 0.5), xticks=[])
             ax.set_yticks([])
             if column == 0:
                 ax.set_yticks([-i for i in range(len(rows))], labels)
                 ax.tick_params(length=0)
-            ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=FAINT)
-            ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=FAINT)
+            ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=style.FAINT)
+            ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=style.FAINT)
             ax.set_title(method, pad=20)
         entries = [
             figure.axes[0].scatter([], [], s=_DOT, label=name, linewidths=1.6, **look)
             for name, look in _FINDINGS.items()
         ]
         words = f"small mark: below {small_ml:g} mL"
-        entries.append(figure.axes[0].scatter([], [], s=_SMALL_DOT, color=FAINT, label=words))
-        legend_below(figure, entries, len(entries))
+        entries.append(
+            figure.axes[0].scatter([], [], s=_SMALL_DOT, color=style.FAINT, label=words)
+        )
+        style.legend_below(figure, entries, len(entries))
     return figure
 
 
@@ -223,11 +208,11 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     curves, readings = tables["curves"], tables["froc"]
     methods = [name for name in scores.index if not scores.loc[name, "control"]]
     is_few = scores["n_lesions"].max() < _FEW_LESIONS
-    with shared_style({}):
-        figure, (froc, precision) = panel_row(2, len(scores))
+    with style.shared_style({}):
+        figure, (froc, precision) = style.panel_row(2, len(scores))
         entries = []
         for number, (name, row) in enumerate(scores.iterrows()):
-            color = method_color(str(name), methods)
+            color = style.method_color(str(name), methods)
             mark = _CONTROL_MARKS.get(str(name), "o")
             curve = curves[curves["method"] == name]
             # The marks of controls and masks are points without a curve.
@@ -251,7 +236,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             froc.plot(n_wrong / row["n_scans"], row["strict_sensitivity"], **look)
             precision.plot(row["strict_sensitivity"], row["strict_precision"], **look)
             dash = "-" if has_curve and not is_few else "none"
-            entries.append(handle(str(name), color=color, marker=mark, linestyle=dash))
+            entries.append(style.handle(str(name), color=color, marker=mark, linestyle=dash))
         # False positives range from 0, which a logarithm lacks, to hundreds.
         froc.set_xscale("symlog", linthresh=1.0)
         highest = max(1.0, froc.get_xlim()[1])
@@ -260,13 +245,13 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
         froc.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         label = "wrong findings per scan (even up to 1, then logarithmic)"
         froc.set(xlim=(0, highest), ylim=(0, 1.0), xlabel=label, ylabel=_FOUND_LABEL)
-        head(froc, "Lesions found over wrong findings")
+        style.head(froc, "Lesions found over wrong findings")
         precision.set(xlim=(0, 1), ylim=(0, 1))
         precision.set(xlabel=_FOUND_LABEL, ylabel="share of findings that are right")
-        head(precision, "Right findings over lesions found")
+        style.head(precision, "Right findings over lesions found")
         froc.grid(True)
         precision.grid(True)
-        legend_below(figure, entries)
+        style.legend_below(figure, entries)
     return figure
 
 
@@ -289,25 +274,27 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
     table = tables["calibration"]
     methods = list(dict.fromkeys(table["method"]))
     axis_labels = {"voxel": "share that is lesion", "component": "share that hits a lesion"}
-    with shared_style({}):
-        figure, panels = panel_row(2, len(methods) + 1)
+    with style.shared_style({}):
+        figure, panels = style.panel_row(2, len(methods) + 1)
         for ax, (level, axis_label) in zip(panels, axis_labels.items(), strict=True):
-            ax.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+            ax.plot([0, 1], [0, 1], color=style.PALE, linewidth=1)
             filled_bins = table[(table["level"] == level) & (table["n"] > 0)]
             for name in methods:
                 bins = filled_bins[filled_bins["method"] == name]
                 x, y = bins["probability"], bins["observed"]
-                color = color_of(name, methods)
+                color = style.color_of(name, methods)
                 ax.plot(x, y, color=color, linewidth=1.2)
                 # Numbers of voxels span six powers of ten.
                 sizes = 12 + 10 * np.log10(bins["n"].to_numpy(np.float64))
                 ax.scatter(x, y, s=sizes, color=color, clip_on=False, zorder=3)
             ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"mean probability of a {level}")
             ax.set_ylabel(axis_label)
-            head(ax, f"{level}s".capitalize())
-        entries = [handle(name, color=color_of(name, methods), marker="o") for name in methods]
-        entries.append(handle("perfectly calibrated", color=PALE))
-        legend_below(figure, entries)
+            style.head(ax, f"{level}s".capitalize())
+        entries = [
+            style.handle(name, color=style.color_of(name, methods), marker="o") for name in methods
+        ]
+        entries.append(style.handle("perfectly calibrated", color=style.PALE))
+        style.legend_below(figure, entries)
     return figure
 
 
