@@ -149,7 +149,7 @@ def _named_scans(
 ) -> tuple[Path | list[Path], bool]:
     """Check the headers of all scans, before a model or a volume is read; tell whether many."""
     from metastasis.scans.cases import CASES
-    from metastasis.scans.scan_checks import scan_files
+    from metastasis.scans.scan_checks import check_files, scan_files
 
     options = {"--prior": prior, "--mask": brain}
     what = "prior scans and brains"

@@ -14,7 +14,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats import lesion_matching
-from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML
+from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table
 from dmrifit.stats.metrics import dice
 from dmrifit.stats.patient_summary import in_parts, summarize
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
@@ -173,7 +173,7 @@ def evaluate_segmentations(
         keys["prior"] = case.prior is not None
         for name, method_masks in masks.items():
             mask = method_masks[i]
-            table = lesion_matching.lesion_table(truths[i], mask, case.affine)
+            table = lesion_table(truths[i], mask, case.affine)
             (counts,) = lesion_matching.lesion_counts(table, small=small).to_dict("records")
             row = {**keys, "method": name, **counts}
             row["voxel_dice"] = dice(mask, truths[i])
@@ -244,9 +244,7 @@ def candidate_scores(
 
     def scores_of(*marks: int) -> dict[str, Any]:
         pairs = zip(labels, label_maps, strict=True)
-        return lesion_matching.lesion_scores(
-            [lesion_matching.lesion_table(truth, np.isin(m, marks)) for truth, m in pairs]
-        )
+        return lesion_scores([lesion_table(truth, np.isin(m, marks)) for truth, m in pairs])
 
     union, both = scores_of(1, 2), scores_of(2)
     # A lesion that both mark in part is no further one, so candidates are not counted alone.
