@@ -281,7 +281,9 @@ def _series_of(path: Path) -> str | None:
     tags = ["SeriesInstanceUID"]
     with suppress(Exception):
         # pydicom raises errors of many types on damaged files.
-        header = import_optional("pydicom").dcmread(path, specific_tags=tags)
+        header = import_optional("pydicom").dcmread(
+            path, stop_before_pixels=True, specific_tags=tags
+        )
         return str(header[tags[0]].value)
     return None
 
