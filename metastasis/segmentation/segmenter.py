@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import Count, NotNegative, Within, check_number, is_number
-from dmrifit.io.components import drop_small
+from dmrifit._utils.checks import Count, NotNegative, Within, check_number
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
@@ -34,8 +33,14 @@ from metastasis.scans.network_inputs import (
     values_of,
 )
 from metastasis.scans.scan_checks import checked_range, seen_range
-from metastasis.segmentation.case_inputs import InputLayout, check_geometry, training_edge
-from metastasis.segmentation.operating_points import operating_point
+from metastasis.segmentation.case_inputs import (
+    case_inputs,
+    check_geometry,
+    n_extra_channels,
+    network_arguments,
+    training_edge,
+)
+from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import (
     MISTAKEN,
     SegmentSampler,
@@ -60,7 +65,7 @@ _PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
 
 @register
 @dataclass(repr=False, eq=False)
-class DeepMedicSegmenter(VolumeEstimator):
+class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[misc]
     """
     Segment metastases by a multi-resolution network that may use a prior scan of the patient.
 
@@ -319,13 +324,11 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.edge_: float | None = self.spacing
         if self.spacing is None:
             self.edge_ = training_edge([case[0] for case in cases])
-        start = self._first_weights()
+        self._start = self._first_weights()
         try:
-            if start is not None:
-                self._start = start
             self._train(cases, targets, groups)
         finally:
-            self.__dict__.pop("_start", None)
+            del self._start
         self.threshold_ = float(self.threshold)
         self.false_positives_: float | None = None
         self.seen_: dict[str, list[float]] | None = seen_range(cases, targets or [])
@@ -361,38 +364,6 @@ class DeepMedicSegmenter(VolumeEstimator):
         check_is_fitted(self)
         return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
 
-    def predict(  # type: ignore[override]
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.uint8]]:
-        """
-        Mark the voxels of metastases: those with a probability of at least ``threshold_``.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`, of any size; priors and masks are optional.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            For each case 0 and 1, on its own grid.
-
-        Raises
-        ------
-        ValueError
-            If a case has another number of channels than those in training, or prior scans are
-            given to a network that was trained without any.
-        """
-        probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
-        return VolumeList(
-            drop_small(probability >= self.threshold_, self.min_voxels).astype(np.uint8)
-            for probability in probabilities
-        )
-
     def score(
         self,
         volumes: Sequence[Any],
@@ -422,55 +393,6 @@ class DeepMedicSegmenter(VolumeEstimator):
         pairs = zip(self._predictions(cases), paired_labels(cases, labels), strict=True)
         scores = [self._case_score(probability, target) for probability, target in pairs]
         return float(np.mean(scores))
-
-    def set_operating_point(
-        self,
-        volumes: Sequence[Any],
-        labels: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-        false_positives: float = 1.0,
-    ) -> DeepMedicSegmenter:
-        """
-        Choose ``threshold_`` for a number of false positives per scan, on held-out cases.
-
-        It is that of `operating_point`, and it is saved with the model.
-
-        Parameters
-        ----------
-        volumes, labels, priors, masks : sequence of n_cases
-            As in `fit`.
-        false_positives : float, default=1.0
-            False positives per scan that are accepted.
-
-        Returns
-        -------
-        self
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If `false_positives` is negative, no threshold gives as few, or a case is not possible.
-        """
-        check_is_fitted(self)
-        check_number("false_positives", false_positives)
-        cases = joined_cases(volumes, priors, masks)
-        reference_masks = []
-        # All labels are checked before the first scan is segmented.
-        for number, (label, volume) in enumerate(paired_labels(cases, labels)):
-            with naming(number):
-                reference_masks.append(binary_label(label, volume))
-        point = operating_point(
-            reference_masks,
-            list(self._predictions(cases)),
-            false_positives=false_positives,
-            min_voxels=self.min_voxels,
-        )
-        self.threshold_ = point.threshold
-        self.false_positives_ = float(false_positives)
-        return self
 
     # Hooks of VolumeEstimator -------------------------------------------------------------------
 
@@ -510,7 +432,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         from dmrifit.networks import checkpoints
         from metastasis.networks import architectures
 
-        extra = self._layout.n_extra_channels
+        extra = n_extra_channels(self)
         module: torch.nn.Module
         if self.network in _UNETS:
             network: Any = architectures.UNet
@@ -531,9 +453,10 @@ class DeepMedicSegmenter(VolumeEstimator):
                 normalization=self.normalization,
                 dropout=self.dropout,
             )
-        if hasattr(self, "_start"):
+        start = getattr(self, "_start", None)
+        if start is not None:
             try:
-                checkpoints.load_weights(module, self._start)
+                checkpoints.load_weights(module, start)
             except ValueError as error:
                 raise ValueError(
                     f"training cannot begin with {self.warm_start_from}: {error}; give the "
@@ -577,20 +500,9 @@ class DeepMedicSegmenter(VolumeEstimator):
             edge = getattr(self, "edge_", None)
         check_geometry(case, edge)
 
-    @property
-    def _layout(self) -> InputLayout:
-        return InputLayout(
-            self._factors,
-            self.low_resolution_input,
-            self.prior_,
-            refuses_priors=self.prior is not None and self.prior_ is None,
-            missing_prior=self.missing_prior,
-            scaling=self.scaling,
-        )
-
     def _inputs(self, case: Scan) -> dict[str, NDArray[Any]]:
         self._check_geometry(case)
-        return self._layout.inputs(on_network_grid(case, self.spacing))
+        return case_inputs(self, on_network_grid(case, self.spacing))
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         self._check_channels(len(inputs["image"]))
@@ -660,9 +572,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             prior_margin=PRIOR_REACH if self.prior_ == "shared" else 0,
             appearance=self.appearance if self.augment and self.scaling == "local" else 0.0,
         )
-        layout = self._layout
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
-            yield layout.arguments(sample), label
+            yield network_arguments(self, sample), label
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
         """Give the probabilities of a case on its own grid."""
@@ -670,10 +581,9 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         torch = import_optional("torch")
         module = net.module_
-        layout = self._layout
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-            sample = layout.arguments(sample)
+            sample = network_arguments(self, sample)
             if self.network == "small_unet":
                 logits = inference.whole_logits(module, sample["image"])
             elif self.network == "unet":
@@ -729,12 +639,11 @@ class DeepMedicSegmenter(VolumeEstimator):
         return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
 
     def _run_folder(self, digest: Any, groups: Any) -> Path | None:
-        if hasattr(self, "_start"):
-            # The first weights themselves, not the path of their file, tell trainings apart.
-            digest = digest.copy()
-            for key, value in sorted(self._start.items()):
-                digest.update(key.encode())
-                digest.update(value.numpy().tobytes())
+        # The first weights themselves, not the path of their file, tell trainings apart.
+        digest = digest.copy()
+        for key, value in sorted((self._start or {}).items()):
+            digest.update(key.encode())
+            digest.update(value.numpy().tobytes())
         return super()._run_folder(digest, groups)
 
     def _fitted_state(self) -> dict[str, Any]:
@@ -748,12 +657,13 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        for name, high in (("threshold_", 1), ("false_positives_", np.inf), ("edge_", np.inf)):
-            value = getattr(self, name)
-            if value is None and name != "threshold_":
-                continue
-            if not is_number(value) or not 0 <= value <= high or not math.isfinite(value):
-                raise RefusedError(f"{name} is {value!r}")
+        try:
+            check_number("threshold_", self.threshold_, most=1)
+            for name in ("false_positives_", "edge_"):
+                if getattr(self, name) is not None:
+                    check_number(name, getattr(self, name))
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
         if self.prior_ not in (self.prior, None):
             raise RefusedError(f"prior_ is {self.prior_!r} where prior is {self.prior!r}")
 

@@ -1,5 +1,7 @@
 """What enhances in synthetic brains has the size, place and brightness that it is drawn with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,6 @@ from metastasis.simulate.enhancement import (
     draw_mimics,
     draw_nodule,
     draw_places,
-    moved,
     shares,
     swelling,
 )
@@ -131,31 +132,18 @@ def test_the_size_changes_no_other_number_that_is_drawn():
     assert (small.contrast, small.core) == (large.contrast, large.core)
 
 
-def test_a_moved_nodule_has_another_place_and_size_alone():
-    nodule = draw_nodule(np.zeros(3), 8.0, np.random.default_rng(0), ring=1.0)
-    small = moved(nodule, [4, 5, 6], 0.5)
-    assert small.center.tolist() == [4, 5, 6]
-    assert small.radius == 2.0
-    assert (small.contrast, small.core, small.edema) == (
-        nodule.contrast,
-        nodule.core,
-        nodule.edema,
-    )
-    assert nodule.radius == 4.0
-
-
 def test_shares_of_a_nodule_add_up_to_its_volume_and_move_with_it():
     nodule = draw_nodule(np.zeros(3), 9.0, np.random.default_rng(3))
     steps, origin = np.array([1.0, 1.5, 2.0]), np.array([-15.0, -15.0, -16.0])
     window, filled, core = shares(nodule, (31, 21, 17), origin, steps)
     assert filled.sum() * 3.0 == pytest.approx(np.pi / 6 * 9**3, rel=0.2)
     assert not core.any()
-    there = shares(moved(nodule, np.array([1.0, 3.0, -2.0]), 1.0), (31, 21, 17), origin, steps)
+    there = shares(replace(nodule, center=np.array([1.0, 3.0, -2.0])), (31, 21, 17), origin, steps)
     assert [b.start - a.start for a, b in zip(window, there[0], strict=True)] == [1, 2, -1]
     np.testing.assert_allclose(there[1], filled, atol=1e-6)
-    half = shares(moved(nodule, np.zeros(3), 0.5), (31, 21, 17), origin, steps)
+    half = shares(replace(nodule, radius=nodule.radius / 2), (31, 21, 17), origin, steps)
     assert half[1].sum() == pytest.approx(filled.sum() / 8, rel=0.1)
-    outside = shares(moved(nodule, np.full(3, 99.0), 1.0), (31, 21, 17), origin, steps)
+    outside = shares(replace(nodule, center=np.full(3, 99.0)), (31, 21, 17), origin, steps)
     assert outside[1].size == 0
 
 
