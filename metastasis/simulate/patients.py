@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, label
 from scipy.spatial.transform import Rotation
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
@@ -238,9 +238,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
     added = vascular.contrast
     is_mimic = np.zeros(settings.shape, dtype=bool)
     for mimic in mimics:
-        window, share, _ = enhancement.shares(
-            mimic, settings.shape, head.affine[:3, 3], head.spacing
-        )
+        window, share, _ = enhancement.shares(mimic, head)
         share *= head.brain[window]
         plain[window] += share * (_WHITE - plain[window])
         added[window] += share * (mimic.contrast - added[window])
@@ -333,14 +331,13 @@ def _with_lesions(
     """Put metastases into an image; label voxels filled by more than half, at least one each."""
     picture = picture.copy()
     label = np.zeros(picture.shape, dtype=np.uint8)
-    grid = picture.shape, head.affine[:3, 3], head.spacing
     for lesion in lesions:
         if lesion.edema:
-            window, edema = enhancement.swelling(lesion, *grid)
+            window, edema = enhancement.swelling(lesion, head)
             picture[window] -= _EDEMA * edema * head.white[window]
     masks = []
     for lesion in lesions:
-        window, share, core = enhancement.shares(lesion, *grid)
+        window, share, core = enhancement.shares(lesion, head)
         share *= head.brain[window]
         level = (_WHITE + lesion.contrast) * (1 - core) + lesion.core_level * core
         picture[window] += share * (level - picture[window])
@@ -448,13 +445,8 @@ def _table(
 
 
 def _range(name: str, limits: Any) -> tuple[int, int]:
-    if isinstance(limits, str) or np.ndim(limits) != 1 or len(limits) != 2:
-        raise ValueError(
-            f"{name} must be two whole numbers, the fewest and the most, not {limits!r}"
-        )
-    for value in limits:
-        check_number(name, value, whole=True)
-    if not limits[0] <= limits[1] <= 40:
+    are_whole = np.shape(limits) == (2,) and all(is_number(n, whole=True) for n in limits)
+    if not are_whole or not 0 <= limits[0] <= limits[1] <= 40:
         raise ValueError(
             f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
         )
