@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.simulate.head_structures import (
-    Vessels,
-    choroid_plexus,
-    draw_vessels,
-    dura_patches,
-    dural_sheets,
-    dural_sinuses,
-    skull_remains,
-)
+from dmrifit.simulate import head_structures
 from dmrifit.simulate.heads import Head
 
 _TRIES = 40  # places for each ball
@@ -261,25 +253,25 @@ def draw_places(
 
 def draw_enhancement(
     head: Head, rng: np.random.Generator, contrasts: Contrasts = CONTRASTS
-) -> Vessels:
+) -> head_structures.Vessels:
     """Draw vessels, and add sinuses, dura and plexus to them; the brightest one counts."""
     vessel_stream, dura_stream, plexus_stream = rng.spawn(3)
     # Remains are drawn first, from the stream of the head.
-    remains = skull_remains(head, rng) if contrasts.remains else 0
-    share, contrast, points = draw_vessels(
+    remains = head_structures.skull_remains(head, rng) if contrasts.remains else 0
+    share, contrast, points = head_structures.draw_vessels(
         head, vessel_stream, radii=contrasts.vessel_radii, contrasts=contrasts.vessels
     )
     structures: list[tuple[Any, float]] = [
-        (dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
-        (dura_patches(head, dura_stream), contrasts.dura),
-        (choroid_plexus(head, plexus_stream), contrasts.plexus),
-        (dural_sheets(head) if contrasts.sheets else 0, contrasts.sheets),
+        (head_structures.dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
+        (head_structures.dura_patches(head, dura_stream), contrasts.dura),
+        (head_structures.choroid_plexus(head, plexus_stream), contrasts.plexus),
+        (head_structures.dural_sheets(head) if contrasts.sheets else 0, contrasts.sheets),
         (remains, contrasts.remains),
     ]
     for structure, strength in structures:
         share = np.maximum(share, structure)
         contrast = np.maximum(contrast, strength * structure)
-    return Vessels(share * head.brain, contrast * head.brain, points)
+    return head_structures.Vessels(share * head.brain, contrast * head.brain, points)
 
 
 def draw_contrasts(rng: np.random.Generator) -> Contrasts:
