@@ -27,6 +27,9 @@ class LongCommand:
 ANEW = "nothing"
 KEPT = {
     "fit": ANEW,  # a volume takes seconds to a few minutes
+    "fit in parallel": "finished scans",
+    "detect in parallel": "finished scans",
+    "place in parallel": "finished cases",
     "predict": ANEW,  # as a fit
     "train": ANEW,  # one regressor
     "benchmark": "finished trainings",
@@ -180,6 +183,13 @@ LONG = [
         ("place", "in/cases/placement/cases.tsv", "--out", "out/placed"),
         ("boxes",),
     ),
+    LongCommand("fit in parallel", "dmrifit",
+                ("fit", "in/cases/cohort/sub-*/dwi/*_dwi.nii.gz", "--jobs", "2", "--out", "out/maps"), ("cohort",)),
+    LongCommand("detect in parallel", "dmrifit-anomaly",
+                ("detect", "in/detector.dmrifit", "in/cases/series/gliomas.tsv", "--jobs", "2", "--out", "out/found"),
+                ("series", "detector")),
+    LongCommand("place in parallel", "dmrifit-placement",
+                ("place", "in/cases/placement/cases.tsv", "--jobs", "2", "--out", "out/placed"), ("boxes",)),
     LongCommand("preprocess", "dmrifit", ("preprocess", "in/cases/cohort/{image}", "--steps", "denoise", "--out", "out/clean"), ("cohort",)),
     LongCommand("roi", "dmrifit", ("roi", "in/maps", "--labels", f"in/cases/cohort/{_FIRST}_desc-body_mask.nii.gz", "--out", "out/roi.csv"),
                 ("cohort", "maps")),

@@ -45,6 +45,9 @@ TIMES = {
     "cells": ("seconds",),
     "scores.csv": ("seconds",),
     "seconds.csv": ("seconds",),
+    # Sources are absolute paths.
+    ".fits": ("seconds", "sources", "inputs"),
+    "fits.tsv": ("seconds",),
 }
 
 # The date, and the table of seconds with what is said of it.

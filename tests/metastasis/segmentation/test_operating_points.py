@@ -81,10 +81,7 @@ def test_the_options_of_lesions_reach_the_counts():
         return row.n_found, row.n_false_positives
 
     assert counts() == (1, 1)
-    # Voxels that share a corner are two components; a single voxel is too small, or too little.
-    assert counts(connectivity=6) == (1, 2)
     assert counts(min_voxels=2) == (0, 1)
-    assert counts(min_overlap=2) == (0, 2)
 
 
 def test_a_probability_at_the_threshold_is_lesion_in_single_precision_too():
@@ -180,10 +177,8 @@ def test_an_operating_point_counts_lesions_by_the_options():
         )
         return point.threshold
 
-    assert (threshold(1), threshold(1, connectivity=6)) == (0.5, 0.7)
+    assert threshold(1) == 0.5
     assert (threshold(0), threshold(0, min_voxels=3)) == (0.7, 0.5)
-    with pytest.raises(ValueError, match=r"1 false positives per scan at the threshold 0\.7"):
-        threshold(0, min_overlap=2)
 
 
 def test_an_operating_point_without_lesions_has_no_sensitivity():

@@ -1,5 +1,7 @@
 """Synthetic patients have the metastases, mimics and priors that they claim, and are the same each time."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -251,17 +253,15 @@ def test_hard_world_has_all_statuses_and_labels_walls(hard_cases):
 
 def test_lesions_in_pieces_or_contact_keep_rows_and_volumes_of_their_own():
     rng = np.random.default_rng(0)
-    nodules = [
-        draw_varied_nodule(np.zeros(3), "solid", 8.0, rng, contrasts=(0.2, 0.3)) for _ in range(3)
-    ]
+    nodule = draw_varied_nodule(np.zeros(3), "solid", 8.0, rng, contrasts=(0.2, 0.3))
+    nodules = [replace(nodule, status=status) for status in ("new", "stable", "grown")]
     shape = (20, 6, 6)
     parts = np.zeros((3, *shape), bool)
     parts[0, 0, 0, 0] = parts[0, 3:6] = True  # two pieces, the smaller one first
     parts[1, 8:10] = parts[2, 10:13] = True  # in contact
     masks = [(tuple(slice(0, n) for n in shape), part) for part in parts]
-    courses = [("new", 0.0), ("stable", 1.0), ("grown", 0.5)]
     mask = parts.any(axis=0).astype(np.uint8)
-    table = patients._table(nodules, courses, masks, mask, np.full(3, 2.0), has_prior=True)
+    table = patients._table(nodules, masks, mask, np.full(3, 2.0), has_prior=True)
     assert table["number"].tolist() == [2, 3, 3]
     assert table["status"].tolist() == ["new", "stable", "grown"]
     np.testing.assert_allclose(table["volume_mL"], parts.sum(axis=(1, 2, 3)) * 8e-3)
