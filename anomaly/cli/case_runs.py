@@ -55,9 +55,10 @@ _FOUND = (
 )
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
+_RECORD = "detection.json"
 
 RUN = CaseRun(
-    record="detection.json",
+    record=f"{{name}}/{_RECORD}",
     fields={
         "name": str,
         "patient": str,
@@ -77,6 +78,7 @@ RUN = CaseRun(
     },
     results=(_TABLE, _LESIONS, FAILED, "index.html"),
     files=(*_FILES.values(), _LESIONS, _PANELS, _VIEW),
+    noun="scan",
 )
 
 
@@ -318,7 +320,7 @@ def _write_detection(
         "sources": dict(sources),
         "notice": NOTICE,
     }
-    with FileSet(folder, [*RUN.files, RUN.record], overwrite=True) as files:
+    with FileSet(folder, [*RUN.files, _RECORD], overwrite=True) as files:
         for key, image in detection.images().items():
             save_image(image, files.path(_FILES[key]))
         files.path(_LESIONS).write_text(csv_text(table, 8), encoding="utf-8")
@@ -328,7 +330,7 @@ def _write_detection(
                 picture = files.path(_PANELS).read_bytes()
                 page = _view(detection, picture, count_sentence([content]))
                 files.path(_VIEW).write_text(page, encoding="utf-8")
-        files.write_json(RUN.record, content)
+        files.write_json(_RECORD, content)
     return content
 
 

@@ -121,7 +121,6 @@ def detect(
         say=sentences,
         is_flagged=lambda record: bool(record["differs"]),
         failed=failed,
-        noun="scan",
     )
 
 

@@ -13,6 +13,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.console import error_message, progress, say_flagged
+from dmrifit.cli.options import say
 from dmrifit.cli.workers import run_tasks
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ class CaseRun:
     """
     A run over many cases: `record` marks a case as finished, `results` tell of all cases.
 
-    Where pictures are asked for, a case without its `pictures` is processed again. What an earlier
-    run left of a case that fails is removed: its record, `pictures` and `files`.
+    The path of a record holds {name} for the folder of its case. Where pictures are asked for, a
+    case without its `pictures` is processed again. What an earlier run left of a case that fails
+    is removed: its record, `pictures` and `files`. Of a case, `errors` are a problem to list, and
+    `line` is shown when it is done.
     """
 
     record: str
@@ -61,6 +64,9 @@ class CaseRun:
     results: tuple[str, ...]
     pictures: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    errors: tuple[type[Exception], ...] = (FileNotFoundError, ValueError)
+    line: Callable[[dict[str, Any]], str] = lambda _: ""
+    noun: str = "case"
 
     def run(
         self,
@@ -74,9 +80,8 @@ class CaseRun:
         is_current: Callable[[_Case, dict[str, Any]], bool],
         write: Callable[[dict[str, dict[str, Any]]], None],
         say: Callable[[dict[str, dict[str, Any]]], Iterable[str]],
-        is_flagged: Callable[[dict[str, Any]], bool],
+        is_flagged: Callable[[dict[str, Any]], bool] | None = None,
         failed: Sequence[Mapping[str, Any]] = (),
-        noun: str = "case",
     ) -> None:
         """
         Process cases that an earlier run did not finish, write the tables and pages, say all.
@@ -98,7 +103,7 @@ class CaseRun:
             settings,
             options.overwrite,
             results=self.results,
-            records=f"*/{self.record}",
+            records=self.record.format(name="*"),
         )
         n_cases = len(cases)
         records = self.process(
@@ -109,12 +114,14 @@ class CaseRun:
             options=options,
             failed=dict(zip(folders[n_cases:], failed, strict=True)),
             names=names,
+            write=write,
         )
-        write(records)
         for line in say(records):
             typer.echo(line)
         if any(record.get("synthetic") for record in records.values()):
-            typer.echo(f"synthetic {noun}s: no clinical result")
+            typer.echo(f"synthetic {self.noun}s: no clinical result")
+        if is_flagged is None:
+            return
         n_flagged = sum(map(is_flagged, records.values()))
         n_failed = len(rows) - len(records)
         say_flagged(n_flagged, len(records), fail=options.fail_on_flag, n_failed=n_failed)
@@ -129,12 +136,14 @@ class CaseRun:
         options: RunOptions,
         names: Callable[[_Case], Mapping[str, str]],
         failed: Mapping[str, Mapping[str, Any]] | None = None,
+        write: Callable[[dict[str, dict[str, Any]]], None] = lambda _: None,
     ) -> dict[str, dict[str, Any]]:
         """
         Process cases by the name of their folder, except those that an earlier run finished.
 
         Cases that fail are listed in failed.tsv with their problem, after the rows of those that
-        `failed` before, by their folder too; ValueError if all fail.
+        `failed` before, by their folder too; ValueError if all fail. What is finished is written
+        also when the run ends early, so that it can be looked at.
         """
         import pandas as pd
 
@@ -149,7 +158,7 @@ class CaseRun:
             folder = out / name
             record = None
             if not options.overwrite and all((folder / file).exists() for file in pictures):
-                record = read_record(folder / self.record, self.fields)
+                record = read_record(out / self.record.format(name=name), self.fields)
             # A record from elsewhere must not lead to other folders.
             if record is not None and record.get("folder", name) != name:
                 record = None
@@ -161,50 +170,74 @@ class CaseRun:
                     tasks.append((name, case))
             except (FileNotFoundError, ValueError) as error:
                 problems[name] = error_message(error)
+        if records:
+            say(f"{counted(len(records), self.noun)} of {len(cases)} finished before")
 
         def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | None, str]:
             name, case = task
             try:
                 return name, work(case, out / name), ""
-            except (FileNotFoundError, ValueError) as error:
+            except self.errors as error:
                 return name, None, error_message(error)
 
+        def line(result: tuple[str, dict[str, Any] | None, str]) -> str:
+            name, record, problem = result
+            return f"{name}: failed: {problem}" if record is None else self.line(record)
+
         for name in [*(failed or {}), *problems]:
-            self._remove_case(out / name)
-        results = run_tasks(attempt, tasks, jobs=options.jobs, cluster=options.cluster)
-        for i, (name, record, problem) in enumerate(results):
-            if record is None:
-                problems[name] = problem
-                self._remove_case(out / name)
-                continue
-            records[name] = record
-            # The first case tells what the others will take: better now than at the last one.
-            if not i:
-                files = [path for path in (out / name).rglob("*") if path.is_file()]
-                n_bytes = sum(path.stat().st_size for path in files)
-                check_room(out, (len(tasks) - 1) * n_bytes)
-        failures = [dict(row) for row in (failed or {}).values()]
-        failures += [
-            {**names(case), "problem": problems[name]}
-            for name, case in cases.items()
-            if name in problems
-        ]
+            self._remove_case(out, name)
+        try:
+            results = run_tasks(
+                attempt,
+                tasks,
+                jobs=options.jobs,
+                cluster=options.cluster,
+                line=line,
+                unit=self.noun,
+            )
+            for i, (name, record, problem) in enumerate(results):
+                if record is None:
+                    problems[name] = problem
+                    self._remove_case(out, name)
+                    continue
+                records[name] = record
+                # The first case tells what the others will take: better now than at the last one.
+                if not i:
+                    files = [path for path in (out / name).rglob("*") if path.is_file()]
+                    n_bytes = sum(path.stat().st_size for path in files)
+                    check_room(out, (len(tasks) - 1) * n_bytes)
+        except KeyboardInterrupt:
+            say(
+                f"finished {self.noun}s are kept in {out}; "
+                "the same command goes on with the others"
+            )
+            raise
+        finally:
+            records = {name: records[name] for name in cases if name in records}
+            failures = [dict(row) for row in (failed or {}).values()]
+            failures += [
+                {**names(case), "problem": problems[name]}
+                for name, case in cases.items()
+                if name in problems
+            ]
+            (out / FAILED).unlink(missing_ok=True)
+            if failures:
+                write_text(out / FAILED, table_text(pd.DataFrame(failures)))
+            _say_failed(failures[len(failed or {}) :])
+            if records:
+                write(records)
         if failures and not records:
             # Tables and page of an earlier run tell of files that are gone.
-            for name in self.results:
+            for name in set(self.results) - {FAILED}:
                 (out / name).unlink(missing_ok=True)
-        (out / FAILED).unlink(missing_ok=True)
-        if failures:
-            write_text(out / FAILED, table_text(pd.DataFrame(failures)))
-        _say_failed(failures[len(failed or {}) :])
-        if failures and not records:
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
-        return {name: records[name] for name in cases if name in records}
+        return records
 
-    def _remove_case(self, folder: Path) -> None:
+    def _remove_case(self, out: Path, name: str) -> None:
         """Remove the files of a case; without its record it is tried again in a resumed run."""
-        for file in (self.record, *self.pictures, *self.files):
-            (folder / file).unlink(missing_ok=True)
+        (out / self.record.format(name=name)).unlink(missing_ok=True)
+        for file in (*self.pictures, *self.files):
+            (out / name / file).unlink(missing_ok=True)
 
 
 def say_failed_rows(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ import json
 import shlex
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import FAILED, begin_run, can_draw, read_record, write_page
-from dmrifit.cli.console import error_message
-from dmrifit.cli.options import is_pattern, named_images, say
-from dmrifit.cli.workers import run_tasks, scheduler
+from dmrifit.cli.case_runs import (
+    FAILED,
+    CaseRun,
+    RunOptions,
+    can_draw,
+    failed_cases,
+    read_record,
+    write_page,
+)
+from dmrifit.cli.options import is_pattern, named_images
+from dmrifit.cli.workers import scheduler
 from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
@@ -27,22 +34,7 @@ if TYPE_CHECKING:
 
 _TABLE = "fits.tsv"
 _PAGE = "index.html"
-_RECORDS = ".fits"
 _MOST_PICTURES = 24  # on one page, of some 100 kB each
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "model": str,
-    "voxels": int,
-    "fitted": int,
-    "seconds": float,
-    "sources": list,
-    "in_doubt": dict,
-    "air": float,
-    "notes": list,
-    "remedies": dict,
-    "inputs": dict,
-}
-
 #: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
 #: dwimap) are of the proposal for diffusion derivatives, which the standard has not taken.
 _IGNORED = f"{_TABLE}\n{FAILED}\n{_PAGE}\nsettings.json\n*_quicklook.*\n*_dwimap.*\n"
@@ -57,16 +49,22 @@ keeps validators from reading them.
 
 @dataclass(frozen=True)
 class FitTask:
-    """One scan to fit, with all that a worker on another machine needs; paths are absolute."""
+    """
+    One scan to fit, with all that a worker on another machine needs; paths are absolute.
+
+    `problem` is why it cannot be fitted, `earlier_sidecar` that of maps which are replaced.
+    """
 
     scan: DiffusionScan
-    folder: Path
+    out: Path
     model: str | None
     mask: str | None
     te: str | None
     b_tolerance: float | None
     options: dict[str, Any]
     sources: list[list[Any]]
+    problem: str
+    earlier_sidecar: str
 
 
 def is_many(images: Sequence[Path]) -> bool:
@@ -137,8 +135,6 @@ def fit_many(
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
     from dmrifit._utils.threads import check_jobs, default_threads
-    from dmrifit.io.atomic_files import write_text
-    from dmrifit.io.bids_derivatives import describe_dataset
 
     check_jobs(jobs, "--jobs")
     scans, root = named_scans(images)
@@ -152,88 +148,75 @@ def fit_many(
     _check_folder(images, out)
     _check_options(model, options, cluster)
     out.mkdir(parents=True, exist_ok=True)
-    # Before the run begins, which removes records of other options.
-    earlier_records = {
-        scan.name: read_record(out / _RECORDS / f"{scan.name}.json", _FIELDS) for scan in scans
-    }
-    for scan in scans:
-        record = earlier_records[scan.name]
-        if record is not None:
-            record["sidecar"] = _sidecar(scan, record["model"])
-    records = f"{_RECORDS}/*.json"
-    begin_run(out, settings, overwrite, results=(_TABLE, FAILED, _PAGE), records=records)
-    describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
-    if not (out / ".bidsignore").exists():
-        write_text(out / ".bidsignore", _IGNORED)
     threads = options["n_threads"]
     if threads is None:
         n_workers = default_threads() if jobs < 0 else jobs
         threads = 1 if cluster else max(1, default_threads() // n_workers)
-    rows: dict[str, dict[str, Any]] = {}
     tasks = []
     for scan in scans:
-        problem = _missing("--mask", mask, masks[scan.name]) or _missing(
-            "--sigma", sigma, levels[scan.name]
-        )
-        if problem:
-            rows[scan.name] = _row(scan) | {"error": problem}
-            continue
-        inputs = [*scan.images, *scan.sidecars(), masks[scan.name], levels[scan.name], *(te or [])]
-        sources = [_source(Path(path)) for path in inputs if _is_file(path)]
-        record = None if overwrite else earlier_records[scan.name]
-        is_finished = record is not None and (out / record["sidecar"]).is_file()
-        if record is not None and is_finished and record["sources"] == sources:
-            rows[scan.name] = record
-            continue
+        name = scan.name
+        problem = _missing("--mask", mask, masks[name])
+        problem = problem or _missing("--sigma", sigma, levels[name])
+        inputs = [*scan.images, *scan.sidecars(), masks[name], levels[name], *(te or [])]
+        # Read before the run begins, which removes records of other options.
+        record = read_record(out / _RUN.record.format(name=name), _RUN.fields)
         tasks.append(
             FitTask(
                 _absolute(scan),
-                (out / scan.folder).resolve(),
+                out.resolve(),
                 model,
-                masks[scan.name],
+                masks[name],
                 te[0] if te else None,
                 b_tolerance,
-                {**options, "sigma": levels[scan.name], "n_threads": threads, "overwrite": True},
-                sources,
+                {**options, "sigma": levels[name], "n_threads": threads, "overwrite": True},
+                [_source(Path(path)) for path in inputs if _is_file(path)],
+                problem,
+                "" if record is None else _sidecar(scan, record["model"]),
             )
         )
-    n_kept = sum(not row.get("error") for row in rows.values())
-    if n_kept:
-        say(f"{counted(n_kept, 'scan')} of {len(scans)} finished before")
-    try:
-        results = run_tasks(fit_one, tasks, jobs=jobs, cluster=cluster, line=_line, unit="scan")
-        for row in results:
-            rows[row["name"]] = row
-            if not row.get("error"):
-                _remove_maps_of(earlier_records[row["name"]], row, out)
-                text = json.dumps(row, indent=2) + "\n"
-                write_text(out / _RECORDS / f"{row['name']}.json", text)
-    except KeyboardInterrupt:
-        say(f"finished scans are kept in {out}; the same command goes on with the others")
-        raise
-    finally:
-        # Also of a run that ends early: what is finished can be looked at.
-        ordered = [rows[scan.name] for scan in scans if scan.name in rows]
-        _write_results(out, ordered)
-    _print_results(context, out, ordered)
+    _RUN.run(
+        tasks,
+        out,
+        settings,
+        RunOptions(jobs, cluster, overwrite=overwrite),
+        names=lambda task: {
+            "name": task.scan.name,
+            "subject": task.scan.subject,
+            "visit": task.scan.session or "1",
+        },
+        work=fit_one,
+        is_current=_is_current,
+        write=lambda records: _write_results(out, list(records.values())),
+        say=lambda records: _result_lines(context, out, list(records.values()), len(tasks)),
+    )
 
 
-def fit_one(task: FitTask) -> dict[str, Any]:
-    """Fit one scan; what is wrong with it is an entry of its row."""
+def _is_current(task: FitTask, record: Mapping[str, Any]) -> bool:
+    """Tell whether a scan was fitted as its files are now."""
+    is_fitted = not task.problem and record["sources"] == task.sources
+    return is_fitted and (task.out / task.earlier_sidecar).is_file()
+
+
+def fit_one(task: FitTask, _folder: Path) -> dict[str, Any]:
+    """Fit one scan, and give what is kept of it."""
+    from dmrifit.io.atomic_files import write_text
+
+    if task.problem:
+        raise ValueError(task.problem)
     start = time.perf_counter()
-    row = _row(task.scan)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        try:
-            row |= _fit(task)
-        except (ValueError, OSError, ImportError, MemoryError) as error:
-            row["error"] = error_message(error)
+        record = _fit(task)
     # What a fit warns of is in its sidecar.
     texts = [str(warning.message) for warning in caught]
-    row["notes"] = list(dict.fromkeys([*texts, *row["notes"]]))
-    row["seconds"] = time.perf_counter() - start
-    return row
+    record["notes"] = list(dict.fromkeys([*texts, *record["notes"]]))
+    record["seconds"] = time.perf_counter() - start
+    if record["sidecar"] != task.earlier_sidecar:
+        _remove_maps(task.out / task.earlier_sidecar)
+    path = task.out / _RUN.record.format(name=task.scan.name)
+    write_text(path, json.dumps(record, indent=2) + "\n")
+    return record
 
 
 def _fit(task: FitTask) -> dict[str, Any]:
@@ -249,11 +232,16 @@ def _fit(task: FitTask) -> dict[str, Any]:
     name, reason = chosen_model(fitted, task.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sidecar = fit_maps(images, protocol, name, task.mask, task.folder, task.options)
+        folder = task.out / task.scan.folder
+        sidecar = fit_maps(images, protocol, name, task.mask, folder, task.options)
     description = json.loads(sidecar.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
     return {
+        "name": task.scan.name,
+        "subject": task.scan.subject,
+        "session": task.scan.session,
+        "synthetic": False,
         "model": name,
         "reason": reason,
         "protocol": "; ".join(contrast_lines(fitted)),
@@ -351,28 +339,15 @@ def refit_line(
     return shlex.join(line)
 
 
-def _row(scan: DiffusionScan) -> dict[str, Any]:
-    return {
-        "name": scan.name,
-        "subject": scan.subject,
-        "session": scan.session,
-        "synthetic": False,
-        "notes": [],
-    }
-
-
-def _line(row: Mapping[str, Any]) -> str:
+def _line(record: Mapping[str, Any]) -> str:
     """Tell of one scan in a line."""
-    if row.get("error"):
-        return f"{row['name']}: failed: {row['error']}"
-    share = row["fitted"] / max(row["voxels"], 1)
-    text = (
-        f"{row['name']}: {row['model']}, {share:.1%} of {counted(row['voxels'], 'voxel')} fitted"
-    )
-    reasons = ", ".join(f"{n} {reason}" for reason, n in row["not_fitted"].items())
+    share = record["fitted"] / max(record["voxels"], 1)
+    n_voxels = counted(record["voxels"], "voxel")
+    text = f"{record['name']}: {record['model']}, {share:.1%} of {n_voxels} fitted"
+    reasons = ", ".join(f"{n} {reason}" for reason, n in record["not_fitted"].items())
     if reasons:
         text += f" ({reasons})"
-    return f"{text}, {row['seconds']:.0f} s"
+    return f"{text}, {record['seconds']:.0f} s"
 
 
 def _matched(
@@ -429,13 +404,8 @@ def _check_options(model: str | None, options: Mapping[str, Any], cluster: str |
         pass
 
 
-def _remove_maps_of(
-    earlier_record: Mapping[str, Any] | None, row: Mapping[str, Any], out: Path
-) -> None:
+def _remove_maps(sidecar: Path) -> None:
     """Remove the maps that an earlier run fitted to a scan with another model."""
-    if earlier_record is None or earlier_record["sidecar"] == row["sidecar"]:
-        return
-    sidecar = out / earlier_record["sidecar"]
     if not sidecar.is_file():
         return
     stem = sidecar.name.removesuffix("dwimap.json")
@@ -460,73 +430,67 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(kept))
 
 
-def _write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the tables of fitted scans, which dmrifit roi reads, and of others, and the page."""
+def _write_results(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of fitted scans, which dmrifit roi reads, and the page."""
     import pandas as pd
 
     from dmrifit.io.atomic_files import write_text
+    from dmrifit.io.bids_derivatives import describe_dataset
 
-    fitted, failed = [], []
-    for row in rows:
-        scan: dict[str, Any] = {
-            "name": row["name"],
-            "subject": row["subject"],
-            "visit": row["session"] or "1",
+    describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
+    if not (out / ".bidsignore").exists():
+        write_text(out / ".bidsignore", _IGNORED)
+    rows = []
+    for record in records:
+        row = {
+            "name": record["name"],
+            "subject": record["subject"],
+            "visit": record["session"] or "1",
+            "maps": record["sidecar"],
+            **{key: record[key] for key in ("model", "voxels", "fitted")},
+            "seconds": round(record["seconds"], 1),
+            "air": record["air"],
         }
-        if row.get("error"):
-            failed.append(scan | {"problem": row["error"]})
-            continue
-        scan |= {"maps": row["sidecar"]} | {key: row[key] for key in ("model", "voxels", "fitted")}
-        scan["seconds"] = round(row["seconds"], 1)
-        scan["air"] = row["air"]
-        scan |= {f"in_doubt_{name}": share for name, share in row["in_doubt"].items()}
-        fitted.append(scan | {"notes": " ".join(row["notes"])})
-    for name, lines in ((_TABLE, fitted), (FAILED, failed)):
-        if lines:
-            table = pd.DataFrame(lines)
-            if "notes" in table:
-                # Scans of several models have several parameters in doubt.
-                table.insert(len(table.columns) - 1, "notes", table.pop("notes"))
-            write_text(out / name, table_text(table, digits=3))
-        else:
-            (out / name).unlink(missing_ok=True)
+        row |= {f"in_doubt_{name}": share for name, share in record["in_doubt"].items()}
+        rows.append(row | {"notes": " ".join(record["notes"])})
+    table = pd.DataFrame(rows)
+    # Scans of several models have several parameters in doubt.
+    table.insert(len(table.columns) - 1, "notes", table.pop("notes"))
+    write_text(out / _TABLE, table_text(table, digits=3))
     if can_draw():
-        _write_page(out, rows)
+        _write_page(out, records)
 
 
-def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_page(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of all scans: a row for each with a link to its own page, and pictures."""
     from dmrifit.report.page import NOTICE, Link, Picture, Table
     from dmrifit.report.verdict import percent
 
     lines: list[list[Any]] = []
     pictures: list[tuple[str, list[Any]]] = []
-    for row in rows:
-        if row.get("error"):
-            lines.append([row["name"], "failed", "", "", "", "", row["error"]])
-            continue
-        page = row["sidecar"].replace("dwimap.json", "quicklook.html")
-        title = row["name"]
+    for record in records:
+        page = record["sidecar"].replace("dwimap.json", "quicklook.html")
+        title = record["name"]
         if (out / page).is_file():
-            title = Link(page, row["name"])
+            title = Link(page, record["name"])
         picture = out / page.replace(".html", ".png")
         if picture.is_file() and len(pictures) < _MOST_PICTURES:
-            alt = f"Maps of {row['name']} in three planes"
-            pictures.append((row["name"], [Picture(picture.read_bytes(), alt, width=900)]))
-        share = f"{row['fitted'] / max(row['voxels'], 1):.1%}"
-        in_doubt = "\n".join(f"{name} {percent(x)}" for name, x in row["in_doubt"].items())
-        notes = "\n".join(row["notes"]) or "none"
-        cells = [title, row["model"], row["voxels"], share, in_doubt, percent(row["air"])]
-        lines.append([*cells, notes])
+            alt = f"Maps of {record['name']} in three planes"
+            pictures.append((record["name"], [Picture(picture.read_bytes(), alt, width=900)]))
+        share = f"{record['fitted'] / max(record['voxels'], 1):.1%}"
+        in_doubt = "\n".join(f"{name} {percent(x)}" for name, x in record["in_doubt"].items())
+        notes = "\n".join(record["notes"]) or "none"
+        cells = [title, record["model"], record["voxels"], share, in_doubt]
+        lines.append([*cells, percent(record["air"]), notes])
     header = ("scan", "model", "voxels", "fitted", "in doubt", "air", "notes")
     note = ""
-    if len(rows) > len(pictures) == _MOST_PICTURES:
+    if len(records) > len(pictures) == _MOST_PICTURES:
         note = f"Pictures of the first {_MOST_PICTURES} scans; the others are on their own pages."
     write_page(
         out,
         "Fits",
-        [Table(lines, header, numbers=(2, 3, 5), words=(4, 6))],
-        rows,
+        [Table(lines, header, numbers=(2, 3, 5), words=(4, 6)), *failed_cases(out)],
+        records,
         pictures,
         unit="scan",
         notice=NOTICE,
@@ -534,28 +498,46 @@ def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _print_results(context: typer.Context, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print how many scans were fitted, and what is wrong with the others."""
-    failed = [row for row in rows if row.get("error")]
-    typer.echo(f"{counted(len(rows), 'scan')}: {len(rows) - len(failed)} fitted")
-    for row in rows:
-        if row.get("error"):
-            typer.echo(f"failed: {row['name']}: {row['error']}")
-            continue
-        for sentence in row["notes"]:
-            typer.echo(f"{row['name']}: {sentence}")
-        inputs = row["inputs"]
+def _result_lines(
+    context: typer.Context, out: Path, records: Sequence[Mapping[str, Any]], n_scans: int
+) -> Iterator[str]:
+    """Say how many scans were fitted, what their maps show, and where all of it is."""
+    yield f"{counted(n_scans, 'scan')}: {len(records)} fitted"
+    for record in records:
+        for sentence in record["notes"]:
+            yield f"{record['name']}: {sentence}"
+        inputs = record["inputs"]
         # Scans in several images are fitted together as a folder or a table alone.
         if len(inputs["images"]) == 1:
-            maps = (out / row["sidecar"]).parent
-            if line := refit_line(context, row["remedies"], maps, **inputs):
-                typer.echo(f"{row['name']}: to refit: {line}")
-    models = sorted({row["model"] for row in rows if not row.get("error")})
+            maps = (out / record["sidecar"]).parent
+            if line := refit_line(context, record["remedies"], maps, **inputs):
+                yield f"{record['name']}: to refit: {line}"
+    models = sorted({record["model"] for record in records})
     if len(models) > 1:
-        typer.echo(f"models differ between scans ({', '.join(models)}): --model names one for all")
-    if len(failed) < len(rows):
-        typer.echo(f"table: {out / _TABLE}")
+        yield f"models differ between scans ({', '.join(models)}): --model names one for all"
+    yield f"table: {out / _TABLE}"
     if can_draw():
-        typer.echo(f"page: {out / _PAGE}")
-    if rows and len(failed) == len(rows):
-        raise ValueError(f"no scan could be fitted; the first: {failed[0]['error']}")
+        yield f"page: {out / _PAGE}"
+
+
+#: How many scans are fitted: what stands in the record of each, and what is written of all.
+_RUN = CaseRun(
+    record=".fits/{name}.json",
+    fields={
+        "name": str,
+        "model": str,
+        "voxels": int,
+        "fitted": int,
+        "seconds": float,
+        "sources": list,
+        "in_doubt": dict,
+        "air": float,
+        "notes": list,
+        "remedies": dict,
+        "inputs": dict,
+    },
+    results=(_TABLE, FAILED, _PAGE),
+    errors=(ValueError, OSError, ImportError, MemoryError),
+    line=_line,
+    noun="scan",
+)

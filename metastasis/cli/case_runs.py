@@ -52,9 +52,10 @@ _COLUMNS = (
 )
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
+_RECORD = "segmentation.json"
 
 RUN = case_runs.CaseRun(
-    record="segmentation.json",
+    record=f"{{name}}/{_RECORD}",
     fields={
         "name": str,
         "patient": str,
@@ -73,6 +74,7 @@ RUN = case_runs.CaseRun(
     },
     results=(_TABLE, _LESIONS, case_runs.FAILED, "index.html"),
     files=(_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW),
+    noun="scan",
 )
 
 
@@ -240,7 +242,7 @@ def segment_case(
         "sources": _digest(case),
         "notice": NOTICE,
     }
-    with FileSet(folder, [*RUN.files, RUN.record], overwrite=True) as files:
+    with FileSet(folder, [*RUN.files, _RECORD], overwrite=True) as files:
         save_values(probability, case.affine, files.path(_PROBABILITY))
         save_values(labels, case.affine, files.path(_LABEL))
         files.path(_LESIONS).write_text(table_text(table), encoding="utf-8")
@@ -263,7 +265,7 @@ def segment_case(
                     remarks=[*content["notes"], statement],
                 )
                 files.path(_VIEW).write_text(page, encoding="utf-8")
-        files.write_json(RUN.record, content)
+        files.write_json(_RECORD, content)
     return content
 
 

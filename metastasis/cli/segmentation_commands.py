@@ -371,7 +371,6 @@ def _segment(
         say=lambda records: _sentences(list(records.values()), out),
         is_flagged=lambda record: bool(record["notes"]),
         failed=failed,
-        noun="scan",
     )
 
 

@@ -23,7 +23,7 @@ _OVERVIEW = (
 )
 
 RUN = CaseRun(
-    record="voxel.json",
+    record="{name}/voxel.json",
     fields={
         "sources": dict,
         "regions": dict,

@@ -24,7 +24,7 @@ _TABLE = "repeats.tsv"
 _FILES = ("old", "box", "new")
 
 RUN = CaseRun(
-    record="repeat.json",
+    record="{name}/repeat.json",
     fields={
         "sources": dict,
         "answer": str,

@@ -23,7 +23,7 @@ from dmrifit.cli.case_runs import (
     write_page,
 )
 
-RUN = CaseRun("done.json", {"name": str, "source": int}, ("table.tsv",))
+RUN = CaseRun("{name}/done.json", {"name": str, "source": int}, ("table.tsv",))
 
 
 def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
