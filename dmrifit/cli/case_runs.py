@@ -181,8 +181,8 @@ class CaseRun:
                 return name, None, error_message(error)
 
         def line(result: tuple[str, dict[str, Any] | None, str]) -> str:
-            name, record, problem = result
-            return f"{name}: failed: {problem}" if record is None else self.line(record)
+            record = result[1]
+            return "" if record is None else self.line(record)
 
         for name in [*(failed or {}), *problems]:
             self._remove_case(out, name)
