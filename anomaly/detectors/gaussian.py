@@ -46,7 +46,7 @@ class Design:
         """Find the columns of covariates."""
         columns: list[dict[str, Any]] = []
         for name, values in _listed(covariates, n_scans).items():
-            if values.dtype.kind in "fiu":
+            if values.dtype.kind == "f":
                 # A constant covariate has sd 0, and no column in the matrix.
                 mean, sd = float(values.mean()), float(values.std())
                 columns.append({"name": name, "mean": mean, "sd": sd})
@@ -57,13 +57,12 @@ class Design:
     @property
     def n_columns(self) -> int:
         """Number of columns, including the one of ones."""
-        n = 1
+        widths = [1]
         for column in self.columns:
-            if "levels" in column:
-                n += len(column["levels"]) - 1
-            elif column["sd"] > 0:
-                n += 1
-        return n
+            # A constant number has no column.
+            varies = int(column.get("sd", 0) > 0)
+            widths.append(len(column["levels"]) - 1 if "levels" in column else varies)
+        return sum(widths)
 
     def matrix(self, covariates: Any, n_scans: int) -> NDArray[np.float64]:
         """Build the columns for scans, shape (n_scans, n_columns)."""
@@ -78,15 +77,15 @@ class Design:
         for column in self.columns:
             values = covariate_values[column["name"]]
             if "levels" not in column:
-                if values.dtype.kind not in "fiu":
+                if values.dtype.kind != "f":
                     raise ValueError(
-                        f"covariate {column['name']} was a number, and is now {values[0]!r}"
+                        f"covariate {column['name']} was a number, and is now {str(values[0])!r}"
                     )
                 # A number that was the same in all is in the column of ones already.
                 if column["sd"] > 0:
-                    vectors.append((values.astype(np.float64) - column["mean"]) / column["sd"])
+                    vectors.append((values - column["mean"]) / column["sd"])
                 continue
-            words = np.array([str(value) for value in values.tolist()])
+            words = values.astype(str)
             unknown = sorted(set(words.tolist()) - set(column["levels"]))
             if unknown:
                 raise ValueError(
@@ -424,33 +423,27 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
             "covariates must be a table with a column for each, such as age, not "
             f"{type(covariates).__name__}"
         )
+    import pandas as pd
+
     arrays = {}
     for name in covariates:
-        values = np.asarray(covariates[name])
+        values = np.asarray(covariates[name], dtype=object)
         if values.shape != (n_scans,):
             raise ValueError(
                 f"covariate {name} has {counted(values.size, 'value')} for "
                 f"{counted(n_scans, 'scan')}; give one for each"
             )
-        if values.dtype.kind == "O" and all(
-            isinstance(value, int | float | np.number) for value in values
-        ):
-            values = values.astype(np.float64)
-        if values.dtype.kind == "b":
-            values = values.astype(int)
-        if values.dtype.kind in "fiu":
-            missing = ~np.isfinite(values)
+        column = pd.Series(values).infer_objects()
+        if column.dtype.kind in "biuf":
+            array = column.to_numpy(np.float64)
+            missing = ~np.isfinite(array)
         else:
-            import pandas as pd
-
-            # As objects, because numpy turns NaN among words into the word "nan".
-            words = np.asarray(covariates[name], dtype=object)
-            values = np.array([str(word) for word in words])
-            missing = pd.isna(words) | (values == "")
+            array = np.array([str(value) for value in values])
+            missing = pd.isna(values) | (array == "")
         if missing.any():
             raise ValueError(
                 f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "
                 f"all, or leave {name} out"
             )
-        arrays[str(name)] = values
+        arrays[str(name)] = array
     return arrays

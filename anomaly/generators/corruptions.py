@@ -152,11 +152,17 @@ def corrupt(
     volume: Any,
     mask: Any,
     *,
+    noise: str = "mix",
+    mean: str = "half",
     shape: str = "ellipsoid",
     source: Any = None,
     moments: TissueMoments | None = None,
+    counts: Sequence[float] = COUNTS,
+    radii: Sequence[float] = RADII,
+    uniform: str = "sd",
+    background: bool = False,
+    clip: bool = True,
     random_state: RandomState = None,
-    **options: Any,
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """
     Put ellipsoids of noise, or a patch of another person's scan, into a brain.
@@ -224,7 +230,7 @@ def corrupt(
     ----------
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
-    ellipsoids = Ellipsoids(**options)
+    ellipsoids = Ellipsoids(noise, mean, counts, radii, uniform, background, clip)
     check_word("shape", shape, SHAPES)
     if (source is None) == (shape == "patch"):
         raise ValueError(

@@ -17,13 +17,13 @@ from anomaly.generators.corruptions import (
     checked_source,
 )
 from anomaly.generators.gliomas import add_glioma
-from anomaly.generators.lesion_shapes import (
+from anomaly.generators.patches import (
+    add_patch,
     ball_radius,
     lesion_center,
     rough_ellipsoid,
     tissue_share,
 )
-from anomaly.generators.patches import add_patch
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.simulate.gliomas import fall
