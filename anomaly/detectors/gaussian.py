@@ -46,7 +46,7 @@ class Design:
         """Find the columns of covariates."""
         columns: list[dict[str, Any]] = []
         for name, values in _listed(covariates, n_scans).items():
-            if values.dtype.kind == "f":
+            if values.dtype.kind in "fiu":
                 # A constant covariate has sd 0, and no column in the matrix.
                 mean, sd = float(values.mean()), float(values.std())
                 columns.append({"name": name, "mean": mean, "sd": sd})
@@ -77,7 +77,7 @@ class Design:
         for column in self.columns:
             values = covariate_values[column["name"]]
             if "levels" not in column:
-                if values.dtype.kind != "f":
+                if values.dtype.kind not in "fiu":
                     raise ValueError(
                         f"covariate {column['name']} was a number, and is now {str(values[0])!r}"
                     )
@@ -435,7 +435,7 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
             )
         column = pd.Series(values).infer_objects()
         if column.dtype.kind in "biuf":
-            array = column.to_numpy(np.float64)
+            array = column.to_numpy(int if column.dtype.kind == "b" else column.dtype)
             missing = ~np.isfinite(array)
         else:
             array = np.array([str(value) for value in values])
