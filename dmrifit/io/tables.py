@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ def read_rows(
         if optional:
             needed += f" and optionally {', '.join(optional)}"
         raise ValueError(
-            f"{path}: {problem} in {_shortened(', '.join(columns))}; "
+            f"{path}: {problem} in {textwrap.shorten(', '.join(columns), 120, placeholder='…')}; "
             f"needed are {needed}, separated by {separators}"
         )
     rows = []
@@ -190,33 +191,30 @@ def named_file(folder: Path, name: str, where: str) -> Path:
     """Find a file that a table names."""
     path = folder / name
     if not path.is_file():
-        problem = "does not exist"
-        if name and path.is_dir():
-            problem = "is a folder"
+        problem = "is a folder" if name and path.is_dir() else "does not exist"
         raise FileNotFoundError(
             f"{where} {name!r} {problem}; paths are relative to {folder.resolve()}"
         )
     return path
 
 
+def number_in(text: str) -> float | None:
+    """Read a number; None of another text."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _with_apostrophe(value: Any) -> Any:
     """Put an apostrophe before a text that a spreadsheet would run; numbers stay as they are."""
-    if not isinstance(value, str) or not _FORMULA.match(value):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
+    is_run = isinstance(value, str) and _FORMULA.match(value) and number_in(value) is None
+    return f"'{value}" if is_run else value
 
 
 def _without_apostrophe(text: str) -> str:
     """Give a text as it was before `_with_apostrophe`."""
     return text[1:] if text[:1] == "'" and _with_apostrophe(text[1:]) != text[1:] else text
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:119]}…"
 
 
 def _line(values: Sequence[str]) -> str:
