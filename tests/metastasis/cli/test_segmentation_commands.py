@@ -83,7 +83,7 @@ def run_calls(models, tmp_path, monkeypatch):
 
     def start(command, *words, **options):
         words = [list(words)] if command is segment else [*words[:2], list(words[2:])]
-        of_run = {name: options.pop(name) for name in ("flips", "device") if name in options}
+        of_run = {name: options.pop(name) for name in ("flips", "device", "prior", "mask") if name in options}
         with pytest.raises(StoppedError):
             command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
         return calls[-1]
