@@ -26,7 +26,7 @@ from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.map_prior import PRIOR_VOXELS
 from dmrifit.engine.methods.prior import Prior
-from dmrifit.engine.models import Parameter, SignalModel, resolve_model
+from dmrifit.engine.models import SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
@@ -447,6 +447,7 @@ def predict_image(
     FileNotFoundError, FileExistsError, OSError
         As for `fit_image`.
     """
+    from dmrifit.imaging.predicted_maps import PredictedMaps
     from dmrifit.predict.base import resolve_patch_shape
 
     intervals, estimator = _checked_estimator(estimator, sigma, signals=signals)
@@ -469,13 +470,8 @@ def predict_image(
             if file_set is not None:
                 file_set.check_room(bytes_of_maps(len(files), series.grid, region))
             patch_shape = resolve_patch_shape(estimator)
-            prediction = _Prediction(
-                estimator,
-                model,
-                target,
-                series.grid,
-                signals=signals,
-                intervals=intervals,
+            prediction = PredictedMaps(
+                estimator, model, series.grid, signals=signals, intervals=intervals
             )
             # A first pass through the image, because every voxel needs the scale of all.
             unit = patient_scale(readable, region, volumes, source, scale, progress=progress)
@@ -500,8 +496,7 @@ def predict_image(
         }
         sidecar["Voxels"] = prediction.counts
         summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region)
-        if prediction.intervals is not None:
-            sidecar["Intervals"] = prediction.intervals.describe(files, prediction.region)
+        sidecar |= prediction.describe_intervals(files)
         image_maps = ImageMaps(
             images,
             sidecar | series.describe(),
@@ -514,75 +509,6 @@ def predict_image(
         if file_set is not None:
             image_maps.write(file_set, quicklook=quicklook)
     return image_maps
-
-
-class _Prediction:
-    """The maps of a prediction and the counts of its voxels, filled slab by slab."""
-
-    def __init__(
-        self,
-        estimator: SignalToSignal | MapsToMaps,
-        model: SignalModel | None,
-        target: Protocol,
-        grid: tuple[int, int, int],
-        *,
-        signals: bool,
-        intervals: ConformalIntervals | None = None,
-    ) -> None:
-        self.estimator = estimator
-        self.parameters: tuple[Parameter, ...] = ()
-        if model is not None:
-            self.parameters = tuple(model.parameters)
-        self.maps: dict[str, NDArray] = {
-            parameter.name: np.zeros(grid, np.float32) for parameter in self.parameters
-        }
-        if signals:
-            self.maps["signals"] = np.zeros((*grid, len(target)), np.float32)
-        self.intervals = None
-        if intervals is not None and self.parameters:
-            from dmrifit.imaging.map_intervals import MapIntervals
-
-            self.intervals = MapIntervals(intervals, self.parameters, grid)
-            self.maps |= self.intervals.maps
-        self.region = np.zeros(grid, bool)
-        self.counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
-        self._with_signals = signals
-        self._fits_signals = hasattr(estimator, "maps_of")
-
-    def add(
-        self,
-        rows: NDArray,
-        unit: float,
-        noise: float | NDArray | None,
-        slab: slice,
-        inside: NDArray[np.bool_],
-    ) -> None:
-        """Predict the voxels of a slab from their measurements, divided by the patient's scale."""
-        # The estimator was trained on signals in multiples of the patient's scale.
-        scaled = rows / unit
-        options = {}
-        if noise is not None:
-            options["sigma"] = noise / unit
-        if self._with_signals or self._fits_signals:
-            predicted = np.asarray(self.estimator.predict(scaled))
-            self.counts["NegativeSignal"] += int((predicted < 0).any(axis=1).sum())
-        if self._with_signals:
-            self.maps["signals"][:, :, slab][inside] = predicted * unit
-        if self.parameters:
-            # Maps are fitted to the predicted signals where the estimator predicts signals.
-            if self._fits_signals:
-                maps = self.estimator.maps_of(predicted, **options)
-            else:
-                maps = np.asarray(self.estimator.predict_maps(scaled, **options))
-            for parameter, column in zip(self.parameters, maps.T, strict=True):
-                if parameter.is_amplitude:
-                    column = column * unit
-                self.maps[parameter.name][:, :, slab][inside] = column
-            if self.intervals is not None:
-                self.intervals.add(scaled, maps, unit, slab, inside)
-        self.region[:, :, slab] |= inside
-        self.counts["InMask"] += len(rows)
-        self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
 
 
 def kept_measurements(
@@ -927,25 +853,20 @@ def _prediction_files(
     series: Series, model: SignalModel | None, *, signals: bool, intervals: bool
 ) -> dict[str, str]:
     """Name the files of a prediction; the sidecar is last and completes the set."""
-    files = {}
-    if model is not None:
-        names = list(model.names)
-        if intervals:
-            from dmrifit.imaging.map_intervals import interval_map_names
+    from dmrifit.imaging.predicted_maps import predicted_map_names
 
-            names += interval_map_names(model.parameters)
-        for name in names:
-            files[name] = derivative_name(
-                series.stem, "dwimap.nii.gz", model=model.name, param=name, desc="predicted"
-            )
-    if signals:
-        for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
-            files[name] = derivative_name(series.stem, f"dwi.{extension}", desc="predicted")
+    files = {}
     entities = {"desc": "predicted"}
     sidecar = "dwi.json"
     if model is not None:
         entities["model"] = model.name
         sidecar = "dwimap.json"
+    for name in predicted_map_names(model, with_intervals=intervals):
+        files[name] = derivative_name(series.stem, "dwimap.nii.gz", **entities, param=name)
+    if signals:
+        for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
+            files[name] = derivative_name(series.stem, f"dwi.{extension}", desc="predicted")
+    if model is not None:
         files["html"] = derivative_name(series.stem, "quicklook.html", **entities)
     files["sidecar"] = derivative_name(series.stem, sidecar, **entities)
     return files
