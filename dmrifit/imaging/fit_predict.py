@@ -33,7 +33,12 @@ from dmrifit.engine.screening import Screen, Screening
 from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
-from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
+from dmrifit.imaging.noise import (
+    check_likelihood,
+    describe_noise_levels,
+    estimate_sigma,
+    noise_levels,
+)
 from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
 from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
 from dmrifit.io.bids_derivatives import (
@@ -278,8 +283,8 @@ def fit_image(
                 level = estimate_sigma(readable, mask=region)
                 noise = level.sigma
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
-                doubt = noise_doubt(level, readable, mask=region)
-                if doubt:
+                levels = [level, *noise_levels(readable, mask=region)]
+                if doubt := describe_noise_levels(levels)[1]:
                     notes.warn(doubt)
             _check_noise(readable, region, settings, noise)
             if method == "map" and prior is None:
