@@ -455,15 +455,15 @@ def predict_image(
     from dmrifit.imaging.predicted_maps import PredictedMaps
     from dmrifit.predict.base import resolve_patch_shape
 
-    intervals, estimator = _checked_estimator(estimator, sigma, signals=signals)
-    source, target = estimator.source, estimator.target
-    model = None if estimator.model is None else resolve_model(estimator.model)
+    intervals, strategy = _checked_estimator(estimator, sigma, signals=signals)
+    source, target = strategy.source, strategy.target
+    model = None if strategy.model is None else resolve_model(strategy.model)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
     series = Series.open(image)
     volumes = source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
     if isinstance(scale, str) and scale == "patient":
         # The rule of the training; an estimator that was never saved has none of its own.
-        scale = getattr(estimator, "patient_scale_", PatientScale())
+        scale = getattr(strategy, "patient_scale_", PatientScale())
     files = _prediction_files(series, model, signals=signals, intervals=intervals is not None)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
@@ -474,9 +474,9 @@ def predict_image(
         with series.unpacked() as readable:
             if file_set is not None:
                 file_set.check_room(bytes_of_maps(len(files), series.grid, region))
-            patch_shape = resolve_patch_shape(estimator)
+            patch_shape = resolve_patch_shape(strategy)
             prediction = PredictedMaps(
-                estimator, model, series.grid, signals=signals, intervals=intervals
+                strategy, model, series.grid, signals=signals, intervals=intervals
             )
             # A first pass through the image, because every voxel needs the scale of all.
             unit = patient_scale(readable, region, volumes, source, scale, progress=progress)
@@ -490,7 +490,7 @@ def predict_image(
             name: series.map(values, f"dmrifit predicted {name}")
             for name, values in prediction.maps.items()
         }
-        sidecar = describe_prediction(estimator, model, target, unit, files)
+        sidecar = describe_prediction(strategy, model, target, unit, files)
         scale_text = "given" if scale else "none"
         if isinstance(scale, PatientScale):
             scale_text = "patient"

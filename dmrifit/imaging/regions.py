@@ -327,6 +327,7 @@ def summarize_fits(
     """Summarize the maps of many fits, or `maps` of one scan by another program, in regions."""
     import pandas as pd
 
+    scans: list[tuple[dict[str, str], FittedMaps, Path]]
     if maps:
         if sources or len(labels) != 1:
             raise ValueError(
