@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
 from anomaly.study.controls import CONTROLS, control_maps
 from anomaly.study.strata import strata_masks
+from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
 
 if TYPE_CHECKING:
@@ -135,7 +136,22 @@ def method_entries(
     validation_folds: list[Any] = []
     if validation is not None:
         validation_folds = _by_fold(validation, "validation", folds, single)
-        _check_validation(bench, validation_folds)
+    # Validation scans have no lesion, and are of patients that are used nowhere else.
+    patients = {case.patient for case in bench.cases}
+    healthy_patients = {case.patient for case in bench.healthy}
+    scans_of_folds = [case for scans in validation_folds for case in scans]
+    unusable = [c.name for c in scans_of_folds if not c.healthy or c.patient in patients]
+    if unusable:
+        raise ValueError(
+            "validation scans have to be healthy and of other patients than the cases: "
+            f"{first_few(unusable)}"
+        )
+    shared = [case.name for case in scans_of_folds if case.patient in healthy_patients]
+    if shared:
+        raise ValueError(
+            "thresholds and false positives need healthy scans of different patients: "
+            f"{first_few(shared)}"
+        )
     tables = {"maps": maps, "healthy maps": healthy_maps, "validation maps": validation_maps}
     entries = []
     for method in maps:
@@ -152,41 +168,17 @@ def method_entries(
             checked = {}
             for label, volumes in by_fold.items():
                 checked[label] = _checked(volumes[i], scans[label], f"{method}: {label}")
+            # Masks have no threshold to choose, so that rules would hold for a part of the scans.
+            kinds = {values.dtype == bool for volumes in checked.values() for values in volumes}
+            if len(kinds) > 1:
+                raise ValueError(
+                    f"{method}: some maps are masks (bool) and some are scores; give one kind"
+                )
             healthy, held_out = checked.get("healthy maps"), checked.get("validation maps")
-            entry = Entry(fold, str(method), False, checked["maps"], healthy, held_out, masks)
-            _check_kind(entry)
-            entries.append(entry)
+            entries.append(
+                Entry(fold, str(method), False, checked["maps"], healthy, held_out, masks)
+            )
     return entries
-
-
-def _check_validation(bench: Bench, folds: Sequence[Any]) -> None:
-    """Reject validation scans with lesions, and those of patients that are used elsewhere."""
-    patients = {case.patient for case in bench.cases}
-    healthy_patients = {case.patient for case in bench.healthy}
-    unusable, shared = [], []
-    for scans in folds:
-        unusable += [case.name for case in scans if not case.healthy or case.patient in patients]
-        shared += [case.name for case in scans if case.patient in healthy_patients]
-    if unusable:
-        raise ValueError(
-            "validation scans have to be healthy and of other patients than the cases: "
-            f"{first_few(unusable)}"
-        )
-    if shared:
-        raise ValueError(
-            "thresholds and false positives need healthy scans of different patients: "
-            f"{first_few(shared)}"
-        )
-
-
-def _check_kind(entry: Entry) -> None:
-    """Reject a method whose maps are partly masks and partly scores."""
-    maps = [*entry.maps, *(entry.healthy or ()), *(entry.validation or ())]
-    # Masks have no threshold to choose, so that the rules would hold for a part of the scans.
-    if len({values.dtype == bool for values in maps}) > 1:
-        raise ValueError(
-            f"{entry.method}: some maps are masks (bool) and some are scores; give one kind"
-        )
 
 
 def control_entries(bench: Bench, fold: str) -> list[Entry]:
@@ -223,14 +215,7 @@ def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], label: str) -> 
             raise ValueError(
                 f"{label}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
             )
-        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-            n = array.size
-            if array.dtype.kind in "fiub":
-                n = int(np.count_nonzero(~np.isfinite(array)))
-            raise ValueError(
-                f"{label}: {counted(n, 'non-finite value')} in {case.name}; a map is 0 where "
-                "there is no score"
-            )
+        check_finite(array, f"{label} of {case.name}")
     return arrays
 
 

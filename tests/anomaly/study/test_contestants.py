@@ -185,7 +185,7 @@ def test_without_healthy_scans_rules_that_need_them_are_left_out(cohort):
         ({"maps": {}}, "no maps"),
         ({"maps": {"empty": None}}, "names of their own"),
         ({"n": 3}, "maps: 3 for 5 scans"),
-        ({"nan": True}, "strong: maps: 1 non-finite value in lesion 0"),
+        ({"nan": True}, "strong: maps of lesion 0 has 1 non-finite value"),
         ({"shape": True}, "one of shape \\(17, 20, 16\\) for lesion 0"),
         ({"mixed": True}, "some maps are masks"),
         ({"healthy_maps": None}, "healthy and healthy_maps belong together"),
