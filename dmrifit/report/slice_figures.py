@@ -308,7 +308,20 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
 
 def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
     values = panel.finite(slices.mask)
-    low, high = _histogram_range(values, panel)
+    low, high = robust_limits(values)
+    if len(values):
+        # Percentiles 1 to 99, widened to the bounds that voxels sit at.
+        low, high = (float(x) for x in np.percentile(values, (1, 99)))
+        margin = 0.08 * (high - low) or 0.05 * abs(low) or 0.5
+        low, high = low - margin, high + margin
+        lower, upper = panel.bounds
+        # A bound that differs from voxel to voxel, as that of an amplitude, has no place here.
+        if np.isfinite(lower) and (panel.shares[0] > 0 or lower > low):
+            low = lower
+        if np.isfinite(upper) and (panel.shares[1] > 0 or upper < high):
+            high = upper
+        if not low < high:
+            low, high = low - margin, high + margin
     counts, edges = np.histogram(np.clip(values, low, high), bins=_N_BINS, range=(low, high))
     shares = 100 * counts / max(len(values), 1)
     axes.stairs(shares, edges, fill=True, color=_BAR_COLOR)
@@ -333,24 +346,6 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
             )
     for median in panel.summary(slices.mask)[1:2]:
         axes.axvline(median, color="#1d2530", linewidth=1)
-
-
-def _histogram_range(values: NDArray, panel: MapPanel) -> tuple[float, float]:
-    """Give the range of percentiles 1 to 99, widened to the bounds that voxels sit at."""
-    if not len(values):
-        return robust_limits(values)
-    low, high = (float(x) for x in np.percentile(values, (1, 99)))
-    margin = 0.08 * (high - low) or 0.05 * abs(low) or 0.5
-    low, high = low - margin, high + margin
-    lower, upper = panel.bounds
-    # A bound that differs from voxel to voxel, as that of an amplitude, has no place on the axis.
-    if np.isfinite(lower) and (panel.shares[0] > 0 or lower > low):
-        low = lower
-    if np.isfinite(upper) and (panel.shares[1] > 0 or upper < high):
-        high = upper
-    if low < high:
-        return low, high
-    return low - margin, high + margin
 
 
 def _extent(filled: NDArray) -> slice:
