@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import skorch
@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import Count, Within, check_fields
 from dmrifit._utils.torch_state import forked_generator, one_torch_thread
 from dmrifit.cohort.patches import check_patch_shape
 
@@ -34,18 +34,16 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     #: neighborhood.
     patchwise: ClassVar[bool] = True
 
-    _least: ClassVar[dict[str, int]] = {"width": 1, "depth": 0, "epochs": 1, "batch_size": 1}
-
     # The defaults are those of `PatchCNN`.
     patch_shape: tuple[int, int, int] | None = None
     _: KW_ONLY
-    loss: str = "mean"
-    width: int = 64
-    depth: int = 1
-    epochs: int = 5
-    batch_size: int = 256
-    learning_rate: float = 0.01
-    dtype: str = "float64"
+    loss: Literal["mean", "median"] = "mean"
+    width: Count = 64
+    depth: Annotated[int, Within()] = 1
+    epochs: Count = 5
+    batch_size: Count = 256
+    learning_rate: Annotated[float, Within(above=0)] = 0.01
+    dtype: Literal["float64", "float32"] = "float64"
 
     if TYPE_CHECKING:
         # Fields of each network, as these parameters stand last.
@@ -172,11 +170,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
     def _check(self) -> None:
         """Check the parameters and that the columns are those of a neighborhood."""
-        check_word("loss", self.loss, ("mean", "median"))
-        check_word("dtype", self.dtype, ("float64", "float32"))
-        for name, least in self._least.items():
-            check_number(name, getattr(self, name), least=least, whole=True)
-        check_number("learning_rate", self.learning_rate, above=0)
+        check_fields(self)
         if self.patch_shape is None:
             return
         n_neighbors = math.prod(check_patch_shape(self.patch_shape))
@@ -262,10 +256,10 @@ class PatchTransformer(_PatchNetwork):
     """
 
     _: KW_ONLY
-    width: int = 16
+    width: Count = 16
     heads: int = 2
-    epochs: int = 4
-    learning_rate: float = 0.005
+    epochs: Count = 4
+    learning_rate: Annotated[float, Within(above=0)] = 0.005
     device: str = "cpu"
     random_state: int | np.random.RandomState | None = None
 

@@ -120,8 +120,14 @@ class Slices:
             self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
         extents = _extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1)))
         if room:
-            sides = shown.shape[1] * edges[up], shown.shape[2] * edges[across]
-            extents = _widened(extents, room, (edges[up], edges[across]), sides)
+            # A square around the mask, as far as the volume reaches.
+            steps = np.array([edges[up], edges[across]])
+            sizes = np.array(shown.shape[1:])
+            low, high = np.array([(extent.start, extent.stop) for extent in extents]).T
+            length = room * (steps * (high - low)).max()
+            n = np.rint(np.minimum(length, sizes * steps) / steps).astype(int)
+            first = np.clip(np.rint((low + high - n) / 2).astype(int), 0, sizes - n)
+            extents = slice(first[0], first[0] + n[0]), slice(first[1], first[1] + n[1])
         self._box = extents
         self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
@@ -351,21 +357,3 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
 def _extent(filled: NDArray) -> slice:
     inside = np.flatnonzero(filled)
     return slice(int(inside[0]), int(inside[-1]) + 1)
-
-
-def _widened(
-    extents: tuple[slice, slice],
-    room: float,
-    edges: tuple[float, float],
-    sides: tuple[float, float],
-) -> tuple[slice, slice]:
-    """Widen extents, in voxels of `edges` mm, to a square that lies within `sides` mm."""
-    lengths = [edge * (e.stop - e.start) for edge, e in zip(edges, extents, strict=True)]
-    length = room * max(lengths)
-    widened = []
-    for extent, edge, side in zip(extents, edges, sides, strict=True):
-        n, n_all = round(min(length, side) / edge), round(side / edge)
-        first = round((extent.start + extent.stop - n) / 2)
-        first = min(max(first, 0), n_all - n)
-        widened.append(slice(first, first + n))
-    return widened[0], widened[1]
