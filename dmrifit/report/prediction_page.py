@@ -65,7 +65,15 @@ def write_prediction_page(
     planes = planes_viewer(
         shown, layers, affine, sidecar, background=background, outlines=outlines, scan="input"
     )
-    answer = Lead(f"{map_verdict(sidecar)}. {_uncertainty(intervals)}")
+    certainty = _TEXTS["no_intervals"]
+    if intervals is not None:
+        certainty = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
+        entries = intervals["Parameters"].items()
+        wide = [name for name, entry in entries if not entry["Determined"]]
+        if wide:
+            certainty += f"; not determined: {', '.join(wide)}"
+        certainty += "."
+    answer = Lead(f"{map_verdict(sidecar)}. {certainty}")
     parameters = parameter_lights([panel for panel, _ in pairs], inside, sidecar)
     shown_maps = _maps(pairs, unlike, slices, intervals) if inside.any() else ()
     estimator = [["estimator", sidecar["Estimator"]["Class"]]]
@@ -95,17 +103,6 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
     if "Verdict" in section["Typicality"]:
         sentences.append(f"{section['Typicality']['Verdict']}.")
     return sentences
-
-
-def _uncertainty(intervals: Mapping[str, Any] | None) -> str:
-    """Say how sure the maps are, and of which parameters they say little."""
-    if intervals is None:
-        return _TEXTS["no_intervals"]
-    text = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
-    wide = [name for name, entry in intervals["Parameters"].items() if not entry["Determined"]]
-    if wide:
-        text += f"; not determined: {', '.join(wide)}"
-    return f"{text}."
 
 
 def _pair(

@@ -215,14 +215,13 @@ def plot_maps(
     panels: Sequence[MapPanel],
     *,
     title: str = "",
-    n_columns: int = 3,
     histograms: bool = True,
 ) -> Figure:
     """Show slices of maps, and the distributions of their values below them."""
     per_line, width, height = slices.arrange(3.6, 3.2)
     edge, foot = (4.6, 1.85) if histograms else (width + 1.1, 0.25)
     line = foot + height + 0.35
-    n_columns = min(n_columns, len(panels))
+    n_columns = min(3, len(panels))
     n_lines = -(-len(panels) // n_columns)
     with shared_style(_STYLE):
         figure = new_figure(edge * n_columns, line * n_lines + (0.4 if title else 0.0))
