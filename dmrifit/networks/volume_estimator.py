@@ -209,9 +209,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             If the number of channels of a case differs from that in training.
         """
         predictions = VolumeList(self._predictions(X))
-        if self._predicts_volumes:
-            return np.asarray(predictions)
-        return np.stack(predictions)
+        return np.asarray(predictions) if self._predicts_volumes else np.stack(predictions)
 
     def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:
         """

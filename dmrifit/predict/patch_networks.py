@@ -122,14 +122,14 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         self.net_ = net
 
     @abstractmethod
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
+    def _module(self, n_channels: int, shape: tuple[int, int, int]) -> _Residual:
         """Make the network."""
 
     def _new_module(self) -> _Residual:
         """Make the network of a fitted estimator."""
         shape = (1, 1, 1) if self.patch_shape is None else check_patch_shape(self.patch_shape)
         n_channels = self.n_features_in_ // math.prod(shape)
-        return self._module(n_channels, self.n_targets_, shape).to(self._dtype())
+        return self._module(n_channels, shape).to(self._dtype())
 
     def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
         """Make the net of a fitted estimator with initial weights drawn from a seed."""
@@ -227,8 +227,8 @@ class PatchCNN(_PatchNetwork):
     device: str = "cpu"
     random_state: int | np.random.RandomState | None = None
 
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
-        return _Convolutions(n_channels, n_targets, shape, self.width, self.depth)
+    def _module(self, n_channels: int, shape: tuple[int, int, int]) -> _Residual:
+        return _Convolutions(self, n_channels, shape)
 
 
 @dataclass(eq=False, repr=False)
@@ -268,8 +268,8 @@ class PatchTransformer(_PatchNetwork):
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
 
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
-        return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)
+    def _module(self, n_channels: int, shape: tuple[int, int, int]) -> _Residual:
+        return _Tokens(self, n_channels, shape)
 
 
 def _layout(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -279,11 +279,11 @@ def _layout(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, to
 class _Residual(nn.Module, ABC):
     """A linear path from the middle voxel to the targets, plus layers that learn its residual."""
 
-    def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, network: Any, n_channels: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.n_channels = n_channels
         self.center = math.prod(shape) // 2
-        self.linear = nn.Linear(n_channels, n_targets)
+        self.linear = nn.Linear(n_channels, network.n_targets_)
 
     @abstractmethod
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
@@ -307,10 +307,9 @@ class _Residual(nn.Module, ABC):
 class _Convolutions(_Residual):
     """Convolutions as products of gathered windows: faster than torch's on small images."""
 
-    def __init__(
-        self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int
-    ) -> None:
-        super().__init__(n_channels, n_targets, shape)
+    def __init__(self, network: PatchCNN, n_channels: int, shape: tuple[int, int, int]) -> None:
+        super().__init__(network, n_channels, shape)
+        width = network.width
         layers: list[nn.Module] = []
         channels = n_channels
         while True:
@@ -320,9 +319,9 @@ class _Convolutions(_Residual):
             if shape == (1, 1, 1):
                 break
         layers.append(nn.Flatten())
-        for _ in range(depth):
+        for _ in range(network.depth):
             layers += [nn.Linear(width, width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, _zero_layer(width, n_targets))
+        self.layers = nn.Sequential(*layers, _zero_layer(width, network.n_targets_))
 
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
         answer: torch.Tensor = self.layers(voxels)
@@ -349,25 +348,18 @@ class _Tokens(_Residual):
     """Layers of attention between the neighbors; the voxel in the middle answers."""
 
     def __init__(
-        self,
-        n_channels: int,
-        n_targets: int,
-        shape: tuple[int, int, int],
-        width: int,
-        depth: int,
-        heads: int,
+        self, network: PatchTransformer, n_channels: int, shape: tuple[int, int, int]
     ) -> None:
-        super().__init__(n_channels, n_targets, shape)
+        super().__init__(network, n_channels, shape)
+        width = network.width
         self.embed = nn.Linear(n_channels, width)
         self.position = nn.Parameter(0.1 * torch.randn(math.prod(shape), width))
         self.layers = nn.Sequential()
-        for _ in range(depth):
-            self.layers.append(
-                nn.TransformerEncoderLayer(
-                    width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
-                )
-            )
-        self.answer = _zero_layer(width, n_targets)
+        options: dict[str, Any] = {"dropout": 0.0, "batch_first": True, "norm_first": True}
+        for _ in range(network.depth):
+            layer = nn.TransformerEncoderLayer(width, network.heads, 2 * width, **options)
+            self.layers.append(layer)
+        self.answer = _zero_layer(width, network.n_targets_)
 
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
         tokens = self.layers(self.embed(voxels) + self.position)
