@@ -89,40 +89,30 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
     """Write the rows of a summary to show first: skill with intervals, bias, dispersion, r."""
     import pandas as pd
 
-    signals = summary[summary["parameters"] == "signals"].set_index(KEYS)
-    is_repeated = bool(summary["skill_independent"].notna().any())
     shown = summary[summary["parameters"] == "tissue"]
     # A model may have no tissue parameter but those that are shown apart.
     if not len(shown):
         shown = summary[summary["parameters"] != "signals"].drop_duplicates(KEYS)
-    rows = []
-    for row in shown.to_dict("records"):
-        key = tuple(row[name] for name in KEYS)
-        signal_skill = "–"
-        if key in signals.index:
-            signal_skill = _with_interval(signals.loc[key], "skill")
-        cells = {
-            "trained on": row["train_on"],
-            "N": row["n_train"],
-            "cohort": row["cohort"],
-            "strategy": row["strategy"],
-            "algorithm": row["algorithm"],
-            "signal skill": signal_skill,
-            "map skill": _with_interval(row, "skill"),
-        }
-        if is_repeated:
-            cells["map skill, independent"] = _with_interval(row, "skill_independent")
-            cells["shared noise"] = _number(row["skill_shared_noise"])
-        cells["|BI| (%)"] = _number(100 * row["abs_bias"], 1)
-        cells["DI (%)"] = _number(100 * row["dispersion"], 1)
-        cells["r"] = _number(row["pearson"]) + _mark(row["n_undefined_pearson"])
-        if is_repeated:
-            r = _number(row["pearson_independent"])
-            if r != "–":
-                r += _mark(row["n_undefined_pearson_independent"])
-            cells["r, independent"] = r
-        rows.append(cells)
-    return pd.DataFrame(rows, columns=None if rows else ["algorithm", "r"])
+    signals = summary[summary["parameters"] == "signals"].set_index(KEYS)
+    # NaN, a dash, where no signals were predicted.
+    signals = signals.reindex(pd.MultiIndex.from_frame(shown[KEYS]))
+    columns = {
+        "trained on": shown["train_on"],
+        "N": shown["n_train"],
+        **{name: shown[name] for name in KEYS[1:]},
+        "signal skill": _with_interval(signals, "skill"),
+        "map skill": _with_interval(shown, "skill"),
+    }
+    is_repeated = bool(summary["skill_independent"].notna().any())
+    if is_repeated:
+        columns["map skill, independent"] = _with_interval(shown, "skill_independent")
+        columns["shared noise"] = shown["skill_shared_noise"].map(_number)
+    columns["|BI| (%)"] = [_number(100 * value, 1) for value in shown["abs_bias"]]
+    columns["DI (%)"] = [_number(100 * value, 1) for value in shown["dispersion"]]
+    columns["r"] = _marked(shown, "pearson")
+    if is_repeated:
+        columns["r, independent"] = _marked(shown, "pearson_independent")
+    return pd.DataFrame({name: list(values) for name, values in columns.items()})
 
 
 def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
@@ -133,10 +123,11 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
         notes.append(_UNDEFINED)
     if "shared noise" in table:
         notes.append(_SHARED_NOISE)
-    single = []
-    for name, cohort in study.get("cohorts", {}).items():
-        if cohort.get("synthetic") and not cohort.get("repeated"):
-            single.append(name)
+    single = [
+        name
+        for name, cohort in study.get("cohorts", {}).items()
+        if cohort.get("synthetic") and not cohort.get("repeated")
+    ]
     if single:
         notes.append(
             f"the signals of {', '.join(single)} without noise, or the level of their noise, are "
@@ -147,16 +138,22 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _with_interval(row: Mapping[str, Any], measure: str) -> str:
-    text = _number(row[measure])
-    low, high = row[f"{measure}_low"], row[f"{measure}_high"]
-    if np.isfinite(low):
-        text += f" [{_number(low)}, {_number(high)}]"
-    return text
+def _with_interval(rows: pd.DataFrame, measure: str) -> list[str]:
+    """Write a measure of every row, with its interval where there is one."""
+    texts = []
+    for value, low, high in rows[[measure, f"{measure}_low", f"{measure}_high"]].to_numpy(float):
+        interval = f" [{_number(low)}, {_number(high)}]" if np.isfinite(low) else ""
+        texts.append(_number(value) + interval)
+    return texts
 
 
-def _mark(n_undefined: int) -> str:
-    return "*" if n_undefined else ""
+def _marked(rows: pd.DataFrame, measure: str) -> list[str]:
+    """Write a correlation of every row, with a mark where it is undefined of some parameter."""
+    texts = []
+    for value, n_undefined in rows[[measure, f"n_undefined_{measure}"]].to_numpy(float):
+        text = _number(value)
+        texts.append(f"{text}*" if n_undefined and text != "–" else text)
+    return texts
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -184,28 +181,20 @@ def _summarized(table: pd.DataFrame, by: list[str], level: float) -> pd.DataFram
     summary = summarize(
         filled, by, measures, within=["metric"], n_bootstrap=_N_DRAWS, level=level
     ).set_index(by)
-    counts = table.assign(
-        n_undefined_pearson=table["pearson"].isna(),
-        n_undefined_pearson_independent=undefined,
-        n_dropped=table["n_undefined"],
-    ).groupby(by)
+    names = ["n_undefined_pearson", "n_undefined_pearson_independent", "n_dropped"]
+    flags = [table["pearson"].isna(), undefined, table["n_undefined"]]
+    counts = table.assign(**dict(zip(names, flags, strict=True))).groupby(by)
     if "n_train" not in by:
         summary["n_train"] = counts["n_train"].max()
-    summary["pooled_skill"] = _pooled_skill(table, by)
-    names = ["n_undefined_pearson", "n_undefined_pearson_independent", "n_dropped"]
-    summary[names] = counts[names].sum().astype(int)
-    ends = [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
-    columns = ["n_train", "n_patients", *ends, "pooled_skill", *names]
-    columns = [*by, *(name for name in columns if name not in by)]
-    return order.merge(summary.reset_index(), on=by).reindex(columns=columns)
-
-
-def _pooled_skill(table: pd.DataFrame, by: list[str]) -> pd.Series:
-    """Mean over parameters of the skill of all voxels of all patients together."""
+    # The skill of all voxels of all patients together, mean over parameters.
     n = table["n_voxels"] - table["n_undefined"] - table["n_failed"]
     sums = table.assign(
         error=n * (1 - table["skill"]) * table["constant_error"],
         constant_error=n * table["constant_error"],
     )
     sums = sums.groupby([*by, "metric"])[["error", "constant_error"]].sum(min_count=1)
-    return (1 - sums["error"] / sums["constant_error"]).groupby(by).mean()
+    summary["pooled_skill"] = (1 - sums["error"] / sums["constant_error"]).groupby(by).mean()
+    summary[names] = counts[names].sum().astype(int)
+    ends = [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
+    columns = list(dict.fromkeys([*by, "n_train", "n_patients", *ends, "pooled_skill", *names]))
+    return order.merge(summary.reset_index(), on=by).reindex(columns=columns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -90,71 +89,28 @@ def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(**averaged)
 
 
-@dataclass(frozen=True, eq=False)
 class Board:
     """A comparison as the sections of a report see it."""
 
-    evaluation: Evaluation
-    # Rows at the largest number of training patients; ``abs_bias`` is the magnitude of ``bias``,
-    # and a constant prediction has a correlation of 0.
-    scores: pd.DataFrame
-    signals: pd.DataFrame  # rows of single contrasts at that number
-    summary: pd.DataFrame  # what `summarize` gives
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> Board:
-        """Prepare a comparison."""
-        signals = largest(evaluation.signals)
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.study = evaluation.study
+        # Rows at the largest number of training patients; ``abs_bias`` is the magnitude of
+        # ``bias``, and a constant prediction has a correlation of 0.
+        self.scores = scores = _with_magnitudes(largest(evaluation.scores))
+        self.signals = largest(evaluation.signals)  # of single contrasts
         # A table without rows may lack its columns.
-        if len(signals):
-            signals = signals[signals["contrast"] != POOLED]
-        scores = _with_magnitudes(largest(evaluation.scores))
-        return cls(evaluation, scores, signals, summarize(evaluation))
-
-    @property
-    def study(self) -> dict[str, Any]:
-        """How the scores were made."""
-        return self.evaluation.study
-
-    @property
-    def algorithms(self) -> list[str]:
-        """All algorithms, in order."""
-        return unique(self.evaluation.scores["algorithm"])
-
-    @property
-    def learners(self) -> list[str]:
-        """The algorithms that are no controls."""
-        return [name for name in self.algorithms if not is_control(name)]
-
-    @property
-    def strategies(self) -> list[str]:
-        """All strategies, in order."""
-        return unique(self.scores["strategy"])
-
-    @property
-    def metrics(self) -> list[str]:
-        """Parameters of the tissue, in order."""
-        return unique(tissue(self.scores)["metric"])
-
-    @property
-    def averaged_metrics(self) -> list[str]:
-        """Parameters that means over parameters include, in order."""
-        return unique(averaged(self.scores)["metric"])
-
-    @property
-    def cohorts(self) -> list[str]:
-        """Names of the cohorts that were scored."""
-        return unique(self.scores["cohort"])
-
-    @property
-    def regimes(self) -> list[str]:
-        """Ways of training, in order."""
-        return unique(self.scores["train_on"])
-
-    @property
-    def has_truth(self) -> bool:
-        """Whether any patient has a truth."""
-        return bool(self.scores["bias_truth"].notna().any())
+        if len(self.signals):
+            self.signals = self.signals[self.signals["contrast"] != POOLED]
+        self.summary = summarize(evaluation)
+        self.algorithms = unique(evaluation.scores["algorithm"])
+        self.learners = [name for name in self.algorithms if not is_control(name)]
+        self.strategies = unique(scores["strategy"])
+        self.cohorts = unique(scores["cohort"])
+        self.regimes = unique(scores["train_on"])  # ways of training
+        self.metrics = unique(tissue(scores)["metric"])  # parameters of the tissue
+        self.averaged_metrics = unique(averaged(scores)["metric"])  # of means over parameters
+        self.has_truth = bool(scores["bias_truth"].notna().any())
 
     @property
     def undecided(self) -> str:
@@ -180,18 +136,13 @@ class Board:
         if not len(rows):
             return "N = 0"
         smallest, most = rows["n_train"].min(), rows["n_train"].max()
-        if smallest == most:
-            return f"N = {most:g}"
-        return f"N = {smallest:g}–{most:g}"
+        return f"N = {most:g}" if smallest == most else f"N = {smallest:g}–{most:g}"
 
     def conditions(self, rows: pd.DataFrame) -> str:
         """Write the conditions of a figure: training region, scored region, N, seed."""
         regions = f"{self.setting('train_mask', 'body')} → {self.setting('score_mask', 'lesion')}"
         seed = self.setting("seed")
-        text = f"{regions}, {self.size(rows)}"
-        if seed is not None:
-            text += f", seed {seed}"
-        return text
+        return f"{regions}, {self.size(rows)}" + ("" if seed is None else f", seed {seed}")
 
     @cached_property
     def skill(self) -> pd.DataFrame:
@@ -222,11 +173,8 @@ class Board:
         measure, sign = self.skill_column, 1.0
         # Scores of an earlier version have no skill.
         if not first[measure].notna().any():
-            first, measure, sign = (
-                matching(self.summary, train_on=self.regimes[0]),
-                RANKING_METRIC,
-                -1.0,
-            )
+            first, measure = matching(self.summary, train_on=self.regimes[0]), RANKING_METRIC
+            sign = -1.0
         rows = first[~first["algorithm"].map(is_control) & np.isfinite(first[measure])]
         if not len(rows):
             return None

@@ -76,7 +76,7 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     if not evaluations or not all(len(comparison.scores) for comparison in evaluations):
         raise ValueError("the comparison has no score to report; compare at least one estimator")
     folder = Path(folder)
-    board = Board.of(evaluations[0])
+    board = Board(evaluations[0])
     page, tables = _page(board, evaluations)
     html = page.html()
     # The comparison itself, so that the report can be written again from its folder.

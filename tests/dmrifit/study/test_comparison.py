@@ -212,7 +212,7 @@ def test_a_metric_is_added_by_one_entry(two, read, monkeypatch):
     means = result.scores.query("metric not in ('S0', 'T2v') and strategy == 's2s' and algorithm == 'LR'")
     assert summary.loc[("s2s", "LR"), "excess"] == pytest.approx(means["excess"].mean())
     assert summary.loc[("s2s", "LR"), "excess_sd"] == pytest.approx(means.groupby("patient")["excess"].mean().std())
-    board = Board.of(result)
+    board = Board(result)
     read(parameter_scores(board))
     read(truth_scores(board))
     assert len(read.figures) == 2

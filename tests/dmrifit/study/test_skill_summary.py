@@ -209,7 +209,7 @@ def test_the_headline_writes_intervals_and_marks_undefined_correlations(evaluati
     assert list(headline(summary[summary["parameters"] == "f"])["signal skill"]) == ["–"] * 5
     page = evaluation._repr_html_()
     assert table.loc["LR", "signal skill"] in page
-    assert table.loc["LR", "signal skill"] in read(headline_table(Board.of(evaluation)))
+    assert table.loc["LR", "signal skill"] in read(headline_table(Board(evaluation)))
 
 
 def test_the_summary_survives_files_and_the_order_of_rows(evaluation, tmp_path):

@@ -113,7 +113,7 @@ def test_a_constant_has_a_correlation_of_zero(random_study):
 
 
 def test_a_board_knows_its_algorithms_cohorts_and_ways_of_training(random_study):
-    board = Board.of(random_study.evaluation)
+    board = Board(random_study.evaluation)
     assert board.algorithms == ["LR", "RFR", "constant", "shuffled", "perfect"]
     assert board.learners == ["LR", "RFR"]
     assert board.strategies == ["s2s", "m2m"]
@@ -125,13 +125,13 @@ def test_a_board_knows_its_algorithms_cohorts_and_ways_of_training(random_study)
 
 
 def test_a_board_has_the_signals_of_single_contrasts_alone(random_study):
-    board = Board.of(random_study.evaluation)
+    board = Board(random_study.evaluation)
     assert set(board.signals["contrast"]) == {"S_b500_TE70", "S_b0_TE90", "S_b500_TE90"}
     assert set(board.signals["n_train"]) == {3}
 
 
 def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation):
-    board = Board.of(make_evaluation(HAND))
+    board = Board(make_evaluation(HAND))
     assert not board.has_truth
     assert board.evaluation.synthetic == []
     assert len(board.signals) == 0
@@ -141,17 +141,17 @@ def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation)
 
 
 def test_sizes_of_training_are_one_number_or_a_range(make_evaluation):
-    board = Board.of(make_evaluation(HAND))
+    board = Board(make_evaluation(HAND))
     assert board.size(board.scores) == "N = 3"
     assert board.size(board.scores.assign(n_train=[14, 15, 15, 15, 14])) == "N = 14–15"
     assert board.size(board.scores.iloc[:0]) == "N = 0"
 
 
 def test_conditions_name_regions_size_and_seed(make_evaluation):
-    board = Board.of(make_evaluation(HAND))
+    board = Board(make_evaluation(HAND))
     assert board.conditions(board.scores) == "body → lesion, N = 3"
     settings = {"train_mask": "lesion", "score_mask": "body", "seed": 0}
-    board = Board.of(make_evaluation(HAND, study={"settings": settings}))
+    board = Board(make_evaluation(HAND, study={"settings": settings}))
     assert board.conditions(board.scores) == "lesion → body, N = 3, seed 0"
 
 
@@ -167,10 +167,10 @@ def test_the_best_predictor_has_the_highest_mean_skill_over_cohorts(make_evaluat
     # One of one cohort alone does not take part, nor do controls.
     skill = [0.1, 0.9, 0.3, 0.5, 0.4, 1.0, 1.0]
     evaluation = Evaluation(evaluation.scores.assign(skill=skill), evaluation.signals)
-    assert Board.of(evaluation).best == ("s2s", "RFR")
-    assert Board.of(evaluation).skill_column == "skill"
+    assert Board(evaluation).best == ("s2s", "RFR")
+    assert Board(evaluation).skill_column == "skill"
     independent = evaluation.scores.assign(skill_independent=[0.5, 0.9, 0.1, 0.5, 0.1, 0.0, 0.0])
-    board = Board.of(Evaluation(independent, evaluation.signals))
+    board = Board(Evaluation(independent, evaluation.signals))
     assert board.skill_column == "skill_independent"
     assert board.best == ("s2s", "LR")
 
@@ -178,17 +178,17 @@ def test_the_best_predictor_has_the_highest_mean_skill_over_cohorts(make_evaluat
 def test_scores_without_skill_are_ranked_by_dispersion_first_way_of_training(make_evaluation):
     rows = [scored("LR", "s2s", 0.3), scored("RFR", "s2s", 0.2)]
     rows += [scored("constant", "s2s", 0.0), scored("LR", "s2s", 0.0, train_on="other")]
-    assert Board.of(make_evaluation(rows)).best == ("s2s", "RFR")
+    assert Board(make_evaluation(rows)).best == ("s2s", "RFR")
 
 
 def test_controls_alone_and_undefined_scores_have_no_best(make_evaluation):
-    assert Board.of(make_evaluation([scored("constant", "s2s", 0.1)])).best is None
-    assert Board.of(make_evaluation([scored("LR", "s2s", np.nan)])).best is None
+    assert Board(make_evaluation([scored("constant", "s2s", 0.1)])).best is None
+    assert Board(make_evaluation([scored("LR", "s2s", np.nan)])).best is None
 
 
 def test_skill_has_a_row_for_every_parameter(make_evaluation):
     rows = [scored("LR", "s2s", 0.1, metric=name) for name in ("S0", "Dt", "K")]
-    board = Board.of(make_evaluation(rows))
+    board = Board(make_evaluation(rows))
     assert board.skill["parameters"].tolist() == ["tissue", "S0", "Dt", "K"]
     assert board.mean_rows == "tissue"
 

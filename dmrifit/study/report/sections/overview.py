@@ -87,10 +87,10 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
 
     if len(evaluations) < 2:
         return
-    metrics = summary_metrics(Board.of(evaluations[0]).summary)
+    metrics = summary_metrics(Board(evaluations[0]).summary)
     rows = []
     for evaluation in evaluations:
-        board = Board.of(evaluation)
+        board = Board(evaluation)
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
         summary = matching(summary, train_on=board.regimes[0])
         for (cohort, strategy), algorithms in summary.groupby(["cohort", "strategy"], sort=False):

@@ -44,7 +44,7 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
     scores = evaluation.scores.assign(skill=skills)
     if independent is not None:
         scores = scores.assign(skill_independent=scores["skill"] - independent)
-    return Board.of(Evaluation(scores, evaluation.signals, evaluation.study, evaluation.predictions))
+    return Board(Evaluation(scores, evaluation.signals, evaluation.study, evaluation.predictions))
 
 
 def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_evaluation):
@@ -84,13 +84,13 @@ def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_ev
 
 def test_scores_without_skill_are_ranked_by_dispersion_and_say_so(make_evaluation):
     rows = [{"algorithm": "LR", "dispersion": 0.5}, {"algorithm": "ETR", "dispersion": 0.1}]
-    name, skill, _ = verdict(Board.of(make_evaluation(rows)))
+    name, skill, _ = verdict(Board(make_evaluation(rows)))
     assert "ETR" in name
     assert skill == "It has the smallest dispersion; skill was not scored."
 
 
 def test_controls_alone_have_no_best(make_evaluation, read):
-    board = Board.of(make_evaluation([{"algorithm": "constant"}]))
+    board = Board(make_evaluation([{"algorithm": "constant"}]))
     assert "controls alone" in read(answer(board))
     assert not read.figures
 
@@ -185,7 +185,7 @@ def test_patients_are_enough_where_more_gain_little(skill, words):
 
 @pytest.fixture(scope="module")
 def board(random_study):
-    return Board.of(random_study.evaluation)
+    return Board(random_study.evaluation)
 
 
 def learners(random_study, cohort, strategy):
@@ -225,7 +225,7 @@ def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluat
     for algorithm, sizes in (("LR", (1, 2)), ("RFR", (2,))):
         for size in sizes:
             rows.append({"algorithm": algorithm, "n_train": size})
-    read(curves(Board.of(make_evaluation(rows))))
+    read(curves(Board(make_evaluation(rows))))
     lines = read.figures["learning"].axes[1].lines
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2], [2]]
 
@@ -256,8 +256,8 @@ def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, ra
 def test_computed_images_are_told(make_evaluation, read):
     rows = [{}, {"cohort": "B"}, {"train_on": "pooled", "n_train": 7}]
     study = {"settings": {"resynthesize": True}}
-    text = read(other_sites(Board.of(make_evaluation(rows, study=study))))
+    text = read(other_sites(Board(make_evaluation(rows, study=study))))
     assert "all cohorts N = 7" in text
     assert "were computed for the tested protocol" in text
-    text = read(other_sites(Board.of(make_evaluation(rows))))
+    text = read(other_sites(Board(make_evaluation(rows))))
     assert "were computed for the tested protocol" not in text

@@ -36,7 +36,7 @@ def board(make_evaluation, dispersions):
         rows.append(keys | {"dispersion": mixed, "bias": mixed, "train_on": "other"})
     for i in range(6):
         rows.append({"patient": f"p{i}", "algorithm": "constant"})
-    return Board.of(make_evaluation(rows, study=TWO_DRAWS))
+    return Board(make_evaluation(rows, study=TWO_DRAWS))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
     make_evaluation, read, html_tables, n_patients, study, reason
 ):
     evaluation = make_evaluation(rows_of(n_patients), study=study)
-    blocks, tables = statistics_tables(Board.of(evaluation))
+    blocks, tables = statistics_tables(Board(evaluation))
     html = read(blocks)
     assert reason in html
     assert "no verdicts" in html
@@ -191,7 +191,7 @@ def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
 def test_algorithms_without_differences_have_no_number_and_the_reason_is_named(
     make_evaluation, read, html_tables
 ):
-    blocks, _ = statistics_tables(Board.of(make_evaluation(rows_of(6), study=TWO_DRAWS)))
+    blocks, _ = statistics_tables(Board(make_evaluation(rows_of(6), study=TWO_DRAWS)))
     html = read(blocks)
     _, table = html_tables(html).table("Trained on the same cohort")
     assert table[0][5] == "–"
@@ -202,7 +202,7 @@ def test_algorithms_without_differences_have_no_number_and_the_reason_is_named(
 
 def test_one_algorithm_has_nothing_to_be_tested_against(make_evaluation, read):
     rows = [{}, {"algorithm": "constant"}]
-    blocks, tables = statistics_tables(Board.of(make_evaluation(rows)))
+    blocks, tables = statistics_tables(Board(make_evaluation(rows)))
     html = read(blocks)
     assert "One algorithm was compared" in html
     assert tables == {}
@@ -215,7 +215,7 @@ def test_a_missing_library_is_named_with_what_to_install(make_evaluation, read, 
 
     monkeypatch.setattr(Evaluation, "statistics", missing)
     rows = [{}, {"algorithm": "RFR"}]
-    blocks, tables = statistics_tables(Board.of(make_evaluation(rows)))
+    blocks, tables = statistics_tables(Board(make_evaluation(rows)))
     html = read(blocks)
     assert "pip install &#34;dmrifit[stats]&#34;" in html
     assert tables == {}
@@ -228,7 +228,7 @@ def test_no_test_that_is_shown_averages_t2v(make_evaluation, make_reader, disper
             keys = {"patient": f"p{i}", "algorithm": ALGORITHMS[j], "metric": metric, "bias": 0.1}
             rows.append(keys | {"dispersion": factor * dispersion})
     read = make_reader()
-    blocks, _ = statistics_tables(Board.of(make_evaluation(rows, study=TWO_DRAWS)))
+    blocks, _ = statistics_tables(Board(make_evaluation(rows, study=TWO_DRAWS)))
     page = read(blocks)
     assert "the mean over Dt, K" in page
     _, shown = html_tables(page).table("All pairs, DI")

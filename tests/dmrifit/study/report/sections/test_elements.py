@@ -10,7 +10,7 @@ from dmrifit.study.summaries import Board
 
 def test_captions_name_training_and_conditions(make_evaluation):
     rows = [{"cohort": "A", "n_train": 3}, {"cohort": "A", "train_on": "other", "n_train": 7}]
-    board = Board.of(make_evaluation(rows))
+    board = Board(make_evaluation(rows))
     title = captioned(board, "A, s2s", "other", board.scores)
     assert title.startswith("A, s2s\ntrained on other cohorts; body → lesion, N = 3–7")
 

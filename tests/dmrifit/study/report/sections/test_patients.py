@@ -77,7 +77,7 @@ def board_of(make_evaluation, dispersions, predictions=None, study=None):
             rows += [keys | {"metric": "Dt"}, keys | {"metric": "S0", "dispersion": 99.0}]
     if predictions is None:
         predictions = {("A", patient): predicted(patient=patient) for patient in dispersions}
-    return Board.of(make_evaluation(rows, study=study, predictions=predictions))
+    return Board(make_evaluation(rows, study=study, predictions=predictions))
 
 
 # Choice of patients ------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_without_predictions_there_is_nothing_to_draw(make_evaluation, read, sec
     board = board_of(make_evaluation, {"p1": 0.3}, {})
     assert "kept no predictions of single voxels" in read(section(board))
     controls = make_evaluation([{"algorithm": "constant"}], predictions={("A", "p1"): predicted()})
-    assert "kept no predictions" in read(section(Board.of(controls)))
+    assert "kept no predictions" in read(section(Board(controls)))
 
 
 # Decays ------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluatio
     row = {"cohort": "A", "parameter": "K", "estimator": "LR s2s", "n_lesions": 8, "rho_predicted": 0.5}
     row |= {"rho_adc": 0.75, "gain": -0.25, "gain_low": -0.5, "gain_high": 0.125, "rho_predicted_adc": 0.9}
     row |= {"reordered": 0.25, "reordered_rightly": 0.4}
-    board = Board.of(make_evaluation([{}]))
+    board = Board(make_evaluation([{}]))
     assert "fewer than 6 in a cohort" in render(*lesion_order(board))
     table = lesion_ranking(board.evaluation).reindex([0]).assign(**row)
     monkeypatch.setattr(patients, "lesion_ranking", lambda evaluation: table)

@@ -19,7 +19,7 @@ CONTROLS = {"constant", "shuffled", "perfect"}
 
 @pytest.fixture(scope="module")
 def board(random_study):
-    return Board.of(random_study.evaluation)
+    return Board(random_study.evaluation)
 
 
 def dots(axes):
@@ -75,7 +75,7 @@ def test_independent_noise_has_dots_of_its_own(make_evaluation, read):
     rows = [key | {"algorithm": name} for key in keys for name in ("LR", "constant")]
     evaluation = make_evaluation(rows)
     scores = evaluation.scores.assign(skill=0.5, skill_independent=0.25, pearson_independent=0.1)
-    board = Board.of(Evaluation(scores, evaluation.signals))
+    board = Board(Evaluation(scores, evaluation.signals))
     read(predictor_scores(board))
     figure = read.figures["predictors_A"]
     panel = next(axes for axes in figure.axes if axes.get_xlabel() == "skill of maps")
@@ -121,14 +121,14 @@ def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(
         {"patient": "p1", "algorithm": "RFR", "n_voxels": 10, "n_undefined": 1, "n_failed": 10},
         {"patient": "p2", "algorithm": "RFR", "n_voxels": 30, "n_undefined": 3, "n_failed": 12},
     ]
-    _, row = html_tables(reference_table(Board.of(make_evaluation(rows)))).tables[0][1]
+    _, row = html_tables(reference_table(Board(make_evaluation(rows)))).tables[0][1]
     # Undefined for the first estimator: 4 of 40; not predicted by all of them: 24 of 80.
     assert row == ["Dt", "tissue diffusivity", "µm²/ms", "0.0", "10", "30"]
 
 
 def test_amplitudes_are_relative_and_plain_numbers_have_the_unit_one(make_evaluation, html_tables):
     rows = [{"metric": "S0", "unit": "signal"}, {"metric": "f", "unit": ""}, {"metric": "own"}]
-    table = html_tables(reference_table(Board.of(make_evaluation(rows)))).tables[0][1][1:]
+    table = html_tables(reference_table(Board(make_evaluation(rows)))).tables[0][1][1:]
     assert [row[2] for row in table] == ["relative", "1", "µm²/ms"]
     assert table[2][1] == ""
 
@@ -158,6 +158,6 @@ def test_errors_of_signals_are_drawn_for_each_cohort_without_useless_controls(bo
 
 
 def test_signals_without_a_usable_error_are_not_drawn(make_evaluation, read):
-    board = Board.of(make_evaluation([{}], [{"relative_error": np.nan, "n_undefined": 100}]))
+    board = Board(make_evaluation([{}], [{"relative_error": np.nan, "n_undefined": 100}]))
     read(signal_scores(board))
     assert not read.figures
