@@ -92,29 +92,20 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     return Report.of(folder / PAGE, page.title, sentences, frames)
 
 
-def _title(board: Board) -> str:
-    algorithms = counted(len(board.learners), "algorithm")
-    title = f"Prediction of the advanced protocol: {algorithms}"
-    if len(board.strategies) > 1:
-        title += f" in {len(board.strategies)} strategies"
-    return title
-
-
-def _lead(board: Board) -> str:
-    notice = "Research software, not a medical device."
-    if not board.evaluation.synthetic:
-        return notice
-    cohorts = f"Cohorts {', '.join(board.evaluation.synthetic)}"
-    if len(board.evaluation.synthetic) == len(board.study.get("cohorts", {})):
-        cohorts = "All cohorts"
-    return (
-        f"{notice} Synthetic data. {cohorts} were simulated; no person was scanned, and no number "
-        "here is a clinical result."
-    )
-
-
 def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[str, pd.DataFrame]]:
     """Make the page, in the order in which a reader asks, and the tables beside it."""
+    title = f"Prediction of the advanced protocol: {counted(len(board.learners), 'algorithm')}"
+    if len(board.strategies) > 1:
+        title += f" in {len(board.strategies)} strategies"
+    lead = "Research software, not a medical device."
+    synthetic = board.evaluation.synthetic
+    if synthetic:
+        is_all = len(synthetic) == len(board.study.get("cohorts", {}))
+        cohorts = "All cohorts" if is_all else f"Cohorts {', '.join(synthetic)}"
+        lead += (
+            f" Synthetic data. {cohorts} were simulated; no person was scanned, and no number "
+            "here is a clinical result."
+        )
     sections = [
         Section("", *answer(board)),
         Section("Which algorithm", *predictor_scores(board)),
@@ -143,7 +134,7 @@ def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[s
         Section("Methods", *introduction(board), *cohort_tables(board)),
         Section("How this was made", *origin(board, evaluations), Fold("Time", *times(board))),
     ]
-    return Page(_title(board), sections, _lead(board), contents=True), tables
+    return Page(title, sections, lead, contents=True), tables
 
 
 class Report(_Path):  # type: ignore[misc, valid-type]

@@ -57,7 +57,7 @@ def plot_signal_errors(
     strategies = list(dict.fromkeys(table["strategy"]))
     contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"], ignore_index=True)
     # NaN, for a protocol without echo times, is not equal to itself.
-    position = {(_word(row.te), row.b): i for i, row in enumerate(contrasts.itertuples())}
+    position = {(f"{row.te:g}", row.b): i for i, row in enumerate(contrasts.itertuples())}
     with shared_style({"axes.grid": True}):
         colors = [handle(name, color=algorithm_color(name, algorithms), lw=1.6) for name in names]
         dashes = [
@@ -70,7 +70,7 @@ def plot_signal_errors(
         ax = add_axes(figure, 0.62, below + 0.72, PANEL[0] - 0.79, PANEL[1] - 1.4)
         for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
             for te, shell in rows.groupby("te", dropna=False):
-                x = np.array([position[_word(te), b] for b in shell["b"]])
+                x = np.array([position[f"{te:g}", b] for b in shell["b"]])
                 order = np.argsort(x)
                 y = _PERCENT * shell["relative_error"].to_numpy()
                 color, dash = algorithm_color(algorithm, algorithms), dash_of(strategy, strategies)
@@ -107,9 +107,8 @@ def plot_sizes(
     """
     cohorts = list(dict.fromkeys(table["cohort"]))
     sizes = sorted(table["n_train"].unique())
-    n_legend_lines = 0
-    if len(looks) > 1:
-        n_legend_lines = -(-len(looks) // max(int(width / 1.2), 1))
+    n_columns = max(int(width / 1.2), 1)
+    n_legend_lines = -(-len(looks) // n_columns) if len(looks) > 1 else 0
     foot = 0.48 + 0.2 * n_legend_lines
     # Room for numbers such as −0.25 and the label of their axis.
     gap = 0.76
@@ -135,7 +134,7 @@ def plot_sizes(
             head(ax, cohort)
         if n_legend_lines:
             entries = [handle(name, lw=1.6, **look) for name, look in looks.items()]
-            legend_below(figure, entries, max(int(width / 1.2), 1))
+            legend_below(figure, entries, n_columns)
     return figure
 
 
@@ -147,7 +146,7 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
     with shared_style({"axes.grid": True}):
         figure = new_figure(PANEL[0], PANEL[1] + 0.2)
         ax = add_axes(figure, 0.62, 0.95, PANEL[0] - 0.79, PANEL[1] - 1.25)
-        names = [_word(te) for te in echoes]
+        names = [f"{te:g}" for te in echoes]
         for te, name in zip(echoes, names, strict=True):
             color = color_of(name, names)
             at = decays["te"].isna() if np.isnan(te) else decays["te"] == te
@@ -162,10 +161,12 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
         ax.set(xlabel="b (s/mm²)", ylabel="signal / patient's scale", yscale="log")
         plain_ticks(ax.yaxis, (1, 2, 3, 5))
         head(ax, title)
-        colors = []
-        for te, name in zip(echoes, names, strict=True):
-            label = "one TE" if np.isnan(te) else f"TE {te:g} ms"
-            colors.append(handle(label, color=color_of(name, names), lw=3))
+        colors = [
+            handle(
+                "one TE" if np.isnan(te) else f"TE {te:g} ms", color=color_of(name, names), lw=3
+            )
+            for te, name in zip(echoes, names, strict=True)
+        ]
         dot = partial(handle, linestyle="", marker="o", color=INK, markersize=5.5)
         points = [dot("input"), dot("measured", markerfacecolor="white")]
         lines = [
@@ -179,10 +180,6 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _word(te: float) -> str:
-    return f"{te:g}"
-
-
 def _spread_labels(sizes: Sequence[int]) -> list[str]:
     """Leave out labels that would run into each other."""
     labels: list[str] = []
@@ -191,18 +188,15 @@ def _spread_labels(sizes: Sequence[int]) -> list[str]:
     room = 0.09 * max(sizes[-1], 1)
     for size in sizes:
         is_near_last = size != sizes[-1] and sizes[-1] - size < room
-        if size - last < room or is_near_last:
-            labels.append("")
-            continue
-        labels.append(f"{size:g}")
-        last = size
+        is_free = size - last >= room and not is_near_last
+        labels.append(f"{size:g}" if is_free else "")
+        last = size if is_free else last
     return labels
 
 
 def algorithm_color(name: str, algorithms: Sequence[str]) -> str:
     """Choose the color of an algorithm, or the gray of a control."""
-    for word in name.lower().split():
-        if word in _GRAYS:
-            return _GRAYS[word]
-    learners = [algorithm for algorithm in algorithms if not is_control(algorithm)]
-    return color_of(name, learners)
+    grays = [_GRAYS[word] for word in name.lower().split() if word in _GRAYS]
+    if grays:
+        return grays[0]
+    return color_of(name, [algorithm for algorithm in algorithms if not is_control(algorithm)])
