@@ -36,9 +36,9 @@ from dmrifit.study.contestants import (
     without_controls,
 )
 from dmrifit.study.predictions import FolderPredictions, PatientPredictions
-from dmrifit.study.skill_summary import headline, headline_notes, summary_of
 from dmrifit.study.splits import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.study.study_folder import StudyFolder
+from dmrifit.study.summaries import headline, headline_notes, summary_of
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
 from dmrifit.study.voxel_bank import Bank
 

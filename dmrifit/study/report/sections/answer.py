@@ -18,8 +18,7 @@ from dmrifit.study.report.figures.voxels import plot_lesion
 from dmrifit.study.report.sections.elements import SIGNALS, SKILL_ENDS, TRAINED, WHOM, capital
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
 from dmrifit.study.report.sections.scores import predictor_panels, predictor_rows
-from dmrifit.study.skill_summary import size_summary
-from dmrifit.study.summaries import Board, averaged, matching, unique
+from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 if TYPE_CHECKING:
     import pandas as pd

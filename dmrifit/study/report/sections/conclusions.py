@@ -196,7 +196,6 @@ def plot_critical_difference(
     title: str,
     *,
     algorithms: Sequence[str] | None = None,
-    alpha: float = 0.05,
 ) -> Figure:
     """
     Draw average ranks on a line; a bar joins those that no test tells apart.
@@ -219,7 +218,7 @@ def plot_critical_difference(
             ranks,
             matrix,
             ax=ax,
-            alpha=alpha,
+            alpha=ALPHA,
             label_fmt_left="{label} {rank:.1f}",
             label_fmt_right="{rank:.1f} {label}",
             label_props={"size": 9},

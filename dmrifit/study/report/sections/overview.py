@@ -12,8 +12,16 @@ from dmrifit.predict.controls import CONTROLS, is_control
 from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.elements import TRAINED, capital, metric_text
-from dmrifit.study.skill_summary import headline, headline_notes
-from dmrifit.study.summaries import KEYS, Board, largest, matching, summary_metrics, unique
+from dmrifit.study.summaries import (
+    KEYS,
+    Board,
+    headline,
+    headline_notes,
+    largest,
+    matching,
+    summary_metrics,
+    unique,
+)
 
 _TEXTS = Texts(__file__)
 

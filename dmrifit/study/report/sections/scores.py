@@ -15,8 +15,7 @@ from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
 from dmrifit.stats.metrics import AT_BOUND, METRICS
 from dmrifit.study.report.figures.curves import algorithm_color, plot_signal_errors
 from dmrifit.study.report.sections.elements import SKILL_ENDS, TRAINED, captioned
-from dmrifit.study.skill_summary import KEYS
-from dmrifit.study.summaries import Board, matching, summary_metrics, unique
+from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 if TYPE_CHECKING:
     import pandas as pd
