@@ -5,19 +5,16 @@ import pandas as pd
 import pytest
 
 from dmrifit import Cohort, Evaluation, Protocol, SignalToSignal, compare
-from dmrifit.study.report.sections.overview import headline_table
 from dmrifit.study.summaries import (
     MEASURES,
     Board,
     headline,
     headline_notes,
     largest,
-    matching,
     size_summary,
     summarize,
     summary_of,
     tissue,
-    unique,
 )
 
 FULL = Protocol([0, 50, 200, 500, 800])
@@ -202,21 +199,6 @@ def test_undefined_correlations_are_marked_in_their_own_column(repeated):
     assert constant["n_undefined_pearson_independent"] == constant["n_undefined_pearson"] == 18
 
 
-def test_the_headline_writes_intervals_and_marks_undefined_correlations(evaluation, read):
-    summary = evaluation.summary()
-    table = headline(summary).set_index("algorithm")
-    assert list(table.index) == ["LR", "constant", "shuffled", "copy", "perfect"]
-    signals = row(evaluation, "LR", "signals")
-    low, high = signals["skill_low"], signals["skill_high"]
-    assert table.loc["LR", "signal skill"] == f"{signals['skill']:.2f} [{low:.2f}, {high:.2f}]"
-    assert table.loc["constant", ["map skill", "r"]].tolist() == ["0.00 [0.00, 0.00]", "0.00*"]
-    assert table.loc["perfect", "r"] == "1.00"
-    assert list(headline(summary[summary["parameters"] == "f"])["signal skill"]) == ["–"] * 5
-    page = evaluation._repr_html_()
-    assert table.loc["LR", "signal skill"] in page
-    assert table.loc["LR", "signal skill"] in read(headline_table(Board(evaluation)))
-
-
 def test_the_summary_survives_files_and_the_order_of_rows(evaluation, tmp_path):
     summary = evaluation.summary()
     evaluation.write(tmp_path)
@@ -270,10 +252,6 @@ def test_each_number_of_training_patients_is_summarized_alone(evaluation):
         assert table.loc[("LR", 5), column] == full[column]
     assert table.loc[("LR", 2), "skill"] == pytest.approx(full["skill"] - 1)
     assert not len(size_summary(tissue.iloc[:0]))
-
-
-def test_values_are_listed_once_in_the_order_of_their_first_appearance():
-    assert unique(["b", "a", "b", "c", "a"]) == ["b", "a", "c"]
 
 
 def test_the_signal_without_weighting_is_no_property_of_the_tissue(make_evaluation):
@@ -334,11 +312,6 @@ def test_a_patient_counts_once_however_many_parameters_it_has(make_evaluation):
     assert row["dispersion"] == pytest.approx((0.3 + 0.9) / 2)
 
 
-def test_t2v_alone_is_its_own_mean(make_evaluation):
-    row = summarize(make_evaluation([{"metric": "T2v"}])).iloc[0]
-    assert row["dispersion"] == pytest.approx(0.2)
-
-
 def test_signals_are_means_over_unseen_contrasts_without_the_pooled_row(make_evaluation):
     signals = [
         {"contrast": "a", "relative_error": 0.1, "pearson": 0.8},
@@ -376,24 +349,6 @@ def test_a_constant_has_a_correlation_of_zero(random_study):
 # What the sections of a report see ---------------------------------------------------------------
 
 
-def test_a_board_knows_its_algorithms_cohorts_and_ways_of_training(random_study):
-    board = Board(random_study.evaluation)
-    assert board.algorithms == ["LR", "RFR", "constant", "shuffled", "perfect"]
-    assert board.learners == ["LR", "RFR"]
-    assert board.strategies == ["s2s", "m2m"]
-    assert board.metrics == random_study.tissue
-    assert board.cohorts == board.evaluation.synthetic == ["A<1>", "B"]
-    assert board.regimes == ["same", "other"]
-    assert board.has_truth
-    assert set(board.scores["n_train"]) == {3}
-
-
-def test_a_board_has_the_signals_of_single_contrasts_alone(random_study):
-    board = Board(random_study.evaluation)
-    assert set(board.signals["contrast"]) == {"S_b500_TE70", "S_b0_TE90", "S_b500_TE90"}
-    assert set(board.signals["n_train"]) == {3}
-
-
 def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation):
     board = Board(make_evaluation(HAND))
     assert not board.has_truth
@@ -402,21 +357,6 @@ def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation)
     assert board.scores["abs_bias"].tolist() == [0.1, 0.3, 9.0, 0.5, 0.7]
     assert board.setting("seed") is None
     assert board.setting("n_repeats", 1) == 1
-
-
-def test_sizes_of_training_are_one_number_or_a_range(make_evaluation):
-    board = Board(make_evaluation(HAND))
-    assert board.size(board.scores) == "N = 3"
-    assert board.size(board.scores.assign(n_train=[14, 15, 15, 15, 14])) == "N = 14–15"
-    assert board.size(board.scores.iloc[:0]) == "N = 0"
-
-
-def test_conditions_name_regions_size_and_seed(make_evaluation):
-    board = Board(make_evaluation(HAND))
-    assert board.conditions(board.scores) == "body → lesion, N = 3"
-    settings = {"train_mask": "lesion", "score_mask": "body", "seed": 0}
-    board = Board(make_evaluation(HAND, study={"settings": settings}))
-    assert board.conditions(board.scores) == "lesion → body, N = 3, seed 0"
 
 
 def scored(algorithm, strategy, dispersion, **changes):
@@ -455,10 +395,3 @@ def test_skill_has_a_row_for_every_parameter(make_evaluation):
     board = Board(make_evaluation(rows))
     assert board.skill["parameters"].tolist() == ["tissue", "S0", "Dt", "K"]
     assert board.mean_rows == "tissue"
-
-
-def test_matching_rows_agree_in_all_columns_and_an_empty_table_needs_none():
-    table = pd.DataFrame({"cohort": ["A", "A", "B"], "strategy": ["s2s", "m2m", "s2s"]})
-    assert matching(table, cohort="A", strategy="s2s").index.tolist() == [0]
-    assert matching(table, strategy="s2s").index.tolist() == [0, 2]
-    assert len(matching(pd.DataFrame(), cohort="A")) == 0

@@ -5,20 +5,12 @@ import numpy as np
 from dmrifit.report.page import render
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
-    headline_table,
     introduction,
     origin,
     repeated_summary,
     times,
 )
 from dmrifit.study.summaries import Board
-
-
-def test_the_introduction_counts_patients_and_calls_synthetic_ones_so(make_evaluation):
-    rows = [{"patient": "p1"}, {"patient": "p2"}, {"cohort": "B", "patient": "q1"}]
-    study = {"cohorts": {"A": {"synthetic": False}, "B": {"synthetic": True}}}
-    text = render(*introduction(Board(make_evaluation(rows, study=study))))
-    assert "2 patients of A and 1 synthetic patient of B" in text
 
 
 def test_the_introduction_tells_regions_voxels_draws_and_seed(make_evaluation):
@@ -31,31 +23,6 @@ def test_the_introduction_tells_regions_voxels_draws_and_seed(make_evaluation):
     plain = render(*introduction(Board(make_evaluation([{}]))))
     assert "all voxels of the body" in plain
     assert "1 draw." in plain
-
-
-def test_the_introduction_names_learners_strategies_and_ways_of_training(make_evaluation):
-    rows = [
-        {"n_train": 3},
-        {"algorithm": "constant"},
-        {"strategy": "own", "algorithm": "mine"},
-        {"train_on": "other", "n_train": 9},
-    ]
-    text = render(*introduction(Board(make_evaluation(rows))))
-    assert "Algorithms: LR, mine." in text
-    assert "signals to signals (s2s" in text
-    assert "Trained on the other patients of the same cohort (N = 3)" in text
-    assert "trained on all patients of the other cohorts (N = 9)" in text
-    assert text.count("Controls, in gray") == 1
-    assert "Controls, in gray" not in render(*introduction(Board(make_evaluation([{}]))))
-
-
-def test_the_table_of_skill_has_controls_in_gray(random_study, html_tables):
-    html = html_tables(headline_table(Board(random_study.evaluation)))
-    header, rows = html.tables[0][1][0], html.tables[0][1][1:]
-    assert header[:7] == ["trained on", "N", "cohort", "strategy", "algorithm", "signal skill", "map skill"]
-    assert len(rows) == 2 * 2 * 2 * 5
-    # The first two cells of the rows in gray: three controls of five.
-    assert len(html.faint) == 2 * 2 * 2 * 3
 
 
 def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_tables):
@@ -119,12 +86,6 @@ def test_a_protocol_without_echo_times_has_dashes(make_evaluation, html_tables):
     assert html_tables(cohort_tables(board)).tables[0][1][1][8] == "–"
 
 
-def test_patients_that_were_not_scored_are_named(make_evaluation):
-    study = {"cohorts": {"A": described(skipped={"p1": "no lesion voxel"})}}
-    html = render(*cohort_tables(Board(make_evaluation([{}], study=study))))
-    assert "Not scored in A: p1: no lesion voxel." in html
-
-
 def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):
     first = {"snr": 40.0, "shape": [48, 48, 8], "artifacts": None, "own_word": True}
     first["patients"] = {"p0": {"tumor_site": "liver", "gain": 1.25}}
@@ -156,23 +117,6 @@ def test_seconds_are_means_at_the_largest_training_and_totals_over_all(
     header, *table = html_tables(times(Board(make_evaluation(rows)))).tables[0][1]
     assert header[2:] == ["seconds per patient, N = 3", "seconds in all"]
     assert table == [["s2s", "LR", "6.000", "15.0"]]
-
-
-def test_controls_stand_below_the_algorithms_in_gray(make_evaluation, html_tables):
-    rows = [timed("p1", 3, 1.0, "constant"), timed("p1", 3, 1.0, "LR"), timed("p1", 3, 1.0, "RFR")]
-    html = html_tables(times(Board(make_evaluation(rows))))
-    assert [row[1] for row in html.tables[0][1][1:]] == ["LR", "RFR", "constant"]
-    assert html.faint == [("s2s", "constant")]
-
-
-def test_the_whole_run_says_how_many_models_were_kept(make_evaluation):
-    fresh = {"seconds": 61.7, "models": {"trained": 4, "reused": 0}}
-    text = render(*times(Board(make_evaluation([{}], study=fresh))))
-    assert "The last run took 62 s in all." in text
-    resumed = {"seconds": 61.7, "models": {"trained": 1, "reused": 3}}
-    text = render(*times(Board(make_evaluation([{}], study=resumed))))
-    assert "62 s in all, without 3 models kept from earlier ones." in text
-    assert "The last run" not in render(*times(Board(make_evaluation([{}]))))
 
 
 def origin_of(make_evaluation, *studies):
@@ -217,16 +161,3 @@ def test_estimators_are_written_like_calls(make_evaluation, html_tables):
     call = "SignalToSignal(regressor=Ridge(alpha=1.0), source=<3 contrasts>)"
     assert rows[0] == ["ridge s2s", call]
     assert rows[1][0] == "perfect s2s"
-
-
-def test_commands_are_named_once_each(make_evaluation):
-    first, second = {"command": "dmrifit benchmark a"}, {"command": "dmrifit benchmark b <c>"}
-    alone = origin_of(make_evaluation, first)
-    assert ">Command<" in alone
-    assert "first of the comparisons" not in alone
-    both = origin_of(make_evaluation, first, second, first)
-    assert ">Commands<" in both
-    assert both.count("dmrifit benchmark a") == 1
-    assert "dmrifit benchmark b &lt;c&gt;" in both
-    assert "first of the comparisons" in both
-    assert "Command" not in origin_of(make_evaluation, {})
