@@ -538,6 +538,8 @@ def _run(
     cells: list[Cell], bank: Bank, folder: StudyFolder | None, n_jobs: int | None
 ) -> tuple[list[dict[str, Any]], int]:
     """Run all cells that are not finished; return all results, and how many were finished."""
+    from joblib import Parallel, delayed
+
     results: dict[int, dict[str, Any]] = {}
     if folder is not None:
         for i, cell in enumerate(cells):
@@ -546,24 +548,31 @@ def _run(
                 results[i] = content
     n_reused = len(results)
     waiting = [i for i in range(len(cells)) if i not in results]
-    # What cannot be prepared fails before anything is trained.
-    for i in waiting:
-        bank.material(cells[i].entrant, cells[i].view, cells[i].repeat)
+    algorithms = set()
+    for cell in map(cells.__getitem__, waiting):
+        # What cannot be prepared fails before anything is trained.
+        bank.material(cell.entrant, cell.view, cell.repeat)
+        if cell.entrant.recipe and isinstance(cell.entrant.estimator.regressor, str):
+            algorithms.add(cell.entrant.estimator.regressor)
+    train = delayed(_train)
     n_failures = 0
     with step_bar(len(waiting), "model", "compare") as count:
         while waiting:
             lent = _lend([cells[i] for i in waiting], bank)
+            tasks = [
+                train(algorithms, i, cells[i], *_material(cells[i], bank, lent)) for i in waiting
+            ]
+            parallel = Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)
             try:
-                for i, content in _train_in_parallel(cells, waiting, bank, lent, n_jobs):
+                # In the order in which they end.
+                for i, content in parallel(tasks):
                     if folder is not None:
                         folder.put(cells[i].key, content)
                     results[i] = content
                     count("")
             except CancelledError as error:
                 # Shared arrays are lost with the last worker that held them; they are sent again.
-                n_failures += 1
-                if any(i in results for i in waiting):
-                    n_failures = 0
+                n_failures = 0 if any(i in results for i in waiting) else n_failures + 1
                 if n_failures == _SENDINGS:
                     raise RuntimeError(
                         f"the cluster lost the voxels of this study {_SENDINGS} times, and no "
@@ -573,26 +582,6 @@ def _run(
                     ) from error
             waiting = [i for i in waiting if i not in results]
     return [results[i] for i in range(len(cells))], n_reused
-
-
-def _train_in_parallel(
-    cells: list[Cell],
-    waiting: list[int],
-    bank: Bank,
-    lent: Mapping[int, Any],
-    n_jobs: int | None,
-) -> Iterable[tuple[int, dict[str, Any]]]:
-    """Yield the number and the result of each waiting cell, in the order in which they end."""
-    from joblib import Parallel, delayed
-
-    entrants = [cells[i].entrant for i in waiting]
-    regressors = [entrant.estimator.regressor for entrant in entrants if entrant.recipe]
-    algorithms = {regressor for regressor in regressors if isinstance(regressor, str)}
-    tasks = (
-        delayed(_train)(sorted(algorithms), i, cells[i], *_material(cells[i], bank, lent))
-        for i in waiting
-    )
-    return Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks)
 
 
 def _lend(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
@@ -651,7 +640,7 @@ def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...
 
 
 def _train(
-    algorithms: Sequence[str], i: int, cell: Cell, features: Any, targets: Any, *material: Any
+    algorithms: Iterable[str], i: int, cell: Cell, features: Any, targets: Any, *material: Any
 ) -> tuple[int, dict[str, Any]]:
     """Run a training; return its number and result."""
     from joblib import parallel_config

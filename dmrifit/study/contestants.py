@@ -167,7 +167,11 @@ def controls_of(
                 estimator.set_params(loss="mean")
             entrant = Entrant.of(f"{control} {strategy}", estimator, kept=kept, example=example)
             description = [control, entrant.description]
-            changes = {"algorithm": control, "description": description, "control": control}
+            changes: dict[str, Any] = {
+                "algorithm": control,
+                "description": description,
+                "control": control,
+            }
             controls.append(replace(entrant, **changes))
     return controls
 

@@ -180,12 +180,13 @@ def _untrained_answers(
         maps = _copied_maps(clinical, model, constants)
         return model.signal(maps, target), maps
     signals, maps = test.Y, test.reference
+    repeat: Any = test.repeat
     if control == TRUTH:
-        signals, truth = test.repeat.noise_free, test.truth
+        signals, truth = repeat.noise_free, test.truth
         # Of regions, or in the symbols of another model, true parameters may not be known.
         maps = fit_voxels(signals, target, model).parameters if truth is None else truth
     if control == REPEAT:
-        signals, maps = test.repeat.signals, test.repeat.reference
+        signals, maps = repeat.signals, repeat.reference
     if cell.entrant.strategy != "s2s":
         signals = model.signal(maps, target)
     return signals, maps
@@ -267,7 +268,7 @@ def _score_signals(
 ) -> list[dict[str, Any]]:
     """Score every unseen contrast for itself, and all of them together."""
     unseen, target = list(cell.view.unseen()), cell.view.target
-    rows = []
+    rows: list[dict[str, Any]] = []
     for columns in [*([j] for j in unseen), unseen] if unseen else []:
         keys = {"contrast": POOLED, "b": _NAN, "te": _NAN}
         # All together stand last, also where there is one.

@@ -70,7 +70,13 @@ def plot_lesion(
     n_columns: int = 1,
 ) -> Figure:
     """Draw maps and their relative errors where the largest group of scored voxels is largest."""
-    cut = _Cut.of(patient)
+    mask = np.zeros(patient.shape, bool)
+    mask[tuple(patient.index.T)] = True
+    labels = label_components(mask)
+    largest = labels == np.bincount(labels[mask]).argmax()
+    # With room around the largest group.
+    slices = Slices(largest, patient.affine, n_slices=1, fullest=True, room=_ROOM)
+    cut = _Cut(patient, slices)
     n_pictures = max(len(row.maps) + len(row.predictions) for row in rows)
     n_lines = -(-len(rows) // n_columns)
     # Inches: for each column of parameters two color bars and room between pictures.
@@ -101,15 +107,6 @@ class _Cut:
 
     patient: PatientPredictions
     slices: Slices
-
-    @classmethod
-    def of(cls, patient: PatientPredictions) -> _Cut:
-        mask = np.zeros(patient.shape, bool)
-        mask[tuple(patient.index.T)] = True
-        labels = label_components(mask)
-        largest = labels == np.bincount(labels[mask]).argmax()
-        slices = Slices(largest, patient.affine, n_slices=1, fullest=True, room=_ROOM)
-        return cls(patient, slices)
 
     def picture(self, volume: NDArray) -> NDArray:
         """Cut the slice out of a volume on the grid of the scan; (rows, columns)."""
@@ -142,7 +139,7 @@ def _draw_row(
     for i, (label, values, cmap, ends) in enumerate(pictures):
         x = left + i * (edge + 0.06)
         _paint(sheet, (x, x + edge, bottom, bottom + height), cut, values, cmap, ends)
-        text = f"{row.name}, {label}" if i == 0 else label
+        text = label if i else f"{row.name}, {label}"
         sheet.text(x + 0.02, bottom + height + 0.05, text, size=8.5, ha="left")
     x = left + len(pictures) * (edge + 0.06) + 0.04
     ends = -100 * most, 100 * most

@@ -14,7 +14,7 @@ from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
 from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
 from dmrifit.stats.metrics import AT_BOUND, METRICS
 from dmrifit.study.report.figures.curves import algorithm_color, plot_signal_errors
-from dmrifit.study.report.sections.elements import SKILL_ENDS, TRAINED, captioned
+from dmrifit.study.report.sections.elements import SKILL_ENDS, TRAINED, WHOM
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def signal_scores(board: Board) -> Iterator[Any]:
         shown = matching(first[is_shown[first.index]], cohort=cohort)
         if not np.isfinite(shown["relative_error"]).any():
             continue
-        title = captioned(board, cohort, regime, shown)
+        title = f"{cohort}\ntrained on {WHOM.get(regime, regime)}; {board.conditions(shown)}"
         figure = plot_signal_errors(shown, title, algorithms=board.algorithms)
         alt = f"Relative error of predicted signals by contrast, {cohort}"
         grid.append(Picture(figure, alt, name=f"signal_errors_{cohort}"))
