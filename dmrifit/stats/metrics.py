@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,7 +51,7 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _quantile(_errors(prediction, reference), 0.5)
+    return _over_voxels(np.nanquantile, _errors(prediction, reference), 0.5)
 
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -81,14 +81,15 @@ def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDA
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
     errors = _errors(prediction, reference)
-    return _quantile(errors, 0.75) - _quantile(errors, 0.25)
+    low, high = (_over_voxels(np.nanquantile, errors, share) for share in (0.25, 0.75))
+    return high - low
 
 
 def median_absolute_error(
     prediction: ArrayLike, reference: ArrayLike
 ) -> float | NDArray[np.float64]:
     """Compute MdAPE, the median of |E|; voxels are left out as in `bias_index`."""
-    return _quantile(np.abs(_errors(prediction, reference)), 0.5)
+    return _over_voxels(np.nanmedian, np.abs(_errors(prediction, reference)))
 
 
 def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np.float64]:
@@ -249,12 +250,14 @@ def _errors(prediction: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     return _relative_errors(*_columns(prediction, reference))
 
 
-def _quantile(errors: NDArray[np.float64], share: float) -> float | NDArray[np.float64]:
-    """Give a quantile of each column; NaN of a column without any error."""
+def _over_voxels(
+    statistic: Callable[..., Any], errors: NDArray[np.float64], *share: float
+) -> float | NDArray[np.float64]:
+    """Compute a statistic of each column; NaN of a column without any error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        quantiles: float | NDArray[np.float64] = np.nanquantile(errors, share, axis=0)
-    return quantiles
+        values: float | NDArray[np.float64] = statistic(errors, *share, axis=0)
+    return values
 
 
 def _pair(

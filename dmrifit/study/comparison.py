@@ -25,16 +25,7 @@ from dmrifit.io.digests import command_line, describe
 from dmrifit.io.tables import csv_text, read_texts
 from dmrifit.predict.algorithms import ALGORITHMS, make_regressor
 from dmrifit.predict.controls import CONTROLS
-from dmrifit.study.contestants import (
-    STRATEGIES,
-    Entrant,
-    check_distinct,
-    choose_views,
-    controls_of,
-    named_cohorts,
-    named_estimators,
-    without_controls,
-)
+from dmrifit.study import contestants
 from dmrifit.study.predictions import FolderPredictions, PatientPredictions
 from dmrifit.study.splits import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.study.study_folder import StudyFolder
@@ -359,7 +350,7 @@ def compare(
     import pandas as pd
 
     check_jobs(n_jobs)
-    cohorts = named_cohorts(cohorts)
+    cohorts = contestants.named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())
     sizes = None if n_train is None else tuple(np.atleast_1d(n_train).tolist())
     patients = {name: cohort.patients for name, cohort in cohorts.items()}
@@ -369,13 +360,13 @@ def compare(
     options: dict[str, Any] = {"kept": folder is not None}
     options["example"] = next(iter(cohorts.values())).scans[0].protocol
     entrants = [
-        Entrant.of(name, estimator, **options)
-        for name, estimator in named_estimators(estimators).items()
+        contestants.Entrant.of(name, estimator, **options)
+        for name, estimator in contestants.named_estimators(estimators).items()
     ]
-    check_distinct(entrants)
+    contestants.check_distinct(entrants)
     if controls:
         has_noise_free = any(cohort.has_noise_free for cohort in cohorts.values())
-        entrants += controls_of(entrants, noise_free=has_noise_free, **options)
+        entrants += contestants.controls_of(entrants, noise_free=has_noise_free, **options)
     earlier = {} if folder is None else folder.settings()
     # Resuming without a seed goes on with the earlier one: a new one would train all again.
     seed = (
@@ -394,7 +385,7 @@ def compare(
         "resynthesize": resynthesize,
         "seed": seed,
     }
-    views = choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
+    views = contestants.choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
     if folder is not None:
         folder.check(settings)
     bank = Bank(
@@ -430,7 +421,7 @@ def compare(
         "cohorts": descriptions,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
-        "without_controls": without_controls(entrants),
+        "without_controls": contestants.without_controls(entrants),
         "versions": software(),
         "command": _command(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -490,16 +481,16 @@ def leave_one_patient_out(
     """
     strategies = (strategies,) if isinstance(strategies, str) else strategies
     algorithms = (algorithms,) if isinstance(algorithms, str) else algorithms
-    unknown = [name for name in strategies if name not in STRATEGIES]
+    unknown = [name for name in strategies if name not in contestants.STRATEGIES]
     if unknown or not strategies or not algorithms:
         raise ValueError(
-            f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, "
-            f"not {strategies!r} and {algorithms!r}"
+            f"name at least one of the strategies {', '.join(contestants.STRATEGIES)} and one "
+            f"algorithm, not {strategies!r} and {algorithms!r}"
         )
     estimators = {}
     for strategy in strategies:
         for algorithm in algorithms:
-            estimators[f"{algorithm} {strategy}"] = STRATEGIES[strategy](algorithm)
+            estimators[f"{algorithm} {strategy}"] = contestants.STRATEGIES[strategy](algorithm)
     return compare(estimators, cohorts, max_voxels=max_voxels, **options)
 
 

@@ -15,16 +15,8 @@ from dmrifit._utils.threads import one_thread
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
+from dmrifit.predict import controls
 from dmrifit.predict.base import Design
-from dmrifit.predict.controls import (
-    CONSTANT,
-    COPY,
-    REPEAT,
-    SHUFFLED,
-    TRUTH,
-    UNTRAINED,
-    nearest_contrasts,
-)
 from dmrifit.predict.strategies import Clinical, SignalToSignal
 from dmrifit.stats.metrics import (
     METRICS,
@@ -68,7 +60,7 @@ def run_trial(
         try:
             start = time.perf_counter()
             estimator = None
-            if entrant.control not in UNTRAINED:
+            if entrant.control not in controls.UNTRAINED:
                 n_columns = tests[0].X.shape[1]
                 estimator = _trained(cell, features, targets, rows, n_dropped, n_columns)
             # Patients that share a training share its time.
@@ -124,7 +116,7 @@ def _trained(
     estimator.set_params(**_completed(estimator, cell))
     x = np.concatenate([features[patient_rows] for patient_rows in rows])
     y = np.concatenate([targets[patient_rows] for patient_rows in rows])
-    if cell.entrant.control == SHUFFLED:
+    if cell.entrant.control == controls.SHUFFLED:
         generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
         y = y[generator.permutation(len(y))]
     if n_dropped is None:
@@ -172,20 +164,20 @@ def _untrained_answers(
 ) -> tuple[NDArray, NDArray]:
     """Give the signals and maps of a control that learns nothing."""
     model, target, control = cell.entrant.model, cell.view.target, cell.entrant.control
-    if control == COPY and clinical is None:
-        signals = test.X[:, nearest_contrasts(cell.view.source, target)]
+    if control == controls.COPY and clinical is None:
+        signals = test.X[:, controls.nearest_contrasts(cell.view.source, target)]
         estimator = clone(cell.entrant.estimator)
         return signals, estimator.set_params(**_completed(estimator, cell)).maps_of(signals)
-    if control == COPY:
+    if control == controls.COPY:
         maps = _copied_maps(clinical, model, constants)
         return model.signal(maps, target), maps
     signals, maps = test.Y, test.reference
     repeat: Any = test.repeat
-    if control == TRUTH:
+    if control == controls.TRUTH:
         signals, truth = repeat.noise_free, test.truth
         # Of regions, or in the symbols of another model, true parameters may not be known.
         maps = fit_voxels(signals, target, model).parameters if truth is None else truth
-    if control == REPEAT:
+    if control == controls.REPEAT:
         signals, maps = repeat.signals, repeat.reference
     if cell.entrant.strategy != "s2s":
         signals = model.signal(maps, target)
@@ -212,10 +204,10 @@ def _score_maps(
     """Score every parameter against the reference and, where known, the truth and a repeat."""
     repeated = None
     # Against itself a repeat would be perfect.
-    if test.repeat is not None and entrant.control != REPEAT:
+    if test.repeat is not None and entrant.control != controls.REPEAT:
         repeated = test.repeat.reference
     references = {"": test.reference, "_truth": test.truth, "_independent": repeated}
-    is_constant = entrant.control == CONSTANT
+    is_constant = entrant.control == controls.CONSTANT
     rows = []
     for j, parameter in enumerate(entrant.model.parameters):
         predicted, reference = maps[:, j], test.reference[:, j]
@@ -282,7 +274,7 @@ def _score_signals(
             error = (p - measured) / measured
         usable = np.isfinite(error)
         values = error[usable] if usable.any() else np.array([_NAN])
-        answer = constant if cell.entrant.control == CONSTANT else p
+        answer = constant if cell.entrant.control == controls.CONSTANT else p
         skill, _, constant_error, _ = skill_scores(answer, measured, constant, relative=True)
         scores = {
             "relative_error": float(np.mean(np.abs(values))),

@@ -170,6 +170,8 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -233,23 +235,14 @@ def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     rows = [["date", study.get("date", "")]]
     for key, value in study.get("settings", {}).items():
         if key != "cohorts":
-            rows.append([key.replace("_", " "), _setting(key, value)])
+            nothing = "all" if key in ("n_train", "max_voxels") else "none"
+            rows.append([key.replace("_", " "), _plain(value) or nothing])
     for name, version in study.get("versions", {}).items():
         rows.append([f"version of {name}", version])
     yield Table(rows)
     descriptions = [[name, _short(text)] for name, text in study.get("estimators", {}).items()]
     if descriptions:
         yield Fold("Estimators", Table(descriptions, ["name", "class and parameters"]))
-
-
-def _setting(key: str, value: Any) -> str:
-    if value is None:
-        return "all" if key in ("n_train", "max_voxels") else "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
 
 
 def _short(description: Any) -> str:
