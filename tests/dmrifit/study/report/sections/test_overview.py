@@ -96,7 +96,7 @@ def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):
     assert rows == [
         ["signal-to-noise ratio in the liver, lowest b, shortest TE", "40", "30"],
         ["voxels of the image", "48, 48, 8", "48, 48, 8"],
-        ["own word", "True", "True"],
+        ["own word", "yes", "yes"],
     ]
     header, rows = html.table("Each patient")
     assert header == ["cohort", "patient", "tumor site", "gain"]
