@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator
 from dmrifit._optional import import_optional
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.boosted_trees import checked_trees
-from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays
+from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays, instances_in
 from dmrifit.predict.algorithms import CLASS_MODULES, REGRESSORS
 
 # Classes of ours have short names in files, which stay when a module is renamed.
@@ -67,7 +67,7 @@ def dumped(
     from skops.io import dumps
 
     stubs = {}
-    for leaf in list(_leaves_in(regressor, _STORED)):
+    for leaf in _leaves_in(regressor, _STORED):
         stubs[id(leaf)] = Leaf(len(leaves))
         description, weights = _described(leaf)
         if description["class"] not in _allowed_leaves(algorithm):
@@ -76,7 +76,8 @@ def dumped(
                 "is made of"
             )
         if weights is not None:
-            description["weights"] = f"leaf{len(leaves)}{_suffix_of(description['class'])}"
+            suffix = ".json" if description["class"] == _XGBOOST else ".safetensors"
+            description["weights"] = f"leaf{len(leaves)}{suffix}"
             parts[description["weights"]] = weights
         leaves.append(description)
     if stubs:
@@ -86,7 +87,7 @@ def dumped(
     try:
         check_arrays(regressor)
         # Not compressed, because the archive around it is.
-        data = _with_short_names(dumps(regressor))
+        data = _with_modules(dumps(regressor), short=True)
         unknown = _types_in(data) - _allowed(algorithm, _public_estimators())
     except RefusedError as error:
         raise ValueError(f"the regressor cannot be stored: {error}") from None
@@ -128,10 +129,11 @@ def loaded(
             f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of"
         )
     # Beside its own list skops then trusts what was allowed above, and nothing else.
-    names_for_skops = [_full_name(name) for name in sorted(allowed)]
-    regressor = loads(_with_full_names(data), trusted=names_for_skops)
+    full_names = {f"dmrifit.{title}": f"{module}.{title}" for title, module in _MODULES.items()}
+    names_for_skops = [full_names.get(name, name) for name in sorted(allowed)]
+    regressor = loads(_with_modules(data, short=False), trusted=names_for_skops)
     check_arrays(regressor)
-    stubs = list(_leaves_in(regressor, {_LEAF}))
+    stubs = _leaves_in(regressor, {_LEAF})
     if not stubs:
         return regressor
     memo = {}
@@ -153,28 +155,15 @@ def _class_of(instance: Any) -> str:
     return f"{package}.{type(instance).__qualname__}"
 
 
-def _full_name(name: str) -> str:
-    """Expand the short name of a class of ours to the one that Python imports."""
-    package, _, title = name.rpartition(".")
-    if package != "dmrifit":
-        return name
-    return f"{_MODULES[title]}.{title}"
+def _with_modules(data: bytes, *, short: bool) -> bytes:
+    """Give classes of ours the short module that files name, or the one to import them from."""
 
+    def rename(node: dict[str, Any]) -> None:
+        module = _MODULES.get(str(node.get("__class__")))
+        if module is not None and node["__module__"] in (module, "dmrifit"):
+            node["__module__"] = "dmrifit" if short else module
 
-def _with_short_names(data: bytes) -> bytes:
-    def shorten(node: dict[str, Any]) -> None:
-        if "__module__" in node and _MODULES.get(node["__class__"]) == node["__module__"]:
-            node["__module__"] = "dmrifit"
-
-    return _with_schema(data, shorten)
-
-
-def _with_full_names(data: bytes) -> bytes:
-    def expand(node: dict[str, Any]) -> None:
-        if node.get("__module__") == "dmrifit":
-            node["__module__"] = _MODULES[node["__class__"]]
-
-    return _with_schema(data, expand)
+    return _with_schema(data, rename)
 
 
 def _with_schema(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
@@ -204,24 +193,13 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(node)
 
 
-def _leaves_in(regressor: Any, classes: set[str]) -> Iterator[Any]:
-    """Find the objects of some classes in a regressor, each once."""
-    waiting = [regressor]
-    visited = set()
-    while waiting:
-        # The first first, because the order numbers the files of the leaves.
-        item = waiting.pop(0)
-        if id(item) in visited:
-            continue
-        visited.add(id(item))
-        if _class_of(item) in classes:
-            yield item
-        elif isinstance(item, BaseEstimator):
-            waiting += vars(item).values()
-        elif isinstance(item, list | tuple):
-            waiting += item
-        elif isinstance(item, dict):
-            waiting += item.values()
+def _leaves_in(regressor: Any, classes: set[str]) -> list[Any]:
+    """Find the objects of some classes in a regressor; their order numbers the files."""
+
+    def is_leaf(item: Any) -> bool:
+        return _class_of(item) in classes
+
+    return [item for item in instances_in(regressor, is_leaf) if is_leaf(item)]
 
 
 def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
@@ -261,12 +239,18 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
     return description, leaf.weights()
 
 
-_FITTED_NETWORK = {"n_features_in_": int, "n_targets_": int, "flat_": bool}
+_FITTED_NETWORK: dict[str, Any] = {"n_features_in_": int, "n_targets_": int, "flat_": bool}
 
 
 def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
     """Build a leaf from its description and what it had learned."""
-    cls = _leaf_class(leaf["class"])
+    # Its name was compared with the list before.
+    title = leaf["class"].rpartition(".")[2]
+    if leaf["class"] == _XGBOOST:
+        cls = import_optional("xgboost").XGBRegressor
+    else:
+        import_optional("torch")
+        cls = getattr(import_module(_MODULES[title]), title)
     refuse_keys(leaf["parameters"], set(cls().get_params()), f"parameter of {cls.__name__}")
     estimator = cls(**{key: decoded(value) for key, value in leaf["parameters"].items()})
     if leaf["weights"] is None:
@@ -275,34 +259,15 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
     if leaf["class"] == _XGBOOST:
         estimator.load_model(bytearray(checked_trees(weights)))
     else:
-        refuse_keys(
-            leaf["fitted"], set(_FITTED_NETWORK), "fitted attribute of a network", complete=True
-        )
-        for name, number_type in _FITTED_NETWORK.items():
-            value = leaf["fitted"][name]
+        names = set(_FITTED_NETWORK)
+        refuse_keys(leaf["fitted"], names, "fitted attribute of a network", complete=True)
+        for name, value in leaf["fitted"].items():
             # Not isinstance: true and false are integers, too.
-            has_type = type(value) is number_type
-            if not has_type or value < 0:
+            if type(value) is not _FITTED_NETWORK[name] or value < 0:
                 raise RefusedError(f"{name} of a network is {value!r}")
             setattr(estimator, name, value)
         estimator.set_weights(weights)
     return estimator
-
-
-def _suffix_of(class_name: str) -> str:
-    """Return the ending of the file that holds what a leaf has learned."""
-    if class_name == _XGBOOST:
-        return ".json"
-    return ".safetensors"
-
-
-def _leaf_class(name: str) -> Any:
-    """Import the class of a leaf, whose name was compared with the list before."""
-    if name == _XGBOOST:
-        return import_optional("xgboost").XGBRegressor
-    import_optional("torch")
-    title = name.removeprefix("dmrifit.")
-    return getattr(import_module(_MODULES[title]), title)
 
 
 def check_leaves(leaves: Any) -> None:
@@ -312,7 +277,7 @@ def check_leaves(leaves: Any) -> None:
     keys = {"class", "parameters", "fitted", "weights"}
     for leaf in leaves:
         refuse_keys(leaf, keys, "key of a leaf", complete=True)
-        suffix = _suffix_of(leaf["class"])
+        suffix = ".json" if leaf["class"] == _XGBOOST else ".safetensors"
         has_weights = leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)
         if leaf["class"] not in _STORED or not has_weights:
             raise RefusedError(

@@ -89,7 +89,9 @@ def draw_glioma(
     n_voxels = min(max(n_voxels, 1), room)
     # Scaled by rank, the tumor has its volume however rough or cut off it is.
     distance /= _kth_smallest(distance, n_voxels)
-    distance = np.minimum(_largest_component(distance), scattered)
+    # Crumbs at the rim, which are noise of the surface, are left out of the tumor.
+    is_crumb = (distance < 1) & ~largest_components(distance < 1)
+    distance = np.minimum(np.where(is_crumb, np.float32(1), distance), scattered)
     core = _necrosis_distance(head, offsets, distance, radius, necrosis, necrosis_stream)
     return Glioma(center, radius, distance, core)
 
@@ -152,12 +154,6 @@ def _kth_smallest(values: NDArray[np.float32], k: int) -> np.float32:
     """Find a value that exactly `k` values lie below, where they differ."""
     smallest = np.partition(values, k, axis=None)
     return np.float32(smallest[k])
-
-
-def _largest_component(distance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Leave crumbs at the rim, which are noise of the surface, out of the tumor."""
-    is_crumb = (distance < 1) & ~largest_components(distance < 1)
-    return np.where(is_crumb, np.float32(1), distance)
 
 
 def _necrosis_distance(

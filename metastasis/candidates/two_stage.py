@@ -26,36 +26,15 @@ from dmrifit.model_files.model_file import save_model
 from dmrifit.model_files.registry import register, registered
 from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.training import Training, fill_training
-from dmrifit.networks.volume_cases import VolumeList, naming
+from dmrifit.networks.volume_cases import naming
+from metastasis.candidates import judgment
 from metastasis.candidates.case_candidates import (
     case_candidates,
     probability_of,
     segmenter_options,
 )
 from metastasis.candidates.features import FEATURES, LEVELS, PRIOR_FEATURES, Candidates
-from metastasis.candidates.judgment import (
-    CLASSIFIERS,
-    LATER_FEATURES,
-    NAMES,
-    candidate_truth,
-    classifier_columns,
-    has_prior,
-    make_classifier,
-    scored_volume,
-    shuffled_losses,
-    without_prior,
-)
-from metastasis.scans.network_inputs import (
-    Scan,
-    brain_of,
-    case_on_network_grid,
-    classes_on_network_grid,
-    edge_of,
-    joined_cases,
-    paired_labels,
-    scores_on_scan_grid,
-    values_of,
-)
+from metastasis.scans import network_inputs
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
 
@@ -184,20 +163,22 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             If a parameter or case is not possible, or the candidates are all metastases or none.
         """
         self._check()
-        cases = joined_cases(volumes, priors, masks)
-        pairs = paired_labels(cases, labels)
+        cases = network_inputs.joined_cases(volumes, priors, masks)
+        pairs = network_inputs.paired_labels(cases, labels)
         spacing = _spacing(self.segmenter)
         tables, truths = [], []
         for number, segmenter in self._unseen(cases, labels, groups):
             with naming(number):
-                case = case_on_network_grid(cases[number], spacing)
-                target = np.asarray(classes_on_network_grid(*pairs[number], spacing))
+                case = network_inputs.case_on_network_grid(cases[number], spacing)
+                target = np.asarray(
+                    network_inputs.classes_on_network_grid(*pairs[number], spacing)
+                )
                 # What a network was mistaken in is background, and what has to be judged.
                 target = np.where(target == MISTAKEN, 0, target)
                 candidates = self._candidates(
                     segmenter, case, use_prior=self.use_prior, lesions=target > 0
                 )
-                truths.append(candidate_truth(candidates, target))
+                truths.append(judgment.candidate_truth(candidates, target))
             tables.append(candidates.table)
         return self.fit_candidates(self.segmenter_, np.concatenate(tables), np.concatenate(truths))
 
@@ -239,45 +220,25 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         self.n_candidates_ = {"metastases": n_true, "others": len(truth) - n_true}
 
         def fitted(columns: NDArray[np.float64]) -> Any:
-            classifier = make_classifier(self.classifier, derived_seed(seed, "classifier"))
+            classifier = judgment.make_classifier(
+                self.classifier, derived_seed(seed, "classifier")
+            )
             return classifier.fit(columns, truth.astype(np.float64))
 
-        columns = classifier_columns(table)
-        self.uses_priors_ = bool(has_prior(table).any())
+        columns = judgment.classifier_columns(table)
+        self.uses_priors_ = bool(judgment.has_prior(table).any())
         self.classifier_ = self.classifier_without_prior_ = fitted(columns)
         if self.uses_priors_:
-            self.classifier_without_prior_ = fitted(classifier_columns(without_prior(table)))
+            self.classifier_without_prior_ = fitted(
+                judgment.classifier_columns(judgment.without_prior(table))
+            )
         shuffled = np.random.default_rng(derived_seed(seed, "shuffle"))
-        self.feature_weights_ = shuffled_losses(self.classifier_, columns, truth, shuffled)
+        self.feature_weights_ = judgment.shuffled_losses(
+            self.classifier_, columns, truth, shuffled
+        )
         self.threshold_ = float(self.threshold)
         self.false_positives_: float | None = None
         return self
-
-    def predict_proba(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """
-        Give each voxel the highest score of the components that it belongs to.
-
-        Those too large to be judged have the mean score of what they hold at the next level, where
-        that is half of them.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            Scores from 0 to 1 for each case, 0 where there is no candidate.
-        """
-        check_is_fitted(self)
-        return VolumeList(self._scored(joined_cases(volumes, priors, masks)))
 
     def min_voxels_on(self, volume: Any) -> int:
         """
@@ -293,7 +254,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         int
             ``min_voxels``; fewer where voxels are larger than those of the segmenter.
         """
-        spacing, edge = _spacing(self.segmenter_), edge_of(volume)
+        spacing, edge = _spacing(self.segmenter_), network_inputs.edge_of(volume)
         if spacing is None or edge is None:
             return self.min_voxels
         # In smaller voxels all are large enough: candidates were counted on the segmenter's grid.
@@ -301,7 +262,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
 
     def _reference(self, label: Any, volume: Any) -> NDArray[np.uint8]:
         # Labels of implants hold cores and surroundings, too.
-        return (np.asarray(values_of(label)) == 1).astype(np.uint8)
+        return (np.asarray(network_inputs.values_of(label)) == 1).astype(np.uint8)
 
     def feature_table(self) -> pd.DataFrame:
         """
@@ -317,11 +278,9 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
 
         check_is_fitted(self)
         meanings = FEATURES | PRIOR_FEATURES
-        rows = [
-            {"feature": name, "weight": weight, "meaning": meanings[name]}
-            for name, weight in self.feature_weights_.items()
-        ]
-        return pd.DataFrame(rows).sort_values("weight", ascending=False, ignore_index=True)
+        rows = [(name, weight, meanings[name]) for name, weight in self.feature_weights_.items()]
+        table = pd.DataFrame(rows, columns=["feature", "weight", "meaning"])
+        return table.sort_values("weight", ascending=False, ignore_index=True)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "classifier_")
@@ -337,12 +296,12 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
     @property
     def _features(self) -> tuple[str, ...]:
         """Names of the features that the classifier looks at; older files lack some."""
-        return tuple(name for name in NAMES if name in self.feature_weights_)
+        return tuple(name for name in judgment.NAMES if name in self.feature_weights_)
 
     # Candidates ---------------------------------------------------------------------------------
 
     def _unseen(
-        self, cases: list[Scan], labels: Sequence[Any], groups: Sequence[Any] | None
+        self, cases: list[network_inputs.Scan], labels: Sequence[Any], groups: Sequence[Any] | None
     ) -> Iterator[tuple[int, Any]]:
         """Yield numbers of cases, each with segmenters that have not seen it, and set the last."""
         segmenter = self.segmenter
@@ -366,7 +325,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
     def _trained(
         self,
         segmenter: Any,
-        cases: list[Scan],
+        cases: list[network_inputs.Scan],
         labels: Sequence[Any],
         numbers: Any,
         groups: Sequence[Any] | None,
@@ -410,7 +369,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             segmenters.append(following.set_params(warm_start_from=segmenter.warm_start_from))
         return segmenters
 
-    def _candidates(self, segmenter: Any, case: Scan, **options: Any) -> Candidates:
+    def _candidates(self, segmenter: Any, case: network_inputs.Scan, **options: Any) -> Candidates:
         return case_candidates(
             segmenter,
             case,
@@ -420,25 +379,27 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             **options,
         )
 
-    def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
+    def _predictions(self, cases: list[network_inputs.Scan]) -> Iterator[NDArray[np.float32]]:
         spacing = _spacing(self.segmenter_)
         # A classifier that learned without priors looks at none: they need not be aligned.
         use_prior = self.use_prior and self.uses_priors_
         for scan in cases:
-            case = case_on_network_grid(scan, spacing)
+            case = network_inputs.case_on_network_grid(scan, spacing)
             candidates = self._candidates(self.segmenter_, case, use_prior=use_prior)
-            shape = np.shape(values_of(case[0]))[:3]
-            with_prior = has_prior(candidates.table).any()
+            shape = np.shape(network_inputs.values_of(case[0]))[:3]
+            with_prior = judgment.has_prior(candidates.table).any()
             classifier = self.classifier_ if with_prior else self.classifier_without_prior_
-            scores = scored_volume(classifier, candidates, shape, self._features)
+            scores = judgment.scored_volume(classifier, candidates, shape, self._features)
             if case is not scan:
-                scores = scores_on_scan_grid(scores, scan[0], spacing) * brain_of(scan)
+                scores = network_inputs.scores_on_scan_grid(
+                    scores, scan[0], spacing
+                ) * network_inputs.brain_of(scan)
             yield scores
 
     def _check(self) -> None:
         check_fields(self)
         if isinstance(self.classifier, str):
-            check_word("classifier", self.classifier, CLASSIFIERS)
+            check_word("classifier", self.classifier, judgment.CLASSIFIERS)
         levels = np.asarray(self.levels, dtype=np.float64)
         if levels.ndim != 1 or not len(levels) or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"levels must be probabilities between 0 and 1, not {self.levels!r}")
@@ -454,8 +415,8 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         """Refuse fitted attributes of a model file that `fit` could not have set."""
         counts, weights = self.n_candidates_, self.feature_weights_
         refuse_keys(counts, {"metastases", "others"}, "kind of candidates", complete=True)
-        refuse_keys(weights, set(NAMES), "feature of this version")
-        missing = set(NAMES) - set(weights) - LATER_FEATURES
+        refuse_keys(weights, set(judgment.NAMES), "feature of this version")
+        missing = set(judgment.NAMES) - set(weights) - judgment.LATER_FEATURES
         if missing:
             raise RefusedError(f"it lacks the features {', '.join(sorted(missing))}")
         try:
@@ -469,7 +430,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
                 check_number(f"the weight of {name}", weight, least=-np.inf)
         except ValueError as error:
             raise RefusedError(str(error)) from None
-        if self.uses_priors_ and not set(weights) >= LATER_FEATURES:
+        if self.uses_priors_ and not set(weights) >= judgment.LATER_FEATURES:
             # Changes of the same names were computed in another way then.
             raise RefusedError(
                 "it judges priors by features of an earlier version: train it again"
@@ -584,12 +545,14 @@ def small_unet(
     )
 
 
-def _mark_mistakes_of(segmenter: Any, case: Scan, label: Any, seed: int) -> NDArray[np.uint8]:
+def _mark_mistakes_of(
+    segmenter: Any, case: network_inputs.Scan, label: Any, seed: int
+) -> NDArray[np.uint8]:
     """Mark in a label what a segmenter takes for lesions, but for what is near to one."""
     steps = np.ones(3)
     if isinstance(case[0], nib.Nifti1Image):
         steps = np.asarray(nib.affines.voxel_sizes(case[0].affine))
-    values = np.asarray(values_of(label))
+    values = np.asarray(network_inputs.values_of(label))
     probability = probability_of(segmenter, case)
     if values.any():
         distance = ndimage.distance_transform_edt(values == 0, sampling=steps)

@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from dmrifit._optional import import_optional
-from metastasis.networks.architectures import (
-    PRIOR_REACH,
-    SLOPE,
-    DeepMedic,
-    SmallUNet,
-    UNet,
-    added,
-    change_features,
-    folded,
-)
+from metastasis.networks import architectures
 from metastasis.networks.sizes import low_resolution_cells
 from metastasis.segmentation.sampling import take_cells, take_window
 
@@ -42,7 +33,7 @@ Case = Mapping[str, NDArray[Any]]
 
 
 def dense_logits(
-    network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUMBERS
+    network: architectures.DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUMBERS
 ) -> NDArray[np.float32]:
     """
     Give the logits of all voxels of a volume, with every layer of every path computed once.
@@ -55,7 +46,7 @@ def dense_logits(
     """
     shape = case["image"].shape[1:]
     n_layers = network.n_layers
-    reach = PRIOR_REACH if network.shared else 0
+    reach = architectures.PRIOR_REACH if network.shared else 0
     has_prior = network.prior_path and (not network.validity or bool(case["valid"]))
     logits = np.empty(shape, dtype=np.float32)
     with torch.inference_mode():
@@ -106,7 +97,7 @@ def dense_logits(
                 if network.shared:
                     # Voxels come last in torch's maxima, channels in all else here.
                     scans = (slab.permute(3, 0, 1, 2)[None] for slab in (features, prior_slab))
-                    parts = change_features(*scans)
+                    parts = architectures.change_features(*scans)
                     prior_slab, change = (part[0].permute(1, 2, 3, 0) for part in parts)
                     merged += head.merge("change", change)
                 merged += head.merge("prior", prior_slab)
@@ -122,7 +113,9 @@ def dense_logits(
     return logits
 
 
-def unet_logits(network: UNet, image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def unet_logits(
+    network: architectures.UNet, image: NDArray[np.float32], size: int
+) -> NDArray[np.float32]:
     """
     Give the logits of all voxels by windows of the size in training, which overlap by a quarter.
 
@@ -140,7 +133,9 @@ def unet_logits(network: UNet, image: NDArray[np.float32], size: int) -> NDArray
     return padded_logits[: shape[0], : shape[1], : shape[2]]
 
 
-def whole_logits(network: SmallUNet, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def whole_logits(
+    network: architectures.SmallUNet, image: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """
     Give the logits of all voxels at once; outside of the box around the brain they are low.
 
@@ -224,30 +219,30 @@ def _features(
             x = functional.conv3d(x, weight, bias)
             if number in path.joins:
                 n = x.shape[2]
-                x = added(x, residuals[number][:, :, :n, 2:-2, 2:-2])
+                x = architectures.added(x, residuals[number][:, :, :n, 2:-2, 2:-2])
                 residuals[number] = residuals[number][:, :, n:].clone()
-            x = functional.leaky_relu_(x, SLOPE)
+            x = functional.leaky_relu_(x, architectures.SLOPE)
         yield x[0].permute(1, 2, 3, 0)
 
 
 class _Head:
     """Dense layers with folded normalization as matrix products; channels come last."""
 
-    def __init__(self, network: DeepMedic) -> None:
+    def __init__(self, network: architectures.DeepMedic) -> None:
         self.merges = {}
         self.valid = None
         norm = network.norms[0]
         for name, layer in network.merges.items():
-            weight, bias = folded(layer.weight, layer.bias, norm)  # type: ignore[arg-type]
+            weight, bias = architectures.folded(layer.weight, layer.bias, norm)  # type: ignore[arg-type]
             # The offset of the normalization belongs to the sum.
             self.merges[name] = (weight.flatten(1), bias if name == "normal" else None)
             self.width = len(weight)
         if network.validity:
             valid_weight = network.valid_weight[:, None, None, None, None]
-            self.valid = folded(valid_weight, None, norm)[0].flatten()
+            self.valid = architectures.folded(valid_weight, None, norm)[0].flatten()
         self.layers = []
         for layer, layer_norm in zip(network.dense, network.norms[1:], strict=True):
-            weight, bias = folded(layer.weight, layer.bias, layer_norm)  # type: ignore[arg-type]
+            weight, bias = architectures.folded(layer.weight, layer.bias, layer_norm)  # type: ignore[arg-type]
             self.layers.append((weight.flatten(1), bias))
         self.answer = network.answer.weight.flatten(1), network.answer.bias
 
@@ -257,9 +252,9 @@ class _Head:
 
     def decide(self, merged: torch.Tensor) -> torch.Tensor:
         """Give logits from the sum over all paths, which is overwritten."""
-        x = functional.leaky_relu_(merged, SLOPE)
+        x = functional.leaky_relu_(merged, architectures.SLOPE)
         for weight, bias in self.layers:
-            x = functional.leaky_relu_(functional.linear(x, weight, bias), SLOPE)
+            x = functional.leaky_relu_(functional.linear(x, weight, bias), architectures.SLOPE)
         return functional.linear(x, *self.answer)
 
 
@@ -269,9 +264,6 @@ def _repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int) -> 
 
     Shapes: `x` (cells x, cells y, cells z, channels); returns (x, y, z, channels).
     """
-    *cells, channels = x.shape
-    wide = x[:, None, :, None, :, None].expand(
-        cells[0], factor, cells[1], factor, cells[2], factor, channels
-    )
-    whole = wide.reshape(*(n * factor for n in cells), channels)
-    return whole[phase : phase + size[0], : size[1], : size[2]]
+    for axis, first in enumerate((phase, 0, 0)):
+        x = x.repeat_interleave(factor, dim=axis).narrow(axis, first, size[axis])
+    return x

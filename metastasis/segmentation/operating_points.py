@@ -158,7 +158,41 @@ class OperatingPointMixin:
     min_voxels: int
     threshold_: float
     false_positives_: float | None
-    predict_proba: Any
+    _predictions: Any
+
+    def predict_proba(
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """
+        Give the probability of a metastasis in each voxel, or the score of its candidate.
+
+        A two-stage segmenter gives each voxel the highest score of the components that it belongs
+        to; those too large to be judged have the mean score of what they hold at the next level,
+        where that is half of them.
+
+        Parameters
+        ----------
+        volumes, priors, masks : sequence of n_cases
+            As in `fit`, of any size; priors and masks are optional.
+
+        Returns
+        -------
+        list of ndarray of shape (x, y, z)
+            For each case, on its own grid; 0 outside the brain and where there is no candidate.
+
+        Raises
+        ------
+        ValueError
+            If a case has another number of channels than those in training, an image has voxels
+            larger or smaller by a quarter, or prior scans are given to a network that was trained
+            without any.
+        """
+        check_is_fitted(self)
+        return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
 
     def predict(
         self,

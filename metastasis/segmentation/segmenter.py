@@ -17,29 +17,13 @@ from dmrifit._utils.checks import Count, NotNegative, Within, check_number
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
-from dmrifit.networks.volume_cases import VolumeList, naming
+from dmrifit.networks.volume_cases import naming
 from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
-from metastasis.scans.network_inputs import (
-    Scan,
-    binary_label,
-    brain_of,
-    joined_cases,
-    label_on_network_grid,
-    on_network_grid,
-    on_scan_grid,
-    paired_labels,
-    values_of,
-)
+from metastasis.scans import network_inputs
 from metastasis.scans.scan_checks import checked_range, seen_range
-from metastasis.segmentation.case_inputs import (
-    case_inputs,
-    check_geometry,
-    n_extra_channels,
-    network_arguments,
-    training_edge,
-)
+from metastasis.segmentation import case_inputs
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import (
     MISTAKEN,
@@ -307,12 +291,14 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             If torch, skorch or, for the U-Net, monai is not installed.
         """
         self._check()
-        cases = joined_cases(volumes, priors, masks)
+        cases = network_inputs.joined_cases(volumes, priors, masks)
         targets = None
         if labels is not None:
-            targets = paired_labels(cases, labels)
+            targets = network_inputs.paired_labels(cases, labels)
         # A prior of zeros is a missing one.
-        has_priors = any(np.any(values_of(prior)) for _, prior, _ in cases if prior is not None)
+        has_priors = any(
+            np.any(network_inputs.values_of(prior)) for _, prior, _ in cases if prior is not None
+        )
         self.prior_: str | None = self.prior if has_priors else None
         if self.network in _UNETS and self.prior_ in ("path", "shared"):
             raise ValueError(
@@ -323,7 +309,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         self.__dict__.pop("threshold_", None)
         self.edge_: float | None = self.spacing
         if self.spacing is None:
-            self.edge_ = training_edge([case[0] for case in cases])
+            self.edge_ = case_inputs.training_edge([case[0] for case in cases])
         self._start = self._first_weights()
         try:
             self._train(cases, targets, groups)
@@ -333,36 +319,6 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         self.false_positives_: float | None = None
         self.seen_: dict[str, list[float]] | None = seen_range(cases, targets or [])
         return self
-
-    def predict_proba(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """
-        Give the probability of a metastasis in each voxel.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`, of any size; priors and masks are optional.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            For each case, on its own grid.
-
-        Raises
-        ------
-        ValueError
-            If a case has another number of channels than those in training, an image has voxels
-            larger or smaller by a quarter, or prior scans are given to a network that was trained
-            without any.
-        """
-        check_is_fitted(self)
-        return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
 
     def score(
         self,
@@ -389,8 +345,10 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             The mean.
         """
         check_is_fitted(self)
-        cases = joined_cases(volumes, priors, masks)
-        pairs = zip(self._predictions(cases), paired_labels(cases, labels), strict=True)
+        cases = network_inputs.joined_cases(volumes, priors, masks)
+        pairs = zip(
+            self._predictions(cases), network_inputs.paired_labels(cases, labels), strict=True
+        )
         scores = [self._case_score(probability, target) for probability, target in pairs]
         return float(np.mean(scores))
 
@@ -432,12 +390,11 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         from dmrifit.networks import checkpoints
         from metastasis.networks import architectures
 
-        extra = n_extra_channels(self)
+        extra = case_inputs.n_extra_channels(self)
         module: torch.nn.Module
         if self.network in _UNETS:
-            network: Any = architectures.UNet
-            if self.network == "small_unet":
-                network = architectures.SmallUNet
+            is_small = self.network == "small_unet"
+            network: Any = architectures.SmallUNet if is_small else architectures.UNet
             module = network(self.n_channels_ + extra, self._widths, dropout=self.dropout)
         else:
             module = architectures.DeepMedic(
@@ -467,10 +424,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     def _criterion(self) -> torch.nn.Module:
         from metastasis.networks import losses
 
-        if self.loss == "bce":
-            return losses.VoxelLoss()
-        if self.loss == "lesion":
-            return losses.LesionLoss()
+        if self.loss in ("bce", "lesion"):
+            return losses.VoxelLoss() if self.loss == "bce" else losses.LesionLoss()
         modules = {"jvss": losses.JVSSLoss, "vss": losses.VSSLoss, "sse": losses.SSELoss}
         return modules[self.loss](self.alpha, reduction=self.reduction)
 
@@ -487,22 +442,20 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             with naming(number):
                 self._check_geometry(case)
                 shape = np.shape(case[0])
-                if len(shape) == 3:
-                    self._check_channels(1)
-                if len(shape) == 4:
-                    self._check_channels(shape[3])
+                if len(shape) in (3, 4):
+                    self._check_channels((*shape, 1)[3])
         yield from super()._predictions(X)
 
-    def _check_geometry(self, case: Scan) -> None:
+    def _check_geometry(self, case: network_inputs.Scan) -> None:
         edge = None
         # Scans are resampled to a spacing, so that their own voxels do not matter.
         if self.spacing is None:
             edge = getattr(self, "edge_", None)
-        check_geometry(case, edge)
+        case_inputs.check_geometry(case, edge)
 
-    def _inputs(self, case: Scan) -> dict[str, NDArray[Any]]:
+    def _inputs(self, case: network_inputs.Scan) -> dict[str, NDArray[Any]]:
         self._check_geometry(case)
-        return case_inputs(self, on_network_grid(case, self.spacing))
+        return case_inputs.case_inputs(self, network_inputs.on_network_grid(case, self.spacing))
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         self._check_channels(len(inputs["image"]))
@@ -510,30 +463,35 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     def _target(
         self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
-        binary = label_on_network_grid(self._binary(*target), target[1], self.spacing)
+        binary = network_inputs.label_on_network_grid(
+            self._binary(*target), target[1], self.spacing
+        )
         voxels, ends = lesion_voxels(binary)
         content: dict[str, NDArray[Any]] = {"label": binary, "voxels": voxels, "ends": ends}
         if self.loss == "lesion":
-            is_ignored = np.asarray(values_of(target[0])) == _NOT_JUDGED
-            ignored = label_on_network_grid(is_ignored, target[1], self.spacing)
+            ignored, mistaken = (
+                network_inputs.label_on_network_grid(
+                    np.asarray(network_inputs.values_of(target[0])) == value,
+                    target[1],
+                    self.spacing,
+                )
+                for value in (_NOT_JUDGED, MISTAKEN)
+            )
             content["weight"] = lesion_weights(binary, ignored)
-            is_mistaken = np.asarray(values_of(target[0])) == MISTAKEN
-            mistaken = label_on_network_grid(is_mistaken, target[1], self.spacing)
             content["mistaken"] = np.flatnonzero(mistaken)
         return content
 
     def _binary(self, label: Any, volume: Any) -> NDArray[np.uint8]:
         """Check a label, and give 1 in lesions; those of implants hold more than that."""
         if self.loss == "lesion":
-            label = np.asarray(values_of(label)) == 1
-        return binary_label(label, volume)
+            label = np.asarray(network_inputs.values_of(label)) == 1
+        return network_inputs.binary_label(label, volume)
 
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
         self.n_channels_ = len(inputs[0]["image"])
         assert targets is not None
         out = output_size(self._size, self._n_layers)
-        n_lesion_voxels = 0
-        n_voxels = 0
+        values = set()
         for number in range(len(inputs)):
             shape = inputs[number]["image"].shape[1:]
             if self.network == "deepmedic" and min(shape) < out:
@@ -542,15 +500,10 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                     f"along each axis that a segment of {self._size} answers; lower segment_size "
                     "or leave the case out"
                 )
-            label, volume = targets[number]
             with naming(number):
-                binary = self._binary(label, volume)
-            n_lesion_voxels += int(np.count_nonzero(binary))
-            n_voxels += binary.size
-        if n_lesion_voxels in (0, n_voxels):
-            content = "nothing but lesion voxels"
-            if not n_lesion_voxels:
-                content = "no lesion voxel"
+                values |= set(np.unique(self._binary(*targets[number])).tolist())
+        if values != {0, 1}:
+            content = "nothing but lesion voxels" if 1 in values else "no lesion voxel"
             raise ValueError(
                 f"the labels of all {len(inputs)} cases hold {content}; both classes are needed "
                 "to learn from"
@@ -573,7 +526,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             appearance=self.appearance if self.augment and self.scaling == "local" else 0.0,
         )
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
-            yield network_arguments(self, sample), label
+            yield case_inputs.network_arguments(self, sample), label
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
         """Give the probabilities of a case on its own grid."""
@@ -583,7 +536,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         module = net.module_
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-            sample = network_arguments(self, sample)
+            sample = case_inputs.network_arguments(self, sample)
             if self.network == "small_unet":
                 logits = inference.whole_logits(module, sample["image"])
             elif self.network == "unet":
@@ -598,7 +551,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             else:
                 probability = probabilities(inputs)
         # Air and skull are outside what the network learned from.
-        return on_scan_grid(probability, case[0], self.spacing) * brain_of(case)
+        return network_inputs.on_scan_grid(
+            probability, case[0], self.spacing
+        ) * network_inputs.brain_of(case)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
         # During training there is no operating point yet.

@@ -11,36 +11,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, label
 from scipy.spatial.transform import Rotation
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
+from dmrifit.simulate import heads
 from dmrifit.simulate.head_shapes import slow_field, texture_field
-from dmrifit.simulate.heads import (
-    Head,
-    StandardHead,
-    check_field,
-    check_shape,
-    check_spacing,
-    check_tissues,
-    draw_head,
-    standard_head,
-)
 from metastasis.scans.cases import Case
-from metastasis.simulate.enhancement import (
-    CONTRASTS,
-    HARD_CONTRASTS,
-    Nodule,
-    draw_contrasts,
-    draw_enhancement,
-    draw_kind,
-    draw_mimics,
-    draw_nodule,
-    draw_places,
-    draw_varied_nodule,
-    shares,
-    swelling,
-)
+from metastasis.simulate import enhancement
 
 __all__ = ["simulate_metastases"]
 
@@ -92,13 +70,13 @@ _FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
 class _Settings:
     """What all patients of a simulation share."""
 
-    prior: float
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     metastases: tuple[int, int]
     mimics: tuple[int, int]
+    prior: float
     misregistration: float
-    standard: StandardHead | None
+    standard: heads.StandardHead | None
     seed: int
     world: str
 
@@ -203,28 +181,20 @@ def simulate_metastases(
     check_word("world", world, _WORLDS)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
         check_number(name, value, most=most)
-    voxels = check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
-    steps = check_spacing(spacing, most=_LARGEST_VOXEL)
-    maps = check_tissues(tissues)
-    settings = _Settings(
-        float(prior),
-        voxels,
-        steps,
-        _range("metastases", metastases),
-        _range("mimics", mimics),
-        float(misregistration),
-        # Without maps, each patient has folds of its own.
-        None if maps is None else standard_head(steps, maps),
-        seed_from(random_state),
-        world,
-    )
-    check_field(voxels, steps, _LEAST_FIELD, "metastases")
+    voxels = heads.check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
+    steps = heads.check_spacing(spacing, most=_LARGEST_VOXEL)
+    n_lesions, n_mimics = _range("metastases", metastases), _range("mimics", mimics)
+    maps = heads.check_tissues(tissues)
+    heads.check_field(voxels, steps, _LEAST_FIELD, "metastases")
+    # Without maps, each patient has folds of its own.
+    standard = None if maps is None else heads.standard_head(steps, maps)
+    seed = seed_from(random_state)
+    grid_and_numbers = voxels, steps, n_lesions, n_mimics
+    settings = _Settings(*grid_and_numbers, prior, misregistration, standard, seed, world)
     from joblib import Parallel, delayed
 
     numbers = range(skip, skip + n_patients)
-    return list(
-        Parallel(n_jobs=n_jobs)(delayed(_simulate)(number, settings) for number in numbers)
-    )
+    return list(Parallel(n_jobs)(delayed(_simulate)(number, settings) for number in numbers))
 
 
 def _simulate(number: int, settings: _Settings) -> Case:
@@ -237,7 +207,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
         return evenly(settings.seed, number, _EVEN[purpose], "metastasis", purpose)
 
     head_stream, size_stream = stream("head").spawn(2)
-    head = draw_head(
+    head = heads.draw_head(
         settings.shape,
         settings.spacing,
         head_stream,
@@ -246,16 +216,20 @@ def _simulate(number: int, settings: _Settings) -> Case:
         scale=size_stream.uniform(*_SIZES, 3),
     )
     hard = settings.world == "hard"
-    contrasts = draw_contrasts(stream("contrasts")) if hard else CONTRASTS
-    vascular = draw_enhancement(head, stream("enhancement"), contrasts)
-    likely = _likely(head)
+    contrasts = enhancement.draw_contrasts(stream("contrasts")) if hard else enhancement.CONTRASTS
+    vascular = enhancement.draw_enhancement(head, stream("enhancement"), contrasts)
+    # Metastases grow mostly between gray and white matter, never in fluid.
+    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
+    likely = (4 * border + 0.12 * head.matter) * ((head.fluid < 0.3) & (head.depth > 2.5))
     fewest, most = settings.metastases
     n = fewest + int(evenly_drawn("number") * (most - fewest + 1))
     lesions = _draw_lesions(n, likely, head, stream("metastases"), stream("course"), hard=hard)
     mimic_stream = stream("mimics")
     n_mimics = int(mimic_stream.integers(settings.mimics[0], settings.mimics[1] + 1))
     taken = [(lesion.center, lesion.radius) for lesion in lesions]
-    mimics = draw_mimics(n_mimics, vascular.points, likely, taken, head, mimic_stream, contrasts)
+    mimics = enhancement.draw_mimics(
+        n_mimics, vascular.points, likely, taken, head, mimic_stream, contrasts
+    )
 
     texture = texture_field(settings.shape, _TEXTURE_MM, head.spacing, stream("texture"))
     matter = _WHITE * head.white + _GRAY * head.gray + _DEEP * head.deep + _FLUID * head.fluid
@@ -266,7 +240,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
     added = vascular.contrast
     is_mimic = np.zeros(settings.shape, dtype=bool)
     for mimic in mimics:
-        window, share, _ = shares(mimic, settings.shape, head.affine[:3, 3], head.spacing)
+        window, share, _ = enhancement.shares(mimic, head)
         share *= head.brain[window]
         plain[window] += share * (_WHITE - plain[window])
         added[window] += share * (mimic.contrast - added[window])
@@ -300,27 +274,20 @@ def _simulate(number: int, settings: _Settings) -> Case:
     )
 
 
-def _likely(head: Head) -> NDArray[np.float32]:
-    """Weight where metastases grow: mostly between gray and white matter, never in fluid."""
-    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
-    is_possible = (head.fluid < 0.3) & (head.depth > 2.5)
-    return (4 * border + 0.12 * head.matter) * is_possible
-
-
 def _draw_lesions(
     n: int,
     likely: NDArray[np.float32],
-    head: Head,
+    head: heads.Head,
     rng: np.random.Generator,
     course: np.random.Generator,
     *,
     hard: bool,
-) -> list[Nodule]:
+) -> list[enhancement.Nodule]:
     """Draw metastases, with the status and size of each at the time of the prior."""
     if hard:
         # Rings of 40 mm do not fit into a small field of view.
         largest = 0.5 * float(head.half_axes.min())
-        kinds = [draw_kind(rng) for _ in range(n)]
+        kinds = [enhancement.draw_kind(rng) for _ in range(n)]
         drawn = [(kind, min(size, largest)) for kind, size in kinds]
     else:
         small = rng.random(n) < 0.5
@@ -329,7 +296,7 @@ def _draw_lesions(
         drawn = [("", size) for size in np.exp(sizes).tolist()]
     # The large ones first, as they need room.
     drawn.sort(key=lambda item: -item[1])
-    places = draw_places(likely, [size / 2 for _, size in drawn], [], head, rng)
+    places = enhancement.draw_places(likely, [size / 2 for _, size in drawn], [], head, rng)
     lesions = []
     for (kind, size), place in zip(drawn, places, strict=True):
         odds = HARD_STATUSES
@@ -342,27 +309,30 @@ def _draw_lesions(
         if place is None:
             continue
         if hard:
-            lesion = draw_varied_nodule(place, kind, size, rng, contrasts=HARD_CONTRASTS)
+            lesion = enhancement.draw_varied_nodule(
+                place, kind, size, rng, contrasts=enhancement.HARD_CONTRASTS
+            )
         else:
-            lesion = draw_nodule(place, size, rng, ring=_RING if size > _RING_FROM else 0.0)
+            lesion = enhancement.draw_nodule(
+                place, size, rng, ring=_RING if size > _RING_FROM else 0.0
+            )
         lesions.append(replace(lesion, status=status, earlier_size=earlier[status]))
     return lesions
 
 
 def _with_lesions(
-    picture: NDArray[np.float32], lesions: Sequence[Nodule], head: Head
+    picture: NDArray[np.float32], lesions: Sequence[enhancement.Nodule], head: heads.Head
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], list[_LesionVoxels]]:
     """Put metastases into an image; label voxels filled by more than half, at least one each."""
     picture = picture.copy()
     label = np.zeros(picture.shape, dtype=np.uint8)
-    grid = picture.shape, head.affine[:3, 3], head.spacing
     for lesion in lesions:
         if lesion.edema:
-            window, edema = swelling(lesion, *grid)
+            window, edema = enhancement.swelling(lesion, head)
             picture[window] -= _EDEMA * edema * head.white[window]
     masks = []
     for lesion in lesions:
-        window, share, core = shares(lesion, *grid)
+        window, share, core = enhancement.shares(lesion, head)
         share *= head.brain[window]
         level = (_WHITE + lesion.contrast) * (1 - core) + lesion.core_level * core
         picture[window] += share * (level - picture[window])
@@ -384,8 +354,8 @@ def _voxels(share: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _earlier(
     plain: NDArray[np.float32],
     added: NDArray[np.float32],
-    lesions: Sequence[Nodule],
-    head: Head,
+    lesions: Sequence[enhancement.Nodule],
+    head: heads.Head,
     misregistration: float,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -447,7 +417,7 @@ def _draw_protocol(rng: np.random.Generator) -> _Protocol:
 
 
 def _table(
-    lesions: Sequence[Nodule],
+    lesions: Sequence[enhancement.Nodule],
     masks: Sequence[_LesionVoxels],
     mask: NDArray[np.uint8],
     steps: NDArray[np.float64],
@@ -470,13 +440,8 @@ def _table(
 
 
 def _range(name: str, limits: Any) -> tuple[int, int]:
-    if isinstance(limits, str) or np.ndim(limits) != 1 or len(limits) != 2:
-        raise ValueError(
-            f"{name} must be two whole numbers, the fewest and the most, not {limits!r}"
-        )
-    for value in limits:
-        check_number(name, value, whole=True)
-    if not limits[0] <= limits[1] <= 40:
+    are_whole = np.shape(limits) == (2,) and all(is_number(n, whole=True) for n in limits)
+    if not are_whole or not 0 <= limits[0] <= limits[1] <= 40:
         raise ValueError(
             f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
         )

@@ -13,35 +13,14 @@ from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.io.components import drop_small, label_components
-from dmrifit.stats.lesion_matching import (
-    HEADLINES,
-    SMALL_ML,
-    lesion_counts,
-    lesion_scores,
-    lesion_table,
-    ratio,
-    scores_from_counts,
-)
+from dmrifit.stats import lesion_matching
+from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table
 from dmrifit.stats.metrics import dice
 from dmrifit.stats.patient_summary import in_parts, summarize
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.segmentation.operating_points import THRESHOLDS, summed_curve, threshold_curve
+from metastasis.study import operating_curves, reader_scores
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
-from metastasis.study.operating_curves import (
-    FROC_COLUMNS,
-    area_table,
-    calibration_curve,
-    family_table,
-    froc_table,
-)
-from metastasis.study.reader_scores import (
-    challenge_table,
-    distance_table,
-    lesion_free_table,
-    matched_table,
-    recall_by_volume,
-    scan_scores,
-)
 from metastasis.study.segment_metrics import SEGMENT_COUNTS, segment_counts, segment_rates
 
 if TYPE_CHECKING:
@@ -161,6 +140,7 @@ def evaluate_segmentations(
     arXiv:2306.00838, 2023.
     """
     import pandas as pd
+    from scipy.ndimage import distance_transform_edt
 
     fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
     for value in fewest_voxels.values():
@@ -189,17 +169,20 @@ def evaluate_segmentations(
     statuses = [_statuses(case) for case in cases]
     for i, case in enumerate(cases):
         numbers = label_components(truths[i])
-        distance = _distance_to(truths[i], case.spacing)
+        # In mm to the nearest lesion.
+        distance = np.full(case.shape, np.inf, np.float32)
+        if truths[i].any():
+            distance[:] = distance_transform_edt(~truths[i], sampling=case.spacing)
         keys: dict[str, Any] = {"case": i, "name": case.name, "patient": case.patient}
         keys["prior"] = case.prior is not None
         for name, method_masks in masks.items():
             mask = method_masks[i]
             table = lesion_table(truths[i], mask, case.affine)
-            (counts,) = lesion_counts(table, small=small).to_dict("records")
+            (counts,) = lesion_matching.lesion_counts(table, small=small).to_dict("records")
             row = {**keys, "method": name, **counts}
             row["voxel_dice"] = dice(mask, truths[i])
             scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
-            row = scan_scores(truths[i], numbers, distance, mask, case.affine)
+            row = reader_scores.scan_scores(truths[i], numbers, distance, mask, case.affine)
             further.append({**keys, "method": name, **row})
             status: Any = [statuses[i].get(number, "") for number in table["number"]]
             status = np.where(table["kind"] == "lesion", np.array(status, dtype=object), "")
@@ -223,24 +206,28 @@ def evaluate_segmentations(
         if method.probabilities is None:
             continue
         given: tuple[Any, Any] = (truths, method.probabilities)
-        table = matched_table(*given, cases_of_parts, statuses, min_voxels=method.min_voxels)
+        table = reader_scores.matched_table(
+            *given, cases_of_parts, statuses, min_voxels=method.min_voxels
+        )
         matched.append(table.assign(method=name))
-        table = calibration_curve(
+        table = operating_curves.calibration_curve(
             *given, masks=brains, threshold=method.threshold, min_voxels=method.min_voxels
         )
         calibrations.append(table.assign(method=name))
     patients = [case.patient for case in cases]
     draws = {"patients": patients, "n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
-    members = family_table(summary[summary["part"] == "all"], families or {})
+    members = operating_curves.family_table(summary[summary["part"] == "all"], families or {})
     return {
         "scans": by_scan,
         "lesions": all_lesions,
         "summary": summary,
         "intervals": intervals,
-        "volumes": recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
-        "distance": distance_table(scores_by_scan, n_bootstrap=n_bootstrap, seed=seed),
-        "challenge": challenge_table(scores_by_scan),
-        "lesion_free": lesion_free_table(scores_by_scan),
+        "volumes": reader_scores.recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
+        "distance": reader_scores.distance_table(
+            scores_by_scan, n_bootstrap=n_bootstrap, seed=seed
+        ),
+        "challenge": reader_scores.challenge_table(scores_by_scan),
+        "lesion_free": reader_scores.lesion_free_table(scores_by_scan),
         "status": by_status.agg(n="size", n_found="sum", sensitivity="mean").reset_index(),
         "ensemble": _ensemble_table(methods, reserved, patients, truths),
         "matched": _joined(matched, ["method", "part"]),
@@ -378,25 +365,13 @@ def _statuses(case: Case) -> dict[int, str]:
     return dict(zip(numbers, case.lesions["status"].astype(str), strict=True))
 
 
-# Measures of a scan ------------------------------------------------------------------------------
-
-
-def _distance_to(truth: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float32]:
-    """Give the distance in mm to the nearest lesion; infinite without any."""
-    from scipy.ndimage import distance_transform_edt
-
-    if not truth.any():
-        return np.full(truth.shape, np.inf, np.float32)
-    return np.asarray(distance_transform_edt(~truth, sampling=spacing), np.float32)
-
-
 # Tables ------------------------------------------------------------------------------------------
 
 
 def _scores(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Compute all scores of a summary from sums of counts over scans."""
-    scores: dict[str, NDArray[Any]] = scores_from_counts(counts)
-    scores["voxel_dice"] = ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
+    scores: dict[str, NDArray[Any]] = lesion_matching.scores_from_counts(counts)
+    scores["voxel_dice"] = lesion_matching.ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
     rates = segment_rates({key: counts[f"segment_{key}"] for key in SEGMENT_COUNTS})
     return scores | {f"segment_{key}": value for key, value in rates.items()}
 
@@ -482,7 +457,7 @@ def _curve_tables(
         pairs = zip(truths, values, strict=True)
         scans = [threshold_curve([truth], [scan], **given) for truth, scan in pairs]
         curves[name] = summed_curve(scans).assign(method=name)
-        table, scores[name] = froc_table(scans, **draws)
+        table, scores[name] = operating_curves.froc_table(scans, **draws)
         froc[name] = table.assign(method=name)
     graded = [name for name in curves if name not in controls]
     by_kind = {
@@ -490,12 +465,12 @@ def _curve_tables(
         "family": {str(name): points for name, points in members.groupby("family", sort=False)},
         "control": {name: curves[name] for name in controls},
     }
-    areas = [area_table(of_kind, kind) for kind, of_kind in by_kind.items()]
+    areas = [operating_curves.area_table(of_kind, kind) for kind, of_kind in by_kind.items()]
     # The points of a family are different trainings, which have no common FROC curve.
     of_curves = pd.DataFrame.from_dict(scores, orient="index")
     of_curves = of_curves.reindex(columns=["froc", "froc_low", "froc_high"])
     return {
         "curves": _joined(list(curves.values()), ["method"]),
-        "froc": _joined([froc[name] for name in graded], FROC_COLUMNS),
+        "froc": _joined([froc[name] for name in graded], operating_curves.FROC_COLUMNS),
         "areas": _joined(areas, list(areas[0])).join(of_curves, on="name"),
     }

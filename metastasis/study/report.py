@@ -13,23 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
+from dmrifit.report import page
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.page import (
-    Block,
-    Fold,
-    Heading,
-    Note,
-    Page,
-    Picture,
-    Section,
-    Table,
-    Texts,
-    few_note,
-    notice_lead,
-    origin,
-    sentence,
-    write_report,
-)
 from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.patient_summary import FEWEST_PATIENTS
@@ -46,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write_evaluation"]
 
-_TEXTS = Texts(__file__)
+_TEXTS = page.Texts(__file__)
 #: Tables of a comparison.
 KINDS = (
     "summary",
@@ -137,7 +122,7 @@ def write_evaluation(
         random_state=random_state,
     )
 
-    def make_page(tables: dict[str, pd.DataFrame]) -> Page:
+    def make_page(tables: dict[str, pd.DataFrame]) -> page.Page:
         thresholds = option_by_method("thresholds", threshold, predictions, 0.5)
         fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
         limits = {name: (thresholds[name], fewest_voxels[name]) for name in predictions}
@@ -147,20 +132,20 @@ def write_evaluation(
             by_both = [_score_table(ensemble, _TEXTS[name]) for name in ("ensemble", "candidates")]
             by_both.insert(0, _TEXTS["two_models"])
         sections = [
-            Section("", *_answer(cases, tables)),
-            Section("Scores", *_summaries(tables)),
-            Section("Scans", *_overlays(cases, predictions, tables, limits, figures)),
-            Section("By size and by change", *_sizes_and_changes(tables)),
-            Section("Marked by both models, and candidates", *by_both),
-            Section("At other thresholds", *_curves(tables)),
-            Section("Probabilities", *_calibration(tables)),
-            Section("How this was made", origin(command, _rules(limits, predictions))),
+            page.Section("", *_answer(cases, tables)),
+            page.Section("Scores", *_summaries(tables)),
+            page.Section("Scans", *_overlays(cases, predictions, tables, limits, figures)),
+            page.Section("By size and by change", *_sizes_and_changes(tables)),
+            page.Section("Marked by both models, and candidates", *by_both),
+            page.Section("At other thresholds", *_curves(tables)),
+            page.Section("Probabilities", *_calibration(tables)),
+            page.Section("How this was made", page.origin(command, _rules(limits, predictions))),
         ]
-        lead = notice_lead(case.synthetic for case in cases)
+        lead = page.notice_lead(case.synthetic for case in cases)
         title = "Metastases found, missed and marked by mistake"
-        return Page(title, sections, lead, contents=True)
+        return page.Page(title, sections, lead, contents=True)
 
-    return write_report(
+    return page.write_report(
         folder, evaluate, make_page, tables=KINDS, pictures=_FIGURES, overwrite=overwrite
     )
 
@@ -169,8 +154,8 @@ def batch_page(
     heading: str,
     contents: Sequence[Mapping[str, Any]],
     lesions: pd.DataFrame,
-    shown: Mapping[str, Sequence[Block]],
-    failed: Sequence[Block] = (),
+    shown: Mapping[str, Sequence[page.Block]],
+    failed: Sequence[page.Block] = (),
 ) -> str:
     """Make the page of a run over scans."""
     columns = "scan {name} | patient {patient} | lesions {n_lesions:d} | "
@@ -187,11 +172,11 @@ def batch_page(
         remarks = [*content["notes"], content["statement"]]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
         title = f"{name} (synthetic)" if is_synthetic else name
-        sections.append(Section(title, *shown[name], *scan_lesions))
-    overview = Section("All scans", Table(rows, columns), *failed)
-    sections = [overview, *sections, Section("", Note(_TEXTS["positions"]))]
-    return Page(
-        heading, sections, notice_lead(content["synthetic"] for content in contents)
+        sections.append(page.Section(title, *shown[name], *scan_lesions))
+    overview = page.Section("All scans", page.Table(rows, columns), *failed)
+    sections = [overview, *sections, page.Section("", page.Note(_TEXTS["positions"]))]
+    return page.Page(
+        heading, sections, page.notice_lead(content["synthetic"] for content in contents)
     ).html()
 
 
@@ -228,10 +213,12 @@ def scan_page(
         points=points,
         overlay=None if threshold is not None else "",
         label="Lesions over the scan",
-        instead=Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
+        instead=page.Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
     )
-    findings = Section("What was found", *_lesion_lines(lesions, remarks))
-    return Page(case.name, [Section("", planes), findings], notice_lead([case.synthetic])).html()
+    findings = page.Section("What was found", *_lesion_lines(lesions, remarks))
+    return page.Page(
+        case.name, [page.Section("", planes), findings], page.notice_lead([case.synthetic])
+    ).html()
 
 
 def _viewer(case: Case, layers: Sequence[Layer], **options: Any) -> Any:
@@ -245,7 +232,7 @@ def _viewer(case: Case, layers: Sequence[Layer], **options: Any) -> Any:
 
 def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterator[Any]:
     """Make the table of the lesions of a scan, after what is to be said of it."""
-    sentences = [sentence(remark) for remark in remarks if remark]
+    sentences = [page.sentence(remark) for remark in remarks if remark]
     if not len(lesions):
         yield from sentences or ["Nothing was found."]
         return
@@ -258,8 +245,8 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterato
         columns += " | since the prior scan {since}"
     if "probability" in lesions:
         columns += " | proba\u00adbility {probability:.2f}"
-    yield Table([_lesion_words(row) for row in lesions.to_dict("records")], columns)
-    yield Note(_TEXTS("cores", closed_gap_mm=CLOSED_GAP_MM))
+    yield page.Table([_lesion_words(row) for row in lesions.to_dict("records")], columns)
+    yield page.Note(_TEXTS("cores", closed_gap_mm=CLOSED_GAP_MM))
 
 
 def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
@@ -336,11 +323,11 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterat
         lesions=counted(int(scores["n_lesions"]), "reference lesion"),
         n_priors=sum(case.prior is not None for case in cases) or "none",
     )
-    yield few_note(n_patients)
+    yield page.few_note(n_patients)
 
 
-def _score_table(rows: Any, columns: str) -> Table:
-    return Table(rows, columns, controls=CONTROLS)
+def _score_table(rows: Any, columns: str) -> page.Table:
+    return page.Table(rows, columns, controls=CONTROLS)
 
 
 def _summaries(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
@@ -353,16 +340,16 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
         published = [_TEXTS["published_explained"], _score_table(scores, _TEXTS["published"])]
         if part == "all":
             yield strict
-            yield Fold("Published figures, which are less strict", *published)
+            yield page.Fold("Published figures, which are less strict", *published)
         else:
             n_scans = int(scores["n_scans"].iloc[0])
-            yield Fold(f"{counted(n_scans, 'scan')} {part}", strict, *published)
+            yield page.Fold(f"{counted(n_scans, 'scan')} {part}", strict, *published)
     # Controls are no results, and their intervals would hide those of the methods.
     intervals = tables["intervals"].query("part == 'all' and method not in @CONTROLS")
     measures = intervals["measure"].astype(str).str.replace("_", " ")
-    yield Fold(
+    yield page.Fold(
         "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's",
-        Table(
+        page.Table(
             _with_interval(intervals.assign(measure=measures), "value"),
             "method {method} | measure {measure} | value, 95 % interval {value:.2i}",
         ),
@@ -397,20 +384,22 @@ def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
         for low, high in zip(volumes["from_mm3"], volumes["below_mm3"], strict=True)
     ]
     table = _with_interval(volumes.assign(volume=words), "recall")
-    yield Fold("By range of volume", Table(table, _TEXTS["by_volume"]))
+    yield page.Fold("By range of volume", page.Table(table, _TEXTS["by_volume"]))
     shares = [
         [row["method"], measure, wording(f"{{{key}:.2i}}", row)]
         for row in tables["distance"].to_dict("records")
         for key, measure in zip(SHARES, ("found", "right", "F1"), strict=True)
     ]
-    yield Fold(
+    yield page.Fold(
         "By distance",
         _TEXTS("distance", intervals=_interval_sentence(tables)),
-        Table(shares, ["method", "measure", "share, interval over patients"], numbers=(2,)),
+        page.Table(shares, ["method", "measure", "share, interval over patients"], numbers=(2,)),
     )
     challenge = _score_table(tables["challenge"], _TEXTS["challenge"])
-    yield Fold("By the rule of BraTS-METS", _TEXTS["brats"], challenge)
-    yield Fold("Scans without lesions", Table(tables["lesion_free"], _TEXTS["lesion_free"]))
+    yield page.Fold("By the rule of BraTS-METS", _TEXTS["brats"], challenge)
+    yield page.Fold(
+        "Scans without lesions", page.Table(tables["lesion_free"], _TEXTS["lesion_free"])
+    )
     status = tables["status"]
     if not len(status):
         return
@@ -429,11 +418,11 @@ def _curves(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     if froc["strict_sensitivity_low"].notna().any():
         bars = " Bars: 95 % intervals over patients."
     yield _TEXTS.picture("curves", plot_curves(tables), bars=bars)
-    yield Fold(
+    yield page.Fold(
         "Areas and the FROC score",
         _TEXTS("areas_explained", intervals=_interval_sentence(tables)),
         _score_table(tables["areas"], _TEXTS["areas"]),
-        Table(froc, _TEXTS["froc"]),
+        page.Table(froc, _TEXTS["froc"]),
     )
 
 
@@ -443,7 +432,7 @@ def _calibration(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     table = tables["calibration"]
     if len(table):
         yield _TEXTS.picture("calibration", plot_calibration(tables))
-        yield Table(table.drop_duplicates(["method", "level"]), _CALIBRATION)
+        yield page.Table(table.drop_duplicates(["method", "level"]), _CALIBRATION)
 
 
 def _overlays(
@@ -466,7 +455,7 @@ def _overlays(
         scan_values |= {name: np.asarray(values[i]) for name, values in predictions.items()}
         # A viewer holds whole volumes, so only the scan with most errors has one.
         if i == order[0]:
-            yield Heading(f"{kind} {case.name}")
+            yield page.Heading(f"{kind} {case.name}")
             yield _planes(case, scan_values, limits, f"{kind} {case.name}")
         pictures = []
         for name, values in scan_values.items():
@@ -476,9 +465,9 @@ def _overlays(
             )
             title = f"{case.name} by {name}"
             figure = plot_overlay(case, labels, of_two_models=ensemble, title=title)
-            pictures.append(Picture(figure, f"{kind} {title} in three planes"))
+            pictures.append(page.Picture(figure, f"{kind} {title} in three planes"))
         yield pictures[0]
-        yield Fold(f"{case.name} by the other methods", *pictures[1:])
+        yield page.Fold(f"{case.name} by the other methods", *pictures[1:])
 
 
 def _labels(values: NDArray[Any], threshold: float, min_voxels: int) -> NDArray[np.uint8]:
@@ -522,7 +511,7 @@ def _planes(
             state = "found" if lesion["found"] else "missed"
             words = f"lesion {lesion['number']}: {lesion['volume_mL']:.3f} mL, {state}"
             points.append((words, [lesion[axis] for axis in "xyz"]))
-    instead = Note("The pictures below show the same scan.")
+    instead = page.Note("The pictures below show the same scan.")
     return _viewer(case, layers, points=points, label=title, instead=instead)
 
 

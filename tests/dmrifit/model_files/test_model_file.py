@@ -465,7 +465,7 @@ class TestRefusals:
             (lambda m: m["parameters"].update(patch_shape=[3]), r"three odd numbers.* not \[3\]"),
             (lambda m: m["parameters"].update(source=None), "source is missing"),
             (lambda m: m["parameters"].update(target=m["parameters"]["source"]), "answers with 11 numbers"),
-            (lambda m: m["fitted"].update(n_features_in_=4), "5 inputs, and the estimator has 4"),
+            (lambda m: m["fitted"].update(n_features_in_=4), "5 measurements of 1 voxel, not 4 columns"),
             (lambda m: m["fitted"].update(n_features_in_="5"), "not counts and names"),
             (lambda m: m["fitted"].update(regressor_="LR"), "fitted attribute"),
             (lambda m: m["versions"].update({"scikit-learn": "0.24.2"}), "scikit-learn 0.24.2.*installed"),

@@ -12,8 +12,8 @@ from sklearn.preprocessing import StandardScaler
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.regressor_file import (
     Leaf,
+    _with_modules,
     _with_schema,
-    _with_short_names,
     check_leaves,
     dumped,
     loaded,
@@ -174,7 +174,7 @@ def test_a_place_in_the_list_of_parts_that_there_is_not_is_refused(number):
     from skops.io import dumps
 
     leaf = {"class": XGBOOST, "parameters": {}, "fitted": {}, "weights": None}
-    data = _with_short_names(dumps(make_pipeline(StandardScaler(), Leaf(number))))
+    data = _with_modules(dumps(make_pipeline(StandardScaler(), Leaf(number))), short=True)
     with pytest.raises(RefusedError, match=r"it has no part .* beside the regressor"):
         loaded(data, "GBR", [leaf], {})
 
