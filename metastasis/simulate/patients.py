@@ -218,7 +218,9 @@ def _simulate(number: int, settings: _Settings) -> Case:
     hard = settings.world == "hard"
     contrasts = enhancement.draw_contrasts(stream("contrasts")) if hard else enhancement.CONTRASTS
     vascular = enhancement.draw_enhancement(head, stream("enhancement"), contrasts)
-    likely = _likely(head)
+    # Metastases grow mostly between gray and white matter, never in fluid.
+    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
+    likely = (4 * border + 0.12 * head.matter) * ((head.fluid < 0.3) & (head.depth > 2.5))
     fewest, most = settings.metastases
     n = fewest + int(evenly_drawn("number") * (most - fewest + 1))
     lesions = _draw_lesions(n, likely, head, stream("metastases"), stream("course"), hard=hard)
@@ -270,13 +272,6 @@ def _simulate(number: int, settings: _Settings) -> Case:
         mimics=(is_mimic & (mask == 0)).astype(np.uint8),
         lesions=_table(lesions, masks, mask, head.spacing, has_prior=has_prior),
     )
-
-
-def _likely(head: heads.Head) -> NDArray[np.float32]:
-    """Weight where metastases grow: mostly between gray and white matter, never in fluid."""
-    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
-    is_possible = (head.fluid < 0.3) & (head.depth > 2.5)
-    return (4 * border + 0.12 * head.matter) * is_possible
 
 
 def _draw_lesions(
