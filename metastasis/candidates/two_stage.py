@@ -278,11 +278,9 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
 
         check_is_fitted(self)
         meanings = FEATURES | PRIOR_FEATURES
-        rows = [
-            {"feature": name, "weight": weight, "meaning": meanings[name]}
-            for name, weight in self.feature_weights_.items()
-        ]
-        return pd.DataFrame(rows).sort_values("weight", ascending=False, ignore_index=True)
+        rows = [(name, weight, meanings[name]) for name, weight in self.feature_weights_.items()]
+        table = pd.DataFrame(rows, columns=["feature", "weight", "meaning"])
+        return table.sort_values("weight", ascending=False, ignore_index=True)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "classifier_")

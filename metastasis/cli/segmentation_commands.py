@@ -27,6 +27,8 @@ _SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
 class ModelOptions:
     """How models see scans."""
 
+    prior: Path | None = None
+    mask: str | None = None
     flips: bool = False
     resample: bool = False
     device: str | None = None
@@ -38,8 +40,6 @@ def segment(
     *,
     out: Path,
     model: Path | None = None,
-    prior: Path | None = None,
-    mask: str | None = None,
     threshold: float | None = None,
     options: ModelOptions,
     run: RunOptions,
@@ -68,7 +68,7 @@ def segment(
     thresholds = None if threshold is None else (threshold,)
     _check_thresholds("--threshold", thresholds)
     model, scans = _model_and_scans(paths, model)
-    _segment({"model": model}, thresholds, scans, prior, mask, out, options, run)
+    _segment({"model": model}, thresholds, scans, out, options, run)
 
 
 def ensemble(
@@ -78,8 +78,6 @@ def ensemble(
     /,
     *,
     out: Path,
-    prior: Path | None = None,
-    mask: str | None = None,
     thresholds: tuple[float, float] | None = None,
     options: ModelOptions,
     run: RunOptions,
@@ -103,7 +101,7 @@ def ensemble(
     _check_thresholds("--thresholds", thresholds)
     # Candidates are all that the sensitive model marks, and what the specific one adds.
     models = {"sensitive": sensitive, "specific": specific}
-    _segment(models, thresholds, scans, prior, mask, out, options, run)
+    _segment(models, thresholds, scans, out, options, run)
 
 
 def prepare(
@@ -215,9 +213,7 @@ def _noted_case(
     files: Mapping[str, Path],
     read: Callable[[], Case],
     models: Sequence[Any],
-    *,
-    resample: bool,
-    finds_brain: bool,
+    options: ModelOptions,
 ) -> NotedCase:
     """Check the headers of a case, read it, and note what a reader should know of it."""
     from dmrifit.imaging.head_steps import find_brain
@@ -226,10 +222,10 @@ def _noted_case(
 
     image = files["image"]
     edges = scan_checks.check_files(files)
-    for model in () if resample else models:
+    for model in () if options.resample else models:
         scan_checks.check_edges(image, edges, _edge(model))
     case = read()
-    if finds_brain and case.brain is None:
+    if options.mask == "auto" and case.brain is None:
         brain = as_stored(find_brain(image), case.affine)
         case = replace(case, brain=brain.astype(bool))
     scan_checks.check_stripped(case)
@@ -285,8 +281,6 @@ def _segment(
     models: Mapping[str, Path],
     thresholds: tuple[Any, ...] | None,
     paths: list[Path],
-    prior: Path | None,
-    mask: str | None,
     out: Path,
     options: ModelOptions,
     run: RunOptions,
@@ -301,14 +295,14 @@ def _segment(
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
-    brain = None if mask in (None, "auto", "none") else Path(mask)
+    prior, brain = options.prior, None
+    if options.mask not in (None, "auto", "none"):
+        brain = Path(options.mask)
     scans, is_table = _named_scans(paths, prior, brain)
     segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
-    noted = partial(
-        _noted_case, models=segmenters, resample=options.resample, finds_brain=mask == "auto"
-    )
+    noted = partial(_noted_case, models=segmenters, options=options)
     failed: list[dict[str, str]] = []
     if is_table:
 

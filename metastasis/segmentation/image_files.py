@@ -9,7 +9,6 @@ import nibabel as nib
 import numpy as np
 
 from dmrifit.io import nifti
-from dmrifit.io.atomic_files import FileSet
 from metastasis.segmentation.ensemble import segment_by
 
 __all__ = ["segment_image"]
@@ -66,21 +65,16 @@ def segment_image(
             "train with priors"
         )
     scans = {"image": image, "prior": prior, "mask": mask}
-    files = None
-    if out is not None:
-        sources = nifti.file_paths(source for source in scans.values() if source is not None)
-        # Existing files are refused before the scan is segmented, not after.
-        files = FileSet(out, _NAMES.values(), overwrite=overwrite, keep=sources)
-    loaded = {key: _read(source) for key, source in scans.items() if source is not None}
-    options = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if key in loaded}
-    label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **options)))
-    affine = loaded["image"].affine
-    images = {
-        "probability": nifti.image_of(probability, affine),
-        "label": nifti.image_of(label, affine),
-    }
-    if files is not None:
-        with files:
+    sources = {key: source for key, source in scans.items() if source is not None}
+    inputs = sources.values()
+    # Existing files are refused before the scan is segmented, not after.
+    with nifti.output_files(out, _NAMES.values(), overwrite=overwrite, inputs=inputs) as files:
+        loaded = {key: _read(source) for key, source in sources.items()}
+        options = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if key in loaded}
+        label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **options)))
+        results: dict[str, Any] = {"probability": probability, "label": label}
+        images = {k: nifti.image_of(v, loaded["image"].affine) for k, v in results.items()}
+        if files is not None:
             for name, file in _NAMES.items():
                 nifti.save_image(images[name], files.path(file))
     return images

@@ -264,9 +264,6 @@ def _repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int) -> 
 
     Shapes: `x` (cells x, cells y, cells z, channels); returns (x, y, z, channels).
     """
-    *cells, channels = x.shape
-    wide = x[:, None, :, None, :, None].expand(
-        cells[0], factor, cells[1], factor, cells[2], factor, channels
-    )
-    whole = wide.reshape(*(n * factor for n in cells), channels)
-    return whole[phase : phase + size[0], : size[1], : size[2]]
+    for axis, first in enumerate((phase, 0, 0)):
+        x = x.repeat_interleave(factor, dim=axis).narrow(axis, first, size[axis])
+    return x

@@ -147,15 +147,16 @@ def draw_kind(
 
 
 def shares(
-    nodule: Nodule, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
+    nodule: Nodule, head: Head
 ) -> tuple[tuple[slice, ...], NDArray[np.float32], NDArray[np.float32]]:
     """Give how much of each voxel a bright thing and its core fill, and the window of voxels."""
-    window, axes = _window(nodule, REACH, shape, origin, steps)
+    window, axes = _window(nodule, REACH, head)
     # Two points are enough for lesions of many voxels, and three would take seconds.
-    n_fine = _FINE if nodule.radius < _LARGE * steps.min() else 2
+    n_fine = _FINE if nodule.radius < _LARGE * head.spacing.min() else 2
     fine = (np.arange(n_fine) + 0.5) / n_fine - 0.5
     fine_axes = [
-        np.add.outer(axis, step * fine).ravel() for axis, step in zip(axes, steps, strict=True)
+        np.add.outer(axis, step * fine).ravel()
+        for axis, step in zip(axes, head.spacing, strict=True)
     ]
     distance, points = _distance(nodule, fine_axes)
     # Waves over the direction alone make dents and bulges; waves over the place would also make
@@ -180,23 +181,18 @@ def shares(
     return window, filled, mean(distance < border)
 
 
-def swelling(
-    nodule: Nodule, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
-) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
+def swelling(nodule: Nodule, head: Head) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
     """Give how much a bright thing darkens the tissue around it."""
-    window, axes = _window(nodule, 1.3 * nodule.edema, shape, origin, steps)
+    window, axes = _window(nodule, 1.3 * nodule.edema, head)
     distance, _ = _distance(nodule, axes)
     return window, np.clip((nodule.edema - distance) / np.float32(0.6), 0, 1)
 
 
 def _window(
-    nodule: Nodule,
-    reach: float,
-    shape: Sequence[int],
-    origin: NDArray[np.float64],
-    steps: NDArray[np.float64],
+    nodule: Nodule, reach: float, head: Head
 ) -> tuple[tuple[slice, ...], list[NDArray[np.float64]]]:
     """Find the voxels within a number of radii, and their places in mm from the center."""
+    origin, steps, shape = head.affine[:3, 3], head.spacing, head.brain.shape
     size = nodule.radius * reach + steps
     low = np.clip(np.floor((nodule.center - size - origin) / steps).astype(int), 0, shape)
     high = np.clip(np.ceil((nodule.center + size - origin) / steps).astype(int) + 1, 0, shape)

@@ -152,39 +152,34 @@ def draw_implants(
             head,
             rng,
         )
-    label = np.zeros(values.shape, np.uint8)
-    numbers = np.zeros(values.shape, np.int16)
-    nodules: list[enhancement.Nodule] = []
+    label, numbers = np.zeros(values.shape, np.uint8), np.zeros(values.shape, np.int16)
+    implants = Implants(values, label, numbers, [])
     for (kind, size), center in zip(drawn, centers, strict=True):
         if center is None:
             continue
         contrasts = _BRIGHT if bright and rng.random() < bright else _CONTRASTS
         nodule = enhancement.draw_varied_nodule(center, kind, size, rng, contrasts=contrasts)
-        nodules.append(nodule)
-        _implant(nodule, values, level, inside, label, numbers, len(nodules), head, rng)
-    return Implants(values, label, numbers, nodules)
+        implants.nodules.append(nodule)
+        _implant(implants, nodule, level, head, rng)
+    return implants
 
 
 def _implant(
+    implants: Implants,
     nodule: enhancement.Nodule,
-    values: NDArray[np.float32],
     level: NDArray[np.float32],
-    brain: NDArray[np.bool_],
-    label: NDArray[np.uint8],
-    numbers: NDArray[np.int16],
-    number: int,
     head: Any,
     rng: np.random.Generator,
 ) -> None:
     """Change a scan and its label by one lesion, in place."""
-    grid = values.shape, head.affine[:3, 3], head.spacing
+    values, label, brain = implants.volume, implants.label, head.brain
     if nodule.edema:
-        window, edema = enhancement.swelling(nodule, *grid)
+        window, edema = enhancement.swelling(nodule, head)
         edema = edema * brain[window]
         values[window] *= 1 - _EDEMA * edema
         around = label[window]
         around[(edema > 0) & (around == 0)] = SURROUNDINGS
-    window, filled, core = enhancement.shares(nodule, *grid)
+    window, filled, core = enhancement.shares(nodule, head)
     blur = rng.uniform(*_BLURS)
     filled = gaussian_filter(filled, blur) * brain[window]
     filled[filled < _UNCHANGED] = 0
@@ -206,4 +201,4 @@ def _implant(
     if not is_enhancing.any() and wall.max(initial=0.0) > 0:
         is_enhancing.flat[np.argmax(wall)] = True
     part[is_enhancing] = ENHANCING
-    numbers[window][is_enhancing] = number
+    implants.numbers[window][is_enhancing] = len(implants.nodules)

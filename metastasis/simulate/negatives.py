@@ -114,9 +114,7 @@ def paint_negatives(
         (place,) = enhancement.draw_places(deep, [diameter / 2], [], head, rng)
         if place is None:
             continue
-        window, share, _ = enhancement.shares(
-            enhancement.draw_nodule(place, diameter, rng), brain.shape, head.affine[:3, 3], steps
-        )
+        window, share, _ = enhancement.shares(enhancement.draw_nodule(place, diameter, rng), head)
         share = gaussian_filter(share, rng.uniform(0.5, 1.2)) * brain[window]
         painted[window] += share * (rng.uniform(*_CAVITY_LEVELS) * white[window] - painted[window])
     vascular = enhancement.draw_enhancement(head, rng, contrasts)

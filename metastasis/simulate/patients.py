@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, label
 from scipy.spatial.transform import Rotation
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
@@ -218,7 +218,9 @@ def _simulate(number: int, settings: _Settings) -> Case:
     hard = settings.world == "hard"
     contrasts = enhancement.draw_contrasts(stream("contrasts")) if hard else enhancement.CONTRASTS
     vascular = enhancement.draw_enhancement(head, stream("enhancement"), contrasts)
-    likely = _likely(head)
+    # Metastases grow mostly between gray and white matter, never in fluid.
+    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
+    likely = (4 * border + 0.12 * head.matter) * ((head.fluid < 0.3) & (head.depth > 2.5))
     fewest, most = settings.metastases
     n = fewest + int(evenly_drawn("number") * (most - fewest + 1))
     lesions = _draw_lesions(n, likely, head, stream("metastases"), stream("course"), hard=hard)
@@ -238,9 +240,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
     added = vascular.contrast
     is_mimic = np.zeros(settings.shape, dtype=bool)
     for mimic in mimics:
-        window, share, _ = enhancement.shares(
-            mimic, settings.shape, head.affine[:3, 3], head.spacing
-        )
+        window, share, _ = enhancement.shares(mimic, head)
         share *= head.brain[window]
         plain[window] += share * (_WHITE - plain[window])
         added[window] += share * (mimic.contrast - added[window])
@@ -272,13 +272,6 @@ def _simulate(number: int, settings: _Settings) -> Case:
         mimics=(is_mimic & (mask == 0)).astype(np.uint8),
         lesions=_table(lesions, masks, mask, head.spacing, has_prior=has_prior),
     )
-
-
-def _likely(head: heads.Head) -> NDArray[np.float32]:
-    """Weight where metastases grow: mostly between gray and white matter, never in fluid."""
-    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
-    is_possible = (head.fluid < 0.3) & (head.depth > 2.5)
-    return (4 * border + 0.12 * head.matter) * is_possible
 
 
 def _draw_lesions(
@@ -333,14 +326,13 @@ def _with_lesions(
     """Put metastases into an image; label voxels filled by more than half, at least one each."""
     picture = picture.copy()
     label = np.zeros(picture.shape, dtype=np.uint8)
-    grid = picture.shape, head.affine[:3, 3], head.spacing
     for lesion in lesions:
         if lesion.edema:
-            window, edema = enhancement.swelling(lesion, *grid)
+            window, edema = enhancement.swelling(lesion, head)
             picture[window] -= _EDEMA * edema * head.white[window]
     masks = []
     for lesion in lesions:
-        window, share, core = enhancement.shares(lesion, *grid)
+        window, share, core = enhancement.shares(lesion, head)
         share *= head.brain[window]
         level = (_WHITE + lesion.contrast) * (1 - core) + lesion.core_level * core
         picture[window] += share * (level - picture[window])
@@ -448,13 +440,8 @@ def _table(
 
 
 def _range(name: str, limits: Any) -> tuple[int, int]:
-    if isinstance(limits, str) or np.ndim(limits) != 1 or len(limits) != 2:
-        raise ValueError(
-            f"{name} must be two whole numbers, the fewest and the most, not {limits!r}"
-        )
-    for value in limits:
-        check_number(name, value, whole=True)
-    if not limits[0] <= limits[1] <= 40:
+    are_whole = np.shape(limits) == (2,) and all(is_number(n, whole=True) for n in limits)
+    if not are_whole or not 0 <= limits[0] <= limits[1] <= 40:
         raise ValueError(
             f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
         )

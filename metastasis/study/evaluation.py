@@ -140,6 +140,7 @@ def evaluate_segmentations(
     arXiv:2306.00838, 2023.
     """
     import pandas as pd
+    from scipy.ndimage import distance_transform_edt
 
     fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
     for value in fewest_voxels.values():
@@ -168,7 +169,10 @@ def evaluate_segmentations(
     statuses = [_statuses(case) for case in cases]
     for i, case in enumerate(cases):
         numbers = label_components(truths[i])
-        distance = _distance_to(truths[i], case.spacing)
+        # In mm to the nearest lesion.
+        distance = np.full(case.shape, np.inf, np.float32)
+        if truths[i].any():
+            distance[:] = distance_transform_edt(~truths[i], sampling=case.spacing)
         keys: dict[str, Any] = {"case": i, "name": case.name, "patient": case.patient}
         keys["prior"] = case.prior is not None
         for name, method_masks in masks.items():
@@ -359,18 +363,6 @@ def _statuses(case: Case) -> dict[int, str]:
         return {}
     numbers = case.lesions["number"].astype(int)
     return dict(zip(numbers, case.lesions["status"].astype(str), strict=True))
-
-
-# Measures of a scan ------------------------------------------------------------------------------
-
-
-def _distance_to(truth: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float32]:
-    """Give the distance in mm to the nearest lesion; infinite without any."""
-    from scipy.ndimage import distance_transform_edt
-
-    if not truth.any():
-        return np.full(truth.shape, np.inf, np.float32)
-    return np.asarray(distance_transform_edt(~truth, sampling=spacing), np.float32)
 
 
 # Tables ------------------------------------------------------------------------------------------

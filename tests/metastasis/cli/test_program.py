@@ -87,28 +87,6 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
 
 
 @pytest.mark.deep
-def test_what_is_wrong_is_one_line_before_long_work(error_of, table, synthetic_cases, tmp_path):
-    pytest.importorskip("torch")
-    out = tmp_path / "model.dmrifit"
-
-    train = ("train", table, "--out", out, *TINY)
-    assert "no folder" in error_of("train", table, "--out", tmp_path / "no" / "model")
-    assert "loss" in error_of(*train, "--loss", "dice")
-    assert "both --false-positives and --validation" in error_of(*train, "--false-positives", 1)
-    assert "patients that" in error_of(*train, "--false-positives", 1, "--validation", table)
-    assert "--widths 2,x" in error_of("train", table, "--out", out, "--widths", "2,x")
-    bare = write_cases([replace(case, label=None) for case in synthetic_cases], tmp_path / "bare")
-    assert "no label of synthetic-001" in error_of("train", bare, "--out", out, *TINY)
-    assert not out.exists()
-
-    compare = ("evaluate", table, "--out", tmp_path / "b", "--segmentations")
-    assert "write NAME=VALUE" in error_of(*compare, "x")
-    assert "x twice" in error_of(*compare, "x=a", "--segmentations", "x=b")
-    assert "nothing.tsv" in error_of(*compare, f"x={tmp_path / 'nothing.tsv'}")
-    assert not (tmp_path / "b").exists()
-
-
-@pytest.mark.deep
 @pytest.mark.slow
 def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
     pytest.importorskip("torch")

@@ -109,45 +109,6 @@ def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
 # Training -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.deep
-def test_a_model_is_written_once_and_with_its_threshold(
-    run, table, synthetic_cases, tmp_path, monkeypatch
-):
-    pytest.importorskip("torch")
-    path = tmp_path / "model.dmrifit"
-    seen = []
-
-    def choose(self, **_):
-        seen.append(path.exists())
-        self.threshold_ = 0.25
-
-    def save(model, place):
-        seen.append(model.threshold_)
-        place.write_bytes(b"model")
-
-    monkeypatch.setattr(DeepMedicSegmenter, "fit", lambda self, **_: self)
-    monkeypatch.setattr(DeepMedicSegmenter, "set_operating_point", choose)
-    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", save)
-    validation = write_cases(
-        [replace(case, patient=f"other {case.patient}") for case in synthetic_cases], tmp_path
-    )
-    words = (
-        "train",
-        table,
-        "--out",
-        path,
-        *TINY,
-        "--validation",
-        validation,
-        "--false-positives",
-        1,
-    )
-    code, out, error = run(*words)
-    assert code == 0, error
-    assert seen == [False, 0.25]
-    assert "threshold 0.2500 for 1 false positives per scan" in out
-
-
 @pytest.fixture
 def learn_nothing(monkeypatch):
     """Train without learning, and give what was fitted with what."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 
 from dmrifit.io.components import label_components
 from dmrifit.networks.training import Training
@@ -119,23 +119,11 @@ def test_a_models_smallest_finding_is_kept_to(volume):
     assert not (labels == 2).any()
 
 
-def test_a_single_model_gives_candidates(volume):
-    ((labels, probability),) = segment_by(Plain(), [volume])
-    assert labels.sum() == 1
-    np.testing.assert_array_equal(probability, volume)
-
-
 def test_a_probability_that_reaches_the_threshold_of_a_single_model_counts(volume):
     model = Plain()
     model.threshold_ = float(volume[7, 7, 7])
     ((labels, _),) = segment_by(model, [volume])
     assert labels[7, 7, 7] == labels.sum() == 1
-
-
-def test_its_parameters_are_those_given():
-    ensemble = clone(SensitivitySpecificityEnsemble(Stub(), Stub(0.5), thresholds=(0.2, 0.3)))
-    assert ensemble.get_params()["thresholds"] == (0.2, 0.3)
-    assert ensemble.get_params()["specific__factor"] == 0.5
 
 
 @pytest.mark.deep

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import binary_dilation, label
 
 from dmrifit.simulate.tissue_maps import read_tissues
-from metastasis import read_cases, simulate_metastases, write_cases
+from metastasis import simulate_metastases
 from metastasis.simulate import patients
 from metastasis.simulate.enhancement import draw_varied_nodule
 from metastasis.simulate.patients import DIAMETERS, HARD_STATUSES, STATUSES
@@ -151,16 +151,6 @@ def test_the_largest_voxels_and_the_smallest_fields_make_brains():
         for case in simulate_metastases(2, **grid, metastases=(1, 3), random_state=0):
             assert 0.1 < case.brain.mean() < 0.5
             assert len(case.lesions) == label(case.label, structure=FULL)[1] > 0
-
-
-def test_cases_come_back_from_files(tmp_path):
-    made = simulate_metastases(2, **SMALL, prior=0.5, random_state=1)
-    back = read_cases(write_cases(made, tmp_path))
-    for one, other in zip(made, back, strict=True):
-        assert other.synthetic
-        np.testing.assert_array_equal(one.image, other.image)
-        np.testing.assert_array_equal(one.mimics, other.mimics)
-        pd.testing.assert_frame_equal(one.lesions, other.lesions, check_dtype=False)
 
 
 def test_maps_of_tissue_make_the_brain(tmp_path):
