@@ -44,21 +44,6 @@ class Brain:
     number: int | None = None
 
 
-class _Brains(Sequence[Brain]):
-    """Scans with their masks, read one at a time."""
-
-    def __init__(self, scans: Scans) -> None:
-        self.scans = scans
-
-    def __len__(self) -> int:
-        return len(self.scans)
-
-    def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        return Brain(self.scans.signal(i), self.scans.mask(i), i)
-
-
 @dataclass(repr=False, eq=False)
 class Reconstructor(AnomalyDetector, VolumeEstimator):
     """
@@ -159,7 +144,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def _brains(self, scans: Scans) -> Sequence[Brain]:
         """Give scans as the network sees them."""
-        return _Brains(scans)
+        return [Brain(scans.signal(i), scans.mask(i), i) for i in range(len(scans))]
 
     def _fit_scans(self, scans: Scans) -> None:
         brains = self._brains(scans)

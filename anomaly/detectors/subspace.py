@@ -18,7 +18,7 @@ from dmrifit.model_files.registry import register
 __all__ = ["PCADetector"]
 
 #: Signals of each scan that are multiplied at a time, in double precision.
-_SLAB_VALUES = 2**18
+_SLAB_VALUES = 2**16
 
 
 @register
@@ -109,13 +109,13 @@ class PCADetector(AnomalyDetector):
         inside = masks[:, self.known_]
         # All scans minus the healthy mean, (n_scans, n_known, channels), 0 outside their masks.
         rows = np.empty((*inside.shape, scans.shape[3]), dtype=np.float32)
-        total = np.zeros(rows.shape[1:])
         for i in range(n):
-            rows[i] = np.where(inside[i, :, None], scans.signal(i)[self.known_], 0)
-            total += rows[i]
-        self.mean_ = (total / inside.sum(axis=0)[:, None]).astype(np.float32)
-        rows -= self.mean_
-        rows[~inside] = 0
+            rows[i] = scans.signal(i)[self.known_]
+            rows[i][~inside[i]] = 0
+        self.mean_ = rows.sum(axis=0) / inside.sum(axis=0, dtype=np.float32)[:, None]
+        for row, is_inside in zip(rows, inside, strict=True):
+            row -= self.mean_
+            row[~is_inside] = 0
         flat = rows.reshape(n, -1)
         with one_thread():
             gram = np.zeros((n, n))

@@ -225,67 +225,44 @@ def checked_rules(
     spacing: tuple[float, float, float] | None,
     *,
     has_healthy: bool,
-) -> dict[str, dict[str, ThresholdRule] | ThresholdRule]:
-    """Check the rules, and set the voxel size of rules with lengths in mm."""
+) -> dict[str, dict[str, ThresholdRule]]:
+    """Check the rules of each method, and set the voxel size of rules with lengths in mm."""
+    from sklearn.base import clone
+
     if rules is None:
         rules = {
             name: rule for name, rule in RULES.items() if has_healthy or not rule.needs_healthy
         }
     if AS_GIVEN in rules:
         raise ValueError(f"{AS_GIVEN!r} is the name for masks; give the rule another one")
-    checked: dict[str, dict[str, ThresholdRule] | ThresholdRule] = {}
-    for name, rule in rules.items():
+    checked: dict[str, dict[str, ThresholdRule]]
+    checked = {str(name): {} for name in (*methods, *CONTROLS)}
+    for name, common in rules.items():
         # A rule for each method, such as a fixed threshold in the units of its scores.
-        if isinstance(rule, Mapping):
-            unknown = [method for method in rule if method not in (*methods, *CONTROLS)]
-            if unknown:
-                raise ValueError(
-                    f"rule {name!r} names {unknown}, which are not among the methods "
-                    f"{list(methods)}"
-                )
-            checked[name] = {
-                method: _checked_rule(name, method_rule, spacing, has_healthy)
-                for method, method_rule in rule.items()
-            }
-        else:
-            checked[name] = _checked_rule(name, rule, spacing, has_healthy)
-    return checked
-
-
-def _checked_rule(
-    name: str, rule: Any, spacing: tuple[float, float, float] | None, has_healthy: bool
-) -> ThresholdRule:
-    """Check a rule, and return a copy that knows the voxel size."""
-    from sklearn.base import clone
-
-    if not isinstance(rule, ThresholdRule):
-        raise ValueError(
-            f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not "
-            f"{type(rule).__name__}"
-        )
-    if rule.needs_healthy and not has_healthy:
-        raise ValueError(
-            f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy "
-            "and healthy_maps"
-        )
-    # The rule may be shared: a size set in it would stay for the next comparison.
-    copy: ThresholdRule = clone(rule)
-    if isinstance(copy, MeanPoolThreshold) and copy.spacing is None:
-        if spacing is None:
+        by_method = common if isinstance(common, Mapping) else dict.fromkeys(checked, common)
+        unknown = [method for method in by_method if method not in checked]
+        if unknown:
             raise ValueError(
-                f"rule {name!r} has windows in mm, and voxels differ between scans; resample them "
-                "to one size"
+                f"rule {name!r} names {unknown}, which are not among the methods {list(methods)}"
             )
-        copy.set_params(spacing=spacing)
-    return copy
-
-
-def rules_of(checked: Mapping[str, Any], method: str) -> dict[str, ThresholdRule]:
-    """Select the rules of a method."""
-    method_rules = {}
-    for name, rule in checked.items():
-        if isinstance(rule, Mapping):
-            rule = rule.get(method)
-        if rule is not None:
-            method_rules[name] = rule
-    return method_rules
+        for method, rule in by_method.items():
+            if not isinstance(rule, ThresholdRule):
+                raise ValueError(
+                    f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not "
+                    f"{type(rule).__name__}"
+                )
+            if rule.needs_healthy and not has_healthy:
+                raise ValueError(
+                    f"rule {name!r} needs healthy scans; give validation and validation_maps, or "
+                    "healthy and healthy_maps"
+                )
+            # The rule may be shared: a size set in it would stay for the next comparison.
+            checked[method][name] = clone(rule)
+            if isinstance(rule, MeanPoolThreshold) and rule.spacing is None:
+                if spacing is None:
+                    raise ValueError(
+                        f"rule {name!r} has windows in mm, and voxels differ between scans; "
+                        "resample them to one size"
+                    )
+                checked[method][name].set_params(spacing=spacing)
+    return checked

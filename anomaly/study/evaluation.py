@@ -15,7 +15,6 @@ from anomaly.study.contestants import (
     checked_rules,
     control_entries,
     method_entries,
-    rules_of,
 )
 from anomaly.study.controls import CONTROLS
 from anomaly.study.coverage_curves import curve_areas
@@ -162,9 +161,7 @@ def evaluate_detectors(
             )
         # Controls do not depend on a training, so one fold is enough.
         entries += control_entries(bench, names[0])
-    jobs = [
-        delayed(score_method)(bench, entry, rules_of(checked, entry.method)) for entry in entries
-    ]
+    jobs = [delayed(score_method)(bench, entry, checked[entry.method]) for entry in entries]
     results = Parallel(n_jobs=n_jobs)(jobs)
 
     def joined(key: str) -> pd.DataFrame:
