@@ -8,12 +8,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.compiled import njit
+
+#: The scan computes in single precision, everything else in double.
+Number: TypeAlias = float | np.floating[Any]
 
 #: One of two boxes shrinks by this when they are clipped, so that common faces count once.
 SHRINK = 1e-9
@@ -30,7 +33,7 @@ FACE_POINTS = (4, 24)
 #: Line searches accept this part of the decrease that the slope promises, after so many trials.
 ARMIJO, N_TRIALS = 1e-3, 5
 
-#: No fraction deviates by so many standard deviations.
+#: No fraction deviates by so many standard deviations; `scan` must not compute with infinity.
 NO_LIMIT = 1e30
 
 
@@ -42,11 +45,11 @@ class ObjectiveParameters(NamedTuple):
     one-sided objective, `NO_LIMIT` for another.
     """
 
-    mean_volume: float
-    sd_volume: float
-    mean_fraction: float
-    sd_fraction: float
-    largest_deviation: float
+    mean_volume: Number
+    sd_volume: Number
+    mean_fraction: Number
+    sd_fraction: Number
+    largest_deviation: Number
 
 
 class Preference(NamedTuple):
@@ -894,6 +897,69 @@ def average_rows(prefix, rows, columns):
         for j in range(1, b - 1):
             out[(i - 1) // rows + 1, (j - 1) // columns + 1] += weight * prefix[i, j]
     return out
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def scan(sums, pad, shapes, element, objective, stride):
+    """
+    Score boxes along the image's axes at every block: the best of some shapes for each place.
+
+    Shapes: `sums` (a + 1, b + 1, c + 1 + 2 pad), running sums of blocks along all axes that stay
+    constant beyond the ends of the last; `shapes` (m, 3), numbers of blocks. Returns costs and
+    numbers of shapes (n_a, n_b, c), of every `stride`-th place along the first two axes.
+    """
+    a = sums.shape[0] - 1
+    b = sums.shape[1] - 1
+    layers = sums.shape[2] - 1 - 2 * pad
+    places_a = np.arange(stride // 2, a, stride)
+    places_b = np.arange(stride // 2, b, stride)
+    best = np.full((len(places_a), len(places_b), layers), np.float32(NO_LIMIT))
+    best_shape = np.zeros(best.shape, dtype=np.int64)
+    row = np.empty(layers, dtype=np.float32)
+    line = sums.shape[2]
+    values = sums.ravel()
+    # Fractions and volumes are measured in standard deviations, which saves divisions.
+    scaled = ObjectiveParameters(
+        np.float32(objective.mean_volume / objective.sd_volume),
+        np.float32(1.0),
+        np.float32(objective.mean_fraction / objective.sd_fraction),
+        np.float32(1.0),
+        np.float32(objective.largest_deviation),
+    )
+    to_volume = np.float32(element / objective.sd_volume)
+    for m in range(len(places_a)):
+        for n in range(len(places_b)):
+            costs = best[m, n]
+            numbers = best_shape[m, n]
+            for s in range(len(shapes)):
+                i = places_a[m] - shapes[s, 0] // 2
+                j = places_b[n] - shapes[s, 1] // 2
+                i0 = max(i, 0)
+                j0 = max(j, 0)
+                i1 = min(i + shapes[s, 0], a)
+                j1 = min(j + shapes[s, 1], b)
+                k0 = pad - shapes[s, 2] // 2
+                v00 = np.uint64((i0 * (b + 1) + j0) * line + k0)
+                v01 = np.uint64((i0 * (b + 1) + j1) * line + k0)
+                v10 = np.uint64((i1 * (b + 1) + j0) * line + k0)
+                v11 = np.uint64((i1 * (b + 1) + j1) * line + k0)
+                far = np.uint64(shapes[s, 2])
+                n_blocks = shapes[s, 0] * shapes[s, 1] * shapes[s, 2]
+                to_fraction = np.float32(1.0 / (objective.sd_fraction * n_blocks))
+                for k in range(layers):
+                    q = np.uint64(k)
+                    tumor_sum = (
+                        (values[v11 + far + q] - values[v01 + far + q])
+                        - (values[v10 + far + q] - values[v00 + far + q])
+                        - (values[v11 + q] - values[v01 + q])
+                        + (values[v10 + q] - values[v00 + q])
+                    )
+                    row[k] = objective_cost(tumor_sum * to_fraction, tumor_sum * to_volume, scaled)
+                for k in range(layers):
+                    if row[k] < costs[k]:
+                        costs[k] = row[k]
+                        numbers[k] = s
+    return best, best_shape
 
 
 @njit(cache=True, nogil=True)

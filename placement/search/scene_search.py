@@ -25,12 +25,14 @@ COARSE, MIDDLE, FINE, EXACT = range(4)
 #: Boxes whose centers are nearer than this are one start, in mm.
 APART_MM = 6.0
 
-#: Boxes that the first scan tries have these parts of the target volume and ratios of sides.
-SCANNED_VOLUMES = (0.3, 0.6, 1.0)
-SCANNED_SHAPES = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 1))
+#: Boxes that the first scan tries have sides up to this, in mm.
+LONGEST_SCANNED_MM = 48.0
 
-#: Other boxes than cubes are scanned where no cube costs less.
-PROMISING = 0.06
+#: About how many lines of places the first scan tries.
+N_PLACES = 100
+
+#: Part of the fraction of tumor in a box grown by two blocks that the scan subtracts.
+DEEP = 0.05
 
 #: Boxes along the image's axes contain less of a tilted lesion than turned ones will, so the scan
 #: allows so many times the standard deviation of the fraction.
@@ -62,8 +64,11 @@ SIMPLE = ((1.0, 30), (0.5, 90))  # with fewer angles, to break ties
 MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
 FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 
-#: First steps and rounds of the last simplex search.
-LAST_STEPS, LAST_ROUNDS = (2.0, 0.1, 0.2), ((1.0, 120),)
+#: The last simplex searches, because the objective bends where voxels end and searches along the
+#: gradient may stop there: their first steps, and for each the level of rows and evaluations. More
+#: where time matters less or among equal boxes, which otherwise depend on the image voxels.
+LAST_STEPS = (2.0, 0.1, 0.2)
+LAST, LAST_THOROUGH = ((FINE, 120),), ((EXACT, 200), (EXACT, 200))
 
 #: Slices are thick from this ratio of edges of image voxels on. Their faces are steps of the
 #: objective, which only searches from more places overcome.
@@ -102,9 +107,10 @@ PREFERENCE = 0.02
 #: To break ties: from how many places and from how many of the best boxes simpler ones start.
 N_STRAIGHT, N_TILTED = 8, 2
 
-#: Where regions are excluded: how many points of the tumor outside them start searches, of which
-#: part of the target volume, and how much tumor the scan subtracts for each excluded voxel.
-N_INNER, INNER_PART, LOSS = 8, 0.3, 4.0
+#: Where regions are excluded: how many points of the tumor outside them start searches, the
+#: radius within which the tumor gives the directions of a box, its part of the target volume, and
+#: how much tumor the scan subtracts for each excluded voxel.
+N_INNER, INNER_MM, INNER_PART, LOSS = 8, 14.0, 0.3, 4.0
 
 #: Rounds of moving boxes off excluded regions: the penalty, and how far beyond the margin, in mm,
 #: because searches look at one row for each image voxel and may miss a corner.
@@ -264,34 +270,71 @@ class Search:
 
     def starts(self, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scan boxes along the image's axes; returns centers and sides of up to `n`, in mm."""
-        from scipy.ndimage import uniform_filter
+        from scipy.optimize import linear_sum_assignment
 
-        edges = np.linalg.norm(self.rows.matrix, axis=0) * self.block
         usable = self.usable()
+        shapes = self.shapes()
+        # Beyond the ends the sums stay constant, so that boxes need no clipping along the last
+        # axis.
+        pad = max(3, int(shapes[:, 2].max(initial=0)) + 3)
+        sums = np.pad(
+            usable.cumsum(axis=2).cumsum(axis=1).cumsum(axis=0), ((1, 0), (1, 0), (pad + 1, 0))
+        )
+        sums = np.pad(sums, ((0, 0), (0, 0), (0, pad)), mode="edge")
+        n_places = 3 * N_PLACES if self.wishes.thorough else N_PLACES
+        stride = max(1, int(np.ceil(np.sqrt(usable.shape[0] * usable.shape[1] / n_places))))
         objective = self.wishes.objective
-        loose = replace(objective, sd_fraction=LENIENCY * objective.sd_fraction)
-        best = np.full(usable.shape, np.float32(np.inf))
-        best_shape = np.zeros(usable.shape, dtype=np.int8)
-        shapes: list[NDArray[np.float64]] = []
-        for ratios, part in itertools.product(SCANNED_SHAPES, SCANNED_VOLUMES):
-            if best.min() <= PROMISING:
-                break
-            volume = max(part * objective.mean_volume, self.wishes.min_volume)
-            sides = np.cbrt(volume * MM3_PER_ML / np.prod(ratios)) * np.array(ratios)
-            n_blocks = np.maximum(1, np.rint(sides[list(self.rows.axes)] / edges)).astype(int)
-            fraction = uniform_filter(usable, n_blocks, mode="constant")
-            # Plane by plane, because the terms of the whole would take memory.
-            cost = np.array([loose.cost(plane, plane * np.float32(volume)) for plane in fraction])
-            best_shape[cost < best] = len(shapes)
-            best = np.minimum(cost, best)
-            shapes.append(sides)
+        lenient = replace(objective, sd_fraction=LENIENCY * objective.sd_fraction)
+        element = abs(np.linalg.det(self.rows.matrix)) * np.prod(self.block)
+        best, numbers = overlap.scan(
+            sums, pad, shapes, element, objective_parameters(lenient, MM3_PER_ML), stride
+        )
+        if not len(shapes):
+            # No plausible shape fits into the image: begin with the least volume in the middle.
+            low = self.wishes.sizes.min()
+            least = max(self.wishes.min_volume * MM3_PER_ML, low**3)
+            return self.scene.centroid[None], np.full((1, 3), np.cbrt(least))
         # Neighbors of a place would be dropped one by one.
         order = np.argsort(best.ravel(), kind="stable")[: 40 * n]
-        centers = self.points(np.stack(np.unravel_index(order, best.shape), axis=1))
-        selected = overlap.apart(centers, np.arange(len(centers)), n, APART_MM)
-        return centers[selected], np.array(shapes)[best_shape.ravel()[order[selected]]]
+        places = np.stack(np.unravel_index(order, best.shape), axis=1) * (stride, stride, 1)
+        sides = shapes[numbers.ravel()[order]]
+        low = places + np.array([stride // 2, stride // 2, 0]) - sides // 2
+        # Of nearly equal costs the deeper box wins: it stays full when it is turned.
+        ends = np.stack([low - 2, low + sides + 2])
+        ends[:, :, :2] = np.clip(ends[:, :, :2], 0, usable.shape[:2])
+        deep = np.zeros(len(low))
+        for corner in itertools.product((0, 1), repeat=3):
+            i, j, k = (ends[end, :, axis] for axis, end in enumerate(corner))
+            deep += (-1) ** (1 + sum(corner)) * sums[i, j, pad + k]
+        costs = best.ravel()[order] - DEEP * deep / (sides + 4).prod(axis=1)
+        centers = self.points(low + 0.5 * sides - 0.5)
+        selected = overlap.apart(centers, np.argsort(costs, kind="stable"), n, APART_MM)
+        # The sides go to the scanner's axes that their image axes are nearest to.
+        edges = np.linalg.norm(self.rows.matrix, axis=0)
+        _, image_axes = linear_sum_assignment(-np.abs(self.rows.matrix / edges))
+        return centers[selected], (sides[selected] * edges * self.block)[:, image_axes]
 
-    def points(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    def shapes(self) -> NDArray[np.int64]:
+        """List the sides, in blocks of image voxels, of boxes with plausible volumes: (n, 3)."""
+        wishes = self.wishes
+        edges = np.linalg.norm(self.rows.matrix, axis=0) * self.block
+        shortest, longest = wishes.sizes.min(), min(wishes.sizes.max(), LONGEST_SCANNED_MM)
+        lengths = []
+        for edge in edges:
+            first = max(1, int(np.ceil(shortest / edge - 0.5)))
+            length, side = [], first
+            while side <= max(first, int(longest / edge + 0.5)):
+                length.append(side)
+                # Sides grow by a quarter at a time, so that few shapes cover the range.
+                side += max(1, side // 4)
+            lengths.append(length)
+        shapes = np.array(list(itertools.product(*lengths)))
+        volumes = shapes.prod(axis=1) * edges.prod() / MM3_PER_ML
+        mean, least = wishes.objective.mean_volume, wishes.min_volume
+        is_plausible = volumes >= 0.8 * max(least, 0.08 * mean)
+        return shapes[is_plausible & (volumes <= max(2.0 * mean, 1.4 * least))]
+
+    def points(self, index: NDArray[Any]) -> NDArray[np.float64]:
         """Give the middles of blocks of image voxels, by their indices (n, 3), in mm."""
         rows_index = (index + 0.5) * self.block + (0.5, 0.5, -0.5)
         return np.asarray(rows_index @ self.rows.matrix.T + self.rows.offset)
@@ -331,18 +374,36 @@ class Search:
             excluded |= region[inner]
         return excluded
 
-    def inner(self) -> NDArray[np.float64]:
-        """Find where the tumor is thick and not excluded: centers (n, 3)."""
+    def inner(self) -> Boxes:
+        """Start small boxes where the tumor is thick and not excluded."""
         from scipy.ndimage import distance_transform_edt
 
+        count = self.wishes.max_rotations
         inside = np.pad(self.usable() > 0.5, 1)
         index = np.argwhere(inside)
         edges = np.linalg.norm(self.rows.matrix, axis=0) * self.block
         thickness = distance_transform_edt(inside, sampling=edges)[tuple(index.T)]
-        points = self.points(index - 1)
-        return points[
-            overlap.apart(points, np.argsort(-thickness, kind="stable"), N_INNER, APART_MM)
-        ]
+        points = self.points(index - 1.0)
+        order = np.argsort(-thickness, kind="stable")
+        volume = max(self.wishes.min_volume, INNER_PART * self.wishes.objective.mean_volume)
+        starts = [self.spread(np.empty((0, 3)), np.empty((0, 3)), FAMILIES[count][0], np.zeros(3))]
+        for center in points[overlap.apart(points, order, N_INNER, APART_MM)]:
+            near = points[((points - center) ** 2).sum(axis=1) <= INNER_MM**2]
+            middle = near.mean(axis=0)
+            spread, turn = np.linalg.eigh((near - middle).T @ (near - middle) / len(near))
+            sides, angles = np.ones(3), np.zeros(3)
+            if count == 3:
+                # Along the directions of the tumor; eigenvectors may be a reflection.
+                turn *= np.linalg.det(turn)
+                sides = np.sqrt(np.maximum(spread, 1.0))
+                box = Voxel.from_rotation(center, sides, turn).canonical()
+                sides, angles = box.size, np.radians(box.angles)
+            sides = sides * np.cbrt(volume * MM3_PER_ML / sides.prod())
+            sides = allowed_sides(sides, self.wishes.sizes, volume)
+            for free in FAMILIES[count]:
+                turned = angles if count == 3 else 0.3 * np.array(free)
+                starts.append(self.spread(np.stack([center, middle]), sides[None], free, turned))
+        return join_boxes(*starts)
 
     def descend(
         self,
@@ -433,12 +494,7 @@ class Search:
                 n = N_EASY if costs.min() <= EASY else N_HARD
                 quick = quick.take(np.argsort(costs, kind="stable")[:n])
             return self.refined(self.slide(quick, COARSE), n_fine)
-        inner = self.inner()
-        if len(inner):
-            volume = max(self.wishes.min_volume, INNER_PART * self.wishes.objective.mean_volume)
-            cube = np.full(3, np.cbrt(volume * MM3_PER_ML))
-            sides = allowed_sides(cube, self.wishes.sizes, volume)[None]
-            quick = join_boxes(quick, self.tilted(inner, sides, count, 1))
+        quick = join_boxes(quick, self.inner())
         rounds = ALL if every or self.wishes.thorough else QUICK
         # Room for boxes of inner places among the best, which are refined.
         return self.refined(self.descend(quick, COARSE_STEPS, rounds, COARSE), n_fine + 3)
@@ -449,14 +505,32 @@ class Search:
             middle = self.slide(quick.distinct(2 * n), MIDDLE)
             fine = self.slide(middle.distinct(n), FINE)
             exact = self.slide(fine.distinct(N_EXACT), EXACT)
-            # The objective bends where voxels end, and searches along the gradient may stop there.
-            last = self.descend(exact.distinct(1), LAST_STEPS, LAST_ROUNDS, FINE)
-            return join_boxes(self.slide(last, EXACT), exact, fine, middle)
+            return join_boxes(self.polished(exact), exact, fine, middle)
         middle = self.descend(quick.distinct(n), MIDDLE_STEPS, MIDDLE_ROUNDS, MIDDLE)
         order = np.argsort(middle.costs, kind="stable")
         half = (n + 1) // 2
         fine = self.descend(middle.take(order[:half]), FINE_STEPS, FINE_ROUNDS, FINE)
         return self.cleared(join_boxes(fine, middle.take(order[half:])))
+
+    def polished(self, boxes: Boxes) -> Boxes:
+        """Search on from the best box; simplex searches do not stop where voxels end."""
+        from scipy.spatial.transform import Rotation
+
+        best = boxes.distinct(1)
+        if best.free.sum() == 2:
+            voxel = self.voxel(best.boxes[0])
+            rotation = Rotation.from_matrix(voxel.rotation)
+            # About each two axes; each leaves out one of its turns.
+            for free, order in zip(FAMILIES[2], ("XYZ", "YZX", "XZY"), strict=True):
+                angles = np.zeros(3)
+                angles[np.array(free, dtype=bool)] = rotation.as_euler(order)[:2]
+                start = self.spread(voxel.center[None], voxel.size[None], free, angles)
+                best = join_boxes(best, self.slide(start, FINE))
+        best = best.distinct(1)
+        for level, n_evals in LAST_THOROUGH if self.thorough or self.preference else LAST:
+            best = self.descend(best, LAST_STEPS, ((1.0, n_evals),), level)
+            best = self.slide(best, EXACT)
+        return best
 
     def cleared(self, boxes: Boxes) -> Boxes:
         """Move boxes off what is excluded."""
@@ -569,7 +643,7 @@ class Search:
             boxes = self.descend(boxes, COARSE_STEPS, SIMPLE, COARSE)
         else:
             boxes = self.slide(boxes, COARSE)
-        boxes = self.refined(boxes, N_EXACT)
+        boxes = self.refined(boxes, 2 * N_EXACT)
         self.preference = 0.0
         return boxes.boxes[self.values(boxes.boxes) >= enough]
 
