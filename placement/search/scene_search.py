@@ -48,7 +48,7 @@ FAMILIES = {
 
 #: Angles that searches start from, in radians; with three angles, so many are drawn between.
 TILTS = (-0.75, -0.4, -0.1, 0.1, 0.4, 0.75)
-N_TURNS = 32
+N_TURNS = 24
 
 #: A region touches a box where its fraction of the box exceeds the tolerance by more than this.
 TOUCH, TOUCH_INVERTED = 1e-9, 1e-5
@@ -105,7 +105,7 @@ FLAT = 0.1
 PREFERENCE = 0.02
 
 #: To break ties: from how many places and from how many of the best boxes simpler ones start.
-N_STRAIGHT, N_TILTED = 8, 2
+N_STRAIGHT, N_TILTED = 5, 2
 
 #: Where regions are excluded: how many points of the tumor outside them start searches, the
 #: radius within which the tumor gives the directions of a box, its part of the target volume, and
