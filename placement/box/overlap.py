@@ -434,8 +434,15 @@ def _outside(problem, center, rotation, half, gradient):
     """
     grid = problem.grid
     total = 0.0
+    radius = np.sqrt(half[0] ** 2 + half[1] ** 2 + half[2] ** 2)
     for a in range(3):
         middle = _middle(grid, a, center)
+        # Most boxes are clear of the face even with their corners turned toward it.
+        largest = radius * np.sqrt(
+            grid.inverse[a, 0] ** 2 + grid.inverse[a, 1] ** 2 + grid.inverse[a, 2] ** 2
+        )
+        if middle - largest > problem.low[a] and middle + largest < problem.high[a]:
+            continue
         reach = _reach(grid, a, rotation, half)
         below = max(0.0, problem.low[a] - middle + reach)
         above = max(0.0, middle + reach - problem.high[a])

@@ -64,11 +64,9 @@ SIMPLE = ((1.0, 30), (0.5, 90))  # with fewer angles, to break ties
 MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
 FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 
-#: The last simplex searches, because the objective bends where voxels end and searches along the
-#: gradient may stop there: their first steps, and for each the level of rows and evaluations. More
-#: where time matters less or among equal boxes, which otherwise depend on the image voxels.
-LAST_STEPS = (2.0, 0.1, 0.2)
-LAST, LAST_THOROUGH = ((FINE, 120),), ((EXACT, 200), (EXACT, 200))
+#: The last simplex search, because the objective bends where voxels end and searches along the
+#: gradient may stop there: its first steps and evaluations.
+LAST_STEPS, LAST_ROUNDS = (2.0, 0.1, 0.2), ((1.0, 120),)
 
 #: Slices are thick from this ratio of edges of image voxels on. Their faces are steps of the
 #: objective, which only searches from more places overcome.
@@ -527,10 +525,9 @@ class Search:
                 start = self.spread(voxel.center[None], voxel.size[None], free, angles)
                 best = join_boxes(best, self.slide(start, FINE))
         best = best.distinct(1)
-        for level, n_evals in LAST_THOROUGH if self.thorough or self.preference else LAST:
-            best = self.descend(best, LAST_STEPS, ((1.0, n_evals),), level)
-            best = self.slide(best, EXACT)
-        return best
+        # Among equal boxes on all rows, or the one that is taken depends on the image voxels.
+        level = EXACT if self.thorough or self.preference else FINE
+        return self.slide(self.descend(best, LAST_STEPS, LAST_ROUNDS, level), EXACT)
 
     def cleared(self, boxes: Boxes) -> Boxes:
         """Move boxes off what is excluded."""
