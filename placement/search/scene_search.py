@@ -66,7 +66,7 @@ FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 
 #: The last simplex search, because the objective bends where voxels end and searches along the
 #: gradient may stop there: its first steps and evaluations.
-LAST_STEPS, LAST_ROUNDS = (2.0, 0.1, 0.2), ((1.0, 120),)
+LAST_STEPS, LAST_ROUNDS = (2.0, 0.1, 0.2), ((1.0, 140),)
 
 #: Slices are thick from this ratio of edges of image voxels on. Their faces are steps of the
 #: objective, which only searches from more places overcome.
