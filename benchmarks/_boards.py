@@ -12,9 +12,8 @@ import joblib
 import pandas as pd
 
 from benchmarks import _measure as measure
+from benchmarks.claims.claim_board import NOT_SIMULATED, OPEN, board_sentence
 from dmrifit.io.atomic_files import whole_file, write_text
-from dmrifit.stats.claim_board import board_sentence
-from dmrifit.stats.verdicts import NOT_SIMULATED, OPEN
 
 ROOT = Path(__file__).parents[1]
 #: How much wider the margins are that the verdicts are also given for.

@@ -105,11 +105,9 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     rows = []
     lesion_tables = []
     for content in contents:
-        row = {"name": content["name"], "patient": content["patient"]}
-        for key, file in _FILES.items():
-            row[key] = f"{content['folder']}/{file}"
-        for key in _NUMBERS:
-            row[key] = content[key]
+        row = {key: content[key] for key in ("name", "patient")}
+        row |= {key: f"{content['folder']}/{file}" for key, file in _FILES.items()}
+        row |= {key: content[key] for key in _NUMBERS}
         row["n_lesions_healthy"] = content["healthy"]["anomalies_per_scan"]
         row["differs"] = _WORDS[content["differs"]]
         row["synthetic"] = _WORDS[content["synthetic"]]

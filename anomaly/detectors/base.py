@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -27,8 +26,7 @@ from anomaly.detectors.thresholds import (
     encoded_rule,
 )
 from dmrifit._utils.checks import NotNegative, check_fields, is_number
-from dmrifit._utils.counts import counted
-from dmrifit.io.atomic_files import check_room
+from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.networks.volume_cases import check_length, listed, naming
@@ -43,7 +41,6 @@ _SHARED = frozenset({"shape", "n_channels", "rule", "threshold"})
 _ENOUGH_SUBJECTS, _SHARE, _N_FOLDS = 40, 0.25, 4
 #: Quantile of a map that becomes 1 with ``scale="image"``, as in the published code.
 _IMAGE_QUANTILE = 0.999
-_ALL_PLANES = slice(None)
 
 
 class Scans:
@@ -53,7 +50,7 @@ class Scans:
     Scans are not copied: a list of arrays on the disk (`numpy.memmap`) stays there. `X` are scans
     (x, y, z, channels) divided by the signal at b = 0; `masks` (x, y, z) the brains, by default
     where any channel is above 0; `covariates` hold a value for each scan; `subjects` are the
-    numbers of their subjects, by default another one for each scan.
+    numbers of their subjects, by default another one for each scan, and `groups` their names.
     """
 
     def __init__(self, X: Any, masks: Any = None, covariates: Any = None) -> None:
@@ -64,6 +61,7 @@ class Scans:
         self.covariates = covariates
         self._numbers = np.arange(len(self._scans))
         self.subjects: NDArray[Any] = self._numbers
+        self.groups: NDArray[Any] | None = None
         self.shape: tuple[int, ...] = ()
         for i in range(len(self)):
             with naming(i):
@@ -79,8 +77,8 @@ class Scans:
         self.shape = self.shape or scan.shape
         if scan.shape[:3] != self.shape[:3]:
             raise ValueError(
-                f"{_size(scan.shape)} voxels, where the first scan has {_size(self.shape)}; "
-                "bring all scans to one grid first"
+                f"{size_text(scan.shape[:3])} voxels, where the first scan has "
+                f"{size_text(self.shape[:3])}; bring all scans to one grid first"
             )
         if scan.shape[3] != self.shape[3]:
             raise ValueError(
@@ -106,35 +104,16 @@ class Scans:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def signal(self, i: int, planes: slice = _ALL_PLANES) -> NDArray[np.float32]:
-        """Return a scan, or some of its planes along x, shape (x, y, z, channels)."""
-        return np.asarray(self._planes(self._scans, i, planes), dtype=np.float32)
+    def signal(self, i: int) -> NDArray[np.float32]:
+        """Return a scan, shape (x, y, z, channels)."""
+        return np.asarray(self._scans[int(self._numbers[i])], dtype=np.float32)
 
-    def mask(self, i: int, planes: slice = _ALL_PLANES) -> NDArray[np.bool_]:
-        """Return the mask of a scan, or some of its planes along x, shape (x, y, z)."""
+    def mask(self, i: int) -> NDArray[np.bool_]:
+        """Return the mask of a scan, shape (x, y, z)."""
+        number = int(self._numbers[i])
         if self._masks is None:
-            return np.asarray(self._planes(self._scans, i, planes).max(axis=-1) > 0)
-        return self._planes(self._masks, i, planes).astype(bool)
-
-    def _planes(self, volumes: Sequence[Any], i: int, planes: slice) -> NDArray[Any]:
-        return np.asarray(volumes[int(self._numbers[i])])[planes]
-
-    def on_disk(self, folder: str) -> Scans:
-        """Copy volumes that are loaded anew at each access to files, read by planes."""
-        sequences = {"_scans": (self._scans, self.signal), "_masks": (self._masks, self.mask)}
-        copies = self.take(range(len(self)))
-        for name, (volumes, read) in sequences.items():
-            if volumes is None or _holds_arrays(volumes):
-                continue
-            files: dict[int, NDArray[Any]] = {}
-            for i, number in enumerate(self._numbers):
-                path = Path(folder) / f"{name}{number}.npy"
-                values = read(i)
-                check_room(path, (len(self) - i) * values.nbytes)
-                np.save(path, values)
-                files[int(number)] = np.load(path, mmap_mode="r")
-            setattr(copies, name, files)
-        return copies
+            return np.asarray(self._scans[number]).max(axis=-1) > 0
+        return np.asarray(self._masks[number]).astype(bool)
 
     def take(self, numbers: Any) -> Scans:
         """Select scans by their number."""
@@ -144,6 +123,8 @@ class Scans:
         subset.__dict__.update(self.__dict__)
         subset._numbers = self._numbers[index]
         subset.subjects = self.subjects[index]
+        if self.groups is not None:
+            subset.groups = self.groups[index]
         if self.covariates is not None:
             subset.covariates = {
                 name: np.asarray(self.covariates[name])[index] for name in self.covariates
@@ -203,6 +184,8 @@ class AnomalyDetector(BaseEstimator):
     _least_subjects: ClassVar[int] = 1
     #: Whether scores need several directions, which powder averages lack.
     _needs_directions: ClassVar[bool] = False
+    #: Whether `fit` takes covariates of the subjects into account.
+    _uses_covariates: ClassVar[bool] = False
     #: For each scan of `fit` the voxels that count for the threshold, such as white and gray
     #: matter; set before `fit` by callers with tissue maps. By default the whole mask counts.
     _counted: ClassVar[Sequence[Any] | None] = None
@@ -221,7 +204,7 @@ class AnomalyDetector(BaseEstimator):
     smooth_mm: NotNegative = SMOOTH_MM
     spacing: float | tuple[float, float, float] = 4.0
 
-    def fit(self, X: Any, masks: Any = None, *, groups: Any = None) -> Any:
+    def fit(self, X: Any, masks: Any = None, *, groups: Any = None, covariates: Any = None) -> Any:
         """
         Learn what healthy scans look like.
 
@@ -234,6 +217,9 @@ class AnomalyDetector(BaseEstimator):
         groups : sequence of n_scans, optional
             The subject of each scan; by default each scan is of another subject. Scans of one
             subject are all in the training, or all held out for the threshold.
+        covariates : DataFrame with n_scans rows, or mapping of sequences, optional
+            Covariates of the subjects, such as age, sex and site: numbers, or words for groups;
+            for `VoxelwiseGaussian` alone.
 
         Returns
         -------
@@ -243,17 +229,60 @@ class AnomalyDetector(BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter, a scan or a mask is not possible, or all scans are of one subject.
+            If a parameter, a scan, a mask or a covariate is not possible, all scans are of one
+            subject, or there are fewer than a regression on the covariates needs.
         """
-        return self._fit(Scans(X, masks), groups)
+        self._check_shared()
+        # A training that fails must not leave the threshold of an earlier one.
+        self.__dict__.pop("threshold_", None)
+        scans = self._scans_of(X, masks, covariates)
+        subjects = self._subject_numbers(scans, groups)
+        scans.subjects = subjects
+        if groups is not None:
+            scans.groups = np.array([str(group) for group in groups])
+        self._remember(scans)
+        rule = self._new_threshold()
+        if rule is None or self.calibration is None:
+            self._fit_scans(scans)
+            self.threshold_: Any = None
+            return self
+        folds = _folds(subjects, self._held_out())
+        scan_numbers = np.arange(len(scans))
+        if len(folds) == 1:
+            held_out = folds[0]
+            self._fit_scans(scans.take(np.setdiff1d(scan_numbers, held_out)))
+            maps = [self._map(scans, int(i)) for i in held_out]
+        else:
+            held_out = scan_numbers
+            maps = [np.zeros(0, dtype=np.float32)] * len(scans)
+            # Each fold is scored by a detector that learned from the other folds.
+            for fold in folds:
+                detector: Any = clone(self)
+                detector._remember(scans)
+                detector._fit_scans(scans.take(np.setdiff1d(scan_numbers, fold)))
+                for i in fold:
+                    maps[i] = detector._map(scans, int(i))
+            self._fit_scans(scans)
+        masks = []
+        for i in held_out:
+            mask = scans.mask(int(i))
+            if self._counted is not None:
+                mask &= np.asarray(self._counted[int(i)], dtype=bool)
+            masks.append(mask)
+        self.threshold_ = rule.fit(np.stack(maps), np.stack(masks))
+        if self._observe is not None:
+            self._observe(maps, masks, held_out)
+        return self
 
-    def anomaly_map(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
+    def anomaly_map(
+        self, X: Any, masks: Any = None, *, covariates: Any = None
+    ) -> NDArray[np.float32]:
         """
         Score every voxel of scans.
 
         Parameters
         ----------
-        X, masks : as in `fit`
+        X, masks, covariates : as in `fit`
             The scans may have lesions.
 
         Returns
@@ -265,12 +294,12 @@ class AnomalyDetector(BaseEstimator):
         ------
         ValueError
             If a scan has another number of directions or another size than those that were learned
-            from, or a scan or a mask is not possible.
+            from, a scan or a mask is not possible, or covariates are missing or unknown.
         """
         check_is_fitted(self)
-        return self._maps(self._like_learned(Scans(X, masks)))
+        return self._maps(self._like_learned(self._scans_of(X, masks, covariates)))
 
-    def predict(self, X: Any, masks: Any = None) -> NDArray[np.bool_]:
+    def predict(self, X: Any, masks: Any = None, *, covariates: Any = None) -> NDArray[np.bool_]:
         """
         Mark the anomalous voxels of scans: those whose score is above the fitted threshold.
 
@@ -290,9 +319,14 @@ class AnomalyDetector(BaseEstimator):
             As `anomaly_map`, or if no threshold was fitted.
         """
         check_is_fitted(self)
-        self._require_threshold()
-        scans = self._like_learned(Scans(X, masks))
-        return self._apply(self._maps(scans), scans)
+        if getattr(self, "threshold_", None) is None:
+            raise ValueError(
+                "no threshold was fitted (calibration=None); fit with calibration=0.25, or apply "
+                "a rule of anomaly.detectors.thresholds to maps of anomaly_map"
+            )
+        scans = self._like_learned(self._scans_of(X, masks, covariates))
+        inside = np.stack([scans.mask(i) for i in range(len(scans))])
+        return np.asarray(self.threshold_.apply(self._maps(scans), inside)).astype(bool) & inside
 
     # Methods of derived classes
     # -------------------------------------------------------------------
@@ -319,44 +353,8 @@ class AnomalyDetector(BaseEstimator):
         """Restore the files of the model other than its arrays."""
         refuse_keys(dict(files), set(), "file")
 
-    def _fold_detector(self) -> Any:
-        """Make an unfitted detector for the training folds of one split."""
-        return clone(self)
-
     # Shared methods
     # -------------------------------------------------------------------------------
-
-    def _fit(self, scans: Scans, groups: Any) -> Any:
-        """Learn from checked scans and fit the threshold."""
-        self._check_shared()
-        subjects = self._subject_numbers(scans, groups)
-        scans.subjects = subjects
-        self._remember(scans)
-        rule = self._new_threshold()
-        if rule is None or self.calibration is None:
-            self._fit_scans(scans)
-            self.threshold_: Any = None
-            return self
-        folds = _folds(subjects, self._held_out())
-        scan_numbers = np.arange(len(scans))
-        if len(folds) == 1:
-            held_out = folds[0]
-            self._fit_scans(scans.take(np.setdiff1d(scan_numbers, held_out)))
-            maps = [self._map(scans, int(i)) for i in held_out]
-        else:
-            held_out = scan_numbers
-            maps = self._cross_fitted_maps(scans, folds)
-            self._fit_scans(scans)
-        masks = []
-        for i in held_out:
-            mask = scans.mask(int(i))
-            if self._counted is not None:
-                mask &= np.asarray(self._counted[int(i)], dtype=bool)
-            masks.append(mask)
-        self.threshold_ = rule.fit(np.stack(maps), np.stack(masks))
-        if self._observe is not None:
-            self._observe(maps, masks, held_out)
-        return self
 
     def _subject_numbers(self, scans: Sequence[Any] | Scans, groups: Any) -> NDArray[Any]:
         """Return the number of each scan's subject, in the order of their first scans."""
@@ -401,19 +399,6 @@ class AnomalyDetector(BaseEstimator):
             f"{type(self).__name__} needs {least}; {remedy}"
         )
 
-    def _cross_fitted_maps(
-        self, scans: Scans, folds: list[NDArray[np.int64]]
-    ) -> list[NDArray[np.float32]]:
-        """Score each fold by a detector that learned from the other folds."""
-        maps = [np.zeros(0, dtype=np.float32)] * len(scans)
-        for held_out in folds:
-            detector = self._fold_detector()
-            detector._remember(scans)
-            detector._fit_scans(scans.take(np.setdiff1d(np.arange(len(scans)), held_out)))
-            for i in held_out:
-                maps[i] = detector._map(scans, int(i))
-        return maps
-
     def _check_shared(self) -> None:
         """Check all parameters, and that healthy scans can fit the threshold rule."""
         check_fields(self)
@@ -455,7 +440,15 @@ class AnomalyDetector(BaseEstimator):
             return HealthyRateThreshold(0.01)
         return clone(self.threshold)
 
+    def _scans_of(self, X: Any, masks: Any, covariates: Any) -> Scans:
+        if covariates is not None and not self._uses_covariates:
+            raise ValueError(
+                f"{type(self).__name__} takes no covariates into account; VoxelwiseGaussian does"
+            )
+        return Scans(X, masks, covariates)
+
     def _remember(self, scans: Scans) -> None:
+        """Keep what a detector has to know of all scans, those of other folds included."""
         x, y, z, channels = scans.shape
         self.shape_ = x, y, z
         self.n_channels_ = channels
@@ -469,22 +462,11 @@ class AnomalyDetector(BaseEstimator):
             )
         if self._one_size and scans.shape[:3] != self.shape_:
             raise ValueError(
-                f"the scans have {_size(scans.shape)} voxels, and those that were learned from "
-                f"{_size(self.shape_)}; "
-                "bring them to that grid first, because scores depend on the position of a voxel"
+                f"the scans have {size_text(scans.shape[:3])} voxels, and those that were learned "
+                f"from {size_text(self.shape_)}; bring them to that grid first, because scores "
+                "depend on the position of a voxel"
             )
         return scans
-
-    def _require_threshold(self) -> None:
-        if getattr(self, "threshold_", None) is None:
-            raise ValueError(
-                "no threshold was fitted (calibration=None); fit with calibration=0.25, or apply "
-                "a rule of anomaly.detectors.thresholds to maps of anomaly_map"
-            )
-
-    def _apply(self, maps: NDArray[np.float32], scans: Scans) -> NDArray[np.bool_]:
-        masks = np.stack([scans.mask(i) for i in range(len(scans))])
-        return np.asarray(self.threshold_.apply(maps, masks)).astype(bool) & masks
 
     def _maps(self, scans: Scans) -> NDArray[np.float32]:
         maps = np.zeros((len(scans), *scans.shape[:3]), dtype=np.float32)
@@ -624,12 +606,6 @@ def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[
     return np.minimum(inside / np.float32(top), np.float32(1))
 
 
-def _holds_arrays(volumes: Sequence[Any]) -> bool:
-    """Tell whether volumes are in memory or mapped to it, so that a part costs no more."""
-    is_plain = isinstance(volumes, np.ndarray | list | tuple)
-    return is_plain and all(isinstance(volume, np.ndarray) for volume in volumes)
-
-
 def _check_values(scan: NDArray[Any]) -> None:
     """Raise if a scan has values that are not finite or exceed single precision."""
     if scan.dtype.kind != "f":
@@ -647,10 +623,6 @@ def _check_values(scan: NDArray[Any]) -> None:
                 f"values up to {largest:.3g}, which single precision does not hold; "
                 "divide by the signal at b = 0"
             )
-
-
-def _size(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape[:3]))
 
 
 def _folds(subjects: NDArray[Any], calibration: str | float | int) -> list[NDArray[np.int64]]:

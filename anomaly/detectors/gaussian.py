@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import AnomalyDetector, Scans
 from anomaly.detectors.features import (
@@ -58,13 +57,12 @@ class Design:
     @property
     def n_columns(self) -> int:
         """Number of columns, including the one of ones."""
-        n = 1
+        widths = [1]
         for column in self.columns:
-            if "levels" in column:
-                n += len(column["levels"]) - 1
-            elif column["sd"] > 0:
-                n += 1
-        return n
+            # A constant number has no column.
+            varies = int(column.get("sd", 0) > 0)
+            widths.append(len(column["levels"]) - 1 if "levels" in column else varies)
+        return sum(widths)
 
     def matrix(self, covariates: Any, n_scans: int) -> NDArray[np.float64]:
         """Build the columns for scans, shape (n_scans, n_columns)."""
@@ -81,13 +79,13 @@ class Design:
             if "levels" not in column:
                 if values.dtype.kind not in "fiu":
                     raise ValueError(
-                        f"covariate {column['name']} was a number, and is now {values[0]!r}"
+                        f"covariate {column['name']} was a number, and is now {str(values[0])!r}"
                     )
                 # A number that was the same in all is in the column of ones already.
                 if column["sd"] > 0:
-                    vectors.append((values.astype(np.float64) - column["mean"]) / column["sd"])
+                    vectors.append((values - column["mean"]) / column["sd"])
                 continue
-            words = np.array([str(value) for value in values.tolist()])
+            words = values.astype(str)
             unknown = sorted(set(words.tolist()) - set(column["levels"]))
             if unknown:
                 raise ValueError(
@@ -197,6 +195,7 @@ class VoxelwiseGaussian(AnomalyDetector):
         "correlation_",
     )
     _fact_names: ClassVar[tuple[str, ...]] = ("design_",)
+    _uses_covariates: ClassVar[bool] = True
 
     features: str | tuple[str, ...] = "mean"
     _: KW_ONLY
@@ -205,94 +204,6 @@ class VoxelwiseGaussian(AnomalyDetector):
     smoothing: NotNegative = 0.5
     template_smoothing: NotNegative = 0.5
     prior_scans: NotNegative = 4.0
-
-    def fit(
-        self, X: Any, masks: Any = None, *, groups: Any = None, covariates: Any = None
-    ) -> VoxelwiseGaussian:
-        """
-        Learn what healthy scans look like at every position.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
-            Scans of healthy subjects, divided by the signal at b = 0, all of one size.
-        masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
-            The brain; by default where any channel is above 0. Masks may differ.
-        groups : sequence of n_scans, optional
-            The subject of each scan; by default each scan is of another subject.
-        covariates : DataFrame with n_scans rows, or mapping of sequences, optional
-            Covariates of the subjects, such as age, sex and site: numbers, or words for groups.
-
-        Returns
-        -------
-        self
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If a parameter, a scan, a mask or a covariate is invalid, or there are fewer scans than
-            a regression on the covariates needs.
-        """
-        scans = Scans(X, masks, covariates)
-        self._whole_design = Design.learn(covariates, len(scans))
-        try:
-            self._fit(scans, groups)
-        finally:
-            del self._whole_design
-        return self
-
-    def anomaly_map(
-        self, X: Any, masks: Any = None, *, covariates: Any = None
-    ) -> NDArray[np.float32]:
-        """
-        Score every voxel of scans.
-
-        Parameters
-        ----------
-        X, masks : as in `fit`
-            The scans may have lesions.
-        covariates : DataFrame with n_scans rows, or mapping of sequences, optional
-            Those of `fit`, if there were any.
-
-        Returns
-        -------
-        ndarray of shape (n_scans, x, y, z)
-            Standard deviations, larger where a scan is less like the healthy ones; below 0 where
-            it differs in the other direction than `side`; 0 outside the mask.
-
-        Raises
-        ------
-        ValueError
-            If scans have another size or other directions than the training scans, or covariates
-            are missing or unknown.
-        """
-        check_is_fitted(self)
-        return self._maps(self._like_learned(Scans(X, masks, covariates)))
-
-    def predict(self, X: Any, masks: Any = None, *, covariates: Any = None) -> NDArray[np.bool_]:
-        """
-        Mark the anomalous voxels of scans: those whose score is above the fitted threshold.
-
-        Parameters
-        ----------
-        X, masks, covariates : as in `anomaly_map`
-            What is scored.
-
-        Returns
-        -------
-        ndarray of shape (n_scans, x, y, z)
-            Anomalous voxels, all inside the mask.
-
-        Raises
-        ------
-        ValueError
-            As `anomaly_map`, or if no threshold was fitted.
-        """
-        check_is_fitted(self)
-        self._require_threshold()
-        scans = self._like_learned(Scans(X, masks, covariates))
-        return self._apply(self._maps(scans), scans)
 
     def _check_parameters(self) -> None:
         if self.features not in ("mean", "channels"):
@@ -311,14 +222,13 @@ class VoxelwiseGaussian(AnomalyDetector):
     # Learning
     # -------------------------------------------------------------------------------------
 
-    def _fold_detector(self) -> VoxelwiseGaussian:
-        detector: VoxelwiseGaussian = super()._fold_detector()
+    def _remember(self, scans: Scans) -> None:
+        super()._remember(scans)
         # The design of all scans has a column also for levels that only the held-out fold has.
-        detector._whole_design = self._whole_design
-        return detector
+        self._whole_design = Design.learn(scans.covariates, len(scans))
 
     def _fit_scans(self, scans: Scans) -> None:
-        design = self._whole_design
+        design = self.__dict__.pop("_whole_design")
         columns = design.matrix(scans.covariates, len(scans))
         if len(scans) <= columns.shape[1]:
             raise ValueError(
@@ -335,9 +245,14 @@ class VoxelwiseGaussian(AnomalyDetector):
         # Voxels in the mask of at least one scan; arrays below have a column for each.
         covered = self.counts_ > 0
         counts = self.counts_[covered]
-        gram = _gram(columns, scans, covered)
+        # The normal equations of every voxel, (n_voxels, n_columns, n_columns).
+        gram = np.zeros((len(counts), n_columns, n_columns))
+        for i, row in enumerate(columns):
+            gram[scans.mask(i)[covered]] += np.outer(row, row)
         needs_correlation = self.distance == "mahalanobis" and n_features > 1
-        sample = _voxel_sample(counts)
+        # About 4,000 of the voxels that most scans have are enough for pooled correlations.
+        best_covered = np.flatnonzero(counts == counts.max())
+        sample = best_covered[:: max(1, len(best_covered) // 4000)]
         if not needs_correlation:
             sample = sample[:0]
         self.coefficients_ = np.empty((n_features, n_columns, *scans.shape[:3]), dtype=np.float32)
@@ -487,20 +402,6 @@ class OneMinusMean(AnomalyDetector):
         return self._smooth_scores(1 - mean_signal(scans.signal(i)), scans.mask(i))
 
 
-def _voxel_sample(counts: NDArray) -> NDArray[np.intp]:
-    """Select about 4,000 of the voxels that most scans have, enough for pooled correlations."""
-    best_covered = np.flatnonzero(counts == counts.max())
-    return best_covered[:: max(1, len(best_covered) // 4000)]
-
-
-def _gram(columns: NDArray, scans: Scans, covered: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Compute the normal equations of every voxel, (n_voxels, n_columns, n_columns)."""
-    gram = np.zeros((np.count_nonzero(covered), columns.shape[1], columns.shape[1]))
-    for i, row in enumerate(columns):
-        gram[scans.mask(i)[covered]] += np.outer(row, row)
-    return gram
-
-
 def _solved(gram: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray[np.float64]:
     """Fit the coefficients of every voxel, (n_columns, n_voxels), over the scans that have it."""
     if len(products) == 1:
@@ -522,33 +423,27 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
             "covariates must be a table with a column for each, such as age, not "
             f"{type(covariates).__name__}"
         )
+    import pandas as pd
+
     arrays = {}
     for name in covariates:
-        values = np.asarray(covariates[name])
+        values = np.asarray(covariates[name], dtype=object)
         if values.shape != (n_scans,):
             raise ValueError(
                 f"covariate {name} has {counted(values.size, 'value')} for "
                 f"{counted(n_scans, 'scan')}; give one for each"
             )
-        if values.dtype.kind == "O" and all(
-            isinstance(value, int | float | np.number) for value in values
-        ):
-            values = values.astype(np.float64)
-        if values.dtype.kind == "b":
-            values = values.astype(int)
-        if values.dtype.kind in "fiu":
-            missing = ~np.isfinite(values)
+        column = pd.Series(values).infer_objects()
+        if column.dtype.kind in "biuf":
+            array = column.to_numpy(int if column.dtype.kind == "b" else column.dtype)
+            missing = ~np.isfinite(array)
         else:
-            import pandas as pd
-
-            # As objects, because numpy turns NaN among words into the word "nan".
-            words = np.asarray(covariates[name], dtype=object)
-            values = np.array([str(word) for word in words])
-            missing = pd.isna(words) | (values == "")
+            array = np.array([str(value) for value in values])
+            missing = pd.isna(values) | (array == "")
         if missing.any():
             raise ValueError(
                 f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "
                 f"all, or leave {name} out"
             )
-        arrays[str(name)] = values
+        arrays[str(name)] = array
     return arrays

@@ -14,7 +14,6 @@ from anomaly.detectors.base import ARRAYS, AnomalyDetector, Scans
 from anomaly.detectors.features import masked_smoothing
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.networks.training import Training, check_training
-from dmrifit.networks.volume_cases import listed
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
 #: Share of the training subjects whose loss chooses the epoch, as in the seven folds of the
@@ -43,21 +42,6 @@ class Brain:
     volume: Any
     mask: NDArray[np.bool_]
     number: int | None = None
-
-
-class _Brains(Sequence[Brain]):
-    """Scans with their masks, read one at a time."""
-
-    def __init__(self, scans: Scans) -> None:
-        self.scans = scans
-
-    def __len__(self) -> int:
-        return len(self.scans)
-
-    def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        return Brain(self.scans.signal(i), self.scans.mask(i), i)
 
 
 @dataclass(repr=False, eq=False)
@@ -89,45 +73,6 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     _: KW_ONLY
     calibration: str | float | int | None = 0.25
     region: Literal["brain", "volume"] = "brain"
-
-    def fit(self, X: Any, masks: Any = None, *, groups: Any = None) -> Any:
-        """
-        Learn what healthy scans look like, and fit the threshold to held-out scans.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
-            Scans of healthy subjects, divided by the signal at b = 0, from 0 to 1 and all of one
-            size.
-        masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
-            The brain; by default where any channel is above 0.
-        groups : sequence of n_scans, optional
-            The subject of each scan: scans of one subject are all in the training, or all held
-            out. By default each scan is of another subject.
-
-        Returns
-        -------
-        self
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If a parameter, a scan or a mask is invalid, or all scans are of one subject; before
-            the training starts.
-        FloatingPointError
-            If the loss or a weight becomes infinite or NaN.
-        ImportError
-            If torch or skorch is not installed.
-        """
-        self._check_shared()
-        # A training that fails must not leave the threshold of an earlier one.
-        self.__dict__.pop("threshold_", None)
-        subjects = None
-        if groups is not None:
-            names = [str(group) for group in listed(groups, "groups")]
-            subjects = {"subject": np.asarray(names)}
-        return self._fit(Scans(X, masks, subjects), groups)
 
     def reconstruct(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
         """
@@ -199,16 +144,13 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def _brains(self, scans: Scans) -> Sequence[Brain]:
         """Give scans as the network sees them."""
-        return _Brains(scans)
+        return [Brain(scans.signal(i), scans.mask(i), i) for i in range(len(scans))]
 
     def _fit_scans(self, scans: Scans) -> None:
-        subjects = None
-        if scans.covariates is not None:
-            subjects = list(scans.covariates["subject"])
         brains = self._brains(scans)
         self._masks = [brain.mask for brain in brains]
         try:
-            self._train(brains, self._masks, subjects)
+            self._train(brains, self._masks, scans.groups)
         finally:
             self.__dict__.pop("_masks", None)
             self.__dict__.pop("_level", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -22,9 +22,8 @@ from anomaly.generators.corruptions import (
     COUNTS,
     PUBLISHED,
     RADII,
+    Ellipsoids,
     TissueMoments,
-    check_corruption,
-    corrupt_in_place,
 )
 from dmrifit._utils.checks import Count, NotNegative
 from dmrifit._utils.randomness import seed_for
@@ -248,7 +247,7 @@ class RecDiscNet(Reconstructor):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        check_corruption(self.noise, self.mean, self.counts, self.radii, self.uniform)
+        self._ellipsoids()
         if not self.mse_weight and not self.bce_weight:
             raise ValueError(
                 "mse_weight and bce_weight are both 0, so that nothing would be learned; give one "
@@ -302,23 +301,18 @@ class RecDiscNet(Reconstructor):
     def _target(self, target: Any, inputs: NDArray[np.float32]) -> NDArray[np.bool_]:
         return np.asarray(target, dtype=bool)
 
+    def _ellipsoids(self) -> Ellipsoids:
+        return Ellipsoids(
+            **{option.name: getattr(self, option.name) for option in fields(Ellipsoids)}
+        )
+
     def _corrupted(
         self, scan: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Corrupt a copy of a scan, and return it with the mask of the anomalies as a channel."""
         changed = scan.copy()
-        anomaly = corrupt_in_place(
-            np.moveaxis(changed, 0, -1),
-            mask,
-            rng,
-            TissueMoments(**self.moments_),
-            noise=self.noise,
-            mean=self.mean,
-            counts=self.counts,
-            radii=self.radii,
-            uniform=self.uniform,
-            background=self.background,
-            clip=self.clip,
+        anomaly = self._ellipsoids().put_into(
+            np.moveaxis(changed, 0, -1), mask, rng, TissueMoments(**self.moments_)
         )
         return changed, anomaly[None].astype(np.float32)
 
@@ -347,8 +341,9 @@ class RecDiscNet(Reconstructor):
         self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any
     ) -> dict[str, Any]:
         box = self._box(case.mask)
+        scan = inputs[:, *box]
         if case.number is None:
-            inner, logits = (output[0] for output in infer([inputs[:, *box]]))
+            inner, logits = (output[0] for output in infer([scan]))
             # Outside the box scores stay 0.
             reconstruction = np.zeros_like(inputs)
             reconstruction[:, *box] = inner
@@ -356,27 +351,18 @@ class RecDiscNet(Reconstructor):
             # 1 / (1 + exp(−logit)) without an overflow.
             score[box] = np.exp(-np.logaddexp(np.float32(0), -logits[0]))
             return {"reconstruction": reconstruction, "scan": inputs, "score": score}
-        return {"loss": self._validation_loss(infer, inputs[:, *box], case.mask[box], case.number)}
-
-    def _validation_loss(
-        self,
-        infer: Callable[[Any], Any],
-        scan: NDArray[np.float32],
-        mask: NDArray[np.bool_],
-        number: int,
-    ) -> float:
         # The same anomalies after each epoch, so that losses can be compared.
-        rng = np.random.default_rng(seed_for(0, "validation", number))
-        changed, anomaly = self._corrupted(scan, mask, rng)
+        rng = np.random.default_rng(seed_for(0, "validation", case.number))
+        changed, anomaly = self._corrupted(scan, case.mask[box], rng)
         reconstruction, logits = (output[0].astype(np.float64) for output in infer([changed]))
-        region = mask
+        region = case.mask[box]
         if self.region == "volume":
-            region = np.ones_like(mask)
+            region = np.ones_like(region)
         error = np.square(reconstruction - scan).mean(axis=0)[region].mean()
         weight = np.where(anomaly > 0, self.positive_weight, 1.0)
         entropies = weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits))
         entropy = entropies[0][region].mean()
-        return float(self.mse_weight * error + self.bce_weight * entropy)
+        return {"loss": float(self.mse_weight * error + self.bce_weight * entropy)}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
         return self._smooth_scores(self._predict_scan(scans, i)["score"], scans.mask(i))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,8 +17,8 @@ from dmrifit.model_files.registry import register
 
 __all__ = ["PCADetector"]
 
-#: Signals of all scans that are in memory at a time while components are computed: 16 MB.
-_VALUES_IN_MEMORY = 2**22
+#: Signals of each scan that are multiplied at a time, in double precision.
+_SLAB_VALUES = 2**16
 
 
 @register
@@ -35,8 +33,8 @@ class PCADetector(AnomalyDetector):
     mask count as the healthy mean, so that masks may differ.
 
     For 28 scans of 90 × 90 × 54 voxels, 180 000 of them brain, and 64 directions, 20 components
-    take 0.9 GB in memory and in the model file. The caller's scans are read a few planes at a
-    time; those that a sequence loads whole each time are copied to temporary files first.
+    take 0.9 GB in memory and in the model file; while it learns, the signals of the brain of all
+    scans are in memory once more, 1.3 GB.
 
     Parameters
     ----------
@@ -105,23 +103,25 @@ class PCADetector(AnomalyDetector):
         return rebuilt
 
     def _fit_scans(self, scans: Scans) -> None:
-        with TemporaryDirectory() as folder:
-            self._fit_planes(scans.on_disk(folder))
-
-    def _fit_planes(self, scans: Scans) -> None:
         n = len(scans)
-        counts = np.zeros(scans.shape[:3], dtype=int)
+        masks = np.stack([scans.mask(i) for i in range(n)])
+        self.known_ = masks.any(axis=0)
+        inside = masks[:, self.known_]
+        # All scans minus the healthy mean, (n_scans, n_known, channels), 0 outside their masks.
+        rows = np.empty((*inside.shape, scans.shape[3]), dtype=np.float32)
         for i in range(n):
-            counts += scans.mask(i)
-        self.known_ = counts > 0
-        shape = int(self.known_.sum()), scans.shape[3]
-        self.mean_ = np.empty(shape, dtype=np.float32)
+            rows[i] = scans.signal(i)[self.known_]
+            rows[i][~inside[i]] = 0
+        self.mean_ = rows.sum(axis=0) / inside.sum(axis=0, dtype=np.float32)[:, None]
+        for row, is_inside in zip(rows, inside, strict=True):
+            row -= self.mean_
+            row[~is_inside] = 0
+        flat = rows.reshape(n, -1)
         with one_thread():
             gram = np.zeros((n, n))
-            for voxels, mean, rows in self._slabs(scans):
-                self.mean_[voxels] = mean
+            for first in range(0, flat.shape[1], _SLAB_VALUES):
                 # In single precision instructions of processors would differ in the last digits.
-                wide = rows.astype(np.float64)
+                wide = flat[:, first : first + _SLAB_VALUES].astype(np.float64)
                 gram += wide @ wide.T
             # Scans are far fewer than voxels: the small matrix of their products has the same
             # components.
@@ -135,32 +135,8 @@ class PCADetector(AnomalyDetector):
                     "scans of others"
                 )
             loadings = (weights[:, order] / np.sqrt(variances[order])).T.astype(np.float32)
-            self.components_ = np.empty((len(order), *shape), dtype=np.float32)
-            for voxels, mean, rows in self._slabs(scans):
-                self.components_[:, voxels] = (loadings @ rows).reshape(len(order), *mean.shape)
+            self.components_ = (loadings @ flat).reshape(len(order), *rows.shape[1:])
         self.explained_variance_ = variances[order] / max(n - 1, 1)
-
-    def _slabs(self, scans: Scans) -> Iterator[tuple[slice, NDArray[Any], NDArray[Any]]]:
-        """
-        Read a few planes of all scans at a time.
-
-        Yields the numbers of their known voxels, the healthy mean there, (n_voxels, channels), and
-        all scans minus this mean, (n_scans, n_voxels * channels), 0 outside the mask of a scan.
-        """
-        n_values = len(scans) * int(np.prod(scans.shape[1:]))
-        n_planes = max(1, _VALUES_IN_MEMORY // n_values)
-        end = 0
-        for first in range(0, scans.shape[0], n_planes):
-            planes = slice(first, first + n_planes)
-            known = self.known_[planes]
-            begin, end = end, end + int(known.sum())
-            if begin == end:
-                continue
-            inside = np.stack([scans.mask(i, planes)[known] for i in range(len(scans))])[..., None]
-            signals = np.stack([scans.signal(i, planes)[known] for i in range(len(scans))])
-            mean = signals.sum(axis=0, where=inside) / inside.sum(axis=0, dtype=np.float32)
-            centered = np.where(inside, signals - mean, 0)
-            yield slice(begin, end), mean, centered.reshape(len(scans), -1)
 
     def _centered(self, scans: Scans, i: int) -> NDArray[np.float32]:
         """Subtract the healthy mean from a scan, (n_known, channels), 0 outside its mask."""

@@ -227,20 +227,17 @@ def template_of(stacks: NDArray) -> NDArray[np.float32]:
         # Resampling mixed signals with the 0 outside the brain; the share of brain undoes that.
         signals = stacks[:, k] / np.maximum(stacks[:, 2], INSIDE_SHARE)
         squares = (np.where(inside, signals - center, 0) ** 2).sum(axis=0)
-        sd = _shrunk_sd(squares, inside.sum(axis=0), len(stacks))
+        # Shrunk towards the median variance, as few scans estimate it poorly.
+        counts = inside.sum(axis=0)
+        common = counts > 0.5 * len(stacks)
+        typical = 0.0
+        if common.any():
+            typical = np.median(squares[common] / np.maximum(counts[common] - 1, 1))
+        weight = np.maximum(counts - 1, 0) + _PRIOR_SCANS
+        sd = np.sqrt((squares + _PRIOR_SCANS * typical) / weight)
         moments += [center[nearest], sd[nearest]]
     low, high = ndimage.minimum_filter(moments[0], 3), ndimage.maximum_filter(moments[0], 3)
     return np.stack([*moments, low, high, weight / len(stacks)]).astype(np.float32)
-
-
-def _shrunk_sd(squares: NDArray, counts: NDArray, n_scans: int) -> NDArray:
-    """Compute standard deviations from sums of squares, shrunk towards the median variance."""
-    typical = 0.0
-    common = counts > 0.5 * n_scans
-    if common.any():
-        typical = np.median(squares[common] / np.maximum(counts[common] - 1, 1))
-    variance = (squares + _PRIOR_SCANS * typical) / (np.maximum(counts - 1, 0) + _PRIOR_SCANS)
-    return np.asarray(np.sqrt(variance))
 
 
 def template_at(template: NDArray, positions: NDArray) -> NDArray[np.float32]:

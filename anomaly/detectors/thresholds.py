@@ -14,9 +14,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.features import check_spacing
-from dmrifit._utils.checks import Count, Within, check_fields, is_number
+from dmrifit._utils.checks import Count, Within, check_fields, check_finite, is_number
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import seed_for, seed_from
+from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.networks.volume_cases import listed
@@ -43,6 +44,41 @@ class ScoredScans:
     volumes: list[NDArray[Any]]
     masks: list[NDArray[np.bool_]]
     lesions: list[NDArray[np.bool_]] | None
+
+    @classmethod
+    def checked(
+        cls, maps: Volumes, masks: Volumes | None = None, truths: Volumes | None = None
+    ) -> ScoredScans:
+        """Check maps, their masks (by default all voxels) and lesions."""
+        volumes = [np.asarray(volume) for volume in listed(maps, "maps")]
+        for i, volume in enumerate(volumes):
+            if volume.ndim != 3:
+                raise ValueError(
+                    f"map {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
+                )
+            check_finite(volume, f"map {i}")
+            if volume.dtype.kind in "iub":
+                volumes[i] = volume.astype(np.float32)
+        checked: dict[str, list[NDArray[np.bool_]]] = {}
+        for label, values in (("mask", masks), ("truth", truths)):
+            if values is None:
+                continue
+            arrays = listed(values, f"{label}s")
+            if len(arrays) != len(volumes):
+                raise ValueError(
+                    f"{counted(len(arrays), label)} for {counted(len(volumes), 'map')}; give one "
+                    "for each"
+                )
+            checked[label] = []
+            for i, (array, volume) in enumerate(zip(arrays, volumes, strict=True)):
+                checked[label].append(checked_mask(array, volume.shape, f"{label} {i}"))
+        inside = checked.get("mask", [np.ones(volume.shape, dtype=bool) for volume in volumes])
+        for i, mask in enumerate(inside):
+            if not mask.any():
+                raise ValueError(
+                    f"mask {i} is empty; leave the scan out or mark the voxels that count"
+                )
+        return cls(volumes, inside, checked.get("truth"))
 
     def inside(self) -> list[NDArray[Any]]:
         """Return the scores of the voxels that count, shape (n_voxels,), of each scan."""
@@ -98,17 +134,12 @@ class ThresholdRule(BaseEstimator, ABC):
             finite, a mask is empty, or lesions are needed and missing.
         """
         self._check_parameters()
-        volumes = checked_volumes(maps, "map")
-        inside = checked_masks(masks, volumes)
-        lesions = None
-        if self.needs_truth:
-            if truths is None:
-                raise ValueError(
-                    f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules "
-                    "without labels do not"
-                )
-            lesions = checked_binary(truths, volumes, "truth")
-        self._choose(ScoredScans(volumes, inside, lesions))
+        if self.needs_truth and truths is None:
+            raise ValueError(
+                f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without "
+                "labels do not"
+            )
+        self._choose(ScoredScans.checked(maps, masks, truths if self.needs_truth else None))
         return self
 
     def apply(self, maps: Volumes, masks: Volumes | None = None) -> Any:
@@ -169,8 +200,7 @@ class ThresholdRule(BaseEstimator, ABC):
         self, maps: Volumes, masks: Volumes | None
     ) -> tuple[ScoredScans, list[np.float64]]:
         check_is_fitted(self, "threshold_")
-        volumes = checked_volumes(maps, "map")
-        scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
+        scans = ScoredScans.checked(maps, masks)
         # In 64 bits: a Python float would be rounded to the precision of the maps when they are
         # compared.
         return scans, [np.float64(limit) for limit in self._limits(scans)]
@@ -184,6 +214,12 @@ class ThresholdRule(BaseEstimator, ABC):
 
     def _limits(self, scans: ScoredScans) -> list[float]:
         return [self.threshold_] * len(scans.volumes)
+
+    def _limits_of(
+        self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
+    ) -> NDArray[np.float64] | None:
+        """Fit the threshold to draws of healthy scans; None for a rule that needs none."""
+        return None
 
     def _is_common(self) -> bool:
         """Tell whether all maps have one threshold."""
@@ -321,7 +357,17 @@ class OtsuThreshold(_OwnThreshold):
     scope: Scope = "dataset"
 
     def _of_all(self, scans: ScoredScans) -> float:
-        return _otsu(np.concatenate(scans.inside()))
+        ranked = np.sort(np.concatenate(scans.inside()))
+        cuts = np.flatnonzero(ranked[1:] > ranked[:-1])
+        if not len(cuts):
+            return float(ranked[-1])
+        # Subtracting the mean first keeps digits where scores are large and close together.
+        below = np.cumsum(ranked - ranked.mean(dtype=np.float64), dtype=np.float64)
+        n_below = cuts + 1.0
+        # Variance between groups times the squared number of voxels; the two sums add up to 0.
+        between = below[cuts] ** 2 / (n_below * (len(ranked) - n_below))
+        # The largest score of the lower group.
+        return float(ranked[cuts[int(np.argmax(between))]])
 
 
 @dataclass(repr=False, eq=False)
@@ -365,7 +411,13 @@ class MeanPoolThreshold(_OwnThreshold):
         edges = np.maximum(n_voxels, 1).astype(int)
         means = []
         for volume, mask in zip(scans.volumes, scans.masks, strict=True):
-            means.append(_largest_mean(np.where(mask, volume, 0), edges))
+            box = np.minimum(edges, volume.shape)
+            scores = np.where(mask, volume, 0).astype(np.float64)
+            pooled = ndimage.uniform_filter(scores, box, mode="constant")
+            # Only around these voxels the box lies inside the volume.
+            first = box // 2
+            inner = map(slice, first, first + np.array(volume.shape) - box + 1)
+            means.append(float(pooled[tuple(inner)].max()))
         return float(np.mean(means))
 
 
@@ -426,6 +478,26 @@ class HealthyRateThreshold(_OwnThreshold):
         limits, _ = rate_limits(scans.inside(), [self.rate])
         return float(limits[0])
 
+    def _limits_of(
+        self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
+    ) -> NDArray[np.float64]:
+        # All draws share one ranking of their scores.
+        ranked, weights, scan_numbers = _ranked(scans.inside())
+        # The highest scores decide; all others are looked at only where a draw needs them.
+        n_highest = int(len(ranked) * min(1.0, 10 * self.rate))
+        limits = []
+        for draw in draws:
+            copies = np.bincount(draw, minlength=len(scans.volumes))
+            # A draw of fewer scans has less weight in all.
+            largest = self.rate * (1 + 1e-9) * len(draw) / len(scans.volumes)
+            for n in (n_highest, len(ranked)):
+                cumulative = np.cumsum(weights[:n] * copies[scan_numbers[:n]])
+                position = int(np.searchsorted(cumulative, largest, side="right"))
+                if position < n:
+                    break
+            limits.append(ranked[min(position, len(ranked) - 1)])
+        return np.array(limits, dtype=np.float64)
+
 
 @dataclass(repr=False, eq=False)
 class HealthyScanThreshold(_OwnThreshold):
@@ -469,9 +541,28 @@ class HealthyScanThreshold(_OwnThreshold):
     opening: Count = 3
 
     def _of_all(self, scans: ScoredScans) -> float:
-        n = len(scans.volumes)
-        rank = self.rank(n)
-        return float(np.sort(self._of_each(scans))[rank - 1])
+        (limit,) = self._limits_of(scans, [np.arange(len(scans.volumes))])
+        return float(limit)
+
+    def _limits_of(
+        self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
+    ) -> NDArray[np.float64]:
+        ranks = [self.rank(len(draw)) for draw in draws]
+        # Of each scan the lowest score that serves as its own threshold.
+        each = []
+        for volume, mask in zip(scans.volumes, scans.masks, strict=True):
+            if self.counted == "voxels":
+                each.append(float(rate_limits([volume[mask]], [self.rate])[0][0]))
+                continue
+            # The largest over all cubes inside the mask of the smallest score in a cube.
+            inside = np.where(mask, volume, -np.inf)
+            size = int(self.opening)
+            smallest = ndimage.minimum_filter(inside, size, mode="constant", cval=-np.inf)
+            highest = float(smallest.max())
+            # Where no cube fits into the mask, any threshold leaves nothing.
+            each.append(highest if np.isfinite(highest) else float(volume[mask].min()))
+        limits = [np.sort(np.array(each)[d])[k - 1] for d, k in zip(draws, ranks, strict=True)]
+        return np.array(limits)
 
     def rank(self, n: int) -> int:
         """
@@ -512,17 +603,6 @@ class HealthyScanThreshold(_OwnThreshold):
             The smallest n whose n / (n + 1) is the level or more.
         """
         return int(np.ceil(self.level / (1 - self.level) * (1 - 1e-12)))
-
-    def _of_each(self, scans: ScoredScans) -> NDArray[np.float64]:
-        """Give the lowest score of each scan that serves as its own threshold."""
-        limits = []
-        for volume, mask in zip(scans.volumes, scans.masks, strict=True):
-            if self.counted == "voxels":
-                own, _ = rate_limits([volume[mask]], [self.rate])
-                limits.append(float(own[0]))
-            else:
-                limits.append(_highest_cube(volume, mask, int(self.opening)))
-        return np.array(limits)
 
 
 #: The rules by the names that tables give them, with the study's parameters.
@@ -569,16 +649,11 @@ def limit_spread(
     Gives the interval of 95 % of the thresholds of draws with replacement (bootstrap); None for
     rules that need no healthy scans. Shapes: `maps`, `masks` (n, x, y, z).
     """
-    volumes = checked_volumes(maps, "map")
-    scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
-    n = len(volumes)
+    scans = ScoredScans.checked(maps, masks)
+    n = len(scans.volumes)
     rng = np.random.default_rng(seed_for(seed_from(0), "limit_spread"))
-    draws = rng.integers(n, size=(_N_DRAWS, n))
-    if isinstance(rule, HealthyRateThreshold):
-        limits = _rate_limits_of_draws(scans.inside(), rule.rate, list(draws))
-    elif isinstance(rule, HealthyScanThreshold):
-        limits = np.sort(rule._of_each(scans)[draws], axis=1)[:, rule.rank(n) - 1]
-    else:
+    limits = rule._limits_of(scans, list(rng.integers(n, size=(_N_DRAWS, n))))
+    if limits is None:
         return None
     low, high = np.quantile(limits, (0.025, 0.975))
     return float(low), float(high)
@@ -595,20 +670,12 @@ def limits_left_out(
     subjects, numbers = np.unique(np.asarray(groups), return_inverse=True)
     if isinstance(rule, FixedThreshold):
         return np.full(len(numbers), float(rule.value))
-    if len(subjects) < 2:
-        return None
     rest = [np.flatnonzero(numbers != i) for i in range(len(subjects))]
-    volumes = checked_volumes(maps, "map")
-    scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
-    if isinstance(rule, HealthyRateThreshold):
-        return _rate_limits_of_draws(scans.inside(), rule.rate, rest)[numbers]
-    if not isinstance(rule, HealthyScanThreshold):
+    fewest = rule.fewest_scans() if isinstance(rule, HealthyScanThreshold) else 1
+    if min(map(len, rest)) < fewest:
         return None
-    if min(map(len, rest)) < rule.fewest_scans():
-        return None
-    each = rule._of_each(scans)
-    limits = [np.sort(each[others])[rule.rank(len(others)) - 1] for others in rest]
-    return np.array(limits, dtype=np.float64)[numbers]
+    limits = rule._limits_of(ScoredScans.checked(maps, masks), rest)
+    return None if limits is None else limits[numbers]
 
 
 # Choosing ----------------------------------------------------------------------------------------
@@ -629,36 +696,6 @@ def _ranked(
     return values[order], weights[order], np.repeat(np.arange(len(healthy)), counts)[order]
 
 
-def _rate_limits_of_draws(
-    healthy: Sequence[NDArray[Any]], rate: float, draws: Sequence[NDArray[np.intp]]
-) -> NDArray[np.float64]:
-    """Compute `rate_limits` of draws of scans, which share one ranking of their scores."""
-    ranked, weights, scan_numbers = _ranked(healthy)
-    # The highest scores decide; all others are looked at only where a draw needs them.
-    n_highest = int(len(ranked) * min(1.0, 10 * rate))
-    limits = []
-    for draw in draws:
-        copies = np.bincount(draw, minlength=len(healthy))
-        for n in (n_highest, len(ranked)):
-            cumulative = np.cumsum(weights[:n] * copies[scan_numbers[:n]])
-            # A draw of fewer scans has less weight in all.
-            largest = rate * (1 + 1e-9) * len(draw) / len(healthy)
-            position = int(np.searchsorted(cumulative, largest, side="right"))
-            if position < n:
-                break
-        limits.append(ranked[min(position, len(ranked) - 1)])
-    return np.array(limits, dtype=np.float64)
-
-
-def _highest_cube(volume: NDArray[Any], mask: NDArray[np.bool_], edge: int) -> float:
-    """Compute the largest over all cubes inside a mask of the smallest score in a cube."""
-    inside = np.where(mask, volume, -np.inf)
-    smallest = ndimage.minimum_filter(inside, size=edge, mode="constant", cval=-np.inf)
-    highest = float(smallest.max())
-    # No cube fits into the mask, and any threshold leaves nothing.
-    return highest if np.isfinite(highest) else float(volume[mask].min())
-
-
 @dataclass(frozen=True, eq=False)
 class _ScoreLevels:
     """Distinct scores of a scan, the largest first, with the voxels that reach each of them."""
@@ -667,31 +704,6 @@ class _ScoreLevels:
     n_true: NDArray[Any]
     n_marked: NDArray[Any]
     n_lesion: int
-
-
-def _otsu(values: NDArray[Any]) -> float:
-    """Compute the largest score of the lower group; the score itself where all are equal."""
-    ranked = np.sort(values)
-    cuts = np.flatnonzero(ranked[1:] > ranked[:-1])
-    if not len(cuts):
-        return float(ranked[-1])
-    # Subtracting the mean first keeps digits where scores are large and close together.
-    below = np.cumsum(ranked - ranked.mean(dtype=np.float64), dtype=np.float64)
-    n_below = cuts + 1.0
-    # Variance between groups times the squared number of voxels; the two sums add up to 0.
-    between = below[cuts] ** 2 / (n_below * (len(ranked) - n_below))
-    return float(ranked[cuts[int(np.argmax(between))]])
-
-
-def _largest_mean(volume: NDArray[Any], edges: NDArray[Any]) -> float:
-    """Compute the largest mean over boxes inside a volume."""
-    edges = np.minimum(edges, volume.shape)
-    means = ndimage.uniform_filter(volume.astype(np.float64), edges, mode="constant")
-    # Only of these voxels the box lies inside the volume.
-    inner = tuple(
-        slice(n // 2, n // 2 + size - n + 1) for n, size in zip(edges, volume.shape, strict=True)
-    )
-    return float(means[inner].max())
 
 
 def _score_levels(values: NDArray[Any], lesion: NDArray[np.bool_]) -> _ScoreLevels:
@@ -738,71 +750,6 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
         raise ValueError(f"size must be a whole number of voxels of 1 or more, not {size!r}")
     sizes = (1,) * (marked.ndim - 3) + (int(size),) * 3
     return ndimage.grey_opening(marked.view(np.uint8), sizes, mode="constant").astype(bool)
-
-
-def checked_volumes(maps: Volumes, label: str) -> list[NDArray[Any]]:
-    """
-    Check maps.
-
-    Shapes: `maps` (n, x, y, z); returns (x, y, z).
-    """
-    volumes = [np.asarray(volume) for volume in listed(maps, f"{label}s")]
-    for i, volume in enumerate(volumes):
-        if volume.ndim != 3:
-            raise ValueError(
-                f"{label} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
-            )
-        is_numeric = volume.dtype.kind in "fiub"
-        n = np.count_nonzero(~np.isfinite(volume)) if is_numeric else volume.size
-        if n:
-            raise ValueError(
-                f"{label} {i} contains {counted(n, 'non-finite value')} ({volume.dtype}); set "
-                "voxels without a score to 0"
-            )
-    for i, volume in enumerate(volumes):
-        if volume.dtype.kind in "iub":
-            volumes[i] = volume.astype(np.float32)
-    return volumes
-
-
-def checked_masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
-    """
-    Check masks of maps.
-
-    Shapes: `volumes` (x, y, z); returns (x, y, z).
-    """
-    if masks is None:
-        return [np.ones(volume.shape, dtype=bool) for volume in volumes]
-    checked = checked_binary(masks, volumes, "mask")
-    for i, mask in enumerate(checked):
-        if not mask.any():
-            raise ValueError(
-                f"mask {i} is empty; leave the scan out or mark the voxels that count"
-            )
-    return checked
-
-
-def checked_binary(
-    values: Volumes, volumes: list[NDArray[Any]], label: str
-) -> list[NDArray[np.bool_]]:
-    """
-    Check arrays of 0 and 1, one for each map.
-
-    Shapes: `volumes` (x, y, z); returns (x, y, z).
-    """
-    arrays = [np.asarray(array) for array in listed(values, f"{label}s")]
-    if len(arrays) != len(volumes):
-        raise ValueError(
-            f"{counted(len(arrays), label)} for {counted(len(volumes), 'map')}; give one for each"
-        )
-    for i, (array, volume) in enumerate(zip(arrays, volumes, strict=True)):
-        if array.shape != volume.shape:
-            raise ValueError(
-                f"{label} {i} has shape {array.shape} and its map {volume.shape}; bring both to "
-                "one grid"
-            )
-        arrays[i] = zeros_and_ones(array, f"{label} {i}")
-    return arrays
 
 
 # Model files ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from anomaly.generators.patches import add_patch
-from dmrifit._utils.checks import check_finite, check_word
+from dmrifit._utils.checks import check_finite, check_word, finite_numbers
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
 __all__ = ["corrupt"]
@@ -69,6 +69,83 @@ class TissueMoments:
             )
         mean = total / count
         return cls(mean, float(np.sqrt(max(0.0, squares / count - mean**2))))
+
+
+@dataclass(frozen=True)
+class Ellipsoids:
+    """Options of the ellipsoids of noise that `corrupt` puts into a brain."""
+
+    noise: str = "mix"
+    mean: str = "half"
+    counts: Sequence[float] = COUNTS
+    radii: Sequence[float] = RADII
+    uniform: str = "sd"
+    background: bool = False
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        check_word("noise", self.noise, NOISE_NAMES)
+        check_word("mean", self.mean, tuple(MEANS))
+        check_word("uniform", self.uniform, UNIFORM_WIDTHS)
+        shares = finite_numbers(self.counts, "counts")
+        if shares.ndim != 1 or not (shares >= 0).all() or not shares.sum() > 0:
+            raise ValueError(
+                f"counts={self.counts!r} must be the probabilities of no, one, two, … ellipsoids, "
+                f"such as {COUNTS}"
+            )
+        sizes = finite_numbers(self.radii, "radii")
+        if sizes.shape != (2,) or not 0 < sizes[0] <= sizes[1] <= 2:
+            raise ValueError(
+                f"radii={self.radii!r} must be two numbers above 0, the smaller one first, such "
+                f"as {RADII}"
+            )
+
+    def put_into(
+        self,
+        volume: NDArray[Any],
+        inside: NDArray[np.bool_],
+        rng: np.random.Generator,
+        moments: TissueMoments,
+    ) -> NDArray[np.bool_]:
+        """Change a volume (x, y, z, channels) in place; give the mask of the ellipsoids."""
+        anomaly = np.zeros(inside.shape, dtype=bool)
+        brain = np.flatnonzero(inside)
+        allowed = np.ones_like(inside) if self.background else inside
+        size = (3 * len(brain) / (4 * np.pi)) ** (1 / 3)
+        low, high = self.radii
+        shares = np.asarray(self.counts) / np.sum(self.counts)
+        for _ in range(rng.choice(len(shares), p=shares)):
+            center = np.array(np.unravel_index(brain[rng.integers(len(brain))], inside.shape))
+            axes = size * rng.uniform(low, high) * rng.uniform(SHORTEST, 1, size=3)
+            # A quaternion of four normal numbers is a uniformly distributed rotation.
+            orientation = Rotation.from_quat(rng.normal(size=4)).as_matrix()
+            noise = NOISES[rng.integers(len(NOISES))] if self.noise == "mix" else self.noise
+            box, filled = _ellipsoid(allowed, center, axes, orientation)
+            values = self._values(rng, noise, int(filled.sum()), volume.shape[-1], moments)
+            # Inside this ellipsoid alone: another one may lie in its box.
+            volume[box][filled] = np.clip(values, 0, 1) if self.clip else values
+            anomaly[box] |= filled
+        return anomaly
+
+    def _values(
+        self,
+        rng: np.random.Generator,
+        noise: str,
+        n_voxels: int,
+        n_channels: int,
+        moments: TissueMoments,
+    ) -> NDArray[np.float32]:
+        """Draw the values of the voxels of an ellipsoid, for each of them or for all."""
+        distribution, _, pattern = noise.partition("-")
+        drawn = {"directional": (1, n_channels), "isotropic": (n_voxels, 1)}
+        shape = drawn.get(pattern, (n_voxels, n_channels))
+        if distribution == "normal":
+            values = rng.standard_normal(shape, dtype=np.float32) * np.float32(moments.sd)
+        else:
+            # The standard deviation of a uniform distribution is its width divided by √12.
+            width = np.sqrt(12) * moments.sd if self.uniform == "sd" else moments.sd
+            values = (rng.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(width)
+        return values + np.float32(MEANS[self.mean] * moments.mean)
 
 
 def corrupt(
@@ -153,7 +230,7 @@ def corrupt(
     ----------
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
-    check_corruption(noise, mean, counts, radii, uniform)
+    ellipsoids = Ellipsoids(noise, mean, counts, radii, uniform, background, clip)
     check_word("shape", shape, SHAPES)
     if (source is None) == (shape == "patch"):
         raise ValueError(
@@ -167,20 +244,7 @@ def corrupt(
         return changed, anomaly
     if moments is None:
         moments = TissueMoments.measured([changed], [inside])
-    anomaly = corrupt_in_place(
-        changed,
-        inside,
-        rng,
-        moments,
-        noise=noise,
-        mean=mean,
-        counts=counts,
-        radii=radii,
-        uniform=uniform,
-        background=background,
-        clip=clip,
-    )
-    return changed, anomaly
+    return changed, ellipsoids.put_into(changed, inside, rng, moments)
 
 
 def checked_scan(volume: Any, mask: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -212,70 +276,6 @@ def checked_source(source: Any, volume: NDArray[Any]) -> NDArray[Any]:
     return foreign
 
 
-def corrupt_in_place(
-    volume: NDArray[Any],
-    inside: NDArray[np.bool_],
-    rng: np.random.Generator,
-    moments: TissueMoments,
-    *,
-    noise: str,
-    mean: str,
-    counts: Sequence[float] = COUNTS,
-    radii: Sequence[float] = RADII,
-    uniform: str = "sd",
-    background: bool = False,
-    clip: bool = True,
-) -> NDArray[np.bool_]:
-    """Put ellipsoids into a volume (x, y, z, channels), unchecked; give their mask."""
-    anomaly = np.zeros(inside.shape, dtype=bool)
-    brain = np.flatnonzero(inside)
-    allowed = np.ones_like(inside) if background else inside
-    size = (3 * len(brain) / (4 * np.pi)) ** (1 / 3)
-    for _ in range(rng.choice(len(counts), p=np.asarray(counts) / np.sum(counts))):
-        center = np.array(np.unravel_index(brain[rng.integers(len(brain))], inside.shape))
-        axes = size * rng.uniform(radii[0], radii[1]) * rng.uniform(SHORTEST, 1, size=3)
-        # A quaternion of four normal numbers is a uniformly distributed rotation.
-        orientation = Rotation.from_quat(rng.normal(size=4)).as_matrix()
-        noise_name = NOISES[rng.integers(len(NOISES))] if noise == "mix" else noise
-        box, filled = _ellipsoid(allowed, center, axes, orientation)
-        shape = int(filled.sum()), volume.shape[-1]
-        values = _noise(rng, noise_name, shape, MEANS[mean] * moments.mean, moments.sd, uniform)
-        if clip:
-            values = np.clip(values, 0, 1)
-        # Inside this ellipsoid alone: another one may lie in its box.
-        volume[box][filled] = values
-        anomaly[box] |= filled
-    return anomaly
-
-
-def check_corruption(
-    noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = RADII, uniform: Any = "sd"
-) -> None:
-    """Reject invalid options of `corrupt`."""
-    check_word("noise", noise, NOISE_NAMES)
-    check_word("mean", mean, tuple(MEANS))
-    check_word("uniform", uniform, UNIFORM_WIDTHS)
-    shares = _numbers("counts", counts)
-    is_list = shares.ndim == 1 and shares.size > 0
-    if not is_list or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
-        raise ValueError(
-            f"counts={counts!r} must be the probabilities of no, one, two, … ellipsoids, such as "
-            f"{COUNTS}"
-        )
-    sizes = _numbers("radii", radii)
-    if sizes.shape != (2,) or not 0 < sizes[0] <= sizes[1] <= 2:
-        raise ValueError(
-            f"radii={radii!r} must be two numbers above 0, the smaller one first, such as {RADII}"
-        )
-
-
-def _numbers(name: str, values: Any) -> NDArray[np.float64]:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be numbers, not {values!r}") from None
-
-
 def _ellipsoid(
     inside: NDArray[np.bool_], center: NDArray[Any], axes: NDArray[Any], orientation: NDArray[Any]
 ) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
@@ -286,37 +286,6 @@ def _ellipsoid(
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     offsets = [np.arange(a, b) - c for a, b, c in zip(low, high, center, strict=True)]
     # |diag(1 / axes) Rᵀ d|² for all offsets d, one axis after the other.
-    turned = orientation.T / axes[:, None]
-    x, y, z = offsets
-    square = np.zeros((len(x), len(y), len(z)))
-    for row in turned:
-        along = (row[0] * x)[:, None, None] + (row[1] * y)[:, None] + row[2] * z
-        square += along**2
-    return box, (square <= 1) & inside[box]
-
-
-def _noise(
-    rng: np.random.Generator,
-    noise: str,
-    shape: tuple[int, int],
-    mean: float,
-    sd: float,
-    uniform: str,
-) -> NDArray[np.float32]:
-    """Draw the values (n_voxels, n_channels) of the voxels of an ellipsoid."""
-    distribution, _, pattern = noise.partition("-")
-    drawn_shapes = {
-        "random": shape,
-        "directional": (1, shape[1]),
-        "isotropic": (shape[0], 1),
-    }
-    drawn = drawn_shapes[pattern]
-    if distribution == "normal":
-        values = rng.standard_normal(drawn, dtype=np.float32) * np.float32(sd) + np.float32(mean)
-    else:
-        # The standard deviation of a uniform distribution is its width divided by √12.
-        width = np.sqrt(12) * sd if uniform == "sd" else sd
-        values = rng.random(drawn, dtype=np.float32) - np.float32(0.5)
-        values *= np.float32(width)
-        values += np.float32(mean)
-    return np.broadcast_to(values, shape)
+    x, y, z = np.ix_(*offsets)
+    along = [row[0] * x + row[1] * y + row[2] * z for row in orientation.T / axes[:, None]]
+    return box, (np.square(along).sum(axis=0) <= 1) & inside[box]

@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.generators.corruptions import (
+    Ellipsoids,
     TissueMoments,
     checked_scan,
     checked_source,
-    corrupt_in_place,
 )
 from anomaly.generators.gliomas import add_glioma
-from anomaly.generators.lesion_shapes import (
+from anomaly.generators.patches import (
+    add_patch,
     ball_radius,
     lesion_center,
     rough_ellipsoid,
     tissue_share,
 )
-from anomaly.generators.patches import add_patch
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.simulate.gliomas import fall
@@ -128,9 +128,7 @@ def _ellipsoids(
     rng: np.random.Generator,
 ) -> _Changed:
     moments = TissueMoments.measured([volume], [mask])
-    label = corrupt_in_place(
-        volume, mask, rng, moments, noise="mix", mean="half", counts=_AT_LEAST_ONE
-    )
+    label = Ellipsoids(counts=_AT_LEAST_ONE).put_into(volume, mask, rng, moments)
     return volume, np.ones(mask.shape, dtype=np.float32), label
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.lesion_shapes import ball_radius, tissue_share
+from anomaly.generators.patches import ball_radius, tissue_share
 from dmrifit.simulate.gliomas import Glioma, draw_glioma, fall
 from dmrifit.simulate.head_shapes import BRAIN
 from dmrifit.simulate.heads import Head, centered_grid, depth_of, voxel_centers

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.lesion_shapes import FLUID, ball_radius, rough_ellipsoid
-from anomaly.generators.patches import patch_weight
+from anomaly.generators.patches import FLUID, ball_radius, patch_weight, rough_ellipsoid
 from dmrifit.simulate.gliomas import fall
 
 #: Largest radius of a lesion, times that of a ball as large as the brain, and the smallest.

@@ -1,19 +1,18 @@
-"""Foreign patches: tissue of another person's brain, from another place, blended into a scan."""
+"""Foreign patches of another person's brain in a scan, and shapes of lesions in its tissue."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from anomaly.generators.lesion_shapes import (
-    ball_radius,
-    lesion_center,
-    rough_ellipsoid,
-    tissue_share,
-)
 from dmrifit.io.grids import cropped
 from dmrifit.simulate.gliomas import fall
 
+#: Mean signals below which a voxel is fluid, and above which it is tissue.
+FLUID = (0.08, 0.23)
+_AXES = (0.6, 1.25)  # of the radius
+_ROUGHNESS, _GRAIN = 0.12, 1.5  # of the distance from the center; voxels
 #: Radius of a patch, and how far it is moved, times the radius of a ball as large as the brain: 10
 #: to 24 and 12 to 32 mm in an adult.
 _RADII, _MOVES = (0.14, 0.33), (0.17, 0.44)
@@ -61,21 +60,45 @@ def patch_weight(
     center = lesion_center(tissue, rng)
     distance = rough_ellipsoid(mask.shape, center, size * rng.uniform(*_RADII), rng)
     edge = fall(distance, rng.uniform(*_EDGE))
-    offset = _source_center(center, source_mask, size, rng) - center
+    # A voxel of the other brain that is as far from the patch as patches are moved.
+    voxels = np.argwhere(source_mask)
+    moves = np.linalg.norm(voxels - center, axis=1) / size
+    in_reach = (moves >= _MOVES[0]) & (moves <= _MOVES[1])
+    if not in_reach.any():
+        in_reach = moves >= min(_MOVES[0], float(moves.max()))
+    offset = np.asarray(rng.choice(voxels[in_reach])) - center
     edge[~(mask & cropped(source_mask, offset, mask.shape))] = 0
     return edge * np.float32(rng.uniform(*_WEIGHT)), edge >= 0.5, offset
 
 
-def _source_center(
-    center: NDArray[np.int64],
-    source_mask: NDArray[np.bool_],
-    size: float,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Draw a voxel of the other brain that is as far from the patch as patches are moved."""
-    voxels = np.argwhere(source_mask)
-    distance = np.linalg.norm(voxels - center, axis=1) / size
-    in_reach = (distance >= _MOVES[0]) & (distance <= _MOVES[1])
-    if not in_reach.any():
-        in_reach = distance >= min(_MOVES[0], float(distance.max()))
-    return np.asarray(rng.choice(voxels[in_reach]))
+def ball_radius(mask: NDArray[np.bool_]) -> float:
+    """Compute the radius in voxels of a ball as large as a brain."""
+    return float((0.75 / np.pi * np.count_nonzero(mask)) ** (1 / 3))
+
+
+def tissue_share(volume: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Estimate the share of tissue (x, y, z) from the mean signal, which fluid has little of."""
+    mean = volume.mean(axis=-1, dtype=np.float32)
+    share = np.clip((mean - FLUID[0]) / (FLUID[1] - FLUID[0]), 0, 1)
+    return np.where(mask, share, 0).astype(np.float32)
+
+
+def lesion_center(tissue: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw a voxel of tissue, or of the least fluid there is."""
+    solid = np.argwhere(tissue >= min(0.9, float(tissue.max())))
+    return np.asarray(solid[rng.integers(len(solid))])
+
+
+def rough_ellipsoid(
+    shape: tuple[int, ...], center: NDArray[np.int64], radius: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Compute distances (x, y, z) from the center of a rough turned ellipsoid, 1 at its border."""
+    axes = radius * rng.uniform(*_AXES, 3)
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0] / axes[:, None]
+    x, y, z = np.indices(shape) - np.reshape(center, (3, 1, 1, 1))
+    squares = np.zeros(shape)
+    for row in turn:
+        squares += (row[0] * x + row[1] * y + row[2] * z) ** 2
+    rough = ndimage.gaussian_filter(rng.standard_normal(shape), _GRAIN)
+    factor = 1 + _ROUGHNESS * rough / max(float(rough.std()), 1e-9)
+    return np.asarray(np.sqrt(squares) * factor, dtype=np.float32)

@@ -164,11 +164,6 @@ class VariationalAutoencoder(nn.Module):
 
         Shapes: `volume` (n, n_channels, x, y, z); returns mean, log_variance (n, latent_dim).
         """
-        if tuple(volume.shape[2:]) != self.shape:
-            raise ValueError(
-                f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for "
-                f"{self.shape}"
-            )
         features = self._features(self.encoder(_channels_last(padded(volume, self.larger))))
         mean, log_variance = self.to_mean(features), self.to_log_variance(features)
         return mean.flatten(1), log_variance.flatten(1).clamp(*_LOG_VARIANCES)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_word
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +15,6 @@ else:
     torch = import_optional("torch")
     nn = torch.nn
     functional = nn.functional
-
-_REDUCTIONS = ("paper", "code")
 
 
 def divergence(
@@ -35,7 +32,6 @@ def divergence(
     Kingma and Welling, arXiv 1312.6114, appendix B.
     """
     each = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-    check_word("reduction", reduction, _REDUCTIONS)
     if reduction == "code":
         return each.sum(dim=1).mean()
     return each.mean()
@@ -49,11 +45,6 @@ def squared_error(
 
     Shapes: `reconstruction`, `volume` (n, channels, x, y, z), `brain` (n, 1, x, y, z).
     """
-    if reconstruction.shape != volume.shape:
-        raise ValueError(
-            f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of "
-            f"{tuple(volume.shape)}"
-        )
     if brain is None:
         return functional.mse_loss(reconstruction, volume)
     squares = (reconstruction - volume).square().mean(dim=1, keepdim=True)
@@ -71,10 +62,6 @@ def weighted_cross_entropy(
 
     Of a voxel with the probability p it is −w log p in an anomaly, and −log(1 − p) elsewhere.
     """
-    if logits.shape != target.shape:
-        raise ValueError(
-            f"logits of shape {tuple(logits.shape)} for a target of shape {tuple(target.shape)}"
-        )
     weight = logits.new_tensor(positive_weight)
     each = functional.binary_cross_entropy_with_logits(
         logits, target.to(logits.dtype), pos_weight=weight, reduction="none"

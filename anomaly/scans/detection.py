@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -16,19 +16,6 @@ from dmrifit.io.components import label_components
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Columns of the table of detected lesions.
-LESION_COLUMNS = (
-    "number",
-    "n_voxels",
-    "volume_mL",
-    "diameter_mm",
-    "x",
-    "y",
-    "z",
-    "score",
-    "mean_score",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,25 +86,22 @@ def lesions_of(
 
     parts = label_components(found)
     numbers = np.arange(1, int(parts.max(initial=0)) + 1)
-    rows: dict[str, Any] = {name: [] for name in LESION_COLUMNS}
-    if len(numbers):
-        counts = np.bincount(parts.ravel())[1:]
-        volumes = counts * voxel_volume(affine) / MM3_PER_ML
-        center_voxels = np.array(ndimage.center_of_mass(parts > 0, parts, numbers))
-        centers = center_voxels @ affine[:3, :3].T + affine[:3, 3]
-        rows = {
+    counts = np.bincount(parts.ravel())[1:]
+    volumes = counts * voxel_volume(affine) / MM3_PER_ML
+    voxels = np.reshape(ndimage.center_of_mass(parts > 0, parts, numbers), (-1, 3))
+    x, y, z = (voxels @ affine[:3, :3].T + affine[:3, 3]).T
+    table = pd.DataFrame(
+        {
             "number": numbers,
             "n_voxels": counts,
             "volume_mL": volumes,
             # Of a ball of the same volume, because components have any shape.
             "diameter_mm": np.cbrt(6 * volumes * MM3_PER_ML / np.pi),
-            "x": centers[:, 0],
-            "y": centers[:, 1],
-            "z": centers[:, 2],
-            "score": ndimage.maximum(scores, parts, numbers),
-            "mean_score": ndimage.mean(scores, parts, numbers),
+            "x": x,
+            "y": y,
+            "z": z,
+            "score": np.asarray(ndimage.maximum(scores, parts, numbers), dtype=np.float64),
+            "mean_score": np.asarray(ndimage.mean(scores, parts, numbers), dtype=np.float64),
         }
-    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS)).astype(
-        {"number": int, "n_voxels": int}
     )
     return table.sort_values("volume_mL", ascending=False, kind="stable", ignore_index=True)

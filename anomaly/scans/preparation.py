@@ -37,7 +37,6 @@ from dmrifit.io.grids import (
     labels_onto,
     onto,
     resampled,
-    scan_of,
     upright_scan,
 )
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
@@ -120,7 +119,7 @@ class PreparedScan:
         volume = cropped(array, np.negative(self.offset), shape)
         canonical = upright_scan(np.zeros(self.shape, np.uint8), self.affine)
         if canonical.shape != tuple(shape) or not np.allclose(canonical.affine, affine):
-            volume = _resampled_back(volume, affine, canonical)
+            volume = _moved(volume, affine, canonical)
         elif array.dtype.kind == "f":
             volume = volume.astype(np.float32)
         return np.ascontiguousarray(as_stored(volume, self.affine))
@@ -249,13 +248,30 @@ def prepare_scan(
         If more than 10 % of the signals are above that at b = 0, where that is high, or the scan
         has no directions and `fitted` has.
     """
-    _check_options(fitted, directions, spacing, shape, center)
+    check_word("directions", directions, _DIRECTION_MODES)
+    if directions == "resampled" and (fitted is None or fitted.directions is None):
+        raise ValueError(
+            "directions='resampled' needs the directions to estimate signals along: fitted=…, a "
+            "protocol with them"
+        )
+    check_word("center", center, _CENTERS)
+    check_edge(spacing, *_SPACINGS)
+    if shape is not None and not (len(shape) == 3 and all(int(n) == n and n > 0 for n in shape)):
+        raise ValueError(f"shape must be three numbers of voxels, not {shape!r}")
     series = Series.open(image)
-    if protocol is None:
-        bval, bvec = _tables_of(series, bval, bvec)
-        protocol = Protocol.read(bval, bvec=bvec)
-    elif bval is not None or bvec is not None:
+    if protocol is not None and (bval, bvec) != (None, None):
         raise ValueError("give either a protocol, or bval and bvec, not both")
+    if protocol is None:
+        source = series.parts[0].path if len(series.parts) == 1 else None
+        tables = tables_beside(source) if source else {}
+        bval, bvec = bval or tables.get("bval"), bvec or tables.get("bvec")
+        if bval is None:
+            beside = f"{stem(source)}.bval" if source else "a file of this ending"
+            raise ValueError(
+                f"{series.name}: no b-values; give bval=… (--bval), or put {beside} beside "
+                "the image"
+            )
+        protocol = Protocol.read(bval, bvec=bvec)
     series.check_count(protocol)
     if directions == "powder":
         plain, shell, channels = _powder_channels(protocol, fitted, b, _name_with(series, bval))
@@ -282,12 +298,13 @@ def prepare_scan(
         inside = finite & (np.nan_to_num(values[..., : len(plain)]).mean(axis=-1) > 0)
     _check_finite(values, inside, series.name)
 
-    working = _Working.of(series, spacing)
+    grid = resampled(upright_scan(np.zeros(series.grid, np.uint8), series.affine), spacing)
     # Outside the brain there may be NaN, which interpolation would carry inside.
     values = np.where(np.isfinite(values), values, 0)
-    values = np.stack([working.values(values[..., i]) for i in range(values.shape[3])], axis=-1)
+    volumes = [_moved(values[..., i], series.affine, grid) for i in range(values.shape[3])]
+    values = np.stack(volumes, axis=-1)
     mean_b0 = values[..., : len(plain)].mean(axis=-1)
-    brain, n_dark = _bright(mean_b0, working.mask(inside), series.name)
+    brain, n_dark = _bright(mean_b0, _moved(inside, series.affine, grid), series.name)
     signal, b0 = normalized(values, np.append(np.zeros(len(plain)), protocol.b[shell]), brain)
     # Where the signal is low, as in air, noise alone may exceed it.
     clear = brain & (b0 > 0.5 * np.percentile(b0[brain], 98))
@@ -299,24 +316,25 @@ def prepare_scan(
         )
         warnings.warn(message, stacklevel=2)
     # The series is the largest array, and its quotients replace it.
-    del values
+    del values, volumes
     signal = channels.of(signal, brain)
     maps: dict[str, Any] = {}
     for key, lesion_mask in lesions.items():
-        maps[key] = working.mask(lesion_mask)
+        maps[key] = _moved(lesion_mask, series.affine, grid)
         if not maps[key].any():
             raise ValueError(
                 f"the {key} of {series.name} is too small for voxels of {spacing:g} mm; none of "
                 "its voxels remains"
             )
     if labels is not None:
-        maps["tissue"] = working.labels(labels)
+        maps["tissue"] = _moved(labels, series.affine, grid)
     elif tissue:
         maps["tissue"] = estimate_tissue(signal, channels.protocol, brain)
-    size = working.shape if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
-    offset = _offset(working.shape, size, brain, center, series.name)
+    i, j, k = map(int, grid.shape if shape is None else shape)
+    size = (i, j, k)
+    offset = _offset(grid.shape, size, brain, center, series.name)
     maps = {key: cropped(volume, offset, size) for key, volume in maps.items()}
-    affine = working.affine.copy()
+    affine = np.array(grid.affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ np.array(offset)
     case = Case(
         patient or series.stem or "scan",
@@ -358,7 +376,7 @@ def prepare_scan(
         channels.protocol,
         series.grid,
         series.affine,
-        (working.shape, working.affine),
+        (grid.shape, np.asarray(grid.affine, dtype=np.float64)),
         offset,
         notes,
     )
@@ -377,10 +395,8 @@ class _Channels:
 
     def of(self, signal: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
         if self.shells is not None:
-            means = [
-                signal[..., self.shells == i].mean(axis=-1) for i in range(len(self.protocol))
-            ]
-            return np.stack(means, axis=-1)
+            shells = (signal[..., self.shells == i] for i in range(len(self.protocol)))
+            return np.stack([shell.mean(axis=-1) for shell in shells], axis=-1)
         if self.order is not None:
             return np.ascontiguousarray(signal[..., self.order])
         if self.source is None:
@@ -393,76 +409,24 @@ class _Channels:
         return resampled_signal
 
 
-@dataclass(frozen=True)
-class _Working:
-    """The grid of the preparation: in RAS order, with the requested voxel size."""
-
-    stored: NDArray[np.float64]
-    target: nib.Nifti1Pair
-
-    @classmethod
-    def of(cls, series: Series, spacing: float | None) -> _Working:
-        grid = upright_scan(np.zeros(series.grid, np.uint8), series.affine)
-        return cls(series.affine, resampled(grid, spacing))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        x, y, z = self.target.shape
-        return x, y, z
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        return np.asarray(self.target.affine, dtype=np.float64)
-
-    def values(self, volume: NDArray[Any]) -> NDArray[np.float32]:
-        ordered = upright_scan(volume.astype(np.float32), self.stored)
-        return array_of(onto(ordered, self.target, np.eye(4)))
-
-    def mask(self, volume: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return self.values(volume) > MASK_THRESHOLD
-
-    def labels(self, volume: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return array_of(labels_onto(upright_scan(volume, self.stored), self.target))
+def tables_beside(image: Path) -> dict[str, Path]:
+    """Find the files of b-values and directions next to an image, by their endings."""
+    tables = {}
+    for ending in ("bval", "bvec"):
+        path = image.with_name(f"{stem(image)}.{ending}")
+        if path.is_file():
+            tables[ending] = path
+    return tables
 
 
-def _check_options(
-    fitted: Protocol | None, directions: str, spacing: float | None, shape: Any, center: str
-) -> None:
-    check_word("directions", directions, _DIRECTION_MODES)
-    if directions == "resampled" and (fitted is None or fitted.directions is None):
-        raise ValueError(
-            "directions='resampled' needs the directions to estimate signals along: fitted=…, a "
-            "protocol with them"
-        )
-    check_word("center", center, _CENTERS)
-    check_edge(spacing, *_SPACINGS)
-    if shape is not None and not (len(shape) == 3 and all(int(n) == n and n > 0 for n in shape)):
-        raise ValueError(f"shape must be three numbers of voxels, not {shape!r}")
-
-
-def _tables_of(
-    series: Series, bval: str | Path | None, bvec: str | Path | None
-) -> tuple[str | Path, str | Path | None]:
-    """Find b-values and directions next to the image if they are not given."""
-    path = series.parts[0].path
-    if path is not None and len(series.parts) == 1:
-        default_bval = path.with_name(f"{stem(path)}.bval")
-        default_bvec = path.with_name(f"{stem(path)}.bvec")
-        if bval is None:
-            bval = default_bval
-            if not bval.is_file():
-                raise ValueError(
-                    f"{series.name}: no b-values; give bval=… (--bval), or put {bval.name} beside "
-                    "the image"
-                )
-        if bvec is None and default_bvec.is_file():
-            bvec = default_bvec
-    if bval is None:
-        raise ValueError(
-            f"{series.name}: no b-values; give bval=… (and bvec=…), or put files of these endings "
-            "beside the image"
-        )
-    return bval, bvec
+def _moved(
+    volume: NDArray[Any], affine: NDArray[np.float64], grid: nib.Nifti1Pair
+) -> NDArray[Any]:
+    """Bring values or a mask (x, y, z) to a grid in RAS order linearly, labels to the nearest."""
+    if volume.dtype == np.uint8:
+        return array_of(labels_onto(upright_scan(volume, affine), grid))
+    moved = array_of(onto(upright_scan(volume.astype(np.float32), affine), grid, np.eye(4)))
+    return moved > MASK_THRESHOLD if volume.dtype == bool else moved
 
 
 def _shell(
@@ -675,7 +639,7 @@ def _bright(
 
 
 def _offset(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     size: tuple[int, int, int],
     brain: NDArray[np.bool_],
     center: str,
@@ -699,16 +663,6 @@ def _offset(
             f"not fit into {' × '.join(map(str, size))}; {remedy}"
         )
     return int(offset[0]), int(offset[1]), int(offset[2])
-
-
-def _resampled_back(
-    volume: NDArray[Any], affine: NDArray[np.float64], grid: nib.Nifti1Pair
-) -> NDArray[Any]:
-    """Resample scores or a mask linearly, labels to the nearest."""
-    if volume.dtype == np.uint8:
-        return array_of(labels_onto(scan_of(volume, affine), grid))
-    moved = array_of(onto(scan_of(volume.astype(np.float32), affine), grid, np.eye(4)))
-    return moved > MASK_THRESHOLD if volume.dtype == bool else moved
 
 
 def _read_mask(image: Image, series: Series) -> NDArray[np.bool_]:

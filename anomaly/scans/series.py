@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from anomaly.detectors.thresholds import (
 )
 from anomaly.scans.cases import SCANS, Case, patient_data
 from anomaly.scans.detection import Detection, lesions_of
-from anomaly.scans.preparation import PreparedScan, prepare_scan
+from anomaly.scans.preparation import PreparedScan, prepare_scan, tables_beside
 from anomaly.scans.training_scans import TrainingScans
 from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
 from dmrifit._utils.checks import check_word
@@ -36,9 +36,6 @@ from dmrifit.io.nifti import read_grid
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register, registered
 from dmrifit.networks.volume_cases import called
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["SeriesDetector", "SeriesFiles", "read_series"]
 
@@ -98,11 +95,7 @@ class SeriesFiles:
     def files(self) -> dict[str, Path]:
         """Files by their role, with b-values and directions found next to the image."""
         paths = {role: getattr(self, role) for role in _FILES if getattr(self, role) is not None}
-        for role in ("bval", "bvec"):
-            default = self.image.with_name(f"{stem(self.image)}.{role}")
-            if role not in paths and default.is_file():
-                paths[role] = default
-        return paths
+        return paths | tables_beside(self.image) | paths
 
     def prepare(self, **options: Any) -> PreparedScan:
         """
@@ -118,23 +111,12 @@ class SeriesFiles:
         PreparedScan
             The scan.
         """
-        maps = {
-            "mask": self.brain,
-            "tissue": self.tissue,
-            "lesion": self.lesion,
-            "followup": self.followup,
-        }
-        for key, path in maps.items():
+        roles = ("mask", self.brain), ("tissue", self.tissue), ("lesion", self.lesion)
+        for key, path in (*roles, ("followup", self.followup)):
             if path is not None:
                 options[key] = path
-        return prepare_scan(
-            self.image,
-            bval=self.bval,
-            bvec=self.bvec,
-            patient=self.subject,
-            name=self.label,
-            **(options | dict(self.known)),
-        )
+        options |= {"bval": self.bval, "bvec": self.bvec, "patient": self.subject}
+        return prepare_scan(self.image, **(options | {"name": self.label} | dict(self.known)))
 
 
 def read_series(
@@ -277,17 +259,10 @@ class SeriesDetector(BaseEstimator):
             raise ValueError(f"detector must be a detector of anomalies, not {self.detector!r}")
         self._check_covariates()
         self._check_guarantee(series)
-        with_lesion = [files.label for files in series if files.lesion is not None]
-        if with_lesion:
-            raise ValueError(
-                f"scans with a lesion: {first_few(with_lesion)}; detectors learn from healthy "
-                "scans: leave others out of the table"
-            )
+        remedy = "detectors learn from healthy scans: leave others out of the table"
+        _check_healthy(series, remedy)
         if not len(series):
-            raise ValueError(
-                "there are no scans; detectors learn from healthy scans: leave others out of the "
-                "table"
-            )
+            raise ValueError(f"there are no scans; {remedy}")
         # Before the scans are read, which takes minutes.
         if self.directions == "powder" and getattr(self.detector, "_needs_directions", False):
             unaligned = ""
@@ -298,10 +273,30 @@ class SeriesDetector(BaseEstimator):
                 f"which powder averages do not have; choose {unaligned}a detector of mean signals "
                 "(--detector gaussian), or leave directions='powder' (--powder) out"
             )
-        scans = self._prepared_training_scans(series, tissue=tissue, mask=mask)
+        scans: list[PreparedScan] = []
+        # The first scan cannot be resampled to directions of another one.
+        own = "acquired" if self.directions == "resampled" else self.directions
+        measurements: dict[str, Any] = {"b": self.b, "directions": own}
+        given = {"tissue": tissue, "mask": mask, "spacing": self.spacing, "shape": self.shape}
+        for files in series:
+            with _naming(files):
+                scan = files.prepare(center=self.center, **given, **measurements)
+                if scans:
+                    _check_like(scan.case, scans[0].case)
+            scans.append(scan)
+            # The first scan sets the measurements and the grid of all.
+            measurements = {"fitted": scans[0].protocol, "directions": self.directions}
         reference = scans[0].case
-        self._warn_of_fields(self.detector, scans)
-        options = {"covariates": self._covariates_of(scans)} if self.covariates else {}
+        if self.center == "grid" and self.detector._one_size:
+            origins = np.array([scan.case.affine[:3, 3] for scan in scans])
+            apart = float(np.linalg.norm(origins - origins[0], axis=1).max())
+            if apart > _APART * max(reference.spacing):
+                message = (
+                    f"the fields of view of the scans lie up to {apart:.0f} mm from each other: "
+                    "scores that depend on the position of a voxel need registered scans; "
+                    "register them, or choose center='brain' (--center brain)"
+                )
+                warnings.warn(message, stacklevel=2)
         # The parameter stays as it was given, as scikit-learn demands.
         learned = clone(self.detector)
         if "spacing" in learned.get_params():
@@ -321,7 +316,7 @@ class SeriesDetector(BaseEstimator):
                 [scan.case.signal for scan in scans],
                 [scan.case.brain for scan in scans],
                 groups=[scan.case.patient for scan in scans],
-                **options,
+                **self._covariates_of(scans),
             )
         # Only training needs these masks, which are as large as the scans.
         del learned._counted, learned._observe
@@ -331,35 +326,10 @@ class SeriesDetector(BaseEstimator):
         self.origin_ = (x, y, z)
         self.n_scans_ = len(scans)
         self.synthetic_ = any(scan.case.synthetic for scan in scans)
-        self.training_: TrainingScans | None = TrainingScans.of(
-            scans, [files.image for files in series]
-        )
+        images = [files.image for files in series]
+        self.training_: TrainingScans | None = TrainingScans.of(scans, images)
         self.detector_ = learned
         return self
-
-    def _prepared_training_scans(
-        self, series: Sequence[SeriesFiles], *, tissue: bool, mask: bool
-    ) -> list[PreparedScan]:
-        """Prepare scans; the first one sets the measurements and the grid of all."""
-        scans: list[PreparedScan] = []
-        # The first scan cannot be resampled to directions of another one.
-        own = "acquired" if self.directions == "resampled" else self.directions
-        options: dict[str, Any] = {"b": self.b, "directions": own}
-        for files in series:
-            with _naming(files):
-                scan = files.prepare(
-                    tissue=tissue,
-                    mask=mask,
-                    spacing=self.spacing,
-                    shape=self.shape,
-                    center=self.center,
-                    **options,
-                )
-                if scans:
-                    _check_like(scan, scans[0])
-            scans.append(scan)
-            options = {"fitted": scans[0].protocol, "directions": self.directions}
-        return scans
 
     def prepare(self, series: SeriesFiles, **options: Any) -> PreparedScan:
         """
@@ -472,6 +442,19 @@ class SeriesDetector(BaseEstimator):
             figures = replace(figures, bulk=whole.bulk, noise=whole.noise)
         division = getattr(detector, "largest_division_", 1.0)
         healthy = self.healthy_
+        # Why the guarantee of the threshold, if it has one, does not hold.
+        reasons = []
+        guaranteed = detector.threshold_
+        if isinstance(guaranteed, HealthyScanThreshold) and threshold is not None:
+            reasons.append("another threshold than the model's")
+        elif isinstance(guaranteed, HealthyScanThreshold):
+            if healthy is not None and healthy.adjusted:
+                reasons.append("the threshold was adjusted by a calibration")
+            # What a larger cube leaves is part of what a smaller one leaves.
+            if guaranteed.counted == "components" and opening < guaranteed.opening:
+                reasons.append(f"opening {opening}, it holds from {guaranteed.opening} on")
+            if self.training_ is not None:
+                reasons += self.training_.differences(scan.notes)
         return Detection(
             scan,
             scores,
@@ -480,31 +463,12 @@ class SeriesDetector(BaseEstimator):
             lesions,
             limit,
             figures,
-            None if healthy is None else healthy.differs(figures, division),
+            healthy.differs(figures, division) if healthy else None,
             opening,
             healthy=healthy,
             healthy_per_scan=healthy.anomalies_per_scan if healthy and is_usual else None,
-            no_guarantee="; ".join(self._missing_guarantee(scan, threshold, opening)),
+            no_guarantee="; ".join(reasons),
         )
-
-    def _missing_guarantee(
-        self, scan: PreparedScan, threshold: float | None, opening: int
-    ) -> list[str]:
-        """Give the reasons why the guarantee of the threshold does not hold for a detection."""
-        rule = self.detector_.threshold_
-        if not isinstance(rule, HealthyScanThreshold):
-            return []
-        if threshold is not None:
-            return ["another threshold than the model's"]
-        reasons = []
-        if self.healthy_ is not None and self.healthy_.adjusted:
-            reasons.append("the threshold was adjusted by a calibration")
-        # What a larger cube leaves is part of what a smaller one leaves.
-        if rule.counted == "components" and opening < rule.opening:
-            reasons.append(f"opening {opening}, it holds from {rule.opening} on")
-        if self.training_ is not None:
-            reasons += self.training_.differences(scan.notes)
-        return reasons
 
     def calibrate(self, series: Sequence[SeriesFiles], **options: Any) -> SeriesDetector:
         """
@@ -552,8 +516,8 @@ class SeriesDetector(BaseEstimator):
                 scans.append(self.prepare(files, **options))
         maps = np.stack([self._map_of(scan) for scan in scans])
         masks = np.stack([scan.case.scored for scan in scans])
-        rules = []
         patients = np.array([scan.case.patient for scan in scans])
+        rules = []
         for patient in dict.fromkeys(patients.tolist()):
             rest = patients != patient
             rules.append(clone(detector.threshold_).fit(maps[rest], masks[rest]))
@@ -565,7 +529,7 @@ class SeriesDetector(BaseEstimator):
     def _map_of(self, scan: PreparedScan) -> NDArray[np.float32]:
         """Score a scan; returns shape (x, y, z)."""
         case = scan.case
-        covariates = {"covariates": self._covariates_of([scan])} if self.covariates else {}
+        covariates = self._covariates_of([scan])
         maps = self.detector_.anomaly_map([case.signal], [case.brain], **covariates)
         return np.asarray(maps[0])
 
@@ -584,10 +548,8 @@ class SeriesDetector(BaseEstimator):
         """
         check_is_fitted(self, "detector_")
         detector_parameters, detector_fitted, files = self.detector_.stored()
-        parameters = {}
-        for key, value in self.get_params(deep=False).items():
-            if key != "detector":
-                parameters[key] = encoded(value, key)
+        own = self.get_params(deep=False)
+        parameters = {key: encoded(own[key], key) for key in own if key != "detector"}
         fitted = {
             "detector": {
                 "class": type(self.detector_).__name__,
@@ -634,18 +596,17 @@ class SeriesDetector(BaseEstimator):
         detector.restore(inner["fitted"], files)
         try:
             self.protocol_ = Protocol.from_dict(fitted["protocol"])
-            i, j, k = fitted["shape"]
-            self.shape_ = (int(i), int(j), int(k))
-            edges = fitted["edges"]
-            self.edges_ = (float(edges[0]), float(edges[1]), float(edges[2]))
-            x, y, z = fitted["origin"]
-            self.origin_ = (float(x), float(y), float(z))
+            i, j, k = map(int, fitted["shape"])
+            self.shape_ = (i, j, k)
+            a, b, c = map(float, fitted["edges"])
+            self.edges_ = (a, b, c)
+            x, y, z = map(float, fitted["origin"])
+            self.origin_ = (x, y, z)
             self.n_scans_ = int(fitted["n_scans"])
             self.synthetic_ = bool(fitted["synthetic"])
-            self.healthy_ = None
+            self.healthy_ = self.training_ = None
             if fitted["healthy"] is not None:
                 self.healthy_ = HealthyScans.from_dict(decoded(fitted["healthy"]))
-            self.training_ = None
             if fitted["training"] is not None:
                 self.training_ = TrainingScans.from_dict(decoded(fitted["training"]))
             self._check_covariates()
@@ -706,11 +667,7 @@ class SeriesDetector(BaseEstimator):
                     f"level {rule.level:g}; {fewest + 1} are needed, as each is left out in turn "
                     f"and {fewest} have to remain; or train with a rate"
                 )
-        with_lesion = [files.label for files in series if files.lesion is not None]
-        if with_lesion:
-            raise ValueError(
-                f"scans with a lesion: {first_few(with_lesion)}; a calibration takes healthy scans"
-            )
+        _check_healthy(series, "a calibration takes healthy scans")
         if self.training_ is None:
             message = (
                 "the model file does not say which scans it was learned from: that none of them "
@@ -731,35 +688,24 @@ class SeriesDetector(BaseEstimator):
         for name in self.covariates:
             check_word("covariates", name, COVARIATES)
 
-    def _covariates_of(self, scans: Sequence[PreparedScan]) -> pd.DataFrame:
-        import pandas as pd
+    def _covariates_of(self, scans: Sequence[PreparedScan]) -> dict[str, Any]:
+        """Give the option `covariates` of a detector that has them."""
+        columns = {name: [getattr(s.case, name) for s in scans] for name in self.covariates}
+        return {"covariates": columns} if columns else {}
 
-        columns = {}
-        for name in self.covariates:
-            columns[name] = [getattr(scan.case, name) for scan in scans]
-        return pd.DataFrame(columns)
 
-    def _warn_of_fields(self, learned: AnomalyDetector, scans: Sequence[PreparedScan]) -> None:
-        if self.center != "grid" or not learned._one_size:
-            return
-        origins = np.array([scan.case.affine[:3, 3] for scan in scans])
-        apart = float(np.linalg.norm(origins - origins[0], axis=1).max())
-        if apart > _APART * max(scans[0].case.spacing):
-            message = (
-                f"the fields of view of the scans lie up to {apart:.0f} mm from each other: "
-                "scores that depend on the position of a voxel need registered scans; register "
-                "them, or choose center='brain' (--center brain)"
-            )
-            warnings.warn(message, stacklevel=3)
+def _check_healthy(series: Sequence[SeriesFiles], remedy: str) -> None:
+    with_lesion = [files.label for files in series if files.lesion is not None]
+    if with_lesion:
+        raise ValueError(f"scans with a lesion: {first_few(with_lesion)}; {remedy}")
 
 
 def _healthy_scans(
     rule: Any, maps: Sequence[Any], masks: Sequence[Any], scans: Sequence[PreparedScan]
 ) -> HealthyScans:
     """Summarize healthy scans by the maps (x, y, z) that a threshold was fitted to."""
-    limits = limits_left_out(
-        rule, np.stack(maps), np.stack(masks), [scan.case.patient for scan in scans]
-    )
+    stacks = np.stack(maps), np.stack(masks)
+    limits = limits_left_out(rule, *stacks, [scan.case.patient for scan in scans])
     figures: list[ScanFigures] = []
     for i, scan in enumerate(scans):
         if limits is None:
@@ -769,8 +715,7 @@ def _healthy_scans(
         opened = open_map(marked, _OPENING)
         case = scan.case
         figures.append(scan_figures(maps[i], masks[i], marked, opened, case.affine, case.signal))
-    spread = limit_spread(rule, np.stack(maps), np.stack(masks))
-    return HealthyScans(tuple(figures), spread, left_out=limits is not None)
+    return HealthyScans(tuple(figures), limit_spread(rule, *stacks), left_out=limits is not None)
 
 
 def _marked(rule: Any, scores: NDArray[np.float32], case: Case) -> NDArray[np.bool_]:
@@ -799,9 +744,8 @@ def _naming(series: SeriesFiles) -> Iterator[None]:
         raise ValueError(f"{series.label}: {error}") from None
 
 
-def _check_like(scan: PreparedScan, first: PreparedScan) -> None:
+def _check_like(case: Case, reference: Case) -> None:
     """Reject a scan whose grid is not that of the first one."""
-    case, reference = scan.case, first.case
     if case.shape != reference.shape:
         raise ValueError(
             f"{size_text(case.shape)} voxels, where {reference.name} has "

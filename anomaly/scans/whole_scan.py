@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -97,13 +98,8 @@ class HealthyScans:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for a model file."""
-        rows = [asdict(scan) | {"bulk": list(scan.bulk)} for scan in self.scans]
-        return {
-            "scans": rows,
-            "spread": None if self.spread is None else list(self.spread),
-            "left_out": self.left_out,
-            "adjusted": self.adjusted,
-        }
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> HealthyScans:
@@ -121,13 +117,13 @@ class HealthyScans:
             bulk = tuple(float(value) for value in row["bulk"])
             if len(bulk) != 2 * len(_QUANTILES):
                 raise RefusedError(f"the bulk of a healthy scan has {counted(len(bulk), 'value')}")
-            share, largest = float(row["share"]), float(row["largest_mL"])
-            n_components, noise = int(row["n_components"]), float(row["noise"])
-            scans.append(ScanFigures(share, n_components, largest, bulk, noise))
+            numbers = {key: float(row[key]) for key in ("share", "largest_mL", "noise")}
+            n_components = int(row["n_components"])
+            scans.append(ScanFigures(n_components=n_components, bulk=bulk, **numbers))
         spread = content["spread"]
         if spread is not None:
-            low, high = spread
-            spread = (float(low), float(high))
+            low, high = map(float, spread)
+            spread = (low, high)
         return cls(tuple(scans), spread, bool(content["left_out"]), bool(content["adjusted"]))
 
 
@@ -145,6 +141,8 @@ def scan_figures(
     Shapes: `scores`, `scored` (voxels that count), `marked` (above the threshold), `opened`
     (x, y, z); `signal` (x, y, z, channels), for the noise.
     """
+    from scipy.ndimage import binary_dilation
+
     components = label_components(opened)
     counts = np.bincount(components.ravel())[1:]
     n_scored = int(np.count_nonzero(scored))
@@ -161,7 +159,13 @@ def scan_figures(
     sides = (x < middle, x > middle)
     rest = scored
     if largest:
-        rest = scored & ~_with_mirror_image(components == 1 + counts.argmax(), middle)
+        # A component with its rim, and what lies opposite in the other hemisphere.
+        wide = binary_dilation(components == 1 + counts.argmax(), iterations=_RIM)
+        opposite = np.zeros_like(wide)
+        planes = np.flatnonzero(wide.any(axis=(1, 2)))
+        planes = planes[(middle - planes >= 0) & (middle - planes < len(wide))]
+        opposite[middle - planes] = wide[planes]
+        rest = scored & ~(wide | opposite)
     for side in sides:
         n_rest = np.count_nonzero(rest[side])
         if n_rest < max(FEWEST_VOXELS, _LEAST_REST * np.count_nonzero(scored[side])):
@@ -213,46 +217,26 @@ def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
     return mean, float(low), float(high)
 
 
-def _with_mirror_image(component: NDArray[np.bool_], middle: int) -> NDArray[np.bool_]:
-    """Give a component (x, y, z) with its rim and what lies opposite in the other hemisphere."""
-    from scipy.ndimage import binary_dilation
-
-    wide = binary_dilation(component, iterations=_RIM)
-    opposite = np.zeros_like(wide)
-    x = np.flatnonzero(wide.any(axis=(1, 2)))
-    x = x[(middle - x >= 0) & (middle - x < len(wide))]
-    opposite[middle - x] = wide[x]
-    return np.asarray(wide | opposite)
-
-
 def _differs(
     figures: ScanFigures, healthy: Sequence[ScanFigures], largest_division: float = 1.0
 ) -> bool | None:
     """Compare bulk and noise of a scan with those of healthy scans."""
-    is_shifted = _is_shifted(figures.bulk, [scan.bulk for scan in healthy], largest_division)
-    if is_shifted is None:
+    from scipy.special import stdtrit
+
+    n_values = 2 * len(_QUANTILES)
+    values = np.asarray([scan.bulk for scan in healthy], dtype=float).reshape(-1, n_values)
+    values = values[np.isfinite(values).all(axis=1)]
+    n = len(values)
+    if n < FEWEST_SCANS or not np.isfinite(figures.bulk).all():
         return None
+    sd = np.maximum(values.std(axis=0, ddof=1), _LEAST_SD) * np.sqrt(1 + 1 / n)
+    limit = stdtrit(n - 1, 1 - _LEVEL / 2)
+    center, bulk = values.mean(axis=0), np.asarray(figures.bulk)
+    is_above = bulk - center > limit * sd
+    is_below = bulk * largest_division - center < -limit * sd
+    # Of each quantile, in both hemispheres.
+    is_shifted = any(side.reshape(2, -1).all(axis=0).any() for side in (is_above, is_below))
     measured = [scan.noise for scan in healthy if np.isfinite(scan.noise)]
     usual = np.median(measured) if measured else 0.0
     # No noise is a multiple of none; comparisons with what was not measured are false.
     return is_shifted or bool(usual > 0 and figures.noise > _NOISE_RATIO * usual)
-
-
-def _is_shifted(
-    bulk: Sequence[float], healthy: Sequence[Sequence[float]], largest_division: float
-) -> bool | None:
-    """Compare the bulk of a scan with those of healthy scans."""
-    from scipy.special import stdtrit
-
-    values = np.asarray(healthy, dtype=float).reshape(-1, 2 * len(_QUANTILES))
-    values = values[np.isfinite(values).all(axis=1)]
-    n = len(values)
-    if n < FEWEST_SCANS or not np.isfinite(bulk).all():
-        return None
-    sd = np.maximum(values.std(axis=0, ddof=1), _LEAST_SD) * np.sqrt(1 + 1 / n)
-    limit = stdtrit(n - 1, 1 - _LEVEL / 2)
-    center, own = values.mean(axis=0), np.asarray(bulk)
-    is_above = own - center > limit * sd
-    is_below = own * largest_division - center < -limit * sd
-    # Of each quantile, in both hemispheres.
-    return any(side.reshape(2, -1).all(axis=0).any() for side in (is_above, is_below))

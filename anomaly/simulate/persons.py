@@ -186,22 +186,15 @@ def simulate_dmri(
     return cases[:n_healthy], cases[n_healthy:]
 
 
-@dataclass(frozen=True)
-class _Person:
-    """Who is scanned: a brain, the factor of its diffusivities, and what a table says."""
-
-    brain: Brain
-    factors: NDArray[np.floating]
-    facts: dict[str, Any]
-
-
 def _stream(settings: _Settings, group: str, number: int, purpose: str) -> np.random.Generator:
     """Return the random stream of one ingredient, so that a new one changes no other."""
     return np.random.default_rng(seed_for(settings.seed, "anomaly", group, purpose, number))
 
 
-def _person(group: str, number: int, settings: _Settings) -> _Person:
-    """Draw a healthy person."""
+def _person(
+    group: str, number: int, settings: _Settings
+) -> tuple[Brain, NDArray[np.floating], dict[str, Any]]:
+    """Draw a healthy person: a brain, the factor of its diffusivities, what a table says."""
     person = _stream(settings, group, number, "person")
     age = float(np.round(person.uniform(*_AGES), 1))
     sex = str(person.choice(["female", "male"]))
@@ -220,13 +213,13 @@ def _person(group: str, number: int, settings: _Settings) -> _Person:
     texture_stream = _stream(settings, group, number, "texture")
     texture = texture_field(settings.shape, _TEXTURE_MM, brain.head.spacing, texture_stream)
     factors = factor * np.exp(_TEXTURE * texture[brain.head.brain])
-    return _Person(brain, factors, {"age": age, "sex": sex, "site": site})
+    return brain, factors, {"age": age, "sex": sex, "site": site}
 
 
 def _simulate(group: str, number: int, settings: _Settings) -> Case:
     """Make one person's scan."""
-    person = _person(group, number, settings)
-    brain, mask = person.brain, person.brain.head.brain
+    brain, factors, facts = _person(group, number, settings)
+    mask = brain.head.brain
     lesion: dict[str, Any] = {}
     components = []
     generator = None
@@ -243,7 +236,7 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
         }
     elif group == "glioma":
         generator = GENERATORS[settings.generator]
-    weighted, b0 = brain_signals(brain, settings.directions, _B, person.factors, components)
+    weighted, b0 = brain_signals(brain, settings.directions, _B, factors, components)
     if generator is not None and generator.before_noise:
         weighted, lesion = _put(generator, weighted / b0[:, None], brain, number, settings)
         weighted *= b0[:, None]
@@ -274,7 +267,7 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
         b0=brain.volume(b0),
         b=_B,
         directions=settings.directions,
-        **person.facts,
+        **facts,
         **lesion,
     )
 
@@ -291,9 +284,9 @@ def _put(
     source = None
     if generator.needs_source:
         # A person that is in no cohort.
-        foreign = _person("source", number, settings)
-        weighted, b0 = brain_signals(foreign.brain, settings.directions, _B, foreign.factors)
-        source = foreign.brain.volume(weighted / b0[:, None])
+        foreign, factors, _ = _person("source", number, settings)
+        weighted, b0 = brain_signals(foreign, settings.directions, _B, factors)
+        source = foreign.volume(weighted / b0[:, None])
     seed = derived_seed(settings.seed, "anomaly", settings.generator, number)
     changed, label = generator(brain.volume(signals), mask, source=source, random_state=seed)
     return changed[mask], {"lesion": label}

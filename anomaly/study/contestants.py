@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
 from anomaly.study.controls import CONTROLS, control_maps
 from anomaly.study.strata import strata_masks
+from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
 
 if TYPE_CHECKING:
@@ -135,7 +136,22 @@ def method_entries(
     validation_folds: list[Any] = []
     if validation is not None:
         validation_folds = _by_fold(validation, "validation", folds, single)
-        _check_validation(bench, validation_folds)
+    # Validation scans have no lesion, and are of patients that are used nowhere else.
+    patients = {case.patient for case in bench.cases}
+    healthy_patients = {case.patient for case in bench.healthy}
+    scans_of_folds = [case for scans in validation_folds for case in scans]
+    unusable = [c.name for c in scans_of_folds if not c.healthy or c.patient in patients]
+    if unusable:
+        raise ValueError(
+            "validation scans have to be healthy and of other patients than the cases: "
+            f"{first_few(unusable)}"
+        )
+    shared = [case.name for case in scans_of_folds if case.patient in healthy_patients]
+    if shared:
+        raise ValueError(
+            "thresholds and false positives need healthy scans of different patients: "
+            f"{first_few(shared)}"
+        )
     tables = {"maps": maps, "healthy maps": healthy_maps, "validation maps": validation_maps}
     entries = []
     for method in maps:
@@ -152,41 +168,17 @@ def method_entries(
             checked = {}
             for label, volumes in by_fold.items():
                 checked[label] = _checked(volumes[i], scans[label], f"{method}: {label}")
+            # Masks have no threshold to choose, so that rules would hold for a part of the scans.
+            kinds = {values.dtype == bool for volumes in checked.values() for values in volumes}
+            if len(kinds) > 1:
+                raise ValueError(
+                    f"{method}: some maps are masks (bool) and some are scores; give one kind"
+                )
             healthy, held_out = checked.get("healthy maps"), checked.get("validation maps")
-            entry = Entry(fold, str(method), False, checked["maps"], healthy, held_out, masks)
-            _check_kind(entry)
-            entries.append(entry)
+            entries.append(
+                Entry(fold, str(method), False, checked["maps"], healthy, held_out, masks)
+            )
     return entries
-
-
-def _check_validation(bench: Bench, folds: Sequence[Any]) -> None:
-    """Reject validation scans with lesions, and those of patients that are used elsewhere."""
-    patients = {case.patient for case in bench.cases}
-    healthy_patients = {case.patient for case in bench.healthy}
-    unusable, shared = [], []
-    for scans in folds:
-        unusable += [case.name for case in scans if not case.healthy or case.patient in patients]
-        shared += [case.name for case in scans if case.patient in healthy_patients]
-    if unusable:
-        raise ValueError(
-            "validation scans have to be healthy and of other patients than the cases: "
-            f"{first_few(unusable)}"
-        )
-    if shared:
-        raise ValueError(
-            "thresholds and false positives need healthy scans of different patients: "
-            f"{first_few(shared)}"
-        )
-
-
-def _check_kind(entry: Entry) -> None:
-    """Reject a method whose maps are partly masks and partly scores."""
-    maps = [*entry.maps, *(entry.healthy or ()), *(entry.validation or ())]
-    # Masks have no threshold to choose, so that the rules would hold for a part of the scans.
-    if len({values.dtype == bool for values in maps}) > 1:
-        raise ValueError(
-            f"{entry.method}: some maps are masks (bool) and some are scores; give one kind"
-        )
 
 
 def control_entries(bench: Bench, fold: str) -> list[Entry]:
@@ -223,14 +215,7 @@ def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], label: str) -> 
             raise ValueError(
                 f"{label}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
             )
-        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-            n = array.size
-            if array.dtype.kind in "fiub":
-                n = int(np.count_nonzero(~np.isfinite(array)))
-            raise ValueError(
-                f"{label}: {counted(n, 'non-finite value')} in {case.name}; a map is 0 where "
-                "there is no score"
-            )
+        check_finite(array, f"{label} of {case.name}")
     return arrays
 
 
@@ -240,67 +225,44 @@ def checked_rules(
     spacing: tuple[float, float, float] | None,
     *,
     has_healthy: bool,
-) -> dict[str, dict[str, ThresholdRule] | ThresholdRule]:
-    """Check the rules, and set the voxel size of rules with lengths in mm."""
+) -> dict[str, dict[str, ThresholdRule]]:
+    """Check the rules of each method, and set the voxel size of rules with lengths in mm."""
+    from sklearn.base import clone
+
     if rules is None:
         rules = {
             name: rule for name, rule in RULES.items() if has_healthy or not rule.needs_healthy
         }
     if AS_GIVEN in rules:
         raise ValueError(f"{AS_GIVEN!r} is the name for masks; give the rule another one")
-    checked: dict[str, dict[str, ThresholdRule] | ThresholdRule] = {}
-    for name, rule in rules.items():
+    checked: dict[str, dict[str, ThresholdRule]]
+    checked = {str(name): {} for name in (*methods, *CONTROLS)}
+    for name, common in rules.items():
         # A rule for each method, such as a fixed threshold in the units of its scores.
-        if isinstance(rule, Mapping):
-            unknown = [method for method in rule if method not in (*methods, *CONTROLS)]
-            if unknown:
-                raise ValueError(
-                    f"rule {name!r} names {unknown}, which are not among the methods "
-                    f"{list(methods)}"
-                )
-            checked[name] = {
-                method: _checked_rule(name, method_rule, spacing, has_healthy)
-                for method, method_rule in rule.items()
-            }
-        else:
-            checked[name] = _checked_rule(name, rule, spacing, has_healthy)
-    return checked
-
-
-def _checked_rule(
-    name: str, rule: Any, spacing: tuple[float, float, float] | None, has_healthy: bool
-) -> ThresholdRule:
-    """Check a rule, and return a copy that knows the voxel size."""
-    from sklearn.base import clone
-
-    if not isinstance(rule, ThresholdRule):
-        raise ValueError(
-            f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not "
-            f"{type(rule).__name__}"
-        )
-    if rule.needs_healthy and not has_healthy:
-        raise ValueError(
-            f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy "
-            "and healthy_maps"
-        )
-    # The rule may be shared: a size set in it would stay for the next comparison.
-    copy: ThresholdRule = clone(rule)
-    if isinstance(copy, MeanPoolThreshold) and copy.spacing is None:
-        if spacing is None:
+        by_method = common if isinstance(common, Mapping) else dict.fromkeys(checked, common)
+        unknown = [method for method in by_method if method not in checked]
+        if unknown:
             raise ValueError(
-                f"rule {name!r} has windows in mm, and voxels differ between scans; resample them "
-                "to one size"
+                f"rule {name!r} names {unknown}, which are not among the methods {list(methods)}"
             )
-        copy.set_params(spacing=spacing)
-    return copy
-
-
-def rules_of(checked: Mapping[str, Any], method: str) -> dict[str, ThresholdRule]:
-    """Select the rules of a method."""
-    method_rules = {}
-    for name, rule in checked.items():
-        if isinstance(rule, Mapping):
-            rule = rule.get(method)
-        if rule is not None:
-            method_rules[name] = rule
-    return method_rules
+        for method, rule in by_method.items():
+            if not isinstance(rule, ThresholdRule):
+                raise ValueError(
+                    f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not "
+                    f"{type(rule).__name__}"
+                )
+            if rule.needs_healthy and not has_healthy:
+                raise ValueError(
+                    f"rule {name!r} needs healthy scans; give validation and validation_maps, or "
+                    "healthy and healthy_maps"
+                )
+            # The rule may be shared: a size set in it would stay for the next comparison.
+            checked[method][name] = clone(rule)
+            if isinstance(rule, MeanPoolThreshold) and rule.spacing is None:
+                if spacing is None:
+                    raise ValueError(
+                        f"rule {name!r} has windows in mm, and voxels differ between scans; "
+                        "resample them to one size"
+                    )
+                checked[method][name].set_params(spacing=spacing)
+    return checked

@@ -27,18 +27,15 @@ def control_maps(
         nothing = np.zeros(case.shape, dtype=bool)
         # Lesions are edematous and diffuse fast, so that signals alone, unlearned, find many.
         brightness = np.where(case.brain, 1 - case.signal.mean(axis=-1), 0).astype(np.float32)
-        lesion = _lesion_of_another(case, sources, i + 1)
+        # The lesion of the next patient with one on a grid of this shape.
+        lesion: NDArray = nothing
+        first = (i + 1) % max(len(sources), 1)
+        for source in [*sources[first:], *sources[:first]]:
+            is_other = source.patient != case.patient and source.shape == case.shape
+            if is_other and source.lesion is not None and source.lesion.any():
+                lesion = source.lesion
+                break
         controls = (case.scored, nothing, case.brain, lesion, brightness)
         for name, values in zip(CONTROLS, controls, strict=True):
             maps[name].append(values)
     return maps
-
-
-def _lesion_of_another(case: Case, sources: Sequence[Case], start: int) -> NDArray[np.bool_]:
-    """Give the lesion of the next patient with one of this shape, or an empty mask."""
-    for j in range(len(sources)):
-        source = sources[(start + j) % len(sources)]
-        is_other = source.patient != case.patient and source.shape == case.shape
-        if is_other and source.lesion is not None and source.lesion.any():
-            return source.lesion
-    return np.zeros(case.shape, dtype=bool)

@@ -172,12 +172,16 @@ class _Comparison:
                 thresholds[name] = float(limits[name])
         return thresholds
 
+    def in_use(self, name: str) -> pd.DataFrame:
+        """Give the rows of a table at the thresholds that figures show, and of masks."""
+        table = self.tables[name]
+        return table[table["rule"].isin((self.rule, AS_GIVEN))]
+
     def scans_of(self, method: str) -> pd.DataFrame:
         """Give the scans with lesions of a method at the threshold that figures show."""
-        table = self.tables["scans"]
-        is_shown = (table["method"] == method) & table["rule"].isin((self.rule, AS_GIVEN))
+        table = self.in_use("scans")
         # A scan without a lesion has no Dice.
-        return table[is_shown & table["dice_opened"].notna()]
+        return table[(table["method"] == method) & table["dice_opened"].notna()]
 
     def shown(self) -> str:
         """Choose the best method at a stored threshold, or else at the one that figures show."""
@@ -192,11 +196,9 @@ class _Comparison:
         """Give the volume in mL that a method marks in each healthy scan, after opening."""
         import pandas as pd
 
-        table = self.tables["healthy"]
-        if not len(table):
+        if not len(self.healthy):
             return pd.Series(dtype=float)
-        is_shown = (table["method"] == method) & table["rule"].isin((self.rule, AS_GIVEN))
-        rows = table[is_shown]
+        rows = self.in_use("healthy").query("method == @method")
         voxel_ml = [float(np.prod(self.healthy[int(i)].spacing)) / 1000 for i in rows["case"]]
         return rows["n_found_opened"] * voxel_ml
 
@@ -208,8 +210,8 @@ class _Comparison:
         examples: dict[str, tuple[Case, NDArray | None, NDArray]] = {}
         for word, k in (("best", 0), ("median", (len(ordered) - 1) // 2), ("worst", -1)):
             row = ordered.iloc[k]
-            case = self.cases[int(row["case"])]
             i = int(row["case"])
+            case = self.cases[i]
             marked = np.asarray(self.maps[method][i])
             values: NDArray | None = None
             # A mask is that of the scores of this name, where they were given, too.
@@ -314,12 +316,11 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
     from anomaly.study.plotting import plot_opening
 
     summary = comparison.tables["summary"]
-    is_in_use = summary["rule"].isin((comparison.rule, AS_GIVEN))
     text = _TEXTS("explained", opening=_OPENING)
     if comparison.rule:
         text += f" Thresholds of maps are those by the rule {comparison.rule}."
     yield text
-    for part, rows in summary[is_in_use].groupby("part", sort=False):
+    for part, rows in comparison.in_use("summary").groupby("part", sort=False):
         table = Table(rows, f"method {{method}} | {_OVERLAP} | AUC {{auc:.2f}}")
         yield table if part == "all" else Fold(f"Lesions of the kind {part}", table)
     opening = None
@@ -385,9 +386,7 @@ def _healthy(comparison: _Comparison) -> Iterator[Any]:
     summary = tables["summary"].query("part == 'all' and not needs_truth")
     text = _TEXTS["false_explained"]
     yield from _by_rule(text, summary, _TEXTS["false"], comparison.rule)
-    table = tables["healthy"]
-    is_shown = table["rule"].isin((comparison.rule, AS_GIVEN)) & ~table["control"].astype(bool)
-    rows = table[is_shown]
+    rows = comparison.in_use("healthy").query("not control")
     yield Fold(
         "Over scans",
         _TEXTS["over_scans"],

@@ -47,7 +47,16 @@ def score_method(
 
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
     # Measures of the scores do not depend on the rule.
-    graded = [_score_measures(bench, values, i) for i, values in enumerate(entry.maps)]
+    graded = []
+    for values, lesion, mask in zip(entry.maps, bench.lesions, bench.scored, strict=True):
+        graded.append(
+            {
+                "n_scored": int(np.count_nonzero(mask)),
+                "n_lesion": int(np.count_nonzero(lesion)),
+                "auc": _auc(values, lesion, mask),
+                "average_precision": _average_precision(values, lesion, mask),
+            }
+        )
     aucs = []
     for values, lesion, strata in zip(entry.maps, bench.lesions, bench.strata, strict=True):
         aucs.append({name: _auc(values, lesion, stratum) for name, stratum in strata.items()})
@@ -101,16 +110,6 @@ def score_method(
 def _case_columns(bench: Bench, i: int) -> dict[str, Any]:
     columns = ("name", "patient", "kind", "grade")
     return {"case": i, **{column: getattr(bench.cases[i], column) for column in columns}}
-
-
-def _score_measures(bench: Bench, values: NDArray[Any], i: int) -> dict[str, float]:
-    lesion, mask = bench.lesions[i], bench.scored[i]
-    return {
-        "n_scored": int(np.count_nonzero(mask)),
-        "n_lesion": int(np.count_nonzero(lesion)),
-        "auc": _auc(values, lesion, mask),
-        "average_precision": _average_precision(values, lesion, mask),
-    }
 
 
 def _lesions(
@@ -231,14 +230,13 @@ def _crosswise(
 
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
-    """Compute the AUC inside a mask as the share of ordered pairs; NaN without such pairs."""
-    inside, outside = values[lesion & mask], np.sort(values[mask & ~lesion])
-    if not len(inside) or not len(outside):
+    """Compute the AUC inside a mask; NaN without a voxel of either kind."""
+    from sklearn.metrics import roc_auc_score
+
+    truth = lesion[mask]
+    if truth.all() or not truth.any():
         return float("nan")
-    # The mean of both sides counts ties half.
-    n_lower = np.searchsorted(outside, inside, side="left")
-    n_not_higher = np.searchsorted(outside, inside, side="right")
-    return float((n_lower + n_not_higher).mean() / (2 * len(outside)))
+    return float(roc_auc_score(truth, values[mask].astype(np.float64)))
 
 
 def _average_precision(
@@ -261,13 +259,9 @@ def _overlaps(
     for ending, marked in (("", raw), ("_opened", opened)):
         n_marked, n_both = int(np.count_nonzero(marked)), int(np.count_nonzero(marked & lesion))
         # Without a lesion, or without a mark, quotients are not defined and enter no mean.
-        dice = sensitivity = precision = float("nan")
-        if n_lesion:
-            dice, sensitivity = 2 * n_both / (n_marked + n_lesion), n_both / n_lesion
-        if n_lesion and n_marked:
-            precision = n_both / n_marked
+        n_relevant = n_lesion and n_marked
         overlaps[f"n_found{ending}"] = n_marked
-        overlaps[f"dice{ending}"] = dice
-        overlaps[f"sensitivity{ending}"] = sensitivity
-        overlaps[f"precision{ending}"] = precision
+        overlaps[f"dice{ending}"] = 2 * n_both / (n_marked + n_lesion) if n_lesion else np.nan
+        overlaps[f"sensitivity{ending}"] = n_both / n_lesion if n_lesion else np.nan
+        overlaps[f"precision{ending}"] = n_both / n_marked if n_relevant else np.nan
     return overlaps

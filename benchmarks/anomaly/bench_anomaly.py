@@ -72,7 +72,7 @@ OF_MAPS = (
 OF_EVALUATION = (
     *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
     *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
-    *("anomaly.study.strata", "anomaly.study.summaries", "anomaly.detectors.thresholds"),
+    *("anomaly.study.strata", "anomaly.detectors.thresholds"),
     "dmrifit.stats.lesion_matching",
     "dmrifit.stats.patient_summary",
     "benchmarks.claims.weninger.methods",

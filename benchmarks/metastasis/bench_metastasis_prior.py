@@ -76,7 +76,7 @@ PERSISTENT = 0.5
 CODE = hashlib.sha256(PATH.read_bytes()).hexdigest()[:10] + source_digest(
     boards.room_modules(
         *("metastasis.candidates.features", "metastasis.candidates.case_candidates"),
-        *("metastasis.scans.prior_alignment", "metastasis.scans.local_level"),
+        "metastasis.scans.local_level",
         *("metastasis.simulate.patients", "metastasis.simulate.enhancement"),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import typer
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import check_output
-from dmrifit.cli.options import given, numbers, say, words
+from dmrifit.cli.options import given, numbers, pairs, say
 from dmrifit.cli.workers import scheduler
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def simulate(
     difficulty: str = "mixed",
     template: str = "both",
     snr: float | None = None,
-    artifacts: str | None = None,
+    artifacts: tuple[str, ...] = (),
     truth: str = "formula",
     latent_corr: float = 0.6,
     gain_variation: float = 0.25,
@@ -78,6 +79,12 @@ def simulate(
         protocols = dict.fromkeys(protocols, protocols[preset[0]])
     n_images = patients * sum(map(len, protocols.values()))
     check_room(out, bytes_of_maps(n_images, shape, None))
+    strengths: dict[str, float] | None = None
+    if any("=" in word for word in artifacts):
+        strengths = {
+            name: numbers(f"--artifacts {name}", text, 1)[0]
+            for name, text in pairs("--artifacts", list(artifacts))
+        }
     cohorts = []
     for name, protocol in protocols.items():
         cohort = simulate_cohort(
@@ -91,7 +98,7 @@ def simulate(
             snr=snr,
             latent_corr=latent_corr,
             gain_variation=gain_variation,
-            artifacts=_artifacts(artifacts),
+            artifacts=strengths or list(artifacts) or None,
             truth=truth,
             n_jobs=jobs,
             random_state=seed,
@@ -353,25 +360,6 @@ def report(studies: list[Path], /, out: Path | None = None) -> None:
     _finish_report(evaluations, write_report(evaluations, studies[0] if out is None else out))
 
 
-def _artifacts(text: str | None) -> list[str] | dict[str, float] | None:
-    """Read names of artifacts, with or without strengths."""
-    if not text:
-        return None
-    names = words(text)
-    strengths = {}
-    for word in names:
-        name, equals, strength = word.partition("=")
-        if equals:
-            strengths[name] = numbers(f"--artifacts {name}", strength, 1)[0]
-    if not strengths:
-        return names
-    if not all("=" in word for word in names):
-        raise ValueError(
-            f"--artifacts {text}: give a strength to all of them, NAME=STRENGTH, or to none"
-        )
-    return strengths
-
-
 def _check_report() -> None:
     if not can_draw():
         raise ImportError('the report needs more packages: pip install "dmrifit[report]"')
@@ -387,12 +375,9 @@ def _check_names(algorithms: Sequence[str], strategies: Sequence[str]) -> None:
     """Refuse unknown names before anything is read."""
     from dmrifit.predict.algorithms import REGRESSORS
 
-    _check_choices(algorithms, REGRESSORS, "algorithm")
-    _check_choices(strategies or ("",), _strategies(), "strategy")
-
-
-def _check_choices(names: Sequence[str], choices: Mapping[str, Any], role: str) -> None:
-    for name in names:
+    named = [(name, "algorithm", REGRESSORS) for name in algorithms]
+    named += [(name, "strategy", _strategies()) for name in strategies or ("",)]
+    for name, role, choices in named:
         if name not in choices:
             raise ValueError(f"there is no {role} {name!r}; choose from {', '.join(choices)}")
 
@@ -527,22 +512,21 @@ def _training_cohorts(
         return ["same"]
     if resynthesize:
         return ["same", "other"]
-    for training_name, training_protocol in protocols.items():
-        for test_name, test_protocol in protocols.items():
-            missing = missing_contrasts(test_protocol, training_protocol)
-            if missing:
-                say(
-                    "training on other cohorts is left out, because protocols differ "
-                    f"({training_name} lacks {len(missing)} of the contrasts of {test_name}, "
-                    f"such as {test_protocol.labels[missing[0]]}); --resynthesize computes them"
-                )
-                return ["same"]
+    for training_name, test_name in permutations(protocols, 2):
+        missing = missing_contrasts(protocols[test_name], protocols[training_name])
+        if missing:
+            say(
+                "training on other cohorts is left out, because protocols differ "
+                f"({training_name} lacks {len(missing)} of the contrasts of {test_name}, such as "
+                f"{protocols[test_name].labels[missing[0]]}); --resynthesize computes them"
+            )
+            return ["same"]
     return ["same", "other"]
 
 
 def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
     """Print the summary of the first comparison, and where the page is."""
-    from dmrifit.study.skill_summary import headline, headline_notes
+    from dmrifit.study.summaries import headline, headline_notes
 
     table = headline(evaluations[0].summary())
     typer.echo(table.to_string(index=False))

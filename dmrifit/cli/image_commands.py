@@ -105,8 +105,11 @@ def fit(
 
     Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
-    from dmrifit.cli.fit_runs import fit_many, is_many
+    from dmrifit.cli.fit_runs import chosen_model, fit_many, fit_maps, fitted_protocol, is_many
+    from dmrifit.engine.design.identifiability import POWDER_KURTOSIS
     from dmrifit.engine.fit_settings import MEASURED
+    from dmrifit.engine.models import resolve_model
+    from dmrifit.imaging.scan_info import contrast_lines
 
     fixed: dict[str, float | str] = {}
     for name, value in pairs("--fix", fix or []):
@@ -139,8 +142,24 @@ def fit(
                 f"--cluster {cluster} spreads scans over machines, and {images[0]} is one; leave "
                 "the option out"
             )
-        files = {"bval": bval, "bvec": bvec, "te": te}
-        _fit_scan(context, images[0], out, files, model, mask, b_tolerance, options)
+        start = time.perf_counter()
+        # Without a model, echo times decide which is the richest.
+        needs_te = model is None or resolve_model(model).needs_te
+        series, protocol = scan_of(images[0], bval, bvec, te, needs_te=needs_te)
+        if b_tolerance is not None:
+            protocol = protocol.rounded(b_tolerance)
+        fitted = fitted_protocol(protocol, options)
+        for line in contrast_lines(fitted):
+            say(f"using protocol: {line}")
+        name, reason = chosen_model(fitted, model)
+        if model is None:
+            say(f"using model {name}: {reason} (choose another by --model)")
+        region = mask if mask is None or mask == "auto" else Path(mask)
+        sidecar = fit_maps(series, protocol, name, region, out, options, progress=True)
+        _print_fit(context, out, sidecar)
+        typer.echo(f"time: {time.perf_counter() - start:.1f} s")
+        if name == "kurtosis" and fitted.directions is not None:
+            say(POWDER_KURTOSIS)
         return
     if bval or bvec:
         raise ValueError(
@@ -159,45 +178,6 @@ def fit(
         cluster=cluster,
         overwrite=overwrite,
     )
-
-
-def _fit_scan(
-    context: typer.Context,
-    image: Path,
-    out: Path,
-    files: Mapping[str, Any],
-    model: str | None,
-    mask: str | None,
-    b_tolerance: float | None,
-    options: Mapping[str, Any],
-) -> None:
-    """Fit one scan, and print its protocol, the model and the outcome."""
-    from dmrifit.cli.fit_runs import chosen_model, fit_maps, fitted_protocol
-    from dmrifit.engine.design.identifiability import POWDER_KURTOSIS
-    from dmrifit.engine.models import resolve_model
-    from dmrifit.imaging.scan_info import contrast_lines
-
-    start = time.perf_counter()
-    # Without a model, echo times decide which is the richest.
-    needs_te = model is None or resolve_model(model).needs_te
-    images, protocol = scan_of(image, **files, needs_te=needs_te)
-    if b_tolerance is not None:
-        protocol = protocol.rounded(b_tolerance)
-    fitted = fitted_protocol(protocol, options)
-    for line in contrast_lines(fitted):
-        say(f"using protocol: {line}")
-    asked = model
-    model, reason = chosen_model(fitted, asked)
-    if asked is None:
-        say(f"using model {model}: {reason} (choose another by --model)")
-    region: Path | str | None = mask
-    if mask is not None and mask != "auto":
-        region = Path(mask)
-    sidecar = fit_maps(images, protocol, model, region, out, options, progress=True)
-    _print_fit(context, out, sidecar)
-    typer.echo(f"time: {time.perf_counter() - start:.1f} s")
-    if model == "kurtosis" and fitted.directions is not None:
-        say(POWDER_KURTOSIS)
 
 
 def preprocess(
@@ -548,6 +528,7 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
 def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
     from dmrifit.cli.fit_runs import refit_line
+    from dmrifit.io.bids_derivatives import MONOTONIC
     from dmrifit.report.verdict import fit_sentences, remedies
 
     description = json.loads(sidecar.read_text(encoding="utf-8"))
@@ -557,10 +538,21 @@ def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     share = (n_voxels - counts.get("not fitted", 0)) / max(n_voxels, 1)
     typer.echo(f"{counted(n_voxels, 'voxel')}, {share:.1%} fitted: {codes}")
     typer.echo(f"region: {description['Settings']['Region']}")
+    intervals = []
     for parameter, entry in description["Parameters"].items():
-        for end in ("Lower", "Upper"):
-            _print_share_at_bound(parameter, entry, end)
-    _print_intervals(description["Parameters"])
+        for end, bound in zip(("Lower", "Upper"), entry["Bounds"], strict=True):
+            share = entry.get("ShareAtBounds", {}).get(end, 0)
+            if share > 0:
+                rule = f" or {MONOTONIC}" if end == "Upper" and "UpperBoundRule" in entry else ""
+                typer.echo(
+                    f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound "
+                    f"{bound:g}{rule}"
+                )
+        if "Interval" in entry:
+            meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
+            intervals.append(f"{parameter}{meaning} {entry['Interval']}")
+    if intervals:
+        typer.echo(f"95% intervals (medians of their ends): {'; '.join(intervals)}")
     if "ExpectedPrecision" in description:
         _print_expected_precision(description["ExpectedPrecision"])
     # Warnings were printed when they arose.
@@ -580,17 +572,6 @@ def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
         typer.echo(f"page: {page}")
 
 
-def _print_intervals(parameters: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print the 95 % interval of each parameter in the typical voxel, and what a share means."""
-    texts = []
-    for name, entry in parameters.items():
-        if "Interval" in entry:
-            meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
-            texts.append(f"{name}{meaning} {entry['Interval']}")
-    if texts:
-        typer.echo(f"95% intervals (medians of their ends): {'; '.join(texts)}")
-
-
 def _print_expected_precision(section: Mapping[str, Any]) -> None:
     """Print how well the protocol determines each parameter at the SNR of the scan."""
     from dmrifit.engine.design.planning import UNDETERMINED_CV
@@ -605,18 +586,3 @@ def _print_expected_precision(section: Mapping[str, Any]) -> None:
         f"precision to expect in typical tissue at the SNR of this scan, {section['SNR']:.0f} "
         f"(signal at {section['SNRContrast']} over the SD of residuals): {', '.join(errors)}"
     )
-
-
-def _print_share_at_bound(parameter: str, entry: Mapping[str, Any], end: str) -> None:
-    """Print the share of voxels in which a parameter ended at a bound."""
-    from dmrifit.io.bids_derivatives import MONOTONIC
-
-    share = entry.get("ShareAtBounds", {}).get(end, 0)
-    if share <= 0:
-        return
-    # The other bound may be none, which no format takes.
-    bounds = dict(zip(("Lower", "Upper"), entry["Bounds"], strict=True))
-    bound = f"{bounds[end]:g}"
-    if end == "Upper" and "UpperBoundRule" in entry:
-        bound += f" or {MONOTONIC}"
-    typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound}")

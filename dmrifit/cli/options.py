@@ -132,7 +132,7 @@ def scan_of(
 ) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
     from dmrifit._utils.text_files import check_file
-    from dmrifit.engine.protocol import Protocol
+    from dmrifit.engine.protocol import Protocol, read_echo_times
     from dmrifit.io.bids_derivatives import stem
     from dmrifit.io.scan_manifest import read_manifest
 
@@ -160,18 +160,11 @@ def scan_of(
     protocol = Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
     sidecar = _sidecar(image)
     if not te and sidecar is not None:
-        _warn_of_echo_times(sidecar, len(protocol))
+        try:
+            read_echo_times(sidecar, len(protocol))
+        except ValueError as error:
+            warnings.warn(f"{error} (the model does not need it)", UserWarning, stacklevel=2)
     return [image], protocol
-
-
-def _warn_of_echo_times(sidecar: Path, n_volumes: int) -> None:
-    """Say what is wrong with echo times that the model does not need."""
-    from dmrifit.engine.protocol import read_echo_times
-
-    try:
-        read_echo_times(sidecar, n_volumes)
-    except ValueError as error:
-        warnings.warn(f"{error} (the model does not need it)", UserWarning, stacklevel=2)
 
 
 def _sidecar(image: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from dmrifit.cohort.participants_table import (
 )
 from dmrifit.cohort.scan import Scan, truth_names
 from dmrifit.io.atomic_files import share_a_name, write_text
+from dmrifit.io.bids_derivatives import label as bids_label
 from dmrifit.io.case_tables import check_names
 from dmrifit.io.nifti import write_volume
 from dmrifit.io.tables import table_with
@@ -34,6 +35,21 @@ TABLE = "participants.tsv"
 _REAL = "Patients"
 _SYNTHETIC = "Synthetic patients (simulated; no person was scanned)"
 _MIXED = "Patients, some of them synthetic (simulated)"
+
+_DESCRIPTIONS = {
+    "patient": "Patient; scans of one patient are never split between training and test",
+    "cohort": "Scanner or study that the patient belongs to",
+    "image": "Magnitudes, one volume for each measurement",
+    "mask": "The body",
+    "lesion": "The tumor",
+    "bval": "b-values in s/mm²",
+    "te": "Echo times in ms",
+    "bvec": "Gradient directions",
+    "sigma": "Standard deviation of the noise, in the unit of the image",
+    "truth": "True parameter maps of a synthetic patient",
+    "noise_free": "Image of a synthetic patient before noise was added",
+    "synthetic": "Whether the patient was simulated",
+}
 
 
 def write_participants(
@@ -51,30 +67,32 @@ def write_participants(
             rows = [row for _, row in participant_rows(table)]
     except ValueError as error:
         raise ValueError(f"{error}; add what is missing, or write to another folder") from None
-    _check_names(scans, cohort)
-    patients = dict.fromkeys(scan.patient for scan in scans)
-    listed_patients = {row["patient"] for row in rows} & set(patients)
+    _check_scans(scans, cohort)
+    listed_patients = {row["patient"] for row in rows} & {scan.patient for scan in scans}
     if listed_patients:
         raise ValueError(
             f"{table} already has {', '.join(sorted(listed_patients))}; write to another folder"
         )
     labels = _labels(scans, rows)
-    for scan in scans:
-        _check_truth(scan)
-    simulated = {scan.cohort or cohort for scan in scans if scan.synthetic}
     listed_cohorts = {row["cohort"] for row in rows}
     simulations = {
         name: values for name, values in simulations_of(table).items() if name in listed_cohorts
     }
     if simulation is not None:
-        added = {name: dict(simulation) for name in simulated}
-        simulations = _merged(simulations, added, table)
+        for name in {scan.cohort or cohort for scan in scans if scan.synthetic}:
+            simulations[name] = _merged(name, simulations.get(name), simulation, table)
     description = folder / "dataset_description.json"
-    if not _is_ours(description):
-        _refuse_to_replace(folder, labels)
+    subjects = sorted({f"sub-{label.split('_')[0]}" for label in labels})
+    existing = [subject for subject in subjects if (folder / subject).exists()]
+    if existing and not _is_ours(description):
+        raise ValueError(
+            f"{folder} already has {', '.join(existing)}, maybe with your data; "
+            "remove it, or write to another folder"
+        )
     # Before the images, so that those of an interrupted run are recognized as written here.
-    new_rows = [{"synthetic": str(scan.synthetic).lower()} for scan in scans]
-    _describe_dataset(description, [*rows, *new_rows])
+    words = [row.get("synthetic", "").lower() for row in rows]
+    synthetic = [WORDS.get(word, False) for word in words]
+    _describe_dataset(description, [*synthetic, *(scan.synthetic for scan in scans)])
     new = [
         _write_scan(scan, label, folder, scan.cohort or cohort)
         for scan, label in zip(scans, labels, strict=True)
@@ -88,24 +106,8 @@ def write_participants(
     return table
 
 
-def _labels(scans: Sequence[Scan], rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Make the BIDS label of each scan; refuse labels that are empty or in use."""
-    labels = [_bids_label(scan, scans) for scan in scans]
-    folders = {Path(row["image"]).parts[0] for row in rows}
-    subjects = set(map(_subject, labels))
-    is_shared = any(share_a_name(labels)) or any(share_a_name([*folders, *subjects]))
-    # A name without letters and digits leaves an empty label, with a run after it or alone.
-    if is_shared or any(label.startswith("_") or not label for label in labels):
-        patients = dict.fromkeys(scan.patient for scan in scans)
-        raise ValueError(
-            f"patients {', '.join(patients)} do not have different names made of letters and "
-            "digits"
-        )
-    return labels
-
-
-def _check_names(scans: Sequence[Scan], cohort: str) -> None:
-    """Refuse names that would not come back from a table as they are."""
+def _check_scans(scans: Sequence[Scan], cohort: str) -> None:
+    """Refuse names and true maps that would not come back from a table as they are."""
     cohort_of: dict[str, str] = {}
     for scan in scans:
         scan_cohort = scan.cohort or cohort
@@ -118,114 +120,96 @@ def _check_names(scans: Sequence[Scan], cohort: str) -> None:
                 f"patient {scan.patient} is in cohort {scan_cohort!r} and in cohort "
                 f"{first_cohort!r}; keep one"
             )
+    for scan in scans:
+        truth = scan.truth
+        if truth is not None and set(truth) != set(truth_names()):
+            raise ValueError(
+                f"patient {scan.patient}: a table keeps the true maps of "
+                f"{', '.join(truth_names())}, all of them, not {', '.join(truth)}; leave the "
+                "truth out of the scan (truth=None), or give these maps"
+            )
 
 
-def _check_truth(scan: Scan) -> None:
-    truth = scan.truth
-    if truth is not None and set(truth) != set(truth_names()):
+def _labels(scans: Sequence[Scan], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Make the BIDS label of each scan, with a run for a further one of the same patient."""
+    n_runs: Counter[str] = Counter()
+    labels = []
+    for scan in scans:
+        n_runs[scan.patient] += 1
+        run = f"_run-{n_runs[scan.patient]}" if n_runs[scan.patient] > 1 else ""
+        labels.append(bids_label(scan.patient) + run)
+    folders = {Path(row["image"]).parts[0] for row in rows}
+    subjects = {f"sub-{label.split('_')[0]}" for label in labels}
+    is_shared = any(share_a_name(labels)) or any(share_a_name([*folders, *subjects]))
+    # A name without letters and digits leaves an empty label, with a run after it or alone.
+    if is_shared or any(label.startswith("_") or not label for label in labels):
         raise ValueError(
-            f"patient {scan.patient}: a table keeps the true maps of {', '.join(truth_names())}, "
-            f"all of them, not {', '.join(truth)}; leave the truth out of the scan (truth=None), "
-            "or give these maps"
+            f"patients {', '.join(n_runs)} do not have different names made of letters and digits"
         )
-
-
-def _refuse_to_replace(folder: Path, labels: Sequence[str]) -> None:
-    """Leave the images of a data set that was not written here alone."""
-    subjects = sorted({_subject(label) for label in labels})
-    existing = [subject for subject in subjects if (folder / subject).exists()]
-    if existing:
-        raise ValueError(
-            f"{folder} already has {', '.join(existing)}, maybe with your data; "
-            "remove it, or write to another folder"
-        )
-
-
-def _bids_label(scan: Scan, scans: Sequence[Scan]) -> str:
-    """Make ``patient``, or ``patient_run-2`` for a further scan of the same patient."""
-    label = re.sub(r"[^A-Za-z0-9]", "", scan.patient)
-    runs = [run for run in scans if run.patient == scan.patient]
-    # By identity, because scans have no other equality.
-    run = 1 + [id(run) for run in runs].index(id(scan))
-    if run == 1:
-        return label
-    return f"{label}_run-{run}"
-
-
-def _subject(label: str) -> str:
-    return f"sub-{label.split('_')[0]}"
+    return labels
 
 
 def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, str]:
     """Write one scan's files; return its row of the table."""
-    stem = f"{_subject(label)}/dwi/sub-{label}"
+    stem = f"sub-{label.split('_')[0]}/dwi/sub-{label}"
     row = {
         "patient": scan.patient,
         "cohort": cohort,
         "synthetic": str(scan.synthetic).lower(),
     }
-    images = {
-        "image": (f"{stem}_dwi.nii.gz", scan.signal),
-        "mask": (f"{stem}_desc-body_mask.nii.gz", scan.mask.astype(np.uint8)),
-    }
-    if (lesion := scan.lesion) is not None:
-        images["lesion"] = (f"{stem}_desc-lesion_mask.nii.gz", lesion.astype(np.uint8))
-    sigma = scan.sigma
+    sigma, truth, lesion = scan.sigma, scan.truth, scan.lesion
     if isinstance(sigma, float):
         # Nine digits give single precision back exactly.
         row["sigma"] = f"{sigma:.9g}"
-    elif sigma is not None:
-        images["sigma"] = (f"{stem}_desc-sigma_dwimap.nii.gz", sigma)
-    if (truth := scan.truth) is not None:
+        sigma = None
+    images: dict[str, tuple[str, NDArray | None]] = {
+        "image": ("dwi", scan.signal),
+        "mask": ("desc-body_mask", scan.mask),
+        "lesion": ("desc-lesion_mask", lesion),
+        "sigma": ("desc-sigma_dwimap", sigma),
+        "truth": ("desc-truth_dwimap", None),
+        "noise_free": ("desc-noisefree_dwimap", scan.noise_free),
+    }
+    if truth is not None:
         maps = np.stack([truth[name] for name in truth_names()], axis=-1)
-        images["truth"] = (f"{stem}_desc-truth_dwimap.nii.gz", maps)
-    if (noise_free := scan.noise_free) is not None:
-        images["noise_free"] = (f"{stem}_desc-noisefree_dwimap.nii.gz", noise_free)
-    texts = {"bval": (f"{stem}_dwi.bval", scan.protocol.b)}
-    if scan.protocol.te is not None:
-        texts["te"] = (f"{stem}_dwi.te", scan.protocol.te)
-    if scan.protocol.directions is not None:
-        texts["bvec"] = (f"{stem}_dwi.bvec", scan.protocol.directions.T)
+        images["truth"] = ("desc-truth_dwimap", maps)
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
-    for column, (name, values) in images.items():
-        write_volume(_storable(values), scan.affine, folder / name)
-        row[column] = name
-    for column, (name, numbers) in texts.items():
+    for column, (ending, values) in images.items():
+        if values is None:
+            continue
+        # NIfTI readers know neither half precision nor 64-bit integers.
+        if values.dtype == np.float16:
+            values = values.astype(np.float32)
+        elif values.dtype.kind in "iu" and values.dtype.itemsize == 8:
+            values = values.astype(np.float64)
+        row[column] = f"{stem}_{ending}.nii.gz"
+        write_volume(values, scan.affine, folder / row[column])
+    protocol = scan.protocol
+    directions = None if protocol.directions is None else protocol.directions.T
+    for column, numbers in (("bval", protocol.b), ("te", protocol.te), ("bvec", directions)):
+        if numbers is None:
+            continue
         lines = [" ".join(f"{number:.9g}" for number in line) for line in np.atleast_2d(numbers)]
-        write_text(folder / name, "\n".join(lines) + "\n")
-        row[column] = name
+        row[column] = f"{stem}_dwi.{column}"
+        write_text(folder / row[column], "\n".join(lines) + "\n")
     return row
 
 
-def _storable(values: NDArray) -> NDArray:
-    """Give values a type that NIfTI readers know: not half precision, nor 64-bit integers."""
-    if values.dtype == np.float16:
-        return values.astype(np.float32)
-    if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
-        return values.astype(np.float64)
-    return values
-
-
 def _merged(
-    simulations: Mapping[str, Mapping[str, Any]],
-    added: Mapping[str, Mapping[str, Any]],
-    table: Path,
-) -> dict[str, dict[str, Any]]:
-    """Add how cohorts were simulated; all patients of one cohort must be simulated alike."""
-    merged = {name: dict(settings) for name, settings in simulations.items()}
-    for name, settings in added.items():
-        earlier = merged.get(name, dict(settings))
-        for key in earlier | dict(settings):
-            if key != "patients" and earlier.get(key) != settings.get(key):
-                raise ValueError(
-                    f"cohort {name!r} in {table} was simulated with another {key} "
-                    f"({earlier.get(key)!r}, now {settings.get(key)!r}); give the cohort another "
-                    "name, or write to another folder"
-                )
-        merged[name] = dict(settings)
-        if "patients" in earlier or "patients" in settings:
-            patients = earlier.get("patients", {}) | settings.get("patients", {})
-            merged[name]["patients"] = patients
+    name: str, earlier: Mapping[str, Any] | None, settings: Mapping[str, Any], table: Path
+) -> dict[str, Any]:
+    """Join how patients of a cohort were simulated; all must be simulated alike."""
+    earlier = settings if earlier is None else earlier
+    for key in {**earlier, **settings}:
+        if key != "patients" and earlier.get(key) != settings.get(key):
+            raise ValueError(
+                f"cohort {name!r} in {table} was simulated with another {key} "
+                f"({earlier.get(key)!r}, now {settings.get(key)!r}); give the cohort another "
+                "name, or write to another folder"
+            )
+    merged = dict(settings)
+    if "patients" in earlier or "patients" in settings:
+        merged["patients"] = earlier.get("patients", {}) | settings.get("patients", {})
     return merged
 
 
@@ -233,25 +217,9 @@ def _sidecar(
     table: Path, simulations: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
 ) -> str:
     """Describe the columns of the table, and how cohorts were simulated, in BIDS."""
-    columns = {
-        "patient": "Patient; scans of one patient are never split between training and test",
-        "cohort": "Scanner or study that the patient belongs to",
-        "image": "Magnitudes, one volume for each measurement",
-        "mask": "The body",
-        "lesion": "The tumor",
-        "bval": "b-values in s/mm²",
-        "te": "Echo times in ms",
-        "bvec": "Gradient directions",
-        "sigma": "Standard deviation of the noise, in the unit of the image",
-        "truth": "True parameter maps of a synthetic patient",
-        "noise_free": "Image of a synthetic patient before noise was added",
-        "synthetic": "Whether the patient was simulated",
-    }
     sidecar = table.with_suffix(".json")
-    fields = {}
-    if sidecar.is_file():
-        fields = json.loads(read_small(sidecar))
-    for column, text in columns.items():
+    fields = json.loads(read_small(sidecar)) if sidecar.is_file() else {}
+    for column, text in _DESCRIPTIONS.items():
         if column in names:
             fields.setdefault(names[column], {"Description": text})
     if simulations:
@@ -269,16 +237,13 @@ def _is_ours(description: Path) -> bool:
         return False
 
 
-def _describe_dataset(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+def _describe_dataset(path: Path, synthetic: Sequence[bool]) -> None:
     """Describe the data set in BIDS, unless somebody else has described it."""
     if path.exists() and not _is_ours(path):
         return
-    synthetic = [WORDS.get(row.get("synthetic", "").lower(), False) for row in rows]
     name = _REAL
     if any(synthetic):
-        name = _MIXED
-    if synthetic and all(synthetic):
-        name = _SYNTHETIC
+        name = _SYNTHETIC if all(synthetic) else _MIXED
     fields: dict[str, Any] = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "raw"}
     if path.exists():
         fields = json.loads(path.read_text(encoding="utf-8")) | {"Name": name}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
-from dmrifit._utils.text_files import read_small
-from dmrifit.cohort.participants_table import number_in
+from dmrifit._utils.text_files import read_object
 from dmrifit.io.bids_derivatives import common_stem, stem
 from dmrifit.io.scan_manifest import Manifest, manifest_of
+from dmrifit.io.tables import number_in
 
 _IMAGE = re.compile(r"sub-[a-zA-Z0-9+]+(_[a-zA-Z]+-[a-zA-Z0-9+]+)*_dwi\.nii(\.gz)?")
 _ENTITY = re.compile(r"(?:^|(?<=_))([a-zA-Z]+)-([a-zA-Z0-9+]+)(?=[_./]|$)")
@@ -55,8 +56,8 @@ class DiffusionScan:
         for image in self.images:
             files = {
                 "image": image,
-                "bval": _inherited(image, "bval", self.root),
-                "bvec": _inherited(image, "bvec", self.root),
+                "bval": next(_applicable(image, "bval", self.root), None),
+                "bvec": next(_applicable(image, "bvec", self.root), None),
                 "te": _echo_time_file(image, self.root),
             }
             rows.append({name: str(path.resolve()) for name, path in files.items() if path})
@@ -73,23 +74,22 @@ class DiffusionScan:
     def read(self, te: str | None = None) -> Manifest:
         """Read its protocol; `te`, a number in ms or a file, takes the place of sidecars."""
         rows = self.files()
-        n_echoes = sum("te" in row for row in rows)
-        if te is not None and n_echoes > 1:
+        if te is not None and sum("te" in row for row in rows) > 1:
             raise ValueError(
                 f"--te {te}: the {len(rows)} images of {self.name} have echo times of their own; "
                 "leave the option out"
             )
-        for row in rows:
+        gradient_files: dict[str, None] = {}
+        for image, row in zip(self.images, rows, strict=True):
             if te is not None:
                 row["te"] = str(Path(te).resolve()) if number_in(te) is None else te
-        named_rows = [(str(image), row) for image, row in zip(self.images, rows, strict=True)]
-        gradient_files = []
-        for image in self.images:
             for ending in ("bval", "bvec"):
-                gradient_files.append(_inherited(image, ending, self.root))
-        source = ", ".join(dict.fromkeys(str(path) for path in gradient_files if path is not None))
+                paths = _applicable(image, ending, self.root)
+                gradient_files |= dict.fromkeys(map(str, islice(paths, 1)))
+        named_rows = [(str(image), row) for image, row in zip(self.images, rows, strict=True)]
         # No table need exist: the rows hold absolute paths.
-        return manifest_of(named_rows, self.root / f"{self.name}.tsv", source=source)
+        table = self.root / f"{self.name}.tsv"
+        return manifest_of(named_rows, table, source=", ".join(gradient_files))
 
 
 def is_bids_folder(path: Path) -> bool:
@@ -99,27 +99,22 @@ def is_bids_folder(path: Path) -> bool:
 
 def find_scans(root: Path) -> list[DiffusionScan]:
     """Find the diffusion scans of a BIDS folder; images of several echo times are one scan."""
-    groups: dict[tuple[Path, str], list[Path]] = {}
-    for pattern in ("sub-*/dwi/*", "sub-*/ses-*/dwi/*"):
-        for path in sorted(root.glob(pattern)):
-            if not _IMAGE.fullmatch(path.name):
-                continue
-            entities = dict(_ENTITY.findall(stem(path)))
-            # Phase, real and imaginary parts are no magnitudes.
-            if entities.get("part", "mag") != "mag":
-                continue
-            key = _ECHO.sub("", stem(path))
-            groups.setdefault((path.parent, key), []).append(path)
-    scans = []
-    for (folder, key), images in sorted(groups.items()):
-        name = key.removesuffix("_dwi")
-        scans.append(DiffusionScan(name, tuple(images), folder.relative_to(root), root))
-    if not scans:
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in sorted((*root.glob("sub-*/dwi/*"), *root.glob("sub-*/ses-*/dwi/*"))):
+        # Phase, real and imaginary parts are no magnitudes.
+        part = dict(_ENTITY.findall(stem(path))).get("part", "mag")
+        if _IMAGE.fullmatch(path.name) and part == "mag":
+            name = _ECHO.sub("", stem(path)).removesuffix("_dwi")
+            groups[path.parent, name].append(path)
+    if not groups:
         raise ValueError(
             f"{root} is a BIDS folder without diffusion images (no sub-*/dwi/*_dwi.nii.gz, nor "
             "sub-*/ses-*/dwi/*_dwi.nii.gz); check the folder"
         )
-    return scans
+    return [
+        DiffusionScan(name, tuple(images), folder.relative_to(root), root)
+        for (folder, name), images in sorted(groups.items())
+    ]
 
 
 def plain_scan(image: Path) -> DiffusionScan:
@@ -146,11 +141,28 @@ def match_files(
             f"{option} {pattern}: no file matches; patterns such as "
             f"'derivatives/masks/sub-*/**/*_mask.nii.gz' are relative to {root.resolve()}"
         )
-    file_entities = {path: _path_entities(path, root) for path in paths}
-    scan_names = {path: _longest_beginning(path, scans) for path in paths}
+    scan_names = [scan.name for scan in scans]
+    named: dict[str, list[Path]] = defaultdict(list)
+    file_entities: dict[Path, dict[str, str]] = {}
+    for path in paths:
+        beginnings = [
+            name
+            for name in scan_names
+            if re.match(rf"{re.escape(name)}(?![a-zA-Z0-9])", path.name)
+        ]
+        # Of folders for each patient, the files may have one name.
+        folders = [name for name in scan_names if name == path.parent.name]
+        named[max(beginnings or folders, key=len, default="")].append(path)
+        # Entities of the folders count too, but the last of a kind is taken: folders of a pipeline
+        # may have entities of their own.
+        resolved, top = path.resolve(), root.resolve()
+        parts = resolved.relative_to(top).parts if top in resolved.parents else (path.name,)
+        file_entities[path] = dict(
+            chain.from_iterable(_ENTITY.findall(stem(part)) for part in parts)
+        )
     matched: dict[str, Path | None] = {}
     for scan in scans:
-        candidates = [path for path in paths if scan_names[path] == scan.name]
+        candidates = named[scan.name]
         if "sub" in scan.entities:
             siblings = [sibling for sibling in scans if sibling.subject == scan.subject]
             n_shared = {
@@ -166,33 +178,8 @@ def match_files(
                 f"{option} {pattern}: {scan.name} has {len(candidates)} of them ({names}); write "
                 "a pattern that matches one"
             )
-        matched[scan.name] = candidates[0] if candidates else None
+        matched[scan.name] = next(iter(candidates), None)
     return matched
-
-
-def _longest_beginning(path: Path, scans: Sequence[DiffusionScan]) -> str:
-    """Find the longest name of a scan that a file's name begins with; an empty one if none."""
-    names = [
-        scan.name
-        for scan in scans
-        if re.match(rf"{re.escape(scan.name)}(?![a-zA-Z0-9])", path.name) is not None
-    ]
-    # Of folders for each patient, the files may have one name.
-    folders = [scan.name for scan in scans if scan.name == path.parent.name]
-    return max(names or folders, key=len, default="")
-
-
-def _path_entities(path: Path, root: Path) -> dict[str, str]:
-    """Read the entities of a file and of the folders above it, as far as the root."""
-    try:
-        text = path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        text = path.name
-    # The last of a kind counts: folders of a pipeline may have entities of their own.
-    entities: dict[str, str] = {}
-    for name in text.split("/"):
-        entities |= dict(_ENTITY.findall(stem(name)))
-    return entities
 
 
 def _is_of(
@@ -212,30 +199,22 @@ def _is_of(
     return True
 
 
-def _inherited(image: Path, ending: str, root: Path) -> Path | None:
-    """Find the nearest file that applies to an image by the inheritance principle of BIDS."""
-    return next(iter(_applicable(image, ending, root)), None)
-
-
-def _applicable(image: Path, ending: str, root: Path) -> Iterable[Path]:
+def _applicable(image: Path, ending: str, root: Path) -> Iterator[Path]:
     """List files that apply to an image: its own first, then those of folders above it."""
     *entities, suffix = stem(image).split("_")
     beside = image.with_name(f"{stem(image)}.{ending}")
     if beside.is_file():
         yield beside
-    folder = image.parent.resolve()
-    top = root.resolve()
-    while True:
+    folder, top = image.parent.resolve(), root.resolve()
+    folders = [folder, *folder.parents]
+    for folder in folders[: folders.index(top) + 1 if top in folders else 1]:
         shared = []
         for path in folder.glob(f"*{suffix}.{ending}"):
-            *words, last = stem(path).removesuffix(f".{ending}").split("_")
+            *words, last = path.name.removesuffix(f".{ending}").split("_")
             if last == suffix and set(words) < set(entities):
                 shared.append((len(words), path))
         # The file with more entities is the more specific one.
         yield from [path for _, path in sorted(shared, reverse=True)]
-        if folder == top or top not in folder.parents:
-            return
-        folder = folder.parent
 
 
 def _echo_time_file(image: Path, root: Path) -> Path | None:
@@ -244,11 +223,8 @@ def _echo_time_file(image: Path, root: Path) -> Path | None:
     if text_file.is_file():
         return text_file
     for sidecar in _applicable(image, "json", root):
-        try:
-            description = json.loads(read_small(sidecar))
-        except (RecursionError, ValueError):
-            # A damaged sidecar is reported where it is read.
-            return sidecar
-        if isinstance(description, dict) and "EchoTime" in description:
+        description = read_object(sidecar)
+        # A damaged sidecar is reported where it is read.
+        if description is None or "EchoTime" in description:
             return sidecar
     return None

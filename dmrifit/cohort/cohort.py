@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,9 +226,16 @@ class Cohort:
             numbers.
         """
         first = self.scans[0].protocol
-        source = _protocol(source, first, lambda: _clinical(self.scans[0]))
-        target = _protocol(target, first, lambda: np.arange(len(first)))
-        rule = _scale_rule(scale)
+        if source is None:
+            with _errors_named(self.scans[0], "; or name the source contrasts (source=)"):
+                source = first.clinical()
+        if target is None:
+            target = first
+        source = source if isinstance(source, Protocol) else first.take(source)
+        target = target if isinstance(target, Protocol) else first.take(target)
+        rule = PatientScale() if isinstance(scale, str) and scale == "patient" else scale
+        if rule is not None and not isinstance(rule, PatientScale):
+            raise ValueError(f"scale must be 'patient', None or a PatientScale, not {scale!r}")
         seed = 0
         # Without a draw no random state is used up.
         if max_voxels is not None:
@@ -237,29 +245,36 @@ class Cohort:
             region = scan.region(mask)
             if region is None:
                 continue
-            source_columns, target_columns = _indices(source, scan), _indices(target, scan)
+            with _errors_named(scan):
+                source_columns = source.indices_in(scan.protocol)
+                target_columns = target.indices_in(scan.protocol)
             voxels = np.flatnonzero(region)
             if max_voxels is not None and len(voxels) > max_voxels:
                 # A stream of the patient's own, so that other patients do not change the draw.
                 rng = np.random.default_rng(seed_for(seed, "voxels", scan.patient, mask))
                 voxels = np.sort(rng.choice(voxels, max_voxels, replace=False))
             where = np.unravel_index(voxels, region.shape)
-            signal = scan.signal
-            body = scan.mask
-            _check_order(scan, signal[body])
-            # From the whole body, so that it does not depend on the voxels that are drawn.
-            factor = _scale_of(scan, signal[body][:, source_columns], source, rule)
+            signal, body, sigma = scan.signal, scan.mask, scan.sigma
+            factor = 1.0
+            with _errors_named(scan):
+                _check_order(scan, signal[body])
+                # From the whole body, so that it does not depend on the voxels that are drawn.
+                if rule is not None:
+                    factor = rule.of(signal[body][:, source_columns], source)
+                if sigma is not None:
+                    sigma = np.broadcast_to(sigma, region.shape)[where] / factor
+                    columns["sigma"].append(np.asarray(sigma, dtype=float))
+                    if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
+                        raise ValueError(
+                            "the sigma map has voxels in the mask that are negative or not "
+                            "finite; correct the map, or give one number"
+                        )
             inputs = neighborhoods(signal[..., source_columns], where, patch_shape, region=body)
             columns["X"].append(inputs.astype(float) / factor)
             columns["Y"].append(signal[where][:, target_columns].astype(float) / factor)
             columns["groups"].append(np.full(len(voxels), scan.patient))
             columns["index"].append(np.column_stack([np.full(len(voxels), position), *where]))
             columns["scale"].append(np.full(len(voxels), factor))
-            sigma = scan.sigma
-            if sigma is not None:
-                sigma = np.broadcast_to(sigma, region.shape)[where] / factor
-                _check_noise(scan, sigma)
-                columns["sigma"].append(np.asarray(sigma, dtype=float))
         if not columns["X"]:
             raise ValueError(
                 f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; "
@@ -345,7 +360,9 @@ class Cohort:
             if noise_free is None:
                 return None
             rows = index[:, 0] == position
-            signals[rows] = noise_free[tuple(index[rows, 1:].T)][:, _indices(contrasts, scan)]
+            with _errors_named(scan):
+                columns = contrasts.indices_in(scan.protocol)
+            signals[rows] = noise_free[tuple(index[rows, 1:].T)][:, columns]
         return signals
 
     @classmethod
@@ -412,25 +429,28 @@ class Cohort:
                 f"signals of shape {curves.shape} need one row for each entry of patients "
                 f"({len(patients)}) and one column for each measurement ({len(protocol)})"
             )
-        clean = None
-        if noise_free is not None:
-            clean = real_numbers(noise_free, "noise-free signals")
-            if clean.shape != curves.shape:
-                raise ValueError(
-                    f"noise-free signals of shape {clean.shape} must have the shape of the "
-                    f"signals, {curves.shape}"
-                )
+        clean = curves if noise_free is None else real_numbers(noise_free, "noise-free signals")
+        if clean.shape != curves.shape:
+            raise ValueError(
+                f"noise-free signals of shape {clean.shape} must have the shape of the "
+                f"signals, {curves.shape}"
+            )
         bad = ((curves < 0) | np.isinf(curves)).any(axis=1)
         if bad.any():
             raise ValueError(
                 f"signals must be finite and not negative; row {bad.argmax()} is "
                 f"{curves[bad.argmax()].tolist()}"
             )
-        names = None if regions is None else [str(region) for region in regions]
+        if regions is not None and len(regions) != len(curves):
+            raise ValueError(
+                f"{counted(len(regions), 'name')} of regions for {counted(len(curves), 'row')}; "
+                "give all"
+            )
         rows_of: dict[str, list[int]] = defaultdict(list)
         for row, patient in enumerate(patients):
             rows_of[str(patient)].append(row)
         scans = []
+        names: dict[str, tuple[str, ...]] = {}
         for patient, rows in rows_of.items():
             # Each region is a voxel, so that all that works on images works on regions.
             volume = curves[rows][:, None, None]
@@ -438,25 +458,18 @@ class Cohort:
             scan = Scan(
                 patient, volume, protocol, region, np.eye(4), lesion=region, cohort=name,
                 sigma=sigma, synthetic=synthetic,
-                noise_free=None if clean is None else clean[rows][:, None, None],
+                noise_free=None if noise_free is None else clean[rows][:, None, None],
             )  # fmt: skip
             scans.append(scan)
-        cohort = cls(scans, name)
-        if names is not None:
-            if len(names) != len(curves):
-                raise ValueError(
-                    f"{counted(len(names), 'name')} of regions for {counted(len(curves), 'row')}; "
-                    "give all"
-                )
-            cohort.regions = {}
-            for patient, rows in rows_of.items():
-                patient_regions = tuple(names[row] for row in rows)
-                if len(set(patient_regions)) < len(patient_regions):
+            if regions is not None:
+                names[patient] = tuple(str(regions[row]) for row in rows)
+                if len(set(names[patient])) < len(rows):
                     raise ValueError(
-                        f"patient {patient} has two rows of one region: {patient_regions}; "
+                        f"patient {patient} has two rows of one region: {names[patient]}; "
                         "average them, or name them differently"
                     )
-                cohort.regions[patient] = patient_regions
+        cohort = cls(scans, name)
+        cohort.regions = None if regions is None else names
         return cohort
 
     @classmethod
@@ -559,48 +572,14 @@ def in_order(cohort: Cohort) -> Cohort:
     return ordered
 
 
-def _protocol(
-    choice: Protocol | ArrayLike | None, first: Protocol, default: Callable[[], NDArray]
-) -> Protocol:
-    if isinstance(choice, Protocol):
-        return choice
-    if choice is None:
-        choice = default()
-    return first.take(choice)
-
-
-def _indices(contrasts: Protocol, scan: Scan) -> NDArray[np.intp]:
+@contextmanager
+def _errors_named(scan: Scan, remedy: str = "") -> Iterator[None]:
+    """Name the patient in errors of the block."""
     try:
-        return contrasts.indices_in(scan.protocol)
+        yield
     except ValueError as error:
-        raise ValueError(f"patient {scan.patient} (cohort {scan.cohort!r}): {error}") from None
-
-
-def _scale_rule(scale: Any) -> PatientScale | None:
-    if scale is None or isinstance(scale, PatientScale):
-        return scale
-    if scale == "patient":
-        return PatientScale()
-    raise ValueError(f"scale must be 'patient', None or a PatientScale, not {scale!r}")
-
-
-def _scale_of(scan: Scan, body: NDArray, source: Protocol, rule: PatientScale | None) -> float:
-    if rule is None:
-        return 1.0
-    try:
-        return rule.of(body, source)
-    except ValueError as error:
-        raise ValueError(f"patient {scan.patient}: {error}") from None
-
-
-def _clinical(scan: Scan) -> NDArray[np.intp]:
-    try:
-        return scan.protocol.clinical()
-    except ValueError as error:
-        raise ValueError(
-            f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; "
-            "or name the source contrasts (source=)"
-        ) from None
+        name = f"patient {scan.patient} (cohort {scan.cohort!r})"
+        raise ValueError(f"{name}: {error}{remedy}") from None
 
 
 def _check_order(scan: Scan, body: NDArray) -> None:
@@ -613,15 +592,6 @@ def _check_order(scan: Scan, body: NDArray) -> None:
     rising = rising_share(np.nanmedian(voxels, axis=0), scan.protocol)
     if rising > RISING_SHARE:
         raise ValueError(
-            f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of "
-            "contrasts the signal in the body rises with b or TE; check that the order of volumes "
-            "is that of the b-values and echo times"
-        )
-
-
-def _check_noise(scan: Scan, sigma: NDArray) -> None:
-    if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
-        raise ValueError(
-            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the "
-            "mask that are negative or not finite; correct the map, or give one number"
+            f"in {rising:.0%} of the pairs of contrasts the signal in the body rises with b or "
+            "TE; check that the order of volumes is that of the b-values and echo times"
         )

@@ -7,9 +7,10 @@ import hashlib
 import json
 import warnings
 import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ import numpy as np
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_small
-from dmrifit.cohort.scaling import echo_times
+from dmrifit.cohort.scaling import contrast_order, echo_times
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.case_tables import check_patients
 from dmrifit.io.scan_manifest import manifest_of
-from dmrifit.io.tables import named_file, read_rows
+from dmrifit.io.tables import named_file, number_in, read_rows
 
 #: Columns of a table of participants; those of the second group may be absent or "n/a".
 REQUIRED_COLUMNS = ("patient", "cohort", "image", "mask", "bval")
@@ -46,6 +47,7 @@ _B_TOLERANCE = 10.0
 _SAME_B_RELATIVE = 0.02  # no protocol has b-values so close on purpose
 _SAME_TE = 0.05  # ms
 _START_BYTES = 2**20
+_SIMILAR = 0.8  # of titles: one letter more or less in a name of four, one other letter in five
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,29 @@ def read_participants(
         if row.get("lesion") and scan.lesion is None:
             empty.append((line, scan, f"the lesion mask {row['lesion']} is empty"))
             continue
-        _check_masks(scan, row, where)
+        # Masks are small, and read now, so that an empty one is reported before work starts.
+        try:
+            body, lesion = scan.mask, scan.lesion
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if lesion is not None and not (body & lesion).any():
+            raise ValueError(
+                f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask "
+                f"{row['mask']!r}; check that both belong to this patient"
+            )
         scans.setdefault(scan.cohort, []).append(scan)
-    _doubt_repeats(scans, table)
+    for scan in chain(*scans.values()):
+        # Volumes may also differ in echo time, which nothing says.
+        n_measured, n_averaged = len(scan.measured), len(scan.protocol)
+        is_plain = scan.measured.te is None and scan.measured.directions is None
+        if n_averaged < n_measured and is_plain:
+            warnings.warn(
+                f"{table}: the {n_measured} measurements of patient {scan.patient} have "
+                f"{n_averaged} b-values and no directions; those that share a b-value are "
+                "averaged. If they differ in echo time, give the column te",
+                stacklevel=3,
+            )
+            break
     used_patients = {scan.patient for scan in chain(*scans.values())}
     # Only now, because a later row may hold another scan of the patient.
     for line, scan, reason in empty:
@@ -118,7 +140,7 @@ def read_table(
     )
     columns = {*required, *optional, *(aliases or {})}
     for title in rows[0][1].keys() - columns:
-        similar = [name for name in sorted(columns) if _is_misspelled(title, name)]
+        similar = get_close_matches(title.lower(), sorted(columns), 1, _SIMILAR)
         if similar:
             warnings.warn(
                 f"{table}: column {title!r} is not read; if {similar[0]!r} was meant, correct it",
@@ -143,27 +165,20 @@ def check_cohorts(rows: Sequence[tuple[int, dict[str, str]]], table: Path) -> No
             )
 
 
-def _is_misspelled(title: str, name: str) -> bool:
-    """Whether a column's title is one letter away from a name, or the name in another case."""
-    short, long = sorted((title.lower(), name), key=len)
-    # Among titles of two letters, such as tr beside te, most differ on purpose.
-    if short == long or len(name) < 3 or len(long) > len(short) + 1:
-        return short == long
-    for i in range(len(long)):
-        rest = long[:i] + long[i + 1 :]
-        if short in (rest, long[:i] + short[i : i + 1] + long[i + 1 :]):
-            return True
-    return False
-
-
 def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -> None:
     """Refuse patients who share an image, and rows with the same image and masks."""
     row_of_image: dict[str, tuple[int, dict[str, str]]] = {}
     row_of_files: dict[tuple[str, str, str], int] = {}
-    # By content, as copies and links of one image have other names.
-    contents = _contents({table.parent / row["image"] for _, row in rows})
+    # By content, as copies and links of one image have other names. Most images differ at their
+    # start; few have to be read as a whole.
+    images = {table.parent / row["image"] for _, row in rows}
+    contents = {image: _content(image, at_start=True) for image in images}
+    n_alike = Counter(contents.values())
     for line, row in rows:
-        content = contents[table.parent / row["image"]]
+        image = table.parent / row["image"]
+        content = contents[image]
+        if n_alike[content] > 1:
+            content = _content(image)
         files = (content, row.get("mask", ""), row.get("lesion", ""))
         image_line, first = row_of_image.setdefault(content, (line, row))
         files_line = row_of_files.setdefault(files, line)
@@ -183,19 +198,6 @@ def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -
             )
 
 
-def _contents(images: Iterable[Path]) -> dict[Path, str]:
-    """Describe the content of images, so that copies, links and compressed copies are equal."""
-    by_start: dict[str, list[Path]] = defaultdict(list)
-    for image in images:
-        by_start[_content(image, at_start=True)].append(image)
-    contents = {}
-    for start, alike in by_start.items():
-        for image in alike:
-            # Most images differ at their start; few have to be read as a whole.
-            contents[image] = start if len(alike) == 1 else _content(image)
-    return contents
-
-
 def _content(image: Path, *, at_start: bool = False) -> str:
     """Digest an image, or its first bytes, as they are without compression."""
     opened: Any = gzip.open if image.suffix.lower() == ".gz" else open
@@ -209,59 +211,42 @@ def _content(image: Path, *, at_start: bool = False) -> str:
         return str(image.resolve())
 
 
-def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
-    """Read the masks, which are small, so that an empty one is reported before work starts."""
-    try:
-        body, lesion = scan.mask, scan.lesion
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    if lesion is not None and not (body & lesion).any():
-        raise ValueError(
-            f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask "
-            f"{row['mask']!r}; check that both belong to this patient"
-        )
-
-
 def _scan_of(
     row: dict[str, str], where: str, folder: Path, average: str | None, b_tolerance: float | None
 ) -> Scan:
     """Make the scan of one row; errors begin with `where`."""
 
-    def path(column: str) -> Path:
-        return named_file(folder, row[column], f"{where}: {column}")
-
-    def optional(column: str) -> Path | None:
-        if not row.get(column):
-            return None
-        return path(column)
+    def path(column: str) -> Path | None:
+        text = row.get(column)
+        return named_file(folder, text, f"{where}: {column}") if text else None
 
     try:
         synthetic = read_synthetic(row)
-        sigma: float | Path | None = number_in(row.get("sigma", ""))
+        sigma = number_in(row.get("sigma", ""))
         images, protocol = _images_of(row, where, folder)
         if b_tolerance is not None:
             protocol = protocol.rounded(b_tolerance)
-        needs_average = protocol.directions is not None or _has_repeats(protocol)
-        if not needs_average:
+        # Whether a contrast was measured more than once.
+        b, te = np.stack([protocol.b, echo_times(protocol)])[:, contrast_order(protocol)]
+        is_again = (np.diff(b) <= _SAME_B_RELATIVE * b[1:]) & (np.diff(te) <= _SAME_TE)
+        if protocol.directions is None and not is_again.any():
             average = None
         if average is not None and b_tolerance is None:
             protocol = _rounded(protocol, where)
-        if sigma is None:
-            sigma = optional("sigma")
         return Scan(
             row["patient"],
             images,
             protocol,
-            path("mask"),
-            lesion=optional("lesion"),
+            named_file(folder, row["mask"], f"{where}: mask"),
+            lesion=path("lesion"),
             cohort=row["cohort"],
-            sigma=sigma,
+            sigma=path("sigma") if sigma is None else sigma,
             average=average,
             # What was meant to be one is one to the digit by now.
             b_tolerance=0.0,
-            truth=optional("truth"),
+            truth=path("truth"),
             synthetic=synthetic,
-            noise_free=optional("noise_free"),
+            noise_free=path("noise_free"),
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
@@ -271,26 +256,26 @@ def _images_of(
     row: dict[str, str], where: str, folder: Path
 ) -> tuple[Path | tuple[Path, ...], Protocol]:
     """Find the images of a row, separated by commas where there are several, and the protocol."""
-    names = _listed(row["image"])
-    if len(names) > 1 and not (folder / row["image"]).is_file():
-        files = {column: _listed(row.get(column, "")) for column in ("bval", "te", "bvec")}
-        rows = []
-        for i, name in enumerate(names):
-            of_image = {"image": name}
-            for column, values in files.items():
-                if len(values) not in (0, 1, len(names)):
-                    raise ValueError(
-                        f"{len(values)} {column} for {counted(len(names), 'image')}; give one to "
-                        "each"
-                    )
-                if values:
-                    of_image[column] = values[i % len(values)]
-            rows.append((f"{where}, image {i + 1}", of_image))
-        manifest = manifest_of(rows, folder / "participants.tsv")
+    files = {
+        column: [name.strip() for name in row.get(column, "").split(",") if name.strip()]
+        for column in ("image", "bval", "te", "bvec")
+    }
+    n_images = len(files["image"])
+    if n_images > 1 and not (folder / row["image"]).is_file():
+        rows: list[dict[str, str]] = [{} for _ in range(n_images)]
+        for column, values in files.items():
+            if len(values) not in (0, 1, n_images):
+                raise ValueError(
+                    f"{len(values)} {column} for {counted(n_images, 'image')}; give one to each"
+                )
+            for i in range(n_images if values else 0):
+                rows[i][column] = values[i % len(values)]
+        named_rows = [(f"{where}, image {i}", cells) for i, cells in enumerate(rows, start=1)]
+        manifest = manifest_of(named_rows, folder / "participants.tsv")
         return manifest.images, manifest.protocol
     te: Any = number_in(row.get("te", ""))
-    if te is None and row.get("te"):
-        te = [named_file(folder, name, f"{where}: te") for name in _listed(row["te"])]
+    if te is None and files["te"]:
+        te = [named_file(folder, name, f"{where}: te") for name in files["te"]]
         # A list means BIDS sidecars, one for each volume; a single file may be a list of numbers.
         if len(te) == 1:
             te = te[0]
@@ -302,40 +287,12 @@ def _images_of(
     return image, Protocol.read(bval, te, bvec)
 
 
-def _listed(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def read_synthetic(row: Mapping[str, str]) -> bool:
     """Read from a row of a table whether its scan was simulated."""
     word = row.get("synthetic", "")
     if word.lower() not in WORDS:
         raise ValueError(f"synthetic must be true or false, not {word!r}")
     return WORDS[word.lower()]
-
-
-def _doubt_repeats(scans: Mapping[str, list[Scan]], table: Path) -> None:
-    """Warn that measurements without directions are averaged, which may differ in echo time."""
-    for scan in chain(*scans.values()):
-        measured, averaged = scan.measured, scan.protocol
-        is_averaged = len(averaged) < len(measured)
-        if is_averaged and measured.te is None and measured.directions is None:
-            message = (
-                f"{table}: the {len(measured)} measurements of patient {scan.patient} have "
-                f"{len(averaged)} b-values and no directions; those that share a b-value are "
-                "averaged. If they differ in echo time, give the column te"
-            )
-            warnings.warn(message, stacklevel=4)
-            return
-
-
-def _has_repeats(protocol: Protocol) -> bool:
-    """Whether a contrast was measured more than once."""
-    te = echo_times(protocol)
-    order = np.lexsort((protocol.b, te))
-    b, te = protocol.b[order], te[order]
-    near = np.diff(b) <= _SAME_B_RELATIVE * b[1:]
-    return bool(np.any(near & (np.diff(te) <= _SAME_TE)))
 
 
 def _rounded(protocol: Protocol, where: str) -> Protocol:
@@ -355,14 +312,6 @@ def _rounded(protocol: Protocol, where: str) -> Protocol:
                 stacklevel=5,
             )
     return rounded
-
-
-def number_in(text: str) -> float | None:
-    """Read a number; None of another text."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def simulations_of(table: Path) -> dict[str, dict[str, Any]]:

@@ -11,12 +11,12 @@ import numpy as np
 from dmrifit.cohort.participants_table import (
     COLUMN_NAMES,
     check_cohorts,
-    number_in,
     read_synthetic,
     read_table,
 )
 from dmrifit.cohort.scan import RISING_SHARE, rising_share
 from dmrifit.engine.protocol import Protocol
+from dmrifit.io.tables import number_in
 
 if TYPE_CHECKING:
     import pandas as pd

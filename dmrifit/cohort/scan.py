@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.checks import filled
+from dmrifit._utils.counts import size_text
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol, average_directions
@@ -108,12 +109,12 @@ class Scan:
                 f"files, {n_bytes} bytes as they are quoted there; shorten them to "
                 f"{_LONGEST_NAMES}"
             )
-        self._measured = protocol
+        self._name = f"patient {self.patient}"
+        #: The measurements as they were made, before any are averaged.
+        self.measured = protocol
         self._average = average
         self._b_tolerance = b_tolerance
-        self.protocol = protocol
-        if average is not None:
-            self.protocol = self._averaged(np.ones(len(protocol)))[1]
+        self.protocol = self._averaged(np.ones(len(protocol)))[1]
         self.cohort = str(cohort)
         self.synthetic = bool(synthetic)
         self._signal = signal
@@ -125,7 +126,7 @@ class Scan:
         self._affine = None
         if affine is not None:
             self._affine = checked_affine(affine, f"patient {self.patient}: the affine")
-        if self._affine is None and not _is_path(signal):
+        if self._affine is None and not isinstance(signal, str | Path | tuple):
             raise ValueError(
                 f"patient {patient}: signals given as an array need the affine of their grid"
             )
@@ -139,13 +140,8 @@ class Scan:
 
     def __repr__(self) -> str:
         title = "synthetic scan" if self.synthetic else "scan"
-        size = " × ".join(map(str, self.shape))
+        size = size_text(self.shape)
         return f"<{title} of patient {self.patient!r}, {size} voxels, {self.protocol!r}>"
-
-    @property
-    def measured(self) -> Protocol:
-        """The measurements as they were made, before any are averaged."""
-        return self._measured
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -164,18 +160,12 @@ class Scan:
     @property
     def signal(self) -> NDArray:
         """Magnitudes, shape (x, y, z, len(protocol)); read, and averaged, now."""
-        signal = _load(self._signal)
-        if self._average is None:
-            return signal
-        return self._averaged(signal)[0]
+        return self._averaged(_load(self._signal))[0]
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The body, shape (x, y, z)."""
-        return binarize(
-            _load_map(self._mask),
-            name=_describe(self._mask, f"body mask of patient {self.patient}"),
-        )
+        return binarize(_load(self._mask, n_axes=3), name=self._title(self._mask, "body mask"))
 
     @property
     def lesion(self) -> NDArray[np.bool_] | None:
@@ -183,7 +173,7 @@ class Scan:
         if self._lesion is None:
             return None
         # Outside the try: a file that cannot be read is not a patient without a tumor.
-        values = _load_map(self._lesion)
+        values = _load(self._lesion, n_axes=3)
         try:
             return binarize(values)
         # No voxel is inside.
@@ -198,7 +188,7 @@ class Scan:
             return None
         if isinstance(sigma, int | float | np.number):
             return float(sigma)
-        return _load_map(sigma)
+        return _load(sigma, n_axes=3)
 
     @property
     def truth(self) -> dict[str, NDArray] | None:
@@ -218,12 +208,7 @@ class Scan:
     @property
     def noise_free(self) -> NDArray | None:
         """Signals of a synthetic scan without noise, in the shape of its signal, or None."""
-        if self._noise_free is None:
-            return None
-        signal = _load(self._noise_free)
-        if self._average is None:
-            return signal
-        return self._averaged(signal)[0]
+        return None if self._noise_free is None else self._averaged(_load(self._noise_free))[0]
 
     def region(self, name: MaskName) -> NDArray[np.bool_] | None:
         """
@@ -259,7 +244,7 @@ class Scan:
             `sigma` is not the noise of an average.
         """
         # Averaged once: the copy has the averaged protocol and no rule to average by.
-        is_averaged = len(self.protocol) < len(self._measured)
+        is_averaged = len(self.protocol) < len(self.measured)
         return Scan(
             self.patient,
             self.signal,
@@ -275,75 +260,71 @@ class Scan:
         )
 
     def _averaged(self, signal: NDArray) -> tuple[NDArray, Protocol]:
-        assert self._average is not None
+        """Average measurements (..., n_measurements) that share a contrast, if it is asked for."""
+        if self._average is None:
+            return signal, self.measured
         return average_directions(
-            signal, self._measured, mean=self._average, tolerance=self._b_tolerance
+            signal, self.measured, mean=self._average, tolerance=self._b_tolerance
         )
+
+    def _title(self, volume: object, label: str) -> str:
+        """Name a volume in messages: by its files, or what it is of the patient."""
+        if isinstance(volume, tuple):
+            return ", ".join(map(str, volume))
+        return str(volume) if isinstance(volume, str | Path) else f"{label} of {self._name}"
 
     def _check_grids(self) -> None:
         shape, affine = _grid(self._signal)[0], self.affine
-        image = _describe(self._signal, f"signals of patient {self.patient}")
-        counts = " × ".join(map(str, shape))
+        image = self._title(self._signal, "signals")
+        counts = size_text(shape)
         if len(shape) != 4:
             raise ValueError(
                 f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume "
-                f"for each of the {len(self._measured)} measurements: put the volumes together, "
+                f"for each of the {len(self.measured)} measurements: put the volumes together, "
                 "for example by nibabel.concat_images"
             )
-        if shape[3] != len(self._measured):
+        if shape[3] != len(self.measured):
             raise ValueError(
                 f"{image}: {counts} values do not make one volume for each of the "
-                f"{len(self._measured)} measurements of the protocol; check that b-values and "
+                f"{len(self.measured)} measurements of the protocol; check that b-values and "
                 "image belong to one scan"
             )
-        truth: dict[str, Volume] = {}
-        if isinstance(self._truth, str | Path):
-            truth = {"truth": self._truth}
-            self._check_truth(self._truth)
-        elif self._truth is not None:
-            truth = {f"true map of {name}": volume for name, volume in self._truth.items()}
-        if self._noise_free is not None:
-            self._check_noise_free(counts)
-        maps = {
+        maps: dict[str, Any] = {
             "body mask": self._mask,
             "lesion mask": self._lesion,
             "sigma map": self._sigma,
-            **truth,
         }
+        n_volumes = dict.fromkeys(maps, (1,))
+        if isinstance(self._truth, str | Path):
+            maps["truth"] = self._truth
+            names = truth_names()
+            n_volumes["truth"] = (len(names),)
+            truth_shape = _grid(self._truth)[0]
+            if truth_shape[3:] != n_volumes["truth"]:
+                raise ValueError(
+                    f"{self._truth} has {size_text(truth_shape)} values; true maps are "
+                    f"{len(names)} volumes of a 4-D image, in the order {', '.join(names)}"
+                )
+        elif self._truth is not None:
+            maps |= {f"true map of {name}": volume for name, volume in self._truth.items()}
+        if self._noise_free is not None and _grid(self._noise_free)[0] != shape:
+            raise ValueError(
+                f"{self._title(self._noise_free, 'noise-free signals')}: "
+                f"{size_text(_grid(self._noise_free)[0])} values, and the measured signals have "
+                f"{counts}; give one noise-free value for each measured one"
+            )
         for label, volume in maps.items():
             if volume is None or isinstance(volume, int | float | np.number):
                 continue
             map_shape, map_affine = _grid(volume)
-            # Some programs store a map with a fourth axis of length one; a file of true maps has
-            # one for its maps.
-            if (set(map_shape[3:]) <= {1} and label not in truth) or label == "truth":
+            # Some programs store a map with a fourth axis of length one.
+            if map_shape[3:] == n_volumes.get(label):
                 map_shape = map_shape[:3]
-            if map_affine is None:
-                map_affine = affine
             check_same_grid(
-                (map_shape, map_affine),
+                (map_shape, affine if map_affine is None else map_affine),
                 (shape[:3], affine),
-                name=_describe(volume, f"{label} of patient {self.patient}"),
+                name=self._title(volume, label),
                 reference_name=image,
-            )
-
-    def _check_noise_free(self, counts: str) -> None:
-        assert self._noise_free is not None
-        shape = _grid(self._noise_free)[0]
-        if tuple(shape) != tuple(_grid(self._signal)[0]):
-            label = _describe(self._noise_free, f"noise-free signals of patient {self.patient}")
-            raise ValueError(
-                f"{label}: {' × '.join(map(str, shape))} values, and the measured signals have "
-                f"{counts}; give one noise-free value for each measured one"
-            )
-
-    @staticmethod
-    def _check_truth(path: str | Path) -> None:
-        shape, names = _grid(path)[0], truth_names()
-        if len(shape) != 4 or shape[3] != len(names):
-            raise ValueError(
-                f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} "
-                f"volumes of a 4-D image, in the order {', '.join(names)}"
             )
 
 
@@ -364,16 +345,6 @@ def rising_share(level: NDArray, protocol: Protocol) -> float:
     return float((level > _RISE * level[:, None])[more].mean())
 
 
-def _is_path(volume: object) -> bool:
-    return isinstance(volume, str | Path | tuple)
-
-
-def _describe(volume: object, label: str) -> str:
-    if isinstance(volume, tuple):
-        return ", ".join(map(str, volume))
-    return str(volume) if _is_path(volume) else label
-
-
 def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
     """Return shape and affine of a volume; of a file, from its header alone."""
     if isinstance(volume, str | Path):
@@ -384,16 +355,11 @@ def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
     return np.shape(volume), None
 
 
-def _load(volume: Volume) -> NDArray:
-    if isinstance(volume, str | Path):
-        return read_volume(volume)
+def _load(volume: Volume, n_axes: int = 4) -> NDArray:
+    """Read values; those of maps, of three axes, some programs store with a fourth of one."""
     if isinstance(volume, tuple):
         with Series.open(volume).unpacked() as series:
             return series.read(slice(None))
-    return np.asarray(filled(volume))
-
-
-def _load_map(volume: Volume) -> NDArray:
-    """Read a map of three axes, which some programs store with a fourth of length one."""
-    values = _load(volume)
-    return values.reshape(values.shape[:3])
+    is_file = isinstance(volume, str | Path)
+    values = read_volume(volume) if is_file else np.asarray(filled(volume))
+    return values.reshape(values.shape[:n_axes])

@@ -13,6 +13,7 @@ from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.layout import (
     LANES,
     UNROLL,
+    Common,
     Contrasts,
     Ends,
     Layout,
@@ -54,7 +55,6 @@ class Problem:
         self.shared = compiler.load_shared()
         self.n_free = len(model.names) - len(fixed)
         self._set_bounds(protocol, box)
-        self.scaled = np.array([parameter.is_amplitude for parameter in model.parameters])
         self.pinned = _pinned(model, fixed, self.kernel.FORMS)
         self.regularized = bool(settings.regularization)
         self.penalty = settings.penalty(self.low, self.high)
@@ -67,7 +67,7 @@ class Problem:
             and not self.kernel.CALLED
             and all(value.ndim == 0 for value in fixed.values())
         )
-        self._set_numbers()
+        self._set_common()
 
     def _set_bounds(self, protocol: Protocol, box: Box) -> None:
         n_parameters = len(self.model.names)
@@ -98,24 +98,35 @@ class Problem:
         )  # fmt: skip
         self.n_starts = min(n_starts, self.dictionary.n_strata)
 
-    def _set_numbers(self) -> None:
-        """Write as arrays what the shared code asks of the model."""
+    def _set_common(self) -> None:
+        """Write as arrays what the compiled code asks of the model and the settings."""
         kernel = self.kernel
-        self.numbers = np.array(
-            [kernel.N, kernel.AMPLITUDE, kernel.MIXTURE, kernel.KURTOSIS, kernel.DIFFUSIVITY]
-        )
-        self.forms = np.array([_FORMS.index(form) for form in kernel.FORMS])
-        # The stratum that ends in the best minimum most often, of two components.
-        self.first = self.n_starts - 1 if self.is_routed and self.dictionary.n_first else -1
-        self.middle = np.full(kernel.N, np.nan)
+        numbers = [kernel.N, kernel.AMPLITUDE, kernel.MIXTURE, kernel.KURTOSIS, kernel.DIFFUSIVITY]
+        middle = np.full(kernel.N, np.nan)
         for j in range(kernel.N):
             stays = j in (kernel.AMPLITUDE, *kernel.FIRST)
             if not stays and np.isfinite(self.inner_low[j]) and np.isfinite(self.inner_high[j]):
-                self.middle[j] = (self.inner_low[j] + self.inner_high[j]) / 2
+                middle[j] = (self.inner_low[j] + self.inner_high[j]) / 2
+        self.common = Common(
+            np.array(numbers),
+            np.array([_FORMS.index(form) for form in kernel.FORMS]),
+            self.inner_low,
+            self.inner_high,
+            self.low,
+            self.high,
+            np.array([parameter.is_amplitude for parameter in self.model.parameters]),
+            self.n_free,
+            self.regularized,
+            self.turn_up,
+            # The stratum that ends in the best minimum most often, of two components.
+            self.n_starts - 1 if self.is_routed and self.dictionary.atoms.n_first else -1,
+            middle,
+            _MAX_ITER,
+        )
         tolerance = _TOLERANCE
         if self.regularized or self.n_free <= 2:
             tolerance = _STRICT_TOLERANCE
-        self.common = np.concatenate(
+        self.settings_of_steps = np.concatenate(
             [np.zeros(2 * UNROLL), [self.turn_up, tolerance], self.penalty, self.low]
         )
 
@@ -153,7 +164,7 @@ class Problem:
         if not values.flags.writeable:
             # For numba that is another type, for which it would compile everything again.
             values = values.copy()
-        n_atoms, n_measurements = dictionary.atoms.shape
+        n_atoms, n_measurements = dictionary.atoms.signals.shape
         starts = Starts(
             values,
             scales=np.empty(n),
@@ -162,25 +173,14 @@ class Problem:
             points=np.empty((n, self.n_starts, self.kernel.N)),
             ratings=np.empty((n, dictionary.n_strata)),
         )
-        n_usable = self.shared.prepare(
-            self.n_free,
-            bool(self.scaled.any()),
-            self.numbers,
-            self.inner_low,
-            self.inner_high,
-            dictionary.atoms,
-            dictionary.n_first,
-            self.first,
-            dictionary.atoms_q,
-            dictionary.gram,
-            dictionary.constants,
+        work = (
             zeros_of_lanes(dictionary.n_strata, 2 * LANES),
             zeros_of_lanes(n_atoms, LANES),
             zeros_of_lanes(n_measurements * LANES),
             np.empty((n_atoms, n_atoms)),
             np.zeros(1, np.int64),
-            starts,
         )
+        n_usable = self.shared.prepare(self.common, dictionary.atoms, work, starts)
         rows: list[NDArray[Any]] = [values[:n_usable] for values in starts[1:]]
         return Starts(starts.signals, *rows)
 
@@ -210,32 +210,24 @@ class Problem:
             work[row : row + n] = 1.0
         kernel, contrasts = self.kernel, self.contrasts
         n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
-        self.shared.search(
-            kernel.addresses()[0],
-            self.numbers,
-            starts,
-            np.zeros(1) if sigma is None else sigma,
-            sigma is not None,
-            self.inner_low,
-            self.inner_high,
-            pinned,
-            self.scaled,
-            self.regularized,
-            contrasts,
-            weights,
-            self.middle,
-            _MAX_ITER,
+        n_padded = len(contrasts.pairs) // 2 * LANES
+        arrays = (
             work,
-            self.common.copy(),
-            zeros_of_lanes(len(contrasts.pairs) * LANES),
-            zeros_of_lanes(len(contrasts.pairs) * LANES),
+            self.settings_of_steps.copy(),
+            zeros_of_lanes(n_padded),
+            zeros_of_lanes(n_padded),
             zeros_of_lanes(max(n_tabulated, (n + 1) * UNROLL) * LANES),
             np.zeros(1 + 2 * UNROLL, np.int64),
             np.full(LANES, -2),
             np.zeros(LANES, np.int64),
             np.zeros(n),
             np.zeros(self.dictionary.n_strata + 3 * n),
-            ends,
+        )
+        noise = np.zeros(1) if sigma is None else sigma
+        floored = sigma is not None
+        code, _ = kernel.addresses()
+        self.shared.search(
+            code, self.common, starts, noise, pinned, contrasts, weights, floored, arrays, ends
         )
         return ends
 
@@ -245,19 +237,12 @@ class Problem:
         """Write the ends into a chunk of the results, in the units of the model."""
         self.shared.finish(
             self.kernel.addresses()[1],
-            self.numbers,
-            self.forms,
+            self.common,
             starts,
-            self.inner_low,
-            self.inner_high,
-            self.low,
-            self.high,
             pinned,
-            self.scaled,
-            self.turn_up,
             zeros_of_lanes(Layout(self.kernel.N).n_rows, LANES),
+            self.settings_of_steps,
             np.zeros(1, np.int64),
-            np.ones(LANES),
             ends,
             tuple(getattr(result, name)[chunk] for name in _COLUMNS),
         )

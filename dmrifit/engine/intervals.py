@@ -62,7 +62,7 @@ def parameter_intervals(
     protocol, sigma, weights = inputs.protocol, inputs.sigma, inputs.weights
     if not len(parameters) or is_fixed.all():
         return np.full((len(levels), *parameters.shape, 2), np.nan)
-    kernel = compiler.load(model, "intervals")
+    kernel = compiler.load(model)
     n = kernel.N
     ends = np.empty((len(levels), *parameters.shape, 2))
     parameters = np.require(parameters, np.float64, ["C", "W"])
@@ -71,20 +71,29 @@ def parameter_intervals(
     degrees = np.maximum(np.arange(len(protocol) + 1), 1)
     quantiles = np.stack([stdtrit(degrees, (1 + level) / 2) for level in levels])
     probes = stdtrit(degrees, 0.975)
-    common = np.zeros(kernel.N_COMMON)
-    common[kernel.FREE : kernel.FREE + n] = ~is_fixed
-    common[kernel.BOUNDS : kernel.BOUNDS + 2 * n] = ends_of_box.ravel()
-    common[kernel.TURN_UP] = inputs.turn_up
+    steps = kernel.INTERVALS
+    common = np.zeros(steps.turn_up + 1)
+    common[steps.free : steps.free + n] = ~is_fixed
+    common[steps.bounds : steps.bounds + 2 * n] = ends_of_box.ravel()
+    common[steps.turn_up] = inputs.turn_up
     n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
     # Carried back from their coordinates, ends at a bound may lie a rounding error outside.
     is_amplitude = [parameter.is_amplitude for parameter in model.parameters]
     low, high = np.where(is_amplitude, [[-np.inf], [np.inf]], ends_of_box)[:, :, None]
-    n_padded = len(contrasts.pairs) * LANES
+    n_padded = len(contrasts.pairs) // 2 * LANES
     roots = np.ones(len(protocol)) if weights is None else np.sqrt(weights)
 
     def fill_chunk(rows: slice) -> None:
         # A copy that jitted code may take for writable, or it would be compiled once more.
         chunk = np.require(signals[rows], np.float64, ["C", "W"])
+        work = (
+            zeros_of_lanes(steps.layout.n_rows, LANES),
+            common.copy(),
+            zeros_of_lanes(n_padded),
+            zeros_of_lanes(n_padded),
+            zeros_of_lanes(max(n_tabulated, (n + 1) * UNROLL) * LANES),
+            np.zeros(kernel.SIDE + 1, np.int64),
+        )
         kernel.fill_intervals(
             chunk,
             rows.start,
@@ -96,12 +105,7 @@ def parameter_intervals(
             int((~is_fixed).sum()),
             quantiles,
             probes,
-            zeros_of_lanes(kernel.N_ROWS, LANES),
-            common.copy(),
-            zeros_of_lanes(n_padded),
-            zeros_of_lanes(n_padded),
-            zeros_of_lanes(max(n_tabulated, (n + 1) * UNROLL) * LANES),
-            np.zeros(kernel.N_PLACES, np.int64),
+            work,
             np.empty(len(chunk), np.int64),
             ends,
         )

@@ -64,10 +64,10 @@ def _key(problem: Problem, floored: bool) -> str:
     """Identify everything that weights depend on."""
     dictionary = problem.dictionary
     arrays = (
-        dictionary.atoms,
-        dictionary.atoms_q,
+        dictionary.atoms.signals,
+        dictionary.atoms.points,
         problem.contrasts.pairs,
-        problem.common,
+        problem.settings_of_steps,
         problem.inner_low,
         problem.inner_high,
         problem.pinned,
@@ -76,7 +76,7 @@ def _key(problem: Problem, floored: bool) -> str:
         # The name of a kernel holds a hash of the compiled code, the model and the processor.
         problem.kernel.__name__.encode(),
         Path(__file__).read_bytes(),
-        repr((dictionary.n_first, problem.n_starts, problem.regularized, floored)).encode(),
+        repr((dictionary.atoms.n_first, problem.n_starts, problem.regularized, floored)).encode(),
         *(np.ascontiguousarray(array).tobytes() for array in arrays),
     ]
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
@@ -95,12 +95,7 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
     best = problem.search(starts, problem.pinned, noise, all_starts)
     features = np.empty((len(starts.usable), problem.dictionary.n_strata + 3 * problem.kernel.N))
     problem.shared.describe_all(
-        problem.inner_low,
-        problem.inner_high,
-        first.points,
-        starts.ratings,
-        first.squares,
-        features,
+        problem.common, first.points, starts.ratings, first.squares, features
     )
     improved = first.squares > best.squares * (1.0 + _BETTER)
     usable = np.isfinite(features).all(axis=1) & np.isfinite(first.squares)

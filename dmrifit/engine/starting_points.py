@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine import exact_math
+from dmrifit.engine.kernels.layout import Atoms
 from dmrifit.engine.models import Parameter, SignalModel, signal_for_starts
 from dmrifit.engine.protocol import Protocol
 
@@ -58,13 +59,17 @@ class Dictionary:
         if kernel.MIXTURE < 0:
             first, first_q = first[:0], first_q[:0]
         second, second_q = self._atoms(slow, grids, share=0.0)
-        self.n_first = len(first)
-        self.atoms = np.concatenate([first, second])
-        self.atoms_q = np.concatenate([first_q, second_q])
+        signals = np.concatenate([first, second])
         # Not by BLAS, whose threads would keep spinning.
-        self.gram = np.einsum("im,jm->ij", self.atoms, self.atoms)
-        self.constants = self._constants()
-        self.n_strata = self.n_first or min(n_starts, len(second))
+        gram = np.einsum("im,jm->ij", signals, signals)
+        self.atoms = Atoms(
+            signals,
+            np.concatenate([first_q, second_q]),
+            gram,
+            _constants(gram, len(first)),
+            len(first),
+        )
+        self.n_strata = len(first) or min(n_starts, len(second))
 
     def _grids(
         self, fast: list[int], slow: list[int], fixed: Mapping[str, float], n_starts: int
@@ -120,30 +125,31 @@ class Dictionary:
             signals = np.zeros_like(signals)
         return signals[usable], inner[usable]
 
-    def _constants(self) -> NDArray:
-        """Compute the constants by which pairs of atoms, or single ones, are rated."""
-        squares = np.diag(self.gram)
-        v = squares[: self.n_first, None]
-        t = squares[None, self.n_first :]
-        crossed = self.gram[: self.n_first, self.n_first :]
-        if not self.n_first:
-            v = np.ones((1, 1))
-            crossed = np.zeros((1, t.shape[1]))
-        determinant = v * t - crossed**2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.where(determinant > 1e-9 * v * t, 1.0 / determinant, 0.0)
-            inverse_t = np.where(t > 0, 1.0 / t, 0.0)
-            inverse_v = np.where(v > 0, 1.0 / v, 0.0)
-        first = t * scale if self.n_first else t
-        constants = np.broadcast_arrays(
-            first,
-            crossed * scale,
-            v * scale,
-            inverse_t,
-            inverse_v,
-            np.arange(t.shape[1], dtype=float)[None, :],
-        )
-        return np.ascontiguousarray(np.stack(constants, axis=-1))
+
+def _constants(gram: NDArray, n_first: int) -> NDArray:
+    """Compute the constants by which pairs of atoms, or single ones, are rated."""
+    squares = np.diag(gram)
+    v = squares[:n_first, None]
+    t = squares[None, n_first:]
+    crossed = gram[:n_first, n_first:]
+    if not n_first:
+        v = np.ones((1, 1))
+        crossed = np.zeros((1, t.shape[1]))
+    determinant = v * t - crossed**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(determinant > 1e-9 * v * t, 1.0 / determinant, 0.0)
+        inverse_t = np.where(t > 0, 1.0 / t, 0.0)
+        inverse_v = np.where(v > 0, 1.0 / v, 0.0)
+    first = t * scale if n_first else t
+    constants = np.broadcast_arrays(
+        first,
+        crossed * scale,
+        v * scale,
+        inverse_t,
+        inverse_v,
+        np.arange(t.shape[1], dtype=float)[None, :],
+    )
+    return np.ascontiguousarray(np.stack(constants, axis=-1))
 
 
 def to_inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:

@@ -50,8 +50,7 @@ def denoise(
     2016.
     """
     localpca = import_optional("dipy.denoise.localpca")
-    original = checked_signals(signals)
-    check_mask(mask, original)
+    original = checked_signals(signals, mask)
     radius = _patch_radius(original.shape)
     if out is None:
         out = np.empty(original.shape, np.float32)
@@ -237,12 +236,10 @@ def rotate_directions(
     # b-vectors follow the convention of FSL: x is flipped where the determinant is positive.
     if np.linalg.det(affine[:3, :3]) > 0:
         axes = axes @ np.diag([-1.0, 1.0, 1.0])
-    rotated = []
-    for direction, transform in zip(directions, np.asarray(transforms), strict=True):
-        # Only the rotation turns a gradient, so the nearest one is taken out of the transform.
-        rotation = _rotation(transform[:3, :3])
-        rotated.append(axes.T @ rotation.T @ axes @ direction)
-    return np.array(rotated).reshape(-1, 3)
+    # Only the rotation turns a gradient, so the nearest one is taken out of the transform.
+    rotations = _rotation(np.asarray(transforms)[:, :3, :3])
+    turns = axes.T @ rotations.transpose(0, 2, 1) @ axes
+    return (turns @ directions[:, :, None])[..., 0]
 
 
 def patches_are_large(shape: tuple[int, ...]) -> bool:
@@ -264,20 +261,16 @@ def quiet_dipy() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def checked_signals(signals: Any) -> Array:
-    """Check that signals are those of an image (x, y, z, n_measurements), without reading them."""
+def checked_signals(signals: Any, mask: NDArray[np.bool_] | None = None) -> Array:
+    """Check the shape of signals (x, y, z, n_measurements) and mask, without reading them."""
     values = signals if is_array(signals) else np.asarray(signals)
     if len(values.shape) != 4:
         raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {values.shape}")
     if 0 in values.shape:
         raise ValueError(f"signals of shape {values.shape} hold no value")
+    if mask is not None and mask.shape != values.shape[:3]:
+        raise ValueError(f"a mask of shape {mask.shape} for signals of shape {values.shape}")
     return values
-
-
-def check_mask(mask: NDArray[np.bool_] | None, signals: Array) -> None:
-    """Refuse a mask of another grid."""
-    if mask is not None and mask.shape != signals.shape[:3]:
-        raise ValueError(f"a mask of shape {mask.shape} for signals of shape {signals.shape}")
 
 
 def _volume(signals: Array, i: int) -> NDArray[np.float32]:
@@ -333,6 +326,6 @@ def _patch_radius(shape: tuple[int, ...]) -> NDArray[np.intp]:
 
 
 def _rotation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Find the orthogonal matrix nearest to a matrix."""
+    """Find the orthogonal matrices nearest to matrices (..., 3, 3)."""
     left, _, right = np.linalg.svd(matrix)
     return left @ right

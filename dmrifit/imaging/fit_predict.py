@@ -26,14 +26,19 @@ from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.map_prior import PRIOR_VOXELS
 from dmrifit.engine.methods.prior import Prior
-from dmrifit.engine.models import Parameter, SignalModel, resolve_model
+from dmrifit.engine.models import SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
 from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
-from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
+from dmrifit.imaging.noise import (
+    check_likelihood,
+    describe_noise_levels,
+    estimate_sigma,
+    noise_levels,
+)
 from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
 from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
 from dmrifit.io.bids_derivatives import (
@@ -213,8 +218,8 @@ def fit_image(
     check_protocol(protocol)
     model = resolve_model(model)
     measured = protocol
-    kept = kept_measurements(protocol, b_max, leave_out_b)
-    protocol = protocol.take(kept)
+    measurements = _Measurements.of(measured, average, b_max, leave_out_b)
+    protocol, contrasts = measurements.protocol, measurements.contrasts
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
     settings = FitSettings(
         method=method,
@@ -232,7 +237,7 @@ def fit_image(
     check_likelihood(image, likelihood, average)
     series.check_count(measured)
     notes = _Notes(series.name)
-    contrasts = _check_protocol(notes, protocol, model, average=average, fixed=fixed or {})
+    _check_protocol(notes, protocol, model, fixed or {})
     files = _fit_files(series, model)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
@@ -272,34 +277,29 @@ def fit_image(
             if file_set is not None:
                 file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
             maps = empty_maps(model, series.grid)
-            sigma_text = _describe_noise(noise)
+            sigma_text = _noise_text(noise)
             if _is_word(sigma, "estimate"):
                 readable.check_magnitudes()
                 level = estimate_sigma(readable, mask=region)
                 noise = level.sigma
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
-                doubt = noise_doubt(level, readable, mask=region)
-                if doubt:
+                levels = [level, *noise_levels(readable, mask=region)]
+                if doubt := describe_noise_levels(levels)[1]:
                     notes.warn(doubt)
             _check_noise(readable, region, settings, noise)
             if method == "map" and prior is None:
-                sample = (readable, region, kept, protocol, contrasts)
-                learned = _learn_prior(*sample, model, settings, average, noise)
+                learned = _learn_prior(readable, region, measurements, model, settings, noise)
                 settings = replace(settings, prior=learned)
             gain_sample = SpreadSample(GAIN_VOXELS)
             signal_slices = SignalSlices(series.grid, contrasts, len(maps))
-            scan = LowestVolume(series.grid, protocol, lambda voxels: voxels[:, kept])
+            scan = LowestVolume(series.grid, protocol, measurements.of_image)
             n_too_large = 0
             for slab, inside, signals in readable.slabs(
                 region, progress=progress, task="fit", whole=scan.add
             ):
-                if len(kept) < len(measured):
-                    signals = signals[:, kept]
+                signals = measurements.of_image(signals)
                 gain_sample.add(signals, by_slice(inside))
-                # The slab is written to, because a copy of it would take as much memory again.
-                signals, screening = Screen(protocol).apply(signals, in_place=True)
-                if average is not None:
-                    signals, screening = _averaged(signals, screening, protocol, average)
+                signals, screening = measurements.screened(signals)
                 slab_noise = _noise_of(noise, slab, inside)
                 signal_slices.add(signals, slab_noise, slab, inside)
                 slab_settings = replace(settings, sigma=slab_noise)
@@ -332,7 +332,7 @@ def fit_image(
             # One level stands for a map of the noise.
             typical_noise = None if noise is None else tally.noise_level()
             noisy_settings = replace(settings, sigma=typical_noise)
-            lower_b_max = _lower_b_max(rows, protocol, model, noisy_settings, average)
+            lower_b_max = _lower_b_max(rows, measurements, model, noisy_settings)
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
         images = {
@@ -452,16 +452,18 @@ def predict_image(
     FileNotFoundError, FileExistsError, OSError
         As for `fit_image`.
     """
+    from dmrifit.imaging.predicted_maps import PredictedMaps
     from dmrifit.predict.base import resolve_patch_shape
 
-    intervals, estimator = _split_intervals(estimator, sigma)
-    source, target, model = _check_estimator(estimator, sigma, signals=signals)
+    intervals, strategy = _checked_estimator(estimator, sigma, signals=signals)
+    source, target = strategy.source, strategy.target
+    model = None if strategy.model is None else resolve_model(strategy.model)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
     series = Series.open(image)
     volumes = source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
     if isinstance(scale, str) and scale == "patient":
         # The rule of the training; an estimator that was never saved has none of its own.
-        scale = getattr(estimator, "patient_scale_", PatientScale())
+        scale = getattr(strategy, "patient_scale_", PatientScale())
     files = _prediction_files(series, model, signals=signals, intervals=intervals is not None)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
@@ -472,14 +474,9 @@ def predict_image(
         with series.unpacked() as readable:
             if file_set is not None:
                 file_set.check_room(bytes_of_maps(len(files), series.grid, region))
-            patch_shape = resolve_patch_shape(estimator)
-            prediction = _Prediction(
-                estimator,
-                model,
-                target,
-                series.grid,
-                signals=signals,
-                intervals=intervals,
+            patch_shape = resolve_patch_shape(strategy)
+            prediction = PredictedMaps(
+                strategy, model, series.grid, signals=signals, intervals=intervals
             )
             # A first pass through the image, because every voxel needs the scale of all.
             unit = patient_scale(readable, region, volumes, source, scale, progress=progress)
@@ -493,19 +490,18 @@ def predict_image(
             name: series.map(values, f"dmrifit predicted {name}")
             for name, values in prediction.maps.items()
         }
-        sidecar = describe_prediction(estimator, model, target, unit, files)
+        sidecar = describe_prediction(strategy, model, target, unit, files)
         scale_text = "given" if scale else "none"
         if isinstance(scale, PatientScale):
             scale_text = "patient"
         sidecar["Settings"] = {
             "Scale": scale_text,
-            "Sigma": _describe_noise(noise),
+            "Sigma": _noise_text(noise),
             "Region": region_text,
         }
         sidecar["Voxels"] = prediction.counts
         summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region)
-        if prediction.intervals is not None:
-            sidecar["Intervals"] = prediction.intervals.describe(files, prediction.region)
+        sidecar |= prediction.describe_intervals(files)
         image_maps = ImageMaps(
             images,
             sidecar | series.describe(),
@@ -518,75 +514,6 @@ def predict_image(
         if file_set is not None:
             image_maps.write(file_set, quicklook=quicklook)
     return image_maps
-
-
-class _Prediction:
-    """The maps of a prediction and the counts of its voxels, filled slab by slab."""
-
-    def __init__(
-        self,
-        estimator: SignalToSignal | MapsToMaps,
-        model: SignalModel | None,
-        target: Protocol,
-        grid: tuple[int, int, int],
-        *,
-        signals: bool,
-        intervals: ConformalIntervals | None = None,
-    ) -> None:
-        self.estimator = estimator
-        self.parameters: tuple[Parameter, ...] = ()
-        if model is not None:
-            self.parameters = tuple(model.parameters)
-        self.maps: dict[str, NDArray] = {
-            parameter.name: np.zeros(grid, np.float32) for parameter in self.parameters
-        }
-        if signals:
-            self.maps["signals"] = np.zeros((*grid, len(target)), np.float32)
-        self.intervals = None
-        if intervals is not None and self.parameters:
-            from dmrifit.imaging.map_intervals import MapIntervals
-
-            self.intervals = MapIntervals(intervals, self.parameters, grid)
-            self.maps |= self.intervals.maps
-        self.region = np.zeros(grid, bool)
-        self.counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
-        self._with_signals = signals
-        self._fits_signals = hasattr(estimator, "maps_of")
-
-    def add(
-        self,
-        rows: NDArray,
-        unit: float,
-        noise: float | NDArray | None,
-        slab: slice,
-        inside: NDArray[np.bool_],
-    ) -> None:
-        """Predict the voxels of a slab from their measurements, divided by the patient's scale."""
-        # The estimator was trained on signals in multiples of the patient's scale.
-        scaled = rows / unit
-        options = {}
-        if noise is not None:
-            options["sigma"] = noise / unit
-        if self._with_signals or self._fits_signals:
-            predicted = np.asarray(self.estimator.predict(scaled))
-            self.counts["NegativeSignal"] += int((predicted < 0).any(axis=1).sum())
-        if self._with_signals:
-            self.maps["signals"][:, :, slab][inside] = predicted * unit
-        if self.parameters:
-            # Maps are fitted to the predicted signals where the estimator predicts signals.
-            if self._fits_signals:
-                maps = self.estimator.maps_of(predicted, **options)
-            else:
-                maps = np.asarray(self.estimator.predict_maps(scaled, **options))
-            for parameter, column in zip(self.parameters, maps.T, strict=True):
-                if parameter.is_amplitude:
-                    column = column * unit
-                self.maps[parameter.name][:, :, slab][inside] = column
-            if self.intervals is not None:
-                self.intervals.add(scaled, maps, unit, slab, inside)
-        self.region[:, :, slab] |= inside
-        self.counts["InMask"] += len(rows)
-        self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
 
 
 def kept_measurements(
@@ -612,6 +539,54 @@ def kept_measurements(
     return np.flatnonzero(is_kept)
 
 
+@dataclass(frozen=True)
+class _Measurements:
+    """
+    The measurements of an image that are fitted: those kept, and their contrasts if averaged.
+
+    Shapes: `kept` (n_kept,), indices in the protocol of the image.
+    """
+
+    kept: NDArray[np.intp]
+    protocol: Protocol
+    contrasts: Protocol
+    average: str | None
+    n_measured: int
+
+    @classmethod
+    def of(
+        cls,
+        measured: Protocol,
+        average: str | None,
+        b_max: float | None = None,
+        leave_out_b: Sequence[float] = (),
+    ) -> _Measurements:
+        """Choose measurements by their b-values, and average those that share b and TE."""
+        kept = kept_measurements(measured, b_max, leave_out_b)
+        protocol = contrasts = measured.take(kept)
+        if average is not None:
+            _, contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)
+        return cls(kept, protocol, contrasts, average, len(measured))
+
+    def of_image(self, voxels: NDArray) -> NDArray:
+        """Select the kept measurements (n_voxels, n_kept) of those of the image."""
+        # A copy of a slab would take as much memory again.
+        return voxels if len(self.kept) == self.n_measured else voxels[:, self.kept]
+
+    def screened(self, signals: NDArray) -> tuple[NDArray, Screening]:
+        """Screen signals (n_voxels, n_kept), which are written to, and average directions."""
+        signals, screening = Screen(self.protocol).apply(signals, in_place=True)
+        if self.average is None:
+            return signals, screening
+        if self.average == "geometric":
+            # A single zero would make the mean zero, and a negative value would spoil it.
+            is_without_logarithm = signals <= 0
+            signals[is_without_logarithm] = np.nan
+            n_without_logarithm = is_without_logarithm.sum(axis=1).astype(np.int16)
+            screening.count_logarithms(np.s_[:], screening.n_left_out + n_without_logarithm)
+        return average_directions(signals, self.protocol, mean=self.average)[0], screening
+
+
 @dataclass
 class _Notes:
     """Warnings of a fit, each said at once and kept for the sidecar."""
@@ -625,11 +600,7 @@ class _Notes:
 
 
 def _lower_b_max(
-    rows: NDArray,
-    protocol: Protocol,
-    model: SignalModel,
-    settings: FitSettings,
-    average: str | None,
+    rows: NDArray, measurements: _Measurements, model: SignalModel, settings: FitSettings
 ) -> float | None:
     """
     Find the highest b-value up to which a sample of voxels is fitted without going too high.
@@ -637,53 +608,32 @@ def _lower_b_max(
     None where no lower one that still determines the model is enough. Shapes: `rows` (n_voxels,
     n_measurements).
     """
+    candidates = []
+    for limit in np.unique(_B_STEP * np.ceil(measurements.protocol.b / _B_STEP)).tolist():
+        reduced = _Measurements.of(measurements.protocol, measurements.average, limit)
+        if not missing_for(reduced.protocol, model, settings.fixed or {}):
+            candidates.append((limit, reduced))
 
-    def is_too_high(b_max: float) -> bool:
-        kept = kept_measurements(protocol, b_max)
-        reduced = contrasts = protocol.take(kept)
-        signals, screening = Screen(reduced).apply(rows[:, kept])
-        if average is not None:
-            signals, _ = _averaged(signals, screening, reduced, average)
-            _, contrasts = average_directions(np.ones(len(reduced)), reduced, mean=average)
-        result = fit_voxels(signals, contrasts, model, **vars(settings))
+    def is_too_high(candidate: tuple[float, _Measurements]) -> bool:
+        reduced = candidate[1]
+        signals, _ = reduced.screened(rows[:, reduced.kept])
+        result = fit_voxels(signals, reduced.contrasts, model, **vars(settings))
         tally = DoubtTally(model, result.bounds, tuple(settings.capped(model)))
         tally.add(result)
         return tally.too_high_b
 
-    candidates = []
-    for limit in np.unique(_B_STEP * np.ceil(protocol.b / _B_STEP)).tolist():
-        reduced = protocol.take(kept_measurements(protocol, limit))
-        if not missing_for(reduced, model, settings.fixed or {}):
-            candidates.append(limit)
     n_sound = bisect_left(candidates, True, key=is_too_high)
     if n_sound in (0, len(candidates)):
         return None
-    return candidates[n_sound - 1]
-
-
-def _averaged(
-    signals: NDArray, screening: Screening, protocol: Protocol, average: str
-) -> tuple[NDArray[np.float64], Screening]:
-    """Average directions; a geometric mean leaves out values ≤ 0, which `signals` then lacks."""
-    if average == "geometric":
-        # A single zero would make the mean zero, and a negative value would spoil it.
-        is_without_logarithm = signals <= 0
-        signals[is_without_logarithm] = np.nan
-        n_without_logarithm = is_without_logarithm.sum(axis=1).astype(np.int16)
-        screening.count_logarithms(np.s_[:], screening.n_left_out + n_without_logarithm)
-    averaged, _ = average_directions(signals, protocol, mean=average)
-    return averaged, screening
+    return candidates[n_sound - 1][0]
 
 
 def _learn_prior(
     series: Series,
     region: NDArray[np.bool_] | None,
-    kept: NDArray[np.intp],
-    protocol: Protocol,
-    contrasts: Protocol,
+    measurements: _Measurements,
     model: SignalModel,
     settings: FitSettings,
-    average: str | None,
     noise: float | NDArray | None,
 ) -> Prior:
     """Learn the prior of a region from voxels spread over it, however it is cut into slabs."""
@@ -691,18 +641,16 @@ def _learn_prior(
     sample, levels = SpreadSample(PRIOR_VOXELS), SpreadSample(PRIOR_VOXELS)
     for slab, inside, voxels in series.slabs(region, progress=False, task="prior"):
         rows = by_slice(inside)
-        sample.add(voxels[:, kept], rows)
+        sample.add(measurements.of_image(voxels), rows)
         level = _noise_of(noise, slab, inside)
         if level is not None:
             levels.add(np.broadcast_to(level, len(voxels)), rows)
     signals = sample.rows()
     if not signals.size:
         raise _nothing_to_fit(series.name)
-    signals, screening = Screen(protocol).apply(signals, in_place=True)
-    if average is not None:
-        signals, _ = _averaged(signals, screening, protocol, average)
+    signals, _ = measurements.screened(signals)
     settings = replace(settings, sigma=None if noise is None else levels.rows())
-    return learn_prior(signals, contrasts, model, settings)
+    return learn_prior(signals, measurements.contrasts, model, settings)
 
 
 def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
@@ -719,15 +667,11 @@ def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
 
 
 def _check_protocol(
-    notes: _Notes,
-    protocol: Protocol,
-    model: SignalModel,
-    *,
-    average: str | None,
-    fixed: Mapping[str, float | str],
-) -> Protocol:
-    """Check protocol and model against each other; return the protocol that is fitted."""
-    if model.needs_te and protocol.te is None:
+    notes: _Notes, protocol: Protocol, model: SignalModel, fixed: Mapping[str, float | str]
+) -> None:
+    """Refuse a model that the protocol cannot carry; warn of one that it does not determine."""
+    te = protocol.te
+    if model.needs_te and te is None:
         raise ValueError(
             f"model {model.name} needs echo times; give them to the protocol "
             "(te in ms; on the command line --te)"
@@ -743,20 +687,7 @@ def _check_protocol(
         )
     for doubt in protocol_doubts(protocol, model):
         notes.warn(doubt)
-    _warn_of_doubtful_model(notes, protocol, model, fixed)
-    if average is None:
-        return protocol
-    _, contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)
-    return contrasts
-
-
-def _warn_of_doubtful_model(
-    notes: _Notes, protocol: Protocol, model: SignalModel, fixed: Mapping[str, float | str]
-) -> None:
-    """Warn in one line of a model that the protocol does not determine."""
-    free = [parameter for parameter in model.parameters if parameter.name not in fixed]
     relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
-    te = protocol.te
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
         notes.warn(
             f"the scan has one echo time ({te[0]:g} ms), which cannot tell "
@@ -766,8 +697,9 @@ def _warn_of_doubtful_model(
     elif missing := missing_for(protocol, model, fixed):
         text = f"the protocol does not determine {model.name}, which needs {missing}; "
         # Amplitude and fractions are what is measured; diffusivities come after them.
-        candidates = [one for one in free if not (one.is_amplitude or is_share(one))]
-        for parameter in reversed(candidates):
+        for parameter in reversed(free):
+            if parameter.is_amplitude or is_share(parameter):
+                continue
             if not missing_for(protocol, model, {*fixed, parameter.name}):
                 text += f"fix a parameter ({_fixed_at_typical([parameter.name], model)}), or "
                 break
@@ -876,7 +808,7 @@ def _nothing_to_fit(name: str) -> ValueError:
     )
 
 
-def _describe_noise(noise: float | NDArray | None) -> float | str | None:
+def _noise_text(noise: float | NDArray | None) -> float | str | None:
     return "map" if isinstance(noise, np.ndarray) else noise
 
 
@@ -891,69 +823,55 @@ def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
     return files
 
 
-def _split_intervals(estimator: Any, sigma: object) -> tuple[ConformalIntervals | None, Any]:
-    """Separate intervals from the estimator inside them."""
+def _checked_estimator(
+    estimator: Any, sigma: object, *, signals: bool
+) -> tuple[ConformalIntervals | None, Any]:
+    """Check that an estimator can predict maps of an image; separate intervals from it."""
+    from sklearn.utils.validation import check_is_fitted
+
     from dmrifit.predict.conformal import strategy_of
 
     strategy = strategy_of(estimator)
-    if strategy is estimator:
-        return None, estimator
-    if sigma is not None:
+    intervals = None if strategy is estimator else estimator
+    if intervals is not None and sigma is not None:
         raise ValueError(
             "the intervals were learned without sigma; leave it out, or predict without intervals "
             "by strategy_of(estimator)"
         )
-    return estimator, strategy
-
-
-def _check_estimator(
-    estimator: SignalToSignal | MapsToMaps, sigma: object, *, signals: bool
-) -> tuple[Protocol, Protocol, SignalModel | None]:
-    """Check that an estimator can predict maps of an image; return its protocols and its model."""
-    from sklearn.utils.validation import check_is_fitted
-
-    check_is_fitted(estimator)
-    if estimator.source is None or estimator.target is None:
+    check_is_fitted(strategy)
+    if strategy.source is None or strategy.target is None:
         raise ValueError(
             "the estimator was fitted without protocols; give source= and target= to it before "
             "fitting"
         )
-    if sigma is not None and "sigma" not in signature(estimator.predict_maps).parameters:
+    if sigma is not None and "sigma" not in signature(strategy.predict_maps).parameters:
         raise ValueError(
-            f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; "
+            f"{type(strategy).__name__} predicts maps without a fit, so it has no use for sigma; "
             "leave it out"
         )
-    if estimator.model is None and not signals:
+    if strategy.model is None and not signals:
         raise ValueError("the estimator has no model, so there are no maps; ask for signals=True")
-    model = None
-    if estimator.model is not None:
-        model = resolve_model(estimator.model)
-    return estimator.source, estimator.target, model
+    return intervals, strategy
 
 
 def _prediction_files(
     series: Series, model: SignalModel | None, *, signals: bool, intervals: bool
 ) -> dict[str, str]:
     """Name the files of a prediction; the sidecar is last and completes the set."""
-    files = {}
-    if model is not None:
-        names = list(model.names)
-        if intervals:
-            from dmrifit.imaging.map_intervals import interval_map_names
+    from dmrifit.imaging.predicted_maps import predicted_map_names
 
-            names += interval_map_names(model.parameters)
-        for name in names:
-            files[name] = derivative_name(
-                series.stem, "dwimap.nii.gz", model=model.name, param=name, desc="predicted"
-            )
-    if signals:
-        for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
-            files[name] = derivative_name(series.stem, f"dwi.{extension}", desc="predicted")
+    files = {}
     entities = {"desc": "predicted"}
     sidecar = "dwi.json"
     if model is not None:
         entities["model"] = model.name
         sidecar = "dwimap.json"
+    for name in predicted_map_names(model, with_intervals=intervals):
+        files[name] = derivative_name(series.stem, "dwimap.nii.gz", **entities, param=name)
+    if signals:
+        for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
+            files[name] = derivative_name(series.stem, f"dwi.{extension}", desc="predicted")
+    if model is not None:
         files["html"] = derivative_name(series.stem, "quicklook.html", **entities)
     files["sidecar"] = derivative_name(series.stem, sidecar, **entities)
     return files

@@ -178,7 +178,15 @@ def prepare_brain(
             )
             transform = np.eye(4)
             if register:
-                transform = _aligned(prepared, source, prior_name)
+                alignment = align_heads(prepared, source)
+                transform = alignment.matrix
+                if alignment.likeness < SAME_HEAD:
+                    warnings.warn(
+                        f"{prior_name} does not look like the head of the image (median local "
+                        f"correlation {alignment.likeness:.2f}); look at the result, or align it "
+                        "by other means (register=False)",
+                        stacklevel=2,
+                    )
             moved = onto(source, prepared, transform)
             if brain is not None:
                 # The network must see the prior only where it sees the scan.
@@ -199,10 +207,9 @@ def prepare_brain(
 def _files(image: Image) -> dict[str, str]:
     """Name the files; the sidecar, last, completes the set."""
     prefix = stem(image) if isinstance(image, str | Path) else ""
-    files = {}
-    for key, suffix in _SUFFIXES.items():
-        files[key] = derivative_name(prefix, suffix, desc="prepared")
-    return files
+    return {
+        key: derivative_name(prefix, suffix, desc="prepared") for key, suffix in _SUFFIXES.items()
+    }
 
 
 def _ready(
@@ -225,19 +232,6 @@ def _ready(
     brain = share > MASK_THRESHOLD
     stripped = scan_of(np.where(brain, array_of(picture), 0), picture.affine)
     return stripped, scan_of(brain.astype(np.uint8), picture.affine)
-
-
-def _aligned(image: nib.Nifti1Pair, prior: nib.Nifti1Pair, name: str) -> NDArray[np.float64]:
-    """Align a prior to an image, and warn where the two do not look like one head."""
-    alignment = align_heads(image, prior)
-    if alignment.likeness < SAME_HEAD:
-        message = (
-            f"{name} does not look like the head of the image (median local correlation "
-            f"{alignment.likeness:.2f}); look at the result, or align it by other means "
-            "(register=False)"
-        )
-        warnings.warn(message, stacklevel=3)
-    return alignment.matrix
 
 
 def _write(

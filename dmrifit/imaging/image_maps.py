@@ -213,30 +213,19 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         from dmrifit.report.quicklook import write_quicklook
 
         maps, affine = self.upright()
-        page = file_set.path(self._files["html"])
+        common: dict[str, Any] = {
+            "title": self._title,
+            "html": file_set.path(self._files["html"]),
+            "background": self._upright_background(),
+        }
         if "Status" in sidecar:
             picture = file_set.path(self._files["png"])
-            write_quicklook(
-                maps,
-                affine,
-                sidecar,
-                title=self._title,
-                png=picture,
-                html=page,
-                background=self._upright_background(),
-                signals=self._upright_signals(),
-            )
+            signals = self._upright_signals()
+            write_quicklook(maps, affine, sidecar, png=picture, signals=signals, **common)
             return
         maps.pop("signals", None)
-        write_prediction_page(
-            maps,
-            affine,
-            sidecar,
-            title=self._title,
-            html=page,
-            background=self._upright_background(),
-            windows=self._fit_windows(file_set.folder),
-        )
+        windows = self._fit_windows(file_set.folder)
+        write_prediction_page(maps, affine, sidecar, windows=windows, **common)
 
     def _fit_windows(self, folder: Path) -> dict[str, tuple[float, float]]:
         """Read the ends of the color scales of a fit of the same scan and model in a folder."""

@@ -120,53 +120,29 @@ def sliced_rows(
 
     Shapes: `region` (x, y, z); yields a slice, inside (x, y, 1), rows (n_voxels, n_source).
     """
-    if patch_shape is not None:
-        yield from _patch_rows(series, region, select, patch_shape, progress=progress, whole=whole)
-        return
-    for slab, inside, voxels in series.slabs(
-        region, progress=progress, task="predict", whole=whole
-    ):
-        ends = np.cumsum(inside.sum(axis=(0, 1)))
-        # Voxels are in the order of the axes of the slab; a slice needs them together.
-        order = np.argsort(np.nonzero(inside)[2], kind="stable")
-        rows = _usable(select(voxels[order]))
-        first = 0
-        for k, end in enumerate(ends):
-            if end > first:
-                z = slab.start + k
-                yield slice(z, z + 1), inside[:, :, k : k + 1], rows[first:end]
-            first = end
-
-
-def _patch_rows(
-    series: Series,
-    region: NDArray[np.bool_] | None,
-    select: Callable[[NDArray], NDArray],
-    patch_shape: tuple[int, int, int],
-    *,
-    progress: bool,
-    whole: WholeSlab | None = None,
-) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
-    """Give the measurements of neighborhoods, as `sliced_rows` does."""
-    reach = patch_shape[2] // 2
+    reach = 0 if patch_shape is None else patch_shape[2] // 2
     slabs = series.slabs_with_margin(region, reach, progress=progress, task="predict")
     for slab, around, inside, values in slabs:
         if whole is not None:
             whole(around, values)
-        x, y, n_slices, m = values.shape
-        volume = _usable(select(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
+        if patch_shape is not None:
+            x, y, n_slices, m = values.shape
+            volume = _usable(select(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
         for k in range(slab.start - around.start, slab.stop - around.start):
             centers = inside[:, :, k : k + 1]
             if not centers.any():
                 continue
-            lowest = max(0, k - reach)
-            neighbors = slice(lowest, k + reach + 1)
-            i, j, slices = np.nonzero(centers)
-            rows = neighborhoods(
-                volume[:, :, neighbors],
-                (i, j, slices + k - lowest),
-                patch_shape,
-                region=inside[:, :, neighbors],
-            )
+            if patch_shape is None:
+                rows = _usable(select(values[:, :, k][centers[..., 0]]))
+            else:
+                lowest = max(0, k - reach)
+                neighbors = slice(lowest, k + reach + 1)
+                i, j, slices = np.nonzero(centers)
+                rows = neighborhoods(
+                    volume[:, :, neighbors],
+                    (i, j, slices + k - lowest),
+                    patch_shape,
+                    region=inside[:, :, neighbors],
+                )
             z = around.start + k
             yield slice(z, z + 1), centers, rows

@@ -14,12 +14,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import read_object
-from dmrifit.imaging.corrections import (
-    check_mask,
-    checked_signals,
-    denoise,
-    patches_are_large,
-)
+from dmrifit.imaging.corrections import checked_signals, denoise, patches_are_large
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.chunked_arrays import Array, read_block
 from dmrifit.io.nifti import file_paths
@@ -93,8 +88,7 @@ def estimate_sigma(
     """
     if method not in ("auto", "piesno", "mppca", "local"):
         raise ValueError(f"method must be auto, piesno, mppca or local, not {method!r}")
-    values = checked_signals(signals)
-    check_mask(mask, values)
+    values = checked_signals(signals, mask)
     if method in ("auto", "piesno"):
         sigma = _piesno(values, n_coils)
         if sigma is not None:
@@ -111,8 +105,7 @@ def estimate_sigma(
 
 def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
     """Estimate the noise by all methods that can, most trusted first; two in a central block."""
-    values = checked_signals(signals)
-    check_mask(mask, values)
+    values = checked_signals(signals, mask)
     levels = []
     background = _piesno(values, 1)
     if background is not None:
@@ -179,19 +172,15 @@ def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
     )
 
 
-def noise_doubt(level: NoiseLevel, signals: Any, *, mask: NDArray[np.bool_] | None = None) -> str:
-    """Say that another estimate of the noise disagrees with one; an empty text if none does."""
-    return describe_noise_levels([level, *noise_levels(signals, mask=mask)])[1]
-
-
 def _piesno(signals: Array, n_coils: int) -> float | None:
     """Estimate the noise outside the body; None where the voxels do not look like noise."""
     estimates = import_optional("dipy.denoise.noise_estimate")
     quantile = estimates.opt_quantile.get(n_coils, 0.5)
     # As dipy's `piesno` does with a whole image in memory, which gives no slice by itself.
-    start = _quantile(signals, quantile) / np.sqrt(
-        2 * estimates._inv_nchi_cdf(n_coils, 1, quantile)
-    )
+    step = -(-math.prod(signals.shape) // _SAMPLE)
+    samples = [np.nan_to_num(values).ravel(order="K")[::step] for _, values in read_slabs(signals)]
+    start = np.percentile(np.concatenate(samples).astype(np.float64), 100 * quantile)
+    start = float(start) / np.sqrt(2 * estimates._inv_nchi_cdf(n_coils, 1, quantile))
     by_slice, n_background = [], 0
     totals = np.zeros(signals.shape[3])
     for _, values in read_slabs(signals):
@@ -209,20 +198,12 @@ def _piesno(signals: Array, n_coils: int) -> float | None:
         return None
     # PIESNO may take tissue for noise, but tissue decays between measurements and noise does not.
     means = totals / n_background
-    is_constant = np.ptp(means) < _LARGEST_SPREAD * means.mean()
-    if not is_constant:
+    if np.ptp(means) >= _LARGEST_SPREAD * means.mean():
         return None
     # Sums of squares of several coils have another mean than Rayleigh noise.
     if n_coils == 1 and abs(means.mean() / _RAYLEIGH_MEAN - 1) >= _MEAN_TOLERANCE:
         return None
     return float(np.median(by_slice))
-
-
-def _quantile(signals: Array, quantile: float) -> float:
-    """Compute the quantile of the values, of a large image from evenly spaced ones."""
-    step = -(-math.prod(signals.shape) // _SAMPLE)
-    samples = [np.nan_to_num(values).ravel(order="K")[::step] for _, values in read_slabs(signals)]
-    return float(np.percentile(np.concatenate(samples).astype(np.float64), 100 * quantile))
 
 
 def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:

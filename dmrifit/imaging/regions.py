@@ -117,11 +117,24 @@ def roi_table(
     rows = []
     for label in sorted({*present, *(names or {})} - {0}):
         region = numbers == label
-        inside = np.nonzero(region & usable)
-        flags = _flags_of_bounds(values, inside, len(parameters))
+        inside = region & usable
+        flags = {}
+        if "at_bound" in values:
+            bits = values["at_bound"].array[inside]
+            flags["at_low"], flags["at_high"] = unpack_bounds(bits, len(parameters))
+        if "doubt" in values:
+            bits = values["doubt"].array[inside]
+            flags["doubtful"] = unpack_doubts(bits, len(parameters))
         for name in summarized:
             fits = values[name].array[inside]
             finite = np.isfinite(fits)
+            numbers_of_map = fits[finite].astype(np.float64)
+            quartiles = np.full(3, np.nan)
+            mean = np.nan
+            if numbers_of_map.size:
+                quartiles = np.percentile(numbers_of_map, (25, 50, 75))
+                mean = numbers_of_map.mean()
+            low, median, high = quartiles
             row = {
                 "label": label,
                 "name": (names or {}).get(label, str(label)),
@@ -129,26 +142,18 @@ def roi_table(
                 "unit": (units or {}).get(name, ""),
                 "n": int(finite.sum()),
                 "n_voxels": int(region.sum()),
+                "median": median,
+                "iqr": high - low,
+                "q25": low,
+                "q75": high,
+                "mean": mean,
             }
             shares = dict.fromkeys(("at_low", "at_high", "doubtful"), np.nan)
             if finite.any() and name in parameters:
                 column = parameters.index(name)
                 shares |= {key: flag[finite, column].mean() for key, flag in flags.items()}
-            rows.append(row | _statistics(fits[finite]) | shares)
+            rows.append(row | shares)
     return pd.DataFrame(rows)
-
-
-def _flags_of_bounds(
-    values: Mapping[str, _Volume], inside: tuple[NDArray, ...], n_parameters: int
-) -> dict[str, NDArray[np.bool_]]:
-    """Tell for the voxels of a region which parameters (n, p) are at a bound or in doubt."""
-    flags = {}
-    if "at_bound" in values:
-        bits = values["at_bound"].array[inside]
-        flags["at_low"], flags["at_high"] = unpack_bounds(bits, n_parameters)
-    if "doubt" in values:
-        flags["doubtful"] = unpack_doubts(values["doubt"].array[inside], n_parameters)
-    return flags
 
 
 def repeatability(table: pd.DataFrame) -> pd.DataFrame:
@@ -186,6 +191,7 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     Bland and Altman, BMJ 313:106, 1996; Raunig et al., Stat Methods Med Res 24:27–67, 2015.
     """
     import pandas as pd
+    from scipy.stats import chi2
 
     needed = ("subject", "visit", "label", "name", "map", "median")
     missing = [column for column in needed if column not in table]
@@ -204,37 +210,30 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
             f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at "
             f"visit {first['visit']}; name the visits differently"
         )
-    rows = []
-    for key, group in table.groupby(keys, sort=False):
-        visits = group.dropna(subset=["median"]).groupby("subject")["median"]
-        repeated = visits.agg(["mean", "var", "count"])
-        repeated = repeated[repeated["count"] >= 2]
-        mean, within_sd, wcv, freedom = np.nan, np.nan, np.nan, 0
-        if len(repeated):
-            mean = float(repeated["mean"].mean())
-            freedom = int((repeated["count"] - 1).sum())
-            # Variances are averaged, not standard deviations, which would be too small on average.
-            within_sd = float(np.sqrt(repeated["var"].mean()))
-            # A coefficient of variation has no meaning where means may be 0.
-            if (repeated["mean"] > 0).all():
-                wcv = float(np.sqrt((repeated["var"] / repeated["mean"] ** 2).mean()))
-        # A difference has the variance of two measurements.
-        rc, rc_percent = 1.96 * np.sqrt(2) * np.array([within_sd, 100 * wcv])
-        low, high = _interval_factors(freedom)
-        ends = (rc * low, rc * high, rc_percent * low, rc_percent * high)
-        rows.append((*key, len(repeated), mean, within_sd, wcv, rc_percent, rc, *ends))
-    columns = [*keys, "n_subjects", "mean", "within_sd", "wcv", "rc_percent", "rc"]
-    columns += ["rc_low", "rc_high", "rc_percent_low", "rc_percent_high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _interval_factors(freedom: int) -> NDArray[np.float64]:
-    """Give what a standard deviation is multiplied by at the ends of its 95 % interval."""
-    if not freedom:
-        return np.full(2, np.nan)
-    from scipy.stats import chi2
-
-    return np.sqrt(freedom / chi2.ppf([0.975, 0.025], freedom))
+    by_subject = table.groupby([*keys, "subject"], sort=False)["median"]
+    visits = by_subject.agg(["mean", "var", "count"]).reset_index()
+    repeated = visits[visits["count"] >= 2].assign(
+        relative_variance=lambda rows: rows["var"] / rows["mean"] ** 2,
+        # A coefficient of variation has no meaning where means may be 0.
+        is_positive=lambda rows: rows["mean"] > 0,
+        freedom=lambda rows: rows["count"] - 1,
+    )
+    groups = repeated.groupby(keys, sort=False)
+    result = groups["mean"].agg(n_subjects="size", mean="mean")
+    # Variances are averaged, not standard deviations, which would be too small on average.
+    result["within_sd"] = np.sqrt(groups["var"].mean())
+    result["wcv"] = np.sqrt(groups["relative_variance"].mean()).where(groups["is_positive"].all())
+    # A difference has the variance of two measurements.
+    result["rc_percent"] = 1.96 * np.sqrt(2) * 100 * result["wcv"]
+    result["rc"] = 1.96 * np.sqrt(2) * result["within_sd"]
+    freedom = groups["freedom"].sum()
+    for column in ("rc", "rc_percent"):
+        for end, quantile in (("low", 0.975), ("high", 0.025)):
+            factor = np.sqrt(freedom / chi2.ppf(quantile, freedom))
+            result[f"{column}_{end}"] = result[column] * factor
+    result = result.reindex(pd.MultiIndex.from_frame(table[keys].drop_duplicates()))
+    result["n_subjects"] = result["n_subjects"].fillna(0).astype(int)
+    return result.reset_index()
 
 
 @dataclass(frozen=True)
@@ -328,55 +327,74 @@ def summarize_fits(
     """Summarize the maps of many fits, or `maps` of one scan by another program, in regions."""
     import pandas as pd
 
+    scans: list[tuple[dict[str, str], FittedMaps, Path]]
     if maps:
         if sources or len(labels) != 1:
             raise ValueError(
                 "maps of another program (--map) need one label image (--labels) and no folder; "
                 "name those of several scans in a table with the columns map, file and unit"
             )
-        fit = named_maps(maps, units)
-        return _fit_rows({}, fit, Path(labels[0]), names)
-    folders = [Path(source) for source in sources]
-    label_files = [Path(label) for label in labels]
-    # All files are located before the first is read, so that a missing one is reported early.
-    scans = []
-    tables = [source for source in folders if source.suffix.lower() in (".tsv", ".csv")]
-    if len(folders) == 1 and tables and tables[0].is_file() and _lists_maps(tables[0]):
-        scans = _read_maps(tables[0], label_files)
+        scans = [({}, named_maps(maps, units), Path(labels[0]))]
     else:
-        for row, folder, image in _label_images(folders, label_files):
-            scans += [(row, fit, image) for fit in find_fits(folder)]
+        # All files are located before the first is read, so that a missing one is reported early.
+        scans = _named_scans([Path(source) for source in sources], [Path(file) for file in labels])
+    fit_tables = []
     for _, fit, _ in scans:
         if fit.method == "map":
             raise ValueError(
                 f"{fit.maps['status'].parent}: the maps of {fit.scan} were fitted with a learned "
                 f"prior: {PULLED}; fit the scan with --method nlls"
             )
-    fit_tables = [_fit_rows(row, fit, image, names) for row, fit, image in scans]
+    for row, fit, image in scans:
+        table = roi_table(fit.maps, image, names=names, units=fit.units)
+        first_map = fit.maps.get("status", next(iter(fit.maps.values())))
+        columns = {**row, "folder": str(first_map.parent), "scan": fit.scan, "model": fit.model}
+        for position, (name, value) in enumerate(columns.items()):
+            table.insert(position, name, value)
+        fit_tables.append(table)
     return pd.concat(fit_tables, ignore_index=True)
 
 
-def _fit_rows(
-    row: Mapping[str, str], fit: FittedMaps, image: Path, names: Mapping[int, str] | None
-) -> pd.DataFrame:
-    """Summarize the maps of one scan, after columns that say which it is."""
-    table = roi_table(fit.maps, image, names=names, units=fit.units)
-    first_map = next(iter(fit.maps.values()))
-    columns = {
-        **row,
-        "folder": str(fit.maps.get("status", first_map).parent),
-        "scan": fit.scan,
-        "model": fit.model,
-    }
-    for position, (name, value) in enumerate(columns.items()):
-        table.insert(position, name, value)
-    return table
-
-
-def _lists_maps(table: Path) -> bool:
-    """Tell whether a table names single maps, and not folders of fits."""
-    first_line = table.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0]
-    return {"map", "file"} <= {title.strip() for title in re.split("[\t,]", first_line)}
+def _named_scans(
+    sources: list[Path], labels: list[Path]
+) -> list[tuple[dict[str, str], FittedMaps, Path]]:
+    """List the fits of folders or of a table, each with columns and its label image."""
+    tables = [source for source in sources if source.suffix.lower() in (".tsv", ".csv")]
+    if tables and len(sources) > 1:
+        raise ValueError(
+            f"name folders of maps, or one table of them, not {tables[0]} among others"
+        )
+    rows: list[tuple[dict[str, str], Path, Path | None]]
+    rows = [({}, source, None) for source in sources]
+    of_table, in_table = "", ""
+    if tables:
+        if tables[0].is_file():
+            text = tables[0].read_text(encoding="utf-8-sig", errors="replace")
+            titles = re.split("[\t,]", text.partition("\n")[0])
+            # A table of single maps, and not of folders of fits.
+            if {"map", "file"} <= {title.strip() for title in titles}:
+                return _read_maps(tables[0], labels)
+        rows = _read_folders(tables[0])
+        of_table = f" of {tables[0]}, whose column labels is empty"
+        in_table = f" in {tables[0]}"
+    if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
+        raise ValueError(
+            f"{counted(len(labels), 'label image')} for {counted(len(rows), 'folder')} of maps"
+            f"{of_table}; give one (--labels), or one for each"
+        )
+    defaults: list[Path | None] = [*labels]
+    if len(labels) < 2:
+        # Without options every row names its own label image.
+        defaults = (defaults or [None]) * len(rows)
+    located = []
+    for (row, folder, image), default in zip(rows, defaults, strict=True):
+        label_image = image or default
+        if label_image is None or not label_image.is_file():
+            raise FileNotFoundError(
+                f"{label_image}: no such label image; check its name{in_table}"
+            )
+        located.append((row, folder, label_image))
+    return [(row, fit, image) for row, folder, image in located for fit in find_fits(folder)]
 
 
 def _read_maps(
@@ -433,43 +451,6 @@ def read_label_names(path: str | Path) -> dict[int, str]:
             )
         names[int(text)] = row["name"]
     return names
-
-
-def _label_images(
-    sources: list[Path], labels: list[Path]
-) -> list[tuple[dict[str, str], Path, Path]]:
-    """Pair folders of maps with label images; give the columns that describe each."""
-    tables = [source for source in sources if source.suffix.lower() in (".tsv", ".csv")]
-    if tables and len(sources) > 1:
-        raise ValueError(
-            f"name folders of maps, or one table of them, not {tables[0]} among others"
-        )
-    rows: list[tuple[dict[str, str], Path, Path | None]]
-    rows = [({}, source, None) for source in sources]
-    if tables:
-        rows = _read_folders(tables[0])
-    if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
-        source = ""
-        if tables:
-            source = f" of {tables[0]}, whose column labels is empty"
-        raise ValueError(
-            f"{counted(len(labels), 'label image')} for {counted(len(rows), 'folder')} of maps"
-            f"{source}; give one (--labels), or one for each"
-        )
-    # Without options every row names its own label image.
-    defaults = labels or [Path()] * len(rows)
-    if len(labels) == 1:
-        defaults = labels * len(rows)
-    pairs = []
-    for (row, folder, image), default in zip(rows, defaults, strict=True):
-        label_image = image or default
-        if not label_image.is_file():
-            table = ""
-            if tables:
-                table = f" in {tables[0]}"
-            raise FileNotFoundError(f"{label_image}: no such label image; check its name{table}")
-        pairs.append((row, folder, label_image))
-    return pairs
 
 
 def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]:
@@ -569,15 +550,6 @@ def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
             f"such as {numbers[is_fractional][0]:g}; resample label images by the nearest neighbor"
         )
     return rounded.astype(np.int64)
-
-
-def _statistics(values: NDArray) -> dict[str, float]:
-    """Give median, interquartile range, quartiles and mean; NaN without values."""
-    if not values.size:
-        return dict.fromkeys(("median", "iqr", "q25", "q75", "mean"), np.nan)
-    values = values.astype(np.float64)
-    low, median, high = np.percentile(values, (25, 50, 75))
-    return {"median": median, "iqr": high - low, "q25": low, "q75": high, "mean": values.mean()}
 
 
 def _fitted(sidecar: Path, description: Mapping[str, Any]) -> FittedMaps:

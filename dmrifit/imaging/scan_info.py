@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -56,17 +55,18 @@ class ScanInfo:
 def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = None) -> ScanInfo:
     """Read an image once, and describe it with its protocol; noise needs the extra preprocess."""
     series = Series.open(image)
-    edges = tuple(float(edge) for edge in np.linalg.norm(series.affine[:3, :3], axis=0))
+    codes = {form: int(series.header[f"{form}_code"]) for form in ("sform", "qform")}
+    position = ", ".join(f"{form} {code}" for form, code in codes.items() if code > 0)
     info = ScanInfo(
         series.name,
         series.grid,
-        edges,
+        tuple(np.linalg.norm(series.affine[:3, :3], axis=0).tolist()),
         "".join(nib.aff2axcodes(series.affine)),
-        _position(series),
+        position or "none",
         series.n_measurements,
         protocol,
     )
-    if info.position == "none":
+    if not position:
         info.doubts.append(
             "the header gives no position (qform and sform code 0): left and right are a guess; "
             "convert the scan again"
@@ -110,16 +110,6 @@ def _shells(b: NDArray[np.float64]) -> list[tuple[str, int]]:
     # A first volume without weighting beside others of 1 s/mm² is still b = 0.
     typical = [group[0] if group[0] == 0 else np.median(group) for group in groups]
     return [(f"{b:.4g}", len(group)) for b, group in zip(typical, groups, strict=True)]
-
-
-def _position(series: Series) -> str:
-    """Say which of the two transforms of the header place the image."""
-    codes = {
-        "sform": int(series.header["sform_code"]),
-        "qform": int(series.header["qform_code"]),
-    }
-    texts = [f"{name} {code}" for name, code in codes.items() if code > 0]
-    return ", ".join(texts) or "none"
 
 
 def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> None:
@@ -248,15 +238,9 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
         table = expected_precision(protocol, model, snr=snr)
     except ValueError:
         return f"{name}: yes"
-    texts = [
-        _precision(row)
-        for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True)
-        if not parameter.is_amplitude
-    ]
+    texts = []
+    for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
+        unit = f" {row['unit']}" if row["unit"] else ""
+        if not parameter.is_amplitude:
+            texts.append(f"{row['parameter']} {row['value']:.3g} ± {row['sd']:.2g}{unit}")
     return f"{name}: yes; SD of a voxel at least {', '.join(texts)}"
-
-
-def _precision(row: dict[Any, Any]) -> str:
-    """Write the value of typical tissue with its standard deviation."""
-    unit = f" {row['unit']}" if row["unit"] else ""
-    return f"{row['parameter']} {row['value']:.3g} ± {row['sd']:.2g}{unit}"

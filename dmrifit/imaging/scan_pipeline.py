@@ -165,7 +165,13 @@ def preprocess_image(
             slice_axis = _slice_axis(series)
         with series.unpacked() as readable:
             readable.check_magnitudes()
-            _check_signal(readable, region)
+            usable = voxels_where(readable, lambda values: np.isfinite(values) & (values != 0))
+            if not (usable if region is None else usable & region).any():
+                extent = "" if region is None else " of the mask"
+                raise ValueError(
+                    f"{series.name}: all voxels{extent} are 0, NaN or infinite in every "
+                    "measurement; check that it is the right image"
+                )
             signals = stack.enter_context(_empty(series, file_set))
             # Before denoising, which leaves no noise to estimate.
             levels = noise_levels(readable, mask=region)
@@ -217,7 +223,15 @@ def preprocess_image(
             description = _describe(ordered_steps, noise, files, slice_axis, transforms, series)
             description |= series.describe()
             description["Sources"] = describe_sources(Image=image, Mask=mask)
-            _write(result, description, file_set, files)
+            save_image(result.image, file_set.path(files["image"]))
+            save_image(result.sigma, file_set.path(files["sigma"]))
+            tables = {"bval": protocol.b, "te": protocol.te, "bvec": protocol.directions}
+            for key, numbers in tables.items():
+                if numbers is not None:
+                    # One line of numbers; of directions one for each axis.
+                    path = file_set.path(files[key])
+                    np.savetxt(path, np.atleast_2d(numbers.T), fmt="%.10g")
+            file_set.write_json(files["sidecar"], description)
     if file_set is not None:
         written = series.image_class.from_filename(file_set.folder / files["image"])
         result = replace(result, image=written)
@@ -253,20 +267,6 @@ def _empty(series: Series, file_set: FileSet | None) -> Iterator[Any]:
         yield DiskArray(file, series.shape)
 
 
-def _check_signal(series: Series, region: NDArray[np.bool_] | None) -> None:
-    """Refuse an image in which no voxel holds a signal."""
-    usable = voxels_where(series, lambda values: np.isfinite(values) & (values != 0))
-    extent = ""
-    if region is not None:
-        usable &= region
-        extent = " of the mask"
-    if not usable.any():
-        raise ValueError(
-            f"{series.name}: all voxels{extent} are 0, NaN or infinite in every measurement; "
-            "check that it is the right image"
-        )
-
-
 def _slice_axis(series: Series) -> int:
     """Find the axis across slices: that of the header, or of the longest voxel edge."""
     stored = series.header.get_dim_info()[2]
@@ -298,13 +298,13 @@ def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> No
         listed = ", ".join(map(str, large[:_MOST_LISTED]))
         if len(large) > _MOST_LISTED:
             listed += ", …"
-        message = (
+        warnings.warn(
             f"{series.name}: volumes {listed} (counted from 0) were moved by up to "
             f"{shifts.max():.2g} mm and {turns.max():.2g} degrees; if the patient lay still, the "
             "image is too small or too dark for motion correction: look at the result, or leave "
-            "this step out"
+            "this step out",
+            stacklevel=3,
         )
-        warnings.warn(message, stacklevel=3)
 
 
 def _files(series: Series, protocol: Protocol) -> dict[str, str]:
@@ -314,11 +314,10 @@ def _files(series: Series, protocol: Protocol) -> dict[str, str]:
         names["bvec"] = "bvec"
     if protocol.te is not None:
         names["te"] = "te"
-    files = {}
-    for key, ending in names.items():
+    files = {"sigma": derivative_name(series.stem, "dwimap.nii.gz", param="sigma", desc="preproc")}
+    for key, ending in (names | {"sidecar": "json"}).items():
         files[key] = derivative_name(series.stem, f"dwi.{ending}", desc="preproc")
-    files["sigma"] = derivative_name(series.stem, "dwimap.nii.gz", param="sigma", desc="preproc")
-    return files | {"sidecar": derivative_name(series.stem, "dwi.json", desc="preproc")}
+    return files
 
 
 def _describe(
@@ -356,18 +355,3 @@ def _describe(
             "NoValue": "NaN where a voxel would come from outside the image",
         }
     return description
-
-
-def _write(
-    result: Preprocessed, description: Mapping[str, Any], files: FileSet, names: Mapping[str, str]
-) -> None:
-    """Write the files of a preprocessed scan, the sidecar last."""
-    save_image(result.image, files.path(names["image"]))
-    save_image(result.sigma, files.path(names["sigma"]))
-    protocol = result.protocol
-    tables = {"bval": protocol.b, "te": protocol.te, "bvec": protocol.directions}
-    for key, numbers in tables.items():
-        if numbers is not None:
-            # One line of numbers; of directions one for each axis.
-            np.savetxt(files.path(names[key]), np.atleast_2d(numbers.T), fmt="%.10g")
-    files.write_json(names["sidecar"], description)

@@ -56,9 +56,8 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise _no_room(error, path) from error
+        _refuse_full_disk(error, path)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -97,16 +96,15 @@ def check_place(path: Path) -> None:
     for part in path.parts:
         check_name(part, longest=_LONGEST_NAME - _LONGEST_PREFIX)
     place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not place.is_dir() and place != path:
+        raise NotADirectoryError(
+            f"{path} cannot be written: {place} is a file; choose another place"
+        )
     if not place.is_dir():
-        if place != path:
-            raise NotADirectoryError(
-                f"{path} cannot be written: {place} is a file; choose another place"
-            )
         place = path.parent
     try:
         # Without a name, so that nothing is left behind even by a process that is killed.
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise type(error)(
             f"{path} cannot be written: {error.strerror} in {place}; choose another place"
@@ -139,21 +137,13 @@ def remove_abandoned_parts(folder: str | Path, name: str | None = None) -> None:
             continue
         # Another process may have removed it.
         with suppress(OSError):
-            age = time.time() - unfinished.stat().st_mtime
-            if age > _ABANDONED_SECONDS and not _alive(int(pid)):
+            if time.time() - unfinished.stat().st_mtime <= _ABANDONED_SECONDS:
+                continue
+            try:
+                os.kill(int(pid), 0)
+            # No process of this machine has this number; one of another user is another error.
+            except (ProcessLookupError, OverflowError):
                 unfinished.unlink()
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process of this number runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    # It belongs to another user.
-    except OSError:
-        return True
-    return True
 
 
 class FileSet:
@@ -240,6 +230,17 @@ class FileSet:
             ) from error
         return self
 
+    def _publish(self, hidden: Path, complete: Path) -> None:
+        """Exchange the files of an earlier set for the new ones, each by a rename."""
+        finish_interrupted(self.folder)
+        with _locked(self.folder, os.O_RDONLY, fcntl.LOCK_EX):
+            # The mark first: it must not stand beside a part of its set.
+            for slot in reversed(_slots(hidden)):
+                if _is_file(self.folder / slot.name):
+                    _rename(self.folder / slot.name, slot / _EARLIER, hidden)
+            os.replace(hidden, complete)
+            _settle(complete)
+
     def check_room(self, n_bytes: float) -> None:
         """Refuse to begin where the disk has less room than the files will take."""
         check_room(self.folder, n_bytes)
@@ -279,19 +280,7 @@ class FileSet:
             # Those that hold files stay: the new ones, or those of another run.
             with suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise _no_room(error, self.folder) from error
-
-    def _publish(self, hidden: Path, complete: Path) -> None:
-        """Exchange the files of an earlier set for the new ones, each by a rename."""
-        finish_interrupted(self.folder)
-        with _locked(self.folder, os.O_RDONLY, fcntl.LOCK_EX):
-            # The mark first: it must not stand beside a part of its set.
-            for slot in reversed(_slots(hidden)):
-                if _is_file(self.folder / slot.name):
-                    _rename(self.folder / slot.name, slot / _EARLIER, hidden)
-            os.replace(hidden, complete)
-            _settle(complete)
+        _refuse_full_disk(error, self.folder)
 
 
 def finish_interrupted(folder: str | Path) -> None:
@@ -398,19 +387,20 @@ def _locked(
     path: Path, flags: int, operation: int = fcntl.LOCK_EX | fcntl.LOCK_NB
 ) -> Iterator[bool]:
     """Lock a file or folder during the block, or until this process ends, if that is possible."""
+    is_locked = False
     with ExitStack() as stack:
-        try:
+        with suppress(OSError):
             handle = os.open(path, flags)
             stack.callback(os.close, handle)
             fcntl.flock(handle, operation)
             is_locked = True
-        except OSError:
-            is_locked = False
         yield is_locked
 
 
-def _no_room(error: OSError, path: Path) -> OSError:
+def _refuse_full_disk(error: BaseException | None, path: Path) -> None:
     """Name the file or folder that the disk has no room for."""
-    return OSError(
-        f"no room to write {path}: {error.strerror}; free some, or choose a folder on another disk"
-    )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        raise OSError(
+            f"no room to write {path}: {error.strerror}; free some, or choose a folder on "
+            "another disk"
+        ) from error

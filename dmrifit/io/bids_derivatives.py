@@ -19,7 +19,6 @@ from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import expected_precision, typical_tissue
 from dmrifit.engine.doubts import (
     DoubtTally,
-    column_counts,
     least_weighted,
     least_weighted_signals,
 )
@@ -80,22 +79,18 @@ def common_stem(paths: Sequence[str | Path]) -> str:
 
 def derivative_name(source: str, suffix: str, **entities: str) -> str:
     """Name a file derived from an image, in the manner of BIDS derivatives."""
-    words: list[str] = []
-    if source:
-        words = source.split("_")
-    # A prediction of preprocessed images keeps both words, in one entity as BIDS wants it.
-    description = ""
+    words = source.split("_") if source else []
+    descriptions = []
     if _BIDS.fullmatch(source):
-        for word in words:
-            if word.startswith("desc-"):
-                description += word.removeprefix("desc-")
         # The last word is the suffix of the source.
-        words = [word for word in words[:-1] if not word.startswith("desc-")]
+        words.pop()
+        descriptions = [word.removeprefix("desc-") for word in words if word.startswith("desc-")]
+        words = [word for word in words if not word.startswith("desc-")]
+    # A prediction of preprocessed images keeps both words, in one entity as BIDS wants it: preproc
+    # and predicted become preprocPredicted.
     added = label(entities.pop("desc", ""))
-    # BIDS joins words by capitals: preproc and predicted become preprocPredicted.
-    if description:
-        added = added[:1].upper() + added[1:]
-    description += added
+    description = "".join([*descriptions, added[:1].upper() if descriptions else added[:1]])
+    description += added[1:]
     words += [f"{key}-{label(value)}" for key, value in entities.items()]
     if description:
         words.append(f"desc-{description}")
@@ -141,43 +136,34 @@ class FitTally:
         self.fixed = tuple(fixed)
         self._sample = SpreadSample(_SNR_VOXELS)
         self.status = np.zeros(len(FitStatus), np.int64)
-        self.at_low = np.zeros(len(model.names), np.int64)
-        self.at_high = np.zeros(len(model.names), np.int64)
         self.doubts = doubts
         self.screening = ScreeningTally()
 
     def add(self, result: FitResult, inside: NDArray[np.bool_]) -> None:
         """Count the voxels of one part, which lie where `inside` (x, y, slices) is True."""
         self.status += np.bincount(result.status, minlength=len(self.status))
-        self.at_low += column_counts(result.at_low)
-        self.at_high += column_counts(result.at_high)
         self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
-        amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
-        if len(amplitudes) == 1:
-            # S0 itself may lie far outside of what was measured, and be not determined.
-            signals = least_weighted_signals(result)
-            snr = signals / self._residual_deviation(result)
-            noise = np.full(len(signals), np.inf)
-            if result.inputs is not None and result.inputs.sigma is not None:
-                noise[:] = result.inputs.sigma
-            self._sample.add(np.column_stack([snr, signals, noise]), by_slice(inside))
-
-    def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
-        """Compute the SD of residuals (n_voxels,), NaN where none are left beside parameters."""
-        if result.inputs is None:
-            return np.full(len(result.cost), np.nan)
-        signals = result.inputs.signals
-        is_used = np.isfinite(signals)
-        if result.method in ("ols", "wls"):
-            # A fit of logarithms keeps in its inputs the values that it leaves out.
-            is_used &= signals > 0
-        n_used = np.einsum("ij->i", is_used, dtype=np.intp)
-        spare = n_used - len(self.model.names) + len(self.fixed)
-        deviation = np.sqrt(result.cost / np.maximum(spare, 1))
-        # Of residuals that are 0 whatever the noise, there is no SNR.
-        return np.where((spare > 0) & (deviation > 0), deviation, np.nan)
+        if sum(p.is_amplitude for p in self.model.parameters) != 1:
+            return
+        noise = deviation = np.full(len(result.cost), np.nan)
+        if result.inputs is not None:
+            is_used = np.isfinite(result.inputs.signals)
+            if result.method in ("ols", "wls"):
+                # A fit of logarithms keeps in its inputs the values that it leaves out.
+                is_used &= result.inputs.signals > 0
+            n_used = np.einsum("ij->i", is_used, dtype=np.intp)
+            spare = n_used - len(self.model.names) + len(self.fixed)
+            deviation = np.sqrt(result.cost / np.maximum(spare, 1))
+            # Of residuals that are 0 whatever the noise, there is no SNR.
+            deviation[(spare <= 0) | (deviation <= 0)] = np.nan
+            if result.inputs.sigma is not None:
+                noise = np.broadcast_to(result.inputs.sigma, len(result.cost))
+        # S0 itself may lie far outside of what was measured, and be not determined.
+        signals = least_weighted_signals(result)
+        rows = np.column_stack([signals / deviation, signals, noise])
+        self._sample.add(rows, by_slice(inside))
 
     def snr(self) -> tuple[float, float]:
         """
@@ -194,6 +180,11 @@ class FitTally:
         # Scanners filter the background, so that a map of the noise is too low there.
         is_tissue = above_air_or_noise(signals, np.maximum(noise, self.noise_level()))
         return float(np.median(snr[is_tissue])), 1.0 - float(is_tissue.mean())
+
+    def _finite_rows(self) -> NDArray[np.float64]:
+        """Give SNR, signal and noise, (3, n_voxels), of the voxels that have them."""
+        rows = self._sample.rows().reshape(-1, 3)
+        return rows[np.isfinite(rows[:, :2]).all(axis=1)].T
 
     def is_tissue(self, signals: NDArray) -> NDArray[np.bool_]:
         """
@@ -213,11 +204,6 @@ class FitTally:
             return np.nan
         return float(np.median(signals[is_bright] / snr[is_bright]))
 
-    def _finite_rows(self) -> NDArray[np.float64]:
-        """Give SNR, signal and noise, (3, n_voxels), of the voxels that have them."""
-        rows = self._sample.rows().reshape(-1, 3)
-        return rows[np.isfinite(rows[:, :2]).all(axis=1)].T
-
     @property
     def n_fitted(self) -> int:
         """Number of voxels that have parameters."""
@@ -235,19 +221,14 @@ def describe_fit(
 ) -> dict[str, Any]:
     """Describe a fit for the JSON file that stands beside its maps."""
     model = tally.model
-    readings = tally.doubts.readings(tally.is_tissue)
+    method = _METHODS[settings.method or "nlls"]
+    if settings.likelihood != "gaussian":
+        method = f"maximum of the {settings.likelihood} likelihood"
     return {
-        "Description": f"Voxelwise fit of the signal model {model.name} by "
-        f"{_describe_method(settings)}",
-        "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
-        "Versions": versions(),
+        "Description": f"Voxelwise fit of the signal model {model.name} by {method}",
+        **_describe_makers(),
         "Model": _describe_model(model),
-        "Parameters": {
-            parameter.name: _describe_parameter(
-                parameter, j, tally, settings, bounds[j], files, readings
-            )
-            for j, parameter in enumerate(model.parameters)
-        },
+        "Parameters": _describe_parameters(tally, settings, bounds, files),
         **_describe_voxel_maps(tally, files),
         **tally.screening.describe(),
         **({} if settings.prior is None else {"Prior": settings.prior.describe()}),
@@ -262,51 +243,48 @@ def describe_fit(
     }
 
 
-def _describe_method(settings: FitSettings) -> str:
-    """Name the method of a fit, and the distribution of noise where it is not the usual one."""
-    text = _METHODS[settings.method or "nlls"]
-    if settings.likelihood == "gaussian":
-        return text
-    return f"maximum of the {settings.likelihood} likelihood"
+def _describe_makers(*packages: str) -> dict[str, Any]:
+    made_by = [{"Name": "dmrifit", "Version": version("dmrifit")}]
+    return {"GeneratedBy": made_by, "Versions": versions(*packages)}
 
 
-def _describe_parameter(
-    parameter: Parameter,
-    column: int,
+def _describe_parameters(
     tally: FitTally,
     settings: FitSettings,
-    bounds: tuple[float, float],
+    bounds: Sequence[tuple[float, float]],
     files: Mapping[str, str],
-    readings: Mapping[str, str],
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "Units": _units(parameter),
-        # JSON has no infinity.
-        "Bounds": [float(bound) if np.isfinite(bound) else None for bound in bounds],
-    }
-    for fit_map in FIT_MAPS:
-        if fit_map.is_per_parameter:
-            entry[fit_map.sidecar_key] = files[fit_map.names(tally.model)[column]]
-    if parameter.name in settings.capped(tally.model):
-        entry["UpperBoundRule"] = f"also at most {MONOTONIC}"
-    if is_share(parameter) and not tally.model.needs_te:
-        # At one echo time blood and tissue have decayed by different shares.
-        entry["Meaning"] = "T2-weighted signal fraction at the echo time of the scan"
-    if parameter.name in readings:
-        entry["Interval"] = readings[parameter.name]
-    if parameter.is_amplitude:
-        entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
-    fixed = settings.fixed or {}
-    if parameter.name in fixed:
-        value = fixed[parameter.name]
-        entry["Fixed"] = value if isinstance(value, str) else float(np.asarray(value))
-    else:
-        n_fitted = max(tally.n_fitted, 1)
-        entry["ShareAtBounds"] = {
-            "Lower": float(tally.at_low[column] / n_fitted),
-            "Upper": float(tally.at_high[column] / n_fitted),
+) -> dict[str, dict[str, Any]]:
+    """Describe each parameter: unit, files, bounds, and how many voxels ended at them."""
+    model = tally.model
+    readings = tally.doubts.readings(tally.is_tissue)
+    capped, fixed = settings.capped(model), settings.fixed or {}
+    shares = np.array([tally.doubts.at_low, tally.doubts.at_high]) / max(tally.n_fitted, 1)
+    entries: dict[str, dict[str, Any]] = {}
+    for j, parameter in enumerate(model.parameters):
+        name = parameter.name
+        entry = entries[name] = {
+            "Units": _units(parameter),
+            # JSON has no infinity.
+            "Bounds": [float(bound) if np.isfinite(bound) else None for bound in bounds[j]],
         }
-    return entry
+        for fit_map in FIT_MAPS:
+            if fit_map.is_per_parameter:
+                entry[fit_map.sidecar_key] = files[fit_map.names(model)[j]]
+        if name in capped:
+            entry["UpperBoundRule"] = f"also at most {MONOTONIC}"
+        if is_share(parameter) and not model.needs_te:
+            # At one echo time blood and tissue have decayed by different shares.
+            entry["Meaning"] = "T2-weighted signal fraction at the echo time of the scan"
+        if name in readings:
+            entry["Interval"] = readings[name]
+        if parameter.is_amplitude:
+            entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
+        if name in fixed:
+            value = fixed[name]
+            entry["Fixed"] = value if isinstance(value, str) else float(np.asarray(value))
+        else:
+            entry["ShareAtBounds"] = {"Lower": float(shares[0, j]), "Upper": float(shares[1, j])}
+    return entries
 
 
 def summarize_tissue(
@@ -334,20 +312,14 @@ def summarize_tissue(
         "Quartiles, StandardError and Interval of parameters leave them out",
     }
     for name, entry in sidecar.get("Parameters", {}).items():
-        quartiles = _percentiles(maps[name][tissue], (25, 50, 75))
-        if quartiles:
-            entry["Quartiles"] = quartiles
+        values = maps[name][tissue]
+        if np.isfinite(values).any():
+            finite = values[np.isfinite(values)]
+            entry["Quartiles"] = np.percentile(finite, (25, 50, 75)).tolist()
         if f"{name}_se" in maps:
-            errors = _percentiles(maps[f"{name}_se"][tissue], (50,))
-            entry["StandardError"] = errors[0] if errors else None
-
-
-def _percentiles(values: NDArray, percentiles: tuple[int, ...]) -> list[float]:
-    """Compute percentiles of the finite values; none where there are no such values."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return []
-    return np.percentile(values, percentiles).tolist()
+            errors = maps[f"{name}_se"][tissue]
+            errors = errors[np.isfinite(errors)]
+            entry["StandardError"] = float(np.percentile(errors, 50)) if len(errors) else None
 
 
 def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
@@ -359,6 +331,9 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
     reference = least_weighted(contrasts)[0]
     tissue = typical_tissue(model)
     (amplitude,) = (tissue[j] for j, p in enumerate(model.parameters) if p.is_amplitude)
+    contrast = f"b = {contrasts.b[reference]:g} s/mm²"
+    if contrasts.te is not None:
+        contrast += f" and TE {contrasts.te[reference]:g} ms"
     with np.errstate(all="ignore"):
         remaining = model.signal(tissue, contrasts)[0, reference] / amplitude
     if not (np.isfinite(remaining) and remaining > 0):
@@ -374,7 +349,7 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
             "tissue, at the median over voxels, without air, of the signal at the lowest b-value "
             "and shortest echo time over the standard deviation of residuals",
             "SNR": snr,
-            "SNRContrast": _describe_contrast(contrasts, reference),
+            "SNRContrast": contrast,
             "CoefficientOfVariation": {
                 name: float(value) if np.isfinite(value) else None
                 for name, value in zip(table["parameter"], table["cv"], strict=True)
@@ -383,13 +358,6 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
             "Advice": [sentence for sentence in table["advice"] if sentence],
         }
     }
-
-
-def _describe_contrast(contrasts: Protocol, number: np.intp) -> str:
-    text = f"b = {contrasts.b[number]:g} s/mm²"
-    if contrasts.te is not None:
-        text += f" and TE {contrasts.te[number]:g} ms"
-    return text
 
 
 def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str, Any]:
@@ -423,14 +391,11 @@ def describe_prediction(
     files: Mapping[str, str],
 ) -> dict[str, Any]:
     """Describe a prediction for the JSON file that stands beside its maps."""
+    parameters = describe(estimator.get_params(deep=False))
     described: dict[str, Any] = {
         "Description": "Predicted from images of another protocol",
-        "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
-        "Versions": versions("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
-        "Estimator": {
-            "Class": type(estimator).__name__,
-            "Parameters": describe(estimator.get_params(deep=False)),
-        },
+        **_describe_makers("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
+        "Estimator": {"Class": type(estimator).__name__, "Parameters": parameters},
     }
     if getattr(estimator, "synthetic_", False):
         described["Estimator"]["TrainingData"] = SYNTHETIC_TRAINING
@@ -449,13 +414,9 @@ def describe_prediction(
 
 
 def _describe_model(model: SignalModel) -> dict[str, str]:
-    formula = {"Expression": model.expression}
-    if model.source:
-        formula = {"Source": model.source}
+    formula = {"Source": model.source} if model.source else {"Expression": model.expression}
     return {"Name": model.name, **formula, "FormulaUnits": "b in ms/µm², te in ms"}
 
 
 def _units(parameter: Parameter) -> str:
-    if parameter.is_amplitude:
-        return "arbitrary, as the image"
-    return parameter.unit or "1"
+    return "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1"

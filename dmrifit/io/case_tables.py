@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -97,16 +99,15 @@ class CaseTable:
         """Columns of files, images first."""
         return tuple(dict.fromkeys((*self.images, *self.endings)))
 
-    def rows(self, table: Path | Sequence[Path]) -> Iterable[tuple[int, dict[str, str]]]:
+    def rows(self, table: Path | Sequence[Path]) -> list[tuple[int, dict[str, str]]]:
         """Give the rows of a table by their lines, or those of images as line 0."""
         if not isinstance(table, Path):
             rows = folder_rows(table, self.images)
             return [(0, {"patient": subject_of(row["name"]), **row}) for row in rows]
         # A folder of images names no other files.
         if table.is_dir() and set(self.required) == {"patient", self.images[0]}:
-            return [
-                (0, {"patient": row["name"], **row}) for row in folder_rows(table, self.images)
-            ]
+            rows = folder_rows(table, self.images)
+            return [(0, {"patient": row["name"], **row}) for row in rows]
         return read_rows(table, required=self.required, optional=self.optional, aliases=_ALIASES)
 
     def read(
@@ -127,13 +128,13 @@ class CaseTable:
             folder = table if table.is_dir() else table.parent
         cases: list[_Case] = []
         line_of: dict[str, int] = {}
-        rows = list(self.rows(table))
+        rows = self.rows(table)
         if isinstance(table, Path) and not table.is_dir():
             check_patients(((line, row["patient"]) for line, row in rows), table)
         for line, row in rows:
-            place = f"{table}, row {line} (patient {row['patient']})" if line else str(table)
-            if not isinstance(table, Path):
-                place = row[self.images[0]]
+            place = str(table) if isinstance(table, Path) else row[self.images[0]]
+            if line:
+                place += f", row {line} (patient {row['patient']})"
             name = row.get("name") or row["patient"]
             first_line = line_of.setdefault(name, line)
             if first_line != line:
@@ -147,8 +148,8 @@ class CaseTable:
                 problem = f"{place}: {error}"
                 kind: type[Exception] = ValueError
                 if isinstance(error, FileNotFoundError):
-                    problem += f"; paths are relative to {folder.resolve()}"
                     kind = FileNotFoundError
+                    problem += f"; paths are relative to {folder.resolve()}"
                 if failed is None:
                     raise kind(problem) from None
                 failed.append({"name": name, "patient": row["patient"], "problem": problem})
@@ -236,38 +237,43 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
     column ``brain``. Named images of one name are called by their folders.
     """
     main, *others = images
-    is_folder = isinstance(folder, Path)
-    paths = sorted(folder.iterdir()) if isinstance(folder, Path) else list(dict.fromkeys(folder))
+    if isinstance(folder, Path):
+        paths = [path for path in sorted(folder.iterdir()) if _is_image(path)]
+        texts = [path.name for path in paths]
+    else:
+        paths = list(dict.fromkeys(folder))
+        texts = [str(path) for path in paths]
     names = [stem(path).removesuffix(f"_{main}").removesuffix(_SERIES) for path in paths]
-    if not is_folder and len(set(names)) < len(names):
+    if not isinstance(folder, Path) and len(set(names)) < len(names):
         names = [path.absolute().parent.name for path in paths]
     files: dict[str, str] = {}
-    for name, path in zip(names, paths, strict=True):
-        is_image = path.name != stem(path) and path.suffix.lower() != ".hdr"
-        if is_folder and (not is_image or path.name.startswith(".") or path.is_dir()):
-            continue
-        file = path.name if is_folder else str(path)
+    for name, file in zip(names, texts, strict=True):
         if files.setdefault(name, file) != file:
-            where = f"{folder} has both" if is_folder else f"{name} is the name of"
+            where = f"{folder} has both" if isinstance(folder, Path) else f"{name} is the name of"
             raise ValueError(f"{where} {files[name]} and {file}; keep one of them")
-    rows: dict[str, dict[str, str]] = {}
-    for name, file in files.items():
-        # The longest first: p1_prior_label is no label of p1_prior.
-        for column in sorted(others, key=len, reverse=True):
-            owner = name.removesuffix(f"_{column}")
-            if owner != name and owner in files:
-                rows.setdefault(owner, {})[column] = file
-                break
-        else:
-            rows.setdefault(name, {})[main] = file
-    if not rows and isinstance(folder, Path):
+    if not files and isinstance(folder, Path):
         tables = ", ".join(sorted(path.name for path in folder.glob("*.tsv")))
         raise FileNotFoundError(
             f"{folder} is a folder without images (.nii, .nii.gz); name "
             + (f"a table in it: {tables}" if tables else "an image, a table or a folder of images")
         )
-    empty = dict.fromkeys(images, "")
-    return [{"name": name, **empty, **rows[name]} for name in sorted(rows)]
+    rows: dict[str, dict[str, str]] = defaultdict(lambda: dict.fromkeys(images, ""))
+    for name, file in files.items():
+        # The longest first: p1_prior_label is no label of p1_prior.
+        for column in sorted(others, key=len, reverse=True):
+            owner = name.removesuffix(f"_{column}")
+            if owner != name and owner in files:
+                rows[owner][column] = file
+                break
+        else:
+            rows[name][main] = file
+    return [{"name": name, **rows[name]} for name in sorted(rows)]
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file of a folder is an image, and the only or first file of it."""
+    is_named = stem(path) != path.name and not path.name.startswith(".")
+    return is_named and path.suffix.lower() != ".hdr" and not path.is_dir()
 
 
 def subject_of(name: str) -> str:
@@ -278,10 +284,8 @@ def subject_of(name: str) -> str:
 
 def folder_summary(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:
     """Say which cases a folder holds, and for how many of them there are further images."""
-    names = [row["name"] for row in rows]
-    text = f"{counted(len(names), 'case')} in {folder}: {first_few(names)}"
-    columns = list(rows[0])[2:]
-    counts = {column: sum(bool(row[column]) for row in rows) for column in columns}
+    text = f"{counted(len(rows), 'case')} in {folder}: {first_few([row['name'] for row in rows])}"
+    counts = {column: sum(bool(row[column]) for row in rows) for column in list(rows[0])[2:]}
     further = ", ".join(f"{column} {count}" for column, count in counts.items() if count)
     return f"{text}; with {further}" if further else text
 
@@ -335,9 +339,7 @@ def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
     if not pairs:
         raise ValueError("there are no cases to write")
     stems = [file_stem(*pair) for pair in pairs]
-    repeated = {
-        name for (_, name), is_shared in zip(pairs, share_a_name(stems), strict=True) if is_shared
-    }
+    repeated = {name for (_, name) in compress(pairs, share_a_name(stems))}
     if repeated:
         raise ValueError(
             f"several cases would have the same files: {', '.join(sorted(repeated))}; "

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,30 +49,45 @@ _README = (
 class DicomSeries:
     """One series: what its headers say, the files it became, and why it became none."""
 
-    patient: str
-    study: tuple[str, str, str]
-    number: int
-    description: str
-    manufacturer: str
-    is_image: bool
+    header: Any
     n_files: int = 0
     images: list[Path] = field(default_factory=list)
     refusal: str = ""
-    name: str = ""
+    names: list[str] = field(default_factory=list)
     b: str = ""
     te: float = np.nan
+
+    def text(self, tag: str) -> str:
+        """Give a text of its headers, an empty one where it is missing."""
+        return str(self.header.get(tag) or "")
+
+    @property
+    def study(self) -> tuple[str, str, str]:
+        """Date and time of its study, and its identifier."""
+        return self.text("StudyDate"), self.text("StudyTime"), self.text("StudyInstanceUID")
+
+    @property
+    def number(self) -> int:
+        """Its number; 0 where that is none."""
+        text = self.text("SeriesNumber")
+        return int(text) if text.isdecimal() else 0
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is neither spectra nor raw data."""
+        return self.text("SOPClassUID") not in _NO_IMAGES and bool(self.header.get("Rows"))
 
     @property
     def row(self) -> dict[str, Any]:
         """Its row in the table of series, without what names a person."""
         return {
             "series": self.number,
-            "description": self.description,
-            "manufacturer": self.manufacturer,
+            "description": self.text("SeriesDescription"),
+            "manufacturer": self.text("Manufacturer"),
             "files": self.n_files,
             "b": self.b,
             "te": f"{1e3 * self.te:g}" if np.isfinite(self.te) else "",
-            "result": self.name or self.refusal,
+            "result": ", ".join(self.names) or self.refusal,
         }
 
 
@@ -93,50 +109,46 @@ def import_dicom(
             f"--subject {subject}: a label has letters and digits only; write such one"
         )
     series = _read_series(folder)
-    patients = sorted({item.patient for item in series.values()})
+    patients = sorted({item.text("PatientID") for item in series.values()})
     if subject is not None and len(patients) > 1:
         raise ValueError(
             f"{folder} holds {len(patients)} patients, and --subject names one; leave it out to "
             "number them, or name the folder of one"
         )
-    with tempfile.TemporaryDirectory() as name:
-        converted = Path(name)
+    with tempfile.TemporaryDirectory() as converted:
         if any(item.is_image for item in series.values()):
-            _convert(folder, converted)
+            try:
+                program = str(import_optional("dcm2niix").bin)
+            except ImportError:
+                program = shutil.which("dcm2niix") or ""
+                if not program:
+                    raise
+            # Names of files are those of series, without names of persons. The exit code tells of
+            # any file that is left out; what was converted is looked at instead.
+            options = ["-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j", "-o", converted]
+            subprocess.run([program, *options, str(folder)], capture_output=True, check=False)
         for uid, item in series.items():
-            item.images = _converted_images(converted, uid)
+            # One identifier may begin with another one: digits and points follow then.
+            name = re.compile(rf"{re.escape(uid)}(?![\d.]).*\.nii\.gz|{re.escape(uid)}\.nii\.gz")
+            item.images = [
+                path for path in sorted(Path(converted).iterdir()) if name.fullmatch(path.name)
+            ]
             _judge(item)
         usable = [item for item in series.values() if not item.refusal]
         if not usable:
             reasons = "; ".join(
-                f"series {item.number} {item.description!r}: {item.refusal}"
+                f"series {item.number} {item.text('SeriesDescription')!r}: {item.refusal}"
                 for item in list(series.values())[:8]
             )
             raise ValueError(f"{folder} holds no diffusion series ({reasons})")
         for number, patient in enumerate(patients, start=1):
-            label = subject or f"{number:02d}"
-            of_patient = [item for item in usable if item.patient == patient]
-            _store(of_patient, label, out, overwrite=overwrite)
+            of_patient = [item for item in usable if item.text("PatientID") == patient]
+            _store(of_patient, subject or f"{number:02d}", out, overwrite=overwrite)
     table = pd.DataFrame([item.row for item in series.values()])
     describe_dataset(out, "Diffusion series", "raw", _README, "dcm2niix")
-    (out / "sourcedata").mkdir(exist_ok=True)
     rows = table_text(table.replace("", None), digits=None)
     write_text(out / "sourcedata" / "series.tsv", rows)
     return table
-
-
-def _convert(folder: Path, out: Path) -> None:
-    """Convert all series of a folder; names are those of series, without names of persons."""
-    program: str | None
-    try:
-        program = str(import_optional("dcm2niix").bin)
-    except ImportError:
-        program = shutil.which("dcm2niix")
-        if program is None:
-            raise
-    command = [program, "-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j", "-o", str(out)]
-    # Its exit code tells of any file that it leaves out; what it converted is looked at instead.
-    subprocess.run([*command, str(folder)], capture_output=True, check=False)
 
 
 def _read_series(folder: Path) -> dict[str, DicomSeries]:
@@ -145,57 +157,30 @@ def _read_series(folder: Path) -> dict[str, DicomSeries]:
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder}: no such folder; name one of DICOM files")
     series: dict[str, DicomSeries] = {}
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
+    for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
         except (pydicom.errors.InvalidDicomError, OSError, ValueError, AttributeError):
             continue
         uid = str(header.get("SeriesInstanceUID", ""))
-        if not uid:
-            continue
-        item = series.setdefault(uid, _series_of(header))
-        item.n_files += 1
+        if uid:
+            series.setdefault(uid, DicomSeries(header)).n_files += 1
     if not series:
         raise ValueError(f"{folder} holds no DICOM file with a series; check the folder")
-    return dict(sorted(series.items(), key=lambda pair: (pair[1].patient, pair[1].number)))
-
-
-def _series_of(header: Any) -> DicomSeries:
-    number = str(header.get("SeriesNumber") or 0)
-    study = [str(header.get(tag, "")) for tag in ("StudyDate", "StudyTime", "StudyInstanceUID")]
-    return DicomSeries(
-        str(header.get("PatientID", "")),
-        (study[0], study[1], study[2]),
-        int(number) if number.isdecimal() else 0,
-        str(header.get("SeriesDescription", "")),
-        str(header.get("Manufacturer", "")),
-        str(header.get("SOPClassUID", "")) not in _NO_IMAGES and bool(header.get("Rows")),
-    )
-
-
-def _converted_images(folder: Path, uid: str) -> list[Path]:
-    """Find the images of a series: one, or one for each echo or kind of image."""
-    images = []
-    for path in sorted(folder.glob(f"{uid}*.nii.gz")):
-        rest = path.name.removeprefix(uid).removesuffix(".nii.gz")
-        # One identifier may begin with another one: digits and points follow then.
-        if not rest[:1].isdigit() and not rest.startswith("."):
-            images.append(path)
-    return images
+    order = sorted(series, key=lambda uid: (series[uid].text("PatientID"), series[uid].number))
+    return {uid: series[uid] for uid in order}
 
 
 def _judge(item: DicomSeries) -> None:
     """Keep the image of a series that is one of diffusion, or say why there is none."""
+    item.refusal = "not converted by dcm2niix"
     if not item.is_image:
         item.refusal = "no images (spectra or raw data)"
-        return
+        item.images = []
     usable = []
     for image in item.images:
         bval = _beside(image, "bval")
-        sidecar = _sidecar(image)
-        kinds = {str(word).upper() for word in sidecar.get("ImageType", ())}
+        kinds = {str(word).upper() for word in _sidecar(image).get("ImageType", ())}
         derived = sorted(kinds.intersection(_DERIVED))
         if derived:
             item.refusal = f"a map that was computed ({derived[0]})"
@@ -207,81 +192,65 @@ def _judge(item: DicomSeries) -> None:
             item.refusal = "phase images"
         else:
             usable.append(image)
-    if not item.images:
-        item.refusal = "not converted by dcm2niix"
     if usable:
         item.images, item.refusal = usable, ""
-        b = np.round(
-            np.concatenate([read_numbers(_beside(image, "bval")).ravel() for image in usable])
-        )
-        values, counts = np.unique(b, return_counts=True)
+        b = np.concatenate([read_numbers(_beside(image, "bval")).ravel() for image in usable])
+        values, counts = np.unique(np.round(b), return_counts=True)
         texts = [f"{b:g} ({n})" for b, n in zip(values, counts, strict=True)]
-        item.b = ", ".join(texts[:12]) + (", …" if len(texts) > 12 else "")
-        item.te = float(_sidecar(usable[0]).get("EchoTime", np.nan))
+        item.b = ", ".join([*texts[:12], "…"] if len(texts) > 12 else texts)
+        item.te = _echo_time(usable[0])
 
 
 def _store(series: Sequence[DicomSeries], label: str, out: Path, *, overwrite: bool) -> None:
     """Write the images of one patient under their BIDS names."""
     studies = sorted({item.study for item in series})
     for number, study in enumerate(studies, start=1):
-        entities = f"sub-{label}"
-        folder = out / f"sub-{label}"
+        entities, folder = f"sub-{label}", out / f"sub-{label}"
         if len(studies) > 1:
-            entities += f"_ses-{number}"
-            folder /= f"ses-{number}"
-        images = []
-        for item in series:
-            if item.study == study:
-                images += [(item, image) for image in item.images]
-        if not images:
-            continue
-        names = _names([image for _, image in images])
-        targets = {
-            f"{entities}{name}_dwi.{ending}": _beside(image, ending)
-            for (_, image), name in zip(images, names, strict=True)
-            for ending in _ENDINGS
-        }
-        existing = {target: path for target, path in targets.items() if path.is_file()}
-        with FileSet(folder / "dwi", existing, overwrite=overwrite) as files:
-            for target, path in existing.items():
-                shutil.copyfile(path, files.path(target))
-        for (item, _), name in zip(images, names, strict=True):
-            image_name = f"{entities}{name}_dwi.nii.gz"
-            item.name = f"{item.name}, {image_name}" if item.name else image_name
+            entities, folder = f"{entities}_ses-{number}", folder / f"ses-{number}"
+        images = {image: item for item in series if item.study == study for image in item.images}
+        files: dict[str, Path] = {}
+        for (image, item), name in zip(images.items(), _names(list(images)), strict=True):
+            item.names.append(f"{entities}{name}_dwi.nii.gz")
+            for ending in _ENDINGS:
+                if _beside(image, ending).is_file():
+                    files[f"{entities}{name}_dwi.{ending}"] = _beside(image, ending)
+        with FileSet(folder / "dwi", files, overwrite=overwrite) as file_set:
+            for target, path in files.items():
+                shutil.copyfile(path, file_set.path(target))
 
 
 def _names(images: Sequence[Path]) -> list[str]:
     """Tell the images of a study apart: by echo time where nothing else differs, else by run."""
     if len(images) == 1:
         return [""]
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for i, image in enumerate(images):
+    groups: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
+    for image in images:
         shape, affine = read_grid(image)
-        b = tuple(np.round(read_numbers(_beside(image, "bval")).ravel(), -1))
-        key = (shape, tuple(np.round(affine, 3).ravel()), b)
-        groups.setdefault(key, []).append(i)
-    names = [""] * len(images)
+        b = np.round(read_numbers(_beside(image, "bval")), -1)
+        groups[shape, affine.round(3).tobytes(), b.tobytes()].append(image)
+    names: dict[Path, str] = {}
     for run, members in enumerate(groups.values(), start=1):
-        times = [float(_sidecar(images[i]).get("EchoTime", np.nan)) for i in members]
+        times = np.array([_echo_time(image) for image in members])
+        # With one decimal (60p4) where whole ones are not all different.
+        digits = 0 if len(set(np.rint(1e3 * times))) == len(times) else 1
         # Without echo times, or with one twice, they are repeats.
         is_multi_echo = len(members) > 1 and np.all(np.diff(np.sort(times)) > _SAME_TE)
-        for position, (i, te) in enumerate(zip(members, times, strict=True), start=1):
-            words = []
+        for position, (image, te) in enumerate(zip(members, times, strict=True), start=1):
+            name = ""
             if is_multi_echo:
-                words.append(f"acq-TE{_echo_label(te, times)}")
+                milliseconds = f"{1e3 * te:.{digits}f}".removesuffix(".0").replace(".", "p")
+                name = f"_acq-TE{milliseconds}"
             if len(groups) > 1 and (is_multi_echo or len(members) == 1):
-                words.append(f"run-{run}")
+                name += f"_run-{run}"
             elif not is_multi_echo:
-                words.append(f"run-{position}" if len(groups) == 1 else f"run-{run}{position:02d}")
-            names[i] = "".join(f"_{word}" for word in words)
-    return names
+                name += f"_run-{position}" if len(groups) == 1 else f"_run-{run}{position:02d}"
+            names[image] = name
+    return [names[image] for image in images]
 
 
-def _echo_label(te: float, times: Sequence[float]) -> str:
-    """Write an echo time in ms, with one decimal (60p4) where whole ones are not all different."""
-    if len({round(1e3 * time) for time in times}) == len(times):
-        return f"{1e3 * te:.0f}"
-    return f"{1e3 * te:.1f}".removesuffix(".0").replace(".", "p")
+def _echo_time(image: Path) -> float:
+    return float(_sidecar(image).get("EchoTime", np.nan))
 
 
 def _beside(image: Path, ending: str) -> Path:

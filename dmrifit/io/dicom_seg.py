@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit import __version__
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import places_voxels
 from dmrifit._utils.counts import counted
@@ -64,19 +66,6 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class _Series:
-    """A series as a volume: slices in their order in space, from (column, row, slice) to RAS+."""
-
-    images: list[Dataset]
-    affine: NDArray[np.float64]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Numbers of columns, rows and slices."""
-        return int(self.images[0].Columns), int(self.images[0].Rows), len(self.images)
 
 
 def write_dicom_seg(
@@ -173,9 +162,11 @@ def write_dicom_seg(
     else:
         note = ""
         numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
-    volume = _read_series(Path(source), series)
-    frames = _onto(numbered, np.asarray(affine, dtype=np.float64), volume, str(source))
-    segmentation = _segmentation(frames, volume.images, segments, kind, manual=manual)
+    images, grid = _read_series(Path(source), series)
+    shape = (int(images[0].Columns), int(images[0].Rows), len(images))
+    labels_affine = np.asarray(affine, dtype=np.float64)
+    frames = _onto(numbered, labels_affine, shape, grid, str(source))
+    segmentation = _segmentation(frames, images, segments, kind, manual=manual)
     if note:
         segmentation.SegmentSequence[0].SegmentDescription = note
     with whole_file(path) as unfinished:
@@ -251,16 +242,14 @@ def _whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
     return whole
 
 
-def _read_series(folder: Path, series: str | None) -> _Series:
-    """Read the geometry of a series of single slices."""
+def _read_series(folder: Path, series: str | None) -> tuple[list[Dataset], NDArray[np.float64]]:
+    """Read a series of single slices: slices in their order, and the affine to RAS+."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: no such folder; name the one with the DICOM files of the series"
         )
     series_images: dict[str, list[Dataset]] = {}
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
+    for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         try:
             image = _read_image(path)
         except ValueError:
@@ -270,40 +259,33 @@ def _read_series(folder: Path, series: str | None) -> _Series:
             continue
         if image is not None:
             series_images.setdefault(str(image.SeriesInstanceUID), []).append(image)
-    if series is not None and series in series_images:
-        return _as_volume(series_images[series], str(folder))
+    images = series_images.get(series or "")
     if series is None and len(series_images) == 1:
         (images,) = series_images.values()
+    if images is not None:
         return _as_volume(images, str(folder))
     lines = ""
     for uid, images in series_images.items():
         number = images[0].get("SeriesNumber")
         lines += f"\n  {uid}: {counted(len(images), 'image')}, series number {number}"
-    if series is not None:
-        message = f"{folder} holds no DICOM series {series} of images in space"
-        if lines:
-            message += f", but{lines}"
-    elif lines:
-        n_series = len(series_images)
-        message = f"{folder} holds {n_series} DICOM series; name one of them (--series):{lines}"
-    else:
-        message = (
-            f"{folder} holds no DICOM images in space; "
-            "name the folder that the scan was converted from"
-        )
-    raise ValueError(message)
+    message = f"no DICOM series {series} of images in space" + (", but" if lines else "")
+    if series is None and lines:
+        message = f"{len(series_images)} DICOM series; name one of them (--series):"
+    elif series is None:
+        message = "no DICOM images in space; name the folder that the scan was converted from"
+    raise ValueError(f"{folder} holds {message}{lines}")
 
 
 def _series_of(path: Path) -> str | None:
     """Read the UID of the series of a file; None where it cannot be read."""
-    pydicom = import_optional("pydicom")
-    try:
-        tags = ["SeriesInstanceUID"]
-        uid = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags).get(tags[0])
-    # pydicom raises errors of many types on damaged files.
-    except Exception:
-        return None
-    return None if uid is None else str(uid)
+    tags = ["SeriesInstanceUID"]
+    with suppress(Exception):
+        # pydicom raises errors of many types on damaged files.
+        header = import_optional("pydicom").dcmread(
+            path, stop_before_pixels=True, specific_tags=tags
+        )
+        return str(header[tags[0]].value)
+    return None
 
 
 def _read_image(path: Path) -> Dataset | None:
@@ -352,13 +334,18 @@ def _read_image(path: Path) -> Dataset | None:
     return image
 
 
-def _as_volume(images: list[Dataset], name: str) -> _Series:
-    """Order slices along their normal, one at each position."""
+def _as_volume(images: list[Dataset], name: str) -> tuple[list[Dataset], NDArray[np.float64]]:
+    """Order slices along their normal, one at each position, and give the affine to RAS+."""
     first = images[0]
     by_uid: dict[str, Dataset] = {}
     for image in images:
         for key in _SHARED:
-            if _differ(first[key].value, image[key].value):
+            a, b = first[key].value, image[key].value
+            if key in _NUMBERS:
+                is_same = np.allclose(np.array(a, float), np.array(b, float), atol=_ROUNDING)
+            else:
+                is_same = bool(a == b)
+            if not is_same:
                 raise ValueError(
                     f"{image.filename}: its {key} is not that of {first.filename}, though both "
                     "are of one series; take out what does not belong to it"
@@ -378,88 +365,68 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
     normal = np.cross(*axes)
     # The first number is the distance between rows, the second that between columns.
     spacing = np.array(first.PixelSpacing, dtype=np.float64)
-    slices = _one_at_each_position(images, normal, _ROUNDING * float(spacing.min()))
-    positions = np.array([image.ImagePositionPatient for image in slices], dtype=np.float64)
-    if len(slices) > 1:
+    rounding = _ROUNDING * float(spacing.min())
+    positions = np.array([image.ImagePositionPatient for image in images], dtype=np.float64)
+    height = positions @ normal
+    # Several volumes, as of b-values, have several images at a position: the first is taken.
+    acquired = [int(image.get("InstanceNumber") or 0) for image in images]
+    order = np.lexsort((acquired, np.rint(height / rounding)))
+    order = order[np.diff(height[order], prepend=-np.inf) > 2 * rounding]
+    positions = positions[order]
+    step = normal * float(first.SliceThickness)
+    if len(order) > 1:
         # The slice thickness of the header leaves out gaps between slices; positions do not.
-        step = (positions[-1] - positions[0]) / (len(slices) - 1)
-        even = positions[0] + np.outer(np.arange(len(slices)), step)
+        step = (positions[-1] - positions[0]) / (len(order) - 1)
+        even = positions[0] + np.outer(np.arange(len(order)), step)
         distance = np.linalg.norm(positions - even, axis=1).max()
         if distance > _TOLERANCE * np.linalg.norm(step):
             raise ValueError(
-                f"{name}: the {len(slices)} slices are not evenly spaced (up to {distance:.3g} mm "
+                f"{name}: the {len(order)} slices are not evenly spaced (up to {distance:.3g} mm "
                 "from where they should be); a slice may be missing, copy the series again"
             )
-    else:
-        step = normal * float(first.SliceThickness)
-    affine = np.eye(4)
-    affine[:3, 0] = axes[0] * spacing[1]
-    affine[:3, 1] = axes[1] * spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
-    return _Series(slices, _FLIP @ affine)
-
-
-def _one_at_each_position(
-    images: list[Dataset], normal: NDArray[np.float64], rounding: float
-) -> list[Dataset]:
-    """Order images along a normal, and take the first one acquired at each position."""
-    positions = np.array([image.ImagePositionPatient for image in images], dtype=np.float64)
-    height = (positions @ normal).tolist()
-    # Several volumes, as of b-values, have several images at a position.
-    acquired = [int(image.get("InstanceNumber") or 0) for image in images]
-    order = sorted(range(len(images)), key=lambda i: (round(height[i] / rounding), acquired[i]))
-    slices = [images[i] for i in order[:1]]
-    for below, i in pairwise(order):
-        if height[i] - height[below] > 2 * rounding:
-            slices.append(images[i])
-    return slices
-
-
-def _differ(a: Any, b: Any) -> bool:
-    """Whether two values of a DICOM element differ by more than rounding."""
-    if isinstance(a, str | int):
-        return bool(a != b)
-    return not np.allclose(np.array(a, dtype=float), np.array(b, dtype=float), atol=_ROUNDING)
+    columns = (axes[0] * spacing[1], axes[1] * spacing[0], step, positions[0])
+    affine = from_matvec(np.column_stack(columns[:3]), columns[3])
+    return [images[i] for i in order], _FLIP @ affine
 
 
 def _onto(
-    labels: NDArray[np.uint8], affine: NDArray[np.float64], volume: _Series, name: str
+    labels: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    grid: NDArray[np.float64],
+    name: str,
 ) -> NDArray[np.uint8]:
-    """Turn and move labels onto the voxels of a series: (slice, row, column)."""
-    edges = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    """Turn and move labels onto the voxels of a series (column, row, slice), as its frames."""
     if not places_voxels(affine):
         raise ValueError(f"the affine of the labels places no voxels: {affine.tolist()}")
-    matrix = np.linalg.inv(volume.affine) @ affine
-    turn = np.rint(matrix[:3, :3])
-    offset = np.rint(matrix[:3, 3])
+    matrix = np.linalg.inv(grid) @ affine
+    steps = np.rint(matrix)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(labels.shape) - 1)
-    exact = corners @ matrix[:3, :3].T + matrix[:3, 3]
-    apart = np.abs(exact - (corners @ turn.T + offset)).max(axis=0)
+    apart = np.abs(apply_affine(matrix - steps, corners)).max(axis=0)
     # Each axis of the labels has to run along one axis of the series, in steps of one voxel.
-    lengths = np.abs(turn)
+    lengths = np.abs(steps[:3, :3])
     is_turn = (lengths.sum(axis=0) == 1).all() and (lengths.sum(axis=1) == 1).all()
     if not is_turn or (apart > _TOLERANCE).any():
+        edges, label_edges = voxel_sizes(grid), voxel_sizes(affine)
         difference = "their axes or voxel sizes differ"
         if is_turn:
             difference = f"voxels lie up to {float((apart * edges).max()):.3g} mm apart"
-        label_edges = np.linalg.norm(affine[:3, :3], axis=0)
         raise ValueError(
             f"labels of {_times(labels.shape)} voxels of {_times(label_edges.round(3))} mm are "
-            f"not on the grid of the DICOM series in {name}, {_times(volume.shape)} voxels of "
+            f"not on the grid of the DICOM series in {name}, {_times(shape)} voxels of "
             f"{_times(edges.round(3))} mm: {difference}. Name the series that the scan was "
             "converted from, or bring the labels back to its grid by the nearest neighbor, for "
             "example by nilearn.image.resample_to_img(labels, scan, interpolation='nearest')"
         )
     voxels = np.argwhere(labels)
-    moved = (voxels @ turn.T + offset).astype(np.intp)
-    outside = ((moved < 0) | (moved >= volume.shape)).any(axis=1)
-    if outside.any():
+    moved = apply_affine(steps, voxels).astype(np.intp)
+    n_outside = np.count_nonzero(((moved < 0) | (moved >= shape)).any(axis=1))
+    if n_outside:
         raise ValueError(
-            f"{np.count_nonzero(outside)} of {counted(len(voxels), 'voxel')} with a label lie "
-            f"outside the DICOM series in {name}; name the series that the scan was converted from"
+            f"{n_outside} of {counted(len(voxels), 'voxel')} with a label lie outside the DICOM "
+            f"series in {name}; name the series that the scan was converted from"
         )
-    frames = np.zeros(volume.shape[::-1], dtype=np.uint8)
+    frames = np.zeros(shape[::-1], dtype=np.uint8)
     frames[tuple(moved.T[::-1])] = labels[tuple(voxels.T)]
     return frames
 
@@ -477,38 +444,31 @@ def _segmentation(
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
-    import dmrifit
-
     category, type_ = (getattr(getattr(codes, scheme), keyword) for scheme, keyword in KINDS[kind])
-    algorithm_type, algorithm = "MANUAL", None
+    algorithm = {"algorithm_type": "MANUAL"}
     if not manual:
-        algorithm_type = "AUTOMATIC"
-        algorithm = highdicom.AlgorithmIdentificationSequence(
-            name="dmrifit", version=dmrifit.__version__, family=codes.DCM.ArtificialIntelligence
+        identification = highdicom.AlgorithmIdentificationSequence(
+            name="dmrifit", version=__version__, family=codes.DCM.ArtificialIntelligence
         )
-    descriptions = [
-        highdicom.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=label,
-            segmented_property_category=category,
-            segmented_property_type=type_,
-            algorithm_type=algorithm_type,
-            algorithm_identification=algorithm,
-        )
-        for number, label in segments.items()
-    ]
+        algorithm = {"algorithm_type": "AUTOMATIC", "algorithm_identification": identification}
+    describe = partial(
+        highdicom.seg.SegmentDescription,
+        segmented_property_category=category,
+        segmented_property_type=type_,
+        **algorithm,
+    )
     segmentation = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=frames,
         segmentation_type="BINARY",
-        segment_descriptions=descriptions,
+        segment_descriptions=[describe(number, label) for number, label in segments.items()],
         series_instance_uid=generate_uid(),
         series_number=int(images[0].get("SeriesNumber") or 0) + 1000,
         sop_instance_uid=generate_uid(),
         instance_number=1,
         manufacturer="dmrifit",
         manufacturer_model_name="dmrifit",
-        software_versions=dmrifit.__version__,
+        software_versions=__version__,
         device_serial_number="none",
         content_description=_NOTICE,
         content_label=kind.upper(),

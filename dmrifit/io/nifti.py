@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import itertools
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from typing import IO, Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from nibabel.arrayproxy import ArrayProxy, is_proxy
 from nibabel.imageglobals import logger
 from nibabel.openers import ImageOpener
@@ -47,7 +47,7 @@ _LARGEST_HEADER = 2**26
 _CHUNK = 2**20
 # The logger of nibabel has one list of handlers for all threads.
 _LOGGER_LOCK = threading.Lock()
-_VOXEL_SIZES = (1e-4, 1e4)  # mm
+_SMALLEST, _LARGEST = 1e-4, 1e4  # edges of voxels in mm
 _FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
 _FARTHEST_FORMS = 0.5  # mm between two positions of a voxel in one header
 # mm that quaternions in single precision may be off at the corner of a head
@@ -93,7 +93,9 @@ def load_image(image: Image, unnamed: str = "the image") -> nib.Nifti1Pair:
             f"{name} says that it has {size_text(shape)} voxels; "
             "its header is damaged, copy it again"
         )
-    if not _places_voxels(affine):
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    has_sizes = np.isfinite(affine).all() and sizes.min() >= _SMALLEST and sizes.max() <= _LARGEST
+    if not has_sizes or abs(np.linalg.det(affine[:3, :3] / sizes)) < _FLATTEST:
         raise ValueError(
             f"{name} has an affine that places no voxels: {affine[:3].tolist()}; "
             "repair its qform or sform"
@@ -109,18 +111,21 @@ def load_image(image: Image, unnamed: str = "the image") -> nib.Nifti1Pair:
 
 def check_position(loaded: nib.Nifti1Pair, name: str) -> None:
     """Refuse a header without position, for which readers guess which side is left."""
-    if not int(loaded.header["sform_code"]) and not int(loaded.header["qform_code"]):
-        raise _without_position(name)
+    if not any(int(loaded.header[f"{form}_code"]) for form in FORMS):
+        raise ValueError(
+            f"{name} has neither an sform nor a qform, so that nothing says where its voxels lie "
+            "and which side is left; convert the scan again, or copy the position from its image"
+        )
     warn_of_two_positions(loaded, name)
 
 
-def warn_of_two_positions(loaded: nib.Nifti1Pair, name: str) -> None:
+def warn_of_two_positions(loaded: nib.Nifti1Pair, name: str, form: str = "sform") -> None:
     """Warn of a header whose sform and qform place the voxels differently."""
     apart = _forms_apart(loaded)
     if apart > _ROUNDED_FORMS:
         warnings.warn(
             f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; "
-            "the sform is used",
+            f"the {form} is used",
             UserWarning,
             stacklevel=4,
         )
@@ -137,16 +142,12 @@ def use_form(form: str | None) -> Iterator[None]:
     """Read files whose sform and qform differ by the one that is named, in workers too."""
     if form is not None and form not in FORMS:
         raise ValueError(f"--use must be {' or '.join(FORMS)}, not {form!r}")
-    before = os.environ.get(_FORM_VARIABLE)
-    if form is not None:
-        os.environ[_FORM_VARIABLE] = form
+    before = os.environ.get(_FORM_VARIABLE, "")
+    os.environ[_FORM_VARIABLE] = form or before
     try:
         yield
     finally:
-        if form is not None:
-            del os.environ[_FORM_VARIABLE]
-        if before is not None:
-            os.environ[_FORM_VARIABLE] = before
+        os.environ[_FORM_VARIABLE] = before
 
 
 def _forms_apart(loaded: nib.Nifti1Pair) -> float:
@@ -156,34 +157,27 @@ def _forms_apart(loaded: nib.Nifti1Pair) -> float:
     if not sform_code or not qform_code:
         return 0.0
     # The farthest voxel is at a corner.
-    ends = [(0, n - 1) for n in (*loaded.shape, 1, 1, 1)[:3]]
-    corners = np.array([(*corner, 1.0) for corner in itertools.product(*ends)])
-    return float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
+    last_voxel = np.array([n - 1 for n in (*loaded.shape, 1, 1, 1)[:3]])
+    corners = np.array(list(np.ndindex(2, 2, 2))) * last_voxel
+    apart = apply_affine(sform, corners) - apply_affine(qform, corners)
+    return float(np.linalg.norm(apart, axis=1).max())
 
 
 def _placed(loaded: nib.Nifti1Pair, name: str) -> nib.Nifti1Pair:
     """Check that a file has one position, and take the one of two that is asked for."""
     header = loaded.header
-    if not int(header["sform_code"]) and not int(header["qform_code"]):
-        raise _without_position(name)
+    form = chosen_form()
     with np.errstate(invalid="ignore", over="ignore"):
         apart = _forms_apart(loaded)
-    if not apart > _ROUNDED_FORMS:
-        return loaded
-    form = chosen_form()
-    if form is None and apart <= _FARTHEST_FORMS:
-        warn_of_two_positions(loaded, name)
-        return loaded
-    if form is None:
-        raise ValueError(
-            f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; look which one "
-            "fits the other images of the session, and name it: --use sform or --use qform"
-        )
-    warnings.warn(
-        f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; the {form} is used",
-        UserWarning,
-        stacklevel=4,
-    )
+        if form is None and apart > _FARTHEST_FORMS:
+            raise ValueError(
+                f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; look which "
+                "one fits the other images of the session, and name it: --use sform or --use qform"
+            )
+        if form is None or not apart > _ROUNDED_FORMS:
+            check_position(loaded, name)
+            return loaded
+        warn_of_two_positions(loaded, name, form)
     affine = header.get_sform() if form == "sform" else header.get_qform()
     # What is written from this header has one position.
     chosen = type(loaded)(loaded.dataobj, None, header)
@@ -192,13 +186,6 @@ def _placed(loaded: nib.Nifti1Pair, name: str) -> nib.Nifti1Pair:
     chosen = type(loaded)(loaded.dataobj, affine, chosen.header)
     chosen.file_map = loaded.file_map
     return chosen
-
-
-def _without_position(name: str) -> ValueError:
-    return ValueError(
-        f"{name} has neither an sform nor a qform, so that nothing says where its voxels lie "
-        "and which side is left; convert the scan again, or copy the position from its image"
-    )
 
 
 def image_name(image: Any, unnamed: str = "the image") -> str:
@@ -276,10 +263,9 @@ def file_paths(inputs: Iterable[Any]) -> list[Path]:
         if isinstance(value, list | tuple):
             paths += file_paths(value)
             continue
-        name = value
         # Values in memory are read from no file, even if the image once had one.
-        if isinstance(value, nib.Nifti1Pair) and is_proxy(value.dataobj):
-            name = value.get_filename()
+        is_stored = isinstance(value, nib.Nifti1Pair) and is_proxy(value.dataobj)
+        name = value.get_filename() if is_stored else value
         if isinstance(name, str | Path) and Path(name).is_file():
             paths.append(Path(name))
     return paths
@@ -291,8 +277,7 @@ def describe_sources(**inputs: Any) -> dict[str, dict[str, str]]:
     for role, value in inputs.items():
         paths = file_paths([value])
         for number, path in enumerate(paths, start=1):
-            title = role if len(paths) == 1 else f"{role} {number}"
-            sources[title] = file_record(path)
+            sources[f"{role} {number}" if len(paths) > 1 else role] = file_record(path)
     return sources
 
 
@@ -301,9 +286,9 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
     check_real(loaded.get_data_dtype(), name)
     stored: Any = loaded.dataobj
     path = file_of(loaded)
-    if path is not None:
-        _check_claimed_size(stored, path, name)
     try:
+        if path is not None:
+            _check_claimed_size(stored, path, name)
         if path is not None and path.suffix.lower() in COMPRESSED:
             # Up to its checksum, which comes last: nibabel stops before it.
             stored = unpack(path, stored, io.BytesIO(), name)
@@ -314,7 +299,11 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
             check_magnitudes(values, name)
             return values
     except MemoryError:
-        raise _too_large(loaded.dataobj, name) from None
+        raise ValueError(
+            f"{name} holds {size_text(loaded.shape)} values, "
+            f"{stored_bytes(loaded.dataobj) / 2**30:.3g} GiB as they are stored, for which there "
+            "is no memory here; crop it, or take a larger machine"
+        ) from None
     except DAMAGED as error:
         raise damaged(name, error, loaded.dataobj) from error
 
@@ -326,35 +315,29 @@ def check_magnitudes(values: NDArray, name: str) -> None:
     highest, lowest = np.fmax.reduce(values, axis=None), np.fmin.reduce(values, axis=None)
     largest = max(float(highest), -float(lowest))
     # Those that are not finite are counted, or refused, where they matter.
-    if not np.isfinite(largest):
+    if not np.isfinite(largest) or not largest:
         return
     # In the order of storage, which needs no copy.
     flat = values.ravel(order="K")
-    sizes = _sizes(flat[:: max(1, flat.size // _SAMPLE)])
     # Those of a mask or a tumor may lie between voxels of a sample.
-    if len(sizes) < _SAMPLE // 100:
-        sizes = _sizes(flat[flat != 0])
-    usual = 0.0
-    if len(sizes):
-        usual = float(np.percentile(sizes, 99, method="lower"))
-    if largest and not 1 / _LARGEST_VALUE <= largest <= _LARGEST_VALUE:
+    for step in (max(1, flat.size // _SAMPLE), 1):
+        sizes = np.abs(flat[::step].astype(np.float64))
+        sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
+        if len(sizes) >= _SAMPLE // 100:
+            break
+    usual = float(np.percentile(sizes, 99, method="lower")) if len(sizes) else 0.0
+    sight = f"{name} holds {largest:.3g} beside values up to {usual:.3g}"
+    if not 1 / _LARGEST_VALUE <= largest <= _LARGEST_VALUE:
         raise ValueError(
-            f"{name} holds {largest:.3g} beside values up to {usual:.3g}, and squares of such "
-            "numbers are lost; set damaged voxels to 0, or scale the image"
+            f"{sight}, and squares of such numbers are lost; set damaged voxels to 0, or scale "
+            "the image"
         )
     if largest > _OUTLYING * usual > 0:
         warnings.warn(
-            f"{name} holds {largest:.3g} beside values up to {usual:.3g}, which spoils means and "
-            "filters; set damaged voxels to 0",
+            f"{sight}, which spoils means and filters; set damaged voxels to 0",
             UserWarning,
             stacklevel=4,
         )
-
-
-def _sizes(values: NDArray) -> NDArray[np.float64]:
-    """Give the magnitudes of values that are finite and not 0."""
-    sizes = np.abs(values.astype(np.float64))
-    return sizes[(sizes > 0) & np.isfinite(sizes)]
 
 
 def file_of(loaded: nib.Nifti1Pair) -> Path | None:
@@ -366,15 +349,12 @@ def file_of(loaded: nib.Nifti1Pair) -> Path | None:
 
 def check_real(dtype: np.dtype, name: str) -> None:
     """Refuse values that are not real numbers."""
-    if dtype.kind in "biuf" and not dtype.names:
-        return
-    content = f"values of type {dtype}"
-    if dtype.names:
-        content = "colors"
-    raise ValueError(
-        f"{name} holds {content}; magnitudes, integers or other real numbers are needed: "
-        "convert it first"
-    )
+    if dtype.kind not in "biuf" or dtype.names:
+        content = "colors" if dtype.names else f"values of type {dtype}"
+        raise ValueError(
+            f"{name} holds {content}; magnitudes, integers or other real numbers are needed: "
+            "convert it first"
+        )
 
 
 def stored_bytes(proxy: Any) -> int:
@@ -438,7 +418,9 @@ def damaged(name: str, error: BaseException, data: Any = None) -> Exception:
             "mend what the array is made from"
         )
     if isinstance(error, FileNotFoundError):
-        return _vanished(name)
+        return FileNotFoundError(
+            f"{name} vanished while it was read; put it back, or copy it to a disk that stays"
+        )
     # The machine's limit is not the fault of the file.
     if isinstance(error, OSError) and error.errno in _OPEN_FILES:
         return OSError(error.errno, error.strerror, name)
@@ -447,20 +429,27 @@ def damaged(name: str, error: BaseException, data: Any = None) -> Exception:
     )
 
 
-def _vanished(name: str) -> Any:
-    return FileNotFoundError(
-        f"{name} vanished while it was read; put it back, or copy it to a disk that stays"
-    )
-
-
 def _load_header(path: Path) -> Any:
     """Load an image without its values; refuse repairs by nibabel that would move the voxels."""
     check_finished(path.parent, path.name)
     check_file(path)
     _check_header(path)
+    remarks: list[str] = []
+    this_thread = threading.get_ident()
+
+    def collect(record: logging.LogRecord) -> bool:
+        # What nibabel logs would not name the file.
+        if record.thread == this_thread:
+            remarks.append(record.getMessage())
+        return record.thread != this_thread
+
     try:
-        with _remarks() as remarks:
-            loaded = nib.load(path)
+        with _LOGGER_LOCK:
+            logger.addFilter(collect)
+            try:
+                loaded = nib.load(path)
+            finally:
+                logger.removeFilter(collect)
     except MemoryError:
         raise
     # nibabel guesses the format from the ending, and each format raises errors of its own.
@@ -468,7 +457,7 @@ def _load_header(path: Path) -> Any:
         if getattr(error, "errno", None) in _OPEN_FILES:
             raise
         if not path.is_file():
-            raise _vanished(str(path)) from error
+            raise damaged(str(path), FileNotFoundError()) from error
         raise ValueError(
             f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); "
             "copy it again, or convert it to NIfTI"
@@ -495,66 +484,30 @@ def _load_header(path: Path) -> Any:
     return loaded
 
 
-@contextmanager
-def _remarks() -> Iterator[list[str]]:
-    """Collect what nibabel logs on a header: its own lines would not name the file."""
-    remarks: list[str] = []
-    handler = logging.Handler()
-    this_thread = threading.get_ident()
-    handler.addFilter(lambda record: record.thread == this_thread)
-
-    def collect(record: logging.LogRecord) -> None:
-        remarks.append(record.getMessage())
-
-    handler.emit = collect  # type: ignore[method-assign]
-    with _LOGGER_LOCK:
-        handlers_before = list(logger.handlers)
-        logger.handlers[:] = [handler]
-        try:
-            yield remarks
-        finally:
-            logger.handlers[:] = handlers_before
-
-
-def _places_voxels(affine: NDArray[np.float64]) -> bool:
-    """Whether voxels have a size and lie apart in three dimensions."""
-    if not np.isfinite(affine).all():
-        return False
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    smallest, largest = _VOXEL_SIZES
-    if not (sizes.min() >= smallest and sizes.max() <= largest):
-        return False
-    return bool(abs(np.linalg.det(affine[:3, :3] / sizes)) >= _FLATTEST)
-
-
 def _check_header(path: Path) -> None:
     """Refuse a header that is longer than any, before nibabel reads it whole."""
     try:
         with ImageOpener(str(path)) as file:
-            start = file.read(184)
+            start = file.read(nib.Nifti2Header.sizeof_hdr)
+        for header_class in (nib.Nifti1Header, nib.Nifti2Header):
+            if header_class.may_contain_header(start):
+                header = header_class(start[: header_class.sizeof_hdr], check=False)
+                break
+        else:
+            return
     # nibabel reads the file next and explains better why it cannot.
     except Exception:
         return
-    for order in ("<", ">"):
-        size = np.frombuffer(start[:4].ljust(4), f"{order}i4")[0]
-        if size == 348 and len(start) >= 116:
-            offset, slope = np.frombuffer(start[108:116], f"{order}f4").tolist()
-        elif size == 540 and len(start) >= 184:
-            offset = float(np.frombuffer(start[168:176], f"{order}i8")[0])
-            slope = float(np.frombuffer(start[176:184], f"{order}f8")[0])
-        # In the other byte order the size of the header is another number.
-        else:
-            continue
-        if np.isinf(slope):
-            raise ValueError(
-                f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; "
-                "convert the scan again"
-            )
-        if not 0 <= offset <= _LARGEST_HEADER:
-            raise ValueError(
-                f"{path} says that its values begin at byte {offset:.6g}, "
-                "which no header is long enough for"
-            )
+    if np.isinf(header["scl_slope"]):
+        raise ValueError(
+            f"{path} has the scale factor {header['scl_slope']:g} (scl_slope), so its values are "
+            "lost; convert the scan again"
+        )
+    if not 0 <= header["vox_offset"] <= _LARGEST_HEADER:
+        raise ValueError(
+            f"{path} says that its values begin at byte {float(header['vox_offset']):.6g}, "
+            "which no header is long enough for"
+        )
 
 
 def _check_claimed_size(proxy: Any, path: Path, name: str) -> None:
@@ -577,7 +530,7 @@ def _check_claimed_size(proxy: Any, path: Path, name: str) -> None:
     # own.
     mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
     if not mapped and needed > memory_left():
-        raise _too_large(proxy, name)
+        raise MemoryError
 
 
 def memory_left() -> int:
@@ -587,10 +540,3 @@ def memory_left() -> int:
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _too_large(proxy: Any, name: str) -> ValueError:
-    return ValueError(
-        f"{name} holds {size_text(proxy.shape)} values, {stored_bytes(proxy) / 2**30:.3g} GiB as "
-        "they are stored, for which there is no memory here; crop it, or take a larger machine"
-    )

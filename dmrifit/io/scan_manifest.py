@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from dmrifit._utils.text_files import read_text
 from dmrifit.engine.protocol import Protocol, read_echo_times, read_gradients
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import read_grid
-from dmrifit.io.tables import named_file, read_rows
+from dmrifit.io.tables import named_file, number_in, read_rows
 
 __all__ = ["read_manifest"]
 
@@ -25,13 +26,8 @@ COLUMNS = ("image", "bval", "te", "bvec")
 _SMALL_B = 20.0  # s/mm²
 
 
-@dataclass(frozen=True, eq=False)
-class _Contrasts:
-    """b-values, echo times and directions of one image."""
-
-    b: NDArray[np.float64]
-    te: NDArray[np.float64] | None
-    directions: NDArray[np.float64] | None
+#: b-values, echo times and directions of one image.
+_Contrasts: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64] | None, Any]
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def manifest_of(
     Errors in the protocol of all images name `source`, by default the table.
     """
     images: list[Path] = []
-    contrasts: list[_Contrasts] = []
+    columns: list[_Contrasts] = []
     first_of: dict[Path, str] = {}
     for where, row in rows:
         image = named_file(table.parent, row["image"], f"{where}: image")
@@ -102,123 +98,85 @@ def manifest_of(
                 f"{where}: image {row['image']!r} stands in {first_row}, too; name each image once"
             )
         images.append(image)
-        contrasts.append(_contrasts(table, row, image, where))
-    echo_times = [item.te for item in contrasts if item.te is not None]
-    if echo_times and len(echo_times) < len(contrasts):
-        where, _ = rows[[item.te is None for item in contrasts].index(True)]
+        columns.append(_contrasts(table.parent, row, image, where))
+    b, te, directions = zip(*columns, strict=True)
+    without_te = [where for (where, _), times in zip(rows, te, strict=True) if times is None]
+    if 0 < len(without_te) < len(rows):
         raise ValueError(
-            f"{where}: no echo time, while other rows have one; "
+            f"{without_te[0]}: no echo time, while other rows have one; "
             "give the column te to all rows, or none"
         )
-    vectors = [item.directions for item in contrasts if item.directions is not None]
-    te, directions = None, None
-    if echo_times:
-        te = np.concatenate(echo_times)
     # Directions of some images only are of no use to a fit.
-    if len(vectors) == len(images):
-        directions = np.concatenate(vectors)
-    b = np.concatenate([item.b for item in contrasts])
+    has_directions = all(vectors is not None for vectors in directions)
     try:
-        protocol = Protocol(b, te, directions=directions, name=table.stem)
+        protocol = Protocol(
+            np.concatenate(b),
+            None if without_te else np.concatenate(te),
+            directions=np.concatenate(directions) if has_directions else None,
+            name=table.stem,
+        )
     except ValueError as error:
         raise ValueError(f"{source or table}: {error}") from None
     return Manifest(tuple(images), protocol)
 
 
-def _count(image: Path, where: str) -> int:
-    """Count the volumes of an image by its header."""
+def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _Contrasts:
+    """Read b-values, echo times and directions of one image."""
+
+    def source_of(column: str, ending: str) -> Any:
+        """Read a number or find the file that a cell names, or the one beside the image."""
+        text = row.get(column, "")
+        if not text:
+            path = image.with_name(f"{stem(image)}.{ending}")
+            return path if path.is_file() else None
+        number = None if column == "bvec" else number_in(text)
+        return named_file(folder, text, f"{where}: {column}") if number is None else number
+
     try:
         shape = read_grid(image)[0]
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    if len(shape) not in (3, 4):
-        raise ValueError(
-            f"{where}: {image} is {len(shape)}-D ({size_text(shape)}); "
-            "3-D or 4-D images are needed"
+        if len(shape) not in (3, 4):
+            raise ValueError(
+                f"{image} is {len(shape)}-D ({size_text(shape)}); 3-D or 4-D images are needed"
+            )
+        n = shape[3] if len(shape) == 4 else 1
+        bval, bvec, te = (
+            source_of("bval", "bval"),
+            source_of("bvec", "bvec"),
+            source_of("te", "json"),
         )
-    return shape[3] if len(shape) == 4 else 1
-
-
-def _contrasts(table: Path, row: dict[str, str], image: Path, where: str) -> _Contrasts:
-    """Read b-values, echo times and directions of one image."""
-    n = _count(image, where)
-    bval = _number_or_file(table, row, "bval", where)
-    if bval is None:
-        bval = _beside(image, "bval")
-    if bval is None:
-        raise ValueError(
-            f"{where}: no b-values; give the column bval, or put a .bval file beside {image}"
-        )
-    if row.get("bvec"):
-        bvec: Path | None = named_file(table.parent, row["bvec"], f"{where}: bvec")
-    else:
-        bvec = _beside(image, "bvec")
-    te = _number_or_file(table, row, "te", where)
-    sidecar = _beside(image, "json")
-    # Not every scanner writes it, and a sidecar without it is no error.
-    if te is None and sidecar is not None and '"EchoTime"' in read_text(sidecar):
-        te = sidecar
-    directions = None
-    try:
+        if bval is None:
+            raise ValueError(
+                f"no b-values; give the column bval, or put a .bval file beside {image}"
+            )
+        # Not every scanner writes it, and a sidecar without it is no error.
+        if not row.get("te") and isinstance(te, Path) and '"EchoTime"' not in read_text(te):
+            te = None
+        b, directions = np.full(n, bval), None
         if isinstance(bval, Path):
             b, directions = read_gradients(bval, bvec)
-        else:
-            b = np.full(n, bval)
         if len(b) != n:
             raise ValueError(
                 f"{image} has {counted(n, 'volume')}, but {bval} {counted(len(b), 'b-value')}; "
                 "check that both belong to one scan"
             )
-        _doubt_unit(b, f"{where}: {bval}")
-        times = None
-        if te is not None:
-            times = read_echo_times(te, n)
+        # The unit may be ms/µm², which the whole scan does not show.
+        weighted = np.unique(b[b > 0])
+        if len(weighted) > 1 and weighted[-1] < _SMALL_B and np.any(weighted % 1):
+            warnings.warn(
+                f"{where}: {bval}: the largest b-value is {weighted[-1]:g} s/mm²; "
+                "if they are in ms/µm², multiply them by 1000",
+                stacklevel=4,
+            )
+        times = None if te is None else read_echo_times(te, n)
         # One image may have low b-values only; a usual one beside them passes the check of units.
-        _check_values(bval, np.append(b, 1000))
-        if te is not None:
-            _check_values(te, np.full(n, 1000.0), times)
+        for source, *values in ((bval, np.append(b, 1000.0)), (te, np.full(n, 1000.0), times)):
+            try:
+                Protocol(*values)
+            except ValueError as error:
+                # A number stands in the table itself, which is named anyway.
+                raise ValueError(
+                    f"{source}: {error}" if isinstance(source, Path) else error
+                ) from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return _Contrasts(b, times, directions)
-
-
-def _number_or_file(
-    table: Path, row: dict[str, str], column: str, where: str
-) -> float | Path | None:
-    """Read a cell that holds a number or names a file; None where it is empty."""
-    text = row.get(column, "")
-    if not text:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return named_file(table.parent, text, f"{where}: {column}")
-
-
-def _check_values(
-    source: Path | float, b: NDArray[np.float64], te: NDArray[np.float64] | None = None
-) -> None:
-    """Check b-values or echo times; an error names the file that they come from."""
-    try:
-        Protocol(b, te)
-    except ValueError as error:
-        # A number stands in the table itself, which the caller names.
-        if not isinstance(source, Path):
-            raise
-        raise ValueError(f"{source}: {error}") from None
-
-
-def _doubt_unit(b: NDArray[np.float64], name: str) -> None:
-    """Warn that b-values of one image may be in ms/µm², which the whole scan does not show."""
-    weighted = np.unique(b[b > 0])
-    if len(weighted) > 1 and weighted[-1] < _SMALL_B and np.any(weighted % 1):
-        message = (
-            f"{name}: the largest b-value is {weighted[-1]:g} s/mm²; "
-            "if they are in ms/µm², multiply them by 1000"
-        )
-        warnings.warn(message, stacklevel=5)
-
-
-def _beside(image: Path, extension: str) -> Path | None:
-    path = image.with_name(f"{stem(image)}.{extension}")
-    return path if path.is_file() else None
+    return b, times, directions

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import nibabel as nib
 import numpy as np
@@ -79,19 +79,16 @@ class Part:
         if self.path is None:
             yield self
             return
-        if not self.path.name.lower().endswith(COMPRESSED):
+        with ExitStack() as stack:
             try:
-                size = self.path.stat().st_size
-            except OSError as error:
-                raise damaged(self.name, error) from error
-            check_length(size, self.data, self.name)
-            yield self
-            return
-        # A slice can only be reached by unpacking from the start, so all is unpacked once, into a
-        # file without a name that vanishes even if the process is killed.
-        with tempfile.TemporaryFile() as file:
-            try:
-                data = unpack(self.path, self.data, file, self.name)
+                if not self.path.name.lower().endswith(COMPRESSED):
+                    check_length(self.path.stat().st_size, self.data, self.name)
+                    data = self.data
+                else:
+                    # A slice can only be reached by unpacking from the start, so all is unpacked
+                    # once, into a file without a name that vanishes even if the process is killed.
+                    file = stack.enter_context(tempfile.TemporaryFile())
+                    data = unpack(self.path, self.data, file, self.name)
             except DAMAGED as error:
                 if getattr(error, "errno", None) in NO_ROOM:
                     raise type(error)(
@@ -118,6 +115,7 @@ class Series:
     affine: NDArray[np.float64]
     header: nib.Nifti1Header
     image_class: type[nib.Nifti1Pair]
+    dtype: ClassVar[np.dtype] = np.dtype(np.float32)  # of the values of blocks
 
     @classmethod
     def open(cls, images: Images) -> Series:
@@ -134,7 +132,19 @@ class Series:
         first = loaded[0]
         members = []
         for image, name in zip(loaded, names, strict=True):
-            members.append(_part(image, name, may_be_3d=len(names) > 1))
+            shape = image.shape
+            if len(shape) != 4 and not (len(shape) == 3 and len(names) > 1):
+                message = (
+                    f"{name} is {len(shape)}-D ({size_text(shape)}); "
+                    "a 4-D image (x, y, z, measurements) is needed"
+                )
+                if len(shape) <= 4:
+                    message += ", or several images: a list of them, or a manifest"
+                raise ValueError(message)
+            check_real(image.get_data_dtype(), name)
+            if 0 in shape:
+                raise ValueError(f"{name} is empty, its shape is {shape}; convert the scan again")
+            members.append(Part(name, file_of(image), image.dataobj))
             grid, reference = (image.shape[:3], image.affine), (first.shape[:3], first.affine)
             check_same_grid(grid, reference, name=name, reference_name=names[0])
         # Maps are single files, also when the input is a pair of .hdr and .img.
@@ -145,10 +155,8 @@ class Series:
     @property
     def name(self) -> str:
         """Its name in messages."""
-        first = self.parts[0].name
-        if len(self.parts) == 1:
-            return first
-        return f"{first} and {len(self.parts) - 1} more"
+        more = f" and {len(self.parts) - 1} more" if len(self.parts) > 1 else ""
+        return self.parts[0].name + more
 
     @property
     def stem(self) -> str:
@@ -172,11 +180,6 @@ class Series:
         return *self.grid, self.n_measurements
 
     @property
-    def dtype(self) -> np.dtype:
-        """Type of the values of blocks."""
-        return np.dtype(np.float32)
-
-    @property
     def chunks(self) -> Any:
         """Blocks that the first image is stored in, if it is."""
         return getattr(self.parts[0].data, "chunks", None)
@@ -189,9 +192,7 @@ class Series:
     def check_count(self, protocol: Protocol) -> None:
         """Make sure that there is one volume for each measurement of a protocol."""
         if self.n_measurements != len(protocol):
-            title = "the protocol"
-            if protocol.name:
-                title += f" of {protocol.name}"
+            title = f"the protocol of {protocol.name}" if protocol.name else "the protocol"
             raise ValueError(
                 f"{self.name} has {counted(self.n_measurements, 'volume')}, but {title} has "
                 f"{counted(len(protocol), 'b-value')}; check that both belong to one scan"
@@ -232,15 +233,14 @@ class Series:
         ranges = [range(n)[part] for n, part in zip(self.shape, index, strict=True)]
         columns = ranges[3]
         values = np.empty([len(part) for part in ranges], dtype, order)
-        first = 0
+        end = 0
         for image in self.parts:
-            start = max(columns.start, first)
-            stop = min(columns.stop, first + image.n_measurements)
+            first, end = end, end + image.n_measurements
+            start, stop = max(columns.start, first), min(columns.stop, end)
             if start < stop:
                 block = image.read((*index[:3], slice(start - first, stop - first)))
                 with np.errstate(over="ignore"):
                     values[..., start - columns.start : stop - columns.start] = block
-            first += image.n_measurements
         return values
 
     def slabs(
@@ -258,9 +258,7 @@ class Series:
 
         Shapes: `region` (x, y, z); yields a slab, inside (x, y, slices), voxels (n_voxels, m).
         """
-        x, y, _ = self.grid
-        thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements))
-        for slab in self._slabs_of_region(region, thickness, progress=progress, task=task):
+        for slab in self._slabs_of_region(region, progress=progress, task=task):
             signals = self.read(slab)
             inside = _inside(region, slab, signals)
             if inside.any():
@@ -280,19 +278,18 @@ class Series:
         Shapes: yields a slab, the slab with its neighbors, inside (x, y, slices), values (x, y,
         slices, m).
         """
-        x, y, z = self.grid
-        # The margins are in memory with their slab.
-        thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
-        for slab in self._slabs_of_region(region, thickness, progress=progress, task=task):
-            around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))
+        for slab in self._slabs_of_region(region, margin, progress=progress, task=task):
+            around = slice(max(0, slab.start - margin), min(self.grid[2], slab.stop + margin))
             values = self.read(around)
             yield slab, around, _inside(region, around, values), values
 
     def _slabs_of_region(
-        self, region: NDArray[np.bool_] | None, thickness: int, *, progress: bool, task: str
+        self, region: NDArray[np.bool_] | None, margin: int = 0, *, progress: bool, task: str
     ) -> Iterator[slice]:
         """Choose slabs that hold a voxel of the region, and show how far the work is."""
-        n_slices = self.grid[2]
+        x, y, n_slices = self.grid
+        # The margins are in memory with their slab.
+        thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
         with step_bar(n_slices, "slice", task, leave=False, show=progress) as count:
             for slab in slices_of(n_slices, thickness, [image.data for image in self.parts]):
                 if region is None or region[:, :, slab].any():
@@ -332,23 +329,6 @@ def read_map(image: Image, series: Series, unnamed: str = "the map") -> NDArray:
     grid, reference = (shape[:3], loaded.affine), (series.grid, series.affine)
     check_same_grid(grid, reference, name=name, reference_name=series.name)
     return values_of(loaded, name).reshape(series.grid)
-
-
-def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
-    """Check what a header says of one image of a series."""
-    shape = loaded.shape
-    if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
-        message = (
-            f"{name} is {len(shape)}-D ({size_text(shape)}); "
-            "a 4-D image (x, y, z, measurements) is needed"
-        )
-        if len(shape) <= 4:
-            message += ", or several images: a list of them, or a manifest"
-        raise ValueError(message)
-    check_real(loaded.get_data_dtype(), name)
-    if 0 in shape:
-        raise ValueError(f"{name} is empty, its shape is {shape}; convert the scan again")
-    return Part(name, file_of(loaded), loaded.dataobj)
 
 
 def _inside(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,39 +40,19 @@ def check_branches(
         raise RefusedError("a tree of its regressor has branches that lead nowhere")
 
 
-def check_arrays(regressor: Any) -> None:
-    """
-    Check all arrays that a regressor of a file has learned, before any of them is used.
-
-    Estimators of other types than `CHECKED_TYPES` are not looked at: they come from files only
-    where the caller trusts them, or where an algorithm is registered with types of its own.
-    """
-    for instance in _instances_in(regressor):
-        if isinstance(instance, np.random.RandomState | np.random.Generator):
-            _check_generator(instance)
-        elif isinstance(instance, np.ndarray | np.floating):
-            _check_finite(instance)
-        check = CHECKED_TYPES.get(_type_name(instance))
-        # One that is a parameter of another one has learned nothing.
-        if check is not None and _is_fitted(instance):
-            check(instance)
-
-
-def _instances_in(regressor: Any) -> Iterator[Any]:
-    """Find all objects in a regressor, at any depth and each once."""
-    waiting, visited = [regressor], set()
+def instances_in(
+    regressor: Any, is_closed: Callable[[Any], bool] = lambda _: False
+) -> Iterator[Any]:
+    """Find all objects in a regressor, each once and outer ones first, but none in closed ones."""
+    waiting, visited = deque([regressor]), set()
     while waiting:
-        item = waiting.pop()
+        item = waiting.popleft()
         if id(item) in visited:
             continue
         visited.add(id(item))
         yield item
-        contents = _contents_of(item)
-        # Called by anything else, a compiled tree would not compare the columns of its input.
-        may_have_tree = _type_name(item) in _TREE_TYPES or _type_name(item) not in _HOLDERS
-        if not may_have_tree and any(_type_name(part) == _COMPILED_TREE for part in contents):
-            raise RefusedError("a tree of its regressor stands where scikit-learn has none")
-        waiting += contents
+        if not is_closed(item):
+            waiting += _contents_of(item)
 
 
 def _contents_of(item: Any) -> list[Any]:
@@ -85,12 +66,33 @@ def _contents_of(item: Any) -> list[Any]:
     return list(getattr(item, "__dict__", {}).values())
 
 
+def check_arrays(regressor: Any) -> None:
+    """
+    Check all arrays that a regressor of a file has learned, before any of them is used.
+
+    Estimators of other types than `CHECKED_TYPES` are not looked at: they come from files only
+    where the caller trusts them, or where an algorithm is registered with types of its own.
+    """
+    for instance in instances_in(regressor):
+        name = _type_name(instance)
+        # Called by anything else, a compiled tree would not compare the columns of its input.
+        may_not_have_tree = name in _HOLDERS and name not in _TREE_TYPES
+        if may_not_have_tree and _COMPILED_TREE in map(_type_name, _contents_of(instance)):
+            raise RefusedError("a tree of its regressor stands where scikit-learn has none")
+        if isinstance(instance, np.random.RandomState | np.random.Generator):
+            _check_generator(instance)
+        elif isinstance(instance, np.ndarray | np.floating):
+            if instance.dtype.kind == "f" and not np.isfinite(instance).all():
+                raise RefusedError("an array of its regressor contains non-finite values")
+        # One that is a parameter of another one has learned nothing.
+        elif name in CHECKED_TYPES and any(
+            key.endswith("_") and not key.startswith("__") for key in vars(instance)
+        ):
+            CHECKED_TYPES[name](instance)
+
+
 def _type_name(instance: Any) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
-def _is_fitted(estimator: BaseEstimator) -> bool:
-    return any(name.endswith("_") and not name.startswith("__") for name in vars(estimator))
 
 
 def _require(is_sound: Any, estimator: BaseEstimator, noun: str) -> None:
@@ -98,11 +100,6 @@ def _require(is_sound: Any, estimator: BaseEstimator, noun: str) -> None:
         raise RefusedError(
             f"the {noun} of {type(estimator).__name__} in its regressor do not belong together"
         )
-
-
-def _check_finite(values: NDArray | np.floating) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise RefusedError("an array of its regressor contains non-finite values")
 
 
 def _check_generator(generator: np.random.RandomState | np.random.Generator) -> None:
@@ -142,16 +139,13 @@ def _check_linear(estimator: BaseEstimator) -> None:
     """NumPy multiplies matrices of fitting shapes, and repeats an intercept that is too short."""
     coefficients = np.asarray(estimator.coef_)
     intercept = np.asarray(estimator.intercept_)
-    n_targets = coefficients.shape[:-1]
-    _require(coefficients.dtype.kind == "f", estimator, "coefficients and columns")
-    _require(
-        coefficients.ndim in (1, 2) and coefficients.shape[-1] == _n_features(estimator),
-        estimator,
-        "coefficients and columns",
-    )
+    is_sound = coefficients.dtype.kind == "f" and coefficients.ndim in (1, 2)
+    is_sound = is_sound and coefficients.shape[-1] == _n_features(estimator)
+    _require(is_sound, estimator, "coefficients and columns")
     # Without an intercept scikit-learn keeps a single zero.
     is_without = intercept.shape == () and intercept == 0
-    _require(intercept.shape == n_targets or is_without, estimator, "intercepts and targets")
+    is_sound = intercept.shape == coefficients.shape[:-1] or is_without
+    _require(is_sound, estimator, "intercepts and targets")
 
 
 def _check_components(estimator: BaseEstimator) -> None:
@@ -215,27 +209,27 @@ def _check_forest(forest: BaseEstimator) -> None:
 def _check_boosting(boosting: BaseEstimator) -> None:
     """Compiled code follows branches and categories unchecked: all are followed, none allowed."""
     n_features = _n_features(boosting)
-    baseline = boosting._baseline_prediction
-    _require(np.size(baseline) == 1, boosting, "constants and targets")
+    _require(np.size(boosting._baseline_prediction) == 1, boosting, "constants and targets")
     n_binned = len(boosting._bin_mapper.bin_thresholds_)
     _require(n_binned == n_features, boosting, "bins and columns")
     # It would give the trees other columns than those that were compared.
     _require(boosting._preprocessor is None, boosting, "columns")
-    for stage in boosting._predictors:
-        _require(len(stage) == boosting.n_trees_per_iteration_ == 1, boosting, "trees")
-        for predictor in stage:
-            nodes = predictor.nodes
-            _require(nodes.ndim == 1 and len(nodes) > 0, boosting, "nodes")
-            if nodes["is_categorical"].any():
-                raise RefusedError("the trees of its regressor branch on categories")
-            for field in ("is_leaf", "missing_go_to_left"):
-                _require(np.isin(nodes[field], (0, 1)).all(), boosting, "nodes")
-            is_leaf = nodes["is_leaf"] != 0
-            _require(np.isfinite(nodes["value"]).all(), boosting, "nodes")
-            _require(np.isfinite(nodes["num_threshold"][~is_leaf]).all(), boosting, "nodes")
-            # Children are unsigned in scikit-learn.
-            left, right = (nodes[side].astype(np.int64) for side in ("left", "right"))
-            check_branches(~is_leaf, left, right, nodes["feature_idx"], n_features)
+    stages = boosting._predictors
+    has_single_trees = {boosting.n_trees_per_iteration_, *map(len, stages)} == {1}
+    _require(has_single_trees, boosting, "trees")
+    for (predictor,) in stages:
+        nodes = predictor.nodes
+        _require(nodes.ndim == 1 and len(nodes) > 0, boosting, "nodes")
+        if nodes["is_categorical"].any():
+            raise RefusedError("the trees of its regressor branch on categories")
+        is_leaf = nodes["is_leaf"] != 0
+        is_sound = np.isin([nodes["is_leaf"], nodes["missing_go_to_left"]], (0, 1)).all()
+        is_sound = is_sound and np.isfinite(nodes["value"]).all()
+        is_sound = is_sound and np.isfinite(nodes["num_threshold"][~is_leaf]).all()
+        _require(is_sound, boosting, "nodes")
+        # Children are unsigned in scikit-learn.
+        left, right = (nodes[side].astype(np.int64) for side in ("left", "right"))
+        check_branches(~is_leaf, left, right, nodes["feature_idx"], n_features)
 
 
 _COMPILED_TREE = "sklearn.tree._tree.Tree"
@@ -243,42 +237,45 @@ _TREE_TYPES = (
     "sklearn.tree._classes.DecisionTreeRegressor",
     "sklearn.tree._classes.ExtraTreeRegressor",
 )
+_CHECKS: tuple[tuple[Callable[[Any], None], str, str], ...] = (
+    (_check_python, "dmrifit.predict.algorithms.", "TargetWise"),
+    (_check_linear, "dmrifit.predict.least_squares.", "LeastSquares"),
+    (_check_layers, "dmrifit.predict.perceptrons.", "Perceptron"),
+    (_check_python, "sklearn.compose._target.", "TransformedTargetRegressor"),
+    (_check_components, "sklearn.decomposition._pca.", "PCA"),
+    (_check_constant, "sklearn.dummy.", "DummyRegressor"),
+    (_check_forest, "sklearn.ensemble._forest.", "ExtraTreesRegressor RandomForestRegressor"),
+    (_check_forest, "sklearn.ensemble._iforest.", "IsolationForest"),
+    (
+        _check_boosting,
+        "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.",
+        "HistGradientBoostingRegressor",
+    ),
+    (
+        _check_linear,
+        "sklearn.linear_model._",
+        "base.LinearRegression bayes.BayesianRidge coordinate_descent.ElasticNet "
+        "coordinate_descent.ElasticNetCV coordinate_descent.Lasso coordinate_descent.LassoCV "
+        "huber.HuberRegressor quantile.QuantileRegressor ridge.Ridge ridge.RidgeCV",
+    ),
+    (_check_python, "sklearn.multioutput.", "MultiOutputRegressor"),
+    (_check_layers, "sklearn.neural_network._multilayer_perceptron.", "MLPRegressor"),
+    (_check_python, "sklearn.pipeline.", "Pipeline"),
+    (
+        _check_columns,
+        "sklearn.preprocessing._data.",
+        "MaxAbsScaler MinMaxScaler RobustScaler StandardScaler",
+    ),
+    (_check_python, "sklearn.preprocessing._polynomial.", "PolynomialFeatures"),
+    (_check_tree, "sklearn.tree._classes.", "DecisionTreeRegressor ExtraTreeRegressor"),
+)
 
 #: Estimators that are read from files without a word, with what checks their arrays; the sentence
 #: of the check says why that is enough. All others crash or read beyond their arrays when these do
 #: not fit, or were not looked at.
 CHECKED_TYPES: dict[str, Callable[[Any], None]] = {
-    "dmrifit.predict.algorithms.TargetWise": _check_python,
-    "dmrifit.predict.least_squares.LeastSquares": _check_linear,
-    "dmrifit.predict.perceptrons.Perceptron": _check_layers,
-    "sklearn.compose._target.TransformedTargetRegressor": _check_python,
-    "sklearn.decomposition._pca.PCA": _check_components,
-    "sklearn.dummy.DummyRegressor": _check_constant,
-    "sklearn.ensemble._forest.ExtraTreesRegressor": _check_forest,
-    "sklearn.ensemble._forest.RandomForestRegressor": _check_forest,
-    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingRegressor": (
-        _check_boosting
-    ),
-    "sklearn.ensemble._iforest.IsolationForest": _check_forest,
-    "sklearn.linear_model._base.LinearRegression": _check_linear,
-    "sklearn.linear_model._bayes.BayesianRidge": _check_linear,
-    "sklearn.linear_model._coordinate_descent.ElasticNet": _check_linear,
-    "sklearn.linear_model._coordinate_descent.ElasticNetCV": _check_linear,
-    "sklearn.linear_model._coordinate_descent.Lasso": _check_linear,
-    "sklearn.linear_model._coordinate_descent.LassoCV": _check_linear,
-    "sklearn.linear_model._huber.HuberRegressor": _check_linear,
-    "sklearn.linear_model._quantile.QuantileRegressor": _check_linear,
-    "sklearn.linear_model._ridge.Ridge": _check_linear,
-    "sklearn.linear_model._ridge.RidgeCV": _check_linear,
-    "sklearn.multioutput.MultiOutputRegressor": _check_python,
-    "sklearn.neural_network._multilayer_perceptron.MLPRegressor": _check_layers,
-    "sklearn.pipeline.Pipeline": _check_python,
-    "sklearn.preprocessing._data.MaxAbsScaler": _check_columns,
-    "sklearn.preprocessing._data.MinMaxScaler": _check_columns,
-    "sklearn.preprocessing._data.RobustScaler": _check_columns,
-    "sklearn.preprocessing._data.StandardScaler": _check_columns,
-    "sklearn.preprocessing._polynomial.PolynomialFeatures": _check_python,
-} | dict.fromkeys(_TREE_TYPES, _check_tree)
+    f"{module}{title}": check for check, module, titles in _CHECKS for title in titles.split()
+}
 _HOLDERS = frozenset({
     *CHECKED_TYPES, "builtins.dict", "builtins.list", "builtins.tuple", "numpy.ndarray",
 })  # fmt: skip

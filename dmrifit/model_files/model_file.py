@@ -45,10 +45,12 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
 }
-_LEAF_FILE = re.compile(r"leaf\d{1,3}\.(json|safetensors)")
 # Files of a registered class, under whatever name it gives them.
 _REGISTERED = "own-"
-_REGISTERED_FILE = re.compile(r"own-[a-z]+\.(json|safetensors|skops)")
+_PART = re.compile(
+    r"model\.json|(regressor|given)\.skops|estimator\.dmrifit"
+    r"|leaf\d{1,3}\.(json|safetensors)|own-[a-z]+\.(json|safetensors|skops)"
+)
 _KEYS = {
     "format",
     "class",
@@ -179,12 +181,25 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
 def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, bytes]:
     """Write the parts of a model file, by their names in the archive."""
     name = type(estimator).__name__
-    if _registered(name) is type(estimator):
-        return _registered_contents(estimator)
-    if _CLASSES.get(name) is not type(estimator):
+    if _class_named(name) is not type(estimator):
         raise TypeError(f"{name} has no model file; {', '.join(_CLASSES)} have")
     check_is_fitted(estimator)
-    parts: dict[str, bytes] = {}
+    if name not in _CLASSES:
+        parameters, fitted, files = estimator.stored()
+        parts = {f"{_REGISTERED}{key}": content for key, content in files.items()}
+        for key in files:
+            if not _PART.fullmatch(f"{_REGISTERED}{key}"):
+                raise ValueError(f"a part of a model file cannot be called {key!r}")
+        # Safetensors of any other name hold arrays that no network has learned.
+        versions = {"torch": version("torch")} if "net.safetensors" in files else {}
+        return _with_metadata(
+            {"class": name, "parameters": parameters, "fitted": fitted}, parts, versions
+        )
+    if scale == "patient":
+        scale = getattr(estimator, "patient_scale_", PatientScale())
+    if scale is not None and not isinstance(scale, PatientScale):
+        raise TypeError(f"scale must be 'patient', a PatientScale or None, not {scale!r}")
+    parts = {}
     leaves: list[dict[str, Any]] = []
     parameters = {}
     for key, value in estimator.get_params(deep=False).items():
@@ -194,43 +209,28 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
             parts[_ESTIMATOR] = buffer.getvalue()
             parameters[key] = {"$estimator": _ESTIMATOR}
         elif isinstance(value, BaseEstimator):
-            parts[_PASSED] = dumped(value, None, parts, leaves)
+            parts[_PASSED] = dumped(value, parts, leaves)
             parameters[key] = {"$estimator": _PASSED}
         else:
             parameters[key] = encoded(value, key)
     if isinstance(estimator, ConformalIntervals):
-        parts[_REGRESSOR] = dumped(estimator._forest, "RFR", parts, leaves)
+        parts[_REGRESSOR] = dumped(estimator._forest, parts, leaves)
     elif hasattr(estimator, "regressor_"):
-        parts[_REGRESSOR] = dumped(estimator.regressor_, estimator.regressor, parts, leaves)
+        parts[_REGRESSOR] = dumped(estimator.regressor_, parts, leaves)
     metadata = {
         "class": name,
         "parameters": parameters,
         "fitted": _fitted(estimator),
         "model": _definition(estimator),
-        "scale": _encoded_scale(estimator, scale),
+        "scale": None if scale is None else scale.to_dict(),
         "leaves": leaves,
     }
     return _with_metadata(metadata, parts, versions_of(leaves))
 
 
-def _registered(name: Any) -> type[BaseEstimator] | None:
-    """Find a class of another package; none can take the name of one from here."""
-    return None if name in _CLASSES else registered(name)
-
-
-def _registered_contents(estimator: BaseEstimator) -> dict[str, bytes]:
-    """Write the parts of the model file of a registered class."""
-    check_is_fitted(estimator)
-    parameters, fitted, files = estimator.stored()
-    parts = {}
-    for name, content in files.items():
-        parts[f"{_REGISTERED}{name}"] = content
-        if not _REGISTERED_FILE.fullmatch(f"{_REGISTERED}{name}"):
-            raise ValueError(f"a part of a model file cannot be called {name!r}")
-    # Safetensors of any other name hold arrays that no network has learned.
-    versions = {"torch": version("torch")} if "net.safetensors" in files else {}
-    metadata = {"class": type(estimator).__name__, "parameters": parameters, "fitted": fitted}
-    return _with_metadata(metadata, parts, versions)
+def _class_named(name: str) -> type[BaseEstimator] | None:
+    """Find a class that has model files; one of another package takes no name from here."""
+    return _CLASSES.get(name) or registered(name)
 
 
 def _with_metadata(
@@ -250,27 +250,22 @@ def _rebuilt(
     metadata: Mapping[str, Any], parts: Mapping[str, bytes], trusted: Collection[str]
 ) -> BaseEstimator:
     """Build an estimator from the checked metadata and parts of its file."""
-    registered_class = _registered(metadata["class"])
     parameters: dict[str, Any] = {}
-    if registered_class is not None:
-        stored = metadata["parameters"].items()
-        estimator = registered_class(**{key: decoded(value) for key, value in stored})
-        files = {name.removeprefix(_REGISTERED): content for name, content in parts.items()}
-        estimator.restore(metadata["fitted"], files)
-        return estimator
-    cls = _CLASSES[metadata["class"]]
     for key, value in metadata["parameters"].items():
         if value == {"$estimator": _PASSED}:
-            parameters[key] = loaded(
-                parts[_PASSED], None, metadata["leaves"], parts, trusted=trusted
-            )
+            parameters[key] = loaded(parts[_PASSED], metadata["leaves"], parts, trusted=trusted)
         elif value == {"$estimator": _ESTIMATOR}:
             inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR]), inside=True), trusted)
             # As a parameter it is not fitted; the fitted copy is restored below.
             parameters[key] = clone(inside)
         else:
             parameters[key] = decoded(value)
+    cls: Any = _class_named(metadata["class"])
     estimator = cls(**parameters)
+    if metadata["class"] not in _CLASSES:
+        files = {name.removeprefix(_REGISTERED): content for name, content in parts.items()}
+        estimator.restore(metadata["fitted"], files)
+        return estimator
     for name in _FITTED:
         if name in metadata["fitted"]:
             value = metadata["fitted"][name]
@@ -287,13 +282,12 @@ def _rebuilt(
     if isinstance(estimator, MapFitter):
         estimator.model_ = resolve_model(estimator.model)
     if isinstance(estimator, SignalToSignal | MapsToMaps):
-        estimator.regressor_ = loaded(
-            parts[_REGRESSOR], estimator.regressor, metadata["leaves"], parts, trusted=trusted
-        )
+        stored = parts[_REGRESSOR]
+        estimator.regressor_ = loaded(stored, metadata["leaves"], parts, trusted=trusted)
         estimator.check_parameters()
         _check_regressor(estimator)
     if isinstance(estimator, ConformalIntervals):
-        forest = loaded(parts[_REGRESSOR], "RFR", [], {})
+        forest = loaded(parts[_REGRESSOR], [], {})
         _restore_intervals(estimator, inside, metadata["fitted"]["intervals"], forest)
     estimator.patient_scale_ = None
     if metadata["scale"] is not None:
@@ -306,42 +300,39 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
     regressor = estimator.regressor_
     n_neighbors = math.prod(estimator.patch_shape_ or (1,))
     n_inputs = estimator.n_features_in_
-    if isinstance(estimator, MapsToMaps) and estimator.source is not None:
-        n_inputs = 3 * n_neighbors
-    n_regressor_inputs = getattr(regressor, "n_features_in_", n_inputs)
-    if not hasattr(regressor, "predict") or n_regressor_inputs != n_inputs:
-        raise RefusedError(
-            f"its regressor takes {counted(n_regressor_inputs, 'input')}, and the estimator has "
-            f"{n_inputs}"
-        )
-    if estimator.source is not None:
+    n_outputs = None
+    if estimator.source is not None and estimator.target is not None:
         n_measurements = len(estimator.source)
+        if isinstance(estimator, MapsToMaps):
+            n_inputs = 3 * n_neighbors
+            n_outputs = len(resolve_model(estimator.model).names)
+        else:
+            n_outputs = len(estimator.target)
         if n_neighbors * n_measurements != estimator.n_features_in_:
             raise RefusedError(
                 f"its source protocol has {counted(n_measurements, 'measurement')} of "
                 f"{counted(n_neighbors, 'voxel')}, not "
                 f"{counted(estimator.n_features_in_, 'column')}"
             )
+    n_regressor_inputs = getattr(regressor, "n_features_in_", n_inputs)
+    if not hasattr(regressor, "predict") or n_regressor_inputs != n_inputs:
+        raise RefusedError(
+            f"its regressor takes {counted(n_regressor_inputs, 'input')}, and the estimator has "
+            f"{n_inputs}"
+        )
     prediction = np.asarray(regressor.predict(np.ones((1, n_inputs))))
     if not np.isfinite(prediction).all():
         raise RefusedError("its regressor predicts non-finite values")
-    if estimator.target is not None:
-        if isinstance(estimator, SignalToSignal):
-            n_outputs = len(estimator.target)
-        else:
-            n_outputs = len(resolve_model(estimator.model).names)
-        if not _is_one_row(prediction.shape, n_outputs):
-            raise RefusedError(
-                f"its regressor answers with {counted(prediction.shape[-1], 'number')} instead of "
-                f"{n_outputs}"
-            )
+    if n_outputs is not None and not _is_one_row(prediction.shape, n_outputs):
+        raise RefusedError(
+            f"its regressor answers with {counted(prediction.shape[-1], 'number')} instead of "
+            f"{n_outputs}"
+        )
 
 
 def _is_one_row(shape: tuple[int, ...], n_outputs: int) -> bool:
     """Whether predictions for one voxel have this shape; those of one output may have one axis."""
-    if n_outputs == 1 and shape == (1,):
-        return True
-    return shape == (1, n_outputs)
+    return shape == (1, n_outputs) or shape == (1,) == (n_outputs,)
 
 
 # The archive -------------------------------------------------------------------------------------
@@ -364,7 +355,7 @@ def _read_parts(
         entries = archive.infolist()
         names = archive.namelist()
         is_complete = _METADATA in names and len(set(names)) == len(names)
-        if not is_complete or not all(map(_is_part_name, names)):
+        if not is_complete or not all(map(_PART.fullmatch, names)):
             listed = ", ".join(repr(name)[1:-1] for name in sorted(names))
             raise RefusedError(f"it holds {listed} instead of the parts of a model")
         if inside and _ESTIMATOR in names:
@@ -380,7 +371,11 @@ def _read_parts(
             raise RefusedError(
                 f"its {packed} bytes say that they unpack to {unpacked}, more than any model does"
             )
-        parts = {entry.filename: _read(archive, entry) for entry in entries}
+        parts = {}
+        for entry in entries:
+            # Without a size, zipfile would unpack bytes beyond the stated one, too.
+            with archive.open(entry) as part:
+                parts[entry.filename] = part.read(entry.file_size)
     metadata = json.loads(parts.pop(_METADATA))
     _check_metadata(metadata)
     if set(metadata["sha256"]) != set(parts):
@@ -393,19 +388,6 @@ def _read_parts(
     return metadata, parts
 
 
-def _is_part_name(name: str) -> bool:
-    if name in (_METADATA, _REGRESSOR, _PASSED, _ESTIMATOR):
-        return True
-    return bool(_LEAF_FILE.fullmatch(name) or _REGISTERED_FILE.fullmatch(name))
-
-
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """Read as many bytes as an entry states."""
-    # Without a size, zipfile would unpack bytes beyond it, too.
-    with archive.open(entry) as file:
-        return file.read(entry.file_size)
-
-
 def _check_metadata(metadata: Any) -> None:
     """Check class, names of parameters, versions, leaves and what is fitted."""
     file_format = metadata.get("format") if isinstance(metadata, dict) else None
@@ -415,8 +397,7 @@ def _check_metadata(metadata: Any) -> None:
             "it was written by another version; train again"
         )
     refuse_keys(metadata, _KEYS, "key", complete=True)
-    registered_class = _registered(metadata["class"])
-    cls = registered_class or _CLASSES.get(metadata["class"])
+    cls = _class_named(metadata["class"])
     if cls is None:
         raise RefusedError(
             f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that "
@@ -425,8 +406,20 @@ def _check_metadata(metadata: Any) -> None:
     refuse_keys(
         metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}"
     )
-    if registered_class is None:
-        _check_fitted(metadata["fitted"], has_intervals=cls is ConformalIntervals)
+    # A registered class checks its own.
+    if metadata["class"] in _CLASSES:
+        own = {"intervals"} if cls is ConformalIntervals else set()
+        refuse_keys(metadata["fitted"], {*_FITTED} | own, "fitted attribute")
+        for key in set(_FITTED).intersection(metadata["fitted"]):
+            value = metadata["fitted"][key]
+            # Not isinstance: true and false are integers, too.
+            is_sound = type(value) is int and value >= 0
+            if key == "feature_names_in_":
+                is_sound = isinstance(value, list) and {*map(type, value)} <= {str}
+            if not is_sound:
+                raise RefusedError(
+                    f"its fitted attributes are not counts and names: {metadata['fitted']}"
+                )
     refuse_keys(metadata["versions"], {*_PACKAGES, *_OF_LEAVES}, "package")
     if not set(_PACKAGES) <= set(metadata["versions"]):
         raise RefusedError(f"it does not say with which {', '.join(_PACKAGES)} it was written")
@@ -441,22 +434,6 @@ def _check_metadata(metadata: Any) -> None:
             )
 
 
-def _check_fitted(fitted: Any, *, has_intervals: bool) -> None:
-    """Check the fitted attributes of a class from here; a registered class checks its own."""
-    attributes = {*_FITTED, "intervals"} if has_intervals else {*_FITTED}
-    refuse_keys(fitted, attributes, "fitted attribute")
-    for key, value in fitted.items():
-        if key == "intervals":
-            continue
-        if key == "feature_names_in_":
-            is_sound = isinstance(value, list) and all(isinstance(name, str) for name in value)
-        else:
-            # Not isinstance: true and false are integers, too.
-            is_sound = type(value) is int and value >= 0
-        if not is_sound:
-            raise RefusedError(f"its fitted attributes are not counts and names: {fitted}")
-
-
 def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
     """Describe the fitted attributes of an estimator in JSON, without its regressor."""
     fitted: dict[str, Any] = {}
@@ -464,45 +441,37 @@ def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
         value: Any = getattr(estimator, name, None)
         if isinstance(value, np.ndarray):
             fitted[name] = [str(feature) for feature in value]
-        elif hasattr(estimator, name):
+        elif value is not None:
             fitted[name] = int(value)
     if isinstance(estimator, ConformalIntervals):
-        fitted["intervals"] = _intervals(estimator)
+        novelty = estimator.novelty_
+        state = {
+            "ends": estimator._ends.to_dict(),
+            "unit": estimator._unit.tolist(),
+            "smallest": estimator._smallest.tolist(),
+            "novelty": None if novelty is None else novelty.to_dict(),
+            "has_random_groups": estimator.has_random_groups_,
+        }
+        for name in TABLES:
+            state[name] = getattr(estimator, f"{name}_").to_dict("list")
+        fitted["intervals"] = {key: encoded(value, key) for key, value in state.items()}
     return fitted
-
-
-def _intervals(estimator: ConformalIntervals) -> dict[str, Any]:
-    """Describe in JSON what intervals have learned beside their forest."""
-    novelty = estimator.novelty_
-    state = {
-        "ends": estimator._ends.to_dict(),
-        "unit": estimator._unit.tolist(),
-        "smallest": estimator._smallest.tolist(),
-        "novelty": None if novelty is None else novelty.to_dict(),
-        "has_random_groups": estimator.has_random_groups_,
-    }
-    for name in TABLES:
-        state[name] = getattr(estimator, f"{name}_").to_dict("list")
-    return {key: encoded(value, key) for key, value in state.items()}
 
 
 def _restore_intervals(
     estimator: ConformalIntervals, inside: BaseEstimator, state: Mapping[str, Any], forest: Any
 ) -> None:
     """Restore what intervals have learned, and check that it belongs together."""
-    parts = {"ends", "unit", "smallest", "novelty", "has_random_groups", *TABLES}
-    refuse_keys(state, parts, "part of intervals")
     # Older files do not say.
     state = {"has_random_groups": False} | dict(state)
+    parts = {"ends", "unit", "smallest", "novelty", "has_random_groups", *TABLES}
     refuse_keys(state, parts, "part of intervals", complete=True)
     if not isinstance(state["has_random_groups"], bool):
         raise RefusedError(f"its random groups are {state['has_random_groups']!r:.80}")
     estimator.has_random_groups_ = state["has_random_groups"]
     try:
-        unit, smallest = (
-            finite_numbers(decoded(state[key]), f"{key} of its intervals")
-            for key in ("unit", "smallest")
-        )
+        unit = finite_numbers(decoded(state["unit"]), "unit of its intervals")
+        smallest = finite_numbers(decoded(state["smallest"]), "smallest of its intervals")
     except ValueError as error:
         raise RefusedError(str(error)) from None
     n = unit.size
@@ -547,15 +516,3 @@ def _definition(estimator: BaseEstimator) -> Any:
     """Describe the model behind an estimator, so that one that changed is noticed."""
     model = getattr(estimator, "model", None)
     return None if model is None else encoded_model(resolve_model(model))
-
-
-def _encoded_scale(
-    estimator: BaseEstimator, scale: PatientScale | str | None
-) -> dict[str, Any] | None:
-    if scale == "patient":
-        scale = getattr(estimator, "patient_scale_", PatientScale())
-    if scale is None:
-        return None
-    if not isinstance(scale, PatientScale):
-        raise TypeError(f"scale must be 'patient', a PatientScale or None, not {scale!r}")
-    return scale.to_dict()

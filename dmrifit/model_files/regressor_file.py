@@ -23,27 +23,30 @@ from sklearn.base import BaseEstimator
 from dmrifit._optional import import_optional
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.boosted_trees import checked_trees
-from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays
-from dmrifit.predict.algorithms import CLASS_MODULES, REGRESSORS
+from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays, instances_in
+from dmrifit.predict.algorithms import CLASS_MODULES
 
 # Classes of ours have short names in files, which stay when a module is renamed.
 _MODULES = CLASS_MODULES | {"Leaf": "dmrifit.model_files.regressor_file"}
 _LEAF = "dmrifit.Leaf"
 _XGBOOST = "xgboost.XGBRegressor"
-_PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 # Classes whose instances stand beside the skops file.
-_STORED = {entry.stored_class for entry in REGRESSORS.values() if entry.stored_class is not None}
-# A regressor that the user passed instead of a name may also hold the estimators whose arrays are
-# checked, and these, which they consist of.
-_OF_PASSED = frozenset({
-    "numpy.random._generator.Generator",
-    "numpy.uint64",
+_STORED = {_XGBOOST, "dmrifit.PatchCNN", "dmrifit.PatchTransformer"}
+# What a regressor may consist of: estimators whose arrays are checked, and these.
+_TYPES = frozenset({
+    "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple",
+    "dmrifit.LeastSquares", "dmrifit.Perceptron", "dmrifit.TargetWise", _LEAF,
+    "numpy.float64", "numpy.int64", "numpy.ndarray", "numpy.uint64",
+    "numpy.random._generator.Generator", "numpy.random.mtrand.RandomState",
     "sklearn._loss._loss.CyHalfSquaredError",
     "sklearn._loss.link.IdentityLink",
     "sklearn._loss.link.Interval",
     "sklearn._loss.loss.HalfSquaredError",
     "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-    _PREDICTOR,
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.tree._tree.Tree",
+    *(name for name in CHECKED_TYPES if name.startswith("sklearn.")),
 })  # fmt: skip
 # How skops may build them: no functions, methods, partials or reductions, and no sparse matrices,
 # whose indices nothing checks.
@@ -61,22 +64,18 @@ class Leaf:
 
 
 def dumped(
-    regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], leaves: list[dict[str, Any]]
+    regressor: BaseEstimator, parts: dict[str, bytes], leaves: list[dict[str, Any]]
 ) -> bytes:
     """Store a regressor by skops; add what skops does not know to the parts and leaves."""
     from skops.io import dumps
 
     stubs = {}
-    for leaf in list(_leaves_in(regressor, _STORED)):
+    for leaf in _leaves_in(regressor, _STORED):
         stubs[id(leaf)] = Leaf(len(leaves))
         description, weights = _described(leaf)
-        if description["class"] not in _allowed_leaves(algorithm):
-            raise ValueError(
-                f"the regressor cannot be stored: {description['class']} is not what {algorithm} "
-                "is made of"
-            )
         if weights is not None:
-            description["weights"] = f"leaf{len(leaves)}{_suffix_of(description['class'])}"
+            suffix = ".json" if description["class"] == _XGBOOST else ".safetensors"
+            description["weights"] = f"leaf{len(leaves)}{suffix}"
             parts[description["weights"]] = weights
         leaves.append(description)
     if stubs:
@@ -86,8 +85,8 @@ def dumped(
     try:
         check_arrays(regressor)
         # Not compressed, because the archive around it is.
-        data = _with_short_names(dumps(regressor))
-        unknown = _types_in(data) - _allowed(algorithm, _public_estimators())
+        data = _with_modules(dumps(regressor), short=True)
+        unknown = _types_in(data) - _TYPES - _public_estimators()
     except RefusedError as error:
         raise ValueError(f"the regressor cannot be stored: {error}") from None
     if unknown:
@@ -101,23 +100,22 @@ def dumped(
 
 def loaded(
     data: bytes,
-    algorithm: Any,
     leaves: list[dict[str, Any]],
     parts: Mapping[str, bytes],
     *,
     trusted: Collection[str] = (),
 ) -> Any:
     """
-    Build the regressor that `dumped` has stored, of types of the algorithm only.
+    Build the regressor that `dumped` has stored, of types whose arrays are checked only.
 
-    One that the user passed may also consist of public estimators of scikit-learn whose arrays
-    are not checked, where the caller names them as trusted.
+    It may also consist of public estimators of scikit-learn whose arrays are not checked, where
+    the caller names them as trusted.
     """
     from skops.io import loads
 
-    allowed = _allowed(algorithm, _public_estimators().intersection(trusted))
+    allowed = _TYPES | _public_estimators().intersection(trusted)
     unknown = _types_in(data) - allowed
-    if unknown and unknown <= _public_estimators() and not isinstance(algorithm, str):
+    if unknown and unknown <= _public_estimators():
         names = ", ".join(f'"{name}"' for name in sorted(unknown))
         raise RefusedError(
             f"compiled code would follow arrays of {', '.join(sorted(unknown))} unchecked; "
@@ -128,10 +126,11 @@ def loaded(
             f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of"
         )
     # Beside its own list skops then trusts what was allowed above, and nothing else.
-    names_for_skops = [_full_name(name) for name in sorted(allowed)]
-    regressor = loads(_with_full_names(data), trusted=names_for_skops)
+    full_names = {f"dmrifit.{title}": f"{module}.{title}" for title, module in _MODULES.items()}
+    names_for_skops = [full_names.get(name, name) for name in sorted(allowed)]
+    regressor = loads(_with_modules(data, short=False), trusted=names_for_skops)
     check_arrays(regressor)
-    stubs = list(_leaves_in(regressor, {_LEAF}))
+    stubs = _leaves_in(regressor, {_LEAF})
     if not stubs:
         return regressor
     memo = {}
@@ -139,10 +138,6 @@ def loaded(
         number = getattr(stub, "number", None)
         if type(number) is not int or not 0 <= number < len(leaves):
             raise RefusedError(f"it has no part {number!r} beside the regressor")
-        if leaves[number]["class"] not in _allowed_leaves(algorithm):
-            raise RefusedError(
-                f"it asks for {leaves[number]['class']}, which no regressor here is made of"
-            )
         memo[id(stub)] = _restored(leaves[number], parts)
     return copy.deepcopy(regressor, memo)
 
@@ -153,28 +148,15 @@ def _class_of(instance: Any) -> str:
     return f"{package}.{type(instance).__qualname__}"
 
 
-def _full_name(name: str) -> str:
-    """Expand the short name of a class of ours to the one that Python imports."""
-    package, _, title = name.rpartition(".")
-    if package != "dmrifit":
-        return name
-    return f"{_MODULES[title]}.{title}"
+def _with_modules(data: bytes, *, short: bool) -> bytes:
+    """Give classes of ours the short module that files name, or the one to import them from."""
 
+    def rename(node: dict[str, Any]) -> None:
+        module = _MODULES.get(str(node.get("__class__")))
+        if module is not None and node["__module__"] in (module, "dmrifit"):
+            node["__module__"] = "dmrifit" if short else module
 
-def _with_short_names(data: bytes) -> bytes:
-    def shorten(node: dict[str, Any]) -> None:
-        if "__module__" in node and _MODULES.get(node["__class__"]) == node["__module__"]:
-            node["__module__"] = "dmrifit"
-
-    return _with_schema(data, shorten)
-
-
-def _with_full_names(data: bytes) -> bytes:
-    def expand(node: dict[str, Any]) -> None:
-        if node.get("__module__") == "dmrifit":
-            node["__module__"] = _MODULES[node["__class__"]]
-
-    return _with_schema(data, expand)
+    return _with_schema(data, rename)
 
 
 def _with_schema(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
@@ -204,24 +186,13 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(node)
 
 
-def _leaves_in(regressor: Any, classes: set[str]) -> Iterator[Any]:
-    """Find the objects of some classes in a regressor, each once."""
-    waiting = [regressor]
-    visited = set()
-    while waiting:
-        # The first first, because the order numbers the files of the leaves.
-        item = waiting.pop(0)
-        if id(item) in visited:
-            continue
-        visited.add(id(item))
-        if _class_of(item) in classes:
-            yield item
-        elif isinstance(item, BaseEstimator):
-            waiting += vars(item).values()
-        elif isinstance(item, list | tuple):
-            waiting += item
-        elif isinstance(item, dict):
-            waiting += item.values()
+def _leaves_in(regressor: Any, classes: set[str]) -> list[Any]:
+    """Find the objects of some classes in a regressor; their order numbers the files."""
+
+    def is_leaf(item: Any) -> bool:
+        return _class_of(item) in classes
+
+    return [item for item in instances_in(regressor, is_leaf) if is_leaf(item)]
 
 
 def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
@@ -261,12 +232,18 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
     return description, leaf.weights()
 
 
-_FITTED_NETWORK = {"n_features_in_": int, "n_targets_": int, "flat_": bool}
+_FITTED_NETWORK: dict[str, Any] = {"n_features_in_": int, "n_targets_": int, "flat_": bool}
 
 
 def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
     """Build a leaf from its description and what it had learned."""
-    cls = _leaf_class(leaf["class"])
+    # Its name was compared with the list before.
+    title = leaf["class"].rpartition(".")[2]
+    if leaf["class"] == _XGBOOST:
+        cls = import_optional("xgboost").XGBRegressor
+    else:
+        import_optional("torch")
+        cls = getattr(import_module(_MODULES[title]), title)
     refuse_keys(leaf["parameters"], set(cls().get_params()), f"parameter of {cls.__name__}")
     estimator = cls(**{key: decoded(value) for key, value in leaf["parameters"].items()})
     if leaf["weights"] is None:
@@ -275,34 +252,15 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
     if leaf["class"] == _XGBOOST:
         estimator.load_model(bytearray(checked_trees(weights)))
     else:
-        refuse_keys(
-            leaf["fitted"], set(_FITTED_NETWORK), "fitted attribute of a network", complete=True
-        )
-        for name, number_type in _FITTED_NETWORK.items():
-            value = leaf["fitted"][name]
+        names = set(_FITTED_NETWORK)
+        refuse_keys(leaf["fitted"], names, "fitted attribute of a network", complete=True)
+        for name, value in leaf["fitted"].items():
             # Not isinstance: true and false are integers, too.
-            has_type = type(value) is number_type
-            if not has_type or value < 0:
+            if type(value) is not _FITTED_NETWORK[name] or value < 0:
                 raise RefusedError(f"{name} of a network is {value!r}")
             setattr(estimator, name, value)
         estimator.set_weights(weights)
     return estimator
-
-
-def _suffix_of(class_name: str) -> str:
-    """Return the ending of the file that holds what a leaf has learned."""
-    if class_name == _XGBOOST:
-        return ".json"
-    return ".safetensors"
-
-
-def _leaf_class(name: str) -> Any:
-    """Import the class of a leaf, whose name was compared with the list before."""
-    if name == _XGBOOST:
-        return import_optional("xgboost").XGBRegressor
-    import_optional("torch")
-    title = name.removeprefix("dmrifit.")
-    return getattr(import_module(_MODULES[title]), title)
 
 
 def check_leaves(leaves: Any) -> None:
@@ -312,7 +270,7 @@ def check_leaves(leaves: Any) -> None:
     keys = {"class", "parameters", "fitted", "weights"}
     for leaf in leaves:
         refuse_keys(leaf, keys, "key of a leaf", complete=True)
-        suffix = _suffix_of(leaf["class"])
+        suffix = ".json" if leaf["class"] == _XGBOOST else ".safetensors"
         has_weights = leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)
         if leaf["class"] not in _STORED or not has_weights:
             raise RefusedError(
@@ -325,25 +283,6 @@ def versions_of(leaves: list[dict[str, Any]]) -> dict[str, str]:
     """Name the versions of the libraries that leaves are made with."""
     names = {"xgboost" if leaf["class"] == _XGBOOST else "torch" for leaf in leaves}
     return {name: str(import_optional(name).__version__) for name in sorted(names)}
-
-
-def _allowed_leaves(algorithm: Any) -> frozenset[str]:
-    if not isinstance(algorithm, str):
-        return frozenset(_STORED)
-    entry = REGRESSORS.get(algorithm)
-    if entry is None or entry.stored_class is None:
-        return frozenset()
-    return frozenset({entry.stored_class})
-
-
-def _allowed(algorithm: Any, estimators: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Return the types that a regressor by name, or one that the user passed, may consist of."""
-    if isinstance(algorithm, str):
-        entry = REGRESSORS.get(algorithm)
-        return frozenset() if entry is None else entry.file_types
-    of_names = [entry.file_types for entry in REGRESSORS.values()]
-    checked = [name for name in CHECKED_TYPES if name.startswith("sklearn.")]
-    return estimators.union(_OF_PASSED, checked, *of_names)
 
 
 def _public_estimators() -> frozenset[str]:

@@ -22,9 +22,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -50,7 +49,6 @@ _EXTREMES = (0.1, 99.9)  # percentiles that the codes of an image span
 _GRAYS = (1, 99.5)  # percentiles of an image that are black and white
 # Of an image, what the eye tells apart; of a map, three digits; of a score, where thresholds lie.
 _BITS = {"image": 8, "map": 12, "score": 16, "mask": 8, "doubt": 8}
-_COARSE_BITS = _BITS | {"map": 8}
 _MOST_LABELS = 255
 _PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
 
@@ -116,63 +114,48 @@ def html_viewer(
 
     Shapes: `region` (x, y, z).
     """
-    matrix = np.asarray(affine, dtype=np.float64)
-    _check(layers)
-    whole = layers[0].values.shape
     if records is not None:
         layers = [*layers, Layer("rows", records.rows, "rows")]
-    layers, matrix, region = _upright(layers, matrix, region)
-    if region is None:
-        region = _filled(layers)
-    else:
-        # Outlined voxels are never cut away.
-        for layer in layers:
-            if layer.kind == "mask":
-                region = region | (np.nan_to_num(layer.values) > 0)
-    layers = [replace(layer, window=layer.window or _window(layer, region)) for layer in layers]
-    layers, matrix, cropped = _crop(layers, matrix, region, boxes)
-    edges = np.linalg.norm(matrix[:3, :3], axis=0)
-    layers, matrix, packed, factors = _fit_size(layers, matrix, max_bytes)
-    rows = None
-    if records is not None:
-        *layers, row_layer = layers
-        rows = row_layer.values
+    stack = _Stack(layers, affine, region)
+    whole = stack.shape
+    is_cropped = stack.crop(boxes)
+    edges = np.linalg.norm(stack.affine[:3, :3], axis=0)
+    packed, factors = stack.fit_size(max_bytes)
+    layers = [layer for layer in stack.layers if layer.kind != "rows"]
+    matrix = stack.affine
     n_colors = _number_colors(layers, packed)
-    shape = layers[0].values.shape
     if start is None:
-        center = (np.array(shape) - 1) / 2
-        start = (matrix @ [*center, 1])[:3]
+        start = (matrix @ [*(np.array(stack.shape) - 1) / 2, 1])[:3]
         if points:
             start = points[0][1]
     box_entries = []
     for i, box in enumerate(boxes):
         box_affine = np.asarray(box.affine, float)[:3].tolist()
         box_entries.append({"name": box.name, "affine": box_affine, "color": n_colors + i})
+    colors = import_optional("matplotlib").colormaps[COLORMAP](np.arange(256), bytes=True)
     data = {
-        "shape": shape,
-        "affine": matrix[:3].tolist(),
+        **stack.grid,
         "voxel": voxel_volume(matrix),
         "layers": packed,
         "boxes": box_entries,
         "points": [np.asarray(position, float).tolist() for _, position in points],
         "start": [float(x) for x in start],
-        "colormap": _colormap(),
+        "colormap": _base64(colors[:, :3].tobytes()),
     }
-    if records is not None and rows is not None:
+    if records is not None:
+        rows = stack.layers[-1].values
         has_record = rows > 0
         data["records"] = records.pack(rows[has_record])
         data["records"]["present"] = _text(has_record, 8)
     below = {i: layer for i, layer in enumerate(layers) if layer.kind in ("image", "map")}
     above = {i: layer for i, layer in enumerate(layers) if layer.kind in ("map", "score")}
-    shown_below = [i for i, layer in below.items() if layer.name == image]
-    shown_above = [
-        i
-        for i, layer in above.items()
-        if layer.name == overlay or (overlay is None and layer.kind == "score")
-    ]
+    images = [i for i, layer in below.items() if layer.name == image] or list(below)
+    overlays = [i for i, layer in above.items() if layer.name == overlay]
+    if overlay is None:
+        overlays = [i for i, layer in above.items() if layer.kind == "score"]
     # The colors of a map are to be read; below a score one wants to see the scan.
     if opacity is None:
-        is_map = bool(shown_above) and layers[shown_above[0]].kind == "map"
+        is_map = bool(overlays) and above[overlays[0]].kind == "map"
         opacity = 100 if is_map else 70
     return fill(
         read_data(__file__, "viewer.html"),
@@ -180,8 +163,8 @@ def html_viewer(
         planes=_PLANES,
         below=below,
         above=above,
-        image=next(iter([*shown_below, *below]), None),
-        overlay=next(iter(shown_above), None),
+        image=next(iter(images), None),
+        overlay=next(iter(overlays), None),
         opacity=opacity,
         layers=list(zip(layers, packed, strict=True)),
         boxes=box_entries,
@@ -189,7 +172,7 @@ def html_viewer(
         points=[name for name, _ in points],
         has_records=records is not None,
         instead=instead,
-        whole=whole if cropped else (),
+        whole=whole if is_cropped else (),
         factors=factors,
         edges=edges * factors,
         data=page_json(data),
@@ -200,14 +183,10 @@ def pack_volumes(
     layers: Sequence[Layer], affine: ArrayLike, *, max_bytes: int = MAX_BYTES
 ) -> dict[str, Any]:
     """Pack volumes of one grid, cropped, for scripts of a page that draw them like the viewer."""
-    matrix = np.asarray(affine, dtype=np.float64)
-    _check(layers)
-    layers, matrix, _ = _upright(layers, matrix, None)
-    region = _filled(layers)
-    layers = [replace(layer, window=layer.window or _window(layer, region)) for layer in layers]
-    layers, matrix, _ = _crop(layers, matrix, region, ())
-    layers, matrix, packed, _ = _fit_size(layers, matrix, max_bytes)
-    return {"shape": layers[0].values.shape, "affine": matrix[:3].tolist(), "layers": packed}
+    stack = _Stack(layers, affine)
+    stack.crop()
+    packed, _ = stack.fit_size(max_bytes)
+    return {**stack.grid, "layers": packed}
 
 
 def page_json(data: Any) -> Markup:
@@ -218,42 +197,91 @@ def page_json(data: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _fit_size(
-    layers: Sequence[Layer], affine: NDArray[np.float64], max_bytes: int
-) -> tuple[Sequence[Layer], NDArray[np.float64], list[dict[str, Any]], NDArray[np.intp]]:
-    """Put voxels together until layers fit; also return their codes and voxels put together."""
-    factors = np.ones(3, int)
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
-    while True:
-        shape = layers[0].values.shape
-        packed: list[dict[str, Any]] = []
-        # Packing takes long, so volumes that are too large for the browser are not tried.
-        if len(layers) * np.prod(shape) <= _MAX_VOXELS:
-            packed = _pack_within(layers, max_bytes)
-            if packed:
-                break
-        if max(shape) < 2:
-            break
-        finest = int(np.argmin(np.where(np.array(shape) > 1, edges * factors, np.inf)))
-        factors[finest] *= 2
-        layers = [_coarser(layer, finest) for layer in layers]
-        affine = _coarser_affine(affine, finest)
-    return layers, affine, packed or _packed(layers, _COARSE_BITS), factors
+class _Stack:
+    """Layers of one grid on their way to a page: turned to RAS+, cut out, made coarser, packed."""
 
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        affine: ArrayLike,
+        region: NDArray[np.bool_] | None = None,
+    ) -> None:
+        matrix = np.asarray(affine, dtype=np.float64)
+        _check(layers)
+        self.affine = upright_affine(matrix, layers[0].values.shape)
+        layers = [replace(layer, values=upright(layer.values, matrix)) for layer in layers]
+        if region is None:
+            region = _filled(layers)
+        else:
+            region = upright(region, matrix)
+            # Outlined voxels are never cut away.
+            for layer in layers:
+                if layer.kind == "mask":
+                    region = region | (np.nan_to_num(layer.values) > 0)
+        self.region = region
+        self.layers = [
+            replace(layer, window=layer.window or _window(layer, region)) for layer in layers
+        ]
 
-def _pack_within(layers: Sequence[Layer], max_bytes: int) -> list[dict[str, Any]]:
-    """Pack all layers, with fewer digits where that is enough to fit; none if they do not fit."""
-    for bits in (_BITS, _COARSE_BITS):
-        packed = _packed(layers, bits)
-        if sum(len(entry["data"]) for entry in packed) <= max_bytes:
-            return packed
-        if not any(layer.kind == "map" for layer in layers):
-            break
-    return []
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels of each axis."""
+        return self.layers[0].values.shape
 
+    @property
+    def grid(self) -> dict[str, Any]:
+        """Shape and affine as a page stores them."""
+        return {"shape": self.shape, "affine": self.affine[:3].tolist()}
 
-def _packed(layers: Sequence[Layer], bits: Mapping[str, int]) -> list[dict[str, Any]]:
-    return [_pack(layer, bits[layer.kind]) for layer in layers if layer.kind != "rows"]
+    def crop(self, boxes: Sequence[Box] = ()) -> bool:
+        """Cut away what is outside the region and the boxes; return whether anything was."""
+        from scipy.ndimage import find_objects
+
+        extents = find_objects(self.region.astype(np.uint8))
+        if not extents:
+            return False
+        low = np.array([extent.start for extent in extents[0]], dtype=np.float64)
+        high = np.array([extent.stop - 1 for extent in extents[0]], dtype=np.float64)
+        for box in boxes:
+            matrix = np.linalg.inv(self.affine) @ np.asarray(box.affine, dtype=np.float64)
+            reach = np.abs(matrix[:3, :3]).sum(axis=1) / 2
+            low = np.minimum(low, matrix[:3, 3] - reach)
+            high = np.maximum(high, matrix[:3, 3] + reach)
+        first = np.clip(np.floor(low).astype(int) - _MARGIN, 0, self.shape)
+        last = np.clip(np.ceil(high).astype(int) + _MARGIN + 1, first + 1, self.shape)
+        is_cropped = bool((last - first < self.shape).any())
+        inner = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        self.layers = [replace(layer, values=layer.values[inner]) for layer in self.layers]
+        self.affine = self.affine.copy()
+        self.affine[:3, 3] += self.affine[:3, :3] @ first
+        return is_cropped
+
+    def fit_size(self, max_bytes: int) -> tuple[list[dict[str, Any]], NDArray[np.intp]]:
+        """Put voxels together until layers fit; return their codes and how many of each axis."""
+        factors = np.ones(3, int)
+        edges = np.linalg.norm(self.affine[:3, :3], axis=0)
+        # Fewer digits of maps are tried before fewer voxels.
+        all_bits = [_BITS]
+        if any(layer.kind == "map" for layer in self.layers):
+            all_bits.append(_BITS | {"map": 8})
+        while True:
+            # Packing takes long, so volumes that are too large for the browser are not tried.
+            is_small = len(self.layers) * np.prod(self.shape) <= _MAX_VOXELS
+            is_last = max(self.shape) < 2
+            for bits in all_bits if is_small or is_last else ():
+                packed = [
+                    _pack(layer, bits[layer.kind]) for layer in self.layers if layer.kind != "rows"
+                ]
+                if sum(len(entry["data"]) for entry in packed) <= max_bytes:
+                    return packed, factors
+            if is_last:
+                return packed, factors
+            axis = int(np.argmin(np.where(np.array(self.shape) > 1, edges * factors, np.inf)))
+            factors[axis] *= 2
+            self.layers = [_coarser(layer, axis) for layer in self.layers]
+            pair = np.eye(4)
+            pair[axis, axis], pair[axis, 3] = 2, 0.5
+            self.affine = self.affine @ pair
 
 
 def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> int:
@@ -297,23 +325,12 @@ def _check(layers: Sequence[Layer]) -> None:
                 )
 
 
-def _upright(
-    layers: Sequence[Layer], affine: NDArray[np.float64], region: NDArray[np.bool_] | None
-) -> tuple[list[Layer], NDArray[np.float64], NDArray[np.bool_] | None]:
-    """Turn axes so that they run nearly to the right, to the front and upwards."""
-    shape = layers[0].values.shape
-    layers = [replace(layer, values=upright(layer.values, affine)) for layer in layers]
-    if region is not None:
-        region = upright(region, affine)
-    return layers, upright_affine(affine, shape), region
-
-
 def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
     """Find voxels with a value other than 0 and than the background in the corner."""
     filled = np.zeros(layers[0].values.shape, bool)
     for layer in layers:
-        background = layer.values.flat[0]
-        filled |= np.isfinite(layer.values) & (layer.values != 0) & (layer.values != background)
+        values = layer.values
+        filled |= np.isfinite(values) & (values != 0) & (values != values.flat[0])
     if not filled.any():
         return np.ones_like(filled)
     return filled
@@ -321,48 +338,15 @@ def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
 
 def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:
     """Choose the gray scale of an image and the color scale of a map; others need none."""
-    if layer.kind in ("score", "mask", "doubt", "rows"):
+    if layer.kind not in ("image", "map"):
         return None
     values = layer.values[region]
     values = values[np.isfinite(values)]
-    if layer.kind == "map" or not values.size:
-        return robust_limits(values)
-    low, high = (float(x) for x in np.percentile(values, _GRAYS))
-    if high > low:
-        return low, high
+    if layer.kind == "image" and values.size:
+        low, high = (float(x) for x in np.percentile(values, _GRAYS))
+        if high > low:
+            return low, high
     return robust_limits(values)
-
-
-def _crop(
-    layers: Sequence[Layer],
-    affine: NDArray[np.float64],
-    region: NDArray[np.bool_],
-    boxes: Sequence[Box],
-) -> tuple[list[Layer], NDArray[np.float64], bool]:
-    """Cut away what is outside the region and the boxes."""
-    shape = layers[0].values.shape
-    ends = []
-    for axis in range(3):
-        filled = np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
-        if len(filled):
-            ends.append((filled[0], filled[-1]))
-        else:
-            ends.append((0, shape[axis] - 1))
-    low, high = (np.array(end, dtype=np.float64) for end in zip(*ends, strict=True))
-    if region.any():
-        for box in boxes:
-            matrix = np.linalg.inv(affine) @ np.asarray(box.affine, dtype=np.float64)
-            reach = np.abs(matrix[:3, :3]).sum(axis=1) / 2
-            low = np.minimum(low, matrix[:3, 3] - reach)
-            high = np.maximum(high, matrix[:3, 3] + reach)
-    first = np.clip(np.floor(low).astype(int) - _MARGIN, 0, shape)
-    last = np.clip(np.ceil(high).astype(int) + _MARGIN + 1, first + 1, shape)
-    box_of_region = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-    moved = affine.copy()
-    moved[:3, 3] += affine[:3, :3] @ first
-    cropped = bool((last - first < shape).any())
-    layers = [replace(layer, values=layer.values[box_of_region]) for layer in layers]
-    return layers, moved, cropped
 
 
 def _coarser(layer: Layer, axis: int) -> Layer:
@@ -370,28 +354,20 @@ def _coarser(layer: Layer, axis: int) -> Layer:
     values = np.moveaxis(layer.values, axis, 0)
     if len(values) % 2:
         values = np.concatenate([values, values[-1:]])
-    pairs = values.reshape(-1, 2, *values.shape[1:])
-    if layer.kind in ("score", "mask", "doubt", "rows"):
-        joined = np.fmax(pairs[:, 0], pairs[:, 1])
-    else:
+    pairs = np.stack([values[::2], values[1::2]])
+    if layer.kind in ("image", "map"):
         pairs = pairs.astype(np.float32)
-        finite = np.isfinite(pairs)
-        n_finite = finite.sum(axis=1, dtype=np.float32)
+        is_finite = np.isfinite(pairs)
+        n_finite = is_finite.sum(axis=0, dtype=np.float32)
         with np.errstate(invalid="ignore", divide="ignore"):
-            joined = np.where(finite, pairs, 0).sum(axis=1) / n_finite
+            joined = np.where(is_finite, pairs, 0).sum(axis=0) / n_finite
+    else:
+        joined = np.fmax(*pairs)
     return replace(layer, values=np.moveaxis(joined, 0, axis))
-
-
-def _coarser_affine(affine: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    coarser = affine.copy()
-    coarser[:3, 3] += affine[:3, axis] / 2
-    coarser[:3, axis] *= 2
-    return coarser
 
 
 def _pack(layer: Layer, bits: int) -> dict[str, Any]:
     """Turn the numbers of a layer into codes: 0 is no value, then equal steps from low to high."""
-    values = np.asarray(layer.values)
     packed: dict[str, Any] = {
         "name": layer.name,
         "kind": layer.kind,
@@ -400,77 +376,58 @@ def _pack(layer: Layer, bits: int) -> dict[str, Any]:
         "names": list(layer.names),
     }
     if layer.kind in ("mask", "doubt"):
-        codes = np.nan_to_num(values).astype(np.uint8)
-        return packed | {
-            "data": _text(codes, bits),
-            "low": 1.0,
-            "high": 255.0,
-            "window": [0.0, 1.0],
-            "threshold": None,
-        }
-    values = values.astype(np.float64)
-    finite = np.isfinite(values)
-    low, high, extremes = _code_range(layer, values[finite])
-    window = layer.window or (low, high)
-    if not window[1] > window[0]:
-        window = window[0], window[0] + (abs(window[0]) or 1.0)
-    levels = 2**bits - 1
-    span = high - low
-    share = np.zeros(int(finite.sum()))
-    if span > 0:
-        share = np.clip((values[finite] - low) / span, 0, 1)
-    codes = np.zeros(values.shape, np.uint8 if bits == 8 else np.uint16)
-    codes[finite] = 1 + np.floor(share * (levels - 1) + 0.5)
-    edge = None
-    if layer.threshold is not None and span > 0:
-        # What is below the threshold is never rounded up to it, however long the steps are.
-        code = 1 + np.floor((layer.threshold - low) / span * (levels - 1) + 0.5)
-        edge = int(np.clip(code, 2, levels))
-        reached = values[finite] >= layer.threshold
-        raised, lowered = np.maximum(codes[finite], edge), np.minimum(codes[finite], edge - 1)
-        codes[finite] = np.where(reached, raised, lowered)
-    return packed | {
-        "edge": edge,
-        "data": _text(codes, bits),
-        "low": low,
-        "high": high,
-        "window": [float(window[0]), float(window[1])],
-        "threshold": None if layer.threshold is None else float(layer.threshold),
-        "clipped": [extremes[0] < low, extremes[1] > high],
-    }
-
-
-def _code_range(
-    layer: Layer, values: NDArray[np.float64]
-) -> tuple[float, float, tuple[float, float]]:
-    """Choose the values of the lowest and the highest code; also return the extreme values."""
-    extremes = (0.0, 1.0)
+        codes = np.nan_to_num(layer.values).astype(np.uint8)
+        packed |= {"data": _text(codes, bits), "low": 1.0, "high": 255.0, "window": [0.0, 1.0]}
+        return packed | {"threshold": None}
+    is_finite = np.isfinite(layer.values)
+    values = layer.values[is_finite].astype(np.float64)
+    smallest, largest = 0.0, 1.0
     if values.size:
-        extremes = (float(values.min()), float(values.max()))
-    low, high = extremes
+        smallest, largest = float(values.min()), float(values.max())
+    low, high = smallest, largest
     if layer.kind == "score":
         # The threshold can be slid as far as it was set.
         if layer.threshold is not None:
             low, high = min(low, float(layer.threshold)), max(high, float(layer.threshold))
-        return low, high, extremes
-    if values.size:
-        low, high = (float(x) for x in np.percentile(values, _EXTREMES))
-    if layer.window is not None:
-        low = min(low, max(layer.window[0], extremes[0]))
-        high = max(high, min(layer.window[1], extremes[1]))
-    return low, high, extremes
+    else:
+        if values.size:
+            low, high = (float(x) for x in np.percentile(values, _EXTREMES))
+        if layer.window is not None:
+            low = min(low, max(layer.window[0], smallest))
+            high = max(high, min(layer.window[1], largest))
+    start, end = layer.window or (low, high)
+    if not end > start:
+        end = start + (abs(start) or 1.0)
+    n_steps = 2**bits - 2
+    codes = np.ones(values.shape)
+    edge = None
+    if high > low:
+        codes += np.floor(np.clip((values - low) / (high - low), 0, 1) * n_steps + 0.5)
+        if layer.threshold is not None:
+            # What is below the threshold is never rounded up to it, however long the steps are.
+            code = 1 + np.floor((layer.threshold - low) / (high - low) * n_steps + 0.5)
+            edge = int(np.clip(code, 2, n_steps + 1))
+            is_reached = values >= layer.threshold
+            codes = np.where(is_reached, np.maximum(codes, edge), np.minimum(codes, edge - 1))
+    volume = np.zeros(layer.values.shape, np.uint8 if bits == 8 else np.uint16)
+    volume[is_finite] = codes
+    return packed | {
+        "edge": edge,
+        "data": _text(volume, bits),
+        "low": low,
+        "high": high,
+        "window": [float(start), float(end)],
+        "threshold": None if layer.threshold is None else float(layer.threshold),
+        "clipped": [smallest < low, largest > high],
+    }
 
 
 def _text(codes: NDArray[Any], bits: int) -> str:
     """Write codes as gzip in base64; of two bytes, all high ones come first: it packs better."""
-    planes = [codes.astype(np.uint8)]
-    if bits > 8:
-        planes = [(codes >> 8).astype(np.uint8), (codes & 255).astype(np.uint8)]
-    raw = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes)
-    return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
+    planes = [codes] if bits == 8 else [codes >> 8, codes & 255]
+    raw = b"".join(plane.astype(np.uint8).tobytes() for plane in planes)
+    return _base64(gzip.compress(raw, 6, mtime=0))
 
 
-@cache
-def _colormap() -> str:
-    colors = import_optional("matplotlib").colormaps[COLORMAP](np.arange(256), bytes=True)
-    return base64.b64encode(np.ascontiguousarray(colors[:, :3]).tobytes()).decode("ascii")
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

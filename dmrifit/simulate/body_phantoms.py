@@ -52,14 +52,8 @@ _DIFFICULTIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 #: Random streams of a patient. New ones come last, so that old seeds give the same patients.
 _STREAMS = (
-    "anatomy",
-    "tissues",
-    "texture",
-    "gain",
-    "noise",
-    "template",
-    "artifacts",
-    "microstructures",
+    *("anatomy", "tissues", "texture", "gain", "noise"),
+    *("template", "artifacts", "microstructures"),
 )
 
 _TRUTHS = ("formula", "walk")
@@ -171,7 +165,12 @@ def simulate_cohort(
 
     if isinstance(protocol, str):
         protocol = Protocol.preset(protocol)
-    _check_protocol(protocol)
+    if not isinstance(protocol, Protocol):
+        raise TypeError(
+            f"protocol must be a Protocol or one of {', '.join(_PRESET_FIELD)}, not {protocol!r}"
+        )
+    if protocol.te is None:
+        raise ValueError("synthetic patients need a protocol with echo times; give it te (ms)")
     if field is None:
         field = _DEFAULT_FIELD
         for preset, preset_field in _PRESET_FIELD.items():
@@ -191,13 +190,13 @@ def simulate_cohort(
         "truth": truth,
     }
     options = {**_DIFFICULTIES[difficulty], **settings}
+    _check(protocol, settings)
+    check_jobs(n_jobs)
     seed = seed_from(random_state)
     streams = seed_for(seed, "cohort", name).spawn(n_patients)
     patients = [f"{name}p{k:02d}" for k in range(1, n_patients + 1)]
-    check_jobs(n_jobs)
-    _check(protocol, settings)
     scans = (
-        delayed(_scan)(protocol, patient, stream, cohort=name, **options)
+        delayed(_scan)(protocol, name, patient, stream, options)
         for patient, stream in zip(patients, streams, strict=True)
     )
     simulated = list(Parallel(n_jobs=n_jobs)(scans))
@@ -216,47 +215,65 @@ def simulate_cohort(
 
 def _scan(
     protocol: Protocol,
+    cohort: str,
     patient: str,
     stream: np.random.SeedSequence,
-    *,
-    cohort: str,
-    field: float,
-    shape: tuple[int, int, int],
-    template: str,
-    tumor_types: tuple[str, ...] | None,
-    patient_variation: float,
-    snr: float,
-    latent_corr: float,
-    gain_variation: float,
-    artifacts: Mapping[str, float],
-    truth: str,
+    options: Mapping[str, Any],
 ) -> tuple[Scan, dict[str, str]]:
     """Simulate one patient; return the scan, its template and its type of tumor."""
+    shape = options["shape"]
     # One stream for each step, in the order of _STREAMS: a new step does not change the others.
     rng = {
         step: np.random.default_rng(child)
         for step, child in zip(_STREAMS, stream.spawn(len(_STREAMS)), strict=True)
     }
-    template = draw_template(template, rng["template"])
+    template = draw_template(options["template"], rng["template"])
     shares = paint(template, shape, rng["anatomy"])
-    types = tumor_types or tuple(tissue_table()["tumor_type"])
-    means, tumor_type = draw_means(field, types, patient_variation, rng["tissues"])
-    factors = draw_textures(shape, VOXEL_SIZE, latent_corr, rng["texture"])
-    gain = _gain(shape, gain_variation, rng["gain"])
-    microstructures: dict[str, Microstructure | None] = dict.fromkeys(means)
-    if truth == "walk":
-        microstructures.update(draw_microstructures(means, rng["microstructures"]))
-    signals, parameters = _mixed(protocol, shares, means, factors, microstructures)
+    types = options["tumor_types"] or tuple(tissue_table()["tumor_type"])
+    variation = options["patient_variation"]
+    means, tumor_type = draw_means(options["field"], types, variation, rng["tissues"])
+    factors = draw_textures(shape, VOXEL_SIZE, options["latent_corr"], rng["texture"])
+    # The receiver's gain, one number, times the coils' sensitivity, a smooth field.
+    gain_spread = log_sd(options["gain_variation"])
+    level = _MEAN_GAIN * np.exp(gain_spread * rng["gain"].standard_normal())
+    coils = smooth_field(shape, [n / 3 for n in shape], rng["gain"])
+    gain = level * np.exp(log_sd(_COIL_VARIATION) * coils)
+    microstructures: dict[str, Microstructure] = {}
+    if options["truth"] == "walk":
+        microstructures = draw_microstructures(means, rng["microstructures"])
+
+    # Signals of tissues are mixed in each voxel, and parameters averaged by proton density.
+    signals = np.zeros((len(factors), len(protocol)))
+    parameters = np.zeros((len(factors), len(MODEL.names)))
+    for tissue, share in shares.items():
+        voxels = np.flatnonzero(share)
+        values = means[tissue] * factors[voxels]
+        values, tissue_signals = _tissue(values, protocol, microstructures.get(tissue))
+        weight = share[voxels] * values[:, 0]
+        signals[voxels] += share[voxels, None] * tissue_signals
+        parameters[voxels, 1:] += weight[:, None] * values[:, 1:]
+        parameters[voxels, 0] += weight
+    density = parameters[:, :1]
+    parameters[:, 1:] /= np.where(density > 0, density, 1.0)
     signals *= gain[:, None]
     parameters[:, 0] *= gain
     body = np.sum(list(shares.values()), axis=0) > 0.5
     lesion = shares["tumor"] + shares.get("necrosis", 0.0) > 0.5
 
-    # Before the artifacts, which do not change the noise of a scanner.
-    sigma = _liver_signal(protocol, signals, shares, means, microstructures, gain[body]) / snr
-    if artifacts:
+    # The noise follows from the liver at the lowest b and shortest TE, before the artifacts, which
+    # do not change it.
+    first = np.lexsort((protocol.b, protocol.te))[0]  # type: ignore[arg-type] # it has echo times
+    # Only voxels of liver alone: those at its rim hold other tissue.
+    is_liver = shares.get("liver", np.zeros(1)) == 1
+    if is_liver.any():
+        liver_signal = np.median(signals[is_liver, first])
+    else:
+        liver = _tissue(means["liver"][None], protocol, microstructures.get("liver"))[1]
+        liver_signal = np.median(gain[body]) * liver[0, first]
+    sigma = float(liver_signal) / options["snr"]
+    if options["artifacts"]:
         images = signals.reshape(*shape, -1)
-        images = spoil(images, protocol, artifacts, template, rng["artifacts"])
+        images = spoil(images, protocol, options["artifacts"], template, rng["artifacts"])
         signals = images.reshape(signals.shape)
     noise_free = signals
     if sigma > 0:
@@ -284,75 +301,15 @@ def _scan(
     return scan, {"template": template, "tumor_type": tumor_type}
 
 
-def _mixed(
-    protocol: Protocol,
-    shares: Mapping[str, NDArray[np.float64]],
-    means: Mapping[str, NDArray[np.float64]],
-    factors: NDArray[np.float64],
-    microstructures: Mapping[str, Microstructure | None],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mix the signals of tissues in each voxel; average parameters by proton density."""
-    n_voxels = len(factors)
-    signals = np.zeros((n_voxels, len(protocol)))
-    truth = np.zeros((n_voxels, len(MODEL.names)))
-    for tissue, share in shares.items():
-        voxels = np.flatnonzero(share)
-        parameters = _limited(means[tissue] * factors[voxels], protocol, microstructures[tissue])
-        weight = share[voxels] * parameters[:, 0]
-        tissue_signals = _tissue_signals(parameters, protocol, microstructures[tissue])
-        signals[voxels] += share[voxels, None] * tissue_signals
-        truth[voxels, 1:] += weight[:, None] * parameters[:, 1:]
-        truth[voxels, 0] += weight
-    truth[:, 1:] /= np.where(truth[:, 0] > 0, truth[:, 0], 1.0)[:, None]
-    return signals, truth
-
-
-def _limited(
+def _tissue(
     parameters: NDArray[np.float64], protocol: Protocol, microstructure: Microstructure | None
-) -> NDArray[np.float64]:
-    """Limit parameters, (n_voxels, 7), of one tissue to what can be simulated."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Limit parameters, (n_voxels, 7), of a tissue to what can be simulated; add its signals."""
     parameters = limited(parameters, protocol)
     if microstructure is None:
-        return parameters
-    return walk_parameters(parameters, microstructure)
-
-
-def _tissue_signals(
-    parameters: NDArray[np.float64], protocol: Protocol, microstructure: Microstructure | None
-) -> NDArray[np.float64]:
-    """Compute the signals of one tissue by the formula, or from walks where it has any."""
-    if microstructure is None:
-        return MODEL.signal(parameters, protocol)
-    return walk_signals(parameters, microstructure, protocol)
-
-
-def _liver_signal(
-    protocol: Protocol,
-    signals: NDArray[np.float64],
-    shares: Mapping[str, NDArray[np.float64]],
-    means: Mapping[str, NDArray[np.float64]],
-    microstructures: Mapping[str, Microstructure | None],
-    gain: NDArray[np.float64],
-) -> float:
-    """Return the liver's signal at the lowest b and shortest TE, from the image or computed."""
-    first = np.lexsort((protocol.b, protocol.te))[:1]  # type: ignore[arg-type] # it has echo times
-    share = shares.get("liver")
-    # Only voxels of liver alone: those at its rim hold other tissue.
-    if share is not None and (share == 1).any():
-        return float(np.median(signals[share == 1, first[0]]))
-    microstructure = microstructures["liver"]
-    parameters = _limited(means["liver"][None], protocol, microstructure)
-    signal = _tissue_signals(parameters, protocol.take(first), microstructure)[0, 0]
-    return float(np.median(gain) * signal)
-
-
-def _gain(
-    shape: tuple[int, int, int], variation: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Draw the receiver's gain, one number, times the coils' sensitivity, a smooth field."""
-    level = _MEAN_GAIN * np.exp(log_sd(variation) * rng.standard_normal())
-    coils = smooth_field(shape, [n / 3 for n in shape], rng)
-    return level * np.exp(log_sd(_COIL_VARIATION) * coils)
+        return parameters, MODEL.signal(parameters, protocol)
+    parameters = walk_parameters(parameters, microstructure)
+    return parameters, walk_signals(parameters, microstructure, protocol)
 
 
 def _check(protocol: Protocol, settings: Mapping[str, Any]) -> None:
@@ -376,12 +333,3 @@ def _check(protocol: Protocol, settings: Mapping[str, Any]) -> None:
     check_number("gain_variation", settings["gain_variation"])
     # Called for its check of the name alone.
     draw_template(settings["template"], np.random.default_rng(0))
-
-
-def _check_protocol(protocol: object) -> None:
-    if not isinstance(protocol, Protocol):
-        raise TypeError(
-            f"protocol must be a Protocol or one of {', '.join(_PRESET_FIELD)}, not {protocol!r}"
-        )
-    if protocol.te is None:
-        raise ValueError("synthetic patients need a protocol with echo times; give it te (ms)")

@@ -103,7 +103,10 @@ def draw_head(
     affine = centered_grid(shape, spacing)
     warp_stream, fold_stream = rng.spawn(2)
     adult = BRAIN if standard is None else standard.half_axes
-    half = _fitted_axes(adult, shape, steps)
+    available = np.maximum(0.5 * np.asarray(shape) * steps - _RIM, steps)
+    # A flat field of view must not give a flat brain: no axis may outgrow the smallest by far.
+    stretched = adult * (available / adult).min() * _STRETCH
+    half = np.minimum(np.minimum(adult, available), stretched)
     size = float(np.mean(half / adult))
     places = voxel_centers(shape, affine)
     local = ((places - np.asarray(shift)) / (half * scale)).astype(np.float32)
@@ -116,7 +119,14 @@ def draw_head(
         matter = form_matter(local, half, steps, fold_stream)
         to_ventricles = matter.to_ventricles
     else:
-        matter = _sampled_matter(standard, local)
+        indices = standard.indices(local)
+        # Most of a volume is no brain.
+        brain = sample_map(standard.matter.brain, indices) > 0.5
+        maps = np.zeros((4, *brain.shape), dtype=np.float32)
+        names = ("white", "gray", "deep", "to_ventricles")
+        for sampled, name in zip(maps, names, strict=True):
+            sampled[brain] = sample_map(getattr(standard.matter, name), indices[:, brain])
+        matter = Matter(maps[0], maps[1], maps[2], brain, maps[3])
         to_ventricles = matter.to_ventricles * np.float32(size)
     soft = _SOFT * float(steps.min())
     brain = matter.brain
@@ -140,33 +150,10 @@ def depth_of(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np
     return depth.astype(np.float32)
 
 
-def _fitted_axes(
-    adult: NDArray[np.float64], shape: tuple[int, int, int], steps: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Fit half axes in mm to a field of view."""
-    available = np.maximum(0.5 * np.asarray(shape) * steps - _RIM, steps)
-    # A flat field of view must not give a flat brain: no axis may outgrow the smallest by far.
-    stretched = adult * (available / adult).min() * _STRETCH
-    return np.minimum(np.minimum(adult, available), stretched)
-
-
 def voxel_centers(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the centers of all voxels in mm, (x, y, z, 3)."""
     indices = np.moveaxis(np.indices(shape), 0, -1)
     return indices @ affine[:3, :3].T + affine[:3, 3]
-
-
-def _sampled_matter(standard: StandardHead, local: NDArray[np.float32]) -> Matter:
-    """Interpolate the standard head at warped places; most of a volume is no brain."""
-    indices = standard.indices(local)
-    brain = sample_map(standard.matter.brain, indices) > 0.5
-    inside = indices[:, brain]
-    maps = {}
-    for name in ("white", "gray", "deep", "to_ventricles"):
-        values = np.zeros(brain.shape, dtype=np.float32)
-        values[brain] = sample_map(getattr(standard.matter, name), inside)
-        maps[name] = values
-    return Matter(brain=brain, **maps)
 
 
 @lru_cache(maxsize=4)
@@ -176,28 +163,20 @@ def standard_head(
     """Make the head from which others are warped, as voxels of a size see it."""
     if tissues is not None:
         maps = coarser_maps(tissues, _STANDARD_SPACING)
-        return _smoothed(_mapped_matter(maps), maps.affine, maps.half_axes, spacing)
-    steps = np.full(3, _STANDARD_SPACING)
-    x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _RIM) / steps))
-    affine = centered_grid((x, y, z), steps.tolist())
-    local = (voxel_centers((x, y, z), affine) / BRAIN).astype(np.float32)
-    # One seed: persons differ by warps of the same standard head.
-    matter = form_matter(local, BRAIN, steps, np.random.default_rng(0))
-    return _smoothed(matter, affine, BRAIN, spacing)
-
-
-def _smoothed(
-    matter: Matter,
-    affine: NDArray[np.float64],
-    half_axes: NDArray[np.float64],
-    spacing: tuple[float, float, float],
-) -> StandardHead:
+        matter, affine, half_axes = _mapped_matter(maps), maps.affine, maps.half_axes
+    else:
+        steps = np.full(3, _STANDARD_SPACING)
+        x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _RIM) / steps))
+        affine, half_axes = centered_grid((x, y, z), steps.tolist()), BRAIN
+        local = (voxel_centers((x, y, z), affine) / BRAIN).astype(np.float32)
+        # One seed: persons differ by warps of the same standard head.
+        matter = form_matter(local, BRAIN, steps, np.random.default_rng(0))
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    blur = _PARTIAL * np.asarray(spacing) / steps
     fluid = np.clip(matter.brain - matter.white - matter.gray - matter.deep, 0, 1)
     is_fold = (matter.to_ventricles > _FILLED) & (depth_of(matter.brain > 0.5, steps) > _SURFACE)
     # Coarse voxels make folds wider than they are.
     matter = matter._replace(gray=matter.gray + _NARROW * fluid * is_fold)
+    blur = _PARTIAL * np.asarray(spacing) / steps
     smooth = (gaussian_filter(values.astype(np.float32), blur) for values in matter)
     return StandardHead(Matter(*smooth), affine, half_axes)
 
@@ -210,7 +189,11 @@ def _mapped_matter(tissues: TissueMaps) -> Matter:
     components, _ = label((fluid > 0.5) & (depth > _INNER))
     # Fluid between folds does not reach so deep.
     ventricles = np.isin(components, np.setdiff1d(components[depth > _CORE], 0))
-    to_ventricles = _signed_distance(ventricles, steps)
+    outward = distance_transform_edt(~ventricles, sampling=steps)
+    inward = distance_transform_edt(ventricles, sampling=steps)
+    # Transforms run from center to center; the border lies half a voxel before.
+    half_voxel = 0.5 * float(steps.mean())
+    to_ventricles = np.where(ventricles, half_voxel - inward, outward - half_voxel)
     white = tissues.white + fluid * np.clip((_FILLED + 1 - to_ventricles) / 2, 0, 1)
     local = voxel_centers(depth.shape, tissues.affine) / tissues.half_axes
     central = (np.abs(local[..., 1:]) < _CENTRAL).all(axis=-1)
@@ -222,15 +205,6 @@ def _mapped_matter(tissues: TissueMaps) -> Matter:
         brain=tissues.brain,
         to_ventricles=to_ventricles.astype(np.float32),
     )
-
-
-def _signed_distance(mask: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the distance in mm to the border of a mask, negative inside."""
-    outward = distance_transform_edt(~mask, sampling=steps)
-    inward = distance_transform_edt(mask, sampling=steps)
-    # Transforms run from center to center; the border lies half a voxel before.
-    half_voxel = 0.5 * float(steps.mean())
-    return np.where(mask, half_voxel - inward, outward - half_voxel)
 
 
 def check_shape(

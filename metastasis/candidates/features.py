@@ -195,18 +195,27 @@ class _Measure:
         planes = np.flatnonzero(scan.brain.any(axis=others))
         self.middle = float(planes.mean()) if len(planes) else 0.0
         self.reach = np.ceil((_SHELL[1] + steps) / steps).astype(int) + 2
-        self.earlier = None
+        # What is compared with the prior: maxima are those nearby.
+        self.before: dict[str, NDArray[np.float32]] = {}
         if scan.prior is not None:
-            self.earlier = _Earlier.of(scan, scan.prior)
+            size = tuple(2 * int(n) + 1 for n in np.round(_PRIOR_REACH / steps))
+            self.before = {
+                "prior": scan.prior,
+                "maximum": ndimage.maximum_filter(scan.prior, size),
+                "change": ndimage.gaussian_filter(scan.image - scan.prior, _CHANGE_MM / steps),
+                "faded": scan.prior - ndimage.maximum_filter(scan.image, size),
+            }
+            if scan.prior_probability is not None:
+                highest = ndimage.maximum_filter(scan.prior_probability, size)
+                self.before["probability"] = highest
 
     def features(
         self, components: NDArray[Any], index: int, window: tuple[slice, ...], level: float
     ) -> list[float]:
         """Give the features of a component, in the order of their tables."""
-        shape = components.shape
         wide = tuple(
-            slice(max(0, part.start - n), min(length, part.stop + n))
-            for part, n, length in zip(window, self.reach, shape, strict=True)
+            slice(max(0, part.start - n), part.stop + n)
+            for part, n in zip(window, self.reach, strict=True)
         )
         own = components[wide] == index
         steps, image, brain = self.scan.steps, self.scan.image[wide], self.scan.brain[wide]
@@ -221,145 +230,90 @@ class _Measure:
         core = filled & ~own
         depth = self.depth[wide][own]
         places = np.argwhere(own) * steps
-        extents = _extents(places, steps)
+        # A voxel has an extent of its own, so that no sheet is infinitely flat.
+        spread = np.cov(places.T, bias=True) if len(places) > 1 else np.zeros((3, 3))
+        extents = np.sqrt(np.linalg.eigvalsh(spread + np.diag(steps**2) / 12))
         sides = self.scan.sides
         center = places[:, sides].mean() / steps[sides] + wide[sides].start
-        volume = own.sum() * steps.prod()
         radius = max(np.sqrt(5 * extents[2] ** 2), 0.5 * steps.max())
         row = [
-            float(np.log(volume)),
-            float(probabilities.max()),
-            float(probabilities.mean()),
+            np.log(own.sum() * steps.prod()),
+            probabilities.max(),
+            probabilities.mean(),
             level,
-            float(intensities.max()),
-            float(np.quantile(intensities, 0.95)),
-            float(intensities.mean()),
-            float(intensities.std()),
+            intensities.max(),
+            np.quantile(intensities, 0.95),
+            intensities.mean(),
+            intensities.std(),
             contrast,
-            float(np.mean(shell > base + 0.5 * contrast)) if len(shell) else 0.0,
-            float(np.mean((shell < _FLUID) | ~shell_brain)) if len(shell) else 0.0,
-            float(filled.sum() * steps.prod() / (4 / 3 * np.pi * radius**3)),
-            float(extents[2] / extents[1]),
-            float(extents[1] / extents[0]),
+            np.mean(shell > base + 0.5 * contrast) if len(shell) else 0.0,
+            np.mean((shell < _FLUID) | ~shell_brain) if len(shell) else 0.0,
+            filled.sum() * steps.prod() / (4 / 3 * np.pi * radius**3),
+            extents[2] / extents[1],
+            extents[1] / extents[0],
             *_curvatures(image, own, steps),
-            float(core.sum() / own.sum()),
-            float(image[core].mean() - intensities.mean()) if core.any() else 0.0,
-            float(depth.mean()),
-            float(depth.min()),
-            float(abs(center - self.middle) * steps[sides]),
+            core.sum() / own.sum(),
+            image[core].mean() - intensities.mean() if core.any() else 0.0,
+            depth.mean(),
+            depth.min(),
+            abs(center - self.middle) * steps[sides],
         ]
-        if self.earlier is None:
-            return [*row, *[np.nan] * len(PRIOR_FEATURES)]
-        before = self.earlier.within(wide)
-        changes = before.features(image, own, around & brain, contrast)
-        return [*row, *changes, *before.probabilities(own, float(probabilities.max()))]
+        changes = [np.nan] * len(PRIOR_FEATURES)
+        if self.before:
+            before = {name: volume[wide] for name, volume in self.before.items()}
+            highest = float(probabilities.max())
+            changes = _changes(before, image, own, around & brain, contrast, highest)
+        return [float(value) for value in (*row, *changes)]
 
 
-@dataclass(frozen=True)
-class _Earlier:
-    """A prior and what is compared with it, each of shape (x, y, z), in local levels."""
-
-    prior: NDArray[np.float32]
-    maximum: NDArray[np.float32]  # of the prior nearby
-    change: NDArray[np.float32]
-    faded: NDArray[np.float32]
-    probability: NDArray[np.float32] | None  # of the network in the prior, its maximum nearby
-
-    @classmethod
-    def of(cls, scan: ScanVolumes, prior: NDArray[np.float32]) -> _Earlier:
-        """Compute what all candidates of a scan share."""
-        size = tuple(2 * int(n) + 1 for n in np.round(_PRIOR_REACH / scan.steps))
-        smooth = _CHANGE_MM / scan.steps
-        probability = scan.prior_probability
-        if probability is not None:
-            probability = ndimage.maximum_filter(probability, size)
-        return cls(
-            prior,
-            ndimage.maximum_filter(prior, size),
-            ndimage.gaussian_filter(scan.image - prior, smooth),
-            prior - ndimage.maximum_filter(scan.image, size),
-            probability,
-        )
-
-    def within(self, window: tuple[slice, ...]) -> _Earlier:
-        """Take a window of all volumes."""
-        probability = None if self.probability is None else self.probability[window]
-        return _Earlier(
-            self.prior[window],
-            self.maximum[window],
-            self.change[window],
-            self.faded[window],
-            probability,
-        )
-
-    def features(
-        self,
-        image: NDArray[np.float32],
-        own: NDArray[np.bool_],
-        shell: NDArray[np.bool_],
-        contrast: float,
-    ) -> list[float]:
-        """Compare intensities with those of the prior."""
-        maximum, either = self.maximum[own], own | shell
-        base, background, deviation = 1.0, 0.0, _LEAST_DEVIATION
-        if shell.any():
-            base = float(np.median(self.prior[shell]))
-            # What is left of a coil's field is no change: it is the same all around.
-            background = float(np.median(self.change[shell]))
-            deviation = max(deviation, float(self.change[shell].std()))
-        # The brightest place of the prior nearby counts, as it may lie a voxel beside.
-        earlier = float(np.quantile(maximum, 0.5)) - base
-        change = image[own] - maximum - background
-        aligned_change = float(self.change[own].mean()) - background
-        return [
-            float(change.mean()),
-            float(change.max()),
-            float(maximum.mean()),
-            earlier,
-            contrast - earlier,
-            aligned_change,
-            aligned_change / deviation,
-            float(np.mean(change > 0.5 * max(contrast, 0))),
-            float(self.faded[either].max()) + background,
-            _correlation(image[either], self.prior[either]),
-            float(np.clip(earlier / max(contrast, _LEAST_DEVIATION), -1, 3)),
-        ]
-
-    def probabilities(self, own: NDArray[np.bool_], probability: float) -> list[float]:
-        """Compare the largest probability; missing values where the prior was not segmented."""
-        if self.probability is None:
-            return [np.nan, np.nan]
-        earlier = float(self.probability[own].max())
-        return [earlier, probability - earlier]
-
-
-def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Correlate two lists of intensities; 0 where one is constant."""
-    a, b = first - first.mean(), second - second.mean()
-    return float((a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-9))
-
-
-def _extents(places: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the standard deviations along the main axes in mm, the shortest first."""
-    spread = np.cov(places.T, bias=True) if len(places) > 1 else np.zeros((3, 3))
-    # A voxel has an extent of its own, so that no sheet is infinitely flat.
-    spread = spread + np.diag(steps**2) / 12
-    extents: NDArray[np.float64] = np.sqrt(np.linalg.eigvalsh(spread))
-    return extents
+def _changes(
+    before: dict[str, NDArray[np.float32]],
+    image: NDArray[np.float32],
+    own: NDArray[np.bool_],
+    shell: NDArray[np.bool_],
+    contrast: float,
+    highest: float,
+) -> list[float]:
+    """Compare the intensities and the highest probability of a component with the prior."""
+    prior, maximum, either = before["prior"], before["maximum"][own], own | shell
+    base, background, deviation = 1.0, 0.0, _LEAST_DEVIATION
+    if shell.any():
+        base = float(np.median(prior[shell]))
+        # What is left of a coil's field is no change: it is the same all around.
+        background = float(np.median(before["change"][shell]))
+        deviation = max(deviation, float(before["change"][shell].std()))
+    # The brightest place of the prior nearby counts, as it may lie a voxel beside.
+    earlier = float(np.quantile(maximum, 0.5)) - base
+    change = image[own] - maximum - background
+    aligned_change = float(before["change"][own].mean()) - background
+    a, b = (values[either] - values[either].mean() for values in (image, prior))
+    # Where the prior was not segmented, its probabilities are missing.
+    highest_before = float(before["probability"][own].max()) if "probability" in before else np.nan
+    return [
+        change.mean(),
+        change.max(),
+        maximum.mean(),
+        earlier,
+        contrast - earlier,
+        aligned_change,
+        aligned_change / deviation,
+        np.mean(change > 0.5 * max(contrast, 0)),
+        before["faded"][either].max() + background,
+        (a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-9),
+        np.clip(earlier / max(contrast, _LEAST_DEVIATION), -1, 3),
+        highest_before,
+        highest - highest_before,
+    ]
 
 
 def _curvatures(
     image: NDArray[np.float32], own: NDArray[np.bool_], steps: NDArray[np.float64]
 ) -> tuple[float, float, float]:
     """Give tube-, sheet- and blobness from the eigenvalues of the Hessian inside a component."""
-    sigmas = _HESSIAN_MM / steps
-    smooth = ndimage.gaussian_filter(image, sigmas)
-    hessian = np.empty((own.sum(), 3, 3))
-    gradients = np.gradient(smooth, *steps)
-    for first in range(3):
-        for second, values in enumerate(np.gradient(gradients[first], *steps)):
-            hessian[:, first, second] = values[own]
+    smooth = ndimage.gaussian_filter(image, _HESSIAN_MM / steps)
+    second = [np.gradient(slope, *steps) for slope in np.gradient(smooth, *steps)]
+    hessian = np.moveaxis(np.array(second)[..., own], -1, 0)
     # Bright structures curve downward, so that the strongest comes first.
     curves = np.sort(-np.linalg.eigvalsh((hessian + hessian.transpose(0, 2, 1)) / 2), axis=1)
     weak, middle, strong = np.clip(np.quantile(curves, 0.7, axis=0), 0, None)
-    return float(middle - weak), float(strong - middle), float(weak)
+    return middle - weak, strong - middle, weak

@@ -21,18 +21,7 @@ CLASSIFIERS = ("trees", "linear")
 #: Features in the order of the columns; a flag for a prior follows.
 NAMES = (*FEATURES, *PRIOR_FEATURES)
 #: Features that classifiers of earlier model files do not look at.
-LATER_FEATURES = frozenset(
-    {
-        "aligned_change",
-        "change_deviation",
-        "changed_share",
-        "faded",
-        "likeness",
-        "contrast_ratio",
-        "prior_probability",
-        "probability_change",
-    }
-)
+LATER_FEATURES = frozenset(list(PRIOR_FEATURES)[5:])
 
 # A candidate is a metastasis if it covers this share of one, and has this share in it.
 _COVERS, _INSIDE = 0.1, 0.1

@@ -18,46 +18,24 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
-from dmrifit._utils.checks import Count, Within, check_fields, check_number, check_word, is_number
+from dmrifit._utils.checks import Count, Within, check_fields, check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
-from dmrifit.io.components import drop_small
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.model_file import save_model
 from dmrifit.model_files.registry import register, registered
 from dmrifit.model_files.regressor_file import dumped, loaded
-from dmrifit.networks.training import Training
-from dmrifit.networks.volume_cases import VolumeList, naming
+from dmrifit.networks.training import Training, fill_training
+from dmrifit.networks.volume_cases import naming
+from metastasis.candidates import judgment
 from metastasis.candidates.case_candidates import (
     case_candidates,
     probability_of,
     segmenter_options,
 )
 from metastasis.candidates.features import FEATURES, LEVELS, PRIOR_FEATURES, Candidates
-from metastasis.candidates.judgment import (
-    CLASSIFIERS,
-    LATER_FEATURES,
-    NAMES,
-    candidate_truth,
-    classifier_columns,
-    has_prior,
-    make_classifier,
-    scored_volume,
-    shuffled_losses,
-    without_prior,
-)
-from metastasis.scans.network_inputs import (
-    Scan,
-    brain_of,
-    case_on_network_grid,
-    classes_on_network_grid,
-    edge_of,
-    joined_cases,
-    paired_labels,
-    scores_on_scan_grid,
-    values_of,
-)
-from metastasis.segmentation.operating_points import operating_point
+from metastasis.scans import network_inputs
+from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
 
 if TYPE_CHECKING:
@@ -67,13 +45,11 @@ __all__ = ["TwoStageSegmenter"]
 
 _CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
 _BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is blurred
-#: Registered segmenters of this package; other classes of model files do not segment.
-_SEGMENTERS = ("DeepMedicSegmenter",)
 
 
 @register
 @dataclass(repr=False, eq=False)
-class TwoStageSegmenter(BaseEstimator):
+class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
     """
     Judge the candidates of a segmenter by features of the scan, the prior and their difference.
 
@@ -187,18 +163,22 @@ class TwoStageSegmenter(BaseEstimator):
             If a parameter or case is not possible, or the candidates are all metastases or none.
         """
         self._check()
-        cases = joined_cases(volumes, priors, masks)
-        pairs = paired_labels(cases, labels)
+        cases = network_inputs.joined_cases(volumes, priors, masks)
+        pairs = network_inputs.paired_labels(cases, labels)
         spacing = _spacing(self.segmenter)
         tables, truths = [], []
         for number, segmenter in self._unseen(cases, labels, groups):
             with naming(number):
-                case = case_on_network_grid(cases[number], spacing)
-                target = np.asarray(classes_on_network_grid(*pairs[number], spacing))
+                case = network_inputs.case_on_network_grid(cases[number], spacing)
+                target = np.asarray(
+                    network_inputs.classes_on_network_grid(*pairs[number], spacing)
+                )
                 # What a network was mistaken in is background, and what has to be judged.
                 target = np.where(target == MISTAKEN, 0, target)
-                candidates = self._candidates(segmenter, case, self.use_prior, target > 0)
-                truths.append(candidate_truth(candidates, target))
+                candidates = self._candidates(
+                    segmenter, case, use_prior=self.use_prior, lesions=target > 0
+                )
+                truths.append(judgment.candidate_truth(candidates, target))
             tables.append(candidates.table)
         return self.fit_candidates(self.segmenter_, np.concatenate(tables), np.concatenate(truths))
 
@@ -240,71 +220,25 @@ class TwoStageSegmenter(BaseEstimator):
         self.n_candidates_ = {"metastases": n_true, "others": len(truth) - n_true}
 
         def fitted(columns: NDArray[np.float64]) -> Any:
-            classifier = make_classifier(self.classifier, derived_seed(seed, "classifier"))
+            classifier = judgment.make_classifier(
+                self.classifier, derived_seed(seed, "classifier")
+            )
             return classifier.fit(columns, truth.astype(np.float64))
 
-        columns = classifier_columns(table)
-        self.uses_priors_ = bool(has_prior(table).any())
+        columns = judgment.classifier_columns(table)
+        self.uses_priors_ = bool(judgment.has_prior(table).any())
         self.classifier_ = self.classifier_without_prior_ = fitted(columns)
         if self.uses_priors_:
-            self.classifier_without_prior_ = fitted(classifier_columns(without_prior(table)))
+            self.classifier_without_prior_ = fitted(
+                judgment.classifier_columns(judgment.without_prior(table))
+            )
         shuffled = np.random.default_rng(derived_seed(seed, "shuffle"))
-        self.feature_weights_ = shuffled_losses(self.classifier_, columns, truth, shuffled)
+        self.feature_weights_ = judgment.shuffled_losses(
+            self.classifier_, columns, truth, shuffled
+        )
         self.threshold_ = float(self.threshold)
         self.false_positives_: float | None = None
         return self
-
-    def predict_proba(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """
-        Give each voxel the highest score of the components that it belongs to.
-
-        Those too large to be judged have the mean score of what they hold at the next level, where
-        that is half of them.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            Scores from 0 to 1 for each case, 0 where there is no candidate.
-        """
-        check_is_fitted(self)
-        return VolumeList(self._scored(joined_cases(volumes, priors, masks)))
-
-    def predict(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.uint8]]:
-        """
-        Mark the voxels with a score of at least ``threshold_``.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            For each case 0 and 1.
-        """
-        scores = self.predict_proba(volumes, priors=priors, masks=masks)
-        return VolumeList(
-            drop_small(score >= self.threshold_, self.min_voxels_on(volume)).astype(np.uint8)
-            for volume, score in zip(volumes, scores, strict=True)
-        )
 
     def min_voxels_on(self, volume: Any) -> int:
         """
@@ -320,53 +254,15 @@ class TwoStageSegmenter(BaseEstimator):
         int
             ``min_voxels``; fewer where voxels are larger than those of the segmenter.
         """
-        spacing, edge = _spacing(self.segmenter_), edge_of(volume)
+        spacing, edge = _spacing(self.segmenter_), network_inputs.edge_of(volume)
         if spacing is None or edge is None:
             return self.min_voxels
         # In smaller voxels all are large enough: candidates were counted on the segmenter's grid.
         return max(1, min(self.min_voxels, int(self.min_voxels * (spacing / edge) ** 3)))
 
-    def set_operating_point(
-        self,
-        volumes: Sequence[Any],
-        labels: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-        false_positives: float = 1.0,
-    ) -> TwoStageSegmenter:
-        """
-        Choose ``threshold_`` for a number of false positives per scan, on held-out cases.
-
-        Parameters
-        ----------
-        volumes, labels, priors, masks : sequence of n_cases
-            As in `fit`.
-        false_positives : float, default=1.0
-            False positives per scan that are accepted.
-
-        Returns
-        -------
-        self
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If `false_positives` is negative, no threshold gives as few, or a case is not possible.
-        """
-        check_is_fitted(self)
-        check_number("false_positives", false_positives)
-        # All labels are checked before the first scan is segmented.
-        pairs = paired_labels(joined_cases(volumes, priors, masks), labels)
-        targets = [(np.asarray(values_of(label)) == 1).astype(np.uint8) for label, _ in pairs]
-        scores = self.predict_proba(volumes, priors=priors, masks=masks)
-        point = operating_point(
-            targets, scores, false_positives=false_positives, min_voxels=self.min_voxels
-        )
-        self.threshold_ = point.threshold
-        self.false_positives_ = float(false_positives)
-        return self
+    def _reference(self, label: Any, volume: Any) -> NDArray[np.uint8]:
+        # Labels of implants hold cores and surroundings, too.
+        return (np.asarray(network_inputs.values_of(label)) == 1).astype(np.uint8)
 
     def feature_table(self) -> pd.DataFrame:
         """
@@ -382,11 +278,9 @@ class TwoStageSegmenter(BaseEstimator):
 
         check_is_fitted(self)
         meanings = FEATURES | PRIOR_FEATURES
-        rows = [
-            {"feature": name, "weight": weight, "meaning": meanings[name]}
-            for name, weight in self.feature_weights_.items()
-        ]
-        return pd.DataFrame(rows).sort_values("weight", ascending=False, ignore_index=True)
+        rows = [(name, weight, meanings[name]) for name, weight in self.feature_weights_.items()]
+        table = pd.DataFrame(rows, columns=["feature", "weight", "meaning"])
+        return table.sort_values("weight", ascending=False, ignore_index=True)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "classifier_")
@@ -402,12 +296,12 @@ class TwoStageSegmenter(BaseEstimator):
     @property
     def _features(self) -> tuple[str, ...]:
         """Names of the features that the classifier looks at; older files lack some."""
-        return tuple(name for name in NAMES if name in self.feature_weights_)
+        return tuple(name for name in judgment.NAMES if name in self.feature_weights_)
 
     # Candidates ---------------------------------------------------------------------------------
 
     def _unseen(
-        self, cases: list[Scan], labels: Sequence[Any], groups: Sequence[Any] | None
+        self, cases: list[network_inputs.Scan], labels: Sequence[Any], groups: Sequence[Any] | None
     ) -> Iterator[tuple[int, Any]]:
         """Yield numbers of cases, each with segmenters that have not seen it, and set the last."""
         segmenter = self.segmenter
@@ -431,7 +325,7 @@ class TwoStageSegmenter(BaseEstimator):
     def _trained(
         self,
         segmenter: Any,
-        cases: list[Scan],
+        cases: list[network_inputs.Scan],
         labels: Sequence[Any],
         numbers: Any,
         groups: Sequence[Any] | None,
@@ -475,42 +369,37 @@ class TwoStageSegmenter(BaseEstimator):
             segmenters.append(following.set_params(warm_start_from=segmenter.warm_start_from))
         return segmenters
 
-    def _candidates(
-        self,
-        segmenter: Any,
-        case: Scan,
-        use_prior: bool,
-        lesions: NDArray[np.bool_] | None = None,
-    ) -> Candidates:
+    def _candidates(self, segmenter: Any, case: network_inputs.Scan, **options: Any) -> Candidates:
         return case_candidates(
             segmenter,
             case,
-            levels=tuple(self.levels),
+            levels=self.levels,
             min_voxels=self.min_voxels,
-            use_prior=use_prior,
             is_comparable=self.comparable,
-            lesions=lesions,
+            **options,
         )
 
-    def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
+    def _predictions(self, cases: list[network_inputs.Scan]) -> Iterator[NDArray[np.float32]]:
         spacing = _spacing(self.segmenter_)
         # A classifier that learned without priors looks at none: they need not be aligned.
         use_prior = self.use_prior and self.uses_priors_
         for scan in cases:
-            case = case_on_network_grid(scan, spacing)
-            candidates = self._candidates(self.segmenter_, case, use_prior)
-            shape = np.shape(values_of(case[0]))[:3]
-            with_prior = has_prior(candidates.table).any()
+            case = network_inputs.case_on_network_grid(scan, spacing)
+            candidates = self._candidates(self.segmenter_, case, use_prior=use_prior)
+            shape = np.shape(network_inputs.values_of(case[0]))[:3]
+            with_prior = judgment.has_prior(candidates.table).any()
             classifier = self.classifier_ if with_prior else self.classifier_without_prior_
-            scores = scored_volume(classifier, candidates, shape, self._features)
+            scores = judgment.scored_volume(classifier, candidates, shape, self._features)
             if case is not scan:
-                scores = scores_on_scan_grid(scores, scan[0], spacing) * brain_of(scan)
+                scores = network_inputs.scores_on_scan_grid(
+                    scores, scan[0], spacing
+                ) * network_inputs.brain_of(scan)
             yield scores
 
     def _check(self) -> None:
         check_fields(self)
         if isinstance(self.classifier, str):
-            check_word("classifier", self.classifier, CLASSIFIERS)
+            check_word("classifier", self.classifier, judgment.CLASSIFIERS)
         levels = np.asarray(self.levels, dtype=np.float64)
         if levels.ndim != 1 or not len(levels) or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"levels must be probabilities between 0 and 1, not {self.levels!r}")
@@ -525,29 +414,27 @@ class TwoStageSegmenter(BaseEstimator):
     def _check_fitted(self) -> None:
         """Refuse fitted attributes of a model file that `fit` could not have set."""
         counts, weights = self.n_candidates_, self.feature_weights_
-        false_positives = self.false_positives_
-        if not is_number(self.threshold_) or not 0 < self.threshold_ <= 1:
-            raise RefusedError(f"threshold_ is {self.threshold_!r}")
-        if not isinstance(self.uses_priors_, bool):
-            raise RefusedError(f"uses_priors_ is {self.uses_priors_!r}")
-        if false_positives is not None and not (
-            is_number(false_positives) and 0 <= false_positives < np.inf
-        ):
-            raise RefusedError(f"false_positives_ is {false_positives!r}")
         refuse_keys(counts, {"metastases", "others"}, "kind of candidates", complete=True)
-        if not all(is_number(count, whole=True) and count > 0 for count in counts.values()):
-            raise RefusedError(f"n_candidates_ is {counts!r}")
-        refuse_keys(weights, set(NAMES), "feature of this version")
-        missing = set(NAMES) - set(weights) - LATER_FEATURES
+        refuse_keys(weights, set(judgment.NAMES), "feature of this version")
+        missing = set(judgment.NAMES) - set(weights) - judgment.LATER_FEATURES
         if missing:
             raise RefusedError(f"it lacks the features {', '.join(sorted(missing))}")
-        if self.uses_priors_ and not set(weights) >= LATER_FEATURES:
+        try:
+            check_number("threshold_", self.threshold_, above=0, most=1)
+            check_word("uses_priors_", self.uses_priors_, (False, True))
+            if self.false_positives_ is not None:
+                check_number("false_positives_", self.false_positives_)
+            for name, count in counts.items():
+                check_number(f"the number of {name}", count, least=1, whole=True)
+            for name, weight in weights.items():
+                check_number(f"the weight of {name}", weight, least=-np.inf)
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
+        if self.uses_priors_ and not set(weights) >= judgment.LATER_FEATURES:
             # Changes of the same names were computed in another way then.
             raise RefusedError(
                 "it judges priors by features of an earlier version: train it again"
             )
-        if not all(is_number(weight) and np.isfinite(weight) for weight in weights.values()):
-            raise RefusedError("feature_weights_ holds what is no finite number")
 
     # Model files --------------------------------------------------------------------------------
 
@@ -577,9 +464,9 @@ class TwoStageSegmenter(BaseEstimator):
         inside, inside_fitted, files = self.segmenter_.stored()
         fitted = {key: encoded(getattr(self, key), key) for key in self._fitted_names}
         fitted["segmenter"] = {"class": name, "parameters": inside, "fitted": inside_fitted}
-        files = dict(files) | {_CLASSIFIER: dumped(self.classifier_, None, {}, [])}
+        files = dict(files) | {_CLASSIFIER: dumped(self.classifier_, {}, [])}
         if self.uses_priors_:
-            files[_WITHOUT_PRIOR] = dumped(self.classifier_without_prior_, None, {}, [])
+            files[_WITHOUT_PRIOR] = dumped(self.classifier_without_prior_, {}, [])
         return {key: encoded(value, key) for key, value in parameters.items()}, fitted, files
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
@@ -607,41 +494,28 @@ class TwoStageSegmenter(BaseEstimator):
             raise RefusedError(str(error)) from None
         inside = fitted["segmenter"]
         refuse_keys(inside, {"class", "parameters", "fitted"}, "key of a segmenter", complete=True)
+        # Other classes of model files do not segment.
+        if inside["class"] != "DeepMedicSegmenter":
+            raise RefusedError(f"its segmenter is a {inside['class']!r}")
+        cls: Any = registered(inside["class"])
+        refuse_keys(inside["parameters"], set(signature(cls).parameters), "parameter")
         weights = {k: v for k, v in files.items() if k not in (_CLASSIFIER, _WITHOUT_PRIOR)}
-        self.segmenter_ = _restored_segmenter(inside, weights)
+        self.segmenter_ = cls(**{k: decoded(v) for k, v in inside["parameters"].items()})
+        self.segmenter_.restore(inside["fitted"], weights)
         for name in self._fitted_names:
             setattr(self, name, decoded(fitted[name]))
         self._check_fitted()
         if _CLASSIFIER not in files:
             raise RefusedError("it has no classifier")
-        n_columns = len(self._features) + 1
-        self.classifier_ = _restored_classifier(files[_CLASSIFIER], n_columns)
         # Files of earlier versions hold one that has learned both kinds of scans.
-        self.classifier_without_prior_ = self.classifier_
-        if _WITHOUT_PRIOR in files:
-            self.classifier_without_prior_ = _restored_classifier(files[_WITHOUT_PRIOR], n_columns)
-
-
-def _restored_classifier(content: bytes, n_columns: int) -> Any:
-    """Make a classifier from a part of a model file."""
-    classifier = loaded(content, None, [], {})
-    n_features = getattr(classifier, "n_features_in_", 0)
-    if n_features != n_columns or not hasattr(classifier, "predict"):
-        raise RefusedError(f"its classifier does not look at {n_columns} columns")
-    return classifier
-
-
-def _restored_segmenter(inside: dict[str, Any], files: Mapping[str, bytes]) -> Any:
-    """Make a segmenter of this package from the content of a model file."""
-    name = inside["class"]
-    if not isinstance(name, str) or name not in _SEGMENTERS:
-        raise RefusedError(f"its segmenter is a {name!r}")
-    cls: Any = registered(name)
-    refuse_keys(inside["parameters"], set(signature(cls).parameters), "parameter")
-    parameters = {key: decoded(value) for key, value in inside["parameters"].items()}
-    segmenter = cls(**parameters)
-    segmenter.restore(inside["fitted"], files)
-    return segmenter
+        contents = [files[_CLASSIFIER], files.get(_WITHOUT_PRIOR, files[_CLASSIFIER])]
+        classifiers = [loaded(content, [], {}) for content in dict.fromkeys(contents)]
+        n_columns = len(self._features) + 1
+        for classifier in classifiers:
+            n_features = getattr(classifier, "n_features_in_", 0)
+            if n_features != n_columns or not hasattr(classifier, "predict"):
+                raise RefusedError(f"its classifier does not look at {n_columns} columns")
+        self.classifier_, self.classifier_without_prior_ = classifiers[0], classifiers[-1]
 
 
 def small_unet(
@@ -654,8 +528,7 @@ def small_unet(
     """Make the segmenter of own scans: a U-Net of 0.33 million weights; fields of `Training`."""
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
-    options: dict[str, Any] = {"epochs": 18, "batch_size": 2}
-    options |= {"learning_rate": 2e-3, "schedule": "cosine"}
+    defaults = Training(epochs=18, batch_size=2, learning_rate=2e-3, schedule="cosine")
     return DeepMedicSegmenter(
         loss="lesion",
         prior=None,
@@ -667,22 +540,24 @@ def small_unet(
         spacing=1.0,
         warm_start_from=warm_start_from,
         appearance=appearance,
-        training=Training(**(options | training)),
+        training=fill_training(Training(**training), defaults),
         random_state=random_state,
     )
 
 
-def _mark_mistakes_of(segmenter: Any, case: Scan, label: Any, seed: int) -> NDArray[np.uint8]:
+def _mark_mistakes_of(
+    segmenter: Any, case: network_inputs.Scan, label: Any, seed: int
+) -> NDArray[np.uint8]:
     """Mark in a label what a segmenter takes for lesions, but for what is near to one."""
-    volume = case[0]
     steps = np.ones(3)
-    if isinstance(volume, nib.Nifti1Image):
-        steps = np.asarray(nib.affines.voxel_sizes(volume.affine))
-    values = np.asarray(values_of(label))
-    is_far = np.ones(values.shape, dtype=bool)
+    if isinstance(case[0], nib.Nifti1Image):
+        steps = np.asarray(nib.affines.voxel_sizes(case[0].affine))
+    values = np.asarray(network_inputs.values_of(label))
+    probability = probability_of(segmenter, case)
     if values.any():
-        is_far = ndimage.distance_transform_edt(values == 0, sampling=steps) > _BESIDE_MM
-    return marked_evenly(values, probability_of(segmenter, case) * is_far, seed)
+        distance = ndimage.distance_transform_edt(values == 0, sampling=steps)
+        probability = probability * (distance > _BESIDE_MM)
+    return marked_evenly(values, probability, seed)
 
 
 def _is_fitted(segmenter: Any) -> bool:

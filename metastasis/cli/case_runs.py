@@ -6,20 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.cli.case_runs import (
-    FAILED,
-    CaseRun,
-    case_pictures,
-    failed_cases,
-    join_tables,
-    read_result,
-    result_rows,
-)
+from dmrifit.cli import case_runs
 from dmrifit.io.case_tables import save_values
 from dmrifit.io.nifti import image_of
 from dmrifit.io.tables import table_text
@@ -35,8 +27,6 @@ if TYPE_CHECKING:
 
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]
-
-_Number = TypeVar("_Number", int, float)
 
 _TABLE = "segmentations.tsv"
 _PROBABILITY = "probability.nii.gz"
@@ -63,7 +53,7 @@ _COLUMNS = (
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
 
-RUN = CaseRun(
+RUN = case_runs.CaseRun(
     record="segmentation.json",
     fields={
         "name": str,
@@ -81,23 +71,20 @@ RUN = CaseRun(
         "notes": list,
         "sources": str,
     },
-    results=(_TABLE, _LESIONS, FAILED, "index.html"),
+    results=(_TABLE, _LESIONS, case_runs.FAILED, "index.html"),
     files=(_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW),
 )
 
 
 def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
     """Give the scans of cases as images with affines, as a segmenter takes them."""
-    scans: dict[str, list[Any]] = {"volumes": [], "priors": [], "masks": []}
+    keys = {"volumes": "image", "priors": "prior", "masks": "brain"}
+    scans: dict[str, list[Any]] = {name: [] for name in keys}
     for case in cases:
-        scans["volumes"].append(image_of(case.image, case.affine))
-        scans["priors"].append(_optional_image(case.prior, case.affine))
-        scans["masks"].append(_optional_image(case.brain, case.affine))
+        for name, key in keys.items():
+            values = getattr(case, key)
+            scans[name].append(None if values is None else image_of(values, case.affine))
     return scans
-
-
-def _optional_image(values: NDArray[Any] | None, affine: NDArray[np.float64]) -> Any:
-    return None if values is None else image_of(values, affine)
 
 
 def write_batch(
@@ -110,8 +97,11 @@ def write_batch(
 
     rows = []
     lesion_tables = []
+    pictures = {}
     for content in contents:
         folder = out / content["folder"]
+        alt = f"Lesions of {content['name']} in three planes"
+        pictures[content["name"]] = case_runs.case_pictures(folder, _OVERLAY, _VIEW, alt)
         files = {
             "notes": "; ".join(content["notes"]),
             "probability": f"{folder.name}/{_PROBABILITY}",
@@ -124,28 +114,22 @@ def write_batch(
     # Columns of objects are written with all digits: evaluate needs the exact threshold.
     for key in ("threshold", "min_voxels", "n_marked_by_both"):
         table[key] = table[key].astype(object)
-    lesions = join_tables(contents, lesion_tables)
+    lesions = case_runs.join_tables(contents, lesion_tables)
     write_text(out / _LESIONS, table_text(lesions))
     write_text(out / _TABLE, table_text(table))
     if not figure or find_spec("jinja2") is None:
         return
     from metastasis.study.report import batch_page
 
-    pictures = {}
-    for content in contents:
-        alt = f"Lesions of {content['name']} in three planes"
-        folder = out / content["folder"]
-        pictures[content["name"]] = case_pictures(folder, _OVERLAY, _VIEW, alt)
-    write_text(
-        out / "index.html", batch_page(heading, contents, lesions, pictures, failed_cases(out))
-    )
+    page = batch_page(heading, contents, lesions, pictures, case_runs.failed_cases(out))
+    write_text(out / "index.html", page)
 
 
 def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    case_rows = result_rows(
+    case_rows = case_runs.result_rows(
         table,
         [case.name for case in cases],
         required=("name",),
@@ -153,59 +137,44 @@ def read_segmentations(
         noun="segmentation",
         remedy="segment these cases",
     )
-    threshold = _common_value(table, case_rows, "threshold")
-    min_voxels = _common_value(table, case_rows, "min_voxels")
+    settings: dict[str, Any] = {}
+    for key, number in (("threshold", float), ("min_voxels", int)):
+        # Scores of cases at different thresholds are those of no operating point.
+        values = {row.get(key, "") for row in case_rows}
+        if len(values) > 1:
+            raise ValueError(
+                f"{table}: the cases were segmented at different values of {key} "
+                f"({', '.join(sorted(values))})"
+            )
+        text = values.pop()
+        try:
+            settings[key] = number(text) if text else None
+        except ValueError:
+            raise ValueError(f"{table}: the {key} {text!r} is not a number") from None
     # Ensembles have no threshold: their labels tell candidates from lesions that both mark.
-    column = "probability" if threshold else "label"
+    threshold = settings["threshold"]
+    column = "label" if threshold is None else "probability"
     predictions = []
     for case, row in zip(cases, case_rows, strict=True):
-        values = _read_volume(table, row.get(column, ""), column, case)
-        if threshold:
-            predictions.append(values.astype(np.float32))
-        else:
-            predictions.append(np.rint(values).astype(np.uint8))
-    return (
-        predictions,
-        _number(table, "threshold", threshold or "0.5", float),
-        _number(table, "min_voxels", min_voxels or "1", int),
-    )
-
-
-def _read_volume(table: Path, name: str, column: str, case: Case) -> NDArray[Any]:
-    """Read a volume on the grid of a case."""
-    if not name:
-        raise ValueError(
-            f"{table}: {case.name} has no {column}; give the table that segment wrote"
+        if not row.get(column):
+            raise ValueError(
+                f"{table}: {case.name} has no {column}; give the table that segment wrote"
+            )
+        volume = case_runs.read_result(
+            table,
+            row[column],
+            case.shape,
+            case.affine,
+            noun=f"the segmentation of {case.name}",
+            reference=f"the case {case.name}",
+            missing_remedy="segment this case again",
+            finite_remedy=f"segment the case {case.name} again",
         )
-    return read_result(
-        table,
-        name,
-        case.shape,
-        case.affine,
-        noun=f"the segmentation of {case.name}",
-        reference=f"the case {case.name}",
-        missing_remedy="segment this case again",
-        finite_remedy=f"segment the case {case.name} again",
-    )
-
-
-def _number(table: Path, key: str, text: str, number_type: type[_Number]) -> _Number:
-    try:
-        return number_type(text)
-    except ValueError:
-        raise ValueError(f"{table}: the {key} {text!r} is not a number") from None
-
-
-def _common_value(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
-    """Give the value of a column that all cases share."""
-    # Scores of cases at different thresholds are those of no operating point.
-    values = {row.get(key, "") for row in rows}
-    if len(values) > 1:
-        raise ValueError(
-            f"{table}: the cases were segmented at different values of {key} "
-            f"({', '.join(sorted(values))})"
-        )
-    return values.pop()
+        volume = np.rint(volume) if threshold is None else volume
+        predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
+    defaults = {"threshold": 0.5, "min_voxels": 1}
+    settings = defaults | {key: value for key, value in settings.items() if value is not None}
+    return predictions, settings["threshold"], settings["min_voxels"]
 
 
 def segment_case(
@@ -244,14 +213,13 @@ def segment_case(
             prior_labels = next(iter(segment_by(segmenter, **images)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
     table = table.round(_DIGITS)
-    threshold, min_voxels, n_marked_by_both = None, None, None
+    lesions, threshold, min_voxels, n_marked_by_both = table, None, None, None
     if is_ensemble:
         # The table lists vanished lesions of the prior scan, too.
         lesions = table[table["finding"] != "prior only"]
         n_marked_by_both = int((lesions["finding"] == MARKED_BY_BOTH).sum())
     else:
-        table = table[list(_SINGLE_MODEL_COLUMNS)]
-        lesions = table
+        lesions = table = table[list(_SINGLE_MODEL_COLUMNS)]
         threshold = float(getattr(segmenter, "threshold_", 0.5))
         min_voxels = int(getattr(segmenter, "min_voxels", 1))
     network = getattr(segmenter, "segmenter_", segmenter)

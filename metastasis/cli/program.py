@@ -17,10 +17,8 @@ resample: Resample scans to the voxels of the training scans; answers lie on the
 from __future__ import annotations
 
 from dmrifit.cli.console import make_program
-from metastasis.cli.preparation_commands import prepare
-from metastasis.cli.segmentation_commands import ensemble, segment
-from metastasis.cli.small_training import train_small
-from metastasis.cli.study_commands import evaluate, simulate, train
+from metastasis.cli.segmentation_commands import ensemble, prepare, segment
+from metastasis.cli.study_commands import evaluate, simulate, train, train_small
 
 app, main = make_program(
     "dmrifit-metastasis",

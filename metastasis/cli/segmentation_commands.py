@@ -1,13 +1,13 @@
-"""Commands that segment scans with trained models: segment, ensemble."""
+"""Commands on one's own scans: segment, ensemble, prepare."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from metastasis.scans.cases import Case
 
 _SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
-_Files: TypeAlias = tuple[tuple[str, Path], ...]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """How models see scans."""
 
+    prior: Path | None = None
+    mask: str | None = None
     flips: bool = False
     resample: bool = False
     device: str | None = None
@@ -39,8 +40,6 @@ def segment(
     *,
     out: Path,
     model: Path | None = None,
-    prior: Path | None = None,
-    mask: str | None = None,
     threshold: float | None = None,
     options: ModelOptions,
     run: RunOptions,
@@ -69,9 +68,7 @@ def segment(
     thresholds = None if threshold is None else (threshold,)
     _check_thresholds("--threshold", thresholds)
     model, scans = _model_and_scans(paths, model)
-    _segment(
-        {"model": model}, thresholds, _checked_files(scans, prior, mask, out), out, options, run
-    )
+    _segment({"model": model}, thresholds, scans, out, options, run)
 
 
 def ensemble(
@@ -81,8 +78,6 @@ def ensemble(
     /,
     *,
     out: Path,
-    prior: Path | None = None,
-    mask: str | None = None,
     thresholds: tuple[float, float] | None = None,
     options: ModelOptions,
     run: RunOptions,
@@ -106,70 +101,68 @@ def ensemble(
     _check_thresholds("--thresholds", thresholds)
     # Candidates are all that the sensitive model marks, and what the specific one adds.
     models = {"sensitive": sensitive, "specific": specific}
-    _segment(models, thresholds, _checked_files(scans, prior, mask, out), out, options, run)
+    _segment(models, thresholds, scans, out, options, run)
 
 
-@dataclass(frozen=True)
-class _ScanFiles:
-    """Scans as they were named, with the edges of their voxels in mm or their problem by case."""
+def prepare(
+    scan: Path,
+    /,
+    out: Path,
+    prior: Path | None = None,
+    brain: Path | None = None,
+    spacing: float = 1.0,
+    overwrite: bool = False,
+) -> None:
+    """
+    Prepare a scan for segment: cubic voxels, brain alone, prior scan aligned, median 1.
 
-    scans: Path | list[Path]
-    prior: Path | None
-    mask: Path | None
-    finds_brain: bool
-    is_table: bool
-    # The keys are all files of a case: several cases may share an image.
-    edges: dict[_Files, tuple[float, ...]]
-    problems: dict[_Files, str]
+    Writes NAME.nii.gz, NAME_brain.nii.gz, with a prior scan NAME_prior.nii.gz, and a record;
+    segment takes the folder. A prior scan of another head is refused.
+
+    Options:
+    scan T1: Post-contrast T1 scan (NIfTI), on any grid.
+    prior: Earlier scan of the same person and contrast, any grid.
+    brain MASK: Brain on the grid of T1, of a tool made for it; by default searched, which is rough
+        where a skull is there.
+    spacing 0.4..2: Edge in mm of the voxels to resample to.
+
+    Example: dmrifit-metastasis prepare t1c.nii.gz --prior earlier.nii.gz --out prepared
+    """
+    from metastasis.scans.preparation import prepare_scan
+
+    result = prepare_scan(
+        scan, prior=prior, brain=brain, spacing=spacing, out=out, overwrite=overwrite
+    )
+    for note in result.notes:
+        typer.echo(f"dmrifit-metastasis: {note}", err=True)
+    size = " × ".join(map(str, result.image.shape))
+    text = f"{size} voxels of {spacing:g} mm"
+    if result.likeness is not None:
+        text += f", prior scan aligned (local correlation {result.likeness:.2f})"
+    typer.echo(f"{text}: {out}")
 
 
-def _checked_files(
-    paths: list[Path], prior: Path | None, mask: str | None, out: Path
-) -> _ScanFiles:
-    """Check the headers of all scans, before a model or a volume is read."""
+def _named_scans(
+    paths: list[Path], prior: Path | None, brain: Path | None
+) -> tuple[Path | list[Path], bool]:
+    """Check the headers of all scans, before a model or a volume is read; tell whether many."""
     from metastasis.scans.cases import CASES
     from metastasis.scans.scan_checks import check_files, scan_files
 
-    if out.is_file():
-        raise ValueError(f"--out {out} is a file; name a folder")
-    brain = None if mask in (None, "auto", "none") else Path(mask)
     options = {"--prior": prior, "--mask": brain}
     what = "prior scans and brains"
-    scans, table = named_cases(paths, what, options, CASES.images, "anat/*_T1w.nii*")
-    files_of_scans = scan_files(scans, prior, brain, is_table=table)
-    edges, problems = {}, {}
-    for files in files_of_scans:
+    scans, is_table = named_cases(paths, what, options, CASES.images, "anat/*_T1w.nii*")
+    case_files = scan_files(scans, prior, brain, is_table=is_table)
+    problems = []
+    for files in case_files:
         try:
-            edges[tuple(files.items())] = check_files(files)
+            check_files(files)
         except ValueError as error:
-            problems[tuple(files.items())] = str(error)
-    if problems and not edges:
-        raise ValueError(next(iter(problems.values())))
-    return _ScanFiles(scans, prior, brain, mask == "auto", table, edges, problems)
-
-
-def _check_edges(files: _ScanFiles, models: list[Any]) -> None:
-    """Check voxels before a volume is read."""
-    from metastasis.scans.scan_checks import check_edges
-
-    for key, edges in files.edges.items():
-        try:
-            for model in models:
-                check_edges(dict(key)["image"], edges, _edge(model))
-        except ValueError as error:
-            files.problems[key] = str(error)
-    if files.edges.keys() <= files.problems.keys():
-        raise ValueError(next(iter(files.problems.values())))
-
-
-def _figures(model: Path, *, as_measured: bool) -> dict[str, Any]:
-    """Read the figures of a model; sensitivities hold only where it is used as measured."""
-    from metastasis.study.findings import model_figures
-
-    figures = model_figures(model)
-    if as_measured:
-        return figures
-    return {key: value for key, value in figures.items() if key == "seen"}
+            problems.append(error)
+    # Some that fail leave the others; they are listed when they are read.
+    if problems and len(problems) == len(case_files):
+        raise problems[0]
+    return scans, is_table
 
 
 def _edge(model: Any) -> float | None:
@@ -216,42 +209,30 @@ def _prior_note(case: Case) -> str:
     )
 
 
-def _cases(
-    files: _ScanFiles, models: list[Any], *, resample: bool
-) -> tuple[list[NotedCase], list[dict[str, str]]]:
-    """Read a single image or the cases of a table, and notes on each; list cases that fail."""
+def _noted_case(
+    files: Mapping[str, Path],
+    read: Callable[[], Case],
+    models: Sequence[Any],
+    options: ModelOptions,
+) -> NotedCase:
+    """Check the headers of a case, read it, and note what a reader should know of it."""
     from dmrifit.imaging.head_steps import find_brain
     from dmrifit.io.grids import as_stored
-    from metastasis.scans.cases import CASES, read_case, read_row
-    from metastasis.scans.scan_checks import check_stripped, contrast_note, row_files, slice_note
+    from metastasis.scans import scan_checks
 
-    if not resample:
-        _check_edges(files, models)
-    failed: list[dict[str, str]] = []
-
-    def noted(case: Case, key: _Files) -> NotedCase:
-        if files.finds_brain and case.brain is None:
-            brain = find_brain(dict(key)["image"])
-            case = replace(case, brain=as_stored(brain, case.affine).astype(bool))
-        check_stripped(case)
-        notes = [slice_note(str(dict(key)["image"]), files.edges[key])]
-        if not case.synthetic:
-            notes += [contrast_note(case), _prior_note(case)]
-        return case, [note for note in notes if note]
-
-    def read(row: dict[str, str], folder: Path) -> NotedCase:
-        key = tuple(row_files(row, folder).items())
-        if key in files.problems:
-            raise ValueError(files.problems[key])
-        return noted(read_row(row, folder), key)
-
-    if isinstance(files.scans, list) or files.is_table:
-        cases = CASES.read(files.scans, read, failed=failed)
-    else:
-        (key,) = files.edges
-        cases = [noted(read_case(files.scans, prior=files.prior, brain=files.mask), key)]
-    say_failed_rows(cases, failed)
-    return cases, failed
+    image = files["image"]
+    edges = scan_checks.check_files(files)
+    for model in () if options.resample else models:
+        scan_checks.check_edges(image, edges, _edge(model))
+    case = read()
+    if options.mask == "auto" and case.brain is None:
+        brain = as_stored(find_brain(image), case.affine)
+        case = replace(case, brain=brain.astype(bool))
+    scan_checks.check_stripped(case)
+    notes = [scan_checks.slice_note(str(image), edges)]
+    if not case.synthetic:
+        notes += [scan_checks.contrast_note(case), _prior_note(case)]
+    return case, [note for note in notes if note]
 
 
 def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[Path]]:
@@ -296,23 +277,10 @@ def _trained(path: Path, flips: bool, device: str | None) -> Any:
     return model
 
 
-def _uses_priors(models: list[Any], cases: list[Case]) -> bool:
-    """Tell whether a model uses prior scans; print that prior scans of cases are ignored."""
-    if any(model.prior_ is not None for model in models):
-        return True
-    if any(case.prior is not None for case in cases):
-        typer.echo(
-            "dmrifit-metastasis: prior scans are ignored: the model was trained without prior "
-            "scans",
-            err=True,
-        )
-    return False
-
-
 def _segment(
     models: Mapping[str, Path],
     thresholds: tuple[Any, ...] | None,
-    files: _ScanFiles,
+    paths: list[Path],
     out: Path,
     options: ModelOptions,
     run: RunOptions,
@@ -320,13 +288,36 @@ def _segment(
     """Segment scans by one model or an ensemble, write tables and page, and say how many."""
     from dmrifit.io.bids_derivatives import file_record
     from metastasis.cli.case_runs import RUN, is_current, segment_case, write_batch
+    from metastasis.scans.cases import CASES, read_case, read_row
+    from metastasis.scans.scan_checks import row_files, scan_files
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
+    from metastasis.study.findings import model_figures
 
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; name a folder")
+    prior, brain = options.prior, None
+    if options.mask not in (None, "auto", "none"):
+        brain = Path(options.mask)
+    scans, is_table = _named_scans(paths, prior, brain)
     segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
-    cases, failed = _cases(files, segmenters, resample=options.resample)
-    uses_priors = _uses_priors(segmenters, [case for case, _ in cases])
+    noted = partial(_noted_case, models=segmenters, options=options)
+    failed: list[dict[str, str]] = []
+    if is_table:
+
+        def read(row: dict[str, str], folder: Path) -> NotedCase:
+            return noted(row_files(row, folder), partial(read_row, row, folder))
+
+        cases = CASES.read(scans, read, failed=failed)
+    else:
+        (files,) = scan_files(paths[0], prior, brain, is_table=False)
+        cases = [noted(files, partial(read_case, paths[0], prior=prior, brain=brain))]
+    say_failed_rows(cases, failed)
+    uses_priors = any(segmenter.prior_ is not None for segmenter in segmenters)
+    if not uses_priors and any(case.prior is not None for case, _ in cases):
+        words = "prior scans are ignored: the model was trained without prior scans"
+        typer.echo(f"dmrifit-metastasis: {words}", err=True)
     settings = {
         # The digest, not the path: a file may be replaced under its name, or moved.
         **{role: file_record(path)["SHA256"] for role, path in models.items()},
@@ -350,7 +341,10 @@ def _segment(
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
     resampled = [_resample(one) for one in segmenters] if options.resample else []
     is_unchanged &= not any(resampled)
-    figures = _figures(next(iter(models.values())), as_measured=is_unchanged)
+    figures = model_figures(next(iter(models.values())))
+    # Sensitivities hold only where the model is used as measured.
+    if not is_unchanged:
+        figures = {key: value for key, value in figures.items() if key == "seen"}
     RUN.run(
         cases,
         out,
@@ -362,7 +356,7 @@ def _segment(
             segmenter=segmenter,
             figure=run.figure,
             figures=figures,
-            source=files.scans if isinstance(files.scans, Path) else None,
+            source=scans if isinstance(scans, Path) else None,
         ),
         is_current=is_current,
         write=lambda records: write_batch(

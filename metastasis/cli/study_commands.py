@@ -1,8 +1,9 @@
-"""Commands on many cases with reference lesions: simulate, train, evaluate."""
+"""Commands of models and their scores: simulate, train, evaluate, train-small."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,26 +17,30 @@ from dmrifit.cli.options import given, require_libraries, say, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.scans.cases import Case
-    from metastasis.segmentation.segmenter import DeepMedicSegmenter
+    from metastasis.simulate.training_scans import TrainingScan
 
 _N_FEATURES = 6  # that a training names
+
+
+@dataclass(frozen=True)
+class PatientOptions:
+    """What synthetic patients are like."""
+
+    prior: float = 0.75
+    shape: tuple[int, int, int] = (66, 66, 66)
+    spacing: float = 1.5
+    metastases: tuple[int, int] = (1, 7)
+    mimics: tuple[int, int] = (1, 5)
+    misregistration: float = 1.0
+    world: str = "easy"
 
 
 def simulate(
     n: int,
     /,
     out: Path,
-    prior: float = 0.75,
-    shape: tuple[int, int, int] = (66, 66, 66),
-    spacing: float = 1.5,
-    metastases: tuple[int, int] = (1, 7),
-    mimics: tuple[int, int] = (1, 5),
-    misregistration: float = 1.0,
-    world: str = "easy",
+    patients: PatientOptions,
     skip: int = 0,
     seed: int = 0,
     overwrite: bool = False,
@@ -62,16 +67,7 @@ def simulate(
     """
     from dmrifit.io.case_tables import TABLE
 
-    options: dict[str, Any] = {
-        "prior": prior,
-        "shape": shape,
-        "spacing": spacing,
-        "metastases": metastases,
-        "mimics": mimics,
-        "misregistration": misregistration,
-        "world": world,
-        "random_state": seed,
-    }
+    options = vars(patients) | {"random_state": seed}
     cases = {}
     for i in range(skip, skip + n):
         cases[f"synthetic-{i + 1:03d}"] = (TABLE, partial(_write_patient, i, options))
@@ -87,25 +83,39 @@ def _write_patient(i: int, options: dict[str, Any], folder: Path) -> None:
     write_cases(simulate_metastases(1, skip=i, **options), folder, overwrite=True)
 
 
+@dataclass(frozen=True)
+class StudyOptions:
+    """Parameters of one of the study's networks."""
+
+    loss: str | None = None
+    alpha: float | None = None
+    prior: str | None = None
+    network: str | None = None
+    widths: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Fields of a training."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    validation_fraction: float = 0.0
+    patience: int | None = None
+
+
 def train(
     cases: Path,
     /,
     out: Path,
-    loss: str | None = None,
-    alpha: float | None = None,
-    prior: str | None = None,
-    network: str | None = None,
+    study: StudyOptions,
+    training: TrainingOptions,
     published: bool = False,
-    widths: tuple[int, ...] | None = None,
-    epochs: int | None = None,
     segments_per_epoch: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    schedule: str | None = None,
     spacing: float | None = None,
     warm_start: Path | None = None,
-    validation_fraction: float = 0.0,
-    patience: int | None = None,
     false_positives: float | None = None,
     validation: Path | None = None,
     min_voxels: int | None = None,
@@ -150,42 +160,36 @@ def train(
 
     Example: dmrifit-metastasis train cases/cases.tsv --alpha 0.995 --out sensitive.dmrifit
     """
+    from dmrifit.io.components import label_components
     from dmrifit.model_files.model_file import save_model
+    from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
+    from metastasis.candidates.small_model import untrained_small_model
     from metastasis.cli.case_runs import scans_of
+    from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
     check_output(out, overwrite)
     if (false_positives is None) != (validation is None):
         raise ValueError("an operating point needs both --false-positives and --validation")
     require_libraries("torch", "skorch")
-    study_parameters = given(
-        loss=loss,
-        alpha=alpha,
-        prior=prior,
-        network=network,
-        widths=widths,
-        warm_start_from=warm_start and str(warm_start),
-    )
+    study_parameters = given(**vars(study), warm_start_from=warm_start and str(warm_start))
     options = given(segments_per_epoch=segments_per_epoch, spacing=spacing, min_voxels=min_voxels)
     options |= {"device": device, "random_state": seed}
     # The checkpoint stays until the end: another operating point needs no new training.
     with training_checkpoint(out, checkpoint) as folder:
-        training = given(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            checkpoint=folder,
-            after_epoch=curve_writer(out),
-            verbose=True,
-        )
+        fields = given(**vars(training), checkpoint=folder, after_epoch=curve_writer(out))
+        fields["verbose"] = True
+        segmenter: Any
         if published or study_parameters:
             options |= {"prior": "path"} | study_parameters
-            segmenter = _network_of_study(options, training, published=published)
+            if options["prior"] == "none":
+                options["prior"] = None
+            make = DeepMedicSegmenter.published if published else DeepMedicSegmenter
+            segmenter = make(**options, training=Training(**fields))
         else:
-            segmenter = _two_stages(options, training)
+            segmenter = untrained_small_model(seed, **fields)
+            segmenter.segmenter.set_params(**options)._check()
+            segmenter.set_params(min_voxels=segmenter.segmenter.min_voxels)
         # Before the scans are read, which takes minutes.
         segmenter._check()
         training_cases = _labelled_cases(cases)
@@ -198,10 +202,18 @@ def train(
         held_out: list[Case] = []
         if validation is not None:
             held_out = _labelled_cases(validation)
-            _check_patients(training_cases, cases, held_out, validation)
+            # The threshold is chosen on patients that the network has not seen.
+            patients = {case.patient for case in training_cases}
+            common = sorted(patients & {case.patient for case in held_out})
+            if common:
+                raise ValueError(
+                    f"{validation} has patients that {cases} has too: {first_few(common)}; "
+                    "choose others for the threshold"
+                )
+        labels = _labels(training_cases)
         with called([case.name for case in training_cases], cases):
             segmenter.fit(
-                labels=_labels(training_cases),
+                labels=labels,
                 groups=[case.patient for case in training_cases],
                 **scans_of(training_cases),
             )
@@ -210,17 +222,21 @@ def train(
             with called([case.name for case in held_out], validation):
                 operating_point = _set_operating_point(segmenter, held_out, out, false_positives)
         save_model(segmenter, out)
-    n_lesions = sum(_n_lesions(case) for case in training_cases)
+    n_lesions = sum(int(label_components(label.dataobj).max()) for label in labels)
     typer.echo(
         f"trained on {counted(len(training_cases), 'scan')} with "
         f"{counted(n_lesions, 'lesion')}: {out}"
     )
-    if validation_fraction:
-        typer.echo(f"{validation_fraction:.0%} of the patients served validation alone")
+    if training.validation_fraction:
+        typer.echo(f"{training.validation_fraction:.0%} of the patients served validation alone")
     if any(case.synthetic for case in training_cases):
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
     if hasattr(segmenter, "feature_table"):
-        typer.echo(_feature_line(segmenter.feature_table()))
+        features = segmenter.feature_table()
+        heaviest = features[:_N_FEATURES].itertuples()
+        listed = ", ".join(f"{row.feature} {row.weight:.2f}" for row in heaviest)
+        others = f"{len(features) - _N_FEATURES} others (weights)"
+        typer.echo(f"candidates are judged by {listed} and {others}")
     if operating_point:
         typer.echo(operating_point)
 
@@ -280,34 +296,67 @@ def evaluate(
         typer.echo(f"{counted(n_patients, 'patient')}: numbers about these scans, no performance")
 
 
-def _network_of_study(
-    options: dict[str, Any], training: dict[str, Any], *, published: bool
-) -> DeepMedicSegmenter:
-    """Make one of the study's networks, small or as published."""
-    from dmrifit.networks.training import Training
-    from metastasis.segmentation.segmenter import DeepMedicSegmenter
+def train_small(
+    scans: Path,
+    /,
+    out: Path,
+    copies: int = 16,
+    phantoms: int = 6,
+    epochs: int = 18,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """
+    Train the small model of segment on implants in one's own scans without metastases.
 
-    if options["prior"] == "none":
-        options["prior"] = None
-    make = DeepMedicSegmenter.published if published else DeepMedicSegmenter
-    return make(**options, training=Training(**training))
+    No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
+    some 40 minutes of one core. The threshold is that of the model that comes along: choose
+    another one by what is marked in scans without metastases.
+
+    Options:
+    out: Model file to write, usually named *.dmrifit.
+    scans SCANS: Post-contrast scans without metastases, as prepare writes them: one image, a
+        folder, or a table (.tsv) with the columns patient and image.
+    copies 1..: Warped copies of each scan, all with implants.
+    phantoms 1..: Synthetic patients to learn from as well.
+    epochs 1..: Epochs of each of the six trainings (two halves and all, each twice).
+
+    Example: dmrifit-metastasis train-small prepared --out mine.dmrifit
+    """
+    from metastasis.scans.scan_checks import scan_files
+    from metastasis.simulate.training_scans import implanted_copies, phantom_scans, read_negative
+
+    check_output(out, overwrite)
+    require_libraries("torch", "skorch")
+    is_table = scans.is_dir() or scans.suffix == ".tsv"
+    paths = [files["image"] for files in scan_files(scans, None, None, is_table=is_table)]
+    # All files are checked before the first copy is made.
+    negatives = {str(path): read_negative(path) for path in paths}
+    training: list[TrainingScan] = []
+    for name, (volume, brain) in negatives.items():
+        training += implanted_copies(name, volume, brain, copies, random_state=seed)
+    training += phantom_scans(phantoms, random_state=seed)
+    _fit_small(training, out, epochs, seed)
+    typer.echo(
+        f"trained on implants in {counted(len(negatives), 'scan')} and on "
+        f"{counted(phantoms, 'synthetic patient')}: {out}\n"
+        "never tried on a labelled metastasis: its accuracy in people is unknown"
+    )
 
 
-def _two_stages(options: dict[str, Any], training: dict[str, Any]) -> TwoStageSegmenter:
-    """Make the model that does best in brains of people, not fitted."""
+def _fit_small(training: list[TrainingScan], out: Path, epochs: int, seed: int) -> None:
+    """Train both stages of the small model, and write them."""
+    from dmrifit.model_files.model_file import save_model
     from metastasis.candidates.small_model import untrained_small_model
 
-    model = untrained_small_model(options["random_state"], **training)
-    model.segmenter.set_params(**options)
-    model.segmenter._check()
-    return model.set_params(min_voxels=model.segmenter.min_voxels)
-
-
-def _feature_line(features: pd.DataFrame) -> str:
-    """Name the features of candidates that weigh most."""
-    heaviest = zip(features["feature"][:_N_FEATURES], features["weight"], strict=False)
-    listed = ", ".join(f"{feature} {weight:.2f}" for feature, weight in heaviest)
-    return f"candidates are judged by {listed} and {len(features) - _N_FEATURES} others (weights)"
+    model = untrained_small_model(seed, epochs=epochs, after_epoch=curve_writer(out), verbose=True)
+    model.fit(
+        [scan.volume for scan in training],
+        [scan.label for scan in training],
+        masks=[scan.brain for scan in training],
+        groups=[scan.name for scan in training],
+    )
+    save_model(model, out)
 
 
 def _labelled_cases(table: Path) -> list[Case]:
@@ -332,29 +381,10 @@ def _labelled_cases(table: Path) -> list[Case]:
     return cases
 
 
-def _check_patients(
-    training: Sequence[Case], table: Path, held_out: Sequence[Case], held_out_table: Path
-) -> None:
-    """Check that the threshold is chosen on patients that the network has not seen."""
-    patients = {case.patient for case in training}
-    common = sorted(patients & {case.patient for case in held_out})
-    if common:
-        raise ValueError(
-            f"{held_out_table} has patients that {table} has too: {first_few(common)}; "
-            "choose others for the threshold"
-        )
-
-
 def _labels(cases: Sequence[Case]) -> list[Any]:
     import nibabel as nib
 
     return [nib.Nifti1Image(case.label, case.affine) for case in cases]
-
-
-def _n_lesions(case: Case) -> int:
-    from dmrifit.io.components import label_components
-
-    return 0 if case.label is None else int(label_components(case.label).max(initial=0))
 
 
 def _set_operating_point(

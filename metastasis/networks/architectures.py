@@ -57,10 +57,7 @@ class Path(nn.Module):
         norm_type = nn.Identity if normalization is None else nn.BatchNorm3d
         self.norms = nn.ModuleList(norm_type(n) for n in widths)
         self.joins = frozenset(_RESIDUAL_LAYERS if residual else ())
-        for layer in self.convolutions:
-            nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # type: ignore[arg-type]
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        _initialize(self.convolutions)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """
@@ -87,20 +84,24 @@ class Path(nn.Module):
         return [folded(convolution.weight, convolution.bias, norm) for convolution, norm in layers]
 
 
+def _initialize(layers: Any) -> None:
+    """Draw the first weights of convolutions that a rectifier follows."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
 def folded(
     weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Fold a normalization with its running moments into the convolution before it."""
     if not isinstance(norm, nn.BatchNorm3d):
         return weight, bias
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    offset = norm.bias - mean * scale
-    if bias is not None:
-        offset = offset + bias * scale
-    return weight * scale[:, None, None, None, None], offset
+    fuse: Any = nn.utils.fuse_conv_bn_weights
+    moments = norm.running_mean, norm.running_var, norm.eps
+    folded_weight, offset = fuse(weight, bias, *moments, norm.weight, norm.bias)
+    return folded_weight, offset
 
 
 def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -229,10 +230,7 @@ class DeepMedic(nn.Module):
             # Zero at first, so that a network begins as one without the flag.
             self.valid_weight = nn.Parameter(torch.zeros(dense[0]))
         self.dense = nn.ModuleList(nn.Conv3d(a, b, 1, bias=has_bias) for a, b in pairwise(dense))
-        for layer in self.dense:
-            nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # type: ignore[arg-type]
-            if has_bias:
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        _initialize(self.dense)
         norm_type = nn.Identity if has_bias else nn.BatchNorm3d
         self.norms = nn.ModuleList(norm_type(n) for n in dense)
         self.dropout = nn.Dropout(dropout)
@@ -402,7 +400,7 @@ class SmallUNet(nn.Module):
 def _block(n_in: int, n_out: int) -> list[nn.Module]:
     """Make a convolution with its normalization and rectifier."""
     convolution = nn.Conv3d(n_in, n_out, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
+    _initialize([convolution])
     # Steps have two segments: averages over ten of them would shift all logits by chance.
     normalization = nn.BatchNorm3d(n_out, momentum=_MOMENTUM)
     return [convolution, normalization, nn.LeakyReLU(SLOPE, inplace=True)]

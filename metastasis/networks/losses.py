@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_number, check_word
 
 if TYPE_CHECKING:
     import torch
@@ -185,22 +183,12 @@ def _checked(
             f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; "
             "both must be of one shape (n_segments, ...)"
         )
-    check_alpha(alpha)
+    check_number("alpha", alpha, most=1)
     check_word("reduction", reduction, _REDUCTIONS)
     # Sums over the voxels of a segment overflow half precision.
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     return logits, target.to(logits.dtype)
-
-
-def check_alpha(alpha: Any) -> None:
-    """Refuse a weight that is not from 0 to 1."""
-    is_number = isinstance(alpha, int | float | np.number) and not isinstance(alpha, bool)
-    if not is_number or not 0 <= alpha <= 1:
-        raise ValueError(
-            "alpha weighs sensitivity against specificity and must be a number from 0 to 1, not "
-            f"{alpha!r}"
-        )
 
 
 class _WeightedLoss(nn.Module):
@@ -211,7 +199,7 @@ class _WeightedLoss(nn.Module):
 
     def __init__(self, alpha: float, *, reduction: str = "paper") -> None:
         super().__init__()
-        check_alpha(alpha)
+        check_number("alpha", alpha, most=1)
         check_word("reduction", reduction, _REDUCTIONS)
         self.alpha = alpha
         self.reduction = reduction

@@ -16,16 +16,8 @@ from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file, read_text
 from dmrifit.cohort.participants_table import read_synthetic
+from dmrifit.io import case_tables
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import (
-    CaseGrid,
-    CaseTable,
-    checked_mask,
-    checked_values,
-    file_stems,
-    read_on_grid,
-    save_values,
-)
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
@@ -39,7 +31,7 @@ __all__ = ["Case", "read_case", "read_cases", "write_cases"]
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
 
 #: Tables of cases.
-CASES = CaseTable(
+CASES = case_tables.CaseTable(
     {
         "patient": "Patient; cases of one patient are never split between training and test",
         "image": "Contrast-enhanced T1 image",
@@ -65,7 +57,7 @@ CASES = CaseTable(
 
 
 @dataclass(frozen=True, eq=False)
-class Case(CaseGrid):
+class Case(case_tables.CaseGrid):
     """
     A brain scan of a patient with its label, prior scan and brain mask.
 
@@ -132,13 +124,13 @@ class Case(CaseGrid):
                 continue
             name = f"{title}: the {key}"
             remedy = "bring both to one grid (prepare_scan does)"
-            checked[key] = checked_values(values, image.shape, name, remedy=remedy)
+            checked[key] = case_tables.checked_values(values, image.shape, name, remedy=remedy)
         for key in ("label", "brain", "prior_label", "mimics"):
             mask = getattr(self, key)
             if mask is None:
                 continue
             name = f"{title}: the {key.replace('_', ' ')}"
-            checked[key] = checked_mask(mask, image.shape, name)
+            checked[key] = case_tables.checked_mask(mask, image.shape, name)
             if key != "brain":
                 checked[key] = checked[key].astype(np.uint8)
         checked["affine"] = checked_affine(self.affine, f"{title}: the affine")
@@ -228,12 +220,8 @@ def read_case(
     FileNotFoundError
         If a file is missing.
     """
-    row = {"patient": stem(image), "image": str(image)}
-    if prior is not None:
-        row["prior"] = str(prior)
-    if brain is not None:
-        row["brain"] = str(brain)
-    return read_row(row, Path())
+    row = {"patient": stem(image), "image": image, "prior": prior, "brain": brain}
+    return read_row({key: str(value) for key, value in row.items() if value is not None}, Path())
 
 
 def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -266,14 +254,14 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     OSError
         If the folder cannot be written to.
     """
-    stems = file_stems((case.patient, case.name) for case in cases)
+    stems = case_tables.file_stems((case.patient, case.name) for case in cases)
     rows = [CASES.row_of(case, stem) for case, stem in zip(cases, stems, strict=True)]
 
     def write_files(i: int, path_of: Callable[[str], Path]) -> None:
         case = cases[i]
         for key in CASES.images:
             if key in rows[i]:
-                save_values(getattr(case, key), case.affine, path_of(key))
+                case_tables.save_values(getattr(case, key), case.affine, path_of(key))
         if case.lesions is not None:
             text = table_text(case.lesions, digits=None)
             path_of("lesions").write_text(text, encoding="utf-8")
@@ -290,23 +278,35 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
         if not row.get(column):
             return None
         try:
-            return read_on_grid(folder / row[column], image.shape[:3], image.affine, row["image"])
+            return case_tables.read_on_grid(
+                folder / row[column], image.shape[:3], image.affine, row["image"]
+            )
         except ValueError as error:
             remedy = ""
             if column == "prior":
                 remedy = "; prepare_scan(image, prior=…) aligns and resamples it"
             raise ValueError(f"{error}{remedy}") from None
 
-    synthetic = read_synthetic(row)
-    masks: dict[str, Any] = {}
+    columns: dict[str, Any] = {"synthetic": read_synthetic(row)}
     for column in ("label", "brain", "prior_label", "mimics"):
         values = values_on_grid(column)
         if values is None:
             continue
-        name = str(folder / row[column])
-        masks[column] = binarize(values, name=name, may_be_empty=column != "brain")
+        may_be_empty = column != "brain"
+        columns[column] = binarize(
+            values, name=str(folder / row[column]), may_be_empty=may_be_empty
+        )
         if column == "label" and row.get("classes"):
-            masks[column] = _in_classes(values, row["classes"])
+            try:
+                classes = [int(word) for word in row["classes"].split(",")]
+            except ValueError:
+                raise ValueError(
+                    "classes must be whole numbers separated by commas, such as 1,3,4, not "
+                    f"{row['classes']!r}"
+                ) from None
+            # A label that went through a file's scale factor is 0.99999997, so no comparison is
+            # exact.
+            columns[column] = np.isin(np.rint(values), classes)
     volume = three_axes(values_of(image, str(image_path)), image_path)
     check_finite(volume, str(image_path))
     prior = values_on_grid("prior")
@@ -318,31 +318,11 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
             raise ValueError(
                 f"{prior_path} holds nothing but 0; give a scan, or n/a where there is none"
             )
-    lesions = None
+        columns["prior"] = prior
     if row.get("lesions"):
-        lesions = _read_lesions(folder / row["lesions"])
-    return Case(
-        row["patient"],
-        volume,
-        prior=prior,
-        affine=image.affine,
-        synthetic=synthetic,
-        name=row.get("name", ""),
-        lesions=lesions,
-        **masks,
-    )
-
-
-def _in_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
-    """Mark the voxels of some classes of a label image."""
-    try:
-        numbers = [int(word) for word in classes.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}"
-        ) from None
-    # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
-    return np.isin(np.rint(values), numbers)
+        columns["lesions"] = _read_lesions(folder / row["lesions"])
+    name = row.get("name", "")
+    return Case(row["patient"], volume, affine=image.affine, name=name, **columns)
 
 
 def _read_lesions(path: Path) -> pd.DataFrame:

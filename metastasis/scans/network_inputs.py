@@ -11,17 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.counts import counted
-from dmrifit.io.grids import (
-    array_of,
-    as_stored,
-    at_voxels,
-    labels_onto,
-    onto,
-    resampled,
-    scan_of,
-    upright,
-    upright_scan,
-)
+from dmrifit.io import grids
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import check_length, listed, naming
@@ -33,9 +23,12 @@ Scan: TypeAlias = tuple[Any, Any, Any]
 def joined_cases(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
     """Join volumes, priors and masks to cases, and check that images of a case share a grid."""
     volumes = listed(volumes, "cases")
-    priors = _optional_list(priors, "priors", volumes)
-    masks = _optional_list(masks, "masks", volumes)
-    cases = [(volumes[i], priors[i], masks[i]) for i in range(len(volumes))]
+    columns = [volumes]
+    for name, values in (("priors", priors), ("masks", masks)):
+        column = [None] * len(volumes) if values is None else listed(values, name)
+        check_length(volumes, column, name)
+        columns.append(column)
+    cases = [(volumes[i], columns[1][i], columns[2][i]) for i in range(len(volumes))]
     for number, (volume, prior, mask) in enumerate(cases):
         with naming(number):
             _check_same_grid(volume, prior, "prior")
@@ -104,16 +97,19 @@ def on_network_grid(case: Scan, spacing: float | None) -> Scan:
         mask = binarize(values_of(mask), name="its mask")
     if not _is_resampled(volume, spacing):
         return _in_ras(volume, volume), _in_ras(prior, volume), _in_ras(mask, volume)
-    if mask is None:
-        image = _resampled_brain(volume, volume, spacing)
-        return image, _resampled_brain(prior, volume, spacing), None
-    # Linear interpolation would blur vessels, which then look like tissue that enhances.
-    image = _resampled_values(volume, volume, spacing, order=3)
-    if prior is not None:
-        prior = _resampled_values(prior, volume, spacing, order=3)
-    # Interpolation gives the share of each new voxel that lies inside.
-    share = _resampled_values(mask, volume, spacing, order=1)
-    return image, prior, share > MASK_THRESHOLD
+    scans = []
+    for scan in (volume, prior):
+        # Linear interpolation would blur vessels, which then look like tissue that enhances.
+        values = None if scan is None else _resampled(scan, volume, spacing, order=3)
+        if values is not None and mask is None:
+            # Splines leave waves beside the edge, which would count as brain.
+            share = _resampled(np.asarray(values_of(scan)) != 0, volume, spacing)
+            values = np.where(share > MASK_THRESHOLD, values, 0)
+        scans.append(values)
+    if mask is not None:
+        # Interpolation gives the share of each new voxel that lies inside.
+        mask = _resampled(mask, volume, spacing) > MASK_THRESHOLD
+    return scans[0], scans[1], mask
 
 
 def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
@@ -123,9 +119,9 @@ def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
         return case
     affine = network_affine(volume, spacing)
     image, prior, mask = on_network_grid(case, spacing)
-    before = None if prior is None else image_of(prior, affine)
-    brain = None if mask is None else image_of(mask.astype(np.uint8), affine)
-    return image_of(image, affine), before, brain
+    mask = None if mask is None else mask.astype(np.uint8)
+    image, prior, mask = (None if v is None else image_of(v, affine) for v in (image, prior, mask))
+    return image, prior, mask
 
 
 def network_affine(volume: Any, spacing: float | None) -> NDArray[np.float64]:
@@ -143,8 +139,7 @@ def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDA
     binary = binary_label(label, volume)
     if not _is_resampled(volume, spacing):
         return np.asarray(_in_ras(binary, volume))
-    share = array_of(_on_spacing(binary.astype(np.float32), volume.affine, spacing))
-    return (share > MASK_THRESHOLD).astype(np.uint8)
+    return (_resampled(binary, volume, spacing) > MASK_THRESHOLD).astype(np.uint8)
 
 
 def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDArray[Any]:
@@ -153,7 +148,7 @@ def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> N
     if not _is_resampled(volume, spacing):
         return values
     target = _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
-    return array_of(labels_onto(scan_of(values, volume.affine), target))
+    return grids.array_of(grids.labels_onto(grids.scan_of(values, volume.affine), target))
 
 
 def on_scan_grid(
@@ -161,12 +156,13 @@ def on_scan_grid(
 ) -> NDArray[np.float32]:
     """Bring probabilities (x, y, z) from the grid of the network to that of the scan."""
     if not _is_resampled(volume, spacing):
-        return _as_stored(probability, volume)
-    target = scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
-    source = scan_of(probability, network_affine(volume, spacing))
-    restored = onto(source, target, np.eye(4))
+        is_placed = isinstance(volume, nib.Nifti1Image)
+        return grids.as_stored(probability, volume.affine) if is_placed else probability
+    target = grids.scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
+    source = grids.scan_of(probability, network_affine(volume, spacing))
+    restored = grids.onto(source, target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
-    return np.clip(array_of(restored), 0, 1)
+    return np.clip(grids.array_of(restored), 0, 1)
 
 
 def scores_on_scan_grid(
@@ -177,16 +173,7 @@ def scores_on_scan_grid(
         return scores
     matrix = np.linalg.inv(network_affine(volume, spacing)) @ volume.affine
     # Interpolated, a high score would widen what is marked at a low threshold.
-    return at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
-
-
-def _optional_list(values: Any, name: str, volumes: Sequence[Any]) -> Sequence[Any]:
-    """Give a list with an entry for each volume: None for all if there are no values."""
-    if values is None:
-        return [None] * len(volumes)
-    entries = listed(values, name)
-    check_length(volumes, entries, name)
-    return entries
+    return grids.at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
 
 
 def _label_message(content: Any) -> str:
@@ -208,26 +195,11 @@ def _in_ras(values: Any, volume: Any) -> Any:
         # Other shapes are refused where they are used.
         return values
     # A network does not give mirror images the mirror image of its answer.
-    return np.ascontiguousarray(upright(values, volume.affine))
+    return np.ascontiguousarray(grids.upright(values, volume.affine))
 
 
-def _as_stored(values: NDArray[np.float32], volume: Any) -> NDArray[np.float32]:
-    """Give values (x, y, z) in RAS order in the order of an image; of an array as they are."""
-    return as_stored(values, volume.affine) if isinstance(volume, nib.Nifti1Image) else values
-
-
-def _resampled_brain(image: Any, volume: Any, spacing: float | None) -> Any:
-    """Resample a scan whose brain is known by the zeros around it, in each of its channels."""
-    if image is None:
-        return None
-    values = _resampled_values(image, volume, spacing, order=3)
-    # Splines leave waves beside the edge, which would count as brain.
-    share = _resampled_values(np.asarray(values_of(image)) != 0, volume, spacing, order=1)
-    return np.where(share > MASK_THRESHOLD, values, 0)
-
-
-def _resampled_values(
-    image: Any, volume: Any, spacing: float | None, *, order: int
+def _resampled(
+    image: Any, volume: Any, spacing: float | None, *, order: int = 1
 ) -> NDArray[np.float32]:
     """Resample a volume, its prior or its mask, channel by channel, to the network's grid."""
     values = np.asarray(values_of(image), dtype=np.float32)
@@ -238,20 +210,18 @@ def _resampled_values(
         raise ValueError(
             f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
         )
-    if values.ndim == 3:
-        return array_of(_on_spacing(values, volume.affine, spacing, order=order))
     channels = [
-        array_of(_on_spacing(channel, volume.affine, spacing, order=order))
-        for channel in np.moveaxis(values, -1, 0)
+        grids.array_of(_on_spacing(channel, volume.affine, spacing, order=order))
+        for channel in np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
     ]
-    return np.stack(channels, axis=-1)
+    return np.stack(channels, axis=-1) if values.ndim == 4 else channels[0]
 
 
 def _on_spacing(
     values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None, *, order: int = 1
 ) -> nib.Nifti1Pair:
     """Bring values to cubic voxels, their axes in RAS order, on the grid of `prepare_scan`."""
-    return resampled(upright_scan(values, affine), spacing, order=order)
+    return grids.resampled(grids.upright_scan(values, affine), spacing, order=order)
 
 
 def _check_same_grid(volume: Any, image: Any, name: str) -> None:

@@ -14,17 +14,10 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
 from dmrifit.imaging.head_steps import find_brain, import_sitk, inside_of, stripped_brain
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
+from dmrifit.io import nifti
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD
-from dmrifit.io.nifti import (
-    Image,
-    describe_sources,
-    image_name,
-    load_image,
-    output_files,
-    save_image,
-)
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import contrast_note, slice_note
 
@@ -65,10 +58,10 @@ class PreparedScan:
 
 
 def prepare_scan(
-    image: Image,
+    image: nifti.Image,
     *,
-    prior: Image | None = None,
-    brain: Image | None = None,
+    prior: nifti.Image | None = None,
+    brain: nifti.Image | None = None,
     spacing: float = 1.0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -115,14 +108,14 @@ def prepare_scan(
         If the extra ``preprocess`` is not installed and a step needs it.
     """
     check_number("the spacing in mm", spacing, least=_SPACINGS[0], most=_SPACINGS[1])
-    name = image_name(image)
+    name = nifti.image_name(image)
     # Everything is read and checked, and every library there, before long work.
     scan = _read(image)
     prior_scan = None if prior is None else _read(prior)
     mask_scan = None
     if brain is not None:
         mask_scan = read_scan_like(
-            brain, scan, f"the scan {name}", name=f"the brain mask {image_name(brain)}"
+            brain, scan, f"the scan {name}", name=f"the brain mask {nifti.image_name(brain)}"
         )
     if prior_scan is not None:
         import_sitk()
@@ -133,18 +126,18 @@ def prepare_scan(
     files |= {"image": f"{label}.nii.gz", "record": f"{label}_prepared.json"}
     sources = {"Image": image, "Prior": prior, "Brain": brain}
     inputs = sources.values()
-    with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
-        result = _prepared(scan, prior_scan, mask_scan, spacing, (name, image_name(prior)))
+    with nifti.output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
+        result = _prepared(scan, prior_scan, mask_scan, spacing, (name, nifti.image_name(prior)))
         if file_set is not None:
             written = [key for key in ("image", "brain", "prior") if getattr(result, key)]
             for key in written:
-                save_image(getattr(result, key), file_set.path(files[key]))
+                nifti.save_image(getattr(result, key), file_set.path(files[key]))
             record: dict[str, Any] = {
                 "Spacing": spacing,
                 "Brain": "found" if brain is None else "given",
                 "Intensity": "divided by the median of the brain",
                 "Notes": result.notes,
-                "Sources": describe_sources(**sources),
+                "Sources": nifti.describe_sources(**sources),
             }
             if result.matrix is not None:
                 record["PriorMatrix"] = result.matrix.tolist()
@@ -153,12 +146,13 @@ def prepare_scan(
     return result
 
 
-def _read(image: Image) -> nib.Nifti1Pair:
+def _read(image: nifti.Image) -> nib.Nifti1Pair:
     """Read a scan, and say which volume is needed of several."""
-    loaded = load_image(image)
+    loaded = nifti.load_image(image)
     if len(loaded.shape) == 4 and loaded.shape[3] > 1:
         raise ValueError(
-            f"{image_name(image)} has {loaded.shape[3]} volumes; save the post-contrast one alone"
+            f"{nifti.image_name(image)} has {loaded.shape[3]} volumes; save the post-contrast one "
+            "alone"
         )
     return read_scan(image)
 

@@ -74,16 +74,27 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
 
     No volume is read. Files that cannot be read are left to those who read them.
     """
-    grids = {key: _grid(path) for key, path in files.items()}
-    reference = grids["image"]
+    grids: dict[str, Grid] = {}
+    for key, path in files.items():
+        try:
+            shape, affine = read_grid(path)
+        except (OSError, ValueError):
+            continue
+        if len(shape) == 4 and shape[3] == 1:
+            shape = shape[:3]
+        if len(shape) != 3:
+            raise ValueError(
+                f"{path} has {counted(len(shape), 'axis', 'axes')} ({size_text(shape)}); a volume "
+                "of three axes is needed: save the post-contrast volume alone"
+            )
+        grids[key] = shape, affine
+    reference = grids.pop("image", None)
     if reference is None:
         return ()
-    for key, path in files.items():
-        grid = grids[key]
-        if key == "image" or grid is None:
-            continue
+    for key, grid in grids.items():
+        names = {"name": str(files[key]), "reference_name": str(files["image"])}
         try:
-            check_same_grid(grid, reference, name=str(path), reference_name=str(files["image"]))
+            check_same_grid(grid, reference, **names)
         except ValueError as error:
             remedy = ""
             # A mask must lie on the grid of the scan for prepare, too.
@@ -105,22 +116,6 @@ def check_edges(path: Path, edges: Sequence[float], edge: float | None) -> None:
         f"{path} has voxels of {words} mm, the training scans of {edge:.3g} mm; segment it with "
         "--resample, or make it anew by dmrifit-metastasis prepare"
     )
-
-
-def _grid(path: Path) -> Grid | None:
-    """Read shape and affine of a volume of three axes; None of a file that cannot be read."""
-    try:
-        shape, affine = read_grid(path)
-    except (OSError, ValueError):
-        return None
-    if len(shape) == 4 and shape[3] == 1:
-        shape = shape[:3]
-    if len(shape) != 3:
-        raise ValueError(
-            f"{path} has {counted(len(shape), 'axis', 'axes')} ({size_text(shape)}); a volume of "
-            "three axes is needed: save the post-contrast volume alone"
-        )
-    return shape, affine
 
 
 # Notes ------------------------------------------------------------------------------------------
@@ -206,19 +201,17 @@ def seen_range(
     of a brain that was lesion (1 in the label; cores and surroundings of implants have other
     values); without quantiles where a scan has a median that is not positive.
     """
-    ratios, shares = [], []
+    ratios: list[Any] = []
+    shares = []
     for case, (label, _) in zip(cases, targets, strict=True):
         image, brain = np.asarray(values_of(case[0])), brain_of(case)
-        if image.ndim != 3:
-            image = image[..., 0]
-        ratios.append(intensity_ratios(image, brain))
+        ratios.append(intensity_ratios(image if image.ndim == 3 else image[..., 0], brain))
         n_lesion_voxels = np.count_nonzero(np.asarray(values_of(label)) == 1)
         shares.append(n_lesion_voxels / np.count_nonzero(brain))
     result: dict[str, list[float]] = {"marked": [max(shares)]}
-    valid_ratios = np.array([row for row in ratios if row is not None])
-    if len(valid_ratios) == len(ratios):
-        result["low"] = valid_ratios.min(axis=0).tolist()
-        result["high"] = valid_ratios.max(axis=0).tolist()
+    if None not in ratios:
+        result["low"] = np.min(ratios, axis=0).tolist()
+        result["high"] = np.max(ratios, axis=0).tolist()
     return result
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,92 +15,68 @@ from metastasis.scans.scan_checks import MAX_EDGE_RATIO
 from metastasis.segmentation.sampling import locally_scaled, low_resolution, normalized
 
 
-@dataclass(frozen=True)
-class InputLayout:
+def n_extra_channels(segmenter: Any) -> int:
+    """Count the channels that follow those of the scan: the prior, and whether there is one."""
+    if segmenter.prior_ != "channel":
+        return 0
+    return 2 if segmenter.missing_prior == "validity" else 1
+
+
+def case_inputs(segmenter: Any, case: Scan) -> dict[str, NDArray[Any]]:
     """
-    What a network sees of a case: low-resolution copies, and where the prior scan goes.
+    Make the inputs of a whole case, from which segments are cut.
 
-    `prior` is ``"path"``, ``"shared"``, ``"channel"`` or None; `refuses_priors` is set for a
-    network that was trained without priors although it could have used them. `scaling` is
-    ``"brain"`` (mean 0 and standard deviation 1) or ``"local"`` (the local level of unenhanced
-    brain is 1).
+    Shapes: the case's volume (x, y, z) or (x, y, z, channels); returns ``image`` (channels, x,
+    y, z), ``brain`` (x, y, z), ``low_<factor>``, and ``prior`` (1, x, y, z) with ``valid``.
     """
-
-    factors: tuple[int, ...]
-    low_resolution_input: str
-    prior: str | None
-    refuses_priors: bool
-    missing_prior: str
-    scaling: str = "brain"
-
-    @property
-    def n_extra_channels(self) -> int:
-        """Channels that follow those of the scan: the prior, and whether there is one."""
-        if self.prior != "channel":
-            return 0
-        return 2 if self.missing_prior == "validity" else 1
-
-    def inputs(self, case: Scan) -> dict[str, NDArray[Any]]:
-        """
-        Make the inputs of a whole case, from which segments are cut.
-
-        Shapes: the case's volume (x, y, z) or (x, y, z, channels); returns ``image`` (channels, x,
-        y, z), ``brain`` (x, y, z), ``low_<factor>``, and ``prior`` (1, x, y, z) with ``valid``.
-        """
-        volume, prior, mask = case
-        channels = volume_inputs(volume)
-        shape = channels.shape[1:]
-        if mask is not None and (mask.shape != shape or not mask.any()):
-            raise ValueError(
-                f"a mask of shape {mask.shape} with {counted(np.count_nonzero(mask), 'voxel')} "
-                f"for a volume of shape {shape}"
-            )
-        scaled = locally_scaled if self.scaling == "local" else normalized
-        image = scaled(channels, mask)
-        brain = mask
-        if brain is None:
-            brain = np.any(channels != 0, axis=0)
-        inputs = {"image": image, "brain": brain}
-        for factor in self.factors:
-            inputs[f"low_{factor}"] = low_resolution(image, factor, self.low_resolution_input)
-        prior_channels = None
-        if prior is not None:
-            prior_channels = volume_inputs(prior)
-            # A prior of zeros is a missing one.
-            if not np.any(prior_channels):
-                prior_channels = None
-        has_prior = prior_channels is not None
-        if self.refuses_priors and has_prior:
-            raise ValueError(
-                "a prior scan for a network that was trained without any; train it with priors, "
-                "or give none"
-            )
-        if self.prior is None:
-            return inputs
-        # All samples of a batch need the same keys, so a missing prior becomes zeros.
-        inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
-        inputs["valid"] = np.array(has_prior, dtype=np.float32)
-        if prior_channels is not None:
-            try:
-                inputs["prior"] = scaled(prior_channels, mask)
-            except ValueError as error:
-                raise ValueError(f"its prior: {error}") from None
+    volume, prior, mask = case
+    channels = volume_inputs(volume)
+    shape = channels.shape[1:]
+    if mask is not None and (mask.shape != shape or not mask.any()):
+        raise ValueError(
+            f"a mask of shape {mask.shape} with {counted(np.count_nonzero(mask), 'voxel')} "
+            f"for a volume of shape {shape}"
+        )
+    scaled = locally_scaled if segmenter.scaling == "local" else normalized
+    image = scaled(channels, mask)
+    inputs = {"image": image, "brain": np.any(channels != 0, axis=0) if mask is None else mask}
+    for factor in segmenter._factors:
+        inputs[f"low_{factor}"] = low_resolution(image, factor, segmenter.low_resolution_input)
+    prior_channels = np.zeros((1, *shape), dtype=np.float32)
+    if prior is not None:
+        prior_channels = volume_inputs(prior)
+    # A prior of zeros is a missing one.
+    has_prior = bool(np.any(prior_channels))
+    if has_prior and segmenter.prior is not None and segmenter.prior_ is None:
+        raise ValueError(
+            "a prior scan for a network that was trained without any; train it with priors, "
+            "or give none"
+        )
+    if segmenter.prior_ is None:
         return inputs
+    if has_prior:
+        try:
+            prior_channels = scaled(prior_channels, mask)
+        except ValueError as error:
+            raise ValueError(f"its prior: {error}") from None
+    # All samples of a batch need the same keys, so a missing prior becomes zeros.
+    return inputs | {"prior": prior_channels, "valid": np.array(has_prior, dtype=np.float32)}
 
-    def arguments(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Arrange the inputs of a segment as the arguments of the network's forward pass."""
-        # The brain only tells where background segments are drawn.
-        arguments = {key: value for key, value in sample.items() if key != "brain"}
-        if self.prior == "channel":
-            prior = arguments.pop("prior")
-            valid = arguments.pop("valid")
-            channels = [arguments["image"], prior]
-            if self.missing_prior == "validity":
-                channels.append(np.full_like(prior, valid))
-            arguments["image"] = np.concatenate(channels)
-        elif self.prior is not None and self.missing_prior == "zeros":
-            del arguments["valid"]
-        return arguments
+
+def network_arguments(
+    segmenter: Any, sample: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Arrange the inputs of a segment as the arguments of the network's forward pass."""
+    # The brain only tells where background segments are drawn.
+    arguments = {key: value for key, value in sample.items() if key != "brain"}
+    knows_missing = segmenter.missing_prior == "validity"
+    if segmenter.prior_ == "channel":
+        prior, valid = arguments.pop("prior"), arguments.pop("valid")
+        flag = [np.full_like(prior, valid)] if knows_missing else []
+        arguments["image"] = np.concatenate([arguments["image"], prior, *flag])
+    elif segmenter.prior_ is not None and not knows_missing:
+        del arguments["valid"]
+    return arguments
 
 
 def training_edge(volumes: Sequence[Any]) -> float | None:

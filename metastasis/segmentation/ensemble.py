@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
-from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
-from dmrifit.io.components import CONNECTIVITIES, drop_small, label_components
+from dmrifit.io.components import drop_small, label_components
 
 __all__ = ["SensitivitySpecificityEnsemble"]
 
@@ -47,8 +46,6 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         Probability from which a voxel is lesion, of the sensitive and of the specific model; by
         default their own operating points (``threshold_``), or .5 where they have none. Components
         smaller than a model's own ``min_voxels`` are left out.
-    connectivity : {26, 18, 6}, default=26
-        Of components, as for `lesion_table`.
 
     References
     ----------
@@ -59,7 +56,6 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
     specific: Any
     _: KW_ONLY
     thresholds: tuple[float, float] | None = None
-    connectivity: int = 26
 
     def predict(
         self,
@@ -136,49 +132,28 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         iterator of (ndarray, ndarray)
             What `predict` and `predict_proba` give, for a case at a time.
         """
-        # Checked here and not in the generator, which begins only when the first case is asked.
+        # Checked here and not where the first case is asked.
         options = _checked_options(volumes, priors=priors, masks=masks)
-        thresholds = self._checked_thresholds()
-        return self._segment_each(volumes, options, thresholds)
-
-    def _segment_each(
-        self,
-        volumes: Sequence[Any],
-        options: dict[str, Sequence[Any]],
-        thresholds: tuple[float, float],
-    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        for i in range(len(volumes)):
-            sensitive = _predicted(self.sensitive, volumes, options, i)
-            specific = _predicted(self.specific, volumes, options, i)
-            labels = merge_segmentations(
-                self._mask(self.sensitive, sensitive, thresholds[0]),
-                self._mask(self.specific, specific, thresholds[1]),
-                connectivity=self.connectivity,
-            )
-            yield labels, np.maximum(sensitive, specific)
-
-    def _mask(
-        self, model: Any, probability: NDArray[np.float32], threshold: float
-    ) -> NDArray[np.bool_]:
-        """Mark the voxels from a threshold on, in components as large as the model demands."""
-        min_voxels = getattr(model, "min_voxels", 1)
-        return drop_small(probability >= threshold, min_voxels, connectivity=self.connectivity)
-
-    def _checked_thresholds(self) -> tuple[float, float]:
-        check_word("connectivity", self.connectivity, CONNECTIVITIES)
-        thresholds: tuple[float, ...] = (_threshold(self.sensitive), _threshold(self.specific))
-        if self.thresholds is not None:
-            thresholds = tuple(self.thresholds)
+        thresholds: Any = self.thresholds
+        if thresholds is None:
+            thresholds = (_threshold(self.sensitive), _threshold(self.specific))
         if len(thresholds) != 2 or not all(0 < threshold <= 1 for threshold in thresholds):
             raise ValueError(
                 f"thresholds must be two numbers above 0 and at most 1, not {thresholds!r}"
             )
-        return float(thresholds[0]), float(thresholds[1])
+
+        def labels_of(i: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+            masks, probabilities = [], []
+            for model, threshold in zip((self.sensitive, self.specific), thresholds, strict=True):
+                probability = _predicted(model, volumes, options, i)
+                probabilities.append(probability)
+                masks.append(_marked(model, volumes[i], probability, float(threshold)))
+            return merge_segmentations(*masks), np.maximum(*probabilities)
+
+        return map(labels_of, range(len(volumes)))
 
 
-def merge_segmentations(
-    sensitive: ArrayLike, specific: ArrayLike, *, connectivity: int = 26
-) -> NDArray[np.uint8]:
+def merge_segmentations(sensitive: ArrayLike, specific: ArrayLike) -> NDArray[np.uint8]:
     """
     Join two masks to labels: 0 background, 1 candidate, 2 marked by both.
 
@@ -193,7 +168,7 @@ def merge_segmentations(
         )
     # Components of both together, so that models that mark different parts of a lesion both mark
     # it, and one that only the specific model sees is kept.
-    components = label_components(sensitive_mask | specific_mask, connectivity=connectivity)
+    components = label_components(sensitive_mask | specific_mask)
     label_of_component = np.full(components.max(initial=0) + 1, CANDIDATE, dtype=np.uint8)
     label_of_component[components[specific_mask]] = BOTH_LABEL
     label_of_component[0] = 0
@@ -212,18 +187,22 @@ def segment_by(
         return segmenter.segment(volumes, priors=priors, masks=masks)
     options = _checked_options(volumes, priors=priors, masks=masks)
 
-    # A generator of its own, so that the options are checked at the call.
-    def segment_each() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        smallest_on = getattr(segmenter, "min_voxels_on", None)
-        min_voxels = getattr(segmenter, "min_voxels", 1)
-        for i in range(len(volumes)):
-            probability = _predicted(segmenter, volumes, options, i)
-            if smallest_on is not None:
-                min_voxels = smallest_on(volumes[i])
-            mask = drop_small(probability >= _threshold(segmenter), min_voxels)
-            yield mask.astype(np.uint8), probability
+    def labels_of(i: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        probability = _predicted(segmenter, volumes, options, i)
+        mask = _marked(segmenter, volumes[i], probability, _threshold(segmenter))
+        return mask.astype(np.uint8), probability
 
-    return segment_each()
+    return map(labels_of, range(len(volumes)))
+
+
+def _marked(
+    model: Any, volume: Any, probability: NDArray[np.float32], threshold: float
+) -> NDArray[np.bool_]:
+    """Mark the voxels from a threshold on, in components as large as the model demands."""
+    min_voxels = getattr(model, "min_voxels", 1)
+    if hasattr(model, "min_voxels_on"):
+        min_voxels = model.min_voxels_on(volume)
+    return drop_small(probability >= threshold, min_voxels)
 
 
 def _checked_options(

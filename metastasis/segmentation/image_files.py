@@ -8,15 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.nifti import (
-    Image,
-    file_paths,
-    image_of,
-    load_image,
-    save_image,
-    values_of,
-)
+from dmrifit.io import nifti
 from metastasis.segmentation.ensemble import segment_by
 
 __all__ = ["segment_image"]
@@ -26,10 +18,10 @@ _NAMES = {"probability": "probability.nii.gz", "label": "label.nii.gz"}
 
 def segment_image(
     segmenter: Any,
-    image: Image,
+    image: nifti.Image,
     *,
-    prior: Image | None = None,
-    mask: Image | None = None,
+    prior: nifti.Image | None = None,
+    mask: nifti.Image | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, nib.Nifti1Image]:
@@ -73,20 +65,18 @@ def segment_image(
             "train with priors"
         )
     scans = {"image": image, "prior": prior, "mask": mask}
-    files = None
-    if out is not None:
-        sources = file_paths(source for source in scans.values() if source is not None)
-        # Existing files are refused before the scan is segmented, not after.
-        files = FileSet(out, _NAMES.values(), overwrite=overwrite, keep=sources)
-    loaded = {key: _read(source) for key, source in scans.items() if source is not None}
-    options = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if key in loaded}
-    label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **options)))
-    affine = loaded["image"].affine
-    images = {"probability": image_of(probability, affine), "label": image_of(label, affine)}
-    if files is not None:
-        with files:
+    sources = {key: source for key, source in scans.items() if source is not None}
+    inputs = sources.values()
+    # Existing files are refused before the scan is segmented, not after.
+    with nifti.output_files(out, _NAMES.values(), overwrite=overwrite, inputs=inputs) as files:
+        loaded = {key: _read(source) for key, source in sources.items()}
+        options = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if key in loaded}
+        label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **options)))
+        results: dict[str, Any] = {"probability": probability, "label": label}
+        images = {k: nifti.image_of(v, loaded["image"].affine) for k, v in results.items()}
+        if files is not None:
             for name, file in _NAMES.items():
-                save_image(images[name], files.path(file))
+                nifti.save_image(images[name], files.path(file))
     return images
 
 
@@ -97,11 +87,11 @@ def _uses_prior(segmenter: Any) -> bool:
     return any(getattr(model, "prior_", "unknown") is not None for model in models)
 
 
-def _read(image: Image) -> nib.Nifti1Image:
+def _read(image: nifti.Image) -> nib.Nifti1Image:
     """Give an image with its values in memory."""
-    loaded = load_image(image)
+    loaded = nifti.load_image(image)
     name = str(image) if isinstance(image, str | Path) else "the image"
-    values = values_of(loaded, name)
+    values = nifti.values_of(loaded, name)
     # Some programs write a volume with a fourth axis of length 1.
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]

@@ -12,17 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from dmrifit._optional import import_optional
-from metastasis.networks.architectures import (
-    PRIOR_REACH,
-    SLOPE,
-    DeepMedic,
-    Path,
-    SmallUNet,
-    UNet,
-    added,
-    change_features,
-    folded,
-)
+from metastasis.networks import architectures
 from metastasis.networks.sizes import low_resolution_cells
 from metastasis.segmentation.sampling import take_cells, take_window
 
@@ -43,7 +33,7 @@ Case = Mapping[str, NDArray[Any]]
 
 
 def dense_logits(
-    network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUMBERS
+    network: architectures.DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUMBERS
 ) -> NDArray[np.float32]:
     """
     Give the logits of all voxels of a volume, with every layer of every path computed once.
@@ -56,72 +46,76 @@ def dense_logits(
     """
     shape = case["image"].shape[1:]
     n_layers = network.n_layers
-    device = next(network.parameters()).device
+    reach = architectures.PRIOR_REACH if network.shared else 0
+    has_prior = network.prior_path and (not network.validity or bool(case["valid"]))
     logits = np.empty(shape, dtype=np.float32)
     with torch.inference_mode():
         head = _Head(network)
+
+        def scan_features(path: str, name: str, reach: int = 0) -> Iterator[torch.Tensor]:
+            """Give features of a scan, with planes and voxels beyond its border."""
+            margin = n_layers + reach
+
+            def window(plane: int, n_planes: int) -> NDArray[Any]:
+                size = [n_planes, *(n + 2 * margin for n in shape[1:])]
+                return take_window(case[name], (plane - margin, -margin, -margin), size)
+
+            size = [n + 2 * reach for n in shape]
+            return _features(network.paths[path], window, size, head, slab_numbers)
+
         low = {}
         for factor in network.low_resolution:
             name = f"low_{factor}"
             size = [low_resolution_cells(n, factor) for n in shape]
-            begin = -factor * n_layers
 
             def cells(
-                a: int, k: int, name: str = name, factor: int = factor, begin: int = begin
+                plane: int, n_planes: int, name: str = name, factor: int = factor, size: Any = size
             ) -> NDArray[Any]:
-                count = [k, *(low_resolution_cells(n, factor) + 2 * n_layers for n in shape[1:])]
-                return take_cells(case[name], factor, (begin + factor * a, begin, begin), count)
+                begin = -factor * n_layers
+                count = [n_planes, *(n + 2 * n_layers for n in size[1:])]
+                return take_cells(
+                    case[name], factor, (begin + factor * plane, begin, begin), count
+                )
 
-            path: Any = network.paths[name]
-            stream = _features(path, cells, size, slab_numbers, device, head.width)
+            stream = _features(network.paths[name], cells, size, head, slab_numbers)
             # Low-resolution paths have few cells, so their features are held whole.
-            low[factor] = torch.cat([head.merge(name, features) for features in stream])
-        has_prior = network.prior_path and (not network.validity or bool(case["valid"]))
-        reach = PRIOR_REACH if network.shared else 0
-
-        def stream_of(path_name: str, name: str, reach: int = 0) -> Iterator[torch.Tensor]:
-            """Give features of a scan, with planes and voxels beyond its border."""
-            margin = n_layers + reach
-
-            def window(a: int, k: int) -> NDArray[Any]:
-                size = [k, *(n + 2 * margin for n in shape[1:])]
-                return take_window(case[name], (a - margin, -margin, -margin), size)
-
-            path: Any = network.paths[path_name]
-            size = [n + 2 * reach for n in shape]
-            return _features(path, window, size, slab_numbers, device, head.width)
-
-        prior_planes = None
+            low[name] = torch.cat([head.merge(name, features) for features in stream])
+        prior_stream: Iterator[torch.Tensor] = iter(())
         if has_prior:
-            path_name = "normal" if network.shared else "prior"
-            prior_planes = _Planes(stream_of(path_name, "prior", reach))
+            prior_stream = scan_features("normal" if network.shared else "prior", "prior", reach)
+            prior_planes = next(prior_stream)
         first_plane = 0
-        for features in stream_of("normal", "image"):
+        for features in scan_features("normal", "image"):
             merged = head.merge("normal", features)
             end_plane = first_plane + len(merged)
-            if prior_planes is not None:
+            if has_prior:
                 # Planes of a wider prior begin `reach` planes before the scan.
-                prior_slab = prior_planes.taken(first_plane, end_plane + 2 * reach)
+                while len(prior_planes) < len(merged) + 2 * reach:
+                    prior_planes = torch.cat([prior_planes, next(prior_stream)])
+                prior_slab = prior_planes[: len(merged) + 2 * reach]
+                prior_planes = prior_planes[len(merged) :]
                 if network.shared:
                     # Voxels come last in torch's maxima, channels in all else here.
-                    parts = change_features(_channels_first(features), _channels_first(prior_slab))
+                    scans = (slab.permute(3, 0, 1, 2)[None] for slab in (features, prior_slab))
+                    parts = architectures.change_features(*scans)
                     prior_slab, change = (part[0].permute(1, 2, 3, 0) for part in parts)
                     merged += head.merge("change", change)
                 merged += head.merge("prior", prior_slab)
                 if head.valid is not None:
                     merged += head.valid
-            for factor, cell_features in low.items():
+            for factor in network.low_resolution:
                 # A slab may begin inside of a low-resolution cell.
                 first_cell, phase = divmod(first_plane, factor)
-                end_cell = math.ceil(end_plane / factor)
-                slab_features = cell_features[first_cell:end_cell]
-                merged += _repeated(slab_features, factor, merged.shape[:3], phase)
+                slab_cells = low[f"low_{factor}"][first_cell : math.ceil(end_plane / factor)]
+                merged += _repeated(slab_cells, factor, merged.shape[:3], phase)
             logits[first_plane:end_plane] = head.decide(merged)[..., 0].cpu().numpy()
             first_plane = end_plane
     return logits
 
 
-def unet_logits(network: UNet, image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def unet_logits(
+    network: architectures.UNet, image: NDArray[np.float32], size: int
+) -> NDArray[np.float32]:
     """
     Give the logits of all voxels by windows of the size in training, which overlap by a quarter.
 
@@ -139,7 +133,9 @@ def unet_logits(network: UNet, image: NDArray[np.float32], size: int) -> NDArray
     return padded_logits[: shape[0], : shape[1], : shape[2]]
 
 
-def whole_logits(network: SmallUNet, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def whole_logits(
+    network: architectures.SmallUNet, image: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """
     Give the logits of all voxels at once; outside of the box around the brain they are low.
 
@@ -167,17 +163,15 @@ def averaged_over_flips(
     Shapes: returns (x, y, z).
     """
     total: Any = 0.0
-    mirrored_axes = itertools.chain.from_iterable(
-        itertools.combinations((0, 1, 2), k) for k in range(4)
-    )
-    for axes in mirrored_axes:
-        # The channels come first.
+    for flags in itertools.product((False, True), repeat=3):
+        axes = tuple(np.flatnonzero(flags).tolist())
+        # The channels come first. Low-resolution cells are stored for every voxel, so they are
+        # mirrored as voxels are.
         shifted_axes = tuple(axis + 1 for axis in axes)
-        mirrored = dict(case)
-        for key, value in case.items():
-            # Low-resolution cells are stored for every voxel, so they are mirrored as voxels are.
-            if np.ndim(value) == 4:
-                mirrored[key] = np.flip(value, shifted_axes)
+        mirrored = {
+            key: np.flip(value, shifted_axes) if np.ndim(value) == 4 else value
+            for key, value in case.items()
+        }
         total = total + np.flip(predict(mirrored), axes)
     return np.asarray(total / 8, dtype=np.float32)
 
@@ -186,112 +180,69 @@ def averaged_over_flips(
 
 
 def _features(
-    path: Path,
+    path: Any,
     window: Callable[[int, int], NDArray[Any]],
-    size: Any,
+    size: Sequence[int],
+    head: _Head,
     slab_numbers: int,
-    device: torch.device,
-    head_width: int,
 ) -> Iterator[torch.Tensor]:
-    """Give the features of a path slab by slab, all of one thickness except for the last."""
-    stream = _Stream(path)
-    n_layers = len(stream.layers)
-    plane = (size[1] + 2 * n_layers) * (size[2] + 2 * n_layers)
-    widest = max(head_width, *(len(weight) for weight, _ in stream.layers))
+    """
+    Give the features of a path slab by slab, all of one thickness except for the last.
+
+    Each layer keeps the input planes that its next slab needs.
+    """
+    # Channels last: the convolutions need not lay their inputs out anew.
+    order = torch.channels_last_3d
+    layers = [(weight.contiguous(memory_format=order), bias) for weight, bias in path.folded()]
+    last_planes: dict[int, torch.Tensor] = {}
+    residuals: dict[int, torch.Tensor] = {}
+    plane = math.prod(n + 2 * len(layers) for n in size[1:])
+    widest = max(head.width, *(len(weight) for weight, _ in layers))
     planes = max(1, slab_numbers // (plane * widest))
-    n_planes = size[0] + 2 * n_layers
-    first = 0
+    n_planes = size[0] + 2 * len(layers)
     # The first slab includes the margin, so that it gives as many planes as the others.
-    count = min(planes + 2 * n_layers, n_planes)
-    while first < n_planes:
-        slab = torch.from_numpy(np.ascontiguousarray(window(first, count)))[None].to(device)
-        features = stream.push(slab.contiguous(memory_format=torch.channels_last_3d))
-        yield features[0].permute(1, 2, 3, 0)
-        first += count
-        count = min(planes, n_planes - first)
-
-
-class _Planes:
-    """Planes of features that come slab by slab, taken at other planes than they come."""
-
-    def __init__(self, stream: Iterator[torch.Tensor]) -> None:
-        self.stream = stream
-        self.planes = next(stream)
-        self.first = 0
-
-    def taken(self, begin: int, end: int) -> torch.Tensor:
-        """Give the planes from `begin` to `end`, and forget those before; `begin` only grows."""
-        self.planes, self.first = self.planes[begin - self.first :], begin
-        while len(self.planes) < end - begin:
-            self.planes = torch.cat([self.planes, next(self.stream)])
-        return self.planes[: end - begin]
-
-
-def _channels_first(features: torch.Tensor) -> torch.Tensor:
-    """Arrange features as torch's pooling takes them: (x, y, z, c) to (1, c, x, y, z)."""
-    return features.permute(3, 0, 1, 2)[None]
-
-
-class _Stream:
-    """A path fed slab by slab; each layer keeps the input planes that the next needs."""
-
-    def __init__(self, path: Path) -> None:
-        # Channels last: the convolutions need not lay their inputs out anew.
-        self.layers = [
-            (weight.contiguous(memory_format=torch.channels_last_3d), bias)
-            for weight, bias in path.folded()
-        ]
-        self.joins = path.joins
-        self.last_planes: list[torch.Tensor | None] = [None] * len(self.layers)
-        self.residuals: dict[int, torch.Tensor] = {}
-
-    def push(self, x: torch.Tensor) -> torch.Tensor:
-        """Give the features that the new planes allow."""
-        for number, (weight, bias) in enumerate(self.layers, start=1):
-            if number + 1 in self.joins:
-                self._store_residual(number + 1, x)
-            last_planes = self.last_planes[number - 1]
-            if last_planes is not None:
-                x = torch.cat([last_planes, x], dim=2)
+    ends = [0, *range(planes + 2 * len(layers), n_planes, planes), n_planes]
+    for first, end in itertools.pairwise(ends):
+        slab = torch.from_numpy(np.ascontiguousarray(window(first, end - first)))[None]
+        x = slab.to(layers[0][0].device).contiguous(memory_format=order)
+        for number, (weight, bias) in enumerate(layers, start=1):
+            if number + 1 in path.joins:
+                # For the residual connection of the next layer; two layers lose two planes.
+                kept = residuals.get(number + 1)
+                residuals[number + 1] = (
+                    x[:, :, 2:] if kept is None else torch.cat([kept, x], dim=2)
+                )
+            if number in last_planes:
+                x = torch.cat([last_planes[number], x], dim=2)
             # A kernel of three planes needs the last two again.
-            self.last_planes[number - 1] = (
-                x[:, :, -2:].contiguous(memory_format=torch.channels_last_3d).clone()
-            )
+            last_planes[number] = x[:, :, -2:].contiguous(memory_format=order).clone()
             x = functional.conv3d(x, weight, bias)
-            if number in self.joins:
-                planes = x.shape[2]
-                x = added(x, self.residuals[number][:, :, :planes, 2:-2, 2:-2])
-                self.residuals[number] = self.residuals[number][:, :, planes:].clone()
-            x = functional.leaky_relu_(x, SLOPE)
-        return x
-
-    def _store_residual(self, number: int, x: torch.Tensor) -> None:
-        """Keep the input of the layer before for the residual connection of a layer."""
-        if number in self.residuals:
-            self.residuals[number] = torch.cat([self.residuals[number], x], dim=2)
-        else:
-            # Two layers lose the first two planes.
-            self.residuals[number] = x[:, :, 2:]
+            if number in path.joins:
+                n = x.shape[2]
+                x = architectures.added(x, residuals[number][:, :, :n, 2:-2, 2:-2])
+                residuals[number] = residuals[number][:, :, n:].clone()
+            x = functional.leaky_relu_(x, architectures.SLOPE)
+        yield x[0].permute(1, 2, 3, 0)
 
 
 class _Head:
     """Dense layers with folded normalization as matrix products; channels come last."""
 
-    def __init__(self, network: DeepMedic) -> None:
+    def __init__(self, network: architectures.DeepMedic) -> None:
         self.merges = {}
         self.valid = None
         norm = network.norms[0]
         for name, layer in network.merges.items():
-            weight, bias = folded(layer.weight, layer.bias, norm)  # type: ignore[arg-type]
+            weight, bias = architectures.folded(layer.weight, layer.bias, norm)  # type: ignore[arg-type]
             # The offset of the normalization belongs to the sum.
             self.merges[name] = (weight.flatten(1), bias if name == "normal" else None)
             self.width = len(weight)
         if network.validity:
             valid_weight = network.valid_weight[:, None, None, None, None]
-            self.valid = folded(valid_weight, None, norm)[0].flatten()
+            self.valid = architectures.folded(valid_weight, None, norm)[0].flatten()
         self.layers = []
         for layer, layer_norm in zip(network.dense, network.norms[1:], strict=True):
-            weight, bias = folded(layer.weight, layer.bias, layer_norm)  # type: ignore[arg-type]
+            weight, bias = architectures.folded(layer.weight, layer.bias, layer_norm)  # type: ignore[arg-type]
             self.layers.append((weight.flatten(1), bias))
         self.answer = network.answer.weight.flatten(1), network.answer.bias
 
@@ -301,9 +252,9 @@ class _Head:
 
     def decide(self, merged: torch.Tensor) -> torch.Tensor:
         """Give logits from the sum over all paths, which is overwritten."""
-        x = functional.leaky_relu_(merged, SLOPE)
+        x = functional.leaky_relu_(merged, architectures.SLOPE)
         for weight, bias in self.layers:
-            x = functional.leaky_relu_(functional.linear(x, weight, bias), SLOPE)
+            x = functional.leaky_relu_(functional.linear(x, weight, bias), architectures.SLOPE)
         return functional.linear(x, *self.answer)
 
 
@@ -313,9 +264,6 @@ def _repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int) -> 
 
     Shapes: `x` (cells x, cells y, cells z, channels); returns (x, y, z, channels).
     """
-    *cells, channels = x.shape
-    wide = x[:, None, :, None, :, None].expand(
-        cells[0], factor, cells[1], factor, cells[2], factor, channels
-    )
-    whole = wide.reshape(*(n * factor for n in cells), channels)
-    return whole[phase : phase + size[0], : size[1], : size[2]]
+    for axis, first in enumerate((phase, 0, 0)):
+        x = x.repeat_interleave(factor, dim=axis).narrow(axis, first, size[axis])
+    return x

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
 
+from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
-from dmrifit.io.components import label_components, match_to_lesions
+from dmrifit.io.components import drop_small, label_components, match_to_lesions
+from dmrifit.networks.volume_cases import VolumeList, naming
+from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +25,7 @@ __all__ = ["operating_point"]
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 #: Counts of a curve, which add up over scans.
 COUNTS = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
-_LOGITS = np.linspace(-7, 7, 57)
+_STEPS = 1 / (1 + np.exp(-np.linspace(-7, 7, 57)))
 
 
 def threshold_curve(
@@ -29,8 +33,6 @@ def threshold_curve(
     probabilities: Sequence[ArrayLike],
     *,
     thresholds: ArrayLike = THRESHOLDS,
-    connectivity: int = 26,
-    min_overlap: int = 1,
     min_voxels: int = 1,
 ) -> pd.DataFrame:
     """
@@ -41,40 +43,37 @@ def threshold_curve(
     import pandas as pd
 
     pairs = paired_volumes(labels, probabilities)
-    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     steps = np.unique(np.asarray(thresholds, dtype=np.float64))
     if steps.ndim != 1 or not len(steps) or not ((steps >= 0) & (steps <= 1)).all():
         raise ValueError(
             f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}"
         )
-    counts = np.zeros((len(steps), len(COUNTS)))
+    scans = []
     for label, probability in pairs:
         # Labels do not change with the threshold, so their components are found once.
-        lesions = label_components(label, connectivity=connectivity)
-        for row, step in zip(counts, steps.tolist(), strict=True):
-            found = match_to_lesions(lesions, probability >= step, **options)
-            row += [
-                len(found.lesion_voxels),
-                found.found.sum(),
-                found.distinct.sum(),
-                found.false_positive.sum(),
-                found.flagged.sum(),
-            ]
-    table = pd.DataFrame(counts.astype(np.intp), columns=list(COUNTS))
-    table.insert(0, "threshold", steps)
-    add_rates(table, len(pairs))
-    return table
+        lesions = label_components(label)
+        rows = []
+        for step in steps.tolist():
+            found = match_to_lesions(lesions, probability >= step, min_voxels=min_voxels)
+            marks = (found.found, found.distinct, found.false_positive, found.flagged)
+            rows.append([step, len(found.lesion_voxels), *(mark.sum() for mark in marks)])
+        scans.append(pd.DataFrame(rows, columns=["threshold", *COUNTS]))
+    return summed_curve(scans)
 
 
-def add_rates(curve: pd.DataFrame, n_scans: int) -> None:
-    """Add sensitivity, precision and false positives per scan to the counts of a curve."""
-    n, hits, distinct, wrong, flagged = (curve[key] for key in COUNTS)
+def summed_curve(scans: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Add up the counts of the curves of single scans, and compute the rates of all of them."""
+    n, hits, distinct, wrong, flagged = (sum(scan[key] for scan in scans) for key in COUNTS)
     # 0 / 0 is NaN where nothing is marked, or there is no lesion.
-    curve["sensitivity"], curve["precision"] = hits / n, hits / (hits + wrong)
-    curve["false_positives_per_scan"] = wrong / n_scans
-    curve["flagged_per_scan"] = flagged / n_scans
-    curve["strict_sensitivity"] = distinct / n
-    curve["strict_precision"] = distinct / (distinct + wrong + flagged)
+    return scans[0][["threshold"]].assign(
+        **dict(zip(COUNTS, (n, hits, distinct, wrong, flagged), strict=True)),
+        sensitivity=hits / n,
+        precision=hits / (hits + wrong),
+        false_positives_per_scan=wrong / len(scans),
+        flagged_per_scan=flagged / len(scans),
+        strict_sensitivity=distinct / n,
+        strict_precision=distinct / (distinct + wrong + flagged),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,7 @@ def operating_point(
     probabilities: Sequence[ArrayLike],
     *,
     false_positives: float,
-    thresholds: ArrayLike | None = None,
-    connectivity: int = 26,
-    min_overlap: int = 1,
+    thresholds: ArrayLike = _STEPS,
     min_voxels: int = 1,
 ) -> OperatingPoint:
     """
@@ -114,10 +111,6 @@ def operating_point(
         How many per scan are allowed.
     thresholds : array_like of shape (n,), optional
         Those to choose from; by default 57, evenly spaced in logits from −7 to 7 (.0009 to .9991).
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-    min_overlap : int, default=1
-        As for `lesion_table`.
     min_voxels : int, default=1
         As for `lesion_table`.
 
@@ -135,13 +128,7 @@ def operating_point(
     """
     if not false_positives >= 0:
         raise ValueError(f"false positives per scan must be 0 or more, not {false_positives!r}")
-    steps = (
-        1 / (1 + np.exp(-_LOGITS))
-        if thresholds is None
-        else np.asarray(thresholds, dtype=np.float64)
-    )
-    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
-    curve = threshold_curve(labels, probabilities, thresholds=steps, **options)
+    curve = threshold_curve(labels, probabilities, thresholds=thresholds, min_voxels=min_voxels)
     n_scans = len(labels)
     wrong = (curve["false_positives_per_scan"] + curve["flagged_per_scan"]).to_numpy()
     # False positives may fall and rise again as components merge; a threshold counts only if no
@@ -163,6 +150,149 @@ def operating_point(
         n_scans=n_scans,
         n_lesions=int(row["n_lesions"]),
     )
+
+
+class OperatingPointMixin:
+    """Marking from ``threshold_`` on, and its choice, of what has ``predict_proba`` and labels."""
+
+    min_voxels: int
+    threshold_: float
+    false_positives_: float | None
+    _predictions: Any
+
+    def predict_proba(
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """
+        Give the probability of a metastasis in each voxel, or the score of its candidate.
+
+        A two-stage segmenter gives each voxel the highest score of the components that it belongs
+        to; those too large to be judged have the mean score of what they hold at the next level,
+        where that is half of them.
+
+        Parameters
+        ----------
+        volumes, priors, masks : sequence of n_cases
+            As in `fit`, of any size; priors and masks are optional.
+
+        Returns
+        -------
+        list of ndarray of shape (x, y, z)
+            For each case, on its own grid; 0 outside the brain and where there is no candidate.
+
+        Raises
+        ------
+        ValueError
+            If a case has another number of channels than those in training, an image has voxels
+            larger or smaller by a quarter, or prior scans are given to a network that was trained
+            without any.
+        """
+        check_is_fitted(self)
+        return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
+
+    def predict(
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> list[NDArray[np.uint8]]:
+        """
+        Mark the voxels of metastases: those that reach ``threshold_``.
+
+        Parameters
+        ----------
+        volumes, priors, masks : sequence of n_cases
+            As in `fit`, of any size; priors and masks are optional.
+
+        Returns
+        -------
+        list of ndarray of shape (x, y, z)
+            For each case 0 and 1, on its own grid.
+
+        Raises
+        ------
+        ValueError
+            As `predict_proba`.
+        """
+        probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
+        return VolumeList(
+            drop_small(probability >= self.threshold_, self.min_voxels_on(volume)).astype(np.uint8)
+            for volume, probability in zip(volumes, probabilities, strict=True)
+        )
+
+    def min_voxels_on(self, volume: Any) -> int:
+        """
+        Give the number of voxels of the smallest finding in a scan.
+
+        Parameters
+        ----------
+        volume : Nifti1Image or ndarray
+            The scan.
+
+        Returns
+        -------
+        int
+            ``min_voxels``.
+        """
+        return self.min_voxels
+
+    def set_operating_point(
+        self,
+        volumes: Sequence[Any],
+        labels: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+        false_positives: float = 1.0,
+    ) -> Any:
+        """
+        Choose ``threshold_`` for a number of false positives per scan, on held-out cases.
+
+        It is that of `operating_point`, and it is saved with the model.
+
+        Parameters
+        ----------
+        volumes, labels, priors, masks : sequence of n_cases
+            As in `fit`.
+        false_positives : float, default=1.0
+            False positives per scan that are accepted.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `false_positives` is negative, no threshold gives as few, or a case is not possible.
+        """
+        check_is_fitted(self)
+        check_number("false_positives", false_positives)
+        # All labels are checked before the first scan is segmented.
+        reference = []
+        pairs = paired_labels(joined_cases(volumes, priors, masks), labels)
+        for number, (label, volume) in enumerate(pairs):
+            with naming(number):
+                reference.append(self._reference(label, volume))
+        point = operating_point(
+            reference,
+            self.predict_proba(volumes, priors=priors, masks=masks),
+            false_positives=false_positives,
+            min_voxels=self.min_voxels,
+        )
+        self.threshold_ = point.threshold
+        self.false_positives_ = float(false_positives)
+        return self
+
+    def _reference(self, label: Any, volume: Any) -> NDArray[np.uint8]:
+        """Check a label; give 1 in lesions."""
+        return binary_label(label, volume)
 
 
 def paired_volumes(

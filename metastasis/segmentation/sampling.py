@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,20 +39,18 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
 
     Shapes: `volume` (channels, x, y, z), `mask` (x, y, z); returns (channels, x, y, z).
     """
-    scaled = np.empty(volume.shape, dtype=np.float32)
-    for number, channel in enumerate(volume):
-        brain = channel != 0 if mask is None else np.asarray(mask, dtype=bool)
+
+    def standardized(channel: NDArray[Any], brain: NDArray[np.bool_]) -> NDArray[np.floating]:
         intensities = channel[brain].astype(np.float64)
         if not intensities.size:
-            raise ValueError(_contrast_message(number, "has no voxel that is not zero"))
+            raise ValueError("has no voxel that is not zero")
         spread = intensities.std()
         # Rounding gives even a constant a standard deviation slightly above zero.
         if not spread > 1e-6 * np.abs(intensities).max():
-            raise ValueError(
-                _contrast_message(number, f"has the value {intensities[0]:g} everywhere")
-            )
-        scaled[number] = (channel - intensities.mean()) / spread
-    return scaled
+            raise ValueError(f"has the value {intensities[0]:g} everywhere")
+        return (channel - intensities.mean()) / spread
+
+    return _by_channel(volume, mask, standardized)
 
 
 def low_resolution(
@@ -120,10 +118,6 @@ def _at_indices(volume: NDArray[Any], indices: Sequence[NDArray[np.int64]]) -> N
     return volume[:, x[:, None, None], y[:, None], z]
 
 
-def _contrast_message(number: int, content: str) -> str:
-    return f"channel {number} {content} inside of the brain; give a scan with contrast"
-
-
 def locally_scaled(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArray[np.float32]:
     """
     Divide each channel by the local level of brain without enhancement, clipped to 0 to 3.5.
@@ -133,15 +127,29 @@ def locally_scaled(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> ND
 
     Shapes: `volume` (channels, x, y, z), `mask` (x, y, z); returns (channels, x, y, z).
     """
-    scaled = np.empty(volume.shape, dtype=np.float32)
+
+    def relative(channel: NDArray[Any], brain: NDArray[np.bool_]) -> NDArray[np.floating]:
+        return np.clip(channel / local_level(channel, brain), 0, _BRIGHTEST) * brain
+
+    return _by_channel(volume, mask, relative)
+
+
+def _by_channel(
+    volume: NDArray[Any],
+    mask: NDArray[Any] | None,
+    scaled: Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.floating]],
+) -> NDArray[np.float32]:
+    """Scale each channel by what its brain is like."""
+    result = np.empty(volume.shape, dtype=np.float32)
     for number, channel in enumerate(volume):
         brain = channel != 0 if mask is None else np.asarray(mask, dtype=bool)
         try:
-            level = local_level(channel, brain)
+            result[number] = scaled(channel, brain)
         except ValueError as error:
-            raise ValueError(_contrast_message(number, str(error))) from None
-        scaled[number] = np.clip(channel / level, 0, _BRIGHTEST) * brain
-    return scaled
+            raise ValueError(
+                f"channel {number} {error} inside of the brain; give a scan with contrast"
+            ) from None
+    return result
 
 
 # Where segments lie ------------------------------------------------------------------------------

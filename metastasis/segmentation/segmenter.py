@@ -13,29 +13,18 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import Count, NotNegative, Within, check_number, is_number
-from dmrifit.io.components import drop_small
+from dmrifit._utils.checks import Count, NotNegative, Within, check_number
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
-from dmrifit.networks.volume_cases import VolumeList, naming
+from dmrifit.networks.volume_cases import naming
 from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
-from metastasis.scans.network_inputs import (
-    Scan,
-    binary_label,
-    brain_of,
-    joined_cases,
-    label_on_network_grid,
-    on_network_grid,
-    on_scan_grid,
-    paired_labels,
-    values_of,
-)
+from metastasis.scans import network_inputs
 from metastasis.scans.scan_checks import checked_range, seen_range
-from metastasis.segmentation.case_inputs import InputLayout, check_geometry, training_edge
-from metastasis.segmentation.operating_points import operating_point
+from metastasis.segmentation import case_inputs
+from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import (
     MISTAKEN,
     SegmentSampler,
@@ -60,7 +49,7 @@ _PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
 
 @register
 @dataclass(repr=False, eq=False)
-class DeepMedicSegmenter(VolumeEstimator):
+class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[misc]
     """
     Segment metastases by a multi-resolution network that may use a prior scan of the patient.
 
@@ -302,12 +291,14 @@ class DeepMedicSegmenter(VolumeEstimator):
             If torch, skorch or, for the U-Net, monai is not installed.
         """
         self._check()
-        cases = joined_cases(volumes, priors, masks)
+        cases = network_inputs.joined_cases(volumes, priors, masks)
         targets = None
         if labels is not None:
-            targets = paired_labels(cases, labels)
+            targets = network_inputs.paired_labels(cases, labels)
         # A prior of zeros is a missing one.
-        has_priors = any(np.any(values_of(prior)) for _, prior, _ in cases if prior is not None)
+        has_priors = any(
+            np.any(network_inputs.values_of(prior)) for _, prior, _ in cases if prior is not None
+        )
         self.prior_: str | None = self.prior if has_priors else None
         if self.network in _UNETS and self.prior_ in ("path", "shared"):
             raise ValueError(
@@ -318,80 +309,16 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.__dict__.pop("threshold_", None)
         self.edge_: float | None = self.spacing
         if self.spacing is None:
-            self.edge_ = training_edge([case[0] for case in cases])
-        start = self._first_weights()
+            self.edge_ = case_inputs.training_edge([case[0] for case in cases])
+        self._start = self._first_weights()
         try:
-            if start is not None:
-                self._start = start
             self._train(cases, targets, groups)
         finally:
-            self.__dict__.pop("_start", None)
+            del self._start
         self.threshold_ = float(self.threshold)
         self.false_positives_: float | None = None
         self.seen_: dict[str, list[float]] | None = seen_range(cases, targets or [])
         return self
-
-    def predict_proba(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """
-        Give the probability of a metastasis in each voxel.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`, of any size; priors and masks are optional.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            For each case, on its own grid.
-
-        Raises
-        ------
-        ValueError
-            If a case has another number of channels than those in training, an image has voxels
-            larger or smaller by a quarter, or prior scans are given to a network that was trained
-            without any.
-        """
-        check_is_fitted(self)
-        return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
-
-    def predict(  # type: ignore[override]
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.uint8]]:
-        """
-        Mark the voxels of metastases: those with a probability of at least ``threshold_``.
-
-        Parameters
-        ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`, of any size; priors and masks are optional.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            For each case 0 and 1, on its own grid.
-
-        Raises
-        ------
-        ValueError
-            If a case has another number of channels than those in training, or prior scans are
-            given to a network that was trained without any.
-        """
-        probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
-        return VolumeList(
-            drop_small(probability >= self.threshold_, self.min_voxels).astype(np.uint8)
-            for probability in probabilities
-        )
 
     def score(
         self,
@@ -418,59 +345,12 @@ class DeepMedicSegmenter(VolumeEstimator):
             The mean.
         """
         check_is_fitted(self)
-        cases = joined_cases(volumes, priors, masks)
-        pairs = zip(self._predictions(cases), paired_labels(cases, labels), strict=True)
+        cases = network_inputs.joined_cases(volumes, priors, masks)
+        pairs = zip(
+            self._predictions(cases), network_inputs.paired_labels(cases, labels), strict=True
+        )
         scores = [self._case_score(probability, target) for probability, target in pairs]
         return float(np.mean(scores))
-
-    def set_operating_point(
-        self,
-        volumes: Sequence[Any],
-        labels: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-        false_positives: float = 1.0,
-    ) -> DeepMedicSegmenter:
-        """
-        Choose ``threshold_`` for a number of false positives per scan, on held-out cases.
-
-        It is that of `operating_point`, and it is saved with the model.
-
-        Parameters
-        ----------
-        volumes, labels, priors, masks : sequence of n_cases
-            As in `fit`.
-        false_positives : float, default=1.0
-            False positives per scan that are accepted.
-
-        Returns
-        -------
-        self
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If `false_positives` is negative, no threshold gives as few, or a case is not possible.
-        """
-        check_is_fitted(self)
-        check_number("false_positives", false_positives)
-        cases = joined_cases(volumes, priors, masks)
-        reference_masks = []
-        # All labels are checked before the first scan is segmented.
-        for number, (label, volume) in enumerate(paired_labels(cases, labels)):
-            with naming(number):
-                reference_masks.append(binary_label(label, volume))
-        point = operating_point(
-            reference_masks,
-            list(self._predictions(cases)),
-            false_positives=false_positives,
-            min_voxels=self.min_voxels,
-        )
-        self.threshold_ = point.threshold
-        self.false_positives_ = float(false_positives)
-        return self
 
     # Hooks of VolumeEstimator -------------------------------------------------------------------
 
@@ -510,12 +390,11 @@ class DeepMedicSegmenter(VolumeEstimator):
         from dmrifit.networks import checkpoints
         from metastasis.networks import architectures
 
-        extra = self._layout.n_extra_channels
+        extra = case_inputs.n_extra_channels(self)
         module: torch.nn.Module
         if self.network in _UNETS:
-            network: Any = architectures.UNet
-            if self.network == "small_unet":
-                network = architectures.SmallUNet
+            is_small = self.network == "small_unet"
+            network: Any = architectures.SmallUNet if is_small else architectures.UNet
             module = network(self.n_channels_ + extra, self._widths, dropout=self.dropout)
         else:
             module = architectures.DeepMedic(
@@ -531,9 +410,10 @@ class DeepMedicSegmenter(VolumeEstimator):
                 normalization=self.normalization,
                 dropout=self.dropout,
             )
-        if hasattr(self, "_start"):
+        start = getattr(self, "_start", None)
+        if start is not None:
             try:
-                checkpoints.load_weights(module, self._start)
+                checkpoints.load_weights(module, start)
             except ValueError as error:
                 raise ValueError(
                     f"training cannot begin with {self.warm_start_from}: {error}; give the "
@@ -544,10 +424,8 @@ class DeepMedicSegmenter(VolumeEstimator):
     def _criterion(self) -> torch.nn.Module:
         from metastasis.networks import losses
 
-        if self.loss == "bce":
-            return losses.VoxelLoss()
-        if self.loss == "lesion":
-            return losses.LesionLoss()
+        if self.loss in ("bce", "lesion"):
+            return losses.VoxelLoss() if self.loss == "bce" else losses.LesionLoss()
         modules = {"jvss": losses.JVSSLoss, "vss": losses.VSSLoss, "sse": losses.SSELoss}
         return modules[self.loss](self.alpha, reduction=self.reduction)
 
@@ -564,33 +442,20 @@ class DeepMedicSegmenter(VolumeEstimator):
             with naming(number):
                 self._check_geometry(case)
                 shape = np.shape(case[0])
-                if len(shape) == 3:
-                    self._check_channels(1)
-                if len(shape) == 4:
-                    self._check_channels(shape[3])
+                if len(shape) in (3, 4):
+                    self._check_channels((*shape, 1)[3])
         yield from super()._predictions(X)
 
-    def _check_geometry(self, case: Scan) -> None:
+    def _check_geometry(self, case: network_inputs.Scan) -> None:
         edge = None
         # Scans are resampled to a spacing, so that their own voxels do not matter.
         if self.spacing is None:
             edge = getattr(self, "edge_", None)
-        check_geometry(case, edge)
+        case_inputs.check_geometry(case, edge)
 
-    @property
-    def _layout(self) -> InputLayout:
-        return InputLayout(
-            self._factors,
-            self.low_resolution_input,
-            self.prior_,
-            refuses_priors=self.prior is not None and self.prior_ is None,
-            missing_prior=self.missing_prior,
-            scaling=self.scaling,
-        )
-
-    def _inputs(self, case: Scan) -> dict[str, NDArray[Any]]:
+    def _inputs(self, case: network_inputs.Scan) -> dict[str, NDArray[Any]]:
         self._check_geometry(case)
-        return self._layout.inputs(on_network_grid(case, self.spacing))
+        return case_inputs.case_inputs(self, network_inputs.on_network_grid(case, self.spacing))
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         self._check_channels(len(inputs["image"]))
@@ -598,30 +463,35 @@ class DeepMedicSegmenter(VolumeEstimator):
     def _target(
         self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
-        binary = label_on_network_grid(self._binary(*target), target[1], self.spacing)
+        binary = network_inputs.label_on_network_grid(
+            self._binary(*target), target[1], self.spacing
+        )
         voxels, ends = lesion_voxels(binary)
         content: dict[str, NDArray[Any]] = {"label": binary, "voxels": voxels, "ends": ends}
         if self.loss == "lesion":
-            is_ignored = np.asarray(values_of(target[0])) == _NOT_JUDGED
-            ignored = label_on_network_grid(is_ignored, target[1], self.spacing)
+            ignored, mistaken = (
+                network_inputs.label_on_network_grid(
+                    np.asarray(network_inputs.values_of(target[0])) == value,
+                    target[1],
+                    self.spacing,
+                )
+                for value in (_NOT_JUDGED, MISTAKEN)
+            )
             content["weight"] = lesion_weights(binary, ignored)
-            is_mistaken = np.asarray(values_of(target[0])) == MISTAKEN
-            mistaken = label_on_network_grid(is_mistaken, target[1], self.spacing)
             content["mistaken"] = np.flatnonzero(mistaken)
         return content
 
     def _binary(self, label: Any, volume: Any) -> NDArray[np.uint8]:
         """Check a label, and give 1 in lesions; those of implants hold more than that."""
         if self.loss == "lesion":
-            label = np.asarray(values_of(label)) == 1
-        return binary_label(label, volume)
+            label = np.asarray(network_inputs.values_of(label)) == 1
+        return network_inputs.binary_label(label, volume)
 
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
         self.n_channels_ = len(inputs[0]["image"])
         assert targets is not None
         out = output_size(self._size, self._n_layers)
-        n_lesion_voxels = 0
-        n_voxels = 0
+        values = set()
         for number in range(len(inputs)):
             shape = inputs[number]["image"].shape[1:]
             if self.network == "deepmedic" and min(shape) < out:
@@ -630,15 +500,10 @@ class DeepMedicSegmenter(VolumeEstimator):
                     f"along each axis that a segment of {self._size} answers; lower segment_size "
                     "or leave the case out"
                 )
-            label, volume = targets[number]
             with naming(number):
-                binary = self._binary(label, volume)
-            n_lesion_voxels += int(np.count_nonzero(binary))
-            n_voxels += binary.size
-        if n_lesion_voxels in (0, n_voxels):
-            content = "nothing but lesion voxels"
-            if not n_lesion_voxels:
-                content = "no lesion voxel"
+                values |= set(np.unique(self._binary(*targets[number])).tolist())
+        if values != {0, 1}:
+            content = "nothing but lesion voxels" if 1 in values else "no lesion voxel"
             raise ValueError(
                 f"the labels of all {len(inputs)} cases hold {content}; both classes are needed "
                 "to learn from"
@@ -660,9 +525,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             prior_margin=PRIOR_REACH if self.prior_ == "shared" else 0,
             appearance=self.appearance if self.augment and self.scaling == "local" else 0.0,
         )
-        layout = self._layout
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
-            yield layout.arguments(sample), label
+            yield case_inputs.network_arguments(self, sample), label
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
         """Give the probabilities of a case on its own grid."""
@@ -670,10 +534,9 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         torch = import_optional("torch")
         module = net.module_
-        layout = self._layout
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-            sample = layout.arguments(sample)
+            sample = case_inputs.network_arguments(self, sample)
             if self.network == "small_unet":
                 logits = inference.whole_logits(module, sample["image"])
             elif self.network == "unet":
@@ -688,7 +551,9 @@ class DeepMedicSegmenter(VolumeEstimator):
             else:
                 probability = probabilities(inputs)
         # Air and skull are outside what the network learned from.
-        return on_scan_grid(probability, case[0], self.spacing) * brain_of(case)
+        return network_inputs.on_scan_grid(
+            probability, case[0], self.spacing
+        ) * network_inputs.brain_of(case)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
         # During training there is no operating point yet.
@@ -729,12 +594,11 @@ class DeepMedicSegmenter(VolumeEstimator):
         return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
 
     def _run_folder(self, digest: Any, groups: Any) -> Path | None:
-        if hasattr(self, "_start"):
-            # The first weights themselves, not the path of their file, tell trainings apart.
-            digest = digest.copy()
-            for key, value in sorted(self._start.items()):
-                digest.update(key.encode())
-                digest.update(value.numpy().tobytes())
+        # The first weights themselves, not the path of their file, tell trainings apart.
+        digest = digest.copy()
+        for key, value in sorted((self._start or {}).items()):
+            digest.update(key.encode())
+            digest.update(value.numpy().tobytes())
         return super()._run_folder(digest, groups)
 
     def _fitted_state(self) -> dict[str, Any]:
@@ -748,12 +612,13 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        for name, high in (("threshold_", 1), ("false_positives_", np.inf), ("edge_", np.inf)):
-            value = getattr(self, name)
-            if value is None and name != "threshold_":
-                continue
-            if not is_number(value) or not 0 <= value <= high or not math.isfinite(value):
-                raise RefusedError(f"{name} is {value!r}")
+        try:
+            check_number("threshold_", self.threshold_, most=1)
+            for name in ("false_positives_", "edge_"):
+                if getattr(self, name) is not None:
+                    check_number(name, getattr(self, name))
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
         if self.prior_ not in (self.prior, None):
             raise RefusedError(f"prior_ is {self.prior_!r} where prior is {self.prior!r}")
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.simulate.head_structures import (
-    Vessels,
-    choroid_plexus,
-    draw_vessels,
-    dura_patches,
-    dural_sheets,
-    dural_sinuses,
-    skull_remains,
-)
+from dmrifit.simulate import head_structures
 from dmrifit.simulate.heads import Head
 
 _TRIES = 40  # places for each ball
@@ -82,7 +75,9 @@ class Nodule:
     roughness: float = 0.06  # amplitude of each wave
     unevenness: float = 0.0  # of the wall around the core
     core_level: float = CORE_LEVEL  # of white matter's signal
-    kind: str = field(default="")
+    kind: str = ""
+    status: str = ""  # in comparison with the prior image
+    earlier_size: float = 1.0  # radius in the prior image, of `radius`
 
 
 def draw_nodule(
@@ -151,37 +146,29 @@ def draw_kind(
     return kind, float(np.exp(rng.uniform(low, high)))
 
 
-def moved(nodule: Nodule, center: NDArray[np.float64], size: float) -> Nodule:
-    """Give a bright thing at another place, of another size."""
-    return replace(
-        nodule, center=np.asarray(center, dtype=np.float64), radius=nodule.radius * size
-    )
-
-
 def shares(
-    nodule: Nodule, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
+    nodule: Nodule, head: Head
 ) -> tuple[tuple[slice, ...], NDArray[np.float32], NDArray[np.float32]]:
     """Give how much of each voxel a bright thing and its core fill, and the window of voxels."""
-    window, axes = _window(nodule, REACH, shape, origin, steps)
+    window, axes = _window(nodule, REACH, head)
     # Two points are enough for lesions of many voxels, and three would take seconds.
-    n_fine = _FINE if nodule.radius < _LARGE * steps.min() else 2
+    n_fine = _FINE if nodule.radius < _LARGE * head.spacing.min() else 2
     fine = (np.arange(n_fine) + 0.5) / n_fine - 0.5
-    distance, points = _distance(
-        nodule,
-        [(axis[:, None] + step * fine).ravel() for axis, step in zip(axes, steps, strict=True)],
-    )
+    fine_axes = [
+        np.add.outer(axis, step * fine).ravel()
+        for axis, step in zip(axes, head.spacing, strict=True)
+    ]
+    distance, points = _distance(nodule, fine_axes)
     # Waves over the direction alone make dents and bulges; waves over the place would also make
     # holes.
     unit = points / (np.linalg.norm(points, axis=-1, keepdims=True) + np.float32(1e-9))
-    distance *= 1 + nodule.roughness * np.sin(
-        unit @ (2 * nodule.lobes.T).astype(np.float32) + nodule.lobes[:, 0]
-    ).sum(axis=-1)
-    n = [len(axis) for axis in axes]
+    phases = unit @ (2 * nodule.lobes.T).astype(np.float32) + nodule.lobes[:, 0]
+    distance *= 1 + nodule.roughness * np.sin(phases).sum(axis=-1)
 
     def mean(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return inside.reshape(n[0], n_fine, n[1], n_fine, n[2], n_fine).mean(
-            axis=(1, 3, 5), dtype=np.float32
-        )
+        x, y, z = map(len, axes)
+        cells = inside.reshape(x, n_fine, y, n_fine, z, n_fine)
+        return cells.mean(axis=(1, 3, 5), dtype=np.float32)
 
     filled = mean(distance < 1)
     if not nodule.core:
@@ -194,23 +181,18 @@ def shares(
     return window, filled, mean(distance < border)
 
 
-def swelling(
-    nodule: Nodule, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
-) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
+def swelling(nodule: Nodule, head: Head) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
     """Give how much a bright thing darkens the tissue around it."""
-    window, axes = _window(nodule, 1.3 * nodule.edema, shape, origin, steps)
+    window, axes = _window(nodule, 1.3 * nodule.edema, head)
     distance, _ = _distance(nodule, axes)
     return window, np.clip((nodule.edema - distance) / np.float32(0.6), 0, 1)
 
 
 def _window(
-    nodule: Nodule,
-    reach: float,
-    shape: Sequence[int],
-    origin: NDArray[np.float64],
-    steps: NDArray[np.float64],
+    nodule: Nodule, reach: float, head: Head
 ) -> tuple[tuple[slice, ...], list[NDArray[np.float64]]]:
     """Find the voxels within a number of radii, and their places in mm from the center."""
+    origin, steps, shape = head.affine[:3, 3], head.spacing, head.brain.shape
     size = nodule.radius * reach + steps
     low = np.clip(np.floor((nodule.center - size - origin) / steps).astype(int), 0, shape)
     high = np.clip(np.ceil((nodule.center + size - origin) / steps).astype(int) + 1, 0, shape)
@@ -254,48 +236,38 @@ def draw_places(
     for radius in radii:
         voxels = np.searchsorted(cumulative, rng.random(_TRIES) * cumulative[-1], side="right")
         candidates = centers[np.minimum(voxels, len(cumulative) - 1)].astype(np.float64)
-        place = _first_free(candidates, radius + gap, balls)
+        room = np.full(_TRIES, np.inf)
+        for center, size in balls:
+            room = np.minimum(room, np.linalg.norm(candidates - center, axis=1) - size)
+        free = np.flatnonzero(room > radius + gap)
+        place = candidates[free[0]] if len(free) else None
         if place is not None:
             balls.append((place, radius))
         places.append(place)
     return places
 
 
-def _first_free(
-    candidates: NDArray[np.float64],
-    reach: float,
-    balls: Sequence[tuple[NDArray[np.float64], float]],
-) -> NDArray[np.float64] | None:
-    for candidate in candidates:
-        if all(np.linalg.norm(candidate - center) > reach + size for center, size in balls):
-            return candidate
-    return None
-
-
 def draw_enhancement(
     head: Head, rng: np.random.Generator, contrasts: Contrasts = CONTRASTS
-) -> Vessels:
+) -> head_structures.Vessels:
     """Draw vessels, and add sinuses, dura and plexus to them; the brightest one counts."""
     vessel_stream, dura_stream, plexus_stream = rng.spawn(3)
-    sheet = np.zeros((1, 1, 1), np.float32)
-    remains = sheet
-    if contrasts.sheets:
-        sheet = dural_sheets(head)
-    if contrasts.remains:
-        remains = skull_remains(head, rng)
-    share, contrast, points = draw_vessels(
+    # Remains are drawn first, from the stream of the head.
+    remains = head_structures.skull_remains(head, rng) if contrasts.remains else 0
+    share, contrast, points = head_structures.draw_vessels(
         head, vessel_stream, radii=contrasts.vessel_radii, contrasts=contrasts.vessels
     )
-    for structure, strength in (
-        (dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
-        (dura_patches(head, dura_stream), contrasts.dura),
-        (choroid_plexus(head, plexus_stream), contrasts.plexus),
-        (sheet, contrasts.sheets),
+    structures: list[tuple[Any, float]] = [
+        (head_structures.dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
+        (head_structures.dura_patches(head, dura_stream), contrasts.dura),
+        (head_structures.choroid_plexus(head, plexus_stream), contrasts.plexus),
+        (head_structures.dural_sheets(head) if contrasts.sheets else 0, contrasts.sheets),
         (remains, contrasts.remains),
-    ):
+    ]
+    for structure, strength in structures:
         share = np.maximum(share, structure)
         contrast = np.maximum(contrast, strength * structure)
-    return Vessels(share * head.brain, contrast * head.brain, points)
+    return head_structures.Vessels(share * head.brain, contrast * head.brain, points)
 
 
 def draw_contrasts(rng: np.random.Generator) -> Contrasts:
@@ -305,12 +277,9 @@ def draw_contrasts(rng: np.random.Generator) -> Contrasts:
     Vessels are as bright as metastases or brighter; in one of four patients they are dark, as in
     images of a spin echo (SPACE), whose dura and sinuses stay.
     """
-    vessels = (0.3, 1.1)
-    if rng.random() < _SPIN_ECHO:
-        vessels = (0.0, 0.3)
     return Contrasts(
         metastases=HARD_CONTRASTS,
-        vessels=vessels,
+        vessels=(0.0, 0.3) if rng.random() < _SPIN_ECHO else (0.3, 1.1),
         vessel_radii=(0.55, 1.5),
         sinuses=rng.uniform(0.5, 1.2),
         sinus_radius=rng.uniform(2.5, 4.0),
@@ -343,11 +312,14 @@ def draw_mimics(
     kinds = rng.choice(_KINDS, size=n, p=_KIND_SHARES)
     smallest, largest = np.log(_NODULE_DIAMETERS)
     diameters = np.exp(rng.uniform(smallest, largest, n))
-    shallow = ((head.depth > 1.5) & (head.depth < 4)).astype(np.float32)
+    on_vessels = np.zeros(head.brain.shape, dtype=np.float32)
+    index = np.rint((points - head.affine[:3, 3]) / head.spacing).astype(int)
+    is_inside = ((index >= 0) & (index < on_vessels.shape)).all(axis=1)
+    on_vessels[tuple(index[is_inside].T)] = 1
     weights_of = {
-        "vascular": _visited(head, points) * (head.depth > 1.5),
+        "vascular": on_vessels * (head.depth > 1.5),
         "nodule": weights,
-        "dural": shallow,
+        "dural": ((head.depth > 1.5) & (head.depth < 4)).astype(np.float32),
     }
     mimics: list[Nodule] = []
     balls = list(taken)
@@ -357,18 +329,7 @@ def draw_mimics(
         (place,) = draw_places(weights_of[kind], [diameter / 2], balls, head, rng, gap=4.0)
         if place is None:
             continue
-        limits = contrasts.vessels
-        if kind == "nodule":
-            limits = contrasts.metastases
+        limits = contrasts.metastases if kind == "nodule" else contrasts.vessels
         mimics.append(draw_nodule(place, diameter, rng, contrasts=limits))
         balls.append((place, diameter / 2))
     return mimics
-
-
-def _visited(head: Head, points: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Mark the voxels that points in mm lie in."""
-    volume = np.zeros(head.brain.shape, dtype=np.float32)
-    index = np.rint((points - head.affine[:3, 3]) / head.spacing).astype(int)
-    is_inside = ((index >= 0) & (index < volume.shape)).all(axis=1)
-    volume[tuple(index[is_inside].T)] = 1
-    return volume

@@ -15,16 +15,7 @@ from dmrifit.io.masks import binarize
 from dmrifit.simulate.head_shapes import texture_field
 from dmrifit.simulate.heads import check_spacing
 from metastasis.scans.local_level import WHITE_MATTER, local_level
-from metastasis.simulate.enhancement import (
-    MASS,
-    REACH,
-    Nodule,
-    draw_kind,
-    draw_places,
-    draw_varied_nodule,
-    shares,
-    swelling,
-)
+from metastasis.simulate import enhancement
 from metastasis.simulate.negatives import head_around
 
 __all__ = ["implant_lesions"]
@@ -53,7 +44,7 @@ class Implants:
     volume: NDArray[np.float32]
     label: NDArray[np.uint8]
     numbers: NDArray[np.int16]  # of the enhancing voxels of each, from 1 on
-    nodules: list[Nodule]
+    nodules: list[enhancement.Nodule]
 
 
 def implant_lesions(
@@ -149,45 +140,46 @@ def draw_implants(
     level = local_level(values, inside, steps)
     relative = gaussian_filter(values / level, 0.7)
     places = (head.depth > _DEEP) & (relative > _TISSUE[0]) & (relative < _TISSUE[1])
-    drawn = sorted((draw_kind(rng, small, masses) for _ in range(n)), key=lambda item: -item[1])
+    drawn = sorted(
+        (enhancement.draw_kind(rng, small, masses) for _ in range(n)), key=lambda item: -item[1]
+    )
     centers: list[Any] = [None] * n
     if places.any():
-        centers = draw_places(
-            places.astype(np.float32), [REACH * size / 2 for _, size in drawn], [], head, rng
+        centers = enhancement.draw_places(
+            places.astype(np.float32),
+            [enhancement.REACH * size / 2 for _, size in drawn],
+            [],
+            head,
+            rng,
         )
-    label = np.zeros(values.shape, np.uint8)
-    numbers = np.zeros(values.shape, np.int16)
-    nodules: list[Nodule] = []
+    label, numbers = np.zeros(values.shape, np.uint8), np.zeros(values.shape, np.int16)
+    implants = Implants(values, label, numbers, [])
     for (kind, size), center in zip(drawn, centers, strict=True):
         if center is None:
             continue
         contrasts = _BRIGHT if bright and rng.random() < bright else _CONTRASTS
-        nodule = draw_varied_nodule(center, kind, size, rng, contrasts=contrasts)
-        nodules.append(nodule)
-        _implant(nodule, values, level, inside, label, numbers, len(nodules), head, rng)
-    return Implants(values, label, numbers, nodules)
+        nodule = enhancement.draw_varied_nodule(center, kind, size, rng, contrasts=contrasts)
+        implants.nodules.append(nodule)
+        _implant(implants, nodule, level, head, rng)
+    return implants
 
 
 def _implant(
-    nodule: Nodule,
-    values: NDArray[np.float32],
+    implants: Implants,
+    nodule: enhancement.Nodule,
     level: NDArray[np.float32],
-    brain: NDArray[np.bool_],
-    label: NDArray[np.uint8],
-    numbers: NDArray[np.int16],
-    number: int,
     head: Any,
     rng: np.random.Generator,
 ) -> None:
     """Change a scan and its label by one lesion, in place."""
-    grid = values.shape, head.affine[:3, 3], head.spacing
+    values, label, brain = implants.volume, implants.label, head.brain
     if nodule.edema:
-        window, edema = swelling(nodule, *grid)
+        window, edema = enhancement.swelling(nodule, head)
         edema = edema * brain[window]
         values[window] *= 1 - _EDEMA * edema
         around = label[window]
         around[(edema > 0) & (around == 0)] = SURROUNDINGS
-    window, filled, core = shares(nodule, *grid)
+    window, filled, core = enhancement.shares(nodule, head)
     blur = rng.uniform(*_BLURS)
     filled = gaussian_filter(filled, blur) * brain[window]
     filled[filled < _UNCHANGED] = 0
@@ -195,7 +187,7 @@ def _implant(
     wall = filled - core
     white = WHITE_MATTER * level[window]
     grain = 1 + _GRAIN * gaussian_filter(rng.standard_normal(wall.shape), 0.8).astype(np.float32)
-    if nodule.kind == MASS:
+    if nodule.kind == enhancement.MASS:
         patches = texture_field(wall.shape, rng.uniform(*_PATCHES), head.spacing, rng)
         core = filled * (patches < -rng.uniform(*_POCKETS))
         wall, grain = filled - core, grain * np.exp(rng.uniform(0, _PATCHY) * patches)
@@ -209,4 +201,4 @@ def _implant(
     if not is_enhancing.any() and wall.max(initial=0.0) > 0:
         is_enhancing.flat[np.argmax(wall)] = True
     part[is_enhancing] = ENHANCING
-    numbers[window][is_enhancing] = number
+    implants.numbers[window][is_enhancing] = len(implants.nodules)

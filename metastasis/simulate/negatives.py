@@ -11,13 +11,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from dmrifit.simulate.head_shapes import slow_field
 from dmrifit.simulate.heads import Head, centered_grid, depth_of, voxel_centers
 from metastasis.scans.local_level import WHITE_MATTER, local_level
-from metastasis.simulate.enhancement import (
-    Contrasts,
-    draw_enhancement,
-    draw_nodule,
-    draw_places,
-    shares,
-)
+from metastasis.simulate import enhancement
 
 _ADULT_MM = 150.0  # mean axis of an adult's brain
 _TURN, _SHEAR, _SCALE = 0.15, 0.06, 0.12  # of the matrix of a warp
@@ -102,7 +96,7 @@ def paint_negatives(
     steps = np.asarray(steps, dtype=np.float64)
     head = head_around(brain, steps)
     white = WHITE_MATTER * local_level(volume, brain, steps)
-    contrasts = Contrasts(
+    contrasts = enhancement.Contrasts(
         vessels=(0.3, 1.3),
         vessel_radii=(0.55, 1.4),
         sinuses=rng.uniform(0.4, 1.9) * rng.integers(0, 2),
@@ -117,15 +111,13 @@ def paint_negatives(
     for _ in range(int(rng.integers(*_CAVITIES))):
         low, high = np.log(_CAVITY_DIAMETERS)
         diameter = float(np.exp(rng.uniform(low, high)))
-        (place,) = draw_places(deep, [diameter / 2], [], head, rng)
+        (place,) = enhancement.draw_places(deep, [diameter / 2], [], head, rng)
         if place is None:
             continue
-        window, share, _ = shares(
-            draw_nodule(place, diameter, rng), brain.shape, head.affine[:3, 3], steps
-        )
+        window, share, _ = enhancement.shares(enhancement.draw_nodule(place, diameter, rng), head)
         share = gaussian_filter(share, rng.uniform(0.5, 1.2)) * brain[window]
         painted[window] += share * (rng.uniform(*_CAVITY_LEVELS) * white[window] - painted[window])
-    vascular = draw_enhancement(head, rng, contrasts)
+    vascular = enhancement.draw_enhancement(head, rng, contrasts)
     bright = white * (1 + vascular.contrast / np.maximum(vascular.share, 1e-3))
     return painted + vascular.share * np.maximum(bright - painted, 0) * brain
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,39 +11,20 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, label
 from scipy.spatial.transform import Rotation
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
+from dmrifit.simulate import heads
 from dmrifit.simulate.head_shapes import slow_field, texture_field
-from dmrifit.simulate.heads import (
-    Head,
-    StandardHead,
-    check_field,
-    check_shape,
-    check_spacing,
-    check_tissues,
-    draw_head,
-    standard_head,
-)
 from metastasis.scans.cases import Case
-from metastasis.simulate.enhancement import (
-    CONTRASTS,
-    HARD_CONTRASTS,
-    Nodule,
-    draw_contrasts,
-    draw_enhancement,
-    draw_kind,
-    draw_mimics,
-    draw_nodule,
-    draw_places,
-    draw_varied_nodule,
-    moved,
-    shares,
-    swelling,
-)
+from metastasis.simulate import enhancement
 
 __all__ = ["simulate_metastases"]
+
+#: A window of the image, and which of its voxels a lesion fills.
+_LesionVoxels: TypeAlias = tuple[tuple[slice, ...], NDArray[np.bool_]]
+_Protocol: TypeAlias = tuple[Sequence[float], float, float, float]
 
 #: Smallest, middle and largest diameter of a metastasis in mm: half of them lie on either side of
 #: the middle.
@@ -66,10 +47,10 @@ _WHITE, _GRAY, _DEEP, _FLUID = 1.0, 0.72, 0.80, 0.28
 _UNIT = 100.0  # signal of white matter at the gain of 1
 _TEXTURE, _TEXTURE_MM = 0.03, 1.5
 _EDEMA = 0.14  # of white matter's signal
-_BIAS = 0.08  # standard deviation of the field
-_BLUR = 0.55  # voxels
-_NOISE = 0.03  # of white matter's signal
 _GAIN = 0.10
+#: How a patient is scanned: blur in voxels, standard deviation of the field, noise (of white
+#: matter's signal) and gamma.
+_PROTOCOL: _Protocol = ((0.55, 0.55, 0.55), 0.08, 0.03, 1.0)
 # Of the hard world: blur in voxels, standard deviation of the field, noise, gamma.
 _HARD_SCANNER = ((0.4, 0.8), (0.05, 0.2), (0.015, 0.05), (0.8, 1.25))
 _TIMING = (0.85, 1.15)  # enhancement of the prior image, of that of the image
@@ -89,29 +70,15 @@ _FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
 class _Settings:
     """What all patients of a simulation share."""
 
-    prior: float
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     metastases: tuple[int, int]
     mimics: tuple[int, int]
+    prior: float
     misregistration: float
-    standard: StandardHead | None
+    standard: heads.StandardHead | None
     seed: int
     world: str
-
-
-@dataclass(frozen=True)
-class _Protocol:
-    """How a patient is scanned: blur in voxels, bias field, noise, gamma."""
-
-    blurs: tuple[float, float, float] = (_BLUR, _BLUR, _BLUR)
-    bias: float = _BIAS
-    noise: float = _NOISE
-    gamma: float = 1.0
-
-
-#: A window of the image, and which of its voxels a lesion fills.
-_LesionVoxels: TypeAlias = tuple[tuple[slice, ...], NDArray[np.bool_]]
 
 
 def simulate_metastases(
@@ -214,31 +181,20 @@ def simulate_metastases(
     check_word("world", world, _WORLDS)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
         check_number(name, value, most=most)
-    voxels = check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
-    steps = check_spacing(spacing, most=_LARGEST_VOXEL)
-    maps = check_tissues(tissues)
+    voxels = heads.check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
+    steps = heads.check_spacing(spacing, most=_LARGEST_VOXEL)
+    n_lesions, n_mimics = _range("metastases", metastases), _range("mimics", mimics)
+    maps = heads.check_tissues(tissues)
+    heads.check_field(voxels, steps, _LEAST_FIELD, "metastases")
     # Without maps, each patient has folds of its own.
-    standard = None
-    if maps is not None:
-        standard = standard_head(steps, maps)
-    settings = _Settings(
-        float(prior),
-        voxels,
-        steps,
-        _range("metastases", metastases),
-        _range("mimics", mimics),
-        float(misregistration),
-        standard,
-        seed_from(random_state),
-        world,
-    )
-    check_field(voxels, steps, _LEAST_FIELD, "metastases")
+    standard = None if maps is None else heads.standard_head(steps, maps)
+    seed = seed_from(random_state)
+    grid_and_numbers = voxels, steps, n_lesions, n_mimics
+    settings = _Settings(*grid_and_numbers, prior, misregistration, standard, seed, world)
     from joblib import Parallel, delayed
 
     numbers = range(skip, skip + n_patients)
-    return list(
-        Parallel(n_jobs=n_jobs)(delayed(_simulate)(number, settings) for number in numbers)
-    )
+    return list(Parallel(n_jobs)(delayed(_simulate)(number, settings) for number in numbers))
 
 
 def _simulate(number: int, settings: _Settings) -> Case:
@@ -247,22 +203,33 @@ def _simulate(number: int, settings: _Settings) -> Case:
     def stream(purpose: str) -> np.random.Generator:
         return np.random.default_rng(seed_for(settings.seed, "metastasis", purpose, number))
 
-    head = _draw_head(settings, stream("head"))
-    hard = settings.world == "hard"
-    contrasts = CONTRASTS
-    if hard:
-        contrasts = draw_contrasts(stream("contrasts"))
-    vascular = draw_enhancement(head, stream("enhancement"), contrasts)
-    likely = _likely(head)
-    fewest, most = settings.metastases
-    n = fewest + int(_even(settings.seed, "number", number) * (most - fewest + 1))
-    lesions, courses = _draw_lesions(
-        n, likely, head, stream("metastases"), stream("course"), hard=hard
+    def evenly_drawn(purpose: str) -> float:
+        return evenly(settings.seed, number, _EVEN[purpose], "metastasis", purpose)
+
+    head_stream, size_stream = stream("head").spawn(2)
+    head = heads.draw_head(
+        settings.shape,
+        settings.spacing,
+        head_stream,
+        standard=settings.standard,
+        growth=size_stream.uniform(*_VENTRICLES),
+        scale=size_stream.uniform(*_SIZES, 3),
     )
+    hard = settings.world == "hard"
+    contrasts = enhancement.draw_contrasts(stream("contrasts")) if hard else enhancement.CONTRASTS
+    vascular = enhancement.draw_enhancement(head, stream("enhancement"), contrasts)
+    # Metastases grow mostly between gray and white matter, never in fluid.
+    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
+    likely = (4 * border + 0.12 * head.matter) * ((head.fluid < 0.3) & (head.depth > 2.5))
+    fewest, most = settings.metastases
+    n = fewest + int(evenly_drawn("number") * (most - fewest + 1))
+    lesions = _draw_lesions(n, likely, head, stream("metastases"), stream("course"), hard=hard)
     mimic_stream = stream("mimics")
     n_mimics = int(mimic_stream.integers(settings.mimics[0], settings.mimics[1] + 1))
     taken = [(lesion.center, lesion.radius) for lesion in lesions]
-    mimics = draw_mimics(n_mimics, vascular.points, likely, taken, head, mimic_stream, contrasts)
+    mimics = enhancement.draw_mimics(
+        n_mimics, vascular.points, likely, taken, head, mimic_stream, contrasts
+    )
 
     texture = texture_field(settings.shape, _TEXTURE_MM, head.spacing, stream("texture"))
     matter = _WHITE * head.white + _GRAY * head.gray + _DEEP * head.deep + _FLUID * head.fluid
@@ -273,26 +240,24 @@ def _simulate(number: int, settings: _Settings) -> Case:
     added = vascular.contrast
     is_mimic = np.zeros(settings.shape, dtype=bool)
     for mimic in mimics:
-        window, share, _ = shares(mimic, settings.shape, head.affine[:3, 3], head.spacing)
+        window, share, _ = enhancement.shares(mimic, head)
         share *= head.brain[window]
         plain[window] += share * (_WHITE - plain[window])
         added[window] += share * (mimic.contrast - added[window])
         is_mimic[window] |= _voxels(share)
 
-    image, masks = _with_lesions(plain + added, lesions, head)
-    mask = _union(masks, settings.shape)
-    scanner, protocol = stream("scanner"), _Protocol()
+    image, mask, masks = _with_lesions(plain + added, lesions, head)
+    scanner, protocol = stream("scanner"), _PROTOCOL
     if hard:
         # Follow-up scans are made by the same protocol; field and noise differ.
         protocol = _draw_protocol(scanner)
-    scan = _scanned(image, head.brain, scanner, protocol)
+    scan = _scanned(image, head.brain, scanner, *protocol)
     prior, prior_label = None, None
-    has_prior = _even(settings.seed, "prior", number) < settings.prior
+    has_prior = evenly_drawn("prior") < settings.prior
     if has_prior:
-        earlier, prior_label = _earlier(
-            plain, added, lesions, courses, head, settings, stream("registration")
-        )
-        prior = _scanned(earlier, head.brain, stream("earlier scanner"), protocol)
+        misplaced = settings.misregistration, stream("registration")
+        earlier, prior_label = _earlier(plain, added, lesions, head, *misplaced)
+        prior = _scanned(earlier, head.brain, stream("earlier scanner"), *protocol)
     name = f"synthetic-{number + 1:03d}"
     return Case(
         name,
@@ -305,47 +270,24 @@ def _simulate(number: int, settings: _Settings) -> Case:
         synthetic=True,
         name=name,
         mimics=(is_mimic & (mask == 0)).astype(np.uint8),
-        lesions=_table(lesions, courses, masks, mask, head.spacing, has_prior=has_prior),
+        lesions=_table(lesions, masks, mask, head.spacing, has_prior=has_prior),
     )
-
-
-def _draw_head(settings: _Settings, rng: np.random.Generator) -> Head:
-    head_stream, size_stream = rng.spawn(2)
-    return draw_head(
-        settings.shape,
-        settings.spacing,
-        head_stream,
-        standard=settings.standard,
-        growth=size_stream.uniform(*_VENTRICLES),
-        scale=size_stream.uniform(*_SIZES, 3),
-    )
-
-
-def _even(seed: int, purpose: str, number: int) -> float:
-    return evenly(seed, number, _EVEN[purpose], "metastasis", purpose)
-
-
-def _likely(head: Head) -> NDArray[np.float32]:
-    """Weight where metastases grow: mostly between gray and white matter, never in fluid."""
-    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
-    is_possible = (head.fluid < 0.3) & (head.depth > 2.5)
-    return (4 * border + 0.12 * head.matter) * is_possible
 
 
 def _draw_lesions(
     n: int,
     likely: NDArray[np.float32],
-    head: Head,
+    head: heads.Head,
     rng: np.random.Generator,
     course: np.random.Generator,
     *,
     hard: bool,
-) -> tuple[list[Nodule], list[tuple[str, float]]]:
+) -> list[enhancement.Nodule]:
     """Draw metastases, with the status and size of each at the time of the prior."""
     if hard:
         # Rings of 40 mm do not fit into a small field of view.
         largest = 0.5 * float(head.half_axes.min())
-        kinds = [draw_kind(rng) for _ in range(n)]
+        kinds = [enhancement.draw_kind(rng) for _ in range(n)]
         drawn = [(kind, min(size, largest)) for kind, size in kinds]
     else:
         small = rng.random(n) < 0.5
@@ -354,8 +296,8 @@ def _draw_lesions(
         drawn = [("", size) for size in np.exp(sizes).tolist()]
     # The large ones first, as they need room.
     drawn.sort(key=lambda item: -item[1])
-    places = draw_places(likely, [size / 2 for _, size in drawn], [], head, rng)
-    lesions, courses = [], []
+    places = enhancement.draw_places(likely, [size / 2 for _, size in drawn], [], head, rng)
+    lesions = []
     for (kind, size), place in zip(drawn, places, strict=True):
         odds = HARD_STATUSES
         if not hard:
@@ -367,41 +309,38 @@ def _draw_lesions(
         if place is None:
             continue
         if hard:
-            lesion = draw_varied_nodule(place, kind, size, rng, contrasts=HARD_CONTRASTS)
+            lesion = enhancement.draw_varied_nodule(
+                place, kind, size, rng, contrasts=enhancement.HARD_CONTRASTS
+            )
         else:
-            ring = _RING if size > _RING_FROM else 0.0
-            lesion = draw_nodule(place, size, rng, ring=ring)
-        lesions.append(lesion)
-        courses.append((status, earlier[status]))
-    return lesions, courses
+            lesion = enhancement.draw_nodule(
+                place, size, rng, ring=_RING if size > _RING_FROM else 0.0
+            )
+        lesions.append(replace(lesion, status=status, earlier_size=earlier[status]))
+    return lesions
 
 
 def _with_lesions(
-    picture: NDArray[np.float32], lesions: Sequence[Nodule], head: Head
-) -> tuple[NDArray[np.float32], list[_LesionVoxels]]:
+    picture: NDArray[np.float32], lesions: Sequence[enhancement.Nodule], head: heads.Head
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], list[_LesionVoxels]]:
     """Put metastases into an image; label voxels filled by more than half, at least one each."""
     picture = picture.copy()
-    grid = picture.shape, head.affine[:3, 3], head.spacing
+    label = np.zeros(picture.shape, dtype=np.uint8)
     for lesion in lesions:
         if lesion.edema:
-            window, edema = swelling(lesion, *grid)
+            window, edema = enhancement.swelling(lesion, head)
             picture[window] -= _EDEMA * edema * head.white[window]
     masks = []
     for lesion in lesions:
-        window, share, core = shares(lesion, *grid)
+        window, share, core = enhancement.shares(lesion, head)
         share *= head.brain[window]
         level = (_WHITE + lesion.contrast) * (1 - core) + lesion.core_level * core
         picture[window] += share * (level - picture[window])
         # What enhances is outlined in the hard world: nobody sees a cavity's edge in the cavity.
-        masks.append((window, _voxels(share - core if lesion.kind else share)))
-    return picture, masks
-
-
-def _union(masks: Sequence[_LesionVoxels], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    mask = np.zeros(shape, dtype=np.uint8)
-    for window, voxels in masks:
-        mask[window] |= voxels
-    return mask
+        voxels = _voxels(share - core if lesion.kind else share)
+        label[window] |= voxels
+        masks.append((window, voxels))
+    return picture, label, masks
 
 
 def _voxels(share: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -415,25 +354,28 @@ def _voxels(share: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _earlier(
     plain: NDArray[np.float32],
     added: NDArray[np.float32],
-    lesions: Sequence[Nodule],
-    courses: Sequence[tuple[str, float]],
-    head: Head,
-    settings: _Settings,
+    lesions: Sequence[enhancement.Nodule],
+    head: heads.Head,
+    misregistration: float,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Make the prior image: the brain slightly displaced, with the metastases of that time."""
     steps, origin = head.spacing, head.affine[:3, 3]
     timing = rng.uniform(*_TIMING)
-    shift = rng.uniform(-_SHIFT, _SHIFT, 3) * settings.misregistration
-    size = 1 + rng.uniform(-_SCALE, _SCALE) * settings.misregistration
-    angles = rng.uniform(-_TURN, _TURN, 3) * settings.misregistration
+    shift = rng.uniform(-_SHIFT, _SHIFT, 3) * misregistration
+    size = 1 + rng.uniform(-_SCALE, _SCALE) * misregistration
+    angles = rng.uniform(-_TURN, _TURN, 3) * misregistration
     turn = size * Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()
     # Place x of the prior shows what lies at turn·x + shift.
-    before = []
-    for lesion, (_, earlier_size) in zip(lesions, courses, strict=True):
-        if earlier_size > 0:
-            center = np.linalg.solve(turn, lesion.center - shift)
-            before.append(moved(lesion, center, earlier_size))
+    before = [
+        replace(
+            lesion,
+            center=np.linalg.solve(turn, lesion.center - shift),
+            radius=lesion.radius * lesion.earlier_size,
+        )
+        for lesion in lesions
+        if lesion.earlier_size
+    ]
     matrix = turn * steps / steps[:, None]
     offset = (turn @ origin + shift - origin) / steps
     # Only the anatomy is interpolated; metastases are drawn anew at their displaced places, so
@@ -442,25 +384,28 @@ def _earlier(
         affine_transform(volume, matrix, offset, order=1, mode="nearest")
         for volume in (plain, added)
     )
-    image, masks = _with_lesions(plain + timing * added, before, head)
-    return image, _union(masks, settings.shape)
+    image, label, _ = _with_lesions(plain + timing * added, before, head)
+    return image, label
 
 
 def _scanned(
     picture: NDArray[np.float32],
     brain: NDArray[np.bool_],
     rng: np.random.Generator,
-    protocol: _Protocol,
+    blurs: Sequence[float],
+    bias: float,
+    noise: float,
+    gamma: float,
 ) -> NDArray[np.float32]:
-    """Add blur, coil field, gain and noise to an image; zero outside the brain."""
+    """Add blur in voxels, coil field, gain and noise to an image; zero outside the brain."""
     shape = picture.shape
-    if protocol.gamma != 1:
-        picture = np.clip(picture, 0, None) ** np.float32(protocol.gamma)
+    if gamma != 1:
+        picture = np.clip(picture, 0, None) ** np.float32(gamma)
     field = slow_field(shape, 0.25 * np.array(shape), rng)
     gain = _UNIT * np.exp(_GAIN * rng.standard_normal())
-    blurred = gaussian_filter(picture * brain, protocol.blurs) * np.exp(protocol.bias * field)
+    blurred = gaussian_filter(picture * brain, blurs) * np.exp(bias * field)
     # Magnitudes of complex noise are what scanners write: Rician, never negative.
-    real, imaginary = (protocol.noise * rng.standard_normal(shape) for _ in range(2))
+    real, imaginary = (noise * rng.standard_normal(shape) for _ in range(2))
     return (gain * np.hypot(blurred + real, imaginary) * brain).astype(np.float32)
 
 
@@ -468,13 +413,11 @@ def _draw_protocol(rng: np.random.Generator) -> _Protocol:
     """Draw how a patient of the hard world is scanned, now and before."""
     blur, bias, noise, gamma = (float(rng.uniform(*limits)) for limits in _HARD_SCANNER)
     # Voxels are acquired at other edges than they are stored, and thicker along one axis.
-    x, y, z = rng.permutation([blur, blur, blur * rng.uniform(1, 1.6)])
-    return _Protocol((float(x), float(y), float(z)), bias, noise, gamma)
+    return rng.permutation([blur, blur, blur * rng.uniform(1, 1.6)]).tolist(), bias, noise, gamma
 
 
 def _table(
-    lesions: Sequence[Nodule],
-    courses: Sequence[tuple[str, float]],
+    lesions: Sequence[enhancement.Nodule],
     masks: Sequence[_LesionVoxels],
     mask: NDArray[np.uint8],
     steps: NDArray[np.float64],
@@ -485,30 +428,20 @@ def _table(
     import pandas as pd
 
     components, _ = label(mask, structure=_FULL_CONNECTION)
-    rows: list[dict[str, Any]] = []
-    for lesion, (status, _), (window, voxels) in zip(lesions, courses, masks, strict=True):
+    rows = []
+    for lesion, (window, voxels) in zip(lesions, masks, strict=True):
         # Uneven walls of rings may lie in pieces.
         number = int(np.bincount(components[window][voxels]).argmax())
-        rows.append(
-            {
-                "number": number,
-                "diameter_mm": round(2 * lesion.radius, 3),
-                "status": status if has_prior else "unknown",
-                "volume_mL": round(float(voxels.sum() * np.prod(steps)) * 1e-3, 6),
-            }
-        )
+        volume = round(float(voxels.sum() * np.prod(steps)) * 1e-3, 6)
+        status = lesion.status if has_prior else "unknown"
+        rows.append((number, round(2 * lesion.radius, 3), status, volume))
     columns = ["number", "diameter_mm", "status", "volume_mL"]
-    return pd.DataFrame(sorted(rows, key=lambda row: row["number"]), columns=columns)
+    return pd.DataFrame(sorted(rows, key=lambda row: row[0]), columns=columns)
 
 
 def _range(name: str, limits: Any) -> tuple[int, int]:
-    if isinstance(limits, str) or np.ndim(limits) != 1 or len(limits) != 2:
-        raise ValueError(
-            f"{name} must be two whole numbers, the fewest and the most, not {limits!r}"
-        )
-    for value in limits:
-        check_number(name, value, whole=True)
-    if not limits[0] <= limits[1] <= 40:
+    are_whole = np.shape(limits) == (2,) and all(is_number(n, whole=True) for n in limits)
+    if not are_whole or not 0 <= limits[0] <= limits[1] <= 40:
         raise ValueError(
             f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
         )

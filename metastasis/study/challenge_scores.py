@@ -67,13 +67,11 @@ def mets_scores(
     n_false = len(matched.component_voxels) - int((dice > 0).sum())
     is_large = volumes >= LARGE_MM3
     scores = _counted("all", dice > 0, n_false)
-    if not len(volumes):
-        # The scorer divides by nothing for all lesions together, but not for large or small ones.
-        scores["all_instance_rec"] = np.nan
-    if not len(matched.component_voxels):
-        scores["all_instance_prec"] = np.nan
-    if not len(volumes) + len(matched.component_voxels):
-        scores["all_instance_f1"] = np.nan
+    # The scorer divides by nothing for all lesions together, but not for large or small ones.
+    n_lesions, n_components = len(volumes), len(matched.component_voxels)
+    for key, n in (("rec", n_lesions), ("prec", n_components), ("f1", n_lesions + n_components)):
+        if not n:
+            scores[f"all_instance_{key}"] = np.nan
     for part, inside in (("large", is_large), ("small", ~is_large)):
         part_scores = _counted(part, dice[inside] >= MIN_DICE, n_false)
         if not inside.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,25 +32,21 @@ def control_segmentations(
     for i, case in enumerate(cases):
         shape = truths[i].shape
         brain = np.ones(shape, bool) if case.brain is None else np.asarray(case.brain) > 0
-        next_cases = [j % len(cases) for j in range(i + 1, i + len(cases))]
-        donors = [j for j in next_cases if cases[j].patient != case.patient]
+        order = [*range(i + 1, len(cases)), *range(i)]
+        donors = [j for j in order if cases[j].patient != case.patient]
         # Without another patient the lesions are those of the case itself, mirrored.
         donor_mask = next((truths[j] for j in donors if truths[j].any()), truths[i][::-1])
         # A stream for each case, so that leaving out a case changes no other.
         rng = np.random.default_rng(seed_for(seed, "random blobs", i))
-        blobs = []
-        for j in donors:
-            blobs += lesions[j]
+        blobs = list(chain.from_iterable(lesions[j] for j in donors))
         # As many as another patient has, as the number of a case's own lesions would be a look at
         # it.
-        number = len(lesions[i])
-        if donors:
-            number = len(lesions[donors[rng.integers(len(donors))]])
+        model = donors[rng.integers(len(donors))] if donors else i
         masks = (
             brain,
             np.zeros(shape, bool),
             cropped(donor_mask, (0, 0, 0), shape),
-            _random_blobs(blobs or lesions[i], number, brain, rng),
+            _random_blobs(blobs or lesions[i], len(lesions[model]), brain, rng),
         )
         for name, mask in zip(CONTROLS, masks, strict=True):
             controls[name].append(mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,36 +13,14 @@ from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.io.components import drop_small, label_components
-from dmrifit.stats.lesion_matching import (
-    HEADLINES,
-    SMALL_ML,
-    lesion_counts,
-    lesion_scores,
-    lesion_table,
-    ratio,
-    scores_from_counts,
-)
+from dmrifit.stats import lesion_matching
+from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table
 from dmrifit.stats.metrics import dice
 from dmrifit.stats.patient_summary import in_parts, summarize
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
-from metastasis.segmentation.operating_points import THRESHOLDS, threshold_curve
+from metastasis.segmentation.operating_points import THRESHOLDS, summed_curve, threshold_curve
+from metastasis.study import operating_curves, reader_scores
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
-from metastasis.study.operating_curves import (
-    FROC_COLUMNS,
-    area_table,
-    calibration_curve,
-    family_table,
-    froc_table,
-    summed_curve,
-)
-from metastasis.study.reader_scores import (
-    challenge_table,
-    distance_table,
-    lesion_free_table,
-    matched_table,
-    recall_by_volume,
-    scan_scores,
-)
 from metastasis.study.segment_metrics import SEGMENT_COUNTS, segment_counts, segment_rates
 
 if TYPE_CHECKING:
@@ -77,8 +56,6 @@ def evaluate_segmentations(
     thresholds: ArrayLike = THRESHOLDS,
     families: Mapping[str, Sequence[str]] | None = None,
     segment: int = 19,
-    connectivity: int = 26,
-    min_overlap: int = 1,
     min_voxels: int | Mapping[str, int] = 1,
     small: float = SMALL_ML,
     controls: bool = True,
@@ -106,10 +83,6 @@ def evaluate_segmentations(
     segment : int, default=19
         Edge in voxels of the segments of `segment_scores`. Where a case has a brain, segments
         outside are left out.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-    min_overlap : int, default=1
-        As for `lesion_table`.
     min_voxels : int or mapping of str to int, default=1
         As for `lesion_table`, left out before anything is counted; a mapping may give one for each
         method, others and controls have 1.
@@ -167,46 +140,52 @@ def evaluate_segmentations(
     arXiv:2306.00838, 2023.
     """
     import pandas as pd
+    from scipy.ndimage import distance_transform_edt
 
     fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
     for value in fewest_voxels.values():
         check_number("min_voxels", value, least=1, whole=True)
     limits = option_by_method("thresholds", threshold, predictions, 0.5)
     truths = reference_masks(cases)
-    named = {
-        name: _Method(name, values, cases, limits[name], fewest_voxels[name], connectivity)
+    methods = {
+        name: _checked_method(name, values, cases, limits[name], fewest_voxels[name])
         for name, values in predictions.items()
     }
-    _check_names(named, controls)
-    masks = {name: method.masks for name, method in named.items()}
-    for name, method in named.items():
-        if method.marked_by_both is not None:
-            masks[name + OF_BOTH] = method.marked_by_both
-    control_masks = control_segmentations(cases, random_state=random_state) if controls else {}
+    reserved = CONTROLS if controls else ()
+    clashes = [name for name in methods if name in reserved or name.endswith(OF_BOTH)]
+    if not methods or clashes:
+        raise ValueError(f"predictions need names of their own, not {clashes or 'none at all'}")
     # Controls are no methods, so that limits by method have none for them.
     min_control_voxels = 1 if isinstance(min_voxels, Mapping) else min_voxels
-    for name, values in control_masks.items():
-        masks[name] = [
-            drop_small(mask, min_control_voxels, connectivity=connectivity) for mask in values
-        ]
-    options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
+    if controls:
+        for name, values in control_segmentations(cases, random_state=random_state).items():
+            methods[name] = _Method([drop_small(mask, min_control_voxels) for mask in values])
+    masks = {name: method.masks for name, method in methods.items() if name not in reserved}
+    for name, method in methods.items():
+        if method.labels is not None:
+            masks[name + OF_BOTH] = [labels == 2 for labels in method.labels]
+    masks |= {name: methods[name].masks for name in reserved}
     scans, further, lesions = [], [], []
-    statuses = [_statuses(case, connectivity) for case in cases]
+    statuses = [_statuses(case) for case in cases]
     for i, case in enumerate(cases):
-        numbers = label_components(truths[i], connectivity=connectivity)
-        distance = _distance_to(truths[i], case.spacing)
+        numbers = label_components(truths[i])
+        # In mm to the nearest lesion.
+        distance = np.full(case.shape, np.inf, np.float32)
+        if truths[i].any():
+            distance[:] = distance_transform_edt(~truths[i], sampling=case.spacing)
         keys: dict[str, Any] = {"case": i, "name": case.name, "patient": case.patient}
         keys["prior"] = case.prior is not None
         for name, method_masks in masks.items():
             mask = method_masks[i]
-            table = lesion_table(truths[i], mask, case.affine, **options)
-            (counts,) = lesion_counts(table, small=small).to_dict("records")
+            table = lesion_table(truths[i], mask, case.affine)
+            (counts,) = lesion_matching.lesion_counts(table, small=small).to_dict("records")
             row = {**keys, "method": name, **counts}
             row["voxel_dice"] = dice(mask, truths[i])
             scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
-            row = scan_scores(truths[i], numbers, distance, mask, case.affine, **options)
+            row = reader_scores.scan_scores(truths[i], numbers, distance, mask, case.affine)
             further.append({**keys, "method": name, **row})
-            status = _status_column(table, statuses[i])
+            status: Any = [statuses[i].get(number, "") for number in table["number"]]
+            status = np.where(table["kind"] == "lesion", np.array(status, dtype=object), "")
             lesions.append(table.assign(**keys, method=name, status=status))
     by_scan = pd.DataFrame(scans)
     scores_by_scan = pd.DataFrame(further)
@@ -216,47 +195,45 @@ def evaluate_segmentations(
     if is_prior.any() and not is_prior.all():
         parts |= {"with prior": is_prior, "without prior": ~is_prior}
     summary, intervals = _summary(in_parts(by_scan, parts), n_bootstrap, seed)
-    summary.insert(2, "control", summary["method"].isin(CONTROLS) & controls)
-    cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
-    matched, calibrations = [], []
-    curve_inputs: dict[str, tuple[Any, ArrayLike, int]] = {}
-    for name, method in named.items():
-        probabilities = method.probabilities
-        if probabilities is None:
-            continue
-        curve_inputs[name] = (probabilities, thresholds, method.min_voxels)
-        given = {**options, "min_voxels": method.min_voxels}
-        at_levels = matched_table(truths, probabilities, cases_of_parts, statuses, **given)
-        matched.append(at_levels.assign(method=name))
-        brains = [case.brain for case in cases]
-        calibration = calibration_curve(
-            truths, probabilities, masks=brains, threshold=method.threshold, **given
-        )
-        error = calibration["level"].map(calibration.attrs["error"])
-        calibrations.append(calibration.assign(method=name, error=error))
-    # Masks have one operating point: any threshold between 0 and 1 gives it.
-    curve_inputs |= {name: (masks[name], [0.5], 1) for name in control_masks}
-    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
-    draws["patients"] = [case.patient for case in cases]
+    summary.insert(2, "control", summary["method"].isin(reserved))
     all_lesions = _joined(lesions, ["case", "name", "patient", "method"])
-    members = family_table(summary[summary["part"] == "all"], families or {})
+    with_status = all_lesions[all_lesions["status"] != ""].astype({"found": int})
+    by_status = with_status.groupby(["method", "status"], sort=False)["found"]
+    cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
+    brains = [case.brain for case in cases]
+    matched, calibrations = [], []
+    for name, method in methods.items():
+        if method.probabilities is None:
+            continue
+        given: tuple[Any, Any] = (truths, method.probabilities)
+        table = reader_scores.matched_table(
+            *given, cases_of_parts, statuses, min_voxels=method.min_voxels
+        )
+        matched.append(table.assign(method=name))
+        table = operating_curves.calibration_curve(
+            *given, masks=brains, threshold=method.threshold, min_voxels=method.min_voxels
+        )
+        calibrations.append(table.assign(method=name))
+    patients = [case.patient for case in cases]
+    draws = {"patients": patients, "n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
+    members = operating_curves.family_table(summary[summary["part"] == "all"], families or {})
     return {
         "scans": by_scan,
         "lesions": all_lesions,
         "summary": summary,
         "intervals": intervals,
-        "volumes": recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
-        "distance": distance_table(scores_by_scan, n_bootstrap=n_bootstrap, seed=seed),
-        "challenge": challenge_table(scores_by_scan),
-        "lesion_free": lesion_free_table(scores_by_scan),
-        "status": _status_table(all_lesions),
-        "ensemble": _ensemble_table(
-            named, {name: masks[name] for name in control_masks}, cases, truths, options
+        "volumes": reader_scores.recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
+        "distance": reader_scores.distance_table(
+            scores_by_scan, n_bootstrap=n_bootstrap, seed=seed
         ),
+        "challenge": reader_scores.challenge_table(scores_by_scan),
+        "lesion_free": reader_scores.lesion_free_table(scores_by_scan),
+        "status": by_status.agg(n="size", n_found="sum", sensitivity="mean").reset_index(),
+        "ensemble": _ensemble_table(methods, reserved, patients, truths),
         "matched": _joined(matched, ["method", "part"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
-        **_curve_tables(truths, curve_inputs, control_masks, members, draws, options),
+        **_curve_tables(truths, methods, thresholds, reserved, members, draws),
     }
 
 
@@ -265,40 +242,30 @@ def candidate_scores(
     predictions: Sequence[ArrayLike],
     *,
     patients: Sequence[Any] | None = None,
-    connectivity: int = 26,
-    min_overlap: int = 1,
-    min_voxels: int = 1,
 ) -> dict[str, float]:
     """Score what both models of an ensemble mark, and its candidates (x, y, z)."""
-    options: dict[str, Any] = {
-        "connectivity": connectivity,
-        "min_overlap": min_overlap,
-        "min_voxels": min_voxels,
-    }
-
-    def scores_of(masks: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
-        pairs = zip(labels, masks, strict=True)
-        return lesion_scores([lesion_table(label, mask, **options) for label, mask in pairs])
-
     label_maps = [np.asarray(prediction) for prediction in predictions]
-    union = scores_of([label_map > 0 for label_map in label_maps])
-    both = scores_of([label_map == 2 for label_map in label_maps])
-    candidates = scores_of([label_map == 1 for label_map in label_maps])
+
+    def scores_of(*marks: int) -> dict[str, Any]:
+        pairs = zip(labels, label_maps, strict=True)
+        return lesion_scores([lesion_table(truth, np.isin(m, marks)) for truth, m in pairs])
+
+    union, both = scores_of(1, 2), scores_of(2)
     # A lesion that both mark in part is no further one, so candidates are not counted alone.
-    n_further = union["n_found"] - both["n_found"]
-    n_false = candidates["n_false_positives"]
-    n_scans = len(labels)
-    n_patients = n_scans if patients is None else len(set(patients))
-    return {
-        **{key: union[key] for key in _SCORES_OF_BOTH},
-        **{f"both_{key}": both[key] for key in _SCORES_OF_BOTH},
-        "further_true": n_further,
-        "further_true_per_scan": n_further / n_scans,
-        "further_true_per_patient": n_further / n_patients,
-        "false_candidates": n_false,
-        "false_candidates_per_scan": n_false / n_scans,
-        "false_candidates_per_patient": n_false / n_patients,
+    counts = {
+        "further_true": union["n_found"] - both["n_found"],
+        "false_candidates": scores_of(1)["n_false_positives"],
     }
+    n_patients = len(labels) if patients is None else len(set(patients))
+    scores = {key: union[key] for key in _SCORES_OF_BOTH}
+    scores |= {f"both_{key}": both[key] for key in _SCORES_OF_BOTH}
+    for key, n in counts.items():
+        scores |= {
+            key: n,
+            f"{key}_per_scan": n / len(labels),
+            f"{key}_per_patient": n / n_patients,
+        }
+    return scores
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
@@ -322,57 +289,59 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
 # Methods and options -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _Method:
-    """Masks of a method, with probabilities or those of both models where it has them."""
+    """Masks of a method, with probabilities or the labels of an ensemble where it has them."""
 
-    def __init__(
-        self,
-        name: str,
-        values: Sequence[ArrayLike],
-        cases: Sequence[Case],
-        threshold: float,
-        min_voxels: int,
-        connectivity: int,
-    ) -> None:
-        if not 0 < threshold <= 1:
+    masks: list[NDArray[np.bool_]]
+    threshold: float = 0.5
+    min_voxels: int = 1
+    probabilities: list[NDArray[Any]] | None = None
+    labels: list[NDArray[Any]] | None = None
+
+
+def _checked_method(
+    name: str,
+    values: Sequence[ArrayLike],
+    cases: Sequence[Case],
+    threshold: float,
+    min_voxels: int,
+) -> _Method:
+    if not 0 < threshold <= 1:
+        raise ValueError(
+            f"the threshold of {name} must be above 0 and at most 1, not {threshold!r}"
+        )
+    arrays = [np.asarray(prediction) for prediction in values]
+    if len(arrays) != len(cases):
+        raise ValueError(
+            f"{name}: {counted(len(arrays), 'prediction')} for {counted(len(cases), 'case')}; "
+            "give one for each"
+        )
+    for array, case in zip(arrays, cases, strict=True):
+        if array.shape != case.shape:
             raise ValueError(
-                f"the threshold of {name} must be above 0 and at most 1, not {threshold!r}"
+                f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is "
+                f"{case.shape}"
             )
-        arrays = [np.asarray(prediction) for prediction in values]
-        if len(arrays) != len(cases):
-            raise ValueError(
-                f"{name}: {counted(len(arrays), 'prediction')} for {counted(len(cases), 'case')}; "
-                "give one for each"
-            )
-        for array, case in zip(arrays, cases, strict=True):
-            if array.shape != case.shape:
-                raise ValueError(
-                    f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is "
-                    f"{case.shape}"
-                )
-        kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
-        highest = max(array.max() for array in arrays)
-        are_valid = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
-        limit = 1 if "probabilities" in kinds else 2
-        if len(kinds) > 1 or not are_valid or highest > limit:
-            raise ValueError(
-                f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases "
-                "need probabilities (floating point, 0 to 1), masks (0 and 1) or an ensemble's "
-                "labels (0, 1 and 2)"
-            )
-        has_probabilities = kinds == {"probabilities"}
-        masks = [array >= threshold if has_probabilities else array > 0 for array in arrays]
-        self.masks = [drop_small(mask, min_voxels, connectivity=connectivity) for mask in masks]
-        self.threshold = float(threshold)
-        self.min_voxels = min_voxels
-        self.probabilities = arrays if has_probabilities else None
-        self.labels: list[NDArray[Any]] | None = None
-        self.marked_by_both: list[NDArray[np.bool_]] | None = None
-        # Only an ensemble has the label 2, for what both models mark.
-        if not has_probabilities and highest == 2:
-            pairs = zip(arrays, self.masks, strict=True)
-            self.labels = [np.where(mask, array, 0) for array, mask in pairs]
-            self.marked_by_both = [labels == 2 for labels in self.labels]
+    kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
+    highest = max(array.max() for array in arrays)
+    are_valid = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
+    limit = 1 if "probabilities" in kinds else 2
+    if len(kinds) > 1 or not are_valid or highest > limit:
+        raise ValueError(
+            f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases "
+            "need probabilities (floating point, 0 to 1), masks (0 and 1) or an ensemble's "
+            "labels (0, 1 and 2)"
+        )
+    if "probabilities" in kinds:
+        masks = [drop_small(array >= threshold, min_voxels) for array in arrays]
+        return _Method(masks, float(threshold), min_voxels, arrays)
+    masks = [drop_small(array, min_voxels) for array in arrays]
+    labels = None
+    # Only an ensemble has the label 2, for what both models mark.
+    if highest == 2:
+        labels = [array * mask for array, mask in zip(arrays, masks, strict=True)]
+    return _Method(masks, float(threshold), min_voxels, labels=labels)
 
 
 def option_by_method(
@@ -388,38 +357,12 @@ def option_by_method(
     return dict.fromkeys(methods, default) | dict(values)
 
 
-def _check_names(named: Mapping[str, _Method], controls: bool) -> None:
-    reserved = list(CONTROLS) if controls else []
-    clashes = [name for name in named if name in reserved or name.endswith(OF_BOTH)]
-    if not named or clashes:
-        raise ValueError(f"predictions need names of their own, not {clashes or 'none at all'}")
-
-
-def _statuses(case: Case, connectivity: int) -> dict[int, str]:
+def _statuses(case: Case) -> dict[int, str]:
     """Give the status of the lesions of a synthetic case by their numbers."""
-    # The numbers hold for components of voxels that share a corner, not for others.
-    if case.lesions is None or connectivity != 26:
+    if case.lesions is None:
         return {}
     numbers = case.lesions["number"].astype(int)
     return dict(zip(numbers, case.lesions["status"].astype(str), strict=True))
-
-
-# Measures of a scan ------------------------------------------------------------------------------
-
-
-def _status_column(table: pd.DataFrame, statuses: Mapping[int, str]) -> NDArray[np.object_]:
-    """Give the status of each row of a lesion table; empty for false positives."""
-    status = [statuses.get(number, "") for number in table["number"]]
-    return np.where(table["kind"] == "lesion", np.array(status, dtype=object), "")
-
-
-def _distance_to(truth: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float32]:
-    """Give the distance in mm to the nearest lesion; infinite without any."""
-    from scipy.ndimage import distance_transform_edt
-
-    if not truth.any():
-        return np.full(truth.shape, np.inf, np.float32)
-    return np.asarray(distance_transform_edt(~truth, sampling=spacing), np.float32)
 
 
 # Tables ------------------------------------------------------------------------------------------
@@ -427,8 +370,8 @@ def _distance_to(truth: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[
 
 def _scores(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Compute all scores of a summary from sums of counts over scans."""
-    scores: dict[str, NDArray[Any]] = scores_from_counts(counts)
-    scores["voxel_dice"] = ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
+    scores: dict[str, NDArray[Any]] = lesion_matching.scores_from_counts(counts)
+    scores["voxel_dice"] = lesion_matching.ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
     rates = segment_rates({key: counts[f"segment_{key}"] for key in SEGMENT_COUNTS})
     return scores | {f"segment_{key}": value for key, value in rates.items()}
 
@@ -446,20 +389,16 @@ def _summary(
     for part, table in scans.groupby("part", sort=False):
         # The samples of patients are the same for all methods.
         draws: dict[str, Any] = {"seed": seed_for(seed, "bootstrap", part), "trials": _TRIALS}
-        scores = summarize(table, keys, columns, _scores, n_bootstrap=n_bootstrap, **draws)
-        tables.append(scores)
+        tables.append(summarize(table, keys, columns, _scores, n_bootstrap=n_bootstrap, **draws))
     summary = pd.concat(tables, ignore_index=True)
-    rows = []
-    for row in summary.to_dict("records") if n_bootstrap else ():
-        for measure in _INTERVALS:
-            ends = {end: row[f"{measure}_{end}"] for end in ("low", "high")}
-            rows.append(
-                {"part": row["part"], "method": row["method"], "measure": measure}
-                | {"value": row[measure], **ends}
-            )
-    names = ["part", "method", "measure", "value", "low", "high"]
+    rows = [
+        [row["part"], row["method"], name, *(row[name + end] for end in ("", "_low", "_high"))]
+        for row in summary.to_dict("records")
+        for name in (_INTERVALS if n_bootstrap else ())
+    ]
+    intervals = pd.DataFrame(rows, columns=[*keys, "measure", "value", "low", "high"])
     ends = summary.filter(regex="_low$|_high$").columns
-    return summary.drop(columns=["n_patients", *ends]), pd.DataFrame(rows, columns=names)
+    return summary.drop(columns=["n_patients", *ends]), intervals
 
 
 def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFrame:
@@ -468,61 +407,57 @@ def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFram
 
     if not tables:
         return pd.DataFrame(columns=list(first))
-    # What a table notes about itself holds for one scan or method, not for all of them.
-    for table in tables:
-        table.attrs = {}
     filled = [table for table in tables if len(table)] or list(tables[:1])
     whole = pd.concat(filled, ignore_index=True)
     return whole[[*first, *(key for key in whole.columns if key not in first)]]
 
 
-def _status_table(lesions: pd.DataFrame) -> pd.DataFrame:
-    with_status = lesions[lesions["status"] != ""].astype({"found": int})
-    groups = with_status.groupby(["method", "status"], sort=False)["found"]
-    return groups.agg(n="size", n_found="sum", sensitivity="mean").reset_index()
-
-
 def _ensemble_table(
-    named: Mapping[str, _Method],
-    control_masks: Mapping[str, Sequence[NDArray[np.bool_]]],
-    cases: Sequence[Case],
+    methods: Mapping[str, _Method],
+    controls: Collection[str],
+    patients: Sequence[str],
     truths: Sequence[NDArray[np.bool_]],
-    options: Mapping[str, Any],
 ) -> pd.DataFrame:
     import pandas as pd
 
-    labels = {name: method.labels for name, method in named.items() if method.labels is not None}
+    labels = {name: method.labels for name, method in methods.items() if method.labels is not None}
     if not labels:
         return pd.DataFrame(columns=["method", "control"])
     # Both models of a control mark all.
-    for name, masks in control_masks.items():
-        labels[name] = [2 * mask.astype(np.uint8) for mask in masks]
-    patients = [case.patient for case in cases]
+    labels |= {
+        name: [2 * mask.astype(np.uint8) for mask in methods[name].masks] for name in controls
+    }
     rows = []
-    for name, method_labels in labels.items():
-        scores = candidate_scores(truths, method_labels, patients=patients, **options)
-        rows.append({"method": name, "control": name in control_masks} | scores)
+    for name, label_maps in labels.items():
+        scores = candidate_scores(truths, label_maps, patients=patients)
+        rows.append({"method": name, "control": name in controls} | scores)
     return pd.DataFrame(rows)
 
 
 def _curve_tables(
     truths: Sequence[NDArray[np.bool_]],
-    curve_inputs: Mapping[str, tuple[Any, ArrayLike, int]],
+    methods: Mapping[str, _Method],
+    thresholds: ArrayLike,
     controls: Collection[str],
     members: pd.DataFrame,
     draws: Mapping[str, Any],
-    options: Mapping[str, int],
 ) -> dict[str, pd.DataFrame]:
     """Trace curves over thresholds, read them at rates of false positives, and take areas."""
     import pandas as pd
 
     curves, froc, scores = {}, {}, {}
-    for name, (values, steps, min_voxels) in curve_inputs.items():
-        given: dict[str, Any] = {"thresholds": steps, "min_voxels": min_voxels, **options}
+    for name, method in methods.items():
+        values: Any = method.probabilities
+        given: dict[str, Any] = {"thresholds": thresholds, "min_voxels": method.min_voxels}
+        if values is None and name not in controls:
+            continue
+        if values is None:
+            # Masks have one operating point: any threshold between 0 and 1 gives it.
+            values, given = method.masks, {"thresholds": [0.5]}
         pairs = zip(truths, values, strict=True)
         scans = [threshold_curve([truth], [scan], **given) for truth, scan in pairs]
         curves[name] = summed_curve(scans).assign(method=name)
-        table, scores[name] = froc_table(scans, **draws)
+        table, scores[name] = operating_curves.froc_table(scans, **draws)
         froc[name] = table.assign(method=name)
     graded = [name for name in curves if name not in controls]
     by_kind = {
@@ -530,12 +465,12 @@ def _curve_tables(
         "family": {str(name): points for name, points in members.groupby("family", sort=False)},
         "control": {name: curves[name] for name in controls},
     }
-    areas = [area_table(of_kind, kind) for kind, of_kind in by_kind.items()]
+    areas = [operating_curves.area_table(of_kind, kind) for kind, of_kind in by_kind.items()]
     # The points of a family are different trainings, which have no common FROC curve.
     of_curves = pd.DataFrame.from_dict(scores, orient="index")
     of_curves = of_curves.reindex(columns=["froc", "froc_low", "froc_high"])
     return {
         "curves": _joined(list(curves.values()), ["method"]),
-        "froc": _joined([froc[name] for name in graded], FROC_COLUMNS),
+        "froc": _joined([froc[name] for name in graded], operating_curves.FROC_COLUMNS),
         "areas": _joined(areas, list(areas[0])).join(of_curves, on="name"),
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import check_number
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.nifti import image_of
 from metastasis.segmentation.ensemble import (
@@ -58,45 +58,10 @@ _COLUMNS = (
     "n_prior",
     "n_now",
 )
-#: Columns of a lesion before it is compared, and of all lesions without a prior scan.
-_UNCOMPARED: dict[str, Any] = {
-    "change": "",
-    "prior_finding": "",
-    **{f"prior_{name}": np.nan for name in FIGURES},
-    "volume_ratio": np.nan,
-    "n_prior": 0,
-    "n_now": 1,
-}
+#: What these columns hold of a lesion that is compared with none; others hold NaN.
+_UNCOMPARED: dict[str, Any] = {"change": "", "prior_finding": "", "n_prior": 0, "n_now": 1}
 # Volumes that reach a limit exactly may miss it by rounding.
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """Least changes of diameter and volume that count, and the distance of the same lesion."""
-
-    grown: float
-    shrunk: float
-    min_change: float
-    tolerance: float
-
-    def check(self) -> None:
-        for name, value in asdict(self).items():
-            upper, words = (1, " and below 1") if name == "shrunk" else (np.inf, "")
-            if not 0 <= value < upper:
-                raise ValueError(f"{name} must be 0 or more{words}, not {value!r}")
-
-    def change(self, before: float, after: float) -> str:
-        """Name the change between two volumes in mL."""
-        if abs(after - before) < self.min_change * (1 - _ROUNDING):
-            return "stable"
-        # Of balls, diameters are in the ratio of the cube roots of volumes.
-        diameter_ratio = (after / before) ** (1 / 3)
-        if diameter_ratio >= (1 + self.grown) * (1 - _ROUNDING):
-            return "grown"
-        if diameter_ratio <= (1 - self.shrunk) * (1 + _ROUNDING):
-            return "shrunk"
-        return "stable"
 
 
 def reader_table(
@@ -105,7 +70,6 @@ def reader_table(
     *,
     probability: ArrayLike | None = None,
     prior: ArrayLike | None = None,
-    connectivity: int = 26,
     grown: float = GROWN,
     shrunk: float = SHRUNK,
     min_change: float = MIN_CHANGE_ML,
@@ -126,8 +90,6 @@ def reader_table(
     prior : array_like of shape (x, y, z), optional
         Labels of the prior scan, in the same way and on the same grid. Without them nothing is
         compared.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
     grown : float, default=0.2
         Relative growth in diameter from which a lesion has grown.
     shrunk : float, default=0.3
@@ -171,29 +133,22 @@ def reader_table(
     """
     import pandas as pd
 
-    limits = _Limits(grown, shrunk, min_change, tolerance)
+    limits = {"grown": grown, "shrunk": shrunk, "min_change": min_change}
+    for name, value in (limits | {"tolerance": tolerance}).items():
+        check_number(name, value, below=1 if name == "shrunk" else np.inf)
     label_map = _checked_labels(labels, "the labels")
     matrix = check_affine(affine)
-    limits.check()
     if probability is not None:
         probability = np.asarray(probability, dtype=np.float64)
         _check_same_shape(label_map, probability, "probability")
+    filled, rows = _lesions(label_map, matrix, probability)
     if prior is not None:
         prior = _checked_labels(prior, "the prior labels")
         _check_same_shape(label_map, prior, "prior labels")
-    components = label_components(label_map, connectivity=connectivity)
-    filled = _with_cores(components, matrix)
-    lesions = _lesion_rows(label_map, components, filled, matrix, probability)
-    vanished = []
-    if prior is not None:
-        prior_components = label_components(prior, connectivity=connectivity)
-        prior_filled = _with_cores(prior_components, matrix)
-        prior_lesions = _lesion_rows(prior, prior_components, prior_filled, matrix, None)
-        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-        pairs = _neighbor_pairs(filled, prior_filled, spacing, tolerance)
-        groups = _lesion_groups(pairs, len(lesions), len(prior_lesions))
-        vanished = _compare(lesions, prior_lesions, groups, limits)
-    table = pd.DataFrame([*lesions, *vanished], columns=list(_COLUMNS))
+        prior_filled, prior_rows = _lesions(prior, matrix, None)
+        groups = _groups(filled, prior_filled, matrix, tolerance)
+        rows = _compared(rows, prior_rows, groups, limits)
+    table = pd.DataFrame([_UNCOMPARED | row for row in rows], columns=list(_COLUMNS))
     # Readers look at what both models mark first, and at the largest of it.
     finding_order = table["finding"].map(FINDINGS.index)
     order = np.lexsort((table["number"], -table["volume_mL"], finding_order))
@@ -258,150 +213,115 @@ def follow_up(
     return pd.concat(filled, ignore_index=True)
 
 
-def _lesion_rows(
+def _lesions(
     labels: NDArray[np.uint8],
-    components: NDArray[np.int32],
-    filled: NDArray[np.int32],
     affine: NDArray[np.float64],
     probability: NDArray[np.float64] | None,
-) -> list[dict[str, Any]]:
-    """Describe each connected component of a scan, before any comparison."""
+) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
+    """Describe the lesions of a scan (x, y, z), and number them with their cores."""
     from scipy import ndimage
 
+    components = label_components(labels)
+    boxes = ndimage.find_objects(components)
+    filled = components.copy()
+    for number, box in enumerate(boxes, start=1):
+        # Another lesion in the core stays.
+        whole = with_core(components[box] == number, affine)
+        filled[box][whole & (filled[box] == 0)] = number
     rows = []
-    for number, box in enumerate(ndimage.find_objects(components), start=1):
+    for number, box in enumerate(boxes, start=1):
         inside = components[box] == number
         is_of_both = (labels[box][inside] == BOTH_LABEL).any()
         center = np.argwhere(inside).mean(axis=0) + [side.start for side in box]
-        x, y, z = (affine[:3, :3] @ center + affine[:3, 3]).tolist()
-        row = _UNCOMPARED | {
+        row = {
             "number": number,
             "finding": MARKED_BY_BOTH if is_of_both else _CANDIDATE,
             **lesion_figures(inside, filled[box] == number, affine),
-            "x": x,
-            "y": y,
-            "z": z,
-            "probability": np.nan,
-            "mean_probability": np.nan,
+            **dict(zip("xyz", (affine[:3, :3] @ center + affine[:3, 3]).tolist(), strict=True)),
         }
         if probability is not None:
             row["probability"] = float(probability[box][inside].max())
             row["mean_probability"] = float(probability[box][inside].mean())
         rows.append(row)
-    return rows
+    return filled, rows
 
 
-def _with_cores(components: NDArray[np.int32], affine: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Add its core to each lesion; another lesion in it stays: (x, y, z) to (x, y, z)."""
-    from scipy import ndimage
-
-    filled = components.copy()
-    for number, box in enumerate(ndimage.find_objects(components), start=1):
-        whole = with_core(components[box] == number, affine)
-        filled[box][whole & (filled[box] == 0)] = number
-    return filled
-
-
-def _neighbor_pairs(
-    components: NDArray[np.int32],
-    prior_components: NDArray[np.int32],
-    spacing: NDArray[np.float64],
+def _groups(
+    lesions: NDArray[np.int32],
+    prior_lesions: NDArray[np.int32],
+    affine: NDArray[np.float64],
     tolerance: float,
-) -> list[tuple[int, int]]:
-    """List the indices of lesions and prior lesions that come as close as the tolerance."""
-    from scipy import ndimage
-
-    margin = np.ceil(tolerance / spacing).astype(int)
-    pairs = []
-    for i, box in enumerate(ndimage.find_objects(components)):
-        sides = zip(box, margin, strict=True)
-        # Distances are computed only where they can lie within the tolerance.
-        wide_box = tuple(slice(max(side.start - m, 0), side.stop + m) for side, m in sides)
-        neighbors = prior_components[wide_box]
-        if not neighbors.any():
-            continue
-        distance = ndimage.distance_transform_edt(components[wide_box] != i + 1, sampling=spacing)
-        is_near = (distance <= tolerance) & (neighbors > 0)
-        pairs += [(i, int(number) - 1) for number in np.unique(neighbors[is_near])]
-    return pairs
-
-
-def _lesion_groups(
-    pairs: Sequence[tuple[int, int]], n_lesions: int, n_prior: int
 ) -> NDArray[np.intp]:
     """Give the group of each lesion, then of each prior one; matching lesions share a group."""
+    from scipy import ndimage
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    margin = np.ceil(tolerance / spacing).astype(int)
+    n_lesions = int(lesions.max(initial=0))
+    pairs = []
+    for i, box in enumerate(ndimage.find_objects(lesions)):
+        # Distances are computed only where they can lie within the tolerance.
+        sides = zip(box, margin, strict=True)
+        wide_box = tuple(slice(max(side.start - m, 0), side.stop + m) for side, m in sides)
+        distance = ndimage.distance_transform_edt(lesions[wide_box] != i + 1, sampling=spacing)
+        neighbors = np.unique(prior_lesions[wide_box][distance <= tolerance])
+        pairs += [(i, n_lesions + number - 1) for number in neighbors[neighbors > 0]]
     # Lesions merge and come apart, so that one may match several: what hangs together is compared
     # as a whole.
-    lesion, prior_lesion = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
-    n = n_lesions + n_prior
-    edges = (np.ones(len(pairs)), (lesion, n_lesions + prior_lesion))
-    return connected_components(coo_array(edges, shape=(n, n)), directed=False)[1].astype(np.intp)
+    n = n_lesions + int(prior_lesions.max(initial=0))
+    places = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(pairs)), tuple(places)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.intp)
 
 
-def _compare(
+def _compared(
     lesions: list[dict[str, Any]],
     prior_lesions: list[dict[str, Any]],
     groups: NDArray[np.intp],
-    limits: _Limits,
+    limits: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Enter the comparison into the rows of lesions, and give the rows of vanished ones."""
-    vanished = []
+    """Give the rows of lesions with what they were before, and of those that vanished."""
+    rows = []
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         now = [lesions[k] for k in members if k < len(lesions)]
         then = [prior_lesions[k - len(lesions)] for k in members if k >= len(lesions)]
         if not then:
-            # Without a prior lesion, nothing joins two lesions: the group has one.
-            now[0]["change"] = "new"
-        elif not now:
-            vanished += [_vanished_row(row) for row in then]
-        else:
-            comparison = _comparison(now, then, limits)
-            for row in now:
-                row |= comparison
-    return vanished
+            rows += [row | {"change": "new"} for row in now]
+            continue
+        # A ring whose core grows has grown, though its wall may thin. One that closes in one scan
+        # only would seem to grow by its whole core.
+        is_open = any(row["open_ring"] for row in [*now, *then])
+        volume = "hull_mL" if is_open else "volume_with_core_mL"
+        before, after = (sum(row[volume] for row in rows_then) for rows_then in (then, now))
+        was_of_both = any(row["finding"] == MARKED_BY_BOTH for row in then)
+        comparison = {
+            "change": _change(before, after, **limits) if now else "vanished",
+            "prior_finding": MARKED_BY_BOTH if was_of_both else _CANDIDATE,
+            **{f"prior_{name}": value for name, value in joint_figures(then).items()},
+            "volume_ratio": after / before,
+            "n_prior": len(then),
+            "n_now": len(now),
+        }
+        rows += [row | comparison for row in now]
+        if not now:
+            # Only a lesion of the scan joins two prior ones, so that there is one.
+            rows.append(then[0] | joint_figures([]) | comparison | {"finding": _PRIOR_ONLY})
+    return rows
 
 
-def _vanished_row(prior_lesion: dict[str, Any]) -> dict[str, Any]:
-    return prior_lesion | {
-        "finding": _PRIOR_ONLY,
-        "change": "vanished",
-        **joint_figures([]),
-        "prior_finding": prior_lesion["finding"],
-        **_prior_columns([prior_lesion]),
-        "volume_ratio": 0.0,
-        "n_prior": 1,
-        "n_now": 0,
-    }
-
-
-def _comparison(
-    now: list[dict[str, Any]], then: list[dict[str, Any]], limits: _Limits
-) -> dict[str, Any]:
-    """Compare lesions that are the same, several where they merged or came apart."""
-    # A ring whose core grows has grown, though its wall may thin.
-    volume = "volume_with_core_mL"
-    if any(row["open_ring"] for row in [*now, *then]):
-        # A ring that closes in one scan only would seem to grow by its whole core.
-        volume = "hull_mL"
-    before = sum(row[volume] for row in then)
-    after = sum(row[volume] for row in now)
-    was_of_both = any(row["finding"] == MARKED_BY_BOTH for row in then)
-    return {
-        "change": limits.change(before, after),
-        "prior_finding": MARKED_BY_BOTH if was_of_both else _CANDIDATE,
-        **_prior_columns(then),
-        "volume_ratio": after / before,
-        "n_prior": len(then),
-        "n_now": len(now),
-    }
-
-
-def _prior_columns(prior_lesions: list[dict[str, Any]]) -> dict[str, Any]:
-    return {f"prior_{name}": value for name, value in joint_figures(prior_lesions).items()}
+def _change(before: float, after: float, *, grown: float, shrunk: float, min_change: float) -> str:
+    """Name the change between two volumes in mL."""
+    # Of balls, diameters are in the ratio of the cube roots of volumes.
+    diameter_ratio = (after / before) ** (1 / 3)
+    if abs(after - before) >= min_change * (1 - _ROUNDING):
+        if diameter_ratio >= (1 + grown) * (1 - _ROUNDING):
+            return "grown"
+        if diameter_ratio <= (1 - shrunk) * (1 + _ROUNDING):
+            return "shrunk"
+    return "stable"
 
 
 def _segment(
@@ -411,19 +331,14 @@ def _segment(
     models = [segmenter]
     if isinstance(segmenter, SensitivitySpecificityEnsemble):
         models = [segmenter.sensitive, segmenter.specific]
-    scan: dict[str, Any] = {"volumes": [_volume(getattr(case, field), case, models)]}
-    if field == "image" and case.prior is not None:
-        scan["priors"] = [_volume(case.prior, case, models)]
-    if case.brain is not None:
-        scan["masks"] = [_volume(case.brain.astype(np.uint8), case, models)]
-    return next(iter(segment_by(segmenter, **scan)))
-
-
-def _volume(values: NDArray[Any], case: Case, models: Sequence[Any]) -> Any:
-    """Give an image where a model resamples, which it cannot do to an array."""
-    if all(getattr(model, "spacing", None) is None for model in models):
-        return values
-    return image_of(values, case.affine)
+    volumes = {"volumes": getattr(case, field), "masks": case.brain}
+    if field == "image":
+        volumes["priors"] = case.prior
+    scan = {key: values for key, values in volumes.items() if values is not None}
+    # A model resamples images; arrays it cannot.
+    if any(getattr(model, "spacing", None) is not None for model in models):
+        scan = {key: image_of(values, case.affine) for key, values in scan.items()}
+    return next(iter(segment_by(segmenter, **{key: [values] for key, values in scan.items()})))
 
 
 def _checked_labels(values: ArrayLike, name: str) -> NDArray[np.uint8]:

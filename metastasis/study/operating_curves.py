@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.io.components import Matching, match_components
+from dmrifit.io.components import match_components
 from dmrifit.stats.lesion_matching import ratio
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
-from metastasis.segmentation.operating_points import COUNTS, add_rates, paired_volumes
+from metastasis.segmentation.operating_points import COUNTS, paired_volumes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,15 +25,6 @@ FROC_COLUMNS = (
 
 _PLAIN = ("sensitivity", "precision")
 _STRICT = ("strict_sensitivity", "strict_precision")
-
-
-def summed_curve(scans: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Join the curves of single scans to what `threshold_curve` gives for all of them."""
-    curve = scans[0][["threshold"]].copy()
-    for key in COUNTS:
-        curve[key] = np.sum([scan[key].to_numpy() for scan in scans], axis=0)
-    add_rates(curve, len(scans))
-    return curve
 
 
 def precision_recall_area(
@@ -129,37 +120,38 @@ def calibration_curve(
     masks: Sequence[ArrayLike | None] | None = None,
     n_bins: int = 10,
     threshold: float = 0.5,
-    connectivity: int = 26,
-    min_overlap: int = 1,
     min_voxels: int = 1,
 ) -> pd.DataFrame:
-    """Compare probabilities (x, y, z) with how often they come true (Guo et al., ICML 2017)."""
+    """
+    Compare probabilities (x, y, z) with how often they come true (Guo et al., ICML 2017).
+
+    ``error`` is the expected calibration error of a level: of voxels, or of components.
+    """
     import pandas as pd
+    from scipy import ndimage
 
     pairs = paired_volumes(labels, probabilities)
-    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     # By level: numbers, probabilities, and how many came true, in each bin.
     sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
     for i, (label, probability) in enumerate(pairs):
         mask = None if masks is None else masks[i]
         inside = np.ones(label.shape, bool) if mask is None else np.asarray(mask) > 0
         sums["voxel"] += _binned(probability[inside], label[inside] > 0, n_bins)
-        matching = match_components(label, probability >= threshold, **options)
-        means = _component_means(probability, matching)
-        sums["component"] += _binned(means, ~matching.false_positive, n_bins)
+        matching = match_components(label, probability >= threshold, min_voxels=min_voxels)
+        numbers = np.arange(1, len(matching.component_voxels) + 1)
+        if len(numbers):
+            means = np.asarray(ndimage.mean(probability, matching.prediction, numbers))
+            sums["component"] += _binned(means, ~matching.false_positive, n_bins)
     edges = np.linspace(0, 1, n_bins + 1)
-    tables, errors = [], {}
+    tables = []
     for level, (n, total, true) in sums.items():
         columns = {"level": level, "low": edges[:-1], "high": edges[1:], "n": n.astype(np.intp)}
         columns |= {"probability": ratio(total, n), "observed": ratio(true, n)}
         table = pd.DataFrame(columns)
-        tables.append(table)
         difference = (table["probability"] - table["observed"]).abs()
-        # The expected calibration error.
-        errors[level] = float((n * difference).sum() / n.sum()) if n.any() else np.nan
-    whole = pd.concat(tables, ignore_index=True)
-    whole.attrs["error"] = errors
-    return whole
+        error = float((n * difference).sum() / n.sum()) if n.any() else np.nan
+        tables.append(table.assign(error=error))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _binned(
@@ -170,16 +162,6 @@ def _binned(
     bins = np.minimum((probability * n_bins).astype(np.intp), n_bins - 1)
     weights = (None, probability, is_true)
     return np.stack([np.bincount(bins, weight, n_bins) for weight in weights])
-
-
-def _component_means(probability: NDArray[Any], matching: Matching) -> NDArray[np.float64]:
-    """Give the mean probability of each predicted component."""
-    from scipy import ndimage
-
-    numbers = np.arange(1, len(matching.component_voxels) + 1)
-    if not len(numbers):
-        return np.empty(0)
-    return np.asarray(ndimage.mean(probability, matching.prediction, numbers))
 
 
 def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -211,13 +193,10 @@ def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
     for name, curve in curves.items():
         sensitivity, precision = _front(*(curve[key].to_numpy(np.float64) for key in _STRICT))
         fronts.append((sensitivity, precision))
-        row = {"name": name, "kind": kind, "n_points": len(curve)}
-        row["low"] = sensitivity.min(initial=np.inf)
-        row["high"] = sensitivity.max(initial=-np.inf)
-        row["area"] = precision_recall_area(sensitivity, precision)
-        row["area_common"] = np.nan
-        row["area_plain"] = precision_recall_area(*(curve[key] for key in _PLAIN))
-        rows.append(row)
+        limits = sensitivity.min(initial=np.inf), sensitivity.max(initial=-np.inf)
+        area = precision_recall_area(sensitivity, precision)
+        plain = precision_recall_area(*(curve[key] for key in _PLAIN))
+        rows.append((name, kind, len(curve), *limits, area, np.nan, plain))
     columns = ["name", "kind", "n_points", "low", "high", "area", "area_common", "area_plain"]
     table = pd.DataFrame(rows, columns=columns)
     # Areas over different ranges of sensitivity cannot be compared.

@@ -10,25 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.report import style
 from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
-from dmrifit.report.style import (
-    FAINT,
-    FOUND,
-    INK,
-    PALE,
-    REFERENCE,
-    UNSURE,
-    add_axes,
-    color_of,
-    figure_notice,
-    handle,
-    head,
-    legend_below,
-    method_color,
-    new_figure,
-    panel_row,
-    shared_style,
-)
 from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 
@@ -65,52 +48,47 @@ def plot_overlay(
     case: Case, labels: ArrayLike, *, of_two_models: bool = False, title: str = ""
 ) -> Figure:
     """Draw the lesions of a scan (x, y, z) in three planes, over the scan."""
+    from dmrifit.io.components import label_components
+
     label_map = np.asarray(labels)
     middle, description = place_to_show(case, label_map)
     heading = f"{title or case.name}: {description}"
     outlines = {}
     if case.label is not None:
-        outlines["reference"] = Outline(REFERENCE, case.label > 0, dash="dashed")
+        outlines["reference"] = Outline(style.REFERENCE, case.label > 0, dash="dashed")
     if of_two_models:
-        outlines[MARKED_BY_BOTH] = Outline(FOUND, label_map == BOTH_LABEL)
-        outlines["candidate"] = Outline(UNSURE, label_map == CANDIDATE)
+        outlines[MARKED_BY_BOTH] = Outline(style.FOUND, label_map == BOTH_LABEL)
+        outlines["candidate"] = Outline(style.UNSURE, label_map == CANDIDATE)
     else:
-        outlines["found"] = Outline(FOUND, label_map > 0)
-    is_small = _is_small(case, label_map, middle)
+        outlines["found"] = Outline(style.FOUND, label_map > 0)
+    # What is small is hidden by its own outline.
+    volume_ml = abs(np.linalg.det(case.affine[:3, :3])) / 1000
+    voxel = np.linalg.solve(case.affine, np.append(middle, 1.0))[:3]
+    index = tuple(np.clip(np.rint(voxel).astype(int), 0, np.array(case.shape) - 1))
+    masks = [mask > 0 for mask in (case.label, label_map) if mask is not None]
+    components = [label_components(mask) for mask in masks]
+    sizes = [np.sum(numbers == numbers[index]) for numbers in components if numbers[index]]
+    is_small = bool(sizes) and max(sizes) * volume_ml < _ZOOMED_ML
 
     def draw_inset(plane: Plane) -> None:
         if plane.normal == 2 and is_small:
             _draw_inset(plane, case, middle, outlines)
 
+    # The cube around the brain is shown.
+    voxels = np.argwhere(_brain(case))
+    corners = itertools.product(*zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
+    points = np.array(list(corners)) @ case.affine[:3, :3].T + case.affine[:3, 3]
     return plot_planes(
         case.image,
         case.affine,
         middle,
-        _brain_cube(case),
+        cube_around(points, margin=3),
         outlines,
         heading,
-        figure_notice(case.synthetic),
+        style.figure_notice(case.synthetic),
         window=_window(case),
         finish=draw_inset,
     )
-
-
-def _is_small(case: Case, labels: NDArray[Any], center: NDArray[np.float64]) -> bool:
-    """Tell whether what lies at a place in mm is so small that its outline hides it."""
-    from dmrifit.io.components import label_components
-
-    voxel = np.linalg.solve(case.affine, np.append(center, 1.0))[:3]
-    index = np.clip(np.rint(voxel).astype(int), 0, np.array(case.shape) - 1)
-    volume_ml = abs(np.linalg.det(case.affine[:3, :3])) / 1000
-    sizes = []
-    for mask in (case.label, labels):
-        if mask is None:
-            continue
-        components = label_components(mask > 0)
-        number = components[tuple(index)]
-        if number:
-            sizes.append(int((components == number).sum()) * volume_ml)
-    return bool(sizes) and max(sizes) < _ZOOMED_ML
 
 
 def _draw_inset(
@@ -166,87 +144,75 @@ def plot_strip(
     left. `lesions` is that table of a comparison, `cases` are the names of scans from the top.
     """
     rows = list(cases)[:_ROWS]
-    n_lesions = [
-        int((lesions["kind"] == "lesion")[lesions["name"] == name].sum()) for name in rows
-    ]
-    # Every method has the same lesions.
-    n_most = max(n_lesions, default=0) // lesions["method"].nunique()
-    is_drawn = lesions["name"].isin(rows) & lesions["method"].isin(methods)
-    n_false = lesions[is_drawn & (lesions["kind"] != "lesion")].groupby(["method", "name"]).size()
+    marks = lesions.sort_values("volume_mL", ascending=False, kind="stable")
+    is_lesion = marks["kind"] == "lesion"
+    kinds = np.select(
+        [~is_lesion, marks["distinct"].eq(True), marks["found"].eq(True)],
+        ["false", "found", "found with others in one"],
+        "missed",
+    )
+    place = marks.groupby(["method", "name", is_lesion]).cumcount() + 1
+    marks = marks.assign(mark=kinds, x=np.where(is_lesion, place, -place))
+    marks = marks[marks["name"].isin(rows)]
+    marks["y"] = -marks["name"].map(rows.index)
+    marks["area"] = np.where(marks["volume_mL"] < small_ml, _SMALL_DOT, _DOT)
+    n_most = int(marks["x"].max()) if len(marks) else 0
+    n_false = -marks.loc[marks["method"].isin(methods), "x"].min() if len(marks) else 0
     # Enough room for the words above the line.
-    room = max(4, min(_FALSE + 1, n_false.max() if len(n_false) else 0)) + 0.6
+    room = max(4, min(_FALSE + 1, n_false)) + 0.6
     row_height = 0.26
     height = 1.35 + row_height * len(rows)
-    with shared_style({"axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = new_figure(12.4, height)
-        labels = [_shortened(name) for name in rows]
+    with style.shared_style({"axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = style.new_figure(12.4, height)
+        labels = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in rows]
         label_width = 0.3 + 0.075 * max(map(len, labels), default=0)
         width = (12.4 - label_width - 0.2) / len(methods)
         for column, method in enumerate(methods):
             left = label_width + column * width
-            ax = add_axes(figure, left, 0.75, width - 0.25, row_height * len(rows))
-            of_method = lesions[lesions["method"] == method]
-            for i, name in enumerate(rows):
-                _draw_row(ax, of_method[of_method["name"] == name], -i, small_ml)
-            ax.axvline(0, color=INK, linewidth=1)
+            ax = style.add_axes(figure, left, 0.75, width - 0.25, row_height * len(rows))
+            of_method = marks[marks["method"] == method]
+            for i in range(len(rows)):
+                ax.axhline(-i, color="#e4e8ed", linewidth=0.8, zorder=0)
+            for mark in of_method[of_method["x"] >= -_FALSE].itertuples():
+                look = {"linewidths": 1.6, "zorder": 3, "clip_on": False, **_FINDINGS[mark.mark]}
+                ax.scatter(mark.x, mark.y, s=mark.area, **look)
+            for y, n in of_method[of_method["x"] < -_FALSE].groupby("y").size().items():
+                ax.text(-_FALSE - 1, y, f"+{n}", ha="center", va="center", fontsize=8)
+            ax.axvline(0, color=style.INK, linewidth=1)
             ax.set(xlim=(-room, max(n_most, 6) + 0.7), ylim=(0.5 - len(rows), 0.5), xticks=[])
             ax.set_yticks([])
             if column == 0:
                 ax.set_yticks([-i for i in range(len(rows))], labels)
                 ax.tick_params(length=0)
-            ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=FAINT)
-            ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=FAINT)
+            ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=style.FAINT)
+            ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=style.FAINT)
             ax.set_title(method, pad=20)
         entries = [
             figure.axes[0].scatter([], [], s=_DOT, label=name, linewidths=1.6, **look)
             for name, look in _FINDINGS.items()
         ]
         words = f"small mark: below {small_ml:g} mL"
-        entries.append(figure.axes[0].scatter([], [], s=_SMALL_DOT, color=FAINT, label=words))
-        legend_below(figure, entries, len(entries))
+        entries.append(
+            figure.axes[0].scatter([], [], s=_SMALL_DOT, color=style.FAINT, label=words)
+        )
+        style.legend_below(figure, entries, len(entries))
     return figure
-
-
-def _shortened(name: str) -> str:
-    """Shorten the name of a scan where it would leave no room for its lesions."""
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
-
-
-def _draw_row(ax: Axes, findings: pd.DataFrame, y: float, small_ml: float) -> None:
-    """Draw the lesions of a scan at the right, and its false findings at the left."""
-    ordered = findings.sort_values("volume_mL", ascending=False, kind="stable")
-    is_lesion = ordered["kind"] == "lesion"
-    ax.axhline(y, color="#e4e8ed", linewidth=0.8, zorder=0)
-    for x, lesion in enumerate(ordered[is_lesion].to_dict("records"), start=1):
-        kind = "missed"
-        if lesion["found"]:
-            kind = "found" if lesion["distinct"] else "found with others in one"
-        _draw_finding(ax, x, y, kind, lesion["volume_mL"] < small_ml)
-    false = ordered[~is_lesion].to_dict("records")
-    for x, finding in enumerate(false[:_FALSE], start=1):
-        _draw_finding(ax, -x, y, "false", finding["volume_mL"] < small_ml)
-    if len(false) > _FALSE:
-        text = f"+{len(false) - _FALSE}"
-        ax.text(-_FALSE - 1, y, text, ha="center", va="center", fontsize=8)
-
-
-def _draw_finding(ax: Axes, x: float, y: float, kind: str, is_small: bool) -> None:
-    area = _SMALL_DOT if is_small else _DOT
-    ax.scatter(x, y, s=area, linewidths=1.6, zorder=3, clip_on=False, **_FINDINGS[kind])
 
 
 def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw strict sensitivity over wrong components per scan, and precision over sensitivity."""
+    from matplotlib.transforms import ScaledTranslation
+
     summary = tables["summary"]
     scores = summary[summary["part"] == "all"].set_index("method")
-    curves = tables["curves"]
+    curves, readings = tables["curves"], tables["froc"]
     methods = [name for name in scores.index if not scores.loc[name, "control"]]
     is_few = scores["n_lesions"].max() < _FEW_LESIONS
-    with shared_style({}):
-        figure, (froc, precision) = panel_row(2, len(scores))
+    with style.shared_style({}):
+        figure, (froc, precision) = style.panel_row(2, len(scores))
         entries = []
         for number, (name, row) in enumerate(scores.iterrows()):
-            color = method_color(str(name), methods)
+            color = style.method_color(str(name), methods)
             mark = _CONTROL_MARKS.get(str(name), "o")
             curve = curves[curves["method"] == name]
             # The marks of controls and masks are points without a curve.
@@ -256,24 +222,36 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 sensitivity = curve["strict_sensitivity"]
                 _draw_hull(froc, wrong, sensitivity, color, is_few)
                 _draw_hull(precision, -sensitivity, curve["strict_precision"], color, is_few)
-                readings = tables["froc"]
-                # Bars beyond the curve would only stretch the axis.
+                # Bars beyond the curve would only stretch the axis, and those of two methods
+                # stand beside each other.
                 is_drawn = (readings["method"] == name) & (readings["rate"] <= wrong.max())
-                _draw_intervals(froc, readings[is_drawn], color, number)
+                bars = readings[is_drawn]
+                ends = (bars[f"strict_sensitivity_{end}"] for end in ("low", "high"))
+                shift = ScaledTranslation(_BAR_STEP * number / 72, 0, figure.dpi_scale_trans)
+                beside = froc.transData + shift
+                froc.vlines(bars["rate"], *ends, color=color, linewidth=1, transform=beside)
             look: dict[str, Any] = {"marker": mark, "color": color, "markersize": 6}
             look |= {"linestyle": "none", "clip_on": False, "zorder": 3}
             n_wrong = row["n_false_positives"] + row["n_flagged"]
             froc.plot(n_wrong / row["n_scans"], row["strict_sensitivity"], **look)
             precision.plot(row["strict_sensitivity"], row["strict_precision"], **look)
             dash = "-" if has_curve and not is_few else "none"
-            entries.append(handle(str(name), color=color, marker=mark, linestyle=dash))
-        _finish_froc(froc)
+            entries.append(style.handle(str(name), color=color, marker=mark, linestyle=dash))
+        # False positives range from 0, which a logarithm lacks, to hundreds.
+        froc.set_xscale("symlog", linthresh=1.0)
+        highest = max(1.0, froc.get_xlim()[1])
+        froc.set_xticks([tick for tick in _FROC_TICKS if tick <= highest], minor=False)
+        froc.set_xticks([], minor=True)
+        froc.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        label = "wrong findings per scan (even up to 1, then logarithmic)"
+        froc.set(xlim=(0, highest), ylim=(0, 1.0), xlabel=label, ylabel=_FOUND_LABEL)
+        style.head(froc, "Lesions found over wrong findings")
         precision.set(xlim=(0, 1), ylim=(0, 1))
         precision.set(xlabel=_FOUND_LABEL, ylabel="share of findings that are right")
-        head(precision, "Right findings over lesions found")
+        style.head(precision, "Right findings over lesions found")
         froc.grid(True)
         precision.grid(True)
-        legend_below(figure, entries)
+        style.legend_below(figure, entries)
     return figure
 
 
@@ -291,61 +269,33 @@ def _draw_hull(ax: Axes, cost: pd.Series, gain: pd.Series, color: str, is_few: b
     ax.plot(np.abs(best.index), best, drawstyle="steps-post", color=color, linewidth=1.5)
 
 
-def _draw_intervals(ax: Axes, readings: pd.DataFrame, color: str, number: int) -> None:
-    """Draw intervals over patients at rates of wrong findings, beside those of other methods."""
-    from matplotlib.transforms import ScaledTranslation
-
-    shift = ScaledTranslation(_BAR_STEP * number / 72, 0, ax.figure.dpi_scale_trans)
-    ends = (readings[f"strict_sensitivity_{end}"] for end in ("low", "high"))
-    look: dict[str, Any] = {"color": color, "linewidth": 1, "transform": ax.transData + shift}
-    ax.vlines(readings["rate"], *ends, **look)
-
-
 def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw how often predicted probabilities come true, of voxels and of components."""
     table = tables["calibration"]
     methods = list(dict.fromkeys(table["method"]))
     axis_labels = {"voxel": "share that is lesion", "component": "share that hits a lesion"}
-    with shared_style({}):
-        figure, panels = panel_row(2, len(methods) + 1)
+    with style.shared_style({}):
+        figure, panels = style.panel_row(2, len(methods) + 1)
         for ax, (level, axis_label) in zip(panels, axis_labels.items(), strict=True):
-            ax.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+            ax.plot([0, 1], [0, 1], color=style.PALE, linewidth=1)
             filled_bins = table[(table["level"] == level) & (table["n"] > 0)]
             for name in methods:
                 bins = filled_bins[filled_bins["method"] == name]
                 x, y = bins["probability"], bins["observed"]
-                color = color_of(name, methods)
+                color = style.color_of(name, methods)
                 ax.plot(x, y, color=color, linewidth=1.2)
                 # Numbers of voxels span six powers of ten.
                 sizes = 12 + 10 * np.log10(bins["n"].to_numpy(np.float64))
                 ax.scatter(x, y, s=sizes, color=color, clip_on=False, zorder=3)
             ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"mean probability of a {level}")
             ax.set_ylabel(axis_label)
-            head(ax, f"{level}s".capitalize())
-        entries = [handle(name, color=color_of(name, methods), marker="o") for name in methods]
-        entries.append(handle("perfectly calibrated", color=PALE))
-        legend_below(figure, entries)
+            style.head(ax, f"{level}s".capitalize())
+        entries = [
+            style.handle(name, color=style.color_of(name, methods), marker="o") for name in methods
+        ]
+        entries.append(style.handle("perfectly calibrated", color=style.PALE))
+        style.legend_below(figure, entries)
     return figure
-
-
-def _finish_froc(ax: Axes) -> None:
-    # False positives range from 0, which a logarithm lacks, to hundreds.
-    ax.set_xscale("symlog", linthresh=1.0)
-    highest = max(1.0, ax.get_xlim()[1])
-    ax.set_xticks([tick for tick in _FROC_TICKS if tick <= highest], minor=False)
-    ax.set_xticks([], minor=True)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    label = "wrong findings per scan (even up to 1, then logarithmic)"
-    ax.set(xlim=(0, highest), ylim=(0, 1.0), xlabel=label, ylabel=_FOUND_LABEL)
-    head(ax, "Lesions found over wrong findings")
-
-
-def _brain_cube(case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the corners of the cube around the brain that is shown."""
-    voxels = np.argwhere(_brain(case))
-    corners = itertools.product(*zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
-    points = np.array(list(corners)) @ case.affine[:3, :3].T + case.affine[:3, 3]
-    return cube_around(points, margin=3)
 
 
 def _window(case: Case) -> tuple[float, float]:

@@ -13,9 +13,9 @@ from dmrifit._utils.randomness import seed_for
 from dmrifit.io.components import label_components, match_to_lesions
 from dmrifit.stats.lesion_matching import ratio
 from dmrifit.stats.patient_summary import summarize
-from metastasis.segmentation.operating_points import threshold_curve
+from metastasis.segmentation.operating_points import summed_curve, threshold_curve
 from metastasis.study.challenge_scores import mets_scores
-from metastasis.study.operating_curves import precision_at_sensitivity, summed_curve
+from metastasis.study.operating_curves import precision_at_sensitivity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,6 @@ def distance_counts(
     distance: NDArray[np.floating],
     prediction: NDArray[np.bool_],
     tolerance: float,
-    **options: int,
 ) -> dict[str, int]:
     """
     Count lesions and findings by a strict rule of distance, for which outlines may differ.
@@ -51,7 +50,7 @@ def distance_counts(
 
     Shapes: `lesions` (numbers), `distance` (to the nearest lesion, mm) and `prediction` (x, y, z).
     """
-    matching = match_to_lesions(lesions, prediction, **options)
+    matching = match_to_lesions(lesions, prediction)
     n_components = len(matching.component_voxels)
     near = np.bincount(
         matching.prediction[(distance <= tolerance) & prediction], minlength=n_components + 1
@@ -71,12 +70,11 @@ def scan_scores(
     distance: NDArray[np.floating],
     mask: NDArray[np.bool_],
     affine: NDArray[np.float64],
-    **options: int,
 ) -> dict[str, float]:
     """Count by distance and score by the rule of BraTS-METS; shapes: volumes (x, y, z)."""
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     tolerance = max(TOLERANCE_MM, float(2 * np.hypot(*np.sort(edges)[1:])))
-    counts = distance_counts(lesions, distance, mask, tolerance, **options)
+    counts = distance_counts(lesions, distance, mask, tolerance)
     marked = float(np.count_nonzero(mask)) * voxel_volume(affine) / MM3_PER_ML
     return {**counts, "marked_mL": marked, **mets_scores(truth, mask, affine)}
 
@@ -152,7 +150,8 @@ def matched_table(
     probabilities: Sequence[NDArray[Any]],
     parts: Mapping[str, Sequence[int]],
     statuses: Sequence[Mapping[int, str]],
-    **options: int,
+    *,
+    min_voxels: int = 1,
 ) -> pd.DataFrame:
     """
     Read false positives where the threshold gives a sensitivity, over some of the scans.
@@ -165,11 +164,17 @@ def matched_table(
     Shapes: `truths` and `probabilities` (x, y, z).
     """
     import pandas as pd
+    from scipy import ndimage
 
+    given: dict[str, Any] = {"thresholds": _THRESHOLDS, "min_voxels": min_voxels}
     curves, peaks = [], []
     for truth, values, status in zip(truths, probabilities, statuses, strict=True):
-        curves.append(threshold_curve([truth], [values], thresholds=_THRESHOLDS, **options))
-        peaks.append(_peaks(truth, values, status, options.get("connectivity", 26)))
+        curves.append(threshold_curve([truth], [values], **given))
+        labels = label_components(truth)
+        lesion_numbers = np.arange(1, labels.max(initial=0) + 1)
+        highest = ndimage.maximum(values, labels, lesion_numbers) if len(lesion_numbers) else []
+        words = [status.get(number, "") for number in lesion_numbers.tolist()]
+        peaks.append(pd.DataFrame({"peak": np.asarray(highest, np.float64), "status": words}))
     rows = []
     for part, numbers in parts.items():
         curve = summed_curve([curves[i] for i in numbers])
@@ -185,17 +190,3 @@ def matched_table(
             row |= {status: float(found.get(status, np.nan)) for status in STATUSES}
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _peaks(
-    truth: NDArray[np.bool_], values: NDArray[Any], status: Mapping[int, str], connectivity: int
-) -> pd.DataFrame:
-    """Give the highest probability in each lesion, and its status."""
-    import pandas as pd
-    from scipy import ndimage
-
-    labels = label_components(truth, connectivity=connectivity)
-    numbers = np.arange(1, labels.max(initial=0) + 1)
-    peaks = ndimage.maximum(values, labels, numbers) if len(numbers) else []
-    words = [status.get(number, "") for number in numbers.tolist()]
-    return pd.DataFrame({"peak": np.asarray(peaks, np.float64), "status": words})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
+from dmrifit.report import page
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.page import (
-    Block,
-    Fold,
-    Heading,
-    Note,
-    Page,
-    Picture,
-    Section,
-    Table,
-    Texts,
-    few_note,
-    notice_lead,
-    origin,
-    sentence,
-    write_report,
-)
 from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.patient_summary import FEWEST_PATIENTS
@@ -45,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write_evaluation"]
 
-_TEXTS = Texts(__file__)
+_TEXTS = page.Texts(__file__)
 #: Tables of a comparison.
 KINDS = (
     "summary",
@@ -126,36 +112,40 @@ def write_evaluation(
     ImportError
         If the extra ``report`` is not installed.
     """
+    evaluate = partial(
+        evaluate_segmentations,
+        cases,
+        predictions,
+        threshold=threshold,
+        min_voxels=min_voxels,
+        n_bootstrap=n_bootstrap,
+        random_state=random_state,
+    )
 
-    def evaluate() -> dict[str, pd.DataFrame]:
-        return evaluate_segmentations(
-            cases,
-            predictions,
-            threshold=threshold,
-            min_voxels=min_voxels,
-            n_bootstrap=n_bootstrap,
-            random_state=random_state,
-        )
-
-    def make_page(tables: dict[str, pd.DataFrame]) -> Page:
+    def make_page(tables: dict[str, pd.DataFrame]) -> page.Page:
         thresholds = option_by_method("thresholds", threshold, predictions, 0.5)
         fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
         limits = {name: (thresholds[name], fewest_voxels[name]) for name in predictions}
+        ensemble = tables["ensemble"]
+        by_both: list[Any] = []
+        if len(ensemble):
+            by_both = [_score_table(ensemble, _TEXTS[name]) for name in ("ensemble", "candidates")]
+            by_both.insert(0, _TEXTS["two_models"])
         sections = [
-            Section("", *_answer(cases, tables), *_introduction(cases, tables)),
-            Section("Scores", *_summaries(tables)),
-            Section("Scans", *_overlays(cases, predictions, tables, limits, figures)),
-            Section("By size and by change", *_sizes_and_changes(tables)),
-            Section("Marked by both models, and candidates", *_ensembles(tables["ensemble"])),
-            Section("At other thresholds", *_curves(tables)),
-            Section("Probabilities", *_calibration(tables)),
-            Section("How this was made", origin(command, _rules(limits, predictions))),
+            page.Section("", *_answer(cases, tables)),
+            page.Section("Scores", *_summaries(tables)),
+            page.Section("Scans", *_overlays(cases, predictions, tables, limits, figures)),
+            page.Section("By size and by change", *_sizes_and_changes(tables)),
+            page.Section("Marked by both models, and candidates", *by_both),
+            page.Section("At other thresholds", *_curves(tables)),
+            page.Section("Probabilities", *_calibration(tables)),
+            page.Section("How this was made", page.origin(command, _rules(limits, predictions))),
         ]
-        lead = notice_lead(case.synthetic for case in cases)
+        lead = page.notice_lead(case.synthetic for case in cases)
         title = "Metastases found, missed and marked by mistake"
-        return Page(title, sections, lead, contents=True)
+        return page.Page(title, sections, lead, contents=True)
 
-    return write_report(
+    return page.write_report(
         folder, evaluate, make_page, tables=KINDS, pictures=_FIGURES, overwrite=overwrite
     )
 
@@ -164,8 +154,8 @@ def batch_page(
     heading: str,
     contents: Sequence[Mapping[str, Any]],
     lesions: pd.DataFrame,
-    shown: Mapping[str, Sequence[Block]],
-    failed: Sequence[Block] = (),
+    shown: Mapping[str, Sequence[page.Block]],
+    failed: Sequence[page.Block] = (),
 ) -> str:
     """Make the page of a run over scans."""
     columns = "scan {name} | patient {patient} | lesions {n_lesions:d} | "
@@ -177,17 +167,17 @@ def batch_page(
     sections = []
     for content in contents:
         name = content["name"]
-        word, title = "no", name
-        if content["synthetic"]:
-            word, title = "synthetic", f"{name} (synthetic)"
-        rows.append({**content, "word": word})
+        is_synthetic = content["synthetic"]
+        rows.append({**content, "word": "synthetic" if is_synthetic else "no"})
         remarks = [*content["notes"], content["statement"]]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
-        sections.append(Section(title, *shown[name], *scan_lesions))
-    orientation = Note(_TEXTS["positions"])
-    overview = Section("All scans", Table(rows, columns), *failed)
-    lead = notice_lead(content["synthetic"] for content in contents)
-    return Page(heading, [overview, *sections, Section("", orientation)], lead).html()
+        title = f"{name} (synthetic)" if is_synthetic else name
+        sections.append(page.Section(title, *shown[name], *scan_lesions))
+    overview = page.Section("All scans", page.Table(rows, columns), *failed)
+    sections = [overview, *sections, page.Section("", page.Note(_TEXTS["positions"]))]
+    return page.Page(
+        heading, sections, page.notice_lead(content["synthetic"] for content in contents)
+    ).html()
 
 
 def scan_page(
@@ -203,42 +193,46 @@ def scan_page(
     """Make the page of one scan: labels and probability (x, y, z) over it, in three planes."""
     # Only an ensemble has no single threshold.
     names = ("candidate", "marked by both models") if threshold is None else ("found",)
-    layers = [Layer("scan", case.image)]
-    if case.prior is not None:
-        layers.append(Layer("prior scan", case.prior))
-    layers += [
+    layers = [
         Layer("probability", probability, "score", window=(0.0, 1.0), threshold=threshold),
         Layer("segmentation", labels, "mask", names=names, colors=_COLORS[-len(names) :]),
     ]
     if case.label is not None:
         # Hidden at first, so that a reader judges before the answer is seen.
         layers.append(Layer("reference", case.label, "mask", shown=False, colors=(REFERENCE,)))
-    located_lesions = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
     points = [
         (
             f"{lesion['number']}: {lesion['volume_mL']:.3f} mL enhancing",
             [lesion[axis] for axis in "xyz"],
         )
-        for lesion in located_lesions
+        for lesion in lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
     ]
-    planes = html_viewer(
+    planes = _viewer(
+        case,
         layers,
-        case.affine,
         points=points,
-        region=case.brain,
-        image="scan",
         overlay=None if threshold is not None else "",
         label="Lesions over the scan",
-        instead=Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
+        instead=page.Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
     )
-    findings = Section("What was found", *_lesion_lines(lesions, remarks))
-    lead = notice_lead([case.synthetic])
-    return Page(case.name, [Section("", planes), findings], lead).html()
+    findings = page.Section("What was found", *_lesion_lines(lesions, remarks))
+    return page.Page(
+        case.name, [page.Section("", planes), findings], page.notice_lead([case.synthetic])
+    ).html()
+
+
+def _viewer(case: Case, layers: Sequence[Layer], **options: Any) -> Any:
+    """Make the viewer of a scan, its prior scan and what lies over them."""
+    scans = [Layer("scan", case.image)]
+    if case.prior is not None:
+        scans.append(Layer("prior scan", case.prior))
+    options |= {"region": case.brain, "image": "scan"}
+    return html_viewer([*scans, *layers], case.affine, **options)
 
 
 def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterator[Any]:
     """Make the table of the lesions of a scan, after what is to be said of it."""
-    sentences = [sentence(remark) for remark in remarks if remark]
+    sentences = [page.sentence(remark) for remark in remarks if remark]
     if not len(lesions):
         yield from sentences or ["Nothing was found."]
         return
@@ -251,8 +245,8 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterato
         columns += " | since the prior scan {since}"
     if "probability" in lesions:
         columns += " | proba\u00adbility {probability:.2f}"
-    yield Table([_lesion_words(row) for row in lesions.to_dict("records")], columns)
-    yield Note(_TEXTS("cores", closed_gap_mm=CLOSED_GAP_MM))
+    yield page.Table([_lesion_words(row) for row in lesions.to_dict("records")], columns)
+    yield page.Note(_TEXTS("cores", closed_gap_mm=CLOSED_GAP_MM))
 
 
 def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
@@ -260,14 +254,13 @@ def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
     # As in lesions.tsv and DICOM; vanished lesions have numbers of the prior scan.
     number = "–" if lesion.get("finding") == "prior only" else str(lesion["number"])
     change = lesion.get("change")
-    since = change if isinstance(change, str) else ""
+    changes = [change] if isinstance(change, str) and change else []
     if np.isfinite(lesion.get("prior_volume_with_core_mL", np.nan)):
-        before = wording(_TEXTS["prior_lesion"], lesion)
+        changes.append(wording(_TEXTS["prior_lesion"], lesion))
         if lesion["prior_open_ring"]:
-            before += wording(", open ring, {prior_hull_mL:.3f} mL within its outline", lesion)
-        since = f"{since}, {before}".lstrip(", ")
+            changes.append(wording("open ring, {prior_hull_mL:.3f} mL within its outline", lesion))
     ring = ", open ring" if lesion["open_ring"] else ""
-    return {**lesion, "shown_number": number, "ring": ring, "since": since or "–"}
+    return {**lesion, "shown_number": number, "ring": ring, "since": ", ".join(changes) or "–"}
 
 
 def _ranked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -321,27 +314,20 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterat
     order = _scans_by_errors(tables["scans"], best)["name"]
     figure = plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
     yield _TEXTS.picture("strip", figure, methods=", ".join(shown))
-
-
-def _introduction(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     n_patients = len({case.patient for case in cases})
-    n_lesions = int(tables["summary"]["n_lesions"].iloc[0])
-    n_priors = sum(case.prior is not None for case in cases)
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""
-    scans = counted(len(cases), f"{prefix}scan")
-    patients = counted(n_patients, f"{prefix}patient")
     yield _TEXTS(
         "introduction",
-        scans=scans,
-        patients=patients,
-        lesions=counted(n_lesions, "reference lesion"),
-        n_priors=n_priors or "none",
+        scans=counted(len(cases), f"{prefix}scan"),
+        patients=counted(n_patients, f"{prefix}patient"),
+        lesions=counted(int(scores["n_lesions"]), "reference lesion"),
+        n_priors=sum(case.prior is not None for case in cases) or "none",
     )
-    yield few_note(n_patients)
+    yield page.few_note(n_patients)
 
 
-def _score_table(rows: Any, columns: str) -> Table:
-    return Table(rows, columns, controls=CONTROLS)
+def _score_table(rows: Any, columns: str) -> page.Table:
+    return page.Table(rows, columns, controls=CONTROLS)
 
 
 def _summaries(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
@@ -354,16 +340,16 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
         published = [_TEXTS["published_explained"], _score_table(scores, _TEXTS["published"])]
         if part == "all":
             yield strict
-            yield Fold("Published figures, which are less strict", *published)
+            yield page.Fold("Published figures, which are less strict", *published)
         else:
             n_scans = int(scores["n_scans"].iloc[0])
-            yield Fold(f"{counted(n_scans, 'scan')} {part}", strict, *published)
+            yield page.Fold(f"{counted(n_scans, 'scan')} {part}", strict, *published)
     # Controls are no results, and their intervals would hide those of the methods.
     intervals = tables["intervals"].query("part == 'all' and method not in @CONTROLS")
     measures = intervals["measure"].astype(str).str.replace("_", " ")
-    yield Fold(
+    yield page.Fold(
         "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's",
-        Table(
+        page.Table(
             _with_interval(intervals.assign(measure=measures), "value"),
             "method {method} | measure {measure} | value, 95 % interval {value:.2i}",
         ),
@@ -386,12 +372,34 @@ def _interval_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
+    """Make tables by size and by range of volume, by two further rules, and by change."""
     yield _TEXTS["touched"]
     all_scans = tables["summary"].query("part == 'all'")
     n_small, n_large = all_scans[["n_small", "n_large"]].iloc[0]
     columns = _TEXTS("by_size", small_ml=SMALL_ML, n_small=n_small, n_large=n_large)
     yield _score_table(all_scans, columns)
-    yield from _volumes_and_rules(tables)
+    volumes = tables["volumes"].query("n > 0")
+    words = [
+        f"{low:.0f} to {high:.0f} mm³" if np.isfinite(high) else f"{low:.0f} mm³ or more"
+        for low, high in zip(volumes["from_mm3"], volumes["below_mm3"], strict=True)
+    ]
+    table = _with_interval(volumes.assign(volume=words), "recall")
+    yield page.Fold("By range of volume", page.Table(table, _TEXTS["by_volume"]))
+    shares = [
+        [row["method"], measure, wording(f"{{{key}:.2i}}", row)]
+        for row in tables["distance"].to_dict("records")
+        for key, measure in zip(SHARES, ("found", "right", "F1"), strict=True)
+    ]
+    yield page.Fold(
+        "By distance",
+        _TEXTS("distance", intervals=_interval_sentence(tables)),
+        page.Table(shares, ["method", "measure", "share, interval over patients"], numbers=(2,)),
+    )
+    challenge = _score_table(tables["challenge"], _TEXTS["challenge"])
+    yield page.Fold("By the rule of BraTS-METS", _TEXTS["brats"], challenge)
+    yield page.Fold(
+        "Scans without lesions", page.Table(tables["lesion_free"], _TEXTS["lesion_free"])
+    )
     status = tables["status"]
     if not len(status):
         return
@@ -402,40 +410,6 @@ def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     yield _score_table(sensitivity.reset_index(), columns)
 
 
-def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> Iterator[Fold]:
-    """Make the tables by range of volume, by two further rules, and of scans without lesions."""
-    volumes = tables["volumes"].query("n > 0")
-    words = [
-        f"{low:.0f} to {high:.0f} mm³" if np.isfinite(high) else f"{low:.0f} mm³ or more"
-        for low, high in zip(volumes["from_mm3"], volumes["below_mm3"], strict=True)
-    ]
-    columns = _TEXTS["by_volume"]
-    table = _with_interval(volumes.assign(volume=words), "recall")
-    yield Fold("By range of volume", Table(table, columns))
-    shares = []
-    for row in tables["distance"].to_dict("records"):
-        for key, measure in zip(SHARES, ("found", "right", "F1"), strict=True):
-            shares.append([row["method"], measure, wording(f"{{{key}:.2i}}", row)])
-    yield Fold(
-        "By distance",
-        _TEXTS("distance", intervals=_interval_sentence(tables)),
-        Table(shares, ["method", "measure", "share, interval over patients"], numbers=(2,)),
-    )
-    yield Fold(
-        "By the rule of BraTS-METS",
-        _TEXTS["brats"],
-        _score_table(tables["challenge"], _TEXTS["challenge"]),
-    )
-    yield Fold("Scans without lesions", Table(tables["lesion_free"], _TEXTS["lesion_free"]))
-
-
-def _ensembles(ensemble: pd.DataFrame) -> Iterator[Any]:
-    if len(ensemble):
-        yield _TEXTS["two_models"]
-        yield _score_table(ensemble, _TEXTS["ensemble"])
-        yield _score_table(ensemble, _TEXTS["candidates"])
-
-
 def _curves(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     from metastasis.study.plotting import plot_curves
 
@@ -444,11 +418,11 @@ def _curves(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     if froc["strict_sensitivity_low"].notna().any():
         bars = " Bars: 95 % intervals over patients."
     yield _TEXTS.picture("curves", plot_curves(tables), bars=bars)
-    yield Fold(
+    yield page.Fold(
         "Areas and the FROC score",
         _TEXTS("areas_explained", intervals=_interval_sentence(tables)),
         _score_table(tables["areas"], _TEXTS["areas"]),
-        Table(froc, _TEXTS["froc"]),
+        page.Table(froc, _TEXTS["froc"]),
     )
 
 
@@ -458,7 +432,7 @@ def _calibration(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     table = tables["calibration"]
     if len(table):
         yield _TEXTS.picture("calibration", plot_calibration(tables))
-        yield Table(table.drop_duplicates(["method", "level"]), _CALIBRATION)
+        yield page.Table(table.drop_duplicates(["method", "level"]), _CALIBRATION)
 
 
 def _overlays(
@@ -476,11 +450,13 @@ def _overlays(
     yield _TEXTS("overlays", n_shown=len(order), scans=counted(len(cases), "scan"), best=best)
     for i in order:
         case = cases[i]
+        kind = "Synthetic scan" if case.synthetic else "Scan"
         scan_values = {best: np.asarray(predictions[best][i])}
         scan_values |= {name: np.asarray(values[i]) for name, values in predictions.items()}
         # A viewer holds whole volumes, so only the scan with most errors has one.
         if i == order[0]:
-            yield from _planes(case, scan_values, limits)
+            yield page.Heading(f"{kind} {case.name}")
+            yield _planes(case, scan_values, limits, f"{kind} {case.name}")
         pictures = []
         for name, values in scan_values.items():
             labels = _labels(values, *limits[name])
@@ -489,13 +465,9 @@ def _overlays(
             )
             title = f"{case.name} by {name}"
             figure = plot_overlay(case, labels, of_two_models=ensemble, title=title)
-            pictures.append(Picture(figure, f"{_kind(case)} {title} in three planes"))
+            pictures.append(page.Picture(figure, f"{kind} {title} in three planes"))
         yield pictures[0]
-        yield Fold(f"{case.name} by the other methods", *pictures[1:])
-
-
-def _kind(case: Case) -> str:
-    return "Synthetic scan" if case.synthetic else "Scan"
+        yield page.Fold(f"{case.name} by the other methods", *pictures[1:])
 
 
 def _labels(values: NDArray[Any], threshold: float, min_voxels: int) -> NDArray[np.uint8]:
@@ -507,56 +479,40 @@ def _labels(values: NDArray[Any], threshold: float, min_voxels: int) -> NDArray[
 
 
 def _planes(
-    case: Case, predictions: Mapping[str, NDArray[Any]], limits: Mapping[str, tuple[float, int]]
-) -> Iterator[Any]:
-    """Make the viewer of one scan with the results of each method."""
-    layers = [Layer("scan", case.image)]
-    if case.prior is not None:
-        layers.append(Layer("prior scan", case.prior))
-    for name, values in predictions.items():
-        if values.dtype.kind == "f":
-            layers.append(
-                Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0])
-            )
-    if case.label is not None:
-        layers.append(Layer("reference", case.label, "mask", colors=(REFERENCE,)))
-    points = []
-    for k, (name, values) in enumerate(predictions.items()):
-        labels = _labels(values, *limits[name])
-        names = ("candidate", MARKED_BY_BOTH) if labels.max(initial=0) == 2 else ()
-        # Further methods have colors of their own.
-        own = _COLORS[-max(len(names), 1) :] if k == 0 else ()
-        layers.append(Layer(name, labels, "mask", names=names, shown=k == 0, colors=own))
-        if k == 0:
-            points = _points(case, labels, name)
-    title = f"{_kind(case)} {case.name}"
-    yield Heading(title)
-    yield html_viewer(
-        layers,
-        case.affine,
-        points=points,
-        region=case.brain,
-        image="scan",
-        label=title,
-        instead=Note("The pictures below show the same scan."),
-    )
-
-
-def _points(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, list[float]]]:
-    """List the points of the viewer: the center of a method's picture, then the lesions."""
+    case: Case,
+    predictions: Mapping[str, NDArray[Any]],
+    limits: Mapping[str, tuple[float, int]],
+    title: str,
+) -> Any:
+    """Make the viewer of one scan with the results of each method, and the lesions to look at."""
     from dmrifit.stats.lesion_matching import lesion_table
     from metastasis.study.plotting import place_to_show
 
-    center, title = place_to_show(case, labels)
-    points = [(f"{title} ({method})", [float(x) for x in center])]
-    if case.label is None:
-        return points
-    table = lesion_table(case.label, labels > 0, case.affine)
-    for lesion in table[table["kind"] == "lesion"].to_dict("records"):
-        state = "found" if lesion["found"] else "missed"
-        title = f"lesion {lesion['number']}: {lesion['volume_mL']:.3f} mL, {state}"
-        points.append((title, [lesion[axis] for axis in "xyz"]))
-    return points
+    layers = [
+        Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0])
+        for name, values in predictions.items()
+        if values.dtype.kind == "f"
+    ]
+    assert case.label is not None
+    layers.append(Layer("reference", case.label, "mask", colors=(REFERENCE,)))
+    points: list[tuple[str, list[float]]] = []
+    for name, values in predictions.items():
+        labels = _labels(values, *limits[name])
+        names = ("candidate", MARKED_BY_BOTH) if labels.max(initial=0) == 2 else ()
+        # Further methods have colors of their own.
+        own = () if points else _COLORS[-max(len(names), 1) :]
+        layers.append(Layer(name, labels, "mask", names=names, shown=not points, colors=own))
+        if points:
+            continue
+        center, words = place_to_show(case, labels)
+        points.append((f"{words} ({name})", [float(x) for x in center]))
+        table = lesion_table(case.label, labels > 0, case.affine)
+        for lesion in table[table["kind"] == "lesion"].to_dict("records"):
+            state = "found" if lesion["found"] else "missed"
+            words = f"lesion {lesion['number']}: {lesion['volume_mL']:.3f} mL, {state}"
+            points.append((words, [lesion[axis] for axis in "xyz"]))
+    instead = page.Note("The pictures below show the same scan.")
+    return _viewer(case, layers, points=points, label=title, instead=instead)
 
 
 def _rules(

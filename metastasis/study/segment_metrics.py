@@ -96,12 +96,9 @@ def segment_counts(
         # A lesion outside the mask counts all the same.
         counted = inside | positive
         positive, predicted = positive[counted], predicted[counted]
-    return {
-        "segment_n_positive": int(positive.sum()),
-        "segment_n_negative": int((~positive).sum()),
-        "segment_true_positives": int((positive & predicted).sum()),
-        "segment_true_negatives": int((~positive & ~predicted).sum()),
-    }
+    counts = (positive, ~positive, positive & predicted, ~positive & ~predicted)
+    names = (f"segment_{key}" for key in SEGMENT_COUNTS)
+    return dict(zip(names, (int(count.sum()) for count in counts), strict=True))
 
 
 def segment_rates(counts: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

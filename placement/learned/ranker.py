@@ -303,7 +303,7 @@ class VoxelRanker(BaseEstimator):
             "volumes": self.volumes_.tolist(),
             "features": list(FEATURES),
         }
-        return parameters, fitted, {_FOREST: dumped(self.forest_, _ALGORITHM, {}, [])}
+        return parameters, fitted, {_FOREST: dumped(self.forest_, {}, [])}
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
@@ -353,7 +353,7 @@ class VoxelRanker(BaseEstimator):
             )
         self.optimizer_ = self._checked()
         self.volumes_ = volumes
-        forest = loaded(files[_FOREST], _ALGORITHM, [], files)
+        forest = loaded(files[_FOREST], [], files)
         n_inputs = getattr(forest, "n_features_in_", None)
         if not isinstance(forest, ExtraTreesRegressor) or n_inputs != len(FEATURES):
             raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import _boards as boards
-from dmrifit.stats.claim_board import HOLDS, OPEN, board_sentence
+from benchmarks.claims.claim_board import HOLDS, OPEN, board_sentence
 
 ROOT = Path(__file__).parents[2]
 #: The section of the page of measurements that prose about each board stands in.

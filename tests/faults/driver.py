@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import resource
+import shlex
 import shutil
 import signal
 import sys
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from killing import PROGRAMS
 from mutations import apply
 
-__all__ = ["ENTRIES", "Bench", "Case", "Entry", "Outcome", "corpus", "entry", "function", "load_entries", "run_program"]
+__all__ = ["ENTRIES", "Bench", "Case", "Entry", "Outcome", "command", "corpus", "entry", "function", "load_entries", "run_program"]
 
 HERE = Path(__file__).parent
 COLUMNS = ("entry", "file", "mutation", "parameter", "expected", "says", "remedy")
@@ -107,6 +109,24 @@ def entry(name: str, prepare: Callable[[Path], None], **fields: Any) -> None:
     ENTRIES[name] = Entry(name, prepare, **fields)
 
 
+def main_of(program: str) -> Callable[[], None]:
+    """Give the function behind a console script, whose module is loaded when it is called."""
+    return lambda: importlib.import_module(PROGRAMS[program]).main()
+
+
+def command(
+    name: str,
+    prepare: Callable[[Path], None],
+    line: str,
+    results: Callable[[Path], dict[str, Any]],
+    *,
+    kept: tuple[str, ...] = (),
+) -> None:
+    """Declare a command of the program that begins the name, as one would type it, as an entry."""
+    main = main_of(name.split()[0])
+    entry(name, prepare, main=main, arguments=tuple(shlex.split(line)), results=results, kept=kept)
+
+
 def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Callable[[Any], Any]:
     """Declare a function without arguments, which gives results by name, as an entry."""
 
@@ -117,13 +137,13 @@ def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Calla
     return declare
 
 
-def run_program(main: Callable[[], None], folder: Path, words: Sequence[str]) -> None:
-    """Run a program and its command, without a word, in a folder of good files."""
+def run_program(folder: Path, line: str) -> None:
+    """Run a command, as one would type it and without a word, in a folder of good files."""
     arguments = sys.argv
-    sys.argv = list(words)
+    sys.argv = shlex.split(line)
     try:
         with contextlib.chdir(folder), contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-            main()
+            main_of(sys.argv[0])()
     finally:
         sys.argv = arguments
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import entry, function, run_program
-
-from anomaly.cli import program as cli
+from driver import command, entry, function, run_program
 
 
 def persons(folder: Path) -> None:
@@ -57,61 +55,38 @@ def found(name: str) -> Callable[[Path], dict[str, Any]]:
     return read
 
 
-DETECT = ("--no-figure", "--opening", "1", "--out", "found")
-entry(
-    "dmrifit-anomaly detect",
-    learned,
-    main=cli.main,
-    arguments=("detect", "model.dmrifit", "glioma-001_dwi.nii.gz", "--mask", "glioma-001_brain.nii.gz",
-               "--tissue", "glioma-001_tissue.nii.gz", *DETECT),
-    results=found("found"),
-    kept=("found/settings.json", "found/failed.tsv"),
-)  # fmt: skip
+DETECT = "--no-figure --opening 1 --out found"
+command(
+    "dmrifit-anomaly detect", learned,
+    "detect model.dmrifit glioma-001_dwi.nii.gz --mask glioma-001_brain.nii.gz --tissue "
+    f"glioma-001_tissue.nii.gz {DETECT}",
+    found("found"), kept=("found/settings.json", "found/failed.tsv"),
+)
 
 
 def detected(folder: Path) -> None:
     """The same with a run that has finished."""
     learned(folder)
-    run_program(cli.main, folder, ("dmrifit-anomaly", "detect", "model.dmrifit", "gliomas.tsv", *DETECT))
+    run_program(folder, f"dmrifit-anomaly detect model.dmrifit gliomas.tsv {DETECT}")
 
 
-entry(
-    "dmrifit-anomaly detect again",
-    detected,
-    main=cli.main,
-    arguments=("detect", "model.dmrifit", "gliomas.tsv", *DETECT),
-    results=found("found"),
+command(
+    "dmrifit-anomaly detect again", detected, f"detect model.dmrifit gliomas.tsv {DETECT}", found("found"),
     kept=("found/*", "found/*/*"),
 )
-entry(
-    "dmrifit-anomaly train",
-    persons,
-    main=cli.main,
-    arguments=("train", "healthy.tsv", "--out", "new.dmrifit", "--detector", "mean"),
-    results=lambda place: scores(place / "new.dmrifit"),
+command(
+    "dmrifit-anomaly train", persons, "train healthy.tsv --out new.dmrifit --detector mean",
+    lambda place: scores(place / "new.dmrifit"),
 )
-entry(
-    "dmrifit-anomaly evaluate",
-    detected,
-    main=cli.main,
-    arguments=(
-        "evaluate",
-        "gliomas.tsv",
-        "--detections",
-        "z=found/detections.tsv",
-        "--figures",
-        "0",
-        "--out",
-        "tables",
-    ),
-    results=lambda place: {"text": (place / "tables" / "scans.csv").read_text(encoding="utf-8")},
+command(
+    "dmrifit-anomaly evaluate", detected,
+    "evaluate gliomas.tsv --detections z=found/detections.tsv --figures 0 --out tables",
+    lambda place: {"text": (place / "tables" / "scans.csv").read_text(encoding="utf-8")},
 )
-entry(
-    "dmrifit-anomaly simulate",
-    lambda folder: None,
-    main=cli.main,
-    arguments=("simulate", "1", "0", "--directions", "2", "--shape", "12,14,12", "--spacing", "12", "--out", "data"),
-    results=lambda place: {"text": (place / "data" / "healthy.tsv").read_text(encoding="utf-8")},
+command(
+    "dmrifit-anomaly simulate", lambda folder: None,
+    "simulate 1 0 --directions 2 --shape 12,14,12 --spacing 12 --out data",
+    lambda place: {"text": (place / "data" / "healthy.tsv").read_text(encoding="utf-8")},
     kept=("data/settings.json",),
 )
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import entry, function
+from driver import command, function
 
-from dmrifit.cli import program
 from dmrifit.engine.protocol import Protocol
 
 #: Volumes of the real scan that dipy carries, with b-values from 15 to 4065 s/mm².
@@ -72,30 +71,15 @@ def text_of(name: str) -> Callable[[Path], dict[str, Any]]:
     return lambda place: {name: (place / name).read_text(encoding="utf-8")}
 
 
-FIT = ("--model", "kurtosis", "--no-quicklook", "--out", "maps", "--threads", "1")
+FIT = "--model kurtosis --no-quicklook --out maps --threads 1"
 
-entry(
-    "dmrifit fit",
-    scan,
-    main=program.main,
-    arguments=("fit", "dwi.nii.gz", "--te", "dwi.te", "--mask", "mask.nii.gz", "--sigma", "sigma.nii.gz", *FIT),
-    results=images_in("maps"),
+command(
+    "dmrifit fit", scan, f"fit dwi.nii.gz --te dwi.te --mask mask.nii.gz --sigma sigma.nii.gz {FIT}",
+    images_in("maps"),
 )
-entry("dmrifit fit bare", scan, main=program.main, arguments=("fit", "dwi.nii.gz", *FIT), results=images_in("maps"))
-entry(
-    "dmrifit fit plain",
-    scan,
-    main=program.main,
-    arguments=("fit", "plain.nii", "--te", "side.json", *FIT),
-    results=images_in("maps"),
-)
-entry(
-    "dmrifit fit parts",
-    scan,
-    main=program.main,
-    arguments=("fit", "parts.tsv", *FIT),
-    results=images_in("maps"),
-)
+command("dmrifit fit bare", scan, f"fit dwi.nii.gz {FIT}", images_in("maps"))
+command("dmrifit fit plain", scan, f"fit plain.nii --te side.json {FIT}", images_in("maps"))
+command("dmrifit fit parts", scan, f"fit parts.tsv {FIT}", images_in("maps"))
 
 
 def interrupted(folder: Path) -> None:
@@ -106,15 +90,11 @@ def interrupted(folder: Path) -> None:
     (hidden / ".names").write_text("[[], []]")
 
 
-entry(
-    "dmrifit fit again",
-    interrupted,
-    main=program.main,
-    arguments=("fit", "dwi.nii.gz", *FIT),
-    results=lambda place: images_in("maps")(place) | text_of("names.tsv")(place),
+command(
+    "dmrifit fit again", interrupted, f"fit dwi.nii.gz {FIT}",
+    lambda place: images_in("maps")(place) | text_of("names.tsv")(place),
 )
-entry("dmrifit info", scan, main=program.main, arguments=("info", "dwi.nii.gz", "--te", "dwi.te", "--mask", "mask.nii.gz"),
-      results=lambda place: {})
+command("dmrifit info", scan, "info dwi.nii.gz --te dwi.te --mask mask.nii.gz", lambda place: {})
 
 
 def bids(folder: Path) -> None:
@@ -130,14 +110,17 @@ def bids(folder: Path) -> None:
         (masks / f"{subject}_mask.nii.gz").write_bytes((folder / "mask.nii.gz").read_bytes())
 
 
-MASKS = ("--mask", "derivatives/masks/*_mask.nii.gz")
+MASKS = "--mask 'derivatives/masks/*_mask.nii.gz'"
 
-entry("dmrifit table", bids, main=program.main, arguments=("table", "bids", *MASKS), results=lambda place: {})
-entry("dmrifit fit folder", bids, main=program.main, arguments=("fit", "bids", *MASKS, *FIT),
-      results=lambda place: {"rows": (place / "maps" / "fits.tsv").read_text().count("\n")},
-      kept=("maps/*",))
-entry("dmrifit import", lambda folder: (folder / "dicom").mkdir(), main=program.main,
-      arguments=("import", "dicom", "--out", "converted"), results=lambda place: {})
+command("dmrifit table", bids, f"table bids {MASKS}", lambda place: {})
+command(
+    "dmrifit fit folder", bids, f"fit bids {MASKS} {FIT}",
+    lambda place: {"rows": (place / "maps" / "fits.tsv").read_text().count("\n")}, kept=("maps/*",),
+)
+command(
+    "dmrifit import", lambda folder: (folder / "dicom").mkdir(), "import dicom --out converted",
+    lambda place: {},
+)
 
 
 @function("Protocol.read", scan)
@@ -158,12 +141,9 @@ def _read_volume() -> dict[str, Any]:
     return {"values": read_volume("dwi.nii.gz")}
 
 
-entry(
-    "dmrifit preprocess",
-    scan,
-    main=program.main,
-    arguments=("preprocess", "dwi.nii.gz", "--mask", "mask.nii.gz", "--steps", "denoise,gibbs", "--out", "clean"),
-    results=images_in("clean"),
+command(
+    "dmrifit preprocess", scan, "preprocess dwi.nii.gz --mask mask.nii.gz --steps denoise,gibbs --out clean",
+    images_in("clean"),
 )
 
 
@@ -191,37 +171,22 @@ def fitted_twice(folder: Path) -> None:
     (hidden / ".names").write_text("[[], []]")
 
 
-ROI = ("--out", "roi.csv")
+ROI = "--out roi.csv"
 
-entry(
-    "dmrifit roi",
-    fitted,
-    main=program.main,
-    arguments=("roi", "maps", "--labels", "labels.nii.gz", "--names", "names.tsv", *ROI),
-    results=text_of("roi.csv"),
+command("dmrifit roi", fitted, f"roi maps --labels labels.nii.gz --names names.tsv {ROI}", text_of("roi.csv"))
+command(
+    "dmrifit roi again", fitted_twice, f"roi maps --labels labels.nii.gz --names names.tsv {ROI}",
+    lambda place: text_of("roi.csv")(place) | text_of("names.tsv")(place),
 )
-entry(
-    "dmrifit roi again",
-    fitted_twice,
-    main=program.main,
-    arguments=("roi", "maps", "--labels", "labels.nii.gz", "--names", "names.tsv", *ROI),
-    results=lambda place: text_of("roi.csv")(place) | text_of("names.tsv")(place),
+command(
+    "dmrifit roi maps", fitted, f"roi --map MD=maps/param-ADC_dwimap.nii.gz --labels labels.nii.gz {ROI}",
+    text_of("roi.csv"),
 )
-entry(
-    "dmrifit roi maps",
-    fitted,
-    main=program.main,
-    arguments=("roi", "--map", "MD=maps/param-ADC_dwimap.nii.gz", "--labels", "labels.nii.gz", *ROI),
-    results=text_of("roi.csv"),
+command(
+    "dmrifit view", fitted, "view --map MD=maps/param-ADC_dwimap.nii.gz --labels labels.nii.gz --out view.html",
+    text_of("view.html"),
 )
-entry(
-    "dmrifit view",
-    fitted,
-    main=program.main,
-    arguments=("view", "--map", "MD=maps/param-ADC_dwimap.nii.gz", "--labels", "labels.nii.gz", "--out", "view.html"),
-    results=text_of("view.html"),
-)
-entry("dmrifit roi table", fitted, main=program.main, arguments=("roi", "fits.tsv", *ROI), results=text_of("roi.csv"))
+command("dmrifit roi table", fitted, f"roi fits.tsv {ROI}", text_of("roi.csv"))
 
 
 def patients(folder: Path) -> None:
@@ -283,21 +248,15 @@ def _load_model() -> dict[str, Any]:
     return predictions(Path("model.dmrifit"))
 
 
-entry(
-    "dmrifit train",
-    patients,
-    main=program.main,
-    arguments=("train", "participants.tsv", "--out", "new.dmrifit", "--max-voxels", "20"),
-    results=lambda place: predictions(place / "new.dmrifit"),
+command(
+    "dmrifit train", patients, "train participants.tsv --out new.dmrifit --max-voxels 20",
+    lambda place: predictions(place / "new.dmrifit"),
 )
-entry(
-    "dmrifit predict",
-    patients,
-    main=program.main,
-    arguments=("predict", "model.dmrifit", "p1.nii.gz", "--mask", "p1-mask.nii.gz", "--sigma", "p1-sigma.nii.gz",
-               "--out", "predicted"),
-    results=images_in("predicted"),
-)  # fmt: skip
+command(
+    "dmrifit predict", patients,
+    "predict model.dmrifit p1.nii.gz --mask p1-mask.nii.gz --sigma p1-sigma.nii.gz --out predicted",
+    images_in("predicted"),
+)
 
 
 def scores_in(folder: str) -> Callable[[Path], dict[str, Any]]:
@@ -310,23 +269,15 @@ def scores_in(folder: str) -> Callable[[Path], dict[str, Any]]:
     return read
 
 
-BENCHMARK = ("--algorithms", "LR", "--strategies", "s2s", "--max-voxels", "20", "--no-controls", "--out", "study")
+BENCHMARK = "--algorithms LR --strategies s2s --max-voxels 20 --no-controls --out study"
 
-entry(
-    "dmrifit benchmark",
-    patients,
-    main=program.main,
-    arguments=("benchmark", "participants.tsv", *BENCHMARK),
-    results=scores_in("study"),
+command(
+    "dmrifit benchmark", patients, f"benchmark participants.tsv {BENCHMARK}", scores_in("study"),
     kept=("study/study.json", "cells/*", "predictions/*"),
 )
-entry(
-    "dmrifit simulate",
-    lambda folder: None,
-    main=program.main,
-    arguments=("simulate", "--out", "data", "--patients", "1", "--preset", "cohort1", "--shape", "12,12,2"),
-    results=text_of("data/participants.tsv"),
-    kept=("data/dataset_description.json", "dwi/*"),
+command(
+    "dmrifit simulate", lambda folder: None, "simulate --out data --patients 1 --preset cohort1 --shape 12,12,2",
+    text_of("data/participants.tsv"), kept=("data/dataset_description.json", "dwi/*"),
 )
 
 
@@ -346,7 +297,7 @@ def _read_evaluation() -> dict[str, Any]:
     return scores_in("study")(Path.cwd())
 
 
-entry("dmrifit report", study, main=program.main, arguments=("report", "study"), results=scores_in("study"))
+command("dmrifit report", study, "report study", scores_in("study"))
 
 
 # Functions and estimators of arrays, whose arguments lie in files so that mutations reach them.

@@ -7,10 +7,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import entry, function, run_program
+from driver import command, function, run_program
 
 from dmrifit.networks.training import Training
-from metastasis.cli import program as cli
 
 TINY = {"widths": (2, 2), "dense": (2,), "segments_per_epoch": 4, "device": "cpu"}
 
@@ -42,13 +41,13 @@ def trained(folder: Path) -> None:
     save_model(segmenter, folder / "model.dmrifit")
 
 
-SEGMENT = ("--no-figure", "--device", "cpu", "--out", "found")
+SEGMENT = "--no-figure --device cpu --out found"
 
 
 def segmented(folder: Path) -> None:
     """The same with a run that has finished."""
     trained(folder)
-    run_program(cli.main, folder, ("dmrifit-metastasis", "segment", "model.dmrifit", "cases.tsv", *SEGMENT))
+    run_program(folder, f"dmrifit-metastasis segment model.dmrifit cases.tsv {SEGMENT}")
 
 
 def found(place: Path) -> dict[str, Any]:
@@ -59,53 +58,33 @@ def found(place: Path) -> dict[str, Any]:
     return maps | {"text": (place / "found" / "segmentations.tsv").read_text(encoding="utf-8")}
 
 
-entry(
-    "dmrifit-metastasis segment",
-    trained,
-    main=cli.main,
-    arguments=("segment", "model.dmrifit", "001_image.nii.gz", "--prior", "001_prior.nii.gz", "--mask",
-               "001_brain.nii.gz", *SEGMENT),
-    results=found,
-    kept=("found/settings.json", "found/failed.tsv"),
-)  # fmt: skip
-entry(
-    "dmrifit-metastasis ensemble",
-    trained,
-    main=cli.main,
-    arguments=("ensemble", "model.dmrifit", "model.dmrifit", "001_image.nii.gz", *SEGMENT),
-    results=found,
+command(
+    "dmrifit-metastasis segment", trained,
+    f"segment model.dmrifit 001_image.nii.gz --prior 001_prior.nii.gz --mask 001_brain.nii.gz {SEGMENT}", found,
     kept=("found/settings.json", "found/failed.tsv"),
 )
-entry(
-    "dmrifit-metastasis segment again",
-    segmented,
-    main=cli.main,
-    arguments=("segment", "model.dmrifit", "cases.tsv", *SEGMENT),
-    results=found,
+command(
+    "dmrifit-metastasis ensemble", trained, f"ensemble model.dmrifit model.dmrifit 001_image.nii.gz {SEGMENT}",
+    found, kept=("found/settings.json", "found/failed.tsv"),
+)
+command(
+    "dmrifit-metastasis segment again", segmented, f"segment model.dmrifit cases.tsv {SEGMENT}", found,
     kept=("found/*", "found/*/*"),
 )
-entry(
-    "dmrifit-metastasis evaluate",
-    segmented,
-    main=cli.main,
-    arguments=("evaluate", "cases.tsv", "--segmentations", "m=found/segmentations.tsv", "--figures", "0", "--out",
-               "tables"),
-    results=lambda place: {"text": (place / "tables" / "scans.csv").read_text(encoding="utf-8")},
-)  # fmt: skip
-entry(
-    "dmrifit-metastasis train",
-    trained,
-    main=cli.main,
-    arguments=("train", "cases.tsv", "--out", "new.dmrifit", "--widths", "2,2", "--epochs", "1", "--segments-per-epoch",
-               "2", "--batch-size", "2", "--device", "cpu"),
-    results=lambda place: {"whole": (place / "new.dmrifit").stat().st_size > 0},
-)  # fmt: skip
-entry(
-    "dmrifit-metastasis simulate",
-    lambda folder: None,
-    main=cli.main,
-    arguments=("simulate", "1", "--shape", "24,24,24", "--spacing", "3.5", "--out", "data"),
-    results=lambda place: {"text": (place / "data" / "cases.tsv").read_text(encoding="utf-8")},
+command(
+    "dmrifit-metastasis evaluate", segmented,
+    "evaluate cases.tsv --segmentations m=found/segmentations.tsv --figures 0 --out tables",
+    lambda place: {"text": (place / "tables" / "scans.csv").read_text(encoding="utf-8")},
+)
+command(
+    "dmrifit-metastasis train", trained,
+    "train cases.tsv --out new.dmrifit --widths 2,2 --epochs 1 --segments-per-epoch 2 --batch-size 2 "
+    "--device cpu",
+    lambda place: {"whole": (place / "new.dmrifit").stat().st_size > 0},
+)
+command(
+    "dmrifit-metastasis simulate", lambda folder: None, "simulate 1 --shape 24,24,24 --spacing 3.5 --out data",
+    lambda place: {"text": (place / "data" / "cases.tsv").read_text(encoding="utf-8")},
     kept=("data/settings.json",),
 )
 

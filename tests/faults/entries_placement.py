@@ -9,14 +9,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import entry, function, run_program
-
-from placement.cli import program
+from driver import command, function, run_program
 
 #: Edges of a voxel in mm, and a grid that holds a tumor of about 4 cm.
 EDGE = 4.0
 GRID = (18, 18, 16)
-OPTIONS = ("--min-volume", "2", "--no-figure", "--max-rotations", "0")
+OPTIONS = "--min-volume 2 --no-figure --max-rotations 0"
 
 
 def write(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
@@ -70,49 +68,31 @@ def prescribed(place: Path) -> dict[str, Any]:
     return {key: content[key] for key in ("ras", "size_mm", "volume_ml", "scores", "flags")}
 
 
-entry(
-    "dmrifit-placement place",
-    tumors,
-    main=program.main,
-    arguments=("place", "cases.tsv", "--out", "placed", *OPTIONS),
-    results=placed("placed"),
+command(
+    "dmrifit-placement place", tumors, f"place cases.tsv --out placed {OPTIONS}", placed("placed"),
     kept=("placed/settings.json", "placed/failed.tsv", "placed/a/*"),
 )
-entry(
-    "dmrifit-placement place one",
-    tumors,
-    main=program.main,
-    arguments=(
-        *("place", "a.nii.gz", "--out", "placed", "--image", "a-image.nii.gz", "--exclude", "a-ventricle.nii.gz"),
-        *OPTIONS,
-    ),
-    results=placed("placed"),
-    kept=("placed/settings.json", "placed/failed.tsv"),
+command(
+    "dmrifit-placement place one", tumors,
+    f"place a.nii.gz --out placed --image a-image.nii.gz --exclude a-ventricle.nii.gz {OPTIONS}",
+    placed("placed"), kept=("placed/settings.json", "placed/failed.tsv"),
 )
-entry(
-    "dmrifit-placement prescribe",
-    tumors,
-    main=program.main,
-    arguments=(
-        *("prescribe", "a.nii.gz", "--center", "-2,-4,7", "--size", "20,20,20", "--image", "a-image.nii.gz"),
-        *("--exclude", "a-ventricle.nii.gz", "--matrix", "moved.txt", "--no-figure", "--out", "one"),
-    ),
-    results=prescribed,
+command(
+    "dmrifit-placement prescribe", tumors,
+    "prescribe a.nii.gz --center -2,-4,7 --size 20,20,20 --image a-image.nii.gz --exclude "
+    "a-ventricle.nii.gz --matrix moved.txt --no-figure --out one",
+    prescribed,
 )
 
 
 def resumed(folder: Path) -> None:
     """The same with a run that has finished."""
     tumors(folder)
-    run_program(program.main, folder, ("dmrifit-placement", "place", "cases.tsv", "--out", "placed", *OPTIONS))
+    run_program(folder, f"dmrifit-placement place cases.tsv --out placed {OPTIONS}")
 
 
-entry(
-    "dmrifit-placement place again",
-    resumed,
-    main=program.main,
-    arguments=("place", "cases.tsv", "--out", "placed", *OPTIONS),
-    results=placed("placed"),
+command(
+    "dmrifit-placement place again", resumed, f"place cases.tsv --out placed {OPTIONS}", placed("placed"),
     kept=("placed/*", "placed/*/*"),
 )
 
@@ -124,15 +104,9 @@ def compared(place: Path) -> dict[str, Any]:
     return {kind: (place / "tables" / f"{kind}.csv").read_text(encoding="utf-8") for kind in EVALUATION}
 
 
-entry(
-    "dmrifit-placement evaluate",
-    tumors,
-    main=program.main,
-    arguments=(
-        *("evaluate", "cases.tsv", "experts.tsv", "--placements", "mine=placements.tsv"),
-        *("--no-figure", "--out", "tables"),
-    ),
-    results=compared,
+command(
+    "dmrifit-placement evaluate", tumors,
+    "evaluate cases.tsv experts.tsv --placements mine=placements.tsv --no-figure --out tables", compared,
 )
 
 
@@ -145,28 +119,20 @@ def answers(path: Path) -> dict[str, Any]:
     return {"box": found.as_array()}
 
 
-entry(
-    "dmrifit-placement train",
-    tumors,
-    main=program.main,
-    arguments=("train", "cases.tsv", "experts.tsv", "--out", "ranker.dmrifit", "--min-volume", "2",
-               "--max-rotations", "0"),
-    results=lambda place: answers(place / "ranker.dmrifit"),
-)  # fmt: skip
-NETWORK = ("--model", "network", "--fast", "--epochs", "1", "--channels", "tumor,image,exclude", "--groups", "patient")
-entry(
-    "dmrifit-placement train network",
-    tumors,
-    main=program.main,
-    arguments=("train", "cases.tsv", "experts.tsv", "--out", "network.dmrifit", "--min-volume", "2", *NETWORK),
-    results=lambda place: {"size": (place / "network.dmrifit").stat().st_size > 0},
+command(
+    "dmrifit-placement train", tumors,
+    "train cases.tsv experts.tsv --out ranker.dmrifit --min-volume 2 --max-rotations 0",
+    lambda place: answers(place / "ranker.dmrifit"),
 )
-entry(
-    "dmrifit-placement simulate",
-    lambda folder: None,
-    main=program.main,
-    arguments=("simulate", "1", "--spacing", "6", "--out", "data"),
-    results=lambda place: {"text": (place / "data" / "experts.tsv").read_text(encoding="utf-8")},
+NETWORK = "--model network --fast --epochs 1 --channels tumor,image,exclude --groups patient"
+command(
+    "dmrifit-placement train network", tumors,
+    f"train cases.tsv experts.tsv --out network.dmrifit --min-volume 2 {NETWORK}",
+    lambda place: {"size": (place / "network.dmrifit").stat().st_size > 0},
+)
+command(
+    "dmrifit-placement simulate", lambda folder: None, "simulate 1 --spacing 6 --out data",
+    lambda place: {"text": (place / "data" / "experts.tsv").read_text(encoding="utf-8")},
     kept=("data/settings.json",),
 )
 
@@ -184,12 +150,9 @@ def trained(folder: Path) -> None:
     save_model(ranker.fit(scenes, read_experts(folder / "experts.tsv", ["a", "b"])), folder / "ranker.dmrifit")
 
 
-entry(
-    "dmrifit-placement place by model",
-    trained,
-    main=program.main,
-    arguments=("place", "a.nii.gz", "--model", "ranker.dmrifit", "--out", "placed", "--no-figure"),
-    results=placed("placed"),
+command(
+    "dmrifit-placement place by model", trained,
+    "place a.nii.gz --model ranker.dmrifit --out placed --no-figure", placed("placed"),
     kept=("placed/settings.json", "placed/failed.tsv"),
 )
 

@@ -15,6 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ TIMES = {
     "cells": ("seconds",),
     "scores.csv": ("seconds",),
     "seconds.csv": ("seconds",),
+    # Sources are absolute paths.
+    ".fits": ("seconds", "sources", "inputs"),
+    "fits.tsv": ("seconds",),
 }
 
 # The date, and the table of seconds with what is said of it.
@@ -54,49 +58,24 @@ _TIMES_OF_PAGES = re.compile(
 )
 
 # Imported by the process that all runs are forked from, so that a run begins with its work.
-_LIBRARIES = (
-    *(
-        "pandas",
-        "sklearn.ensemble",
-        "sklearn.model_selection",
-        "scipy.stats",
-        "scipy.ndimage",
-        "joblib",
-        "skops.io",
-    ),
-    *(
-        "torch",
-        "skorch",
-        "safetensors.torch",
-        "matplotlib.pyplot",
-        "jinja2",
-        "numba",
-        "sympy",
-        "tqdm",
-        "typer",
-    ),
-    *("dmrifit.imaging.fit_predict", "dmrifit.study.comparison", "dmrifit.study.report.reporting"),
-    *("dmrifit.networks.volume_estimator", "dmrifit.report.quicklook"),
-    *("anomaly.scans.series", "anomaly.study.report", "anomaly.cli.case_runs"),
-    *("metastasis.segmentation.segmenter", "metastasis.study.report", "metastasis.cli.case_runs"),
-    *(
-        "placement.learned.regressor",
-        "placement.learned.ranker",
-        "placement.exchange.prescription",
-    ),
-)
+_LIBRARIES = """
+pandas sklearn.ensemble sklearn.model_selection scipy.stats scipy.ndimage joblib skops.io
+torch skorch safetensors.torch matplotlib.pyplot jinja2 numba sympy tqdm typer
+dmrifit.imaging.fit_predict dmrifit.study.comparison dmrifit.study.report.reporting
+dmrifit.networks.volume_estimator dmrifit.report.quicklook
+anomaly.scans.series anomaly.study.report anomaly.cli.case_runs
+metastasis.segmentation.segmenter metastasis.study.report metastasis.cli.case_runs
+placement.learned.regressor placement.learned.ranker placement.exchange.prescription
+"""
 
 
+@dataclass(frozen=True)
 class Finished:
-    """
-    How a run ended.
+    """How a run ended."""
 
-    `code` is that of the program, or the negative number of the signal that ended it; `seconds` is how long it took
-    from its first line on, and `said` what stood on its screen.
-    """
-
-    def __init__(self, code: int, seconds: float, said: str) -> None:
-        self.code, self.seconds, self.said = code, seconds, said
+    code: int  # that of the program, or the negative number of the signal that ended it
+    seconds: float  # from its first line on
+    said: str  # what stood on its screen
 
 
 def run(
@@ -109,30 +88,14 @@ def run(
     without: tuple[str, ...] = (),
 ) -> Finished:
     """
-    Run a program in a folder, to its end or until it is killed.
+    Run a program with its words in a folder, to its end or until it is killed.
 
-    Parameters
-    ----------
-    program : str
-        The console script.
-    words : list of str
-        Its arguments.
-    folder : Path
-        Where it runs.
-    kill_after : float, optional
-        Seconds after its first line when it is killed.
-    kill_at : int, optional
-        It is killed just before it gives a file its name for the time of this number; a negative number counts the
-        times and lets it live.
-    without : tuple of str, optional
-        Libraries that are not installed for it.
-
-    Returns
-    -------
-    Finished
-        How it ended.
+    It is killed so many seconds after its first line (`kill_after`), or just before it gives a file its name for the
+    time of a number (`kill_at`; a negative one counts the times and lets it live). The libraries `without` are not
+    installed for it.
     """
-    context = _server()
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killing", *PROGRAMS.values(), *_LIBRARIES.split()])
     log = folder.with_name(f"{folder.name}.log")
     log.unlink(missing_ok=True)
     read, write = context.Pipe(duplex=False)
@@ -154,12 +117,6 @@ def run(
     return Finished(
         code, seconds, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     )
-
-
-def _server() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killing", *PROGRAMS.values(), *_LIBRARIES])
-    return context
 
 
 def _work(
@@ -255,19 +212,7 @@ def final_files(folder: Path) -> Iterator[Path]:
 
 
 def damages(folder: Path) -> list[str]:
-    """
-    Open every file that stands under its final name.
-
-    Parameters
-    ----------
-    folder : Path
-        Where.
-
-    Returns
-    -------
-    list of str
-        What is wrong with files that are not whole.
-    """
+    """Open every file that stands under its final name, and tell what is wrong with those that are not whole."""
     found = []
     for path in final_files(folder):
         try:
@@ -278,19 +223,7 @@ def damages(folder: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """
-    Read all results, without times.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they are.
-
-    Returns
-    -------
-    dict of str to object
-        What is compared, by the name of the file: bytes, or plain values.
-    """
+    """Read all results, without times: bytes, or plain values, by the name of the file."""
     return {str(path.relative_to(folder)): _content(path) for path in final_files(folder)}
 
 
@@ -343,17 +276,6 @@ def _page(path: Path) -> str:
     return _TIMES_OF_PAGES.sub("", text) if path.name == "report.html" else text
 
 
-def _picture(path: Path) -> bytes:
-    with Image.open(path) as picture:
-        picture.load()
-    return path.read_bytes()
-
-
-def _arrays(path: Path) -> dict[str, bytes]:
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name].tobytes() for name in stored}
-
-
 def _model(path: Path) -> dict[str, Any]:
     from dmrifit.model_files.model_file import load_model
 
@@ -387,41 +309,49 @@ def _named_by_content(value: Any, members: dict[str, bytes]) -> Any:
     return {key: _named_by_content(one, members) for key, one in value.items() if key != "__id__"}
 
 
+def _opened(read: Callable[[Path], Any]) -> Callable[[Path], bytes]:
+    """Read a file by its library, which fails where it is not whole, and give its bytes."""
+
+    def read_bytes(path: Path) -> bytes:
+        read(path)
+        return path.read_bytes()
+
+    return read_bytes
+
+
+def _picture(path: Path) -> None:
+    with Image.open(path) as picture:
+        picture.load()
+
+
+def _arrays(path: Path) -> dict[str, bytes]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name].tobytes() for name in stored}
+
+
 def _document(path: Path) -> bytes:
     data = path.read_bytes()
     assert data.rstrip().endswith(b"%%EOF"), "the document has no end"
     return re.sub(rb"/CreationDate \(.*?\)", b"", data)
 
 
-def _weights(path: Path) -> bytes:
+def _weights(path: Path) -> None:
     import safetensors.torch
 
-    data = path.read_bytes()
-    safetensors.torch.load(data)
-    return data
-
-
-def _numbers(path: Path) -> str:
-    np.loadtxt(path)
-    return path.read_text()
+    safetensors.torch.load(path.read_bytes())
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
-    ".nii.gz": _image,
-    ".nii": _image,
+    **dict.fromkeys((".nii.gz", ".nii"), _image),
+    **dict.fromkeys((".csv", ".tsv"), _table),
+    **dict.fromkeys((".bval", ".bvec", ".te"), _opened(np.loadtxt)),
+    # README and .bidsignore have no ending.
+    **dict.fromkeys((".txt", ".md", ""), lambda path: path.read_text(encoding="utf-8")),
     ".json": _json,
-    ".csv": _table,
-    ".tsv": _table,
     ".html": _page,
-    ".png": _picture,
+    ".png": _opened(_picture),
     ".pdf": _document,
     ".npz": _arrays,
     ".dmrifit": _model,
-    ".safetensors": _weights,
-    ".bval": _numbers,
-    ".bvec": _numbers,
-    ".te": _numbers,
-    ".txt": lambda path: path.read_text(encoding="utf-8"),
-    ".md": lambda path: path.read_text(encoding="utf-8"),
-    "": lambda path: path.read_text(encoding="utf-8"),  # README, .bidsignore
+    ".safetensors": _opened(_weights),
 }

@@ -17,72 +17,28 @@ import numpy as np
 
 __all__ = ["MUTATIONS", "PLACES", "apply", "mutation"]
 
-#: Functions of the good bytes and a parameter (text; empty where there is none) that give the faulty bytes.
-MUTATIONS: dict[str, Callable[[bytes, str], bytes]] = {}
-
-
-def mutation(function: Callable[[bytes, str], bytes]) -> Callable[[bytes, str], bytes]:
-    """Make a function of bytes a mutation that tables name by its name."""
-    MUTATIONS[function.__name__] = function
-    return function
+Mutation = Callable[[bytes, str], bytes]
 
 
 def apply(path: Path, name: str, parameter: str = "") -> None:
     """Replace a file by a faulty one, or by something that is no file at all."""
-    if name in PLACES:
-        PLACES[name](path, parameter)
-        return
     good = path.read_bytes()
+    replacement = (path.parent / parameter).read_bytes() if name == "replaced_by" else b""
     path.unlink()
-    path.write_bytes(MUTATIONS[name](good, parameter))
+    if name in PLACES:
+        PLACES[name](path)
+    else:
+        path.write_bytes(replacement if name == "replaced_by" else MUTATIONS[name](good, parameter))
 
 
-# Something else in the place of a file. Permissions would say nothing where tests run as root.
-
-
-def _absent(path: Path, _: str) -> None:
-    path.unlink()
-
-
-def _folder(path: Path, _: str) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def _broken_link(path: Path, _: str) -> None:
-    path.unlink()
-    path.symlink_to("nowhere")
-
-
-def _circular_link(path: Path, _: str) -> None:
-    path.unlink()
-    path.symlink_to(path.name)
-
-
-def _device(path: Path, _: str) -> None:
-    path.unlink()
-    path.symlink_to("/dev/null")
-
-
-def _pipe(path: Path, _: str) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def _replaced_by(path: Path, parameter: str) -> None:
-    content = (path.parent / parameter).read_bytes()
-    path.unlink()
-    path.write_bytes(content)
-
-
-PLACES: dict[str, Callable[[Path, str], None]] = {
-    "absent": _absent,
-    "folder": _folder,
-    "broken_link": _broken_link,
-    "circular_link": _circular_link,
-    "device": _device,
-    "pipe": _pipe,
-    "replaced_by": _replaced_by,
+#: Something else in the place of a file. Permissions would say nothing where tests run as root.
+PLACES: dict[str, Callable[[Path], None]] = {
+    "absent": lambda path: None,
+    "folder": lambda path: path.mkdir(),
+    "broken_link": lambda path: path.symlink_to("nowhere"),
+    "circular_link": lambda path: path.symlink_to(path.name),
+    "device": lambda path: path.symlink_to("/dev/null"),
+    "pipe": lambda path: os.mkfifo(path),
 }
 
 # Bytes
@@ -95,40 +51,13 @@ def _place(parameter: str, size: int) -> int:
     return int(parameter) % (size + 1) if int(parameter) >= 0 else size + int(parameter)
 
 
-@mutation
-def truncated(good: bytes, parameter: str) -> bytes:
-    return good[: _place(parameter, len(good))]
-
-
-@mutation
-def flipped(good: bytes, parameter: str) -> bytes:
+def _flipped(good: bytes, parameter: str) -> bytes:
     raw = bytearray(good)
     raw[min(_place(parameter, len(good)), len(good) - 1)] ^= 0x55
     return bytes(raw)
 
 
-@mutation
-def emptied(good: bytes, parameter: str) -> bytes:
-    return b""
-
-
-@mutation
-def zeroed(good: bytes, parameter: str) -> bytes:
-    return bytes(len(good))
-
-
-@mutation
-def noise(good: bytes, parameter: str) -> bytes:
-    return random.Random(int(parameter)).randbytes(len(good))
-
-
-@mutation
-def garbage_after(good: bytes, parameter: str) -> bytes:
-    return good + random.Random(0).randbytes(int(parameter))
-
-
-@mutation
-def garbled(good: bytes, parameter: str) -> bytes:
+def _garbled(good: bytes, parameter: str) -> bytes:
     """Change some bytes anywhere; the parameter is a seed."""
     draw = random.Random(int(parameter))
     raw = bytearray(good)
@@ -146,501 +75,348 @@ def garbled(good: bytes, parameter: str) -> bytes:
     return bytes(raw)
 
 
-# Packing
+def _with_bytes(good: bytes, parameter: str, added: bytes) -> bytes:
+    at = _place(parameter, len(good))
+    return good[:at] + added + good[at:]
 
 
-@mutation
-def unpacked(good: bytes, parameter: str) -> bytes:
-    return gzip.decompress(good)
-
-
-@mutation
-def packed(good: bytes, parameter: str) -> bytes:
-    return gzip.compress(good, mtime=0)
-
-
-@mutation
-def packed_in_two(good: bytes, parameter: str) -> bytes:
+def _packed_in_two(good: bytes, parameter: str) -> bytes:
     """Two members of gzip, one after the other, as `cat a.gz b.gz` makes them: a valid file."""
     raw = gzip.decompress(good)
     return gzip.compress(raw[:500], mtime=0) + gzip.compress(raw[500:], mtime=0)
 
 
-# Images
+#: Functions of the good bytes and a parameter (text; empty where there is none) that give the faulty bytes.
+MUTATIONS: dict[str, Mutation] = {
+    "truncated": lambda good, parameter: good[: _place(parameter, len(good))],
+    "flipped": _flipped,
+    "emptied": lambda good, _: b"",
+    "zeroed": lambda good, _: bytes(len(good)),
+    "noise": lambda good, seed: random.Random(int(seed)).randbytes(len(good)),
+    "garbage_after": lambda good, n: good + random.Random(0).randbytes(int(n)),
+    "garbled": _garbled,
+    "unpacked": lambda good, _: gzip.decompress(good),
+    "packed": lambda good, _: gzip.compress(good, mtime=0),
+    "packed_in_two": _packed_in_two,
+    # A byte that is no UTF-8, and one that no text has, at a position.
+    "wrong_letter": lambda good, place: _with_bytes(good, place, b"\xff"),
+    "nul_byte": lambda good, place: _with_bytes(good, place, b"\x00"),
+    "with_line": lambda good, line: f"{line}\n".encode() + good,
+    "with_last_line": lambda good, line: good.rstrip(b"\n") + f"\n{line}\n".encode(),
+    "only_first_line": lambda good, _: good.partition(b"\n")[0] + b"\n",
+}
 
 
-def _image(good: bytes) -> tuple[nib.Nifti1Image, bool]:
-    zipped = good[:2] == b"\x1f\x8b"
-    return nib.Nifti1Image.from_bytes(gzip.decompress(good) if zipped else good), zipped
+def mutation(function: Mutation) -> Mutation:
+    """Make a function of bytes a mutation that tables name by its name."""
+    MUTATIONS[function.__name__] = function
+    return function
 
 
-def _bytes(image: Any, zipped: bool) -> bytes:
-    raw = image.to_bytes()
-    return gzip.compress(raw, mtime=0) if zipped else raw
+def _of(change: Callable[[Callable[[Any], Any], bytes], bytes], **functions: Callable[[Any, str], Any]) -> None:
+    """Make functions of what files hold, and of a parameter, mutations of their bytes."""
+
+    def made(function: Callable[[Any, str], Any]) -> Mutation:
+        return lambda good, parameter: change(lambda content: function(content, parameter), good)
+
+    MUTATIONS.update({name: made(function) for name, function in functions.items()})
 
 
-def _with_values(good: bytes, change: Callable[[np.ndarray], np.ndarray], kind: Any = None) -> bytes:
+# Images: their bytes below the packing, the image, its values
+
+
+def _raw(change: Callable[[bytes], bytes], good: bytes) -> bytes:
+    if good[:2] != b"\x1f\x8b":
+        return change(good)
+    return gzip.compress(change(gzip.decompress(good)), mtime=0)
+
+
+def _image(change: Callable[[Any], Any], good: bytes) -> bytes:
+    return _raw(lambda raw: change(nib.Nifti1Image.from_bytes(raw)).to_bytes(), good)
+
+
+def _values(change: Callable[[np.ndarray], np.ndarray], good: bytes) -> bytes:
     """Change the values of an image; the header keeps all but shape, type and scale."""
-    image, zipped = _image(good)
-    values = change(np.asarray(image.dataobj).copy())
-    header = image.header.copy()
-    header.set_data_dtype(kind or values.dtype)
-    return _bytes(nib.Nifti1Image(values, image.affine, header), zipped)
+
+    def changed(image: Any) -> Any:
+        values = change(np.asarray(image.dataobj).copy())
+        header = image.header.copy()
+        header.set_data_dtype(values.dtype)
+        return nib.Nifti1Image(values, image.affine, header)
+
+    return _image(changed, good)
 
 
-def _raw(good: bytes, change: Callable[[bytearray], None]) -> bytes:
-    """Change the bytes of an image below its packing."""
-    zipped = good[:2] == b"\x1f\x8b"
-    raw = bytearray(gzip.decompress(good) if zipped else good)
-    change(raw)
-    return gzip.compress(bytes(raw), mtime=0) if zipped else bytes(raw)
+def _with_fields(raw: bytes, **fields: Any) -> bytes:
+    """Set fields of the header and nothing else."""
+    header = nib.Nifti1Header(raw[:348], check=False)
+    for name, value in fields.items():
+        header[name] = value
+    return header.binaryblock + raw[348:]
 
 
-@mutation
-def header(good: bytes, parameter: str) -> bytes:
-    """Set fields of the header and nothing else: field=value, or field.index=value, with blanks between them."""
-
-    def change(raw: bytearray) -> None:
-        found = nib.Nifti1Header(bytes(raw[:348]), check=False)
-        for one in parameter.split():
-            name, _, value = one.partition("=")
-            name, _, index = name.partition(".")
-            if index:
-                values = found[name].copy()
-                values[int(index)] = float(value)
-                found[name] = values
-            else:
-                found[name] = value.encode() if found[name].dtype.kind == "S" else float(value)
-        raw[:348] = found.binaryblock
-
-    return _raw(good, change)
+def _header(raw: bytes, parameter: str) -> bytes:
+    """Set fields: field=value, or field.index=value, with blanks between them."""
+    for one in parameter.split():
+        name, _, value = one.partition("=")
+        name, _, index = name.partition(".")
+        field = nib.Nifti1Header(raw[:348], check=False)[name].copy()
+        if index:
+            field[int(index)] = float(value)
+        else:
+            field = value.encode() if field.dtype.kind == "S" else float(value)
+        raw = _with_fields(raw, **{name: field})
+    return raw
 
 
-@mutation
-def cut_off_inside(good: bytes, parameter: str) -> bytes:
-    """Lose the last bytes of the image below a packing that is whole."""
-
-    def change(raw: bytearray) -> None:
-        del raw[_place(parameter, len(raw)) :]
-
-    return _raw(good, change)
-
-
-@mutation
-def swapped_bytes(good: bytes, parameter: str) -> bytes:
-    """Store in the other order of bytes: a valid file."""
-    image, zipped = _image(good)
-    header = image.header.as_byteswapped()
-    return _bytes(nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, header), zipped)
-
-
-@mutation
-def nifti2(good: bytes, parameter: str) -> bytes:
-    """Store as NIfTI-2: a valid file."""
-    image, zipped = _image(good)
-    return _bytes(nib.Nifti2Image(np.asarray(image.dataobj).copy(), image.affine), zipped)
-
-
-@mutation
-def extended(good: bytes, parameter: str) -> bytes:
-    """Add an extension to the header: a valid file."""
-    image, zipped = _image(good)
-    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"<b>a note</b>"))
-    return _bytes(nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, image.header), zipped)
-
-
-@mutation
-def stored_as(good: bytes, parameter: str) -> bytes:
-    """Store values as another type of number, without scale factors."""
-    return _with_values(good, lambda values: values.astype(parameter), np.dtype(parameter))
-
-
-@mutation
-def stored_as_colors(good: bytes, parameter: str) -> bytes:
-    kind = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
-
-    def change(values: np.ndarray) -> np.ndarray:
-        colored = np.zeros(values.shape, kind)
-        colored["R"] = np.clip(values, 0, 255)
-        return colored
-
-    return _with_values(good, change, kind)
-
-
-@mutation
-def shaped(good: bytes, parameter: str) -> bytes:
-    """Cut or repeat values until they have a shape, such as 4,4,3."""
-    shape = tuple(int(word) for word in parameter.split(","))
-
-    def change(values: np.ndarray) -> np.ndarray:
-        n = int(np.prod(shape))
-        return np.resize(values, shape) if n else np.zeros(shape, values.dtype)
-
-    return _with_values(good, change)
-
-
-@mutation
-def axis_added(good: bytes, parameter: str) -> bytes:
-    """Give a last axis of a length."""
-    return _with_values(good, lambda values: np.repeat(values[..., None], int(parameter), axis=-1))
-
-
-@mutation
-def turned(good: bytes, parameter: str) -> bytes:
-    """Store axes in another order of voxels, with the affine that belongs to it: a valid file."""
-    image, zipped = _image(good)
-    codes = nib.orientations.axcodes2ornt(tuple(parameter))
-    here = nib.orientations.io_orientation(image.affine)
-    return _bytes(image.as_reoriented(nib.orientations.ornt_transform(here, codes)), zipped)
-
-
-@mutation
-def filled(good: bytes, parameter: str) -> bytes:
-    """Give all voxels one value."""
-    value = complex(parameter).real if parameter not in ("nan", "inf", "-inf") else float(parameter)
-
-    def change(values: np.ndarray) -> np.ndarray:
-        return np.full(values.shape, value, np.float32)
-
-    return _with_values(good, change)
-
-
-@mutation
-def one_voxel(good: bytes, parameter: str) -> bytes:
-    """Give the first voxel a value (in every volume)."""
-
-    def change(values: np.ndarray) -> np.ndarray:
-        values = values.astype(np.float32)
-        values[0, 0, 0] = float(parameter)
-        return values
-
-    return _with_values(good, change)
-
-
-@mutation
-def inner_voxel(good: bytes, parameter: str) -> bytes:
-    """Give the voxel in the middle a value (in every volume)."""
-
-    def change(values: np.ndarray) -> np.ndarray:
-        values = values.astype(np.float32)
-        values[tuple(n // 2 for n in values.shape[:3])] = float(parameter)
-        return values
-
-    return _with_values(good, change)
-
-
-@mutation
-def multiplied(good: bytes, parameter: str) -> bytes:
-    """Multiply all values."""
-    return _with_values(good, lambda values: values.astype(np.float64) * float(parameter))
-
-
-@mutation
-def clipped(good: bytes, parameter: str) -> bytes:
-    """Cut values off at a number, as scanners and converters do."""
-    return _with_values(good, lambda values: np.minimum(values, float(parameter)).astype(np.float32))
-
-
-@mutation
-def replaced(good: bytes, parameter: str) -> bytes:
-    """Give voxels of one value another: old=new."""
-    old, _, new = parameter.partition("=")
-
-    def change(values: np.ndarray) -> np.ndarray:
-        values = values.astype(np.float64)
-        values[values == float(old)] = float(new)
-        return values.astype(np.float32)
-
-    return _with_values(good, change)
-
-
-@mutation
-def scaled(good: bytes, parameter: str) -> bytes:
-    """Multiply values and store a scale factor that undoes it: a valid file with rounding."""
-    image, zipped = _image(good)
-    values, factor = np.asarray(image.dataobj).copy(), float(parameter)
-    header = image.header.copy()
-    header.set_data_dtype(np.float32)
-    raw = bytearray(nib.Nifti1Image((values * factor).astype(np.float32), image.affine, header).to_bytes())
-    found = nib.Nifti1Header(bytes(raw[:348]), check=False)
-    found["scl_slope"], found["scl_inter"] = 1 / factor, 0
-    raw[:348] = found.binaryblock
-    return gzip.compress(bytes(raw), mtime=0) if zipped else bytes(raw)
-
-
-@mutation
-def affine(good: bytes, parameter: str) -> bytes:
+def _affine(raw: bytes, parameter: str) -> bytes:
     """Set entries of the affine, with blanks between them: row,column=value; row,column+=value moves it."""
-    image, _ = _image(good)
-    moved = image.affine.copy()
+    moved = nib.Nifti1Image.from_bytes(raw).affine.copy()
     for one in parameter.split():
         where, _, value = one.partition("=")
         row, column = (int(word) for word in where.rstrip("+").split(","))
         moved[row, column] = (moved[row, column] if where.endswith("+") else 0) + float(value)
-
-    def change(raw: bytearray) -> None:
-        found = nib.Nifti1Header(bytes(raw[:348]), check=False)
-        for name, row in zip(("srow_x", "srow_y", "srow_z"), moved, strict=False):
-            found[name] = row
-        found["sform_code"], found["qform_code"] = 1, 0
-        raw[:348] = found.binaryblock
-
-    return _raw(good, change)
+    rows = dict(zip(("srow_x", "srow_y", "srow_z"), moved[:3], strict=True))
+    return _with_fields(raw, **rows, sform_code=1, qform_code=0)
 
 
-# Tables of numbers and of words
+def _scaled(raw: bytes, parameter: str) -> bytes:
+    """Multiply values and store a scale factor that undoes it: a valid file with rounding."""
+    image, factor = nib.Nifti1Image.from_bytes(raw), float(parameter)
+    header = image.header.copy()
+    header.set_data_dtype(np.float32)
+    values = (np.asarray(image.dataobj) * factor).astype(np.float32)
+    return _with_fields(nib.Nifti1Image(values, image.affine, header).to_bytes(), scl_slope=1 / factor, scl_inter=0)
 
 
-def _text(good: bytes) -> str:
-    return good.decode("utf-8")
+_of(
+    _raw,
+    header=_header,
+    affine=_affine,
+    scaled=_scaled,
+    # The last bytes of the image are lost below a packing that is whole.
+    cut_off_inside=lambda raw, parameter: raw[: _place(parameter, len(raw))],
+)
 
 
-@mutation
-def windows_lines(good: bytes, parameter: str) -> bytes:
-    return _text(good).replace("\n", "\r\n").encode()
+def _extended(image: Any, _: str) -> Any:
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"<b>a note</b>"))
+    return nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, image.header)
 
 
-@mutation
-def old_mac_lines(good: bytes, parameter: str) -> bytes:
-    return _text(good).replace("\n", "\r").encode()
+def _turned(image: Any, parameter: str) -> Any:
+    """Store axes in another order of voxels, with the affine that belongs to it."""
+    codes = nib.orientations.axcodes2ornt(tuple(parameter))
+    here = nib.orientations.io_orientation(image.affine)
+    return image.as_reoriented(nib.orientations.ornt_transform(here, codes))
 
 
-@mutation
-def encoded(good: bytes, parameter: str) -> bytes:
-    """Write in another encoding: utf-16, utf-16-le, utf-8-sig, …"""
-    return _text(good).encode(parameter, "replace")
+# Valid files: in the other order of bytes, with an extension of the header, and others.
+_of(
+    _image,
+    swapped_bytes=lambda image, _: nib.Nifti1Image(
+        np.asarray(image.dataobj).copy(), image.affine, image.header.as_byteswapped()
+    ),
+    nifti2=lambda image, _: nib.Nifti2Image(np.asarray(image.dataobj).copy(), image.affine),
+    extended=_extended,
+    turned=_turned,
+)
 
 
-@mutation
-def wrong_letter(good: bytes, parameter: str) -> bytes:
-    """Put a byte that is no UTF-8 at a position."""
-    at = _place(parameter, len(good))
-    return good[:at] + b"\xff" + good[at:]
+def _stored_as_colors(values: np.ndarray, _: str) -> np.ndarray:
+    colored = np.zeros(values.shape, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    colored["R"] = np.clip(values, 0, 255)
+    return colored
 
 
-@mutation
-def nul_byte(good: bytes, parameter: str) -> bytes:
-    at = _place(parameter, len(good))
-    return good[:at] + b"\x00" + good[at:]
+def _resized(values: np.ndarray, parameter: str) -> np.ndarray:
+    """Cut or repeat values until they have a shape, such as 4,4,3; nothing stands for no axis."""
+    shape = tuple(int(word) for word in parameter.split(",") if word)
+    return np.resize(values, shape) if np.prod(shape) else np.zeros(shape, values.dtype)
 
 
-@mutation
-def substituted(good: bytes, parameter: str) -> bytes:
+def _with_voxel(values: np.ndarray, place: tuple[int, ...], parameter: str) -> np.ndarray:
+    """Give a voxel a value (in every volume)."""
+    values = values.astype(np.float32)
+    values[place] = float(parameter)
+    return values
+
+
+def _replaced(values: np.ndarray, parameter: str) -> np.ndarray:
+    """Give voxels of one value another: old=new."""
+    old, _, new = parameter.partition("=")
+    return np.where(values == float(old), float(new), values).astype(np.float32)
+
+
+_of(
+    _values,
+    # Another type of number, without scale factors.
+    stored_as=lambda values, kind: values.astype(kind),
+    stored_as_colors=_stored_as_colors,
+    shaped=_resized,
+    axis_added=lambda values, n: np.repeat(values[..., None], int(n), axis=-1),
+    filled=lambda values, value: np.full(values.shape, complex(value).real, np.float32),
+    one_voxel=lambda values, value: _with_voxel(values, (0, 0, 0), value),
+    inner_voxel=lambda values, value: _with_voxel(values, tuple(n // 2 for n in values.shape[:3]), value),
+    multiplied=lambda values, factor: values.astype(np.float64) * float(factor),
+    # As scanners and converters do.
+    clipped=lambda values, most: np.minimum(values, float(most)).astype(np.float32),
+    replaced=_replaced,
+)
+
+# Texts, rows of numbers, tables of cells
+
+
+def _text(change: Callable[[str], str], good: bytes) -> bytes:
+    return change(good.decode("utf-8")).encode()
+
+
+def _rows(change: Callable[[list[list[str]]], list[list[str]]], good: bytes) -> bytes:
+    rows = change([line.split() for line in good.decode("utf-8").splitlines() if line.strip()])
+    return "".join(" ".join(row) + "\n" for row in rows).encode()
+
+
+def _cells(change: Callable[[list[list[str]]], list[list[str]]], good: bytes) -> bytes:
+    rows = change([line.split("\t") for line in good.decode("utf-8").splitlines()])
+    return "".join("\t".join(row) + "\n" for row in rows).encode()
+
+
+def _substituted(text: str, parameter: str) -> str:
     r"""Replace all of one text by another: old=new; \t, \n and \0 stand for what they do elsewhere."""
     for short, meant in ((r"\t", "\t"), (r"\n", "\n"), (r"\0", "\0"), (r"\s", " ")):
         parameter = parameter.replace(short, meant)
     old, _, new = parameter.partition("=")
-    changed = _text(good).replace(old, new)
-    assert changed != _text(good), f"{old!r} is not in the file"
-    return changed.encode()
+    assert old in text, f"{old!r} is not in the file"
+    return text.replace(old, new)
 
 
-@mutation
-def with_line(good: bytes, parameter: str) -> bytes:
-    """Put a line before the others."""
-    return f"{parameter}\n".encode() + good
-
-
-@mutation
-def with_last_line(good: bytes, parameter: str) -> bytes:
-    return good.rstrip(b"\n") + f"\n{parameter}\n".encode()
-
-
-@mutation
-def only_first_line(good: bytes, parameter: str) -> bytes:
-    return good.partition(b"\n")[0] + b"\n"
-
-
-def _rows(good: bytes) -> list[list[str]]:
-    return [line.split() for line in _text(good).splitlines() if line.strip()]
-
-
-def _joined(rows: list[list[str]]) -> bytes:
-    return "".join(" ".join(row) + "\n" for row in rows).encode()
-
-
-@mutation
-def times(good: bytes, parameter: str) -> bytes:
-    """Multiply all numbers, as a mistake in the unit does."""
-    return _joined([[f"{float(word) * float(parameter):.10g}" for word in row] for row in _rows(good)])
-
-
-@mutation
-def number(good: bytes, parameter: str) -> bytes:
+def _number(rows: list[list[str]], parameter: str) -> list[list[str]]:
     """Replace one number: index=word, counted over all lines."""
     index, _, word = parameter.partition("=")
-    rows = _rows(good)
-    places = [(i, j) for i, row in enumerate(rows) for j in range(len(row))]
-    i, j = places[int(index)]
+    i, j = [(i, j) for i, row in enumerate(rows) for j in range(len(row))][int(index)]
     rows[i][j] = word
-    return _joined(rows)
+    return rows
 
 
-@mutation
-def transposed(good: bytes, parameter: str) -> bytes:
-    return _joined([list(row) for row in zip(*_rows(good), strict=True)])
-
-
-@mutation
-def shortened(good: bytes, parameter: str) -> bytes:
-    """Lose the last numbers of each line."""
-    return _joined([row[: -int(parameter)] for row in _rows(good)])
-
-
-@mutation
-def lengthened(good: bytes, parameter: str) -> bytes:
-    """Repeat the last number of each line."""
-    return _joined([row + row[-1:] * int(parameter) for row in _rows(good)])
-
-
-@mutation
-def separated_by(good: bytes, parameter: str) -> bytes:
-    r"""Put something else than blanks between numbers; \t is a tab."""
-    return _joined(_rows(good)).replace(b" ", parameter.replace(r"\t", "\t").encode())
-
-
-def _cells(good: bytes) -> list[list[str]]:
-    return [line.split("\t") for line in _text(good).splitlines()]
-
-
-def _table(rows: list[list[str]]) -> bytes:
-    return "".join("\t".join(row) + "\n" for row in rows).encode()
-
-
-@mutation
-def cell(good: bytes, parameter: str) -> bytes:
-    """Set cells of a tab-separated table: row,column=value with | between them; the header is row 0."""
-    rows = _cells(good)
+def _cell(rows: list[list[str]], parameter: str) -> list[list[str]]:
+    """Set cells: row,column=value with | between them; the header is row 0."""
     for one in parameter.split("|"):
         where, _, value = one.partition("=")
         row, _, column = where.partition(",")
         rows[int(row)][rows[0].index(column)] = value
-    return _table(rows)
+    return rows
 
 
-@mutation
-def column_removed(good: bytes, parameter: str) -> bytes:
-    rows = _cells(good)
-    at = rows[0].index(parameter)
-    return _table([row[:at] + row[at + 1 :] for row in rows])
+def _without_column(rows: list[list[str]], name: str) -> list[list[str]]:
+    at = rows[0].index(name)
+    return [row[:at] + row[at + 1 :] for row in rows]
 
 
-@mutation
-def column_doubled(good: bytes, parameter: str) -> bytes:
-    rows = _cells(good)
-    at = rows[0].index(parameter)
-    return _table([[*row, row[at]] for row in rows])
+_of(
+    _text,
+    windows_lines=lambda text, _: text.replace("\n", "\r\n"),
+    old_mac_lines=lambda text, _: text.replace("\n", "\r"),
+    substituted=_substituted,
+)
+_of(
+    _rows,
+    # All numbers, as a mistake in the unit does.
+    times=lambda rows, factor: [[f"{float(word) * float(factor):.10g}" for word in row] for row in rows],
+    number=_number,
+    transposed=lambda rows, _: [list(row) for row in zip(*rows, strict=True)],
+    shortened=lambda rows, n: [row[: -int(n)] for row in rows],
+    lengthened=lambda rows, n: [row + row[-1:] * int(n) for row in rows],
+    # Something else than blanks between numbers; \t is a tab.
+    separated_by=lambda rows, text: [[text.replace(r"\t", "\t").join(row)] for row in rows],
+)
+_of(
+    _cells,
+    cell=_cell,
+    column_removed=_without_column,
+    column_doubled=lambda rows, name: [[*row, row[rows[0].index(name)]] for row in rows],
+    row_doubled=lambda rows, n: [*rows, rows[int(n)]],
+    row_removed=lambda rows, n: [row for i, row in enumerate(rows) if i != int(n)],
+)
+# utf-16, utf-16-le, utf-8-sig, …
+MUTATIONS["encoded"] = lambda good, encoding: good.decode("utf-8").encode(encoding, "replace")
+
+# JSON, archives, and arrays in .npy files, which stand for the arguments of functions
 
 
-@mutation
-def row_doubled(good: bytes, parameter: str) -> bytes:
-    rows = _cells(good)
-    return _table([*rows, rows[int(parameter)]])
+def _json(change: Callable[[Any], Any], good: bytes) -> bytes:
+    content = json.loads(good)
+    change(content)
+    return json.dumps(content).encode()
 
 
-@mutation
-def row_removed(good: bytes, parameter: str) -> bytes:
-    rows = _cells(good)
-    del rows[int(parameter)]
-    return _table(rows)
-
-
-# JSON and archives
+def _entry(content: Any, path: str) -> tuple[Any, Any]:
+    """Find an entry by path.of.keys: what holds it, and its key."""
+    *keys, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    for key in keys:
+        content = content[key]
+    return content, last
 
 
 @mutation
 def json_set(good: bytes, parameter: str) -> bytes:
     """Set an entry: path.of.keys=value in JSON; an empty path replaces the whole."""
     path, _, text = parameter.partition("=")
-    content = json.loads(good)
     if not path:
         return text.encode()
-    *keys, last = [int(key) if key.isdigit() else key for key in path.split(".")]
-    inner = content
-    for key in keys:
-        inner = inner[key]
-    inner[last] = json.loads(text)
-    return json.dumps(content).encode()
+
+    def change(content: Any) -> None:
+        holder, key = _entry(content, path)
+        holder[key] = json.loads(text)
+
+    return _json(change, good)
 
 
-@mutation
-def json_removed(good: bytes, parameter: str) -> bytes:
-    """Remove an entry: path.of.keys."""
-    content = json.loads(good)
-    *keys, last = [int(key) if key.isdigit() else key for key in parameter.split(".")]
-    inner = content
-    for key in keys:
-        inner = inner[key]
-    del inner[last]
-    return json.dumps(content).encode()
+def _removed(content: Any, path: str) -> None:
+    holder, key = _entry(content, path)
+    del holder[key]
 
 
-def _rezipped(good: bytes, change: Callable[[dict[str, bytes]], None], method: int = zipfile.ZIP_STORED) -> bytes:
+def _archive(change: Callable[[dict[str, bytes]], Any], good: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(good)) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     change(parts)
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", method) as archive:
+    with zipfile.ZipFile(made, "w") as archive:
         for name, content in parts.items():
-            archive.writestr(zipfile.ZipInfo(name), content, method)
+            archive.writestr(zipfile.ZipInfo(name), content)
     return made.getvalue()
 
 
-@mutation
-def member_removed(good: bytes, parameter: str) -> bytes:
-    """Remove a member of an archive: its number in the order of names."""
-    return _rezipped(good, lambda parts: parts.pop(sorted(parts)[int(parameter)]) and None)
-
-
-@mutation
-def member_added(good: bytes, parameter: str) -> bytes:
-    return _rezipped(good, lambda parts: parts.update({parameter: b"something"}))
-
-
-@mutation
-def member(good: bytes, parameter: str) -> bytes:
+def _member(parts: dict[str, bytes], parameter: str) -> None:
     """Mutate a member of an archive: name mutation parameter."""
     name, kind, *rest = parameter.split(" ", 2)
-
-    def change(parts: dict[str, bytes]) -> None:
-        parts[name] = MUTATIONS[kind](parts[name], rest[0] if rest else "")
-
-    return _rezipped(good, change)
+    parts[name] = MUTATIONS[kind](parts[name], rest[0] if rest else "")
 
 
-# Arrays in .npy files, which stand for the arguments of functions
-
-
-def _changed_array(good: bytes, change: Callable[[np.ndarray], Any]) -> bytes:
+def _array(change: Callable[[np.ndarray], Any], good: bytes) -> bytes:
     made = io.BytesIO()
     np.save(made, np.asarray(change(np.load(io.BytesIO(good)))), allow_pickle=True)
     return made.getvalue()
 
 
-@mutation
-def array_shaped(good: bytes, parameter: str) -> bytes:
-    """Cut or repeat values until they have a shape; nothing stands for no axis."""
-    shape = tuple(int(word) for word in parameter.split(",") if word)
-    return _changed_array(good, lambda values: np.resize(values, shape) if np.prod(shape) else np.zeros(shape))
+def _with_first(values: np.ndarray, parameter: str) -> np.ndarray:
+    values = values.astype(float)
+    values.flat[0] = float(parameter)
+    return values
 
 
-@mutation
-def array_as(good: bytes, parameter: str) -> bytes:
-    return _changed_array(good, lambda values: values.astype(parameter))
-
-
-@mutation
-def array_filled(good: bytes, parameter: str) -> bytes:
-    return _changed_array(good, lambda values: np.full(values.shape, float(parameter)))
-
-
-@mutation
-def array_with(good: bytes, parameter: str) -> bytes:
-    """Set the first value."""
-
-    def change(values: np.ndarray) -> np.ndarray:
-        values = values.astype(float)
-        values.flat[0] = float(parameter)
-        return values
-
-    return _changed_array(good, change)
+_of(_json, json_removed=_removed)
+_of(
+    _archive,
+    # A member by its number in the order of names.
+    member_removed=lambda parts, n: parts.pop(sorted(parts)[int(n)]),
+    member_added=lambda parts, name: parts.update({name: b"something"}),
+    member=_member,
+)
+_of(
+    _array,
+    array_shaped=_resized,
+    array_as=lambda values, kind: values.astype(kind),
+    array_filled=lambda values, value: np.full(values.shape, float(value)),
+    array_with=_with_first,
+)

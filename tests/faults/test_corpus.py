@@ -100,7 +100,7 @@ def test_the_corpus_names_what_exists_and_each_case_once():
     for case in CASES:
         assert case.entry in ENTRIES, case
         assert case.expected in ("refused", "accepted"), case
-        assert case.mutation in {*MUTATIONS, *PLACES, "vanishing", "full_disk", "taken", "given"}, case
+        assert case.mutation in {*MUTATIONS, *PLACES, "replaced_by", "vanishing", "full_disk", "taken", "given"}, case
         if case.expected == "refused":
             assert case.says, case
             assert case.remedy, case

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).parent / "data" / "budget.csv"
 #: Lines below its budget at which a folder's row has to be lowered.
 SLACK = 40
+#: Row of the names that the applications import from dmrifit, and of the modules that have them.
+DOOR = "names for applications"
 LAYOUT = (
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING,
     tokenize.ENDMARKER,
@@ -42,7 +44,21 @@ def measured():
             folder = "/".join(parts[:2]) if is_room else top
             lines[folder] += code_lines(path.read_bytes())
             modules[folder] += 1
+    # One row more: names of dmrifit, in place of lines, that the applications import.
+    imported = door()
+    lines[DOOR], modules[DOOR] = sum(map(len, imported.values())), len(imported)
     return {folder: (lines[folder], modules[folder]) for folder in lines}
+
+
+def door():
+    """Give the names of dmrifit that the applications import, by module."""
+    names = {}
+    for top in ("placement", "anomaly", "metastasis"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "dmrifit":
+                    names.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    return names
 
 
 def budget():
@@ -61,7 +77,7 @@ def test_no_room_is_above_its_budget_and_savings_lower_it():
     wrong = []
     for folder, (lines, modules) in found.items():
         most_lines, most_modules = allowed[folder]
-        if lines > most_lines or modules > most_modules or lines < most_lines - SLACK:
+        if lines > most_lines or modules > most_modules or lines < most_lines - (0 if folder == DOOR else SLACK):
             wrong.append(f"{folder},{lines},{modules} instead of {most_lines},{most_modules}")
     if wrong:
         pytest.fail(f"change these rows of {TABLE.name}:\n" + "\n".join(wrong))

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import ast
 import functools
-import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmrifit.engine.formulas.expressions import Arithmetic, evaluated
 
 if TYPE_CHECKING:
     from dmrifit.engine.formulas.model_formula import ModelFormula
 
-_MOST_CONDITIONS = 4  # whose 16 combinations are looked at
 # Logarithms and inverses of bounds come back with other last bits.
 _ROUNDING = 1e-12
-_N_TRIALS = 16
-_N_IN_BOX = 256
+_SAME = 1e-9
+_N_TRIALS = 64
 
 
 @functools.cache
@@ -87,14 +86,7 @@ def _answer(compare: Callable, left: Any, right: Any) -> Any:
     return None
 
 
-_NUMERIC = {
-    "Choice": lambda condition, yes, no: yes if condition else no,
-    "Less": operator.lt,
-    "Equal": operator.eq,
-    "Negation": operator.not_,
-    "Both": lambda first, second: first and second,
-}
-#: The same for arrays.
+#: The functions of conditions for arrays.
 ARRAY_FUNCTIONS = {
     "Choice": np.where,
     "Less": np.less,
@@ -188,132 +180,83 @@ def _with_edge(comparison: Any, symbols: list, i: int, limit: float, model: Mode
 
 def _agree(yes: Any, no: Any, symbols: list, i: int, limit: float, model: ModelFormula) -> bool:
     """Tell whether two branches are the same where a parameter has a value, by trying."""
-    evaluate = _numeric([yes, no], symbols)
-    for measurement, values in _trial_points(model):
-        values[i] = limit
-        first, second = evaluate(*measurement, *values)
-        if not abs(first - second) <= _ROUNDING * max(abs(first), abs(second)):
-            return False
-    return True
+    b, te, values = _trial_points(model)
+    values[i] = limit
+    first, second = numeric([yes, no], symbols)(b, te, *values)
+    largest = np.maximum(np.abs(first), np.abs(second))
+    return bool(np.all(np.abs(first - second) <= _ROUNDING * largest))
 
 
-def _numeric(formulas: list, symbols: list) -> Callable:
-    """Compile formulas of b, te and parameters; infinite or no numbers where they have none."""
+def numeric(formulas: list, symbols: list) -> Callable:
+    """Compile formulas of arrays of b, te and parameters; NaN or infinite where without value."""
     import sympy
 
     measurement = [sympy.Symbol(name, real=True) for name in ("b", "te")]
-    compiled = sympy.lambdify([*measurement, *symbols], formulas, modules=[_NUMERIC, "numpy"])
+    modules = [ARRAY_FUNCTIONS, "numpy"]
+    compiled = sympy.lambdify([*measurement, *symbols], formulas, modules=modules)
 
-    def evaluate(*values: float) -> list[float]:
+    def evaluate(*values: NDArray) -> list[NDArray]:
         with np.errstate(all="ignore"):
-            return [float(np.real(number)) for number in compiled(*map(np.float64, values))]
+            return [np.real(number) for number in compiled(*values)]
 
     return evaluate
 
 
-def _trial_points(
-    model: ModelFormula, *, n_points: int = _N_TRIALS, whole_box: bool = False
-) -> Iterator[tuple[tuple[float, float], list[float]]]:
-    """Draw measurements and parameters within the box, the same every time."""
+def _trial_points(model: ModelFormula) -> tuple[NDArray, NDArray, NDArray]:
+    """Draw measurements and parameters within the box, most near its lower end, always alike."""
     low = np.array([p.low if np.isfinite(p.low) else 0.0 for p in model.parameters])
     high = np.array([p.high for p in model.parameters])
-    if not whole_box:
-        high = np.minimum(high, low + 1.0)
     high = np.maximum(low, np.where(np.isfinite(high), high, low + 1.0))
     rng = np.random.default_rng(0)
-    for _ in range(n_points):
-        values = rng.uniform(low, high)
-        yield (rng.uniform(0, 2), rng.uniform(50, 120)), values.tolist()
+    width = (high - low)[:, None]
+    is_near = np.arange(_N_TRIALS) % 4 > 0
+    width = np.where(is_near, np.minimum(width, 1.0), width)
+    values = low[:, None] + rng.uniform(size=width.shape) * width
+    return rng.uniform(0, 2, _N_TRIALS), rng.uniform(50, 120, _N_TRIALS), values
 
 
 def structure(
-    expression: Any, symbols: list, model: ModelFormula
+    evaluate: Callable[..., NDArray], model: ModelFormula
 ) -> tuple[int, int, tuple[int, ...]]:
     """
-    Find the amplitude S0 of a signal, and the fraction f of S0·(f·g₁ + (1 − f)·g₀).
+    Find the amplitude S0 of a signal, and the fraction f of S0·(f·g₁ + (1 − f)·g₀), by trying.
 
     Returned are the index of f or -1, that of S0 or -1, and the indices of the parameters of g₁.
-    They decide how starting points are found. Of a formula with conditions every combination of
-    answers must have this form.
+    They decide how starting points are found. `evaluate` computes signals from arrays of b, te and
+    parameters.
     """
-    import sympy
-
-    amplitude = only_amplitude(model)
-    if amplitude < 0:
-        return -1, -1, ()
-    s0 = symbols[amplitude]
-    expression = _within_box(expression, symbols, model)
-    known = functions()
-    comparisons = sorted(expression.atoms(known.Less, known.Equal), key=sympy.default_sort_key)
-    if len(comparisons) > _MOST_CONDITIONS:
-        evaluate = _numeric([expression], symbols)
-        return -1, amplitude_by_trial(lambda *point: evaluate(*point)[0], amplitude, model), ()
-    decided = {symbol for comparison in comparisons for symbol in comparison.free_symbols}
-    if s0 in decided:
-        return -1, -1, ()
-    shapes = []
-    for answers in itertools.product((0, 1), repeat=len(comparisons)):
-        decisions = zip(comparisons, map(sympy.Integer, answers), strict=True)
-        branch = expression.xreplace(dict(decisions))
-        shape = sympy.expand(sympy.diff(branch, s0))
-        rest = sympy.expand(branch) - sympy.expand(s0 * shape)
-        if shape.has(s0) or sympy.simplify(rest) != 0:
-            return -1, -1, ()
-        shapes.append(shape)
-    for i, parameter in enumerate(model.parameters):
-        f = symbols[i]
-        if (parameter.low, parameter.high) != (0, 1) or f in decided:
-            continue
-        if any(sympy.simplify(sympy.diff(shape, f, 2)) != 0 for shape in shapes):
-            continue
-        nonlinear = set(symbols) - {f, s0}
-        first = _symbols_of([shape.subs(f, 1) for shape in shapes]) & nonlinear
-        second = _symbols_of([shape.subs(f, 0) for shape in shapes]) & nonlinear
-        if first and not first & second:
-            members = tuple(j for j, symbol in enumerate(symbols) if symbol in first)
-            return i, amplitude, members
-    return -1, amplitude, ()
-
-
-def only_amplitude(model: ModelFormula) -> int:
-    """Give the index of the amplitude of a model that has one, or -1."""
     amplitudes = [i for i, p in enumerate(model.parameters) if p.is_amplitude]
-    return amplitudes[0] if len(amplitudes) == 1 else -1
+    if len(amplitudes) != 1:
+        return -1, -1, ()
+    (amplitude,) = amplitudes
+    b, te, points = _trial_points(model)
 
+    def signals(changes: dict[int, Any]) -> NDArray:
+        values = points.copy()
+        for j, value in {amplitude: 1.0, **changes}.items():
+            values[j] = value
+        return evaluate(b, te, *values)
 
-def _symbols_of(shapes: list) -> set:
-    import sympy
+    none, one, two = (signals({amplitude: factor}) for factor in (0.0, 1.0, 2.0))
+    if not np.all((np.abs(none) <= 1e-12) & (np.abs(two - 2 * one) <= _SAME * np.abs(one))):
+        return -1, -1, ()
 
-    return set().union(*(sympy.simplify(shape).free_symbols for shape in shapes))
+    def components(share: int, changes: dict[int, Any]) -> tuple[NDArray, NDArray, bool]:
+        """Extrapolate to shares of 1 and 0, and tell whether the signal is straight between."""
+        low, middle, high = (signals({**changes, share: value}) for value in (0.25, 0.5, 0.75))
+        is_straight = np.abs(low + high - 2 * middle) <= _SAME * np.abs(one)
+        return (3 * high - low) / 2, (3 * low - high) / 2, bool(np.all(is_straight))
 
-
-def _within_box(expression: Any, symbols: list, model: ModelFormula) -> Any:
-    """Answer the comparisons that have the same answer at all points drawn from the box."""
-    import sympy
-
-    known = functions()
-    comparisons = sorted(expression.atoms(known.Less, known.Equal), key=sympy.default_sort_key)
-    if not comparisons:
-        return expression
-    evaluate = _numeric(comparisons, symbols)
-    points = _trial_points(model, n_points=_N_IN_BOX, whole_box=True)
-    answers = [evaluate(*measurement, *values) for measurement, values in points]
-    same = {
-        comparison: sympy.Integer(int(drawn[0]))
-        for comparison, drawn in zip(comparisons, zip(*answers, strict=True), strict=False)
-        if len(set(drawn)) == 1
-    }
-    return expression.xreplace(same)
-
-
-def amplitude_by_trial(evaluate: Callable[..., float], amplitude: int, model: ModelFormula) -> int:
-    """Find out by trying whether a signal is proportional to its amplitude; -1 if it is not."""
-    for measurement, values in _trial_points(model):
-        signals = []
-        for factor in (0.0, 1.0, 2.0):
-            values[amplitude] = factor
-            signals.append(evaluate(*measurement, *values))
-        is_doubled = abs(signals[2] - 2 * signals[1]) <= 1e-9 * abs(signals[1])
-        if not (abs(signals[0]) <= 1e-12 and is_doubled):
-            return -1
-    return amplitude
+    for i, parameter in enumerate(model.parameters):
+        if (parameter.low, parameter.high) != (0, 1):
+            continue
+        *parts, is_straight = components(i, {})
+        members: list[set[int]] = [set(), set()]
+        for j in set(range(len(points))) - {i, amplitude}:
+            moved = components(i, {j: 1.01 * points[j] + 1e-3})
+            for part, component, after in zip(parts, members, moved, strict=False):
+                if np.any(np.abs(after - part) > _SAME * np.abs(one)):
+                    component.add(j)
+        if is_straight and members[0] and not members[0] & members[1]:
+            return i, amplitude, tuple(sorted(members[0]))
+    return -1, amplitude, ()

@@ -15,29 +15,18 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dmrifit._utils.compiled import check_environment
 from dmrifit._utils.garbage import collection_paused
-from dmrifit.engine.kernels import formula, interval_formula
+from dmrifit.engine.kernels import formula
 
 if TYPE_CHECKING:
     from dmrifit._utils.code_store import CodeStore
     from dmrifit.engine.formulas.model_formula import ModelFormula
 
-
-def _shared_source(_: ModelFormula | None) -> str:
-    return Path(__file__).with_name("shared.py").read_text(encoding="utf-8")
-
-
-_SOURCES: dict[str, Callable[[Any], str]] = {
-    "kernel": formula.source,
-    "intervals": interval_formula.source,
-    "shared": _shared_source,
-}
 
 _loaded: dict[str, ModuleType] = {}
 _stores: dict[str, CodeStore] = {}
@@ -47,20 +36,20 @@ _logger = logging.getLogger("dmrifit")
 
 def load_shared() -> ModuleType:
     """Import the code that all models share."""
-    return load(None, "shared")
+    return load(None)
 
 
-def load(model: ModelFormula | None, part: str = "kernel") -> ModuleType:
-    """Import the kernel of a model, or its "intervals", written and compiled where not on disk."""
+def load(model: ModelFormula | None) -> ModuleType:
+    """Import the kernel of a model, or the shared code, written and compiled if not on disk."""
     with _lock:
         check_environment()
         # Importing numba makes nearly as many objects that stay as compiling does.
         with collection_paused():
             _import_numba()
-        name = _module_name(model, part)
+        name = _module_name(model)
         if name not in _loaded:
             with collection_paused():
-                kernel = _import(name, model, part)
+                kernel = _import(name, model)
             if model is not None and model.source:
                 _check_function(kernel, model)
             _loaded[name] = kernel
@@ -77,7 +66,7 @@ def is_compiled(kernel: ModuleType) -> bool:
 
 
 @functools.cache
-def _module_name(model: ModelFormula | None, part: str) -> str:
+def _module_name(model: ModelFormula | None) -> str:
     import llvmlite.binding
     import numba
 
@@ -95,7 +84,7 @@ def _module_name(model: ModelFormula | None, part: str) -> str:
     ]
     digest = hashlib.sha256(b"\0".join(facts)).hexdigest()[:20]
     safe = "".join(c if c.isalnum() else "_" for c in _title(model))
-    return f"dmrifit_{part}_{safe}_{digest}"
+    return f"dmrifit_{'shared' if model is None else 'kernel'}_{safe}_{digest}"
 
 
 def _title(model: ModelFormula | None) -> str:
@@ -159,24 +148,23 @@ def _is_private(folder: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & stat.S_IWOTH
 
 
-def _import(name: str, model: ModelFormula | None, part: str) -> ModuleType:
+def _import(name: str, model: ModelFormula | None) -> ModuleType:
     from dmrifit._utils.code_store import CodeStore
 
-    write = _SOURCES[part]
     title = f"fit of model {_title(model)}"
     path = None
     store = None
     try:
         path = _cache_folder() / f"{name}.py"
         store = CodeStore(path, title, "DMRIFIT_CACHE")
-        kernel = _executed(name, store.module_text(lambda: write(model)), path)
+        kernel = _executed(name, store.module_text(lambda: _source(model)), path)
     # numba raises a RuntimeError where it finds no folder for its files.
     except (OSError, RuntimeError) as error:
         if store is None:
             _logger.warning("there is no folder for compiled fits (%s)", error)
         else:
             store.say_not_kept(error)
-        text = write(model)
+        text = _source(model)
         for option in (", cache=True", '"cache": True, '):
             text = text.replace(option, "")
         return _executed(name, text, path)
@@ -185,6 +173,12 @@ def _import(name: str, model: ModelFormula | None, part: str) -> ModuleType:
         if hasattr(value, "py_func"):
             store.adopt(value)
     return kernel
+
+
+def _source(model: ModelFormula | None) -> str:
+    if model is None:
+        return Path(__file__).with_name("shared.py").read_text(encoding="utf-8")
+    return formula.source(model)
 
 
 def _executed(name: str, text: str, path: Path | None) -> ModuleType:

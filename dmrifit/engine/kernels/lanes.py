@@ -1,18 +1,21 @@
-"""Vector code: straight lines of arithmetic, lowered to LLVM instructions on all lanes at once."""
+"""Vector code: arithmetic on numbers of all lanes at once, traced to LLVM instructions."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 
 import llvmlite.binding
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import config
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
+
+from dmrifit.engine.kernels.layout import LANES, Fields, Layout
 
 # The types that numba declares leave out some of its options.
 njit: Any = numba.njit
@@ -29,47 +32,26 @@ _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
 _SHIFT = 6755399441055744.0
 _ONE = 1023 << 52
 
-_COMPARISONS = {
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.Eq: "==",
-    ast.NotEq: "!=",
-}
-# Instructions by operator.
-_INSTRUCTIONS = {
-    ast.Add: "fadd",
-    ast.Sub: "fsub",
-    ast.Mult: "fmul",
-    ast.Div: "fdiv",
-    ast.BitAnd: "and_",
-    ast.BitOr: "or_",
-}
 
-
-def block(lines: Iterable[str], n_lanes: int) -> Callable:
+def block(write: Callable, layout: Layout | None = None) -> Callable:
     """
-    Compile assignments to a function of six arrays or pointers, ``run(w, s, y, v, t, o)``.
+    Compile a function of five places to one of six arrays or pointers, ``run(w, s, y, v, t, o)``.
 
-    The lines are Python, but mean every lane at once: ``w[96 + l]`` is 96 numbers after lane `l`
-    of `w`, ``y[32 + l]`` and ``v[32 + l]`` the same in `y` and `v` beyond ``o[0]``, ``t[2, 32 +
-    l]`` in `t` beyond ``o[2]``; ``s[3]`` is one number for all lanes. There are ``+ - * /``,
-    comparisons, ``& |``, conditional expressions, ``exp``, ``sqrt``, ``log``, and nothing else.
+    `write` is called once, and what it computes and stores is done for every lane: ``w[6]`` is row
+    6 of `w`, of which a layout gives rows by name, ``y[2]`` and ``v[2]`` the same in `y` and `v`
+    beyond ``o[0]``, ``t[1][2]`` in `t` beyond ``o[1]``; ``s[3]`` is one number for all lanes.
+    There are ``+ - * /``, comparisons, ``& | ~``, `choose`, `exp`, `sqrt` and `log`. A product in
+    a sum is rounded with it, unless a plus sign before the product keeps it apart.
 
     numba would take ten times as long to compile the same loops, nearly all of it before LLVM
     begins, and LLVM would have to prove that they can be vectorized.
     """
-    text = "\n".join(lines)
 
     @intrinsic
     def run(typing_context, w, s, y, v, t, o):
         def build(context, builder, signature, arguments):
-            data = {
-                name: _address(context, builder, kind, value)
-                for name, kind, value in zip("wsyvto", signature.args, arguments, strict=True)
-            }
-            _loop(builder, ast.parse(text).body, data, n_lanes)
+            pairs = zip(signature.args, arguments, strict=True)
+            _loop(builder, write, layout, *(_address(context, builder, *pair) for pair in pairs))
             return context.get_dummy_value()
 
         return types.void(w, s, y, v, t, o), build
@@ -82,10 +64,9 @@ def _call(typing_context, address, arguments):
 
     def build(context, builder, signature, values):
         pointer, packed = values
-        kinds = signature.args[1].types
         data = [
             _address(context, builder, kind, builder.extract_value(packed, i))
-            for i, kind in enumerate(kinds)
+            for i, kind in enumerate(signature.args[1].types)
         ]
         function = ir.FunctionType(ir.VoidType(), [value.type for value in data])
         builder.call(builder.inttoptr(pointer, function.as_pointer()), data)
@@ -104,14 +85,6 @@ def _address(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Va
     return value
 
 
-def _repeated(builder: ir.IRBuilder, number: ir.Value, width: int) -> ir.Value:
-    """Put a number into every place of a vector."""
-    vector = ir.VectorType(_DOUBLE, width)
-    single = builder.insert_element(ir.Constant(vector, ir.Undefined), number, _INT(0))
-    zeros = ir.Constant(ir.VectorType(_INT, width), [0] * width)
-    return builder.shuffle_vector(single, single, zeros)
-
-
 def _width() -> int:
     """Count the numbers in a vector of the processor that numba compiles for."""
     # Environment variables of numba may name a processor other than that of the machine.
@@ -122,196 +95,251 @@ def _width() -> int:
     return 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 
-def _loop(builder: ir.IRBuilder, body: list[ast.stmt], data: dict, n_lanes: int) -> None:
+def _loop(
+    builder: ir.IRBuilder,
+    write: Callable,
+    layout: Layout | None,
+    w: ir.Value,
+    s: ir.Value,
+    y: ir.Value,
+    v: ir.Value,
+    t: ir.Value,
+    o: ir.Value,
+) -> None:
     """Emit the loop over groups of lanes as wide as the processor's vectors."""
-    width = _width()
     before, loop = builder.block, builder.append_basic_block("lanes")
     after = builder.append_basic_block("lanes_end")
-    used = {0} | {row for node in ast.walk(ast.Module(body, [])) for row in _rows(node)}
-    offsets = {i: builder.load(builder.gep(data["o"], [_LONG(i)])) for i in sorted(used)}
     builder.branch(loop)
     builder.position_at_end(loop)
     lane = builder.phi(_LONG)
     lane.add_incoming(_LONG(0), before)
-    writer = _Writer(builder, width, data, lane, offsets)
-    for statement in body:
-        writer.assign(statement)
-    following = builder.add(lane, _LONG(width))
+    code = _Code(builder, lane)
+
+    def offset(row: int) -> ir.Value:
+        with builder.goto_block(before):
+            return builder.load(builder.gep(o, [_LONG(row)]))
+
+    work: Any = _Rows(code, w)
+    if layout is not None:
+        work = Fields(layout, work)
+    first = offset(0)
+    tables = _Items(lambda row: _Rows(code, t, offset(row)))
+    write(work, _Items(code.common(s)), _Rows(code, y, first), _Rows(code, v, first), tables)
+    following = builder.add(lane, _LONG(code.width))
     lane.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, _LONG(n_lanes)), loop, after)
+    builder.cbranch(builder.icmp_signed("<", following, _LONG(LANES)), loop, after)
     builder.position_at_end(after)
 
 
-def _joined(target: ast.expr, operator: ast.operator, value: ast.expr) -> ast.expr:
-    """Write x += a·b + c·d as x = (x + a·b) + c·d, so that every product is fused with a sum."""
-    if (
-        isinstance(operator, ast.Add)
-        and isinstance(value, ast.BinOp)
-        and isinstance(value.op, ast.Add | ast.Sub)
-    ):
-        return ast.BinOp(_joined(target, operator, value.left), value.op, value.right)
-    return ast.BinOp(target, operator, value)
+class _Code:
+    """The instructions for one group of lanes."""
 
-
-def _rows(node: ast.AST) -> list[int]:
-    """Give the row of the table that a node refers to."""
-    match node:
-        case ast.Subscript(slice=ast.Tuple(elts=[ast.Constant(value=int(row)), _])):
-            return [row]
-    return []
-
-
-class _Writer:
-    """Emits the statements for one group of lanes."""
-
-    def __init__(
-        self, builder: ir.IRBuilder, width: int, data: dict, lane: ir.Value, offsets: dict
-    ) -> None:
+    def __init__(self, builder: ir.IRBuilder, lane: ir.Value) -> None:
         self.builder = builder
-        self.width = width
-        self.data = data
         self.lane = lane
-        self.offsets = offsets
-        self.vector = ir.VectorType(_DOUBLE, width)
-        self.bits = ir.VectorType(_LONG, width)
-        self.names: dict[str, ir.Value] = {}
+        self.width = _width()
+        self.vector = ir.VectorType(_DOUBLE, self.width)
 
-    def assign(self, statement: ast.stmt) -> None:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                self.names[name] = self.value(value)
-            case ast.Assign(targets=[ast.Subscript() as place], value=value):
-                self._store(place, self.value(value))
-            case ast.AugAssign(target=target, op=operator, value=value):
-                self.assign(ast.Assign([target], _joined(target, operator, value)))
-            case _:
-                raise ValueError(f"not an assignment: {ast.unparse(statement)}")
-
-    def value(self, node: ast.expr) -> ir.Value:
-        build = self.builder
-        match node:
-            case ast.Name(id=name):
-                return self.names[name]
-            case ast.Constant(value=float(number)):
-                return self._constant(number)
-            case ast.BinOp(
-                left=ast.BinOp(op=ast.Mult()) as product,
-                op=ast.Add() | ast.Sub() as operator,
-                right=right,
-            ):
-                return self._fused(
-                    product, self.value(right), minus_addend=isinstance(operator, ast.Sub)
-                )
-            case ast.BinOp(
-                left=left,
-                op=ast.Add() | ast.Sub() as operator,
-                right=ast.BinOp(op=ast.Mult()) as product,
-            ):
-                return self._fused(
-                    product, self.value(left), minus_product=isinstance(operator, ast.Sub)
-                )
-            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _INSTRUCTIONS:
-                instruction = getattr(build, _INSTRUCTIONS[type(operator)])
-                return instruction(self.value(left), self.value(right))
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return build.fneg(self.value(operand))
-            case ast.Compare(left=left, ops=[comparison], comparators=[right]):
-                sign = _COMPARISONS[type(comparison)]
-                return build.fcmp_ordered(sign, self.value(left), self.value(right))
-            case ast.IfExp(test=test, body=yes, orelse=no):
-                return build.select(self.value(test), self.value(yes), self.value(no))
-            case ast.Call(func=ast.Name(id="exp"), args=[argument]):
-                return self._exp(self.value(argument))
-            case ast.Call(func=ast.Name(id="sqrt"), args=[argument]):
-                return self._intrinsic("sqrt", self.value(argument))
-            case ast.Call(func=ast.Name(id="log"), args=[argument]):
-                # Finite, because x**a·log(x), the derivative of a power, must be 0 at x = 0.
-                x, least = self.value(argument), self._constant(1e-300)
-                return self._intrinsic(
-                    "log", build.select(build.fcmp_ordered(">", x, least), x, least)
-                )
-            case ast.Subscript(value=ast.Name(id="s"), slice=ast.Constant(value=i)):
-                number = build.load(build.gep(self.data["s"], [_LONG(i)]))
-                return _repeated(build, number, self.width)
-            case ast.Subscript():
-                return build.load(self._pointer(node), align=8)
-            case _:
-                raise ValueError(f"not lane arithmetic: {ast.unparse(node)}")
-
-    def _constant(self, number: float) -> ir.Value:
+    def value(self, number: Any) -> ir.Value:
+        """Give the vector of a number, also of a plain one."""
+        if isinstance(number, Number):
+            return number.value
         return ir.Constant(self.vector, [float(number)] * self.width)
 
-    def _fused(
-        self,
-        product: ast.BinOp,
-        addend: ir.Value,
-        *,
-        minus_product: bool = False,
-        minus_addend: bool = False,
-    ) -> ir.Value:
-        """
-        Round a product and a sum once.
-
-        Fused here and not by LLVM, which decides by the processor, so that the bits are the same
-        on all of them.
-        """
-        left = self.value(product.left)
-        right = self.value(product.right)
-        if minus_product:
-            left = self.builder.fneg(left)
-        if minus_addend:
-            addend = self.builder.fneg(addend)
-        return self._intrinsic("fma", left, right, addend)
-
-    def _pointer(self, node: ast.Subscript) -> ir.Value:
-        row: int | None
-        match node:
-            case ast.Subscript(
-                value=ast.Name(id=("w" | "y" | "v") as array),
-                slice=ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add()),
-            ):
-                row = None if array == "w" else 0
-            case ast.Subscript(
-                value=ast.Name(id="t" as array),
-                slice=ast.Tuple(
-                    elts=[
-                        ast.Constant(value=int(row)),
-                        ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add()),
-                    ]
-                ),
-            ):
-                pass
-            case _:
-                raise ValueError(f"no such place: {ast.unparse(node)}")
-        index = self.builder.add(self.lane, _LONG(offset))
-        if row is not None:
-            index = self.builder.add(index, self.offsets[row])
-        return self.builder.bitcast(
-            self.builder.gep(self.data[array], [index]), self.vector.as_pointer()
-        )
-
-    def _store(self, place: ast.Subscript, value: ir.Value) -> None:
-        self.builder.store(value, self._pointer(place), align=8)
-
-    def _intrinsic(self, name: str, *arguments: ir.Value) -> ir.Value:
+    def intrinsic(self, name: str, *arguments: ir.Value) -> ir.Value:
         signature = ir.FunctionType(self.vector, [self.vector] * len(arguments))
         function = get_or_insert_function(
             self.builder.module, signature, f"llvm.{name}.v{self.width}f64"
         )
         return self.builder.call(function, arguments)
 
-    def _exp(self, x: ir.Value) -> ir.Value:
-        build, constant = self.builder, self._constant
-        for sign, limit in (("<", 700.0), (">", -700.0)):
-            x = build.select(build.fcmp_ordered(sign, x, constant(limit)), x, constant(limit))
-        n = self._intrinsic("floor", self._intrinsic("fma", x, constant(_LOG2_E), constant(0.5)))
-        r = x
-        for term in _LN2:
-            r = self._intrinsic("fma", n, constant(-term), r)
-        p = constant(_TAYLOR[-1])
-        for coefficient in reversed(_TAYLOR[:-1]):
-            p = self._intrinsic("fma", p, r, constant(coefficient))
-        bits = build.bitcast(build.fadd(n, constant(_SHIFT)), self.bits)
-        bits = build.shl(bits, ir.Constant(self.bits, [52] * self.width))
-        bits = build.add(bits, ir.Constant(self.bits, [_ONE] * self.width))
-        return build.fmul(p, build.bitcast(bits, self.vector))
+    def common(self, array: ir.Value) -> Callable[[int], Number]:
+        """Put a number of an array into every place of a vector."""
+
+        def repeated(i: int) -> Number:
+            build = self.builder
+            number = build.load(build.gep(array, [_LONG(i)]))
+            single = build.insert_element(ir.Constant(self.vector, ir.Undefined), number, _INT(0))
+            zeros = ir.Constant(ir.VectorType(_INT, self.width), [0] * self.width)
+            return Number(self, build.shuffle_vector(single, single, zeros))
+
+        return repeated
+
+
+class _Items:
+    """What a function gives, by subscript."""
+
+    def __init__(self, give: Callable[[int], Any]) -> None:
+        self._give = give
+
+    def __getitem__(self, i: int) -> Any:
+        return self._give(i)
+
+
+class _Rows:
+    """The rows of an array of lanes, beyond an offset."""
+
+    def __init__(self, code: _Code, array: ir.Value, offset: ir.Value | None = None) -> None:
+        self._code, self._array, self._offset = code, array, offset
+
+    def _pointer(self, row: int) -> ir.Value:
+        build = self._code.builder
+        index = build.add(self._code.lane, _LONG(row * LANES))
+        if self._offset is not None:
+            index = build.add(index, self._offset)
+        place = build.gep(self._array, [index])
+        return build.bitcast(place, self._code.vector.as_pointer())
+
+    def __getitem__(self, row: int) -> Number:
+        return Number(self._code, self._code.builder.load(self._pointer(row), align=8))
+
+    def __setitem__(self, row: int, number: Any) -> None:
+        self._code.builder.store(self._code.value(number), self._pointer(row), align=8)
+
+
+class Number:
+    """A number of every lane; a product waits for the sum with which it is rounded."""
+
+    __array_ufunc__ = None  # numbers of NumPy leave arithmetic to this class
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        code: _Code,
+        value: ir.Value | None = None,
+        factors: tuple[ir.Value, ir.Value] | None = None,
+    ) -> None:
+        self.code = code
+        self.factors = factors
+        self._value = value
+
+    @property
+    def value(self) -> ir.Value:
+        """The vector of all lanes."""
+        if self._value is None and self.factors is not None:
+            self._value = self.code.builder.fmul(*self.factors)
+        return self._value
+
+    def _made(self, value: ir.Value) -> Number:
+        return Number(self.code, value)
+
+    def __pos__(self) -> Number:
+        return self._made(self.value)
+
+    def __neg__(self) -> Number:
+        return self._made(self.code.builder.fneg(self.value))
+
+    def __mul__(self, other: Any) -> Number:
+        return Number(self.code, factors=(self.value, self.code.value(other)))
+
+    def __rmul__(self, other: Any) -> Number:
+        return Number(self.code, factors=(self.code.value(other), self.value))
+
+    def __truediv__(self, other: Any) -> Number:
+        return self._made(self.code.builder.fdiv(self.value, self.code.value(other)))
+
+    def __rtruediv__(self, other: Any) -> Number:
+        return self._made(self.code.builder.fdiv(self.code.value(other), self.value))
+
+    def _sum(self, other: Any, *, is_minus: bool = False) -> Number:
+        """
+        Round a product and a sum once.
+
+        Fused here and not by LLVM, which decides by the processor, so that the bits are the same
+        on all of them.
+        """
+        build = self.code.builder
+        if self.factors is not None:
+            addend = self.code.value(other)
+            addend = build.fneg(addend) if is_minus else addend
+            return self._made(self.code.intrinsic("fma", *self.factors, addend))
+        if isinstance(other, Number) and other.factors is not None:
+            left, right = other.factors
+            left = build.fneg(left) if is_minus else left
+            return self._made(self.code.intrinsic("fma", left, right, self.value))
+        add = build.fsub if is_minus else build.fadd
+        return self._made(add(self.value, self.code.value(other)))
+
+    def __radd__(self, other: Any) -> Number:
+        return self._made(self.code.value(other))._sum(self)
+
+    def __rsub__(self, other: Any) -> Number:
+        return self._made(self.code.value(other))._sum(self, is_minus=True)
+
+    __add__ = _sum
+    __sub__ = partialmethod(_sum, is_minus=True)
+
+    def _compared(self, other: Any, *, sign: str) -> Condition:
+        other = self.code.value(other)
+        return Condition(self.code, self.code.builder.fcmp_ordered(sign, self.value, other))
+
+    __lt__ = partialmethod(_compared, sign="<")
+    __le__ = partialmethod(_compared, sign="<=")
+    __gt__ = partialmethod(_compared, sign=">")
+    __ge__ = partialmethod(_compared, sign=">=")
+    __eq__ = partialmethod(_compared, sign="==")
+    __ne__ = partialmethod(_compared, sign="!=")
+
+
+class Condition:
+    """Whether something holds, in every lane."""
+
+    def __init__(self, code: _Code, value: ir.Value) -> None:
+        self.code = code
+        self.value = value
+
+    def __and__(self, other: Condition) -> Condition:
+        return Condition(self.code, self.code.builder.and_(self.value, other.value))
+
+    def __or__(self, other: Condition) -> Condition:
+        return Condition(self.code, self.code.builder.or_(self.value, other.value))
+
+    def __invert__(self) -> Condition:
+        return Condition(self.code, self.code.builder.not_(self.value))
+
+    def __bool__(self) -> bool:
+        raise TypeError("lanes may differ in a condition; use choose(condition, yes, no)")
+
+
+def choose(condition: Any, yes: Any, no: Any) -> Any:
+    """Take the first number where a condition holds, else the second; also of plain numbers."""
+    if not isinstance(condition, Condition):
+        return np.where(condition, yes, no)[()]
+    code = condition.code
+    return Number(code, code.builder.select(condition.value, code.value(yes), code.value(no)))
+
+
+def sqrt(x: Any) -> Any:
+    """Compute the root."""
+    if not isinstance(x, Number):
+        return np.sqrt(x)
+    return Number(x.code, x.code.intrinsic("sqrt", x.value))
+
+
+def log(x: Any) -> Any:
+    """Compute the logarithm; finite, because x**a·log(x), the derivative of a power, is 0 at 0."""
+    x = choose(x > 1e-300, x, 1e-300)
+    if not isinstance(x, Number):
+        return np.log(x)
+    return Number(x.code, x.code.intrinsic("log", x.value))
+
+
+def exp(x: Any) -> Any:
+    """Compute the exponential."""
+    if not isinstance(x, Number):
+        return np.exp(x)
+    x = choose(x < 700.0, x, 700.0)
+    x = choose(x > -700.0, x, -700.0)
+    code, build = x.code, x.code.builder
+    n = Number(code, code.intrinsic("floor", (x * _LOG2_E + 0.5).value))
+    r = x
+    for term in _LN2:
+        r = n * -term + r
+    polynomial: Any = _TAYLOR[-1]
+    for coefficient in reversed(_TAYLOR[:-1]):
+        polynomial = r * polynomial + coefficient
+    vector = ir.VectorType(_LONG, code.width)
+    bits = build.bitcast((n + _SHIFT).value, vector)
+    bits = build.shl(bits, ir.Constant(vector, [52] * code.width))
+    bits = build.add(bits, ir.Constant(vector, [_ONE] * code.width))
+    return +(polynomial * Number(code, build.bitcast(bits, code.vector)))

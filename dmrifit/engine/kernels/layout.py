@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Contrasts(NamedTuple):
     The measurements as a kernel takes them, the last one repeated to a multiple of `UNROLL`.
 
     Exponentials of b alone and of te alone are computed once for each distinct value; `rows` says
-    which two values a measurement has.
+    which two values a measurement has. Both numbers of a measurement follow each other.
     """
 
     pairs: NDArray[np.float64]
@@ -57,11 +58,39 @@ class Contrasts(NamedTuple):
         distinct_b, row_of_b = np.unique(padded_b, return_inverse=True)
         distinct_te, row_of_te = np.unique(padded_te, return_inverse=True)
         return cls(
-            np.stack([padded_b, padded_te], axis=1),
-            np.stack([row_of_b, row_of_te], axis=1),
+            np.stack([padded_b, padded_te], axis=1).ravel(),
+            np.stack([row_of_b, row_of_te], axis=1).ravel(),
             distinct_b,
             distinct_te,
         )
+
+
+class Common(NamedTuple):
+    """What is the same for all voxels of a fit."""
+
+    numbers: NDArray[np.int64]  # parameters, S0 or −1, the fraction of a mixture or −1, K, its D
+    forms: NDArray[np.int64]  # "plain", "log" or "inverse", as 0, 1 or 2
+    low: NDArray[np.float64]  # in inner coordinates, as is `middle`
+    high: NDArray[np.float64]
+    outer_low: NDArray[np.float64]
+    outer_high: NDArray[np.float64]
+    scaled: NDArray[np.bool_]  # amplitudes
+    n_free: int
+    regularized: bool
+    turn_up: float  # largest K·D at which the signal still falls
+    first: int  # the stratum of atoms that a search begins with, or −1
+    middle: NDArray[np.float64]
+    max_iter: int
+
+
+class Atoms(NamedTuple):
+    """The signals of a dictionary, their inner coordinates, and what they are rated by."""
+
+    signals: NDArray[np.float64]
+    points: NDArray[np.float64]
+    gram: NDArray[np.float64]
+    constants: NDArray[np.float64]
+    n_first: int  # those of the first component come first
 
 
 class Starts(NamedTuple):
@@ -94,76 +123,98 @@ def zeros_of_lanes(*shape: int) -> NDArray[np.float64]:
     return raw[start : start + size].view(np.float64).reshape(shape)
 
 
-class Layout:
-    """Places of the work array for a model."""
+#: Fields of the work array of a fit after `SINGLE`, by their shapes.
+FIT_FIELDS = dict.fromkeys(SINGLE, "one") | {
+    "Q": "vector",  # where the lane stands, in inner coordinates
+    "T": "vector",  # where it tries to go
+    "X": "vector",  # the trial in the coordinates of the formula
+    "G": "vector",  # J'r where it stands and at the trial
+    "GT": "vector",
+    "LO": "vector",
+    "HI": "vector",
+    "D": "vector",  # diagonal of the inverse of J'J
+    "M": "matrix",  # J'J where it stands and at the trial
+    "MT": "matrix",
+}
 
-    def __init__(self, n_parameters: int) -> None:
-        self.n = n_parameters
-        self.pairs = [(i, j) for i in range(n_parameters) for j in range(i + 1)]
+#: Fields of the work array of intervals.
+INTERVAL_FIELDS = {
+    "TOP": "one",  # largest signal, and largest magnitude
+    "LARGEST": "one",
+    "NF2": "one",  # square of the noise floor
+    "DOF": "one",
+    "SPAN": "one",  # standard deviations from the middle to a probe
+    "COUNT": "one",  # parameters that the box alone determines
+    "QUANTILE": "one",
+    "VARIANCE": "one",  # of the noise
+    "LEAST": "one",  # the minimum of the quadratic form
+    "SQT": "one",  # r'r, J'r and J'J at the point
+    "GT": "vector",
+    "MT": "matrix",
+    "P": "vector",  # the estimate, and its coordinates
+    "U": "vector",
+    "LO": "vector",
+    "HI": "vector",
+    "WEIGHT": "vector",  # precision and mean of the prior
+    "MID": "vector",
+    "T": "vector",  # the point, and the same in the coordinates of the formula
+    "X": "vector",
+    "SD": "vector",
+    "MIDDLE": "vector",  # the minimum of the quadratic form
+    "COV": "square",
+    "DISTANCE": "sides",  # of the probe of each side, and the curvature found
+    "BEND": "sides",
+    "END": "sides",
+}
+
+
+class Layout:
+    """Rows of a work array, by the names of its fields."""
+
+    def __init__(self, n_parameters: int, fields: Mapping[str, str] = FIT_FIELDS) -> None:
+        n = n_parameters
+        self.n = n
+        self.pairs = [(i, j) for i in range(n) for j in range(i + 1)]
+        sizes = {"one": 1, "vector": n, "matrix": len(self.pairs), "square": n * n, "sides": 2 * n}
+        self.shapes = fields
         self.offset: dict[str, int] = {}
         self.n_rows = 0
-        for name, size in self._sizes().items():
+        for name, shape in fields.items():
             self.offset[name] = self.n_rows
-            self.n_rows += size
-        self.size = self.n_rows * LANES
-
-    def _sizes(self) -> dict[str, int]:
-        """Rows of each field, in their order."""
-        return dict.fromkeys(SINGLE, 1) | {
-            "Q": self.n,  # where the lane stands, in inner coordinates
-            "T": self.n,  # where it tries to go
-            "X": self.n,  # the trial in the coordinates of the formula
-            "G": self.n,  # J'r where it stands and at the trial
-            "GT": self.n,
-            "LO": self.n,
-            "HI": self.n,
-            "D": self.n,  # diagonal of the inverse of J'J
-            "M": len(self.pairs),  # J'J where it stands and at the trial
-            "MT": len(self.pairs),
-        }
-
-    def __call__(self, name: str, i: int = 0) -> str:
-        """Write the place of a field's number `i` as code."""
-        return f"w[{(self.offset[name] + i) * LANES} + l]"
-
-    def pair(self, name: str, i: int, j: int) -> str:
-        """Write the place of entry (i, j) of a symmetric matrix as code."""
-        i, j = max(i, j), min(i, j)
-        return self(name, i * (i + 1) // 2 + j)
+            self.n_rows += sizes[shape]
 
 
-class IntervalLayout(Layout):
-    """Places of the work array for the intervals of a model."""
+class Fields:
+    """The numbers of a lane by name: ``w.C``, ``w.X[i]``, and of symmetric ``w.M[i, j]``."""
 
-    def _sizes(self) -> dict[str, int]:
-        return {
-            "TOP": 1,  # largest signal, and largest magnitude
-            "LARGEST": 1,
-            "NF2": 1,  # square of the noise floor
-            "DOF": 1,
-            "SPAN": 1,  # standard deviations from the middle to a probe
-            "COUNT": 1,  # parameters that the box alone determines
-            "QUANTILE": 1,
-            "VARIANCE": 1,  # of the noise
-            "LEAST": 1,  # the minimum of the quadratic form
-            "SQ": 1,  # r'r, J'r and J'J at the point
-            "G": self.n,
-            "M": len(self.pairs),
-            "P": self.n,  # the estimate, and its coordinates
-            "U": self.n,
-            "LO": self.n,
-            "HI": self.n,
-            "WEIGHT": self.n,  # precision and mean of the prior
-            "MID": self.n,
-            "T": self.n,  # the point, and the same in the coordinates of the formula
-            "X": self.n,
-            "SD": self.n,
-            "MIDDLE": self.n,  # the minimum of the quadratic form
-            "COV": self.n * self.n,
-            "DISTANCE": 2 * self.n,  # of the probe of each side, and the curvature found
-            "BEND": 2 * self.n,
-            "END": 2 * self.n,
-        }
+    def __init__(self, layout: Layout, rows: Any) -> None:
+        vars(self).update(_layout=layout, _rows=rows)
+
+    def __getattr__(self, name: str) -> Any:
+        field = _Field(self._rows, self._layout.offset[name])
+        return field[0] if self._layout.shapes[name] == "one" else field
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._rows[self._layout.offset[name]] = value
+
+
+class _Field:
+    """The rows of one field."""
+
+    def __init__(self, rows: Any, first: int) -> None:
+        self._rows, self._first = rows, first
+
+    def _row(self, place: int | tuple[int, int]) -> int:
+        if isinstance(place, tuple):
+            i, j = max(place), min(place)
+            place = i * (i + 1) // 2 + j
+        return self._first + place
+
+    def __getitem__(self, place: int | tuple[int, int]) -> Any:
+        return self._rows[self._row(place)]
+
+    def __setitem__(self, place: int | tuple[int, int], value: Any) -> None:
+        self._rows[self._row(place)] = value
 
 
 def is_share(parameter: Parameter) -> bool:

@@ -8,7 +8,7 @@ have no wrappers for Python, because both take longer to compile than to write.
 
 import math
 
-from dmrifit.engine.kernels.lanes import block, call, njit
+from dmrifit.engine.kernels.lanes import block, call, choose, njit
 from dmrifit.engine.kernels.layout import LANES, SINGLE
 
 C, CT, BC, GB, SQ, SQT, LAM, P1, IT, END, NF2 = range(len(SINGLE))
@@ -25,38 +25,45 @@ def rating(gain, count):
     """
     Write the code that rates atoms of one stratum and keeps the best in `w`.
 
-    `gain` computes how much an atom lowers the sum of squares, from its constants c0 … c4 and its
-    product y with the data; in `v` is that of the first component's atom.
+    `gain` computes how much an atom lowers the sum of squares, from the product `v` of the first
+    component's atom with the data, the product `y` of its own, and its constants.
     """
-    lines = ["best = w[0 + l]", f"index = w[{LANES} + l]", "v = v[0 + l]"]
-    for u in range(count):
-        lines += [f"c{i} = s[{6 * u + i}]" for i in range(5)]
-        lines += [f"y = y[{u * LANES} + l]", *gain]
-        lines += [
-            "better = gain > best",
-            "best = gain if better else best",
-            f"index = s[{6 * u + 5}] if better else index",
-        ]
-    return block([*lines, "w[0 + l] = best", f"w[{LANES} + l] = index"], LANES)
+
+    def write(w, s, y, v, t):
+        best, index, first = w[0], w[1], v[0]
+        for u in range(count):
+            rating = gain(first, y[u], [s[6 * u + i] for i in range(5)])
+            is_better = rating > best
+            best = choose(is_better, rating, best)
+            index = choose(is_better, s[6 * u + 5], index)
+        w[0], w[1] = best, index
+
+    return block(write)
 
 
-# How much two non-negative amplitudes of a pair of atoms lower the sum of squares.
-PAIR = [
-    "one = v * c0 - y * c1",
-    "zero = y * c2 - v * c1",
-    "gain = one * v + zero * y",
-    "gain = gain if one > 0.0 else y * y * c3",
-    "gain = gain if zero > 0.0 else v * v * c4",
-]
-rate_pairs, rate_pair = rating(PAIR, TOGETHER), rating(PAIR, 1)
-rate_scaled = rating(["gain = y * y * c3 if y > 0.0 else 0.0"], 1)
-rate_plain = rating(["gain = 2.0 * y - c0"], 1)
+def pair_gain(v, y, c):
+    """Compute how much two non-negative amplitudes of a pair of atoms lower the sum of squares."""
+    one = v * c[0] - y * c[1]
+    zero = y * c[2] - v * c[1]
+    gain = choose(one > 0.0, one * v + zero * y, y * y * c[3])
+    return choose(zero > 0.0, gain, v * v * c[4])
+
+
+rate_pairs, rate_pair = rating(pair_gain, TOGETHER), rating(pair_gain, 1)
+rate_scaled = rating(lambda v, y, c: choose(y > 0.0, y * y * c[3], 0.0), 1)
+rate_plain = rating(lambda v, y, c: 2.0 * y - c[0], 1)
 
 
 def projection(count):
     """Write the code that adds products of numbers of an atom with the data to `w`."""
-    products = [f"total += s[{k}] * y[{k * LANES} + l]" for k in range(count)]
-    return block(["total = w[0 + l]", *products, "w[0 + l] = total"], LANES)
+
+    def write(w, s, y, v, t):
+        total = w[0]
+        for k in range(count):
+            total = total + s[k] * y[k]
+        w[0] = total
+
+    return block(write)
 
 
 project_several, project_one = projection(TOGETHER), projection(1)
@@ -149,7 +156,7 @@ def rate(y, atoms, n_first, scaled, constants, dots, best, places):
 
 
 @helper
-def rate_incomplete(signals, voxel, lane, atoms, n_first, scaled, best, dots, gram):
+def rate_incomplete(signal, lane, atoms, n_first, scaled, best, dots, gram):
     """Rate the atoms for a voxel with missing measurements, and compute its Gram matrix."""
     n_atoms, m = atoms.shape
     n_strata = best.shape[0]
@@ -158,7 +165,7 @@ def rate_incomplete(signals, voxel, lane, atoms, n_first, scaled, best, dots, gr
             if i < n_first or i == j:
                 total = 0.0
                 for k in range(m):
-                    if math.isfinite(signals[voxel, k]):
+                    if math.isfinite(signal[k]):
                         total += atoms[i, k] * atoms[j, k]
                 gram[i, j] = total
     for s in range(n_strata):
@@ -182,28 +189,28 @@ def rate_incomplete(signals, voxel, lane, atoms, n_first, scaled, best, dots, gr
 
 
 @inlined
-def starting_points(
-    slot, lane, first, n_first, numbers, atoms_q, gram, best, dots, lo, hi, points
-):
+def starting_points(slot, lane, common, atoms, gram, best, dots, points):
     """
     Turn the best atoms of each stratum into starting points in inner coordinates.
 
     They are ordered by rating, but the stratum `first` comes first unless it is −1.
     """
-    n, amplitude, mixture = numbers[N], numbers[AMPLITUDE], numbers[MIXTURE]
+    n = common.numbers[N]
+    amplitude, mixture = common.numbers[AMPLITUDE], common.numbers[MIXTURE]
+    n_first = atoms.n_first
     for p in range(points.shape[1]):
         s = 0
         for stratum in range(1, best.shape[0]):
             if best[stratum, lane] > best[s, lane]:
                 s = stratum
-        if p == 0 and first >= 0:
-            s = first
+        if p == 0 and common.first >= 0:
+            s = common.first
         t = int(best[s, LANES + lane])
         best[s, lane] = -math.inf
         for i in range(n):
-            points[slot, p, i] = atoms_q[n_first + t, i]
-            if n_first > 0 and not math.isnan(atoms_q[s, i]):
-                points[slot, p, i] = atoms_q[s, i]
+            points[slot, p, i] = atoms.points[n_first + t, i]
+            if n_first > 0 and not math.isnan(atoms.points[s, i]):
+                points[slot, p, i] = atoms.points[s, i]
         d, tt = dots[n_first + t, lane], gram[n_first + t, n_first + t]
         if n_first > 0:
             a1, a0 = amplitudes(dots[s, lane], d, gram[s, s], gram[s, n_first + t], tt)
@@ -214,7 +221,7 @@ def starting_points(
         elif amplitude >= 0:
             points[slot, p, amplitude] = d / tt if tt > 0.0 else 1.0
         for i in range(n):
-            points[slot, p, i] = min(max(points[slot, p, i], lo[i]), hi[i])
+            points[slot, p, i] = min(max(points[slot, p, i], common.low[i]), common.high[i])
 
 
 @helper
@@ -233,78 +240,50 @@ def amplitudes(v, d, vv, vt, tt):
 
 
 @entry
-def prepare(
-    n_free,
-    normalize,
-    numbers,
-    lo,
-    hi,
-    atoms,
-    n_first,
-    first,
-    atoms_q,
-    gram,
-    constants,
-    best,
-    dots,
-    y,
-    incomplete_gram,
-    places,
-    starts,
-):
+def prepare(common, atoms, work, starts):
     """Screen the voxels and find their `Starts`; returns how many can be fitted."""
+    best, dots, y, incomplete_gram, places = work
     signals, scales, usable, n_known, points, ratings = starts
     m = signals.shape[1]
-    scaled = numbers[AMPLITUDE] >= 0
-    n_slots = screen(signals, n_free, normalize, scales, usable, n_known)
+    scaled = common.numbers[AMPLITUDE] >= 0
+    n_slots = screen(signals, common.n_free, common.scaled.any(), scales, usable, n_known)
     for begin in range(0, n_slots, LANES):
         n_lanes = min(LANES, n_slots - begin)
         for lane in range(n_lanes):
             for k in range(m):
                 value = signals[usable[begin + lane], k]
                 y[k * LANES + lane] = value * scales[begin + lane] if math.isfinite(value) else 0.0
-        rate(y, atoms, n_first, scaled, constants, dots, best, places)
+        rate(y, atoms.signals, atoms.n_first, scaled, atoms.constants, dots, best, places)
         for lane in range(n_lanes):
             slot = begin + lane
-            voxel_gram = gram
+            gram = atoms.gram
             if n_known[slot] < m:
-                voxel_gram = incomplete_gram
+                gram = incomplete_gram
+                signal = signals[usable[slot]]
                 rate_incomplete(
-                    signals, usable[slot], lane, atoms, n_first, scaled, best, dots, voxel_gram
+                    signal, lane, atoms.signals, atoms.n_first, scaled, best, dots, gram
                 )
             square = 0.0
             for k in range(m):
                 square += y[k * LANES + lane] * y[k * LANES + lane]
             for s in range(best.shape[0]):
                 ratings[slot, s] = square - best[s, lane]
-            starting_points(
-                slot,
-                lane,
-                first,
-                n_first,
-                numbers,
-                atoms_q,
-                voxel_gram,
-                best,
-                dots,
-                lo,
-                hi,
-                points,
-            )
+            starting_points(slot, lane, common, atoms, gram, best, dots, points)
     return n_slots
 
 
 @inlined
-def place_bounds(w, n, lane, i, scale, lo, hi, pinned, scaled):
+def place_bounds(w, lane, i, scale, common, pinned):
     """Put the bounds of a voxel into a lane; a fixed parameter has both at its value."""
     row = i if pinned.shape[0] > 1 else 0
+    n = common.numbers[N]
     low = N_SINGLE + 5 * n
     for j in range(n):
         value = pinned[row, j]
         if math.isnan(value):
-            w[low + j, lane], w[low + n + j, lane] = lo[j], hi[j]
+            w[low + j, lane], w[low + n + j, lane] = common.low[j], common.high[j]
         else:
-            value = value * scale if scaled[j] else value
+            value = value * scale if common.scaled[j] else value
             w[low + j, lane], w[low + n + j, lane] = value, value
 
 
@@ -351,12 +330,13 @@ def logarithm(x):
 
 
 @inlined
-def describe(lo, hi, end, slot, ratings, cost, features):
+def describe(common, end, slot, ratings, cost, features):
     """
     Describe where a start ended: ratings over the cost reached, coordinates, bounds that it hit.
 
     Shapes: `features` (n_strata + 3·n,).
     """
+    lo, hi = common.low, common.high
     n_strata, n = ratings.shape[1], len(lo)
     for s in range(n_strata):
         ratio = ratings[slot, s] / cost if cost > 0.0 else 1e4
@@ -392,40 +372,14 @@ def score(weights, n_smooth, features):
 
 
 @entry
-def describe_all(lo, hi, ends, ratings, squares, features):
+def describe_all(common, ends, ratings, squares, features):
     """Describe where the first starts of many voxels ended."""
     for slot in range(len(ends)):
-        describe(lo, hi, ends, slot, ratings, squares[slot], features[slot])
+        describe(common, ends, slot, ratings, squares[slot], features[slot])
 
 
 @entry
-def search(
-    code,
-    numbers,
-    starts,
-    sigma,
-    floored,
-    lo,
-    hi,
-    pinned,
-    scaled,
-    regularized,
-    contrasts,
-    weights,
-    middle,
-    max_iter,
-    w,
-    s,
-    y,
-    v,
-    t,
-    places,
-    slot_of,
-    task_of,
-    point,
-    features,
-    results,
-):
+def search(code, common, starts, sigma, pinned, contrasts, weights, floored, work, results):
     """
     Minimize from the starting points of every voxel, and keep the best end of each.
 
@@ -434,10 +388,11 @@ def search(
     floor the end of a short search without it; the points that are left; with a noise floor the
     best end with parameters moved to the values `middle` (NaN: not moved).
     """
+    w, s, y, v, t, places, slot_of, task_of, point, features = work
     signals, scales, usable, _, points, ratings = starts
     ends, sums, squares, converged, steps, disagree = results
     pairs, rows, b, te = contrasts
-    n, n_slots = numbers[N], len(usable)
+    n, n_slots, middle = common.numbers[N], len(usable), common.middle
     n_pairs = n * (n + 1) // 2
     q, trial, sum_at = N_SINGLE, N_SINGLE + n, N_SINGLE + 8 * n
     n_points = points.shape[1]
@@ -458,7 +413,7 @@ def search(
             # A start without a finite signal ends at once: its lane still holds the voxel before.
             begun = w[C, lane] < math.inf
             task = task_of[lane]
-            longest = max_iter
+            longest = common.max_iter
             if n_extra > 0 and task < n_tasks:
                 longest = min(longest, TRIAL_ITER)
             if slot == -1 or (
@@ -492,7 +447,8 @@ def search(
                         near = w[LAM, lane] < 0.5 and w[P1, lane] <= 1e-7 * w[C, lane]
                         converged[slot] = w[END, lane] == 1.0 or near
                         # The last step promises so little that it is taken without a look.
-                        last = w[END, lane] == 1.0 and w[P1, lane] > 1e-290 and not regularized
+                        last = w[END, lane] == 1.0 and w[P1, lane] > 1e-290
+                        last = last and not common.regularized
                         gain = min(w[P1, lane], w[C, lane]) if last else 0.0
                         w[BC, lane] = w[C, lane] - gain
                         squares[slot] = w[SQ, lane] - gain
@@ -502,7 +458,7 @@ def search(
                             sums[slot, j] = w[sum_at + j, lane]
                 task += 1
                 if routed and task == 1 and converged[slot]:
-                    describe(lo, hi, ends, slot, ratings, w[BC, lane], features)
+                    describe(common, ends, slot, ratings, w[BC, lane], features)
                     if score(weights, n_points + n, features) <= 0.0:
                         task = n_tasks
                 if task == n_tasks and (n_extra == 0 or converged[slot]):
@@ -520,7 +476,7 @@ def search(
                         measured = math.isfinite(value)
                         y[k * LANES + lane] = value * scales[slot] if measured else 0.0
                         v[k * LANES + lane] = 1.0 if measured else 0.0
-                    place_bounds(w, n, lane, i, scales[slot], lo, hi, pinned, scaled)
+                    place_bounds(w, lane, i, scales[slot], common, pinned)
                     floor = sigma[i if sigma.shape[0] > 1 else 0] * scales[slot]
                     w[NF2, lane] = 0.5 * math.pi * floor * floor
                     w[BC, lane] = math.inf
@@ -548,76 +504,37 @@ def search(
                 active += 1
         if active == 0:
             break
-        call(
-            code,
-            (
-                w,
-                s,
-                y,
-                v,
-                t,
-                places,
-                pairs,
-                rows,
-                b,
-                te,
-                len(pairs),
-                len(b),
-                len(te),
-                int(floored),
-                int(regularized),
-            ),
-        )
+        sizes = (len(pairs) // 2, len(b), len(te), int(floored), int(common.regularized))
+        call(code, (w, s, y, v, t, places, pairs, rows, b, te, *sizes))
 
 
 @entry
-def finish(
-    code,
-    numbers,
-    forms,
-    starts,
-    lo,
-    hi,
-    outer_lo,
-    outer_hi,
-    pinned,
-    scaled,
-    turn_up,
-    w,
-    places,
-    limits,
-    results,
-    columns,
-):
+def finish(code, common, starts, pinned, w, s, places, results, columns):
     """Write the results of the voxels that were fitted, in the units of the model."""
     _, scales, usable, n_known, _, _ = starts
     ends, sums, squares, converged, steps, disagree = results
     parameters, errors, cost, status, n_iter, at_low, at_high, doubt = columns
     n_slots = len(usable)
-    n, k = numbers[N], numbers[KURTOSIS]
+    forms, scaled = common.forms, common.scaled
+    n, k = common.numbers[N], common.numbers[KURTOSIS]
     q_row, low_row, sum_row = N_SINGLE, N_SINGLE + 5 * n, N_SINGLE + 8 * n
     for begin_slot in range(0, n_slots, LANES):
         n_lanes = min(LANES, n_slots - begin_slot)
         for lane in range(n_lanes):
             slot = begin_slot + lane
-            place_bounds(w, n, lane, usable[slot], scales[slot], lo, hi, pinned, scaled)
+            place_bounds(w, lane, usable[slot], scales[slot], common, pinned)
             for j in range(n):
                 w[q_row + j, lane] = ends[slot, j]
             for j in range(n * (n + 1) // 2):
                 w[sum_row + j, lane] = sums[slot, j]
-            limits[lane] = 1.0
-            if k >= 0:
-                limits[lane] = limit(w, lane, numbers, forms, turn_up)
-                if limits[lane] < 1.0 and w[q_row + k, lane] < w[low_row + n + k, lane]:
-                    leave_limit(w, lane, numbers, forms, limits[lane])
-        call(code, (w, places))
+        call(code, (w, s, places))
         for lane in range(n_lanes):
             slot = begin_slot + lane
             i = usable[slot]
             if math.isnan(squares[slot]):
                 continue  # no start has a finite signal
             row = i if pinned.shape[0] > 1 else 0
-            limited = limits[lane]
+            limited = w[CT, lane]
             touched = False
             n_spare = n_known[slot]
             for j in range(n):
@@ -638,7 +555,7 @@ def finish(
                 if low or high:
                     touched = True
                     if j != k or limited == 1.0:
-                        value = outer_lo[j] if low else outer_hi[j]
+                        value = common.outer_low[j] if low else common.outer_high[j]
                 elif free:
                     n_spare -= 1
                 at_low[i, j], at_high[i, j] = low, high
@@ -654,48 +571,3 @@ def finish(
             status[i] = 2 if not converged[slot] else (1 if touched else 0)
             n_iter[i] = steps[slot]
             doubt[i] = disagree[slot]
-
-
-@inlined
-def limit(w, lane, numbers, forms, turn_up):
-    """Share of K's upper bound that keeps the signal falling; it turns the inner K into K."""
-    d = w[N_SINGLE + numbers[DIFFUSIVITY], lane]
-    form = forms[numbers[DIFFUSIVITY]]
-    if form == LOG:
-        d = math.exp(d)
-    elif form == INVERSE:
-        d = 1.0 / d
-    room = turn_up / (d * w[N_SINGLE + 6 * numbers[N] + numbers[KURTOSIS], lane])
-    return room if 0.0 < room < 1.0 else 1.0
-
-
-@helper
-def leave_limit(w, lane, numbers, forms, limited):
-    """Turn the sums of the inner K, a share of a limit that moves with D, into those of K."""
-    n, k, d = numbers[N], numbers[KURTOSIS], numbers[DIFFUSIVITY]
-    q = w[N_SINGLE + d, lane]
-    # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D.
-    bend = w[N_SINGLE + k, lane]
-    if forms[d] == PLAIN:
-        bend = -bend / q
-    elif forms[d] == LOG:
-        bend = -bend
-    else:
-        bend = bend / q
-    dk_at, kk_at, dd_at = row_of(n, d, k), row_of(n, k, k), row_of(n, d, d)
-    dk, kk = w[dk_at, lane], w[kk_at, lane]
-    for j in range(n):
-        if j not in (d, k):
-            jk_at = row_of(n, j, k)
-            w[row_of(n, d, j), lane] -= bend * w[jk_at, lane]
-            w[jk_at, lane] /= limited
-    w[dd_at, lane] += bend * (bend * kk - 2.0 * dk)
-    w[dk_at, lane] = (dk - bend * kk) / limited
-    w[kk_at, lane] = kk / (limited * limited)
-
-
-@helper
-def row_of(n, i, j):
-    """Find the row of an entry of J'J."""
-    high, low = max(i, j), min(i, j)
-    return N_SINGLE + 8 * n + high * (high + 1) // 2 + low

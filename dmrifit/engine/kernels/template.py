@@ -1,25 +1,26 @@
 """
-Template of a kernel: the part of a fit that depends on the signal model.
+Template of a kernel: the parts of a fit and of its intervals that depend on the signal model.
 
 This file is not imported. `formula.source` copies it, with the constants below set for the model
-and the lines of lane arithmetic written out, to a module of its own. Everything else about a fit
-is in `shared`, which calls `advance` and `variances` by their addresses.
+and its formula written out, to a module of its own. Everything else about a fit is in `shared`,
+which calls `advance` and `variances` by their addresses.
 """
 
-import math  # noqa: F401  (functions of users call it)
+import math
 from functools import cache
 
 import numpy as np
 from numba import types
 
-from dmrifit.engine.kernels.lanes import block, njit
+from dmrifit.engine.kernels.interval_steps import COLUMN, PARAMETER, SIDE, IntervalSteps
+from dmrifit.engine.kernels.lanes import block, choose, exp, log, njit, sqrt  # noqa: F401
+from dmrifit.engine.kernels.layout import LANES, UNROLL
+from dmrifit.engine.kernels.steps import FitSteps, Signal
 
 # CONSTANTS
 N = 1  # parameters
-LANES = 16
-UNROLL = 2  # measurements taken together
-SIZE = 16  # of the work array
 FORMS = ("plain",)  # how each parameter relates to its inner coordinate
+KINDS = ("plain",)  # and to that in its intervals
 AMPLITUDE = -1  # the parameter that scales the signal, or -1
 MIXTURE = -1  # the fraction f of f·g₁ + (1 − f)·g₀, or -1
 FIRST = ()  # the parameters of g₁
@@ -28,23 +29,26 @@ N_BY_B = 0  # exponentials of b alone, and of te alone, that are tabulated
 N_BY_TE = 0
 KURTOSIS = -1  # K and D of a cumulant −bD + K(bD)²/6, or -1
 DIFFUSIVITY = -1
-AT: dict = {}
 # END OF CONSTANTS
 
-AT_X, AT_LO, AT_HI = AT["X"], AT["LO"], AT["HI"]
 
-# CODE
-BEGIN: list = []
-TABLE_B: list = []
-TABLE_TE: list = []
-ACCUMULATE: list = []
-ACCUMULATE_FLOORED: list = []
-REGULARIZE: list = []
-CHAIN: list = []
-ACCEPT: list = []
-STEP: list = []
-VARIANCES: list = []
-# END OF CODE
+# FORMULA
+def evaluate_signal(x, b_, te_, eb, ete):
+    """Compute the signal and its derivatives by the coordinates `x` of the formula."""
+    return [0.0] * (N + 1)
+
+
+def exponents_of_b(x, b_):
+    """Compute the exponents of b alone that are tabulated."""
+    return []
+
+
+def exponents_of_te(x, te_):
+    """Compute the exponents of te alone."""
+    return []
+
+
+# END OF FORMULA
 
 
 # FUNCTION
@@ -56,50 +60,20 @@ def function(b, te, x):
 
 # END OF FUNCTION
 
-begin_sums = block(BEGIN, LANES)
-tabulate_b = block(TABLE_B, LANES)
-tabulate_te = block(TABLE_TE, LANES)
-accumulate = block(ACCUMULATE, LANES)
-accumulate_floored = block(ACCUMULATE_FLOORED, LANES)
-regularize = block(REGULARIZE, LANES)
-chain = block(CHAIN, LANES)
-accept = block(ACCEPT, LANES)
-choose_step = block(STEP, LANES)
-find_variances = block(VARIANCES, LANES)
+SIGNAL = Signal(
+    FORMS,
+    KURTOSIS,
+    DIFFUSIVITY,
+    None if CALLED else evaluate_signal,
+    exponents_of_b,
+    exponents_of_te,
+)
+STEPS, INTERVALS = FitSteps(SIGNAL), IntervalSteps(SIGNAL, KINDS)
 
-_NUMBERS = types.CPointer(types.double)
-_PLACES = types.CPointer(types.int64)
-_DATA = (*[_NUMBERS] * 5, _PLACES, _NUMBERS, _PLACES, _NUMBERS, _NUMBERS)
-ADVANCE = types.void(*_DATA, *[types.int64] * 5)
-VARIANCES_OF = types.void(_NUMBERS, _PLACES)
+helper = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-@njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def differentiate(w, t, at, b, te):
-    """Call the user's function for all lanes, and differentiate it inside the bounds."""
-    x = np.empty(N)
-    for lane in range(LANES):
-        for j in range(N):
-            x[j] = outer_of(w[AT_X + j * LANES + lane], j)
-        t[at + lane] = function(b, te, x)
-        for j in range(N):
-            here = w[AT_X + j * LANES + lane]
-            reach = 6e-6 * max(abs(here), 1e-4)
-            up, down = here + reach, here - reach
-            if FORMS[j] == "plain":
-                up = min(up, w[AT_HI + j * LANES + lane])
-                down = max(down, w[AT_LO + j * LANES + lane])
-            slope = 0.0
-            if up > down:
-                x[j] = outer_of(up, j)
-                above = function(b, te, x)
-                x[j] = outer_of(down, j)
-                slope = (above - function(b, te, x)) / (up - down)
-                x[j] = outer_of(here, j)
-            t[at + (1 + j) * LANES + lane] = slope
-
-
-@njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@helper
 def outer_of(value, j):
     """Turn a coordinate of the formula into the parameter itself."""
     return 1.0 / value if FORMS[j] == "inverse" else value
@@ -115,47 +89,97 @@ def signals_of(parameters, contrasts):
     return out
 
 
-@njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
-def evaluate(w, s, y, v, t, o, contrasts, rows, b, te, n, n_b, n_te, floored, regularized):
-    """
-    Compute residuals, J'r and J'J of all lanes at their trials, in inner coordinates.
+def evaluation(steps, is_bounded):
+    """Make the function that evaluates all measurements by the steps of a fit or its intervals."""
+    layout = steps.layout
+    x_row, low_row, high_row = (layout.offset[name] for name in ("X", "LO", "HI"))
+    begin = block(steps.begin, layout)
+    tabulate_b = block(steps.tabulate_b, layout)
+    tabulate_te = block(steps.tabulate_te, layout)
+    accumulate = block(steps.accumulate, layout)
+    accumulate_floored = block(steps.accumulate_floored, layout)
+    regularize = block(steps.regularize, layout)
+    chain = block(steps.chain, layout)
 
-    `s` holds what is the same for all lanes: b and te of the measurements at hand, 3/b_max where
-    the signal must not turn up (else infinity), the tolerance, then penalties and origins of the
-    regularization. Exponentials of b alone and of te alone stand in the table `t`, one row for
-    each of the values `b` and `te`; `rows` says which two rows a measurement needs.
-    """
-    begin_sums(w, s, y, v, t, o)
-    after_b = N_BY_B * n_b * LANES
-    if N_BY_B > 0:
-        for i in range(n_b):
-            s[0] = b[i]
-            o[1] = N_BY_B * i * LANES
-            tabulate_b(w, s, y, v, t, o)
-    if N_BY_TE > 0:
-        for i in range(n_te):
-            s[0] = te[i]
-            o[1] = after_b + N_BY_TE * i * LANES
-            tabulate_te(w, s, y, v, t, o)
-    for k in range(0, n, UNROLL):
-        o[0] = k * LANES
-        for u in range(UNROLL):
-            at = 2 * (k + u)
-            s[2 * u] = contrasts[at]
-            s[2 * u + 1] = contrasts[at + 1]
-            if CALLED:
-                o[1 + 2 * u] = (N + 1) * u * LANES
-                differentiate(w, t, (N + 1) * u * LANES, contrasts[at], contrasts[at + 1])
+    @helper
+    def differentiate(w, t, at, b, te):
+        """Call the user's function for all lanes, and differentiate it inside the bounds."""
+        x = np.empty(N)
+        for lane in range(LANES):
+            for j in range(N):
+                x[j] = outer_of(w[(x_row + j) * LANES + lane], j)
+            t[at + lane] = function(b, te, x)
+            for j in range(N):
+                here = w[(x_row + j) * LANES + lane]
+                reach = 6e-6 * max(abs(here), 1e-4)
+                up, down = here + reach, here - reach
+                if is_bounded and FORMS[j] == "plain":
+                    up = min(up, w[(high_row + j) * LANES + lane])
+                    down = max(down, w[(low_row + j) * LANES + lane])
+                slope = 0.0
+                if up > down:
+                    x[j] = outer_of(up, j)
+                    above = function(b, te, x)
+                    x[j] = outer_of(down, j)
+                    slope = (above - function(b, te, x)) / (up - down)
+                    x[j] = outer_of(here, j)
+                t[at + (1 + j) * LANES + lane] = slope
+
+    @njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
+    def evaluate(w, s, y, v, t, o, contrasts, rows, b, te, n, n_b, n_te, floored, regularized):
+        """
+        Compute residuals, J'r and J'J of all lanes at their trials, in inner coordinates.
+
+        `s` holds what is the same for all lanes: b and te of the measurements at hand, then what
+        the steps say. Exponentials of b alone and of te alone stand in the table `t`, one row for
+        each of the values `b` and `te`; `rows` says which two rows a measurement needs.
+        """
+        begin(w, s, y, v, t, o)
+        after_b = N_BY_B * n_b * LANES
+        if N_BY_B > 0:
+            for i in range(n_b):
+                s[0] = b[i]
+                o[1] = N_BY_B * i * LANES
+                tabulate_b(w, s, y, v, t, o)
+        if N_BY_TE > 0:
+            for i in range(n_te):
+                s[0] = te[i]
+                o[1] = after_b + N_BY_TE * i * LANES
+                tabulate_te(w, s, y, v, t, o)
+        for k in range(0, n, UNROLL):
+            o[0] = k * LANES
+            for u in range(UNROLL):
+                at = 2 * (k + u)
+                s[2 * u] = contrasts[at]
+                s[2 * u + 1] = contrasts[at + 1]
+                if CALLED:
+                    o[1 + 2 * u] = (N + 1) * u * LANES
+                    differentiate(w, t, (N + 1) * u * LANES, contrasts[at], contrasts[at + 1])
+                else:
+                    o[1 + 2 * u] = N_BY_B * rows[at] * LANES
+                    o[2 + 2 * u] = after_b + N_BY_TE * rows[at + 1] * LANES
+            if floored:
+                accumulate_floored(w, s, y, v, t, o)
             else:
-                o[1 + 2 * u] = N_BY_B * rows[at] * LANES
-                o[2 + 2 * u] = after_b + N_BY_TE * rows[at + 1] * LANES
-        if floored:
-            accumulate_floored(w, s, y, v, t, o)
-        else:
-            accumulate(w, s, y, v, t, o)
-    if regularized:
-        regularize(w, s, y, v, t, o)
-    chain(w, s, y, v, t, o)
+                accumulate(w, s, y, v, t, o)
+        if regularized:
+            regularize(w, s, y, v, t, o)
+        chain(w, s, y, v, t, o)
+
+    return evaluate
+
+
+evaluate = evaluation(STEPS, True)
+accept = block(STEPS.accept, STEPS.layout)
+choose_step = block(STEPS.step, STEPS.layout)
+leave_limit = block(STEPS.leave_limit, STEPS.layout)
+find_variances = block(STEPS.variances, STEPS.layout)
+
+_NUMBERS = types.CPointer(types.double)
+_PLACES = types.CPointer(types.int64)
+_DATA = (*[_NUMBERS] * 5, _PLACES, _NUMBERS, _PLACES, _NUMBERS, _NUMBERS)
+ADVANCE = types.void(*_DATA, *[types.int64] * 5)
+VARIANCES_OF = types.void(_NUMBERS, _NUMBERS, _PLACES)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True)
@@ -167,9 +191,10 @@ def advance(w, s, y, v, t, o, contrasts, rows, b, te, n, n_b, n_te, floored, reg
 
 
 @njit(nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True)
-def variances(w, o):
-    """Compute the diagonal of the inverse of J'J in all lanes."""
-    find_variances(w, w, w, w, w, o)
+def variances(w, s, o):
+    """Compute the diagonal of the inverse of J'J in all lanes, and the limit of K in `CT`."""
+    leave_limit(w, s, w, w, w, o)
+    find_variances(w, s, w, w, w, o)
 
 
 def address_of(function, signature):
@@ -183,3 +208,115 @@ def address_of(function, signature):
 def addresses():
     """Find the two functions that `shared` calls."""
     return address_of(advance, ADVANCE), address_of(variances, VARIANCES_OF)
+
+
+evaluate_interval = evaluation(INTERVALS, False)
+place = block(INTERVALS.place, INTERVALS.layout)
+count_undetermined = block(INTERVALS.count_undetermined, INTERVALS.layout)
+center = block(INTERVALS.center, INTERVALS.layout)
+probe = block(INTERVALS.probe, INTERVALS.layout)
+bend = block(INTERVALS.bend, INTERVALS.layout)
+finish = block(INTERVALS.finish, INTERVALS.layout)
+
+_AT = INTERVALS.layout.offset
+P, SPAN, QUANTILE, END = _AT["P"], _AT["SPAN"], _AT["QUANTILE"], _AT["END"]
+TOP, LARGEST, NF2, DOF, COUNT = (_AT[name] for name in ("TOP", "LARGEST", "NF2", "DOF", "COUNT"))
+PROBED, FREE, KEPT, SIGN = INTERVALS.probed, INTERVALS.free, INTERVALS.kept, INTERVALS.sign
+
+
+@helper
+def sum_up(work, contrasts, floored):
+    """Compute r'r, J'r and J'J of all lanes at their points; derivatives by the coordinates."""
+    w, s, y, v, t, o = work
+    pairs, rows, b, te = contrasts
+    n = len(pairs) // 2
+    flat = w.reshape(w.size)
+    evaluate_interval(flat, s, y, v, t, o, pairs, rows, b, te, n, len(b), len(te), floored, False)
+
+
+@helper
+def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, probes):
+    """Put a voxel into a lane."""
+    top, largest, n_usable = -math.inf, 0.0, 0
+    for k in range(len(signal)):
+        value = signal[k]
+        measured = math.isfinite(value)
+        y[k * LANES + lane] = value if measured else 0.0
+        v[k * LANES + lane] = roots[k] if measured else 0.0
+        if measured:
+            top = max(top, value)
+            largest = max(largest, abs(value))
+            n_usable += 1
+    for j in range(N):
+        w[P + j, lane] = parameters[j]
+    w[TOP, lane], w[LARGEST, lane], w[NF2, lane] = top, largest, floor2
+    dof = max(n_usable - n_free, 1)
+    w[DOF, lane], w[SPAN, lane] = dof, probes[dof]
+    # The most that are left when the box determines parameters alone.
+    w[QUANTILE, lane] = max(n_usable - 1, 1)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
+def fill_intervals(
+    signals, first, roots, contrasts, parameters, floor2, floored, n_free, quantiles, probes,
+    work, voxels, ends,
+):  # fmt: skip
+    """
+    Fill in the ends of the intervals of the voxels from `first` on.
+
+    Shapes: `signals` and `voxels` (n_chunk, n_measurements) and (n_chunk,), `floor2` (1 or
+    n_voxels,), `quantiles` (n_levels, n_measurements + 1) and `probes` (n_measurements + 1,) by
+    degrees of freedom, `roots` (n_measurements,) of the weights, `ends` (n_levels, n_voxels, N,
+    2).
+    """
+    w, s, y, v, _, o = work
+    n_fitted = 0
+    for i in range(len(signals)):
+        fitted = True
+        for j in range(N):
+            fitted = fitted and math.isfinite(parameters[first + i, j])
+        if fitted:
+            voxels[n_fitted] = first + i
+            n_fitted += 1
+        else:
+            ends[:, first + i] = math.nan
+    for start in range(0, n_fitted, LANES):
+        n_lanes = min(LANES, n_fitted - start)
+        for lane in range(LANES):
+            # Idle lanes work on a voxel once more; their numbers go nowhere.
+            i = voxels[start + min(lane, n_lanes - 1)]
+            noise2 = floor2[i if len(floor2) > 1 else 0]
+            signal, estimates = signals[i - first], parameters[i]
+            load(w, y, v, lane, signal, roots, estimates, n_free, noise2, probes)
+        place(w, s, y, v, w, o)
+        sum_up(work, contrasts, floored)
+        count_undetermined(w, s, y, v, w, o)
+        for lane in range(LANES):
+            dof = min(w[DOF, lane] + w[COUNT, lane], w[QUANTILE, lane])
+            w[DOF, lane], w[SPAN, lane] = dof, probes[int(dof)]
+        center(w, s, y, v, w, o)
+        for j in range(N):
+            s[KEPT + j] = s[FREE + j]
+        for j in range(N):
+            if not PROBED[j] or s[FREE + j] == 0.0:
+                continue
+            s[KEPT + j] = 0.0
+            for side in range(2):
+                s[SIGN] = 2.0 * side - 1.0
+                o[PARAMETER] = j * LANES
+                o[COLUMN] = j * N * LANES
+                o[SIDE] = (side * N + j) * LANES
+                probe(w, s, y, v, w, o)
+                sum_up(work, contrasts, floored)
+                bend(w, s, y, v, w, o)
+            s[KEPT + j] = 1.0
+        for level in range(len(quantiles)):
+            for lane in range(LANES):
+                w[QUANTILE, lane] = quantiles[level, int(w[DOF, lane])]
+            finish(w, s, y, v, w, o)
+            for lane in range(n_lanes):
+                i = voxels[start + lane]
+                for j in range(N):
+                    for side in range(2):
+                        free = s[FREE + j] != 0.0
+                        ends[level, i, j, side] = w[END + 2 * j + side, lane] if free else math.nan

@@ -73,12 +73,19 @@ def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):
         assert message in error
         assert error.strip().count("\n") == 0
 
-    fails("there is no detector 'magic'; choose one of aligned, gaussian", "train", healthy, "--detector", "magic", "--out", out)
-    fails("has no parameter 'width'", "train", healthy, "--set", "width=3", "--out", out)
-    fails("NAME=VALUE is needed", "train", healthy, "--set", "width", "--out", out)
-    fails("twice", "train", healthy, "--detector", "gaussian", "--set", "side=low", "--set", "side=both", "--out", out)
-    fails("no sizes of the detector pca", "train", healthy, "--detector", "pca", "--published", "--out", out)
-    fails("pca takes none into account", "train", healthy, "--detector", "pca", "--covariates", "age", "--out", out)
-    fails("--calibration x", "train", healthy, "--calibration", "x", "--out", out)
+    train = ("train", healthy, "--out", out)
+    for message, *words in (
+        ("there is no detector 'magic'; choose one of aligned, gaussian", "--detector", "magic"),
+        ("has no parameter 'width'", "--set", "width=3"),
+        ("NAME=VALUE is needed", "--set", "width"),
+        ("twice", "--detector", "gaussian", "--set", "side=low", "--set", "side=both"),
+        ("no sizes of the detector pca", "--detector", "pca", "--published"),
+        ("pca takes none into account", "--detector", "pca", "--covariates", "age"),
+        ("--calibration x", "--calibration", "x"),
+        ("give either --rate or --guarantee, not both", "--rate", 0.01, "--guarantee", 0.8),
+    ):
+        fails(message, *train, *words)
     fails("scans with a lesion: ", "train", gliomas, "--out", out)
-    fails("no such table", "train", tmp_path / "none.tsv", "--out", out)
+    detect = ("detect", model, gliomas, "--out", tmp_path / "found", "--threshold", 2)
+    fails("give either --threshold or --calibrate", *detect, "--calibrate", healthy)
+    assert not out.exists()

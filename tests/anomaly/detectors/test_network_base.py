@@ -116,7 +116,7 @@ def test_subjects_in_groups_are_held_back_together(world):
 
     class Listening(DenoisingAutoencoder):
         def _fit_scans(self, scans):
-            seen.append(list(scans.covariates["subject"]))
+            seen.append(scans.groups.tolist())
             super()._fit_scans(scans)
 
     Listening(**gather_training(SMALL), calibration=0.34).fit(X, masks, groups=[7, 7, 8, 8, 9, 9])

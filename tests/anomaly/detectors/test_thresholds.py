@@ -19,9 +19,6 @@ from anomaly.detectors.thresholds import (
     OtsuThreshold,
     ScoredScans,
     YoudenThreshold,
-    checked_binary,
-    checked_masks,
-    checked_volumes,
     decoded_rule,
     encoded_rule,
     limit_spread,
@@ -260,45 +257,30 @@ def test_a_scan_without_a_lesion_enters_no_choice_and_stays_empty():
             rule().fit(maps, masks)
 
 
-def test_what_is_not_possible_is_refused_by_name():
-    maps, masks, _ = draw(13)
-    with pytest.raises(ValueError, match="scope must be one of dataset, image, not 'patient'"):
-        OtsuThreshold(scope="patient").fit(maps)
-    with pytest.raises(ValueError, match="size_mm must be a number above 0, not 0"):
-        MeanPoolThreshold(0).fit(maps)
-    with pytest.raises(ValueError, match="spacing must be one positive length in mm or three"):
-        MeanPoolThreshold(spacing=(1, 2)).fit(maps)
-    with pytest.raises(ValueError, match=r"one positive length in mm or three, not -2\.4"):
-        MeanPoolThreshold(spacing=-2.4).fit(maps)
-    with pytest.raises(ValueError, match="rate must be a number of at least 0 and below 1, not 1"):
-        HealthyRateThreshold(1).fit(maps)
-    with pytest.raises(ValueError, match="finite number, not nan"):
-        FixedThreshold(float("nan")).fit(maps)
-    with pytest.raises(ValueError, match="there are no maps"):
-        OtsuThreshold().fit([])
-    with pytest.raises(ValueError, match=r"maps must be a list or an array .* not the single value"):
-        OtsuThreshold().fit(np.array(0.5))
-    with pytest.raises(ValueError, match="masks must be a list or an array with one of them per case"):
-        OtsuThreshold().fit(maps, np.array(1))
-    with pytest.raises(ValueError, match="truths must be a list or an array with one of them per case"):
-        YoudenThreshold().fit(maps, truths=np.array(1))
-    with pytest.raises(ValueError, match="3 masks for 4 maps"):
-        OtsuThreshold().fit(maps, masks[:3])
-    with pytest.raises(ValueError, match="mask 0 has shape \\(9, 8, 6\\) and its map \\(9, 8, 7\\)"):
-        OtsuThreshold().fit(maps, masks[..., :6])
-    with pytest.raises(ValueError, match="mask 1 is empty"):
-        OtsuThreshold().fit(maps, [masks[0], np.zeros(SHAPE), *masks[2:]])
-    with pytest.raises(ValueError, match="mask 0 must hold 0 and 1 only, not \\[2\\]"):
-        OtsuThreshold().fit(maps, 2 * masks)
-    with pytest.raises(ValueError, match="must be a volume"):
-        OtsuThreshold().fit(maps[0])
-    broken = maps.copy()
-    broken[2, 0, 0, :2] = np.nan, np.inf
-    for call in (OtsuThreshold().fit, FixedThreshold(1).fit(maps).apply):
-        with pytest.raises(ValueError, match="map 2 contains 2 non-finite values"):
-            call(broken)
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (OtsuThreshold(scope="patient"), "scope must be one of dataset, image, not 'patient'"),
+        (MeanPoolThreshold(0), "size_mm must be a number above 0, not 0"),
+        (MeanPoolThreshold(spacing=(1, 2)), "spacing must be one positive length in mm or three"),
+        (MeanPoolThreshold(spacing=-2.4), r"one positive length in mm or three, not -2\.4"),
+        (HealthyRateThreshold(1), "rate must be a number of at least 0 and below 1, not 1"),
+        (FixedThreshold(float("nan")), "finite number, not nan"),
+        (HealthyScanThreshold(level=1.0), "level"),
+        (HealthyScanThreshold(level=0.4), "level"),
+        (HealthyScanThreshold(counted="cubes"), "counted"),
+        (HealthyScanThreshold(rate=1), "rate"),
+        (HealthyScanThreshold(opening=0), "opening"),
+    ],
+)
+def test_parameters_that_are_not_possible_are_refused_by_name(rule, message):
+    with pytest.raises(ValueError, match=message):
+        rule.fit(maps_of(np.random.default_rng(0), 30))
+
+
+def test_nothing_is_marked_before_the_fit():
     with pytest.raises(NotFittedError):
-        OtsuThreshold().apply(maps)
+        OtsuThreshold().apply(draw(13)[0])
 
 
 # Guarantees ----------------------------------------------------------------------------------------
@@ -359,21 +341,6 @@ def test_the_guaranteed_threshold_is_the_largest_scan_at_the_best_level():
     assert sum(open_map(marked, 2).any() for marked in lower.apply(maps, masks)) == 1
     # Half of the scans are allowed to have a component at the level .5.
     assert HealthyScanThreshold(0.5, opening=2).fit(maps, masks).threshold_ < rule.threshold_
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"level": 1.0}, "level"),
-        ({"level": 0.4}, "level"),
-        ({"counted": "cubes"}, "counted"),
-        ({"rate": 1}, "rate"),
-        ({"opening": 0}, "opening"),
-    ],
-)
-def test_options_of_a_guarantee_are_checked(options, message):
-    with pytest.raises(ValueError, match=message):
-        HealthyScanThreshold(**options).fit(maps_of(np.random.default_rng(0), 30))
 
 
 def test_the_spread_of_a_threshold_is_that_over_draws_of_scans():
@@ -480,58 +447,47 @@ def test_maps_that_cannot_be_opened_are_refused():
 )
 def test_scores_become_floating_point_and_keep_their_precision(dtype, expected):
     values = np.arange(24).reshape(GRID).astype(dtype)
-    (volume,) = checked_volumes([values], "map")
+    (volume,) = ScoredScans.checked([values]).volumes
     assert volume.dtype == expected
     np.testing.assert_array_equal(volume, values)
 
 
-def test_volumes_that_are_no_scores_are_refused_by_their_number():
-    sound = np.zeros(GRID)
-    broken = sound.copy()
-    broken[0, 0] = np.nan, np.inf
-    for wrong, message in (
-        (broken, "map 1 contains 2 non-finite values"),
-        (sound.astype(complex), "map 1 contains 24 non-finite values"),
-        (sound[0], r"map 1 must be a volume \(x, y, z\), not an array of shape \(4, 2\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            checked_volumes([sound, wrong], "map")
-    with pytest.raises(ValueError, match="there are no maps"):
-        checked_volumes([], "map")
-
-
-def test_without_masks_all_voxels_count():
+def test_masks_of_numbers_become_boolean_and_lesions_may_be_empty():
     volumes = [np.zeros(GRID), np.zeros((2, 2, 2))]
-    masks = checked_masks(None, volumes)
-    assert [mask.sum() for mask in masks] == [24, 8]
-    assert [mask.shape for mask in masks] == [GRID, (2, 2, 2)]
-
-
-def test_masks_of_numbers_become_boolean_and_wrong_ones_are_refused():
-    volumes = [np.zeros(GRID)] * 2
+    assert [mask.shape for mask in ScoredScans.checked(volumes).masks] == [GRID, (2, 2, 2)]
+    assert all(mask.all() for mask in ScoredScans.checked(volumes).masks)
     half = np.zeros(GRID, dtype=np.int16)
     half[0] = 1
-    first, second = checked_masks([half, half > 0], volumes)
-    assert first.dtype == second.dtype == bool
-    np.testing.assert_array_equal(first, second)
-    assert first.sum() == 8
-    for masks, message in (
-        ([half], "1 mask for 2 maps"),
-        ([half, half[1:]], r"mask 1 has shape \(2, 4, 2\) and its map \(3, 4, 2\)"),
-        ([half, 0 * half], "mask 1 is empty"),
-        ([half, 3 * half], r"mask 1 must hold 0 and 1 only, not \[3\]"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            checked_masks(masks, volumes)
+    scans = ScoredScans.checked([np.zeros(GRID)] * 2, [half, half > 0], [0 * half, half])
+    np.testing.assert_array_equal(*scans.masks)
+    assert [mask.dtype for mask in scans.masks] == [bool, bool]
+    assert [lesion.sum() for lesion in scans.lesions] == [0, 8]
 
 
-def test_lesions_may_be_empty_and_are_named_as_told():
-    volumes = [np.zeros(GRID)]
-    (lesion,) = checked_binary([np.zeros(GRID)], volumes, "truth")
-    assert lesion.dtype == bool
-    assert not lesion.any()
-    with pytest.raises(ValueError, match="truth 0 has shape"):
-        checked_binary([np.zeros((3, 4, 3))], volumes, "truth")
+SOUND, HALF = np.zeros(GRID), np.indices(GRID)[0] == 0
+BROKEN = np.where(np.indices(GRID)[:2].sum(0) == 0, np.nan, 0)
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "truths", "message"),
+    [
+        ([], None, None, "there are no maps"),
+        (np.array(1.0), None, None, "maps must be a list or an array .* not the single value"),
+        ([SOUND, BROKEN], None, None, "map 1 has 2 non-finite values"),
+        ([SOUND, SOUND.astype(complex)], None, None, "map 1 has 24 non-finite values"),
+        ([SOUND, SOUND[0]], None, None, r"map 1 must be a volume .* array of shape \(4, 2\)"),
+        ([SOUND], 1, None, "masks must be a list or an array with one of them per case"),
+        ([SOUND], None, 1, "truths must be a list or an array with one of them per case"),
+        ([SOUND] * 2, [HALF], None, "1 mask for 2 maps"),
+        ([SOUND] * 2, [HALF, HALF[1:]], None, r"mask 1 has shape \(2, 4, 2\) .* \(3, 4, 2\)"),
+        ([SOUND], None, [HALF[1:]], "truth 0 has shape"),
+        ([SOUND] * 2, [HALF, 0 * HALF], None, "mask 1 is empty"),
+        ([SOUND] * 2, [HALF, 3 * HALF], None, r"mask 1 must hold 0 and 1 only, not \[3\]"),
+    ],
+)
+def test_maps_masks_and_lesions_that_do_not_fit_are_refused(maps, masks, truths, message):
+    with pytest.raises(ValueError, match=message):
+        ScoredScans.checked(maps, masks, truths)
 
 
 # Model files -------------------------------------------------------------------------------------
@@ -656,83 +612,60 @@ def test_a_rule_of_a_users_own_is_not_stored_even_under_a_name_of_the_library(na
 # Altered contents --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["os", "open_map", "RULES", "BaseEstimator", "ThresholdRule", "", None, 3, ["a"]]
-)
-def test_only_names_of_rules_become_classes(name):
-    with pytest.raises(RefusedError, match="there is no threshold rule"):
-        decoded_rule(FIXED | {"rule": name})
+KEYS, FITTED = "missing key of a threshold", "not what a threshold has fitted"
+NUMBER, RANGE = "threshold_ of a threshold is .*, not a number", "a threshold has an impossible parameter"
+
+
+def altered(rule, parameters, **fitted):
+    return {"rule": rule, "parameters": parameters, "fitted": fitted}
+
+
+def mean_pool(size, spacing):
+    return altered("MeanPoolThreshold", {"size_mm": size, "spacing": spacing, "scope": "image"})
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("message", "contents"),
     [
-        ({}, "missing key of a threshold"),
-        ([FIXED], "missing key of a threshold"),
-        ("FixedThreshold", "missing key of a threshold"),
-        ({key: FIXED[key] for key in ("rule", "fitted")}, "missing key of a threshold"),
-        (FIXED | {"code": "1"}, "unknown or missing key of a threshold .unknown: code"),
-        (FIXED | {"parameters": {}}, "missing parameter of a threshold"),
-        (FIXED | {"parameters": {"value": 1, "rate": 0}}, "unknown or missing parameter"),
-        (FIXED | {"parameters": [2.5]}, "missing parameter of a threshold"),
+        (
+            "there is no threshold rule",
+            [
+                FIXED | {"rule": name}
+                for name in ("os", "open_map", "RULES", "BaseEstimator", "ThresholdRule", "", None, 3, ["a"])
+            ],
+        ),
+        (KEYS, [{}, [FIXED], "FixedThreshold", {key: FIXED[key] for key in ("rule", "fitted")}]),
+        ("unknown or missing key of a threshold .unknown: code", [FIXED | {"code": "1"}]),
+        ("missing parameter of a threshold", [FIXED | {"parameters": {}}, FIXED | {"parameters": [2.5]}]),
+        ("unknown or missing parameter", [FIXED | {"parameters": {"value": 1, "rate": 0}}]),
+        (
+            FITTED,
+            [
+                FIXED | {"fitted": fitted}
+                for fitted in ([2.5], None, {"fit": 1}, {"_limits_": 1.0}, {"__class__": 1}, {"value": 3},
+                               {"thresholds_": 1.0}, {"threshold_": 2.5, "limit_": 1.0})
+            ],
+        ),
+        (
+            NUMBER,
+            [
+                FIXED | {"fitted": {"threshold_": value}}
+                for value in (True, "2.5", None, [2.5], {"$tuple": [2.5]}, {"a": 1})
+            ],
+        ),
+        (RANGE, [altered("FixedThreshold", {"value": value}) for value in ("high", True, [2.5], None)]),
+        (RANGE, [altered("HealthyRateThreshold", {"rate": rate}) for rate in (1.5, "0.01")]),
+        (RANGE, [altered("OtsuThreshold", {"scope": scope}) for scope in ("everything", ["image"])]),
+        (RANGE, [mean_pool(-1, None), mean_pool([1, 1, 1], None), mean_pool(1, [1, 2])]),
+        (RANGE, [mean_pool(1, [1, 2, [3]]), mean_pool(1, ["1", "2", "3"])]),
+        (
+            "threshold_ .* is missing",
+            [altered("OtsuThreshold", {"scope": "dataset"}, threshold_={"$float": "nan"})],
+        ),
+        ("a limit for each scan", [altered("YoudenThreshold", {"scope": "image"}, threshold_=1.0)]),
     ],
-)
-def test_contents_with_unknown_or_missing_keys_are_refused(content, message):
-    with pytest.raises(RefusedError, match=message):
-        decoded_rule(content)
-
-
-@pytest.mark.parametrize(
-    "fitted",
-    [
-        [2.5],
-        None,
-        {"fit": 1},
-        {"_limits_": 1.0},
-        {"__class__": 1},
-        {"value": 3},
-        {"thresholds_": 1.0},
-        {"threshold_": 2.5, "limit_": 1.0},
-    ],
-)
-def test_only_fitted_attributes_are_set(fitted):
-    with pytest.raises(RefusedError, match="not what a threshold has fitted"):
-        decoded_rule(FIXED | {"fitted": fitted})
-
-
-@pytest.mark.parametrize("value", [True, "2.5", None, [2.5], {"$tuple": [2.5]}, {"a": 1}])
-def test_a_fitted_value_that_is_no_number_is_refused(value):
-    with pytest.raises(RefusedError, match=r"threshold_ of a threshold is .*, not a number"):
-        decoded_rule(FIXED | {"fitted": {"threshold_": value}})
-
-
-@pytest.mark.parametrize(
-    ("rule", "parameters"),
-    [
-        ("FixedThreshold", {"value": "high"}),
-        ("FixedThreshold", {"value": True}),
-        ("FixedThreshold", {"value": [2.5]}),
-        ("FixedThreshold", {"value": None}),
-        ("HealthyRateThreshold", {"rate": 1.5}),
-        ("HealthyRateThreshold", {"rate": "0.01"}),
-        ("OtsuThreshold", {"scope": "everything"}),
-        ("OtsuThreshold", {"scope": ["image"]}),
-        ("MeanPoolThreshold", {"size_mm": -1, "spacing": None, "scope": "image"}),
-        ("MeanPoolThreshold", {"size_mm": [1, 1, 1], "spacing": None, "scope": "image"}),
-        ("MeanPoolThreshold", {"size_mm": 1, "spacing": [1, 2], "scope": "image"}),
-        ("MeanPoolThreshold", {"size_mm": 1, "spacing": [1, 2, [3]], "scope": "image"}),
-        ("MeanPoolThreshold", {"size_mm": 1, "spacing": ["1", "2", "3"], "scope": "image"}),
-    ],
-)
-def test_parameters_out_of_range_are_refused(rule, parameters):
-    with pytest.raises(RefusedError, match="a threshold has an impossible parameter"):
-        decoded_rule({"rule": rule, "parameters": parameters, "fitted": {}})
-
-
-def test_a_threshold_that_the_scope_does_not_have_is_refused():
-    missing = {"rule": "OtsuThreshold", "parameters": {"scope": "dataset"}}
-    with pytest.raises(RefusedError, match=r"threshold_ .* is missing"):
-        decoded_rule(missing | {"fitted": {"threshold_": {"$float": "nan"}}})
-    limits = {"rule": "YoudenThreshold", "parameters": {"scope": "image"}}
-    with pytest.raises(RefusedError, match="a limit for each scan"):
-        decoded_rule(limits | {"fitted": {"threshold_": 1.0}})
+)  # fmt: skip
+def test_altered_contents_of_a_model_file_are_refused(message, contents):
+    for content in contents:
+        with pytest.raises(RefusedError, match=message):
+            decoded_rule(content)

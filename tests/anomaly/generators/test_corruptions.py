@@ -91,14 +91,14 @@ def test_one_ellipsoid_is_that_of_a_loop_over_voxels(monkeypatch):
     volume, mask = brain(3)
     known = {}
     whole = corruptions._ellipsoid
-    noise = corruptions._noise
+    values_of = corruptions.Ellipsoids._values
     monkeypatch.setattr(corruptions, "_ellipsoid", lambda *given: known.update(ellipsoid=given[1:]) or whole(*given))
 
     def drawn(*given):
-        known["values"] = np.clip(noise(*given), 0, 1)
+        known["values"] = np.clip(np.broadcast_to(values_of(*given), given[3:5]), 0, 1)
         return known["values"]
 
-    monkeypatch.setattr(corruptions, "_noise", drawn)
+    monkeypatch.setattr(corruptions.Ellipsoids, "_values", drawn)
     for seed in range(3):
         changed, anomaly = corrupt(volume, mask, counts=(0, 1), random_state=seed)
         expected = oracle(volume, mask, *known["ellipsoid"], known["values"])
@@ -125,21 +125,18 @@ def test_ellipsoids_are_turned_and_their_axes_differ():
     assert max(ratios) > 0.75
 
 
-def test_none_one_and_two_come_by_twenty_sixty_and_twenty():
-    volume, mask = brain(1)
-    rng = np.random.default_rng(0)
+def test_none_one_and_two_come_by_twenty_sixty_and_twenty(monkeypatch):
     from anomaly.generators import corruptions
 
+    volume, mask = brain(1)
+    rng = np.random.default_rng(0)
+    ellipsoid, seen = corruptions._ellipsoid, []
+    monkeypatch.setattr(corruptions, "_ellipsoid", lambda *given: seen.append(1) or ellipsoid(*given))
     counts = np.zeros(3)
     for _ in range(600):
-        seen = []
-        original = corruptions._ellipsoid
-        try:
-            corruptions._ellipsoid = lambda *given, seen=seen, f=original: seen.append(1) or f(*given)
-            corruptions.corrupt_in_place(volume.copy(), mask, rng, TissueMoments(0.5, 0.1), noise="mix", mean="half")
-        finally:
-            corruptions._ellipsoid = original
-        counts[len(seen)] += 1
+        before = len(seen)
+        corruptions.Ellipsoids().put_into(volume.copy(), mask, rng, TissueMoments(0.5, 0.1))
+        counts[len(seen) - before] += 1
     # Five standard deviations of a binomial number.
     assert (np.abs(counts / 600 - COUNTS) < 5 * np.sqrt(0.24 / 600)).all()
 

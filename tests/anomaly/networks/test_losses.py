@@ -34,8 +34,6 @@ def test_the_code_weighs_the_divergence_by_the_number_of_latent_numbers():
     mean, log_variance = random(3, 16), random(3, 16, seed=1)
     ratio = divergence(mean, log_variance, reduction="code") / divergence(mean, log_variance)
     assert float(ratio) == pytest.approx(16)
-    with pytest.raises(ValueError, match="not 'sum'"):
-        divergence(mean, log_variance, reduction="sum")
 
 
 def test_cross_entropy_weighs_anomalies():
@@ -46,8 +44,6 @@ def test_cross_entropy_weighs_anomalies():
     assert float(weighted_cross_entropy(logits, target, 20.0)) == pytest.approx(sum(parts) / 4)
     brain = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
     assert float(weighted_cross_entropy(logits, target, 20.0, brain)) == pytest.approx(sum(parts[:2]) / 2)
-    with pytest.raises(ValueError, match=r"shape \(4,\) for a target of shape \(3,\)"):
-        weighted_cross_entropy(logits, target[:3])
 
 
 def test_large_logits_give_finite_losses():
@@ -62,8 +58,6 @@ def test_errors_count_in_the_brain_alone_where_one_is_given():
     inside = brain.expand_as(volume) > 0
     torch.testing.assert_close(squared_error(other, volume, brain), (other - volume)[inside].square().mean())
     torch.testing.assert_close(squared_error(other, volume), (other - volume).square().mean())
-    with pytest.raises(ValueError, match="reconstruction of shape"):
-        squared_error(other[:, :1], volume)
 
 
 def test_the_losses_are_sums_of_their_parts():

@@ -211,11 +211,12 @@ def test_too_few_healthy_scans_are_not_counted_as_alike():
 
 
 def test_healthy_scans_keep_their_figures_in_a_file():
-    scans = replace(healthy_scans(4), left_out=True, adjusted=True)
+    measured = tuple(replace(scan, noise=0.1) for scan in healthy_scans(4).scans)
+    scans = HealthyScans(measured, (1.0, 2.0), left_out=True, adjusted=True)
     content = scans.to_dict()
     assert HealthyScans.from_dict(content) == scans
     first = {key: content[key] for key in ("scans", "spread")}
-    assert HealthyScans.from_dict(first) == healthy_scans(4)
+    assert HealthyScans.from_dict(first) == HealthyScans(measured, (1.0, 2.0))
     assert HealthyScans.from_dict(content | {"spread": None}).spread is None
     with pytest.raises(RefusedError, match="has 3 values"):
         HealthyScans.from_dict({"scans": [content["scans"][0] | {"bulk": [1, 2, 3]}], "spread": None})

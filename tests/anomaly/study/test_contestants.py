@@ -19,7 +19,6 @@ from anomaly.study.contestants import (
     checked_rules,
     control_entries,
     method_entries,
-    rules_of,
 )
 from anomaly.study.controls import CONTROLS
 from anomaly.study.evaluation import evaluate_detectors
@@ -112,23 +111,23 @@ def test_rules_are_new_ones_that_know_the_size_of_voxels():
         "otsu": OtsuThreshold(),
     }
     checked = checked_rules(rules, ["a", "b"], (1.0, 2.0, 3.0), has_healthy=False)
-    assert checked["pool"].spacing == (1.0, 2.0, 3.0)
+    assert checked["a"]["pool"].spacing == (1.0, 2.0, 3.0)
     assert rules["pool"].spacing is None
-    assert checked["otsu"] is not rules["otsu"]
-    assert list(rules_of(checked, "a")) == ["pool", "own", "otsu"]
-    assert list(rules_of(checked, "b")) == ["pool", "otsu"]
-    assert rules_of(checked, "a")["own"].value == 1.0
+    assert checked["a"]["otsu"] is not rules["otsu"]
+    assert list(checked["a"]) == ["pool", "own", "otsu"]
+    assert list(checked["b"]) == ["pool", "otsu"]
+    assert checked["a"]["own"].value == 1.0
     with_spacing = checked_rules(
         {"pool": MeanPoolThreshold(9.6, spacing=2.4)}, ["a"], None, has_healthy=False
     )
-    assert with_spacing["pool"].spacing == 2.4
+    assert with_spacing["a"]["pool"].spacing == 2.4
 
 
 def test_without_rules_all_are_taken_that_have_what_they_need():
     every = checked_rules(None, ["a"], (4.0,) * 3, has_healthy=True)
-    assert list(every) == list(RULES)
+    assert list(every["a"]) == list(RULES)
     without = checked_rules(None, ["a"], (4.0,) * 3, has_healthy=False)
-    assert set(RULES) - set(without) == {"healthy rate"}
+    assert set(RULES) - set(without["a"]) == {"healthy rate"}
 
 
 def test_with_validation_the_threshold_is_theirs_alone(cohort, row_of):
@@ -185,7 +184,7 @@ def test_without_healthy_scans_rules_that_need_them_are_left_out(cohort):
         ({"maps": {}}, "no maps"),
         ({"maps": {"empty": None}}, "names of their own"),
         ({"n": 3}, "maps: 3 for 5 scans"),
-        ({"nan": True}, "strong: maps: 1 non-finite value in lesion 0"),
+        ({"nan": True}, "strong: maps of lesion 0 has 1 non-finite value"),
         ({"shape": True}, "one of shape \\(17, 20, 16\\) for lesion 0"),
         ({"mixed": True}, "some maps are masks"),
         ({"healthy_maps": None}, "healthy and healthy_maps belong together"),

@@ -27,7 +27,7 @@ def advance(x):
 def start(tmp_path, monkeypatch):
     """Load the small kernel as a new process would; return its value and what was compiled."""
     monkeypatch.setenv("DMRIFIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(compiler._SOURCES, "kernel", lambda _: SMALL)
+    monkeypatch.setattr(compiler, "_source", lambda _: SMALL)
 
     def load():
         monkeypatch.setattr(compiler, "_loaded", {})

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit.cli import image_commands
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image, predict_image
@@ -179,11 +178,13 @@ def test_what_a_prediction_lacks_is_named(run, tmp_path):
     assert "needs echo times" in err
 
 
-@pytest.mark.parametrize(("end", "bounds", "text"), [("Lower", [0.1, None], "0.1"), ("Upper", [None, 3.0], "3")])
-def test_shares_at_one_bound_are_printed_where_the_other_is_none(capsys, end, bounds, text):
-    entry = {"Bounds": bounds, "ShareAtBounds": {end: 0.25}}
-    image_commands._print_share_at_bound("ADC", entry, end)
-    assert capsys.readouterr().out == f"ADC: 25.0% of the fitted voxels at the {end.lower()} bound {text}\n"
+def test_the_share_at_a_bound_is_printed_where_the_other_is_none(fitted, run):
+    scan = fitted / "sub-A_ses-1_dwi.nii"
+    np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
+    options = ("--model", "adc", "--bounds", "ADC=5,inf", "--no-quicklook", "--out", fitted / "bound")
+    code, printed, err = run("fit", scan, *options)
+    assert code == 0, err
+    assert "ADC: 100.0% of the fitted voxels at the lower bound 5\n" in printed
 
 
 def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, run):

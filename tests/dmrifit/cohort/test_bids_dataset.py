@@ -44,15 +44,19 @@ def users(cohort, tmp_path):
     return table
 
 
-def test_a_users_table_keeps_its_lines_columns_and_names(cohort, users):
-    before = users.read_bytes().decode().split("\r\n")
+def test_a_users_table_keeps_its_cells_columns_names_and_ends_of_lines(cohort, users):
+    options = {"sep": "\t", "dtype": str, "keep_default_na": False}
+    before = pd.read_csv(users, **options)
     Cohort(cohort.scans[1:], "cohort1").write(users.parent)
-    after = users.read_bytes().decode().split("\r\n")
-    added = "lesion\tsigma\ttruth\tnoise_free\tsynthetic"
-    assert after[0] == f"{before[0]}\t{added}"
-    assert after[1] == before[1] + "\tn/a" * 5
-    assert [line.split("\t")[:3] for line in after[2:4]] == [[f"cohort1p0{k}", "n/a", "cohort1"] for k in (2, 3)]
-    assert after[4:] == [""]
+    text = users.read_bytes().decode()
+    assert text.startswith("\ufeffparticipant_id")
+    assert text.count("\r\n") == text.count("\n") == 4
+    after = pd.read_csv(users, **options)
+    added = ["lesion", "sigma", "truth", "noise_free", "synthetic"]
+    assert list(after) == [*before, *added]
+    pd.testing.assert_frame_equal(after.iloc[:1][[*before]], before)
+    assert set(after.loc[0, added]) == {"n/a"}
+    assert after.iloc[1:, :3].to_numpy().tolist() == [[f"cohort1p0{k}", "n/a", "cohort1"] for k in (2, 3)]
     assert Cohort.read(users)["cohort1"].patients == cohort.patients
 
 

@@ -30,5 +30,5 @@ def test_values_fixed_for_each_voxel_are_searched_like_a_free_parameter():
     free = Problem(model, protocol, settings, box, {})
     varying = Problem(model, protocol, settings, box, {"Dt": np.array([1.0, 2.0])})
     constant = Problem(model, protocol, settings, box, {"Dt": np.array(1.0)})
-    np.testing.assert_array_equal(varying.dictionary.atoms, free.dictionary.atoms)
-    assert len(constant.dictionary.atoms) < len(free.dictionary.atoms)
+    np.testing.assert_array_equal(varying.dictionary.atoms.signals, free.dictionary.atoms.signals)
+    assert len(constant.dictionary.atoms.signals) < len(free.dictionary.atoms.signals)

@@ -23,71 +23,71 @@ def test_the_fast_component_starts_once_for_each_start_and_the_slow_one_on_a_gri
     # Of Dv from 4 to 100, what b from 0.1 ms/µm² can tell apart ends at 3/0.1.
     fast = 4 * (30 / 4) ** np.array([0.04, 0.53, 0.91])
     slow = 0.2 * (3 / 0.2) ** ((np.arange(24) + 0.5) / 24)
-    assert starts.n_first == starts.n_strata == 3
-    np.testing.assert_allclose(starts.atoms[:3], np.exp(-fast[:, None] * B), rtol=1e-12)
-    np.testing.assert_allclose(starts.atoms[3:], np.exp(-slow[:, None] * B), rtol=1e-12)
+    assert starts.atoms.n_first == starts.n_strata == 3
+    np.testing.assert_allclose(starts.atoms.signals[:3], np.exp(-fast[:, None] * B), rtol=1e-12)
+    np.testing.assert_allclose(starts.atoms.signals[3:], np.exp(-slow[:, None] * B), rtol=1e-12)
     # Coordinates of the search: S0, f, log Dv, Dt; those of the other component are missing.
-    assert np.isnan(starts.atoms_q[:3, [0, 1, 3]]).all()
-    np.testing.assert_allclose(starts.atoms_q[:3, 2], np.log(fast), rtol=1e-12)
-    np.testing.assert_allclose(starts.atoms_q[3:, 3], slow, rtol=1e-12)
+    assert np.isnan(starts.atoms.points[:3, [0, 1, 3]]).all()
+    np.testing.assert_allclose(starts.atoms.points[:3, 2], np.log(fast), rtol=1e-12)
+    np.testing.assert_allclose(starts.atoms.points[3:, 3], slow, rtol=1e-12)
 
 
 def test_products_of_atoms_and_constants_of_pairs_are_those_of_linear_algebra():
     starts = dictionary("ivim")
-    np.testing.assert_allclose(starts.gram, starts.atoms @ starts.atoms.T, rtol=1e-12)
-    assert starts.constants.shape == (3, 24, 6)
+    np.testing.assert_allclose(starts.atoms.gram, starts.atoms.signals @ starts.atoms.signals.T, rtol=1e-12)
+    assert starts.atoms.constants.shape == (3, 24, 6)
     for s, t in ((0, 3), (2, 17)):
-        pair = starts.atoms[[s, 3 + t]]
+        pair = starts.atoms.signals[[s, 3 + t]]
         inverse = np.linalg.inv(pair @ pair.T)
         expected = [inverse[0, 0], -inverse[0, 1], inverse[1, 1]]
-        np.testing.assert_allclose(starts.constants[s, t, :3], expected, rtol=1e-6)
+        np.testing.assert_allclose(starts.atoms.constants[s, t, :3], expected, rtol=1e-6)
         np.testing.assert_allclose(
-            starts.constants[s, t, 3:5], 1 / (pair[[1, 0]] ** 2).sum(axis=1), rtol=1e-12
+            starts.atoms.constants[s, t, 3:5], 1 / (pair[[1, 0]] ** 2).sum(axis=1), rtol=1e-12
         )
-        assert starts.constants[s, t, 5] == t
+        assert starts.atoms.constants[s, t, 5] == t
 
 
 def test_without_two_components_each_start_takes_a_part_of_the_atoms():
     starts = dictionary("kurtosis", n_starts=3)
-    assert starts.n_first == 0
+    assert starts.atoms.n_first == 0
     assert starts.n_strata == 3
-    assert starts.constants.shape == (1, len(starts.atoms), 6)
+    assert starts.atoms.constants.shape == (1, len(starts.atoms.signals), 6)
     np.testing.assert_allclose(
-        starts.constants[0, :, 0], (starts.atoms**2).sum(axis=1), rtol=1e-12
+        starts.atoms.constants[0, :, 0], (starts.atoms.signals**2).sum(axis=1), rtol=1e-12
     )
-    d, k = starts.atoms_q[:, 1:].T
+    d, k = starts.atoms.points[:, 1:].T
     np.testing.assert_allclose(
-        starts.atoms, np.exp(-d[:, None] * B + (d[:, None] * B) ** 2 * k[:, None] / 6), rtol=1e-9
+        starts.atoms.signals, np.exp(-d[:, None] * B + (d[:, None] * B) ** 2 * k[:, None] / 6), rtol=1e-9
     )
-    assert dictionary("kurtosis", n_starts=10**6).n_strata == len(starts.atoms)
+    assert dictionary("kurtosis", n_starts=10**6).n_strata == len(starts.atoms.signals)
 
 
 def test_a_parameter_that_is_fixed_is_not_searched():
     starts = dictionary("ivim", fixed=[("Dt", 1.25)])
-    np.testing.assert_allclose(starts.atoms[3:], np.exp(-1.25 * B)[None], rtol=1e-12)
+    np.testing.assert_allclose(starts.atoms.signals[3:], np.exp(-1.25 * B)[None], rtol=1e-12)
     starts = dictionary("ivim", fixed=[("Dv", 20.0)])
-    np.testing.assert_allclose(starts.atoms[: starts.n_first], np.exp(-20 * B)[None], rtol=1e-12)
-    assert len(starts.atoms) == starts.n_first + 24
+    np.testing.assert_allclose(starts.atoms.signals[: starts.atoms.n_first], np.exp(-20 * B)[None], rtol=1e-12)
+    assert len(starts.atoms.signals) == starts.atoms.n_first + 24
 
 
 def test_kurtosis_is_limited_where_the_signal_must_not_turn_up():
     free, limited = dictionary("kurtosis"), dictionary("kurtosis", turn_up=3.0)
-    d = limited.atoms_q[:, 1]
+    d = limited.atoms.points[:, 1]
     limit = np.minimum(5, 3 / d)
     kurtosis = (
-        limited.atoms_q[:, 2] * limit / 5
+        limited.atoms.points[:, 2] * limit / 5
     )  # the inner coordinate is the share of the limit times the bound
     expected = np.exp(-d[:, None] * B + (d[:, None] * B) ** 2 * kurtosis[:, None] / 6)
-    np.testing.assert_allclose(limited.atoms, expected, rtol=1e-9)
+    np.testing.assert_allclose(limited.atoms.signals, expected, rtol=1e-9)
     assert (kurtosis * d <= 3 * (1 + 1e-12)).all()
-    assert (free.atoms_q[:, 2] * free.atoms_q[:, 1] > 3).any()
-    assert (np.diff(limited.atoms, axis=1) <= 1e-12).all()
+    assert (free.atoms.points[:, 2] * free.atoms.points[:, 1] > 3).any()
+    assert (np.diff(limited.atoms.signals, axis=1) <= 1e-12).all()
 
 
 def test_relaxation_times_are_spread_over_what_the_echo_times_can_tell_apart():
     protocol = Protocol.preset("cohort1").take([0, 1, 2, 3, 4, 7, 11])
     starts = dictionary("t2-ivim-kurtosis", protocol=protocol)
-    times = np.unique(np.round(1 / starts.atoms_q[starts.n_first :, 6], 9))
+    times = np.unique(np.round(1 / starts.atoms.points[starts.atoms.n_first :, 6], 9))
     low, high = max(20, protocol.te.min() / 5), min(140, protocol.te.max() * 10)
     np.testing.assert_allclose(times, low * (high / low) ** ((np.arange(6) + 0.5) / 6))
 
@@ -106,5 +106,5 @@ def test_coordinates_of_the_search_are_logarithms_and_inverses():
 def test_the_fast_component_starts_at_as_many_places_as_there_are_starts(n_starts, shares):
     starts = dictionary("ivim", n_starts=n_starts)
     np.testing.assert_allclose(
-        np.exp(starts.atoms_q[:n_starts, 2]), 4 * 7.5 ** np.array(shares), rtol=1e-12
+        np.exp(starts.atoms.points[:n_starts, 2]), 4 * 7.5 ** np.array(shares), rtol=1e-12
     )

@@ -123,21 +123,16 @@ def test_voxels_without_spare_values_do_not_enter_the_snr(noisy_signals):
 
 
 def test_the_snr_is_of_signals_that_were_measured():
-    protocol = Protocol(np.repeat([500.0, 800.0, 1200.0], 4))
+    protocol = Protocol(np.repeat([500.0, 800.0, 1200.0], 4), te=80)
     clean = MODELS["adc"].signal(np.tile([1000.0, 1.0], (500, 1)), protocol)
     signals = clean + np.random.default_rng(5).normal(0, 20, clean.shape)
     tally = tally_of(fit_voxels(signals, protocol, "adc"), protocol)
     assert tally.snr()[0] == pytest.approx(50 * np.exp(-0.5), rel=0.1)
     section = bids_derivatives._describe_expected_precision(tally)["ExpectedPrecision"]
-    assert section["SNRContrast"] == "b = 500 s/mm²"
+    assert section["SNRContrast"] == "b = 500 s/mm² and TE 80 ms"
     # In typical tissue of 1 µm²/ms, the lower bound is that of S0 at an SNR of 50.
     table = expected_precision(protocol, MODELS["adc"], (), 50)
     np.testing.assert_allclose(list(section["CoefficientOfVariation"].values()), table["cv"], rtol=0.1)
-
-
-def test_the_contrast_of_the_snr_has_an_echo_time():
-    protocol = Protocol([0, 500, 0, 500], te=[90, 90, 60, 60])
-    assert bids_derivatives._describe_contrast(protocol, np.intp(2)) == "b = 0 s/mm² and TE 60 ms"
 
 
 def test_dark_voxels_far_above_the_noise_are_tissue():

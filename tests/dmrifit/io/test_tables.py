@@ -132,12 +132,12 @@ def test_a_file_of_numbers_in_place_of_a_table_does_not_fill_the_screen(data_dir
     assert len(str(error.value)) < 400
 
 
-def test_a_table_with_further_rows_keeps_its_lines(tmp_path):
+def test_a_table_with_further_rows_keeps_its_cells(tmp_path):
     path = tmp_path / "a.tsv"
     options = {"columns": ["name", "value", "more", "never"], "aliases": {"id": "name"}}
     path.write_text('id\tnote\na\t"two\nlines"\nb\n\n')
     text, names = table_with(path, [{"name": '"c"', "value": "3"}], **options)
-    assert text == 'id\tnote\tvalue\na\t"two\nlines"\tn/a\nb\tn/a\tn/a\n\n"""c"""\tn/a\t3\n'
+    assert text == 'id\tnote\tvalue\na\t"two\nlines"\tn/a\nb\t\tn/a\n"""c"""\tn/a\t3\n'
     assert names == {"name": "id", "value": "value"}
     path.write_text(text)
     rows = [row for _, row in read_rows(path, required=["name"], aliases=options["aliases"])]

@@ -83,29 +83,6 @@ def test_the_smallest_finding_goes_with_the_run(brightness, cases, tmp_path):
     assert any((one >= 0.5).sum() > mask.sum() for one, mask in zip(every, kept, strict=True))
 
 
-def test_a_case_that_fails_is_named_as_those_that_could_not_be_read(
-    brightness, cases, tmp_path, monkeypatch
-):
-    from metastasis.segmentation import ensemble
-
-    segment_by = ensemble.segment_by
-    run(brightness(3), cases, tmp_path)
-
-    def segment_others(segmenter, *, volumes, **scan):
-        if np.array_equal(volumes[0].affine, cases[0].affine):
-            raise ValueError("no brain")
-        return segment_by(segmenter, volumes=volumes, **scan)
-
-    monkeypatch.setattr(ensemble, "segment_by", segment_others)
-    run(brightness(3), cases, tmp_path, overwrite=True)
-    failed = pd.read_csv(tmp_path / "failed.tsv", sep="\t")
-    assert list(failed) == ["name", "patient", "problem"]
-    assert failed["name"].tolist() == [cases[0].name]
-    assert failed["patient"].tolist() == [cases[0].patient]
-    assert "no brain" in failed["problem"][0]
-    assert list((tmp_path / cases[0].name).iterdir()) == []
-
-
 def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, cases, tmp_path):
     both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
     cases = [replace(case, affine=np.diag([1.1, 1.1, 1.1, 1])) for case in cases]

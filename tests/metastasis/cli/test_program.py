@@ -33,7 +33,7 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
     assert "synthetic" in out
     words = ("train", table, "--out", models[1], "--alpha", 0.5, *TINY, "--warm-start", models[0])
     words = (*words, "--validation", validation, "--false-positives")
-    monkeypatch.setattr("metastasis.segmentation.segmenter.operating_point", too_many)
+    monkeypatch.setattr("metastasis.segmentation.operating_points.operating_point", too_many)
     code, _, error = run(*words, 0)
     assert code == 2
     assert "keeps the threshold 0.5" in error
@@ -87,28 +87,6 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
 
 
 @pytest.mark.deep
-def test_what_is_wrong_is_one_line_before_long_work(error_of, table, synthetic_cases, tmp_path):
-    pytest.importorskip("torch")
-    out = tmp_path / "model.dmrifit"
-
-    train = ("train", table, "--out", out, *TINY)
-    assert "no folder" in error_of("train", table, "--out", tmp_path / "no" / "model")
-    assert "loss" in error_of(*train, "--loss", "dice")
-    assert "both --false-positives and --validation" in error_of(*train, "--false-positives", 1)
-    assert "patients that" in error_of(*train, "--false-positives", 1, "--validation", table)
-    assert "--widths 2,x" in error_of("train", table, "--out", out, "--widths", "2,x")
-    bare = write_cases([replace(case, label=None) for case in synthetic_cases], tmp_path / "bare")
-    assert "no label of synthetic-001" in error_of("train", bare, "--out", out, *TINY)
-    assert not out.exists()
-
-    compare = ("evaluate", table, "--out", tmp_path / "b", "--segmentations")
-    assert "write NAME=VALUE" in error_of(*compare, "x")
-    assert "x twice" in error_of(*compare, "x=a", "--segmentations", "x=b")
-    assert "nothing.tsv" in error_of(*compare, f"x={tmp_path / 'nothing.tsv'}")
-    assert not (tmp_path / "b").exists()
-
-
-@pytest.mark.deep
 @pytest.mark.slow
 def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
     pytest.importorskip("torch")
@@ -139,3 +117,42 @@ def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
     page = (compared / "report.html").read_text(encoding="utf-8")
     assert "they are no performance" in page
     assert "ynthetic" not in page
+
+
+# Preparation ---------------------------------------------------------------------------------------
+
+SHAPE = (40, 40, 20)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write a synthetic scan of 2 × 2 × 4 mm with a bright vessel, and its brain."""
+    places = np.indices(SHAPE) - np.array(SHAPE)[:, None, None, None] / 2
+    brain = np.linalg.norm(places / np.array(SHAPE)[:, None, None, None], axis=0) < 0.4
+    noise = np.random.default_rng(0).normal(0, 10, SHAPE)
+    values = np.where(brain, 300 + noise, 0)
+    values[18:21, 8:32, 9:11] = 700
+    affine = np.diag([2.0, 2, 4, 1])
+    for name, array in (("scan", values), ("mask", brain), ("short", brain[:-1])):
+        nib.save(nib.Nifti1Image(array.astype(np.float32), affine), tmp_path / f"{name}.nii.gz")
+    return tmp_path
+
+
+def test_a_scan_is_prepared_with_its_brain_and_thick_slices_are_told(run, files):
+    scan, mask, out = files / "scan.nii.gz", files / "mask.nii.gz", files / "prepared"
+    code, said, error = run("prepare", scan, "--brain", mask, "--spacing", 2, "--out", out)
+    assert code == 0, error
+    assert "40 × 40 × 40 voxels of 2 mm" in said
+    assert "4 mm" in error
+    image = nib.load(out / "scan.nii.gz")
+    brain = nib.load(out / "scan_brain.nii.gz").get_fdata() > 0
+    np.testing.assert_allclose(image.header.get_zooms(), 2)
+    assert np.median(image.get_fdata()[brain]) == pytest.approx(1, abs=0.01)
+
+
+def test_a_brain_on_another_grid_is_refused_before_anything_is_written(run, files):
+    words = ("prepare", files / "scan.nii.gz", "--brain", files / "short.nii.gz")
+    code, _, error = run(*words, "--out", files / "prepared")
+    assert code == 2
+    assert "39 × 40 × 20" in error
+    assert not (files / "prepared").exists()

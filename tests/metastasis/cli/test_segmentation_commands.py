@@ -83,7 +83,7 @@ def run_calls(models, tmp_path, monkeypatch):
 
     def start(command, *words, **options):
         words = [list(words)] if command is segment else [*words[:2], list(words[2:])]
-        of_run = {name: options.pop(name) for name in ("flips", "device") if name in options}
+        of_run = {name: options.pop(name) for name in ("flips", "device", "prior", "mask") if name in options}
         with pytest.raises(StoppedError):
             command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
         return calls[-1]
@@ -228,31 +228,26 @@ def test_probabilities_do_not_depend_on_how_a_scan_is_stored(cases, models):
         np.testing.assert_allclose(answer.get_fdata(), stored.get_fdata(), rtol=0, atol=1e-5)
 
 
-def test_a_scan_without_findings_is_not_called_free_of_metastases(run, table, models, tmp_path):
-    words = ("segment", models.plain, table, "--threshold", "1", "--out", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("threshold", "n_said", "sentence"),
+    [
+        ("1", 3, "nothing marked; this is not 'no metastases': how many of all and of small metastases this model finds"),
+        ("0.01", 1, "marked is what looks like a metastasis, and much of it may be none: how much is marked in brains"),
+    ],
+)
+def test_what_findings_and_none_mean_is_said_where_they_stand(run, table, models, tmp_path, threshold, n_said, sentence):
+    words = ("segment", models.plain, table, "--threshold", threshold, "--out", tmp_path / "out")
     code, said, error = run(*words)
     assert code == 0, error
-    sentence = "nothing marked; this is not 'no metastases': how many of all and of small metastases this model finds"
-    assert said.count(sentence) == 3
+    assert said.count(sentence) == n_said
     rows = pd.read_csv(tmp_path / "out" / "segmentations.tsv", sep="\t")
     assert rows["statement"].str.startswith(sentence).all()
+    assert ((rows["n_lesions"] > 0) == (threshold != "1")).all()
     record = json.loads((tmp_path / "out" / "p0" / "segmentation.json").read_text(encoding="utf-8"))
     assert record["statement"].startswith(sentence)
     for page in ("index.html", "p0/view.html"):
         text = (tmp_path / "out" / page).read_text(encoding="utf-8").replace("&#39;", "'")
         assert sentence[1:] in text
-
-
-def test_findings_are_said_to_be_uncertain_where_they_stand(run, table, models, tmp_path):
-    code, said, error = run("segment", models.plain, table, "--threshold", "0.01", "--out", tmp_path / "out")
-    assert code == 0, error
-    sentence = "how much is marked in brains without metastases is unknown"
-    assert said.count(sentence) == 1
-    rows = pd.read_csv(tmp_path / "out" / "segmentations.tsv", sep="\t")
-    assert (rows["n_lesions"] > 0).all()
-    assert rows["statement"].str.endswith(sentence).all()
-    for page in ("index.html", "p0/view.html"):
-        assert sentence in (tmp_path / "out" / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", ["segment", "ensemble"])
@@ -320,17 +315,6 @@ def test_scans_of_other_voxels_are_refused_before_they_are_read_or_resampled(run
     assert "fine.nii.gz has voxels of 0.5 × 0.5 × 0.5 mm, the training scans of 1 mm; segment it with --resample" in error
 
 
-def test_flips_average_over_mirror_images(run, cases, table, models, tmp_path):
-    words = ("segment", models.sensitive, table, "--no-figure", "--flips", "--out", tmp_path)
-    assert run(*words)[0] == 0
-    written = volumes(tmp_path / "segmentations.tsv", "probability")
-    averaged = probabilities(models.sensitive, cases, flips=True)
-    plain = probabilities(models.sensitive, cases)
-    for values, mean, single in zip(written, averaged, plain, strict=True):
-        np.testing.assert_allclose(values, mean, atol=1e-6)
-        assert np.abs(values - single).max() > 1e-4
-
-
 def test_a_threshold_of_the_user_replaces_the_operating_point(table, models, tmp_path, run_calls):
     segmenter = load_model(models.sensitive)
     segmenter.threshold_, segmenter.false_positives_ = 0.25, 3.0
@@ -355,25 +339,13 @@ def test_a_single_image_comes_with_a_prior_and_a_mask(table, models, run_calls):
     assert case.prior is None
 
 
-def test_a_single_image_is_segmented(run, table, models, tmp_path):
-    image = table.parent / "p1_image.nii.gz"
-    words = ("segment", models.sensitive, image, "--out", tmp_path, "--no-figure")
-    code, out, error = run(*words)
-    assert code == 0, error
-    assert "1 scan," in out
-    assert "synthetic" not in out
-    content = json.loads((tmp_path / "p1_image" / "segmentation.json").read_text())
-    assert content["notice"] == "Research software; not for clinical use."
-
-
-def test_priors_are_left_out_with_a_warning_where_the_model_saw_none(
-    table, models, run_calls, capsys
-):
+def test_priors_are_left_out_with_a_warning_where_no_model_saw_any(table, models, run_calls, capsys):
     _, scans = run_calls(segment, models.plain, table)
     assert [case.prior for case in scans] == [None] * 3
     assert "trained without prior scans" in capsys.readouterr().err
     _, scans = run_calls(segment, models.sensitive, table)
     assert [case.prior is None for case in scans] == [True, False, False]
+    run_calls(ensemble, models.plain, models.specific, table)
     assert capsys.readouterr().err == ""
 
 
@@ -431,13 +403,6 @@ def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run
     }
 
 
-def test_an_ensemble_warns_of_priors_that_no_model_looks_at(table, models, run_calls, capsys):
-    run_calls(ensemble, models.plain, models.plain, table)
-    assert "trained without prior scans" in capsys.readouterr().err
-    run_calls(ensemble, models.plain, models.specific, table)
-    assert capsys.readouterr().err == ""
-
-
 # What is said, and errors ------------------------------------------------------------------------
 
 
@@ -485,21 +450,16 @@ def test_a_flagged_or_failed_scan_ends_with_a_code_on_request(
     command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions(fail_on_flag=True))
 
 
-@pytest.mark.parametrize("value", ["0", "-0.5", "1.01", "nan"])
-def test_thresholds_that_are_no_probability_are_refused(error_of, table, models, tmp_path, value):
-    words = ("segment", models.sensitive, table, "--out", tmp_path / "a", "--threshold", value)
-    assert "a probability above 0 and at most 1 is needed" in error_of(*words)
-    words = ("ensemble", models.sensitive, models.specific, table, "--out", tmp_path / "a")
-    assert "--thresholds" in error_of(*words, f"--thresholds=0.5,{value}")
-    assert not (tmp_path / "a").exists()
-
-
-def test_an_ensemble_needs_two_thresholds(error_of, table, models, tmp_path):
-    words = ("ensemble", models.sensitive, models.specific, table, "--out", tmp_path / "a")
+def test_thresholds_that_are_no_probability_are_refused(error_of, table, models, tmp_path):
+    out = ("--out", tmp_path / "a")
+    words = ("ensemble", models.sensitive, models.specific, table, *out)
+    for value in ("0", "-0.5", "1.01", "nan"):
+        error = error_of("segment", models.sensitive, table, *out, "--threshold", value)
+        assert "a probability above 0 and at most 1 is needed" in error
+        assert "--thresholds" in error_of(*words, f"--thresholds=0.5,{value}")
     for thresholds in ("0.5", "0.2,0.3,0.4", "low,high"):
-        assert f"--thresholds {thresholds}: 2 numbers" in error_of(
-            *words, "--thresholds", thresholds
-        )
+        assert f"--thresholds {thresholds}: 2 numbers" in error_of(*words, "--thresholds", thresholds)
+    assert not (tmp_path / "a").exists()
 
 
 def test_model_files_that_are_missing_or_of_another_kind_are_named(

@@ -16,7 +16,16 @@ from metastasis import (
     write_cases,
 )
 from metastasis.candidates.small_model import small_model_threshold
-from metastasis.cli.study_commands import _labelled_cases, evaluate, simulate, train
+from metastasis.cli import study_commands
+from metastasis.cli.study_commands import (
+    PatientOptions,
+    StudyOptions,
+    TrainingOptions,
+    _labelled_cases,
+    evaluate,
+    simulate,
+)
+from metastasis.simulate import training_scans
 
 TINY = (
     "--widths",
@@ -33,15 +42,23 @@ TINY = (
 SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
 
 
+def train(cases, out, **options):
+    """Call the command with its options, some of which stand in groups."""
+    groups = [
+        group(**{key: options.pop(key) for key in inspect.signature(group).parameters if key in options})
+        for group in (StudyOptions, TrainingOptions)
+    ]
+    study_commands.train(cases, out, *groups, **options)
+
+
 # Simulation ---------------------------------------------------------------------------------------
 
 
 def test_a_simulation_without_options_is_that_of_the_function():
-    named, known = (inspect.signature(one).parameters for one in (simulate, simulate_metastases))
-    for key in (
-        "prior", "shape", "spacing", "metastases", "mimics", "misregistration", "world", "skip",
-    ):
-        assert named[key].default == known[key].default, key
+    known = inspect.signature(simulate_metastases).parameters
+    for key, value in vars(PatientOptions()).items():
+        assert value == known[key].default, key
+    assert inspect.signature(simulate).parameters["skip"].default == known["skip"].default
 
 
 def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
@@ -70,10 +87,8 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
 
 
 def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
-    simulate(
-        2, tmp_path / "out", prior=1.0, shape=(30, 28, 26), spacing=3.0, metastases=(2, 3), mimics=(0, 1),
-        misregistration=0.0, world="hard", skip=4, seed=7,
-    )  # fmt: skip
+    patients = PatientOptions(1.0, (30, 28, 26), 3.0, (2, 3), (0, 1), 0.0, "hard")
+    simulate(2, tmp_path / "out", patients, skip=4, seed=7)
     expected = simulate_metastases(
         2, prior=1.0, shape=(30, 28, 26), spacing=3.0, metastases=(2, 3), mimics=(0, 1), misregistration=0.0,
         world="hard", skip=4, random_state=7,
@@ -92,45 +107,6 @@ def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
 
 
 # Training -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.deep
-def test_a_model_is_written_once_and_with_its_threshold(
-    run, table, synthetic_cases, tmp_path, monkeypatch
-):
-    pytest.importorskip("torch")
-    path = tmp_path / "model.dmrifit"
-    seen = []
-
-    def choose(self, **_):
-        seen.append(path.exists())
-        self.threshold_ = 0.25
-
-    def save(model, place):
-        seen.append(model.threshold_)
-        place.write_bytes(b"model")
-
-    monkeypatch.setattr(DeepMedicSegmenter, "fit", lambda self, **_: self)
-    monkeypatch.setattr(DeepMedicSegmenter, "set_operating_point", choose)
-    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", save)
-    validation = write_cases(
-        [replace(case, patient=f"other {case.patient}") for case in synthetic_cases], tmp_path
-    )
-    words = (
-        "train",
-        table,
-        "--out",
-        path,
-        *TINY,
-        "--validation",
-        validation,
-        "--false-positives",
-        1,
-    )
-    code, out, error = run(*words)
-    assert code == 0, error
-    assert seen == [False, 0.25]
-    assert "threshold 0.2500 for 1 false positives per scan" in out
 
 
 @pytest.fixture
@@ -320,3 +296,60 @@ def test_names_that_stand_twice_are_refused(run, table, segmentations, tmp_path)
         assert code == 2
         assert message in error
     assert not (tmp_path / "no").exists()
+
+
+# The small model ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scans(tmp_path):
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    grid = np.stack(np.indices((40, 40, 40)), axis=-1)
+    brain = np.linalg.norm(grid - 20, axis=-1) < 17
+    for number in range(2):
+        volume = np.random.default_rng(number).normal(1, 0.03, brain.shape) * brain
+        image = nib.Nifti1Image(volume.astype(np.float32), np.eye(4))
+        nib.save(image, folder / f"person{number}.nii.gz")
+    return folder
+
+
+def test_copies_of_each_scan_and_phantoms_are_learned_from(run, scans, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    fits = []
+    monkeypatch.setattr(training_scans, "phantom_scans", lambda n, random_state: [None] * n)
+    monkeypatch.setattr(study_commands, "_fit_small", lambda *arguments: fits.append(arguments))
+    words = ("train-small", scans, "--out", tmp_path / "mine.dmrifit", "--copies", 2)
+    code, out, error = run(*words, "--phantoms", 3, "--epochs", 5)
+    assert code == 0, error
+    ((training, path, epochs, seed),) = fits
+    names = [scan.name for scan in training[:4]]
+    assert len(training) == 7
+    # Copies of a person are never split between folds.
+    assert len(set(names)) == 2
+    assert all((scan.label == 1).any() for scan in training[:4])
+    assert (path.name, epochs, seed) == ("mine.dmrifit", 5, 0)
+    assert "implants in 2 scans and on 3 synthetic patients" in out
+    assert "never tried on a labelled metastasis" in out
+
+
+def test_the_model_is_made_as_the_one_that_comes_along(tmp_path, monkeypatch):
+    pytest.importorskip("skorch")
+    models = []
+    monkeypatch.setattr(TwoStageSegmenter, "fit", lambda self, *_, **__: models.append(self))
+    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: None)
+    study_commands._fit_small([], tmp_path / "mine.dmrifit", 2, 0)
+    assert (models[0].comparable, models[0].threshold) == (True, small_model_threshold())
+    assert models[0].n_trainings == 2
+
+
+def test_a_bad_scan_is_refused_before_the_first_copy(run, scans, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    image = nib.load(scans / "person1.nii.gz")
+    nib.save(nib.Nifti1Image(image.get_fdata(), np.diag([2, 2, 2, 1])), scans / "thick.nii.gz")
+    monkeypatch.setattr(training_scans, "implanted_copies", None)
+    code, _, error = run("train-small", scans, "--out", tmp_path / "mine.dmrifit")
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "thick.nii.gz has voxels of 2 × 2 × 2 mm" in error
+    assert not (tmp_path / "mine.dmrifit").exists()

@@ -4,13 +4,23 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from metastasis.segmentation.case_inputs import InputLayout, check_geometry, training_edge
+from metastasis import DeepMedicSegmenter
+from metastasis.segmentation.case_inputs import (
+    case_inputs,
+    check_geometry,
+    n_extra_channels,
+    network_arguments,
+    training_edge,
+)
 
 SHAPE = (7, 6, 5)
 
 
-def layout(prior="path", *, factors=(3,), refuses_priors=False, missing_prior="validity"):
-    return InputLayout(factors, "average", prior, refuses_priors, missing_prior)
+def network(prior="path", *, factors=(3,), has_priors=True, missing_prior="validity"):
+    """Give a network that was trained with priors, or without any."""
+    model = DeepMedicSegmenter(prior=prior, low_resolution=factors, missing_prior=missing_prior)
+    model.prior_ = prior if has_priors else None
+    return model
 
 
 def image(edge):
@@ -25,7 +35,7 @@ def scan():
 
 
 def test_inputs_are_scaled_over_the_brain_and_have_each_resolution(scan):
-    inputs = layout(prior=None, factors=(3, 5)).inputs((scan, None, None))
+    inputs = case_inputs(network(prior=None, factors=(3, 5)), (scan, None, None))
     assert set(inputs) == {"image", "brain", "low_3", "low_5"}
     assert np.array_equal(inputs["brain"], scan != 0)
     brain_values = inputs["image"][0][scan != 0]
@@ -35,30 +45,28 @@ def test_inputs_are_scaled_over_the_brain_and_have_each_resolution(scan):
 
 @pytest.mark.parametrize("prior", [None, np.zeros(SHAPE)])
 def test_a_missing_prior_is_zeros_that_are_not_valid(scan, prior):
-    inputs = layout().inputs((scan, prior, None))
+    inputs = case_inputs(network(), (scan, prior, None))
     assert not inputs["prior"].any()
     assert inputs["valid"] == 0
 
 
 def test_a_prior_is_scaled_like_the_scan(scan):
-    inputs = layout().inputs((scan, 3 * scan, None))
+    inputs = case_inputs(network(), (scan, 3 * scan, None))
     np.testing.assert_allclose(inputs["prior"], inputs["image"], atol=1e-5)
     assert inputs["valid"] == 1
 
 
 def test_a_prior_is_refused_by_a_network_that_was_trained_without(scan):
-    with pytest.raises(
-        ValueError, match="a prior scan for a network that was trained without any"
-    ):
-        layout(prior=None, refuses_priors=True).inputs((scan, scan, None))
+    with pytest.raises(ValueError, match="a prior scan for a network that was trained without any"):
+        case_inputs(network(has_priors=False), (scan, scan, None))
     with pytest.raises(ValueError, match="its prior: channel 0 has the value 2 everywhere"):
-        layout().inputs((scan, np.full(SHAPE, 2.0), None))
+        case_inputs(network(), (scan, np.full(SHAPE, 2.0), None))
 
 
 @pytest.mark.parametrize("mask", [np.zeros(SHAPE, bool), np.ones((2, 2, 2), bool)])
 def test_a_mask_that_does_not_fit_is_refused(scan, mask):
     with pytest.raises(ValueError, match="a mask of shape"):
-        layout().inputs((scan, None, mask))
+        case_inputs(network(), (scan, None, mask))
 
 
 @pytest.mark.parametrize(
@@ -71,13 +79,11 @@ def test_a_mask_that_does_not_fit_is_refused(scan, mask):
         (None, "validity", {"image", "low_3"}, 1),
     ],
 )
-def test_the_network_gets_the_arguments_of_its_forward_pass(
-    scan, prior, missing_prior, names, n_channels
-):
-    arranged = layout(prior, missing_prior=missing_prior)
-    arguments = arranged.arguments(arranged.inputs((scan, scan, None)))
+def test_the_network_gets_the_arguments_of_its_forward_pass(scan, prior, missing_prior, names, n_channels):
+    model = network(prior, missing_prior=missing_prior)
+    arguments = network_arguments(model, case_inputs(model, (scan, scan, None)))
     assert set(arguments) == names
-    assert len(arguments["image"]) == n_channels == 1 + arranged.n_extra_channels
+    assert len(arguments["image"]) == n_channels == 1 + n_extra_channels(model)
 
 
 def test_the_edge_in_training_is_the_median_of_the_images():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 
 from dmrifit.io.components import label_components
 from dmrifit.networks.training import Training
@@ -67,15 +67,8 @@ def test_what_only_the_specific_model_sees_counts_as_marked_by_both():
     labels = merge_segmentations(sensitive, specific)
     assert (labels[2, 2, 3], labels[0, 0, 0], labels.sum()) == (2, 1, 5)
     specific[3, 3, 4] = True
-    assert merge_segmentations(sensitive, specific, connectivity=26)[2, 2, 3] == 2
+    assert merge_segmentations(sensitive, specific)[2, 2, 3] == 2
     assert not merge_segmentations(np.zeros((3, 3, 3)), np.zeros((3, 3, 3))).any()
-
-
-def test_connectivity_decides_what_one_lesion_is():
-    sensitive, specific = np.zeros((2, 5, 5, 5), bool)
-    sensitive[1, 1, 1] = specific[2, 2, 2] = True
-    assert merge_segmentations(sensitive, specific)[1, 1, 1] == 2
-    assert merge_segmentations(sensitive, specific, connectivity=18)[1, 1, 1] == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -126,33 +119,11 @@ def test_a_models_smallest_finding_is_kept_to(volume):
     assert not (labels == 2).any()
 
 
-def test_the_smallest_finding_is_a_component_of_the_ensembles_connectivity():
-    image = np.zeros((6, 6, 6), np.float32)
-    image[1, 1, 1] = image[2, 2, 2] = 0.95  # one component by its corners, two by its faces
-    model = Plain()
-    model.min_voxels = 2
-    by_corners, by_faces = (SensitivitySpecificityEnsemble(model, model, connectivity=n) for n in (26, 6))
-    assert np.count_nonzero(by_corners.predict([image])[0]) == 2
-    assert not by_faces.predict([image])[0].any()
-
-
-def test_a_single_model_gives_candidates(volume):
-    ((labels, probability),) = segment_by(Plain(), [volume])
-    assert labels.sum() == 1
-    np.testing.assert_array_equal(probability, volume)
-
-
 def test_a_probability_that_reaches_the_threshold_of_a_single_model_counts(volume):
     model = Plain()
     model.threshold_ = float(volume[7, 7, 7])
     ((labels, _),) = segment_by(model, [volume])
     assert labels[7, 7, 7] == labels.sum() == 1
-
-
-def test_its_parameters_are_those_given():
-    ensemble = clone(SensitivitySpecificityEnsemble(Stub(), Stub(0.5), connectivity=6))
-    assert ensemble.get_params()["connectivity"] == 6
-    assert ensemble.get_params()["specific__factor"] == 0.5
 
 
 @pytest.mark.deep
@@ -185,8 +156,6 @@ def test_what_a_sensitive_network_marks_is_never_lost():
 def test_what_cannot_be_joined_is_refused(volume):
     with pytest.raises(ValueError, match="2 priors for 1 volume;"):
         SensitivitySpecificityEnsemble(Stub(), Stub()).predict([volume], priors=[None, None])
-    with pytest.raises(ValueError, match="connectivity"):
-        SensitivitySpecificityEnsemble(Stub(), Stub(), connectivity=4).predict([volume])
     with pytest.raises(ValueError, match="thresholds"):
         SensitivitySpecificityEnsemble(Stub(), Stub(), thresholds=(0.5, 0)).predict([volume])
     with pytest.raises(ValueError, match="shape"):

@@ -4,7 +4,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmrifit.networks.training import Training
 from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 from metastasis.segmentation.image_files import segment_image
 
@@ -65,23 +64,6 @@ def test_a_scan_that_is_not_there_leaves_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         segment_image(Bright(), tmp_path / "none.nii.gz", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.deep
-def test_a_prior_on_another_grid_is_refused(scan):
-    pytest.importorskip("skorch")
-    from metastasis import DeepMedicSegmenter
-
-    label = (scan.get_fdata() > 0.8).astype(np.uint8)
-    model = DeepMedicSegmenter(
-        "bce", segment_size=7, low_resolution=(), widths=(2,), dense=(2,), segments_per_epoch=4,
-        training=Training(epochs=1), device="cpu",
-    ).fit([scan], [label], priors=[scan])  # fmt: skip
-    found = segment_image(model, scan, prior=scan)
-    assert found["label"].shape == scan.shape
-    moved = nib.Nifti1Image(np.asarray(scan.dataobj), scan.affine + np.eye(4)[:, :1] * [[0, 0, 0, 1]])
-    with pytest.raises(ValueError, match=r"case 0: its prior and the volume both have .* 1 mm apart"):
-        segment_image(model, scan, prior=moved)
 
 
 def test_a_prior_with_a_fourth_axis_of_length_one_is_a_volume(scan):

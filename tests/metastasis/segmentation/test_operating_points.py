@@ -81,10 +81,7 @@ def test_the_options_of_lesions_reach_the_counts():
         return row.n_found, row.n_false_positives
 
     assert counts() == (1, 1)
-    # Voxels that share a corner are two components; a single voxel is too small, or too little.
-    assert counts(connectivity=6) == (1, 2)
     assert counts(min_voxels=2) == (0, 1)
-    assert counts(min_overlap=2) == (0, 2)
 
 
 def test_a_probability_at_the_threshold_is_lesion_in_single_precision_too():
@@ -117,6 +114,9 @@ def test_each_point_is_the_score_of_its_masks(ball_scans):
         ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), 1.5)], {}, "1.5 .*no probabilities"),
         ([np.full((3, 3, 3), 4)], [np.zeros((3, 3, 3))], {}, "scan 0: a label"),
         ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), np.nan)], {}, "no probabilities"),
+        ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), -0.5)], {}, "scan 0: values from -0"),
+        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3), np.uint8)], {}, r"from 0 to 0 \(uint8\) are no prob"),
+        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))] * 2, {}, "1 label and 2 predictions"),
         ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": [2]}, "thresholds"),
         ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": [-0.1]}, "thresholds"),
         ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": []}, "thresholds"),
@@ -180,10 +180,8 @@ def test_an_operating_point_counts_lesions_by_the_options():
         )
         return point.threshold
 
-    assert (threshold(1), threshold(1, connectivity=6)) == (0.5, 0.7)
+    assert threshold(1) == 0.5
     assert (threshold(0), threshold(0, min_voxels=3)) == (0.7, 0.5)
-    with pytest.raises(ValueError, match=r"1 false positives per scan at the threshold 0\.7"):
-        threshold(0, min_overlap=2)
 
 
 def test_an_operating_point_without_lesions_has_no_sensitivity():
@@ -240,13 +238,3 @@ def test_pairs_keep_their_precision_and_masks_are_probabilities():
     assert [truth.dtype for truth, _ in pairs] == [np.uint8] * 2
     assert [probability.dtype for _, probability in pairs] == [np.float32, np.bool_]
     assert [probability[1, 1, 1] for _, probability in pairs] == [np.float32(1 / 3), True]
-
-
-def test_the_scan_of_a_pair_that_does_not_fit_is_named():
-    label = volume({})
-    with pytest.raises(ValueError, match=r"scan 1: values from 0 to 0 \(uint8\) are no prob"):
-        paired_volumes([label, label], [label, label.astype(np.uint8)])
-    with pytest.raises(ValueError, match=r"scan 1: values from -0\.5 to 0"):
-        paired_volumes([label, label], [label, volume({(1, 1, 1): -0.5})])
-    with pytest.raises(ValueError, match="1 label and 2 predictions"):
-        paired_volumes([label], [label, label])

@@ -15,7 +15,6 @@ from metastasis.segmentation.sampling import (
     lesion_weights,
     locally_scaled,
     low_resolution,
-    mark_mistakes,
     marked_evenly,
     normalized,
     take_cells,
@@ -183,17 +182,6 @@ def test_two_thirds_of_background_segments_lie_at_mistakes():
     assert np.mean(np.array(middles) == image[9, 9, 9]) == pytest.approx(2 / 3, abs=0.08)
 
 
-def test_mistakes_are_background_away_from_lesions():
-    label = np.zeros((20, 20, 20), np.uint8)
-    label[5:8, 5:8, 5:8] = 1
-    probability = np.zeros(label.shape)
-    probability[4:10, 5, 5] = probability[15, 15, 15] = 0.5
-    probability[0, 0, 0] = 0.05
-    marked = mark_mistakes(label, probability)
-    assert np.argwhere(marked == MISTAKEN).tolist() == [[15, 15, 15]]
-    assert (marked == label)[marked != MISTAKEN].all()
-
-
 def test_the_answers_of_a_segment_reach_the_border_of_the_volume_and_not_beyond():
     shape = (20, 17, 15)
     sampler = SegmentSampler(SIZE, LAYERS, (), augment=False)
@@ -228,40 +216,6 @@ def test_resolutions_of_a_segment_belong_together_however_it_is_turned(how):
             middle = image[:, 1, 1, 1] + sum(steps) * (factor - 1) / 2
             np.testing.assert_allclose(low[:, 1, 1, 1], middle, atol=1e-5)
     assert len(turns) > 30
-
-
-def cube_around(volume, middle, radius):
-    """Cut a cube around a voxel in the last three axes."""
-    x, y, z = (slice(m - radius, m + radius + 1) for m in middle)
-    return volume[..., x, y, z]
-
-
-def turns_of(cube):
-    """Give a cube in all 48 positions: exchanged axes, each mirrored or not."""
-    for order in itertools.permutations((1, 2, 3)):
-        exchanged = cube.transpose(0, *order)
-        for mirrored in itertools.product((False, True), repeat=3):
-            axes = [axis for axis, is_mirrored in enumerate(mirrored, start=1) if is_mirrored]
-            yield np.flip(exchanged, axes)
-
-
-def test_a_mirrored_segment_is_the_mirror_image_about_its_middle():
-    """Image, prior and label of a segment are one of the 48 positions of the cube around the lesion voxel."""
-    shape, middle = (23, 24, 25), (10, 12, 13)
-    inputs = case(shape, prior=1)
-    label = np.zeros(shape, dtype=np.uint8)
-    label[middle] = 1
-    voxels, ends = lesion_voxels(label)
-    targets = [{"label": label, "voxels": voxels, "ends": ends}]
-    volumes = np.concatenate([inputs["image"], inputs["prior"], label[None]])
-    positions = [turned.tobytes() for turned in turns_of(cube_around(volumes, middle, SIZE // 2))]
-    sampler = SegmentSampler(SIZE, LAYERS, (3,), intensity_scale=0.0)
-    segments = set()
-    for sample, cut_label in drawn(sampler, 400, inputs=[inputs], targets=targets)[::2]:
-        segment = np.concatenate([sample["image"], sample["prior"], cut_label])
-        assert segment.astype(np.float32).tobytes() in positions
-        segments.add(segment.tobytes())
-    assert len(segments) > 40
 
 
 def test_all_turns_come_equally_often():

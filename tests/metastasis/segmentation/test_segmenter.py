@@ -197,22 +197,6 @@ def test_training_cannot_begin_with_another_network_or_class(cohort, fitted, tmp
         small(warm_start_from=tmp_path / "else.dmrifit").fit(volumes, labels)
 
 
-def test_a_training_that_was_interrupted_goes_on_to_the_same_bits(cohort, tmp_path):
-    volumes, labels, priors = cohort
-    whole = small(epochs=3, random_state=0).fit(volumes, labels, priors=priors)
-    small(epochs=1, random_state=0, checkpoint=tmp_path).fit(volumes, labels, priors=priors)
-    resumed = small(epochs=3, random_state=0, checkpoint=tmp_path).fit(volumes, labels, priors=priors)
-    assert bits(resumed.predict_proba(volumes[:2])) == bits(whole.predict_proba(volumes[:2]))
-
-
-def test_training_ends_when_cases_are_not_segmented_better(cohort):
-    volumes, labels, priors = cohort
-    model = small(epochs=6, patience=1, validation_fraction=0.3, learning_rate=1e-30, random_state=0)
-    model.fit(volumes, labels, priors=priors, groups=["a", "a", "b", "b", "c", "c"])
-    assert len(model.history_) == 2
-    assert all("valid_score" in row for row in model.history_)
-
-
 def test_cores_and_swelling_of_held_out_labels_are_no_lesions():
     label = np.zeros((12, 12, 12), np.uint8)
     label[2:6, 2:6, 2:6], label[3:5, 3:5, 3:5], label[8:11, 8:11, 8:11] = 1, 2, 3
@@ -306,12 +290,6 @@ def test_penalties_of_weights_go_to_the_optimizer_by_their_names(optimizer, expe
 
 
 # Normalization, masks, images -------------------------------------------------------------------------
-
-
-def test_the_scale_of_a_scan_does_not_matter(fitted, cohort):
-    volume = cohort[0][0].astype(np.float64)
-    first, second = fitted.predict_proba([volume, 3.7 * volume])
-    np.testing.assert_allclose(first, second, atol=1e-4)
 
 
 def test_a_mask_says_where_the_brain_is(fitted, cohort):
@@ -545,7 +523,7 @@ def test_parameters_that_are_not_possible_are_refused(refused, changed, message)
 def test_model_files_with_another_threshold_than_a_probability_are_refused(fitted, tmp_path, monkeypatch):
     monkeypatch.setattr(fitted, "threshold_", 1.5)
     save_model(fitted, tmp_path / "model.dmrifit")
-    with pytest.raises(ValueError, match=r"refused as a model file: threshold_ is 1\.5"):
+    with pytest.raises(ValueError, match=r"refused as a model file: threshold_ must be a number .* not 1\.5"):
         load_model(tmp_path / "model.dmrifit")
 
 

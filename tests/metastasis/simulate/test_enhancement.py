@@ -1,5 +1,9 @@
 """What enhances in synthetic brains has the size, place and brightness that it is drawn with."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -11,18 +15,17 @@ from metastasis.simulate.enhancement import (
     draw_mimics,
     draw_nodule,
     draw_places,
-    moved,
     shares,
     swelling,
 )
 
 STEPS = np.array([2.5, 2.5, 2.5])
 #: A grid with voxels of 1, 1.5 and 2 mm around 0.
-GRID = {
-    "shape": (41, 29, 23),
-    "origin": np.array([-20.0, -21.0, -22.0]),
-    "steps": np.array([1.0, 1.5, 2.0]),
-}
+GRID = SimpleNamespace(
+    brain=np.ones((41, 29, 23), bool),
+    affine=nib.affines.from_matvec(np.diag([1.0, 1.5, 2.0]), [-20.0, -21.0, -22.0]),
+    spacing=np.array([1.0, 1.5, 2.0]),
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def centers(window):
     """Give the centers of the voxels of a window in mm."""
     axes = (
         origin + step * np.arange(side.start, side.stop)
-        for side, origin, step in zip(window, GRID["origin"], GRID["steps"], strict=True)
+        for side, origin, step in zip(window, GRID.affine[:3, 3], GRID.spacing, strict=True)
     )
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
@@ -49,9 +52,9 @@ def centers(window):
 
 def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points():
     nodule = ball(5.0, core=0.6)
-    window, filled, core = shares(nodule, **GRID)
+    window, filled, core = shares(nodule, GRID)
     points = centers(window)[..., None, :] + np.stack(
-        np.meshgrid(*(step * np.array([-1, 0, 1]) / 3 for step in GRID["steps"]), indexing="ij"),
+        np.meshgrid(*(step * np.array([-1, 0, 1]) / 3 for step in GRID.spacing), indexing="ij"),
         axis=-1,
     ).reshape(27, 3)
     distance = np.linalg.norm(points - nodule.center, axis=-1)
@@ -61,7 +64,7 @@ def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points():
 
 
 def test_a_nodule_at_the_border_is_cut():
-    window, filled, _ = shares(ball(5.0, center=(-20.0, 0.0, 0.0)), **GRID)
+    window, filled, _ = shares(ball(5.0, center=(-20.0, 0.0, 0.0)), GRID)
     assert window[0].start == 0
     assert filled.sum() * 3.0 == pytest.approx((4 / 3 * np.pi * 5**3 + np.pi * 5**2) / 2, rel=0.05)
 
@@ -69,7 +72,7 @@ def test_a_nodule_at_the_border_is_cut():
 def test_an_uneven_surface_is_a_sum_of_waves():
     rng = np.random.default_rng(1)
     nodule = draw_nodule(np.zeros(3), 12.0, rng)
-    window, filled, _ = shares(nodule, **GRID)
+    window, filled, _ = shares(nodule, GRID)
     unstretched = (centers(window) - nodule.center) @ nodule.axes.T / nodule.radius
     radius = np.linalg.norm(unstretched, axis=-1)
     unit = unstretched / (radius[..., None] + 1e-9)
@@ -82,7 +85,7 @@ def test_an_uneven_surface_is_a_sum_of_waves():
 
 def test_swelling_falls_around_a_nodule():
     nodule = ball(4.0, edema=2.0)
-    window, edema = swelling(nodule, **GRID)
+    window, edema = swelling(nodule, GRID)
     distance = np.linalg.norm(centers(window) - nodule.center, axis=-1) / 4.0
     # All of it up to 1.4 radii, none from 2 on, half of it in the middle.
     assert (edema[distance < 1.39] == 1).all()
@@ -131,31 +134,17 @@ def test_the_size_changes_no_other_number_that_is_drawn():
     assert (small.contrast, small.core) == (large.contrast, large.core)
 
 
-def test_a_moved_nodule_has_another_place_and_size_alone():
-    nodule = draw_nodule(np.zeros(3), 8.0, np.random.default_rng(0), ring=1.0)
-    small = moved(nodule, [4, 5, 6], 0.5)
-    assert small.center.tolist() == [4, 5, 6]
-    assert small.radius == 2.0
-    assert (small.contrast, small.core, small.edema) == (
-        nodule.contrast,
-        nodule.core,
-        nodule.edema,
-    )
-    assert nodule.radius == 4.0
-
-
 def test_shares_of_a_nodule_add_up_to_its_volume_and_move_with_it():
     nodule = draw_nodule(np.zeros(3), 9.0, np.random.default_rng(3))
-    steps, origin = np.array([1.0, 1.5, 2.0]), np.array([-15.0, -15.0, -16.0])
-    window, filled, core = shares(nodule, (31, 21, 17), origin, steps)
+    window, filled, core = shares(nodule, GRID)
     assert filled.sum() * 3.0 == pytest.approx(np.pi / 6 * 9**3, rel=0.2)
     assert not core.any()
-    there = shares(moved(nodule, np.array([1.0, 3.0, -2.0]), 1.0), (31, 21, 17), origin, steps)
+    there = shares(replace(nodule, center=np.array([1.0, 3.0, -2.0])), GRID)
     assert [b.start - a.start for a, b in zip(window, there[0], strict=True)] == [1, 2, -1]
     np.testing.assert_allclose(there[1], filled, atol=1e-6)
-    half = shares(moved(nodule, np.zeros(3), 0.5), (31, 21, 17), origin, steps)
+    half = shares(replace(nodule, radius=nodule.radius / 2), GRID)
     assert half[1].sum() == pytest.approx(filled.sum() / 8, rel=0.1)
-    outside = shares(moved(nodule, np.full(3, 99.0), 1.0), (31, 21, 17), origin, steps)
+    outside = shares(replace(nodule, center=np.full(3, 99.0)), GRID)
     assert outside[1].size == 0
 
 

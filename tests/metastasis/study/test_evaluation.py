@@ -249,17 +249,6 @@ def test_controls_lose_small_findings_where_the_number_is_for_all():
         assert by_method.loc[CONTROLS[2], "n_false_positives"] == n_wrong
 
 
-def test_statuses_belong_to_lesions_joined_at_corners_alone():
-    rows = pd.DataFrame({"number": [1], "status": ["grown"]})
-    cases = [scan("p", (1, 1, 1), (2, 2, 2), lesions=rows)]
-    for connectivity, statuses in ((26, ["grown"]), (6, ["", ""])):
-        tables = evaluate_segmentations(
-            cases, {"a": [cases[0].label > 0]}, connectivity=connectivity, controls=False, n_bootstrap=0
-        )
-        assert tables["lesions"]["status"].tolist() == statuses
-        assert len(tables["status"]) == (connectivity == 26)
-
-
 def test_status_curves_calibration_and_areas_are_there(tables):
     status = tables["status"].query("method == 'sure'").set_index("status")["n"]
     assert dict(status) == {"new": 12, "grown": 6}

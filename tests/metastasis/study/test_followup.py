@@ -204,7 +204,6 @@ def test_what_cannot_be_read_is_refused():
         (labels, {"affine": np.ones((4, 4))}, "affine"),
         (labels, {"grown": -1}, "grown must be"),
         (labels, {"shrunk": 1}, "shrunk must be"),
-        (labels, {"connectivity": 3}, "connectivity"),
     ):
         with pytest.raises(ValueError, match=message):
             reader_table(changed, **options)

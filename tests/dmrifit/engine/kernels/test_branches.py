@@ -10,10 +10,9 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel
-from dmrifit.engine.kernels.formula import Formula, source
-from dmrifit.engine.kernels.layout import LANES, Layout
+from dmrifit.engine.kernels import compiler
+from dmrifit.engine.kernels.formula import source
 
-FUNCTIONS = {"exp": math.exp, "sqrt": math.sqrt, "log": math.log, "l": 0}
 PARAMETERS = [
     Parameter("S0", "signal", 0, np.inf),
     Parameter("f", "", 0, 1),
@@ -33,18 +32,13 @@ def function_of(text, name="generated"):
 
 
 def signal_and_slopes(model, x, b, te):
-    """Run the lines of a kernel in Python, at coordinates of the formula."""
-    formula, at, n = Formula(model), Layout(len(x)), len(x)
-    w = np.zeros(at.size)
-    w[at.offset["X"] * LANES : (at.offset["X"] + n) * LANES : LANES] = x
-    table = {}
-    for name, value, row in (("b", b, 1), ("te", te, 2)):
-        values = {}
-        exec("\n".join(formula.table(name, at)), {**FUNCTIONS, "w": w, "s": [value], "t": values})
-        table |= {(row, place): number for (_, place), number in values.items()}
-    scope = {**FUNCTIONS, "t": table, "b_0": b, "te_0": te, **{f"x{i}": x[i] for i in range(n)}}
-    exec("\n".join(formula.lines(0)), scope)
-    return float(scope["s0"]), [float(scope[f"d0_{i}"]) for i in range(n)]
+    """Compute with the formula of a kernel, at its coordinates."""
+    kernel, x = compiler.load(model), np.array(x)
+    b, te = np.float64(b), np.float64(te)
+    tables = (np.exp(kernel.exponents_of_b(x, b)), np.exp(kernel.exponents_of_te(x, te)))
+    with np.errstate(all="ignore"):
+        signal, *slopes = map(float, kernel.evaluate_signal(x, b, te, *tables))
+    return signal, slopes
 
 
 numbers = st.sampled_from(["0", "0.3", "1", "2.5", "b * D", "te / T2", "f", "x", "y"])

@@ -1,49 +1,47 @@
 """Places of the numbers of a lane in the work array."""
 
-import re
-
 import numpy as np
 import pytest
 
 from dmrifit import Parameter
 from dmrifit.engine.kernels.layout import (
+    FIT_FIELDS,
+    INTERVAL_FIELDS,
     LANES,
     UNROLL,
     Contrasts,
-    IntervalLayout,
+    Fields,
     Layout,
     form,
     zeros_of_lanes,
 )
 
-VECTORS = ("Q", "T", "X", "G", "GT", "LO", "HI", "D")
-MATRICES = ("M", "MT")
-SINGLE = ("C", "CT", "BC", "GB", "SQ", "SQT", "LAM", "P1", "IT", "END", "NF2")
 
-
-def index(code):
-    """Give the number before the lane in a place such as ``w[96 + l]``."""
-    return int(re.fullmatch(r"w\[(\d+) \+ l\]", code)[1])
-
-
-@pytest.mark.parametrize(("n", "size"), [(1, 21), (3, 47), (7, 123)])
-def test_no_two_numbers_of_a_lane_share_a_place_and_none_is_left_over(n, size):
-    at = Layout(n)
-    places = [index(at(name, i)) for name in VECTORS for i in range(n)]
-    places += [
-        index(at.pair(name, i, j)) for name in MATRICES for i in range(n) for j in range(i + 1)
-    ]
-    places += [index(at(name)) for name in SINGLE]
-    np.testing.assert_array_equal(np.sort(places), LANES * np.arange(size))
-    assert at.size == LANES * size
+@pytest.mark.parametrize(("fields", "n", "size"), [(FIT_FIELDS, 1, 21), (FIT_FIELDS, 7, 123), (INTERVAL_FIELDS, 4, 104)])
+def test_no_two_numbers_of_a_lane_share_a_place_and_none_is_left_over(fields, n, size):
+    layout = Layout(n, fields)
+    rows = np.zeros(layout.n_rows)
+    places = {"one": [None], "vector": range(n), "matrix": layout.pairs, "square": range(n * n), "sides": range(2 * n)}
+    lane = Fields(layout, rows)
+    number = 0
+    for name, shape in fields.items():
+        for place in places[shape]:
+            number += 1
+            if place is None:
+                setattr(lane, name, number)
+                assert getattr(lane, name) == number
+            else:
+                getattr(lane, name)[place] = number
+    assert layout.n_rows == size
+    np.testing.assert_array_equal(np.sort(rows), 1 + np.arange(size))
 
 
 def test_a_symmetric_matrix_is_stored_by_rows_of_its_lower_triangle():
-    at = Layout(3)
-    assert at.pairs == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
-    first = index(at("M"))
-    for number, (i, j) in enumerate(at.pairs):
-        assert index(at.pair("M", i, j)) == index(at.pair("M", j, i)) == first + LANES * number
+    layout = Layout(3)
+    assert layout.pairs == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    lane = Fields(layout, np.arange(layout.n_rows))
+    for number, (i, j) in enumerate(layout.pairs):
+        assert lane.M[i, j] == lane.M[j, i] == layout.offset["M"] + number
 
 
 @pytest.mark.parametrize(
@@ -63,21 +61,15 @@ def test_the_inner_coordinate_follows_from_unit_and_bounds(unit, low, high, expe
     assert form(Parameter("p", unit, low, high)) == expected
 
 
-def test_no_two_fields_of_the_intervals_share_a_place():
-    at = IntervalLayout(4)
-    starts = [*at.offset.values(), at.n_rows]
-    assert starts == sorted(set(starts))
-    assert at.n_rows - at.offset["END"] == 2 * 4
-
-
 def test_contrasts_are_padded_and_tabulated():
     b, te = np.array([0.0, 1.0, 0.5, 1.0]), np.array([60.0, 60.0, 90.0, 90.0])
     contrasts = Contrasts.of(b, te)
-    assert len(contrasts.pairs) % UNROLL == 0
-    np.testing.assert_array_equal(contrasts.pairs[:4], np.stack([b, te], axis=1))
-    assert (contrasts.pairs[4:] == contrasts.pairs[3]).all()
-    np.testing.assert_array_equal(contrasts.b[contrasts.rows[:, 0]], contrasts.pairs[:, 0])
-    np.testing.assert_array_equal(contrasts.te[contrasts.rows[:, 1]], contrasts.pairs[:, 1])
+    pairs, rows = contrasts.pairs.reshape(-1, 2), contrasts.rows.reshape(-1, 2)
+    assert len(pairs) % UNROLL == 0
+    np.testing.assert_array_equal(pairs[:4], np.stack([b, te], axis=1))
+    assert (pairs[4:] == pairs[3]).all()
+    np.testing.assert_array_equal(contrasts.b[rows[:, 0]], pairs[:, 0])
+    np.testing.assert_array_equal(contrasts.te[rows[:, 1]], pairs[:, 1])
     assert not Contrasts.of(b, None).te.any()
 
 

@@ -5,11 +5,7 @@ import pytest
 from scipy.optimize import nnls
 
 from dmrifit.engine.kernels import compiler, shared
-from dmrifit.engine.kernels.layout import LANES, SINGLE, Layout, Starts
-
-IVIM = np.array([4, 0, 1, -1, -1])  # S0, f, Dv, Dt: numbers of parameters, S0, f, K and D
-KURTOSIS = np.array([3, 0, -1, 2, 1])  # S0, D, K
-PLAIN = np.zeros(3, int)
+from dmrifit.engine.kernels.layout import LANES, SINGLE, Atoms, Common, Layout, Starts
 
 
 def test_the_single_fields_of_a_lane_come_first_for_every_model():
@@ -68,12 +64,16 @@ def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
         points=np.empty((n, n_starts, 4)),
         ratings=np.empty((n, n_strata)),
     )
-    n_slots = compiler.load_shared().prepare(
-        3, True, np.array([4, amplitude, 1 if n_first else -1, -1, -1]),
-        np.full(4, -1e9), np.full(4, 1e9), atoms, n_first, first, atoms_q, gram,
-        np.ascontiguousarray(constants), np.empty((n_strata, 2 * LANES)), np.empty((n_atoms, LANES)),
-        np.empty(m * LANES), np.empty((n_atoms, n_atoms)), np.zeros(1, int), starts,
+    numbers = np.array([4, amplitude, 1 if n_first else -1, -1, -1])
+    bounds = np.full(4, -1e9), np.full(4, 1e9)
+    scaled, middle = np.ones(4, bool), np.full(4, np.nan)
+    common = Common(numbers, np.zeros(4, int), *bounds, *bounds, scaled, 3, False, np.inf, first, middle, 200)
+    dictionary = Atoms(atoms, atoms_q, gram, np.ascontiguousarray(constants), n_first)
+    work = (
+        np.empty((n_strata, 2 * LANES)), np.empty((n_atoms, LANES)), np.empty(m * LANES),
+        np.empty((n_atoms, n_atoms)), np.zeros(1, int),
     )  # fmt: skip
+    n_slots = compiler.load_shared().prepare(common, dictionary, work, starts)
     return starts.points[:n_slots], starts.ratings[:n_slots], starts.usable[:n_slots]
 
 
@@ -143,40 +143,6 @@ def test_voxels_that_cannot_be_fitted_are_screened_out():
     assert scales[:3].tolist() == [0.25, 0.25, 0.125]
     shared.screen.py_func(signals, 3, False, scales, usable, n_measured)
     assert scales[:3].tolist() == [1, 1, 1]
-
-
-def test_the_limit_of_the_kurtosis_is_its_share_of_the_bound():
-    layout = Layout(3)
-    work = np.zeros((layout.n_rows, LANES))
-    work[layout.offset["Q"] + 1, 5] = 2.0  # D
-    work[layout.offset["HI"] + 2, 5] = 3.0  # of K
-    # With b up to 1 ms/µm² the signal turns up at K·D = 3, which is K = 1.5 or half of its bound.
-    assert shared.limit.py_func(work, 5, KURTOSIS, PLAIN, 3.0) == pytest.approx(0.5)
-    assert shared.limit.py_func(work, 5, KURTOSIS, PLAIN, np.inf) == 1.0
-    work[layout.offset["Q"] + 1, 5] = 0.5
-    assert shared.limit.py_func(work, 5, KURTOSIS, PLAIN, 3.0) == 1.0
-
-
-def test_sums_at_the_limit_become_those_of_the_kurtosis_itself(monkeypatch):
-    """K is κ·c/D with κ the inner coordinate, so that ∂K/∂D = −K/D and ∂K/∂κ = c/D."""
-    layout = Layout(3)
-    work = np.zeros((layout.n_rows, LANES))
-    rng = np.random.default_rng(2)
-    d, inner, share = 1.3, 2.1, 0.4
-    plain = rng.normal(size=(9, 3))  # derivatives by S0, D and K
-    moved = np.stack(
-        [plain[:, 0], plain[:, 1] - plain[:, 2] * inner * share / d, plain[:, 2] * share], axis=1
-    )
-    work[layout.offset["Q"] : layout.offset["Q"] + 3, 7] = (1.0, d, inner)
-    for number, (i, j) in enumerate(layout.pairs):
-        work[layout.offset["M"] + number, 7] = moved[:, i] @ moved[:, j]
-    # Helpers have no wrapper that Python could call.
-    monkeypatch.setattr(shared, "row_of", shared.row_of.py_func)
-    shared.leave_limit.py_func(work, 7, KURTOSIS, PLAIN, share)
-    sums = work[layout.offset["M"] : layout.offset["M"] + 6, 7]
-    np.testing.assert_allclose(
-        sums, [plain[:, i] @ plain[:, j] for i, j in layout.pairs], rtol=1e-10
-    )
 
 
 def test_a_score_weighs_features_and_products_of_the_first_of_them():

@@ -40,7 +40,7 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
     def predicted(q):
         return np.sqrt(MODEL.signal(outer_of(q), PROTOCOL) ** 2 + np.pi / 2 * floor**2)
 
-    work = np.zeros(kernel.SIZE)
+    work = np.zeros(layout.n_rows * LANES)
     lanes = work.reshape(-1, LANES)
 
     def field(name, size):
@@ -64,8 +64,8 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
         np.ascontiguousarray(weight.T).ravel(),
         np.zeros((7 * kernel.N_BY_B + 3 * kernel.N_BY_TE) * LANES),
         np.zeros(1 + 2 * UNROLL, np.int64),
-        np.stack([b, te], axis=1),
-        np.stack([row_of_b, row_of_te], axis=1),
+        np.stack([b, te], axis=1).ravel(),
+        np.stack([row_of_b, row_of_te], axis=1).ravel(),
         distinct_b,
         distinct_te,
     )

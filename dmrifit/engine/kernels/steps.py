@@ -1,0 +1,380 @@
+"""The steps of a fit in lane arithmetic: sums over measurements, and Levenberg–Marquardt steps."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from dmrifit.engine.kernels.lanes import choose, exp, sqrt
+from dmrifit.engine.kernels.layout import FIT_FIELDS, UNROLL, Layout
+
+# What is the same for all lanes, after b and te of the measurements at hand.
+TURN_UP, TOLERANCE, PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
+_NEAR, _FAR = 1e-3, 0.1
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The signal of a model and its derivatives, as `formula` writes them."""
+
+    forms: tuple[str, ...]  # how each parameter relates to its inner coordinate
+    kurtosis: int  # K and D of a cumulant −bD + K(bD)²/6, or -1
+    diffusivity: int
+    # Signal and slopes by parameters, b, te, and exponentials of b alone and of te alone; None
+    # where a user's function is called, which leaves them in the table.
+    evaluate: Callable | None
+    exponents_of_b: Callable
+    exponents_of_te: Callable
+
+
+def total(terms: Iterable[Any]) -> Any:
+    """Add numbers up, from the first one on."""
+    return reduce(operator.add, terms)
+
+
+class Sums:
+    """Residuals of the measurements and their derivatives, summed up in a work array."""
+
+    fields: Mapping[str, str] = FIT_FIELDS
+    bends = True  # whether the curvature of the noise floor counts
+
+    def __init__(self, signal: Signal) -> None:
+        self.signal = signal
+        self.n = len(signal.forms)
+        self.layout = Layout(self.n, self.fields)
+
+    def clear(self, w: Any) -> None:
+        """Clear the sums."""
+        w.SQT = 0.0
+        for i in range(self.n):
+            w.GT[i] = 0.0
+        for pair in self.layout.pairs:
+            w.MT[pair] = 0.0
+
+    def tabulate_b(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Fill a row of the table of exponentials of b."""
+        self._tabulate(self.signal.exponents_of_b, w, s, t)
+
+    def tabulate_te(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Fill a row of the table of exponentials of te."""
+        self._tabulate(self.signal.exponents_of_te, w, s, t)
+
+    def _tabulate(self, exponents: Callable, w: Any, s: Any, t: Any) -> None:
+        x = [w.X[i] for i in range(self.n)]
+        row = t[1]
+        for e, exponent in enumerate(exponents(x, s[0])):
+            row[e] = exp(exponent)
+
+    def accumulate(self, w: Any, s: Any, y: Any, v: Any, t: Any, *, floored: bool = False) -> None:
+        """Add the measurements that were taken together."""
+        x = [w.X[i] for i in range(self.n)]
+        residuals, pulls, slopes, bent = [], [], [], []
+        for u in range(UNROLL):
+            signal, slope = self._measurement(x, s, t, u)
+            weight = v[u]
+            if floored:
+                # z = √(s² + nf²) has the slope s/z, 1 where there is neither signal nor floor. Far
+                # below the floor the slope vanishes and only its bend nf²/z³ holds the signal; it
+                # counts where it makes the curvature larger.
+                z = sqrt(signal * signal + w.NF2)
+                residual = +(weight * (y[u] - z))
+                is_some = z > 1e-150
+                chain = +(weight * choose(is_some, signal / z, 1.0))
+                curvature = chain * chain
+                if self.bends:
+                    bend = choose(is_some, residual * w.NF2 / (z * z * z), 0.0)
+                    curvature = curvature - choose(bend < 0.0, bend, 0.0)
+            else:
+                residual = +(weight * (y[u] - signal))
+                chain, curvature = weight, weight * weight
+            if not self.bends:
+                slope = [+(chain * d) for d in slope]
+                chain = curvature = 1.0
+            curvature = +curvature
+            residuals.append(residual)
+            pulls.append(+(chain * residual))
+            slopes.append(slope)
+            bent.append([+(curvature * d) for d in slope])
+        units = range(UNROLL)
+        w.SQT = total([w.SQT, *(r * r for r in residuals)])
+        for i in range(self.n):
+            w.GT[i] = total([w.GT[i], *(slopes[u][i] * pulls[u] for u in units)])
+        for i, j in self.layout.pairs:
+            w.MT[i, j] = total([w.MT[i, j], *(bent[u][i] * slopes[u][j] for u in units)])
+
+    def accumulate_floored(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Add them with a noise floor."""
+        self.accumulate(w, s, y, v, t, floored=True)
+
+    def _measurement(self, x: list, s: Any, t: Any, u: int) -> tuple[Any, list]:
+        """Compute the signal of measurement `u` and its derivatives."""
+        after_b, after_te = t[1 + 2 * u], t[2 + 2 * u]
+        if self.signal.evaluate is None:
+            return after_b[0], [after_b[1 + i] for i in range(self.n)]
+        signal, *slopes = self.signal.evaluate(x, s[2 * u], s[2 * u + 1], after_b, after_te)
+        return signal, slopes
+
+    def regularize(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Add nothing; fits alone are regularized."""
+
+
+class FitSteps(Sums):
+    """The steps of a fit."""
+
+    def begin(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Go from inner coordinates to those of the formula, and clear the sums."""
+        for i, form in enumerate(self.signal.forms):
+            w.X[i] = exp(w.T[i]) if form == "log" else w.T[i]
+        k = self.signal.kurtosis
+        if k >= 0:
+            _, ratio = self._limit(w, s)
+            w.X[k] = w.T[k] * ratio
+        w.CT = 0.0
+        self.clear(w)
+
+    def _limit(self, w: Any, s: Any) -> tuple[Any, Any]:
+        """Compute the ratio of K to the inner K: 3 / (b_max·D·bound), for a falling signal."""
+        d = self.signal.diffusivity
+        outer = w.X[d]
+        if self.signal.forms[d] == "inverse":
+            outer = 1.0 / outer
+        room = s[TURN_UP] / (outer * w.HI[self.signal.kurtosis])
+        is_limited = (room > 0.0) & (room < 1.0)
+        return is_limited, choose(is_limited, room, 1.0)
+
+    def regularize(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Add penalty·(parameter − origin)² of each parameter, in coordinates of the formula."""
+        for i, form in enumerate(self.signal.forms):
+            # The curvature by the inner coordinate counts: J'J alone overshoots far from the
+            # origin.
+            outer, slope, bend = w.X[i], 1.0, 0.0
+            if form == "inverse":
+                outer = 1.0 / w.X[i]
+                slope = +(-outer * outer)
+                bend = +(2.0 * outer * outer * outer)
+            elif form == "log":
+                bend = 1.0 / outer
+            penalty = s[PENALTY + i]
+            away = outer - s[PENALTY + self.n + i]
+            w.CT = w.CT + penalty * away * away
+            w.GT[i] = w.GT[i] - penalty * away * slope
+            w.MT[i, i] = w.MT[i, i] + penalty * (slope * slope + +(away * bend))
+
+    def chain(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Turn the sums into those of inner coordinates by the chain rule."""
+        n, k, d = self.n, self.signal.kurtosis, self.signal.diffusivity
+        w.CT = w.CT + w.SQT
+        if k >= 0:
+            is_limited, ratio = self._limit(w, s)
+            bent = w.X[k] if self.signal.forms[d] == "inverse" else -w.X[k]
+            slope = choose(is_limited, bent / w.X[d], 0.0)
+            w.GT[d] = w.GT[d] + slope * w.GT[k]
+            w.MT[d, d] = w.MT[d, d] + slope * (2.0 * w.MT[d, k] + slope * w.MT[k, k])
+            for j in range(n):
+                if j != d:
+                    w.MT[d, j] = w.MT[d, j] + slope * w.MT[k, j]
+            scale_row(w, n, k, ratio)
+        for i, form in enumerate(self.signal.forms):
+            if form == "log":
+                scale_row(w, n, i, w.X[i])
+
+    def accept(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Move the lanes whose trial is better, and adapt their damping."""
+        is_better = w.CT < w.C
+        damping = w.LAM
+        gain = (w.C - w.CT) / w.P1
+        w.C = choose(is_better, w.CT, w.C)
+        less = choose(damping * 0.2 > 1e-9, damping * 0.2, 1e-9)
+        less = choose(gain > 0.5, less, choose(gain > 0.2, damping, damping * 2.0))
+        w.LAM = choose(is_better, less, damping * 6.0)
+        w.IT = w.IT + 1.0
+        w.SQ = choose(is_better, w.SQT, w.SQ)
+        for i in range(self.n):
+            w.Q[i] = choose(is_better, w.T[i], w.Q[i])
+            w.G[i] = choose(is_better, w.GT[i], w.G[i])
+        for pair in self.layout.pairs:
+            w.M[pair] = choose(is_better, w.MT[pair], w.M[pair])
+
+    def step(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """
+        Choose the next trial of every lane and say which lanes are done.
+
+        Parameters at a bound that the gradient pushes against stay there; those that the step
+        would carry out are put on their bound and the rest is solved again. A lane is done when
+        the unclipped step promises too little: judged by the clipped one, 2–3 % of voxels stop
+        early.
+        """
+        n = self.n
+        each = range(n)
+        damping, objective = w.LAM, w.C
+        q, g = [w.Q[i] for i in each], [w.G[i] for i in each]
+        low, high = [w.LO[i] for i in each], [w.HI[i] for i in each]
+        m = {(i, j): w.M[i, j] for i in each for j in each}
+        free, right = [], []
+        for i in each:
+            is_held = ((q[i] <= low[i]) & (g[i] <= 0.0)) | ((q[i] >= high[i]) & (g[i] >= 0.0))
+            free.append(choose(is_held, 0.0, 1.0))
+            right.append(+(g[i] * free[i]))
+        d = solve(m, damping, free, right)
+        promise = +total(d[i] * (right[i] + damping * m[i, i] * d[i]) for i in each)
+
+        still_free, put = [], []
+        for i in each:
+            target = q[i] + d[i]
+            clipped = clip(target, low[i], high[i])
+            is_out = (free[i] > 0.0) & (clipped != target)
+            still_free.append(choose(is_out, 0.0, free[i]))
+            put.append(choose(is_out, clipped - q[i], 0.0))
+        right = []
+        for i in each:
+            rest = g[i]
+            for j in each:
+                if j != i:
+                    rest = rest - m[i, j] * put[j]
+            right.append(+(rest * still_free[i]))
+        again = solve(m, damping, still_free, right)
+        n_out = total(free[i] - still_free[i] for i in each)
+
+        for i in each:
+            step = choose(n_out > 0.0, put[i] + again[i] * still_free[i], d[i])
+            target = clip(q[i] + step, low[i], high[i])
+            w.T[i] = target
+            d[i] = target - q[i]
+        quadratic = total(d[i] * total(m[i, j] * d[j] for j in each) for i in each)
+        gain = 2.0 * total(g[i] * d[i] for i in each) - quadratic
+        w.P1 = choose(gain > 1e-300, gain, 1e-300)
+        w.LAM = choose(gain < 0.02 * promise, damping * 10.0, damping)
+        is_small = (promise <= s[TOLERANCE] * objective + 1e-26) & (damping < 0.5)
+        stuck = choose(promise <= 1e-6 * objective + 1e-26, 1.0, 2.0)
+        w.END = choose(is_small, 1.0, choose(damping > 1e9, stuck, 0.0))
+        # A start that cannot end below the best is given up: 3 close to its end, 4 far from it.
+        for share, most, code in ((_FAR, 3.0, 4.0), (_NEAR, 0.9, 3.0)):
+            is_lost = (damping < 0.5) & (promise < share * objective)
+            is_lost = is_lost & (objective - most * promise > w.GB)
+            w.END = choose(is_lost, code, w.END)
+
+    def leave_limit(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Turn the sums of the inner K, a share of a limit that moves with D, into those of K."""
+        w.CT = 1.0
+        k, d = self.signal.kurtosis, self.signal.diffusivity
+        if k < 0:
+            return
+        form = self.signal.forms[d]
+        w.X[d] = exp(w.Q[d]) if form == "log" else w.Q[d]
+        is_limited, ratio = self._limit(w, s)
+        w.CT = ratio
+        is_limited = is_limited & (w.Q[k] < w.HI[k])
+        ratio = choose(is_limited, ratio, 1.0)
+        # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D.
+        bend = w.Q[k] if form == "inverse" else -w.Q[k]
+        bend = choose(is_limited, bend if form == "log" else bend / w.Q[d], 0.0)
+        dk, kk = w.M[d, k], w.M[k, k]
+        for j in range(self.n):
+            if j not in (d, k):
+                w.M[d, j] = w.M[d, j] - bend * w.M[j, k]
+                w.M[j, k] = w.M[j, k] / ratio
+        w.M[d, d] = w.M[d, d] + bend * (bend * kk - 2.0 * dk)
+        w.M[d, k] = (dk - bend * kk) / ratio
+        w.M[k, k] = kk / (ratio * ratio)
+
+    def variances(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
+        """Find the diagonal of the inverse of J'J over the free parameters, scaled before."""
+        each = range(self.n)
+        unit, is_blind, a = [], [], {}
+        for i in each:
+            q = w.Q[i]
+            free = choose((q <= w.LO[i]) | (q >= w.HI[i]), 0.0, 1.0)
+            square = w.M[i, i]
+            unit.append(free / sqrt(choose(square > 1e-300, square, 1e-300)))
+            # Signals are one at most, so this is below rounding: they do not depend on it.
+            is_blind.append((square <= 1e-24) & (free > 0.0))
+        for i, j in self.layout.pairs:
+            a[i, j] = 1.0 if i == j else +(w.M[i, j] * (unit[i] * unit[j]))
+        factored = Factored(a, [1e-15] * self.n)
+        for i in each:
+            variance = factored.inverse(i, i) * unit[i] * unit[i]
+            w.D[i] = choose(is_blind[i], 1e300, variance)
+
+
+def clip(number: Any, low: Any, high: Any) -> Any:
+    """Put a number between bounds."""
+    return choose(number < low, low, choose(number > high, high, number))
+
+
+def scale_row(w: Any, n: int, i: int, slope: Any) -> None:
+    """Multiply the derivatives of the sums by one parameter."""
+    w.GT[i] = w.GT[i] * slope
+    w.MT[i, i] = w.MT[i, i] * (slope * slope)
+    for j in range(n):
+        if j != i:
+            w.MT[i, j] = w.MT[i, j] * slope
+
+
+class Factored:
+    """A symmetric matrix a, of which the lower triangle is known, as LDL'."""
+
+    def __init__(self, a: Mapping[tuple[int, int], Any], least: Sequence[Any]) -> None:
+        """Factor it, unrolled; a pivot is at least as large as `least`."""
+        self.n = n = len(least)
+        self.lower: dict[tuple[int, int], Any] = {}
+        self.inverses: list[Any] = []  # of the pivots
+        pivots: list[Any] = []
+        for j in range(n):
+            scaled = [+(self.lower[j, k] * pivots[k]) for k in range(j)]
+            pivot = self._reduced(a[j, j], j, scaled)
+            pivots.append(choose(pivot > least[j], pivot, least[j]))
+            self.inverses.append(1.0 / pivots[j])
+            for i in range(j + 1, n):
+                self.lower[i, j] = +(self._reduced(a[i, j], i, scaled) * self.inverses[j])
+        self._inverse_lower: dict[tuple[int, int], Any] = {}
+
+    def _reduced(self, entry: Any, i: int, scaled: list) -> Any:
+        for k, factor in enumerate(scaled):
+            entry = entry - self.lower[i, k] * factor
+        return entry
+
+    def forward(self, right: Sequence[Any]) -> list[Any]:
+        """Solve L z = right."""
+        z: list[Any] = []
+        for i in range(self.n):
+            z.append(+self._reduced(right[i], i, z))
+        return z
+
+    def inverse(self, j: int, k: int) -> Any:
+        """Compute entry (j, k) of the inverse of a, j >= k."""
+        inverse = self._inverse_lower
+        if not inverse:
+            # L has ones on its diagonal.
+            for column in range(self.n):
+                for i in range(column + 1, self.n):
+                    entry = -self.lower[i, column]
+                    for m in range(column + 1, i):
+                        entry = entry - self.lower[i, m] * inverse[m, column]
+                    inverse[i, column] = entry
+        entry = inverse[j, k] * self.inverses[j] if j > k else self.inverses[j]
+        for m in range(j + 1, self.n):
+            entry = entry + inverse[m, j] * inverse[m, k] * self.inverses[m]
+        return entry
+
+
+def solve(
+    m: Mapping[tuple[int, int], Any], damping: Any, free: list[Any], right: list[Any]
+) -> list[Any]:
+    """Solve (M + λ·diag M) d = right for the free parameters."""
+    n = len(free)
+    a = {}
+    for i in range(n):
+        for j in range(i):
+            a[i, j] = +(m[i, j] * (free[i] * free[j]))
+        a[i, i] = (m[i, i] * (1.0 + damping) + 1e-30) * free[i] + (1.0 - free[i])
+    factored = Factored(a, [1e-30] * n)
+    d = factored.forward(right)
+    for i in reversed(range(n)):
+        entry = d[i] * factored.inverses[i]
+        for k in range(i + 1, n):
+            entry = entry - factored.lower[k, i] * d[k]
+        d[i] = +entry
+    return d
