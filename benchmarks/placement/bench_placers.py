@@ -71,7 +71,7 @@ OF_KIND = {
     "ranker": ("placement.learned.features", "placement.learned.ranker"),
     "network": (
         *("placement.learned.pose_network", "placement.learned.regressor"),
-        *("placement.learned.resampling", "placement.learned.views", "dmrifit.networks"),
+        *("placement.learned.views", "dmrifit.networks"),
     ),
 }
 #: Differences of the mean Dice with the closest expert, and what they are to reach on experts with
