@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly.cli.case_runs import RUN, prepared_cases
+from anomaly.cli.case_runs import prepared_cases
 from anomaly.cli.detection_commands import detect
 from anomaly.cli.study_commands import evaluate, simulate
 from anomaly.detectors.gaussian import VoxelwiseGaussian
