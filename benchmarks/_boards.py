@@ -1,5 +1,6 @@
 """What boards of claims share: digests of code, what is finished of a run, its options, tables of claims."""
 
+import ast
 import hashlib
 import json
 import time
@@ -12,9 +13,9 @@ import joblib
 import pandas as pd
 
 from benchmarks import _measure as measure
+from benchmarks.claims.claim_board import NOT_SIMULATED, OPEN, board_sentence
 from dmrifit.io.atomic_files import whole_file, write_text
-from dmrifit.stats.claim_board import board_sentence
-from dmrifit.stats.verdicts import NOT_SIMULATED, OPEN
+from dmrifit.io.digests import digest
 
 ROOT = Path(__file__).parents[1]
 #: How much wider the margins are that the verdicts are also given for.
@@ -26,13 +27,13 @@ _SHARED = ["condition", "run"]
 N_JOBS = {"--n-jobs": {"type": int, "default": 2, "help": "processes, of one thread each"}}
 
 
-def room_modules(*rooms: str) -> list[Path]:
-    """List the modules of rooms, or single modules, by dotted name."""
+def code_digest(*rooms: str) -> str:
+    """Digest the statements of rooms, or single modules, by dotted name, whatever their comments and layout."""
     modules = []
     for name in rooms:
         place = ROOT.joinpath(*name.split("."))
         modules += sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    return modules
+    return digest(sorted(ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in modules))
 
 
 def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:

@@ -184,11 +184,11 @@ class ImplantDetector(AlignedDetector):
     # ----------------------------------------------------------------------------------
 
     def _other_files(self) -> dict[str, bytes]:
-        return {_TREES: dumped(self.trees_, None, {}, [])}
+        return {_TREES: dumped(self.trees_, {}, [])}
 
     def _restore_others(self, files: Mapping[str, bytes]) -> None:
         refuse_keys(dict(files), {_TREES}, "file", complete=True)
-        booster = loaded(files[_TREES], None, [], {})
+        booster = loaded(files[_TREES], [], {})
         is_booster = isinstance(booster, HistGradientBoostingRegressor)
         if not is_booster or getattr(booster, "n_features_in_", 0) != _N_COLUMNS:
             raise RefusedError(f"its trees do not look at {_N_COLUMNS} columns")

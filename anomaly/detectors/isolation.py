@@ -135,11 +135,11 @@ class IsolationForestDetector(AnomalyDetector):
         return self._smooth_scores(score, mask)
 
     def _other_files(self) -> dict[str, bytes]:
-        return {_FOREST: dumped(self.forest_, None, {}, [])}
+        return {_FOREST: dumped(self.forest_, {}, [])}
 
     def _restore_others(self, files: Mapping[str, bytes]) -> None:
         refuse_keys(dict(files), {_FOREST}, "file", complete=True)
-        forest = loaded(files[_FOREST], None, [], {})
+        forest = loaded(files[_FOREST], [], {})
         n_features = len(self.features) + {"world": 3, "depth": 1, None: 0}[self.position]
         is_forest = isinstance(forest, IsolationForest)
         if not is_forest or getattr(forest, "n_features_in_", None) != n_features:

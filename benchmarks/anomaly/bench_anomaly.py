@@ -59,7 +59,6 @@ from benchmarks.claims.weninger.methods import (
     board_rules,
     method_name,
 )
-from dmrifit.io.digests import source_digest
 from dmrifit.networks.training import gather_training
 
 RESULT = measure.RESULTS / "anomaly.json"
@@ -72,7 +71,7 @@ OF_MAPS = (
 OF_EVALUATION = (
     *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
     *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
-    *("anomaly.study.strata", "anomaly.study.summaries", "anomaly.detectors.thresholds"),
+    *("anomaly.study.strata", "anomaly.detectors.thresholds"),
     "dmrifit.stats.lesion_matching",
     "dmrifit.stats.patient_summary",
     "benchmarks.claims.weninger.methods",
@@ -237,8 +236,8 @@ def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
 
 
 # Once, as code may be changed while it runs.
-CODE_OF_MAPS = source_digest(boards.room_modules(*OF_MAPS))
-CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
+CODE_OF_MAPS = boards.code_digest(*OF_MAPS)
+CODE_OF_EVALUATION = boards.code_digest(*OF_EVALUATION)
 
 
 @dataclass(frozen=True)

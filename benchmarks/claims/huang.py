@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.claims.claim_files import read_claims
-from dmrifit.stats.claim_board import (
+from benchmarks.claims.claim_board import (
     Check,
     MissingEvidence,
     Run,
     build_board,
     check_claims,
+    read_claims,
+    read_margins,
 )
-from dmrifit.stats.verdicts import read_margins
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.operating_curves import precision_at_sensitivity
 from metastasis.study.reader_scores import STATUSES

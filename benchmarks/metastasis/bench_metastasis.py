@@ -45,7 +45,6 @@ from benchmarks.claims.huang import (
     method_name,
 )
 from dmrifit import load_model, save_model
-from dmrifit.io.digests import source_digest
 from dmrifit.networks.training import gather_training
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
 from metastasis.networks.sizes import low_resolution_cells
@@ -118,8 +117,8 @@ OF_EVALUATION = (
     ),
 )
 # Once, as code may be changed while it runs.
-CODE_OF_VOXELS = source_digest(boards.room_modules(*OF_VOXELS))
-CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
+CODE_OF_VOXELS = boards.code_digest(*OF_VOXELS)
+CODE_OF_EVALUATION = boards.code_digest(*OF_EVALUATION)
 CODE_OF_CLAIMS = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(MARGINS_FILE.parent.glob("huang*")))
 ).hexdigest()[:16]

@@ -28,7 +28,6 @@ import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects
 
+from benchmarks import _boards as boards
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from dmrifit import load_model, save_model
 from dmrifit.io.components import drop_small, label_components
-from dmrifit.io.digests import source_digest
 from metastasis import TwoStageSegmenter, prepare_scan
-from metastasis.candidates import case_candidates, features, judgment
 from metastasis.candidates.case_candidates import comparable
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import candidate_truth, scored_volume
@@ -102,16 +100,14 @@ ALLOWED, ALLOWED_ML = 30, 2.0
 MIN_VOXELS, COVERED, LARGE_RING = 4, 0.1, "large ring"
 #: Modules whose source decides which training scans are stored, and which networks.
 SCAN_SOURCES = [
-    import_module(f"metastasis.simulate.{name}")
+    f"metastasis.simulate.{name}"
     for name in ("enhancement", "implants", "negatives", "patients", "training_scans")
 ]
 NETWORK_SOURCES = [
-    import_module(f"metastasis.{name}")
-    for name in (
-        *("networks.architectures", "networks.losses"),
-        "segmentation.sampling",
-    )
+    f"metastasis.{name}"
+    for name in ("networks.architectures", "networks.losses", "segmentation.sampling")
 ]
+CANDIDATE_SOURCES = [f"metastasis.candidates.{name}" for name in ("features", "judgment", "case_candidates")]
 
 
 def tried(
@@ -170,14 +166,13 @@ def network_state() -> str:
 def state() -> str:
     """Give a digest of what makes candidates and tests."""
     settings = [network_state(), JUDGE_SEED, TEST_SEED, N_TEST, N_IMPLANTS, LEVELS]
-    return state_of(settings, [features, judgment, case_candidates])
+    return state_of(settings, CANDIDATE_SOURCES)
 
 
-def state_of(settings: Any, modules: Sequence[Any]) -> str:
+def state_of(settings: Any, sources: Sequence[str]) -> str:
     """Give 8 digits that change with settings and with what modules do."""
-    digest = hashlib.sha256(repr(settings).encode())
-    digest.update(source_digest(Path(module.__file__) for module in modules).encode())
-    return digest.hexdigest()[:8]
+    text = repr(settings) + boards.code_digest(*sources)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 # Training ----------------------------------------------------------------------------------------

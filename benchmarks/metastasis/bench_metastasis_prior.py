@@ -28,7 +28,6 @@ from scipy import ndimage
 from benchmarks import _boards as boards
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
-from dmrifit.io.digests import source_digest
 from metastasis import simulate_metastases
 from metastasis.candidates.case_candidates import case_candidates
 from metastasis.candidates.features import Candidates
@@ -73,12 +72,10 @@ COVERED = 0.1
 #: A false candidate was there before if the network gives it this share of its probability then.
 PERSISTENT = 0.5
 #: Rooms and the network that candidates depend on.
-CODE = hashlib.sha256(PATH.read_bytes()).hexdigest()[:10] + source_digest(
-    boards.room_modules(
-        *("metastasis.candidates.features", "metastasis.candidates.case_candidates"),
-        "metastasis.scans.local_level",
-        *("metastasis.simulate.patients", "metastasis.simulate.enhancement"),
-    )
+CODE = hashlib.sha256(PATH.read_bytes()).hexdigest()[:10] + boards.code_digest(
+    *("metastasis.candidates.features", "metastasis.candidates.case_candidates"),
+    "metastasis.scans.local_level",
+    *("metastasis.simulate.patients", "metastasis.simulate.enhancement"),
 )
 
 

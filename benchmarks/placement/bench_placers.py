@@ -32,7 +32,6 @@ from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from dmrifit import Training
 from dmrifit.io.atomic_files import write_text
-from dmrifit.io.digests import source_digest
 from placement import (
     Scene,
     Voxel,
@@ -72,7 +71,7 @@ OF_KIND = {
     "ranker": ("placement.learned.features", "placement.learned.ranker"),
     "network": (
         *("placement.learned.pose_network", "placement.learned.regressor"),
-        *("placement.learned.resampling", "placement.learned.views", "dmrifit.networks"),
+        *("placement.learned.views", "dmrifit.networks"),
     ),
 }
 #: Differences of the mean Dice with the closest expert, and what they are to reach on experts with
@@ -178,7 +177,7 @@ def free_optimizer(seed: int, **options: Any) -> VoxelOptimizer:
 def code_digest(name: str) -> str:
     """Digest of the code that the boxes of a placer depend on, so that work on another one does not count."""
     own = [rooms for kind, rooms in OF_KIND.items() if name.startswith(kind)]
-    return source_digest(boards.room_modules(*OF_BOXES, *itertools.chain.from_iterable(own)))
+    return boards.code_digest(*OF_BOXES, *itertools.chain.from_iterable(own))
 
 
 def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 from benchmarks import _boards as boards
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
+from benchmarks.claims.claim_board import OPEN
 from benchmarks.claims.macarro.board import decide_claims
 from benchmarks.prediction import bench_claims
 from benchmarks.prediction.bench_claims import RANKED
@@ -36,7 +37,6 @@ from dmrifit.simulate.walk_table import (
     walk_rows,
     walk_signals,
 )
-from dmrifit.stats.claim_board import OPEN
 
 RESULT = measure.RESULTS / "truths.json"
 MODEL = MODELS["t2-ivim-kurtosis"]

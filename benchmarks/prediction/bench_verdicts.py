@@ -20,10 +20,10 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
+from benchmarks.claims.claim_board import EQUAL, FAILS, HOLDS, LEAST_SEEDS, OPEN, decide
 from benchmarks.claims.macarro.board import MARGINS
 from dmrifit import MapsToMaps, compare, simulate_cohort
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE
-from dmrifit.stats.verdicts import EQUAL, FAILS, HOLDS, LEAST_SEEDS, OPEN, decide
 
 RESULT = measure.RESULTS / "verdicts.json"
 MARGIN = MARGINS["index"]

@@ -40,8 +40,16 @@ def check_fields(estimator: Any) -> None:
             options = [option for option in get_args(hint) if option is not NoneType]
         is_optional = NoneType in get_args(hint)
         # Where several kinds of values are possible, the class checks them itself.
-        if len(options) == 1 and not (value is None and is_optional):
-            _check_hint(name, value, options[0], (None,) * is_optional)
+        if len(options) > 1 or (value is None and is_optional):
+            continue
+        (hint,) = options
+        if hint is bool:
+            check_word(name, value, (False, True))
+        elif get_origin(hint) is Literal:
+            check_word(name, value, (*get_args(hint), *((None,) * is_optional)))
+        elif get_origin(hint) is Annotated:
+            kind, limits = get_args(hint)
+            check_number(name, value, whole=kind is int, **limits._asdict())
 
 
 @cache
@@ -52,17 +60,6 @@ def _field_hints(cls: Any) -> dict[str, Any]:
         if "__dataclass_fields__" in vars(base):
             hints.update(inspect.get_annotations(base, eval_str=True))
     return hints
-
-
-def _check_hint(name: str, value: Any, hint: Any, others: tuple[None, ...]) -> None:
-    """Refuse a value that is none of some words, no boolean, or no number within limits."""
-    if hint is bool:
-        check_word(name, value, (False, True))
-    elif get_origin(hint) is Literal:
-        check_word(name, value, (*get_args(hint), *others))
-    elif get_origin(hint) is Annotated:
-        kind, limits = get_args(hint)
-        check_number(name, value, whole=kind is int, **limits._asdict())
 
 
 def check_number(
@@ -77,18 +74,13 @@ def check_number(
 ) -> None:
     """Refuse a parameter that is not a number, too small or too large."""
     if not is_number(value, whole=whole) or not (least <= value <= most and above < value < below):
-        limits = f"of at least {least:g}"
-        if above > -np.inf:
-            limits = f"above {above:g}"
+        limits = f"above {above:g}" if above > -np.inf else f"of at least {least:g}"
         if most < np.inf:
-            limits = f"from {least:g} to {most:g}"
-            if above > -np.inf:
-                limits = f"above {above:g} and at most {most:g}"
+            is_open = above > -np.inf
+            limits = f"{limits} and at most {most:g}" if is_open else f"from {least:g} to {most:g}"
         if below < np.inf:
             limits += f" and below {below:g}"
-        noun = "number"
-        if whole:
-            noun = "whole number"
+        noun = "whole number" if whole else "number"
         raise ValueError(f"{name} must be a {noun} {limits}, not {value!r}")
 
 

@@ -20,28 +20,18 @@ def check_file(
     """Refuse a path that is no file, and say what it is instead."""
     if path.is_file():
         return
-    if path.exists() and not path.is_dir():
-        raise FileNotFoundError(f"{path} is a pipe or a device; name a {noun}")
-    if path.is_symlink() and not path.is_dir():
-        if _leads_in_circle(path):
-            raise FileNotFoundError(
-                f"{path} is a link that leads back to itself; name the {noun} itself"
-            )
-        raise FileNotFoundError(
-            f"{path} is a link to {path.readlink()}, where there is no {noun}; name the {noun} "
-            "itself"
-        )
-    kind = ", but a folder" if path.is_dir() else ""
-    raise FileNotFoundError(f"{path}: no such {noun}{kind}; {remedy}")
-
-
-def _leads_in_circle(link: Path) -> bool:
-    """Whether a link, or one that it leads to, leads back to itself."""
+    if path.is_dir():
+        raise FileNotFoundError(f"{path}: no such {noun}, but a folder; {remedy}")
+    if not path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path}: no such {noun}; {remedy}")
     try:
-        link.stat()
+        path.stat()
     except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
+        target = f"to {path.readlink()}, where there is no {noun}"
+        if error.errno == errno.ELOOP:
+            target = "that leads back to itself"
+        raise FileNotFoundError(f"{path} is a link {target}; name the {noun} itself") from None
+    raise FileNotFoundError(f"{path} is a pipe or a device; name a {noun}")
 
 
 def read_small(path: Path) -> bytes:

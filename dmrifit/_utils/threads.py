@@ -73,11 +73,22 @@ def one_thread() -> Iterator[None]:
     the limit of BLAS is that of the process, set by the first block and lifted after the last;
     that of OpenMP is set in every thread.
     """
+    global _depth, _libraries, _blas
     with _lock:
-        openmp = _enter()
+        n_modules = len(sys.modules)
+        # A look-up takes milliseconds, and only an import can bring new libraries.
+        if _libraries is None or _libraries[0] != n_modules:
+            controller = ThreadpoolController()
+            by_api = {api: controller.select(user_api=api) for api in ("blas", "openmp")}
+            _libraries = n_modules, by_api
+        _, by_api = _libraries
+        if _depth == 0:
+            _take_control()
+            _blas = by_api["blas"].limit(limits=1)
+        _depth += 1
     _thread_state.depth = getattr(_thread_state, "depth", 0) + 1
     if _thread_state.depth == 1:
-        _thread_state.openmp = openmp.limit(limits=1)
+        _thread_state.openmp = by_api["openmp"].limit(limits=1)
     try:
         yield
     finally:
@@ -85,35 +96,12 @@ def one_thread() -> Iterator[None]:
         if _thread_state.depth == 0:
             _thread_state.openmp.restore_original_limits()
         with _lock:
-            _leave()
-
-
-def _enter() -> ThreadpoolController:
-    """Limit BLAS when the first block begins; return the OpenMP libraries."""
-    global _depth, _libraries, _blas
-    n_modules = len(sys.modules)
-    # A look-up takes milliseconds, and only an import can bring new libraries.
-    if _libraries is None or _libraries[0] != n_modules:
-        controller = ThreadpoolController()
-        by_api = {api: controller.select(user_api=api) for api in ("blas", "openmp")}
-        _libraries = n_modules, by_api
-    _, by_api = _libraries
-    if _depth == 0:
-        _take_control()
-        _blas = by_api["blas"].limit(limits=1)
-    _depth += 1
-    return by_api["openmp"]
-
-
-def _leave() -> None:
-    """Lift the limit of BLAS when the last block ends."""
-    global _depth, _blas
-    _depth -= 1
-    if _depth == 0:
-        _take_control()
-        _blas.restore_original_limits()
-        _blas = None
-        _take_control()
+            _depth -= 1
+            if _depth == 0:
+                _take_control()
+                _blas.restore_original_limits()
+                _blas = None
+                _take_control()
 
 
 def _take_control() -> None:

@@ -526,7 +526,7 @@ def _training_cohorts(
 
 def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
     """Print the summary of the first comparison, and where the page is."""
-    from dmrifit.study.skill_summary import headline, headline_notes
+    from dmrifit.study.summaries import headline, headline_notes
 
     table = headline(evaluations[0].summary())
     typer.echo(table.to_string(index=False))

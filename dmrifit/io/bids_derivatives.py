@@ -145,30 +145,25 @@ class FitTally:
         self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
-        amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
-        if len(amplitudes) == 1:
-            # S0 itself may lie far outside of what was measured, and be not determined.
-            signals = least_weighted_signals(result)
-            snr = signals / self._residual_deviation(result)
-            noise = np.full(len(signals), np.inf)
-            if result.inputs is not None and result.inputs.sigma is not None:
-                noise[:] = result.inputs.sigma
-            self._sample.add(np.column_stack([snr, signals, noise]), by_slice(inside))
-
-    def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
-        """Compute the SD of residuals (n_voxels,), NaN where none are left beside parameters."""
-        if result.inputs is None:
-            return np.full(len(result.cost), np.nan)
-        signals = result.inputs.signals
-        is_used = np.isfinite(signals)
-        if result.method in ("ols", "wls"):
-            # A fit of logarithms keeps in its inputs the values that it leaves out.
-            is_used &= signals > 0
-        n_used = np.einsum("ij->i", is_used, dtype=np.intp)
-        spare = n_used - len(self.model.names) + len(self.fixed)
-        deviation = np.sqrt(result.cost / np.maximum(spare, 1))
-        # Of residuals that are 0 whatever the noise, there is no SNR.
-        return np.where((spare > 0) & (deviation > 0), deviation, np.nan)
+        if sum(p.is_amplitude for p in self.model.parameters) != 1:
+            return
+        noise = deviation = np.full(len(result.cost), np.nan)
+        if result.inputs is not None:
+            is_used = np.isfinite(result.inputs.signals)
+            if result.method in ("ols", "wls"):
+                # A fit of logarithms keeps in its inputs the values that it leaves out.
+                is_used &= result.inputs.signals > 0
+            n_used = np.einsum("ij->i", is_used, dtype=np.intp)
+            spare = n_used - len(self.model.names) + len(self.fixed)
+            deviation = np.sqrt(result.cost / np.maximum(spare, 1))
+            # Of residuals that are 0 whatever the noise, there is no SNR.
+            deviation[(spare <= 0) | (deviation <= 0)] = np.nan
+            if result.inputs.sigma is not None:
+                noise = np.broadcast_to(result.inputs.sigma, len(result.cost))
+        # S0 itself may lie far outside of what was measured, and be not determined.
+        signals = least_weighted_signals(result)
+        rows = np.column_stack([signals / deviation, signals, noise])
+        self._sample.add(rows, by_slice(inside))
 
     def snr(self) -> tuple[float, float]:
         """

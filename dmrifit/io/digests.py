@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,11 +68,6 @@ def digest(value: Any) -> str:
     """Compute the SHA-256 of a value's description."""
     text = json.dumps(describe(value), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def source_digest(paths: Iterable[Path]) -> str:
-    """Compute the SHA-256 of the statements of modules, whatever their comments and layout."""
-    return digest(sorted(ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths))
 
 
 def command_line(words: Iterable[str]) -> str:

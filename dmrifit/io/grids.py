@@ -8,7 +8,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from nibabel.affines import apply_affine, from_matvec
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite, is_number
@@ -68,8 +69,6 @@ def upright_edges(affine: NDArray) -> NDArray[np.float64]:
 
 def upright_affine(affine: NDArray, shape: Sequence[int]) -> NDArray[np.float64]:
     """Give the affine (4, 4) of an image of a shape (x, y, z) in RAS order."""
-    from nibabel.orientations import inv_ornt_aff, io_orientation
-
     return affine @ inv_ornt_aff(io_orientation(affine), shape)
 
 
@@ -134,8 +133,14 @@ def resampled(scan: nib.Nifti1Pair, spacing: float | None, *, order: int = 1) ->
     """Resample a scan to cubic voxels over the same field of view."""
     if spacing is None:
         return scan
-    shape, affine = _grid(scan, spacing)
-    return onto(scan, scan_of(np.zeros(shape, np.uint8), affine), np.eye(4), order=order)
+    edges = np.linalg.norm(scan.affine[:3, :3], axis=0)
+    shape = np.maximum(np.rint(np.array(scan.shape) * edges / spacing), 1).astype(int)
+    axes = scan.affine[:3, :3] * (spacing / edges)
+    # The middle of the field of view stays where it is.
+    middle = apply_affine(scan.affine, (np.array(scan.shape) - 1) / 2)
+    affine = from_matvec(axes, middle - axes @ ((shape - 1) / 2))
+    target = scan_of(np.zeros(shape, np.uint8), affine)
+    return onto(scan, target, np.eye(4), order=order)
 
 
 def onto(
@@ -197,16 +202,3 @@ def at_voxels(
 
     matrix, offset = matrix[:3, :3], matrix[:3, 3]
     return affine_transform(values, matrix, offset, output_shape=shape, order=order, mode=mode)
-
-
-def _grid(scan: nib.Nifti1Pair, spacing: float) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Compute the grid of another spacing over the same field of view."""
-    edges = np.linalg.norm(scan.affine[:3, :3], axis=0)
-    shape = np.maximum(np.rint(np.array(scan.shape) * edges / spacing), 1).astype(int)
-    affine = np.array(scan.affine, dtype=np.float64)
-    affine[:3, :3] *= spacing / edges
-    middle = (np.array(scan.shape) - 1) / 2
-    affine[:3, 3] = (
-        scan.affine[:3, :3] @ middle + scan.affine[:3, 3] - affine[:3, :3] @ ((shape - 1) / 2)
-    )
-    return tuple(int(n) for n in shape), affine

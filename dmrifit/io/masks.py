@@ -97,7 +97,10 @@ def binarize(
     finite = values[np.isfinite(values)]
     # Interpolation leaves small negative values; a label of −1 or an image is something else.
     above_one = finite[finite > 1]
-    invalid = [finite[finite <= -MASK_THRESHOLD], above_one[_fraction(above_one) > _ROUNDING]]
+    invalid = [
+        finite[finite <= -MASK_THRESHOLD],
+        above_one[np.abs(above_one - np.rint(above_one)) > _ROUNDING],
+    ]
     for bad in invalid:
         if bad.size:
             raise ValueError(
@@ -109,19 +112,14 @@ def binarize(
     if not inside.any():
         if may_be_empty and finite.size:
             return inside
-        largest = "it holds no finite value"
-        if finite.size:
-            largest = f"its largest value is {finite.max():g}"
+        largest = (
+            f"its largest value is {finite.max():g}" if finite.size else "it holds no finite value"
+        )
         raise ValueError(
             f"{name}: no voxel is inside the mask ({largest}; "
             f"inside means above {MASK_THRESHOLD:g})"
         )
     return inside
-
-
-def _fraction(values: NDArray) -> NDArray:
-    """Compute how far values are from whole numbers."""
-    return np.abs(values - np.rint(values))
 
 
 def zeros_and_ones(values: ArrayLike, name: str) -> NDArray[np.bool_]:

@@ -209,14 +209,14 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
             parts[_ESTIMATOR] = buffer.getvalue()
             parameters[key] = {"$estimator": _ESTIMATOR}
         elif isinstance(value, BaseEstimator):
-            parts[_PASSED] = dumped(value, None, parts, leaves)
+            parts[_PASSED] = dumped(value, parts, leaves)
             parameters[key] = {"$estimator": _PASSED}
         else:
             parameters[key] = encoded(value, key)
     if isinstance(estimator, ConformalIntervals):
-        parts[_REGRESSOR] = dumped(estimator._forest, "RFR", parts, leaves)
+        parts[_REGRESSOR] = dumped(estimator._forest, parts, leaves)
     elif hasattr(estimator, "regressor_"):
-        parts[_REGRESSOR] = dumped(estimator.regressor_, estimator.regressor, parts, leaves)
+        parts[_REGRESSOR] = dumped(estimator.regressor_, parts, leaves)
     metadata = {
         "class": name,
         "parameters": parameters,
@@ -253,8 +253,7 @@ def _rebuilt(
     parameters: dict[str, Any] = {}
     for key, value in metadata["parameters"].items():
         if value == {"$estimator": _PASSED}:
-            passed = parts[_PASSED]
-            parameters[key] = loaded(passed, None, metadata["leaves"], parts, trusted=trusted)
+            parameters[key] = loaded(parts[_PASSED], metadata["leaves"], parts, trusted=trusted)
         elif value == {"$estimator": _ESTIMATOR}:
             inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR]), inside=True), trusted)
             # As a parameter it is not fitted; the fitted copy is restored below.
@@ -283,13 +282,12 @@ def _rebuilt(
     if isinstance(estimator, MapFitter):
         estimator.model_ = resolve_model(estimator.model)
     if isinstance(estimator, SignalToSignal | MapsToMaps):
-        estimator.regressor_ = loaded(
-            parts[_REGRESSOR], estimator.regressor, metadata["leaves"], parts, trusted=trusted
-        )
+        stored = parts[_REGRESSOR]
+        estimator.regressor_ = loaded(stored, metadata["leaves"], parts, trusted=trusted)
         estimator.check_parameters()
         _check_regressor(estimator)
     if isinstance(estimator, ConformalIntervals):
-        forest = loaded(parts[_REGRESSOR], "RFR", [], {})
+        forest = loaded(parts[_REGRESSOR], [], {})
         _restore_intervals(estimator, inside, metadata["fitted"]["intervals"], forest)
     estimator.patient_scale_ = None
     if metadata["scale"] is not None:

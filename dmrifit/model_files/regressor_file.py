@@ -24,26 +24,29 @@ from dmrifit._optional import import_optional
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.boosted_trees import checked_trees
 from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays, instances_in
-from dmrifit.predict.algorithms import CLASS_MODULES, REGRESSORS
+from dmrifit.predict.algorithms import CLASS_MODULES
 
 # Classes of ours have short names in files, which stay when a module is renamed.
 _MODULES = CLASS_MODULES | {"Leaf": "dmrifit.model_files.regressor_file"}
 _LEAF = "dmrifit.Leaf"
 _XGBOOST = "xgboost.XGBRegressor"
-_PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 # Classes whose instances stand beside the skops file.
-_STORED = {entry.stored_class for entry in REGRESSORS.values() if entry.stored_class is not None}
-# A regressor that the user passed instead of a name may also hold the estimators whose arrays are
-# checked, and these, which they consist of.
-_OF_PASSED = frozenset({
-    "numpy.random._generator.Generator",
-    "numpy.uint64",
+_STORED = {_XGBOOST, "dmrifit.PatchCNN", "dmrifit.PatchTransformer"}
+# What a regressor may consist of: estimators whose arrays are checked, and these.
+_TYPES = frozenset({
+    "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple",
+    "dmrifit.LeastSquares", "dmrifit.Perceptron", "dmrifit.TargetWise", _LEAF,
+    "numpy.float64", "numpy.int64", "numpy.ndarray", "numpy.uint64",
+    "numpy.random._generator.Generator", "numpy.random.mtrand.RandomState",
     "sklearn._loss._loss.CyHalfSquaredError",
     "sklearn._loss.link.IdentityLink",
     "sklearn._loss.link.Interval",
     "sklearn._loss.loss.HalfSquaredError",
     "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-    _PREDICTOR,
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.tree._tree.Tree",
+    *(name for name in CHECKED_TYPES if name.startswith("sklearn.")),
 })  # fmt: skip
 # How skops may build them: no functions, methods, partials or reductions, and no sparse matrices,
 # whose indices nothing checks.
@@ -61,7 +64,7 @@ class Leaf:
 
 
 def dumped(
-    regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], leaves: list[dict[str, Any]]
+    regressor: BaseEstimator, parts: dict[str, bytes], leaves: list[dict[str, Any]]
 ) -> bytes:
     """Store a regressor by skops; add what skops does not know to the parts and leaves."""
     from skops.io import dumps
@@ -70,11 +73,6 @@ def dumped(
     for leaf in _leaves_in(regressor, _STORED):
         stubs[id(leaf)] = Leaf(len(leaves))
         description, weights = _described(leaf)
-        if description["class"] not in _allowed_leaves(algorithm):
-            raise ValueError(
-                f"the regressor cannot be stored: {description['class']} is not what {algorithm} "
-                "is made of"
-            )
         if weights is not None:
             suffix = ".json" if description["class"] == _XGBOOST else ".safetensors"
             description["weights"] = f"leaf{len(leaves)}{suffix}"
@@ -88,7 +86,7 @@ def dumped(
         check_arrays(regressor)
         # Not compressed, because the archive around it is.
         data = _with_modules(dumps(regressor), short=True)
-        unknown = _types_in(data) - _allowed(algorithm, _public_estimators())
+        unknown = _types_in(data) - _TYPES - _public_estimators()
     except RefusedError as error:
         raise ValueError(f"the regressor cannot be stored: {error}") from None
     if unknown:
@@ -102,23 +100,22 @@ def dumped(
 
 def loaded(
     data: bytes,
-    algorithm: Any,
     leaves: list[dict[str, Any]],
     parts: Mapping[str, bytes],
     *,
     trusted: Collection[str] = (),
 ) -> Any:
     """
-    Build the regressor that `dumped` has stored, of types of the algorithm only.
+    Build the regressor that `dumped` has stored, of types whose arrays are checked only.
 
-    One that the user passed may also consist of public estimators of scikit-learn whose arrays
-    are not checked, where the caller names them as trusted.
+    It may also consist of public estimators of scikit-learn whose arrays are not checked, where
+    the caller names them as trusted.
     """
     from skops.io import loads
 
-    allowed = _allowed(algorithm, _public_estimators().intersection(trusted))
+    allowed = _TYPES | _public_estimators().intersection(trusted)
     unknown = _types_in(data) - allowed
-    if unknown and unknown <= _public_estimators() and not isinstance(algorithm, str):
+    if unknown and unknown <= _public_estimators():
         names = ", ".join(f'"{name}"' for name in sorted(unknown))
         raise RefusedError(
             f"compiled code would follow arrays of {', '.join(sorted(unknown))} unchecked; "
@@ -141,10 +138,6 @@ def loaded(
         number = getattr(stub, "number", None)
         if type(number) is not int or not 0 <= number < len(leaves):
             raise RefusedError(f"it has no part {number!r} beside the regressor")
-        if leaves[number]["class"] not in _allowed_leaves(algorithm):
-            raise RefusedError(
-                f"it asks for {leaves[number]['class']}, which no regressor here is made of"
-            )
         memo[id(stub)] = _restored(leaves[number], parts)
     return copy.deepcopy(regressor, memo)
 
@@ -290,25 +283,6 @@ def versions_of(leaves: list[dict[str, Any]]) -> dict[str, str]:
     """Name the versions of the libraries that leaves are made with."""
     names = {"xgboost" if leaf["class"] == _XGBOOST else "torch" for leaf in leaves}
     return {name: str(import_optional(name).__version__) for name in sorted(names)}
-
-
-def _allowed_leaves(algorithm: Any) -> frozenset[str]:
-    if not isinstance(algorithm, str):
-        return frozenset(_STORED)
-    entry = REGRESSORS.get(algorithm)
-    if entry is None or entry.stored_class is None:
-        return frozenset()
-    return frozenset({entry.stored_class})
-
-
-def _allowed(algorithm: Any, estimators: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Return the types that a regressor by name, or one that the user passed, may consist of."""
-    if isinstance(algorithm, str):
-        entry = REGRESSORS.get(algorithm)
-        return frozenset() if entry is None else entry.file_types
-    of_names = [entry.file_types for entry in REGRESSORS.values()]
-    checked = [name for name in CHECKED_TYPES if name.startswith("sklearn.")]
-    return estimators.union(_OF_PASSED, checked, *of_names)
 
 
 def _public_estimators() -> frozenset[str]:

@@ -218,7 +218,10 @@ class Epochs:
                 if self.after_epoch is not None:
                     self.after_epoch(history_rows(net))
                 # Whether to wait for a training is decided after its first epoch.
-                state = _epoch_state(net.history[-1])
+                row = net.history[-1]
+                state = f"loss {row['train_loss']:.4g}"
+                if "valid_score" in row:
+                    state += f", score {row['valid_score']:.4g}"
                 is_told = len(net.history) == n_before + 1 or self._is_finished(net)
                 count(state if is_told else "", state=state)
         if self.best is not None:
@@ -275,14 +278,6 @@ class Epochs:
         if self.patience is None or not n_done:
             return False
         return n_done - 1 - _best_epoch(net.history) >= self.patience
-
-
-def _epoch_state(row: Mapping[str, Any]) -> str:
-    """Write the loss of an epoch, and its score if it has one."""
-    state = f"loss {row['train_loss']:.4g}"
-    if "valid_score" in row:
-        state += f", score {row['valid_score']:.4g}"
-    return state
 
 
 def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:

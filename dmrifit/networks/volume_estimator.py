@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -209,9 +209,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             If the number of channels of a case differs from that in training.
         """
         predictions = VolumeList(self._predictions(X))
-        if self._predicts_volumes:
-            return np.asarray(predictions)
-        return np.stack(predictions)
+        return np.asarray(predictions) if self._predicts_volumes else np.stack(predictions)
 
     def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:
         """
@@ -414,9 +412,28 @@ class VolumeEstimator(BaseEstimator, ABC):
             if state is not None:
                 best = checkpoints.restore_state(net, *state)
             if len(validation):
-                score = partial(self._mean_score, validation, cases, targets, inputs)
+
+                def score(net: skorch.NeuralNet) -> float:
+                    scores = []
+                    for i in validation:
+                        prediction = self._answer(net, inputs[i], cases[i])
+                        target = None if targets is None else targets[i]
+                        scores.append(self._case_score(prediction, target))
+                    return float(np.mean(scores))
+
             if folder is not None:
-                save = self._state_writer(folder, seed)
+                packages = ("dmrifit", "torch", "skorch", "numpy")
+                header = {
+                    "format": _FORMAT,
+                    "class": type(self).__name__,
+                    "parameters": self._run_parameters(),
+                    "seed": seed,
+                    "versions": {name: version(name) for name in packages},
+                }
+                # Before the first epoch, so that a read-only folder is an error at once.
+                text = json.dumps(header, indent=1, ensure_ascii=False) + "\n"
+                write_text(folder / "run.json", text)
+                save = partial(checkpoints.write_state, folder / _STATE, header=header)
             subset = import_optional("torch.utils.data").Subset
             stream = partial(self._stream, subset(inputs, train), subset(loss_targets, train))
             epochs = training_loop.Epochs(
@@ -492,40 +509,23 @@ class VolumeEstimator(BaseEstimator, ABC):
         # Sorted, so that the order of samples follows from the seed of the epoch alone.
         return np.sort(train), np.sort(validation)
 
-    def _mean_score(
-        self,
-        validation: NDArray[np.int64],
-        cases: Sequence[Any],
-        targets: Sequence[Any] | None,
-        inputs: CaseValues,
-        net: skorch.NeuralNet,
-    ) -> float:
-        """Compute the mean score of the validation cases."""
-        scores = []
-        for i in validation:
-            prediction = self._answer(net, inputs[i], cases[i])
-            target = None if targets is None else targets[i]
-            scores.append(self._case_score(prediction, target))
-        return float(np.mean(scores))
-
     # Prediction ---------------------------------------------------------------------------------
 
     def _predictions(self, X: Any) -> Iterator[Any]:
         """Predict one case after the other."""
         check_is_fitted(self)
         cases = listed(X, "cases")
-        with ExitStack() as stack:
-            count = None
-            # Who predicts one case after the other has a bar of all of them.
-            if self._settings.verbose and len(cases) > 1:
-                count = stack.enter_context(step_bar(len(cases), "case", "predict"))
+        bar: Any = nullcontext(lambda: None)
+        # Who predicts one case after the other has a bar of all of them.
+        if self._settings.verbose and len(cases) > 1:
+            bar = step_bar(len(cases), "case", "predict")
+        with bar as count:
             for i, case in enumerate(cases):
                 with naming(i):
                     inputs = self._inputs(case)
                     self._check_inputs(inputs)
                     yield self._answer(self.net_, inputs, case)
-                if count is not None:
-                    count()
+                count()
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> Any:
         """Predict a case with a net, without effect on a training in progress."""
@@ -539,11 +539,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         checkpoint = self._settings.checkpoint
         if checkpoint is None:
             return None
-        parameters = {
-            name: value
-            for name, value in self._run_parameters().items()
-            if name not in _NOT_OF_RUN
-        }
+        parameters = self._run_parameters()
+        for name in _NOT_OF_RUN.intersection(parameters):
+            del parameters[name]
         # Only a number identifies a training; otherwise the seed is read from its state.
         seed = patients = None
         if isinstance(self.random_state, int | np.integer):
@@ -555,23 +553,6 @@ class VolumeEstimator(BaseEstimator, ABC):
         digest = digest.copy()
         digest.update(json.dumps(run, sort_keys=True).encode())
         return Path(checkpoint) / f"{type(self).__name__}-{digest.hexdigest()}"
-
-    def _state_writer(
-        self, folder: Path, seed: int
-    ) -> Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None]:
-        """Describe a training in its folder, and return what writes the state of an epoch."""
-        from dmrifit.networks import checkpoints
-
-        header = {
-            "format": _FORMAT,
-            "class": type(self).__name__,
-            "parameters": self._run_parameters(),
-            "seed": seed,
-            "versions": {name: version(name) for name in ("dmrifit", "torch", "skorch", "numpy")},
-        }
-        # Before the first epoch, so that a read-only folder is an error at once.
-        write_text(folder / "run.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
-        return partial(checkpoints.write_state, folder / _STATE, header=header)
 
     def _run_parameters(self) -> dict[str, Any]:
         """Return parameters as JSON, with the fields of the training among them."""

@@ -64,16 +64,11 @@ class TargetWise(MultiOutputRegressor):
 
 @dataclass(frozen=True)
 class Regressor:
-    """How a regressor is made and saved."""
+    """How a regressor is made."""
 
     # From the parameters of its class and, by name, the options that every regressor is made
     # with (loss, patch_shape, random_state, n_jobs) to the unfitted regressor.
     make: Callable[..., RegressorMixin]
-    # Types that its model file may hold; nothing else is built, whatever a file asks for.
-    file_types: frozenset[str]
-    # The class of its innermost regressor where a model file stores this beside the skops file:
-    # boosted trees as JSON, weights of a network as safetensors.
-    stored_class: str | None = None
     # Parameters that differ from the defaults of its class.
     defaults: Mapping[str, Any] = field(default_factory=dict)
     losses: tuple[str, ...] = ("mean", "median")  # that it can learn by
@@ -145,98 +140,41 @@ def _standardized(regressor: RegressorMixin) -> RegressorMixin:
     return TransformedTargetRegressor(scaled, transformer=StandardScaler())
 
 
-_PLAIN_TYPES = frozenset({
-    "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple",
-    "numpy.float64", "numpy.int64", "numpy.ndarray",
-})  # fmt: skip
-_STANDARDIZED_TYPES = _PLAIN_TYPES | {
-    "sklearn.compose._target.TransformedTargetRegressor",
-    "sklearn.pipeline.Pipeline",
-    "sklearn.preprocessing._data.StandardScaler",
-}
-_PERCEPTRON_TYPES = _STANDARDIZED_TYPES | {
-    "dmrifit.Perceptron",
-    "numpy.random.mtrand.RandomState",
-    # Of files that were written before there was a class of ours.
-    "sklearn.neural_network._multilayer_perceptron.MLPRegressor",
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-}
-# A stored part leaves a stub of this type in the skops file.
-_STUB_TYPES = _STANDARDIZED_TYPES | {"dmrifit.Leaf"}
-
 #: Regressors by name. Their defaults were chosen by benchmarks/prediction/tune_algorithms.py: the
 #: quickest within 2 % of the best.
 REGRESSORS: dict[str, Regressor] = {
-    "LR": Regressor(
-        _linear,
-        _STANDARDIZED_TYPES
-        | {
-            "dmrifit.LeastSquares",
-            "dmrifit.TargetWise",
-            "sklearn.linear_model._quantile.QuantileRegressor",
-        },
-        is_in_study=True,
-    ),
+    "LR": Regressor(_linear, is_in_study=True),
     "RFR": Regressor(
         partial(_forest, RandomForestRegressor),
-        _STANDARDIZED_TYPES
-        | {
-            "sklearn.ensemble._forest.RandomForestRegressor",
-            "sklearn.tree._classes.DecisionTreeRegressor",
-            "sklearn.tree._tree.Tree",
-        },
         defaults={"n_estimators": 20, "min_samples_leaf": 3, "max_features": 0.6},
         is_in_study=True,
     ),
     "ETR": Regressor(
         partial(_forest, ExtraTreesRegressor),
-        _STANDARDIZED_TYPES
-        | {
-            "sklearn.ensemble._forest.ExtraTreesRegressor",
-            "sklearn.tree._classes.ExtraTreeRegressor",
-            "sklearn.tree._tree.Tree",
-        },
         defaults={"n_estimators": 20, "min_samples_leaf": 10},
         is_in_study=True,
     ),
     "GBR": Regressor(
         _boosted_trees,
-        _STUB_TYPES,
-        stored_class="xgboost.XGBRegressor",
         defaults={"n_estimators": 40, "max_depth": 3, "learning_rate": 0.25},
         is_in_study=True,
     ),
     "slNN": Regressor(
         _perceptron,
-        _PERCEPTRON_TYPES,
         defaults={"hidden_layer_sizes": (64,), "learning_rate_init": 0.01},
         losses=("mean",),
         is_in_study=True,
     ),
     "mlNN": Regressor(
         _perceptron,
-        _PERCEPTRON_TYPES,
         defaults={"hidden_layer_sizes": (48, 48), "learning_rate_init": 0.01},
         losses=("mean",),
         is_in_study=True,
     ),
-    "CNN": Regressor(
-        partial(_patch_network, "PatchCNN"),
-        _STUB_TYPES,
-        stored_class="dmrifit.PatchCNN",
-        is_patchwise=True,
-        is_in_study=True,
-    ),
-    "ViT": Regressor(
-        partial(_patch_network, "PatchTransformer"),
-        _STUB_TYPES,
-        stored_class="dmrifit.PatchTransformer",
-        is_patchwise=True,
-    ),
+    "CNN": Regressor(partial(_patch_network, "PatchCNN"), is_patchwise=True, is_in_study=True),
+    "ViT": Regressor(partial(_patch_network, "PatchTransformer"), is_patchwise=True),
     CONSTANT: Regressor(
-        lambda params, **_: DummyRegressor(**params),
-        _PLAIN_TYPES | {"sklearn.dummy.DummyRegressor"},
-        defaults={"strategy": "median"},
+        lambda params, **_: DummyRegressor(**params), defaults={"strategy": "median"}
     ),
 }
 

@@ -169,7 +169,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         X, Y = filled(X), filled(Y)
         if self.source is None or self.target is None:
             x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
-            _check_blocks(x, self.patch_shape_)
+            _check_neighbors(x, None, self.patch_shape_)
             y = y.astype(np.float64, copy=False)
         else:
             x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
@@ -177,7 +177,10 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y"
             )
             check_consistent_length(x, y)
-            _check_neighbors(x, self.source, self.patch_shape_)
+            if self.patch_shape_ is None:
+                check_columns(x, self.source, "X")
+            else:
+                _check_neighbors(x, len(self.source), self.patch_shape_)
             check_columns(y, self.target, "Y")
         check_magnitude(x, "X")
         check_magnitude(y, "Y")
@@ -361,28 +364,18 @@ def _search(regressor: Any) -> BaseSearchCV | None:
     return None
 
 
-def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:
-    """Check that rows of plain arrays can be split into neighbors."""
+def _check_neighbors(X: _Array, n: int | None, patch_shape: tuple[int, int, int] | None) -> None:
+    """Check that rows have the measurements of each neighbor, any number where it is not known."""
     k = 1 if patch_shape is None else math.prod(patch_shape)
-    if X.shape[1] % k:
+    if n is None and X.shape[1] % k:
         raise ValueError(
             f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: "
             f"the number of columns must be a multiple of {k}"
         )
-
-
-def _check_neighbors(
-    X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None
-) -> None:
-    """Check that rows have the source's measurements of each neighbor."""
-    if patch_shape is None:
-        check_columns(X, source, "X")
-        return
-    k = math.prod(patch_shape)
-    if X.shape[1] != k * len(source):
+    if n is not None and X.shape[1] != k * n:
         raise ValueError(
-            f"X of shape {X.shape} does not have the {k * len(source)} columns of "
+            f"X of shape {X.shape} does not have the {k * n} columns of "
             f"{counted(k, 'neighbor')} (patch_shape={patch_shape}) with "
-            f"{counted(len(source), 'measurement')} each; "
+            f"{counted(n, 'measurement')} each; "
             f"Cohort.arrays(patch_shape={patch_shape}) gives them"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             If an option is out of range, there are no groups or fewer than five patients, fewer
             than `n_splits`, or what the estimator refuses.
         """
-        self._check_options()
+        if not (is_number(self.coverage) and 0 < self.coverage < 1):
+            raise ValueError(f"coverage must lie between 0 and 1, as 0.9, not {self.coverage!r}")
+        check_number("n_splits", self.n_splits, least=2, whole=True)
         X, Y = filled(X), filled(Y)
         model = self._model()
         seed = seed_from(self.random_state)
@@ -396,11 +399,6 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         patients = counted(n, "patient")
         return f"calibrated to {percent} of the voxels on {patients}; {expected} (no proof)"
 
-    def _check_options(self) -> None:
-        if not (is_number(self.coverage) and 0 < self.coverage < 1):
-            raise ValueError(f"coverage must lie between 0 and 1, as 0.9, not {self.coverage!r}")
-        check_number("n_splits", self.n_splits, least=2, whole=True)
-
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None for intervals of `predict`."""
         if not hasattr(self.estimator, "predict_maps"):
@@ -460,22 +458,10 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             forest = _forest(X[train], predicted[train], expected[train], weight[train], seed)
             spread[test] = self._spread(forest, X[test], predicted[test])
         self._forest = _forest(X, predicted, expected, weight, seed)
-        self._ends = self._learn_ends(predicted, spread, targets, weight)
+        learn_ends = partial(IntervalEnds.learn, coverage=self.coverage, bounds=self._bounds)
+        self._ends = learn_ends(predicted, spread, targets, weight)
         self.quantiles_ = self._ends.quantiles
-        self._calibrate(predicted, spread, targets, patients)
-        self.novelty_ = self._learn_novelty(X, patients, seed)
-
-    def _learn_ends(
-        self, predicted: _Array, spread: _Array, targets: _Array, weight: _Array
-    ) -> IntervalEnds:
-        return IntervalEnds.learn(
-            predicted, spread, targets, weight, coverage=self.coverage, bounds=self._bounds
-        )
-
-    def _calibrate(
-        self, predicted: _Array, spread: _Array, targets: _Array, patients: NDArray
-    ) -> None:
-        """Measure the intervals of each patient by what the others teach."""
+        # The intervals of each patient are measured by what the others teach.
         intervals = np.empty((*targets.shape, 2))
         constant = np.empty((*targets.shape, 2))
         tails = (1 - self.coverage) / 2, (1 + self.coverage) / 2
@@ -483,7 +469,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             test = patients == patient
             train = ~test
             weight = patient_weights(patients[train])
-            ends = self._learn_ends(predicted[train], spread[train], targets[train], weight)
+            ends = learn_ends(predicted[train], spread[train], targets[train], weight)
             intervals[test] = ends.around(predicted[test], spread[test])
             constant[test] = weighted_quantiles(targets[train], weight, tails)
         table = coverage_table(intervals, targets, patients, names=self.names_)
@@ -492,15 +478,14 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         self.calibration_ = table
         self.widths_ = width_table(intervals, targets, names=self.names_)
         self.ranking_ = ranking_table(intervals, predicted, targets, names=self.names_)
-
-    def _learn_novelty(self, X: _Array, patients: NDArray, seed: int) -> Novelty | None:
-        """Learn what voxels of the training patients are like, from those without a gap."""
+        # What voxels are like is learned from those without a gap.
         own = self._own_measurements(X)
         whole = np.isfinite(own).all(axis=1)
         own, patients = own[whole], patients[whole]
-        if len(np.unique(patients)) < self.n_splits:
-            return None
-        return Novelty.learn(own, patients, patient_weights(patients), self.n_splits, seed)
+        self.novelty_ = None
+        if len(np.unique(patients)) >= self.n_splits:
+            weight = patient_weights(patients)
+            self.novelty_ = Novelty.learn(own, patients, weight, self.n_splits, seed)
 
     def _own_measurements(self, X: _Array) -> _Array:
         """Leave the neighbors of a voxel out."""

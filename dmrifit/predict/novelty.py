@@ -91,17 +91,11 @@ class Novelty:
         if set(state) != set(names):
             raise ValueError(f"typical voxels with {', '.join(sorted(state))}")
         novelty = cls(**{name: finite_numbers(state[name], name) for name in names})
-        n_voxels = len(novelty.voxels)
-        fits = (
-            novelty.center.shape == (n_features,)
-            and novelty.whitening.shape == (n_features, n_features)
-            and novelty.voxels.shape == (n_voxels, n_features)
-            and n_voxels > 0
-            and novelty.distances.shape == (_N_LEVELS + 1,)
-            and novelty.shares.ndim == 1
-            and len(novelty.shares) > 0
-        )
-        if not fits:
+        n_voxels, n_shares = len(novelty.voxels), len(novelty.shares)
+        shapes = [getattr(novelty, name).shape for name in names]
+        features = (n_features,)
+        expected = [features, 2 * features, (n_voxels, n_features), (_N_LEVELS + 1,), (n_shares,)]
+        if shapes != expected or not n_voxels or not n_shares:
             raise ValueError(f"typical voxels do not have {n_features} measurements")
         if novelty.distances[0] < 0 or (np.diff(novelty.distances) < 0).any():
             raise ValueError("distances of typical voxels are not in ascending order from 0")

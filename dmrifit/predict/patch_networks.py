@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import skorch
@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import Count, Within, check_fields
 from dmrifit._utils.torch_state import forked_generator, one_torch_thread
 from dmrifit.cohort.patches import check_patch_shape
 
@@ -34,18 +34,16 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     #: neighborhood.
     patchwise: ClassVar[bool] = True
 
-    _least: ClassVar[dict[str, int]] = {"width": 1, "depth": 0, "epochs": 1, "batch_size": 1}
-
     # The defaults are those of `PatchCNN`.
     patch_shape: tuple[int, int, int] | None = None
     _: KW_ONLY
-    loss: str = "mean"
-    width: int = 64
-    depth: int = 1
-    epochs: int = 5
-    batch_size: int = 256
-    learning_rate: float = 0.01
-    dtype: str = "float64"
+    loss: Literal["mean", "median"] = "mean"
+    width: Count = 64
+    depth: Annotated[int, Within()] = 1
+    epochs: Count = 5
+    batch_size: Count = 256
+    learning_rate: Annotated[float, Within(above=0)] = 0.01
+    dtype: Literal["float64", "float32"] = "float64"
 
     if TYPE_CHECKING:
         # Fields of each network, as these parameters stand last.
@@ -124,14 +122,14 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         self.net_ = net
 
     @abstractmethod
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
+    def _module(self, n_channels: int, shape: tuple[int, int, int]) -> _Residual:
         """Make the network."""
 
     def _new_module(self) -> _Residual:
         """Make the network of a fitted estimator."""
         shape = (1, 1, 1) if self.patch_shape is None else check_patch_shape(self.patch_shape)
         n_channels = self.n_features_in_ // math.prod(shape)
-        return self._module(n_channels, self.n_targets_, shape).to(self._dtype())
+        return self._module(n_channels, shape).to(self._dtype())
 
     def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
         """Make the net of a fitted estimator with initial weights drawn from a seed."""
@@ -172,11 +170,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
     def _check(self) -> None:
         """Check the parameters and that the columns are those of a neighborhood."""
-        check_word("loss", self.loss, ("mean", "median"))
-        check_word("dtype", self.dtype, ("float64", "float32"))
-        for name, least in self._least.items():
-            check_number(name, getattr(self, name), least=least, whole=True)
-        check_number("learning_rate", self.learning_rate, above=0)
+        check_fields(self)
         if self.patch_shape is None:
             return
         n_neighbors = math.prod(check_patch_shape(self.patch_shape))
@@ -233,8 +227,8 @@ class PatchCNN(_PatchNetwork):
     device: str = "cpu"
     random_state: int | np.random.RandomState | None = None
 
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
-        return _Convolutions(n_channels, n_targets, shape, self.width, self.depth)
+    def _module(self, n_channels: int, shape: tuple[int, int, int]) -> _Residual:
+        return _Convolutions(self, n_channels, shape)
 
 
 @dataclass(eq=False, repr=False)
@@ -262,10 +256,10 @@ class PatchTransformer(_PatchNetwork):
     """
 
     _: KW_ONLY
-    width: int = 16
+    width: Count = 16
     heads: int = 2
-    epochs: int = 4
-    learning_rate: float = 0.005
+    epochs: Count = 4
+    learning_rate: Annotated[float, Within(above=0)] = 0.005
     device: str = "cpu"
     random_state: int | np.random.RandomState | None = None
 
@@ -274,8 +268,8 @@ class PatchTransformer(_PatchNetwork):
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
 
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
-        return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)
+    def _module(self, n_channels: int, shape: tuple[int, int, int]) -> _Residual:
+        return _Tokens(self, n_channels, shape)
 
 
 def _layout(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -285,11 +279,11 @@ def _layout(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, to
 class _Residual(nn.Module, ABC):
     """A linear path from the middle voxel to the targets, plus layers that learn its residual."""
 
-    def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, network: Any, n_channels: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.n_channels = n_channels
         self.center = math.prod(shape) // 2
-        self.linear = nn.Linear(n_channels, n_targets)
+        self.linear = nn.Linear(n_channels, network.n_targets_)
 
     @abstractmethod
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
@@ -313,10 +307,9 @@ class _Residual(nn.Module, ABC):
 class _Convolutions(_Residual):
     """Convolutions as products of gathered windows: faster than torch's on small images."""
 
-    def __init__(
-        self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int
-    ) -> None:
-        super().__init__(n_channels, n_targets, shape)
+    def __init__(self, network: PatchCNN, n_channels: int, shape: tuple[int, int, int]) -> None:
+        super().__init__(network, n_channels, shape)
+        width = network.width
         layers: list[nn.Module] = []
         channels = n_channels
         while True:
@@ -326,9 +319,9 @@ class _Convolutions(_Residual):
             if shape == (1, 1, 1):
                 break
         layers.append(nn.Flatten())
-        for _ in range(depth):
+        for _ in range(network.depth):
             layers += [nn.Linear(width, width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, _zero_layer(width, n_targets))
+        self.layers = nn.Sequential(*layers, _zero_layer(width, network.n_targets_))
 
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
         answer: torch.Tensor = self.layers(voxels)
@@ -355,25 +348,18 @@ class _Tokens(_Residual):
     """Layers of attention between the neighbors; the voxel in the middle answers."""
 
     def __init__(
-        self,
-        n_channels: int,
-        n_targets: int,
-        shape: tuple[int, int, int],
-        width: int,
-        depth: int,
-        heads: int,
+        self, network: PatchTransformer, n_channels: int, shape: tuple[int, int, int]
     ) -> None:
-        super().__init__(n_channels, n_targets, shape)
+        super().__init__(network, n_channels, shape)
+        width = network.width
         self.embed = nn.Linear(n_channels, width)
         self.position = nn.Parameter(0.1 * torch.randn(math.prod(shape), width))
         self.layers = nn.Sequential()
-        for _ in range(depth):
-            self.layers.append(
-                nn.TransformerEncoderLayer(
-                    width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
-                )
-            )
-        self.answer = _zero_layer(width, n_targets)
+        options: dict[str, Any] = {"dropout": 0.0, "batch_first": True, "norm_first": True}
+        for _ in range(network.depth):
+            layer = nn.TransformerEncoderLayer(width, network.heads, 2 * width, **options)
+            self.layers.append(layer)
+        self.answer = _zero_layer(width, network.n_targets_)
 
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
         tokens = self.layers(self.embed(voxels) + self.position)

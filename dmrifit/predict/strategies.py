@@ -14,7 +14,7 @@ from dmrifit.cohort.patches import as_neighbors, center_of
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.map_fitter import ClinicalMetrics, resolve_model
-from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.predict.base import Design, Strategy
@@ -594,28 +594,23 @@ class MapsToMaps(Strategy):
 
     def _logarithms(self, model: SignalModel) -> tuple[NDArray[np.bool_], _Array]:
         """Return which parameters are learned as logarithms, and their lower limits before."""
-        all_parameters = self.target_scale == "log"
         is_log = np.zeros(len(model.parameters), bool)
         floor = np.zeros(len(model.parameters))
         for i, parameter in enumerate(model.parameters):
-            if all_parameters or parameter.is_amplitude:
-                is_log[i] = True
-                floor[i] = _log_floor(parameter, model.name)
+            is_log[i] = parameter.is_amplitude or self.target_scale == "log"
+            if parameter.is_amplitude:
+                floor[i] = _LOG_FLOOR
+            elif is_log[i] and parameter.low > 0:
+                floor[i] = parameter.low
+            elif is_log[i] and parameter.low == 0 and math.isfinite(parameter.high):
+                floor[i] = _LOG_FLOOR * parameter.high
+            elif is_log[i]:
+                raise ValueError(
+                    f"target_scale='log' has no floor for parameter {parameter.name} of model "
+                    f"{model.name}, whose bounds are {parameter.low:g} and {parameter.high:g}; "
+                    "use target_scale='linear'"
+                )
         return is_log, floor
-
-
-def _log_floor(parameter: Parameter, model: str) -> float:
-    """Return the lower limit of a parameter before its logarithm, from its bounds."""
-    if parameter.is_amplitude:
-        return _LOG_FLOOR
-    if parameter.low > 0:
-        return parameter.low
-    if parameter.low < 0 or not math.isfinite(parameter.high):
-        raise ValueError(
-            f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, "
-            f"whose bounds are {parameter.low:g} and {parameter.high:g}; use target_scale='linear'"
-        )
-    return _LOG_FLOOR * parameter.high
 
 
 def _finite_rows(values: _Array) -> NDArray[np.bool_]:
@@ -638,9 +633,8 @@ def _scaled_amplitudes(
     maps: _Array, model: SignalModel, clinical_s0: _Array, operation: Any
 ) -> _Array:
     """Divide amplitudes by the clinical S0, or multiply; NaN where it is not positive."""
-    unit = np.where(clinical_s0 > 0, clinical_s0, np.nan)
+    unit = np.where(clinical_s0 > 0, clinical_s0, np.nan)[:, None]
+    is_amplitude = [parameter.is_amplitude for parameter in model.parameters]
     scaled = maps.copy()
-    for i, parameter in enumerate(model.parameters):
-        if parameter.is_amplitude:
-            scaled[:, i] = operation(maps[:, i], unit)
+    scaled[:, is_amplitude] = operation(maps[:, is_amplitude], unit)
     return scaled

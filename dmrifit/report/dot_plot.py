@@ -75,7 +75,15 @@ def plot_dots(
         edge = (width - left - 0.1 - sum(gaps) + _GAP) / len(panels)
         for i, panel in enumerate(panels):
             ax = add_axes(figure, left + i * edge + sum(gaps[:i]), foot, edge, height)
-            _frame(ax, rows, panel, labels=i == 0)
+            # Rows run from top to bottom, with a pale line between them.
+            ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=panel.label)
+            names = [_shortened(row) if i == 0 else "" for row in rows]
+            ax.set_yticks(range(len(rows)), names)
+            ax.tick_params(axis="y", length=0)
+            ax.spines["left"].set_visible(False)
+            ax.grid(axis="x")
+            for place in range(1, len(rows)):
+                ax.axhline(place - 0.5, color="#eef1f4", linewidth=0.8, zorder=0)
             _draw(ax, table if panel.table is None else panel.table, rows, panel, styles)
             if panel.title or i == 0:
                 head(ax, panel.title or title)
@@ -92,17 +100,6 @@ def plot_dots(
 def _shortened(name: str, longest: int = _LONGEST_NAME) -> str:
     """Cut a name of a user's that would leave no room for what it names."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
-
-
-def _frame(ax: Axes, rows: Sequence[str], panel: Panel, *, labels: bool) -> None:
-    """Set rows from top to bottom, with a pale line for each."""
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=panel.label)
-    ax.set_yticks(range(len(rows)), [_shortened(row) if labels else "" for row in rows])
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.grid(axis="x")
-    for place in range(1, len(rows)):
-        ax.axhline(place - 0.5, color="#eef1f4", linewidth=0.8, zorder=0)
 
 
 def _draw(

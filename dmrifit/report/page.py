@@ -382,26 +382,22 @@ def few_note(n_patients: int) -> str:
     )
 
 
-def synthetic_note(n_synthetic: int, n: int, what: str = "scan") -> str:
-    """State how many scans were simulated; empty where none was."""
-    if not n_synthetic:
-        return ""
-    if n == 1:
-        subject = f"this {what} was"
-    elif n_synthetic == n:
-        subject = f"all {what}s were"
-    else:
-        subject = f"{n_synthetic} of {n} {what}s were"
-    return (
-        f"Synthetic data: {subject} simulated; no person was scanned, and no number here is a "
-        "clinical result."
-    )
-
-
 def notice_lead(synthetic: Iterable[bool], unit: str = "scan", notice: str = NOTICE) -> str:
     """Write the notice of a page, and how many of its scans were simulated."""
     flags = list(synthetic)
-    return f"{notice} {synthetic_note(sum(flags), len(flags), unit)}".rstrip()
+    n_synthetic, n = sum(flags), len(flags)
+    if not n_synthetic:
+        return notice
+    if n == 1:
+        subject = f"this {unit} was"
+    elif n_synthetic == n:
+        subject = f"all {unit}s were"
+    else:
+        subject = f"{n_synthetic} of {n} {unit}s were"
+    return (
+        f"{notice} Synthetic data: {subject} simulated; no person was scanned, and no number here "
+        "is a clinical result."
+    )
 
 
 def _digest(text: str) -> str:

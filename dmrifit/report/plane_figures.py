@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,37 +65,6 @@ class Plane:
         return True
 
 
-def draw_planes(
-    figure: Figure,
-    image: NDArray[Any],
-    affine: ArrayLike,
-    center: Sequence[float] | NDArray[np.float64],
-    field: tuple[NDArray[np.float64], NDArray[np.float64]],
-    *,
-    window: tuple[float, float] | None = None,
-) -> Iterator[Plane]:
-    """Draw three planes of a scan (x, y, z), with the patient's right at the left."""
-    inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
-    low, high = field
-    for column, (name, (normal, across, up)) in enumerate(PLANES.items()):
-        ax = figure.add_axes((0.03 + column * 0.325, 0.13, 0.29, 0.72))
-        x, y = (np.arange(low[k], high[k] + _STEP, _STEP) for k in (across, up))
-        points = np.empty((len(y), len(x), 3))
-        points[..., normal] = center[normal]
-        points[..., across], points[..., up] = x[None], y[:, None]
-        plane = Plane(ax, normal, across, up, x, y, points @ inverse[:3, :3].T + inverse[:3, 3])
-        plane.show(image, window)
-        yield plane
-        ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
-        # Radiological view: the patient's right is at the left.
-        if name != "sagittal":
-            ax.invert_xaxis()
-        ax.set_title(
-            f"{name}, {'xyz'[normal]} = {fixed(center[normal], 1)} mm", fontsize=9.5, color=FAINT
-        )
-        _name_ends(ax, across, up, flipped=name != "sagittal")
-
-
 @dataclass(frozen=True, eq=False)
 class Outline:
     """What is outlined: a mask (x, y, z), or corners (n, 2) in mm of where a plane cuts it."""
@@ -128,14 +97,31 @@ def plot_planes(
     window: tuple[float, float] | None = None,
     finish: Callable[[Plane], None] | None = None,
 ) -> Figure:
-    """Draw outlines by name into three planes of a scan (x, y, z)."""
+    """Draw outlines by name into three planes of a scan (x, y, z), right at the left."""
     with shared_style(FRAMED):
         figure = new_figure(11.0, 4.4)
-        for plane in draw_planes(figure, image, affine, center, field, window=window):
+        inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
+        low, high = field
+        for column, (name, (normal, across, up)) in enumerate(PLANES.items()):
+            ax = figure.add_axes((0.03 + column * 0.325, 0.13, 0.29, 0.72))
+            x, y = (np.arange(low[k], high[k] + _STEP, _STEP) for k in (across, up))
+            points = np.empty((len(y), len(x), 3))
+            points[..., normal] = center[normal]
+            points[..., across], points[..., up] = x[None], y[:, None]
+            index = points @ inverse[:3, :3].T + inverse[:3, 3]
+            plane = Plane(ax, normal, across, up, x, y, index)
+            plane.show(image, window)
             for outline in outlines.values():
                 outline.draw(plane)
             if finish is not None:
                 finish(plane)
+            ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
+            # Radiological view: the patient's right is at the left.
+            if name != "sagittal":
+                ax.invert_xaxis()
+            title = f"{name}, {'xyz'[normal]} = {fixed(center[normal], 1)} mm"
+            ax.set_title(title, fontsize=9.5, color=FAINT)
+            _name_ends(ax, across, up, flipped=name != "sagittal")
         entries = [
             handle(name, color=outline.color, linewidth=2, linestyle=outline.dash)
             for name, outline in outlines.items()

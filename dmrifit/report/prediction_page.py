@@ -52,7 +52,10 @@ def write_prediction_page(
     for panel in map_panels(maps, sidecar):
         panel = replace(panel, window=(windows or {}).get(panel.name))
         pairs.append(_pair(panel, maps, intervals))
-    unlike = _unlike(maps, intervals)
+    unlike = None
+    if intervals is not None and "Verdict" in intervals["Typicality"]:
+        # Missing values compare as false.
+        unlike = inside & (maps[TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
     note = "Maps have the colors of the fit in the same folder." if windows else ""
     outlines = []
     if unlike is not None:
@@ -62,7 +65,15 @@ def write_prediction_page(
     planes = planes_viewer(
         shown, layers, affine, sidecar, background=background, outlines=outlines, scan="input"
     )
-    answer = Lead(f"{map_verdict(sidecar)}. {_uncertainty(intervals)}")
+    certainty = _TEXTS["no_intervals"]
+    if intervals is not None:
+        certainty = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
+        entries = intervals["Parameters"].items()
+        wide = [name for name, entry in entries if not entry["Determined"]]
+        if wide:
+            certainty += f"; not determined: {', '.join(wide)}"
+        certainty += "."
+    answer = Lead(f"{map_verdict(sidecar)}. {certainty}")
     parameters = parameter_lights([panel for panel, _ in pairs], inside, sidecar)
     shown_maps = _maps(pairs, unlike, slices, intervals) if inside.any() else ()
     estimator = [["estimator", sidecar["Estimator"]["Class"]]]
@@ -82,25 +93,16 @@ def write_prediction_page(
 def interval_advice(section: Mapping[str, Any]) -> list[str]:
     """Say in sentences what the intervals of a prediction promise, and where they may not hold."""
     sentences = [f"Intervals: {section['Guarantee']}."]
-    wide = [name for name, entry in section["Parameters"].items() if not entry["Determined"]]
-    if wide:
-        shares = [100 * section["Parameters"][name]["MedianShareOfBounds"] for name in wide]
-        spans = [f"{name} ({share:.0f} %)" for name, share in zip(wide, shares, strict=True)]
+    spans = [
+        f"{name} ({100 * entry['MedianShareOfBounds']:.0f} %)"
+        for name, entry in section["Parameters"].items()
+        if not entry["Determined"]
+    ]
+    if spans:
         sentences.append(_TEXTS("wide", parameters=", ".join(spans)))
     if "Verdict" in section["Typicality"]:
         sentences.append(f"{section['Typicality']['Verdict']}.")
     return sentences
-
-
-def _uncertainty(intervals: Mapping[str, Any] | None) -> str:
-    """Say how sure the maps are, and of which parameters they say little."""
-    if intervals is None:
-        return _TEXTS["no_intervals"]
-    text = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
-    wide = [name for name, entry in intervals["Parameters"].items() if not entry["Determined"]]
-    if wide:
-        text += f"; not determined: {', '.join(wide)}"
-    return f"{text}."
 
 
 def _pair(
@@ -115,17 +117,6 @@ def _pair(
     return replace(panel, faint=is_faint), MapPanel(name, panel.unit, width, faint=is_faint)
 
 
-def _unlike(
-    maps: Mapping[str, NDArray], intervals: Mapping[str, Any] | None
-) -> NDArray[np.bool_] | None:
-    """Find the voxels unlike those of training; None where it is not known."""
-    if intervals is None or "Verdict" not in intervals["Typicality"]:
-        return None
-    inside = shown_region(maps)
-    # Missing values compare as false.
-    return inside & (maps[TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
-
-
 def _parameters(
     pairs: Sequence[tuple[MapPanel, MapPanel | None]],
     inside: NDArray[np.bool_],
@@ -135,8 +126,7 @@ def _parameters(
     intervals = sidecar.get("Intervals")
     header = ["", "unit", "median", "quartiles"]
     if intervals is not None:
-        header += ["interval: median width", "held in training patients", "worst patient"]
-        header.append("")
+        header += ["interval: median width", "held in training patients", "worst patient", ""]
     rows, faint = [], []
     for panel, width in pairs:
         row = value_cells(panel, inside)
@@ -151,19 +141,14 @@ def _parameters(
     if intervals is not None:
         yield Note(" ".join(interval_advice(intervals)))
     yield Table(rows, header, numbers=range(2, 7), faint=faint)
-    text = _counts(sidecar["Voxels"])
+    counts = sidecar["Voxels"]
+    voxels = counted(counts["InMask"], "voxel")
+    text = _TEXTS("counts", voxels=voxels, with_signal=counts["WithSignal"])
+    if counts["NegativeSignal"]:
+        text += f" In {counted(counts['NegativeSignal'], 'voxel')} a predicted signal is negative."
     if intervals is not None:
         text += " " + _TEXTS("held", coverage=100 * intervals["Coverage"])
     yield Note(text)
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    text = _TEXTS(
-        "counts", voxels=counted(counts["InMask"], "voxel"), with_signal=counts["WithSignal"]
-    )
-    if counts["NegativeSignal"]:
-        text += f" In {counted(counts['NegativeSignal'], 'voxel')} a predicted signal is negative."
-    return text
 
 
 def _maps(

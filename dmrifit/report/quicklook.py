@@ -83,11 +83,15 @@ def write_quicklook(
     heading = f"{title}, model {sidecar['Model']['Name']}"
     png.write_bytes(png_bytes(plot_maps(slices, free_panels, title=heading), dpi=150))
     screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
+    model = [["model", formula(sidecar["Model"])], ["", sidecar["Model"]["FormulaUnits"]]]
+    measured = [["measurements", _contrasts(sidecar["Protocol"])]]
+    if sidecar["FittedProtocol"] != sidecar["Protocol"]:
+        measured.append(["fitted after averaging", _contrasts(sidecar["FittedProtocol"])])
     sections = [
         Section("", *screen),
         Section("Parameters", *_summary(slices, panels, sidecar)),
         Section("Maps", *_figures(maps, slices, free_panels, sidecar)),
-        Section("How they were made", _settings_of_fit(sidecar)),
+        Section("How they were made", settings_table(sidecar, model, measured)),
     ]
     page = Page(heading, sections, page_lead("Fitted", sidecar))
     html.write_text(page.html(), encoding="utf-8")
@@ -141,8 +145,25 @@ def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
 
 def map_panels(maps: Mapping[str, NDArray], sidecar: Mapping[str, Any]) -> list[MapPanel]:
     """Make the panels of all parameters from their maps (x, y, z)."""
-    entries = sidecar.get("Parameters", {})
-    panels = [_panel(name, maps[name], entry) for name, entry in entries.items()]
+    panels = []
+    for name, entry in sidecar.get("Parameters", {}).items():
+        bounds = (None, None)
+        # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a
+        # common axis.
+        if "BoundsUnits" not in entry:
+            bounds = entry.get("Bounds", bounds)
+        panel = MapPanel(
+            name,
+            short_unit(entry["Units"]),
+            maps[name],
+            (
+                -np.inf if bounds[0] is None else bounds[0],
+                np.inf if bounds[1] is None else bounds[1],
+            ),
+            tuple(entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0}).values()),
+            quartiles=tuple(entry.get("Quartiles", ())),
+        )
+        panels.append(panel)
     if "doubt" not in maps:
         return panels
     doubts = unpack_doubts(maps["doubt"], len(panels))
@@ -153,24 +174,6 @@ def fitted_panels(panels: Sequence[MapPanel], sidecar: Mapping[str, Any]) -> lis
     """Leave out maps of one value, at which a parameter was fixed: they show nothing."""
     entries = sidecar.get("Parameters", {})
     return [panel for panel in panels if "Fixed" not in entries[panel.name]]
-
-
-def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
-    """Make the panel of a parameter from its entry in the sidecar."""
-    low, high = -np.inf, np.inf
-    # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a common
-    # axis.
-    if "Bounds" in entry and "BoundsUnits" not in entry:
-        bounds = entry["Bounds"]
-        if bounds[0] is not None:
-            low = bounds[0]
-        if bounds[1] is not None:
-            high = bounds[1]
-    shares = entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0})
-    unit = short_unit(entry["Units"])
-    quartiles = tuple(entry.get("Quartiles", ()))
-    shares_at_bounds = (shares["Lower"], shares["Upper"])
-    return MapPanel(name, unit, values, (low, high), shares_at_bounds, quartiles=quartiles)
 
 
 def value_cells(panel: MapPanel, mask: NDArray[np.bool_]) -> list[str]:
@@ -329,15 +332,6 @@ def settings_table(
     return Table([*before, *sources, *after, *settings, ["versions", versions]])
 
 
-def _settings_of_fit(sidecar: Mapping[str, Any]) -> Table:
-    protocol, fitted_protocol = sidecar["Protocol"], sidecar["FittedProtocol"]
-    model = [["model", formula(sidecar["Model"])], ["", sidecar["Model"]["FormulaUnits"]]]
-    measured = [["measurements", _contrasts(protocol)]]
-    if fitted_protocol != protocol:
-        measured.append(["fitted after averaging", _contrasts(fitted_protocol)])
-    return settings_table(sidecar, model, measured)
-
-
 def formula(model: Mapping[str, str]) -> str | Code:
     """Write the formula of a model."""
     if "Source" in model:
@@ -370,10 +364,17 @@ def map_summary(
     """Write verdict, table and slices of maps (x, y, z) as HTML; no slices without matplotlib."""
     region = shown_region(maps)
     panels = map_panels(maps, sidecar)
-    rows = [_row(panel, region, sidecar) for panel in panels]
     header = ["", "unit", "median", "quartiles"]
+    rows: list[list[str | None]] = [[*value_cells(panel, region)] for panel in panels]
     if "Doubt" in sidecar:
         header += ["95 % interval", "in doubt"]
+        for panel, row in zip(panels, rows, strict=True):
+            entry = sidecar["Parameters"][panel.name]
+            if "Fixed" in entry:
+                row += ["fixed", None]
+            else:
+                share = sidecar["Doubt"]["Share"][panel.name]
+                row += [entry.get("Interval", "–"), percent(share)]
     heading = f"{title}: {map_verdict(sidecar)}"
     page = html_summary(heading, header, rows, note=" ".join(advice))
     drawn = fitted_panels(panels, sidecar)
@@ -402,19 +403,6 @@ def map_viewer(
         viewer = planes_viewer(region, panels, affine, sidecar, background=background)
         screen = [Lead(map_verdict(sidecar)), viewer]
     return InlinePage(Page(title, [Section("", *screen)]).html())
-
-
-def _row(
-    panel: MapPanel, region: NDArray[np.bool_], sidecar: Mapping[str, Any]
-) -> list[str | None]:
-    cells: list[str | None] = [*value_cells(panel, region)]
-    if "Doubt" not in sidecar:
-        return cells
-    entry = sidecar["Parameters"][panel.name]
-    if "Fixed" in entry:
-        return [*cells, "fixed", None]
-    share = sidecar["Doubt"]["Share"][panel.name]
-    return [*cells, entry.get("Interval", "–"), percent(share)]
 
 
 def _picture(slices: Slices, panels: Sequence[MapPanel]) -> str:

@@ -120,8 +120,14 @@ class Slices:
             self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
         extents = _extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1)))
         if room:
-            sides = shown.shape[1] * edges[up], shown.shape[2] * edges[across]
-            extents = _widened(extents, room, (edges[up], edges[across]), sides)
+            # A square around the mask, as far as the volume reaches.
+            steps = np.array([edges[up], edges[across]])
+            sizes = np.array(shown.shape[1:])
+            low, high = np.array([(extent.start, extent.stop) for extent in extents]).T
+            length = room * (steps * (high - low)).max()
+            n = np.rint(np.minimum(length, sizes * steps) / steps).astype(int)
+            first = np.clip(np.rint((low + high - n) / 2).astype(int), 0, sizes - n)
+            extents = slice(first[0], first[0] + n[0]), slice(first[1], first[1] + n[1])
         self._box = extents
         self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
@@ -209,14 +215,13 @@ def plot_maps(
     panels: Sequence[MapPanel],
     *,
     title: str = "",
-    n_columns: int = 3,
     histograms: bool = True,
 ) -> Figure:
     """Show slices of maps, and the distributions of their values below them."""
     per_line, width, height = slices.arrange(3.6, 3.2)
     edge, foot = (4.6, 1.85) if histograms else (width + 1.1, 0.25)
     line = foot + height + 0.35
-    n_columns = min(n_columns, len(panels))
+    n_columns = min(3, len(panels))
     n_lines = -(-len(panels) // n_columns)
     with shared_style(_STYLE):
         figure = new_figure(edge * n_columns, line * n_lines + (0.4 if title else 0.0))
@@ -308,7 +313,20 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
 
 def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
     values = panel.finite(slices.mask)
-    low, high = _histogram_range(values, panel)
+    low, high = robust_limits(values)
+    if len(values):
+        # Percentiles 1 to 99, widened to the bounds that voxels sit at.
+        low, high = (float(x) for x in np.percentile(values, (1, 99)))
+        margin = 0.08 * (high - low) or 0.05 * abs(low) or 0.5
+        low, high = low - margin, high + margin
+        lower, upper = panel.bounds
+        # A bound that differs from voxel to voxel, as that of an amplitude, has no place here.
+        if np.isfinite(lower) and (panel.shares[0] > 0 or lower > low):
+            low = lower
+        if np.isfinite(upper) and (panel.shares[1] > 0 or upper < high):
+            high = upper
+        if not low < high:
+            low, high = low - margin, high + margin
     counts, edges = np.histogram(np.clip(values, low, high), bins=_N_BINS, range=(low, high))
     shares = 100 * counts / max(len(values), 1)
     axes.stairs(shares, edges, fill=True, color=_BAR_COLOR)
@@ -335,42 +353,6 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
         axes.axvline(median, color="#1d2530", linewidth=1)
 
 
-def _histogram_range(values: NDArray, panel: MapPanel) -> tuple[float, float]:
-    """Give the range of percentiles 1 to 99, widened to the bounds that voxels sit at."""
-    if not len(values):
-        return robust_limits(values)
-    low, high = (float(x) for x in np.percentile(values, (1, 99)))
-    margin = 0.08 * (high - low) or 0.05 * abs(low) or 0.5
-    low, high = low - margin, high + margin
-    lower, upper = panel.bounds
-    # A bound that differs from voxel to voxel, as that of an amplitude, has no place on the axis.
-    if np.isfinite(lower) and (panel.shares[0] > 0 or lower > low):
-        low = lower
-    if np.isfinite(upper) and (panel.shares[1] > 0 or upper < high):
-        high = upper
-    if low < high:
-        return low, high
-    return low - margin, high + margin
-
-
 def _extent(filled: NDArray) -> slice:
     inside = np.flatnonzero(filled)
     return slice(int(inside[0]), int(inside[-1]) + 1)
-
-
-def _widened(
-    extents: tuple[slice, slice],
-    room: float,
-    edges: tuple[float, float],
-    sides: tuple[float, float],
-) -> tuple[slice, slice]:
-    """Widen extents, in voxels of `edges` mm, to a square that lies within `sides` mm."""
-    lengths = [edge * (e.stop - e.start) for edge, e in zip(edges, extents, strict=True)]
-    length = room * max(lengths)
-    widened = []
-    for extent, edge, side in zip(extents, edges, sides, strict=True):
-        n, n_all = round(min(length, side) / edge), round(side / edge)
-        first = round((extent.start + extent.stop - n) / 2)
-        first = min(max(first, 0), n_all - n)
-        widened.append(slice(first, first + n))
-    return widened[0], widened[1]

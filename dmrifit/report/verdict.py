@@ -16,6 +16,7 @@ from dmrifit.report.slice_figures import MapPanel
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
 _SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e6
 _SOME_AIR, _MOST_AIR = 0.01, 0.5  # shares of voxels that are mentioned, and that call for a mask
+_SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●"}
 _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
 
 
@@ -57,36 +58,27 @@ def parameter_lights(
     panels: Sequence[MapPanel], region: NDArray[np.bool_], sidecar: Mapping[str, Any]
 ) -> Lights:
     """Show a light for each parameter: determined, in doubt in some voxels, or not determined."""
-    return Lights(*(_light(panel, region, sidecar) for panel in panels))
-
-
-def _light(
-    panel: MapPanel, region: NDArray[np.bool_], sidecar: Mapping[str, Any]
-) -> dict[str, str]:
-    text = ""
-    for median in panel.summary(region)[1:2]:
-        text = f"{plain_number(median)} {panel.unit}".strip()
-    light = {"name": panel.name, "layer": panel.layer, "value": text}
-    if "Doubt" not in sidecar:
-        return light | _predicted_light(panel, has_intervals="Intervals" in sidecar)
-    share = sidecar["Doubt"]["Share"][panel.name]
-    if "Fixed" in sidecar["Parameters"][panel.name]:
-        return light | {"kind": "fixed", "sign": "■", "words": "fixed"}
-    words = f"in doubt in {percent(share)}"
-    if share > _MOST_DOUBTED:
-        return light | {"kind": "undetermined", "sign": "✕", "words": words}
-    if share > _SOME_DOUBTED:
-        return light | {"kind": "doubted", "sign": "▲", "words": words}
-    return light | {"kind": "determined", "sign": "●", "words": "determined"}
-
-
-def _predicted_light(panel: MapPanel, *, has_intervals: bool) -> dict[str, str]:
-    """Tell of a predicted parameter whether its intervals determine it."""
-    if not has_intervals:
-        return {"kind": "fixed", "sign": "■", "words": "no interval"}
-    if panel.faint:
-        return {"kind": "undetermined", "sign": "✕", "words": "not determined"}
-    return {"kind": "determined", "sign": "●", "words": "determined"}
+    lights = []
+    for panel in panels:
+        text = ""
+        for median in panel.summary(region)[1:2]:
+            text = f"{plain_number(median)} {panel.unit}".strip()
+        kind, words = "determined", "determined"
+        if "Doubt" not in sidecar:
+            if "Intervals" not in sidecar:
+                kind, words = "fixed", "no interval"
+            elif panel.faint:
+                kind, words = "undetermined", "not determined"
+        elif "Fixed" in sidecar["Parameters"][panel.name]:
+            kind, words = "fixed", "fixed"
+        else:
+            share = sidecar["Doubt"]["Share"][panel.name]
+            if share > _SOME_DOUBTED:
+                kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
+                words = f"in doubt in {percent(share)}"
+        light = {"name": panel.name, "layer": panel.layer, "value": text}
+        lights.append(light | {"kind": kind, "sign": _SIGNS[kind], "words": words})
+    return Lights(*lights)
 
 
 def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
@@ -110,7 +102,16 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
         sentences.append(f"parameters are {sidecar['Prior']['Description']}")
     if "GainStep" in sidecar:
         sentences.append(sidecar["GainStep"]["Description"])
-    sentences += _odd_values(sidecar)
+    # How many values the fit left out, and how many negative ones it took.
+    for key, noun, reason in (
+        ("LeftOut", "value", "left out: {Reason}"),
+        ("Negative", "negative value", "{Description}"),
+    ):
+        if key in sidecar:
+            section = sidecar[key]
+            values = counted(section["Values"], noun)
+            voxels = counted(section["Voxels"], "voxel")
+            sentences.append(f"{values} in {voxels} {reason.format(**section)}")
     for sentence in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
         # A limit that was found in the data takes the place of that of typical tissue.
         if "--b-max" not in sentence or "BMax" not in sidecar["Doubt"]:
@@ -140,21 +141,6 @@ def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     elif any("--sigma estimate" in sentence for sentence in sidecar["Doubt"]["Advice"]):
         options["sigma"] = "estimate"
     return options
-
-
-def _odd_values(sidecar: Mapping[str, Any]) -> list[str]:
-    """Say how many values a fit left out, and how many negative ones it took."""
-    sentences = []
-    if "LeftOut" in sidecar:
-        section = sidecar["LeftOut"]
-        values, voxels = counted(section["Values"], "value"), counted(section["Voxels"], "voxel")
-        sentences.append(f"{values} in {voxels} left out: {section['Reason']}")
-    if "Negative" in sidecar:
-        section = sidecar["Negative"]
-        values = counted(section["Values"], "negative value")
-        voxels = counted(section["Voxels"], "voxel")
-        sentences.append(f"{values} in {voxels} {section['Description']}")
-    return sentences
 
 
 def plain_number(value: float) -> str:

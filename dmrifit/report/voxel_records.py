@@ -92,6 +92,13 @@ class VoxelRecords:
     def pack(self, rows: NDArray[np.intp]) -> dict[str, Any]:
         """Put the records of some rows (n_voxels,), counted from 1, into text, in their order."""
         protocol = self._signals.protocol
+        notes = []
+        if self._signals.is_averaged:
+            notes.append("points are means over volumes of one b and echo time")
+        if self._signals.step > 1:
+            notes.append(
+                f"to keep the page small, one slice in {self._signals.step} has its signals"
+            )
         columns = [*self._signals.values[rows - 1].T, self._signals.sigma[rows - 1]]
         columns += [*self._columns_of_maps(rows), self._signals.scatter[rows - 1]]
         return {
@@ -107,7 +114,7 @@ class VoxelRecords:
                 for name, entry in self._sidecar["Parameters"].items()
             ],
             "outcomes": _OUTCOMES,
-            "note": self._note(),
+            "note": "; ".join(notes),
         }
 
     def _columns_of_maps(self, rows: NDArray[np.intp]) -> list[NDArray]:
@@ -124,17 +131,6 @@ class VoxelRecords:
             columns += [values[name], values[f"{name}_low"], values[f"{name}_high"]]
             columns.append(doubts[:, j] + 2 * at_low[:, j] + 4 * at_high[:, j])
         return [*columns, doubts[:, -1], values["status"]]
-
-    def _note(self) -> str:
-        """Say which signals are stored."""
-        parts = []
-        if self._signals.is_averaged:
-            parts.append("points are means over volumes of one b and echo time")
-        if self._signals.step > 1:
-            parts.append(
-                f"to keep the page small, one slice in {self._signals.step} has its signals"
-            )
-        return "; ".join(parts)
 
 
 def short_unit(unit: str) -> str:

@@ -59,56 +59,37 @@ def spoil(
 
     Shapes: `signals` (x, y, z, n_measurements); returns (x, y, z, n_measurements).
     """
+    from scipy.ndimage import shift
+
     # A stream of each, so that one artifact looks the same with and without the others.
     streams = dict(zip(ARTIFACTS, rng.spawn(len(ARTIFACTS)), strict=True))
     if "signal_loss" in strengths:
-        signals = _lose(
-            signals, protocol, strengths["signal_loss"], template, streams["signal_loss"]
-        )
+        axes = [(np.arange(n) + 0.5) / n * 2 - 1 for n in signals.shape[:3]]
+        x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+        stream = streams["signal_loss"]
+        center = np.array(_LOSS_CENTER[template]) + stream.normal(0, 0.05, 3)
+        distance = (x - center[0]) ** 2 + (y - center[1]) ** 2 + 0.25 * (z - center[2]) ** 2
+        region = np.exp(-distance / (2 * _LOSS_RADIUS**2 / np.log(4)))
+        lost = stream.uniform(0, strengths["signal_loss"], len(protocol)) * (protocol.b >= _LOSS_B)
+        signals = signals * (1 - region[..., None] * lost)
     if "shift" in strengths:
-        signals = _shifted(signals, protocol, strengths["shift"], streams["shift"])
+        te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+        reference = np.lexsort((protocol.b, te))[0]
+        largest = strengths["shift"]
+        moves = streams["shift"].uniform(-largest, largest, (len(protocol), 2))
+        moves[reference] = 0
+        signals = np.array(signals)
+        for i in np.flatnonzero(moves.any(axis=1)):
+            # Linear, because splines overshoot and would add signal.
+            signals[..., i] = shift(signals[..., i], (*moves[i], 0), order=1, mode="nearest")
     if "gibbs" in strengths:
-        signals = _cropped(signals, strengths["gibbs"])
+        # High spatial frequencies of a slice are removed, as an interpolating scanner does.
+        highest = 0.5 * (1 - strengths["gibbs"])
+        spectrum = np.fft.rfft2(signals, axes=(0, 1))
+        in_band_x = np.abs(np.fft.fftfreq(signals.shape[0])) <= highest
+        in_band_y = np.fft.rfftfreq(signals.shape[1]) <= highest
+        spectrum = spectrum * in_band_x[:, None, None, None]
+        spectrum = spectrum * in_band_y[None, :, None, None]
+        signals = np.fft.irfft2(spectrum, s=signals.shape[:2], axes=(0, 1))
     # Cropped spectra ring below zero, and scanners store magnitudes.
     return np.abs(signals)
-
-
-def _lose(
-    signals: NDArray, protocol: Protocol, strength: float, template: str, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    axes = [(np.arange(n) + 0.5) / n * 2 - 1 for n in signals.shape[:3]]
-    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
-    center = np.array(_LOSS_CENTER[template]) + rng.normal(0, 0.05, 3)
-    distance = (x - center[0]) ** 2 + (y - center[1]) ** 2 + 0.25 * (z - center[2]) ** 2
-    region = np.exp(-distance / (2 * _LOSS_RADIUS**2 / np.log(4)))
-    lost = rng.uniform(0, strength, len(protocol)) * (protocol.b >= _LOSS_B)
-    return signals * (1 - region[..., None] * lost)
-
-
-def _shifted(
-    signals: NDArray, protocol: Protocol, strength: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Move each image within the slice, by up to some voxels along each axis."""
-    from scipy.ndimage import shift
-
-    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-    # The image with most signal stays in place, as the reference of a registration.
-    reference = np.lexsort((protocol.b, te))[0]
-    moves = rng.uniform(-strength, strength, (len(protocol), 2))
-    moved = np.array(signals)
-    for i, (x, y) in enumerate(moves):
-        if i != reference:
-            # Linear, because splines overshoot and would add signal.
-            moved[..., i] = shift(signals[..., i], (x, y, 0), order=1, mode="nearest")
-    return moved
-
-
-def _cropped(signals: NDArray, strength: float) -> NDArray[np.float64]:
-    """Remove high spatial frequencies of a slice, as an interpolating scanner does."""
-    highest = 0.5 * (1 - strength)
-    spectrum = np.fft.rfft2(signals, axes=(0, 1))
-    in_band_x = np.abs(np.fft.fftfreq(signals.shape[0])) <= highest
-    in_band_y = np.fft.rfftfreq(signals.shape[1]) <= highest
-    spectrum = spectrum * in_band_x[:, None, None, None]
-    spectrum = spectrum * in_band_y[None, :, None, None]
-    return np.fft.irfft2(spectrum, s=signals.shape[:2], axes=(0, 1))

@@ -82,7 +82,14 @@ def draw_glioma(
     volume = 4 / 3 * np.pi * radius**3
     scattered = np.full_like(distance, np.inf)
     if satellite_stream.random() < satellites:
-        scattered = _satellites(offsets, radius, satellite_stream)
+        # One to three small balls beside the tumor: the distance, 1 at their border.
+        for _ in range(satellite_stream.integers(1, 4)):
+            direction = satellite_stream.standard_normal(3)
+            place = radius * satellite_stream.uniform(*_SATELLITE_DISTANCES) * direction
+            place /= np.linalg.norm(direction)
+            from_place = np.linalg.norm(offsets - place.astype(np.float32), axis=-1)
+            small_radius = np.float32(radius * satellite_stream.uniform(*_SATELLITE_RADII))
+            scattered = np.minimum(scattered, from_place / small_radius)
         scattered[~allowed] = np.inf
     n_voxels = round(volume / head.spacing.prod()) - np.count_nonzero(scattered < 1)
     # A tumor that fills all of its room would have the shape of the room.
@@ -133,21 +140,6 @@ def _shape_distance(
     for point in arc.astype(np.float32):
         np.minimum(squares, ((offsets - point) ** 2).sum(axis=-1), out=squares)
     return np.sqrt(squares)
-
-
-def _satellites(
-    offsets: NDArray[np.float32], radius: float, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Draw one to three small balls beside the tumor: the distance, 1 at their border."""
-    distance = np.full(offsets.shape[:3], np.inf, dtype=np.float32)
-    for _ in range(rng.integers(1, 4)):
-        direction = rng.standard_normal(3)
-        center = radius * rng.uniform(*_SATELLITE_DISTANCES) * direction
-        center /= np.linalg.norm(direction)
-        from_center = np.linalg.norm(offsets - center.astype(np.float32), axis=-1)
-        satellite_radius = np.float32(radius * rng.uniform(*_SATELLITE_RADII))
-        distance = np.minimum(distance, from_center / satellite_radius)
-    return distance
 
 
 def _kth_smallest(values: NDArray[np.float32], k: int) -> np.float32:

@@ -163,28 +163,20 @@ def standard_head(
     """Make the head from which others are warped, as voxels of a size see it."""
     if tissues is not None:
         maps = coarser_maps(tissues, _STANDARD_SPACING)
-        return _smoothed(_mapped_matter(maps), maps.affine, maps.half_axes, spacing)
-    steps = np.full(3, _STANDARD_SPACING)
-    x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _RIM) / steps))
-    affine = centered_grid((x, y, z), steps.tolist())
-    local = (voxel_centers((x, y, z), affine) / BRAIN).astype(np.float32)
-    # One seed: persons differ by warps of the same standard head.
-    matter = form_matter(local, BRAIN, steps, np.random.default_rng(0))
-    return _smoothed(matter, affine, BRAIN, spacing)
-
-
-def _smoothed(
-    matter: Matter,
-    affine: NDArray[np.float64],
-    half_axes: NDArray[np.float64],
-    spacing: tuple[float, float, float],
-) -> StandardHead:
+        matter, affine, half_axes = _mapped_matter(maps), maps.affine, maps.half_axes
+    else:
+        steps = np.full(3, _STANDARD_SPACING)
+        x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _RIM) / steps))
+        affine, half_axes = centered_grid((x, y, z), steps.tolist()), BRAIN
+        local = (voxel_centers((x, y, z), affine) / BRAIN).astype(np.float32)
+        # One seed: persons differ by warps of the same standard head.
+        matter = form_matter(local, BRAIN, steps, np.random.default_rng(0))
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    blur = _PARTIAL * np.asarray(spacing) / steps
     fluid = np.clip(matter.brain - matter.white - matter.gray - matter.deep, 0, 1)
     is_fold = (matter.to_ventricles > _FILLED) & (depth_of(matter.brain > 0.5, steps) > _SURFACE)
     # Coarse voxels make folds wider than they are.
     matter = matter._replace(gray=matter.gray + _NARROW * fluid * is_fold)
+    blur = _PARTIAL * np.asarray(spacing) / steps
     smooth = (gaussian_filter(values.astype(np.float32), blur) for values in matter)
     return StandardHead(Matter(*smooth), affine, half_axes)
 

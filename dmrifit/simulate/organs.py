@@ -91,8 +91,9 @@ def paint(
         size = rng.uniform(0.94, 1.04)
         position = np.array(center) + rng.normal(0, jitter, 3)
         canvas.ellipsoid(tissue, position, np.array(radii) * size, rng.normal(0, 0.05))
-    home_organs = [organ for organ in anatomy.organs if organ[0] == anatomy.home]
-    _, home_center, home_radii = home_organs[0]
+    _, home_center, home_radii = next(
+        organ for organ in anatomy.organs if organ[0] == anatomy.home
+    )
     half = canvas.half
     for _ in range(rng.integers(1, 4)):
         direction = rng.normal(size=3)

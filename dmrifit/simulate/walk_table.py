@@ -130,7 +130,11 @@ def walk_signals(
     s0, f, dv, t2v, dt, k, t2t = parameters.T[:, :, None]
     te = np.asarray(protocol.te)
     b = protocol.b_ms_per_um2
-    blood = _blood_decay(microstructure.blood, b * dv) * np.exp(-te / t2v)
+    decays = _decays()
+    blood_spline = _spline(decays["blood_nodes"], decays["blood"][microstructure.blood])
+    # Beyond the last node nothing but the walkers' noise is left.
+    blood_nodes = np.minimum(np.sqrt(b * dv), decays["blood_nodes"][-1])
+    blood = blood_spline(blood_nodes) * np.exp(-te / t2v)
     tissue = _tissue_signals(_ladder(microstructure.family), b * dt, te, k[:, 0], t2t[:, 0])
     return s0 * (f * blood + (1 - f) * tissue)
 
@@ -170,13 +174,6 @@ def _tissue_signals(
                 outside = share * np.exp(-time * rate)
                 signals[np.ix_(voxels, columns)] += outside[:, None] * decay
     return signals
-
-
-def _blood_decay(row: int, weighting: NDArray[np.float64]) -> NDArray[np.float64]:
-    decays = _decays()
-    nodes = decays["blood_nodes"]
-    # Beyond the last node nothing but the walkers' noise is left.
-    return _spline(nodes, decays["blood"][row])(np.minimum(np.sqrt(weighting), nodes[-1]))
 
 
 def _spline(nodes: NDArray[np.float64], decay: NDArray[np.float64]) -> BSpline:

@@ -50,8 +50,9 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     scale = np.abs(x).max(initial=0)
     reason = ""
     if n < 2 or k < 2:
-        given = f"{counted(n, 'complete target')} and {counted(k, 'rater')}"
-        reason = f"{given}; two of each are needed"
+        reason = (
+            f"{counted(n, 'complete target')} and {counted(k, 'rater')}; two of each are needed"
+        )
     # Rounding leaves no exact zeros; what is this small against the ratings is no variation.
     elif np.ptp(x) <= 1e-12 * scale or scale == 0:
         reason = "all ratings are equal"
@@ -112,13 +113,12 @@ def _icc2_interval(
 
     if error == 0 and raters == 0:
         return 1.0, 1.0
-    if error == 0:
-        # Only raters differ: the degrees of freedom are theirs.
-        v = float(k - 1)
-    else:
+    # Without an error only raters differ: the degrees of freedom are theirs.
+    v = float(k - 1)
+    if error > 0:
         ratio = raters / error
         weight = n * (1 + (k - 1) * value) - k * value
-        v = (k - 1) * (n - 1) * (k * value * ratio + weight) ** 2
+        v *= (n - 1) * (k * value * ratio + weight) ** 2
         v /= (n - 1) * k**2 * value**2 * ratio**2 + weight**2
     with np.errstate(all="ignore"):
         # Next to no degrees of freedom leave the quantile without bound; the interval has a limit
@@ -166,11 +166,9 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
         return LimitsOfAgreement(bias, np.nan, np.nan, np.nan, none, none, none, n, reason)
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
     t = t_distribution.ppf(1 - _TAIL, n - 1)
+    bias_width = t * sd * np.sqrt(1 / n)
     limit_width = t * sd * np.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
     lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
-    widths = (t * sd / np.sqrt(n), limit_width, limit_width)
-    of_bias, of_lower, of_upper = (
-        (float(value - width), float(value + width))
-        for value, width in zip((bias, lower, upper), widths, strict=True)
-    )
+    pairs = zip((bias, lower, upper), (bias_width, limit_width, limit_width), strict=True)
+    of_bias, of_lower, of_upper = [(float(x - width), float(x + width)) for x, width in pairs]
     return LimitsOfAgreement(bias, sd, lower, upper, of_bias, of_lower, of_upper, n)

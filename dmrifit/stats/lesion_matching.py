@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,12 +111,23 @@ def lesion_table(
     matched = match_components(reference, prediction, **options)
     matrix = check_affine(affine)
     voxel_ml = voxel_volume(matrix) / MM3_PER_ML
-    clusters = _clusters(matched)
-    lesions = _lesion_columns(matched, clusters, matrix, voxel_ml)
-    false_positives = _false_positive_columns(matched, clusters, matrix, voxel_ml)
-    table = pd.DataFrame(
-        {name: np.concatenate([lesions[name], false_positives[name]]) for name in _COLUMNS}
-    )
+    lesions, touched = _clusters(matched)
+    lesions |= _lesion_columns(matched) | _centers(matched.reference, matrix)
+    is_false_positive = matched.false_positive
+    false_positives = {
+        "number": np.arange(1, len(is_false_positive) + 1),
+        "n_voxels": matched.component_voxels,
+        "predicted": matched.component_voxels,
+        "near": touched,
+        **_centers(matched.prediction, matrix),
+    }
+    parts = [pd.DataFrame(lesions), pd.DataFrame(false_positives)[is_false_positive]]
+    # What is said of lesions alone is zero, or False, of false positives.
+    parts[1] = parts[1].reindex(columns=parts[0].columns, fill_value=0).astype(parts[0].dtypes)
+    table = pd.concat(parts, keys=_KINDS, names=["kind", ""]).reset_index("kind")
+    table["volume_mL"] = table["n_voxels"] * voxel_ml
+    table["predicted_mL"] = table["predicted"] * voxel_ml
+    table = table[list(_COLUMNS)].reset_index(drop=True)
     table.attrs |= {
         "n_reference": len(matched.lesion_voxels),
         "n_predicted": len(matched.component_voxels),
@@ -127,9 +137,7 @@ def lesion_table(
     return table
 
 
-def _lesion_columns(
-    matched: Matching, clusters: _Clusters, affine: NDArray[np.float64], voxel_ml: float
-) -> dict[str, NDArray[Any]]:
+def _lesion_columns(matched: Matching) -> dict[str, NDArray[Any]]:
     """Describe the lesions of the reference; sums over pairs of a lesion and a component."""
     n = len(matched.lesion_voxels)
     flagged = matched.flagged[matched.component]
@@ -141,7 +149,6 @@ def _lesion_columns(
     n_flagged = np.bincount(matched.lesion[first], flagged[first], n)
     return {
         "number": np.arange(1, n + 1),
-        "kind": np.full(n, _KINDS[0], dtype=object),
         "found": n_matched > 0,
         "distinct": matched.distinct,
         "n_matched": n_matched,
@@ -149,33 +156,8 @@ def _lesion_columns(
         "bridged": np.bincount(matched.lesion, flagged, n) > 0,
         "n_flagged": n_flagged.astype(np.intp),
         "n_voxels": matched.lesion_voxels,
-        "volume_mL": matched.lesion_voxels * voxel_ml,
-        "predicted_mL": predicted * voxel_ml,
+        "predicted": predicted,
         "dice": 2 * shared / (matched.lesion_voxels + predicted),
-        **_centers(matched.reference, np.arange(n), affine),
-        **clusters.of_lesions,
-    }
-
-
-def _false_positive_columns(
-    matched: Matching, clusters: _Clusters, affine: NDArray[np.float64], voxel_ml: float
-) -> dict[str, NDArray[Any]]:
-    """Describe the components of the prediction that match no lesion."""
-    index = np.flatnonzero(matched.false_positive)
-    n = len(index)
-    n_voxels = matched.component_voxels[index]
-    false, zero = np.zeros(n, dtype=bool), np.zeros(n, dtype=np.intp)
-    return {
-        "number": index + 1,
-        "kind": np.full(n, _KINDS[1], dtype=object),
-        **dict.fromkeys(("found", "distinct", "split", "bridged"), false),
-        **dict.fromkeys(("n_matched", "n_flagged", "cluster", "cluster_voxels"), zero),
-        **dict.fromkeys(("dice", "cluster_dice"), np.zeros(n)),
-        "n_voxels": n_voxels,
-        "volume_mL": n_voxels * voxel_ml,
-        "predicted_mL": n_voxels * voxel_ml,
-        **_centers(matched.prediction, index, affine),
-        "near": clusters.touched[index],
     }
 
 
@@ -348,32 +330,22 @@ def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
 
 
 def _centers(
-    labels: NDArray[np.int32], numbers: NDArray[np.intp], affine: NDArray[np.float64]
+    labels: NDArray[np.int32], affine: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Give centers in mm, each from the box around its component."""
-    from scipy import ndimage
-
-    boxes = ndimage.find_objects(labels) if len(numbers) else []
-    centers = np.empty((len(numbers), 3))
-    for row, number in enumerate(numbers):
-        box = boxes[number]
-        inside = labels[box] == number + 1
-        for axis in range(3):
-            along = inside.sum(axis=tuple({0, 1, 2} - {axis}))
-            centers[row, axis] = box[axis].start + along @ np.arange(len(along)) / along.sum()
+    """Give the centers of all components in mm."""
+    voxels = np.nonzero(labels)
+    number = labels[voxels] - 1
+    n_voxels = np.bincount(number)
+    centers = np.stack([np.bincount(number, along) / n_voxels for along in voxels], axis=1)
     return dict(zip("xyz", (centers @ affine[:3, :3].T + affine[:3, 3]).T, strict=True))
 
 
-@dataclass(frozen=True)
-class _Clusters:
-    """Lesions that touch when grown by a voxel: columns, and the components that touch any."""
+def _clusters(matched: Matching) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    """
+    Join lesions that touch when grown by a voxel, and score each cluster as a whole.
 
-    of_lesions: dict[str, NDArray[Any]]
-    touched: NDArray[np.bool_]
-
-
-def _clusters(matched: Matching) -> _Clusters:
-    """Join lesions that touch when grown by a voxel, and score each cluster as a whole."""
+    Gives columns of the lesions, and which components touch any of the grown clusters.
+    """
     from scipy import ndimage
 
     n, n_components = len(matched.lesion_voxels), len(matched.component_voxels)
@@ -408,4 +380,4 @@ def _clusters(matched: Matching) -> _Clusters:
         "cluster_dice": (2 * shared / np.maximum(voxels + predicted, 1))[cluster],
         "near": (predicted > 0)[cluster],
     }
-    return _Clusters(columns, touched)
+    return columns, touched

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,34 +89,49 @@ def study_statistics(
     metric = metric_of(index)
     groups = _metric_groups(table, metrics, by_metric)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names_of_tables}
-    for keys, frame in _groups(table, groups):
-        wide, n_dropped = _complete(frame, order)
-        # Neither the order nor the names of patients may move a bit of the results.
-        by_value = wide.iloc[np.lexsort(wide.to_numpy().T)] if wide.size else wide
-        group = _Group(
-            wide=by_value,
-            n_dropped=n_dropped,
-            reason="" if len(wide) else _nothing(frame, order),
-            alpha=alpha,
-            margin=margin,
-            higher_is_better=metric is not None and metric.better == "higher",
-            n_bootstrap=n_bootstrap,
-        )
-        results: dict[str, list[dict[str, Any]]] = {}
-        if "patients" in rows:
-            long = wide.reset_index().melt(id_vars="patient", value_name="value")
-            results["patients"] = long.to_dict("records")
-        if "mixed" in rows:
+    for (cohort, strategy, train_on), of_study in table.groupby(_KEYS[:3], sort=True):
+        largest = of_study.groupby("patient")["n_train"].transform("max")
+        of_study = of_study[of_study["n_train"] == largest]
+        # Repeats of one patient are not independent: each patient counts once.
+        means = of_study.groupby(["patient", "algorithm", "metric"], as_index=False)[
+            "value"
+        ].mean()
+        for name_of_group, group_metrics in groups.items():
+            keys = dict(zip(_KEYS, (cohort, strategy, train_on, name_of_group), strict=True))
+            frame = means[means["metric"].isin(group_metrics)]
             algorithms = _ordered(set(frame["algorithm"]), order)
-            positive = metric is None or not metric.signed
-            results["mixed"] = mixed_model(frame, algorithms, positive=positive, alpha=alpha)
-        if not rows.keys().isdisjoint(_RANK_TABLES):
-            results |= dict(zip(_RANK_TABLES, _nemenyi(group), strict=True))
-        for name, test in _TESTS.items():
-            if name in rows:
-                results[name] = test(group)
-        for name in rows:
-            rows[name] += [keys | row for row in results[name]]
+            wide = _complete(frame, algorithms)
+            reason = ""
+            if not len(wide):
+                finite = frame.loc[np.isfinite(frame["value"]), "algorithm"]
+                empty = [name for name in algorithms if name not in set(finite)]
+                reason = "no patient has values of all algorithms"
+                if empty:
+                    reason = f"no value of {', '.join(empty)}"
+            group = _Group(
+                # Neither the order nor the names of patients may move a bit of the results.
+                wide=wide.iloc[np.lexsort(wide.to_numpy().T)] if wide.size else wide,
+                n_dropped=frame["patient"].nunique() - len(wide),
+                reason=reason,
+                alpha=alpha,
+                margin=margin,
+                higher_is_better=metric is not None and metric.better == "higher",
+                n_bootstrap=n_bootstrap,
+            )
+            results: dict[str, list[dict[str, Any]]] = {}
+            if "patients" in rows:
+                long = wide.reset_index().melt(id_vars="patient", value_name="value")
+                results["patients"] = long.to_dict("records")
+            if "mixed" in rows:
+                positive = metric is None or not metric.signed
+                results["mixed"] = mixed_model(frame, algorithms, positive=positive, alpha=alpha)
+            if not rows.keys().isdisjoint(_RANK_TABLES):
+                results |= dict(zip(_RANK_TABLES, _nemenyi(group), strict=True))
+            for name, test in _TESTS.items():
+                if name in rows:
+                    results[name] = test(group)
+            for name in rows:
+                rows[name] += [keys | row for row in results[name]]
     return {
         name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]])
         for name in names_of_tables
@@ -221,46 +236,21 @@ def _metric_groups(
     return groups
 
 
-def _groups(
-    table: pd.DataFrame, groups: dict[str, list[str]]
-) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Yield keys of each group with its rows at the largest training size."""
-    for (cohort, strategy, train_on), rows in table.groupby(_KEYS[:3], sort=True):
-        largest = rows.groupby("patient")["n_train"].transform("max")
-        rows = rows[rows["n_train"] == largest]
-        # Repeats of one patient are not independent: each patient counts once.
-        means = rows.groupby(["patient", "algorithm", "metric"], as_index=False)["value"].mean()
-        for name, metrics in groups.items():
-            keys = {"cohort": cohort, "strategy": strategy, "train_on": train_on, "metrics": name}
-            yield keys, means[means["metric"].isin(metrics)]
-
-
-def _complete(frame: pd.DataFrame, order: Sequence[str]) -> tuple[pd.DataFrame, int]:
-    """Average parameters that all algorithms have, patients × algorithms; count the dropped."""
-    n_algorithms = frame["algorithm"].nunique()
+def _complete(frame: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
+    """Average parameters that all algorithms have, patients × algorithms."""
     finite = frame[np.isfinite(frame["value"])]
     # Means over other sets of parameters would not be comparable.
     counts = finite.groupby(["patient", "metric"])["algorithm"].transform("nunique")
-    wide = finite[counts == n_algorithms].pivot_table(
+    wide = finite[counts == len(algorithms)].pivot_table(
         index="patient", columns="algorithm", values="value"
     )
-    wide = wide[_ordered(wide.columns, order)]
-    return wide, frame["patient"].nunique() - len(wide)
+    return wide[[name for name in algorithms if name in wide]]
 
 
 def _ordered(names: Iterable[str], order: Sequence[str]) -> list[str]:
     """Sort algorithms by their position in an order, then by name."""
     positions = {name: i for i, name in enumerate(order)}
     return sorted(names, key=lambda name: (positions.get(name, len(positions)), name))
-
-
-def _nothing(frame: pd.DataFrame, order: Sequence[str]) -> str:
-    """Say why no patient can be tested."""
-    has_value = frame.groupby("algorithm")["value"].apply(lambda values: np.isfinite(values).any())
-    empty = [name for name in _ordered(list(has_value.index), order) if not has_value[name]]
-    if empty:
-        return f"no value of {', '.join(empty)}"
-    return "no patient has values of all algorithms"
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,31 +282,31 @@ def _friedman(group: _Group) -> list[dict[str, Any]]:
     from scipy.stats import friedmanchisquare
 
     n, k = group.scores.shape
-    statistic = p = kendall_w = np.nan
+    row: dict[str, Any] = {"n_patients": n, "n_dropped": group.n_dropped, "n_algorithms": k}
+    row |= dict.fromkeys(("statistic", "p", "kendall_w"), np.nan)
     reason = group.reason
     if not reason and k < 3:
-        reason = f"{counted(k, 'algorithm')}; Friedman's test needs three"
-        reason += "; see pairs" if k == 2 else ""
+        see = "; see pairs" if k == 2 else ""
+        reason = f"{counted(k, 'algorithm')}; Friedman's test needs three{see}"
     reason = reason or group.too_few
     if not reason and (group.scores == group.scores[:, :1]).all():
         reason = "all algorithms have equal values"
     if not reason:
-        statistic, p = map(float, friedmanchisquare(*group.scores.T))
-        kendall_w = statistic / (n * (k - 1))
-    row = {"n_patients": n, "n_dropped": group.n_dropped, "n_algorithms": k, "reason": reason}
-    return [row | {"statistic": statistic, "p": p, "kendall_w": kendall_w}]
+        row["statistic"], row["p"] = map(float, friedmanchisquare(*group.scores.T))
+        row["kendall_w"] = row["statistic"] / (n * (k - 1))
+    return [row | {"reason": reason}]
 
 
 def _pairs(group: _Group) -> list[dict[str, Any]]:
     from scipy.stats import wilcoxon
 
     rows = []
-    options: dict[str, Any] = {"confidence": 1 - group.alpha, "n_bootstrap": group.n_bootstrap}
     for a, b, x, y in method_pairs(group.wide):
-        row: dict[str, Any] = {"a": a, "b": b, "n_patients": len(x)}
-        row |= {"mean_a": _mean(x), "mean_b": _mean(y), "statistic": np.nan, "p": np.nan}
+        effect = rank_biserial(x, y, confidence=1 - group.alpha, n_bootstrap=group.n_bootstrap)
+        row: dict[str, Any] = dict(zip(("rank_biserial", "low", "high"), effect, strict=True))
+        row |= {"a": a, "b": b, "n_patients": len(x), "statistic": np.nan, "p": np.nan}
+        row |= {"mean_a": _mean(x), "mean_b": _mean(y)}
         row["difference"] = float(np.median(x - y)) if len(x) else np.nan
-        row["rank_biserial"], row["low"], row["high"] = rank_biserial(x, y, **options)
         row["reason"] = group.too_few
         if not row["reason"] and (x == y).all():
             row["reason"] = "all differences are zero"
@@ -398,7 +388,7 @@ def _nemenyi(group: _Group) -> list[list[dict[str, Any]]]:
     reason = group.reason or ("one algorithm" if k < 2 else group.too_few)
     average, critical, p = np.full(k, np.nan), np.nan, np.full((k, k), np.nan)
     stability = np.full((4, k), np.nan)
-    spans: list[tuple[int, int]] = []
+    order: Any = []
     if not reason:
         posthocs = import_optional("scikit_posthocs")
         ranked = -group.scores if group.higher_is_better else group.scores
@@ -408,7 +398,7 @@ def _nemenyi(group: _Group) -> list[list[dict[str, Any]]]:
         quantile = studentized_range.ppf(1 - group.alpha, k, np.inf) / np.sqrt(2)
         critical = float(quantile * np.sqrt(k * (k + 1) / (6 * n)))
         p = posthocs.posthoc_nemenyi_friedman(ranked).to_numpy()
-        spans = _spans(p > group.alpha, average)
+        order = np.argsort(average, kind="stable")
     shared = {"critical_difference": critical, "n_patients": n, "reason": reason}
     ranks = []
     for name, *numbers in zip(names, average, *stability, strict=True):
@@ -418,13 +408,20 @@ def _nemenyi(group: _Group) -> list[list[dict[str, Any]]]:
         {"a": names[i], "b": names[j], "p": float(p[i, j]), "reason": reason}
         for i, j in itertools.combinations(range(k), 2)
     ]
-    order = np.argsort(average, kind="stable")
-    cliques = []
-    for number, (first, last) in enumerate(spans, start=1):
-        members = tuple(names[i] for i in order[first : last + 1])
-        low, high = float(average[order[first]]), float(average[order[last]])
-        row = {"clique": number, "algorithms": members, "low": low, "high": high}
-        cliques.append(row | {"reason": ""})
+    cliques: list[dict[str, Any]] = []
+    end = -1
+    for first in range(len(order)):
+        # Ranks are on a line, so the farthest that is not separated from the first spans a clique,
+        # unless an earlier one holds it.
+        last = max(
+            j for j in range(first, k) if p[order[first], order[j]] > group.alpha or j == first
+        )
+        if last > max(first, end):
+            end = last
+            low, high = float(average[order[first]]), float(average[order[last]])
+            row = {"clique": len(cliques) + 1, "low": low, "high": high, "reason": ""}
+            members = tuple(names[i] for i in order[first : last + 1])
+            cliques.append(row | {"algorithms": members})
     return [ranks, pairs, cliques]
 
 
@@ -447,18 +444,6 @@ def _rank_stability(
     low, high = np.percentile(places, [tail, 100 - tail], axis=0, method="nearest")
     place = rankdata(ranks.mean(axis=0), method="min")
     return np.array([place, low, high, (places == 1).mean(axis=0)])
-
-
-def _spans(alike: NDArray[np.bool_], average: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Find the first and last place of each clique in the order of ranks."""
-    order = np.argsort(average, kind="stable")
-    spans: list[tuple[int, int]] = []
-    for first in range(len(order)):
-        # Ranks are on a line, so the farthest that is not separated from the first spans a clique.
-        last = max(j for j in range(first, len(order)) if alike[order[first], order[j]])
-        if last > first and not any(low <= first and last <= high for low, high in spans):
-            spans.append((first, last))
-    return spans
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,7 @@ def relative_error_counts(
     prediction: NDArray[np.float64], reference: NDArray[np.float64]
 ) -> tuple[int, int, int]:
     """Count voxels with a relative error, without because of the reference, and failed ones."""
-    n = _relative_errors(prediction, reference).size
+    n = int(np.isfinite(_relative_errors(prediction, reference)).sum())
     is_defined = np.isfinite(reference) & (reference != 0)
     n_failed = int(np.count_nonzero(is_defined & ~np.isfinite(prediction)))
     return n, prediction.size - n - n_failed, n_failed
@@ -50,7 +51,7 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _by_errors(lambda errors: float(np.quantile(errors, 0.5)), prediction, reference)
+    return _over_voxels(np.nanquantile, _errors(prediction, reference), 0.5)
 
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -79,19 +80,16 @@ def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDA
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-
-    def spread(errors: NDArray[np.float64]) -> float:
-        low, high = np.quantile(errors, (0.25, 0.75))
-        return float(high - low)
-
-    return _by_errors(spread, prediction, reference)
+    errors = _errors(prediction, reference)
+    low, high = (_over_voxels(np.nanquantile, errors, share) for share in (0.25, 0.75))
+    return high - low
 
 
 def median_absolute_error(
     prediction: ArrayLike, reference: ArrayLike
 ) -> float | NDArray[np.float64]:
     """Compute MdAPE, the median of |E|; voxels are left out as in `bias_index`."""
-    return _by_errors(lambda errors: float(np.median(np.abs(errors))), prediction, reference)
+    return _over_voxels(np.nanmedian, np.abs(_errors(prediction, reference)))
 
 
 def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np.float64]:
@@ -242,24 +240,24 @@ def metric_of(column: str) -> MapMetric | None:
 
 
 def _relative_errors(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give E of the voxels that have one: reference not zero, all of it finite."""
-    usable = np.isfinite(r) & (r != 0) & np.isfinite(p)
-    with np.errstate(over="ignore"):
-        errors = (p[usable] - r[usable]) / r[usable]
-    # A reference next to zero makes E overflow.
-    return errors[np.isfinite(errors)]
+    """Give E; NaN where the reference is zero, or next to it so that E overflows, or missing."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        errors = (p - r) / r
+    return np.where(np.isfinite(errors), errors, np.nan)
 
 
-def _by_errors(
-    summary: Callable[[NDArray], float], prediction: ArrayLike, reference: ArrayLike
+def _errors(prediction: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    return _relative_errors(*_columns(prediction, reference))
+
+
+def _over_voxels(
+    statistic: Callable[..., Any], errors: NDArray[np.float64], *share: float
 ) -> float | NDArray[np.float64]:
-    """Summarize the relative errors of each column; NaN where there are none."""
-
-    def score(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
-        errors = _relative_errors(p, r)
-        return summary(errors) if errors.size else float("nan")
-
-    return _by_column(score, prediction, reference)
+    """Compute a statistic of each column; NaN of a column without any error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        values: float | NDArray[np.float64] = statistic(errors, *share, axis=0)
+    return values
 
 
 def _pair(
@@ -273,17 +271,16 @@ def _pair(
     return p, r
 
 
-def _by_column(
-    score: Callable[[NDArray, NDArray], float], prediction: ArrayLike, reference: ArrayLike
-) -> float | NDArray[np.float64]:
+def _columns(
+    prediction: ArrayLike, reference: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     p, r = _pair(prediction, reference)
-    if p.ndim == 1:
-        return score(p, r)
-    if p.ndim == 2:
-        return np.array([score(a, b) for a, b in zip(p.T, r.T, strict=True)])
-    raise ValueError(
-        f"scores are computed from (n_voxels,) or (n_voxels, n_columns), not from shape {p.shape}"
-    )
+    if p.ndim not in (1, 2):
+        raise ValueError(
+            "scores are computed from (n_voxels,) or (n_voxels, n_columns), not from shape "
+            f"{p.shape}"
+        )
+    return p, r
 
 
 def _correlations(
@@ -306,10 +303,12 @@ def _correlations(
             return float("nan")
         return float(correlate(p[usable, None], r[usable, None])[0])
 
-    p, r = _pair(prediction, reference)
-    if p.ndim == 2 and len(p) > 1 and np.isfinite(p).all() and np.isfinite(r).all():
+    p, r = _columns(prediction, reference)
+    if p.ndim == 1:
+        return without_gaps(p, r)
+    if len(p) > 1 and np.isfinite(p).all() and np.isfinite(r).all():
         return correlate(p, r)
-    return _by_column(without_gaps, p, r)
+    return np.array([without_gaps(a, b) for a, b in zip(p.T, r.T, strict=True)])
 
 
 def _unit_deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:

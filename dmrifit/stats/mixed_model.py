@@ -107,7 +107,11 @@ def _fit(formula: str, table: pd.DataFrame) -> tuple[Any, list[str]]:
             warnings.simplefilter("always")
             try:
                 model = models.mixedlm(formula, table, groups=table["patient"])
-                result = _finite(model.fit(reml=True, method=method))
+                fitted = model.fit(reml=True, method=method)
+                # The variance of patients follows the fixed effects, and may be at its bound.
+                k = len(fitted.fe_params)
+                numbers = [fitted.fe_params, np.asarray(fitted.cov_params())[:k, :k], fitted.scale]
+                result = fitted if all(np.isfinite(number).all() for number in numbers) else None
             except _FAILURES as error:
                 problems.append(f"{method} failed: {error}")
                 continue
@@ -116,14 +120,6 @@ def _fit(formula: str, table: pd.DataFrame) -> tuple[Any, list[str]]:
             return result, []
         problems += messages or [f"{method} did not converge"]
     return result, list(dict.fromkeys(problems))
-
-
-def _finite(result: Any) -> Any:
-    """Give back a fit whose numbers are all finite; None otherwise."""
-    # The variance of patients follows the fixed effects, and may be at its bound.
-    k = len(result.fe_params)
-    numbers = [result.fe_params, np.asarray(result.cov_params())[:k, :k], result.scale]
-    return result if all(np.isfinite(number).all() for number in numbers) else None
 
 
 def _patients_vary(plain: Any, patients: NDArray) -> bool:
@@ -156,13 +152,8 @@ def _term_tests(result: Any) -> Iterator[dict[str, Any]]:
         tests = result.wald_test_terms(scalar=True).table.to_dict("records")
     # The first is the test of the grand mean.
     for term, test in zip(("algorithm", "metric", "algorithm:metric"), tests[1:], strict=False):
-        yield {
-            "kind": "test",
-            "term": term,
-            "statistic": float(test["statistic"]),
-            "df": int(test["df_constraint"]),
-            "p": float(test["pvalue"]),
-        }
+        row = {"kind": "test", "term": term, "df": int(test["df_constraint"])}
+        yield row | {"statistic": float(test["statistic"]), "p": float(test["pvalue"])}
 
 
 def _effects(result: Any, table: pd.DataFrame, alpha: float) -> Iterator[dict[str, Any]]:

@@ -83,6 +83,7 @@ def summarize(
     counts that are added up to what a share is of.
     """
     import pandas as pd
+    from scipy.stats import binomtest
 
     by, columns = list(by), list(columns)
     if not len(table):
@@ -115,7 +116,11 @@ def summarize(
             if n_bootstrap and not name.startswith("n_"):
                 ends = percentile_interval(samples[1:], level)
                 if value in (0, 1) and trials and name in trials and len(draws) > 1:
-                    ends = _wilson(value, sum(scores[count][0] for count in trials[name]), level)
+                    # Wilson's interval of a share of n trials.
+                    n = round(sum(scores[count][0] for count in trials[name]))
+                    test = binomtest(round(value * n), n)
+                    low, high = test.proportion_ci(level, method="wilson")
+                    ends = float(low), float(high)
                 row[f"{name}_low"], row[f"{name}_high"] = ends
         summary.append(row)
     return pd.DataFrame(summary).join(spread, on=by)
@@ -134,11 +139,3 @@ def _means(draws: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[n
     np.divide(draws @ np.where(is_defined, values, 0), n, out=means, where=n > 0)
     means[1:, is_defined.sum(axis=0) < FEWEST_PATIENTS] = np.nan
     return means
-
-
-def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
-    """Give Wilson's interval of a share of n trials."""
-    from scipy.stats import binomtest
-
-    low, high = binomtest(round(share * n), round(n)).proportion_ci(level, method="wilson")
-    return float(low), float(high)

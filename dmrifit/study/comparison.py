@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
@@ -25,22 +25,13 @@ from dmrifit.io.digests import command_line, describe
 from dmrifit.io.tables import csv_text, read_texts
 from dmrifit.predict.algorithms import ALGORITHMS, make_regressor
 from dmrifit.predict.controls import CONTROLS
-from dmrifit.study.contestants import (
-    STRATEGIES,
-    Entrant,
-    check_distinct,
-    choose_views,
-    controls_of,
-    named_cohorts,
-    named_estimators,
-    without_controls,
-)
+from dmrifit.study import contestants
 from dmrifit.study.predictions import FolderPredictions, PatientPredictions
-from dmrifit.study.skill_summary import headline, headline_notes, summary_of
 from dmrifit.study.splits import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.study.study_folder import StudyFolder
+from dmrifit.study.summaries import headline, headline_notes, summary_of
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
-from dmrifit.study.voxel_bank import Bank, HeldOut
+from dmrifit.study.voxel_bank import Bank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,10 +105,8 @@ class Evaluation:
     def __repr__(self) -> str:
         cohorts = []
         for cohort, patients in self.scores.groupby("cohort", sort=False)["patient"]:
-            text = f"{cohort!r} of {counted(patients.nunique(), 'patient')}"
-            if cohort in self.synthetic:
-                text = f"synthetic {text}"
-            cohorts.append(text)
+            origin = "synthetic " if cohort in self.synthetic else ""
+            cohorts.append(f"{origin}{cohort!r} of {counted(patients.nunique(), 'patient')}")
         algorithms = ", ".join(self.scores["algorithm"].drop_duplicates())
         scores = counted(len(self.scores), "score")
         return f"<Evaluation: {', '.join(cohorts)}; {algorithms}; {scores}>"
@@ -137,10 +126,10 @@ class Evaluation:
             "means over patients [95 %] of signals and of tissue parameters, at the largest "
             "number of training patients; skill is 1 − error / error of the best constant"
         )
-        for sentence in headline_notes(self.study, table):
-            note += f"; {sentence}"
+        notes = [note, *headline_notes(self.study, table)]
         if self.synthetic:
-            note += f"; {', '.join(self.synthetic)}: synthetic patients"
+            notes.append(f"{', '.join(self.synthetic)}: synthetic patients")
+        note = "; ".join(notes)
         return html_summary(title, list(table), table.itertuples(index=False), note=note)
 
     @classmethod
@@ -191,9 +180,7 @@ class Evaluation:
         # Predictions that are read from this folder are in it already.
         if not isinstance(predictions, FolderPredictions) or predictions.folder.parent != folder:
             FolderPredictions(folder).write(predictions)
-        tables = {}
-        for name in _TABLES:
-            tables[f"{name}.csv"] = csv_text(getattr(self, name), missing="nan")
+        tables = {f"{name}.csv": csv_text(getattr(self, name), missing="nan") for name in _TABLES}
         StudyFolder(folder).write_study(self.study, tables)
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
@@ -360,24 +347,33 @@ def compare(
         If an estimator fails (the message names it and the patient) or cannot be sent to a
         cluster, or if a cluster's workers die again and again; the cause follows.
     """
+    import pandas as pd
+
     check_jobs(n_jobs)
-    cohorts = named_cohorts(cohorts)
+    cohorts = contestants.named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())
-    sizes = _training_sizes(n_train)
+    sizes = None if n_train is None else tuple(np.atleast_1d(n_train).tolist())
     patients = {name: cohort.patients for name, cohort in cohorts.items()}
     check_settings(regimes, patients, sizes, n_repeats, max_voxels, (train_mask, score_mask))
     folder = None if out is None else StudyFolder(out)
     # Results in a folder are recognized by plain values that describe the estimator.
-    written = folder is not None
-    example = next(iter(cohorts.values())).scans[0].protocol
-    entrants = []
-    for name, estimator in named_estimators(estimators).items():
-        entrants.append(Entrant.of(name, estimator, kept=written, example=example))
-    check_distinct(entrants)
+    options: dict[str, Any] = {"kept": folder is not None}
+    options["example"] = next(iter(cohorts.values())).scans[0].protocol
+    entrants = [
+        contestants.Entrant.of(name, estimator, **options)
+        for name, estimator in contestants.named_estimators(estimators).items()
+    ]
+    contestants.check_distinct(entrants)
     if controls:
         has_noise_free = any(cohort.has_noise_free for cohort in cohorts.values())
-        entrants += controls_of(entrants, kept=written, example=example, noise_free=has_noise_free)
-    seed = _seed(folder, random_state)
+        entrants += contestants.controls_of(entrants, noise_free=has_noise_free, **options)
+    earlier = {} if folder is None else folder.settings()
+    # Resuming without a seed goes on with the earlier one: a new one would train all again.
+    seed = (
+        int(earlier["seed"])
+        if random_state is None and "seed" in earlier
+        else seed_from(random_state)
+    )
     settings = {
         "cohorts": {name: list(names) for name, names in patients.items()},
         "train_on": list(regimes),
@@ -389,28 +385,33 @@ def compare(
         "resynthesize": resynthesize,
         "seed": seed,
     }
-    views = choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
+    views = contestants.choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
     if folder is not None:
         folder.check(settings)
-    tested_views, training_views = views_by_cohort(views, regimes)
     bank = Bank(
-        cohorts,
-        tested_views,
-        training_views,
-        train_mask=train_mask,
-        score_mask=score_mask,
-        max_voxels=max_voxels,
-        n_repeats=n_repeats,
-        seed=seed,
-    )
+        cohorts, *views_by_cohort(views, regimes), train_mask=train_mask, score_mask=score_mask,
+        max_voxels=max_voxels, n_repeats=n_repeats, seed=seed,
+    )  # fmt: skip
     cells = plan(
         entrants, list(cohorts), regimes, views, bank, sizes, n_repeats, seed,
         keep=keep_predictions,
     )  # fmt: skip
-    masks = {"train": train_mask, "score": score_mask}
-    descriptions = {
-        name: _describe_cohort(cohort, bank, name, masks) for name, cohort in cohorts.items()
-    }
+    descriptions = {}
+    for name, cohort in cohorts.items():
+        skipped = dict(cohort.skipped)
+        for patient in bank.patients[name]:
+            if patient not in bank.trainable[name]:
+                skipped[patient] = f"no usable {train_mask} voxel to train on"
+            if patient not in bank.testable[name]:
+                skipped[patient] = f"no {score_mask} voxel"
+        descriptions[name] = {
+            "synthetic": cohort.synthetic,
+            "repeated": bank.repeated[name],
+            "simulation": describe(getattr(cohort, "simulation", None)),
+            "patients": bank.patients[name],
+            "protocol": cohort.scans[0].protocol.to_dict(),
+            "skipped": skipped,
+        }
     if folder is not None:
         folder.claim(settings)
     started = time.time()
@@ -420,34 +421,22 @@ def compare(
         "cohorts": descriptions,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
-        "without_controls": without_controls(entrants),
+        "without_controls": contestants.without_controls(entrants),
         "versions": software(),
         "command": _command(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": round(time.time() - started, 3),
         "models": {"trained": len(cells) - n_reused, "reused": n_reused},
     }
-    evaluation = _tabulate(results, study, _collect(cells, results, bank))
+    scores = list(itertools.chain.from_iterable(result["scores"] for result in results))
+    signals = list(itertools.chain.from_iterable(result["signals"] for result in results))
+    # Where every contrast is an input, there is none to score, but the table has its columns.
+    signal_table = pd.DataFrame(signals, columns=None if signals else SIGNAL_COLUMNS)
+    predictions = _collect(cells, results, bank)
+    evaluation = Evaluation(pd.DataFrame(scores), signal_table, study, predictions)
     if folder is not None:
         evaluation.write(folder.path)
     return evaluation
-
-
-def _training_sizes(n_train: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    if n_train is None:
-        return None
-    if isinstance(n_train, int | np.integer):
-        return (int(n_train),)
-    return tuple(n_train)
-
-
-def _seed(folder: StudyFolder | None, random_state: RandomState) -> int:
-    """Take the seed of the study in the folder, unless another was named."""
-    settings = {} if folder is None else folder.settings()
-    # Otherwise resuming without a seed would draw a new one, and train all again.
-    if random_state is None and "seed" in settings:
-        return int(settings["seed"])
-    return seed_from(random_state)
 
 
 def leave_one_patient_out(
@@ -492,16 +481,16 @@ def leave_one_patient_out(
     """
     strategies = (strategies,) if isinstance(strategies, str) else strategies
     algorithms = (algorithms,) if isinstance(algorithms, str) else algorithms
-    unknown = [name for name in strategies if name not in STRATEGIES]
+    unknown = [name for name in strategies if name not in contestants.STRATEGIES]
     if unknown or not strategies or not algorithms:
         raise ValueError(
-            f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, "
-            f"not {strategies!r} and {algorithms!r}"
+            f"name at least one of the strategies {', '.join(contestants.STRATEGIES)} and one "
+            f"algorithm, not {strategies!r} and {algorithms!r}"
         )
     estimators = {}
     for strategy in strategies:
         for algorithm in algorithms:
-            estimators[f"{algorithm} {strategy}"] = STRATEGIES[strategy](algorithm)
+            estimators[f"{algorithm} {strategy}"] = contestants.STRATEGIES[strategy](algorithm)
     return compare(estimators, cohorts, max_voxels=max_voxels, **options)
 
 
@@ -540,6 +529,8 @@ def _run(
     cells: list[Cell], bank: Bank, folder: StudyFolder | None, n_jobs: int | None
 ) -> tuple[list[dict[str, Any]], int]:
     """Run all cells that are not finished; return all results, and how many were finished."""
+    from joblib import Parallel, delayed
+
     results: dict[int, dict[str, Any]] = {}
     if folder is not None:
         for i, cell in enumerate(cells):
@@ -548,24 +539,31 @@ def _run(
                 results[i] = content
     n_reused = len(results)
     waiting = [i for i in range(len(cells)) if i not in results]
-    # What cannot be prepared fails before anything is trained.
-    for i in waiting:
-        bank.material(cells[i].entrant, cells[i].view, cells[i].repeat)
+    algorithms = set()
+    for cell in map(cells.__getitem__, waiting):
+        # What cannot be prepared fails before anything is trained.
+        bank.material(cell.entrant, cell.view, cell.repeat)
+        if cell.entrant.recipe and isinstance(cell.entrant.estimator.regressor, str):
+            algorithms.add(cell.entrant.estimator.regressor)
+    train = delayed(_train)
     n_failures = 0
     with step_bar(len(waiting), "model", "compare") as count:
         while waiting:
             lent = _lend([cells[i] for i in waiting], bank)
+            tasks = [
+                train(algorithms, i, cells[i], *_material(cells[i], bank, lent)) for i in waiting
+            ]
+            parallel = Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)
             try:
-                for i, content in _train_in_parallel(cells, waiting, bank, lent, n_jobs):
+                # In the order in which they end.
+                for i, content in parallel(tasks):
                     if folder is not None:
                         folder.put(cells[i].key, content)
                     results[i] = content
                     count("")
             except CancelledError as error:
                 # Shared arrays are lost with the last worker that held them; they are sent again.
-                n_failures += 1
-                if any(i in results for i in waiting):
-                    n_failures = 0
+                n_failures = 0 if any(i in results for i in waiting) else n_failures + 1
                 if n_failures == _SENDINGS:
                     raise RuntimeError(
                         f"the cluster lost the voxels of this study {_SENDINGS} times, and no "
@@ -577,47 +575,28 @@ def _run(
     return [results[i] for i in range(len(cells))], n_reused
 
 
-def _train_in_parallel(
-    cells: list[Cell],
-    waiting: list[int],
-    bank: Bank,
-    lent: Mapping[int, Any],
-    n_jobs: int | None,
-) -> Iterable[tuple[int, dict[str, Any]]]:
-    """Yield the number and the result of each waiting cell, in the order in which they end."""
-    from joblib import Parallel, delayed
-
-    algorithms = set()
-    for i in waiting:
-        entrant = cells[i].entrant
-        if entrant.recipe and isinstance(entrant.estimator.regressor, str):
-            algorithms.add(entrant.estimator.regressor)
-    tasks = (
-        delayed(_train)(sorted(algorithms), i, cells[i], *_material(cells[i], bank, lent))
-        for i in waiting
-    )
-    return Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks)
-
-
-def _cluster() -> Any:
-    """Return joblib's backend where it is a cluster of dask."""
-    from joblib.parallel import get_active_backend
-
-    backend = get_active_backend()[0]
-    return None if getattr(backend, "client", None) is None else backend
-
-
 def _lend(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
     """Send arrays to a cluster of dask, where joblib uses one; return futures by `id` of array."""
     # joblib would send them too. But it loses the error when a worker dies while it is sent one,
     # or when an estimator cannot be sent, and then waits forever for the trainings that need it.
-    backend = _cluster()
+    from joblib.parallel import get_active_backend
+
     lent: dict[int, Any] = {}
-    if backend is None:
+    backend = get_active_backend()[0]
+    if getattr(backend, "client", None) is None:
         return lent
+    # It comes with dask.
+    import cloudpickle
+
     # Each estimator once: thousands of cells share a few.
     for entrant in {id(cell.entrant): cell.entrant for cell in cells}.values():
-        _check_sendable(entrant)
+        try:
+            cloudpickle.dumps(entrant)
+        except Exception as error:
+            raise RuntimeError(
+                f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error});"
+                " it must not hold open files, locks or the like: make them in fit"
+            ) from error
     # Waits for the first worker, and asks for one where the cluster starts them on demand.
     backend.effective_n_jobs(-1)
     stacks = [bank.material(cell.entrant, cell.view, cell.repeat) for cell in cells]
@@ -636,20 +615,6 @@ def _lend(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
     return lent
 
 
-def _check_sendable(entrant: Entrant) -> None:
-    """Refuse an estimator that cannot be sent to another process."""
-    # It comes with dask, which alone gets here.
-    import cloudpickle
-
-    try:
-        cloudpickle.dumps(entrant)
-    except Exception as error:
-        raise RuntimeError(
-            f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); "
-            "it must not hold open files, locks or the like: make them in fit"
-        ) from error
-
-
 def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...]:
     """Collect what `run_trial` takes: shared arrays, and no more, because workers get copies."""
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
@@ -666,7 +631,7 @@ def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...
 
 
 def _train(
-    algorithms: Sequence[str], i: int, cell: Cell, features: Any, targets: Any, *material: Any
+    algorithms: Iterable[str], i: int, cell: Cell, features: Any, targets: Any, *material: Any
 ) -> tuple[int, dict[str, Any]]:
     """Run a training; return its number and result."""
     from joblib import parallel_config
@@ -688,87 +653,38 @@ def _collect(
     """Collect predictions by patient, of estimators with the model and target of the first."""
     collected: dict[tuple[str, str], PatientPredictions] = {}
     for cell, content in zip(cells, results, strict=True):
+        target, model = cell.view.target, cell.entrant.model
         for patient, predicted in content.get("predictions", {}).items():
             key = cell.cohort, patient
             if key not in collected:
-                test = bank.tests(cell.view, [patient])[0]
-                collected[key] = _without_predictions(cell, test, bank.anatomies[patient])
+                (test,) = bank.tests(cell.view, [patient])
+                shown = test.shown
+                truth = None if test.truth is None else test.truth[shown].astype(np.float32)
+                collected[key] = PatientPredictions(
+                    cohort=test.cohort,
+                    patient=patient,
+                    index=test.index[shown, 1:],
+                    shape=test.shape,
+                    affine=test.affine,
+                    names=model.names,
+                    units=model.units,
+                    labels=tuple(target.labels),
+                    b=target.b,
+                    te=np.full(len(target), np.nan) if target.te is None else target.te,
+                    seen=~np.isin(np.arange(len(target)), cell.view.unseen()),
+                    reference=test.reference[shown].astype(np.float32),
+                    truth=truth,
+                    measured=test.Y[shown].astype(np.float32),
+                    maps={},
+                    signals={},
+                    anatomy=bank.anatomies[patient],
+                )
             predictions = collected[key]
             # Figures lay predictions of one patient over each other, which needs one set of maps.
-            same_model = predictions.names == cell.entrant.model.names
-            if same_model and predictions.labels == tuple(cell.view.target.labels):
+            if (predictions.names, predictions.labels) == (model.names, tuple(target.labels)):
                 predictions.maps[cell.entrant.name] = predicted["maps"]
                 predictions.signals[cell.entrant.name] = predicted["signals"]
     return collected
-
-
-def _without_predictions(
-    cell: Cell, test: HeldOut, anatomy: NDArray[np.uint8]
-) -> PatientPredictions:
-    target, model = cell.view.target, cell.entrant.model
-    seen = np.ones(len(target), bool)
-    seen[list(cell.view.unseen())] = False
-    te = np.full(len(target), np.nan) if target.te is None else target.te
-    shown = test.shown
-    truth = None
-    if test.truth is not None:
-        truth = test.truth[shown].astype(np.float32)
-    return PatientPredictions(
-        cohort=test.cohort,
-        patient=test.patient,
-        index=test.index[shown, 1:],
-        shape=test.shape,
-        affine=test.affine,
-        names=model.names,
-        units=model.units,
-        labels=tuple(target.labels),
-        b=target.b,
-        te=te,
-        seen=seen,
-        reference=test.reference[shown].astype(np.float32),
-        truth=truth,
-        measured=test.Y[shown].astype(np.float32),
-        maps={},
-        signals={},
-        anatomy=anatomy,
-    )
-
-
-def _tabulate(
-    results: list[dict[str, Any]],
-    study: dict[str, Any],
-    predictions: Mapping[tuple[str, str], PatientPredictions],
-) -> Evaluation:
-    import pandas as pd
-
-    scores, signals = [], []
-    for result in results:
-        scores += result["scores"]
-        signals += result["signals"]
-    # Where every contrast is an input, there is none to score, but the table has its columns.
-    columns = None if signals else SIGNAL_COLUMNS
-    signal_table = pd.DataFrame(signals, columns=columns)
-    return Evaluation(pd.DataFrame(scores), signal_table, study, predictions)
-
-
-def _describe_cohort(
-    cohort: Cohort, bank: Bank, name: str, masks: Mapping[str, str]
-) -> dict[str, Any]:
-    skipped = dict(cohort.skipped)
-    for patient in bank.patients[name]:
-        if patient not in bank.trainable[name]:
-            skipped[patient] = f"no usable {masks['train']} voxel to train on"
-    for patient in bank.patients[name]:
-        if patient not in bank.testable[name]:
-            skipped[patient] = f"no {masks['score']} voxel"
-    return {
-        "synthetic": cohort.synthetic,
-        "repeated": bank.repeated[name],
-        "simulation": describe(getattr(cohort, "simulation", None)),
-        "patients": bank.patients[name],
-        "protocol": cohort.scans[0].protocol.to_dict(),
-        "skipped": skipped,
-    }
 
 
 def _command() -> str:

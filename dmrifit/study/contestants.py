@@ -73,7 +73,12 @@ class Entrant:
                 unset = [key for key in ("source", "target") if getattr(estimator, key) is None]
                 # Any protocol will do to check the other parameters before images are read.
                 clone(estimator).set_params(**dict.fromkeys(unset, example)).check_parameters()
-            model = _model_of(estimator)
+            model = estimator.get_params(deep=False).get("model", DEFAULT_MODEL)
+            if model is None:
+                raise ValueError(
+                    "a comparison scores maps, and without a model there are none; give model="
+                )
+            model = resolve_model(model)
         except (ValueError, TypeError) as error:
             raise ValueError(f"estimator {name!r}: {error}") from None
         try:
@@ -83,15 +88,12 @@ class Entrant:
             if kept:
                 raise ValueError(f"estimator {name!r}: {error}") from None
             description = repr(estimator)
+        # The strategy is no part of the algorithm: "LR s2s" is algorithm LR.
+        words = filter(None, re.split(r"[\s/_:,()-]+", name))
+        algorithm = " ".join(word for word in words if word.lower() != strategy) or name
+        recipe, code = _recipe(estimator), _code(estimator)
         return cls(
-            name,
-            strategy,
-            _algorithm(name, strategy),
-            estimator,
-            model,
-            description,
-            recipe=_recipe(estimator),
-            code=_code(estimator),
+            name, strategy, algorithm, estimator, model, description, recipe=recipe, code=code
         )
 
 
@@ -124,15 +126,15 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
         raise ValueError("no cohort was given")
     _check_names(cohorts, "cohort")
     home: dict[str, str] = {}
-    check_patients((0, patient) for cohort in cohorts.values() for patient in cohort.patients)
-    for name, cohort in cohorts.items():
-        for patient in cohort.patients:
-            if home.setdefault(patient, name) != name:
-                raise ValueError(
-                    f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a "
-                    "patient in both training and test would invalidate every score: keep one, or "
-                    "give two persons different names"
-                )
+    listed = [(name, patient) for name in cohorts for patient in cohorts[name].patients]
+    check_patients((0, patient) for _, patient in listed)
+    for name, patient in listed:
+        if home.setdefault(patient, name) != name:
+            raise ValueError(
+                f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a "
+                "patient in both training and test would invalidate every score: keep one, or "
+                "give two persons different names"
+            )
     return {name: in_order(cohorts[name]) for name in sorted(cohorts)}
 
 
@@ -158,20 +160,19 @@ def controls_of(
         for control in CONTROLS:
             if (strategy, control) in rows or (control in OF_NOISE_FREE and not noise_free):
                 continue
-            changes: dict[str, Any] = {
-                "regressor": CONSTANT if control == CONSTANT else "LR",
-                # A control sees no neighborhood: what neighbors are worth is asked of the
-                # estimators.
-                "patch_shape": None,
-            }
+            # A control sees no neighborhood: what neighbors are worth is asked of the estimators.
+            regressor = CONSTANT if control == CONSTANT else "LR"
+            estimator = clone(first.estimator).set_params(regressor=regressor, patch_shape=None)
             if strategy == "m2m":
-                changes["loss"] = "mean"
-            estimator = clone(first.estimator).set_params(**changes)
+                estimator.set_params(loss="mean")
             entrant = Entrant.of(f"{control} {strategy}", estimator, kept=kept, example=example)
             description = [control, entrant.description]
-            controls.append(
-                replace(entrant, algorithm=control, description=description, control=control)
-            )
+            changes: dict[str, Any] = {
+                "algorithm": control,
+                "description": description,
+                "control": control,
+            }
+            controls.append(replace(entrant, **changes))
     return controls
 
 
@@ -191,33 +192,33 @@ def choose_views(
     """Choose what every estimator sees of the patients it is tested on, cohort by cohort."""
     views = {}
     for name, cohort in cohorts.items():
-        full = cohort.scans[0].protocol
-        # Forests draw columns by number, which must not follow the order of volumes.
-        full = full.take(contrast_order(full))
+        full = _full_protocol(cohort)
         for entrant in entrants:
             parameters = entrant.estimator.get_params(deep=False)
             source, target = parameters.get("source"), parameters.get("target")
-            if source is None:
-                source = clinical_inputs(cohort)
-            if target is None:
-                target = full
+            source = clinical_inputs(cohort) if source is None else source
+            target = full if target is None else target
             patch_shape = resolve_patch_shape(entrant.estimator)
             if type(entrant.estimator) is MapsToMaps:
-                _check_clinical(entrant.name, source)
+                try:
+                    clinical_columns(source)
+                except ValueError as error:
+                    raise ValueError(
+                        f"estimator {entrant.name!r} learns from clinical maps: {error}; compare "
+                        "signals to signals alone: --strategies s2s"
+                    ) from None
             view = View(source, target, patch_shape, entrant.model)
             try:
                 check_unseen(source, target)
             except ValueError as error:
                 raise ValueError(f"estimator {entrant.name!r}, cohort {name!r}: {error}") from None
             views[entrant.name, name] = view
-            for scan in cohort.scans:
-                _check_contrasts(view, scan, name)
-            # Then no patient is trained on in the contrasts of another cohort.
-            if resynthesize or all(regime == "same" for regime in regimes):
-                continue
+            # Where all train within their cohort, none needs the contrasts of another one.
+            is_crossed = not resynthesize and any(regime != "same" for regime in regimes)
             for training_name, training_cohort in cohorts.items():
-                for scan in training_cohort.scans:
-                    _check_contrasts(view, scan, training_name, tested=name)
+                if training_name == name or is_crossed:
+                    for scan in training_cohort.scans:
+                        _check_contrasts(view, scan, training_name, tested=name)
     return views
 
 
@@ -244,17 +245,6 @@ def _fewer_inputs(protocol: Protocol) -> str:
         return "; acquire more b-values"
     inputs = ",".join(f"{value:g}" for value in np.unique(b))
     return f"; {remedy}: --source-b {inputs} (in Python, give the estimators these as source)"
-
-
-def _check_clinical(name: str, source: Protocol) -> None:
-    """Refuse inputs from which no clinical maps can be computed."""
-    try:
-        clinical_columns(source)
-    except ValueError as error:
-        raise ValueError(
-            f"estimator {name!r} learns from clinical maps: {error}; compare signals to signals "
-            "alone: --strategies s2s"
-        ) from None
 
 
 def check_distinct(entrants: Sequence[Entrant]) -> None:
@@ -294,16 +284,6 @@ def _code(estimator: Any) -> str:
     return digest(sources) if sources else ""
 
 
-def _model_of(estimator: Any) -> SignalModel:
-    """Find the model whose parameters an estimator predicts, `DEFAULT_MODEL` if it has none."""
-    model = estimator.get_params(deep=False).get("model", DEFAULT_MODEL)
-    if model is None:
-        raise ValueError(
-            "a comparison scores maps, and without a model there are none; give model="
-        )
-    return resolve_model(model)
-
-
 def _recipe(estimator: Any) -> str:
     """Describe how a strategy prepares voxels; an estimator with a `fit` of its own has none."""
     if type(estimator) not in (SignalToSignal, MapsToMaps):
@@ -318,30 +298,28 @@ def _recipe(estimator: Any) -> str:
         return f"{type(estimator).__name__} {id(estimator)}"
 
 
-def _algorithm(name: str, strategy: str) -> str:
-    """Take the strategy out of an estimator's name: "LR s2s" is algorithm LR."""
-    words = [word for word in re.split(r"[\s/_:,()-]+", name) if word and word.lower() != strategy]
-    return " ".join(words) or name
-
-
 def clinical_inputs(cohort: Cohort) -> Protocol:
     """Take the five lowest b-values at the shortest echo time of a cohort, or say what to name."""
-    full = cohort.scans[0].protocol
-    # Forests draw columns by number, which must not follow the order of volumes.
-    full = full.take(contrast_order(full))
+    full = _full_protocol(cohort)
     try:
         return full.take(full.clinical())
     except ValueError as error:
         raise ValueError(f"cohort {cohort.name!r}: {error}{_fewer_inputs(full)}") from None
 
 
-def _check_contrasts(view: View, scan: Scan, cohort: str, tested: str = "") -> None:
+def _full_protocol(cohort: Cohort) -> Protocol:
+    """Sort the contrasts of a cohort: forests draw columns by number, whatever their order."""
+    full = cohort.scans[0].protocol
+    return full.take(contrast_order(full))
+
+
+def _check_contrasts(view: View, scan: Scan, cohort: str, *, tested: str) -> None:
     for protocol in (view.source, view.target):
         try:
             protocol.indices_in(scan.protocol)
         except ValueError as error:
             message = f"patient {scan.patient} of cohort {cohort!r}: {error}"
-            if tested and tested != cohort:
+            if tested != cohort:
                 message += (
                     ". Training in one cohort and testing in another needs the protocol of "
                     f"{tested!r} in both: use train_on='same', give the estimators a source and "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,9 +30,7 @@ _COLUMNS = (
 _N_DRAWS = 2000
 
 
-def lesion_ranking(
-    evaluation: Evaluation, parameters: Sequence[str] = PARAMETERS, *, level: float = 0.95
-) -> pd.DataFrame:
+def lesion_ranking(evaluation: Evaluation) -> pd.DataFrame:
     """
     Compare the order of lesions by a predicted parameter with that by ADC alone.
 
@@ -59,7 +56,7 @@ def lesion_ranking(
         if patient.truth is None:
             continue
         adc = _median_adc(patient)
-        for parameter in parameters:
+        for parameter in PARAMETERS:
             if parameter in patient.names:
                 j = patient.names.index(parameter)
                 truth = _median(patient.truth, j)
@@ -72,7 +69,7 @@ def lesion_ranking(
     for key, lesions in medians.groupby(keys, sort=False):
         if len(lesions) >= FEWEST_LESIONS:
             predicted, adc, truth = lesions[columns].to_numpy(np.float64).T
-            compared = _compared(predicted, adc, truth, level)
+            compared = _compared(predicted, adc, truth)
             ranked.append(dict(zip(keys, key, strict=True)) | compared)
     return pd.DataFrame(ranked, columns=list(_COLUMNS))
 
@@ -96,12 +93,7 @@ def _median(maps: NDArray, j: int) -> float:
     return float(np.median(usable)) if usable.size else float("nan")
 
 
-def _compared(
-    predicted: NDArray[np.float64],
-    adc: NDArray[np.float64],
-    truth: NDArray[np.float64],
-    level: float,
-) -> dict[str, Any]:
+def _compared(predicted: NDArray, adc: NDArray, truth: NDArray) -> dict[str, Any]:
     """Compare two orders of the same lesions with the true one."""
     usable = np.isfinite(predicted) & np.isfinite(adc) & np.isfinite(truth)
     predicted, adc, truth = predicted[usable], adc[usable], truth[usable]
@@ -114,7 +106,7 @@ def _compared(
     lesions = np.repeat(every, draws.ravel()).reshape(draws.shape)
     drawn = predicted[lesions].T, adc[lesions].T, truth[lesions].T
     gains = _rho(drawn[0], drawn[2]) - _rho(drawn[1], drawn[2])
-    low, high = percentile_interval(gains, level)
+    low, high = percentile_interval(gains)
     first, second = np.triu_indices(len(truth), k=1)
     is_risen = predicted[first] < predicted[second]
     is_reordered = is_risen != (adc[first] < adc[second])

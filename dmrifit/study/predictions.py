@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -112,17 +112,14 @@ def _read(path: Path) -> PatientPredictions:
             f"{path} is damaged ({error}); run the comparison again to restore it"
         ) from None
     values: dict[str, Any] = {kind: {} for kind in _PREDICTED}
-    values |= {name: arrays.get(name) for name in ("truth", "anatomy")}
-    for field in fields(PatientPredictions):
-        if field.name not in values:
-            values[field.name] = arrays[field.name]
-    for name in ("cohort", "patient"):
-        values[name] = str(values[name])
-    for name in ("names", "units", "labels"):
-        values[name] = tuple(map(str, values[name]))
-    values["shape"] = tuple(map(int, values["shape"]))
+    values["truth"] = None
     for name, array in arrays.items():
         kind, _, estimator = name.partition("/")
         if kind in _PREDICTED:
             values[kind][estimator] = array
+        elif array.dtype.kind == "U":
+            values[name] = tuple(map(str, array)) if array.ndim else str(array)
+        else:
+            values[name] = array
+    values["shape"] = tuple(map(int, values["shape"]))
     return PatientPredictions(**values)

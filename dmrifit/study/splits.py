@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -29,8 +31,8 @@ _OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Split:
-    """Training and test patients of one draw, with the seed of its estimators."""
+class Cell:
+    """The training of one estimator on a split, in the contrasts that it sees."""
 
     train_on: str
     cohort: str  # of the patients tested on
@@ -38,12 +40,6 @@ class _Split:
     test: tuple[str, ...]
     repeat: int
     seed: int
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Cell(_Split):
-    """The training of one estimator on a split, in the contrasts that it sees."""
-
     entrant: Entrant
     view: View
     key: str  # digest of everything that the results depend on
@@ -54,11 +50,9 @@ def software() -> dict[str, str]:
     """List the versions that may change a score."""
     installed = []
     for name in _OPTIONAL_VERSIONS:
-        try:
+        with suppress(PackageNotFoundError):
             version(name)
-        except PackageNotFoundError:
-            continue
-        installed.append(name)
+            installed.append(name)
     return versions(*VERSIONS, *installed)
 
 
@@ -87,39 +81,30 @@ def check_settings(
     if "other" in regimes and len(cohorts) < 2:
         raise ValueError("train_on='other' needs at least two cohorts")
     # Counted before any image is read; patients without a usable voxel fail later, by name.
-    n_patients = sum(map(len, cohorts.values()))
-    n_needed = max(sizes or (1,))
     for regime in regimes:
-        for name, patients in cohorts.items():
-            n_same, n_other = len(patients) - 1, n_patients - len(patients)
-            n_available = {"same": n_same, "other": n_other, "pooled": n_same + n_other}[regime]
-            if n_needed > n_available:
-                raise ValueError(
-                    f"training for a patient of cohort {name!r} with train_on={regime!r} needs at "
-                    f"least {counted(n_needed, 'other patient')}; there are {n_available}"
-                )
+        for name in cohorts:
+            _available(regime, name, cohorts, sizes)
 
 
 def views_by_cohort(
     views: Mapping[tuple[str, str], View], regimes: Sequence[str]
 ) -> tuple[dict[str, list[View]], dict[str, list[View]]]:
     """List the views in which the patients of each cohort are tested, and those for training."""
-    tested: dict[str, list[View]] = {cohort: [] for _, cohort in views}
+    tested: dict[str, dict[View, None]] = {}
     for (_, cohort), view in views.items():
-        tested[cohort].append(view)
-    tested = {cohort: list(dict.fromkeys(repeated)) for cohort, repeated in tested.items()}
+        tested.setdefault(cohort, {})[view] = None
     within = not {"same", "pooled"}.isdisjoint(regimes)
     between = not {"other", "pooled"}.isdisjoint(regimes)
-    trained = {}
-    for cohort in tested:
-        training_views: dict[View, None] = {}
+    trained: dict[str, dict[View, None]] = {cohort: {} for cohort in tested}
+    for cohort, training_views in trained.items():
         # Patients are trained on in the views of the cohorts that they train for.
         for tested_cohort, tested_views in tested.items():
-            trains_for = within if tested_cohort == cohort else between
-            if trains_for:
-                training_views |= dict.fromkeys(tested_views)
-        trained[cohort] = list(training_views)
-    return tested, trained
+            if within if tested_cohort == cohort else between:
+                training_views |= tested_views
+    return (
+        {cohort: list(tested_views) for cohort, tested_views in tested.items()},
+        {cohort: list(training_views) for cohort, training_views in trained.items()},
+    )
 
 
 def plan(
@@ -144,91 +129,68 @@ def plan(
         entrant.name: digest([entrant.description, entrant.code]) for entrant in entrants
     }
     cells = []
-    for split in _splits(cohorts, regimes, bank, sizes, n_repeats, seed):
-        at_largest = sizes is None or len(split.train) == max(sizes)
-        for entrant in entrants:
-            # Controls stand on the board; on a learning curve they would tell nothing.
-            if entrant.control and not at_largest:
-                continue
-            view = views[entrant.name, split.cohort]
-            if entrant.control in OF_NOISE_FREE and not bank.is_repeated(view, split.test):
-                continue
-            train, test = list(split.train), list(split.test)
-            # A finished training is used again only where nothing that it depends on has changed.
-            content = [
-                entrant_digests[entrant.name],
-                view_digests[view],
-                bank.digest(view, split.repeat, train, test),
-                [split.train_on, split.cohort, train, test, split.repeat, split.seed],
-                code_digest,
-            ]
-            first = split.repeat == 0 and split.train_on == regimes[0]
-            # Pictures show one prediction of a voxel by an estimator, the one with most patients.
-            kept = keep and not entrant.control and first and at_largest
-            cell = Cell(**vars(split), entrant=entrant, view=view, key=digest(content), keep=kept)
-            cells.append(cell)
+    for train_on, cohort in itertools.product(regimes, cohorts):
+        testable = bank.testable[cohort]
+        if not testable:
+            raise ValueError(
+                f"cohort {cohort!r} has no voxel to score; give lesion masks, or score "
+                "other voxels (score_mask, --score-mask)"
+            )
+        # A model of other cohorts is the same for all patients.
+        tests = [testable] if train_on == "other" else [[patient] for patient in testable]
+        for test, repeat in itertools.product(tests, range(n_repeats)):
+            available = _available(train_on, cohort, bank.trainable, sizes, test)
+            # Seeds follow from the purpose: what else is compared moves no number.
+            purpose = train_on, cohort, test[0] if len(test) == 1 else "all", repeat
+            generator = np.random.default_rng(seed_for(seed, "patients", *purpose))
+            order = generator.permutation(len(available))
+            estimator_seed = derived_seed(seed, "estimator", *purpose)
+            for size, entrant in itertools.product(sizes or (len(available),), entrants):
+                at_largest = sizes is None or size == max(sizes)
+                # Controls stand on the board; on a learning curve they would tell nothing.
+                if entrant.control and not at_largest:
+                    continue
+                view = views[entrant.name, cohort]
+                if entrant.control in OF_NOISE_FREE and not bank.is_repeated(view, test):
+                    continue
+                # Of several sizes, patients of a smaller one are among those of a larger.
+                train = [available[i] for i in sorted(order[:size])]
+                # A finished training is used again only where nothing that it depends on changed.
+                content = [
+                    entrant_digests[entrant.name],
+                    view_digests[view],
+                    bank.digest(view, repeat, train, test),
+                    [train_on, cohort, train, test, repeat, estimator_seed],
+                    code_digest,
+                ]
+                # Pictures show one prediction of a voxel, the one with most patients.
+                first = repeat == 0 and train_on == regimes[0] and at_largest
+                cell = Cell(
+                    train_on=train_on, cohort=cohort, train=tuple(train), test=tuple(test),
+                    repeat=repeat, seed=estimator_seed, entrant=entrant, view=view,
+                    key=digest(content), keep=keep and first and not entrant.control,
+                )  # fmt: skip
+                cells.append(cell)
     return cells
-
-
-def _splits(
-    cohorts: Sequence[str],
-    regimes: Sequence[str],
-    bank: Bank,
-    sizes: Sequence[int] | None,
-    n_repeats: int,
-    seed: int,
-) -> Iterator[_Split]:
-    """Yield all splits: by way of training, cohort, tested patients, repeat, training size."""
-    n_needed = max(sizes or (1,))
-    for regime in regimes:
-        for cohort in cohorts:
-            if not bank.testable[cohort]:
-                raise ValueError(
-                    f"cohort {cohort!r} has no voxel to score; give lesion masks, or score "
-                    "other voxels (score_mask, --score-mask)"
-                )
-            # A model of other cohorts is the same for all patients.
-            tests = [[patient] for patient in bank.testable[cohort]]
-            if regime == "other":
-                tests = [bank.testable[cohort]]
-            for test in tests:
-                available = _available(regime, cohort, test, cohorts, bank, n_needed)
-                tested = "all"
-                if len(test) == 1:
-                    tested = test[0]
-                for repeat in range(n_repeats):
-                    # Seeds follow from the purpose: what else is compared moves no number.
-                    purpose = regime, cohort, tested, repeat
-                    generator = np.random.default_rng(seed_for(seed, "patients", *purpose))
-                    order = generator.permutation(len(available))
-                    for size in sizes or (len(available),):
-                        # Of several sizes, patients of a smaller one are among those of a larger.
-                        train = tuple(available[i] for i in sorted(order[:size]))
-                        estimator_seed = derived_seed(seed, "estimator", *purpose)
-                        yield _Split(
-                            train_on=regime, cohort=cohort, train=train, test=tuple(test),
-                            repeat=repeat, seed=estimator_seed,
-                        )  # fmt: skip
 
 
 def _available(
     regime: str,
     cohort: str,
-    test: Sequence[str],
-    cohorts: Sequence[str],
-    bank: Bank,
-    n_needed: int,
+    patients: Mapping[str, Sequence[str]],
+    sizes: Sequence[int] | None,
+    test: Sequence[str] | None = None,
 ) -> list[str]:
-    """List the training patients for tested ones, who are never among them."""
-    same = [patient for patient in bank.trainable[cohort] if patient not in test]
-    other = []
-    for name in cohorts:
-        if name != cohort:
-            other += bank.trainable[name]
+    """List the training patients for tested ones, by default for any one of the cohort."""
+    left_out = patients[cohort][:1] if test is None else test
+    same = [patient for patient in patients[cohort] if patient not in left_out]
+    other = [patient for name in patients if name != cohort for patient in patients[name]]
     available = {"same": same, "other": other, "pooled": same + other}[regime]
+    n_needed = max(sizes or (1,))
     if len(available) < n_needed:
+        tested = f"{', '.join(test)} of" if test else "a patient of"
         raise ValueError(
-            f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs "
+            f"training for {tested} cohort {cohort!r} with train_on={regime!r} needs "
             f"at least {counted(n_needed, 'other patient')}; there are {len(available)}"
         )
     return available

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,15 +138,8 @@ class StudyFolder:
                         name, _, patient = key_of_array.partition("/")
                         predicted = content[_PREDICTIONS].setdefault(patient, {})
                         predicted[name] = stored[key_of_array]
-        except (
-            OSError,
-            ValueError,
-            EOFError,
-            zipfile.BadZipFile,
-            AttributeError,
-            RecursionError,
-            TypeError,
-        ):
+        # Whatever the damage, as of a power cut, the cell is computed again.
+        except Exception:
             return None
         if not isinstance(content, dict) or not {"scores", "signals"} <= content.keys():
             return None
@@ -166,7 +158,6 @@ class StudyFolder:
             arrays_path = path.with_suffix(".npz")
             with whole_file(arrays_path, lasting=False) as part, part.open("wb") as file:
                 np.savez(file, **arrays)
-        # What a power cut damages, `get` does not return, and it is computed again.
         with whole_file(path, lasting=False) as part:
             part.write_text(json.dumps(plain), encoding="utf-8")
 

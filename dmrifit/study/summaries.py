@@ -1,9 +1,8 @@
-"""Summaries of a comparison: scores at the largest training size, means over patients."""
+"""Summaries of a comparison: skill over a constant with intervals, and means over patients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,202 @@ import numpy as np
 from dmrifit.predict.controls import is_control
 from dmrifit.stats import patient_summary
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, RANKING_METRIC, MapMetric
-from dmrifit.study.comparison import Evaluation
-from dmrifit.study.skill_summary import KEYS, largest, matching, summary_of
+from dmrifit.stats.patient_summary import in_parts
 from dmrifit.study.training_runs import POOLED
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dmrifit.study.comparison import Evaluation
+
+#: Columns that identify a row of a summary.
+KEYS = ["train_on", "cohort", "strategy", "algorithm"]
+
+#: Columns of the summary that are means over patients.
+MEASURES = ("skill", "absolute_skill", "abs_bias", "dispersion", "relative_error", "pearson")
+
+#: Those that are also given against a reference with noise of its own.
+REPEATED = ("skill", "pearson")
+
+_SHARED_NOISE = (
+    "maps of synthetic patients are scored twice: against the fit to the images that include the "
+    "inputs, and (independent) against the fit to a second draw of the noise; the difference is "
+    "called shared noise. Unseen images share no noise with the inputs"
+)
+_UNDEFINED = "* some correlations are undefined (constant answers) and count as 0"
+# Their reference is often 0, where there is no relative error.
+_ALSO_ALONE = ("f", "K")
+_N_DRAWS = 2000
+_SUMMED = ("constant_error", "n_voxels", "n_undefined", "n_failed")
+_INDEPENDENT = tuple(f"{measure}_independent" for measure in REPEATED)
+_SHARED = tuple(f"{measure}_shared_noise" for measure in REPEATED)
+
 #: Fewer draws, or patients of a cohort, tell nothing about differences between algorithms.
 FEWEST_DRAWS = 2
 FEWEST_PATIENTS = 6
+
+
+def matching(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Keep the rows with these values in the columns of these names."""
+    # A table without rows may lack its columns.
+    if not len(table):
+        return table
+    return table[(table[list(values)] == list(values.values())).all(axis=1)]
+
+
+def largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the scores at the largest number of training patients."""
+    if not len(table):
+        return table
+    # Cohorts of different sizes reach different numbers of training patients.
+    most = table.groupby(["train_on", "cohort", "patient"])["n_train"].transform("max")
+    return table[table["n_train"] == most]
+
+
+def summary_of(
+    scores: pd.DataFrame,
+    signals: pd.DataFrame,
+    level: float,
+    *,
+    every_parameter: bool = False,
+) -> pd.DataFrame:
+    """Summarize the tables of a comparison, as `Evaluation.summary` describes it."""
+    import pandas as pd
+
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
+    scores, signals = largest(scores), matching(largest(signals), contrast=POOLED)
+    names = list(scores["metric"].unique())
+    groups = {"tissue": [name for name in names if name not in (*NO_TISSUE, AT_BOUND)]}
+    alone = [name for name in (*_ALSO_ALONE, AT_BOUND, *NO_TISSUE) if name in names]
+    groups |= {name: [name] for name in (names if every_parameter else alone)}
+    parts = {name: scores["metric"].isin(metrics) for name, metrics in groups.items()}
+    table = in_parts(scores, parts, "parameters")
+    if len(signals):
+        signals = signals.assign(metric="signals", parameters="signals", n_failed=0)
+        table = pd.concat([signals, table])
+    summary = _summarized(table, [*KEYS, "parameters"], level)
+    return scores[KEYS].drop_duplicates().merge(summary, on=KEYS)
+
+
+def size_summary(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Summarize scores over patients and parameters for each number of training patients."""
+    return _summarized(scores, [*KEYS, "n_train"], level)
+
+
+def headline(summary: pd.DataFrame) -> pd.DataFrame:
+    """Write the rows of a summary to show first: skill with intervals, bias, dispersion, r."""
+    import pandas as pd
+
+    shown = summary[summary["parameters"] == "tissue"]
+    # A model may have no tissue parameter but those that are shown apart.
+    if not len(shown):
+        shown = summary[summary["parameters"] != "signals"].drop_duplicates(KEYS)
+    signals = summary[summary["parameters"] == "signals"].set_index(KEYS)
+    # NaN, a dash, where no signals were predicted.
+    signals = signals.reindex(pd.MultiIndex.from_frame(shown[KEYS]))
+    columns = {
+        "trained on": shown["train_on"],
+        "N": shown["n_train"],
+        **{name: shown[name] for name in KEYS[1:]},
+        "signal skill": _with_interval(signals, "skill"),
+        "map skill": _with_interval(shown, "skill"),
+    }
+    is_repeated = bool(summary["skill_independent"].notna().any())
+    if is_repeated:
+        columns["map skill, independent"] = _with_interval(shown, "skill_independent")
+        columns["shared noise"] = shown["skill_shared_noise"].map(_number)
+    columns["|BI| (%)"] = [_number(100 * value, 1) for value in shown["abs_bias"]]
+    columns["DI (%)"] = [_number(100 * value, 1) for value in shown["dispersion"]]
+    columns["r"] = _marked(shown, "pearson")
+    if is_repeated:
+        columns["r, independent"] = _marked(shown, "pearson_independent")
+    return pd.DataFrame({name: list(values) for name, values in columns.items()})
+
+
+def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
+    """List what has to be said under the head of the summary of a study, `table`."""
+    notes = []
+    correlations = [table[name] for name in ("r", "r, independent") if name in table]
+    if any(column.str.endswith("*").any() for column in correlations):
+        notes.append(_UNDEFINED)
+    if "shared noise" in table:
+        notes.append(_SHARED_NOISE)
+    single = [
+        name
+        for name, cohort in study.get("cohorts", {}).items()
+        if cohort.get("synthetic") and not cohort.get("repeated")
+    ]
+    if single:
+        notes.append(
+            f"the signals of {', '.join(single)} without noise, or the level of their noise, are "
+            "not known (as in averages of several measurements), so there is no second draw of "
+            "the noise: no rows truth and repeat, and skill may owe something to noise that "
+            "inputs and reference share"
+        )
+    return notes
+
+
+def _with_interval(rows: pd.DataFrame, measure: str) -> list[str]:
+    """Write a measure of every row, with its interval where there is one."""
+    texts = []
+    for value, low, high in rows[[measure, f"{measure}_low", f"{measure}_high"]].to_numpy(float):
+        interval = f" [{_number(low)}, {_number(high)}]" if np.isfinite(low) else ""
+        texts.append(_number(value) + interval)
+    return texts
+
+
+def _marked(rows: pd.DataFrame, measure: str) -> list[str]:
+    """Write a correlation of every row, with a mark where it is undefined of some parameter."""
+    texts = []
+    for value, n_undefined in rows[[measure, f"n_undefined_{measure}"]].to_numpy(float):
+        text = _number(value)
+        texts.append(f"{text}*" if n_undefined and text != "–" else text)
+    return texts
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def _summarized(table: pd.DataFrame, by: list[str], level: float) -> pd.DataFrame:
+    """Average over repeats, then parameters, then patients."""
+    order = table[by].drop_duplicates()
+    # Sums of other rows first would differ in their last digits.
+    table = table.sort_values(["patient", "metric", "repeat"])
+    # Scores of an earlier version may lack a column.
+    needed = ("bias", "bias_independent", "skill_independent", "pearson_independent")
+    columns = [*table.columns, *MEASURES, *_SUMMED, *needed]
+    table = table.reindex(columns=list(dict.fromkeys(columns)))
+    # A constant answer has no correlation: it counts as none, and is marked.
+    filled = table.assign(abs_bias=table["bias"].abs(), pearson=table["pearson"].fillna(0.0))
+    is_repeated = table["skill_independent"].notna() | table["bias_independent"].notna()
+    undefined = is_repeated & table["pearson_independent"].isna()
+    filled["pearson_independent"] = filled["pearson_independent"].mask(undefined, 0.0)
+    for measure, independent, shared in zip(REPEATED, _INDEPENDENT, _SHARED, strict=True):
+        filled[shared] = filled[measure] - filled[independent]
+    measures = [*MEASURES, *_INDEPENDENT, *_SHARED]
+    # One seed for all: equal columns get equal intervals, whatever else is summarized.
+    summary = patient_summary.summarize(
+        filled, by, measures, within=["metric"], n_bootstrap=_N_DRAWS, level=level
+    ).set_index(by)
+    names = ["n_undefined_pearson", "n_undefined_pearson_independent", "n_dropped"]
+    flags = [table["pearson"].isna(), undefined, table["n_undefined"]]
+    counts = table.assign(**dict(zip(names, flags, strict=True))).groupby(by)
+    if "n_train" not in by:
+        summary["n_train"] = counts["n_train"].max()
+    # The skill of all voxels of all patients together, mean over parameters.
+    n = table["n_voxels"] - table["n_undefined"] - table["n_failed"]
+    sums = table.assign(
+        error=n * (1 - table["skill"]) * table["constant_error"],
+        constant_error=n * table["constant_error"],
+    )
+    sums = sums.groupby([*by, "metric"])[["error", "constant_error"]].sum(min_count=1)
+    summary["pooled_skill"] = (1 - sums["error"] / sums["constant_error"]).groupby(by).mean()
+    summary[names] = counts[names].sum().astype(int)
+    ends = [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
+    columns = list(dict.fromkeys([*by, "n_train", "n_patients", *ends, "pooled_skill", *names]))
+    return order.merge(summary.reset_index(), on=by).reindex(columns=columns)
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
@@ -90,71 +275,28 @@ def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(**averaged)
 
 
-@dataclass(frozen=True, eq=False)
 class Board:
     """A comparison as the sections of a report see it."""
 
-    evaluation: Evaluation
-    # Rows at the largest number of training patients; ``abs_bias`` is the magnitude of ``bias``,
-    # and a constant prediction has a correlation of 0.
-    scores: pd.DataFrame
-    signals: pd.DataFrame  # rows of single contrasts at that number
-    summary: pd.DataFrame  # what `summarize` gives
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> Board:
-        """Prepare a comparison."""
-        signals = largest(evaluation.signals)
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.study = evaluation.study
+        # Rows at the largest number of training patients; ``abs_bias`` is the magnitude of
+        # ``bias``, and a constant prediction has a correlation of 0.
+        self.scores = scores = _with_magnitudes(largest(evaluation.scores))
+        self.signals = largest(evaluation.signals)  # of single contrasts
         # A table without rows may lack its columns.
-        if len(signals):
-            signals = signals[signals["contrast"] != POOLED]
-        scores = _with_magnitudes(largest(evaluation.scores))
-        return cls(evaluation, scores, signals, summarize(evaluation))
-
-    @property
-    def study(self) -> dict[str, Any]:
-        """How the scores were made."""
-        return self.evaluation.study
-
-    @property
-    def algorithms(self) -> list[str]:
-        """All algorithms, in order."""
-        return unique(self.evaluation.scores["algorithm"])
-
-    @property
-    def learners(self) -> list[str]:
-        """The algorithms that are no controls."""
-        return [name for name in self.algorithms if not is_control(name)]
-
-    @property
-    def strategies(self) -> list[str]:
-        """All strategies, in order."""
-        return unique(self.scores["strategy"])
-
-    @property
-    def metrics(self) -> list[str]:
-        """Parameters of the tissue, in order."""
-        return unique(tissue(self.scores)["metric"])
-
-    @property
-    def averaged_metrics(self) -> list[str]:
-        """Parameters that means over parameters include, in order."""
-        return unique(averaged(self.scores)["metric"])
-
-    @property
-    def cohorts(self) -> list[str]:
-        """Names of the cohorts that were scored."""
-        return unique(self.scores["cohort"])
-
-    @property
-    def regimes(self) -> list[str]:
-        """Ways of training, in order."""
-        return unique(self.scores["train_on"])
-
-    @property
-    def has_truth(self) -> bool:
-        """Whether any patient has a truth."""
-        return bool(self.scores["bias_truth"].notna().any())
+        if len(self.signals):
+            self.signals = self.signals[self.signals["contrast"] != POOLED]
+        self.summary = summarize(evaluation)
+        self.algorithms = unique(evaluation.scores["algorithm"])
+        self.learners = [name for name in self.algorithms if not is_control(name)]
+        self.strategies = unique(scores["strategy"])
+        self.cohorts = unique(scores["cohort"])
+        self.regimes = unique(scores["train_on"])  # ways of training
+        self.metrics = unique(tissue(scores)["metric"])  # parameters of the tissue
+        self.averaged_metrics = unique(averaged(scores)["metric"])  # of means over parameters
+        self.has_truth = bool(scores["bias_truth"].notna().any())
 
     @property
     def undecided(self) -> str:
@@ -180,18 +322,13 @@ class Board:
         if not len(rows):
             return "N = 0"
         smallest, most = rows["n_train"].min(), rows["n_train"].max()
-        if smallest == most:
-            return f"N = {most:g}"
-        return f"N = {smallest:g}–{most:g}"
+        return f"N = {most:g}" if smallest == most else f"N = {smallest:g}–{most:g}"
 
     def conditions(self, rows: pd.DataFrame) -> str:
         """Write the conditions of a figure: training region, scored region, N, seed."""
         regions = f"{self.setting('train_mask', 'body')} → {self.setting('score_mask', 'lesion')}"
         seed = self.setting("seed")
-        text = f"{regions}, {self.size(rows)}"
-        if seed is not None:
-            text += f", seed {seed}"
-        return text
+        return f"{regions}, {self.size(rows)}" + ("" if seed is None else f", seed {seed}")
 
     @cached_property
     def skill(self) -> pd.DataFrame:
@@ -222,11 +359,8 @@ class Board:
         measure, sign = self.skill_column, 1.0
         # Scores of an earlier version have no skill.
         if not first[measure].notna().any():
-            first, measure, sign = (
-                matching(self.summary, train_on=self.regimes[0]),
-                RANKING_METRIC,
-                -1.0,
-            )
+            first, measure = matching(self.summary, train_on=self.regimes[0]), RANKING_METRIC
+            sign = -1.0
         rows = first[~first["algorithm"].map(is_control) & np.isfinite(first[measure])]
         if not len(rows):
             return None

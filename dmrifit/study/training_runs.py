@@ -14,16 +14,9 @@ from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit._utils.threads import one_thread
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.predict import controls
 from dmrifit.predict.base import Design
-from dmrifit.predict.controls import (
-    CONSTANT,
-    COPY,
-    REPEAT,
-    SHUFFLED,
-    TRUTH,
-    UNTRAINED,
-    nearest_contrasts,
-)
 from dmrifit.predict.strategies import Clinical, SignalToSignal
 from dmrifit.stats.metrics import (
     METRICS,
@@ -37,12 +30,6 @@ from dmrifit.study.voxel_bank import Constants, HeldOut
 
 #: The row of `Evaluation.signals` over all unseen contrasts together.
 POOLED = "all unseen"
-
-#: Columns of `Evaluation.scores` after the keys; those of further metrics follow.
-SCORE_COLUMNS = (
-    "metric", "bias", "dispersion", "pearson", "spearman", "n_voxels", "seconds", "unit",
-    "median_abs_error", "n_undefined", "n_failed", "at_bound",
-)  # fmt: skip
 
 #: Columns of `Evaluation.signals`.
 SIGNAL_COLUMNS = (
@@ -68,24 +55,34 @@ def run_trial(
     content: dict[str, Any] = {"scores": [], "signals": []}
     if cell.keep:
         content["predictions"] = {}
+    entrant, view = cell.entrant, cell.view
     with one_thread():
         try:
             start = time.perf_counter()
             estimator = None
-            if cell.entrant.control not in UNTRAINED:
+            if entrant.control not in controls.UNTRAINED:
                 n_columns = tests[0].X.shape[1]
                 estimator = _trained(cell, features, targets, rows, n_dropped, n_columns)
             # Patients that share a training share its time.
             training_seconds = (time.perf_counter() - start) / len(tests)
             for test, metrics in zip(tests, clinical, strict=True):
                 start = time.perf_counter()
-                if cell.entrant.control in UNTRAINED:
+                if estimator is None:
                     signals, maps = _untrained_answers(cell, test, metrics, constants)
                 else:
-                    signals, maps = _answers(estimator, cell, test, metrics)
+                    signals, maps = _answers(estimator, entrant.model, view.target, test, metrics)
                 seconds = training_seconds + time.perf_counter() - start
-                keys = _keys(cell, test)
-                for row in _score_maps(maps, test, cell.entrant, seconds, constants):
+                keys = {
+                    "cohort": test.cohort,
+                    "patient": test.patient,
+                    "strategy": entrant.strategy,
+                    "algorithm": entrant.algorithm,
+                    "train_on": cell.train_on,
+                    "n_train": len(cell.train),
+                    "repeat": cell.repeat,
+                    "estimator": entrant.name,
+                }
+                for row in _score_maps(maps, test, entrant, seconds, constants):
                     content["scores"].append(keys | row)
                 for row in _score_signals(signals, test, cell, constants):
                     content["signals"].append(keys | row)
@@ -99,24 +96,11 @@ def run_trial(
         except Exception as error:
             patients = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
             raise RuntimeError(
-                f"estimator {cell.entrant.name!r} failed for {patients} of cohort "
+                f"estimator {entrant.name!r} failed for {patients} of cohort "
                 f"{cell.cohort!r}, trained on {len(cell.train)} patients ({cell.train_on}): "
                 f"{error}"
             ) from error
     return content
-
-
-def _keys(cell: Cell, test: HeldOut) -> dict[str, Any]:
-    return {
-        "cohort": test.cohort,
-        "patient": test.patient,
-        "strategy": cell.entrant.strategy,
-        "algorithm": cell.entrant.algorithm,
-        "train_on": cell.train_on,
-        "n_train": len(cell.train),
-        "repeat": cell.repeat,
-        "estimator": cell.entrant.name,
-    }
 
 
 def _trained(
@@ -132,7 +116,7 @@ def _trained(
     estimator.set_params(**_completed(estimator, cell))
     x = np.concatenate([features[patient_rows] for patient_rows in rows])
     y = np.concatenate([targets[patient_rows] for patient_rows in rows])
-    if cell.entrant.control == SHUFFLED:
+    if cell.entrant.control == controls.SHUFFLED:
         generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
         y = y[generator.permutation(len(y))]
     if n_dropped is None:
@@ -143,25 +127,20 @@ def _trained(
 
 def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
     """Fill in parameters that the user did not set: contrasts, and every seed."""
-    parameters = estimator.get_params(deep=True)
-    unset = [name for name, value in sorted(parameters.items()) if value is None]
     completed: dict[str, Any] = {}
-    for name in unset:
-        if name == "source":
-            completed[name] = cell.view.source
-        elif name == "target":
-            completed[name] = cell.view.target
-        elif name.split("__")[-1] == "random_state":
+    for name, value in sorted(estimator.get_params(deep=True).items()):
+        if value is None and name in ("source", "target"):
+            completed[name] = getattr(cell.view, name)
+        elif value is None and name.split("__")[-1] == "random_state":
             # From the parameter's name: another parameter without a value moves no seed.
             completed[name] = derived_seed(cell.seed, name)
     return completed
 
 
 def _answers(
-    estimator: Any, cell: Cell, test: HeldOut, clinical: Clinical | None
+    estimator: Any, model: SignalModel, target: Protocol, test: HeldOut, clinical: Clinical | None
 ) -> tuple[NDArray, NDArray]:
     """Predict signals and maps; voxels without a usable source signal stay NaN."""
-    model, target = cell.entrant.model, cell.view.target
     if clinical is not None:
         maps = estimator.maps_from(clinical)
         return model.signal(maps, target), maps
@@ -181,45 +160,35 @@ def _answers(
 
 
 def _untrained_answers(
-    cell: Cell, test: HeldOut, clinical: Clinical | None, constants: Constants
+    cell: Cell, test: HeldOut, clinical: Any, constants: Constants
 ) -> tuple[NDArray, NDArray]:
     """Give the signals and maps of a control that learns nothing."""
     model, target, control = cell.entrant.model, cell.view.target, cell.entrant.control
-    if control == COPY and clinical is None:
-        signals = test.X[:, nearest_contrasts(cell.view.source, target)]
+    if control == controls.COPY and clinical is None:
+        signals = test.X[:, controls.nearest_contrasts(cell.view.source, target)]
         estimator = clone(cell.entrant.estimator)
         return signals, estimator.set_params(**_completed(estimator, cell)).maps_of(signals)
-    if control == COPY:
-        assert clinical is not None
+    if control == controls.COPY:
         maps = _copied_maps(clinical, model, constants)
         return model.signal(maps, target), maps
     signals, maps = test.Y, test.reference
-    if control == TRUTH:
-        assert test.repeat is not None
-        signals, truth = test.repeat.noise_free, test.truth
+    repeat: Any = test.repeat
+    if control == controls.TRUTH:
+        signals, truth = repeat.noise_free, test.truth
         # Of regions, or in the symbols of another model, true parameters may not be known.
         maps = fit_voxels(signals, target, model).parameters if truth is None else truth
-    if control == REPEAT:
-        assert test.repeat is not None
-        signals, maps = test.repeat.signals, test.repeat.reference
+    if control == controls.REPEAT:
+        signals, maps = repeat.signals, repeat.reference
     if cell.entrant.strategy != "s2s":
         signals = model.signal(maps, target)
     return signals, maps
 
 
-def _copied_maps(
-    clinical: Clinical, model: SignalModel, constants: Constants
-) -> NDArray[np.float64]:
+def _copied_maps(clinical: Clinical, model: SignalModel, constants: Constants) -> NDArray:
     """Take clinical metrics for parameters; what has none like it, from the best constants."""
     adc_fast, adc_slow, fraction = clinical.features.T
-    copies = {
-        "S0": clinical.s0,
-        "f": fraction,
-        "Dv": adc_fast,
-        "Dt": adc_slow,
-        "D": adc_slow,
-        "ADC": adc_slow,
-    }
+    copies = {"S0": clinical.s0, "f": fraction, "Dv": adc_fast}
+    copies |= dict.fromkeys(("Dt", "D", "ADC"), adc_slow)
     maps = np.tile(constants.relative, (len(clinical.s0), 1))
     for j, parameter in enumerate(model.parameters):
         if parameter.name in copies:
@@ -235,20 +204,14 @@ def _score_maps(
     """Score every parameter against the reference and, where known, the truth and a repeat."""
     repeated = None
     # Against itself a repeat would be perfect.
-    if test.repeat is not None and entrant.control != REPEAT:
+    if test.repeat is not None and entrant.control != controls.REPEAT:
         repeated = test.repeat.reference
-    parameters = entrant.model.parameters
     references = {"": test.reference, "_truth": test.truth, "_independent": repeated}
-    columns: dict[str, NDArray] = {}
-    for suffix, reference in references.items():
-        for name, metric in METRICS.items():
-            columns[name + suffix] = np.full(len(parameters), _NAN)
-            if reference is not None:
-                columns[name + suffix] = np.atleast_1d(metric.score(maps, reference))
-    is_constant = entrant.control == CONSTANT
+    is_constant = entrant.control == controls.CONSTANT
     rows = []
-    for j, parameter in enumerate(parameters):
-        _, n_undefined, n_failed = relative_error_counts(maps[:, j], test.reference[:, j])
+    for j, parameter in enumerate(entrant.model.parameters):
+        predicted, reference = maps[:, j], test.reference[:, j]
+        _, n_undefined, n_failed = relative_error_counts(predicted, reference)
         row = {
             "metric": parameter.name,
             "n_voxels": len(maps),
@@ -258,12 +221,17 @@ def _score_maps(
             "n_failed": n_failed,
             "at_bound": float(test.at_bound[j]),
         }
-        row |= {name: float(values[j]) for name, values in columns.items()}
-        row = {name: row[name] for name in SCORE_COLUMNS} | row
-        row |= _map_skills(maps[:, j], test.reference[:, j], constants, j, is_constant)
+        for suffix, values in references.items():
+            for name, metric in METRICS.items():
+                row[name + suffix] = _NAN
+                if values is not None:
+                    row[name + suffix] = float(
+                        np.squeeze(metric.score(predicted[:, None], values[:, j, None]))
+                    )
+        row |= _map_skills(predicted, reference, constants, j, is_constant)
         independent = dict.fromkeys(("skill", "absolute_skill"), _NAN)
         if repeated is not None:
-            independent = _map_skills(maps[:, j], repeated[:, j], constants, j, is_constant)
+            independent = _map_skills(predicted, repeated[:, j], constants, j, is_constant)
         for name in ("skill", "absolute_skill"):
             row[f"{name}_independent"] = independent[name]
         rows.append(row)
@@ -275,58 +243,48 @@ def _map_skills(
 ) -> dict[str, Any]:
     """Compare the errors of a parameter with those of the best constants."""
     scores: dict[str, Any] = {}
-    for prefix, relative in (("", True), ("absolute_", False)):
-        constant = float((constants.relative if relative else constants.absolute)[j])
+    for prefix, best in (("", constants.relative), ("absolute_", constants.absolute)):
         # Each score has a best constant of its own, and the control is that one.
-        answer = np.full(len(predicted), constant) if is_constant else predicted
-        skill, error, constant_error, n = skill_scores(
-            answer, reference, constant, relative=relative
+        answer = np.full(len(predicted), best[j]) if is_constant else predicted
+        skill, error, constant_error, scores["n_absolute"] = skill_scores(
+            answer, reference, float(best[j]), relative=not prefix
         )
         scores[f"{prefix}skill"] = skill
         scores[f"{prefix or 'relative_'}error"] = error
         scores[f"constant_{prefix}error"] = constant_error
-    return scores | {"n_absolute": n}
+    return scores
 
 
 def _score_signals(
     predicted: NDArray, test: HeldOut, cell: Cell, constants: Constants
 ) -> list[dict[str, Any]]:
     """Score every unseen contrast for itself, and all of them together."""
-    unseen = cell.view.unseen()
-    if not unseen:
-        return []
-    p, y = predicted[:, list(unseen)], test.Y[:, list(unseen)]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        error = (p - y) / y
-    constant = np.broadcast_to(constants.signals[list(unseen)], y.shape)
-    answer = constant if cell.entrant.control == CONSTANT else p
-    target, labels = cell.view.target, cell.view.target.labels
-    rows = []
-    for column, j in enumerate([*unseen, None]):
+    unseen, target = list(cell.view.unseen()), cell.view.target
+    rows: list[dict[str, Any]] = []
+    for columns in [*([j] for j in unseen), unseen] if unseen else []:
         keys = {"contrast": POOLED, "b": _NAN, "te": _NAN}
-        scored: Any = np.s_[:]
-        if j is not None:
+        # All together stand last, also where there is one.
+        if len(rows) < len(unseen):
+            (j,) = columns
             te = _NAN if target.te is None else float(target.te[j])
-            keys = {"contrast": labels[j], "b": float(target.b[j]), "te": te}
-            scored = np.s_[:, column]
-        measured = y[scored].ravel()
-        skill, _, constant_error, _ = skill_scores(
-            answer[scored].ravel(), measured, constant[scored].ravel(), relative=True
-        )
-        row = keys | _signal_errors(error[scored].ravel())
-        row["pearson"] = float(pearson(p[scored].ravel(), measured))
-        rows.append(row | {"constant_error": constant_error, "skill": skill})
+            keys = {"contrast": target.labels[j], "b": float(target.b[j]), "te": te}
+        p, measured = predicted[:, columns].ravel(), test.Y[:, columns].ravel()
+        constant = np.tile(constants.signals[columns], len(predicted))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            error = (p - measured) / measured
+        usable = np.isfinite(error)
+        values = error[usable] if usable.any() else np.array([_NAN])
+        answer = constant if cell.entrant.control == controls.CONSTANT else p
+        skill, _, constant_error, _ = skill_scores(answer, measured, constant, relative=True)
+        scores = {
+            "relative_error": float(np.mean(np.abs(values))),
+            "median_relative_error": float(np.median(np.abs(values))),
+            "signed_relative_error": float(np.mean(values)),
+            "n_voxels": len(error),
+            "n_undefined": int((~usable).sum()),
+            "pearson": float(pearson(p, measured)),
+            "constant_error": constant_error,
+            "skill": skill,
+        }
+        rows.append(keys | scores)
     return rows
-
-
-def _signal_errors(error: NDArray) -> dict[str, Any]:
-    usable = np.isfinite(error)
-    values = error[usable] if usable.any() else np.array([_NAN])
-    size = np.abs(values)
-    return {
-        "relative_error": float(np.mean(size)),
-        "median_relative_error": float(np.median(size)),
-        "signed_relative_error": float(np.mean(values)),
-        "n_voxels": len(error),
-        "n_undefined": int((~usable).sum()),
-    }

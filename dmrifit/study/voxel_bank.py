@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from dmrifit._utils.randomness import derived_seed, seed_for
-from dmrifit.cohort.cohort import Cohort, VoxelTable
+from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.patches import check_reach
 from dmrifit.cohort.scaling import contrast_order, echo_times
 from dmrifit.cohort.scan import MaskName, Scan
@@ -20,7 +20,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 from dmrifit.engine.resynthesis import missing_contrasts, resynthesize
 from dmrifit.io.digests import digest
-from dmrifit.predict.base import Design
 from dmrifit.predict.strategies import Clinical, MapsToMaps
 from dmrifit.stats.metrics import best_constants
 from dmrifit.study.contestants import Entrant, View
@@ -83,34 +82,29 @@ class Stack:
         cls, entrant: Entrant, view: View, voxels: Mapping[str, tuple[NDArray, NDArray, NDArray]]
     ) -> Stack:
         """Prepare the voxels of patients for an estimator."""
-        features, targets = [], []
-        rows: dict[str, slice] = {}
+        stacked: list[tuple[NDArray, NDArray]] = []
         n_dropped: dict[str, int] = {}
-        n_rows = 0
         for patient, (X, Y, maps) in voxels.items():
-            if entrant.recipe:
-                design = cls._design(entrant, view, patient, X, Y, maps)
-                X, Y = design.features, design.targets
-                n_dropped[patient] = design.n_dropped
-            features.append(X)
-            targets.append(Y)
-            rows[patient] = slice(n_rows, n_rows + len(X))
-            n_rows += len(X)
-        return cls((np.concatenate(features), np.concatenate(targets)), rows, n_dropped)
-
-    @staticmethod
-    def _design(
-        entrant: Entrant, view: View, patient: str, X: NDArray, Y: NDArray, maps: NDArray
-    ) -> Design:
-        estimator = clone(entrant.estimator).set_params(source=view.source, target=view.target)
-        options: dict[str, Any] = {"groups": np.full(len(X), patient)}
-        if entrant.strategy == "m2m":
-            # The reference was fitted for all estimators that share the view.
-            options["reference_maps"] = maps
-        try:
-            return estimator.design(X, Y, **options)
-        except ValueError as error:
-            raise ValueError(f"estimator {entrant.name!r}, patient {patient}: {error}") from None
+            if not entrant.recipe:
+                stacked.append((X, Y))
+                continue
+            estimator = clone(entrant.estimator).set_params(source=view.source, target=view.target)
+            options: dict[str, Any] = {"groups": np.full(len(X), patient)}
+            if entrant.strategy == "m2m":
+                # The reference was fitted for all estimators that share the view.
+                options["reference_maps"] = maps
+            try:
+                design = estimator.design(X, Y, **options)
+            except ValueError as error:
+                raise ValueError(
+                    f"estimator {entrant.name!r}, patient {patient}: {error}"
+                ) from None
+            stacked.append((design.features, design.targets))
+            n_dropped[patient] = design.n_dropped
+        features, targets = map(np.concatenate, zip(*stacked, strict=True))
+        ends = np.cumsum([0, *(len(x) for x, _ in stacked)]).tolist()
+        rows = dict(zip(voxels, map(slice, ends[:-1], ends[1:]), strict=True))
+        return cls((features, targets), rows, n_dropped)
 
 
 class Bank:
@@ -135,11 +129,11 @@ class Bank:
         # (x, y, z) by patient, gray levels of the image that maps are drawn on
         self.anatomies: dict[str, NDArray[np.uint8]] = {}
         self._tests: dict[tuple[View, str], HeldOut] = {}
-        self._digests: dict[tuple[Any, ...], str] = {}
-        self._voxels: dict[tuple[View, int], dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
-        self._stacks: dict[tuple[Any, ...], Stack] = {}
-        self._constants: dict[tuple[View, int, tuple[str, ...]], Constants] = {}
-        self._clinical: dict[tuple[str, View, str], Clinical] = {}
+        self._digests: dict[Any, str] = {}
+        self._voxels: dict[Any, dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
+        self._stacks: dict[Any, Stack] = {}
+        self._constants: dict[Any, Constants] = {}
+        self._clinical: dict[Any, Clinical] = {}
         self._one_draw = max_voxels is None
         self._max_voxels = max_voxels
         self._seed = seed
@@ -156,7 +150,13 @@ class Bank:
                 first = scans[0]
                 # Several scans of a patient have no names to sort them by.
                 scans.sort(key=_content)
-                _refuse_copies(scans, owners)
+                for scan in scans:
+                    owner = owners.setdefault(_content(scan), patient)
+                    if owner != patient:
+                        raise ValueError(
+                            f"patients {owner} and {patient} have the same images; one person "
+                            "under two names would be in training and test: leave one out"
+                        )
                 patient_cohort = Cohort(scans, name)
                 counts = {mask: patient_cohort.count(mask) for mask in ("body", "lesion")}
                 self.patients[name][patient] = counts
@@ -204,45 +204,40 @@ class Bank:
         """Fit the reference of a patient's scored voxels, and look up their truth."""
         table = cohort.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
         fit = _reference(table.Y, view, cohort.name, patient)
-        truth = _relative_truth(cohort, view, table)
-        repeat = self._repeated(cohort, view, patient, table)
+        at_bound = np.full(len(fit.names), np.nan)
+        fitted = fit.status != FitStatus.NOT_FITTED
+        if fitted.any():
+            at_bound = (fit.at_low | fit.at_high)[fitted].mean(axis=0)
+        truth = cohort.truth_at(table.index)
+        names = view.model.names
+        relative_truth = None
+        # The truth of another model gives its symbols another meaning.
+        if truth is not None and set(names) == set(truth):
+            is_amplitude = np.array([one.is_amplitude for one in view.model.parameters])
+            scale = np.where(is_amplitude, table.scale[:, None], 1.0)
+            relative_truth = np.stack([truth[name] for name in names], axis=1) / scale
+        content = [table.X, table.Y, fit.parameters, relative_truth]
+        repeat = None
+        noise_free = cohort.noise_free_at(table.index, view.target)
+        if noise_free is not None and table.sigma is not None:
+            noise_free /= table.scale[:, None]
+            rng = np.random.default_rng(seed_for(self._seed, "repeat", patient))
+            real, imaginary = rng.standard_normal((2, *noise_free.shape)) * table.sigma[:, None]
+            signals = np.hypot(noise_free + real, imaginary)
+            reference = _reference(signals, view, cohort.name, patient).parameters
+            repeat = Repeat(noise_free, signals, reference)
+            content += [noise_free, signals, reference]
         # Maps are shown of one scan, the first unless no voxel of it is scored.
         shown_scan = cohort.scans.index(first)
         if shown_scan not in table.index[:, 0]:
             shown_scan = int(table.index[0, 0])
-        self.anatomies[patient] = _anatomy(cohort.scans[shown_scan])
-        self._tests[view, patient] = HeldOut(
-            cohort=cohort.name,
-            patient=patient,
-            X=table.X,
-            Y=table.Y,
-            reference=fit.parameters,
-            at_bound=_share_at_bounds(fit),
-            truth=truth,
-            index=table.index,
-            shape=cohort.scans[shown_scan].shape,
-            affine=cohort.scans[shown_scan].affine,
-            shown_scan=shown_scan,
-            repeat=repeat,
-        )
-        content = [table.X, table.Y, fit.parameters, truth]
-        if repeat is not None:
-            content += [repeat.noise_free, repeat.signals, repeat.reference]
+        shown = cohort.scans[shown_scan]
+        self.anatomies[patient] = _anatomy(shown)
         self._digests["test", view, patient] = digest(content)
-
-    def _repeated(
-        self, cohort: Cohort, view: View, patient: str, table: VoxelTable
-    ) -> Repeat | None:
-        """Draw the noise of a synthetic patient again, and fit a second reference."""
-        noise_free = cohort.noise_free_at(table.index, view.target)
-        if noise_free is None or table.sigma is None:
-            return None
-        noise_free /= table.scale[:, None]
-        rng = np.random.default_rng(seed_for(self._seed, "repeat", patient))
-        real, imaginary = rng.standard_normal((2, *noise_free.shape)) * table.sigma[:, None]
-        signals = np.hypot(noise_free + real, imaginary)
-        reference = _reference(signals, view, cohort.name, patient).parameters
-        return Repeat(noise_free, signals, reference)
+        self._tests[view, patient] = HeldOut(
+            cohort.name, patient, table.X, table.Y, fit.parameters, at_bound, relative_truth,
+            table.index, shown.shape, shown.affine, shown_scan, repeat,
+        )  # fmt: skip
 
     def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:
         """Return the training voxels for an estimator, made once for all that share them."""
@@ -316,42 +311,21 @@ def _content(scan: Scan) -> str:
     return digest(scan.signal[..., contrast_order(scan.protocol)])
 
 
-def _refuse_copies(scans: Iterable[Scan], owners: dict[str, str]) -> None:
-    """Refuse images of an earlier patient, and note those of this one."""
-    for scan in scans:
-        owner = owners.setdefault(_content(scan), scan.patient)
-        if owner != scan.patient:
-            raise ValueError(
-                f"patients {owner} and {scan.patient} have the same images; one person under two "
-                "names would be in training and test: leave one out"
-            )
-
-
-def _relative_truth(cohort: Cohort, view: View, table: VoxelTable) -> NDArray[np.float64] | None:
-    """Give the true parameters of voxels, amplitudes relative to the patient's scale."""
-    truth = cohort.truth_at(table.index)
-    names = view.model.names
-    # The truth of another model gives its symbols another meaning.
-    if truth is None or set(names) != set(truth):
-        return None
-    is_amplitude = np.array([parameter.is_amplitude for parameter in view.model.parameters])
-    scale = np.where(is_amplitude, table.scale[:, None], 1.0)
-    return np.stack([truth[name] for name in names], axis=1) / scale
-
-
 def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
     """Give a patient's scans the contrasts of a view, computing those that were not measured."""
     scans = []
     for scan in cohort.scans:
-        missing_target = missing_contrasts(view.target, scan.protocol)
-        missing_source = missing_contrasts(view.source, scan.protocol)
-        if not missing_target and not missing_source:
+        if not any(missing_contrasts(part, scan.protocol) for part in (view.target, view.source)):
             scans.append(scan)
             continue
         protocol = view.target
-        extra = missing_contrasts(view.source, view.target)
+        extra = list(missing_contrasts(view.source, protocol))
         if extra:
-            protocol = _joined(protocol, view.source.take(list(extra)))
+            # Joined with those of the source.
+            te = None
+            if protocol.te is not None and view.source.te is not None:
+                te = [*protocol.te, *view.source.te[extra]]
+            protocol = Protocol([*protocol.b, *view.source.b[extra]], te)
         region = scan.mask if scan.lesion is None else scan.mask | scan.lesion
         sigma = scan.sigma
         signal = np.zeros((*scan.shape, len(protocol)))
@@ -371,11 +345,6 @@ def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
     return Cohort(scans, cohort.name)
 
 
-def _joined(first: Protocol, second: Protocol) -> Protocol:
-    te = None if first.te is None or second.te is None else [*first.te, *second.te]
-    return Protocol([*first.b, *second.b], te)
-
-
 def _reference(Y: NDArray, view: View, cohort: str, patient: str) -> FitResult:
     try:
         return fit_voxels(Y, view.target, view.model)
@@ -383,11 +352,3 @@ def _reference(Y: NDArray, view: View, cohort: str, patient: str) -> FitResult:
         raise ValueError(
             f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}"
         ) from None
-
-
-def _share_at_bounds(fit: FitResult) -> NDArray[np.float64]:
-    """Share of fitted voxels in which each parameter sits at one of its bounds."""
-    fitted = fit.status != FitStatus.NOT_FITTED
-    if not fitted.any():
-        return np.full(len(fit.names), np.nan)
-    return (fit.at_low | fit.at_high)[fitted].mean(axis=0)

@@ -187,7 +187,7 @@ def program_page(program: str) -> str:
 
 def board(name: str) -> str:
     """Write what a study claims, and whether it holds here, from the result of a benchmark."""
-    from dmrifit.stats.claim_board import board_sentence
+    from benchmarks.claims.claim_board import board_sentence
 
     measured = result(name)
     claims = measured.get("claims") or next(kind["claims"] for kind in measured["kinds"].values() if kind.get("claims"))

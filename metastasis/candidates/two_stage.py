@@ -464,9 +464,9 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         inside, inside_fitted, files = self.segmenter_.stored()
         fitted = {key: encoded(getattr(self, key), key) for key in self._fitted_names}
         fitted["segmenter"] = {"class": name, "parameters": inside, "fitted": inside_fitted}
-        files = dict(files) | {_CLASSIFIER: dumped(self.classifier_, None, {}, [])}
+        files = dict(files) | {_CLASSIFIER: dumped(self.classifier_, {}, [])}
         if self.uses_priors_:
-            files[_WITHOUT_PRIOR] = dumped(self.classifier_without_prior_, None, {}, [])
+            files[_WITHOUT_PRIOR] = dumped(self.classifier_without_prior_, {}, [])
         return {key: encoded(value, key) for key, value in parameters.items()}, fitted, files
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
@@ -509,7 +509,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             raise RefusedError("it has no classifier")
         # Files of earlier versions hold one that has learned both kinds of scans.
         contents = [files[_CLASSIFIER], files.get(_WITHOUT_PRIOR, files[_CLASSIFIER])]
-        classifiers = [loaded(content, None, [], {}) for content in dict.fromkeys(contents)]
+        classifiers = [loaded(content, [], {}) for content in dict.fromkeys(contents)]
         n_columns = len(self._features) + 1
         for classifier in classifiers:
             n_features = getattr(classifier, "n_features_in_", 0)

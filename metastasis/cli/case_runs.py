@@ -172,7 +172,9 @@ def read_segmentations(
         )
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
-    return predictions, threshold or 0.5, settings["min_voxels"] or 1
+    defaults = {"threshold": 0.5, "min_voxels": 1}
+    settings = defaults | {key: value for key, value in settings.items() if value is not None}
+    return predictions, settings["threshold"], settings["min_voxels"]
 
 
 def segment_case(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import KW_ONLY, asdict, dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils.validation import check_is_fitted
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import Count, Within, check_fields
 from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit._utils.threads import check_jobs, one_thread
@@ -47,13 +47,13 @@ MAX_FEATURES = 0.25
 #: Two boxes that share more than this (Dice) are one candidate.
 SAME_DICE = 0.8
 
-_TARGETS = ("mean", "closest")
 _FOREST = "forest.skops"
 #: Name of the forest among the regressors of model files.
 _ALGORITHM = "ETR"
 
 
 @register
+@dataclass(repr=False, eq=False)
 class VoxelRanker(BaseEstimator):
     """
     Select from many boxes the one that experts agree with most.
@@ -114,28 +114,16 @@ class VoxelRanker(BaseEstimator):
     (1, 9)
     """
 
-    def __init__(
-        self,
-        optimizer: VoxelOptimizer | None = None,
-        *,
-        n_candidates: int = 15,
-        n_places: int = 1,
-        target: str = "closest",
-        n_estimators: int = 100,
-        min_samples_leaf: int = 100,
-        verbose: bool = False,
-        n_jobs: int | None = None,
-        random_state: RandomState = None,
-    ) -> None:
-        self.optimizer = optimizer
-        self.n_candidates = n_candidates
-        self.n_places = n_places
-        self.target = target
-        self.n_estimators = n_estimators
-        self.min_samples_leaf = min_samples_leaf
-        self.verbose = verbose
-        self.n_jobs = n_jobs
-        self.random_state = random_state
+    optimizer: VoxelOptimizer | None = None
+    _: KW_ONLY
+    n_candidates: Count = 15
+    n_places: Annotated[int, Within()] = 1
+    target: Literal["mean", "closest"] = "closest"
+    n_estimators: Count = 100
+    min_samples_leaf: Count = 100
+    verbose: bool = False
+    n_jobs: int | None = None
+    random_state: RandomState = None
 
     def fit(self, scenes: Sequence[Scene], voxels: ArrayLike) -> VoxelRanker:
         """
@@ -315,7 +303,7 @@ class VoxelRanker(BaseEstimator):
             "volumes": self.volumes_.tolist(),
             "features": list(FEATURES),
         }
-        return parameters, fitted, {_FOREST: dumped(self.forest_, _ALGORITHM, {}, [])}
+        return parameters, fitted, {_FOREST: dumped(self.forest_, {}, [])}
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
@@ -365,7 +353,7 @@ class VoxelRanker(BaseEstimator):
             )
         self.optimizer_ = self._checked()
         self.volumes_ = volumes
-        forest = loaded(files[_FOREST], _ALGORITHM, [], files)
+        forest = loaded(files[_FOREST], [], files)
         n_inputs = getattr(forest, "n_features_in_", None)
         if not isinstance(forest, ExtraTreesRegressor) or n_inputs != len(FEATURES):
             raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")
@@ -379,11 +367,8 @@ class VoxelRanker(BaseEstimator):
             optimizer = VoxelOptimizer(max_rotations=3, max_aspect=None)
         if not isinstance(optimizer, VoxelOptimizer):
             raise TypeError(f"optimizer must be a VoxelOptimizer or None, got {optimizer!r}")
-        least = {"n_candidates": 1, "n_places": 0, "n_estimators": 1, "min_samples_leaf": 1}
-        for name, low in least.items():
-            check_number(name, getattr(self, name), least=low, whole=True)
+        check_fields(self)
         check_jobs(self.n_jobs)
-        check_word("target", self.target, _TARGETS)
         copy: VoxelOptimizer = clone(optimizer)
         # Without voxels, `fit` only checks the parameters.
         return copy.fit()

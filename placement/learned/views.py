@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import center_of_mass
+from scipy.ndimage import affine_transform, center_of_mass, distance_transform_edt
 
 from dmrifit.io.grids import cropped
 from placement.box.voxel import AXIS_ORDERS
-from placement.learned import resampling
 from placement.search.scene import Scene
 
 #: Channels that a network can see.
@@ -20,6 +19,9 @@ CHANNELS = ("tumor", "distance", "exclude", "image")
 
 #: Distances from the tumor's border are divided by this many mm.
 DISTANCE_MM = 12.0
+
+#: Distance in grid steps where a view has no border of the tumor.
+NO_BORDER = 1000.0
 
 #: Contrasts of the image beyond this many standard deviations are cut.
 LARGEST_CONTRAST = 4.0
@@ -48,8 +50,14 @@ def view_of(
         inverse = np.linalg.inv(of_index)
         corner = center - 0.5 * (n - 1) * step
         return np.asarray(
-            resampling.resample(
-                values, np.ascontiguousarray(inverse * step), inverse @ (corner - first), n
+            affine_transform(
+                values,
+                inverse * step,
+                inverse @ (corner - first),
+                (n, n, n),
+                output=np.float32,
+                order=1,
+                mode="grid-constant",
             )
         )
 
@@ -71,10 +79,19 @@ def view_of(
     if "distance" in named:
         # Probabilities may all be below one half.
         inside = allowed > min(0.5, 0.5 * float(allowed.max()))
-        named["distance"][:] = resampling.signed_distance(inside) * np.float32(step / DISTANCE_MM)
+        named["distance"][:] = _signed_distance(inside) * np.float32(step / DISTANCE_MM)
     if "image" in named:
         named["image"][:] = _contrast(scene, on_grid, center, n, step, blocks)
     return volume, frame
+
+
+def _signed_distance(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Measure distances to the border of a region in grid steps, positive inside."""
+    # Without a border it is far beyond the grid.
+    far = NO_BORDER if inside.all() else distance_transform_edt(inside)
+    away = distance_transform_edt(~inside) if inside.any() else NO_BORDER
+    # The border runs half a step from the outermost points inside.
+    return np.where(inside, far - 0.5, 0.5 - away).astype(np.float32)
 
 
 def turned_view(volume: NDArray, flip: NDArray[np.float64]) -> NDArray:
@@ -100,11 +117,8 @@ def _block_means(volume: NDArray, blocks: NDArray[np.int64]) -> NDArray[np.float
     """Average a volume (x, y, z) over blocks of voxels; the last are filled up with zeros."""
     counts = -(-np.array(volume.shape) // blocks)
     filled = cropped(volume, (0, 0, 0), (counts * blocks).tolist())
-    p, q, r = blocks
-    total = np.zeros(counts, dtype=np.float32)
-    for i, j, k in np.ndindex(*blocks):
-        total += filled[i::p, j::q, k::r]
-    return total * np.float32(1 / blocks.prod())
+    parts = filled.reshape(np.stack([counts, blocks], axis=1).ravel())
+    return np.asarray(parts.mean(axis=(1, 3, 5), dtype=np.float32))
 
 
 def _placed(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 
+from dmrifit._utils.checks import Within, check_fields
 from dmrifit._utils.randomness import RandomState
 from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.scene import Scene
-from placement.search.scene_search import FAMILIES, Search, Wishes
+from placement.search.scene_search import Search, Wishes
 
 __all__ = ["VoxelOptimizer"]
 
@@ -89,6 +90,7 @@ class Placement:
         return [flag for flag in flags if not flag.endswith(("target", "at its limit"))]
 
 
+@dataclass(repr=False, eq=False)
 class VoxelOptimizer(BaseEstimator):
     """
     Place a voxel where the objective is largest.
@@ -155,30 +157,17 @@ class VoxelOptimizer(BaseEstimator):
     0
     """
 
-    def __init__(
-        self,
-        objective: PlacementObjective | None = None,
-        *,
-        size_range: Any = (10, 60),
-        min_volume: float = 6.0,
-        max_rotations: int = 2,
-        max_aspect: float | None = 2.5,
-        thorough: bool = False,
-        tie_break: float = 0.03,
-        rounding: tuple[float, float, float] | None = None,
-        inside_image: bool = True,
-        random_state: RandomState = None,
-    ) -> None:
-        self.objective = objective
-        self.size_range = size_range
-        self.min_volume = min_volume
-        self.max_rotations = max_rotations
-        self.max_aspect = max_aspect
-        self.thorough = thorough
-        self.tie_break = tie_break
-        self.rounding = rounding
-        self.inside_image = inside_image
-        self.random_state = random_state
+    objective: PlacementObjective | None = None
+    _: KW_ONLY
+    size_range: Any = (10, 60)
+    min_volume: float = 6.0
+    max_rotations: Annotated[int, Within(0, 3)] = 2
+    max_aspect: Annotated[float, Within(1)] | None = 2.5
+    thorough: bool = False
+    tie_break: Annotated[float, Within(below=1)] = 0.03
+    rounding: tuple[float, float, float] | None = None
+    inside_image: bool = True
+    random_state: RandomState = None
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -457,6 +446,7 @@ class VoxelOptimizer(BaseEstimator):
 
     def _wishes(self, scene: Scene | None = None) -> Wishes:
         """Check the parameters and collect them for a search."""
+        check_fields(self)
         sizes = np.asarray(self.size_range, dtype=np.float64)
         if sizes.shape not in ((2,), (3, 2)) or not np.isfinite(sizes).all():
             raise ValueError(
@@ -470,12 +460,6 @@ class VoxelOptimizer(BaseEstimator):
                 f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL "
                 f"with {self.size_range}"
             )
-        if self.max_rotations not in FAMILIES:
-            raise ValueError(f"max_rotations must be 0, 1, 2 or 3, got {self.max_rotations}")
-        if self.max_aspect is not None and not self.max_aspect >= 1:
-            raise ValueError(f"max_aspect must be 1 or more, or None, got {self.max_aspect}")
-        if not 0 <= self.tie_break < 1:
-            raise ValueError(f"tie_break must be at least 0 and below 1, got {self.tie_break}")
         if self.rounding is not None:
             steps = self.rounding
             if np.shape(steps) != (3,) or not min(steps) > 0:

@@ -31,6 +31,10 @@ from placement.search.storage import nearest_storage, reoriented
 __all__ = ["Scene"]
 
 Labels: TypeAlias = int | Sequence[int]
+Index: TypeAlias = tuple[int, int, int]
+
+#: Index of the first voxel in the image, and the mask from there on.
+Region: TypeAlias = tuple[Index, NDArray[np.bool_]]
 
 #: Files that scale labels give them back with an error of single precision.
 LABEL_TOLERANCE = 1e-4
@@ -157,10 +161,10 @@ class Scene:
         self.synthetic = bool(synthetic)
         self.affine = _checked_affine(affine, self._title)
         values = _volume(tumor, f"the tumor of {self._title}")
-        self.shape: tuple[int, int, int] = values.shape
+        self.shape: Index = values.shape
         self.image = self._checked_image(image)
         low, crop = _cropped(values)
-        self._tissues: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
+        self._tissues: dict[str, Region] = {}
         self.targets: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
         if labels is not None:
@@ -195,7 +199,7 @@ class Scene:
             tumor_low = low
             tumor_crop, values_included, present = _read_values(crop, include, self._title)
         regions = _named(exclude)
-        self._forbidden: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
+        self._forbidden: dict[str, Region] = {}
         # Regions that fill most of an image are stored as what they leave out.
         self.inverted: set[str] = set()
         for key, region in regions.items():
@@ -473,7 +477,7 @@ class Scene:
             flips = tuple(int(axis) for axis in np.flatnonzero(reversed_axes))
             return np.flip(values.transpose(axes), flips)
 
-        def moved(low: Sequence[int], shape: Sequence[int]) -> tuple[int, int, int]:
+        def moved(low: Sequence[int], shape: Sequence[int]) -> Index:
             first = np.array(low)
             mirrored = np.array(self.shape) - first - np.array(shape[:3])
             x, y, z = np.where(reversed_axes, mirrored[order], first[order]).tolist()
@@ -543,15 +547,13 @@ class Scene:
     @property
     def unlimited(self) -> Scene:
         """The same scene without limits of labeled tissues and without the mask of the brain."""
-        scene = object.__new__(Scene)
-        scene.__dict__.update(self.__dict__)
-        for attribute in ("forbidden_rows", "_reoriented"):
-            scene.__dict__.pop(attribute, None)
-        scene._forbidden = {name: self._forbidden[name] for name in self.excluded}
-        scene.inverted = set()
-        scene.margins = {name: self.margins[name] for name in self.excluded}
-        scene.tolerances = {name: self.tolerances[name] for name in self.excluded}
-        return scene
+        names = self.excluded
+        return self._changed(
+            _forbidden={name: self._forbidden[name] for name in names},
+            inverted=set(),
+            margins={name: self.margins[name] for name in names},
+            tolerances={name: self.tolerances[name] for name in names},
+        )
 
     def with_brain_margin(self, margin: float) -> Scene:
         """
@@ -567,12 +569,16 @@ class Scene:
         Scene
             It shares the arrays of this one.
         """
+        margins = _by_name(margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MAX_MARGIN)
+        return self._changed(margins=self.margins | margins)
+
+    def _changed(self, **attributes: Any) -> Scene:
+        """Copy the scene with other attributes; it shares the arrays of this one."""
         scene = object.__new__(Scene)
         scene.__dict__.update(self.__dict__)
-        scene.__dict__.pop("_reoriented", None)
-        scene.margins = self.margins | _by_name(
-            margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MAX_MARGIN
-        )
+        for computed in ("forbidden_rows", "_reoriented"):
+            scene.__dict__.pop(computed, None)
+        scene.__dict__.update(attributes)
         return scene
 
     def __getstate__(self) -> dict[str, Any]:
@@ -703,9 +709,7 @@ class Scene:
             out |= ~part if key in self.inverted else part
         return out
 
-    def _labeled(
-        self, labels: Mapping[str, Any], low: tuple[int, int, int], crop: NDArray
-    ) -> dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]]:
+    def _labeled(self, labels: Mapping[str, Any], low: Index, crop: NDArray) -> dict[str, Region]:
         """Find the voxels of named tissues, each cropped to its bounding box."""
         unknown = sorted(set(labels) - set(tissue_labels.TISSUES))
         if unknown:
@@ -750,7 +754,7 @@ class Scene:
             "another scheme or a table (--labels)",
         )
 
-    def _joined(self, names: Sequence[str]) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+    def _joined(self, names: Sequence[str]) -> Region:
         """Join labeled tissues to one mask: its first voxel in the image, and the mask."""
         parts = [self._tissues[name] for name in names if name in self._tissues]
         parts = [(low, mask) for low, mask in parts if mask.any()]
@@ -817,11 +821,11 @@ class Scene:
         self,
         key: str,
         region: Any,
-        low: tuple[int, int, int],
+        low: Index,
         crop: NDArray,
         included: tuple[int, ...],
         present: tuple[int, ...],
-    ) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+    ) -> Region:
         """Find the voxels of an excluded region, cropped to their bounding box."""
         if _are_labels(region):
             labels = [int(label) for label in np.atleast_1d(np.asarray(region))]
@@ -900,11 +904,11 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
     return array
 
 
-def _shifted(low: tuple[int, int, int], by: tuple[int, int, int]) -> tuple[int, int, int]:
+def _shifted(low: Index, by: Index) -> Index:
     return (low[0] + by[0], low[1] + by[1], low[2] + by[2])
 
 
-def _cropped(values: NDArray) -> tuple[tuple[int, int, int], NDArray]:
+def _cropped(values: NDArray) -> tuple[Index, NDArray]:
     """Cut out the bounding box of what is not 0; returns its first index and the view."""
     # Plane by plane, so that no mask of a large volume is made.
     sides = [np.zeros(n, dtype=bool) for n in values.shape]
@@ -966,13 +970,13 @@ def _read_values(
 
 
 def _rows_of(
-    regions: Mapping[str, tuple[tuple[int, int, int], NDArray[np.bool_]]],
+    regions: Mapping[str, Region],
     affine: NDArray[np.float64],
 ) -> dict[str, Rows | None]:
-    rows: dict[str, Rows | None] = {}
-    for key, (low, region) in regions.items():
-        rows[key] = Rows.of(region, affine, low) if region.any() else None
-    return rows
+    return {
+        key: Rows.of(region, affine, low) if region.any() else None
+        for key, (low, region) in regions.items()
+    }
 
 
 def _are_labels(region: Any) -> bool:

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import _boards as claim_boards
+from benchmarks.claims.claim_board import FIGURE_COLUMNS, HOLDS
 from benchmarks.claims.macarro.board import decide_claims
 from benchmarks.prediction import bench_claims
-from dmrifit.stats.claim_board import FIGURE_COLUMNS
-from dmrifit.stats.verdicts import HOLDS
 
 ALGORITHMS = ("LR", "RFR", "ETR", "constant")
 SCORES = pd.DataFrame(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import _boards as boards
-from dmrifit.stats.claim_board import HOLDS, OPEN, board_sentence
+from benchmarks.claims.claim_board import HOLDS, OPEN, board_sentence
 
 ROOT = Path(__file__).parents[2]
 #: The section of the page of measurements that prose about each board stands in.
@@ -95,3 +95,14 @@ def test_each_table_of_claims_begins_with_its_verdicts(name):
         table = boards.claims_table(claims, reasons=has_reasons)
         assert table.startswith(f"{board_sentence(claims)}\n\n| ")
     assert board_sentence(claims) in page
+
+
+def test_a_digest_of_code_notices_statements_and_not_comments(tmp_path, monkeypatch):
+    monkeypatch.setattr(boards, "ROOT", tmp_path)
+    path = tmp_path / "coil.py"
+    path.write_text("def gain():\n    return 1\n")
+    before = boards.code_digest("coil")
+    path.write_text("def gain():  # of a coil\n\n    return 1\n")
+    assert boards.code_digest("coil") == before
+    path.write_text("def gain():\n    return 3\n")
+    assert boards.code_digest("coil") != before

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.claims.claim_board import EQUAL, FAILS, HOLDS, LEAST_SEEDS, OPEN, read_margins
 from benchmarks.claims.huang import (
     ALPHAS,
     CLAIMS,
@@ -16,8 +17,6 @@ from benchmarks.claims.huang import (
     decide_claims,
     method_name,
 )
-from dmrifit.stats.claim_board import FAILS, HOLDS, OPEN
-from dmrifit.stats.verdicts import EQUAL, LEAST_SEEDS, read_margins
 
 PARTS = ("all", "with prior", "without prior")
 STATUSES = ("new", "grown", "stable")

@@ -10,6 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.claims.claim_board import (
+    BOARD_COLUMNS,
+    EQUAL,
+    FAILS,
+    HOLDS,
+    NOT_SIMULATED,
+    OPEN,
+    read_margins,
+)
 from benchmarks.claims.macarro.board import (
     CLAIMS,
     MARGINS_FILE,
@@ -17,8 +26,6 @@ from benchmarks.claims.macarro.board import (
     claims_board,
     decide_claims,
 )
-from dmrifit.stats.claim_board import BOARD_COLUMNS
-from dmrifit.stats.verdicts import EQUAL, FAILS, HOLDS, NOT_SIMULATED, OPEN, read_margins
 
 METRICS = ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
 ALGORITHMS = ("LR", "GBR", "mlNN")

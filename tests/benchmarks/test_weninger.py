@@ -12,6 +12,7 @@ from anomaly.study.controls import BRIGHTNESS, CONTROLS
 from anomaly.study.evaluation import evaluate_detectors
 from anomaly.study.strata import ELSEWHERE, STRATA
 from benchmarks.anomaly import bench_anomaly
+from benchmarks.claims.claim_board import EQUAL, FAILS, HOLDS, LEAST_SEEDS, NOT_SIMULATED, OPEN
 from benchmarks.claims.weninger.board import (
     anomaly_board,
     board_figures,
@@ -32,8 +33,6 @@ from benchmarks.claims.weninger.methods import (
 )
 from benchmarks.claims.weninger.published import BEST, RULE_NAMES, published_rows, published_table
 from benchmarks.claims.weninger.rules import CLAIMS, COHORT_CLAIMS
-from dmrifit.stats.claim_board import FAILS, HOLDS, OPEN
-from dmrifit.stats.verdicts import EQUAL, LEAST_SEEDS, NOT_SIMULATED
 
 RULES = ("Otsu", "mean pool", "healthy rate", STRICT_RATE, "best Dice", "fixed")
 MIX = "RecDiscNet mix half"

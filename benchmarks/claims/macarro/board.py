@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.claims.claim_files import read_claims
+from benchmarks.claims.claim_board import Run, build_board, check_claims, read_claims, read_margins
 from benchmarks.claims.macarro import curves, rules
 from benchmarks.claims.macarro.evidence import PRESETS, REGIONS, condition_name, study_runs
-from dmrifit.stats.claim_board import Run, build_board, check_claims
-from dmrifit.stats.verdicts import read_margins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +44,7 @@ def claims_board(
 def claim_figures(
     evaluation: Evaluation | Sequence[Evaluation], *, claims: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """List the numbers behind `claims_board`, as `dmrifit.stats.claim_board.check_claims` gives them."""
+    """List the numbers behind `claims_board`, as `benchmarks.claims.claim_board.check_claims` gives them."""
     unknown = sorted(set(claims or ()) - {claim.number for claim in CLAIMS})
     if unknown:
         raise ValueError(

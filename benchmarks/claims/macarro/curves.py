@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.claims.claim_board import Check, MissingEvidence
 from benchmarks.claims.macarro.evidence import STRATEGIES, Evidence, lay_out, mean_over_patients
 from benchmarks.claims.macarro.rules import COLUMNS, Rule
-from dmrifit.stats.claim_board import Check, MissingEvidence
 
 if TYPE_CHECKING:
     import pandas as pd

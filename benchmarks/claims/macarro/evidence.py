@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.claims.claim_board import MissingEvidence, Run
 from dmrifit.predict.controls import CONTROLS
-from dmrifit.stats.claim_board import MissingEvidence, Run
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE
 
 if TYPE_CHECKING:

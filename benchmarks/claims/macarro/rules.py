@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.claims.claim_board import Check, MissingEvidence, Relation
 from benchmarks.claims.macarro.evidence import STRATEGIES, Evidence, mean_over_patients
-from dmrifit.stats.claim_board import Check, MissingEvidence, Relation
 from dmrifit.study.training_runs import POOLED
 
 if TYPE_CHECKING:

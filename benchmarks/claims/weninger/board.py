@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.claims.claim_board import (
+    MissingEvidence,
+    Run,
+    build_board,
+    check_claims,
+    read_margins,
+)
 from benchmarks.claims.weninger.methods import (
     COHORTS,
     FIXED,
@@ -23,8 +30,6 @@ from benchmarks.claims.weninger.methods import (
 )
 from benchmarks.claims.weninger.published import published_table
 from benchmarks.claims.weninger.rules import CLAIMS, COHORT_CLAIMS
-from dmrifit.stats.claim_board import MissingEvidence, Run, build_board, check_claims
-from dmrifit.stats.verdicts import read_margins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +61,7 @@ def anomaly_board(
     `runs` gives, by the name of the run, such as its seed, what `evaluate_detectors` gave for
     methods that `method_name` names under the rules of `board_rules`, on a cohort that is
     registered well; `shifted` the same on a cohort with residual shifts. The board has a row for
-    each claim, as `dmrifit.stats.claim_board.build_board` gives it: those of `CLAIMS` for each
+    each claim, as `benchmarks.claims.claim_board.build_board` gives it: those of `CLAIMS` for each
     cohort, those of `COHORT_CLAIMS` for runs that both have. Claims whose methods are missing
     cannot be told; where they are missing in all runs of one cohort only, the other decides, as
     ``reason`` says. A claim is decided by a t interval over at least ten runs, held against the
@@ -101,7 +106,7 @@ def _with_margins(figures: pd.DataFrame) -> pd.DataFrame:
 def board_figures(
     runs: Mapping[str, Tables], *, shifted: Mapping[str, Tables] | None = None
 ) -> pd.DataFrame:
-    """List every number behind the board, as `dmrifit.stats.claim_board.check_claims` gives them."""
+    """List every number behind the board, as `benchmarks.claims.claim_board.check_claims` gives them."""
     import pandas as pd
 
     single, pairs = _as_runs(runs, shifted)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from anomaly.detectors.thresholds import RULES, FixedThreshold, HealthyRateThreshold, ThresholdRule
-from dmrifit.stats.claim_board import MissingEvidence
+from benchmarks.claims.claim_board import MissingEvidence
 
 if TYPE_CHECKING:
     import pandas as pd

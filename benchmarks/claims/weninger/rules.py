@@ -10,7 +10,7 @@ import numpy as np
 
 from anomaly.study.controls import BRIGHTNESS
 from anomaly.study.strata import ELSEWHERE
-from benchmarks.claims.claim_files import read_claims
+from benchmarks.claims.claim_board import Check, MissingEvidence, read_claims
 from benchmarks.claims.weninger.methods import (
     CLASSICAL,
     HEALTHY_RATE,
@@ -25,7 +25,6 @@ from benchmarks.claims.weninger.methods import (
     rows_of,
     value_of,
 )
-from dmrifit.stats.claim_board import Check, MissingEvidence
 
 __all__ = ["CLAIMS", "COHORT_CLAIMS"]
 

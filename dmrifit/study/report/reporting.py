@@ -12,24 +12,7 @@ from dmrifit._utils.html_repr import html_summary
 from dmrifit.io.tables import csv_text
 from dmrifit.report.page import PAGE, Fold, Link, Numbers, Page, Section, write_files
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.answer import answer, curves, other_sites, verdict
-from dmrifit.study.report.sections.conclusions import statistics_tables
-from dmrifit.study.report.sections.overview import (
-    cohort_tables,
-    headline_table,
-    introduction,
-    origin,
-    repeated_summary,
-    times,
-)
-from dmrifit.study.report.sections.patients import example_patients, joint_histograms, lesion_order
-from dmrifit.study.report.sections.scores import (
-    parameter_scores,
-    predictor_scores,
-    reference_table,
-    signal_scores,
-    truth_scores,
-)
+from dmrifit.study.report.sections import answer, conclusions, overview, patients, scores
 from dmrifit.study.summaries import Board
 
 if TYPE_CHECKING:
@@ -76,7 +59,7 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     if not evaluations or not all(len(comparison.scores) for comparison in evaluations):
         raise ValueError("the comparison has no score to report; compare at least one estimator")
     folder = Path(folder)
-    board = Board.of(evaluations[0])
+    board = Board(evaluations[0])
     page, tables = _page(board, evaluations)
     html = page.html()
     # The comparison itself, so that the report can be written again from its folder.
@@ -88,62 +71,57 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     write_files(folder / TABLES, csv_files, replaced=("csv",))
     write_files(folder, {SUMMARY: csv_text(board.summary), PAGE: html})
     frames = {"summary": board.summary, "headline": board.evaluation.headline()} | tables
-    sentences = [page.lead, *verdict(board)]
+    sentences = [page.lead, *answer.verdict(board)]
     return Report.of(folder / PAGE, page.title, sentences, frames)
-
-
-def _title(board: Board) -> str:
-    algorithms = counted(len(board.learners), "algorithm")
-    title = f"Prediction of the advanced protocol: {algorithms}"
-    if len(board.strategies) > 1:
-        title += f" in {len(board.strategies)} strategies"
-    return title
-
-
-def _lead(board: Board) -> str:
-    notice = "Research software, not a medical device."
-    if not board.evaluation.synthetic:
-        return notice
-    cohorts = f"Cohorts {', '.join(board.evaluation.synthetic)}"
-    if len(board.evaluation.synthetic) == len(board.study.get("cohorts", {})):
-        cohorts = "All cohorts"
-    return (
-        f"{notice} Synthetic data. {cohorts} were simulated; no person was scanned, and no number "
-        "here is a clinical result."
-    )
 
 
 def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[str, pd.DataFrame]]:
     """Make the page, in the order in which a reader asks, and the tables beside it."""
+    title = f"Prediction of the advanced protocol: {counted(len(board.learners), 'algorithm')}"
+    if len(board.strategies) > 1:
+        title += f" in {len(board.strategies)} strategies"
+    lead = "Research software, not a medical device."
+    synthetic = board.evaluation.synthetic
+    if synthetic:
+        is_all = len(synthetic) == len(board.study.get("cohorts", {}))
+        cohorts = "All cohorts" if is_all else f"Cohorts {', '.join(synthetic)}"
+        lead += (
+            f" Synthetic data. {cohorts} were simulated; no person was scanned, and no number "
+            "here is a clinical result."
+        )
     sections = [
-        Section("", *answer(board)),
-        Section("Which algorithm", *predictor_scores(board)),
-        Section("Which parameter", *parameter_scores(board)),
-        Section("Other site", *other_sites(board)),
-        Section("How many patients", *curves(board)),
-        Section("Example patients", *example_patients(board)),
-        Section("Unseen signals", *signal_scores(board)),
-        Section("Other comparisons", *repeated_summary(evaluations)),
+        Section("", *answer.answer(board)),
+        Section("Which algorithm", *scores.predictor_scores(board)),
+        Section("Which parameter", *scores.parameter_scores(board)),
+        Section("Other site", *answer.other_sites(board)),
+        Section("How many patients", *answer.curves(board)),
+        Section("Example patients", *patients.example_patients(board)),
+        Section("Unseen signals", *scores.signal_scores(board)),
+        Section("Other comparisons", *overview.repeated_summary(evaluations)),
     ]
-    tests, statistics = statistics_tables(board)
+    tests, statistics = conclusions.statistics_tables(board)
     tables = {one.name: one.table for section in sections for one in section.all(Numbers)}
     tables |= statistics
     links = [Link(f"{TABLES}/{name}.csv", f"{name}.csv") for name in tables]
     sections += [
         Section(
             "All tables",
-            Fold("Skill with intervals", *headline_table(board)),
+            Fold("Skill with intervals", *overview.headline_table(board)),
             Fold("Evidence: tests between algorithms", *tests),
-            Fold("Predicted against reference, voxel by voxel", *joint_histograms(board)),
-            Fold("Order of lesions", *lesion_order(board)),
-            Fold("What the reference is worth", *reference_table(board)),
-            Fold("Truth beside reference", *truth_scores(board)),
+            Fold("Predicted against reference, voxel by voxel", *patients.joint_histograms(board)),
+            Fold("Order of lesions", *patients.lesion_order(board)),
+            Fold("What the reference is worth", *scores.reference_table(board)),
+            Fold("Truth beside reference", *scores.truth_scores(board)),
             Fold(f"Files: {counted(len(tables), 'table')}", *links),
         ),
-        Section("Methods", *introduction(board), *cohort_tables(board)),
-        Section("How this was made", *origin(board, evaluations), Fold("Time", *times(board))),
+        Section("Methods", *overview.introduction(board), *overview.cohort_tables(board)),
+        Section(
+            "How this was made",
+            *overview.origin(board, evaluations),
+            Fold("Time", *overview.times(board)),
+        ),
     ]
-    return Page(_title(board), sections, _lead(board), contents=True), tables
+    return Page(title, sections, lead, contents=True), tables
 
 
 class Report(_Path):  # type: ignore[misc, valid-type]

@@ -211,28 +211,11 @@ def comparisons(monkeypatch, make_evaluation):
 
 
 def test_options_of_a_comparison_reach_it(table, comparisons, run, tmp_path):
-    options = ("--algorithms", "LR,ETR", "--strategies", "m2m", "--sizes", "1", "--model", "adc")
-    options += (
-        "--train-mask",
-        "lesion",
-        "--score-mask",
-        "body",
-        "--max-voxels",
-        0,
-        "--repeats",
-        2,
+    line = (
+        "--algorithms LR,ETR --strategies m2m --sizes 1 --model adc --train-mask lesion --score-mask body "
+        "--max-voxels 0 --repeats 2 --no-controls --resynthesize --seed 9 --jobs 2 --train-on pooled"
     )
-    options += (
-        "--no-controls",
-        "--resynthesize",
-        "--seed",
-        9,
-        "--jobs",
-        2,
-        "--train-on",
-        "pooled",
-    )
-    code, _, err = run("benchmark", table, "--out", tmp_path, *options)
+    code, _, err = run("benchmark", table, "--out", tmp_path, *line.split())
     assert code == 0, err
     ((estimators, cohorts, settings),) = comparisons
     assert list(estimators) == ["LR m2m", "ETR m2m"]
@@ -254,12 +237,16 @@ def test_options_of_a_comparison_reach_it(table, comparisons, run, tmp_path):
 
 
 def test_cohorts_of_one_protocol_train_for_each_other_by_default(
-    table, comparisons, run, tmp_path
+    table, comparisons, cohorts, run, tmp_path, monkeypatch
 ):
-    run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
+    arguments = ("--out", tmp_path, "--algorithms", "LR")
+    run("benchmark", table, *arguments)
+    monkeypatch.setattr(Cohort, "read", lambda table: {"A": cohorts[0]})
+    run("benchmark", "x.tsv", *arguments)
     settings = comparisons[0][2]
     assert settings["train_on"] == ["same", "other"]
     assert (settings["max_voxels"], settings["n_train"], settings["controls"]) == (250, None, True)
+    assert comparisons[1][2]["train_on"] == ["same"]
 
 
 @pytest.mark.parametrize(
@@ -348,34 +335,12 @@ def test_a_comparison_of_relaxation_times_needs_echo_times(comparisons, run, tmp
     assert not comparisons
 
 
-def test_a_single_cohort_is_trained_on_itself(comparisons, cohorts, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(Cohort, "read", lambda table: {"A": cohorts[0]})
-    run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR")
-    assert comparisons[0][2]["train_on"] == ["same"]
-
-
 def test_the_summary_is_printed_in_percent(table, comparisons, run, tmp_path):
     code, out, _ = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
     assert code == 0
     lines = [line.split() for line in out.splitlines()]
-    header = [
-        "trained",
-        "on",
-        "N",
-        "cohort",
-        "strategy",
-        "algorithm",
-        "signal",
-        "skill",
-        "map",
-        "skill",
-        "|BI|",
-        "(%)",
-        "DI",
-        "(%)",
-        "r",
-    ]
-    assert lines[0] == header
+    header = "trained on N cohort strategy algorithm signal skill map skill |BI| (%) DI (%) r"
+    assert lines[0] == header.split()
     assert lines[1] == ["same", "3", "A", "s2s", "LR", "–", "–", "10.0", "20.0", "0.50"]
     assert lines[2] == ["same", "3", "A", "s2s", "RFR", "–", "–", "10.0", "40.0", "0.50"]
     assert lines[3] == ["report:", str(tmp_path / "report.html")]

@@ -61,24 +61,31 @@ def test_a_word_that_is_no_pair_is_named(text):
         pairs("--bounds", ["S0=1", text])
 
 
-def test_numbers_are_counted():
-    assert numbers("--box", "1, 2.5,-3", 3) == (1.0, 2.5, -3.0)
-    for text in ("1,2", "1,2,3,4", "1,2,x", ""):
-        with pytest.raises(ValueError, match=f"^--box {text}: 3 numbers with commas between them"):
-            numbers("--box", text, 3)
-    with pytest.raises(ValueError, match="--shift a: a number is needed"):
-        numbers("--shift", "a", 1)
+@pytest.mark.parametrize(
+    ("text", "n", "kind", "values"),
+    [
+        ("1, 2.5,-3", 3, float, (1.0, 2.5, -3.0)),
+        ("3,1,2", None, int, (3, 1, 2)),
+        ("4,5,6", 3, int, (4, 5, 6)),
+    ],
+)
+def test_numbers_are_read_between_commas(text, n, kind, values):
+    assert numbers("--box", text, n, kind=kind) == values
 
 
-def test_whole_numbers_are_whole_and_counted_on_request():
-    assert numbers("--sizes", "3,1,2", kind=int) == (3, 1, 2)
-    assert numbers("--shape", "4,5,6", 3, kind=int) == (4, 5, 6)
-    with pytest.raises(ValueError, match=r"--sizes 1\.5: whole numbers with commas"):
-        numbers("--sizes", "1.5", kind=int)
-    with pytest.raises(ValueError, match="--sizes : whole numbers with commas"):
-        numbers("--sizes", "", kind=int)
-    with pytest.raises(ValueError, match="--shape 4,5: 3 whole numbers with commas"):
-        numbers("--shape", "4,5", 3, kind=int)
+@pytest.mark.parametrize(
+    ("text", "n", "kind", "need"),
+    [
+        *[(text, 3, float, "3 numbers with commas") for text in ("1,2", "1,2,3,4", "1,2,x", "")],
+        ("a", 1, float, "a number is needed"),
+        ("1.5", None, int, "whole numbers with commas"),
+        ("", None, int, "whole numbers with commas"),
+        ("4,5", 3, int, "3 whole numbers with commas"),
+    ],
+)
+def test_numbers_of_another_kind_or_count_are_refused(text, n, kind, need):
+    with pytest.raises(ValueError, match=f"^--box {text}: {need}"):
+        numbers("--box", text, n, kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +123,6 @@ def test_a_file_beside_an_image_is_used_and_that_is_said(image, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_scan_is_an_image_with_the_b_values_beside_it(image):
-    images, protocol = scan_of(image, None, None, None, needs_te=False)
-    assert images == [image]
-    assert protocol == Protocol([0, 500, 1000])
-
-
 def test_files_that_options_name_go_before_those_beside_the_image(image, tmp_path):
     bval = tmp_path / "chosen.bval"
     bval.write_text("0 700 800\n")
@@ -129,11 +130,15 @@ def test_files_that_options_name_go_before_those_beside_the_image(image, tmp_pat
     assert protocol == Protocol([0, 700, 800], te=80)
 
 
-def test_echo_times_beside_the_image_are_read_only_where_they_are_needed(image):
+def test_files_beside_the_image_are_read_echo_times_only_where_they_are_needed(image):
     image.with_name("sub-1_dwi.te").write_text("70 80 90\n")
-    assert scan_of(image, None, None, None, needs_te=False)[1].te is None
+    images, protocol = scan_of(image, None, None, None, needs_te=False)
+    assert images == [image]
+    assert protocol == Protocol([0, 500, 1000])
+    image.with_name("sub-1_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0\n")
     protocol = scan_of(image, None, None, None, needs_te=True)[1]
-    assert protocol == Protocol([0, 500, 1000], te=[70, 80, 90])
+    assert protocol.te.tolist() == [70, 80, 90]
+    assert protocol.directions.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
 
 
 def test_a_sidecar_gives_the_echo_time_if_it_has_one(image):
@@ -143,12 +148,6 @@ def test_a_sidecar_gives_the_echo_time_if_it_has_one(image):
     sidecar.write_text(json.dumps({"EchoTime": 0.08}))
     protocol = scan_of(image, None, None, None, needs_te=True)[1]
     assert protocol == Protocol([0, 500, 1000], te=80)
-
-
-def test_directions_beside_the_image_are_read(image):
-    image.with_name("sub-1_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0\n")
-    protocol = scan_of(image, None, None, None, needs_te=False)[1]
-    assert protocol.directions.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
 
 
 def test_a_table_of_images_is_one_scan_and_contradicts_no_option(tmp_path):

@@ -335,10 +335,6 @@ def test_files_that_cannot_be_replaced_stay_with_their_set(tmp_path, monkeypatch
 
 #: What a shared or unpacked folder may bring: a hidden folder's files, by path, and its links.
 PRECIOUS = "precious"
-LISTS = [
-    *('[[],["../victim"]]', '[["../victim"],[]]', '[["a"],["b"]]', "[[],[],[]]", "5", "null", "{}", ""),
-    *("[" * 100_000, "\udcff"),
-]
 
 
 def write_two_beside(out, *, is_refused=False):
@@ -353,22 +349,6 @@ def write_two_beside(out, *, is_refused=False):
         write_two(out)
         assert (out / "a").read_text() == (out / "b").read_text() == "new"
     assert (out / "user").read_text() == victim.read_text() == PRECIOUS
-
-
-@pytest.mark.parametrize("text", LISTS)
-def test_a_list_of_names_in_a_hidden_folder_is_no_instruction(tmp_path, text):
-    hidden = tmp_path / "out" / ".dmrifit-x.complete"
-    hidden.mkdir(parents=True)
-    (hidden / ".names").write_text(text.replace("../", f"{tmp_path}/"), errors="surrogateescape")
-    check_finished(tmp_path / "out")
-    write_two_beside(tmp_path / "out")
-    hidden.mkdir()
-    (hidden / ".names").write_text(text, errors="surrogateescape")
-    write_text(hidden / "d" / "d", "moves")
-    with pytest.raises(ValueError, match=re.escape(f"or remove {hidden}")):
-        check_finished(tmp_path / "out")
-    atomic_files.finish_interrupted(tmp_path / "out")
-    assert texts_of(tmp_path / "out") == {"a": "new", "b": "new", "d": "moves", "user": PRECIOUS}
 
 
 @pytest.mark.parametrize("name", [".dmrifit-x", ".dmrifit-x.complete"])

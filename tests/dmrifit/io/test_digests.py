@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, SignalToSignal
-from dmrifit.io.digests import describe, digest, source_digest
+from dmrifit.io.digests import describe, digest
 
 DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 3)],
                                     name="decay")  # fmt: skip
@@ -68,13 +68,3 @@ def test_different_values_have_different_digests(one, other):
 def test_what_has_no_lasting_description_is_refused():
     with pytest.raises(TypeError, match="cannot be described"):
         describe({"function": lambda: 0})
-
-
-def test_source_digest_notices_statements_and_not_comments(tmp_path):
-    path = tmp_path / "coil.py"
-    path.write_text("def gain():\n    return 1\n")
-    before = source_digest([path])
-    path.write_text("def gain():  # of a coil\n\n    return 1\n")
-    assert source_digest([path]) == before
-    path.write_text("def gain():\n    return 3\n")
-    assert source_digest([path]) != before

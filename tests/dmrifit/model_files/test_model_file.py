@@ -15,11 +15,10 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from skops import io as skops_io
 
 from dmrifit.cohort.scaling import PatientScale
@@ -98,25 +97,6 @@ def test_predictions_are_the_same_bits_after_loading(strategy, name, signals, tm
     assert (again.n_features_in_, again.n_dropped_) == (X.shape[1], 0)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"multi_strategy": "multi_output_tree"},
-        {"booster": "dart"},
-        {"tree_method": "exact", "gamma": 1.0},
-    ],
-    ids=["trees", "vector leaves", "dart", "pruned"],
-)
-def test_given_boosted_trees_predict_the_same_bits_after_loading(settings, signals, tmp_path):
-    xgboost = pytest.importorskip("xgboost")
-    regressor = xgboost.XGBRegressor(n_estimators=8, max_depth=5, n_jobs=1, **settings)
-    estimator = SignalToSignal(regressor).fit(signals[:, CLINICAL], signals[:, 5:7])
-    save_model(estimator, tmp_path / "model")
-    predicted = load_model(tmp_path / "model").predict(signals[:, CLINICAL])
-    assert predicted.tobytes() == estimator.predict(signals[:, CLINICAL]).tobytes()
-
-
 @pytest.mark.parametrize("scale", ["linear", "log"])
 @pytest.mark.parametrize("name", ["LR", "ETR", "GBR", pytest.param("CNN", marks=pytest.mark.deep)])
 def test_medians_are_the_same_bits_after_loading(name, scale, signals, tmp_path):
@@ -138,29 +118,6 @@ def test_another_process_predicts_the_same_bits(forest, file, signals, tmp_path)
     out = tmp_path / "P.npy"
     subprocess.run([sys.executable, "-c", code, file, tmp_path / "X.npy", out], check=True)
     assert np.load(out).tobytes() == forest.predict(signals[100:, CLINICAL]).tobytes()
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        Ridge(0.3),
-        RandomForestRegressor(5),
-        make_pipeline(PolynomialFeatures(2), LinearRegression()),
-        make_regressor("GBR", multi_strategy="multi_output_tree", n_estimators=5),
-    ],
-    ids=["Ridge", "forest", "pipeline", "boosting"],
-)
-def test_a_regressor_of_scikit_learn_is_stored_with_its_parameters(given, signals, tmp_path):
-    estimator = SignalToSignal(given, **PROTOCOLS, random_state=0).fit(
-        signals[:, CLINICAL], signals
-    )
-    save_model(estimator, tmp_path / "model")
-    again = load_model(tmp_path / "model")
-    assert repr(again) == repr(estimator)
-    assert (
-        again.predict(signals[:, CLINICAL]).tobytes()
-        == estimator.predict(signals[:, CLINICAL]).tobytes()
-    )
 
 
 @pytest.mark.deep
@@ -316,12 +273,6 @@ def test_a_model_that_is_a_function_is_refused_when_it_is_written(signals, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_strategy_without_a_model_is_stored(signals, tmp_path):
-    estimator = SignalToSignal("LR", **PROTOCOLS, model=None).fit(signals[:, CLINICAL], signals)
-    save_model(estimator, tmp_path / "model")
-    assert load_model(tmp_path / "model").model is None
-
-
 def test_the_rule_of_the_patients_scale_travels_with_the_model(forest, tmp_path):
     save_model(forest, tmp_path / "default")
     assert load_model(tmp_path / "default").patient_scale_ == PatientScale()
@@ -453,8 +404,6 @@ class TestRefusals:
             (lambda m: m.update(format=1), "format is 1, not 3: it was written by another version; train again"),
             (lambda m: m["parameters"].update(verbose=True), "parameter of SignalToSignal"),
             (lambda m: m["parameters"].update(regressor={"$call": "os.system"}), r"unknown key '\$call'"),
-            (lambda m: m["parameters"].update(regressor="LR"), "asks for .*RandomForestRegressor"),
-            (lambda m: m["parameters"].update(regressor="CNN"), "asks for"),
             (lambda m: m.update(leaves=[leaf("os.system", None)]), "asks for os.system"),
             (lambda m: m["versions"].pop("numpy"), "does not say with which"),
             (lambda m: m["versions"].update(pickle="1"), "missing package"),
@@ -495,20 +444,6 @@ class TestRefusals:
 
         rewrite(file, parts={"regressor.skops": changed_schema(inner, add_function)})
         self.refused(file, "asks for FunctionNode")
-
-    def test_a_boosted_tree_whose_branches_lead_out_of_memory_is_refused(self, signals, tmp_path):
-        boosting = HistGradientBoostingRegressor(max_iter=8)
-        estimator = SignalToSignal(boosting, random_state=0).fit(
-            signals[:, CLINICAL], signals[:, 5:7]
-        )
-        save_model(estimator, tmp_path / "model")
-        with zipfile.ZipFile(tmp_path / "model") as archive:
-            inner = archive.read("regressor.skops")
-        nodes = estimator.regressor_.regressor_.estimators_[1]._predictors[7][0].nodes
-        broken = nodes.copy()
-        broken["left"][0] = 10**6
-        rewrite(tmp_path / "model", parts={"regressor.skops": changed_array(inner, nodes, broken)})
-        self.refused(tmp_path / "model", "branches that lead nowhere")
 
     @pytest.mark.parametrize(
         ("change", "match"),
@@ -557,19 +492,6 @@ class TestRefusals:
         change_tree(boosted, "left_children", 0, 10**6)
         self.refused(boosted, "branches that lead nowhere")
 
-    def test_a_booster_without_trees_is_refused_when_it_is_written(self, signals, tmp_path):
-        given = make_regressor("GBR", booster="gblinear", max_depth=None)
-        estimator = SignalToSignal(given, random_state=0).fit(
-            signals[:, CLINICAL], signals[:, 5:7]
-        )
-        with pytest.raises(ValueError, match="carries boosted trees"):
-            save_model(estimator, tmp_path / "model")
-
-    def test_a_pickle_in_place_of_boosted_trees_is_not_read(self, boosted, tmp_path):
-        rewrite(boosted, parts={"leaf1.json": pickle.dumps(Trap(tmp_path / "sprung"))})
-        self.refused(boosted, "damaged or was altered")
-        assert not (tmp_path / "sprung").exists()
-
     @pytest.mark.deep
     @pytest.mark.parametrize(
         ("change", "match"),
@@ -581,7 +503,7 @@ class TestRefusals:
             (lambda p: p["fitted"].update(net_="x"), "fitted attribute of a network"),
             (
                 lambda p: p.update({"class": "dmrifit.PatchTransformer"}),
-                "no regressor here is made of",
+                "do not fit",
             ),
         ],
     )
@@ -622,19 +544,6 @@ def changed_schema(data, change):
     schema = json.loads(content["schema.json"])
     change(schema)
     content["schema.json"] = json.dumps(schema).encode()
-    return zipped(content)
-
-
-def changed_array(data, old, new):
-    """Replace the one array of a skops file that equals another."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    found = [n for n, c in content.items() if n.endswith(".npy") and old.tobytes() in c]
-    assert found
-    for name in found:
-        buffer = io.BytesIO()
-        np.save(buffer, new)
-        content[name] = buffer.getvalue()
     return zipped(content)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -19,35 +19,35 @@ from dmrifit.model_files.regressor_file import (
     loaded,
     versions_of,
 )
-from dmrifit.predict.algorithms import REGRESSORS, Regressor, make_regressor
+from dmrifit.predict.algorithms import make_regressor
 
 X = np.random.default_rng(0).normal(size=(60, 4))
 Y = X[:, :2] ** 2 + X[:, 2:]
 XGBOOST = "xgboost.XGBRegressor"
 
 
-def stored(regressor, algorithm):
+def stored(regressor):
     parts, leaves = {}, []
-    return dumped(regressor, algorithm, parts, leaves), leaves, parts
+    return dumped(regressor, parts, leaves), leaves, parts
 
 
 @pytest.mark.parametrize("name", ["LR", "RFR", "ETR", "slNN"])
 def test_regressors_of_scikit_learn_come_back_whole(name):
     regressor = make_regressor(name, random_state=0).fit(X, Y)
-    data, leaves, parts = stored(regressor, name)
+    data, leaves, parts = stored(regressor)
     assert (leaves, parts) == ([], {})
-    assert loaded(data, name, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
+    assert loaded(data, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
 
 
 def test_boosted_trees_lie_beside_the_regressor():
     regressor = make_regressor("GBR", random_state=0).fit(X, Y)
     before = regressor.predict(X).tobytes()
-    data, leaves, parts = stored(regressor, "GBR")
+    data, leaves, parts = stored(regressor)
     fitted = [leaf for leaf in leaves if leaf["weights"]]
     assert {leaf["class"] for leaf in leaves} == {XGBOOST}
     assert set(parts) == {leaf["weights"] for leaf in fitted}
     assert all(name.endswith(".json") for name in parts)
-    assert loaded(data, "GBR", leaves, parts).predict(X).tobytes() == before
+    assert loaded(data, leaves, parts).predict(X).tobytes() == before
     # What was stored is as it was before.
     assert regressor.predict(X).tobytes() == before
     assert set(versions_of(leaves)) == {"xgboost"}
@@ -58,18 +58,18 @@ def test_parts_of_a_second_regressor_are_numbered_after_those_of_the_first():
     parts, leaves, files = {}, [], []
     regressors = [make_regressor("GBR", random_state=0).fit(X, sign * Y) for sign in (1, -1)]
     for regressor in regressors:
-        files.append(dumped(regressor, "GBR", parts, leaves))
+        files.append(dumped(regressor, parts, leaves))
     for data, regressor in zip(files, regressors, strict=True):
         assert (
-            loaded(data, "GBR", leaves, parts).predict(X).tobytes()
+            loaded(data, leaves, parts).predict(X).tobytes()
             == regressor.predict(X).tobytes()
         )
 
 
 def test_a_regressor_that_was_given_may_be_a_pipeline():
     regressor = make_pipeline(StandardScaler(), Ridge(0.5)).fit(X, Y)
-    data, leaves, parts = stored(regressor, None)
-    assert loaded(data, None, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
+    data, leaves, parts = stored(regressor)
+    assert loaded(data, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
 
 
 NEIGHBORS = "sklearn.neighbors._regression.KNeighborsRegressor"
@@ -77,15 +77,12 @@ NEIGHBORS = "sklearn.neighbors._regression.KNeighborsRegressor"
 
 def test_estimators_whose_arrays_nothing_checks_are_read_where_they_are_trusted():
     regressor = KNeighborsRegressor(algorithm="brute").fit(X, Y)
-    data, leaves, parts = stored(regressor, None)
-    again = loaded(data, None, leaves, parts, trusted=[NEIGHBORS])
+    data, leaves, parts = stored(regressor)
+    again = loaded(data, leaves, parts, trusted=[NEIGHBORS])
     assert again.predict(X).tobytes() == regressor.predict(X).tobytes()
     for trusted in ((), ["sklearn.svm._classes.SVR", "os.system"]):
         with pytest.raises(RefusedError, match=rf'trusted=\["{NEIGHBORS}"\]'):
-            loaded(data, None, leaves, parts, trusted=trusted)
-    # An algorithm by name is made of nothing else, whatever is trusted.
-    with pytest.raises(RefusedError, match="which no regressor here is made of"):
-        loaded(data, "LR", leaves, parts, trusted=[NEIGHBORS])
+            loaded(data, leaves, parts, trusted=trusted)
 
 
 def test_only_estimators_of_scikit_learn_can_be_trusted():
@@ -93,7 +90,7 @@ def test_only_estimators_of_scikit_learn_can_be_trusted():
 
     data = dumps(Mine().fit(X, Y))
     with pytest.raises(RefusedError, match="Mine, which no regressor here is made of"):
-        loaded(data, None, [], {}, trusted=[f"{Mine.__module__}.Mine"])
+        loaded(data, [], {}, trusted=[f"{Mine.__module__}.Mine"])
 
 
 def seed_of_five(node):
@@ -121,15 +118,15 @@ def seed_of_no_node(node):
 def test_seeds_of_another_size_are_refused_before_numpy_mixes_them(spoil):
     """A size of a billion takes hours, so that a small one stands for it here."""
     regressor = HistGradientBoostingRegressor(max_iter=2, random_state=0).fit(X, Y[:, 0])
-    data, leaves, parts = stored(regressor, None)
+    data, leaves, parts = stored(regressor)
 
     def change(node):
         if "pool_size" in node:
             spoil(node)
 
-    loaded(data, None, leaves, parts)
+    loaded(data, leaves, parts)
     with pytest.raises(RefusedError, match="random generator of its regressor has no valid state"):
-        loaded(_with_schema(data, change), None, leaves, parts)
+        loaded(_with_schema(data, change), leaves, parts)
 
 
 class Mine(LinearRegression):
@@ -142,31 +139,18 @@ def with_attribute(regressor, **attributes):
 
 
 @pytest.mark.parametrize(
-    ("regressor", "algorithm", "words"),
+    ("regressor", "words"),
     [
-        (Mine().fit(X, Y), None, "cannot be stored, because a model file does not carry .*Mine"),
-        (Ridge().fit(X, Y), "LR", "cannot be stored, because a model file does not carry .*Ridge"),
-        (RandomForestRegressor(2).fit(X, Y), "ETR", "does not carry .*RandomForestRegressor"),
-        (Ridge().fit(X, Y), "unheard", "cannot be stored, because a model file does not carry .*Ridge"),
-        (with_attribute(Ridge(), sparse_=scipy.sparse.csr_matrix([[1.0]])), None, r"does not carry .*SparseMatrixNode"),
-        (with_attribute(Ridge(), coef_=np.full((2, 4), np.nan)), None, r"cannot be stored: an array .* non-finite"),
-        (Ridge(random_state=np.random.default_rng(np.random.SeedSequence(0, pool_size=8))), None, "cannot be stored: a random generator"),
-        (make_regressor("GBR", random_state=0).fit(X, Y), "RFR", f"cannot be stored: {XGBOOST} is not what RFR is made of"),
-        (make_regressor("GBR").regressor[-1].set_params(max_depht=2), None, r"XGBRegressor has no parameter max_depht; leave it out"),
+        (Mine().fit(X, Y), "cannot be stored, because a model file does not carry .*Mine"),
+        (with_attribute(Ridge(), sparse_=scipy.sparse.csr_matrix([[1.0]])), r"does not carry .*SparseMatrixNode"),
+        (with_attribute(Ridge(), coef_=np.full((2, 4), np.nan)), r"cannot be stored: an array .* non-finite"),
+        (Ridge(random_state=np.random.default_rng(np.random.SeedSequence(0, pool_size=8))), "cannot be stored: a random generator"),
+        (make_regressor("GBR").regressor[-1].set_params(max_depht=2), r"XGBRegressor has no parameter max_depht; leave it out"),
     ],
 )  # fmt: skip
-def test_what_would_not_be_read_is_not_written(regressor, algorithm, words):
+def test_what_would_not_be_read_is_not_written(regressor, words):
     with pytest.raises(ValueError, match=words):
-        stored(regressor, algorithm)
-
-
-def test_types_of_another_algorithm_are_not_read():
-    data, leaves, parts = stored(make_regressor("RFR", random_state=0).fit(X, Y), "RFR")
-    for algorithm in ("LR", "ETR", "unheard"):
-        with pytest.raises(
-            RefusedError, match=r"asks for .*RandomForestRegressor.*no regressor here is made of"
-        ):
-            loaded(data, algorithm, leaves, parts)
+        stored(regressor)
 
 
 @pytest.mark.parametrize("number", [-1, 1, 10, 1.0, True, None, "0"])
@@ -176,15 +160,7 @@ def test_a_place_in_the_list_of_parts_that_there_is_not_is_refused(number):
     leaf = {"class": XGBOOST, "parameters": {}, "fitted": {}, "weights": None}
     data = _with_modules(dumps(make_pipeline(StandardScaler(), Leaf(number))), short=True)
     with pytest.raises(RefusedError, match=r"it has no part .* beside the regressor"):
-        loaded(data, "GBR", [leaf], {})
-
-
-def test_a_part_of_another_class_is_refused():
-    data, leaves, parts = stored(make_regressor("GBR", random_state=0).fit(X, Y), "GBR")
-    for leaf in leaves:
-        leaf["class"] = "dmrifit.PatchCNN"
-    with pytest.raises(RefusedError, match=r"asks for dmrifit\.PatchCNN"):
-        loaded(data, "GBR", leaves, parts)
+        loaded(data, [leaf], {})
 
 
 def leaf(**changes):
@@ -221,25 +197,3 @@ def test_descriptions_of_parts_are_accepted(leaves):
 def test_descriptions_that_dumped_would_not_write_are_refused(leaves, message):
     with pytest.raises(RefusedError, match=message):
         check_leaves(leaves)
-
-
-def test_an_entry_of_the_table_is_all_that_a_regressor_needs(monkeypatch):
-    def neighbors(params, **_):
-        return KNeighborsRegressor(**params)
-
-    entry = Regressor(
-        neighbors,
-        REGRESSORS["constant"].file_types | {"sklearn.neighbors._regression.KNeighborsRegressor"},
-        defaults={"n_neighbors": 3, "algorithm": "brute"},
-        losses=("mean",),
-    )
-    monkeypatch.setitem(REGRESSORS, "KNN", entry)
-    regressor = make_regressor("KNN").fit(X, Y)
-    data, leaves, parts = stored(regressor, "KNN")
-    np.testing.assert_array_equal(
-        loaded(data, "KNN", leaves, parts).predict(X), regressor.predict(X)
-    )
-    with pytest.raises(RefusedError, match="KNeighborsRegressor, which no regressor here"):
-        loaded(data, "RFR", leaves, parts)
-    with pytest.raises(ValueError, match="KNN cannot learn the median"):
-        make_regressor("KNN", loss="median")

@@ -152,27 +152,6 @@ def test_weights_of_another_network_are_refused_and_nothing_is_filled(change, na
     assert equal(module.state_dict(), before)
 
 
-def test_weights_are_compared_without_memory_for_the_network():
-    with torch.device("meta"):
-        module = nn.Linear(10**6, 10**6)
-    with pytest.raises(ValueError, match="bias, weight differ"):
-        checkpoints.check_weights(module, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)})
-
-
-def test_the_history_holds_what_is_known_of_each_epoch_and_no_more():
-    trained = step(net(), 2)
-    trained.history[-1].update(valid_score=0.75)
-    rows = checkpoints.history_rows(trained)
-    assert [set(row) for row in rows] == [
-        {"epoch", "learning_rate", "train_loss"},
-        {"epoch", "learning_rate", "train_loss", "valid_score"},
-    ]
-    longer = step(net(), 5)
-    checkpoints.set_history(longer, rows)
-    assert len(longer.history) == 2
-    assert checkpoints.history_rows(longer) == rows
-
-
 def test_tensors_that_share_memory_are_packed_each_by_itself():
     values = torch.arange(6.0).reshape(2, 3)
     back = loaded_tensors(
@@ -181,3 +160,10 @@ def test_tensors_that_share_memory_are_packed_each_by_itself():
     assert torch.equal(back["a"], values)
     assert torch.equal(back["b"], values.T)
     assert torch.equal(back["c"], values)
+
+
+def test_weights_are_compared_without_memory_for_the_network():
+    with torch.device("meta"):
+        module = nn.Linear(10**6, 10**6)
+    with pytest.raises(ValueError, match="bias, weight differ"):
+        checkpoints.check_weights(module, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)})

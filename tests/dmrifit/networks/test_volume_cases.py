@@ -3,7 +3,6 @@
 import hashlib
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from dmrifit.networks import volume_cases
@@ -25,15 +24,6 @@ def doubled(cases, *, keep=True):
 
 
 # Volumes -------------------------------------------------------------------------------------
-
-
-def test_a_volume_without_channels_has_one():
-    volume = np.arange(24).reshape(2, 3, 4)
-    channels = volume_inputs(volume)
-    assert channels.shape == (1, 2, 3, 4)
-    assert channels.dtype == np.float32
-    assert channels.flags.c_contiguous
-    assert channels[0].tolist() == volume.tolist()
 
 
 def test_channels_come_first():
@@ -76,12 +66,6 @@ def test_volumes_of_all_numbers_are_taken(kind):
 def test_what_is_no_volume_is_named(volume, message):
     with pytest.raises(ValueError, match=message):
         volume_inputs(volume)
-
-
-def test_the_largest_number_of_single_precision_is_taken():
-    largest = float(np.finfo(np.float32).max)
-    channels = volume_inputs(np.array([[[largest, -largest]]]))
-    assert np.isfinite(channels).all()
 
 
 # Sequences -----------------------------------------------------------------------------------
@@ -155,27 +139,7 @@ def test_numbers_of_cases_are_replaced_by_their_names(error, message):
     assert str(raised.value) == message
 
 
-def test_names_stand_alone_where_cases_come_from_no_file():
-    error = ValueError("case 1: too dark")
-    with (
-        pytest.raises(ValueError, match="too dark") as raised,
-        volume_cases.called(["otto", "anna"]),
-    ):
-        raise error
-    assert str(raised.value) == "case anna: too dark"
-
-
 # Lists ---------------------------------------------------------------------------------------
-
-
-def test_lists_arrays_and_columns_are_sequences_of_cases():
-    cases = [1, 2]
-    assert volume_cases.listed(cases, "cases") is cases
-    array = np.ones((2, 3, 3, 3))
-    assert volume_cases.listed(array, "cases") is array
-    column = pd.Series([5.0, 6.0, 7.0], index=[2, 0, 1])
-    targets = volume_cases.listed(column, "targets")
-    assert [targets[0], targets[1], targets[2]] == [5, 6, 7]
 
 
 @pytest.mark.parametrize(
@@ -194,14 +158,6 @@ def test_lists_arrays_and_columns_are_sequences_of_cases():
 def test_what_is_no_list_of_cases_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         volume_cases.listed(values, "targets")
-
-
-def test_there_is_one_target_for_each_case():
-    volume_cases.check_length([1, 2], ["a", "b"], "targets")
-    for targets in (["a"], ["a", "b", "c"]):
-        message = f"^{len(targets)} targets for 2 cases; give one for each$"
-        with pytest.raises(ValueError, match=message):
-            volume_cases.check_length([1, 2], targets, "targets")
 
 
 # Digests -------------------------------------------------------------------------------------

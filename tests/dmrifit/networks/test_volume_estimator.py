@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import pickle
 import random
 import signal
@@ -18,7 +17,6 @@ import pytest
 from scipy import ndimage
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, GroupKFold
 from volume_contract import VolumeContract, bits
 
 torch = pytest.importorskip("torch")
@@ -233,19 +231,6 @@ def test_a_seed_sets_the_first_weights_and_the_order_of_every_epoch(cohort):
     assert len(set(orders)) == len(orders) == 6
 
 
-def test_two_searches_side_by_side_find_the_same_as_one(cohort):
-    cases, masks, groups = cohort
-    found = [
-        GridSearchCV(
-            LesionVolume(training=Training(epochs=1), random_state=0), {"width": [2, 3]}, cv=GroupKFold(2), n_jobs=n, error_score="raise"
-        )
-        .fit(cases, sizes(masks), groups=groups)
-        .cv_results_["mean_test_score"]
-        for n in (1, 2)
-    ]
-    assert found[0].tobytes() == found[1].tobytes()
-
-
 def test_after_an_error_in_training_threads_are_given_back_and_nothing_is_fitted(cohort):
     class Broken(LesionVolume):
         def _stream(self, inputs, targets, rng, epoch):
@@ -358,15 +343,6 @@ def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
 
 
 # Training -----------------------------------------------------------------------------------------------
-
-
-def test_open_fields_of_a_training_take_the_defaults_of_the_class(cohort):
-    model = LesionVolume(training=Training(epochs=2), random_state=0).fit(cohort[0], sizes(cohort[1]))
-    filled = LesionVolume(training=Training(2, 2, 0.01, schedule="constant", decay=1.0), random_state=0)
-    assert model.history_ == filled.fit(cohort[0], sizes(cohort[1])).history_
-    assert [row["learning_rate"] for row in model.history_] == [0.01, 0.01]
-    assert LesionVolume.default_training == Training(learning_rate=0.01)
-    assert LesionVolume()._settings.epochs == 20
 
 
 def test_a_field_of_a_missing_training_says_how_to_search_it():
@@ -609,14 +585,6 @@ def test_unknown_classes_keys_and_shapes_are_refused(saved, tmp_path, change, ma
         load_model(tmp_path / "bad.dmrifit")
 
 
-def test_a_class_that_did_not_register_has_no_model_file(cohort, tmp_path):
-    model = Watched(training=Training(epochs=1), random_state=0).fit(cohort[0], sizes(cohort[1]))
-    with pytest.raises(TypeError, match="Watched has no model file"):
-        save_model(model, tmp_path / "no.dmrifit")
-    with pytest.raises(NotFittedError):
-        save_model(LesionVolume(), tmp_path / "no.dmrifit")
-
-
 # Bad input --------------------------------------------------------------------------------------------
 
 
@@ -645,26 +613,6 @@ def test_impossible_parameters_and_cases_are_named_before_training(cohort, param
     cases, y, groups = (given.pop(name) for name in ("cases", "y", "groups"))
     with pytest.raises(ValueError, match=match):
         LesionVolume(**gather_training(given)).fit(cases, y, groups=groups)
-
-
-class Rooted(LesionVolume):
-    def _criterion(self):
-        return RootOfZero()
-
-
-class RootOfZero(nn.Module):
-    def forward(self, answers, targets):
-        return torch.sqrt(((answers - answers) ** 2).sum())  # 0, with a gradient of 0 times infinity
-
-
-def test_weights_that_break_in_the_last_step_are_an_error_and_not_saved(cohort, tmp_path):
-    masks = cohort[1]
-    estimator = Rooted(training=Training(epochs=1, batch_size=8, checkpoint=tmp_path), random_state=0)
-    alike = [np.full((6, 6, 6), k, np.float32) for k in range(4)]
-    with pytest.raises(FloatingPointError, match=r"weights became.*epoch 1 .*though the loss did not"):
-        estimator.fit(alike, sizes(masks[:4]))
-    assert not hasattr(estimator, "net_")
-    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 # Options ----------------------------------------------------------------------------------------------
@@ -745,33 +693,3 @@ def test_inputs_and_targets_may_have_several_parts(cohort):
     cases, masks, _ = cohort
     model = Parts(training=Training(epochs=1, learning_rate=1e-30, checkpoint=None), random_state=0).fit(cases, sizes(masks))
     np.testing.assert_allclose(model.predict(cases), [3 * case.mean() for case in cases], rtol=1e-4)
-
-
-def test_the_estimator_is_there_without_torch_and_says_what_to_install():
-    code = (
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'torch': raise ModuleNotFoundError(name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        "from dmrifit import VolumeEstimator\n"
-        "class One(VolumeEstimator):\n"
-        "    def __init__(self, *, training=None): super().__init__(training=training)\n"
-        "    def _module(self): pass\n"
-        "    def _criterion(self): pass\n"
-        "    def _case_score(self, prediction, target): pass\n"
-        "assert One().get_params() == {'training': None}\n"
-        "One().fit([[[[1.0]]]], [1.0])\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
-    assert result.returncode == 1
-    assert 'pip install "dmrifit[deep]"' in result.stderr
-
-
-def test_a_class_that_lacks_a_hook_is_refused_by_its_name():
-    class Half(VolumeEstimator):
-        def _module(self):
-            pass
-
-    with pytest.raises(TypeError, match=r"abstract class Half .*_case_score.*_criterion"):
-        Half()

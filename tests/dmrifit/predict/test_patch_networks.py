@@ -3,6 +3,7 @@
 import inspect
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def bits(network, X, Y):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 3, 1), (3, 3, 3), (5, 3, 1)])
 def test_convolutions_are_those_of_torch(shape):
     torch.manual_seed(0)
-    net = patch_networks._Convolutions(2, 4, shape, 6, 0).double()
+    net = patch_networks._Convolutions(SimpleNamespace(width=6, depth=0, n_targets_=4), 2, shape).double()
     torch.nn.init.normal_(net.layers[-1].weight)
     rows = torch.randn(5, int(np.prod(shape)) * 2, dtype=torch.float64)
     images = rows.reshape(5, *shape, 2).movedim(-1, 1)

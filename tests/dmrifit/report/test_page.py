@@ -22,9 +22,6 @@ from dmrifit.report.page import (
     Table,
     Texts,
     png_bytes,
-    render,
-    sentence,
-    synthetic_note,
     write_files,
     write_report,
 )
@@ -79,36 +76,6 @@ def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tm
     assert aligned == ["left", "right", "right", "right"]
 
 
-def test_what_is_empty_is_not_on_the_page():
-    sections = [
-        Section("Nothing", Table([], "name {name}"), Fold("Fold", Table([]), ""), Note(""), None),
-        Section("Something", "x"),
-    ]
-    page = Page("title", sections, contents=True).html()
-    assert "Nothing" not in page
-    assert "Fold" not in page
-    assert page.count("<section") == page.count("<a ") == 1
-
-
-def test_contents_link_to_the_sections_that_have_a_heading():
-    sections = [
-        Section("", "lead"),
-        Section("First", "1"),
-        Section("", "between"),
-        Section("Second <b>", "2"),
-    ]
-    page = Page("title", sections, contents=True).html()
-    assert '<a href="#s1">First</a>' in page
-    assert '<a href="#s2">Second &lt;b&gt;</a>' in page
-    assert (
-        page.index('id="s1"')
-        < page.index("<h2>First")
-        < page.index('id="s2"')
-        < page.index("<h2>Second")
-    )
-    assert "<nav>" not in Page("title", sections).html()
-
-
 def test_each_kind_of_block_shows_its_text(tab, tmp_path):
     blocks = [
         Note("a < b"),
@@ -142,29 +109,6 @@ def test_figures_are_a_hundred_pixels_for_an_inch_whatever_the_resolution_of_the
     assert [images.nth(i).bounding_box()["width"] for i in range(3)] == [200, 150, 7]
     assert images.first.get_attribute("alt") == 'say "x"'
     assert page.get_by_text("b < 50").is_visible()
-
-
-def test_a_page_of_nothing_is_a_page():
-    assert Page("empty", []).html().rstrip().endswith("</html>")
-    assert render() == ""
-
-
-def test_remarks_become_sentences():
-    assert [sentence(text) for text in ("a b", "a b.", "is it b?", "")] == [
-        "A b.",
-        "A b.",
-        "Is it b?",
-        ".",
-    ]
-
-
-def test_what_was_simulated_is_said_with_its_number():
-    assert synthetic_note(0, 3) == ""
-    assert synthetic_note(2, 3).startswith(
-        "Synthetic data: 2 of 3 scans were simulated; no person was scanned"
-    )
-    assert "all cases were simulated" in synthetic_note(3, 3, "case")
-    assert "this case was simulated" in synthetic_note(1, 1, "case")
 
 
 # Files beside a page --------------------------------------------------------------------------------------------------

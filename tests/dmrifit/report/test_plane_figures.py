@@ -5,8 +5,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from dmrifit.report.plane_figures import PLANES, draw_planes, sample_volume
-from dmrifit.report.style import new_figure
+from dmrifit.report.plane_figures import PLANES, Outline, plot_planes, sample_volume
 
 AFFINES = {
     "straight": np.diag([2.0, 2.0, 2.0, 1.0]),
@@ -22,14 +21,14 @@ def test_each_plane_shows_the_point_at_its_place(affine):
     volume[tuple(voxel)] = 1
     field = (np.zeros(3), np.full(3, 38.0))
     planes = []
-    for plane in draw_planes(new_figure(9, 4), volume, affine, point, field, window=(0, 1)):
+    plot_planes(volume, affine, point, field, {"point": Outline("red")}, "", "", window=(0, 1), finish=planes.append)
+    for plane in planes:
         picture = plane.ax.images[0].get_array()
         row, column = np.unravel_index(picture.argmax(), picture.shape)
         assert plane.x[column] == pytest.approx(point[plane.across], abs=0.01)
         assert plane.y[row] == pytest.approx(point[plane.up], abs=0.01)
         assert plane.outline(volume, colors=["red"])
         assert not plane.outline(np.zeros_like(volume), colors=["red"])
-        planes.append(plane)
     assert [plane.normal for plane in planes] == [normal for normal, _, _ in PLANES.values()]
     # The patient's right, where x is low, is at the left.
     assert [plane.ax.xaxis_inverted() for plane in planes] == [False, True, True]

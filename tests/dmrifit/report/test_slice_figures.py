@@ -11,7 +11,6 @@ from dmrifit.report.slice_figures import (
     NO_VALUE_COLOR,
     MapPanel,
     Slices,
-    plot_codes,
     plot_maps,
     robust_limits,
 )
@@ -93,16 +92,6 @@ def test_outside_the_mask_the_page_shows_and_missing_values_are_gray(slices):
     assert (shown[0, 0] == 1).all()
 
 
-@pytest.mark.parametrize(
-    "values", [np.full(SHAPE, np.nan), np.zeros(SHAPE), np.random.default_rng(0).normal(size=SHAPE)]
-)
-def test_any_map_can_be_drawn(slices, values):
-    panels = [MapPanel("K", "", values, (0.0, 5.0), (0.2, 0.0)), MapPanel("D", "µm²/ms", values)]
-    for figure in (plot_maps(slices, panels[:1]), plot_maps(slices, panels, title="title")):
-        shown = picture(figure)
-        assert shown[..., :3].std() > 0.02
-
-
 def test_the_histogram_reaches_the_bound_that_voxels_sit_at(slices):
     values = np.random.default_rng(0).uniform(1, 2, SHAPE)
     values[0] = 0
@@ -133,21 +122,9 @@ def test_the_histogram_of_an_amplitude_at_its_bound_has_no_bound(slices):
     assert not histogram.texts
 
 
-def test_the_status_names_only_what_occurs(slices):
-    status = np.zeros(SHAPE, np.uint8)
-    status[0] = 3
-    figure = plot_codes(slices, status, {0: "converged", 1: "at bound", 2: "not converged", 3: "not fitted"}, "Status")
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["converged", "not fitted"]
-    assert picture(figure).size
-
-
 def test_the_same_figure_gives_the_same_bytes(slices):
     panel = MapPanel("D", "µm²/ms", np.random.default_rng(0).normal(size=SHAPE))
     assert png_bytes(plot_maps(slices, [panel])) == png_bytes(plot_maps(slices, [panel]))
-
-
-def test_the_first_label_names_the_axis_and_all_say_where_they_are(slices):
-    assert slices.labels == ["z = 12 mm", "18 mm", "24 mm", "36 mm", "42 mm", "48 mm"]
 
 
 def test_room_around_a_mask_is_a_square_within_the_volume():
@@ -184,3 +161,13 @@ def test_voxels_in_doubt_are_gray_in_figures(slices):
         shares.append((np.abs(drawn - gray).max(axis=-1) < 0.01).mean())
     assert shares[0] < 0.002
     assert shares[1] > 0.05
+
+
+@pytest.mark.parametrize(
+    "values", [np.full(SHAPE, np.nan), np.zeros(SHAPE), np.random.default_rng(0).normal(size=SHAPE)]
+)
+def test_any_map_can_be_drawn(slices, values):
+    panels = [MapPanel("K", "", values, (0.0, 5.0), (0.2, 0.0)), MapPanel("D", "µm²/ms", values)]
+    for figure in (plot_maps(slices, panels[:1]), plot_maps(slices, panels, title="title")):
+        shown = picture(figure)
+        assert shown[..., :3].std() > 0.02

@@ -2,7 +2,6 @@
 
 import re
 
-import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -15,10 +14,8 @@ from dmrifit.report.style import (
     add_axes,
     by_lines,
     color_of,
-    dash_of,
     handle,
     head,
-    marker_of,
     new_figure,
     palette_css,
     plain_ticks,
@@ -40,28 +37,6 @@ def test_the_seven_algorithms_of_a_study_have_seven_colors():
     assert min(spread(color) for color in colors) > 60
 
 
-def test_more_algorithms_than_colors_begin_again():
-    many = [f"a{i}" for i in range(9)]
-    assert color_of("a8", many) == color_of("a0", many)
-
-
-def test_shapes_and_dashes_are_chosen_by_place():
-    parameters = ["S0", "f", "Dv", "T2v", "Dt", "K", "T2t"]
-    assert len({marker_of(name, parameters) for name in parameters}) == 7
-    assert marker_of("f", parameters) == marker_of("RFR", SEVEN)
-    assert dash_of("s2s", ["s2s", "m2m"]) == "-"
-    assert dash_of("m2m", ["s2s", "m2m"]) != "-"
-
-
-def test_settings_of_matplotlib_hold_inside_the_style_only():
-    before = dict(matplotlib.rcParams)
-    with shared_style({"font.size": 7}):
-        assert matplotlib.rcParams["font.size"] == 7
-        assert not matplotlib.rcParams["axes.spines.top"]
-        assert not matplotlib.rcParams["text.parse_math"]
-    assert dict(matplotlib.rcParams) == before
-
-
 def test_a_name_with_dollar_signs_is_drawn_as_it_is():
     with shared_style({}):
         figure = new_figure(3, 2)
@@ -75,16 +50,6 @@ def test_axes_stand_where_inches_say():
     assert isinstance(figure, Figure)
     axes = add_axes(figure, 1, 0.5, 2, 1)
     np.testing.assert_allclose(axes.get_position().bounds, (0.25, 0.25, 0.5, 0.5))
-
-
-def test_the_first_line_is_the_title_and_the_others_are_smaller_notes():
-    with shared_style({}):
-        axes = add_axes(new_figure(4, 2), 1, 0.5, 2, 1)
-        head(axes, "title\nnote\nmore")
-    assert axes.get_title(loc="left") == "title"
-    (note,) = axes.texts
-    assert note.get_text() == "note\nmore"
-    assert note.get_fontsize() < axes.title.get_fontsize()
 
 
 def test_a_heading_stands_above_its_notes():
@@ -144,19 +109,9 @@ def test_letters_have_the_contrast_of_wcag_aa(text, background, mode):
     assert contrast(colors[text], colors[background]) >= 4.5
 
 
-def test_contrast_is_that_of_wcag():
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    # Examples of the working group: the lightest gray on white that passes, and the next one.
-    assert contrast("#767676", "#ffffff") > 4.5 > contrast("#777777", "#ffffff")
-
-
 def test_every_color_of_a_page_is_one_of_the_palette():
     page = Page("title", [Section("", Table([["a"]]))]).html()
     rules = page.replace(palette_css(), "")
     assert set(re.findall(r"var\(--(\w+)\)", rules)) <= {*PALETTE, "sans", "mono"}
     body = re.search(r"body \{(.*?)\}", rules, re.S)[1]
     assert not re.search(r"#[0-9a-f]{3,6}", body)
-
-
-def test_paper_is_light():
-    assert palette_css().count("@media screen and (prefers-color-scheme: dark)") == 1

@@ -279,10 +279,6 @@ def test_the_script_and_its_style_name_no_address_and_end_no_element():
         assert len(text) < 25_000
 
 
-def test_the_same_numbers_give_the_same_page(layers):
-    assert html_viewer(layers, OBLIQUE) == html_viewer(layers, OBLIQUE)
-
-
 @pytest.mark.parametrize(
     ("values", "kind"),
     [

@@ -1,7 +1,5 @@
 """Signals from the table of walks have the parameters that they are asked for."""
 
-import subprocess
-import sys
 from importlib.resources import files
 
 import numpy as np
@@ -195,15 +193,3 @@ def test_kurtosis_is_limited_to_what_was_walked(tissue):
 def test_contrasts_that_were_not_walked_are_refused(b, te, message):
     with pytest.raises(ValueError, match=message):
         check_walk_protocol(Protocol(b, te))
-
-
-def test_the_table_is_read_without_compiled_code():
-    code = """
-import sys
-import numpy as np
-from dmrifit import Protocol
-from dmrifit.simulate.walk_table import Microstructure, walk_signals
-walk_signals(np.array([[1.0, 0.1, 20, 200, 1, 1, 70]]), Microstructure("permeable", 0), Protocol([0, 800], 90))
-assert "numba" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmrifit.stats.agreement import ICC_FORMS, bland_altman, finite_pairs, icc
+from dmrifit.stats.agreement import ICC_FORMS, bland_altman, icc
 
 # What versions of pingouin call the forms.
 NAMES = {
@@ -85,11 +85,6 @@ def test_intraclass_correlations_agree_with_another_library(form, seed):
     assert result.p == pytest.approx(row["pval"], rel=1e-6)
     interval = next(row[name] for name in ("CI95", "CI95%") if name in row.index)
     np.testing.assert_allclose([result.low, result.high], interval, atol=0.006)
-
-
-def test_targets_with_a_missing_rating_are_left_out():
-    incomplete = [*SHROUT_FLEISS[:3], [7, np.nan, 2, 6], *SHROUT_FLEISS[3:]]
-    assert icc(incomplete) == icc(SHROUT_FLEISS)
 
 
 def test_perfect_agreement_is_one_and_a_constant_offset_counts_for_absolute_agreement_only():
@@ -205,8 +200,3 @@ def test_limits_of_agreement_leave_out_nan_and_say_when_there_are_too_few():
     assert (single.bias, single.n) == (2.0, 1)
     assert np.isnan(single.lower)
     assert "two are needed" in single.reason
-
-
-def test_pairs_are_left_out_where_either_value_is_missing():
-    a, b = finite_pairs([1, np.nan, 3, 4], [5, 6, np.nan, 8])
-    assert (a.tolist(), b.tolist()) == ([1, 4], [5, 8])

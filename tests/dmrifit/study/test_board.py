@@ -26,7 +26,6 @@ from dmrifit import (
 from dmrifit.predict.controls import CONTROLS
 
 SMALL = (16, 16, 3)
-KEYS = ["cohort", "patient", "estimator", "train_on", "n_train", "repeat"]
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +102,6 @@ def test_scores_follow_from_the_predictions_that_are_kept(curve):
             np.testing.assert_allclose(pooled["pearson"], r, atol=1e-5)
 
 
-def test_kept_predictions_lie_on_the_grid_of_the_scan(curve, two):
-    result = curve[0]
-    scan = two[1].scans[2]
-    one = result.predictions["B", scan.patient]
-    volume = one.volume(one.truth[:, one.names.index("T2t")])
-    np.testing.assert_array_equal(np.isfinite(volume), scan.lesion)
-    np.testing.assert_allclose(volume[scan.lesion], scan.truth["T2t"][scan.lesion], rtol=1e-6)
-    np.testing.assert_array_equal(one.affine, scan.affine)
-
-
 def test_predictions_are_not_kept_when_not_asked_for(two, tmp_path):
     options = {"algorithms": ("LR",), "max_voxels": 20, "random_state": 0, "out": tmp_path}
     without = leave_one_patient_out(two, keep_predictions=False, **options)
@@ -121,11 +110,6 @@ def test_predictions_are_not_kept_when_not_asked_for(two, tmp_path):
     with_them = leave_one_patient_out(two, **options)
     assert len(with_them.predictions) == 8
     equal(without, with_them)
-
-
-def test_more_training_patients_than_there_are_is_an_error_that_says_how_many(two):
-    with pytest.raises(ValueError, match="needs at least 15 other patients; there are 3"):
-        learning_curve(two, algorithms=("LR",))
 
 
 @pytest.mark.parametrize(

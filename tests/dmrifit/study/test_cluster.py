@@ -154,14 +154,6 @@ def test_a_cluster_that_finishes_nothing_is_given_up(three, losing):
     assert len(losing.sent) == comparison._SENDINGS
 
 
-def test_a_cluster_that_loses_the_shared_arrays_before_the_first_training_is_done_gets_them_again(three, losing):
-    losing.n_results = 0
-    losing.until = 2
-    found = leave_one_patient_out(three, **STUDY)
-    assert [len(tasks) for tasks in losing.sent] == [6, 6, 6]
-    assert found.scores["patient"].nunique() == 3
-
-
 class Breaking:
     """A cluster's client whose workers die while they are sent an array, so many times."""
 
@@ -249,15 +241,6 @@ def test_a_study_waits_for_the_first_worker_of_a_cluster_that_starts_them_when_t
         local.adapt(minimum=0, maximum=2)
         with distributed.Client(local), joblib.parallel_config(backend="dask", wait_for_workers_timeout=60):
             spread = leave_one_patient_out(three, **study)
-    check_equal(spread, alone)
-
-
-@pytest.mark.slow
-def test_scores_have_the_same_bits_on_a_cluster(cluster, three):
-    study = {**STUDY, "algorithms": ("LR", "ETR", "slNN"), "strategies": ("s2s", "m2m")}
-    alone = leave_one_patient_out(three, **study)
-    with joblib.parallel_config(backend="dask"):
-        spread = leave_one_patient_out(three, **study)
     check_equal(spread, alone)
 
 

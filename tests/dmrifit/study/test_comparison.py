@@ -1,6 +1,5 @@
 """Comparisons: who is trained on whom, against what, resumed, repeated to the bit, refused when impossible."""
 
-import json
 
 import numpy as np
 import pandas as pd
@@ -212,7 +211,7 @@ def test_a_metric_is_added_by_one_entry(two, read, monkeypatch):
     means = result.scores.query("metric not in ('S0', 'T2v') and strategy == 's2s' and algorithm == 'LR'")
     assert summary.loc[("s2s", "LR"), "excess"] == pytest.approx(means["excess"].mean())
     assert summary.loc[("s2s", "LR"), "excess_sd"] == pytest.approx(means.groupby("patient")["excess"].mean().std())
-    board = Board.of(result)
+    board = Board(result)
     read(parameter_scores(board))
     read(truth_scores(board))
     assert len(read.figures) == 2
@@ -316,18 +315,6 @@ def test_a_folder_of_another_study_is_left_alone(two, tmp_path):
         compare({"r": Recorder()}, two["A"], max_voxels=20, out=tmp_path, random_state=0)
 
 
-def test_the_study_says_how_it_was_made(two, tmp_path):
-    result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], max_voxels=20, out=tmp_path, random_state=11)
-    study = json.loads((tmp_path / "study.json").read_text())
-    assert study.pop("format") == 2
-    assert study.pop("finished").keys() == {"scores.csv", "signals.csv"}
-    assert study == result.study
-    assert study["settings"]["seed"] == 11
-    assert study["cohorts"]["A"]["synthetic"]
-    assert study["estimators"]["LR s2s"]["parameters"]["regressor"] == "LR"
-    assert {"dmrifit", "numpy", "scikit-learn", "numba"} <= set(study["versions"])
-
-
 def test_patients_without_a_lesion_train_and_are_named(two, record):
     scan = two["A"].scans[1]
     healthy = Scan(scan.patient, scan.signal, PROTOCOL, scan.mask, scan.affine)
@@ -356,20 +343,6 @@ def test_impossible_comparisons_are_refused_before_work_starts(two, record, argu
     with pytest.raises(ValueError, match=message):
         compare(**{"estimators": {"r": Recorder()}, "cohorts": two, **arguments})
     assert not record
-
-
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        (["/there/dmrifit", "benchmark", "a b.tsv"], "dmrifit benchmark 'a b.tsv'"),
-        (["/there/dmrifit/__main__.py", "report"], "python -m dmrifit report"),
-        (["examples/plot_compare_algorithms.py"], "python plot_compare_algorithms.py"),
-        ([""], "in a Python session"),
-    ],
-)
-def test_the_study_names_the_command_that_made_it(two, monkeypatch, argv, expected):
-    monkeypatch.setattr("sys.argv", argv)
-    assert compare({"r": Recorder()}, two["A"], max_voxels=5, random_state=0).study["command"] == expected
 
 
 def test_scores_agree_with_a_comparison_written_plainly(two):
@@ -461,13 +434,6 @@ def test_maps_from_maps_agree_with_a_comparison_written_plainly():
             row = rows[rows["metric"] == parameter.name].iloc[0]
             assert row["bias"] == pytest.approx(np.median(e), abs=1e-3)
             assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=1e-3)
-
-
-def test_evaluations_can_be_compared_and_put_into_sets(two):
-    one = compare({"r": Recorder()}, two["A"], max_voxels=5, random_state=0)
-    other = Evaluation(one.scores, one.signals, one.study)
-    assert one != other
-    assert len({one, other}) == 2
 
 
 def test_neighborhoods_may_reach_out_of_the_images_of_one_patient_but_not_of_all():

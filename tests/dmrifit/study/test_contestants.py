@@ -1,6 +1,5 @@
 """Who takes part in a comparison: estimators checked and named, their controls, what they see."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.study.contestants import (
     Entrant,
-    View,
     check_distinct,
     choose_views,
     controls_of,
@@ -187,10 +185,6 @@ def test_cohorts_have_their_own_names_or_those_of_a_mapping():
     assert named_cohorts({"x": first, "y": second}) == {"x": first, "y": second}
 
 
-def test_a_patient_may_have_several_scans_in_one_cohort():
-    assert list(named_cohorts(cohort("A", ("p1", "p1")))) == ["A"]
-
-
 # Controls ----------------------------------------------------------------------------------------
 
 
@@ -266,12 +260,6 @@ def test_contrasts_that_are_not_given_are_those_of_the_cohort():
     assert views["near", "A"].model is MODELS["kurtosis"]
     assert (views["half", "A"].source, views["half", "A"].target) == (CLINICAL, target)
     assert views["own", "A"].source == CLINICAL
-
-
-def test_unseen_contrasts_are_those_of_the_target_that_are_no_source():
-    view = View(Protocol([0, 500]), Protocol([900, 0, 500, 1500]), None, MODELS["adc"])
-    assert view.unseen() == (0, 3)
-    assert replace(view, source=view.target).unseen() == ()
 
 
 def test_a_protocol_without_a_clinical_part_needs_a_source():

@@ -42,7 +42,7 @@ def evaluation(make_evaluation, lesions):
 
 def test_orders_are_compared_as_scipy_and_loops_do(evaluation, lesions):
     adc, truth, predicted = lesions
-    row = lesion_ranking(evaluation, ["K"]).iloc[0]
+    row = lesion_ranking(evaluation).query("parameter == 'K'").iloc[0]
     assert row[["cohort", "parameter", "estimator", "n_lesions"]].tolist() == ["A", "K", "LR s2s", 12]
     assert row["rho_predicted"] == pytest.approx(stats.spearmanr(predicted, truth)[0])
     # K falls where ADC rises, so the order of ADC is turned round.

@@ -73,28 +73,11 @@ def test_several_values_of_a_voxel_are_a_last_axis():
     np.testing.assert_array_equal(volume[2, 1, 0], maps[1])
 
 
-def test_whole_numbers_and_flags_can_be_put_on_the_grid_too():
-    volume = prediction().volume(np.array([True, False, True]))
-    assert np.nansum(volume) == 2
-    assert np.isnan(volume[1, 1, 1])
-
-
-def test_predictions_are_one_line_of_text():
-    text = repr(prediction(maps={"LR s2s": np.ones((3, 2)), "RFR m2m": np.ones((3, 2))}))
-    assert text == "<Predictions for 'p1' of cohort 'A', 3 voxels, by LR s2s, RFR m2m>"
-
-
 def test_what_is_written_is_read_back(folder):
     assert list(folder) == [("A", "p1"), ("B", "p2")]
     assert len(folder) == 2
     check_equal(prediction(), folder["A", "p1"])
     check_equal(prediction("B", "p2"), folder["B", "p2"])
-
-
-def test_measured_patients_have_no_truth(tmp_path):
-    predictions = FolderPredictions(tmp_path)
-    predictions.write({("A", "p1"): prediction(truth=None)})
-    check_equal(prediction(truth=None), predictions["A", "p1"])
 
 
 def test_anatomy_is_read_back_and_earlier_files_have_none(tmp_path):

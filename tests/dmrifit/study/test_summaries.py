@@ -1,15 +1,257 @@
-"""Means of a comparison over patients and parameters, by hand and by plain pandas."""
+"""Summaries of a comparison, by hand and by plain numpy and pandas; what is undefined is marked."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit.study.comparison import Evaluation
-from dmrifit.study.summaries import Board, largest, matching, summarize, tissue, unique
+from dmrifit import Cohort, Evaluation, Protocol, SignalToSignal, compare
+from dmrifit.study.summaries import (
+    MEASURES,
+    Board,
+    headline,
+    headline_notes,
+    largest,
+    size_summary,
+    summarize,
+    summary_of,
+    tissue,
+)
+
+FULL = Protocol([0, 50, 200, 500, 800])
+SOURCE = FULL.take([0, 3])
+UNSEEN = [1, 2, 4]
+PATIENTS = np.repeat(list("abcdef"), 8)
 
 
-def test_values_are_listed_once_in_the_order_of_their_first_appearance():
-    assert unique(["b", "a", "b", "c", "a"]) == ["b", "a", "c"]
+@pytest.fixture(scope="module")
+def signals():
+    """Synthetic regions of six patients: bi-exponential curves with noise."""
+    rng = np.random.default_rng(7)
+    f, d = rng.uniform(0.05, 0.4, 48), rng.uniform(0.5, 2.5, 48)
+    decay = f[:, None] * np.exp(-FULL.b * 0.03) + (1 - f)[:, None] * np.exp(
+        -d[:, None] * FULL.b / 1000
+    )
+    return 100 * decay * rng.normal(1, 0.01, (48, 5))
+
+
+@pytest.fixture(scope="module")
+def noisy(signals):
+    """The same curves as if they were free of noise, with noise of 2 on top of them."""
+    rng = np.random.default_rng(8)
+    return np.hypot(signals + rng.normal(0, 2, signals.shape), rng.normal(0, 2, signals.shape))
+
+
+@pytest.fixture(scope="module")
+def repeated(signals, noisy):
+    cohort = Cohort.from_signals(
+        noisy, FULL, PATIENTS, name="regions", synthetic=True, sigma=2.0, noise_free=signals
+    )
+    estimator = SignalToSignal("LR", source=SOURCE, target=FULL, model="ivim")
+    return compare({"LR s2s": estimator}, cohort, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def evaluation(signals):
+    cohort = Cohort.from_signals(signals, FULL, PATIENTS, name="regions", synthetic=True)
+    estimator = SignalToSignal("LR", source=SOURCE, target=FULL, model="ivim")
+    return compare({"LR s2s": estimator}, cohort, random_state=0)
+
+
+def row(evaluation, algorithm, parameters):
+    table = evaluation.summary()
+    table = table[(table["algorithm"] == algorithm) & (table["parameters"] == parameters)]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def best_constant(values, sizes):
+    """Try every value."""
+    costs = [(np.abs(value - values) / sizes).sum() for value in values]
+    return values[int(np.argmin(costs))]
+
+
+def errors(evaluation, kind):
+    """Errors of LR and of the constant by patient, from predictions and plain loops."""
+    predictions = {patient: evaluation.predictions["regions", patient] for patient in "abcdef"}
+    answered, constant = {}, {}
+    for patient, held_out in predictions.items():
+        others = [p for name, p in predictions.items() if name != patient]
+        truth = held_out.measured if kind == "signals" else held_out.reference
+        training = np.concatenate(
+            [p.measured if kind == "signals" else p.reference for p in others]
+        )
+        answer = (held_out.signals if kind == "signals" else held_out.maps)["LR s2s"]
+        columns = UNSEEN if kind == "signals" else [held_out.names.index(kind)]
+        lr, best = [], []
+        for j in columns:
+            size, sizes = np.abs(truth[:, j]), np.abs(training[:, j])
+            lr.append(np.abs(answer[:, j] - truth[:, j]) / size)
+            best.append(np.abs(best_constant(training[:, j], sizes) - truth[:, j]) / size)
+        answered[patient], constant[patient] = np.concatenate(lr), np.concatenate(best)
+    return answered, constant
+
+
+@pytest.mark.parametrize("kind", ["signals", "f"])
+def test_skill_is_one_minus_a_ratio_of_errors(evaluation, kind):
+    answered, constant = errors(evaluation, kind)
+    scores = row(evaluation, "LR", kind)
+    by_patient = [1 - answered[p].mean() / constant[p].mean() for p in "abcdef"]
+    np.testing.assert_allclose(scores["skill"], np.mean(by_patient), atol=1e-4)
+    pooled = (
+        1
+        - np.concatenate(list(answered.values())).sum()
+        / np.concatenate(list(constant.values())).sum()
+    )
+    np.testing.assert_allclose(scores["pooled_skill"], pooled, atol=1e-4)
+    assert scores["skill_low"] < scores["skill"] < scores["skill_high"]
+    assert (scores["n_patients"], scores["n_train"]) == (6, 5)
+
+
+def test_a_constant_has_no_skill_and_its_correlation_is_marked(evaluation):
+    for parameters, n in (("signals", 0), ("tissue", 18), ("f", 6)):
+        scores = row(evaluation, "constant", parameters)
+        assert (scores["skill"], scores["pooled_skill"]) == (0, 0)
+        assert scores["n_undefined_pearson"] == n
+    assert row(evaluation, "constant", "tissue")["pearson"] == 0
+    assert row(evaluation, "constant", "tissue")["absolute_skill"] == 0
+    perfect = row(evaluation, "perfect", "tissue")
+    assert (perfect["skill"], perfect["absolute_skill"], perfect["n_undefined_pearson"]) == (
+        1,
+        1,
+        0,
+    )
+    assert row(evaluation, "shuffled", "signals")["skill"] < 0.1
+
+
+def test_the_skill_of_a_copy_by_hand(evaluation):
+    _, constant = errors(evaluation, "signals")
+    skills = []
+    for patient in "abcdef":
+        measured = evaluation.predictions["regions", patient].measured
+        # Of b = 0 and 500, the nearest to 50, 200 and 800 are 0, 0 and 500.
+        copied, unseen = measured[:, [0, 0, 3]], measured[:, UNSEEN]
+        skills.append(1 - (np.abs(copied - unseen) / unseen).sum() / constant[patient].sum())
+    np.testing.assert_allclose(row(evaluation, "copy", "signals")["skill"], np.mean(skills), atol=1e-4)
+
+
+def test_the_truth_of_signals_by_hand(repeated, noisy, signals):
+    _, constant = errors(repeated, "signals")
+    skills = []
+    for patient in "abcdef":
+        rows = np.equal(PATIENTS, patient)
+        # Images are divided by the 95th percentile of their own signals at b = 0.
+        scale = np.percentile(noisy[rows, 0], 95)
+        measured, true = noisy[rows][:, UNSEEN] / scale, signals[rows][:, UNSEEN] / scale
+        skills.append(1 - (np.abs(true - measured) / measured).sum() / constant[patient].sum())
+    np.testing.assert_allclose(row(repeated, "truth", "signals")["skill"], np.mean(skills), atol=1e-4)
+
+
+def test_what_inputs_and_reference_share_is_the_difference_of_two_scores(repeated):
+    for algorithm in ("LR", "constant", "perfect"):
+        tissue = row(repeated, algorithm, "tissue")
+        for measure in ("skill", "pearson"):
+            scores = repeated.scores[repeated.scores["algorithm"] == algorithm]
+            scores = scores[~scores["metric"].isin(["S0", "T2v"])].fillna({f"{measure}_independent": 0.0})
+            patients = scores.groupby("patient")[f"{measure}_independent"].mean()
+            assert tissue[f"{measure}_independent"] == pytest.approx(patients.mean())
+            shared = tissue[measure] - tissue[f"{measure}_independent"]
+            assert tissue[f"{measure}_shared_noise"] == pytest.approx(shared)
+            low, high = tissue[f"{measure}_shared_noise_low"], tissue[f"{measure}_shared_noise_high"]
+            assert low <= shared + 1e-12
+            assert high >= shared - 1e-12
+    assert row(repeated, "perfect", "tissue")["skill_independent"] < 1
+    # A repeat would be scored against itself, and unseen images share no noise with inputs.
+    assert np.isnan(row(repeated, "repeat", "tissue")["skill_independent"])
+    assert np.isnan(row(repeated, "LR", "signals")["skill_independent"])
+
+
+def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, tmp_path):
+    table = headline(repeated.summary()).set_index("algorithm")
+    tissue = row(repeated, "LR", "tissue")
+    assert table.loc["LR", "map skill, independent"].startswith(f"{tissue['skill_independent']:.2f} [")
+    assert table.loc["LR", "shared noise"] == f"{tissue['skill_shared_noise']:.2f}"
+    assert table.loc["constant", "r, independent"] == "0.00*"
+    assert table.loc["repeat", ["map skill, independent", "shared noise", "r, independent"]].tolist() == ["–"] * 3
+    assert any("second draw of the noise; the difference is called shared noise" in n for n in headline_notes(repeated.study, headline(repeated.summary())))
+    repeated.write(tmp_path)
+    again = Evaluation.read(tmp_path)
+    assert again.summary().equals(repeated.summary())
+    assert headline_notes(again.study, headline(again.summary())) == headline_notes(repeated.study, headline(repeated.summary()))
+    # Nobody knows these curves without their noise.
+    assert "shared noise" not in headline(evaluation.summary())
+    notes = headline_notes(evaluation.study, headline(evaluation.summary()))
+    assert "without noise, or the level of their noise, are not known" in " ".join(notes)
+    assert set(evaluation.scores["algorithm"]).isdisjoint({"truth", "repeat"})
+
+
+def test_undefined_correlations_are_marked_in_their_own_column(repeated):
+    summary = repeated.summary()
+    is_lr = (summary["algorithm"] == "LR") & (summary["parameters"] == "tissue")
+    for column, name in (("n_undefined_pearson", "r"), ("n_undefined_pearson_independent", "r, independent")):
+        changed = summary.copy()
+        changed.loc[is_lr, column] = 3
+        table = headline(changed).set_index("algorithm")
+        marked = [column for column in ("r", "r, independent") if table.loc["LR", column].endswith("*")]
+        assert marked == [name]
+        table = headline(changed[is_lr])
+        assert any("correlations are undefined" in note for note in headline_notes(repeated.study, table))
+    constant = row(repeated, "constant", "tissue")
+    assert constant["n_undefined_pearson_independent"] == constant["n_undefined_pearson"] == 18
+
+
+def test_the_summary_survives_files_and_the_order_of_rows(evaluation, tmp_path):
+    summary = evaluation.summary()
+    evaluation.write(tmp_path)
+    assert Evaluation.read(tmp_path).summary().equals(summary)
+    turned = Evaluation(evaluation.scores[::-1], evaluation.signals[::-1])
+    keys = ["algorithm", "parameters"]
+    assert (
+        turned.summary()
+        .sort_values(keys, ignore_index=True)
+        .equals(summary.sort_values(keys, ignore_index=True))
+    )
+    wide, narrow = evaluation.summary(0.99), evaluation.summary(0.5)
+    learned = (summary["algorithm"] == "LR").to_numpy()
+    for measure in MEASURES[:2]:
+        spread = [
+            (t[f"{measure}_high"] - t[f"{measure}_low"])[learned].dropna() for t in (wide, narrow)
+        ]
+        assert (spread[0] > spread[1]).all()
+    with pytest.raises(ValueError, match="level must be between 0 and 1"):
+        evaluation.summary(95)
+
+
+def test_one_patient_has_no_interval_and_references_of_zero_are_counted(evaluation):
+    first = evaluation.scores[evaluation.scores["patient"] == "a"].copy()
+    first.loc[first["metric"] == "f", ["n_undefined", "skill"]] = [3, np.nan]
+    alone = Evaluation(first, evaluation.signals.iloc[:0]).summary()
+    assert alone.filter(regex="_low$|_high$").isna().all(axis=None)
+    f = alone[(alone["parameters"] == "f") & (alone["algorithm"] == "LR")].iloc[0]
+    assert f["n_dropped"] == 3
+    assert np.isnan(f["skill"])
+    assert np.isfinite(f["absolute_skill"])
+
+
+def test_every_parameter_has_rows_equal_to_those_of_the_summary(evaluation):
+    tables = evaluation.scores, evaluation.signals
+    every = summary_of(*tables, 0.95, every_parameter=True)
+    assert every["parameters"].drop_duplicates().tolist() == ["signals", "tissue", "S0", "f", "Dv", "Dt"]
+    row = every[(every["parameters"] == "f") & (every["algorithm"] == "LR")].reset_index(drop=True)
+    summary = evaluation.summary()
+    same = summary[(summary["parameters"] == "f") & (summary["algorithm"] == "LR")]
+    assert row.equals(same.reset_index(drop=True))
+
+
+def test_each_number_of_training_patients_is_summarized_alone(evaluation):
+    tissue = evaluation.scores[evaluation.scores["metric"].isin(["f", "Dv", "Dt"])]
+    fewer = tissue.assign(n_train=2, skill=tissue["skill"] - 1)
+    table = size_summary(pd.concat([tissue, fewer])).set_index(["algorithm", "n_train"])
+    summary = evaluation.summary()
+    full = summary[(summary["parameters"] == "tissue") & (summary["algorithm"] == "LR")].iloc[0]
+    for column in ("skill", "skill_low", "dispersion"):
+        assert table.loc[("LR", 5), column] == full[column]
+    assert table.loc[("LR", 2), "skill"] == pytest.approx(full["skill"] - 1)
+    assert not len(size_summary(tissue.iloc[:0]))
 
 
 def test_the_signal_without_weighting_is_no_property_of_the_tissue(make_evaluation):
@@ -70,11 +312,6 @@ def test_a_patient_counts_once_however_many_parameters_it_has(make_evaluation):
     assert row["dispersion"] == pytest.approx((0.3 + 0.9) / 2)
 
 
-def test_t2v_alone_is_its_own_mean(make_evaluation):
-    row = summarize(make_evaluation([{"metric": "T2v"}])).iloc[0]
-    assert row["dispersion"] == pytest.approx(0.2)
-
-
 def test_signals_are_means_over_unseen_contrasts_without_the_pooled_row(make_evaluation):
     signals = [
         {"contrast": "a", "relative_error": 0.1, "pearson": 0.8},
@@ -112,47 +349,14 @@ def test_a_constant_has_a_correlation_of_zero(random_study):
 # What the sections of a report see ---------------------------------------------------------------
 
 
-def test_a_board_knows_its_algorithms_cohorts_and_ways_of_training(random_study):
-    board = Board.of(random_study.evaluation)
-    assert board.algorithms == ["LR", "RFR", "constant", "shuffled", "perfect"]
-    assert board.learners == ["LR", "RFR"]
-    assert board.strategies == ["s2s", "m2m"]
-    assert board.metrics == random_study.tissue
-    assert board.cohorts == board.evaluation.synthetic == ["A<1>", "B"]
-    assert board.regimes == ["same", "other"]
-    assert board.has_truth
-    assert set(board.scores["n_train"]) == {3}
-
-
-def test_a_board_has_the_signals_of_single_contrasts_alone(random_study):
-    board = Board.of(random_study.evaluation)
-    assert set(board.signals["contrast"]) == {"S_b500_TE70", "S_b0_TE90", "S_b500_TE90"}
-    assert set(board.signals["n_train"]) == {3}
-
-
 def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation):
-    board = Board.of(make_evaluation(HAND))
+    board = Board(make_evaluation(HAND))
     assert not board.has_truth
     assert board.evaluation.synthetic == []
     assert len(board.signals) == 0
     assert board.scores["abs_bias"].tolist() == [0.1, 0.3, 9.0, 0.5, 0.7]
     assert board.setting("seed") is None
     assert board.setting("n_repeats", 1) == 1
-
-
-def test_sizes_of_training_are_one_number_or_a_range(make_evaluation):
-    board = Board.of(make_evaluation(HAND))
-    assert board.size(board.scores) == "N = 3"
-    assert board.size(board.scores.assign(n_train=[14, 15, 15, 15, 14])) == "N = 14–15"
-    assert board.size(board.scores.iloc[:0]) == "N = 0"
-
-
-def test_conditions_name_regions_size_and_seed(make_evaluation):
-    board = Board.of(make_evaluation(HAND))
-    assert board.conditions(board.scores) == "body → lesion, N = 3"
-    settings = {"train_mask": "lesion", "score_mask": "body", "seed": 0}
-    board = Board.of(make_evaluation(HAND, study={"settings": settings}))
-    assert board.conditions(board.scores) == "lesion → body, N = 3, seed 0"
 
 
 def scored(algorithm, strategy, dispersion, **changes):
@@ -167,10 +371,10 @@ def test_the_best_predictor_has_the_highest_mean_skill_over_cohorts(make_evaluat
     # One of one cohort alone does not take part, nor do controls.
     skill = [0.1, 0.9, 0.3, 0.5, 0.4, 1.0, 1.0]
     evaluation = Evaluation(evaluation.scores.assign(skill=skill), evaluation.signals)
-    assert Board.of(evaluation).best == ("s2s", "RFR")
-    assert Board.of(evaluation).skill_column == "skill"
+    assert Board(evaluation).best == ("s2s", "RFR")
+    assert Board(evaluation).skill_column == "skill"
     independent = evaluation.scores.assign(skill_independent=[0.5, 0.9, 0.1, 0.5, 0.1, 0.0, 0.0])
-    board = Board.of(Evaluation(independent, evaluation.signals))
+    board = Board(Evaluation(independent, evaluation.signals))
     assert board.skill_column == "skill_independent"
     assert board.best == ("s2s", "LR")
 
@@ -178,23 +382,16 @@ def test_the_best_predictor_has_the_highest_mean_skill_over_cohorts(make_evaluat
 def test_scores_without_skill_are_ranked_by_dispersion_first_way_of_training(make_evaluation):
     rows = [scored("LR", "s2s", 0.3), scored("RFR", "s2s", 0.2)]
     rows += [scored("constant", "s2s", 0.0), scored("LR", "s2s", 0.0, train_on="other")]
-    assert Board.of(make_evaluation(rows)).best == ("s2s", "RFR")
+    assert Board(make_evaluation(rows)).best == ("s2s", "RFR")
 
 
 def test_controls_alone_and_undefined_scores_have_no_best(make_evaluation):
-    assert Board.of(make_evaluation([scored("constant", "s2s", 0.1)])).best is None
-    assert Board.of(make_evaluation([scored("LR", "s2s", np.nan)])).best is None
+    assert Board(make_evaluation([scored("constant", "s2s", 0.1)])).best is None
+    assert Board(make_evaluation([scored("LR", "s2s", np.nan)])).best is None
 
 
 def test_skill_has_a_row_for_every_parameter(make_evaluation):
     rows = [scored("LR", "s2s", 0.1, metric=name) for name in ("S0", "Dt", "K")]
-    board = Board.of(make_evaluation(rows))
+    board = Board(make_evaluation(rows))
     assert board.skill["parameters"].tolist() == ["tissue", "S0", "Dt", "K"]
     assert board.mean_rows == "tissue"
-
-
-def test_matching_rows_agree_in_all_columns_and_an_empty_table_needs_none():
-    table = pd.DataFrame({"cohort": ["A", "A", "B"], "strategy": ["s2s", "m2m", "s2s"]})
-    assert matching(table, cohort="A", strategy="s2s").index.tolist() == [0]
-    assert matching(table, strategy="s2s").index.tolist() == [0, 2]
-    assert len(matching(pd.DataFrame(), cohort="A")) == 0

@@ -142,16 +142,6 @@ def test_voxels_of_one_scan_of_a_patient_are_shown():
     assert test.shown.tolist() == [True, True, False]
 
 
-def test_patients_without_a_lesion_are_trained_on_and_not_tested():
-    scans = [make_scan("p", 0), make_scan("q", 1, with_lesion=False)]
-    bank = make_bank([Cohort(scans, "A")])
-    assert bank.patients == {"A": {"p": {"body": 23, "lesion": 6}, "q": {"body": 23, "lesion": 0}}}
-    assert (bank.trainable, bank.testable) == ({"A": ["p", "q"]}, {"A": ["p"]})
-    bank = make_bank([Cohort(scans, "A")], train_mask="lesion", score_mask="body")
-    assert (bank.trainable, bank.testable) == ({"A": ["p"]}, {"A": ["p", "q"]})
-    assert len(bank.tests(VIEW, ["q"])[0].X) == 23
-
-
 # Training ----------------------------------------------------------------------------------------
 
 
@@ -239,13 +229,6 @@ def test_drawn_voxels_are_counted_and_repeats_draw_others(scans):
     assert not np.array_equal(reseeded.material(estimator, VIEW, 0).arrays[0], first)
 
 
-def test_all_voxels_are_drawn_once_for_all_repeats(scans):
-    bank = make_bank([Cohort(scans, "A")], n_repeats=3)
-    estimator = entrant(SignalToSignal("LR", model="adc"))
-    assert bank.material(estimator, VIEW, 2) is bank.material(estimator, VIEW, 0)
-    assert bank.digest(VIEW, 2, ["p0"], ["p1"]) == bank.digest(VIEW, 0, ["p0"], ["p1"])
-
-
 def test_clinical_metrics_are_made_once_and_only_for_those_that_need_them(bank):
     maps = entrant(MapsToMaps("LR", model="adc"), "x m2m")
     clinical = bank.clinical(maps, VIEW, "p1")
@@ -277,13 +260,6 @@ def test_digests_follow_the_data_of_each_patient(bank, scans):
     assert (train != before[0], test != before[1]) == (True, True)
 
 
-def test_the_gain_of_a_scanner_changes_no_signal():
-    louder = make_bank([Cohort([make_scan("p", 0, gain=512.0), make_scan("q", 1)], "A")])
-    plain = make_bank([Cohort([make_scan("p", 0, gain=1.0), make_scan("q", 1)], "A")])
-    (first,), (second,) = louder.tests(VIEW, ["p"]), plain.tests(VIEW, ["p"])
-    np.testing.assert_allclose(first.X, second.X, rtol=1e-12)
-
-
 # Views -------------------------------------------------------------------------------------------
 
 
@@ -298,25 +274,6 @@ def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():
     truth = make_scan("r", 2, protocol=longer)
     body = truth.signal[truth.mask]
     np.testing.assert_allclose(targets, body / np.percentile(body[:, 0], 95), rtol=1e-4)
-
-
-def test_neighborhoods_that_reach_out_of_every_image_are_refused_before_work(scans):
-    view = View(CLINICAL, FULL, (3, 3, 99), ADC)
-    with pytest.raises(ValueError, match=r"\(3, 3, 99\) reaches out of every image"):
-        make_bank([Cohort(scans, "A")], views=(view,))
-
-
-def test_neighborhoods_stand_in_the_rows_of_x(scans):
-    view = View(CLINICAL, FULL, (1, 1, 3), ADC)
-    (test,) = make_bank([Cohort(scans, "A")], views=(view,)).tests(view, ["p0"])
-    assert test.X.shape == (6, 3 * 5)
-    below, middle, above = test.X.reshape(6, 3, 5).transpose(1, 0, 2)
-    scan = scans[0]
-    unit = np.percentile(scan.signal[scan.mask][:, 0], 95)
-    np.testing.assert_allclose(below, scan.signal[1:, 1:, 0].reshape(6, 6)[:, :5] / unit)
-    np.testing.assert_allclose(middle, test.Y[:, :5])
-    # Above the last slice the voxel itself stands in.
-    np.testing.assert_allclose(above, middle)
 
 
 def test_a_reference_that_cannot_be_fitted_names_its_patient():

@@ -9,24 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.predict.controls import CONSTANT, COPY, PERFECT, REPEAT, SHUFFLED, TRUTH, is_control
+from dmrifit.report import style
 from dmrifit.report.dot_plot import Panel
-from dmrifit.report.style import (
-    FAINT,
-    INK,
-    PALE,
-    PALETTE,
-    PANEL,
-    add_axes,
-    by_lines,
-    color_of,
-    dash_of,
-    handle,
-    head,
-    legend_below,
-    new_figure,
-    plain_ticks,
-    shared_style,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +18,7 @@ if TYPE_CHECKING:
 
 _PERCENT = 100.0
 _LEGEND_COLUMNS = 4
-_BAND = PALETTE["line"].light
+_BAND = style.PALETTE["line"].light
 _GRAYS = {
     CONSTANT: "#8a919b",
     SHUFFLED: "#b9bec6",
@@ -57,23 +41,28 @@ def plot_signal_errors(
     strategies = list(dict.fromkeys(table["strategy"]))
     contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"], ignore_index=True)
     # NaN, for a protocol without echo times, is not equal to itself.
-    position = {(_word(row.te), row.b): i for i, row in enumerate(contrasts.itertuples())}
-    with shared_style({"axes.grid": True}):
-        colors = [handle(name, color=algorithm_color(name, algorithms), lw=1.6) for name in names]
+    position = {(f"{row.te:g}", row.b): i for i, row in enumerate(contrasts.itertuples())}
+    with style.shared_style({"axes.grid": True}):
+        colors = [
+            style.handle(name, color=algorithm_color(name, algorithms), lw=1.6) for name in names
+        ]
         dashes = [
-            handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.6)
+            style.handle(name, color=style.INK, linestyle=style.dash_of(name, strategies), lw=1.6)
             for name in strategies
         ]
-        handles = by_lines((colors, dashes), _LEGEND_COLUMNS)
+        handles = style.by_lines((colors, dashes), _LEGEND_COLUMNS)
         below = 0.2 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1
-        figure = new_figure(PANEL[0], PANEL[1] + below)
-        ax = add_axes(figure, 0.62, below + 0.72, PANEL[0] - 0.79, PANEL[1] - 1.4)
+        figure = style.new_figure(style.PANEL[0], style.PANEL[1] + below)
+        ax = style.add_axes(
+            figure, 0.62, below + 0.72, style.PANEL[0] - 0.79, style.PANEL[1] - 1.4
+        )
         for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
             for te, shell in rows.groupby("te", dropna=False):
-                x = np.array([position[_word(te), b] for b in shell["b"]])
+                x = np.array([position[f"{te:g}", b] for b in shell["b"]])
                 order = np.argsort(x)
                 y = _PERCENT * shell["relative_error"].to_numpy()
-                color, dash = algorithm_color(algorithm, algorithms), dash_of(strategy, strategies)
+                color = algorithm_color(algorithm, algorithms)
+                dash = style.dash_of(strategy, strategies)
                 ax.plot(x[order], y[order], color=color, linestyle=dash, marker=".", lw=1.4)
         labels = [f"{b:g}" for b in contrasts["b"]]
         ax.set_xticks(range(len(contrasts)), labels, rotation=90, fontsize=8.5)
@@ -81,14 +70,14 @@ def plot_signal_errors(
             top_center = rows.index.to_numpy().mean(), 1.0
             ax.annotate(
                 f"TE {te:g} ms", top_center, (0, 2), ax.get_xaxis_transform(), "offset points",
-                ha="center", va="bottom", fontsize=8.5, color=FAINT,
+                ha="center", va="bottom", fontsize=8.5, color=style.FAINT,
             )  # fmt: skip
             if rows.index[0] > 0:
-                ax.axvline(rows.index[0] - 0.5, color=PALE, linewidth=0.8)
+                ax.axvline(rows.index[0] - 0.5, color=style.PALE, linewidth=0.8)
         ax.set(xlabel="b (s/mm²)", ylabel="mean |E| of the signal (%)", yscale="log")
-        plain_ticks(ax.yaxis, (1, 2, 5))
-        head(ax, title, lift=13)
-        legend_below(figure, handles, _LEGEND_COLUMNS)
+        style.plain_ticks(ax.yaxis, (1, 2, 5))
+        style.head(ax, title, lift=13)
+        style.legend_below(figure, handles, _LEGEND_COLUMNS)
     return figure
 
 
@@ -107,18 +96,17 @@ def plot_sizes(
     """
     cohorts = list(dict.fromkeys(table["cohort"]))
     sizes = sorted(table["n_train"].unique())
-    n_legend_lines = 0
-    if len(looks) > 1:
-        n_legend_lines = -(-len(looks) // max(int(width / 1.2), 1))
+    n_columns = max(int(width / 1.2), 1)
+    n_legend_lines = -(-len(looks) // n_columns) if len(looks) > 1 else 0
     foot = 0.48 + 0.2 * n_legend_lines
     # Room for numbers such as −0.25 and the label of their axis.
     gap = 0.76
     edge = (width - 0.1) / (len(panels) * len(cohorts)) - gap
-    with shared_style({"axes.grid": True, "font.size": 9}):
-        figure = new_figure(width, foot + 1.7)
+    with style.shared_style({"axes.grid": True, "font.size": 9}):
+        figure = style.new_figure(width, foot + 1.7)
         places = [(cohort, panel) for cohort in cohorts for panel in panels]
         for i, (cohort, panel) in enumerate(places):
-            ax = add_axes(figure, gap - 0.02 + i * (edge + gap), foot, edge, 1.4)
+            ax = style.add_axes(figure, gap - 0.02 + i * (edge + gap), foot, edge, 1.4)
             for name, look in looks.items():
                 rows = table[(table["cohort"] == cohort) & (table["series"] == name)]
                 y = panel.scale * rows[panel.column]
@@ -132,10 +120,10 @@ def plot_sizes(
                 ax.set_ylim(*panel.ends)
             ax.set(xlim=(0, sizes[-1] * 1.04), xlabel="training patients", ylabel=panel.label)
             ax.set_xticks(sizes, _spread_labels(sizes))
-            head(ax, cohort)
+            style.head(ax, cohort)
         if n_legend_lines:
-            entries = [handle(name, lw=1.6, **look) for name, look in looks.items()]
-            legend_below(figure, entries, max(int(width / 1.2), 1))
+            entries = [style.handle(name, lw=1.6, **look) for name, look in looks.items()]
+            style.legend_below(figure, entries, n_columns)
     return figure
 
 
@@ -144,43 +132,43 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
     measured = decays[decays["kind"] == "measured"]
     strategies = [label for label in dict.fromkeys(decays["kind"]) if label != "measured"]
     echoes = sorted(decays["te"].dropna().unique()) or [np.nan]
-    with shared_style({"axes.grid": True}):
-        figure = new_figure(PANEL[0], PANEL[1] + 0.2)
-        ax = add_axes(figure, 0.62, 0.95, PANEL[0] - 0.79, PANEL[1] - 1.25)
-        names = [_word(te) for te in echoes]
+    with style.shared_style({"axes.grid": True}):
+        figure = style.new_figure(style.PANEL[0], style.PANEL[1] + 0.2)
+        ax = style.add_axes(figure, 0.62, 0.95, style.PANEL[0] - 0.79, style.PANEL[1] - 1.25)
+        names = [f"{te:g}" for te in echoes]
         for te, name in zip(echoes, names, strict=True):
-            color = color_of(name, names)
+            color = style.color_of(name, names)
             at = decays["te"].isna() if np.isnan(te) else decays["te"] == te
             for strategy in strategies:
                 rows = decays[at & (decays["kind"] == strategy)].sort_values("b")
-                dash = dash_of(strategy, strategies)
+                dash = style.dash_of(strategy, strategies)
                 ax.plot(rows["b"], rows["signal"], color=color, linestyle=dash, lw=1.5)
             rows = measured[at.loc[measured.index]]
             fill = np.where(rows["known"], color, "white")
             look: dict[str, Any] = {"facecolors": fill, "edgecolors": color, "linewidths": 1.3}
             ax.scatter(rows["b"], rows["signal"], s=30, zorder=3, **look)
         ax.set(xlabel="b (s/mm²)", ylabel="signal / patient's scale", yscale="log")
-        plain_ticks(ax.yaxis, (1, 2, 3, 5))
-        head(ax, title)
-        colors = []
-        for te, name in zip(echoes, names, strict=True):
-            label = "one TE" if np.isnan(te) else f"TE {te:g} ms"
-            colors.append(handle(label, color=color_of(name, names), lw=3))
-        dot = partial(handle, linestyle="", marker="o", color=INK, markersize=5.5)
+        style.plain_ticks(ax.yaxis, (1, 2, 3, 5))
+        style.head(ax, title)
+        colors = [
+            style.handle(
+                "one TE" if np.isnan(te) else f"TE {te:g} ms",
+                color=style.color_of(name, names),
+                lw=3,
+            )
+            for te, name in zip(echoes, names, strict=True)
+        ]
+        dot = partial(style.handle, linestyle="", marker="o", color=style.INK, markersize=5.5)
         points = [dot("input"), dot("measured", markerfacecolor="white")]
         lines = [
-            handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.5)
+            style.handle(name, color=style.INK, linestyle=style.dash_of(name, strategies), lw=1.5)
             for name in strategies
         ]
         figure.legend(
-            handles=by_lines((colors, [*points, *lines]), 4), loc="outside lower left", ncols=4,
-            fontsize=8.5, columnspacing=1.0, handlelength=1.8,
+            handles=style.by_lines((colors, [*points, *lines]), 4), loc="outside lower left",
+            ncols=4, fontsize=8.5, columnspacing=1.0, handlelength=1.8,
         )  # fmt: skip
     return figure
-
-
-def _word(te: float) -> str:
-    return f"{te:g}"
 
 
 def _spread_labels(sizes: Sequence[int]) -> list[str]:
@@ -191,18 +179,17 @@ def _spread_labels(sizes: Sequence[int]) -> list[str]:
     room = 0.09 * max(sizes[-1], 1)
     for size in sizes:
         is_near_last = size != sizes[-1] and sizes[-1] - size < room
-        if size - last < room or is_near_last:
-            labels.append("")
-            continue
-        labels.append(f"{size:g}")
-        last = size
+        is_free = size - last >= room and not is_near_last
+        labels.append(f"{size:g}" if is_free else "")
+        last = size if is_free else last
     return labels
 
 
 def algorithm_color(name: str, algorithms: Sequence[str]) -> str:
     """Choose the color of an algorithm, or the gray of a control."""
-    for word in name.lower().split():
-        if word in _GRAYS:
-            return _GRAYS[word]
-    learners = [algorithm for algorithm in algorithms if not is_control(algorithm)]
-    return color_of(name, learners)
+    grays = [_GRAYS[word] for word in name.lower().split() if word in _GRAYS]
+    if grays:
+        return grays[0]
+    return style.color_of(
+        name, [algorithm for algorithm in algorithms if not is_control(algorithm)]
+    )

@@ -11,18 +11,8 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.io.components import label_components
+from dmrifit.report import style
 from dmrifit.report.slice_figures import NO_VALUE_COLOR, Slices, robust_limits
-from dmrifit.report.style import (
-    COLORMAP,
-    FAINT,
-    INK,
-    PANEL,
-    add_axes,
-    color_bar,
-    new_figure,
-    plain_ticks,
-    shared_style,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +60,13 @@ def plot_lesion(
     n_columns: int = 1,
 ) -> Figure:
     """Draw maps and their relative errors where the largest group of scored voxels is largest."""
-    cut = _Cut.of(patient)
+    mask = np.zeros(patient.shape, bool)
+    mask[tuple(patient.index.T)] = True
+    labels = label_components(mask)
+    largest = labels == np.bincount(labels[mask]).argmax()
+    # With room around the largest group.
+    slices = Slices(largest, patient.affine, n_slices=1, fullest=True, room=_ROOM)
+    cut = _Cut(patient, slices)
     n_pictures = max(len(row.maps) + len(row.predictions) for row in rows)
     n_lines = -(-len(rows) // n_columns)
     # Inches: for each column of parameters two color bars and room between pictures.
@@ -78,10 +74,10 @@ def plot_lesion(
     edge = (room - 1.25) / n_pictures - 0.06
     height = edge * min(cut.slices.aspect, 1.3)
     line = height + 0.42
-    with shared_style({"font.size": 8.5}):
-        figure = new_figure(width, (0.5 if title else 0.0) + line * n_lines + 0.25)
+    with style.shared_style({"font.size": 8.5}):
+        figure = style.new_figure(width, (0.5 if title else 0.0) + line * n_lines + 0.25)
         # One axes for all pictures, in inches: many axes take many times as long.
-        sheet = add_axes(figure, 0, 0, *figure.get_size_inches())
+        sheet = style.add_axes(figure, 0, 0, *figure.get_size_inches())
         sheet.set_axis_off()
         for i, row in enumerate(rows):
             left = 0.1 + room * (i % n_columns)
@@ -90,7 +86,7 @@ def plot_lesion(
             _draw_row(figure, sheet, cut, row, place)
         sheet.set(xlim=(0, width), ylim=(0, figure.get_figheight()), aspect="auto")
         sides = f"{cut.slices.labels[0]}, {cut.slices.sides[0]} at the left"
-        sheet.text(0.1, 0.08, sides, size=8, color=FAINT)
+        sheet.text(0.1, 0.08, sides, size=8, color=style.FAINT)
         _write_title(figure, 0.1, title)
     return figure
 
@@ -101,15 +97,6 @@ class _Cut:
 
     patient: PatientPredictions
     slices: Slices
-
-    @classmethod
-    def of(cls, patient: PatientPredictions) -> _Cut:
-        mask = np.zeros(patient.shape, bool)
-        mask[tuple(patient.index.T)] = True
-        labels = label_components(mask)
-        largest = labels == np.bincount(labels[mask]).argmax()
-        slices = Slices(largest, patient.affine, n_slices=1, fullest=True, room=_ROOM)
-        return cls(patient, slices)
 
     def picture(self, volume: NDArray) -> NDArray:
         """Cut the slice out of a volume on the grid of the scan; (rows, columns)."""
@@ -137,20 +124,20 @@ def _draw_row(
     if len(finite):
         most = min(float(np.quantile(finite, _ERROR_QUANTILE)), most) or most
     limits = robust_limits(row.reference)
-    pictures = [(label, values, COLORMAP, limits) for label, values in row.maps.items()]
+    pictures = [(label, values, style.COLORMAP, limits) for label, values in row.maps.items()]
     pictures += [(name, e, _ERROR_COLORMAP, (-most, most)) for name, e in errors.items()]
     for i, (label, values, cmap, ends) in enumerate(pictures):
         x = left + i * (edge + 0.06)
         _paint(sheet, (x, x + edge, bottom, bottom + height), cut, values, cmap, ends)
-        text = f"{row.name}, {label}" if i == 0 else label
+        text = label if i else f"{row.name}, {label}"
         sheet.text(x + 0.02, bottom + height + 0.05, text, size=8.5, ha="left")
     x = left + len(pictures) * (edge + 0.06) + 0.04
     ends = -100 * most, 100 * most
-    bars = [(limits, COLORMAP, row.unit)] + [(ends, _ERROR_COLORMAP, "E (%)")] * bool(errors)
+    bars = [(limits, style.COLORMAP, row.unit)] + [(ends, _ERROR_COLORMAP, "E (%)")] * bool(errors)
     cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
     for i, (limits, cmap, unit) in enumerate(bars):
         scale = cm.ScalarMappable(colors.Normalize(*limits), cmap)
-        bar = color_bar(
+        bar = style.color_bar(
             figure, scale, (x + 0.58 * i, bottom + 0.04, height - 0.24), unit, extend="both"
         )
         bar.ax.locator_params(nbins=4)
@@ -183,31 +170,35 @@ def plot_joint_histograms(
     label = f" ({unit})" if unit else ""
     # Inches: edge of a panel, room below it, gap beside it.
     edge, room, gap = 1.36, 0.34, 0.28
-    with shared_style({"font.size": 9}):
-        figure = new_figure(
-            PANEL[0], 0.95 + (edge + room) * len(rows) - room + 0.2 * title.count("\n")
+    with style.shared_style({"font.size": 9}):
+        figure = style.new_figure(
+            style.PANEL[0], 0.95 + (edge + room) * len(rows) - room + 0.2 * title.count("\n")
         )
         mesh = None
         for i, cohort in enumerate(rows):
             for j, strategy in enumerate(columns):
                 bottom = 0.5 + (len(rows) - 1 - i) * (edge + room)
-                ax = add_axes(figure, 0.62 + j * (edge + gap), bottom, edge, edge)
+                ax = style.add_axes(figure, 0.62 + j * (edge + gap), bottom, edge, edge)
                 ax.set(xlim=(low, high), ylim=(low, high))
                 if log:
                     ax.set(xscale="log", yscale="log")
                     for axis in (ax.xaxis, ax.yaxis):
-                        plain_ticks(axis, _few_steps(low, high))
+                        style.plain_ticks(axis, _few_steps(low, high))
                 else:
                     ax.locator_params(nbins=3)
-                ax.plot([low, high], [low, high], color=INK, lw=0.9, zorder=3)
+                ax.plot([low, high], [low, high], color=style.INK, lw=0.9, zorder=3)
                 if (cohort, strategy) in counts:
                     count = counts[cohort, strategy].T
                     # Empty bins stay white; a logarithm has no color for them.
                     count = np.where(count > 0, count, np.nan)
-                    look: dict[str, Any] = {"norm": norm, "cmap": COLORMAP, "rasterized": True}
+                    look: dict[str, Any] = {
+                        "norm": norm,
+                        "cmap": style.COLORMAP,
+                        "rasterized": True,
+                    }
                     mesh = ax.pcolormesh(edges, edges, count, **look)
                 panel = f"{cohort}, {strategy}"
-                ax.set_title(panel, size=8.5, weight="normal", pad=3, color=FAINT)
+                ax.set_title(panel, size=8.5, weight="normal", pad=3, color=style.FAINT)
                 ax.tick_params(labelsize=8, labelbottom=i == len(rows) - 1, labelleft=j == 0)
                 if i == len(rows) - 1:
                     ax.set_xlabel(f"reference{label}")
@@ -215,7 +206,9 @@ def plot_joint_histograms(
                     ax.set_ylabel(f"predicted{label}")
         if mesh is not None:
             left = 0.62 + len(columns) * (edge + gap)
-            plain_ticks(color_bar(figure, mesh, (left, 0.5, edge), "voxels").ax.yaxis, (1, 3))
+            style.plain_ticks(
+                style.color_bar(figure, mesh, (left, 0.5, edge), "voxels").ax.yaxis, (1, 3)
+            )
         _write_title(figure, 0.1, title)
     return figure
 
@@ -225,7 +218,7 @@ def _write_title(figure: Figure, left: float, title: str) -> None:
     width, height = figure.get_size_inches()
     title, _, note = title.partition("\n")
     figure.text(left / width, 1 - 0.2 / height, title, size=11, weight="bold", va="center")
-    figure.text(left / width, 1 - 0.4 / height, note, size=8.5, color=FAINT, va="center")
+    figure.text(left / width, 1 - 0.4 / height, note, size=8.5, color=style.FAINT, va="center")
 
 
 def _few_steps(low: float, high: float) -> tuple[int, ...]:

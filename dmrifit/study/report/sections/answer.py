@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,7 @@ from dmrifit.study.report.figures.voxels import plot_lesion
 from dmrifit.study.report.sections.elements import SIGNALS, SKILL_ENDS, TRAINED, WHOM, capital
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
 from dmrifit.study.report.sections.scores import predictor_panels, predictor_rows
-from dmrifit.study.skill_summary import size_summary
-from dmrifit.study.summaries import Board, averaged, matching, unique
+from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +30,6 @@ _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
 _INDEPENDENT = "against a second draw of the noise"
 _NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
-_COLORS = {_SHARED: PALE, _INDEPENDENT: PALETTE["link"].light}
 _REGIME_COLORS = {"same": "link", "other": "warn", "pooled": "faint"}
 
 
@@ -70,31 +68,26 @@ def predictor_words(strategy: str, algorithm: str) -> str:
 
 def _best_rows(board: Board) -> pd.DataFrame:
     """Rows of the skill of the best predictor, first way of training."""
-    assert board.best is not None
-    strategy, algorithm = board.best
+    strategy, algorithm = board.best or ("", "")
     return matching(board.skill, train_on=board.regimes[0], strategy=strategy, algorithm=algorithm)
 
 
 def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
     """Sort the parameters by whether their intervals lie above the constant in every cohort."""
     measure = board.skill_column
-    better, worse, open_ = [], [], []
+    texts: dict[str, list[str]] = {
+        "better than guessing in": [], "not shown to be better in": [], "worse in": []
+    }  # fmt: skip
     for parameter in board.metrics:
         of_parameter = matching(rows, parameters=parameter)
+        verdict = "not shown to be better in"
         if (of_parameter[f"{measure}_low"] > 0).all():
-            better.append(parameter)
+            verdict = "better than guessing in"
         elif (of_parameter[f"{measure}_high"] < 0).all():
-            worse.append(parameter)
-        else:
-            open_.append(parameter)
-    texts = []
-    if better:
-        texts.append(f"better than guessing in {', '.join(better)}")
-    if open_:
-        texts.append(f"not shown to be better in {', '.join(open_)}")
-    if worse:
-        texts.append(f"worse in {', '.join(worse)}")
-    return f"{capital('; '.join(texts))}." if texts else ""
+            verdict = "worse in"
+        texts[verdict].append(parameter)
+    listed = [f"{verdict} {', '.join(names)}" for verdict, names in texts.items() if names]
+    return f"{capital('; '.join(listed))}." if listed else ""
 
 
 def _interval(row: dict[Any, Any], measure: str) -> str:
@@ -110,44 +103,32 @@ def skill_bars(board: Board) -> pd.DataFrame:
     import pandas as pd
 
     rows = _best_rows(board)
-    names = {"signals": SIGNALS, "tissue": "mean of maps"}
-    parts = []
-    is_repeated = board.skill_column == "skill_independent"
-    for series, measure in ((_INDEPENDENT, "skill_independent"), (_SHARED, "skill")):
-        values = {side: rows[f"{measure}{side}"] for side in ("", "_low", "_high")}
-        # Unseen images share no noise with the inputs.
-        if measure == "skill_independent":
-            of_signals = rows["parameters"] == "signals"
-            values = {
-                side: v.where(~of_signals, rows[f"skill{side}"]) for side, v in values.items()
-            }
-        elif is_repeated:
-            values = {side: v.mask(rows["parameters"] == "signals") for side, v in values.items()}
-        columns = {f"skill{side}": v for side, v in values.items()}
-        parts.append(rows[["cohort", "parameters"]].assign(series=series, **columns))
-    table = pd.concat(parts)
-    if not is_repeated:
-        table = table[table["series"] == _SHARED]
-    shown = ["signals", "tissue", *board.metrics]
-    table = table[table["parameters"].isin(shown)]
-    order = {name: i for i, name in enumerate(shown)}
+    rows = rows[rows["parameters"].isin(["signals", "tissue", *board.metrics])]
+    ends = ["skill", "skill_low", "skill_high"]
+    table = leading = rows.assign(series=_SHARED)
+    if board.skill_column == "skill_independent":
+        # Unseen images share no noise with the inputs: theirs is one skill, shown with the first.
+        of_signals = rows["parameters"] == "signals"
+        leading = rows.assign(series=_INDEPENDENT)
+        independent = [name.replace("skill", "skill_independent") for name in ends]
+        leading.loc[~of_signals, ends] = rows.loc[~of_signals, independent].to_numpy()
+        table.loc[of_signals, ends] = np.nan
+        table = pd.concat([leading, table])
     # As the verdict reads them.
-    leading = table[table["series"] == (_INDEPENDENT if is_repeated else _SHARED)]
-    by_parameter = leading.groupby("parameters")["skill"].mean()
-    for i, name in enumerate(by_parameter[board.metrics].sort_values(ascending=False).index):
-        order[name] = 2 + i
+    by_parameter = leading.groupby("parameters")["skill"].mean()[board.metrics]
+    order = ["signals", "tissue", *by_parameter.sort_values(ascending=False).index]
+    names = {"signals": SIGNALS, "tissue": "mean of maps"}
     table = table.assign(row=table["parameters"].replace(names))
-    return table.sort_values("parameters", key=lambda names: names.map(order), kind="stable")
+    return table.sort_values("parameters", key=lambda p: p.map(order.index), kind="stable")
 
 
 def _skill(board: Board) -> Iterator[Any]:
     yield Heading("How much better than a constant?")
     table = skill_bars(board)
     shown = board.cohorts[:_MOST_COHORTS]
-    colors = _COLORS
-    if board.skill_column == "skill":
-        colors = {_SHARED: _COLORS[_INDEPENDENT]}
-    styles = {name: {"color": color} for name, color in colors.items()}
+    styles = {_SHARED: {"color": PALETTE["link"].light}}
+    if board.skill_column == "skill_independent":
+        styles = {_SHARED: {"color": PALE}, _INDEPENDENT: styles[_SHARED]}
     panels = [
         Panel("skill", "skill", 1.0, SKILL_ENDS, cohort, 2, matching(table, cohort=cohort))
         for cohort in shown
@@ -181,9 +162,8 @@ def _example(board: Board) -> Iterator[Any]:
     maps = best_maps(board, patient, list(dict.fromkeys([best, worst])))
     figure = plot_lesion(patient, maps, "", width=_WIDTH)
     label = " and ".join(row.name for row in maps)
-    region = "largest lesion"
-    if board.setting("score_mask", "lesion") != "lesion":
-        region = "body"
+    is_lesion = board.setting("score_mask", "lesion") == "lesion"
+    region = "largest lesion" if is_lesion else "body"
     alt = f"{label} in the {region} of {patient.patient}: reference, prediction and error"
     note = f"{capital(region)} of {patient.cohort}'s median patient, {patient.patient}"
     if len(maps) > 1:
@@ -194,17 +174,34 @@ def _example(board: Board) -> Iterator[Any]:
 
 def _sites(board: Board) -> Iterator[Any]:
     yield Heading("Does it work at the other site?")
-    assert board.best is not None
-    strategy, algorithm = board.best
+    strategy, algorithm = board.best or ("", "")
     rows = matching(
         board.skill, strategy=strategy, algorithm=algorithm, parameters=board.mean_rows
     )
-    text = _sites_in_words(board, rows)
-    measure = board.skill_column
-    if len(board.regimes) < 2 or not rows[measure].notna().any():
+    measure, regimes = board.skill_column, board.regimes
+    if len(board.cohorts) < 2:
+        yield "One cohort was compared, so nothing is known of another site."
+        return
+    if len(regimes) < 2:
+        yield (
+            f"Not tried: every predictor was {TRAINED.get(regimes[0], regimes[0])}. To try: "
+            "dmrifit benchmark --train-on same,other, with --resynthesize where protocols differ."
+        )
+        return
+    texts = []
+    for cohort in board.cohorts:
+        skill = matching(rows, cohort=cohort).set_index("train_on")[measure]
+        numbers = [
+            f"{fixed(skill[name], 2)} {_trained_on(name)}"
+            for name in regimes
+            if name in skill.index
+        ]
+        texts.append(f"{cohort}: {', '.join(numbers)}")
+    text = f"{'; '.join(texts)}."
+    if not rows[measure].notna().any():
         yield text
         return
-    series = rows["train_on"].map(lambda name: f"trained on {WHOM.get(name, name)}")
+    series = rows["train_on"].map(_trained_on)
     table = rows.assign(row=rows["cohort"], series=series)
     colors = ("link", "warn", "faint")
     styles = {
@@ -218,34 +215,14 @@ def _sites(board: Board) -> Iterator[Any]:
     yield Note(text)
 
 
-def _sites_in_words(board: Board, rows: pd.DataFrame) -> str:
-    """Say how training elsewhere compares with training on the same cohort."""
-    first = board.regimes[0]
-    if len(board.cohorts) < 2:
-        return "One cohort was compared, so nothing is known of another site."
-    if len(board.regimes) < 2:
-        return (
-            f"Not tried: every predictor was {TRAINED.get(first, first)}. To try: dmrifit "
-            "benchmark --train-on same,other, with --resynthesize where protocols differ."
-        )
-    measure, texts = board.skill_column, []
-    for cohort in board.cohorts:
-        of_cohort = matching(rows, cohort=cohort).set_index("train_on")
-        numbers = []
-        for name in board.regimes:
-            if name in of_cohort.index:
-                number = fixed(of_cohort.loc[name, measure], 2)
-                numbers.append(f"{number} trained on {WHOM.get(name, name)}")
-        texts.append(f"{cohort}: {', '.join(numbers)}")
-    return f"{'; '.join(texts)}."
+def _trained_on(train_on: str) -> str:
+    return f"trained on {WHOM.get(train_on, train_on)}"
 
 
 def _sizes(board: Board) -> Iterator[Any]:
     yield Heading("How many patients are enough?")
-    table = sizes_of(board)
-    assert board.best is not None
-    strategy, algorithm = board.best
-    table = matching(table, strategy=strategy, algorithm=algorithm)
+    strategy, algorithm = board.best or ("", "")
+    table = matching(sizes_of(board), strategy=strategy, algorithm=algorithm)
     if not len(table) or table["n_train"].nunique() < 2:
         text = "One number was compared. To see more: dmrifit benchmark --sizes 1,2,3,5."
         yield f"{board.size(board.scores)}. {text}"
@@ -255,9 +232,10 @@ def _sizes(board: Board) -> Iterator[Any]:
     panel = Panel(measure, "skill of maps")
     figure = plot_sizes(table, [panel], {"best": {"color": INK}}, width=_WIDTH)
     alt = "Skill of the best predictor over the number of training patients"
-    texts = []
-    for cohort, rows in table.groupby("cohort", sort=False):
-        texts.append(f"{cohort}: {enough_in_words(rows.set_index('n_train')[measure])}")
+    texts = [
+        f"{cohort}: {enough_in_words(rows.set_index('n_train')[measure])}"
+        for cohort, rows in table.groupby("cohort", sort=False)
+    ]
     yield Picture(figure, alt, name="answer_sizes")
     yield Note(f"{'; '.join(texts)}.")
 
@@ -280,13 +258,13 @@ def other_sites(board: Board) -> Iterator[Any]:
         return
     rows = predictor_rows(board)
     rows = rows[~rows["algorithm"].map(is_control)]
-    series = rows["train_on"].map(lambda name: f"trained on {WHOM.get(name, name)}")
+    series = rows["train_on"].map(_trained_on)
     names = rows["cohort"] + ": " + rows["algorithm"] + " " + rows["strategy"]
     table = rows.assign(row=names, series=series).sort_values("row", kind="stable")
     styles = {}
     for i, train_on in enumerate(board.regimes):
         color = PALETTE[_REGIME_COLORS.get(train_on, "ink")].light
-        name = f"trained on {WHOM.get(train_on, train_on)}"
+        name = _trained_on(train_on)
         styles[name] = {"color": color, "marker": marker_of(name, [*"abc"[:i], name])}
     figure = plot_dots(table, predictor_panels(board), styles, "Tested cohort: predictor")
     alt = "Scores of every predictor by tested cohort and cohorts trained on"
@@ -296,10 +274,10 @@ def other_sites(board: Board) -> Iterator[Any]:
             "Protocols differ, so training images of other cohorts were computed for the "
             "tested protocol from the model fitted to theirs."
         )
-    sizes = []
-    for train_on in board.regimes:
-        size = board.size(matching(board.scores, train_on=train_on))
-        sizes.append(f"{WHOM.get(train_on, train_on)} {size}")
+    sizes = [
+        f"{WHOM.get(train_on, train_on)} {board.size(matching(board.scores, train_on=train_on))}"
+        for train_on in board.regimes
+    ]
     yield Note(f"Training patients: {', '.join(sizes)}. Parameter by parameter:")
     yield Link("tables/parameters.csv", "All numbers: parameters.csv")
 
@@ -314,22 +292,19 @@ def curves(board: Board) -> Iterator[Any]:
     """Draw skill and dispersion of every predictor over the number of training patients."""
     if len(unique(board.evaluation.scores["n_train"])) < 2:
         return
-    table = sizes_of(board)
-    learning = table
-    measure = board.skill_column
-    table = table.assign(series=table["algorithm"] + " " + table["strategy"])
+    learning, measure = sizes_of(board), board.skill_column
+    table = learning.assign(series=learning["algorithm"] + " " + learning["strategy"])
     panels = [
         Panel(measure, "skill of maps", ends=_ends(table[measure].dropna())),
         Panel("dispersion", "DI (%)", 100),
     ]
-    looks: dict[str, Mapping[str, Any]] = {}
-    for strategy, algorithm in dict.fromkeys(
-        zip(table["strategy"], table["algorithm"], strict=True)
-    ):
-        looks[f"{algorithm} {strategy}"] = {
-            "color": algorithm_color(algorithm, board.algorithms),
-            "linestyle": dash_of(strategy, board.strategies),
+    looks = {
+        row.series: {
+            "color": algorithm_color(row.algorithm, board.algorithms),
+            "linestyle": dash_of(row.strategy, board.strategies),
         }
+        for row in table.drop_duplicates("series").itertuples()
+    }
     shown = board.cohorts[:2]
     yield (f"Means over patients, draws and the parameters {', '.join(board.averaged_metrics)}.")
     figure = plot_sizes(table[table["cohort"].isin(shown)], panels, looks, width=12.4)

@@ -49,20 +49,14 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
     if board.undecided:
         text = _TEXTS("undecided", undecided=board.undecided)
         return [text], tables
-    for name in tests:
-        tests[name] = _shown(tests[name], board.regimes[0])
+    for shown in tests.values():
+        # Of one way of training; no mean over parameters includes T2v.
+        for name, table in shown.items():
+            rows = matching(table, train_on=board.regimes[0])
+            shown[name] = (
+                rows[rows["metrics"] != _ALL] if (rows["metrics"] == _WITHOUT).any() else rows
+            )
     return list(_conclusions(board, metrics, tests)), tables
-
-
-def _shown(tests: _Tests, train_on: str) -> _Tests:
-    """Take the tests of one way of training; no mean over parameters includes T2v."""
-    shown = {}
-    for name, table in tests.items():
-        rows = matching(table, train_on=train_on)
-        if (rows["metrics"] == _WITHOUT).any():
-            rows = rows[rows["metrics"] != _ALL]
-        shown[name] = rows
-    return shown
 
 
 def _conclusions(
@@ -76,21 +70,20 @@ def _conclusions(
     overview = [row for metric in metrics for row in _overview(tests[metric.name], metric)]
     unit = " (%)" if all(metric.unit == "%" for metric in metrics) else ""
     yield Table(overview, f"{_TEXTS['overview']}{unit} {{margin:}}")
-    tests_by_reason: dict[str, list[str]] = {}
-    for row in overview:
-        name = wording("{index} of {cohort} {strategy}", row)
-        tests_by_reason.setdefault(row["reason"], []).append(name)
-    for reason, names in tests_by_reason.items():
-        if reason:
-            yield Note(f"{reason} ({', '.join(unique(names))}).")
+    for reason in unique(row["reason"] for row in overview if row["reason"]):
+        names = [
+            wording("{index} of {cohort} {strategy}", row)
+            for row in overview
+            if row["reason"] == reason
+        ]
+        yield Note(f"{reason} ({', '.join(unique(names))}).")
     any_diagram = False
     for metric in metrics:
         diagrams = list(_diagrams(board, tests[metric.name], metric))
         if diagrams:
             any_diagram = True
             extreme = "largest" if metric.better == "higher" else "smallest"
-            title = f"Average ranks by {metric.label} over these parameters, 1 = {extreme}"
-            yield Heading(title)
+            yield Heading(f"Average ranks by {metric.label} over these parameters, 1 = {extreme}")
             yield Grid(*diagrams)
             yield from _rank_stability(tests[metric.name], metric)
     if any_diagram:
@@ -129,12 +122,8 @@ def _overview(tests: _Tests, metric: MapMetric) -> Iterator[dict[str, Any]]:
 
 def _diagrams(board: Board, tests: _Tests, metric: MapMetric) -> Iterator[Picture]:
     """Draw average ranks over all parameters, a diagram for each cohort and strategy."""
-    ranks = tests["ranks"]
-    group = _ALL
-    if (ranks["metrics"] == _WITHOUT).any():
-        group = _WITHOUT
-    by_group = matching(ranks, metrics=group).groupby(["cohort", "strategy"], sort=False)
-    for (cohort, strategy), rows in by_group:
+    for keys, rows in tests["ranks"].groupby(["cohort", "strategy", "metrics"], sort=False):
+        cohort, strategy, group = keys
         averages = rows.set_index("algorithm")["average_rank"].astype(float).dropna()
         # Ranks of two are told by their pair alone.
         if len(averages) < _FEWEST_RANKS:
@@ -192,20 +181,13 @@ def _pair_table(tests: _Tests, metric: MapMetric) -> Table:
     number = metric_format(metric)
     unit = " (%)" if metric.unit == "%" else ""
     keys = ["cohort", "strategy", "metrics", "a", "b"]
-    equivalence = tests["equivalence"].set_index(keys)
-    rows = []
-    for row in tests["pairs"].to_dict("records"):
-        key = tuple(row[name] for name in keys)
-        row |= {"interval": "–", "verdict": "–"}
-        if key in equivalence.index:
-            test = equivalence.loc[key]
-            row["interval"] = wording(f"{{low:{number}}} … {{high:{number}}}", test)
-            row["verdict"] = test["verdict"] or "–"
-        rows.append(row)
-    return Table(
-        rows,
-        _TEXTS("pairs", unit=unit, number=number),
-    )
+    columns = ["low", "high", "verdict"]
+    equivalence = tests["equivalence"].set_index(keys)[columns].add_suffix("_test")
+    rows = tests["pairs"].join(equivalence, on=keys).to_dict("records")
+    for row in rows:
+        row["interval"] = wording(f"{{low_test:{number}}} … {{high_test:{number}}}", row)
+        row["verdict"] = row["verdict_test"] or "–"
+    return Table(rows, _TEXTS("pairs", unit=unit, number=number))
 
 
 def plot_critical_difference(
@@ -214,7 +196,6 @@ def plot_critical_difference(
     title: str,
     *,
     algorithms: Sequence[str] | None = None,
-    alpha: float = 0.05,
 ) -> Figure:
     """
     Draw average ranks on a line; a bar joins those that no test tells apart.
@@ -237,7 +218,7 @@ def plot_critical_difference(
             ranks,
             matrix,
             ax=ax,
-            alpha=alpha,
+            alpha=ALPHA,
             label_fmt_left="{label} {rank:.1f}",
             label_fmt_right="{rank:.1f} {label}",
             label_props={"size": 9},

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dmrifit.report.numerals import wording
 from dmrifit.stats.metrics import MapMetric
-from dmrifit.study.summaries import Board
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Name of the images that are not among the inputs.
 SIGNALS = "unseen signals"
@@ -33,11 +27,6 @@ def metric_format(metric: MapMetric) -> str:
 def metric_text(metric: MapMetric, value: float) -> str:
     """Write a score in the unit and with the digits of its metric."""
     return wording(f"{{score:{metric_format(metric)}}}", {"score": value})
-
-
-def captioned(board: Board, title: str, train_on: str, rows: pd.DataFrame) -> str:
-    """Write the conditions of the scores of a figure below its title."""
-    return f"{title}\ntrained on {WHOM.get(train_on, train_on)}; {board.conditions(rows)}"
 
 
 def capital(text: str) -> str:

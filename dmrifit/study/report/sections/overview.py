@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dmrifit._utils.counts import counted
-from dmrifit.predict.controls import (
-    CONTROLS,
-    is_control,
-)
+from dmrifit.predict.controls import CONTROLS, is_control
 from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts
-from dmrifit.stats.metrics import MapMetric
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.elements import TRAINED, capital, metric_text
-from dmrifit.study.skill_summary import headline, headline_notes
-from dmrifit.study.summaries import KEYS, Board, largest, matching, summary_metrics, unique
-
-if TYPE_CHECKING:
-    import pandas as pd
+from dmrifit.study.summaries import (
+    KEYS,
+    Board,
+    headline,
+    headline_notes,
+    largest,
+    matching,
+    summary_metrics,
+    unique,
+)
 
 _TEXTS = Texts(__file__)
 
@@ -28,26 +29,19 @@ _TEXTS = Texts(__file__)
 def introduction(board: Board) -> Iterator[Any]:
     """State the question, the data and the indices in three paragraphs."""
     max_voxels = board.setting("max_voxels")
-    voxels = "all voxels"
-    if max_voxels:
-        voxels = f"at most {counted(max_voxels, 'voxel')}"
+    voxels = f"at most {counted(max_voxels, 'voxel')}" if max_voxels else "all voxels"
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
     counts = []
     for name, n in patients.items():
         noun = "synthetic patient" if name in board.evaluation.synthetic else "patient"
         counts.append(f"{counted(n, noun)} of {name}")
-    strategies = [
-        _TEXTS["strategies"][name] for name in board.strategies if name in _TEXTS["strategies"]
-    ]
-    learners = ", ".join(board.learners) or "none"
     regimes = []
     for train_on in board.regimes:
         size = board.size(matching(board.scores, train_on=train_on))
         regimes.append(f"{TRAINED.get(train_on, train_on)} ({size})")
     seed = board.setting("seed")
     draws = counted(board.setting("n_repeats", 1), "draw")
-    if seed is not None:
-        draws += f", seed {seed}"
+    draws += "" if seed is None else f", seed {seed}"
     yield _TEXTS(
         "question",
         cohorts=" and ".join(counts),
@@ -57,11 +51,9 @@ def introduction(board: Board) -> Iterator[Any]:
         regimes=capital("; ".join(regimes)),
         draws=draws,
     )
-    yield _TEXTS(
-        "algorithms",
-        learners=learners,
-        strategies="; ".join(strategies) or ", ".join(board.strategies),
-    )
+    strategies = [_TEXTS["strategies"].get(name, name) for name in board.strategies]
+    learners = ", ".join(board.learners) or "none"
+    yield _TEXTS("algorithms", learners=learners, strategies="; ".join(strategies))
     controls = [_TEXTS["controls"][name] for name in CONTROLS if name in board.algorithms]
     if controls:
         yield f"Controls, in gray: {'; '.join(controls)}."
@@ -87,10 +79,9 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
 
     if len(evaluations) < 2:
         return
-    metrics = summary_metrics(Board.of(evaluations[0]).summary)
+    metrics = summary_metrics(Board(evaluations[0]).summary)
     rows = []
-    for evaluation in evaluations:
-        board = Board.of(evaluation)
+    for board in map(Board, evaluations):
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
         summary = matching(summary, train_on=board.regimes[0])
         for (cohort, strategy), algorithms in summary.groupby(["cohort", "strategy"], sort=False):
@@ -100,7 +91,10 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
             for metric in metrics:
                 # A comparison of an earlier version may lack a metric.
                 values = algorithms.get(metric.column, pd.Series(dtype=float))
-                line.append(_mean_and_sd(metric, values))
+                text = metric_text(metric, values.mean())
+                if metric.with_sd:
+                    text += f" ± {metric_text(metric, values.std())}"
+                line.append(text)
             rows.append(line)
     header = ["regions, N, seed", "cohort", "difficulty", "strategy"]
     header += [metric.heading for metric in metrics]
@@ -112,27 +106,24 @@ def cohort_tables(board: Board) -> Iterator[Any]:
     """Tabulate the cohorts: patients, lesions, protocols, simulation, patients not scored."""
     cells, texts, simulations = [], [], {}
     for name, cohort in board.study.get("cohorts", {}).items():
-        protocol = cohort["protocol"]
-        counts = cohort["patients"].values()
-        echo_times = sorted(set(protocol["te"] or ()))
+        protocol, patients = cohort["protocol"], cohort["patients"].values()
+        b, te = (", ".join(f"{x:g}" for x in sorted(set(protocol[k] or ()))) for k in ("b", "te"))
         cells.append([
             name,
             "synthetic" if cohort.get("synthetic") else "measured",
             len(cohort["patients"]),
-            _spread([count["lesion"] for count in counts]),
-            _spread([count["body"] for count in counts]),
-            ", ".join(f"{b:g}" for b in sorted(set(protocol["b"]))),
-            ", ".join(f"{te:g}" for te in echo_times) or "–",
+            *(_spread([counts[mask] for counts in patients]) for mask in ("lesion", "body")),
+            b,
+            te or "–",
             len(protocol["b"]),
             _clinical(board, name),
         ])  # fmt: skip
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
         # Patients that were left out are named, so that nobody has to count them.
-        skipped = cohort.get("skipped") or {}
+        skipped = [f"{patient}: {why}" for patient, why in (cohort.get("skipped") or {}).items()]
         if skipped:
-            reasons = "; ".join(f"{patient}: {reason}" for patient, reason in skipped.items())
-            texts.append(f"Not scored in {name}: {reasons}.")
+            texts.append(f"Not scored in {name}: {'; '.join(skipped)}.")
     if not cells:
         yield "The comparison does not say which cohorts it was made from."
         return
@@ -147,14 +138,18 @@ def cohort_tables(board: Board) -> Iterator[Any]:
 
 def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Any]:
     """Tabulate how synthetic cohorts were made: one column each, then patient by patient."""
-    keys: list[str] = []
-    for simulation in simulations.values():
-        keys += [key for key, value in simulation.items() if not isinstance(value, dict)]
-    rows = []
-    for key in dict.fromkeys(keys):
-        values = [_plain(simulation.get(key)) for simulation in simulations.values()]
-        if any(values):
-            rows.append([_TEXTS["simulation"].get(key, key.replace("_", " ")), *values])
+    import pandas as pd
+
+    plain = pd.DataFrame(
+        {
+            cohort: {k: _plain(v) for k, v in simulation.items() if not isinstance(v, dict)}
+            for cohort, simulation in simulations.items()
+        }
+    ).fillna("")
+    rows = [
+        [_TEXTS["simulation"].get(key, key.replace("_", " ")), *texts]
+        for key, *texts in plain[(plain != "").any(axis=1)].itertuples()
+    ]
     patient_rows = []
     for cohort, simulation in simulations.items():
         for name, patient in simulation.get("patients", {}).items():
@@ -175,28 +170,27 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _clinical(board: Board, cohort: str) -> str:
     """Name the input contrasts: those of the protocol that are not among the unseen ones."""
-    protocol = board.study["cohorts"][cohort]["protocol"]
+    import pandas as pd
+
+    protocol = pd.DataFrame(board.study["cohorts"][cohort]["protocol"])[["b", "te"]].astype(float)
     unseen = matching(board.signals, cohort=cohort)
     if not len(unseen):
         return "–"
-    te = protocol["te"] or [float("nan")] * len(protocol["b"])
-    # Compared as text, in which NaN is equal to NaN.
-    hidden = {(f"{b:g}", f"{t:g}") for b, t in zip(unseen["b"], unseen["te"], strict=True)}
-    contrasts = list(zip(protocol["b"], te, strict=True))
-    inputs = [(b, t) for b, t in contrasts if (f"{b:g}", f"{t:g}") not in hidden]
+    # Compared as text, in which NaN, of a protocol without echo times, is equal to NaN.
+    keys, hidden = (
+        t["b"].map("{:g}".format) + t["te"].map(" {:g}".format) for t in (protocol, unseen)
+    )
     texts = []
-    for echo in sorted({t for _, t in inputs}):
-        # NaN, of a protocol without echo times, is not equal to itself.
-        b_values = [b for b, t in inputs if t == echo or np.isnan(t)]
-        text = f"b {', '.join(f'{b:g}' for b in b_values)}"
-        if not np.isnan(echo):
-            text += f" at TE {echo:g}"
-        texts.append(text)
+    for te, shell in protocol[~keys.isin(hidden)].groupby("te", dropna=False):
+        text = f"b {', '.join(f'{b:g}' for b in shell['b'])}"
+        texts.append(text if np.isnan(te) else f"{text} at TE {te:g}")
     return "; ".join(texts[:3]) or "–"
 
 
@@ -206,30 +200,18 @@ def _spread(counts: Sequence[int]) -> str:
     return f"{int(np.median(counts))} ({min(counts)}–{max(counts)})"
 
 
-def _mean_and_sd(metric: MapMetric, values: pd.Series) -> str:
-    mean = metric_text(metric, values.mean())
-    if not metric.with_sd:
-        return mean
-    return f"{mean} ± {metric_text(metric, values.std())}"
-
-
 def times(board: Board) -> Iterator[Any]:
     """Tabulate how long training and prediction took."""
     keys = [*KEYS, "patient", "n_train", "repeat", "estimator"]
     # The scores have a row for each parameter, all with the time of the one model.
     once = board.evaluation.scores.drop_duplicates(keys)
-    at_most = largest(once).groupby(["strategy", "algorithm"], sort=False)["seconds"].mean()
-    total = once.groupby(["strategy", "algorithm"], sort=False)["seconds"].sum()
-    pairs = sorted(total.index, key=lambda key: is_control(key[1]))
-    rows = [
-        {"strategy": strategy, "algorithm": algorithm, "control": is_control(algorithm)}
-        | {"mean": at_most[strategy, algorithm], "total": total[strategy, algorithm]}
-        for strategy, algorithm in pairs
-    ]
-    yield Table(
-        rows,
-        _TEXTS("times", size=board.size(board.scores)),
-    )
+    names = ["strategy", "algorithm"]
+    table = once.groupby(names, sort=False)["seconds"].sum().to_frame("total")
+    table["mean"] = largest(once).groupby(names, sort=False)["seconds"].mean()
+    table = table.reset_index()
+    table["control"] = table["algorithm"].map(is_control)
+    table = table.sort_values("control", kind="stable")
+    yield Table(table, _TEXTS("times", size=board.size(board.scores)))
     text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
     whole = board.study.get("seconds")
     if whole is not None:
@@ -244,8 +226,7 @@ def times(board: Board) -> Iterator[Any]:
 def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     """Tabulate settings, seeds, versions and commands."""
     study = board.study
-    commands = unique(evaluation.study.get("command", "") for evaluation in evaluations)
-    commands = [command for command in commands if command]
+    commands = unique(filter(None, (one.study.get("command", "") for one in evaluations)))
     if commands:
         yield Heading("Commands" if len(commands) > 1 else "Command")
         yield Code("\n".join(commands))
@@ -254,25 +235,14 @@ def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     rows = [["date", study.get("date", "")]]
     for key, value in study.get("settings", {}).items():
         if key != "cohorts":
-            rows.append([key.replace("_", " "), _setting(key, value)])
+            nothing = "all" if key in ("n_train", "max_voxels") else "none"
+            rows.append([key.replace("_", " "), _plain(value) or nothing])
     for name, version in study.get("versions", {}).items():
         rows.append([f"version of {name}", version])
     yield Table(rows)
-    estimators = study.get("estimators", {})
-    if estimators:
-        descriptions = [[name, _short(estimators[name])] for name in estimators]
-        table = Table(descriptions, ["name", "class and parameters"])
-        yield Fold("Estimators", table)
-
-
-def _setting(key: str, value: Any) -> str:
-    if value is None:
-        return "all" if key in ("n_train", "max_voxels") else "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
+    descriptions = [[name, _short(text)] for name, text in study.get("estimators", {}).items()]
+    if descriptions:
+        yield Fold("Estimators", Table(descriptions, ["name", "class and parameters"]))
 
 
 def _short(description: Any) -> str:

@@ -59,11 +59,13 @@ def typical_patient(board: Board, cohort: str) -> PatientPredictions | None:
         return None
     strategy, algorithm = board.best
     patients = {patient for name, patient in board.evaluation.predictions if name == cohort}
-    rows = matching(_first(board), cohort=cohort, strategy=strategy, algorithm=algorithm)
+    rows = matching(
+        board.scores, train_on=board.regimes[0], cohort=cohort, strategy=strategy,
+        algorithm=algorithm,
+    )  # fmt: skip
     rows = averaged(rows[rows["patient"].isin(patients)])
-    measure = RANKING_METRIC
-    if board.skill_column in rows and rows[board.skill_column].notna().any():
-        measure = board.skill_column
+    has_skill = board.skill_column in rows and rows[board.skill_column].notna().any()
+    measure = board.skill_column if has_skill else RANKING_METRIC
     means = rows.groupby("patient")[measure].mean().dropna().sort_values(kind="stable")
     if not len(means):
         return None
@@ -77,9 +79,7 @@ def best_maps(board: Board, patient: PatientPredictions, names: Sequence[str]) -
     strategy, algorithm = board.best
     estimators = _estimators(board, patient, algorithm)
     rows = _map_rows(board, patient, {"predicted": estimators[strategy]}, with_truth=False)
-    return sorted(
-        (row for row in rows if row.name in names), key=lambda row: names.index(row.name)
-    )
+    return [row for name in names for row in rows if row.name == name]
 
 
 def has_picture(patient: PatientPredictions) -> bool:
@@ -97,10 +97,7 @@ def lesion_order(board: Board) -> Iterator[Any]:
         yield _TEXTS("no_order", fewest_lesions=FEWEST_LESIONS)
         return
     yield _TEXTS["order_explained"]
-    yield Table(
-        table,
-        _TEXTS["order"],
-    )
+    yield Table(table, _TEXTS["order"])
 
 
 def joint_histograms(board: Board) -> Iterator[Any]:
@@ -131,7 +128,7 @@ def joint_histograms(board: Board) -> Iterator[Any]:
         yield _TEXTS["not_kept"]
         return
     yield _TEXTS("joint", algorithm=algorithm)
-    note = f"{algorithm}; {board.conditions(_first(board))}"
+    note = f"{algorithm}; {board.conditions(matching(board.scores, train_on=board.regimes[0]))}"
     grid = []
     # The signals stand last, under no name.
     for name in [name for name in (*board.metrics, "") if name in pairs]:
@@ -145,11 +142,6 @@ def joint_histograms(board: Board) -> Iterator[Any]:
     yield Grid(*grid)
 
 
-def _first(board: Board) -> pd.DataFrame:
-    """Rows of the way of training that predictions are kept of."""
-    return matching(board.scores, train_on=board.regimes[0])
-
-
 def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> dict[str, str]:
     """Find the estimators of an algorithm, by strategy."""
     rows = matching(board.scores, algorithm=algorithm).drop_duplicates("strategy")
@@ -159,13 +151,14 @@ def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> di
 
 def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> Iterator[Picture]:
     """Draw the median over the scored voxels, and one voxel."""
-    usable = np.isfinite(patient.measured).all(axis=1)
-    for name in names.values():
-        usable &= np.isfinite(patient.signals[name]).all(axis=1)
+    import pandas as pd
+
+    signals = {"measured": patient.measured}
+    signals |= {strategy: patient.signals[name] for strategy, name in names.items()}
+    usable = np.isfinite(np.hstack(list(signals.values()))).all(axis=1)
     if not usable.any():
         return
-    measured = patient.measured[usable].astype(float)
-    predicted = patient.signals[next(iter(names.values()))][usable].astype(float)
+    measured, predicted = (values[usable].astype(float) for values in [*signals.values()][:2])
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.abs((predicted - measured) / np.where(measured == 0, np.nan, measured))
         errors = np.nanmean(relative, axis=1)
@@ -174,40 +167,23 @@ def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> It
     typical = int(order[(len(errors) - 1) // 2])
     voxel = np.flatnonzero(usable)[typical]
     position = ", ".join(map(str, patient.index[voxel]))
-    curves = (
-        (
-            "median",
-            "median of the scored voxels",
-            lambda values: np.median(values[usable], axis=0),
-        ),
-        ("voxel", f"voxel ({position}), of typical error", lambda values: values[voxel]),
-    )
-    for file, subject, pick in curves:
-        table = _decay_table(patient, names, pick)
+    subjects = {
+        "median": "median of the scored voxels",
+        "voxel": f"voxel ({position}), of typical error",
+    }
+    for file, subject in subjects.items():
+        rows = []
+        for label, values in signals.items():
+            signal = np.median(values[usable], axis=0) if file == "median" else values[voxel]
+            # The axis is logarithmic.
+            columns = {"signal": np.where(signal > 0, signal.astype(float), np.nan)}
+            columns |= {"b": patient.b, "te": patient.te, "known": patient.seen}
+            rows.append(pd.DataFrame(columns).assign(kind=label))
+        table = pd.concat(rows, ignore_index=True)
         figure = plot_decays(table, f"{patient.patient}, {file}\n{note}")
         alt = f"Decays of {patient.patient}, {subject}"
         name = f"decays_{patient.cohort}_{file}"
         yield Picture(figure, alt, capital(subject), name=name)
-
-
-def _decay_table(patient: PatientPredictions, names: dict[str, str], pick: Any) -> pd.DataFrame:
-    import pandas as pd
-
-    signals = {"measured": patient.measured}
-    for strategy, estimator in names.items():
-        signals[strategy] = patient.signals[estimator]
-    rows = []
-    for label, values in signals.items():
-        signal = pick(values).astype(float)
-        columns = {
-            "b": patient.b,
-            "te": patient.te,
-            # The axis is logarithmic.
-            "signal": np.where(signal > 0, signal, np.nan),
-            "known": patient.seen,
-        }
-        rows.append(pd.DataFrame(columns).assign(kind=label))
-    return pd.concat(rows, ignore_index=True)
 
 
 def _map_rows(
@@ -217,9 +193,7 @@ def _map_rows(
     rows = []
     for name in [name for name in board.metrics if name in patient.names]:
         i = patient.names.index(name)
-        truth = None
-        if with_truth and patient.truth is not None:
-            truth = patient.truth[:, i]
+        truth = patient.truth[:, i] if with_truth and patient.truth is not None else None
         predictions = {label: patient.maps[key][:, i] for label, key in names.items()}
         unit = _unit(patient.units[i])
         rows.append(MapRow(name, unit, patient.reference[:, i], predictions, truth))
@@ -229,10 +203,8 @@ def _map_rows(
 def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Any:
     """Show the maps of a patient, reference beside predictions, to move through."""
     layers = []
-    image = None
     if patient.anatomy is not None:
         layers.append(Layer(_ANATOMY, patient.anatomy.astype(float), "image"))
-        image = _ANATOMY
     for row in rows:
         # The reference sets the colors of the predictions, too, so that they can be compared.
         window = robust_limits(row.reference.astype(float))
@@ -242,7 +214,7 @@ def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Any:
     return html_viewer(
         layers,
         patient.affine,
-        image=image,
+        image=_ANATOMY if patient.anatomy is not None else None,
         overlay=f"{rows[0].name}, reference",
         label=f"Maps of {patient.patient}",
         start=(patient.affine @ [*np.median(patient.index, axis=0), 1])[:3],

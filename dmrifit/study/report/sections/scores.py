@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,30 +14,20 @@ from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
 from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
 from dmrifit.stats.metrics import AT_BOUND, METRICS
 from dmrifit.study.report.figures.curves import algorithm_color, plot_signal_errors
-from dmrifit.study.report.sections.elements import SKILL_ENDS, TRAINED, captioned
-from dmrifit.study.skill_summary import KEYS
-from dmrifit.study.summaries import Board, matching, summary_metrics, unique
+from dmrifit.study.report.sections.elements import SKILL_ENDS, TRAINED, WHOM
+from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _TEXTS = Texts(__file__)
+_DIAMOND = {"color": PALETTE["warn"].light, "marker": "D"}
 _SERIES = {
     ("algorithm", "skill"): {"color": PALETTE["link"].light},
-    ("algorithm, independent noise", "skill_independent"): {
-        "color": PALETTE["warn"].light,
-        "marker": "D",
-    },
+    ("algorithm, independent noise", "skill_independent"): _DIAMOND,
     ("control", "skill"): {"color": PALE},
-    ("control, independent noise", "skill_independent"): {"color": PALE, "marker": "D"},
+    ("control, independent noise", "skill_independent"): _DIAMOND | {"color": PALE},
 }
-
-
-def _meaning(parameter: str, parameters: Sequence[str]) -> str:
-    """Say what a parameter is; without relaxation times, f is weighted by them."""
-    if parameter == "f" and "T2t" not in parameters:
-        return "T2-weighted signal fraction of blood"
-    return _TEXTS["meaning"].get(parameter, "")
 
 
 def predictor_rows(board: Board) -> pd.DataFrame:
@@ -45,8 +35,7 @@ def predictor_rows(board: Board) -> pd.DataFrame:
     rows = matching(board.skill, parameters=board.mean_rows)
     signals = matching(board.skill, parameters="signals").set_index(KEYS)
     columns = ["skill", "skill_low", "skill_high"]
-    renamed = {name: f"signal_{name}" for name in columns}
-    return rows.join(signals[columns].rename(columns=renamed), on=KEYS)
+    return rows.join(signals[columns].add_prefix("signal_"), on=KEYS)
 
 
 def predictor_panels(board: Board) -> list[Panel]:
@@ -121,24 +110,21 @@ def parameter_scores(board: Board) -> Iterator[Any]:
     for cohort in board.cohorts:
         rows = matching(shown, cohort=cohort)
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
-        figure = plot_dots(rows, panels, _predictor_styles(board, rows), title)
+        # A color for each algorithm and a shape for each strategy.
+        styles = {
+            row.series: {
+                "color": algorithm_color(row.algorithm, board.algorithms),
+                "marker": marker_of(row.strategy, board.strategies),
+            }
+            for row in rows.drop_duplicates("series").itertuples()
+        }
+        figure = plot_dots(rows, panels, styles, title)
         yield Picture(figure, f"Scores by parameter, {cohort}", name=f"parameters_{cohort}")
     if AT_BOUND in set(board.metrics).difference(board.averaged_metrics):
         yield Note(
             "The reference of T2v mostly sits at a bound of the fit, so no mean includes it."
         )
     yield Numbers("parameters", table)
-
-
-def _predictor_styles(board: Board, rows: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
-    """Choose a color for each algorithm and a shape for each strategy."""
-    styles: dict[str, Mapping[str, Any]] = {}
-    for row in rows.drop_duplicates("series").to_dict("records"):
-        styles[row["series"]] = {
-            "color": algorithm_color(row["algorithm"], board.algorithms),
-            "marker": marker_of(row["strategy"], board.strategies),
-        }
-    return styles
 
 
 def truth_scores(board: Board) -> Iterator[Any]:
@@ -167,26 +153,25 @@ def truth_scores(board: Board) -> Iterator[Any]:
 
 def reference_table(board: Board) -> Iterator[Any]:
     """Tabulate shares of voxels with a reference at a bound, without E, without prediction."""
-    scores = board.scores
-    first = matching(scores, estimator=scores["estimator"].iloc[0])
+    first = matching(board.scores, estimator=board.scores["estimator"].iloc[0])
     first = first.drop_duplicates(["cohort", "patient", "metric"])
     rows = []
     for metric in unique(first["metric"]):
         # The reference is the same for all estimators; which voxels are predicted is not.
-        reference = first[first["metric"] == metric]
-        predicted = scores[scores["metric"] == metric]
-        shares = []
-        for cohort in board.cohorts:
-            at_bound = reference.loc[reference["cohort"] == cohort, "at_bound"]
-            shares.append(percent(at_bound.mean()))
-        rows.append([
-            metric,
-            _meaning(metric, board.metrics),
-            str(reference["unit"].iloc[0]).replace("signal", "relative") or "1",
-            *shares,
-            percent(reference["n_undefined"].sum() / max(reference["n_voxels"].sum(), 1)),
-            percent(predicted["n_failed"].sum() / max(predicted["n_voxels"].sum(), 1)),
-        ])  # fmt: skip
+        reference = matching(first, metric=metric)
+        predicted = matching(board.scores, metric=metric)
+        at_bound = reference.groupby("cohort")["at_bound"].mean().reindex(board.cohorts)
+        meaning = _TEXTS["meaning"].get(metric, "")
+        # Without relaxation times, f is weighted by them.
+        if metric == "f" and "T2t" not in board.metrics:
+            meaning = "T2-weighted signal fraction of blood"
+        unit = str(reference["unit"].iloc[0]).replace("signal", "relative") or "1"
+        undefined, failed = (
+            table[column].sum() / max(table["n_voxels"].sum(), 1)
+            for table, column in ((reference, "n_undefined"), (predicted, "n_failed"))
+        )
+        shares = [*at_bound, undefined, failed]
+        rows.append([metric, meaning, unit, *map(percent, shares)])
     header: list[Any] = ["parameter", "meaning", "unit"]
     header += [f"at a bound (% of\nvoxels), {cohort}" for cohort in board.cohorts]
     header += ["E undefined\n(%)", "not predicted\n(%)"]
@@ -213,7 +198,7 @@ def signal_scores(board: Board) -> Iterator[Any]:
         shown = matching(first[is_shown[first.index]], cohort=cohort)
         if not np.isfinite(shown["relative_error"]).any():
             continue
-        title = captioned(board, cohort, regime, shown)
+        title = f"{cohort}\ntrained on {WHOM.get(regime, regime)}; {board.conditions(shown)}"
         figure = plot_signal_errors(shown, title, algorithms=board.algorithms)
         alt = f"Relative error of predicted signals by contrast, {cohort}"
         grid.append(Picture(figure, alt, name=f"signal_errors_{cohort}"))

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.colors import to_hex
 
-from dmrifit.predict.controls import CONTROLS, is_control
+from dmrifit.predict.controls import is_control
 from dmrifit.report.dot_plot import Panel
 from dmrifit.study.report.figures.curves import (
     algorithm_color,
@@ -76,16 +75,6 @@ def test_one_series_has_a_band_and_no_legend():
     np.testing.assert_allclose([vertices[:, 1].min(), vertices[:, 1].max()], [0.0, 0.7])
 
 
-def test_labels_of_small_negative_skills_stay_inside_the_figure():
-    table = sizes(["LR"]).assign(skill=lambda rows: 0.1 * rows["skill"] - 0.3)
-    table = table.assign(skill_low=table["skill"] - 0.1, skill_high=table["skill"] + 0.1)
-    figure = plot_sizes(table, [Panel("skill", "skill of maps")], {"LR": {}}, width=5.6)
-    figure.draw_without_rendering()
-    first, second = figure.axes
-    assert first.yaxis.label.get_window_extent().x0 > 0
-    assert second.yaxis.label.get_window_extent().x0 > first.get_window_extent().x1
-
-
 def decays(te=(70.0, 90.0)):
     return pd.DataFrame([
         {"b": b, "te": t, "signal": scale * np.exp(-b / 1000), "kind": kind, "known": b < 500 and i == 0}
@@ -110,12 +99,6 @@ def test_decays_show_inputs_filled_and_predictions_as_lines():
     assert len(plot_decays(decays((np.nan,)), "p").axes[0].lines) == 2
 
 
-def spread(color):
-    """Distance between the strongest and the weakest of red, green and blue."""
-    channels = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return max(channels) - min(channels)
-
-
 def test_controls_are_gray_and_do_not_move_the_colors_of_learners():
     names = ["constant", "LR", "shuffled", "RFR", "perfect"]
     assert [is_control(name) for name in names] == [True, False, True, False, True]
@@ -123,10 +106,3 @@ def test_controls_are_gray_and_do_not_move_the_colors_of_learners():
     assert not is_control("inconstant")
     assert algorithm_color("RFR", names) == algorithm_color("RFR", ["LR", "RFR"])
     assert len({algorithm_color(name, names) for name in names}) == 5
-
-
-@pytest.mark.parametrize("control", CONTROLS)
-def test_a_control_is_gray_by_any_word_of_its_name(control):
-    assert spread(algorithm_color(control, [])) < 40
-    assert algorithm_color(f"{control} median", []) == algorithm_color(control, [])
-    assert algorithm_color(control.upper(), []) == algorithm_color(control, [])

@@ -44,15 +44,6 @@ def test_joint_histograms_count_every_usable_voxel(log):
     assert panels[0].get_xscale() == ("log" if log else "linear")
 
 
-def test_references_run_along_the_horizontal_axis_and_predictions_upwards():
-    table = joint().query("strategy == 's2s'")
-    (axes,) = histograms(plot_joint_histograms(table, "Dt"))
-    # Thirty voxels have reference 1, the least, and prediction 2, the middle.
-    row, column = np.unravel_index(np.nanargmax(counts(axes)), (40, 40))
-    assert row == 0
-    assert column in (19, 20)
-
-
 def test_logarithmic_histograms_leave_out_what_is_not_positive():
     table = joint().query("strategy == 's2s'").reset_index(drop=True)
     table.loc[0, "reference"], table.loc[1, "predicted"] = 0.0, -1.0
@@ -70,24 +61,6 @@ def test_voxels_beyond_the_axes_are_counted_at_their_ends():
     assert axes.get_xlim()[1] < 3
     assert counts(axes)[-1, -1] == 1
     assert np.nansum(counts(axes)) == 1001
-
-
-def test_cohorts_are_rows_and_strategies_columns():
-    table = pd.concat([joint(), joint().query("strategy == 's2s'").assign(cohort="b")])
-    figure = plot_joint_histograms(table, "Dt")
-    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.lines]
-    assert titles == ["a, s2s", "a, m2m", "b, s2s", "b, m2m"]
-    places = [axes.get_position() for axes in figure.axes if axes.lines]
-    assert places[0].y0 == places[1].y0 > places[2].y0
-    assert places[0].x0 == places[2].x0 < places[1].x0
-    # One cohort lacks one strategy: three histograms in four places.
-    assert len(histograms(figure)) == 3
-
-
-def test_a_joint_histogram_of_one_value_is_drawn_too():
-    table = joint().assign(reference=1.0, predicted=1.0)
-    axes = plot_joint_histograms(table, "T2v").axes[0]
-    assert axes.get_xlim()[0] < 1 < axes.get_xlim()[1]
 
 
 def patient(affine=AFFINE, **changes):
@@ -190,11 +163,3 @@ def test_without_anatomy_maps_lie_on_white_and_one_voxel_is_enough():
     images = pictures(plot_lesion(single, [row(np.ones(1), s2s=np.ones(1))], "", width=6.0))
     assert len(images) == 3
     np.testing.assert_allclose(images[0][0, 0], 1)
-
-
-def test_several_parameters_stand_in_columns():
-    figure = plot_lesion(patient(), [row(), row(), row()], "title", width=12.0, n_columns=2)
-    places = [image.get_extent() for image in figure.axes[0].images]
-    assert len(places) == 15
-    assert places[0][2] == places[5][2] > places[10][2]
-    assert places[0][0] == places[10][0] < places[5][0]

@@ -44,7 +44,7 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
     scores = evaluation.scores.assign(skill=skills)
     if independent is not None:
         scores = scores.assign(skill_independent=scores["skill"] - independent)
-    return Board.of(Evaluation(scores, evaluation.signals, evaluation.study, evaluation.predictions))
+    return Board(Evaluation(scores, evaluation.signals, evaluation.study, evaluation.predictions))
 
 
 def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_evaluation):
@@ -84,15 +84,9 @@ def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_ev
 
 def test_scores_without_skill_are_ranked_by_dispersion_and_say_so(make_evaluation):
     rows = [{"algorithm": "LR", "dispersion": 0.5}, {"algorithm": "ETR", "dispersion": 0.1}]
-    name, skill, _ = verdict(Board.of(make_evaluation(rows)))
+    name, skill, _ = verdict(Board(make_evaluation(rows)))
     assert "ETR" in name
     assert skill == "It has the smallest dispersion; skill was not scored."
-
-
-def test_controls_alone_have_no_best(make_evaluation, read):
-    board = Board.of(make_evaluation([{"algorithm": "constant"}]))
-    assert "controls alone" in read(answer(board))
-    assert not read.figures
 
 
 def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
@@ -106,14 +100,6 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     own = table[table["series"] == "against a second draw of the noise"].set_index("row")["skill"]
     np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
-
-
-@pytest.mark.parametrize(("low", "is_said"), [(-1.4, True), (-0.9, False)])
-def test_arrows_are_explained_where_an_interval_is_cut(make_evaluation, read, monkeypatch, low, is_said):
-    bars = skill_bars(study_of(make_evaluation))
-    monkeypatch.setattr(answers, "skill_bars", lambda board: bars.assign(skill_low=low, skill_high=0.9))
-    html = read(answer(study_of(make_evaluation)))
-    assert ("Arrows: the interval goes on beyond the axis." in html) == is_said
 
 
 def test_bars_are_in_the_order_of_the_skill_that_the_verdict_reads(make_evaluation, monkeypatch):
@@ -152,14 +138,6 @@ def test_the_first_screen_has_four_answers(make_evaluation, read):
     assert "A: still rising at 3; B: still rising at 3." in html
 
 
-def test_a_caption_names_the_lesion_only_where_lesions_were_scored(make_evaluation, read):
-    predictions = {("A", f"A{i}"): lesion(f"A{i}") for i in range(6)}
-    settings = {"settings": {"n_repeats": 2, "score_mask": "body"}}
-    html = read(answer(study_of(make_evaluation, settings=settings, predictions=predictions)))
-    assert "Body of A&#39;s median patient, A3: Dt" in html
-    assert "lesion" not in html
-
-
 def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, read):
     html = read(answer(study_of(make_evaluation)))
     assert list(read.figures) == ["answer_skill"]
@@ -185,7 +163,7 @@ def test_patients_are_enough_where_more_gain_little(skill, words):
 
 @pytest.fixture(scope="module")
 def board(random_study):
-    return Board.of(random_study.evaluation)
+    return Board(random_study.evaluation)
 
 
 def learners(random_study, cohort, strategy):
@@ -225,7 +203,7 @@ def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluat
     for algorithm, sizes in (("LR", (1, 2)), ("RFR", (2,))):
         for size in sizes:
             rows.append({"algorithm": algorithm, "n_train": size})
-    read(curves(Board.of(make_evaluation(rows))))
+    read(curves(Board(make_evaluation(rows))))
     lines = read.figures["learning"].axes[1].lines
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2], [2]]
 
@@ -251,13 +229,3 @@ def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, ra
         expected.append(100 * random_study.means(scores, averaged)[1])
     np.testing.assert_allclose(sorted(values), sorted(expected))
     assert "the same cohort N = 3, other cohorts N = 3" in html
-
-
-def test_computed_images_are_told(make_evaluation, read):
-    rows = [{}, {"cohort": "B"}, {"train_on": "pooled", "n_train": 7}]
-    study = {"settings": {"resynthesize": True}}
-    text = read(other_sites(Board.of(make_evaluation(rows, study=study))))
-    assert "all cohorts N = 7" in text
-    assert "were computed for the tested protocol" in text
-    text = read(other_sites(Board.of(make_evaluation(rows))))
-    assert "were computed for the tested protocol" not in text

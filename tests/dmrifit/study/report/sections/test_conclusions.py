@@ -5,11 +5,9 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
 from scipy import stats
 
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.figures.curves import algorithm_color
 from dmrifit.study.report.sections.conclusions import plot_critical_difference, statistics_tables
 from dmrifit.study.summaries import Board
 
@@ -36,7 +34,7 @@ def board(make_evaluation, dispersions):
         rows.append(keys | {"dispersion": mixed, "bias": mixed, "train_on": "other"})
     for i in range(6):
         rows.append({"patient": f"p{i}", "algorithm": "constant"})
-    return Board.of(make_evaluation(rows, study=TWO_DRAWS))
+    return Board(make_evaluation(rows, study=TWO_DRAWS))
 
 
 @pytest.fixture(scope="module")
@@ -103,28 +101,6 @@ def test_the_overview_counts_the_pairs_that_differ_and_those_that_are_equivalent
     assert [row[11] for row in rows] == verdicts.tolist()
 
 
-def test_the_mixed_model_of_each_index_is_tabulated(section, html_tables):
-    html, tables, _ = section
-    _, rows = html_tables(html).table("Mixed model of DI")
-    mixed = tables["statistics_dispersion_mixed"]
-    tests = mixed[(mixed["kind"] == "test") & (mixed["train_on"] == "same")]
-    assert [row[3] for row in rows] == tests["term"].tolist() == ["algorithm"]
-    assert rows[0][5] == f"{tests['statistic'].iloc[0]:.1f}"
-    assert rows[0][6] == "2"
-
-
-def test_ranks_are_drawn_for_each_index_in_the_first_way_of_training(section, dispersions):
-    figures = section[2]
-    assert list(figures) == ["ranks_dispersion_A_s2s", "ranks_abs_bias_A_s2s"]
-    (axes,) = figures["ranks_dispersion_A_s2s"].axes
-    points = np.concatenate([dots.get_offsets() for dots in axes.collections])
-    ranks = stats.rankdata(dispersions, axis=1).mean(axis=0)
-    np.testing.assert_allclose(sorted(points[:, 0]), sorted(ranks))
-    assert axes.get_title(loc="left") == "DI: A, s2s"
-    texts = [text.get_text() for text in axes.texts]
-    assert "6 patients; body → lesion, N = 3" in texts
-
-
 def test_the_stability_of_ranks_is_tabulated_and_said_in_words(section, html_tables, dispersions):
     html, tables, _ = section
     _, rows = html_tables(html).table("Stability of ranks by DI")
@@ -178,7 +154,7 @@ def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
     make_evaluation, read, html_tables, n_patients, study, reason
 ):
     evaluation = make_evaluation(rows_of(n_patients), study=study)
-    blocks, tables = statistics_tables(Board.of(evaluation))
+    blocks, tables = statistics_tables(Board(evaluation))
     html = read(blocks)
     assert reason in html
     assert "no verdicts" in html
@@ -191,21 +167,13 @@ def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
 def test_algorithms_without_differences_have_no_number_and_the_reason_is_named(
     make_evaluation, read, html_tables
 ):
-    blocks, _ = statistics_tables(Board.of(make_evaluation(rows_of(6), study=TWO_DRAWS)))
+    blocks, _ = statistics_tables(Board(make_evaluation(rows_of(6), study=TWO_DRAWS)))
     html = read(blocks)
     _, table = html_tables(html).table("Trained on the same cohort")
     assert table[0][5] == "–"
     assert "(DI of A s2s, |BI| of A s2s)" in html
     assert not read.figures
     assert "other ways of training" not in html
-
-
-def test_one_algorithm_has_nothing_to_be_tested_against(make_evaluation, read):
-    rows = [{}, {"algorithm": "constant"}]
-    blocks, tables = statistics_tables(Board.of(make_evaluation(rows)))
-    html = read(blocks)
-    assert "One algorithm was compared" in html
-    assert tables == {}
 
 
 def test_a_missing_library_is_named_with_what_to_install(make_evaluation, read, monkeypatch):
@@ -215,7 +183,7 @@ def test_a_missing_library_is_named_with_what_to_install(make_evaluation, read, 
 
     monkeypatch.setattr(Evaluation, "statistics", missing)
     rows = [{}, {"algorithm": "RFR"}]
-    blocks, tables = statistics_tables(Board.of(make_evaluation(rows)))
+    blocks, tables = statistics_tables(Board(make_evaluation(rows)))
     html = read(blocks)
     assert "pip install &#34;dmrifit[stats]&#34;" in html
     assert tables == {}
@@ -228,7 +196,7 @@ def test_no_test_that_is_shown_averages_t2v(make_evaluation, make_reader, disper
             keys = {"patient": f"p{i}", "algorithm": ALGORITHMS[j], "metric": metric, "bias": 0.1}
             rows.append(keys | {"dispersion": factor * dispersion})
     read = make_reader()
-    blocks, _ = statistics_tables(Board.of(make_evaluation(rows, study=TWO_DRAWS)))
+    blocks, _ = statistics_tables(Board(make_evaluation(rows, study=TWO_DRAWS)))
     page = read(blocks)
     assert "the mean over Dt, K" in page
     _, shown = html_tables(page).table("All pairs, DI")
@@ -265,38 +233,12 @@ def test_ranks_stand_in_their_order_and_a_bar_joins_a_pair_that_could_not_be_tes
     assert axes.get_title(loc="left") == "DI"
 
 
-@pytest.mark.parametrize(
-    ("alpha", "joined"), [(0.05, [[1.0, 2.2]]), (0.15, []), (0.005, [[1.0, 2.2, 2.8]])]
-)
-def test_the_level_of_significance_decides_which_pairs_are_told_apart(alpha, joined):
-    table = p_values(0.01, LR_RFR=0.1)
-    figure = plot_critical_difference(RANKS, table, "DI", alpha=alpha)
-    assert [[bar[0], bar[-1]] for bar in bars(figure)] == [[bar[0], bar[-1]] for bar in joined]
-
-
 def test_a_pair_is_told_apart_by_the_smaller_of_its_two_entries():
     table = p_values(0.001, LR_RFR=0.5)
     table.loc["LR", "RFR"] = 0.001
     assert bars(plot_critical_difference(RANKS, table, "DI")) == []
     table.loc["LR", "RFR"], table.loc["RFR", "LR"] = 0.5, 0.001
     assert bars(plot_critical_difference(RANKS, table, "DI")) == []
-
-
-def test_algorithms_have_their_colors_of_the_whole_report():
-    report = ["constant", "mlNN", "LR", "RFR", "GBR"]
-    figure = plot_critical_difference(RANKS, p_values(0.001), "DI", algorithms=report)
-    colors = {}
-    for dots in figure.axes[0].collections:
-        for (x, _), color in zip(dots.get_offsets(), dots.get_facecolor(), strict=True):
-            colors[float(x)] = to_hex(color)
-    assert colors == {rank: algorithm_color(name, report) for name, rank in RANKS.items()}
-
-
-def test_the_table_of_p_values_is_left_as_it_was():
-    table = p_values(0.001, RFR_GBR=np.nan)
-    before = table.copy()
-    plot_critical_difference(RANKS, table, "DI")
-    pd.testing.assert_frame_equal(table, before)
 
 
 def test_bars_do_not_depend_on_the_order_in_which_sets_are_listed(monkeypatch):

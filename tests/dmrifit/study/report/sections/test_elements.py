@@ -1,18 +1,10 @@
-"""What sections share: captions, scores, capitals."""
+"""What sections share: scores, capitals."""
 
 import numpy as np
 import pytest
 
 from dmrifit.stats.metrics import METRICS
-from dmrifit.study.report.sections.elements import capital, captioned, metric_text
-from dmrifit.study.summaries import Board
-
-
-def test_captions_name_training_and_conditions(make_evaluation):
-    rows = [{"cohort": "A", "n_train": 3}, {"cohort": "A", "train_on": "other", "n_train": 7}]
-    board = Board.of(make_evaluation(rows))
-    title = captioned(board, "A, s2s", "other", board.scores)
-    assert title.startswith("A, s2s\ntrained on other cohorts; body → lesion, N = 3–7")
+from dmrifit.study.report.sections.elements import capital, metric_text
 
 
 @pytest.mark.parametrize(

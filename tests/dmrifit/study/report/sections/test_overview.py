@@ -5,7 +5,6 @@ import numpy as np
 from dmrifit.report.page import render
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
-    headline_table,
     introduction,
     origin,
     repeated_summary,
@@ -14,48 +13,16 @@ from dmrifit.study.report.sections.overview import (
 from dmrifit.study.summaries import Board
 
 
-def test_the_introduction_counts_patients_and_calls_synthetic_ones_so(make_evaluation):
-    rows = [{"patient": "p1"}, {"patient": "p2"}, {"cohort": "B", "patient": "q1"}]
-    study = {"cohorts": {"A": {"synthetic": False}, "B": {"synthetic": True}}}
-    text = render(*introduction(Board.of(make_evaluation(rows, study=study))))
-    assert "2 patients of A and 1 synthetic patient of B" in text
-
-
 def test_the_introduction_tells_regions_voxels_draws_and_seed(make_evaluation):
     settings = {"max_voxels": 250, "train_mask": "lesion", "score_mask": "body"}
     study = {"settings": settings | {"seed": 7, "n_repeats": 3}}
-    text = render(*introduction(Board.of(make_evaluation([{}], study=study))))
+    text = render(*introduction(Board(make_evaluation([{}], study=study))))
     assert "at most 250 voxels of the lesion of each training patient" in text
     assert "every voxel of the body of the held-out one" in text
     assert "3 draws, seed 7." in text
-    plain = render(*introduction(Board.of(make_evaluation([{}]))))
+    plain = render(*introduction(Board(make_evaluation([{}]))))
     assert "all voxels of the body" in plain
     assert "1 draw." in plain
-
-
-def test_the_introduction_names_learners_strategies_and_ways_of_training(make_evaluation):
-    rows = [
-        {"n_train": 3},
-        {"algorithm": "constant"},
-        {"strategy": "own", "algorithm": "mine"},
-        {"train_on": "other", "n_train": 9},
-    ]
-    text = render(*introduction(Board.of(make_evaluation(rows))))
-    assert "Algorithms: LR, mine." in text
-    assert "signals to signals (s2s" in text
-    assert "Trained on the other patients of the same cohort (N = 3)" in text
-    assert "trained on all patients of the other cohorts (N = 9)" in text
-    assert text.count("Controls, in gray") == 1
-    assert "Controls, in gray" not in render(*introduction(Board.of(make_evaluation([{}]))))
-
-
-def test_the_table_of_skill_has_controls_in_gray(random_study, html_tables):
-    html = html_tables(headline_table(Board.of(random_study.evaluation)))
-    header, rows = html.tables[0][1][0], html.tables[0][1][1:]
-    assert header[:7] == ["trained on", "N", "cohort", "strategy", "algorithm", "signal skill", "map skill"]
-    assert len(rows) == 2 * 2 * 2 * 5
-    # The first two cells of the rows in gray: three controls of five.
-    assert len(html.faint) == 2 * 2 * 2 * 3
 
 
 def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_tables):
@@ -96,7 +63,7 @@ def unseen(b, te, cohort="A"):
 def test_cohorts_are_tabulated_with_their_counts_and_protocols(make_evaluation, html_tables):
     study = {"cohorts": {"A": described(synthetic=True)}}
     signals = [unseen(500.0, 70.0), unseen(0.0, 90.0), unseen(500.0, 90.0)]
-    board = Board.of(make_evaluation([{}], signals, study))
+    board = Board(make_evaluation([{}], signals, study))
     header, row = html_tables(cohort_tables(board)).tables[0][1]
     assert header[3:5] == ["lesion voxels, median (range)", "body voxels, median (range)"]
     cells = ["A", "synthetic", "3", "9 (5–20)", "70 (50–100)", "0, 500", "70, 90", "4"]
@@ -105,24 +72,18 @@ def test_cohorts_are_tabulated_with_their_counts_and_protocols(make_evaluation, 
 
 def test_clinical_inputs_are_listed_by_echo_time(make_evaluation, html_tables):
     study = {"cohorts": {"A": described()}}
-    board = Board.of(make_evaluation([{}], [unseen(500.0, 90.0)], study))
+    board = Board(make_evaluation([{}], [unseen(500.0, 90.0)], study))
     row = html_tables(cohort_tables(board)).tables[0][1][1]
     assert (row[1], row[8]) == ("measured", "b 0, 500 at TE 70; b 0 at TE 90")
 
 
 def test_a_protocol_without_echo_times_has_dashes(make_evaluation, html_tables):
     study = {"cohorts": {"A": described(protocol={"b": [0.0, 500.0, 900.0], "te": None})}}
-    board = Board.of(make_evaluation([{}], [unseen(900.0, np.nan)], study))
+    board = Board(make_evaluation([{}], [unseen(900.0, np.nan)], study))
     row = html_tables(cohort_tables(board)).tables[0][1][1]
     assert row[5:] == ["0, 500, 900", "–", "3", "b 0, 500"]
-    board = Board.of(make_evaluation([{}], study=study))
+    board = Board(make_evaluation([{}], study=study))
     assert html_tables(cohort_tables(board)).tables[0][1][1][8] == "–"
-
-
-def test_patients_that_were_not_scored_are_named(make_evaluation):
-    study = {"cohorts": {"A": described(skipped={"p1": "no lesion voxel"})}}
-    html = render(*cohort_tables(Board.of(make_evaluation([{}], study=study))))
-    assert "Not scored in A: p1: no lesion voxel." in html
 
 
 def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):
@@ -130,12 +91,12 @@ def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):
     first["patients"] = {"p0": {"tumor_site": "liver", "gain": 1.25}}
     second = {"snr": 30.0, "shape": [48, 48, 8], "artifacts": None, "own_word": True}
     cohorts = {"A": described(simulation=first), "B": described(simulation=second)}
-    html = html_tables(cohort_tables(Board.of(make_evaluation([{}], study={"cohorts": cohorts}))))
+    html = html_tables(cohort_tables(Board(make_evaluation([{}], study={"cohorts": cohorts}))))
     _, rows = html.table("How the synthetic patients were made")
     assert rows == [
         ["signal-to-noise ratio in the liver, lowest b, shortest TE", "40", "30"],
         ["voxels of the image", "48, 48, 8", "48, 48, 8"],
-        ["own word", "True", "True"],
+        ["own word", "yes", "yes"],
     ]
     header, rows = html.table("Each patient")
     assert header == ["cohort", "patient", "tumor site", "gain"]
@@ -153,31 +114,14 @@ def test_seconds_are_means_at_the_largest_training_and_totals_over_all(
     rows = [timed("p1", 1, 1.0), timed("p1", 3, 4.0), timed("p2", 1, 2.0), timed("p2", 3, 8.0)]
     # A training has a row for each parameter, but took its time once.
     rows += [row | {"metric": "K"} for row in rows]
-    header, *table = html_tables(times(Board.of(make_evaluation(rows)))).tables[0][1]
+    header, *table = html_tables(times(Board(make_evaluation(rows)))).tables[0][1]
     assert header[2:] == ["seconds per patient, N = 3", "seconds in all"]
     assert table == [["s2s", "LR", "6.000", "15.0"]]
 
 
-def test_controls_stand_below_the_algorithms_in_gray(make_evaluation, html_tables):
-    rows = [timed("p1", 3, 1.0, "constant"), timed("p1", 3, 1.0, "LR"), timed("p1", 3, 1.0, "RFR")]
-    html = html_tables(times(Board.of(make_evaluation(rows))))
-    assert [row[1] for row in html.tables[0][1][1:]] == ["LR", "RFR", "constant"]
-    assert html.faint == [("s2s", "constant")]
-
-
-def test_the_whole_run_says_how_many_models_were_kept(make_evaluation):
-    fresh = {"seconds": 61.7, "models": {"trained": 4, "reused": 0}}
-    text = render(*times(Board.of(make_evaluation([{}], study=fresh))))
-    assert "The last run took 62 s in all." in text
-    resumed = {"seconds": 61.7, "models": {"trained": 1, "reused": 3}}
-    text = render(*times(Board.of(make_evaluation([{}], study=resumed))))
-    assert "62 s in all, without 3 models kept from earlier ones." in text
-    assert "The last run" not in render(*times(Board.of(make_evaluation([{}]))))
-
-
 def origin_of(make_evaluation, *studies):
     evaluations = [make_evaluation([{}], study=study) for study in studies]
-    return render(*origin(Board.of(evaluations[0]), evaluations))
+    return render(*origin(Board(evaluations[0]), evaluations))
 
 
 def test_settings_are_written_in_words(make_evaluation, html_tables):
@@ -217,16 +161,3 @@ def test_estimators_are_written_like_calls(make_evaluation, html_tables):
     call = "SignalToSignal(regressor=Ridge(alpha=1.0), source=<3 contrasts>)"
     assert rows[0] == ["ridge s2s", call]
     assert rows[1][0] == "perfect s2s"
-
-
-def test_commands_are_named_once_each(make_evaluation):
-    first, second = {"command": "dmrifit benchmark a"}, {"command": "dmrifit benchmark b <c>"}
-    alone = origin_of(make_evaluation, first)
-    assert ">Command<" in alone
-    assert "first of the comparisons" not in alone
-    both = origin_of(make_evaluation, first, second, first)
-    assert ">Commands<" in both
-    assert both.count("dmrifit benchmark a") == 1
-    assert "dmrifit benchmark b &lt;c&gt;" in both
-    assert "first of the comparisons" in both
-    assert "Command" not in origin_of(make_evaluation, {})

@@ -77,7 +77,7 @@ def board_of(make_evaluation, dispersions, predictions=None, study=None):
             rows += [keys | {"metric": "Dt"}, keys | {"metric": "S0", "dispersion": 99.0}]
     if predictions is None:
         predictions = {("A", patient): predicted(patient=patient) for patient in dispersions}
-    return Board.of(make_evaluation(rows, study=study, predictions=predictions))
+    return Board(make_evaluation(rows, study=study, predictions=predictions))
 
 
 # Choice of patients ------------------------------------------------------------------------------
@@ -101,24 +101,12 @@ def test_the_patient_with_the_median_dispersion_is_shown(
     assert len(calls["html_viewer"]) == 1
 
 
-def test_of_the_patients_only_those_with_predictions_can_be_shown(make_evaluation, read, calls):
-    predictions = {("A", "p1"): predicted(), ("B", "p3"): predicted("B", "p3")}
-    board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1, "p3": 0.2}, predictions)
-    assert "A: p1 (measured)" in read(example_patients(board))
-
-
-def test_patients_of_a_simulation_are_called_synthetic(make_evaluation, read, calls):
-    study = {"cohorts": {"A": {"synthetic": True}}}
-    board = board_of(make_evaluation, {"p1": 0.3}, study=study)
-    assert "A: p1 (synthetic)" in read(example_patients(board))
-
-
 @pytest.mark.parametrize("section", [example_patients, joint_histograms])
 def test_without_predictions_there_is_nothing_to_draw(make_evaluation, read, section):
     board = board_of(make_evaluation, {"p1": 0.3}, {})
     assert "kept no predictions of single voxels" in read(section(board))
     controls = make_evaluation([{"algorithm": "constant"}], predictions={("A", "p1"): predicted()})
-    assert "kept no predictions" in read(section(Board.of(controls)))
+    assert "kept no predictions" in read(section(Board(controls)))
 
 
 # Decays ------------------------------------------------------------------------------------------
@@ -137,14 +125,6 @@ def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation
     np.testing.assert_allclose(voxel["signal"][3:6], 1.2 * MEASURED[2])
     assert voxel["known"].tolist() == [True, True, False] * 3
     assert voxel["te"].tolist() == [70.0, 70.0, 90.0] * 3
-
-
-def test_signals_that_have_no_logarithm_are_left_out_of_decays(make_evaluation, read, calls):
-    predictions = {("A", "p1"): predicted(measured=np.where(MEASURED < 0.3, -1.0, MEASURED))}
-    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
-    median = calls["plot_decays"][0][0]
-    assert np.isnan(median["signal"][2])
-    assert np.isfinite(median["signal"][:2]).all()
 
 
 def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, read, calls):
@@ -256,14 +236,6 @@ def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_sign
     assert list(read.figures) == ["joint_Dt", "joint_signals"]
 
 
-def test_where_every_contrast_is_seen_there_is_no_histogram_of_signals(
-    make_evaluation, read, calls
-):
-    predictions = {("A", "p1"): predicted(seen=np.full(3, True))}
-    read(joint_histograms(board_of(make_evaluation, {"p1": 0.3}, predictions)))
-    assert list(read.figures) == ["joint_Dt"]
-
-
 def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, read, calls):
     predictions = {("A", "p1"): predicted(reference=np.full((4, 2), np.nan))}
     read(joint_histograms(board_of(make_evaluation, {"p1": 0.3}, predictions)))
@@ -281,7 +253,7 @@ def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluatio
     row = {"cohort": "A", "parameter": "K", "estimator": "LR s2s", "n_lesions": 8, "rho_predicted": 0.5}
     row |= {"rho_adc": 0.75, "gain": -0.25, "gain_low": -0.5, "gain_high": 0.125, "rho_predicted_adc": 0.9}
     row |= {"reordered": 0.25, "reordered_rightly": 0.4}
-    board = Board.of(make_evaluation([{}]))
+    board = Board(make_evaluation([{}]))
     assert "fewer than 6 in a cohort" in render(*lesion_order(board))
     table = lesion_ranking(board.evaluation).reindex([0]).assign(**row)
     monkeypatch.setattr(patients, "lesion_ranking", lambda evaluation: table)
