@@ -233,8 +233,8 @@ def template_of(stacks: NDArray) -> NDArray[np.float32]:
         typical = 0.0
         if common.any():
             typical = np.median(squares[common] / np.maximum(counts[common] - 1, 1))
-        weight = np.maximum(counts - 1, 0) + _PRIOR_SCANS
-        sd = np.sqrt((squares + _PRIOR_SCANS * typical) / weight)
+        freedom = np.maximum(counts - 1, 0) + _PRIOR_SCANS
+        sd = np.sqrt((squares + _PRIOR_SCANS * typical) / freedom)
         moments += [center[nearest], sd[nearest]]
     low, high = ndimage.minimum_filter(moments[0], 3), ndimage.maximum_filter(moments[0], 3)
     return np.stack([*moments, low, high, weight / len(stacks)]).astype(np.float32)

@@ -226,26 +226,25 @@ def test_bad_scans_and_masks_are_refused_with_their_number(world, change, messag
         VoxelwiseGaussian().fit(X, m)
 
 
-def test_groups_are_checked(world):
-    healthy = world[0]
-    with pytest.raises(ValueError, match="3 groups for 16 scans"):
-        OneMinusMean().fit(healthy, groups=[1, 2, 3])
-    with pytest.raises(ValueError, match="16 scans of one subject"):
-        OneMinusMean().fit(healthy, groups=["a"] * 16)
-
-
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "groups", "message"),
     [
-        ({"calibration": 1}, "calibration"),
-        ({"calibration": 1.5}, "calibration"),
-        ({"calibration": True}, "calibration"),
-        ({"scale": "dataset"}, "scale"),
+        ({}, [1, 2, 3], "3 groups for 16 scans"),
+        ({}, ["a"] * 16, "16 scans of one subject"),
+        ({"calibration": 1}, None, "calibration"),
+        ({"calibration": 1.5}, None, "calibration"),
+        ({"calibration": True}, None, "calibration"),
+        ({"scale": "dataset"}, None, "scale"),
     ],
 )
-def test_bad_shared_parameters_are_refused(world, parameters, message):
+def test_groups_and_shared_parameters_are_checked(world, parameters, groups, message):
     with pytest.raises(ValueError, match=message):
-        OneMinusMean(**parameters).fit(world[0])
+        OneMinusMean(**parameters).fit(world[0], groups=groups)
+
+
+def test_covariates_are_refused_by_detectors_that_do_not_use_them(world):
+    with pytest.raises(ValueError, match="OneMinusMean takes no covariates into account"):
+        OneMinusMean().fit(world[0], covariates={"age": np.arange(16)})
 
 
 @pytest.mark.parametrize(("n_subjects", "n_folds"), [(3, 3), (8, 4), (39, 4), (40, 1)])
