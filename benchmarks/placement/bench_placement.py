@@ -85,9 +85,9 @@ def evolution(scene: Scene, least: float, seed: int) -> float:
     common = case.common(FINE)
 
     def costs(x: np.ndarray) -> np.ndarray:
-        moved = x.copy()
-        moved[:, :3] += center
-        return overlap.costs_of(np.ascontiguousarray(moved), common)
+        n = len(x)
+        frames = np.full(n, 7), np.tile(np.eye(3), (n, 1, 1)), np.tile(center, (n, 1))
+        return overlap.costs_of(np.ascontiguousarray(x), *frames, *common)
 
     reach = 0.6 * np.array(scene.occupancy.shape) * scene.spacing
     bounds = [*((-r, r) for r in reach), *[(np.log(10), np.log(60))] * 3, *[(-1.1, 1.1)] * 3]
@@ -106,7 +106,7 @@ def evolution(scene: Scene, least: float, seed: int) -> float:
     best = Voxel.from_rotation(
         center + found.x[:3],
         np.exp(np.clip(found.x[3:6], *np.log((10, 60)))),
-        Rotation.from_euler("XYZ", found.x[6:]).as_matrix(),
+        Rotation.from_rotvec(found.x[6:]).as_matrix(),
     )
     return case.wishes.objective(best, scene)
 

@@ -1,4 +1,4 @@
-"""Compiled code of the package: shared volumes of boxes, the objective, and its searches."""
+"""Compiled code of the package: shared volumes of boxes, the objective, and its simplex search."""
 
 # All of it is in this file: numba's cache on disk watches only the file of the function that it
 # compiled, so a change of a function that is called from another file would pass unnoticed.
@@ -20,6 +20,7 @@ Number: TypeAlias = float | np.floating[Any]
 
 #: One of two boxes shrinks by this when they are clipped, so that common faces count once.
 SHRINK = 1e-9
+
 
 #: Distance from the preferred center that adds the weight of a preference to the cost, in mm.
 PREFERRED_MM = 10.0
@@ -65,6 +66,22 @@ class Preference(NamedTuple):
     log_aspect: float = NO_LIMIT
 
 
+class Limits(NamedTuple):
+    """
+    The objective and constraints of boxes: volume in mm³, sides as logarithms of mm.
+
+    The objective is measured from `n_rows` rows to an image voxel along each of two axes.
+    """
+
+    objective: ObjectiveParameters
+    min_volume: float
+    low_sides: NDArray[np.float64]
+    high_sides: NDArray[np.float64]
+    penalty: float
+    preference: Preference
+    n_rows: int
+
+
 class Grid(NamedTuple):
     """Running sums of a volume along its rows, and where they lie; see `row_integrals.Rows`."""
 
@@ -89,25 +106,21 @@ class Excluded(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """
-    What a search minimizes: the objective and constraints of boxes.
-
-    `low` and `high` are the ends of the image in indices of `grid`, `min_volume` is in mm³, sides
-    are logarithms of mm. The objective is measured from `n_rows` rows to an image voxel along each
-    of two axes.
-    """
+    """What a search minimizes: `low` and `high` are the ends of the image in indices of `grid`."""
 
     grid: Grid
     excluded: Excluded
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    objective: ObjectiveParameters
-    min_volume: float
-    low_sides: NDArray[np.float64]
-    high_sides: NDArray[np.float64]
-    penalty: float
-    preference: Preference
-    n_rows: int
+    limits: Limits
+
+
+class Frame(NamedTuple):
+    """What the nine numbers of a search refer to: its kind, first rotation and first center."""
+
+    kind: int
+    base: NDArray[np.float64]
+    origin: NDArray[np.float64]
 
 
 class Work(NamedTuple):
@@ -115,10 +128,8 @@ class Work(NamedTuple):
 
     nodes: NDArray[np.float64]
     box: NDArray[np.float64]
-    step: NDArray[np.float64]
-    areas: NDArray[np.float64]
-    moments: NDArray[np.float64]
-    rows: NDArray[np.float64]
+    turns: NDArray[np.float64]
+    points: NDArray[np.float64]
 
 
 class SlideSettings(NamedTuple):
@@ -137,68 +148,111 @@ class SlideSettings(NamedTuple):
     least_curvature: float
 
 
+class Slopes(NamedTuple):
+    """Arrays of `slide` that are reused: see `_gradient` and `_slide`."""
+
+    spacing: float
+    rows: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    moments: NDArray[np.float64]
+    torque: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+    inverse: NDArray[np.float64]
+
+
 # The one formula of the objective. It is inlined, so that each caller compiles it with its own
-# flags; `PlacementObjective.cost` runs it as plain Python, for arrays, too.
+# precision and flags; `PlacementObjective.cost` runs it as plain Python.
 @njit(inline="always")
 def objective_cost(fraction, volume, objective):
     """Give minus the logarithm of the objective of a box: half the squares of its deviations."""
     fraction_deviation = (fraction - objective.mean_fraction) / objective.sd_fraction
-    fraction_deviation = np.minimum(fraction_deviation, objective.largest_deviation)
+    fraction_deviation = min(fraction_deviation, objective.largest_deviation)
     volume_deviation = (volume - objective.mean_volume) / objective.sd_volume
     return 0.5 * (volume_deviation**2 + fraction_deviation**2)
 
 
 @njit(cache=True, nogil=True)
-def _clipped_area(polygon, normals, limits):
+def _clipped_area(polygon, n, normals, limits):
     """Give the area of a convex polygon within six planes ``normal · x <= limit``."""
     # A plane adds at most one corner to a convex polygon: 4 corners and 6 planes give 10.
-    corners = np.empty((16, 3))
-    inside = np.empty((16, 3))
-    n = len(polygon)
-    corners[:n] = polygon
+    a = np.empty((16, 3))
+    b = np.empty((16, 3))
+    for v in range(n):
+        a[v] = polygon[v]
     for p in range(6):
-        distances = (corners[:n] * normals[p]).sum(axis=1) - limits[p]
         m = 0
         for v in range(n):
-            w = (v + 1) % n
-            if distances[v] <= 0.0:
-                inside[m] = corners[v]
+            w = v + 1 if v + 1 < n else 0
+            d0 = (
+                a[v, 0] * normals[p, 0]
+                + a[v, 1] * normals[p, 1]
+                + a[v, 2] * normals[p, 2]
+                - limits[p]
+            )
+            d1 = (
+                a[w, 0] * normals[p, 0]
+                + a[w, 1] * normals[p, 1]
+                + a[w, 2] * normals[p, 2]
+                - limits[p]
+            )
+            if d0 <= 0.0:
+                b[m] = a[v]
                 m += 1
             # Corners on the plane itself are no crossings, or they would be counted twice.
-            if distances[v] * distances[w] < 0.0:
-                share = distances[v] / (distances[v] - distances[w])
-                inside[m] = corners[v] + share * (corners[w] - corners[v])
+            if (d0 < 0.0 < d1) or (d1 < 0.0 < d0):
+                t = d0 / (d0 - d1)
+                for x in range(3):
+                    b[m, x] = a[v, x] + t * (a[w, x] - a[v, x])
                 m += 1
         n = m
-        corners, inside = inside, corners
+        a, b = b, a
         if n < 3:
             return 0.0
     # A fan of triangles; their cross products add up even where the polygon is a sliver.
     total = np.zeros(3)
     for v in range(1, n - 1):
-        total += np.cross(corners[v] - corners[0], corners[v + 1] - corners[0])
+        total += np.cross(a[v] - a[0], a[v + 1] - a[0])
     return 0.5 * np.sqrt(np.sum(total * total))
 
 
 @njit(cache=True, nogil=True)
-def _surface(center, half, rotation, other_center, other_half, other_rotation):
-    """Sum over a box's faces: distance of the plane to the origin times the area in a box."""
-    normals = np.concatenate((other_rotation.T, -other_rotation.T))
-    limits = (normals * other_center).sum(axis=1) + np.concatenate((other_half, other_half))
+def _planes(center, half, rotation):
+    normals = np.empty((6, 3))
+    limits = np.empty(6)
+    for p in range(6):
+        axis = p // 2
+        sign = 1.0 if p % 2 == 0 else -1.0
+        for x in range(3):
+            normals[p, x] = sign * rotation[x, axis]
+        limits[p] = np.sum(normals[p] * center) + half[axis]
+    return normals, limits
+
+
+@njit(cache=True, nogil=True)
+def _surface(center, half, rotation, normals, limits):
+    """Sum over a box's faces: distance of the plane to the origin times the area in six planes."""
     total = 0.0
     corners = np.empty((4, 3))
-    for axis in range(3):
-        second = rotation[:, (axis + 1) % 3] * half[(axis + 1) % 3]
-        third = rotation[:, (axis + 2) % 3] * half[(axis + 2) % 3]
-        for sign in (1.0, -1.0):
-            normal = sign * rotation[:, axis]
-            middle = center + half[axis] * normal
-            corners[0] = middle + second + third
-            corners[1] = middle + second - third
-            corners[2] = middle - second - third
-            corners[3] = middle - second + third
-            # By the divergence theorem a third of this sum over all faces is the enclosed volume.
-            total += (middle * normal).sum() * _clipped_area(corners, normals, limits)
+    for p in range(6):
+        axis = p // 2
+        sign = 1.0 if p % 2 == 0 else -1.0
+        second = (axis + 1) % 3
+        third = (axis + 2) % 3
+        for v in range(4):
+            s = 1.0 if v == 0 or v == 1 else -1.0
+            t = 1.0 if v == 0 or v == 3 else -1.0
+            for x in range(3):
+                corners[v, x] = (
+                    center[x]
+                    + sign * half[axis] * rotation[x, axis]
+                    + s * half[second] * rotation[x, second]
+                    + t * half[third] * rotation[x, third]
+                )
+        # By the divergence theorem a third of this sum over all faces is the enclosed volume.
+        distance = half[axis]
+        for x in range(3):
+            distance += sign * rotation[x, axis] * center[x]
+        total += distance * _clipped_area(corners, 4, normals, limits)
     return total
 
 
@@ -215,8 +269,10 @@ def box_intersection(center_a, size_a, rotation_a, center_b, size_b, rotation_b)
         np.sum(half_b * half_b)
     ):
         return 0.0
-    total = _surface(origin, half_a, rotation_a, shift, half_b, rotation_b)
-    total += _surface(shift, half_b, rotation_b, origin, half_a, rotation_a)
+    normals_a, limits_a = _planes(origin, half_a, rotation_a)
+    normals_b, limits_b = _planes(shift, half_b, rotation_b)
+    total = _surface(origin, half_a, rotation_a, normals_b, limits_b)
+    total += _surface(shift, half_b, rotation_b, normals_a, limits_a)
     return max(0.0, total / 3.0) / (1.0 - SHRINK) ** 3
 
 
@@ -385,89 +441,123 @@ def _fraction(grid, center, rotation, half, n_rows, nodes, step, start):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _pose(x, problem, center, size, rotation):
+def _turn(axis, angle, out):
+    c = np.cos(angle)
+    s = np.sin(angle)
+    second = (axis + 1) % 3
+    third = (axis + 2) % 3
+    out[:, :] = 0.0
+    out[axis, axis] = 1.0
+    out[second, second] = c
+    out[third, third] = c
+    out[second, third] = -s
+    out[third, second] = s
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _turned_axes(kind):
+    """Give the scanner's axis that a kind of search turns a box about, and then the box's axis."""
+    axis = (kind - 1) % 3 if kind < 7 else kind - 8
+    return axis, (axis + 1) % 3 if kind < 7 else (axis + 2) % 3
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _pose(x, frame, limits, center, size, rotation, turns):
     """
     Turn the numbers of a search into a box of allowed sides; returns the penalty for clipping.
 
-    The numbers are the center in mm, the logarithms of the sides, and the angles of
-    `placement.box.voxel.CONVENTION` in radians.
+    Kinds: 0 along the scanner's axes; 1 to 3 turned about one of them; 4 to 6 about one and then
+    the box's next; 7 freely, from a first rotation; 8 to 10 about one and then the box's previous.
     """
+    search_kind = frame.kind
+    base = frame.base
     excess = 0.0
     volume = 1.0
     for a in range(3):
-        center[a] = x[a]
-        allowed = min(max(x[3 + a], problem.low_sides[a]), problem.high_sides[a])
+        center[a] = frame.origin[a] + x[a]
+        allowed = min(max(x[3 + a], limits.low_sides[a]), limits.high_sides[a])
         excess += (x[3 + a] - allowed) ** 2
         size[a] = np.exp(allowed)
         volume *= size[a]
     for _ in range(3):
         # Sides at their limit cannot grow, so the others have to, which takes up to three rounds.
-        if volume >= problem.min_volume:
+        if volume >= limits.min_volume:
             break
-        factor = np.cbrt(problem.min_volume / volume) * (1.0 + 1e-12)
+        factor = np.cbrt(limits.min_volume / volume) * (1.0 + 1e-12)
         excess += np.log(factor) ** 2
         volume = 1.0
         for a in range(3):
-            size[a] = min(size[a] * factor, np.exp(problem.high_sides[a]))
+            size[a] = min(size[a] * factor, np.exp(limits.high_sides[a]))
             volume *= size[a]
-    sa, ca = np.sin(x[6]), np.cos(x[6])
-    sb, cb = np.sin(x[7]), np.cos(x[7])
-    sc, cc = np.sin(x[8]), np.cos(x[8])
-    rotation[0, 0] = cb * cc
-    rotation[0, 1] = -cb * sc
-    rotation[0, 2] = sb
-    rotation[1, 0] = ca * sc + sa * sb * cc
-    rotation[1, 1] = ca * cc - sa * sb * sc
-    rotation[1, 2] = -sa * cb
-    rotation[2, 0] = sa * sc - ca * sb * cc
-    rotation[2, 1] = sa * cc + ca * sb * sc
-    rotation[2, 2] = ca * cb
+    if search_kind == 0:
+        for a in range(3):
+            for b in range(3):
+                rotation[a, b] = base[a, b]
+    elif search_kind <= 3:
+        _turn(search_kind - 1, x[6], rotation)
+    elif search_kind != 7:
+        axis, second = _turned_axes(search_kind)
+        _turn(axis, x[6], turns[0])
+        _turn(second, x[7], turns[1])
+        for a in range(3):
+            for b in range(3):
+                rotation[a, b] = (
+                    turns[0, a, 0] * turns[1, 0, b]
+                    + turns[0, a, 1] * turns[1, 1, b]
+                    + turns[0, a, 2] * turns[1, 2, b]
+                )
+    else:
+        # Rodrigues' formula with a rotation vector, which has no singular pose near its start.
+        angle = np.sqrt(x[6] ** 2 + x[7] ** 2 + x[8] ** 2)
+        s = np.sin(angle) / angle if angle > 1e-9 else 1.0
+        c = (1.0 - np.cos(angle)) / angle**2 if angle > 1e-9 else 0.5
+        for a in range(3):
+            b = (a + 1) % 3
+            d = (a + 2) % 3
+            turns[0, a, a] = 1.0 - c * (x[6 + b] ** 2 + x[6 + d] ** 2)
+            turns[0, a, b] = c * x[6 + a] * x[6 + b] - s * x[6 + d]
+            turns[0, b, a] = c * x[6 + a] * x[6 + b] + s * x[6 + d]
+        for a in range(3):
+            for b in range(3):
+                rotation[a, b] = (
+                    base[a, 0] * turns[0, 0, b]
+                    + base[a, 1] * turns[0, 1, b]
+                    + base[a, 2] * turns[0, 2, b]
+                )
     return excess
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _outside(problem, center, rotation, half, gradient):
-    """
-    How far a box reaches beyond an image, in mm, summed over its faces.
-
-    Adds the slope of the penalty for it to `gradient` (9,), but for that by turns.
-    """
-    grid = problem.grid
+def _outside(grid, center, rotation, half, low, high):
+    """How far a box reaches beyond an image, in mm, summed over its faces."""
+    matrix = grid.matrix
+    inverse = grid.inverse
     total = 0.0
-    radius = np.sqrt(half[0] ** 2 + half[1] ** 2 + half[2] ** 2)
+    radius = half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
     for a in range(3):
         middle = _middle(grid, a, center)
+        length = 0.0
+        for y in range(3):
+            length += inverse[a, y] * inverse[a, y]
         # Most boxes are clear of the face even with their corners turned toward it.
-        largest = radius * np.sqrt(
-            grid.inverse[a, 0] ** 2 + grid.inverse[a, 1] ** 2 + grid.inverse[a, 2] ** 2
-        )
-        if middle - largest > problem.low[a] and middle + largest < problem.high[a]:
-            continue
-        reach = _reach(grid, a, rotation, half)
-        below = max(0.0, problem.low[a] - middle + reach)
-        above = max(0.0, middle + reach - problem.high[a])
-        if below + above == 0.0:
+        near = min(middle - low[a], high[a] - middle)
+        if near > 0.0 and near * near > length * radius:
             continue
         edge = 0.0
         for y in range(3):
-            edge += grid.matrix[y, a] ** 2
-        edge = np.sqrt(edge)
-        total += (below + above) * edge
-        outward = (1.0 if above > 0.0 else 0.0) - (1.0 if below > 0.0 else 0.0)
-        n_faces = (1.0 if above > 0.0 else 0.0) + (1.0 if below > 0.0 else 0.0)
-        weight = problem.penalty * edge
-        for y in range(3):
-            direction = 0.0
-            for z in range(3):
-                direction += grid.inverse[a, z] * rotation[z, y]
-            gradient[y] += weight * outward * grid.inverse[a, y]
-            gradient[3 + y] += weight * n_faces * abs(direction) * half[y]
+            edge += matrix[y, a] ** 2
+        reach = _reach(grid, a, rotation, half)
+        below = max(0.0, low[a] - middle + reach)
+        above = max(0.0, middle + reach - high[a])
+        total += (below + above) * np.sqrt(edge)
     return total
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _elongation(size, log_aspect):
     """By how much the logarithm of the longest side over the shortest exceeds a limit."""
+    if log_aspect >= NO_LIMIT:
+        return 0.0
     longest = max(size[0], max(size[1], size[2]))
     shortest = min(size[0], min(size[1], size[2]))
     return max(0.0, np.log(longest / shortest) - log_aspect)
@@ -488,38 +578,47 @@ def _preference_cost(center, size, preference):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _scored(x, problem, work):
-    """Cost and fraction of tumor of a box, which is left in `work`, as is the slope outside."""
-    center = work.box[0]
-    size = work.box[1]
-    half = work.box[2]
-    rotation = work.box[3:6]
-    start = work.box[6]
-    gradient = work.rows[0]
-    excess = _pose(x, problem, center, size, rotation)
+def _cost(x, frame, problem, work):
+    """Minus the logarithm of the objective, and penalties for constraints that are broken."""
+    return _scored(x, frame, problem, work)[0]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _scored(x, frame, problem, work):
+    """Cost and fraction of tumor of a box, which is left in `work`."""
+    limits = problem.limits
+    box = work.box
+    center = box[0]
+    size = box[1]
+    half = box[2]
+    rotation = box[3:6]
+    start = box[6]
+    # The turns are only needed until the pose is known; then their memory serves as the step.
+    step = work.turns[0]
+    excess = _pose(x, frame, limits, center, size, rotation, work.turns)
     volume = size[0] * size[1] * size[2]
     for a in range(3):
         half[a] = 0.5 * size[a]
+    n_rows = limits.n_rows
     tumor_fraction = _fraction(
-        problem.grid, center, rotation, half, problem.n_rows, work.nodes, work.step, start
+        problem.grid, center, rotation, half, n_rows, work.nodes, step, start
     )
-    cost = objective_cost(tumor_fraction, tumor_fraction * volume, problem.objective) + excess
-    gradient[:] = 0.0
-    beyond = _outside(problem, center, rotation, half, gradient)
+    cost = objective_cost(tumor_fraction, tumor_fraction * volume, limits.objective) + excess
+    beyond = _outside(problem.grid, center, rotation, half, problem.low, problem.high)
     if beyond > 0.0:
         # The step of 0.1 makes a box that just touches worse than one that is just clear.
-        cost += problem.penalty * (0.1 + beyond)
+        cost += limits.penalty * (0.1 + beyond)
     excluded = problem.excluded
     margins = excluded.margins
     for m in range(len(margins)):
         for a in range(3):
             half[a] = 0.5 * size[a] + margins[m, 0]
         region = Grid(excluded.sums[m], excluded.matrix, excluded.inverse, excluded.offset)
-        touched = _fraction(region, center, rotation, half, 1, work.nodes, work.step, start)
+        touched = _fraction(region, center, rotation, half, 1, work.nodes, step, start)
         if touched > margins[m, 1]:
             # A fraction of the box is small against mm, so it weighs a hundred times as much.
-            cost += problem.penalty * (0.1 + 100.0 * (touched - margins[m, 1]))
-    cost += _preference_cost(center, size, problem.preference)
+            cost += limits.penalty * (0.1 + 100.0 * (touched - margins[m, 1]))
+    cost += _preference_cost(center, size, limits.preference)
     return cost, tumor_fraction
 
 
@@ -586,32 +685,69 @@ def _face_sums(grid, center, rotation, half, spacing, areas, moments, middle, st
             moments[a, end, c] = total_c * element
 
 
-@njit(cache=True, nogil=True)
-def _gradient(x, tumor_fraction, free, problem, spacing, work):
+@njit(cache=True, nogil=True, _nrt=False)
+def _turn_gradient(x, kind, rotation, torque, out):
+    """
+    Convert a gradient by rotation about the axes of a box to one by the angles of a search.
+
+    `torque` (3,) is the gradient by a small turn about each of them; fills the last of `out` (9,).
+    """
+    if kind != 0 and kind != 7:
+        axis, second = _turned_axes(kind)
+        out[6] = 0.0
+        for a in range(3):
+            out[6] += rotation[axis, a] * torque[a]
+        if kind > 3:
+            out[7] = torque[second]
+    elif kind == 7:
+        # The transpose of the right Jacobian of the exponential map.
+        square = x[6] ** 2 + x[7] ** 2 + x[8] ** 2
+        angle = np.sqrt(square)
+        first = (1.0 - np.cos(angle)) / square if angle > 1e-4 else 0.5
+        second = (angle - np.sin(angle)) / (square * angle) if angle > 1e-4 else 1.0 / 6.0
+        k0 = x[7] * torque[2] - x[8] * torque[1]
+        k1 = x[8] * torque[0] - x[6] * torque[2]
+        k2 = x[6] * torque[1] - x[7] * torque[0]
+        out[6] = torque[0] + first * k0 + second * (x[7] * k2 - x[8] * k1)
+        out[7] = torque[1] + first * k1 + second * (x[8] * k0 - x[6] * k2)
+        out[8] = torque[2] + first * k2 + second * (x[6] * k1 - x[7] * k0)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _gradient(x, tumor_fraction, frame, problem, work, slopes):
     """
     Differentiate the cost of the box that `_scored` left in `work`; excluded regions are ignored.
 
-    Fills the first of `work.rows` (4, 9) with the gradient, the others with those of the terms
-    whose squares are added: the two deviations of the objective, and sides that differ too much.
-    Tumor that a moving face takes in is the integral over that face. `free` (3,) is 1 for angles
-    that are varied and else 0.
+    Fills the first row of `slopes.rows` (4, 9) with the gradient, the others with those of the
+    terms whose squares are added: the two deviations of the objective, and sides that differ too
+    much. Tumor that a moving face takes in is the integral over that face.
     """
-    objective = problem.objective
+    limits = problem.limits
+    objective = limits.objective
+    center = work.box[0]
     size = work.box[1]
     half = work.box[2]
     rotation = work.box[3:6]
-    torque = work.box[6]
     volume = size[0] * size[1] * size[2]
     for a in range(3):
         half[a] = 0.5 * size[a]
-    areas = work.areas
-    moments = work.moments
+    areas = slopes.areas
+    moments = slopes.moments
     _face_sums(
-        problem.grid, work.box[0], rotation, half, spacing, areas, moments, torque, work.step
+        problem.grid,
+        center,
+        rotation,
+        half,
+        slopes.spacing,
+        areas,
+        moments,
+        work.box[6],
+        work.turns[0],
     )
-    gradient = work.rows[0]
-    by_volume = work.rows[1]
-    by_fraction = work.rows[2]
+    gradient = slopes.rows[0]
+    by_volume = slopes.rows[1]
+    by_fraction = slopes.rows[2]
+    torque = slopes.torque
     by_volume[:] = 0.0
     torque[:] = 0.0
     for a in range(3):
@@ -622,12 +758,7 @@ def _gradient(x, tumor_fraction, free, problem, spacing, work):
         by_volume[3 + a] = half[a] * (areas[a, 0] + areas[a, 1])
         torque[b] += moments[a, 0, c] - moments[a, 1, c]
         torque[c] -= moments[a, 0, b] - moments[a, 1, b]
-    # The first two angles turn the box about axes that the later ones have tilted in it.
-    sb, cb = np.sin(x[7]), np.cos(x[7])
-    sc, cc = np.sin(x[8]), np.cos(x[8])
-    by_volume[6] = free[0] * (cb * (cc * torque[0] - sc * torque[1]) + sb * torque[2])
-    by_volume[7] = free[1] * (sc * torque[0] + cc * torque[1])
-    by_volume[8] = free[2] * torque[2]
+    _turn_gradient(x, frame.kind, rotation, torque, by_volume)
     fraction_deviation = (tumor_fraction - objective.mean_fraction) / objective.sd_fraction
     fraction_scale = 1.0 / (objective.sd_fraction * volume)
     if fraction_deviation > objective.largest_deviation:
@@ -638,28 +769,34 @@ def _gradient(x, tumor_fraction, free, problem, spacing, work):
         of_box = volume if 3 <= p < 6 else 0.0
         by_fraction[p] = fraction_scale * (by_volume[p] - tumor_fraction * of_box)
         by_volume[p] /= objective.sd_volume
-    _limit_sides(x, problem, work.rows)
+    _limit_sides(x, limits, slopes.rows)
     for p in range(9):
         gradient[p] += volume_deviation * by_volume[p] + fraction_deviation * by_fraction[p]
-    _add_preference(work.box[0], size, problem.preference, work.rows)
+    _add_preference(center, size, limits.preference, slopes.rows)
+    _add_outside(problem, center, rotation, half, gradient)
 
 
-@njit(cache=True, nogil=True)
-def _limit_sides(x, problem, rows):
-    """Drop slopes along sides that are clipped or scaled; add those of the penalty for it."""
+@njit(cache=True, nogil=True, _nrt=False)
+def _limit_sides(x, limits, rows):
+    """Drop slopes along sides that are clipped or scaled; start the gradient with the penalty."""
+    rows[0, :] = 0.0
     total = 0.0
-    for a in range(3):
-        allowed = min(max(x[3 + a], problem.low_sides[a]), problem.high_sides[a])
+    for a in range(3, 6):
+        allowed = min(max(x[a], limits.low_sides[a - 3]), limits.high_sides[a - 3])
         total += allowed
-        rows[0, 3 + a] += 2.0 * (x[3 + a] - allowed)
-        if allowed != x[3 + a]:
-            rows[1:3, 3 + a] = 0.0
-    missing = np.log(problem.min_volume) - total if problem.min_volume > 0.0 else 0.0
+        rows[0, a] = 2.0 * (x[a] - allowed)
+        if allowed != x[a]:
+            rows[1, a] = 0.0
+            rows[2, a] = 0.0
+    missing = np.log(limits.min_volume) - total if limits.min_volume > 0.0 else 0.0
     if missing > 0.0:
         # The sides are scaled to the least volume, so that only their ratios count.
         for q in range(1, 3):
-            rows[q, 3:6] -= (rows[q, 3] + rows[q, 4] + rows[q, 5]) / 3.0
-        rows[0, 3:6] -= 2.0 * missing / 9.0
+            mean = (rows[q, 3] + rows[q, 4] + rows[q, 5]) / 3.0
+            for a in range(3, 6):
+                rows[q, a] -= mean
+        for a in range(3, 6):
+            rows[0, a] -= 2.0 * missing / 9.0
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -669,13 +806,20 @@ def _add_preference(center, size, preference, rows):
     rows[3, :] = 0.0
     excess = _elongation(size, preference.log_aspect)
     if excess > 0.0:
-        longest = 3 + np.argmax(size)
-        shortest = 3 + np.argmin(size)
-        gradient[longest] += 2.0 * ELONGATION * excess
-        gradient[shortest] -= 2.0 * ELONGATION * excess
+        longest = 0
+        shortest = 0
+        for a in range(1, 3):
+            if size[a] > size[longest]:
+                longest = a
+            if size[a] < size[shortest]:
+                shortest = a
+        gradient[3 + longest] += 2.0 * ELONGATION * excess
+        gradient[3 + shortest] -= 2.0 * ELONGATION * excess
         # Without this the steep penalty would be learned only after many short steps.
-        rows[3, longest] = np.sqrt(2.0 * ELONGATION)
-        rows[3, shortest] = -np.sqrt(2.0 * ELONGATION)
+        rows[3, 3 + longest] = np.sqrt(2.0 * ELONGATION)
+        rows[3, 3 + shortest] = -np.sqrt(2.0 * ELONGATION)
+    if preference.weight == 0.0:
+        return
     mean = np.log(size[0] * size[1] * size[2]) / 3.0
     for a in range(3):
         offset = (center[a] - preference.center[a]) / PREFERRED_MM**2
@@ -683,51 +827,111 @@ def _add_preference(center, size, preference, rows):
         gradient[3 + a] += 2.0 * preference.weight * (np.log(size[a]) - mean)
 
 
+@njit(cache=True, nogil=True, _nrt=False)
+def _add_outside(problem, center, rotation, half, gradient):
+    """Add the slope of the penalty for reaching beyond the image, but for that by turns."""
+    grid = problem.grid
+    for a in range(3):
+        middle = _middle(grid, a, center)
+        reach = _reach(grid, a, rotation, half)
+        below = problem.low[a] - middle + reach > 0.0
+        above = middle + reach - problem.high[a] > 0.0
+        if not (below or above):
+            continue
+        edge = 0.0
+        for y in range(3):
+            edge += grid.matrix[y, a] ** 2
+        weight = problem.limits.penalty * np.sqrt(edge)
+        outward = (1.0 if above else 0.0) - (1.0 if below else 0.0)
+        n_faces = (1.0 if above else 0.0) + (1.0 if below else 0.0)
+        for y in range(3):
+            direction = 0.0
+            for z in range(3):
+                direction += grid.inverse[a, z] * rotation[z, y]
+            gradient[y] += weight * outward * grid.inverse[a, y]
+            gradient[3 + y] += weight * n_faces * abs(direction) * half[y]
+
+
 @njit(cache=True, nogil=True)
-def _start_curvature(rows, least):
+def _start_curvature(rows, d, least, inverse, product):
     """Invert the Gauss–Newton curvature of the squared terms, with a least curvature elsewhere."""
-    inverse = np.eye(9) / least
+    inverse[:d, :d] = 0.0
+    for q in range(d):
+        inverse[q, q] = 1.0 / least
     # One term after the other, by the formula of Sherman and Morrison.
-    for row in rows[1:]:
-        product = (inverse * row).sum(axis=1)
-        inverse -= np.outer(product, product) / (1.0 + (product * row).sum())
-    return inverse
+    for term in range(1, len(rows)):
+        total = 1.0
+        for q in range(d):
+            product[q] = 0.0
+            for r in range(d):
+                product[q] += inverse[q, r] * rows[term, r]
+            total += product[q] * rows[term, q]
+        for q in range(d):
+            for r in range(d):
+                inverse[q, r] -= product[q] * product[r] / total
 
 
 @njit(cache=True, nogil=True)
-def _update_curvature(inverse, step, change):
+def _update_curvature(inverse, d, step, change, product):
     """Update an inverse curvature by a step and the change of the gradient along it (BFGS)."""
-    along = (step * change).sum()
-    if along <= 1e-3 * np.sqrt((step**2).sum() * (change**2).sum()):
+    along = 0.0
+    step_square = 0.0
+    change_square = 0.0
+    for q in range(d):
+        along += step[q] * change[q]
+        step_square += step[q] ** 2
+        change_square += change[q] ** 2
+    if along <= 1e-3 * np.sqrt(step_square * change_square):
         return
-    product = (inverse * change).sum(axis=1)
-    factor = (along + (product * change).sum()) / along**2
-    mixed = np.outer(product, step) + np.outer(step, product)
-    inverse += factor * np.outer(step, step) - mixed / along
+    total = 0.0
+    for q in range(d):
+        product[q] = 0.0
+        for r in range(d):
+            product[q] += inverse[q, r] * change[r]
+        total += product[q] * change[q]
+    factor = (along + total) / along**2
+    for q in range(d):
+        for r in range(d):
+            mixed = product[q] * step[r] + step[q] * product[r]
+            inverse[q, r] += factor * step[q] * step[r] - mixed / along
 
 
 @njit(cache=True, nogil=True)
-def _slide(x, free, problem, settings, work):
+def _slide(x, frame, problem, settings, work, slopes):
     """Follow the gradient from `x` to a minimum of the cost, which is returned; changes `x`."""
+    d = _n_variables(frame.kind)
     scale = settings.scale
-    cost, tumor_fraction = _scored(x, problem, work)
-    _gradient(x, tumor_fraction, free, problem, settings.spacing, work)
-    rows = work.rows * scale
-    inverse = _start_curvature(rows, settings.least_curvature)
+    gradient = slopes.vectors[0]
+    direction = slopes.vectors[1]
+    trial = slopes.vectors[2]
+    change = slopes.vectors[3]
+    product = slopes.vectors[4]
+    inverse = slopes.inverse
+    cost, tumor_fraction = _scored(x, frame, problem, work)
+    _gradient(x, tumor_fraction, frame, problem, work, slopes)
+    slopes.rows[:] *= scale
+    gradient[:] = slopes.rows[0]
+    _start_curvature(slopes.rows, d, settings.least_curvature, inverse, product)
     is_fresh = True
     for _ in range(settings.n_steps):
-        gradient = rows[0]
-        direction = -(inverse * gradient).sum(axis=1)
-        slope = (direction * gradient).sum()
+        slope = 0.0
+        longest = 1.0
+        for q in range(d):
+            direction[q] = 0.0
+            for r in range(d):
+                direction[q] -= inverse[q, r] * gradient[r]
+            slope += direction[q] * gradient[q]
+            longest = max(longest, abs(direction[q]))
         if slope > -settings.tolerance:
             break
-        length = 1.0 / max(1.0, np.abs(direction).max())
+        length = 1.0 / longest
         lower = cost
-        trial = x
         found = False
         for _ in range(N_TRIALS):
-            trial = x + length * direction * scale
-            lower, tumor_fraction = _scored(trial, problem, work)
+            trial[:] = x
+            for q in range(d):
+                trial[q] += length * direction[q] * scale[q]
+            lower, tumor_fraction = _scored(trial, frame, problem, work)
             found = lower < cost + ARMIJO * length * slope
             if found:
                 break
@@ -739,13 +943,17 @@ def _slide(x, free, problem, settings, work):
             if is_fresh:
                 break
             # The curvature that was learned may come from the other side of a bend.
-            inverse = _start_curvature(rows, settings.least_curvature)
+            _start_curvature(slopes.rows, d, settings.least_curvature, inverse, product)
             is_fresh = True
             continue
         is_fresh = False
-        _gradient(trial, tumor_fraction, free, problem, settings.spacing, work)
-        rows = work.rows * scale
-        _update_curvature(inverse, length * direction, rows[0] - gradient)
+        _gradient(trial, tumor_fraction, frame, problem, work, slopes)
+        slopes.rows[:] *= scale
+        for q in range(d):
+            direction[q] *= length
+            change[q] = slopes.rows[0, q] - gradient[q]
+            gradient[q] = slopes.rows[0, q]
+        _update_curvature(inverse, d, direction, change, product)
         gain = cost - lower
         cost = lower
         x[:] = trial
@@ -755,33 +963,54 @@ def _slide(x, free, problem, settings, work):
 
 
 @njit(cache=True, nogil=True)
-def _improve(simplex, values, used, until, tolerance, problem, work):
+def _improve(simplex, values, d, used, until, tolerance, frame, problem, work):
     """Move a simplex up to so many evaluations; returns their number, or -1 if it converged."""
+    points = work.points
+    middle = points[0]
+    trial = points[1]
+    second = points[2]
     # Gao and Han's coefficients, which depend on the number of variables d.
-    d = len(values) - 1
     grow = 1.0 + 2.0 / d
     shrink = 0.75 - 0.5 / d
     all_shrink = 1.0 - 1.0 / d
+    trial[:] = simplex[0]
+    second[:] = simplex[0]
     while used < until:
-        order = np.argsort(values, kind="mergesort")
-        best = order[0]
-        worst = order[-1]
+        best = 0
+        worst = 0
+        for v in range(1, d + 1):
+            if values[v] < values[best]:
+                best = v
+            if values[v] >= values[worst]:
+                worst = v
         # At a cost of 1e-6 the objective is 1 but for rounding.
         if values[worst] - values[best] < tolerance or values[best] < 1e-6:
             return -1
-        middle = (simplex.sum(axis=0) - simplex[worst]) / d
-        trial = 2.0 * middle - simplex[worst]
-        value = _scored(trial, problem, work)[0]
+        next_worst = best
+        for v in range(d + 1):
+            if v != worst and values[v] > values[next_worst]:
+                next_worst = v
+        for p in range(d):
+            total = 0.0
+            for v in range(d + 1):
+                if v != worst:
+                    total += simplex[v, p]
+            middle[p] = total / d
+            trial[p] = 2.0 * middle[p] - simplex[worst, p]
+        value = _cost(trial, frame, problem, work)
         used += 1
-        if values[best] <= value < values[order[-2]]:
+        if values[best] <= value < values[next_worst]:
             simplex[worst] = trial
             values[worst] = value
             continue
         # Farther where this way is the best so far, nearer where it is bad.
         better = value < values[best]
-        toward = trial if value < values[worst] else simplex[worst]
-        second = middle + (grow if better else shrink) * (toward - middle)
-        second_value = _scored(second, problem, work)[0]
+        outside = value < values[worst]
+        factor = grow if better else shrink
+        for p in range(d):
+            toward = trial[p] if outside else simplex[worst, p]
+            second[p] = middle[p] + factor * (toward - middle[p])
+        second_value = _cost(second, frame, problem, work)
         used += 1
         if better and value <= second_value:
             simplex[worst] = trial
@@ -790,32 +1019,47 @@ def _improve(simplex, values, used, until, tolerance, problem, work):
             simplex[worst] = second
             values[worst] = second_value
         else:
-            for v in order[1:]:
-                simplex[v] = simplex[best] + all_shrink * (simplex[v] - simplex[best])
-                values[v] = _scored(simplex[v], problem, work)[0]
-            used += d
+            for v in range(d + 1):
+                if v != best:
+                    for p in range(d):
+                        simplex[v, p] = simplex[best, p] + all_shrink * (
+                            simplex[v, p] - simplex[best, p]
+                        )
+                    values[v] = _cost(simplex[v], frame, problem, work)
+                    used += 1
     return used
 
 
+@njit(cache=True, nogil=True, _nrt=False)
+def _n_variables(kind):
+    """Count the numbers that a search of a kind varies: center, sides, and its angles."""
+    if kind == 0:
+        return 6
+    if kind <= 3:
+        return 7
+    return 9 if kind == 7 else 8
+
+
 @njit(cache=True, nogil=True)
-def descend(x0, free, problem, steps, rounds, tolerance):
+def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
     """
     Improve boxes by the simplex method of Nelder and Mead with adaptive coefficients.
 
-    Shapes: `x0` (n, 9), `free` (n, 3), 1 for angles that are varied and else 0, alike in all
-    boxes but for which, `rounds` (r, 2); returns x (n, 9), costs (n,), boxes (n, 5, 3).
+    Shapes: `x0` (n, 9), `bases` (n, 3, 3), `origins` (n, 3), `rounds` (r, 2); returns x (n, 9),
+    costs (n,), boxes (n, 5, 3).
 
     References
     ----------
     Gao and Han, Computational Optimization and Applications 51:259–277, 2012.
     """
     n = len(x0)
-    d = 6 + int(free[:1].sum())
-    x = np.empty((n, 9))
+    x_best = np.empty((n, 9))
     costs = np.zeros(n)
+    boxes = np.empty((n, 5, 3))
     work = _new_work()
-    simplices = np.empty((n, d + 1, 9))
-    values = np.empty((n, d + 1))
+    box = work.box
+    simplices = np.empty((n, 10, 9))
+    values = np.full((n, 10), 1e300)
     used = np.zeros(n, dtype=np.int64)
     for r in range(len(rounds)):
         # A stable sort, so that ties are broken alike on every machine.
@@ -824,27 +1068,31 @@ def descend(x0, free, problem, steps, rounds, tolerance):
             # Converged in an earlier round.
             if used[s] < 0:
                 continue
+            d = _n_variables(kinds[s])
+            frame = Frame(kinds[s], bases[s], origins[s])
             if r == 0:
-                simplices[s] = x0[s]
-                vertex = 0
-                for p in range(9):
-                    if p < 6 or free[s, p - 6] > 0.0:
-                        vertex += 1
-                        simplices[s, vertex, p] += steps[p // 3]
                 for v in range(d + 1):
-                    values[s, v] = _scored(simplices[s, v], problem, work)[0]
+                    simplices[s, v] = x0[s]
+                    if v > 0:
+                        simplices[s, v, v - 1] += steps[(v - 1) // 3]
+                    values[s, v] = _cost(simplices[s, v], frame, problem, work)
                 used[s] = d + 1
             used[s] = _improve(
-                simplices[s], values[s], used[s], rounds[r, 1], tolerance, problem, work
+                simplices[s], values[s], d, used[s], rounds[r, 1], tolerance, frame, problem, work
             )
             costs[s] = values[s].min()
     for s in range(n):
-        x[s] = simplices[s, values[s].argmin()]
-    return x, costs, boxes_of(x, problem)
+        x_best[s] = simplices[s, values[s].argmin()]
+        frame = Frame(kinds[s], bases[s], origins[s])
+        _pose(x_best[s], frame, problem.limits, box[0], box[1], box[3:6], work.turns)
+        boxes[s, 0] = box[0]
+        boxes[s, 1] = box[1]
+        boxes[s, 2:5] = box[3:6]
+    return x_best, costs, boxes
 
 
 @njit(cache=True, nogil=True)
-def slide(x0, free, problem, settings):
+def slide(x0, kinds, bases, origins, problem, settings):
     """
     Improve boxes along the gradient, by a quasi-Newton method that starts as Gauss–Newton.
 
@@ -854,43 +1102,40 @@ def slide(x0, free, problem, settings):
     ----------
     Nocedal and Wright, Numerical Optimization, 2nd edition, chapters 6 and 10.
     """
+    n = len(x0)
     x = x0.copy()
-    costs = np.empty(len(x))
+    costs = np.empty(n)
+    boxes = np.empty((n, 5, 3))
     work = _new_work()
-    for s in range(len(x)):
-        costs[s] = _slide(x[s], free[s], problem, settings, work)
-    return x, costs, boxes_of(x, problem)
-
-
-@njit(cache=True, nogil=True)
-def boxes_of(x, problem):
-    """Give the boxes (n, 5, 3) of the numbers of searches (n, 9)."""
-    boxes = np.empty((len(x), 5, 3))
-    for s in range(len(x)):
-        _pose(x[s], problem, boxes[s, 0], boxes[s, 1], boxes[s, 2:])
-    return boxes
-
-
-@njit(cache=True, nogil=True)
-def costs_of(x, problem):
-    """Evaluate what `descend` minimizes."""
-    work = _new_work()
-    costs = np.empty(len(x))
-    for n in range(len(x)):
-        costs[n] = _scored(x[n], problem, work)[0]
-    return costs
+    slopes = _new_slopes(settings.spacing)
+    box = work.box
+    for s in range(n):
+        frame = Frame(kinds[s], bases[s], origins[s])
+        costs[s] = _slide(x[s], frame, problem, settings, work, slopes)
+        _pose(x[s], frame, problem.limits, box[0], box[1], box[3:6], work.turns)
+        boxes[s, 0] = box[0]
+        boxes[s, 1] = box[1]
+        boxes[s, 2:5] = box[3:6]
+    return x, costs, boxes
 
 
 @njit(cache=True, nogil=True)
 def _new_work():
     """Allocate the arrays that the searches of one call reuse."""
-    return Work(
-        np.empty((4, 4096)),
-        np.empty((7, 3)),
-        np.empty((3, 3)),
+    return Work(np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3)), np.empty((3, 9)))
+
+
+@njit(cache=True, nogil=True)
+def _new_slopes(spacing):
+    """Allocate the arrays of slopes that are measured at points `spacing` mm apart."""
+    return Slopes(
+        spacing,
+        np.empty((4, 9)),
         np.empty((3, 2)),
         np.empty((3, 2, 3)),
-        np.empty((4, 9)),
+        np.empty(3),
+        np.zeros((5, 9)),
+        np.empty((9, 9)),
     )
 
 
@@ -902,57 +1147,115 @@ def average_rows(prefix, rows, columns):
     weight = np.float32(1.0 / (rows * columns))
     for i in range(1, a - 1):
         for j in range(1, b - 1):
-            out[(i - 1) // rows + 1, (j - 1) // columns + 1] += weight * prefix[i, j]
+            target = out[(i - 1) // rows + 1, (j - 1) // columns + 1]
+            source = prefix[i, j]
+            for k in range(c):
+                target[k] += weight * source[k]
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def scan(sums, pad, shapes, element, objective, stride):
-    """
-    Score boxes along the image's axes at every block: the best of some shapes for each place.
+@njit(cache=True, nogil=True)
+def _shapes(edges, volume_element, limits, largest):
+    """List the sides, in blocks, of boxes with plausible volumes; at most 4096."""
+    shapes = np.empty((4096, 3), dtype=np.int64)
+    n = 0
+    mean_volume = limits.objective.mean_volume
+    least = max(limits.min_volume, 0.08 * mean_volume) * 0.8
+    most = max(2.0 * mean_volume, 1.4 * limits.min_volume)
+    first = np.empty(3, dtype=np.int64)
+    last = np.empty(3, dtype=np.int64)
+    for x in range(3):
+        first[x] = max(1, int(np.ceil(np.exp(limits.low_sides[x]) / edges[x] - 0.5)))
+        last[x] = max(first[x], int(min(np.exp(limits.high_sides[x]), largest) / edges[x] + 0.5))
+    i = first[0]
+    while i <= last[0]:
+        j = first[1]
+        while j <= last[1]:
+            k = first[2]
+            while k <= last[2]:
+                volume = i * j * k * volume_element
+                if least <= volume <= most and n < 4096:
+                    shapes[n, 0] = i
+                    shapes[n, 1] = j
+                    shapes[n, 2] = k
+                    n += 1
+                # Sides grow by a quarter at a time, so that few shapes cover the range.
+                k += max(1, k // 4)
+            j += max(1, j // 4)
+        i += max(1, i // 4)
+    return shapes[:n]
 
-    Shapes: `sums` (a + 1, b + 1, c + 1 + 2 pad), running sums of blocks along all axes that stay
-    constant beyond the ends of the last; `shapes` (m, 3), numbers of blocks. Returns costs and
-    numbers of shapes (n_a, n_b, c), of every `stride`-th place along the first two axes.
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def scan(prefix, depth, edges, volume_element, limits, stride, largest):
     """
-    a = sums.shape[0] - 1
-    b = sums.shape[1] - 1
-    layers = sums.shape[2] - 1 - 2 * pad
-    places_a = np.arange(stride // 2, a, stride)
-    places_b = np.arange(stride // 2, b, stride)
-    best = np.full((len(places_a), len(places_b), layers), np.float32(NO_LIMIT))
-    best_shape = np.zeros(best.shape, dtype=np.int64)
+    Score boxes along the image's axes at every block: the best sides for each place.
+
+    Boxes deep in the tumor are preferred: some of the fraction of tumor in the box grown by two
+    blocks on each side is subtracted from the cost.
+
+    Shapes: `prefix` (a + 2, b + 2, c + 1); returns centers (n, 3), sides (n, 3), costs (n,).
+    """
+    a = prefix.shape[0] - 2
+    b = prefix.shape[1] - 2
+    c = prefix.shape[2]
+    layers = (c - 1 + depth - 1) // depth
+    shapes = _shapes(edges, volume_element, limits, largest)
+    # Beyond the ends the sums stay constant, so that boxes need no clipping along the last axis.
+    pad = 3
+    for s in range(len(shapes)):
+        pad = max(pad, shapes[s, 2] + 3)
+    sums = np.zeros((a + 1, b + 1, layers + 1 + 2 * pad), dtype=np.float32)
+    for i in range(a):
+        for j in range(b):
+            for k in range(1, layers + 1):
+                row_sum = prefix[i + 1, j + 1, min(k * depth, c - 1)] / np.float32(depth)
+                sums[i + 1, j + 1, pad + k] = (
+                    row_sum
+                    + sums[i, j + 1, pad + k]
+                    + sums[i + 1, j, pad + k]
+                    - sums[i, j, pad + k]
+                )
+            sums[i + 1, j + 1, pad + layers + 1 :] = sums[i + 1, j + 1, pad + layers]
+    n_lines = len(range(stride // 2, a, stride)) * len(range(stride // 2, b, stride))
+    n_places = n_lines * layers
+    centers = np.empty((n_places, 3))
+    sides = np.empty((n_places, 3))
+    costs = np.empty(n_places)
     row = np.empty(layers, dtype=np.float32)
+    best = np.empty(layers, dtype=np.float32)
+    best_shape = np.empty(layers, dtype=np.int32)
     line = sums.shape[2]
     values = sums.ravel()
-    # Fractions and volumes are measured in standard deviations, which saves divisions.
+    # The scan measures fractions and volumes in standard deviations, which saves it divisions.
+    exact = limits.objective
     scaled = ObjectiveParameters(
-        np.float32(objective.mean_volume / objective.sd_volume),
+        np.float32(exact.mean_volume / exact.sd_volume),
         np.float32(1.0),
-        np.float32(objective.mean_fraction / objective.sd_fraction),
+        np.float32(exact.mean_fraction / exact.sd_fraction),
         np.float32(1.0),
-        np.float32(objective.largest_deviation),
+        np.float32(exact.largest_deviation),
     )
-    to_volume = np.float32(element / objective.sd_volume)
-    for m in range(len(places_a)):
-        for n in range(len(places_b)):
-            costs = best[m, n]
-            numbers = best_shape[m, n]
+    to_volume = np.float32(volume_element / exact.sd_volume)
+    n = 0
+    for i in range(stride // 2, a, stride):
+        for j in range(stride // 2, b, stride):
+            best[:] = np.float32(1e30)
             for s in range(len(shapes)):
-                i = places_a[m] - shapes[s, 0] // 2
-                j = places_b[n] - shapes[s, 1] // 2
-                i0 = max(i, 0)
-                j0 = max(j, 0)
-                i1 = min(i + shapes[s, 0], a)
-                j1 = min(j + shapes[s, 1], b)
+                i0 = max(i - shapes[s, 0] // 2, 0)
+                j0 = max(j - shapes[s, 1] // 2, 0)
+                i1 = min(i - shapes[s, 0] // 2 + shapes[s, 0], a)
+                j1 = min(j - shapes[s, 1] // 2 + shapes[s, 1], b)
                 k0 = pad - shapes[s, 2] // 2
+                across = shapes[s, 2]
                 v00 = np.uint64((i0 * (b + 1) + j0) * line + k0)
                 v01 = np.uint64((i0 * (b + 1) + j1) * line + k0)
                 v10 = np.uint64((i1 * (b + 1) + j0) * line + k0)
                 v11 = np.uint64((i1 * (b + 1) + j1) * line + k0)
-                far = np.uint64(shapes[s, 2])
-                n_blocks = shapes[s, 0] * shapes[s, 1] * shapes[s, 2]
-                to_fraction = np.float32(1.0 / (objective.sd_fraction * n_blocks))
+                far = np.uint64(across)
+                to_fraction = np.float32(
+                    1.0 / (exact.sd_fraction * shapes[s, 0] * shapes[s, 1] * across)
+                )
                 for k in range(layers):
                     q = np.uint64(k)
                     tumor_sum = (
@@ -963,10 +1266,39 @@ def scan(sums, pad, shapes, element, objective, stride):
                     )
                     row[k] = objective_cost(tumor_sum * to_fraction, tumor_sum * to_volume, scaled)
                 for k in range(layers):
-                    if row[k] < costs[k]:
-                        costs[k] = row[k]
-                        numbers[k] = s
-    return best, best_shape
+                    if row[k] < best[k]:
+                        best[k] = row[k]
+                        best_shape[k] = s
+            for k in range(layers):
+                # No shape was scored here.
+                if best[k] > 1e29:
+                    continue
+                s = best_shape[k]
+                # Of nearly equal costs the deeper box wins: it stays full when it is turned.
+                low_i = i - shapes[s, 0] // 2
+                low_j = j - shapes[s, 1] // 2
+                low_k = k - shapes[s, 2] // 2
+                i0 = max(low_i - 2, 0)
+                j0 = max(low_j - 2, 0)
+                i1 = min(low_i + shapes[s, 0] + 2, a)
+                j1 = min(low_j + shapes[s, 1] + 2, b)
+                k0 = pad + low_k - 2
+                k1 = pad + low_k + shapes[s, 2] + 2
+                tumor_sum = (
+                    (sums[i1, j1, k1] - sums[i0, j1, k1])
+                    - (sums[i1, j0, k1] - sums[i0, j0, k1])
+                    - (sums[i1, j1, k0] - sums[i0, j1, k0])
+                    + (sums[i1, j0, k0] - sums[i0, j0, k0])
+                )
+                total = (shapes[s, 0] + 4) * (shapes[s, 1] + 4) * (shapes[s, 2] + 4)
+                costs[n] = best[k] - 0.05 * tumor_sum / total
+                centers[n, 0] = low_i + 0.5 * shapes[s, 0]
+                centers[n, 1] = low_j + 0.5 * shapes[s, 1]
+                centers[n, 2] = low_k + 0.5 * shapes[s, 2]
+                for x in range(3):
+                    sides[n, x] = shapes[s, x]
+                n += 1
+    return centers[:n], sides[:n], costs[:n]
 
 
 @njit(cache=True, nogil=True)
@@ -978,12 +1310,15 @@ def apart(points, order, n, distance, by_axis=False):
     """
     selected = np.empty(n, dtype=np.int64)
     m = 0
+    limit = distance if by_axis else distance * distance
     for index in order:
         free = True
         for k in range(m):
-            difference = np.abs(points[index] - points[selected[k]])
-            gap = difference.max() if by_axis else np.sqrt((difference**2).sum())
-            if gap <= distance:
+            total = 0.0
+            for x in range(points.shape[1]):
+                difference = abs(points[index, x] - points[selected[k], x])
+                total = max(total, difference) if by_axis else total + difference**2
+            if total <= limit:
                 free = False
                 break
         if free:
@@ -997,13 +1332,16 @@ def apart(points, order, n, distance, by_axis=False):
 @njit(cache=True, nogil=True)
 def fractions(boxes, grid, grow, n_rows):
     """Compute the fractions of boxes (n, 5, 3), grown on each side, that a volume fills."""
-    work = _new_work()
+    nodes = np.empty((4, 4096))
+    step = np.empty((3, 3))
+    start = np.empty(3)
+    half = np.empty(3)
     out = np.empty(len(boxes))
     for n in range(len(boxes)):
-        half = 0.5 * boxes[n, 1] + grow
-        out[n] = _fraction(
-            grid, boxes[n, 0], boxes[n, 2:], half, n_rows, work.nodes, work.step, work.box[6]
-        )
+        for x in range(3):
+            half[x] = 0.5 * boxes[n, 1, x] + grow
+        center = boxes[n, 0]
+        out[n] = _fraction(grid, center, boxes[n, 2:5], half, n_rows, nodes, step, start)
     return out
 
 
@@ -1015,6 +1353,55 @@ def pair_dices(boxes, others):
         box = boxes[n]
         for m in range(len(others)):
             other = others[m]
-            shared = box_intersection(box[0], box[1], box[2:], other[0], other[1], other[2:])
+            shared = box_intersection(box[0], box[1], box[2:5], other[0], other[1], other[2:5])
             out[n, m] = 2.0 * shared / (np.prod(box[1]) + np.prod(other[1]))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def sampled_dices(boxes, n_points):
+    """
+    Estimate the Dice coefficients of boxes (n, 5, 3) with each other: (n, n).
+
+    From `n_points` points along each side of both boxes: many times faster than exact volumes.
+    """
+    shares = np.zeros((len(boxes), len(boxes)))
+    point = np.empty(3)
+    for n in range(len(boxes)):
+        for i, j, k in np.ndindex((n_points, n_points, n_points)):
+            for x in range(3):
+                point[x] = boxes[n, 0, x]
+                for y, p in enumerate((i, j, k)):
+                    at = ((p + 0.5) / n_points - 0.5) * boxes[n, 1, y]
+                    point[x] += boxes[n, 2 + x, y] * at
+            for m in range(len(boxes)):
+                inside = True
+                for y in range(3):
+                    along = 0.0
+                    for x in range(3):
+                        along += boxes[m, 2 + x, y] * (point[x] - boxes[m, 0, x])
+                    if abs(along) > 0.5 * boxes[m, 1, y]:
+                        inside = False
+                        break
+                if inside:
+                    shares[n, m] += 1.0 / n_points**3
+    out = np.eye(len(boxes))
+    for n in range(len(boxes)):
+        volume = np.prod(boxes[n, 1])
+        for m in range(n):
+            other = np.prod(boxes[m, 1])
+            out[n, m] = (shares[n, m] * volume + shares[m, n] * other) / (volume + other)
+            out[m, n] = out[n, m]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def costs_of(x, kinds, bases, origins, grid, excluded, low, high, limits):
+    """Evaluate what `descend` minimizes; the last five are the fields of a `Problem`."""
+    problem = Problem(grid, excluded, low, high, limits)
+    work = _new_work()
+    out = np.empty(len(x))
+    for n in range(len(x)):
+        frame = Frame(kinds[n], bases[n], origins[n])
+        out[n] = _cost(x[n], frame, problem, work)
     return out

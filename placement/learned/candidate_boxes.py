@@ -7,12 +7,22 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from placement.box import overlap
+from placement.box.overlap import Preference, SlideSettings
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, allowed_sides
 from placement.learned.features import EYE, Surroundings
 from placement.search.objective import PlacementObjective
 from placement.search.scene import Scene
-from placement.search.scene_search import COARSE, FAMILIES, Search, Wishes
+from placement.search.scene_search import (
+    COARSE,
+    FLAT,
+    SLIDE_LEVELS,
+    SLIDE_STEPS,
+    Search,
+    Wishes,
+    join_boxes,
+)
 
 #: Starts of the search for boxes of large objectives, and how many are made exact.
 N_STARTS, N_FINE = 12, 8
@@ -86,9 +96,15 @@ def moved_off(
     objective = PlacementObjective(volume, MOVED_SPREAD * volume, PURE, PURE_SPREAD)
     mover = Search(replace(search.wishes, objective=objective), search.scene)
     mover.prepare()
-    # Boxes of fewer rotated axes stay as they are turned.
-    free = FAMILIES[3 if search.wishes.max_rotations == 3 else 0][0]
-    return mover.cleared(mover.started(boxes, free)).boxes
+    # Searches of fewer rotated axes begin with unturned boxes.
+    is_free = search.wishes.max_rotations == 3
+    starts = [
+        mover.spread(
+            box[:1], box[1:2], (7 if is_free else 0,), box[None, 2:] if is_free else EYE[None]
+        )
+        for box in boxes
+    ]
+    return mover.cleared(join_boxes(*starts)).boxes
 
 
 def _boxes_of_volumes(
@@ -96,7 +112,9 @@ def _boxes_of_volumes(
 ) -> NDArray[np.float64]:
     """Stretch cubes along the scanner's axes to the tumor around their centers: (n, 5, 3)."""
     wishes = search.wishes
-    search.preference = NEARNESS
+    spacing, tolerance = SLIDE_LEVELS[COARSE]
+    steps = np.repeat(np.array(SLIDE_STEPS), 3)
+    settings = SlideSettings(steps, spacing, 20, tolerance, FLAT)
     boxes = []
     for volume in volumes:
         part = max(wishes.min_volume, min(volume, LARGEST_PART * search.scene.tumor_volume))
@@ -104,14 +122,12 @@ def _boxes_of_volumes(
             part, VOLUME_SPREAD * part, PURE, PURE_SPREAD, one_sided=True
         )
         search.wishes = replace(wishes, objective=objective)
+        problem = search.common(COARSE)
         for center in centers:
-            search.preferred = center
-            start = search.spread(
-                center[None], _sides(part, wishes)[None], FAMILIES[0][0], np.zeros(3)
-            )
-            boxes.append(search.slide(start, COARSE).boxes)
-    search.preference = 0.0
-    search.preferred = search.scene.centroid
+            start = search.spread(center[None], _sides(part, wishes)[None], (0,), EYE[None])
+            limits = problem.limits._replace(preference=Preference(NEARNESS, center))
+            near = problem._replace(limits=limits)
+            boxes.append(overlap.slide(*start[:4], near, settings)[2])
     search.wishes = wishes
     return np.concatenate(boxes)
 

@@ -188,7 +188,9 @@ def describe_boxes(
     """
     scene = surroundings.scene
     centers, sizes, rotations = boxes[:, 0], boxes[:, 1], boxes[:, 2:5]
-    points = _points(boxes, POINTS)
+    line = (np.arange(POINTS) + 0.5) / POINTS - 0.5
+    unit = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = np.einsum("nij,nkj->nki", rotations, unit * sizes[:, None]) + centers[:, None]
     depths = surroundings.at(points)
     at_center = surroundings.at(centers)
     volumes = sizes.prod(axis=1) / MM3_PER_ML
@@ -211,7 +213,7 @@ def describe_boxes(
     )
     n = len(boxes)
     # Exact intersections of all pairs would take longer than everything else.
-    dices = sampled_dices(np.concatenate([boxes, cube[None]]), PAIR_POINTS)
+    dices = overlap.sampled_dices(np.concatenate([boxes, cube[None]]), PAIR_POINTS)
     columns = {
         "objective": objectives,
         "objective_share": objectives / max(float(objectives.max()), 1e-300),
@@ -248,30 +250,6 @@ def describe_boxes(
     table = np.stack([np.asarray(columns[name], dtype=np.float64) for name in QUANTITIES], axis=1)
     middle = np.median(table[:n_compared], axis=0)
     return np.concatenate([table, table - middle], axis=1)
-
-
-def _points(boxes: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """Spread `n` points along each side of boxes (m, 5, 3): (m, n³, 3)."""
-    line = (np.arange(n) + 0.5) / n - 0.5
-    unit = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
-    local = unit * boxes[:, None, 1]
-    return np.asarray(local @ boxes[:, 2:].transpose(0, 2, 1) + boxes[:, None, 0])
-
-
-def sampled_dices(boxes: NDArray[np.float64], n_points: int) -> NDArray[np.float64]:
-    """
-    Estimate the Dice coefficients of boxes (n, 5, 3) with each other: (n, n).
-
-    From `n_points` points along each side of both boxes: many times faster than exact volumes.
-    """
-    points = _points(boxes, n_points)
-    local = (points[:, None] - boxes[:, None, 0]) @ boxes[:, 2:]
-    inside = (np.abs(local) <= 0.5 * boxes[:, None, 1]).all(axis=-1)
-    volumes = boxes[:, 1].prod(axis=1)
-    shared = inside.mean(axis=-1) * volumes[:, None]
-    dices = (shared + shared.T) / (volumes[:, None] + volumes)
-    np.fill_diagonal(dices, 1.0)
-    return np.asarray(dices)
 
 
 def _tilts(rotations: NDArray[np.float64]) -> NDArray[np.float64]:

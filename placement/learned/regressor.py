@@ -425,7 +425,7 @@ def _polished(
 ) -> Voxel:
     """Search from a voxel for a better one of about its volume; take it if it is not worse."""
     from placement.search.optimizer import VoxelOptimizer
-    from placement.search.scene_search import FAMILIES, FINE, Search
+    from placement.search.scene_search import FINE, Search
 
     # The network has learned volumes from experts; the search shall improve the rest.
     objective = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
@@ -434,8 +434,7 @@ def _polished(
     )
     search = Search(optimizer._wishes(), scene)
     search.prepare()
-    box = np.array([[voxel.center, voxel.size, *voxel.rotation]])
-    start = search.started(box, FAMILIES[3][0])
+    start = search.spread(voxel.center[None], voxel.size[None], (7,), voxel.rotation[None])
     end = search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE)
     if scene.excluded:
         end = search.cleared(end)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -125,25 +124,25 @@ class PlacementObjective:
         """
         return float(np.exp(-self.cost(fraction, volume)))
 
-    def cost(self, fraction: Any, volume: Any) -> Any:
+    def cost(self, fraction: float, volume: float) -> float:
         """
         Give minus the logarithm of the score, which still differs where scores round to 0.
 
         Parameters
         ----------
-        fraction : float or ndarray
-            Fraction of voxels that is tumor.
-        volume : float or ndarray
-            Tumor in them, in mL.
+        fraction : float
+            Fraction of the voxel that is tumor.
+        volume : float
+            Tumor in the voxel, in mL.
 
         Returns
         -------
-        float or ndarray
+        float
             ½((volume − µV)/σV)² + ½((fraction − µf)/σf)².
         """
         # The same formula, not compiled: nothing is gained by it for one box.
         formula = overlap.objective_cost.py_func
-        return formula(fraction, volume, objective_parameters(self))
+        return float(formula(fraction, volume, objective_parameters(self)))
 
 
 def objective_parameters(

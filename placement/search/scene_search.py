@@ -1,20 +1,20 @@
-"""The search for the best box in a scene: many quick searches, then a few exact ones."""
+"""The search for the best box in a scene: many quick simplex searches, then a few exact ones."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from placement.box import overlap
-from placement.box.overlap import Excluded, Grid, Preference, Problem, SlideSettings
+from placement.box.overlap import Excluded, Grid, Limits, Preference, Problem, SlideSettings
 from placement.box.row_integrals import Rows
-from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel, allowed_sides, angles_of
+from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel
 from placement.search.objective import PlacementObjective, objective_parameters
 from placement.search.scene import Scene
 
@@ -31,42 +31,41 @@ LONGEST_SCANNED_MM = 48.0
 #: About how many lines of places the first scan tries.
 N_PLACES = 100
 
-#: Part of the fraction of tumor in a box grown by two blocks that the scan subtracts.
-DEEP = 0.05
-
 #: Boxes along the image's axes contain less of a tilted lesion than turned ones will, so the scan
 #: allows so many times the standard deviation of the fraction.
 LENIENCY = 3.0
 
-#: Angles of the console that searches of so many angles vary.
-FAMILIES = {
-    0: [(0, 0, 0)],
-    1: [(1, 0, 0), (0, 1, 0), (0, 0, 1)],
-    2: [(1, 1, 0), (0, 1, 1), (1, 0, 1)],
-    3: [(1, 1, 1)],
-}
+#: By how much boxes are turned before free searches start from them, in radians.
+FIRST_TURN = 0.8
 
-#: Angles that searches start from, in radians; with three angles, so many are drawn between.
-TILTS = (-0.75, -0.4, -0.1, 0.1, 0.4, 0.75)
-N_TURNS = 24
+#: Search kinds by angles that a console sets: along the scanner's axes, turned about one, about
+#: two in the order of the console (x before y before z; the other order takes three), freely.
+FAMILIES = {0: (0,), 1: (1, 2, 3), 2: (4, 5, 8), 3: (7,)}
+
+#: Refining lowers minus the logarithm of the objective by no more than about this.
+NEAR_ENOUGH = 0.15
 
 #: A region touches a box where its fraction of the box exceeds the tolerance by more than this.
 TOUCH, TOUCH_INVERTED = 1e-9, 1e-5
 
+#: Rotations of each box of the scan; free searches start from the best of them.
+N_TURNS = 24
+
+#: Angles about one or two axes, in radians; searches with so few start from the best of them.
+TILTS = tuple(itertools.product((-0.75, -0.4, -0.1, 0.1, 0.4, 0.75), repeat=2))
+
 #: First steps of simplex searches: the center in mm, logarithms of sides, rotations in radians.
 COARSE_STEPS, MIDDLE_STEPS, FINE_STEPS = (4.0, 0.15, 0.35), (1.5, 0.06, 0.12), (0.8, 0.03, 0.06)
 
-#: Rounds of simplex searches: the fraction of boxes that continue, the best, and how many
-#: evaluations each has used at the end of the round.
+#: Rounds of searches: the fraction of boxes that continue, the best, and how many evaluations each
+#: has used at the end of the round.
 QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))  # on the coarsest rows
+THOROUGH = ((1.0, 60), (0.6, 200))  # the same, where time does not matter
 ALL = ((1.0, 130),)  # the same, for candidates, all of which must be searched to the end
-SIMPLE = ((1.0, 30), (0.5, 90))  # with fewer angles, to break ties
+STRAIGHT = ((1.0, 30), (0.5, 90))  # along the scanner's axes, to break ties
+TURNED = ((1.0, 25), (0.25, 70))  # with one or two angles, to break ties
 MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
 FINE_ROUNDS = ((1.0, 50), (0.67, 120))
-
-#: The last simplex search, because the objective bends where voxels end and searches along the
-#: gradient may stop there: its first steps and evaluations.
-LAST_STEPS, LAST_ROUNDS = (2.0, 0.1, 0.2), ((1.0, 140),)
 
 #: Slices are thick from this ratio of edges of image voxels on. Their faces are steps of the
 #: objective, which only searches from more places overcome.
@@ -78,11 +77,12 @@ ROOM = 0.92
 #: Largest steps along the gradient: of the center in mm, of the logarithms of sides, of angles.
 SLIDE_STEPS = (4.0, 0.2, 0.2)
 
-#: Along the gradient, by level of rows: mm between the points on faces where it is measured, at
-#: what change of the cost a box is done, and after how many steps.
-SLIDE_LEVELS = ((5.0, 2e-3, 20), (2.5, 1e-4, 15), (1.5, 1e-5, 15), (1.0, 1e-6, 20))
+#: Along the gradient, by level of rows: mm between the points on faces where it is measured, and
+#: at what change of the cost a box is done.
+SLIDE_LEVELS = ((5.0, 2e-3), (2.5, 1e-4), (1.5, 1e-5), (1.0, 1e-6))
 
-#: From how many places boxes start: limited rotations and free ones.
+#: From how many places boxes start: limited rotations and free ones, which start with fewer turns
+#: at each.
 N_STARTS, N_FREE_STARTS = 20, 34
 
 #: How many boxes are searched, the best: few where one costs no more than this from the start,
@@ -92,29 +92,49 @@ N_EASY, N_HARD, EASY = 12, 90, 0.02
 #: At last, rows lie no farther apart than this, in mm, but no more of them to an image voxel.
 EXACT_MM, MOST_ROWS = 0.5, 4
 
-#: How many boxes are made exact at last.
-N_EXACT = 2
+#: The last simplex searches, because the objective bends where voxels end and searches along the
+#: gradient may stop there: their first steps, and for each the level of rows and evaluations. More
+#: where time matters less or among equal boxes, which otherwise depend on the image voxels.
+LAST_STEPS = (2.0, 0.1, 0.2)
+LAST, LAST_THOROUGH = ((FINE, 120),), ((EXACT, 200), (EXACT, 200))
 
-#: Curvature to start with where the objective is flat.
-FLAT = 0.1
+#: How many boxes are made exact at last, and by how many steps.
+N_EXACT, N_EXACT_STEPS = 2, 20
+
+#: Steps along the gradient on the coarsest rows, and on the others.
+N_QUICK_STEPS, N_STEPS = 20, 15
+
+#: Curvature to start with where the objective is flat: for the best box, and among equal ones,
+#: where only the preference has a slope.
+FLAT, FLATTER = 0.1, 0.03
 
 #: What 10 mm from the centroid, or a side longer by a factor of 2.7, add to the cost among boxes
 #: that are nearly as good as the best.
 PREFERENCE = 0.02
 
-#: To break ties: from how many places and from how many of the best boxes simpler ones start.
-N_STRAIGHT, N_TILTED = 5, 2
+#: To break ties: how many unturned boxes are searched, how many of these are then tilted, and how
+#: many are made exact.
+N_STRAIGHT, N_TILTED, N_SIMPLE = 8, 2, 2
 
-#: Where regions are excluded: how many points of the tumor outside them start searches, the
-#: radius within which the tumor gives the directions of a box, its part of the target volume, and
-#: how much tumor the scan subtracts for each excluded voxel.
-N_INNER, INNER_MM, INNER_PART, LOSS = 8, 14.0, 0.3, 4.0
+#: Where regions are excluded: how many points of the tumor outside them start searches, the radius
+#: within which the tumor gives the directions of a box, and how much tumor the scan subtracts for
+#: each excluded voxel.
+N_INNER, INNER_MM, LOSS = 8, 14.0, 4.0
 
 #: Rounds of moving boxes off excluded regions: the penalty, and how far beyond the margin, in mm,
 #: because searches look at one row for each image voxel and may miss a corner.
 CLEARING = ((30.0, 0.2), (300.0, 0.4))
 STRICTER = 0.9
 FARTHER_MM = (0.8, 1.3)
+
+#: A second search follows where no allowed box reaches this fraction of tumor: how many boxes, and
+#: their rounds.
+ENOUGH = 0.8
+N_SQUEEZED = 40
+SQUEEZED = ((1.0, 100), (0.5, 250))
+
+#: Where no box keeps all limits: from how many boxes a last search for one starts.
+N_RESCUED = 8
 
 #: Rows to an image voxel along each of two axes where boxes are compared.
 N_ROWS = 3
@@ -140,13 +160,14 @@ class Boxes(NamedTuple):
     """
     Boxes at the start or the end of a search.
 
-    Shapes: `x` (n, 9): center, logarithms of sides, angles in radians; `free` (n, 3), 1 for angles
-    that are varied and else 0; `costs` (n,); `boxes` (n, 5, 3): center, sides and the rows of the
-    rotation.
+    Shapes: `x` (n, 9), `kinds` (n,), `bases` (n, 3, 3), `origins` (n, 3), `costs` (n,), `boxes`
+    (n, 5, 3): center, sides and the rows of the rotation.
     """
 
     x: NDArray[np.float64]
-    free: NDArray[np.float64]
+    kinds: NDArray[np.int64]
+    bases: NDArray[np.float64]
+    origins: NDArray[np.float64]
     costs: NDArray[np.float64]
     boxes: NDArray[np.float64]
 
@@ -159,6 +180,12 @@ class Boxes(NamedTuple):
         order = np.argsort(self.costs, kind="stable")
         numbers = self.boxes[:, :2].reshape(-1, 6)
         return self.take(overlap.apart(numbers, order, n, difference, True))
+
+    def promising(self, objective: float) -> bool:
+        """Tell whether refining the best may reach an objective."""
+        # The bound keeps the logarithm finite where the objective rounds to 0.
+        cost = -np.log(max(objective, 1e-300))
+        return bool(self.costs.min() <= NEAR_ENOUGH + cost)
 
 
 def grid_of(rows: Rows) -> Grid:
@@ -184,14 +211,13 @@ class Search:
         # Regions to stay away from, with their margins in mm.
         self.avoided: Mapping[str, float] = scene.margins
         self.preference = 0.0
-        self.preferred = self.scene.centroid
         self.log_aspect = overlap.NO_LIMIT
         if wishes.max_aspect is not None:
             # Rounding of sides may make them less alike.
             self.log_aspect = float(np.log(max(1.0, ROOM * wishes.max_aspect)))
         self.log_sizes = np.ascontiguousarray(np.log(wishes.sizes).T)
-        # Centers and sides that searches for simpler boxes start from; None before `run`.
-        self.places: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        # Where searches for simpler boxes start; None before `run`, or where ties are not broken.
+        self.straight: Boxes | None = None
         # The best box, whether or not a simpler one is taken.
         self.free: Voxel | None = None
         # Simplex searches, where regions are excluded, are slower.
@@ -205,6 +231,18 @@ class Search:
         """Search in a tumor of these rows."""
         self.rows: Rows = rows
         self.whole = grid_of(rows)
+
+    def limits(self, penalty: float = 3.0, n_rows: int = 1) -> Limits:
+        """Give the objective and the constraints of boxes to compiled code."""
+        return Limits(
+            objective=objective_parameters(self.wishes.objective, MM3_PER_ML),
+            min_volume=self.wishes.min_volume * MM3_PER_ML,
+            low_sides=self.log_sizes[0],
+            high_sides=self.log_sizes[1],
+            penalty=penalty,
+            preference=Preference(self.preference, self.scene.centroid, self.log_aspect),
+            n_rows=n_rows,
+        )
 
     def prepare(self) -> None:
         """Average rows for the quick searches, and gather what is excluded near the tumor."""
@@ -268,89 +306,51 @@ class Search:
 
     def starts(self, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scan boxes along the image's axes; returns centers and sides of up to `n`, in mm."""
-        from scipy.optimize import linear_sum_assignment
-
-        usable = self.usable()
-        shapes = self.shapes()
-        # Beyond the ends the sums stay constant, so that boxes need no clipping along the last
-        # axis.
-        pad = max(3, int(shapes[:, 2].max(initial=0)) + 3)
-        sums = np.pad(
-            usable.cumsum(axis=2).cumsum(axis=1).cumsum(axis=0), ((1, 0), (1, 0), (pad + 1, 0))
-        )
-        sums = np.pad(sums, ((0, 0), (0, 0), (0, pad)), mode="edge")
+        rows = self.rows
+        lengths = np.linalg.norm(rows.matrix, axis=0)
+        edges = lengths * self.block
+        volume = abs(np.linalg.det(rows.matrix)) * np.prod(self.block)
+        averaged = self.usable_sums()
+        n_blocks = (averaged.shape[0] - 2) * (averaged.shape[1] - 2)
         n_places = 3 * N_PLACES if self.wishes.thorough else N_PLACES
-        stride = max(1, int(np.ceil(np.sqrt(usable.shape[0] * usable.shape[1] / n_places))))
-        objective = self.wishes.objective
-        lenient = replace(objective, sd_fraction=LENIENCY * objective.sd_fraction)
-        element = abs(np.linalg.det(self.rows.matrix)) * np.prod(self.block)
-        best, numbers = overlap.scan(
-            sums, pad, shapes, element, objective_parameters(lenient, MM3_PER_ML), stride
+        stride = max(1, int(np.ceil(np.sqrt(n_blocks / n_places))))
+        limits = self.scan_limits()
+        block_centers, sides, costs = overlap.scan(
+            averaged, int(self.block[2]), edges, volume, limits, stride, LONGEST_SCANNED_MM
         )
-        if not len(shapes):
-            # No plausible shape fits into the image: begin with the least volume in the middle.
-            low = self.wishes.sizes.min()
-            least = max(self.wishes.min_volume * MM3_PER_ML, low**3)
-            return self.scene.centroid[None], np.full((1, 3), np.cbrt(least))
-        # Neighbors of a place would be dropped one by one.
-        order = np.argsort(best.ravel(), kind="stable")[: 40 * n]
-        places = np.stack(np.unravel_index(order, best.shape), axis=1) * (stride, stride, 1)
-        sides = shapes[numbers.ravel()[order]]
-        low = places + np.array([stride // 2, stride // 2, 0]) - sides // 2
-        # Of nearly equal costs the deeper box wins: it stays full when it is turned.
-        ends = np.stack([low - 2, low + sides + 2])
-        ends[:, :, :2] = np.clip(ends[:, :, :2], 0, usable.shape[:2])
-        deep = np.zeros(len(low))
-        for corner in itertools.product((0, 1), repeat=3):
-            i, j, k = (ends[end, :, axis] for axis, end in enumerate(corner))
-            deep += (-1) ** (1 + sum(corner)) * sums[i, j, pad + k]
-        costs = best.ravel()[order] - DEEP * deep / (sides + 4).prod(axis=1)
-        centers = self.points(low + 0.5 * sides - 0.5)
+        # No plausible shape fits into the image: begin with the least volume in the middle.
+        if not len(block_centers):
+            least_volume = max(limits.min_volume, np.exp(limits.low_sides[0]) ** 3)
+            return self.scene.centroid[None], np.full((1, 3), np.cbrt(least_volume))
+        centers = (block_centers * self.block + (0.5, 0.5, -0.5)) @ rows.matrix.T + rows.offset
         selected = overlap.apart(centers, np.argsort(costs, kind="stable"), n, APART_MM)
         # The sides go to the scanner's axes that their image axes are nearest to.
-        edges = np.linalg.norm(self.rows.matrix, axis=0)
-        _, image_axes = linear_sum_assignment(-np.abs(self.rows.matrix / edges))
-        return centers[selected], (sides[selected] * edges * self.block)[:, image_axes]
+        from scipy.optimize import linear_sum_assignment
 
-    def shapes(self) -> NDArray[np.int64]:
-        """List the sides, in blocks of image voxels, of boxes with plausible volumes: (n, 3)."""
-        wishes = self.wishes
-        edges = np.linalg.norm(self.rows.matrix, axis=0) * self.block
-        shortest, longest = wishes.sizes.min(), min(wishes.sizes.max(), LONGEST_SCANNED_MM)
-        lengths = []
-        for edge in edges:
-            first = max(1, int(np.ceil(shortest / edge - 0.5)))
-            length, side = [], first
-            while side <= max(first, int(longest / edge + 0.5)):
-                length.append(side)
-                # Sides grow by a quarter at a time, so that few shapes cover the range.
-                side += max(1, side // 4)
-            lengths.append(length)
-        shapes = np.array(list(itertools.product(*lengths)))
-        volumes = shapes.prod(axis=1) * edges.prod() / MM3_PER_ML
-        mean, least = wishes.objective.mean_volume, wishes.min_volume
-        is_plausible = volumes >= 0.8 * max(least, 0.08 * mean)
-        return shapes[is_plausible & (volumes <= max(2.0 * mean, 1.4 * least))]
+        scanner_axes, image_axes = linear_sum_assignment(-np.abs(rows.matrix / lengths))
+        sizes = np.empty((len(selected), 3))
+        sizes[:, scanner_axes] = (sides[selected] * edges)[:, image_axes]
+        return centers[selected], sizes
 
-    def points(self, index: NDArray[Any]) -> NDArray[np.float64]:
-        """Give the middles of blocks of image voxels, by their indices (n, 3), in mm."""
-        rows_index = (index + 0.5) * self.block + (0.5, 0.5, -0.5)
-        return np.asarray(rows_index @ self.rows.matrix.T + self.rows.offset)
+    def scan_limits(self) -> Limits:
+        """Loosen the limits for the scan: less purity, and one range for all sides."""
+        limits = self.limits()
+        objective = limits.objective
+        return limits._replace(
+            objective=objective._replace(sd_fraction=objective.sd_fraction * LENIENCY),
+            low_sides=np.full(3, limits.low_sides.min()),
+            high_sides=np.full(3, limits.high_sides.max()),
+        )
 
-    def usable(self) -> NDArray[np.float32]:
-        """Average the tumor over blocks, less excluded regions and their margins."""
+    def usable_sums(self) -> NDArray[np.float32]:
+        """Sum the tumor along blocks of rows, less excluded regions and their margins."""
         scene = self.scene
-        sums = self.grids[COARSE].prefix
+        averaged = self.grids[COARSE].prefix
         excluded = self.excluded_voxels()
-        if excluded.any():
-            usable = scene.occupancy - np.float32(LOSS) * excluded
-            rows = Rows.of(usable, scene.affine, scene.origin)
-            sums = overlap.average_rows(rows.prefix, int(self.block[0]), int(self.block[1]))
-        depth = int(self.block[2])
-        sums = sums[1:-1, 1:-1]
-        if (sums.shape[2] - 1) % depth:
-            sums = np.concatenate([sums, sums[:, :, -1:].repeat(depth, axis=2)], axis=2)
-        return np.diff(sums[:, :, ::depth], axis=2) / np.float32(depth)
+        if not excluded.any():
+            return averaged
+        rows = Rows.of(scene.occupancy - np.float32(LOSS) * excluded, scene.affine, scene.origin)
+        return overlap.average_rows(rows.prefix, int(self.block[0]), int(self.block[1]))
 
     def excluded_voxels(self, *, strict: bool = True) -> NDArray[np.bool_]:
         """Mark excluded voxels, with their margins, on the tumor's grid; strict ones only."""
@@ -376,32 +376,45 @@ class Search:
         """Start small boxes where the tumor is thick and not excluded."""
         from scipy.ndimage import distance_transform_edt
 
-        count = self.wishes.max_rotations
-        inside = np.pad(self.usable() > 0.5, 1)
-        index = np.argwhere(inside)
+        depth = int(self.block[2])
+        sums = self.usable_sums()[1:-1, 1:-1]
+        sums = np.concatenate([sums[:, :, :-1:depth], sums[:, :, -1:]], axis=2)
+        inside = np.pad(np.diff(sums, axis=2) / depth > 0.5, 1)
         edges = np.linalg.norm(self.rows.matrix, axis=0) * self.block
+        index = np.argwhere(inside)
+        if not len(index):
+            return self.spread(np.empty((0, 3)), np.empty((0, 3)), (0,), np.eye(3)[None])
         thickness = distance_transform_edt(inside, sampling=edges)[tuple(index.T)]
-        points = self.points(index - 1.0)
-        order = np.argsort(-thickness, kind="stable")
-        volume = max(self.wishes.min_volume, INNER_PART * self.wishes.objective.mean_volume)
-        starts = [self.spread(np.empty((0, 3)), np.empty((0, 3)), FAMILIES[count][0], np.zeros(3))]
-        for center in points[overlap.apart(points, order, N_INNER, APART_MM)]:
-            near = points[((points - center) ** 2).sum(axis=1) <= INNER_MM**2]
-            middle = near.mean(axis=0)
-            spread, turn = np.linalg.eigh((near - middle).T @ (near - middle) / len(near))
-            sides, angles = np.ones(3), np.zeros(3)
-            if count == 3:
-                # Along the directions of the tumor; eigenvectors may be a reflection.
-                turn *= np.linalg.det(turn)
-                sides = np.sqrt(np.maximum(spread, 1.0))
-                box = Voxel.from_rotation(center, sides, turn).canonical()
-                sides, angles = box.size, np.radians(box.angles)
-            sides = sides * np.cbrt(volume * MM3_PER_ML / sides.prod())
-            sides = allowed_sides(sides, self.wishes.sizes, volume)
-            for free in FAMILIES[count]:
-                turned = angles if count == 3 else 0.3 * np.array(free)
-                starts.append(self.spread(np.stack([center, middle]), sides[None], free, turned))
-        return join_boxes(*starts)
+        block_index = (index - 0.5) * self.block + (0.5, 0.5, -0.5)
+        points = block_index @ self.rows.matrix.T + self.rows.offset
+        thickest = np.argsort(-thickness, kind="stable")
+        selected = overlap.apart(points, thickest, N_INNER, APART_MM)
+        return join_boxes(*(self.inner_start(center, points) for center in points[selected]))
+
+    def inner_start(self, center: NDArray[np.float64], points: NDArray[np.float64]) -> Boxes:
+        """Start boxes of the least volume along the directions of the tumor near a point."""
+        near = points[((points - center) ** 2).sum(axis=1) <= INNER_MM**2]
+        middle = near.mean(axis=0)
+        spread, turn = np.linalg.eigh((near - middle).T @ (near - middle) / len(near))
+        # Eigenvectors may be a reflection, which no box can be turned by.
+        turn *= np.linalg.det(turn)
+        max_rotations = self.wishes.max_rotations
+        base = np.eye(3)
+        sides = np.zeros(3)
+        if max_rotations == 3:
+            extents = np.sqrt(np.maximum(spread, 1.0))
+            box = Voxel.from_rotation(center, np.exp(np.log(extents)), turn).canonical()
+            base = box.rotation
+            sides = np.log(box.size)
+        low, high = np.log(self.wishes.sizes.T)
+        least = max(self.wishes.min_volume, 0.3 * self.wishes.objective.mean_volume) * MM3_PER_ML
+        # Sides at their limit leave the missing volume to the next rounds.
+        for _ in range(3):
+            sides = np.clip(sides + (np.log(least) - sides.sum()) / 3, low, high)
+        centers = np.stack([center, middle])
+        return self.spread(
+            centers, np.exp(sides)[None], FAMILIES[max_rotations], base[None], (0.3,)
+        )
 
     def descend(
         self,
@@ -422,112 +435,135 @@ class Search:
         tolerance = 1e-3 if level == COARSE else 1e-5
         counts = [(max(1, round(share * len(start.x))), n_evals) for share, n_evals in rounds]
         x, costs, boxes = overlap.descend(
-            start.x,
-            start.free,
+            *start[:4],
             self.common(level, penalty, away),
             np.array(steps, dtype=np.float64),
             np.array(counts, dtype=np.int64),
             tolerance,
         )
-        return Boxes(x, start.free, costs, boxes)
+        return start._replace(x=x, costs=costs, boxes=boxes)
 
-    def slide(self, start: Boxes, level: int) -> Boxes:
+    def slide(self, start: Boxes, level: int, n_steps: int, flat: float = FLAT) -> Boxes:
         """Improve boxes along the gradient; excluded regions are not seen."""
-        spacing, tolerance, n_steps = SLIDE_LEVELS[level]
+        spacing, tolerance = SLIDE_LEVELS[level]
         settings = SlideSettings(
-            np.repeat(np.array(SLIDE_STEPS), 3), spacing, n_steps, tolerance, FLAT
+            np.repeat(np.array(SLIDE_STEPS), 3), spacing, n_steps, tolerance, flat
         )
-        x, costs, boxes = overlap.slide(start.x, start.free, self.common(level), settings)
-        return Boxes(x, start.free, costs, boxes)
+        x, costs, boxes = overlap.slide(*start[:4], self.common(level), settings)
+        return start._replace(x=x, costs=costs, boxes=boxes)
 
     def spread(
-        self, centers: NDArray, sizes: NDArray, free: Sequence[int], angles: ArrayLike
+        self,
+        centers: NDArray,
+        sizes: NDArray,
+        kinds: Sequence[int],
+        turns: NDArray,
+        angles: Sequence[float] = (0.0,),
     ) -> Boxes:
-        """Combine centers and sides (m, 3) with angles (k, 3), of which `free` are varied."""
-        turns = np.asarray(angles, dtype=np.float64).reshape(-1, 3)
-        n = len(centers) * len(turns)
-        x = np.zeros((len(turns), len(centers), 9))
-        x[:, :, :3] = centers
+        """Combine centers with search kinds, first rotations, and angles of kinds but 0 and 7."""
+        poses = list(itertools.product(kinds, turns, angles))
+        m = len(centers)
+        n = m * len(poses)
+        x = np.zeros((len(poses), m, 9))
         x[:, :, 3:6] = np.log(sizes)
-        x[:, :, 6:] = turns[:, None]
-        varied = np.tile(np.array(free, dtype=np.float64), (n, 1))
-        return Boxes(x.reshape(n, 9), varied, np.zeros(n), np.zeros((n, 5, 3)))
-
-    def started(self, boxes: NDArray[np.float64], free: Sequence[int]) -> Boxes:
-        """Start from boxes (n, 5, 3) as they are."""
-        angles = np.radians([angles_of(box[2:]) for box in boxes]).reshape(-1, 3)
-        x = np.concatenate([boxes[:, 0], np.log(boxes[:, 1]), angles], axis=1)
-        varied = np.tile(np.array(free, dtype=np.float64), (len(boxes), 1))
-        return Boxes(x, varied, np.zeros(len(boxes)), boxes)
-
-    def tilted(self, centers: NDArray, sizes: NDArray, count: int, n: int) -> Boxes:
-        """Turn boxes by so many angles; for each center, take the `n` best of each choice."""
-        tilted: list[Boxes] = []
-        # One choice after the other, so that few boxes are in memory.
-        for free in FAMILIES[count]:
-            angles = np.array(list(itertools.product(TILTS, repeat=count)))
-            if count == 3:
-                rng = np.random.default_rng(seed_for(seed_from(self.wishes.random_state), "turns"))
-                angles = rng.uniform(min(TILTS), max(TILTS), (N_TURNS, 3))
-            turns = np.zeros((len(angles), 3))
-            turns[:, np.array(free, dtype=bool)] = angles
-            boxes = self.spread(centers, sizes, free, turns)
-            costs = overlap.costs_of(boxes.x, self.common(COARSE)).reshape(len(turns), -1)
-            best = np.argsort(costs, axis=0, kind="stable")[:n]
-            tilted.append(boxes.take((best * len(centers) + np.arange(len(centers))).ravel()))
-        return join_boxes(*tilted)
+        for row, (kind, _, angle) in zip(x, poses, strict=True):
+            if kind not in (0, 7):
+                row[:, 6:8] = angle
+        return Boxes(
+            x.reshape(n, 9),
+            np.repeat(np.array([kind for kind, _, _ in poses], dtype=np.int64), m),
+            np.repeat(np.array([base for _, base, _ in poses]), m, axis=0),
+            np.tile(centers, (len(poses), 1)),
+            np.zeros(n),
+            np.zeros((n, 5, 3)),
+        )
 
     def run(self, n_starts: int, n_fine: int, *, every: bool = False) -> Boxes:
-        """Search: refined boxes of as many angles as are allowed."""
+        """Search: refined free boxes and, to break ties, ones along the scanner's axes."""
         self.prepare()
+        wishes = self.wishes
         if self.thorough:
             n_starts, n_fine = (3 * n_starts) // 2, 2 * n_fine
         centers, sides = self.starts(n_starts)
-        self.places = centers[:N_STRAIGHT], sides[:N_STRAIGHT]
-        count = self.wishes.max_rotations
-        quick = self.tilted(centers, sides, count, (3 if count == 3 else 1) + self.thorough)
-        if not len(self.margins):
+        unturned = np.eye(3)[None]
+        quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], unturned, (0.3,))
+        if wishes.max_rotations == 3:
+            n_turned = 4 if self.thorough else 2
+            quick = join_boxes(quick, self.best_turned(centers, sides, n_turned))
+        elif wishes.max_rotations:
+            quick = self.best_tilted(centers, sides, 2 if self.thorough else 1)
+        if len(self.margins):
+            # Room for these among the best, which are refined.
+            quick = join_boxes(quick, self.inner())
+            n_fine += 3
+            rounds: tuple[tuple[float, int], ...] = THOROUGH if wishes.thorough else QUICK
+            if every:
+                rounds = ALL
+            quick = self.descend(quick, COARSE_STEPS, rounds, COARSE)
+            fine = self.refined(quick, n_fine)
+            if not self.satisfied(fine):
+                fine = join_boxes(fine, self.squeezed(centers))
+            if self.first_sound(fine.boxes)[1] is None:
+                fine = join_boxes(fine, self.rescued(fine))
+        else:
             if not (every or self.thorough):
-                costs = overlap.costs_of(quick.x, self.common(COARSE))
-                n = N_EASY if costs.min() <= EASY else N_HARD
-                quick = quick.take(np.argsort(costs, kind="stable")[:n])
-            return self.refined(self.slide(quick, COARSE), n_fine)
-        quick = join_boxes(quick, self.inner())
-        rounds = ALL if every or self.wishes.thorough else QUICK
-        # Room for boxes of inner places among the best, which are refined.
-        return self.refined(self.descend(quick, COARSE_STEPS, rounds, COARSE), n_fine + 3)
+                quick = self.eased(quick)
+            quick = self.slide(quick, COARSE, N_QUICK_STEPS)
+            fine = self.slid(quick, 2 * n_fine, n_fine)
+            fine = join_boxes(self.polished(fine, FLAT), fine)
+        if wishes.tie_break > 0 and not every:
+            self.straight = self.spread(centers[:N_STRAIGHT], sides[:N_STRAIGHT], (0,), unturned)
+            self.best = fine
+        return fine
+
+    def eased(self, quick: Boxes) -> Boxes:
+        """Keep the most promising boxes: few where one is nearly perfect before it is searched."""
+        costs = overlap.costs_of(*quick[:4], *self.common(COARSE))
+        n = N_EASY if costs.min() <= EASY else N_HARD
+        return quick.take(np.argsort(costs, kind="stable")[:n])
 
     def refined(self, quick: Boxes, n: int) -> Boxes:
         """Make the best distinct ones exact."""
-        if not len(self.margins):
-            middle = self.slide(quick.distinct(2 * n), MIDDLE)
-            fine = self.slide(middle.distinct(n), FINE)
-            exact = self.slide(fine.distinct(N_EXACT), EXACT)
-            return join_boxes(self.polished(exact), exact, fine, middle)
-        middle = self.descend(quick.distinct(n), MIDDLE_STEPS, MIDDLE_ROUNDS, MIDDLE)
-        order = np.argsort(middle.costs, kind="stable")
+        fine = self.descend(quick.distinct(n), MIDDLE_STEPS, MIDDLE_ROUNDS, MIDDLE)
+        order = np.argsort(fine.costs, kind="stable")
         half = (n + 1) // 2
-        fine = self.descend(middle.take(order[:half]), FINE_STEPS, FINE_ROUNDS, FINE)
-        return self.cleared(join_boxes(fine, middle.take(order[half:])))
+        better = self.descend(fine.take(order[:half]), FINE_STEPS, FINE_ROUNDS, FINE)
+        if self.wishes.thorough:
+            # With large steps again: a simplex that has shrunk stays where it is.
+            better = self.descend(better, (3.0, 0.1, 0.2), ((1.0, 450),), FINE)
+        fine = join_boxes(better, fine.take(order[half:]))
+        return self.cleared(fine) if len(self.margins) else fine
 
-    def polished(self, boxes: Boxes) -> Boxes:
+    def slid(self, quick: Boxes, n_middle: int, n_fine: int, flat: float = FLAT) -> Boxes:
+        """Make the best distinct ones exact along the gradient."""
+        middle = self.slide(quick.distinct(n_middle), MIDDLE, N_STEPS, flat)
+        fine = self.slide(middle.distinct(n_fine), FINE, N_STEPS, flat)
+        exact = self.slide(fine.distinct(N_EXACT), EXACT, N_EXACT_STEPS, flat)
+        return join_boxes(exact, fine, middle)
+
+    def polished(self, boxes: Boxes, flat: float) -> Boxes:
         """Search on from the best box; simplex searches do not stop where voxels end."""
+        best = boxes.distinct(1)
+        if best.kinds[0] in FAMILIES[2]:
+            best = join_boxes(best, self.slide(self.reordered(best), FINE, N_STEPS, flat))
+            best = best.distinct(1)
+        searches = LAST_THOROUGH if self.thorough or self.preference else LAST
+        for level, n_evals in searches:
+            best = self.descend(best, LAST_STEPS, ((1.0, n_evals),), level)
+            best = self.slide(best, EXACT, N_EXACT_STEPS, flat)
+        return best
+
+    def reordered(self, best: Boxes) -> Boxes:
+        """Start with the best box about each two axes; each leaves out one of its turns."""
         from scipy.spatial.transform import Rotation
 
-        best = boxes.distinct(1)
-        if best.free.sum() == 2:
-            voxel = self.voxel(best.boxes[0])
-            rotation = Rotation.from_matrix(voxel.rotation)
-            # About each two axes; each leaves out one of its turns.
-            for free, order in zip(FAMILIES[2], ("XYZ", "YZX", "XZY"), strict=True):
-                angles = np.zeros(3)
-                angles[np.array(free, dtype=bool)] = rotation.as_euler(order)[:2]
-                start = self.spread(voxel.center[None], voxel.size[None], free, angles)
-                best = join_boxes(best, self.slide(start, FINE))
-        best = best.distinct(1)
-        # Among equal boxes on all rows, or the one that is taken depends on the image voxels.
-        level = EXACT if self.thorough or self.preference else FINE
-        return self.slide(self.descend(best, LAST_STEPS, LAST_ROUNDS, level), EXACT)
+        voxel = self.voxel(best.boxes[0])
+        kinds = FAMILIES[2]
+        boxes = self.spread(voxel.center[None], voxel.size[None], kinds, np.eye(3)[None])
+        rotation = Rotation.from_matrix(voxel.rotation)
+        for x, order in zip(boxes.x, ("XYZ", "YZX", "XZY"), strict=True):
+            x[6:8] = rotation.as_euler(order)[:2]
+        return boxes
 
     def cleared(self, boxes: Boxes) -> Boxes:
         """Move boxes off what is excluded."""
@@ -545,6 +581,66 @@ class Search:
             boxes = join_boxes(boxes.take(~touching), moved)
         return boxes
 
+    def rescued(self, boxes: Boxes) -> Boxes:
+        """Search on from boxes that break constraints least, whatever the tumor."""
+        costs = overlap.costs_of(*boxes[:4], *self.common(FINE, *CLEARING[-1]))
+        near = boxes.take(np.argsort(costs, kind="stable")[:N_RESCUED])
+        for steps in (MIDDLE_STEPS, FINE_STEPS):
+            near = self.descend(near, steps, ((1.0, 400),), FINE, *CLEARING[-1])
+        return near
+
+    def satisfied(self, boxes: Boxes) -> bool:
+        """Tell whether a box that touches nothing is mostly tumor."""
+        fractions = overlap.fractions(boxes.boxes, self.whole, 0.0, 1)
+        mostly_tumor = boxes.boxes[fractions >= ENOUGH]
+        return any(not self.touched(self.voxel(box)) for box in mostly_tumor)
+
+    def squeezed(self, centers: NDArray[np.float64]) -> Boxes:
+        """Search longer, from small boxes in many rotations, with a high penalty."""
+        start = self.inner()
+        if not len(start.x):
+            return start
+        origins = np.concatenate([start.origins, centers])
+        log_sides = start.x[:, 3:6]
+        first_sides = np.tile(log_sides[:1], (len(centers), 1))
+        sizes = np.exp(np.concatenate([log_sides, first_sides]))
+        family = FAMILIES[self.wishes.max_rotations]
+        if family == (7,):
+            turned = join_boxes(start, self.spread(origins, sizes, family, self.turns(N_TURNS)))
+        else:
+            turned = self.spread(origins, sizes, family, np.eye(3)[None], (0.0, 0.4, -0.4))
+        # Far more starts than can be searched: one evaluation each picks the better ones.
+        costs = overlap.costs_of(*turned[:4], *self.common(COARSE, *CLEARING[0]))
+        turned = turned.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
+        quick = self.descend(turned, COARSE_STEPS, SQUEEZED, COARSE, *CLEARING[0])
+        rounds = ((1.0, 250),)
+        fine = self.descend(quick.distinct(6), MIDDLE_STEPS, rounds, MIDDLE, *CLEARING[0])
+        return self.cleared(fine)
+
+    def best_turned(
+        self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int
+    ) -> Boxes:
+        """Turn boxes by many rotations; for each center, take the `n` best to start from."""
+        turned = self.spread(centers, sides, FAMILIES[3], self.turns(N_TURNS))
+        costs = overlap.costs_of(*turned[:4], *self.common(COARSE)).reshape(N_TURNS, -1)
+        best = np.argsort(costs, axis=0, kind="stable")[:n]
+        return turned.take((best * len(centers) + np.arange(len(centers))).ravel())
+
+    def best_tilted(
+        self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int
+    ) -> Boxes:
+        """Tilt boxes about each choice of axes; for each center, take the `n` best as starts."""
+        unturned = np.eye(3)[None]
+        tilted: list[Boxes] = []
+        # One choice after the other, so that few boxes are in memory.
+        for kind in FAMILIES[self.wishes.max_rotations]:
+            boxes = self.spread(centers, sides, (kind,), np.tile(unturned, (len(TILTS), 1, 1)))
+            boxes.x[:, 6:8] = np.repeat(TILTS, len(centers), axis=0)
+            costs = overlap.costs_of(*boxes[:4], *self.common(COARSE)).reshape(len(TILTS), -1)
+            best = np.argsort(costs, axis=0, kind="stable")[:n]
+            tilted.append(boxes.take((best * len(centers) + np.arange(len(centers))).ravel()))
+        return join_boxes(*tilted)
+
     def common(self, level: int, penalty: float = 3.0, away: float = 0.0) -> Problem:
         """
         Give the problem of compiled searches.
@@ -559,25 +655,27 @@ class Search:
             margins[margins[:, 1] == 0, 0] += away
             margins[:, 1] *= STRICTER
             excluded = excluded._replace(margins=margins)
-        return Problem(
-            self.grids[grid],
-            excluded,
-            low,
-            high,
-            objective=objective_parameters(self.wishes.objective, MM3_PER_ML),
-            min_volume=self.wishes.min_volume * MM3_PER_ML,
-            low_sides=self.log_sizes[0],
-            high_sides=self.log_sizes[1],
-            penalty=penalty,
-            preference=Preference(self.preference, self.preferred, self.log_aspect),
-            n_rows=self.n_rows if level == EXACT else 1,
-        )
+        limits = self.limits(penalty, self.n_rows if level == EXACT else 1)
+        return Problem(self.grids[grid], excluded, low, high, limits)
+
+    def turns(self, n: int) -> NDArray[np.float64]:
+        """Draw rotations to start from, the same for the same seed."""
+        rng = np.random.default_rng(seed_for(seed_from(self.wishes.random_state), "turns"))
+        axes = rng.normal(size=(n, 3))
+        x, y, z = (axes / np.sqrt((axes**2).sum(axis=1, keepdims=True))).T
+        cross = np.zeros((n, 3, 3))
+        cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -z, y, -x
+        cross -= cross.transpose(0, 2, 1)
+        # Rodrigues' formula
+        sine, cosine = np.sin(FIRST_TURN), np.cos(FIRST_TURN)
+        return np.asarray(np.eye(3) + sine * cross + (1 - cosine) * cross @ cross)
 
     def costs(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give minus the logarithms of objectives, which differ where these round to 0."""
         fractions = overlap.fractions(boxes, self.whole, 0.0, N_ROWS)
         tumor_volumes = fractions * (boxes[:, 1].prod(axis=1) / MM3_PER_ML)
-        return np.asarray(self.wishes.objective.cost(fractions, tumor_volumes))
+        cost = self.wishes.objective.cost
+        return np.array([cost(*pair) for pair in zip(fractions, tumor_volumes, strict=True)])
 
     def values(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the objectives of boxes."""
@@ -585,10 +683,17 @@ class Search:
 
     def simplest(self, candidates: Boxes) -> tuple[Voxel, float]:
         """Take the best voxel, or a simpler one nearly as good; with it, the best objective."""
-        costs = self.costs(candidates.boxes)
-        values = np.exp(-costs)
-        order = np.argsort(costs, kind="stable")
-        best, free = self.first_sound(candidates.boxes[order])
+        n_few = n_boxes = len(candidates.x)
+        if self.straight is None and not self.scene.margins:
+            # The exact ones come first; the others count where none of these is sound.
+            n_few = min(N_EXACT + 1, n_boxes)
+        for n in sorted({n_few, n_boxes}):
+            costs = self.costs(candidates.boxes[:n])
+            values = np.exp(-costs)
+            order = np.argsort(costs, kind="stable")
+            best, free = self.first_sound(candidates.boxes[order])
+            if free is not None:
+                break
         if free is None:
             # Every box breaks a constraint, so take one that breaks fewest.
             voxels = [self.voxel(box) for box in candidates.boxes[order]]
@@ -605,8 +710,8 @@ class Search:
         counts = np.array([self.voxel(box).rotated_angles for box in near])
         for count in range(free.rotated_angles + 1):
             pool = near[counts <= count]
-            if self.places is not None:
-                pool = np.concatenate([pool, self.simple(count, candidates, enough)])
+            if self.straight is not None:
+                pool = np.concatenate([pool, self.simple(count, enough)])
             _, simple = self.first_sound(self.preferred_first(pool))
             if simple is not None:
                 return simple, value
@@ -628,21 +733,36 @@ class Search:
         preference = PREFERENCE * ((distances / overlap.PREFERRED_MM) ** 2 + unequal)
         return boxes[np.argsort(self.costs(boxes) + preference, kind="stable")]
 
-    def simple(self, count: int, best: Boxes, enough: float) -> NDArray[np.float64]:
+    def simple(self, count: int, enough: float) -> NDArray[np.float64]:
         """Search boxes of so many angles that reach an objective; may find none."""
-        assert self.places is not None
+        assert self.straight is not None
         self.preference = PREFERENCE
-        near = best.distinct(N_TILTED).boxes
-        centers = np.concatenate([self.places[0], near[:, 0]])
-        sides = np.concatenate([self.places[1], near[:, 1]])
-        boxes = self.tilted(centers, sides, count, 1)
-        if len(self.margins):
-            boxes = self.descend(boxes, COARSE_STEPS, SIMPLE, COARSE)
+        if count == 0:
+            self.straight = self.simple_quick(self.straight, STRAIGHT)
+            quick = self.straight
+        elif count == 3:
+            quick = self.best
         else:
-            boxes = self.slide(boxes, COARSE)
-        boxes = self.refined(boxes, 2 * N_EXACT)
+            near_best = self.best.distinct(N_TILTED).boxes
+            few = np.concatenate([self.straight.distinct(N_TILTED).boxes, near_best])
+            family = FAMILIES[count]
+            quick = self.spread(few[:, 0], few[:, 1], family, np.eye(3)[None], (0.35, -0.35))
+            quick = self.simple_quick(quick, TURNED)
+        refined = quick.take(slice(0, 0))
+        if quick.promising(enough):
+            if len(self.margins):
+                refined = self.refined(quick, 2)
+            else:
+                refined = self.slid(quick, 2 * N_SIMPLE, N_SIMPLE, FLATTER)
+                refined = join_boxes(self.polished(refined, FLATTER), refined)
         self.preference = 0.0
-        return boxes.boxes[self.values(boxes.boxes) >= enough]
+        return refined.boxes[self.values(refined.boxes) >= enough]
+
+    def simple_quick(self, start: Boxes, rounds: Sequence[tuple[float, int]]) -> Boxes:
+        """Improve boxes of few angles on the coarsest rows."""
+        if len(self.margins):
+            return self.descend(start, COARSE_STEPS, rounds, COARSE)
+        return self.slide(start, COARSE, N_QUICK_STEPS, FLATTER)
 
     def voxel(self, box: NDArray[np.float64]) -> Voxel:
         """Describe a box by its canonical pose."""

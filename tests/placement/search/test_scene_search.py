@@ -6,6 +6,7 @@ import pytest
 from placement import PlacementObjective, Scene, Voxel, tumor_fraction
 from placement.box import overlap
 from placement.box.row_integrals import Rows
+from placement.box.voxel import rotation_of
 from placement.search.optimizer import CONSOLE
 from placement.search.scene_search import FINE, Boxes, Search, Wishes
 
@@ -48,15 +49,24 @@ def compiled_costs(search, voxels, weight=3.0):
     """Evaluate what the compiled search minimizes, at boxes along the scanner's axes."""
     centers = np.array([voxel.center for voxel in voxels])
     sizes = np.array([voxel.size for voxel in voxels])
-    start = search.spread(centers, sizes, (0, 0, 0), np.zeros(3))
-    return overlap.costs_of(start.x, search.common(FINE, weight))
+    start = search.spread(centers, sizes, (0,), np.eye(3)[None])
+    return overlap.costs_of(
+        start.x, start.kinds, start.bases, start.origins, *search.common(FINE, weight)
+    )
 
 
 def as_boxes(voxels):
     """Describe boxes as the compiled searches return them."""
     n = len(voxels)
     boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
-    return Boxes(np.zeros((n, 9)), np.zeros((n, 3)), np.zeros(n), boxes)
+    return Boxes(
+        np.zeros((n, 9)),
+        np.zeros(n, int),
+        np.tile(np.eye(3), (n, 1, 1)),
+        boxes[:, 0],
+        np.zeros(n),
+        boxes,
+    )
 
 
 def shared_fraction(voxel, low, high):
@@ -79,8 +89,9 @@ def test_compiled_costs_of_turned_boxes_are_near_the_accurate_objective():
         )
         if search.scene.holds(voxel):
             voxels.append(voxel)
-    start = search.started(as_boxes(voxels).boxes, (1, 1, 1))
-    costs = overlap.costs_of(start.x, search.common(FINE))
+    turned = [search.spread(v.center[None], v.size[None], (7,), v.rotation[None]) for v in voxels]
+    start = Boxes(*(np.concatenate(columns) for columns in zip(*turned, strict=True)))
+    costs = overlap.costs_of(*start[:4], *search.common(FINE))
     expected = -np.log([OBJECTIVE(voxel, search.scene) for voxel in voxels])
     assert np.ptp(expected) > 1
     np.testing.assert_allclose(costs, expected, atol=0.12)
@@ -167,11 +178,12 @@ def test_a_wall_in_reach_of_the_largest_turned_box_is_seen():
     scene = Scene(tumor, np.diag([2.0, 2, 2, 1]), exclude={"wall": wall})
     search = prepared(scene, inside_image=False)
     # Half the diagonal is 42.43 mm long, and the wall begins at 95 mm.
-    center, sides = np.array([[57.0, 60, 60]]), np.full((1, 3), 60.0)
-    start = search.spread(center, sides, (0, 0, 1), np.array([0, 0, np.pi / 4]))
-    walled = overlap.costs_of(start.x, search.common(FINE))[0]
+    start = search.spread(
+        np.array([[57.0, 60, 60]]), np.full((1, 3), 60.0), (7,), rotation_of((0, 0, 45))[None]
+    )
+    walled = overlap.costs_of(*start[:4], *search.common(FINE))[0]
     free = prepared(Scene(tumor, np.diag([2.0, 2, 2, 1])), inside_image=False)
-    plain = overlap.costs_of(start.x, free.common(FINE))[0]
+    plain = overlap.costs_of(*start[:4], *free.common(FINE))[0]
     tip = (30 * np.sqrt(2) - 38) ** 2 / 60**2
     # The search looks at one row for each image voxel, 2 mm apart.
     assert walled - plain == pytest.approx(3 * (0.1 + 100 * tip), rel=0.2)
@@ -225,6 +237,43 @@ def test_starts_lie_apart_in_the_tumor_with_sides_along_the_axes_of_the_scanner(
     assert len(search.starts(2)[0]) == 2
 
 
+def test_the_scan_asks_for_a_third_of_the_purity_and_one_range_of_sides(monkeypatch):
+    ranges = np.array([[10.0, 40], [12, 50], [14, 60]])
+    search = prepared(block_scene(), sizes=ranges)
+    scan = overlap.scan
+    arguments = []
+
+    def recorded(sums, depth, edges, volume, limits, stride, longest):
+        arguments.append((limits, edges, volume))
+        return scan(sums, depth, edges, volume, limits, stride, longest)
+
+    monkeypatch.setattr(overlap, "scan", recorded)
+    search.starts(4)
+    limits, edges, volume = arguments[0]
+    np.testing.assert_allclose(limits.objective[:4], [11000, 4000, 0.8, 3 * 0.15])
+    assert limits.min_volume == 6000
+    np.testing.assert_allclose(np.exp(limits.low_sides), [10, 10, 10])
+    np.testing.assert_allclose(np.exp(limits.high_sides), [60, 60, 60])
+    np.testing.assert_allclose(edges, search.block * [1, 1, 2.5])
+    assert volume == pytest.approx(edges.prod())
+
+
+def test_three_more_boxes_are_refined_where_regions_are_excluded(monkeypatch):
+    core = np.zeros((60, 60, 40), bool)
+    core[20:25, 20:25, 15:20] = True
+    numbers = []
+
+    def recorded(self, quick, n):
+        numbers.append(n)
+        return quick.take(slice(0, 3))
+
+    monkeypatch.setattr(Search, "refined", recorded)
+    monkeypatch.setattr(Search, "satisfied", lambda self, boxes: True)
+    Search(make_wishes(tie_break=0.0), block_scene(exclude={"core": core})).run(4, 5)
+    # Slices are thick, which doubles the number first.
+    assert numbers == [2 * 5 + 3]
+
+
 def test_blocks_of_the_scan_lose_what_is_excluded_and_its_margin():
     core = np.zeros((60, 60, 40), bool)
     core[18:24, 20:30, 12:16] = True
@@ -234,11 +283,11 @@ def test_blocks_of_the_scan_lose_what_is_excluded_and_its_margin():
     lost = np.zeros_like(core)
     lost[16:26, 20:30, 12:16] = lost[18:24, 18:32, 12:16] = True
     lost[17:25, 19:31, 12:16] = True
-    assert search.usable().sum() * np.prod(search.block) == pytest.approx(
+    assert search.usable_sums()[..., -1].sum() * np.prod(search.block[:2]) == pytest.approx(
         (tumor - 4 * lost).sum(), rel=1e-4
     )
     tolerated = prepared(block_scene(exclude={"core": core}, exclude_tolerance=0.1))
-    assert tolerated.usable().sum() * np.prod(search.block) == pytest.approx(tumor.sum(), rel=1e-4)
+    np.testing.assert_array_equal(tolerated.usable_sums(), tolerated.grids[0][0])
 
 
 def test_averaged_grids_lie_where_the_tumor_lies():
@@ -256,30 +305,29 @@ def test_averaged_grids_lie_where_the_tumor_lies():
         np.testing.assert_allclose(weights @ centers, [29.5, 22.5, 54.75], atol=1e-3)
 
 
-def test_places_sizes_and_angles_are_combined():
+def test_turns_to_start_from_are_rotations_by_one_angle_and_follow_the_seed():
+    scene = block_scene()
+    turns = Search(make_wishes(random_state=5), scene).turns(24)
+    np.testing.assert_allclose(
+        turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-12
+    )
+    np.testing.assert_allclose(np.linalg.det(turns), 1)
+    angles = np.arccos((np.trace(turns, axis1=1, axis2=2) - 1) / 2)
+    np.testing.assert_allclose(angles, 0.8)
+    np.testing.assert_array_equal(turns, Search(make_wishes(random_state=5), scene).turns(24))
+    assert not np.array_equal(turns, Search(make_wishes(random_state=6), scene).turns(24))
+
+
+def test_places_sizes_and_first_turns_are_combined():
     search = Search(make_wishes(), block_scene())
     centers = np.array([[30.0, 20, 50], [25, 15, 45]])
     sizes = np.array([[20.0, 21, 22], [10, 11, 12]])
-    start = search.spread(centers, sizes, (1, 0, 1), [[0.3, 0, 0], [-0.3, 0, 0.1]])
-    np.testing.assert_array_equal(start.free, np.tile([1.0, 0, 1], (4, 1)))
-    np.testing.assert_array_equal(start.x[:, :3], np.tile(centers, (2, 1)))
-    np.testing.assert_allclose(np.exp(start.x[:, 3:6]), np.tile(sizes, (2, 1)))
-    np.testing.assert_array_equal(start.x[:, 6], [0.3, 0.3, -0.3, -0.3])
-
-
-@pytest.mark.parametrize(("count", "n_choices"), [(0, 1), (1, 3), (2, 3), (3, 1)])
-def test_boxes_start_from_the_tilts_that_cost_least_and_follow_the_seed(count, n_choices):
-    search = prepared(block_scene(), random_state=5)
-    centers, sizes = search.starts(4)
-    tilted = search.tilted(centers, sizes, count, 1)
-    assert len(tilted.x) == n_choices * len(centers)
-    assert ((tilted.x[:, 6:] != 0) == (tilted.free > 0)).all()
-    assert (tilted.free.sum(axis=1) == count).all()
-    again = prepared(block_scene(), random_state=5).tilted(centers, sizes, count, 1)
-    np.testing.assert_array_equal(tilted.x, again.x)
-    if count == 3:
-        other = prepared(block_scene(), random_state=6).tilted(centers, sizes, count, 1)
-        assert not np.array_equal(tilted.x, other.x)
+    start = search.spread(centers, sizes, (0, 4), np.eye(3)[None], (0.3, -0.3))
+    assert len(start.x) == 8
+    np.testing.assert_array_equal(start.kinds, [0, 0, 0, 0, 4, 4, 4, 4])
+    np.testing.assert_array_equal(start.origins, np.tile(centers, (4, 1)))
+    np.testing.assert_allclose(np.exp(start.x[:, 3:6]), np.tile(sizes, (4, 1)))
+    np.testing.assert_array_equal(start.x[:, 6], [0, 0, 0, 0, 0.3, 0.3, -0.3, -0.3])
 
 
 # Choice ------------------------------------------------------------------------------------------
