@@ -305,7 +305,7 @@ class AnomalyDetector(BaseEstimator):
 
         Parameters
         ----------
-        X, masks : as in `fit`
+        X, masks, covariates : as in `fit`
             What is scored.
 
         Returns

@@ -128,7 +128,7 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     """List what has to be said under the head of the summary of a study, `table`."""
     notes = []
     correlations = [table[name] for name in ("r", "r, independent") if name in table]
-    if any(column.str.endswith("*").any() for column in correlations):
+    if any(column.astype(str).str.endswith("*").any() for column in correlations):
         notes.append(_UNDEFINED)
     if "shared noise" in table:
         notes.append(_SHARED_NOISE)

@@ -1,6 +1,6 @@
 """Counting of implants in real brains, and the names of stored work."""
 
-from pathlib import Path
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,21 +58,22 @@ def test_names_of_stored_work_follow_settings_and_sources(monkeypatch, tmp_path)
     monkeypatch.setattr(people, "N_COPIES", people.N_COPIES + 1)
     assert people.state() != state
     monkeypatch.undo()
-    before = Path(people.case_candidates.__file__).read_bytes()
-    changed = tmp_path / "changed.py"
-    monkeypatch.setattr(people.case_candidates, "__file__", str(changed))
+    shutil.copytree(people.boards.ROOT / "metastasis", tmp_path / "metastasis")
+    monkeypatch.setattr(people.boards, "ROOT", tmp_path)
+    source = tmp_path / "metastasis" / "candidates" / "case_candidates.py"
+    before = source.read_bytes()
     for added, is_same in ((b"# A comment changes nothing.\n", True), (b"CHANGED = 1\n", False)):
-        changed.write_bytes(before + added)
+        source.write_bytes(before + added)
         assert (people.state() == state) is is_same
 
 
 def test_names_of_stored_work_follow_all_that_makes_it(monkeypatch):
     seen = set()
 
-    def digest(paths):
-        seen.update(path.stem for path in paths)
+    def digest(*modules):
+        seen.update(module.rpartition(".")[2] for module in modules)
         return ""
 
-    monkeypatch.setattr(people, "source_digest", digest)
+    monkeypatch.setattr(people.boards, "code_digest", digest)
     people.state()
     assert seen >= {"features", "judgment", "implants", "negatives", "training_scans", "sampling"}

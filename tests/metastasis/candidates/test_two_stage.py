@@ -316,17 +316,23 @@ def test_all_trainings_hold_out_the_same_scans_and_score_them_by_true_lesions(co
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
     volumes, labels, _ = cohort
-    trainings = []
-    mean_score = DeepMedicSegmenter._mean_score
+    held_outs, labels_of_trainings = [], []
+    split, train = DeepMedicSegmenter._split, DeepMedicSegmenter._train
 
-    def spied(self, validation, cases, targets, inputs, net):
-        trainings.append((validation.tolist(), [label for label, _ in targets]))
-        return mean_score(self, validation, cases, targets, inputs, net)
+    def spied_split(self, *arguments):
+        parts = split(self, *arguments)
+        held_outs.append(parts[1].tolist())
+        return parts
+
+    def spied_train(self, X, y, groups):
+        labels_of_trainings.append([label for label, _ in y])
+        return train(self, X, y, groups)
 
     def bright(self, net, inputs, case):
         return Brightness().predict_proba([case[0]])[0]
 
-    monkeypatch.setattr(DeepMedicSegmenter, "_mean_score", spied)
+    monkeypatch.setattr(DeepMedicSegmenter, "_split", spied_split)
+    monkeypatch.setattr(DeepMedicSegmenter, "_train", spied_train)
     monkeypatch.setattr(DeepMedicSegmenter, "_answer", bright)
     network = DeepMedicSegmenter(
         loss="lesion", prior=None, network="small_unet", widths=(2, 4), segment_size=12, segments_per_epoch=2,
@@ -337,11 +343,11 @@ def test_all_trainings_hold_out_the_same_scans_and_score_them_by_true_lesions(co
     patients = [f"patient {number // 2}" for number in range(8)]
     numbers = [1, 2, 3, 4, 6, 7]
     segmenters = model._trained(network, cases, labels, numbers, patients)
-    assert len(segmenters) == len(trainings) == 3
-    held_out = trainings[0][0]
+    assert len(segmenters) == len(labels_of_trainings) == 3
+    held_out = held_outs[0]
+    assert all(scored == held_out for scored in held_outs)
     assert len({patients[numbers[i]] for i in held_out}) == 2
-    for segmenter, (scored, marked) in zip(segmenters, trainings, strict=True):
-        assert scored == held_out
+    for segmenter, marked in zip(segmenters, labels_of_trainings, strict=True):
         # Three balls are found as they are, and two sheets are false; were they true, it would be 1.
         assert segmenter.history_[0]["valid_score"] == pytest.approx(3 / 5)
         for i, number in enumerate(numbers):
