@@ -173,11 +173,14 @@ class CaseRun:
         if records:
             say(f"{counted(len(records), self.noun)} of {len(cases)} finished before")
 
+        # The run itself, with its functions, does not travel to workers.
+        errors = self.errors
+
         def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | None, str]:
             name, case = task
             try:
                 return name, work(case, out / name), ""
-            except self.errors as error:
+            except errors as error:
                 return name, None, error_message(error)
 
         def line(result: tuple[str, dict[str, Any] | None, str]) -> str:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -286,7 +287,7 @@ def test_workers_of_a_cluster_fit_and_one_may_die(bids, run, tmp_path, monkeypat
             return row["name"]
 
         # It writes the line of the first scan that is done.
-        monkeypatch.setattr(fit_runs, "_line", kill)
+        monkeypatch.setattr(fit_runs, "_RUN", replace(fit_runs._RUN, line=kill))
         arguments = ("--cluster", cluster.scheduler_address, "--no-quicklook", "--out", tmp_path / "maps")
         code, printed, err = run("fit", bids, *arguments)
     assert code == 0, err
@@ -313,7 +314,7 @@ def test_a_run_whose_scheduler_dies_ends_with_a_line_and_goes_on_with_another(
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     words = [sys.executable, str(tmp_path / "cluster.py")]
     arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps", "--cluster")
-    write_line = fit_runs._line
+    plain_run = fit_runs._RUN
 
     def kill(row):
         # With its workers, which are its children.
@@ -321,9 +322,9 @@ def test_a_run_whose_scheduler_dies_ends_with_a_line_and_goes_on_with_another(
         return row["name"]
 
     with subprocess.Popen(words, start_new_session=True, **pipes) as cluster:
-        monkeypatch.setattr(fit_runs, "_line", kill)
+        monkeypatch.setattr(fit_runs, "_RUN", replace(fit_runs._RUN, line=kill))
         code, _, err = run(*arguments, cluster.stdout.readline().strip())
-    monkeypatch.setattr(fit_runs, "_line", write_line)
+    monkeypatch.setattr(fit_runs, "_RUN", plain_run)
     assert code == 2
     assert "the scheduler is gone; start it again and give the same command" in err
     assert "Traceback" not in err
