@@ -262,7 +262,7 @@ def plot_densities(
 
 def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the coverage of lesions over the false-positive rate in healthy persons."""
-    curves = tables["curves"].groupby(["method", "rate"])["coverage"].mean().unstack("method")
+    curves = tables["curves"].pivot_table("coverage", "rate", "method", dropna=False)
     looks = _method_looks(tables, curves.columns)
     label = "share of healthy voxels above the threshold"
     settings: dict[str, Any] = {"xlabel": label, "ylabel": "share of lesions covered"}
@@ -328,7 +328,7 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
 def _method_looks(
     tables: Mapping[str, pd.DataFrame], methods: Sequence[str]
 ) -> dict[str, dict[str, str]]:
-    """Give color and mark of some methods, those of controls apart, in the order of the summary."""
+    """Give color and mark of methods, controls apart, in the order of the summary."""
     names = list(dict.fromkeys(tables["summary"]["method"]))
     detectors = [name for name in names if name not in CONTROLS]
     return {

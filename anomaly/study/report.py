@@ -388,7 +388,7 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
     mean = case.signal.mean(axis=-1)
     layers = [Layer("mean signal", mean)]
     # Masks of further methods have colors of their own.
-    colors = (FOUND,)
+    colors: tuple[str, ...] = (FOUND,)
     for name, values in maps.items():
         if values.dtype == bool:
             layers.append(Layer(name, values, "mask", colors=colors))
