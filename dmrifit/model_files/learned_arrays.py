@@ -128,7 +128,7 @@ def _check_vectors(estimator: BaseEstimator) -> None:
     A column in the place of a row would be repeated, though, to an array of any size.
     """
     for name in _VECTORS:
-        arrays = getattr(estimator, name, None)
+        arrays: Any = getattr(estimator, name, None)
         for array in arrays if isinstance(arrays, list) else [arrays]:
             _require(np.ndim(array) <= 1, estimator, name)
 

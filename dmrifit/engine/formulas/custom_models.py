@@ -252,7 +252,7 @@ class _Term:
         return self
 
     def __abs__(self) -> _Term:
-        return _where(operator.lt(self, 0), -self, self)
+        return _where(_comparison("<")(self, 0), -self, self)
 
 
 def _operation(symbol: str, *, is_swapped: bool = False) -> Callable:
