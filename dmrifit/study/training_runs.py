@@ -49,7 +49,7 @@ def run_trial(
     content: dict[str, Any] = {"scores": [], "signals": []}
     if cell.keep:
         content["predictions"] = {}
-    entrant, view = cell.entrant, cell.view
+    entrant = cell.entrant
     with one_thread():
         try:
             start = time.perf_counter()
