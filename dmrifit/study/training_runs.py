@@ -145,10 +145,11 @@ def _untrained_answers(
     """Give the signals and maps of a control that learns nothing."""
     model, target, control = cell.entrant.model, cell.view.target, cell.entrant.control
     if control == controls.COPY and clinical is None:
-        signals = test.X[:, controls.nearest_contrasts(cell.view.source, target)]
-        return signals, estimator.maps_of(signals)
-    signals, maps = test.Y, test.reference
+        copies = test.X[:, controls.nearest_contrasts(cell.view.source, target)]
+        return copies, estimator.maps_of(copies)
     repeat: Any = test.repeat
+    signals: Any = test.Y
+    maps: Any = test.reference
     if control == controls.COPY:
         maps = _copied_maps(clinical, model, constants)
     elif control == controls.TRUTH:
