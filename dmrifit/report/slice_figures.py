@@ -157,8 +157,8 @@ class Slices:
             # The largest pictures win, but empty cells count half against them.
             score = size * (1 + n / (n_columns * n_lines))
             sizes.append((score, -n_columns, size * columns, size * rows))
-        _, n_columns, *shape = max(sizes)
-        return -n_columns, *shape
+        _, n_columns, width, height = max(sizes)
+        return -n_columns, width, height
 
     def mosaic(self, axes: Axes, pictures: Sequence[NDArray], n_columns: int) -> None:
         """Draw slices (rows, columns, 4) side by side."""
