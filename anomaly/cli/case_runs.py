@@ -29,8 +29,8 @@ from dmrifit.cli.case_runs import (
 from dmrifit.cli.console import progress
 from dmrifit.io.grids import upright
 from dmrifit.io.tables import csv_text, table_text
+from dmrifit.report import page as pages
 from dmrifit.report.numerals import percent, significant
-from dmrifit.report.page import NOTICE, sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -189,8 +189,6 @@ def _for_scans(texts: Sequence[str | None], lead: str = ": ") -> list[str]:
 
 def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of all scans."""
-    from dmrifit.report.page import Note, Table
-
     rows = []
     pictures = []
     for content in contents:
@@ -208,17 +206,17 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
         )
         parts = case_pictures(out / content["folder"], _PANELS, _VIEW, caption, width=900)
         if content["differs"]:
-            parts.insert(0, Note(sentence(DIFFERENT)))
+            parts.insert(0, pages.Note(pages.sentence(DIFFERENT)))
         pictures.append((content["name"], parts))
     # The scans that differ say so beside their pictures.
-    texts = [sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
+    texts = [pages.sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
     overview = [
-        sentence(count_sentence(contents)),
-        Table(rows, _OVERVIEW),
+        pages.sentence(count_sentence(contents)),
+        pages.Table(rows, _OVERVIEW),
         *texts,
         *failed_cases(out),
     ]
-    write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
+    write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=pages.NOTICE)
 
 
 def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, list[NDArray[Any]]]:
@@ -316,7 +314,7 @@ def _write_detection(
         "preparation": dict(detection.scan.notes),
         "known": dict(covariates),
         "sources": dict(sources),
-        "notice": NOTICE,
+        "notice": pages.NOTICE,
     }
     with FileSet(folder, [*RUN.files, _RECORD], overwrite=True) as files:
         for key, image in detection.images().items():
@@ -364,8 +362,7 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes, count: str) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report.page import Note, Page, Picture, Section, Table, notice_lead
-    from dmrifit.report.style import FOUND, REFERENCE
+    from dmrifit.report import style
     from dmrifit.report.viewer import Layer, html_viewer
 
     case = detection.scan.case
@@ -376,12 +373,12 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
     layers = [
         Layer("mean signal", case.signal.mean(axis=-1)),
         Layer("anomaly map", detection.map, "score", threshold=threshold),
-        Layer("found", detection.opened, "mask", colors=(FOUND,)),
+        Layer("found", detection.opened, "mask", colors=(style.FOUND,)),
         Layer("before opening", detection.found, "mask", shown=False),
     ]
     # The lesion of the table of scans, which the detector has not seen.
     if case.lesion is not None and case.lesion.any():
-        layers.append(Layer("known lesion", case.lesion, "mask", colors=(REFERENCE,)))
+        layers.append(Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
     lesions = detection.lesions.to_dict("records")
     points = [
         (f"{lesion['number']}: {lesion['volume_mL']:.2f} mL", [lesion[axis] for axis in "xyz"])
@@ -393,14 +390,14 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
         points=points,
         region=case.brain,
         label="Anomaly map over the mean signal",
-        instead=Picture(picture, f"Anomalies of {case.name}", width=900),
+        instead=pages.Picture(picture, f"Anomalies of {case.name}", width=900),
     )
     sections = [
-        Section("", Note(sentence(DIFFERENT) if detection.differs else "")),
-        Section("", planes),
-        Section("Anomalies", sentence(count), Table(lesions, _FOUND)),
+        pages.Section("", pages.Note(pages.sentence(DIFFERENT) if detection.differs else "")),
+        pages.Section("", planes),
+        pages.Section("Anomalies", pages.sentence(count), pages.Table(lesions, _FOUND)),
     ]
-    return Page(case.name, sections, notice_lead([case.synthetic])).html()
+    return pages.Page(case.name, sections, pages.notice_lead([case.synthetic])).html()
 
 
 def _sources(series: SeriesFiles) -> dict[str, str]:

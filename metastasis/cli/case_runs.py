@@ -16,7 +16,7 @@ from dmrifit.io.case_tables import save_values
 from dmrifit.io.nifti import image_of
 from dmrifit.io.tables import table_text
 from dmrifit.networks.volume_cases import called
-from dmrifit.report.page import NOTICE
+from dmrifit.report import page as pages
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
 from metastasis.study.findings import findings_in_words, open_ring_notes
@@ -242,7 +242,7 @@ def segment_case(
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],
         "sources": _digest(case),
-        "notice": NOTICE,
+        "notice": pages.NOTICE,
     }
     with FileSet(folder, [*RUN.files, _RECORD], overwrite=True) as files:
         save_values(probability, case.affine, files.path(_PROBABILITY))

@@ -79,7 +79,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     write_text(out / _TABLE, table_text(pd.DataFrame(rows), 12))
     if not figure or not can_draw():
         return
-    from dmrifit.report.page import Table
+    from dmrifit.report import page
     from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
     from placement.exchange.vendor_texts import NOTICE
 
@@ -87,7 +87,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
         row | {"angles": angles_words(contents[row["name"]]), "flags": row["flags"] or "none"}
         for row in rows
     ]
-    table = Table(lines, _OVERVIEW)
+    table = page.Table(lines, _OVERVIEW)
     pictures = []
     for name, content in contents.items():
         alt = f"Voxel of {name} in three planes"

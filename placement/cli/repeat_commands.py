@@ -214,7 +214,7 @@ def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figur
     write_text(out / _TABLE, table_text(rows, 12))
     if not figure or not can_draw():
         return
-    from dmrifit.report.page import Table
+    from dmrifit.report import page
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
@@ -233,7 +233,7 @@ def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figur
     write_page(
         out,
         "Repeated voxels",
-        [Table(lines, header, numbers=(2,)), *failed_cases(out)],
+        [page.Table(lines, header, numbers=(2,)), *failed_cases(out)],
         list(records.values()),
         pictures,
         unit="case",
