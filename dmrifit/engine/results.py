@@ -9,10 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from dmrifit._optional import import_optional
-from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
@@ -21,8 +19,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening
 
 if TYPE_CHECKING:
-    import lmfit
-
     from dmrifit.engine.doubts import DoubtTally
     from dmrifit.engine.methods.prior import Prior
 
@@ -381,76 +377,6 @@ class FitResult:
             at_bound = self.at_low[fitted, column] | self.at_high[fitted, column]
             share = f"{at_bound.mean():.1%}"
         return label, parameter.unit, median, quartiles, error, share
-
-    def to_lmfit(
-        self, voxel: int, signals: ArrayLike, protocol: Protocol, *, sigma: float = 0.0
-    ) -> lmfit.model.ModelResult:
-        """
-        Refit one voxel by lmfit from this solution, for its reports and confidence intervals.
-
-        Parameters
-        ----------
-        voxel : int
-            Which row.
-        signals : array_like of shape (n_voxels, n_measurements)
-            The signals that were fitted.
-        protocol : Protocol
-            Their protocol.
-        sigma : float, default=0
-            Standard deviation of the noise if the fit had a Rician floor.
-
-        Returns
-        -------
-        lmfit.model.ModelResult
-            With ``fit_report()`` and ``conf_interval()``; bounds and fixed parameters as here.
-
-        Raises
-        ------
-        ImportError
-            If lmfit is not installed.
-        ValueError
-            If the voxel was not fitted.
-        """
-        lmfit = import_optional("lmfit")
-        if self.status[voxel] == FitStatus.NOT_FITTED:
-            raise ValueError(f"voxel {voxel} was not fitted: it has no usable signal")
-        signal = np.asarray(filled(signals), dtype=float)[voxel]
-        # Zeros outside the field of view are NaN in the inputs alone.
-        measured = np.isfinite(signal if self.inputs is None else self.inputs.signals[voxel])
-
-        def function(b: NDArray, **values: float) -> NDArray:
-            row = [values[name] for name in self.names]
-            predicted = self.model.signal(row, protocol)[0, measured]
-            return np.sqrt(predicted**2 + np.pi / 2 * sigma**2)
-
-        # lmfit reads the names of arguments from these attributes where a function has them.
-        function.argnames = ["b", *self.names]  # type: ignore[attr-defined]
-        function.kwargs = []  # type: ignore[attr-defined]
-        model = lmfit.Model(
-            function, independent_vars=["b"], param_names=list(self.names), name=self.model.name
-        )
-        parameters = lmfit.Parameters()
-        largest = signal[measured].max()
-        for parameter, value, (low, high) in zip(
-            self.model.parameters, self.parameters[voxel], self.bounds, strict=True
-        ):
-            unit = largest if parameter.is_amplitude else 1.0
-            vary = parameter.name not in self.fixed and low < high
-            # lmfit moves a value into its bounds, also that of a parameter that does not vary.
-            box = {"min": low * unit, "max": high * unit} if vary else {}
-            parameters.add(parameter.name, value=value, vary=vary, **box)
-        if np.isfinite(self.turn_up) and self.model.cumulant:
-            # A bound that moves with another parameter is said by a share of it.
-            kurtosis, diffusivity = self.model.cumulant
-            column = self.names.index(kurtosis)
-            high = self.bounds[column][1]
-            share = self.parameters[voxel, column] / self.upper_bounds(column)[voxel]
-            parameters.add("share_of_cap", value=min(share, 1.0), min=0.0, max=1.0)
-            cap = f"min({high}, {self.turn_up}/max({diffusivity}, 1e-12))"
-            parameters.add(kurtosis, expr=f"share_of_cap*{cap}")
-        return model.fit(
-            signal[measured], parameters, b=protocol.b[measured], method="least_squares"
-        )
 
 
 def unfilled_result(model: SignalModel, n_voxels: int, **fields: Any) -> FitResult:
