@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import InlinePage, html_summary
-from dmrifit.engine.fit_maps import OUTSIDE, unpack_doubts
+from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.io.bids_derivatives import MONOTONIC
 from dmrifit.report.page import (
     Code,
@@ -166,7 +166,7 @@ def map_panels(maps: Mapping[str, NDArray], sidecar: Mapping[str, Any]) -> list[
         panels.append(panel)
     if "doubt" not in maps:
         return panels
-    doubts = unpack_doubts(maps["doubt"], len(panels))
+    doubts = unpack_bits(maps["doubt"], len(panels))
     return [replace(panel, doubted=doubts[..., j]) for j, panel in enumerate(panels)]
 
 
@@ -305,7 +305,7 @@ def _figures(
     status = plot_codes(slices, maps["status"], codes, "Status")
     figures.append(Picture(status, "Status of each voxel"))
     if maps["doubt"].any():
-        n_doubts = unpack_doubts(maps["doubt"], len(sidecar["Parameters"])).sum(axis=-1)
+        n_doubts = unpack_bits(maps["doubt"], len(sidecar["Parameters"])).sum(axis=-1)
         most = len(COUNT_COLORS) - 1
         n_doubts = np.minimum(n_doubts, most).astype(np.uint8)
         counts = {n: counted(n, "parameter") for n in range(most)}
