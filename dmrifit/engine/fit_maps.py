@@ -86,12 +86,6 @@ def pack_doubts(result: FitResult) -> NDArray[np.unsignedinteger]:
     return pack_bits(flags, len(result.names))
 
 
-def _storable_errors(result: FitResult) -> NDArray[np.float64]:
-    """Replace errors too large for float32, of parameters the signal does not show, by NaN."""
-    errors = result.standard_errors
-    return np.where(np.abs(errors) < _LARGEST_FLOAT32, errors, np.nan)
-
-
 @dataclass(frozen=True)
 class FitMap:
     """One output map of a fit, or one for each parameter."""
@@ -135,7 +129,13 @@ class FitMap:
 #: Every map of a fit, in the order in which maps are written. A new map is a new entry here.
 FIT_MAPS = (
     FitMap("{parameter}", "File", attrgetter("parameters"), PARAMETER_UNIT),
-    FitMap("{parameter}_se", "StandardErrorFile", _storable_errors, PARAMETER_UNIT),
+    FitMap(
+        "{parameter}_se",
+        "StandardErrorFile",
+        # Infinite for parameters that the signal does not show.
+        lambda result: np.where(np.isinf(result.standard_errors), np.nan, result.standard_errors),
+        PARAMETER_UNIT,
+    ),
     FitMap(
         "{parameter}_low",
         "LowEndFile",

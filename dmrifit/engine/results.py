@@ -325,7 +325,16 @@ class FitResult:
         rows = [self._summary_row(column) for column in range(len(self.names))]
         notes = [self._outcomes]
         if self.screening is not None:
-            notes += self._screening_notes(self.screening)
+            n_left_out = int(self.screening.n_left_out.sum())
+            n_without_logarithm = int(self.screening.n_without_logarithm.sum())
+            if n_left_out:
+                notes.append(f"{counted(n_left_out, 'value')} left out")
+            if n_without_logarithm:
+                notes[-1] += f" ({n_without_logarithm} without a logarithm)"
+            fitted = self.status != FitStatus.NOT_FITTED
+            n_negative = int(self.screening.n_negative[fitted].sum())
+            if n_negative:
+                notes.append(f"{counted(n_negative, 'negative value')} fitted")
         if self.method == "map":
             notes.append("pulled toward the region's mean")
         return html_summary(f"Fit of {self._title}", header, rows, note=", ".join(notes))
@@ -339,23 +348,7 @@ class FitResult:
     def _outcomes(self) -> str:
         """How many fits ended in which way, in words."""
         counts = zip(*np.unique(self.status, return_counts=True), strict=True)
-        outcomes = [f"{n} {FitStatus(code).name.lower().replace('_', ' ')}" for code, n in counts]
-        return ", ".join(outcomes)
-
-    def _screening_notes(self, screening: Screening) -> list[str]:
-        """Count the values that were left out, and the negative ones that were fitted."""
-        notes = []
-        n_left_out = int(screening.n_left_out.sum())
-        n_without_logarithm = int(screening.n_without_logarithm.sum())
-        if n_left_out:
-            note = f"{counted(n_left_out, 'value')} left out"
-            if n_without_logarithm:
-                note += f" ({n_without_logarithm} without a logarithm)"
-            notes.append(note)
-        n_negative = int(screening.n_negative[self.status != FitStatus.NOT_FITTED].sum())
-        if n_negative:
-            notes.append(f"{counted(n_negative, 'negative value')} fitted")
-        return notes
+        return ", ".join(f"{n} {FitStatus(c).name.lower().replace('_', ' ')}" for c, n in counts)
 
     def _summary_row(self, column: int) -> tuple[object, ...]:
         """Summarize a parameter over the fitted voxels; None where there is nothing to show."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_small
-from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bounds, unpack_bits
+from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bits, unpack_bounds
 from dmrifit.engine.methods.prior import PULLED
 from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.fit_maps import OUTSIDE, unpack_bounds, unpack_bits
+from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits, unpack_bounds
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
 
