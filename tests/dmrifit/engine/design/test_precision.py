@@ -175,14 +175,6 @@ def test_strong_signals_are_gaussian_and_weak_ones_worth_less():
     assert place[1] > place[0]
 
 
-def test_a_function_has_the_bound_of_its_formula():
-    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5)]
-    formula = SignalModel.from_expression("S0*exp(-b*D)", parameters, name="formula")
-    protocol = Protocol([0, 500, 1000])
-    expected = protocol_precision(protocol, "adc", [2, 1.1], 0.1)["sd"]
-    np.testing.assert_allclose(protocol_precision(protocol, formula, [2, 1.1], 0.1)["sd"], expected)
-
-
 def test_the_best_b_value_beside_zero_is_the_known_one():
     fine = Protocol(np.arange(0, 3001, 10))
     by_determinant = rank_contrasts(fine, "adc", [1, 1.0], 0.01, start=[0], criterion="D", n=1, prior=1e3)
