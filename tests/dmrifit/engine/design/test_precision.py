@@ -234,9 +234,9 @@ SETS = {"protocol": COHORT1, "model": "t2-ivim-kurtosis", "parameters": TUMOR, "
     [
         ({"parameters": TUMOR[:3]}, r"shape \(n_sets, 7\), columns S0, f"),
         ({"parameters": np.where(TUMOR > 100, np.nan, TUMOR)}, "T2v of set 0 is nan"),
-        ({"parameters": {"S0": 1.0}}, "no Dt, Dv"),
-        ({"sigma": 0.0}, "positive and finite"),
-        ({"sigma": [0.1, 0.2]}, "a number or 1"),
+        ({"parameters": {"S0": 1.0}}, "are S0, f, Dv, .*, not S0"),
+        ({"sigma": 0.0}, "a positive, finite number"),
+        ({"sigma": [0.1, 0.2]}, "or 1 of them"),
         ({"protocol": Protocol([0, 500])}, "echo times"),
         ({"model": "nothing"}, "no model 'nothing'"),
         ({"fixed": ["D"]}, "unknown D"),
@@ -244,7 +244,7 @@ SETS = {"protocol": COHORT1, "model": "t2-ivim-kurtosis", "parameters": TUMOR, "
         ({"prior": {"D": 1.0}}, "prior knows D"),
         ({"prior": {"Dt": 0.0}}, "positive"),
         ({"prior": [1.0, 2.0]}, "7 standard deviations"),
-        ({"noise": "poisson"}, "'gaussian' or 'rician'"),
+        ({"noise": "poisson"}, "one of gaussian, rician"),
     ],
 )
 def test_impossible_questions_are_refused(changed, message):
