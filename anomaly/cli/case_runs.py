@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,19 +17,16 @@ from anomaly.scans.series import SeriesDetector, SeriesFiles
 from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
-    FAILED,
     CaseRun,
-    can_draw,
     case_pictures,
     failed_cases,
-    join_tables,
     read_result,
     result_rows,
-    write_page,
+    run_page,
 )
 from dmrifit.cli.console import progress
 from dmrifit.io.grids import upright
-from dmrifit.io.tables import csv_text, table_text
+from dmrifit.io.tables import csv_text
 from dmrifit.report.numerals import percent, significant
 from dmrifit.report.page import NOTICE, sentence
 
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from anomaly.scans.preparation import PreparedScan
 
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
-_TABLE = "detections.tsv"
-_LESIONS = "lesions.csv"
 _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
@@ -55,31 +51,6 @@ _FOUND = (
 )
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
-_RECORD = "detection.json"
-
-RUN = CaseRun(
-    record=f"{{name}}/{_RECORD}",
-    fields={
-        "name": str,
-        "patient": str,
-        "folder": str,
-        "synthetic": bool,
-        "threshold": (float, type(None)),
-        "n_lesions": int,
-        "volume_mL": float,
-        "share_found": float,
-        "differs": (bool, type(None)),
-        "healthy.anomalies_per_scan": (float, type(None)),
-        "healthy.n_scans": int,
-        "healthy.origin": str,
-        "lesion_columns": list,
-        "lesions": list,
-        "sources": dict,
-    },
-    results=(_TABLE, _LESIONS, FAILED, "index.html"),
-    files=(*_FILES.values(), _LESIONS, _PANELS, _VIEW),
-    noun="scan",
-)
 
 
 def detect_scan(
@@ -90,7 +61,17 @@ def detect_scan(
     sources = _sources(scan)
     detection = detector.detect(scan, **options)
     figure = figure and find_spec("matplotlib") is not None
-    return _write_detection(detection, folder, sources, _covariates(scan), figure=figure)
+    content = _record(detection, folder, sources, _covariates(scan))
+    images = {_FILES[key]: image for key, image in detection.images().items()}
+    RUN.write_case(
+        folder,
+        content,
+        csv_text(detection.lesions, 8),
+        images,
+        _panels(detection) if figure else None,
+        partial(_view, detection, count=count_sentence([content])),
+    )
+    return content
 
 
 def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
@@ -98,29 +79,15 @@ def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
     return record["sources"] == _sources(scan) and record.get("known") == _covariates(scan)
 
 
-def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:
-    """Write the tables of all scans, and the page with their pictures."""
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-
-    rows = []
-    lesion_tables = []
-    for content in contents:
-        row = {key: content[key] for key in ("name", "patient")}
-        row |= {key: f"{content['folder']}/{file}" for key, file in _FILES.items()}
-        row |= {key: content[key] for key in _NUMBERS}
-        row["n_lesions_healthy"] = content["healthy"]["anomalies_per_scan"]
-        row["differs"] = _WORDS[content["differs"]]
-        row["synthetic"] = _WORDS[content["synthetic"]]
-        rows.append(row)
-        columns = list(content["lesion_columns"])
-        lesion_tables.append(pd.DataFrame(content["lesions"], columns=columns))
-    lesions = join_tables(contents, lesion_tables)
-    write_text(out / _LESIONS, csv_text(lesions, 8))
-    write_text(out / _TABLE, table_text(pd.DataFrame(rows)))
-    if figure and can_draw():
-        _write_overview(out, contents)
+def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row of a scan in the table of detections."""
+    row = {key: record[key] for key in ("name", "patient")}
+    row |= {key: f"{record['folder']}/{file}" for key, file in _FILES.items()}
+    row |= {key: record[key] for key in _NUMBERS}
+    row["n_lesions_healthy"] = record["healthy"]["anomalies_per_scan"]
+    row["differs"] = _WORDS[record["differs"]]
+    row["synthetic"] = _WORDS[record["synthetic"]]
+    return row
 
 
 def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -187,10 +154,11 @@ def _for_scans(texts: Sequence[str | None], lead: str = ": ") -> list[str]:
     return sentences
 
 
-def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
-    """Write the page of all scans."""
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+    """Make the page of all scans."""
     from dmrifit.report.page import Note, Table
 
+    contents = list(records.values())
     rows = []
     pictures = []
     for content in contents:
@@ -218,7 +186,7 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
         *texts,
         *failed_cases(out),
     ]
-    write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
+    return run_page("Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
 
 
 def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, list[NDArray[Any]]]:
@@ -273,24 +241,16 @@ def prepared_cases(
     return scans
 
 
-def _write_detection(
-    detection: Detection,
-    folder: Path,
-    sources: Mapping[str, Any],
-    covariates: Mapping[str, str],
-    *,
-    figure: bool,
+def _record(
+    detection: Detection, folder: Path, sources: Mapping[str, Any], covariates: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Write the files of a scan, its record last; give the record."""
-    from dmrifit.io.atomic_files import FileSet
-    from dmrifit.io.nifti import save_image
-
+    """Give the record of a scan."""
     case = detection.scan.case
     table = detection.lesions
     threshold = detection.threshold
     healthy = detection.healthy
     n_healthy = len(healthy.scans) if healthy else 0
-    content: dict[str, Any] = {
+    return {
         "name": case.name,
         "patient": case.patient,
         "folder": folder.name,
@@ -318,18 +278,6 @@ def _write_detection(
         "sources": dict(sources),
         "notice": NOTICE,
     }
-    with FileSet(folder, [*RUN.files, _RECORD], overwrite=True) as files:
-        for key, image in detection.images().items():
-            save_image(image, files.path(_FILES[key]))
-        files.path(_LESIONS).write_text(csv_text(table, 8), encoding="utf-8")
-        if figure:
-            _panels(detection).savefig(files.path(_PANELS), dpi=110)
-            if find_spec("jinja2") is not None:
-                picture = files.path(_PANELS).read_bytes()
-                page = _view(detection, picture, count_sentence([content]))
-                files.path(_VIEW).write_text(page, encoding="utf-8")
-        files.write_json(_RECORD, content)
-    return content
 
 
 def _panels(detection: Detection) -> Figure:
@@ -414,3 +362,16 @@ def _covariates(series: SeriesFiles) -> dict[str, str]:
     """Give the names of scan and patient, and the covariates of the patient, as text."""
     covariates = {"patient": series.patient, "name": series.name} | dict(series.known)
     return {key: str(value) for key, value in covariates.items()}
+
+
+RUN = CaseRun(
+    record="{name}/detection.json",
+    table="detections.tsv",
+    row=_row,
+    page=_page,
+    lesions="lesions.csv",
+    files=(*_FILES.values(), "lesions.csv", _PANELS, _VIEW),
+    digits=10,
+    flag="differs",
+    noun="scan",
+)

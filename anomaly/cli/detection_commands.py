@@ -72,7 +72,6 @@ def detect(
         detect_scan,
         is_current,
         scan_sentences,
-        write_batch,
     )
     from dmrifit.io.bids_derivatives import file_record
 
@@ -117,9 +116,7 @@ def detect(
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
         work=partial(detect_scan, detector=detector, figure=run.figure, **options),
         is_current=is_current,
-        write=lambda records: write_batch(out, list(records.values()), figure=run.figure),
         say=sentences,
-        is_flagged=lambda record: bool(record["differs"]),
         failed=failed,
     )
 

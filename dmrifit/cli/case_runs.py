@@ -19,6 +19,7 @@ from dmrifit.cli.workers import run_tasks
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from dmrifit.report.page import Block, Table
@@ -51,21 +52,27 @@ class RunOptions:
 @dataclass(frozen=True)
 class CaseRun:
     """
-    A run over many cases: `record` marks a case as finished, `results` tell of all cases.
+    A run over many cases: `record` marks a case as finished, the other files tell of all cases.
 
-    The path of a record holds {name} for the folder of its case. Where pictures are asked for, a
-    case without its `pictures` is processed again. What an earlier run left of a case that fails
-    is removed: its record, `pictures` and `files`. Of a case, `errors` are a problem to list, and
-    `line` is shown when it is done.
+    The path of a record holds {name} for the folder of its case. `row` gives the row of a case in
+    the `table` by the name of its folder and its record, `page` the page of all; `lesions` is the
+    table of the lesions in the records. Where pictures are asked for, a case without its
+    `pictures` is processed again. What an earlier run left of a case that fails is removed: its
+    record, `pictures` and `files`. Of a case, `errors` are a problem to list, `line` is shown when
+    it is done, and `flag` is the field of its record that flags it.
     """
 
     record: str
-    fields: Mapping[str, type | tuple[type, ...]]
-    results: tuple[str, ...]
+    table: str
+    row: Callable[[str, dict[str, Any]], dict[str, Any]]
+    page: Callable[[Path, Mapping[str, dict[str, Any]], Any], str]
+    lesions: str = ""
+    digits: int | None = None
     pictures: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     errors: tuple[type[Exception], ...] = (FileNotFoundError, ValueError)
     line: Callable[[dict[str, Any]], str] = lambda _: ""
+    flag: str = ""
     noun: str = "case"
 
     def run(
@@ -78,16 +85,14 @@ class CaseRun:
         names: Callable[[_Case], Mapping[str, str]],
         work: Callable[[_Case, Path], dict[str, Any]],
         is_current: Callable[[_Case, dict[str, Any]], bool],
-        write: Callable[[dict[str, dict[str, Any]]], None],
         say: Callable[[dict[str, dict[str, Any]]], Iterable[str]],
-        is_flagged: Callable[[dict[str, Any]], bool] | None = None,
         failed: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """
         Process cases that an earlier run did not finish, write the tables and pages, say all.
 
         `names` gives the name of a case and of its patient, if that is known; `failed` are the
-        rows that could not be read. `write` and `say` take the records by their folders.
+        rows that could not be read. `say` takes the records by their folders.
         """
         from dmrifit._utils.threads import check_jobs
         from dmrifit.io.case_tables import file_stems
@@ -98,15 +103,10 @@ class CaseRun:
             # Rows that failed count too: their files are removed, so no two may share a folder.
             folders = file_stems([(row["patient"], row["name"]) for row in rows])
         check_jobs(options.jobs, "--jobs")
-        begin_run(
-            out,
-            settings,
-            options.overwrite,
-            results=self.results,
-            records=self.record.format(name="*"),
-        )
+        records = self.record.format(name="*")
+        begin_run(out, settings, options.overwrite, results=self._results(), records=records)
         n_cases = len(cases)
-        records = self.process(
+        finished = self.process(
             dict(zip(folders[:n_cases], cases, strict=True)),
             out,
             work,
@@ -114,17 +114,66 @@ class CaseRun:
             options=options,
             failed=dict(zip(folders[n_cases:], failed, strict=True)),
             names=names,
-            write=write,
         )
-        for line in say(records):
+        for line in say(finished):
             typer.echo(line)
-        if any(record.get("synthetic") for record in records.values()):
+        if any(record.get("synthetic") for record in finished.values()):
             typer.echo(f"synthetic {self.noun}s: no clinical result")
-        if is_flagged is None:
-            return
-        n_flagged = sum(map(is_flagged, records.values()))
-        n_failed = len(rows) - len(records)
-        say_flagged(n_flagged, len(records), fail=options.fail_on_flag, n_failed=n_failed)
+        if self.flag:
+            n_flagged = sum(bool(record[self.flag]) for record in finished.values())
+            n_failed = len(rows) - len(finished)
+            say_flagged(n_flagged, len(finished), fail=options.fail_on_flag, n_failed=n_failed)
+
+    def _results(self) -> list[str]:
+        return list(filter(None, (self.table, self.lesions, FAILED, "index.html")))
+
+    def write(self, out: Path, records: dict[str, dict[str, Any]], *, figure: bool) -> None:
+        """Write the tables of all cases, and the page with their pictures."""
+        import pandas as pd
+
+        from dmrifit.io.atomic_files import write_text
+        from dmrifit.io.tables import csv_text, table_text
+
+        lesions = None
+        if self.lesions:
+            lesions = _join_lesions(records.values())
+            is_csv = self.lesions.endswith(".csv")
+            write_text(out / self.lesions, csv_text(lesions, 8) if is_csv else table_text(lesions))
+        rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
+        write_text(out / self.table, table_text(rows, self.digits))
+        if figure and can_draw():
+            write_text(out / "index.html", self.page(out, records, lesions))
+
+    def write_case(
+        self,
+        folder: Path,
+        record: Mapping[str, Any],
+        lesions: str,
+        images: Mapping[str, Any],
+        drawing: Figure | None,
+        page: Callable[[bytes], str],
+    ) -> None:
+        """
+        Write the images, lesions and pictures of a case, its record last.
+
+        The last two of `files` are the picture, and the page that is made from its bytes.
+        """
+        from dmrifit._utils.text_files import sealed
+        from dmrifit.io.atomic_files import FileSet
+        from dmrifit.io.nifti import save_image
+
+        name = Path(self.record).name
+        picture, view = self.files[-2:]
+        with FileSet(folder, [*self.files, name], overwrite=True) as files:
+            for file, image in images.items():
+                save_image(image, files.path(file))
+            files.path(self.lesions).write_text(lesions, encoding="utf-8")
+            if drawing is not None:
+                drawing.savefig(files.path(picture), dpi=110)
+                if can_draw():
+                    text = page(files.path(picture).read_bytes())
+                    files.path(view).write_text(text, encoding="utf-8")
+            files.write_json(name, sealed(record))
 
     def process(
         self,
@@ -136,7 +185,6 @@ class CaseRun:
         options: RunOptions,
         names: Callable[[_Case], Mapping[str, str]],
         failed: Mapping[str, Mapping[str, Any]] | None = None,
-        write: Callable[[dict[str, dict[str, Any]]], None] = lambda _: None,
     ) -> dict[str, dict[str, Any]]:
         """
         Process cases by the name of their folder, except those that an earlier run finished.
@@ -147,6 +195,7 @@ class CaseRun:
         """
         import pandas as pd
 
+        from dmrifit._utils.text_files import read_sealed
         from dmrifit.io.atomic_files import check_room, write_text
         from dmrifit.io.tables import table_text
 
@@ -158,7 +207,7 @@ class CaseRun:
             folder = out / name
             record = None
             if not options.overwrite and all((folder / file).exists() for file in pictures):
-                record = read_record(out / self.record.format(name=name), self.fields)
+                record = read_sealed(out / self.record.format(name=name))
             # A record from elsewhere must not lead to other folders.
             if record is not None and record.get("folder", name) != name:
                 record = None
@@ -228,10 +277,10 @@ class CaseRun:
                 write_text(out / FAILED, table_text(pd.DataFrame(failures)))
             _say_failed(failures[len(failed or {}) :])
             if records:
-                write(records)
+                self.write(out, records, figure=options.figure)
         if failures and not records:
             # Tables and page of an earlier run tell of files that are gone.
-            for name in set(self.results) - {FAILED}:
+            for name in set(self._results()) - {FAILED}:
                 (out / name).unlink(missing_ok=True)
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
         return records
@@ -331,35 +380,6 @@ def _check_settings(
         )
 
 
-def read_record(
-    path: Path, fields: Mapping[str, type | tuple[type, ...]]
-) -> dict[str, Any] | None:
-    """Read the record of a finished case; None if it is missing, damaged or of another form."""
-    from dmrifit._utils.text_files import read_object
-
-    record = read_object(path)
-    if record is None:
-        return None
-    for field, types in fields.items():
-        value: Any = record
-        for key in field.split("."):
-            if not isinstance(value, dict) or key not in value:
-                return None
-            value = value[key]
-        if not isinstance(types, tuple):
-            types = (types,)
-        if not _is_of_type(value, types):
-            return None
-    return record
-
-
-def _is_of_type(value: Any, types: tuple[type, ...]) -> bool:
-    # To Python a bool is an int, and JSON writes whole floats that Python reads as int.
-    if isinstance(value, bool):
-        return bool in types
-    return isinstance(value, types) or (float in types and isinstance(value, int))
-
-
 def simulate_cases(
     out: Path,
     cases: Mapping[str, tuple[str, Callable[[Path], None]]],
@@ -445,21 +465,19 @@ def read_result(
     return values
 
 
-def join_tables(
-    records: Sequence[Mapping[str, Any]], tables: Iterable[pd.DataFrame]
-) -> pd.DataFrame:
-    """Join the tables of cases into one, with columns for their names and patients."""
+def _join_lesions(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Join the lesions of cases into one table, with columns for their names and patients."""
     import pandas as pd
 
-    labelled = []
-    for record, table in zip(records, tables, strict=True):
-        table = table.copy()
+    tables = []
+    for record in records:
+        table = pd.DataFrame(record["lesions"], columns=record["lesion_columns"])
         table.insert(0, "name", record["name"])
         table.insert(1, "patient", record["patient"])
-        labelled.append(table)
+        tables.append(table)
     # Empty tables would change the types of columns; one of them is enough where all are empty.
-    filled = [table for table in labelled if len(table)]
-    return pd.concat(filled or labelled[:1], ignore_index=True)
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled or tables[:1], ignore_index=True)
 
 
 def can_draw() -> bool:
@@ -481,11 +499,10 @@ def case_pictures(
     return parts
 
 
-def write_page(
-    out: Path,
+def run_page(
     title: str,
     overview: Sequence[Any],
-    records: Sequence[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     pictures: Iterable[tuple[str, Sequence[Any]]],
     *,
     unit: str,
@@ -493,13 +510,13 @@ def write_page(
     note: str = "",
     script: str = "",
     style: str = "",
-) -> None:
-    """Write the page of a run: the table of all cases, and the pictures of each."""
-    from dmrifit.io.atomic_files import write_text
+) -> str:
+    """Make the page of a run: the table of all cases, and the pictures of each."""
     from dmrifit.report.page import Note, Page, Section, notice_lead
 
     sections = [Section(f"All {unit}s", *overview)]
     sections += [Section(name, *parts) for name, parts in pictures]
     lead = notice_lead((record["synthetic"] for record in records), unit, notice)
-    page = Page(title, [*sections, Section("", Note(note))], lead, script=script, style=style)
-    write_text(out / "index.html", page.html())
+    return Page(
+        title, [*sections, Section("", Note(note))], lead, script=script, style=style
+    ).html()

@@ -21,12 +21,10 @@ from dmrifit.cli.case_runs import (
     RunOptions,
     can_draw,
     failed_cases,
-    read_record,
-    write_page,
+    run_page,
 )
 from dmrifit.cli.options import is_pattern, named_images
 from dmrifit.cli.workers import scheduler
-from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
@@ -134,7 +132,10 @@ def fit_many(
     overwrite: bool,
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
+    from dmrifit._utils.text_files import read_sealed
     from dmrifit._utils.threads import check_jobs, default_threads
+    from dmrifit.io.atomic_files import write_text
+    from dmrifit.io.bids_derivatives import describe_dataset
 
     check_jobs(jobs, "--jobs")
     scans, root = named_scans(images)
@@ -159,7 +160,7 @@ def fit_many(
         problem = problem or _missing("--sigma", sigma, levels[name])
         inputs = [*scan.images, *scan.sidecars(), masks[name], levels[name], *(te or [])]
         # Read before the run begins, which removes records of other options.
-        record = read_record(out / _RUN.record.format(name=name), _RUN.fields)
+        record = read_sealed(out / _RUN.record.format(name=name))
         tasks.append(
             FitTask(
                 _absolute(scan),
@@ -186,9 +187,11 @@ def fit_many(
         },
         work=fit_one,
         is_current=_is_current,
-        write=lambda records: _write_results(out, list(records.values())),
         say=lambda records: _result_lines(context, out, list(records.values()), len(tasks)),
     )
+    describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
+    if not (out / ".bidsignore").exists():
+        write_text(out / ".bidsignore", _IGNORED)
 
 
 def _is_current(task: FitTask, record: Mapping[str, Any]) -> bool:
@@ -199,6 +202,7 @@ def _is_current(task: FitTask, record: Mapping[str, Any]) -> bool:
 
 def fit_one(task: FitTask, _folder: Path) -> dict[str, Any]:
     """Fit one scan, and give what is kept of it."""
+    from dmrifit._utils.text_files import sealed
     from dmrifit.io.atomic_files import write_text
 
     if task.problem:
@@ -215,7 +219,7 @@ def fit_one(task: FitTask, _folder: Path) -> dict[str, Any]:
     if record["sidecar"] != task.earlier_sidecar:
         _remove_maps(task.out / task.earlier_sidecar)
     path = task.out / _RUN.record.format(name=task.scan.name)
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json.dumps(sealed(record), indent=2) + "\n")
     return record
 
 
@@ -430,45 +434,29 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(kept))
 
 
-def _write_results(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table of fitted scans, which dmrifit roi reads, and the page."""
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-    from dmrifit.io.bids_derivatives import describe_dataset
-
-    describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
-    if not (out / ".bidsignore").exists():
-        write_text(out / ".bidsignore", _IGNORED)
-    rows = []
-    for record in records:
-        row = {
-            "name": record["name"],
-            "subject": record["subject"],
-            "visit": record["session"] or "1",
-            "maps": record["sidecar"],
-            **{key: record[key] for key in ("model", "voxels", "fitted")},
-            "seconds": round(record["seconds"], 1),
-            "air": record["air"],
-        }
-        row |= {f"in_doubt_{name}": share for name, share in record["in_doubt"].items()}
-        rows.append(row | {"notes": " ".join(record["notes"])})
-    table = pd.DataFrame(rows)
-    # Scans of several models have several parameters in doubt.
-    table.insert(len(table.columns) - 1, "notes", table.pop("notes"))
-    write_text(out / _TABLE, table_text(table, digits=3))
-    if can_draw():
-        _write_page(out, records)
+def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row of a scan in the table of fits, which dmrifit roi reads."""
+    return {
+        "name": record["name"],
+        "subject": record["subject"],
+        "visit": record["session"] or "1",
+        "maps": record["sidecar"],
+        **{key: record[key] for key in ("model", "voxels", "fitted")},
+        "seconds": round(record["seconds"], 1),
+        "air": record["air"],
+        **{f"in_doubt_{name}": share for name, share in record["in_doubt"].items()},
+        "notes": " ".join(record["notes"]),
+    }
 
 
-def _write_page(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the page of all scans: a row for each with a link to its own page, and pictures."""
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+    """Make the page of all scans: a row for each with a link to its own page, and pictures."""
     from dmrifit.report.page import NOTICE, Link, Picture, Table
     from dmrifit.report.verdict import percent
 
     lines: list[list[Any]] = []
     pictures: list[tuple[str, list[Any]]] = []
-    for record in records:
+    for record in records.values():
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
         title = record["name"]
         if (out / page).is_file():
@@ -486,11 +474,10 @@ def _write_page(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     note = ""
     if len(records) > len(pictures) == _MOST_PICTURES:
         note = f"Pictures of the first {_MOST_PICTURES} scans; the others are on their own pages."
-    write_page(
-        out,
+    return run_page(
         "Fits",
         [Table(lines, header, numbers=(2, 3, 5), words=(4, 6)), *failed_cases(out)],
-        records,
+        records.values(),
         pictures,
         unit="scan",
         notice=NOTICE,
@@ -520,23 +507,12 @@ def _result_lines(
         yield f"page: {out / _PAGE}"
 
 
-#: How many scans are fitted: what stands in the record of each, and what is written of all.
 _RUN = CaseRun(
     record=".fits/{name}.json",
-    fields={
-        "name": str,
-        "model": str,
-        "voxels": int,
-        "fitted": int,
-        "seconds": float,
-        "sources": list,
-        "in_doubt": dict,
-        "air": float,
-        "notes": list,
-        "remedies": dict,
-        "inputs": dict,
-    },
-    results=(_TABLE, FAILED, _PAGE),
+    table=_TABLE,
+    row=_row,
+    page=_page,
+    digits=3,
     errors=(ValueError, OSError, ImportError, MemoryError),
     line=_line,
     noun="scan",

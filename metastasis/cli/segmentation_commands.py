@@ -287,7 +287,7 @@ def _segment(
 ) -> None:
     """Segment scans by one model or an ensemble, write tables and page, and say how many."""
     from dmrifit.io.bids_derivatives import file_record
-    from metastasis.cli.case_runs import RUN, is_current, segment_case, write_batch
+    from metastasis.cli.case_runs import RUN, is_current, segment_case
     from metastasis.scans.cases import CASES, read_case, read_row
     from metastasis.scans.scan_checks import row_files, scan_files
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
@@ -327,11 +327,9 @@ def _segment(
     }
     segmenter = segmenters[0]
     if len(segmenters) > 1:
-        heading = "Marked by both models, and candidates"
         segmenter = SensitivitySpecificityEnsemble(*segmenters, thresholds=thresholds)
         settings |= {"command": "ensemble", "thresholds": thresholds, "threshold": None}
     else:
-        heading = "Segmentations"
         if thresholds is not None:
             # The number of false positives holds at the model's own threshold only.
             segmenter.threshold_, segmenter.false_positives_ = thresholds[0], None
@@ -359,11 +357,7 @@ def _segment(
             source=scans if isinstance(scans, Path) else None,
         ),
         is_current=is_current,
-        write=lambda records: write_batch(
-            out, list(records.values()), figure=run.figure, heading=heading
-        ),
         say=lambda records: _sentences(list(records.values()), out),
-        is_flagged=lambda record: bool(record["notes"]),
         failed=failed,
     )
 

@@ -14,7 +14,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import RunOptions, say_failed_rows
 from dmrifit.cli.console import check_output, say_flagged
 from dmrifit.cli.options import named_cases
-from placement.cli.case_runs import RUN, case_line, write_batch
+from placement.cli.case_runs import RUN, case_line
 from placement.cli.options import RegionOptions, ShiftOptions
 
 if TYPE_CHECKING:
@@ -147,12 +147,10 @@ def place(
         names=lambda row: {"name": row.name},
         work=place_in,
         is_current=is_current,
-        write=lambda records: write_batch(out, records, figure=run.figure),
         say=lambda records: [
             *(case_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')} placed: {out}",
         ],
-        is_flagged=lambda record: bool(record["flags"]),
         failed=failed,
     )
 

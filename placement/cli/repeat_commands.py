@@ -8,42 +8,17 @@ from typing import Any
 
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
-    FAILED,
     CaseRun,
     RunOptions,
     can_draw,
     case_pictures,
     failed_cases,
+    run_page,
     say_failed_rows,
-    write_page,
 )
-from dmrifit.io.tables import table_text
 from placement.cli.options import named_tissues
 
-_TABLE = "repeats.tsv"
 _FILES = ("old", "box", "new")
-
-RUN = CaseRun(
-    record="{name}/repeat.json",
-    fields={
-        "sources": dict,
-        "answer": str,
-        "reliable": bool,
-        "ras.center_mm": list,
-        "ras.angles_deg": list,
-        "size_mm": list,
-        "agreement": float,
-        "changed_share": float,
-        "disagreement_mm": float,
-        "content": str,
-        "side": str,
-        "flags": list,
-        "notes": list,
-    },
-    results=(_TABLE, FAILED, "index.html"),
-    pictures=("voxel_old.png", "voxel_new.png", "voxel_view.html"),
-    files=("voxel_geometry.nii.gz", "voxel_philips.txt", "voxel_siemens.txt", "voxel_mask.nii.gz"),
-)
 
 
 def repeat(
@@ -128,12 +103,10 @@ def repeat(
         names=lambda case: {"name": case[0]},
         work=lambda case, folder: repeat_case(case[1], folder),
         is_current=lambda case, record: record["sources"] == sources(case[1]),
-        write=lambda records: _write_results(out, records, figure=run.figure),
         say=lambda records: [
             *(summary_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')}: {out}",
         ],
-        is_flagged=lambda record: bool(record["flags"]),
         failed=failed,
     )
 
@@ -204,16 +177,8 @@ def _read_box(row: Mapping[str, Path]) -> Any:
     return record.voxel
 
 
-def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:
-    """Write the table of all cases, and the page with their pictures."""
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-
-    rows = pd.DataFrame([_row(name, record) for name, record in records.items()])
-    write_text(out / _TABLE, table_text(rows, 12))
-    if not figure or not can_draw():
-        return
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+    """Make the page of all cases, with their pictures."""
     from dmrifit.report.page import Table
     from placement.exchange.vendor_texts import NOTICE
 
@@ -230,11 +195,10 @@ def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figur
             parts += case_pictures(out / name, picture, view, alt)
         pictures.append((name, parts))
     header = ("case", "answer", "agreement", "flags and notes")
-    write_page(
-        out,
+    return run_page(
         "Repeated voxels",
         [Table(lines, header, numbers=(2,)), *failed_cases(out)],
-        list(records.values()),
+        records.values(),
         pictures,
         unit="case",
         notice=f"{NOTICE}.",
@@ -259,3 +223,15 @@ def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "content": record["content"],
         "flags": "; ".join(record["flags"]),
     }
+
+
+RUN = CaseRun(
+    record="{name}/repeat.json",
+    table="repeats.tsv",
+    row=_row,
+    page=_page,
+    digits=12,
+    pictures=("voxel_old.png", "voxel_new.png", "voxel_view.html"),
+    files=("voxel_geometry.nii.gz", "voxel_philips.txt", "voxel_siemens.txt", "voxel_mask.nii.gz"),
+    flag="flags",
+)
