@@ -195,37 +195,14 @@ def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, lis
 
     columns = ("name", "map", "binary")
     names = [scan.case.name for scan in scans]
-    rows = result_rows(
-        table,
-        names,
-        required=columns,
-        optional=_COLUMNS,
-        noun="detections",
-        remedy="run detect on these scans",
-    )
+    rows = result_rows(table, names, required=columns, optional=_COLUMNS)
     volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
     for scan, row in zip(scans, rows, strict=True):
-        volumes["map"].append(_read_volume(table, row, "map", scan).astype(np.float32))
-        volumes["binary"].append(_read_volume(table, row, "binary", scan) > MASK_THRESHOLD)
+        for column, of_scans in volumes.items():
+            values = read_result(table, row, column, scan.shape, scan.affine)
+            of_scans.append(upright(values, scan.affine).astype(np.float32))
+    volumes["binary"] = [values > MASK_THRESHOLD for values in volumes["binary"]]
     return volumes
-
-
-def _read_volume(
-    table: Path, row: Mapping[str, str], column: str, scan: PreparedScan
-) -> NDArray[Any]:
-    """Read a volume on the grid of a scan, in RAS order."""
-    name = scan.case.name
-    values = read_result(
-        table,
-        row[column],
-        scan.shape,
-        scan.affine,
-        noun=f"the {column} of {name}",
-        reference=f"the scan {name}",
-        missing_remedy="run detect on this scan again",
-        finite_remedy="a map is 0 where there is no score",
-    )
-    return upright(values, scan.affine)
 
 
 def prepared_cases(

@@ -417,13 +417,7 @@ def simulate_cases(
 
 
 def result_rows(
-    table: Path,
-    names: Sequence[str],
-    *,
-    required: Sequence[str],
-    optional: Sequence[str],
-    noun: str,
-    remedy: str,
+    table: Path, names: Sequence[str], *, required: Sequence[str], optional: Sequence[str]
 ) -> list[dict[str, str]]:
     """Read the rows of cases, in their order, from the table of a run."""
     from dmrifit.io.tables import read_rows
@@ -432,36 +426,32 @@ def result_rows(
     missing = [name for name in names if name not in rows]
     if missing:
         raise ValueError(
-            f"{table} has no {noun} of {first_few(missing)}; {remedy}, or leave them out"
+            f"{table} has no {first_few(missing)}; run the command that wrote it on these cases, "
+            "or leave them out"
         )
     return [rows[name] for name in names]
 
 
 def read_result(
     table: Path,
-    file: str,
+    row: Mapping[str, str],
+    column: str,
     shape: tuple[int, ...],
     affine: NDArray[np.float64],
-    *,
-    noun: str,
-    reference: str,
-    missing_remedy: str,
-    finite_remedy: str,
 ) -> NDArray[Any]:
-    """Read a volume that the table of a run names, which must lie on the grid of its case."""
+    """Read a volume that a row of results names, which must lie on the grid of its case."""
     import numpy as np
 
     from dmrifit.io.case_tables import read_on_grid
 
-    path = table.parent / file
+    name, path = row["name"], table.parent / row[column]
+    remedy = f"run the command that wrote it on {name} again"
     if not path.is_file():
-        raise FileNotFoundError(f"{table}: there is no {path}, {noun}; {missing_remedy}")
-    values = read_on_grid(path, shape, affine, reference)
+        raise FileNotFoundError(f"{table}: there is no {path}, the {column} of {name}; {remedy}")
+    values = read_on_grid(path, shape, affine, f"the case {name}")
     n_non_finite = np.count_nonzero(~np.isfinite(values))
     if n_non_finite:
-        raise ValueError(
-            f"{path} contains {counted(n_non_finite, 'non-finite value')}; {finite_remedy}"
-        )
+        raise ValueError(f"{path} contains {counted(n_non_finite, 'non-finite value')}; {remedy}")
     return values
 
 

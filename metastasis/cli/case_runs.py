@@ -100,8 +100,6 @@ def read_segmentations(
         [case.name for case in cases],
         required=("name",),
         optional=_COLUMNS[1:],
-        noun="segmentation",
-        remedy="segment these cases",
     )
     settings: dict[str, Any] = {}
     for key, number in (("threshold", float), ("min_voxels", int)):
@@ -126,16 +124,7 @@ def read_segmentations(
             raise ValueError(
                 f"{table}: {case.name} has no {column}; give the table that segment wrote"
             )
-        volume = case_runs.read_result(
-            table,
-            row[column],
-            case.shape,
-            case.affine,
-            noun=f"the segmentation of {case.name}",
-            reference=f"the case {case.name}",
-            missing_remedy="segment this case again",
-            finite_remedy=f"segment the case {case.name} again",
-        )
+        volume = case_runs.read_result(table, row, column, case.shape, case.affine)
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
     defaults = {"threshold": 0.5, "min_voxels": 1}

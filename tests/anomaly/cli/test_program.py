@@ -61,7 +61,7 @@ def test_series_are_looked_at_and_compared(run, cases, model, tmp_path):
     assert code == 0, error
     assert len(pd.read_csv(compared / "healthy.csv"))
     assert "--healthy needs --healthy-detections of z" in run(*words, *more[:2])[2]
-    assert "has no detections of synthetic-glioma-001" in run(*words[:3], f"z={well / 'detections.tsv'}", *words[4:])[2]
+    assert "has no synthetic-glioma-001" in run(*words[:3], f"z={well / 'detections.tsv'}", *words[4:])[2]
 
 
 def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):

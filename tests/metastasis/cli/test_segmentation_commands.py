@@ -423,7 +423,6 @@ def test_the_summary_counts_scans_and_lesions(
         for n, n_of_both in zip(counts, of_both, strict=True)
     ]
     monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
-    monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
     segment([models.sensitive, table], out=tmp_path, options=ModelOptions(), run=RunOptions())
     said = capsys.readouterr().out
     n_failed = len(cases) - len(counts)
@@ -439,7 +438,6 @@ def test_a_flagged_or_failed_scan_ends_with_a_code_on_request(
     shared = {"n_lesions": 0, "n_marked_by_both": None, "synthetic": False, "statement": ""}
     contents = [shared | {"notes": notes_of_scan} for notes_of_scan in notes]
     monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
-    monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
     words = [models.sensitive, models.specific, [table]]
     words = [[models.sensitive, table]] if command is segment else words
     command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions())
