@@ -58,25 +58,67 @@ def detect_scan(
 ) -> dict[str, Any]:
     """Detect anomalies in a scan and write its files; give its record."""
     # Before the detection, during which the files could change.
-    sources = _sources(scan)
+    inputs = _inputs(scan)
     detection = detector.detect(scan, **options)
-    figure = figure and find_spec("matplotlib") is not None
-    content = _record(detection, folder, sources, _covariates(scan))
-    images = {_FILES[key]: image for key, image in detection.images().items()}
+    case = detection.scan.case
+    table = detection.lesions
+    threshold = detection.threshold
+    healthy = detection.healthy
+    n_healthy = len(healthy.scans) if healthy else 0
+    record: dict[str, Any] = {
+        "name": case.name,
+        "patient": case.patient,
+        "folder": folder.name,
+        "synthetic": case.synthetic,
+        "threshold": threshold if np.isfinite(threshold) else None,
+        "n_lesions": len(table),
+        "volume_mL": float(table["volume_mL"].sum()),
+        "share_found": detection.figures.share,
+        "differs": detection.differs,
+        "whole_scan": {
+            # JSON has no NaN, which stands for a hemisphere of few voxels.
+            "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
+            "n_healthy": n_healthy,
+        },
+        "healthy": {
+            "anomalies_per_scan": detection.healthy_per_scan,
+            "n_scans": n_healthy,
+            "origin": "calibration" if healthy and healthy.adjusted else "training",
+        },
+        "no_guarantee": detection.no_guarantee,
+        "lesion_columns": list(table.columns),
+        "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
+        "preparation": dict(detection.scan.notes),
+        **inputs,
+        "notice": NOTICE,
+    }
+    drawing = None
+    if figure and find_spec("matplotlib") is not None:
+        drawing = _panels(detection)
     RUN.write_case(
         folder,
-        content,
-        csv_text(detection.lesions, 8),
-        images,
-        _panels(detection) if figure else None,
-        partial(_view, detection, count=count_sentence([content])),
+        record,
+        csv_text(table, 8),
+        {_FILES[key]: image for key, image in detection.images().items()},
+        drawing,
+        partial(_view, detection, count=count_sentence([record])),
     )
-    return content
+    return record
 
 
 def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
     """Tell whether the record of a scan is of the same files and covariates."""
-    return record["sources"] == _sources(scan) and record.get("known") == _covariates(scan)
+    return _inputs(scan).items() <= record.items()
+
+
+def _inputs(scan: SeriesFiles) -> dict[str, Any]:
+    """Give the digests of the files of a scan, its names, and the covariates, as text."""
+    from dmrifit.io.bids_derivatives import file_record
+
+    digests = {role: file_record(path)["SHA256"] for role, path in scan.files.items()}
+    covariates = {"patient": scan.patient, "name": scan.name} | dict(scan.known)
+    known = {key: str(value) for key, value in covariates.items()}
+    return {"sources": digests, "known": known}
 
 
 def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,20 +231,27 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     return run_page("Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
 
 
-def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, list[NDArray[Any]]]:
-    """Read the maps and binary maps (x, y, z) of scans that a run wrote."""
+def read_detections(
+    tables: Mapping[str, Path], scans: Sequence[PreparedScan]
+) -> dict[str, list[NDArray[Any]]]:
+    """Read maps (x, y, z), and the binary maps at the threshold stored with their model."""
+    from anomaly.study.report import STORED
     from dmrifit.io.masks import MASK_THRESHOLD
 
-    columns = ("name", "map", "binary")
     names = [scan.case.name for scan in scans]
-    rows = result_rows(table, names, required=columns, optional=_COLUMNS)
-    volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
-    for scan, row in zip(scans, rows, strict=True):
-        for column, of_scans in volumes.items():
-            values = read_result(table, row, column, scan.shape, scan.affine)
-            of_scans.append(upright(values, scan.affine).astype(np.float32))
-    volumes["binary"] = [values > MASK_THRESHOLD for values in volumes["binary"]]
-    return volumes
+    columns = ("name", "map", "binary")
+    maps: dict[str, list[NDArray[Any]]] = {}
+    for method, table in tables.items():
+        rows = result_rows(table, names, required=columns, optional=_COLUMNS)
+        volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
+        for scan, row in zip(scans, rows, strict=True):
+            for column, of_scans in volumes.items():
+                values = read_result(table, row, column, scan.shape, scan.affine)
+                of_scans.append(upright(values, scan.affine).astype(np.float32))
+        maps[method] = volumes["map"]
+        # A method of its own, because its threshold was set before these scans were seen.
+        maps[f"{method}{STORED}"] = [values > MASK_THRESHOLD for values in volumes["binary"]]
+    return maps
 
 
 def prepared_cases(
@@ -216,45 +265,6 @@ def prepared_cases(
         except ValueError as error:
             raise ValueError(f"{files.label}: {error}") from None
     return scans
-
-
-def _record(
-    detection: Detection, folder: Path, sources: Mapping[str, Any], covariates: Mapping[str, str]
-) -> dict[str, Any]:
-    """Give the record of a scan."""
-    case = detection.scan.case
-    table = detection.lesions
-    threshold = detection.threshold
-    healthy = detection.healthy
-    n_healthy = len(healthy.scans) if healthy else 0
-    return {
-        "name": case.name,
-        "patient": case.patient,
-        "folder": folder.name,
-        "synthetic": case.synthetic,
-        "threshold": threshold if np.isfinite(threshold) else None,
-        "n_lesions": len(table),
-        "volume_mL": float(table["volume_mL"].sum()),
-        "share_found": detection.figures.share,
-        "differs": detection.differs,
-        "whole_scan": {
-            # JSON has no NaN, which stands for a hemisphere of few voxels.
-            "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
-            "n_healthy": n_healthy,
-        },
-        "healthy": {
-            "anomalies_per_scan": detection.healthy_per_scan,
-            "n_scans": n_healthy,
-            "origin": "calibration" if healthy and healthy.adjusted else "training",
-        },
-        "no_guarantee": detection.no_guarantee,
-        "lesion_columns": list(table.columns),
-        "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
-        "preparation": dict(detection.scan.notes),
-        "known": dict(covariates),
-        "sources": dict(sources),
-        "notice": NOTICE,
-    }
 
 
 def _panels(detection: Detection) -> Figure:
@@ -326,19 +336,6 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
         Section("Anomalies", sentence(count), Table(lesions, _FOUND)),
     ]
     return Page(case.name, sections, notice_lead([case.synthetic])).html()
-
-
-def _sources(series: SeriesFiles) -> dict[str, str]:
-    """Give the digests of the files of a scan, to see whether they have changed."""
-    from dmrifit.io.bids_derivatives import file_record
-
-    return {role: file_record(path)["SHA256"] for role, path in series.files.items()}
-
-
-def _covariates(series: SeriesFiles) -> dict[str, str]:
-    """Give the names of scan and patient, and the covariates of the patient, as text."""
-    covariates = {"patient": series.patient, "name": series.name} | dict(series.known)
-    return {key: str(value) for key, value in covariates.items()}
 
 
 RUN = CaseRun(

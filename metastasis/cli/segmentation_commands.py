@@ -66,7 +66,6 @@ def segment(
     Example: dmrifit-metastasis segment t1c.nii.gz --out segmented
     """
     thresholds = None if threshold is None else (threshold,)
-    _check_thresholds("--threshold", thresholds)
     model, scans = _model_and_scans(paths, model)
     _segment({"model": model}, thresholds, scans, out, options, run)
 
@@ -98,7 +97,6 @@ def ensemble(
 
     Example: dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out joined
     """
-    _check_thresholds("--thresholds", thresholds)
     # Candidates are all that the sensitive model marks, and what the specific one adds.
     models = {"sensitive": sensitive, "specific": specific}
     _segment(models, thresholds, scans, out, options, run)
@@ -142,29 +140,6 @@ def prepare(
     typer.echo(f"{text}: {out}")
 
 
-def _named_scans(
-    paths: list[Path], prior: Path | None, brain: Path | None
-) -> tuple[Path | list[Path], bool]:
-    """Check the headers of all scans, before a model or a volume is read; tell whether many."""
-    from metastasis.scans.cases import CASES
-    from metastasis.scans.scan_checks import check_files, scan_files
-
-    options = {"--prior": prior, "--mask": brain}
-    what = "prior scans and brains"
-    scans, is_table = named_cases(paths, what, options, CASES.images, "anat/*_T1w.nii*")
-    case_files = scan_files(scans, prior, brain, is_table=is_table)
-    problems = []
-    for files in case_files:
-        try:
-            check_files(files)
-        except ValueError as error:
-            problems.append(error)
-    # Some that fail leave the others; they are listed when they are read.
-    if problems and len(problems) == len(case_files):
-        raise problems[0]
-    return scans, is_table
-
-
 def _edge(model: Any) -> float | None:
     """Give the edge of the voxels that a model saw in training; None where any will do."""
     network = getattr(model, "segmenter_", model)
@@ -173,16 +148,6 @@ def _edge(model: Any) -> float | None:
         return None
     edge = getattr(network, "edge_", None)
     return None if edge is None else float(edge)
-
-
-def _resample(model: Any) -> bool:
-    """Let a model see scans on the voxels of its training scans; tell whether that is a change."""
-    edge = _edge(model)
-    if edge is None:
-        say("scans are not resampled: the model resamples them itself, or its voxels are unknown")
-        return False
-    getattr(model, "segmenter_", model).set_params(spacing=edge)
-    return True
 
 
 def _prior_note(case: Case) -> str:
@@ -293,12 +258,18 @@ def _segment(
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
     from metastasis.study.findings import model_figures
 
+    for value in thresholds or ():
+        if not 0 < value <= 1:
+            option = "--threshold" if len(models) == 1 else "--thresholds"
+            raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     prior, brain = options.prior, None
     if options.mask not in (None, "auto", "none"):
         brain = Path(options.mask)
-    scans, is_table = _named_scans(paths, prior, brain)
+    files_of_one = {"--prior": prior, "--mask": brain}
+    what = "prior scans and brains"
+    scans, is_table = named_cases(paths, what, files_of_one, CASES.images, "anat/*_T1w.nii*")
     segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
@@ -337,8 +308,13 @@ def _segment(
         if not uses_priors:
             cases = [(replace(case, prior=None), notes) for case, notes in cases]
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
-    resampled = [_resample(one) for one in segmenters] if options.resample else []
-    is_unchanged &= not any(resampled)
+    for model in segmenters if options.resample else ():
+        edge = _edge(model)
+        if edge is None:
+            say("scans are not resampled: the model does it itself, or its voxels are unknown")
+        else:
+            getattr(model, "segmenter_", model).set_params(spacing=edge)
+            is_unchanged = False
     figures = model_figures(next(iter(models.values())))
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
@@ -383,9 +359,3 @@ def _sentences(contents: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str
         # Scans with notes have a statement of their own.
         whose = f"{first_few(of_scans)}: " if len(names) > 1 else ""
         yield f"{whose}{statement}"
-
-
-def _check_thresholds(option: str, thresholds: tuple[float, ...] | None) -> None:
-    for value in thresholds or ():
-        if not 0 < value <= 1:
-            raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
