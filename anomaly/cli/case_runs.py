@@ -25,10 +25,11 @@ from dmrifit.cli.case_runs import (
     run_page,
 )
 from dmrifit.cli.console import progress
+from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
 from dmrifit.io.tables import csv_text
 from dmrifit.report.numerals import percent, significant
-from dmrifit.report.page import NOTICE, sentence
+from dmrifit.report.page import NOTICE, Note, Page, Picture, Section, Table, notice_lead, sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,8 +114,6 @@ def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
 
 def _inputs(scan: SeriesFiles) -> dict[str, Any]:
     """Give the digests of the files of a scan, its names, and the covariates, as text."""
-    from dmrifit.io.bids_derivatives import file_record
-
     digests = {role: file_record(path)["SHA256"] for role, path in scan.files.items()}
     covariates = {"patient": scan.patient, "name": scan.name} | dict(scan.known)
     known = {key: str(value) for key, value in covariates.items()}
@@ -198,8 +197,6 @@ def _for_scans(texts: Sequence[str | None], lead: str = ": ") -> list[str]:
 
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
     """Make the page of all scans."""
-    from dmrifit.report.page import Note, Table
-
     contents = list(records.values())
     rows = []
     pictures = []
@@ -299,7 +296,6 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes, count: str) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report.page import Note, Page, Picture, Section, Table, notice_lead
     from dmrifit.report.style import FOUND, REFERENCE
     from dmrifit.report.viewer import Layer, html_viewer
 

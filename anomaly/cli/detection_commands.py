@@ -12,6 +12,7 @@ from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions, say_failed_rows
 from dmrifit.cli.options import given, move_to_device
+from dmrifit.io.bids_derivatives import file_record
 
 if TYPE_CHECKING:
     from anomaly.scans.series import SeriesDetector, SeriesFiles
@@ -66,14 +67,7 @@ def detect(
 
     Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found
     """
-    from anomaly.cli.case_runs import (
-        RUN,
-        count_sentence,
-        detect_scan,
-        is_current,
-        scan_sentences,
-    )
-    from dmrifit.io.bids_derivatives import file_record
+    from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, is_current, scan_sentences
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
@@ -125,8 +119,6 @@ def _calibrated(
     detector: SeriesDetector, table: Path, series: list[SeriesFiles], options: dict[str, Any]
 ) -> dict[str, Any]:
     """Adjust the threshold of a detector to healthy scans, and give the settings of that."""
-    from dmrifit.io.bids_derivatives import file_record
-
     healthy = series_of_table(table)
     digests = {file_record(files.image)["SHA256"] for files in healthy}
     shared = [one.label for one in series if file_record(one.image)["SHA256"] in digests]

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.text_files import read_object, read_sealed, sealed
+from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.console import error_message, progress, say_flagged
 from dmrifit.cli.options import say
 from dmrifit.cli.workers import run_tasks
+from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
+from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +98,6 @@ class CaseRun:
         `names` gives the name of a case and of its patient, if that is known; `failed` are the
         rows that could not be read. `say` takes the records by their folders.
         """
-        from dmrifit._utils.threads import check_jobs
         from dmrifit.io.case_tables import file_stems
 
         rows = [*map(names, cases), *failed]
@@ -131,9 +134,6 @@ class CaseRun:
         """Write the tables of all cases, and the page with their pictures."""
         import pandas as pd
 
-        from dmrifit.io.atomic_files import write_text
-        from dmrifit.io.tables import csv_text, table_text
-
         lesions = None
         if self.lesions:
             lesions = _join_lesions(records.values())
@@ -158,8 +158,6 @@ class CaseRun:
 
         The last two of `files` are the picture, and the page that is made from its bytes.
         """
-        from dmrifit._utils.text_files import sealed
-        from dmrifit.io.atomic_files import FileSet
         from dmrifit.io.nifti import save_image
 
         name = Path(self.record).name
@@ -194,10 +192,6 @@ class CaseRun:
         also when the run ends early, so that it can be looked at.
         """
         import pandas as pd
-
-        from dmrifit._utils.text_files import read_sealed
-        from dmrifit.io.atomic_files import check_room, write_text
-        from dmrifit.io.tables import table_text
 
         pictures = self.pictures if options.figure and can_draw() else ()
         records: dict[str, dict[str, Any]] = {}
@@ -309,7 +303,6 @@ def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
 
 def failed_cases(out: Path) -> list[Table]:
     """List the cases of a run that failed for its page; nothing where none did."""
-    from dmrifit.io.tables import read_texts
     from dmrifit.report.page import Table
 
     if not (out / FAILED).exists():
@@ -332,7 +325,6 @@ def begin_run(
     Where an earlier run with other settings may be replaced, its results and the records of its
     cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
     """
-    from dmrifit.io.atomic_files import write_text
     from dmrifit.io.nifti import chosen_form
 
     form = chosen_form()
@@ -354,8 +346,6 @@ def _check_settings(
     path: Path, settings: Mapping[str, Any], result_files: Sequence[Path], finished: Sequence[Path]
 ) -> None:
     """Check that a folder holds a run with these settings, or none that finished anything."""
-    from dmrifit._utils.text_files import read_object
-
     if not path.exists():
         for file in result_files:
             if file.exists():
@@ -395,9 +385,7 @@ def simulate_cases(
     """
     import pandas as pd
 
-    from dmrifit.io.atomic_files import finish_interrupted, write_text
     from dmrifit.io.case_tables import TABLE
-    from dmrifit.io.tables import read_texts, table_text
 
     rows: dict[str, list[dict[str, str]]] = {table: [] for table in tables}
     settings = {"command": "simulate", **settings}
@@ -420,8 +408,6 @@ def result_rows(
     table: Path, names: Sequence[str], *, required: Sequence[str], optional: Sequence[str]
 ) -> list[dict[str, str]]:
     """Read the rows of cases, in their order, from the table of a run."""
-    from dmrifit.io.tables import read_rows
-
     rows = {row["name"]: row for _, row in read_rows(table, required=required, optional=optional)}
     missing = [name for name in names if name not in rows]
     if missing:

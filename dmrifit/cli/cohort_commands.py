@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import given, numbers, pairs, say
 from dmrifit.cli.workers import scheduler
+from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
@@ -64,8 +66,6 @@ def simulate(
 
     Example: dmrifit simulate --out data --patients 8 --seed 1
     """
-    from dmrifit._utils.threads import check_jobs
-    from dmrifit.engine.protocol import Protocol
     from dmrifit.io.atomic_files import check_room
     from dmrifit.io.nifti import bytes_of_maps
     from dmrifit.simulate.body_phantoms import simulate_cohort
@@ -272,7 +272,6 @@ def benchmark(
 
     Example: dmrifit benchmark data/participants.tsv --out study --without CNN --sizes 1,2,3,5,7
     """
-    from dmrifit._utils.threads import check_jobs
     from dmrifit.cohort.cohort import Cohort
     from dmrifit.predict.algorithms import ALGORITHMS
     from dmrifit.study.comparison import compare
@@ -487,8 +486,6 @@ def _check_study(
 def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     """Find the contrasts with these b-values at the shortest echo time."""
     import numpy as np
-
-    from dmrifit.engine.protocol import Protocol
 
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))

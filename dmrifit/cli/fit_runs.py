@@ -16,16 +16,21 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import (
-    FAILED,
-    CaseRun,
-    RunOptions,
-    can_draw,
-    failed_cases,
-    run_page,
-)
+from dmrifit._utils.text_files import read_sealed, sealed
+from dmrifit._utils.threads import check_jobs, default_threads
+from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, can_draw, failed_cases, run_page
 from dmrifit.cli.options import is_pattern, named_images, say
 from dmrifit.cli.workers import scheduler
+from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
+from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
+from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.models import resolve_model
+from dmrifit.imaging.fit_predict import fit_image, kept_measurements
+from dmrifit.imaging.scan_info import contrast_lines
+from dmrifit.io.atomic_files import check_name, share_a_name, write_text
+from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
+from dmrifit.report.page import NOTICE, Link, Picture, Table
+from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
 
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
@@ -68,8 +73,6 @@ class FitTask:
 
 def is_many(images: Sequence[Path]) -> bool:
     """Tell whether the images of a command are more than one scan."""
-    from dmrifit.cohort.bids_folder import is_bids_folder
-
     if len(images) > 1:
         return True
     return is_pattern(images[0]) or is_bids_folder(images[0])
@@ -77,9 +80,6 @@ def is_many(images: Sequence[Path]) -> bool:
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
     """Find the scans of a BIDS folder, or of a list or glob; and what patterns are relative to."""
-    from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, plain_scan
-    from dmrifit.io.atomic_files import check_name, share_a_name
-
     root = Path()
     if len(images) == 1 and is_bids_folder(images[0]):
         root = images[0]
@@ -117,14 +117,6 @@ def fit_many(
     options: Mapping[str, Any],
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
-    from dmrifit._utils.text_files import read_sealed
-    from dmrifit._utils.threads import check_jobs, default_threads
-    from dmrifit.cohort.bids_folder import match_files
-    from dmrifit.engine.fit_settings import FitSettings
-    from dmrifit.engine.models import resolve_model
-    from dmrifit.io.atomic_files import write_text
-    from dmrifit.io.bids_derivatives import describe_dataset
-
     check_jobs(run.jobs, "--jobs")
     scans, root = named_scans(images)
     if te and len(te) > 1:
@@ -214,10 +206,6 @@ def _is_current(task: FitTask, record: Mapping[str, Any]) -> bool:
 
 def fit_one(task: FitTask, _folder: Path) -> dict[str, Any]:
     """Fit one of many scans, and give what is kept of it: what its sidecar says of the fit."""
-    from dmrifit._utils.text_files import sealed
-    from dmrifit.io.atomic_files import write_text
-    from dmrifit.report.verdict import fit_sentences, prose, remedies
-
     if task.problem:
         raise ValueError(task.problem)
     start = time.perf_counter()
@@ -281,8 +269,6 @@ def fit_one(task: FitTask, _folder: Path) -> dict[str, Any]:
 
 def _sidecar(scan: DiffusionScan, model: str) -> str:
     """Name the sidecar of a fit, in the folder of all; no path is taken from a file there."""
-    from dmrifit.io.bids_derivatives import common_stem, derivative_name
-
     name = derivative_name(common_stem(scan.images), "dwimap.json", model=model)
     return str(scan.folder / name)
 
@@ -298,12 +284,6 @@ def fit_scan(
     progress: bool = False,
 ) -> tuple[str, Path]:
     """Fit a scan, by default by the richest model; give its name and the sidecar of the maps."""
-    from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
-    from dmrifit.engine.models import resolve_model
-    from dmrifit.imaging.fit_predict import fit_image, kept_measurements
-    from dmrifit.imaging.scan_info import contrast_lines
-    from dmrifit.io.bids_derivatives import common_stem, derivative_name
-
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
     kept = kept_measurements(protocol, options["b_max"], options["leave_out_b"])
@@ -314,9 +294,9 @@ def fit_scan(
             say(f"using protocol: {line}")
         if reason:
             say(f"using model {name}: {reason} (choose another by --model)")
-        if name == "kurtosis" and fitted.directions is not None:
-            say(POWDER_KURTOSIS)
     fit_image(list(images), protocol, name, out=out, progress=progress, **options)
+    if progress and name == "kurtosis" and fitted.directions is not None:
+        say(POWDER_KURTOSIS)
     return name, out / derivative_name(common_stem(images), "dwimap.json", model=name)
 
 
@@ -383,9 +363,6 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
     """Make the page of all scans: a row for each with a link to its own page, and pictures."""
-    from dmrifit.report.page import NOTICE, Link, Picture, Table
-    from dmrifit.report.verdict import percent
-
     lines: list[list[Any]] = []
     pictures: list[tuple[str, list[Any]]] = []
     for record in records.values():

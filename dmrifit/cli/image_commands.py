@@ -23,6 +23,7 @@ from dmrifit.cli.options import (
     say,
     scan_of,
 )
+from dmrifit.io.bids_derivatives import MONOTONIC, SYNTHETIC_TRAINING, common_stem, derivative_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,7 +200,6 @@ def preprocess(
     Example: dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean
     """
     from dmrifit.imaging.scan_pipeline import preprocess_image
-    from dmrifit.io.bids_derivatives import common_stem, derivative_name
 
     images, protocol = scan_of(image, bval, bvec, te, needs_te=True)
     preprocess_image(
@@ -323,7 +323,6 @@ def predict(
     Example: dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted
     """
     from dmrifit.imaging.fit_predict import predict_image
-    from dmrifit.io.bids_derivatives import SYNTHETIC_TRAINING
     from dmrifit.model_files.model_file import load_model
     from dmrifit.predict.conformal import strategy_of
 
@@ -516,7 +515,6 @@ def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
     from dmrifit.cli.fit_runs import refit_line
     from dmrifit.engine.design.planning import UNDETERMINED_CV
-    from dmrifit.io.bids_derivatives import MONOTONIC
     from dmrifit.report.verdict import fit_sentences, remedies
 
     description = json.loads(sidecar.read_text(encoding="utf-8"))

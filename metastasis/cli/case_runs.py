@@ -19,8 +19,15 @@ from dmrifit.networks.volume_cases import called
 from dmrifit.report.page import NOTICE
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
+from metastasis.segmentation.ensemble import (
+    MARKED_BY_BOTH,
+    SensitivitySpecificityEnsemble,
+    segment_by,
+)
 from metastasis.study.findings import findings_in_words, open_ring_notes
+from metastasis.study.followup import reader_table
 from metastasis.study.lesion_sizes import FIGURES
+from metastasis.study.report import batch_page, scan_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,8 +83,6 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame) -> str:
     """Make the page of all scans, with their overlays."""
-    from metastasis.study.report import batch_page
-
     pictures = {}
     for record in records.values():
         alt = f"Lesions of {record['name']} in three planes"
@@ -146,13 +151,6 @@ def segment_case(
 
     `figures` are what is known of the model, `source` is where the case was named.
     """
-    from metastasis.segmentation.ensemble import (
-        MARKED_BY_BOTH,
-        SensitivitySpecificityEnsemble,
-        segment_by,
-    )
-    from metastasis.study.followup import reader_table
-
     case, notes = scan
     figures = figures or {}
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
@@ -204,7 +202,6 @@ def segment_case(
         drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
 
     def page(picture: bytes) -> str:
-        from metastasis.study.report import scan_page
 
         return scan_page(
             case,

@@ -6,12 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dmrifit.cli.case_runs import (
-    CaseRun,
-    case_pictures,
-    failed_cases,
-    run_page,
-)
+from dmrifit.cli.case_runs import CaseRun, case_pictures, failed_cases, run_page
 
 _OVERVIEW = (
     "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "

@@ -16,6 +16,7 @@ from dmrifit.cli.case_runs import (
     run_page,
     say_failed_rows,
 )
+from dmrifit.io.bids_derivatives import file_record, stem
 from placement.cli.options import named_tissues
 
 _FILES = ("old", "box", "new")
@@ -121,7 +122,6 @@ def _cases(
 ) -> dict[str, dict[str, Path]]:
     """Give the files of each case by its name; rows of a table that lack one go into `failed`."""
     from dmrifit._utils.text_files import check_file
-    from dmrifit.io.bids_derivatives import stem
     from dmrifit.io.tables import read_rows
     from placement.exchange.tables import check_names, missing_files
 
@@ -156,7 +156,6 @@ def _cases(
 
 def _read_box(row: Mapping[str, Path]) -> Any:
     """Read a box, and check that it was placed in its scan, as far as both tell."""
-    from dmrifit.io.bids_derivatives import file_record
     from placement.exchange.repeats import frame_of
     from placement.exchange.voxel_files import read_voxel_file
 

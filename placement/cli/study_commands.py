@@ -15,6 +15,7 @@ from dmrifit.cli.case_runs import begin_run
 from dmrifit.cli.console import check_output, progress
 from dmrifit.cli.options import given, require_libraries, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.tables import csv_text, table_text
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ def simulate(
     """
     import pandas as pd
 
-    from dmrifit.io.atomic_files import write_text
     from placement.simulate.experts import EXPERT_RULES
     from placement.simulate.gliomas import ExpertKind
 
@@ -94,7 +94,6 @@ def _write_glioma(
     import numpy as np
     import pandas as pd
 
-    from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.nifti import write_volume
     from placement.exchange.tables import box_columns
     from placement.simulate.gliomas import simulate_gliomas
@@ -151,7 +150,6 @@ def reader(
     """
     import numpy as np
 
-    from dmrifit.io.atomic_files import write_text
     from placement.box.voxel import Voxel
     from placement.exchange.tables import read_boxes, read_cases, read_scene
     from placement.study.reader_page import reader_page
@@ -312,7 +310,6 @@ def evaluate(
     Example: dmrifit-placement evaluate cases.tsv experts.tsv --placements objective=placements.tsv
         --out tables
     """
-    from dmrifit.io.atomic_files import FileSet
     from placement.exchange.tables import read_boxes, read_cases, read_experts, read_scene
     from placement.study.evaluation import evaluate_placements, format_summary
 
