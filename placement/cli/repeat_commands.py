@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmrifit._utils.counts import counted
+from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import (
     CaseRun,
     RunOptions,
@@ -17,6 +18,7 @@ from dmrifit.cli.case_runs import (
     say_failed_rows,
 )
 from dmrifit.io.bids_derivatives import file_record, stem
+from dmrifit.io.tables import read_rows
 from placement.cli.options import named_tissues
 
 _FILES = ("old", "box", "new")
@@ -65,7 +67,8 @@ def repeat(
     from placement.search.scene import Scene
 
     failed: list[dict[str, str]] = []
-    cases = _cases(old, box, new, tumor, table, failed)
+    files = {"old": old, "box": box, "new": new, "tumor": tumor}
+    cases = _read_cases(files, table, failed)
     say_failed_rows(cases, failed)
     tissues = named_tissues(labels)
 
@@ -112,45 +115,36 @@ def repeat(
     )
 
 
-def _cases(
-    old: Path | None,
-    box: Path | None,
-    new: Path | None,
-    tumor: Path | None,
-    table: Path | None,
-    failed: list[dict[str, str]],
+def _read_cases(
+    files: Mapping[str, Path | None], table: Path | None, failed: list[dict[str, str]]
 ) -> dict[str, dict[str, Path]]:
     """Give the files of each case by its name; rows of a table that lack one go into `failed`."""
-    from dmrifit._utils.text_files import check_file
-    from dmrifit.io.tables import read_rows
     from placement.exchange.tables import check_names, missing_files
 
-    cases: dict[str, dict[str, Path]] = {}
     if table is None:
-        if old is None or box is None or new is None:
+        if None in (files["old"], files["box"], files["new"]):
             raise ValueError("name three files, OLD_T1 BOX NEW_T1, or a table of them (--table)")
-        cases[stem(new)] = {"old": old, "box": box, "new": new}
-        if tumor is not None:
-            cases[stem(new)]["tumor"] = tumor
-        for path in cases[stem(new)].values():
+        one_case = {role: path for role, path in files.items() if path is not None}
+        for path in one_case.values():
             check_file(path)
+        cases = {stem(one_case["new"]): one_case}
     else:
-        if old is not None or tumor is not None:
+        if any(files.values()):
             raise ValueError("name files or a table of them (--table), not both")
+        cases = {}
         rows = read_rows(table, required=("name", *_FILES))
         check_names([row["name"] for _, row in rows], table)
         for line, row in rows:
-            files = {column: table.parent / row[column] for column in _FILES}
-            if row.get("tumor"):
-                files["tumor"] = table.parent / row["tumor"]
-            problem = missing_files(files.values(), table, line)
+            roles = (role for role in files if row.get(role))
+            paths = {role: table.parent / row[role] for role in roles}
+            problem = missing_files(paths.values(), table, line)
             if problem:
                 failed.append({"name": row["name"], "problem": problem})
             else:
-                cases[row["name"]] = files
-    for files in cases.values():
-        if files["old"].resolve() == files["new"].resolve():
-            raise ValueError(f"{files['new']} is both the old and the new scan; name another one")
+                cases[row["name"]] = paths
+    for paths in cases.values():
+        if paths["old"].resolve() == paths["new"].resolve():
+            raise ValueError(f"{paths['new']} is both the old and the new scan; name another one")
     return cases
 
 

@@ -59,7 +59,8 @@ def simulate(
         raise ValueError(
             f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}"
         )
-    settings = {"command": "simulate", "experts": experts, "spacing": spacing, "seed": seed}
+    options: dict[str, Any] = {"experts": experts, "spacing": spacing, "random_state": seed}
+    settings = {"command": "simulate", **options}
     begin_run(out, settings, overwrite, results=("experts.tsv", "cases.tsv"))
     boxes = pd.DataFrame()
     finished: set[str] = set()
@@ -79,7 +80,7 @@ def simulate(
         # case.
         if name in finished and all((out / file).exists() for file in files.values()):
             continue
-        case_boxes = _write_glioma(out, name, files, i, experts, spacing, seed)
+        case_boxes = _write_glioma(out, name, files, i, options)
         boxes = pd.concat([boxes, case_boxes], ignore_index=True)
         write_text(out / "experts.tsv", table_text(boxes, digits=None))
     write_text(out / "cases.tsv", table_text(pd.DataFrame(rows)))
@@ -88,7 +89,7 @@ def simulate(
 
 
 def _write_glioma(
-    out: Path, name: str, files: dict[str, str], i: int, experts: str, spacing: float, seed: int
+    out: Path, name: str, files: dict[str, str], i: int, options: dict[str, Any]
 ) -> pd.DataFrame:
     """Write the images of a synthetic glioma; give the boxes of its experts, as text."""
     import numpy as np
@@ -99,16 +100,7 @@ def _write_glioma(
     from placement.simulate.gliomas import simulate_gliomas
 
     # Necrosis is excluded in any case here, as only then a scene has its mask.
-    scenes, voxels = simulate_gliomas(
-        1,
-        skip=i,
-        experts=experts,  # type: ignore[arg-type]
-        spacing=spacing,
-        exclude=("necrosis",),
-        image=True,
-        random_state=seed,
-    )
-    scene = scenes[0]
+    (scene,), (boxes,) = simulate_gliomas(1, skip=i, exclude=("necrosis",), image=True, **options)
     volumes = {
         "tumor": (scene.tumor > 0).astype(np.uint8),
         "necrosis": scene.forbidden["necrosis"].astype(np.uint8),
@@ -117,9 +109,10 @@ def _write_glioma(
     with FileSet(out, files.values(), overwrite=True) as file_set:
         for role, values in volumes.items():
             write_volume(values, scene.affine, file_set.path(files[role]))
-    rows = []
-    for number, box in enumerate(voxels[0], start=1):
-        rows.append({"name": name, "expert": number, **box_columns(box)})
+    rows = [
+        {"name": name, "expert": number, **box_columns(box)}
+        for number, box in enumerate(boxes, start=1)
+    ]
     return pd.DataFrame(rows).astype(str)
 
 
@@ -225,7 +218,13 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
-    from placement.exchange.tables import IMAGES, read_cases, read_experts, read_scene
+    from placement.exchange.tables import (
+        IMAGES,
+        check_channels,
+        read_cases,
+        read_experts,
+        read_scene,
+    )
 
     check_output(out, overwrite)
     check_jobs(jobs, "--jobs")
@@ -266,7 +265,12 @@ def train(
                 verbose=True,
             )
             options = given(channels=channels, training=training, random_state=seed)
-            placer = _network(constraints | options | {"fast": fast, "refine": refine}, table)
+            options |= {"fast": fast, "refine": refine}
+            require_libraries("torch", "skorch")
+            placer = _public.VoxelRegressor(**constraints, **options)
+            # Before cases are read.
+            placer._check()
+            check_channels(placer, table)
         else:
             constraints["max_rotations"] = max_rotations
             optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
@@ -333,14 +337,3 @@ def evaluate(
     typer.echo(format_summary(tables).to_string())
     if table["synthetic"].any():
         typer.echo("synthetic cases: no clinical result")
-
-
-def _network(options: dict[str, Any], table: pd.DataFrame) -> Any:
-    """Make an untrained network, and check its options before cases are read."""
-    from placement.exchange.tables import check_channels
-
-    require_libraries("torch", "skorch")
-    network = _public.VoxelRegressor(**options)
-    network._check()
-    check_channels(network, table)
-    return network
