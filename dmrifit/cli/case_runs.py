@@ -334,40 +334,33 @@ def begin_run(
     text = json.dumps(settings, indent=2) + "\n"
     result_files = [out / name for name in results]
     finished = [*result_files, *(out.glob(records) if records else ())]
-    if not overwrite:
-        _check_settings(path, json.loads(text), result_files, finished)
-    elif not (path.is_file() and path.read_bytes() == text.encode()):
-        for file in finished:
-            file.unlink(missing_ok=True)
-    write_text(path, text)
-
-
-def _check_settings(
-    path: Path, settings: Mapping[str, Any], result_files: Sequence[Path], finished: Sequence[Path]
-) -> None:
-    """Check that a folder holds a run with these settings, or none that finished anything."""
-    if not path.exists():
+    if overwrite:
+        if not (path.is_file() and path.read_bytes() == text.encode()):
+            for file in finished:
+                file.unlink(missing_ok=True)
+    elif path.exists():
+        stored = read_object(path)
+        if stored is None:
+            raise ValueError(
+                f"{path} is damaged, so the settings of the run in {out} are unknown; "
+                "choose another folder, or --overwrite"
+            )
+        new = json.loads(text)
+        changed = [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]
+        # A run that was refused finished nothing that other options could mix with.
+        if changed and any(file.exists() for file in finished):
+            raise ValueError(
+                f"{out} holds a run with other options ({', '.join(changed)}); "
+                "choose another folder, or --overwrite"
+            )
+    else:
         for file in result_files:
             if file.exists():
                 raise FileExistsError(
                     f"{file} already exists and was not created by an earlier run; "
                     "choose another folder, or --overwrite"
                 )
-        return
-    stored = read_object(path)
-    if stored is None:
-        raise ValueError(
-            f"{path} is damaged, so the settings of the run in {path.parent} are unknown; "
-            "choose another folder, or --overwrite"
-        )
-    names = sorted({*stored, *settings})
-    changed = [name for name in names if stored.get(name) != settings.get(name)]
-    # A run that was refused finished nothing that other options could mix with.
-    if changed and any(file.exists() for file in finished):
-        raise ValueError(
-            f"{path.parent} holds a run with other options ({', '.join(changed)}); "
-            "choose another folder, or --overwrite"
-        )
+    write_text(path, text)
 
 
 def simulate_cases(

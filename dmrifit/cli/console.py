@@ -127,7 +127,8 @@ def make_program(
             name_of_command,
             cls=_Command,
             epilog=_example(read_help(function.__doc__)[2]),
-            short_help=_first_sentence(run),
+            # Click would cut it at the end of its line.
+            short_help=" ".join((run.__doc__ or "").split()).partition(". ")[0].rstrip(".") + ".",
         )(run)
 
     def main() -> None:
@@ -169,7 +170,9 @@ def _run(app: typer.Typer, name: str) -> None:
     """Run a program; an error that the user can correct is one line on standard error."""
 
     def say(message: str) -> None:
-        typer.echo(f"{name}: {_one_line(message)}", err=True)
+        # In one line, of letters that a terminal can print.
+        text = printable(" ".join(message.split("\n")))
+        typer.echo(f"{name}: {text}", err=True)
 
     shown: set[str] = set()
 
@@ -213,14 +216,16 @@ def _check_open_files() -> None:
         )
 
 
-def check_output(path: Path, overwrite: bool) -> None:
-    """Check that a file can be written, before long work."""
+def check_output(path: Path, overwrite: bool, *, keep: Iterable[Path] = ()) -> None:
+    """Check that a file can be written, and is none of those to keep, before long work."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} already exists; choose another name, or --overwrite")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path.exists() and any(file.exists() and path.samefile(file) for file in keep):
+        raise ValueError(f"--out {path} is an input and would be overwritten; name another")
 
 
 def say_flagged(n_flagged: int, n_cases: int, *, fail: bool, n_failed: int = 0) -> None:
@@ -250,17 +255,6 @@ def error_message(error: Exception) -> str:
     if error.filename is not None:
         message = f"{error.filename}: {message}"
     return message
-
-
-def _one_line(text: str) -> str:
-    """Write a message in one line, of letters that a terminal can print."""
-    return printable(" ".join(text.split("\n")))
-
-
-def _first_sentence(command: Callable[..., None]) -> str:
-    """Take the first sentence of a command's help, whole: click would cut it at the line's end."""
-    text = " ".join((command.__doc__ or "").split())
-    return text.partition(". ")[0].rstrip(".") + "."
 
 
 def _example(line: str) -> str:

@@ -395,10 +395,7 @@ def view(
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out} is a page; give it a name that ends in .html")
-    check_output(out, overwrite)
-    for path in _files([*map_.values(), image, labels]):
-        if out.exists() and out.samefile(path):
-            raise ValueError(f"--out {out} is an input and would be overwritten; name another")
+    check_output(out, overwrite, keep=_files([*map_.values(), image, labels]))
     require_libraries("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
@@ -443,11 +440,7 @@ def dicom_seg(
     from dmrifit.io.dicom_seg import check_ending, write_dicom_seg
     from dmrifit.io.nifti import load_image, read_volume
 
-    check_output(out, overwrite)
-    if out.exists() and out.samefile(labels):
-        raise ValueError(
-            f"--out {out} is the label image and would be overwritten; choose another name"
-        )
+    check_output(out, overwrite, keep=[labels])
     check_ending(out)
     label_image = load_image(labels)
     labeled = read_volume(labels)

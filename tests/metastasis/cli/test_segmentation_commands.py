@@ -268,18 +268,6 @@ def test_sensitivities_are_said_only_of_a_model_used_as_measured(run, table, mod
         assert said.count(sentence) == said.count("nothing marked") == 3
 
 
-def test_headers_are_checked_before_the_model_is_read(run, table, models, tmp_path, monkeypatch):
-    monkeypatch.setattr("dmrifit.model_files.model_file.load_model", lambda *_: pytest.fail("the model was read"))
-    path = tmp_path / "brain.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.uint8), np.eye(4)), path)
-    image = table.parent / "p1_image.nii.gz"
-    for command in (("segment", models.plain), ("ensemble", models.plain, models.plain)):
-        code, _, error = run(*command, image, "--mask", path, "--out", tmp_path / "out")
-        assert code == 2
-        assert "brain.nii.gz" in error
-        assert "p1_image.nii.gz" in error
-
-
 def test_a_prior_of_another_person_is_told():
     pytest.importorskip("SimpleITK")
     rng = np.random.default_rng(0)
