@@ -17,6 +17,7 @@ from metastasis import (
     write_cases,
 )
 from metastasis.candidates.small_model import small_model_threshold
+from metastasis.cli import study_commands
 from metastasis.cli.study_commands import (
     PatientOptions,
     StudyOptions,
