@@ -47,7 +47,8 @@ def make_detector(
             f"the detector {name} has no parameter {unknown[0]!r}; it has "
             f"{', '.join(sorted(names))}"
         )
-    options = {key: value for key, value in defaults.items() if key in names} | parameters
+    options = {key: value for key, value in defaults.items() if key in names}
+    options |= parameters
     if is_network:
         options = gather_training(options)
     if not published:

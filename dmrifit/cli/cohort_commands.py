@@ -368,8 +368,8 @@ def _predictors(
     from dmrifit.predict.algorithms import REGRESSORS, build_regressor, default_patch_shape
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
-    classes = {"s2s": SignalToSignal, "m2m": MapsToMaps}
-    named = [(name, "algorithm", REGRESSORS) for name in algorithms]
+    classes: dict[str, Any] = {"s2s": SignalToSignal, "m2m": MapsToMaps}
+    named: list[tuple[str, str, Any]] = [(name, "algorithm", REGRESSORS) for name in algorithms]
     named += [(name, "strategy", classes) for name in strategies or ("",)]
     for name, role, choices in named:
         if name not in choices:

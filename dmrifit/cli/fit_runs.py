@@ -149,7 +149,7 @@ def fit_many(
         threads = 1 if run.cluster else max(1, default_threads() // n_workers)
     tasks = []
     for scan in scans:
-        paths = [Path(path) for path in [*scan.images, *scan.sidecars(), *(te or [])]]
+        paths = [*scan.images, *scan.sidecars(), *map(Path, te or [])]
         own_options = {**options, "n_threads": threads, "overwrite": True}
         problem = ""
         for role, files in patterns.items():

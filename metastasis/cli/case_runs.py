@@ -213,7 +213,7 @@ def segment_case(
             remarks=[*content["notes"], statement],
         )
 
-    arrays = {_PROBABILITY: probability, _LABEL: labels}
+    arrays: dict[str, NDArray[Any]] = {_PROBABILITY: probability, _LABEL: labels}
     images_of_case = {name: image_of(array, case.affine) for name, array in arrays.items()}
     RUN.write_case(folder, content, table_text(table), images_of_case, drawing, page)
     return content
