@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,20 @@ def detect_scan(
     case = detection.scan.case
     table = detection.lesions
     threshold = detection.threshold
+    scan_notes = dict(detection.scan.notes)
     healthy = detection.healthy
     n_healthy = len(healthy.scans) if healthy else 0
+    notes = [f": {scan_notes[key]}" for key in ("lost", "unused") if scan_notes.get(key)]
+    if detection.no_guarantee:
+        notes.append(f": the guarantee of the model does not hold: {detection.no_guarantee}")
+    if detection.differs is None:
+        reason = "the healthy scans of the model have too few voxels in a hemisphere"
+        if not np.isfinite(detection.figures.bulk).all():
+            reason = f"a hemisphere has fewer than {FEWEST_VOXELS} scored voxels"
+        elif n_healthy < FEWEST_SCANS:
+            scans = counted(n_healthy, "healthy scan")
+            reason = f"the model has {scans} to compare with, {FEWEST_SCANS} are needed"
+        notes.append(f" not judged as a whole: {reason}")
     record: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
@@ -81,27 +93,24 @@ def detect_scan(
             "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
             "n_healthy": n_healthy,
         },
+        "notes": notes,
         "healthy": {
             "anomalies_per_scan": detection.healthy_per_scan,
             "n_scans": n_healthy,
             "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
-        "no_guarantee": detection.no_guarantee,
         "lesion_columns": list(table.columns),
         "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
-        "preparation": dict(detection.scan.notes),
+        "preparation": scan_notes,
         **inputs,
         "notice": NOTICE,
     }
-    drawing = None
-    if figure and find_spec("matplotlib") is not None:
-        drawing = _panels(detection)
     RUN.write_case(
         folder,
         record,
         csv_text(table, 8),
         {_FILES[key]: image for key, image in detection.images().items()},
-        drawing,
+        _panels(detection) if figure else None,
         partial(_view, detection, count=count_sentence([record])),
     )
     return record
@@ -162,36 +171,10 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
             "intervals over scans"
         )
     sentences = [text]
-    for key in ("lost", "unused"):
-        losses = [content.get("preparation", {}).get(key) for content in contents]
-        sentences += _for_scans(losses)
-    reasons = [content.get("no_guarantee") for content in contents]
-    sentences += _for_scans(reasons, ": the guarantee of the model does not hold: ")
-    reasons = [_unjudged(content) for content in contents]
-    sentences += _for_scans(reasons, " not judged as a whole: ")
+    # Each note once, with the number of its scans.
+    for note, n in Counter(note for content in contents for note in content["notes"]).items():
+        sentences.append(f"{counted(n, 'scan')}{note}")
     sentences += [f"{content['name']}: {DIFFERENT}" for content in contents if content["differs"]]
-    return sentences
-
-
-def _unjudged(content: Mapping[str, Any]) -> str | None:
-    """Give the reason why a scan was not judged as a whole; None if it was."""
-    if content["differs"] is not None:
-        return None
-    whole_scan = content.get("whole_scan", {})
-    n_healthy = whole_scan.get("n_healthy", 0)
-    if None in whole_scan.get("bulk", ()):
-        return f"a hemisphere has fewer than {FEWEST_VOXELS} scored voxels"
-    if n_healthy < FEWEST_SCANS:
-        healthy = counted(n_healthy, "healthy scan")
-        return f"the model has {healthy} to compare with, {FEWEST_SCANS} are needed"
-    return "the healthy scans of the model have too few voxels in a hemisphere"
-
-
-def _for_scans(texts: Sequence[str | None], lead: str = ": ") -> list[str]:
-    """Give each of the sentences on scans once, with the number of its scans."""
-    sentences = []
-    for text in dict.fromkeys(filter(None, texts)):
-        sentences.append(f"{counted(texts.count(text), 'scan')}{lead}{text}")
     return sentences
 
 

@@ -108,7 +108,7 @@ def detect(
         settings | options | calibration,
         run,
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
-        work=partial(detect_scan, detector=detector, figure=run.figure, **options),
+        work=partial(detect_scan, detector=detector, figure=run.draws, **options),
         is_current=is_current,
         say=sentences,
         failed=failed,

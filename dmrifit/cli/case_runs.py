@@ -52,6 +52,11 @@ class RunOptions:
     figure: bool = True
     overwrite: bool = False
 
+    @property
+    def draws(self) -> bool:
+        """Whether figures are asked for, and the packages for them and for pages are installed."""
+        return self.figure and can_draw()
+
 
 @dataclass(frozen=True)
 class CaseRun:
@@ -168,9 +173,8 @@ class CaseRun:
             files.path(self.lesions).write_text(lesions, encoding="utf-8")
             if drawing is not None:
                 drawing.savefig(files.path(picture), dpi=110)
-                if can_draw():
-                    text = page(files.path(picture).read_bytes())
-                    files.path(view).write_text(text, encoding="utf-8")
+                text = page(files.path(picture).read_bytes())
+                files.path(view).write_text(text, encoding="utf-8")
             files.write_json(name, sealed(record))
 
     def process(
@@ -193,7 +197,7 @@ class CaseRun:
         """
         import pandas as pd
 
-        pictures = self.pictures if options.figure and can_draw() else ()
+        pictures = self.pictures if options.draws else ()
         records: dict[str, dict[str, Any]] = {}
         problems: dict[str, str] = {}
         tasks: list[tuple[str, _Case]] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -196,7 +195,7 @@ def segment_case(
         "notice": NOTICE,
     }
     drawing = None
-    if figure and find_spec("matplotlib") is not None:
+    if figure:
         from metastasis.study.plotting import plot_overlay
 
         drawing = plot_overlay(case, labels, of_two_models=is_ensemble)

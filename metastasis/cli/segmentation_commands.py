@@ -328,7 +328,7 @@ def _segment(
         work=partial(
             segment_case,
             segmenter=segmenter,
-            figure=run.figure,
+            figure=run.draws,
             figures=figures,
             source=scans if isinstance(scans, Path) else None,
         ),

@@ -11,7 +11,6 @@ from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import (
     CaseRun,
     RunOptions,
-    can_draw,
     case_pictures,
     failed_cases,
     run_page,
@@ -95,8 +94,7 @@ def repeat(
         record = describe_repeat(
             outcome, row["old"], row["new"], sources=sources(row), content=content
         )
-        is_drawn = run.figure and can_draw()
-        write_repeat(outcome, row["old"], row["new"], folder, record, figure=is_drawn)
+        write_repeat(outcome, row["old"], row["new"], folder, record, figure=run.draws)
         return record
 
     RUN.run(

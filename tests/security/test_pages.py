@@ -188,6 +188,7 @@ def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
     content = {
         "name": PLANT, "patient": PLANT, "folder": FILE, "synthetic": True, "threshold": 3.0, "n_lesions": 1,
         "volume_mL": 1.0, "share_found": 0.1, "lesions": [lesion], "lesion_columns": list(lesion), "differs": True,
+        "notes": [f": {PLANT}"],
         "healthy": {"anomalies_per_scan": 0.5, "n_scans": 2, "origin": PLANT},
     }  # fmt: skip
     (tmp_path / FILE / "panels.png").write_bytes(bytes(24))
