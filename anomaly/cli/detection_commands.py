@@ -10,7 +10,7 @@ import typer
 
 from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import RunOptions, say_failed_rows
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.cli.options import given, move_to_device
 from dmrifit.io.bids_derivatives import file_record
 
@@ -78,7 +78,6 @@ def detect(
     all_voxels |= mask == "none"
     brain = None if mask in (None, "auto", "none") else Path(mask)
     series = series_of(scans, bval=bval, bvec=bvec, mask=brain, tissue=tissue, failed=failed)
-    say_failed_rows(series, failed)
     directions = "resampled" if resample_directions else None
     options = given(threshold=threshold, directions=directions, opening=opening)
     options |= {"tissue": estimate_tissue, "mask": not all_voxels}

@@ -105,6 +105,7 @@ class CaseRun:
         """
         from dmrifit.io.case_tables import file_stems
 
+        say_failed_rows(cases, failed)
         rows = [*map(names, cases), *failed]
         folders = [row["name"] for row in rows]
         if rows and "patient" in rows[0]:

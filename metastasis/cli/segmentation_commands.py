@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import RunOptions, say_failed_rows
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.cli.options import is_pattern, move_to_device, named_cases, say
 
 if TYPE_CHECKING:
@@ -284,7 +284,6 @@ def _segment(
     else:
         (files,) = scan_files(paths[0], prior, brain, is_table=False)
         cases = [noted(files, partial(read_case, paths[0], prior=prior, brain=brain))]
-    say_failed_rows(cases, failed)
     uses_priors = any(segmenter.prior_ is not None for segmenter in segmenters)
     if not uses_priors and any(case.prior is not None for case, _ in cases):
         words = "prior scans are ignored: the model was trained without prior scans"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import RunOptions, say_failed_rows
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.cli.console import check_output, say_flagged
 from dmrifit.cli.options import named_cases
 from placement.cli.case_runs import RUN, case_line
@@ -95,7 +95,6 @@ def place(
     source, _ = named_cases(cases, "images", {}, IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
     table = read_cases(source, **region.of_cases(), failed=failed)
-    say_failed_rows(table, failed)
     shift = displacement.of_prescription()
     placer = optimizer if model is None else _trained(model, table)
     settings = {

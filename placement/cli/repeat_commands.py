@@ -14,7 +14,6 @@ from dmrifit.cli.case_runs import (
     case_pictures,
     failed_cases,
     run_page,
-    say_failed_rows,
 )
 from dmrifit.io.bids_derivatives import file_record, stem
 from dmrifit.io.tables import read_rows
@@ -68,7 +67,6 @@ def repeat(
     failed: list[dict[str, str]] = []
     files = {"old": old, "box": box, "new": new, "tumor": tumor}
     cases = _read_cases(files, table, failed)
-    say_failed_rows(cases, failed)
     tissues = named_tissues(labels)
 
     def sources(row: Mapping[str, Path]) -> dict[str, Any]:
