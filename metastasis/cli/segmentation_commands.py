@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -175,21 +175,20 @@ def _prior_note(case: Case) -> str:
 
 
 def _noted_case(
-    files: Mapping[str, Path],
-    read: Callable[[], Case],
-    models: Sequence[Any],
-    options: ModelOptions,
+    row: dict[str, str], folder: Path, *, models: Sequence[Any], options: ModelOptions
 ) -> NotedCase:
     """Check the headers of a case, read it, and note what a reader should know of it."""
     from dmrifit.imaging.head_steps import find_brain
     from dmrifit.io.grids import as_stored
     from metastasis.scans import scan_checks
+    from metastasis.scans.cases import read_row
 
+    files = scan_checks.row_files(row, folder)
     image = files["image"]
     edges = scan_checks.check_files(files)
     for model in () if options.resample else models:
         scan_checks.check_edges(image, edges, _edge(model))
-    case = read()
+    case = read_row(row, folder)
     if options.mask == "auto" and case.brain is None:
         brain = as_stored(find_brain(image), case.affine)
         case = replace(case, brain=brain.astype(bool))
@@ -251,10 +250,9 @@ def _segment(
     run: RunOptions,
 ) -> None:
     """Segment scans by one model or an ensemble, write tables and page, and say how many."""
-    from dmrifit.io.bids_derivatives import file_record
+    from dmrifit.io.bids_derivatives import file_record, stem
     from metastasis.cli.case_runs import RUN, is_current, segment_case
-    from metastasis.scans.cases import CASES, read_case, read_row
-    from metastasis.scans.scan_checks import row_files, scan_files
+    from metastasis.scans.cases import CASES
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
     from metastasis.study.findings import model_figures
 
@@ -273,17 +271,13 @@ def _segment(
     segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
-    noted = partial(_noted_case, models=segmenters, options=options)
+    read = partial(_noted_case, models=segmenters, options=options)
     failed: list[dict[str, str]] = []
     if is_table:
-
-        def read(row: dict[str, str], folder: Path) -> NotedCase:
-            return noted(row_files(row, folder), partial(read_row, row, folder))
-
         cases = CASES.read(scans, read, failed=failed)
     else:
-        (files,) = scan_files(paths[0], prior, brain, is_table=False)
-        cases = [noted(files, partial(read_case, paths[0], prior=prior, brain=brain))]
+        row = {"patient": stem(paths[0]), "image": paths[0], "prior": prior, "brain": brain}
+        cases = [read({key: str(value) for key, value in row.items() if value}, Path())]
     uses_priors = any(segmenter.prior_ is not None for segmenter in segmenters)
     if not uses_priors and any(case.prior is not None for case, _ in cases):
         words = "prior scans are ignored: the model was trained without prior scans"
