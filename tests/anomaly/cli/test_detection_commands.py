@@ -411,12 +411,3 @@ def test_models_and_tables_of_another_kind_are_named(error_of, cases, model, tmp
     error = error_of("detect", bare, cases / "gliomas.tsv", "--out", out)
     assert "holds a OneMinusMean, which does not know how series are prepared" in error
     assert not out.exists()
-
-
-def test_a_file_in_place_of_the_folder_is_refused_before_the_model_is_read(error_of, tmp_path):
-    out = tmp_path / "found"
-    out.write_text("notes")
-    error = error_of("detect", tmp_path / "none.dmrifit", tmp_path / "none.tsv", "--out", out)
-    assert f"--out {out} is a file; name a folder" in error
-    assert out.read_text() == "notes"
-

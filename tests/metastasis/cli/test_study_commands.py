@@ -287,18 +287,6 @@ def test_segmentations_are_compared_with_lesions_and_controls(
     assert {"empty", "all positive"} <= set(summary["method"])
 
 
-def test_names_that_stand_twice_are_refused(run, table, segmentations, tmp_path):
-    words = ("evaluate", table, "--out", tmp_path / "no", "--segmentations")
-    for more, message in (
-        ((f"a={segmentations}", "--segmentations", "a=x"), "--segmentations names a twice"),
-        ((segmentations,), "NAME=VALUE"),
-    ):
-        code, _, error = run(*words, *more)
-        assert code == 2
-        assert message in error
-    assert not (tmp_path / "no").exists()
-
-
 # The small model ---------------------------------------------------------------------------------
 
 
