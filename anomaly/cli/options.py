@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.text_files import check_file
-from dmrifit.cli.options import named_cases, say_folder
+from dmrifit.cli.options import named_cases, pairs, say_folder
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
@@ -63,11 +63,8 @@ def make_detector(
 def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
     """Read the parameters of a detector."""
     parameters: dict[str, Any] = {}
-    for setting in settings:
-        name, _, text = setting.partition("=")
+    for name, text in pairs("--set", settings):
         name = name.strip()
-        if not name or not text.strip():
-            raise ValueError(f"--set {setting}: NAME=VALUE is needed, such as latent_dim=64")
         if name in parameters:
             raise ValueError(f"--set gives {name} twice")
         try:

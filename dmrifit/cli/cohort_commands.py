@@ -387,9 +387,7 @@ def _predictors(
 
 def _select(cohorts: dict[str, Cohort], names: Sequence[str] | None) -> list[Cohort]:
     """Select cohorts by name; all without names."""
-    if names is None:
-        return list(cohorts.values())
-    selected = list(dict.fromkeys(names))
+    selected = list(dict.fromkeys(cohorts if names is None else names))
     unknown = [name for name in selected if name not in cohorts]
     if unknown or not selected:
         named = ", ".join(unknown)

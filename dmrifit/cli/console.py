@@ -25,7 +25,6 @@ from __future__ import annotations
 import errno
 import inspect
 import os
-import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +41,6 @@ from dmrifit.cli.streams import lenient_streams, printable
 #: Options that name what a command writes.
 _WRITTEN = ("out", "checkpoint")
 
-_LEAST_FILES = 64  # that may be open; a fit opens fewer than ten, workers a few dozen
 _FLAGGED = 3  # exit code of a run that ends as it should, but with a flagged or failed case
 _INTERRUPTED = 130  # exit code after Ctrl-C
 _EXIT_CODES = {
@@ -194,7 +192,6 @@ def _run(app: typer.Typer, name: str) -> None:
                 "ignore", message=r"\d+ tasks which were still being processed"
             )
             warnings.showwarning = show
-            _check_open_files()
             app()
     # Other exceptions are bugs, whose traceback is needed to mend them.
     except (ValueError, OSError, ImportError, MemoryError) as error:
@@ -204,16 +201,6 @@ def _run(app: typer.Typer, name: str) -> None:
         if stop.code == _INTERRUPTED:
             say("interrupted")
         raise
-
-
-def _check_open_files() -> None:
-    """Refuse to begin where so few files may be open that some step would fail half-way."""
-    n_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if n_files < _LEAST_FILES and n_files != resource.RLIM_INFINITY:
-        raise OSError(
-            f"only {n_files} files may be open at a time, and {_LEAST_FILES} are needed; raise "
-            f"the limit of open files (ulimit -n {_LEAST_FILES})"
-        )
 
 
 def check_output(path: Path, overwrite: bool, *, keep: Iterable[Path] = ()) -> None:

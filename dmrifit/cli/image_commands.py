@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from dmrifit._utils.counts import counted
+from dmrifit._utils.text_files import read_object
 from dmrifit.cli.case_runs import RunOptions, can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import (
@@ -445,7 +446,10 @@ def dicom_seg(
     label_image = load_image(labels)
     labeled = read_volume(labels)
     if note is None:
-        note = _statement(labels)
+        # What a run that wrote the labels says of a scan without findings; often nothing.
+        record = read_object(labels.parent / "segmentation.json") or {}
+        statement = record.get("statement")
+        note = statement if isinstance(statement, str) else ""
     segments = write_dicom_seg(
         labeled,
         label_image.affine,
@@ -462,17 +466,6 @@ def dicom_seg(
     typer.echo(f"{counted(len(segments), 'segment')}: {out}")
     if not labeled.any():
         typer.echo(note)
-
-
-def _statement(labels: Path) -> str:
-    """Read what a run that wrote a label image says of a scan without findings; often nothing."""
-    record = labels.parent / "segmentation.json"
-    try:
-        statement = json.loads(record.read_text(encoding="utf-8"))["statement"]
-    # Any other file may have this name.
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return statement if isinstance(statement, str) else ""
 
 
 def _can_draw_page() -> bool:

@@ -181,7 +181,7 @@ def number_or_path(text: str | None) -> float | Path | None:
         return Path(text)
 
 
-def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
+def pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
     """Split values of the form NAME=VALUE."""
     named_values = []
     for text in texts:

@@ -60,7 +60,7 @@ def simulate(
             f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}"
         )
     options: dict[str, Any] = {"experts": experts, "spacing": spacing, "random_state": seed}
-    settings = {"command": "simulate", **options}
+    settings = {"command": "simulate", "experts": experts, "spacing": spacing, "seed": seed}
     begin_run(out, settings, overwrite, results=("experts.tsv", "cases.tsv"))
     boxes = pd.DataFrame()
     finished: set[str] = set()
