@@ -197,9 +197,9 @@ def train(
     groups = np.concatenate([sample.groups for sample in samples])
     if coverage and n_patients < FEWEST_PATIENTS:
         typer.echo(f"no intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}")
-    elif coverage:
+        coverage = 0.0
+    if coverage:
         estimator = ConformalIntervals(estimator, coverage=coverage, random_state=seed)
-    if isinstance(estimator, ConformalIntervals):
         estimator.fit(X, Y, groups)
     else:
         estimator.fit(X, Y)
@@ -209,7 +209,7 @@ def train(
     voxels = counted(len(X), "voxel")
     typer.echo(f"trained on {voxels} of {counted(n_patients, 'patient')}: {out}")
     typer.echo(f"it predicts {counted(len(protocol), 'image')} from {', '.join(source.labels)}")
-    if isinstance(estimator, ConformalIntervals):
+    if coverage:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
         typer.echo(f"intervals: {estimator.guarantee()}; held of training patients: {shares}")

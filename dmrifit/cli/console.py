@@ -145,23 +145,14 @@ class _Command(TyperCommand):
         from dmrifit.io.atomic_files import check_name, check_place
 
         for option, value in ctx.params.items():
-            for word in _words(value):
+            for word in value if isinstance(value, list | tuple) else [value]:
                 # Other texts may become a name of a file as well.
-                may_be_text = not isinstance(word, Path)
-                for part in Path(word).parts:
+                may_be_text = isinstance(word, str)
+                for part in Path(word).parts if isinstance(word, str | Path) else ():
                     check_name(part, may_be_text=may_be_text)
             if option in _WRITTEN and value is not None:
                 check_place(Path(value))
         return super().invoke(ctx)
-
-
-def _words(value: Any) -> list[str | Path]:
-    """Give the texts and paths of an option that may be given several times."""
-    if isinstance(value, str | Path):
-        return [value]
-    if isinstance(value, list | tuple):
-        return [word for member in value for word in _words(member)]
-    return []
 
 
 def _run(app: typer.Typer, name: str) -> None:

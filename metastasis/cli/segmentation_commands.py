@@ -132,7 +132,7 @@ def prepare(
         scan, prior=prior, brain=brain, spacing=spacing, out=out, overwrite=overwrite
     )
     for note in result.notes:
-        typer.echo(f"dmrifit-metastasis: {note}", err=True)
+        say(note)
     size = " × ".join(map(str, result.image.shape))
     text = f"{size} voxels of {spacing:g} mm"
     if result.likeness is not None:
@@ -213,11 +213,7 @@ def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[
         raise ValueError(f"{first} is a model file; name the scans after it")
     from metastasis.candidates.small_model import PATH
 
-    typer.echo(
-        "dmrifit-metastasis: the small model that comes along is used; it was never tried on "
-        "a labelled real metastasis",
-        err=True,
-    )
+    say("the included small model is used; it was never tried on a labelled real metastasis")
     return PATH, paths
 
 
@@ -280,8 +276,7 @@ def _segment(
         cases = [read({key: str(value) for key, value in row.items() if value}, Path())]
     uses_priors = any(segmenter.prior_ is not None for segmenter in segmenters)
     if not uses_priors and any(case.prior is not None for case, _ in cases):
-        words = "prior scans are ignored: the model was trained without prior scans"
-        typer.echo(f"dmrifit-metastasis: {words}", err=True)
+        say("prior scans are ignored: the model was trained without prior scans")
     settings = {
         # The digest, not the path: a file may be replaced under its name, or moved.
         **{role: file_record(path)["SHA256"] for role, path in models.items()},
