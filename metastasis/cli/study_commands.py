@@ -325,15 +325,13 @@ def train_small(
     """
     from dmrifit.model_files.model_file import save_model
     from metastasis.candidates.small_model import untrained_small_model
-    from metastasis.scans.scan_checks import scan_files
+    from metastasis.scans.scan_checks import scan_images
     from metastasis.simulate.training_scans import implanted_copies, phantom_scans, read_negative
 
     check_output(out, overwrite)
     require_libraries("torch", "skorch")
-    is_table = scans.is_dir() or scans.suffix == ".tsv"
-    paths = [files["image"] for files in scan_files(scans, None, None, is_table=is_table)]
     # All files are checked before the first copy is made.
-    negatives = {str(path): read_negative(path) for path in paths}
+    negatives = {str(path): read_negative(path) for path in scan_images(scans)}
     training: list[TrainingScan] = []
     for name, (volume, brain) in negatives.items():
         training += implanted_copies(name, volume, brain, copies, random_state=seed)

@@ -296,24 +296,23 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
     from dmrifit.io.bids_derivatives import file_record
     from placement.exchange.repeats import doubtful_session
 
+    doubt = ""
     if not record.placed_in:
-        doubt = doubtful_session(record, image)
-        if doubt:
-            warnings.warn(
-                f"{file} and {image} may be of two people or sessions: {doubt}. {in_head:.0%} of "
+        reason = doubtful_session(record, image)
+        if reason:
+            doubt = (
+                f"{file} and {image} may be of two people or sessions: {reason}. {in_head:.0%} of "
                 "the box lie in the head of the image; make sure that both were measured in one "
-                "session",
-                UserWarning,
-                stacklevel=2,
+                "session"
             )
     elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))
-        warnings.warn(
+        doubt = (
             f"{file} was placed in {names}, and {image} is another file: its numbers hold there "
-            "only if the patient lay the same; otherwise register the two images first",
-            UserWarning,
-            stacklevel=2,
+            "only if the patient lay the same; otherwise register the two images first"
         )
+    if doubt:
+        warnings.warn(doubt, UserWarning, stacklevel=2)
 
 
 def _check_place(voxel: Any, scene: Any) -> None:
