@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import check_word, is_number
+from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.counts import counted
 from dmrifit.engine.kernels.layout import form, is_share
 from dmrifit.engine.models import Parameter, SignalModel
@@ -37,20 +37,29 @@ DEFAULT_THRESHOLD = 150.0
 #: Fixed value of an amplitude that stands for the measured signal without diffusion weighting.
 MEASURED = "measured"
 
-_LOG_LINEAR = ("ols", "wls")
-
 # Lines through logarithms have no bounds, and a prior is learned in the box of the model.
-_UNCAPPED = (*_LOG_LINEAR, "map")
+_UNCAPPED = ("ols", "wls", "map")
+
+# The methods that use an option; the last one is the remedy.
+_USED_BY: dict[str, tuple[str | None, ...]] = {
+    **dict.fromkeys(
+        ("bounds", "fixed", "sigma", "regularization"), (None, "segmented", "map", "nlls")
+    ),
+    "weights": (None, "nlls", "segmented", "map", "wls"),
+    "threshold": (None, "segmented"),
+    "prior": ("map",),
+    "likelihood": (None, "nlls"),
+}
 
 # Starting points of a voxel whose first fit looks doubtful, by the name of the option.
 ROUTED_STARTS = {"auto": 3, "thorough": 6}
 
-# Factors from other units, in which numbers are too small or too large, to that of a parameter.
-_LARGER_UNITS = {
-    "µm²/ms": {"mm²/s": 1e3, "cm²/s": 1e5, "m²/s": 1e9},
-    "ms": {"seconds": 1e3},
+# Factors from other units to that of a parameter.
+_OTHER_UNITS = {
+    "µm²/ms": {"mm²/s": 1e3, "cm²/s": 1e5, "m²/s": 1e9, "µm²/s": 1e-3},
+    "ms": {"seconds": 1e3, "µs": 1e-3},
+    "1/ms": {"1/s": 1e-3},
 }
-_SMALLER_UNITS = {"µm²/ms": ("µm²/s", 1e-3), "ms": ("µs", 1e-3), "1/ms": ("1/s", 1e-3)}
 
 #: µm²/ms: where a box starts at 0, it does not tell how slow water diffuses in tissue.
 _SLOWEST = 0.1
@@ -85,25 +94,47 @@ class FitSettings:
 
     def check(self) -> None:
         """Refuse options that are wrong for every model and protocol."""
-        if self.n_threads is not None and not _is_count(self.n_threads):
-            raise ValueError(
-                "n_threads must be a whole number of at least 1, or None for one on each core, "
-                f"not {self.n_threads!r}"
-            )
-        if self.method is not None and self.method not in METHODS:
-            raise ValueError(
-                f"method must be one of {', '.join(METHODS)}, or None for the model's own, not "
-                f"{self.method!r}"
-            )
+        if self.n_threads is not None:
+            check_number("n_threads", self.n_threads, least=1, whole=True)
+        if self.method is not None:
+            check_word("method", self.method, METHODS)
         check_word("likelihood", self.likelihood, LIKELIHOODS)
-        self._check_method_options()
-        weight = self.regularization
-        if weight is not None and not (np.isfinite(weight) and weight >= 0):
-            raise ValueError(f"regularization must be a finite number, 0 or more; got {weight!r}")
-        if self.n_starts not in ROUTED_STARTS and not _is_count(self.n_starts):
+        for name, methods in _USED_BY.items():
+            value = getattr(self, name)
+            is_default = value is None or (
+                isinstance(value, str | Mapping) and value in ("gaussian", {})
+            )
+            if not is_default and self.method not in methods:
+                raise ValueError(
+                    f"{name} cannot be used with method={self.method!r}; leave it out, or use "
+                    f"method={methods[-1]!r}"
+                )
+        if self.threshold is not None:
+            check_number("threshold", self.threshold, above=0.0)
+        if self.regularization is not None:
+            check_number("regularization", self.regularization)
+        if self.method == "map" and self.monotonic:
+            raise ValueError(
+                "a 'monotonic' bound is not for method='map', whose prior keeps K from it; give a "
+                "number"
+            )
+        if self.n_starts not in ROUTED_STARTS and not (
+            is_number(self.n_starts, whole=True) and self.n_starts >= 1
+        ):
             raise ValueError(
                 "n_starts must be 'auto', 'thorough' or a whole number from 1, "
                 f"not {self.n_starts!r}"
+            )
+        if self.likelihood == "gaussian":
+            return
+        if self.sigma is None or not (np.asarray(self.sigma, dtype=float) > 0).all():
+            raise ValueError(
+                f"likelihood={self.likelihood!r} needs sigma, the standard deviation of the "
+                "noise, above 0 everywhere"
+            )
+        if self.regularization:
+            raise ValueError(
+                f"regularization is for least squares, not for likelihood={self.likelihood!r}"
             )
 
     def method_for(self, model: SignalModel, protocol: Protocol) -> str:
@@ -132,52 +163,6 @@ class FitSettings:
                 f"{self.weights!r}"
             )
         return weights / weights.mean()
-
-    def _check_method_options(self) -> None:
-        """Refuse options that the method or the likelihood has no use for."""
-        if self.method in _LOG_LINEAR:
-            for name in ("bounds", "fixed", "sigma", "regularization"):
-                value = getattr(self, name)
-                if value is not None and not (isinstance(value, Mapping) and not value):
-                    raise ValueError(
-                        f"{name} cannot be used with method={self.method!r}, a straight line "
-                        "through logarithms; leave it out, or use method='nlls'"
-                    )
-        if self.method == "ols" and self.weights is not None:
-            raise ValueError("method='ols' weights all measurements alike; use method='wls'")
-        if self.threshold is not None:
-            if self.method not in (None, "segmented"):
-                raise ValueError(
-                    f"threshold is the b-value of the segmented fit, not of {self.method!r}; "
-                    "leave it out"
-                )
-            if not (np.isfinite(self.threshold) and self.threshold > 0):
-                raise ValueError(
-                    f"threshold must be a positive b-value in s/mm², not {self.threshold!r}"
-                )
-        if self.prior is not None and self.method != "map":
-            raise ValueError("a prior is used by method='map' alone; leave it out, or choose that")
-        if self.method == "map" and self.monotonic:
-            raise ValueError(
-                "a 'monotonic' bound is not for method='map', whose prior keeps K from it; give a "
-                "number"
-            )
-        if self.likelihood == "gaussian":
-            return
-        if self.method not in (None, "nlls"):
-            raise ValueError(
-                f"likelihood={self.likelihood!r} is for method='nlls', not {self.method!r}"
-            )
-        if self.sigma is None:
-            raise ValueError(
-                f"likelihood={self.likelihood!r} needs sigma, the standard deviation of the noise"
-            )
-        if not (np.asarray(self.sigma, dtype=float) > 0).all():
-            raise ValueError(f"likelihood={self.likelihood!r} needs a sigma above 0 everywhere")
-        if self.regularization:
-            raise ValueError(
-                f"regularization is for least squares, not for likelihood={self.likelihood!r}"
-            )
 
     @property
     def monotonic(self) -> list[str]:
@@ -210,10 +195,23 @@ class FitSettings:
             except (TypeError, ValueError):
                 raise ValueError(f"bounds of {name} must be (low, high), not {pair!r}") from None
             if high == "monotonic":
-                _check_monotonic(model, name, low)
+                if low != 0 or model.cumulant is None or name != model.cumulant[0]:
+                    raise ValueError(
+                        f"bounds of {name} are {pair!r}: only (0, 'monotonic') of the kurtosis of "
+                        "a model with a cumulant keeps the signal falling; give numbers"
+                    )
                 box[name] = float(low), high
-            else:
-                box[name] = _checked_interval(parameter, float(low), float(high))
+                continue
+            low, high = float(low), float(high)
+            if not low <= high:
+                raise ValueError(
+                    f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"
+                )
+            # Such a parameter is searched by its logarithm or reciprocal.
+            if form(parameter) != "plain" and high <= 0:
+                raise ValueError(f"{name} is positive, but its upper bound is {high:g}")
+            _check_bounds(parameter, low, high)
+            box[name] = low, high
         return box
 
     def fixed_values(self, model: SignalModel, n: int, box: Box) -> dict[str, NDArray]:
@@ -302,10 +300,15 @@ class FitSettings:
 
     def describe(self) -> dict[str, Any]:
         """Describe the options that results depend on, except fixed values and the noise."""
+        bounds = self.bounds
+        if isinstance(bounds, Mapping):
+            bounds = ", ".join(
+                f"{name} from {low} to {high}" for name, (low, high) in bounds.items()
+            )
         described: dict[str, Any] = {
             "Method": self.method or "the model's own",
             "Starts": self.n_starts,
-            "Bounds": self._describe_bounds(),
+            "Bounds": bounds or "those of the model",
             "Regularization": self.regularization,
             "Likelihood": self.likelihood,
         }
@@ -330,21 +333,10 @@ class FitSettings:
             )
         return model.published_bounds
 
-    def _describe_bounds(self) -> str:
-        if self.bounds is None or isinstance(self.bounds, str):
-            return self.bounds or "those of the model"
-        return ", ".join(
-            f"{name} from {low} to {high}" for name, (low, high) in self.bounds.items()
-        )
-
 
 def can_segment(protocol: Protocol, threshold: float = DEFAULT_THRESHOLD) -> bool:
     """Tell whether a protocol has the two high b-values that a segmented fit needs."""
     return len(np.unique(protocol.b[protocol.b >= threshold])) >= 2
-
-
-def _is_count(value: object) -> bool:
-    return is_number(value, whole=True) and value >= 1
 
 
 def _parameter(model: SignalModel, name: str, option: str) -> Parameter:
@@ -357,30 +349,6 @@ def _parameter(model: SignalModel, name: str, option: str) -> Parameter:
     return model.parameters[model.names.index(name)]
 
 
-def _check_monotonic(model: SignalModel, name: str, low: float) -> None:
-    if low != 0:
-        raise ValueError(
-            f"the lower bound of {name} must be 0 where the upper one is 'monotonic', not {low!r}"
-        )
-    if model.cumulant is None or name != model.cumulant[0]:
-        raise ValueError(
-            "only the kurtosis of a model with a cumulant has a 'monotonic' bound, "
-            f"not {name} of {model.name}"
-        )
-
-
-def _checked_interval(parameter: Parameter, low: float, high: float) -> tuple[float, float]:
-    if not low <= high:
-        raise ValueError(
-            f"bounds of {parameter.name} are empty: ({low:g}, {high:g}); the lower one comes first"
-        )
-    # Such a parameter is searched by its logarithm or reciprocal.
-    if form(parameter) != "plain" and high <= 0:
-        raise ValueError(f"{parameter.name} is positive, but its upper bound is {high:g}")
-    _check_bounds(parameter, low, high)
-    return low, high
-
-
 def _check_fixed(parameter: Parameter, values: NDArray[np.float64]) -> None:
     """Refuse fixed values, one or one for each voxel, that are impossible or in another unit."""
     name, text = parameter.name, f"fixed {parameter.name}"
@@ -391,8 +359,8 @@ def _check_fixed(parameter: Parameter, values: NDArray[np.float64]) -> None:
     if values.size:
         # Of a map, single voxels may lie near zero.
         typical = float(np.median(values))
-        _check_not_tiny(parameter, text, typical)
-        _check_not_huge(parameter, text, typical)
+        _check_unit(parameter, text, typical, is_upper=True)
+        _check_unit(parameter, text, typical, is_upper=False)
 
 
 def _check_bounds(parameter: Parameter, low: float, high: float) -> None:
@@ -400,8 +368,8 @@ def _check_bounds(parameter: Parameter, low: float, high: float) -> None:
     name = parameter.name
     if is_share(parameter) and _PERCENT_BOUND <= high < np.inf:
         raise ValueError(_share_message(name, f"the upper bound of {name}", high))
-    _check_not_tiny(parameter, f"the upper bound of {name}", high)
-    _check_not_huge(parameter, f"the lower bound of {name}", low)
+    _check_unit(parameter, f"the upper bound of {name}", high, is_upper=True)
+    _check_unit(parameter, f"the lower bound of {name}", low, is_upper=False)
 
 
 def _share_message(name: str, text: str, value: float) -> str:
@@ -411,30 +379,23 @@ def _share_message(name: str, text: str, value: float) -> str:
     return message
 
 
-def _check_not_tiny(parameter: Parameter, text: str, value: float) -> None:
-    low = parameter.low
+def _check_unit(parameter: Parameter, text: str, value: float, *, is_upper: bool) -> None:
+    """Refuse an upper value that is too small, or a lower one that is too large, in its unit."""
+    low, high = parameter.low, parameter.high
+    slowest = low
     if parameter.unit == "µm²/ms" and low == 0:
-        low = min(_SLOWEST, parameter.high / _FAR_BELOW)
-    if not 0 < value < low / _FAR_BELOW:
-        return
-    for unit, factor in _LARGER_UNITS.get(parameter.unit, {}).items():
-        # Half of the slowest is nearer to it than what the next unit would make of the value.
-        if low / 2 <= value * factor <= _FAR_BELOW * parameter.high:
-            raise ValueError(_unit_message(parameter, text, value, unit, factor))
-
-
-def _check_not_huge(parameter: Parameter, text: str, value: float) -> None:
-    if parameter.unit not in _SMALLER_UNITS:
-        return
-    unit, factor = _SMALLER_UNITS[parameter.unit]
-    is_inside = parameter.low <= value * factor <= parameter.high
-    if abs(value) > _FAR_ABOVE * parameter.high and is_inside:
-        raise ValueError(_unit_message(parameter, text, value, unit, factor))
-
-
-def _unit_message(parameter: Parameter, text: str, value: float, unit: str, factor: float) -> str:
-    return (
-        f"{text} is {value:g}: {parameter.name} must be in {parameter.unit} ({parameter.low:g} to "
-        f"{parameter.high:g} by default), this looks like {unit}; did you mean "
-        f"{value * factor:g} {parameter.unit}?"
-    )
+        slowest = min(_SLOWEST, high / _FAR_BELOW)
+    for unit, factor in _OTHER_UNITS.get(parameter.unit, {}).items():
+        if is_upper:
+            # Half of the slowest is nearer to it than what the next unit would make of the value.
+            is_meant = slowest / 2 <= value * factor <= _FAR_BELOW * high
+            is_meant &= factor > 1 and 0 < value < slowest / _FAR_BELOW
+        else:
+            is_meant = low <= value * factor <= high
+            is_meant &= factor < 1 and abs(value) > _FAR_ABOVE * high
+        if is_meant:
+            raise ValueError(
+                f"{text} is {value:g}: {parameter.name} must be in {parameter.unit} ({low:g} to "
+                f"{high:g} by default), this looks like {unit}; did you mean "
+                f"{value * factor:g} {parameter.unit}?"
+            )

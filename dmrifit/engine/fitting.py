@@ -12,17 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import run_in_chunks
+from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.fit_problem import Problem
-from dmrifit.engine.fit_settings import MEASURED, FitSettings
+from dmrifit.engine.fit_settings import DEFAULT_THRESHOLD, MEASURED, FitSettings, can_segment
 from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.methods.loglinear import fit_log_linear
-from dmrifit.engine.methods.map_prior import prior_of
-from dmrifit.engine.methods.prior import Prior
+from dmrifit.engine.methods.prior import Prior, prior_of
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
 from dmrifit.engine.methods.rician import make_likelihood
-from dmrifit.engine.methods.segmented import fit_segmented, measured_amplitude
-from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
+from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_protocol
 from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen
@@ -33,6 +32,7 @@ __all__ = ["fit_voxels"]
 # Voxels that go through the kernel together. At the end of a chunk lanes wait for the slowest
 # voxel, which costs 4 % with half as many; their signals stay in the second cache.
 _CHUNK = 8192
+_ZERO_B = 10.0  # s/mm², below it nothing has decayed
 _REFINED_CHUNK = 1024  # the derivatives of so many voxels stay in the processor's cache
 
 _logger = logging.getLogger("dmrifit")
@@ -180,8 +180,18 @@ def fit_with(
     """
     check_protocol(protocol)
     model = resolve_model(model)
-    measured = _as_numbers(signals)
-    _check_measurements(measured, protocol, model)
+    measured = np.asarray(filled(signals))
+    if measured.dtype.kind == "f" and measured.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):
+            measured = measured.astype(np.float64)
+    if measured.ndim != 2 or measured.shape[1] != len(protocol):
+        raise ValueError(
+            f"signals must have shape (n_voxels, {len(protocol)}), one column for each "
+            f"measurement; got {measured.shape}"
+        )
+    if measured.dtype.kind not in "fiu":
+        raise ValueError(f"signals must be real numbers (magnitudes), not {measured.dtype}")
+    check_echo_times(protocol, model)
     settings.check()
     method = settings.method_for(model, protocol)
     fixed = settings.fixed or {}
@@ -214,9 +224,9 @@ def _fit_screened(
         weights=weights,
         n_threads=settings.n_threads,
     )
-    settings = measured_amplitude(signals, protocol, model, replace(settings, method=method))
+    settings = _with_measured_amplitude(signals, protocol, model, replace(settings, method=method))
     if method == "segmented":
-        result = fit_segmented(signals, protocol, model, settings, _fit_screened)
+        result = _fit_segmented(signals, protocol, model, settings)
         return replace(result, inputs=inputs)
     if method == "map" or settings.likelihood != "gaussian" or weights is not None:
         start = _fit_screened(signals, protocol, model, _least_squares_of(settings, model))
@@ -238,6 +248,97 @@ def _fit_screened(
     return replace(result, inputs=replace(inputs, turn_up=problem.turn_up))
 
 
+def _fit_segmented(
+    signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
+) -> FitResult:
+    """Fit Dt where perfusion has died out, and the other parameters with that Dt fixed."""
+    fixed = settings.fixed or {}
+    if model != MODELS["ivim"]:
+        raise ValueError(
+            f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'"
+        )
+    if "Dt" in fixed:
+        raise ValueError(
+            "Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'"
+        )
+    threshold = DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold
+    high_b = np.flatnonzero(protocol.b >= threshold)
+    if not can_segment(protocol, threshold):
+        raise ValueError(
+            f"a segmented fit needs two b-values of {threshold:g} s/mm² or more; there are "
+            f"{protocol.b[high_b].tolist()}; choose another threshold, or use method='nlls'"
+        )
+    box = settings.box(model)
+    weights = settings.measurement_weights(len(protocol))
+    tissue = _fit_screened(
+        signals[:, high_b],
+        protocol.take(high_b),
+        "adc",
+        FitSettings(
+            method="nlls",
+            bounds={"ADC": box["Dt"]},
+            sigma=settings.sigma,
+            weights=None if weights is None else weights[high_b],
+            n_threads=settings.n_threads,
+        ),
+    )
+    is_measured = np.isfinite(signals[:, high_b])
+    high = protocol.b[high_b]
+    n_levels = sum(is_measured[:, high == b].any(axis=1) for b in np.unique(high))
+    # Dt cannot be told from S0 by one b-value, where the others were left out.
+    has_dt = (tissue.status != FitStatus.NOT_FITTED) & (n_levels >= 2)
+    # A fixed value must be finite; voxels without Dt have no signal, so theirs is never used.
+    dt = np.where(has_dt, tissue["ADC"], 1.0)
+    result = _fit_screened(
+        np.where(has_dt[:, None], signals, np.nan),
+        protocol,
+        model,
+        replace(settings, method="nlls", threshold=None, bounds=box, fixed={**fixed, "Dt": dt}),
+    )
+    # How the first fit determined Dt.
+    j, adc = result.names.index("Dt"), tissue.names.index("ADC")
+    failed = result.status == FitStatus.NOT_FITTED
+    result.standard_errors[:, j] = np.where(failed, np.nan, tissue.standard_errors[:, adc])
+    result.at_low[:, j] = tissue.at_low[:, adc]
+    result.at_high[:, j] = tissue.at_high[:, adc]
+    # The worse status of the two fits counts.
+    at_bound = (result.status == FitStatus.CONVERGED) & (tissue.status == FitStatus.AT_BOUND)
+    result.status[at_bound] = FitStatus.AT_BOUND
+    is_stuck = ~failed & (tissue.status == FitStatus.NOT_CONVERGED)
+    result.status[is_stuck] = FitStatus.NOT_CONVERGED
+    result.n_iter[:] += np.where(failed, 0, tissue.n_iter)
+    return replace(result, fixed=tuple(fixed), method="segmented")
+
+
+def _with_measured_amplitude(
+    signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
+) -> FitSettings:
+    """Put the mean of the signals without diffusion weighting in the place of "measured"."""
+    fixed: Mapping = settings.fixed or {}
+    names = [
+        parameter.name
+        for parameter in model.parameters
+        if parameter.is_amplitude and str(fixed.get(parameter.name)) == MEASURED
+    ]
+    if not names:
+        return settings
+    unweighted = protocol.b < _ZERO_B
+    if not unweighted.any():
+        raise ValueError(
+            f"{names[0]} cannot be fixed at the measured signal: no b-value is below "
+            f"{_ZERO_B:g} s/mm²; give a number, or leave it free"
+        )
+    if model.needs_te:
+        raise ValueError(
+            f"{names[0]} of {model.name} is the signal at echo time 0, which is not measured; "
+            "give a number, or leave it free"
+        )
+    mean = mean_of_finite(np.asarray(signals[:, unweighted], dtype=float))
+    # Voxels without such a signal are not fitted by their status; the number is not used.
+    measured = np.where(mean > 0, mean, 1.0)
+    return replace(settings, fixed={**fixed, **dict.fromkeys(names, measured)})
+
+
 def learn_prior(
     signals: ArrayLike, protocol: Protocol, model: str | SignalModel, settings: FitSettings
 ) -> Prior:
@@ -255,26 +356,6 @@ def _weighted(start: FitResult, weights: NDArray[np.float64] | None) -> FitResul
     """Give the inputs of least squares the weights of the fit that goes on from there."""
     assert start.inputs is not None
     return replace(start, inputs=replace(start.inputs, weights=weights))
-
-
-def _as_numbers(signals: ArrayLike) -> NDArray:
-    """Turn signals into an array; of masked and of longer numbers, into double precision."""
-    array = np.asarray(filled(signals))
-    if np.issubdtype(array.dtype, np.floating) and array.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):
-            return array.astype(np.float64)
-    return array
-
-
-def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:
-    if signals.ndim != 2 or signals.shape[1] != len(protocol):
-        raise ValueError(
-            f"signals must have shape (n_voxels, {len(protocol)}), one column for each "
-            f"measurement; got {signals.shape}"
-        )
-    if not (np.issubdtype(signals.dtype, np.floating) or np.issubdtype(signals.dtype, np.integer)):
-        raise ValueError(f"signals must be real numbers (magnitudes), not {signals.dtype}")
-    check_echo_times(protocol, model)
 
 
 def _run(

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ _PRESETS = {
 }
 
 
+@dataclass(frozen=True, init=False, eq=False, repr=False, slots=True)
 class Protocol:
     """
     The contrasts of a diffusion or diffusion-relaxation acquisition, in the order of its volumes.
@@ -89,8 +91,6 @@ class Protocol:
     (3, [80.0, 80.0, 80.0])
     """
 
-    __slots__ = ("b", "directions", "name", "te")
-
     b: NDArray[np.float64]
     te: NDArray[np.float64] | None
     directions: NDArray[np.float64] | None
@@ -116,19 +116,9 @@ class Protocol:
             te = _checked_te(te, len(b))
         if directions is not None:
             directions = _checked_directions(directions, len(b))
-        # The class itself refuses to set attributes.
-        object.__setattr__(self, "b", b)
-        object.__setattr__(self, "te", te)
-        object.__setattr__(self, "directions", directions)
-        object.__setattr__(self, "name", str(name))
-
-    def __setattr__(self, attribute: str, value: object) -> None:
-        raise AttributeError(
-            f"Protocol is frozen: make a new one instead of setting {attribute!r}"
-        )
-
-    def __delattr__(self, attribute: str) -> None:
-        raise AttributeError(f"Protocol is frozen: {attribute!r} cannot be deleted")
+        fields = {"b": b, "te": te, "directions": directions, "name": str(name)}
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
 
     def _key(self) -> tuple[bytes | None, ...]:
         return _bytes_of(self.b), _bytes_of(self.te), _bytes_of(self.directions)
@@ -413,7 +403,20 @@ class Protocol:
             raise ValueError("only one of the two protocols has echo times; give both or none")
         missing, repeated, indices = match_contrasts(self, other, b_tolerance)
         if missing.any():
-            raise ValueError(self._describe_missing(missing, other, b_tolerance))
+            lacking = ", ".join(np.array(self.labels)[missing])
+            available = ", ".join(other.labels[:_MOST_LISTED])
+            if len(other) > _MOST_LISTED:
+                available += f", … ({len(other)} in all)"
+            text = f"the other protocol lacks {lacking}; it has {available}"
+            b = self.b[missing]
+            distance = np.abs(b[:, None] - other.b).min(axis=1)
+            limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * b)
+            if ((distance > b_tolerance) & (distance <= limit)).all():
+                text += (
+                    "; if b-values were meant to be the same, read them with "
+                    f"b_tolerance={np.ceil(distance.max()):g}"
+                )
+            raise ValueError(text)
         if repeated.any():
             labels = ", ".join(np.array(self.labels)[repeated])
             raise ValueError(
@@ -421,25 +424,6 @@ class Protocol:
                 "average_directions first"
             )
         return indices
-
-    def _describe_missing(
-        self, missing: NDArray[np.bool_], other: Protocol, b_tolerance: float
-    ) -> str:
-        """Say which contrasts another protocol lacks, and whether a tolerance would find them."""
-        lacking = ", ".join(np.array(self.labels)[missing])
-        available = ", ".join(other.labels[:_MOST_LISTED])
-        if len(other) > _MOST_LISTED:
-            available += f", … ({len(other)} in all)"
-        msg = f"the other protocol lacks {lacking}; it has {available}"
-        b = self.b[missing]
-        distance = np.abs(b[:, None] - other.b).min(axis=1)
-        limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * b)
-        if ((distance > b_tolerance) & (distance <= limit)).all():
-            msg += (
-                "; if b-values were meant to be the same, read them with "
-                f"b_tolerance={np.ceil(distance.max()):g}"
-            )
-        return msg
 
     def to_dict(self) -> dict[str, Any]:
         """
@@ -749,70 +733,59 @@ def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
     return array
 
 
+def _check_each(values: NDArray, is_sound: NDArray[np.bool_], rule: str) -> None:
+    """Refuse values that break a rule, and name the first."""
+    if not is_sound.all():
+        worst = is_sound.argmin()
+        raise ValueError(f"{rule}; number {worst + 1} is {values[worst]:g}")
+
+
 def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
     b = _frozen(np.atleast_1d(real_numbers(b, "b-values")))
     if b.ndim != 1 or b.size == 0:
         raise ValueError(
             f"b must be a list of at least one b-value, not an array of shape {b.shape}"
         )
-    bad = ~np.isfinite(b) | (b < 0)
-    if bad.any():
-        raise ValueError(
-            f"b-values must be finite and not negative; number {bad.argmax() + 1} is "
-            f"{b[bad.argmax()]:g}"
-        )
+    _check_each(b, np.isfinite(b) & (b >= 0), "b-values must be finite and not negative")
     return b
 
 
 def _check_units(b: NDArray[np.float64], te: NDArray[np.float64] | None) -> None:
     """Refuse b-values and echo times that are plausible only in another unit."""
-    if 0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B:
-        raise ValueError(
-            f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² "
-            "(multiply by 1000)"
-        )
-    if b.max() > _LARGEST_PLAUSIBLE_B:
-        raise ValueError(
-            f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² "
-            "(divide by 1e6)"
-        )
-    if te is None:
-        return
-    if te.max() < 1:
-        raise ValueError(
-            f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds "
-            "(multiply by 1000)"
-        )
-    if te.max() > _LONGEST_PLAUSIBLE_TE:
-        raise ValueError(
-            f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide "
-            "by 1000)"
-        )
-    if te.min() < 1:
-        raise ValueError(
-            f"echo time number {te.argmin() + 1} is {te.min():g} and the longest is "
-            f"{te.max():g}: TE must be in ms, and the short one looks like seconds; give all of "
-            "them in ms"
-        )
+    text = f"the largest b-value is {b.max():g}: b must be in s/mm²"
+    rules = [
+        (
+            0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B,
+            text,
+            "these look like ms/µm² (multiply by 1000)",
+        ),
+        (b.max() > _LARGEST_PLAUSIBLE_B, text, "these look like s/m² (divide by 1e6)"),
+    ]
+    if te is not None:
+        text = f"the longest echo time is {te.max():g}: TE must be in ms"
+        short = f"echo time number {te.argmin() + 1} is {te.min():g} and the longest is "
+        short += f"{te.max():g}: TE must be in ms"
+        rules += [
+            (te.max() < 1, text, "these look like seconds (multiply by 1000)"),
+            (te.max() > _LONGEST_PLAUSIBLE_TE, text, "these look like µs (divide by 1000)"),
+            (te.min() < 1, short, "the short one looks like seconds; give all in ms"),
+        ]
+    for is_implausible, text, remedy in rules:
+        if is_implausible:
+            raise ValueError(f"{text}, {remedy}")
 
 
 def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
     te = real_numbers(te, "echo times")
     if te.shape in ((), (1,)):
         te = np.full(n, te)
-    te = _frozen(te)
     if te.shape != (n,):
         raise ValueError(
             f"{counted(te.size, 'echo time')} for {counted(n, 'b-value')}; give one, or one for "
             "each"
         )
-    bad = ~np.isfinite(te) | (te <= 0)
-    if bad.any():
-        raise ValueError(
-            f"echo times must be finite and positive; number {bad.argmax() + 1} is "
-            f"{te[bad.argmax()]:g}"
-        )
-    return te
+    _check_each(te, np.isfinite(te) & (te > 0), "echo times must be finite and positive")
+    return _frozen(te)
 
 
 def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -822,20 +795,14 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
             f"directions must have shape ({n}, 3), one unit vector for each b-value, not "
             f"{directions.shape}"
         )
-    bad = np.abs(np.nan_to_num(directions)).max(axis=1) > _LONGEST_DIRECTION
-    if bad.any():
-        worst = bad.argmax()
+    is_long = np.abs(np.nan_to_num(directions)).max(axis=1) > _LONGEST_DIRECTION
+    n_missing = np.isnan(directions).sum(axis=1)
+    is_bad = is_long | (n_missing == 1) | (n_missing == 2)
+    if is_bad.any():
+        worst = is_bad.argmax()
         raise ValueError(
-            f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, "
-            "or zeros at b = 0"
-        )
-    missing = np.isnan(directions)
-    incomplete = missing.any(axis=1) & ~missing.all(axis=1)
-    if incomplete.any():
-        worst = incomplete.argmax()
-        raise ValueError(
-            f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or "
-            "zeros at b = 0"
+            f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors "
+            "of three numbers, or zeros at b = 0"
         )
     directions = np.nan_to_num(directions)
     length = np.linalg.norm(directions, axis=1, keepdims=True)

@@ -24,8 +24,7 @@ from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels, learn_prior
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
-from dmrifit.engine.methods.map_prior import PRIOR_VOXELS
-from dmrifit.engine.methods.prior import Prior
+from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus

@@ -121,52 +121,16 @@ def _n_features(estimator: BaseEstimator) -> int:
     return int(n_features)
 
 
-def _check_python(estimator: BaseEstimator) -> None:
-    """Nothing to check: such an estimator calls others in Python and has no arrays of its own."""
+def _check_vectors(estimator: BaseEstimator) -> None:
+    """
+    Nothing but NumPy and Python computes with these, which refuse shapes that do not fit.
 
-
-def _check_columns(scaler: BaseEstimator) -> None:
-    """NumPy scales each column by one number of each array, or silently all by the only one."""
-    n_features = _n_features(scaler)
-    for name, values in vars(scaler).items():
-        if isinstance(values, np.ndarray):
-            _require(values.shape == (n_features,), scaler, f"{name} and columns")
-    # scikit-learn takes 1 for a column that does not vary.
-    _require(np.all(scaler.scale_ if scaler.scale_ is not None else 1), scaler, "scales")
-
-
-def _check_linear(estimator: BaseEstimator) -> None:
-    """NumPy multiplies matrices of fitting shapes, and repeats an intercept that is too short."""
-    coefficients = np.asarray(estimator.coef_)
-    intercept = np.asarray(estimator.intercept_)
-    is_sound = coefficients.dtype.kind == "f" and coefficients.ndim in (1, 2)
-    is_sound = is_sound and coefficients.shape[-1] == _n_features(estimator)
-    _require(is_sound, estimator, "coefficients and columns")
-    # Without an intercept scikit-learn keeps a single zero.
-    is_without = intercept.shape == () and intercept == 0
-    is_sound = intercept.shape == coefficients.shape[:-1] or is_without
-    _require(is_sound, estimator, "intercepts and targets")
-
-
-def _check_components(estimator: BaseEstimator) -> None:
-    """NumPy multiplies matrices of fitting shapes, and repeats a mean that is too short."""
-    n_components, n_columns = np.shape(estimator.components_)
-    _require(n_columns == _n_features(estimator), estimator, "components and columns")
-    _require(np.shape(estimator.mean_) == (n_columns,), estimator, "mean and columns")
-    variances = np.shape(estimator.explained_variance_)
-    _require(variances == (n_components,), estimator, "variances and components")
-
-
-def _check_layers(perceptron: BaseEstimator) -> None:
-    """NumPy multiplies matrices of fitting shapes, and repeats an intercept that is too short."""
-    weights, intercepts = perceptron.coefs_, perceptron.intercepts_
-    n_inputs = _n_features(perceptron)
-    is_sound = len(weights) == len(intercepts) == perceptron.n_layers_ - 1
-    for matrix, vector in zip(weights, intercepts, strict=False):
-        is_sound = is_sound and matrix.ndim == 2 and matrix.shape[0] == n_inputs
-        is_sound = is_sound and vector.shape == matrix.shape[1:]
-        n_inputs = matrix.shape[-1]
-    _require(is_sound and n_inputs == perceptron.n_outputs_, perceptron, "layers")
+    A column in the place of a row would be repeated, though, to an array of any size.
+    """
+    for name in _VECTORS:
+        arrays: Any = getattr(estimator, name, None)
+        for array in arrays if isinstance(arrays, list) else [arrays]:
+            _require(np.ndim(array) <= 1, estimator, name)
 
 
 def _check_constant(dummy: BaseEstimator) -> None:
@@ -232,17 +196,20 @@ def _check_boosting(boosting: BaseEstimator) -> None:
         check_branches(~is_leaf, left, right, nodes["feature_idx"], n_features)
 
 
+_VECTORS = (
+    "intercept_", "intercepts_", "mean_", "center_", "scale_", "min_", "explained_variance_",
+)  # fmt: skip
 _COMPILED_TREE = "sklearn.tree._tree.Tree"
 _TREE_TYPES = (
     "sklearn.tree._classes.DecisionTreeRegressor",
     "sklearn.tree._classes.ExtraTreeRegressor",
 )
 _CHECKS: tuple[tuple[Callable[[Any], None], str, str], ...] = (
-    (_check_python, "dmrifit.predict.algorithms.", "TargetWise"),
-    (_check_linear, "dmrifit.predict.least_squares.", "LeastSquares"),
-    (_check_layers, "dmrifit.predict.perceptrons.", "Perceptron"),
-    (_check_python, "sklearn.compose._target.", "TransformedTargetRegressor"),
-    (_check_components, "sklearn.decomposition._pca.", "PCA"),
+    (_check_vectors, "dmrifit.predict.algorithms.", "TargetWise"),
+    (_check_vectors, "dmrifit.predict.least_squares.", "LeastSquares"),
+    (_check_vectors, "dmrifit.predict.perceptrons.", "Perceptron"),
+    (_check_vectors, "sklearn.compose._target.", "TransformedTargetRegressor"),
+    (_check_vectors, "sklearn.decomposition._pca.", "PCA"),
     (_check_constant, "sklearn.dummy.", "DummyRegressor"),
     (_check_forest, "sklearn.ensemble._forest.", "ExtraTreesRegressor RandomForestRegressor"),
     (_check_forest, "sklearn.ensemble._iforest.", "IsolationForest"),
@@ -252,21 +219,21 @@ _CHECKS: tuple[tuple[Callable[[Any], None], str, str], ...] = (
         "HistGradientBoostingRegressor",
     ),
     (
-        _check_linear,
+        _check_vectors,
         "sklearn.linear_model._",
         "base.LinearRegression bayes.BayesianRidge coordinate_descent.ElasticNet "
         "coordinate_descent.ElasticNetCV coordinate_descent.Lasso coordinate_descent.LassoCV "
         "huber.HuberRegressor quantile.QuantileRegressor ridge.Ridge ridge.RidgeCV",
     ),
-    (_check_python, "sklearn.multioutput.", "MultiOutputRegressor"),
-    (_check_layers, "sklearn.neural_network._multilayer_perceptron.", "MLPRegressor"),
-    (_check_python, "sklearn.pipeline.", "Pipeline"),
+    (_check_vectors, "sklearn.multioutput.", "MultiOutputRegressor"),
+    (_check_vectors, "sklearn.neural_network._multilayer_perceptron.", "MLPRegressor"),
+    (_check_vectors, "sklearn.pipeline.", "Pipeline"),
     (
-        _check_columns,
+        _check_vectors,
         "sklearn.preprocessing._data.",
         "MaxAbsScaler MinMaxScaler RobustScaler StandardScaler",
     ),
-    (_check_python, "sklearn.preprocessing._polynomial.", "PolynomialFeatures"),
+    (_check_vectors, "sklearn.preprocessing._polynomial.", "PolynomialFeatures"),
     (_check_tree, "sklearn.tree._classes.", "DecisionTreeRegressor ExtraTreeRegressor"),
 )
 

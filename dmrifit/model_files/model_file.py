@@ -25,7 +25,6 @@ from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.map_fitter import ClinicalMetrics, MapFitter, resolve_model
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, encoded_model, refuse_keys
-from dmrifit.model_files.interval_tables import TABLES, checked_table
 from dmrifit.model_files.registry import registered
 from dmrifit.model_files.regressor_file import check_leaves, dumped, loaded, versions_of
 from dmrifit.predict.base import resolve_patch_shape
@@ -44,6 +43,12 @@ _ESTIMATOR = "estimator.dmrifit"
 _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
+}
+# Columns of the tables of intervals.
+_TABLES = {
+    "calibration": {"patient", "parameter", "n_voxels", "coverage", "width", "constant_width"},
+    "widths": {"parameter", "quintile", "n_voxels", "coverage", "width"},
+    "ranking": {"parameter", "spearman", "expected", "ratio"},
 }
 # Files of a registered class, under whatever name it gives them.
 _REGISTERED = "own-"
@@ -452,7 +457,7 @@ def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
             "novelty": None if novelty is None else novelty.to_dict(),
             "has_random_groups": estimator.has_random_groups_,
         }
-        for name in TABLES:
+        for name in _TABLES:
             state[name] = getattr(estimator, f"{name}_").to_dict("list")
         fitted["intervals"] = {key: encoded(value, key) for key, value in state.items()}
     return fitted
@@ -462,9 +467,11 @@ def _restore_intervals(
     estimator: ConformalIntervals, inside: BaseEstimator, state: Mapping[str, Any], forest: Any
 ) -> None:
     """Restore what intervals have learned, and check that it belongs together."""
+    import pandas as pd
+
     # Older files do not say.
     state = {"has_random_groups": False} | dict(state)
-    parts = {"ends", "unit", "smallest", "novelty", "has_random_groups", *TABLES}
+    parts = {"ends", "unit", "smallest", "novelty", "has_random_groups", *_TABLES}
     refuse_keys(state, parts, "part of intervals", complete=True)
     if not isinstance(state["has_random_groups"], bool):
         raise RefusedError(f"its random groups are {state['has_random_groups']!r:.80}")
@@ -504,8 +511,14 @@ def _restore_intervals(
     estimator.quantiles_ = estimator._ends.quantiles
     estimator._unit = unit
     estimator._smallest = smallest
-    for name in TABLES:
-        table = checked_table(name, decoded(state[name]), estimator.names_)
+    for name in _TABLES:
+        columns = decoded(state[name])
+        refuse_keys(columns, _TABLES[name], f"column of {name}", complete=True)
+        table = pd.DataFrame(columns)
+        numbers = table.drop(columns=["patient", "parameter"], errors="ignore")
+        is_sound = all(kind.kind in "if" for kind in numbers.dtypes)
+        if not is_sound or set(table["parameter"]) != set(estimator.names_):
+            raise RefusedError(f"its {name} are not a table of numbers of {estimator.names_}")
         setattr(estimator, f"{name}_", table)
     estimator._forest = forest
     if not _is_one_row(np.shape(forest.predict(np.ones((1, n_features + n)))), n):

@@ -128,7 +128,6 @@ def _patch_network(
     title: str, params: dict[str, Any], *, n_jobs: int, **settings: Any
 ) -> RegressorMixin:
     import_optional("torch")
-    import_optional("skorch")
     from dmrifit.predict import patch_networks
 
     return _standardized(getattr(patch_networks, title)(**{**settings, **params}))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import skorch
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import load, save
@@ -66,9 +65,11 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         seeds = generator.randint(2**31 - 1, size=2)
         with one_torch_thread():
             rows, answers = self._tensor(x), self._tensor(columns)
-            self.net_ = self._new_net(int(seeds[0]), int(seeds[1]))
-            self.net_.module_.start(rows, answers)
-            self.net_.partial_fit(rows, answers)
+            with forked_generator(int(seeds[0])):
+                net = self._new_net().to(self.device)
+            net.start(rows, answers)
+            self.loss_curve_ = self._train(net, rows, answers, int(seeds[1]))
+        self.net_ = net
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -79,12 +80,12 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
-        module = self.net_.module_.eval()
+        net = self.net_.eval()
         out = np.empty((len(x), self.n_targets_))
         with one_torch_thread(), torch.inference_mode():
             for first in range(0, len(x), _ROWS_AT_ONCE):
                 rows = slice(first, first + _ROWS_AT_ONCE)
-                out[rows] = module(self._tensor(x[rows])).cpu().numpy()
+                out[rows] = net(self._tensor(x[rows])).cpu().numpy()
         if self.flat_:
             return out[:, 0]
         return out
@@ -92,7 +93,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def weights(self) -> bytes:
         """Serialize the weights of the network."""
         check_is_fitted(self)
-        state = self.net_.module_.state_dict()
+        state = self.net_.state_dict()
         return save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
 
     def set_weights(self, weights: bytes) -> None:
@@ -112,52 +113,46 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             raise ValueError(f"{len(state)} weights do not fit a depth of {self.depth}")
         # Before memory is allocated: a damaged file could ask for a network of any size.
         with torch.device("meta"):
-            expected = self._new_module().state_dict()
+            expected = self._new_net().state_dict()
         if _layout(state) != _layout(expected):
             raise ValueError(
                 f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters"
             )
-        net = self._new_net(0, 0)
-        net.module_.load_state_dict(state)
-        self.net_ = net
+        with forked_generator(0):
+            self.net_ = self._new_net().to(self.device)
+        self.net_.load_state_dict(state)
 
     @abstractmethod
     def _module(self, n_channels: int, shape: tuple[int, int, int]) -> _Residual:
         """Make the network."""
 
-    def _new_module(self) -> _Residual:
+    def _new_net(self) -> _Residual:
         """Make the network of a fitted estimator."""
         shape = (1, 1, 1) if self.patch_shape is None else check_patch_shape(self.patch_shape)
         n_channels = self.n_features_in_ // math.prod(shape)
         return self._module(n_channels, shape).to(self._dtype())
 
-    def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
-        """Make the net of a fitted estimator with initial weights drawn from a seed."""
-        with forked_generator(seed):
-            module = self._new_module()
-        net = _Net(
-            module,
-            criterion=nn.L1Loss if self.loss == "median" else nn.MSELoss,
-            optimizer=torch.optim.Adam,
-            optimizer__fused=True,
-            lr=self.learning_rate,
-            max_epochs=self.epochs,
-            batch_size=self.batch_size,
-            iterator_train=_Batches,
-            iterator_train__seed=seed_of_batches,
-            train_split=None,
-            callbacks=[
-                ("schedule", skorch.callbacks.LRScheduler("CosineAnnealingLR", T_max=self.epochs))
-            ],
-            callbacks__epoch_timer=None,
-            callbacks__train_loss=None,
-            callbacks__valid_loss=None,
-            callbacks__print_log=None,
-            predict_nonlinearity=None,
-            device=self.device,
-            verbose=0,
-        )
-        return net.initialize()
+    def _train(
+        self, net: _Residual, rows: torch.Tensor, targets: torch.Tensor, seed: int
+    ) -> list[float]:
+        """Train by shuffled batches; give the mean loss of every epoch."""
+        generator = torch.Generator().manual_seed(seed)
+        criterion = nn.L1Loss() if self.loss == "median" else nn.MSELoss()
+        optimizer = torch.optim.Adam(net.parameters(), self.learning_rate, fused=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
+        curve = []
+        for _ in range(self.epochs):
+            total_loss = 0.0
+            order = torch.randperm(len(rows), generator=generator).to(rows.device)
+            for batch in order.split(self.batch_size):
+                optimizer.zero_grad()
+                loss = criterion(net(rows[batch]), targets[batch])
+                loss.backward()
+                optimizer.step()
+                total_loss += loss.item() * len(batch)
+            schedule.step()
+            curve.append(total_loss / len(rows))
+        return curve
 
     def _dtype(self) -> torch.dtype:
         # Apple's GPUs have no doubles.
@@ -215,8 +210,10 @@ class PatchCNN(_PatchNetwork):
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        The trained net.
+    net_ : torch.nn.Module
+        The trained network.
+    loss_curve_ : list of float
+        Mean loss of each epoch of training.
     n_features_in_ : int
         Number of columns.
     n_targets_ : int
@@ -373,42 +370,6 @@ def _zero_layer(width: int, n_targets: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-class _Net(skorch.NeuralNet):
-    """A net without callbacks at every step, which take as long as the step of a small network."""
-
-    def run_single_epoch(
-        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
-    ) -> None:
-        """Run the steps of an epoch of training, and record the mean loss."""
-        # There is no validation, for which skorch passes None.
-        if iterator is None:
-            return
-        self._set_training(training)
-        total_loss, n_rows = 0.0, 0
-        for rows, targets in iterator:
-            self.optimizer_.zero_grad()
-            loss = self.criterion_(self.module_(rows), targets)
-            loss.backward()
-            self.optimizer_.step()
-            total_loss += loss.item() * len(rows)
-            n_rows += len(rows)
-        self.history.record(f"{prefix}_loss", total_loss / n_rows)
-
-
-class _Batches:
-    """Shuffled batches of a dataset in memory, without a Python call per voxel."""
-
-    def __init__(self, dataset: skorch.dataset.Dataset, batch_size: int, seed: int) -> None:
-        self.X, self.y = dataset.X, dataset.y
-        self.batch_size = batch_size
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = torch.randperm(len(self.X), generator=self.generator).to(self.X.device)
-        for rows in order.split(self.batch_size):
-            yield self.X[rows], self.y[rows]
 
 
 def _windows(shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], tuple[int, int, int]]:

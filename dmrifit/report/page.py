@@ -287,24 +287,22 @@ def write_report(
     folder: str | Path,
     evaluate: Callable[[], dict[str, pd.DataFrame]],
     make_page: Callable[[dict[str, pd.DataFrame]], Page],
+    names: Sequence[str],
     *,
-    tables: Sequence[str],
-    pictures: Sequence[str],
     overwrite: bool = False,
 ) -> dict[str, pd.DataFrame]:
-    """Evaluate, and write tables as CSV files, some pictures and the page; all appear at once."""
+    """Evaluate, and write the named tables and pictures and the page; all appear at once."""
     # A missing library, or a file of this name, is reported before the long work.
     for library in ("matplotlib", "jinja2"):
         import_optional(library)
-    names = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in pictures), PAGE]
-    with FileSet(folder, names, overwrite=overwrite) as files:
+    with FileSet(folder, [*names, PAGE], overwrite=overwrite) as files:
         results = evaluate()
         page = make_page(results)
-        contents = {f"{name}.csv": csv_text(results[name]).encode() for name in tables}
-        contents |= {name: one.png for name, one in page.pictures.items() if name in names}
-        contents[PAGE] = page.html().encode()
-        for name, content in contents.items():
-            files.path(name).write_bytes(content)
+        contents = {f"{name}.csv": csv_text(table).encode() for name, table in results.items()}
+        contents |= {name: picture.png for name, picture in page.pictures.items()}
+        for name in contents.keys() & names:
+            files.path(name).write_bytes(contents[name])
+        files.path(PAGE).write_text(page.html(), encoding="utf-8")
     return results
 
 

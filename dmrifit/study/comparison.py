@@ -201,10 +201,12 @@ class Evaluation:
             and T2v), ``f``, ``K``, ``T2v`` and ``S0``, at the largest number of training patients
             (``n_train``). Means over ``n_patients`` of ``skill``, ``absolute_skill``,
             ``abs_bias``, ``dispersion``, ``relative_error`` and ``pearson``, each with ``_low``
-            and ``_high``. Of synthetic patients the maps are scored twice: ``skill_independent``
-            and ``pearson_independent`` are against the fit to a second draw of the noise, and
-            ``skill_shared_noise`` and ``pearson_shared_noise`` what the noise that reference and
-            inputs share adds to the first ones. ``pooled_skill`` is that of all voxels together.
+            and ``_high``, and standard deviations ``_sd`` (over patients) and ``_sd_metrics``
+            (over parameters); with ``_truth`` against the truth. Of synthetic patients the maps
+            are scored twice: ``skill_independent`` and ``pearson_independent`` are against the
+            fit to a second draw of the noise, and ``skill_shared_noise`` and
+            ``pearson_shared_noise`` what the noise that reference and inputs share adds to the
+            first ones. ``pooled_skill`` is that of all voxels together.
             An undefined correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels
             have a reference of zero or none.
 

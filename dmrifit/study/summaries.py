@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dmrifit.predict.controls import is_control
 from dmrifit.stats import patient_summary
-from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, RANKING_METRIC, MapMetric
+from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, MapMetric
 from dmrifit.stats.patient_summary import in_parts
 from dmrifit.study.training_runs import POOLED
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 #: Columns that identify a row of a summary.
 KEYS = ["train_on", "cohort", "strategy", "algorithm"]
 
-#: Columns of the summary that are means over patients.
+#: Columns of the summary that are means over patients, beside those of `METRICS`.
 MEASURES = ("skill", "absolute_skill", "abs_bias", "dispersion", "relative_error", "pearson")
 
 #: Those that are also given against a reference with noise of its own.
@@ -37,9 +36,7 @@ _UNDEFINED = "* some correlations are undefined (constant answers) and count as 
 # Their reference is often 0, where there is no relative error.
 _ALSO_ALONE = ("f", "K")
 _N_DRAWS = 2000
-_SUMMED = ("constant_error", "n_voxels", "n_undefined", "n_failed")
-_INDEPENDENT = tuple(f"{measure}_independent" for measure in REPEATED)
-_SHARED = tuple(f"{measure}_shared_noise" for measure in REPEATED)
+_CORRELATIONS = ("pearson", "pearson_independent")
 
 #: Fewer draws, or patients of a cohort, tell nothing about differences between algorithms.
 FEWEST_DRAWS = 2
@@ -48,16 +45,11 @@ FEWEST_PATIENTS = 6
 
 def matching(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     """Keep the rows with these values in the columns of these names."""
-    # A table without rows may lack its columns.
-    if not len(table):
-        return table
     return table[(table[list(values)] == list(values.values())).all(axis=1)]
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:
     """Keep the scores at the largest number of training patients."""
-    if not len(table):
-        return table
     # Cohorts of different sizes reach different numbers of training patients.
     most = table.groupby(["train_on", "cohort", "patient"])["n_train"].transform("max")
     return table[table["n_train"] == most]
@@ -76,10 +68,11 @@ def summary_of(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
     scores, signals = largest(scores), matching(largest(signals), contrast=POOLED)
-    names = list(scores["metric"].unique())
-    groups = {"tissue": [name for name in names if name not in (*NO_TISSUE, AT_BOUND)]}
-    alone = [name for name in (*_ALSO_ALONE, AT_BOUND, *NO_TISSUE) if name in names]
-    groups |= {name: [name] for name in (names if every_parameter else alone)}
+    names = unique(scores["metric"])
+    alone = names
+    if not every_parameter:
+        alone = [name for name in (*_ALSO_ALONE, AT_BOUND, *NO_TISSUE) if name in names]
+    groups = {"tissue": unique(averaged(scores)["metric"])} | {name: [name] for name in alone}
     parts = {name: scores["metric"].isin(metrics) for name, metrics in groups.items()}
     table = in_parts(scores, parts, "parameters")
     if len(signals):
@@ -89,9 +82,9 @@ def summary_of(
     return scores[KEYS].drop_duplicates().merge(summary, on=KEYS)
 
 
-def size_summary(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+def size_summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Summarize scores over patients and parameters for each number of training patients."""
-    return _summarized(scores, [*KEYS, "n_train"], level)
+    return _summarized(scores, [*KEYS, "n_train"], 0.95)
 
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
@@ -99,9 +92,6 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     shown = summary[summary["parameters"] == "tissue"]
-    # A model may have no tissue parameter but those that are shown apart.
-    if not len(shown):
-        shown = summary[summary["parameters"] != "signals"].drop_duplicates(KEYS)
     signals = summary[summary["parameters"] == "signals"].set_index(KEYS)
     # NaN, a dash, where no signals were predicted.
     signals = signals.reindex(pd.MultiIndex.from_frame(shown[KEYS]))
@@ -173,40 +163,29 @@ def _summarized(table: pd.DataFrame, by: list[str], level: float) -> pd.DataFram
     """Average over repeats, then parameters, then patients."""
     order = table[by].drop_duplicates()
     # Sums of other rows first would differ in their last digits.
-    table = table.sort_values(["patient", "metric", "repeat"])
-    # Scores of an earlier version may lack a column.
-    needed = ("bias", "bias_independent", "skill_independent", "pearson_independent")
-    columns = [*table.columns, *MEASURES, *_SUMMED, *needed]
-    table = table.reindex(columns=list(dict.fromkeys(columns)))
-    # A constant answer has no correlation: it counts as none, and is marked.
-    filled = table.assign(abs_bias=table["bias"].abs(), pearson=table["pearson"].fillna(0.0))
-    is_repeated = table["skill_independent"].notna() | table["bias_independent"].notna()
-    undefined = is_repeated & table["pearson_independent"].isna()
-    filled["pearson_independent"] = filled["pearson_independent"].mask(undefined, 0.0)
-    for measure, independent, shared in zip(REPEATED, _INDEPENDENT, _SHARED, strict=True):
-        filled[shared] = filled[measure] - filled[independent]
-    measures = [*MEASURES, *_INDEPENDENT, *_SHARED]
+    table = _with_magnitudes(table.sort_values(["patient", "metric", "repeat"]))
+    measures = [*MEASURES, *(f"{measure}_independent" for measure in REPEATED)]
+    for measure in REPEATED:
+        measures.append(f"{measure}_shared_noise")
+        table[measures[-1]] = table[measure] - table[f"{measure}_independent"]
+    for suffix in ("", "_truth"):
+        measures += [f"{metric.column}{suffix}" for metric in summary_metrics()]
     # One seed for all: equal columns get equal intervals, whatever else is summarized.
     summary = patient_summary.summarize(
-        filled, by, measures, within=["metric"], n_bootstrap=_N_DRAWS, level=level
+        table, by, unique(measures), within=["metric"], n_bootstrap=_N_DRAWS, level=level
     ).set_index(by)
-    names = ["n_undefined_pearson", "n_undefined_pearson_independent", "n_dropped"]
-    flags = [table["pearson"].isna(), undefined, table["n_undefined"]]
-    counts = table.assign(**dict(zip(names, flags, strict=True))).groupby(by)
-    if "n_train" not in by:
-        summary["n_train"] = counts["n_train"].max()
     # The skill of all voxels of all patients together, mean over parameters.
     n = table["n_voxels"] - table["n_undefined"] - table["n_failed"]
-    sums = table.assign(
-        error=n * (1 - table["skill"]) * table["constant_error"],
-        constant_error=n * table["constant_error"],
-    )
+    constant_error = n * table["constant_error"]
+    sums = table.assign(error=constant_error * (1 - table["skill"]), constant_error=constant_error)
     sums = sums.groupby([*by, "metric"])[["error", "constant_error"]].sum(min_count=1)
     summary["pooled_skill"] = (1 - sums["error"] / sums["constant_error"]).groupby(by).mean()
-    summary[names] = counts[names].sum().astype(int)
-    ends = [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
-    columns = list(dict.fromkeys([*by, "n_train", "n_patients", *ends, "pooled_skill", *names]))
-    return order.merge(summary.reset_index(), on=by).reindex(columns=columns)
+    counts = {"n_undefined": "n_dropped"}
+    counts |= {f"n_undefined_{name}": f"n_undefined_{name}" for name in _CORRELATIONS}
+    summary[list(counts.values())] = table.groupby(by)[list(counts)].sum().astype(int)
+    if "n_train" not in by:
+        summary["n_train"] = table.groupby(by)["n_train"].max()
+    return order.merge(summary.reset_index(), on=by)
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
@@ -230,49 +209,24 @@ def averaged(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[is_averaged]
 
 
-def summarize(evaluation: Evaluation) -> pd.DataFrame:
-    """Summarize a comparison over patients, and over parameters but S0 and T2v."""
-    scores = _with_magnitudes(averaged(largest(evaluation.scores)))
-    metrics = summary_metrics(scores)
-    columns = [metric.column for metric in metrics]
-    columns += [f"{name}_truth" for name in columns]
-    # Patients count alike, however many parameters they have.
-    table = patient_summary.summarize(scores, KEYS, columns).set_index(KEYS)
-    spreads = [f"{metric.column}_sd" for metric in metrics if metric.with_sd]
-    n_patients = table["n_patients"]
-    table = table[[*columns, *spreads]]
-    signals = largest(evaluation.signals)
-    if len(signals):
-        signals = signals[signals["contrast"] != POOLED]
-        signals = signals.assign(pearson=signals["pearson"].fillna(0.0))
-        means = signals.groupby(KEYS, sort=False)[["relative_error", "pearson"]].mean()
-        names = {"relative_error": "signal_error", "pearson": "signal_pearson"}
-        table = table.join(means.rename(columns=names))
-    n_train = scores.groupby(KEYS, sort=False)["n_train"].max()
-    return table.assign(n_train=n_train, n_patients=n_patients).reset_index()
-
-
-def summary_metrics(table: pd.DataFrame) -> list[MapMetric]:
-    """List the metrics of the summary that a table has; an earlier study may lack some."""
-    return [m for m in METRICS.values() if m.in_summary and m.column in table.columns]
+def summary_metrics() -> list[MapMetric]:
+    """List the metrics that tables of means show."""
+    return [metric for metric in METRICS.values() if metric.in_summary]
 
 
 def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
     """Add what is averaged over patients: magnitudes, and a number where a score is undefined."""
-    has_truth = scores["bias_truth"].notna()
-    averaged = {}
-    for metric in METRICS.values():
-        # A table of an earlier study may lack a metric.
-        if metric.name not in scores.columns:
-            continue
-        values, truth_values = scores[metric.name], scores[f"{metric.name}_truth"]
-        if metric.better == "nearer zero":
-            values, truth_values = values.abs(), truth_values.abs()
-        averaged[metric.column] = values.fillna(metric.undefined)
-        averaged[f"{metric.column}_truth"] = truth_values.where(
-            truth_values.notna() | ~has_truth, metric.undefined
-        )
-    return scores.assign(**averaged)
+    columns = {}
+    for suffix in ("", "_truth", "_independent"):
+        is_scored = scores[f"bias{suffix}"].notna() | (suffix == "")
+        for metric in METRICS.values():
+            values = scores[f"{metric.name}{suffix}"]
+            if metric.better == "nearer zero":
+                values = values.abs()
+            is_undefined = is_scored & values.isna()
+            columns[f"n_undefined_{metric.name}{suffix}"] = is_undefined
+            columns[f"{metric.column}{suffix}"] = values.mask(is_undefined, metric.undefined)
+    return scores.assign(**columns)
 
 
 class Board:
@@ -284,11 +238,18 @@ class Board:
         # Rows at the largest number of training patients; ``abs_bias`` is the magnitude of
         # ``bias``, and a constant prediction has a correlation of 0.
         self.scores = scores = _with_magnitudes(largest(evaluation.scores))
-        self.signals = largest(evaluation.signals)  # of single contrasts
-        # A table without rows may lack its columns.
-        if len(self.signals):
-            self.signals = self.signals[self.signals["contrast"] != POOLED]
-        self.summary = summarize(evaluation)
+        signals = largest(evaluation.signals)
+        self.signals = signals[signals["contrast"] != POOLED]  # of single contrasts
+        # What `Evaluation.summary` gives, with a row for every parameter.
+        tables = evaluation.scores, evaluation.signals
+        self.skill = summary_of(*tables, 0.95, every_parameter=True)
+        # The means over parameters, beside scores of the signals.
+        of_signals = matching(self.skill, parameters="signals").set_index(KEYS)
+        of_signals = of_signals[["skill", "skill_low", "skill_high"]].add_prefix("signal_")
+        contrasts = self.signals.assign(pearson=self.signals["pearson"].fillna(0.0))
+        means = contrasts.groupby(KEYS)[["relative_error", "pearson"]].mean()
+        of_signals[["signal_error", "signal_pearson"]] = means
+        self.summary = matching(self.skill, parameters="tissue").join(of_signals, on=KEYS)
         self.algorithms = unique(evaluation.scores["algorithm"])
         self.learners = [name for name in self.algorithms if not is_control(name)]
         self.strategies = unique(scores["strategy"])
@@ -330,43 +291,28 @@ class Board:
         seed = self.setting("seed")
         return f"{regions}, {self.size(rows)}" + ("" if seed is None else f", seed {seed}")
 
-    @cached_property
-    def skill(self) -> pd.DataFrame:
-        """What `Evaluation.summary` gives, with a row for every parameter."""
-        tables = self.evaluation.scores, self.evaluation.signals
-        return summary_of(*tables, 0.95, every_parameter=True)
-
     @property
     def skill_column(self) -> str:
         """Skill against noise of its own where all learners have it, else against the fit."""
-        rows = matching(self.skill, parameters=self.mean_rows, train_on=self.regimes[0])
-        rows = rows[~rows["algorithm"].map(is_control)]
-        if len(rows) and rows["skill_independent"].notna().all():
-            return "skill_independent"
-        return "skill"
+        skill = self._learning["skill_independent"]
+        return "skill_independent" if len(skill) and skill.notna().all() else "skill"
 
     @property
-    def mean_rows(self) -> str:
-        """Which rows of `skill` are the mean of the maps; those of S0 where there is no other."""
-        if (self.skill["parameters"] == "tissue").any():
-            return "tissue"
-        return str(self.skill["parameters"].iloc[-1])
-
-    @cached_property
     def best(self) -> tuple[str, str] | None:
         """Strategy and algorithm with the highest skill of maps, mean over cohorts."""
-        first = matching(self.skill, parameters=self.mean_rows, train_on=self.regimes[0])
-        measure, sign = self.skill_column, 1.0
-        # Scores of an earlier version have no skill.
-        if not first[measure].notna().any():
-            first, measure = matching(self.summary, train_on=self.regimes[0]), RANKING_METRIC
-            sign = -1.0
-        rows = first[~first["algorithm"].map(is_control) & np.isfinite(first[measure])]
+        rows = self._learning
+        rows = rows[np.isfinite(rows[self.skill_column])]
         if not len(rows):
             return None
         by_name = rows.groupby(["strategy", "algorithm"], sort=False)
         # A predictor of one cohort alone would be compared with means over two.
         counts = by_name["cohort"].nunique()
-        means = sign * by_name[measure].mean()
+        means = by_name[self.skill_column].mean()
         strategy, algorithm = means[counts == counts.max()].idxmax()
         return str(strategy), str(algorithm)
+
+    @property
+    def _learning(self) -> pd.DataFrame:
+        """Means of the learners, first way of training."""
+        is_learner = ~self.summary["algorithm"].map(is_control)
+        return matching(self.summary[is_learner], train_on=self.regimes[0])

@@ -14,16 +14,10 @@ from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit._utils.threads import one_thread
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import SignalModel
-from dmrifit.engine.protocol import Protocol
 from dmrifit.predict import controls
 from dmrifit.predict.base import Design
 from dmrifit.predict.strategies import Clinical, SignalToSignal
-from dmrifit.stats.metrics import (
-    METRICS,
-    pearson,
-    relative_error_counts,
-    skill_scores,
-)
+from dmrifit.stats.metrics import METRICS, pearson, relative_error_counts, skill_scores
 from dmrifit.study.contestants import Entrant
 from dmrifit.study.splits import Cell
 from dmrifit.study.voxel_bank import Constants, HeldOut
@@ -55,22 +49,31 @@ def run_trial(
     content: dict[str, Any] = {"scores": [], "signals": []}
     if cell.keep:
         content["predictions"] = {}
-    entrant, view = cell.entrant, cell.view
+    entrant = cell.entrant
     with one_thread():
         try:
             start = time.perf_counter()
-            estimator = None
+            estimator = clone(entrant.estimator)
+            estimator.set_params(**_completed(estimator, cell))
             if entrant.control not in controls.UNTRAINED:
-                n_columns = tests[0].X.shape[1]
-                estimator = _trained(cell, features, targets, rows, n_dropped, n_columns)
+                x, y = (
+                    np.concatenate([a[patient] for patient in rows]) for a in (features, targets)
+                )
+                if entrant.control == controls.SHUFFLED:
+                    generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
+                    y = y[generator.permutation(len(y))]
+                if n_dropped is None:
+                    estimator.fit(x, y)
+                else:
+                    groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
+                    n_columns = tests[0].X.shape[1]
+                    estimator.fit_design(Design(x, y, n_dropped, n_columns, groups=groups))
             # Patients that share a training share its time.
             training_seconds = (time.perf_counter() - start) / len(tests)
             for test, metrics in zip(tests, clinical, strict=True):
                 start = time.perf_counter()
-                if estimator is None:
-                    signals, maps = _untrained_answers(cell, test, metrics, constants)
-                else:
-                    signals, maps = _answers(estimator, entrant.model, view.target, test, metrics)
+                answer = _untrained_answers if entrant.control in controls.UNTRAINED else _answers
+                signals, maps = answer(estimator, cell, test, metrics, constants)
                 seconds = training_seconds + time.perf_counter() - start
                 keys = {
                     "cohort": test.cohort,
@@ -103,28 +106,6 @@ def run_trial(
     return content
 
 
-def _trained(
-    cell: Cell,
-    features: NDArray,
-    targets: NDArray,
-    rows: Sequence[slice],
-    n_dropped: int | None,
-    n_columns: int,
-) -> Any:
-    """Train a copy of the cell's estimator on the rows of its training patients."""
-    estimator = clone(cell.entrant.estimator)
-    estimator.set_params(**_completed(estimator, cell))
-    x = np.concatenate([features[patient_rows] for patient_rows in rows])
-    y = np.concatenate([targets[patient_rows] for patient_rows in rows])
-    if cell.entrant.control == controls.SHUFFLED:
-        generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
-        y = y[generator.permutation(len(y))]
-    if n_dropped is None:
-        return estimator.fit(x, y)
-    groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
-    return estimator.fit_design(Design(x, y, n_dropped, n_columns, groups=groups))
-
-
 def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
     """Fill in parameters that the user did not set: contrasts, and every seed."""
     completed: dict[str, Any] = {}
@@ -138,46 +119,45 @@ def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
 
 
 def _answers(
-    estimator: Any, model: SignalModel, target: Protocol, test: HeldOut, clinical: Clinical | None
+    estimator: Any, cell: Cell, test: HeldOut, clinical: Clinical | None, _: Constants
 ) -> tuple[NDArray, NDArray]:
     """Predict signals and maps; voxels without a usable source signal stay NaN."""
+    model, target = cell.entrant.model, cell.view.target
     if clinical is not None:
         maps = estimator.maps_from(clinical)
         return model.signal(maps, target), maps
     usable = np.isfinite(test.X).all(axis=1)
-    signals = np.full((len(test.X), len(target)), np.nan)
-    maps = np.full((len(test.X), len(model.names)), np.nan)
-    if not usable.any():
-        return signals, maps
-    x = test.X[usable]
-    signals[usable] = estimator.predict(x)
-    if type(estimator) is SignalToSignal:
-        # `predict_maps` would predict the signals again.
-        maps[usable] = estimator.maps_of(signals[usable])
-    else:
-        maps[usable] = estimator.predict_maps(x)
+    signals, maps = np.full_like(test.Y, np.nan), np.full_like(test.reference, np.nan)
+    if usable.any():
+        x = test.X[usable]
+        signals[usable] = estimator.predict(x)
+        if type(estimator) is SignalToSignal:
+            # `predict_maps` would predict the signals again.
+            maps[usable] = estimator.maps_of(signals[usable])
+        else:
+            maps[usable] = estimator.predict_maps(x)
     return signals, maps
 
 
 def _untrained_answers(
-    cell: Cell, test: HeldOut, clinical: Any, constants: Constants
+    estimator: Any, cell: Cell, test: HeldOut, clinical: Any, constants: Constants
 ) -> tuple[NDArray, NDArray]:
     """Give the signals and maps of a control that learns nothing."""
     model, target, control = cell.entrant.model, cell.view.target, cell.entrant.control
     if control == controls.COPY and clinical is None:
-        signals = test.X[:, controls.nearest_contrasts(cell.view.source, target)]
-        estimator = clone(cell.entrant.estimator)
-        return signals, estimator.set_params(**_completed(estimator, cell)).maps_of(signals)
+        copies = test.X[:, controls.nearest_contrasts(cell.view.source, target)]
+        return copies, estimator.maps_of(copies)
+    repeat: Any = test.repeat
+    signals: Any = test.Y
+    maps: Any = test.reference
     if control == controls.COPY:
         maps = _copied_maps(clinical, model, constants)
-        return model.signal(maps, target), maps
-    signals, maps = test.Y, test.reference
-    repeat: Any = test.repeat
-    if control == controls.TRUTH:
-        signals, truth = repeat.noise_free, test.truth
+    elif control == controls.TRUTH:
+        signals, maps = repeat.noise_free, test.truth
         # Of regions, or in the symbols of another model, true parameters may not be known.
-        maps = fit_voxels(signals, target, model).parameters if truth is None else truth
-    if control == controls.REPEAT:
+        if maps is None:
+            maps = fit_voxels(signals, target, model).parameters
+    elif control == controls.REPEAT:
         signals, maps = repeat.signals, repeat.reference
     if cell.entrant.strategy != "s2s":
         signals = model.signal(maps, target)
@@ -206,12 +186,17 @@ def _score_maps(
     # Against itself a repeat would be perfect.
     if test.repeat is not None and entrant.control != controls.REPEAT:
         repeated = test.repeat.reference
+    scores: dict[str, Any] = {}
     references = {"": test.reference, "_truth": test.truth, "_independent": repeated}
+    for suffix, reference in references.items():
+        for name, metric in METRICS.items():
+            scores[name + suffix] = np.full(maps.shape[1], np.nan)
+            if reference is not None:
+                scores[name + suffix] = np.asarray(metric.score(maps, reference))
     is_constant = entrant.control == controls.CONSTANT
     rows = []
     for j, parameter in enumerate(entrant.model.parameters):
-        predicted, reference = maps[:, j], test.reference[:, j]
-        _, n_undefined, n_failed = relative_error_counts(predicted, reference)
+        _, n_undefined, n_failed = relative_error_counts(maps[:, j], test.reference[:, j])
         row = {
             "metric": parameter.name,
             "n_voxels": len(maps),
@@ -220,39 +205,21 @@ def _score_maps(
             "n_undefined": n_undefined,
             "n_failed": n_failed,
             "at_bound": float(test.at_bound[j]),
+            **{name: float(values[j]) for name, values in scores.items()},
         }
-        for suffix, values in references.items():
-            for name, metric in METRICS.items():
-                row[name + suffix] = _NAN
-                if values is not None:
-                    row[name + suffix] = float(
-                        np.squeeze(metric.score(predicted[:, None], values[:, j, None]))
-                    )
-        row |= _map_skills(predicted, reference, constants, j, is_constant)
-        independent = dict.fromkeys(("skill", "absolute_skill"), _NAN)
-        if repeated is not None:
-            independent = _map_skills(predicted, repeated[:, j], constants, j, is_constant)
-        for name in ("skill", "absolute_skill"):
-            row[f"{name}_independent"] = independent[name]
+        for kind, best in (("relative", constants.relative), ("absolute", constants.absolute)):
+            prefix = "absolute_" * (kind == "absolute")
+            # Each score has a best constant of its own, and the control is that one.
+            answer = np.full(len(maps), best[j]) if is_constant else maps[:, j]
+            options: dict[str, Any] = {"constant": best[j], "relative": kind == "relative"}
+            skill, error, constant_error, n = skill_scores(answer, test.reference[:, j], **options)
+            row |= {f"{prefix}skill": skill, f"{kind}_error": error, "n_absolute": n}
+            row |= {f"constant_{prefix}error": constant_error, f"{prefix}skill_independent": _NAN}
+            if repeated is not None:
+                independent = skill_scores(answer, repeated[:, j], **options)[0]
+                row[f"{prefix}skill_independent"] = independent
         rows.append(row)
     return rows
-
-
-def _map_skills(
-    predicted: NDArray, reference: NDArray, constants: Constants, j: int, is_constant: bool
-) -> dict[str, Any]:
-    """Compare the errors of a parameter with those of the best constants."""
-    scores: dict[str, Any] = {}
-    for prefix, best in (("", constants.relative), ("absolute_", constants.absolute)):
-        # Each score has a best constant of its own, and the control is that one.
-        answer = np.full(len(predicted), best[j]) if is_constant else predicted
-        skill, error, constant_error, scores["n_absolute"] = skill_scores(
-            answer, reference, float(best[j]), relative=not prefix
-        )
-        scores[f"{prefix}skill"] = skill
-        scores[f"{prefix or 'relative_'}error"] = error
-        scores[f"constant_{prefix}error"] = constant_error
-    return scores
 
 
 def _score_signals(
@@ -260,14 +227,12 @@ def _score_signals(
 ) -> list[dict[str, Any]]:
     """Score every unseen contrast for itself, and all of them together."""
     unseen, target = list(cell.view.unseen()), cell.view.target
-    rows: list[dict[str, Any]] = []
-    for columns in [*([j] for j in unseen), unseen] if unseen else []:
-        keys = {"contrast": POOLED, "b": _NAN, "te": _NAN}
-        # All together stand last, also where there is one.
-        if len(rows) < len(unseen):
-            (j,) = columns
-            te = _NAN if target.te is None else float(target.te[j])
-            keys = {"contrast": target.labels[j], "b": float(target.b[j]), "te": te}
+    te = np.full(len(target), _NAN) if target.te is None else target.te
+    contrasts = [([j], target.labels[j], target.b[j], te[j]) for j in unseen]
+    if unseen:
+        contrasts.append((unseen, POOLED, _NAN, _NAN))
+    rows = []
+    for columns, *keys in contrasts:
         p, measured = predicted[:, columns].ravel(), test.Y[:, columns].ravel()
         constant = np.tile(constants.signals[columns], len(predicted))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -276,15 +241,11 @@ def _score_signals(
         values = error[usable] if usable.any() else np.array([_NAN])
         answer = constant if cell.entrant.control == controls.CONSTANT else p
         skill, _, constant_error, _ = skill_scores(answer, measured, constant, relative=True)
-        scores = {
-            "relative_error": float(np.mean(np.abs(values))),
-            "median_relative_error": float(np.median(np.abs(values))),
-            "signed_relative_error": float(np.mean(values)),
-            "n_voxels": len(error),
-            "n_undefined": int((~usable).sum()),
-            "pearson": float(pearson(p, measured)),
-            "constant_error": constant_error,
-            "skill": skill,
-        }
-        rows.append(keys | scores)
+        scores = [
+            np.mean(np.abs(values)), np.median(np.abs(values)), np.mean(values), len(error),
+            (~usable).sum(), pearson(p, measured), constant_error, skill,
+        ]  # fmt: skip
+        # Plain numbers and texts, for the file of the training.
+        numbers = [np.asarray(value).item() for value in (*keys, *scores)]
+        rows.append(dict(zip(SIGNAL_COLUMNS[8:], numbers, strict=True)))
     return rows

@@ -22,7 +22,6 @@ from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, option_by_method
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
-from metastasis.study.reader_scores import SHARES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,30 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["write_evaluation"]
 
 _TEXTS = page.Texts(__file__)
-#: Tables of a comparison.
-KINDS = (
-    "summary",
-    "intervals",
-    "scans",
-    "lesions",
-    "volumes",
-    "distance",
-    "challenge",
-    "lesion_free",
-    "froc",
-    "matched",
-    "status",
-    "ensemble",
-    "curves",
-    "calibration",
-    "areas",
-)
-
-_FIGURES = ("strip", "curves", "calibration")
-# Soft hyphens, so that the table fits on a telephone.
-_CALIBRATION = "method {method} | level {level} | expected calibration error {error:.3f}"
 _COLORS = (UNSURE, FOUND)  # of candidates and what both models mark
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
+
+_Tables = Mapping[str, "pd.DataFrame"]
+_Limits = Mapping[str, tuple[float, int]]  # threshold and smallest finding of each method
 
 
 def write_evaluation(
@@ -112,42 +92,36 @@ def write_evaluation(
     ImportError
         If the extra ``report`` is not installed.
     """
-    evaluate = partial(
-        evaluate_segmentations,
-        cases,
-        predictions,
-        threshold=threshold,
-        min_voxels=min_voxels,
-        n_bootstrap=n_bootstrap,
-        random_state=random_state,
-    )
+    options: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
+    options |= {"n_bootstrap": n_bootstrap, "random_state": random_state}
+    evaluate = partial(evaluate_segmentations, cases, predictions, **options)
 
     def make_page(tables: dict[str, pd.DataFrame]) -> page.Page:
         thresholds = option_by_method("thresholds", threshold, predictions, 0.5)
         fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
         limits = {name: (thresholds[name], fewest_voxels[name]) for name in predictions}
-        ensemble = tables["ensemble"]
-        by_both: list[Any] = []
-        if len(ensemble):
-            by_both = [_score_table(ensemble, _TEXTS[name]) for name in ("ensemble", "candidates")]
-            by_both.insert(0, _TEXTS["two_models"])
-        sections = [
-            page.Section("", *_answer(cases, tables)),
-            page.Section("Scores", *_summaries(tables)),
-            page.Section("Scans", *_overlays(cases, predictions, tables, limits, figures)),
-            page.Section("By size and by change", *_sizes_and_changes(tables)),
-            page.Section("Marked by both models, and candidates", *by_both),
-            page.Section("At other thresholds", *_curves(tables)),
-            page.Section("Probabilities", *_calibration(tables)),
-            page.Section("How this was made", page.origin(command, _rules(limits, predictions))),
-        ]
+        by_both: tuple[Any, ...] = ()
+        if len(ensemble := tables["ensemble"]):
+            by_both = (_TEXTS["two_models"], *_tables(ensemble, "ensemble", "candidates"))
+        parts: dict[str, Any] = {
+            "": _answer(cases, tables),
+            "Scores": _summaries(tables),
+            "Scans": _overlays(cases, predictions, tables, limits, figures),
+            "By size and by change": _sizes_and_changes(tables),
+            "Marked by both models, and candidates": by_both,
+            "At other thresholds": _curves(tables),
+            "Probabilities": _calibration(tables),
+            "How this was made": [page.origin(command, _rules(limits, predictions))],
+        }
+        sections = [page.Section(title, *blocks) for title, blocks in parts.items()]
         lead = page.notice_lead(case.synthetic for case in cases)
         title = "Metastases found, missed and marked by mistake"
         return page.Page(title, sections, lead, contents=True)
 
-    return page.write_report(
-        folder, evaluate, make_page, tables=KINDS, pictures=_FIGURES, overwrite=overwrite
-    )
+    return page.write_report(folder, evaluate, make_page, _TEXTS["files"], overwrite=overwrite)
+
+
+# Pages of a run ----------------------------------------------------------------------------------
 
 
 def batch_page(
@@ -158,26 +132,22 @@ def batch_page(
     failed: Sequence[page.Block] = (),
 ) -> str:
     """Make the page of a run over scans."""
-    columns = "scan {name} | patient {patient} | lesions {n_lesions:d} | "
-    if any(content["n_marked_by_both"] is not None for content in contents):
-        columns += "by both models {n_marked_by_both:} | "
-    columns += "enhancing, mL {volume_mL:.2f} | with cores, mL {volume_with_core_mL:.2f} | "
-    columns += "synthetic {word}"
-    rows = []
-    sections = []
+    is_ensemble = any(content["n_marked_by_both"] is not None for content in contents)
+    columns = _TEXTS("scans", both=_TEXTS["scans_both"] if is_ensemble else "")
+    rows, sections = [], []
     for content in contents:
         name = content["name"]
-        is_synthetic = content["synthetic"]
-        rows.append({**content, "word": "synthetic" if is_synthetic else "no"})
+        word, title = "no", name
+        if content["synthetic"]:
+            word, title = "synthetic", f"{name} (synthetic)"
+        rows.append({**content, "word": word})
         remarks = [*content["notes"], content["statement"]]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
-        title = f"{name} (synthetic)" if is_synthetic else name
         sections.append(page.Section(title, *shown[name], *scan_lesions))
     overview = page.Section("All scans", page.Table(rows, columns), *failed)
     sections = [overview, *sections, page.Section("", page.Note(_TEXTS["positions"]))]
-    return page.Page(
-        heading, sections, page.notice_lead(content["synthetic"] for content in contents)
-    ).html()
+    lead = page.notice_lead(content["synthetic"] for content in contents)
+    return page.Page(heading, sections, lead).html()
 
 
 def scan_page(
@@ -200,25 +170,18 @@ def scan_page(
     if case.label is not None:
         # Hidden at first, so that a reader judges before the answer is seen.
         layers.append(Layer("reference", case.label, "mask", shown=False, colors=(REFERENCE,)))
-    points = [
-        (
-            f"{lesion['number']}: {lesion['volume_mL']:.3f} mL enhancing",
-            [lesion[axis] for axis in "xyz"],
-        )
-        for lesion in lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
-    ]
+    located = lesions.dropna(subset=["x", "y", "z"])
     planes = _viewer(
         case,
         layers,
-        points=points,
+        points=_points("{number}: {volume_mL:.3f} mL enhancing", located),
         overlay=None if threshold is not None else "",
         label="Lesions over the scan",
         instead=page.Picture(picture, f"Lesions of {case.name} in three planes", width=1000),
     )
     findings = page.Section("What was found", *_lesion_lines(lesions, remarks))
-    return page.Page(
-        case.name, [page.Section("", planes), findings], page.notice_lead([case.synthetic])
-    ).html()
+    lead = page.notice_lead([case.synthetic])
+    return page.Page(case.name, [page.Section("", planes), findings], lead).html()
 
 
 def _viewer(case: Case, layers: Sequence[Layer], **options: Any) -> Any:
@@ -230,6 +193,12 @@ def _viewer(case: Case, layers: Sequence[Layer], **options: Any) -> Any:
     return html_viewer([*scans, *layers], case.affine, **options)
 
 
+def _points(text: str, lesions: pd.DataFrame) -> list[tuple[str, list[float]]]:
+    """Give the places of lesions to go to, each under a text with values of its row."""
+    rows = lesions.to_dict("records")
+    return [(text.format(**row), [row[axis] for axis in "xyz"]) for row in rows]
+
+
 def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterator[Any]:
     """Make the table of the lesions of a scan, after what is to be said of it."""
     sentences = [page.sentence(remark) for remark in remarks if remark]
@@ -239,12 +208,9 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Iterato
     yield from sentences
     columns = _TEXTS["lesion"]
     # Runs without priors or probabilities lack some of the columns.
-    if "finding" in lesions:
-        columns += " | finding {finding}"
-    if "change" in lesions:
-        columns += " | since the prior scan {since}"
-    if "probability" in lesions:
-        columns += " | proba\u00adbility {probability:.2f}"
+    for name, column in _TEXTS["lesion_columns"].items():
+        if name in lesions:
+            columns += column
     yield page.Table([_lesion_words(row) for row in lesions.to_dict("records")], columns)
     yield page.Note(_TEXTS("cores", closed_gap_mm=CLOSED_GAP_MM))
 
@@ -263,10 +229,12 @@ def _lesion_words(lesion: dict[str, Any]) -> dict[str, Any]:
     return {**lesion, "shown_number": number, "ring": ring, "since": ", ".join(changes) or "–"}
 
 
-def _ranked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+# Sections of a comparison ------------------------------------------------------------------------
+
+
+def _ranked(tables: _Tables) -> pd.DataFrame:
     """Give the scores of the methods on all scans, the best strict F1 first, without controls."""
-    summary = tables["summary"]
-    scores = summary[(summary["part"] == "all") & ~summary["control"].astype(bool)]
+    scores = tables["summary"].query("part == 'all' and not control")
     return scores.sort_values("strict_f1", ascending=False, kind="stable").set_index("method")
 
 
@@ -277,28 +245,29 @@ def _scans_by_errors(scans: pd.DataFrame, method: str) -> pd.DataFrame:
     return rows.loc[errors.sort_values(ascending=False, kind="stable").index]
 
 
-def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
+def _tables(rows: Any, *names: str, **values: Any) -> Iterator[page.Table]:
+    """Make tables of the same rows with the columns of some texts; controls are faint."""
+    for name in names:
+        columns = _TEXTS(name, **values) if values else _TEXTS[name]
+        yield page.Table(rows, columns, controls=CONTROLS)
+
+
+def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     """Make the first screen: what the best method finds, and what became of each lesion."""
     from metastasis.study.plotting import plot_strip
 
     ranked = _ranked(tables)
     best = str(ranked.index[0])
     scores = ranked.iloc[0]
-    n_wrong = int(scores["n_false_positives"] + scores["n_flagged"])
     interval = ""
-    intervals = tables["intervals"]
-    if len(intervals):
-        row = intervals.set_index(["part", "method", "measure"]).sort_index()
-        low, high = row.loc[("all", best, "strict_sensitivity"), ["low", "high"]]
-        if np.isfinite(low):
-            interval = f", 95 % interval {percent(low)} to {percent(high)} %"
-    leading = f"Best of {len(ranked)}: " if len(ranked) > 1 else ""
-    n_found_small = 0
-    if scores["n_small"]:
-        n_found_small = round(scores["sensitivity_small"] * scores["n_small"])
+    rows = tables["intervals"].query("part == 'all' and method == @best")
+    rows = rows[rows["measure"] == "strict_sensitivity"].dropna(subset="low")
+    for row in rows.itertuples():
+        interval = f", 95 % interval {percent(row.low)} to {percent(row.high)} %"
+    n_wrong = int(scores["n_false_positives"] + scores["n_flagged"])
     yield _TEXTS(
         "answer",
-        leading=leading,
+        leading=f"Best of {len(ranked)}: " if len(ranked) > 1 else "",
         best=best,
         n_found=scores["n_distinct"],
         lesions=counted(round(scores["n_lesions"]), "lesion"),
@@ -307,7 +276,8 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterat
         wrong=counted(n_wrong, "wrong finding"),
         scans=counted(len(cases), "scan"),
         small_ml=SMALL_ML,
-        n_found_small=n_found_small,
+        # Without small lesions there is no share of them.
+        n_found_small=round(np.nan_to_num(scores["sensitivity_small"] * scores["n_small"])),
         n_small=scores["n_small"],
     )
     shown = [str(name) for name in ranked.index[:_STRIPS]]
@@ -326,42 +296,30 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Iterat
     yield page.few_note(n_patients)
 
 
-def _score_table(rows: Any, columns: str) -> page.Table:
-    return page.Table(rows, columns, controls=CONTROLS)
-
-
-def _summaries(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
+def _summaries(tables: _Tables) -> Iterator[Any]:
     summary = tables["summary"]
     wrong = summary["n_false_positives"] + summary["n_flagged"]
     summary = summary.assign(wrong_per_scan=wrong / summary["n_scans"])
     yield _TEXTS["explained"]
     for part, scores in summary.groupby("part", sort=False):
-        strict = _score_table(scores, _TEXTS["strict"])
-        published = [_TEXTS["published_explained"], _score_table(scores, _TEXTS["published"])]
+        strict, published = _tables(scores, "strict", "published")
+        title = "Published figures, which are less strict"
+        blocks = [_TEXTS["published_explained"], published]
         if part == "all":
             yield strict
-            yield page.Fold("Published figures, which are less strict", *published)
         else:
-            n_scans = int(scores["n_scans"].iloc[0])
-            yield page.Fold(f"{counted(n_scans, 'scan')} {part}", strict, *published)
+            title = f"{counted(int(scores['n_scans'].iloc[0]), 'scan')} {part}"
+            blocks.insert(0, strict)
+        yield page.Fold(title, *blocks)
     # Controls are no results, and their intervals would hide those of the methods.
     intervals = tables["intervals"].query("part == 'all' and method not in @CONTROLS")
+    intervals = intervals.rename(columns={"low": "value_low", "high": "value_high"})
     measures = intervals["measure"].astype(str).str.replace("_", " ")
-    yield page.Fold(
-        "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's",
-        page.Table(
-            _with_interval(intervals.assign(measure=measures), "value"),
-            "method {method} | measure {measure} | value, 95 % interval {value:.2i}",
-        ),
-    )
+    title = "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's"
+    yield page.Fold(title, *_tables(intervals.assign(measure=measures), "intervals"))
 
 
-def _with_interval(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Name the interval of a table that has one alone as formats name it."""
-    return table.rename(columns={"low": f"{name}_low", "high": f"{name}_high"})
-
-
-def _interval_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
+def _interval_sentence(tables: _Tables) -> str:
     """Say what stands in brackets, or why nothing does."""
     n_patients = tables["scans"]["patient"].nunique()
     if n_patients < FEWEST_PATIENTS:
@@ -371,35 +329,34 @@ def _interval_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
     return "In brackets the 95 % interval over patients."
 
 
-def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
+def _sizes_and_changes(tables: _Tables) -> Iterator[Any]:
     """Make tables by size and by range of volume, by two further rules, and by change."""
     yield _TEXTS["touched"]
     all_scans = tables["summary"].query("part == 'all'")
-    n_small, n_large = all_scans[["n_small", "n_large"]].iloc[0]
-    columns = _TEXTS("by_size", small_ml=SMALL_ML, n_small=n_small, n_large=n_large)
-    yield _score_table(all_scans, columns)
+    sizes = all_scans[["n_small", "n_large"]].iloc[0]
+    yield from _tables(all_scans, "by_size", small_ml=SMALL_ML, **sizes)
     volumes = tables["volumes"].query("n > 0")
     words = [
         f"{low:.0f} to {high:.0f} mm³" if np.isfinite(high) else f"{low:.0f} mm³ or more"
         for low, high in zip(volumes["from_mm3"], volumes["below_mm3"], strict=True)
     ]
-    table = _with_interval(volumes.assign(volume=words), "recall")
-    yield page.Fold("By range of volume", page.Table(table, _TEXTS["by_volume"]))
+    volumes = volumes.rename(columns={"low": "recall_low", "high": "recall_high"})
+    # On a telephone there is room for one share.
     shares = [
-        [row["method"], measure, wording(f"{{{key}:.2i}}", row)]
+        {"method": row["method"], "measure": measure, "share": wording(cell, row)}
         for row in tables["distance"].to_dict("records")
-        for key, measure in zip(SHARES, ("found", "right", "F1"), strict=True)
+        for measure, cell in _TEXTS["shares"].items()
     ]
-    yield page.Fold(
-        "By distance",
-        _TEXTS("distance", intervals=_interval_sentence(tables)),
-        page.Table(shares, ["method", "measure", "share, interval over patients"], numbers=(2,)),
-    )
-    challenge = _score_table(tables["challenge"], _TEXTS["challenge"])
-    yield page.Fold("By the rule of BraTS-METS", _TEXTS["brats"], challenge)
-    yield page.Fold(
-        "Scans without lesions", page.Table(tables["lesion_free"], _TEXTS["lesion_free"])
-    )
+    sentence = _TEXTS("distance_explained", intervals=_interval_sentence(tables))
+    folds: dict[str, tuple[Any, str, str]] = {
+        "By range of volume": (volumes.assign(volume=words), "by_volume", ""),
+        "By distance": (shares, "distance", sentence),
+        "By the rule of BraTS-METS": (tables["challenge"], "challenge", _TEXTS["brats"]),
+        "Scans without lesions": (tables["lesion_free"], "lesion_free", ""),
+    }
+    for title, (table, name, text) in folds.items():
+        blocks = list(_tables(table, name))
+        yield page.Fold(title, text, *blocks)
     status = tables["status"]
     if not len(status):
         return
@@ -407,39 +364,38 @@ def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
     for name, n in status.drop_duplicates("status").set_index("status")["n"].items():
         columns += f" | {name} ({n}) {{{name}:.2f}}"
     sensitivity = status.pivot_table("sensitivity", "method", "status", sort=False, dropna=False)
-    yield _score_table(sensitivity.reset_index(), columns)
+    yield page.Table(sensitivity.reset_index(), columns, controls=CONTROLS)
 
 
-def _curves(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
+def _curves(tables: _Tables) -> Iterator[Any]:
     from metastasis.study.plotting import plot_curves
 
-    froc = tables["froc"]
     bars = ""
-    if froc["strict_sensitivity_low"].notna().any():
+    if tables["froc"]["strict_sensitivity_low"].notna().any():
         bars = " Bars: 95 % intervals over patients."
     yield _TEXTS.picture("curves", plot_curves(tables), bars=bars)
     yield page.Fold(
         "Areas and the FROC score",
         _TEXTS("areas_explained", intervals=_interval_sentence(tables)),
-        _score_table(tables["areas"], _TEXTS["areas"]),
-        page.Table(froc, _TEXTS["froc"]),
+        *_tables(tables["areas"], "areas"),
+        *_tables(tables["froc"], "froc"),
     )
 
 
-def _calibration(tables: Mapping[str, pd.DataFrame]) -> Iterator[Any]:
+def _calibration(tables: _Tables) -> Iterator[Any]:
     from metastasis.study.plotting import plot_calibration
 
     table = tables["calibration"]
     if len(table):
         yield _TEXTS.picture("calibration", plot_calibration(tables))
-        yield page.Table(table.drop_duplicates(["method", "level"]), _CALIBRATION)
+        yield from _tables(table.drop_duplicates(["method", "level"]), "errors")
 
 
 def _overlays(
     cases: Sequence[Case],
     predictions: Mapping[str, Sequence[ArrayLike]],
-    tables: Mapping[str, pd.DataFrame],
-    limits: Mapping[str, tuple[float, int]],
+    tables: _Tables,
+    limits: _Limits,
     figures: int,
 ) -> Iterator[Any]:
     from metastasis.study.plotting import plot_overlay
@@ -451,18 +407,17 @@ def _overlays(
     for i in order:
         case = cases[i]
         kind = "Synthetic scan" if case.synthetic else "Scan"
-        scan_values = {best: np.asarray(predictions[best][i])}
-        scan_values |= {name: np.asarray(values[i]) for name, values in predictions.items()}
+        scan_values = {name: np.asarray(predictions[name][i]) for name in {best: 0, **limits}}
         # A viewer holds whole volumes, so only the scan with most errors has one.
         if i == order[0]:
             yield page.Heading(f"{kind} {case.name}")
             yield _planes(case, scan_values, limits, f"{kind} {case.name}")
         pictures = []
         for name, values in scan_values.items():
-            labels = _labels(values, *limits[name])
-            ensemble = values.dtype.kind != "f" and any(
-                np.max(prediction) == 2 for prediction in predictions[name]
+            ensemble = (
+                values.dtype.kind != "f" and np.max([np.max(v) for v in predictions[name]]) == 2
             )
+            labels = _labels(values, *limits[name])
             title = f"{case.name} by {name}"
             figure = plot_overlay(case, labels, of_two_models=ensemble, title=title)
             pictures.append(page.Picture(figure, f"{kind} {title} in three planes"))
@@ -479,50 +434,41 @@ def _labels(values: NDArray[Any], threshold: float, min_voxels: int) -> NDArray[
 
 
 def _planes(
-    case: Case,
-    predictions: Mapping[str, NDArray[Any]],
-    limits: Mapping[str, tuple[float, int]],
-    title: str,
+    case: Case, predictions: Mapping[str, NDArray[Any]], limits: _Limits, title: str
 ) -> Any:
     """Make the viewer of one scan with the results of each method, and the lesions to look at."""
     from dmrifit.stats.lesion_matching import lesion_table
     from metastasis.study.plotting import place_to_show
 
-    layers = [
-        Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0])
-        for name, values in predictions.items()
-        if values.dtype.kind == "f"
-    ]
     assert case.label is not None
-    layers.append(Layer("reference", case.label, "mask", colors=(REFERENCE,)))
+    scores, masks = [], [Layer("reference", case.label, "mask", colors=(REFERENCE,))]
     points: list[tuple[str, list[float]]] = []
     for name, values in predictions.items():
+        if values.dtype.kind == "f":
+            look: dict[str, Any] = {"window": (0.0, 1.0), "threshold": limits[name][0]}
+            scores.append(Layer(name, values, "score", **look))
         labels = _labels(values, *limits[name])
         names = ("candidate", MARKED_BY_BOTH) if labels.max(initial=0) == 2 else ()
-        # Further methods have colors of their own.
-        own = () if points else _COLORS[-max(len(names), 1) :]
-        layers.append(Layer(name, labels, "mask", names=names, shown=not points, colors=own))
-        if points:
-            continue
-        center, words = place_to_show(case, labels)
-        points.append((f"{words} ({name})", [float(x) for x in center]))
-        table = lesion_table(case.label, labels > 0, case.affine)
-        for lesion in table[table["kind"] == "lesion"].to_dict("records"):
-            state = "found" if lesion["found"] else "missed"
-            words = f"lesion {lesion['number']}: {lesion['volume_mL']:.3f} mL, {state}"
-            points.append((words, [lesion[axis] for axis in "xyz"]))
+        # Further methods are hidden, and have colors of their own.
+        look = {"shown": not points, "colors": () if points else _COLORS[-max(len(names), 1) :]}
+        masks.append(Layer(name, labels, "mask", names=names, **look))
+        if not points:
+            center, words = place_to_show(case, labels)
+            table = lesion_table(case.label, labels > 0, case.affine).query("kind == 'lesion'")
+            states = table["found"].map({True: "found", False: "missed"})
+            points = [(f"{words} ({name})", center.tolist())]
+            points += _points(
+                "lesion {number}: {volume_mL:.3f} mL, {state}", table.assign(state=states)
+            )
     instead = page.Note("The pictures below show the same scan.")
-    return _viewer(case, layers, points=points, label=title, instead=instead)
+    return _viewer(case, [*scores, *masks], points=points, label=title, instead=instead)
 
 
-def _rules(
-    limits: Mapping[str, tuple[float, int]], predictions: Mapping[str, Sequence[ArrayLike]]
-) -> Iterator[list[str]]:
+def _rules(limits: _Limits, predictions: Mapping[str, Sequence[ArrayLike]]) -> Iterator[list[str]]:
     """Say of each method what it marks."""
-    for name, values in predictions.items():
-        threshold, min_voxels = limits[name]
+    for name, (threshold, min_voxels) in limits.items():
         rule = "labels as given"
-        if np.asarray(values[0]).dtype.kind == "f":
+        if np.asarray(predictions[name][0]).dtype.kind == "f":
             rule = f"probability of {threshold:.4g} and above"
         if min_voxels > 1:
             rule += f", findings from {min_voxels} voxels"

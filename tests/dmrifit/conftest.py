@@ -127,6 +127,12 @@ SCORE = {
     "median_abs_error_truth": np.nan,
     "pearson_truth": np.nan,
     "spearman_truth": np.nan,
+    **{f"{name}_independent": np.nan for name in ("bias", "dispersion", "median_abs_error", "pearson", "spearman")},
+    "skill": np.nan,
+    "absolute_skill": np.nan,
+    "skill_independent": np.nan,
+    "relative_error": np.nan,
+    "constant_error": np.nan,
 }
 SIGNAL = {
     **{key: SCORE[key] for key in list(SCORE)[:7]},
@@ -139,6 +145,8 @@ SIGNAL = {
     "n_voxels": 100,
     "n_undefined": 0,
     "pearson": 0.9,
+    "constant_error": np.nan,
+    "skill": np.nan,
 }
 
 
@@ -204,6 +212,7 @@ def random_evaluation():
                 "dispersion_truth": rng.uniform(0.02, 0.6),
                 "pearson_truth": np.nan if constant else rng.uniform(-1, 1),
             }
+            row["skill"] = 1 - row["dispersion"]
             if perfect:
                 row["pearson"] = 1.0
             scores.append(row)

@@ -6,16 +6,19 @@ import ast
 import inspect
 import logging
 import math
+import operator
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 _MODULES = (math, np)
-_LONGEST = 4096  # characters of an expression, and terms while it is traced
+_LONGEST = 4096  # characters of an expression
 _MOST_PATHS = 16  # through the branches of a function
 _MOST_OPERATIONS = 20_000  # on one of them
 
@@ -102,18 +105,15 @@ def _check_statements(definition: ast.FunctionDef) -> None:
     for node in ast.walk(definition):
         remedy = _REFUSED.get(type(node))
         if remedy is not None:
+            first_line = ast.unparse(node).partition("\n")[0]
             raise ValueError(
-                f"{definition.name}, line {node.lineno}: {_first_line(node)!r} cannot stand in a "
-                f"signal model; {remedy}"
+                f"{definition.name}, line {node.lineno}: {first_line!r} cannot stand in a signal "
+                f"model; {remedy}"
             )
     if not any(isinstance(node, ast.Return) and node.value for node in ast.walk(definition)):
         raise ValueError(
             f"{definition.name} returns no number; end it with a return of the signal"
         )
-
-
-def _first_line(node: ast.AST) -> str:
-    return ast.unparse(node).partition("\n")[0]
 
 
 def _outside_names(function: Callable, definition: ast.FunctionDef) -> dict[str, object]:
@@ -129,31 +129,19 @@ def _outside_names(function: Callable, definition: ast.FunctionDef) -> dict[str,
     for name, value in {**closure.globals, **closure.nonlocals}.items():
         if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
             values[name] = float(value)
-        elif _is_of_modules(name, value):
+        # `math` and `numpy` themselves, or a function of theirs under its own name.
+        elif any(value is module for module in _MODULES) or any(
+            callable(value) and getattr(module, name, None) is value for module in _MODULES
+        ):
             values[name] = value
         else:
+            uses = [n for n in ast.walk(definition) if isinstance(n, ast.Name) and n.id == name]
+            line = min((node.lineno for node in uses), default=definition.lineno)
             raise ValueError(
-                f"{definition.name} uses {name} (line {_line_of(name, definition)}), which is "
+                f"{definition.name} uses {name} (line {line}), which is "
                 "neither a number nor math or numpy; define it inside"
             )
     return values
-
-
-def _line_of(name: str, definition: ast.FunctionDef) -> int:
-    """Find the first line of a function that uses a name."""
-    lines = [
-        node.lineno
-        for node in ast.walk(definition)
-        if isinstance(node, ast.Name) and node.id == name
-    ]
-    return min(lines, default=definition.lineno)
-
-
-def _is_of_modules(name: str, value: object) -> bool:
-    """Tell whether a value is `math` or `numpy`, or a function of theirs under its own name."""
-    if value is math or value is np:
-        return True
-    return callable(value) and any(getattr(module, name, None) is value for module in _MODULES)
 
 
 class _Constants(ast.NodeTransformer):
@@ -167,11 +155,12 @@ class _Constants(ast.NodeTransformer):
         if value is None or not isinstance(node.ctx, ast.Load):
             return node
         if isinstance(value, float):
-            return _at(node, ast.Constant(value))
+            return ast.copy_location(ast.Constant(value), node)
         if isinstance(value, ModuleType):
-            return _at(node, ast.Name("math" if value is math else "np", ast.Load()))
+            return ast.copy_location(ast.Name("math" if value is math else "np", ast.Load()), node)
         module = "math" if getattr(math, node.id, None) is value else "np"
-        return _at(node, ast.Attribute(ast.Name(module, ast.Load()), node.id, ast.Load()))
+        name = ast.Attribute(ast.Name(module, ast.Load()), node.id, ast.Load())
+        return ast.copy_location(name, node)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
@@ -184,11 +173,6 @@ class _Constants(ast.NodeTransformer):
         return node
 
 
-def _at(place: ast.AST, node: ast.expr) -> ast.expr:
-    """Give a new node the lines of the one in whose place it stands."""
-    return ast.copy_location(node, place)
-
-
 def _expression(definition: ast.FunctionDef) -> str:
     """Write what a function returns as one expression, by calling it with terms for numbers."""
     code = compile(ast.Module([definition], []), _FILE, "exec")
@@ -198,24 +182,23 @@ def _expression(definition: ast.FunctionDef) -> str:
     arguments = [argument.arg for argument in definition.args.args]
     n_paths = 0
 
-    def follow(decisions: tuple[tuple[str, bool], ...]) -> ast.expr:
-        """Write what is returned after these decisions, whatever the others are."""
+    def follow(answers: dict[str, bool]) -> str:
+        """Write what is returned after these answers to conditions, whatever the others are."""
         nonlocal n_paths
         n_paths += 1
         if n_paths > _MOST_PATHS:
             raise _NotArithmeticError(f"more than {_MOST_PATHS} ways through its branches")
-        path = _Path(dict(decisions))
-        names = [_Term(ast.Name(name, ast.Load()), path) for name in arguments]
+        path = _Path(answers)
         try:
-            return _node(function(*names))
+            return _text(function(*(_Term(name, path) for name in arguments)))
         except _UndecidedError as error:
-            condition = error.condition
-            text = ast.unparse(condition)
-            yes, no = (follow((*decisions, (text, answer))) for answer in (True, False))
-            return ast.IfExp(condition, yes, no)
+            condition = str(error)
+            yes, no = (follow(answers | {condition: answer}) for answer in (True, False))
+            return f"({yes} if {condition} else {no})"
 
     try:
-        text = ast.unparse(follow(()))
+        # Without the parentheses that are not needed.
+        text = ast.unparse(ast.parse(follow({}), mode="eval"))
     # What terms do not have, such as bits and digits, ends in errors of many kinds.
     except Exception as error:
         lines = [
@@ -233,17 +216,13 @@ def _expression(definition: ast.FunctionDef) -> str:
 class _UndecidedError(Exception):
     """A branch depends on a condition that the path has no answer to."""
 
-    def __init__(self, condition: ast.expr) -> None:
-        super().__init__("a condition")
-        self.condition = condition
 
-
+@dataclass
 class _Path:
     """One way through the branches of a function."""
 
-    def __init__(self, answers: dict[str, bool]) -> None:
-        self.answers = answers
-        self.n_operations = 0
+    answers: dict[str, bool]
+    n_operations: int = 0
 
 
 class _Term:
@@ -252,100 +231,76 @@ class _Term:
     __array_ufunc__ = None  # numbers of NumPy leave arithmetic to the term
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(
-        self, node: ast.expr, path: _Path, size: int = 1, condition: ast.expr | None = None
-    ) -> None:
-        self.node = node
+    def __init__(self, text: str, path: _Path, condition: str = "") -> None:
+        self.text = text
         self.path = path
-        self.size = size
-        self.condition = condition
+        # A number holds where it is not 0.
+        self.condition = condition or f"({text} != 0)"
         path.n_operations += 1
-        if size > _LONGEST or path.n_operations > _MOST_OPERATIONS:
+        if len(text) > 4 * _LONGEST or path.n_operations > _MOST_OPERATIONS:
             raise _NotArithmeticError(f"a formula of more than {_LONGEST} characters")
 
-    @property
-    def test(self) -> ast.expr:
-        """The term as a condition: a number holds where it is not 0."""
-        return self.condition or ast.Compare(self.node, [ast.NotEq()], [ast.Constant(0)])
-
     def __bool__(self) -> bool:
-        answer = self.path.answers.get(ast.unparse(self.test))
-        if answer is None:
-            raise _UndecidedError(self.test)
-        return answer
+        if self.condition not in self.path.answers:
+            raise _UndecidedError(self.condition)
+        return self.path.answers[self.condition]
 
     def __neg__(self) -> _Term:
-        return _Term(ast.UnaryOp(ast.USub(), self.node), self.path, self.size + 1)
+        return _Term(f"(-{self.text})", self.path)
 
     def __pos__(self) -> _Term:
         return self
 
     def __abs__(self) -> _Term:
-        return _where(_comparison(ast.Lt)(self, 0), -self, self)
+        return _where(_comparison("<")(self, 0), -self, self)
 
 
-def _operation(operator: type[ast.operator], *, is_swapped: bool = False) -> Callable:
+def _operation(symbol: str, *, is_swapped: bool = False) -> Callable:
     def combined(term: _Term, other: Any) -> _Term:
-        nodes = [term.node, _node(other)]
-        left, right = nodes[::-1] if is_swapped else nodes
-        size = 1 + term.size + getattr(other, "size", 1)
-        return _Term(ast.BinOp(left, operator(), right), term.path, size)
+        left, right = (other, term) if is_swapped else (term, other)
+        return _Term(f"({_text(left)} {symbol} {_text(right)})", term.path)
 
     return combined
 
 
-def _comparison(operator: type[ast.cmpop]) -> Callable:
+def _comparison(symbol: str) -> Callable:
     def compared(term: _Term, other: Any) -> _Term:
-        condition = ast.Compare(term.node, [operator()], [_node(other)])
-        number = ast.IfExp(condition, ast.Constant(1), ast.Constant(0))
-        size = 1 + term.size + getattr(other, "size", 1)
-        return _Term(number, term.path, size, condition)
+        condition = f"({term.text} {symbol} {_text(other)})"
+        return _Term(f"(1 if {condition} else 0)", term.path, condition)
 
     return compared
 
 
-for _name, _operator in {
-    "add": ast.Add, "sub": ast.Sub, "mul": ast.Mult, "truediv": ast.Div, "pow": ast.Pow,
+for _name, _symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}.items():
+    setattr(_Term, f"__{_name}__", _operation(_symbol))
+    setattr(_Term, f"__r{_name}__", _operation(_symbol, is_swapped=True))
+for _name, _symbol in {
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 }.items():  # fmt: skip
-    setattr(_Term, f"__{_name}__", _operation(_operator))
-    setattr(_Term, f"__r{_name}__", _operation(_operator, is_swapped=True))
-for _name, _comparator in {
-    "lt": ast.Lt, "le": ast.LtE, "gt": ast.Gt, "ge": ast.GtE, "eq": ast.Eq, "ne": ast.NotEq,
-}.items():  # fmt: skip
-    setattr(_Term, f"__{_name}__", _comparison(_comparator))
+    setattr(_Term, f"__{_name}__", _comparison(_symbol))
 
 
-def _node(value: Any) -> ast.expr:
+def _text(value: Any) -> str:
     """Write a term or a number."""
     if isinstance(value, _Term):
-        return value.node
+        return value.text
     if not isinstance(value, bool | int | float | np.number) or not math.isfinite(value):
         raise _NotArithmeticError("a path without return" if value is None else repr(value))
-    number = value if isinstance(value, int) else float(value)
-    constant = ast.Constant(abs(number) if number < 0 else +number)
-    return ast.UnaryOp(ast.USub(), constant) if number < 0 else constant
+    return f"({value if isinstance(value, int) else float(value)})"
 
 
 def _where(condition: Any, yes: Any, no: Any) -> Any:
     if not isinstance(condition, _Term):
         return yes if condition else no
-    size = condition.size + getattr(yes, "size", 1) + getattr(no, "size", 1)
-    return _Term(ast.IfExp(condition.test, _node(yes), _node(no)), condition.path, size)
+    return _Term(f"({_text(yes)} if {condition.condition} else {_text(no)})", condition.path)
 
 
-def _smallest(*numbers: Any) -> Any:
-    """Find the smallest number as Python does: the first of equal ones."""
-    result = numbers[0]
-    for number in numbers[1:]:
-        result = _where(number < result, number, result)
-    return result
+def _extreme(is_better: Callable[[Any, Any], Any], *numbers: Any) -> Any:
+    """Find the smallest or largest number as Python does: the first of equal ones."""
+    return reduce(lambda best, number: _where(is_better(number, best), number, best), numbers)
 
 
-def _largest(*numbers: Any) -> Any:
-    result = numbers[0]
-    for number in numbers[1:]:
-        result = _where(number > result, number, result)
-    return result
+_smallest, _largest = partial(_extreme, operator.lt), partial(_extreme, operator.gt)
 
 
 class _Library:
@@ -364,8 +319,7 @@ class _Library:
             if not terms:
                 return value(*arguments)
             if name in _ONE_BY_ONE:
-                call = ast.Call(ast.Name(name, ast.Load()), [terms[0].node], [])
-                return _Term(call, terms[0].path, terms[0].size + 1)
+                return _Term(f"{name}({terms[0].text})", terms[0].path)
             if name not in _FUNCTIONS:
                 raise _NotArithmeticError(f"{self._module.__name__}.{name}")
             return _FUNCTIONS[name](*arguments)

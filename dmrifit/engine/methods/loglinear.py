@@ -71,13 +71,20 @@ def log_linear_form(model: SignalModel) -> LogLinearForm | None:
         return None
     bases = sorted(by_basis, key=lambda basis: (basis != 1, str(basis)))
     coefficients = sympy.symbols(f"c:{len(bases)}", real=True)
+    # Parameters may turn out negative: noise makes a signal rise with b.
+    plain = {symbols[name]: sympy.Symbol(name, real=True) for name in model.names}
     equations = [
-        (by_basis[basis], symbol) for basis, symbol in zip(bases, coefficients, strict=True)
+        by_basis[basis].subs(plain) - symbol
+        for basis, symbol in zip(bases, coefficients, strict=True)
     ]
-    solved = _solved(equations, [symbols[name] for name in model.names])
-    if solved is None:
+    try:
+        solutions = sympy.solve(equations, list(plain.values()), dict=True)
+    # sympy raises this for equations that it has no way to solve.
+    except NotImplementedError:
         return None
-    values = [solved[symbols[name]] for name in model.names]
+    if len(solutions) != 1 or len(solutions[0]) != len(plain):
+        return None
+    values = [sympy.simplify(solutions[0][symbol]) for symbol in plain.values()]
     derivatives = {
         (i, j): sympy.diff(value, symbol)
         for i, value in enumerate(values)
@@ -91,36 +98,6 @@ def log_linear_form(model: SignalModel) -> LogLinearForm | None:
         ),
         slopes,
     )
-
-
-def _solved(equations: list[tuple[Any, Any]], unknowns: list[Any]) -> dict[Any, Any] | None:
-    """Solve coefficients for parameters, one after the other: K after D in K·D²/6."""
-    import sympy
-
-    solved: dict[Any, Any] = {}
-    remaining = list(equations)
-    while remaining:
-        unsolved = [
-            [symbol for symbol in unknowns if formula.has(symbol) and symbol not in solved]
-            for formula, _ in remaining
-        ]
-        position = next((k for k, symbols in enumerate(unsolved) if len(symbols) == 1), None)
-        if position is None:
-            return None
-        formula, coefficient = remaining.pop(position)
-        unknown = unsolved[position][0]
-        # Parameters may turn out negative: noise makes a signal rise with b.
-        plain = {symbol: sympy.Symbol(symbol.name, real=True) for symbol in unknowns}
-        formula = formula.subs(solved).subs(plain)
-        try:
-            roots = sympy.solve(formula - coefficient, plain[unknown])
-        # sympy raises this for equations that it has no way to solve.
-        except NotImplementedError:
-            return None
-        if len(roots) != 1:
-            return None
-        solved[unknown] = sympy.simplify(roots[0])
-    return solved
 
 
 def fit_log_linear(
@@ -160,7 +137,9 @@ def fit_log_linear(
     bounds = ((-np.inf, np.inf),) * len(model.names)
     result = unfilled_result(model, len(signals), bounds=bounds, method=method)
     result.n_iter[:] = 1 if method == "ols" else 1 + N_REWEIGHTINGS
-    fit = _LogLinearFit(form, design, method, weights)
+    if weights is None:
+        weights = np.ones(len(design))
+    fit = _LogLinearFit(form, design, method == "wls", weights)
     screening = Screening.empty(len(signals))
     changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
 
@@ -181,22 +160,14 @@ def fit_log_linear(
     )
 
 
+@dataclass(frozen=True)
 class _LogLinearFit:
     """The straight fits of many voxels, with what they share."""
 
-    def __init__(
-        self,
-        form: LogLinearForm,
-        design: NDArray,
-        method: str,
-        weights: NDArray | None,
-    ) -> None:
-        self.form = form
-        self.design = design
-        self.by_signal = method == "wls"
-        self.weights = np.ones(len(design))
-        if weights is not None and self.by_signal:
-            self.weights = weights
+    form: LogLinearForm
+    design: NDArray
+    by_signal: bool
+    weights: NDArray
 
     def fill(
         self, signals: NDArray, result: FitResult, chunk: slice
@@ -220,10 +191,14 @@ class _LogLinearFit:
             cost *= top**2
             coefficients[0] += np.log(top)
             numbers = self.form.evaluate(*coefficients)
-            errors = _errors(self.form, numbers[n_parameters:], covariances)
+            slopes = np.zeros_like(covariances)
+            for pair, slope in zip(self.form.slopes, numbers[n_parameters:], strict=True):
+                slopes[pair] = slope
+            # Errors of coefficients carried over to parameters, to first order.
+            spread = np.einsum("ijv,jkv->ikv", slopes, covariances)
+            result.standard_errors[chunk] = np.sqrt((spread * slopes).sum(axis=1)).T
         for j in range(n_parameters):
             result.parameters[chunk, j] = numbers[j]
-            result.standard_errors[chunk, j] = errors[j]
         result.cost[chunk] = cost
         fitted = varies & (n_used >= n_parameters) & np.isfinite(cost)
         fitted &= np.isfinite(result.parameters[chunk]).all(axis=1)
@@ -296,24 +271,3 @@ def _weighted_lines(design: NDArray, weight: NDArray, logs: NDArray) -> tuple[ND
                 matrix[row] -= factor * matrix[j]
                 solution[row] -= factor * solution[j]
     return solution / scale, matrix / (scale[:, None] * scale)
-
-
-def _errors(form: LogLinearForm, slopes: list, covariances: NDArray) -> list[NDArray]:
-    """
-    Carry the covariance of coefficients over to standard errors of parameters, to first order.
-
-    Shapes: `covariances` (p, p, n_voxels).
-    """
-    errors: list[NDArray] = []
-    for parameter in range(len(covariances)):
-        of_parameter = [
-            (coefficient, slope)
-            for (row, coefficient), slope in zip(form.slopes, slopes, strict=True)
-            if row == parameter
-        ]
-        variance = np.zeros(())
-        for i, slope in of_parameter:
-            for j, other_slope in of_parameter:
-                variance = variance + slope * other_slope * covariances[i, j]
-        errors.append(np.sqrt(variance))
-    return errors

@@ -585,7 +585,7 @@ GOOD = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
         ({"n_starts": 0}, "whole number from 1"),
         ({"n_starts": np.nan}, "whole number from 1"),
         ({"n_starts": None}, "whole number from 1"),
-        ({"n_threads": "2"}, "at least 1, or None for one on each core, not .2."),
+        ({"n_threads": "2"}, "at least 1, not .2."),
     ],
 )
 def test_bad_arguments_are_named(change, message):

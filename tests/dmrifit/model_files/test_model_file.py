@@ -461,6 +461,10 @@ class TestRefusals:
                 "do not fit together: a factor is negative",
             ),
             (lambda m: m["fitted"]["intervals"]["widths"].pop("width"), "column of widths"),
+            (
+                lambda m: m["fitted"]["intervals"]["widths"]["coverage"].__setitem__(0, "0.9"),
+                "widths are not a table of numbers",
+            ),
             (lambda m: m["fitted"]["intervals"].update(has_random_groups=1), "random groups are 1"),
             (lambda m: m["fitted"]["intervals"].pop("unit"), "missing part of intervals"),
             (lambda m: m["fitted"]["intervals"].update(forest=1), "part of intervals"),

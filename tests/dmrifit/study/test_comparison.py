@@ -22,7 +22,7 @@ from dmrifit.engine.fitting import fit_voxels
 from dmrifit.stats.method_tests import study_statistics
 from dmrifit.stats.metrics import METRICS, MapMetric
 from dmrifit.study.report.sections.scores import parameter_scores, truth_scores
-from dmrifit.study.summaries import Board, summarize
+from dmrifit.study.summaries import Board
 
 SMALL = (16, 16, 3)
 PROTOCOL = Protocol.preset("cohort1")
@@ -206,7 +206,7 @@ def test_a_metric_is_added_by_one_entry(two, read, monkeypatch):
             np.testing.assert_allclose(scores["excess"], expected, rtol=1e-4, atol=1e-4)
             expected = (maps - kept.truth).max(axis=0)
             np.testing.assert_allclose(scores["excess_truth"], expected, rtol=1e-4, atol=1e-4)
-    summary = summarize(result).set_index(["strategy", "algorithm"])
+    summary = Board(result).summary.set_index(["strategy", "algorithm"])
     # No mean over parameters includes T2v, whose reference mostly sits at a bound.
     means = result.scores.query("metric not in ('S0', 'T2v') and strategy == 's2s' and algorithm == 'LR'")
     assert summary.loc[("s2s", "LR"), "excess"] == pytest.approx(means["excess"].mean())

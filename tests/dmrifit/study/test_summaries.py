@@ -12,7 +12,6 @@ from dmrifit.study.summaries import (
     headline_notes,
     largest,
     size_summary,
-    summarize,
     summary_of,
     tissue,
 )
@@ -275,8 +274,7 @@ def test_the_largest_training_counts_patient_by_patient_and_way_by_way(make_eval
         ["p2", "same", 3],
         ["p1", "other", 4],
     ]
-    empty = make_evaluation().scores
-    assert largest(empty) is empty
+    assert largest(make_evaluation().scores).empty
 
 
 # Two patients with parameters of different signs; the means are easy to take by hand.
@@ -290,7 +288,7 @@ HAND = [
 
 
 def test_the_summary_by_hand(make_evaluation):
-    row = summarize(make_evaluation(HAND)).iloc[0]
+    row = Board(make_evaluation(HAND)).summary.iloc[0]
     # Without T2v and S0, |BI| of the patients: 0.1 and 0.5; DI: 0.2 and 0.6; r: 0.5 and −0.1.
     assert row["abs_bias"] == pytest.approx(0.3)
     assert row["dispersion"] == pytest.approx(0.4)
@@ -308,7 +306,7 @@ def test_a_patient_counts_once_however_many_parameters_it_has(make_evaluation):
         {"patient": "p1", "metric": "K", "dispersion": 0.4},
         {"patient": "p2", "metric": "Dt", "dispersion": 0.9},
     ]
-    row = summarize(make_evaluation(rows)).iloc[0]
+    row = Board(make_evaluation(rows)).summary.iloc[0]
     assert row["dispersion"] == pytest.approx((0.3 + 0.9) / 2)
 
 
@@ -319,14 +317,14 @@ def test_signals_are_means_over_unseen_contrasts_without_the_pooled_row(make_eva
         {"contrast": "all unseen", "relative_error": 5.0, "pearson": 1.0},
         {"contrast": "a", "relative_error": 7.0, "pearson": 0.0, "n_train": 1},
     ]
-    row = summarize(make_evaluation([{}], signals)).iloc[0]
+    row = Board(make_evaluation([{}], signals)).summary.iloc[0]
     assert row["signal_error"] == pytest.approx(0.2)
     assert row["signal_pearson"] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("suffix", ["", "_truth"])
 def test_the_summary_of_a_whole_study_is_that_of_plain_means(random_study, suffix):
-    summary = summarize(random_study.evaluation)
+    summary = Board(random_study.evaluation).summary
     assert len(summary) == 2 * 2 * 2 * 5
     assert (summary["n_train"] == 3).all()
     assert (summary["n_patients"] == 4).all()
@@ -340,7 +338,7 @@ def test_the_summary_of_a_whole_study_is_that_of_plain_means(random_study, suffi
 
 
 def test_a_constant_has_a_correlation_of_zero(random_study):
-    summary = summarize(random_study.evaluation)
+    summary = Board(random_study.evaluation).summary
     constant = summary["algorithm"] == "constant"
     assert (summary.loc[constant, ["pearson", "pearson_truth"]] == 0).all().all()
     assert (summary.loc[~constant, "pearson"] != 0).all()
@@ -379,19 +377,12 @@ def test_the_best_predictor_has_the_highest_mean_skill_over_cohorts(make_evaluat
     assert board.best == ("s2s", "LR")
 
 
-def test_scores_without_skill_are_ranked_by_dispersion_first_way_of_training(make_evaluation):
-    rows = [scored("LR", "s2s", 0.3), scored("RFR", "s2s", 0.2)]
-    rows += [scored("constant", "s2s", 0.0), scored("LR", "s2s", 0.0, train_on="other")]
-    assert Board(make_evaluation(rows)).best == ("s2s", "RFR")
-
-
 def test_controls_alone_and_undefined_scores_have_no_best(make_evaluation):
     assert Board(make_evaluation([scored("constant", "s2s", 0.1)])).best is None
-    assert Board(make_evaluation([scored("LR", "s2s", np.nan)])).best is None
+    assert Board(make_evaluation([scored("LR", "s2s", 0.1)])).best is None
 
 
 def test_skill_has_a_row_for_every_parameter(make_evaluation):
     rows = [scored("LR", "s2s", 0.1, metric=name) for name in ("S0", "Dt", "K")]
     board = Board(make_evaluation(rows))
     assert board.skill["parameters"].tolist() == ["tissue", "S0", "Dt", "K"]
-    assert board.mean_rows == "tissue"

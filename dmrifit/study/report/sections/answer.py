@@ -17,7 +17,7 @@ from dmrifit.study.report.figures.curves import algorithm_color, plot_sizes
 from dmrifit.study.report.figures.voxels import plot_lesion
 from dmrifit.study.report.sections.elements import SIGNALS, SKILL_ENDS, TRAINED, WHOM, capital
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
-from dmrifit.study.report.sections.scores import predictor_panels, predictor_rows
+from dmrifit.study.report.sections.scores import predictor_panels
 from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 if TYPE_CHECKING:
@@ -48,13 +48,11 @@ def verdict(board: Board) -> list[str]:
         return ["No algorithm was scored: there are controls alone."]
     name = predictor_words(*board.best)
     rows = _best_rows(board)
-    means = matching(rows, parameters=board.mean_rows)
+    means = matching(rows, parameters="tissue")
     measure = board.skill_column
     numbers = [f"{_interval(row, measure)} in {row['cohort']}" for row in means.to_dict("records")]
     reference = ", against a second draw of the noise" if measure == "skill_independent" else ""
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
-    if not means[measure].notna().any():
-        skill = "it has the smallest dispersion; skill was not scored"
     if board.undecided:
         reason = f"Whether algorithms differ cannot be told from {board.undecided}."
         return [f"Highest mean here: {name}.", f"{capital(skill)}.", reason]
@@ -175,9 +173,7 @@ def _example(board: Board) -> Iterator[Any]:
 def _sites(board: Board) -> Iterator[Any]:
     yield Heading("Does it work at the other site?")
     strategy, algorithm = board.best or ("", "")
-    rows = matching(
-        board.skill, strategy=strategy, algorithm=algorithm, parameters=board.mean_rows
-    )
+    rows = matching(board.summary, strategy=strategy, algorithm=algorithm)
     measure, regimes = board.skill_column, board.regimes
     if len(board.cohorts) < 2:
         yield "One cohort was compared, so nothing is known of another site."
@@ -256,8 +252,7 @@ def other_sites(board: Board) -> Iterator[Any]:
     """Lay training on other cohorts beside training on the same, for every predictor."""
     if len(board.regimes) < 2:
         return
-    rows = predictor_rows(board)
-    rows = rows[~rows["algorithm"].map(is_control)]
+    rows = board.summary[~board.summary["algorithm"].map(is_control)]
     series = rows["train_on"].map(_trained_on)
     names = rows["cohort"] + ": " + rows["algorithm"] + " " + rows["strategy"]
     table = rows.assign(row=names, series=series).sort_values("row", kind="stable")

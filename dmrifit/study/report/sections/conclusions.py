@@ -35,7 +35,7 @@ def statistics_tables(board: Board) -> tuple[list[Any], dict[str, pd.DataFrame]]
     """Tabulate the tests between algorithms and draw critical-difference diagrams."""
     if len(board.learners) < 2:
         return ["One algorithm was compared, so there is nothing to test it against."], {}
-    tested = [m for m in METRICS.values() if m.tested and m.column in board.scores.columns]
+    tested = [metric for metric in METRICS.values() if metric.tested]
     # The one that ranks algorithms comes first.
     metrics = sorted(tested, key=lambda metric: metric.name != RANKING_METRIC)
     tables, tests = {}, {}

@@ -75,11 +75,9 @@ def headline_table(board: Board) -> Iterator[Any]:
 
 def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
     """Lay several comparisons of the same question beside each other."""
-    import pandas as pd
-
     if len(evaluations) < 2:
         return
-    metrics = summary_metrics(Board(evaluations[0]).summary)
+    metrics = summary_metrics()
     rows = []
     for board in map(Board, evaluations):
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
@@ -89,8 +87,7 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Any]:
             conditions = board.conditions(matching(board.scores, cohort=cohort))
             line = [conditions, cohort, simulation.get("difficulty", "–"), strategy]
             for metric in metrics:
-                # A comparison of an earlier version may lack a metric.
-                values = algorithms.get(metric.column, pd.Series(dtype=float))
+                values = algorithms[metric.column]
                 text = metric_text(metric, values.mean())
                 if metric.with_sd:
                     text += f" ± {metric_text(metric, values.std())}"

@@ -10,7 +10,6 @@ import numpy as np
 from dmrifit.report.page import Grid, Heading, Note, Picture, Table, Texts
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.viewer import Layer, html_viewer
-from dmrifit.stats.metrics import RANKING_METRIC
 from dmrifit.study.lesion_ranking import FEWEST_LESIONS, lesion_ranking
 from dmrifit.study.report.figures.curves import plot_decays
 from dmrifit.study.report.figures.voxels import MapRow, plot_joint_histograms, plot_lesion
@@ -64,9 +63,7 @@ def typical_patient(board: Board, cohort: str) -> PatientPredictions | None:
         algorithm=algorithm,
     )  # fmt: skip
     rows = averaged(rows[rows["patient"].isin(patients)])
-    has_skill = board.skill_column in rows and rows[board.skill_column].notna().any()
-    measure = board.skill_column if has_skill else RANKING_METRIC
-    means = rows.groupby("patient")[measure].mean().dropna().sort_values(kind="stable")
+    means = rows.groupby("patient")[board.skill_column].mean().dropna().sort_values(kind="stable")
     if not len(means):
         return None
     # Of an even number the lower one of the middle: a patient, not a mean of two.

@@ -30,14 +30,6 @@ _SERIES = {
 }
 
 
-def predictor_rows(board: Board) -> pd.DataFrame:
-    """Give skill and other scores of the maps of every predictor, and the skill of its signals."""
-    rows = matching(board.skill, parameters=board.mean_rows)
-    signals = matching(board.skill, parameters="signals").set_index(KEYS)
-    columns = ["skill", "skill_low", "skill_high"]
-    return rows.join(signals[columns].add_prefix("signal_"), on=KEYS)
-
-
 def predictor_panels(board: Board) -> list[Panel]:
     """List the scores of a predictor that are drawn beside each other."""
     panels = [Panel(board.skill_column, "skill of maps", ends=SKILL_ENDS)]
@@ -51,11 +43,10 @@ def predictor_scores(board: Board) -> Iterator[Any]:
     """Draw the scores of every algorithm and control, a figure for each cohort."""
     import pandas as pd
 
-    rows = matching(predictor_rows(board), train_on=board.regimes[0])
+    rows = matching(board.summary, train_on=board.regimes[0])
     parts = []
     for series, measure in _SERIES:
         is_shown = rows["algorithm"].map(is_control) == series.startswith("control")
-        # Scores of an earlier version have no skill, but all the others.
         is_shown &= rows[measure].notna() | (measure == "skill")
         part = rows[is_shown].assign(series=series)
         part["skill"] = part[measure]
@@ -85,7 +76,7 @@ def predictor_scores(board: Board) -> Iterator[Any]:
 
 def parameter_table(board: Board) -> pd.DataFrame:
     """Tabulate every score by predictor and parameter, with intervals where there are any."""
-    columns = [m.column for m in METRICS.values() if m.column in board.scores.columns]
+    columns = [metric.column for metric in METRICS.values()]
     rows = board.skill[~board.skill["parameters"].isin(["signals", "tissue"])]
     others = [name for name in columns if name not in rows.columns]
     means = board.scores.groupby([*KEYS, "metric"], sort=False)[others].mean()
@@ -105,8 +96,7 @@ def parameter_scores(board: Board) -> Iterator[Any]:
     )
     panels = [Panel(board.skill_column, "skill", ends=SKILL_ENDS)]
     for metric in METRICS.values():
-        if metric.column in table.columns:
-            panels.append(Panel(metric.column, metric.heading, 100 if metric.unit == "%" else 1))
+        panels.append(Panel(metric.column, metric.heading, 100 if metric.unit == "%" else 1))
     for cohort in board.cohorts:
         rows = matching(shown, cohort=cohort)
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
@@ -133,7 +123,7 @@ def truth_scores(board: Board) -> Iterator[Any]:
 
     if not board.has_truth:
         return
-    metrics = summary_metrics(board.summary)
+    metrics = summary_metrics()
     summary = matching(board.summary, train_on=board.regimes[0])
     names = summary["cohort"] + ": " + summary["algorithm"] + " " + summary["strategy"]
     parts = []
@@ -182,7 +172,7 @@ def reference_table(board: Board) -> Iterator[Any]:
 def signal_scores(board: Board) -> Iterator[Any]:
     """Draw how well the unseen images are predicted."""
     signals = board.signals
-    if not len(signals):
+    if signals.empty:
         return
     means = ["relative_error", "median_relative_error", "signed_relative_error", "pearson"]
     by_contrast = signals.groupby([*KEYS, "contrast"], sort=False)[means].mean()

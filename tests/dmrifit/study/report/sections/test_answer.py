@@ -82,13 +82,6 @@ def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_ev
     assert "etter than guessing" not in text
 
 
-def test_scores_without_skill_are_ranked_by_dispersion_and_say_so(make_evaluation):
-    rows = [{"algorithm": "LR", "dispersion": 0.5}, {"algorithm": "ETR", "dispersion": 0.1}]
-    name, skill, _ = verdict(Board(make_evaluation(rows)))
-    assert "ETR" in name
-    assert skill == "It has the smallest dispersion; skill was not scored."
-
-
 def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     table = skill_bars(study_of(make_evaluation, independent=0.3))
     both = table.groupby("series")["row"].apply(list).to_dict()

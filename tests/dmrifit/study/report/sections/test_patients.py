@@ -68,15 +68,15 @@ def calls(monkeypatch):
     return drawn
 
 
-def board_of(make_evaluation, dispersions, predictions=None, study=None):
-    """Make a board of patients with these dispersions, predicted by LR in both strategies."""
+def board_of(make_evaluation, skills, predictions=None, study=None):
+    """Make a board of patients with these skills, predicted by LR in both strategies."""
     rows = []
-    for patient, dispersion in dispersions.items():
+    for patient, skill in skills.items():
         for strategy in ("s2s", "m2m"):
-            keys = {"patient": patient, "strategy": strategy, "dispersion": dispersion}
-            rows += [keys | {"metric": "Dt"}, keys | {"metric": "S0", "dispersion": 99.0}]
+            keys = {"patient": patient, "strategy": strategy, "skill": skill}
+            rows += [keys | {"metric": "Dt"}, keys | {"metric": "S0", "skill": 99.0}]
     if predictions is None:
-        predictions = {("A", patient): predicted(patient=patient) for patient in dispersions}
+        predictions = {("A", patient): predicted(patient=patient) for patient in skills}
     return Board(make_evaluation(rows, study=study, predictions=predictions))
 
 
@@ -84,17 +84,17 @@ def board_of(make_evaluation, dispersions, predictions=None, study=None):
 
 
 @pytest.mark.parametrize(
-    ("dispersions", "typical"),
+    ("skills", "typical"),
     [
         ({"p1": 0.3, "p2": 0.1, "p3": 0.2}, "p3"),
         ({"p1": 0.4, "p2": 0.1, "p3": 0.2, "p4": 0.9}, "p3"),
         ({"p1": np.nan, "p2": 0.1, "p3": 0.2, "p4": 0.9}, "p3"),
     ],
 )
-def test_the_patient_with_the_median_dispersion_is_shown(
-    make_evaluation, read, calls, dispersions, typical
+def test_the_patient_with_the_median_skill_is_shown(
+    make_evaluation, read, calls, skills, typical
 ):
-    board = board_of(make_evaluation, dispersions)
+    board = board_of(make_evaluation, skills)
     html = read(example_patients(board))
     assert f"A: {typical} (measured)" in html
     assert typical_patient(board, "A").patient == typical
