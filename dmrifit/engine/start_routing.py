@@ -104,7 +104,10 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
         # One start finds the best end nearly everywhere.
         weights[0] = -1.0
         return weights
-    columns = _with_products(features[usable], n_smooth)
+    columns = features[usable]
+    # With the products of pairs of the first features, in the order of `shared.score`.
+    products = [columns[:, i] * columns[:, j] for i in range(n_smooth) for j in range(i + 1)]
+    columns = np.column_stack([columns, *products])
     weights[1:] = _logistic_weights(columns, improved[usable])
     score = columns @ weights[1:]
     weights[0] = -np.quantile(score, 1.0 - (_SHARE_FLOORED if floored else _SHARE))
@@ -128,12 +131,6 @@ def _simulate(problem: Problem) -> tuple[NDArray, NDArray]:
     sigma = np.exp(-rng.uniform(low, high, len(clean)))
     noise = rng.normal(size=(2, *clean.shape)) * sigma[:, None]
     return np.hypot(clean + noise[0], noise[1]), sigma
-
-
-def _with_products(features: NDArray, n_smooth: int) -> NDArray:
-    """Append the products of pairs of the first features, in the order of `shared.score`."""
-    pairs = [features[:, i] * features[:, j] for i in range(n_smooth) for j in range(i + 1)]
-    return np.column_stack([features, *pairs])
 
 
 def _logistic_weights(columns: NDArray, improved: NDArray) -> NDArray:

@@ -11,23 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.report.page import Grid, Lead, Note, Page, Picture, Section, Table, Texts
-from dmrifit.report.quicklook import (
-    TYPICALITY,
-    formula,
-    map_figure,
-    map_panels,
-    page_lead,
-    planes_viewer,
-    settings_table,
-    shown_region,
-    value_cells,
-)
+from dmrifit.report import page, verdict
+from dmrifit.report.quicklook import TYPICALITY, ShownMaps, map_figure
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_maps
-from dmrifit.report.verdict import map_verdict, parameter_lights
 from dmrifit.report.viewer import Layer
 
-_TEXTS = Texts(__file__)
+_TEXTS = page.Texts(__file__)
 
 
 def write_prediction_page(
@@ -41,53 +30,59 @@ def write_prediction_page(
     windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Write the page of predicted maps (x, y, z); `windows` are color scales of a fit, by name."""
-    inside = shown_region(maps)
-    shown = inside
+    shown = ShownMaps(maps, affine, sidecar)
+    region = shown.region
     # Slices of an empty mask could not be chosen.
-    if not inside.any():
-        shown = np.ones_like(inside)
-    slices = Slices(shown, affine)
+    if not region.any():
+        region = np.ones_like(region)
     intervals = sidecar.get("Intervals")
-    pairs = []
-    for panel in map_panels(maps, sidecar):
+    panels, widths = [], []
+    for panel in shown.panels:
         panel = replace(panel, window=(windows or {}).get(panel.name))
-        pairs.append(_pair(panel, maps, intervals))
-    unlike = None
+        if intervals is not None:
+            # Both are dim where nothing is determined.
+            is_faint = not intervals["Parameters"][panel.name]["Determined"]
+            panel = replace(panel, faint=is_faint)
+            width = maps[f"{panel.name}_high"] - maps[f"{panel.name}_low"]
+            name = f"{panel.name}, width of the {100 * intervals['Coverage']:.3g} % interval"
+            widths.append(MapPanel(name, panel.unit, width, faint=is_faint))
+        panels.append(panel)
+    outlines = []
     if intervals is not None and "Verdict" in intervals["Typicality"]:
         # Missing values compare as false.
-        unlike = inside & (maps[TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
-    note = "Maps have the colors of the fit in the same folder." if windows else ""
-    outlines = []
-    if unlike is not None:
+        unlike = shown.region & (maps[TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
         outline = unlike.astype(np.uint8)
         outlines.append(Layer("unlike the training voxels", outline, "mask", shown=False))
-    layers = [panel for pair in pairs for panel in pair if panel is not None]
-    planes = planes_viewer(
-        shown, layers, affine, sidecar, background=background, outlines=outlines, scan="input"
-    )
+    layers = panels
     certainty = _TEXTS["no_intervals"]
     if intervals is not None:
+        layers = [panel for pair in zip(panels, widths, strict=True) for panel in pair]
         certainty = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
-        entries = intervals["Parameters"].items()
-        wide = [name for name, entry in entries if not entry["Determined"]]
+        wide = [panel.name for panel in panels if panel.faint]
         if wide:
             certainty += f"; not determined: {', '.join(wide)}"
         certainty += "."
-    answer = Lead(f"{map_verdict(sidecar)}. {certainty}")
-    parameters = parameter_lights([panel for panel, _ in pairs], inside, sidecar)
-    shown_maps = _maps(pairs, unlike, slices, intervals) if inside.any() else ()
-    estimator = [["estimator", sidecar["Estimator"]["Class"]]]
-    estimator.append(["model", formula(sidecar["Model"])])
-    scale = [["signals divided by", f"{sidecar['Scale']:.6g}"]]
+    options: dict[str, Any] = {"background": background, "outlines": outlines, "scan": "input"}
+    first_screen = [
+        page.Lead(f"{verdict.map_verdict(sidecar)}. {certainty}"),
+        verdict.parameter_lights(panels, shown.region, sidecar),
+        page.Note("Maps have the colors of the fit in the same folder." if windows else ""),
+        shown.planes(layers, region=region, **options),
+    ]
+    figures: Any = ()
+    if shown.region.any():
+        figures = _maps(panels, widths, outlines, Slices(region, affine), intervals)
+    estimator = ["estimator", sidecar["Estimator"]["Class"]]
+    scale = ["signals divided by", f"{sidecar['Scale']:.6g}"]
     sections = [
-        Section("", answer, parameters, Note(note), planes),
-        Section("Maps", *shown_maps),
-        Section("Parameters", *_parameters(pairs, inside, sidecar)),
-        Section("How they were made", settings_table(sidecar, estimator, scale)),
+        page.Section("", *first_screen),
+        page.Section("Maps", *figures),
+        page.Section("Parameters", *_parameters(shown, panels, widths)),
+        shown.settings([estimator, shown.formula], [scale]),
     ]
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
-    lead = f"{page_lead('Predicted', sidecar)} {sidecar['Estimator'].get('TrainingData', '')}"
-    html.write_text(Page(heading, sections, lead.rstrip()).html(), encoding="utf-8")
+    lead = f"{shown.lead('Predicted')} {sidecar['Estimator'].get('TrainingData', '')}"
+    html.write_text(page.Page(heading, sections, lead.rstrip()).html(), encoding="utf-8")
 
 
 def interval_advice(section: Mapping[str, Any]) -> list[str]:
@@ -105,73 +100,54 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _pair(
-    panel: MapPanel, maps: Mapping[str, NDArray], intervals: Mapping[str, Any] | None
-) -> tuple[MapPanel, MapPanel | None]:
-    """Put the width of its interval beside a map; dim both where nothing is determined."""
-    if intervals is None:
-        return panel, None
-    is_faint = not intervals["Parameters"][panel.name]["Determined"]
-    width = maps[f"{panel.name}_high"] - maps[f"{panel.name}_low"]
-    name = f"{panel.name}, width of the {100 * intervals['Coverage']:.3g} % interval"
-    return replace(panel, faint=is_faint), MapPanel(name, panel.unit, width, faint=is_faint)
-
-
 def _parameters(
-    pairs: Sequence[tuple[MapPanel, MapPanel | None]],
-    inside: NDArray[np.bool_],
-    sidecar: Mapping[str, Any],
+    shown: ShownMaps, panels: Sequence[MapPanel], widths: Sequence[MapPanel]
 ) -> Iterator[Any]:
     """Tabulate the values of each parameter and what its intervals are worth."""
-    intervals = sidecar.get("Intervals")
+    intervals = shown.sidecar.get("Intervals")
     header = ["", "unit", "median", "quartiles"]
+    rows = [shown.value_cells(panel) for panel in panels]
     if intervals is not None:
+        yield page.Note(" ".join(interval_advice(intervals)))
         header += ["interval: median width", "held in training patients", "worst patient", ""]
-    rows, faint = [], []
-    for panel, width in pairs:
-        row = value_cells(panel, inside)
-        if width is not None:
-            entry = sidecar["Intervals"]["Parameters"][panel.name]
-            row.append(value_cells(width, inside)[2])
+        for row, width in zip(rows, widths, strict=True):
+            entry = intervals["Parameters"][row[0]]
+            row.append(shown.value_cells(width)[2])
             for key in ("TrainingCoverage", "WorstTrainingPatient"):
                 row.append(f"{100 * entry[key]:.0f} %")
             row.append("" if entry["Determined"] else "not determined")
-        faint.append(width is not None and panel.faint)
-        rows.append(row)
-    if intervals is not None:
-        yield Note(" ".join(interval_advice(intervals)))
-    yield Table(rows, header, numbers=range(2, 7), faint=faint)
-    counts = sidecar["Voxels"]
+    faint = [panel.faint for panel in panels]
+    yield page.Table(rows, header, numbers=range(2, 7), faint=faint)
+    counts = shown.sidecar["Voxels"]
     voxels = counted(counts["InMask"], "voxel")
     text = _TEXTS("counts", voxels=voxels, with_signal=counts["WithSignal"])
     if counts["NegativeSignal"]:
         text += f" In {counted(counts['NegativeSignal'], 'voxel')} a predicted signal is negative."
     if intervals is not None:
         text += " " + _TEXTS("held", coverage=100 * intervals["Coverage"])
-    yield Note(text)
+    yield page.Note(text)
 
 
 def _maps(
-    pairs: Sequence[tuple[MapPanel, MapPanel | None]],
-    unlike: NDArray[np.bool_] | None,
+    panels: Sequence[MapPanel],
+    widths: Sequence[MapPanel],
+    outlines: Sequence[Layer],
     slices: Slices,
     intervals: Mapping[str, Any] | None,
 ) -> Iterator[Any]:
     """Show slices of each map, beside the width of its interval."""
     if intervals is None:
-        yield Grid(*(map_figure(slices, panel) for panel, _ in pairs))
+        yield page.Grid(*(map_figure(slices, panel) for panel in panels))
         return
-    for panel, width in pairs:
-        if width is None:
-            continue
+    for panel, width in zip(panels, widths, strict=True):
         caption = ""
         if panel.faint:
             share = intervals["Parameters"][panel.name]["MedianShareOfBounds"]
             caption = _TEXTS("undetermined", name=panel.name, share=100 * share)
         alt = f"Slices of {panel.label} and of the width of its interval"
-        yield Picture(plot_maps(slices, [panel, width], histograms=False), alt, caption)
-    if unlike is not None:
+        yield page.Picture(plot_maps(slices, [panel, width], histograms=False), alt, caption)
+    for unlike in outlines:
         codes = {0: "like training voxels", 1: "unlike them"}
-        figure = plot_codes(slices, unlike.astype(np.uint8), codes, "Typicality")
+        figure = plot_codes(slices, unlike.values, codes, "Typicality")
         alt = "Slices of the voxels unlike those of training"
-        yield Picture(figure, alt, f"{intervals['Typicality']['Verdict']}.")
+        yield page.Picture(figure, alt, f"{intervals['Typicality']['Verdict']}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import cached_property
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,41 +16,14 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import InlinePage, html_summary
-from dmrifit.engine.fit_maps import OUTSIDE, unpack_doubts
+from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.io.bids_derivatives import MONOTONIC
-from dmrifit.report.page import (
-    Code,
-    Grid,
-    Lead,
-    Note,
-    Page,
-    Picture,
-    Section,
-    Table,
-    Texts,
-    png_bytes,
-)
-from dmrifit.report.slice_figures import (
-    COUNT_COLORS,
-    MapPanel,
-    Slices,
-    plot_codes,
-    plot_maps,
-    plot_overview,
-)
-from dmrifit.report.verdict import (
-    fit_sentences,
-    least_doubted,
-    map_verdict,
-    parameter_lights,
-    percent,
-    plain_number,
-    prose,
-)
+from dmrifit.report import page, slice_figures, verdict
+from dmrifit.report.slice_figures import COUNT_COLORS, MapPanel, Slices
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 
-_TEXTS = Texts(__file__)
+_TEXTS = page.Texts(__file__)
 AMPLITUDE_UNIT = short_unit("arbitrary")
 #: The layer of the measurements of lowest b.
 SCAN = "scan"
@@ -63,6 +36,163 @@ TYPICALITY = "typicality"
 #: Bytes of the picture, so that with its text (a third more than bytes) it stays below 300 kB.
 MAX_PICTURE_BYTES = 200_000
 _RESOLUTIONS = (110, 90, 70, 55, 40, 30)  # pixels per inch, tried in this order
+_HEADER = ["", "unit", "median", "quartiles"]
+
+
+class ShownMaps:
+    """
+    Maps (x, y, z) of an image as pages show them, with what their sidecar says.
+
+    `panels` are all parameters, `free_panels` those not fixed at one value, whose maps show
+    nothing.
+    """
+
+    def __init__(
+        self, maps: Mapping[str, NDArray], affine: NDArray[np.float64], sidecar: Mapping[str, Any]
+    ) -> None:
+        self.maps, self.affine, self.sidecar = maps, affine, sidecar
+        self.entries: Mapping[str, Any] = sidecar.get("Parameters", {})
+        doubts: Any = [None] * len(self.entries)
+        if "doubt" in maps:
+            doubts = np.moveaxis(unpack_bits(maps["doubt"], len(self.entries)), -1, 0)
+        self.panels = [
+            _panel(name, entry, maps[name], doubted)
+            for (name, entry), doubted in zip(self.entries.items(), doubts, strict=True)
+        ]
+        self.free_panels = [p for p in self.panels if "Fixed" not in self.entries[p.name]]
+
+    @cached_property
+    def region(self) -> NDArray[np.bool_]:
+        """The voxels (x, y, z) that were fitted or predicted, also where that failed."""
+        if "status" in self.maps:
+            return self.maps["status"] != OUTSIDE
+        first = next(iter(self.maps.values()))
+        region = np.zeros(first.shape[:3], bool)
+        for name, values in self.maps.items():
+            # Of voxels outside the mask it is not known, so that it is no zero there.
+            if name != TYPICALITY:
+                has_value = (values != 0) | np.isnan(values)
+                region |= has_value.reshape(*region.shape, -1).any(axis=-1)
+        return region
+
+    def value_cells(self, panel: MapPanel) -> list[str]:
+        """Write the cells of a table that summarize a map: name, unit, median, quartiles."""
+        quartiles = panel.summary(self.region)
+        if not quartiles:
+            return [panel.name, panel.unit, "–", "– – –"]
+        low, median, high = map(verdict.plain_number, quartiles)
+        return [panel.name, panel.unit, median, f"{low} – {high}"]
+
+    def planes(
+        self,
+        panels: Sequence[MapPanel],
+        *,
+        region: NDArray[np.bool_] | None = None,
+        background: NDArray | None = None,
+        signals: VoxelSignals | None = None,
+        outlines: Sequence[Layer] = (),
+        scan: str = SCAN,
+    ) -> Any:
+        """
+        Show maps in three planes: the scan below, the parameter least in doubt above it.
+
+        Without the scan, the first amplitude is below. Shapes: `region` and `background`
+        (x, y, z).
+        """
+        region = self.region if region is None else region
+        layers = []
+        if background is not None:
+            layers.append(Layer(scan, background, "image", AMPLITUDE_UNIT))
+        for panel in panels:
+            values = np.where(region, panel.values, np.nan)
+            layers.append(Layer(panel.layer, values, "map", panel.unit, panel.window))
+        for panel in panels:
+            if panel.doubted is not None and panel.doubted.any():
+                layers.append(Layer(panel.layer, panel.doubted, "doubt"))
+        # An amplitude looks like the scan, so that the reader sees where the colors lie.
+        images = [scan] if background is not None else []
+        images += [panel.layer for panel in panels if panel.unit == AMPLITUDE_UNIT]
+        parameters = [panel for panel in panels if panel.unit != AMPLITUDE_UNIT]
+        names = [panel.layer for panel in parameters]
+        overlay = ""
+        if images and parameters:
+            determined = [panel.layer for panel in parameters if not panel.faint]
+            overlay = verdict.least_doubted(determined or names, self.sidecar)
+        records, start = None, None
+        if signals is not None:
+            records = VoxelRecords(self.maps, self.sidecar, signals)
+            start = (self.affine @ [*records.start, 1])[:3]
+        return html_viewer(
+            [*layers, *outlines],
+            self.affine,
+            region=region,
+            image=(images or names)[0],
+            overlay=overlay,
+            start=start,
+            opacity=OPACITY,
+            records=records,
+            label="Maps",
+            instead=page.Note("The pictures below show slices of the same maps."),
+        )
+
+    def first_screen(
+        self, background: NDArray | None = None, signals: VoxelSignals | None = None
+    ) -> Iterator[Any]:
+        """Answer what was fitted and what can be read of it; show maps (x, y, z) and signals."""
+        protocol = _contrasts(self.sidecar["FittedProtocol"])
+        answer = verdict.map_verdict(self.sidecar)
+        yield page.Lead(f"{answer}. Measurements: {protocol}.")
+        yield verdict.parameter_lights(self.panels, self.region, self.sidecar)
+        if self.free_panels:
+            yield self.planes(self.free_panels, background=background, signals=signals)
+
+    def settings(self, before: Sequence[Any], after: Sequence[Any]) -> page.Section:
+        """Tabulate what was read, the settings and the versions, around further rows."""
+        sources = [
+            [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
+            for role, source in self.sidecar["Sources"].items()
+        ]
+        # ``AverageDirections`` becomes ``average directions``.
+        settings = [
+            [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower(), "none" if value is None else value]
+            for key, value in self.sidecar["Settings"].items()
+        ]
+        names = self.sidecar["Versions"].items()
+        versions = ["versions", ", ".join(f"{name} {number}" for name, number in names)]
+        table = page.Table([*before, *sources, *after, *settings, versions])
+        return page.Section("How they were made", table)
+
+    @property
+    def formula(self) -> list[Any]:
+        """The row of a table with the formula of the model."""
+        model = self.sidecar["Model"]
+        if "Source" in model:
+            return ["model", page.Code(model["Source"])]
+        return ["model", f"S = {model['Expression']}"]
+
+    def lead(self, verb: str) -> str:
+        """Write the line below the title."""
+        return _TEXTS("lead", verb=verb, version=self.sidecar["Versions"]["dmrifit"])
+
+
+def _panel(
+    name: str, entry: Mapping[str, Any], values: NDArray, doubted: NDArray | None
+) -> MapPanel:
+    bounds = (-np.inf, np.inf)
+    # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a common
+    # axis.
+    if "BoundsUnits" not in entry and "Bounds" in entry:
+        low, high = entry["Bounds"]
+        bounds = (-np.inf if low is None else low, np.inf if high is None else high)
+    return MapPanel(
+        name,
+        short_unit(entry["Units"]),
+        values,
+        bounds,
+        tuple(entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0}).values()),
+        doubted=doubted,
+        quartiles=tuple(entry.get("Quartiles", ())),
+    )
 
 
 def write_quicklook(
@@ -77,144 +207,53 @@ def write_quicklook(
     signals: VoxelSignals | None = None,
 ) -> None:
     """Write the quick-look page of a fit, from maps (x, y, z), and its picture."""
-    slices = Slices(shown_region(maps), affine)
-    panels = map_panels(maps, sidecar)
-    free_panels = fitted_panels(panels, sidecar)
+    shown = ShownMaps(maps, affine, sidecar)
+    slices = Slices(shown.region, affine)
     heading = f"{title}, model {sidecar['Model']['Name']}"
-    png.write_bytes(png_bytes(plot_maps(slices, free_panels, title=heading), dpi=150))
-    screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
-    model = [["model", formula(sidecar["Model"])], ["", sidecar["Model"]["FormulaUnits"]]]
+    picture = slice_figures.plot_maps(slices, shown.free_panels, title=heading)
+    png.write_bytes(page.png_bytes(picture, dpi=150))
     measured = [["measurements", _contrasts(sidecar["Protocol"])]]
     if sidecar["FittedProtocol"] != sidecar["Protocol"]:
         measured.append(["fitted after averaging", _contrasts(sidecar["FittedProtocol"])])
     sections = [
-        Section("", *screen),
-        Section("Parameters", *_summary(slices, panels, sidecar)),
-        Section("Maps", *_figures(maps, slices, free_panels, sidecar)),
-        Section("How they were made", settings_table(sidecar, model, measured)),
+        page.Section("", *shown.first_screen(background, signals)),
+        page.Section("Parameters", *_summary(shown)),
+        page.Section(
+            "Maps", page.Note(_TEXTS("maps", side=slices.sides[0])), _figures(shown, slices)
+        ),
+        shown.settings([shown.formula, ["", sidecar["Model"]["FormulaUnits"]]], measured),
     ]
-    page = Page(heading, sections, page_lead("Fitted", sidecar))
-    html.write_text(page.html(), encoding="utf-8")
+    html.write_text(page.Page(heading, sections, shown.lead("Fitted")).html(), encoding="utf-8")
 
 
-def first_screen(
-    maps: Mapping[str, NDArray],
-    affine: NDArray[np.float64],
-    sidecar: Mapping[str, Any],
-    *,
-    background: NDArray | None = None,
-    signals: VoxelSignals | None = None,
-) -> list[Any]:
-    """Answer what was fitted and what can be read of it; show maps (x, y, z) and signals."""
-    region = shown_region(maps)
-    panels = map_panels(maps, sidecar)
-    free_panels = fitted_panels(panels, sidecar)
-    protocol = _contrasts(sidecar["FittedProtocol"])
-    answer = Lead(f"{map_verdict(sidecar)}. Measurements: {protocol}.")
-    parts: list[Any] = [answer, parameter_lights(panels, region, sidecar)]
-    if free_panels:
-        records = None
-        if signals is not None:
-            records = VoxelRecords(maps, sidecar, signals)
-        viewer = planes_viewer(
-            region, free_panels, affine, sidecar, background=background, records=records
-        )
-        parts.append(viewer)
-    return parts
-
-
-def page_lead(verb: str, sidecar: Mapping[str, Any]) -> str:
-    """Write the line below the title."""
-    return _TEXTS("lead", verb=verb, version=sidecar["Versions"]["dmrifit"])
-
-
-def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
-    """Find the voxels (x, y, z) that were fitted or predicted, also where that failed."""
-    if "status" in maps:
-        return maps["status"] != OUTSIDE
-    first = next(iter(maps.values()))
-    region = np.zeros(first.shape[:3], bool)
-    for name, values in maps.items():
-        # Of voxels outside the mask it is not known, so that it is no zero there.
-        if name == TYPICALITY:
-            continue
-        has_value = (values != 0) | np.isnan(values)
-        region |= has_value.reshape(*region.shape, -1).any(axis=-1)
-    return region
-
-
-def map_panels(maps: Mapping[str, NDArray], sidecar: Mapping[str, Any]) -> list[MapPanel]:
-    """Make the panels of all parameters from their maps (x, y, z)."""
-    panels = []
-    for name, entry in sidecar.get("Parameters", {}).items():
-        bounds = (None, None)
-        # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a
-        # common axis.
-        if "BoundsUnits" not in entry:
-            bounds = entry.get("Bounds", bounds)
-        panel = MapPanel(
-            name,
-            short_unit(entry["Units"]),
-            maps[name],
-            (
-                -np.inf if bounds[0] is None else bounds[0],
-                np.inf if bounds[1] is None else bounds[1],
-            ),
-            tuple(entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0}).values()),
-            quartiles=tuple(entry.get("Quartiles", ())),
-        )
-        panels.append(panel)
-    if "doubt" not in maps:
-        return panels
-    doubts = unpack_doubts(maps["doubt"], len(panels))
-    return [replace(panel, doubted=doubts[..., j]) for j, panel in enumerate(panels)]
-
-
-def fitted_panels(panels: Sequence[MapPanel], sidecar: Mapping[str, Any]) -> list[MapPanel]:
-    """Leave out maps of one value, at which a parameter was fixed: they show nothing."""
-    entries = sidecar.get("Parameters", {})
-    return [panel for panel in panels if "Fixed" not in entries[panel.name]]
-
-
-def value_cells(panel: MapPanel, mask: NDArray[np.bool_]) -> list[str]:
-    """Write the cells of a table that summarize a map: name, unit, median, quartiles."""
-    quartiles = panel.summary(mask)
-    if not quartiles:
-        return [panel.name, panel.unit, "–", "– – –"]
-    low, median, high = map(plain_number, quartiles)
-    return [panel.name, panel.unit, median, f"{low} – {high}"]
-
-
-def _summary(slices: Slices, panels: list[MapPanel], sidecar: Mapping[str, Any]) -> Iterator[Any]:
+def _summary(shown: ShownMaps) -> Iterator[Any]:
     """Tabulate the values of each parameter and how many stand at its bounds."""
-    for sentence in prose(fit_sentences(sidecar), sidecar):
-        yield Note(sentence)
+    sidecar = shown.sidecar
+    for sentence in verdict.prose(verdict.fit_sentences(sidecar), sidecar):
+        yield page.Note(sentence)
     rows = []
-    for panel in panels:
-        entry = sidecar["Parameters"][panel.name]
+    for panel in shown.panels:
+        entry = shown.entries[panel.name]
         error = "–"
         if entry["StandardError"] is not None:
             error = f"{entry['StandardError']:.2g}"
-        cells = [*value_cells(panel, slices.mask), error, entry.get("Interval", "–")]
-        cells += _bound_cells(entry)
-        rows.append([*cells, percent(sidecar["Doubt"]["Share"][panel.name])])
-    header = ["", "unit", "median", "quartiles", "std. error", "95 % interval"]
-    header += ["at lower bound", "at upper bound", "in doubt"]
-    yield Table(rows, header, numbers=range(2, len(header)))
+        row = [*shown.value_cells(panel), error, entry.get("Interval", "–"), *_bound_cells(entry)]
+        rows.append([*row, verdict.percent(sidecar["Doubt"]["Share"][panel.name])])
+    header = [*_HEADER, "std. error", "95 % interval", "at lower bound", "at upper bound"]
+    yield page.Table(rows, [*header, "in doubt"], numbers=range(2, 9))
     counts = sidecar["Status"]["Voxels"]
-    outcomes = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
     text = _TEXTS(
         "summary",
         voxels=counted(sum(counts.values()), "voxel"),
-        outcomes=outcomes,
+        outcomes=", ".join(f"{n} {code}" for code, n in counts.items() if n),
         disagree=100 * sidecar["Doubt"]["StartsDisagree"],
     )
-    if any("BoundsUnits" in entry for entry in sidecar["Parameters"].values()):
+    if any("BoundsUnits" in entry for entry in shown.entries.values()):
         text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
-    for name, entry in sidecar["Parameters"].items():
+    for name, entry in shown.entries.items():
         if "Meaning" in entry:
             text += f" {name} is the {entry['Meaning']}."
-    yield Note(text)
+    yield page.Note(text)
 
 
 def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
@@ -223,120 +262,43 @@ def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
         value = entry["Fixed"]
         # S0 may be fixed at what was measured in each voxel.
         return [f"fixed: {value}" if isinstance(value, str) else f"fixed at {value:g}", ""]
-    unit = ""
-    if "BoundsUnits" in entry:
-        unit = " × max"
+    unit = " × max" if "BoundsUnits" in entry else ""
     cells = []
     for bound, share in zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True):
-        if bound is None:
-            cells.append("no bound")
-        else:
-            cells.append(f"{100 * share:.3g} % at {bound:g}{unit}")
+        cell = "no bound"
+        if bound is not None:
+            cell = f"{100 * share:.3g} % at {bound:g}{unit}"
+        cells.append(cell)
     if "UpperBoundRule" in entry:
         cells[1] += f" or {MONOTONIC}"
     return cells
 
 
-def planes_viewer(
-    region: NDArray[np.bool_],
-    panels: Sequence[MapPanel],
-    affine: NDArray[np.float64],
-    sidecar: Mapping[str, Any],
-    *,
-    background: NDArray | None = None,
-    records: VoxelRecords | None = None,
-    outlines: Sequence[Layer] = (),
-    scan: str = SCAN,
-) -> Any:
-    """
-    Show all maps in three planes: the scan below, the parameter least in doubt above it.
-
-    Without the scan, the first amplitude is below. Shapes: `region` and `background` (x, y, z).
-    """
-    layers = []
-    if background is not None:
-        layers.append(Layer(scan, background, "image", AMPLITUDE_UNIT))
-    for panel in panels:
-        values = np.where(region, panel.values, np.nan)
-        layers.append(Layer(panel.layer, values, "map", panel.unit, panel.window))
-    for panel in panels:
-        if panel.doubted is not None and panel.doubted.any():
-            layers.append(Layer(panel.layer, panel.doubted, "doubt"))
-    # An amplitude looks like the scan, so that the reader sees where the colors lie.
-    images = [layer.name for layer in layers if layer.kind == "image"]
-    images += [panel.layer for panel in panels if panel.unit == AMPLITUDE_UNIT]
-    parameters = [panel for panel in panels if panel.unit != AMPLITUDE_UNIT]
-    names = [panel.layer for panel in parameters]
-    overlay = ""
-    if images and parameters:
-        determined = [panel.layer for panel in parameters if not panel.faint]
-        overlay = least_doubted(determined or names, sidecar)
-    start = None
-    if records is not None:
-        start = (affine @ [*records.start, 1])[:3]
-    return html_viewer(
-        [*layers, *outlines],
-        affine,
-        region=region,
-        image=(images or names)[0],
-        overlay=overlay,
-        start=start,
-        opacity=OPACITY,
-        records=records,
-        label="Maps",
-        instead=Note("The pictures below show slices of the same maps."),
-    )
-
-
-def map_figure(slices: Slices, panel: MapPanel) -> Picture:
+def map_figure(slices: Slices, panel: MapPanel) -> page.Picture:
     """Draw slices and histogram of a map."""
-    return Picture(plot_maps(slices, [panel]), f"Slices and histogram of {panel.label}")
+    figure = slice_figures.plot_maps(slices, [panel])
+    return page.Picture(figure, f"Slices and histogram of {panel.label}")
 
 
-def _figures(
-    maps: Mapping[str, NDArray], slices: Slices, panels: list[MapPanel], sidecar: Mapping[str, Any]
-) -> Iterator[Any]:
+def _figures(shown: ShownMaps, slices: Slices) -> page.Grid:
     """Show the map of each parameter, how the fits ended, and which are in doubt."""
-    yield Note(_TEXTS("maps", side=slices.sides[0]))
-    figures = [map_figure(slices, panel) for panel in panels]
-    codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}
+    figures = [map_figure(slices, panel) for panel in shown.free_panels]
+    codes = {int(code): text for code, text in shown.sidecar["Status"]["Codes"].items()}
     # What was not fitted is left white.
     codes.pop(OUTSIDE, None)
-    status = plot_codes(slices, maps["status"], codes, "Status")
-    figures.append(Picture(status, "Status of each voxel"))
-    if maps["doubt"].any():
-        n_doubts = unpack_doubts(maps["doubt"], len(sidecar["Parameters"])).sum(axis=-1)
+    status = slice_figures.plot_codes(slices, shown.maps["status"], codes, "Status")
+    figures.append(page.Picture(status, "Status of each voxel"))
+    if shown.maps["doubt"].any():
+        n_doubts = unpack_bits(shown.maps["doubt"], len(shown.entries)).sum(axis=-1)
         most = len(COUNT_COLORS) - 1
-        n_doubts = np.minimum(n_doubts, most).astype(np.uint8)
         counts = {n: counted(n, "parameter") for n in range(most)}
         counts[most] = f"{most} parameters or more"
-        figure = plot_codes(slices, n_doubts, counts, "In doubt", colors=COUNT_COLORS)
-        figures.append(Picture(figure, "Number of parameters in doubt"))
-    yield Grid(*figures)
-
-
-def settings_table(
-    sidecar: Mapping[str, Any], before: Sequence[Any], after: Sequence[Any]
-) -> Table:
-    """Tabulate what was read, the settings and the versions, around further rows."""
-    sources = [
-        [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
-        for role, source in sidecar["Sources"].items()
-    ]
-    # ``AverageDirections`` becomes ``average directions``.
-    settings = [
-        [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower(), "none" if value is None else value]
-        for key, value in sidecar["Settings"].items()
-    ]
-    versions = ", ".join(f"{name} {number}" for name, number in sidecar["Versions"].items())
-    return Table([*before, *sources, *after, *settings, ["versions", versions]])
-
-
-def formula(model: Mapping[str, str]) -> str | Code:
-    """Write the formula of a model."""
-    if "Source" in model:
-        return Code(model["Source"])
-    return f"S = {model['Expression']}"
+        n_doubts = np.minimum(n_doubts, most).astype(np.uint8)
+        figure = slice_figures.plot_codes(
+            slices, n_doubts, counts, "In doubt", colors=COUNT_COLORS
+        )
+        figures.append(page.Picture(figure, "Number of parameters in doubt"))
+    return page.Grid(*figures)
 
 
 def _contrasts(protocol: Mapping[str, Any]) -> str:
@@ -362,25 +324,28 @@ def map_summary(
     advice: Sequence[str] = (),
 ) -> str:
     """Write verdict, table and slices of maps (x, y, z) as HTML; no slices without matplotlib."""
-    region = shown_region(maps)
-    panels = map_panels(maps, sidecar)
-    header = ["", "unit", "median", "quartiles"]
-    rows: list[list[str | None]] = [[*value_cells(panel, region)] for panel in panels]
+    shown = ShownMaps(maps, affine, sidecar)
+    header = _HEADER
+    rows: list[list[str | None]] = [[*shown.value_cells(panel)] for panel in shown.panels]
     if "Doubt" in sidecar:
-        header += ["95 % interval", "in doubt"]
-        for panel, row in zip(panels, rows, strict=True):
-            entry = sidecar["Parameters"][panel.name]
-            if "Fixed" in entry:
-                row += ["fixed", None]
-            else:
-                share = sidecar["Doubt"]["Share"][panel.name]
-                row += [entry.get("Interval", "–"), percent(share)]
-    heading = f"{title}: {map_verdict(sidecar)}"
-    page = html_summary(heading, header, rows, note=" ".join(advice))
-    drawn = fitted_panels(panels, sidecar)
-    if not (drawn and region.any()) or find_spec("matplotlib") is None:
-        return page
-    return page + _picture(Slices(region, affine, n_slices=3), drawn)
+        header = [*_HEADER, "95 % interval", "in doubt"]
+        for (name, entry), row in zip(shown.entries.items(), rows, strict=True):
+            cells = [entry.get("Interval", "–"), verdict.percent(sidecar["Doubt"]["Share"][name])]
+            row += ["fixed", None] if "Fixed" in entry else cells
+    heading = f"{title}: {verdict.map_verdict(sidecar)}"
+    summary = html_summary(heading, header, rows, note=" ".join(advice))
+    panels = shown.free_panels
+    if not (panels and shown.region.any()) or find_spec("matplotlib") is None:
+        return summary
+    figure = slice_figures.plot_overview(Slices(shown.region, affine, n_slices=3), panels)
+    # As many pixels as the room for the picture allows: noise does not compress.
+    for resolution in _RESOLUTIONS:
+        picture = page.png_bytes(figure, dpi=resolution)
+        if len(picture) <= MAX_PICTURE_BYTES:
+            break
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+    names = escape(", ".join(panel.name for panel in panels))
+    return f'{summary}\n<img src="{source}" alt="Slices of {names}" style="max-width: 100%">'
 
 
 def map_viewer(
@@ -393,26 +358,12 @@ def map_viewer(
     signals: VoxelSignals | None = None,
 ) -> InlinePage:
     """Make the page of the viewer that goes through maps (x, y, z) in three planes."""
-    panels = fitted_panels(map_panels(maps, sidecar), sidecar)
-    if not panels:
+    shown = ShownMaps(maps, affine, sidecar)
+    if not shown.free_panels:
         raise ValueError("there is no map to view: no parameter was fitted or predicted")
-    region = shown_region(maps)
     if "Status" in sidecar:
-        screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
+        screen = list(shown.first_screen(background, signals))
     else:
-        viewer = planes_viewer(region, panels, affine, sidecar, background=background)
-        screen = [Lead(map_verdict(sidecar)), viewer]
-    return InlinePage(Page(title, [Section("", *screen)]).html())
-
-
-def _picture(slices: Slices, panels: Sequence[MapPanel]) -> str:
-    """Draw as many pixels as the room for the picture allows: noise does not compress."""
-    figure = plot_overview(slices, panels)
-    for resolution in _RESOLUTIONS:
-        picture = png_bytes(figure, dpi=resolution)
-        if len(picture) <= MAX_PICTURE_BYTES:
-            break
-    data = base64.b64encode(picture).decode("ascii")
-    names = escape(", ".join(panel.name for panel in panels))
-    source = f"data:image/png;base64,{data}"
-    return f'\n<img src="{source}" alt="Slices of {names}" style="max-width: 100%">'
+        viewer = shown.planes(shown.free_panels, background=background)
+        screen = [page.Lead(verdict.map_verdict(sidecar)), viewer]
+    return InlinePage(page.Page(title, [page.Section("", *screen)]).html())

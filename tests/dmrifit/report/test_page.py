@@ -169,13 +169,13 @@ def test_tables_and_named_pictures_are_written_with_the_page(tmp_path):
             "title", [Section("a", Numbers("x", tables["x"]), Picture(drawing(), "a", name="a"))]
         )
 
-    options = {"tables": ["x"], "pictures": ["a", "not made"]}
-    assert write_report(tmp_path, lambda: {"x": table}, make_page, **options)["x"] is table
+    names = ["x.csv", "a.png", "not made.png"]
+    assert write_report(tmp_path, lambda: {"x": table, "y": table}, make_page, names)["x"] is table
     assert {path.name for path in tmp_path.iterdir()} == {"x.csv", "a.png", "report.html"}
     assert pd.read_csv(tmp_path / "x.csv").equals(table)
     # Before the evaluation, which may take hours.
     with pytest.raises(FileExistsError, match="overwrite"):
-        write_report(tmp_path, lambda: pytest.fail("evaluated"), make_page, **options)
+        write_report(tmp_path, lambda: pytest.fail("evaluated"), make_page, names)
 
 
 def test_files_of_an_earlier_report_are_removed(tmp_path):

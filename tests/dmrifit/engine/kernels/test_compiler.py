@@ -62,7 +62,7 @@ def test_an_edited_kernel_is_compiled_anew_and_an_unchanged_one_is_not(tmp_path)
 def test_settings_of_numba_that_stop_it_are_named_before_a_fit(monkeypatch):
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     with pytest.raises(ValueError, match="NUMBA_DISABLE_JIT is set; unset it"):
-        compiler.load_shared()
+        compiler.load(None)
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="file owners are POSIX")

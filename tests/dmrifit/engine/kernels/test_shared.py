@@ -73,7 +73,7 @@ def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
         np.empty((n_strata, 2 * LANES)), np.empty((n_atoms, LANES)), np.empty(m * LANES),
         np.empty((n_atoms, n_atoms)), np.zeros(1, int),
     )  # fmt: skip
-    n_slots = compiler.load_shared().prepare(common, dictionary, work, starts)
+    n_slots = compiler.load(None).prepare(common, dictionary, work, starts)
     return starts.points[:n_slots], starts.ratings[:n_slots], starts.usable[:n_slots]
 
 
