@@ -159,9 +159,12 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return resolve_patch_shape(self)
 
     def _new_regressor(self, n_targets: int, random_state: Any = None) -> RegressorMixin:
-        options = {"patch_shape": self.patch_shape_, "loss": getattr(self, "loss", "mean")}
         return build_regressor(
-            self.regressor, n_targets=n_targets, random_state=random_state, **options
+            self.regressor,
+            n_targets=n_targets,
+            patch_shape=self.patch_shape_,
+            loss=getattr(self, "loss", "mean"),
+            random_state=random_state,
         )
 
     def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
