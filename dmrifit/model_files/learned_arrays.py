@@ -209,8 +209,6 @@ _TREE_TYPES = (
 )
 _CHECKS: tuple[tuple[Callable[[Any], None], str, str], ...] = (
     (_check_vectors, "dmrifit.predict.algorithms.", "TargetWise"),
-    (_check_vectors, "dmrifit.predict.least_squares.", "LeastSquares"),
-    (_check_vectors, "dmrifit.predict.perceptrons.", "Perceptron"),
     (_check_vectors, "sklearn.compose._target.", "TransformedTargetRegressor"),
     (_check_vectors, "sklearn.decomposition._pca.", "PCA"),
     (_check_constant, "sklearn.dummy.", "DummyRegressor"),

@@ -299,7 +299,6 @@ def test_the_metadata_can_be_read_by_anyone(file):
 @pytest.mark.parametrize(
     ("name", "short"),
     [
-        ("LR", b'"LeastSquares", "__module__": "dmrifit"'),
         ("GBR", b'"xgboost.XGBRegressor"'),
         pytest.param("CNN", b'"dmrifit.PatchCNN"', marks=pytest.mark.deep),
     ],
