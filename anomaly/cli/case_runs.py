@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,18 @@ from anomaly.scans.series import SeriesDetector, SeriesFiles
 from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
-    FAILED,
     CaseRun,
-    can_draw,
     case_pictures,
     failed_cases,
-    join_tables,
     read_result,
     result_rows,
-    write_page,
+    run_page,
 )
 from dmrifit.cli.console import progress
+from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
-from dmrifit.io.tables import csv_text, table_text
-from dmrifit.report import page as pages
+from dmrifit.io.tables import csv_text
+from dmrifit.report import page
 from dmrifit.report.numerals import percent, significant
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from anomaly.scans.preparation import PreparedScan
 
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
-_TABLE = "detections.tsv"
-_LESIONS = "lesions.csv"
 _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
@@ -55,31 +52,6 @@ _FOUND = (
 )
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
-_RECORD = "detection.json"
-
-RUN = CaseRun(
-    record=f"{{name}}/{_RECORD}",
-    fields={
-        "name": str,
-        "patient": str,
-        "folder": str,
-        "synthetic": bool,
-        "threshold": (float, type(None)),
-        "n_lesions": int,
-        "volume_mL": float,
-        "share_found": float,
-        "differs": (bool, type(None)),
-        "healthy.anomalies_per_scan": (float, type(None)),
-        "healthy.n_scans": int,
-        "healthy.origin": str,
-        "lesion_columns": list,
-        "lesions": list,
-        "sources": dict,
-    },
-    results=(_TABLE, _LESIONS, FAILED, "index.html"),
-    files=(*_FILES.values(), _LESIONS, _PANELS, _VIEW),
-    noun="scan",
-)
 
 
 def detect_scan(
@@ -87,40 +59,85 @@ def detect_scan(
 ) -> dict[str, Any]:
     """Detect anomalies in a scan and write its files; give its record."""
     # Before the detection, during which the files could change.
-    sources = _sources(scan)
+    inputs = _inputs(scan)
     detection = detector.detect(scan, **options)
-    figure = figure and find_spec("matplotlib") is not None
-    return _write_detection(detection, folder, sources, _covariates(scan), figure=figure)
+    case = detection.scan.case
+    table = detection.lesions
+    threshold = detection.threshold
+    scan_notes = dict(detection.scan.notes)
+    healthy = detection.healthy
+    n_healthy = len(healthy.scans) if healthy else 0
+    notes = [f": {scan_notes[key]}" for key in ("lost", "unused") if scan_notes.get(key)]
+    if detection.no_guarantee:
+        notes.append(f": the guarantee of the model does not hold: {detection.no_guarantee}")
+    if detection.differs is None:
+        reason = "the healthy scans of the model have too few voxels in a hemisphere"
+        if not np.isfinite(detection.figures.bulk).all():
+            reason = f"a hemisphere has fewer than {FEWEST_VOXELS} scored voxels"
+        elif n_healthy < FEWEST_SCANS:
+            scans = counted(n_healthy, "healthy scan")
+            reason = f"the model has {scans} to compare with, {FEWEST_SCANS} are needed"
+        notes.append(f" not judged as a whole: {reason}")
+    record: dict[str, Any] = {
+        "name": case.name,
+        "patient": case.patient,
+        "folder": folder.name,
+        "synthetic": case.synthetic,
+        "threshold": threshold if np.isfinite(threshold) else None,
+        "n_lesions": len(table),
+        "volume_mL": float(table["volume_mL"].sum()),
+        "share_found": detection.figures.share,
+        "differs": detection.differs,
+        "whole_scan": {
+            # JSON has no NaN, which stands for a hemisphere of few voxels.
+            "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
+            "n_healthy": n_healthy,
+        },
+        "notes": notes,
+        "healthy": {
+            "anomalies_per_scan": detection.healthy_per_scan,
+            "n_scans": n_healthy,
+            "origin": "calibration" if healthy and healthy.adjusted else "training",
+        },
+        "lesion_columns": list(table.columns),
+        "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
+        "preparation": scan_notes,
+        **inputs,
+        "notice": page.NOTICE,
+    }
+    RUN.write_case(
+        folder,
+        record,
+        csv_text(table, 8),
+        {_FILES[key]: image for key, image in detection.images().items()},
+        _panels(detection) if figure else None,
+        partial(_view, detection, count=count_sentence([record])),
+    )
+    return record
 
 
 def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
     """Tell whether the record of a scan is of the same files and covariates."""
-    return record["sources"] == _sources(scan) and record.get("known") == _covariates(scan)
+    return _inputs(scan).items() <= record.items()
 
 
-def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:
-    """Write the tables of all scans, and the page with their pictures."""
-    import pandas as pd
+def _inputs(scan: SeriesFiles) -> dict[str, Any]:
+    """Give the digests of the files of a scan, its names, and the covariates, as text."""
+    digests = {role: file_record(path)["SHA256"] for role, path in scan.files.items()}
+    covariates = {"patient": scan.patient, "name": scan.name} | dict(scan.known)
+    known = {key: str(value) for key, value in covariates.items()}
+    return {"sources": digests, "known": known}
 
-    from dmrifit.io.atomic_files import write_text
 
-    rows = []
-    lesion_tables = []
-    for content in contents:
-        row = {key: content[key] for key in ("name", "patient")}
-        row |= {key: f"{content['folder']}/{file}" for key, file in _FILES.items()}
-        row |= {key: content[key] for key in _NUMBERS}
-        row["n_lesions_healthy"] = content["healthy"]["anomalies_per_scan"]
-        row["differs"] = _WORDS[content["differs"]]
-        row["synthetic"] = _WORDS[content["synthetic"]]
-        rows.append(row)
-        columns = list(content["lesion_columns"])
-        lesion_tables.append(pd.DataFrame(content["lesions"], columns=columns))
-    lesions = join_tables(contents, lesion_tables)
-    write_text(out / _LESIONS, csv_text(lesions, 8))
-    write_text(out / _TABLE, table_text(pd.DataFrame(rows)))
-    if figure and can_draw():
-        _write_overview(out, contents)
+def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row of a scan in the table of detections."""
+    row = {key: record[key] for key in ("name", "patient")}
+    row |= {key: f"{record['folder']}/{file}" for key, file in _FILES.items()}
+    row |= {key: record[key] for key in _NUMBERS}
+    row["n_lesions_healthy"] = record["healthy"]["anomalies_per_scan"]
+    row["differs"] = _WORDS[record["differs"]]
+    row["synthetic"] = _WORDS[record["synthetic"]]
+    return row
 
 
 def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -154,41 +171,16 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
             "intervals over scans"
         )
     sentences = [text]
-    for key in ("lost", "unused"):
-        losses = [content.get("preparation", {}).get(key) for content in contents]
-        sentences += _for_scans(losses)
-    reasons = [content.get("no_guarantee") for content in contents]
-    sentences += _for_scans(reasons, ": the guarantee of the model does not hold: ")
-    reasons = [_unjudged(content) for content in contents]
-    sentences += _for_scans(reasons, " not judged as a whole: ")
+    # Each note once, with the number of its scans.
+    for note, n in Counter(note for content in contents for note in content["notes"]).items():
+        sentences.append(f"{counted(n, 'scan')}{note}")
     sentences += [f"{content['name']}: {DIFFERENT}" for content in contents if content["differs"]]
     return sentences
 
 
-def _unjudged(content: Mapping[str, Any]) -> str | None:
-    """Give the reason why a scan was not judged as a whole; None if it was."""
-    if content["differs"] is not None:
-        return None
-    whole_scan = content.get("whole_scan", {})
-    n_healthy = whole_scan.get("n_healthy", 0)
-    if None in whole_scan.get("bulk", ()):
-        return f"a hemisphere has fewer than {FEWEST_VOXELS} scored voxels"
-    if n_healthy < FEWEST_SCANS:
-        healthy = counted(n_healthy, "healthy scan")
-        return f"the model has {healthy} to compare with, {FEWEST_SCANS} are needed"
-    return "the healthy scans of the model have too few voxels in a hemisphere"
-
-
-def _for_scans(texts: Sequence[str | None], lead: str = ": ") -> list[str]:
-    """Give each of the sentences on scans once, with the number of its scans."""
-    sentences = []
-    for text in dict.fromkeys(filter(None, texts)):
-        sentences.append(f"{counted(texts.count(text), 'scan')}{lead}{text}")
-    return sentences
-
-
-def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
-    """Write the page of all scans."""
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+    """Make the page of all scans."""
+    contents = list(records.values())
     rows = []
     pictures = []
     for content in contents:
@@ -206,56 +198,40 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
         )
         parts = case_pictures(out / content["folder"], _PANELS, _VIEW, caption, width=900)
         if content["differs"]:
-            parts.insert(0, pages.Note(pages.sentence(DIFFERENT)))
+            parts.insert(0, page.Note(page.sentence(DIFFERENT)))
         pictures.append((content["name"], parts))
     # The scans that differ say so beside their pictures.
-    texts = [pages.sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
+    texts = [page.sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
     overview = [
-        pages.sentence(count_sentence(contents)),
-        pages.Table(rows, _OVERVIEW),
+        page.sentence(count_sentence(contents)),
+        page.Table(rows, _OVERVIEW),
         *texts,
         *failed_cases(out),
     ]
-    write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=pages.NOTICE)
+    return run_page("Anomalies", overview, contents, pictures, unit="scan", notice=page.NOTICE)
 
 
-def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, list[NDArray[Any]]]:
-    """Read the maps and binary maps (x, y, z) of scans that a run wrote."""
+def read_detections(
+    tables: Mapping[str, Path], scans: Sequence[PreparedScan]
+) -> dict[str, list[NDArray[Any]]]:
+    """Read maps (x, y, z), and the binary maps at the threshold stored with their model."""
+    from anomaly.study.report import STORED
     from dmrifit.io.masks import MASK_THRESHOLD
 
-    columns = ("name", "map", "binary")
     names = [scan.case.name for scan in scans]
-    rows = result_rows(
-        table,
-        names,
-        required=columns,
-        optional=_COLUMNS,
-        noun="detections",
-        remedy="run detect on these scans",
-    )
-    volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
-    for scan, row in zip(scans, rows, strict=True):
-        volumes["map"].append(_read_volume(table, row, "map", scan).astype(np.float32))
-        volumes["binary"].append(_read_volume(table, row, "binary", scan) > MASK_THRESHOLD)
-    return volumes
-
-
-def _read_volume(
-    table: Path, row: Mapping[str, str], column: str, scan: PreparedScan
-) -> NDArray[Any]:
-    """Read a volume on the grid of a scan, in RAS order."""
-    name = scan.case.name
-    values = read_result(
-        table,
-        row[column],
-        scan.shape,
-        scan.affine,
-        noun=f"the {column} of {name}",
-        reference=f"the scan {name}",
-        missing_remedy="run detect on this scan again",
-        finite_remedy="a map is 0 where there is no score",
-    )
-    return upright(values, scan.affine)
+    columns = ("name", "map", "binary")
+    maps: dict[str, list[NDArray[Any]]] = {}
+    for method, table in tables.items():
+        rows = result_rows(table, names, required=columns, optional=_COLUMNS)
+        volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
+        for scan, row in zip(scans, rows, strict=True):
+            for column, of_scans in volumes.items():
+                values = read_result(table, row, column, scan.shape, scan.affine)
+                of_scans.append(upright(values, scan.affine).astype(np.float32))
+        maps[method] = volumes["map"]
+        # A method of its own, because its threshold was set before these scans were seen.
+        maps[f"{method}{STORED}"] = [values > MASK_THRESHOLD for values in volumes["binary"]]
+    return maps
 
 
 def prepared_cases(
@@ -269,65 +245,6 @@ def prepared_cases(
         except ValueError as error:
             raise ValueError(f"{files.label}: {error}") from None
     return scans
-
-
-def _write_detection(
-    detection: Detection,
-    folder: Path,
-    sources: Mapping[str, Any],
-    covariates: Mapping[str, str],
-    *,
-    figure: bool,
-) -> dict[str, Any]:
-    """Write the files of a scan, its record last; give the record."""
-    from dmrifit.io.atomic_files import FileSet
-    from dmrifit.io.nifti import save_image
-
-    case = detection.scan.case
-    table = detection.lesions
-    threshold = detection.threshold
-    healthy = detection.healthy
-    n_healthy = len(healthy.scans) if healthy else 0
-    content: dict[str, Any] = {
-        "name": case.name,
-        "patient": case.patient,
-        "folder": folder.name,
-        "synthetic": case.synthetic,
-        "threshold": threshold if np.isfinite(threshold) else None,
-        "n_lesions": len(table),
-        "volume_mL": float(table["volume_mL"].sum()),
-        "share_found": detection.figures.share,
-        "differs": detection.differs,
-        "whole_scan": {
-            # JSON has no NaN, which stands for a hemisphere of few voxels.
-            "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
-            "n_healthy": n_healthy,
-        },
-        "healthy": {
-            "anomalies_per_scan": detection.healthy_per_scan,
-            "n_scans": n_healthy,
-            "origin": "calibration" if healthy and healthy.adjusted else "training",
-        },
-        "no_guarantee": detection.no_guarantee,
-        "lesion_columns": list(table.columns),
-        "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
-        "preparation": dict(detection.scan.notes),
-        "known": dict(covariates),
-        "sources": dict(sources),
-        "notice": pages.NOTICE,
-    }
-    with FileSet(folder, [*RUN.files, _RECORD], overwrite=True) as files:
-        for key, image in detection.images().items():
-            save_image(image, files.path(_FILES[key]))
-        files.path(_LESIONS).write_text(csv_text(table, 8), encoding="utf-8")
-        if figure:
-            _panels(detection).savefig(files.path(_PANELS), dpi=110)
-            if find_spec("jinja2") is not None:
-                picture = files.path(_PANELS).read_bytes()
-                page = _view(detection, picture, count_sentence([content]))
-                files.path(_VIEW).write_text(page, encoding="utf-8")
-        files.write_json(_RECORD, content)
-    return content
 
 
 def _panels(detection: Detection) -> Figure:
@@ -390,24 +307,24 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
         points=points,
         region=case.brain,
         label="Anomaly map over the mean signal",
-        instead=pages.Picture(picture, f"Anomalies of {case.name}", width=900),
+        instead=page.Picture(picture, f"Anomalies of {case.name}", width=900),
     )
     sections = [
-        pages.Section("", pages.Note(pages.sentence(DIFFERENT) if detection.differs else "")),
-        pages.Section("", planes),
-        pages.Section("Anomalies", pages.sentence(count), pages.Table(lesions, _FOUND)),
+        page.Section("", page.Note(page.sentence(DIFFERENT) if detection.differs else "")),
+        page.Section("", planes),
+        page.Section("Anomalies", page.sentence(count), page.Table(lesions, _FOUND)),
     ]
-    return pages.Page(case.name, sections, pages.notice_lead([case.synthetic])).html()
+    return page.Page(case.name, sections, page.notice_lead([case.synthetic])).html()
 
 
-def _sources(series: SeriesFiles) -> dict[str, str]:
-    """Give the digests of the files of a scan, to see whether they have changed."""
-    from dmrifit.io.bids_derivatives import file_record
-
-    return {role: file_record(path)["SHA256"] for role, path in series.files.items()}
-
-
-def _covariates(series: SeriesFiles) -> dict[str, str]:
-    """Give the names of scan and patient, and the covariates of the patient, as text."""
-    covariates = {"patient": series.patient, "name": series.name} | dict(series.known)
-    return {key: str(value) for key, value in covariates.items()}
+RUN = CaseRun(
+    record="{name}/detection.json",
+    table="detections.tsv",
+    row=_row,
+    page=_page,
+    lesions="lesions.csv",
+    files=(*_FILES.values(), "lesions.csv", _PANELS, _VIEW),
+    digits=10,
+    flag="differs",
+    noun="scan",
+)

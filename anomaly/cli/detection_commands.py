@@ -10,8 +10,9 @@ import typer
 
 from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import RunOptions, say_failed_rows
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.cli.options import given, move_to_device
+from dmrifit.io.bids_derivatives import file_record
 
 if TYPE_CHECKING:
     from anomaly.scans.series import SeriesDetector, SeriesFiles
@@ -66,15 +67,7 @@ def detect(
 
     Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found
     """
-    from anomaly.cli.case_runs import (
-        RUN,
-        count_sentence,
-        detect_scan,
-        is_current,
-        scan_sentences,
-        write_batch,
-    )
-    from dmrifit.io.bids_derivatives import file_record
+    from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, is_current, scan_sentences
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
@@ -85,7 +78,6 @@ def detect(
     all_voxels |= mask == "none"
     brain = None if mask in (None, "auto", "none") else Path(mask)
     series = series_of(scans, bval=bval, bvec=bvec, mask=brain, tissue=tissue, failed=failed)
-    say_failed_rows(series, failed)
     directions = "resampled" if resample_directions else None
     options = given(threshold=threshold, directions=directions, opening=opening)
     options |= {"tissue": estimate_tissue, "mask": not all_voxels}
@@ -115,11 +107,9 @@ def detect(
         settings | options | calibration,
         run,
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
-        work=partial(detect_scan, detector=detector, figure=run.figure, **options),
+        work=partial(detect_scan, detector=detector, figure=run.draws, **options),
         is_current=is_current,
-        write=lambda records: write_batch(out, list(records.values()), figure=run.figure),
         say=sentences,
-        is_flagged=lambda record: bool(record["differs"]),
         failed=failed,
     )
 
@@ -128,8 +118,6 @@ def _calibrated(
     detector: SeriesDetector, table: Path, series: list[SeriesFiles], options: dict[str, Any]
 ) -> dict[str, Any]:
     """Adjust the threshold of a detector to healthy scans, and give the settings of that."""
-    from dmrifit.io.bids_derivatives import file_record
-
     healthy = series_of_table(table)
     digests = {file_record(files.image)["SHA256"] for files in healthy}
     shared = [one.label for one in series if file_record(one.image)["SHA256"] in digests]

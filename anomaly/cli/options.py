@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.text_files import check_file
-from dmrifit.cli.options import named_cases, say_folder
+from dmrifit.cli.options import named_cases, pairs, say_folder
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
@@ -17,10 +18,18 @@ if TYPE_CHECKING:
 
 
 def make_detector(
-    name: str, parameters: Mapping[str, Any], *, published: bool = False
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    published: bool = False,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> AnomalyDetector:
-    """Make a detector by its name; the fields of its training stand among its parameters."""
-    from dmrifit.networks.training import gather_training
+    """
+    Make a detector by its name; the fields of its training stand among its parameters.
+
+    Of the `defaults` those are left out that the detector has no parameter for.
+    """
+    from dmrifit.networks.training import Training, gather_training
 
     known_detectors = detector_names()
     if name not in known_detectors:
@@ -28,15 +37,20 @@ def make_detector(
             f"there is no detector {name!r}; choose one of {', '.join(known_detectors)}"
         )
     detector_class = import_detector(name)
-    names = parameter_names(detector_class)
+    names = {*detector_class._get_param_names()}
+    is_network = "training" in names
+    if is_network:
+        names = names - {"training"} | {*Training._get_param_names()}
     unknown = [key for key in parameters if key not in names]
     if unknown:
         raise ValueError(
-            f"the detector {name} has no parameter {unknown[0]!r}; it has {', '.join(names)}"
+            f"the detector {name} has no parameter {unknown[0]!r}; it has "
+            f"{', '.join(sorted(names))}"
         )
-    options = dict(parameters)
-    if "training" in detector_class._get_param_names():
-        options = gather_training(parameters)
+    options = {key: value for key, value in defaults.items() if key in names}
+    options |= parameters
+    if is_network:
+        options = gather_training(options)
     if not published:
         return detector_class(**options)
     if not hasattr(detector_class, "published"):
@@ -46,24 +60,11 @@ def make_detector(
     return detector_class.published(**options)
 
 
-def parameter_names(detector_class: Any) -> list[str]:
-    """Name the parameters of a detector, with the fields of its training in the place of it."""
-    from dmrifit.networks.training import Training
-
-    names = {*detector_class._get_param_names()}
-    if "training" in names:
-        names = names - {"training"} | {*Training._get_param_names()}
-    return sorted(names)
-
-
 def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
     """Read the parameters of a detector."""
     parameters: dict[str, Any] = {}
-    for setting in settings:
-        name, _, text = setting.partition("=")
+    for name, text in pairs("--set", settings):
         name = name.strip()
-        if not name or not text.strip():
-            raise ValueError(f"--set {setting}: NAME=VALUE is needed, such as latent_dim=64")
         if name in parameters:
             raise ValueError(f"--set gives {name} twice")
         try:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.options import make_detector, parameter_names, parameters_of, series_of_table
-from anomaly.detectors.detector_table import detector_names, import_detector
+from anomaly.cli.options import make_detector, parameters_of, series_of_table
+from anomaly.detectors.detector_table import DETECTORS
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
 from dmrifit.cli.console import check_output
-from dmrifit.cli.options import given, require_libraries
+from dmrifit.cli.options import given, numbers, require_libraries
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 
 if TYPE_CHECKING:
-    from anomaly.scans.preparation import PreparedScan
     from anomaly.scans.whole_scan import HealthyScans
 
 _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
@@ -88,8 +87,8 @@ def _write_person(group: str, i: int, options: dict[str, Any], folder: Path) -> 
     from anomaly.scans.cases import write_cases
     from anomaly.simulate.persons import simulate_dmri
 
-    n_healthy, n_lesions = (1, 0) if group == "healthy" else (0, 1)
-    healthy, lesions = simulate_dmri(n_healthy, n_lesions, skip=i, **options)
+    is_healthy = group == "healthy"
+    healthy, lesions = simulate_dmri(int(is_healthy), int(not is_healthy), skip=i, **options)
     write_cases([*healthy, *lesions], folder, overwrite=True)
 
 
@@ -166,24 +165,25 @@ def train(
         directions = "powder" if powder else "resampled"
     parameters = parameters_of(set_ or [])
     # Before the scans are read, which takes minutes.
-    if detector in ("dae", "recdisc"):
+    is_network = detector in ("dae", "recdisc")
+    if is_network:
         require_libraries("torch", "skorch")
     options = given(epochs=epochs, device=device, threshold=HealthyRateThreshold(rate))
     if guarantee is not None:
         # Of folds the detector has learned in the end, and nothing is guaranteed by them.
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
     if calibration is not None:
-        options["calibration"] = _calibration(calibration)
-    # An unknown detector is refused by `make_detector`.
-    is_known = detector in detector_names()
-    detector_parameters = parameter_names(import_detector(detector)) if is_known else []
+        # A share of subjects has a decimal point, a number of folds has none.
+        kind = float if "." in calibration else int
+        (options["calibration"],) = numbers("--calibration", calibration, 1, kind=kind)
     with training_checkpoint(out, checkpoint) as folder:
-        defaults = {"random_state": seed, "checkpoint": folder, "verbose": True}
-        if "after_epoch" in detector_parameters:
-            defaults["after_epoch"] = curve_writer(out)
         # Detectors without randomness have no seed, those without epochs no checkpoint.
-        accepted = {key: defaults[key] for key in defaults if key in detector_parameters}
-        estimator = make_detector(detector, accepted | options | parameters, published=published)
+        defaults = {"random_state": seed, "checkpoint": folder, "verbose": True}
+        if is_network or detector not in DETECTORS:
+            defaults["after_epoch"] = curve_writer(out)
+        estimator = make_detector(
+            detector, options | parameters, published=published, defaults=defaults
+        )
         if covariates and detector != "gaussian":
             raise ValueError(
                 f"--covariates {','.join(covariates)}: the detector {detector} takes none into "
@@ -261,7 +261,7 @@ def evaluate(
     """
     import sys
 
-    from anomaly.cli.case_runs import prepared_cases
+    from anomaly.cli.case_runs import prepared_cases, read_detections
     from anomaly.study.evaluation import format_summary
     from anomaly.study.report import rule_in_use, write_evaluation
     from dmrifit.io.digests import command_line
@@ -277,8 +277,8 @@ def evaluate(
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(series_of_table(cases), **options)
     healthy_scans = [] if healthy is None else prepared_cases(series_of_table(healthy), **options)
-    maps = _read_maps(detections, scans)
-    healthy_maps = _read_maps(healthy_tables, healthy_scans)
+    maps = read_detections(detections, scans)
+    healthy_maps = read_detections(healthy_tables, healthy_scans)
     tables = write_evaluation(
         [scan.case for scan in scans],
         maps,
@@ -295,16 +295,6 @@ def evaluate(
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
     if any(scan.case.synthetic for scan in scans):
         typer.echo("synthetic scans: no clinical result")
-
-
-def _calibration(text: str) -> float | int:
-    """Read a share of subjects (with a decimal point) or a number of folds."""
-    try:
-        return float(text) if "." in text else int(text)
-    except ValueError:
-        raise ValueError(
-            f"--calibration {text}: a share such as 0.25, or a number of folds such as 4"
-        ) from None
 
 
 def _healthy_sentence(healthy: HealthyScans) -> str:
@@ -339,17 +329,3 @@ def _healthy_sentence(healthy: HealthyScans) -> str:
             "scans"
         )
     return text
-
-
-def _read_maps(tables: dict[str, Path], scans: list[PreparedScan]) -> dict[str, list[Any]]:
-    """Read maps, and the binary maps at the threshold that is stored with their model."""
-    from anomaly.cli.case_runs import read_detections
-    from anomaly.study.report import STORED
-
-    maps: dict[str, list[Any]] = {}
-    for name, table in tables.items():
-        volumes = read_detections(table, scans)
-        maps[name] = volumes["map"]
-        # A method of its own, because its threshold was set before these scans were seen.
-        maps[f"{name}{STORED}"] = volumes["binary"]
-    return maps

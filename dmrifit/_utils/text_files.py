@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,23 @@ def read_object(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, RecursionError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the digest of a record to it, by which it is known as whole and of this version."""
+    from dmrifit import __version__
+
+    text = json.dumps([__version__, content])
+    return {**content, "digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """Read a sealed record; None where it is missing, damaged, edited or of another version."""
+    record = read_object(path)
+    if record is None:
+        return None
+    content = {name: value for name, value in record.items() if name != "digest"}
+    return content if sealed(content) == record else None
 
 
 def read_text(path: Path) -> str:

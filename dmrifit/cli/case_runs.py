@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.text_files import read_object, read_sealed, sealed
+from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.console import error_message, progress, say_flagged
 from dmrifit.cli.options import say
 from dmrifit.cli.workers import run_tasks
+from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
+from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from dmrifit.report.page import Block, Table
@@ -47,25 +52,36 @@ class RunOptions:
     figure: bool = True
     overwrite: bool = False
 
+    @property
+    def draws(self) -> bool:
+        """Whether figures are asked for, and the packages for them and for pages are installed."""
+        return self.figure and can_draw()
+
 
 @dataclass(frozen=True)
 class CaseRun:
     """
-    A run over many cases: `record` marks a case as finished, `results` tell of all cases.
+    A run over many cases: `record` marks a case as finished, the other files tell of all cases.
 
-    The path of a record holds {name} for the folder of its case. Where pictures are asked for, a
-    case without its `pictures` is processed again. What an earlier run left of a case that fails
-    is removed: its record, `pictures` and `files`. Of a case, `errors` are a problem to list, and
-    `line` is shown when it is done.
+    The path of a record holds {name} for the folder of its case. `row` gives the row of a case in
+    the `table` by the name of its folder and its record, `page` the page of all; `lesions` is the
+    table of the lesions in the records. Where pictures are asked for, a case without its
+    `pictures` is processed again. What an earlier run left of a case that fails is removed: its
+    record, `pictures` and `files`. Of a case, `errors` are a problem to list, `line` is shown when
+    it is done, and `flag` is the field of its record that flags it.
     """
 
     record: str
-    fields: Mapping[str, type | tuple[type, ...]]
-    results: tuple[str, ...]
+    table: str
+    row: Callable[[str, dict[str, Any]], dict[str, Any]]
+    page: Callable[[Path, Mapping[str, dict[str, Any]], Any], str]
+    lesions: str = ""
+    digits: int | None = None
     pictures: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     errors: tuple[type[Exception], ...] = (FileNotFoundError, ValueError)
     line: Callable[[dict[str, Any]], str] = lambda _: ""
+    flag: str = ""
     noun: str = "case"
 
     def run(
@@ -78,35 +94,28 @@ class CaseRun:
         names: Callable[[_Case], Mapping[str, str]],
         work: Callable[[_Case, Path], dict[str, Any]],
         is_current: Callable[[_Case, dict[str, Any]], bool],
-        write: Callable[[dict[str, dict[str, Any]]], None],
         say: Callable[[dict[str, dict[str, Any]]], Iterable[str]],
-        is_flagged: Callable[[dict[str, Any]], bool] | None = None,
         failed: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """
         Process cases that an earlier run did not finish, write the tables and pages, say all.
 
         `names` gives the name of a case and of its patient, if that is known; `failed` are the
-        rows that could not be read. `write` and `say` take the records by their folders.
+        rows that could not be read. `say` takes the records by their folders.
         """
-        from dmrifit._utils.threads import check_jobs
         from dmrifit.io.case_tables import file_stems
 
+        say_failed_rows(cases, failed)
         rows = [*map(names, cases), *failed]
         folders = [row["name"] for row in rows]
         if rows and "patient" in rows[0]:
             # Rows that failed count too: their files are removed, so no two may share a folder.
             folders = file_stems([(row["patient"], row["name"]) for row in rows])
         check_jobs(options.jobs, "--jobs")
-        begin_run(
-            out,
-            settings,
-            options.overwrite,
-            results=self.results,
-            records=self.record.format(name="*"),
-        )
+        records = self.record.format(name="*")
+        begin_run(out, settings, options.overwrite, results=self._results(), records=records)
         n_cases = len(cases)
-        records = self.process(
+        finished = self.process(
             dict(zip(folders[:n_cases], cases, strict=True)),
             out,
             work,
@@ -114,17 +123,60 @@ class CaseRun:
             options=options,
             failed=dict(zip(folders[n_cases:], failed, strict=True)),
             names=names,
-            write=write,
         )
-        for line in say(records):
+        for line in say(finished):
             typer.echo(line)
-        if any(record.get("synthetic") for record in records.values()):
+        if any(record.get("synthetic") for record in finished.values()):
             typer.echo(f"synthetic {self.noun}s: no clinical result")
-        if is_flagged is None:
-            return
-        n_flagged = sum(map(is_flagged, records.values()))
-        n_failed = len(rows) - len(records)
-        say_flagged(n_flagged, len(records), fail=options.fail_on_flag, n_failed=n_failed)
+        if self.flag:
+            n_flagged = sum(bool(record[self.flag]) for record in finished.values())
+            n_failed = len(rows) - len(finished)
+            say_flagged(n_flagged, len(finished), fail=options.fail_on_flag, n_failed=n_failed)
+
+    def _results(self) -> list[str]:
+        return list(filter(None, (self.table, self.lesions, FAILED, "index.html")))
+
+    def write(self, out: Path, records: dict[str, dict[str, Any]], *, figure: bool) -> None:
+        """Write the tables of all cases, and the page with their pictures."""
+        import pandas as pd
+
+        lesions = None
+        if self.lesions:
+            lesions = _join_lesions(records.values())
+            is_csv = self.lesions.endswith(".csv")
+            write_text(out / self.lesions, csv_text(lesions, 8) if is_csv else table_text(lesions))
+        rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
+        write_text(out / self.table, table_text(rows, self.digits))
+        if figure and can_draw():
+            write_text(out / "index.html", self.page(out, records, lesions))
+
+    def write_case(
+        self,
+        folder: Path,
+        record: Mapping[str, Any],
+        lesions: str,
+        images: Mapping[str, Any],
+        drawing: Figure | None,
+        page: Callable[[bytes], str],
+    ) -> None:
+        """
+        Write the images, lesions and pictures of a case, its record last.
+
+        The last two of `files` are the picture, and the page that is made from its bytes.
+        """
+        from dmrifit.io.nifti import save_image
+
+        name = Path(self.record).name
+        picture, view = self.files[-2:]
+        with FileSet(folder, [*self.files, name], overwrite=True) as files:
+            for file, image in images.items():
+                save_image(image, files.path(file))
+            files.path(self.lesions).write_text(lesions, encoding="utf-8")
+            if drawing is not None:
+                drawing.savefig(files.path(picture), dpi=110)
+                text = page(files.path(picture).read_bytes())
+                files.path(view).write_text(text, encoding="utf-8")
+            files.write_json(name, sealed(record))
 
     def process(
         self,
@@ -136,7 +188,6 @@ class CaseRun:
         options: RunOptions,
         names: Callable[[_Case], Mapping[str, str]],
         failed: Mapping[str, Mapping[str, Any]] | None = None,
-        write: Callable[[dict[str, dict[str, Any]]], None] = lambda _: None,
     ) -> dict[str, dict[str, Any]]:
         """
         Process cases by the name of their folder, except those that an earlier run finished.
@@ -147,10 +198,7 @@ class CaseRun:
         """
         import pandas as pd
 
-        from dmrifit.io.atomic_files import check_room, write_text
-        from dmrifit.io.tables import table_text
-
-        pictures = self.pictures if options.figure and can_draw() else ()
+        pictures = self.pictures if options.draws else ()
         records: dict[str, dict[str, Any]] = {}
         problems: dict[str, str] = {}
         tasks: list[tuple[str, _Case]] = []
@@ -158,7 +206,7 @@ class CaseRun:
             folder = out / name
             record = None
             if not options.overwrite and all((folder / file).exists() for file in pictures):
-                record = read_record(out / self.record.format(name=name), self.fields)
+                record = read_sealed(out / self.record.format(name=name))
             # A record from elsewhere must not lead to other folders.
             if record is not None and record.get("folder", name) != name:
                 record = None
@@ -228,10 +276,10 @@ class CaseRun:
                 write_text(out / FAILED, table_text(pd.DataFrame(failures)))
             _say_failed(failures[len(failed or {}) :])
             if records:
-                write(records)
+                self.write(out, records, figure=options.figure)
         if failures and not records:
             # Tables and page of an earlier run tell of files that are gone.
-            for name in set(self.results) - {FAILED}:
+            for name in set(self._results()) - {FAILED}:
                 (out / name).unlink(missing_ok=True)
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
         return records
@@ -260,7 +308,6 @@ def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
 
 def failed_cases(out: Path) -> list[Table]:
     """List the cases of a run that failed for its page; nothing where none did."""
-    from dmrifit.io.tables import read_texts
     from dmrifit.report.page import Table
 
     if not (out / FAILED).exists():
@@ -283,7 +330,6 @@ def begin_run(
     Where an earlier run with other settings may be replaced, its results and the records of its
     cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
     """
-    from dmrifit.io.atomic_files import write_text
     from dmrifit.io.nifti import chosen_form
 
     form = chosen_form()
@@ -293,71 +339,33 @@ def begin_run(
     text = json.dumps(settings, indent=2) + "\n"
     result_files = [out / name for name in results]
     finished = [*result_files, *(out.glob(records) if records else ())]
-    if not overwrite:
-        _check_settings(path, json.loads(text), result_files, finished)
-    elif not (path.is_file() and path.read_bytes() == text.encode()):
-        for file in finished:
-            file.unlink(missing_ok=True)
-    write_text(path, text)
-
-
-def _check_settings(
-    path: Path, settings: Mapping[str, Any], result_files: Sequence[Path], finished: Sequence[Path]
-) -> None:
-    """Check that a folder holds a run with these settings, or none that finished anything."""
-    from dmrifit._utils.text_files import read_object
-
-    if not path.exists():
+    if overwrite:
+        if not (path.is_file() and path.read_bytes() == text.encode()):
+            for file in finished:
+                file.unlink(missing_ok=True)
+    elif path.exists():
+        stored = read_object(path)
+        if stored is None:
+            raise ValueError(
+                f"{path} is damaged, so the settings of the run in {out} are unknown; "
+                "choose another folder, or --overwrite"
+            )
+        new = json.loads(text)
+        changed = [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]
+        # A run that was refused finished nothing that other options could mix with.
+        if changed and any(file.exists() for file in finished):
+            raise ValueError(
+                f"{out} holds a run with other options ({', '.join(changed)}); "
+                "choose another folder, or --overwrite"
+            )
+    else:
         for file in result_files:
             if file.exists():
                 raise FileExistsError(
                     f"{file} already exists and was not created by an earlier run; "
                     "choose another folder, or --overwrite"
                 )
-        return
-    stored = read_object(path)
-    if stored is None:
-        raise ValueError(
-            f"{path} is damaged, so the settings of the run in {path.parent} are unknown; "
-            "choose another folder, or --overwrite"
-        )
-    names = sorted({*stored, *settings})
-    changed = [name for name in names if stored.get(name) != settings.get(name)]
-    # A run that was refused finished nothing that other options could mix with.
-    if changed and any(file.exists() for file in finished):
-        raise ValueError(
-            f"{path.parent} holds a run with other options ({', '.join(changed)}); "
-            "choose another folder, or --overwrite"
-        )
-
-
-def read_record(
-    path: Path, fields: Mapping[str, type | tuple[type, ...]]
-) -> dict[str, Any] | None:
-    """Read the record of a finished case; None if it is missing, damaged or of another form."""
-    from dmrifit._utils.text_files import read_object
-
-    record = read_object(path)
-    if record is None:
-        return None
-    for field, types in fields.items():
-        value: Any = record
-        for key in field.split("."):
-            if not isinstance(value, dict) or key not in value:
-                return None
-            value = value[key]
-        if not isinstance(types, tuple):
-            types = (types,)
-        if not _is_of_type(value, types):
-            return None
-    return record
-
-
-def _is_of_type(value: Any, types: tuple[type, ...]) -> bool:
-    # To Python a bool is an int, and JSON writes whole floats that Python reads as int.
-    if isinstance(value, bool):
-        return bool in types
-    return isinstance(value, types) or (float in types and isinstance(value, int))
+    write_text(path, text)
 
 
 def simulate_cases(
@@ -375,9 +383,7 @@ def simulate_cases(
     """
     import pandas as pd
 
-    from dmrifit.io.atomic_files import finish_interrupted, write_text
     from dmrifit.io.case_tables import TABLE
-    from dmrifit.io.tables import read_texts, table_text
 
     rows: dict[str, list[dict[str, str]]] = {table: [] for table in tables}
     settings = {"command": "simulate", **settings}
@@ -397,69 +403,55 @@ def simulate_cases(
 
 
 def result_rows(
-    table: Path,
-    names: Sequence[str],
-    *,
-    required: Sequence[str],
-    optional: Sequence[str],
-    noun: str,
-    remedy: str,
+    table: Path, names: Sequence[str], *, required: Sequence[str], optional: Sequence[str]
 ) -> list[dict[str, str]]:
     """Read the rows of cases, in their order, from the table of a run."""
-    from dmrifit.io.tables import read_rows
-
     rows = {row["name"]: row for _, row in read_rows(table, required=required, optional=optional)}
     missing = [name for name in names if name not in rows]
     if missing:
         raise ValueError(
-            f"{table} has no {noun} of {first_few(missing)}; {remedy}, or leave them out"
+            f"{table} has no {first_few(missing)}; run the command that wrote it on these cases, "
+            "or leave them out"
         )
     return [rows[name] for name in names]
 
 
 def read_result(
     table: Path,
-    file: str,
+    row: Mapping[str, str],
+    column: str,
     shape: tuple[int, ...],
     affine: NDArray[np.float64],
-    *,
-    noun: str,
-    reference: str,
-    missing_remedy: str,
-    finite_remedy: str,
 ) -> NDArray[Any]:
-    """Read a volume that the table of a run names, which must lie on the grid of its case."""
+    """Read a volume that a row of results names, which must lie on the grid of its case."""
     import numpy as np
 
     from dmrifit.io.case_tables import read_on_grid
 
-    path = table.parent / file
+    name, path = row["name"], table.parent / row[column]
+    remedy = f"run the command that wrote it on {name} again"
     if not path.is_file():
-        raise FileNotFoundError(f"{table}: there is no {path}, {noun}; {missing_remedy}")
-    values = read_on_grid(path, shape, affine, reference)
+        raise FileNotFoundError(f"{table}: there is no {path}, the {column} of {name}; {remedy}")
+    values = read_on_grid(path, shape, affine, f"the case {name}")
     n_non_finite = np.count_nonzero(~np.isfinite(values))
     if n_non_finite:
-        raise ValueError(
-            f"{path} contains {counted(n_non_finite, 'non-finite value')}; {finite_remedy}"
-        )
+        raise ValueError(f"{path} contains {counted(n_non_finite, 'non-finite value')}; {remedy}")
     return values
 
 
-def join_tables(
-    records: Sequence[Mapping[str, Any]], tables: Iterable[pd.DataFrame]
-) -> pd.DataFrame:
-    """Join the tables of cases into one, with columns for their names and patients."""
+def _join_lesions(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Join the lesions of cases into one table, with columns for their names and patients."""
     import pandas as pd
 
-    labelled = []
-    for record, table in zip(records, tables, strict=True):
-        table = table.copy()
+    tables = []
+    for record in records:
+        table = pd.DataFrame(record["lesions"], columns=record["lesion_columns"])
         table.insert(0, "name", record["name"])
         table.insert(1, "patient", record["patient"])
-        labelled.append(table)
+        tables.append(table)
     # Empty tables would change the types of columns; one of them is enough where all are empty.
-    filled = [table for table in labelled if len(table)]
-    return pd.concat(filled or labelled[:1], ignore_index=True)
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled or tables[:1], ignore_index=True)
 
 
 def can_draw() -> bool:
@@ -481,11 +473,10 @@ def case_pictures(
     return parts
 
 
-def write_page(
-    out: Path,
+def run_page(
     title: str,
     overview: Sequence[Any],
-    records: Sequence[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     pictures: Iterable[tuple[str, Sequence[Any]]],
     *,
     unit: str,
@@ -493,13 +484,13 @@ def write_page(
     note: str = "",
     script: str = "",
     style: str = "",
-) -> None:
-    """Write the page of a run: the table of all cases, and the pictures of each."""
-    from dmrifit.io.atomic_files import write_text
+) -> str:
+    """Make the page of a run: the table of all cases, and the pictures of each."""
     from dmrifit.report.page import Note, Page, Section, notice_lead
 
     sections = [Section(f"All {unit}s", *overview)]
     sections += [Section(name, *parts) for name, parts in pictures]
     lead = notice_lead((record["synthetic"] for record in records), unit, notice)
-    page = Page(title, [*sections, Section("", Note(note))], lead, script=script, style=style)
-    write_text(out / "index.html", page.html())
+    return Page(
+        title, [*sections, Section("", Note(note))], lead, script=script, style=style
+    ).html()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import given, numbers, pairs, say
 from dmrifit.cli.workers import scheduler
+from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
@@ -64,8 +66,6 @@ def simulate(
 
     Example: dmrifit simulate --out data --patients 8 --seed 1
     """
-    from dmrifit._utils.threads import check_jobs
-    from dmrifit.engine.protocol import Protocol
     from dmrifit.io.atomic_files import check_room
     from dmrifit.io.nifti import bytes_of_maps
     from dmrifit.simulate.body_phantoms import simulate_cohort
@@ -163,15 +163,14 @@ def train(
     check_output(out, overwrite)
     if not 0 <= coverage < 1:
         raise ValueError(f"--coverage {coverage:g} must lie between 0 and 1, as 0.9; 0 for none")
-    _check_names([algorithm], [strategy])
-    _check_extras([algorithm], remedy="choose another --algorithm")
     if strategy == "s2s" and (loss or target_scale):
         raise ValueError(
             "--loss and --target-scale are options of --strategy m2m, which learns parameters; "
             "s2s learns signals"
         )
     options = given(patch_shape=patch_shape, loss=loss, target_scale=target_scale)
-    estimator = _strategies()[strategy](algorithm, model=model, **options)
+    remedy = "choose another --algorithm"
+    (estimator,) = _predictors([algorithm], [strategy], remedy, model=model, **options).values()
     # The order of rows in the table must not change the model.
     selected = sorted(_select(Cohort.read(table), cohorts), key=lambda cohort: cohort.name)
     training = [in_order(cohort) for cohort in selected]
@@ -198,9 +197,9 @@ def train(
     groups = np.concatenate([sample.groups for sample in samples])
     if coverage and n_patients < FEWEST_PATIENTS:
         typer.echo(f"no intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}")
-    elif coverage:
+        coverage = 0.0
+    if coverage:
         estimator = ConformalIntervals(estimator, coverage=coverage, random_state=seed)
-    if isinstance(estimator, ConformalIntervals):
         estimator.fit(X, Y, groups)
     else:
         estimator.fit(X, Y)
@@ -210,7 +209,7 @@ def train(
     voxels = counted(len(X), "voxel")
     typer.echo(f"trained on {voxels} of {counted(n_patients, 'patient')}: {out}")
     typer.echo(f"it predicts {counted(len(protocol), 'image')} from {', '.join(source.labels)}")
-    if isinstance(estimator, ConformalIntervals):
+    if coverage:
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
         typer.echo(f"intervals: {estimator.guarantee()}; held of training patients: {shares}")
@@ -272,29 +271,26 @@ def benchmark(
 
     Example: dmrifit benchmark data/participants.tsv --out study --without CNN --sizes 1,2,3,5,7
     """
-    from dmrifit._utils.threads import check_jobs
     from dmrifit.cohort.cohort import Cohort
-    from dmrifit.predict.algorithms import ALGORITHMS
+    from dmrifit.predict.algorithms import ALGORITHMS, REGRESSORS
     from dmrifit.study.comparison import compare
     from dmrifit.study.report.reporting import write_report
 
     check_jobs(jobs, "--jobs")
     _check_report()
+    strategy_names = ("s2s", "m2m") if strategies is None else strategies
+    unknown = [name for name in without if name not in REGRESSORS]
+    # An unknown name is refused below.
     named = ALGORITHMS if algorithms is None else algorithms
-    strategy_names = tuple(_strategies()) if strategies is None else strategies
-    _check_names([*named, *without], strategy_names)
-    names = [name for name in named if name not in without]
+    names = [name for name in named if name not in without] + unknown
     if not names:
         raise ValueError(
             "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
         )
-    _check_extras(names, remedy="or leave it out: --without {name}")
-    _check_study(out, names, strategy_names, overwrite=overwrite)
+    remedy = "or leave it out: --without {name}"
     # Before cohorts are read, which takes longer than all checks of options.
-    estimators = {}
-    for strategy in strategy_names:
-        for name in names:
-            estimators[f"{name} {strategy}"] = _strategies()[strategy](name, model=model)
+    estimators = _predictors(names, strategy_names, remedy, model=model)
+    _check_study(out, names, strategy_names, overwrite=overwrite)
     cohorts = Cohort.read(table)
     source = None
     if source_b is not None:
@@ -365,39 +361,33 @@ def _check_report() -> None:
         raise ImportError('the report needs more packages: pip install "dmrifit[report]"')
 
 
-def _strategies() -> dict[str, Any]:
+def _predictors(
+    algorithms: Sequence[str], strategies: Sequence[str], remedy: str, **options: Any
+) -> dict[str, Any]:
+    """Make predictors before anything is read: names exist, and libraries are installed."""
+    from dmrifit.predict.algorithms import REGRESSORS, build_regressor, default_patch_shape
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
-    return {"s2s": SignalToSignal, "m2m": MapsToMaps}
-
-
-def _check_names(algorithms: Sequence[str], strategies: Sequence[str]) -> None:
-    """Refuse unknown names before anything is read."""
-    from dmrifit.predict.algorithms import REGRESSORS
-
-    named = [(name, "algorithm", REGRESSORS) for name in algorithms]
-    named += [(name, "strategy", _strategies()) for name in strategies or ("",)]
+    classes: dict[str, Any] = {"s2s": SignalToSignal, "m2m": MapsToMaps}
+    named: list[tuple[str, str, Any]] = [(name, "algorithm", REGRESSORS) for name in algorithms]
+    named += [(name, "strategy", classes) for name in strategies or ("",)]
     for name, role, choices in named:
         if name not in choices:
             raise ValueError(f"there is no {role} {name!r}; choose from {', '.join(choices)}")
-
-
-def _check_extras(algorithms: Sequence[str], *, remedy: str) -> None:
-    """Check before anything is read that the libraries of algorithms are installed."""
-    from dmrifit.predict.algorithms import build_regressor, default_patch_shape
-
     for name in algorithms:
         try:
             build_regressor(name, n_targets=2, patch_shape=default_patch_shape(name))
         except ImportError as error:
             raise ImportError(f"algorithm {name}: {error}; {remedy.format(name=name)}") from error
+    return {
+        f"{name} {strategy}": classes[strategy](name, **options)
+        for strategy, name in product(strategies, algorithms)
+    }
 
 
 def _select(cohorts: dict[str, Cohort], names: Sequence[str] | None) -> list[Cohort]:
     """Select cohorts by name; all without names."""
-    if names is None:
-        return list(cohorts.values())
-    selected = list(dict.fromkeys(names))
+    selected = list(dict.fromkeys(cohorts if names is None else names))
     unknown = [name for name in selected if name not in cohorts]
     if unknown or not selected:
         named = ", ".join(unknown)
@@ -487,8 +477,6 @@ def _check_study(
 def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     """Find the contrasts with these b-values at the shortest echo time."""
     import numpy as np
-
-    from dmrifit.engine.protocol import Protocol
 
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))

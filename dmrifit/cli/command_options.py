@@ -83,7 +83,13 @@ def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., N
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        with _form(values.pop("use", None)):
+        form = values.pop("use", None)
+        reading: AbstractContextManager[None] = nullcontext()
+        if form is not None:
+            from dmrifit.io.nifti import use_form
+
+            reading = use_form(form)
+        with reading:
             for name, read in readers.items():
                 if read is not None and values[name] is not None:
                     values[name] = read(values[name])
@@ -102,15 +108,6 @@ def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., N
     del run.__wrapped__
     run.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined]
     return run
-
-
-def _form(form: str | None) -> AbstractContextManager[None]:
-    """Read headers by this transform; without one, nothing is imported."""
-    if form is None:
-        return nullcontext()
-    from dmrifit.io.nifti import use_form
-
-    return use_form(form)
 
 
 def _flag(name: str) -> str:

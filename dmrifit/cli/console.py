@@ -25,7 +25,6 @@ from __future__ import annotations
 import errno
 import inspect
 import os
-import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +41,6 @@ from dmrifit.cli.streams import lenient_streams, printable
 #: Options that name what a command writes.
 _WRITTEN = ("out", "checkpoint")
 
-_LEAST_FILES = 64  # that may be open; a fit opens fewer than ten, workers a few dozen
 _FLAGGED = 3  # exit code of a run that ends as it should, but with a flagged or failed case
 _INTERRUPTED = 130  # exit code after Ctrl-C
 _EXIT_CODES = {
@@ -127,7 +125,8 @@ def make_program(
             name_of_command,
             cls=_Command,
             epilog=_example(read_help(function.__doc__)[2]),
-            short_help=_first_sentence(run),
+            # Click would cut it at the end of its line.
+            short_help=" ".join((run.__doc__ or "").split()).partition(". ")[0].rstrip(".") + ".",
         )(run)
 
     def main() -> None:
@@ -146,30 +145,23 @@ class _Command(TyperCommand):
         from dmrifit.io.atomic_files import check_name, check_place
 
         for option, value in ctx.params.items():
-            for word in _words(value):
+            for word in value if isinstance(value, list | tuple) else [value]:
                 # Other texts may become a name of a file as well.
-                may_be_text = not isinstance(word, Path)
-                for part in Path(word).parts:
+                may_be_text = isinstance(word, str)
+                for part in Path(word).parts if isinstance(word, str | Path) else ():
                     check_name(part, may_be_text=may_be_text)
             if option in _WRITTEN and value is not None:
                 check_place(Path(value))
         return super().invoke(ctx)
 
 
-def _words(value: Any) -> list[str | Path]:
-    """Give the texts and paths of an option that may be given several times."""
-    if isinstance(value, str | Path):
-        return [value]
-    if isinstance(value, list | tuple):
-        return [word for member in value for word in _words(member)]
-    return []
-
-
 def _run(app: typer.Typer, name: str) -> None:
     """Run a program; an error that the user can correct is one line on standard error."""
 
     def say(message: str) -> None:
-        typer.echo(f"{name}: {_one_line(message)}", err=True)
+        # In one line, of letters that a terminal can print.
+        text = printable(" ".join(message.split("\n")))
+        typer.echo(f"{name}: {text}", err=True)
 
     shown: set[str] = set()
 
@@ -191,7 +183,6 @@ def _run(app: typer.Typer, name: str) -> None:
                 "ignore", message=r"\d+ tasks which were still being processed"
             )
             warnings.showwarning = show
-            _check_open_files()
             app()
     # Other exceptions are bugs, whose traceback is needed to mend them.
     except (ValueError, OSError, ImportError, MemoryError) as error:
@@ -203,24 +194,16 @@ def _run(app: typer.Typer, name: str) -> None:
         raise
 
 
-def _check_open_files() -> None:
-    """Refuse to begin where so few files may be open that some step would fail half-way."""
-    n_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if n_files < _LEAST_FILES and n_files != resource.RLIM_INFINITY:
-        raise OSError(
-            f"only {n_files} files may be open at a time, and {_LEAST_FILES} are needed; raise "
-            f"the limit of open files (ulimit -n {_LEAST_FILES})"
-        )
-
-
-def check_output(path: Path, overwrite: bool) -> None:
-    """Check that a file can be written, before long work."""
+def check_output(path: Path, overwrite: bool, *, keep: Iterable[Path] = ()) -> None:
+    """Check that a file can be written, and is none of those to keep, before long work."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} already exists; choose another name, or --overwrite")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path.exists() and any(file.exists() and path.samefile(file) for file in keep):
+        raise ValueError(f"--out {path} is an input and would be overwritten; name another")
 
 
 def say_flagged(n_flagged: int, n_cases: int, *, fail: bool, n_failed: int = 0) -> None:
@@ -250,17 +233,6 @@ def error_message(error: Exception) -> str:
     if error.filename is not None:
         message = f"{error.filename}: {message}"
     return message
-
-
-def _one_line(text: str) -> str:
-    """Write a message in one line, of letters that a terminal can print."""
-    return printable(" ".join(text.split("\n")))
-
-
-def _first_sentence(command: Callable[..., None]) -> str:
-    """Take the first sentence of a command's help, whole: click would cut it at the line's end."""
-    text = " ".join((command.__doc__ or "").split())
-    return text.partition(". ")[0].rstrip(".") + "."
 
 
 def _example(line: str) -> str:

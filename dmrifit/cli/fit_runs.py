@@ -9,24 +9,28 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import (
-    FAILED,
-    CaseRun,
-    RunOptions,
-    can_draw,
-    failed_cases,
-    read_record,
-    write_page,
-)
-from dmrifit.cli.options import is_pattern, named_images
+from dmrifit._utils.text_files import read_sealed, sealed
+from dmrifit._utils.threads import check_jobs, default_threads
+from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, can_draw, failed_cases, run_page
+from dmrifit.cli.options import is_pattern, named_images, say
 from dmrifit.cli.workers import scheduler
-from dmrifit.io.tables import table_text
+from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
+from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
+from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.models import resolve_model
+from dmrifit.imaging.fit_predict import fit_image, kept_measurements
+from dmrifit.imaging.scan_info import contrast_lines
+from dmrifit.io.atomic_files import check_name, share_a_name, write_text
+from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
+from dmrifit.report.page import NOTICE, Link, Picture, Table
+from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
 
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
@@ -52,13 +56,13 @@ class FitTask:
     """
     One scan to fit, with all that a worker on another machine needs; paths are absolute.
 
-    `problem` is why it cannot be fitted, `earlier_sidecar` that of maps which are replaced.
+    `options` are those of `fit_image`, `problem` is why it cannot be fitted, `earlier_sidecar`
+    that of maps which are replaced.
     """
 
     scan: DiffusionScan
     out: Path
     model: str | None
-    mask: str | None
     te: str | None
     b_tolerance: float | None
     options: dict[str, Any]
@@ -69,8 +73,6 @@ class FitTask:
 
 def is_many(images: Sequence[Path]) -> bool:
     """Tell whether the images of a command are more than one scan."""
-    from dmrifit.cohort.bids_folder import is_bids_folder
-
     if len(images) > 1:
         return True
     return is_pattern(images[0]) or is_bids_folder(images[0])
@@ -78,107 +80,110 @@ def is_many(images: Sequence[Path]) -> bool:
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
     """Find the scans of a BIDS folder, or of a list or glob; and what patterns are relative to."""
-    from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, plain_scan
-
+    root = Path()
     if len(images) == 1 and is_bids_folder(images[0]):
-        scans = find_scans(images[0])
-        _check_folders(scans)
-        return scans, images[0]
-    scans = [plain_scan(path) for path in named_images(images)]
-    scans = _named_by_folder(scans)
-    _check_folders(scans)
-    return scans, Path()
-
-
-def _check_folders(scans: Sequence[DiffusionScan]) -> None:
-    """Refuse scans whose maps would lie in one folder, on some disk or other."""
-    from dmrifit.io.atomic_files import check_name, share_a_name
-
+        root = images[0]
+        scans = find_scans(root)
+    else:
+        scans = [plain_scan(path) for path in named_images(images)]
+        folders = [scan.images[0].absolute().parent.name for scan in scans]
+        # Images of one name are told apart by their folders, where these differ.
+        if len({scan.name for scan in scans}) < len(scans) == len(set(folders)):
+            scans = [
+                replace(scan, name=name, folder=Path(name))
+                for scan, name in zip(scans, folders, strict=True)
+            ]
     names = [scan.name for scan in scans]
     for name in names:
         check_name(name)
-    repeated = {
-        name for name, is_shared in zip(names, share_a_name(names), strict=True) if is_shared
-    }
+    repeated = set(compress(names, share_a_name(names)))
     if repeated:
         raise ValueError(
             f"more than one scan is called {first_few(sorted(repeated))}, in upper or lower case, "
             "so that their maps would lie in one folder; name them differently, or fit them apart"
         )
-
-
-def _named_by_folder(scans: list[DiffusionScan]) -> list[DiffusionScan]:
-    """Name scans whose images have one name by their folders, where these tell them apart."""
-    folders = {scan.images[0].absolute().parent.name for scan in scans}
-    if len({scan.name for scan in scans}) == len(scans) or len(folders) < len(scans):
-        return scans
-    renamed = []
-    for scan in scans:
-        name = scan.images[0].absolute().parent.name
-        renamed.append(replace(scan, name=name, folder=Path(name)))
-    return renamed
+    return scans, root
 
 
 def fit_many(
     context: typer.Context,
     images: Sequence[Path],
     out: Path,
+    run: RunOptions,
     *,
     model: str | None,
-    mask: str | None,
     te: list[str] | None,
     b_tolerance: float | None,
     options: Mapping[str, Any],
-    jobs: int,
-    cluster: str | None,
-    overwrite: bool,
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
-    from dmrifit._utils.threads import check_jobs, default_threads
-
-    check_jobs(jobs, "--jobs")
+    check_jobs(run.jobs, "--jobs")
     scans, root = named_scans(images)
     if te and len(te) > 1:
         raise ValueError("--te takes one value for many scans; echo times of each are sidecars")
-    masks = _matched("--mask", mask, scans, root, words=("auto",))
-    sigma = options["sigma"]
-    levels = _matched("--sigma", sigma, scans, root, words=("estimate",))
-    settings = _settings(options) | {"model": model, "mask": mask, "te": te}
-    settings |= {"b_tolerance": b_tolerance, "sigma": None if sigma is None else str(sigma)}
-    _check_folder(images, out)
-    _check_options(model, options, cluster)
+    # The file of each scan where an option is a pattern; words and numbers are for all.
+    patterns: dict[str, dict[str, Path | None]] = {}
+    for role in ("mask", "sigma"):
+        value = options[role]
+        if value not in (None, "auto", "estimate") and not isinstance(value, float):
+            patterns[role] = match_files(f"--{role}", str(value), scans, root)
+    if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):
+        raise ValueError(
+            f"--out {out} is the BIDS folder itself, which holds raw data; choose another one, "
+            f"such as {out / 'derivatives' / 'dmrifit'}"
+        )
+    if model is not None:
+        # What is wrong for every scan is refused before an earlier run is replaced.
+        signal_model = resolve_model(model)
+        numbers = {
+            name: value for name, value in options["fixed"].items() if not isinstance(value, str)
+        }
+        fit_settings = FitSettings(options["method"], bounds=options["bounds"], fixed=numbers)
+        fit_settings.fixed_values(signal_model, 1, fit_settings.box(signal_model))
+    with scheduler(run.cluster):
+        pass
     out.mkdir(parents=True, exist_ok=True)
     threads = options["n_threads"]
     if threads is None:
-        n_workers = default_threads() if jobs < 0 else jobs
-        threads = 1 if cluster else max(1, default_threads() // n_workers)
+        n_workers = default_threads() if run.jobs < 0 else run.jobs
+        threads = 1 if run.cluster else max(1, default_threads() // n_workers)
     tasks = []
     for scan in scans:
-        name = scan.name
-        problem = _missing("--mask", mask, masks[name])
-        problem = problem or _missing("--sigma", sigma, levels[name])
-        inputs = [*scan.images, *scan.sidecars(), masks[name], levels[name], *(te or [])]
+        paths = [*scan.images, *scan.sidecars(), *map(Path, te or [])]
+        own_options = {**options, "n_threads": threads, "overwrite": True}
+        problem = ""
+        for role, files in patterns.items():
+            file = files[scan.name]
+            if file is None:
+                problem = problem or f"--{role} {options[role]} matches no file of this scan"
+            else:
+                own_options[role] = str(file.resolve())
+                paths.append(file)
         # Read before the run begins, which removes records of other options.
-        record = read_record(out / _RUN.record.format(name=name), _RUN.fields)
+        record = read_sealed(out / _RUN.record.format(name=scan.name))
+        absolute_images = tuple(path.absolute() for path in scan.images)
         tasks.append(
             FitTask(
-                _absolute(scan),
+                replace(scan, images=absolute_images, root=scan.root.absolute()),
                 out.resolve(),
                 model,
-                masks[name],
                 te[0] if te else None,
                 b_tolerance,
-                {**options, "sigma": levels[name], "n_threads": threads, "overwrite": True},
-                [_source(Path(path)) for path in inputs if _is_file(path)],
+                own_options,
+                [_source(path) for path in paths if path.is_file()],
                 problem,
                 "" if record is None else _sidecar(scan, record["model"]),
             )
         )
+    settings = {**options, "model": model, "te": te, "b_tolerance": b_tolerance}
+    for name in ("n_threads", "overwrite"):
+        del settings[name]
     _RUN.run(
         tasks,
         out,
-        settings,
-        RunOptions(jobs, cluster, overwrite=overwrite),
+        # In types that JSON returns as they were.
+        json.loads(json.dumps(settings, default=str)),
+        run,
         names=lambda task: {
             "name": task.scan.name,
             "subject": task.scan.subject,
@@ -186,9 +191,11 @@ def fit_many(
         },
         work=fit_one,
         is_current=_is_current,
-        write=lambda records: _write_results(out, list(records.values())),
         say=lambda records: _result_lines(context, out, list(records.values()), len(tasks)),
     )
+    describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
+    if not (out / ".bidsignore").exists():
+        write_text(out / ".bidsignore", _IGNORED)
 
 
 def _is_current(task: FitTask, record: Mapping[str, Any]) -> bool:
@@ -198,54 +205,37 @@ def _is_current(task: FitTask, record: Mapping[str, Any]) -> bool:
 
 
 def fit_one(task: FitTask, _folder: Path) -> dict[str, Any]:
-    """Fit one scan, and give what is kept of it."""
-    from dmrifit.io.atomic_files import write_text
-
+    """Fit one of many scans, and give what is kept of it: what its sidecar says of the fit."""
     if task.problem:
         raise ValueError(task.problem)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        record = _fit(task)
+        manifest = task.scan.read(task.te)
     # What a fit warns of is in its sidecar.
-    texts = [str(warning.message) for warning in caught]
-    record["notes"] = list(dict.fromkeys([*texts, *record["notes"]]))
-    record["seconds"] = time.perf_counter() - start
-    if record["sidecar"] != task.earlier_sidecar:
-        _remove_maps(task.out / task.earlier_sidecar)
-    path = task.out / _RUN.record.format(name=task.scan.name)
-    write_text(path, json.dumps(record, indent=2) + "\n")
-    return record
-
-
-def _fit(task: FitTask) -> dict[str, Any]:
-    """Fit a scan, and read what its sidecar says of the fit."""
-    from dmrifit.imaging.scan_info import contrast_lines
-    from dmrifit.report.verdict import fit_sentences, prose, remedies
-
-    manifest = task.scan.read(task.te)
-    protocol, images = manifest.protocol, list(manifest.images)
-    if task.b_tolerance is not None:
-        protocol = protocol.rounded(task.b_tolerance)
-    fitted = fitted_protocol(protocol, task.options)
-    name, reason = chosen_model(fitted, task.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        folder = task.out / task.scan.folder
-        sidecar = fit_maps(images, protocol, name, task.mask, folder, task.options)
-    description = json.loads(sidecar.read_text(encoding="utf-8"))
+        model, path = fit_scan(
+            manifest.images,
+            manifest.protocol,
+            task.model,
+            task.out / task.scan.folder,
+            task.options,
+            b_tolerance=task.b_tolerance,
+        )
+    description = json.loads(path.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
-    return {
+    notes = [str(warning.message) for warning in caught]
+    notes += prose(fit_sentences(description), description)
+    record = {
         "name": task.scan.name,
         "subject": task.scan.subject,
         "session": task.scan.session,
         "synthetic": False,
-        "model": name,
-        "reason": reason,
-        "protocol": "; ".join(contrast_lines(fitted)),
-        "sidecar": _sidecar(task.scan, name),
+        "model": model,
+        "sidecar": _sidecar(task.scan, model),
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
         "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
@@ -255,59 +245,59 @@ def _fit(task: FitTask) -> dict[str, Any]:
             if "Fixed" not in description["Parameters"][name]
         },
         "air": description["Air"]["Share"],
-        "notes": prose(fit_sentences(description), description),
+        "notes": list(dict.fromkeys(notes)),
         "remedies": remedies(description),
         "inputs": {
             "images": [str(path) for path in task.scan.images],
-            "mask": task.mask,
+            "mask": task.options["mask"],
             "sigma": task.options["sigma"] and str(task.options["sigma"]),
         },
         "sources": task.sources,
+        "seconds": time.perf_counter() - start,
     }
+    earlier_sidecar = task.out / task.earlier_sidecar
+    if record["sidecar"] != task.earlier_sidecar and earlier_sidecar.is_file():
+        # Its maps are of another model.
+        stem = glob.escape(earlier_sidecar.name.removesuffix("dwimap.json"))
+        for ending in ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png", "dwimap.json"):
+            for file in earlier_sidecar.parent.glob(stem + ending):
+                file.unlink(missing_ok=True)
+    text = json.dumps(sealed(record), indent=2)
+    write_text(task.out / _RUN.record.format(name=task.scan.name), text + "\n")
+    return record
 
 
 def _sidecar(scan: DiffusionScan, model: str) -> str:
     """Name the sidecar of a fit, in the folder of all; no path is taken from a file there."""
-    from dmrifit.io.bids_derivatives import common_stem, derivative_name
-
     name = derivative_name(common_stem(scan.images), "dwimap.json", model=model)
     return str(scan.folder / name)
 
 
-def fitted_protocol(protocol: Protocol, options: Mapping[str, Any]) -> Protocol:
-    """Leave out the measurements that options of `fit_image` leave out."""
-    from dmrifit.imaging.fit_predict import kept_measurements
-
-    return protocol.take(kept_measurements(protocol, options["b_max"], options["leave_out_b"]))
-
-
-def chosen_model(protocol: Protocol, name: str | None) -> tuple[str, str]:
-    """Give the name of a model and why it is fitted: the one that is asked for, or the richest."""
-    from dmrifit.engine.design.identifiability import suggest_model
-    from dmrifit.engine.models import resolve_model
-
-    if name is None:
-        return suggest_model(protocol)
-    return resolve_model(name).name, "as asked"
-
-
-def fit_maps(
+def fit_scan(
     images: Sequence[Path],
     protocol: Protocol,
-    model: str,
-    mask: str | Path | None,
+    model: str | None,
     out: Path,
     options: Mapping[str, Any],
     *,
+    b_tolerance: float | None = None,
     progress: bool = False,
-) -> Path:
-    """Fit one scan, also one of many, into a folder; return the sidecar of its maps."""
-    from dmrifit.imaging.fit_predict import fit_image
-    from dmrifit.io.bids_derivatives import common_stem, derivative_name
-
-    images = list(images)
-    fit_image(images, protocol, model, mask=mask, out=out, progress=progress, **options)
-    return out / derivative_name(common_stem(images), "dwimap.json", model=model)
+) -> tuple[str, Path]:
+    """Fit a scan, by default by the richest model; give its name and the sidecar of the maps."""
+    if b_tolerance is not None:
+        protocol = protocol.rounded(b_tolerance)
+    kept = kept_measurements(protocol, options["b_max"], options["leave_out_b"])
+    fitted = protocol.take(kept)
+    name, reason = suggest_model(fitted) if model is None else (resolve_model(model).name, "")
+    if progress:
+        for line in contrast_lines(fitted):
+            say(f"using protocol: {line}")
+        if reason:
+            say(f"using model {name}: {reason} (choose another by --model)")
+    fit_image(list(images), protocol, name, out=out, progress=progress, **options)
+    if progress and name == "kurtosis" and fitted.directions is not None:
+        say(POWDER_KURTOSIS)
+    return name, out / derivative_name(common_stem(images), "dwimap.json", model=name)
 
 
 def refit_line(
@@ -350,125 +340,32 @@ def _line(record: Mapping[str, Any]) -> str:
     return f"{text}, {record['seconds']:.0f} s"
 
 
-def _matched(
-    option: str, value: Any, scans: Sequence[DiffusionScan], root: Path, *, words: Sequence[str]
-) -> dict[str, Any]:
-    """Find the file of each scan where an option is a pattern; words and numbers are for all."""
-    from dmrifit.cohort.bids_folder import match_files
-
-    if value is None or isinstance(value, float) or value in words:
-        return {scan.name: value for scan in scans}
-    files = match_files(option, str(value), scans, root)
-    return {name: None if path is None else str(path.resolve()) for name, path in files.items()}
-
-
-def _missing(option: str, value: Any, match: Any) -> str:
-    """Say that a pattern has no file for a scan; an empty text if it has one."""
-    if value is None or match is not None:
-        return ""
-    return f"{option} {value} matches no file of this scan"
-
-
-def _is_file(value: Any) -> bool:
-    return isinstance(value, str | Path) and Path(value).is_file()
-
-
 def _source(path: Path) -> list[Any]:
     """Describe an input so that a change of it is seen without reading it."""
     status = path.stat()
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]
 
 
-def _check_folder(images: Sequence[Path], out: Path) -> None:
-    """Refuse to write maps among raw data."""
-    if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):
-        raise ValueError(
-            f"--out {out} is the BIDS folder itself, which holds raw data; choose another one, "
-            f"such as {out / 'derivatives' / 'dmrifit'}"
-        )
+def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row of a scan in the table of fits, which dmrifit roi reads."""
+    return {
+        "name": record["name"],
+        "subject": record["subject"],
+        "visit": record["session"] or "1",
+        "maps": record["sidecar"],
+        **{key: record[key] for key in ("model", "voxels", "fitted")},
+        "seconds": round(record["seconds"], 1),
+        "air": record["air"],
+        **{f"in_doubt_{name}": share for name, share in record["in_doubt"].items()},
+        "notes": " ".join(record["notes"]),
+    }
 
 
-def _check_options(model: str | None, options: Mapping[str, Any], cluster: str | None) -> None:
-    """Refuse a model, bounds, fixed values or a scheduler that are wrong for every scan."""
-    from dmrifit.engine.fit_settings import FitSettings
-    from dmrifit.engine.models import resolve_model
-
-    if model is not None:
-        signal_model = resolve_model(model)
-        numbers = {
-            name: value for name, value in options["fixed"].items() if not isinstance(value, str)
-        }
-        settings = FitSettings(method=options["method"], bounds=options["bounds"], fixed=numbers)
-        settings.fixed_values(signal_model, 1, settings.box(signal_model))
-    with scheduler(cluster):
-        pass
-
-
-def _remove_maps(sidecar: Path) -> None:
-    """Remove the maps that an earlier run fitted to a scan with another model."""
-    if not sidecar.is_file():
-        return
-    stem = sidecar.name.removesuffix("dwimap.json")
-    endings = ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png")
-    for ending in endings:
-        for path in sidecar.parent.glob(glob.escape(stem) + ending):
-            path.unlink(missing_ok=True)
-    sidecar.unlink(missing_ok=True)
-
-
-def _absolute(scan: DiffusionScan) -> DiffusionScan:
-    """Give a scan with absolute paths, for workers that run elsewhere."""
-    return replace(
-        scan, images=tuple(path.absolute() for path in scan.images), root=scan.root.absolute()
-    )
-
-
-def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the options that change maps, in types that JSON returns as they were."""
-    irrelevant = ("n_threads", "progress", "overwrite", "sigma")
-    kept = {name: value for name, value in options.items() if name not in irrelevant}
-    return json.loads(json.dumps(kept))
-
-
-def _write_results(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table of fitted scans, which dmrifit roi reads, and the page."""
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-    from dmrifit.io.bids_derivatives import describe_dataset
-
-    describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
-    if not (out / ".bidsignore").exists():
-        write_text(out / ".bidsignore", _IGNORED)
-    rows = []
-    for record in records:
-        row = {
-            "name": record["name"],
-            "subject": record["subject"],
-            "visit": record["session"] or "1",
-            "maps": record["sidecar"],
-            **{key: record[key] for key in ("model", "voxels", "fitted")},
-            "seconds": round(record["seconds"], 1),
-            "air": record["air"],
-        }
-        row |= {f"in_doubt_{name}": share for name, share in record["in_doubt"].items()}
-        rows.append(row | {"notes": " ".join(record["notes"])})
-    table = pd.DataFrame(rows)
-    # Scans of several models have several parameters in doubt.
-    table.insert(len(table.columns) - 1, "notes", table.pop("notes"))
-    write_text(out / _TABLE, table_text(table, digits=3))
-    if can_draw():
-        _write_page(out, records)
-
-
-def _write_page(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the page of all scans: a row for each with a link to its own page, and pictures."""
-    from dmrifit.report.page import NOTICE, Link, Picture, Table
-    from dmrifit.report.verdict import percent
-
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+    """Make the page of all scans: a row for each with a link to its own page, and pictures."""
     lines: list[list[Any]] = []
     pictures: list[tuple[str, list[Any]]] = []
-    for record in records:
+    for record in records.values():
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
         title = record["name"]
         if (out / page).is_file():
@@ -486,11 +383,10 @@ def _write_page(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     note = ""
     if len(records) > len(pictures) == _MOST_PICTURES:
         note = f"Pictures of the first {_MOST_PICTURES} scans; the others are on their own pages."
-    write_page(
-        out,
+    return run_page(
         "Fits",
         [Table(lines, header, numbers=(2, 3, 5), words=(4, 6)), *failed_cases(out)],
-        records,
+        records.values(),
         pictures,
         unit="scan",
         notice=NOTICE,
@@ -520,23 +416,12 @@ def _result_lines(
         yield f"page: {out / _PAGE}"
 
 
-#: How many scans are fitted: what stands in the record of each, and what is written of all.
 _RUN = CaseRun(
     record=".fits/{name}.json",
-    fields={
-        "name": str,
-        "model": str,
-        "voxels": int,
-        "fitted": int,
-        "seconds": float,
-        "sources": list,
-        "in_doubt": dict,
-        "air": float,
-        "notes": list,
-        "remedies": dict,
-        "inputs": dict,
-    },
-    results=(_TABLE, FAILED, _PAGE),
+    table=_TABLE,
+    row=_row,
+    page=_page,
+    digits=3,
     errors=(ValueError, OSError, ImportError, MemoryError),
     line=_line,
     noun="scan",

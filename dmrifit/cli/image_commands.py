@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import can_draw
+from dmrifit._utils.text_files import read_object
+from dmrifit.cli.case_runs import RunOptions, can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import (
     bounds_of,
@@ -23,6 +24,7 @@ from dmrifit.cli.options import (
     say,
     scan_of,
 )
+from dmrifit.io.bids_derivatives import MONOTONIC, SYNTHETIC_TRAINING, common_stem, derivative_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,11 +107,9 @@ def fit(
 
     Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
-    from dmrifit.cli.fit_runs import chosen_model, fit_many, fit_maps, fitted_protocol, is_many
-    from dmrifit.engine.design.identifiability import POWDER_KURTOSIS
+    from dmrifit.cli.fit_runs import fit_many, fit_scan, is_many
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
-    from dmrifit.imaging.scan_info import contrast_lines
 
     fixed: dict[str, float | str] = {}
     for name, value in pairs("--fix", fix or []):
@@ -117,6 +117,7 @@ def fit(
     options = {
         "b_max": b_max,
         "leave_out_b": list(leave_out_b or []),
+        "mask": mask,
         "sigma": "estimate" if sigma == "estimate" else number_or_path(sigma),
         "average": average_directions,
         "bounds": bounds_of(bounds or []),
@@ -146,20 +147,11 @@ def fit(
         # Without a model, echo times decide which is the richest.
         needs_te = model is None or resolve_model(model).needs_te
         series, protocol = scan_of(images[0], bval, bvec, te, needs_te=needs_te)
-        if b_tolerance is not None:
-            protocol = protocol.rounded(b_tolerance)
-        fitted = fitted_protocol(protocol, options)
-        for line in contrast_lines(fitted):
-            say(f"using protocol: {line}")
-        name, reason = chosen_model(fitted, model)
-        if model is None:
-            say(f"using model {name}: {reason} (choose another by --model)")
-        region = mask if mask is None or mask == "auto" else Path(mask)
-        sidecar = fit_maps(series, protocol, name, region, out, options, progress=True)
+        _, sidecar = fit_scan(
+            series, protocol, model, out, options, b_tolerance=b_tolerance, progress=True
+        )
         _print_fit(context, out, sidecar)
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
-        if name == "kurtosis" and fitted.directions is not None:
-            say(POWDER_KURTOSIS)
         return
     if bval or bvec:
         raise ValueError(
@@ -169,14 +161,11 @@ def fit(
         context,
         images,
         out,
+        RunOptions(jobs, cluster, overwrite=overwrite),
         model=model,
-        mask=mask,
         te=te,
         b_tolerance=b_tolerance,
         options=options,
-        jobs=jobs,
-        cluster=cluster,
-        overwrite=overwrite,
     )
 
 
@@ -212,7 +201,6 @@ def preprocess(
     Example: dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean
     """
     from dmrifit.imaging.scan_pipeline import preprocess_image
-    from dmrifit.io.bids_derivatives import common_stem, derivative_name
 
     images, protocol = scan_of(image, bval, bvec, te, needs_te=True)
     preprocess_image(
@@ -336,7 +324,6 @@ def predict(
     Example: dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted
     """
     from dmrifit.imaging.fit_predict import predict_image
-    from dmrifit.io.bids_derivatives import SYNTHETIC_TRAINING
     from dmrifit.model_files.model_file import load_model
     from dmrifit.predict.conformal import strategy_of
 
@@ -409,10 +396,7 @@ def view(
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out} is a page; give it a name that ends in .html")
-    check_output(out, overwrite)
-    for path in _files([*map_.values(), image, labels]):
-        if out.exists() and out.samefile(path):
-            raise ValueError(f"--out {out} is an input and would be overwritten; name another")
+    check_output(out, overwrite, keep=_files([*map_.values(), image, labels]))
     require_libraries("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
@@ -457,16 +441,15 @@ def dicom_seg(
     from dmrifit.io.dicom_seg import check_ending, write_dicom_seg
     from dmrifit.io.nifti import load_image, read_volume
 
-    check_output(out, overwrite)
-    if out.exists() and out.samefile(labels):
-        raise ValueError(
-            f"--out {out} is the label image and would be overwritten; choose another name"
-        )
+    check_output(out, overwrite, keep=[labels])
     check_ending(out)
     label_image = load_image(labels)
     labeled = read_volume(labels)
     if note is None:
-        note = _statement(labels)
+        # What a run that wrote the labels says of a scan without findings; often nothing.
+        record = read_object(labels.parent / "segmentation.json") or {}
+        statement = record.get("statement")
+        note = statement if isinstance(statement, str) else ""
     segments = write_dicom_seg(
         labeled,
         label_image.affine,
@@ -483,17 +466,6 @@ def dicom_seg(
     typer.echo(f"{counted(len(segments), 'segment')}: {out}")
     if not labeled.any():
         typer.echo(note)
-
-
-def _statement(labels: Path) -> str:
-    """Read what a run that wrote a label image says of a scan without findings; often nothing."""
-    record = labels.parent / "segmentation.json"
-    try:
-        statement = json.loads(record.read_text(encoding="utf-8"))["statement"]
-    # Any other file may have this name.
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return statement if isinstance(statement, str) else ""
 
 
 def _can_draw_page() -> bool:
@@ -528,7 +500,7 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
 def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
     from dmrifit.cli.fit_runs import refit_line
-    from dmrifit.io.bids_derivatives import MONOTONIC
+    from dmrifit.engine.design.planning import UNDETERMINED_CV
     from dmrifit.report.verdict import fit_sentences, remedies
 
     description = json.loads(sidecar.read_text(encoding="utf-8"))
@@ -553,8 +525,18 @@ def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
             intervals.append(f"{parameter}{meaning} {entry['Interval']}")
     if intervals:
         typer.echo(f"95% intervals (medians of their ends): {'; '.join(intervals)}")
-    if "ExpectedPrecision" in description:
-        _print_expected_precision(description["ExpectedPrecision"])
+    if expected := description.get("ExpectedPrecision"):
+        errors = []
+        for name, cv in expected["CoefficientOfVariation"].items():
+            if cv is None or cv > UNDETERMINED_CV:
+                errors.append(f"{name} not determined by this protocol")
+            else:
+                errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
+        typer.echo(
+            "precision to expect in typical tissue at the SNR of this scan, "
+            f"{expected['SNR']:.0f} (signal at {expected['SNRContrast']} over the SD of "
+            f"residuals): {', '.join(errors)}"
+        )
     # Warnings were printed when they arose.
     for sentence in fit_sentences(description):
         if sentence not in description.get("Warnings", []):
@@ -570,19 +552,3 @@ def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
     if page.exists():
         typer.echo(f"page: {page}")
-
-
-def _print_expected_precision(section: Mapping[str, Any]) -> None:
-    """Print how well the protocol determines each parameter at the SNR of the scan."""
-    from dmrifit.engine.design.planning import UNDETERMINED_CV
-
-    errors = []
-    for name, cv in section["CoefficientOfVariation"].items():
-        if cv is None or cv > UNDETERMINED_CV:
-            errors.append(f"{name} not determined by this protocol")
-        else:
-            errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
-    typer.echo(
-        f"precision to expect in typical tissue at the SNR of this scan, {section['SNR']:.0f} "
-        f"(signal at {section['SNRContrast']} over the SD of residuals): {', '.join(errors)}"
-    )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import first_few
+from dmrifit._utils.text_files import check_file, read_small
+from dmrifit.io.bids_derivatives import stem
 
 if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
@@ -29,9 +31,6 @@ def say(message: str) -> None:
 
 def beside(image: Path, extension: str) -> Path | None:
     """Find the file of the same name with another extension, and print that it is used."""
-    from dmrifit._utils.text_files import check_file
-    from dmrifit.io.bids_derivatives import stem
-
     path = image.with_name(f"{stem(image)}.{extension}")
     # A pipe or a broken link of that name was meant to be the file.
     if not os.path.lexists(path):
@@ -43,7 +42,6 @@ def beside(image: Path, extension: str) -> Path | None:
 
 def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
     """List images: named ones, those that a glob matches, or those of a BIDS folder by a glob."""
-    from dmrifit._utils.text_files import check_file
     from dmrifit.cohort.bids_folder import is_bids_folder
 
     images = []
@@ -85,7 +83,6 @@ def named_cases(
     Options that name files are for a single image. `images` are the columns of images that a table
     may have, `bids` is the glob of images in the folders of BIDS subjects.
     """
-    from dmrifit._utils.text_files import check_file
     from dmrifit.cohort.bids_folder import is_bids_folder
     from dmrifit.io.case_tables import folder_table
 
@@ -131,9 +128,7 @@ def scan_of(
     image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
 ) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
-    from dmrifit._utils.text_files import check_file
     from dmrifit.engine.protocol import Protocol, read_echo_times
-    from dmrifit.io.bids_derivatives import stem
     from dmrifit.io.scan_manifest import read_manifest
 
     options = {"--bval": bval, "--bvec": bvec, "--te": te}
@@ -169,9 +164,6 @@ def scan_of(
 
 def _sidecar(image: Path) -> Path | None:
     """Find the BIDS sidecar of an image, if it holds an echo time."""
-    from dmrifit._utils.text_files import read_small
-    from dmrifit.io.bids_derivatives import stem
-
     path = image.with_name(f"{stem(image)}.json")
     # A damaged sidecar is reported where it is read as JSON; here it is only looked into.
     if path.is_file() and '"EchoTime"' in read_small(path).decode("utf-8", errors="replace"):
@@ -189,7 +181,7 @@ def number_or_path(text: str | None) -> float | Path | None:
         return Path(text)
 
 
-def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
+def pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
     """Split values of the form NAME=VALUE."""
     named_values = []
     for text in texts:

@@ -21,6 +21,27 @@ PARAMETER_UNIT = "that of the parameter"
 _LARGEST_FLOAT32 = np.finfo(np.float32).max
 
 
+def pack_bits(flags: NDArray[np.bool_], n_parameters: int) -> NDArray[np.unsignedinteger]:
+    """
+    Pack the flags of each voxel into one number, bit by bit.
+
+    Shapes: `flags` (n_voxels, n_flags), up to two for each parameter; returns (n_voxels,).
+    """
+    dtype = bits_type(n_parameters)
+    weights = np.left_shift(dtype.type(1), np.arange(flags.shape[1], dtype=dtype))
+    return np.asarray(flags @ weights)
+
+
+def unpack_bits(bits: NDArray[np.unsignedinteger], n: int) -> NDArray[np.bool_]:
+    """
+    Unpack the first `n` flags of each voxel.
+
+    Shapes: `bits` (...); returns (..., n).
+    """
+    shifts = np.arange(n, dtype=np.uint64)
+    return ((np.asarray(bits).astype(np.uint64)[..., None] >> shifts) & np.uint64(1)).astype(bool)
+
+
 def pack_bounds(
     at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]
 ) -> NDArray[np.unsignedinteger]:
@@ -29,11 +50,9 @@ def pack_bounds(
 
     Shapes: `at_low`, `at_high` (n_voxels, n_parameters); returns (n_voxels,).
     """
-    n_parameters = at_low.shape[1]
-    dtype = bits_type(n_parameters)
-    weights = np.left_shift(dtype.type(1), np.arange(2 * n_parameters, dtype=dtype))
-    pairs = np.stack([at_low, at_high], axis=2).reshape(len(at_low), 2 * n_parameters)
-    return np.asarray(pairs @ weights)
+    n_voxels, n_parameters = at_low.shape
+    pairs = np.stack([at_low, at_high], axis=2).reshape(n_voxels, 2 * n_parameters)
+    return pack_bits(pairs, n_parameters)
 
 
 def unpack_bounds(
@@ -44,9 +63,7 @@ def unpack_bounds(
 
     Shapes: `bits` (...); returns at_low, at_high (..., n).
     """
-    bits = np.asarray(bits).astype(np.uint64)[..., None]
-    shifts = np.arange(2 * n, dtype=np.uint64)
-    pairs = ((bits >> shifts) & np.uint64(1)).astype(bool)
+    pairs = unpack_bits(bits, 2 * n)
     return pairs[..., ::2], pairs[..., 1::2]
 
 
@@ -66,25 +83,7 @@ def pack_doubts(result: FitResult) -> NDArray[np.unsignedinteger]:
     """
     fitted = result.status != FitStatus.NOT_FITTED
     flags = np.column_stack([result.doubt, result.starts_disagree]) & fitted[:, None]
-    dtype = bits_type(len(result.names))
-    weights = np.left_shift(dtype.type(1), np.arange(flags.shape[1], dtype=dtype))
-    return np.asarray(flags @ weights)
-
-
-def unpack_doubts(bits: NDArray[np.unsignedinteger], n: int) -> NDArray[np.bool_]:
-    """
-    Unpack which of `n` parameters are in doubt.
-
-    Shapes: `bits` (...); returns (..., n).
-    """
-    shifts = np.arange(n, dtype=np.uint64)
-    return ((np.asarray(bits).astype(np.uint64)[..., None] >> shifts) & np.uint64(1)).astype(bool)
-
-
-def _storable_errors(result: FitResult) -> NDArray[np.float64]:
-    """Replace errors too large for float32, of parameters the signal does not show, by NaN."""
-    errors = result.standard_errors
-    return np.where(np.abs(errors) < _LARGEST_FLOAT32, errors, np.nan)
+    return pack_bits(flags, len(result.names))
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,13 @@ class FitMap:
 #: Every map of a fit, in the order in which maps are written. A new map is a new entry here.
 FIT_MAPS = (
     FitMap("{parameter}", "File", attrgetter("parameters"), PARAMETER_UNIT),
-    FitMap("{parameter}_se", "StandardErrorFile", _storable_errors, PARAMETER_UNIT),
+    FitMap(
+        "{parameter}_se",
+        "StandardErrorFile",
+        # Infinite for parameters that the signal does not show.
+        lambda result: np.where(np.isinf(result.standard_errors), np.nan, result.standard_errors),
+        PARAMETER_UNIT,
+    ),
     FitMap(
         "{parameter}_low",
         "LowEndFile",

@@ -52,14 +52,27 @@ class Problem:
         self.model = model
         self.protocol = protocol
         self.kernel = compiler.load(model)
-        self.shared = compiler.load_shared()
+        self.shared = compiler.load(None)
         self.n_free = len(model.names) - len(fixed)
         self._set_bounds(protocol, box)
-        self.pinned = _pinned(model, fixed, self.kernel.FORMS)
+        # Fixed values in inner coordinates, of all voxels or of each; NaN where one is fitted.
+        outer = np.ones((max([1, *(value.size for value in fixed.values())]), len(model.names)))
+        for name, value in fixed.items():
+            if value.size:
+                outer[:, model.names.index(name)] = value
+        pinned = to_inner(outer, self.kernel.FORMS)
+        pinned[:, [name not in fixed for name in model.names]] = np.nan
+        self.pinned = np.ascontiguousarray(pinned)
         self.regularized = bool(settings.regularization)
         self.penalty = settings.penalty(self.low, self.high)
         self.contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
-        self._set_dictionary(protocol, fixed, settings.starts(self.n_free))
+        common = tuple(sorted((n, float(value)) for n, value in fixed.items() if value.ndim == 0))
+        n_starts = settings.starts(self.n_free)
+        self.dictionary = _cached_dictionary(
+            self.kernel, model, protocol, tuple(self.low), tuple(self.high), common, self.turn_up,
+            n_starts,
+        )  # fmt: skip
+        self.n_starts = min(n_starts, self.dictionary.n_strata)
         # A function that is called from the kernel costs more to calibrate than starts cost.
         self.is_routed = (
             settings.routed
@@ -87,16 +100,6 @@ class Problem:
         ends = np.stack([self.low, self.high])
         # The inverse of a relaxation time swaps its bounds.
         self.inner_low, self.inner_high = np.sort(to_inner(ends, self.kernel.FORMS), axis=0)
-
-    def _set_dictionary(
-        self, protocol: Protocol, fixed: dict[str, NDArray], n_starts: int
-    ) -> None:
-        common = tuple(sorted((n, float(value)) for n, value in fixed.items() if value.ndim == 0))
-        self.dictionary = _cached_dictionary(
-            self.kernel, self.model, protocol, tuple(self.low), tuple(self.high), common,
-            self.turn_up, n_starts,
-        )  # fmt: skip
-        self.n_starts = min(n_starts, self.dictionary.n_strata)
 
     def _set_common(self) -> None:
         """Write as arrays what the compiled code asks of the model and the settings."""
@@ -250,19 +253,3 @@ class Problem:
 
 # A dictionary costs more than the fits where there are few voxels, and nothing changes one later.
 _cached_dictionary = lru_cache(maxsize=32)(Dictionary)
-
-
-def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:
-    """
-    Turn fixed values into inner coordinates; NaN marks a parameter that is fitted.
-
-    Shapes: returns (1 or n_voxels, n_parameters).
-    """
-    n_rows = max([1, *(value.size for value in fixed.values())])
-    outer = np.ones((n_rows, len(model.names)))
-    for name, value in fixed.items():
-        if value.size:
-            outer[:, model.names.index(name)] = value
-    pinned = to_inner(outer, forms)
-    pinned[:, [name not in fixed for name in model.names]] = np.nan
-    return np.ascontiguousarray(pinned)

@@ -300,10 +300,15 @@ class FitSettings:
 
     def describe(self) -> dict[str, Any]:
         """Describe the options that results depend on, except fixed values and the noise."""
+        bounds = self.bounds
+        if isinstance(bounds, Mapping):
+            bounds = ", ".join(
+                f"{name} from {low} to {high}" for name, (low, high) in bounds.items()
+            )
         described: dict[str, Any] = {
             "Method": self.method or "the model's own",
             "Starts": self.n_starts,
-            "Bounds": self._describe_bounds(),
+            "Bounds": bounds or "those of the model",
             "Regularization": self.regularization,
             "Likelihood": self.likelihood,
         }
@@ -327,13 +332,6 @@ class FitSettings:
                 "give a dict by parameter name"
             )
         return model.published_bounds
-
-    def _describe_bounds(self) -> str:
-        if self.bounds is None or isinstance(self.bounds, str):
-            return self.bounds or "those of the model"
-        return ", ".join(
-            f"{name} from {low} to {high}" for name, (low, high) in self.bounds.items()
-        )
 
 
 def can_segment(protocol: Protocol, threshold: float = DEFAULT_THRESHOLD) -> bool:

@@ -101,12 +101,23 @@ def _contrasts(protocol: Protocol) -> list[_Contrast]:
         for shell in _shells(columns[np.argsort(protocol.b[columns], kind="stable")], protocol):
             b = float(np.mean(protocol.b[shell]))
             contrasts.append(_Contrast(b, float(echo_time), shell))
-    has_single = _has_single_directions(protocol, contrasts)
-    return [
-        contrast
+    # Scanners write the b-value that each direction really had; traces share theirs.
+    has_single = protocol.directions is None and any(
+        len(contrast.columns) >= _FEWEST_DIRECTIONS
+        and contrast.b >= _DIRECTIONAL_B
+        and np.ptp(protocol.b[contrast.columns]) > 0
         for contrast in contrasts
-        if not _is_directional(protocol, contrast.columns, has_single=has_single)
-    ]
+    )
+
+    def is_directional(shell: NDArray[np.intp]) -> bool:
+        if protocol.b[shell].max() < _DIRECTIONAL_B:
+            return False
+        if protocol.directions is None:
+            return has_single and len(shell) < _FEWEST_DIRECTIONS
+        axes = np.unique(np.abs(protocol.directions[shell]).round(3), axis=0)
+        return bool(protocol.directions[shell].any()) and len(axes) < _FEWEST_DIRECTIONS
+
+    return [contrast for contrast in contrasts if not is_directional(contrast.columns)]
 
 
 def _shells(columns: NDArray[np.intp], protocol: Protocol) -> list[NDArray[np.intp]]:
@@ -118,29 +129,6 @@ def _shells(columns: NDArray[np.intp], protocol: Protocol) -> list[NDArray[np.in
         else:
             shells.append([column])
     return [np.array(shell) for shell in shells]
-
-
-def _has_single_directions(protocol: Protocol, contrasts: list[_Contrast]) -> bool:
-    """Whether volumes are of single directions, as far as b-values without directions tell."""
-    if protocol.directions is not None:
-        return False
-    # Scanners write the b-value that each direction really had; traces share theirs.
-    return any(
-        len(contrast.columns) >= _FEWEST_DIRECTIONS
-        and contrast.b >= _DIRECTIONAL_B
-        and np.ptp(protocol.b[contrast.columns]) > 0
-        for contrast in contrasts
-    )
-
-
-def _is_directional(protocol: Protocol, shell: NDArray[np.intp], *, has_single: bool) -> bool:
-    if protocol.b[shell].max() < _DIRECTIONAL_B:
-        return False
-    if protocol.directions is None:
-        return has_single and len(shell) < _FEWEST_DIRECTIONS
-    axes = np.unique(np.abs(protocol.directions[shell]).round(3), axis=0)
-    is_trace = not protocol.directions[shell].any()
-    return not is_trace and len(axes) < _FEWEST_DIRECTIONS
 
 
 def _bright_means(
@@ -205,7 +193,12 @@ def _step_along_te(
     values: NDArray, contrasts: list[_Contrast], echo_times: list[float]
 ) -> GainStep | None:
     """Compare neighbors along the echo time at the b-values that both have."""
-    if _is_normalized(values, contrasts):
+    lowest: dict[float, NDArray] = {}
+    for i, contrast in enumerate(contrasts):
+        lowest.setdefault(contrast.te, values[:, i])
+    low, *others = lowest.values()
+    # Signals were divided by those of the lowest b-value.
+    if others and all(np.allclose(low, other) for other in others):
         return None
     for early, late in pairwise(echo_times):
         rises = []
@@ -220,15 +213,6 @@ def _step_along_te(
         if rise > np.log(MOST_RISE) and rise > _CERTAIN * error:
             return GainStep(f"at TE {early:g} ms", f"at TE {late:g} ms", float(np.exp(-rise)))
     return None
-
-
-def _is_normalized(values: NDArray, contrasts: list[_Contrast]) -> bool:
-    """Whether the lowest b-value of every echo time has the same signal."""
-    lowest: dict[float, NDArray] = {}
-    for i, contrast in enumerate(contrasts):
-        lowest.setdefault(contrast.te, values[:, i])
-    first = next(iter(lowest.values()))
-    return len(lowest) > 1 and all(np.allclose(first, other) for other in lowest.values())
 
 
 def _listed(contrasts: list[_Contrast]) -> str:

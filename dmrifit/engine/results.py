@@ -9,10 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from dmrifit._optional import import_optional
-from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
@@ -21,8 +19,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening
 
 if TYPE_CHECKING:
-    import lmfit
-
     from dmrifit.engine.doubts import DoubtTally
     from dmrifit.engine.methods.prior import Prior
 
@@ -329,7 +325,16 @@ class FitResult:
         rows = [self._summary_row(column) for column in range(len(self.names))]
         notes = [self._outcomes]
         if self.screening is not None:
-            notes += self._screening_notes(self.screening)
+            n_left_out = int(self.screening.n_left_out.sum())
+            n_without_logarithm = int(self.screening.n_without_logarithm.sum())
+            if n_left_out:
+                notes.append(f"{counted(n_left_out, 'value')} left out")
+            if n_without_logarithm:
+                notes[-1] += f" ({n_without_logarithm} without a logarithm)"
+            fitted = self.status != FitStatus.NOT_FITTED
+            n_negative = int(self.screening.n_negative[fitted].sum())
+            if n_negative:
+                notes.append(f"{counted(n_negative, 'negative value')} fitted")
         if self.method == "map":
             notes.append("pulled toward the region's mean")
         return html_summary(f"Fit of {self._title}", header, rows, note=", ".join(notes))
@@ -343,23 +348,7 @@ class FitResult:
     def _outcomes(self) -> str:
         """How many fits ended in which way, in words."""
         counts = zip(*np.unique(self.status, return_counts=True), strict=True)
-        outcomes = [f"{n} {FitStatus(code).name.lower().replace('_', ' ')}" for code, n in counts]
-        return ", ".join(outcomes)
-
-    def _screening_notes(self, screening: Screening) -> list[str]:
-        """Count the values that were left out, and the negative ones that were fitted."""
-        notes = []
-        n_left_out = int(screening.n_left_out.sum())
-        n_without_logarithm = int(screening.n_without_logarithm.sum())
-        if n_left_out:
-            note = f"{counted(n_left_out, 'value')} left out"
-            if n_without_logarithm:
-                note += f" ({n_without_logarithm} without a logarithm)"
-            notes.append(note)
-        n_negative = int(screening.n_negative[self.status != FitStatus.NOT_FITTED].sum())
-        if n_negative:
-            notes.append(f"{counted(n_negative, 'negative value')} fitted")
-        return notes
+        return ", ".join(f"{n} {FitStatus(c).name.lower().replace('_', ' ')}" for c, n in counts)
 
     def _summary_row(self, column: int) -> tuple[object, ...]:
         """Summarize a parameter over the fitted voxels; None where there is nothing to show."""
@@ -381,76 +370,6 @@ class FitResult:
             at_bound = self.at_low[fitted, column] | self.at_high[fitted, column]
             share = f"{at_bound.mean():.1%}"
         return label, parameter.unit, median, quartiles, error, share
-
-    def to_lmfit(
-        self, voxel: int, signals: ArrayLike, protocol: Protocol, *, sigma: float = 0.0
-    ) -> lmfit.model.ModelResult:
-        """
-        Refit one voxel by lmfit from this solution, for its reports and confidence intervals.
-
-        Parameters
-        ----------
-        voxel : int
-            Which row.
-        signals : array_like of shape (n_voxels, n_measurements)
-            The signals that were fitted.
-        protocol : Protocol
-            Their protocol.
-        sigma : float, default=0
-            Standard deviation of the noise if the fit had a Rician floor.
-
-        Returns
-        -------
-        lmfit.model.ModelResult
-            With ``fit_report()`` and ``conf_interval()``; bounds and fixed parameters as here.
-
-        Raises
-        ------
-        ImportError
-            If lmfit is not installed.
-        ValueError
-            If the voxel was not fitted.
-        """
-        lmfit = import_optional("lmfit")
-        if self.status[voxel] == FitStatus.NOT_FITTED:
-            raise ValueError(f"voxel {voxel} was not fitted: it has no usable signal")
-        signal = np.asarray(filled(signals), dtype=float)[voxel]
-        # Zeros outside the field of view are NaN in the inputs alone.
-        measured = np.isfinite(signal if self.inputs is None else self.inputs.signals[voxel])
-
-        def function(b: NDArray, **values: float) -> NDArray:
-            row = [values[name] for name in self.names]
-            predicted = self.model.signal(row, protocol)[0, measured]
-            return np.sqrt(predicted**2 + np.pi / 2 * sigma**2)
-
-        # lmfit reads the names of arguments from these attributes where a function has them.
-        function.argnames = ["b", *self.names]  # type: ignore[attr-defined]
-        function.kwargs = []  # type: ignore[attr-defined]
-        model = lmfit.Model(
-            function, independent_vars=["b"], param_names=list(self.names), name=self.model.name
-        )
-        parameters = lmfit.Parameters()
-        largest = signal[measured].max()
-        for parameter, value, (low, high) in zip(
-            self.model.parameters, self.parameters[voxel], self.bounds, strict=True
-        ):
-            unit = largest if parameter.is_amplitude else 1.0
-            vary = parameter.name not in self.fixed and low < high
-            # lmfit moves a value into its bounds, also that of a parameter that does not vary.
-            box = {"min": low * unit, "max": high * unit} if vary else {}
-            parameters.add(parameter.name, value=value, vary=vary, **box)
-        if np.isfinite(self.turn_up) and self.model.cumulant:
-            # A bound that moves with another parameter is said by a share of it.
-            kurtosis, diffusivity = self.model.cumulant
-            column = self.names.index(kurtosis)
-            high = self.bounds[column][1]
-            share = self.parameters[voxel, column] / self.upper_bounds(column)[voxel]
-            parameters.add("share_of_cap", value=min(share, 1.0), min=0.0, max=1.0)
-            cap = f"min({high}, {self.turn_up}/max({diffusivity}, 1e-12))"
-            parameters.add(kurtosis, expr=f"share_of_cap*{cap}")
-        return model.fit(
-            signal[measured], parameters, b=protocol.b[measured], method="least_squares"
-        )
 
 
 def unfilled_result(model: SignalModel, n_voxels: int, **fields: Any) -> FitResult:

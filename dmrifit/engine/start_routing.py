@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dmrifit.engine.models import signal_for_starts
 
 if TYPE_CHECKING:
-    from dmrifit._utils.code_store import CodeStore
     from dmrifit.engine.fit_problem import Problem
 
 _N_VOXELS = 16_384
@@ -49,8 +48,11 @@ def routing_weights(problem: Problem, *, floored: bool) -> NDArray[np.float64]:
             if path.is_absolute():
                 title = f"fit of model {problem.model.name}"
                 store = CodeStore(path, title, "DMRIFIT_CACHE")
-            weights = None if store is None else _read(store, key)
-            if weights is None:
+            content = None if store is None else store.read(path)
+            if content is not None and content.startswith(key.encode()):
+                # A copy: for numba, an array that cannot be written to is another type.
+                weights = np.frombuffer(content[len(key) :], "<f8").astype(np.float64)
+            else:
                 weights = _calibrate(problem, floored)
                 if store is not None:
                     # A fit does not need them on disk.
@@ -104,7 +106,10 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
         # One start finds the best end nearly everywhere.
         weights[0] = -1.0
         return weights
-    columns = _with_products(features[usable], n_smooth)
+    columns = features[usable]
+    # With the products of pairs of the first features, in the order of `shared.score`.
+    products = [columns[:, i] * columns[:, j] for i in range(n_smooth) for j in range(i + 1)]
+    columns = np.column_stack([columns, *products])
     weights[1:] = _logistic_weights(columns, improved[usable])
     score = columns @ weights[1:]
     weights[0] = -np.quantile(score, 1.0 - (_SHARE_FLOORED if floored else _SHARE))
@@ -130,12 +135,6 @@ def _simulate(problem: Problem) -> tuple[NDArray, NDArray]:
     return np.hypot(clean + noise[0], noise[1]), sigma
 
 
-def _with_products(features: NDArray, n_smooth: int) -> NDArray:
-    """Append the products of pairs of the first features, in the order of `shared.score`."""
-    pairs = [features[:, i] * features[:, j] for i in range(n_smooth) for j in range(i + 1)]
-    return np.column_stack([features, *pairs])
-
-
 def _logistic_weights(columns: NDArray, improved: NDArray) -> NDArray:
     """Fit a logistic regression by Newton steps; returns the weights without the constant."""
     n = len(columns)
@@ -155,12 +154,3 @@ def _logistic_weights(columns: NDArray, improved: NDArray) -> NDArray:
         if np.abs(step).max() < 1e-10:
             break
     return weights[1:] / spread
-
-
-def _read(store: CodeStore, key: str) -> NDArray[np.float64] | None:
-    """Read weights; None where there are none, or where they are damaged or of another key."""
-    content = store.read(store.path)
-    if content is None or not content.startswith(key.encode()):
-        return None
-    # A copy: for numba, an array that cannot be written to is another type.
-    return np.frombuffer(content[len(key) :], "<f8").astype(np.float64)

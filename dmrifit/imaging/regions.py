@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_small
-from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bounds, unpack_doubts
+from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bits, unpack_bounds
 from dmrifit.engine.methods.prior import PULLED
 from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
@@ -124,7 +124,7 @@ def roi_table(
             flags["at_low"], flags["at_high"] = unpack_bounds(bits, len(parameters))
         if "doubt" in values:
             bits = values["doubt"].array[inside]
-            flags["doubtful"] = unpack_doubts(bits, len(parameters))
+            flags["doubtful"] = unpack_bits(bits, len(parameters))
         for name in summarized:
             fits = values[name].array[inside]
             finite = np.isfinite(fits)

@@ -16,6 +16,9 @@ from dmrifit.io.parameter_json import RefusedError
 _TWISTER_LENGTH = 624
 
 
+NOWHERE = "a tree of its regressor has branches that lead nowhere"
+
+
 def check_branches(
     inner: NDArray[np.bool_],
     left: NDArray[np.int64],
@@ -37,7 +40,7 @@ def check_branches(
         and (feature[inner] < n_features).all()
     )
     if not is_sound:
-        raise RefusedError("a tree of its regressor has branches that lead nowhere")
+        raise RefusedError(NOWHERE)
 
 
 def instances_in(
@@ -206,8 +209,6 @@ _TREE_TYPES = (
 )
 _CHECKS: tuple[tuple[Callable[[Any], None], str, str], ...] = (
     (_check_vectors, "dmrifit.predict.algorithms.", "TargetWise"),
-    (_check_vectors, "dmrifit.predict.least_squares.", "LeastSquares"),
-    (_check_vectors, "dmrifit.predict.perceptrons.", "Perceptron"),
     (_check_vectors, "sklearn.compose._target.", "TransformedTargetRegressor"),
     (_check_vectors, "sklearn.decomposition._pca.", "PCA"),
     (_check_constant, "sklearn.dummy.", "DummyRegressor"),

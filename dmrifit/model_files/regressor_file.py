@@ -35,7 +35,7 @@ _STORED = {_XGBOOST, "dmrifit.PatchCNN", "dmrifit.PatchTransformer"}
 # What a regressor may consist of: estimators whose arrays are checked, and these.
 _TYPES = frozenset({
     "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple",
-    "dmrifit.LeastSquares", "dmrifit.Perceptron", "dmrifit.TargetWise", _LEAF,
+    "dmrifit.TargetWise", _LEAF,
     "numpy.float64", "numpy.int64", "numpy.ndarray", "numpy.uint64",
     "numpy.random._generator.Generator", "numpy.random.mtrand.RandomState",
     "sklearn._loss._loss.CyHalfSquaredError",

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone, is_regressor
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
-from sklearn.linear_model import QuantileRegressor
+from sklearn.linear_model import LinearRegression, QuantileRegressor
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neural_network import MLPRegressor
@@ -22,9 +22,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, get_tags
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_word
 from dmrifit._utils.threads import check_jobs
 from dmrifit.predict.controls import CONSTANT
-from dmrifit.predict.least_squares import LeastSquares
 
 __all__ = ["ALGORITHMS", "make_regressor"]
 
@@ -80,8 +80,7 @@ def _linear(params: dict[str, Any], *, loss: str, n_jobs: int, **_: Any) -> Regr
     if loss == "median":
         quantile = QuantileRegressor(**{"alpha": 0.0, **params})
         return _standardized(TargetWise(quantile, n_jobs=n_jobs))
-    # Scaling would not change its predictions.
-    return LeastSquares(**params)
+    return _standardized(LinearRegression(**params))
 
 
 def _forest(
@@ -113,15 +112,13 @@ def _boosted_trees(
 
 
 def _perceptron(params: dict[str, Any], *, random_state: Any, **_: Any) -> RegressorMixin:
-    from dmrifit.predict.perceptrons import Perceptron
-
     settings: dict[str, Any] = {"random_state": random_state}
     if not _STOPPING & params.keys():
         epochs = params.pop("epochs", _EPOCHS)
         # No improvement exceeds this tol, so that it stops once the epochs after the first are one
         # more than n_iter_no_change, without a warning that it did not converge.
         settings |= {"tol": 1e12, "n_iter_no_change": epochs - 2, "max_iter": epochs + 1}
-    return _standardized(Perceptron(**{**settings, **params}))
+    return _standardized(MLPRegressor(**{**settings, **params}))
 
 
 def _patch_network(
@@ -180,10 +177,8 @@ REGRESSORS: dict[str, Regressor] = {
 #: Modules of our classes in model files, which have short names there, so that they stay when a
 #: module is renamed.
 CLASS_MODULES = {
-    "LeastSquares": "dmrifit.predict.least_squares",
     "PatchCNN": "dmrifit.predict.patch_networks",
     "PatchTransformer": "dmrifit.predict.patch_networks",
-    "Perceptron": "dmrifit.predict.perceptrons",
     "TargetWise": "dmrifit.predict.algorithms",
 }
 
@@ -242,8 +237,7 @@ def make_regressor(
     **params : object
         Parameters of the class behind the name, instead of our defaults. The perceptrons also
         accept `epochs`, the passes over the training data after which they stop; a stopping rule
-        of scikit-learn (`max_iter`, `tol`, `early_stopping` …) takes precedence; and `dtype`, the
-        precision of their training ("float64" or "float32").
+        of scikit-learn (`max_iter`, `tol`, `early_stopping` …) takes precedence.
 
     Returns
     -------
@@ -264,7 +258,14 @@ def make_regressor(
     >>> make_regressor("RFR", random_state=0, n_estimators=20).regressor[-1].n_estimators
     20
     """
-    _check_loss(name, loss)
+    # A name may be of any type here, also of one without a hash.
+    if name not in tuple(REGRESSORS):
+        raise ValueError(
+            f"no algorithm {name!r}; choose one of {_OFFERED} or give a scikit-learn regressor"
+        )
+    check_word("loss", loss, ("mean", "median"))
+    if loss not in REGRESSORS[name].losses:
+        raise ValueError(f"{name} cannot learn the median; {_MEDIAN} can (or leave loss='mean')")
     check_jobs(n_jobs)
     # Without a number of jobs joblib would take that of a surrounding block.
     options = {"loss": loss, "random_state": random_state, "n_jobs": n_jobs or 1}
@@ -344,15 +345,3 @@ def _takes_many_targets(regressor: BaseEstimator) -> bool:
             regressor = getattr(regressor, "estimator", None) or regressor.regressor
     # scikit-learn's perceptron supports several targets, but its tag says otherwise.
     return isinstance(regressor, MLPRegressor) or get_tags(regressor).target_tags.multi_output
-
-
-def _check_loss(name: Any, loss: object) -> None:
-    # A name may be of any type here, also of one without a hash.
-    if name not in tuple(REGRESSORS):
-        raise ValueError(
-            f"no algorithm {name!r}; choose one of {_OFFERED} or give a scikit-learn regressor"
-        )
-    if loss not in ("mean", "median"):
-        raise ValueError(f"loss must be 'mean' or 'median', not {loss!r}")
-    if loss not in REGRESSORS[name].losses:
-        raise ValueError(f"{name} cannot learn the median; {_MEDIAN} can (or leave loss='mean')")

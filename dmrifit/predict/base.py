@@ -25,7 +25,7 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dmrifit._utils.checks import check_magnitude, filled
+from dmrifit._utils.checks import check_fields, check_magnitude, check_word, filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import one_thread
 from dmrifit.cohort.patches import check_patch_shape
@@ -128,10 +128,9 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         TypeError
             If the regressor is neither a name nor a scikit-learn regressor.
         """
+        check_fields(self)
         # What cannot be built is refused here, before any voxel is prepared.
-        build_regressor(
-            self.regressor, n_targets=2, patch_shape=self.patch_shape_, loss=self._loss
-        )
+        self._new_regressor(2)
         if (self.source is None) != (self.target is None):
             missing = "source" if self.source is None else "target"
             raise ValueError(
@@ -159,9 +158,14 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             return None
         return resolve_patch_shape(self)
 
-    @property
-    def _loss(self) -> str:
-        return getattr(self, "loss", "mean")
+    def _new_regressor(self, n_targets: int, random_state: Any = None) -> RegressorMixin:
+        return build_regressor(
+            self.regressor,
+            n_targets=n_targets,
+            patch_shape=self.patch_shape_,
+            loss=getattr(self, "loss", "mean"),
+            random_state=random_state,
+        )
 
     def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
         """Check the training data against the protocols."""
@@ -220,8 +224,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ValueError
             If the word is another one.
         """
-        if transform not in (None, "default", "pandas"):
-            raise ValueError(f"transform must be 'default' or 'pandas', not {transform!r}")
+        check_word("transform", transform, (None, "default", "pandas"))
         if transform is not None:
             # The name under which scikit-learn's clone copies the choice.
             self._sklearn_output_config = {"transform": transform}
@@ -301,13 +304,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 )
             options["groups"] = design.groups
         n_targets = 1 if design.targets.ndim == 1 else design.targets.shape[1]
-        regressor = build_regressor(
-            self.regressor,
-            n_targets=n_targets,
-            patch_shape=self.patch_shape_,
-            loss=self._loss,
-            random_state=self.random_state,
-        )
+        regressor = self._new_regressor(n_targets, self.random_state)
         with one_thread():
             self.regressor_ = regressor.fit(design.features, design.targets, **options)
         return self
@@ -324,19 +321,13 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if groups is not None:
             patients = check_array(groups, ensure_2d=False, dtype=None, input_name="groups")
             check_consistent_length(x, patients)
-        if usable is None:
-            usable = np.ones(len(x), bool)
-        n_dropped = int((~usable).sum())
-        if n_dropped:
-            _log.info(
-                "%d of %d training voxels are left out: they lack %s",
-                n_dropped,
-                len(usable),
-                self._needed,
-            )
-            x, y = x[usable], y[usable]
-            if patients is not None:
-                patients = patients[usable]
+        n_dropped = 0
+        if usable is not None and not usable.all():
+            n_dropped = int((~usable).sum())
+            n_voxels, x, y = len(x), x[usable], y[usable]
+            text = "%d of %d training voxels are left out: they lack %s"
+            _log.info(text, n_dropped, n_voxels, self._needed)
+            patients = None if patients is None else patients[usable]
         # The last bits of a matrix product depend on the memory layout of its factors.
         x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
         return Design(x, y, n_dropped, self.n_features_in_, groups=patients)

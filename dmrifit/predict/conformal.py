@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from joblib import parallel_config
@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils import Tags, check_array, check_consistent_length, get_tags
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
-from dmrifit._utils.checks import check_number, filled, is_number
+from dmrifit._utils.checks import Within, check_fields, filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.cohort.patches import center_of
@@ -146,8 +146,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
     estimator: Any
     _: KW_ONLY
-    coverage: float = 0.9
-    n_splits: int = 5
+    coverage: Annotated[float, Within(above=0, below=1)] = 0.9
+    n_splits: Annotated[int, Within(2)] = 5
     random_state: RandomState = None
 
     def __sklearn_tags__(self) -> Tags:
@@ -196,9 +196,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             If an option is out of range, there are no groups or fewer than five patients, fewer
             than `n_splits`, or what the estimator refuses.
         """
-        if not (is_number(self.coverage) and 0 < self.coverage < 1):
-            raise ValueError(f"coverage must lie between 0 and 1, as 0.9, not {self.coverage!r}")
-        check_number("n_splits", self.n_splits, least=2, whole=True)
+        check_fields(self)
         X, Y = filled(X), filled(Y)
         model = self._model()
         seed = seed_from(self.random_state)
@@ -234,7 +232,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                     f"them true; not {calibrated.dtype} {calibrated.shape}"
                 )
         self._set_outputs(model, targets.shape[1])
-        _check_patients(patients, max(FEWEST_PATIENTS, self.n_splits))
+        self._check_patients(patients)
         folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed)
         predicted = np.full(targets.shape, np.nan)
         for train, test in folds.split(x, groups=patients):
@@ -246,7 +244,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 predicted[calibration_rows] = self._outputs(estimator, x[calibration_rows])
         usable = calibrated & np.isfinite(predicted).all(axis=1) & np.isfinite(targets).all(axis=1)
         # Again, because voxels without a prediction or reference can cost whole patients.
-        _check_patients(patients[usable], max(FEWEST_PATIENTS, self.n_splits))
+        self._check_patients(patients[usable])
         self._learn_errors(x[usable], predicted[usable], targets[usable], patients[usable], seed)
         # Predictions are made by an estimator that has learned from all patients.
         self.estimator_ = clone(self.estimator).fit(x, y, **options)
@@ -430,6 +428,14 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             )
         return np.random.default_rng(seed).permutation(n) % _N_RANDOM_GROUPS
 
+    def _check_patients(self, patients: NDArray) -> None:
+        n_patients, fewest = len(np.unique(patients)), max(FEWEST_PATIENTS, self.n_splits)
+        if n_patients < fewest:
+            raise ValueError(
+                f"intervals need usable voxels of at least {fewest} patients, and there are "
+                f"{n_patients}; give more patients, or smaller n_splits where that is the reason"
+            )
+
     def _checked(self, X: ArrayLike) -> _Array:
         check_is_fitted(self)
         finite = not get_tags(self).input_tags.allow_nan
@@ -472,10 +478,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             ends = learn_ends(predicted[train], spread[train], targets[train], weight)
             intervals[test] = ends.around(predicted[test], spread[test])
             constant[test] = weighted_quantiles(targets[train], weight, tails)
-        table = coverage_table(intervals, targets, patients, names=self.names_)
-        constant_table = coverage_table(constant, targets, patients, names=self.names_)
-        table["constant_width"] = constant_table["width"]
-        self.calibration_ = table
+        measure = partial(coverage_table, groups=patients, names=self.names_)
+        constant_width = measure(constant, targets)["width"]
+        self.calibration_ = measure(intervals, targets).assign(constant_width=constant_width)
         self.widths_ = width_table(intervals, targets, names=self.names_)
         self.ranking_ = ranking_table(intervals, predicted, targets, names=self.names_)
         # What voxels are like is learned from those without a gap.
@@ -507,14 +512,11 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             self._bounds = np.tile([-np.inf, np.inf], (n, 1))
             return
         self.names_ = model.names
-        bounds = []
-        for parameter in model.parameters:
-            # Bounds of an amplitude are multiples of a signal, and signals are not stored here.
-            if parameter.is_amplitude:
-                bounds.append((0.0, np.inf))
-            else:
-                bounds.append((parameter.low, parameter.high))
-        self._bounds = np.array(bounds)
+        # Bounds of an amplitude are multiples of a signal, and signals are not stored here.
+        self._bounds = np.array([
+            (0.0, np.inf) if parameter.is_amplitude else (parameter.low, parameter.high)
+            for parameter in model.parameters
+        ])  # fmt: skip
 
 
 def strategy_of(estimator: Any) -> Any:
@@ -523,15 +525,6 @@ def strategy_of(estimator: Any) -> Any:
         check_is_fitted(estimator)
         return estimator.estimator_
     return estimator
-
-
-def _check_patients(patients: NDArray, fewest: int) -> None:
-    n_patients = len(np.unique(patients))
-    if n_patients < fewest:
-        raise ValueError(
-            f"intervals need usable voxels of at least {fewest} patients, and there are "
-            f"{n_patients}; give more patients, or smaller n_splits where that is the reason"
-        )
 
 
 def _forest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -133,7 +133,7 @@ class SignalToSignal(Strategy):
     source: Protocol | None = None
     target: Protocol | None = None
     model: str | SignalModel | None = "t2-ivim-kurtosis"
-    normalize: str | None = None
+    normalize: Literal["voxel"] | None = None
     patch_shape: tuple[int, int, int] | None = None
     random_state: int | np.random.RandomState | None = None
 
@@ -287,8 +287,6 @@ class SignalToSignal(Strategy):
         return fit_voxels(clipped, target, model, sigma=sigma).parameters
 
     def _check_options(self) -> None:
-        if self.normalize not in (None, "voxel"):
-            raise ValueError(f"normalize must be None or 'voxel', not {self.normalize!r}")
         if self.source is None and self.normalize is not None:
             raise ValueError(
                 "normalize='voxel' needs to know the measurements: give source= and target="
@@ -384,7 +382,7 @@ class MapsToMaps(Strategy):
     target: Protocol | None = None
     model: str | SignalModel = "t2-ivim-kurtosis"
     loss: str = "mean"
-    target_scale: str = "linear"
+    target_scale: Literal["linear", "log"] = "linear"
     patch_shape: tuple[int, int, int] | None = None
     random_state: int | np.random.RandomState | None = None
 
@@ -583,8 +581,6 @@ class MapsToMaps(Strategy):
         return maps
 
     def _check_options(self) -> None:
-        if self.target_scale not in ("linear", "log"):
-            raise ValueError(f"target_scale must be 'linear' or 'log', not {self.target_scale!r}")
         if self.source is None and self.target_scale == "log":
             raise ValueError(
                 "target_scale='log' needs to know the parameters: give source= and target="

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import InlinePage, html_summary
-from dmrifit.engine.fit_maps import OUTSIDE, unpack_doubts
+from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.io.bids_derivatives import MONOTONIC
 from dmrifit.report import page, slice_figures, verdict
 from dmrifit.report.slice_figures import COUNT_COLORS, MapPanel, Slices
@@ -54,7 +54,7 @@ class ShownMaps:
         self.entries: Mapping[str, Any] = sidecar.get("Parameters", {})
         doubts: Any = [None] * len(self.entries)
         if "doubt" in maps:
-            doubts = np.moveaxis(unpack_doubts(maps["doubt"], len(self.entries)), -1, 0)
+            doubts = np.moveaxis(unpack_bits(maps["doubt"], len(self.entries)), -1, 0)
         self.panels = [
             _panel(name, entry, maps[name], doubted)
             for (name, entry), doubted in zip(self.entries.items(), doubts, strict=True)
@@ -289,7 +289,7 @@ def _figures(shown: ShownMaps, slices: Slices) -> page.Grid:
     status = slice_figures.plot_codes(slices, shown.maps["status"], codes, "Status")
     figures.append(page.Picture(status, "Status of each voxel"))
     if shown.maps["doubt"].any():
-        n_doubts = unpack_doubts(shown.maps["doubt"], len(shown.entries)).sum(axis=-1)
+        n_doubts = unpack_bits(shown.maps["doubt"], len(shown.entries)).sum(axis=-1)
         most = len(COUNT_COLORS) - 1
         counts = {n: counted(n, "parameter") for n in range(most)}
         counts[most] = f"{most} parameters or more"

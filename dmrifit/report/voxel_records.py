@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.fit_maps import OUTSIDE, unpack_bounds, unpack_doubts
+from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits, unpack_bounds
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
 
@@ -82,7 +82,7 @@ class VoxelRecords:
         distances = np.linalg.norm(voxels - voxels.mean(axis=0), axis=1)
         places = tuple(voxels.T)
         n_parameters = len(self._sidecar["Parameters"])
-        n_doubts = unpack_doubts(self._maps["doubt"][places], n_parameters + 1).sum(axis=-1)
+        n_doubts = unpack_bits(self._maps["doubt"][places], n_parameters + 1).sum(axis=-1)
         # A voxel without a good fit counts as more doubtful than any other.
         n_doubts[self._maps["status"][places] != FitStatus.CONVERGED] = n_parameters + 2
         n_doubts[distances > distances.min() + _NEAR] = n_parameters + 3
@@ -124,7 +124,7 @@ class VoxelRecords:
         places = places[rows]
         names = list(self._sidecar["Parameters"])
         values = {name: self._maps[name].ravel()[places] for name in self._maps}
-        doubts = unpack_doubts(values["doubt"], len(names) + 1)
+        doubts = unpack_bits(values["doubt"], len(names) + 1)
         at_low, at_high = unpack_bounds(values["at_bound"], len(names))
         columns: list[NDArray] = []
         for j, name in enumerate(names):

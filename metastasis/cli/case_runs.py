@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,15 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.cli import case_runs
-from dmrifit.io.case_tables import save_values
 from dmrifit.io.nifti import image_of
 from dmrifit.io.tables import table_text
 from dmrifit.networks.volume_cases import called
 from dmrifit.report import page as pages
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
+from metastasis.segmentation.ensemble import (
+    MARKED_BY_BOTH,
+    SensitivitySpecificityEnsemble,
+    segment_by,
+)
 from metastasis.study.findings import findings_in_words, open_ring_notes
+from metastasis.study.followup import reader_table
 from metastasis.study.lesion_sizes import FIGURES
+from metastasis.study.report import batch_page, scan_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +34,8 @@ if TYPE_CHECKING:
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]
 
-_TABLE = "segmentations.tsv"
 _PROBABILITY = "probability.nii.gz"
 _LABEL = "label.nii.gz"
-_LESIONS = "lesions.tsv"
 _OVERLAY = "overlay.png"
 _VIEW = "view.html"
 _DIGITS = 9  # sums of voxels would end like 1.5479999999999998, and be rounded either way
@@ -52,30 +56,6 @@ _COLUMNS = (
 )
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
-_RECORD = "segmentation.json"
-
-RUN = case_runs.CaseRun(
-    record=f"{{name}}/{_RECORD}",
-    fields={
-        "name": str,
-        "patient": str,
-        "folder": str,
-        "synthetic": bool,
-        "threshold": (float, type(None)),
-        "min_voxels": (int, type(None)),
-        "n_lesions": int,
-        "n_marked_by_both": (int, type(None)),
-        "volume_mL": float,
-        "volume_with_core_mL": float,
-        "lesions": list,
-        "statement": str,
-        "notes": list,
-        "sources": str,
-    },
-    results=(_TABLE, _LESIONS, case_runs.FAILED, "index.html"),
-    files=(_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW),
-    noun="scan",
-)
 
 
 def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
@@ -89,42 +69,30 @@ def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
     return scans
 
 
-def write_batch(
-    out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool, heading: str
-) -> None:
-    """Write the tables of all cases, and the page with their overlays."""
-    import pandas as pd
+def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row of a scan in the table of segmentations."""
+    files = {
+        "notes": "; ".join(record["notes"]),
+        "probability": f"{folder}/{_PROBABILITY}",
+        "label": f"{folder}/{_LABEL}",
+        "synthetic": "true" if record["synthetic"] else "false",
+    }
+    return {column: {**record, **files}[column] for column in _COLUMNS}
 
-    from dmrifit.io.atomic_files import write_text
 
-    rows = []
-    lesion_tables = []
+def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame) -> str:
+    """Make the page of all scans, with their overlays."""
     pictures = {}
-    for content in contents:
-        folder = out / content["folder"]
-        alt = f"Lesions of {content['name']} in three planes"
-        pictures[content["name"]] = case_runs.case_pictures(folder, _OVERLAY, _VIEW, alt)
-        files = {
-            "notes": "; ".join(content["notes"]),
-            "probability": f"{folder.name}/{_PROBABILITY}",
-            "label": f"{folder.name}/{_LABEL}",
-            "synthetic": "true" if content["synthetic"] else "false",
-        }
-        rows.append({**content, **files})
-        lesion_tables.append(_read_lesions(folder / _LESIONS))
-    table = pd.DataFrame(rows, columns=list(_COLUMNS))
-    # Columns of objects are written with all digits: evaluate needs the exact threshold.
-    for key in ("threshold", "min_voxels", "n_marked_by_both"):
-        table[key] = table[key].astype(object)
-    lesions = case_runs.join_tables(contents, lesion_tables)
-    write_text(out / _LESIONS, table_text(lesions))
-    write_text(out / _TABLE, table_text(table))
-    if not figure or find_spec("jinja2") is None:
-        return
-    from metastasis.study.report import batch_page
-
-    page = batch_page(heading, contents, lesions, pictures, case_runs.failed_cases(out))
-    write_text(out / "index.html", page)
+    for record in records.values():
+        alt = f"Lesions of {record['name']} in three planes"
+        pictures[record["name"]] = case_runs.case_pictures(
+            out / record["folder"], _OVERLAY, _VIEW, alt
+        )
+    heading = "Segmentations"
+    if any(record["n_marked_by_both"] is not None for record in records.values()):
+        heading = "Marked by both models, and candidates"
+    contents = list(records.values())
+    return batch_page(heading, contents, lesions, pictures, case_runs.failed_cases(out))
 
 
 def read_segmentations(
@@ -136,8 +104,6 @@ def read_segmentations(
         [case.name for case in cases],
         required=("name",),
         optional=_COLUMNS[1:],
-        noun="segmentation",
-        remedy="segment these cases",
     )
     settings: dict[str, Any] = {}
     for key, number in (("threshold", float), ("min_voxels", int)):
@@ -162,16 +128,7 @@ def read_segmentations(
             raise ValueError(
                 f"{table}: {case.name} has no {column}; give the table that segment wrote"
             )
-        volume = case_runs.read_result(
-            table,
-            row[column],
-            case.shape,
-            case.affine,
-            noun=f"the segmentation of {case.name}",
-            reference=f"the case {case.name}",
-            missing_remedy="segment this case again",
-            finite_remedy=f"segment the case {case.name} again",
-        )
+        volume = case_runs.read_result(table, row, column, case.shape, case.affine)
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
     defaults = {"threshold": 0.5, "min_voxels": 1}
@@ -193,14 +150,6 @@ def segment_case(
 
     `figures` are what is known of the model, `source` is where the case was named.
     """
-    from dmrifit.io.atomic_files import FileSet
-    from metastasis.segmentation.ensemble import (
-        MARKED_BY_BOTH,
-        SensitivitySpecificityEnsemble,
-        segment_by,
-    )
-    from metastasis.study.followup import reader_table
-
     case, notes = scan
     figures = figures or {}
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
@@ -237,37 +186,35 @@ def segment_case(
         "n_marked_by_both": n_marked_by_both,
         "volume_mL": round(float(lesions["volume_mL"].sum()), _DIGITS),
         "volume_with_core_mL": round(float(lesions["volume_with_core_mL"].sum()), _DIGITS),
-        "lesions": lesions[["number", *FIGURES]].to_dict("records"),
+        "lesion_columns": list(table.columns),
+        "lesions": json.loads(table.to_json(orient="records", double_precision=15)),
         "statement": statement,
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],
         "sources": _digest(case),
         "notice": pages.NOTICE,
     }
-    with FileSet(folder, [*RUN.files, _RECORD], overwrite=True) as files:
-        save_values(probability, case.affine, files.path(_PROBABILITY))
-        save_values(labels, case.affine, files.path(_LABEL))
-        files.path(_LESIONS).write_text(table_text(table), encoding="utf-8")
-        if figure and find_spec("matplotlib") is not None:
-            from metastasis.study.plotting import plot_overlay
+    drawing = None
+    if figure:
+        from metastasis.study.plotting import plot_overlay
 
-            drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
-            drawing.savefig(files.path(_OVERLAY), dpi=120)
-            if find_spec("jinja2") is not None:
-                from metastasis.study.report import scan_page
+        drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
 
-                picture = files.path(_OVERLAY).read_bytes()
-                page = scan_page(
-                    case,
-                    labels,
-                    probability,
-                    lesions,
-                    threshold=threshold,
-                    picture=picture,
-                    remarks=[*content["notes"], statement],
-                )
-                files.path(_VIEW).write_text(page, encoding="utf-8")
-        files.write_json(_RECORD, content)
+    def page(picture: bytes) -> str:
+
+        return scan_page(
+            case,
+            labels,
+            probability,
+            lesions,
+            threshold=threshold,
+            picture=picture,
+            remarks=[*content["notes"], statement],
+        )
+
+    arrays: dict[str, NDArray[Any]] = {_PROBABILITY: probability, _LABEL: labels}
+    images_of_case = {name: image_of(array, case.affine) for name, array in arrays.items()}
+    RUN.write_case(folder, content, table_text(table), images_of_case, drawing, page)
     return content
 
 
@@ -291,14 +238,13 @@ def _digest(case: Case) -> str:
     return digest.hexdigest()
 
 
-def _read_lesions(path: Path) -> pd.DataFrame:
-    """Read the table of lesions of a case."""
-    import pandas as pd
-
-    try:
-        return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is damaged ({reason}); remove its folder to segment the case again"
-        ) from None
+RUN = case_runs.CaseRun(
+    record="{name}/segmentation.json",
+    table="segmentations.tsv",
+    row=_row,
+    page=_page,
+    lesions="lesions.tsv",
+    files=(_PROBABILITY, _LABEL, "lesions.tsv", _OVERLAY, _VIEW),
+    flag="notes",
+    noun="scan",
+)

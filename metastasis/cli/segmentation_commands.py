@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import RunOptions, say_failed_rows
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.cli.options import is_pattern, move_to_device, named_cases, say
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def segment(
     Example: dmrifit-metastasis segment t1c.nii.gz --out segmented
     """
     thresholds = None if threshold is None else (threshold,)
-    _check_thresholds("--threshold", thresholds)
     model, scans = _model_and_scans(paths, model)
     _segment({"model": model}, thresholds, scans, out, options, run)
 
@@ -98,7 +97,6 @@ def ensemble(
 
     Example: dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out joined
     """
-    _check_thresholds("--thresholds", thresholds)
     # Candidates are all that the sensitive model marks, and what the specific one adds.
     models = {"sensitive": sensitive, "specific": specific}
     _segment(models, thresholds, scans, out, options, run)
@@ -134,35 +132,12 @@ def prepare(
         scan, prior=prior, brain=brain, spacing=spacing, out=out, overwrite=overwrite
     )
     for note in result.notes:
-        typer.echo(f"dmrifit-metastasis: {note}", err=True)
+        say(note)
     size = " × ".join(map(str, result.image.shape))
     text = f"{size} voxels of {spacing:g} mm"
     if result.likeness is not None:
         text += f", prior scan aligned (local correlation {result.likeness:.2f})"
     typer.echo(f"{text}: {out}")
-
-
-def _named_scans(
-    paths: list[Path], prior: Path | None, brain: Path | None
-) -> tuple[Path | list[Path], bool]:
-    """Check the headers of all scans, before a model or a volume is read; tell whether many."""
-    from metastasis.scans.cases import CASES
-    from metastasis.scans.scan_checks import check_files, scan_files
-
-    options = {"--prior": prior, "--mask": brain}
-    what = "prior scans and brains"
-    scans, is_table = named_cases(paths, what, options, CASES.images, "anat/*_T1w.nii*")
-    case_files = scan_files(scans, prior, brain, is_table=is_table)
-    problems = []
-    for files in case_files:
-        try:
-            check_files(files)
-        except ValueError as error:
-            problems.append(error)
-    # Some that fail leave the others; they are listed when they are read.
-    if problems and len(problems) == len(case_files):
-        raise problems[0]
-    return scans, is_table
 
 
 def _edge(model: Any) -> float | None:
@@ -173,16 +148,6 @@ def _edge(model: Any) -> float | None:
         return None
     edge = getattr(network, "edge_", None)
     return None if edge is None else float(edge)
-
-
-def _resample(model: Any) -> bool:
-    """Let a model see scans on the voxels of its training scans; tell whether that is a change."""
-    edge = _edge(model)
-    if edge is None:
-        say("scans are not resampled: the model resamples them itself, or its voxels are unknown")
-        return False
-    getattr(model, "segmenter_", model).set_params(spacing=edge)
-    return True
 
 
 def _prior_note(case: Case) -> str:
@@ -210,21 +175,20 @@ def _prior_note(case: Case) -> str:
 
 
 def _noted_case(
-    files: Mapping[str, Path],
-    read: Callable[[], Case],
-    models: Sequence[Any],
-    options: ModelOptions,
+    row: dict[str, str], folder: Path, *, models: Sequence[Any], options: ModelOptions
 ) -> NotedCase:
     """Check the headers of a case, read it, and note what a reader should know of it."""
     from dmrifit.imaging.head_steps import find_brain
     from dmrifit.io.grids import as_stored
     from metastasis.scans import scan_checks
+    from metastasis.scans.cases import read_row
 
+    files = scan_checks.row_files(row, folder)
     image = files["image"]
     edges = scan_checks.check_files(files)
     for model in () if options.resample else models:
         scan_checks.check_edges(image, edges, _edge(model))
-    case = read()
+    case = read_row(row, folder)
     if options.mask == "auto" and case.brain is None:
         brain = as_stored(find_brain(image), case.affine)
         case = replace(case, brain=brain.astype(bool))
@@ -249,11 +213,7 @@ def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[
         raise ValueError(f"{first} is a model file; name the scans after it")
     from metastasis.candidates.small_model import PATH
 
-    typer.echo(
-        "dmrifit-metastasis: the small model that comes along is used; it was never tried on "
-        "a labelled real metastasis",
-        err=True,
-    )
+    say("the included small model is used; it was never tried on a labelled real metastasis")
     return PATH, paths
 
 
@@ -286,38 +246,37 @@ def _segment(
     run: RunOptions,
 ) -> None:
     """Segment scans by one model or an ensemble, write tables and page, and say how many."""
-    from dmrifit.io.bids_derivatives import file_record
-    from metastasis.cli.case_runs import RUN, is_current, segment_case, write_batch
-    from metastasis.scans.cases import CASES, read_case, read_row
-    from metastasis.scans.scan_checks import row_files, scan_files
+    from dmrifit.io.bids_derivatives import file_record, stem
+    from metastasis.cli.case_runs import RUN, is_current, segment_case
+    from metastasis.scans.cases import CASES
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
     from metastasis.study.findings import model_figures
 
+    for value in thresholds or ():
+        if not 0 < value <= 1:
+            option = "--threshold" if len(models) == 1 else "--thresholds"
+            raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     prior, brain = options.prior, None
     if options.mask not in (None, "auto", "none"):
         brain = Path(options.mask)
-    scans, is_table = _named_scans(paths, prior, brain)
+    files_of_one = {"--prior": prior, "--mask": brain}
+    what = "prior scans and brains"
+    scans, is_table = named_cases(paths, what, files_of_one, CASES.images, "anat/*_T1w.nii*")
     segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
-    noted = partial(_noted_case, models=segmenters, options=options)
+    read = partial(_noted_case, models=segmenters, options=options)
     failed: list[dict[str, str]] = []
     if is_table:
-
-        def read(row: dict[str, str], folder: Path) -> NotedCase:
-            return noted(row_files(row, folder), partial(read_row, row, folder))
-
         cases = CASES.read(scans, read, failed=failed)
     else:
-        (files,) = scan_files(paths[0], prior, brain, is_table=False)
-        cases = [noted(files, partial(read_case, paths[0], prior=prior, brain=brain))]
-    say_failed_rows(cases, failed)
+        row = {"patient": stem(paths[0]), "image": paths[0], "prior": prior, "brain": brain}
+        cases = [read({key: str(value) for key, value in row.items() if value}, Path())]
     uses_priors = any(segmenter.prior_ is not None for segmenter in segmenters)
     if not uses_priors and any(case.prior is not None for case, _ in cases):
-        words = "prior scans are ignored: the model was trained without prior scans"
-        typer.echo(f"dmrifit-metastasis: {words}", err=True)
+        say("prior scans are ignored: the model was trained without prior scans")
     settings = {
         # The digest, not the path: a file may be replaced under its name, or moved.
         **{role: file_record(path)["SHA256"] for role, path in models.items()},
@@ -327,11 +286,9 @@ def _segment(
     }
     segmenter = segmenters[0]
     if len(segmenters) > 1:
-        heading = "Marked by both models, and candidates"
         segmenter = SensitivitySpecificityEnsemble(*segmenters, thresholds=thresholds)
         settings |= {"command": "ensemble", "thresholds": thresholds, "threshold": None}
     else:
-        heading = "Segmentations"
         if thresholds is not None:
             # The number of false positives holds at the model's own threshold only.
             segmenter.threshold_, segmenter.false_positives_ = thresholds[0], None
@@ -339,8 +296,13 @@ def _segment(
         if not uses_priors:
             cases = [(replace(case, prior=None), notes) for case, notes in cases]
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
-    resampled = [_resample(one) for one in segmenters] if options.resample else []
-    is_unchanged &= not any(resampled)
+    for model in segmenters if options.resample else ():
+        edge = _edge(model)
+        if edge is None:
+            say("scans are not resampled: the model does it itself, or its voxels are unknown")
+        else:
+            getattr(model, "segmenter_", model).set_params(spacing=edge)
+            is_unchanged = False
     figures = model_figures(next(iter(models.values())))
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
@@ -354,16 +316,12 @@ def _segment(
         work=partial(
             segment_case,
             segmenter=segmenter,
-            figure=run.figure,
+            figure=run.draws,
             figures=figures,
             source=scans if isinstance(scans, Path) else None,
         ),
         is_current=is_current,
-        write=lambda records: write_batch(
-            out, list(records.values()), figure=run.figure, heading=heading
-        ),
         say=lambda records: _sentences(list(records.values()), out),
-        is_flagged=lambda record: bool(record["notes"]),
         failed=failed,
     )
 
@@ -389,9 +347,3 @@ def _sentences(contents: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str
         # Scans with notes have a statement of their own.
         whose = f"{first_few(of_scans)}: " if len(names) > 1 else ""
         yield f"{whose}{statement}"
-
-
-def _check_thresholds(option: str, thresholds: tuple[float, ...] | None) -> None:
-    for value in thresholds or ():
-        if not 0 < value <= 1:
-            raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")

@@ -323,32 +323,19 @@ def train_small(
 
     Example: dmrifit-metastasis train-small prepared --out mine.dmrifit
     """
-    from metastasis.scans.scan_checks import scan_files
+    from dmrifit.model_files.model_file import save_model
+    from metastasis.candidates.small_model import untrained_small_model
+    from metastasis.scans.scan_checks import scan_images
     from metastasis.simulate.training_scans import implanted_copies, phantom_scans, read_negative
 
     check_output(out, overwrite)
     require_libraries("torch", "skorch")
-    is_table = scans.is_dir() or scans.suffix == ".tsv"
-    paths = [files["image"] for files in scan_files(scans, None, None, is_table=is_table)]
     # All files are checked before the first copy is made.
-    negatives = {str(path): read_negative(path) for path in paths}
+    negatives = {str(path): read_negative(path) for path in scan_images(scans)}
     training: list[TrainingScan] = []
     for name, (volume, brain) in negatives.items():
         training += implanted_copies(name, volume, brain, copies, random_state=seed)
     training += phantom_scans(phantoms, random_state=seed)
-    _fit_small(training, out, epochs, seed)
-    typer.echo(
-        f"trained on implants in {counted(len(negatives), 'scan')} and on "
-        f"{counted(phantoms, 'synthetic patient')}: {out}\n"
-        "never tried on a labelled metastasis: its accuracy in people is unknown"
-    )
-
-
-def _fit_small(training: list[TrainingScan], out: Path, epochs: int, seed: int) -> None:
-    """Train both stages of the small model, and write them."""
-    from dmrifit.model_files.model_file import save_model
-    from metastasis.candidates.small_model import untrained_small_model
-
     model = untrained_small_model(seed, epochs=epochs, after_epoch=curve_writer(out), verbose=True)
     model.fit(
         [scan.volume for scan in training],
@@ -357,6 +344,11 @@ def _fit_small(training: list[TrainingScan], out: Path, epochs: int, seed: int) 
         groups=[scan.name for scan in training],
     )
     save_model(model, out)
+    typer.echo(
+        f"trained on implants in {counted(len(negatives), 'scan')} and on "
+        f"{counted(phantoms, 'synthetic patient')}: {out}\n"
+        "never tried on a labelled metastasis: its accuracy in people is unknown"
+    )
 
 
 def _labelled_cases(table: Path) -> list[Case]:

@@ -46,21 +46,16 @@ _DEPTH_MM = 4.0  # below the surface, where scalp and dura may be left
 # Files ------------------------------------------------------------------------------------------
 
 
-def scan_files(
-    scans: Path | list[Path], prior: Path | None, brain: Path | None, *, is_table: bool
-) -> list[dict[str, Path]]:
-    """List the files of each case of a table or folder, of many scans, or of a single one."""
+def scan_images(scans: Path) -> list[Path]:
+    """List the images of a table or folder of scans, or of a single one."""
     from dmrifit.io.case_tables import folder_table
     from metastasis.scans.cases import CASES
 
-    if isinstance(scans, list):
-        return [row_files(row, Path()) for _, row in CASES.rows(scans)]
-    if not is_table:
-        files = {"image": scans, "prior": prior, "brain": brain}
-        return [{key: path for key, path in files.items() if path is not None}]
     table = folder_table(scans)
+    if not table.is_dir() and table.suffix != ".tsv":
+        return [scans]
     folder = table if table.is_dir() else table.parent
-    return [row_files(row, folder) for _, row in CASES.rows(table)]
+    return [folder / row["image"] for _, row in CASES.rows(table)]
 
 
 def row_files(row: Mapping[str, str], folder: Path) -> dict[str, Path]:

@@ -6,53 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dmrifit.cli.case_runs import (
-    FAILED,
-    CaseRun,
-    can_draw,
-    case_pictures,
-    failed_cases,
-    write_page,
-)
-from dmrifit.io.tables import table_text
+from dmrifit.cli.case_runs import CaseRun, case_pictures, failed_cases, run_page
 
-_TABLE = "placements.tsv"
 _OVERVIEW = (
     "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "
     "objective {objective:.3f} | angles to set {angles} | flags {flags}"
-)
-
-RUN = CaseRun(
-    record="{name}/voxel.json",
-    fields={
-        "sources": dict,
-        "regions": dict,
-        "synthetic": bool,
-        "ras.center_mm": list,
-        "ras.angles_deg": list,
-        "size_mm": list,
-        "volume_ml": float,
-        "scores.objective": float,
-        "scores.tumor_fraction": float,
-        "scores.tumor_volume_inside_ml": float,
-        "rotated_angles": int,
-        "flags": list,
-        "advice": list,
-        "notes": list,
-        "content": dict,
-        "targets": list,
-        "console.withheld": str,
-        "console.angles": dict,
-    },
-    results=(_TABLE, FAILED, "index.html"),
-    pictures=("voxel_overlay.png", "voxel_view.html"),
-    files=(
-        "voxel_mask.nii.gz",
-        "voxel_partial.nii.gz",
-        "voxel_geometry.nii.gz",
-        "voxel_philips.txt",
-        "voxel_siemens.txt",
-    ),
 )
 
 
@@ -68,24 +26,16 @@ def case_line(name: str, content: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
-def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:
-    """Write the table of all cases, and the page with their overlays."""
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-
-    rows = [_row(name, content) for name, content in contents.items()]
-    # Twelve digits, as evaluate reads the boxes from this table.
-    write_text(out / _TABLE, table_text(pd.DataFrame(rows), 12))
-    if not figure or not can_draw():
-        return
+def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+    """Make the page of all cases, with their overlays."""
     from dmrifit.report import page
     from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
     from placement.exchange.vendor_texts import NOTICE
 
     lines = [
-        row | {"angles": angles_words(contents[row["name"]]), "flags": row["flags"] or "none"}
-        for row in rows
+        _row(name, content)
+        | {"angles": angles_words(content), "flags": "; ".join(content["flags"]) or "none"}
+        for name, content in contents.items()
     ]
     table = page.Table(lines, _OVERVIEW)
     pictures = []
@@ -93,11 +43,10 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
         alt = f"Voxel of {name} in three planes"
         parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
-    write_page(
-        out,
+    return run_page(
         "Voxels",
         [table, *failed_cases(out)],
-        list(contents.values()),
+        contents.values(),
         pictures,
         unit="case",
         notice=f"{NOTICE}.",
@@ -123,3 +72,22 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         **content["content"],
         "flags": "; ".join(content["flags"]),
     }
+
+
+RUN = CaseRun(
+    record="{name}/voxel.json",
+    table="placements.tsv",
+    row=_row,
+    page=_page,
+    # As evaluate reads the boxes from the table.
+    digits=12,
+    pictures=("voxel_overlay.png", "voxel_view.html"),
+    files=(
+        "voxel_mask.nii.gz",
+        "voxel_partial.nii.gz",
+        "voxel_geometry.nii.gz",
+        "voxel_philips.txt",
+        "voxel_siemens.txt",
+    ),
+    flag="flags",
+)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import RunOptions, say_failed_rows
+from dmrifit.cli.case_runs import RunOptions
 from dmrifit.cli.console import check_output, say_flagged
 from dmrifit.cli.options import named_cases
-from placement.cli.case_runs import RUN, case_line, write_batch
+from placement.cli.case_runs import RUN, case_line
 from placement.cli.options import RegionOptions, ShiftOptions
 
 if TYPE_CHECKING:
@@ -95,7 +95,6 @@ def place(
     source, _ = named_cases(cases, "images", {}, IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
     table = read_cases(source, **region.of_cases(), failed=failed)
-    say_failed_rows(table, failed)
     shift = displacement.of_prescription()
     placer = optimizer if model is None else _trained(model, table)
     settings = {
@@ -147,12 +146,10 @@ def place(
         names=lambda row: {"name": row.name},
         work=place_in,
         is_current=is_current,
-        write=lambda records: write_batch(out, records, figure=run.figure),
         say=lambda records: [
             *(case_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')} placed: {out}",
         ],
-        is_flagged=lambda record: bool(record["flags"]),
         failed=failed,
     )
 
@@ -299,24 +296,23 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
     from dmrifit.io.bids_derivatives import file_record
     from placement.exchange.repeats import doubtful_session
 
+    doubt = ""
     if not record.placed_in:
-        doubt = doubtful_session(record, image)
-        if doubt:
-            warnings.warn(
-                f"{file} and {image} may be of two people or sessions: {doubt}. {in_head:.0%} of "
+        reason = doubtful_session(record, image)
+        if reason:
+            doubt = (
+                f"{file} and {image} may be of two people or sessions: {reason}. {in_head:.0%} of "
                 "the box lie in the head of the image; make sure that both were measured in one "
-                "session",
-                UserWarning,
-                stacklevel=2,
+                "session"
             )
     elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))
-        warnings.warn(
+        doubt = (
             f"{file} was placed in {names}, and {image} is another file: its numbers hold there "
-            "only if the patient lay the same; otherwise register the two images first",
-            UserWarning,
-            stacklevel=2,
+            "only if the patient lay the same; otherwise register the two images first"
         )
+    if doubt:
+        warnings.warn(doubt, UserWarning, stacklevel=2)
 
 
 def _check_place(voxel: Any, scene: Any) -> None:

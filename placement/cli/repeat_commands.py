@@ -7,43 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from dmrifit._utils.counts import counted
+from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import (
-    FAILED,
     CaseRun,
     RunOptions,
-    can_draw,
     case_pictures,
     failed_cases,
-    say_failed_rows,
-    write_page,
+    run_page,
 )
-from dmrifit.io.tables import table_text
+from dmrifit.io.bids_derivatives import file_record, stem
+from dmrifit.io.tables import read_rows
 from placement.cli.options import named_tissues
 
-_TABLE = "repeats.tsv"
 _FILES = ("old", "box", "new")
-
-RUN = CaseRun(
-    record="{name}/repeat.json",
-    fields={
-        "sources": dict,
-        "answer": str,
-        "reliable": bool,
-        "ras.center_mm": list,
-        "ras.angles_deg": list,
-        "size_mm": list,
-        "agreement": float,
-        "changed_share": float,
-        "disagreement_mm": float,
-        "content": str,
-        "side": str,
-        "flags": list,
-        "notes": list,
-    },
-    results=(_TABLE, FAILED, "index.html"),
-    pictures=("voxel_old.png", "voxel_new.png", "voxel_view.html"),
-    files=("voxel_geometry.nii.gz", "voxel_philips.txt", "voxel_siemens.txt", "voxel_mask.nii.gz"),
-)
 
 
 def repeat(
@@ -89,8 +65,8 @@ def repeat(
     from placement.search.scene import Scene
 
     failed: list[dict[str, str]] = []
-    cases = _cases(old, box, new, tumor, table, failed)
-    say_failed_rows(cases, failed)
+    files = {"old": old, "box": box, "new": new, "tumor": tumor}
+    cases = _read_cases(files, table, failed)
     tissues = named_tissues(labels)
 
     def sources(row: Mapping[str, Path]) -> dict[str, Any]:
@@ -116,8 +92,7 @@ def repeat(
         record = describe_repeat(
             outcome, row["old"], row["new"], sources=sources(row), content=content
         )
-        is_drawn = run.figure and can_draw()
-        write_repeat(outcome, row["old"], row["new"], folder, record, figure=is_drawn)
+        write_repeat(outcome, row["old"], row["new"], folder, record, figure=run.draws)
         return record
 
     RUN.run(
@@ -128,62 +103,49 @@ def repeat(
         names=lambda case: {"name": case[0]},
         work=lambda case, folder: repeat_case(case[1], folder),
         is_current=lambda case, record: record["sources"] == sources(case[1]),
-        write=lambda records: _write_results(out, records, figure=run.figure),
         say=lambda records: [
             *(summary_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')}: {out}",
         ],
-        is_flagged=lambda record: bool(record["flags"]),
         failed=failed,
     )
 
 
-def _cases(
-    old: Path | None,
-    box: Path | None,
-    new: Path | None,
-    tumor: Path | None,
-    table: Path | None,
-    failed: list[dict[str, str]],
+def _read_cases(
+    files: Mapping[str, Path | None], table: Path | None, failed: list[dict[str, str]]
 ) -> dict[str, dict[str, Path]]:
     """Give the files of each case by its name; rows of a table that lack one go into `failed`."""
-    from dmrifit._utils.text_files import check_file
-    from dmrifit.io.bids_derivatives import stem
-    from dmrifit.io.tables import read_rows
     from placement.exchange.tables import check_names, missing_files
 
-    cases: dict[str, dict[str, Path]] = {}
     if table is None:
-        if old is None or box is None or new is None:
+        if None in (files["old"], files["box"], files["new"]):
             raise ValueError("name three files, OLD_T1 BOX NEW_T1, or a table of them (--table)")
-        cases[stem(new)] = {"old": old, "box": box, "new": new}
-        if tumor is not None:
-            cases[stem(new)]["tumor"] = tumor
-        for path in cases[stem(new)].values():
+        one_case = {role: path for role, path in files.items() if path is not None}
+        for path in one_case.values():
             check_file(path)
+        cases = {stem(one_case["new"]): one_case}
     else:
-        if old is not None or tumor is not None:
+        if any(files.values()):
             raise ValueError("name files or a table of them (--table), not both")
+        cases = {}
         rows = read_rows(table, required=("name", *_FILES))
         check_names([row["name"] for _, row in rows], table)
         for line, row in rows:
-            files = {column: table.parent / row[column] for column in _FILES}
-            if row.get("tumor"):
-                files["tumor"] = table.parent / row["tumor"]
-            problem = missing_files(files.values(), table, line)
+            roles = (role for role in files if row.get(role))
+            paths = {role: table.parent / row[role] for role in roles}
+            problem = missing_files(paths.values(), table, line)
             if problem:
                 failed.append({"name": row["name"], "problem": problem})
             else:
-                cases[row["name"]] = files
-    for files in cases.values():
-        if files["old"].resolve() == files["new"].resolve():
-            raise ValueError(f"{files['new']} is both the old and the new scan; name another one")
+                cases[row["name"]] = paths
+    for paths in cases.values():
+        if paths["old"].resolve() == paths["new"].resolve():
+            raise ValueError(f"{paths['new']} is both the old and the new scan; name another one")
     return cases
 
 
 def _read_box(row: Mapping[str, Path]) -> Any:
     """Read a box, and check that it was placed in its scan, as far as both tell."""
-    from dmrifit.io.bids_derivatives import file_record
     from placement.exchange.repeats import frame_of
     from placement.exchange.voxel_files import read_voxel_file
 
@@ -204,16 +166,8 @@ def _read_box(row: Mapping[str, Path]) -> Any:
     return record.voxel
 
 
-def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:
-    """Write the table of all cases, and the page with their pictures."""
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-
-    rows = pd.DataFrame([_row(name, record) for name, record in records.items()])
-    write_text(out / _TABLE, table_text(rows, 12))
-    if not figure or not can_draw():
-        return
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+    """Make the page of all cases, with their pictures."""
     from dmrifit.report import page
     from placement.exchange.vendor_texts import NOTICE
 
@@ -230,11 +184,10 @@ def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figur
             parts += case_pictures(out / name, picture, view, alt)
         pictures.append((name, parts))
     header = ("case", "answer", "agreement", "flags and notes")
-    write_page(
-        out,
+    return run_page(
         "Repeated voxels",
         [page.Table(lines, header, numbers=(2,)), *failed_cases(out)],
-        list(records.values()),
+        records.values(),
         pictures,
         unit="case",
         notice=f"{NOTICE}.",
@@ -259,3 +212,15 @@ def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "content": record["content"],
         "flags": "; ".join(record["flags"]),
     }
+
+
+RUN = CaseRun(
+    record="{name}/repeat.json",
+    table="repeats.tsv",
+    row=_row,
+    page=_page,
+    digits=12,
+    pictures=("voxel_old.png", "voxel_new.png", "voxel_view.html"),
+    files=("voxel_geometry.nii.gz", "voxel_philips.txt", "voxel_siemens.txt", "voxel_mask.nii.gz"),
+    flag="flags",
+)

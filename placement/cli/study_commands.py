@@ -15,6 +15,7 @@ from dmrifit.cli.case_runs import begin_run
 from dmrifit.cli.console import check_output, progress
 from dmrifit.cli.options import given, require_libraries, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.tables import csv_text, table_text
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ def simulate(
     """
     import pandas as pd
 
-    from dmrifit.io.atomic_files import write_text
     from placement.simulate.experts import EXPERT_RULES
     from placement.simulate.gliomas import ExpertKind
 
@@ -59,6 +59,7 @@ def simulate(
         raise ValueError(
             f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}"
         )
+    options: dict[str, Any] = {"experts": experts, "spacing": spacing, "random_state": seed}
     settings = {"command": "simulate", "experts": experts, "spacing": spacing, "seed": seed}
     begin_run(out, settings, overwrite, results=("experts.tsv", "cases.tsv"))
     boxes = pd.DataFrame()
@@ -79,7 +80,7 @@ def simulate(
         # case.
         if name in finished and all((out / file).exists() for file in files.values()):
             continue
-        case_boxes = _write_glioma(out, name, files, i, experts, spacing, seed)
+        case_boxes = _write_glioma(out, name, files, i, options)
         boxes = pd.concat([boxes, case_boxes], ignore_index=True)
         write_text(out / "experts.tsv", table_text(boxes, digits=None))
     write_text(out / "cases.tsv", table_text(pd.DataFrame(rows)))
@@ -88,28 +89,18 @@ def simulate(
 
 
 def _write_glioma(
-    out: Path, name: str, files: dict[str, str], i: int, experts: str, spacing: float, seed: int
+    out: Path, name: str, files: dict[str, str], i: int, options: dict[str, Any]
 ) -> pd.DataFrame:
     """Write the images of a synthetic glioma; give the boxes of its experts, as text."""
     import numpy as np
     import pandas as pd
 
-    from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.nifti import write_volume
     from placement.exchange.tables import box_columns
     from placement.simulate.gliomas import simulate_gliomas
 
     # Necrosis is excluded in any case here, as only then a scene has its mask.
-    scenes, voxels = simulate_gliomas(
-        1,
-        skip=i,
-        experts=experts,  # type: ignore[arg-type]
-        spacing=spacing,
-        exclude=("necrosis",),
-        image=True,
-        random_state=seed,
-    )
-    scene = scenes[0]
+    (scene,), (boxes,) = simulate_gliomas(1, skip=i, exclude=("necrosis",), image=True, **options)
     volumes = {
         "tumor": (scene.tumor > 0).astype(np.uint8),
         "necrosis": scene.forbidden["necrosis"].astype(np.uint8),
@@ -118,9 +109,10 @@ def _write_glioma(
     with FileSet(out, files.values(), overwrite=True) as file_set:
         for role, values in volumes.items():
             write_volume(values, scene.affine, file_set.path(files[role]))
-    rows = []
-    for number, box in enumerate(voxels[0], start=1):
-        rows.append({"name": name, "expert": number, **box_columns(box)})
+    rows = [
+        {"name": name, "expert": number, **box_columns(box)}
+        for number, box in enumerate(boxes, start=1)
+    ]
     return pd.DataFrame(rows).astype(str)
 
 
@@ -151,7 +143,6 @@ def reader(
     """
     import numpy as np
 
-    from dmrifit.io.atomic_files import write_text
     from placement.box.voxel import Voxel
     from placement.exchange.tables import read_boxes, read_cases, read_scene
     from placement.study.reader_page import reader_page
@@ -227,7 +218,13 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
-    from placement.exchange.tables import IMAGES, read_cases, read_experts, read_scene
+    from placement.exchange.tables import (
+        IMAGES,
+        check_channels,
+        read_cases,
+        read_experts,
+        read_scene,
+    )
 
     check_output(out, overwrite)
     check_jobs(jobs, "--jobs")
@@ -268,7 +265,12 @@ def train(
                 verbose=True,
             )
             options = given(channels=channels, training=training, random_state=seed)
-            placer = _network(constraints | options | {"fast": fast, "refine": refine}, table)
+            options |= {"fast": fast, "refine": refine}
+            require_libraries("torch", "skorch")
+            placer = _public.VoxelRegressor(**constraints, **options)
+            # Before cases are read.
+            placer._check()
+            check_channels(placer, table)
         else:
             constraints["max_rotations"] = max_rotations
             optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
@@ -312,7 +314,6 @@ def evaluate(
     Example: dmrifit-placement evaluate cases.tsv experts.tsv --placements objective=placements.tsv
         --out tables
     """
-    from dmrifit.io.atomic_files import FileSet
     from placement.exchange.tables import read_boxes, read_cases, read_experts, read_scene
     from placement.study.evaluation import evaluate_placements, format_summary
 
@@ -336,14 +337,3 @@ def evaluate(
     typer.echo(format_summary(tables).to_string())
     if table["synthetic"].any():
         typer.echo("synthetic cases: no clinical result")
-
-
-def _network(options: dict[str, Any], table: pd.DataFrame) -> Any:
-    """Make an untrained network, and check its options before cases are read."""
-    from placement.exchange.tables import check_channels
-
-    require_libraries("torch", "skorch")
-    network = _public.VoxelRegressor(**options)
-    network._check()
-    check_channels(network, table)
-    return network

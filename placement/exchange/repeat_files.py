@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import dmrifit
+from dmrifit._utils.text_files import sealed
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import array_of, read_scan, resampled
@@ -135,7 +136,7 @@ def write_repeat(
                 pictures.append(path.read_bytes())
             page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
             files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
-        files.write_json("repeat.json", record)
+        files.write_json("repeat.json", sealed(record))
 
 
 def write_refusal(
@@ -161,7 +162,7 @@ def write_refusal(
         "synthetic": False,
     }
     with FileSet(folder, _names(), overwrite=True) as files:
-        files.write_json("repeat.json", record)
+        files.write_json("repeat.json", sealed(record))
     return record
 
 

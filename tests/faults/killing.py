@@ -47,7 +47,7 @@ TIMES = {
     "scores.csv": ("seconds",),
     "seconds.csv": ("seconds",),
     # Sources are absolute paths.
-    ".fits": ("seconds", "sources", "inputs"),
+    ".fits": ("seconds", "sources", "inputs", "digest"),
     "fits.tsv": ("seconds",),
 }
 

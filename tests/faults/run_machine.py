@@ -60,7 +60,7 @@ STREAMS = {
     ">/dev/full": True,
 }
 #: Limits of a shell, and what is said where a program refuses to run under them.
-LIMITS = {"umask 777": "", "ulimit -n 5": "only 5 files may be open at a time"}
+LIMITS = {"umask 777": "", "ulimit -n 5": "Too many open files"}
 EXTRAS = {
     "deep": ("torch", "skorch", "monai"),
     "report": ("matplotlib", "jinja2"),

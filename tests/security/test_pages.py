@@ -164,7 +164,7 @@ def test_the_page_of_a_fit_shows_names_of_files_and_settings_as_text(tmp_path):
 @pytest.mark.slow
 def test_pages_of_placed_voxels_show_names_of_cases_as_text(tmp_path):
     from placement import Scene, Voxel, write_prescription
-    from placement.cli.case_runs import write_batch
+    from placement.cli.case_runs import RUN
 
     tumor = np.zeros((12, 12, 12), bool)
     tumor[3:9, 3:9, 3:9] = True
@@ -174,24 +174,25 @@ def test_pages_of_placed_voxels_show_names_of_cases_as_text(tmp_path):
     for name in (FILE, PLANT):
         content = write_prescription(voxel, scene, tmp_path / FILE, overwrite=True)
         contents[name] = content | {"flags": [PLANT]}
-    write_batch(tmp_path, contents, figure=True)
+    RUN.write(tmp_path, contents, figure=True)
     assert_harmless((tmp_path / "index.html").read_text(encoding="utf-8"), names=[PLANT, FILE])
     for view in (tmp_path / FILE).glob("*.html"):
         assert_harmless(view.read_text(encoding="utf-8"), names=())
 
 
 def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
-    from anomaly.cli.case_runs import write_batch
+    from anomaly.cli.case_runs import RUN
 
     (tmp_path / FILE).mkdir()
     lesion = {"number": 1, "diameter_mm": 3.0}
     content = {
         "name": PLANT, "patient": PLANT, "folder": FILE, "synthetic": True, "threshold": 3.0, "n_lesions": 1,
         "volume_mL": 1.0, "share_found": 0.1, "lesions": [lesion], "lesion_columns": list(lesion), "differs": True,
+        "notes": [f": {PLANT}"],
         "healthy": {"anomalies_per_scan": 0.5, "n_scans": 2, "origin": PLANT},
     }  # fmt: skip
     (tmp_path / FILE / "panels.png").write_bytes(bytes(24))
-    write_batch(tmp_path, [content], figure=True)
+    RUN.write(tmp_path, {FILE: content}, figure=True)
     assert_harmless((tmp_path / "index.html").read_text(encoding="utf-8"))
 
 

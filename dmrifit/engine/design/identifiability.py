@@ -93,7 +93,12 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
     for name in _RICHEST_FIRST:
         missing = missing_for(protocol, MODELS[name])
         if not missing:
-            return name, _reason(protocol, name, lacking)
+            contrasts = nominal_contrasts(protocol)
+            text = counted(len({b for b, _ in contrasts}), "b-value")
+            if protocol.te is not None:
+                n_te = len({te for _, te in contrasts})
+                text += " at one echo time" if n_te == 1 else f" at {n_te} echo times"
+            return name, f"{text} determine {name}" + (f"; {lacking}" if lacking else "")
         lacking = f"{name} needs {missing}"
     remedy = "a scan with at least two b-values is needed"
     if protocol.te is not None and len(np.unique(protocol.te)) > 1:
@@ -177,15 +182,3 @@ def typical_tissue(model: SignalModel) -> NDArray[np.float64]:
         middle = (low + high) / 2 if np.isfinite(high - low) else max(low, 1.0)
         values.append(np.clip(_TYPICAL.get(parameter.name, middle), low, high))
     return np.array(values)
-
-
-def _reason(protocol: Protocol, name: str, lacking: str) -> str:
-    contrasts = nominal_contrasts(protocol)
-    text = counted(len({b for b, _ in contrasts}), "b-value")
-    if protocol.te is not None:
-        n_te = len({te for _, te in contrasts})
-        text += " at one echo time" if n_te == 1 else f" at {n_te} echo times"
-    text += f" determine {name}"
-    if lacking:
-        text += f"; {lacking}"
-    return text

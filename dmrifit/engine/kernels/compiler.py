@@ -34,13 +34,8 @@ _lock = threading.RLock()
 _logger = logging.getLogger("dmrifit")
 
 
-def load_shared() -> ModuleType:
-    """Import the code that all models share."""
-    return load(None)
-
-
 def load(model: ModelFormula | None) -> ModuleType:
-    """Import the kernel of a model, or the shared code, written and compiled if not on disk."""
+    """Import the kernel of a model, or of None the shared code; written if not on disk."""
     with _lock:
         check_environment()
         # Importing numba makes nearly as many objects that stay as compiling does.
@@ -122,7 +117,12 @@ def _cache_folder() -> Path:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
             continue
-        if _is_private(folder) and os.access(folder, os.W_OK):
+        status = folder.stat()
+        # A folder that another user can write to would let them put code into this process.
+        is_private = not hasattr(os, "getuid") or (
+            status.st_uid == os.getuid() and not status.st_mode & stat.S_IWOTH
+        )
+        if is_private and os.access(folder, os.W_OK):
             return folder
     return _passing_folder(folders[0])
 
@@ -138,14 +138,6 @@ def _passing_folder(unusable: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="dmrifit-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _is_private(folder: Path) -> bool:
-    # A folder that another user can write to would let them put code into this process.
-    if not hasattr(os, "getuid"):
-        return True
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & stat.S_IWOTH
 
 
 def _import(name: str, model: ModelFormula | None) -> ModuleType:

@@ -1,7 +1,7 @@
 """
 The part of a fit that is the same for all signal models, compiled once for all of them.
 
-This file is not imported. `compiler.load_shared` copies it to the folder of kernels, where a
+This file is not imported. `compiler.load` copies it to the folder of kernels, where a
 change of any file beside it is a change of its name. Work arrays come from Python, and helpers
 have no wrappers for Python, because both take longer to compile than to write.
 """

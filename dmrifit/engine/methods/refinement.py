@@ -133,8 +133,7 @@ def _formula(model: SignalModel) -> Callable:
     symbols = {name: sympy.Symbol(name, real=True) for name in (*model.names, "b", "te")}
     expression = read_formula(model.expression, symbols)
     formulas = [expression, *(sympy.diff(expression, symbols[name]) for name in model.names)]
-    modules = [ARRAY_FUNCTIONS, "numpy"]
-    return sympy.lambdify(list(symbols.values()), formulas, modules, cse=True)
+    return sympy.lambdify(list(symbols.values()), formulas, [ARRAY_FUNCTIONS, "numpy"], cse=True)
 
 
 def signal_and_slopes(
@@ -388,38 +387,19 @@ def _bounded_step(
     outward = ((values <= low) & (slope > 0)) | ((values >= high) & (slope < 0)) | ~free
     diagonal = np.einsum("nii->ni", curvature)
     ridge = damping[:, None] * np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True))
-    damped = curvature + ridge[:, :, None] * np.eye(values.shape[1])
-    step = -_solve(_without(damped, outward), np.where(outward, 0.0, slope))
-    promised = -0.5 * np.where(outward, 0.0, slope * step).sum(axis=1)
-    fixed_step = np.zeros_like(step)
-    # What the step carries over a bound stops there, and the others are solved for again.
-    for _ in range(2):
-        target = values + step
-        beyond = ~outward & ((target < low) | (target > high))
-        if not beyond.any():
-            break
-        fixed_step = np.where(beyond, np.clip(target, low, high) - values, fixed_step)
-        outward = outward | beyond
-        right = slope + np.einsum("nij,nj->ni", damped, fixed_step)
-        step = fixed_step - _solve(_without(damped, outward), np.where(outward, 0.0, right))
+    damped = _without(curvature + ridge[:, :, None] * np.eye(values.shape[1]), outward)
+    slope = np.where(outward, 0.0, slope)
+    step = -np.linalg.solve(damped, slope[..., None])[..., 0]
+    promised = -0.5 * (slope * step).sum(axis=1)
     return np.where(free, np.clip(values + step, low, high) - values, 0.0), promised
 
 
-def _scaled(matrix: NDArray) -> tuple[NDArray, NDArray]:
+def _inverse(matrix: NDArray) -> NDArray:
     scale = np.sqrt(np.einsum("nii->ni", matrix))
     scale = np.where(scale > 0, scale, 1.0)
     unit = matrix / scale[:, :, None] / scale[:, None, :]
     # What the signal does not depend on gets a huge variance, not an error.
     diagonal = np.einsum("nii->ni", unit)
     diagonal += 1e-14
-    return np.where(np.isfinite(unit), unit, np.eye(matrix.shape[1])), scale
-
-
-def _solve(matrix: NDArray, right: NDArray) -> NDArray:
-    unit, scale = _scaled(matrix)
-    return np.linalg.solve(unit, (right / scale)[..., None])[..., 0] / scale
-
-
-def _inverse(matrix: NDArray) -> NDArray:
-    unit, scale = _scaled(matrix)
+    unit = np.where(np.isfinite(unit), unit, np.eye(matrix.shape[1]))
     return np.linalg.inv(unit) / scale[:, :, None] / scale[:, None, :]

@@ -325,16 +325,10 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(run, cases, t
     assert rows["differs"].isna().tolist() == [True, False]
 
 
-def test_scans_that_are_not_judged_and_guarantees_that_do_not_hold_are_told():
-    shared = {"name": "a", "n_lesions": 0, "share_found": 0.01, "synthetic": False}
-    content = shared | {"differs": None, "whole_scan": {"n_healthy": 2}, "no_guarantee": "opening 1"}
-    sentences = scan_sentences([content, content])
-    assert "2 scans: the guarantee of the model does not hold: opening 1" in sentences
-    expected = "the model has 2 healthy scans to compare with, 3 are needed"
-    assert f"2 scans not judged as a whole: {expected}" in sentences
-    healthy_scans_of_few_voxels = content | {"whole_scan": {"n_healthy": 5, "bulk": [1.0] * 4}}
-    (sentence,) = (text for text in scan_sentences([healthy_scans_of_few_voxels]) if "judged" in text)
-    assert "the healthy scans of the model have too few voxels" in sentence
+def test_notes_on_scans_are_told_once_with_their_number():
+    content = {"name": "a", "n_lesions": 0, "share_found": 0.01, "differs": None, "notes": [" not judged", ": lost"]}
+    sentences = scan_sentences([content, content | {"notes": [": lost"]}])
+    assert sentences[1:] == ["1 scan not judged", "2 scans: lost"]
 
 
 # Options -----------------------------------------------------------------------------------------
@@ -417,12 +411,3 @@ def test_models_and_tables_of_another_kind_are_named(error_of, cases, model, tmp
     error = error_of("detect", bare, cases / "gliomas.tsv", "--out", out)
     assert "holds a OneMinusMean, which does not know how series are prepared" in error
     assert not out.exists()
-
-
-def test_a_file_in_place_of_the_folder_is_refused_before_the_model_is_read(error_of, tmp_path):
-    out = tmp_path / "found"
-    out.write_text("notes")
-    error = error_of("detect", tmp_path / "none.dmrifit", tmp_path / "none.tsv", "--out", out)
-    assert f"--out {out} is a file; name a folder" in error
-    assert out.read_text() == "notes"
-

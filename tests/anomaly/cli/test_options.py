@@ -38,24 +38,6 @@ def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
     assert default.widths != published.widths
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "published", "message"),
-    [
-        ("z", {}, False, "there is no detector 'z'; choose one of aligned, gaussian, pca"),
-        (
-            "pca",
-            {"components": 3},
-            False,
-            "the detector pca has no parameter 'components'; it has .*n_components",
-        ),
-        ("forest", {}, True, "no sizes of the detector forest; leave out --published"),
-    ],
-)
-def test_detectors_that_cannot_be_made_are_refused(name, parameters, published, message):
-    with pytest.raises(ValueError, match=message):
-        make_detector(name, parameters, published=published)
-
-
 def test_values_are_numbers_words_and_truth_values():
     parameters = parameters_of(
         ["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[2,3]", "g=a=b", "h=null"]
@@ -64,20 +46,6 @@ def test_values_are_numbers_words_and_truth_values():
     assert parameters == expected | {"h": None}
     assert type(parameters["a"]) is int
     assert parameters_of([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["width"], "--set width: NAME=VALUE is needed"),
-        (["=3"], "--set =3: NAME=VALUE"),
-        (["width= "], "NAME=VALUE is needed"),
-        (["a=1", "b=2", " a=3"], "--set gives a twice"),
-    ],
-)
-def test_settings_that_are_no_pairs_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        parameters_of(settings)
 
 
 @pytest.fixture

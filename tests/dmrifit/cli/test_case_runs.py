@@ -10,20 +10,21 @@ import pandas as pd
 import pytest
 import typer
 
+from dmrifit._utils.text_files import sealed
 from dmrifit.cli.case_runs import (
     CaseRun,
     RunOptions,
     begin_run,
     case_pictures,
     failed_cases,
-    join_tables,
-    read_record,
+    run_page,
     say_failed_rows,
     simulate_cases,
-    write_page,
 )
 
-RUN = CaseRun("{name}/done.json", {"name": str, "source": int}, ("table.tsv",))
+RUN = CaseRun(
+    "{name}/done.json", "table.tsv", row=lambda name, record: {"name": name}, page=lambda *_: "a page"
+)
 
 
 def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
@@ -34,7 +35,7 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
         processed.append(folder.name)
         record = {"name": folder.name, "source": source}
         folder.mkdir(exist_ok=True)
-        (folder / "done.json").write_text(json.dumps(record))
+        (folder / "done.json").write_text(json.dumps(sealed(record)))
         return record
 
     def is_current(source, record):
@@ -58,7 +59,7 @@ def test_only_what_is_new_changed_or_damaged_is_done_again(tmp_path):
 def test_a_case_is_processed_again_where_its_record_names_another_folder(tmp_path, folder):
     assert run(tmp_path, {"a": 1}) == ["a"]
     record = {"name": "a", "source": 1, "folder": folder}
-    (tmp_path / "a" / "done.json").write_text(json.dumps(record))
+    (tmp_path / "a" / "done.json").write_text(json.dumps(sealed(record)))
     assert run(tmp_path, {"a": 1}) == ["a"]
 
 
@@ -84,11 +85,11 @@ def run_with_failures(tmp_path, inputs, problems, *, overwrite=False, names=desc
         if folder.name in problems:
             raise ValueError(problems[folder.name])
         folder.mkdir(exist_ok=True)
-        (folder / "done.json").write_text(json.dumps({"name": folder.name, "source": source}))
+        (folder / "done.json").write_text(json.dumps(sealed({"name": folder.name, "source": source})))
         (folder / "numbers.txt").touch()
         return {"name": folder.name, "source": source}
 
-    case_run = replace(RUN, results=("table.tsv", "failed.tsv"), files=("numbers.txt",))
+    case_run = replace(RUN, files=("numbers.txt",))
     options |= {"options": RunOptions(overwrite=overwrite), "names": names}
     records = case_run.process(inputs, tmp_path, process, lambda source, record: True, **options)
     return list(records)
@@ -195,25 +196,25 @@ def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path
 
 def test_a_disk_without_room_for_the_other_cases_is_told_after_the_first(tmp_path, monkeypatch):
     cases = dict.fromkeys("abcd", 1)
-    size = len(json.dumps({"name": "a", "source": 1}))
+    size = len(json.dumps(sealed({"name": "a", "source": 1})))
     disk = namedtuple("disk", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 3 * size - 1))
     with pytest.raises(OSError, match=r"no room to write .* are needed and"):
         run(tmp_path, cases)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "table.tsv"}
     # What is finished needs no room.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 3 * size))
     assert run(tmp_path, cases) == ["b", "c", "d"]
 
 
-def test_tables_of_cases_are_joined_with_their_names():
-    cases = [{"name": "one", "patient": "p"}, {"name": "two", "patient": "p"}]
-    empty, full = pd.DataFrame({"mL": []}, dtype=float), pd.DataFrame({"mL": [0.1, None]})
-    found = join_tables(cases, [empty, full])
-    expected = pd.DataFrame({"name": ["two"] * 2, "patient": ["p"] * 2, "mL": [0.1, None]})
-    pd.testing.assert_frame_equal(found, expected)
-    assert list(join_tables(cases, [empty, empty]).columns) == ["name", "patient", "mL"]
-    assert "name" not in full
+def test_lesions_of_cases_are_joined_with_their_names(tmp_path):
+    case_run = replace(RUN, lesions="lesions.csv")
+    records = {name: {"name": name, "patient": "p", "lesion_columns": ["mL"], "lesions": []} for name in "ab"}
+    case_run.write(tmp_path, records, figure=False)
+    assert (tmp_path / "lesions.csv").read_text() == "name,patient,mL\n"
+    records["b"]["lesions"] = [{"mL": 0.1}, {"mL": None}]
+    case_run.write(tmp_path, records, figure=False)
+    assert (tmp_path / "lesions.csv").read_text() == "name,patient,mL\nb,p,0.1\nb,p,\n"
 
 
 def test_pictures_and_links_are_shown_where_there_are_files(tmp_path):
@@ -259,11 +260,12 @@ def test_what_was_finished_with_other_settings_is_no_part_of_the_run_that_replac
 def test_a_run_removes_what_another_run_finished(tmp_path, capsys):
     def process(source, folder):
         folder.mkdir(exist_ok=True)
-        (folder / "done.json").write_text(json.dumps({"name": folder.name, "source": source}))
-        return {"name": folder.name, "source": source}
+        record = {"name": folder.name, "flags": ["thick"] * (source == 3)}
+        (folder / "done.json").write_text(json.dumps(sealed(record)))
+        return record
 
     def begin(seed, cases=(1, 3), **options):
-        RUN.run(
+        replace(RUN, flag="flags").run(
             cases,
             tmp_path,
             {"seed": seed},
@@ -271,27 +273,23 @@ def test_a_run_removes_what_another_run_finished(tmp_path, capsys):
             names=lambda source: {"name": f"scan {source}", "patient": "p"},
             work=process,
             is_current=lambda source, record: True,
-            write=lambda records: written.append(list(records)),
             say=lambda records: [f"{len(records)} scans"],
-            is_flagged=lambda record: record["source"] == 3,
         )
 
-    written = []
     begin(1)
     assert capsys.readouterr().out == "2 scans\nflagged: 1 of 2\n"
-    assert written == [["scan-1", "scan-3"]]
-    (tmp_path / "table.tsv").touch()
+    table = (tmp_path / "table.tsv").read_text()
+    assert table == "name\nscan-1\nscan-3\n"
     with pytest.raises(ValueError, match=r"other options \(seed\)"):
         begin(2)
     with pytest.raises(typer.Exit):
         begin(2, overwrite=True, fail_on_flag=True)
-    assert not (tmp_path / "table.tsv").exists()
     with pytest.raises(ValueError, match="several cases would have the same files"):
         begin(2, cases=(1, 1))
     # Workers get the cases one by one.
     (tmp_path / "scan-1" / "done.json").unlink()
     begin(2, jobs=2)
-    assert written[-1] == ["scan-1", "scan-3"]
+    assert (tmp_path / "table.tsv").read_text() == table
 
 
 @pytest.mark.parametrize("left", [None, "table.tsv", "a/done.json"])
@@ -319,29 +317,6 @@ def test_damaged_settings_are_refused(tmp_path):
         begin_run(tmp_path, {"seed": 1}, overwrite=False, results=())
 
 
-@pytest.mark.parametrize(
-    ("text", "is_valid"),
-    [
-        ('{"volume": 2.5, "n": 3, "pose": {"center": []}}', True),
-        ('{"volume": 2, "n": 3, "pose": {"center": []}}', True),
-        ('{"volume": true, "n": 3, "pose": {"center": []}}', False),
-        ('{"volume": 2.5, "n": true, "pose": {"center": []}}', False),
-        ('{"volume": 2.5, "n": 3.5, "pose": {"center": []}}', False),
-        ('{"volume": 2.5, "n": 3, "pose": []}', False),
-        ('{"volume": 2.5, "n": 3, "pose": {}}', False),
-        ('{"volume": null, "n": 3, "pose": {"center": []}}', False),
-        ("[1]", False),
-        ("", False),
-    ],
-)
-def test_a_record_has_its_fields_of_the_right_types(tmp_path, text, is_valid):
-    path = tmp_path / "record.json"
-    path.write_text(text)
-    fields = {"volume": float, "n": int, "pose.center": list}
-    assert (read_record(path, fields) is not None) == is_valid
-    assert read_record(tmp_path / "missing.json", fields) is None
-
-
 def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_path):
     written = []
 
@@ -360,16 +335,13 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
     assert not (tmp_path / "ill.tsv").exists()
 
 
-def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones(tmp_path):
+def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones():
     pytest.importorskip("jinja2")
 
     records = [{"synthetic": True}, {"synthetic": False}]
     pictures = [("one", ["a picture"]), ("two", [])]
     overview = ["the overview"]
-    write_page(
-        tmp_path, "Runs", overview, records, pictures, unit="case", notice="Research.", note="End."
-    )
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = run_page("Runs", overview, records, pictures, unit="case", notice="Research.", note="End.")
     assert "Research. Synthetic data: 1 of 2 cases were simulated" in page
     assert "All cases" in page
     assert "a picture" in page

@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import subprocess
 import sys
 import warnings
@@ -74,15 +73,6 @@ def test_the_owner_can_use_what_a_program_makes_under_any_umask(tmp_path, run_ma
             os.umask(before)
         written = (folder, folder / "new", folder / "new" / "a")
         assert [path.stat().st_mode & 0o777 for path in written] == [modes[0], *modes]
-
-
-def test_too_few_open_files_are_refused_before_the_command(run, monkeypatch):
-    limits = {5: 2, 63: 2, 64: 0, resource.RLIM_INFINITY: 0}
-    for limit, code in limits.items():
-        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
-        ended, _, error = run("greet", "Ann")
-        assert ended == code
-        assert ("raise the limit of open files (ulimit -n 64)" in error) == (code == 2)
 
 
 def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run):

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 import dmrifit
 from dmrifit import Cohort, Evaluation, _optional
-from dmrifit.cli import cohort_commands, program
+from dmrifit.cli import program
 from dmrifit.model_files.model_file import load_model
+from dmrifit.predict import algorithms
 from dmrifit.predict.strategies import MapsToMaps
 from dmrifit.study import comparison as evaluation
 from dmrifit.study.report import reporting
@@ -106,7 +107,7 @@ def test_the_default_is_the_study_s_seven_algorithms(table, tmp_path, monkeypatc
         raise ValueError(msg)
 
     monkeypatch.setattr(evaluation, "compare", stop)
-    monkeypatch.setattr(cohort_commands, "_check_extras", lambda *_, **__: None)
+    monkeypatch.setattr(algorithms, "build_regressor", lambda *_, **__: None)
     invoke("benchmark", table, "--out", tmp_path / "new")
     assert list(asked) == [f"{name} {strategy}" for strategy in ("s2s", "m2m") for name in dmrifit.ALGORITHMS]
     asked.clear()

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from dmrifit import MODELS, FitStatus, Protocol, fit_voxels
+from dmrifit import MODELS, Protocol, fit_voxels
 from dmrifit.engine.results import FitResult
 
 PROTOCOL = Protocol([0, 30, 60, 100, 200, 400, 600, 900, 1200])
@@ -71,70 +71,3 @@ def test_a_notebook_shows_a_fit_of_nothing():
     assert cells(page)[1] == ["S0 (fixed)", "signal", "–", "–", "–", "–"]
     assert "Fit of adc: 1 voxel<" in page
     assert "1 not fitted" in page
-
-
-@pytest.fixture(scope="module")
-def noisy():
-    rng = np.random.default_rng(816)
-    low, high = [20, 0.08, 8, 0.4], [900, 0.4, 60, 2.0]
-    clean = MODELS["ivim"].signal(rng.uniform(low, high, (20, 4)), PROTOCOL)
-    return np.abs(clean + clean[:, :1] / 200 * rng.normal(size=clean.shape))
-
-
-def test_lmfit_agrees_on_one_voxel_and_gives_its_reports(noisy):
-    signals = noisy
-    result = fit_voxels(signals, PROTOCOL, "ivim", fixed={"Dt": 1.0})
-    voxel = int(np.flatnonzero(result.status == FitStatus.CONVERGED)[0])
-    refit = result.to_lmfit(voxel, signals, PROTOCOL)
-    assert refit.chisqr == pytest.approx(result.cost[voxel], rel=1e-6)
-    assert not refit.params["Dt"].vary
-    for name, error in zip(result.names, result.standard_errors[voxel], strict=True):
-        assert refit.params[name].value == pytest.approx(result[name][voxel], rel=1e-3)
-        if name != "Dt":
-            assert refit.params[name].stderr == pytest.approx(error, rel=1e-2)
-    assert "Dv" in refit.fit_report()
-    low, best, high = (value for _, value in refit.conf_interval(sigmas=[1])["f"])
-    assert low < best < high
-
-
-def test_lmfit_keeps_to_the_bounds_in_units_of_the_signal(noisy):
-    result = fit_voxels(noisy, PROTOCOL, "ivim", bounds={"S0": (0.5, 2.0), "f": (0.0, 0.6)})
-    refit = result.to_lmfit(3, noisy, PROTOCOL)
-    top = noisy[3].max()
-    box = {name: (refit.params[name].min, refit.params[name].max) for name in result.names}
-    assert box["S0"] == (0.5 * top, 2 * top)
-    assert box["f"] == (0.0, 0.6)
-    assert box["Dv"] == (4, 100)
-
-
-def test_lmfit_leaves_out_missing_measurements_and_has_the_noise_floor(noisy):
-    signals = noisy.copy()
-    signals[3, 4] = np.nan
-    result = fit_voxels(signals, PROTOCOL, "ivim", method="nlls", sigma=20.0)
-    refit = result.to_lmfit(3, signals, PROTOCOL, sigma=20.0)
-    assert refit.ndata == 8
-    # √(s² + π/2·σ²) is what the mean of the magnitudes comes to without signal.
-    clean = MODELS["ivim"].signal([[refit.params[name].value for name in result.names]], PROTOCOL)[
-        0
-    ]
-    np.testing.assert_allclose(
-        refit.best_fit, np.delete(np.hypot(clean, 20 * np.sqrt(np.pi / 2)), 4), rtol=1e-9
-    )
-    assert refit.chisqr == pytest.approx(result.cost[3], rel=1e-4)
-
-
-def test_lmfit_keeps_the_kurtosis_at_its_cap():
-    protocol = Protocol([0, 500, 1000, 2000, 3000])
-    rng = np.random.default_rng(7)
-    signals = MODELS["kurtosis"].signal([[100.0, 1.5, 1.2]], protocol) + rng.normal(0, 0.5, (9, 5))
-    result = fit_voxels(signals, protocol, "kurtosis")
-    voxel = int(np.flatnonzero(result.at_high[:, 2])[0])
-    refit = result.to_lmfit(voxel, signals, protocol)
-    assert refit.chisqr == pytest.approx(result.cost[voxel], rel=1e-5)
-    assert refit.params["K"].value == pytest.approx(1 / refit.params["D"].value, rel=1e-5)
-
-
-def test_a_voxel_that_was_not_fitted_cannot_be_refitted(result):
-    assert result.status[4] == FitStatus.NOT_FITTED
-    with pytest.raises(ValueError, match="voxel 4 was not fitted: it has no usable signal"):
-        result.to_lmfit(4, np.ones((5, 9)), PROTOCOL)

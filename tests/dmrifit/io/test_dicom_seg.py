@@ -430,7 +430,7 @@ def test_no_image_of_the_series_is_replaced_and_no_label(series, run, tmp_path):
     before = path.read_bytes()
     code, _, told = run("dicom-seg", path, "--source", folder, "--out", path, "--overwrite")
     assert (code, path.read_bytes()) == (2, before)
-    assert "is the label image" in told
+    assert "is an input and would be overwritten" in told
     own = tmp_path / "own.dcm"
     for _ in range(2):
         write_dicom_seg(labels, affine, own, source=folder, overwrite=True)

@@ -105,7 +105,7 @@ def test_named_predictions_are_what_images_intervals_and_searches_expect(strateg
 def test_columns_of_plain_arrays_have_no_names(strategy):
     with pytest.raises(ValueError, match="columns have no names without protocols"):
         strategy("LR").fit(X, Y).get_feature_names_out()
-    with pytest.raises(ValueError, match="'default' or 'pandas', not 'polars'"):
+    with pytest.raises(ValueError, match="None, default, pandas, not 'polars'"):
         strategy("LR").set_output(transform="polars")
 
 

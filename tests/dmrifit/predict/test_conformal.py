@@ -290,7 +290,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "fit", "message"),
         [
-            *(({"coverage": value}, {}, "coverage must lie") for value in ("0.9", True, 1.0, 90)),
+            *(({"coverage": value}, {}, "coverage must be a number above 0 and below 1") for value in ("0.9", True, 1.0, 90)),
             *(({"n_splits": value}, {}, "n_splits must be") for value in (1, 2.5)),
             ({}, {"groups": patients % 3}, "at least 5 patients, and there are 3"),
             ({"n_splits": 8}, {}, "at least 8 patients, and there are 6"),

@@ -453,9 +453,9 @@ OFFSET = SignalModel.from_expression(
 @pytest.mark.parametrize(
     ("cls", "options", "message"),
     [
-        (MapsToMaps, {"loss": "mode"}, "'mean' or 'median', not 'mode'"),
+        (MapsToMaps, {"loss": "mode"}, "one of mean, median, not 'mode'"),
         (MapsToMaps, {"regressor": "slNN", "loss": "median"}, "slNN cannot learn the median"),
-        (MapsToMaps, {"target_scale": "ln"}, "'linear' or 'log', not 'ln'"),
+        (MapsToMaps, {"target_scale": "ln"}, "one of linear, log, not 'ln'"),
         (MapsToMaps, {"target_scale": "log", "source": None, "target": None}, "needs to know the parameters: give source="),
         (MapsToMaps, {"target_scale": "log", "model": OFFSET}, r"no floor for parameter c of model offset.*-1 and 1"),
         (MapsToMaps, {"source": TARGET.take([0, 1, 2, 3])}, r"b = 900 s/mm², which the protocol lacks"),

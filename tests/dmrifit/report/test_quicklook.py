@@ -16,7 +16,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from dmrifit.engine.fit_maps import unpack_doubts
+from dmrifit.engine.fit_maps import unpack_bits
 from dmrifit.engine.models import MODELS, Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging import fit_predict, image_maps
@@ -119,7 +119,7 @@ def test_voxels_with_many_parameters_in_doubt_have_a_color(image, tmp_path):
     nib.save(nib.Nifti1Image(signals, np.diag([-2.0, 2, 4, 1])), image)
     with pytest.warns(UserWarning, match="one echo time"):
         maps = fit_image(image, protocol, "t2-ivim-kurtosis", out=tmp_path / "out", quicklook=True)
-    doubts = unpack_doubts(np.asanyarray(maps["doubt"].dataobj), 7).sum(axis=-1)
+    doubts = unpack_bits(np.asanyarray(maps["doubt"].dataobj), 7).sum(axis=-1)
     assert (doubts > 3).mean() > 0.5
     page = next((tmp_path / "out").glob("*_quicklook.html")).read_text(encoding="utf-8")
     text = re.search(r'base64,([^"]+)" alt="Number of parameters in doubt"', page)[1]

@@ -93,8 +93,8 @@ def test_an_estimator_that_names_no_model_predicts_that_of_the_study():
         (SignalToSignal("LRR"), "'x': no algorithm 'LRR'"),
         (SignalToSignal(model="mono"), "'x': no model 'mono'"),
         (SignalToSignal(model=None), "'x': .*without a model there are none; give model="),
-        (SignalToSignal(normalize="scan"), "'x': normalize must be None or 'voxel'"),
-        (MapsToMaps(target_scale="square"), "'x': target_scale must be 'linear' or 'log'"),
+        (SignalToSignal(normalize="scan"), "'x': normalize must be one of voxel, None, not 'scan'"),
+        (MapsToMaps(target_scale="square"), "'x': target_scale must be one of linear, log"),
     ],
 )
 def test_estimators_that_cannot_work_are_refused_without_data(estimator, message):

@@ -9,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from scipy.ndimage import gaussian_filter
 
 pytest.importorskip("torch")
@@ -268,18 +267,6 @@ def test_sensitivities_are_said_only_of_a_model_used_as_measured(run, table, mod
         assert said.count(sentence) == said.count("nothing marked") == 3
 
 
-def test_headers_are_checked_before_the_model_is_read(run, table, models, tmp_path, monkeypatch):
-    monkeypatch.setattr("dmrifit.model_files.model_file.load_model", lambda *_: pytest.fail("the model was read"))
-    path = tmp_path / "brain.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.uint8), np.eye(4)), path)
-    image = table.parent / "p1_image.nii.gz"
-    for command in (("segment", models.plain), ("ensemble", models.plain, models.plain)):
-        code, _, error = run(*command, image, "--mask", path, "--out", tmp_path / "out")
-        assert code == 2
-        assert "brain.nii.gz" in error
-        assert "p1_image.nii.gz" in error
-
-
 def test_a_prior_of_another_person_is_told():
     pytest.importorskip("SimpleITK")
     rng = np.random.default_rng(0)
@@ -423,43 +410,11 @@ def test_the_summary_counts_scans_and_lesions(
         for n, n_of_both in zip(counts, of_both, strict=True)
     ]
     monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
-    monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
     segment([models.sensitive, table], out=tmp_path, options=ModelOptions(), run=RunOptions())
     said = capsys.readouterr().out
     n_failed = len(cases) - len(counts)
     failures = f"; failed: {n_failed}" if n_failed else ""
     assert said == f"{sentence}: {tmp_path}\nflagged: 0 of {len(counts)}{failures}\n"
-
-
-@pytest.mark.parametrize("command", [segment, ensemble])
-@pytest.mark.parametrize("notes", [[[], ["thick slices"], []], [[], []]])
-def test_a_flagged_or_failed_scan_ends_with_a_code_on_request(
-    table, models, tmp_path, monkeypatch, command, notes
-):
-    shared = {"n_lesions": 0, "n_marked_by_both": None, "synthetic": False, "statement": ""}
-    contents = [shared | {"notes": notes_of_scan} for notes_of_scan in notes]
-    monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
-    monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
-    words = [models.sensitive, models.specific, [table]]
-    words = [[models.sensitive, table]] if command is segment else words
-    command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions())
-    with pytest.raises(typer.Exit) as stopped:
-        command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions(fail_on_flag=True))
-    assert stopped.value.exit_code == 3
-    contents[:] = [shared | {"notes": []}] * 3
-    command(*words, out=tmp_path, options=ModelOptions(), run=RunOptions(fail_on_flag=True))
-
-
-def test_thresholds_that_are_no_probability_are_refused(error_of, table, models, tmp_path):
-    out = ("--out", tmp_path / "a")
-    words = ("ensemble", models.sensitive, models.specific, table, *out)
-    for value in ("0", "-0.5", "1.01", "nan"):
-        error = error_of("segment", models.sensitive, table, *out, "--threshold", value)
-        assert "a probability above 0 and at most 1 is needed" in error
-        assert "--thresholds" in error_of(*words, f"--thresholds=0.5,{value}")
-    for thresholds in ("0.5", "0.2,0.3,0.4", "low,high"):
-        assert f"--thresholds {thresholds}: 2 numbers" in error_of(*words, "--thresholds", thresholds)
-    assert not (tmp_path / "a").exists()
 
 
 def test_model_files_that_are_missing_or_of_another_kind_are_named(
@@ -475,33 +430,6 @@ def test_model_files_that_are_missing_or_of_another_kind_are_named(
     assert "MapFitter, which segments nothing" in error_of("segment", fitter, *words)
     assert "MapFitter, which segments" in error_of("ensemble", models.plain, fitter, *words)
     assert not out.exists()
-
-
-def test_devices_that_do_not_exist_are_refused(error_of, table, models, tmp_path):
-    words = ("segment", models.sensitive, table, "--out", tmp_path / "out", "--device")
-    assert "device must be 'auto'" in error_of(*words, "gpu")
-    assert "take device='auto' or 'cpu'" in error_of(*words, "cuda:63")
-    assert not (tmp_path / "out").exists()
-
-
-def test_scans_that_are_missing_or_named_twice_are_refused(error_of, table, models, tmp_path):
-    out, image = ("--out", tmp_path / "out"), table.parent / "p1_image.nii.gz"
-    missing = tmp_path / "none.nii.gz"
-    assert f"{missing}: no such file" in error_of("segment", models.plain, missing, *out)
-    folder = error_of("segment", models.plain, tmp_path, *out)
-    assert f"{tmp_path} is a folder without images (.nii, .nii.gz); name an image, a table" in folder
-    for option in ("--prior", "--mask"):
-        error = error_of("segment", models.plain, table, option, image, *out)
-        assert "leave out --prior and --mask" in error
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_in_place_of_the_folder_is_refused(error_of, table, models, tmp_path):
-    out = tmp_path / "out"
-    out.write_text("notes")
-    error = error_of("segment", models.sensitive, table, "--out", out)
-    assert f"--out {out} is a file; name a folder" in error
-    assert out.read_text() == "notes"
 
 
 def test_a_run_of_another_model_or_threshold_is_not_continued(

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -286,18 +287,6 @@ def test_segmentations_are_compared_with_lesions_and_controls(
     assert {"empty", "all positive"} <= set(summary["method"])
 
 
-def test_names_that_stand_twice_are_refused(run, table, segmentations, tmp_path):
-    words = ("evaluate", table, "--out", tmp_path / "no", "--segmentations")
-    for more, message in (
-        ((f"a={segmentations}", "--segmentations", "a=x"), "--segmentations names a twice"),
-        ((segmentations,), "NAME=VALUE"),
-    ):
-        code, _, error = run(*words, *more)
-        assert code == 2
-        assert message in error
-    assert not (tmp_path / "no").exists()
-
-
 # The small model ---------------------------------------------------------------------------------
 
 
@@ -314,33 +303,27 @@ def scans(tmp_path):
     return folder
 
 
-def test_copies_of_each_scan_and_phantoms_are_learned_from(run, scans, tmp_path, monkeypatch):
-    pytest.importorskip("torch")
+def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(run, scans, tmp_path, monkeypatch):
+    pytest.importorskip("skorch")
     fits = []
-    monkeypatch.setattr(training_scans, "phantom_scans", lambda n, random_state: [None] * n)
-    monkeypatch.setattr(study_commands, "_fit_small", lambda *arguments: fits.append(arguments))
+    phantom = SimpleNamespace(volume=None, label=None, brain=None, name="phantom")
+    monkeypatch.setattr(training_scans, "phantom_scans", lambda n, random_state: [phantom] * n)
+    monkeypatch.setattr(
+        TwoStageSegmenter, "fit", lambda self, volumes, labels, **groups: fits.append((self, labels, groups))
+    )
+    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: None)
     words = ("train-small", scans, "--out", tmp_path / "mine.dmrifit", "--copies", 2)
     code, out, error = run(*words, "--phantoms", 3, "--epochs", 5)
     assert code == 0, error
-    ((training, path, epochs, seed),) = fits
-    names = [scan.name for scan in training[:4]]
-    assert len(training) == 7
+    ((model, labels, groups),) = fits
+    # Made as the model that comes along.
+    assert (model.comparable, model.threshold, model.n_trainings) == (True, small_model_threshold(), 2)
     # Copies of a person are never split between folds.
-    assert len(set(names)) == 2
-    assert all((scan.label == 1).any() for scan in training[:4])
-    assert (path.name, epochs, seed) == ("mine.dmrifit", 5, 0)
+    assert len(groups["groups"]) == 7
+    assert len(set(groups["groups"][:4])) == 2
+    assert all((label == 1).any() for label in labels[:4])
     assert "implants in 2 scans and on 3 synthetic patients" in out
     assert "never tried on a labelled metastasis" in out
-
-
-def test_the_model_is_made_as_the_one_that_comes_along(tmp_path, monkeypatch):
-    pytest.importorskip("skorch")
-    models = []
-    monkeypatch.setattr(TwoStageSegmenter, "fit", lambda self, *_, **__: models.append(self))
-    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: None)
-    study_commands._fit_small([], tmp_path / "mine.dmrifit", 2, 0)
-    assert (models[0].comparable, models[0].threshold) == (True, small_model_threshold())
-    assert models[0].n_trainings == 2
 
 
 def test_a_bad_scan_is_refused_before_the_first_copy(run, scans, tmp_path, monkeypatch):

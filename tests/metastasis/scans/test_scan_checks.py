@@ -14,7 +14,7 @@ from metastasis.scans.scan_checks import (
     checked_range,
     contrast_note,
     label_note,
-    scan_files,
+    scan_images,
     seen_range,
     slice_note,
     unlike_notes,
@@ -61,18 +61,15 @@ def test_headers_tell_grids_and_edges_without_reading_a_volume(tmp_path, monkeyp
         check_files({"image": files["series"]})
 
 
-def test_files_of_a_folder_a_table_and_a_scan_are_listed(tmp_path):
+def test_images_of_a_folder_a_table_and_a_scan_are_listed(tmp_path):
     for name in ("p1.nii.gz", "p1_prior.nii.gz", "p2.nii.gz", "p2_brain.nii.gz"):
         nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), tmp_path / name)
-    expected = [
-        {"image": tmp_path / "p1.nii.gz", "prior": tmp_path / "p1_prior.nii.gz"},
-        {"image": tmp_path / "p2.nii.gz", "brain": tmp_path / "p2_brain.nii.gz"},
-    ]
-    assert scan_files(tmp_path, None, None, is_table=True) == expected
+    expected = [tmp_path / "p1.nii.gz", tmp_path / "p2.nii.gz"]
+    assert scan_images(tmp_path) == expected
     table = tmp_path / "list.tsv"
-    table.write_text("patient\timage\tprior\tbrain\n1\tp1.nii.gz\tp1_prior.nii.gz\tn/a\n2\tp2.nii.gz\tn/a\tp2_brain.nii.gz\n")
-    assert scan_files(table, None, None, is_table=True) == expected
-    assert scan_files(*expected[0].values(), None, is_table=False) == expected[:1]
+    table.write_text("patient\timage\n1\tp1.nii.gz\n2\tp2.nii.gz\n")
+    assert scan_images(table) == expected
+    assert scan_images(expected[0]) == expected[:1]
 
 
 def test_a_scan_with_its_skull_needs_a_mask():

@@ -14,7 +14,7 @@ pytest.importorskip("jinja2")
 from dmrifit import lesion_table
 from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
 from metastasis import SensitivitySpecificityEnsemble, write_evaluation
-from metastasis.cli.case_runs import scans_of, segment_case, write_batch
+from metastasis.cli.case_runs import RUN, scans_of, segment_case
 from metastasis.study.controls import CONTROLS
 from metastasis.study.plotting import place_to_show
 
@@ -121,7 +121,7 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     contents = [
         segment_case((case, ()), tmp_path / case.name, segmenter=both, figure=True) for case in named
     ]
-    write_batch(tmp_path, contents, figure=True, heading="Marked by both models, and candidates")
+    RUN.write(tmp_path, {content["folder"]: content for content in contents}, figure=True)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert EVIL not in page
     assert page.count("<img ") == 2

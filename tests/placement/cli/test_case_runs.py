@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmrifit._utils.text_files import read_sealed
 from dmrifit.cli import case_runs
-from dmrifit.cli.case_runs import read_record
 from placement.box.voxel import Voxel
-from placement.cli.case_runs import RUN, write_batch
+from placement.cli.case_runs import RUN
 from placement.exchange.prescription import write_prescription
 from placement.exchange.tables import BOX, read_boxes
 from placement.simulate.gliomas import simulate_gliomas
@@ -64,7 +64,7 @@ def table_of_page(folder):
 
 
 def test_the_table_has_a_row_for_each_case_in_their_order(contents, tmp_path):
-    write_batch(tmp_path, contents, figure=False)
+    RUN.write(tmp_path, contents, figure=False)
     table = pd.read_csv(tmp_path / "placements.tsv", sep="\t", keep_default_na=False)
     scores = ["volume_ml", "objective", "tumor_fraction", "tumor_volume_inside_ml"]
     shares = ["target", "outside", "outside_brain"]
@@ -83,7 +83,7 @@ def test_the_table_has_a_row_for_each_case_in_their_order(contents, tmp_path):
 
 
 def test_boxes_of_the_table_are_read_back_as_they_were(contents, tmp_path):
-    write_batch(tmp_path, contents, figure=False)
+    RUN.write(tmp_path, contents, figure=False)
     boxes = read_boxes(tmp_path / "placements.tsv", ["first", "second"])
     assert boxes[0].tolist() == pytest.approx([-4, 5, 1 / 3, 11, 12, 13, 1, 2, 3])
     assert boxes[1].tolist() == [1.5, -2, 3, 10, 20, 30, 0, 0, 12.5]
@@ -94,7 +94,7 @@ def test_the_page_shows_numbers_pictures_and_views_that_are_there(contents, tmp_
         (tmp_path / name).mkdir()
     (tmp_path / "first" / "voxel_overlay.png").write_bytes(PNG)
     (tmp_path / "first" / "voxel_view.html").write_text("a page")
-    write_batch(tmp_path, contents, figure=True)
+    RUN.write(tmp_path, contents, figure=True)
     page, rows = table_of_page(tmp_path)
     header = ["case", "volume, mL", "part that is target", "objective", "angles to set", "flags"]
     assert rows[0] == header
@@ -106,7 +106,7 @@ def test_the_page_shows_numbers_pictures_and_views_that_are_there(contents, tmp_
 
 
 def test_names_of_cases_are_text_on_the_page(contents, tmp_path):
-    write_batch(tmp_path, {"a<b>&c": contents["first"]}, figure=True)
+    RUN.write(tmp_path, {"a<b>&c": contents["first"]}, figure=True)
     page, rows = table_of_page(tmp_path)
     assert rows[1][0] == "a&lt;b&gt;&amp;c"
     assert "a<b>" not in page
@@ -119,7 +119,7 @@ def test_without_the_libraries_of_pages_there_is_only_the_table(
     monkeypatch.setattr(
         case_runs, "find_spec", lambda name: None if name == absent else find_spec(name)
     )
-    write_batch(tmp_path, contents, figure=True)
+    RUN.write(tmp_path, contents, figure=True)
     assert [path.name for path in tmp_path.iterdir()] == ["placements.tsv"]
 
 
@@ -127,8 +127,8 @@ def test_a_written_prescription_has_every_field_that_the_table_needs(tmp_path):
     (scene,), _ = simulate_gliomas(1, spacing=4, random_state=0)
     voxel = Voxel(scene.centroid, (20, 20, 20))
     content = write_prescription(voxel, scene, tmp_path / "one", figure=False)
-    assert read_record(tmp_path / "one" / "voxel.json", RUN.fields) == content
-    write_batch(tmp_path, {"one": content}, figure=False)
+    assert read_sealed(tmp_path / "one" / "voxel.json") == content
+    RUN.write(tmp_path, {"one": content}, figure=False)
     table = pd.read_csv(tmp_path / "placements.tsv", sep="\t")
     assert table["volume_ml"].tolist() == [8]
     inside = table["tumor_fraction"] * table["volume_ml"]

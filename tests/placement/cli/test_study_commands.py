@@ -248,18 +248,6 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(run, compared):
     np.testing.assert_allclose(cases.loc["mine", "f_tumor"], 0.5, atol=1e-6)
 
 
-def test_placements_of_one_name_are_refused(run, compared):
-    first, second = compared / "placed.tsv", compared / "again.tsv"
-    second.write_text(first.read_text())
-    out = compared / "tables"
-    placements = ("--placements", f"mine={first}", "--placements", f"mine={second}")
-    words = ("evaluate", compared / "cases.tsv", compared / "experts.tsv", "--out", out)
-    code, _, error = run(*words, *placements, "--no-figure")
-    assert code == 2
-    assert "--placements names mine twice" in error
-    assert not out.exists()
-
-
 def test_reader_writes_one_page_with_the_proposed_boxes(run, tmp_path, cases):
     experts = pd.read_csv(cases / "experts.tsv", sep="\t")
     proposals = tmp_path / "proposals.tsv"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from dmrifit._utils.text_files import read_sealed
 from placement.box.voxel import Voxel
 from placement.exchange.prescription import (
     describe_placement,
@@ -73,7 +74,7 @@ def test_masks_lie_on_the_grid_and_hold_the_volume_of_the_box(written, scene):
 
 
 def test_all_descriptions_of_the_pose_agree(written):
-    content = json.loads((written[0] / "voxel.json").read_text())
+    content = read_sealed(written[0] / "voxel.json")
     assert content == json.loads(json.dumps(written[1]))
     flip = np.diag([-1, -1, 1])
     for frame, change in (("ras", np.eye(3)), ("lps", flip)):
