@@ -168,20 +168,13 @@ def evaluate_detectors(
         filled = [result[key] for result in results if len(result[key])]
         return pd.concat(filled, ignore_index=True) if filled else results[0][key]
 
-    tables = {key: joined(key) for key in ("scans", "healthy", "thresholds", "lesions", "curves")}
-    strata, counts, overlaps = joined("strata"), joined("counts"), joined("followup")
-    return {
-        "scans": tables["scans"],
-        "summary": scan_summary(tables["scans"], tables["healthy"]),
-        "healthy": tables["healthy"],
-        "thresholds": tables["thresholds"],
-        "lesions": tables["lesions"],
-        "lesion_scores": lesion_summary(counts),
-        "strata": strata_summary(strata),
-        "curves": tables["curves"],
-        "areas": area_summary(tables["curves"]),
-        "followup": followup_summary(overlaps),
-    }
+    tables = {key: joined(key) for key in results[0]}
+    tables["summary"] = scan_summary(tables["scans"], tables["healthy"])
+    tables["lesion_scores"] = lesion_summary(tables.pop("counts"))
+    tables["strata"] = strata_summary(tables["strata"])
+    tables["areas"] = area_summary(tables["curves"])
+    tables["followup"] = followup_summary(tables["followup"])
+    return tables
 
 
 def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:

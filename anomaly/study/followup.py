@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.masks import zeros_and_ones
+from dmrifit.stats.lesion_matching import ratio
 from dmrifit.stats.metrics import dice
 
 if TYPE_CHECKING:
@@ -168,21 +169,17 @@ def overlap_with_followup(
     if len(numbers):
         # As if regions were placed independently: that at least one of them co-locates.
         chance = float(1 - np.prod(1 - regions["chance"]))
-    n_flagged, n_growth = np.count_nonzero(flagged), np.count_nonzero(growth)
+    n_growth = np.sum(growth)
     return FollowupOverlap(
         regions=regions,
         mismatch=bool(len(numbers)),
         colocated=bool(regions["colocated"].any()),
         grown=bool(n_growth),
         chance=chance,
-        share_flagged=_share(np.count_nonzero(flagged & growth), n_growth),
-        share_expected=_share(n_flagged, np.count_nonzero(outside)),
+        share_flagged=float(ratio(np.sum(flagged & growth), n_growth)),
+        share_expected=float(ratio(np.sum(flagged), np.sum(outside))),
         dice_growth=dice(flagged, growth),
     )
-
-
-def _share(n: int | np.integer, total: int | np.integer) -> float:
-    return float(n / total) if total else float("nan")
 
 
 def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:

@@ -203,23 +203,21 @@ def _crosswise(
     from sklearn.base import clone
 
     patients = list(dict.fromkeys(case.patient for case in bench.healthy))
-    # By patient: two scans of one person on both sides would know each other.
-    half = [patients.index(case.patient) % 2 for case in bench.healthy]
-    marked: list[NDArray[np.bool_]] = [np.zeros(0, dtype=bool)] * len(maps)
     if len(patients) < 2:
         raise ValueError(
             f"{rule!r} needs healthy scans of two patients, or validation scans, to count its "
             "false positives"
         )
-    masks = bench.healthy_scored
+    # By patient: two scans of one person on both sides would know each other.
+    half = np.array([patients.index(case.patient) % 2 for case in bench.healthy])
+    marked: dict[int, NDArray[np.bool_]] = {}
     for side in (0, 1):
-        fitting = [i for i in range(len(maps)) if half[i] != side]
-        counting = [i for i in range(len(maps)) if half[i] == side]
-        fitted = clone(rule).fit([maps[i] for i in fitting], [masks[i] for i in fitting])
-        binary_maps = fitted.apply([maps[i] for i in counting], [masks[i] for i in counting])
-        for i, binary_map in zip(counting, binary_maps, strict=True):
-            marked[i] = binary_map
-    return marked
+        fitting, counting = np.flatnonzero(half != side), np.flatnonzero(half == side)
+        masks = [bench.healthy_scored[i] for i in fitting]
+        fitted = clone(rule).fit([maps[i] for i in fitting], masks)
+        masks = [bench.healthy_scored[i] for i in counting]
+        marked |= zip(counting, fitted.apply([maps[i] for i in counting], masks), strict=True)
+    return [marked[i] for i in range(len(maps))]
 
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
@@ -227,9 +225,8 @@ def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_
     from sklearn.metrics import roc_auc_score
 
     truth = lesion[mask]
-    if truth.all() or not truth.any():
-        return float("nan")
-    return float(roc_auc_score(truth, values[mask].astype(np.float64)))
+    is_defined = truth.any() and not truth.all()
+    return float(roc_auc_score(truth, values[mask].astype(float))) if is_defined else np.nan
 
 
 def _average_precision(
@@ -237,10 +234,8 @@ def _average_precision(
 ) -> float:
     from sklearn.metrics import average_precision_score
 
-    truth = lesion[mask]
-    if not truth.any():
-        return float("nan")
-    return float(average_precision_score(truth, values[mask].astype(np.float64)))
+    truth, scores = lesion[mask], values[mask].astype(float)
+    return float(average_precision_score(truth, scores)) if truth.any() else np.nan
 
 
 def _overlaps(

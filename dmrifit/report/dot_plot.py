@@ -150,10 +150,8 @@ def _values(table: pd.DataFrame, panel: Panel) -> tuple[Any, Any, Any]:
     middle = panel.scale * table[panel.column].to_numpy(float)
     ends = []
     for side in ("low", "high"):
-        name = f"{panel.column}_{side}"
-        values = middle
-        if name in table:
-            values = panel.scale * table[name].to_numpy(float)
+        column = table.get(f"{panel.column}_{side}", table[panel.column])
+        values = panel.scale * column.to_numpy(float)
         ends.append(np.where(np.isfinite(values), values, middle))
     return middle, *ends
 
@@ -165,10 +163,9 @@ def _ends(table: pd.DataFrame, panel: Panel) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
-    lower, upper = np.quantile(values, [1 - _EDGE_QUANTILE, _EDGE_QUANTILE])
-    learned = middle
     if "control" in table:
-        learned = middle[~table["control"].to_numpy(bool)]
-    learned = learned[np.isfinite(learned)]
-    lower, upper = float(min(lower, *learned, 0.0)), float(max(upper, *learned, 0.0))
+        middle = middle[~table["control"].to_numpy(bool)]
+    shown = [0.0, *middle[np.isfinite(middle)]]
+    lower, upper = np.quantile(values, [1 - _EDGE_QUANTILE, _EDGE_QUANTILE])
+    lower, upper = float(min(lower, *shown)), float(max(upper, *shown))
     return lower, upper if upper > lower else lower + 1.0

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from anomaly.detectors.thresholds import (
-    RULES,
     BestDiceThreshold,
     FixedThreshold,
     HealthyRateThreshold,
@@ -17,10 +16,7 @@ from anomaly.study.contestants import (
     AS_GIVEN,
     Bench,
     checked_rules,
-    control_entries,
-    method_entries,
 )
-from anomaly.study.controls import CONTROLS
 from anomaly.study.evaluation import evaluate_detectors
 
 SHAPE = (18, 20, 16)
@@ -60,50 +56,6 @@ def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):
     assert Bench(cases, healthy, 3, 26, 1, True).spacing is None
 
 
-def test_each_method_has_an_entry_for_each_fold(bench, cohort):
-    cases, maps, healthy, free = cohort(50)
-    doubled = {name: [values, [2 * volume for volume in values]] for name, values in maps.items()}
-    quiet = {name: [values, values] for name, values in free.items()}
-    entries = method_entries(bench, doubled, quiet, None, None, ["f", "g"], single=False)
-    assert [(entry.method, entry.fold) for entry in entries] == [
-        ("weak", "f"), ("weak", "g"), ("strong", "f"), ("strong", "g"),
-    ]  # fmt: skip
-    for entry in entries:
-        factor = {"f": 1, "g": 2}[entry.fold]
-        assert len(entry.maps) == len(cases)
-        assert len(entry.healthy) == len(healthy)
-        np.testing.assert_array_equal(entry.maps[3], factor * maps[entry.method][3])
-        assert not entry.control
-        assert not entry.is_mask
-        assert entry.validation is entry.validation_masks is None
-
-
-def test_validation_scans_come_with_the_voxels_that_count(cohort):
-    cases, maps, healthy, free = cohort(50)
-    bench = Bench(cases, healthy[:2], 3, 26, 1, True)
-    first, second = (
-        {name: values[half] for name, values in free.items()} for half in (slice(2), slice(2, 4))
-    )
-    entry, _ = method_entries(bench, maps, first, healthy[2:], second, ["f"], single=True)
-    assert len(entry.healthy) == len(entry.validation) == 2
-    np.testing.assert_array_equal(entry.validation[1], free["weak"][3])
-    np.testing.assert_array_equal(entry.validation_masks[1], healthy[3].scored)
-
-
-def test_controls_have_an_entry_each(bench):
-    entries = control_entries(bench, "f")
-    assert [entry.method for entry in entries] == list(CONTROLS)
-    assert all(entry.control and entry.fold == "f" for entry in entries)
-    # All but the brightness are masks.
-    assert [entry.is_mask for entry in entries] == [True] * 4 + [False]
-    assert all(len(entry.healthy) == 4 for entry in entries)
-    # A healthy scan is given the lesion of a case.
-    borrowed = entries[3].healthy[0]
-    assert any(np.array_equal(borrowed, case.lesion) for case in bench.cases)
-    alone = Bench(bench.cases, [], 3, 26, 1, True)
-    assert all(entry.healthy is None for entry in control_entries(alone, "f"))
-
-
 def test_rules_are_new_ones_that_know_the_size_of_voxels():
     rules = {
         "pool": MeanPoolThreshold(9.6),
@@ -121,13 +73,6 @@ def test_rules_are_new_ones_that_know_the_size_of_voxels():
         {"pool": MeanPoolThreshold(9.6, spacing=2.4)}, ["a"], None, has_healthy=False
     )
     assert with_spacing["a"]["pool"].spacing == 2.4
-
-
-def test_without_rules_all_are_taken_that_have_what_they_need():
-    every = checked_rules(None, ["a"], (4.0,) * 3, has_healthy=True)
-    assert list(every["a"]) == list(RULES)
-    without = checked_rules(None, ["a"], (4.0,) * 3, has_healthy=False)
-    assert set(RULES) - set(without["a"]) == {"healthy rate"}
 
 
 def test_with_validation_the_threshold_is_theirs_alone(cohort, row_of):

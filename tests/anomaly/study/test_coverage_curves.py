@@ -151,9 +151,3 @@ def test_the_low_area_weighs_each_decade_of_rates_alike():
     assert areas["area_low"] == pytest.approx(0.4)
     flat = areas_of([1e-3, 2e-3, 1e-2], [0.7, 0.7, 0.7])
     assert flat["area_low"] == pytest.approx(0.7)
-
-
-def test_rates_at_which_curves_are_read_hold_the_ends_of_both_areas():
-    assert list(CURVE_RATES) == sorted(set(CURVE_RATES))
-    assert set(LOW_RATES) < set(CURVE_RATES)
-    assert CURVE_RATES[-1] == FULL_RATE

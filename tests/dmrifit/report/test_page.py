@@ -10,11 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dmrifit.report.page import (
-    Code,
     Fold,
-    Lead,
-    Link,
-    Note,
     Numbers,
     Page,
     Picture,
@@ -74,24 +70,6 @@ def test_cells_are_the_values_of_records_by_the_formats_of_their_columns(tab, tm
         "[...document.querySelectorAll('td')].slice(0, 4).map((x) => getComputedStyle(x).textAlign)"
     )
     assert aligned == ["left", "right", "right", "right"]
-
-
-def test_each_kind_of_block_shows_its_text(tab, tmp_path):
-    blocks = [
-        Note("a < b"),
-        Lead("c <", "d"),
-        Lead("e"),
-        Code("if b < 1:\n    return S0"),
-        Fold("f <", "g"),
-    ]
-    page = shown(tab, tmp_path, *blocks, Link("a: b.csv", "h"))
-    for text in ("a < b", "c <", "c < d", "e", "if b < 1:\n    return S0", "f <"):
-        assert page.get_by_text(text, exact=True).first.is_visible(), text
-    assert not page.get_by_text("g", exact=True).is_visible()
-    page.get_by_text("f <").click()
-    assert page.get_by_text("g", exact=True).is_visible()
-    # A name with a colon is no protocol.
-    assert page.get_by_text("h", exact=True).get_attribute("href") == "./a%3A%20b.csv"
 
 
 def test_figures_are_a_hundred_pixels_for_an_inch_whatever_the_resolution_of_the_file(

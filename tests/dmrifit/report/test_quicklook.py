@@ -58,11 +58,6 @@ def test_the_page_needs_nothing_from_elsewhere(page):
     assert "@import" not in page
 
 
-def test_names_of_files_are_escaped(page):
-    assert "a&lt;b&gt;" in page
-    assert "<b>_" not in page
-
-
 def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monkeypatch):
     def absent(name):
         msg = f'{name} is not installed; to install it: pip install "dmrifit[report]"'

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from dmrifit.report.page import Page, Section, Table
 from dmrifit.report.style import (
@@ -43,13 +42,6 @@ def test_a_name_with_dollar_signs_is_drawn_as_it_is():
         head(add_axes(figure, 0.5, 0.5, 2, 1), r"a$\frac{$b")
         figure.draw_without_rendering()
     assert figure.axes[0].get_title(loc="left") == r"a$\frac{$b"
-
-
-def test_axes_stand_where_inches_say():
-    figure = new_figure(4, 2)
-    assert isinstance(figure, Figure)
-    axes = add_axes(figure, 1, 0.5, 2, 1)
-    np.testing.assert_allclose(axes.get_position().bounds, (0.25, 0.25, 0.5, 0.5))
 
 
 def test_a_heading_stands_above_its_notes():

@@ -68,12 +68,6 @@ def test_a_share_below_all_is_not_written_as_all(share, text):
     assert f"K ({percent(max(share, 0.6))})" in map_verdict(sidecar)
 
 
-def test_names_are_escaped():
-    panel = MapPanel("<b>", "", np.ones((1, 1, 1)), (0, 1), (0, 0))
-    sidecar = {"Doubt": {"Share": {"<b>": 0.0}}, "Parameters": {"<b>": {}}}
-    assert "<b>" not in render(parameter_lights([panel], np.ones((1, 1, 1), bool), sidecar))
-
-
 def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
     gain = "volumes b = 0 have at most 0.5 times the gain of volumes b = 500"
     sidecar = SIDECAR | {

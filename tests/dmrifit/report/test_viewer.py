@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmrifit
-from dmrifit.report import viewer
 from dmrifit.report.page import Page, Section
 from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
 from dmrifit.report.viewer import Box, Layer, _coarser, html_viewer
@@ -684,11 +683,3 @@ def test_a_layer_keeps_the_colors_of_its_meaning_and_others_have_their_own():
     other, lesion, marks = (layer["colors"] for layer in stored["layers"][1:])
     assert [OUTLINES[k] for k in (*lesion, *marks)] == [REFERENCE, UNSURE, FOUND]
     assert not {*other} & {*lesion, *marks}
-
-
-def test_script_and_style_of_the_viewer_have_the_colors_of_figures():
-    data = Path(viewer.__file__).parent / "data"
-    numbers = re.search(r"const OUTLINES = (.*);", (data / "viewer.js").read_text(encoding="utf-8")).group(1)
-    assert tuple("#" + bytes(color).hex() for color in json.loads(numbers)) == OUTLINES
-    css = (data / "page.css").read_text(encoding="utf-8")
-    assert tuple(re.findall(r"\.c\d \{ background: (#\w+);", css)) == OUTLINES

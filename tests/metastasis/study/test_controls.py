@@ -1,10 +1,9 @@
 """Control segmentations: all of the brain, nothing, lesions of other patients, random blobs."""
 
 import numpy as np
-import pytest
 
 from metastasis.scans.cases import Case
-from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
+from metastasis.study.controls import CONTROLS, control_segmentations
 
 SHAPE = (9, 8, 7)
 ALL, EMPTY, BORROWED, BLOBS = CONTROLS
@@ -157,19 +156,3 @@ def test_blobs_are_those_of_their_seed_and_differ_between_scans():
 
 
 # References --------------------------------------------------------------------------------------
-
-
-def test_references_are_the_labels_as_masks():
-    masks = reference_masks([scan("a", (1, 2, 3)), scan("b")])
-    assert [mask.dtype for mask in masks] == [bool, bool]
-    assert [voxels_of(mask) for mask in masks] == [[(1, 2, 3)], []]
-
-
-@pytest.mark.parametrize("function", [reference_masks, control_segmentations])
-def test_cases_without_a_label_are_refused_by_name(function):
-    image = np.ones(SHAPE)
-    cases = [scan("a", (1, 1, 1)), *(Case("b", image, name=f"scan {i}") for i in range(7))]
-    with pytest.raises(ValueError, match=r"label .*: scan 0, scan 1, scan 2, scan 3, scan 4 and 2 more$"):
-        function(cases)
-    with pytest.raises(ValueError, match="there are no cases"):
-        function([])

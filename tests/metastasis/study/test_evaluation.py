@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-import metastasis
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats.lesion_matching import HEADLINES, lesion_scores, lesion_table
 from metastasis.scans.cases import Case
@@ -335,8 +334,3 @@ def test_what_cannot_be_evaluated_is_refused(cases, predictions):
     for threshold in (0, {"a": 1.5}, {"b": 0.5}):
         with pytest.raises(ValueError, match="threshold"):
             evaluate_segmentations(cases, {"a": sure}, threshold=threshold)
-
-
-def test_the_scores_of_lesions_are_the_librarys():
-    assert metastasis.lesion_table is lesion_table
-    assert metastasis.lesion_scores is lesion_scores

@@ -7,7 +7,6 @@ from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 from metastasis.simulate.patients import simulate_metastases
 from metastasis.study.followup import CHANGES, follow_up, reader_table
-from metastasis.study.lesion_sizes import FIGURES, lesion_figures, with_core
 
 SHAPE = (60, 50, 40)
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -20], [0, 0, 1, 5], [0, 0, 0, 1]])
@@ -220,18 +219,6 @@ def shell(radius, wall, gap=0):
     label = ((distance <= radius) & (distance > radius - wall)).astype(np.uint8)
     label[20 - gap : 20 + gap, 20 - gap : 20 + gap, 20:] = 0
     return label
-
-
-def test_the_figures_of_a_lesion_are_those_of_the_one_function():
-    now, then = shell(14, 2), shell(12, 2)
-    now[1, 1, 1:3] = 1
-    ring, dot = reader_table(now, AFFINE, prior=then).to_dict("records")
-    for prefix, label in (("", now), ("prior_", then)):
-        lesion = label > 0
-        lesion[1, 1] = False
-        expected = lesion_figures(lesion, with_core(lesion, AFFINE), AFFINE)
-        assert {name: ring[f"{prefix}{name}"] for name in FIGURES} == pytest.approx(expected)
-    assert (dot["longest_diameter_mm"], dot["perpendicular_diameter_mm"]) == (1, 1)
 
 
 def test_a_ring_that_opens_has_not_changed_its_size():

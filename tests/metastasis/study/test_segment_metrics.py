@@ -5,8 +5,6 @@ import pytest
 
 from metastasis.study.segment_metrics import (
     SEGMENT_COUNTS,
-    segment_counts,
-    segment_rates,
     segment_scores,
 )
 
@@ -56,39 +54,11 @@ def test_scans_are_counted_together_each_with_its_mask():
     assert scores["sensitivity"] == 1
 
 
-def test_counts_of_a_scan_are_whole_numbers_with_a_name_of_their_own():
-    truth = np.zeros((5, 5, 5), dtype=bool)
-    truth[4, 4, 4] = True
-    counts = segment_counts(truth, ~truth, 4, None)
-    # Of two segments along each axis the last has a single voxel, the lesion.
-    assert counts == {
-        "segment_n_positive": 1,
-        "segment_n_negative": 7,
-        "segment_true_positives": 0,
-        "segment_true_negatives": 0,
-    }
-    assert all(type(value) is int for value in counts.values())
-
-
 def test_voxels_that_reach_the_threshold_are_positive():
     label, probability = np.zeros((4, 4, 4)), np.full((4, 4, 4), 0.3)
     for threshold, n in ((0.3, 0), (0.31, 8)):
         scores = segment_scores([label], [probability], segment=2, threshold=threshold)
         assert scores["true_negatives"] == n
-
-
-def test_rates_of_counts_by_hand():
-    counts = dict(zip(SEGMENT_COUNTS, (8, 20, 6, 15), strict=True))
-    rates = segment_rates(counts)
-    # 6 of 8 are found, 15 of 20 are quiet, 5 more are alarms.
-    assert rates["sensitivity"] == 0.75
-    assert rates["specificity"] == 0.75
-    assert rates["precision"] == pytest.approx(6 / 11)
-    nothing = segment_rates(dict.fromkeys(SEGMENT_COUNTS, 0))
-    assert all(np.isnan(nothing[key]) for key in ("sensitivity", "specificity", "precision"))
-    silent = segment_rates(dict(zip(SEGMENT_COUNTS, (8, 20, 0, 20), strict=True)))
-    assert (silent["sensitivity"], silent["specificity"]) == (0, 1)
-    assert np.isnan(silent["precision"])
 
 
 @pytest.mark.parametrize("segment", [0, -3, 2.0, True])
