@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -219,13 +220,12 @@ class Page:
     def pictures(self) -> dict[str, Picture]:
         """Pictures that are files, by their names, of which no two are alike."""
         pictures: dict[str, Picture] = {}
-        for section in self.sections:
-            for picture in section.all(Picture):
-                name, n = picture.name, 2
-                while f"{name}.png" in pictures:
-                    name, n = f"{picture.name}-{n}", n + 1
-                if name:
-                    pictures[f"{name}.png"] = picture
+        for picture in chain.from_iterable(section.all(Picture) for section in self.sections):
+            name, n = picture.name, 2
+            while f"{name}.png" in pictures:
+                name, n = f"{picture.name}-{n}", n + 1
+            if name:
+                pictures[f"{name}.png"] = picture
         return pictures
 
     def html(self) -> str:
@@ -316,7 +316,7 @@ def write_files(
         return
     with FileSet(folder, names, overwrite=True) as files:
         for name, content in contents.items():
-            data = content if isinstance(content, bytes) else content.encode()
+            data = content.encode() if isinstance(content, str) else content
             files.path(name).write_bytes(data)
 
 
@@ -361,8 +361,8 @@ def origin(command: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
     lines: list[Sequence[Any]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
     if command:
         lines.append(["command", command])
-    numbers = versions("dmrifit", "numpy", "scipy").items()
-    return Table([*lines, *rows, *([f"version of {name}", number] for name, number in numbers)])
+    numbers = versions("dmrifit", "numpy", "scipy")
+    return Table([*lines, *rows, *([f"version of {name}", numbers[name]] for name in numbers)])
 
 
 def sentence(text: str) -> str:

@@ -263,20 +263,19 @@ def plot_codes(
     """Show a map (x, y, z) of codes, such as how the fit of each voxel ended, in their colors."""
     patches = import_optional("matplotlib.patches")
     to_rgba = import_optional("matplotlib.colors").to_rgba
-    cuts, insides = slices.pictures(values), slices.pictures(slices.mask)
-    pictures = [np.zeros((*cut.shape, 4)) for cut in cuts]
+    shades = np.zeros((*values.shape, 4), np.float32)
     legend = []
     for (code, meaning), color in zip(codes.items(), colors[: len(codes)], strict=True):
-        for picture, cut, inside in zip(pictures, cuts, insides, strict=True):
-            picture[(cut == code) & inside] = to_rgba(color)
-        if ((values == code) & slices.mask).any():
+        has_code = (values == code) & slices.mask
+        shades[has_code] = to_rgba(color)
+        if has_code.any():
             legend.append(patches.Patch(color=color, label=meaning))
     n_columns, width, height = slices.arrange(4.2, 2.4)
     with style.shared_style(_STYLE):
         figure = style.new_figure(4.6, height + 0.85)
         axes = style.add_axes(figure, 0.2, 0.5, width, height)
         axes.set_title(title)
-        slices.mosaic(axes, pictures, n_columns)
+        slices.mosaic(axes, slices.pictures(shades), n_columns)
         figure.legend(
             handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, frameon=False
         )
@@ -327,24 +326,16 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
     shares = 100 * counts / max(len(values), 1)
     axes.stairs(shares, edges, fill=True, color=_BAR_COLOR)
     axes.set(xlabel=panel.label, ylabel="voxels (%)", xlim=(low, high))
+    look: dict[str, Any] = {"linewidth": 1.6, "linestyle": (0, (4, 2)), "clip_on": False}
     # On two lines, because both do not fit side by side over a small histogram.
-    for bound, share, side, sign, line in zip(
-        panel.bounds, panel.shares, ("left", "right"), (1, -1), (0, 1), strict=True
+    for bound, share, side, shift in zip(
+        panel.bounds, panel.shares, ("left", "right"), ((4, 2), (-4, 11)), strict=True
     ):
         if low <= bound <= high:
-            axes.axvline(
-                bound, color=_BOUND_COLOR, linewidth=1.6, linestyle=(0, (4, 2)), clip_on=False
-            )
-            axes.annotate(
-                f"{100 * share:.2g} % at the bound",
-                (bound, 1.0),
-                (4 * sign, 2 + 9 * line),
-                ("data", "axes fraction"),
-                "offset points",
-                ha=side,
-                size=8,
-                color=_BOUND_COLOR,
-            )
+            axes.axvline(bound, color=_BOUND_COLOR, **look)
+            text = f"{100 * share:.2g} % at the bound"
+            places = (bound, 1.0), shift, ("data", "axes fraction"), "offset points"
+            axes.annotate(text, *places, ha=side, size=8, color=_BOUND_COLOR)
     for median in panel.summary(slices.mask)[1:2]:
         axes.axvline(median, color="#1d2530", linewidth=1)
 

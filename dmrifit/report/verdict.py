@@ -41,11 +41,9 @@ def map_verdict(sidecar: Mapping[str, Any]) -> str:
     text = f"{n_fitted} of {counted(n_voxels, 'voxel')} fitted ({100 * n_fitted / n_voxels:.3g} %)"
     for reason, n in sidecar.get("NotFitted", {}).get("Reasons", {}).items():
         text += f", {n} {reason}"
-    shares = {
-        name: share for name, share in sidecar["Doubt"]["Share"].items() if share > _MOST_DOUBTED
-    }
-    if shares:
-        names = [f"{name} ({percent(share)})" for name, share in shares.items()]
+    shares = sidecar["Doubt"]["Share"].items()
+    names = [f"{name} ({percent(share)})" for name, share in shares if share > _MOST_DOUBTED]
+    if names:
         text += f"; in doubt in most of them: {', '.join(names)}"
     else:
         text += "; no parameter is in doubt in most of them"
@@ -122,11 +120,11 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
 def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:
     """Begin sentences with a capital, unless it is the name of a parameter, and end each."""
     texts = []
-    for sentence in sentences:
-        text = sentence
+    for text in sentences:
+        begin = text[0]
         if text.split()[0] not in sidecar["Parameters"]:
-            text = text[0].upper() + text[1:]
-        texts.append(f"{text.rstrip('.')}.")
+            begin = begin.upper()
+        texts.append(f"{begin}{text[1:].rstrip('.')}.")
     return texts
 
 
