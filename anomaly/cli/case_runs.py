@@ -18,11 +18,10 @@ from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mea
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
     CaseRun,
+    RunPage,
     case_pictures,
-    failed_cases,
     read_result,
     result_rows,
-    run_page,
 )
 from dmrifit.cli.console import progress
 from dmrifit.io.bids_derivatives import file_record
@@ -178,7 +177,7 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all scans."""
     contents = list(records.values())
     rows = []
@@ -206,9 +205,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         sentence(count_sentence(contents)),
         Table(rows, _OVERVIEW),
         *texts,
-        *failed_cases(out),
     ]
-    return run_page("Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
+    return RunPage("Anomalies", overview, pictures)
 
 
 def read_detections(

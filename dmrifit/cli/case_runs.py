@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -59,6 +60,18 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class RunPage:
+    """What the page of a run shows: the table of all cases, and the pictures of each."""
+
+    title: str
+    overview: Sequence[Any]
+    pictures: Sequence[tuple[str, Sequence[Any]]]
+    note: str = ""
+    notice: str = ""
+    assets: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
 class CaseRun:
     """
     A run over many cases: `record` marks a case as finished, the other files tell of all cases.
@@ -74,7 +87,7 @@ class CaseRun:
     record: str
     table: str
     row: Callable[[str, dict[str, Any]], dict[str, Any]]
-    page: Callable[[Path, Mapping[str, dict[str, Any]], Any], str]
+    page: Callable[[Path, dict[str, dict[str, Any]], Any], RunPage]
     lesions: str = ""
     digits: int | None = None
     pictures: tuple[str, ...] = ()
@@ -147,8 +160,17 @@ class CaseRun:
             write_text(out / self.lesions, csv_text(lesions, 8) if is_csv else table_text(lesions))
         rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
         write_text(out / self.table, table_text(rows, self.digits))
-        if figure and can_draw():
-            write_text(out / "index.html", self.page(out, records, lesions))
+        if not (figure and can_draw()):
+            return
+        from dmrifit.report.page import NOTICE, Note, Page, Section, notice_lead
+
+        page = self.page(out, records, lesions)
+        sections = [Section(f"All {self.noun}s", *page.overview, *failed_cases(out))]
+        sections += [Section(name, *parts) for name, parts in page.pictures]
+        sections.append(Section("", Note(page.note)))
+        is_synthetic = (record["synthetic"] for record in records.values())
+        lead = notice_lead(is_synthetic, self.noun, page.notice or NOTICE)
+        write_text(out / "index.html", Page(page.title, sections, lead, **page.assets).html())
 
     def write_case(
         self,
@@ -471,26 +493,3 @@ def case_pictures(
     if (folder / view).exists():
         parts.append(Link(f"{folder.name}/{view}", "Move through the planes"))
     return parts
-
-
-def run_page(
-    title: str,
-    overview: Sequence[Any],
-    records: Iterable[Mapping[str, Any]],
-    pictures: Iterable[tuple[str, Sequence[Any]]],
-    *,
-    unit: str,
-    notice: str,
-    note: str = "",
-    script: str = "",
-    style: str = "",
-) -> str:
-    """Make the page of a run: the table of all cases, and the pictures of each."""
-    from dmrifit.report.page import Note, Page, Section, notice_lead
-
-    sections = [Section(f"All {unit}s", *overview)]
-    sections += [Section(name, *parts) for name, parts in pictures]
-    lead = notice_lead((record["synthetic"] for record in records), unit, notice)
-    return Page(
-        title, [*sections, Section("", Note(note))], lead, script=script, style=style
-    ).html()

@@ -18,7 +18,7 @@ import typer
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_sealed, sealed
 from dmrifit._utils.threads import check_jobs, default_threads
-from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, can_draw, failed_cases, run_page
+from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
 from dmrifit.cli.options import is_pattern, named_images, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
@@ -29,7 +29,7 @@ from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.atomic_files import check_name, share_a_name, write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
-from dmrifit.report.page import NOTICE, Link, Picture, Table
+from dmrifit.report.page import Link, Picture, Table
 from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all scans: a row for each with a link to its own page, and pictures."""
     lines: list[list[Any]] = []
     pictures: list[tuple[str, list[Any]]] = []
@@ -383,15 +383,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     note = ""
     if len(records) > len(pictures) == _MOST_PICTURES:
         note = f"Pictures of the first {_MOST_PICTURES} scans; the others are on their own pages."
-    return run_page(
-        "Fits",
-        [Table(lines, header, numbers=(2, 3, 5), words=(4, 6)), *failed_cases(out)],
-        records.values(),
-        pictures,
-        unit="scan",
-        notice=NOTICE,
-        note=note,
-    )
+    overview = [Table(lines, header, numbers=(2, 3, 5), words=(4, 6))]
+    return RunPage("Fits", overview, pictures, note)
 
 
 def _result_lines(

@@ -26,7 +26,7 @@ from metastasis.segmentation.ensemble import (
 from metastasis.study.findings import findings_in_words, open_ring_notes
 from metastasis.study.followup import reader_table
 from metastasis.study.lesion_sizes import FIGURES
-from metastasis.study.report import batch_page, scan_page
+from metastasis.study.report import batch_blocks, scan_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,19 +80,19 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return {column: {**record, **files}[column] for column in _COLUMNS}
 
 
-def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame) -> str:
+def _page(
+    out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame
+) -> case_runs.RunPage:
     """Make the page of all scans, with their overlays."""
     pictures = {}
-    for record in records.values():
+    for folder, record in records.items():
         alt = f"Lesions of {record['name']} in three planes"
-        pictures[record["name"]] = case_runs.case_pictures(
-            out / record["folder"], _OVERLAY, _VIEW, alt
-        )
-    heading = "Segmentations"
+        pictures[folder] = case_runs.case_pictures(out / folder, _OVERLAY, _VIEW, alt)
+    title = "Segmentations"
     if any(record["n_marked_by_both"] is not None for record in records.values()):
-        heading = "Marked by both models, and candidates"
-    contents = list(records.values())
-    return batch_page(heading, contents, lesions, pictures, case_runs.failed_cases(out))
+        title = "Marked by both models, and candidates"
+    overview, shown, note = batch_blocks(records, lesions, pictures)
+    return case_runs.RunPage(title, [overview], shown, note)
 
 
 def read_segmentations(

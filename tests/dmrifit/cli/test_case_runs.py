@@ -14,16 +14,16 @@ from dmrifit._utils.text_files import sealed
 from dmrifit.cli.case_runs import (
     CaseRun,
     RunOptions,
+    RunPage,
     begin_run,
     case_pictures,
     failed_cases,
-    run_page,
     say_failed_rows,
     simulate_cases,
 )
 
 RUN = CaseRun(
-    "{name}/done.json", "table.tsv", row=lambda name, record: {"name": name}, page=lambda *_: "a page"
+    "{name}/done.json", "table.tsv", row=lambda name, record: {"name": name}, page=lambda *_: RunPage("Runs", [], [])
 )
 
 
@@ -33,7 +33,7 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
 
     def process(source, folder):
         processed.append(folder.name)
-        record = {"name": folder.name, "source": source}
+        record = {"name": folder.name, "source": source, "synthetic": False}
         folder.mkdir(exist_ok=True)
         (folder / "done.json").write_text(json.dumps(sealed(record)))
         return record
@@ -43,7 +43,7 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
 
     options = RunOptions(overwrite=overwrite, figure=figure)
     records = case_run.process(inputs, tmp_path, process, is_current, options=options, names=None)
-    assert records == {name: {"name": name, "source": source} for name, source in inputs.items()}
+    assert {name: record["source"] for name, record in records.items()} == inputs
     return processed
 
 
@@ -335,13 +335,12 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
     assert not (tmp_path / "ill.tsv").exists()
 
 
-def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones():
+def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones(tmp_path):
     pytest.importorskip("jinja2")
-
-    records = [{"synthetic": True}, {"synthetic": False}]
-    pictures = [("one", ["a picture"]), ("two", [])]
-    overview = ["the overview"]
-    page = run_page("Runs", overview, records, pictures, unit="case", notice="Research.", note="End.")
+    parts = RunPage("Runs", ["the overview"], [("one", ["a picture"]), ("two", [])], "End.", "Research.")
+    case_run = replace(RUN, page=lambda *_: parts)
+    case_run.write(tmp_path, {"one": {"synthetic": True}, "two": {"synthetic": False}}, figure=True)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "Research. Synthetic data: 1 of 2 cases were simulated" in page
     assert "All cases" in page
     assert "a picture" in page
