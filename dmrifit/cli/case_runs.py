@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -68,7 +67,8 @@ class RunPage:
     pictures: Sequence[tuple[str, Sequence[Any]]]
     note: str = ""
     notice: str = ""
-    assets: Mapping[str, str] = MappingProxyType({})
+    script: str = ""
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ class CaseRun:
         sections.append(Section("", Note(page.note)))
         is_synthetic = (record["synthetic"] for record in records.values())
         lead = notice_lead(is_synthetic, self.noun, page.notice or NOTICE)
-        write_text(out / "index.html", Page(page.title, sections, lead, **page.assets).html())
+        html = Page(page.title, sections, lead, script=page.script, style=page.style).html()
+        write_text(out / "index.html", html)
 
     def write_case(
         self,

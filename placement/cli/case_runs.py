@@ -44,7 +44,7 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
         parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     note = "In the pictures, the patient's right is on the left."
-    return RunPage("Voxels", [table], pictures, note, f"{NOTICE}.", box_assets())
+    return RunPage("Voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
 
 
 def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
