@@ -90,7 +90,7 @@ def run_with_failures(tmp_path, inputs, problems, *, overwrite=False, names=desc
         return {"name": folder.name, "source": source}
 
     case_run = replace(RUN, files=("numbers.txt",))
-    options |= {"options": RunOptions(overwrite=overwrite), "names": names}
+    options |= {"options": RunOptions(overwrite=overwrite, figure=False), "names": names}
     records = case_run.process(inputs, tmp_path, process, lambda source, record: True, **options)
     return list(records)
 
@@ -161,7 +161,7 @@ def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path
     def process(source, folder):
         raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
 
-    run_options = {"options": RunOptions(), "names": described}
+    run_options = {"options": RunOptions(figure=False), "names": described}
     with pytest.raises(ValueError, match=r"^a: gone\.nii: No such file; check that it exists"):
         RUN.process({"a": 1}, tmp_path, process, lambda source, record: True, **run_options)
     assert "failed: a: gone.nii: No such file" in capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of
 
     inputs = {"a": 1, "b": 2}
     run(tmp_path, inputs)
-    records = RUN.process(inputs, tmp_path, None, is_current, options=RunOptions(), names=described)
+    records = RUN.process(inputs, tmp_path, None, is_current, options=RunOptions(figure=False), names=described)
     assert list(records) == ["b"]
     assert failures(tmp_path)[0]["problem"].startswith("gone.nii: No such file")
     assert not (tmp_path / "a" / "done.json").exists()
@@ -269,7 +269,7 @@ def test_a_run_removes_what_another_run_finished(tmp_path, capsys):
             cases,
             tmp_path,
             {"seed": seed},
-            RunOptions(**options),
+            RunOptions(figure=False, **options),
             names=lambda source: {"name": f"scan {source}", "patient": "p"},
             work=process,
             is_current=lambda source, record: True,
