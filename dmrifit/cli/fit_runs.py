@@ -19,7 +19,7 @@ from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_sealed, sealed
 from dmrifit._utils.threads import check_jobs, default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
-from dmrifit.cli.options import is_pattern, named_images, say
+from dmrifit.cli.options import named_images, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
 from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
@@ -69,13 +69,6 @@ class FitTask:
     sources: list[list[Any]]
     problem: str
     earlier_sidecar: str
-
-
-def is_many(images: Sequence[Path]) -> bool:
-    """Tell whether the images of a command are more than one scan."""
-    if len(images) > 1:
-        return True
-    return is_pattern(images[0]) or is_bids_folder(images[0])
 
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
