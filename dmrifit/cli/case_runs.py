@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,7 +118,11 @@ class CaseRun:
         """
         from dmrifit.io.case_tables import file_stems
 
-        say_failed_rows(cases, failed)
+        # Before long work.
+        _say_failed(failed if cases else failed[1:])
+        if failed and not cases:
+            # Nothing of an earlier run is removed: the disk of all files may be away for a while.
+            raise ValueError(failed[0]["problem"])
         rows = [*map(names, cases), *failed]
         folders = [row["name"] for row in rows]
         if rows and "patient" in rows[0]:
@@ -312,16 +316,6 @@ class CaseRun:
         (out / self.record.format(name=name)).unlink(missing_ok=True)
         for file in (*self.pictures, *self.files):
             (out / name / file).unlink(missing_ok=True)
-
-
-def say_failed_rows(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:
-    """Print which rows of a table failed before long work; refuse one of which no case is left."""
-    if len(cases) or not failed:
-        _say_failed(failed)
-        return
-    # Nothing of an earlier run is removed: the disk of all files may be missing for a while.
-    _say_failed(failed[1:])
-    raise ValueError(failed[0]["problem"])
 
 
 def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:

@@ -18,7 +18,6 @@ from dmrifit.cli.case_runs import (
     begin_run,
     case_pictures,
     failed_cases,
-    say_failed_rows,
     simulate_cases,
 )
 
@@ -134,14 +133,16 @@ def test_where_all_cases_fail_their_problems_are_written_before_the_run_ends(tmp
 def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
     failed = [{"name": name, "problem": f"{name}.nii: no such file"} for name in "ab"]
     lines = [f"failed: {name}: {name}.nii: no such file" for name in "ab"]
-    say_failed_rows({"c": 1}, failed)
-    assert capsys.readouterr().out.splitlines() == lines
-    failed_rows = {row["name"]: row for row in failed}
-    assert run_with_failures(tmp_path, {"c": 1}, {}, failed=failed_rows) == ["c"]
+
+    def work(source, folder):
+        assert capsys.readouterr().out.splitlines() == lines
+        return {"name": folder.name}
+
+    functions = {"names": described, "work": work, "is_current": None, "say": lambda records: [], "failed": failed}
+    RUN.run([3], tmp_path, {}, RunOptions(figure=False), **functions)
     assert capsys.readouterr().out == ""
-    say_failed_rows([], [])
     with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
-        say_failed_rows([], failed)
+        RUN.run([], tmp_path, {}, RunOptions(figure=False), **functions)
     assert capsys.readouterr().out.splitlines() == lines[1:]
 
 
