@@ -58,9 +58,11 @@ _COLUMNS = (
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
 
 
-def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
-    """Give the scans of cases as images with affines, as a segmenter takes them."""
+def scans_of(cases: Sequence[Case], *, labels: bool = False) -> dict[str, list[Any]]:
+    """Give the scans of cases as images with affines, as a segmenter takes or learns them."""
     keys = {"volumes": "image", "priors": "prior", "masks": "brain"}
+    if labels:
+        keys["labels"] = "label"
     scans: dict[str, list[Any]] = {name: [] for name in keys}
     for case in cases:
         for name, key in keys.items():
