@@ -40,10 +40,6 @@ class _VoxelTransformer(TransformerMixin, BaseEstimator):
 
     protocol: Protocol | None
 
-    @property
-    def _map_names(self) -> tuple[str, ...]:
-        raise NotImplementedError
-
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """
         Name the columns that `transform` returns.
@@ -59,7 +55,8 @@ class _VoxelTransformer(TransformerMixin, BaseEstimator):
             Names of the model's parameters; of `ClinicalMetrics`: S0, ADC, ADC_fast, ADC_slow, F.
         """
         check_is_fitted(self)
-        return np.asarray(self._map_names, dtype=object)
+        named: Any = getattr(self, "model_", self)
+        return np.array(named.names, dtype=object)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -230,10 +227,6 @@ class MapFitter(_VoxelTransformer):
             )
         return self.model_.signal(np.asarray(P, dtype=np.float64), self.protocol)
 
-    @property
-    def _map_names(self) -> tuple[str, ...]:
-        return self.model_.names
-
 
 class ClinicalMetrics(_VoxelTransformer):
     """
@@ -274,7 +267,6 @@ class ClinicalMetrics(_VoxelTransformer):
 
     #: Columns of the result; ADC in µm²/ms.
     names = ("S0", "ADC", "ADC_fast", "ADC_slow", "F")
-    _map_names = names
 
     def __init__(
         self,

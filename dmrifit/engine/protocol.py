@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import real_numbers
+from dmrifit._utils.checks import check_number, check_word, real_numbers
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.text_files import (
@@ -121,7 +121,9 @@ class Protocol:
             object.__setattr__(self, field, value)
 
     def _key(self) -> tuple[bytes | None, ...]:
-        return _bytes_of(self.b), _bytes_of(self.te), _bytes_of(self.directions)
+        arrays = (self.b, self.te, self.directions)
+        # Adding zero turns -0.0, which equals 0.0 but has other bytes, into 0.0.
+        return tuple(None if values is None else (values + 0.0).tobytes() for values in arrays)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Protocol):
@@ -367,7 +369,7 @@ class Protocol:
         ValueError
             If the tolerance is negative or not finite.
         """
-        _check_tolerance(tolerance)
+        check_number("the tolerance of b-values", tolerance)
         shell = _shells(self.b, tolerance)
         b = np.empty(len(self))
         for number in np.unique(shell):
@@ -398,7 +400,7 @@ class Protocol:
             once.
         """
         check_protocol(other)
-        _check_tolerance(b_tolerance)
+        check_number("the tolerance of b-values", b_tolerance)
         if (self.te is None) != (other.te is None):
             raise ValueError("only one of the two protocols has echo times; give both or none")
         missing, repeated, indices = match_contrasts(self, other, b_tolerance)
@@ -501,8 +503,7 @@ def average_directions(
             f"signals of shape {signals.shape} do not have "
             f"{counted(len(protocol), 'measurement')} on the last axis"
         )
-    if mean not in ("geometric", "arithmetic"):
-        raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")
+    check_word("mean", mean, ("geometric", "arithmetic"))
     shell = _split_repeated(protocol.b, _shells(protocol.b, tolerance))
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     groups = sorted(set(zip(te.tolist(), shell.tolist(), strict=True)))
@@ -670,21 +671,11 @@ def _rebuild(
     return protocol
 
 
-def _bytes_of(values: NDArray[np.float64] | None) -> bytes | None:
-    # Adding zero turns -0.0, which equals 0.0 but has other bytes, into 0.0.
-    return None if values is None else (values + 0.0).tobytes()
-
-
 def _listed_b(b: NDArray[np.float64]) -> str:
     texts = []
     for value, count in zip(*np.unique(b, return_counts=True), strict=True):
         texts.append(f"{value:g} ({count}×)" if count > 1 else f"{value:g}")
     return ", ".join(texts)
-
-
-def _check_tolerance(tolerance: float) -> None:
-    if not (np.isfinite(tolerance) and tolerance >= 0):
-        raise ValueError(f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}")
 
 
 def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:

@@ -66,13 +66,8 @@ class Screening:
     @classmethod
     def empty(cls, n_voxels: int) -> Screening:
         """Make the counts of voxels that are all plain data."""
-        return cls(
-            n_not_finite=np.zeros(n_voxels, np.int16),
-            n_outside=np.zeros(n_voxels, np.int16),
-            n_without_logarithm=np.zeros(n_voxels, np.int16),
-            n_negative=np.zeros(n_voxels, np.int16),
-            refusal=np.zeros(n_voxels, np.uint8),
-        )
+        rows = np.zeros((4, n_voxels), np.int16)
+        return cls(rows[0], rows[1], rows[2], rows[3], np.zeros(n_voxels, np.uint8))
 
     @property
     def n_left_out(self) -> NDArray[np.int16]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dmrifit.engine.models import signal_for_starts
 
 if TYPE_CHECKING:
-    from dmrifit._utils.code_store import CodeStore
     from dmrifit.engine.fit_problem import Problem
 
 _N_VOXELS = 16_384
@@ -49,8 +48,11 @@ def routing_weights(problem: Problem, *, floored: bool) -> NDArray[np.float64]:
             if path.is_absolute():
                 title = f"fit of model {problem.model.name}"
                 store = CodeStore(path, title, "DMRIFIT_CACHE")
-            weights = None if store is None else _read(store, key)
-            if weights is None:
+            content = None if store is None else store.read(path)
+            if content is not None and content.startswith(key.encode()):
+                # A copy: for numba, an array that cannot be written to is another type.
+                weights = np.frombuffer(content[len(key) :], "<f8").astype(np.float64)
+            else:
                 weights = _calibrate(problem, floored)
                 if store is not None:
                     # A fit does not need them on disk.
@@ -152,12 +154,3 @@ def _logistic_weights(columns: NDArray, improved: NDArray) -> NDArray:
         if np.abs(step).max() < 1e-10:
             break
     return weights[1:] / spread
-
-
-def _read(store: CodeStore, key: str) -> NDArray[np.float64] | None:
-    """Read weights; None where there are none, or where they are damaged or of another key."""
-    content = store.read(store.path)
-    if content is None or not content.startswith(key.encode()):
-        return None
-    # A copy: for numba, an array that cannot be written to is another type.
-    return np.frombuffer(content[len(key) :], "<f8").astype(np.float64)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.model_files.learned_arrays import NOWHERE, check_branches
 
 _LEARNER_KEYS = {
     "attributes",
@@ -37,7 +39,6 @@ _LARGEST_NUMBER = 3.4028235e38
 _PARENT_OF_ROOT = _LARGEST_INTEGER
 _PARENT_OF_VECTOR_ROOT = -1
 
-_NOWHERE = "a tree of its regressor has branches that lead nowhere"
 _NOT_IN_ORDER = "the trees of its regressor are not in order"
 _ON_CATEGORIES = "the trees of its regressor branch on categories, not on numbers"
 
@@ -106,8 +107,9 @@ def _check_tree(tree: dict[str, Any], n_features: int) -> int:
     # xgboost crashes where one of these is missing in a tree with several values in a leaf.
     numbers = [_array(tree[name]) for name in _NUMBERS_OF_NODES]
     n_nodes = len(left)
-    _require(n_nodes > 0 and {*map(len, integers + numbers)} == {n_nodes}, _NOWHERE)
+    _require(n_nodes > 0 and {*map(len, integers + numbers)} == {n_nodes}, NOWHERE)
     is_inner = left != _LEAF
+    check_branches(is_inner, left, right, feature, n_features)
     children = np.concatenate([left[is_inner], right[is_inner]])
     branches = np.tile(np.flatnonzero(is_inner), 2)
     # The right child of a leaf with several values is their position among those of all leaves.
@@ -118,12 +120,9 @@ def _check_tree(tree: dict[str, Any], n_features: int) -> int:
     is_sound = (
         _count(tree["tree_param"]["num_nodes"]) == n_nodes
         and len(_array(tree["base_weights"])) == n_nodes * size
-        # A child comes after its branch, so that no path is a circle, and belongs to no second
-        # branch.
-        and ((children > branches) & (children < n_nodes)).all()
+        # No node belongs to two branches.
         and len(np.unique(children)) == len(children)
         and (feature >= 0).all()
-        and (feature[is_inner] < n_features).all()
         and np.isin(default_left, (0, 1)).all()
         and not split_type.any()
         and not any(map(tree.get, _CATEGORIES))
@@ -131,7 +130,7 @@ def _check_tree(tree: dict[str, Any], n_features: int) -> int:
         and surplus == 0
         and ((positions >= first) & (positions < first + n_leaves)).all()
     )
-    _require(is_sound, _NOWHERE)
+    _require(is_sound, NOWHERE)
     # xgboost crashes on a parent outside the tree; pruned nodes, which no branch reaches, get the
     # root.
     parents = np.zeros(n_nodes, int)
@@ -164,25 +163,14 @@ def _array(values: Any, *, whole: bool = False) -> NDArray[Any]:
     return array.astype(np.int64) if whole else array
 
 
-def _parsed(text: str) -> Any:
-    """Read JSON whose keys are unique and whose numbers fit into the types of xgboost."""
-    number: Any = {"parse_constant": _number, "parse_float": _number, "parse_int": _number}
-    try:
-        return json.loads(text, object_pairs_hook=_unique, **number)
-    except RecursionError:
-        raise RefusedError("its trees are nested too deeply") from None
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    _require(len(entries) == len(pairs), "its trees have an entry twice")
-    return entries
-
-
 def _number(text: str) -> int | float:
+    """Read a number that fits into the types of xgboost."""
     is_integer = text.removeprefix("-").isdecimal()
     largest = _LARGEST_INTEGER if is_integer else _LARGEST_NUMBER
     # Compared as a float, because Python refuses to convert thousands of digits to an integer.
     is_sound = abs(float(text)) <= largest
     _require(is_sound, f"its trees contain {text[:40]}, which is too large or not a finite number")
     return int(text) if is_integer else float(text)
+
+
+_parsed = partial(json.loads, parse_constant=_number, parse_float=_number, parse_int=_number)

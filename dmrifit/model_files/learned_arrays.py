@@ -16,6 +16,9 @@ from dmrifit.io.parameter_json import RefusedError
 _TWISTER_LENGTH = 624
 
 
+NOWHERE = "a tree of its regressor has branches that lead nowhere"
+
+
 def check_branches(
     inner: NDArray[np.bool_],
     left: NDArray[np.int64],
@@ -37,7 +40,7 @@ def check_branches(
         and (feature[inner] < n_features).all()
     )
     if not is_sound:
-        raise RefusedError("a tree of its regressor has branches that lead nowhere")
+        raise RefusedError(NOWHERE)
 
 
 def instances_in(

@@ -476,11 +476,8 @@ def _restore_intervals(
     if not isinstance(state["has_random_groups"], bool):
         raise RefusedError(f"its random groups are {state['has_random_groups']!r:.80}")
     estimator.has_random_groups_ = state["has_random_groups"]
-    try:
-        unit = finite_numbers(decoded(state["unit"]), "unit of its intervals")
-        smallest = finite_numbers(decoded(state["smallest"]), "smallest of its intervals")
-    except ValueError as error:
-        raise RefusedError(str(error)) from None
+    unit = finite_numbers(decoded(state["unit"]), "unit of its intervals")
+    smallest = finite_numbers(decoded(state["smallest"]), "smallest of its intervals")
     n = unit.size
     estimator._set_outputs(estimator._model(), n)
     if unit.shape != (n,) or smallest.shape != (n,) or len(estimator.names_) != n:
@@ -499,14 +496,11 @@ def _restore_intervals(
     n_neighbors = math.prod(resolve_patch_shape(inside) or (1,))
     if getattr(inside, "source", None) is None:
         n_neighbors = 1
-    try:
-        estimator._ends = IntervalEnds.from_dict(decoded(state["ends"]), estimator._bounds)
-        estimator.novelty_ = None
-        if state["novelty"] is not None:
-            novelty = decoded(state["novelty"])
-            estimator.novelty_ = Novelty.from_dict(novelty, n_features // n_neighbors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RefusedError(f"its intervals do not fit together: {error}") from None
+    estimator._ends = IntervalEnds.from_dict(decoded(state["ends"]), estimator._bounds)
+    estimator.novelty_ = None
+    if state["novelty"] is not None:
+        novelty = decoded(state["novelty"])
+        estimator.novelty_ = Novelty.from_dict(novelty, n_features // n_neighbors)
     estimator.estimator_ = inside
     estimator.quantiles_ = estimator._ends.quantiles
     estimator._unit = unit

@@ -212,7 +212,6 @@ class Epochs:
         with forked_generator(self.seed, device), repeatable_kernels(), bar as count:
             while not self._is_finished(net):
                 self._train_epoch(net)
-                self._check_and_score(net)
                 if self.save is not None:
                     self.save(net, self.best)
                 if self.after_epoch is not None:
@@ -228,7 +227,7 @@ class Epochs:
             net.module_.load_state_dict(self.best)
 
     def _train_epoch(self, net: skorch.NeuralNet) -> None:
-        """Set learning rate, samples and seed of an epoch, and learn from its batches."""
+        """Learn from the batches of an epoch, check that all is finite, and score the net."""
         epoch = len(net.history)
         self.batches.epoch = epoch
         rate = self.rates(epoch)
@@ -242,14 +241,10 @@ class Epochs:
         row["learning_rate"] = rate
         # skorch keeps the losses of all batches, and memory would grow with the epochs.
         row["batches"] = []
-
-    def _check_and_score(self, net: skorch.NeuralNet) -> None:
-        """Check that loss and weights are finite, then score the net and keep the best weights."""
-        row = net.history[-1]
         if not np.isfinite(row["train_loss"]):
             raise FloatingPointError(
                 f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning "
-                f"rate of {row['learning_rate']:g}; lower learning_rate"
+                f"rate of {rate:g}; lower learning_rate"
             )
         # A finite loss can have an infinite gradient: bad weights of the last step would be saved.
         broken = [
@@ -261,7 +256,7 @@ class Epochs:
             raise FloatingPointError(
                 f"weights became infinite or NaN in epoch {row['epoch']} "
                 f"({', '.join(broken[:3])}), though the loss did not; lower "
-                f"learning_rate={row['learning_rate']:g}, or look for a root or logarithm of 0"
+                f"learning_rate={rate:g}, or look for a root or logarithm of 0"
             )
         if self.score is None:
             return

@@ -15,7 +15,7 @@ from dmrifit.cli import case_runs
 from dmrifit.io.nifti import image_of
 from dmrifit.io.tables import table_text
 from dmrifit.networks.volume_cases import called
-from dmrifit.report.page import NOTICE
+from dmrifit.report import page as pages
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
 from metastasis.segmentation.ensemble import (
@@ -194,7 +194,7 @@ def segment_case(
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],
         "sources": _digest(case),
-        "notice": NOTICE,
+        "notice": pages.NOTICE,
     }
     drawing = None
     if figure:

@@ -263,7 +263,7 @@ def evaluate(
     import sys
 
     from dmrifit.io.digests import command_line
-    from dmrifit.report.page import FEW
+    from dmrifit.report import page
     from metastasis.cli.case_runs import read_segmentations
     from metastasis.study.evaluation import HEADLINES, format_summary
     from metastasis.study.report import write_evaluation
@@ -289,7 +289,7 @@ def evaluate(
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")
     n_patients = len({case.patient for case in reference})
-    if n_patients < FEW:
+    if n_patients < page.FEW:
         typer.echo(f"{counted(n_patients, 'patient')}: numbers about these scans, no performance")
 
 

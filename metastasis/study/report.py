@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
-from dmrifit.report import page
+from dmrifit.report import page, style
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["write_evaluation"]
 
 _TEXTS = page.Texts(__file__)
-_COLORS = (UNSURE, FOUND)  # of candidates and what both models mark
+_COLORS = (style.UNSURE, style.FOUND)  # of candidates and what both models mark
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
 _Tables = Mapping[str, "pd.DataFrame"]
@@ -164,7 +163,9 @@ def scan_page(
     ]
     if case.label is not None:
         # Hidden at first, so that a reader judges before the answer is seen.
-        layers.append(Layer("reference", case.label, "mask", shown=False, colors=(REFERENCE,)))
+        layers.append(
+            Layer("reference", case.label, "mask", shown=False, colors=(style.REFERENCE,))
+        )
     located = lesions.dropna(subset=["x", "y", "z"])
     planes = _viewer(
         case,
@@ -436,7 +437,7 @@ def _planes(
     from metastasis.study.plotting import place_to_show
 
     assert case.label is not None
-    scores, masks = [], [Layer("reference", case.label, "mask", colors=(REFERENCE,))]
+    scores, masks = [], [Layer("reference", case.label, "mask", colors=(style.REFERENCE,))]
     points: list[tuple[str, list[float]]] = []
     for name, values in predictions.items():
         if values.dtype.kind == "f":

@@ -28,7 +28,7 @@ def case_line(name: str, content: Mapping[str, Any]) -> str:
 
 def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their overlays."""
-    from dmrifit.report.page import Table
+    from dmrifit.report import page
     from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
     from placement.exchange.vendor_texts import NOTICE
 
@@ -37,7 +37,7 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
         | {"angles": angles_words(content), "flags": "; ".join(content["flags"]) or "none"}
         for name, content in contents.items()
     ]
-    table = Table(lines, _OVERVIEW)
+    table = page.Table(lines, _OVERVIEW)
     pictures = []
     for name, content in contents.items():
         alt = f"Voxel of {name} in three planes"

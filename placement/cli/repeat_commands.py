@@ -167,7 +167,7 @@ def _read_box(row: Mapping[str, Path]) -> Any:
 
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their pictures."""
-    from dmrifit.report.page import Table
+    from dmrifit.report import page
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
@@ -183,7 +183,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             parts += case_pictures(out / name, picture, view, alt)
         pictures.append((name, parts))
     header = ("case", "answer", "agreement", "flags and notes")
-    overview = [Table(lines, header, numbers=(2,))]
+    overview = [page.Table(lines, header, numbers=(2,))]
     note = "In the pictures, the patient's right is on the left."
     return RunPage("Repeated voxels", overview, pictures, note, f"{NOTICE}.")
 

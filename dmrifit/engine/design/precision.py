@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import check_word
 from dmrifit.engine.design.planning import planned_advice
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol
@@ -323,10 +324,17 @@ def _information_rows(
 
     Shapes: `values` (n_sets, n_parameters); returns (n_sets, n_measurements, n_parameters).
     """
-    if noise not in NOISES:
-        raise ValueError(f"noise must be 'gaussian' or 'rician', not {noise!r}")
+    check_word("noise", noise, NOISES)
     check_echo_times(protocol, model)
-    level = _noise(sigma, len(values))[:, None]
+    level = np.asarray(sigma, dtype=float)
+    if level.shape not in ((), (1,), (len(values),)) or not (
+        np.isfinite(level).all() and (level > 0).all()
+    ):
+        raise ValueError(
+            f"sigma must be a positive, finite number, or {len(values)} of them, one for each set "
+            f"of parameters (the standard deviation of the noise); got {sigma!r}"
+        )
+    level = np.broadcast_to(level, (len(values),))[:, None]
     with np.errstate(all="ignore"):
         rows = signal_jacobian(model, values, protocol) / level[:, :, None]
     if not np.isfinite(rows).all():
@@ -427,9 +435,14 @@ def _parameter_sets(
     Shapes: returns (n_sets, n_parameters).
     """
     if isinstance(parameters, Mapping):
-        values = _stacked_columns(model, parameters)
-    else:
-        values = np.atleast_2d(np.asarray(parameters, dtype=float))
+        if set(parameters) != set(model.names):
+            raise ValueError(
+                f"parameters of model {model.name} are {', '.join(model.names)}, not "
+                f"{', '.join(parameters)}"
+            )
+        columns = [np.asarray(parameters[name], dtype=float) for name in model.names]
+        parameters = np.stack(np.broadcast_arrays(*map(np.ravel, columns)), axis=1)
+    values = np.atleast_2d(np.asarray(parameters, dtype=float))
     if values.ndim != 2 or values.shape[1] != len(model.names) or not len(values):
         raise ValueError(
             f"parameters must have shape (n_sets, {len(model.names)}), columns "
@@ -443,35 +456,6 @@ def _parameter_sets(
             f"{values[row, column]}"
         )
     return values
-
-
-def _stacked_columns(
-    model: SignalModel, parameters: Mapping[str, ArrayLike]
-) -> NDArray[np.float64]:
-    missing = sorted(set(model.names) - set(parameters))
-    unknown = sorted(set(parameters) - set(model.names))
-    if missing or unknown:
-        problem = f"no {', '.join(missing)}" if missing else f"unknown {', '.join(unknown)}"
-        raise ValueError(
-            f"parameters of model {model.name}: {problem}; it has {', '.join(model.names)}"
-        )
-    columns = [np.asarray(parameters[name], dtype=float) for name in model.names]
-    return np.stack([np.ravel(column) for column in np.broadcast_arrays(*columns)], axis=1)
-
-
-def _noise(sigma: ArrayLike, n: int) -> NDArray[np.float64]:
-    noise = np.asarray(sigma, dtype=float)
-    if noise.shape not in ((), (1,), (n,)):
-        raise ValueError(
-            f"sigma must be a number or {n} of them, one for each set of parameters; got shape "
-            f"{noise.shape}"
-        )
-    if not (np.isfinite(noise).all() and (noise > 0).all()):
-        raise ValueError(
-            "sigma must be positive and finite (the standard deviation of the noise); got "
-            f"{np.ravel(noise).min():g}"
-        )
-    return np.broadcast_to(noise, (n,))
 
 
 def _free(model: SignalModel, fixed: Sequence[str]) -> NDArray[np.bool_]:

@@ -44,12 +44,6 @@ def test_powers_are_right(exponent):
     np.testing.assert_allclose(exact_math.power(x, exponent), x ** float(exponent), rtol=1e-13)
 
 
-def test_negative_numbers_have_whole_powers_only():
-    assert exact_math.power(-2.0, 3) == -8.0
-    assert np.isnan(exact_math.power(-2.0, 0.5))
-    assert exact_math.power(0.0, 0.3) == 0.0
-
-
 def test_the_geometric_mean_is_that_of_logarithms_whatever_the_scale():
     values = RNG.uniform(1, 1000, (300, 61))
     used = RNG.uniform(size=values.shape) < 0.8

@@ -1,16 +1,11 @@
 """The table of maps of a fit: names, types, values, and a map that is added to it."""
 
-import json
-from operator import attrgetter
 
-import nibabel as nib
 import numpy as np
 import pytest
 
-from dmrifit import MODELS, FitStatus, Protocol, fit_image
-from dmrifit.engine import fit_maps
+from dmrifit import MODELS, FitStatus, Protocol
 from dmrifit.engine.fit_maps import (
-    FitMap,
     bits_type,
     empty_maps,
     fill_maps,
@@ -21,7 +16,6 @@ from dmrifit.engine.fit_maps import (
 from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.results import FitResult
-from dmrifit.io import bids_derivatives
 
 ADC = MODELS["adc"]
 PROTOCOL = Protocol([0, 200, 500, 1000])
@@ -107,36 +101,6 @@ def test_maps_are_filled_where_the_voxels_of_the_slab_lie(result):
         np.testing.assert_array_equal(maps[name][:, :, 1].ravel(), values, err_msg=name)
         untouched = 255 if name == "status" else 0
         assert (maps[name][:, :, [0, 2]] == untouched).all()
-
-
-def test_an_entry_of_the_table_is_all_that_a_map_needs(tmp_path, monkeypatch):
-    iterations = FitMap(
-        "iterations",
-        "Iterations",
-        attrgetter("n_iter"),
-        unit="1",
-        description="steps of all starts",
-        dtype=np.int32,
-    )
-    extended = (*fit_maps.FIT_MAPS, iterations)
-    monkeypatch.setattr(fit_maps, "FIT_MAPS", extended)
-    monkeypatch.setattr(bids_derivatives, "FIT_MAPS", extended)
-    signals = ADC.signal([[100.0, 1.0], [200.0, 2.0]], PROTOCOL).reshape(2, 1, 1, 4)
-    image = nib.Nifti1Image(signals.astype(np.float32), np.eye(4))
-    maps = fit_image(image, PROTOCOL, "adc", out=tmp_path)
-    file = "model-adc_param-iterations_dwimap.nii.gz"
-    values = np.asanyarray(nib.load(tmp_path / file).dataobj)
-    assert values.dtype == np.int32
-    assert (values > 0).all()
-    np.testing.assert_array_equal(values, np.asanyarray(maps["iterations"].dataobj))
-    described = json.loads((tmp_path / "model-adc_dwimap.json").read_text(encoding="utf-8"))
-    assert described["Iterations"] == {
-        "Description": "steps of all starts",
-        "Units": "1",
-        "File": file,
-    }
-    assert "squared" in described["Cost"]["Units"]
-    assert described["Parameters"]["ADC"]["StandardErrorFile"].endswith("ADCse_dwimap.nii.gz")
 
 
 @pytest.mark.parametrize(("n", "kind"), [(1, np.uint16), (8, np.uint16), (9, np.uint32), (17, np.uint64)])

@@ -13,7 +13,7 @@ from dmrifit import (
     average_directions,
     fit_voxels,
 )
-from dmrifit.engine.screening import Refusal, Screen, Screening, ScreeningTally, zeros_outside
+from dmrifit.engine.screening import Refusal, Screening, ScreeningTally, zeros_outside
 
 PROTOCOL = Protocol([0, 50, 100, 200, 400, 600, 800, 900, 1000, 1200])
 FIELDS = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high", "starts_disagree")
@@ -243,21 +243,6 @@ def test_masked_arrays_are_filled_with_nan(signals):
     assert estimator.n_dropped_ == 9
     with pytest.raises(ValueError, match="NaN"):
         SignalToSignal("LR").fit(masked, target)
-
-
-def test_a_screen_returns_the_same_array_unless_it_has_to_write():
-    rows = np.array([[9.0, 8, 7, 6, 5], [9, 8, np.nan, 6, 5], [0, 0, 0, 0, 0], [9, -8, 7, 6, 5]])
-    screen = Screen(Protocol([0, 100, 200, 300, 400]), n_free=2)
-    same, screening = screen.apply(rows)
-    assert same is rows
-    assert screening.refusal.tolist() == [0, 0, Refusal.NO_POSITIVE_VALUE, 0]
-    rows[0, 1] = 0.0
-    rows = 10 * rows
-    written, screening = screen.apply(rows)
-    assert written is not rows
-    assert np.isnan(written[0, 1])
-    assert rows[0, 1] == 0
-    assert screening.n_outside.tolist() == [1, 0, 0, 0]
 
 
 def test_a_tally_counts_values_and_reasons():

@@ -93,16 +93,6 @@ def test_routed_fits_are_nearly_as_good_as_all_starts_in_half_the_iterations(sig
             assert routed.n_iter.sum() < 0.75 * every.n_iter.sum()
 
 
-def test_weights_are_the_same_when_they_are_learned_again(own_files):
-    problem, weights = own_files()
-    first = weights(problem, floored=False)
-    assert np.isfinite(first).all()
-    assert np.abs(first).max() > 0
-    np.testing.assert_array_equal(start_routing._calibrate(problem, False), first)
-    with_floor = weights(problem, floored=True)
-    assert not np.array_equal(with_floor, first)
-
-
 @pytest.mark.parametrize("damage", ["changed", "folder", "of another box"])
 def test_damaged_weights_are_learned_again(own_files, tmp_path, monkeypatch, damage):
     problem, weights = own_files()

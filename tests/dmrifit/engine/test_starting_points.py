@@ -1,7 +1,6 @@
 """The dictionary of signals that starting points come from."""
 
 import numpy as np
-import pytest
 
 from dmrifit import MODELS, Protocol
 from dmrifit.engine.kernels import compiler
@@ -98,13 +97,3 @@ def test_coordinates_of_the_search_are_logarithms_and_inverses():
     np.testing.assert_allclose(inner, [[2, np.log(3), 0.25], [5, 1, np.inf]])
     np.testing.assert_array_equal(values, [[2.0, 3.0, 4.0], [5.0, np.e, 0.0]])
     assert to_inner(np.array([-1.0]), ("log",))[0] == -np.inf
-
-
-@pytest.mark.parametrize(
-    ("n_starts", "shares"), [(1, [0.6]), (2, [0.13, 0.91]), (5, [0.1, 0.3, 0.5, 0.7, 0.9])]
-)
-def test_the_fast_component_starts_at_as_many_places_as_there_are_starts(n_starts, shares):
-    starts = dictionary("ivim", n_starts=n_starts)
-    np.testing.assert_allclose(
-        np.exp(starts.atoms.points[:n_starts, 2]), 4 * 7.5 ** np.array(shares), rtol=1e-12
-    )

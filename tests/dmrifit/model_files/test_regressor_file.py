@@ -168,19 +168,6 @@ def leaf(**changes):
 
 
 @pytest.mark.parametrize(
-    "leaves",
-    [
-        [],
-        [leaf()],
-        [leaf(weights=None)],
-        [leaf(**{"class": "dmrifit.PatchCNN", "weights": "leaf3.safetensors"}), leaf()],
-    ],
-)
-def test_descriptions_of_parts_are_accepted(leaves):
-    check_leaves(leaves)
-
-
-@pytest.mark.parametrize(
     ("leaves", "message"),
     [
         ({}, "its leaves are no list"),

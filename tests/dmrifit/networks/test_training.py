@@ -66,18 +66,6 @@ def test_the_learning_rate_follows_schedule_and_decay(schedule, decay, expected)
     assert [learning_rate_at(k, training) for k in range(4)] == pytest.approx(expected, rel=1e-15)
 
 
-@pytest.mark.parametrize("rate", [0, 0.0, -1, math.nan, math.inf])
-def test_a_learning_rate_that_learns_nothing_is_refused(rate):
-    with pytest.raises(ValueError, match=f"learning_rate must be a number above 0, not {rate}"):
-        check_training(fill_training(Training(learning_rate=rate), FILLED))
-
-
-@pytest.mark.parametrize("decay", [0, 1.5, True, "fast", math.nan])
-def test_a_decay_that_is_no_factor_up_to_one_is_refused(decay):
-    with pytest.raises(ValueError, match="decay must be a number above 0 and at most 1"):
-        check_training(fill_training(Training(decay=decay), FILLED))
-
-
 def test_model_files_keep_the_fields_that_are_set_without_a_folder():
     check_training(FILLED)
     training = Training(epochs=5, checkpoint="states", after_epoch=print, verbose=True)

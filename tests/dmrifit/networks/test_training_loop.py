@@ -87,13 +87,6 @@ def test_samples_of_one_shape_come_together_and_none_is_lost():
         assert [block.unique().item() for block in inputs] == targets.tolist()
 
 
-def test_the_shapes_of_targets_count_too_and_those_in_dicts():
-    samples = [({"a": np.zeros(2)}, np.zeros(n)) for n in (1, 2, 1)]
-    assert [len(targets) for _, targets in batches(samples, 3)] == [2, 1]
-    samples = [({"a": np.zeros(n)}, 0.0) for n in (1, 2, 1)]
-    assert [len(targets) for _, targets in batches(samples, 3)] == [2, 1]
-
-
 def test_each_epoch_has_a_stream_of_its_own_that_a_seed_sets():
     def stream(rng, epoch):
         yield rng.random(3), epoch
@@ -107,17 +100,6 @@ def test_each_epoch_has_a_stream_of_its_own_that_a_seed_sets():
 
     assert drawn(0, 2) == drawn(0, 2)
     assert len({drawn(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
-
-
-def test_samples_are_laid_together_in_the_form_of_one():
-    samples = [{"x": (np.ones(2), i), "n": np.float64(i), "flag": True} for i in range(3)]
-    collated = training_loop.collated(samples)
-    assert collated["x"][0].dtype == torch.float32
-    assert collated["x"][0].shape == (3, 2)
-    assert collated["x"][1].tolist() == [0, 1, 2]
-    assert collated["x"][1].dtype == torch.int64
-    assert collated["n"].dtype == torch.float32
-    assert collated["flag"].dtype == torch.bool
 
 
 # Epochs --------------------------------------------------------------------------------

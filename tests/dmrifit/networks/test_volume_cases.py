@@ -43,12 +43,6 @@ def test_inputs_are_a_copy_that_may_be_changed():
     assert (volume == 1).all()
 
 
-@pytest.mark.parametrize("kind", [bool, np.uint8, np.int64, np.float64])
-def test_volumes_of_all_numbers_are_taken(kind):
-    mask = np.eye(3)[None].repeat(3, axis=0)
-    np.testing.assert_array_equal(volume_inputs(mask.astype(kind)), mask[None])
-
-
 @pytest.mark.parametrize(
     ("volume", "message"),
     [
@@ -83,19 +77,6 @@ def test_of_inputs_that_are_not_kept_only_the_last_is_held():
     assert [inputs[i] for i in (0, 0, 2, 0)] == [2, 2, 6, 2]
     assert calls == [1, 3, 1]
     assert inputs.made == {0: 2}
-
-
-def test_there_are_no_inputs_beyond_the_cases():
-    inputs, _ = doubled([1, 2])
-    for number in (2, -1):
-        with pytest.raises(IndexError, match=str(number)):
-            inputs[number]
-
-
-def test_the_number_of_a_case_is_in_errors_about_its_input():
-    inputs, _ = doubled([1, 2, -3])
-    with pytest.raises(ValueError, match=r"^case 2: a negative case$"):
-        list(inputs)
 
 
 # Errors --------------------------------------------------------------------------------------
@@ -167,24 +148,6 @@ def digest_of(content):
     digest = hashlib.sha256()
     volume_cases.add_to_digest(digest, content)
     return digest.hexdigest()
-
-
-def test_a_digest_is_that_of_type_shape_and_bytes():
-    array = np.arange(6, dtype="<f4").reshape(2, 3)
-    expected = hashlib.sha256(b"<f4(2, 3)" + array.tobytes()).hexdigest()
-    assert digest_of(array) == expected
-    # The layout in memory is no content.
-    assert digest_of(np.asfortranarray(array)) == expected
-    assert digest_of(np.repeat(array, 2, axis=1)[:, ::2]) == expected
-
-
-def test_a_digest_of_parts_is_that_of_the_parts_in_a_row():
-    first, second = np.arange(3.0), np.array([2], np.float32)
-    expected = hashlib.sha256(
-        b"<f8(3,)" + first.tobytes() + b"prior" + b"<f4(1,)" + second.tobytes()
-    ).hexdigest()
-    assert digest_of([first, {"prior": second}]) == expected
-    assert digest_of((first, {"prior": (second,)})) == expected
 
 
 def test_every_difference_changes_the_digest():

@@ -73,12 +73,6 @@ def test_a_cache_folder_of_someone_else_is_not_used(tmp_path, monkeypatch):
     assert compiler._cache_folder() != tmp_path
 
 
-def test_a_tilde_in_the_name_of_the_cache_folder_is_the_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("DMRIFIT_CACHE", "~/kernels")
-    assert compiler._cache_folder() == tmp_path / "kernels"
-
-
 @pytest.mark.slow
 def test_the_bits_do_not_depend_on_the_width_of_vectors(tmp_path):
     features = llvmlite.binding.get_host_cpu_features()

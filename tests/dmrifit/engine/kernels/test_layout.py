@@ -7,13 +7,11 @@ from dmrifit import Parameter
 from dmrifit.engine.kernels.layout import (
     FIT_FIELDS,
     INTERVAL_FIELDS,
-    LANES,
     UNROLL,
     Contrasts,
     Fields,
     Layout,
     form,
-    zeros_of_lanes,
 )
 
 
@@ -34,14 +32,6 @@ def test_no_two_numbers_of_a_lane_share_a_place_and_none_is_left_over(fields, n,
                 getattr(lane, name)[place] = number
     assert layout.n_rows == size
     np.testing.assert_array_equal(np.sort(rows), 1 + np.arange(size))
-
-
-def test_a_symmetric_matrix_is_stored_by_rows_of_its_lower_triangle():
-    layout = Layout(3)
-    assert layout.pairs == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
-    lane = Fields(layout, np.arange(layout.n_rows))
-    for number, (i, j) in enumerate(layout.pairs):
-        assert lane.M[i, j] == lane.M[j, i] == layout.offset["M"] + number
 
 
 @pytest.mark.parametrize(
@@ -71,13 +61,3 @@ def test_contrasts_are_padded_and_tabulated():
     np.testing.assert_array_equal(contrasts.b[rows[:, 0]], pairs[:, 0])
     np.testing.assert_array_equal(contrasts.te[rows[:, 1]], pairs[:, 1])
     assert not Contrasts.of(b, None).te.any()
-
-
-def test_arrays_of_lanes_begin_with_a_cache_line():
-    for shape in ((3, LANES), (5,), (1, 2 * LANES)):
-        values = zeros_of_lanes(*shape)
-        assert values.shape == shape
-        assert not values.any()
-        assert values.ctypes.data % 64 == 0
-        assert values.flags.c_contiguous
-        assert values.flags.writeable

@@ -5,15 +5,7 @@ import pytest
 from scipy.optimize import nnls
 
 from dmrifit.engine.kernels import compiler, shared
-from dmrifit.engine.kernels.layout import LANES, SINGLE, Atoms, Common, Layout, Starts
-
-
-def test_the_single_fields_of_a_lane_come_first_for_every_model():
-    for n in (2, 7):
-        layout = Layout(n)
-        assert [layout.offset[name] for name in SINGLE] == list(range(len(SINGLE)))
-        starts = [layout.offset[name] for name in ("Q", "T", "LO", "HI", "D", "M")]
-        assert starts == [shared.N_SINGLE + k * n for k in (0, 1, 5, 6, 7, 8)]
+from dmrifit.engine.kernels.layout import LANES, Atoms, Common, Starts
 
 
 @pytest.mark.parametrize("low", [0, -1])
@@ -31,12 +23,6 @@ def test_two_amplitudes_are_the_non_negative_least_squares(low):
         signs.add(tuple(expected > 0))
     none = {(False, False)} if low < 0 else set()
     assert signs == {(False, True), (True, False), (True, True)} | none
-
-
-def test_the_amplitudes_of_two_atoms_alike_are_those_of_one():
-    assert shared.amplitudes.py_func(6.0, 6.0, 3.0, 3.0, 3.0) == (0.0, 2.0)
-    assert shared.amplitudes.py_func(6.0, 0.0, 3.0, 0.0, 0.0) == (2.0, 0.0)
-    assert shared.amplitudes.py_func(0.0, 0.0, 0.0, 0.0, 0.0) == (0.0, 0.0)
 
 
 def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
@@ -143,15 +129,6 @@ def test_voxels_that_cannot_be_fitted_are_screened_out():
     assert scales[:3].tolist() == [0.25, 0.25, 0.125]
     shared.screen.py_func(signals, 3, False, scales, usable, n_measured)
     assert scales[:3].tolist() == [1, 1, 1]
-
-
-def test_a_score_weighs_features_and_products_of_the_first_of_them():
-    rng = np.random.default_rng(5)
-    features, n_smooth = rng.normal(size=6), 3
-    products = [features[i] * features[j] for i in range(n_smooth) for j in range(i + 1)]
-    weights = rng.normal(size=1 + 6 + len(products))
-    expected = weights[0] + weights[1:] @ [*features, *products]
-    assert shared.score.py_func(weights, n_smooth, features) == pytest.approx(expected)
 
 
 def test_the_logarithm_of_ratings_is_monotonic_and_near_that_to_base_two():
