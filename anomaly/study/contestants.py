@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
 from anomaly.study.controls import CONTROLS, control_maps
 from anomaly.study.strata import strata_masks
-from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
+from dmrifit.io.case_tables import volumes_of_cases
 
 if TYPE_CHECKING:
     from anomaly.scans.cases import Case
@@ -164,7 +164,7 @@ def method_entries(
                 cases["validation"] = validation_folds[i]
                 masks = [case.scored for case in validation_folds[i]]
             checked = {
-                key: _checked(volumes[i], cases[key], f"{method}: {key}")
+                key: volumes_of_cases(volumes[i], cases[key], f"{method}: {key}")
                 for key, volumes in by_fold.items()
             }
             # Masks have no threshold to choose, so that rules would hold for a part of the scans.
@@ -195,21 +195,6 @@ def _by_fold(values: Sequence[Any], label: str, folds: Sequence[str], single: bo
             f"{counted(len(folds), 'fold')}; give one for each"
         )
     return list(values)
-
-
-def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], label: str) -> list[NDArray[Any]]:
-    arrays = [np.asarray(volume) for volume in values]
-    if len(arrays) != len(cases):
-        raise ValueError(
-            f"{label}: {len(arrays)} for {counted(len(cases), 'scan')}; give one for each"
-        )
-    for array, case in zip(arrays, cases, strict=True):
-        if array.shape != case.shape:
-            raise ValueError(
-                f"{label}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
-            )
-        check_finite(array, f"{label} of {case.name}")
-    return arrays
 
 
 def checked_rules(

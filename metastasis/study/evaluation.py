@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_number
-from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.io.case_tables import volumes_of_cases
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats import lesion_matching
 from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table
@@ -325,26 +325,14 @@ def _checked_method(
         raise ValueError(
             f"the threshold of {name} must be above 0 and at most 1, not {threshold!r}"
         )
-    arrays = [np.asarray(prediction) for prediction in values]
-    if len(arrays) != len(cases):
-        raise ValueError(
-            f"{name}: {counted(len(arrays), 'prediction')} for {counted(len(cases), 'case')}; "
-            "give one for each"
-        )
-    for array, case in zip(arrays, cases, strict=True):
-        if array.shape != case.shape:
-            raise ValueError(
-                f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is "
-                f"{case.shape}"
-            )
+    arrays = volumes_of_cases(values, cases, f"predictions of {name}")
     kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
-    highest = max(array.max() for array in arrays)
-    are_valid = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
+    lowest, highest = min(array.min() for array in arrays), max(array.max() for array in arrays)
     limit = 1 if "probabilities" in kinds else 2
-    if len(kinds) > 1 or not are_valid or highest > limit:
+    if len(kinds) > 1 or lowest < 0 or highest > limit:
         raise ValueError(
-            f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases "
-            "need probabilities (floating point, 0 to 1), masks (0 and 1) or an ensemble's "
+            f"{name}: values from {lowest:g} to {highest:g} of {' and '.join(sorted(kinds))}; all "
+            "cases need probabilities (floating point, 0 to 1), masks (0 and 1) or an ensemble's "
             "labels (0, 1 and 2)"
         )
     if "probabilities" in kinds:
