@@ -16,13 +16,7 @@ from anomaly.scans.detection import Detection
 from anomaly.scans.series import SeriesDetector, SeriesFiles
 from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import (
-    CaseRun,
-    RunPage,
-    case_pictures,
-    read_result,
-    result_rows,
-)
+from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
 from dmrifit.cli.console import progress
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright

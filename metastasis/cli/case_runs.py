@@ -102,10 +102,7 @@ def read_segmentations(
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
     case_rows = case_runs.result_rows(
-        table,
-        [case.name for case in cases],
-        required=("name",),
-        optional=_COLUMNS[1:],
+        table, [case.name for case in cases], required=("name",), optional=_COLUMNS[1:]
     )
     settings: dict[str, Any] = {}
     for key, number in (("threshold", float), ("min_voxels", int)):

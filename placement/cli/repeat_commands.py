@@ -8,12 +8,7 @@ from typing import Any
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
-from dmrifit.cli.case_runs import (
-    CaseRun,
-    RunOptions,
-    RunPage,
-    case_pictures,
-)
+from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.io.bids_derivatives import file_record, stem
 from dmrifit.io.tables import read_rows
 from placement.cli.options import named_tissues
