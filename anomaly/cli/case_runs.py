@@ -18,18 +18,17 @@ from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mea
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
     CaseRun,
+    RunPage,
     case_pictures,
-    failed_cases,
     read_result,
     result_rows,
-    run_page,
 )
 from dmrifit.cli.console import progress
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
 from dmrifit.io.tables import csv_text
+from dmrifit.report import page
 from dmrifit.report.numerals import percent, significant
-from dmrifit.report.page import NOTICE, Note, Page, Picture, Section, Table, notice_lead, sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +102,7 @@ def detect_scan(
         "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
         "preparation": scan_notes,
         **inputs,
-        "notice": NOTICE,
+        "notice": page.NOTICE,
     }
     RUN.write_case(
         folder,
@@ -178,7 +177,7 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all scans."""
     contents = list(records.values())
     rows = []
@@ -198,17 +197,16 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         )
         parts = case_pictures(out / content["folder"], _PANELS, _VIEW, caption, width=900)
         if content["differs"]:
-            parts.insert(0, Note(sentence(DIFFERENT)))
+            parts.insert(0, page.Note(page.sentence(DIFFERENT)))
         pictures.append((content["name"], parts))
     # The scans that differ say so beside their pictures.
-    texts = [sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
+    texts = [page.sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
     overview = [
-        sentence(count_sentence(contents)),
-        Table(rows, _OVERVIEW),
+        page.sentence(count_sentence(contents)),
+        page.Table(rows, _OVERVIEW),
         *texts,
-        *failed_cases(out),
     ]
-    return run_page("Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
+    return RunPage("Anomalies", overview, pictures)
 
 
 def read_detections(
@@ -279,7 +277,7 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes, count: str) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report.style import FOUND, REFERENCE
+    from dmrifit.report import style
     from dmrifit.report.viewer import Layer, html_viewer
 
     case = detection.scan.case
@@ -290,12 +288,12 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
     layers = [
         Layer("mean signal", case.signal.mean(axis=-1)),
         Layer("anomaly map", detection.map, "score", threshold=threshold),
-        Layer("found", detection.opened, "mask", colors=(FOUND,)),
+        Layer("found", detection.opened, "mask", colors=(style.FOUND,)),
         Layer("before opening", detection.found, "mask", shown=False),
     ]
     # The lesion of the table of scans, which the detector has not seen.
     if case.lesion is not None and case.lesion.any():
-        layers.append(Layer("known lesion", case.lesion, "mask", colors=(REFERENCE,)))
+        layers.append(Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
     lesions = detection.lesions.to_dict("records")
     points = [
         (f"{lesion['number']}: {lesion['volume_mL']:.2f} mL", [lesion[axis] for axis in "xyz"])
@@ -307,14 +305,14 @@ def _view(detection: Detection, picture: bytes, count: str) -> str:
         points=points,
         region=case.brain,
         label="Anomaly map over the mean signal",
-        instead=Picture(picture, f"Anomalies of {case.name}", width=900),
+        instead=page.Picture(picture, f"Anomalies of {case.name}", width=900),
     )
     sections = [
-        Section("", Note(sentence(DIFFERENT) if detection.differs else "")),
-        Section("", planes),
-        Section("Anomalies", sentence(count), Table(lesions, _FOUND)),
+        page.Section("", page.Note(page.sentence(DIFFERENT) if detection.differs else "")),
+        page.Section("", planes),
+        page.Section("Anomalies", page.sentence(count), page.Table(lesions, _FOUND)),
     ]
-    return Page(case.name, sections, notice_lead([case.synthetic])).html()
+    return page.Page(case.name, sections, page.notice_lead([case.synthetic])).html()
 
 
 RUN = CaseRun(

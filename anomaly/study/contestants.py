@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
 from anomaly.study.controls import CONTROLS, control_maps
 from anomaly.study.strata import strata_masks
-from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
+from dmrifit.io.case_tables import volumes_of_cases
 
 if TYPE_CHECKING:
     from anomaly.scans.cases import Case
@@ -55,10 +55,10 @@ class Bench:
             raise ValueError(
                 f"no white or gray matter to score in {first_few(empty)}; check the tissue maps"
             )
-        self.lesions: list[NDArray[np.bool_]] = []
-        for case, mask in zip(cases, self.scored, strict=True):
-            lesion = np.zeros_like(mask) if case.lesion is None else case.lesion & mask
-            self.lesions.append(lesion)
+        self.lesions: list[NDArray[np.bool_]] = [
+            np.zeros_like(mask) if case.lesion is None else case.lesion & mask
+            for case, mask in zip(cases, self.scored, strict=True)
+        ]
         if not any(lesion.any() for lesion in self.lesions):
             raise ValueError(
                 f"none of {counted(len(cases), 'case')} has a lesion in white or gray matter"
@@ -81,11 +81,8 @@ class Bench:
     @property
     def spacing(self) -> tuple[float, float, float] | None:
         """The edges of a voxel in mm; None where cases differ."""
-        first = self.cases[0].spacing
-        for case in (*self.cases, *self.healthy):
-            if not np.allclose(case.spacing, first, rtol=1e-3):
-                return None
-        return first
+        spacings = [case.spacing for case in (*self.cases, *self.healthy)]
+        return spacings[0] if np.allclose(spacings, spacings[0], rtol=1e-3) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +97,9 @@ class Entry:
     method: str
     control: bool
     maps: list[NDArray[Any]]
-    healthy: list[NDArray[Any]] | None
-    validation: list[NDArray[Any]] | None
-    validation_masks: list[NDArray[np.bool_]] | None
+    healthy: list[NDArray[Any]] | None = None
+    validation: list[NDArray[Any]] | None = None
+    validation_masks: list[NDArray[np.bool_]] | None = None
 
     @property
     def is_mask(self) -> bool:
@@ -123,14 +120,15 @@ def method_entries(
     """Check the maps of each method, and divide them into folds."""
     if not maps:
         raise ValueError("there are no maps to evaluate; give those of one method at least")
-    if (validation is None) != (validation_maps is None):
-        raise ValueError("validation and validation_maps belong together; give both or neither")
-    if bool(len(bench.healthy)) != (healthy_maps is not None):
-        raise ValueError("healthy and healthy_maps belong together; give both or neither")
-    for label, table in (("healthy_maps", healthy_maps), ("validation_maps", validation_maps)):
+    scans = {"healthy": bench.healthy or None, "validation": validation}
+    tables = {"maps": maps, "healthy": healthy_maps, "validation": validation_maps}
+    for key, given in scans.items():
+        table = tables[key]
+        if (given is None) != (table is None):
+            raise ValueError(f"{key} and {key}_maps belong together; give both or neither")
         if table is not None and set(table) != set(maps):
             raise ValueError(
-                f"{label} are of {sorted(table)} and maps of {sorted(maps)}; give both for the "
+                f"{key}_maps are of {sorted(table)} and maps of {sorted(maps)}; give both for the "
                 "same methods"
             )
     validation_folds: list[Any] = []
@@ -152,32 +150,30 @@ def method_entries(
             "thresholds and false positives need healthy scans of different patients: "
             f"{first_few(shared)}"
         )
-    tables = {"maps": maps, "healthy maps": healthy_maps, "validation maps": validation_maps}
     entries = []
     for method in maps:
         by_fold = {}
-        for label, table in tables.items():
+        for key, table in tables.items():
             if table is not None:
-                by_fold[label] = _by_fold(table[method], f"{label} of {method}", folds, single)
+                label = key if key == "maps" else f"{key} maps"
+                by_fold[key] = _by_fold(table[method], f"{label} of {method}", folds, single)
         for i, fold in enumerate(folds):
-            scans = {"maps": bench.cases, "healthy maps": bench.healthy}
+            cases = {"maps": bench.cases, "healthy": bench.healthy}
             masks = None
             if validation is not None:
-                scans["validation maps"] = validation_folds[i]
+                cases["validation"] = validation_folds[i]
                 masks = [case.scored for case in validation_folds[i]]
-            checked = {}
-            for label, volumes in by_fold.items():
-                checked[label] = _checked(volumes[i], scans[label], f"{method}: {label}")
+            checked = {
+                key: volumes_of_cases(volumes[i], cases[key], f"{method}: {key}")
+                for key, volumes in by_fold.items()
+            }
             # Masks have no threshold to choose, so that rules would hold for a part of the scans.
             kinds = {values.dtype == bool for volumes in checked.values() for values in volumes}
             if len(kinds) > 1:
                 raise ValueError(
                     f"{method}: some maps are masks (bool) and some are scores; give one kind"
                 )
-            healthy, held_out = checked.get("healthy maps"), checked.get("validation maps")
-            entries.append(
-                Entry(fold, str(method), False, checked["maps"], healthy, held_out, masks)
-            )
+            entries.append(Entry(fold, str(method), False, validation_masks=masks, **checked))
     return entries
 
 
@@ -187,10 +183,7 @@ def control_entries(bench: Bench, fold: str) -> list[Entry]:
     healthy_maps: dict[str, list[NDArray[Any]]] = {}
     if len(bench.healthy):
         healthy_maps = control_maps(bench.healthy, lesions_of=bench.cases)
-    entries = []
-    for name in CONTROLS:
-        entries.append(Entry(fold, name, True, maps[name], healthy_maps.get(name), None, None))
-    return entries
+    return [Entry(fold, name, True, maps[name], healthy_maps.get(name)) for name in CONTROLS]
 
 
 def _by_fold(values: Sequence[Any], label: str, folds: Sequence[str], single: bool) -> list[Any]:
@@ -204,21 +197,6 @@ def _by_fold(values: Sequence[Any], label: str, folds: Sequence[str], single: bo
     return list(values)
 
 
-def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], label: str) -> list[NDArray[Any]]:
-    arrays = [np.asarray(volume) for volume in values]
-    if len(arrays) != len(cases):
-        raise ValueError(
-            f"{label}: {len(arrays)} for {counted(len(cases), 'scan')}; give one for each"
-        )
-    for array, case in zip(arrays, cases, strict=True):
-        if array.shape != case.shape:
-            raise ValueError(
-                f"{label}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
-            )
-        check_finite(array, f"{label} of {case.name}")
-    return arrays
-
-
 def checked_rules(
     rules: Rules | None,
     methods: Sequence[str],
@@ -230,13 +208,10 @@ def checked_rules(
     from sklearn.base import clone
 
     if rules is None:
-        rules = {
-            name: rule for name, rule in RULES.items() if has_healthy or not rule.needs_healthy
-        }
+        rules = {name: rule for name, rule in RULES.items() if has_healthy >= rule.needs_healthy}
     if AS_GIVEN in rules:
         raise ValueError(f"{AS_GIVEN!r} is the name for masks; give the rule another one")
-    checked: dict[str, dict[str, ThresholdRule]]
-    checked = {str(name): {} for name in (*methods, *CONTROLS)}
+    checked: dict[str, dict[str, ThresholdRule]] = {str(n): {} for n in (*methods, *CONTROLS)}
     for name, common in rules.items():
         # A rule for each method, such as a fixed threshold in the units of its scores.
         by_method = common if isinstance(common, Mapping) else dict.fromkeys(checked, common)

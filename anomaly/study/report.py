@@ -18,9 +18,8 @@ from anomaly.scans.whole_scan import mean_over_scans
 from anomaly.study.controls import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit._utils.counts import counted
-from dmrifit.report import page
+from dmrifit.report import page, style
 from dmrifit.report.numerals import fixed, significant, wording
-from dmrifit.report.style import FOUND, REFERENCE
 from dmrifit.report.viewer import Layer, html_viewer
 
 if TYPE_CHECKING:
@@ -388,7 +387,7 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
     mean = case.signal.mean(axis=-1)
     layers = [Layer("mean signal", mean)]
     # Masks of further methods have colors of their own.
-    colors: tuple[str, ...] = (FOUND,)
+    colors: tuple[str, ...] = (style.FOUND,)
     for name, values in maps.items():
         if values.dtype == bool:
             layers.append(Layer(name, values, "mask", colors=colors))
@@ -401,7 +400,7 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
         layers.append(Layer(name, values, "score", threshold=threshold))
     points = []
     if case.lesion is not None:
-        layers.append(Layer("lesion", case.lesion, "mask", colors=(REFERENCE,)))
+        layers.append(Layer("lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
         for lesion in lesions_of(case.lesion, mean, case.affine).to_dict("records"):
             title = f"lesion of {lesion['volume_mL']:.2f} mL"
             points.append((title, [lesion[axis] for axis in "xyz"]))

@@ -28,15 +28,15 @@ _IN_STRATA = ("dice_opened", "sensitivity", "sensitivity_opened")
 
 @dataclass(frozen=True, eq=False)
 class _Decision:
-    """The masks of a rule for the maps of a method."""
+    """The masks of a rule for the maps of a method, and its thresholds of all and of each scan."""
 
     rule: str
     needs_truth: bool
-    threshold: float
-    n_fitted: int
-    limits: list[float]
-    found: list[NDArray[np.bool_]]
+    masks: list[NDArray[np.bool_]]
     healthy: list[NDArray[np.bool_]] | None
+    threshold: float = np.nan
+    n_fitted: int = 0
+    limits: list[float] | None = None
 
 
 def score_method(
@@ -47,8 +47,9 @@ def score_method(
 
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
     # Measures of the scores do not depend on the rule.
-    graded = []
-    for values, lesion, mask in zip(entry.maps, bench.lesions, bench.scored, strict=True):
+    graded, aucs = [], []
+    for i, values in enumerate(entry.maps):
+        lesion, mask = bench.lesions[i], bench.scored[i]
         graded.append(
             {
                 "n_scored": int(np.count_nonzero(mask)),
@@ -57,37 +58,44 @@ def score_method(
                 "average_precision": _average_precision(values, lesion, mask),
             }
         )
-    aucs = []
-    for values, lesion, strata in zip(entry.maps, bench.lesions, bench.strata, strict=True):
-        aucs.append({name: _auc(values, lesion, stratum) for name, stratum in strata.items()})
+        aucs.append({name: _auc(values, lesion, part) for name, part in bench.strata[i].items()})
     rows: dict[str, list[Any]] = {key: [] for key in _ROW_KINDS}
     lesion_tables = []
     for decision in _decisions(bench, entry, rules):
         rule_keys = keys | {"rule": decision.rule, "needs_truth": decision.needs_truth}
         limits = {"threshold": decision.threshold, "n_fitted": decision.n_fitted}
         rows["thresholds"].append(rule_keys | limits)
-        for i, marked in enumerate(decision.found):
+        for i, marked in enumerate(decision.masks):
+            case, lesion = bench.cases[i], bench.lesions[i]
             # Opened first: a cube may reach beyond the scored voxels.
             opened = open_map(marked, bench.opening) & bench.scored[i]
             raw = marked & bench.scored[i]
             scan = {**rule_keys, **_case_columns(bench, i), **graded[i]}
-            scan["threshold"] = decision.limits[i]
-            rows["scans"].append(scan | _overlaps(raw, opened, bench.lesions[i]))
+            scan["threshold"] = np.nan if decision.limits is None else decision.limits[i]
+            rows["scans"].append(scan | _overlaps(raw, opened, lesion))
+            patient_keys = {**rule_keys, "patient": case.patient}
             for name, stratum in bench.strata[i].items():
-                row = {**rule_keys, "patient": bench.cases[i].patient, "stratum": name}
-                row |= {"healthy": False, "auc": aucs[i][name]}
-                overlaps = _overlaps(raw & stratum, opened & stratum, bench.lesions[i] & stratum)
+                row = {**patient_keys, "stratum": name, "healthy": False, "auc": aucs[i][name]}
+                overlaps = _overlaps(raw & stratum, opened & stratum, lesion & stratum)
                 rows["strata"].append(row | {key: overlaps[key] for key in _IN_STRATA})
             # Masks that used the truth say nothing about lesions found or followed up.
-            if not decision.needs_truth:
-                if bench.lesion_wise:
-                    table = _lesions(bench, i, opened, rule_keys)
-                    (counts,) = lesion_counts(table).to_dict("records")
-                    rows["counts"].append(
-                        {**rule_keys, "patient": bench.cases[i].patient, **counts}
-                    )
-                    lesion_tables.append(table)
-                rows["followup"] += _followup(bench, i, opened, rule_keys)
+            if decision.needs_truth:
+                continue
+            if bench.lesion_wise:
+                table = _lesions(bench, i, opened, rule_keys)
+                (counts,) = lesion_counts(table).to_dict("records")
+                rows["counts"].append({**patient_keys, **counts})
+                lesion_tables.append(table)
+            if case.followup is not None and case.lesion is not None:
+                overlap = overlap_with_followup(
+                    opened,
+                    case.lesion,
+                    case.followup,
+                    brain=bench.scored[i],
+                    affine=case.affine,
+                    connectivity=bench.matching["connectivity"],
+                )
+                rows["followup"].append({**rule_keys, "grade": case.grade, "overlap": overlap})
         for i, marked in enumerate(decision.healthy or ()):
             _add_healthy_rows(rows, bench, i, marked, rule_keys)
     tables = {key: pd.DataFrame(values) for key, values in rows.items()}
@@ -125,24 +133,6 @@ def _lesions(
     return table.assign(**rule_keys, **columns)
 
 
-def _followup(
-    bench: Bench, i: int, opened: NDArray[np.bool_], rule_keys: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Compare the opened mask of a case with its later lesion, if it has one."""
-    case = bench.cases[i]
-    if case.followup is None or case.lesion is None:
-        return []
-    overlap = overlap_with_followup(
-        opened,
-        case.lesion,
-        case.followup,
-        brain=bench.scored[i],
-        affine=case.affine,
-        connectivity=bench.matching["connectivity"],
-    )
-    return [{**rule_keys, "grade": case.grade, "overlap": overlap}]
-
-
 def _add_healthy_rows(
     rows: dict[str, list[Any]],
     bench: Bench,
@@ -157,9 +147,9 @@ def _add_healthy_rows(
     row["n_scored"] = int(np.count_nonzero(mask))
     for ending, binary_map in (("", marked & mask), ("_opened", opened)):
         n_found = int(np.count_nonzero(binary_map))
-        row[f"n_found{ending}"] = n_found
-        row[f"false_positive_rate{ending}"] = n_found / row["n_scored"]
-        row[f"empty{ending}"] = not n_found
+        rate = n_found / row["n_scored"]
+        values = {"n_found": n_found, "false_positive_rate": rate, "empty": not n_found}
+        row |= {f"{key}{ending}": value for key, value in values.items()}
     labels = label_components(opened, connectivity=bench.matching["connectivity"])
     rows["healthy"].append(row | {"n_components_opened": int(labels.max())})
     for name, stratum in bench.healthy_strata[i].items():
@@ -175,8 +165,7 @@ def _decisions(
 ) -> Iterator[_Decision]:
     """Apply each rule; maps that are masks need none."""
     if entry.is_mask:
-        no_limits = [float("nan")] * len(entry.maps)
-        yield _Decision(AS_GIVEN, False, float("nan"), 0, no_limits, entry.maps, entry.healthy)
+        yield _Decision(AS_GIVEN, False, entry.maps, entry.healthy)
         return
     for name, rule in rules.items():
         free: list[NDArray[np.bool_]] | None = None
@@ -199,8 +188,12 @@ def _decisions(
             free = rule.apply(entry.healthy, bench.healthy_scored)
         limits = rule.limits(entry.maps, bench.scored)
         marked = rule.apply(entry.maps, bench.scored)
-        threshold = float(rule.threshold_)
-        yield _Decision(name, rule.needs_truth, threshold, n_fitted, limits, marked, free)
+        fit: dict[str, Any] = {
+            "threshold": float(rule.threshold_),
+            "n_fitted": n_fitted,
+            "limits": limits,
+        }
+        yield _Decision(name, rule.needs_truth, marked, free, **fit)
 
 
 def _crosswise(

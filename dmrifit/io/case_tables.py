@@ -62,6 +62,24 @@ def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str 
         )
 
 
+def volumes_of_cases(
+    volumes: Sequence[ArrayLike], cases: Sequence[Any], what: str
+) -> list[NDArray]:
+    """Check that there is a finite volume (x, y, z) for each case, of its shape."""
+    arrays = [np.asarray(volume) for volume in volumes]
+    if len(arrays) != len(cases):
+        raise ValueError(
+            f"{what}: {len(arrays)} for {counted(len(cases), 'scan')}; give one for each"
+        )
+    for array, case in zip(arrays, cases, strict=True):
+        if array.shape != case.shape:
+            raise ValueError(
+                f"{what}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
+            )
+        check_finite(array, f"{what} of {case.name}")
+    return arrays
+
+
 def read_on_grid(
     path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], reference: str
 ) -> NDArray:

@@ -386,12 +386,9 @@ def notice_lead(synthetic: Iterable[bool], unit: str = "scan", notice: str = NOT
     n_synthetic, n = sum(flags), len(flags)
     if not n_synthetic:
         return notice
-    if n == 1:
-        subject = f"this {unit} was"
-    elif n_synthetic == n:
-        subject = f"all {unit}s were"
-    else:
-        subject = f"{n_synthetic} of {n} {unit}s were"
+    subject = f"{n_synthetic} of {n} {unit}s were"
+    if n_synthetic == n:
+        subject = f"all {unit}s were" if n > 1 else f"this {unit} was"
     return (
         f"{notice} Synthetic data: {subject} simulated; no person was scanned, and no number here "
         "is a clinical result."

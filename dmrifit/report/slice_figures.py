@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.io.grids import upright, upright_affine, upright_edges
-from dmrifit.report.style import COLORMAP, add_axes, color_bar, new_figure, shared_style
+from dmrifit.report import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 #: For voxels of the mask whose value is in doubt or missing. Outside it the page shows through.
@@ -150,18 +149,16 @@ class Slices:
     def arrange(self, width: float, height: float) -> tuple[int, float, float]:
         """Find how many slices to put side by side, and how large the whole becomes."""
         n = len(self.labels)
-        best = 1, 0.0, 0.0
-        best_score = 0.0
+        sizes = []
         for n_columns in range(1, n + 1):
             n_lines = -(-n // n_columns)
-            n_cells = n_columns * n_lines
             columns, rows = self.extent(n_columns, n_lines)
             size = min(width / columns, height / rows)
             # The largest pictures win, but empty cells count half against them.
-            score = size * (1 - 0.5 * (n_cells - n) / n_cells)
-            if score > best_score:
-                best_score, best = score, (n_columns, size * columns, size * rows)
-        return best
+            score = size * (1 + n / (n_columns * n_lines))
+            sizes.append((score, -n_columns, size * columns, size * rows))
+        _, n_columns, width, height = max(sizes)
+        return -n_columns, width, height
 
     def mosaic(self, axes: Axes, pictures: Sequence[NDArray], n_columns: int) -> None:
         """Draw slices (rows, columns, 4) side by side."""
@@ -223,19 +220,19 @@ def plot_maps(
     line = foot + height + 0.35
     n_columns = min(3, len(panels))
     n_lines = -(-len(panels) // n_columns)
-    with shared_style(_STYLE):
-        figure = new_figure(edge * n_columns, line * n_lines + (0.4 if title else 0.0))
+    with style.shared_style(_STYLE):
+        figure = style.new_figure(edge * n_columns, line * n_lines + (0.4 if title else 0.0))
         figure.text(0.02, 1 - 0.3 / figure.get_figheight(), title, size=12, weight="bold")
         for i, panel in enumerate(panels):
             left = edge * (i % n_columns) + 0.2
             bottom = line * (n_lines - 1 - i // n_columns)
-            axes = add_axes(figure, left, bottom + foot, width, height)
+            axes = style.add_axes(figure, left, bottom + foot, width, height)
             axes.set_title(panel.label, size=10 if histograms else 9)
             scale = _draw_map(axes, slices, panel, per_line)
             place = left + width + 0.25, bottom + foot + 0.1, height - 0.2
-            color_bar(figure, scale, place, panel.unit, extend="both")
+            style.color_bar(figure, scale, place, panel.unit, extend="both")
             if histograms:
-                below = add_axes(figure, left + 0.35, bottom + 0.45, 3.85, 1.05)
+                below = style.add_axes(figure, left + 0.35, bottom + 0.45, 3.85, 1.05)
                 _draw_histogram(below, slices, panel)
     return figure
 
@@ -246,10 +243,10 @@ def plot_overview(slices: Slices, panels: Sequence[MapPanel]) -> Figure:
     columns, rows = slices.extent(1, n_slices)
     width = min(1.5, 9.5 / len(panels), 6 * columns / rows)
     height = width * rows / columns
-    with shared_style(_STYLE):
-        figure = new_figure(0.3 + (width + 0.3) * len(panels), height + 0.6)
+    with style.shared_style(_STYLE):
+        figure = style.new_figure(0.3 + (width + 0.3) * len(panels), height + 0.6)
         for i, panel in enumerate(panels):
-            axes = add_axes(figure, 0.3 + (width + 0.3) * i, 0.05, width, height)
+            axes = style.add_axes(figure, 0.3 + (width + 0.3) * i, 0.05, width, height)
             limits = _draw_map(axes, slices, panel, 1).get_clim()
             axes.set_title("{}\n{:.3g} – {:.3g}".format(panel.label, *limits), size=8)
     return figure
@@ -275,9 +272,9 @@ def plot_codes(
         if ((values == code) & slices.mask).any():
             legend.append(patches.Patch(color=color, label=meaning))
     n_columns, width, height = slices.arrange(4.2, 2.4)
-    with shared_style(_STYLE):
-        figure = new_figure(4.6, height + 0.85)
-        axes = add_axes(figure, 0.2, 0.5, width, height)
+    with style.shared_style(_STYLE):
+        figure = style.new_figure(4.6, height + 0.85)
+        axes = style.add_axes(figure, 0.2, 0.5, width, height)
         axes.set_title(title)
         slices.mosaic(axes, pictures, n_columns)
         figure.legend(
@@ -286,25 +283,24 @@ def plot_codes(
     return figure
 
 
-def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> ScalarMappable:
+def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Any:
+    """Draw the slices of a map, and give the scale of its colors."""
     matplotlib = import_optional("matplotlib")
     cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
-    low, high = panel.window or robust_limits(panel.values[slices.mask])
-    colormap = matplotlib.colormaps[COLORMAP]
+    limits = panel.window or robust_limits(panel.values[slices.mask])
+    shades = matplotlib.colormaps[style.COLORMAP](np.arange(256))
     if panel.faint:
-        shades = colormap(np.arange(colormap.N))
         shades[:, :3] += _FAINT * (1 - shades[:, :3])
-        colormap = colors.ListedColormap(shades)
-    scale = cm.ScalarMappable(colors.Normalize(low, high), colormap)
-    gray = ~np.isfinite(panel.values)
+    colormap = colors.ListedColormap(shades).with_extremes(bad=NO_VALUE_COLOR)
+    scale = cm.ScalarMappable(colors.Normalize(*limits), colormap)
+    values = panel.values
     if panel.doubted is not None:
-        gray |= panel.doubted
+        values = np.where(panel.doubted, np.nan, values)
     pictures = []
     # Only the slices that are shown are painted: colors take eight times the room of a map.
-    cuts = (slices.pictures(volume) for volume in (panel.values, gray, slices.mask))
-    for cut, is_gray, inside in zip(*cuts, strict=True):
-        painted = scale.cmap(scale.norm(np.nan_to_num(cut)))
-        painted[is_gray] = colors.to_rgba(NO_VALUE_COLOR)
+    cuts = slices.pictures(values), slices.pictures(slices.mask)
+    for cut, inside in zip(*cuts, strict=True):
+        painted = scale.to_rgba(np.ma.masked_invalid(cut))
         painted[~inside] = 0
         pictures.append(painted)
     slices.mosaic(axes, pictures, n_columns)

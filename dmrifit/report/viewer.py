@@ -150,9 +150,11 @@ def html_viewer(
     below = {i: layer for i, layer in enumerate(layers) if layer.kind in ("image", "map")}
     above = {i: layer for i, layer in enumerate(layers) if layer.kind in ("map", "score")}
     images = [i for i, layer in below.items() if layer.name == image] or list(below)
-    overlays = [i for i, layer in above.items() if layer.name == overlay]
-    if overlay is None:
-        overlays = [i for i, layer in above.items() if layer.kind == "score"]
+    overlays = [
+        i
+        for i, layer in above.items()
+        if (layer.kind == "score" if overlay is None else layer.name == overlay)
+    ]
     # The colors of a map are to be read; below a score one wants to see the scan.
     if opacity is None:
         is_map = bool(overlays) and above[overlays[0]].kind == "map"
@@ -286,16 +288,13 @@ class _Stack:
 
 def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> int:
     """Give every number of every mask a color of its own; return how many there are."""
-    n_colors = 0
-    named = {OUTLINES.index(color) for layer in layers for color in layer.colors}
-    if named:
-        n_colors = max(named) + 1
+    named = [OUTLINES.index(color) for layer in layers for color in layer.colors]
+    n_colors = max(named, default=-1) + 1
     for entry, layer in zip(packed, layers, strict=True):
         if layer.kind == "mask":
             largest = int(np.nan_to_num(layer.values).max(initial=0))
-            n_labels = max(largest, len(layer.names), 1)
             own = [OUTLINES.index(color) for color in layer.colors]
-            n_further = max(n_labels - len(own), 0)
+            n_further = max(max(largest, len(layer.names), 1) - len(own), 0)
             entry["colors"] = [*own, *range(n_colors, n_colors + n_further)]
             n_colors += n_further
     return n_colors
@@ -304,25 +303,23 @@ def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) ->
 def _check(layers: Sequence[Layer]) -> None:
     shape = layers[0].values.shape
     for layer in layers:
-        if layer.values.ndim != 3 or layer.values.shape != shape or not all(shape):
+        values = layer.values
+        if len(shape) != 3 or values.shape != shape or not all(shape):
             raise ValueError(
-                f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, "
-                f"z), like {shape}"
+                f"layer {layer.name} has shape {values.shape}; all need one shape (x, y, z), like "
+                f"{shape}"
             )
         if layer.threshold is not None and not np.isfinite(layer.threshold):
             raise ValueError(
                 f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to "
                 "show all"
             )
-        if layer.kind == "mask":
-            values = layer.values
-            if values.dtype.kind == "f":
-                values = values[np.isfinite(values)]
-            if values.size and not 0 <= values.min() <= values.max() <= _MOST_LABELS:
-                raise ValueError(
-                    f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to "
-                    f"{_MOST_LABELS}"
-                )
+        labels = values[np.isfinite(values)] if layer.kind == "mask" else values[:0]
+        if labels.size and not 0 <= labels.min() <= labels.max() <= _MOST_LABELS:
+            raise ValueError(
+                f"mask {layer.name} has numbers {labels.min()} to {labels.max()}; give 0 to "
+                f"{_MOST_LABELS}"
+            )
 
 
 def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
@@ -355,14 +352,11 @@ def _coarser(layer: Layer, axis: int) -> Layer:
     if len(values) % 2:
         values = np.concatenate([values, values[-1:]])
     pairs = np.stack([values[::2], values[1::2]])
+    joined = np.fmax(*pairs)
     if layer.kind in ("image", "map"):
-        pairs = pairs.astype(np.float32)
-        is_finite = np.isfinite(pairs)
-        n_finite = is_finite.sum(axis=0, dtype=np.float32)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            joined = np.where(is_finite, pairs, 0).sum(axis=0) / n_finite
-    else:
-        joined = np.fmax(*pairs)
+        pairs = np.where(np.isfinite(pairs), pairs, np.nan).astype(np.float32)
+        # Where one of a pair has no value, it is that of the other one.
+        joined = np.where(np.isnan(pairs).any(axis=0), np.fmax(*pairs), pairs.mean(axis=0))
     return replace(layer, values=np.moveaxis(joined, 0, axis))
 
 

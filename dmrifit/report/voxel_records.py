@@ -7,6 +7,7 @@ import base64
 import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -92,13 +93,12 @@ class VoxelRecords:
     def pack(self, rows: NDArray[np.intp]) -> dict[str, Any]:
         """Put the records of some rows (n_voxels,), counted from 1, into text, in their order."""
         protocol = self._signals.protocol
-        notes = []
-        if self._signals.is_averaged:
-            notes.append("points are means over volumes of one b and echo time")
-        if self._signals.step > 1:
-            notes.append(
-                f"to keep the page small, one slice in {self._signals.step} has its signals"
-            )
+        signals = self._signals
+        notes = {
+            "points are means over volumes of one b and echo time": signals.is_averaged,
+            f"to keep the page small, one slice in {signals.step} has its signals": signals.step
+            > 1,
+        }
         columns = [*self._signals.values[rows - 1].T, self._signals.sigma[rows - 1]]
         columns += [*self._columns_of_maps(rows), self._signals.scatter[rows - 1]]
         return {
@@ -114,7 +114,7 @@ class VoxelRecords:
                 for name, entry in self._sidecar["Parameters"].items()
             ],
             "outcomes": _OUTCOMES,
-            "note": "; ".join(notes),
+            "note": "; ".join(note for note, holds in notes.items() if holds),
         }
 
     def _columns_of_maps(self, rows: NDArray[np.intp]) -> list[NDArray]:
@@ -165,36 +165,31 @@ def formula_tokens(expression: str | None) -> list[float | str] | None:
     return _tokens(ast.parse(expression.strip(), mode="eval").body)
 
 
-def _tokens(node: ast.expr) -> list[float | str]:
+def _tokens(node: ast.AST) -> list[float | str]:
+    operands = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
     match node:
         case ast.Constant(value=value):
             return [float(value)]  # type: ignore[arg-type]
         case ast.Name(id=name):
             return [name]
-        case ast.BinOp(left=left, op=operator, right=right):
-            return [*_tokens(left), *_tokens(right), _SIGNS[type(operator)]]
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             return _tokens(operand)
-        case ast.UnaryOp(op=sign, operand=operand):
-            return [*_tokens(operand), _SIGNS[type(sign)]]
-        case ast.Call(func=ast.Name(id=name), args=[argument]):
-            return [*_tokens(argument), name]
-        case ast.IfExp(test=test, body=body, orelse=orelse):
-            return [*_tokens(test), *_tokens(body), *_tokens(orelse), "?"]
-        case ast.BoolOp(op=joint, values=values):
-            return _joined([_tokens(value) for value in values], _SIGNS[type(joint)])
-        case ast.Compare(left=left, ops=operators, comparators=comparators):
-            operands = [left, *comparators]
-            pairs = [
-                [*_tokens(low), *_tokens(high), _SIGNS[type(operator)]]
-                for low, high, operator in zip(operands, comparators, operators, strict=False)
-            ]
-            return _joined(pairs, "&")
-    raise ValueError(f"the formula of a model cannot hold {ast.dump(node)}")
+        case ast.BinOp(op=operator) | ast.UnaryOp(op=operator):
+            sign = _SIGNS[type(operator)]
+        case ast.Call(func=ast.Name(id=sign), args=[_]):
+            operands = operands[1:]
+        case ast.IfExp():
+            sign = "?"
+        case ast.BoolOp(op=operator):
+            return _joined([_tokens(value) for value in operands], _SIGNS[type(operator)])
+        case ast.Compare(ops=operators):
+            pairs = zip(operands[:-1], operands[1:], operators, strict=True)
+            signs = [[*_tokens(a), *_tokens(b), _SIGNS[type(sign)]] for a, b, sign in pairs]
+            return _joined(signs, "&")
+        case _:
+            raise ValueError(f"the formula of a model cannot hold {ast.dump(node)}")
+    return [*chain.from_iterable(map(_tokens, operands)), sign]
 
 
 def _joined(parts: list[list[float | str]], sign: str) -> list[float | str]:
-    tokens = parts[0]
-    for part in parts[1:]:
-        tokens = [*tokens, *part, sign]
-    return tokens
+    return [*parts[0], *chain.from_iterable([*part, sign] for part in parts[1:])]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_number
-from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.io.case_tables import volumes_of_cases
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats import lesion_matching
 from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table
@@ -166,7 +166,12 @@ def evaluate_segmentations(
             masks[name + OF_BOTH] = [labels == 2 for labels in method.labels]
     masks |= {name: methods[name].masks for name in reserved}
     scans, further, lesions = [], [], []
-    statuses = [_statuses(case) for case in cases]
+    # The status of the lesions of synthetic cases by their numbers.
+    statuses: list[dict[int, str]] = []
+    for case in cases:
+        table = case.lesions
+        named = () if table is None else zip(table["number"], table["status"], strict=True)
+        statuses.append({int(number): str(status) for number, status in named})
     for i, case in enumerate(cases):
         numbers = label_components(truths[i])
         # In mm to the nearest lesion.
@@ -199,23 +204,35 @@ def evaluate_segmentations(
     all_lesions = _joined(lesions, ["case", "name", "patient", "method"])
     with_status = all_lesions[all_lesions["status"] != ""].astype({"found": int})
     by_status = with_status.groupby(["method", "status"], sort=False)["found"]
-    cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
-    brains = [case.brain for case in cases]
-    matched, calibrations = [], []
-    for name, method in methods.items():
-        if method.probabilities is None:
-            continue
-        given: tuple[Any, Any] = (truths, method.probabilities)
-        table = reader_scores.matched_table(
-            *given, cases_of_parts, statuses, min_voxels=method.min_voxels
-        )
-        matched.append(table.assign(method=name))
-        table = operating_curves.calibration_curve(
-            *given, masks=brains, threshold=method.threshold, min_voxels=method.min_voxels
-        )
-        calibrations.append(table.assign(method=name))
     patients = [case.patient for case in cases]
-    draws = {"patients": patients, "n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
+    draws: dict[str, Any] = {
+        "patients": patients,
+        "n_bootstrap": n_bootstrap,
+        "seed": seed_for(seed, "froc"),
+    }
+    cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
+    curves, froc, matched, calibrations = {}, {}, [], []
+    for name, method in methods.items():
+        volumes: Any = method.probabilities
+        given: dict[str, Any] = {"min_voxels": method.min_voxels}
+        if volumes is not None:
+            table = reader_scores.matched_table(truths, volumes, cases_of_parts, statuses, **given)
+            matched.append(table.assign(method=name))
+            brains = [case.brain for case in cases]
+            table = operating_curves.calibration_curve(
+                truths, volumes, masks=brains, threshold=method.threshold, **given
+            )
+            calibrations.append(table.assign(method=name))
+            given["thresholds"] = thresholds
+        elif name in reserved:
+            # Masks have one operating point: any threshold between 0 and 1 gives it.
+            volumes, given = method.masks, {"thresholds": [0.5]}
+        else:
+            continue
+        pairs = zip(truths, volumes, strict=True)
+        curves_of_scans = [threshold_curve([truth], [scan], **given) for truth, scan in pairs]
+        curves[name] = summed_curve(curves_of_scans).assign(method=name)
+        froc[name] = operating_curves.froc_table(curves_of_scans, **draws)
     members = operating_curves.family_table(summary[summary["part"] == "all"], families or {})
     return {
         "scans": by_scan,
@@ -233,7 +250,7 @@ def evaluate_segmentations(
         "matched": _joined(matched, ["method", "part"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
-        **_curve_tables(truths, methods, thresholds, reserved, members, draws),
+        **_curve_tables(curves, froc, members, reserved),
     }
 
 
@@ -260,11 +277,8 @@ def candidate_scores(
     scores = {key: union[key] for key in _SCORES_OF_BOTH}
     scores |= {f"both_{key}": both[key] for key in _SCORES_OF_BOTH}
     for key, n in counts.items():
-        scores |= {
-            key: n,
-            f"{key}_per_scan": n / len(labels),
-            f"{key}_per_patient": n / n_patients,
-        }
+        scores |= {key: n, f"{key}_per_scan": n / len(labels)}
+        scores[f"{key}_per_patient"] = n / n_patients
     return scores
 
 
@@ -311,26 +325,14 @@ def _checked_method(
         raise ValueError(
             f"the threshold of {name} must be above 0 and at most 1, not {threshold!r}"
         )
-    arrays = [np.asarray(prediction) for prediction in values]
-    if len(arrays) != len(cases):
-        raise ValueError(
-            f"{name}: {counted(len(arrays), 'prediction')} for {counted(len(cases), 'case')}; "
-            "give one for each"
-        )
-    for array, case in zip(arrays, cases, strict=True):
-        if array.shape != case.shape:
-            raise ValueError(
-                f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is "
-                f"{case.shape}"
-            )
+    arrays = volumes_of_cases(values, cases, f"predictions of {name}")
     kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
-    highest = max(array.max() for array in arrays)
-    are_valid = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
+    lowest, highest = min(array.min() for array in arrays), max(array.max() for array in arrays)
     limit = 1 if "probabilities" in kinds else 2
-    if len(kinds) > 1 or not are_valid or highest > limit:
+    if len(kinds) > 1 or lowest < 0 or highest > limit:
         raise ValueError(
-            f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases "
-            "need probabilities (floating point, 0 to 1), masks (0 and 1) or an ensemble's "
+            f"{name}: values from {lowest:g} to {highest:g} of {' and '.join(sorted(kinds))}; all "
+            "cases need probabilities (floating point, 0 to 1), masks (0 and 1) or an ensemble's "
             "labels (0, 1 and 2)"
         )
     if "probabilities" in kinds:
@@ -355,14 +357,6 @@ def option_by_method(
             f"{option} name {unknown}, which are not among the predictions {list(methods)}"
         )
     return dict.fromkeys(methods, default) | dict(values)
-
-
-def _statuses(case: Case) -> dict[int, str]:
-    """Give the status of the lesions of a synthetic case by their numbers."""
-    if case.lesions is None:
-        return {}
-    numbers = case.lesions["number"].astype(int)
-    return dict(zip(numbers, case.lesions["status"].astype(str), strict=True))
 
 
 # Tables ------------------------------------------------------------------------------------------
@@ -421,44 +415,26 @@ def _ensemble_table(
     import pandas as pd
 
     labels = {name: method.labels for name, method in methods.items() if method.labels is not None}
-    if not labels:
-        return pd.DataFrame(columns=["method", "control"])
     # Both models of a control mark all.
-    labels |= {
-        name: [2 * mask.astype(np.uint8) for mask in methods[name].masks] for name in controls
-    }
-    rows = []
-    for name, label_maps in labels.items():
-        scores = candidate_scores(truths, label_maps, patients=patients)
-        rows.append({"method": name, "control": name in controls} | scores)
-    return pd.DataFrame(rows)
+    for name in controls if labels else ():
+        labels[name] = [2 * mask.astype(np.uint8) for mask in methods[name].masks]
+    rows = [
+        {"method": name, "control": name in controls}
+        | candidate_scores(truths, label_maps, patients=patients)
+        for name, label_maps in labels.items()
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["method", "control"])
 
 
 def _curve_tables(
-    truths: Sequence[NDArray[np.bool_]],
-    methods: Mapping[str, _Method],
-    thresholds: ArrayLike,
-    controls: Collection[str],
+    curves: Mapping[str, pd.DataFrame],
+    froc: Mapping[str, tuple[pd.DataFrame, dict[str, float]]],
     members: pd.DataFrame,
-    draws: Mapping[str, Any],
+    controls: Collection[str],
 ) -> dict[str, pd.DataFrame]:
-    """Trace curves over thresholds, read them at rates of false positives, and take areas."""
+    """Join curves over thresholds and their readings at rates of false positives; take areas."""
     import pandas as pd
 
-    curves, froc, scores = {}, {}, {}
-    for name, method in methods.items():
-        values: Any = method.probabilities
-        given: dict[str, Any] = {"thresholds": thresholds, "min_voxels": method.min_voxels}
-        if values is None and name not in controls:
-            continue
-        if values is None:
-            # Masks have one operating point: any threshold between 0 and 1 gives it.
-            values, given = method.masks, {"thresholds": [0.5]}
-        pairs = zip(truths, values, strict=True)
-        scans = [threshold_curve([truth], [scan], **given) for truth, scan in pairs]
-        curves[name] = summed_curve(scans).assign(method=name)
-        table, scores[name] = operating_curves.froc_table(scans, **draws)
-        froc[name] = table.assign(method=name)
     graded = [name for name in curves if name not in controls]
     by_kind = {
         "thresholds": {name: curves[name] for name in graded},
@@ -467,10 +443,11 @@ def _curve_tables(
     }
     areas = [operating_curves.area_table(of_kind, kind) for kind, of_kind in by_kind.items()]
     # The points of a family are different trainings, which have no common FROC curve.
-    of_curves = pd.DataFrame.from_dict(scores, orient="index")
-    of_curves = of_curves.reindex(columns=["froc", "froc_low", "froc_high"])
+    scores = pd.DataFrame.from_dict({name: froc[name][1] for name in froc}, orient="index")
+    scores = scores.reindex(columns=["froc", "froc_low", "froc_high"])
+    readings = [froc[name][0].assign(method=name) for name in graded]
     return {
         "curves": _joined(list(curves.values()), ["method"]),
-        "froc": _joined([froc[name] for name in graded], operating_curves.FROC_COLUMNS),
-        "areas": _joined(areas, list(areas[0])).join(of_curves, on="name"),
+        "froc": _joined(readings, operating_curves.FROC_COLUMNS),
+        "areas": _joined(areas, list(areas[0])).join(scores, on="name"),
     }

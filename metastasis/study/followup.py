@@ -43,20 +43,8 @@ TOLERANCE_MM = 2.0
 
 _, _CANDIDATE, _PRIOR_ONLY = FINDINGS
 _COLUMNS = (
-    "number",
-    "finding",
-    "change",
-    *FIGURES,
-    "x",
-    "y",
-    "z",
-    "probability",
-    "mean_probability",
-    "prior_finding",
-    *(f"prior_{name}" for name in FIGURES),
-    "volume_ratio",
-    "n_prior",
-    "n_now",
+    *("number", "finding", "change", *FIGURES, "x", "y", "z", "probability", "mean_probability"),
+    *("prior_finding", *(f"prior_{name}" for name in FIGURES), "volume_ratio", "n_prior", "n_now"),
 )
 #: What these columns hold of a lesion that is compared with none; others hold NaN.
 _UNCOMPARED: dict[str, Any] = {"change": "", "prior_finding": "", "n_prior": 0, "n_now": 1}
@@ -204,9 +192,8 @@ def follow_up(
         if prior is None and case.prior is not None:
             prior, _ = _segment(segmenter, case, "prior")
         table = reader_table(labels, case.affine, probability=probability, prior=prior, **options)
-        table.insert(0, "case", i)
-        table.insert(1, "name", case.name)
-        table.insert(2, "patient", case.patient)
+        for name, value in (("patient", case.patient), ("name", case.name), ("case", i)):
+            table.insert(0, name, value)
         tables.append(table)
     # Empty tables would change the types of columns; one of them is enough where all are empty.
     filled = [table for table in tables if len(table)] or tables[:1]
@@ -222,26 +209,23 @@ def _lesions(
     from scipy import ndimage
 
     components = label_components(labels)
-    boxes = ndimage.find_objects(components)
+    boxes = dict(enumerate(ndimage.find_objects(components), start=1))
     filled = components.copy()
-    for number, box in enumerate(boxes, start=1):
+    for number, box in boxes.items():
         # Another lesion in the core stays.
         whole = with_core(components[box] == number, affine)
         filled[box][whole & (filled[box] == 0)] = number
     rows = []
-    for number, box in enumerate(boxes, start=1):
+    for number, box in boxes.items():
         inside = components[box] == number
         is_of_both = (labels[box][inside] == BOTH_LABEL).any()
         center = np.argwhere(inside).mean(axis=0) + [side.start for side in box]
-        row = {
-            "number": number,
-            "finding": MARKED_BY_BOTH if is_of_both else _CANDIDATE,
-            **lesion_figures(inside, filled[box] == number, affine),
-            **dict(zip("xyz", (affine[:3, :3] @ center + affine[:3, 3]).tolist(), strict=True)),
-        }
+        x, y, z = (affine[:3, :3] @ center + affine[:3, 3]).tolist()
+        row = {"number": number, "finding": MARKED_BY_BOTH if is_of_both else _CANDIDATE}
+        row |= lesion_figures(inside, filled[box] == number, affine) | {"x": x, "y": y, "z": z}
         if probability is not None:
-            row["probability"] = float(probability[box][inside].max())
-            row["mean_probability"] = float(probability[box][inside].mean())
+            values = probability[box][inside]
+            row |= {"probability": values.max(), "mean_probability": values.mean()}
         rows.append(row)
     return filled, rows
 
@@ -316,12 +300,11 @@ def _change(before: float, after: float, *, grown: float, shrunk: float, min_cha
     """Name the change between two volumes in mL."""
     # Of balls, diameters are in the ratio of the cube roots of volumes.
     diameter_ratio = (after / before) ** (1 / 3)
-    if abs(after - before) >= min_change * (1 - _ROUNDING):
-        if diameter_ratio >= (1 + grown) * (1 - _ROUNDING):
-            return "grown"
-        if diameter_ratio <= (1 - shrunk) * (1 + _ROUNDING):
-            return "shrunk"
-    return "stable"
+    if abs(after - before) < min_change * (1 - _ROUNDING):
+        return "stable"
+    if diameter_ratio >= (1 + grown) * (1 - _ROUNDING):
+        return "grown"
+    return "shrunk" if diameter_ratio <= (1 - shrunk) * (1 + _ROUNDING) else "stable"
 
 
 def _segment(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.report import style
 from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
 from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
@@ -62,13 +63,14 @@ def plot_overlay(
     else:
         outlines["found"] = Outline(style.FOUND, label_map > 0)
     # What is small is hidden by its own outline.
-    volume_ml = abs(np.linalg.det(case.affine[:3, :3])) / 1000
     voxel = np.linalg.solve(case.affine, np.append(middle, 1.0))[:3]
     index = tuple(np.clip(np.rint(voxel).astype(int), 0, np.array(case.shape) - 1))
-    masks = [mask > 0 for mask in (case.label, label_map) if mask is not None]
-    components = [label_components(mask) for mask in masks]
-    sizes = [np.sum(numbers == numbers[index]) for numbers in components if numbers[index]]
-    is_small = bool(sizes) and max(sizes) * volume_ml < _ZOOMED_ML
+    sizes = []
+    for mask in (label_map if case.label is None else case.label, label_map):
+        numbers = label_components(mask > 0)
+        sizes.append(np.sum(numbers == numbers[index]) if numbers[index] else 0)
+    volume_ml = max(sizes) * voxel_volume(case.affine) / MM3_PER_ML
+    is_small = 0 < volume_ml < _ZOOMED_ML
 
     def draw_inset(plane: Plane) -> None:
         if plane.normal == 2 and is_small:
@@ -156,20 +158,18 @@ def plot_strip(
     marks = marks[marks["name"].isin(rows)]
     marks["y"] = -marks["name"].map(rows.index)
     marks["area"] = np.where(marks["volume_mL"] < small_ml, _SMALL_DOT, _DOT)
-    n_most = int(marks["x"].max()) if len(marks) else 0
+    n_most = marks["x"].max() if len(marks) else 0
     n_false = -marks.loc[marks["method"].isin(methods), "x"].min() if len(marks) else 0
     # Enough room for the words above the line.
     room = max(4, min(_FALSE + 1, n_false)) + 0.6
-    row_height = 0.26
-    height = 1.35 + row_height * len(rows)
+    height = 0.26 * len(rows)
     with style.shared_style({"axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = style.new_figure(12.4, height)
+        figure = style.new_figure(12.4, 1.35 + height)
         labels = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in rows]
         label_width = 0.3 + 0.075 * max(map(len, labels), default=0)
         width = (12.4 - label_width - 0.2) / len(methods)
         for column, method in enumerate(methods):
-            left = label_width + column * width
-            ax = style.add_axes(figure, left, 0.75, width - 0.25, row_height * len(rows))
+            ax = style.add_axes(figure, label_width + column * width, 0.75, width - 0.25, height)
             of_method = marks[marks["method"] == method]
             for i in range(len(rows)):
                 ax.axhline(-i, color="#e4e8ed", linewidth=0.8, zorder=0)
@@ -180,21 +180,17 @@ def plot_strip(
                 ax.text(-_FALSE - 1, y, f"+{n}", ha="center", va="center", fontsize=8)
             ax.axvline(0, color=style.INK, linewidth=1)
             ax.set(xlim=(-room, max(n_most, 6) + 0.7), ylim=(0.5 - len(rows), 0.5), xticks=[])
-            ax.set_yticks([])
-            if column == 0:
-                ax.set_yticks([-i for i in range(len(rows))], labels)
-                ax.tick_params(length=0)
+            ax.set_yticks(-np.arange(len(rows)), labels if column == 0 else [""] * len(rows))
+            ax.tick_params(length=0)
             ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=style.FAINT)
             ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=style.FAINT)
             ax.set_title(method, pad=20)
+        looks: dict[str, Any] = {f"small mark: below {small_ml:g} mL": {"color": style.FAINT}}
+        sizes = {name: _DOT for name in _FINDINGS} | dict.fromkeys(looks, _SMALL_DOT)
         entries = [
-            figure.axes[0].scatter([], [], s=_DOT, label=name, linewidths=1.6, **look)
-            for name, look in _FINDINGS.items()
+            figure.axes[0].scatter([], [], s=sizes[name], label=name, linewidths=1.6, **look)
+            for name, look in {**_FINDINGS, **looks}.items()
         ]
-        words = f"small mark: below {small_ml:g} mL"
-        entries.append(
-            figure.axes[0].scatter([], [], s=_SMALL_DOT, color=style.FAINT, label=words)
-        )
         style.legend_below(figure, entries, len(entries))
     return figure
 
@@ -205,38 +201,35 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
     summary = tables["summary"]
     scores = summary[summary["part"] == "all"].set_index("method")
-    curves, readings = tables["curves"], tables["froc"]
-    methods = [name for name in scores.index if not scores.loc[name, "control"]]
+    wrong_per_scan = (scores["n_false_positives"] + scores["n_flagged"]) / scores["n_scans"]
+    methods = list(scores.index[~scores["control"].astype(bool)])
     is_few = scores["n_lesions"].max() < _FEW_LESIONS
-    with style.shared_style({}):
+    with style.shared_style({"axes.grid": True}):
         figure, (froc, precision) = style.panel_row(2, len(scores))
         entries = []
         for number, (name, row) in enumerate(scores.iterrows()):
-            color = style.method_color(str(name), methods)
-            mark = _CONTROL_MARKS.get(str(name), "o")
-            curve = curves[curves["method"] == name]
+            look: dict[str, Any] = {"color": style.method_color(str(name), methods)}
+            look["marker"] = _CONTROL_MARKS.get(str(name), "o")
+            point = {**look, "markersize": 6, "ls": "none", "clip_on": False, "zorder": 3}
+            froc.plot(wrong_per_scan[name], row["strict_sensitivity"], **point)
+            precision.plot(row["strict_sensitivity"], row["strict_precision"], **point)
+            curve = tables["curves"].query("method == @name")
             # The marks of controls and masks are points without a curve.
             has_curve = len(curve) > 1
-            if has_curve:
-                wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
-                sensitivity = curve["strict_sensitivity"]
-                _draw_hull(froc, wrong, sensitivity, color, is_few)
-                _draw_hull(precision, -sensitivity, curve["strict_precision"], color, is_few)
-                # Bars beyond the curve would only stretch the axis, and those of two methods
-                # stand beside each other.
-                is_drawn = (readings["method"] == name) & (readings["rate"] <= wrong.max())
-                bars = readings[is_drawn]
-                ends = (bars[f"strict_sensitivity_{end}"] for end in ("low", "high"))
-                shift = ScaledTranslation(_BAR_STEP * number / 72, 0, figure.dpi_scale_trans)
-                beside = froc.transData + shift
-                froc.vlines(bars["rate"], *ends, color=color, linewidth=1, transform=beside)
-            look: dict[str, Any] = {"marker": mark, "color": color, "markersize": 6}
-            look |= {"linestyle": "none", "clip_on": False, "zorder": 3}
-            n_wrong = row["n_false_positives"] + row["n_flagged"]
-            froc.plot(n_wrong / row["n_scans"], row["strict_sensitivity"], **look)
-            precision.plot(row["strict_sensitivity"], row["strict_precision"], **look)
             dash = "-" if has_curve and not is_few else "none"
-            entries.append(style.handle(str(name), color=color, marker=mark, linestyle=dash))
+            entries.append(style.handle(str(name), linestyle=dash, **look))
+            if not has_curve:
+                continue
+            wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
+            sensitivity, color = curve["strict_sensitivity"], look["color"]
+            _draw_hull(froc, wrong, sensitivity, color, is_few)
+            _draw_hull(precision, -sensitivity, curve["strict_precision"], color, is_few)
+            # Bars beyond the curve would only stretch the axis, and those of two methods stand
+            # beside each other.
+            bars = tables["froc"].query("method == @name and rate <= @wrong.max()")
+            ends = bars["strict_sensitivity_low"], bars["strict_sensitivity_high"]
+            shift = ScaledTranslation(_BAR_STEP * number / 72, 0, figure.dpi_scale_trans)
+            froc.vlines(bars["rate"], *ends, color, linewidth=1, transform=froc.transData + shift)
         # False positives range from 0, which a logarithm lacks, to hundreds.
         froc.set_xscale("symlog", linthresh=1.0)
         highest = max(1.0, froc.get_xlim()[1])
@@ -244,13 +237,11 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
         froc.set_xticks([], minor=True)
         froc.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         label = "wrong findings per scan (even up to 1, then logarithmic)"
-        froc.set(xlim=(0, highest), ylim=(0, 1.0), xlabel=label, ylabel=_FOUND_LABEL)
+        froc.set(xlim=(0, highest), ylim=(0, 1), xlabel=label, ylabel=_FOUND_LABEL)
         style.head(froc, "Lesions found over wrong findings")
-        precision.set(xlim=(0, 1), ylim=(0, 1))
-        precision.set(xlabel=_FOUND_LABEL, ylabel="share of findings that are right")
+        precision.set(xlim=(0, 1), ylim=(0, 1), xlabel=_FOUND_LABEL)
+        precision.set_ylabel("share of findings that are right")
         style.head(precision, "Right findings over lesions found")
-        froc.grid(True)
-        precision.grid(True)
         style.legend_below(figure, entries)
     return figure
 
@@ -279,10 +270,9 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
         for ax, (level, axis_label) in zip(panels, axis_labels.items(), strict=True):
             ax.plot([0, 1], [0, 1], color=style.PALE, linewidth=1)
             filled_bins = table[(table["level"] == level) & (table["n"] > 0)]
-            for name in methods:
-                bins = filled_bins[filled_bins["method"] == name]
+            for name, bins in filled_bins.groupby("method", sort=False):
                 x, y = bins["probability"], bins["observed"]
-                color = style.color_of(name, methods)
+                color = style.color_of(str(name), methods)
                 ax.plot(x, y, color=color, linewidth=1.2)
                 # Numbers of voxels span six powers of ten.
                 sizes = 12 + 10 * np.log10(bins["n"].to_numpy(np.float64))
@@ -290,9 +280,8 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"mean probability of a {level}")
             ax.set_ylabel(axis_label)
             style.head(ax, f"{level}s".capitalize())
-        entries = [
-            style.handle(name, color=style.color_of(name, methods), marker="o") for name in methods
-        ]
+        colors = {name: style.color_of(name, methods) for name in methods}
+        entries = [style.handle(name, color=color, marker="o") for name, color in colors.items()]
         entries.append(style.handle("perfectly calibrated", color=style.PALE))
         style.legend_below(figure, entries)
     return figure

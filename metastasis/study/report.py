@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
-from dmrifit.report import page
+from dmrifit.report import page, style
 from dmrifit.report.numerals import percent, wording
-from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["write_evaluation"]
 
 _TEXTS = page.Texts(__file__)
-_COLORS = (UNSURE, FOUND)  # of candidates and what both models mark
+_COLORS = (style.UNSURE, style.FOUND)  # of candidates and what both models mark
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
 _Tables = Mapping[str, "pd.DataFrame"]
@@ -124,30 +123,25 @@ def write_evaluation(
 # Pages of a run ----------------------------------------------------------------------------------
 
 
-def batch_page(
-    heading: str,
-    contents: Sequence[Mapping[str, Any]],
+def batch_blocks(
+    records: Mapping[str, Mapping[str, Any]],
     lesions: pd.DataFrame,
-    shown: Mapping[str, Sequence[page.Block]],
-    failed: Sequence[page.Block] = (),
-) -> str:
-    """Make the page of a run over scans."""
-    is_ensemble = any(content["n_marked_by_both"] is not None for content in contents)
+    pictures: Mapping[str, Sequence[page.Block]],
+) -> tuple[page.Table, list[tuple[str, list[Any]]], str]:
+    """Make the table of a run over scans, what is shown of each scan, and a note for all."""
+    is_ensemble = any(record["n_marked_by_both"] is not None for record in records.values())
     columns = _TEXTS("scans", both=_TEXTS["scans_both"] if is_ensemble else "")
-    rows, sections = [], []
-    for content in contents:
-        name = content["name"]
+    rows, shown = [], []
+    for folder, record in records.items():
+        name = record["name"]
         word, title = "no", name
-        if content["synthetic"]:
+        if record["synthetic"]:
             word, title = "synthetic", f"{name} (synthetic)"
-        rows.append({**content, "word": word})
-        remarks = [*content["notes"], content["statement"]]
+        rows.append({**record, "word": word})
+        remarks = [*record["notes"], record["statement"]]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
-        sections.append(page.Section(title, *shown[name], *scan_lesions))
-    overview = page.Section("All scans", page.Table(rows, columns), *failed)
-    sections = [overview, *sections, page.Section("", page.Note(_TEXTS["positions"]))]
-    lead = page.notice_lead(content["synthetic"] for content in contents)
-    return page.Page(heading, sections, lead).html()
+        shown.append((title, [*pictures[folder], *scan_lesions]))
+    return page.Table(rows, columns), shown, _TEXTS["positions"]
 
 
 def scan_page(
@@ -169,7 +163,9 @@ def scan_page(
     ]
     if case.label is not None:
         # Hidden at first, so that a reader judges before the answer is seen.
-        layers.append(Layer("reference", case.label, "mask", shown=False, colors=(REFERENCE,)))
+        layers.append(
+            Layer("reference", case.label, "mask", shown=False, colors=(style.REFERENCE,))
+        )
     located = lesions.dropna(subset=["x", "y", "z"])
     planes = _viewer(
         case,
@@ -441,7 +437,7 @@ def _planes(
     from metastasis.study.plotting import place_to_show
 
     assert case.label is not None
-    scores, masks = [], [Layer("reference", case.label, "mask", colors=(REFERENCE,))]
+    scores, masks = [], [Layer("reference", case.label, "mask", colors=(style.REFERENCE,))]
     points: list[tuple[str, list[float]]] = []
     for name, values in predictions.items():
         if values.dtype.kind == "f":

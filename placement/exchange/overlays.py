@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.report import style
 from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
-from dmrifit.report.style import FAINT, NOT_CLINICAL, OUTLINES, SYNTHETIC
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
 
@@ -56,7 +56,7 @@ def plot_overlay(
         raise ValueError(
             f"one to {_MOST_BOXES} voxels can be drawn over each other, not {len(boxes)}"
         )
-    cycle = itertools.cycle(OUTLINES)
+    cycle = itertools.cycle(style.OUTLINES)
     colors = dict(zip([scene.target_name, *scene.outlined, *boxes], cycle, strict=False))
     first = next(iter(boxes.values()))
     middle = np.array(first.center if center is None else center, dtype=np.float64)
@@ -73,11 +73,13 @@ def plot_overlay(
     field = _field(list(boxes.values()), scene)
     heading = title or scene.name
     figure = plot_planes(
-        image, scene.affine, middle, field, outlines, heading, NOT_CLINICAL, window=window
+        image, scene.affine, middle, field, outlines, heading, style.NOT_CLINICAL, window=window
     )
     # Not below the planes, where the names of many boxes leave no room.
     if scene.synthetic:
-        figure.text(0.97, 0.95, SYNTHETIC, ha="right", va="center", fontsize=9, color=FAINT)
+        figure.text(
+            0.97, 0.95, style.SYNTHETIC, ha="right", va="center", fontsize=9, color=style.FAINT
+        )
     return figure
 
 
@@ -86,8 +88,8 @@ def plot_box(
 ) -> Figure:
     """Draw a box in three planes through its center; `image` (x, y, z)."""
     field = cube_around(voxel.corners, _AROUND_BOX)
-    outlines = {"voxel": _box(voxel, voxel.center, OUTLINES[1])}
-    return plot_planes(image, affine, voxel.center, field, outlines, title, NOT_CLINICAL)
+    outlines = {"voxel": _box(voxel, voxel.center, style.OUTLINES[1])}
+    return plot_planes(image, affine, voxel.center, field, outlines, title, style.NOT_CLINICAL)
 
 
 def _box(voxel: Voxel, center: NDArray[np.float64], color: str) -> Outline:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.counts import counted
-from dmrifit.report.page import Page, Picture, Section, Table, fill, notice_lead, read_data
+from dmrifit.report import page
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search.content import describe_content
@@ -42,7 +42,10 @@ _BAR = (
 
 def box_assets() -> dict[str, Any]:
     """Give what pages of boxes need beside the viewer."""
-    return {"script": read_data(__file__, "pages.js"), "style": read_data(__file__, "pages.css")}
+    return {
+        "script": page.read_data(__file__, "pages.js"),
+        "style": page.read_data(__file__, "pages.css"),
+    }
 
 
 def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
@@ -59,16 +62,16 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
         boxes=[Box("voxel", voxel.affine)],
         points=[("center of the voxel", voxel.center), ("center of the tumor", scene.centroid)],
         label="Voxel over the image",
-        instead=Picture(picture, "Voxel in three planes", width=1000),
+        instead=page.Picture(picture, "Voxel in three planes", width=1000),
     )
     sections = [
-        Section("", case_summary(content)),
-        Section("", planes),
-        Section("The voxel", _numbers(content)),
-        Section("Numbers for consoles", console_numbers(content)),
+        page.Section("", case_summary(content)),
+        page.Section("", planes),
+        page.Section("The voxel", _numbers(content)),
+        page.Section("Numbers for consoles", console_numbers(content)),
     ]
-    lead = notice_lead([scene.synthetic], "case", f"{NOTICE}.")
-    return Page(scene.name or "Voxel", sections, lead, **box_assets()).html()
+    lead = page.notice_lead([scene.synthetic], "case", f"{NOTICE}.")
+    return page.Page(scene.name or "Voxel", sections, lead, **box_assets()).html()
 
 
 def case_summary(content: Mapping[str, Any]) -> Markup:
@@ -82,8 +85,8 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
             title = _outside_words(content["content"])
         parts.append((f"t{_BAR.index(name)}", round(start, 3), round(100 * share, 3), title))
         start += 100 * share
-    return fill(
-        read_data(__file__, "summary.html"),
+    return page.fill(
+        page.read_data(__file__, "summary.html"),
         flags=content["advice"],
         title="Flagged" if content["flags"] else "",
         line=_size_line(content),
@@ -153,7 +156,7 @@ def _distance_words(content: Mapping[str, Any]) -> str:
     return f"{'; '.join(words)}. {content['shim']}."
 
 
-def _numbers(content: Mapping[str, Any]) -> Table:
+def _numbers(content: Mapping[str, Any]) -> page.Table:
     rows = [
         ["center (RAS), mm", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])],
         ["sides, mm", " × ".join(f"{x:.2f}" for x in content["size_mm"])],
@@ -164,15 +167,15 @@ def _numbers(content: Mapping[str, Any]) -> Table:
         ["target", ", ".join(content["targets"])],
         ["side", content["side"]],
     ]
-    return Table(rows)
+    return page.Table(rows)
 
 
 def console_numbers(content: Mapping[str, Any]) -> Markup:
     """Show the numbers for consoles with buttons that copy them, or why there are none."""
     console = content["console"]
     texts = [(name.capitalize(), console.get(name, "")) for name in ("philips", "siemens")]
-    return fill(
-        read_data(__file__, "consoles.html"),
+    return page.fill(
+        page.read_data(__file__, "consoles.html"),
         withheld=console["withheld"],
         forced=console["forced"],
         reason=console["reason"],

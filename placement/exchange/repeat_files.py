@@ -182,7 +182,7 @@ def _page(
     record: Mapping[str, Any],
 ) -> str:
     """Make the page of a repeated box: the answer, both scans, its numbers."""
-    from dmrifit.report.page import Grid, Page, Picture, Section, Table, notice_lead
+    from dmrifit.report import page as pages
     from dmrifit.report.viewer import Box, Layer, html_viewer
 
     figures = []
@@ -193,14 +193,14 @@ def _page(
         (pictures[0], old_scan, old_affine, old_title),
         (pictures[1], new_scan, new_scan.affine, new_title),
     ):
-        figures.append(Picture(picture, title, title, width=1000))
+        figures.append(pages.Picture(picture, title, title, width=1000))
         moved = image_of(array_of(scan), affine)
         # Two scans of full size would make a page of many megabytes.
         small = resampled(moved, _VIEWER_MM)
         layers = [Layer(title, array_of(small))]
         boxes = [Box("voxel", voxel.affine)]
         viewer = html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title)
-        viewers.append(Section(title, viewer))
+        viewers.append(pages.Section(title, viewer))
     numbers = [
         ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
         ["changed in the box and 10 mm around it", f"{record['changed_share']:.0%}"],
@@ -216,13 +216,15 @@ def _page(
             ["side", record["side"]],
         ]
     sections = [
-        Section(
+        pages.Section(
             record["answer"].capitalize(), *(record["flags"] + record["notes"] or ["No flags."])
         ),
-        Section("Both scans", Grid(*figures)),
-        Section("The box", Table(numbers)),
-        Section("Numbers for consoles", console_numbers(record)),
+        pages.Section("Both scans", pages.Grid(*figures)),
+        pages.Section("The box", pages.Table(numbers)),
+        pages.Section("Numbers for consoles", console_numbers(record)),
         *viewers,
     ]
     title = f"Voxel of {stem(record['old_image'])} on {stem(record['new_image'])}"
-    return Page(title, sections, notice_lead([False], "case", f"{NOTICE}."), **box_assets()).html()
+    return pages.Page(
+        title, sections, pages.notice_lead([False], "case", f"{NOTICE}."), **box_assets()
+    ).html()

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.report.style import (
-    FAINT,
-    NOT_CLINICAL,
-    SYNTHETIC,
-    method_color,
-    new_figure,
-    shared_style,
-)
+from dmrifit.report import style
 from placement.study.evaluation import CONTROLS
 
 if TYPE_CHECKING:
@@ -30,10 +23,10 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
     cases = tables["cases"]
     experts, *raters = dict.fromkeys(cases["method"])
     placers = [name for name in raters if name not in CONTROLS]
-    colors = {experts: FAINT} | {name: method_color(name, placers) for name in raters}
+    colors = {experts: style.FAINT} | {name: style.method_color(name, placers) for name in raters}
     n_columns = max(4, len(raters))
-    with shared_style({}):
-        figure = new_figure(3.3 * n_columns, 7.0, "constrained")
+    with style.shared_style({}):
+        figure = style.new_figure(3.3 * n_columns, 7.0, "constrained")
         grid = figure.add_gridspec(2, n_columns)
         panels = [figure.add_subplot(grid[0, column]) for column in range(4)]
         _draw_scores(panels[0], cases, "dice_fair", colors)
@@ -59,10 +52,10 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
                 ax.set_ylim(-reach, reach)
             if column == 0:
                 ax.set_ylabel("difference from experts, mL")
-        notice = NOT_CLINICAL
+        notice = style.NOT_CLINICAL
         if synthetic:
-            notice = f"{SYNTHETIC}. {NOT_CLINICAL}"
-        figure.supxlabel(notice, x=0.995, ha="right", fontsize=9, color=FAINT)
+            notice = f"{style.SYNTHETIC}. {style.NOT_CLINICAL}"
+        figure.supxlabel(notice, x=0.995, ha="right", fontsize=9, color=style.FAINT)
     return figure
 
 

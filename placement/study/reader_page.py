@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dmrifit._utils.randomness import RandomState, seed_from
-from dmrifit.report.page import Note, Page, Section, fill, notice_lead, read_data, viewer_script
+from dmrifit.report import page
 from dmrifit.report.viewer import Layer, pack_volumes, page_json
 from placement.box.voxel import Voxel
 from placement.exchange.tables import BOX
@@ -51,17 +51,17 @@ def reader_page(
     # Another choice of cases or proposals begins anew in the browser.
     key = hashlib.sha256(repr([(case["name"], case["box"]) for case in cases]).encode())
     data = {"cases": cases, "columns": ["name", "expert", *BOX], "key": key.hexdigest()[:16]}
-    body = fill(
-        read_data(__file__, "reader.html"),
+    body = page.fill(
+        page.read_data(__file__, "reader.html"),
         planes=_PLANES,
         numbers=list(_NUMBERS.items()),
         data=page_json(data),
     )
-    sections = [Section("", body), *(Section("", Note(rule)) for rule in RULES)]
-    lead = notice_lead([scene.synthetic for scene in scenes], "case", f"{NOTICE}.")
-    script = f"{viewer_script()}\n{read_data(__file__, 'reader.js')}"
-    style = read_data(__file__, "reader.css")
-    return Page("Place the boxes", sections, lead, script=script, style=style).html()
+    sections = [page.Section("", body), *(page.Section("", page.Note(rule)) for rule in RULES)]
+    lead = page.notice_lead([scene.synthetic for scene in scenes], "case", f"{NOTICE}.")
+    script = f"{page.viewer_script()}\n{page.read_data(__file__, 'reader.js')}"
+    style = page.read_data(__file__, "reader.css")
+    return page.Page("Place the boxes", sections, lead, script=script, style=style).html()
 
 
 def _case(scene: Scene, proposal: Voxel | None, max_bytes: int) -> dict[str, Any]:

@@ -319,12 +319,12 @@ def test_what_cannot_be_evaluated_is_refused(cases, predictions):
         ({}, "none at all"),
         ({"empty": sure}, "empty"),
         ({"a, marked by both": sure}, "a, marked by both"),
-        ({"a": sure[:3]}, "a: 3 predictions for 8 cases"),
+        ({"a": sure[:3]}, "predictions of a: 3 for 8 scans"),
         ({"a": [one[1:] for one in sure]}, "whose shape is"),
-        ({"a": [2 * one for one in sure]}, "a: values up to 1.8"),
-        ({"a": [np.full(SHAPE, 3)] * 8}, "a: values up to 3"),
+        ({"a": [2 * one for one in sure]}, "a: values from 0.1 to 1.8"),
+        ({"a": [np.full(SHAPE, 3)] * 8}, "a: values from 3 to 3"),
         ({"a": [*sure[:7], predictions["mask"][7]]}, "masks and probabilities"),
-        ({"a": [np.full(SHAPE, np.nan)] * 8}, "probabilities"),
+        ({"a": [np.full(SHAPE, np.nan)] * 8}, "non-finite"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_segmentations(cases, values)
