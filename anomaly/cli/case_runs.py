@@ -16,14 +16,7 @@ from anomaly.scans.detection import Detection
 from anomaly.scans.series import SeriesDetector, SeriesFiles
 from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import (
-    CaseRun,
-    case_pictures,
-    failed_cases,
-    read_result,
-    result_rows,
-    run_page,
-)
+from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
 from dmrifit.cli.console import progress
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
@@ -178,7 +171,7 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all scans."""
     contents = list(records.values())
     rows = []
@@ -206,9 +199,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         page.sentence(count_sentence(contents)),
         page.Table(rows, _OVERVIEW),
         *texts,
-        *failed_cases(out),
     ]
-    return run_page("Anomalies", overview, contents, pictures, unit="scan", notice=page.NOTICE)
+    return RunPage("Anomalies", overview, pictures)
 
 
 def read_detections(

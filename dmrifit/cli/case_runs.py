@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +59,19 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class RunPage:
+    """What the page of a run shows: the table of all cases, and the pictures of each."""
+
+    title: str
+    overview: Sequence[Any]
+    pictures: Sequence[tuple[str, Sequence[Any]]]
+    note: str = ""
+    notice: str = ""
+    script: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True)
 class CaseRun:
     """
     A run over many cases: `record` marks a case as finished, the other files tell of all cases.
@@ -74,7 +87,7 @@ class CaseRun:
     record: str
     table: str
     row: Callable[[str, dict[str, Any]], dict[str, Any]]
-    page: Callable[[Path, Mapping[str, dict[str, Any]], Any], str]
+    page: Callable[[Path, dict[str, dict[str, Any]], Any], RunPage]
     lesions: str = ""
     digits: int | None = None
     pictures: tuple[str, ...] = ()
@@ -105,7 +118,11 @@ class CaseRun:
         """
         from dmrifit.io.case_tables import file_stems
 
-        say_failed_rows(cases, failed)
+        # Before long work.
+        _say_failed(failed if cases else failed[1:])
+        if failed and not cases:
+            # Nothing of an earlier run is removed: the disk of all files may be away for a while.
+            raise ValueError(failed[0]["problem"])
         rows = [*map(names, cases), *failed]
         folders = [row["name"] for row in rows]
         if rows and "patient" in rows[0]:
@@ -147,8 +164,18 @@ class CaseRun:
             write_text(out / self.lesions, csv_text(lesions, 8) if is_csv else table_text(lesions))
         rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
         write_text(out / self.table, table_text(rows, self.digits))
-        if figure and can_draw():
-            write_text(out / "index.html", self.page(out, records, lesions))
+        if not (figure and can_draw()):
+            return
+        from dmrifit.report.page import NOTICE, Note, Page, Section, notice_lead
+
+        page = self.page(out, records, lesions)
+        sections = [Section(f"All {self.noun}s", *page.overview, *failed_cases(out))]
+        sections += [Section(name, *parts) for name, parts in page.pictures]
+        sections.append(Section("", Note(page.note)))
+        is_synthetic = (record["synthetic"] for record in records.values())
+        lead = notice_lead(is_synthetic, self.noun, page.notice or NOTICE)
+        html = Page(page.title, sections, lead, script=page.script, style=page.style).html()
+        write_text(out / "index.html", html)
 
     def write_case(
         self,
@@ -289,16 +316,6 @@ class CaseRun:
         (out / self.record.format(name=name)).unlink(missing_ok=True)
         for file in (*self.pictures, *self.files):
             (out / name / file).unlink(missing_ok=True)
-
-
-def say_failed_rows(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:
-    """Print which rows of a table failed before long work; refuse one of which no case is left."""
-    if len(cases) or not failed:
-        _say_failed(failed)
-        return
-    # Nothing of an earlier run is removed: the disk of all files may be missing for a while.
-    _say_failed(failed[1:])
-    raise ValueError(failed[0]["problem"])
 
 
 def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
@@ -471,26 +488,3 @@ def case_pictures(
     if (folder / view).exists():
         parts.append(Link(f"{folder.name}/{view}", "Move through the planes"))
     return parts
-
-
-def run_page(
-    title: str,
-    overview: Sequence[Any],
-    records: Iterable[Mapping[str, Any]],
-    pictures: Iterable[tuple[str, Sequence[Any]]],
-    *,
-    unit: str,
-    notice: str,
-    note: str = "",
-    script: str = "",
-    style: str = "",
-) -> str:
-    """Make the page of a run: the table of all cases, and the pictures of each."""
-    from dmrifit.report.page import Note, Page, Section, notice_lead
-
-    sections = [Section(f"All {unit}s", *overview)]
-    sections += [Section(name, *parts) for name, parts in pictures]
-    lead = notice_lead((record["synthetic"] for record in records), unit, notice)
-    return Page(
-        title, [*sections, Section("", Note(note))], lead, script=script, style=style
-    ).html()

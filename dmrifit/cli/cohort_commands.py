@@ -459,12 +459,12 @@ def _check_study(
         scores = pd.read_csv(table, usecols=["algorithm", "strategy"])
     except ValueError:  # no table of scores; the comparison itself says what is wrong with it
         return
-    learned = scores["algorithm"].isin([name for name in REGRESSORS if name != CONSTANT])
-    pairs = scores.loc[learned, ["algorithm", "strategy"]].drop_duplicates()
+    pairs = scores[["algorithm", "strategy"]].drop_duplicates().itertuples(index=False, name=None)
+    asked = set(product(algorithms, strategies))
     dropped = [
         f"{algorithm} {strategy}"
-        for algorithm, strategy in pairs.itertuples(index=False)
-        if algorithm not in algorithms or strategy not in strategies
+        for algorithm, strategy in pairs
+        if algorithm in {*REGRESSORS} - {CONSTANT} and (algorithm, strategy) not in asked
     ]
     if dropped:
         raise ValueError(

@@ -18,8 +18,8 @@ import typer
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_sealed, sealed
 from dmrifit._utils.threads import check_jobs, default_threads
-from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, can_draw, failed_cases, run_page
-from dmrifit.cli.options import is_pattern, named_images, say
+from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
+from dmrifit.cli.options import named_images, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
 from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
@@ -29,7 +29,7 @@ from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.atomic_files import check_name, share_a_name, write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
-from dmrifit.report.page import NOTICE, Link, Picture, Table
+from dmrifit.report.page import Link, Picture, Table
 from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
 
 if TYPE_CHECKING:
@@ -69,13 +69,6 @@ class FitTask:
     sources: list[list[Any]]
     problem: str
     earlier_sidecar: str
-
-
-def is_many(images: Sequence[Path]) -> bool:
-    """Tell whether the images of a command are more than one scan."""
-    if len(images) > 1:
-        return True
-    return is_pattern(images[0]) or is_bids_folder(images[0])
 
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
@@ -361,7 +354,7 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all scans: a row for each with a link to its own page, and pictures."""
     lines: list[list[Any]] = []
     pictures: list[tuple[str, list[Any]]] = []
@@ -383,15 +376,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     note = ""
     if len(records) > len(pictures) == _MOST_PICTURES:
         note = f"Pictures of the first {_MOST_PICTURES} scans; the others are on their own pages."
-    return run_page(
-        "Fits",
-        [Table(lines, header, numbers=(2, 3, 5), words=(4, 6)), *failed_cases(out)],
-        records.values(),
-        pictures,
-        unit="scan",
-        notice=NOTICE,
-        note=note,
-    )
+    overview = [Table(lines, header, numbers=(2, 3, 5), words=(4, 6))]
+    return RunPage("Fits", overview, pictures, note)
 
 
 def _result_lines(

@@ -17,6 +17,7 @@ from dmrifit.cli.case_runs import RunOptions, can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import (
     bounds_of,
+    is_pattern,
     number_or_path,
     numbers,
     pairs,
@@ -107,7 +108,8 @@ def fit(
 
     Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
-    from dmrifit.cli.fit_runs import fit_many, fit_scan, is_many
+    from dmrifit.cli.fit_runs import fit_many, fit_scan
+    from dmrifit.cohort.bids_folder import is_bids_folder
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 
@@ -132,7 +134,7 @@ def fit(
         "overwrite": overwrite,
         "n_threads": threads,
     }
-    if not is_many(images):
+    if len(images) == 1 and not is_pattern(images[0]) and not is_bids_folder(images[0]):
         if images[0].is_dir():
             raise FileNotFoundError(
                 f"{images[0]} is a folder, and not one of BIDS (sub-*); name an image in it, many "

@@ -97,10 +97,10 @@ def named_cases(
         say_folder(path, images)
         return path, True
     check_file(path)
-    if path.suffix.lower() not in (".tsv", ".csv"):
-        return path, False
-    _refuse_files(f"{path} names {files} in its columns", options)
-    return path, True
+    is_table = path.suffix.lower() in (".tsv", ".csv")
+    if is_table:
+        _refuse_files(f"{path} names {files} in its columns", options)
+    return path, is_table
 
 
 def _refuse_files(where: str, options: Mapping[str, object]) -> None:

@@ -13,7 +13,7 @@ from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.exact_math import mean_of_finite
-from dmrifit.engine.fit_problem import Problem
+from dmrifit.engine.fit_problem import Problem, routing_weights
 from dmrifit.engine.fit_settings import DEFAULT_THRESHOLD, MEASURED, FitSettings, can_segment
 from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.kernels import compiler
@@ -25,7 +25,6 @@ from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve
 from dmrifit.engine.protocol import Protocol, check_protocol
 from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen
-from dmrifit.engine.start_routing import routing_weights
 
 __all__ = ["fit_voxels"]
 

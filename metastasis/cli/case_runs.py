@@ -26,7 +26,7 @@ from metastasis.segmentation.ensemble import (
 from metastasis.study.findings import findings_in_words, open_ring_notes
 from metastasis.study.followup import reader_table
 from metastasis.study.lesion_sizes import FIGURES
-from metastasis.study.report import batch_page, scan_page
+from metastasis.study.report import batch_blocks, scan_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,9 +58,11 @@ _COLUMNS = (
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
 
 
-def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
-    """Give the scans of cases as images with affines, as a segmenter takes them."""
+def scans_of(cases: Sequence[Case], *, labels: bool = False) -> dict[str, list[Any]]:
+    """Give the scans of cases as images with affines, as a segmenter takes or learns them."""
     keys = {"volumes": "image", "priors": "prior", "masks": "brain"}
+    if labels:
+        keys["labels"] = "label"
     scans: dict[str, list[Any]] = {name: [] for name in keys}
     for case in cases:
         for name, key in keys.items():
@@ -80,19 +82,19 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return {column: {**record, **files}[column] for column in _COLUMNS}
 
 
-def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame) -> str:
+def _page(
+    out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame
+) -> case_runs.RunPage:
     """Make the page of all scans, with their overlays."""
     pictures = {}
-    for record in records.values():
+    for folder, record in records.items():
         alt = f"Lesions of {record['name']} in three planes"
-        pictures[record["name"]] = case_runs.case_pictures(
-            out / record["folder"], _OVERLAY, _VIEW, alt
-        )
-    heading = "Segmentations"
+        pictures[folder] = case_runs.case_pictures(out / folder, _OVERLAY, _VIEW, alt)
+    title = "Segmentations"
     if any(record["n_marked_by_both"] is not None for record in records.values()):
-        heading = "Marked by both models, and candidates"
-    contents = list(records.values())
-    return batch_page(heading, contents, lesions, pictures, case_runs.failed_cases(out))
+        title = "Marked by both models, and candidates"
+    overview, shown, note = batch_blocks(records, lesions, pictures)
+    return case_runs.RunPage(title, [overview], shown, note)
 
 
 def read_segmentations(
@@ -100,10 +102,7 @@ def read_segmentations(
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
     case_rows = case_runs.result_rows(
-        table,
-        [case.name for case in cases],
-        required=("name",),
-        optional=_COLUMNS[1:],
+        table, [case.name for case in cases], required=("name",), optional=_COLUMNS[1:]
     )
     settings: dict[str, Any] = {}
     for key, number in (("threshold", float), ("min_voxels", int)):

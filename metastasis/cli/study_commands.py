@@ -210,19 +210,16 @@ def train(
                     f"{validation} has patients that {cases} has too: {first_few(common)}; "
                     "choose others for the threshold"
                 )
-        labels = _labels(training_cases)
         with called([case.name for case in training_cases], cases):
-            segmenter.fit(
-                labels=labels,
-                groups=[case.patient for case in training_cases],
-                **scans_of(training_cases),
-            )
+            patients_of_scans = [case.patient for case in training_cases]
+            segmenter.fit(groups=patients_of_scans, **scans_of(training_cases, labels=True))
         operating_point = ""
         if held_out:
             with called([case.name for case in held_out], validation):
                 operating_point = _set_operating_point(segmenter, held_out, out, false_positives)
         save_model(segmenter, out)
-    n_lesions = sum(int(label_components(label.dataobj).max()) for label in labels)
+    labels = [case.label for case in training_cases if case.label is not None]
+    n_lesions = sum(int(label_components(label).max()) for label in labels)
     typer.echo(
         f"trained on {counted(len(training_cases), 'scan')} with "
         f"{counted(n_lesions, 'lesion')}: {out}"
@@ -373,12 +370,6 @@ def _labelled_cases(table: Path) -> list[Case]:
     return cases
 
 
-def _labels(cases: Sequence[Case]) -> list[Any]:
-    import nibabel as nib
-
-    return [nib.Nifti1Image(case.label, case.affine) for case in cases]
-
-
 def _set_operating_point(
     segmenter: Any, cases: Sequence[Case], out: Path, false_positives: float | None
 ) -> str:
@@ -387,9 +378,8 @@ def _set_operating_point(
     from metastasis.cli.case_runs import scans_of
 
     try:
-        segmenter.set_operating_point(
-            labels=_labels(cases), false_positives=false_positives, **scans_of(cases)
-        )
+        scans = scans_of(cases, labels=True)
+        segmenter.set_operating_point(false_positives=false_positives, **scans)
     except ValueError as error:
         save_model(segmenter, out)
         raise ValueError(

@@ -123,30 +123,25 @@ def write_evaluation(
 # Pages of a run ----------------------------------------------------------------------------------
 
 
-def batch_page(
-    heading: str,
-    contents: Sequence[Mapping[str, Any]],
+def batch_blocks(
+    records: Mapping[str, Mapping[str, Any]],
     lesions: pd.DataFrame,
-    shown: Mapping[str, Sequence[page.Block]],
-    failed: Sequence[page.Block] = (),
-) -> str:
-    """Make the page of a run over scans."""
-    is_ensemble = any(content["n_marked_by_both"] is not None for content in contents)
+    pictures: Mapping[str, Sequence[page.Block]],
+) -> tuple[page.Table, list[tuple[str, list[Any]]], str]:
+    """Make the table of a run over scans, what is shown of each scan, and a note for all."""
+    is_ensemble = any(record["n_marked_by_both"] is not None for record in records.values())
     columns = _TEXTS("scans", both=_TEXTS["scans_both"] if is_ensemble else "")
-    rows, sections = [], []
-    for content in contents:
-        name = content["name"]
+    rows, shown = [], []
+    for folder, record in records.items():
+        name = record["name"]
         word, title = "no", name
-        if content["synthetic"]:
+        if record["synthetic"]:
             word, title = "synthetic", f"{name} (synthetic)"
-        rows.append({**content, "word": word})
-        remarks = [*content["notes"], content["statement"]]
+        rows.append({**record, "word": word})
+        remarks = [*record["notes"], record["statement"]]
         scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
-        sections.append(page.Section(title, *shown[name], *scan_lesions))
-    overview = page.Section("All scans", page.Table(rows, columns), *failed)
-    sections = [overview, *sections, page.Section("", page.Note(_TEXTS["positions"]))]
-    lead = page.notice_lead(content["synthetic"] for content in contents)
-    return page.Page(heading, sections, lead).html()
+        shown.append((title, [*pictures[folder], *scan_lesions]))
+    return page.Table(rows, columns), shown, _TEXTS["positions"]
 
 
 def scan_page(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dmrifit.cli.case_runs import CaseRun, case_pictures, failed_cases, run_page
+from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures
 
 _OVERVIEW = (
     "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "
@@ -26,7 +26,7 @@ def case_line(name: str, content: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their overlays."""
     from dmrifit.report import page
     from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
@@ -43,16 +43,8 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
         alt = f"Voxel of {name} in three planes"
         parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
-    return run_page(
-        "Voxels",
-        [table, *failed_cases(out)],
-        contents.values(),
-        pictures,
-        unit="case",
-        notice=f"{NOTICE}.",
-        note="In the pictures, the patient's right is on the left.",
-        **box_assets(),
-    )
+    note = "In the pictures, the patient's right is on the left."
+    return RunPage("Voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
 
 
 def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:

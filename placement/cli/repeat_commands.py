@@ -8,13 +8,7 @@ from typing import Any
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
-from dmrifit.cli.case_runs import (
-    CaseRun,
-    RunOptions,
-    case_pictures,
-    failed_cases,
-    run_page,
-)
+from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.io.bids_derivatives import file_record, stem
 from dmrifit.io.tables import read_rows
 from placement.cli.options import named_tissues
@@ -166,7 +160,7 @@ def _read_box(row: Mapping[str, Path]) -> Any:
     return record.voxel
 
 
-def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> str:
+def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
     """Make the page of all cases, with their pictures."""
     from dmrifit.report import page
     from placement.exchange.vendor_texts import NOTICE
@@ -184,15 +178,9 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             parts += case_pictures(out / name, picture, view, alt)
         pictures.append((name, parts))
     header = ("case", "answer", "agreement", "flags and notes")
-    return run_page(
-        "Repeated voxels",
-        [page.Table(lines, header, numbers=(2,)), *failed_cases(out)],
-        records.values(),
-        pictures,
-        unit="case",
-        notice=f"{NOTICE}.",
-        note="In the pictures, the patient's right is on the left.",
-    )
+    overview = [page.Table(lines, header, numbers=(2,))]
+    note = "In the pictures, the patient's right is on the left."
+    return RunPage("Repeated voxels", overview, pictures, note, f"{NOTICE}.")
 
 
 def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:

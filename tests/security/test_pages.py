@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,19 +195,18 @@ def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
     assert_harmless((tmp_path / "index.html").read_text(encoding="utf-8"))
 
 
-def test_the_page_of_segmentations_shows_names_of_scans_as_text():
-    from dmrifit.report.page import Picture
+def test_the_page_of_segmentations_shows_names_of_scans_as_text(tmp_path):
+    from metastasis.cli.case_runs import RUN
     from metastasis.study.lesion_sizes import FIGURES
-    from metastasis.study.report import batch_page
 
+    columns = ["number", *FIGURES, "x", "y", "z", "probability", "mean_probability"]
     content = {
         "name": PLANT, "patient": PLANT, "folder": "x", "synthetic": True, "threshold": 0.5, "min_voxels": 1,
         "n_lesions": 1, "n_marked_by_both": None, "volume_mL": 1.0, "volume_with_core_mL": 1.0,
-        "statement": PLANT, "notes": [PLANT],
+        "statement": PLANT, "notes": [PLANT], "lesion_columns": columns, "lesions": [dict.fromkeys(columns, 1.0)],
     }  # fmt: skip
-    columns = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
-    found = pd.DataFrame([{"name": PLANT, "patient": PLANT} | dict.fromkeys(columns, 1.0)])
-    assert_harmless(batch_page(PLANT, [content], found, {PLANT: [Picture(bytes(24), PLANT)]}))
+    RUN.write(tmp_path, {"x": content}, figure=True)
+    assert_harmless((tmp_path / "index.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow

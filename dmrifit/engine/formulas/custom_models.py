@@ -24,16 +24,10 @@ _MOST_OPERATIONS = 20_000  # on one of them
 
 _FILE = "<signal model>"
 
-# What neither an expression nor numba can hold, by what to do instead.
-_REFUSED = {
-    ast.Import: "import the module above the function",
-    ast.ImportFrom: "import the names above the function",
-    ast.ClassDef: "use numbers only",
-    ast.Global: "use a name of its own",
-    ast.Nonlocal: "use a name of its own",
-    ast.Yield: "return a number",
-    ast.YieldFrom: "return a number",
-}
+# What neither an expression nor numba can hold.
+_REFUSED = (
+    ast.Import, ast.ImportFrom, ast.ClassDef, ast.Global, ast.Nonlocal, ast.Yield, ast.YieldFrom,
+)  # fmt: skip
 
 _logger = logging.getLogger("dmrifit")
 
@@ -43,8 +37,7 @@ def read_function(function: Callable, names: Sequence[str]) -> tuple[str, str]:
     # A function that numba compiled keeps the original in this attribute.
     function = getattr(function, "py_func", function)
     definition = _definition(function)
-    _check_arguments(definition, names)
-    _check_statements(definition)
+    _check_definition(definition, names)
     outside_names = _outside_names(function, definition)
     definition = ast.fix_missing_locations(_Constants(outside_names).visit(definition))
     try:
@@ -88,27 +81,21 @@ def _definition(function: Callable) -> ast.FunctionDef:
     return definition
 
 
-def _check_arguments(definition: ast.FunctionDef, names: Sequence[str]) -> None:
-    arguments = definition.args
-    argument_names = [argument.arg for argument in arguments.args]
-    plain = not (arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.defaults)
-    if not plain or argument_names not in (["b", *names], ["b", "te", *names]):
-        expected = ", ".join(names)
+def _check_definition(definition: ast.FunctionDef, names: Sequence[str]) -> None:
+    """Refuse other arguments than those of the model, and statements that cannot be copied."""
+    arguments, expected = ast.unparse(definition.args), ", ".join(names)
+    if arguments not in (f"b, {expected}", f"b, te, {expected}"):
         raise ValueError(
             f"the arguments of a signal model must be (b, {expected}) or (b, te, {expected}); got "
-            f"({', '.join(argument_names)})"
+            f"({arguments})"
         )
-
-
-def _check_statements(definition: ast.FunctionDef) -> None:
     node: Any
     for node in ast.walk(definition):
-        remedy = _REFUSED.get(type(node))
-        if remedy is not None:
+        if isinstance(node, _REFUSED):
             first_line = ast.unparse(node).partition("\n")[0]
             raise ValueError(
                 f"{definition.name}, line {node.lineno}: {first_line!r} cannot stand in a signal "
-                f"model; {remedy}"
+                "model; import above the function, and compute with numbers inside"
             )
     if not any(isinstance(node, ast.Return) and node.value for node in ast.walk(definition)):
         raise ValueError(

@@ -11,14 +11,7 @@ from dmrifit.engine.formulas.expressions import FUNCTIONS, names_in
 #: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
 SIGNAL_UNIT = "signal"
 
-_REFUSED_UNITS = {
-    "mm²/s": 1e3,
-    "mm^2/s": 1e3,
-    "mm2/s": 1e3,
-    "m²/s": 1e9,
-    "m^2/s": 1e9,
-    "m2/s": 1e9,
-}
+_REFUSED_UNITS = {"mm²/s": 1e3, "m²/s": 1e9}
 _PROTOCOL_NAMES = ("b", "te")
 
 
@@ -56,11 +49,12 @@ class Parameter:
                 f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, "
                 "exp, log, sqrt"
             )
-        if self.unit in _REFUSED_UNITS:
+        unit = re.sub(r"m\^?2", "m²", self.unit)
+        if unit in _REFUSED_UNITS:
             raise ValueError(
                 f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: "
                 "give it in µm²/ms "
-                f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}"
+                f"and multiply its bounds by {_REFUSED_UNITS[unit]:g}"
             )
         if not self.low <= self.high:
             raise ValueError(

@@ -21,7 +21,7 @@ PLAIN, LOG, INVERSE = range(3)
 TOGETHER = 6
 
 
-def rating(gain, count):
+def rating(gain):
     """
     Write the code that rates atoms of one stratum and keeps the best in `w`.
 
@@ -30,13 +30,9 @@ def rating(gain, count):
     """
 
     def write(w, s, y, v, t):
-        best, index, first = w[0], w[1], v[0]
-        for u in range(count):
-            rating = gain(first, y[u], [s[6 * u + i] for i in range(5)])
-            is_better = rating > best
-            best = choose(is_better, rating, best)
-            index = choose(is_better, s[6 * u + 5], index)
-        w[0], w[1] = best, index
+        rating = +gain(v[0], y[0], [s[i] for i in range(5)])
+        is_better = rating > w[0]
+        w[0], w[1] = choose(is_better, rating, w[0]), choose(is_better, s[5], w[1])
 
     return block(write)
 
@@ -49,9 +45,9 @@ def pair_gain(v, y, c):
     return choose(zero > 0.0, gain, v * v * c[4])
 
 
-rate_pairs, rate_pair = rating(pair_gain, TOGETHER), rating(pair_gain, 1)
-rate_scaled = rating(lambda v, y, c: choose(y > 0.0, y * y * c[3], 0.0), 1)
-rate_plain = rating(lambda v, y, c: 2.0 * y - c[0], 1)
+rate_pair = rating(pair_gain)
+rate_scaled = rating(lambda v, y, c: choose(y > 0.0, y * y * c[3], 0.0))
+rate_plain = rating(lambda v, y, c: 2.0 * y - c[0])
 
 
 def projection(count):
@@ -139,11 +135,8 @@ def rate(y, atoms, n_first, scaled, constants, dots, best, places):
         for lane in range(LANES):
             best[s, lane] = -math.inf
             best[s, LANES + lane] = 0.0
-    n_together = n_second - n_second % TOGETHER
     for s in range(n_first):
-        for t in range(0, n_together, TOGETHER):
-            rate_pairs(best[s], constants[s, t], dots[n_first + t], dots[s], y, places)
-        for t in range(n_together, n_second):
+        for t in range(n_second):
             rate_pair(best[s], constants[s, t], dots[n_first + t], dots[s], y, places)
     if n_first == 0:
         for t in range(n_second):

@@ -316,7 +316,11 @@ class Search:
         covariance = _inverse(_without(curvature, fixed))
         covariance[fixed] = np.nan
         if not self.problem.knows_noise:
-            covariance *= self._residual_variance(fixed)[:, None, None]
+            # The variance of the residuals, in units of sigma.
+            dof = ((self.weight > 0).sum(axis=1) - (~fixed).sum(axis=1)).astype(float)
+            squares = self._cost() / (self.top * self.sigma[:, 0]) ** 2
+            variance = np.where(dof > 0, squares / np.where(dof > 0, dof, 1), np.nan)
+            covariance *= variance[:, None, None]
         return covariance
 
     def write(self, result: FitResult, rows: NDArray) -> None:
@@ -344,13 +348,6 @@ class Search:
         expected = problem.likelihood.expected(signal, self.sigma)
         squares = (self.measured - expected) ** 2
         return np.where(self.weight > 0, self.weight * squares, 0.0).sum(axis=1) * self.top**2
-
-    def _residual_variance(self, fixed: NDArray) -> NDArray:
-        """Variance of the residuals, in units of sigma."""
-        n_usable = (self.weight > 0).sum(axis=1)
-        dof = (n_usable - (~fixed).sum(axis=1)).astype(float)
-        squares = self._cost() / (self.top * self.sigma[:, 0]) ** 2
-        return np.where(dof > 0, squares / np.where(dof > 0, dof, 1), np.nan)
 
     def _standard_errors(self) -> NDArray:
         """Carry the covariance of coordinates over to standard errors of parameters."""

@@ -14,16 +14,15 @@ from dmrifit._utils.text_files import sealed
 from dmrifit.cli.case_runs import (
     CaseRun,
     RunOptions,
+    RunPage,
     begin_run,
     case_pictures,
     failed_cases,
-    run_page,
-    say_failed_rows,
     simulate_cases,
 )
 
 RUN = CaseRun(
-    "{name}/done.json", "table.tsv", row=lambda name, record: {"name": name}, page=lambda *_: "a page"
+    "{name}/done.json", "table.tsv", row=lambda name, record: {"name": name}, page=lambda *_: RunPage("Runs", [], [])
 )
 
 
@@ -33,7 +32,7 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
 
     def process(source, folder):
         processed.append(folder.name)
-        record = {"name": folder.name, "source": source}
+        record = {"name": folder.name, "source": source, "synthetic": False}
         folder.mkdir(exist_ok=True)
         (folder / "done.json").write_text(json.dumps(sealed(record)))
         return record
@@ -43,7 +42,7 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
 
     options = RunOptions(overwrite=overwrite, figure=figure)
     records = case_run.process(inputs, tmp_path, process, is_current, options=options, names=None)
-    assert records == {name: {"name": name, "source": source} for name, source in inputs.items()}
+    assert {name: record["source"] for name, record in records.items()} == inputs
     return processed
 
 
@@ -90,7 +89,7 @@ def run_with_failures(tmp_path, inputs, problems, *, overwrite=False, names=desc
         return {"name": folder.name, "source": source}
 
     case_run = replace(RUN, files=("numbers.txt",))
-    options |= {"options": RunOptions(overwrite=overwrite), "names": names}
+    options |= {"options": RunOptions(overwrite=overwrite, figure=False), "names": names}
     records = case_run.process(inputs, tmp_path, process, lambda source, record: True, **options)
     return list(records)
 
@@ -134,14 +133,16 @@ def test_where_all_cases_fail_their_problems_are_written_before_the_run_ends(tmp
 def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
     failed = [{"name": name, "problem": f"{name}.nii: no such file"} for name in "ab"]
     lines = [f"failed: {name}: {name}.nii: no such file" for name in "ab"]
-    say_failed_rows({"c": 1}, failed)
-    assert capsys.readouterr().out.splitlines() == lines
-    failed_rows = {row["name"]: row for row in failed}
-    assert run_with_failures(tmp_path, {"c": 1}, {}, failed=failed_rows) == ["c"]
+
+    def work(source, folder):
+        assert capsys.readouterr().out.splitlines() == lines
+        return {"name": folder.name}
+
+    functions = {"names": described, "work": work, "is_current": None, "say": lambda records: [], "failed": failed}
+    RUN.run([3], tmp_path, {}, RunOptions(figure=False), **functions)
     assert capsys.readouterr().out == ""
-    say_failed_rows([], [])
     with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
-        say_failed_rows([], failed)
+        RUN.run([], tmp_path, {}, RunOptions(figure=False), **functions)
     assert capsys.readouterr().out.splitlines() == lines[1:]
 
 
@@ -161,7 +162,7 @@ def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path
     def process(source, folder):
         raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
 
-    run_options = {"options": RunOptions(), "names": described}
+    run_options = {"options": RunOptions(figure=False), "names": described}
     with pytest.raises(ValueError, match=r"^a: gone\.nii: No such file; check that it exists"):
         RUN.process({"a": 1}, tmp_path, process, lambda source, record: True, **run_options)
     assert "failed: a: gone.nii: No such file" in capsys.readouterr().out
@@ -175,7 +176,7 @@ def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of
 
     inputs = {"a": 1, "b": 2}
     run(tmp_path, inputs)
-    records = RUN.process(inputs, tmp_path, None, is_current, options=RunOptions(), names=described)
+    records = RUN.process(inputs, tmp_path, None, is_current, options=RunOptions(figure=False), names=described)
     assert list(records) == ["b"]
     assert failures(tmp_path)[0]["problem"].startswith("gone.nii: No such file")
     assert not (tmp_path / "a" / "done.json").exists()
@@ -269,7 +270,7 @@ def test_a_run_removes_what_another_run_finished(tmp_path, capsys):
             cases,
             tmp_path,
             {"seed": seed},
-            RunOptions(**options),
+            RunOptions(figure=False, **options),
             names=lambda source: {"name": f"scan {source}", "patient": "p"},
             work=process,
             is_current=lambda source, record: True,
@@ -335,13 +336,12 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
     assert not (tmp_path / "ill.tsv").exists()
 
 
-def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones():
+def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones(tmp_path):
     pytest.importorskip("jinja2")
-
-    records = [{"synthetic": True}, {"synthetic": False}]
-    pictures = [("one", ["a picture"]), ("two", [])]
-    overview = ["the overview"]
-    page = run_page("Runs", overview, records, pictures, unit="case", notice="Research.", note="End.")
+    parts = RunPage("Runs", ["the overview"], [("one", ["a picture"]), ("two", [])], "End.", "Research.")
+    case_run = replace(RUN, page=lambda *_: parts)
+    case_run.write(tmp_path, {"one": {"synthetic": True}, "two": {"synthetic": False}}, figure=True)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "Research. Synthetic data: 1 of 2 cases were simulated" in page
     assert "All cases" in page
     assert "a picture" in page

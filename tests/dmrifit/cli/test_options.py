@@ -55,12 +55,6 @@ def test_pairs_are_parted_at_the_first_equals_sign():
     assert pairs("--bounds", ["ADC=0,3", "name=a=b"]) == [("ADC", "0,3"), ("name", "a=b")]
 
 
-@pytest.mark.parametrize("text", ["ADC", "ADC=", "=3", ""])
-def test_a_word_that_is_no_pair_is_named(text):
-    with pytest.raises(ValueError, match=f"^--bounds {text}: write NAME=VALUE$"):
-        pairs("--bounds", ["S0=1", text])
-
-
 @pytest.mark.parametrize(
     ("text", "n", "kind", "values"),
     [
@@ -74,21 +68,6 @@ def test_numbers_are_read_between_commas(text, n, kind, values):
 
 
 @pytest.mark.parametrize(
-    ("text", "n", "kind", "need"),
-    [
-        *[(text, 3, float, "3 numbers with commas") for text in ("1,2", "1,2,3,4", "1,2,x", "")],
-        ("a", 1, float, "a number is needed"),
-        ("1.5", None, int, "whole numbers with commas"),
-        ("", None, int, "whole numbers with commas"),
-        ("4,5", 3, int, "3 whole numbers with commas"),
-    ],
-)
-def test_numbers_of_another_kind_or_count_are_refused(text, n, kind, need):
-    with pytest.raises(ValueError, match=f"^--box {text}: {need}"):
-        numbers("--box", text, n, kind=kind)
-
-
-@pytest.mark.parametrize(
     ("texts", "bounds"),
     [
         ([], None),
@@ -99,20 +78,6 @@ def test_numbers_of_another_kind_or_count_are_refused(text, n, kind, need):
 )
 def test_bounds_are_read_as_the_fit_takes_them(texts, bounds):
     assert bounds_of(texts) == bounds
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("ADC", "--bounds ADC: write NAME=VALUE"),
-        ("ADC=1", "--bounds ADC 1: 2 numbers"),
-        ("ADC=low,monotonic", "--bounds ADC low: a number is needed"),
-        ("ADC=1,2,3", "--bounds ADC 1,2,3: 2 numbers"),
-    ],
-)
-def test_bounds_of_another_form_are_named(text, message):
-    with pytest.raises(ValueError, match=message):
-        bounds_of([text])
 
 
 def test_a_file_beside_an_image_is_used_and_that_is_said(image, capsys):

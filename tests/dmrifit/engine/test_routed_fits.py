@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
-from dmrifit.engine import fit_problem, fitting, start_routing
+from dmrifit.engine import fit_problem, fitting
 from dmrifit.engine.fit_settings import FitSettings
 
 RELAXATION = Protocol.preset("cohort1")
@@ -27,14 +27,14 @@ def signals():
 @pytest.fixture
 def own_files(monkeypatch, tmp_path):
     """Keep weights of this test away from those of other tests."""
-    monkeypatch.setattr(start_routing, "_known", {})
-    monkeypatch.setattr(start_routing, "_N_VOXELS", 2048)
+    monkeypatch.setattr(fit_problem, "_known", {})
+    monkeypatch.setattr(fit_problem, "_N_VOXELS", 2048)
     kernel_folder = tmp_path
 
     def problem(**settings):
         made = FitSettings(**settings)
         made = fit_problem.Problem(MODEL, RELAXATION, made, made.box(MODEL), {})
-        weights = start_routing.routing_weights
+        weights = fit_problem.routing_weights
 
         class Elsewhere:
             __file__ = str(kernel_folder / "kernel.py")
@@ -112,7 +112,7 @@ def test_damaged_weights_are_learned_again(own_files, tmp_path, monkeypatch, dam
         weights(narrow, floored=False)
         (foreign,) = (p for p in tmp_path.glob("dmrifit_starts_*") if p != path)
         path.write_bytes(foreign.read_bytes())
-    monkeypatch.setattr(start_routing, "_known", {})
+    monkeypatch.setattr(fit_problem, "_known", {})
     np.testing.assert_array_equal(weights(problem, floored=False), expected)
     assert path.read_bytes() == content
     assert not list(tmp_path.glob("*.tmp"))
@@ -121,8 +121,8 @@ def test_damaged_weights_are_learned_again(own_files, tmp_path, monkeypatch, dam
 def test_weights_on_disk_are_read_and_not_learned(own_files, monkeypatch):
     problem, weights = own_files()
     expected = weights(problem, floored=False)
-    monkeypatch.setattr(start_routing, "_known", {})
-    monkeypatch.setattr(start_routing, "_calibrate", None)
+    monkeypatch.setattr(fit_problem, "_known", {})
+    monkeypatch.setattr(fit_problem, "_calibrate", None)
     np.testing.assert_array_equal(weights(problem, floored=False), expected)
 
 
