@@ -128,10 +128,10 @@ def html_viewer(
         start = (matrix @ [*(np.array(stack.shape) - 1) / 2, 1])[:3]
         if points:
             start = points[0][1]
-    box_entries = []
-    for i, box in enumerate(boxes):
-        box_affine = np.asarray(box.affine, float)[:3].tolist()
-        box_entries.append({"name": box.name, "affine": box_affine, "color": n_colors + i})
+    box_entries = [
+        {"name": box.name, "affine": np.asarray(box.affine, float)[:3].tolist(), "color": color}
+        for color, box in enumerate(boxes, start=n_colors)
+    ]
     colors = import_optional("matplotlib").colormaps[COLORMAP](np.arange(256), bytes=True)
     data = {
         **stack.grid,
@@ -362,13 +362,8 @@ def _coarser(layer: Layer, axis: int) -> Layer:
 
 def _pack(layer: Layer, bits: int) -> dict[str, Any]:
     """Turn the numbers of a layer into codes: 0 is no value, then equal steps from low to high."""
-    packed: dict[str, Any] = {
-        "name": layer.name,
-        "kind": layer.kind,
-        "unit": layer.unit,
-        "bits": bits,
-        "names": list(layer.names),
-    }
+    packed: dict[str, Any] = {key: getattr(layer, key) for key in ("name", "kind", "unit")}
+    packed |= {"bits": bits, "names": list(layer.names)}
     if layer.kind in ("mask", "doubt"):
         codes = np.nan_to_num(layer.values).astype(np.uint8)
         packed |= {"data": _text(codes, bits), "low": 1.0, "high": 255.0, "window": [0.0, 1.0]}
@@ -378,17 +373,16 @@ def _pack(layer: Layer, bits: int) -> dict[str, Any]:
     smallest, largest = 0.0, 1.0
     if values.size:
         smallest, largest = float(values.min()), float(values.max())
-    low, high = smallest, largest
-    if layer.kind == "score":
-        # The threshold can be slid as far as it was set.
-        if layer.threshold is not None:
-            low, high = min(low, float(layer.threshold)), max(high, float(layer.threshold))
-    else:
+    ends = [smallest, largest]
+    if layer.kind != "score":
         if values.size:
-            low, high = (float(x) for x in np.percentile(values, _EXTREMES))
+            ends = np.percentile(values, _EXTREMES).tolist()
         if layer.window is not None:
-            low = min(low, max(layer.window[0], smallest))
-            high = max(high, min(layer.window[1], largest))
+            ends += np.clip(layer.window, smallest, largest).tolist()
+    elif layer.threshold is not None:
+        # The threshold can be slid as far as it was set.
+        ends.append(float(layer.threshold))
+    low, high = min(ends), max(ends)
     start, end = layer.window or (low, high)
     if not end > start:
         end = start + (abs(start) or 1.0)
