@@ -80,6 +80,12 @@ class ScoredScans:
                 )
         return cls(volumes, inside, checked.get("truth"))
 
+    def each(self) -> list[ScoredScans]:
+        """List the scans one by one."""
+        lesions = [None] * len(self.masks) if self.lesions is None else [[x] for x in self.lesions]
+        scans = zip(self.volumes, self.masks, lesions, strict=True)
+        return [ScoredScans([volume], [mask], lesion) for volume, mask, lesion in scans]
+
     def inside(self) -> list[NDArray[Any]]:
         """Return the scores of the voxels that count, shape (n_voxels,), of each scan."""
         return [volume[mask] for volume, mask in zip(self.volumes, self.masks, strict=True)]
@@ -208,41 +214,22 @@ class ThresholdRule(BaseEstimator, ABC):
     def _check_parameters(self) -> None:
         check_fields(self)
 
-    @abstractmethod
     def _choose(self, scans: ScoredScans) -> None:
         """Choose ``threshold_``."""
-
-    def _limits(self, scans: ScoredScans) -> list[float]:
-        return [self.threshold_] * len(scans.volumes)
-
-    def _limits_of(
-        self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
-    ) -> NDArray[np.float64] | None:
-        """Fit the threshold to draws of healthy scans; None for a rule that needs none."""
-        return None
-
-    def _is_common(self) -> bool:
-        """Tell whether all maps have one threshold."""
-        return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
-
-
-class _OwnThreshold(ThresholdRule):
-    """A rule that computes its threshold from the scores alone, of one map or of all."""
-
-    def _choose(self, scans: ScoredScans) -> None:
         self.threshold_: float = self._of_all(scans) if self._is_common() else float("nan")
 
     def _limits(self, scans: ScoredScans) -> list[float]:
         if self._is_common():
-            return super()._limits(scans)
-        limits = []
-        for volume, mask in zip(scans.volumes, scans.masks, strict=True):
-            limits.append(self._of_all(ScoredScans([volume], [mask], None)))
-        return limits
+            return [self.threshold_] * len(scans.volumes)
+        return [self._of_all(scan) for scan in scans.each()]
 
     @abstractmethod
     def _of_all(self, scans: ScoredScans) -> float:
         """Compute the common threshold of scans."""
+
+    def _is_common(self) -> bool:
+        """Tell whether all maps have one threshold."""
+        return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
 
 
 @dataclass(repr=False, eq=False)
@@ -255,26 +242,14 @@ class _TruthThreshold(ThresholdRule):
     scope: Scope = "dataset"
 
     def _choose(self, scans: ScoredScans) -> None:
-        levels = []
-        for volume, mask, lesion in zip(
-            scans.volumes, scans.masks, scans.lesions or (), strict=True
-        ):
-            levels.append(_score_levels(volume[mask], lesion[mask]))
-        with_lesion = [scan for scan in levels if scan.n_lesion]
-        if not with_lesion:
+        lesions = zip(scans.masks, scans.lesions or (), strict=True)
+        if not any((mask & lesion).any() for mask, lesion in lesions):
             raise ValueError(
                 f"{type(self).__name__} needs lesions inside the masks; there is no voxel in "
-                f"{counted(len(levels), 'scan')}"
+                f"{counted(len(scans.masks), 'scan')}"
             )
-        self.thresholds_: list[float] = []
-        if self._is_common():
-            self.threshold_ = self._best(with_lesion)
-            return
-        self.threshold_ = float("nan")
-        for scan in levels:
-            # Without a lesion the best that a map can do is to stay empty.
-            best = self._best([scan]) if scan.n_lesion else float(scan.scores[0])
-            self.thresholds_.append(best)
+        super()._choose(scans)
+        self.thresholds_ = [] if self._is_common() else super()._limits(scans)
 
     def _limits(self, scans: ScoredScans) -> list[float]:
         if self._is_common():
@@ -287,16 +262,27 @@ class _TruthThreshold(ThresholdRule):
             )
         return self.thresholds_
 
-    def _best(self, scans: list[_ScoreLevels]) -> float:
-        """Find the threshold with the largest mean quality over scans."""
+    def _of_all(self, scans: ScoredScans) -> float:
+        """Find the threshold with the largest mean quality over scans with lesions."""
         # The sum over scans is a step function of the threshold: a step at each score of each
         # scan.
         scores, steps = [], []
-        for scan in scans:
-            quality = self._quality(scan)
+        for values, mask, lesion in zip(
+            scans.inside(), scans.masks, scans.lesions or (), strict=True
+        ):
+            if not (mask & lesion).any():
+                continue
+            order = np.argsort(-values, kind="stable")
+            ranked = values[order]
+            # Distinct scores of the scan, with the voxels that reach each of them.
+            last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+            n_true = np.cumsum(lesion[mask][order])[last]
             # At and above a scan's largest score nothing is marked, and the quality of that is 0.
-            steps.append(np.diff(quality, prepend=0.0))
-            scores.append(scan.scores)
+            steps.append(np.diff(self._quality(n_true, last + 1), prepend=0.0))
+            scores.append(ranked[last])
+        if not scores:
+            # Without a lesion the best that a map can do is to stay empty.
+            return float(values.max())
         order = np.argsort(-np.concatenate(scores), kind="stable")
         ranked = np.concatenate(scores)[order]
         total = np.cumsum(np.concatenate(steps)[order])
@@ -308,12 +294,12 @@ class _TruthThreshold(ThresholdRule):
         return float(np.nextafter(ranked[best], -np.inf, dtype=ranked.dtype))
 
     @abstractmethod
-    def _quality(self, scan: _ScoreLevels) -> NDArray[np.float64]:
-        """Rate the mask of each score level of a scan against the lesion."""
+    def _quality(self, n_true: NDArray[Any], n_marked: NDArray[Any]) -> NDArray[np.float64]:
+        """Rate the masks of a scan at each score by their voxels, the last mask being all."""
 
 
 @dataclass(repr=False, eq=False)
-class FixedThreshold(_OwnThreshold):
+class FixedThreshold(ThresholdRule):
     """
     A threshold that was chosen before.
 
@@ -336,7 +322,7 @@ class FixedThreshold(_OwnThreshold):
 
 
 @dataclass(repr=False, eq=False)
-class OtsuThreshold(_OwnThreshold):
+class OtsuThreshold(ThresholdRule):
     """
     The threshold that separates scores best into two groups, by Otsu's criterion.
 
@@ -371,7 +357,7 @@ class OtsuThreshold(_OwnThreshold):
 
 
 @dataclass(repr=False, eq=False)
-class MeanPoolThreshold(_OwnThreshold):
+class MeanPoolThreshold(ThresholdRule):
     """
     The largest mean of a map over windows, 16³ voxels of 2.4 mm in the study.
 
@@ -436,11 +422,10 @@ class YoudenThreshold(_TruthThreshold):
     Youden, Cancer 3:32–35, 1950.
     """
 
-    def _quality(self, scan: _ScoreLevels) -> NDArray[np.float64]:
-        sensitivity = scan.n_true / scan.n_lesion
+    def _quality(self, n_true: NDArray[Any], n_marked: NDArray[Any]) -> NDArray[np.float64]:
         # If all of a scan is lesion, there are no false positives to divide.
-        n_healthy = max(int(scan.n_marked[-1]) - scan.n_lesion, 1)
-        return sensitivity - (scan.n_marked - scan.n_true) / n_healthy
+        n_healthy = max(int(n_marked[-1] - n_true[-1]), 1)
+        return np.asarray(n_true / n_true[-1] - (n_marked - n_true) / n_healthy)
 
 
 class BestDiceThreshold(_TruthThreshold):
@@ -454,12 +439,28 @@ class BestDiceThreshold(_TruthThreshold):
         `fit` saw.
     """
 
-    def _quality(self, scan: _ScoreLevels) -> NDArray[np.float64]:
-        return 2 * scan.n_true / (scan.n_marked + scan.n_lesion)
+    def _quality(self, n_true: NDArray[Any], n_marked: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(2 * n_true / (n_marked + n_true[-1]))
+
+
+class _HealthyThreshold(ThresholdRule):
+    """A rule that chooses the threshold by maps of healthy scans."""
+
+    needs_healthy = True
+
+    def _of_all(self, scans: ScoredScans) -> float:
+        (limit,) = self._limits_of(scans, [np.arange(len(scans.volumes))])
+        return float(limit)
+
+    @abstractmethod
+    def _limits_of(
+        self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
+    ) -> NDArray[np.float64]:
+        """Compute the threshold of each draw of scans."""
 
 
 @dataclass(repr=False, eq=False)
-class HealthyRateThreshold(_OwnThreshold):
+class HealthyRateThreshold(_HealthyThreshold):
     """
     The lowest threshold that keeps false positives in healthy scans at or below a rate.
 
@@ -470,13 +471,7 @@ class HealthyRateThreshold(_OwnThreshold):
         outside the training.
     """
 
-    needs_healthy = True
-
     rate: Annotated[float, Within(below=1)] = 0.01
-
-    def _of_all(self, scans: ScoredScans) -> float:
-        limits, _ = rate_limits(scans.inside(), [self.rate])
-        return float(limits[0])
 
     def _limits_of(
         self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
@@ -500,7 +495,7 @@ class HealthyRateThreshold(_OwnThreshold):
 
 
 @dataclass(repr=False, eq=False)
-class HealthyScanThreshold(_OwnThreshold):
+class HealthyScanThreshold(_HealthyThreshold):
     """
     The lowest threshold with a guarantee for a new healthy scan of the same site and protocol.
 
@@ -532,17 +527,11 @@ class HealthyScanThreshold(_OwnThreshold):
     Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005.
     """
 
-    needs_healthy = True
-
     level: Annotated[float, Within(0.5, below=1)] = 0.9
     _: KW_ONLY
     counted: Literal["components", "voxels"] = "components"
     rate: Annotated[float, Within(below=1)] = 0.01
     opening: Count = 3
-
-    def _of_all(self, scans: ScoredScans) -> float:
-        (limit,) = self._limits_of(scans, [np.arange(len(scans.volumes))])
-        return float(limit)
 
     def _limits_of(
         self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
@@ -649,12 +638,12 @@ def limit_spread(
     Gives the interval of 95 % of the thresholds of draws with replacement (bootstrap); None for
     rules that need no healthy scans. Shapes: `maps`, `masks` (n, x, y, z).
     """
+    if not isinstance(rule, _HealthyThreshold):
+        return None
     scans = ScoredScans.checked(maps, masks)
     n = len(scans.volumes)
     rng = np.random.default_rng(seed_for(seed_from(0), "limit_spread"))
     limits = rule._limits_of(scans, list(rng.integers(n, size=(_N_DRAWS, n))))
-    if limits is None:
-        return None
     low, high = np.quantile(limits, (0.025, 0.975))
     return float(low), float(high)
 
@@ -672,10 +661,9 @@ def limits_left_out(
         return np.full(len(numbers), float(rule.value))
     rest = [np.flatnonzero(numbers != i) for i in range(len(subjects))]
     fewest = rule.fewest_scans() if isinstance(rule, HealthyScanThreshold) else 1
-    if min(map(len, rest)) < fewest:
+    if not isinstance(rule, _HealthyThreshold) or min(map(len, rest)) < fewest:
         return None
-    limits = rule._limits_of(ScoredScans.checked(maps, masks), rest)
-    return None if limits is None else limits[numbers]
+    return rule._limits_of(ScoredScans.checked(maps, masks), rest)[numbers]
 
 
 # Choosing ----------------------------------------------------------------------------------------
@@ -694,25 +682,6 @@ def _ranked(
     weights = np.repeat([1 / (len(healthy) * count) for count in counts], counts)
     order = np.argsort(-values, kind="stable")
     return values[order], weights[order], np.repeat(np.arange(len(healthy)), counts)[order]
-
-
-@dataclass(frozen=True, eq=False)
-class _ScoreLevels:
-    """Distinct scores of a scan, the largest first, with the voxels that reach each of them."""
-
-    scores: NDArray[Any]
-    n_true: NDArray[Any]
-    n_marked: NDArray[Any]
-    n_lesion: int
-
-
-def _score_levels(values: NDArray[Any], lesion: NDArray[np.bool_]) -> _ScoreLevels:
-    """Count the voxels that reach each distinct score."""
-    order = np.argsort(-values, kind="stable")
-    ranked = values[order]
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    n_true = np.cumsum(lesion[order])[last]
-    return _ScoreLevels(ranked[last], n_true, last + 1, int(n_true[-1]))
 
 
 # Maps -------------------------------------------------------------------------------------------
@@ -771,15 +740,9 @@ def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
             f"the threshold {rule!r} has a limit for each scan it was fitted to, "
             "which belong to no others"
         )
-    fitted = {}
-    if hasattr(rule, _FITTED):
-        fitted[_FITTED] = encoded(rule.threshold_, _FITTED)
-    parameters = rule.get_params(deep=False)
-    return {
-        "rule": name,
-        "parameters": {key: encoded(value, key) for key, value in parameters.items()},
-        "fitted": fitted,
-    }
+    fitted = {_FITTED: rule.threshold_} if hasattr(rule, _FITTED) else {}
+    content = {"parameters": rule.get_params(deep=False), "fitted": fitted}
+    return {"rule": name} | {key: encoded(value, key) for key, value in content.items()}
 
 
 def decoded_rule(content: Any) -> ThresholdRule | None:
@@ -800,10 +763,9 @@ def decoded_rule(content: Any) -> ThresholdRule | None:
     except (TypeError, ValueError) as error:
         raise RefusedError(f"a threshold has an impossible parameter: {error}") from None
     fitted = content["fitted"]
-    if fitted == {}:
+    refuse_keys(fitted, {_FITTED}, "fitted value of a threshold")
+    if not fitted:
         return rule
-    if not isinstance(fitted, dict) or set(fitted) != {_FITTED}:
-        raise RefusedError(f"{fitted!r} is not what a threshold has fitted")
     threshold = decoded(fitted[_FITTED])
     if not is_number(threshold):
         raise RefusedError(f"{_FITTED} of a threshold is {threshold!r}, not a number")

@@ -612,7 +612,7 @@ def test_a_rule_of_a_users_own_is_not_stored_even_under_a_name_of_the_library(na
 # Altered contents --------------------------------------------------------------------------------
 
 
-KEYS, FITTED = "missing key of a threshold", "not what a threshold has fitted"
+KEYS, FITTED = "missing key of a threshold", "fitted value of a threshold"
 NUMBER, RANGE = "threshold_ of a threshold is .*, not a number", "a threshold has an impossible parameter"
 
 
