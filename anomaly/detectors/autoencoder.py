@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DenoisingAutoencoder"]
 
-_UNALIGNED = "or set aligned=False (--set aligned=false)"
+_UNALIGNED = ", or set aligned=False (--set aligned=false)"
 _SMOOTHNESS = 2.0  # voxels
 #: Share of the median over the brain in the healthy variance of a place, which few scans estimate
 #: poorly, and the standard deviation in voxels of its smoothing.
@@ -157,6 +157,8 @@ class DenoisingAutoencoder(Reconstructor):
         validation_fraction=VALIDATION_FRACTION,
     )
 
+    _other_remedy: ClassVar[str] = _UNALIGNED
+
     latent_dim: Count = 512
     output: Literal["sigmoid", "linear"] = "sigmoid"
     residual: Literal["mean", "mean-of-abs", "low", "relative"] = "relative"
@@ -250,12 +252,6 @@ class DenoisingAutoencoder(Reconstructor):
     def _array_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("healthy_residual_", *(("guide_", "scales_") if self.aligned else ()))
 
-    def _check_held_out(self, n_scans: int, n_subjects: int) -> None:
-        try:
-            super()._check_held_out(n_scans, n_subjects)
-        except ValueError as error:
-            raise ValueError(f"{error}, {_UNALIGNED}") from None
-
     def _fit_scans(self, scans: Scans) -> None:
         self._positions: dict[int, NDArray[np.float32]] = {}
         try:
@@ -264,7 +260,7 @@ class DenoisingAutoencoder(Reconstructor):
                 try:
                     aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
                 except ValueError as error:
-                    raise ValueError(f"{error}, {_UNALIGNED}") from None
+                    raise ValueError(f"{error}{_UNALIGNED}") from None
                 self.guide_, self.scales_ = aligned.guide, aligned.scales
                 self._positions = dict(enumerate(aligned.positions))
             super()._fit_scans(scans)

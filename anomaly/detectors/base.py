@@ -85,7 +85,17 @@ class Scans:
                 f"{counted(scan.shape[3], 'direction')}, where the first scan has "
                 f"{self.shape[3]}; resample all scans to the same directions first"
             )
-        _check_values(scan)
+        if not np.isfinite(scan).all():
+            n_bad = np.count_nonzero(~np.isfinite(scan))
+            raise ValueError(
+                f"{counted(n_bad, 'non-finite value')}; set what is outside the brain to 0"
+            )
+        largest = max(float(scan.max()), -float(scan.min()))
+        if largest > float(np.finfo(np.float32).max):
+            raise ValueError(
+                f"values up to {largest:.3g}, which single precision does not hold; "
+                "divide by the signal at b = 0"
+            )
         if self._masks is None:
             mask = scan.max(axis=-1) > 0
         else:
@@ -182,6 +192,8 @@ class AnomalyDetector(BaseEstimator):
     _one_size: ClassVar[bool] = True
     #: Number of subjects that the detector can learn from.
     _least_subjects: ClassVar[int] = 1
+    #: What else can be done where scans are of fewer subjects than that.
+    _other_remedy: ClassVar[str] = ""
     #: Whether scores need several directions, which powder averages lack.
     _needs_directions: ClassVar[bool] = False
     #: Whether `fit` takes covariates of the subjects into account.
@@ -247,27 +259,22 @@ class AnomalyDetector(BaseEstimator):
             self.threshold_: Any = None
             return self
         folds = _folds(subjects, self._held_out())
-        scan_numbers = np.arange(len(scans))
-        if len(folds) == 1:
-            held_out = folds[0]
-            self._fit_scans(scans.take(np.setdiff1d(scan_numbers, held_out)))
-            maps = [self._map(scans, int(i)) for i in held_out]
-        else:
-            held_out = scan_numbers
-            maps = [np.zeros(0, dtype=np.float32)] * len(scans)
-            # Each fold is scored by a detector that learned from the other folds.
-            for fold in folds:
-                detector: Any = clone(self)
-                detector._remember(scans)
-                detector._fit_scans(scans.take(np.setdiff1d(scan_numbers, fold)))
-                for i in fold:
-                    maps[i] = detector._map(scans, int(i))
+        scan_maps: dict[int, NDArray[np.float32]] = {}
+        # Each fold is scored by a detector that learned from the other scans.
+        for fold in folds:
+            detector: Any = self if len(folds) == 1 else clone(self)
+            detector._remember(scans)
+            detector._fit_scans(scans.take(np.setdiff1d(np.arange(len(scans)), fold)))
+            scan_maps |= {int(i): detector._map(scans, int(i)) for i in fold}
+        if len(folds) > 1:
             self._fit_scans(scans)
+        held_out = sorted(scan_maps)
+        maps = [scan_maps[i] for i in held_out]
         masks = []
         for i in held_out:
-            mask = scans.mask(int(i))
+            mask = scans.mask(i)
             if self._counted is not None:
-                mask &= np.asarray(self._counted[int(i)], dtype=bool)
+                mask &= np.asarray(self._counted[i], dtype=bool)
             masks.append(mask)
         self.threshold_ = rule.fit(np.stack(maps), np.stack(masks))
         if self._observe is not None:
@@ -396,7 +403,7 @@ class AnomalyDetector(BaseEstimator):
         raise ValueError(
             f"{counted(n_scans, 'scan')} of {counted(n_subjects, 'subject')}: holding out "
             f"{n_subjects - n_left} for the threshold leaves {n_left} to learn from, and "
-            f"{type(self).__name__} needs {least}; {remedy}"
+            f"{type(self).__name__} needs {least}; {remedy}{self._other_remedy}"
         )
 
     def _check_shared(self) -> None:
@@ -469,10 +476,7 @@ class AnomalyDetector(BaseEstimator):
         return scans
 
     def _maps(self, scans: Scans) -> NDArray[np.float32]:
-        maps = np.zeros((len(scans), *scans.shape[:3]), dtype=np.float32)
-        for i in range(len(scans)):
-            maps[i] = self._map(scans, i)
-        return maps
+        return np.stack([self._map(scans, i) for i in range(len(scans))])
 
     def _smooth_scores(
         self, scores: NDArray[np.floating], mask: NDArray[np.bool_]
@@ -604,25 +608,6 @@ def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[
     if top <= 0:
         return np.zeros_like(inside)
     return np.minimum(inside / np.float32(top), np.float32(1))
-
-
-def _check_values(scan: NDArray[Any]) -> None:
-    """Raise if a scan has values that are not finite or exceed single precision."""
-    if scan.dtype.kind != "f":
-        return
-    # Slice by slice: scans can be large, and a boolean array of all values is a quarter of one.
-    n_bad = sum(int(np.count_nonzero(~np.isfinite(volume))) for volume in scan)
-    if n_bad:
-        raise ValueError(
-            f"{counted(n_bad, 'non-finite value')}; set what is outside the brain to 0"
-        )
-    if scan.dtype == np.float64:
-        largest = max(float(np.abs(volume).max()) for volume in scan)
-        if largest > float(np.finfo(np.float32).max):
-            raise ValueError(
-                f"values up to {largest:.3g}, which single precision does not hold; "
-                "divide by the signal at b = 0"
-            )
 
 
 def _folds(subjects: NDArray[Any], calibration: str | float | int) -> list[NDArray[np.int64]]:

@@ -22,8 +22,6 @@ from dmrifit.model_files.regressor_file import dumped, loaded
 __all__ = ["IsolationForestDetector"]
 
 _FOREST = "forest.skops"
-#: Voxels that are scored together, so that memory stays small.
-_CHUNK = 100_000
 
 
 @register
@@ -125,13 +123,9 @@ class IsolationForestDetector(AnomalyDetector):
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
         mask = scans.mask(i)
-        rows = self._rows(scans, i)
-        chunks = []
-        with one_thread():
-            for start in range(0, len(rows), _CHUNK):
-                chunks.append(-self.forest_.score_samples(rows[start : start + _CHUNK]))
         score = np.zeros(mask.shape, dtype=np.float32)
-        score[mask] = np.concatenate(chunks)
+        with one_thread():
+            score[mask] = -self.forest_.score_samples(self._rows(scans, i))
         return self._smooth_scores(score, mask)
 
     def _other_files(self) -> dict[str, bytes]:
