@@ -20,8 +20,6 @@ from anomaly.detectors.alignment import (
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import Smoother, nearest_inside, sd_in_voxels
 from anomaly.detectors.network_base import (
-    PUBLISHED_TRAINING,
-    VALIDATION_FRACTION,
     Brain,
     Reconstructor,
     residual_map,
@@ -29,7 +27,6 @@ from anomaly.detectors.network_base import (
 from anomaly.detectors.template import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans, look_of
 from dmrifit._utils.checks import Count, NotNegative, check_number
 from dmrifit.model_files.registry import register
-from dmrifit.networks.training import Training, fill_training
 from dmrifit.networks.volume_estimator import evaluating
 
 if TYPE_CHECKING:
@@ -68,7 +65,8 @@ class DenoisingAutoencoder(Reconstructor):
     sides, with an odd voxel at the end; maps have the size of the scan. All scans have the size of
     the training scans.
 
-    The default network is small enough for a CPU; `published` has the sizes of the publication.
+    The default network is small enough for a CPU; `published` has the sizes of the publication:
+    four levels of 64 to 512 channels, and linear layers of 512 numbers around the latent ones.
 
     Parameters
     ----------
@@ -149,13 +147,15 @@ class DenoisingAutoencoder(Reconstructor):
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
 
-    default_training: ClassVar[Training] = Training(
-        epochs=50,
-        batch_size=1,
-        learning_rate=0.003,
-        schedule="cosine",
-        validation_fraction=VALIDATION_FRACTION,
-    )
+    published_parameters: ClassVar[Mapping[str, Any]] = {
+        "residual": "mean",
+        "latent": "vector",
+        "aligned": False,
+        "widths": (64, 128, 256, 512),
+        "dense": 512,
+        "smooth_mm": 0.0,
+        "region": "volume",
+    }
 
     _other_remedy: ClassVar[str] = _UNALIGNED
 
@@ -170,37 +170,6 @@ class DenoisingAutoencoder(Reconstructor):
     kl_weight: NotNegative = 1.22e-5
     reduction: Literal["paper", "code"] = "paper"
     feature_mm: NotNegative = 4.0
-
-    @classmethod
-    def published(cls, **parameters: Any) -> DenoisingAutoencoder:
-        """
-        Make an estimator with the network and the training of the publication, which needs a GPU.
-
-        Four levels of 64 to 512 channels, linear layers of 512 numbers around the latent ones, 500
-        epochs of four scans in a step with a learning rate that is multiplied by 0.95 after each:
-        after 270 epochs it is a millionth of the first one.
-
-        Parameters
-        ----------
-        **parameters : dict
-            Parameters that differ from the publication, and fields of ``training`` that do.
-
-        Returns
-        -------
-        DenoisingAutoencoder
-            Not fitted.
-        """
-        sizes: dict[str, Any] = {
-            "residual": "mean",
-            "latent": "vector",
-            "aligned": False,
-            "widths": (64, 128, 256, 512),
-            "dense": 512,
-            "smooth_mm": 0.0,
-            "region": "volume",
-        }
-        training = fill_training(parameters.pop("training", None), PUBLISHED_TRAINING)
-        return cls(**(sizes | parameters), training=training)
 
     # Methods that the bases call
     # ------------------------------------------------------------------
@@ -357,23 +326,17 @@ class DenoisingAutoencoder(Reconstructor):
 
     def _moments(self, prediction: Mapping[str, Any], smooth: Smoother) -> NDArray[np.float32]:
         """Compute mean and spread over channels of the smoothed residual, (2, x, y, z)."""
-        sd, box, mask = sd_in_voxels(self.feature_mm, self.spacing), smooth.box, smooth.mask
+        sd, box = sd_in_voxels(self.feature_mm, self.spacing), smooth.box
         scan, reconstruction = (
             np.moveaxis(prediction[name], 0, -1)[box] for name in ("scan", "reconstruction")
         )
-        residual = gaussian(
-            np.where(mask[box][..., None], scan - reconstruction, 0), sd, "constant"
-        )
-        residual /= smooth.weights(sd)[..., None]
-        inside = mask[box]
-        mean, squares = np.zeros((2, *inside.shape))
-        mean[inside] = residual[inside].mean(axis=-1, dtype=np.float64)
-        squares[inside] = np.square(residual[inside], dtype=np.float64).mean(axis=-1)
-        spread = np.sqrt(np.maximum(squares - np.square(mean), 0))
+        residual = smooth.voxels(scan - reconstruction, sd)
+        mean = residual.mean(axis=-1, dtype=np.float64)
+        squares = np.square(residual, dtype=np.float64).mean(axis=-1)
+        moments = np.zeros((2, *smooth.mask.shape), dtype=np.float32)
         # Scanners differ in the level of the whole brain, which is no anomaly.
-        level = np.median(mean[mask[box]])
-        moments = np.zeros((2, *mask.shape), dtype=np.float32)
-        moments[:, *box] = np.where(mask[box], mean - level, 0), spread
+        moments[0, smooth.mask] = mean - np.median(mean)
+        moments[1, smooth.mask] = np.sqrt(np.maximum(squares - np.square(mean), 0))
         return moments
 
     def _criterion(self) -> torch.nn.Module:
@@ -406,10 +369,15 @@ class DenoisingAutoencoder(Reconstructor):
     ) -> NDArray[np.float32]:
         """Score the voxels of a scan whose reconstruction is known."""
         if self.residual == "relative":
-            return self._relative(prediction, Smoother(mask))
-        # In one layout, as sums over channels depend on it in their last bits.
-        scan = np.ascontiguousarray(prediction["scan"])
-        reconstruction = np.ascontiguousarray(prediction["reconstruction"])
+            smooth, healthy = Smoother(mask), self.healthy_residual_[:, mask]
+            if self.aligned:
+                positions = prediction["positions"][:, mask]
+                healthy = np.stack([sampled(v, positions) for v in self.healthy_residual_])
+            score = np.zeros(mask.shape, dtype=np.float32)
+            squares = np.square(self._moments(prediction, smooth)[:, mask] / healthy)
+            score[mask] = np.sqrt(squares.sum(axis=0))
+            return smooth(score, sd_in_voxels(self.smooth_mm, self.spacing))
+        scan, reconstruction = prediction["scan"], prediction["reconstruction"]
         if self.scale == "image":
             # The largest value has to be one of the brain: outside the network may not be trained.
             reconstruction = reconstruction * mask
@@ -421,17 +389,6 @@ class DenoisingAutoencoder(Reconstructor):
             mask=mask,
             smoothing=sd_in_voxels(self.smooth_mm, self.spacing),
         )
-
-    def _relative(self, prediction: Mapping[str, Any], smooth: Smoother) -> NDArray[np.float32]:
-        """Score a scan by its residuals in units of those of healthy scans at the place."""
-        healthy = self.healthy_residual_
-        if self.aligned:
-            positions = prediction["positions"][:, smooth.mask]
-            healthy = np.ones_like(healthy)
-            healthy[:, smooth.mask] = [sampled(v, positions) for v in self.healthy_residual_]
-        moments = self._moments(prediction, smooth)
-        score = np.sqrt(np.square(moments / healthy).sum(axis=0))
-        return smooth(score, sd_in_voxels(self.smooth_mm, self.spacing))
 
     def _check_restored(self) -> None:
         super()._check_restored()

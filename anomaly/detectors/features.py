@@ -45,18 +45,24 @@ class Smoother:
 
     def __call__(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
         """Smooth a volume (x, y, z) with a Gaussian; its SD is in voxels, or one for each axis."""
-        mask = self.mask[self.box]
-        smooth = gaussian(np.where(mask, volume[self.box], 0), sd, "constant")
         full = np.zeros(self.mask.shape, dtype=np.float32)
-        full[self.box] = np.where(mask, smooth / self.weights(sd), 0)
+        full[self.mask] = self.voxels(volume[self.box], sd)
         return full
 
-    def weights(self, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
-        """Return the share of a Gaussian that lies in the mask, in its box; 1 outside the mask."""
+    def voxels(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
+        """
+        Smooth a volume, or channels of it on the last axis, that is given in the box of the mask.
+
+        Shapes: `volume` (x, y, z, ...); returns the voxels of the mask (n, ...).
+        """
+        inside = self.mask[self.box]
         if sd not in self._weights:
-            mask = self.mask[self.box]
-            self._weights[sd] = np.where(mask, gaussian(mask, sd, "constant"), np.float32(1))
-        return self._weights[sd]
+            self._weights[sd] = gaussian(inside, sd, "constant")[inside]
+        channels = (1,) * (volume.ndim - 3)
+        cut_out = np.where(inside.reshape(inside.shape + channels), volume, 0)
+        smooth: NDArray = gaussian(cut_out, sd, "constant")[inside]
+        smooth /= self._weights[sd].reshape(-1, *channels)
+        return smooth
 
 
 def masked_smoothing(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -331,27 +331,23 @@ class VoxelwiseGaussian(AnomalyDetector):
     # Scoring
     # --------------------------------------------------------------------------------------
 
-    def _deviations(self, scans: Scans, i: int, row: NDArray) -> Iterator[NDArray[np.float32]]:
-        """Compute the z-score volume of each feature."""
-        for k in range(len(self.coefficients_)):
-            expected = np.tensordot(row.astype(np.float32), self.coefficients_[k], axes=1)
-            yield (self._feature(scans, i, k) - expected) / np.sqrt(self.variance_[k])
-
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
         mask = scans.mask(i)
-        row = Design(self.design_).matrix(scans.covariates, len(scans))[i]
+        row = Design(self.design_).matrix(scans.covariates, len(scans))[i].astype(np.float32)
+        deviations = []
+        for k, coefficients in enumerate(self.coefficients_):
+            difference = self._feature(scans, i, k) - np.tensordot(row, coefficients, axes=1)
+            deviations.append((difference / np.sqrt(self.variance_[k]))[mask])
+        z = np.stack(deviations)
+        score = np.zeros(mask.shape, dtype=np.float32)
         if self.distance == "mahalanobis":
-            deviations = [z_volume[mask] for z_volume in self._deviations(scans, i, row)]
-            z = np.stack(deviations).astype(np.float64)
             # Features that vary together in healthy scans must not count twice.
-            whitened = np.linalg.solve(np.linalg.cholesky(self.correlation_), z)
-            score = np.zeros(mask.shape, dtype=np.float32)
+            root = np.linalg.cholesky(self.correlation_)
+            whitened = np.linalg.solve(root, z.astype(np.float64))
             score[mask] = np.sqrt((whitened**2).mean(axis=0))
             return self._smooth_scores(score, mask)
-        total = np.zeros(mask.shape, dtype=np.float32)
-        for z_volume in self._deviations(scans, i, row):
-            total += np.where(mask, z_volume, 0)
-        mean = self._smooth_scores(total / len(self.coefficients_), mask)
+        score[mask] = z.mean(axis=0)
+        mean = self._smooth_scores(score, mask)
         if self.side == "both":
             return np.abs(mean)
         return -mean if self.side == "low" else mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,8 +13,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
 from anomaly.detectors.network_base import (
-    PUBLISHED_TRAINING,
-    VALIDATION_FRACTION,
     Reconstructor,
     residual_map,
 )
@@ -57,7 +55,11 @@ class RecDiscNet(Reconstructor):
     The input of the network is a box around all training brains, two voxels wider on each side,
     and extended to the brain of the scan where that is larger; everything outside is 0.
 
-    The default network is small enough for a CPU; `published` has the sizes of the publication.
+    The default network is small enough for a CPU; `published` has the sizes of the publication: a
+    reconstruction of 128 channels at its first level and a discriminator of 16, each scan with the
+    same four anomalies in all epochs. Loss weights are those of the published code; for those of
+    the paper set ``mse_weight=1`` and choose a ``bce_weight`` (0.2 in the code, relative to the
+    squared error).
 
     Parameters
     ----------
@@ -148,13 +150,19 @@ class RecDiscNet(Reconstructor):
 
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_", "box_", "moments_")
     _one_size: ClassVar[bool] = False
-    default_training: ClassVar[Training] = Training(
-        epochs=4,
-        batch_size=1,
-        learning_rate=0.003,
-        schedule="cosine",
-        validation_fraction=VALIDATION_FRACTION,
+    default_training: ClassVar[Training] = fill_training(
+        Training(epochs=4), Reconstructor.default_training
     )
+    published_parameters: ClassVar[Mapping[str, Any]] = {
+        "reconstruction_width": 128,
+        "discrimination_width": 16,
+        "stem": None,
+        "convolutions": 2,
+        "fresh": False,
+        "region": "volume",
+        "smooth_mm": 0.0,
+        **PUBLISHED,
+    }
 
     noise: str = "mix"
     mean: str = "half"
@@ -176,39 +184,6 @@ class RecDiscNet(Reconstructor):
     uniform: str = "sd"
     background: bool = False
     clip: bool = True
-
-    @classmethod
-    def published(cls, **parameters: Any) -> RecDiscNet:
-        """
-        Make an estimator with the networks and the training of the publication, which needs a GPU.
-
-        A reconstruction of 128 channels at its first level and a discriminator of 16, each scan
-        with the same four anomalies in all 500 epochs. Loss weights are those of the published
-        code; for those of the paper set ``mse_weight=1`` and choose a ``bce_weight`` (0.2 in the
-        code, relative to the squared error).
-
-        Parameters
-        ----------
-        **parameters : dict
-            Parameters that differ from the publication, and fields of ``training`` that do.
-
-        Returns
-        -------
-        RecDiscNet
-            Not fitted.
-        """
-        sizes: dict[str, Any] = {
-            "reconstruction_width": 128,
-            "discrimination_width": 16,
-            "stem": None,
-            "convolutions": 2,
-            "fresh": False,
-            "region": "volume",
-            "smooth_mm": 0.0,
-            **PUBLISHED,
-        }
-        training = fill_training(parameters.pop("training", None), PUBLISHED_TRAINING)
-        return cls(**(sizes | parameters), training=training)
 
     def residual_map(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
         """
@@ -306,15 +281,18 @@ class RecDiscNet(Reconstructor):
             **{option.name: getattr(self, option.name) for option in fields(Ellipsoids)}
         )
 
-    def _corrupted(
+    def _sample(
         self, scan: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Corrupt a copy of a scan, and return it with the mask of the anomalies as a channel."""
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        """Corrupt a copy of a scan, and return it with what the network learns to make of it."""
         changed = scan.copy()
         anomaly = self._ellipsoids().put_into(
             np.moveaxis(changed, 0, -1), mask, rng, TissueMoments(**self.moments_)
         )
-        return changed, anomaly[None].astype(np.float32)
+        target = {"volume": scan, "anomaly": anomaly[None].astype(np.float32)}
+        if self.region == "brain":
+            target["brain"] = mask[None].astype(np.float32)
+        return changed, target
 
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
@@ -330,16 +308,15 @@ class RecDiscNet(Reconstructor):
             if not self.fresh:
                 # A seed for each draw brings the same anomalies in every epoch.
                 anomaly_rng = np.random.default_rng(seed_for(seed, "anomaly", int(draw)))
-            volume, mask = inputs[i][:, *box], targets[i][box]
-            changed, anomaly = self._corrupted(volume, mask, anomaly_rng)
-            target = {"volume": volume, "anomaly": anomaly}
-            if self.region == "brain":
-                target["brain"] = mask[None].astype(np.float32)
-            yield changed, target
+            yield self._sample(inputs[i][:, *box], targets[i][box], anomaly_rng)
 
     def _predict_case(
         self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any
     ) -> dict[str, Any]:
+        import torch
+
+        from dmrifit.networks.training_loop import collated
+
         box = self._box(case.mask)
         scan = inputs[:, *box]
         if case.number is None:
@@ -353,16 +330,9 @@ class RecDiscNet(Reconstructor):
             return {"reconstruction": reconstruction, "scan": inputs, "score": score}
         # The same anomalies after each epoch, so that losses can be compared.
         rng = np.random.default_rng(seed_for(0, "validation", case.number))
-        changed, anomaly = self._corrupted(scan, case.mask[box], rng)
-        reconstruction, logits = (output[0].astype(np.float64) for output in infer([changed]))
-        region = case.mask[box]
-        if self.region == "volume":
-            region = np.ones_like(region)
-        error = np.square(reconstruction - scan).mean(axis=0)[region].mean()
-        weight = np.where(anomaly > 0, self.positive_weight, 1.0)
-        entropies = weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits))
-        entropy = entropies[0][region].mean()
-        return {"loss": float(self.mse_weight * error + self.bce_weight * entropy)}
+        changed, target = self._sample(scan, case.mask[box], rng)
+        answers = tuple(map(torch.from_numpy, infer([changed])))
+        return {"loss": float(self._criterion()(answers, collated([target])))}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
         return self._smooth_scores(self._predict_scan(scans, i)["score"], scans.mask(i))
