@@ -131,6 +131,7 @@ def _check_vectors(estimator: BaseEstimator) -> None:
     They repeat a row that is too short, though, and a column to an array of any size.
     """
     n_columns = getattr(estimator, "n_features_in_", None)
+    lengths: list[tuple[Any, ...]]
     lengths = [(getattr(estimator, name, None), n_columns) for name in _ROWS]
     matrices = getattr(estimator, "coefs_", [np.transpose(getattr(estimator, "coef_", 0.0))])
     intercepts = getattr(estimator, "intercepts_", [getattr(estimator, "intercept_", None)])
