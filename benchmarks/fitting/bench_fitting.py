@@ -46,7 +46,6 @@ from benchmarks.fitting._fitting_data import (
     shares,
 )
 from benchmarks.fitting._fitting_peers import Scipy, agreement
-from benchmarks.fitting.bench_branches import switched
 from dmrifit import FitResult, SignalModel, fit_voxels
 from dmrifit.engine.kernels import compiler
 
@@ -320,6 +319,14 @@ def plain_signal(b, te, S0, f, Dv, T2v, Dt, K, T2t):
     return S0 * (
         f * math.exp(-b * Dv - te / T2v) + (1 - f) * math.exp(-x + K * x**2 / 6 - te / T2t)
     )
+
+
+def switched(b, te, S0, f, Dv, T2v, Dt, K, T2t):
+    x = b * Dt
+    fast = 0.0
+    if f > 0:
+        fast = f * math.exp(-b * Dv - te / T2v)
+    return S0 * (fast + (1 - f) * math.exp(-x + K * x**2 / 6 - te / T2t))
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
