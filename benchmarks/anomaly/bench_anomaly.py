@@ -493,7 +493,6 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         return stored | decided(stored)
     if chosen.inference:
         return stored | {
-            "inference_corruption": speed.corruption(),
             "inference": speed.inference(),
             "voxelwise": speed.voxelwise(),
             "inference_machine": measure.machine(),
