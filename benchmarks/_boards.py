@@ -1,10 +1,10 @@
 """What boards of claims share: digests of code, what is finished of a run, its options, tables of claims."""
 
 import ast
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pandas as pd
 
 from benchmarks import _measure as measure
 from benchmarks.claims.claim_board import NOT_SIMULATED, OPEN, board_sentence
-from dmrifit.io.atomic_files import whole_file, write_text
 from dmrifit.io.digests import digest
 
 ROOT = Path(__file__).parents[1]
@@ -42,50 +41,14 @@ def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
     return found, round(time.process_time() - begun, 2)
 
 
-class Store:
-    """What is finished of a board, in a folder that is named by what it depends on."""
+def kept(work: Path, code: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Keep what a function returns in a folder, by its arguments, as long as the code is the same.
 
-    def __init__(self, work: Path, name: str, depends: Any) -> None:
-        self.name = name
-        self.folder = (
-            work / f"{name}-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:10]}"
-        )
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, name: str, ending: str) -> Path:
-        return self.folder / f"{name.replace(', ', '_').replace(' ', '-')}.{ending}"
-
-    def made(self, name: str, make: Callable[[], Any], *, compress: int = 0) -> Any:
-        """Read what was made before, or make it."""
-        path = self.path(name, "pickle")
-        if not path.exists():
-            with whole_file(path) as part:
-                joblib.dump(make(), part, compress=compress)
-        return joblib.load(path)
-
-    def keep(self, name: str, save: Callable[[Any], None], seconds: dict[str, float]) -> None:
-        """Keep arrays, as `save` writes them to a stream, and how long they took."""
-        with whole_file(self.path(name, "npz")) as part, part.open("wb") as stream:
-            save(stream)
-        write_text(self.path(name, "json"), json.dumps(seconds))
-
-    def done(self, name: str) -> bool:
-        return self.path(name, "json").exists() and self.path(name, "npz").exists()
-
-    def seconds(self, name: str) -> dict[str, float]:
-        return measure.stored(self.path(name, "json"))
-
-    def evaluated(self, depends: Any, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Read an evaluation that depends on the same, or make it."""
-        path, key = self.path("evaluation", "pickle"), json.dumps(depends)
-        if path.exists() and (kept := joblib.load(path))["key"] == key:
-            return kept
-        found, seconds = timed(evaluate)
-        found |= {"key": key, "evaluation_s": round(seconds, 1)}
-        with whole_file(path) as part:
-            joblib.dump(found, part)
-        print(f"{self.name}: evaluated, {seconds:.0f} s", flush=True)
-        return found
+    The arguments are words and numbers, beside the folder itself.
+    """
+    memory = joblib.Memory(work / code[:10], compress=1, verbose=0)
+    return memory.cache(function, ignore=list({"work"} & signature(function).parameters.keys()))
 
 
 def part(figures: pd.DataFrame, **tables: pd.DataFrame) -> dict[str, Any]:

@@ -1,13 +1,9 @@
-"""Speed and memory of detectors with a network at the published size, and speed of corruptions."""
+"""Speed and memory of detectors at the published size."""
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from benchmarks import _boards as boards
 from benchmarks import _measure as measure
 
 PUBLISHED_SHAPE = (90, 90, 54)
@@ -91,7 +87,6 @@ def inference(
 VOXELWISE = """
 import json, tempfile, time, tracemalloc
 from pathlib import Path
-import numpy as np
 from anomaly import PCADetector, VoxelwiseGaussian
 n, shape, n_channels = {n}, {shape}, 6
 rng = np.random.default_rng(0)
@@ -133,43 +128,3 @@ def voxelwise(
             rows.append({"model": name, "shape": shape, "n_scans": n} | found)
             print(rows[-1], flush=True)
     return rows
-
-
-def corruption() -> dict[str, Any]:
-    """Measure `corrupt` against a loop over voxels that fills the same ellipsoid."""
-    from anomaly import corrupt
-    from anomaly.generators.corruptions import TissueMoments
-
-    rng = np.random.default_rng(0)
-    shape = (40, 48, 32)
-    volume, mask = (
-        rng.uniform(0.2, 0.8, (*shape, 64)).astype(np.float32),
-        np.ones(shape, dtype=bool),
-    )
-    moments = TissueMoments.measured([volume], [mask])
-    center, axes, turned = np.array([20, 24, 16]), np.array([6.0, 5.0, 4.0]), np.eye(3)
-
-    def loop() -> None:
-        changed, anomalous = volume.copy(), np.zeros(shape, dtype=bool)
-        for x in range(shape[0]):
-            for y in range(shape[1]):
-                for z in range(shape[2]):
-                    if (
-                        mask[x, y, z]
-                        and (((turned @ (np.array([x, y, z]) - center)) / axes) ** 2).sum() <= 1
-                    ):
-                        changed[x, y, z] = np.clip(
-                            rng.normal(moments.mean / 2, moments.sd, 64), 0, 1
-                        )
-                        anomalous[x, y, z] = True
-
-    quick = [
-        boards.timed(corrupt, volume, mask, moments=moments, counts=(0, 1), random_state=k)[1]
-        for k in range(20)
-    ]
-    begun = time.process_time()
-    for seed in range(20):
-        corrupt(volume, mask, moments=moments, counts=(0, 1), random_state=seed)
-    quick_s = (time.process_time() - begun) / len(quick)
-    slow_s = min(boards.timed(loop)[1] for _ in range(3))
-    return {"loop_s": slow_s, "corrupt_s": round(quick_s, 5), "ratio": round(slow_s / quick_s, 1)}

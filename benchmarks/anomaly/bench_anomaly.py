@@ -21,9 +21,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import date
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import joblib
@@ -237,72 +239,29 @@ def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
 
 # Once, as code may be changed while it runs.
 CODE_OF_MAPS = boards.code_digest(*OF_MAPS)
-CODE_OF_EVALUATION = boards.code_digest(*OF_EVALUATION)
+CODE_OF_EVALUATION = boards.code_digest(*OF_MAPS, *OF_EVALUATION)
 
 
-@dataclass(frozen=True)
-class Cohort:
-    """Persons of a seed: healthy ones to learn and choose with, healthy ones to count on, patients."""
-
-    healthy: list[Case]
-    new: list[Case]
-    lesions: list[Case]
-
-    def folds(self, size: Size, seed: int) -> list[tuple[list[int], list[int]]]:
-        return healthy_folds(self.healthy, size.n_folds, random_state=seed)
-
-
-class Store(boards.Store):
-    """What is finished of a seed and a cohort."""
-
-    def __init__(self, work: Path, size: Size, seed: int, cohort: str) -> None:
-        super().__init__(work, f"{cohort}-{seed}", [asdict(size), CODE_OF_MAPS])
-        self.size, self.seed, self.cohort = size, seed, cohort
-
-    def cases(self) -> Cohort:
-        healthy, lesions = (
-            [_unpacked(one) for one in group] for group in self.made("cases", self._simulated)
-        )
-        return Cohort(healthy[: self.size.n_healthy], healthy[self.size.n_healthy :], lesions)
-
-    def _simulated(self) -> list[list[dict[str, Any]]]:
-        size = self.size
-        groups = simulate_dmri(
-            size.n_healthy + size.n_new,
-            size.n_lesions,
-            n_directions=size.n_directions,
-            shape=size.shape,
-            spacing=size.spacing,
-            registration=dict(zip(COHORTS, ("good", "shifted"), strict=True))[self.cohort],
-            n_jobs=1,
-            random_state=self.seed,
-        )
-        return [[_packed(case) for case in group] for group in groups]
-
-    def maps(self, name: str, masks: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
-        """Give whole maps; scores of brains are kept alone, as maps are mostly zeros."""
-        found: dict[str, list[np.ndarray]] = {}
-        with np.load(self.path(name, "npz")) as kept:
-            for key in kept.files:
-                values, begin = kept[key], 0
-                for mask in masks:
-                    whole, end = np.zeros(mask.shape, dtype=np.float32), begin + int(mask.sum())
-                    whole[mask] = values[begin:end]
-                    found.setdefault(key, []).append(whole)
-                    begin = end
-        return found
-
-
-def _packed(case: Case) -> dict[str, Any]:
-    """Give what makes a case, with the signals of the brain alone: the others are zeros."""
-    own = {one.name: getattr(case, one.name) for one in fields(case)}
-    return own | {"signal": case.signal[case.brain]}
-
-
-def _unpacked(own: dict[str, Any]) -> Case:
-    signal = np.zeros((*own["brain"].shape, own["signal"].shape[-1]), dtype=np.float32)
-    signal[own["brain"]] = own["signal"]
-    return Case(**own | {"signal": signal})
+def cohort_of(kind: str, seed: int, cohort: str) -> SimpleNamespace:
+    """Make healthy persons to learn and choose with, their folds, new ones to count on, and patients."""
+    size = SIZES[kind]
+    healthy, lesions = simulate_dmri(
+        size.n_healthy + size.n_new,
+        size.n_lesions,
+        n_directions=size.n_directions,
+        shape=size.shape,
+        spacing=size.spacing,
+        registration=dict(zip(COHORTS, ("good", "shifted"), strict=True))[cohort],
+        n_jobs=1,
+        random_state=seed,
+    )
+    first = healthy[: size.n_healthy]
+    return SimpleNamespace(
+        healthy=first,
+        new=healthy[size.n_healthy :],
+        lesions=lesions,
+        folds=healthy_folds(first, size.n_folds, random_state=seed),
+    )
 
 
 def arrays(cases: Sequence[Case]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -313,31 +272,31 @@ def n_folds_of(size: Size, recipe: Recipe) -> int:
     return size.n_folds if recipe.every_fold else 1
 
 
-def run_task(work: Path, size: Size, seed: int, cohort: str, name: str, fold: int) -> None:
-    """Train one detector on one fold, if that is not done, and make its maps."""
-    store = Store(work, size, seed, cohort)
-    if store.done(f"{name} {fold}"):
-        return
-    recipe, persons = recipes(size)[name], store.cases()
-    train, held = persons.folds(size, seed)[fold]
-    begun = time.process_time()
-    model = recipe.make(seed)
+def maps_of(
+    work: Path, kind: str, seed: int, cohort: str, name: str, fold: int
+) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
+    """Train one detector on one fold, and make its maps of patients, new persons and those left out."""
+    recipe, persons = recipes(SIZES[kind])[name], kept(cohort_of, work)(kind, seed, cohort)
+    train, held = persons.folds[fold]
     learned = arrays([persons.healthy[i] for i in train])
-    model.fit(*learned, groups=[persons.healthy[i].patient for i in train])
-    training_s = round(time.process_time() - begun, 2)
+    groups = [persons.healthy[i].patient for i in train]
+    model, training_s = boards.timed(recipe.make(seed).fit, *learned, groups=groups)
     seen = [*persons.lesions, *persons.new, *(persons.healthy[i] for i in held)]
     maps: dict[str, list[np.ndarray]] = {}
     seconds = {"training_s": training_s}
     for row, make in recipe.rows.items():
         # One after the other: so many scans at once are large.
-        found, own = boards.timed(
-            lambda make=make: [make(model, [c.signal], [c.brain])[0][c.brain] for c in seen]
+        maps[row], own = boards.timed(
+            lambda make=make: [make(model, [c.signal], [c.brain])[0] for c in seen]
         )
-        maps[row] = found
         seconds.setdefault("prediction_s", own)
-    whole = {key: np.concatenate(values) for key, values in maps.items()}
-    store.keep(f"{name} {fold}", lambda stream: np.savez(stream, **whole), seconds)
     print(f"{seed} {cohort}: {name}, fold {fold + 1}, {training_s:.0f} s of training", flush=True)
+    return maps, seconds
+
+
+def kept(function: Callable[..., Any], work: Path) -> Callable[..., Any]:
+    code = CODE_OF_MAPS if function is not evaluated else CODE_OF_EVALUATION
+    return boards.kept(work, code, function)
 
 
 def tasks(size: Size, cohort: str) -> list[tuple[str, int]]:
@@ -350,69 +309,52 @@ def tasks(size: Size, cohort: str) -> list[tuple[str, int]]:
     return [(name, fold) for fold in range(size.n_folds) for name in own if fold < counts[name]]
 
 
-def evaluated(work: Path, size: Size, seed: int, cohort: str) -> dict[str, Any]:
+def evaluated(work: Path, kind: str, seed: int, cohort: str) -> dict[str, Any]:
     """Evaluate all maps of a seed and a cohort."""
-    store = Store(work, size, seed, cohort)
-    wanted = tasks(size, cohort)
-    stamps = {f"{name}, fold {fold + 1}": store.seconds(f"{name} {fold}") for name, fold in wanted}
-
-    def evaluate() -> dict[str, Any]:
-        persons = store.cases()
-        folds = persons.folds(size, seed)
-        counts = Counter(name for name, _ in wanted)
-        parts = []
-        for number in sorted(set(counts.values()), reverse=True):
-            own = [name for name in counts if counts[name] == number]
-            parts.append(_tables(store, persons, folds[:number], own, controls=not parts))
-        tables = {
-            part: pd.concat([one[part] for one in parts], ignore_index=True)
-            for part in ("summary", "areas", "strata", "lesion_scores", "followup", "thresholds")
-        }
-        return {
-            "tables": tables,
-            "seconds": stamps,
-            "n_cellular": sum(c.kind == "cellular" for c in persons.lesions),
-        }
-
-    return store.evaluated([stamps, CODE_OF_EVALUATION], evaluate)
-
-
-def _tables(
-    store: Store,
-    persons: Cohort,
-    folds: list[tuple[list[int], list[int]]],
-    names: list[str],
-    *,
-    controls: bool,
-) -> dict[str, pd.DataFrame]:
-    """Evaluate methods that have the same folds."""
-    n, m = len(persons.lesions), len(persons.new)
-    maps: dict[str, list[Any]] = {}
-    new_maps: dict[str, list[Any]] = {}
-    held_maps: dict[str, list[Any]] = {}
-    held = [[persons.healthy[i] for i in kept] for _, kept in folds]
-    for name in names:
-        for fold in range(len(folds)):
-            masks = [case.brain for case in (*persons.lesions, *persons.new, *held[fold])]
-            for row, found in store.maps(f"{name} {fold}", masks).items():
-                for kind, part in (
-                    (maps, found[:n]),
-                    (new_maps, found[n : n + m]),
-                    (held_maps, found[n + m :]),
-                ):
-                    kind.setdefault(row, []).append(part)
-    return evaluate_detectors(
-        persons.lesions,
-        maps,
-        healthy=persons.new,
-        healthy_maps=new_maps,
-        validation=held,
-        validation_maps=held_maps,
-        rules=board_rules(list(maps)),
-        folds=[str(k + 1) for k in range(len(folds))],
-        controls=controls,
-        lesion_wise=controls,  # of secondary rows nobody asks for it
-    )
+    begun = time.process_time()
+    size = SIZES[kind]
+    persons = kept(cohort_of, work)(kind, seed, cohort)
+    counts = Counter(name for name, _ in tasks(size, cohort))
+    parts, seconds = [], {}
+    # Methods that have the same folds together.
+    for n_folds in sorted(set(counts.values()), reverse=True):
+        held = [[persons.healthy[i] for i in left] for _, left in persons.folds[:n_folds]]
+        n, m = len(persons.lesions), len(persons.new)
+        maps, new_maps, held_maps = ({} for _ in range(3))
+        for name, fold in product([k for k in counts if counts[k] == n_folds], range(n_folds)):
+            found, own = kept(maps_of, work)(work, kind, seed, cohort, name, fold)
+            seconds[f"{name}, fold {fold + 1}"] = own
+            for row, values in found.items():
+                maps.setdefault(row, []).append(values[:n])
+                new_maps.setdefault(row, []).append(values[n : n + m])
+                held_maps.setdefault(row, []).append(values[n + m :])
+        is_first = not parts
+        parts.append(
+            evaluate_detectors(
+                persons.lesions,
+                maps,
+                healthy=persons.new,
+                healthy_maps=new_maps,
+                validation=held,
+                validation_maps=held_maps,
+                rules=board_rules(list(maps)),
+                folds=[str(k + 1) for k in range(n_folds)],
+                controls=is_first,
+                lesion_wise=is_first,  # of secondary rows nobody asks for it
+            )
+        )
+    tables = {
+        part: pd.concat([one[part] for one in parts], ignore_index=True)
+        for part in ("summary", "areas", "strata", "lesion_scores", "followup", "thresholds")
+    }
+    evaluation_s = round(time.process_time() - begun, 1)
+    print(f"{cohort}-{seed}: evaluated, {evaluation_s:.0f} s", flush=True)
+    return {
+        "tables": tables,
+        "seconds": seconds,
+        "evaluation_s": evaluation_s,
+        "n_cellular": sum(c.kind == "cellular" for c in persons.lesions),
+    }
 
 
 def decided(result: dict[str, Any]) -> dict[str, Any]:
@@ -446,10 +388,6 @@ def _stored_tables(result: dict[str, Any], cohort: str) -> dict[str, dict[str, p
             rows.append(own)
         tables[str(seed)] = {"summary": pd.DataFrame(rows), **empty}
     return tables
-
-
-def _make_cases(work: Path, size: Size, seed: int, cohort: str) -> None:
-    Store(work, size, seed, cohort).cases()
 
 
 def _weight(name: str) -> int:
@@ -493,7 +431,6 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         return stored | decided(stored)
     if chosen.inference:
         return stored | {
-            "inference_corruption": speed.corruption(),
             "inference": speed.inference(),
             "voxelwise": speed.voxelwise(),
             "inference_machine": measure.machine(),
@@ -507,14 +444,18 @@ def boarded(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, A
     begun = time.perf_counter()
     parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
     groups = [(cohort, seed) for cohort in COHORTS for seed in seeds]
-    parallel(joblib.delayed(_make_cases)(work, size, seed, cohort) for cohort, seed in groups)
+    parallel(
+        joblib.delayed(kept(cohort_of, work))(kind, seed, cohort) for cohort, seed in groups
+    )
     jobs = [
         (seed, cohort, name, fold) for cohort, seed in groups for name, fold in tasks(size, cohort)
     ]
     # Long ones first: at the end no processor waits for another.
     jobs.sort(key=lambda job: _weight(job[2]))
-    parallel(joblib.delayed(run_task)(work, size, *job) for job in jobs)
-    every = parallel(joblib.delayed(evaluated)(work, size, seed, cohort) for cohort, seed in groups)
+    parallel(joblib.delayed(kept(maps_of, work))(work, kind, *job) for job in jobs)
+    every = parallel(
+        joblib.delayed(kept(evaluated, work))(work, kind, seed, cohort) for cohort, seed in groups
+    )
     by_group = dict(zip(groups, every, strict=True))
     by_run = {
         cohort: {str(seed): by_group[cohort, seed]["tables"] for seed in seeds} for cohort in COHORTS

@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ SMOOTH_MM = 4.0
 RATE = 0.01
 CODE = ("dmrifit", "anomaly", "benchmarks/_measure.py")
 REFERENCE = "aligned Mahalanobis, 6 mm"
+LEFT_OUT = "trees, all but the tested one"
 #: Generators that a detector has learned from, by the beginning of its name: gray in the matrix.
 SEEN = {
     "implants": ("gliomas",),
@@ -375,74 +376,51 @@ def seen_by(row: str) -> tuple[str, ...]:
     return SEEN.get(first, ())
 
 
-def person_mean(values: Sequence[float | None]) -> float:
-    """Average over persons; those without a scored lesion have no value."""
-    return float(np.nanmean(np.array(values, dtype=float)))
-
-
-def joined(parts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Join the parts of all seeds: by row, measure and generator a list of persons for each seed."""
-    rows: dict[str, dict[str, Any]] = {}
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Join the parts of all seeds: by row and seed the scores of persons."""
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
     for part in parts:
-        for row, own in part["rows"].items():
-            entry = rows.setdefault(row, {"auc": [], "ap": [], "rates": [], "seeds": []})
-            entry["auc"].append(own["auc"])
-            entry["ap"].append(own["ap"])
-            entry["rates"].append(own["false_positive_rate"])
-            entry["seeds"].append(part["seed"])
-    left_out = {"auc": [], "ap": [], "rates": [], "seeds": []}
-    singles = [
-        rows[f"trees without {name}"] for name in GENERATORS if f"trees without {name}" in rows
-    ]
-    if len(singles) == len(GENERATORS):
-        for k, seed in enumerate(singles[0]["seeds"]):
-            for key in ("auc", "ap"):
-                left_out[key].append(
-                    {name: rows[f"trees without {name}"][key][k][name] for name in GENERATORS}
-                )
-            left_out["seeds"].append(seed)
+        for row, scores in part["rows"].items():
+            rows.setdefault(row, {})[part["seed"]] = scores
+    singles = {name: rows.pop(f"trees without {name}", {}) for name in GENERATORS}
+    if all(singles.values()):
+        rows[LEFT_OUT] = {
+            seed: {
+                key: {name: one[seed][key][name] for name, one in singles.items()}
+                for key in ("auc", "ap")
+            }
             # The worst of the five trainings.
-            left_out["rates"].append(
-                np.max([single["rates"][k] for single in singles], axis=0).tolist()
-            )
-        for name in GENERATORS:
-            del rows[f"trees without {name}"]
-        rows["trees, all but the tested one"] = left_out
+            | {
+                "false_positive_rate": np.max(
+                    [one[seed]["false_positive_rate"] for one in singles.values()], axis=0
+                ).tolist()
+            }
+            for seed in singles[next(iter(GENERATORS))]
+        }
     return rows
 
 
-def interval(
-    entry: dict[str, Any], row: str, key: str, against: dict[str, Any] | None = None
-) -> list[float]:
+def matrix(scores: dict[str, Any], key: str, names: Iterable[str]) -> np.ndarray:
+    """Give a score by generator and person."""
+    return np.array([scores[key][name] for name in names], dtype=float)
+
+
+def interval(by_seed: Sequence[np.ndarray]) -> list[float]:
     """
-    Bootstrap the headline (or its difference) over seeds, and persons within them.
+    Bootstrap a mean over seeds, generators and persons: seeds, and persons within them.
 
     Persons are the same under all generators, so that one draw of persons serves all of them.
     """
-    rng = np.random.default_rng(0)
-    unseen = [name for name in GENERATORS if name not in seen_by(row)]
-    common = entry["seeds"]
-    if against is not None:
-        common = [seed for seed in entry["seeds"] if seed in against["seeds"]]
-    by_seed = []
-    for seed in common:
-        own = entry[key][entry["seeds"].index(seed)]
-        values = np.array([own[name] for name in unseen], dtype=float)
-        if against is not None:
-            other = against[key][against["seeds"].index(seed)]
-            values = values - np.array([other[name] for name in unseen], dtype=float)
-        by_seed.append(values)
     if not by_seed:
         return []
+    rng = np.random.default_rng(0)
     center = float(np.mean([np.nanmean(values, axis=1) for values in by_seed]))
     draws = []
     for _ in range(1000):
-        seeds = rng.integers(len(by_seed), size=len(by_seed))
         means = []
-        for k in seeds:
+        for k in rng.integers(len(by_seed), size=len(by_seed)):
             n_persons = by_seed[k].shape[1]
-            persons = rng.integers(n_persons, size=n_persons)
-            drawn = by_seed[k][:, persons]
+            drawn = by_seed[k][:, rng.integers(n_persons, size=n_persons)]
             # A generator with no value among the persons drawn says nothing in this draw.
             drawn = drawn[~np.isnan(drawn).all(axis=1)]
             means.append(np.nanmean(drawn, axis=1).mean())
@@ -453,53 +431,52 @@ def interval(
 def summarized(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Make the matrix, headlines with their intervals, differences from the reference, healthy scans."""
     rows = joined(parts)
-    reference = rows.get(REFERENCE)
+    reference = rows.get(REFERENCE, {})
     summary = {}
-    for row, entry in rows.items():
-        cells = {
-            key: {
-                name: round(float(np.mean([person_mean(one[name]) for one in entry[key]])), 4)
-                for name in GENERATORS
-            }
-            for key in ("auc", "ap")
-        }
-        summary[row] = {
-            **cells,
-            "seen": [] if row == "trees, all but the tested one" else list(seen_by(row)),
-            "headline": {key: interval(entry, row, key) for key in ("auc", "ap")},
-            "minus_reference": {}
-            if reference is None or row == REFERENCE
-            else {
-                "ap": interval(entry, row, "ap", reference),
-                "by_generator": _differences(entry, reference),
-            },
-            "false_positive_rate": entry["rates"],
-            "seeds": entry["seeds"],
-        }
+    for row, by_seed in rows.items():
+        seen = () if row == LEFT_OUT else seen_by(row)
+        unseen = [name for name in GENERATORS if name not in seen]
+        compared = [seed for seed in by_seed if seed in reference and row != REFERENCE]
+        entry: dict[str, Any] = {"seen": list(seen), "headline": {}, "minus_reference": {}}
+        for key in ("auc", "ap"):
+            means = [person_means(scores, key) for scores in by_seed.values()]
+            entry[key] = by_generator(np.mean(means, axis=0))
+            entry["headline"][key] = interval(
+                [matrix(scores, key, unseen) for scores in by_seed.values()]
+            )
+        if reference and row != REFERENCE:
+            entry["minus_reference"]["ap"] = interval([
+                matrix(by_seed[seed], "ap", unseen) - matrix(reference[seed], "ap", unseen)
+                for seed in compared
+            ])  # fmt: skip
+            gaps = [
+                person_means(by_seed[seed], "ap") - person_means(reference[seed], "ap")
+                for seed in compared
+            ]
+            entry["minus_reference"]["by_generator"] = (
+                by_generator(np.mean(gaps, axis=0)) if gaps else {}
+            )
+        entry["false_positive_rate"] = [one["false_positive_rate"] for one in by_seed.values()]
+        summary[row] = entry | {"seeds": list(by_seed)}
     return summary
 
 
-def _differences(entry: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
-    found: dict[str, list[float]] = {name: [] for name in GENERATORS}
-    for k, seed in enumerate(entry["seeds"]):
-        if seed in reference["seeds"]:
-            other = reference["ap"][reference["seeds"].index(seed)]
-            for name in GENERATORS:
-                found[name].append(person_mean(entry["ap"][k][name]) - person_mean(other[name]))
-    return {name: round(float(np.mean(values)), 4) for name, values in found.items() if values}
+def person_means(scores: dict[str, Any], key: str) -> np.ndarray:
+    """Average a score over persons, by generator; those without a scored lesion have no value."""
+    return np.nanmean(matrix(scores, key, GENERATORS), axis=1)
+
+
+def by_generator(values: np.ndarray) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in zip(GENERATORS, values, strict=True)}
 
 
 def verdict(result: dict[str, Any]) -> str:
     """Say whether a detector that learns lesions beats the reference on what it has not seen."""
     winners, sentences = [], []
     for row, one in result["rows"].items():
-        learns = bool(one["seen"]) or row == "trees, all but the tested one"
         margin = one["minus_reference"].get("ap")
-        if (
-            not learns
-            or not margin
-            or (row.startswith("trees, ") and row != "trees, all but the tested one")
-        ):
+        is_single = row.startswith("trees, ") and row != LEFT_OUT
+        if is_single or not margin or not (one["seen"] or row == LEFT_OUT):
             continue
         losses = [
             f"{name} {gap:+.2f}"
@@ -510,22 +487,19 @@ def verdict(result: dict[str, Any]) -> str:
             winners.append(row)
         elif margin[0] >= 0.05 and margin[1] > 0:
             sentences.append(f"{row} gains {margin[0]:+.3f} AP but loses {', '.join(losses)}.")
-    if winners:
-        first = (
-            f"Of the detectors that learn lesions {', '.join(winners)} beat {REFERENCE} on unseen generators by at "
-            "least .05 AP, with the interval above 0 and no loss above .05."
-        )
-    else:
-        first = (
-            f"No detector that learns lesions beats {REFERENCE} on unseen generators by at least .05 AP, with the "
-            "interval above 0 and no loss above .05."
-        )
-    every = []
-    rates = result["rows"].get(REFERENCE, {}).get("false_positive_rate", [])
-    for seed, values in zip(
-        result["rows"].get(REFERENCE, {}).get("seeds", []), rates, strict=True
-    ):
-        every.append(f"{seed}: " + ", ".join(f"{100 * value:.1f}" for value in values))
+    who = f"Of the detectors that learn lesions {', '.join(winners)} beat"
+    if not winners:
+        who = "No detector that learns lesions beats"
+    first = (
+        f"{who} {REFERENCE} on unseen generators by at least .05 AP, with the interval above 0 and "
+        "no loss above .05."
+    )
+    reference = result["rows"].get(REFERENCE, {"seeds": [], "false_positive_rate": []})
+    rates = reference["false_positive_rate"]
+    every = [
+        f"{seed}: " + ", ".join(f"{100 * value:.1f}" for value in values)
+        for seed, values in zip(reference["seeds"], rates, strict=True)
+    ]
     scans = f"Every new healthy scan above the 1 % threshold of {REFERENCE}, in %, by seed: {'; '.join(every)}"
     scans += f"; {healthy_aim(rates)}." if rates else "."
     return "\n\n".join([" ".join([first, *sentences]), scans])
@@ -553,7 +527,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     runs.finished(parts, folder, key="settings")
     stored = [measure.stored(path) for path in sorted(folder.glob("*.json"))]
     prevalence = {
-        name: round(person_mean([p for one in stored for p in one["prevalence"][name]]), 5)
+        name: round(float(np.nanmean([p for one in stored for p in matrix(one, "prevalence", [name])])), 5)
         for name in GENERATORS
     }
     return {

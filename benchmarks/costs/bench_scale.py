@@ -5,17 +5,13 @@ What does work cost as it grows, and how far does a cluster carry it?
 
 - Growth: processor seconds of fits over voxels (a file read slab by slab) and contrasts, of studies over patients, with
   the slope of the logarithms.
-- Tasks: what one training of a study takes, and the bytes that go with it to a worker.
-- Workers: the same study in one process and on two workers of dask through joblib; tasks of known length on both.
-- On paper: a study on up to 1,000 workers, from what was measured and an assumed network.
+- Workers: the same study in one process and on two workers of dask through joblib.
 
-All data are synthetic. It takes about six minutes of processor time; wall times, which
+All data are synthetic. It takes about four minutes of processor time; wall times, which
 efficiencies need, mean something on a quiet machine only.
 """
 
 import argparse
-import math
-import pickle
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +26,6 @@ import numpy as np
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from dmrifit import (
-    ALGORITHMS,
     MODELS,
     Cohort,
     Protocol,
@@ -43,11 +38,6 @@ from dmrifit.study.comparison import SIZES
 
 RESULT = measure.RESULTS / "scale.json"
 SEED = 20261120
-NETWORK = 1.25e9  # bytes a second that leave one computer: 10 Gb/s, assumed
-PAPER_WORKERS = (1, 2, 10, 100, 1000)
-# Arguments of a training that stay on the workers: features and targets of all patients.
-SHARED = slice(3, 5)
-TASK_MS = (1, 10, 100, 1000)
 
 
 def processor_seconds(function: Callable[[], object], repeats: int) -> float:
@@ -178,71 +168,6 @@ def over_patients(quick: bool) -> dict[str, Any]:
     return found
 
 
-class TasksAsked(Exception):
-    """The trainings of a study, caught before they run."""
-
-
-class Catcher:
-    """Stands in for joblib's Parallel."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def __call__(self, tasks: object) -> Iterator[object]:
-        raise TasksAsked(list(tasks))
-
-
-def caught(cohort: Cohort, algorithms: tuple[str, ...], **options: Any) -> tuple[list[Any], float]:
-    """Prepare a study and give its trainings, and the processor seconds of preparing them."""
-    own, joblib.Parallel = joblib.Parallel, Catcher
-    start = time.process_time()
-    try:
-        study(cohort, algorithms, **options)
-    except TasksAsked as asked:
-        return asked.args[0], time.process_time() - start
-    finally:
-        joblib.Parallel = own
-    raise RuntimeError("the study has no trainings")
-
-
-def algorithm_of(task: Any) -> str:
-    """Name the algorithm of a task with one training."""
-    _, (_, _, cell, *_), _ = task
-    return cell.entrant.algorithm
-
-
-def tasks(quick: bool, algorithms: tuple[str, ...]) -> dict[str, Any]:
-    """Measure one training for each algorithm: what it takes, and what goes to a worker and comes back."""
-    n_patients, n_voxels = (3, 30) if quick else (64, 250)
-    cohort = cohort_of(n_patients, (12, 12, 3) if quick else (24, 24, 4))
-    one, _ = caught(cohort, algorithms, max_voxels=n_voxels)
-    everything, preparing = caught(cohort, algorithms, max_voxels=n_voxels)
-    del one
-    rows = {}
-    for algorithm in algorithms:
-        function, arguments, _ = next(
-            task for task in everything if algorithm_of(task) == algorithm
-        )
-        sizes = [len(pickle.dumps(one, protocol=5)) for one in arguments]
-        shared = sum(sizes[SHARED])
-        function(*arguments)  # loads what the algorithm needs
-        start = time.process_time()
-        content = function(*arguments)
-        rows[algorithm] = {
-            "cpu_s": float(f"{time.process_time() - start:.4g}"),
-            "sent_bytes": sum(sizes) - shared,
-            "shared_bytes": shared,
-            "returned_bytes": len(pickle.dumps(content, protocol=5)),
-        }
-    return {
-        "patients": n_patients,
-        "voxels_of_each": n_voxels,
-        "trainings": len(everything),
-        "preparing_cpu_s": round(preparing, 3),
-        "by_algorithm": rows,
-    }
-
-
 @contextmanager
 def workers(n: int) -> Iterator[Any]:
     """Start worker processes of one thread each, and warm them up."""
@@ -253,13 +178,6 @@ def workers(n: int) -> Iterator[Any]:
         Client(cluster) as client,
     ):
         yield client
-
-
-def spin(seconds: float) -> None:
-    """Keep a processor busy."""
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
 
 
 def spent(client: Any) -> float:
@@ -280,135 +198,30 @@ def timed(function: Callable[[], object], client: Any = None) -> dict[str, float
     }
 
 
-def milliseconds(runs: list[dict[str, float]], preparing: float, n_trainings: int) -> float:
-    """Processor time of client and scheduler for each training, preparation left out."""
-    return round(1000 * (min(run["here_cpu_s"] for run in runs) - preparing) / n_trainings, 2)
-
-
 def on_workers(quick: bool) -> dict[str, Any]:
-    """Run a study and tasks of known length in one process and on two workers."""
+    """Run a study in one process and on two workers."""
     cohort = cohort_of(4) if quick else cohort_of(48, (16, 16, 3))
     options: dict[str, Any] = {"max_voxels": 30 if quick else 100}
-    both_strategies: dict[str, Any] = options
     if not quick:
         # The sizes of the study's learning curve.
-        options |= {"n_train": SIZES}
-        both_strategies = options | {"strategies": ("s2s", "m2m"), "n_repeats": 2}
-    repeats = 1 if quick else 2
-    begun = time.perf_counter()
-    found: dict[str, Any] = {"tasks": {}}
-    with (
-        workers(2) as client,
-        joblib.parallel_config(backend="dask"),
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        found["start_s"] = round(time.perf_counter() - begun, 2)
+        options["n_train"] = SIZES
+    one, two = [], []
+    with workers(2) as client, joblib.parallel_config(backend="dask"):
         study(cohort_of(3), ("ETR",))
-        trainings, preparing = caught(cohort, ("ETR",), **options)
-        # Short ones, so that the client is busy and does not wait for workers, which takes some of
-        # its time too.
-        short, preparing_short = caught(cohort, ("LR",), **both_strategies)
-        one, two, inner, stored = [], [], [], []
-        for i in range(repeats):
+        for _ in range(1 if quick else 2):
             with joblib.parallel_config(backend="sequential"):
-                one.append(
-                    timed(lambda i=i: study(cohort, ("ETR",), out=f"{folder}/one{i}", **options))
-                )
-            two.append(
-                timed(
-                    lambda i=i: study(cohort, ("ETR",), out=f"{folder}/two{i}", **options), client
-                )
-            )
-            inner.append(timed(lambda: study(cohort, ("LR",), **both_strategies), client))
-            out = f"{folder}/stored{i}"
-            stored.append(
-                timed(lambda out=out: study(cohort, ("LR",), out=out, **both_strategies), client)
-            )
-        alone, both = (min(run["wall_s"] for run in runs) for runs in (one, two))
-        found["study"] = {
-            "trainings": len(trainings),
-            "wall_of_one_process_s": round(alone, 3),
-            "wall_of_two_workers_s": round(both, 3),
-            "efficiency": round(alone / 2 / both, 3),
-            "cpu_of_one_process_s": round(min(run["here_cpu_s"] for run in one), 3),
-            "cpu_of_workers_s": round(min(run["workers_cpu_s"] for run in two), 3),
-            "cpu_of_client_and_scheduler_s": round(min(run["here_cpu_s"] for run in two), 3),
-            "preparing_cpu_s": round(preparing, 3),
-            "short_trainings": len(short),
-            "client_ms_per_task": milliseconds(inner, preparing_short, len(short)),
-            "client_ms_per_stored_task": milliseconds(stored, preparing_short, len(short)),
-            "repeats": repeats,
-        }
-        for ms in TASK_MS:
-            n = 4 if quick else max(6, min(500, 3000 // ms))
-            length = ms / 1000 / (100 if quick else 1)
-            plain = n * length
-            runs = {
-                "batches of joblib": lambda n=n, length=length: joblib.Parallel()(
-                    joblib.delayed(spin)(length) for _ in range(n)
-                ),
-                "one by one": lambda n=n, length=length: joblib.Parallel(batch_size=1)(
-                    joblib.delayed(spin)(length) for _ in range(n)
-                ),
-            }
-            found["tasks"][str(ms)] = {"n": n} | {
-                name: round(
-                    plain
-                    / 2
-                    / min(timed(function, client)["wall_s"] for _ in range(1 if ms > 100 else 2)),
-                    3,
-                )
-                for name, function in runs.items()
-            }
-        n = 20 if quick else 400
-        empty = [
-            timed(
-                lambda: joblib.Parallel(batch_size=1)(joblib.delayed(abs)(1) for _ in range(n)),
-                client,
-            )
-        ]
-        bare = [
-            timed(lambda: client.gather(client.map(abs, range(n), pure=False)), client)
-            for _ in range(2)
-        ]
-        found["overhead"] = {
-            name: {
-                key.replace("_s", "_ms"): round(1000 * min(run[key] for run in runs) / n, 3)
-                for key in ("wall_s", "here_cpu_s", "workers_cpu_s")
-            }
-            for name, runs in (("joblib on dask", empty), ("dask alone", bare))
-        }
-    return found
-
-
-def on_paper(
-    task: dict[str, Any], client_s: float, preparing_s: float, n_tasks: int
-) -> dict[str, Any]:
-    """
-    Extrapolate a study of equal trainings to many workers.
-
-    The client prepares alone, hands out one training after the other, and sends what goes with it
-    over its network; the voxels of all patients are copied from worker to worker, twice as many
-    having them after each step.
-    """
-    t, sent = task["cpu_s"], task["sent_bytes"] + task["returned_bytes"]
-    serial = max(client_s, sent / NETWORK)
-    rows = {}
-    for n in PAPER_WORKERS:
-        copying = math.ceil(math.log2(n) + 1) * task["shared_bytes"] / NETWORK
-        wall = preparing_s + copying + max(n_tasks * serial, math.ceil(n_tasks / n) * t)
-        rows[str(n)] = {
-            "wall_s": round(wall, 1),
-            "efficiency": round((n_tasks * t + preparing_s) / (n * wall), 3),
-        }
+                one.append(timed(lambda: study(cohort, ("ETR",), **options)))
+            two.append(timed(lambda: study(cohort, ("ETR",), **options), client))
+    alone, both = (min(run["wall_s"] for run in runs) for runs in (one, two))
     return {
-        "trainings": n_tasks,
-        "serial_ms_per_task": round(1000 * serial, 3),
-        "bound_by": "client and scheduler"
-        if client_s >= sent / NETWORK
-        else "network of the client",
-        "stops_at_workers": max(1, round(t / serial)),
-        "workers": rows,
+        "trainings": study(cohort, ("ETR",), **options).study["models"]["trained"],
+        "wall_of_one_process_s": round(alone, 3),
+        "wall_of_two_workers_s": round(both, 3),
+        "efficiency": round(alone / 2 / both, 3),
+        "cpu_of_one_process_s": round(min(run["here_cpu_s"] for run in one), 3),
+        "cpu_of_workers_s": round(min(run["workers_cpu_s"] for run in two), 3),
+        "cpu_of_client_and_scheduler_s": round(min(run["here_cpu_s"] for run in two), 3),
+        "repeats": len(one),
     }
 
 
@@ -416,7 +229,6 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """Measure everything."""
     start = time.process_time()
     quick = chosen.quick
-    algorithms = ("LR", "ETR") if quick else ALGORITHMS
     for model in ("adc", "ivim", "t2-ivim-kurtosis"):  # compiles the fits, or loads them
         fit_voxels(noisy(model, protocol_of(model, 10), 100), protocol_of(model, 10), model)
     study(cohort_of(2), ("LR", "ETR"), n_jobs=1)
@@ -425,25 +237,15 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "contrasts": over_contrasts(quick),
         "patients": over_patients(quick),
     }
-    one = tasks(quick, algorithms)
-    cluster = on_workers(quick)
-    client_s = cluster["study"]["client_ms_per_stored_task"] / 1000
-    n_tasks = 100 if quick else 10 * one["trainings"]
-    paper = {
-        name: on_paper(task, client_s, one["preparing_cpu_s"], n_tasks)
-        for name, task in one["by_algorithm"].items()
-    }
     return {
         "synthetic": True,
         "seed": SEED,
         "cpu_s": round(time.process_time() - start, 1),
         "growth": growth,
-        "task": one,
-        "cluster": cluster,
-        "paper": {"network_bytes_per_s": NETWORK, "by_algorithm": paper},
+        "study": on_workers(quick),
     }
 
 
 if __name__ == "__main__":
-    packages = ("numpy", "numba", "scikit-learn", "joblib", "dask", "distributed", "torch", "skorch")
-    runs.main(run, RESULT, packages=(*packages, "xgboost-cpu"))
+    packages = ("numpy", "numba", "scikit-learn", "joblib", "dask", "distributed")
+    runs.main(run, RESULT, packages=packages)

@@ -1,14 +1,13 @@
 """Times of other programs' fits beside ours, in turn with them."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import _measure as measure
-from benchmarks._measure import goal
 from benchmarks.fitting._fitting_data import DIFFUSION, RELAXATION, SEED, Data, shares
 from benchmarks.fitting._fitting_numpy import BatchedNumpy
 from benchmarks.fitting._fitting_peers import Scipy, lmfit_costs, run_script
@@ -23,11 +22,9 @@ def peer(
     theirs: Callable[[], NDArray],
     n: int,
     share: Callable[[NDArray], dict[str, object]],
-    *,
-    reach: Mapping[str, float] | None = None,
-    aim: Mapping[str, float] | None = None,
+    **content: Any,
 ) -> None:
-    """Time another's fit in turn with ours, by which factor it should be faster."""
+    """Time another's fit in turn with ours, by which factor it is faster."""
     kept: dict[str, NDArray] = {}
 
     def keep() -> None:
@@ -38,23 +35,11 @@ def peer(
     times = {label: measure.summary(seconds[label], size) for label, (_, size) in ours.items()}
     them = measure.summary(seconds["theirs"], n)
     ratios = {label: float(f"{them['best_us'] / times[label]['best_us']:.4g}") for label in ours}
-    bench.add(
-        name,
-        what,
-        ours=times,
-        theirs=them,
-        ratio=ratios,
-        their_accuracy=share(kept["theirs"]),
-        reach=faster(ratios, reach or {}),
-        aim=faster(ratios, aim or {}),
-    )
-
-
-def faster(ratios: dict[str, float], limits: Mapping[str, float]) -> list[dict[str, object]]:
-    """Say whether ratios of times reach their limits."""
-    return [
-        goal(limit, ratios[label], f"× {label}", at_least=True) for label, limit in limits.items()
-    ]
+    figures = {f"× {label}": ratio for label, ratio in ratios.items()}
+    figures |= content.pop("figures", {})
+    accuracy = share(kept["theirs"])
+    content |= {"ours": times, "theirs": them, "ratio": ratios, "their_accuracy": accuracy}
+    bench.add(name, what, figures, **content)
 
 
 def own_fits(data: Data) -> dict[str, tuple[Callable[[], FitResult], int]]:
@@ -76,15 +61,10 @@ def peers(bench: Any) -> None:
         lambda: reference.typical(n),
         n,
         data.share,
-        reach={"default": 500 if bench.wide else 300, "one start": 1800},
-        aim={"default": 1000},
     )
     n = 2 if bench.quick else 60
     lmfit_costs(data, 1, "leastsq")  # imports
-    for method, reach, narrow, aim in (
-        ("leastsq", 2500, 1500, 5000),
-        ("least_squares", 1800, 1000, 3500),
-    ):
+    for method in ("leastsq", "least_squares"):
         peer(
             bench,
             f"lmfit {method}",
@@ -93,8 +73,6 @@ def peers(bench: Any) -> None:
             lambda method=method: lmfit_costs(data, n, method),
             n,
             data.share,
-            reach={"default": reach if bench.wide else narrow},
-            aim={"default": aim},
         )
 
 
@@ -117,7 +95,6 @@ def strong_peers(bench: Any) -> None:
             fit,
             n,
             data.share,
-            reach={"default": 20, "one start": 30} if name == "one typical start" else None,
         )
     for program in ("MDT 1.2.7 (OpenCL through pocl)", "dmipy-fit 2.3.0 (JAX)"):
         bench.add(
@@ -164,15 +141,9 @@ def published(bench: Any) -> None:
         them = measure.summary(seconds, n - 1)  # the time of one voxel went with the start
         accuracy = shares(data.cost(parameters), bench.published_best)
         ratio = {label: float(f"{them['best_us'] / ours[label]['best_us']:.4g}") for label in ours}
-        goals: dict[str, list] = {"reach": [], "aim": []}
-        if scale is not None:
-            goals = {
-                "reach": faster(ratio, {"default": 10_000 if bench.wide else 5500}),
-                "aim": faster(ratio, {"default": 20_000, "one start": 35_000}),
-            }
-        bench.add(
-            name, what, ours=ours, theirs=them, ratio=ratio, their_accuracy=accuracy, **goals
-        )
+        figures = {f"× {label}": value for label, value in ratio.items()}
+        content = {"ours": ours, "theirs": them, "ratio": ratio, "their_accuracy": accuracy}
+        bench.add(name, what, figures, **content)
 
 
 def ivim(bench: Any) -> None:
@@ -212,12 +183,9 @@ def ivim(bench: Any) -> None:
         dipy,
         n_dipy,
         data.share,
-        reach={"default": 3000},
-        aim={"default": 10_000},
+        accuracy=ours,
+        figures={"within 1e-3": ours["within_1e-3"]},
     )
-    row = bench.rows[-1]
-    row["accuracy"] = ours
-    row["reach"].append(goal(0.97, ours["within_1e-3"], "within 1e-3", at_least=True))
 
 
 def single(bench: Any) -> None:
@@ -253,33 +221,28 @@ def single(bench: Any) -> None:
         return data.cost(np.array(found))
 
     design = np.linalg.pinv(np.stack([np.ones_like(b), -b], axis=1)).T
-    loglinear = measure.processor_times(
-        {"": lambda: np.log(data.signals) @ design}, bench.repeats
-    )[""]
-    numpy_us = measure.summary(loglinear, n)
-    for name, options in (
-        ("adc", {}),
-        ("adc, curve_fit with bounds", {"bounds": ([0, 0], [np.inf, 100])}),
-    ):
-        what = (
-            f"adc, bounded nonlinear, against scipy curve_fit{' with bounds' if options else ''}"
-        )
+    seconds = measure.processor_times(
+        {"ours": data.fit, "numpy": lambda: np.log(data.signals) @ design}, bench.repeats
+    )
+    ours, loglinear = (measure.summary(seconds[name], n) for name in ("ours", "numpy"))
+    times = ours["best_us"] / loglinear["best_us"]
+    more = {
+        "loglinear": loglinear | {"ours_to_it": round(times, 2)},
+        "figures": {"× a batched numpy log-linear fit": times},
+    }
+    bounds = {"bounds": ([0, 0], [np.inf, 100])}
+    for ending, options, content in (("", {}, more), (" with bounds", bounds, {})):
         peer(
             bench,
-            name,
-            what,
+            f"adc, curve_fit{ending}" if ending else "adc",
+            f"adc, bounded nonlinear, against scipy curve_fit{ending}",
             {"default": (data.fit, n)},
             lambda options=options: curve(**options),
             n_peer,
             data.share,
-            reach=None if options else {"default": 1000},
-            aim=None if options else {"default": 2500},
+            accuracy=data.share(result.cost),
+            **content,
         )
-        bench.rows[-1]["accuracy"] = data.share(result.cost)
-    row = bench.rows[-2]
-    times = row["ours"]["default"]["best_us"] / numpy_us["best_us"]
-    row["loglinear"] = numpy_us | {"ours_to_it": round(times, 2)}
-    row["aim"].append(goal(3, times, "× a batched numpy log-linear fit"))
 
     _log_linear(bench)
     truth = np.column_stack([np.full(n, 1000.0), rng.uniform(0.5, 2, n), rng.uniform(0.2, 0.9, n)])
@@ -313,8 +276,8 @@ def single(bench: Any) -> None:
         ),
         n_peer // 4 + 1,
         bent.share,
+        accuracy=bent.share(found.cost),
     )
-    bench.rows[-1]["accuracy"] = bent.share(found.cost)
     _mean_signal_kurtosis(bench, bent, found.cost)
 
 
@@ -336,12 +299,11 @@ def _log_linear(bench: Any) -> None:
     }
     seconds = measure.processor_times(functions, bench.repeats)
     times = {name: measure.summary(values, n) for name, values in seconds.items()}
-    ns = 1e3 * times["default"]["best_us"]
     bench.add(
         "adc, log-linear",
         "adc by method ols, float32, six b-values: all results",
+        {"ns": 1e3 * times["default"]["best_us"]},
         ours=times,
-        aim=[goal(15, ns, "ns")],
     )
 
 
@@ -373,5 +335,5 @@ def _mean_signal_kurtosis(bench: Any, data: Data, ours: NDArray) -> None:
         dipy,
         n,
         data.share,
+        accuracy=data.share(ours),
     )
-    bench.rows[-1]["accuracy"] = data.share(ours)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _measure as measure
-from benchmarks._measure import goal
 from benchmarks.fitting._fitting_data import SEED, T2IK
 from dmrifit import MODELS
 
@@ -86,13 +85,12 @@ def start(bench: Any) -> None:
     bench.add(
         "start",
         f"start of Python to the first 1,000 voxels fitted ({name}, compiled before)",
+        {"s": warm},
         ours={
             "wall_s": round(warm, 3),
             "cpu_s": round(cpu, 3),
             "median_wall_s": round(float(np.median([r["wall_s"] for r in runs])), 3),
         },
-        reach=[goal(1.5, warm, "s")],
-        aim=[goal(1.0, warm, "s")],
     )
     if not cold:
         return
@@ -100,9 +98,8 @@ def start(bench: Any) -> None:
     bench.add(
         "compile",
         "first fit of a model on a machine (compilation, longest of the models)",
+        {"s": longest},
         ours=cold,
-        reach=[goal(20, longest, "s")],
-        aim=[goal(5, longest, "s")],
     )
 
 
@@ -115,9 +112,8 @@ def memory(bench: Any) -> None:
     bench.add(
         "memory",
         f"peak memory of {'×'.join(map(str, shape))}×21 float32 above input and output",
+        {"MB": over},
         ours={key: round(value, 1) for key, value in found.items()} | {"above_mb": round(over, 1)},
-        reach=[goal(300, over, "MB")],
-        aim=[goal(300, over, "MB")],
     )
 
 
@@ -132,20 +128,16 @@ def narrow(bench: Any) -> None:
             "DMRIFIT_CACHE": folder,
         }
         where = Path(folder) / "cost.npy"
-        child = measure.run_child(
-            NARROW.format(
-                repeats=bench.repeats, where=str(where)
-            ),
-            environment,
-        )
+        code = NARROW.format(repeats=bench.repeats, where=str(where))
+        child = measure.run_child(code, environment)
         found = json.loads(child["out"])
         cost = np.load(where)
     times = {name: measure.summary(values, len(bench.tissue)) for name, values in found.items()}
     bench.add(
         "avx2",
         "t2-ivim-kurtosis, tissue set, code for AVX2",
+        {"µs (AVX2)": times["default"]["best_us"]},
         ours=times,
         accuracy=bench.tissue.share(cost)
         | {"same_bits": bool((cost == bench.found["tissue"].cost).all())},
-        reach=[goal(7, times["default"]["best_us"], "µs (AVX2)")],
     )

@@ -15,11 +15,12 @@ the path given; without one, its rows say "not measured here".
 """
 
 import argparse
+import csv
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
-from benchmarks._measure import goal
 from benchmarks.fitting import _fitting_comparisons as comparisons
 from benchmarks.fitting import _fitting_processes as processes
 from benchmarks.fitting._fitting_data import (
@@ -46,11 +46,12 @@ from benchmarks.fitting._fitting_data import (
     shares,
 )
 from benchmarks.fitting._fitting_peers import Scipy, agreement
-from benchmarks.fitting.bench_branches import switched
 from dmrifit import FitResult, SignalModel, fit_voxels
 from dmrifit.engine.kernels import compiler
 
 RESULT = measure.RESULTS / "fitting.json"
+#: What figures of rows should reach, and what further on.
+GOALS = list(csv.DictReader(Path(__file__).with_name("goals.csv").open(encoding="utf-8")))
 
 
 class Bench:
@@ -70,12 +71,24 @@ class Bench:
         self.wide = measure.machine()["avx512f"]
 
     def add(
-        self, name: str, what: str, *, reach: tuple = (), aim: tuple = (), **content: object
+        self, name: str, what: str, figures: Mapping[str, float] | None = None, **content: object
     ) -> None:
+        """Add a row, and say whether its figures reach the goals of its name."""
         print(f"{name}: " + json.dumps(content), flush=True)
-        self.rows.append(
-            {"name": name, "what": what, **content, "reach": list(reach), "aim": list(aim)}
-        )
+        goals: dict[str, list[dict[str, object]]] = {"reach": [], "aim": []}
+        for row in GOALS:
+            if row["row"] != name or row["figure"] not in (figures or {}):
+                continue
+            limits = {"reach": row["reach"], "aim": row["aim"]}
+            if not self.wide:
+                limits["reach"] = row["without AVX-512"] or row["reach"]
+            for kind, limit in limits.items():
+                if limit:
+                    value, at_least = figures[row["figure"]], row["at least"] == "yes"
+                    goals[kind].append(
+                        measure.goal(float(limit), value, row["figure"], at_least=at_least)
+                    )
+        self.rows.append({"name": name, "what": what, **content, **goals})
 
     def options(self) -> None:
         """Time our own fit with its options, on both sets."""
@@ -119,41 +132,21 @@ class Bench:
         published = self.published_reference(found.get("tissue, published bounds"))
         self.validate()
         self.times = {name: measure.summary(seconds[name], len(cases[name][0])) for name in cases}
-        narrow = "" if self.wide else " (AVX2)"
         for name, (data, options) in cases.items():
-            time_us = self.times[name]["best_us"]
             if "regularization" in options:
                 continue
             if "bounds" in options:
                 share = published(found[name].cost)
             else:
                 share = data.share(found[name].cost, floor=bool(options.get("floor")))
-            near, nearer = share["within_1e-3"], share["within_1e-6"]
-            us, part = "µs" + narrow, "within 1e-6"
-            reach, aim = {
-                "tissue": (
-                    [
-                        goal(4 if self.wide else 7, time_us, us),
-                        goal(0.999, nearer, part, at_least=True),
-                    ],
-                    [goal(2, time_us, us), goal(0.999, nearer, part, at_least=True)],
-                ),
-                "hard": (
-                    [goal(7, time_us, us), goal(0.99, near, "within 1e-3", at_least=True)],
-                    [goal(5, time_us, us), goal(0.998, near, "within 1e-3", at_least=True)],
-                ),
-                "hard, noise floor": (
-                    [goal(20, time_us, us), goal(0.97, near, "within 1e-3", at_least=True)],
-                    [goal(10, time_us, us), goal(0.995, near, "within 1e-3", at_least=True)],
-                ),
-                "tissue, one start": (
-                    [goal(1.2, time_us, us), goal(0.995, nearer, part, at_least=True)],
-                    [goal(0.7, time_us, us), goal(0.995, nearer, part, at_least=True)],
-                ),
-            }.get(name, ([], []))
             kind, _, more = name.partition(", ")
             what = f"t2-ivim-kurtosis, {kind} set" + (f", {more}" if more else "")
-            self.add(name, what, ours=self.times[name], accuracy=share, reach=reach, aim=aim)
+            figures = {
+                "µs": self.times[name]["best_us"],
+                "within 1e-3": share["within_1e-3"],
+                "within 1e-6": share["within_1e-6"],
+            }
+            self.add(name, what, figures, ours=self.times[name], accuracy=share)
         self.found = found
 
     def published_reference(
@@ -215,6 +208,7 @@ class Bench:
         self.add(
             "extras",
             "standard errors, status and Tikhonov term on top of the bare fit",
+            {"added": value},
             ours={
                 "added": round(value, 4),
                 "added_median": round(float(np.median(added)), 4),
@@ -223,8 +217,6 @@ class Bench:
                 "iterations_regularized": round(iterations[1], 2),
                 "regularized": self.times["tissue, regularized"],
             },
-            reach=[goal(0.4, value, "added")],
-            aim=[goal(0.2, value, "added")],
         )
 
     def intervals(self) -> None:
@@ -239,8 +231,8 @@ class Bench:
         self.add(
             "intervals",
             "intervals of all parameters on top of the fit, tissue set",
+            {"added": value},
             ours={"added": round(value, 4)} | times,
-            reach=[goal(0.4, value, "added")],
         )
 
     def own_model(self) -> None:
@@ -285,11 +277,10 @@ class Bench:
             self.add(
                 f"own model: {name}",
                 f"a model of one's own, given as {name}, against the built-in one",
+                {"× the built-in": ratio},
                 ours=times,
                 ratio={"time": round(ratio, 3)},
                 accuracy=data.share(kept["cost"]),
-                reach=[goal(2, ratio, "× the built-in")],
-                aim=[goal(1.05, ratio, "× the built-in")],
             )
 
     def threads(self) -> None:
@@ -305,13 +296,12 @@ class Bench:
         self.add(
             "threads",
             "wall time of two threads to that of one (best of repeats)",
+            {"× the wall time": ratio},
             ours={
                 "ratio": round(ratio, 3),
                 "processors": os.cpu_count(),
                 "load": [round(x, 2) for x in os.getloadavg()],
             },
-            reach=[goal(0.6, ratio, "× the wall time")],
-            aim=[goal(0.52, ratio, "× the wall time")],
         )
 
 
@@ -320,6 +310,14 @@ def plain_signal(b, te, S0, f, Dv, T2v, Dt, K, T2t):
     return S0 * (
         f * math.exp(-b * Dv - te / T2v) + (1 - f) * math.exp(-x + K * x**2 / 6 - te / T2t)
     )
+
+
+def switched(b, te, S0, f, Dv, T2v, Dt, K, T2t):
+    x = b * Dt
+    fast = 0.0
+    if f > 0:
+        fast = f * math.exp(-b * Dv - te / T2v)
+    return S0 * (fast + (1 - f) * math.exp(-x + K * x**2 / 6 - te / T2t))
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import json
 import math
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ OF_EVALUATION = (
 )
 # Once, as code may be changed while it runs.
 CODE_OF_VOXELS = boards.code_digest(*OF_VOXELS)
-CODE_OF_EVALUATION = boards.code_digest(*OF_EVALUATION)
+CODE_OF_EVALUATION = boards.code_digest(*OF_VOXELS, *OF_EVALUATION)
 CODE_OF_CLAIMS = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(MARGINS_FILE.parent.glob("huang*")))
 ).hexdigest()[:16]
@@ -200,6 +200,8 @@ TUNE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0005, "schedule
 
 
 def name_of(form: str, loss: str, alpha: float | None) -> str:
+    if loss == FIRST:
+        return method_name("BCE", form=f"{form} {FIRST}".strip())
     return method_name(loss.upper(), alpha, form)
 
 
@@ -215,34 +217,21 @@ def settings(size: Size, form: str, seed: int) -> dict[str, Any]:
     return COMMON | own | FORMS[form]
 
 
-class Store(boards.Store):
-    """What is finished of a seed in a world."""
+def kept(function: Callable[..., Any], work: Path) -> Callable[..., Any]:
+    code = CODE_OF_VOXELS if function is not evaluated else CODE_OF_EVALUATION
+    return boards.kept(work, code, function)
 
-    def __init__(self, work: Path, size: Size, world: str, seed: int) -> None:
-        settings_of_voxels = [asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED]
-        name = f"{world}-{seed}".replace(" ", "-")
-        super().__init__(work, name, [*settings_of_voxels, MIMICS[world], CODE_OF_VOXELS])
-        self.size, self.world, self.seed = size, world, seed
 
-    def cases(self) -> tuple[list[Any], list[Any], list[Any]]:
-        """Give cases to learn from, cases to segment, and these with prior scans that lie worse on the images."""
-        return self.made("cases", self._simulated, compress=1)
-
-    def _simulated(self) -> tuple[list[Any], list[Any], list[Any]]:
-        n, held = self.size.n_train, self.size.n_test
-        common: dict[str, Any] = {"shape": self.size.shape, "spacing": self.size.spacing}
-        common |= {"mimics": MIMICS[self.world], "world": WORLDS[self.world]}
-        common |= {"random_state": self.seed, "n_jobs": 1}
-        every = simulate_metastases(n + held, **common)
-        return (
-            every[:n],
-            every[n:],
-            simulate_metastases(held, skip=n, misregistration=MOVED, **common),
-        )
-
-    def probabilities(self, name: str) -> list[np.ndarray]:
-        with np.load(self.path(name, "npz")) as kept:
-            return [kept[key] for key in kept.files]
+def cases_of(kind: str, world: str, seed: int) -> tuple[list[Any], list[Any], list[Any]]:
+    """Give cases to learn from, cases to segment, and these with prior scans that lie worse on the images."""
+    size = SIZES[kind]
+    common: dict[str, Any] = {"shape": size.shape, "spacing": size.spacing, "n_jobs": 1}
+    common |= {"mimics": MIMICS[world], "world": WORLDS[world], "random_state": seed}
+    every = simulate_metastases(size.n_train + size.n_test, **common)
+    moved = simulate_metastases(
+        size.n_test, skip=size.n_train, misregistration=MOVED, **common
+    )
+    return every[: size.n_train], every[size.n_train :], moved
 
 
 def scans_of(cases: Sequence[Any], model: Any = None) -> dict[str, Any]:
@@ -250,142 +239,124 @@ def scans_of(cases: Sequence[Any], model: Any = None) -> dict[str, Any]:
     return {} if model is not None and model.prior_ is None else {"priors": priors}
 
 
-def run_form(store: Store, form: str) -> None:
-    """Train the networks of one form, whatever is not done yet, and segment."""
-    size, seed = store.size, store.seed
-    train, test, moved = store.cases()
+def start_of(work: Path, kind: str, world: str, seed: int, form: str) -> tuple[Path, float]:
+    """Train the network of a form that the others go on from; its file and the seconds."""
+    size = SIZES[kind]
+    options = settings(size, form, seed) | BEGIN | {"epochs": size.start_epochs}
+    model, seconds = fitted(work, kind, world, seed, options)
+    path = work / f"{kind}-{world}-{seed}-{form or PLAIN}-{CODE_OF_VOXELS[:10]}.dmrifit"
+    save_model(model, path)
+    return path, seconds
+
+
+def fitted(
+    work: Path, kind: str, world: str, seed: int, options: dict[str, Any]
+) -> tuple[Any, float]:
+    train, _, _ = kept(cases_of, work)(kind, world, seed)
     images, labels = [case.image for case in train], [case.label for case in train]
+    model = DeepMedicSegmenter(**gather_training(options))
+    return boards.timed(model.fit, images, labels, **scans_of(train))
 
-    def segment(name: str, model: Any, training_s: float) -> None:
-        for ending, cases in [
-            ("", test),
-            *([(", moved", moved)] if form in ("prior", "prior as channel") else []),
-        ]:
-            found, seconds = boards.timed(
-                model.predict_proba, [case.image for case in cases], **scans_of(cases, model)
-            )
-            kept = [np.where(p < SMALLEST, np.float32(0), p) for p in found]
-            spent = {"training_s": training_s, "prediction_s": seconds}
-            store.keep(
-                name + ending, lambda stream, kept=kept: np.savez_compressed(stream, *kept), spent
-            )
-        print(
-            f"{store.name}: {name}, {training_s:.0f} s of training, {seconds:.0f} s of prediction",
-            flush=True,
-        )
 
-    start = store.path(f"{FIRST} {form}", "dmrifit")
-    common = settings(size, form, seed)
-    name = method_name("BCE", form=f"{form} {FIRST}".strip())
-    if not (start.exists() and store.done(name)):
-        model, seconds = boards.timed(
-            DeepMedicSegmenter(
-                **gather_training({**common, **BEGIN, "epochs": size.start_epochs})
-            ).fit,
-            images,
-            labels,
-            **scans_of(train),
-        )
-        save_model(model, start)
-        segment(name, load_model(start), seconds)
-    for loss, alpha in LOSSES[form]:
-        name = name_of(form, loss, alpha)
-        if store.done(name):
-            continue
-        weight = {} if alpha is None else {"alpha": alpha}
+def segmented(
+    work: Path, kind: str, world: str, seed: int, form: str, loss: str, alpha: float | None
+) -> dict[str, tuple[list[np.ndarray], dict[str, float]]]:
+    """Train a network of a form, or read its first one, and segment the cases with it."""
+    size = SIZES[kind]
+    start, seconds = kept(start_of, work)(work, kind, world, seed, form)
+    options = settings(size, form, seed) | {"loss": loss, "random_state": seed + 1000}
+    options |= {} if alpha is None else {"alpha": alpha}
+    if loss == FIRST:
+        model = load_model(start)
+    elif loss == "vss":
+        # From a network that segments already it would not be seen that it does not learn to.
+        options = BEGIN | options | {"epochs": -(-size.start_epochs // 2)}
+        model, seconds = fitted(work, kind, world, seed, options)
+    else:
         # Segments other than those of the first training, and the same ones for every loss.
-        tuned = (
-            common
-            | TUNE
-            | {"loss": loss, "epochs": size.epochs, "warm_start_from": start}
-            | weight
-        )
-        if (
-            loss == "vss"
-        ):  # from a network that segments already it would not be seen that it does not learn to
-            tuned = common | BEGIN | {"loss": loss, "epochs": -(-size.start_epochs // 2)} | weight
-        model, seconds = boards.timed(
-            DeepMedicSegmenter(**gather_training(tuned | {"random_state": seed + 1000})).fit,
-            images,
-            labels,
-            **scans_of(train),
-        )
-        segment(name, model, seconds)
+        options |= TUNE | {"epochs": size.epochs, "warm_start_from": start}
+        model, seconds = fitted(work, kind, world, seed, options)
+    name = name_of(form, loss, alpha)
+    _, test, moved = kept(cases_of, work)(kind, world, seed)
+    found = {}
+    for ending, cases in (("", test), (", moved", moved)):
+        if ending and (loss == FIRST or form not in ("prior", "prior as channel")):
+            continue
+        images = [case.image for case in cases]
+        answers, spent = boards.timed(model.predict_proba, images, **scans_of(cases, model))
+        answers = [np.where(p < SMALLEST, np.float32(0), p) for p in answers]
+        found[name + ending] = answers, {"training_s": seconds, "prediction_s": spent}
+    print(f"{world}-{seed}: {name}, {seconds:.0f} s of training", flush=True)
+    return found
 
 
-def names_of(size: Size, form: str) -> list[str]:
-    own = [name_of(form, loss, alpha) for loss, alpha in LOSSES[form]]
-    moved = [f"{name}, moved" for name in own if form in ("prior", "prior as channel")]
-    return [method_name("BCE", form=f"{form} {FIRST}".strip()), *own, *moved]
+def trainings(forms: Sequence[str]) -> list[tuple[str, str, float | None]]:
+    return [(form, *one) for form in forms for one in [(FIRST, None), *LOSSES[form]]]
 
 
-def evaluated(store: Store) -> dict[str, Any]:
+def evaluated(
+    work: Path, kind: str, world: str, seed: int, forms: tuple[str, ...]
+) -> dict[str, Any]:
     """Evaluate everything of a seed in a world."""
-    size = store.size
-    names = [name for form in size.forms for name in names_of(size, form)]
-    stamps = {name: store.seconds(name) for name in names}
-
-    def evaluate() -> dict[str, Any]:
-        _, test, _ = store.cases()
-        predictions: dict[str, Any] = {name: store.probabilities(name) for name in names}
-        families = {}
-        if "prior" in size.forms:
-            pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
-            predictions[ENSEMBLE] = [
-                merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)
-            ]
-        if "" in size.forms:
-            families["JVSS"] = [name_of("", "jvss", alpha) for alpha in ALPHAS]
-            families["SSE"] = [name_of("", "sse", alpha) for alpha in SSE_ALPHAS]
-        tables = evaluate_segmentations(
-            test,
-            predictions,
-            thresholds=THRESHOLDS,
-            families=families,
-            min_voxels=MIN_VOXELS,
-            n_bootstrap=0,
-            random_state=store.seed,
-        )
-        every = evaluate_segmentations(
-            test,
-            {name: predictions[name] for name in EVERY_COMPONENT if name in predictions},
-            thresholds=[0.5],
-            controls=False,
-            n_bootstrap=0,
-        )
-        names_of_tables = (
-            "summary",
-            "ensemble",
-            "curves",
-            "areas",
-            "families",
-            "status",
-            "matched",
-        )
-        wanted = {name: tables[name] for name in names_of_tables}
-        return {
-            "tables": wanted | {"every component": every["summary"]},
-            "n_lesions": int(tables["summary"]["n_lesions"].iloc[0]),
-            "n_with_prior": sum(case.prior is not None for case in test),
-            "seconds": stamps,
-        }
-
-    return store.evaluated([stamps, MIN_VOXELS, CODE_OF_EVALUATION], evaluate)
+    begun = time.process_time()
+    _, test, _ = kept(cases_of, work)(kind, world, seed)
+    predictions: dict[str, Any] = {}
+    seconds = {}
+    for training in trainings(forms):
+        for name, one in kept(segmented, work)(work, kind, world, seed, *training).items():
+            predictions[name], seconds[name] = one
+    families = {}
+    if "prior" in forms:
+        pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
+        predictions[ENSEMBLE] = [
+            merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)
+        ]
+    if "" in forms:
+        families["JVSS"] = [name_of("", "jvss", alpha) for alpha in ALPHAS]
+        families["SSE"] = [name_of("", "sse", alpha) for alpha in SSE_ALPHAS]
+    tables = evaluate_segmentations(
+        test,
+        predictions,
+        thresholds=THRESHOLDS,
+        families=families,
+        min_voxels=MIN_VOXELS,
+        n_bootstrap=0,
+        random_state=seed,
+    )
+    every = evaluate_segmentations(
+        test,
+        {name: predictions[name] for name in EVERY_COMPONENT if name in predictions},
+        thresholds=[0.5],
+        controls=False,
+        n_bootstrap=0,
+    )
+    wanted = ("summary", "ensemble", "curves", "areas", "families", "status", "matched")
+    return {
+        "tables": {name: tables[name] for name in wanted} | {"every component": every["summary"]},
+        "n_lesions": int(tables["summary"]["n_lesions"].iloc[0]),
+        "n_with_prior": sum(case.prior is not None for case in test),
+        "seconds": seconds,
+        "evaluation_s": round(time.process_time() - begun, 1),
+    }
 
 
-def run_seed(work: Path, size: Size, world: str, seed: int, n_jobs: int) -> dict[str, Any]:
+def run_seed(
+    work: Path, kind: str, world: str, seed: int, forms: tuple[str, ...], n_jobs: int
+) -> dict[str, Any]:
     """Train, segment and evaluate everything of a seed in a world."""
     origin = measure.provenance(__file__, *CODE)
-    store = Store(work, size, world, seed)
-    store.cases()
+    of_seed = work, kind, world, seed
+    kept(cases_of, work)(*of_seed[1:])
     # Longest first, so that no process is left with it at the end.
-    forms = sorted(store.size.forms, key=lambda form: "path" not in FORMS[form].values())
-    joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)(
-        joblib.delayed(run_form)(store, form) for form in forms
+    ordered = sorted(forms, key=lambda form: "path" not in FORMS[form].values())
+    parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
+    parallel(joblib.delayed(kept(start_of, work))(*of_seed, form) for form in ordered)
+    parallel(
+        joblib.delayed(kept(segmented, work))(*of_seed, *training) for training in trainings(ordered)
     )
-    result = evaluated(store)
+    result = kept(evaluated, work)(*of_seed, forms)
     tables, seconds = result["tables"], result["seconds"]
-    figures = claim_figures({(store.world, str(store.seed)): tables})
+    figures = claim_figures({(world, str(seed)): tables})
     # Networks on moved prior scans are not trained again.
     trained = sum(s["training_s"] for name, s in seconds.items() if ", moved" not in name)
     spent = trained + result["evaluation_s"] + sum(s["prediction_s"] for s in seconds.values())
@@ -519,16 +490,17 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     if chosen.inference:
         speed = {"inference": inference(), "inference_machine": measure.machine()}
         return measure.stored(chosen.out) | speed
-    size, worlds = SIZES[chosen.size], chosen.worlds
+    size, worlds, forms = SIZES[chosen.size], chosen.worlds, SIZES[chosen.size].forms
     if chosen.forms:
-        size = replace(size, forms=tuple(form.replace(PLAIN, "") for form in chosen.forms))
+        forms = tuple(form.replace(PLAIN, "") for form in chosen.forms)
+        size = replace(size, forms=forms)
     # Seed by seed, so that an unfinished board has both worlds.
     parts = [
         runs.Part(
             f"{world}-{seed}",
             board_of(size, world),
             run_seed,
-            (chosen.work, size, world, seed, chosen.n_jobs),
+            (chosen.work, chosen.size, world, seed, forms, chosen.n_jobs),
         )
         for seed, world in itertools.product(chosen.seeds, worlds)
     ]

@@ -1,7 +1,7 @@
 """
 How long does the study's board take, and how long would it take when written plainly?
 
-    .venv/bin/python -m benchmarks.prediction.bench_prediction [--before FOLDER] [--quick --out FILE]
+    .venv/bin/python -m benchmarks.prediction.bench_prediction [--quick --out FILE]
 
 The board is `learning_curve` with its defaults on two synthetic cohorts of 16 patients: two
 strategies, seven algorithms, 1 to 15 training patients with 250 voxels each, all tumor voxels
@@ -10,19 +10,11 @@ fold by fold, and fits by scipy, voxel by voxel from one start; it is run for on
 cohort with a few voxels of each fit, and scaled to all patients, folds and voxels. Both are
 compared by processor time. What needs to be fitted only once for a patient is counted once for
 both.
-
-With `--before`, the worktree of an earlier commit, the board of that commit is compared with this
-one and with this one in single precision of the networks; the rest of the result is kept. Each
-side has a process of its own for each cohort, in turn, so that all meet the same machine.
 """
 
 import argparse
-import json
 import resource
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,109 +36,6 @@ MODEL = MODELS["t2-ivim-kurtosis"]
 APART = (*NO_TISSUE, AT_BOUND)
 LOW, HIGH = np.array([0.0, 0, 4, 150, 0.2, 0, 20]), np.array([12.0, 1, 100, 250, 3, 5, 140])
 START = np.array([1.5, 0.15, 25, 200, 1.0, 0.7, 70])
-
-NETWORKS = ("slNN", "mlNN", "CNN")
-#: Of the networks on the sides that are compared; the earlier commit knows no other.
-PRECISIONS = {"before": None, "now": "float64", "single": "float32"}
-#: Largest ratio of processor time to the earlier commit's.
-LIMITS = {"now": 0.77, "single": 0.6}
-SCORES = ("bias", "dispersion", "pearson", "spearman")
-KEYS = ["cohort", "patient", "strategy", "algorithm", "n_train", "metric"]
-
-# The process of a side: one board, of which it answers the processor seconds.
-BOARD = """
-import json, os, time
-from dmrifit import MapsToMaps, SignalToSignal, compare, learning_curve, make_regressor, simulate_cohort
-task = json.loads(os.environ["BOARD"])
-def estimators():
-    found = {}
-    for strategy, cls in (("s2s", SignalToSignal), ("m2m", MapsToMaps)):
-        for name in task["algorithms"]:
-            regressor = name
-            if name in task["networks"]:
-                regressor = make_regressor(name, dtype=task["dtype"])
-            found[f"{name} {strategy}"] = cls(regressor)
-    return found
-def board(cohort, sizes):
-    options = {"n_jobs": 1, "random_state": task["seed"]}
-    # Networks that are passed have other seeds than those by name, but the same in both precisions.
-    if task["dtype"]:
-        return compare(estimators(), [cohort], n_train=sizes, max_voxels=250, **options)
-    return learning_curve([cohort], sizes=sizes, algorithms=task["algorithms"], **options)
-# Compiles and loads what is needed.
-board(simulate_cohort(task["cohort"], 2, shape=(16, 16, 3), random_state=1), (1,))
-cohort = simulate_cohort(task["cohort"], task["n"], shape=task["shape"], random_state=task["seed"])
-start = time.process_time()
-scores = board(cohort, tuple(task["sizes"])).scores
-print(time.process_time() - start)
-scores.to_pickle(task["file"])
-"""
-
-
-def against(before: Path, *, quick: bool) -> dict[str, object]:
-    """Compare the board with that of an earlier commit, and with single precision."""
-    task = {
-        "n": 4 if quick else 16,
-        "shape": (24, 24, 6) if quick else (48, 48, 8),
-        "sizes": (1, 3) if quick else SIZES,
-        "algorithms": ("LR", *NETWORKS) if quick else ALGORITHMS,
-        "networks": NETWORKS,
-        "seed": SEED,
-    }
-    roots = {"before": before, "now": measure.ROOT, "single": measure.ROOT}
-    seconds = dict.fromkeys(roots, 0.0)
-    tables: dict[str, list[pd.DataFrame]] = {side: [] for side in roots}
-    for cohort in ("cohort1", "cohort2"):
-        for side, root in roots.items():
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "scores.pickle"
-                content = task | {"cohort": cohort, "dtype": PRECISIONS[side], "file": str(file)}
-                settings = {"BOARD": json.dumps(content), "PYTHONPATH": str(root)}
-                done = measure.run_child(BOARD, settings, root)
-                seconds[side] += float(str(done["out"]).split()[-1])
-                tables[side].append(pd.read_pickle(file))
-            print(cohort, side, round(seconds[side], 1), flush=True)
-    scores = {side: pd.concat(parts).set_index(KEYS) for side, parts in tables.items()}
-    ratios = {side: seconds[side] / seconds["before"] for side in LIMITS}
-    shifts = {
-        "now": _shift(scores["before"], scores["now"]),
-        "single": _shift(scores["now"], scores["single"]),
-    }
-    head = ["git", "-C", str(before), "rev-parse", "HEAD"]
-    return {
-        "before": subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip(),
-        **measure.provenance(__file__, "dmrifit", words=("--before", "FOLDER"), quick=quick),
-        "cpu_s": {side: round(value, 1) for side, value in seconds.items()},
-        "ratio": {side: round(value, 3) for side, value in ratios.items()},
-        "shifts": shifts,
-        "goals": [
-            measure.goal(LIMITS[side], value, f"of the time before, {side}")
-            for side, value in ratios.items()
-        ]
-        + [
-            measure.goal(1.0, shift["largest"], f"standard deviations over folds, {side}")
-            for side, shift in shifts.items()
-        ],
-    }
-
-
-def _shift(earlier: pd.DataFrame, later: pd.DataFrame) -> dict[str, object]:
-    """Compare means over folds of algorithms, in standard deviations over folds."""
-    keys = [key for key in KEYS if key != "patient"]
-    rows = {}
-    for score in SCORES:
-        # T2v mostly sits at a bound, where means over folds jump.
-        is_scored = earlier.index.get_level_values("algorithm").isin(ALGORITHMS)
-        is_scored &= earlier.index.get_level_values("metric") != AT_BOUND
-        folds = earlier.loc[is_scored, score].groupby(level=keys)
-        change = later[score].groupby(level=keys).mean().reindex(folds.mean().index) - folds.mean()
-        rows[score] = (change.abs() / folds.std()).replace(np.inf, np.nan)
-    shifts = pd.DataFrame(rows)
-    return {
-        "largest": round(float(shifts.max().max()), 3),
-        "median": round(float(np.nanmedian(shifts)), 3),
-        "where": [*map(str, shifts.max(axis=1).idxmax())],
-    }
 
 
 def used() -> float:
@@ -335,23 +224,11 @@ def timed(*, quick: bool) -> dict[str, object]:
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Measure both, or compare with an earlier commit and keep the rest of the result."""
-    kept = measure.stored(RESULT)
-    if chosen.before is not None:
-        return kept | {"against": against(chosen.before.resolve(), quick=chosen.quick)}
-    return timed(quick=chosen.quick) | {key: kept[key] for key in ("against",) if key in kept}
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Write the result as tables."""
-    return runs.page("prediction", result, limits=LIMITS)
+    """Measure both."""
+    return timed(quick=chosen.quick)
 
 
 if __name__ == "__main__":
     runs.main(
-        run,
-        RESULT,
-        markdown=markdown,
-        packages=("numpy", "numba", "scipy", "scikit-learn", "torch", "skorch"),
-        options={"--before": {"type": Path, "help": "worktree of an earlier commit"}},
+        run, RESULT, packages=("numpy", "numba", "scipy", "scikit-learn", "torch", "skorch")
     )

@@ -126,14 +126,24 @@ def _n_features(estimator: BaseEstimator) -> int:
 
 def _check_vectors(estimator: BaseEstimator) -> None:
     """
-    Nothing but NumPy and Python computes with these, which refuse shapes that do not fit.
+    Nothing but NumPy and Python computes with these, which refuse most shapes that do not fit.
 
-    A column in the place of a row would be repeated, though, to an array of any size.
+    They repeat a row that is too short, though, and a column to an array of any size.
     """
-    for name in _VECTORS:
-        arrays: Any = getattr(estimator, name, None)
-        for array in arrays if isinstance(arrays, list) else [arrays]:
-            _require(np.ndim(array) <= 1, estimator, name)
+    n_columns = getattr(estimator, "n_features_in_", None)
+    lengths: list[tuple[Any, ...]]
+    lengths = [(getattr(estimator, name, None), n_columns) for name in _ROWS]
+    matrices = getattr(estimator, "coefs_", [np.transpose(getattr(estimator, "coef_", 0.0))])
+    intercepts = getattr(estimator, "intercepts_", [getattr(estimator, "intercept_", None)])
+    _require(len(matrices) == len(intercepts), estimator, "layers")
+    lengths += [
+        (row, *np.shape(matrix)[1:]) for row, matrix in zip(intercepts, matrices, strict=True)
+    ]
+    if hasattr(estimator, "explained_variance_"):
+        lengths.append((estimator.explained_variance_, len(estimator.components_)))
+    for row, *length in lengths:
+        # Without an intercept, scikit-learn keeps a single zero.
+        _require(np.ndim(row) == 0 or np.shape(row) == tuple(length), estimator, "rows")
 
 
 def _check_constant(dummy: BaseEstimator) -> None:
@@ -199,9 +209,7 @@ def _check_boosting(boosting: BaseEstimator) -> None:
         check_branches(~is_leaf, left, right, nodes["feature_idx"], n_features)
 
 
-_VECTORS = (
-    "intercept_", "intercepts_", "mean_", "center_", "scale_", "min_", "explained_variance_",
-)  # fmt: skip
+_ROWS = ("mean_", "center_", "scale_", "min_")
 _COMPILED_TREE = "sklearn.tree._tree.Tree"
 _TREE_TYPES = (
     "sklearn.tree._classes.DecisionTreeRegressor",

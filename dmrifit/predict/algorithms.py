@@ -136,8 +136,8 @@ def _standardized(regressor: RegressorMixin) -> RegressorMixin:
     return TransformedTargetRegressor(scaled, transformer=StandardScaler())
 
 
-#: Regressors by name. Their defaults were chosen by benchmarks/prediction/tune_algorithms.py: the
-#: quickest within 2 % of the best.
+#: Regressors by name. Their defaults are the quickest within 2 % of the best
+#: ("Algorithms" in benchmarks/README.md).
 REGRESSORS: dict[str, Regressor] = {
     "LR": Regressor(_linear, is_in_study=True),
     "RFR": Regressor(

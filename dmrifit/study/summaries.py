@@ -45,11 +45,16 @@ FEWEST_PATIENTS = 6
 
 def matching(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     """Keep the rows with these values in the columns of these names."""
+    # A table without rows may lack its columns.
+    if table.empty:
+        return table
     return table[(table[list(values)] == list(values.values())).all(axis=1)]
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:
     """Keep the scores at the largest number of training patients."""
+    if table.empty:
+        return table
     # Cohorts of different sizes reach different numbers of training patients.
     most = table.groupby(["train_on", "cohort", "patient"])["n_train"].transform("max")
     return table[table["n_train"] == most]

@@ -67,7 +67,7 @@ from benchmarks.anomaly import _anomaly_speed as speed
 row, = speed.inference(["DAE"], (32, 40, 24))
 assert row["same_bits"], row
 assert row["peak_gb"] < 3, row
-assert min(row["ratio"], speed.corruption()["ratio"]) > 0
+assert row["ratio"] > 0
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

@@ -55,13 +55,14 @@ def test_a_seed_is_run_once_in_each_world_and_claims_are_decided(monkeypatch, tm
     tables = {name: pd.DataFrame(columns=names) for name, names in columns.items()}
     summary = {"part": "all", "method": "BCE"} | dict.fromkeys(bench.MEASURES, 0.8)
     tables["summary"] = tables["every component"] = pd.DataFrame([summary])
-    monkeypatch.setattr(bench.Store, "cases", lambda self: None)
-    monkeypatch.setattr(bench, "run_form", lambda *_: None)
+    for name in ("cases_of", "start_of", "segmented"):
+        monkeypatch.setattr(bench, name, lambda *_: None)
+    monkeypatch.setattr(bench, "kept", lambda function, work: function)
     times = {"BCE": {"training_s": 60.0, "prediction_s": 30.0}, "BCE, moved": {"training_s": 60.0, "prediction_s": 0.0}}
     seeds = []
 
-    def evaluated(store):
-        seeds.append((store.world, store.seed))
+    def evaluated(work, kind, world, seed, forms):
+        seeds.append((world, seed))
         return {"tables": tables, "seconds": times, "evaluation_s": 30.0, "n_lesions": 9, "n_with_prior": 2}
 
     monkeypatch.setattr(bench, "evaluated", evaluated)

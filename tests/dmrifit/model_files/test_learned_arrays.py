@@ -62,12 +62,13 @@ LAYERS = MLPRegressor(hidden_layer_sizes=(3,), max_iter=200, tol=1.0).fit(X, Y)
 @pytest.mark.parametrize(
     ("estimator", "attributes", "message"),
     [
-        (LINEAR, {"intercept_": np.zeros((10, 1))}, "intercept_ of LinearRegression"),
+        (LINEAR, {"intercept_": np.zeros((10, 1))}, "rows of LinearRegression"),
         (LINEAR, {"coef_": LINEAR.coef_ * np.nan}, "non-finite"),
-        (SCALER, {"scale_": np.ones((10, 1))}, "scale_ of StandardScaler"),
+        (SCALER, {"scale_": np.ones((10, 1))}, "rows of StandardScaler"),
         (SCALER, {"mean_": SCALER.mean_ + np.inf}, "non-finite"),
-        (LAYERS, {"intercepts_": [np.zeros((10, 1)), np.zeros(2)]}, "intercepts_ of MLPRegressor"),
-        (PCA(n_components=2).fit(X), {"mean_": np.zeros((10, 1))}, "mean_ of PCA"),
+        (SCALER, {"mean_": SCALER.mean_[:1]}, "rows of StandardScaler"),
+        (LAYERS, {"intercepts_": [np.zeros((10, 1)), np.zeros(2)]}, "rows of MLPRegressor"),
+        (PCA(n_components=2).fit(X), {"mean_": np.zeros((10, 1))}, "rows of PCA"),
         (DummyRegressor().fit(X, Y), {"constant_": np.ones((1, 1))}, "constants and targets"),
     ],
 )

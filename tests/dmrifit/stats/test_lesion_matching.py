@@ -1,6 +1,5 @@
 """Lesions are matched as a plain search does it, scored as published, and never won by covering everything."""
 
-import importlib.util
 import itertools
 import json
 from pathlib import Path
@@ -8,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.metastasis import compare_scorers
 from dmrifit import lesion_scores, lesion_table
 from dmrifit.io.components import drop_small, match_components
 from dmrifit.stats.lesion_matching import HEADLINES, lesion_counts, scores_from_counts
 
-ROOT = Path(__file__).parents[3]
 SHAPE = (9, 8, 7)
 REACH = {6: 1, 18: 2, 26: 3}
 
@@ -171,11 +170,7 @@ def test_published_counts_give_the_published_precision(n_found, n_wrong, sensiti
 
 @pytest.fixture(scope="module")
 def panoptica():
-    path = ROOT / "benchmarks" / "metastasis" / "compare_panoptica.py"
-    spec = importlib.util.spec_from_file_location("compare_panoptica", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, json.loads((Path(__file__).parents[1] / "data" / "panoptica.json").read_text(encoding="utf-8"))
+    return compare_scorers, json.loads((Path(__file__).parents[1] / "data" / "panoptica.json").read_text(encoding="utf-8"))
 
 
 def test_counts_and_dice_agree_with_panoptica(panoptica):
@@ -184,7 +179,7 @@ def test_counts_and_dice_agree_with_panoptica(panoptica):
     assert len(result["pairs"]) >= 50
     alone = joined = 0
     for row in result["pairs"]:
-        reference, prediction = script.make_pair(row["seed"])
+        reference, prediction = script.boxes_pair(row["seed"])
         assert script.digest(reference, prediction) == row["digest"]
         table = lesion_table(reference, prediction)
         scores = lesion_scores(table)

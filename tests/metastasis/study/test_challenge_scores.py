@@ -1,12 +1,12 @@
 """Scores of BraTS-METS: those of the official scorer, and small cases by hand."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.metastasis import compare_scorers
 from metastasis import mets_scores
 
 ROOT = Path(__file__).parents[3]
@@ -14,12 +14,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def official():
-    path = ROOT / "benchmarks" / "metastasis" / "compare_mets_scorer.py"
-    spec = importlib.util.spec_from_file_location("compare_mets_scorer", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     answers = ROOT / "tests" / "metastasis" / "data" / "mets_scorer.json"
-    return script, json.loads(answers.read_text(encoding="utf-8"))
+    return compare_scorers, json.loads(answers.read_text(encoding="utf-8"))
 
 
 def test_scores_equal_those_of_the_official_scorer_for_a_hundred_pairs(official):
@@ -28,7 +24,7 @@ def test_scores_equal_those_of_the_official_scorer_for_a_hundred_pairs(official)
     assert len(answers["pairs"]) == 100
     n_undefined = 0
     for row in answers["pairs"]:
-        reference, prediction, edges = script.make_pair(row["seed"])
+        reference, prediction, edges = script.balls_pair(row["seed"])
         assert script.digest(reference, prediction) == row["digest"]
         for key, value in mets_scores(reference, prediction, np.diag([*edges, 1.0])).items():
             expected = np.nan if row[key] is None else row[key]
