@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from anomaly.detectors.alignment import (
     align,
-    gaussian,
     guide_images,
     inverted,
     resampled,

@@ -88,8 +88,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         """
         Make an estimator with the network and the training of the publication, which needs a GPU.
 
-        The training has 500 epochs of four scans in a step, with a learning rate that is multiplied
-        by 0.95 after each: after 270 epochs it is a millionth of the first one.
+        The training has 500 epochs of four scans in a step, with a learning rate that is
+        multiplied by 0.95 after each: after 270 epochs it is a millionth of the first one.
 
         Parameters
         ----------
