@@ -145,7 +145,9 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
 def _with_interval(rows: pd.DataFrame, measure: str) -> list[str]:
     """Write a measure of every row, with its interval where there is one."""
     texts = []
-    for value, low, high in rows[[measure, f"{measure}_low", f"{measure}_high"]].to_numpy(float):
+    # A summary without rows has no intervals.
+    ends = rows.reindex(columns=[measure, f"{measure}_low", f"{measure}_high"])
+    for value, low, high in ends.to_numpy(float):
         interval = f" [{_number(low)}, {_number(high)}]" if np.isfinite(low) else ""
         texts.append(_number(value) + interval)
     return texts
@@ -222,7 +224,12 @@ def summary_metrics() -> list[MapMetric]:
 def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
     """Add what is averaged over patients: magnitudes, and a number where a score is undefined."""
     columns = {}
-    for suffix in ("", "_truth", "_independent"):
+    suffixes = ("", "_truth", "_independent")
+    needed = [f"{name}{suffix}" for suffix in suffixes for name in (*METRICS, *MEASURES)]
+    needed += ["constant_error", "n_voxels", "n_undefined", "n_failed"]
+    # Scores of an earlier version may lack a column.
+    scores = scores.reindex(columns=unique([*scores.columns, *needed]))
+    for suffix in suffixes:
         is_scored = scores[f"bias{suffix}"].notna() | (suffix == "")
         for metric in METRICS.values():
             values = scores[f"{metric.name}{suffix}"]
