@@ -50,7 +50,6 @@ BLOCKS = (
     Block(PAGE, "uncertainty benchmark", "uncertainty", "prediction.bench_uncertainty"),
     Block(PAGE, "scale benchmark", "scale", "costs.bench_scale"),
     Block(PAGE, "claims board", "claims", "prediction.bench_claims"),
-    Block(PAGE, "verdicts benchmark", "verdicts", "prediction.bench_verdicts"),
     Block(PAGE, "truths benchmark", "truths", "prediction.bench_truths"),
     Block(PAGE, "placement benchmark", "placement", "placement.bench_placement"),
     Block(PAGE, "placers benchmark", "placers", "placement.bench_placers"),

@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import math
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -47,7 +46,6 @@ from benchmarks.claims.huang import (
 from dmrifit import load_model, save_model
 from dmrifit.networks.training import gather_training
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
-from metastasis.networks.sizes import low_resolution_cells
 from metastasis.segmentation.ensemble import merge_segmentations
 
 RESULT = measure.RESULTS / "metastasis.json"
@@ -392,39 +390,8 @@ def digests() -> dict[str, str]:
 # Whole volumes ---------------------------------------------------------------------------------
 
 
-def dense_products(
-    shape: Sequence[int],
-    widths: Sequence[int],
-    low_resolution: Sequence[int],
-    dense: Sequence[int],
-    *,
-    n_channels: int = 1,
-    prior_path: bool = False,
-) -> int:
-    """
-    Count the multiplications of DeepMedic over a whole volume, margins included.
-
-    Each layer is computed once.
-    """
-    n_layers = len(widths)
-    # Factor and channels of each path.
-    paths = [(1, n_channels)]
-    paths += [(factor, n_channels) for factor in low_resolution]
-    if prior_path:
-        paths.append((1, 1))
-    total = 0
-    for factor, channels in paths:
-        cells = [low_resolution_cells(n, factor) for n in shape]
-        for number, (before, after) in enumerate(itertools.pairwise((channels, *widths)), start=1):
-            # Each layer computes the margin that the later ones lose.
-            total += 27 * before * after * math.prod(n + 2 * (n_layers - number) for n in cells)
-        total += widths[-1] * dense[0] * math.prod(cells)
-    products_per_voxel = sum(a * b for a, b in itertools.pairwise((*dense, 1)))
-    return total + products_per_voxel * math.prod(shape)
-
-
 def inference() -> list[dict[str, Any]]:
-    """Measure dense against tiled prediction, and against the rate of a large matrix product on the same core."""
+    """Measure dense against tiled prediction, on one core."""
     import torch
 
     from benchmarks.metastasis._tiled_logits import tiled_logits
@@ -433,7 +400,6 @@ def inference() -> list[dict[str, Any]]:
     from metastasis.segmentation.sampling import low_resolution
 
     torch.set_num_threads(1)
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
 
     def best(function: Any, repeats: int) -> float:
         seconds = []
@@ -463,8 +429,6 @@ def inference() -> list[dict[str, Any]]:
         repeats = 3 if widths == nine or len(widths) == 6 else 1
         times = [best(lambda n=network, c=case: dense_logits(n, c), repeats),
                  best(lambda n=network, c=case: tiled_logits(n, c), repeats)]  # fmt: skip
-        peak = 2 * 2048**3 / best(lambda: a @ b, 6)
-        products = dense_products(shape, widths, factors, dense, prior_path=prior)
         rows.append(
             {
                 "widths": widths,
@@ -476,9 +440,6 @@ def inference() -> list[dict[str, Any]]:
                 "dense_s": round(times[0], 3),
                 "tiled_s": round(times[1], 3),
                 "ratio": round(times[1] / times[0], 2),
-                "gmac": round(products / 1e9, 2),
-                "share_of_matrix_product": round(2 * products / times[0] / peak, 3),
-                "matrix_product_gflops": round(peak / 1e9, 1),
             }
         )
         print(rows[-1], flush=True)

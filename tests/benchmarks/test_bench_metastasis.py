@@ -80,26 +80,3 @@ def test_a_seed_is_run_once_in_each_world_and_claims_are_decided(monkeypatch, tm
     assert "Synthetic, hard world:" in bench.markdown(result | origin)
     with pytest.raises(SystemExit, match="another size"):
         bench.run(argparse.Namespace(worlds=worlds, seeds=[1], **options | {"size": "small"}))
-
-
-def test_products_of_a_volume_are_those_of_the_published_network():
-    widths = (30, 40, 50, 60, 70, 80, 90, 100, 110)
-    per_voxel = 27 * (30 + 1200 + 2000 + 3000 + 4200 + 5600 + 7200 + 9000 + 11000) + 110 * 300
-    # A volume so large that margins do not count.
-    n = 60_000
-    found = bench.dense_products((n, n, n), widths, (3, 5), (300, 300)) / n**3
-    assert found == pytest.approx(per_voxel * (1 + 1 / 27 + 1 / 125) + 300 * 300 + 300, rel=1e-3)
-    # The published program repeats low-resolution features before the first dense layer, not after it.
-    later = 110 * 300 * (2 - 1 / 27 - 1 / 125)
-    assert found + later == pytest.approx(1.41e6, rel=0.01)
-    with_prior = bench.dense_products((n, n, n), widths, (3, 5), (300, 300), prior_path=True) / n**3
-    assert with_prior + later == pytest.approx(2.61e6, rel=0.01)
-    # One voxel, two layers: 3³ voxels of the first, one of the second.
-    assert bench.dense_products((1, 1, 1), (2, 3), (), (4,), n_channels=5) == 27 * (5 * 2 * 27 + 2 * 3) + 3 * 4 + 4
-
-
-def test_cells_that_are_cut_at_the_far_sides_count_as_whole_ones():
-    # 7, 8 and 10 voxels have 3, 3 and 4 cells of 3.
-    full, cells = 7 * 8 * 10, 3 * 3 * 4
-    expected = 27 * 2 * (full + cells) + 2 * 4 * (full + cells) + 4 * full
-    assert bench.dense_products((7, 8, 10), (2,), (3,), (4,)) == expected
