@@ -8,7 +8,6 @@ import platform
 import re
 import resource
 import shlex
-import statistics
 import subprocess
 import sys
 import textwrap
@@ -18,6 +17,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -110,21 +111,10 @@ def rounded(value: float, digits: int = 4) -> float | None:
 def summary(seconds: Sequence[float], n: int = 1) -> dict[str, float]:
     """Best, quartiles and number of repeats, per voxel in microseconds where `n` voxels were fitted."""
     micro = [1e6 * s / n for s in seconds]
-    low, middle, high = (
-        statistics.quantiles(micro, n=4, method="inclusive") if len(micro) > 1 else micro * 3
-    )
-    return {
-        "best_us": _short(min(micro)),
-        "q25_us": _short(low),
-        "median_us": _short(middle),
-        "q75_us": _short(high),
-        "repeats": len(micro),
-        "n_voxels": n,
-    }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+    quartiles = np.quantile(micro, [0, 0.25, 0.5, 0.75])
+    names = ("best_us", "q25_us", "median_us", "q75_us")
+    times = {name: float(f"{value:.4g}") for name, value in zip(names, quartiles, strict=True)}
+    return times | {"repeats": len(micro), "n_voxels": n}
 
 
 def run_child(
@@ -245,8 +235,6 @@ def replace_block(text: str, name: str, block: str) -> str:
 
 def over_runs(values: Sequence[float | None], digits: int = 3, *, spread: bool = True) -> str:
     """Write mean and standard deviation of what is known."""
-    import numpy as np
-
     known = np.array([value for value in values if value is not None])
     if not len(known):
         return "–"

@@ -3,12 +3,9 @@ What does the demo say, how long does a first `make demo` take, and how large do
 get?
 
     .venv/bin/python -m benchmarks.costs.bench_demo [--folder build/first-use]
-    .venv/bin/python -m benchmarks.costs.bench_demo --study build/demo/study
 
 A fresh clone of this folder's last commit, with an environment of its own, as a new user makes it;
-`PIP_ARGS` and `PYTHON` reach make as always. The synthetic cohorts, and so the table, are the same
-in every run: with --study it is taken from the demo of this folder, and times and sizes stay those
-that were measured before.
+`PIP_ARGS` and `PYTHON` reach make as always.
 """
 
 import argparse
@@ -16,7 +13,6 @@ import os
 import shutil
 import subprocess
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +91,8 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, str]]:
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Run the demo in a fresh clone, or take the table of one that has run."""
-    if chosen.study is None:
-        return measured(chosen.folder.resolve())
-    return measure.stored(RESULT) | {
-        "rows": rows_of(Evaluation.read(chosen.study)),
-        "rows_date": date.today().isoformat(),
-        "rows_commit": measure.commit("dmrifit", "examples")["commit"],
-    }
+    """Run the demo in a fresh clone."""
+    return measured(chosen.folder.resolve())
 
 
 if __name__ == "__main__":
@@ -112,7 +102,6 @@ if __name__ == "__main__":
         code=(),
         quick=False,
         options={
-            "--folder": {"type": Path, "default": Path("build/first-use"), "help": "where the clone goes"},
-            "--study": {"type": Path, "help": "comparison of a demo that has run"},
+            "--folder": {"type": Path, "default": Path("build/first-use"), "help": "where the clone goes"}
         },
     )

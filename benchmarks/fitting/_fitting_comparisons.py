@@ -77,7 +77,7 @@ def peers(bench: Any) -> None:
 
 
 def strong_peers(bench: Any) -> None:
-    """Time batched numpy on the tissue set, and name the programs that gave no fit."""
+    """Time batched numpy on the tissue set."""
     data = bench.tissue
     n = 100 if bench.quick else 4000
     batched = BatchedNumpy(data, n)
@@ -95,12 +95,6 @@ def strong_peers(bench: Any) -> None:
             fit,
             n,
             data.share,
-        )
-    for program in ("MDT 1.2.7 (OpenCL through pocl)", "dmipy-fit 2.3.0 (JAX)"):
-        bench.add(
-            program.split()[0],
-            f"{program}, the model as own compartments",
-            not_measured="no result here: returned no usable fit in a trial",
         )
 
 

@@ -12,6 +12,7 @@ and, as the halves have different directions, anisotropy. Writes a picture besid
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from scipy.ndimage import find_objects
 
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from dmrifit import (
+    FitResult,
     Protocol,
     average_directions,
     fit_image,
@@ -108,6 +111,10 @@ def fit_leg(*, quick: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     inside = labels > 0
     result = fit_voxels(averaged[inside], contrasts, "ivim", n_threads=1)
     names = result.names
+    fits = []
+    for rows in halves(scan.protocol):
+        signals, half_contrasts = scan.averaged(rows)
+        fits.append(fit_voxels(signals[inside], half_contrasts, "ivim", n_threads=1))
     table = roi_table(arrays, labels.astype(np.int16))
     muscles = []
     for label, rows in table.groupby("label"):
@@ -129,7 +136,7 @@ def fit_leg(*, quick: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             n: round(float(v), 4) for n, v in zip(names, result.doubt.mean(0), strict=True)
         },
         "advice": result.advice(),
-        "retest": leg_retest(scan, labels),
+        "retest": retest(fits, labels[inside]),
         "sides": both_sides(muscles),
     }
     shown = {"b0": averaged[..., 0], "labels": labels, "mask": scan.mask}
@@ -151,28 +158,19 @@ def both_sides(muscles: list[dict[str, Any]]) -> dict[str, float]:
     return variation
 
 
-def leg_retest(scan: Scan, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Fit both halves of the readings, and compare medians of muscles and single voxels."""
-    inside = labels > 0
-    tables, values, errors = [], [], []
-    for visit, rows in enumerate(halves(scan.protocol)):
-        signals, contrasts = scan.averaged(rows)
-        result = fit_voxels(signals[inside], contrasts, "ivim", n_threads=1)
-        values.append(result.parameters)
-        errors.append(result.standard_errors)
-        for j, name in enumerate(result.names):
-            for label in np.unique(labels[inside]):
-                median = np.nanmedian(result.parameters[labels[inside] == label, j])
-                tables.append(("leg", visit, label, str(label), name, median))
+def retest(fits: Sequence[FitResult], labels: np.ndarray) -> list[dict[str, Any]]:
+    """Compare two fits of the same voxels by medians of regions and by single voxels."""
+    names = fits[0].names
+    table = [
+        ("one", visit, label, str(label), name, np.nanmedian(fit.parameters[labels == label, j]))
+        for visit, fit in enumerate(fits)
+        for j, name in enumerate(names)
+        for label in np.unique(labels)
+    ]
     columns = ["subject", "visit", "label", "name", "map", "median"]
-    repeated = repeatability(pd.DataFrame(tables, columns=columns))
-    return retest_rows(repeated, np.array(values), np.array(errors), result.names)
-
-
-def retest_rows(
-    repeated: pd.DataFrame, values: np.ndarray, errors: np.ndarray, names: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Summarize a test–retest: `values` and `errors` of shape (2, n_voxels, n_parameters)."""
+    repeated = repeatability(pd.DataFrame(table, columns=columns))
+    values = np.array([fit.parameters for fit in fits])
+    errors = np.array([fit.standard_errors for fit in fits])
     within = np.abs(values[0] - values[1]) / np.sqrt(2)
     scale = np.sqrt((errors**2).mean(axis=0))
     rows = []
@@ -259,19 +257,12 @@ def fit_genu() -> tuple[dict[str, Any], dict[str, Any]]:
                 "doubt": DoubtReason(result.doubt_reasons[i, j]).name.lower(),
             }
         voxels.append(voxel)
-    table, values, errors = [], [], []
-    for visit, rows in enumerate(halves(protocol)):
+    fits = []
+    for rows in halves(protocol):
         half, half_contrasts = average_directions(
             signals[:, rows], protocol.take(rows), mean="arithmetic", tolerance=0
         )
-        fitted = fit_voxels(half, half_contrasts, "t2-ivim-kurtosis")
-        values.append(fitted.parameters)
-        errors.append(fitted.standard_errors)
-        for j, name in enumerate(fitted.names):
-            for i, value in enumerate(fitted.parameters[:, j]):
-                table.append(("genu", visit, i + 1, str(i + 1), name, value))
-    columns = ["subject", "visit", "label", "name", "map", "median"]
-    repeated = repeatability(pd.DataFrame(table, columns=columns))
+        fits.append(fit_voxels(half, half_contrasts, "t2-ivim-kurtosis"))
     genu = {
         "n_readings": len(protocol),
         "n_contrasts": len(contrasts),
@@ -283,141 +274,74 @@ def fit_genu() -> tuple[dict[str, Any], dict[str, Any]]:
             float(np.median(np.sqrt(result.cost / len(contrasts)) / averaged.max(1))), 4
         ),
         "advice": result.advice(),
-        "retest": retest_rows(repeated, np.array(values), np.array(errors), fitted.names),
+        "retest": retest(fits, np.arange(len(signals)) + 1),
     }
     return genu, {"signals": averaged, "contrasts": contrasts, "result": result}
 
 
-def draw(leg: dict, oil: dict, genu: dict, path: Path) -> None:
-    """Draw a slice of the legs, one of the bottle, and one voxel of the genu with its fit."""
-    with shared_style({"font.size": 8}):
-        figure = new_figure(9.0, 7.4)
-        upper = figure.add_gridspec(
-            2, 2, left=0.01, right=0.93, top=0.96, bottom=0.42, wspace=0.2, hspace=0.16
-        )
-        z = leg["b0"].shape[2] // 2
-        crop = bounding_box(leg["mask"][:, :, z])
-        inside = leg["mask"][crop][..., z]
-        codes = leg["doubt"][crop][..., z].astype(int)
-        # Bits follow the parameters S0, f, Dv, Dt.
-        is_f, is_dv, is_dt = (codes >> bit & 1 > 0 for bit in (1, 2, 3))
-        doubt = np.select([is_dt, is_f, is_dv], [3, 2, 1], 0)
-        panels = [
-            (
-                "Both lower legs of a person: signal at b = 0, muscles",
-                leg["b0"][crop][..., z],
-                GRAY,
-            ),
-            ("Dt (µm²/ms)", masked(leg["Dt"][crop][..., z], inside), limits(0.5, 2.5, "viridis")),
-            (
-                "f, signal fraction",
-                masked(leg["f"][crop][..., z], inside),
-                limits(0, 0.2, "magma"),
-            ),
-            (
-                "What the scan does not tell",
-                masked(doubt, inside),
-                limits(-0.5, 3.5, DOUBT_COLORS),
-            ),
-        ]
-        for number, (title, values, look) in enumerate(panels):
-            axes = figure.add_subplot(upper[number // 2, number % 2])
-            shown = show(axes, values, look, title)
-            if look is GRAY:
-                outline(axes, leg["labels"][crop][..., z])
-            else:
-                scale(figure, axes, shown, DOUBT_LABELS if "not tell" in title else ())
-        z = oil["b0"].shape[2] // 2
-        crop = bounding_box(np.isfinite(oil["D"][:, :, z]))
-        show(
-            figure.add_axes((0.01, 0.11, 0.21, 0.24)),
-            oil["b0"][crop][..., z],
-            GRAY,
-            "Oil: signal at b = 0",
-        )
-        axes = figure.add_axes((0.25, 0.11, 0.21, 0.24))
-        shown = show(axes, oil["D"][crop][..., z], limits(0, 0.1, "viridis"), "D (µm²/ms): still")
-        scale(figure, axes, shown)
-        draw_genu(figure.add_axes((0.6, 0.12, 0.385, 0.225)), genu)
-        figure.text(0.01, 0.008, f"{LEG}  {OIL}\n{GENU}", fontsize=6.2, color="0.35", va="bottom")
-        figure.savefig(path, dpi=120)
-
-
-GRAY = {"cmap": "gray"}
 DOUBT_COLORS = ("#e8e8e8", "#9ecae1", "#fdae6b", "#cb181d")
 DOUBT_LABELS = ("none", "Dv", "f", "Dt")
 
 
-def limits(low: float, high: float, colors: Any) -> dict[str, Any]:
-    return {"vmin": low, "vmax": high, "cmap": colors}
-
-
-def show(axes: Any, values: np.ndarray, look: dict[str, Any], title: str) -> Any:
-    """Draw a plane without the ticks of its voxels; a tuple of colors becomes a map of them."""
+def draw(leg: dict, oil: dict, genu: dict, path: Path) -> None:
+    """Draw a slice of the legs, one of the bottle, and one voxel of the genu with its fit."""
     from matplotlib.colors import ListedColormap
 
-    colors = look["cmap"]
-    colors = ListedColormap(colors) if isinstance(colors, tuple) else colors
-    shown = axes.imshow(
-        values.T, origin="lower", interpolation="nearest", **(look | {"cmap": colors})
-    )
-    axes.set_title(title, fontsize=8.5, loc="left")
-    axes.set_axis_off()
-    return shown
-
-
-def scale(figure: Any, axes: Any, shown: Any, labels: tuple[str, ...] = ()) -> None:
-    """Draw the scale of a map beside it, as high as the map."""
-    bar = figure.colorbar(shown, cax=axes.inset_axes((1.03, 0, 0.03, 1)))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=2, labelsize=7)
-    if labels:
-        bar.set_ticks(range(len(labels)), labels=labels)
-    else:
-        low, high = shown.get_clim()
-        bar.set_ticks(np.linspace(low, high, 3))
-
-
-def outline(axes: Any, labels: np.ndarray) -> None:
-    """Draw a line around every muscle."""
-    for label in np.unique(labels[labels > 0]):
-        axes.contour((labels == label).T, levels=[0.5], colors="#ffd166", linewidths=0.5)
+    z = leg["b0"].shape[2] // 2
+    (crop,) = find_objects(leg["mask"][:, :, z].astype(np.uint8))
+    inside = leg["mask"][crop][..., z]
+    codes = leg["doubt"][crop][..., z].astype(int)
+    # Bits follow the parameters S0, f, Dv, Dt.
+    is_f, is_dv, is_dt = (codes >> bit & 1 > 0 for bit in (1, 2, 3))
+    doubt = np.select([is_dt, is_f, is_dv], [3.0, 2.0, 1.0], 0.0)
+    middle = oil["D"].shape[2] // 2
+    (bottle,) = find_objects(np.isfinite(oil["D"][:, :, middle]).astype(np.uint8))
+    b0 = leg["b0"][crop][..., z]
+    panels = [
+        ("Both lower legs of a person: signal at b = 0", b0, (0, b0.max()), "gray"),
+        ("f, signal fraction", np.where(inside, leg["f"][crop][..., z], np.nan), (0, 0.2), "magma"),
+        ("Dt (µm²/ms)", np.where(inside, leg["Dt"][crop][..., z], np.nan), (0.5, 2.5), "viridis"),
+        ("What the scan does not tell", np.where(inside, doubt, np.nan), (-0.5, 3.5), None),
+        ("Oil: D (µm²/ms): still", oil["D"][bottle][..., middle], (0, 0.1), "viridis"),
+    ]
+    with shared_style({"font.size": 8}):
+        figure = new_figure(7.6, 6.4)
+        figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
+        *planes, curve = figure.subplots(3, 2).ravel()
+        for axes, (title, values, clim, colors) in zip(planes, panels, strict=True):
+            shown = axes.imshow(
+                values.T, colors or ListedColormap(DOUBT_COLORS), clim=clim, origin="lower"
+            )
+            axes.set_title(title, loc="left", fontsize=8.5)
+            axes.set_axis_off()
+            bar = figure.colorbar(shown, cax=axes.inset_axes((1.03, 0, 0.03, 1)))
+            if colors is None:
+                bar.set_ticks(range(len(DOUBT_LABELS)), labels=DOUBT_LABELS)
+        draw_genu(curve, genu)
+        figure.text(0.01, 0.008, f"{LEG}  {OIL}\n{GENU}", fontsize=6.2, color="0.35", va="bottom")
+        figure.savefig(path, dpi=120)
 
 
 def draw_genu(axes: Any, genu: dict[str, Any]) -> None:
     """Draw readings and fit of the first voxel, a color for each of some echo times."""
     from matplotlib import colormaps
-    from matplotlib.ticker import FixedLocator, NullLocator
 
     contrasts, result = genu["contrasts"], genu["result"]
-    measured = genu["signals"][0]
     times = np.unique(contrasts.te)[::3]
-    for number, te in enumerate(times):
-        color = colormaps["viridis"](0.9 * number / max(len(times) - 1, 1))
+    for te, color in zip(times, colormaps["viridis"](np.linspace(0, 0.9, len(times))), strict=True):
         rows = np.flatnonzero(contrasts.te == te)
-        axes.plot(contrasts.b[rows], measured[rows], "o", color=color, ms=3.5, label=f"{te:g} ms")
+        values = genu["signals"][0][rows]
+        axes.plot(contrasts.b[rows], values, "o", color=color, ms=3.5, label=f"{te:g} ms")
         b = np.linspace(0, contrasts.b[rows].max(), 80)
         curve = result.model.signal(result.parameters[:1], Protocol(b, np.full(80, te)))[0]
         axes.plot(b, curve, "-", color=color, lw=1)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(FixedLocator((30, 50, 100, 200, 400)))
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title("Genu: means over directions, and the fit", fontsize=8.5, loc="left")
-    axes.set_xlabel("b (s/mm²)", fontsize=8)
-    axes.set_ylabel("signal of one voxel", fontsize=8, labelpad=1)
-    axes.legend(title="TE", frameon=False, fontsize=7, title_fontsize=7, loc="upper right")
-
-
-def masked(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    return np.where(inside, values.astype(float), np.nan)
-
-
-def bounding_box(mask: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
-    """Cut off what lies outside of a plane's mask."""
-    places = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
-    low, high = zip(*((max(p[0] - margin, 0), p[-1] + margin + 1) for p in places), strict=True)
-    return slice(low[0], high[0]), slice(low[1], high[1])
+    axes.yaxis.set_minor_formatter("")
+    axes.set_yticks((30, 50, 100, 200, 400))
+    axes.set_title("Genu: means over directions, and the fit", loc="left", fontsize=8.5)
+    axes.set(xlabel="b (s/mm²)", ylabel="signal of one voxel")
+    axes.legend(title="TE", frameon=False)
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -427,14 +351,15 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     genu, genu_shown = fit_genu()
     picture = chosen.out.with_suffix(".png")
     draw(leg_shown, oil_shown, genu_shown, picture)
-    goals = []
-    for row in oil:
-        what = f"oil {row['scan']}: median of D"
-        goals.append({"what": what} | measure.goal(SLOW, row["D"]["median"], "µm²/ms"))
-    for row in oil:
-        what = f"oil {row['scan']}: voxels with K not determined"
-        share = measure.goal(0.95, row["K_not_determined"], "share", at_least=True)
-        goals.append({"what": what} | share)
+    goals = [
+        {"what": f"oil {row['scan']}: median of D"}
+        | measure.goal(SLOW, row["D"]["median"], "µm²/ms")
+        for row in oil
+    ] + [
+        {"what": f"oil {row['scan']}: voxels with K not determined"}
+        | measure.goal(0.95, row["K_not_determined"], "share", at_least=True)
+        for row in oil
+    ]
     return {
         "synthetic": False,
         "data": [LEG, OIL, GENU],

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -105,19 +104,20 @@ class Patient:
 
 def stored_patients(n_patients: int, work: Path) -> list[list[Patient]]:
     """Find the candidates of each seed's patients, or read them."""
-    work.mkdir(parents=True, exist_ok=True)
+    found = boards.kept(work, CODE, patient_of)
     cohorts: list[list[Patient]] = [[] for _ in SEEDS]
     # All seeds grow together, so that a run that ends early leaves as many of each.
     for number in range(n_patients):
-        for position, seed in enumerate(SEEDS):
-            path = work / f"{seed}-{number}-{CODE[:20]}.joblib"
-            if not path.exists():
-                other = simulated(SEEDS[position - 1], number)
-                patient = found_in(simulated(seed, number), other.prior)
-                joblib.dump(patient, path, compress=1)
-                print(seed, number, len(patient.truth), round(time.process_time()), flush=True)
-            cohorts[position].append(joblib.load(path))
+        for position, cohort in enumerate(cohorts):
+            cohort.append(found(position, number))
     return cohorts
+
+
+def patient_of(position: int, number: int) -> Patient:
+    """Find the candidates of a patient of a seed, with a patient of the seed before as the other one."""
+    other = simulated(SEEDS[position - 1], number)
+    print(SEEDS[position], number, round(time.process_time()), flush=True)
+    return found_in(simulated(SEEDS[position], number), other.prior)
 
 
 @functools.lru_cache(maxsize=2)
