@@ -145,7 +145,7 @@ def finite_numbers(values: Any, name: str) -> NDArray[np.float64]:
     except ValueError:
         raise ValueError(f"{name}: the lists differ in length") from None
     if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise ValueError(f"{name}: there is something other than finite numbers")
+        raise ValueError(f"{name}: there is something other than finite numbers in {values!r:.80}")
     return array.astype(np.float64)
 
 
