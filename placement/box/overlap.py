@@ -18,10 +18,6 @@ from dmrifit._utils.compiled import njit
 #: The scan computes in single precision, everything else in double.
 Number: TypeAlias = float | np.floating[Any]
 
-#: One of two boxes shrinks by this when they are clipped, so that common faces count once.
-SHRINK = 1e-9
-
-
 #: Distance from the preferred center that adds the weight of a preference to the cost, in mm.
 PREFERRED_MM = 10.0
 
@@ -169,111 +165,6 @@ def objective_cost(fraction, volume, objective):
     fraction_deviation = min(fraction_deviation, objective.largest_deviation)
     volume_deviation = (volume - objective.mean_volume) / objective.sd_volume
     return 0.5 * (volume_deviation**2 + fraction_deviation**2)
-
-
-@njit(cache=True, nogil=True)
-def _clipped_area(polygon, n, normals, limits):
-    """Give the area of a convex polygon within six planes ``normal · x <= limit``."""
-    # A plane adds at most one corner to a convex polygon: 4 corners and 6 planes give 10.
-    a = np.empty((16, 3))
-    b = np.empty((16, 3))
-    for v in range(n):
-        a[v] = polygon[v]
-    for p in range(6):
-        m = 0
-        for v in range(n):
-            w = v + 1 if v + 1 < n else 0
-            d0 = (
-                a[v, 0] * normals[p, 0]
-                + a[v, 1] * normals[p, 1]
-                + a[v, 2] * normals[p, 2]
-                - limits[p]
-            )
-            d1 = (
-                a[w, 0] * normals[p, 0]
-                + a[w, 1] * normals[p, 1]
-                + a[w, 2] * normals[p, 2]
-                - limits[p]
-            )
-            if d0 <= 0.0:
-                b[m] = a[v]
-                m += 1
-            # Corners on the plane itself are no crossings, or they would be counted twice.
-            if (d0 < 0.0 < d1) or (d1 < 0.0 < d0):
-                t = d0 / (d0 - d1)
-                for x in range(3):
-                    b[m, x] = a[v, x] + t * (a[w, x] - a[v, x])
-                m += 1
-        n = m
-        a, b = b, a
-        if n < 3:
-            return 0.0
-    # A fan of triangles; their cross products add up even where the polygon is a sliver.
-    total = np.zeros(3)
-    for v in range(1, n - 1):
-        total += np.cross(a[v] - a[0], a[v + 1] - a[0])
-    return 0.5 * np.sqrt(np.sum(total * total))
-
-
-@njit(cache=True, nogil=True)
-def _planes(center, half, rotation):
-    normals = np.empty((6, 3))
-    limits = np.empty(6)
-    for p in range(6):
-        axis = p // 2
-        sign = 1.0 if p % 2 == 0 else -1.0
-        for x in range(3):
-            normals[p, x] = sign * rotation[x, axis]
-        limits[p] = np.sum(normals[p] * center) + half[axis]
-    return normals, limits
-
-
-@njit(cache=True, nogil=True)
-def _surface(center, half, rotation, normals, limits):
-    """Sum over a box's faces: distance of the plane to the origin times the area in six planes."""
-    total = 0.0
-    corners = np.empty((4, 3))
-    for p in range(6):
-        axis = p // 2
-        sign = 1.0 if p % 2 == 0 else -1.0
-        second = (axis + 1) % 3
-        third = (axis + 2) % 3
-        for v in range(4):
-            s = 1.0 if v == 0 or v == 1 else -1.0
-            t = 1.0 if v == 0 or v == 3 else -1.0
-            for x in range(3):
-                corners[v, x] = (
-                    center[x]
-                    + sign * half[axis] * rotation[x, axis]
-                    + s * half[second] * rotation[x, second]
-                    + t * half[third] * rotation[x, third]
-                )
-        # By the divergence theorem a third of this sum over all faces is the enclosed volume.
-        distance = half[axis]
-        for x in range(3):
-            distance += sign * rotation[x, axis] * center[x]
-        total += distance * _clipped_area(corners, 4, normals, limits)
-    return total
-
-
-@njit(cache=True, nogil=True)
-def box_intersection(center_a, size_a, rotation_a, center_b, size_b, rotation_b):
-    """Compute the volume that two boxes share."""
-    origin = np.zeros(3)
-    half_a = 0.5 * size_a * (1.0 - SHRINK)
-    half_b = 0.5 * size_b
-    # Coordinates around the first box keep digits where both lie far from the scanner's center.
-    shift = center_b - center_a
-    # Boxes whose circumscribed spheres are disjoint need no clipping; most pairs are.
-    if np.sqrt(np.sum(shift * shift)) > np.sqrt(np.sum(half_a * half_a)) + np.sqrt(
-        np.sum(half_b * half_b)
-    ):
-        return 0.0
-    normals_a, limits_a = _planes(origin, half_a, rotation_a)
-    normals_b, limits_b = _planes(shift, half_b, rotation_b)
-    total = _surface(origin, half_a, rotation_a, normals_b, limits_b)
-    total += _surface(shift, half_b, rotation_b, normals_a, limits_a)
-    return max(0.0, total / 3.0) / (1.0 - SHRINK) ** 3
 
 
 @njit(cache=True, nogil=True)
@@ -1342,19 +1233,6 @@ def fractions(boxes, grid, grow, n_rows):
             half[x] = 0.5 * boxes[n, 1, x] + grow
         center = boxes[n, 0]
         out[n] = _fraction(grid, center, boxes[n, 2:5], half, n_rows, nodes, step, start)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def pair_dices(boxes, others):
-    """Compute the Dice coefficients of boxes (n, 5, 3) with other boxes (m, 5, 3): (n, m)."""
-    out = np.empty((len(boxes), len(others)))
-    for n in range(len(boxes)):
-        box = boxes[n]
-        for m in range(len(others)):
-            other = others[m]
-            shared = box_intersection(box[0], box[1], box[2:5], other[0], other[1], other[2:5])
-            out[n, m] = 2.0 * shared / (np.prod(box[1]) + np.prod(other[1]))
     return out
 
 

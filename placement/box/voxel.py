@@ -35,6 +35,10 @@ NEAR_TIE = 1e-9
 ROUNDED_TURN, EXACT_TURN = 3e-4, 1e-9
 
 
+#: All choices of three of the twelve faces of two boxes.
+FACE_TRIPLES = np.array(list(itertools.combinations(range(12), 3)))
+
+
 def _axis_orders() -> NDArray[np.float64]:
     """List the 48 matrices that exchange and reverse three axes, the identity first."""
     matrices = []
@@ -360,8 +364,8 @@ class Voxel:
         """
         Compute the volume that two boxes share.
 
-        The faces of each box, clipped at the planes of the other, bound the common body; the
-        divergence theorem gives its volume, with rounding errors only (1e-8 of the volume).
+        Planes of faces meet three by three; the points that lie in both boxes are the corners of
+        what they share.
 
         Parameters
         ----------
@@ -373,11 +377,26 @@ class Voxel:
         float
             In mL.
         """
-        from placement.box.overlap import box_intersection
+        from scipy.spatial import ConvexHull, QhullError
 
-        shared = box_intersection(
-            self.center, self.size, self.rotation, other.center, other.size, other.rotation
-        )
+        # Coordinates around one box keep digits where both lie far from the scanner's center.
+        shift = other.center - self.center
+        # Boxes whose circumscribed spheres are disjoint share nothing; most pairs do not.
+        if 2 * np.linalg.norm(shift) > np.linalg.norm(self.size) + np.linalg.norm(other.size):
+            return 0.0
+        normals = np.concatenate([self.rotation.T, -self.rotation.T])
+        others = np.concatenate([other.rotation.T, -other.rotation.T])
+        limits = np.tile(self.size / 2, 2)
+        limits = np.concatenate([limits, np.tile(other.size / 2, 2) + others @ shift])
+        normals = np.concatenate([normals, others])
+        crossing = FACE_TRIPLES[np.abs(np.linalg.det(normals[FACE_TRIPLES])) > 1e-9]
+        points = np.linalg.solve(normals[crossing], limits[crossing][..., None])[..., 0]
+        slack = 1e-9 * max(*self.size, *other.size)
+        points = points[(points @ normals.T <= limits + slack).all(axis=1)]
+        try:
+            shared = ConvexHull(points).volume
+        except (QhullError, ValueError):
+            return 0.0  # they touch at most
         return min(float(shared) / MM3_PER_ML, self.volume, other.volume)
 
     def dice(self, other: Voxel) -> float:

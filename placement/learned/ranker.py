@@ -20,7 +20,6 @@ from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register
 from dmrifit.model_files.regressor_file import dumped, loaded
-from placement.box import overlap
 from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
 from placement.learned.candidate_boxes import FreeTumorSearch, candidate_boxes, moved_off
 from placement.learned.features import FEATURES, Surroundings, describe_boxes
@@ -169,8 +168,8 @@ class VoxelRanker(BaseEstimator):
         found = self._gather(self._training_boxes, scenes, "candidates")
         for (boxes, columns), rows in zip(found, experts, strict=True):
             placed = [Voxel.from_array(row) for row in rows[~np.isnan(rows).all(axis=1)]]
-            others = np.array([[box.center, box.size, *box.rotation] for box in placed])
-            dice = overlap.pair_dices(boxes, others)
+            candidates = [Voxel.from_rotation(box[0], box[1], box[2:]) for box in boxes]
+            dice = np.array([[box.dice(one) for one in placed] for box in candidates])
             features.append(columns)
             targets.append(dice.mean(axis=1) if self.target == "mean" else dice.max(axis=1))
         forest = ExtraTreesRegressor(
