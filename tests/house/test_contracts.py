@@ -38,7 +38,7 @@ FORBIDDEN = [
     ("anomaly/detectors/base.py", "from anomaly.scans import cases", FLOORS.format("anomaly")),
     ("metastasis/networks/losses.py", "from metastasis.segmentation import sampling", FLOORS.format("metastasis")),
     ("dmrifit/cohort/scan.py", "def late():\n    from dmrifit.cohort import cohort", CIRCLES),
-    ("placement/box/overlap.py", "def late():\n    from placement.box import voxel", CIRCLES),
+    ("placement/box/overlap.py", "def late():\n    from placement.box import row_integrals", CIRCLES),
 ]
 
 
