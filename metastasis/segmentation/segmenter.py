@@ -432,9 +432,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
         if self.optimizer == "adamw":
             return import_optional("torch.optim").AdamW, {"weight_decay": self.l2}
-        from metastasis.networks.optimizers import NesterovRMSprop
+        from metastasis.networks import losses
 
-        return NesterovRMSprop, {"l1": self.l1, "l2": self.l2}
+        return losses.NesterovRMSprop, {"l1": self.l1, "l2": self.l2}
 
     def _predictions(self, X: Any) -> Iterator[Any]:
         # All shapes are checked before the first scan is segmented, which may take minutes.

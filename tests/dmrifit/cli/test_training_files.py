@@ -4,7 +4,7 @@ import builtins
 
 import pytest
 
-from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.cli.training_files import curve_writer, plot_training, training_checkpoint
 
 HISTORY = [{"epoch": 1, "train_loss": 0.9}, {"epoch": 2, "train_loss": 0.7}]
 
@@ -21,7 +21,6 @@ def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path,
     with training_checkpoint(model, custom) as path:
         assert path == str(folder)
     assert folder.is_dir() == (checkpoint is not None)
-
 
 
 def test_the_curve_is_drawn_anew_after_each_epoch_and_appears_whole(tmp_path):
@@ -49,3 +48,21 @@ def test_without_matplotlib_a_training_goes_on_and_says_so_once(tmp_path, monkey
     with pytest.warns(UserWarning, match="curve of the training is not drawn: matplotlib") as told:
         assert curve_writer(tmp_path / "model.dmrifit") is None
     assert len(told) == 1
+
+
+def test_losses_and_scores_have_a_panel_each_with_the_last_value_in_its_heading():
+    pytest.importorskip("matplotlib")
+    losses, scores = [0.9, 0.5, 0.4], [0.1, 0.3, 0.2]
+    history = [
+        {"epoch": i + 1, "train_loss": loss, "valid_score": score}
+        for i, (loss, score) in enumerate(zip(losses, scores, strict=True))
+    ]
+    for keys, values in ((("train_loss",), [losses]), (("train_loss", "valid_score"), [losses, scores])):
+        rows = [{key: row[key] for key in ("epoch", *keys)} for row in history]
+        figure = plot_training(rows)
+        assert [list(ax.lines[0].get_ydata()) for ax in figure.axes] == values
+        for ax, drawn in zip(figure.axes, values, strict=True):
+            assert list(ax.lines[0].get_xdata()) == [1, 2, 3]
+            assert ax.texts[0].get_text() == f"epoch 3: {drawn[-1]:.4g}"
+            assert ax.get_xlabel() == "epoch"
+            assert "better" in ax.get_ylabel()
