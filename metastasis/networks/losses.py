@@ -1,4 +1,4 @@
-"""Losses that weigh sensitivity against specificity, and the optimizer of the published networks."""
+"""Losses that weigh sensitivity against specificity, and the optimizer of the publication."""
 
 from __future__ import annotations
 
