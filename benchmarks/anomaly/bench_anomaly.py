@@ -65,8 +65,9 @@ from dmrifit.networks.training import gather_training
 
 RESULT = measure.RESULTS / "anomaly.json"
 SEEDS = (20261121, 20261122, 20261123)
-#: Rooms that maps depend on, and what the evaluation depends on.
+#: What maps depend on, the settings of this module among it, and what the evaluation depends on.
 OF_MAPS = (
+    "benchmarks.anomaly.bench_anomaly",
     *("anomaly.networks", "anomaly.generators", "anomaly.detectors", "anomaly.scans"),
     *("anomaly.simulate", "dmrifit._utils", "dmrifit.networks", "dmrifit.simulate"),
 )

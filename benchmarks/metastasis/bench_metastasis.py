@@ -87,8 +87,10 @@ CODE = (
     "benchmarks/claims/huang.toml",
     "benchmarks/claims/huang_claims.toml",
 )
-#: Rooms that segmentations depend on, and what the evaluation depends on.
+#: What segmentations depend on, the settings of this module among it, and what the evaluation
+#: depends on.
 OF_VOXELS = (
+    "benchmarks.metastasis.bench_metastasis",
     *(
         "metastasis.scans",
         "metastasis.networks",
@@ -237,14 +239,14 @@ def scans_of(cases: Sequence[Any], model: Any = None) -> dict[str, Any]:
     return {} if model is not None and model.prior_ is None else {"priors": priors}
 
 
-def start_of(work: Path, kind: str, world: str, seed: int, form: str) -> tuple[Path, float]:
-    """Train the network of a form that the others go on from; its file and the seconds."""
+def start_of(work: Path, kind: str, world: str, seed: int, form: str) -> tuple[str, float]:
+    """Train the network of a form that the others go on from; its file's name and the seconds."""
     size = SIZES[kind]
     options = settings(size, form, seed) | BEGIN | {"epochs": size.start_epochs}
     model, seconds = fitted(work, kind, world, seed, options)
-    path = work / f"{kind}-{world}-{seed}-{form or PLAIN}-{CODE_OF_VOXELS[:10]}.dmrifit"
-    save_model(model, path)
-    return path, seconds
+    name = f"{kind}-{world}-{seed}-{form or PLAIN}-{CODE_OF_VOXELS[:10]}.dmrifit"
+    save_model(model, work / name)
+    return name, seconds
 
 
 def fitted(
@@ -262,6 +264,7 @@ def segmented(
     """Train a network of a form, or read its first one, and segment the cases with it."""
     size = SIZES[kind]
     start, seconds = kept(start_of, work)(work, kind, world, seed, form)
+    start = work / start
     options = settings(size, form, seed) | {"loss": loss, "random_state": seed + 1000}
     options |= {} if alpha is None else {"alpha": alpha}
     if loss == FIRST:

@@ -70,8 +70,9 @@ MIN_VOXELS, N_BOOTSTRAP = 4, 2000
 COVERED = 0.1
 #: A false candidate was there before if the network gives it this share of its probability then.
 PERSISTENT = 0.5
-#: Rooms and the network that candidates depend on.
+#: What candidates depend on: the network, rooms, and the settings of this module.
 CODE = hashlib.sha256(PATH.read_bytes()).hexdigest()[:10] + boards.code_digest(
+    "benchmarks.metastasis.bench_metastasis_prior",
     *("metastasis.candidates.features", "metastasis.candidates.case_candidates"),
     "metastasis.scans.local_level",
     *("metastasis.simulate.patients", "metastasis.simulate.enhancement"),
@@ -109,15 +110,15 @@ def stored_patients(n_patients: int, work: Path) -> list[list[Patient]]:
     # All seeds grow together, so that a run that ends early leaves as many of each.
     for number in range(n_patients):
         for position, cohort in enumerate(cohorts):
-            cohort.append(found(position, number))
+            cohort.append(found(SEEDS[position], SEEDS[position - 1], number))
     return cohorts
 
 
-def patient_of(position: int, number: int) -> Patient:
-    """Find the candidates of a patient of a seed, with a patient of the seed before as the other one."""
-    other = simulated(SEEDS[position - 1], number)
-    print(SEEDS[position], number, round(time.process_time()), flush=True)
-    return found_in(simulated(SEEDS[position], number), other.prior)
+def patient_of(seed: int, other_seed: int, number: int) -> Patient:
+    """Find the candidates of a patient of a seed; the other patient is one of another seed."""
+    other = simulated(other_seed, number)
+    print(seed, number, round(time.process_time()), flush=True)
+    return found_in(simulated(seed, number), other.prior)
 
 
 @functools.lru_cache(maxsize=2)

@@ -143,7 +143,8 @@ def _check_vectors(estimator: BaseEstimator) -> None:
         lengths.append((estimator.explained_variance_, len(estimator.components_)))
     for row, *length in lengths:
         # Without an intercept, scikit-learn keeps a single zero.
-        _require(np.ndim(row) == 0 or np.shape(row) == tuple(length), estimator, "rows")
+        is_absent = row is None or (np.ndim(row) == 0 and row == 0)
+        _require(is_absent or np.shape(row) == tuple(length), estimator, "rows")
 
 
 def _check_constant(dummy: BaseEstimator) -> None:

@@ -67,6 +67,7 @@ LAYERS = MLPRegressor(hidden_layer_sizes=(3,), max_iter=200, tol=1.0).fit(X, Y)
         (SCALER, {"scale_": np.ones((10, 1))}, "rows of StandardScaler"),
         (SCALER, {"mean_": SCALER.mean_ + np.inf}, "non-finite"),
         (SCALER, {"mean_": SCALER.mean_[:1]}, "rows of StandardScaler"),
+        (SCALER, {"scale_": np.float64(3.0)}, "rows of StandardScaler"),
         (LAYERS, {"intercepts_": [np.zeros((10, 1)), np.zeros(2)]}, "rows of MLPRegressor"),
         (PCA(n_components=2).fit(X), {"mean_": np.zeros((10, 1))}, "rows of PCA"),
         (DummyRegressor().fit(X, Y), {"constant_": np.ones((1, 1))}, "constants and targets"),
