@@ -376,7 +376,9 @@ class DenoisingAutoencoder(Reconstructor):
             squares = np.square(self._moments(prediction, smooth)[:, mask] / healthy)
             score[mask] = np.sqrt(squares.sum(axis=0))
             return smooth(score, sd_in_voxels(self.smooth_mm, self.spacing))
-        scan, reconstruction = prediction["scan"], prediction["reconstruction"]
+        # In one layout, as sums over channels depend on it in their last bits.
+        scan = np.ascontiguousarray(prediction["scan"])
+        reconstruction = np.ascontiguousarray(prediction["reconstruction"])
         if self.scale == "image":
             # The largest value has to be one of the brain: outside the network may not be trained.
             reconstruction = reconstruction * mask

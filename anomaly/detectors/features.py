@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,17 @@ _LOCAL = 1.5
 
 def mean_signal(signal: NDArray[np.floating]) -> NDArray[np.float32]:
     """Average the signal over directions; `signal` (x, y, z, channels); gives (x, y, z)."""
-    # Slice by slice, so that no copy of the whole scan is made.
-    return np.stack([plane.mean(axis=-1, dtype=np.float32) for plane in signal])
+    return np.stack([plane.mean(axis=-1, dtype=np.float32) for plane in _planes(signal)])
 
 
 def signal_spread(signal: NDArray[np.floating]) -> NDArray[np.float32]:
     """Compute the SD (x, y, z) of the signal over directions, which grows with anisotropy."""
-    return np.stack([plane.std(axis=-1, dtype=np.float32) for plane in signal])
+    return np.stack([plane.std(axis=-1, dtype=np.float32) for plane in _planes(signal)])
+
+
+def _planes(signal: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
+    """Give planes in one layout, on which sums depend in their last bits; no copy of the scan."""
+    return map(np.ascontiguousarray, signal)
 
 
 class Smoother:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     region: Literal["brain", "volume"] = "brain"
 
     @classmethod
-    def published(cls, **parameters: Any) -> Any:
+    def published(cls, **parameters: Any) -> Self:
         """
         Make an estimator with the network and the training of the publication, which needs a GPU.
 
@@ -308,9 +308,13 @@ def residual_map(
         if top > 0:
             reconstruction = reconstruction / np.float32(top)
     if residual == "mean-of-abs":
-        differences = np.abs(scan - reconstruction).mean(axis=0, dtype=np.float32)
+        # Channel by channel, without a difference as large as the scan.
+        differences = np.zeros(scan.shape[1:], dtype=np.float32)
+        for channel, rebuilt_channel in zip(scan, reconstruction, strict=True):
+            differences += np.abs(channel - rebuilt_channel)
+        differences /= len(scan)
     else:
-        # Means first: two small volumes instead of a difference as large as the scan.
+        # Means first, for the same reason.
         rebuilt_mean = reconstruction.mean(axis=0, dtype=np.float32)
         differences = rebuilt_mean - scan.mean(axis=0, dtype=np.float32)
     if np.any(smoothing):

@@ -277,6 +277,17 @@ def test_a_lesion_stands_out_where_scans_are_aligned_also_if_the_head_is_moved(a
     assert (score[~mask] == 0).all()
 
 
+def test_maps_are_the_same_bits_however_a_scan_is_stored():
+    X, masks = scans(n_channels=40)
+    model = small(**ALIGNED | {"epochs": 1}).fit(X, masks)
+    channels_first = np.moveaxis(np.ascontiguousarray(np.moveaxis(X[0], -1, 0)), 0, -1)
+    for residual in ("mean", "mean-of-abs", "low", "relative"):
+        model.set_params(residual=residual)
+        expected = model.anomaly_map(X[:1], masks[:1])
+        for stored in (np.asfortranarray(X[0]), channels_first):
+            np.testing.assert_array_equal(model.anomaly_map([stored], masks[:1]), expected)
+
+
 def test_relative_residuals_are_divided_by_those_of_healthy_scans(world):
     X, masks = world
     model = small(**ALIGNED | {"aligned": False, "smooth_mm": 0.0, "feature_mm": 0.0}).fit(X, masks)

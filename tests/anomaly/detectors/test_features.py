@@ -160,3 +160,11 @@ def test_voxels_outside_take_the_nearest_one_inside(scan):
 def test_smoothing_in_an_empty_mask_gives_zeros():
     empty = np.zeros((4, 5, 6), dtype=bool)
     assert not masked_smoothing(np.ones(empty.shape, np.float32), empty, 0.8).any()
+
+
+def test_mean_and_spread_are_the_same_bits_in_every_layout():
+    signal = np.random.default_rng(2).uniform(size=(5, 6, 7, 150)).astype(np.float32)
+    channels_first = np.moveaxis(np.ascontiguousarray(np.moveaxis(signal, -1, 0)), 0, -1)
+    for feature in (mean_signal, signal_spread):
+        for stored in (np.asfortranarray(signal), channels_first):
+            np.testing.assert_array_equal(feature(stored), feature(signal))
