@@ -205,12 +205,9 @@ class Search:
         if start.turn_up < np.inf and model.cumulant is not None:
             kurtosis, diffusivity = map(model.names.index, model.cumulant)
             cumulant = kurtosis, diffusivity
-        self.coordinates = Coordinates(
-            BOX if problem.prior is None else LINE,
-            *np.array(start.bounds).T,
-            cumulant,
-            start.turn_up,
-        )
+        kind = BOX if problem.prior is None else LINE
+        low, high = np.array(start.bounds).T
+        self.coordinates = Coordinates(kind, low, high, cumulant, start.turn_up)
         self.values, self.objectives, self.converged, self.n_iter = self._descend(points[0])
         for point in points[1:]:
             values, objectives, converged, n_iter = self._descend(point)
