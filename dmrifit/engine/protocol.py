@@ -720,27 +720,25 @@ def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
 
 def _check_units(b: NDArray[np.float64], te: NDArray[np.float64] | None) -> None:
     """Refuse b-values and echo times that are plausible only in another unit."""
-    text = f"the largest b-value is {b.max():g}: b must be in s/mm²"
-    rules = [
-        (
-            0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B,
-            text,
-            "these look like ms/µm² (multiply by 1000)",
-        ),
-        (b.max() > _LARGEST_PLAUSIBLE_B, text, "these look like s/m² (divide by 1e6)"),
-    ]
+    text = f"the largest b-value is {b.max():g}: b must be in s/mm², these look like"
+    problems = {
+        f"{text} ms/µm² (multiply by 1000)": 0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B,
+        f"{text} s/m² (divide by 1e6)": b.max() > _LARGEST_PLAUSIBLE_B,
+    }
     if te is not None:
-        text = f"the longest echo time is {te.max():g}: TE must be in ms"
+        text = f"the longest echo time is {te.max():g}: TE must be in ms, these look like"
         short = f"echo time number {te.argmin() + 1} is {te.min():g} and the longest is "
-        short += f"{te.max():g}: TE must be in ms"
-        rules += [
-            (te.max() < 1, text, "these look like seconds (multiply by 1000)"),
-            (te.max() > _LONGEST_PLAUSIBLE_TE, text, "these look like µs (divide by 1000)"),
-            (te.min() < 1, short, "the short one looks like seconds; give all in ms"),
-        ]
-    for is_implausible, text, remedy in rules:
-        if is_implausible:
-            raise ValueError(f"{text}, {remedy}")
+        short += (
+            f"{te.max():g}: TE must be in ms, the short one looks like seconds; give all in ms"
+        )
+        problems |= {
+            f"{text} seconds (multiply by 1000)": te.max() < 1,
+            f"{text} µs (divide by 1000)": te.max() > _LONGEST_PLAUSIBLE_TE,
+            short: te.min() < 1,
+        }
+    for problem, is_found in problems.items():
+        if is_found:
+            raise ValueError(problem)
 
 
 def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
