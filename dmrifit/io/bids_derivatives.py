@@ -116,10 +116,8 @@ def makers(*packages: str) -> dict[str, Any]:
 
 def describe_dataset(out: Path, name: str, kind: str, readme: str, *programs: str) -> None:
     """Describe a folder as a data set in BIDS that dmrifit and programs made, unless it is."""
-    made_by = [
-        {"Name": "dmrifit", "Version": __version__},
-        *({"Name": program} for program in programs),
-    ]
+    made_by = [{"Name": "dmrifit", "Version": __version__}]
+    made_by += [{"Name": program} for program in programs]
     fields = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind, "GeneratedBy": made_by}
     texts = {"dataset_description.json": json.dumps(fields, indent=2) + "\n", "README": readme}
     for file, text in texts.items():
