@@ -235,7 +235,7 @@ def _write(
     inputs: Mapping[str, Any],
 ) -> None:
     """Write the images that there are, the sidecar last."""
-    images = {key: getattr(result, key, None) for key in files}
+    images: dict[str, Any] = {key: getattr(result, key, None) for key in files}
     written = {key: files[key] for key, image in images.items() if image is not None}
     for key, file in written.items():
         save_image(images[key], file_set.path(file))

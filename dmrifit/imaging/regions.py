@@ -99,11 +99,11 @@ def roi_table(
     label_image = _read(labels, "labels")
     for volume in values.values():
         # Plain arrays have no affine, and are compared by shape.
-        places = [volume.affine, label_image.affine]
-        if any(place is None for place in places):
-            places = [np.eye(4), np.eye(4)]
-        grid, label_grid = zip((volume.array.shape, label_image.array.shape), places, strict=True)
-        check_same_grid(label_grid, grid, name=label_image.name, reference_name=volume.name)
+        affine, labels_affine = volume.affine, label_image.affine
+        if affine is None or labels_affine is None:
+            affine = labels_affine = np.eye(4)
+        grid, reference = (label_image.array.shape, labels_affine), (volume.array.shape, affine)
+        check_same_grid(grid, reference, name=label_image.name, reference_name=volume.name)
     summarized = [name for name in values if not name.endswith(_NOT_SUMMARIZED)]
     if not summarized:
         raise ValueError(f"there is no map to summarize among {', '.join(values) or 'none'}")
@@ -492,7 +492,9 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
                 f"{where}: maps and labels are those of row {first_line}, and would count twice; "
                 "remove one of the rows"
             )
-        columns = {column: row[column] for column in ("subject", "visit") if column in row}
+        columns: dict[str, str] = {
+            column: row[column] for column in ("subject", "visit") if column in row
+        }
         rows.append((columns, folder, table.parent / labels if labels else None))
     return rows
 

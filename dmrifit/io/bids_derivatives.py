@@ -133,7 +133,7 @@ class FitTally:
     contrasts: Protocol
     doubts: DoubtTally
     fixed: Collection[str] = ()
-    status: NDArray[np.int64] = field(default_factory=partial(np.zeros, len(FitStatus), np.int64))
+    status: NDArray = field(default_factory=partial(np.zeros, len(FitStatus), np.int64))
     screening: ScreeningTally = field(default_factory=ScreeningTally)
     _sample: SpreadSample = field(default_factory=partial(SpreadSample, _SNR_VOXELS))
 

@@ -80,8 +80,9 @@ def load_image(image: Image, unnamed: str = "the image") -> nib.Nifti1Pair:
     too, unless `use_form` names the one to use; of smaller differences it warns.
     """
     name = image_name(image, unnamed)
-    is_file = isinstance(image, str | Path)
-    loaded: Any = _load_header(Path(image)) if is_file else image
+    loaded: Any = image
+    if is_file := isinstance(image, str | Path):
+        loaded = _load_header(Path(image))
     if not isinstance(loaded, nib.Nifti1Pair):
         raise ValueError(f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first")
     if is_file:
