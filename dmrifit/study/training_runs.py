@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,8 @@ def run_trial(
             estimator = clone(entrant.estimator)
             estimator.set_params(**_completed(estimator, cell))
             if entrant.control not in controls.UNTRAINED:
-                x, y = (
-                    np.concatenate([a[patient] for patient in rows]) for a in (features, targets)
-                )
+                selected = np.r_[tuple(rows)]
+                x, y = features[selected], targets[selected]
                 if entrant.control == controls.SHUFFLED:
                     generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
                     y = y[generator.permutation(len(y))]
@@ -204,17 +204,16 @@ def _score_maps(
             "at_bound": float(test.at_bound[j]),
             **{name: float(values[j]) for name, values in scores.items()},
         }
-        for kind, best in (("relative", constants.relative), ("absolute", constants.absolute)):
-            prefix = "absolute_" * (kind == "absolute")
+        for kind, prefix in (("relative", ""), ("absolute", "absolute_")):
+            best = getattr(constants, kind)[j]
             # Each score has a best constant of its own, and the control is that one.
-            answer = np.full(len(maps), best[j]) if is_constant else maps[:, j]
-            options: dict[str, Any] = {"constant": best[j], "relative": kind == "relative"}
-            skill, error, constant_error, n = skill_scores(answer, test.reference[:, j], **options)
+            answer = np.full(len(maps), best) if is_constant else maps[:, j]
+            score = partial(skill_scores, answer, constant=best, relative=kind == "relative")
+            skill, error, constant_error, n = score(reference=test.reference[:, j])
             row |= {f"{prefix}skill": skill, f"{kind}_error": error, "n_absolute": n}
             row |= {f"constant_{prefix}error": constant_error, f"{prefix}skill_independent": _NAN}
             if repeated is not None:
-                independent = skill_scores(answer, repeated[:, j], **options)[0]
-                row[f"{prefix}skill_independent"] = independent
+                row[f"{prefix}skill_independent"] = score(reference=repeated[:, j])[0]
         rows.append(row)
     return rows
 

@@ -239,10 +239,10 @@ class Bank:
 
     def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:
         """Return the training voxels for an estimator, made once for all that share them."""
-        key = entrant.recipe, view, self._draw(repeat)
+        draw = self._draw(repeat)
+        key = entrant.recipe, view, draw
         if key not in self._stacks:
-            voxels = self._voxels[view, self._draw(repeat)]
-            self._stacks[key] = Stack.of(entrant, view, voxels)
+            self._stacks[key] = Stack.of(entrant, view, self._voxels[view, draw])
         return self._stacks[key]
 
     def tests(self, view: View, patients: Sequence[str]) -> list[HeldOut]:

@@ -81,7 +81,7 @@ def plot_lesion(
         for i, row in enumerate(rows):
             left = 0.1 + room * (i % n_columns)
             bottom = 0.25 + line * (n_lines - 1 - i // n_columns)
-            _draw_row(sheet, patient, slices, row, (left, bottom, edge, height))
+            _draw_row(figure, sheet, patient, slices, row, (left, bottom, edge, height))
         sheet.set(xlim=(0, width), ylim=(0, figure.get_figheight()), aspect="auto")
         sides = f"{slices.labels[0]}, {slices.sides[0]} at the left"
         sheet.text(0.1, 0.08, sides, size=8, color=style.FAINT)
@@ -90,6 +90,7 @@ def plot_lesion(
 
 
 def _draw_row(
+    figure: Figure,
     sheet: Axes,
     patient: PatientPredictions,
     slices: Slices,
@@ -129,7 +130,7 @@ def _draw_row(
     for i, (limits, cmap, unit) in enumerate(bars):
         scale = cm.ScalarMappable(colors.Normalize(*limits), cmap)
         bar = style.color_bar(
-            sheet.figure, scale, (x + 0.58 * i, bottom + 0.04, height - 0.24), unit, extend="both"
+            figure, scale, (x + 0.58 * i, bottom + 0.04, height - 0.24), unit, extend="both"
         )
         bar.ax.locator_params(nbins=4)
 

@@ -261,7 +261,9 @@ def other_sites(board: Board) -> Iterator[Any]:
         color = PALETTE[_REGIME_COLORS.get(train_on, "ink")].light
         name = _trained_on(train_on)
         styles[name] = {"color": color, "marker": marker_of(name, [*"abc"[:i], name])}
-    figure = plot_dots(table, predictor_panels(board), styles, "Tested cohort: predictor")
+    figure = plot_dots(
+        table, predictor_panels(board, board.skill_column), styles, "Tested cohort: predictor"
+    )
     alt = "Scores of every predictor by tested cohort and cohorts trained on"
     yield Picture(figure, alt, name="other_sites")
     if board.setting("resynthesize"):
