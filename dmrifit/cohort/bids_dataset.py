@@ -80,7 +80,8 @@ def write_participants(
     }
     if simulation is not None:
         for name in {scan.cohort or cohort for scan in scans if scan.synthetic}:
-            simulations[name] = _merged(name, simulations.get(name), simulation, table)
+            earlier = simulations.get(name, simulation)
+            simulations[name] = _merged(name, earlier, simulation, table)
     description = folder / "dataset_description.json"
     subjects = sorted({f"sub-{label.split('_')[0]}" for label in labels})
     existing = [subject for subject in subjects if (folder / subject).exists()]
@@ -195,10 +196,9 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
 
 
 def _merged(
-    name: str, earlier: Mapping[str, Any] | None, settings: Mapping[str, Any], table: Path
+    name: str, earlier: Mapping[str, Any], settings: Mapping[str, Any], table: Path
 ) -> dict[str, Any]:
     """Join how patients of a cohort were simulated; all must be simulated alike."""
-    earlier = settings if earlier is None else earlier
     for key in {**earlier, **settings}:
         if key != "patients" and earlier.get(key) != settings.get(key):
             raise ValueError(

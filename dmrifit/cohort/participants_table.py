@@ -188,9 +188,8 @@ def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -
                 "count twice; remove one"
             )
         if first["patient"] != row["patient"]:
-            copied = ""
-            if first["image"] != row["image"]:
-                copied = f", which is {first['image']!r} too"
+            is_copied = first["image"] != row["image"]
+            copied = f", which is {first['image']!r} too" if is_copied else ""
             raise ValueError(
                 f"{table}, rows {image_line} and {line}: patients {first['patient']} and "
                 f"{row['patient']} have the same image {row['image']!r}{copied}; a patient under "
@@ -279,9 +278,7 @@ def _images_of(
         # A list means BIDS sidecars, one for each volume; a single file may be a list of numbers.
         if len(te) == 1:
             te = te[0]
-    bvec = None
-    if row.get("bvec"):
-        bvec = named_file(folder, row["bvec"], f"{where}: bvec")
+    bvec = named_file(folder, row["bvec"], f"{where}: bvec") if row.get("bvec") else None
     bval = named_file(folder, row["bval"], f"{where}: bval")
     image = named_file(folder, row["image"], f"{where}: image")
     return image, Protocol.read(bval, te, bvec)

@@ -85,7 +85,7 @@ def study_statistics(
             f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
         )
     for library, needing in _LIBRARIES.items():
-        if needing & set(names_of_tables):
+        if not needing.isdisjoint(names_of_tables):
             import_optional(library)
     table = _indexed(scores, index)
     # Magnitudes ("abs_…") are of no metric: lower is better and none is negative.

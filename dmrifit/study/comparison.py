@@ -369,13 +369,10 @@ def compare(
     if controls:
         has_noise_free = any(cohort.has_noise_free for cohort in cohorts.values())
         entrants += contestants.controls_of(entrants, noise_free=has_noise_free, **options)
-    earlier = {} if folder is None else folder.settings()
     # Resuming without a seed goes on with the earlier one: a new one would train all again.
-    seed = (
-        int(earlier["seed"])
-        if random_state is None and "seed" in earlier
-        else seed_from(random_state)
-    )
+    if random_state is None and folder is not None:
+        random_state = folder.settings().get("seed")
+    seed = seed_from(random_state)
     settings = {
         "cohorts": {name: list(names) for name, names in patients.items()},
         "train_on": list(regimes),

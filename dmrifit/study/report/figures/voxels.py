@@ -183,12 +183,8 @@ def plot_joint_histograms(
                     count = counts[cohort, strategy].T
                     # Empty bins stay white; a logarithm has no color for them.
                     count = np.where(count > 0, count, np.nan)
-                    look: dict[str, Any] = {
-                        "norm": norm,
-                        "cmap": style.COLORMAP,
-                        "rasterized": True,
-                    }
-                    mesh = ax.pcolormesh(edges, edges, count, **look)
+                    look: dict[str, Any] = {"norm": norm, "cmap": style.COLORMAP}
+                    mesh = ax.pcolormesh(edges, edges, count, rasterized=True, **look)
                 panel = f"{cohort}, {strategy}"
                 ax.set_title(panel, size=8.5, weight="normal", pad=3, color=style.FAINT)
                 ax.tick_params(labelsize=8, labelbottom=i == len(rows) - 1, labelleft=j == 0)
