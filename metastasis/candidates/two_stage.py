@@ -7,10 +7,11 @@ from dataclasses import KW_ONLY, dataclass
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.base import BaseEstimator, clone
@@ -37,9 +38,7 @@ from metastasis.candidates.features import FEATURES, LEVELS, PRIOR_FEATURES, Can
 from metastasis.scans import network_inputs
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
-
-if TYPE_CHECKING:
-    import pandas as pd
+from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
 __all__ = ["TwoStageSegmenter"]
 
@@ -274,8 +273,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             Columns ``feature``, ``weight`` (share of variance no longer explained where it is
             shuffled in the training candidates) and ``meaning``.
         """
-        import pandas as pd
-
         check_is_fitted(self)
         meanings = FEATURES | PRIOR_FEATURES
         rows = [(name, weight, meanings[name]) for name, weight in self.feature_weights_.items()]
@@ -526,8 +523,6 @@ def small_unet(
     **training: Any,
 ) -> Any:
     """Make the segmenter of own scans: a U-Net of 0.33 million weights; fields of `Training`."""
-    from metastasis.segmentation.segmenter import DeepMedicSegmenter
-
     defaults = Training(epochs=18, batch_size=2, learning_rate=2e-3, schedule="cosine")
     return DeepMedicSegmenter(
         loss="lesion",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,9 +16,6 @@ from dmrifit._utils.counts import counted
 from dmrifit.io.components import drop_small, label_components, match_to_lesions
 from dmrifit.networks.volume_cases import VolumeList, naming
 from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["operating_point"]
 
@@ -40,8 +38,6 @@ def threshold_curve(
 
     Shapes: `labels` (x, y, z), `probabilities` (x, y, z).
     """
-    import pandas as pd
-
     pairs = paired_volumes(labels, probabilities)
     steps = np.unique(np.asarray(thresholds, dtype=np.float64))
     if steps.ndim != 1 or not len(steps) or not ((steps >= 0) & (steps <= 1)).all():

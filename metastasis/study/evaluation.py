@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
@@ -17,16 +19,12 @@ from dmrifit.stats import lesion_matching
 from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table
 from dmrifit.stats.metrics import dice
 from dmrifit.stats.patient_summary import in_parts, summarize
+from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.segmentation.operating_points import THRESHOLDS, summed_curve, threshold_curve
 from metastasis.study import operating_curves, reader_scores
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
 from metastasis.study.segment_metrics import SEGMENT_COUNTS, segment_counts, segment_rates
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from metastasis.scans.cases import Case
 
 __all__ = ["evaluate_segmentations"]
 
@@ -139,9 +137,6 @@ def evaluate_segmentations(
     Huang et al., Med Phys 49:5773–5786, 2022, tables 1 and 2, figure 6; Moawad et al.,
     arXiv:2306.00838, 2023.
     """
-    import pandas as pd
-    from scipy.ndimage import distance_transform_edt
-
     fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
     for value in fewest_voxels.values():
         check_number("min_voxels", value, least=1, whole=True)
@@ -374,8 +369,6 @@ def _summary(
     scans: pd.DataFrame, n_bootstrap: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score all scans of a method and part together, with intervals over patients."""
-    import pandas as pd
-
     keys = ["part", "method"]
     scans = scans.assign(n_voxel_dice=scans["voxel_dice"].notna())
     columns = scans.columns.difference(["case", "name", "patient", "prior", *keys], sort=False)
@@ -397,8 +390,6 @@ def _summary(
 
 def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFrame:
     """Concatenate tables, with some columns first."""
-    import pandas as pd
-
     if not tables:
         return pd.DataFrame(columns=list(first))
     filled = [table for table in tables if len(table)] or list(tables[:1])
@@ -412,8 +403,6 @@ def _ensemble_table(
     patients: Sequence[str],
     truths: Sequence[NDArray[np.bool_]],
 ) -> pd.DataFrame:
-    import pandas as pd
-
     labels = {name: method.labels for name, method in methods.items() if method.labels is not None}
     # Both models of a control mark all.
     for name in controls if labels else ():
@@ -433,8 +422,6 @@ def _curve_tables(
     controls: Collection[str],
 ) -> dict[str, pd.DataFrame]:
     """Join curves over thresholds and their readings at rates of false positives; take areas."""
-    import pandas as pd
-
     graded = [name for name in curves if name not in controls]
     by_kind = {
         "thresholds": {name: curves[name] for name in graded},
