@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import ndimage
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold
@@ -43,7 +42,6 @@ from metastasis.segmentation.segmenter import DeepMedicSegmenter
 __all__ = ["TwoStageSegmenter"]
 
 _CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
-_BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is blurred
 
 
 @register
@@ -548,11 +546,7 @@ def _mark_mistakes_of(
     if isinstance(case[0], nib.Nifti1Image):
         steps = np.asarray(nib.affines.voxel_sizes(case[0].affine))
     values = np.asarray(network_inputs.values_of(label))
-    probability = probability_of(segmenter, case)
-    if values.any():
-        distance = ndimage.distance_transform_edt(values == 0, sampling=steps)
-        probability = probability * (distance > _BESIDE_MM)
-    return marked_evenly(values, probability, seed)
+    return marked_evenly(values, probability_of(segmenter, case), seed, steps)
 
 
 def _is_fitted(segmenter: Any) -> bool:

@@ -183,7 +183,7 @@ def _noted_case(
     from metastasis.scans import scan_checks
     from metastasis.scans.cases import read_row
 
-    files = scan_checks.row_files(row, folder)
+    files = {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
     image = files["image"]
     edges = scan_checks.check_files(files)
     for model in () if options.resample else models:

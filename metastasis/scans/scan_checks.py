@@ -55,11 +55,6 @@ def scan_images(scans: Path) -> list[Path]:
     return [folder / row["image"] for _, row in CASES.rows(table)]
 
 
-def row_files(row: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Give the paths of the image, prior and brain of a row."""
-    return {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
-
-
 def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
     """
     Check the headers of a scan, its prior and its brain; give the edges of its voxels in mm.
