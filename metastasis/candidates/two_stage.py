@@ -346,14 +346,11 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         segmenters = [clone(segmenter).fit(list(volumes), training_labels, **options)]
         while len(segmenters) < self.n_trainings:
             marked_labels = list(training_labels)
+            mark_seed = derived_seed(seed, "mistakes", len(segmenters))
             # Held-out scans are scored by their true lesions alone.
             for i in learned:
-                marked_labels[i] = _mark_mistakes_of(
-                    segmenters[-1],
-                    training_cases[i],
-                    training_labels[i],
-                    derived_seed(seed, "mistakes", len(segmenters)),
-                )
+                scan = training_cases[i], training_labels[i]
+                marked_labels[i] = _mark_mistakes_of(segmenters[-1], *scan, mark_seed)
             following = clone(segmenter)
             with TemporaryDirectory() as folder:
                 first_weights = Path(folder) / "first.dmrifit"
@@ -415,6 +412,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         if missing:
             raise RefusedError(f"it lacks the features {', '.join(sorted(missing))}")
         try:
+            self._check()
             check_number("threshold_", self.threshold_, above=0, most=1)
             check_word("uses_priors_", self.uses_priors_, (False, True))
             if self.false_positives_ is not None:
@@ -423,7 +421,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
                 check_number(f"the number of {name}", count, least=1, whole=True)
             for name, weight in weights.items():
                 check_number(f"the weight of {name}", weight, least=-np.inf)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise RefusedError(str(error)) from None
         if self.uses_priors_ and not set(weights) >= judgment.LATER_FEATURES:
             # Changes of the same names were computed in another way then.
@@ -447,8 +445,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             Weights of the segmenter, and the classifier.
         """
         check_is_fitted(self)
-        parameters = self.get_params(deep=False)
-        parameters["segmenter"] = None
+        parameters = self.get_params(deep=False) | {"segmenter": None}
         if isinstance(self.random_state, np.random.RandomState):
             parameters["random_state"] = None
         if not isinstance(self.classifier, str):
@@ -483,10 +480,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         refuse_keys(
             dict(fitted), {*self._fitted_names, "segmenter"}, "fitted attribute", complete=True
         )
-        try:
-            self._check()
-        except (TypeError, ValueError) as error:
-            raise RefusedError(str(error)) from None
         inside = fitted["segmenter"]
         refuse_keys(inside, {"class", "parameters", "fitted"}, "key of a segmenter", complete=True)
         # Other classes of model files do not segment.

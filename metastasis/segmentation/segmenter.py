@@ -461,13 +461,10 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         voxels, ends = lesion_voxels(binary)
         content: dict[str, NDArray[Any]] = {"label": binary, "voxels": voxels, "ends": ends}
         if self.loss == "lesion":
+            values = np.asarray(network_inputs.values_of(target[0]))
             ignored, mistaken = (
-                network_inputs.label_on_network_grid(
-                    np.asarray(network_inputs.values_of(target[0])) == value,
-                    target[1],
-                    self.spacing,
-                )
-                for value in (_NOT_JUDGED, MISTAKEN)
+                network_inputs.label_on_network_grid(values == kind, target[1], self.spacing)
+                for kind in (_NOT_JUDGED, MISTAKEN)
             )
             content["weight"] = lesion_weights(binary, ignored)
             content["mistaken"] = np.flatnonzero(mistaken)

@@ -58,7 +58,9 @@ def warp_scan(
     """
     shape = volume.shape
     matrix = np.eye(3) * (1 + _SCALE * rng.uniform(-1, 1))
-    matrix += np.diag(_SHEAR * rng.uniform(-1, 1, 3)) + _TURN * _skew(rng.uniform(-1, 1, 3))
+    matrix += np.diag(_SHEAR * rng.uniform(-1, 1, 3)) + _TURN * np.cross(
+        np.eye(3), rng.uniform(-1, 1, 3)
+    )
     if rng.random() < 0.5:
         matrix[:, 0] *= -1
     middle = (np.array(shape) - 1) / 2
@@ -172,8 +174,3 @@ def _distance_to_sinuses(
         wall = np.linalg.norm(head.places - center, axis=-1) - rng.uniform(*_BASE_RADIUS)
         distance = np.minimum(distance, wall)
     return distance
-
-
-def _skew(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    x, y, z = vector
-    return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])

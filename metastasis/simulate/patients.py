@@ -244,13 +244,16 @@ def _simulate(number: int, settings: _Settings) -> Case:
         share *= head.brain[window]
         plain[window] += share * (_WHITE - plain[window])
         added[window] += share * (mimic.contrast - added[window])
-        is_mimic[window] |= _voxels(share)
+        is_mimic[window] |= enhancement.filled_voxels(share)
 
     image, mask, masks = _with_lesions(plain + added, lesions, head)
     scanner, protocol = stream("scanner"), _PROTOCOL
     if hard:
         # Follow-up scans are made by the same protocol; field and noise differ.
-        protocol = _draw_protocol(scanner)
+        blur, bias, noise, gamma = (float(scanner.uniform(*ends)) for ends in _HARD_SCANNER)
+        # Voxels are acquired at other edges than they are stored, and thicker along one axis.
+        blurs = scanner.permutation([blur, blur, blur * scanner.uniform(1, 1.6)]).tolist()
+        protocol = blurs, bias, noise, gamma
     scan = _scanned(image, head.brain, scanner, *protocol)
     prior, prior_label = None, None
     has_prior = evenly_drawn("prior") < settings.prior
@@ -337,18 +340,10 @@ def _with_lesions(
         level = (_WHITE + lesion.contrast) * (1 - core) + lesion.core_level * core
         picture[window] += share * (level - picture[window])
         # What enhances is outlined in the hard world: nobody sees a cavity's edge in the cavity.
-        voxels = _voxels(share - core if lesion.kind else share)
+        voxels = enhancement.filled_voxels(share - core if lesion.kind else share)
         label[window] |= voxels
         masks.append((window, voxels))
     return picture, label, masks
-
-
-def _voxels(share: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find what is filled by more than half, or the fullest voxel."""
-    inside = share > 0.5
-    if not inside.any() and share.max(initial=0.0) > 0:
-        inside.flat[np.argmax(share)] = True
-    return inside
 
 
 def _earlier(
@@ -367,15 +362,12 @@ def _earlier(
     angles = rng.uniform(-_TURN, _TURN, 3) * misregistration
     turn = size * Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()
     # Place x of the prior shows what lies at turn·x + shift.
-    before = [
-        replace(
-            lesion,
-            center=np.linalg.solve(turn, lesion.center - shift),
-            radius=lesion.radius * lesion.earlier_size,
-        )
-        for lesion in lesions
-        if lesion.earlier_size
-    ]
+    before = []
+    for lesion in lesions:
+        if lesion.earlier_size:
+            center = np.linalg.solve(turn, lesion.center - shift)
+            size_then = lesion.radius * lesion.earlier_size
+            before.append(replace(lesion, center=center, radius=size_then))
     matrix = turn * steps / steps[:, None]
     offset = (turn @ origin + shift - origin) / steps
     # Only the anatomy is interpolated; metastases are drawn anew at their displaced places, so
@@ -407,13 +399,6 @@ def _scanned(
     # Magnitudes of complex noise are what scanners write: Rician, never negative.
     real, imaginary = (noise * rng.standard_normal(shape) for _ in range(2))
     return (gain * np.hypot(blurred + real, imaginary) * brain).astype(np.float32)
-
-
-def _draw_protocol(rng: np.random.Generator) -> _Protocol:
-    """Draw how a patient of the hard world is scanned, now and before."""
-    blur, bias, noise, gamma = (float(rng.uniform(*limits)) for limits in _HARD_SCANNER)
-    # Voxels are acquired at other edges than they are stored, and thicker along one axis.
-    return rng.permutation([blur, blur, blur * rng.uniform(1, 1.6)]).tolist(), bias, noise, gamma
 
 
 def _table(

@@ -119,9 +119,5 @@ def phantom_scans(
         wall = np.asarray(case.label) > 0
         label = wall.astype(np.uint8)
         label[binary_fill_holes(wall) & ~wall] = CORE
-        scans.append(
-            TrainingScan(
-                case.name, np.asarray(case.image, np.float32), np.asarray(case.brain) > 0, label
-            )
-        )
+        scans.append(TrainingScan(case.name, case.image, np.asarray(case.brain), label))
     return scans

@@ -200,11 +200,7 @@ def evaluate_segmentations(
     with_status = all_lesions[all_lesions["status"] != ""].astype({"found": int})
     by_status = with_status.groupby(["method", "status"], sort=False)["found"]
     patients = [case.patient for case in cases]
-    draws: dict[str, Any] = {
-        "patients": patients,
-        "n_bootstrap": n_bootstrap,
-        "seed": seed_for(seed, "froc"),
-    }
+    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
     cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
     curves, froc, matched, calibrations = {}, {}, [], []
     for name, method in methods.items():
@@ -227,17 +223,15 @@ def evaluate_segmentations(
         pairs = zip(truths, volumes, strict=True)
         curves_of_scans = [threshold_curve([truth], [scan], **given) for truth, scan in pairs]
         curves[name] = summed_curve(curves_of_scans).assign(method=name)
-        froc[name] = operating_curves.froc_table(curves_of_scans, **draws)
+        froc[name] = operating_curves.froc_table(curves_of_scans, patients, **draws)
     members = operating_curves.family_table(summary[summary["part"] == "all"], families or {})
     return {
         "scans": by_scan,
         "lesions": all_lesions,
         "summary": summary,
         "intervals": intervals,
-        "volumes": reader_scores.recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
-        "distance": reader_scores.distance_table(
-            scores_by_scan, n_bootstrap=n_bootstrap, seed=seed
-        ),
+        "volumes": reader_scores.recall_by_volume(all_lesions, n_bootstrap, seed),
+        "distance": reader_scores.distance_table(scores_by_scan, n_bootstrap, seed),
         "challenge": reader_scores.challenge_table(scores_by_scan),
         "lesion_free": reader_scores.lesion_free_table(scores_by_scan),
         "status": by_status.agg(n="size", n_found="sum", sensitivity="mean").reset_index(),

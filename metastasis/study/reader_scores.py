@@ -78,7 +78,7 @@ def scan_scores(
     return {**counts, "marked_mL": marked, **mets_scores(truth, mask, affine)}
 
 
-def recall_by_volume(lesions: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
+def recall_by_volume(lesions: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
     """
     Give the share of lesions that are found in ranges of volume, with intervals over patients.
 
@@ -107,7 +107,7 @@ def _recall(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {**counts, "recall": ratio(counts["n_found"], counts["n"])}
 
 
-def distance_table(scans: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
+def distance_table(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
     """
     Sum the counts by distance over scans, with intervals of their shares over patients.
 
