@@ -29,6 +29,7 @@ from dmrifit._utils.checks import NotNegative, check_fields, is_number
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.volume_cases import check_length, listed, naming
 
 #: File of arrays in model files.
@@ -96,9 +97,9 @@ class Scans:
                 f"values up to {largest:.3g}, which single precision does not hold; "
                 "divide by the signal at b = 0"
             )
-        if self._masks is None:
-            mask = scan.max(axis=-1) > 0
-        else:
+        problem = "no channel is above 0 anywhere"
+        if self._masks is not None:
+            problem = "its mask is empty"
             mask = np.asarray(self._masks[i])
             if mask.shape != self.shape[:3]:
                 raise ValueError(
@@ -106,10 +107,8 @@ class Scans:
                     "bring it to the scan's grid"
                 )
             zeros_and_ones(mask, "its mask")
-        if not mask.any():
-            if self._masks is None:
-                raise ValueError("no channel is above 0 anywhere; give the mask of the brain")
-            raise ValueError("its mask is empty; give the mask of the brain")
+        if not self.mask(i).any():
+            raise ValueError(f"{problem}; give the mask of the brain")
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -208,6 +207,8 @@ class AnomalyDetector(BaseEstimator):
     #: Arrays that older model files lack, with values by which those models score as before.
     _later_arrays: ClassVar[Mapping[str, NDArray[Any]]] = {}
     _fact_names: ClassVar[tuple[str, ...]] = ()
+    #: Fitted estimators of scikit-learn; ``forest_`` is the file ``forest.skops`` of the model.
+    _estimator_names: ClassVar[tuple[str, ...]] = ()
 
     _: KW_ONLY
     threshold: Any = None
@@ -351,14 +352,6 @@ class AnomalyDetector(BaseEstimator):
 
     def _check_restored(self) -> None:
         """Reject inconsistent arrays and facts of a model file."""
-
-    def _other_files(self) -> dict[str, bytes]:
-        """Return the files of the model other than its arrays."""
-        return {}
-
-    def _restore_others(self, files: Mapping[str, bytes]) -> None:
-        """Restore the files of the model other than its arrays."""
-        refuse_keys(dict(files), set(), "file")
 
     # Shared methods
     # -------------------------------------------------------------------------------
@@ -521,10 +514,12 @@ class AnomalyDetector(BaseEstimator):
                 value = None
             if name not in _NOT_STORED:
                 parameters[name] = encoded(value, name)
-        fitted: dict[str, Any] = {"shape": list(self.shape_), "n_channels": self.n_channels_}
-        fitted |= self._stored_rules()
+        rules, files = self._stored_parts()
+        fitted = {"shape": list(self.shape_), "n_channels": self.n_channels_, **rules}
         fitted |= {name: encoded(getattr(self, name), name) for name in self._fact_names}
-        return parameters, fitted, self._stored_arrays() | self._other_files()
+        for name in self._estimator_names:
+            files[f"{name[:-1]}.skops"] = dumped(getattr(self, name), {}, [])
+        return parameters, fitted, files
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
@@ -547,34 +542,34 @@ class AnomalyDetector(BaseEstimator):
             raise RefusedError(f"its scans have {shape} voxels and {n_channels} directions")
         self.shape_ = (shape[0], shape[1], shape[2])
         self.n_channels_ = n_channels
-        self._restore_rules(fitted)
+        self._restore_parts(fitted, files)
         for name in self._fact_names:
             setattr(self, name, decoded(fitted[name]))
-        self._restore_arrays(files)
         try:
             self._check_shared()
         except ValueError as error:
             raise RefusedError(str(error)) from None
-        # After the checks: what else is restored depends on the parameters.
-        self._restore_others({name: data for name, data in files.items() if name != ARRAYS})
+        estimators = {f"{name[:-1]}.skops": name for name in self._estimator_names}
+        others = {name: content for name, content in files.items() if name != ARRAYS}
+        refuse_keys(others, set(estimators), "file", complete=True)
+        for file, name in estimators.items():
+            setattr(self, name, loaded(others[file], [], {}))
         self._check_restored()
 
-    def _stored_rules(self) -> dict[str, Any]:
-        return {"rule": encoded_rule(self.threshold), "threshold": encoded_rule(self.threshold_)}
-
-    def _restore_rules(self, fitted: Mapping[str, Any]) -> None:
-        self.threshold = decoded_rule(fitted["rule"])
-        self.threshold_ = decoded_rule(fitted["threshold"])
-
-    def _stored_arrays(self) -> dict[str, bytes]:
+    def _stored_parts(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Give the unfitted and the fitted threshold rule, and the file of the arrays."""
         from safetensors.numpy import save
 
+        rules = {"rule": encoded_rule(self.threshold), "threshold": encoded_rule(self.threshold_)}
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._array_names}
-        return {ARRAYS: save(arrays)} if arrays else {}
+        return rules, {ARRAYS: save(arrays)} if arrays else {}
 
-    def _restore_arrays(self, files: Mapping[str, bytes]) -> None:
+    def _restore_parts(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Restore what `_stored_parts` gave."""
         from safetensors.numpy import load
 
+        self.threshold = decoded_rule(fitted["rule"])
+        self.threshold_ = decoded_rule(fitted["threshold"])
         if (ARRAYS in files) != bool(self._array_names):
             raise RefusedError(f"it holds the files {sorted(files)}: it is of another version")
         arrays = dict(self._later_arrays)

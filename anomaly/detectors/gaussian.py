@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -57,12 +57,9 @@ class Design:
     @property
     def n_columns(self) -> int:
         """Number of columns, including the one of ones."""
-        widths = [1]
-        for column in self.columns:
-            # A constant number has no column.
-            varies = int(column.get("sd", 0) > 0)
-            widths.append(len(column["levels"]) - 1 if "levels" in column else varies)
-        return sum(widths)
+        # The first level is in the column of ones; a constant number has no column.
+        levels = [len(column["levels"]) - 1 for column in self.columns if "levels" in column]
+        return 1 + sum(levels) + sum(column.get("sd", 0) > 0 for column in self.columns)
 
     def matrix(self, covariates: Any, n_scans: int) -> NDArray[np.float64]:
         """Build the columns for scans, shape (n_scans, n_columns)."""
@@ -207,7 +204,7 @@ class VoxelwiseGaussian(AnomalyDetector):
 
     def _check_parameters(self) -> None:
         if self.features not in ("mean", "channels"):
-            names = self._feature_names()
+            names = self._features(0)
             if not names or not set(names) <= set(FEATURES):
                 raise ValueError(
                     f"features must be 'mean', 'channels' or some of {', '.join(FEATURES)}, not "
@@ -237,7 +234,8 @@ class VoxelwiseGaussian(AnomalyDetector):
                 "fewer covariates"
             )
         self.design_ = design.columns
-        n_features = self._n_features(scans)
+        features = self._features(scans.shape[3])
+        n_features = len(features)
         n_columns = columns.shape[1]
         self.counts_ = np.zeros(scans.shape[:3], dtype=np.int32)
         for i in range(len(scans)):
@@ -258,13 +256,16 @@ class VoxelwiseGaussian(AnomalyDetector):
         self.coefficients_ = np.empty((n_features, n_columns, *scans.shape[:3]), dtype=np.float32)
         self.variance_ = np.empty((n_features, *scans.shape[:3]), dtype=np.float32)
         z_sample = np.empty((n_features, len(scans) * len(sample)), dtype=np.float32)
-        for k in range(n_features):
+        # Voxels without a scan take the values of the nearest one with one.
+        nearest = nearest_inside(covered)
+        volume = np.zeros(covered.shape, dtype=np.float32)
+        for k, feature in enumerate(features):
             # Sums over scans, so that memory does not grow with their number.
             products, squares = np.zeros((n_columns, len(counts))), np.zeros(len(counts))
             sampled = np.empty((len(scans), len(sample)))
             for i in range(len(scans)):
                 # 0 outside the mask of a scan.
-                values = self._feature(scans, i, k)[covered].astype(np.float64)
+                values = self._feature(scans, i, feature)[covered].astype(np.float64)
                 sampled[i] = values[sample]
                 squares += np.square(values)
                 for column, weight in enumerate(columns[i]):
@@ -273,7 +274,10 @@ class VoxelwiseGaussian(AnomalyDetector):
             # Of the residuals, from the normal equations without their ridge.
             squares += np.einsum("cv,vcd,dv->v", beta, gram, beta) - 2 * (beta * products).sum(0)
             variance = self._shrunk(np.maximum(squares, 0), counts, n_columns)
-            self._store_feature(k, covered, beta.astype(np.float32), variance)
+            targets = [*self.coefficients_[k], self.variance_[k]]
+            for target, values in zip(targets, [*beta, variance], strict=True):
+                volume[covered] = values
+                target[:] = masked_smoothing(volume, covered, self.template_smoothing)[nearest]
             inside = np.stack([scans.mask(i)[covered][sample] for i in range(len(scans))])
             residuals = np.where(inside, sampled - columns @ beta[:, sample], 0)
             z_sample[k] = (residuals / np.sqrt(variance[sample])).ravel()
@@ -299,33 +303,22 @@ class VoxelwiseGaussian(AnomalyDetector):
         # A new scan also differs by the error of the mean of the healthy ones.
         return np.maximum(variance * (1 + 1 / np.maximum(counts, 1)), _LEAST_SD**2)
 
-    def _store_feature(
-        self, k: int, covered: NDArray[np.bool_], beta: NDArray, variance: NDArray
-    ) -> None:
-        """Smooth mean and variance of a feature, and fill voxels without a scan."""
-        nearest = nearest_inside(covered)
-        volume = np.zeros(covered.shape, dtype=np.float32)
-        targets = [*self.coefficients_[k], self.variance_[k]]
-        for target, values in zip(targets, [*beta, variance], strict=True):
-            volume[covered] = values
-            target[:] = masked_smoothing(volume, covered, self.template_smoothing)[nearest]
-
     # Features
     # -------------------------------------------------------------------------------------
 
-    def _feature_names(self) -> tuple[str, ...]:
-        return (self.features,) if isinstance(self.features, str) else tuple(self.features)
+    def _features(self, n_channels: int) -> Sequence[Any]:
+        """List the features: names, or numbers of channels."""
+        if self.features == "channels":
+            return range(n_channels)
+        return [self.features] if isinstance(self.features, str) else self.features
 
-    def _n_features(self, scans: Scans) -> int:
-        return scans.shape[3] if self.features == "channels" else len(self._feature_names())
-
-    def _feature(self, scans: Scans, i: int, k: int) -> NDArray[np.float32]:
+    def _feature(self, scans: Scans, i: int, feature: Any) -> NDArray[np.float32]:
         """Compute one feature of a scan, smoothed."""
         mask = scans.mask(i)
         if self.features == "channels":
-            volume = scans.signal(i)[..., k]
+            volume = scans.signal(i)[..., feature]
         else:
-            volume = voxel_features(scans.signal(i), mask, self._feature_names()[k : k + 1])[0]
+            volume = voxel_features(scans.signal(i), mask, [feature])[0]
         return masked_smoothing(volume, mask, self.smoothing)
 
     # Scoring
@@ -335,8 +328,9 @@ class VoxelwiseGaussian(AnomalyDetector):
         mask = scans.mask(i)
         row = Design(self.design_).matrix(scans.covariates, len(scans))[i].astype(np.float32)
         deviations = []
-        for k, coefficients in enumerate(self.coefficients_):
-            difference = self._feature(scans, i, k) - np.tensordot(row, coefficients, axes=1)
+        for k, feature in enumerate(self._features(scans.shape[3])):
+            expected = np.tensordot(row, self.coefficients_[k], axes=1)
+            difference = self._feature(scans, i, feature) - expected
             deviations.append((difference / np.sqrt(self.variance_[k]))[mask])
         z = np.stack(deviations)
         score = np.zeros(mask.shape, dtype=np.float32)
@@ -362,10 +356,7 @@ class VoxelwiseGaussian(AnomalyDetector):
             "correlation_": (n_features, n_features),
         }
         self._check_shapes(expected)
-        n_named = len(self._feature_names())
-        if self.features == "channels":
-            n_named = self.n_channels_
-        if n_features != n_named:
+        if n_features != len(self._features(self.n_channels_)):
             raise RefusedError(
                 f"it has learned {n_features} features, and its parameters name others"
             )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,11 @@ from anomaly.generators.implants import Look, implant, implant_patch, noise_floo
 from dmrifit._utils.checks import Count, Within
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit._utils.threads import one_thread
-from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
-from dmrifit.model_files.regressor_file import dumped, loaded
 
 __all__ = ["ImplantDetector"]
 
-_TREES = "trees.skops"
 #: Training voxels of a scan: in a lesion, around it, and elsewhere.
 _INSIDE, _AROUND, _FAR = 500, 1500, 2400
 #: Voxels around a lesion where its border is learned: the same share of voxels is drawn there as
@@ -115,6 +112,8 @@ class ImplantDetector(AlignedDetector):
     VoxelwiseGaussian : The reference: deviations from healthy scans at the same position.
     """
 
+    _estimator_names: ClassVar[tuple[str, ...]] = ("trees_",)
+
     _: KW_ONLY
     n_implants: Count = 4
     n_patches: Annotated[int, Within()] = 0
@@ -183,16 +182,11 @@ class ImplantDetector(AlignedDetector):
     # Model files
     # ----------------------------------------------------------------------------------
 
-    def _other_files(self) -> dict[str, bytes]:
-        return {_TREES: dumped(self.trees_, {}, [])}
-
-    def _restore_others(self, files: Mapping[str, bytes]) -> None:
-        refuse_keys(dict(files), {_TREES}, "file", complete=True)
-        booster = loaded(files[_TREES], [], {})
-        is_booster = isinstance(booster, HistGradientBoostingRegressor)
-        if not is_booster or getattr(booster, "n_features_in_", 0) != _N_COLUMNS:
+    def _check_restored(self) -> None:
+        super()._check_restored()
+        is_booster = isinstance(self.trees_, HistGradientBoostingRegressor)
+        if not is_booster or getattr(self.trees_, "n_features_in_", 0) != _N_COLUMNS:
             raise RefusedError(f"its trees do not look at {_N_COLUMNS} columns")
-        self.trees_ = booster
 
 
 def _drawn(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
@@ -15,13 +14,10 @@ from anomaly.detectors.features import FEATURES, voxel_features
 from dmrifit._utils.checks import Count
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit._utils.threads import check_jobs, one_thread
-from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
-from dmrifit.model_files.regressor_file import dumped, loaded
 
 __all__ = ["IsolationForestDetector"]
-
-_FOREST = "forest.skops"
 
 
 @register
@@ -71,6 +67,7 @@ class IsolationForestDetector(AnomalyDetector):
     """
 
     _one_size: ClassVar[bool] = False
+    _estimator_names: ClassVar[tuple[str, ...]] = ("forest_",)
 
     features: tuple[str, ...] = ("mean", "spread", "local mean")
     _: KW_ONLY
@@ -128,14 +125,8 @@ class IsolationForestDetector(AnomalyDetector):
             score[mask] = -self.forest_.score_samples(self._rows(scans, i))
         return self._smooth_scores(score, mask)
 
-    def _other_files(self) -> dict[str, bytes]:
-        return {_FOREST: dumped(self.forest_, {}, [])}
-
-    def _restore_others(self, files: Mapping[str, bytes]) -> None:
-        refuse_keys(dict(files), {_FOREST}, "file", complete=True)
-        forest = loaded(files[_FOREST], [], {})
+    def _check_restored(self) -> None:
         n_features = len(self.features) + {"world": 3, "depth": 1, None: 0}[self.position]
-        is_forest = isinstance(forest, IsolationForest)
-        if not is_forest or getattr(forest, "n_features_in_", None) != n_features:
+        is_forest = isinstance(self.forest_, IsolationForest)
+        if not is_forest or getattr(self.forest_, "n_features_in_", None) != n_features:
             raise RefusedError(f"its forest does not take {n_features} features")
-        self.forest_ = forest

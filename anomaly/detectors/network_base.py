@@ -254,7 +254,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
             The weights, and fitted arrays.
         """
         parameters, fitted, files = VolumeEstimator.stored(self)
-        return parameters, fitted | self._stored_rules(), files | self._stored_arrays()
+        rules, arrays = self._stored_parts()
+        return parameters, fitted | rules, files | arrays
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
@@ -274,8 +275,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         """
         expected = {*self._fitted_names, "history_", *_RULE_KEYS}
         refuse_keys(fitted, expected, "fitted attribute", complete=True)
-        self._restore_rules(fitted)
-        self._restore_arrays(files)
+        self._restore_parts(fitted, files)
         attributes = {key: value for key, value in fitted.items() if key not in _RULE_KEYS}
         weights = {name: content for name, content in files.items() if name != ARRAYS}
         VolumeEstimator.restore(self, attributes, weights)

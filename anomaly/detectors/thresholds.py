@@ -35,60 +35,56 @@ _N_DRAWS = 200  # of the bootstrap, each of as many scans as there are
 Scope = Literal["dataset", "image"]
 #: One array of several volumes, or a sequence of volumes.
 Volumes = Sequence[ArrayLike] | NDArray[Any]
+#: Numbers of scans; a scan may occur several times.
+Draws = Sequence[NDArray[np.intp]]
 
 
 @dataclass(frozen=True, eq=False)
-class ScoredScans:
-    """Maps (x, y, z) with the voxels that count, and with lesions where available."""
+class ScoredScan:
+    """A map (x, y, z) with the voxels that count, and with the lesion where it is known."""
 
-    volumes: list[NDArray[Any]]
-    masks: list[NDArray[np.bool_]]
-    lesions: list[NDArray[np.bool_]] | None
+    map: NDArray[Any]
+    mask: NDArray[np.bool_]
+    lesion: Any = None
 
-    @classmethod
-    def checked(
-        cls, maps: Volumes, masks: Volumes | None = None, truths: Volumes | None = None
-    ) -> ScoredScans:
-        """Check maps, their masks (by default all voxels) and lesions."""
-        volumes = [np.asarray(volume) for volume in listed(maps, "maps")]
-        for i, volume in enumerate(volumes):
-            if volume.ndim != 3:
-                raise ValueError(
-                    f"map {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
-                )
-            check_finite(volume, f"map {i}")
-            if volume.dtype.kind in "iub":
-                volumes[i] = volume.astype(np.float32)
-        checked: dict[str, list[NDArray[np.bool_]]] = {}
-        for label, values in (("mask", masks), ("truth", truths)):
-            if values is None:
-                continue
-            arrays = listed(values, f"{label}s")
-            if len(arrays) != len(volumes):
-                raise ValueError(
-                    f"{counted(len(arrays), label)} for {counted(len(volumes), 'map')}; give one "
-                    "for each"
-                )
-            checked[label] = []
-            for i, (array, volume) in enumerate(zip(arrays, volumes, strict=True)):
-                checked[label].append(checked_mask(array, volume.shape, f"{label} {i}"))
-        inside = checked.get("mask", [np.ones(volume.shape, dtype=bool) for volume in volumes])
-        for i, mask in enumerate(inside):
-            if not mask.any():
-                raise ValueError(
-                    f"mask {i} is empty; leave the scan out or mark the voxels that count"
-                )
-        return cls(volumes, inside, checked.get("truth"))
+    @property
+    def scores(self) -> NDArray[Any]:
+        """The scores of the voxels that count, shape (n_voxels,)."""
+        return self.map[self.mask]
 
-    def each(self) -> list[ScoredScans]:
-        """List the scans one by one."""
-        lesions = [None] * len(self.masks) if self.lesions is None else [[x] for x in self.lesions]
-        scans = zip(self.volumes, self.masks, lesions, strict=True)
-        return [ScoredScans([volume], [mask], lesion) for volume, mask, lesion in scans]
 
-    def inside(self) -> list[NDArray[Any]]:
-        """Return the scores of the voxels that count, shape (n_voxels,), of each scan."""
-        return [volume[mask] for volume, mask in zip(self.volumes, self.masks, strict=True)]
+def scored_scans(
+    maps: Volumes, masks: Volumes | None = None, truths: Volumes | None = None
+) -> list[ScoredScan]:
+    """Check maps, their masks (by default all voxels) and lesions."""
+    volumes = listed(maps, "maps")
+    for label, values in (("mask", masks), ("truth", truths)):
+        if values is not None and len(listed(values, f"{label}s")) != len(volumes):
+            raise ValueError(
+                f"{counted(len(values), label)} for {counted(len(volumes), 'map')}; give one for "
+                "each"
+            )
+    scans = []
+    for i, values in enumerate(volumes):
+        volume = np.asarray(values)
+        if volume.ndim != 3:
+            raise ValueError(
+                f"map {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
+            )
+        check_finite(volume, f"map {i}")
+        if volume.dtype.kind in "iub":
+            volume = volume.astype(np.float32)
+        mask, lesion = np.ones(volume.shape, dtype=bool), None
+        if masks is not None:
+            mask = checked_mask(masks[i], volume.shape, f"mask {i}")
+        if truths is not None:
+            lesion = checked_mask(truths[i], volume.shape, f"truth {i}")
+        if not mask.any():
+            raise ValueError(
+                f"mask {i} is empty; leave the scan out or mark the voxels that count"
+            )
+        scans.append(ScoredScan(volume, mask, lesion))
+    return scans
 
 
 @dataclass(repr=False, eq=False)
@@ -145,7 +141,7 @@ class ThresholdRule(BaseEstimator, ABC):
                 f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without "
                 "labels do not"
             )
-        self._choose(ScoredScans.checked(maps, masks, truths if self.needs_truth else None))
+        self._choose(scored_scans(maps, masks, truths if self.needs_truth else None))
         return self
 
     def apply(self, maps: Volumes, masks: Volumes | None = None) -> Any:
@@ -172,10 +168,12 @@ class ThresholdRule(BaseEstimator, ABC):
             As for `fit`; or if a rule with a threshold for each map, chosen by its lesions, is
             given another number of maps.
         """
-        scans, limits = self._applied(maps, masks)
+        check_is_fitted(self, "threshold_")
+        scans = scored_scans(maps, masks)
         binary_maps = []
-        for volume, mask, limit in zip(scans.volumes, scans.masks, limits, strict=True):
-            binary_maps.append((volume > limit) & mask)
+        for scan, limit in zip(scans, self._limits(scans), strict=True):
+            # In 64 bits: a Python float would be rounded to the precision of the map.
+            binary_maps.append((scan.map > np.float64(limit)) & scan.mask)
         return np.stack(binary_maps) if isinstance(maps, np.ndarray) else binary_maps
 
     def limits(self, maps: Volumes, masks: Volumes | None = None) -> list[float]:
@@ -199,32 +197,23 @@ class ThresholdRule(BaseEstimator, ABC):
         NotFittedError, ValueError
             As for `apply`.
         """
-        _, limits = self._applied(maps, masks)
-        return [float(limit) for limit in limits]
-
-    def _applied(
-        self, maps: Volumes, masks: Volumes | None
-    ) -> tuple[ScoredScans, list[np.float64]]:
         check_is_fitted(self, "threshold_")
-        scans = ScoredScans.checked(maps, masks)
-        # In 64 bits: a Python float would be rounded to the precision of the maps when they are
-        # compared.
-        return scans, [np.float64(limit) for limit in self._limits(scans)]
+        return [float(limit) for limit in self._limits(scored_scans(maps, masks))]
 
     def _check_parameters(self) -> None:
         check_fields(self)
 
-    def _choose(self, scans: ScoredScans) -> None:
+    def _choose(self, scans: list[ScoredScan]) -> None:
         """Choose ``threshold_``."""
         self.threshold_: float = self._of_all(scans) if self._is_common() else float("nan")
 
-    def _limits(self, scans: ScoredScans) -> list[float]:
+    def _limits(self, scans: list[ScoredScan]) -> list[float]:
         if self._is_common():
-            return [self.threshold_] * len(scans.volumes)
-        return [self._of_all(scan) for scan in scans.each()]
+            return [self.threshold_] * len(scans)
+        return [self._of_all([scan]) for scan in scans]
 
     @abstractmethod
-    def _of_all(self, scans: ScoredScans) -> float:
+    def _of_all(self, scans: list[ScoredScan]) -> float:
         """Compute the common threshold of scans."""
 
     def _is_common(self) -> bool:
@@ -241,48 +230,45 @@ class _TruthThreshold(ThresholdRule):
     _: KW_ONLY
     scope: Scope = "dataset"
 
-    def _choose(self, scans: ScoredScans) -> None:
-        lesions = zip(scans.masks, scans.lesions or (), strict=True)
-        if not any((mask & lesion).any() for mask, lesion in lesions):
+    def _choose(self, scans: list[ScoredScan]) -> None:
+        if not any((scan.mask & scan.lesion).any() for scan in scans):
             raise ValueError(
                 f"{type(self).__name__} needs lesions inside the masks; there is no voxel in "
-                f"{counted(len(scans.masks), 'scan')}"
+                f"{counted(len(scans), 'scan')}"
             )
         super()._choose(scans)
         self.thresholds_ = [] if self._is_common() else super()._limits(scans)
 
-    def _limits(self, scans: ScoredScans) -> list[float]:
+    def _limits(self, scans: list[ScoredScan]) -> list[float]:
         if self._is_common():
             return super()._limits(scans)
-        if len(scans.volumes) != len(self.thresholds_):
+        if len(scans) != len(self.thresholds_):
             raise ValueError(
                 f"{type(self).__name__}(scope='image') was fitted on "
                 f"{counted(len(self.thresholds_), 'map')} with their lesions and is applied to "
-                f"{len(scans.volumes)}; apply it to the same maps, or choose scope='dataset'"
+                f"{len(scans)}; apply it to the same maps, or choose scope='dataset'"
             )
         return self.thresholds_
 
-    def _of_all(self, scans: ScoredScans) -> float:
+    def _of_all(self, scans: list[ScoredScan]) -> float:
         """Find the threshold with the largest mean quality over scans with lesions."""
         # The sum over scans is a step function of the threshold: a step at each score of each
         # scan.
         scores, steps = [], []
-        for values, mask, lesion in zip(
-            scans.inside(), scans.masks, scans.lesions or (), strict=True
-        ):
-            if not (mask & lesion).any():
+        for scan in scans:
+            is_lesion = scan.lesion[scan.mask]
+            if not is_lesion.any():
                 continue
-            order = np.argsort(-values, kind="stable")
-            ranked = values[order]
-            # Distinct scores of the scan, with the voxels that reach each of them.
-            last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-            n_true = np.cumsum(lesion[mask][order])[last]
+            # Distinct scores of the scan, the highest first, with the voxels that reach each.
+            negative, inverse = np.unique(-scan.scores, return_inverse=True)
+            n_true = np.cumsum(np.bincount(inverse, is_lesion))
             # At and above a scan's largest score nothing is marked, and the quality of that is 0.
-            steps.append(np.diff(self._quality(n_true, last + 1), prepend=0.0))
-            scores.append(ranked[last])
+            quality = self._quality(n_true, np.cumsum(np.bincount(inverse)))
+            steps.append(np.diff(quality, prepend=0.0))
+            scores.append(-negative)
         if not scores:
             # Without a lesion the best that a map can do is to stay empty.
-            return float(values.max())
+            return float(scans[-1].scores.max())
         order = np.argsort(-np.concatenate(scores), kind="stable")
         ranked = np.concatenate(scores)[order]
         total = np.cumsum(np.concatenate(steps)[order])
@@ -317,7 +303,7 @@ class FixedThreshold(ThresholdRule):
         if not is_number(self.value) or not np.isfinite(self.value):
             raise ValueError(f"the threshold must be a finite number, not {self.value!r}")
 
-    def _of_all(self, scans: ScoredScans) -> float:
+    def _of_all(self, scans: list[ScoredScan]) -> float:
         return float(self.value)
 
 
@@ -342,8 +328,8 @@ class OtsuThreshold(ThresholdRule):
     _: KW_ONLY
     scope: Scope = "dataset"
 
-    def _of_all(self, scans: ScoredScans) -> float:
-        ranked = np.sort(np.concatenate(scans.inside()))
+    def _of_all(self, scans: list[ScoredScan]) -> float:
+        ranked = np.sort(np.concatenate([scan.scores for scan in scans]))
         cuts = np.flatnonzero(ranked[1:] > ranked[:-1])
         if not len(cuts):
             return float(ranked[-1])
@@ -391,18 +377,18 @@ class MeanPoolThreshold(ThresholdRule):
         if self.spacing is not None:
             check_spacing(self.spacing)
 
-    def _of_all(self, scans: ScoredScans) -> float:
+    def _of_all(self, scans: list[ScoredScan]) -> float:
         spacing = STUDY_SPACING if self.spacing is None else self.spacing
         n_voxels = np.rint(self.size_mm / np.broadcast_to(np.array(spacing, dtype=np.float64), 3))
         edges = np.maximum(n_voxels, 1).astype(int)
         means = []
-        for volume, mask in zip(scans.volumes, scans.masks, strict=True):
-            box = np.minimum(edges, volume.shape)
-            scores = np.where(mask, volume, 0).astype(np.float64)
+        for scan in scans:
+            box = np.minimum(edges, scan.map.shape)
+            scores = np.where(scan.mask, scan.map, 0).astype(np.float64)
             pooled = ndimage.uniform_filter(scores, box, mode="constant")
             # Only around these voxels the box lies inside the volume.
             first = box // 2
-            inner = map(slice, first, first + np.array(volume.shape) - box + 1)
+            inner = map(slice, first, first + np.array(scan.map.shape) - box + 1)
             means.append(float(pooled[tuple(inner)].max()))
         return float(np.mean(means))
 
@@ -448,14 +434,12 @@ class _HealthyThreshold(ThresholdRule):
 
     needs_healthy = True
 
-    def _of_all(self, scans: ScoredScans) -> float:
-        (limit,) = self._limits_of(scans, [np.arange(len(scans.volumes))])
+    def _of_all(self, scans: list[ScoredScan]) -> float:
+        (limit,) = self._limits_of(scans, [np.arange(len(scans))])
         return float(limit)
 
     @abstractmethod
-    def _limits_of(
-        self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
-    ) -> NDArray[np.float64]:
+    def _limits_of(self, scans: list[ScoredScan], draws: Draws) -> NDArray[np.float64]:
         """Compute the threshold of each draw of scans."""
 
 
@@ -473,18 +457,16 @@ class HealthyRateThreshold(_HealthyThreshold):
 
     rate: Annotated[float, Within(below=1)] = 0.01
 
-    def _limits_of(
-        self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
-    ) -> NDArray[np.float64]:
+    def _limits_of(self, scans: list[ScoredScan], draws: Draws) -> NDArray[np.float64]:
         # All draws share one ranking of their scores.
-        ranked, weights, scan_numbers = _ranked(scans.inside())
+        ranked, weights, scan_numbers = _ranked([scan.scores for scan in scans])
         # The highest scores decide; all others are looked at only where a draw needs them.
         n_highest = int(len(ranked) * min(1.0, 10 * self.rate))
         limits = []
         for draw in draws:
-            copies = np.bincount(draw, minlength=len(scans.volumes))
+            copies = np.bincount(draw, minlength=len(scans))
             # A draw of fewer scans has less weight in all.
-            largest = self.rate * (1 + 1e-9) * len(draw) / len(scans.volumes)
+            largest = self.rate * (1 + 1e-9) * len(draw) / len(scans)
             for n in (n_highest, len(ranked)):
                 cumulative = np.cumsum(weights[:n] * copies[scan_numbers[:n]])
                 position = int(np.searchsorted(cumulative, largest, side="right"))
@@ -533,23 +515,21 @@ class HealthyScanThreshold(_HealthyThreshold):
     rate: Annotated[float, Within(below=1)] = 0.01
     opening: Count = 3
 
-    def _limits_of(
-        self, scans: ScoredScans, draws: Sequence[NDArray[np.intp]]
-    ) -> NDArray[np.float64]:
+    def _limits_of(self, scans: list[ScoredScan], draws: Draws) -> NDArray[np.float64]:
         ranks = [self.rank(len(draw)) for draw in draws]
         # Of each scan the lowest score that serves as its own threshold.
         each = []
-        for volume, mask in zip(scans.volumes, scans.masks, strict=True):
+        for scan in scans:
             if self.counted == "voxels":
-                each.append(float(rate_limits([volume[mask]], [self.rate])[0][0]))
+                each.append(float(rate_limits([scan.scores], [self.rate])[0][0]))
                 continue
             # The largest over all cubes inside the mask of the smallest score in a cube.
-            inside = np.where(mask, volume, -np.inf)
+            inside = np.where(scan.mask, scan.map, -np.inf)
             size = int(self.opening)
             smallest = ndimage.minimum_filter(inside, size, mode="constant", cval=-np.inf)
-            highest = float(smallest.max())
             # Where no cube fits into the mask, any threshold leaves nothing.
-            each.append(highest if np.isfinite(highest) else float(volume[mask].min()))
+            highest = smallest.max()
+            each.append(float(highest if np.isfinite(highest) else scan.scores.min()))
         limits = [np.sort(np.array(each)[d])[k - 1] for d, k in zip(draws, ranks, strict=True)]
         return np.array(limits)
 
@@ -640,8 +620,8 @@ def limit_spread(
     """
     if not isinstance(rule, _HealthyThreshold):
         return None
-    scans = ScoredScans.checked(maps, masks)
-    n = len(scans.volumes)
+    scans = scored_scans(maps, masks)
+    n = len(scans)
     rng = np.random.default_rng(seed_for(seed_from(0), "limit_spread"))
     limits = rule._limits_of(scans, list(rng.integers(n, size=(_N_DRAWS, n))))
     low, high = np.quantile(limits, (0.025, 0.975))
@@ -663,7 +643,7 @@ def limits_left_out(
     fewest = rule.fewest_scans() if isinstance(rule, HealthyScanThreshold) else 1
     if not isinstance(rule, _HealthyThreshold) or min(map(len, rest)) < fewest:
         return None
-    return rule._limits_of(ScoredScans.checked(maps, masks), rest)[numbers]
+    return rule._limits_of(scored_scans(maps, masks), rest)[numbers]
 
 
 # Choosing ----------------------------------------------------------------------------------------

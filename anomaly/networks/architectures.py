@@ -142,16 +142,17 @@ class VariationalAutoencoder(nn.Module):
     def _add_bottleneck(self, width: int, latent_dim: int, dense: int | None) -> None:
         """Make the layers between the features of the smallest level and the latent numbers."""
         n_features = width * math.prod(self.smallest)
+        self.latent_shape: tuple[int, ...] = (latent_dim,)
+        self.flatten: nn.Module = nn.Flatten()
         self.to_dense: nn.Module = nn.Identity()
         if dense:
             self.to_dense = nn.Linear(n_features, dense)
         self.to_mean: nn.Linear | Mix = nn.Linear(dense or n_features, latent_dim)
         self.to_log_variance: nn.Linear | Mix = nn.Linear(dense or n_features, latent_dim)
-        if dense:
-            back = [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)]
-        else:
-            back = [nn.Linear(latent_dim, n_features)]
-        self.from_latent: nn.Module = nn.Sequential(*back)
+        widths = [latent_dim, dense, n_features] if dense else [latent_dim, n_features]
+        self.from_latent: nn.Module = nn.Sequential(
+            *(nn.Linear(a, b) for a, b in pairwise(widths))
+        )
 
     def level(self, values: Any) -> None:
         """Set the bias of the last layer, so that a network that is new answers with it."""
@@ -164,14 +165,10 @@ class VariationalAutoencoder(nn.Module):
 
         Shapes: `volume` (n, n_channels, x, y, z); returns mean, log_variance (n, latent_dim).
         """
-        features = self._features(self.encoder(_channels_last(padded(volume, self.larger))))
+        smallest = self.encoder(_channels_last(padded(volume, self.larger)))
+        features = self.to_dense(self.flatten(smallest))
         mean, log_variance = self.to_mean(features), self.to_log_variance(features)
         return mean.flatten(1), log_variance.flatten(1).clamp(*_LOG_VARIANCES)
-
-    def _features(self, smallest: torch.Tensor) -> torch.Tensor:
-        """Give the numbers from which the latent ones are computed."""
-        features: torch.Tensor = self.to_dense(smallest.flatten(1))
-        return features
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """
@@ -179,17 +176,14 @@ class VariationalAutoencoder(nn.Module):
 
         Shapes: `latent` (n, latent_dim); returns (n, n_channels, x, y, z).
         """
-        features = self._spread(latent)
+        features = self.from_latent(latent.reshape(-1, *self.latent_shape))
+        # The features of the smallest level.
+        features = features.reshape(len(latent), -1, *self.smallest)
         volume = cut(self.answer(self.decoder(_channels_last(features))), self.shape)
         volume = self._with_detail(volume)
         if self.output == "sigmoid":
             volume = volume.sigmoid()
         return volume
-
-    def _spread(self, latent: torch.Tensor) -> torch.Tensor:
-        """Give the features of the smallest level, (n, width, *smallest)."""
-        features: torch.Tensor = self.from_latent(latent)
-        return features.reshape(len(latent), -1, *self.smallest)
 
     def _with_detail(self, volume: torch.Tensor) -> torch.Tensor:
         """Add what the decoder need not learn."""
@@ -223,6 +217,8 @@ class LatentMapAutoencoder(VariationalAutoencoder):
     def _add_bottleneck(self, width: int, latent_dim: int, dense: int | None) -> None:
         """Make the layers between the features of the smallest level and the latent numbers."""
         n_maps = max(1, round(latent_dim / math.prod(self.smallest)))
+        self.latent_shape = (n_maps, *self.smallest)
+        self.flatten = self.to_dense = nn.Identity()
         self.to_mean, self.to_log_variance = Mix(width, n_maps), Mix(width, n_maps)
         self.from_latent = Mix(n_maps, width)
         self.register_buffer("image", torch.zeros(self.n_channels, *self.shape))
@@ -234,13 +230,6 @@ class LatentMapAutoencoder(VariationalAutoencoder):
             # From the image on: what a new network adds is small.
             self.answer.weight.mul_(FIRST_DETAIL)
             self.answer.bias.zero_()
-
-    def _features(self, smallest: torch.Tensor) -> torch.Tensor:
-        return smallest
-
-    def _spread(self, latent: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.from_latent(latent.reshape(len(latent), -1, *self.smallest))
-        return features
 
     def _with_detail(self, volume: torch.Tensor) -> torch.Tensor:
         return volume + self.image

@@ -52,6 +52,9 @@ _SHELL_WIDTH = 0.05  # of a b-value, by which others may differ on the same shel
 _TOO_MANY_ABOVE = 0.1  # of the signals in the brain
 _DIRECTION_MODES = ("acquired", "needed", "resampled", "powder")
 _CENTERS = ("grid", "brain")
+#: Where the brain and the tissues come from, for the notes; None stands for an image.
+_BRAIN_SOURCES = {True: "found", False: "all voxels with signal", None: "given"}
+_TISSUE_SOURCES = {True: "estimated", False: "none", None: "given"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,30 +284,37 @@ def prepare_scan(
             protocol.take(shell), series.affine, fitted, directions, _name_with(series, bvec)
         )
     # All masks before the series, which is the largest file: an error should come early.
-    inside = None if isinstance(mask, bool) else _read_mask(mask, series)
-    labels = None
-    if not isinstance(tissue, bool):
-        labels = _read_labels(tissue, tissue_numbers, series)
-    lesions = {}
-    for key, path in (("lesion", lesion), ("followup", followup)):
-        if path:
-            lesions[key] = _read_mask(path, series)
+    stored: dict[str, NDArray[Any]] = {}
+    images = {"brain": mask, "tissue": tissue, "lesion": lesion, "followup": followup}
+    for key, source_image in images.items():
+        if not isinstance(source_image, bool | None):
+            stored[key] = _read(source_image, series, tissue_numbers, is_tissue=key == "tissue")
     with series.unpacked() as readable:
         values = readable.read(slice(None), np.float32)[..., np.concatenate([plain, shell])]
-    if inside is None and mask:
-        inside = _segmented_brain(values[..., : len(plain)], series)
-    elif inside is None:
+    if mask is True:
+        stored["brain"] = _segmented_brain(values[..., : len(plain)], series)
+    elif mask is False:
         finite = np.isfinite(values).all(axis=-1)
-        inside = finite & (np.nan_to_num(values[..., : len(plain)]).mean(axis=-1) > 0)
-    _check_finite(values, inside, series.name)
+        stored["brain"] = finite & (np.nan_to_num(values[..., : len(plain)]).mean(axis=-1) > 0)
+    _check_finite(values, stored["brain"], series.name)
 
     grid = resampled(upright_scan(np.zeros(series.grid, np.uint8), series.affine), spacing)
     # Outside the brain there may be NaN, which interpolation would carry inside.
     values = np.where(np.isfinite(values), values, 0)
     volumes = [_moved(values[..., i], series.affine, grid) for i in range(values.shape[3])]
     values = np.stack(volumes, axis=-1)
+    maps: dict[str, Any] = {
+        key: _moved(volume, series.affine, grid) for key, volume in stored.items()
+    }
+    for key in ("lesion", "followup"):
+        if key in maps and not maps[key].any():
+            raise ValueError(
+                f"the {key} of {series.name} is too small for voxels of {spacing:g} mm; none of "
+                "its voxels remains"
+            )
     mean_b0 = values[..., : len(plain)].mean(axis=-1)
-    brain, n_dark = _bright(mean_b0, _moved(inside, series.affine, grid), series.name)
+    brain = _bright(mean_b0, maps["brain"], series.name)
+    n_dark = int(np.count_nonzero(maps["brain"] & ~brain))
     signal, b0 = normalized(values, np.append(np.zeros(len(plain)), protocol.b[shell]), brain)
     # Where the signal is low, as in air, noise alone may exceed it.
     clear = brain & (b0 > 0.5 * np.percentile(b0[brain], 98))
@@ -318,18 +328,9 @@ def prepare_scan(
     # The series is the largest array, and its quotients replace it.
     del values, volumes
     signal = channels.of(signal, brain)
-    maps: dict[str, Any] = {}
-    for key, lesion_mask in lesions.items():
-        maps[key] = _moved(lesion_mask, series.affine, grid)
-        if not maps[key].any():
-            raise ValueError(
-                f"the {key} of {series.name} is too small for voxels of {spacing:g} mm; none of "
-                "its voxels remains"
-            )
-    if labels is not None:
-        maps["tissue"] = _moved(labels, series.affine, grid)
-    elif tissue:
+    if tissue is True:
         maps["tissue"] = estimate_tissue(signal, channels.protocol, brain)
+    maps |= {"signal": signal, "brain": brain, "b0": b0}
     i, j, k = map(int, grid.shape if shape is None else shape)
     size = (i, j, k)
     offset = _offset(grid.shape, size, brain, center, series.name)
@@ -338,11 +339,8 @@ def prepare_scan(
     affine[:3, 3] += affine[:3, :3] @ np.array(offset)
     case = Case(
         patient or series.stem or "scan",
-        cropped(signal, offset, size),
-        brain=cropped(brain, offset, size),
         affine=affine,
         name=name,
-        b0=cropped(b0, offset, size),
         b=float(np.median(channels.protocol.b)),
         directions=channels.protocol.directions,
         **maps,
@@ -362,11 +360,11 @@ def prepare_scan(
         "powder_averages": channels.shells is not None,
         "lost": channels.lost,
         "unused": channels.unused,
-        "brain": _source(mask, "found", "all voxels with signal"),
+        "brain": _BRAIN_SOURCES[mask if isinstance(mask, bool) else None],
         "voxels": int(brain.sum()),
         "voxels_too_dark": n_dark,
         "share_above_b0": above,
-        "tissue": _source(tissue, "estimated", "none"),
+        "tissue": _TISSUE_SOURCES[tissue if isinstance(tissue, bool) else None],
         "spacing": spacing,
         "shape": list(size),
         "center": center,
@@ -621,21 +619,16 @@ def _check_finite(values: NDArray[np.float32], brain: NDArray[np.bool_], name: s
         raise ValueError(f"{name}: no voxel has signal at b = 0")
 
 
-def _bright(
-    b0: NDArray[np.float32], brain: NDArray[np.bool_], name: str
-) -> tuple[NDArray[np.bool_], int]:
+def _bright(b0: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> NDArray[np.bool_]:
     """Exclude voxels without signal at b = 0, whose quotients would be noise."""
-    positive = b0[brain & (b0 > 0)]
-    bright = np.zeros_like(brain)
-    if positive.size:
-        # Of the median, as scanners scale their signals as they like.
-        bright = brain & (b0 > _TINY * np.median(positive))
+    bright = brain & (b0 > 0)
     if not bright.any():
         raise ValueError(
             f"{name}: the signal at b = 0 is nowhere above 0 in the brain; check that mask and "
             "b-values belong to it"
         )
-    return bright, int(np.count_nonzero(brain & ~bright))
+    # Of the median, as scanners scale their signals as they like.
+    return bright & (b0 > _TINY * np.median(b0[bright]))
 
 
 def _offset(
@@ -665,26 +658,18 @@ def _offset(
     return int(offset[0]), int(offset[1]), int(offset[2])
 
 
-def _read_mask(image: Image, series: Series) -> NDArray[np.bool_]:
-    return binarize(read_map(image, series), name=image_name(image))
-
-
-def _read_labels(
-    image: Image, numbers: Mapping[int, int] | None, series: Series
-) -> NDArray[np.uint8]:
-    labels = read_map(image, series)
+def _read(
+    image: Image, series: Series, numbers: Mapping[int, int] | None, *, is_tissue: bool
+) -> NDArray[Any]:
+    """Read the mask or the tissue map of a series, on its grid."""
+    values = read_map(image, series)
+    if not is_tissue:
+        return binarize(values, name=image_name(image))
     try:
-        return relabel_tissue(labels, numbers)
+        return relabel_tissue(values, numbers)
     except ValueError as error:
         raise ValueError(f"{image_name(image)}: {error}") from None
 
 
 def _name_with(series: Series, path: str | Path | None) -> str:
     return series.name if path is None else f"{series.name} ({path})"
-
-
-def _source(image: bool | Image, computed: str, missing: str) -> str:
-    """Describe the source of a map for the notes."""
-    if not isinstance(image, bool):
-        return "given"
-    return computed if image else missing

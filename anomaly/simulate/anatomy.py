@@ -40,10 +40,7 @@ class Brain:
     """A person's brain: values of its n voxels in the order of ``head.brain.nonzero()``."""
 
     head: Head
-    white: NDArray[np.float32]  # shares (n,)
-    gray: NDArray[np.float32]
-    deep: NDArray[np.float32]
-    fluid: NDArray[np.float32]
+    shares: dict[str, NDArray[np.float32]]  # of white, gray, fluid and deep gray matter (n,)
     fibers: NDArray[np.float32]  # (2, n, 3): two directions, unit vectors
     crossing: NDArray[np.float32]  # share of the second direction
     order: NDArray[np.float32]  # share of white matter with these directions; the rest has all
@@ -51,7 +48,7 @@ class Brain:
     @property
     def tissue(self) -> NDArray[np.uint8]:
         """Main tissue of each voxel: 1 white, 2 gray, 3 fluid, 4 deep gray, 0 outside."""
-        shares = np.stack([self.white, self.gray, self.fluid, self.deep])
+        shares = np.stack(list(self.shares.values()))
         return self.volume((1 + shares.argmax(axis=0)).astype(np.uint8))
 
     def volume(self, values: NDArray) -> NDArray:
@@ -140,10 +137,7 @@ def draw_brain(
     fibers = fibers / np.maximum(np.linalg.norm(fibers, axis=-1, keepdims=True), np.float32(1e-6))
     return Brain(
         head,
-        head.white[head.brain],
-        head.gray[head.brain],
-        head.deep[head.brain],
-        head.fluid[head.brain],
+        {name: getattr(head, name)[head.brain] for name in ("white", "gray", "fluid", "deep")},
         np.ascontiguousarray(fibers, dtype=np.float32),
         crossing,
         order,

@@ -12,10 +12,9 @@ from anomaly.simulate.anatomy import Brain
 
 _MS_PER_UM2 = 1e-3  # s/mm² in ms/µm²
 _AXIAL, _RADIAL = 1.6, 0.35  # µm²/ms, along and across fibers
-_GRAY, _DEEP, _FLUID = 0.82, 0.74, 3.0  # µm²/ms
 _UNORDERED = 0.77  # µm²/ms, of white matter whose fibers have no direction
-#: Signals at b = 0 of white matter's: gray matter and fluid last longer.
-_BRIGHT_GRAY, _BRIGHT_DEEP, _BRIGHT_FLUID = 1.15, 0.95, 2.8
+#: Diffusivity in µm²/ms, and signal at b = 0 of white matter's: gray matter and fluid last longer.
+_ISOTROPIC = {"gray": (0.82, 1.15), "deep": (0.74, 0.95), "fluid": (3.0, 2.8)}
 
 
 def spread_directions(n: int) -> NDArray[np.float64]:
@@ -66,22 +65,20 @@ def brain_signals(
     Shapes: `directions` (m, 3); returns signals (n, m).
     """
     weights = (b * _MS_PER_UM2 * factors).astype(np.float32)
-    ordered = brain.white * brain.order
+    white = brain.shares["white"]
+    ordered = white * brain.order
     signals = tensor_signals(brain.fibers[0], _AXIAL, _RADIAL, weights, directions)
     signals *= (ordered * (1 - brain.crossing))[:, None]
     # Signals of crossing fibers add up, not their tensors.
     second = tensor_signals(brain.fibers[1], _AXIAL, _RADIAL, weights, directions)
     second *= (ordered * brain.crossing)[:, None]
     signals += second
-    alike = (brain.white - ordered) * np.exp(-_UNORDERED * weights)
-    b0 = brain.white.copy()
-    for share, diffusivity, brightness in (
-        (brain.gray, _GRAY, _BRIGHT_GRAY),
-        (brain.deep, _DEEP, _BRIGHT_DEEP),
-        (brain.fluid, _FLUID, _BRIGHT_FLUID),
-    ):
-        b0 += np.float32(brightness) * share
-        alike += np.float32(brightness) * share * np.exp(np.float32(-diffusivity) * weights)
+    alike = (white - ordered) * np.exp(-_UNORDERED * weights)
+    b0 = white.copy()
+    for name, (diffusivity, brightness) in _ISOTROPIC.items():
+        bright = np.float32(brightness) * brain.shares[name]
+        b0 += bright
+        alike += bright * np.exp(np.float32(-diffusivity) * weights)
     signals += alike[:, None]
     healthy = np.ones_like(b0)
     for component in lesion:

@@ -118,6 +118,17 @@ def method_entries(
     single: bool,
 ) -> list[Entry]:
     """Check the maps of each method, and divide them into folds."""
+
+    def by_fold(values: Sequence[Any], label: str) -> list[Any]:
+        if single:
+            return [values]
+        if len(values) != len(folds):
+            raise ValueError(
+                f"{label}: {counted(len(values), 'entry', 'entries')} for "
+                f"{counted(len(folds), 'fold')}; give one for each"
+            )
+        return list(values)
+
     if not maps:
         raise ValueError("there are no maps to evaluate; give those of one method at least")
     scans = {"healthy": bench.healthy or None, "validation": validation}
@@ -131,9 +142,9 @@ def method_entries(
                 f"{key}_maps are of {sorted(table)} and maps of {sorted(maps)}; give both for the "
                 "same methods"
             )
-    validation_folds: list[Any] = []
+    validation_folds: list[Any] = [()] * len(folds)
     if validation is not None:
-        validation_folds = _by_fold(validation, "validation", folds, single)
+        validation_folds = by_fold(validation, "validation")
     # Validation scans have no lesion, and are of patients that are used nowhere else.
     patients = {case.patient for case in bench.cases}
     healthy_patients = {case.patient for case in bench.healthy}
@@ -152,20 +163,18 @@ def method_entries(
         )
     entries = []
     for method in maps:
-        by_fold = {}
+        maps_by_fold = {}
         for key, table in tables.items():
             if table is not None:
                 label = key if key == "maps" else f"{key} maps"
-                by_fold[key] = _by_fold(table[method], f"{label} of {method}", folds, single)
+                maps_by_fold[key] = by_fold(table[method], f"{label} of {method}")
         for i, fold in enumerate(folds):
-            cases = {"maps": bench.cases, "healthy": bench.healthy}
-            masks = None
-            if validation is not None:
-                cases["validation"] = validation_folds[i]
-                masks = [case.scored for case in validation_folds[i]]
+            validated = validation_folds[i]
+            cases = {"maps": bench.cases, "healthy": bench.healthy, "validation": validated}
+            masks = [case.scored for case in validated]
             checked = {
                 key: volumes_of_cases(volumes[i], cases[key], f"{method}: {key}")
-                for key, volumes in by_fold.items()
+                for key, volumes in maps_by_fold.items()
             }
             # Masks have no threshold to choose, so that rules would hold for a part of the scans.
             kinds = {values.dtype == bool for volumes in checked.values() for values in volumes}
@@ -184,17 +193,6 @@ def control_entries(bench: Bench, fold: str) -> list[Entry]:
     if len(bench.healthy):
         healthy_maps = control_maps(bench.healthy, lesions_of=bench.cases)
     return [Entry(fold, name, True, maps[name], healthy_maps.get(name)) for name in CONTROLS]
-
-
-def _by_fold(values: Sequence[Any], label: str, folds: Sequence[str], single: bool) -> list[Any]:
-    if single:
-        return [values]
-    if len(values) != len(folds):
-        raise ValueError(
-            f"{label}: {counted(len(values), 'entry', 'entries')} for "
-            f"{counted(len(folds), 'fold')}; give one for each"
-        )
-    return list(values)
 
 
 def checked_rules(

@@ -44,18 +44,22 @@ def score_method(
 ) -> dict[str, pd.DataFrame]:
     """Score the maps of a method under each rule."""
     import pandas as pd
+    from sklearn.metrics import average_precision_score
 
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
     # Measures of the scores do not depend on the rule.
     graded, aucs = [], []
     for i, values in enumerate(entry.maps):
         lesion, mask = bench.lesions[i], bench.scored[i]
+        truth, precision = lesion[mask], np.nan
+        if truth.any():
+            precision = float(average_precision_score(truth, values[mask].astype(float)))
         graded.append(
             {
-                "n_scored": int(np.count_nonzero(mask)),
+                "n_scored": truth.size,
                 "n_lesion": int(np.count_nonzero(lesion)),
                 "auc": _auc(values, lesion, mask),
-                "average_precision": _average_precision(values, lesion, mask),
+                "average_precision": precision,
             }
         )
         aucs.append({name: _auc(values, lesion, part) for name, part in bench.strata[i].items()})
@@ -147,9 +151,9 @@ def _add_healthy_rows(
     row["n_scored"] = int(np.count_nonzero(mask))
     for ending, binary_map in (("", marked & mask), ("_opened", opened)):
         n_found = int(np.count_nonzero(binary_map))
-        rate = n_found / row["n_scored"]
-        values = {"n_found": n_found, "false_positive_rate": rate, "empty": not n_found}
-        row |= {f"{key}{ending}": value for key, value in values.items()}
+        row[f"n_found{ending}"] = n_found
+        row[f"false_positive_rate{ending}"] = n_found / row["n_scored"]
+        row[f"empty{ending}"] = not n_found
     labels = label_components(opened, connectivity=bench.matching["connectivity"])
     rows["healthy"].append(row | {"n_components_opened": int(labels.max())})
     for name, stratum in bench.healthy_strata[i].items():
@@ -188,12 +192,8 @@ def _decisions(
             free = rule.apply(entry.healthy, bench.healthy_scored)
         limits = rule.limits(entry.maps, bench.scored)
         marked = rule.apply(entry.maps, bench.scored)
-        fit: dict[str, Any] = {
-            "threshold": float(rule.threshold_),
-            "n_fitted": n_fitted,
-            "limits": limits,
-        }
-        yield _Decision(name, rule.needs_truth, marked, free, **fit)
+        threshold = float(rule.threshold_)
+        yield _Decision(name, rule.needs_truth, marked, free, threshold, n_fitted, limits)
 
 
 def _crosswise(
@@ -227,15 +227,6 @@ def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_
     truth = lesion[mask]
     is_defined = truth.any() and not truth.all()
     return float(roc_auc_score(truth, values[mask].astype(float))) if is_defined else np.nan
-
-
-def _average_precision(
-    values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]
-) -> float:
-    from sklearn.metrics import average_precision_score
-
-    truth, scores = lesion[mask], values[mask].astype(float)
-    return float(average_precision_score(truth, scores)) if truth.any() else np.nan
 
 
 def _overlaps(

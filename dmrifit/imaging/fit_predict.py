@@ -237,22 +237,19 @@ def fit_image(
     series.check_count(measured)
     notes = _Notes(series.name)
     _check_protocol(notes, protocol, model, fixed or {})
-    files = _fit_files(series, model)
+    endings = {"png": "quicklook.png", "html": "quicklook.html", "sidecar": "dwimap.json"}
+    files = _files(series, map_names(model), endings, model=model.name)
+    # An array compares with a word voxel by voxel.
+    is_estimated = isinstance(sigma, str) and sigma == "estimate"
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         # Libraries and settings are checked here, before a long fit.
-        if _is_word(sigma, "estimate"):
+        if is_estimated:
             import_optional("dipy")
         if quicklook and file_set is not None:
             import_quicklook_libraries()
-        if _is_word(mask, "auto"):
-            region = foreground_mask(series, measured)
-            region_text = NO_AIR if region is None else FOREGROUND_RULE
-        else:
-            region, region_text = _read_region(series, mask, may_be_auto=True)
-        noise = None
-        if not _is_word(sigma, "estimate"):
-            noise = _read_noise(series, sigma, region)
+        region, region_text = _read_region(series, mask, measured)
+        noise = None if is_estimated else _read_noise(series, sigma, region)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
         blank_settings = replace(settings, sigma=None if sigma is None else 1.0)
@@ -277,7 +274,7 @@ def fit_image(
                 file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
             maps = empty_maps(model, series.grid)
             sigma_text = _noise_text(noise)
-            if _is_word(sigma, "estimate"):
+            if is_estimated:
                 readable.check_magnitudes()
                 level = estimate_sigma(readable, mask=region)
                 noise = level.sigma
@@ -334,10 +331,6 @@ def fit_image(
             lower_b_max = _lower_b_max(rows, measurements, model, noisy_settings)
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
-        images = {
-            name: series.map(values, f"dmrifit {model.name} {name}")
-            for name, values in maps.items()
-        }
         options = {
             "AverageDirections": average,
             "Sigma": sigma_text,
@@ -354,12 +347,13 @@ def fit_image(
             sidecar["Warnings"] = notes.sentences
         if lower_b_max is not None:
             sidecar["Doubt"]["BMax"] = lower_b_max
-        image_maps = ImageMaps(
-            images,
-            sidecar | series.describe(),
+        image_maps = _image_maps(
+            series,
+            maps,
+            model.name,
+            sidecar,
             files,
-            title=series.stem or "image",
-            sources={"Image": image, "Mask": mask, "Sigma": sigma},
+            inputs,
             background=series.map(scan.values, "dmrifit input"),
             signals=signal_slices.voxels(),
         )
@@ -451,7 +445,7 @@ def predict_image(
     FileNotFoundError, FileExistsError, OSError
         As for `fit_image`.
     """
-    from dmrifit.imaging.predicted_maps import PredictedMaps
+    from dmrifit.imaging.predicted_maps import PredictedMaps, predicted_map_names
     from dmrifit.predict.base import resolve_patch_shape
 
     intervals, strategy = _checked_estimator(estimator, sigma, signals=signals)
@@ -463,7 +457,16 @@ def predict_image(
     if isinstance(scale, str) and scale == "patient":
         # The rule of the training; an estimator that was never saved has none of its own.
         scale = getattr(strategy, "patient_scale_", PatientScale())
-    files = _prediction_files(series, model, signals=signals, intervals=intervals is not None)
+    files = {}
+    if signals:
+        endings = {"signals": "dwi.nii.gz", "bval": "dwi.bval", "te": "dwi.te"}
+        files = _files(series, (), endings, desc="predicted")
+    if model is None:
+        files |= _files(series, (), {"sidecar": "dwi.json"}, desc="predicted")
+    else:
+        names = predicted_map_names(model, with_intervals=intervals is not None)
+        endings = {"html": "quicklook.html", "sidecar": "dwimap.json"}
+        files |= _files(series, names, endings, desc="predicted", model=model.name)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         if quicklook and file_set is not None and model is not None:
@@ -485,28 +488,22 @@ def predict_image(
             )
             for slab, inside, rows in slabs:
                 prediction.add(rows, unit, _noise_of(noise, slab, inside), slab, inside)
-        images = {
-            name: series.map(values, f"dmrifit predicted {name}")
-            for name, values in prediction.maps.items()
-        }
         sidecar = describe_prediction(strategy, model, target, unit, files)
         scale_text = "given" if scale else "none"
         if isinstance(scale, PatientScale):
             scale_text = "patient"
-        sidecar["Settings"] = {
-            "Scale": scale_text,
-            "Sigma": _noise_text(noise),
-            "Region": region_text,
-        }
+        settings = {"Scale": scale_text, "Sigma": _noise_text(noise), "Region": region_text}
+        sidecar["Settings"] = settings
         sidecar["Voxels"] = prediction.counts
         summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region)
         sidecar |= prediction.describe_intervals(files)
-        image_maps = ImageMaps(
-            images,
-            sidecar | series.describe(),
+        image_maps = _image_maps(
+            series,
+            prediction.maps,
+            "predicted",
+            sidecar,
             files,
-            title=series.stem or "image",
-            sources={"Image": image, "Mask": mask, "Sigma": sigma},
+            inputs,
             target=target,
             background=series.map(scan.values, "dmrifit input") if model else None,
         )
@@ -712,13 +709,20 @@ def _fixed_at_typical(names: Sequence[str], model: SignalModel) -> str:
 
 
 def _read_region(
-    series: Series, mask: Image | None, *, may_be_auto: bool = False
+    series: Series, mask: Image | None, measured: Protocol | None = None
 ) -> tuple[NDArray[np.bool_] | None, str]:
-    """Read the voxels (x, y, z) to work on, all if there is no mask; also say which they are."""
+    """
+    Read the voxels (x, y, z) to work on, all if there is no mask; also say which they are.
+
+    With the protocol of the image the word auto stands for its foreground.
+    """
     if mask is None:
         return None, ALL_VOXELS
+    if measured is not None and isinstance(mask, str) and mask == "auto":
+        region = foreground_mask(series, measured)
+        return region, NO_AIR if region is None else FOREGROUND_RULE
     if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
-        words = ", or the word auto for the foreground" if may_be_auto else ""
+        words = "" if measured is None else ", or the word auto for the foreground"
         raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
     inside = binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
     return inside, "the mask above 0.5"
@@ -778,11 +782,6 @@ def _noise_of(
     return noise
 
 
-def _is_word(argument: object, word: str) -> bool:
-    # An array compares with a word voxel by voxel.
-    return isinstance(argument, str) and argument == word
-
-
 def _check_tally(tally: FitTally, notes: _Notes) -> None:
     """Refuse an image of which no voxel could be fitted, and warn of one that lost many."""
     n_voxels = tally.status.sum()
@@ -811,15 +810,36 @@ def _noise_text(noise: float | NDArray | None) -> float | str | None:
     return "map" if isinstance(noise, np.ndarray) else noise
 
 
-def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
-    """Name the file of each map, the page and the sidecar, whose writing completes the set."""
+def _files(
+    series: Series, maps: Sequence[str], endings: Mapping[str, str], **entities: str
+) -> dict[str, str]:
+    """Name the file of each map, and others by their endings; the last completes the set."""
     files = {}
-    for name in map_names(model):
-        files[name] = derivative_name(series.stem, "dwimap.nii.gz", model=model.name, param=name)
-    files["png"] = derivative_name(series.stem, "quicklook.png", model=model.name)
-    files["html"] = derivative_name(series.stem, "quicklook.html", model=model.name)
-    files["sidecar"] = derivative_name(series.stem, "dwimap.json", model=model.name)
+    for name in maps:
+        files[name] = derivative_name(series.stem, "dwimap.nii.gz", **entities, param=name)
+    for name, ending in endings.items():
+        files[name] = derivative_name(series.stem, ending, **entities)
     return files
+
+
+def _image_maps(
+    series: Series,
+    maps: Mapping[str, NDArray],
+    what: str,
+    sidecar: Mapping[str, Any],
+    files: Mapping[str, str],
+    inputs: Sequence[Any],
+    **more: Any,
+) -> ImageMaps:
+    """Make images of maps (x, y, z) on the grid of a scan, with what describes them."""
+    return ImageMaps(
+        {name: series.map(values, f"dmrifit {what} {name}") for name, values in maps.items()},
+        {**sidecar, **series.describe()},
+        files,
+        title=series.stem or "image",
+        sources=dict(zip(("Image", "Mask", "Sigma"), inputs, strict=True)),
+        **more,
+    )
 
 
 def _checked_estimator(
@@ -851,26 +871,3 @@ def _checked_estimator(
     if strategy.model is None and not signals:
         raise ValueError("the estimator has no model, so there are no maps; ask for signals=True")
     return intervals, strategy
-
-
-def _prediction_files(
-    series: Series, model: SignalModel | None, *, signals: bool, intervals: bool
-) -> dict[str, str]:
-    """Name the files of a prediction; the sidecar is last and completes the set."""
-    from dmrifit.imaging.predicted_maps import predicted_map_names
-
-    files = {}
-    entities = {"desc": "predicted"}
-    sidecar = "dwi.json"
-    if model is not None:
-        entities["model"] = model.name
-        sidecar = "dwimap.json"
-    for name in predicted_map_names(model, with_intervals=intervals):
-        files[name] = derivative_name(series.stem, "dwimap.nii.gz", **entities, param=name)
-    if signals:
-        for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
-            files[name] = derivative_name(series.stem, f"dwi.{extension}", desc="predicted")
-    if model is not None:
-        files["html"] = derivative_name(series.stem, "quicklook.html", **entities)
-    files["sidecar"] = derivative_name(series.stem, sidecar, **entities)
-    return files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,27 +70,25 @@ def view_maps(
     from dmrifit.report.viewer import Layer, html_viewer
 
     named_maps(maps, units)
-    for name, file in (("image", image), ("labels", labels)):
-        if file is not None and name in maps:
-            raise ValueError(f"map {name} has the name of the {name} below it; name it otherwise")
-    files: dict[str, str | Path] = {}
+    kinds: dict[str, Any] = dict.fromkeys(maps, "map")
+    files = dict(maps)
+    for name, file, kind in (("image", image, "image"), ("labels", labels, "mask")):
+        if file is not None:
+            if name in maps:
+                raise ValueError(
+                    f"map {name} has the name of the {name} below it; name it otherwise"
+                )
+            files[name], kinds[name] = file, kind
     if image is not None:
-        files["image"] = image
-    files |= maps
-    if labels is not None:
-        files["labels"] = labels
+        files = {"image": image, **files}
     volumes, affine = read_maps(files)
     layers = []
     for name, values in volumes.items():
-        if name == "image" and image is not None:
-            layers.append(Layer(name, values, "image"))
-        elif name == "labels" and labels is not None:
-            layers.append(Layer(name, np.nan_to_num(values), "mask"))
-        else:
-            layers.append(Layer(name, values, "map", unit=units.get(name, "")))
+        shown = np.nan_to_num(values) if kinds[name] == "mask" else values
+        layers.append(Layer(name, shown, kinds[name], unit=units.get(name, "")))
     title = common_stem(list(maps.values())) or "Maps"
-    below = "image" if image is not None else next(iter(maps))
-    overlay = next(iter(maps)) if image is not None else None
+    first = next(iter(maps))
+    below, overlay = (first, None) if image is None else ("image", first)
     viewer = html_viewer(layers, affine, image=below, overlay=overlay, label=title)
     write_text(page, Page(title, [Section("Three planes", viewer)], NOTICE).html())
 
@@ -139,35 +137,27 @@ def predict_from_maps(
     inside &= np.any([volumes[name] != 0 for name in METRICS], axis=0)
     if mask is not None:
         inside &= binarize(volumes.pop("mask"), name=str(mask))
-    features = np.column_stack(
-        [
-            _in_units(name, volumes[name][inside], units.get(name, ""), str(maps[name]))
-            for name in METRICS
-        ]
-    )
+    metrics = [
+        _in_units(name, volumes[name][inside], units.get(name, ""), str(maps[name]))
+        for name in METRICS
+    ]
+    features = np.column_stack(metrics)
     s0 = volumes["S0"][inside] if "S0" in volumes else np.ones(len(features))
     predicted = estimator.maps_from(Clinical(features, s0, s0))
     model = resolve_model(estimator.model)
+    scan = common_stem(list(maps.values())) or out.name
+    entities = {"model": model.name, "desc": "predicted"}
     names = {
-        name: derivative_name(
-            common_stem(list(maps.values())) or out.name,
-            "dwimap.nii.gz",
-            model=model.name,
-            param=name,
-            desc="predicted",
-        )
+        name: derivative_name(scan, "dwimap.nii.gz", **entities, param=name)
         for name in model.names
     }
-    sidecar = names[model.names[0]].replace(f"param-{model.names[0]}_", "")
-    sidecar = sidecar.replace("dwimap.nii.gz", "dwimap.json")
+    sidecar = derivative_name(scan, "dwimap.json", **entities)
     assert estimator.target is not None
     description = describe_prediction(estimator, model, estimator.target, 1.0, names)
     description["Description"] = "Predicted from maps of a clinical protocol by another program"
     amplitude = next(parameter.name for parameter in model.parameters if parameter.is_amplitude)
-    units_of_amplitude = "arbitrary, as the map of S0"
-    if "S0" not in maps:
-        units_of_amplitude = "multiples of the signal at b = 0"
-    description["Parameters"][amplitude]["Units"] = units_of_amplitude
+    unit = "arbitrary, as the map of S0" if "S0" in maps else "multiples of the signal at b = 0"
+    description["Parameters"][amplitude]["Units"] = unit
     description["Settings"] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
     keep = [Path(path) for path in files.values()]
     with FileSet(out, [*names.values(), sidecar], overwrite=overwrite, keep=keep) as file_set:

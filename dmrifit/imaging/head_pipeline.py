@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from dmrifit._optional import import_optional
 from dmrifit.imaging.head_steps import correct_bias_field, find_brain, import_sitk, inside_of
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.bids_derivatives import derivative_name, stem, versions
+from dmrifit.io.bids_derivatives import derivative_name, makers, stem
 from dmrifit.io.grids import (
     array_of,
     check_edge,
@@ -158,7 +157,9 @@ def prepare_brain(
         import_sitk()
     if brain_mask is True:
         import_optional("dipy.segment.mask")
-    files = _files(image)
+    prefix = stem(image) if isinstance(image, str | Path) else ""
+    # The sidecar, last, completes the set.
+    files = {key: derivative_name(prefix, end, desc="prepared") for key, end in _SUFFIXES.items()}
     sources = inputs.values()
     with output_files(out, files.values(), overwrite=overwrite, inputs=sources) as file_set:
         mask = None
@@ -204,14 +205,6 @@ def prepare_brain(
     return result
 
 
-def _files(image: Image) -> dict[str, str]:
-    """Name the files; the sidecar, last, completes the set."""
-    prefix = stem(image) if isinstance(image, str | Path) else ""
-    return {
-        key: derivative_name(prefix, suffix, desc="prepared") for key, suffix in _SUFFIXES.items()
-    }
-
-
 def _ready(
     scan: nib.Nifti1Pair,
     mask: NDArray[np.bool_] | None,
@@ -242,12 +235,10 @@ def _write(
     inputs: Mapping[str, Any],
 ) -> None:
     """Write the images that there are, the sidecar last."""
-    written = {}
-    for key, file in files.items():
-        image = getattr(result, key, None)
-        if image is not None:
-            save_image(image, file_set.path(file))
-            written[key] = file
+    images: dict[str, Any] = {key: getattr(result, key, None) for key in files}
+    written = {key: files[key] for key, image in images.items() if image is not None}
+    for key, file in written.items():
+        save_image(images[key], file_set.path(file))
     libraries = ["dmrifit", "numpy", "scipy", "nibabel"]
     if steps["BiasField"] or steps["Registered"]:
         libraries.append("SimpleITK")
@@ -255,8 +246,7 @@ def _write(
         libraries.append("dipy")
     description: dict[str, Any] = {
         "Description": "Images of a head prepared for a network",
-        "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
-        "Versions": versions(*libraries),
+        **makers(*libraries),
         "Steps": dict(steps),
         "Files": written,
         "Sources": describe_sources(**inputs),

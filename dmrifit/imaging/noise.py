@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,17 +110,20 @@ def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list
     background = _piesno(values, 1)
     if background is not None:
         levels.append(NoiseLevel(background, "piesno"))
-    block = _central_block(values, mask)
+    # A block around the middle of the mask, or of the voxels with signal.
+    inside = voxels_where(values, lambda slab: slab != 0) if mask is None else mask
+    block: tuple[slice, ...] = ()
+    for axis, size in enumerate(inside.shape):
+        along = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        middle = int(along.mean()) if along.size else size // 2
+        first = min(max(0, middle - _BLOCK // 2), max(0, size - _BLOCK))
+        block += (slice(first, first + _BLOCK),)
     block_mask = None if mask is None else mask[block]
     central = read_block(values, (*block, slice(None)))
-    methods = ["local"]
-    if patches_are_large(central.shape):
-        methods = ["mppca", "local"]
-    for method in methods:
-        try:
+    for method in ("mppca", "local") if patches_are_large(central.shape) else ("local",):
+        # Neighbors may not differ, or an image be too small.
+        with suppress(ValueError):
             levels.append(estimate_sigma(central, mask=block_mask, method=method))
-        except ValueError:  # neighbors that do not differ, an image that is too small
-            continue
     return levels
 
 
@@ -137,19 +140,6 @@ def voxels_where(
     """Find the voxels (x, y, z) of which a measurement passes a test."""
     slabs = [test(values).any(axis=-1) for _, values in read_slabs(signals)]
     return np.concatenate(slabs, axis=2)
-
-
-def _central_block(signals: Array, mask: NDArray[np.bool_] | None) -> tuple[slice, ...]:
-    """Choose a block around the middle of the mask, or of the voxels with signal."""
-    inside = voxels_where(signals, lambda values: values != 0) if mask is None else mask
-    block = []
-    for axis, size in enumerate(inside.shape):
-        others = tuple(i for i in range(3) if i != axis)
-        along = np.flatnonzero(inside.any(axis=others))
-        middle = int(along.mean()) if along.size else size // 2
-        first = min(max(0, middle - _BLOCK // 2), max(0, size - _BLOCK))
-        block.append(slice(first, first + _BLOCK))
-    return tuple(block)
 
 
 def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
@@ -249,22 +239,16 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
             "likelihood='rician-mean' is for arithmetic means of magnitudes, not "
             "average='geometric'; use average='arithmetic'"
         )
-    images = image if isinstance(image, list | tuple) else [image]
-    for path in file_paths(images):
-        problem = _noise_problem(path)
-        if problem and (likelihood == "rician" or "coils" in problem):
+    for path in file_paths([image]):
+        # Its sidecar may say what keeps its magnitudes from being Rician.
+        description = read_object(path.with_name(f"{stem(path)}.json")) or {}
+        combination = str(description.get("CoilCombinationMethod", "")).lower()
+        is_summed = "sum" in combination and "square" in combination
+        problem = "its coils were combined by a sum of squares" if is_summed else ""
+        if "denoise" in str(description.get("Steps", "")):
+            problem = "it was denoised" if likelihood == "rician" else ""
+        if problem:
             raise ValueError(
                 f"{path}: its sidecar says that {problem}, so that magnitudes do not have "
                 f"likelihood={likelihood!r}; use sigma alone, which fits with the noise floor"
             )
-
-
-def _noise_problem(path: Path) -> str:
-    """Read from the sidecar of an image what keeps its magnitudes from being Rician."""
-    description = read_object(path.with_name(f"{stem(path)}.json")) or {}
-    if "denoise" in str(description.get("Steps", "")):
-        return "it was denoised"
-    combination = str(description.get("CoilCombinationMethod", "")).lower()
-    if "sum" in combination and "square" in combination:
-        return "its coils were combined by a sum of squares"
-    return ""

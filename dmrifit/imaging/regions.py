@@ -98,7 +98,12 @@ def roi_table(
         values["status"] = _read(status, "status")
     label_image = _read(labels, "labels")
     for volume in values.values():
-        volume.check(label_image)
+        # Plain arrays have no affine, and are compared by shape.
+        affine, labels_affine = volume.affine, label_image.affine
+        if affine is None or labels_affine is None:
+            affine = labels_affine = np.eye(4)
+        grid, reference = (label_image.array.shape, labels_affine), (volume.array.shape, affine)
+        check_same_grid(grid, reference, name=label_image.name, reference_name=volume.name)
     summarized = [name for name in values if not name.endswith(_NOT_SUMMARIZED)]
     if not summarized:
         raise ValueError(f"there is no map to summarize among {', '.join(values) or 'none'}")
@@ -129,12 +134,10 @@ def roi_table(
             fits = values[name].array[inside]
             finite = np.isfinite(fits)
             numbers_of_map = fits[finite].astype(np.float64)
-            quartiles = np.full(3, np.nan)
-            mean = np.nan
+            low, median, high, mean = np.full(4, np.nan)
             if numbers_of_map.size:
-                quartiles = np.percentile(numbers_of_map, (25, 50, 75))
+                low, median, high = np.percentile(numbers_of_map, (25, 50, 75))
                 mean = numbers_of_map.mean()
-            low, median, high = quartiles
             row = {
                 "label": label,
                 "name": (names or {}).get(label, str(label)),
@@ -279,11 +282,8 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
             f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
         )
     check_finished(folder)
-    fits = []
-    for sidecar in sorted(folder.glob("*model-*dwimap.json")):
-        fit = _read_fit(sidecar)
-        if fit is not None:
-            fits.append(fit)
+    sidecars = sorted(folder.glob("*model-*dwimap.json"))
+    fits = [fit for fit in map(_read_fit, sidecars) if fit is not None]
     if not fits:
         remedy = "name a folder that dmrifit fit wrote"
         if (folder / "fits.tsv").is_file():
@@ -295,25 +295,48 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
 
 
 def _read_fit(sidecar: Path) -> FittedMaps | None:
-    """Read the sidecar of a fit; None if it describes other maps."""
+    """Read the sidecar of a fit, whose files are beside it; None if it describes other maps."""
+    files, units = {}, {}
     try:
         description = json.loads(read_small(sidecar))
-    except (RecursionError, ValueError) as error:
-        raise _sidecar_error(sidecar, str(error)) from None
-    if not isinstance(description, dict):
-        raise _sidecar_error(sidecar, f"it holds a {type(description).__name__}")
-    if "Cost" not in description or "Status" not in description:
-        return None
-    try:
-        return _fitted(sidecar, description)
-    except KeyError as error:
-        raise _sidecar_error(sidecar, f"without {error}") from None
-    except (AttributeError, TypeError) as error:
-        raise _sidecar_error(sidecar, str(error)) from None
-
-
-def _sidecar_error(sidecar: Path, problem: str) -> ValueError:
-    return ValueError(f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again")
+        if not isinstance(description, dict):
+            raise TypeError(f"it holds a {type(description).__name__}")
+        if "Cost" not in description or "Status" not in description:
+            return None
+        for name, entry in description["Parameters"].items():
+            units[name] = units[f"{name}_se"] = "" if entry["Units"] == "1" else entry["Units"]
+        for fit_map in FIT_MAPS:
+            key = fit_map.sidecar_key
+            if fit_map.is_per_parameter:
+                for name, entry in description["Parameters"].items():
+                    # Fits of earlier versions lack some of these maps, none the parameter's own.
+                    if key in entry or key == "File":
+                        files[fit_map.name.format(parameter=name)] = entry[key]
+            elif key in description:
+                files[fit_map.name] = description[key]["File"]
+        model = description["Model"]["Name"]
+        method = description.get("Settings", {}).get("Method", "")
+        # A sidecar from elsewhere must not make the program read other folders.
+        elsewhere = [file for file in files.values() if Path(file).name != file]
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        problem = f"without {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again"
+        ) from None
+    if elsewhere:
+        raise ValueError(
+            f"{sidecar} names {elsewhere[0]!r}, which is not beside it; fit the scan again"
+        )
+    maps = {name: sidecar.parent / file for name, file in files.items()}
+    missing = [path.name for path in maps.values() if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{sidecar} names {missing[0]}, which does not exist; fit the scan again"
+        )
+    # The name of the image precedes the entities that derivative_name added.
+    entities = sidecar.stem.split("_")[:-1]
+    scan = "_".join(entity for entity in entities if not entity.startswith("model-"))
+    return FittedMaps(scan, model, maps, units, method)
 
 
 def summarize_fits(
@@ -402,36 +425,33 @@ def _read_maps(
 ) -> list[tuple[dict[str, str], FittedMaps, Path]]:
     """Read a table of maps of other programs: rows of one subject and visit are one scan."""
     optional = ("unit", "labels", "subject", "visit")
-    groups: dict[tuple[str, ...], list[tuple[int, dict[str, str]]]] = {}
     listed_rows = read_rows(table, required=("map", "file"), optional=optional)
     check_patients(((line, row.get("subject", "")) for line, row in listed_rows), table)
-    for line, row in listed_rows:
-        key = tuple(row.get(column, "") for column in ("subject", "visit", "labels"))
-        groups.setdefault(key, []).append((line, row))
     if len(labels) > 1:
         raise ValueError(f"{table}: name the label image of each scan in the column labels")
-    scans = []
-    for (subject, visit, label_name), rows in groups.items():
-        maps, units = {}, {}
-        for line, row in rows:
-            if row["map"] in maps:
-                raise ValueError(
-                    f"{table}, row {line}: map {row['map']} of this scan stands in an earlier "
-                    "row; tell scans apart by the columns subject and visit"
-                )
-            maps[row["map"]] = named_file(table.parent, row["file"], f"{table}, row {line}: file")
-            units[row["map"]] = row.get("unit", "")
-        where = f"{table}, row {rows[0][0]}"
+    scans: dict[tuple[str, ...], tuple[str, dict[str, Path], dict[str, str]]] = {}
+    for line, row in listed_rows:
+        where = f"{table}, row {line}"
+        key = tuple(row.get(column, "") for column in ("subject", "visit", "labels"))
+        _, maps, units = scans.setdefault(key, (where, {}, {}))
+        if row["map"] in maps:
+            raise ValueError(
+                f"{where}: map {row['map']} of this scan stands in an earlier row; tell scans "
+                "apart by the columns subject and visit"
+            )
+        maps[row["map"]] = named_file(table.parent, row["file"], f"{where}: file")
+        units[row["map"]] = row.get("unit", "")
+    named = []
+    for (subject, visit, label_name), (where, maps, units) in scans.items():
+        if not (label_name or labels):
+            raise ValueError(f"{where}: no label image; give the column labels, or --labels")
+        image = labels[0] if labels else Path()
         if label_name:
             image = named_file(table.parent, label_name, f"{where}: labels")
-        elif labels:
-            image = labels[0]
-        else:
-            raise ValueError(f"{where}: no label image; give the column labels, or --labels")
         columns = {"subject": subject, "visit": visit}
         present = {column: value for column, value in columns.items() if value}
-        scans.append((present, named_maps(maps, units), image))
-    return scans
+        named.append((present, named_maps(maps, units), image))
+    return named
 
 
 def read_label_names(path: str | Path) -> dict[int, str]:
@@ -442,9 +462,7 @@ def read_label_names(path: str | Path) -> dict[int, str]:
         text = row.get("index") or row.get("label") or ""
         is_number = text.isascii() and text.removeprefix("-").isdecimal()
         if not is_number or int(text) in names:
-            problem = "is not a whole number"
-            if is_number:
-                problem = "is listed twice"
+            problem = "is listed twice" if is_number else "is not a whole number"
             raise ValueError(
                 f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its "
                 "number"
@@ -477,10 +495,7 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
         columns: dict[str, str] = {
             column: row[column] for column in ("subject", "visit") if column in row
         }
-        label_image = None
-        if labels:
-            label_image = table.parent / labels
-        rows.append((columns, folder, label_image))
+        rows.append((columns, folder, table.parent / labels if labels else None))
     return rows
 
 
@@ -492,14 +507,6 @@ class _Volume:
     array: NDArray
     affine: NDArray | None
 
-    def check(self, labels: _Volume) -> None:
-        """Check that labels lie on the grid of this volume; arrays are compared by shape."""
-        affine, labels_affine = self.affine, labels.affine
-        if affine is None or labels_affine is None:
-            affine = labels_affine = np.eye(4)
-        grid, reference = (labels.array.shape, labels_affine), (self.array.shape, affine)
-        check_same_grid(grid, reference, name=labels.name, reference_name=self.name)
-
 
 def _read(volume: Volume, name: str) -> _Volume:
     """Read a volume from a file, an image or an array."""
@@ -510,20 +517,15 @@ def _read(volume: Volume, name: str) -> _Volume:
                 f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
             )
         # NumPy computes no percentiles of truth values.
-        array = volume
-        if volume.dtype == bool:
-            array = volume.astype(np.uint8)
+        array = volume.astype(np.uint8) if volume.dtype == bool else volume
         return _Volume(f"the array {name}", array, None)
     affine = load_image(volume).affine
     values = read_volume(volume)
     # Trailing axes of length 1 are as good as none.
     if set(values.shape[3:]) <= {1}:
         values = values.reshape(values.shape[:3])
-    title = image_name(volume)
     # An image in memory has no name of its own.
-    if title == "the image":
-        title = f"the image of {name}"
-    return _Volume(title, values, affine)
+    return _Volume(image_name(volume, f"the image of {name}"), values, affine)
 
 
 def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
@@ -550,39 +552,3 @@ def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
             f"such as {numbers[is_fractional][0]:g}; resample label images by the nearest neighbor"
         )
     return rounded.astype(np.int64)
-
-
-def _fitted(sidecar: Path, description: Mapping[str, Any]) -> FittedMaps:
-    """List the files of a fit, and check that they are beside its sidecar."""
-    files, units = {}, {}
-    for name, entry in description["Parameters"].items():
-        unit = entry["Units"]
-        if unit == "1":
-            unit = ""
-        units[name] = units[f"{name}_se"] = unit
-    for fit_map in FIT_MAPS:
-        key = fit_map.sidecar_key
-        if fit_map.is_per_parameter:
-            for name, entry in description["Parameters"].items():
-                # Fits of earlier versions lack some of these maps, none the parameter's own.
-                if key in entry or key == "File":
-                    files[fit_map.name.format(parameter=name)] = entry[key]
-        elif key in description:
-            files[fit_map.name] = description[key]["File"]
-    # A sidecar from elsewhere must not make the program read other folders.
-    elsewhere = [file for file in files.values() if Path(file).name != file]
-    if elsewhere:
-        raise ValueError(
-            f"{sidecar} names {elsewhere[0]!r}, which is not beside it; fit the scan again"
-        )
-    missing = [file for file in files.values() if not (sidecar.parent / file).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{sidecar} names {missing[0]}, which does not exist; fit the scan again"
-        )
-    # The name of the image precedes the entities that derivative_name added.
-    entities = sidecar.stem.split("_")[:-1]
-    scan = "_".join(entity for entity in entities if not entity.startswith("model-"))
-    maps = {name: sidecar.parent / file for name, file in files.items()}
-    method = description.get("Settings", {}).get("Method", "")
-    return FittedMaps(scan, description["Model"]["Name"], maps, units, method)

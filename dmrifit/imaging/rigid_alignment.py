@@ -96,7 +96,8 @@ def align_heads(first: Image, second: Image) -> HeadAlignment:
     fixed, moving = _Head.of(first), _Head.of(second)
     matrix, turn = _best_aligned(fixed, moving)
     backward = _refined(moving, fixed, _aligned(moving, fixed, turn.T)[0])
-    halves = _halves(fixed.head.shape)
+    # Blocks of voxels are dealt to two halves, like the fields of a chess board.
+    halves = (np.indices(fixed.head.shape) // _BLOCK).sum(axis=0) % 2 == 0
     others = {"backward": np.asarray(np.linalg.inv(backward), np.float64)}
     for name, half in (("first half", halves), ("second half", ~halves)):
         others[name] = _refined(fixed, moving, matrix, half)
@@ -199,13 +200,10 @@ def _best_aligned(fixed: _Head, moving: _Head) -> tuple[NDArray[np.float64], NDA
 def _starts(fixed: _Head, moving: _Head) -> Iterator[NDArray[np.float64]]:
     """List turns (3, 3) to start from: none, and those that are best on the coarsest level."""
     yield np.eye(3)
-    turns = []
-    for angles in itertools.product((-_TURN, 0.0, _TURN), repeat=3):
-        turn = Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()
-        _, information = _aligned(fixed, moving, turn, _LEVELS[:1])
-        turns.append((information, turn))
-    turns.sort(key=lambda row: -row[0])
-    yield from (turn for _, turn in turns[:_TRIED])
+    angles = itertools.product((-_TURN, 0.0, _TURN), repeat=3)
+    turns = Rotation.from_euler("XYZ", list(angles), degrees=True).as_matrix()
+    information = [_aligned(fixed, moving, turn, _LEVELS[:1])[1] for turn in turns]
+    yield from turns[np.argsort(-np.array(information), kind="stable")[:_TRIED]]
 
 
 def _aligned(
@@ -336,12 +334,6 @@ def _local_agreement(
     concordance[~inside] = 0
     concordance[~shown] = np.nan
     return correlation, concordance
-
-
-def _halves(shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Deal blocks of voxels to two halves, like the fields of a chess board."""
-    blocks = np.indices(shape) // _BLOCK
-    return np.asarray(blocks.sum(axis=0) % 2 == 0)
 
 
 def _moved(points: NDArray[Any], matrix: NDArray[np.float64]) -> NDArray[np.float64]:

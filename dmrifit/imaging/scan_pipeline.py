@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from dmrifit.imaging.noise import (
     voxels_where,
 )
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.bids_derivatives import derivative_name, versions
+from dmrifit.io.bids_derivatives import derivative_name, makers
 from dmrifit.io.chunked_arrays import DiskArray
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import (
@@ -149,7 +148,12 @@ def preprocess_image(
         If volumes were moved by more than 10 mm or 10 degrees, which a registration that went
         astray does, or estimates of the noise disagree by a factor of more than two.
     """
-    ordered_steps = _ordered(steps)
+    names = [steps] if isinstance(steps, str) else list(steps)
+    if not names:
+        raise ValueError(f"no step is named; choose from {', '.join(STEPS)}")
+    for name in names:
+        check_word("steps", name, STEPS)
+    ordered_steps = [step for step in STEPS if step in names]
     import_optional("dipy")
     series = Series.open(image)
     series.check_count(protocol)
@@ -238,16 +242,6 @@ def preprocess_image(
     return result
 
 
-def _ordered(steps: Sequence[str]) -> list[str]:
-    """Check the names of steps, and put them in order."""
-    names = [steps] if isinstance(steps, str) else list(steps)
-    if not names:
-        raise ValueError(f"no step is named; choose from {', '.join(STEPS)}")
-    for name in names:
-        check_word("steps", name, STEPS)
-    return [step for step in STEPS if step in names]
-
-
 @contextmanager
 def _empty(series: Series, file_set: FileSet | None) -> Iterator[Any]:
     """Make an array for the result: on the disk where it is written to, or else in memory."""
@@ -330,8 +324,7 @@ def _describe(
 ) -> dict[str, Any]:
     description: dict[str, Any] = {
         "Description": "Preprocessed magnitudes",
-        "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
-        "Versions": versions("dmrifit", "dipy", "numpy", "nibabel"),
+        **makers("dmrifit", "dipy", "numpy", "nibabel"),
         "Steps": steps,
         "File": files["image"],
         "Sigma": {

@@ -7,6 +7,8 @@ import json
 import platform
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,7 @@ from numpy.typing import NDArray
 from dmrifit import __version__
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import expected_precision, typical_tissue
-from dmrifit.engine.doubts import (
-    DoubtTally,
-    least_weighted,
-    least_weighted_signals,
-)
+from dmrifit.engine.doubts import DoubtTally, least_weighted, least_weighted_signals
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.kernels.layout import is_share
@@ -110,34 +108,34 @@ def versions(*packages: str) -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
+def makers(*packages: str) -> dict[str, Any]:
+    """Describe in a sidecar what made its files."""
+    made_by = [{"Name": "dmrifit", "Version": __version__}]
+    return {"GeneratedBy": made_by, "Versions": versions(*packages)}
+
+
 def describe_dataset(out: Path, name: str, kind: str, readme: str, *programs: str) -> None:
     """Describe a folder as a data set in BIDS that dmrifit and programs made, unless it is."""
-    makers = [{"Name": "dmrifit", "Version": __version__}]
-    makers += [{"Name": program} for program in programs]
-    fields = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind, "GeneratedBy": makers}
+    made_by = [{"Name": "dmrifit", "Version": __version__}]
+    made_by += [{"Name": program} for program in programs]
+    fields = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind, "GeneratedBy": made_by}
     texts = {"dataset_description.json": json.dumps(fields, indent=2) + "\n", "README": readme}
     for file, text in texts.items():
         if not (out / file).exists():
             write_text(out / file, text)
 
 
+@dataclass(eq=False)
 class FitTally:
     """Count, over slabs of an image, how fits ended, at which bounds, and which are in doubt."""
 
-    def __init__(
-        self,
-        model: SignalModel,
-        contrasts: Protocol,
-        doubts: DoubtTally,
-        fixed: Collection[str] = (),
-    ) -> None:
-        self.model = model
-        self.contrasts = contrasts
-        self.fixed = tuple(fixed)
-        self._sample = SpreadSample(_SNR_VOXELS)
-        self.status = np.zeros(len(FitStatus), np.int64)
-        self.doubts = doubts
-        self.screening = ScreeningTally()
+    model: SignalModel
+    contrasts: Protocol
+    doubts: DoubtTally
+    fixed: Collection[str] = ()
+    status: NDArray = field(default_factory=partial(np.zeros, len(FitStatus), np.int64))
+    screening: ScreeningTally = field(default_factory=ScreeningTally)
+    _sample: SpreadSample = field(default_factory=partial(SpreadSample, _SNR_VOXELS))
 
     def add(self, result: FitResult, inside: NDArray[np.bool_]) -> None:
         """Count the voxels of one part, which lie where `inside` (x, y, slices) is True."""
@@ -226,7 +224,7 @@ def describe_fit(
         method = f"maximum of the {settings.likelihood} likelihood"
     return {
         "Description": f"Voxelwise fit of the signal model {model.name} by {method}",
-        **_describe_makers(),
+        **makers(),
         "Model": _describe_model(model),
         "Parameters": _describe_parameters(tally, settings, bounds, files),
         **_describe_voxel_maps(tally, files),
@@ -241,11 +239,6 @@ def describe_fit(
         "Protocol": protocol.to_dict(),
         "FittedProtocol": contrasts.to_dict(),
     }
-
-
-def _describe_makers(*packages: str) -> dict[str, Any]:
-    made_by = [{"Name": "dmrifit", "Version": version("dmrifit")}]
-    return {"GeneratedBy": made_by, "Versions": versions(*packages)}
 
 
 def _describe_parameters(
@@ -313,9 +306,9 @@ def summarize_tissue(
     }
     for name, entry in sidecar.get("Parameters", {}).items():
         values = maps[name][tissue]
-        if np.isfinite(values).any():
-            finite = values[np.isfinite(values)]
-            entry["Quartiles"] = np.percentile(finite, (25, 50, 75)).tolist()
+        values = values[np.isfinite(values)]
+        if len(values):
+            entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()
         if f"{name}_se" in maps:
             errors = maps[f"{name}_se"][tissue]
             errors = errors[np.isfinite(errors)]
@@ -394,7 +387,7 @@ def describe_prediction(
     parameters = describe(estimator.get_params(deep=False))
     described: dict[str, Any] = {
         "Description": "Predicted from images of another protocol",
-        **_describe_makers("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
+        **makers("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
         "Estimator": {"Class": type(estimator).__name__, "Parameters": parameters},
     }
     if getattr(estimator, "synthetic_", False):

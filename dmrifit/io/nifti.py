@@ -81,11 +81,11 @@ def load_image(image: Image, unnamed: str = "the image") -> nib.Nifti1Pair:
     """
     name = image_name(image, unnamed)
     loaded: Any = image
-    if isinstance(image, str | Path):
+    if is_file := isinstance(image, str | Path):
         loaded = _load_header(Path(image))
     if not isinstance(loaded, nib.Nifti1Pair):
         raise ValueError(f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first")
-    if isinstance(image, str | Path):
+    if is_file:
         loaded = _placed(loaded, name)
     shape, affine = loaded.shape, np.asarray(loaded.affine)
     if min(shape, default=0) < 0:
@@ -374,29 +374,19 @@ def check_length(n_bytes: int, proxy: Any, name: str) -> None:
 
 def unpack(path: Path, proxy: Any, file: IO[bytes], name: str) -> ArrayProxy:
     """Unpack an image into an open file, up to its last byte, and check that it is whole."""
+    n_bytes = stored_bytes(proxy)
     with ImageOpener(str(path)) as packed:
-        shutil.copyfileobj(packed, _Bounded(file, stored_bytes(proxy), name), _CHUNK)
+        for chunk in iter(lambda: packed.read(_CHUNK), b""):
+            # A small packed file could fill the disk; some bytes may lie behind the last value.
+            if file.tell() + len(chunk) > n_bytes + _CHUNK:
+                raise ValueError(
+                    f"{name} unpacks to more than the {n_bytes} bytes that its header states; "
+                    "copy it again"
+                )
+            file.write(chunk)
     check_length(file.tell(), proxy, name)
     layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
     return ArrayProxy(file, layout)
-
-
-class _Bounded:
-    """A file that takes no more than a header states: a small packed file could fill the disk."""
-
-    def __init__(self, file: IO[bytes], n_bytes: int, name: str) -> None:
-        self.file = file
-        self.n_bytes = n_bytes
-        self.name = name
-
-    def write(self, chunk: bytes) -> int:
-        # Programs may leave some bytes behind the last value.
-        if self.file.tell() + len(chunk) > self.n_bytes + _CHUNK:
-            raise ValueError(
-                f"{self.name} unpacks to more than the {self.n_bytes} bytes that its header "
-                "states; copy it again"
-            )
-        return self.file.write(chunk)
 
 
 def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
@@ -435,14 +425,15 @@ def _load_header(path: Path) -> Any:
     check_file(path)
     _check_header(path)
     remarks: list[str] = []
-    this_thread = threading.get_ident()
 
     def collect(record: logging.LogRecord) -> bool:
         # What nibabel logs would not name the file.
-        if record.thread == this_thread:
+        is_other = record.thread != this_thread
+        if not is_other:
             remarks.append(record.getMessage())
-        return record.thread != this_thread
+        return is_other
 
+    this_thread = threading.get_ident()
     try:
         with _LOGGER_LOCK:
             logger.addFilter(collect)
@@ -464,10 +455,9 @@ def _load_header(path: Path) -> Any:
         ) from error
     if not isinstance(loaded, nib.Nifti1Pair):
         return loaded
-    moving_fields: tuple[str, ...] = ("sform", "qform", "pixdim[1")
     # With an sform, the other fields do not place the voxels.
-    if int(loaded.header["sform_code"]) > 0:
-        moving_fields = ("sform",)
+    has_sform = int(loaded.header["sform_code"]) > 0
+    moving_fields = ("sform",) if has_sform else ("sform", "qform", "pixdim[1")
     moving = [remark for remark in remarks if remark.startswith(moving_fields)]
     if moving:
         raise ValueError(
@@ -512,24 +502,23 @@ def _check_header(path: Path) -> None:
 
 def _check_claimed_size(proxy: Any, path: Path, name: str) -> None:
     """Refuse what a file cannot hold before memory is taken for it."""
-    needed = stored_bytes(proxy)
+    needed, suffix = stored_bytes(proxy), path.suffix.lower()
     try:
         size = path.stat().st_size
     # Reading fails next, with a message that names the file.
     except OSError:
         return
-    suffix = path.suffix.lower()
     if suffix == ".gz" and needed > _GZIP_RATIO * size + _CHUNK:
         raise ValueError(
             f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; "
             "copy it again"
         )
+    is_mapped = False
     if suffix not in COMPRESSED:
         check_length(size, proxy, name)
-    # Unpacked values without a scale factor are mapped from the disk and need no memory of their
-    # own.
-    mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
-    if not mapped and needed > memory_left():
+        # Without a scale factor values are mapped from the disk and need no memory of their own.
+        is_mapped = (proxy.slope, proxy.inter) == (1, 0)
+    if not is_mapped and needed > memory_left():
         raise MemoryError
 
 

@@ -115,7 +115,7 @@ def html_viewer(
     Shapes: `region` (x, y, z).
     """
     if records is not None:
-        layers = [*layers, Layer("rows", records.rows, "rows")]
+        layers = [*layers, Layer("rows", records.signals.rows, "rows")]
     stack = _Stack(layers, affine, region)
     whole = stack.shape
     is_cropped = stack.crop(boxes)
@@ -150,15 +150,13 @@ def html_viewer(
     below = {i: layer for i, layer in enumerate(layers) if layer.kind in ("image", "map")}
     above = {i: layer for i, layer in enumerate(layers) if layer.kind in ("map", "score")}
     images = [i for i, layer in below.items() if layer.name == image] or list(below)
-    overlays = [
-        i
-        for i, layer in above.items()
-        if (layer.kind == "score" if overlay is None else layer.name == overlay)
-    ]
+    wanted = {i: layer.name == overlay for i, layer in above.items()}
+    if overlay is None:
+        wanted = {i: layer.kind == "score" for i, layer in above.items()}
+    shown = next((i for i, is_wanted in wanted.items() if is_wanted), None)
     # The colors of a map are to be read; below a score one wants to see the scan.
     if opacity is None:
-        is_map = bool(overlays) and above[overlays[0]].kind == "map"
-        opacity = 100 if is_map else 70
+        opacity = 100 if shown is not None and above[shown].kind == "map" else 70
     return fill(
         read_data(__file__, "viewer.html"),
         label=label,
@@ -166,7 +164,7 @@ def html_viewer(
         below=below,
         above=above,
         image=next(iter(images), None),
-        overlay=next(iter(overlays), None),
+        overlay=shown,
         opacity=opacity,
         layers=list(zip(layers, packed, strict=True)),
         boxes=box_entries,
@@ -213,7 +211,12 @@ class _Stack:
         self.affine = upright_affine(matrix, layers[0].values.shape)
         layers = [replace(layer, values=upright(layer.values, matrix)) for layer in layers]
         if region is None:
-            region = _filled(layers)
+            region = np.zeros(layers[0].values.shape, bool)
+            # A value other than 0 and than the background in the corner.
+            for layer in layers:
+                values = layer.values
+                region |= np.isfinite(values) & (values != 0) & (values != values.flat[0])
+            region |= not region.any()
         else:
             region = upright(region, matrix)
             # Outlined voxels are never cut away.
@@ -288,12 +291,11 @@ class _Stack:
 
 def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> int:
     """Give every number of every mask a color of its own; return how many there are."""
-    named = [OUTLINES.index(color) for layer in layers for color in layer.colors]
-    n_colors = max(named, default=-1) + 1
-    for entry, layer in zip(packed, layers, strict=True):
+    own_colors = [[OUTLINES.index(color) for color in layer.colors] for layer in layers]
+    n_colors = max((color for own in own_colors for color in own), default=-1) + 1
+    for entry, layer, own in zip(packed, layers, own_colors, strict=True):
         if layer.kind == "mask":
             largest = int(np.nan_to_num(layer.values).max(initial=0))
-            own = [OUTLINES.index(color) for color in layer.colors]
             n_further = max(max(largest, len(layer.names), 1) - len(own), 0)
             entry["colors"] = [*own, *range(n_colors, n_colors + n_further)]
             n_colors += n_further
@@ -320,17 +322,6 @@ def _check(layers: Sequence[Layer]) -> None:
                 f"mask {layer.name} has numbers {labels.min()} to {labels.max()}; give 0 to "
                 f"{_MOST_LABELS}"
             )
-
-
-def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
-    """Find voxels with a value other than 0 and than the background in the corner."""
-    filled = np.zeros(layers[0].values.shape, bool)
-    for layer in layers:
-        values = layer.values
-        filled |= np.isfinite(values) & (values != 0) & (values != values.flat[0])
-    if not filled.any():
-        return np.ones_like(filled)
-    return filled
 
 
 def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:

@@ -61,69 +61,66 @@ class VoxelSignals:
     step: int = 1
 
 
+@dataclass(frozen=True, eq=False)
 class VoxelRecords:
     """Signals of voxels and their values in fitted maps (x, y, z), for the page of a viewer."""
 
-    def __init__(
-        self, maps: Mapping[str, NDArray], sidecar: Mapping[str, Any], signals: VoxelSignals
-    ) -> None:
-        self.rows = signals.rows
-        self._signals = signals
-        self._maps = maps
-        self._sidecar = sidecar
+    maps: Mapping[str, NDArray]
+    sidecar: Mapping[str, Any]
+    signals: VoxelSignals
 
     @property
     def start(self) -> tuple[int, int, int]:
         """A sound voxel with signals in the middle of the largest part, as indices."""
         from scipy.ndimage import label
 
-        parts, n_parts = label(self._maps["status"] != OUTSIDE)
-        sizes = np.bincount(parts[self.rows > 0], minlength=n_parts + 1)
-        voxels = np.argwhere((self.rows > 0) & (parts == sizes.argmax()))
+        has_signals = self.signals.rows > 0
+        parts, n_parts = label(self.maps["status"] != OUTSIDE)
+        sizes = np.bincount(parts[has_signals], minlength=n_parts + 1)
+        voxels = np.argwhere(has_signals & (parts == sizes.argmax()))
         distances = np.linalg.norm(voxels - voxels.mean(axis=0), axis=1)
         places = tuple(voxels.T)
-        n_parameters = len(self._sidecar["Parameters"])
-        n_doubts = unpack_bits(self._maps["doubt"][places], n_parameters + 1).sum(axis=-1)
+        n_parameters = len(self.sidecar["Parameters"])
+        n_doubts = unpack_bits(self.maps["doubt"][places], n_parameters + 1).sum(axis=-1)
         # A voxel without a good fit counts as more doubtful than any other.
-        n_doubts[self._maps["status"][places] != FitStatus.CONVERGED] = n_parameters + 2
+        n_doubts[self.maps["status"][places] != FitStatus.CONVERGED] = n_parameters + 2
         n_doubts[distances > distances.min() + _NEAR] = n_parameters + 3
         i, j, k = voxels[np.lexsort((distances, n_doubts))[0]]
         return int(i), int(j), int(k)
 
     def pack(self, rows: NDArray[np.intp]) -> dict[str, Any]:
         """Put the records of some rows (n_voxels,), counted from 1, into text, in their order."""
-        protocol = self._signals.protocol
-        signals = self._signals
-        notes = {
-            "points are means over volumes of one b and echo time": signals.is_averaged,
-            f"to keep the page small, one slice in {signals.step} has its signals": signals.step
-            > 1,
-        }
-        columns = [*self._signals.values[rows - 1].T, self._signals.sigma[rows - 1]]
-        columns += [*self._columns_of_maps(rows), self._signals.scatter[rows - 1]]
+        signals, protocol = self.signals, self.signals.protocol
+        notes = []
+        if signals.is_averaged:
+            notes.append("points are means over volumes of one b and echo time")
+        if signals.step > 1:
+            notes.append(f"to keep the page small, one slice in {signals.step} has its signals")
+        columns = [*signals.values[rows - 1].T, signals.sigma[rows - 1]]
+        columns += [*self._columns_of_maps(rows), signals.scatter[rows - 1]]
         return {
             "n": len(rows),
             "data": pack_numbers(np.array(columns, dtype=np.float32)),
             "b": protocol.b.tolist(),
             "te": None if protocol.te is None else protocol.te.tolist(),
-            "counts": self._signals.counts.tolist(),
-            "formula": formula_tokens(self._sidecar["Model"].get("Expression")),
-            "floor": self._sidecar["Settings"]["Likelihood"] == "gaussian",
+            "counts": signals.counts.tolist(),
+            "formula": formula_tokens(self.sidecar["Model"].get("Expression")),
+            "floor": self.sidecar["Settings"]["Likelihood"] == "gaussian",
             "parameters": [
                 {"name": name, "unit": short_unit(entry["Units"]), "fixed": "Fixed" in entry}
-                for name, entry in self._sidecar["Parameters"].items()
+                for name, entry in self.sidecar["Parameters"].items()
             ],
             "outcomes": _OUTCOMES,
-            "note": "; ".join(note for note, holds in notes.items() if holds),
+            "note": "; ".join(notes),
         }
 
     def _columns_of_maps(self, rows: NDArray[np.intp]) -> list[NDArray]:
         """Gather the values of the maps: each parameter with its interval and doubts, outcome."""
-        places = np.empty(len(self._signals.values) + 1, dtype=np.intp)
-        places[self.rows[self.rows > 0]] = np.flatnonzero(self.rows)
+        places = np.empty(len(self.signals.values) + 1, dtype=np.intp)
+        places[self.signals.rows[self.signals.rows > 0]] = np.flatnonzero(self.signals.rows)
         places = places[rows]
-        names = list(self._sidecar["Parameters"])
-        values = {name: self._maps[name].ravel()[places] for name in self._maps}
+        names = list(self.sidecar["Parameters"])
+        values = {name: self.maps[name].ravel()[places] for name in self.maps}
         doubts = unpack_bits(values["doubt"], len(names) + 1)
         at_low, at_high = unpack_bounds(values["at_bound"], len(names))
         columns: list[NDArray] = []

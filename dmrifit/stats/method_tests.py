@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 from dmrifit.stats.agreement import finite_pairs
-from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, metric_of
+from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, MapMetric, metric_of
 from dmrifit.stats.mixed_model import mixed_model
 from dmrifit.stats.patient_summary import method_pairs, patient_draws
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 MARGIN_SHARE = 0.1
 
 _KEYS = ["cohort", "strategy", "train_on", "metrics"]
-_TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric")
+_NEEDED = [
+    "cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "metric",
+]  # fmt: skip
 _RANK_TABLES = ("ranks", "nemenyi", "cliques")
 # Place by average rank, its interval over resamples of patients, and how often it is the first.
-_STABILITY = ("place", "place_low", "place_high", "share_first")
+_PLACES = ("average_rank", "place", "place_low", "place_high", "share_first")
 # What each optional library is needed for.
 _LIBRARIES = {
     "statsmodels": {"equivalence", "mixed"},
@@ -87,9 +90,9 @@ def study_statistics(
     table = _indexed(scores, index)
     # Magnitudes ("abs_…") are of no metric: lower is better and none is negative.
     metric = metric_of(index)
-    groups = _metric_groups(table, metrics, by_metric)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names_of_tables}
-    for (cohort, strategy, train_on), of_study in table.groupby(_KEYS[:3], sort=True):
+    groups = _metric_groups(table, metrics, by_metric)
+    for key, of_study in table.groupby(_KEYS[:3], sort=True):
         largest = of_study.groupby("patient")["n_train"].transform("max")
         of_study = of_study[of_study["n_train"] == largest]
         # Repeats of one patient are not independent: each patient counts once.
@@ -97,41 +100,14 @@ def study_statistics(
             "value"
         ].mean()
         for name_of_group, group_metrics in groups.items():
-            keys = dict(zip(_KEYS, (cohort, strategy, train_on, name_of_group), strict=True))
+            keys = dict(zip(_KEYS, (*key, name_of_group), strict=True))
             frame = means[means["metric"].isin(group_metrics)]
             algorithms = _ordered(set(frame["algorithm"]), order)
-            wide = _complete(frame, algorithms)
-            reason = ""
-            if not len(wide):
-                finite = frame.loc[np.isfinite(frame["value"]), "algorithm"]
-                empty = [name for name in algorithms if name not in set(finite)]
-                reason = "no patient has values of all algorithms"
-                if empty:
-                    reason = f"no value of {', '.join(empty)}"
-            group = _Group(
-                # Neither the order nor the names of patients may move a bit of the results.
-                wide=wide.iloc[np.lexsort(wide.to_numpy().T)] if wide.size else wide,
-                n_dropped=frame["patient"].nunique() - len(wide),
-                reason=reason,
-                alpha=alpha,
-                margin=margin,
-                higher_is_better=metric is not None and metric.better == "higher",
-                n_bootstrap=n_bootstrap,
-            )
-            results: dict[str, list[dict[str, Any]]] = {}
-            if "patients" in rows:
-                long = wide.reset_index().melt(id_vars="patient", value_name="value")
-                results["patients"] = long.to_dict("records")
-            if "mixed" in rows:
-                positive = metric is None or not metric.signed
-                results["mixed"] = mixed_model(frame, algorithms, positive=positive, alpha=alpha)
-            if not rows.keys().isdisjoint(_RANK_TABLES):
-                results |= dict(zip(_RANK_TABLES, _nemenyi(group), strict=True))
-            for name, test in _TESTS.items():
-                if name in rows:
-                    results[name] = test(group)
-            for name in rows:
-                rows[name] += [keys | row for row in results[name]]
+            group = _Group(frame, algorithms, metric, alpha, margin, n_bootstrap)
+            for filled_tables, test in _TESTS.items():
+                if not rows.keys().isdisjoint(filled_tables):
+                    for name, row in test(group):
+                        rows.setdefault(name, []).append(keys | row)
     return {
         name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]])
         for name in names_of_tables
@@ -144,7 +120,6 @@ def rank_biserial(
     *,
     confidence: float = 0.95,
     n_bootstrap: int = 2000,
-    random_state: int = 0,
 ) -> tuple[float, float, float]:
     """
     Compute the paired rank-biserial correlation with a bootstrap interval.
@@ -154,26 +129,14 @@ def rank_biserial(
     Kerby, Compr Psychol 3:11.IT.3.1, 2014.
     """
     a, b = finite_pairs(a, b)
-    difference = np.sort(a - b)
-    if not len(difference):
+    if not len(a):
         return np.nan, np.nan, np.nan
-    # Exchanging a and b has to mirror the interval, so resamples are drawn for one of the two
-    # orders.
-    mirrored = np.sort(-difference)
-    turned = tuple(difference) < tuple(mirrored)
-    if turned:
-        difference = mirrored
-    generator = np.random.default_rng(random_state)
-    drawn = difference[generator.integers(0, len(difference), (n_bootstrap, len(difference)))]
+    drawn = np.random.default_rng(0).integers(0, len(a), (-(-n_bootstrap // 2), len(a)))
+    # Half of the resamples for each order of a and b: exchanging them has to mirror the interval.
+    resamples = [sign * _signed_rank_share(np.sort(sign * (a - b))[drawn]) for sign in (1.0, -1.0)]
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(_signed_rank_share(drawn), [tail, 100 - tail])
-    # Differences that are symmetric about 0 need an interval that is symmetric too.
-    if np.array_equal(difference, np.sort(-difference)):
-        low, high = (low - high) / 2, (high - low) / 2
-    value = _signed_rank_share(difference[None])[0]
-    if turned:
-        return float(-value), float(-high), float(-low)
-    return float(value), float(low), float(high)
+    low, high = np.percentile(resamples, [tail, 100 - tail])
+    return float(_signed_rank_share((a - b)[None])[0]), float(low), float(high)
 
 
 def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -193,23 +156,22 @@ def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
 def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
     """Give the rows of algorithms with the index as ``value``, sorted."""
     column = index.removeprefix("abs_")
-    needed = ["cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat"]
-    needed += ["metric"]
-    missing = [name for name in needed if name not in scores.columns]
+    missing = [name for name in _NEEDED if name not in scores.columns]
     if missing:
         raise ValueError(
             f"scores have no column {', '.join(missing)}; give the table Evaluation.scores"
         )
-    if column not in scores.columns or column in needed or scores[column].dtype.kind not in "fiu":
+    if column not in scores.columns or column in _NEEDED or scores[column].dtype.kind not in "fiu":
         numbers = [name for name in scores.columns if scores[name].dtype.kind == "f"]
         raise ValueError(
             f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of "
             f"them, not {index!r}"
         )
     value = scores[column].abs() if index.startswith("abs_") else scores[column]
-    table = scores[needed].astype(dict.fromkeys(_TEXT, str)).assign(value=value.astype(float))
-    table = table[table["metric"] != ""]
-    return table.sort_values([*needed, "value"], ignore_index=True)
+    table = scores[_NEEDED].assign(value=value.astype(float))
+    texts = [name for name in _NEEDED if name not in ("n_train", "repeat")]
+    table[texts] = table[texts].astype(str)
+    return table[table["metric"] != ""].sort_values([*_NEEDED, "value"], ignore_index=True)
 
 
 def _metric_groups(
@@ -236,17 +198,6 @@ def _metric_groups(
     return groups
 
 
-def _complete(frame: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
-    """Average parameters that all algorithms have, patients × algorithms."""
-    finite = frame[np.isfinite(frame["value"])]
-    # Means over other sets of parameters would not be comparable.
-    counts = finite.groupby(["patient", "metric"])["algorithm"].transform("nunique")
-    wide = finite[counts == len(algorithms)].pivot_table(
-        index="patient", columns="algorithm", values="value"
-    )
-    return wide[[name for name in algorithms if name in wide]]
-
-
 def _ordered(names: Iterable[str], order: Sequence[str]) -> list[str]:
     """Sort algorithms by their position in an order, then by name."""
     positions = {name: i for i, name in enumerate(order)}
@@ -255,19 +206,47 @@ def _ordered(names: Iterable[str], order: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """The values that are tested together, patients × algorithms, and how."""
+    """The values that are tested together, and how."""
 
-    wide: pd.DataFrame
-    n_dropped: int  # patients without all values
-    reason: str  # why there is no value at all
+    frame: pd.DataFrame  # the value of each patient, algorithm and metric
+    algorithms: list[str]
+    metric: MapMetric | None
     alpha: float
     margin: float | None
-    higher_is_better: bool
     n_bootstrap: int
+
+    @cached_property
+    def finite(self) -> pd.DataFrame:
+        return self.frame[np.isfinite(self.frame["value"])]
+
+    @cached_property
+    def wide(self) -> pd.DataFrame:
+        """Average parameters that all algorithms have, patients × algorithms."""
+        # Means over other sets of parameters would not be comparable.
+        counts = self.finite.groupby(["patient", "metric"])["algorithm"].transform("nunique")
+        wide = self.finite[counts == len(self.algorithms)].pivot_table(
+            index="patient", columns="algorithm", values="value"
+        )
+        wide = wide[[name for name in self.algorithms if name in wide]]
+        # Neither the order nor the names of patients may move a bit of the results.
+        return wide.iloc[np.lexsort(wide.to_numpy().T)] if wide.size else wide
 
     @property
     def scores(self) -> NDArray[np.float64]:
         return self.wide.to_numpy()
+
+    @property
+    def reason(self) -> str:
+        """Why there is no value at all."""
+        if len(self.wide):
+            return ""
+        with_values = set(self.finite["algorithm"])
+        empty = [name for name in self.algorithms if name not in with_values]
+        return (
+            f"no value of {', '.join(empty)}"
+            if empty
+            else "no patient has values of all algorithms"
+        )
 
     @property
     def too_few(self) -> str:
@@ -278,12 +257,26 @@ class _Group:
         return f"{counted(n, 'patient')} with all values; 3 are needed"
 
 
-def _friedman(group: _Group) -> list[dict[str, Any]]:
+# Names of tables with their rows.
+_Rows: TypeAlias = Iterator[tuple[str, dict[str, Any]]]
+
+
+def _patients(group: _Group) -> _Rows:
+    long = group.wide.sort_index().reset_index().melt(id_vars="patient", value_name="value")
+    for row in long.to_dict("records"):
+        yield "patients", row
+
+
+def _mixed(group: _Group) -> _Rows:
+    positive = group.metric is None or not group.metric.signed
+    for row in mixed_model(group.frame, group.algorithms, positive=positive, alpha=group.alpha):
+        yield "mixed", row
+
+
+def _friedman(group: _Group) -> _Rows:
     from scipy.stats import friedmanchisquare
 
     n, k = group.scores.shape
-    row: dict[str, Any] = {"n_patients": n, "n_dropped": group.n_dropped, "n_algorithms": k}
-    row |= dict.fromkeys(("statistic", "p", "kendall_w"), np.nan)
     reason = group.reason
     if not reason and k < 3:
         see = "; see pairs" if k == 2 else ""
@@ -291,23 +284,24 @@ def _friedman(group: _Group) -> list[dict[str, Any]]:
     reason = reason or group.too_few
     if not reason and (group.scores == group.scores[:, :1]).all():
         reason = "all algorithms have equal values"
+    row: dict[str, Any] = {"n_patients": n, "n_algorithms": k, "reason": reason}
+    row["n_dropped"] = group.frame["patient"].nunique() - n
     if not reason:
         row["statistic"], row["p"] = map(float, friedmanchisquare(*group.scores.T))
         row["kendall_w"] = row["statistic"] / (n * (k - 1))
-    return [row | {"reason": reason}]
+    yield "friedman", row
 
 
-def _pairs(group: _Group) -> list[dict[str, Any]]:
+def _pairs(group: _Group) -> _Rows:
     from scipy.stats import wilcoxon
 
     rows = []
     for a, b, x, y in method_pairs(group.wide):
         effect = rank_biserial(x, y, confidence=1 - group.alpha, n_bootstrap=group.n_bootstrap)
         row: dict[str, Any] = dict(zip(("rank_biserial", "low", "high"), effect, strict=True))
-        row |= {"a": a, "b": b, "n_patients": len(x), "statistic": np.nan, "p": np.nan}
-        row |= {"mean_a": _mean(x), "mean_b": _mean(y)}
-        row["difference"] = float(np.median(x - y)) if len(x) else np.nan
-        row["reason"] = group.too_few
+        row |= {"a": a, "b": b, "n_patients": len(x), "p": np.nan, "reason": group.too_few}
+        if len(x):
+            row |= {"mean_a": x.mean(), "mean_b": y.mean(), "difference": np.median(x - y)}
         if not row["reason"] and (x == y).all():
             row["reason"] = "all differences are zero"
         elif not row["reason"]:
@@ -316,8 +310,8 @@ def _pairs(group: _Group) -> list[dict[str, Any]]:
                 warnings.simplefilter("ignore")
                 row["statistic"], row["p"] = map(float, wilcoxon(x, y))
         rows.append(row)
-    corrected = holm([row["p"] for row in rows])
-    return [row | {"p_holm": p} for row, p in zip(rows, corrected, strict=True)]
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        yield "pairs", row | {"p_holm": p}
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -339,22 +333,23 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def _equivalence(group: _Group) -> list[dict[str, Any]]:
+def _equivalence(group: _Group) -> _Rows:
     weightstats = import_optional("statsmodels.stats.weightstats")
-    margin = group.margin
+    margin, reason = group.margin, group.reason
     if margin is None:
-        margin = np.nan if group.reason else MARGIN_SHARE * float(np.median(np.abs(group.scores)))
+        margin = np.nan if reason else MARGIN_SHARE * float(np.median(np.abs(group.scores)))
+    if not reason and not margin > 0:
+        reason = "the index is zero, and so is a margin relative to it; state a margin"
+    reason = reason or group.too_few
     rows = []
     for a, b, x, y in method_pairs(group.wide):
-        difference, mean = x - y, _mean(x - y)
+        difference = x - y
+        mean = difference.mean() if len(x) else np.nan
         row: dict[str, Any] = {"a": a, "b": b, "n_patients": len(x), "difference": mean}
-        row |= dict.fromkeys(("low", "high", "p_lower", "p_upper", "p", "p_different"), np.nan)
-        row |= {"margin": margin, "verdict": "undecided", "reason": group.reason}
+        row |= {"margin": margin, "p": np.nan, "p_different": np.nan}
+        row |= {"verdict": "undecided", "reason": reason}
         rows.append(row)
-        if not group.reason and not margin > 0:
-            row["reason"] = "the index is zero, and so is a margin relative to it; state a margin"
-        row["reason"] = row["reason"] or group.too_few
-        if row["reason"]:
+        if reason:
             continue
         # A t test divides by the spread of the differences.
         if np.ptp(difference) <= 1e-12 * max(np.abs(x).max(), np.abs(y).max()):
@@ -363,76 +358,62 @@ def _equivalence(group: _Group) -> list[dict[str, Any]]:
             row["reason"] = "all differences are equal: decided without a test"
             continue
         tests = weightstats.DescrStatsW(difference)
-        row["p"], lower, upper = tests.ttost_mean(-margin, margin)
-        row["p_lower"], row["p_upper"] = float(lower[1]), float(upper[1])
-        row["low"], row["high"] = map(float, tests.tconfint_mean(2 * group.alpha))
-        row["p_different"] = float(tests.ttest_mean(0)[1])
+        row["p"], (_, row["p_lower"], _), (_, row["p_upper"], _) = tests.ttost_mean(
+            -margin, margin
+        )
+        row["low"], row["high"] = tests.tconfint_mean(2 * group.alpha)
+        row["p_different"] = tests.ttest_mean(0)[1]
     for row, p in zip(rows, holm([row["p_different"] for row in rows]), strict=True):
         row["p_different"] = p
         if row["p"] <= group.alpha:
             row["verdict"] = "equivalent"
         elif p <= group.alpha:
             row["verdict"] = "different"
-    return rows
+        yield "equivalence", row
 
 
-_TESTS = {"friedman": _friedman, "pairs": _pairs, "equivalence": _equivalence}
-
-
-def _nemenyi(group: _Group) -> list[list[dict[str, Any]]]:
+def _nemenyi(group: _Group) -> _Rows:
     """Average ranks, p values of pairs, and the groups that no p value separates."""
     from scipy.stats import rankdata, studentized_range
 
     n, k = group.scores.shape
     names = list(group.wide.columns)
     reason = group.reason or ("one algorithm" if k < 2 else group.too_few)
-    average, critical, p = np.full(k, np.nan), np.nan, np.full((k, k), np.nan)
-    stability = np.full((4, k), np.nan)
-    order: Any = []
+    critical, p, places = np.nan, np.full((k, k), np.nan), np.full((5, k), np.nan)
     if not reason:
         posthocs = import_optional("scikit_posthocs")
-        ranked = -group.scores if group.higher_is_better else group.scores
-        ranks_of_patients = rankdata(ranked, axis=1)
-        average = ranks_of_patients.mean(axis=0)
-        stability = _rank_stability(ranks_of_patients, 1 - group.alpha, group.n_bootstrap)
+        is_reversed = group.metric is not None and group.metric.better == "higher"
+        ranked = -group.scores if is_reversed else group.scores
+        places = _places(rankdata(ranked, axis=1), 1 - group.alpha, group.n_bootstrap)
         quantile = studentized_range.ppf(1 - group.alpha, k, np.inf) / np.sqrt(2)
         critical = float(quantile * np.sqrt(k * (k + 1) / (6 * n)))
         p = posthocs.posthoc_nemenyi_friedman(ranked).to_numpy()
-        order = np.argsort(average, kind="stable")
     shared = {"critical_difference": critical, "n_patients": n, "reason": reason}
-    ranks = []
-    for name, *numbers in zip(names, average, *stability, strict=True):
-        places = dict(zip(("average_rank", *_STABILITY), map(float, numbers), strict=True))
-        ranks.append({"algorithm": name, **places, **shared})
-    pairs = [
-        {"a": names[i], "b": names[j], "p": float(p[i, j]), "reason": reason}
-        for i, j in itertools.combinations(range(k), 2)
-    ]
-    cliques: list[dict[str, Any]] = []
-    end = -1
-    for first in range(len(order)):
-        # Ranks are on a line, so the farthest that is not separated from the first spans a clique,
-        # unless an earlier one holds it.
-        last = max(
-            j for j in range(first, k) if p[order[first], order[j]] > group.alpha or j == first
-        )
-        if last > max(first, end):
-            end = last
-            low, high = float(average[order[first]]), float(average[order[last]])
-            row = {"clique": len(cliques) + 1, "low": low, "high": high, "reason": ""}
-            members = tuple(names[i] for i in order[first : last + 1])
-            cliques.append(row | {"algorithms": members})
-    return [ranks, pairs, cliques]
+    for name, numbers in zip(names, places.T, strict=True):
+        yield "ranks", {"algorithm": name, **dict(zip(_PLACES, numbers, strict=True)), **shared}
+    for i, j in itertools.combinations(range(k), 2):
+        yield "nemenyi", {"a": names[i], "b": names[j], "p": p[i, j], "reason": reason}
+    if reason:
+        return
+    order = np.argsort(places[0], kind="stable")
+    # Ranks are on a line, so the farthest that is not separated from the first spans a clique,
+    # unless an earlier one holds it.
+    lasts = [np.flatnonzero(row)[-1] for row in p[np.ix_(order, order)] > group.alpha]
+    n_cliques = 0
+    for first, last in enumerate(lasts):
+        if last > max([first, *lasts[:first]]):
+            n_cliques += 1
+            members = order[first : last + 1]
+            low, high = places[0, members[[0, -1]]]
+            row = {"clique": n_cliques, "low": low, "high": high, "reason": ""}
+            yield "cliques", row | {"algorithms": tuple(names[i] for i in members)}
 
 
-def _rank_stability(
-    ranks: NDArray[np.float64], level: float, n_bootstrap: int
-) -> NDArray[np.float64]:
+def _places(ranks: NDArray[np.float64], level: float, n_bootstrap: int) -> NDArray[np.float64]:
     """
     Rank algorithms by their average ranks, and again in resamples of the patients.
 
-    Shapes: `ranks` (n_patients, n_algorithms); returns the columns of `_STABILITY`,
-    (4, n_algorithms).
+    Shapes: `ranks` (n_patients, n_algorithms); returns the columns `_PLACES`, (5, n_algorithms).
     """
     from scipy.stats import rankdata
 
@@ -442,13 +423,20 @@ def _rank_stability(
     tail = 50 * (1 - level)
     # A place lies between two others in no resample, so no percentile is interpolated.
     low, high = np.percentile(places, [tail, 100 - tail], axis=0, method="nearest")
-    place = rankdata(ranks.mean(axis=0), method="min")
-    return np.array([place, low, high, (places == 1).mean(axis=0)])
+    average = ranks.mean(axis=0)
+    place = rankdata(average, method="min")
+    return np.array([average, place, low, high, (places == 1).mean(axis=0)])
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) if len(values) else float("nan")
-
+# By the tables that a test fills.
+_TESTS = {
+    ("patients",): _patients,
+    ("friedman",): _friedman,
+    ("pairs",): _pairs,
+    ("equivalence",): _equivalence,
+    _RANK_TABLES: _nemenyi,
+    ("mixed",): _mixed,
+}
 
 _COLUMNS = {
     "patients": ["patient", "algorithm", "value"],
@@ -464,7 +452,7 @@ _COLUMNS = {
         "p_different", "verdict", "reason",
     ],
     "ranks": [
-        "algorithm", "average_rank", "critical_difference", *_STABILITY, "n_patients", "reason",
+        "algorithm", "average_rank", "critical_difference", *_PLACES[1:], "n_patients", "reason",
     ],
     "nemenyi": ["a", "b", "p", "reason"],
     "cliques": ["clique", "algorithms", "low", "high", "reason"],

@@ -17,13 +17,13 @@ from anomaly.detectors.thresholds import (
     HealthyScanThreshold,
     MeanPoolThreshold,
     OtsuThreshold,
-    ScoredScans,
     YoudenThreshold,
     decoded_rule,
     encoded_rule,
     limit_spread,
     open_map,
     rate_limits,
+    scored_scans,
 )
 from dmrifit.io.parameter_json import RefusedError
 
@@ -367,20 +367,9 @@ def test_the_spread_of_a_threshold_is_that_over_draws_of_scans():
 GRID = (3, 4, 2)
 
 
-@pytest.fixture
-def scored():
-    """Give two scans with numbered voxels: of the first a column counts, of the second a plane."""
-    first, second = np.arange(24.0).reshape(GRID), np.arange(100.0, 124.0).reshape(GRID)
-    masks = [np.zeros(GRID, dtype=bool), np.zeros(GRID, dtype=bool)]
-    masks[0][1, :, 0] = True
-    masks[1][:, :, 1] = True
-    return ScoredScans([first, second], masks, None)
-
-
-def test_scores_are_those_of_the_voxels_that_count(scored):
-    first, second = scored.inside()
-    assert first.tolist() == [8, 10, 12, 14]
-    assert second.tolist() == [101 + 2 * i for i in range(12)]
+def test_scores_are_those_of_the_voxels_that_count():
+    (scan,) = scored_scans([np.arange(24.0).reshape(GRID)], [np.arange(24).reshape(GRID) % 8 == 2])
+    assert scan.scores.tolist() == [2, 10, 18]
 
 
 # Opening ------------------------------------------------------------------------------------------
@@ -447,21 +436,21 @@ def test_maps_that_cannot_be_opened_are_refused():
 )
 def test_scores_become_floating_point_and_keep_their_precision(dtype, expected):
     values = np.arange(24).reshape(GRID).astype(dtype)
-    (volume,) = ScoredScans.checked([values]).volumes
-    assert volume.dtype == expected
-    np.testing.assert_array_equal(volume, values)
+    (scan,) = scored_scans([values])
+    assert scan.map.dtype == expected
+    np.testing.assert_array_equal(scan.map, values)
 
 
 def test_masks_of_numbers_become_boolean_and_lesions_may_be_empty():
     volumes = [np.zeros(GRID), np.zeros((2, 2, 2))]
-    assert [mask.shape for mask in ScoredScans.checked(volumes).masks] == [GRID, (2, 2, 2)]
-    assert all(mask.all() for mask in ScoredScans.checked(volumes).masks)
+    assert [scan.mask.shape for scan in scored_scans(volumes)] == [GRID, (2, 2, 2)]
+    assert all(scan.mask.all() for scan in scored_scans(volumes))
     half = np.zeros(GRID, dtype=np.int16)
     half[0] = 1
-    scans = ScoredScans.checked([np.zeros(GRID)] * 2, [half, half > 0], [0 * half, half])
-    np.testing.assert_array_equal(*scans.masks)
-    assert [mask.dtype for mask in scans.masks] == [bool, bool]
-    assert [lesion.sum() for lesion in scans.lesions] == [0, 8]
+    scans = scored_scans([np.zeros(GRID)] * 2, [half, half > 0], [0 * half, half])
+    np.testing.assert_array_equal(*[scan.mask for scan in scans])
+    assert [scan.mask.dtype for scan in scans] == [bool, bool]
+    assert [scan.lesion.sum() for scan in scans] == [0, 8]
 
 
 SOUND, HALF = np.zeros(GRID), np.indices(GRID)[0] == 0
@@ -487,7 +476,7 @@ BROKEN = np.where(np.indices(GRID)[:2].sum(0) == 0, np.nan, 0)
 )
 def test_maps_masks_and_lesions_that_do_not_fit_are_refused(maps, masks, truths, message):
     with pytest.raises(ValueError, match=message):
-        ScoredScans.checked(maps, masks, truths)
+        scored_scans(maps, masks, truths)
 
 
 # Model files -------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_grades_have_the_shares_of_all_gliomas():
 
 
 def test_infiltration_raises_diffusivity_and_cores_of_cells_lower_it(brain):
-    n = len(brain.white)
+    n = len(brain.shares["white"])
     directions = spread_directions(16)
     before, _ = brain_signals(brain, directions, 1000.0, np.ones(n))
     for seed in range(6):
@@ -57,11 +57,11 @@ def test_infiltration_raises_diffusivity_and_cores_of_cells_lower_it(brain):
         for kind, glioma in found.items():
             total = sum(part.share for part in glioma.components)
             assert total.min() >= 0
-            assert (total <= brain.white + brain.gray + brain.deep + 1e-5).all()
+            assert (total <= brain.shares["white"] + brain.shares["gray"] + brain.shares["deep"] + 1e-5).all()
             signals, b0 = brain_signals(brain, directions, 1000.0, np.ones(n), glioma.components)
             change = (signals / b0[:, None]).mean(axis=1)[core] - np.exp(-0.8)
             assert (change.mean() > 0) == (kind == "cellular")
-            inside = glioma.lesion & (brain.white > 0.9)
+            inside = glioma.lesion & (brain.shares["white"] > 0.9)
             if inside.any():
                 assert signals[inside].std(axis=1).mean() < before[inside].std(axis=1).mean()
 
@@ -134,8 +134,8 @@ def test_infiltration_falls_to_half_at_the_border_of_the_lesion(brain):
         glioma = draw_diffusion_glioma(brain.head, "II", "infiltrating", np.random.default_rng(seed))
         if len(glioma.components) > 1:
             continue
-        white = brain.white > 0.98
-        share = glioma.components[0].share / (brain.white + brain.gray + brain.deep + 1e-9)
+        white = brain.shares["white"] > 0.98
+        share = glioma.components[0].share / (brain.shares["white"] + brain.shares["gray"] + brain.shares["deep"] + 1e-9)
         inside, outside = share[glioma.lesion & white], share[~glioma.lesion & white]
         if len(inside) < 30:
             continue
@@ -160,7 +160,7 @@ def test_gliomas_are_as_large_as_stated(brain):
 
 
 def test_gliomas_of_scans_are_of_adult_size_and_only_average_noise(brain):
-    signals, _ = brain_signals(brain, spread_directions(8), 1000.0, np.ones(len(brain.white)))
+    signals, _ = brain_signals(brain, spread_directions(8), 1000.0, np.ones(len(brain.shares["white"])))
     mask = brain.head.brain
     volume = np.zeros((*mask.shape, 8), dtype=np.float32)
     volume[mask] = np.clip(signals / 1.5, 0, 1)

@@ -34,18 +34,18 @@ def test_the_standard_brain_is_the_same_each_time():
 
 
 def test_shares_add_up_to_one_and_fibers_are_unit_vectors(brain):
-    shares = np.stack([brain.white, brain.gray, brain.deep, brain.fluid])
+    shares = np.stack(list(brain.shares.values()))
     assert shares.min() >= 0
     np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
     assert brain.fibers.shape == (2, brain.head.brain.sum(), 3)
     lengths = np.linalg.norm(brain.fibers, axis=-1)
-    np.testing.assert_allclose(lengths[:, brain.white > 0.5], 1, atol=1e-5)
+    np.testing.assert_allclose(lengths[:, brain.shares["white"] > 0.5], 1, atol=1e-5)
     assert 0 <= brain.crossing.min() <= brain.crossing.max() <= 0.5
-    assert 0.4 - 1e-6 <= brain.order[brain.white > 0.5].min() <= brain.order.max() <= 1
+    assert 0.4 - 1e-6 <= brain.order[brain.shares["white"] > 0.5].min() <= brain.order.max() <= 1
 
 
 def test_fibers_are_not_along_each_other_where_they_cross(brain):
-    crossed = (brain.crossing > 0.2) & (brain.white > 0.9)
+    crossed = (brain.crossing > 0.2) & (brain.shares["white"] > 0.9)
     assert crossed.sum() > 50
     along = np.abs((brain.fibers[0] * brain.fibers[1]).sum(axis=1))[crossed]
     assert np.median(along) < 0.2
@@ -86,7 +86,7 @@ def test_older_persons_have_larger_ventricles():
 
 
 def test_values_of_voxels_are_put_into_volumes(brain):
-    values = np.arange(1, 2 * len(brain.white) + 1, dtype=np.int32).reshape(-1, 2)
+    values = np.arange(1, 2 * len(brain.shares["white"]) + 1, dtype=np.int32).reshape(-1, 2)
     volume = brain.volume(values)
     assert volume.shape == (40, 48, 32, 2)
     assert volume.dtype == np.int32
@@ -95,7 +95,7 @@ def test_values_of_voxels_are_put_into_volumes(brain):
 
 
 def test_tissues_are_those_with_the_largest_shares(brain):
-    shares = {1: brain.white, 2: brain.gray, 3: brain.fluid, 4: brain.deep}
+    shares = dict(zip((1, 2, 3, 4), map(brain.shares.get, ("white", "gray", "fluid", "deep")), strict=True))
     tissue = brain.tissue[brain.head.brain]
     for number, share in shares.items():
         largest = tissue == number

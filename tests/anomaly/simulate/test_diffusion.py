@@ -17,14 +17,15 @@ ALONG_X, ALONG_Y = np.eye(3)[:2]
 
 def uniform_brain(n=1, *, white=0.0, gray=0.0, deep=0.0, fluid=0.0, crossing=0.0, order=1.0):
     """Make a brain of n equal voxels whose fibers go along x, and along y where they cross."""
-    values = (np.full(n, share, dtype=np.float32) for share in (white, gray, deep, fluid))
+    shares = {"white": white, "gray": gray, "fluid": fluid, "deep": deep}
+    shares = {name: np.full(n, share, dtype=np.float32) for name, share in shares.items()}
     fibers = np.stack([np.tile(ALONG_X, (n, 1)), np.tile(ALONG_Y, (n, 1))])
     properties = (np.full(n, value, dtype=np.float32) for value in (crossing, order))
-    return Brain(None, *values, fibers, *properties)
+    return Brain(None, shares, fibers, *properties)
 
 
 def signals_of(brain, b=1000.0, factor=1.0, lesion=()):
-    signals, b0 = brain_signals(brain, np.eye(3), b, np.full(len(brain.white), factor), lesion)
+    signals, b0 = brain_signals(brain, np.eye(3), b, np.full(len(brain.shares["white"]), factor), lesion)
     return signals[0], b0[0]
 
 
@@ -109,21 +110,21 @@ def test_a_component_takes_the_place_of_its_share_of_everything_else():
 
 def test_tissues_count_by_their_brightness(brain):
     directions = spread_directions(16)
-    signals, b0 = brain_signals(brain, directions, 1000.0, np.ones(len(brain.white)))
-    fluid = brain.fluid > 0.99
+    signals, b0 = brain_signals(brain, directions, 1000.0, np.ones(len(brain.shares["white"])))
+    fluid = brain.shares["fluid"] > 0.99
     np.testing.assert_allclose(signals[fluid] / b0[fluid, None], np.exp(-3.0), rtol=0.2)
     np.testing.assert_allclose(
-        b0, brain.white + 1.15 * brain.gray + 0.95 * brain.deep + 2.8 * brain.fluid, rtol=1e-5
+        b0, brain.shares["white"] + 1.15 * brain.shares["gray"] + 0.95 * brain.shares["deep"] + 2.8 * brain.shares["fluid"], rtol=1e-5
     )
     expected = (
-        1.15 * brain.gray * np.exp(-0.82)
-        + 2.8 * brain.fluid * np.exp(-3.0)
-        + 0.95 * brain.deep * np.exp(-0.74)
+        1.15 * brain.shares["gray"] * np.exp(-0.82)
+        + 2.8 * brain.shares["fluid"] * np.exp(-3.0)
+        + 0.95 * brain.shares["deep"] * np.exp(-0.74)
     )
-    gray = brain.white < 0.01
+    gray = brain.shares["white"] < 0.01
     assert gray.sum() > 100
     np.testing.assert_allclose(signals[gray].mean(axis=1), expected[gray], atol=0.01)
-    half, half_b0 = brain_signals(brain, directions, 0.0, np.ones(len(brain.white)))
+    half, half_b0 = brain_signals(brain, directions, 0.0, np.ones(len(brain.shares["white"])))
     np.testing.assert_allclose(half, np.repeat(half_b0[:, None], 16, axis=1), rtol=1e-5)
 
 

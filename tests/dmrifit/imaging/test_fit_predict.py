@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import io
 import itertools
 import json
 import re
@@ -565,7 +566,8 @@ def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("shutil.copyfileobj", full)
+    disk = type("Full", (io.BytesIO,), {"write": full})
+    monkeypatch.setattr("dmrifit.io.series.tempfile.TemporaryFile", disk)
     refused(scan, r"no room to unpack .*sub-01_dwi\.nii\.gz.*TMPDIR", error=OSError)
 
 

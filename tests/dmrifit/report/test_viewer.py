@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ class Rows:
     """Stands for records of voxels: packs the numbers of the rows that it is asked for."""
 
     def __init__(self, rows):
-        self.rows = rows
+        self.signals = SimpleNamespace(rows=rows)
 
     def pack(self, rows):
         return {"rows": rows.tolist()}
