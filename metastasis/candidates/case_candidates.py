@@ -170,7 +170,7 @@ def block_peaks(
     probability = np.flip(probability[window], mirrored)
     brain = np.flip(brain[window], mirrored)
     edges = [max(1, round(_BLOCK_MM / step)) for step in steps]
-    numbers = [
+    numbers: list[Any] = [
         (np.arange(n) + round(_MARGIN_MM / step)) // edge
         for n, step, edge in zip(brain.shape, steps, edges, strict=True)
     ]
