@@ -174,7 +174,8 @@ def block_peaks(
         (np.arange(n) + round(_MARGIN_MM / step)) // edge
         for n, step, edge in zip(brain.shape, steps, edges, strict=True)
     ]
-    index = np.ravel_multi_index(np.ix_(*numbers), [last[-1] + 1 for last in numbers])
+    n_blocks = [int(of_axis[-1]) + 1 for of_axis in numbers]
+    index: Any = np.ravel_multi_index(np.ix_(*numbers), n_blocks)
     full = np.flatnonzero(np.bincount(index[brain]) >= _LEAST_BRAIN * np.prod(edges))
     values = _logits(np.where(brain, probability, 0))
     return np.asarray(ndimage.maximum(values, index, full), dtype=np.float64)

@@ -506,13 +506,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         self.classifier_, self.classifier_without_prior_ = classifiers[0], classifiers[-1]
 
 
-def small_unet(
-    random_state: RandomState,
-    *,
-    warm_start_from: Any = None,
-    appearance: float = 1.0,
-    **training: Any,
-) -> Any:
+def small_unet(random_state: RandomState, **training: Any) -> Any:
     """Make the segmenter of own scans: a U-Net of 0.33 million weights; fields of `Training`."""
     defaults = Training(epochs=18, batch_size=2, learning_rate=2e-3, schedule="cosine")
     return DeepMedicSegmenter(
@@ -524,8 +518,6 @@ def small_unet(
         optimizer="adamw",
         min_voxels=4,
         spacing=1.0,
-        warm_start_from=warm_start_from,
-        appearance=appearance,
         training=fill_training(Training(**training), defaults),
         random_state=random_state,
     )

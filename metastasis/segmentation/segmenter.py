@@ -346,9 +346,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         """
         check_is_fitted(self)
         cases = network_inputs.joined_cases(volumes, priors, masks)
-        pairs = zip(
-            self._predictions(cases), network_inputs.paired_labels(cases, labels), strict=True
-        )
+        targets = network_inputs.paired_labels(cases, labels)
+        pairs = zip(self._predictions(cases), targets, strict=True)
         scores = [self._case_score(probability, target) for probability, target in pairs]
         return float(np.mean(scores))
 

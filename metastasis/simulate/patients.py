@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, gaussian_filter, label
+from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
+from dmrifit.io.components import label_components
 from dmrifit.io.nifti import Image
 from dmrifit.simulate import heads
 from dmrifit.simulate.head_shapes import slow_field, texture_field
@@ -63,7 +64,6 @@ _EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}
 _SMALLEST, _LARGEST = 24, 512  # voxels along an axis
 _LEAST_FIELD = 40.0  # mm along an axis
 _LARGEST_VOXEL = 4.0  # mm
-_FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -412,7 +412,7 @@ def _table(
     """List the metastases, each with its largest connected component's number in the label."""
     import pandas as pd
 
-    components, _ = label(mask, structure=_FULL_CONNECTION)
+    components = label_components(mask)
     rows = []
     for lesion, (window, voxels) in zip(lesions, masks, strict=True):
         # Uneven walls of rings may lie in pieces.

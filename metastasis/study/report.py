@@ -348,8 +348,7 @@ def _sizes_and_changes(tables: _Tables) -> Iterator[Any]:
         "Scans without lesions": (tables["lesion_free"], "lesion_free", ""),
     }
     for title, (table, name, text) in folds.items():
-        blocks = list(_tables(table, name))
-        yield page.Fold(title, text, *blocks)
+        yield page.Fold(title, text, *_tables(table, name))
     status = tables["status"]
     if not len(status):
         return
