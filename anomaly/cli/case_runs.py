@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.scans.detection import Detection
-from anomaly.scans.series import SeriesDetector, SeriesFiles
+from anomaly.scans.series import SeriesDetector, SeriesFiles, naming_scan
 from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
@@ -232,10 +232,8 @@ def prepared_cases(
     """Prepare scans on their own grid, in RAS order, for the evaluation of maps."""
     scans = []
     for files in progress(series, len(series), "reading"):
-        try:
+        with naming_scan(files):
             scans.append(files.prepare(tissue=tissue, mask=mask, b=b))
-        except ValueError as error:
-            raise ValueError(f"{files.label}: {error}") from None
     return scans
 
 
@@ -253,17 +251,15 @@ def _panels(detection: Detection) -> Figure:
     elif threshold > 0:
         top = _BRIGHTEST * threshold
     # A scan without an anomaly is shown, too.
-    for mask in (detection.opened, detection.found, case.brain):
-        if mask.any():
-            slice_number = int(mask.sum(axis=(0, 1)).argmax())
-            break
+    masks = (detection.opened, detection.found, case.brain)
+    mask = next(mask for mask in masks if mask.any())
     return plot_panels(
         case,
         {"map": detection.map},
         {"map": threshold},
         {"map": (0.0, top)},
         opening=detection.opening,
-        number=slice_number,
+        number=int(mask.sum(axis=(0, 1)).argmax()),
         # The default title says whether the scan is healthy, which is unknown here.
         title=case.name,
     )

@@ -77,18 +77,18 @@ class AlignedScans:
         images = [guide_images(look.mean, look.spread, look.mask, scales) for look in looks]
         grid = np.indices(looks[0].mask.shape, dtype=np.float32)
         stacks = _stacked(looks, [grid] * len(looks))
-        # An affine round first: its mean is sharp enough to be warped to.
-        for rounded in (None, smoothness):
+        # An affine round first: its mean is sharp enough to be warped to. The last round aligns
+        # as new scans will be: detectors must see deviations from the sharpest mean.
+        for n_more, rounded in ((2, None), (1, smoothness), (0, smoothness)):
             guide = _guide(stacks, scales)
-            positions = _all_aligned(images, looks, guide, rounded)
-            # Without this all scans could drift away together from their first mean.
-            drift = np.mean(positions, axis=0) - grid
-            positions = [position - drift for position in positions]
-            stacks = _stacked(looks, [inverted(position) for position in positions])
-        guide = _guide(stacks, scales)
-        # Align once more, as new scans will be: detectors must see deviations from the sharpest
-        # mean.
-        positions = _all_aligned(images, looks, guide, smoothness)
+            positions = []
+            for image, look in zip(images, looks, strict=True):
+                positions.append(align(image, look.mask, guide, smoothness=rounded))
+            if n_more:
+                # Without this all scans could drift away together from their first mean.
+                drift = np.mean(positions, axis=0) - grid
+                positions = [position - drift for position in positions]
+                stacks = _stacked(looks, [inverted(position) for position in positions])
         return cls(looks, positions, stacks, guide, scales, subjects)
 
     def left_out(self, i: int) -> NDArray[np.float32]:
@@ -185,15 +185,6 @@ def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:
         mean[x][inside] = voxels.mean(axis=-1, dtype=np.float32)
         spread[x][inside] = voxels.std(axis=-1, dtype=np.float32)
     return Look(mean, spread, mask)
-
-
-def _all_aligned(
-    images: list[NDArray], looks: list[Look], guide: NDArray, smoothness: float | None
-) -> list[NDArray]:
-    positions = []
-    for image, look in zip(images, looks, strict=True):
-        positions.append(align(image, look.mask, guide, smoothness=smoothness))
-    return positions
 
 
 def _stacked(looks: list[Look], positions: list[NDArray]) -> NDArray[np.float32]:

@@ -111,10 +111,9 @@ class SeriesFiles:
         PreparedScan
             The scan.
         """
-        roles = ("mask", self.brain), ("tissue", self.tissue), ("lesion", self.lesion)
-        for key, path in (*roles, ("followup", self.followup)):
-            if path is not None:
-                options[key] = path
+        images = {"mask": self.brain, "tissue": self.tissue, "lesion": self.lesion}
+        images["followup"] = self.followup
+        options |= {key: path for key, path in images.items() if path is not None}
         options |= {"bval": self.bval, "bvec": self.bvec, "patient": self.subject}
         return prepare_scan(self.image, **(options | {"name": self.label} | dict(self.known)))
 
@@ -279,7 +278,7 @@ class SeriesDetector(BaseEstimator):
         measurements: dict[str, Any] = {"b": self.b, "directions": own}
         given = {"tissue": tissue, "mask": mask, "spacing": self.spacing, "shape": self.shape}
         for files in series:
-            with _naming(files):
+            with naming_scan(files):
                 scan = files.prepare(center=self.center, **given, **measurements)
                 if scans:
                     _check_like(scan.case, scans[0].case)
@@ -322,8 +321,7 @@ class SeriesDetector(BaseEstimator):
         del learned._counted, learned._observe
         self.protocol_ = scans[0].protocol
         self.shape_, self.edges_ = reference.shape, reference.spacing
-        x, y, z = reference.affine[:3, 3].tolist()
-        self.origin_ = (x, y, z)
+        self.origin_ = _triple(float, reference.affine[:3, 3])
         self.n_scans_ = len(scans)
         self.synthetic_ = any(scan.case.synthetic for scan in scans)
         images = [files.image for files in series]
@@ -512,7 +510,7 @@ class SeriesDetector(BaseEstimator):
         self._check_calibration_scans(series)
         scans = []
         for files in series:
-            with _naming(files):
+            with naming_scan(files):
                 scans.append(self.prepare(files, **options))
         maps = np.stack([self._map_of(scan) for scan in scans])
         masks = np.stack([scan.case.scored for scan in scans])
@@ -596,12 +594,9 @@ class SeriesDetector(BaseEstimator):
         detector.restore(inner["fitted"], files)
         try:
             self.protocol_ = Protocol.from_dict(fitted["protocol"])
-            i, j, k = map(int, fitted["shape"])
-            self.shape_ = (i, j, k)
-            a, b, c = map(float, fitted["edges"])
-            self.edges_ = (a, b, c)
-            x, y, z = map(float, fitted["origin"])
-            self.origin_ = (x, y, z)
+            self.shape_ = _triple(int, fitted["shape"])
+            self.edges_ = _triple(float, fitted["edges"])
+            self.origin_ = _triple(float, fitted["origin"])
             self.n_scans_ = int(fitted["n_scans"])
             self.synthetic_ = bool(fitted["synthetic"])
             self.healthy_ = self.training_ = None
@@ -736,7 +731,7 @@ def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
 
 
 @contextmanager
-def _naming(series: SeriesFiles) -> Iterator[None]:
+def naming_scan(series: SeriesFiles) -> Iterator[None]:
     """Name the scan in errors about it."""
     try:
         yield
@@ -757,6 +752,11 @@ def _check_like(case: Case, reference: Case) -> None:
             f"voxels of {_mm(case.spacing)}, where {reference.name} has {_mm(reference.spacing)}; "
             "give a spacing (--spacing), which all scans are resampled to"
         )
+
+
+def _triple(kind: type, values: Any) -> Any:
+    x, y, z = map(kind, values)
+    return x, y, z
 
 
 def _mm(edges: Any) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,25 @@ class HealthyScans:
         scan, which scores that are means over directions and neighbors hardly show. None where
         there are fewer than three healthy scans, or too few voxels.
         """
-        return _differs(figures, self.scans, largest_division)
+        from scipy.special import stdtrit
+
+        n_values = 2 * len(_QUANTILES)
+        values = np.asarray([scan.bulk for scan in self.scans], dtype=float).reshape(-1, n_values)
+        values = values[np.isfinite(values).all(axis=1)]
+        n = len(values)
+        if n < FEWEST_SCANS or not np.isfinite(figures.bulk).all():
+            return None
+        sd = np.maximum(values.std(axis=0, ddof=1), _LEAST_SD) * np.sqrt(1 + 1 / n)
+        limit = stdtrit(n - 1, 1 - _LEVEL / 2)
+        center, bulk = values.mean(axis=0), np.asarray(figures.bulk)
+        is_above = bulk - center > limit * sd
+        is_below = bulk * largest_division - center < -limit * sd
+        # Of each quantile, in both hemispheres.
+        is_shifted = any(side.reshape(2, -1).all(axis=0).any() for side in (is_above, is_below))
+        measured = [scan.noise for scan in self.scans if np.isfinite(scan.noise)]
+        usual = np.median(measured) if measured else 0.0
+        # No noise is a multiple of none; comparisons with what was not measured are false.
+        return is_shifted or bool(usual > 0 and figures.noise > _NOISE_RATIO * usual)
 
     @property
     def anomalies_per_scan(self) -> float | None:
@@ -93,8 +111,11 @@ class HealthyScans:
 
     def verdicts(self) -> list[bool | None]:
         """Tell of each healthy scan whether it differs; None where it cannot be judged."""
-        scans = self.scans
-        return [_differs(scan, scans[:i] + scans[i + 1 :]) for i, scan in enumerate(scans)]
+        verdicts = []
+        for i, scan in enumerate(self.scans):
+            others = replace(self, scans=self.scans[:i] + self.scans[i + 1 :])
+            verdicts.append(others.differs(scan))
+        return verdicts
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for a model file."""
@@ -106,7 +127,7 @@ class HealthyScans:
         """Read plain values of a model file."""
         # The first files say nothing about these two.
         content = {"left_out": False, "adjusted": False} | dict(content)
-        keys = {"scans", "spread", "left_out", "adjusted"}
+        keys = {field.name for field in fields(cls)}
         refuse_keys(content, keys, "part of healthy scans", complete=True)
         scans = []
         for written in content["scans"]:
@@ -215,28 +236,3 @@ def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
     draws = rng.integers(len(numbers), size=(_N_RESAMPLES, len(numbers)))
     low, high = np.quantile(numbers[draws].mean(axis=1), (0.025, 0.975))
     return mean, float(low), float(high)
-
-
-def _differs(
-    figures: ScanFigures, healthy: Sequence[ScanFigures], largest_division: float = 1.0
-) -> bool | None:
-    """Compare bulk and noise of a scan with those of healthy scans."""
-    from scipy.special import stdtrit
-
-    n_values = 2 * len(_QUANTILES)
-    values = np.asarray([scan.bulk for scan in healthy], dtype=float).reshape(-1, n_values)
-    values = values[np.isfinite(values).all(axis=1)]
-    n = len(values)
-    if n < FEWEST_SCANS or not np.isfinite(figures.bulk).all():
-        return None
-    sd = np.maximum(values.std(axis=0, ddof=1), _LEAST_SD) * np.sqrt(1 + 1 / n)
-    limit = stdtrit(n - 1, 1 - _LEVEL / 2)
-    center, bulk = values.mean(axis=0), np.asarray(figures.bulk)
-    is_above = bulk - center > limit * sd
-    is_below = bulk * largest_division - center < -limit * sd
-    # Of each quantile, in both hemispheres.
-    is_shifted = any(side.reshape(2, -1).all(axis=0).any() for side in (is_above, is_below))
-    measured = [scan.noise for scan in healthy if np.isfinite(scan.noise)]
-    usual = np.median(measured) if measured else 0.0
-    # No noise is a multiple of none; comparisons with what was not measured are false.
-    return is_shifted or bool(usual > 0 and figures.noise > _NOISE_RATIO * usual)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.generator_table import GENERATORS, Generator
+from anomaly.generators.generator_table import GENERATORS
 from anomaly.generators.gliomas import GRADES, draw_diffusion_glioma
 from anomaly.scans.cases import Case
 from anomaly.simulate.anatomy import Brain, Standard, draw_brain, standard_brain
@@ -238,7 +238,7 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
         generator = GENERATORS[settings.generator]
     weighted, b0 = brain_signals(brain, settings.directions, _B, factors, components)
     if generator is not None and generator.before_noise:
-        weighted, lesion = _put(generator, weighted / b0[:, None], brain, number, settings)
+        weighted, lesion = _put(weighted / b0[:, None], brain, number, settings)
         weighted *= b0[:, None]
     noise = _stream(settings, group, number, "noise")
     b0 = add_noise(b0, 1 / settings.snr, noise)
@@ -253,7 +253,7 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
     weighted /= b0[:, None]
     np.clip(weighted, 0, 1, out=weighted)
     if generator is not None and not generator.before_noise:
-        weighted, lesion = _put(generator, weighted, brain, number, settings)
+        weighted, lesion = _put(weighted, brain, number, settings)
     title = group if generator is None else settings.generator
     name = f"synthetic-{title}-{number + 1:03d}"
     return Case(
@@ -273,14 +273,10 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
 
 
 def _put(
-    generator: Generator,
-    signals: NDArray[np.float32],
-    brain: Brain,
-    number: int,
-    settings: _Settings,
+    signals: NDArray[np.float32], brain: Brain, number: int, settings: _Settings
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Put an anomaly into a patient's signals (n_voxels, m) over those at b = 0."""
-    mask = brain.head.brain
+    generator, mask = GENERATORS[settings.generator], brain.head.brain
     source = None
     if generator.needs_source:
         # A person that is in no cohort.

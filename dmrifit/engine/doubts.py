@@ -75,10 +75,17 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
                 most = low + UNDETERMINED_SHARE * (result.upper_bounds(j) - low)
                 is_wide |= (outer[:, j, 0] <= low) & (outer[:, j, 1] >= most)
                 column[is_wide] = DoubtReason.NOT_DETERMINED
-    for share, end, carried in _carried_parameters(model, result.protocol):
-        limit = outer[:, share, 1] if end == 0 else 1 - outer[:, share, 0]
-        for j in carried:
-            reasons[limit < _SMALLEST_SHARE, j] = DoubtReason.NO_INFLUENCE
+    # At the ends of a share, the parameters of the compartment that is gone have no influence.
+    for j, parameter in enumerate(model.parameters):
+        if not is_share(parameter):
+            continue
+        for end, limit in enumerate((outer[:, j, 1], 1 - outer[:, j, 0])):
+            tissue = typical_tissue(model)
+            tissue[j] = end
+            with np.errstate(all="ignore"):
+                slopes = signal_jacobian(model, tissue, result.protocol)[0]
+            is_gone = (np.abs(slopes).max(axis=0) == 0) & (np.arange(len(tissue)) != j)
+            reasons[np.ix_(limit < _SMALLEST_SHARE, is_gone)] = DoubtReason.NO_INFLUENCE
     # numpy is slow along short axes.
     is_known = np.isfinite(outer[..., 0]) & np.isfinite(outer[..., 1])
     reasons[~is_known] = DoubtReason.NONE
@@ -108,25 +115,6 @@ def least_weighted_signals(result: Any) -> NDArray[np.float64]:
 def column_counts(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Count what is True in each column; a sum along the first axis is much slower."""
     return np.array([np.count_nonzero(column) for column in flags.T], np.int64)
-
-
-def _carried_parameters(
-    model: SignalModel, protocol: Protocol
-) -> list[tuple[int, int, list[int]]]:
-    """List each share, the end (0 or 1) of its range, and the parameters that vanish there."""
-    carried: list[tuple[int, int, list[int]]] = []
-    for share, parameter in enumerate(model.parameters):
-        if not is_share(parameter):
-            continue
-        for end in (0, 1):
-            tissue = typical_tissue(model)
-            tissue[share] = end
-            with np.errstate(all="ignore"):
-                slopes = np.abs(signal_jacobian(model, tissue, protocol)[0]).max(axis=0)
-            vanishing = [j for j in np.flatnonzero(slopes == 0) if j != share]
-            if vanishing:
-                carried.append((share, end, [int(j) for j in vanishing]))
-    return carried
 
 
 @dataclass
@@ -169,27 +157,21 @@ class DoubtTally:
         reasons = result.doubt_reasons[fitted]
         for j, column in enumerate(reasons.T):
             self.reasons[j] += np.bincount(column, minlength=len(DoubtReason))
-        is_none = self._none_found(result, reasons == DoubtReason.NONE, fitted)
+        # Which parameters are a well-measured zero.
+        is_none = reasons == DoubtReason.NONE
+        for j, parameter in enumerate(self.model.parameters):
+            if self.bounds[j][0] != 0 or parameter.is_amplitude:
+                is_none[:, j] = False
+                continue
+            # Column by column: a copy of all ends of a slab would be large.
+            low, high = (result.outer_intervals[:, j, side][fitted] for side in (0, 1))
+            is_none[:, j] &= (low <= 0) & (high <= 2 * largest_error(parameter, 0.0))
         is_undetermined = np.isin(reasons, (DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED))
         at_bound = (result.at_low | result.at_high)[fitted]
         rows = np.flatnonzero(fitted)
         self._signals.add(least_weighted_signals(result), rows)
         self._ends.add(result.outer_intervals, rows)
         self._flags.add(np.stack([is_none, is_undetermined, at_bound], 1), np.arange(len(rows)))
-
-    def _none_found(
-        self, result: Any, is_sound: NDArray[np.bool_], fitted: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        """Tell which parameters are a well-measured zero, (n_fitted, n_parameters)."""
-        is_none = np.zeros(is_sound.shape, bool)
-        for j, parameter in enumerate(self.model.parameters):
-            if self.bounds[j][0] != 0 or parameter.is_amplitude:
-                continue
-            most = 2 * largest_error(parameter, 0.0)
-            # Column by column: a copy of all ends of a slab would be large.
-            low, high = (result.outer_intervals[:, j, side][fitted] for side in (0, 1))
-            is_none[:, j] = is_sound[:, j] & (low <= 0) & (high <= most)
-        return is_none
 
     @property
     def too_high_b(self) -> bool:
@@ -272,10 +254,7 @@ class DoubtTally:
                 f"In {below_noise:.0%} of the voxels the noise is larger than the signal at the "
                 "lowest b-value: is sigma in the units of the image?"
             )
-        for j in np.flatnonzero(self.free):
-            sentence = self._sentence(int(j))
-            if sentence:
-                sentences.append(sentence)
+        sentences += filter(None, (self._sentence(int(j)) for j in np.flatnonzero(self.free)))
         disagree = self.starts_disagree / self.n_fitted
         if disagree >= _MENTIONED_STARTS:
             sentences.append(

@@ -191,9 +191,7 @@ FIT_MAPS = (
 
 def map_names(model: SignalModel) -> list[str]:
     """List the maps of a fit in the order in which they are written."""
-    names: list[str] = []
-    for fit_map in FIT_MAPS:
-        names += fit_map.names(model)
+    names = [name for fit_map in FIT_MAPS for name in fit_map.names(model)]
     if len(set(names)) != len(names):
         raise ValueError(
             f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; "
@@ -207,11 +205,10 @@ def empty_maps(model: SignalModel, grid: tuple[int, int, int]) -> dict[str, NDAr
     maps: dict[str, NDArray] = {}
     for fit_map in FIT_MAPS:
         for name in fit_map.names(model):
-            # np.zeros takes memory only where a map is written to, np.full everywhere.
+            # This takes memory only where a map is written to.
+            maps[name] = np.zeros(grid, fit_map.dtype_for(model))
             if fit_map.outside:
-                maps[name] = np.full(grid, fit_map.outside, fit_map.dtype_for(model))
-            else:
-                maps[name] = np.zeros(grid, fit_map.dtype_for(model))
+                maps[name][:] = fit_map.outside
     return maps
 
 

@@ -99,19 +99,16 @@ class Problem:
         self._set_common()
 
     def _set_bounds(self, protocol: Protocol, box: Box) -> None:
-        n_parameters = len(self.model.names)
-        self.low = np.empty(n_parameters)
-        self.high = np.empty(n_parameters)
+        self.low, self.high = np.empty((2, len(self.model.names)))
         self.turn_up = np.inf
         b_max = float(protocol.b_ms_per_um2.max())
         for j, parameter in enumerate(self.model.parameters):
-            lower, upper = box[parameter.name]
+            self.low[j], upper = box[parameter.name]
             if upper == "monotonic":
                 # The limit 3/(b·D) moves with D; the search needs a fixed bound beside it.
                 upper = parameter.high if np.isfinite(parameter.high) else 1e3
                 if b_max > 0:
                     self.turn_up = 3.0 / b_max
-            self.low[j] = lower
             self.high[j] = upper
         ends = np.stack([self.low, self.high])
         # The inverse of a relaxation time swaps its bounds.

@@ -113,7 +113,9 @@ class FitSettings:
             check_number("threshold", self.threshold, above=0.0)
         if self.regularization is not None:
             check_number("regularization", self.regularization)
-        if self.method == "map" and self.monotonic:
+        pairs = self.bounds.values() if isinstance(self.bounds, Mapping) else ()
+        is_capped = any(isinstance(pair, tuple | list) and "monotonic" in pair for pair in pairs)
+        if self.method == "map" and is_capped:
             raise ValueError(
                 "a 'monotonic' bound is not for method='map', whose prior keeps K from it; give a "
                 "number"
@@ -164,17 +166,6 @@ class FitSettings:
             )
         return weights / weights.mean()
 
-    @property
-    def monotonic(self) -> list[str]:
-        """Names of the parameters whose upper bound was asked to keep the signal falling."""
-        if self.bounds is None or isinstance(self.bounds, str):
-            return []
-        return [
-            name
-            for name, pair in self.bounds.items()
-            if isinstance(pair, tuple | list) and tuple(pair[1:]) == ("monotonic",)
-        ]
-
     def capped(self, model: SignalModel) -> list[str]:
         """List the parameters whose upper bound keeps the signal falling, also by default."""
         return [name for name, (_, high) in self.box(model).items() if high == "monotonic"]
@@ -186,9 +177,19 @@ class FitSettings:
             kurtosis = model.cumulant[0]
             if kurtosis not in (self.fixed or {}):
                 box[kurtosis] = box[kurtosis][0], "monotonic"
-        if self.bounds is None:
-            return box
-        for name, pair in self._bounds_by_name(model).items():
+        bounds = self.bounds or {}
+        if isinstance(bounds, str):
+            if bounds != "published":
+                raise ValueError(
+                    f"bounds must be a dict by parameter name or 'published', not {bounds!r}"
+                )
+            if model.published_bounds is None:
+                raise ValueError(
+                    f"there are no published bounds for model {model.name}; "
+                    "give a dict by parameter name"
+                )
+            bounds = model.published_bounds
+        for name, pair in bounds.items():
             parameter = _parameter(model, name, "bounds")
             try:
                 low, high = pair
@@ -302,9 +303,8 @@ class FitSettings:
         """Describe the options that results depend on, except fixed values and the noise."""
         bounds = self.bounds
         if isinstance(bounds, Mapping):
-            bounds = ", ".join(
-                f"{name} from {low} to {high}" for name, (low, high) in bounds.items()
-            )
+            pairs = bounds.items()
+            bounds = ", ".join(f"{name} from {low} to {high}" for name, (low, high) in pairs)
         described: dict[str, Any] = {
             "Method": self.method or "the model's own",
             "Starts": self.n_starts,
@@ -318,20 +318,6 @@ class FitSettings:
             weights = np.asarray(self.weights, dtype=float).ravel()
             described["Weights"] = ", ".join(f"{weight:g}" for weight in weights)
         return described
-
-    def _bounds_by_name(self, model: SignalModel) -> Mapping[str, tuple[float, float | str]]:
-        if not isinstance(self.bounds, str):
-            return self.bounds or {}
-        if self.bounds != "published":
-            raise ValueError(
-                f"bounds must be a dict by parameter name or 'published', not {self.bounds!r}"
-            )
-        if model.published_bounds is None:
-            raise ValueError(
-                f"there are no published bounds for model {model.name}; "
-                "give a dict by parameter name"
-            )
-        return model.published_bounds
 
 
 def can_segment(protocol: Protocol, threshold: float = DEFAULT_THRESHOLD) -> bool:

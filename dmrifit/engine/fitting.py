@@ -442,18 +442,11 @@ def _refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
             sigma = np.nanmax(values, axis=1)
         points = [start.parameters[fitted]]
         if expanded is not None:
-            points.append(_typical_points(points[0], expanded, start))
+            # Every voxel at the mean of the prior, but for its amplitude and fixed parameters.
+            mean, precision = expanded
+            typical = Coordinates(LINE, *np.array(start.bounds).T).out_of(mean[None, :])
+            points.append(np.where(np.diag(precision) > 0, typical, points[0]))
         Search(problem, values, sigma, start, points).write(result, fitted)
 
     run_in_chunks(fit_chunk, len(signals), _REFINED_CHUNK, settings.n_threads)
     return result
-
-
-def _typical_points(
-    points: NDArray, expanded: tuple[NDArray, NDArray], start: FitResult
-) -> NDArray:
-    """Put every voxel at the mean of the prior, but for its amplitude and fixed parameters."""
-    mean, precision = expanded
-    low, high = np.array(start.bounds).T[:, None]
-    typical = Coordinates(LINE, low, high).out_of(mean[None, :])
-    return np.where(np.diag(precision) > 0, typical, points)

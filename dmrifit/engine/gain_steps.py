@@ -48,19 +48,8 @@ class GainStep:
 
     def describe(self) -> dict[str, Any]:
         """Describe the step for a sidecar."""
-        return {
-            "Description": self.description,
-            "Low": self.low,
-            "High": self.high,
-            "Ratio": self.ratio,
-        }
-
-
-@dataclass(frozen=True)
-class _Contrast:
-    b: float
-    te: float
-    columns: NDArray[np.intp]
+        fields = {name.capitalize(): value for name, value in vars(self).items()}
+        return {"Description": self.description, **fields}
 
 
 def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
@@ -80,143 +69,100 @@ def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
 
     Shapes: `signals` (n_voxels, n_measurements), of at least five voxels or regions to tell noise.
     """
-    contrasts, values = _bright_means(signals, _contrasts(protocol))
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    shells = _comparable_shells(protocol, te)
+    means = [mean_of_finite(np.asarray(signals[:, shell], np.float64)) for shell in shells]
+    measured = [i for i, mean in enumerate(means) if not np.isnan(mean).all()]
+    if not measured:
+        return None
+    values = np.stack([means[i] for i in measured], axis=1)
+    values = values[((values > 0) & np.isfinite(values)).all(axis=1)]
+    if len(values):
+        brightness = values.max(axis=1)
+        values = values[brightness >= _BRIGHT * np.percentile(brightness, 99)]
     if len(values) < _FEWEST_VOXELS:
         return None
-    echo_times = sorted({contrast.te for contrast in contrasts})
-    for te in echo_times:
-        members = [i for i, contrast in enumerate(contrasts) if contrast.te == te]
-        step = _step_along_b(values[:, members], [contrasts[i] for i in members])
+    b = np.array([protocol.b[shells[i]].mean() for i in measured])
+    te = np.array([te[shells[i][0]] for i in measured])
+    for echo_time in np.unique(te):
+        step = _step_along_b(values[:, te == echo_time], b[te == echo_time], echo_time)
         if step is not None:
             return step
-    return _step_along_te(values, contrasts, echo_times)
+    return _step_along_te(values, b, te)
 
 
-def _contrasts(protocol: Protocol) -> list[_Contrast]:
-    """List the contrasts that can be compared, by echo time and b."""
-    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-    contrasts = []
-    for echo_time in np.unique(te):
-        columns = np.flatnonzero(te == echo_time)
-        for shell in _shells(columns[np.argsort(protocol.b[columns], kind="stable")], protocol):
-            b = float(np.mean(protocol.b[shell]))
-            contrasts.append(_Contrast(b, float(echo_time), shell))
+def _comparable_shells(protocol: Protocol, te: NDArray[np.float64]) -> list[list[int]]:
+    """List the measurements of each contrast that can be compared, by echo time and b."""
+    b = protocol.b
+    shells: list[list[int]] = []
+    for i in np.lexsort([b, te]).tolist():
+        first = shells[-1][0] if shells else i
+        if not shells or te[i] != te[first] or b[i] > b[first] * _SAME_B + _ROUNDING:
+            shells.append([])
+        shells[-1].append(i)
     # Scanners write the b-value that each direction really had; traces share theirs.
     has_single = protocol.directions is None and any(
-        len(contrast.columns) >= _FEWEST_DIRECTIONS
-        and contrast.b >= _DIRECTIONAL_B
-        and np.ptp(protocol.b[contrast.columns]) > 0
-        for contrast in contrasts
+        len(shell) >= _FEWEST_DIRECTIONS
+        and b[shell].mean() >= _DIRECTIONAL_B
+        and np.ptp(b[shell]) > 0
+        for shell in shells
     )
-
-    def is_directional(shell: NDArray[np.intp]) -> bool:
-        if protocol.b[shell].max() < _DIRECTIONAL_B:
-            return False
-        if protocol.directions is None:
-            return has_single and len(shell) < _FEWEST_DIRECTIONS
-        axes = np.unique(np.abs(protocol.directions[shell]).round(3), axis=0)
-        return bool(protocol.directions[shell].any()) and len(axes) < _FEWEST_DIRECTIONS
-
-    return [contrast for contrast in contrasts if not is_directional(contrast.columns)]
-
-
-def _shells(columns: NDArray[np.intp], protocol: Protocol) -> list[NDArray[np.intp]]:
-    """Split measurements in the order of b where the next b-value is no longer the first one."""
-    shells: list[list[int]] = []
-    for column in columns.tolist():
-        if shells and protocol.b[column] <= protocol.b[shells[-1][0]] * _SAME_B + _ROUNDING:
-            shells[-1].append(column)
-        else:
-            shells.append([column])
-    return [np.array(shell) for shell in shells]
+    comparable = []
+    for shell in shells:
+        n_directions = len(shell) if has_single else _FEWEST_DIRECTIONS
+        if protocol.directions is not None and protocol.directions[shell].any():
+            axes = np.abs(protocol.directions[shell]).round(3)
+            n_directions = len(np.unique(axes, axis=0))
+        if b[shell].max() < _DIRECTIONAL_B or n_directions >= _FEWEST_DIRECTIONS:
+            comparable.append(shell)
+    return comparable
 
 
-def _bright_means(
-    signals: NDArray, contrasts: list[_Contrast]
-) -> tuple[list[_Contrast], NDArray[np.float64]]:
-    """Average the contrasts that were measured, of voxels that are positive and not air."""
-    values = np.asarray(signals, dtype=np.float64)
-    measured, means = [], []
-    for contrast in contrasts:
-        mean = mean_of_finite(values[:, contrast.columns])
-        if not np.isnan(mean).all():
-            measured.append(contrast)
-            means.append(mean)
-    if not measured:
-        return [], np.empty((0, 0))
-    table = np.stack(means, axis=1)
-    table = table[((table > 0) & np.isfinite(table)).all(axis=1)]
-    if len(table):
-        brightness = table.max(axis=1)
-        table = table[brightness >= _BRIGHT * np.percentile(brightness, 99)]
-    return measured, table
-
-
-def _median_rise(ratios: NDArray) -> tuple[float, float]:
+def _median_and_error(logarithms: NDArray) -> tuple[float, float]:
     """Give the median of logarithms of ratios, and its standard error."""
-    logarithms = np.log(ratios)
     median = float(np.median(logarithms))
     spread = 1.4826 * np.median(np.abs(logarithms - median))
     # Of a median of normal values; where voxels are few, it is itself uncertain.
     return median, float(1.2533 * spread / np.sqrt(len(logarithms)))
 
 
-def _step_along_b(values: NDArray, contrasts: list[_Contrast]) -> GainStep | None:
+def _step_along_b(values: NDArray, b: NDArray, te: float) -> GainStep | None:
     """Compare neighbors along b at one echo time."""
-    levels = [0]
-    sizes = []
-    n_rises = 0
-    for i in range(1, len(contrasts)):
-        rise, error = _median_rise(values[:, i] / values[:, i - 1])
-        gap = 1e-3 * (contrasts[i].b - contrasts[i - 1].b)
+    jumps = np.zeros(len(b))
+    for i in range(1, len(b)):
+        rise, error = _median_and_error(np.log(values[:, i] / values[:, i - 1]))
+        gap = 1e-3 * (b[i] - b[i - 1])
         beyond_flow = rise - np.log((np.exp(-_FLOW * gap) + np.exp(-_WATER * gap)) / 2)
-        level = levels[-1]
         if rise > np.log(MOST_RISE) and rise > _CERTAIN * error:
-            level, n_rises = 1, n_rises + 1
-            sizes.append(rise)
+            jumps[i] = rise
         elif beyond_flow < -np.log(MOST_RISE) and beyond_flow < -_LIKELY * error:
-            level = -1
-            sizes.append(-beyond_flow)
-        if level != levels[-1] and levels[-1] == 0:
-            # Up to the first step all contrasts are in the other group.
-            levels = [-level] * len(levels)
-        levels.append(level)
-    if not n_rises:
+            jumps[i] = beyond_flow
+    if not (jumps > 0).any():
         return None
-    low = [contrast for contrast, level in zip(contrasts, levels, strict=True) if level < 0]
-    high = [contrast for contrast, level in zip(contrasts, levels, strict=True) if level > 0]
-    ratio = float(np.exp(-np.median(sizes)))
-    return GainStep(_listed(low), _listed(high), ratio)
+    steps = np.flatnonzero(jumps)
+    ratio = float(np.exp(-np.median(np.abs(jumps[steps]))))
+    # Up to the first step all contrasts are in the other group.
+    is_high = np.repeat([jumps[steps[0]] < 0, *(jumps[steps] > 0)], np.diff([0, *steps, len(b)]))
+    place = f" s/mm² at TE {te:g} ms" if te else " s/mm²"
+    low, high = (
+        f"b = {', '.join(f'{value:.4g}' for value in group)}{place}"
+        for group in (b[~is_high], b[is_high])
+    )
+    return GainStep(low, high, ratio)
 
 
-def _step_along_te(
-    values: NDArray, contrasts: list[_Contrast], echo_times: list[float]
-) -> GainStep | None:
+def _step_along_te(values: NDArray, b: NDArray, te: NDArray) -> GainStep | None:
     """Compare neighbors along the echo time at the b-values that both have."""
-    lowest: dict[float, NDArray] = {}
-    for i, contrast in enumerate(contrasts):
-        lowest.setdefault(contrast.te, values[:, i])
-    low, *others = lowest.values()
+    echo_times, lowest = np.unique(te, return_index=True)
     # Signals were divided by those of the lowest b-value.
-    if others and all(np.allclose(low, other) for other in others):
+    if np.allclose(values[:, lowest[:1]], values[:, lowest]):
         return None
+    is_same_b = np.abs(b - b[:, None]) <= (_SAME_B - 1) * b[:, None] + _ROUNDING
     for early, late in pairwise(echo_times):
-        rises = []
-        for i, first in enumerate(contrasts):
-            for j, second in enumerate(contrasts):
-                is_same_b = abs(second.b - first.b) <= (_SAME_B - 1) * first.b + _ROUNDING
-                if first.te == early and second.te == late and is_same_b:
-                    rises.append(np.log(values[:, j] / values[:, i]))
-        if not rises:
+        i, j = np.nonzero(is_same_b & (te[:, None] == early) & (te == late))
+        if not i.size:
             continue
-        rise, error = _median_rise(np.exp(np.median(rises, axis=0)))
+        rise, error = _median_and_error(np.median(np.log(values[:, j] / values[:, i]), axis=1))
         if rise > np.log(MOST_RISE) and rise > _CERTAIN * error:
             return GainStep(f"at TE {early:g} ms", f"at TE {late:g} ms", float(np.exp(-rise)))
     return None
-
-
-def _listed(contrasts: list[_Contrast]) -> str:
-    """Write contrasts of one echo time, neighbors as a range."""
-    b = ", ".join(f"{contrast.b:.4g}" for contrast in contrasts)
-    te = f" at TE {contrasts[0].te:g} ms" if contrasts[0].te else ""
-    return f"b = {b} s/mm²{te}"

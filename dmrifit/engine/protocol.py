@@ -46,6 +46,7 @@ _B_NEAR_RELATIVE = 0.02
 _SET_APART = 0.05  # relative difference of repeated b-values that no rounding makes
 _TE_MATCH = 0.05  # ms
 _MOST_LISTED = 21  # measurements in a message
+_ROUND_STEPS = (1000, 500, 100, 50, 10, 5, 1)  # s/mm²
 
 _PRESETS = {
     # Five b-values and two echo times are named in the study; the rest is this project's default.
@@ -141,13 +142,12 @@ class Protocol:
 
     def _repr_html_(self) -> str:
         """Show the contrasts in notebooks, by echo time."""
-        rows: list[tuple[str | None, str, int]] = []
-        if self.te is None:
-            rows.append((None, _listed_b(self.b), len(self)))
-        else:
-            for te in np.unique(self.te):
-                b = self.b[self.te == te]
-                rows.append((f"{te:g}", _listed_b(b), len(b)))
+        rows = []
+        for te in [None] if self.te is None else np.unique(self.te):
+            b = self.b if te is None else self.b[self.te == te]
+            levels = zip(*np.unique(b, return_counts=True), strict=True)
+            listed = [f"{level:g} ({n}×)" if n > 1 else f"{level:g}" for level, n in levels]
+            rows.append((None if te is None else f"{te:g}", ", ".join(listed), len(b)))
         title = f"Protocol {self.name}".rstrip()
         title += f": {counted(len(self), 'measurement')}"
         note = "" if self.directions is None else "with directions"
@@ -179,14 +179,11 @@ class Protocol:
             names = [f"{name}_TE{te:g}" for name, te in zip(names, self.te, strict=True)]
         n_repeats = Counter(names)
         repeat_of: Counter[str] = Counter()
-        labels = []
-        for name in names:
-            if n_repeats[name] == 1:
-                labels.append(name)
-            else:
+        for i, name in enumerate(names):
+            if n_repeats[name] > 1:
                 repeat_of[name] += 1
-                labels.append(f"{name}_{repeat_of[name]}")
-        return tuple(labels)
+                names[i] = f"{name}_{repeat_of[name]}"
+        return tuple(names)
 
     @classmethod
     def read(
@@ -371,9 +368,12 @@ class Protocol:
         """
         check_number("the tolerance of b-values", tolerance)
         shell = _shells(self.b, tolerance)
-        b = np.empty(len(self))
+        b = self.b.copy()
         for number in np.unique(shell):
-            b[shell == number] = _roundest(float(self.b[shell == number].mean()), tolerance)
+            mean = float(self.b[shell == number].mean())
+            round_values = (step * round(mean / step) for step in _ROUND_STEPS)
+            near = (value for value in round_values if abs(mean - value) <= tolerance)
+            b[shell == number] = next(near, mean)
         return _rebuild(b, self.te, self.directions, self.name)
 
     def indices_in(self, other: Protocol, *, b_tolerance: float = _B_MATCH) -> NDArray[np.intp]:
@@ -508,18 +508,16 @@ def average_directions(
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     groups = sorted(set(zip(te.tolist(), shell.tolist(), strict=True)))
     averaged = np.empty((*signals.shape[:-1], len(groups)))
-    b = np.empty(len(groups))
+    b = []
     for i, (echo_time, number) in enumerate(groups):
         members = (te == echo_time) & (shell == number)
-        b[i] = protocol.b[members].mean()
+        b.append(protocol.b[members].mean())
         values = signals[..., members]
         if mean == "geometric":
             averaged[..., i] = geometric_mean(values, np.isfinite(values))
         else:
             averaged[..., i] = mean_of_finite(values)
-    echo_times = None
-    if protocol.te is not None:
-        echo_times = np.array([echo_time for echo_time, _ in groups])
+    echo_times = None if protocol.te is None else [echo_time for echo_time, _ in groups]
     return averaged, _rebuild(b, echo_times, None, protocol.name)
 
 
@@ -597,16 +595,13 @@ def _check_thousands(text: str, path: Path) -> None:
     """Refuse a b-value of three decimals among whole numbers: its point parts thousands."""
     words = text.replace(",", " ").split()
     parted = [word for word in words if re.fullmatch(r"[1-9]\d?\.\d{3}", word)]
-    others = [word for word in words if word not in parted]
-    if not parted or not all(word.isdecimal() for word in others):
-        return
-    if max(map(float, words)) < _SMALLEST_PLAUSIBLE_MAX_B:
-        return
-    word = parted[0]
-    raise ValueError(
-        f"{path}: {word} beside whole numbers looks like a point between thousands; write "
-        f"{word.replace('.', '')}, or, if it is so small in s/mm², {float(word):g}"
-    )
+    is_whole = all(word.isdecimal() for word in words if word not in parted)
+    if parted and is_whole and max(map(float, words)) >= _SMALLEST_PLAUSIBLE_MAX_B:
+        raise ValueError(
+            f"{path}: {parted[0]} beside whole numbers looks like a point between thousands; "
+            f"write {parted[0].replace('.', '')}, or, if it is so small in s/mm², "
+            f"{float(parted[0]):g}"
+        )
 
 
 def _warn_of_lengths(
@@ -636,11 +631,13 @@ def read_echo_times(
     te: str | Path | float | Sequence[str | Path], n: int, volumes: str = ""
 ) -> NDArray[np.float64]:
     """Read echo times from wherever they are written."""
-    if isinstance(te, (str, Path)):
+    if isinstance(te, Sequence) and not isinstance(te, str):
+        times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
+    else:
         try:
             times = np.array([float(te)])  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            path = Path(te)
+            path = Path(str(te))
             if not os.path.lexists(path):
                 raise FileNotFoundError(
                     f"echo times: {str(te)!r} is neither a number of ms nor a file; check its "
@@ -649,10 +646,6 @@ def read_echo_times(
             check_file(path)
             is_sidecar = path.suffix == ".json"
             times = _sidecar_echo_times(path) if is_sidecar else read_numbers(path).ravel()
-    elif isinstance(te, Sequence):
-        times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
-    else:
-        times = np.array([float(te)])
     if len(times) not in (1, n):
         sources = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
         raise ValueError(
@@ -669,13 +662,6 @@ def _rebuild(
     protocol = Protocol.__new__(Protocol)
     protocol._store(b, te, directions, name)
     return protocol
-
-
-def _listed_b(b: NDArray[np.float64]) -> str:
-    texts = []
-    for value, count in zip(*np.unique(b, return_counts=True), strict=True):
-        texts.append(f"{value:g} ({count}×)" if count > 1 else f"{value:g}")
-    return ", ".join(texts)
 
 
 def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
@@ -709,15 +695,6 @@ def _split_repeated(b: NDArray, shell: NDArray[np.intp]) -> NDArray[np.intp]:
     return split
 
 
-def _roundest(value: float, tolerance: float) -> float:
-    """Round to the coarsest step that stays within the tolerance."""
-    for step in (1000, 500, 100, 50, 10, 5, 1):
-        rounded = step * round(value / step)
-        if abs(value - rounded) <= tolerance:
-            return float(rounded)
-    return value
-
-
 def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
     array = np.array(array, dtype=np.float64)
     array.flags.writeable = False
@@ -743,27 +720,25 @@ def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
 
 def _check_units(b: NDArray[np.float64], te: NDArray[np.float64] | None) -> None:
     """Refuse b-values and echo times that are plausible only in another unit."""
-    text = f"the largest b-value is {b.max():g}: b must be in s/mm²"
-    rules = [
-        (
-            0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B,
-            text,
-            "these look like ms/µm² (multiply by 1000)",
-        ),
-        (b.max() > _LARGEST_PLAUSIBLE_B, text, "these look like s/m² (divide by 1e6)"),
-    ]
+    text = f"the largest b-value is {b.max():g}: b must be in s/mm², these look like"
+    problems = {
+        f"{text} ms/µm² (multiply by 1000)": 0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B,
+        f"{text} s/m² (divide by 1e6)": b.max() > _LARGEST_PLAUSIBLE_B,
+    }
     if te is not None:
-        text = f"the longest echo time is {te.max():g}: TE must be in ms"
+        text = f"the longest echo time is {te.max():g}: TE must be in ms, these look like"
         short = f"echo time number {te.argmin() + 1} is {te.min():g} and the longest is "
-        short += f"{te.max():g}: TE must be in ms"
-        rules += [
-            (te.max() < 1, text, "these look like seconds (multiply by 1000)"),
-            (te.max() > _LONGEST_PLAUSIBLE_TE, text, "these look like µs (divide by 1000)"),
-            (te.min() < 1, short, "the short one looks like seconds; give all in ms"),
-        ]
-    for is_implausible, text, remedy in rules:
-        if is_implausible:
-            raise ValueError(f"{text}, {remedy}")
+        short += (
+            f"{te.max():g}: TE must be in ms, the short one looks like seconds; give all in ms"
+        )
+        problems |= {
+            f"{text} seconds (multiply by 1000)": te.max() < 1,
+            f"{text} µs (divide by 1000)": te.max() > _LONGEST_PLAUSIBLE_TE,
+            short: te.min() < 1,
+        }
+    for problem, is_found in problems.items():
+        if is_found:
+            raise ValueError(problem)
 
 
 def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -803,28 +778,22 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
     check_file(path, "sidecar")
-    pairs: list[tuple[str, Any]] = []
-
-    def object_of(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-        # The outermost object is read last.
-        pairs[:] = entries
-        return dict(entries)
-
     try:
-        value = json.loads(read_small(path), object_pairs_hook=object_of)["EchoTime"]
-        # Python takes true for 1, and texts for the numbers in them.
-        if np.array(value).dtype.kind not in "if":
-            raise TypeError(f"EchoTime is {json.dumps(value):.40}, not a number")
-        seconds = np.atleast_1d(np.array(value, dtype=float)).ravel()
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        pairs = json.loads(read_small(path), object_pairs_hook=tuple)
+        values = [value for key, value in pairs if key == "EchoTime"]
+        # Python takes true for 1, and texts for the numbers in them; an object is a tuple here.
+        if isinstance(values[0], tuple) or np.array(values[0]).dtype.kind not in "if":
+            raise TypeError(f"EchoTime is {json.dumps(values[0]):.40}, not a number")
+        seconds = np.atleast_1d(np.array(values[0], dtype=float)).ravel()
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: "
             f"{error}); write one"
         ) from None
-    values = [json.dumps(entry) for key, entry in pairs if key == "EchoTime"]
-    if len(set(values)) > 1:
+    if any(value != values[0] for value in values):
         raise ValueError(
-            f"{path}: EchoTime is given more than once ({', '.join(values)}); keep the right one"
+            f"{path}: EchoTime is given more than once ({', '.join(map(json.dumps, values))}); "
+            "keep the right one"
         )
     if not seconds.size:
         raise ValueError(f"{path}: EchoTime is empty; write the echo time in seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -35,13 +36,9 @@ class Refusal(IntEnum):
     NEGATIVE_MAGNITUDE = 3
     NO_AMPLITUDE = 4
 
-    @property
-    def description(self) -> str:
-        """The reason, as it follows the number of voxels."""
-        return _REASONS[self]
 
-
-_REASONS = {
+#: The reasons, as they follow the number of voxels.
+REASONS = {
     Refusal.NONE: "with the same value in every measurement, too few values, or no finite signal "
     "of the model",
     Refusal.NO_POSITIVE_VALUE: "without a value above 0",
@@ -186,21 +183,19 @@ class ScreeningTally:
     """Count, over parts of an image, what was left out or negative, and why voxels are lost."""
 
     def __init__(self) -> None:
-        self._left_out = dict.fromkeys(_LEFT_OUT, 0)
-        self.n_incomplete = 0
+        self._n: Counter[str] = Counter()
         self.n_negative = 0
-        self.n_voxels_negative = 0
-        self.n_voxels = 0
         self._refused = np.zeros(len(Refusal), np.int64)
 
     def add(self, screening: Screening, is_fitted: NDArray[np.bool_]) -> None:
         """Count the voxels of one part, fitted or not; negative values are data in the first."""
         for name in _LEFT_OUT:
-            self._left_out[name] += int(getattr(screening, name).sum())
-        self.n_incomplete += int(np.count_nonzero(screening.n_left_out))
-        self.n_negative += int(screening.n_negative[is_fitted].sum())
-        self.n_voxels_negative += int(np.count_nonzero(screening.n_negative[is_fitted]))
-        self.n_voxels += len(is_fitted)
+            self._n[name] += int(getattr(screening, name).sum())
+        self._n["incomplete voxels"] += int(np.count_nonzero(screening.n_left_out))
+        negative = screening.n_negative[is_fitted]
+        self.n_negative += int(negative.sum())
+        self._n["voxels with them"] += int(np.count_nonzero(negative))
+        self._n["voxels"] += len(is_fitted)
         self._refused += np.bincount(screening.refusal[~is_fitted], minlength=len(Refusal))
 
     @property
@@ -212,7 +207,7 @@ class ScreeningTally:
     def reasons(self) -> dict[str, int]:
         """Why voxels were not fitted, with their numbers."""
         return {
-            refusal.description: int(self._refused[refusal])
+            REASONS[refusal]: int(self._refused[refusal])
             for refusal in (*list(Refusal)[1:], Refusal.NONE)
             if self._refused[refusal]
         }
@@ -220,24 +215,23 @@ class ScreeningTally:
     def describe(self) -> dict[str, Any]:
         """Describe for the sidecar what was not plain data; of plain data, nothing."""
         sections: dict[str, Any] = {}
-        n_left_out = sum(self._left_out.values())
-        if n_left_out:
-            parts = [f"{n} {_LEFT_OUT[name]}" for name, n in self._left_out.items() if n]
+        left_out = {text: self._n[name] for name, text in _LEFT_OUT.items() if self._n[name]}
+        if left_out:
             sections["LeftOut"] = {
-                "Reason": ", ".join(parts),
-                "Values": n_left_out,
-                "Voxels": self.n_incomplete,
+                "Reason": ", ".join(f"{n} {text}" for text, n in left_out.items()),
+                "Values": sum(left_out.values()),
+                "Voxels": self._n["incomplete voxels"],
             }
         if self.n_negative:
             sections["Negative"] = {
                 "Description": _NEGATIVE,
                 "Values": self.n_negative,
-                "Voxels": self.n_voxels_negative,
+                "Voxels": self._n["voxels with them"],
             }
         if self.n_lost:
             sections["NotFitted"] = {
                 "Voxels": self.n_lost,
-                "Share": self.n_lost / self.n_voxels,
+                "Share": self.n_lost / self._n["voxels"],
                 "Reasons": self.reasons,
             }
         return sections

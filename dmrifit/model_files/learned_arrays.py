@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections import deque
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -73,13 +75,14 @@ def check_arrays(regressor: Any) -> None:
     """
     Check all arrays that a regressor of a file has learned, before any of them is used.
 
-    Estimators of other types than `CHECKED_TYPES` are not looked at: they come from files only
-    where the caller trusts them, or where an algorithm is registered with types of its own.
+    Estimators without a check in `TYPES` are not looked at: they come from files only where the
+    caller trusts them, or where an algorithm is registered with types of its own.
     """
     for instance in instances_in(regressor):
         name = _type_name(instance)
+        check = TYPES.get(name, "")
         # Called by anything else, a compiled tree would not compare the columns of its input.
-        may_not_have_tree = name in _HOLDERS and name not in _TREE_TYPES
+        may_not_have_tree = name in _HOLDERS or check not in ("", "tree")
         if may_not_have_tree and _COMPILED_TREE in map(_type_name, _contents_of(instance)):
             raise RefusedError("a tree of its regressor stands where scikit-learn has none")
         if isinstance(instance, np.random.RandomState | np.random.Generator):
@@ -88,14 +91,17 @@ def check_arrays(regressor: Any) -> None:
             if instance.dtype.kind == "f" and not np.isfinite(instance).all():
                 raise RefusedError("an array of its regressor contains non-finite values")
         # One that is a parameter of another one has learned nothing.
-        elif name in CHECKED_TYPES and any(
+        elif check and any(
             key.endswith("_") and not key.startswith("__") for key in vars(instance)
         ):
-            CHECKED_TYPES[name](instance)
+            _CHECKS[check](instance)
 
 
 def _type_name(instance: Any) -> str:
-    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+    """Name the type as files do, in which classes of ours have no module."""
+    module = type(instance).__module__
+    module = "dmrifit" if module.startswith("dmrifit.") else module
+    return f"{module}.{type(instance).__qualname__}"
 
 
 def _require(is_sound: Any, estimator: BaseEstimator, noun: str) -> None:
@@ -174,7 +180,7 @@ def _check_forest(forest: BaseEstimator) -> None:
     n_features = _n_features(forest)
     for tree in forest.estimators_:
         # Anything else with trees inside would be called without a check of its columns.
-        _require(_type_name(tree) in _TREE_TYPES, forest, "trees")
+        _require(TYPES.get(_type_name(tree)) == "tree", forest, "trees")
         _require(_n_features(tree) == n_features, forest, "trees and columns")
         _require(tree.n_outputs_ == getattr(forest, "n_outputs_", 1), forest, "trees and targets")
     # A forest of isolation trees may give each tree a choice of the columns.
@@ -212,47 +218,21 @@ def _check_boosting(boosting: BaseEstimator) -> None:
 
 _ROWS = ("mean_", "center_", "scale_", "min_")
 _COMPILED_TREE = "sklearn.tree._tree.Tree"
-_TREE_TYPES = (
-    "sklearn.tree._classes.DecisionTreeRegressor",
-    "sklearn.tree._classes.ExtraTreeRegressor",
-)
-_CHECKS: tuple[tuple[Callable[[Any], None], str, str], ...] = (
-    (_check_vectors, "dmrifit.predict.algorithms.", "TargetWise"),
-    (_check_vectors, "sklearn.compose._target.", "TransformedTargetRegressor"),
-    (_check_vectors, "sklearn.decomposition._pca.", "PCA"),
-    (_check_constant, "sklearn.dummy.", "DummyRegressor"),
-    (_check_forest, "sklearn.ensemble._forest.", "ExtraTreesRegressor RandomForestRegressor"),
-    (_check_forest, "sklearn.ensemble._iforest.", "IsolationForest"),
-    (
-        _check_boosting,
-        "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.",
-        "HistGradientBoostingRegressor",
-    ),
-    (
-        _check_vectors,
-        "sklearn.linear_model._",
-        "base.LinearRegression bayes.BayesianRidge coordinate_descent.ElasticNet "
-        "coordinate_descent.ElasticNetCV coordinate_descent.Lasso coordinate_descent.LassoCV "
-        "huber.HuberRegressor quantile.QuantileRegressor ridge.Ridge ridge.RidgeCV",
-    ),
-    (_check_vectors, "sklearn.multioutput.", "MultiOutputRegressor"),
-    (_check_vectors, "sklearn.neural_network._multilayer_perceptron.", "MLPRegressor"),
-    (_check_vectors, "sklearn.pipeline.", "Pipeline"),
-    (
-        _check_vectors,
-        "sklearn.preprocessing._data.",
-        "MaxAbsScaler MinMaxScaler RobustScaler StandardScaler",
-    ),
-    (_check_vectors, "sklearn.preprocessing._polynomial.", "PolynomialFeatures"),
-    (_check_tree, "sklearn.tree._classes.", "DecisionTreeRegressor ExtraTreeRegressor"),
-)
-
-#: Estimators that are read from files without a word, with what checks their arrays; the sentence
-#: of the check says why that is enough. All others crash or read beyond their arrays when these do
-#: not fit, or were not looked at.
-CHECKED_TYPES: dict[str, Callable[[Any], None]] = {
-    f"{module}{title}": check for check, module, titles in _CHECKS for title in titles.split()
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "vectors": _check_vectors,
+    "constant": _check_constant,
+    "forest": _check_forest,
+    "boosting": _check_boosting,
+    "tree": _check_tree,
 }
-_HOLDERS = frozenset({
-    *CHECKED_TYPES, "builtins.dict", "builtins.list", "builtins.tuple", "numpy.ndarray",
-})  # fmt: skip
+
+#: What a regressor may consist of, as files name it, with the check of what an estimator has
+#: learned; the sentence of the check says why that is enough. All other estimators crash or read
+#: beyond their arrays when these do not fit, or were not looked at.
+TYPES: dict[str, str] = {
+    row["type"]: row["check"]
+    for row in csv.DictReader(
+        files("dmrifit.model_files").joinpath("data", "regressor_types.csv").read_text().split()
+    )
+}
+_HOLDERS = {"builtins.dict", "builtins.list", "builtins.tuple", "numpy.ndarray"}

@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator
 from dmrifit._optional import import_optional
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.boosted_trees import checked_trees
-from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays, instances_in
+from dmrifit.model_files.learned_arrays import TYPES, check_arrays, instances_in
 from dmrifit.predict.algorithms import CLASS_MODULES
 
 # Classes of ours have short names in files, which stay when a module is renamed.
@@ -32,22 +32,6 @@ _LEAF = "dmrifit.Leaf"
 _XGBOOST = "xgboost.XGBRegressor"
 # Classes whose instances stand beside the skops file.
 _STORED = {_XGBOOST, "dmrifit.PatchCNN", "dmrifit.PatchTransformer"}
-# What a regressor may consist of: estimators whose arrays are checked, and these.
-_TYPES = frozenset({
-    "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple",
-    "dmrifit.TargetWise", _LEAF,
-    "numpy.float64", "numpy.int64", "numpy.ndarray", "numpy.uint64",
-    "numpy.random._generator.Generator", "numpy.random.mtrand.RandomState",
-    "sklearn._loss._loss.CyHalfSquaredError",
-    "sklearn._loss.link.IdentityLink",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.loss.HalfSquaredError",
-    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    "sklearn.tree._tree.Tree",
-    *(name for name in CHECKED_TYPES if name.startswith("sklearn.")),
-})  # fmt: skip
 # How skops may build them: no functions, methods, partials or reductions, and no sparse matrices,
 # whose indices nothing checks.
 _LOADERS = frozenset({
@@ -86,7 +70,7 @@ def dumped(
         check_arrays(regressor)
         # Not compressed, because the archive around it is.
         data = _with_modules(dumps(regressor), short=True)
-        unknown = _types_in(data) - _TYPES - _public_estimators()
+        unknown = _types_in(data) - TYPES.keys() - _public_estimators()
     except RefusedError as error:
         raise ValueError(f"the regressor cannot be stored: {error}") from None
     if unknown:
@@ -113,7 +97,7 @@ def loaded(
     """
     from skops.io import loads
 
-    allowed = _TYPES | _public_estimators().intersection(trusted)
+    allowed = TYPES.keys() | _public_estimators().intersection(trusted)
     unknown = _types_in(data) - allowed
     if unknown and unknown <= _public_estimators():
         names = ", ".join(f'"{name}"' for name in sorted(unknown))

@@ -411,9 +411,7 @@ def _standard_deviations(
     Shapes: `rows` (n_sets, n_measurements, n_parameters), `weights` of the prior and the result
     (n_sets, n_parameters).
     """
-    n_sets, _, n_parameters = rows.shape
-    prior = np.zeros((n_sets, n_parameters, n_parameters))
-    prior[:, np.arange(n_parameters), np.arange(n_parameters)] = weights
+    prior = weights[:, :, None] * np.eye(rows.shape[-1])
     rows = np.concatenate([rows, prior], axis=1)
     length = np.linalg.norm(rows, axis=1)
     has_effect = length > _SMALLEST

@@ -109,8 +109,7 @@ def prior_of(start: FitResult) -> Prior:
     points = start.parameters[rows]
     top = np.nanmax(signals, axis=1)
     unit = np.where([p.is_amplitude for p in model.parameters], top[:, None], 1.0)
-    low, high = (np.broadcast_to(ends, points.shape) for ends in np.array(start.bounds).T)
-    values = Coordinates(LINE, low, high).into(points / unit)
+    values = Coordinates(LINE, *np.array(start.bounds).T).into(points / unit)
     columns = np.flatnonzero(has_prior)
     mean = np.median(values[:, columns], axis=0)
     spread = 1.4826 * np.median(np.abs(values[:, columns] - mean), axis=0)

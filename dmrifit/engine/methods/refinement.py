@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -28,7 +28,7 @@ BOX, LINE = "box", "line"
 @dataclass(frozen=True)
 class Coordinates:
     """
-    Coordinates of the parameters, inside the bounds of each voxel.
+    Coordinates of the parameters of voxels, inside the bounds.
 
     With the kind `LINE` a parameter with two finite bounds is ln((p − low)/(high − p)), one with a
     finite lower bound ln(p − low); an amplitude, of which the prior says nothing, likewise.
@@ -36,7 +36,7 @@ class Coordinates:
     In the box, a kurtosis with a "monotonic" bound is its share of the largest one that keeps the
     signal falling, times its upper bound: that limit moves with the diffusivity, this bound stays.
 
-    Shapes: `low`, `high` (n_voxels, n_parameters).
+    Shapes: `low`, `high` (n_parameters,).
     """
 
     kind: str
@@ -44,10 +44,6 @@ class Coordinates:
     high: NDArray[np.float64]
     cumulant: tuple[int, int] | None = None
     turn_up: float = np.inf
-
-    def take(self, rows: NDArray) -> Coordinates:
-        """Select voxels."""
-        return replace(self, low=self.low[rows], high=self.high[rows])
 
     @property
     def ends(self) -> tuple[NDArray, NDArray]:
@@ -73,7 +69,12 @@ class Coordinates:
         Shapes: `jacobian` (n_voxels, n_rows, n_parameters), `values` (n_voxels, n_parameters).
         """
         if self.kind != BOX:
-            return jacobian * self._line_slopes(values)[:, None, :]
+            two, half = self._is_bounded()
+            share = 1 / (1 + np.exp(-values))
+            with np.errstate(all="ignore"):
+                inside = (self.high - self.low) * share * (1 - share)
+                slopes = np.where(two, inside, np.where(half, np.exp(values), 1.0))
+            return jacobian * slopes[:, None, :]
         if self.cumulant is None:
             return jacobian
         k, d = self.cumulant
@@ -92,7 +93,7 @@ class Coordinates:
             return np.ones(len(values))
         k, d = self.cumulant
         with np.errstate(divide="ignore"):
-            return np.minimum(1.0, self.turn_up / (values[:, d] * self.high[:, k]))
+            return np.minimum(1.0, self.turn_up / (values[:, d] * self.high[k]))
 
     def _scaled(self, values: NDArray, factors: NDArray) -> NDArray[np.float64]:
         """Multiply the kurtosis, in a copy."""
@@ -111,14 +112,6 @@ class Coordinates:
         with np.errstate(all="ignore"):
             inside = self.low + (self.high - self.low) * share
             return np.where(two, inside, np.where(half, self.low + np.exp(values), values))
-
-    def _line_slopes(self, values: NDArray) -> NDArray[np.float64]:
-        """Differentiate the parameters by their coordinates on the line."""
-        two, half = self._is_bounded()
-        share = 1 / (1 + np.exp(-values))
-        with np.errstate(all="ignore"):
-            inside = (self.high - self.low) * share * (1 - share)
-            return np.where(two, inside, np.where(half, np.exp(values), 1.0))
 
     def _is_bounded(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         has_low, has_high = np.isfinite(self.low), np.isfinite(self.high)
@@ -208,14 +201,13 @@ class Search:
         for j, parameter in enumerate(model.parameters):
             if parameter.is_amplitude:
                 self.unit[:, j] = self.top
-        low, high = (np.broadcast_to(ends, self.unit.shape) for ends in np.array(start.bounds).T)
-        kind = BOX if problem.prior is None else LINE
-        self.coordinates = Coordinates(kind, low.copy(), high.copy())
+        cumulant = None
         if start.turn_up < np.inf and model.cumulant is not None:
             kurtosis, diffusivity = map(model.names.index, model.cumulant)
-            self.coordinates = replace(
-                self.coordinates, cumulant=(kurtosis, diffusivity), turn_up=start.turn_up
-            )
+            cumulant = kurtosis, diffusivity
+        kind = BOX if problem.prior is None else LINE
+        low, high = np.array(start.bounds).T
+        self.coordinates = Coordinates(kind, low, high, cumulant, start.turn_up)
         self.values, self.objectives, self.converged, self.n_iter = self._descend(points[0])
         for point in points[1:]:
             values, objectives, converged, n_iter = self._descend(point)
@@ -244,7 +236,7 @@ class Search:
             n_iter[rows] += 1
             slope, curvature = self._derivatives(values[rows], rows)
             step, promised = _bounded_step(
-                values[rows], slope, curvature, damping[rows], low[rows], high[rows], free
+                values[rows], slope, curvature, damping[rows], low, high, free
             )
             scale = np.abs(objectives[rows])
             if self.problem.knows_noise:
@@ -267,7 +259,7 @@ class Search:
     def _objective(self, values: NDArray, rows: NDArray) -> NDArray:
         """Compute minus the logarithm of the posterior, but for constants."""
         problem = self.problem
-        signal = problem.model.signal(self.coordinates.take(rows).out_of(values), problem.protocol)
+        signal = problem.model.signal(self.coordinates.out_of(values), problem.protocol)
         losses = problem.likelihood.losses(signal, self.measured[rows], self.sigma[rows])
         weight = self.weight[rows]
         total = np.where(weight > 0, weight * losses, 0.0).sum(axis=1)
@@ -283,11 +275,9 @@ class Search:
     ) -> tuple[NDArray, NDArray]:
         """Compute slope and positive curvature of the objective."""
         problem = self.problem
-        coordinates = self.coordinates.take(rows)
-        signal, jacobian = signal_and_slopes(
-            problem.model, coordinates.out_of(values), problem.protocol
-        )
-        jacobian = coordinates.chain(jacobian, values)
+        parameters = self.coordinates.out_of(values)
+        signal, jacobian = signal_and_slopes(problem.model, parameters, problem.protocol)
+        jacobian = self.coordinates.chain(jacobian, values)
         pull, bend = problem.likelihood.slopes(signal, self.measured[rows], self.sigma[rows])
         if is_expected:
             bend = problem.likelihood.information(signal, self.sigma[rows])

@@ -59,8 +59,7 @@ def test_the_box_is_that_of_the_model_with_the_bounds_of_the_settings():
     assert FitSettings(bounds="published").box(T2)["S0"] == (0.8, 12.0)
     settings = FitSettings(bounds={"K": (0, "monotonic")})
     assert settings.box(KURTOSIS)["K"] == (0.0, "monotonic")
-    assert settings.monotonic == ["K"]
-    assert FitSettings(bounds="published").monotonic == []
+    assert FitSettings(bounds="published").capped(T2) == []
 
 
 def test_only_kurtosis_is_kept_monotonic_by_default():

@@ -13,7 +13,7 @@ from dmrifit import (
     average_directions,
     fit_voxels,
 )
-from dmrifit.engine.screening import Refusal, Screening, ScreeningTally, zeros_outside
+from dmrifit.engine.screening import REASONS, Refusal, Screening, ScreeningTally, zeros_outside
 
 PROTOCOL = Protocol([0, 50, 100, 200, 400, 600, 800, 900, 1000, 1200])
 FIELDS = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high", "starts_disagree")
@@ -263,4 +263,4 @@ def test_a_tally_counts_values_and_reasons():
     assert described["NotFitted"]["Voxels"] == 2
     assert described["NotFitted"]["Share"] == 0.2
     assert list(described["NotFitted"]["Reasons"].values()) == [1, 1]
-    assert next(iter(described["NotFitted"]["Reasons"])) == Refusal.LEFT_OUT.description
+    assert next(iter(described["NotFitted"]["Reasons"])) == REASONS[Refusal.LEFT_OUT]

@@ -13,7 +13,7 @@ PROTOCOL = Protocol([0, 100, 500, 1000, 1000], [60, 60, 60, 60, 90])
 
 @pytest.mark.parametrize("kind", [BOX, LINE])
 def test_coordinates_return_their_parameters_and_slopes(kind):
-    low, high = np.array([[0.0, 0.0, -np.inf]]), np.array([[np.inf, 1.0, np.inf]])
+    low, high = np.array([0.0, 0.0, -np.inf]), np.array([np.inf, 1.0, np.inf])
     coordinates = Coordinates(kind, low, high)
     parameters = np.array([[2.5, 0.3, -4.0]])
     values = coordinates.into(parameters)
@@ -25,7 +25,7 @@ def test_coordinates_return_their_parameters_and_slopes(kind):
 
 
 def test_a_parameter_at_its_bound_stays_finite_on_the_line():
-    coordinates = Coordinates(LINE, np.zeros((1, 2)), np.ones((1, 2)))
+    coordinates = Coordinates(LINE, np.zeros(2), np.ones(2))
     values = coordinates.into(np.array([[0.0, 1.0]]))
     assert np.isfinite(values).all()
     np.testing.assert_allclose(coordinates.out_of(values), [[0, 1]], atol=1e-6)
