@@ -157,7 +157,9 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
         "cohort": cohort,
         "synthetic": str(scan.synthetic).lower(),
     }
-    sigma, truth, lesion = scan.sigma, scan.truth, scan.lesion
+    sigma, truth, maps = scan.sigma, scan.truth, None
+    if truth is not None:
+        maps = np.stack([truth[name] for name in truth_names()], axis=-1)
     if isinstance(sigma, float):
         # Nine digits give single precision back exactly.
         row["sigma"] = f"{sigma:.9g}"
@@ -165,14 +167,11 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
     images: dict[str, tuple[str, NDArray | None]] = {
         "image": ("dwi", scan.signal),
         "mask": ("desc-body_mask", scan.mask),
-        "lesion": ("desc-lesion_mask", lesion),
+        "lesion": ("desc-lesion_mask", scan.lesion),
         "sigma": ("desc-sigma_dwimap", sigma),
-        "truth": ("desc-truth_dwimap", None),
+        "truth": ("desc-truth_dwimap", maps),
         "noise_free": ("desc-noisefree_dwimap", scan.noise_free),
     }
-    if truth is not None:
-        maps = np.stack([truth[name] for name in truth_names()], axis=-1)
-        images["truth"] = ("desc-truth_dwimap", maps)
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
     for column, (ending, values) in images.items():
         if values is None:

@@ -303,9 +303,8 @@ class FitSettings:
         """Describe the options that results depend on, except fixed values and the noise."""
         bounds = self.bounds
         if isinstance(bounds, Mapping):
-            bounds = ", ".join(
-                f"{name} from {low} to {high}" for name, (low, high) in bounds.items()
-            )
+            pairs = bounds.items()
+            bounds = ", ".join(f"{name} from {low} to {high}" for name, (low, high) in pairs)
         described: dict[str, Any] = {
             "Method": self.method or "the model's own",
             "Starts": self.n_starts,

@@ -48,12 +48,8 @@ class GainStep:
 
     def describe(self) -> dict[str, Any]:
         """Describe the step for a sidecar."""
-        return {
-            "Description": self.description,
-            "Low": self.low,
-            "High": self.high,
-            "Ratio": self.ratio,
-        }
+        fields = {name.capitalize(): value for name, value in vars(self).items()}
+        return {"Description": self.description, **fields}
 
 
 def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:

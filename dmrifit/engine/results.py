@@ -325,15 +325,12 @@ class FitResult:
         rows = [self._summary_row(column) for column in range(len(self.names))]
         notes = [self._outcomes]
         if self.screening is not None:
-            n_left_out = int(self.screening.n_left_out.sum())
-            n_without_logarithm = int(self.screening.n_without_logarithm.sum())
-            if n_left_out:
+            if n_left_out := int(self.screening.n_left_out.sum()):
                 notes.append(f"{counted(n_left_out, 'value')} left out")
-            if n_without_logarithm:
+            if n_without_logarithm := int(self.screening.n_without_logarithm.sum()):
                 notes[-1] += f" ({n_without_logarithm} without a logarithm)"
             fitted = self.status != FitStatus.NOT_FITTED
-            n_negative = int(self.screening.n_negative[fitted].sum())
-            if n_negative:
+            if n_negative := int(self.screening.n_negative[fitted].sum()):
                 notes.append(f"{counted(n_negative, 'negative value')} fitted")
         if self.method == "map":
             notes.append("pulled toward the region's mean")

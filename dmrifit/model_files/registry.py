@@ -35,11 +35,7 @@ def register(cls: _Class) -> _Class:
         raise TypeError(f"{cls.__name__} cannot have model files without {', '.join(missing)}")
     earlier = _CLASSES.get(cls.__name__, cls)
     # A module that is loaded again makes its classes again.
-    is_same_class = (earlier.__module__, earlier.__qualname__) == (
-        cls.__module__,
-        cls.__qualname__,
-    )
-    if not is_same_class:
+    if f"{earlier.__module__}.{earlier.__qualname__}" != f"{cls.__module__}.{cls.__qualname__}":
         raise ValueError(
             f"{earlier.__module__} has registered a {cls.__name__} already; choose another name"
         )

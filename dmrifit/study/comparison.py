@@ -627,9 +627,8 @@ def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...
     if stack.n_dropped:
         n_dropped = sum(stack.n_dropped[patient] for patient in cell.train)
     tests = bank.tests(cell.view, cell.test)
-    clinical = [bank.clinical(cell.entrant, cell.view, patient) for patient in cell.test]
     constants = bank.constants(cell.view, cell.repeat, cell.train)
-    return *arrays, rows, n_dropped, tests, clinical, constants
+    return *arrays, rows, n_dropped, tests, constants
 
 
 def _train(

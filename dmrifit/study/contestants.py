@@ -66,10 +66,12 @@ class Entrant:
                 "intervals from, and scores predictions, which intervals do not change: give the "
                 "estimator inside"
             )
-        names = [name for name, base in STRATEGIES.items() if isinstance(estimator, base)]
-        strategy = names[0] if names else type(estimator).__name__
+        strategy = type(estimator).__name__
+        for strategy_name, base in STRATEGIES.items():
+            if isinstance(estimator, base):
+                strategy = strategy_name
         try:
-            if isinstance(estimator, SignalToSignal | MapsToMaps):
+            if strategy in STRATEGIES:
                 unset = [key for key in ("source", "target") if getattr(estimator, key) is None]
                 # Any protocol will do to check the other parameters before images are read.
                 clone(estimator).set_params(**dict.fromkeys(unset, example)).check_parameters()
@@ -91,10 +93,10 @@ class Entrant:
         # The strategy is no part of the algorithm: "LR s2s" is algorithm LR.
         words = filter(None, re.split(r"[\s/_:,()-]+", name))
         algorithm = " ".join(word for word in words if word.lower() != strategy) or name
-        recipe, code = _recipe(estimator), _code(estimator)
         return cls(
-            name, strategy, algorithm, estimator, model, description, recipe=recipe, code=code
-        )
+            name, strategy, algorithm, estimator, model, description,
+            recipe=_recipe(estimator), code=_code(estimator),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,9 @@ def controls_of(
                 estimator.set_params(loss="mean")
             entrant = Entrant.of(f"{control} {strategy}", estimator, kept=kept, example=example)
             description = [control, entrant.description]
-            changes: dict[str, Any] = {
-                "algorithm": control,
-                "description": description,
-                "control": control,
-            }
-            controls.append(replace(entrant, **changes))
+            controls.append(
+                replace(entrant, algorithm=control, description=description, control=control)
+            )
     return controls
 
 

@@ -88,23 +88,18 @@ def check_settings(
 
 def views_by_cohort(
     views: Mapping[tuple[str, str], View], regimes: Sequence[str]
-) -> tuple[dict[str, list[View]], dict[str, list[View]]]:
+) -> tuple[dict[str, dict[View, None]], dict[str, dict[View, None]]]:
     """List the views in which the patients of each cohort are tested, and those for training."""
     tested: dict[str, dict[View, None]] = {}
     for (_, cohort), view in views.items():
         tested.setdefault(cohort, {})[view] = None
-    within = not {"same", "pooled"}.isdisjoint(regimes)
-    between = not {"other", "pooled"}.isdisjoint(regimes)
     trained: dict[str, dict[View, None]] = {cohort: {} for cohort in tested}
-    for cohort, training_views in trained.items():
-        # Patients are trained on in the views of the cohorts that they train for.
-        for tested_cohort, tested_views in tested.items():
-            if within if tested_cohort == cohort else between:
-                training_views |= tested_views
-    return (
-        {cohort: list(tested_views) for cohort, tested_views in tested.items()},
-        {cohort: list(training_views) for cohort, training_views in trained.items()},
-    )
+    # Patients are trained on in the views of the cohorts that they train for.
+    for cohort, tested_cohort in itertools.product(tested, tested):
+        regime = "same" if tested_cohort == cohort else "other"
+        if regime in regimes or "pooled" in regimes:
+            trained[cohort] |= tested[tested_cohort]
+    return tested, trained
 
 
 def plan(

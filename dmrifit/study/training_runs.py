@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import SignalModel
 from dmrifit.predict import controls
 from dmrifit.predict.base import Design
-from dmrifit.predict.strategies import Clinical, SignalToSignal
+from dmrifit.predict.strategies import Clinical, MapsToMaps, SignalToSignal
 from dmrifit.stats.metrics import METRICS, pearson, relative_error_counts, skill_scores
 from dmrifit.study.contestants import Entrant
 from dmrifit.study.splits import Cell
@@ -42,7 +43,6 @@ def run_trial(
     rows: Sequence[slice],
     n_dropped: int | None,
     tests: Sequence[HeldOut],
-    clinical: Sequence[Clinical | None],
     constants: Constants,
 ) -> dict[str, Any]:
     """Train once, test on every held-out patient; `n_dropped` voxels only for strategies."""
@@ -56,9 +56,8 @@ def run_trial(
             estimator = clone(entrant.estimator)
             estimator.set_params(**_completed(estimator, cell))
             if entrant.control not in controls.UNTRAINED:
-                x, y = (
-                    np.concatenate([a[patient] for patient in rows]) for a in (features, targets)
-                )
+                selected = np.r_[tuple(rows)]
+                x, y = features[selected], targets[selected]
                 if entrant.control == controls.SHUFFLED:
                     generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
                     y = y[generator.permutation(len(y))]
@@ -70,10 +69,10 @@ def run_trial(
                     estimator.fit_design(Design(x, y, n_dropped, n_columns, groups=groups))
             # Patients that share a training share its time.
             training_seconds = (time.perf_counter() - start) / len(tests)
-            for test, metrics in zip(tests, clinical, strict=True):
+            for test in tests:
                 start = time.perf_counter()
                 answer = _untrained_answers if entrant.control in controls.UNTRAINED else _answers
-                signals, maps = answer(estimator, cell, test, metrics, constants)
+                signals, maps = answer(estimator, cell, test, constants)
                 seconds = training_seconds + time.perf_counter() - start
                 keys = {
                     "cohort": test.cohort,
@@ -118,13 +117,11 @@ def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
     return completed
 
 
-def _answers(
-    estimator: Any, cell: Cell, test: HeldOut, clinical: Clinical | None, _: Constants
-) -> tuple[NDArray, NDArray]:
+def _answers(estimator: Any, cell: Cell, test: HeldOut, _: Constants) -> tuple[NDArray, NDArray]:
     """Predict signals and maps; voxels without a usable source signal stay NaN."""
     model, target = cell.entrant.model, cell.view.target
-    if clinical is not None:
-        maps = estimator.maps_from(clinical)
+    if type(estimator) is MapsToMaps:
+        maps = estimator.predict_maps(test.X)
         return model.signal(maps, target), maps
     usable = np.isfinite(test.X).all(axis=1)
     signals, maps = np.full_like(test.Y, np.nan), np.full_like(test.reference, np.nan)
@@ -140,18 +137,18 @@ def _answers(
 
 
 def _untrained_answers(
-    estimator: Any, cell: Cell, test: HeldOut, clinical: Any, constants: Constants
+    estimator: Any, cell: Cell, test: HeldOut, constants: Constants
 ) -> tuple[NDArray, NDArray]:
     """Give the signals and maps of a control that learns nothing."""
     model, target, control = cell.entrant.model, cell.view.target, cell.entrant.control
-    if control == controls.COPY and clinical is None:
+    if control == controls.COPY and type(estimator) is SignalToSignal:
         copies = test.X[:, controls.nearest_contrasts(cell.view.source, target)]
         return copies, estimator.maps_of(copies)
     repeat: Any = test.repeat
     signals: Any = test.Y
     maps: Any = test.reference
     if control == controls.COPY:
-        maps = _copied_maps(clinical, model, constants)
+        maps = _copied_maps(estimator.clinical(test.X), model, constants)
     elif control == controls.TRUTH:
         signals, maps = repeat.noise_free, test.truth
         # Of regions, or in the symbols of another model, true parameters may not be known.
@@ -207,17 +204,16 @@ def _score_maps(
             "at_bound": float(test.at_bound[j]),
             **{name: float(values[j]) for name, values in scores.items()},
         }
-        for kind, best in (("relative", constants.relative), ("absolute", constants.absolute)):
-            prefix = "absolute_" * (kind == "absolute")
+        for kind, prefix in (("relative", ""), ("absolute", "absolute_")):
+            best = getattr(constants, kind)[j]
             # Each score has a best constant of its own, and the control is that one.
-            answer = np.full(len(maps), best[j]) if is_constant else maps[:, j]
-            options: dict[str, Any] = {"constant": best[j], "relative": kind == "relative"}
-            skill, error, constant_error, n = skill_scores(answer, test.reference[:, j], **options)
+            answer = np.full(len(maps), best) if is_constant else maps[:, j]
+            score = partial(skill_scores, answer, constant=best, relative=kind == "relative")
+            skill, error, constant_error, n = score(reference=test.reference[:, j])
             row |= {f"{prefix}skill": skill, f"{kind}_error": error, "n_absolute": n}
             row |= {f"constant_{prefix}error": constant_error, f"{prefix}skill_independent": _NAN}
             if repeated is not None:
-                independent = skill_scores(answer, repeated[:, j], **options)[0]
-                row[f"{prefix}skill_independent"] = independent
+                row[f"{prefix}skill_independent"] = score(reference=repeated[:, j])[0]
         rows.append(row)
     return rows
 

@@ -20,7 +20,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 from dmrifit.engine.resynthesis import missing_contrasts, resynthesize
 from dmrifit.io.digests import digest
-from dmrifit.predict.strategies import Clinical, MapsToMaps
 from dmrifit.stats.metrics import best_constants
 from dmrifit.study.contestants import Entrant, View
 
@@ -133,7 +132,6 @@ class Bank:
         self._voxels: dict[Any, dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
         self._stacks: dict[Any, Stack] = {}
         self._constants: dict[Any, Constants] = {}
-        self._clinical: dict[Any, Clinical] = {}
         self._one_draw = max_voxels is None
         self._max_voxels = max_voxels
         self._seed = seed
@@ -241,10 +239,10 @@ class Bank:
 
     def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:
         """Return the training voxels for an estimator, made once for all that share them."""
-        key = entrant.recipe, view, self._draw(repeat)
+        draw = self._draw(repeat)
+        key = entrant.recipe, view, draw
         if key not in self._stacks:
-            voxels = self._voxels[view, self._draw(repeat)]
-            self._stacks[key] = Stack.of(entrant, view, voxels)
+            self._stacks[key] = Stack.of(entrant, view, self._voxels[view, draw])
         return self._stacks[key]
 
     def tests(self, view: View, patients: Sequence[str]) -> list[HeldOut]:
@@ -268,16 +266,6 @@ class Bank:
     def is_repeated(self, view: View, patients: Sequence[str]) -> bool:
         """Whether all of these held-out patients have a second measurement."""
         return all(self._tests[view, patient].repeat is not None for patient in patients)
-
-    def clinical(self, entrant: Entrant, view: View, patient: str) -> Clinical | None:
-        """Return a held-out patient's clinical metrics, made once for all that share them."""
-        if type(entrant.estimator) is not MapsToMaps:
-            return None
-        key = entrant.recipe, view, patient
-        if key not in self._clinical:
-            estimator = clone(entrant.estimator).set_params(source=view.source, target=view.target)
-            self._clinical[key] = estimator.clinical(self._tests[view, patient].X)
-        return self._clinical[key]
 
     def digest(
         self, view: View, repeat: int, train: Sequence[str], test: Sequence[str]

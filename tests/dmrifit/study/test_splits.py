@@ -271,6 +271,6 @@ def test_patients_are_lent_in_the_views_of_those_that_they_train_for(
     near, far = VIEW, View(FULL.take([0, 2]), FULL, None, MODELS["adc"])
     views = {("x", "A"): near, ("y", "A"): near, ("x", "B"): far, ("y", "B"): far}
     seen, lent = views_by_cohort(views, regimes)
-    assert seen == {"A": [near], "B": [far]}
+    assert seen == {"A": {near: None}, "B": {far: None}}
     assert (near in lent["A"], far in lent["A"]) == (of_its_own, of_the_other)
     assert (far in lent["B"], near in lent["B"]) == (of_its_own, of_the_other)

@@ -95,7 +95,7 @@ def run_answers(maps, signals, test=None, **options):
     """Train the estimator that answers so, and test it on one patient."""
     cell = make_cell(Answer(maps, signals), **options)
     tests = [test or held_out()]
-    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, tests, [None], CONSTANTS)
+    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, tests, CONSTANTS)
 
 
 # Scores ------------------------------------------------------------------------------------------
@@ -204,14 +204,14 @@ def test_shuffled_targets_are_those_of_other_voxels():
 
 def test_the_perfect_prediction_needs_no_training_and_has_no_error():
     cell = make_cell(SignalToSignal("LR", model="adc"), control="perfect", keep=True)
-    content = run_trial(cell, None, None, [], None, [held_out()], [None], CONSTANTS)
+    content = run_trial(cell, None, None, [], None, [held_out()], CONSTANTS)
     predictions = content["predictions"]["p"]
     np.testing.assert_array_equal(predictions["maps"], REFERENCE)
     np.testing.assert_array_equal(predictions["signals"], MEASURED.astype(np.float32))
     assert {row["bias"] for row in content["scores"]} == {0}
     # Of maps it answers the signals of the reference.
     cell = make_cell(MapsToMaps("LR", model="adc"), control="perfect", keep=True)
-    content = run_trial(cell, None, None, [], None, [held_out()], [None], CONSTANTS)
+    content = run_trial(cell, None, None, [], None, [held_out()], CONSTANTS)
     signals = REFERENCE[:, :1] * np.exp(-REFERENCE[:, 1:] * FULL.b / 1000)
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
 
@@ -241,7 +241,7 @@ def by_hand(answer, reference, constant):
 )
 def test_truth_and_repeat_are_scored_against_both_references_by_plain_numpy(strategy, control, signals, maps):
     cell = make_cell(strategy("LR", model="adc"), control=control)
-    content = run_trial(cell, None, None, [], None, [repeated()], [None], CONSTANTS)
+    content = run_trial(cell, None, None, [], None, [repeated()], CONSTANTS)
     if strategy is MapsToMaps:
         signals = maps[:, :1] * np.exp(-maps[:, 1:] * FULL.b / 1000)
     for j, row in enumerate(content["scores"]):
@@ -268,7 +268,7 @@ def test_a_copy_answers_the_nearest_source_contrast():
     source, target = Protocol([0, 500, 0], te=[70, 70, 100]), Protocol([0, 200, 300, 900, 300], te=[70, 70, 70, 70, 99])
     assert nearest_contrasts(source, target).tolist() == [0, 0, 1, 1, 2]
     cell = make_cell(SignalToSignal("LR", model="adc"), control="copy", keep=True)
-    content = run_trial(cell, None, None, [], None, [held_out()], [None], CONSTANTS)
+    content = run_trial(cell, None, None, [], None, [held_out()], CONSTANTS)
     copied = content["predictions"]["p"]
     expected = MEASURED[:, nearest_contrasts(SOURCE, FULL)]
     np.testing.assert_array_equal(copied["signals"], expected.astype(np.float32))
@@ -276,7 +276,7 @@ def test_a_copy_answers_the_nearest_source_contrast():
     np.testing.assert_array_equal(copied["maps"], fit.astype(np.float32))
 
 
-def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others():
+def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others(monkeypatch):
     model = MODELS["t2-ivim-kurtosis"]
     features = np.array([[20.0, 1.5, 0.2], [30.0, 1.0, -0.1]])
     clinical = Clinical(features, np.array([0.9, 1.1]), np.array([1.0, 1.0]))
@@ -284,7 +284,8 @@ def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others():
     test = held_out(index=np.zeros((2, 4), int), X=np.ones((2, 2)), Y=np.ones((2, 4)), reference=np.ones((2, 7)), at_bound=np.zeros(7))
     view = View(SOURCE, Protocol([0, 100, 500, 1000], te=60), None, model)
     cell = make_cell(MapsToMaps("LR"), control="copy", keep=True, model=model, view=view)
-    content = run_trial(cell, None, None, [], None, [test], [clinical], constants)
+    monkeypatch.setattr(MapsToMaps, "clinical", lambda *_: clinical)
+    content = run_trial(cell, None, None, [], None, [test], constants)
     maps = content["predictions"]["p"]["maps"]
     # A negative fraction is no fraction.
     np.testing.assert_allclose(maps[:, 1], [0.2, 0])
@@ -295,7 +296,7 @@ def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others():
 def test_strategies_are_fitted_to_the_rows_of_their_patients():
     estimator = SignalToSignal("LR", model="adc", source=SOURCE, target=FULL)
     cell = make_cell(estimator, keep=True)
-    content = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, 3, [held_out()], [None], CONSTANTS)
+    content = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, 3, [held_out()], CONSTANTS)
     used = TRAINING[[*range(10), *range(30, 40)]]
     X = np.column_stack([np.ones(20), used[:, :2]])
     weights = np.linalg.lstsq(X, used, rcond=None)[0]
@@ -303,15 +304,12 @@ def test_strategies_are_fitted_to_the_rows_of_their_patients():
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], expected, rtol=1e-5)
 
 
-def test_maps_follow_from_clinical_metrics_that_are_known(monkeypatch):
-    clinical = Clinical(np.zeros((4, 3)), np.ones(4), np.ones(4))
+def test_signals_follow_from_predicted_maps(monkeypatch):
     maps = np.column_stack([np.ones(4), [1.0, 2.0, 3.0, 1.0]])
-    monkeypatch.setattr(
-        MapsToMaps, "maps_from", lambda self, metrics: maps * (metrics is clinical)
-    )
+    monkeypatch.setattr(MapsToMaps, "predict_maps", lambda *_: maps)
     monkeypatch.setattr(MapsToMaps, "fit_design", lambda self, design: self)
     cell = make_cell(MapsToMaps("LR", model="adc"), keep=True)
-    content = run_trial(cell, TRAINING[:, :3], TRAINING, ROWS, 0, [held_out()], [clinical], CONSTANTS)
+    content = run_trial(cell, TRAINING[:, :3], TRAINING, ROWS, 0, [held_out()], CONSTANTS)
     np.testing.assert_array_equal(content["predictions"]["p"]["maps"], maps)
     signals = np.exp(-maps[:, 1:] * FULL.b / 1000)
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
@@ -336,4 +334,4 @@ def test_a_failure_names_estimator_patient_and_training(test, who):
     cell = make_cell(Answer("fail"), test=test)
     message = f"'x s2s' failed for {who} of cohort 'A', trained on 2 patients .same.: out of luck"
     with pytest.raises(RuntimeError, match=message):
-        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, [held_out()], [None], CONSTANTS)
+        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, [held_out()], CONSTANTS)

@@ -229,16 +229,6 @@ def test_drawn_voxels_are_counted_and_repeats_draw_others(scans):
     assert not np.array_equal(reseeded.material(estimator, VIEW, 0).arrays[0], first)
 
 
-def test_clinical_metrics_are_made_once_and_only_for_those_that_need_them(bank):
-    maps = entrant(MapsToMaps("LR", model="adc"), "x m2m")
-    clinical = bank.clinical(maps, VIEW, "p1")
-    assert bank.clinical(entrant(MapsToMaps("RFR", model="adc"), "y m2m"), VIEW, "p1") is clinical
-    (test,) = bank.tests(VIEW, ["p1"])
-    np.testing.assert_allclose(clinical.largest, test.X.max(axis=1))
-    np.testing.assert_allclose(clinical.s0, test.reference[:, 0], rtol=1e-4)
-    assert bank.clinical(entrant(SignalToSignal("LR", model="adc")), VIEW, "p1") is None
-
-
 # Digests -----------------------------------------------------------------------------------------
 
 

@@ -174,15 +174,13 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
 def _spread_labels(sizes: Sequence[int]) -> list[str]:
     """Leave out labels that would run into each other."""
     labels: list[str] = []
-    last = -np.inf
-    # Width of a label, as a share of the axis.
-    room = 0.09 * max(sizes[-1], 1)
-    for size in sizes:
-        is_near_last = size != sizes[-1] and sizes[-1] - size < room
-        is_free = size - last >= room and not is_near_last
+    # Width of a label, as a share of the axis; the largest size always has one.
+    room, labeled = 0.09 * max(sizes[-1], 1), np.inf
+    for size in reversed(sizes):
+        is_free = labeled - size >= room
         labels.append(f"{size:g}" if is_free else "")
-        last = size if is_free else last
-    return labels
+        labeled = size if is_free else labeled
+    return labels[::-1]
 
 
 def algorithm_color(name: str, algorithms: Sequence[str]) -> str:

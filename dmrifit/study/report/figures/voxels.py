@@ -66,13 +66,12 @@ def plot_lesion(
     largest = labels == np.bincount(labels[mask]).argmax()
     # With room around the largest group.
     slices = Slices(largest, patient.affine, n_slices=1, fullest=True, room=_ROOM)
-    cut = _Cut(patient, slices)
     n_pictures = max(len(row.maps) + len(row.predictions) for row in rows)
     n_lines = -(-len(rows) // n_columns)
     # Inches: for each column of parameters two color bars and room between pictures.
     room = (width - 0.2) / n_columns
     edge = (room - 1.25) / n_pictures - 0.06
-    height = edge * min(cut.slices.aspect, 1.3)
+    height = edge * min(slices.aspect, 1.3)
     line = height + 0.42
     with style.shared_style({"font.size": 8.5}):
         figure = style.new_figure(width, (0.5 if title else 0.0) + line * n_lines + 0.25)
@@ -82,35 +81,21 @@ def plot_lesion(
         for i, row in enumerate(rows):
             left = 0.1 + room * (i % n_columns)
             bottom = 0.25 + line * (n_lines - 1 - i // n_columns)
-            place = left, bottom, edge, height
-            _draw_row(figure, sheet, cut, row, place)
+            _draw_row(figure, sheet, patient, slices, row, (left, bottom, edge, height))
         sheet.set(xlim=(0, width), ylim=(0, figure.get_figheight()), aspect="auto")
-        sides = f"{cut.slices.labels[0]}, {cut.slices.sides[0]} at the left"
+        sides = f"{slices.labels[0]}, {slices.sides[0]} at the left"
         sheet.text(0.1, 0.08, sides, size=8, color=style.FAINT)
         _write_title(figure, 0.1, title)
     return figure
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """The slice through the largest group of scored voxels of a patient, with room around it."""
-
-    patient: PatientPredictions
-    slices: Slices
-
-    def picture(self, volume: NDArray) -> NDArray:
-        """Cut the slice out of a volume on the grid of the scan; (rows, columns)."""
-        (cut,) = self.slices.pictures(volume)
-        return cut
-
-    def map(self, values: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Cut the slice out of values of voxels, and say where these are."""
-        inside = self.picture(self.patient.volume(np.ones(len(self.patient.index))))
-        return self.picture(self.patient.volume(values)), np.isfinite(inside)
-
-
 def _draw_row(
-    figure: Figure, sheet: Axes, cut: _Cut, row: MapRow, place: tuple[float, float, float, float]
+    figure: Figure,
+    sheet: Axes,
+    patient: PatientPredictions,
+    slices: Slices,
+    row: MapRow,
+    place: tuple[float, float, float, float],
 ) -> None:
     """Draw the maps of a parameter, its errors, and the two color bars."""
     left, bottom, edge, height = place
@@ -128,7 +113,14 @@ def _draw_row(
     pictures += [(name, e, _ERROR_COLORMAP, (-most, most)) for name, e in errors.items()]
     for i, (label, values, cmap, ends) in enumerate(pictures):
         x = left + i * (edge + 0.06)
-        _paint(sheet, (x, x + edge, bottom, bottom + height), cut, values, cmap, ends)
+        picture = _painted(patient, slices, values, cmap, ends)
+        # What is higher than its place is made smaller about the middle.
+        shrink = min(height / (edge * slices.aspect), 1.0)
+        left_end, right_end = (x + edge / 2 * (1 + sign * shrink) for sign in (-1, 1))
+        sheet.imshow(
+            picture, origin="lower", interpolation="nearest", aspect="auto",
+            extent=(left_end, right_end, bottom, bottom + height),
+        )  # fmt: skip
         text = label if i else f"{row.name}, {label}"
         sheet.text(x + 0.02, bottom + height + 0.05, text, size=8.5, ha="left")
     x = left + len(pictures) * (edge + 0.06) + 0.04
@@ -229,26 +221,22 @@ def _few_steps(low: float, high: float) -> tuple[int, ...]:
     return (1,)
 
 
-def _paint(
-    sheet: Axes,
-    extent: tuple[float, float, float, float],
-    cut: _Cut,
+def _painted(
+    patient: PatientPredictions,
+    slices: Slices,
     values: NDArray,
     cmap: str,
     limits: tuple[float, float],
-) -> None:
-    """Draw a map over the anatomy into a place of the sheet, as wide as its voxels say."""
+) -> NDArray:
+    """Paint a map over the anatomy in the slice, (rows, columns, 4)."""
     matplotlib, colors = import_optional("matplotlib"), import_optional("matplotlib.colors")
-    shown, inside = cut.map(values.astype(float))
+    (shown,) = slices.pictures(patient.volume(values.astype(float)))
+    (scored,) = slices.pictures(patient.volume(np.ones(len(values))))
+    inside = np.isfinite(scored)
     painted = np.ones((*shown.shape, 4))
-    if cut.patient.anatomy is not None:
-        painted[..., :3] = cut.picture(cut.patient.anatomy)[..., None] / 255
+    if patient.anatomy is not None:
+        painted[..., :3] = slices.pictures(patient.anatomy)[0][..., None] / 255
     shares = colors.Normalize(*limits)(np.clip(np.nan_to_num(shown), *limits))
     painted[inside] = matplotlib.colormaps[cmap](shares)[inside]
     painted[inside & ~np.isfinite(shown)] = colors.to_rgba(NO_VALUE_COLOR)
-    left, right, bottom, top = extent
-    # What is higher than its place is made smaller about the middle.
-    shrink = min((top - bottom) / ((right - left) * cut.slices.aspect), 1.0)
-    across, x = 0.5 * (right - left) * shrink, (left + right) / 2
-    place = (x - across, x + across, bottom, top)
-    sheet.imshow(painted, origin="lower", interpolation="nearest", extent=place, aspect="auto")
+    return painted

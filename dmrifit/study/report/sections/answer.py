@@ -66,8 +66,12 @@ def predictor_words(strategy: str, algorithm: str) -> str:
 
 def _best_rows(board: Board) -> pd.DataFrame:
     """Rows of the skill of the best predictor, first way of training."""
+    return _of_best(board, matching(board.skill, train_on=board.regimes[0]))
+
+
+def _of_best(board: Board, table: pd.DataFrame) -> pd.DataFrame:
     strategy, algorithm = board.best or ("", "")
-    return matching(board.skill, train_on=board.regimes[0], strategy=strategy, algorithm=algorithm)
+    return matching(table, strategy=strategy, algorithm=algorithm)
 
 
 def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
@@ -172,8 +176,7 @@ def _example(board: Board) -> Iterator[Any]:
 
 def _sites(board: Board) -> Iterator[Any]:
     yield Heading("Does it work at the other site?")
-    strategy, algorithm = board.best or ("", "")
-    rows = matching(board.summary, strategy=strategy, algorithm=algorithm)
+    rows = _of_best(board, board.summary)
     measure, regimes = board.skill_column, board.regimes
     if len(board.cohorts) < 2:
         yield "One cohort was compared, so nothing is known of another site."
@@ -197,12 +200,10 @@ def _sites(board: Board) -> Iterator[Any]:
     if not rows[measure].notna().any():
         yield text
         return
-    series = rows["train_on"].map(_trained_on)
-    table = rows.assign(row=rows["cohort"], series=series)
-    colors = ("link", "warn", "faint")
+    table = rows.assign(row=rows["cohort"], series=rows["train_on"].map(_trained_on))
     styles = {
-        name: {"color": PALETTE[color].light}
-        for name, color in zip(dict.fromkeys(series), colors, strict=False)
+        _trained_on(name): {"color": PALETTE[_REGIME_COLORS.get(name, "ink")].light}
+        for name in unique(rows["train_on"])
     }
     panel = Panel(measure, "skill of maps, mean over parameters")
     figure = plot_dots(table, [panel], styles, width=_WIDTH)
@@ -217,8 +218,7 @@ def _trained_on(train_on: str) -> str:
 
 def _sizes(board: Board) -> Iterator[Any]:
     yield Heading("How many patients are enough?")
-    strategy, algorithm = board.best or ("", "")
-    table = matching(sizes_of(board), strategy=strategy, algorithm=algorithm)
+    table = _of_best(board, sizes_of(board))
     if not len(table) or table["n_train"].nunique() < 2:
         text = "One number was compared. To see more: dmrifit benchmark --sizes 1,2,3,5."
         yield f"{board.size(board.scores)}. {text}"
@@ -261,7 +261,9 @@ def other_sites(board: Board) -> Iterator[Any]:
         color = PALETTE[_REGIME_COLORS.get(train_on, "ink")].light
         name = _trained_on(train_on)
         styles[name] = {"color": color, "marker": marker_of(name, [*"abc"[:i], name])}
-    figure = plot_dots(table, predictor_panels(board), styles, "Tested cohort: predictor")
+    figure = plot_dots(
+        table, predictor_panels(board, board.skill_column), styles, "Tested cohort: predictor"
+    )
     alt = "Scores of every predictor by tested cohort and cohorts trained on"
     yield Picture(figure, alt, name="other_sites")
     if board.setting("resynthesize"):

@@ -30,9 +30,9 @@ _SERIES = {
 }
 
 
-def predictor_panels(board: Board) -> list[Panel]:
+def predictor_panels(board: Board, skill_column: str) -> list[Panel]:
     """List the scores of a predictor that are drawn beside each other."""
-    panels = [Panel(board.skill_column, "skill of maps", ends=SKILL_ENDS)]
+    panels = [Panel(skill_column, "skill of maps", ends=SKILL_ENDS)]
     if len(board.signals):
         panels.insert(0, Panel("signal_skill", "skill of unseen signals", ends=SKILL_ENDS))
     panels += [Panel("abs_bias", "|BI| (%)", 100), Panel("dispersion", "DI (%)", 100)]
@@ -61,8 +61,7 @@ def predictor_scores(board: Board) -> Iterator[Any]:
     styles = {
         series: look for (series, _), look in _SERIES.items() if (table["series"] == series).any()
     }
-    panels = [panel for panel in predictor_panels(board) if panel.column != board.skill_column]
-    panels.insert(int(bool(len(board.signals))), Panel("skill", "skill of maps", ends=SKILL_ENDS))
+    panels = predictor_panels(board, "skill")
     for cohort in board.cohorts:
         shown = matching(table, cohort=cohort)
         shown = shown.assign(control=shown["algorithm"].map(is_control))
