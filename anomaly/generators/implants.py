@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,12 @@ _RADII = (0.11, 0.36)
 #: Products of diffusivity and b-value: free tissue water, dead tissue, crowded cells.
 _FAST, _DEAD, _CROWDED = (1.0, 1.8), (1.8, 2.8), (0.38, 0.62)
 _CORE_ODDS, _DEAD_ODDS, _HALO_ODDS = 0.35, 0.15, 0.5
-#: Reach of components, relative to the lesion's; share of tissue that they replace; width of
-#: edges.
-_CORE = ((0.6, 1.0), (0.7, 1.0), 0.15)
-_CENTER = ((0.3, 0.5), (0.8, 1.0), 0.2)
+#: Reach of components, relative to the lesion's; products of diffusivity and b-value; share of
+#: tissue that they replace; width of edges.
+_CORE = ((0.6, 1.0), _CROWDED, (0.7, 1.0), 0.15)
+_CENTER = ((0.3, 0.5), _DEAD, (0.8, 1.0), 0.2)
 _BODY_SHARE, _BODY_EDGE = (0.5, 1.0), (0.1, 0.4)
-_HALO = ((1.15, 1.9), (0.1, 0.6), 0.2)
+_HALO = ((1.15, 1.9), _FAST, (0.1, 0.6), 0.2)
 #: Share of tissue that a halo replaces from which on a voxel belongs to the lesion.
 _SEEN = 0.3
 
@@ -55,7 +56,13 @@ def implant(look: Look, floor: float, rng: np.random.Generator) -> tuple[Look, N
     Shapes: returns lesion (x, y, z).
     """
     shape, mask = look.mask.shape, look.mask
-    distance = _distance(look, rng)
+    tissue_voxels = np.argwhere(mask & (look.mean > FLUID[1]))
+    if not len(tissue_voxels):
+        tissue_voxels = np.argwhere(mask)
+    center = tissue_voxels[rng.integers(len(tissue_voxels))]
+    radius = ball_radius(mask) * np.exp(rng.uniform(*np.log(_RADII)))
+    # From the center of a rough ellipsoid, 1 at its border.
+    distance = rough_ellipsoid(shape, center, radius, rng)
     remaining = np.ones(shape, dtype=np.float32)
     added = np.zeros(shape, dtype=np.float32)
     lesion = distance < 1
@@ -118,13 +125,8 @@ class _Component:
     edge: float
 
     @classmethod
-    def draw(
-        cls,
-        limits: tuple[tuple[float, float], tuple[float, float], float],
-        diffusion: tuple[float, float],
-        rng: np.random.Generator,
-    ) -> _Component:
-        reach, share, edge = limits
+    def draw(cls, limits: tuple[Any, Any, Any, float], rng: np.random.Generator) -> _Component:
+        reach, diffusion, share, edge = limits
         return cls(rng.uniform(*reach), rng.uniform(*diffusion), rng.uniform(*share), edge)
 
 
@@ -133,22 +135,11 @@ def _components(rng: np.random.Generator) -> list[_Component]:
     components = []
     core = rng.random()
     if core < _CORE_ODDS:
-        components.append(_Component.draw(_CORE, _CROWDED, rng))
+        components.append(_Component.draw(_CORE, rng))
     elif core < _CORE_ODDS + _DEAD_ODDS:
-        components.append(_Component.draw(_CENTER, _DEAD, rng))
+        components.append(_Component.draw(_CENTER, rng))
     diffusion, share = rng.uniform(*_FAST), rng.uniform(*_BODY_SHARE)
     components.append(_Component(1.0, diffusion, share, rng.uniform(*_BODY_EDGE)))
     if rng.random() < _HALO_ODDS:
-        components.append(_Component.draw(_HALO, _FAST, rng))
+        components.append(_Component.draw(_HALO, rng))
     return components
-
-
-def _distance(look: Look, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw a rough ellipsoid, and compute distances from its center, 1 at its border."""
-    shape = look.mask.shape
-    tissue = np.argwhere(look.mask & (look.mean > FLUID[1]))
-    if not len(tissue):
-        tissue = np.argwhere(look.mask)
-    center = tissue[rng.integers(len(tissue))]
-    radius = ball_radius(look.mask) * np.exp(rng.uniform(*np.log(_RADII)))
-    return rough_ellipsoid(shape, center, radius, rng)

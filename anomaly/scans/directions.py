@@ -67,12 +67,9 @@ def harmonic_order(n: int) -> int:
             f"too few directions ({n}) to estimate others from; at least {FEWEST_DIRECTIONS} are "
             "needed"
         )
-    order = 2
-    for larger in range(4, _LARGEST_ORDER + 1, 2):
-        n_coefficients = (larger + 1) * (larger + 2) / 2
-        if n >= _PER_COEFFICIENT * n_coefficients:
-            order = larger
-    return order
+    orders = np.arange(4, _LARGEST_ORDER + 1, 2)
+    n_coefficients = (orders + 1) * (orders + 2) / 2
+    return int(orders[n >= _PER_COEFFICIENT * n_coefficients].max(initial=2))
 
 
 def resample_directions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.io.bids_derivatives import file_record
@@ -83,9 +83,9 @@ class TrainingScans:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainingScans:
         """Read plain values of a model file."""
-        keys = {"images", "patients", "steps", "remarks", "salt"}
         content = {"salt": ""} | dict(content)
-        refuse_keys(content, keys, "part of training scans", complete=True)
+        names = {field.name for field in fields(cls)}
+        refuse_keys(content, names, "part of training scans", complete=True)
         refuse_keys(content["steps"], set(_STEPS), "step of a preparation", complete=True)
         steps = {step: _texts(ways) for step, ways in content["steps"].items()}
         images, patients = _texts(content["images"]), _texts(content["patients"])

@@ -151,9 +151,8 @@ def simulate_dmri(
     >>> healthy[0].name, healthy[0].signal.shape, lesions[0].healthy
     ('synthetic-healthy-001', (20, 24, 16, 6), False)
     """
-    check_number("n_healthy", n_healthy, whole=True)
-    check_number("n_lesions", n_lesions, whole=True)
-    check_number("skip", skip, whole=True)
+    for option, n in (("n_healthy", n_healthy), ("n_lesions", n_lesions), ("skip", skip)):
+        check_number(option, n, whole=True)
     check_number("n_directions", n_directions, least=1, most=_MOST_DIRECTIONS, whole=True)
     check_jobs(n_jobs)
     if not n_healthy + n_lesions:

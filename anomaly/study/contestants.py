@@ -63,16 +63,12 @@ class Bench:
             raise ValueError(
                 f"none of {counted(len(cases), 'case')} has a lesion in white or gray matter"
             )
-        with_lesion = [case.name for case in healthy if not case.healthy]
-        if with_lesion:
-            raise ValueError(f"healthy scans that have lesions: {first_few(with_lesion)}")
+        with_lesion = [case for case in healthy if not case.healthy]
+        _refuse("healthy scans that have lesions", with_lesion)
         patients = {case.patient for case in cases}
         # A patient's second scan without the lesion is not that of a healthy person.
-        shared = [case.name for case in healthy if case.patient in patients]
-        if shared:
-            raise ValueError(
-                f"healthy scans that are of patients among the cases: {first_few(shared)}"
-            )
+        shared = [case for case in healthy if case.patient in patients]
+        _refuse("healthy scans that are of patients among the cases", shared)
         # Checks the size of the cube.
         open_map(np.zeros((1, 1, 1), dtype=bool), opening)
         self.strata = [strata_masks(case) for case in cases]
@@ -149,18 +145,10 @@ def method_entries(
     patients = {case.patient for case in bench.cases}
     healthy_patients = {case.patient for case in bench.healthy}
     scans_of_folds = [case for scans in validation_folds for case in scans]
-    unusable = [c.name for c in scans_of_folds if not c.healthy or c.patient in patients]
-    if unusable:
-        raise ValueError(
-            "validation scans have to be healthy and of other patients than the cases: "
-            f"{first_few(unusable)}"
-        )
-    shared = [case.name for case in scans_of_folds if case.patient in healthy_patients]
-    if shared:
-        raise ValueError(
-            "thresholds and false positives need healthy scans of different patients: "
-            f"{first_few(shared)}"
-        )
+    unusable = [case for case in scans_of_folds if not case.healthy or case.patient in patients]
+    _refuse("validation scans have to be healthy and of other patients than the cases", unusable)
+    shared = [case for case in scans_of_folds if case.patient in healthy_patients]
+    _refuse("thresholds and false positives need healthy scans of different patients", shared)
     entries = []
     for method in maps:
         maps_by_fold = {}
@@ -184,6 +172,12 @@ def method_entries(
                 )
             entries.append(Entry(fold, str(method), False, validation_masks=masks, **checked))
     return entries
+
+
+def _refuse(problem: str, cases: Sequence[Case]) -> None:
+    """Refuse a comparison with these cases."""
+    if cases:
+        raise ValueError(f"{problem}: {first_few([case.name for case in cases])}")
 
 
 def control_entries(bench: Bench, fold: str) -> list[Entry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,10 @@ def control_maps(
         # Lesions are edematous and diffuse fast, so that signals alone, unlearned, find many.
         brightness = np.where(case.brain, 1 - case.signal.mean(axis=-1), 0).astype(np.float32)
         # The lesion of the next patient with one on a grid of this shape.
-        lesion: NDArray = nothing
         first = (i + 1) % max(len(sources), 1)
-        for source in [*sources[first:], *sources[:first]]:
-            is_other = source.patient != case.patient and source.shape == case.shape
-            if is_other and source.lesion is not None and source.lesion.any():
-                lesion = source.lesion
-                break
+        others = [s for s in sources[first:] + sources[:first] if s.patient != case.patient]
+        lesions = [s.lesion for s in others if s.shape == case.shape and not s.healthy]
+        lesion: Any = lesions[0] if lesions else nothing
         controls = (case.scored, nothing, case.brain, lesion, brightness)
         for name, values in zip(CONTROLS, controls, strict=True):
             maps[name].append(values)

@@ -259,9 +259,8 @@ def trained(names: Sequence[str], kind: str, number: int, before: Path | None, w
     if before is not None:
         found = load_model(before).predict_proba(volumes, masks=brains)
         labels = [marked_evenly(*pair, number) for pair in zip(labels, found, strict=True)]
-    segmenter = small_unet(
-        number, epochs=epochs, verbose=True, warm_start_from=before, appearance=appearance
-    )
+    segmenter = small_unet(number, epochs=epochs, verbose=True)
+    segmenter.set_params(warm_start_from=before, appearance=appearance)
     if kind in OTHERS:
         share, batch_size, settings = OTHERS[kind]
         n_segments = round(share * segmenter.segments_per_epoch)

@@ -136,9 +136,9 @@ def fit_many(
     with scheduler(run.cluster):
         pass
     out.mkdir(parents=True, exist_ok=True)
+    n_workers = default_threads() if run.jobs < 0 else run.jobs
     threads = options["n_threads"]
     if threads is None:
-        n_workers = default_threads() if run.jobs < 0 else run.jobs
         threads = 1 if run.cluster else max(1, default_threads() // n_workers)
     tasks = []
     for scan in scans:
@@ -169,8 +169,7 @@ def fit_many(
             )
         )
     settings = {**options, "model": model, "te": te, "b_tolerance": b_tolerance}
-    for name in ("n_threads", "overwrite"):
-        del settings[name]
+    del settings["n_threads"], settings["overwrite"]
     _RUN.run(
         tasks,
         out,
@@ -360,9 +359,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     pictures: list[tuple[str, list[Any]]] = []
     for record in records.values():
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
-        title = record["name"]
-        if (out / page).is_file():
-            title = Link(page, record["name"])
+        is_shown = (out / page).is_file()
+        title = Link(page, record["name"]) if is_shown else record["name"]
         picture = out / page.replace(".html", ".png")
         if picture.is_file() and len(pictures) < _MOST_PICTURES:
             alt = f"Maps of {record['name']} in three planes"

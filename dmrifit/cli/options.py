@@ -14,6 +14,7 @@ import typer
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
 from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.tables import number_in
 
 if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
@@ -175,10 +176,8 @@ def number_or_path(text: str | None) -> float | Path | None:
     """Read a number, or else the name of a file."""
     if text is None:
         return None
-    try:
-        return float(text)
-    except ValueError:
-        return Path(text)
+    number = number_in(text)
+    return Path(text) if number is None else number
 
 
 def pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -57,9 +57,7 @@ def denoise(
     region = np.empty(original.shape[:3], dtype=bool)
     for slab, values in read_slabs(original):
         out[:, :, slab] = values
-        inside = np.any(values != 0, axis=-1)
-        if mask is not None:
-            inside = mask[:, :, slab]
+        inside = np.any(values != 0, axis=-1) if mask is None else mask[:, :, slab]
         region[:, :, slab] = inside & np.isfinite(values).all(axis=-1)
     sigma = np.full(region.shape, np.nan, np.float32)
     for block, around in _blocks(region, radius, original.shape[3]):
@@ -168,9 +166,7 @@ def correct_motion(
     imaffine = import_optional("dipy.align.imaffine")
     original = checked_signals(signals)
     affine = np.asarray(affine, dtype=np.float64)
-    static_mask = None
-    if mask is not None:
-        static_mask = mask.astype(np.int32)
+    static_mask = None if mask is None else mask.astype(np.int32)
     n = original.shape[3]
     if min(original.shape[:3]) < 4:
         raise ValueError(

@@ -84,7 +84,11 @@ def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bo
     # A few bright vessels would set the threshold of the whole head.
     picture = np.minimum(picture, np.percentile(picture, 99.5))
     bright = otsu_mask(picture, radius=1, passes=1)
-    middle = _ball(bright, steps)
+    # A ball around the middle of the head is brain.
+    voxels = np.argwhere(bright)
+    center = voxels.mean(axis=0) if len(voxels) else np.array(bright.shape) / 2
+    apart = (np.moveaxis(np.indices(bright.shape), 0, -1) - center) * steps
+    middle = (apart**2).sum(axis=-1) < _MIDDLE**2
     level = np.inf
     if (middle & bright).any():
         level = float(np.median(picture[middle & bright]))
@@ -104,16 +108,6 @@ def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bo
         if _SMALLEST_BRAIN < volume < _LARGEST_BRAIN:
             return brain
     return None
-
-
-def _ball(head: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mark a ball around the middle of a head, which is brain."""
-    voxels = np.argwhere(head)
-    center = np.array(head.shape) / 2
-    if len(voxels):
-        center = voxels.mean(axis=0)
-    apart = (np.moveaxis(np.indices(head.shape), 0, -1) - center) * steps
-    return np.asarray((apart**2).sum(axis=-1) < _MIDDLE**2)
 
 
 def _filled(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -145,9 +139,8 @@ def correct_bias_field(
     sitk = import_sitk()
     picture = np.asarray(values, dtype=np.float32)
     if mask is None:
-        inside = picture > 0.1 * np.percentile(picture, 98)
-    else:
-        inside = np.asarray(mask, dtype=bool)
+        mask = picture > 0.1 * np.percentile(picture, 98)
+    inside = np.asarray(mask, dtype=bool)
     problem = "the mask is empty"
     not_positive = 1.0
     if inside.any():

@@ -86,10 +86,9 @@ def patient_scale(
         )
     # The scale needs these columns only, so that the rest is never held in memory at once.
     columns = reference_columns(source)
-    slabs = [np.empty((0, len(columns)))]
-    for _, _, voxels in series.slabs(region, progress=progress, task="scale"):
-        slabs.append(select(voxels)[:, columns])
-    signals = np.concatenate(slabs)
+    slabs = series.slabs(region, progress=progress, task="scale")
+    selected = [select(voxels)[:, columns] for _, _, voxels in slabs]
+    signals = np.concatenate([np.empty((0, len(columns))), *selected])
     check_magnitudes(signals, series.name)
     try:
         return scale.of(signals, source.take(columns))

@@ -82,15 +82,16 @@ class PredictedMaps:
                 maps = self._estimator.maps_of(predicted, **options)
             else:
                 maps = np.asarray(self._estimator.predict_maps(scaled, **options))
-            gains = [unit if parameter.is_amplitude else 1.0 for parameter in self.parameters]
-            for j, parameter in enumerate(self.parameters):
-                columns[parameter.name] = maps[:, j] * gains[j]
+            ends = None
             if self._intervals is not None:
                 ends = self._intervals.intervals_of(scaled, maps)
-                for j, parameter in enumerate(self.parameters):
-                    columns[f"{parameter.name}_low"] = ends[:, j, 0] * gains[j]
-                    columns[f"{parameter.name}_high"] = ends[:, j, 1] * gains[j]
                 columns[TYPICALITY] = self._intervals.typicality(scaled)
+            for j, parameter in enumerate(self.parameters):
+                gain = unit if parameter.is_amplitude else 1.0
+                columns[parameter.name] = maps[:, j] * gain
+                if ends is not None:
+                    columns[f"{parameter.name}_low"] = ends[:, j, 0] * gain
+                    columns[f"{parameter.name}_high"] = ends[:, j, 1] * gain
         for name, column in columns.items():
             self.maps[name][:, :, slab][inside] = column
         self.region[:, :, slab] |= inside

@@ -84,18 +84,16 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
 
 def contrast_lines(protocol: Protocol) -> list[str]:
     """List the b-values of each echo time with their numbers of volumes."""
-    te = protocol.te
+    groups = [("echo time unknown", protocol.b)]
+    if protocol.te is not None:
+        times = np.unique(protocol.te)
+        groups = [(f"TE {te:g} ms", protocol.b[protocol.te == te]) for te in times]
     lines = []
-    for echo_time in [None] if te is None else np.unique(te):
-        at_te = np.ones(len(protocol), bool)
-        title = "echo time unknown"
-        if echo_time is not None and te is not None:
-            at_te = te == echo_time
-            title = f"TE {echo_time:g} ms"
-        shells = _shells(protocol.b[at_te])
+    for title, at_te in groups:
+        shells = _shells(at_te)
         if len(shells) > _MOST_SHELLS:
             first, last = shells[0][0], shells[-1][0]
-            listed = f"{first} … {last} ({len(shells)} values, {counted(at_te.sum(), 'volume')})"
+            listed = f"{first} … {last} ({len(shells)} values, {counted(len(at_te), 'volume')})"
         else:
             listed = ", ".join(b if n == 1 else f"{b} ({n})" for b, n in shells)
         lines.append(f"{title}: b = {listed} s/mm²")

@@ -104,7 +104,12 @@ class SignalSlices:
             self._parts.append((voxels, *(array.astype(np.float32) for array in numbers)))
         while self._n_voxels > self._most_voxels and self._step < 2 * self._grid[2]:
             self._step *= 2
-            self._parts = [self._thinned(part) for part in self._parts]
+            # The slice changes fastest in the order of C.
+            kept = [self._is_kept(part[0] % self._grid[2]) for part in self._parts]
+            self._parts = [
+                tuple(array[rows] for array in part)
+                for part, rows in zip(self._parts, kept, strict=True)
+            ]
 
     def voxels(self) -> VoxelSignals | None:
         """Give what is kept; None where one slice has too many voxels."""
@@ -133,12 +138,6 @@ class SignalSlices:
 
     def _is_kept(self, z: NDArray[np.intp]) -> NDArray[np.bool_]:
         return (z - self._grid[2] // 2) % self._step == 0
-
-    def _thinned(self, part: tuple[NDArray, ...]) -> tuple[NDArray, ...]:
-        """Leave out the slices that are no longer kept."""
-        # The slice changes fastest in the order of C.
-        is_kept = self._is_kept(part[0] % self._grid[2])
-        return tuple(array[is_kept] for array in part)
 
 
 def _rms(differences: NDArray[np.float64]) -> NDArray[np.float64]:

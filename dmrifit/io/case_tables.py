@@ -7,7 +7,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -199,17 +198,15 @@ class CaseTable:
         `write_files` takes the number of a case, and a function that gives the path to write the
         file of a column to.
         """
-        files = []
-        for row in rows:
-            files += [row[column] for column in self.files if column in row]
+        files = [row[column] for row in rows for column in self.files if column in row]
         # The table is named last: where it stands, all its files do.
         with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
-
-            def path_of(row: dict[str, str], column: str) -> Path:
-                return file_set.path(row[column])
-
             for i, row in enumerate(rows):
-                write_files(i, partial(path_of, row))
+
+                def path_of(column: str, row: dict[str, str] = row) -> Path:
+                    return file_set.path(row[column])
+
+                write_files(i, path_of)
             write_table(file_set, TABLE, rows, self.columns, "cases.json")
         return Path(folder) / TABLE
 

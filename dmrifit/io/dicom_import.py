@@ -237,10 +237,8 @@ def _names(images: Sequence[Path]) -> list[str]:
         # Without echo times, or with one twice, they are repeats.
         is_multi_echo = len(members) > 1 and np.all(np.diff(np.sort(times)) > _SAME_TE)
         for position, (image, te) in enumerate(zip(members, times, strict=True), start=1):
-            name = ""
-            if is_multi_echo:
-                milliseconds = f"{1e3 * te:.{digits}f}".removesuffix(".0").replace(".", "p")
-                name = f"_acq-TE{milliseconds}"
+            milliseconds = f"{1e3 * te:.{digits}f}".removesuffix(".0").replace(".", "p")
+            name = f"_acq-TE{milliseconds}" if is_multi_echo else ""
             if len(groups) > 1 and (is_multi_echo or len(members) == 1):
                 name += f"_run-{run}"
             elif not is_multi_echo:

@@ -268,10 +268,11 @@ def _read_series(folder: Path, series: str | None) -> tuple[list[Dataset], NDArr
     for uid, images in series_images.items():
         number = images[0].get("SeriesNumber")
         lines += f"\n  {uid}: {counted(len(images), 'image')}, series number {number}"
-    message = f"no DICOM series {series} of images in space" + (", but" if lines else "")
-    if series is None and lines:
+    if series is not None:
+        message = f"no DICOM series {series} of images in space" + (", but" if lines else "")
+    elif lines:
         message = f"{len(series_images)} DICOM series; name one of them (--series):"
-    elif series is None:
+    else:
         message = "no DICOM images in space; name the folder that the scan was converted from"
     raise ValueError(f"{folder} holds {message}{lines}")
 
@@ -341,10 +342,9 @@ def _as_volume(images: list[Dataset], name: str) -> tuple[list[Dataset], NDArray
     for image in images:
         for key in _SHARED:
             a, b = first[key].value, image[key].value
+            is_same = bool(a == b)
             if key in _NUMBERS:
                 is_same = np.allclose(np.array(a, float), np.array(b, float), atol=_ROUNDING)
-            else:
-                is_same = bool(a == b)
             if not is_same:
                 raise ValueError(
                     f"{image.filename}: its {key} is not that of {first.filename}, though both "
@@ -496,11 +496,9 @@ def _sort_frames(segmentation: Any) -> None:
         [frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], dtype=np.float64
     )
     # A single segment is named once for all frames, not in each of them.
-    segment = np.ones(len(frames), dtype=np.intp)
-    for i, frame in enumerate(frames):
-        if "SegmentIdentificationSequence" in frame:
-            segment[i] = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-    order = np.lexsort((positions @ np.cross(row, column), segment))
+    key = "SegmentIdentificationSequence"
+    segment = [frame[key][0].ReferencedSegmentNumber if key in frame else 1 for frame in frames]
+    order = np.lexsort((positions @ np.cross(row, column), np.array(segment)))
     shape = (len(frames), segmentation.Rows, segmentation.Columns)
     pixels = np.reshape(segmentation.pixel_array, shape)
     contents = [frame.FrameContentSequence[0] for frame in frames]

@@ -27,19 +27,16 @@ def describe(value: Any) -> Any:
         return {"array": list(value.shape), "type": str(value.dtype), "sha256": sha256}
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        items = list(value)
-        # Sets have no order of their own.
-        if isinstance(value, set | frozenset):
-            items.sort(key=str)
-        return [describe(item) for item in items]
+    # Sets have no order of their own.
+    if isinstance(value, set | frozenset):
+        return [describe(item) for item in sorted(value, key=str)]
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
     if isinstance(value, Protocol):
         # The name of a protocol changes no number.
         return {"protocol": value.to_dict() | {"name": ""}}
     if isinstance(value, SignalModel):
-        formula = {"expression": value.expression}
-        if value.source:
-            formula = {"source": value.source}
+        formula = {"source": value.source} if value.source else {"expression": value.expression}
         parameters = [[p.name, p.unit, p.low, p.high] for p in value.parameters]
         return {"model": value.name, **formula, "parameters": parameters}
     # Classes by name alone: the module that holds one may move without changing a result.

@@ -15,13 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import check_finite, is_number
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.masks import check_same_grid
-from dmrifit.io.nifti import (
-    Image,
-    image_name,
-    image_of,
-    load_image,
-    values_of,
-)
+from dmrifit.io.nifti import Image, image_name, image_of, load_image, values_of
 
 _SMALLEST = 8  # voxels along an axis
 

@@ -97,11 +97,8 @@ def binarize(
     finite = values[np.isfinite(values)]
     # Interpolation leaves small negative values; a label of −1 or an image is something else.
     above_one = finite[finite > 1]
-    invalid = [
-        finite[finite <= -MASK_THRESHOLD],
-        above_one[np.abs(above_one - np.rint(above_one)) > _ROUNDING],
-    ]
-    for bad in invalid:
+    is_fraction = np.abs(above_one - np.rint(above_one)) > _ROUNDING
+    for bad in (finite[finite <= -MASK_THRESHOLD], above_one[is_fraction]):
         if bad.size:
             raise ValueError(
                 f"{name} holds {bad[0]:g} (in all {counted(bad.size, 'such value')}), neither a "
@@ -109,14 +106,10 @@ def binarize(
                 "these"
             )
     inside = values > MASK_THRESHOLD
-    if not inside.any():
-        if may_be_empty and finite.size:
-            return inside
-        largest = (
-            f"its largest value is {finite.max():g}" if finite.size else "it holds no finite value"
-        )
+    if not inside.any() and not (may_be_empty and finite.size):
+        largest = f"its largest value is {finite.max():g}" if finite.size else ""
         raise ValueError(
-            f"{name}: no voxel is inside the mask ({largest}; "
+            f"{name}: no voxel is inside the mask ({largest or 'it holds no finite value'}; "
             f"inside means above {MASK_THRESHOLD:g})"
         )
     return inside

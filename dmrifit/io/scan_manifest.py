@@ -139,11 +139,8 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
                 f"{image} is {len(shape)}-D ({size_text(shape)}); 3-D or 4-D images are needed"
             )
         n = shape[3] if len(shape) == 4 else 1
-        bval, bvec, te = (
-            source_of("bval", "bval"),
-            source_of("bvec", "bvec"),
-            source_of("te", "json"),
-        )
+        endings = {"bval": "bval", "bvec": "bvec", "te": "json"}
+        bval, bvec, te = (source_of(column, ending) for column, ending in endings.items())
         if bval is None:
             raise ValueError(
                 f"no b-values; give the column bval, or put a .bval file beside {image}"
@@ -174,9 +171,8 @@ def _contrasts(folder: Path, row: dict[str, str], image: Path, where: str) -> _C
                 Protocol(*values)
             except ValueError as error:
                 # A number stands in the table itself, which is named anyway.
-                raise ValueError(
-                    f"{source}: {error}" if isinstance(source, Path) else error
-                ) from None
+                where_in = f"{source}: " if isinstance(source, Path) else ""
+                raise ValueError(f"{where_in}{error}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return b, times, directions

@@ -159,10 +159,7 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[n
 def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:
     from matplotlib.patheffects import withStroke
 
-    high, low = _ENDS[across]
-    left, right = low, high
-    if flipped:
-        left, right = high, low
+    left, right = _ENDS[across] if flipped else _ENDS[across][::-1]
     top, bottom = _ENDS[up]
     places = ((left, 0.03, 0.5), (right, 0.97, 0.5), (top, 0.5, 0.96), (bottom, 0.5, 0.04))
     look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 15, "weight": "bold"}

@@ -53,15 +53,12 @@ def write_prediction_page(
         unlike = shown.region & (maps[TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
         outline = unlike.astype(np.uint8)
         outlines.append(Layer("unlike the training voxels", outline, "mask", shown=False))
-    layers = panels
-    certainty = _TEXTS["no_intervals"]
+    layers, certainty = panels, _TEXTS["no_intervals"]
     if intervals is not None:
         layers = [panel for pair in zip(panels, widths, strict=True) for panel in pair]
+        wide = ", ".join(panel.name for panel in panels if panel.faint)
         certainty = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
-        wide = [panel.name for panel in panels if panel.faint]
-        if wide:
-            certainty += f"; not determined: {', '.join(wide)}"
-        certainty += "."
+        certainty += f"; not determined: {wide}." if wide else "."
     options: dict[str, Any] = {"background": background, "outlines": outlines, "scan": "input"}
     first_screen = [
         page.Lead(f"{verdict.map_verdict(sidecar)}. {certainty}"),

@@ -234,9 +234,7 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
     rows = []
     for panel in shown.panels:
         entry = shown.entries[panel.name]
-        error = "–"
-        if entry["StandardError"] is not None:
-            error = f"{entry['StandardError']:.2g}"
+        error = "–" if entry["StandardError"] is None else f"{entry['StandardError']:.2g}"
         row = [*shown.value_cells(panel), error, entry.get("Interval", "–"), *_bound_cells(entry)]
         rows.append([*row, verdict.percent(sidecar["Doubt"]["Share"][panel.name])])
     header = [*_HEADER, "std. error", "95 % interval", "at lower bound", "at upper bound"]
@@ -263,12 +261,11 @@ def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
         # S0 may be fixed at what was measured in each voxel.
         return [f"fixed: {value}" if isinstance(value, str) else f"fixed at {value:g}", ""]
     unit = " × max" if "BoundsUnits" in entry else ""
-    cells = []
-    for bound, share in zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True):
-        cell = "no bound"
-        if bound is not None:
-            cell = f"{100 * share:.3g} % at {bound:g}{unit}"
-        cells.append(cell)
+    pairs = zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True)
+    cells = [
+        "no bound" if bound is None else f"{100 * share:.3g} % at {bound:g}{unit}"
+        for bound, share in pairs
+    ]
     if "UpperBoundRule" in entry:
         cells[1] += f" or {MONOTONIC}"
     return cells

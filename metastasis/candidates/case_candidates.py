@@ -170,16 +170,13 @@ def block_peaks(
     probability = np.flip(probability[window], mirrored)
     brain = np.flip(brain[window], mirrored)
     edges = [max(1, round(_BLOCK_MM / step)) for step in steps]
-    index = np.zeros(brain.shape, dtype=np.int32)
-    n_blocks = 1
-    for axis, edge in enumerate(edges):
-        margin = round(_MARGIN_MM / steps[axis])
-        numbers = (np.arange(brain.shape[axis], dtype=np.int32) + margin) // edge
-        shape = [-1 if a == axis else 1 for a in range(3)]
-        index = index * (numbers[-1] + 1) + numbers.reshape(shape)
-        n_blocks *= int(numbers[-1]) + 1
-    volumes = np.bincount(index[brain], minlength=n_blocks)
-    full = np.flatnonzero(volumes >= _LEAST_BRAIN * np.prod(edges))
+    numbers: list[Any] = [
+        (np.arange(n) + round(_MARGIN_MM / step)) // edge
+        for n, step, edge in zip(brain.shape, steps, edges, strict=True)
+    ]
+    n_blocks = [int(of_axis[-1]) + 1 for of_axis in numbers]
+    index: Any = np.ravel_multi_index(np.ix_(*numbers), n_blocks)
+    full = np.flatnonzero(np.bincount(index[brain]) >= _LEAST_BRAIN * np.prod(edges))
     values = _logits(np.where(brain, probability, 0))
     return np.asarray(ndimage.maximum(values, index, full), dtype=np.float64)
 

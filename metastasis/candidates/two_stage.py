@@ -7,12 +7,12 @@ from dataclasses import KW_ONLY, dataclass
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy import ndimage
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold
@@ -37,14 +37,11 @@ from metastasis.candidates.features import FEATURES, LEVELS, PRIOR_FEATURES, Can
 from metastasis.scans import network_inputs
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
-
-if TYPE_CHECKING:
-    import pandas as pd
+from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
 __all__ = ["TwoStageSegmenter"]
 
 _CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
-_BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is blurred
 
 
 @register
@@ -274,8 +271,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             Columns ``feature``, ``weight`` (share of variance no longer explained where it is
             shuffled in the training candidates) and ``meaning``.
         """
-        import pandas as pd
-
         check_is_fitted(self)
         meanings = FEATURES | PRIOR_FEATURES
         rows = [(name, weight, meanings[name]) for name, weight in self.feature_weights_.items()]
@@ -351,14 +346,11 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         segmenters = [clone(segmenter).fit(list(volumes), training_labels, **options)]
         while len(segmenters) < self.n_trainings:
             marked_labels = list(training_labels)
+            mark_seed = derived_seed(seed, "mistakes", len(segmenters))
             # Held-out scans are scored by their true lesions alone.
             for i in learned:
-                marked_labels[i] = _mark_mistakes_of(
-                    segmenters[-1],
-                    training_cases[i],
-                    training_labels[i],
-                    derived_seed(seed, "mistakes", len(segmenters)),
-                )
+                scan = training_cases[i], training_labels[i]
+                marked_labels[i] = _mark_mistakes_of(segmenters[-1], *scan, mark_seed)
             following = clone(segmenter)
             with TemporaryDirectory() as folder:
                 first_weights = Path(folder) / "first.dmrifit"
@@ -420,6 +412,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         if missing:
             raise RefusedError(f"it lacks the features {', '.join(sorted(missing))}")
         try:
+            self._check()
             check_number("threshold_", self.threshold_, above=0, most=1)
             check_word("uses_priors_", self.uses_priors_, (False, True))
             if self.false_positives_ is not None:
@@ -428,7 +421,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
                 check_number(f"the number of {name}", count, least=1, whole=True)
             for name, weight in weights.items():
                 check_number(f"the weight of {name}", weight, least=-np.inf)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise RefusedError(str(error)) from None
         if self.uses_priors_ and not set(weights) >= judgment.LATER_FEATURES:
             # Changes of the same names were computed in another way then.
@@ -452,8 +445,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             Weights of the segmenter, and the classifier.
         """
         check_is_fitted(self)
-        parameters = self.get_params(deep=False)
-        parameters["segmenter"] = None
+        parameters = self.get_params(deep=False) | {"segmenter": None}
         if isinstance(self.random_state, np.random.RandomState):
             parameters["random_state"] = None
         if not isinstance(self.classifier, str):
@@ -488,10 +480,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         refuse_keys(
             dict(fitted), {*self._fitted_names, "segmenter"}, "fitted attribute", complete=True
         )
-        try:
-            self._check()
-        except (TypeError, ValueError) as error:
-            raise RefusedError(str(error)) from None
         inside = fitted["segmenter"]
         refuse_keys(inside, {"class", "parameters", "fitted"}, "key of a segmenter", complete=True)
         # Other classes of model files do not segment.
@@ -518,16 +506,8 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         self.classifier_, self.classifier_without_prior_ = classifiers[0], classifiers[-1]
 
 
-def small_unet(
-    random_state: RandomState,
-    *,
-    warm_start_from: Any = None,
-    appearance: float = 1.0,
-    **training: Any,
-) -> Any:
+def small_unet(random_state: RandomState, **training: Any) -> Any:
     """Make the segmenter of own scans: a U-Net of 0.33 million weights; fields of `Training`."""
-    from metastasis.segmentation.segmenter import DeepMedicSegmenter
-
     defaults = Training(epochs=18, batch_size=2, learning_rate=2e-3, schedule="cosine")
     return DeepMedicSegmenter(
         loss="lesion",
@@ -538,8 +518,6 @@ def small_unet(
         optimizer="adamw",
         min_voxels=4,
         spacing=1.0,
-        warm_start_from=warm_start_from,
-        appearance=appearance,
         training=fill_training(Training(**training), defaults),
         random_state=random_state,
     )
@@ -553,11 +531,7 @@ def _mark_mistakes_of(
     if isinstance(case[0], nib.Nifti1Image):
         steps = np.asarray(nib.affines.voxel_sizes(case[0].affine))
     values = np.asarray(network_inputs.values_of(label))
-    probability = probability_of(segmenter, case)
-    if values.any():
-        distance = ndimage.distance_transform_edt(values == 0, sampling=steps)
-        probability = probability * (distance > _BESIDE_MM)
-    return marked_evenly(values, probability, seed)
+    return marked_evenly(values, probability_of(segmenter, case), seed, steps)
 
 
 def _is_fitted(segmenter: Any) -> bool:

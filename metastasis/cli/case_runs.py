@@ -105,7 +105,7 @@ def read_segmentations(
         table, [case.name for case in cases], required=("name",), optional=_COLUMNS[1:]
     )
     settings: dict[str, Any] = {}
-    for key, number in (("threshold", float), ("min_voxels", int)):
+    for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):
         # Scores of cases at different thresholds are those of no operating point.
         values = {row.get(key, "") for row in case_rows}
         if len(values) > 1:
@@ -115,7 +115,7 @@ def read_segmentations(
             )
         text = values.pop()
         try:
-            settings[key] = number(text) if text else None
+            settings[key] = number(text) if text else default
         except ValueError:
             raise ValueError(f"{table}: the {key} {text!r} is not a number") from None
     # Ensembles have no threshold: their labels tell candidates from lesions that both mark.
@@ -130,9 +130,7 @@ def read_segmentations(
         volume = case_runs.read_result(table, row, column, case.shape, case.affine)
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
-    defaults = {"threshold": 0.5, "min_voxels": 1}
-    settings = defaults | {key: value for key, value in settings.items() if value is not None}
-    return predictions, settings["threshold"], settings["min_voxels"]
+    return predictions, 0.5 if threshold is None else threshold, settings["min_voxels"]
 
 
 def segment_case(

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
@@ -158,10 +157,8 @@ def _prior_note(case: Case) -> str:
     from dmrifit.io.nifti import image_of
 
     try:
-        likeness = likeness_in_place(
-            image_of(case.image.astype(np.float32), case.affine),
-            image_of(case.prior.astype(np.float32), case.affine),
-        )
+        scans = [image_of(values, case.affine) for values in (case.image, case.prior)]
+        likeness = likeness_in_place(*scans)
     # Scans that show no head, or one voxel thick, cannot be compared.
     except ValueError:
         return ""
@@ -183,7 +180,7 @@ def _noted_case(
     from metastasis.scans import scan_checks
     from metastasis.scans.cases import read_row
 
-    files = scan_checks.row_files(row, folder)
+    files = {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
     image = files["image"]
     edges = scan_checks.check_files(files)
     for model in () if options.resample else models:

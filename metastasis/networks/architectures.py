@@ -204,23 +204,18 @@ class DeepMedic(nn.Module):
         if prior_path and not self.shared:
             channels_of_path["prior"] = 1
         # All random draws are in a fixed order: a seed gives the same weights in each version.
-        self.paths = nn.ModuleDict(
-            {
-                name: Path(n, widths, residual=residual, normalization=normalization)
-                for name, n in channels_of_path.items()
-            }
-        )
+        self.paths = nn.ModuleDict()
+        for name, n in channels_of_path.items():
+            self.paths[name] = Path(n, widths, residual=residual, normalization=normalization)
         has_bias = normalization is None
         merged_names = list(channels_of_path)
         if self.shared:
             merged_names += ["prior", "change"]
         # The first dense layer, split by path; a single bias suffices for their sum.
-        self.merges = nn.ModuleDict(
-            {
-                name: nn.Conv3d(widths[-1], dense[0], 1, bias=has_bias and name == "normal")
-                for name in merged_names
-            }
-        )
+        self.merges = nn.ModuleDict()
+        for name in merged_names:
+            bias = has_bias and name == "normal"
+            self.merges[name] = nn.Conv3d(widths[-1], dense[0], 1, bias=bias)
         n_features = len(merged_names) * widths[-1]
         for layer in self.merges.values():
             nn.init.normal_(layer.weight, std=math.sqrt(2 / n_features))  # type: ignore[arg-type]

@@ -117,17 +117,16 @@ def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
     volume, _, _ = case
     if not _is_resampled(volume, spacing):
         return case
-    affine = network_affine(volume, spacing)
+    affine = network_grid(volume, spacing).affine
     image, prior, mask = on_network_grid(case, spacing)
     mask = None if mask is None else mask.astype(np.uint8)
     image, prior, mask = (None if v is None else image_of(v, affine) for v in (image, prior, mask))
     return image, prior, mask
 
 
-def network_affine(volume: Any, spacing: float | None) -> NDArray[np.float64]:
-    """Give the affine (4, 4) of the grid that an image is resampled to."""
-    empty = np.zeros(volume.shape[:3], np.uint8)
-    return np.asarray(_on_spacing(empty, volume.affine, spacing).affine)
+def network_grid(volume: Any, spacing: float | None) -> nib.Nifti1Pair:
+    """Give an empty volume on the grid that an image is resampled to."""
+    return _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
 
 
 def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDArray[np.uint8]:
@@ -147,8 +146,8 @@ def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> N
     values = np.asarray(values_of(label))
     if not _is_resampled(volume, spacing):
         return values
-    target = _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
-    return grids.array_of(grids.labels_onto(grids.scan_of(values, volume.affine), target))
+    source = grids.scan_of(values, volume.affine)
+    return grids.array_of(grids.labels_onto(source, network_grid(volume, spacing)))
 
 
 def on_scan_grid(
@@ -159,7 +158,7 @@ def on_scan_grid(
         is_placed = isinstance(volume, nib.Nifti1Image)
         return grids.as_stored(probability, volume.affine) if is_placed else probability
     target = grids.scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
-    source = grids.scan_of(probability, network_affine(volume, spacing))
+    source = grids.scan_of(probability, network_grid(volume, spacing).affine)
     restored = grids.onto(source, target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
     return np.clip(grids.array_of(restored), 0, 1)
@@ -171,7 +170,7 @@ def scores_on_scan_grid(
     """Bring scores of candidates (x, y, z) to the grid of the scan, from the nearest voxel."""
     if not _is_resampled(volume, spacing):
         return scores
-    matrix = np.linalg.inv(network_affine(volume, spacing)) @ volume.affine
+    matrix = np.linalg.inv(network_grid(volume, spacing).affine) @ volume.affine
     # Interpolated, a high score would widen what is marked at a low threshold.
     return grids.at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted, size_text
+from dmrifit.io.case_tables import folder_table
 from dmrifit.io.masks import Grid, check_same_grid
 from dmrifit.io.nifti import read_grid
 from dmrifit.io.parameter_json import RefusedError
+from metastasis.scans.cases import CASES, Case
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
-
-if TYPE_CHECKING:
-    from metastasis.scans.cases import Case
 
 #: Slices thicker than this in mm are reported: a metastasis of 2.5 mm fills a part of one.
 THICKEST_MM = 3.0
@@ -48,19 +48,11 @@ _DEPTH_MM = 4.0  # below the surface, where scalp and dura may be left
 
 def scan_images(scans: Path) -> list[Path]:
     """List the images of a table or folder of scans, or of a single one."""
-    from dmrifit.io.case_tables import folder_table
-    from metastasis.scans.cases import CASES
-
     table = folder_table(scans)
     if not table.is_dir() and table.suffix != ".tsv":
         return [scans]
     folder = table if table.is_dir() else table.parent
     return [folder / row["image"] for _, row in CASES.rows(table)]
-
-
-def row_files(row: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Give the paths of the image, prior and brain of a row."""
-    return {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
 
 
 def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
@@ -143,8 +135,6 @@ def check_stripped(case: Case) -> None:
 
 def contrast_note(case: Case) -> str:
     """Say that no vessel is bright, as in a scan without contrast agent; empty where some are."""
-    from scipy.ndimage import distance_transform_edt
-
     brain = _brain(case)
     inner = brain
     if not brain.all():

@@ -88,7 +88,7 @@ def training_edge(volumes: Sequence[Any]) -> float | None:
     return float(np.median(image_edges))
 
 
-def check_geometry(case: Scan, edge: float | None) -> None:
+def check_geometry(segmenter: Any, case: Scan) -> None:
     """Refuse a prior of another shape, and voxels of another edge than in training."""
     volume, prior, _ = case
     shape = np.shape(volume)[:3]
@@ -97,8 +97,9 @@ def check_geometry(case: Scan, edge: float | None) -> None:
             f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it "
             "onto the grid of the volume, or give None for it"
         )
-    image_edge = edge_of(volume)
-    if edge is None or image_edge is None:
+    edge, image_edge = getattr(segmenter, "edge_", None), edge_of(volume)
+    # Scans are resampled to a spacing, so that their own voxels do not matter.
+    if segmenter.spacing is not None or edge is None or image_edge is None:
         return
     # The network knows lesions by their size in voxels, so a scan of much larger or smaller
     # voxels would be segmented badly without any sign of it.

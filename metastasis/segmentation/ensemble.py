@@ -58,11 +58,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
     thresholds: tuple[float, float] | None = None
 
     def predict(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
+        self, volumes: Sequence[Any], **scans: Sequence[Any] | None
     ) -> list[NDArray[np.uint8]]:
         """
         Label the voxels of lesions.
@@ -71,10 +67,8 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         ----------
         volumes : sequence of n_cases
             As the models take them.
-        priors : sequence of n_cases, optional
-            Prior scans, None for a missing one.
-        masks : sequence of n_cases, optional
-            Brains, None for a missing one.
+        **scans : sequence of n_cases, optional
+            ``priors`` and ``masks``: prior scans and brains, None for a missing one.
 
         Returns
         -------
@@ -86,31 +80,27 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         ValueError
             If a parameter is not possible, or the models' answers differ in number or shape.
         """
-        return [labels for labels, _ in self.segment(volumes, priors=priors, masks=masks)]
+        return [labels for labels, _ in self.segment(volumes, **scans)]
 
     def predict_proba(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
+        self, volumes: Sequence[Any], **scans: Sequence[Any] | None
     ) -> list[NDArray[np.float32]]:
         """
         Give the larger of both models' probabilities.
 
         Parameters
         ----------
-        volumes, priors, masks : sequence of n_cases
-            As for `predict`; priors and masks are optional.
+        volumes : sequence of n_cases
+            As for `predict`.
+        **scans : sequence of n_cases, optional
+            As for `predict`.
 
         Returns
         -------
         list of ndarray of shape (x, y, z)
             For each case.
         """
-        return [
-            probability for _, probability in self.segment(volumes, priors=priors, masks=masks)
-        ]
+        return [probability for _, probability in self.segment(volumes, **scans)]
 
     def segment(
         self,
@@ -132,25 +122,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         iterator of (ndarray, ndarray)
             What `predict` and `predict_proba` give, for a case at a time.
         """
-        # Checked here and not where the first case is asked.
-        options = _checked_options(volumes, priors=priors, masks=masks)
-        thresholds: Any = self.thresholds
-        if thresholds is None:
-            thresholds = (_threshold(self.sensitive), _threshold(self.specific))
-        if len(thresholds) != 2 or not all(0 < threshold <= 1 for threshold in thresholds):
-            raise ValueError(
-                f"thresholds must be two numbers above 0 and at most 1, not {thresholds!r}"
-            )
-
-        def labels_of(i: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-            masks, probabilities = [], []
-            for model, threshold in zip((self.sensitive, self.specific), thresholds, strict=True):
-                probability = _predicted(model, volumes, options, i)
-                probabilities.append(probability)
-                masks.append(_marked(model, volumes[i], probability, float(threshold)))
-            return merge_segmentations(*masks), np.maximum(*probabilities)
-
-        return map(labels_of, range(len(volumes)))
+        return segment_by(self, volumes, priors=priors, masks=masks)
 
 
 def merge_segmentations(sensitive: ArrayLike, specific: ArrayLike) -> NDArray[np.uint8]:
@@ -183,44 +155,46 @@ def segment_by(
     masks: Sequence[Any] | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """Give labels and probabilities by an ensemble or a single model, one case after the other."""
-    if isinstance(segmenter, SensitivitySpecificityEnsemble):
-        return segmenter.segment(volumes, priors=priors, masks=masks)
-    options = _checked_options(volumes, priors=priors, masks=masks)
-
-    def labels_of(i: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        probability = _predicted(segmenter, volumes, options, i)
-        mask = _marked(segmenter, volumes[i], probability, _threshold(segmenter))
-        return mask.astype(np.uint8), probability
-
-    return map(labels_of, range(len(volumes)))
-
-
-def _marked(
-    model: Any, volume: Any, probability: NDArray[np.float32], threshold: float
-) -> NDArray[np.bool_]:
-    """Mark the voxels from a threshold on, in components as large as the model demands."""
-    min_voxels = getattr(model, "min_voxels", 1)
-    if hasattr(model, "min_voxels_on"):
-        min_voxels = model.min_voxels_on(volume)
-    return drop_small(probability >= threshold, min_voxels)
-
-
-def _checked_options(
-    volumes: Sequence[Any], **options: Sequence[Any] | None
-) -> dict[str, Sequence[Any]]:
-    """Give the options that are not None; each must have an entry for each volume."""
-    present = {key: values for key, values in options.items() if values is not None}
-    for key, values in present.items():
+    # Checked here and not where the first case is asked.
+    scans = {"priors": priors, "masks": masks}
+    options = {key: values for key, values in scans.items() if values is not None}
+    for key, values in options.items():
         if len(values) != len(volumes):
             raise ValueError(
                 f"{len(values)} {key} for {counted(len(volumes), 'volume')}; give one for each, "
                 "None for a missing one"
             )
-    return present
+    models = models_of(segmenter)
+    thresholds = [float(getattr(model, "threshold_", 0.5)) for model in models]
+    is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
+    if is_ensemble:
+        thresholds = thresholds if segmenter.thresholds is None else segmenter.thresholds
+        if len(thresholds) != 2 or not all(0 < threshold <= 1 for threshold in thresholds):
+            raise ValueError(
+                f"thresholds must be two numbers above 0 and at most 1, not {thresholds!r}"
+            )
+
+    def labels_of(i: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        marked, probabilities = [], []
+        for model, threshold in zip(models, thresholds, strict=True):
+            probability = _predicted(model, volumes, options, i)
+            probabilities.append(probability)
+            min_voxels = getattr(model, "min_voxels", 1)
+            if hasattr(model, "min_voxels_on"):
+                min_voxels = model.min_voxels_on(volumes[i])
+            marked.append(drop_small(probability >= float(threshold), min_voxels))
+        if is_ensemble:
+            return merge_segmentations(*marked), np.maximum(*probabilities)
+        return marked[0].astype(np.uint8), probabilities[0]
+
+    return map(labels_of, range(len(volumes)))
 
 
-def _threshold(model: Any) -> float:
-    return float(getattr(model, "threshold_", 0.5))
+def models_of(segmenter: Any) -> list[Any]:
+    """Give both models of an ensemble, or a single model."""
+    if isinstance(segmenter, SensitivitySpecificityEnsemble):
+        return [segmenter.sensitive, segmenter.specific]
+    return [segmenter]
 
 
 def _predicted(

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from dmrifit.io import nifti
-from metastasis.segmentation.ensemble import segment_by
+from metastasis.segmentation.ensemble import models_of, segment_by
 
 __all__ = ["segment_image"]
 
@@ -59,7 +59,8 @@ def segment_image(
     FileExistsError
         If a file would be replaced.
     """
-    if prior is not None and not _uses_prior(segmenter):
+    uses_priors = any(getattr(m, "prior_", "unknown") is not None for m in models_of(segmenter))
+    if prior is not None and not uses_priors:
         raise ValueError(
             "the prior scan would not be looked at: training was without any; leave it out, or "
             "train with priors"
@@ -78,13 +79,6 @@ def segment_image(
             for name, file in _NAMES.items():
                 nifti.save_image(images[name], files.path(file))
     return images
-
-
-def _uses_prior(segmenter: Any) -> bool:
-    """Whether a segmenter, or a model of an ensemble, may take a prior scan."""
-    names = [name for name in ("sensitive", "specific") if hasattr(segmenter, name)]
-    models = [getattr(segmenter, name) for name in names] or [segmenter]
-    return any(getattr(model, "prior_", "unknown") is not None for model in models)
 
 
 def _read(image: nifti.Image) -> nib.Nifti1Image:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,9 +16,6 @@ from dmrifit._utils.counts import counted
 from dmrifit.io.components import drop_small, label_components, match_to_lesions
 from dmrifit.networks.volume_cases import VolumeList, naming
 from metastasis.scans.network_inputs import binary_label, joined_cases, paired_labels
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["operating_point"]
 
@@ -40,8 +38,6 @@ def threshold_curve(
 
     Shapes: `labels` (x, y, z), `probabilities` (x, y, z).
     """
-    import pandas as pd
-
     pairs = paired_volumes(labels, probabilities)
     steps = np.unique(np.asarray(thresholds, dtype=np.float64))
     if steps.ndim != 1 or not len(steps) or not ((steps >= 0) & (steps <= 1)).all():
@@ -195,19 +191,17 @@ class OperatingPointMixin:
         return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
 
     def predict(
-        self,
-        volumes: Sequence[Any],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
+        self, volumes: Sequence[Any], **scans: Sequence[Any] | None
     ) -> list[NDArray[np.uint8]]:
         """
         Mark the voxels of metastases: those that reach ``threshold_``.
 
         Parameters
         ----------
-        volumes, priors, masks : sequence of n_cases
-            As in `fit`, of any size; priors and masks are optional.
+        volumes : sequence of n_cases
+            As in `fit`, of any size.
+        **scans : sequence of n_cases, optional
+            ``priors`` and ``masks``, as in `fit`.
 
         Returns
         -------
@@ -219,7 +213,7 @@ class OperatingPointMixin:
         ValueError
             As `predict_proba`.
         """
-        probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
+        probabilities = self.predict_proba(volumes, **scans)
         return VolumeList(
             drop_small(probability >= self.threshold_, self.min_voxels_on(volume)).astype(np.uint8)
             for volume, probability in zip(volumes, probabilities, strict=True)

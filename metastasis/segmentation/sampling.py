@@ -18,7 +18,8 @@ from metastasis.scans.local_level import local_level
 MISTAKEN = 4
 _MISTAKEN_SHARE = 2 / 3
 _MOST_MARKED = 300.0  # voxels of one mistake
-_SURE, _BESIDE = 0.1, 3  # probability of a mistake, and voxels around lesions that are none
+_SURE = 0.1  # probability of a mistake
+_BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is blurred
 #: Random voxels tried before all background voxels are listed, which is slow in a large volume.
 _N_TRIES = 64
 #: Where locally scaled scans are cut off: large vessels reach 2 to 3.
@@ -184,28 +185,24 @@ def lesion_weights(label: NDArray[Any], ignored: NDArray[Any]) -> NDArray[np.flo
     return volume
 
 
-def mark_mistakes(
-    label: NDArray[np.uint8], probability: NDArray[np.floating]
-) -> NDArray[np.uint8]:
-    """Mark in a label, (x, y, z), the background that a network takes for lesions."""
-    is_near = ndimage.binary_dilation(label > 0, iterations=_BESIDE)
-    return np.where((probability >= _SURE) & ~is_near, MISTAKEN, label).astype(np.uint8)
-
-
 def marked_evenly(
-    label: NDArray[np.uint8], probability: NDArray[np.floating], seed: int
+    label: NDArray[np.uint8], probability: NDArray[np.floating], seed: int, steps: Any = (1, 1, 1)
 ) -> NDArray[np.uint8]:
     """
-    Mark what a network takes for lesions, of a large mistake a random part.
+    Mark what a network takes for lesions, but beside a lesion, and of a large mistake a part.
 
     Segments are drawn around marked voxels: a sinus would crowd out a hundred vessels.
 
-    Shapes: `label` and `probability` (x, y, z); returns (x, y, z).
+    Shapes: `label` and `probability` (x, y, z), `steps` (3,) in mm; returns (x, y, z).
     """
-    components, _ = ndimage.label(probability >= _SURE)
-    sizes = np.maximum(np.bincount(components.ravel()), 1)
+    is_mistake = probability >= _SURE
+    if label.any():
+        distance = ndimage.distance_transform_edt(label == 0, sampling=steps)
+        is_mistake &= distance > _BESIDE_MM
+    components, _ = ndimage.label(is_mistake)
+    sizes = np.bincount(components.ravel())
     is_kept = np.random.default_rng(seed).random(label.shape) * sizes[components] < _MOST_MARKED
-    return mark_mistakes(label, probability * is_kept)
+    return np.where(is_mistake & is_kept, MISTAKEN, label).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -346,9 +346,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         """
         check_is_fitted(self)
         cases = network_inputs.joined_cases(volumes, priors, masks)
-        pairs = zip(
-            self._predictions(cases), network_inputs.paired_labels(cases, labels), strict=True
-        )
+        targets = network_inputs.paired_labels(cases, labels)
+        pairs = zip(self._predictions(cases), targets, strict=True)
         scores = [self._case_score(probability, target) for probability, target in pairs]
         return float(np.mean(scores))
 
@@ -356,8 +355,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
 
     @property
     def _margin(self) -> tuple[int, int, int]:
-        margin = self._n_layers
-        return (margin, margin, margin)
+        return (self._n_layers,) * 3
 
     @property
     def _n_layers(self) -> int:
@@ -440,21 +438,14 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         # All shapes are checked before the first scan is segmented, which may take minutes.
         for number, case in enumerate(X):
             with naming(number):
-                self._check_geometry(case)
+                case_inputs.check_geometry(self, case)
                 shape = np.shape(case[0])
                 if len(shape) in (3, 4):
                     self._check_channels((*shape, 1)[3])
         yield from super()._predictions(X)
 
-    def _check_geometry(self, case: network_inputs.Scan) -> None:
-        edge = None
-        # Scans are resampled to a spacing, so that their own voxels do not matter.
-        if self.spacing is None:
-            edge = getattr(self, "edge_", None)
-        case_inputs.check_geometry(case, edge)
-
     def _inputs(self, case: network_inputs.Scan) -> dict[str, NDArray[Any]]:
-        self._check_geometry(case)
+        case_inputs.check_geometry(self, case)
         return case_inputs.case_inputs(self, network_inputs.on_network_grid(case, self.spacing))
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
@@ -469,13 +460,10 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         voxels, ends = lesion_voxels(binary)
         content: dict[str, NDArray[Any]] = {"label": binary, "voxels": voxels, "ends": ends}
         if self.loss == "lesion":
+            values = np.asarray(network_inputs.values_of(target[0]))
             ignored, mistaken = (
-                network_inputs.label_on_network_grid(
-                    np.asarray(network_inputs.values_of(target[0])) == value,
-                    target[1],
-                    self.spacing,
-                )
-                for value in (_NOT_JUDGED, MISTAKEN)
+                network_inputs.label_on_network_grid(values == kind, target[1], self.spacing)
+                for kind in (_NOT_JUDGED, MISTAKEN)
             )
             content["weight"] = lesion_weights(binary, ignored)
             content["mistaken"] = np.flatnonzero(mistaken)

@@ -181,6 +181,14 @@ def shares(
     return window, filled, mean(distance < border)
 
 
+def filled_voxels(share: NDArray[np.float32], least: float = 0.5) -> NDArray[np.bool_]:
+    """Find what is filled by more than a share, or the fullest voxel."""
+    inside = share > least
+    if not inside.any() and share.max(initial=0.0) > 0:
+        inside.flat[np.argmax(share)] = True
+    return inside
+
+
 def swelling(nodule: Nodule, head: Head) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
     """Give how much a bright thing darkens the tissue around it."""
     window, axes = _window(nodule, 1.3 * nodule.edema, head)

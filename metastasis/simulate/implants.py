@@ -140,18 +140,12 @@ def draw_implants(
     level = local_level(values, inside, steps)
     relative = gaussian_filter(values / level, 0.7)
     places = (head.depth > _DEEP) & (relative > _TISSUE[0]) & (relative < _TISSUE[1])
-    drawn = sorted(
-        (enhancement.draw_kind(rng, small, masses) for _ in range(n)), key=lambda item: -item[1]
-    )
+    drawn = [enhancement.draw_kind(rng, small, masses) for _ in range(n)]
+    drawn.sort(key=lambda item: -item[1])
     centers: list[Any] = [None] * n
     if places.any():
-        centers = enhancement.draw_places(
-            places.astype(np.float32),
-            [enhancement.REACH * size / 2 for _, size in drawn],
-            [],
-            head,
-            rng,
-        )
+        radii = [enhancement.REACH * size / 2 for _, size in drawn]
+        centers = enhancement.draw_places(places.astype(np.float32), radii, [], head, rng)
     label, numbers = np.zeros(values.shape, np.uint8), np.zeros(values.shape, np.int16)
     implants = Implants(values, label, numbers, [])
     for (kind, size), center in zip(drawn, centers, strict=True):
@@ -197,8 +191,6 @@ def _implant(
     part = label[window]
     part[(filled > 0) & ((part == 0) | (part == SURROUNDINGS))] = SURROUNDINGS
     part[core > 0.5] = CORE
-    is_enhancing = wall > _ENHANCING
-    if not is_enhancing.any() and wall.max(initial=0.0) > 0:
-        is_enhancing.flat[np.argmax(wall)] = True
+    is_enhancing = enhancement.filled_voxels(wall, _ENHANCING)
     part[is_enhancing] = ENHANCING
     implants.numbers[window][is_enhancing] = len(implants.nodules)

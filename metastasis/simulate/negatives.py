@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
@@ -60,7 +58,9 @@ def warp_scan(
     """
     shape = volume.shape
     matrix = np.eye(3) * (1 + _SCALE * rng.uniform(-1, 1))
-    matrix += np.diag(_SHEAR * rng.uniform(-1, 1, 3)) + _TURN * _skew(rng.uniform(-1, 1, 3))
+    matrix += np.diag(_SHEAR * rng.uniform(-1, 1, 3)) + _TURN * np.cross(
+        np.eye(3), rng.uniform(-1, 1, 3)
+    )
     if rng.random() < 0.5:
         matrix[:, 0] *= -1
     middle = (np.array(shape) - 1) / 2
@@ -79,11 +79,7 @@ def warp_scan(
 
 
 def paint_negatives(
-    volume: NDArray[np.floating],
-    brain: NDArray[np.bool_],
-    rng: np.random.Generator,
-    *,
-    steps: Any = (1.0, 1.0, 1.0),
+    volume: NDArray[np.floating], brain: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """
     Paint what is no metastasis into a scan: vessels, sinuses, dura, and fluid without a wall.
@@ -91,11 +87,10 @@ def paint_negatives(
     A dark cavity with a bright border is also a ventricle, so cavities without enhancement are
     painted as well.
 
-    Shapes: `volume` and `brain` (x, y, z), axes in the order of RAS+, `steps` (3,) in mm.
+    Shapes: `volume` and `brain` (x, y, z), axes in the order of RAS+, with voxels of 1 mm.
     """
-    steps = np.asarray(steps, dtype=np.float64)
-    head = head_around(brain, steps)
-    white = WHITE_MATTER * local_level(volume, brain, steps)
+    head = head_around(brain, np.ones(3))
+    white = WHITE_MATTER * local_level(volume, brain)
     contrasts = enhancement.Contrasts(
         vessels=(0.3, 1.3),
         vessel_radii=(0.55, 1.4),
@@ -123,11 +118,7 @@ def paint_negatives(
 
 
 def strip_loosely(
-    volume: NDArray[np.floating],
-    brain: NDArray[np.bool_],
-    rng: np.random.Generator,
-    *,
-    steps: Any = (1.0, 1.0, 1.0),
+    volume: NDArray[np.floating], brain: NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """
     Surround a tightly stripped brain by sinuses and patches of dura, as a looser mask leaves them.
@@ -135,18 +126,17 @@ def strip_loosely(
     Large sinuses run along the midline and the tentorium in grooves of the brain, whose voxels
     change there.
 
-    Shapes: `volume` and `brain` (x, y, z), axes in the order of RAS+, `steps` (3,) in mm.
+    Shapes: `volume` and `brain` (x, y, z), axes in the order of RAS+, with voxels of 1 mm.
     """
-    steps = np.asarray(steps, dtype=np.float64)
-    head = head_around(brain, steps)
-    outside = distance_transform_edt(~brain, sampling=steps).astype(np.float32)
-    size = np.full(3, _PATCH_MM) / steps
+    head = head_around(brain, np.ones(3))
+    outside = distance_transform_edt(~brain).astype(np.float32)
+    size = np.full(3, _PATCH_MM)
     patchy, bright = (slow_field(brain.shape, size, rng) for _ in range(2))
     sinus = _distance_to_sinuses(head, outside - head.depth, 1 + _UNEVEN * patchy, rng)
     gap = rng.uniform(0, _GAP_MM)
     dura = ~brain & (outside <= rng.uniform(*_DURA_MM) * np.clip(patchy - 0.5, 0, 1))
     added = dura | (sinus <= gap)
-    white = WHITE_MATTER * local_level(volume, brain, steps)
+    white = WHITE_MATTER * local_level(volume, brain)
     signal = rng.uniform(*_REMAINS) * np.exp(_UNEVEN * bright)
     # The wall of a sinus, and fluid between dura and brain elsewhere.
     signal[np.where(sinus <= gap, sinus > 0, outside <= gap)] = _FLUID
@@ -184,8 +174,3 @@ def _distance_to_sinuses(
         wall = np.linalg.norm(head.places - center, axis=-1) - rng.uniform(*_BASE_RADIUS)
         distance = np.minimum(distance, wall)
     return distance
-
-
-def _skew(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    x, y, z = vector
-    return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])

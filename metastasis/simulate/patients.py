@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, gaussian_filter, label
+from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
+from dmrifit.io.components import label_components
 from dmrifit.io.nifti import Image
 from dmrifit.simulate import heads
 from dmrifit.simulate.head_shapes import slow_field, texture_field
@@ -63,7 +64,6 @@ _EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}
 _SMALLEST, _LARGEST = 24, 512  # voxels along an axis
 _LEAST_FIELD = 40.0  # mm along an axis
 _LARGEST_VOXEL = 4.0  # mm
-_FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -244,13 +244,16 @@ def _simulate(number: int, settings: _Settings) -> Case:
         share *= head.brain[window]
         plain[window] += share * (_WHITE - plain[window])
         added[window] += share * (mimic.contrast - added[window])
-        is_mimic[window] |= _voxels(share)
+        is_mimic[window] |= enhancement.filled_voxels(share)
 
     image, mask, masks = _with_lesions(plain + added, lesions, head)
     scanner, protocol = stream("scanner"), _PROTOCOL
     if hard:
         # Follow-up scans are made by the same protocol; field and noise differ.
-        protocol = _draw_protocol(scanner)
+        blur, bias, noise, gamma = (float(scanner.uniform(*ends)) for ends in _HARD_SCANNER)
+        # Voxels are acquired at other edges than they are stored, and thicker along one axis.
+        blurs = scanner.permutation([blur, blur, blur * scanner.uniform(1, 1.6)]).tolist()
+        protocol = blurs, bias, noise, gamma
     scan = _scanned(image, head.brain, scanner, *protocol)
     prior, prior_label = None, None
     has_prior = evenly_drawn("prior") < settings.prior
@@ -337,18 +340,10 @@ def _with_lesions(
         level = (_WHITE + lesion.contrast) * (1 - core) + lesion.core_level * core
         picture[window] += share * (level - picture[window])
         # What enhances is outlined in the hard world: nobody sees a cavity's edge in the cavity.
-        voxels = _voxels(share - core if lesion.kind else share)
+        voxels = enhancement.filled_voxels(share - core if lesion.kind else share)
         label[window] |= voxels
         masks.append((window, voxels))
     return picture, label, masks
-
-
-def _voxels(share: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find what is filled by more than half, or the fullest voxel."""
-    inside = share > 0.5
-    if not inside.any() and share.max(initial=0.0) > 0:
-        inside.flat[np.argmax(share)] = True
-    return inside
 
 
 def _earlier(
@@ -367,15 +362,12 @@ def _earlier(
     angles = rng.uniform(-_TURN, _TURN, 3) * misregistration
     turn = size * Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()
     # Place x of the prior shows what lies at turn·x + shift.
-    before = [
-        replace(
-            lesion,
-            center=np.linalg.solve(turn, lesion.center - shift),
-            radius=lesion.radius * lesion.earlier_size,
-        )
-        for lesion in lesions
-        if lesion.earlier_size
-    ]
+    before = []
+    for lesion in lesions:
+        if lesion.earlier_size:
+            center = np.linalg.solve(turn, lesion.center - shift)
+            size_then = lesion.radius * lesion.earlier_size
+            before.append(replace(lesion, center=center, radius=size_then))
     matrix = turn * steps / steps[:, None]
     offset = (turn @ origin + shift - origin) / steps
     # Only the anatomy is interpolated; metastases are drawn anew at their displaced places, so
@@ -409,13 +401,6 @@ def _scanned(
     return (gain * np.hypot(blurred + real, imaginary) * brain).astype(np.float32)
 
 
-def _draw_protocol(rng: np.random.Generator) -> _Protocol:
-    """Draw how a patient of the hard world is scanned, now and before."""
-    blur, bias, noise, gamma = (float(rng.uniform(*limits)) for limits in _HARD_SCANNER)
-    # Voxels are acquired at other edges than they are stored, and thicker along one axis.
-    return rng.permutation([blur, blur, blur * rng.uniform(1, 1.6)]).tolist(), bias, noise, gamma
-
-
 def _table(
     lesions: Sequence[enhancement.Nodule],
     masks: Sequence[_LesionVoxels],
@@ -427,7 +412,7 @@ def _table(
     """List the metastases, each with its largest connected component's number in the label."""
     import pandas as pd
 
-    components, _ = label(mask, structure=_FULL_CONNECTION)
+    components = label_components(mask)
     rows = []
     for lesion, (window, voxels) in zip(lesions, masks, strict=True):
         # Uneven walls of rings may lie in pieces.

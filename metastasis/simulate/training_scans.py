@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, find_objects
 
 from dmrifit._utils.checks import check_finite, check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
@@ -58,10 +58,8 @@ def read_negative(path: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     brain = values != 0
     if not brain.any():
         raise ValueError(f"{path} holds zeros alone; give a scan of a brain")
-    box = tuple(
-        slice(max(0, int(planes.min()) - _MARGIN), int(planes.max()) + 1 + _MARGIN)
-        for planes in np.nonzero(brain)
-    )
+    (extents,) = find_objects(brain.astype(np.int8))
+    box = tuple(slice(max(0, side.start - _MARGIN), side.stop + _MARGIN) for side in extents)
     return values[box], brain[box]
 
 
@@ -119,9 +117,5 @@ def phantom_scans(
         wall = np.asarray(case.label) > 0
         label = wall.astype(np.uint8)
         label[binary_fill_holes(wall) & ~wall] = CORE
-        scans.append(
-            TrainingScan(
-                case.name, np.asarray(case.image, np.float32), np.asarray(case.brain) > 0, label
-            )
-        )
+        scans.append(TrainingScan(case.name, case.image, np.asarray(case.brain), label))
     return scans

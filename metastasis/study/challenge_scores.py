@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.components import Matching, check_affine, match_components
@@ -86,8 +87,6 @@ def mets_scores(
 
 def dice_pairs(matched: Matching) -> NDArray[np.float64]:
     """Pair lesions and components one to one; give the Dice coefficient (n_lesions,), 0 alone."""
-    from scipy.optimize import linear_sum_assignment
-
     sizes = matched.lesion_voxels[matched.lesion] + matched.component_voxels[matched.component]
     overlap = 2 * matched.overlap / sizes
     cost = np.full((len(matched.lesion_voxels), len(matched.component_voxels)), _UNPAIRED)

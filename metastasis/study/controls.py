@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.io.components import label_components
 from dmrifit.io.grids import cropped
-
-if TYPE_CHECKING:
-    from metastasis.scans.cases import Case
+from metastasis.scans.cases import Case
 
 #: Rows that no method should fall short of.
 CONTROLS = ("all positive", "empty", "another patient's lesions", "random blobs")
@@ -28,7 +26,11 @@ def control_segmentations(
     truths = reference_masks(cases)
     seed = seed_from(random_state)
     controls: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in CONTROLS}
-    lesions = [_lesion_shapes(truth) for truth in truths]
+    lesions = []
+    for truth in truths:
+        labels = label_components(truth)
+        boxes = ndimage.find_objects(labels)
+        lesions.append([labels[box] == number for number, box in enumerate(boxes, start=1)])
     for i, case in enumerate(cases):
         shape = truths[i].shape
         brain = np.ones(shape, bool) if case.brain is None else np.asarray(case.brain) > 0
@@ -61,14 +63,6 @@ def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:
     if missing:
         raise ValueError(f"cases without a label cannot be evaluated: {first_few(missing)}")
     return [np.asarray(case.label) > 0 for case in cases]
-
-
-def _lesion_shapes(truth: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Cut out each lesion."""
-    from scipy import ndimage
-
-    labels = label_components(truth)
-    return [labels[box] == i + 1 for i, box in enumerate(ndimage.find_objects(labels))]
 
 
 def _random_blobs(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
@@ -17,16 +19,12 @@ from dmrifit.stats import lesion_matching
 from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table
 from dmrifit.stats.metrics import dice
 from dmrifit.stats.patient_summary import in_parts, summarize
+from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.segmentation.operating_points import THRESHOLDS, summed_curve, threshold_curve
 from metastasis.study import operating_curves, reader_scores
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
 from metastasis.study.segment_metrics import SEGMENT_COUNTS, segment_counts, segment_rates
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from metastasis.scans.cases import Case
 
 __all__ = ["evaluate_segmentations"]
 
@@ -139,9 +137,6 @@ def evaluate_segmentations(
     Huang et al., Med Phys 49:5773–5786, 2022, tables 1 and 2, figure 6; Moawad et al.,
     arXiv:2306.00838, 2023.
     """
-    import pandas as pd
-    from scipy.ndimage import distance_transform_edt
-
     fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
     for value in fewest_voxels.values():
         check_number("min_voxels", value, least=1, whole=True)
@@ -205,11 +200,7 @@ def evaluate_segmentations(
     with_status = all_lesions[all_lesions["status"] != ""].astype({"found": int})
     by_status = with_status.groupby(["method", "status"], sort=False)["found"]
     patients = [case.patient for case in cases]
-    draws: dict[str, Any] = {
-        "patients": patients,
-        "n_bootstrap": n_bootstrap,
-        "seed": seed_for(seed, "froc"),
-    }
+    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
     cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
     curves, froc, matched, calibrations = {}, {}, [], []
     for name, method in methods.items():
@@ -232,17 +223,15 @@ def evaluate_segmentations(
         pairs = zip(truths, volumes, strict=True)
         curves_of_scans = [threshold_curve([truth], [scan], **given) for truth, scan in pairs]
         curves[name] = summed_curve(curves_of_scans).assign(method=name)
-        froc[name] = operating_curves.froc_table(curves_of_scans, **draws)
+        froc[name] = operating_curves.froc_table(curves_of_scans, patients, **draws)
     members = operating_curves.family_table(summary[summary["part"] == "all"], families or {})
     return {
         "scans": by_scan,
         "lesions": all_lesions,
         "summary": summary,
         "intervals": intervals,
-        "volumes": reader_scores.recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
-        "distance": reader_scores.distance_table(
-            scores_by_scan, n_bootstrap=n_bootstrap, seed=seed
-        ),
+        "volumes": reader_scores.recall_by_volume(all_lesions, n_bootstrap, seed),
+        "distance": reader_scores.distance_table(scores_by_scan, n_bootstrap, seed),
         "challenge": reader_scores.challenge_table(scores_by_scan),
         "lesion_free": reader_scores.lesion_free_table(scores_by_scan),
         "status": by_status.agg(n="size", n_found="sum", sensitivity="mean").reset_index(),
@@ -374,8 +363,6 @@ def _summary(
     scans: pd.DataFrame, n_bootstrap: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score all scans of a method and part together, with intervals over patients."""
-    import pandas as pd
-
     keys = ["part", "method"]
     scans = scans.assign(n_voxel_dice=scans["voxel_dice"].notna())
     columns = scans.columns.difference(["case", "name", "patient", "prior", *keys], sort=False)
@@ -397,8 +384,6 @@ def _summary(
 
 def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFrame:
     """Concatenate tables, with some columns first."""
-    import pandas as pd
-
     if not tables:
         return pd.DataFrame(columns=list(first))
     filled = [table for table in tables if len(table)] or list(tables[:1])
@@ -412,8 +397,6 @@ def _ensemble_table(
     patients: Sequence[str],
     truths: Sequence[NDArray[np.bool_]],
 ) -> pd.DataFrame:
-    import pandas as pd
-
     labels = {name: method.labels for name, method in methods.items() if method.labels is not None}
     # Both models of a control mark all.
     for name in controls if labels else ():
@@ -433,8 +416,6 @@ def _curve_tables(
     controls: Collection[str],
 ) -> dict[str, pd.DataFrame]:
     """Join curves over thresholds and their readings at rates of false positives; take areas."""
-    import pandas as pd
-
     graded = [name for name in curves if name not in controls]
     by_kind = {
         "thresholds": {name: curves[name] for name in graded},

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from dmrifit._utils.checks import is_number
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _KEYS = ("sensitivity", "sensitivity_small")
 _FALSE = "false_findings"

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from dmrifit._utils.checks import check_number
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.nifti import image_of
+from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import (
     BOTH_LABEL,
     MARKED_BY_BOTH,
-    SensitivitySpecificityEnsemble,
+    models_of,
     segment_by,
 )
 from metastasis.study.lesion_sizes import FIGURES, joint_figures, lesion_figures, with_core
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from metastasis.scans.cases import Case
 
 __all__ = ["follow_up", "reader_table"]
 
@@ -119,8 +119,6 @@ def reader_table(
     Lin et al., Lancet Oncol 16:e270–e278, 2015 (RANO-BM; there of longest diameters, with 5 mm at
     least).
     """
-    import pandas as pd
-
     limits = {"grown": grown, "shrunk": shrunk, "min_change": min_change}
     for name, value in (limits | {"tolerance": tolerance}).items():
         check_number(name, value, below=1 if name == "shrunk" else np.inf)
@@ -176,8 +174,6 @@ def follow_up(
     ValueError
         If there is no case, or as `reader_table`.
     """
-    import pandas as pd
-
     n_labels = "no" if prior_labels is None else len(prior_labels)
     if prior_labels is None:
         prior_labels = [None] * len(cases)
@@ -206,8 +202,6 @@ def _lesions(
     probability: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """Describe the lesions of a scan (x, y, z), and number them with their cores."""
-    from scipy import ndimage
-
     components = label_components(labels)
     boxes = dict(enumerate(ndimage.find_objects(components), start=1))
     filled = components.copy()
@@ -237,10 +231,6 @@ def _groups(
     tolerance: float,
 ) -> NDArray[np.intp]:
     """Give the group of each lesion, then of each prior one; matching lesions share a group."""
-    from scipy import ndimage
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     margin = np.ceil(tolerance / spacing).astype(int)
     n_lesions = int(lesions.max(initial=0))
@@ -311,15 +301,12 @@ def _segment(
     segmenter: Any, case: Case, field: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Segment the image of a case with its prior, or the prior alone."""
-    models = [segmenter]
-    if isinstance(segmenter, SensitivitySpecificityEnsemble):
-        models = [segmenter.sensitive, segmenter.specific]
     volumes = {"volumes": getattr(case, field), "masks": case.brain}
     if field == "image":
         volumes["priors"] = case.prior
     scan = {key: values for key, values in volumes.items() if values is not None}
     # A model resamples images; arrays it cannot.
-    if any(getattr(model, "spacing", None) is not None for model in models):
+    if any(getattr(model, "spacing", None) is not None for model in models_of(segmenter)):
         scan = {key: image_of(values, case.affine) for key, values in scan.items()}
     return next(iter(segment_by(segmenter, **{key: [values] for key, values in scan.items()})))
 

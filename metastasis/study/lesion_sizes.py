@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 
@@ -56,8 +59,6 @@ def with_core(lesion: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray
         The lesion and its core. Notches in its outer surface are not filled, so that a solid
         lesion stays as it is.
     """
-    from scipy import ndimage
-
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     margin = [(n, n) for n in np.ceil(_CLOSING_RADII_MM[-1] / edges).astype(int) + 2]
     marked = np.pad(lesion, margin)
@@ -105,9 +106,6 @@ def lesion_figures(
 
         Outlines run midway between marked and unmarked voxels: a row of n voxels is n voxels long.
     """
-    from nibabel.orientations import io_orientation
-    from scipy.spatial import ConvexHull
-
     axial_axis = int(np.argmax(io_orientation(affine)[:, 0] == 2))
     in_plane = np.delete(affine[:3, :3], axial_axis, axis=1)
     # Coordinates within the plane, in mm, also where its axes are not at right angles.

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from dmrifit.io.components import match_components
 from dmrifit.stats.lesion_matching import ratio
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from metastasis.segmentation.operating_points import COUNTS, paired_volumes
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: False positives per scan at which the FROC curve is read.
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -84,8 +83,6 @@ def froc_table(
 
     `scans` are the curves of single scans, `patients` (n_scans,) whose they are.
     """
-    import pandas as pd
-
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     # All patients once, then samples of them.
     draws = patient_draws(len(names), n_bootstrap, seed)[:, numbers]
@@ -127,9 +124,6 @@ def calibration_curve(
 
     ``error`` is the expected calibration error of a level: of voxels, or of components.
     """
-    import pandas as pd
-    from scipy import ndimage
-
     pairs = paired_volumes(labels, probabilities)
     # By level: numbers, probabilities, and how many came true, in each bin.
     sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
@@ -166,8 +160,6 @@ def _binned(
 
 def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Trace curves over settings: one point for each model of a family."""
-    import pandas as pd
-
     keys = [*_PLAIN, *_STRICT, "false_positives_per_scan"]
     by_method = summary.set_index("method")[keys]
     tables = [pd.DataFrame(columns=["family", "order", "method", *keys])]
@@ -187,8 +179,6 @@ def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -
 
 def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
     """Compute areas of curves, each whole and over the sensitivities that all have."""
-    import pandas as pd
-
     fronts, rows = [], []
     for name, curve in curves.items():
         sensitivity, precision = _front(*(curve[key].to_numpy(np.float64) for key in _STRICT))

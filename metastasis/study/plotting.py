@@ -8,20 +8,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit.io.components import label_components
 from dmrifit.report import style
 from dmrifit.report.plane_figures import Outline, Plane, cube_around, plot_planes
+from dmrifit.stats.lesion_matching import lesion_table
+from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from metastasis.scans.cases import Case
 
 _CONTROL_MARKS = dict(zip(CONTROLS, ("s", "o", "^", "D"), strict=True))
 _WINDOW = (1.0, 99.8)  # percentiles of the brain
@@ -49,8 +51,6 @@ def plot_overlay(
     case: Case, labels: ArrayLike, *, of_two_models: bool = False, title: str = ""
 ) -> Figure:
     """Draw the lesions of a scan (x, y, z) in three planes, over the scan."""
-    from dmrifit.io.components import label_components
-
     label_map = np.asarray(labels)
     middle, description = place_to_show(case, label_map)
     heading = f"{title or case.name}: {description}"
@@ -116,8 +116,6 @@ def _draw_inset(
 
 def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64], str]:
     """Choose where to look at labels (x, y, z) of a scan, in mm, and say what is there."""
-    from dmrifit.stats.lesion_matching import lesion_table
-
     reference = case.label
     wrong = "largest false positive"
     if reference is None:

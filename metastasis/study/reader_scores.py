@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.randomness import seed_for
@@ -16,9 +18,6 @@ from dmrifit.stats.patient_summary import summarize
 from metastasis.segmentation.operating_points import summed_curve, threshold_curve
 from metastasis.study.challenge_scores import mets_scores
 from metastasis.study.operating_curves import precision_at_sensitivity
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Bounds in mm³ of the ranges of volume: balls of 4.6, 5.8 and 9.8 mm.
 VOLUMES_MM3 = (50.0, 100.0, 500.0)
@@ -79,14 +78,12 @@ def scan_scores(
     return {**counts, "marked_mL": marked, **mets_scores(truth, mask, affine)}
 
 
-def recall_by_volume(lesions: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
+def recall_by_volume(lesions: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
     """
     Give the share of lesions that are found in ranges of volume, with intervals over patients.
 
     `lesions` has the rows of `lesion_table` with ``patient`` and ``method``.
     """
-    import pandas as pd
-
     reference = lesions[lesions["kind"] == "lesion"]
     volume = reference["volume_mL"].to_numpy(np.float64) * MM3_PER_ML
     # The smallest edge belongs to the range above it, in spite of rounding.
@@ -110,7 +107,7 @@ def _recall(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {**counts, "recall": ratio(counts["n_found"], counts["n"])}
 
 
-def distance_table(scans: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
+def distance_table(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
     """
     Sum the counts by distance over scans, with intervals of their shares over patients.
 
@@ -163,9 +160,6 @@ def matched_table(
 
     Shapes: `truths` and `probabilities` (x, y, z).
     """
-    import pandas as pd
-    from scipy import ndimage
-
     given: dict[str, Any] = {"thresholds": _THRESHOLDS, "min_voxels": min_voxels}
     curves, peaks = [], []
     for truth, values, status in zip(truths, probabilities, statuses, strict=True):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
@@ -16,16 +17,14 @@ from dmrifit.io.components import drop_small
 from dmrifit.report import page, style
 from dmrifit.report.numerals import percent, wording
 from dmrifit.report.viewer import Layer, html_viewer
+from dmrifit.stats.lesion_matching import lesion_table
 from dmrifit.stats.patient_summary import FEWEST_PATIENTS
+from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
+from metastasis.study import plotting
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, option_by_method
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from metastasis.scans.cases import Case
 
 __all__ = ["write_evaluation"]
 
@@ -33,7 +32,7 @@ _TEXTS = page.Texts(__file__)
 _COLORS = (style.UNSURE, style.FOUND)  # of candidates and what both models mark
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
-_Tables = Mapping[str, "pd.DataFrame"]
+_Tables = Mapping[str, pd.DataFrame]
 _Limits = Mapping[str, tuple[float, int]]  # threshold and smallest finding of each method
 
 
@@ -250,8 +249,6 @@ def _tables(rows: Any, *names: str, **values: Any) -> Iterator[page.Table]:
 
 def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     """Make the first screen: what the best method finds, and what became of each lesion."""
-    from metastasis.study.plotting import plot_strip
-
     ranked = _ranked(tables)
     best = str(ranked.index[0])
     scores = ranked.iloc[0]
@@ -278,7 +275,7 @@ def _answer(cases: Sequence[Case], tables: _Tables) -> Iterator[Any]:
     )
     shown = [str(name) for name in ranked.index[:_STRIPS]]
     order = _scans_by_errors(tables["scans"], best)["name"]
-    figure = plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
+    figure = plotting.plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
     yield _TEXTS.picture("strip", figure, methods=", ".join(shown))
     n_patients = len({case.patient for case in cases})
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""
@@ -351,8 +348,7 @@ def _sizes_and_changes(tables: _Tables) -> Iterator[Any]:
         "Scans without lesions": (tables["lesion_free"], "lesion_free", ""),
     }
     for title, (table, name, text) in folds.items():
-        blocks = list(_tables(table, name))
-        yield page.Fold(title, text, *blocks)
+        yield page.Fold(title, text, *_tables(table, name))
     status = tables["status"]
     if not len(status):
         return
@@ -364,12 +360,10 @@ def _sizes_and_changes(tables: _Tables) -> Iterator[Any]:
 
 
 def _curves(tables: _Tables) -> Iterator[Any]:
-    from metastasis.study.plotting import plot_curves
-
     bars = ""
     if tables["froc"]["strict_sensitivity_low"].notna().any():
         bars = " Bars: 95 % intervals over patients."
-    yield _TEXTS.picture("curves", plot_curves(tables), bars=bars)
+    yield _TEXTS.picture("curves", plotting.plot_curves(tables), bars=bars)
     yield page.Fold(
         "Areas and the FROC score",
         _TEXTS("areas_explained", intervals=_interval_sentence(tables)),
@@ -379,11 +373,9 @@ def _curves(tables: _Tables) -> Iterator[Any]:
 
 
 def _calibration(tables: _Tables) -> Iterator[Any]:
-    from metastasis.study.plotting import plot_calibration
-
     table = tables["calibration"]
     if len(table):
-        yield _TEXTS.picture("calibration", plot_calibration(tables))
+        yield _TEXTS.picture("calibration", plotting.plot_calibration(tables))
         yield from _tables(table.drop_duplicates(["method", "level"]), "errors")
 
 
@@ -394,8 +386,6 @@ def _overlays(
     limits: _Limits,
     figures: int,
 ) -> Iterator[Any]:
-    from metastasis.study.plotting import plot_overlay
-
     best = next(name for name in _ranked(tables).index if name in predictions)
     # A page of all scans would be too long, and what went wrong tells most.
     order = _scans_by_errors(tables["scans"], best).index[:figures]
@@ -415,7 +405,7 @@ def _overlays(
             )
             labels = _labels(values, *limits[name])
             title = f"{case.name} by {name}"
-            figure = plot_overlay(case, labels, of_two_models=ensemble, title=title)
+            figure = plotting.plot_overlay(case, labels, of_two_models=ensemble, title=title)
             pictures.append(page.Picture(figure, f"{kind} {title} in three planes"))
         yield pictures[0]
         yield page.Fold(f"{case.name} by the other methods", *pictures[1:])
@@ -433,9 +423,6 @@ def _planes(
     case: Case, predictions: Mapping[str, NDArray[Any]], limits: _Limits, title: str
 ) -> Any:
     """Make the viewer of one scan with the results of each method, and the lesions to look at."""
-    from dmrifit.stats.lesion_matching import lesion_table
-    from metastasis.study.plotting import place_to_show
-
     assert case.label is not None
     scores, masks = [], [Layer("reference", case.label, "mask", colors=(style.REFERENCE,))]
     points: list[tuple[str, list[float]]] = []
@@ -449,7 +436,7 @@ def _planes(
         look = {"shown": not points, "colors": () if points else _COLORS[-max(len(names), 1) :]}
         masks.append(Layer(name, labels, "mask", names=names, **look))
         if not points:
-            center, words = place_to_show(case, labels)
+            center, words = plotting.place_to_show(case, labels)
             table = lesion_table(case.label, labels > 0, case.affine).query("kind == 'lesion'")
             states = table["found"].map({True: "found", False: "missed"})
             points = [(f"{words} ({name})", center.tolist())]

@@ -57,11 +57,10 @@ def set_lesion(monkeypatch):
         if core is not None:
             settings |= {
                 "_CORE_ODDS": 1.0,
-                "_CROWDED": (B * core[0],) * 2,
-                "_CORE": ((0.8, 0.8), (core[1],) * 2, 0.15),
+                "_CORE": ((0.8, 0.8), (B * core[0],) * 2, (core[1],) * 2, 0.15),
             }
         if halo is not None:
-            settings |= {"_HALO_ODDS": 1.0, "_HALO": ((1.8, 1.8), (halo,) * 2, 0.2)}
+            settings |= {"_HALO_ODDS": 1.0, "_HALO": ((1.8, 1.8), (B * body[0],) * 2, (halo,) * 2, 0.2)}
         for name, value in settings.items():
             monkeypatch.setattr(implants, name, value)
 

@@ -13,7 +13,7 @@ from metastasis.scans.network_inputs import (
     edge_of,
     joined_cases,
     label_on_network_grid,
-    network_affine,
+    network_grid,
     on_network_grid,
     on_scan_grid,
 )
@@ -63,7 +63,7 @@ def test_what_lies_at_a_place_is_seen_and_answered_there(axes, shape):
     assert mask.sum() == pytest.approx(4 / 3 * np.pi * 6.0**3, rel=0.08)
     prepared = prepare_brain(image, spacing=1.0, bias_field=False, brain_mask=False).image
     assert prepared.shape == seen.shape
-    np.testing.assert_allclose(prepared.affine, network_affine(image, 1.0), atol=1e-6)
+    np.testing.assert_allclose(prepared.affine, network_grid(image, 1.0).affine, atol=1e-6)
     assert dice(seen > 0.5, ball(seen.shape, prepared.affine, center, 6.0) > 0) > 0.9
     answer = on_scan_grid(seen, image, 1.0)
     assert answer.shape == image.shape
@@ -78,7 +78,7 @@ def test_a_fine_vessel_stays_as_bright_as_it_is():
     seen, _, inside = on_network_grid(
         (image, None, nib.Nifti1Image(np.ones(image.shape, np.uint8), affine)), 1.0
     )
-    truth = vessel(seen.shape, network_affine(image, 1.0))
+    truth = vessel(seen.shape, network_grid(image, 1.0).affine)
     # Linear interpolation is wrong by .29.
     assert np.abs(seen - truth)[inside].max() < 0.1
 

@@ -94,10 +94,12 @@ def test_the_edge_in_training_is_the_median_of_the_images():
 
 
 def test_voxels_larger_by_a_quarter_and_priors_of_another_shape_are_refused():
-    check_geometry((image(1.2), None, None), 1.0)
-    check_geometry((image(1.4), None, None), None)
-    check_geometry((np.ones(SHAPE), None, None), 1.0)
+    model = network()
+    check_geometry(model, (image(1.4), None, None))
+    model.edge_ = 1.0
+    check_geometry(model, (image(1.2), None, None))
+    check_geometry(model, (np.ones(SHAPE), None, None))
     with pytest.raises(ValueError, match=r"voxels of 1\.4 mm for a network of voxels of 1 mm"):
-        check_geometry((image(1.4), None, None), 1.0)
+        check_geometry(model, (image(1.4), None, None))
     with pytest.raises(ValueError, match=r"a prior of shape \(2, 2, 2\) for a volume of shape"):
-        check_geometry((np.ones(SHAPE), np.ones((2, 2, 2)), None), None)
+        check_geometry(model, (np.ones(SHAPE), np.ones((2, 2, 2)), None))
