@@ -58,7 +58,11 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
     thresholds: tuple[float, float] | None = None
 
     def predict(
-        self, volumes: Sequence[Any], **scans: Sequence[Any] | None
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """
         Label the voxels of lesions.
@@ -67,8 +71,10 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         ----------
         volumes : sequence of n_cases
             As the models take them.
-        **scans : sequence of n_cases, optional
-            ``priors`` and ``masks``: prior scans and brains, None for a missing one.
+        priors : sequence of n_cases, optional
+            Prior scans, None for a missing one.
+        masks : sequence of n_cases, optional
+            Brains, None for a missing one.
 
         Returns
         -------
@@ -80,27 +86,31 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         ValueError
             If a parameter is not possible, or the models' answers differ in number or shape.
         """
-        return [labels for labels, _ in self.segment(volumes, **scans)]
+        return [labels for labels, _ in self.segment(volumes, priors=priors, masks=masks)]
 
     def predict_proba(
-        self, volumes: Sequence[Any], **scans: Sequence[Any] | None
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.float32]]:
         """
         Give the larger of both models' probabilities.
 
         Parameters
         ----------
-        volumes : sequence of n_cases
-            As for `predict`.
-        **scans : sequence of n_cases, optional
-            As for `predict`.
+        volumes, priors, masks : sequence of n_cases
+            As for `predict`; priors and masks are optional.
 
         Returns
         -------
         list of ndarray of shape (x, y, z)
             For each case.
         """
-        return [probability for _, probability in self.segment(volumes, **scans)]
+        return [
+            probability for _, probability in self.segment(volumes, priors=priors, masks=masks)
+        ]
 
     def segment(
         self,

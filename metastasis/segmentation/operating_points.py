@@ -191,17 +191,19 @@ class OperatingPointMixin:
         return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
 
     def predict(
-        self, volumes: Sequence[Any], **scans: Sequence[Any] | None
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """
         Mark the voxels of metastases: those that reach ``threshold_``.
 
         Parameters
         ----------
-        volumes : sequence of n_cases
-            As in `fit`, of any size.
-        **scans : sequence of n_cases, optional
-            ``priors`` and ``masks``, as in `fit`.
+        volumes, priors, masks : sequence of n_cases
+            As in `fit`, of any size; priors and masks are optional.
 
         Returns
         -------
@@ -213,7 +215,7 @@ class OperatingPointMixin:
         ValueError
             As `predict_proba`.
         """
-        probabilities = self.predict_proba(volumes, **scans)
+        probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
         return VolumeList(
             drop_small(probability >= self.threshold_, self.min_voxels_on(volume)).astype(np.uint8)
             for volume, probability in zip(volumes, probabilities, strict=True)
