@@ -98,6 +98,7 @@ class Scans:
                 "divide by the signal at b = 0"
             )
         problem = "no channel is above 0 anywhere"
+        mask = scan.max(axis=-1) > 0
         if self._masks is not None:
             problem = "its mask is empty"
             mask = np.asarray(self._masks[i])
@@ -107,7 +108,7 @@ class Scans:
                     "bring it to the scan's grid"
                 )
             zeros_and_ones(mask, "its mask")
-        if not self.mask(i).any():
+        if not mask.any():
             raise ValueError(f"{problem}; give the mask of the brain")
 
     def __len__(self) -> int:
