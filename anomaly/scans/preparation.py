@@ -284,11 +284,14 @@ def prepare_scan(
             protocol.take(shell), series.affine, fitted, directions, _name_with(series, bvec)
         )
     # All masks before the series, which is the largest file: an error should come early.
-    stored: dict[str, NDArray[Any]] = {}
-    images = {"brain": mask, "tissue": tissue, "lesion": lesion, "followup": followup}
-    for key, source_image in images.items():
-        if not isinstance(source_image, bool | None):
-            stored[key] = _read(source_image, series, tissue_numbers, is_tissue=key == "tissue")
+    choices = {"brain": mask, "tissue": tissue}
+    given = {key: value for key, value in choices.items() if not isinstance(value, bool)}
+    lesions = {"lesion": lesion, "followup": followup}
+    given |= {key: value for key, value in lesions.items() if value}
+    stored: dict[str, NDArray[Any]] = {
+        key: _read(value, series, tissue_numbers, is_tissue=key == "tissue")
+        for key, value in given.items()
+    }
     with series.unpacked() as readable:
         values = readable.read(slice(None), np.float32)[..., np.concatenate([plain, shell])]
     if mask is True:

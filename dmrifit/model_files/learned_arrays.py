@@ -232,7 +232,10 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
 TYPES: dict[str, str] = {
     row["type"]: row["check"]
     for row in csv.DictReader(
-        files("dmrifit.model_files").joinpath("data", "regressor_types.csv").read_text().split()
+        files("dmrifit.model_files")
+        .joinpath("data", "regressor_types.csv")
+        .read_text("utf-8")
+        .split()
     )
 }
 _HOLDERS = {"builtins.dict", "builtins.list", "builtins.tuple", "numpy.ndarray"}

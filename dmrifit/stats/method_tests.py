@@ -27,8 +27,15 @@ MARGIN_SHARE = 0.1
 
 _KEYS = ["cohort", "strategy", "train_on", "metrics"]
 _NEEDED = [
-    "cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "metric",
-]  # fmt: skip
+    "cohort",
+    "patient",
+    "strategy",
+    "algorithm",
+    "train_on",
+    "n_train",
+    "repeat",
+    "metric",
+]
 _RANK_TABLES = ("ranks", "nemenyi", "cliques")
 # Place by average rank, its interval over resamples of patients, and how often it is the first.
 _PLACES = ("average_rank", "place", "place_low", "place_high", "share_first")

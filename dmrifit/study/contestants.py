@@ -66,12 +66,10 @@ class Entrant:
                 "intervals from, and scores predictions, which intervals do not change: give the "
                 "estimator inside"
             )
-        strategy = type(estimator).__name__
-        for strategy_name, base in STRATEGIES.items():
-            if isinstance(estimator, base):
-                strategy = strategy_name
+        names = [name for name, base in STRATEGIES.items() if isinstance(estimator, base)]
+        strategy = names[0] if names else type(estimator).__name__
         try:
-            if strategy in STRATEGIES:
+            if names:
                 unset = [key for key in ("source", "target") if getattr(estimator, key) is None]
                 # Any protocol will do to check the other parameters before images are read.
                 clone(estimator).set_params(**dict.fromkeys(unset, example)).check_parameters()
@@ -93,10 +91,10 @@ class Entrant:
         # The strategy is no part of the algorithm: "LR s2s" is algorithm LR.
         words = filter(None, re.split(r"[\s/_:,()-]+", name))
         algorithm = " ".join(word for word in words if word.lower() != strategy) or name
+        recipe, code = _recipe(estimator), _code(estimator)
         return cls(
-            name, strategy, algorithm, estimator, model, description,
-            recipe=_recipe(estimator), code=_code(estimator),
-        )  # fmt: skip
+            name, strategy, algorithm, estimator, model, description, recipe=recipe, code=code
+        )
 
 
 @dataclass(frozen=True)

@@ -365,6 +365,8 @@ def test_errors_name_what_is_wrong_and_what_to_do(tmp_path, head):
     fails("needs the directions to estimate signals along", directions="resampled")
     fails("either a protocol, or bval and bvec", bval=tmp_path / "x.bval")
     fails("too small for voxels of 20 mm", lesion=_single(head), spacing=20.0)
+    for images in ({"mask": None}, {"tissue": None}, {"lesion": True}, {"followup": True}):
+        fails("of type (NoneType|bool); convert it to NIfTI first", **images)
     dark = nib.Nifti1Image(head.series * 0, head.affine)
     fails("nowhere above 0", dark)
     fails("no voxel has signal", dark, mask=False)

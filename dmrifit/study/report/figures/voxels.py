@@ -118,9 +118,12 @@ def _draw_row(
         shrink = min(height / (edge * slices.aspect), 1.0)
         left_end, right_end = (x + edge / 2 * (1 + sign * shrink) for sign in (-1, 1))
         sheet.imshow(
-            picture, origin="lower", interpolation="nearest", aspect="auto",
+            picture,
+            origin="lower",
+            interpolation="nearest",
+            aspect="auto",
             extent=(left_end, right_end, bottom, bottom + height),
-        )  # fmt: skip
+        )
         text = label if i else f"{row.name}, {label}"
         sheet.text(x + 0.02, bottom + height + 0.05, text, size=8.5, ha="left")
     x = left + len(pictures) * (edge + 0.06) + 0.04
