@@ -24,12 +24,6 @@ PREFERRED_MM = 10.0
 #: What a longest side that is longer by a factor of 2.7 than allowed adds to the cost.
 ELONGATION = 200.0
 
-#: Sample points along each side of a face for gradients: the fewest and the most.
-FACE_POINTS = (4, 24)
-
-#: Line searches accept this part of the decrease that the slope promises, after so many trials.
-ARMIJO, N_TRIALS = 1e-3, 5
-
 #: No fraction deviates by so many standard deviations; `scan` must not compute with infinity.
 NO_LIMIT = 1e30
 
@@ -126,34 +120,6 @@ class Work(NamedTuple):
     box: NDArray[np.float64]
     turns: NDArray[np.float64]
     points: NDArray[np.float64]
-
-
-class SlideSettings(NamedTuple):
-    """
-    Settings of `slide`.
-
-    `scale` (9,) are the largest steps of the nine numbers, `spacing` is the distance of sample
-    points on faces in mm, `least_curvature` the curvature to start with in directions that leave
-    the objective as it is, for numbers in units of `scale`.
-    """
-
-    scale: NDArray[np.float64]
-    spacing: float
-    n_steps: int
-    tolerance: float
-    least_curvature: float
-
-
-class Slopes(NamedTuple):
-    """Arrays of `slide` that are reused: see `_gradient` and `_slide`."""
-
-    spacing: float
-    rows: NDArray[np.float64]
-    areas: NDArray[np.float64]
-    moments: NDArray[np.float64]
-    torque: NDArray[np.float64]
-    vectors: NDArray[np.float64]
-    inverse: NDArray[np.float64]
 
 
 # The one formula of the objective. It is inlined, so that each caller compiles it with its own
@@ -445,38 +411,25 @@ def _outside(grid, center, rotation, half, low, high):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _elongation(size, log_aspect):
-    """By how much the logarithm of the longest side over the shortest exceeds a limit."""
-    if log_aspect >= NO_LIMIT:
-        return 0.0
-    longest = max(size[0], max(size[1], size[2]))
-    shortest = min(size[0], min(size[1], size[2]))
-    return max(0.0, np.log(longest / shortest) - log_aspect)
-
-
-@njit(cache=True, nogil=True, _nrt=False)
 def _preference_cost(center, size, preference):
     """Cost of a box far from the preferred center, or with unequal sides."""
-    elongated = ELONGATION * _elongation(size, preference.log_aspect) ** 2
-    if preference.weight == 0.0:
-        return elongated
-    mean = np.log(size[0] * size[1] * size[2]) / 3.0
     total = 0.0
-    for a in range(3):
-        total += ((center[a] - preference.center[a]) / PREFERRED_MM) ** 2
-        total += (np.log(size[a]) - mean) ** 2
-    return preference.weight * total + elongated
+    if preference.log_aspect < NO_LIMIT:
+        longest = max(size[0], max(size[1], size[2]))
+        shortest = min(size[0], min(size[1], size[2]))
+        excess = max(0.0, np.log(longest / shortest) - preference.log_aspect)
+        total += ELONGATION * excess**2
+    if preference.weight > 0.0:
+        mean = np.log(size[0] * size[1] * size[2]) / 3.0
+        for a in range(3):
+            offset = (center[a] - preference.center[a]) / PREFERRED_MM
+            total += preference.weight * (offset**2 + (np.log(size[a]) - mean) ** 2)
+    return total
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _cost(x, frame, problem, work):
     """Minus the logarithm of the objective, and penalties for constraints that are broken."""
-    return _scored(x, frame, problem, work)[0]
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def _scored(x, frame, problem, work):
-    """Cost and fraction of tumor of a box, which is left in `work`."""
     limits = problem.limits
     box = work.box
     center = box[0]
@@ -509,348 +462,7 @@ def _scored(x, frame, problem, work):
         if touched > margins[m, 1]:
             # A fraction of the box is small against mm, so it weighs a hundred times as much.
             cost += limits.penalty * (0.1 + 100.0 * (touched - margins[m, 1]))
-    cost += _preference_cost(center, size, limits.preference)
-    return cost, tumor_fraction
-
-
-# Without fastmath: sums in another order, as code fresh from the compiler and code from its cache
-# have them, would end the search at other digits.
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _face_sums(grid, center, rotation, half, spacing, areas, moments, middle, steps):
-    """
-    Integrate a volume over the faces of a box, from sample points about `spacing` mm apart.
-
-    Fills `areas` (3, 2), by the axis of the box and its two ends, in mm², and `moments` (3, 2, 3),
-    the integrals of the position in the box over each face, in mm³; changes the last two.
-    """
-    prefix = grid.prefix
-    a_end, b_end, c_end = prefix.shape
-    inverse = grid.inverse
-    for a in range(3):
-        # Half an index more, so that truncation rounds to the nearest row and layer.
-        middle[a] = 0.5
-        for y in range(3):
-            middle[a] += inverse[a, y] * (center[y] - grid.offset[y])
-        for b in range(3):
-            steps[a, b] = 0.0
-            for y in range(3):
-                steps[a, b] += inverse[a, y] * rotation[y, b]
-    for a in range(3):
-        b = (a + 1) % 3
-        c = (a + 2) % 3
-        n_b = min(max(int(2.0 * half[b] / spacing + 0.5), FACE_POINTS[0]), FACE_POINTS[1])
-        n_c = min(max(int(2.0 * half[c] / spacing + 0.5), FACE_POINTS[0]), FACE_POINTS[1])
-        step_b = 2.0 * half[b] / n_b
-        step_c = 2.0 * half[c] / n_c
-        for end in range(2):
-            out = half[a] if end == 0 else -half[a]
-            total = 0.0
-            total_b = 0.0
-            total_c = 0.0
-            for m in range(n_b):
-                u = -half[b] + (m + 0.5) * step_b
-                i0 = middle[0] + out * steps[0, a] + u * steps[0, b]
-                j0 = middle[1] + out * steps[1, a] + u * steps[1, b]
-                k0 = middle[2] + out * steps[2, a] + u * steps[2, b]
-                line = 0.0
-                line_c = 0.0
-                for n in range(n_c):
-                    v = -half[c] + (n + 0.5) * step_c
-                    k = k0 + v * steps[2, c]
-                    if not 0.0 <= k < c_end - 1.0:
-                        continue
-                    # Rows around the volume are empty.
-                    i = np.int64(min(max(i0 + v * steps[0, c], 0.0), a_end - 0.5))
-                    j = np.int64(min(max(j0 + v * steps[1, c], 0.0), b_end - 0.5))
-                    cell = np.int64(k)
-                    value = prefix[i, j, cell + 1] - prefix[i, j, cell]
-                    line += value
-                    line_c += value * v
-                total += line
-                total_b += line * u
-                total_c += line_c
-            element = step_b * step_c
-            areas[a, end] = total * element
-            moments[a, end, a] = out * total * element
-            moments[a, end, b] = total_b * element
-            moments[a, end, c] = total_c * element
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def _turn_gradient(x, kind, rotation, torque, out):
-    """
-    Convert a gradient by rotation about the axes of a box to one by the angles of a search.
-
-    `torque` (3,) is the gradient by a small turn about each of them; fills the last of `out` (9,).
-    """
-    if kind != 0 and kind != 7:
-        axis, second = _turned_axes(kind)
-        out[6] = 0.0
-        for a in range(3):
-            out[6] += rotation[axis, a] * torque[a]
-        if kind > 3:
-            out[7] = torque[second]
-    elif kind == 7:
-        # The transpose of the right Jacobian of the exponential map.
-        square = x[6] ** 2 + x[7] ** 2 + x[8] ** 2
-        angle = np.sqrt(square)
-        first = (1.0 - np.cos(angle)) / square if angle > 1e-4 else 0.5
-        second = (angle - np.sin(angle)) / (square * angle) if angle > 1e-4 else 1.0 / 6.0
-        k0 = x[7] * torque[2] - x[8] * torque[1]
-        k1 = x[8] * torque[0] - x[6] * torque[2]
-        k2 = x[6] * torque[1] - x[7] * torque[0]
-        out[6] = torque[0] + first * k0 + second * (x[7] * k2 - x[8] * k1)
-        out[7] = torque[1] + first * k1 + second * (x[8] * k0 - x[6] * k2)
-        out[8] = torque[2] + first * k2 + second * (x[6] * k1 - x[7] * k0)
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def _gradient(x, tumor_fraction, frame, problem, work, slopes):
-    """
-    Differentiate the cost of the box that `_scored` left in `work`; excluded regions are ignored.
-
-    Fills the first row of `slopes.rows` (4, 9) with the gradient, the others with those of the
-    terms whose squares are added: the two deviations of the objective, and sides that differ too
-    much. Tumor that a moving face takes in is the integral over that face.
-    """
-    limits = problem.limits
-    objective = limits.objective
-    center = work.box[0]
-    size = work.box[1]
-    half = work.box[2]
-    rotation = work.box[3:6]
-    volume = size[0] * size[1] * size[2]
-    for a in range(3):
-        half[a] = 0.5 * size[a]
-    areas = slopes.areas
-    moments = slopes.moments
-    _face_sums(
-        problem.grid,
-        center,
-        rotation,
-        half,
-        slopes.spacing,
-        areas,
-        moments,
-        work.box[6],
-        work.turns[0],
-    )
-    gradient = slopes.rows[0]
-    by_volume = slopes.rows[1]
-    by_fraction = slopes.rows[2]
-    torque = slopes.torque
-    by_volume[:] = 0.0
-    torque[:] = 0.0
-    for a in range(3):
-        b = (a + 1) % 3
-        c = (a + 2) % 3
-        for y in range(3):
-            by_volume[y] += rotation[y, a] * (areas[a, 0] - areas[a, 1])
-        by_volume[3 + a] = half[a] * (areas[a, 0] + areas[a, 1])
-        torque[b] += moments[a, 0, c] - moments[a, 1, c]
-        torque[c] -= moments[a, 0, b] - moments[a, 1, b]
-    _turn_gradient(x, frame.kind, rotation, torque, by_volume)
-    fraction_deviation = (tumor_fraction - objective.mean_fraction) / objective.sd_fraction
-    fraction_scale = 1.0 / (objective.sd_fraction * volume)
-    if fraction_deviation > objective.largest_deviation:
-        fraction_deviation = objective.largest_deviation
-        fraction_scale = 0.0
-    volume_deviation = (tumor_fraction * volume - objective.mean_volume) / objective.sd_volume
-    for p in range(9):
-        of_box = volume if 3 <= p < 6 else 0.0
-        by_fraction[p] = fraction_scale * (by_volume[p] - tumor_fraction * of_box)
-        by_volume[p] /= objective.sd_volume
-    _limit_sides(x, limits, slopes.rows)
-    for p in range(9):
-        gradient[p] += volume_deviation * by_volume[p] + fraction_deviation * by_fraction[p]
-    _add_preference(center, size, limits.preference, slopes.rows)
-    _add_outside(problem, center, rotation, half, gradient)
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def _limit_sides(x, limits, rows):
-    """Drop slopes along sides that are clipped or scaled; start the gradient with the penalty."""
-    rows[0, :] = 0.0
-    total = 0.0
-    for a in range(3, 6):
-        allowed = min(max(x[a], limits.low_sides[a - 3]), limits.high_sides[a - 3])
-        total += allowed
-        rows[0, a] = 2.0 * (x[a] - allowed)
-        if allowed != x[a]:
-            rows[1, a] = 0.0
-            rows[2, a] = 0.0
-    missing = np.log(limits.min_volume) - total if limits.min_volume > 0.0 else 0.0
-    if missing > 0.0:
-        # The sides are scaled to the least volume, so that only their ratios count.
-        for q in range(1, 3):
-            mean = (rows[q, 3] + rows[q, 4] + rows[q, 5]) / 3.0
-            for a in range(3, 6):
-                rows[q, a] -= mean
-        for a in range(3, 6):
-            rows[0, a] -= 2.0 * missing / 9.0
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def _add_preference(center, size, preference, rows):
-    """Add the slope of `_preference_cost`; the last of `rows` is for too different sides."""
-    gradient = rows[0]
-    rows[3, :] = 0.0
-    excess = _elongation(size, preference.log_aspect)
-    if excess > 0.0:
-        longest = 0
-        shortest = 0
-        for a in range(1, 3):
-            if size[a] > size[longest]:
-                longest = a
-            if size[a] < size[shortest]:
-                shortest = a
-        gradient[3 + longest] += 2.0 * ELONGATION * excess
-        gradient[3 + shortest] -= 2.0 * ELONGATION * excess
-        # Without this the steep penalty would be learned only after many short steps.
-        rows[3, 3 + longest] = np.sqrt(2.0 * ELONGATION)
-        rows[3, 3 + shortest] = -np.sqrt(2.0 * ELONGATION)
-    if preference.weight == 0.0:
-        return
-    mean = np.log(size[0] * size[1] * size[2]) / 3.0
-    for a in range(3):
-        offset = (center[a] - preference.center[a]) / PREFERRED_MM**2
-        gradient[a] += 2.0 * preference.weight * offset
-        gradient[3 + a] += 2.0 * preference.weight * (np.log(size[a]) - mean)
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def _add_outside(problem, center, rotation, half, gradient):
-    """Add the slope of the penalty for reaching beyond the image, but for that by turns."""
-    grid = problem.grid
-    for a in range(3):
-        middle = _middle(grid, a, center)
-        reach = _reach(grid, a, rotation, half)
-        below = problem.low[a] - middle + reach > 0.0
-        above = middle + reach - problem.high[a] > 0.0
-        if not (below or above):
-            continue
-        edge = 0.0
-        for y in range(3):
-            edge += grid.matrix[y, a] ** 2
-        weight = problem.limits.penalty * np.sqrt(edge)
-        outward = (1.0 if above else 0.0) - (1.0 if below else 0.0)
-        n_faces = (1.0 if above else 0.0) + (1.0 if below else 0.0)
-        for y in range(3):
-            direction = 0.0
-            for z in range(3):
-                direction += grid.inverse[a, z] * rotation[z, y]
-            gradient[y] += weight * outward * grid.inverse[a, y]
-            gradient[3 + y] += weight * n_faces * abs(direction) * half[y]
-
-
-@njit(cache=True, nogil=True)
-def _start_curvature(rows, d, least, inverse, product):
-    """Invert the Gauss–Newton curvature of the squared terms, with a least curvature elsewhere."""
-    inverse[:d, :d] = 0.0
-    for q in range(d):
-        inverse[q, q] = 1.0 / least
-    # One term after the other, by the formula of Sherman and Morrison.
-    for term in range(1, len(rows)):
-        total = 1.0
-        for q in range(d):
-            product[q] = 0.0
-            for r in range(d):
-                product[q] += inverse[q, r] * rows[term, r]
-            total += product[q] * rows[term, q]
-        for q in range(d):
-            for r in range(d):
-                inverse[q, r] -= product[q] * product[r] / total
-
-
-@njit(cache=True, nogil=True)
-def _update_curvature(inverse, d, step, change, product):
-    """Update an inverse curvature by a step and the change of the gradient along it (BFGS)."""
-    along = 0.0
-    step_square = 0.0
-    change_square = 0.0
-    for q in range(d):
-        along += step[q] * change[q]
-        step_square += step[q] ** 2
-        change_square += change[q] ** 2
-    if along <= 1e-3 * np.sqrt(step_square * change_square):
-        return
-    total = 0.0
-    for q in range(d):
-        product[q] = 0.0
-        for r in range(d):
-            product[q] += inverse[q, r] * change[r]
-        total += product[q] * change[q]
-    factor = (along + total) / along**2
-    for q in range(d):
-        for r in range(d):
-            mixed = product[q] * step[r] + step[q] * product[r]
-            inverse[q, r] += factor * step[q] * step[r] - mixed / along
-
-
-@njit(cache=True, nogil=True)
-def _slide(x, frame, problem, settings, work, slopes):
-    """Follow the gradient from `x` to a minimum of the cost, which is returned; changes `x`."""
-    d = _n_variables(frame.kind)
-    scale = settings.scale
-    gradient = slopes.vectors[0]
-    direction = slopes.vectors[1]
-    trial = slopes.vectors[2]
-    change = slopes.vectors[3]
-    product = slopes.vectors[4]
-    inverse = slopes.inverse
-    cost, tumor_fraction = _scored(x, frame, problem, work)
-    _gradient(x, tumor_fraction, frame, problem, work, slopes)
-    slopes.rows[:] *= scale
-    gradient[:] = slopes.rows[0]
-    _start_curvature(slopes.rows, d, settings.least_curvature, inverse, product)
-    is_fresh = True
-    for _ in range(settings.n_steps):
-        slope = 0.0
-        longest = 1.0
-        for q in range(d):
-            direction[q] = 0.0
-            for r in range(d):
-                direction[q] -= inverse[q, r] * gradient[r]
-            slope += direction[q] * gradient[q]
-            longest = max(longest, abs(direction[q]))
-        if slope > -settings.tolerance:
-            break
-        length = 1.0 / longest
-        lower = cost
-        found = False
-        for _ in range(N_TRIALS):
-            trial[:] = x
-            for q in range(d):
-                trial[q] += length * direction[q] * scale[q]
-            lower, tumor_fraction = _scored(trial, frame, problem, work)
-            found = lower < cost + ARMIJO * length * slope
-            if found:
-                break
-            # The lowest point of the parabola through both costs and the slope.
-            bend = 2.0 * (lower - cost - length * slope)
-            shorter = -slope * length**2 / bend
-            length = min(max(shorter, 0.15 * length), 0.6 * length)
-        if not found:
-            if is_fresh:
-                break
-            # The curvature that was learned may come from the other side of a bend.
-            _start_curvature(slopes.rows, d, settings.least_curvature, inverse, product)
-            is_fresh = True
-            continue
-        is_fresh = False
-        _gradient(trial, tumor_fraction, frame, problem, work, slopes)
-        slopes.rows[:] *= scale
-        for q in range(d):
-            direction[q] *= length
-            change[q] = slopes.rows[0, q] - gradient[q]
-            gradient[q] = slopes.rows[0, q]
-        _update_curvature(inverse, d, direction, change, product)
-        gain = cost - lower
-        cost = lower
-        x[:] = trial
-        if gain < settings.tolerance:
-            break
-    return cost
+    return cost + _preference_cost(center, size, limits.preference)
 
 
 @njit(cache=True, nogil=True)
@@ -983,51 +595,9 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
 
 
 @njit(cache=True, nogil=True)
-def slide(x0, kinds, bases, origins, problem, settings):
-    """
-    Improve boxes along the gradient, by a quasi-Newton method that starts as Gauss–Newton.
-
-    Shapes as for `descend`. Faster than simplex searches, but blind to excluded regions.
-
-    References
-    ----------
-    Nocedal and Wright, Numerical Optimization, 2nd edition, chapters 6 and 10.
-    """
-    n = len(x0)
-    x = x0.copy()
-    costs = np.empty(n)
-    boxes = np.empty((n, 5, 3))
-    work = _new_work()
-    slopes = _new_slopes(settings.spacing)
-    box = work.box
-    for s in range(n):
-        frame = Frame(kinds[s], bases[s], origins[s])
-        costs[s] = _slide(x[s], frame, problem, settings, work, slopes)
-        _pose(x[s], frame, problem.limits, box[0], box[1], box[3:6], work.turns)
-        boxes[s, 0] = box[0]
-        boxes[s, 1] = box[1]
-        boxes[s, 2:5] = box[3:6]
-    return x, costs, boxes
-
-
-@njit(cache=True, nogil=True)
 def _new_work():
     """Allocate the arrays that the searches of one call reuse."""
     return Work(np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3)), np.empty((3, 9)))
-
-
-@njit(cache=True, nogil=True)
-def _new_slopes(spacing):
-    """Allocate the arrays of slopes that are measured at points `spacing` mm apart."""
-    return Slopes(
-        spacing,
-        np.empty((4, 9)),
-        np.empty((3, 2)),
-        np.empty((3, 2, 3)),
-        np.empty(3),
-        np.zeros((5, 9)),
-        np.empty((9, 9)),
-    )
 
 
 @njit(cache=True, nogil=True)

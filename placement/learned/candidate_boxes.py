@@ -8,21 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.box import overlap
-from placement.box.overlap import Preference, SlideSettings
+from placement.box.overlap import Preference
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, allowed_sides
 from placement.learned.features import EYE, Surroundings
 from placement.search.objective import PlacementObjective
 from placement.search.scene import Scene
-from placement.search.scene_search import (
-    COARSE,
-    FLAT,
-    SLIDE_LEVELS,
-    SLIDE_STEPS,
-    Search,
-    Wishes,
-    join_boxes,
-)
+from placement.search.scene_search import COARSE, COARSE_STEPS, Search, Wishes, join_boxes
 
 #: Starts of the search for boxes of large objectives, and how many are made exact.
 N_STARTS, N_FINE = 12, 8
@@ -40,16 +32,15 @@ PURE, PURE_SPREAD, VOLUME_SPREAD, NEARNESS = 0.98, 0.03, 0.15, 0.6
 #: Spread of the volume of boxes that are moved off excluded regions, relative to experts' median.
 MOVED_SPREAD = 0.5
 
+#: Evaluations of the search for a box of a volume.
+N_STRETCHING = 100
+
 #: Boxes of a volume take no more than this part of a tumor.
 LARGEST_PART = 0.6
 
 
 class FreeTumorSearch(Search):
-    """
-    A search of the tumor less what is excluded from it.
-
-    It knows no other exclusions, so that it can follow the gradient, in a tenth of the time.
-    """
+    """A search of the tumor less what is excluded from it, which knows no other exclusions."""
 
     def __init__(self, wishes: Wishes, scene: Scene) -> None:
         super().__init__(wishes, scene)
@@ -112,9 +103,8 @@ def _boxes_of_volumes(
 ) -> NDArray[np.float64]:
     """Stretch cubes along the scanner's axes to the tumor around their centers: (n, 5, 3)."""
     wishes = search.wishes
-    spacing, tolerance = SLIDE_LEVELS[COARSE]
-    steps = np.repeat(np.array(SLIDE_STEPS), 3)
-    settings = SlideSettings(steps, spacing, 20, tolerance, FLAT)
+    steps = np.array(COARSE_STEPS)
+    rounds = np.array([[1, N_STRETCHING]])
     boxes = []
     for volume in volumes:
         part = max(wishes.min_volume, min(volume, LARGEST_PART * search.scene.tumor_volume))
@@ -127,7 +117,7 @@ def _boxes_of_volumes(
             start = search.spread(center[None], _sides(part, wishes)[None], (0,), EYE[None])
             limits = problem.limits._replace(preference=Preference(NEARNESS, center))
             near = problem._replace(limits=limits)
-            boxes.append(overlap.slide(*start[:4], near, settings)[2])
+            boxes.append(overlap.descend(*start[:4], near, steps, rounds, 1e-3)[2])
     search.wishes = wishes
     return np.concatenate(boxes)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from placement.box import overlap
-from placement.box.overlap import Excluded, Grid, Limits, Preference, Problem, SlideSettings
+from placement.box.overlap import Excluded, Grid, Limits, Preference, Problem
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel
 from placement.search.objective import PlacementObjective, objective_parameters
@@ -59,7 +59,8 @@ COARSE_STEPS, MIDDLE_STEPS, FINE_STEPS = (4.0, 0.15, 0.35), (1.5, 0.06, 0.12), (
 
 #: Rounds of searches: the fraction of boxes that continue, the best, and how many evaluations each
 #: has used at the end of the round.
-QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))  # on the coarsest rows
+QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))  # on the coarsest rows beside excluded regions
+FREE = ((1.0, 50), (0.5, 130), (0.25, 200))  # the same, where nothing is excluded
 THOROUGH = ((1.0, 60), (0.6, 200))  # the same, where time does not matter
 ALL = ((1.0, 130),)  # the same, for candidates, all of which must be searched to the end
 STRAIGHT = ((1.0, 30), (0.5, 90))  # along the scanner's axes, to break ties
@@ -74,47 +75,28 @@ THICK = 1.5
 #: Searches keep the longest side to this part of what is allowed against the shortest.
 ROOM = 0.92
 
-#: Largest steps along the gradient: of the center in mm, of the logarithms of sides, of angles.
-SLIDE_STEPS = (4.0, 0.2, 0.2)
-
-#: Along the gradient, by level of rows: mm between the points on faces where it is measured, and
-#: at what change of the cost a box is done.
-SLIDE_LEVELS = ((5.0, 2e-3), (2.5, 1e-4), (1.5, 1e-5), (1.0, 1e-6))
-
 #: From how many places boxes start: limited rotations and free ones, which start with fewer turns
 #: at each.
 N_STARTS, N_FREE_STARTS = 20, 34
 
 #: How many boxes are searched, the best: few where one costs no more than this from the start,
 #: because no other can be better by more.
-N_EASY, N_HARD, EASY = 12, 90, 0.02
+N_EASY, N_HARD, EASY = 8, 90, 0.02
 
 #: At last, rows lie no farther apart than this, in mm, but no more of them to an image voxel.
-EXACT_MM, MOST_ROWS = 0.5, 4
+EXACT_MM, MOST_ROWS = 0.5, 3
 
-#: The last simplex searches, because the objective bends where voxels end and searches along the
-#: gradient may stop there: their first steps, and for each the level of rows and evaluations. More
-#: where time matters less or among equal boxes, which otherwise depend on the image voxels.
+#: The last searches of the best box, on exact rows: their first steps, and the evaluations of each.
+#: More where time matters less or among equal boxes, which otherwise depend on the image voxels.
 LAST_STEPS = (2.0, 0.1, 0.2)
-LAST, LAST_THOROUGH = ((FINE, 120),), ((EXACT, 200), (EXACT, 200))
-
-#: How many boxes are made exact at last, and by how many steps.
-N_EXACT, N_EXACT_STEPS = 2, 20
-
-#: Steps along the gradient on the coarsest rows, and on the others.
-N_QUICK_STEPS, N_STEPS = 20, 15
-
-#: Curvature to start with where the objective is flat: for the best box, and among equal ones,
-#: where only the preference has a slope.
-FLAT, FLATTER = 0.1, 0.03
+LAST, LAST_THOROUGH = (200,), (400, 400)
 
 #: What 10 mm from the centroid, or a side longer by a factor of 2.7, add to the cost among boxes
 #: that are nearly as good as the best.
 PREFERENCE = 0.02
 
-#: To break ties: how many unturned boxes are searched, how many of these are then tilted, and how
-#: many are made exact.
-N_STRAIGHT, N_TILTED, N_SIMPLE = 8, 2, 2
+#: To break ties: how many unturned boxes are searched, and how many of these are then tilted.
+N_STRAIGHT, N_TILTED = 8, 2
 
 #: Where regions are excluded: how many points of the tumor outside them start searches, the radius
 #: within which the tumor gives the directions of a box, and how much tumor the scan subtracts for
@@ -443,15 +425,6 @@ class Search:
         )
         return start._replace(x=x, costs=costs, boxes=boxes)
 
-    def slide(self, start: Boxes, level: int, n_steps: int, flat: float = FLAT) -> Boxes:
-        """Improve boxes along the gradient; excluded regions are not seen."""
-        spacing, tolerance = SLIDE_LEVELS[level]
-        settings = SlideSettings(
-            np.repeat(np.array(SLIDE_STEPS), 3), spacing, n_steps, tolerance, flat
-        )
-        x, costs, boxes = overlap.slide(*start[:4], self.common(level), settings)
-        return start._replace(x=x, costs=costs, boxes=boxes)
-
     def spread(
         self,
         centers: NDArray,
@@ -487,6 +460,11 @@ class Search:
         centers, sides = self.starts(n_starts)
         unturned = np.eye(3)[None]
         quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], unturned, (0.3,))
+        rounds: tuple[tuple[float, int], ...] = FREE
+        if len(self.margins):
+            rounds = THOROUGH if wishes.thorough else QUICK
+        if every:
+            rounds = ALL
         if wishes.max_rotations == 3:
             n_turned = 4 if self.thorough else 2
             quick = join_boxes(quick, self.best_turned(centers, sides, n_turned))
@@ -496,21 +474,17 @@ class Search:
             # Room for these among the best, which are refined.
             quick = join_boxes(quick, self.inner())
             n_fine += 3
-            rounds: tuple[tuple[float, int], ...] = THOROUGH if wishes.thorough else QUICK
-            if every:
-                rounds = ALL
-            quick = self.descend(quick, COARSE_STEPS, rounds, COARSE)
-            fine = self.refined(quick, n_fine)
+        elif not (every or self.thorough):
+            quick = self.eased(quick)
+        quick = self.descend(quick, COARSE_STEPS, rounds, COARSE)
+        fine = self.refined(quick, n_fine)
+        if len(self.margins):
             if not self.satisfied(fine):
                 fine = join_boxes(fine, self.squeezed(centers))
             if self.first_sound(fine.boxes)[1] is None:
                 fine = join_boxes(fine, self.rescued(fine))
         else:
-            if not (every or self.thorough):
-                quick = self.eased(quick)
-            quick = self.slide(quick, COARSE, N_QUICK_STEPS)
-            fine = self.slid(quick, 2 * n_fine, n_fine)
-            fine = join_boxes(self.polished(fine, FLAT), fine)
+            fine = join_boxes(self.polished(fine), fine)
         if wishes.tie_break > 0 and not every:
             self.straight = self.spread(centers[:N_STRAIGHT], sides[:N_STRAIGHT], (0,), unturned)
             self.best = fine
@@ -534,23 +508,15 @@ class Search:
         fine = join_boxes(better, fine.take(order[half:]))
         return self.cleared(fine) if len(self.margins) else fine
 
-    def slid(self, quick: Boxes, n_middle: int, n_fine: int, flat: float = FLAT) -> Boxes:
-        """Make the best distinct ones exact along the gradient."""
-        middle = self.slide(quick.distinct(n_middle), MIDDLE, N_STEPS, flat)
-        fine = self.slide(middle.distinct(n_fine), FINE, N_STEPS, flat)
-        exact = self.slide(fine.distinct(N_EXACT), EXACT, N_EXACT_STEPS, flat)
-        return join_boxes(exact, fine, middle)
-
-    def polished(self, boxes: Boxes, flat: float) -> Boxes:
-        """Search on from the best box; simplex searches do not stop where voxels end."""
+    def polished(self, boxes: Boxes) -> Boxes:
+        """Search on from the best box on exact rows."""
         best = boxes.distinct(1)
         if best.kinds[0] in FAMILIES[2]:
-            best = join_boxes(best, self.slide(self.reordered(best), FINE, N_STEPS, flat))
-            best = best.distinct(1)
-        searches = LAST_THOROUGH if self.thorough or self.preference else LAST
-        for level, n_evals in searches:
-            best = self.descend(best, LAST_STEPS, ((1.0, n_evals),), level)
-            best = self.slide(best, EXACT, N_EXACT_STEPS, flat)
+            reordered = self.descend(self.reordered(best), FINE_STEPS, FINE_ROUNDS, FINE)
+            best = join_boxes(best, reordered).distinct(1)
+        last = LAST_THOROUGH if self.thorough or self.preference else LAST
+        for n_evals in last:
+            best = self.descend(best, LAST_STEPS, ((1.0, n_evals),), EXACT)
         return best
 
     def reordered(self, best: Boxes) -> Boxes:
@@ -683,17 +649,10 @@ class Search:
 
     def simplest(self, candidates: Boxes) -> tuple[Voxel, float]:
         """Take the best voxel, or a simpler one nearly as good; with it, the best objective."""
-        n_few = n_boxes = len(candidates.x)
-        if self.straight is None and not self.scene.margins:
-            # The exact ones come first; the others count where none of these is sound.
-            n_few = min(N_EXACT + 1, n_boxes)
-        for n in sorted({n_few, n_boxes}):
-            costs = self.costs(candidates.boxes[:n])
-            values = np.exp(-costs)
-            order = np.argsort(costs, kind="stable")
-            best, free = self.first_sound(candidates.boxes[order])
-            if free is not None:
-                break
+        costs = self.costs(candidates.boxes)
+        values = np.exp(-costs)
+        order = np.argsort(costs, kind="stable")
+        best, free = self.first_sound(candidates.boxes[order])
         if free is None:
             # Every box breaks a constraint, so take one that breaks fewest.
             voxels = [self.voxel(box) for box in candidates.boxes[order]]
@@ -738,7 +697,7 @@ class Search:
         assert self.straight is not None
         self.preference = PREFERENCE
         if count == 0:
-            self.straight = self.simple_quick(self.straight, STRAIGHT)
+            self.straight = self.descend(self.straight, COARSE_STEPS, STRAIGHT, COARSE)
             quick = self.straight
         elif count == 3:
             quick = self.best
@@ -747,22 +706,14 @@ class Search:
             few = np.concatenate([self.straight.distinct(N_TILTED).boxes, near_best])
             family = FAMILIES[count]
             quick = self.spread(few[:, 0], few[:, 1], family, np.eye(3)[None], (0.35, -0.35))
-            quick = self.simple_quick(quick, TURNED)
+            quick = self.descend(quick, COARSE_STEPS, TURNED, COARSE)
         refined = quick.take(slice(0, 0))
         if quick.promising(enough):
-            if len(self.margins):
-                refined = self.refined(quick, 2)
-            else:
-                refined = self.slid(quick, 2 * N_SIMPLE, N_SIMPLE, FLATTER)
-                refined = join_boxes(self.polished(refined, FLATTER), refined)
+            refined = self.refined(quick, 2)
+            if not len(self.margins):
+                refined = join_boxes(self.polished(refined), refined)
         self.preference = 0.0
         return refined.boxes[self.values(refined.boxes) >= enough]
-
-    def simple_quick(self, start: Boxes, rounds: Sequence[tuple[float, int]]) -> Boxes:
-        """Improve boxes of few angles on the coarsest rows."""
-        if len(self.margins):
-            return self.descend(start, COARSE_STEPS, rounds, COARSE)
-        return self.slide(start, COARSE, N_QUICK_STEPS, FLATTER)
 
     def voxel(self, box: NDArray[np.float64]) -> Voxel:
         """Describe a box by its canonical pose."""

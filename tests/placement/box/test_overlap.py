@@ -15,7 +15,6 @@ from placement.box.overlap import (
     ObjectiveParameters,
     Preference,
     Problem,
-    SlideSettings,
 )
 from placement.box.row_integrals import Rows
 from placement.box.voxel import rotation_of
@@ -112,74 +111,29 @@ def ball_problem(preference, *, sides=(10, 60), one_sided=False):
     return make_problem(grid, limits._replace(preference=preference, n_rows=3))
 
 
-def check_slopes(x, frame, problem):
-    """Compare the slopes of a box with finite differences."""
-    work, slopes = overlap._new_work(), overlap._new_slopes(0.5)
-    _, fraction = overlap._scored(x, frame, problem, work)
-    overlap._gradient(x, fraction, frame, problem, work, slopes)
-    d = overlap._n_variables(frame.kind)
-    step = np.repeat([0.3, 0.01, 0.02], 3)
-    rises = []
-    for p in range(d):
-        ends = [overlap._cost(x + sign * step * np.eye(9)[p], frame, problem, work) for sign in (1, -1)]
-        rises.append((ends[0] - ends[1]) / 2)
-    errors = slopes.rows[0, :d] * step[:d] - rises
-    assert np.linalg.norm(errors) < 0.05 * np.linalg.norm(rises)
-
-
-@pytest.mark.parametrize("kind", [0, 2, 5, 7, 8, 10])
-def test_slopes_are_those_of_finite_differences(kind):
-    x = np.array([1.0, -2.0, 1.5, *np.log([17.0, 20.0, 24.0]), 0.3, -0.4, 0.2])
-    frame = overlap.Frame(kind, rotation_of((10, -20, 30)), np.array([19.0, 20.0, 21.0]))
-    check_slopes(x, frame, ball_problem(Preference(2.0, np.array([10.0, 12.0, 20.0]))))
-
-
-@pytest.mark.parametrize("center", [(5, 20, 21), (34, 20, 21), (20, 34, 6)])
-def test_slopes_of_boxes_beyond_the_image_are_those_of_finite_differences(center):
-    x = np.array([0, 0, 0, *np.log([17.0, 20.0, 18.0]), 0, 0, 0])
-    frame = overlap.Frame(0, np.eye(3), np.array(center, float))
-    check_slopes(x, frame, ball_problem(Preference(0.0, np.zeros(3))))
-
-
-def slide_settings(n_steps=60):
-    return SlideSettings(np.repeat([4.0, 0.2, 0.2], 3), 0.7, n_steps, 1e-9, 0.1)
-
-
-def test_a_slide_along_the_gradient_ends_below_where_it_starts():
-    problem = ball_problem(Preference(0.0, np.zeros(3)))
+def descended(problem, kind, center, sides):
+    """Search twice from an unturned box; its center, sides and rotation."""
     x = np.zeros((1, 9))
-    x[0, 3:6] = np.log(18)
-    frames = np.array([7]), np.eye(3)[None], np.array([[14.0, 23, 25]])
-    before = overlap.costs_of(x, *frames, *problem)
-    x_best, costs, boxes = overlap.slide(x, *frames, problem, slide_settings())
-    after = overlap.costs_of(x_best, *frames, *problem)
-    assert costs[0] == after[0] < 1e-3 < before[0]
-    np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)
-
-
-def test_a_slide_ends_at_the_preferred_center_with_equal_sides():
-    problem = ball_problem(Preference(0.02, np.full(3, 19.3)), one_sided=True)
-    x = np.zeros((1, 9))
-    x[0, 3:6] = np.log([14, 18, 24])
-    frames = np.array([0]), np.eye(3)[None], np.array([[14.0, 21, 22]])
-    # Simplex searches take it across the bends of the objective where voxels end.
-    steps, rounds = np.array([2.0, 0.1, 0.2]), np.array([[1, 200]])
+    x[0, 3:6] = np.log(sides)
+    frames = np.array([kind]), np.eye(3)[None], np.array([center], float)
     for _ in range(2):
-        x, _, _ = overlap.descend(x, *frames, problem, steps, rounds, 1e-6)
-        x, _, boxes = overlap.slide(x, *frames, problem, slide_settings())
-    np.testing.assert_allclose(boxes[0, 0], 19.3, atol=0.5)
-    np.testing.assert_allclose(boxes[0, 1], boxes[0, 1].mean(), rtol=0.05)
+        x, _, boxes = overlap.descend(x, *frames, problem, np.array([2.0, 0.1, 0.2]), np.array([[1, 400]]), 1e-6)
+    return boxes[0]
 
 
-def test_a_slide_keeps_sides_and_image():
+def test_a_search_ends_at_the_preferred_center_with_equal_sides():
+    problem = ball_problem(Preference(0.02, np.full(3, 19.3)), one_sided=True)
+    box = descended(problem, 0, (14, 21, 22), (14, 18, 24))
+    np.testing.assert_allclose(box[0], 19.3, atol=0.5)
+    np.testing.assert_allclose(box[1], box[1].mean(), rtol=0.05)
+
+
+def test_a_search_keeps_sides_and_image():
     problem = ball_problem(Preference(0.0, np.zeros(3)), sides=(10, 19))
-    x = np.zeros((1, 9))
-    x[0, 3:6] = np.log([12, 18, 25])
-    frames = np.array([7]), np.eye(3)[None], np.array([[7.0, 18, 20]])
-    _, _, boxes = overlap.slide(x, *frames, problem, slide_settings())
-    assert boxes[0, 1].min() >= 10 - 1e-9
-    assert boxes[0, 1].max() <= 19 + 1e-9
-    corners = boxes[0, 0] + (np.array([[s, t, u] for s in (-1, 1) for t in (-1, 1) for u in (-1, 1)]) * boxes[0, 1] / 2) @ boxes[0, 2:].T
+    box = descended(problem, 7, (7, 18, 20), (12, 18, 25))
+    assert box[1].min() >= 10 - 1e-9
+    assert box[1].max() <= 19 + 1e-9
+    corners = Voxel.from_rotation(box[0], box[1], box[2:]).corners
     assert corners.min() >= -0.5 - 1e-6
     assert corners.max() <= 39.5 + 1e-6
 
