@@ -96,9 +96,9 @@ class VoxelOptimizer(BaseEstimator):
     Place a voxel where the objective is largest.
 
     A scan of boxes along the image's axes gives places to start from. From each, a simplex search
-    varies all nine numbers on averaged rows; the best are made exact on all rows. Of the voxels whose
-    objective is within `tie_break` of the best, the one with the fewest angles is taken, and of
-    these one near the centroid of the tumor and nearly cubic, because large tumors have many
+    varies all nine numbers on averaged rows; the best are made exact on all rows. Of the voxels
+    whose objective is within `tie_break` of the best, the one with the fewest angles is taken, and
+    of these one near the centroid of the tumor and nearly cubic, because large tumors have many
     places that are equally good. The order and direction in which the axes of the image are stored
     do not matter.
 

@@ -86,7 +86,7 @@ N_EASY, N_HARD, EASY = 8, 90, 0.02
 #: At last, rows lie no farther apart than this, in mm, but no more of them to an image voxel.
 EXACT_MM, MOST_ROWS = 0.5, 3
 
-#: The last searches of the best box, on exact rows: their first steps, and the evaluations of each.
+#: The last searches of the best box, on exact rows: their first steps, and evaluations of each.
 #: More where time matters less or among equal boxes, which otherwise depend on the image voxels.
 LAST_STEPS = (2.0, 0.1, 0.2)
 LAST, LAST_THOROUGH = (200,), (400, 400)

@@ -17,7 +17,6 @@ from placement.box.overlap import (
     Problem,
 )
 from placement.box.row_integrals import Rows
-from placement.box.voxel import rotation_of
 
 RUN = """
 import sys
