@@ -133,25 +133,6 @@ def objective_cost(fraction, volume, objective):
     return 0.5 * (volume_deviation**2 + fraction_deviation**2)
 
 
-@njit(cache=True, nogil=True)
-def running_sums(volume):
-    """
-    Sum a volume along its last axis, with empty rows around it.
-
-    Shapes: `volume` (a, b, c); returns (a + 2, b + 2, c + 1).
-    """
-    a, b, c = volume.shape
-    # Empty rows on all sides spare `integrate` the test of whether a row lies in the volume.
-    out = np.zeros((a + 2, b + 2, c + 1), dtype=np.float32)
-    for i in range(a):
-        for j in range(b):
-            total = 0.0
-            for k in range(c):
-                total += volume[i, j, k]
-                out[i + 1, j + 1, k + 1] = total
-    return out
-
-
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
 def integrate(prefix, rows, row_widths, columns, column_widths, step, start, half):
     """
@@ -312,13 +293,6 @@ def _turn(axis, angle, out):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _turned_axes(kind):
-    """Give the scanner's axis that a kind of search turns a box about, and then the box's axis."""
-    axis = (kind - 1) % 3 if kind < 7 else kind - 8
-    return axis, (axis + 1) % 3 if kind < 7 else (axis + 2) % 3
-
-
-@njit(cache=True, nogil=True, _nrt=False)
 def _pose(x, frame, limits, center, size, rotation, turns):
     """
     Turn the numbers of a search into a box of allowed sides; returns the penalty for clipping.
@@ -353,7 +327,8 @@ def _pose(x, frame, limits, center, size, rotation, turns):
     elif search_kind <= 3:
         _turn(search_kind - 1, x[6], rotation)
     elif search_kind != 7:
-        axis, second = _turned_axes(search_kind)
+        axis = (search_kind - 1) % 3 if search_kind < 7 else search_kind - 8
+        second = (axis + 1) % 3 if search_kind < 7 else (axis + 2) % 3
         _turn(axis, x[6], turns[0])
         _turn(second, x[7], turns[1])
         for a in range(3):
@@ -600,68 +575,21 @@ def _new_work():
     return Work(np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3)), np.empty((3, 9)))
 
 
-@njit(cache=True, nogil=True)
-def average_rows(prefix, rows, columns):
-    """Average running sums (a + 2, b + 2, c + 1) over blocks of rows, for a quick first search."""
-    a, b, c = prefix.shape
-    out = np.zeros(((a - 3) // rows + 3, (b - 3) // columns + 3, c), dtype=np.float32)
-    weight = np.float32(1.0 / (rows * columns))
-    for i in range(1, a - 1):
-        for j in range(1, b - 1):
-            target = out[(i - 1) // rows + 1, (j - 1) // columns + 1]
-            source = prefix[i, j]
-            for k in range(c):
-                target[k] += weight * source[k]
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _shapes(edges, volume_element, limits, largest):
-    """List the sides, in blocks, of boxes with plausible volumes; at most 4096."""
-    shapes = np.empty((4096, 3), dtype=np.int64)
-    n = 0
-    mean_volume = limits.objective.mean_volume
-    least = max(limits.min_volume, 0.08 * mean_volume) * 0.8
-    most = max(2.0 * mean_volume, 1.4 * limits.min_volume)
-    first = np.empty(3, dtype=np.int64)
-    last = np.empty(3, dtype=np.int64)
-    for x in range(3):
-        first[x] = max(1, int(np.ceil(np.exp(limits.low_sides[x]) / edges[x] - 0.5)))
-        last[x] = max(first[x], int(min(np.exp(limits.high_sides[x]), largest) / edges[x] + 0.5))
-    i = first[0]
-    while i <= last[0]:
-        j = first[1]
-        while j <= last[1]:
-            k = first[2]
-            while k <= last[2]:
-                volume = i * j * k * volume_element
-                if least <= volume <= most and n < 4096:
-                    shapes[n, 0] = i
-                    shapes[n, 1] = j
-                    shapes[n, 2] = k
-                    n += 1
-                # Sides grow by a quarter at a time, so that few shapes cover the range.
-                k += max(1, k // 4)
-            j += max(1, j // 4)
-        i += max(1, i // 4)
-    return shapes[:n]
-
-
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def scan(prefix, depth, edges, volume_element, limits, stride, largest):
+def scan(prefix, depth, shapes, volume_element, limits, stride):
     """
     Score boxes along the image's axes at every block: the best sides for each place.
 
     Boxes deep in the tumor are preferred: some of the fraction of tumor in the box grown by two
     blocks on each side is subtracted from the cost.
 
-    Shapes: `prefix` (a + 2, b + 2, c + 1); returns centers (n, 3), sides (n, 3), costs (n,).
+    Shapes: `prefix` (a + 2, b + 2, c + 1), `shapes` (m, 3), sides in blocks; returns centers
+    (n, 3), sides (n, 3), costs (n,).
     """
     a = prefix.shape[0] - 2
     b = prefix.shape[1] - 2
     c = prefix.shape[2]
     layers = (c - 1 + depth - 1) // depth
-    shapes = _shapes(edges, volume_element, limits, largest)
     # Beyond the ends the sums stay constant, so that boxes need no clipping along the last axis.
     pad = 3
     for s in range(len(shapes)):
@@ -760,34 +688,6 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
                     sides[n, x] = shapes[s, x]
                 n += 1
     return centers[:n], sides[:n], costs[:n]
-
-
-@njit(cache=True, nogil=True)
-def apart(points, order, n, distance, by_axis=False):
-    """
-    Select points that lie farther apart, in their order; `by_axis`, along one axis at least.
-
-    Shapes: `points` (m, d), `order` (m,).
-    """
-    selected = np.empty(n, dtype=np.int64)
-    m = 0
-    limit = distance if by_axis else distance * distance
-    for index in order:
-        free = True
-        for k in range(m):
-            total = 0.0
-            for x in range(points.shape[1]):
-                difference = abs(points[index, x] - points[selected[k], x])
-                total = max(total, difference) if by_axis else total + difference**2
-            if total <= limit:
-                free = False
-                break
-        if free:
-            selected[m] = index
-            m += 1
-            if m == n:
-                break
-    return selected[:m]
 
 
 @njit(cache=True, nogil=True)

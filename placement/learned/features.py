@@ -11,7 +11,7 @@ from dmrifit.io.components import label_components
 from placement.box import overlap
 from placement.box.voxel import MM3_PER_ML, TURNS, rotated_axes
 from placement.search.scene import Scene
-from placement.search.scene_search import Search, grid_of
+from placement.search.scene_search import Search, grid_of, spaced_points
 
 #: Edge of the cubic grid that depths are measured on, in mm, and parts of the tumor's width that
 #: it is at most.
@@ -146,8 +146,7 @@ class Surroundings:
         points = (
             np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
         )
-        # Compiled code takes one point at least.
-        return points[overlap.apart(points, np.arange(len(points)), max(n, 1), apart)[:n]]
+        return points[spaced_points(points, np.arange(len(points)), n, apart)]
 
     def middles(self) -> NDArray[np.float64]:
         """Find the middle of the tumor, weighted more and more by depth: (4, 3)."""

@@ -161,7 +161,7 @@ class Boxes(NamedTuple):
         """Take the best that differ in center or sides by more, in mm; best first."""
         order = np.argsort(self.costs, kind="stable")
         numbers = self.boxes[:, :2].reshape(-1, 6)
-        return self.take(overlap.apart(numbers, order, n, difference, True))
+        return self.take(spaced_points(numbers, order, n, difference, np.inf))
 
     def promising(self, objective: float) -> bool:
         """Tell whether refining the best may reach an objective."""
@@ -250,7 +250,7 @@ class Search:
             move = np.array([*(1 - block[:2]) / 2, 0.0])
             averaged = rows.prefix
             if block[:2].max() > 1:
-                averaged = overlap.average_rows(rows.prefix, int(block[0]), int(block[1]))
+                averaged = rows.averaged(*block[:2])
             matrix = rows.matrix * scale
             inverse = self.whole.inverse / scale[:, None]
             self.grids.append(Grid(averaged, matrix, inverse, rows.offset + rows.matrix @ move))
@@ -297,15 +297,15 @@ class Search:
         n_places = 3 * N_PLACES if self.wishes.thorough else N_PLACES
         stride = max(1, int(np.ceil(np.sqrt(n_blocks / n_places))))
         limits = self.scan_limits()
-        block_centers, sides, costs = overlap.scan(
-            averaged, int(self.block[2]), edges, volume, limits, stride, LONGEST_SCANNED_MM
-        )
+        shapes = scanned_shapes(edges, volume, limits)
+        depth = int(self.block[2])
+        block_centers, sides, costs = overlap.scan(averaged, depth, shapes, volume, limits, stride)
         # No plausible shape fits into the image: begin with the least volume in the middle.
         if not len(block_centers):
             least_volume = max(limits.min_volume, np.exp(limits.low_sides[0]) ** 3)
             return self.scene.centroid[None], np.full((1, 3), np.cbrt(least_volume))
         centers = (block_centers * self.block + (0.5, 0.5, -0.5)) @ rows.matrix.T + rows.offset
-        selected = overlap.apart(centers, np.argsort(costs, kind="stable"), n, APART_MM)
+        selected = spaced_points(centers, np.argsort(costs, kind="stable"), n, APART_MM)
         # The sides go to the scanner's axes that their image axes are nearest to.
         from scipy.optimize import linear_sum_assignment
 
@@ -332,7 +332,7 @@ class Search:
         if not excluded.any():
             return averaged
         rows = Rows.of(scene.occupancy - np.float32(LOSS) * excluded, scene.affine, scene.origin)
-        return overlap.average_rows(rows.prefix, int(self.block[0]), int(self.block[1]))
+        return rows.averaged(*self.block[:2])
 
     def excluded_voxels(self, *, strict: bool = True) -> NDArray[np.bool_]:
         """Mark excluded voxels, with their margins, on the tumor's grid; strict ones only."""
@@ -370,7 +370,7 @@ class Search:
         block_index = (index - 0.5) * self.block + (0.5, 0.5, -0.5)
         points = block_index @ self.rows.matrix.T + self.rows.offset
         thickest = np.argsort(-thickness, kind="stable")
-        selected = overlap.apart(points, thickest, N_INNER, APART_MM)
+        selected = spaced_points(points, thickest, N_INNER, APART_MM)
         return join_boxes(*(self.inner_start(center, points) for center in points[selected]))
 
     def inner_start(self, center: NDArray[np.float64], points: NDArray[np.float64]) -> Boxes:
@@ -814,6 +814,45 @@ class Search:
             return True
         steps = voxel.size / self.wishes.rounding[1]
         return bool((np.abs(steps - np.round(steps)) < 1e-6).all())
+
+
+def spaced_points(
+    points: NDArray[np.float64],
+    order: NDArray[np.int64],
+    n: int,
+    distance: float,
+    norm: float | None = None,
+) -> NDArray[np.int64]:
+    """Select up to `n` points (m, d) that lie farther apart, in their order (m,)."""
+    selected: list[int] = []
+    while len(order) and len(selected) < n:
+        selected.append(order[0])
+        distances = np.linalg.norm(points[order] - points[order[0]], ord=norm, axis=1)
+        order = order[distances > distance]
+    return np.array(selected, dtype=np.int64)
+
+
+def scanned_shapes(
+    edges: NDArray[np.float64], block_volume: float, limits: Limits
+) -> NDArray[np.int64]:
+    """List the sides (n, 3), in blocks of these edges, of boxes with plausible volumes."""
+    low = np.exp(limits.low_sides) / edges
+    high = np.minimum(np.exp(limits.high_sides), LONGEST_SCANNED_MM) / edges
+    first = np.maximum(1, np.ceil(low - 0.5)).astype(int)
+    last = np.maximum(first, (high + 0.5).astype(int))
+    sides = []
+    for x in range(3):
+        lengths = [first[x]]
+        # Sides grow by a quarter at a time, so that few shapes cover the range.
+        while (longer := lengths[-1] + max(1, lengths[-1] // 4)) <= last[x]:
+            lengths.append(longer)
+        sides.append(lengths)
+    shapes = np.array(list(itertools.product(*sides)))
+    volumes = shapes.prod(axis=1) * block_volume
+    mean = float(limits.objective.mean_volume)
+    least = 0.8 * max(limits.min_volume, 0.08 * mean)
+    most = max(2.0 * mean, 1.4 * limits.min_volume)
+    return shapes[(volumes >= least) & (volumes <= most)]
 
 
 def join_boxes(*searches: Boxes) -> Boxes:

@@ -77,3 +77,11 @@ def test_strips_cover_the_extent_between_the_borders_of_image_voxels(middle, rea
     for border in borders:
         assert np.abs(ends - border).min() < 1e-9
     np.testing.assert_allclose(nodes - middle, -(nodes - middle)[::-1], atol=1e-12)
+
+
+def test_averaged_rows_keep_the_sum():
+    volume = np.random.default_rng(1).random((7, 8, 5))
+    rows = Rows.of(volume, np.eye(4), (0, 0, 0))
+    averaged = rows.averaged(3, 2)
+    assert averaged.shape == (5, 6, 6)
+    np.testing.assert_allclose(averaged.sum(axis=(0, 1)) * 6, rows.prefix.sum(axis=(0, 1)), rtol=1e-5)

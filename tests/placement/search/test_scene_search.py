@@ -8,7 +8,7 @@ from placement.box import overlap
 from placement.box.row_integrals import Rows
 from placement.box.voxel import rotation_of
 from placement.search.optimizer import CONSOLE
-from placement.search.scene_search import FINE, Boxes, Search, Wishes
+from placement.search.scene_search import FINE, Boxes, Search, Wishes, spaced_points
 
 OBJECTIVE = PlacementObjective(11.0, 4.0, 0.8, 0.15)
 
@@ -243,19 +243,23 @@ def test_the_scan_asks_for_a_third_of_the_purity_and_one_range_of_sides(monkeypa
     scan = overlap.scan
     arguments = []
 
-    def recorded(sums, depth, edges, volume, limits, stride, longest):
-        arguments.append((limits, edges, volume))
-        return scan(sums, depth, edges, volume, limits, stride, longest)
+    def recorded(sums, depth, shapes, volume, limits, stride):
+        arguments.append((limits, shapes, volume))
+        return scan(sums, depth, shapes, volume, limits, stride)
 
     monkeypatch.setattr(overlap, "scan", recorded)
     search.starts(4)
-    limits, edges, volume = arguments[0]
+    limits, shapes, volume = arguments[0]
     np.testing.assert_allclose(limits.objective[:4], [11000, 4000, 0.8, 3 * 0.15])
     assert limits.min_volume == 6000
     np.testing.assert_allclose(np.exp(limits.low_sides), [10, 10, 10])
     np.testing.assert_allclose(np.exp(limits.high_sides), [60, 60, 60])
-    np.testing.assert_allclose(edges, search.block * [1, 1, 2.5])
+    edges = search.block * [1, 1, 2.5]
     assert volume == pytest.approx(edges.prod())
+    assert (shapes * edges).min() >= 8.5
+    assert (shapes * edges).max() <= 49.5
+    volumes = (shapes * edges).prod(axis=1)
+    assert 4800 <= volumes.min() < volumes.max() <= 22000
 
 
 def test_three_more_boxes_are_refined_where_regions_are_excluded(monkeypatch):
@@ -331,6 +335,13 @@ def test_places_sizes_and_first_turns_are_combined():
 
 
 # Choice ------------------------------------------------------------------------------------------
+
+
+def test_points_that_are_alike_are_chosen_once():
+    points = np.array([[0.0, 0, 0], [3, 0, 0], [3.1, 0, 0], [0, 0, 9]])
+    order = np.array([2, 0, 1, 3])
+    np.testing.assert_array_equal(spaced_points(points, order, 4, 3.0), [2, 0, 3])
+    np.testing.assert_array_equal(spaced_points(points, order, 2, 3.0), [2, 0])
 
 
 def test_distinct_boxes_differ_by_two_millimeters_in_center_or_sides():
