@@ -474,7 +474,10 @@ class Search:
             # Room for these among the best, which are refined.
             quick = join_boxes(quick, self.inner())
             n_fine += 3
-        elif not (every or self.thorough):
+        elif every:
+            # Boxes that end alike are one candidate, so that more of them are refined.
+            n_fine *= 2
+        elif not self.thorough:
             quick = self.eased(quick)
         quick = self.descend(quick, COARSE_STEPS, rounds, COARSE)
         fine = self.refined(quick, n_fine)
