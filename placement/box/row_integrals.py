@@ -43,7 +43,9 @@ class Rows(NamedTuple):
         volume = occupancy.transpose(axes)
         # Empty rows on all sides spare `integrate` the test of whether a row lies in the volume.
         prefix = np.zeros(np.add(volume.shape, (2, 2, 1)), dtype=np.float32)
-        prefix[1:-1, 1:-1, 1:] = np.cumsum(volume, axis=2, dtype=np.float64)
+        # Plane by plane, so that no large volume is in memory in double precision.
+        for plane, sums in zip(volume, prefix[1:-1], strict=True):
+            sums[1:-1, 1:] = np.cumsum(plane, axis=1, dtype=np.float64)
         matrix = np.ascontiguousarray(matrix[:, list(axes)])
         # The empty rows come first.
         first = np.asarray(origin, dtype=np.float64)[list(axes)] - (1, 1, 0)
@@ -54,8 +56,12 @@ class Rows(NamedTuple):
         inner = self.prefix[1:-1, 1:-1]
         first_rows = np.arange(0, inner.shape[0], rows)
         first_columns = np.arange(0, inner.shape[1], columns)
-        sums = np.add.reduceat(np.add.reduceat(inner, first_rows), first_columns, axis=1)
-        return np.pad(sums / np.float32(rows * columns), ((1, 1), (1, 1), (0, 0)))
+        shape = (len(first_rows) + 2, len(first_columns) + 2, inner.shape[2])
+        averages = np.zeros(shape, dtype=np.float32)
+        sums = np.add.reduceat(inner, first_rows)
+        np.add.reduceat(sums, first_columns, axis=1, out=averages[1:-1, 1:-1])
+        averages /= np.float32(rows * columns)
+        return averages
 
     def fraction(self, voxel: Voxel, *, row_mm: float = ROW_MM) -> float:
         """Compute the fraction of a box that the volume fills."""

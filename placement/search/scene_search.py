@@ -161,7 +161,7 @@ class Boxes(NamedTuple):
         """Take the best that differ in center or sides by more, in mm; best first."""
         order = np.argsort(self.costs, kind="stable")
         numbers = self.boxes[:, :2].reshape(-1, 6)
-        return self.take(spaced_points(numbers, order, n, difference, np.inf))
+        return self.take(spaced_points(numbers, order, n, difference, "chebyshev"))
 
     def promising(self, objective: float) -> bool:
         """Tell whether refining the best may reach an objective."""
@@ -824,14 +824,16 @@ def spaced_points(
     order: NDArray[np.int64],
     n: int,
     distance: float,
-    norm: float | None = None,
+    metric: str = "euclidean",
 ) -> NDArray[np.int64]:
     """Select up to `n` points (m, d) that lie farther apart, in their order (m,)."""
+    from scipy.spatial.distance import cdist
+
     selected: list[int] = []
     while len(order) and len(selected) < n:
         selected.append(order[0])
-        distances = np.linalg.norm(points[order] - points[order[0]], ord=norm, axis=1)
-        order = order[distances > distance]
+        distances = cdist(points[order], points[order[:1]], metric)
+        order = order[distances[:, 0] > distance]
     return np.array(selected, dtype=np.int64)
 
 
