@@ -194,19 +194,21 @@ def read_table(name: str) -> dict[str, Any]:
 _DATA = read_table("signal_models")
 
 
-def _built_in(
-    name: str, parameters: list[dict[str, Any]], cumulant: Sequence[str] = (), **fields: Any
-) -> SignalModel:
-    """Make a model of its entry in the table."""
-    pair: Any = tuple(cumulant) or None
-    return SignalModel(
-        name, tuple(Parameter(**row) for row in parameters), cumulant=pair, **fields
-    )
+def _built_in(name: str, entry: dict[str, Any]) -> SignalModel:
+    """Make a model of its entry in the table, in which lists stand for tuples."""
+    fields = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    fields["parameters"] = [Parameter(**row) for row in entry["parameters"]]
+    if "published_bounds" in entry:
+        bounds = entry["published_bounds"].items()
+        fields["published_bounds"] = {parameter: tuple(pair) for parameter, pair in bounds}
+    return SignalModel(name, **fields)
 
 
 #: The built-in models by name, of ``dmrifit/engine/data/signal_models.toml``.
 MODELS: dict[str, SignalModel] = {
-    name: _built_in(name, **entry) for name, entry in _DATA["models"].items()
+    name: _built_in(name, entry) for name, entry in _DATA["models"].items()
 }
 
 #: Values of typical tissue by the name of a parameter.
