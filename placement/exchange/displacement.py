@@ -166,7 +166,7 @@ def displacement(
             f"got {percent_per_ppm}"
         )
     displaced = []
-    for ppm in np.unique(np.linspace(*ends, _OFFSETS)):
+    for ppm in np.unique(np.linspace(ends[0], ends[1], _OFFSETS)):
         # The sign of each gradient is chosen on the console and unknown here.
         for signs in itertools.product((1.0, -1.0), repeat=3):
             shift = np.array(signs) * ppm * rate / 100 * voxel.size
