@@ -10,7 +10,7 @@ from dmrifit.engine.means import geometric_mean, rounded
 RNG = np.random.default_rng(81)
 
 
-def test_rounded_numbers_keep_nine_digits_and_forget_the_last_bits():
+def test_rounded_numbers_keep_ten_digits_and_forget_the_last_bits():
     x = RNG.uniform(-1, 1, 500) * 10.0 ** RNG.integers(-200, 200, 500)
     np.testing.assert_allclose(rounded(x), x, rtol=1e-9)
     assert np.array_equal(rounded(np.nextafter(x, 0)), rounded(x))
