@@ -204,7 +204,7 @@ def train(
         try:
             # Lesions are refused by the training, which says what the table should hold.
             if all(scan.lesion is None for scan in series):
-                estimator._subject_numbers(series, [scan.subject for scan in series])
+                estimator._subject_numbers(len(series), [scan.subject for scan in series])
         except ValueError as error:
             raise ValueError(f"{cases}: {error}") from None
         model.fit(series, tissue=estimate_tissue, mask=not all_voxels)

@@ -140,16 +140,13 @@ class AlignedMahalanobis(AlignedDetector):
         """Compute the smoothed distance (x, y, z) of deviations (2, n_voxels)."""
         inverse = np.linalg.inv(self.covariance_)
         squares = np.einsum("in,ij,jn->n", z, inverse, z)
-        score = np.zeros(look.mask.shape, dtype=np.float32)
-        score[look.mask] = np.sqrt(np.maximum(squares, 0) / 2)
-        return self._smooth_scores(score, look.mask)
+        return self._smooth_scores(np.sqrt(np.maximum(squares, 0) / 2), look.mask)
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        self._check_shapes({"covariance_": (2, 2)})
+        self._check_shapes({"covariance_": (2, 2), "levels_": (2,)})
         if not np.linalg.eigvalsh(self.covariance_).min() > 0:
             raise RefusedError("its covariance_ is none of two features")
-        self._check_shapes({"levels_": (2,)})
         if self.levels_[1] < 0:
             raise RefusedError(f"the standard deviation of its levels_ is {self.levels_[1]:g}")
 

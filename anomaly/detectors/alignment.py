@@ -19,9 +19,9 @@ _ROBUST_AFFINE, _ROBUST_WARP = 1.0, 0.8
 _AFFINE_STEPS, _WARP_STEPS = 12, 12
 #: Steps of the affine map that are too small to matter, in voxels.
 _ENOUGH = 0.005
-#: Voxels, roughly the most, that find an affine map; one in so many of them, position and size.
-_MOST_VOXELS, _COARSE = 40_000, 4
-_INVERSION_STEPS, _TOLERANCE = 8, 0.002  # change of a step in voxels after which no other follows
+#: Voxels, roughly the most, that find an affine map.
+_MOST_VOXELS = 40_000
+_INVERSION_STEPS = 8
 _RIDGE = 1e-3
 #: Where products of slopes along two axes stand among those of xx, xy, xz, yy, yz and zz.
 _AXIS_PAIRS = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
@@ -52,10 +52,10 @@ def align(
     """
     Find the position of each voxel of a scan in the mean of healthy scans.
 
-    A map of shift and size, then an affine map, are found by Gauss–Newton steps on the differences
-    of the images, in which large differences count less; then displacements follow the differences
-    (the demons of Thirion), smoothed after every step, so that they follow anatomy that is wider
-    than the smoothing and not a lesion. This takes about a quarter of a second for 90 × 90 × 54
+    An affine map is found by Gauss–Newton steps on the differences of the images, in which large
+    differences count less; then displacements follow the differences (the demons of Thirion),
+    smoothed after every step, so that they follow anatomy that is wider than the smoothing and not
+    a lesion. This takes about a quarter of a second for 90 × 90 × 54
     voxels; packages for registration take many times that, and need more than scipy.
 
     Shapes: `images` (3, x, y, z), `mask` (x, y, z), `guide` (3, x, y, z); returns (3, x, y, z).
@@ -67,50 +67,31 @@ def align(
     # Images of the fixed guide, each with its slopes, which serve every step.
     with_slopes = [np.stack([image, *np.gradient(image)], axis=-1) for image in guide]
     maps = np.concatenate(with_slopes, axis=-1)
-    matrix = np.eye(3, 4)
-    # Voxels at either outline, and every second of the others; fewer of all in a large scan.
-    # That is enough for twelve parameters.
-    near = (images[2] > 0.05) | (guide[2] > 0.05)
-    near &= (np.indices(mask.shape).sum(axis=0) % 2 == 0) | (
-        ndimage.gaussian_gradient_magnitude(guide[2], 1.0) > 0.1
-    )
-    voxels = np.argwhere(near)[:: 1 + near.sum() // _MOST_VOXELS]
-    # Position and size first: twelve parameters at once may end in a wrong fold.
-    matrix = _affine(images, voxels[::_COARSE], maps, matrix, "size")
-    matrix = _affine(images, voxels, maps, matrix, "affine")
-    positions = _moved(matrix, mask.shape)
+    # Voxels of either brain and its rim; not all, as twelve parameters need few.
+    near = np.argwhere((images[2] > 0.05) | (guide[2] > 0.05))
+    voxels = near[:: max(2, len(near) // _MOST_VOXELS)]
+    positions = _moved(_affine(images, voxels, maps), mask.shape)
     if smoothness is None:
         return positions
     return _warped(images, mask, maps, positions, smoothness)
 
 
-def _affine(
-    images: NDArray,
-    voxels: NDArray[np.int64],
-    maps: NDArray,
-    matrix: NDArray,
-    free: str,
-) -> NDArray[np.float64]:
+def _affine(images: NDArray, voxels: NDArray[np.int64], maps: NDArray) -> NDArray[np.float64]:
+    """Find the affine map (3, 4) of voxels (n, 3) about the middle of a scan."""
     middle = (np.array(images.shape[1:]) - 1) / 2
     offsets = voxels - middle
     # Columns of like size, so that the normal equations are well conditioned.
     reach = 0.5 * float(np.mean(images.shape[1:]))
     rows = np.concatenate([offsets / reach, np.ones((len(offsets), 1))], axis=1).astype(np.float32)
-    basis = np.eye(12)
-    if free == "size":
-        basis = np.zeros((12, 4))
-        for axis in range(3):
-            basis[4 * axis + axis, 0] = 1
-            basis[4 * axis + 3, 1 + axis] = 1
+    matrix = np.eye(3, 4)
     scan_images = images[:, *voxels.T]
     scaling = np.array([reach, reach, reach, 1.0])
     for _ in range(_AFFINE_STEPS):
         positions = (rows @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)).T
         pairs, pulls = _normal_equations(maps, scan_images, positions, rows)
         products = pairs[_AXIS_PAIRS].transpose(0, 2, 1, 3).reshape(12, 12)
-        reduced = basis.T @ products @ basis
-        reduced += _RIDGE * np.trace(reduced) / len(reduced) * np.eye(len(reduced))
-        step = (basis @ np.linalg.solve(reduced, basis.T @ pulls.ravel())).reshape(3, 4)
+        products += _RIDGE * np.trace(products) / 12 * np.eye(12)
+        step = np.linalg.solve(products, pulls.ravel()).reshape(3, 4)
         matrix = matrix + step / scaling
         if np.abs(step).max() < _ENOUGH:
             break
@@ -168,10 +149,17 @@ def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     Invert the map from a scan to the guide by a fixed-point iteration.
 
+    Displacements are smooth, so that every second voxel along each axis is enough.
+
     Shapes: `positions` (3, x, y, z); returns (3, x, y, z).
     """
     grid = np.indices(positions.shape[1:], dtype=np.float32)
-    return _inverted(np.stack(list(positions - grid), axis=-1))
+    displacements = positions - grid
+    coarse = grid[:, ::2, ::2, ::2]
+    inverse = coarse
+    for _ in range(_INVERSION_STEPS):
+        inverse = coarse - np.stack([sampled(along, inverse) for along in displacements])
+    return grid + np.stack([sampled(along, grid / 2) for along in inverse - coarse])
 
 
 def gaussian(volume: NDArray, sd: float | Sequence[float], mode: str = "reflect") -> NDArray:
@@ -289,36 +277,6 @@ def _add_demons(maps, images, begin, cells, moved, step):
             stiffness += squares + residual * residual / np.float32(9)
         for axis in range(3):
             step[axis, cell] += pull[axis] / stiffness
-
-
-@njit(cache=True, nogil=True)
-def _inverted(moved):
-    """Invert displacements (x, y, z, 3) by a fixed-point iteration; gives (3, x, y, z)."""
-    shape = moved.shape
-    voxels, inverse = moved.reshape(-1, 3), np.empty((3, *shape[:3]), dtype=np.float32)
-    total = np.empty(3)
-    grid, position = np.empty(3, np.float32), np.empty(3, np.float32)
-    for x in range(shape[0]):
-        for y in range(shape[1]):
-            for z in range(shape[2]):
-                grid[0], grid[1], grid[2] = x, y, z
-                if z:
-                    position[2] += 1.0  # neighbors move alike
-                else:
-                    position[:] = grid
-                for _ in range(_INVERSION_STEPS):
-                    _blend(voxels, shape, position, total)
-                    change = 0.0
-                    for axis in range(3):
-                        nearer = grid[axis] - np.float32(total[axis])
-                        change = max(change, abs(nearer - position[axis]))
-                        position[axis] = nearer
-                    # Later steps are ever shorter, as displacements are smooth.
-                    if change < _TOLERANCE:
-                        break
-                for axis in range(3):
-                    inverse[axis, x, y, z] = position[axis]
-    return inverse
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -17,13 +17,13 @@ from anomaly.detectors.alignment import (
     sampled,
 )
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import Smoother, nearest_inside, sd_in_voxels
+from anomaly.detectors.features import Smoother, look_of, nearest_inside, sd_in_voxels
 from anomaly.detectors.network_base import (
     Brain,
     Reconstructor,
     residual_map,
 )
-from anomaly.detectors.template import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans, look_of
+from anomaly.detectors.template import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans
 from dmrifit._utils.checks import Count, NotNegative, check_number
 from dmrifit.model_files.registry import register
 from dmrifit.networks.volume_estimator import evaluating

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import ARRAYS, AnomalyDetector, Scans
 from anomaly.detectors.features import masked_smoothing
-from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.networks.training import Training, check_training, fill_training
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
@@ -187,8 +187,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         self.n_channels_ = len(inputs[0])
-        x, y, z = inputs[0].shape[1:]
-        self.shape_ = x, y, z
+        self.shape_ = inputs[0].shape[1:]
         if self.region == "brain":
             pairs = zip(inputs, self._masks, strict=True)
             total = sum(scan[:, mask].sum(axis=1, dtype=np.float64) for scan, mask in pairs)
@@ -282,10 +281,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        shape = self.shape_
-        has_three_axes = isinstance(shape, tuple) and len(shape) == 3
-        if not has_three_axes or not all(type(n) is int and n > 0 for n in shape):
-            raise RefusedError(f"shape_ is {shape!r}")
+        self._check_size()
 
 
 def residual_map(

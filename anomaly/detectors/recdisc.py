@@ -335,7 +335,8 @@ class RecDiscNet(Reconstructor):
         return {"loss": float(self._criterion()(answers, collated([target])))}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        return self._smooth_scores(self._predict_scan(scans, i)["score"], scans.mask(i))
+        mask = scans.mask(i)
+        return self._smooth_scores(self._predict_scan(scans, i)["score"][mask], mask)
 
     def _check_restored(self) -> None:
         super()._check_restored()

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from anomaly.detectors.alignment import align, guide_images, inverted, sampled
 from anomaly.detectors.base import AnomalyDetector, Scans
-from anomaly.detectors.features import nearest_inside
+from anomaly.detectors.features import look_of, nearest_inside, shrunk_variance
 from anomaly.generators.implants import Look
 from dmrifit._utils.checks import Within
 from dmrifit._utils.counts import counted
@@ -176,17 +176,6 @@ class AlignedDetector(AnomalyDetector):
         )
 
 
-def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:
-    """Average a scan (x, y, z, channels) over directions, and compute their spread."""
-    mean, spread = np.zeros((2, *mask.shape), dtype=np.float32)
-    # Slice by slice, so that no copy of the whole scan is made.
-    for x, inside in enumerate(mask):
-        voxels = signal[x][inside]
-        mean[x][inside] = voxels.mean(axis=-1, dtype=np.float32)
-        spread[x][inside] = voxels.std(axis=-1, dtype=np.float32)
-    return Look(mean, spread, mask)
-
-
 def _stacked(looks: list[Look], positions: list[NDArray]) -> NDArray[np.float32]:
     """Resample mean, spread and mask of scans at positions, (n_scans, 3, x, y, z)."""
     stacks = []
@@ -218,14 +207,8 @@ def template_of(stacks: NDArray) -> NDArray[np.float32]:
         # Resampling mixed signals with the 0 outside the brain; the share of brain undoes that.
         signals = stacks[:, k] / np.maximum(stacks[:, 2], INSIDE_SHARE)
         squares = (np.where(inside, signals - center, 0) ** 2).sum(axis=0)
-        # Shrunk towards the median variance, as few scans estimate it poorly.
-        counts = inside.sum(axis=0)
-        common = counts > 0.5 * len(stacks)
-        typical = 0.0
-        if common.any():
-            typical = np.median(squares[common] / np.maximum(counts[common] - 1, 1))
-        freedom = np.maximum(counts - 1, 0) + _PRIOR_SCANS
-        sd = np.sqrt((squares + _PRIOR_SCANS * typical) / freedom)
+        freedom = np.maximum(inside.sum(axis=0) - 1, 0)
+        sd = np.sqrt(shrunk_variance(squares, freedom, _PRIOR_SCANS))
         moments += [center[nearest], sd[nearest]]
     low, high = ndimage.minimum_filter(moments[0], 3), ndimage.maximum_filter(moments[0], 3)
     return np.stack([*moments, low, high, weight / len(stacks)]).astype(np.float32)

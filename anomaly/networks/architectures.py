@@ -35,22 +35,18 @@ def padded_shape(shape: Sequence[int], step: int) -> tuple[int, int, int]:
     return x, y, z
 
 
-def padding(shape: Sequence[int], larger: Sequence[int]) -> list[tuple[int, int]]:
-    """Compute the zero padding before and after a volume, with an odd voxel after it."""
-    return [((b - a) // 2, (b - a) - (b - a) // 2) for a, b in zip(shape, larger, strict=True)]
-
-
 def padded(x: torch.Tensor, larger: Sequence[int]) -> torch.Tensor:
     """
-    Pad volumes with zeros.
+    Pad volumes with zeros on both sides, with an odd voxel at the end.
 
     Shapes: `x` (n, channels, x, y, z); returns (n, channels, *larger).
     """
-    sides = padding(x.shape[2:], larger)
-    if not any(map(any, sides)):
-        return x
-    # torch counts axes from the last one.
-    return functional.pad(x, [*sides[2], *sides[1], *sides[0]])
+    sides: list[int] = []
+    for before, after in zip(x.shape[2:], larger, strict=True):
+        first = (after - before) // 2
+        # torch counts axes from the last one.
+        sides = [first, after - before - first, *sides]
+    return functional.pad(x, sides) if any(sides) else x
 
 
 def cut(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -59,8 +55,9 @@ def cut(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
     Shapes: `x` (n, channels, x, y, z); returns (n, channels, *shape).
     """
-    inner = [slice(a, a + n) for (a, _), n in zip(padding(shape, x.shape[2:]), shape, strict=True)]
-    return x[:, :, inner[0], inner[1], inner[2]]
+    for axis, n in enumerate(shape, start=2):
+        x = x.narrow(axis, (x.shape[axis] - n) // 2, n)
+    return x
 
 
 class Mix(nn.Module):

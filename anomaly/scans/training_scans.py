@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.io.bids_derivatives import file_record
@@ -74,11 +73,6 @@ class TrainingScans:
                 usual = " or ".join(self.steps[step])
                 sentences.append(f"{noun}: {way} (calibration scans: {usual})")
         return sentences
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain values for a model file."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainingScans:

@@ -14,6 +14,7 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import counted
 from dmrifit.io.components import label_components
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 
 #: What is said of a scan whose bulk is shifted in both hemispheres.
 DIFFERENT = (
@@ -116,11 +117,6 @@ class HealthyScans:
             others = replace(self, scans=self.scans[:i] + self.scans[i + 1 :])
             verdicts.append(others.differs(scan))
         return verdicts
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain values for a model file."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> HealthyScans:
@@ -226,13 +222,14 @@ def _noise(signal: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:
     return float(np.median(np.concatenate(differences)) / (0.6745 * np.sqrt(6)))
 
 
+def plain_record(record: Any) -> dict[str, Any]:
+    """Give the fields of a dataclass as plain values, for a model file."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(record)))
+    return content
+
+
 def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
     """Compute the mean over scans with its 95 % bootstrap interval, NaN for a single scan."""
     numbers = np.asarray(values, dtype=float)
-    mean = float(numbers.mean())
-    if len(numbers) < 2:
-        return mean, float("nan"), float("nan")
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(numbers), size=(_N_RESAMPLES, len(numbers)))
-    low, high = np.quantile(numbers[draws].mean(axis=1), (0.025, 0.975))
-    return mean, float(low), float(high)
+    means = patient_draws(len(numbers), _N_RESAMPLES, 0) @ numbers / len(numbers)
+    return float(numbers.mean()), *percentile_interval(means)

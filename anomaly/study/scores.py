@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.detectors.thresholds import ThresholdRule, open_map
+from anomaly.detectors.thresholds import ThresholdRule, limits_left_out, open_map
 from anomaly.study.contestants import AS_GIVEN, Bench, Entry
 from anomaly.study.coverage_curves import coverage_curve
 from anomaly.study.followup import overlap_with_followup
@@ -177,10 +177,18 @@ def _decisions(
             fitted, masks = entry.validation, entry.validation_masks
             if fitted is None:
                 fitted, masks = entry.healthy, bench.healthy_scored
+                if fitted is None:
+                    continue
                 # A threshold may not be judged on the scans that it was chosen from.
-                free = None if fitted is None else _crosswise(bench, fitted, rule)
-            if fitted is None:
-                continue
+                patients = [case.patient for case in bench.healthy]
+                limits_by_scan = limits_left_out(rule, fitted, masks, patients)
+                if limits_by_scan is None:
+                    raise ValueError(
+                        f"{rule!r} needs healthy scans of more patients, or validation scans, to "
+                        "count its false positives"
+                    )
+                scans = zip(fitted, masks, limits_by_scan, strict=True)
+                free = [(values > limit) & mask for values, mask, limit in scans]
             rule.fit(fitted, masks)
             n_fitted = len(fitted)
         else:
@@ -194,30 +202,6 @@ def _decisions(
         marked = rule.apply(entry.maps, bench.scored)
         threshold = float(rule.threshold_)
         yield _Decision(name, rule.needs_truth, marked, free, threshold, n_fitted, limits)
-
-
-def _crosswise(
-    bench: Bench, maps: list[NDArray[Any]], rule: ThresholdRule
-) -> list[NDArray[np.bool_]]:
-    """Apply to each half of the healthy patients the threshold of the other half."""
-    from sklearn.base import clone
-
-    patients = list(dict.fromkeys(case.patient for case in bench.healthy))
-    if len(patients) < 2:
-        raise ValueError(
-            f"{rule!r} needs healthy scans of two patients, or validation scans, to count its "
-            "false positives"
-        )
-    # By patient: two scans of one person on both sides would know each other.
-    half = np.array([patients.index(case.patient) % 2 for case in bench.healthy])
-    marked: dict[int, NDArray[np.bool_]] = {}
-    for side in (0, 1):
-        fitting, counting = np.flatnonzero(half != side), np.flatnonzero(half == side)
-        masks = [bench.healthy_scored[i] for i in fitting]
-        fitted = clone(rule).fit([maps[i] for i in fitting], masks)
-        masks = [bench.healthy_scored[i] for i in counting]
-        marked |= zip(counting, fitted.apply([maps[i] for i in counting], masks), strict=True)
-    return [marked[i] for i in range(len(maps))]
 
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:

@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from anomaly import AlignedMahalanobis
-from anomaly.detectors.features import Smoother, masked_smoothing
-from anomaly.detectors.template import Deviations, look_of, template_at
+from anomaly.detectors.features import Smoother, look_of, masked_smoothing
+from anomaly.detectors.template import Deviations, template_at
 from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (12, 13, 11)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from anomaly.detectors.template import AlignedScans, Deviations, look_of, template_of
+from anomaly.detectors.features import look_of
+from anomaly.detectors.template import AlignedScans, Deviations, template_of
 from anomaly.generators.implants import Look
 
 SHAPE = (10, 11, 9)

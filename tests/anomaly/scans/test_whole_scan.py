@@ -9,7 +9,13 @@ from anomaly.detectors.aligned import AlignedMahalanobis
 from anomaly.detectors.gaussian import VoxelwiseGaussian
 from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
-from anomaly.scans.whole_scan import HealthyScans, ScanFigures, mean_over_scans, scan_figures
+from anomaly.scans.whole_scan import (
+    HealthyScans,
+    ScanFigures,
+    mean_over_scans,
+    plain_record,
+    scan_figures,
+)
 from anomaly.simulate.persons import simulate_dmri
 from dmrifit.io.parameter_json import RefusedError
 
@@ -213,7 +219,7 @@ def test_too_few_healthy_scans_are_not_counted_as_alike():
 def test_healthy_scans_keep_their_figures_in_a_file():
     measured = tuple(replace(scan, noise=0.1) for scan in healthy_scans(4).scans)
     scans = HealthyScans(measured, (1.0, 2.0), left_out=True, adjusted=True)
-    content = scans.to_dict()
+    content = plain_record(scans)
     assert HealthyScans.from_dict(content) == scans
     first = {key: content[key] for key in ("scans", "spread")}
     assert HealthyScans.from_dict(first) == HealthyScans(measured, (1.0, 2.0))
