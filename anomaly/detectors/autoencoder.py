@@ -266,7 +266,8 @@ class DenoisingAutoencoder(Reconstructor):
         volume = np.zeros(signal.shape, dtype=np.float32)
         # Signals outside the brain count as 0; the share undoes that where both were mixed.
         rows, out = np.flatnonzero(inside), volume.reshape(mask.size, -1)
-        resampled(signal, mask, inverse[:, inside], share[inside], rows, out)
+        resampled(signal, mask, inverse[:, inside], rows, out)
+        out[rows] /= share[inside, None]
         return Brain(volume, inside, number), positions
 
     def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
@@ -281,8 +282,7 @@ class DenoisingAutoencoder(Reconstructor):
         reconstruction = brain.volume
         reconstruction[~mask] = 0
         rows, out = np.flatnonzero(mask), reconstruction.reshape(mask.size, -1)
-        shares = np.ones(len(rows), dtype=np.float32)
-        resampled(rebuilt, np.ones_like(mask), positions[:, mask], shares, rows, out)
+        resampled(rebuilt, np.ones_like(mask), positions[:, mask], rows, out)
         return {
             "reconstruction": np.moveaxis(reconstruction, -1, 0),
             "scan": np.moveaxis(signal, -1, 0),

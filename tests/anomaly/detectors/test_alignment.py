@@ -1,6 +1,5 @@
 """Alignment of scans to a mean: known shifts, sizes and warps are found, lesions do not pull."""
 
-import itertools
 
 import numpy as np
 import pytest
@@ -121,10 +120,9 @@ def test_channels_of_a_mask_are_resampled_without_what_lies_outside():
     channels = rng.uniform(size=(*shape, 2)).astype(np.float32)
     mask = rng.uniform(size=shape) < 0.7
     positions = rng.uniform(-1, 5, (3, 40)).astype(np.float32)
-    shares = np.maximum(sampled(mask.astype(np.float32), positions), 0.1)
     out = np.full((50, 2), 9, dtype=np.float32)
-    resampled(channels, mask, positions, shares, np.arange(5, 45), out)
-    expected = [sampled(channel * mask, positions) / shares for channel in np.moveaxis(channels, -1, 0)]
+    resampled(channels, mask, positions, np.arange(5, 45), out)
+    expected = [sampled(channel * mask, positions) for channel in np.moveaxis(channels, -1, 0)]
     np.testing.assert_allclose(out[5:45].T, expected, atol=1e-6)
     assert (out[:5] == 9).all()
     assert (out[45:] == 9).all()
@@ -146,7 +144,7 @@ def test_normal_equations_of_an_affine_step_are_the_plain_sums():
     maps = rng.uniform(size=(5, 6, 4, 12)).astype(np.float32)
     images, positions = rng.uniform(0, 3, (3, 50)), rng.uniform(-1, 5, (3, 50)).astype(np.float32)
     images, rows = images.astype(np.float32), rng.uniform(-1, 1, (50, 4)).astype(np.float32)
-    pairs, pulls = alignment._normal_equations(maps, images, positions, rows)
+    found, pulls = alignment._normal_equations(maps, images, positions, rows)
     at_positions = np.stack([sampled(one, positions) for one in np.moveaxis(maps, -1, 0)]).reshape(3, 4, -1)
     products, right = np.zeros((12, 12)), np.zeros(12)
     for image, (guide_image, *slopes) in zip(images, at_positions, strict=True):
@@ -155,7 +153,5 @@ def test_normal_equations_of_an_affine_step_are_the_plain_sums():
         columns = np.einsum("an,nk->nak", slopes, rows).reshape(50, 12)
         products += (columns.T * weight) @ columns
         right += (columns.T * weight) @ residual
-    for (j, k), sums in zip(itertools.combinations_with_replacement(range(3), 2), pairs, strict=True):
-        block = products[4 * j : 4 * j + 4, 4 * k : 4 * k + 4]
-        np.testing.assert_allclose(sums, block, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(pulls.ravel(), right, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, products, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(pulls, right, rtol=1e-4, atol=1e-4)
