@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import ARRAYS, AnomalyDetector, Scans
 from anomaly.detectors.features import masked_smoothing
-from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.networks.training import Training, check_training, fill_training
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
@@ -31,8 +30,6 @@ PUBLISHED_TRAINING = Training(
 )
 #: Share of the signals of a brain that may lie outside 0 to 1, because of noise and pulsation.
 _MAX_SHARE_OUTSIDE = 0.05
-#: Keys of the unfitted and the fitted threshold rule in model files.
-_RULE_KEYS = ("rule", "threshold")
 
 
 @dataclass(frozen=True)
@@ -272,10 +269,10 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         RefusedError
             If something is missing or unknown, or does not fit.
         """
-        expected = {*self._fitted_names, "history_", *_RULE_KEYS}
-        refuse_keys(fitted, expected, "fitted attribute", complete=True)
-        self._restore_parts(fitted, files)
-        attributes = {key: value for key, value in fitted.items() if key not in _RULE_KEYS}
+        attributes = dict(fitted)
+        # Both are None where there is no rule.
+        rules = {key: attributes.pop(key, None) for key in ("rule", "threshold")}
+        self._restore_parts(rules, files)
         weights = {name: content for name, content in files.items() if name != ARRAYS}
         VolumeEstimator.restore(self, attributes, weights)
 

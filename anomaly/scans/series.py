@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,7 @@ def read_series(
 
 
 @register
+@dataclass(repr=False, eq=False)
 class SeriesDetector(BaseEstimator):
     """
     A detector with the preparation of its training scans, which is applied to new scans.
@@ -201,24 +202,14 @@ class SeriesDetector(BaseEstimator):
         The scans that detector and threshold come from; None in the first model files.
     """
 
-    def __init__(
-        self,
-        detector: AnomalyDetector | None = None,
-        *,
-        spacing: float | None = None,
-        shape: tuple[int, int, int] | None = None,
-        center: str = "grid",
-        b: float | None = None,
-        directions: str = "acquired",
-        covariates: tuple[str, ...] = (),
-    ) -> None:
-        self.detector = detector
-        self.spacing = spacing
-        self.shape = shape
-        self.center = center
-        self.b = b
-        self.directions = directions
-        self.covariates = covariates
+    detector: AnomalyDetector | None = None
+    _: KW_ONLY
+    spacing: float | None = None
+    shape: tuple[int, int, int] | None = None
+    center: str = "grid"
+    b: float | None = None
+    directions: str = "acquired"
+    covariates: tuple[str, ...] = ()
 
     def fit(
         self, series: Sequence[SeriesFiles], *, tissue: bool = False, mask: bool = True

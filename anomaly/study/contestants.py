@@ -25,28 +25,26 @@ Maps = Mapping[str, Sequence[Any]]
 Rules = Mapping[str, ThresholdRule | Mapping[str, ThresholdRule]]
 
 
+@dataclass(eq=False)
 class Bench:
     """
     The scans that all methods are compared on, with the voxels (x, y, z) that count.
 
     `scored` and `lesions` are the voxels of each case that count and those of them in the lesion,
-    `strata` what `strata_masks` gives; `matching` holds options of `lesion_table`.
+    `strata` what `strata_masks` gives.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        healthy: Sequence[Case],
-        opening: int,
-        connectivity: int,
-        min_overlap: int,
-        lesion_wise: bool,
-    ) -> None:
+    cases: Sequence[Case]
+    healthy: Sequence[Case]
+    opening: int
+    connectivity: int
+    min_overlap: int
+    lesion_wise: bool
+
+    def __post_init__(self) -> None:
+        cases, healthy = self.cases, self.healthy
         if not len(cases):
             raise ValueError("there are no cases to evaluate")
-        self.cases, self.healthy = cases, healthy
-        self.opening, self.lesion_wise = opening, lesion_wise
-        self.matching = {"connectivity": connectivity, "min_overlap": min_overlap}
         self.scored = [case.scored for case in cases]
         self.healthy_scored = [case.scored for case in healthy]
         masks = zip((*cases, *healthy), (*self.scored, *self.healthy_scored), strict=True)
@@ -70,7 +68,7 @@ class Bench:
         shared = [case for case in healthy if case.patient in patients]
         _refuse("healthy scans that are of patients among the cases", shared)
         # Checks the size of the cube.
-        open_map(np.zeros((1, 1, 1), dtype=bool), opening)
+        open_map(np.zeros((1, 1, 1), dtype=bool), self.opening)
         self.strata = [strata_masks(case) for case in cases]
         self.healthy_strata = [strata_masks(case) for case in healthy]
 

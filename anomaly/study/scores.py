@@ -97,7 +97,7 @@ def score_method(
                     case.followup,
                     brain=bench.scored[i],
                     affine=case.affine,
-                    connectivity=bench.matching["connectivity"],
+                    connectivity=bench.connectivity,
                 )
                 rows["followup"].append({**rule_keys, "grade": case.grade, "overlap": overlap})
         for i, marked in enumerate(decision.healthy or ()):
@@ -113,7 +113,7 @@ def score_method(
             entry.maps,
             bench.lesions,
             bench.scored,
-            connectivity=bench.matching["connectivity"],
+            connectivity=bench.connectivity,
         )
         tables["curves"] = curve.assign(**keys)
     return tables
@@ -128,7 +128,8 @@ def _lesions(
     bench: Bench, i: int, opened: NDArray[np.bool_], rule_keys: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Match the lesions of a case one by one."""
-    table = lesion_table(bench.lesions[i], opened, bench.cases[i].affine, **bench.matching)
+    matching = {"connectivity": bench.connectivity, "min_overlap": bench.min_overlap}
+    table = lesion_table(bench.lesions[i], opened, bench.cases[i].affine, **matching)
     # What the table notes about its own scan would be wrong for all scans joined.
     table.attrs = {}
     # The table has a column "kind" already: lesion or false positive.
@@ -154,7 +155,7 @@ def _add_healthy_rows(
         row[f"n_found{ending}"] = n_found
         row[f"false_positive_rate{ending}"] = n_found / row["n_scored"]
         row[f"empty{ending}"] = not n_found
-    labels = label_components(opened, connectivity=bench.matching["connectivity"])
+    labels = label_components(opened, connectivity=bench.connectivity)
     rows["healthy"].append(row | {"n_components_opened": int(labels.max())})
     for name, stratum in bench.healthy_strata[i].items():
         row = {**rule_keys, "patient": case.patient, "stratum": name, "healthy": True}
