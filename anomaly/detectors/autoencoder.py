@@ -221,20 +221,15 @@ class DenoisingAutoencoder(Reconstructor):
         return ("healthy_residual_", *(("guide_", "scales_") if self.aligned else ()))
 
     def _fit_scans(self, scans: Scans) -> None:
-        self._positions: dict[int, NDArray[np.float32]] = {}
-        try:
-            if self.aligned:
-                looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
-                try:
-                    aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
-                except ValueError as error:
-                    raise ValueError(f"{error}{_UNALIGNED}") from None
-                self.guide_, self.scales_ = aligned.guide, aligned.scales
-                self._positions = dict(enumerate(aligned.positions))
-            super()._fit_scans(scans)
-            self.healthy_residual_ = self._healthy_residual(scans)
-        finally:
-            del self._positions
+        if self.aligned:
+            looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
+            try:
+                aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
+            except ValueError as error:
+                raise ValueError(f"{error}{_UNALIGNED}") from None
+            self.guide_, self.scales_ = aligned.guide, aligned.scales
+        super()._fit_scans(scans)
+        self.healthy_residual_ = self._healthy_residual(scans)
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         super()._learn(inputs, targets)
@@ -255,11 +250,9 @@ class DenoisingAutoencoder(Reconstructor):
     ) -> tuple[Brain, NDArray[np.float32]]:
         """Align a scan to the healthy mean; return it there, and its positions (3, x, y, z)."""
         signal, mask = scans.signal(i), scans.mask(i)
-        positions = self.__dict__.get("_positions", {}).get(i)
-        if positions is None:
-            look = look_of(signal, mask)
-            images = guide_images(look.mean, look.spread, mask, self.scales_)
-            positions = align(images, mask, self.guide_, smoothness=_SMOOTHNESS)
+        look = look_of(signal, mask)
+        images = guide_images(look.mean, look.spread, mask, self.scales_)
+        positions = align(images, mask, self.guide_, smoothness=_SMOOTHNESS)
         inverse = inverted(positions)
         share = sampled(mask.astype(np.float32), inverse)
         inside = share > INSIDE_SHARE
@@ -368,28 +361,23 @@ class DenoisingAutoencoder(Reconstructor):
     ) -> NDArray[np.float32]:
         """Score the voxels of a scan whose reconstruction is known."""
         if self.residual == "relative":
-            smooth, healthy = Smoother(mask), self.healthy_residual_[:, mask]
+            healthy = self.healthy_residual_[:, mask]
             if self.aligned:
                 positions = prediction["positions"][:, mask]
                 healthy = np.stack([sampled(v, positions) for v in self.healthy_residual_])
-            score = np.zeros(mask.shape, dtype=np.float32)
-            squares = np.square(self._moments(prediction, smooth)[:, mask] / healthy)
-            score[mask] = np.sqrt(squares.sum(axis=0))
-            return smooth(score, sd_in_voxels(self.smooth_mm, self.spacing))
+            squares = np.square(self._moments(prediction, Smoother(mask))[:, mask] / healthy)
+            return self._smooth_scores(np.sqrt(squares.sum(axis=0)), mask)
         # In one layout, as sums over channels depend on it in their last bits.
         scan = np.ascontiguousarray(prediction["scan"])
         reconstruction = np.ascontiguousarray(prediction["reconstruction"])
         if self.scale == "image":
             # The largest value has to be one of the brain: outside the network may not be trained.
-            reconstruction = reconstruction * mask
-        return residual_map(
-            scan,
-            reconstruction,
-            residual=self.residual,
-            scale=self.scale,
-            mask=mask,
-            smoothing=sd_in_voxels(self.smooth_mm, self.spacing),
-        )
+            top = float((reconstruction * mask).max())
+            reconstruction = reconstruction / np.float32(top if top > 0 else 1)
+        differences = residual_map(scan, reconstruction, self.residual)
+        smooth = self._smooth_scores(differences[mask], mask)
+        # The absolute value comes last, so that smoothing lets noise cancel.
+        return np.abs(smooth) if self.residual == "mean" else smooth
 
     def _check_restored(self) -> None:
         super()._check_restored()

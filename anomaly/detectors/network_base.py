@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import ARRAYS, AnomalyDetector, Scans
-from anomaly.detectors.features import masked_smoothing
 from dmrifit.networks.training import Training, check_training, fill_training
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
@@ -127,11 +126,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         scans = self._like_learned(Scans(X, masks))
         reconstructions = np.zeros((len(scans), *scans.shape), dtype=np.float32)
         for i in range(len(scans)):
-            mask = scans.mask(i)
-            reconstruction = self._predict_scan(scans, i)["reconstruction"]
-            np.multiply(
-                np.moveaxis(reconstruction, 0, -1), mask[..., None], out=reconstructions[i]
-            )
+            volume = np.moveaxis(self._predict_scan(scans, i)["reconstruction"], 0, -1)
+            reconstructions[i] = np.where(scans.mask(i)[..., None], volume, 0)
         return reconstructions
 
     def score(self, X: Any, masks: Any = None) -> float:
@@ -282,38 +278,14 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
 
 def residual_map(
-    scan: NDArray[np.float32],
-    reconstruction: NDArray[np.float32],
-    *,
-    residual: str = "mean",
-    scale: str | None = None,
-    mask: NDArray[np.bool_] | None = None,
-    smoothing: float | tuple[float, ...] = 0.0,
+    scan: NDArray[np.float32], reconstruction: NDArray[np.float32], residual: str
 ) -> NDArray[np.float32]:
     """
-    Compute the difference between a scan and its reconstruction, voxel by voxel.
+    Average the difference between a scan and its reconstruction, or its absolute value.
 
-    It is smoothed inside the mask with a standard deviation in voxels, or one for each axis.
     Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """
-    if scale == "image":
-        top = float(reconstruction.max())
-        if top > 0:
-            reconstruction = reconstruction / np.float32(top)
     if residual == "mean-of-abs":
-        # Channel by channel, without a difference as large as the scan.
-        differences = np.zeros(scan.shape[1:], dtype=np.float32)
-        for channel, rebuilt_channel in zip(scan, reconstruction, strict=True):
-            differences += np.abs(channel - rebuilt_channel)
-        differences /= len(scan)
-    else:
-        # Means first, for the same reason.
-        rebuilt_mean = reconstruction.mean(axis=0, dtype=np.float32)
-        differences = rebuilt_mean - scan.mean(axis=0, dtype=np.float32)
-    if np.any(smoothing):
-        inside = np.ones(differences.shape, dtype=bool) if mask is None else mask
-        differences = masked_smoothing(differences, inside, smoothing)
-    # The absolute value comes last, so that smoothing lets noise cancel.
-    if residual == "mean":
-        differences = np.abs(differences)
-    return np.asarray(differences, dtype=np.float32)
+        return np.abs(scan - reconstruction).mean(axis=0, dtype=np.float32)
+    means = [volume.mean(axis=0, dtype=np.float32) for volume in (reconstruction, scan)]
+    return np.asarray(means[0] - means[1])

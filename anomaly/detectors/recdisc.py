@@ -212,8 +212,10 @@ class RecDiscNet(Reconstructor):
         for i in range(len(scans)):
             prediction = self._predict_scan(scans, i)
             residuals = residual_map(
-                prediction["scan"], prediction["reconstruction"], residual=self.residual
+                prediction["scan"], prediction["reconstruction"], self.residual
             )
+            if self.residual == "mean":
+                residuals = np.abs(residuals)
             maps[i] = np.where(scans.mask(i), residuals, 0)
         return maps
 

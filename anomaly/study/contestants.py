@@ -125,17 +125,19 @@ def method_entries(
 
     if not maps:
         raise ValueError("there are no maps to evaluate; give those of one method at least")
+    tables = {"maps": maps}
     scans = {"healthy": bench.healthy or None, "validation": validation}
-    tables = {"maps": maps, "healthy": healthy_maps, "validation": validation_maps}
-    for key, given in scans.items():
-        table = tables[key]
-        if (given is None) != (table is None):
+    for key, table in (("healthy", healthy_maps), ("validation", validation_maps)):
+        if (scans[key] is None) != (table is None):
             raise ValueError(f"{key} and {key}_maps belong together; give both or neither")
-        if table is not None and set(table) != set(maps):
+        if table is None:
+            continue
+        if set(table) != set(maps):
             raise ValueError(
                 f"{key}_maps are of {sorted(table)} and maps of {sorted(maps)}; give both for the "
                 "same methods"
             )
+        tables[key] = table
     validation_folds: list[Any] = [()] * len(folds)
     if validation is not None:
         validation_folds = by_fold(validation, "validation")
@@ -149,19 +151,15 @@ def method_entries(
     _refuse("thresholds and false positives need healthy scans of different patients", shared)
     entries = []
     for method in maps:
-        maps_by_fold = {}
-        for key, table in tables.items():
-            if table is not None:
-                label = key if key == "maps" else f"{key} maps"
-                maps_by_fold[key] = by_fold(table[method], f"{label} of {method}")
         for i, fold in enumerate(folds):
-            validated = validation_folds[i]
-            cases = {"maps": bench.cases, "healthy": bench.healthy, "validation": validated}
-            masks = [case.scored for case in validated]
-            checked = {
-                key: volumes_of_cases(volumes[i], cases[key], f"{method}: {key}")
-                for key, volumes in maps_by_fold.items()
-            }
+            cases = {"maps": bench.cases, "healthy": bench.healthy}
+            cases["validation"] = validation_folds[i]
+            masks = [case.scored for case in validation_folds[i]]
+            checked = {}
+            for key, table in tables.items():
+                label = f"{method}: {key}"
+                volumes = by_fold(table[method], label)[i]
+                checked[key] = volumes_of_cases(volumes, cases[key], label)
             # Masks have no threshold to choose, so that rules would hold for a part of the scans.
             kinds = {values.dtype == bool for volumes in checked.values() for values in volumes}
             if len(kinds) > 1:
