@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.detectors.aligned import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans
 from anomaly.detectors.alignment import (
     align,
     guide_images,
@@ -23,7 +24,6 @@ from anomaly.detectors.network_base import (
     Reconstructor,
     residual_map,
 )
-from anomaly.detectors.template import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans
 from dmrifit._utils.checks import Count, NotNegative, check_number
 from dmrifit.model_files.registry import register
 from dmrifit.networks.volume_estimator import evaluating

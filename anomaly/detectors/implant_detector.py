@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from anomaly.detectors.aligned import AlignedDetector, AlignedScans, Deviations, template_at
 from anomaly.detectors.features import Smoother, nearest_inside
-from anomaly.detectors.template import AlignedDetector, AlignedScans, Deviations, template_at
 from anomaly.generators.implants import Look, implant, implant_patch, noise_floor
 from dmrifit._utils.checks import Count, Within
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from

@@ -1,4 +1,4 @@
-"""Scans, methods and rules of a comparison, checked before any work."""
+"""Scans, methods, controls and rules of a comparison, checked before any work."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
-from anomaly.study.controls import CONTROLS, control_maps
-from anomaly.study.strata import strata_masks
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.case_tables import volumes_of_cases
 
@@ -20,6 +19,20 @@ if TYPE_CHECKING:
 
 #: The rule of methods that give masks instead of scores.
 AS_GIVEN = "as given"
+
+#: The map of one minus the mean signal: what diffuses fast, wherever it is.
+BRIGHTNESS = "1 − mean signal"
+#: Rows that no detector should fall short of.
+CONTROLS = ("all positive", "empty", "brain mask", "another patient's lesion", BRIGHTNESS)
+#: The study's weak spots. They may overlap.
+STRATA = ("near cortex", "deep nuclei", "basal")
+#: What is left.
+ELSEWHERE = "elsewhere"
+#: Distance in mm up to which a voxel is near a structure.
+NEAR_MM = 5.0
+
+_CORTEX, _DEEP = 2, 4
+_BASAL_SHARE = 0.25
 
 Maps = Mapping[str, Sequence[Any]]
 Rules = Mapping[str, ThresholdRule | Mapping[str, ThresholdRule]]
@@ -229,3 +242,52 @@ def checked_rules(
                     )
                 checked[method][name].set_params(spacing=spacing)
     return checked
+
+
+def control_maps(
+    cases: Sequence[Case], *, lesions_of: Sequence[Case] | None = None
+) -> dict[str, list[NDArray]]:
+    """Make the maps and masks (x, y, z) of all controls for each case."""
+    sources = list(cases if lesions_of is None else lesions_of)
+    maps: dict[str, list[NDArray]] = {name: [] for name in CONTROLS}
+    for i, case in enumerate(cases):
+        nothing = np.zeros(case.shape, dtype=bool)
+        # Lesions are edematous and diffuse fast, so that signals alone, unlearned, find many.
+        brightness = np.where(case.brain, 1 - case.signal.mean(axis=-1), 0).astype(np.float32)
+        # The lesion of the next patient with one on a grid of this shape.
+        first = (i + 1) % max(len(sources), 1)
+        others = [s for s in sources[first:] + sources[:first] if s.patient != case.patient]
+        lesions = [s.lesion for s in others if s.shape == case.shape and not s.healthy]
+        lesion: Any = lesions[0] if lesions else nothing
+        controls = (case.scored, nothing, case.brain, lesion, brightness)
+        for name, values in zip(CONTROLS, controls, strict=True):
+            maps[name].append(values)
+    return maps
+
+
+def strata_masks(case: Case) -> dict[str, NDArray[np.bool_]]:
+    """Divide the scored voxels (x, y, z) of a case by where they lie."""
+    if case.tissue is None:
+        # Without a tissue map the border of the brain stands for the cortex.
+        cortex, deep = ~case.brain, np.zeros(case.shape, dtype=bool)
+    else:
+        cortex, deep = case.tissue == _CORTEX, case.tissue == _DEEP
+    # By the affine, as the third axis of an image need not run from feet to head.
+    x, y, z = (np.arange(n) for n in case.shape)
+    a, b, c, d = case.affine[2]
+    height = a * x[:, None, None] + b * y[None, :, None] + c * z[None, None, :] + d
+    low, high = height[case.brain].min(), height[case.brain].max()
+    scored = case.scored
+    masks = {
+        STRATA[0]: scored & _near(cortex, case.spacing),
+        STRATA[1]: scored & _near(deep, case.spacing),
+        STRATA[2]: scored & (height < low + _BASAL_SHARE * (high - low)),
+    }
+    elsewhere = scored & ~np.logical_or.reduce(list(masks.values()))
+    return {**masks, ELSEWHERE: elsewhere}
+
+
+def _near(structure: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.bool_]:
+    if not structure.any():
+        return np.zeros(structure.shape, dtype=bool)
+    return np.asarray(distance_transform_edt(~structure, sampling=spacing) <= NEAR_MM)

@@ -9,6 +9,7 @@ import numpy as np
 
 from anomaly.study.contestants import (
     AS_GIVEN,
+    CONTROLS,
     Bench,
     Maps,
     Rules,
@@ -16,7 +17,6 @@ from anomaly.study.contestants import (
     control_entries,
     method_entries,
 )
-from anomaly.study.controls import CONTROLS
 from anomaly.study.coverage_curves import curve_areas
 from anomaly.study.scores import RATES, score_method
 from dmrifit._utils.randomness import RandomState, seed_from

@@ -35,9 +35,9 @@ from anomaly import (
     simulate_dmri,
 )
 from anomaly.detectors import implant_detector as trees
+from anomaly.detectors.aligned import AlignedScans, template_at
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import look_of, masked_smoothing
-from anomaly.detectors.template import AlignedScans, template_at
 from anomaly.generators.implants import noise_floor
 from anomaly.scans.cases import Case
 from benchmarks import _measure as measure
