@@ -14,11 +14,11 @@ from scipy import ndimage
 from anomaly.detectors.alignment import align, guide_images, inverted, sampled
 from anomaly.detectors.base import AnomalyDetector, Scans
 from anomaly.detectors.features import (
-    Smoother,
     look_of,
     nearest_inside,
     sd_in_voxels,
     shrunk_variance,
+    smoothed_voxels,
 )
 from anomaly.generators.implants import Look
 from dmrifit._utils.checks import NotNegative, Within
@@ -271,7 +271,7 @@ class AlignedMahalanobis(AlignedDetector):
         n_voxels = 0
         deviations = []
         for i, look in enumerate(aligned.looks):
-            deviation = self._smoothed(look, aligned.left_out(i))[:, look.mask]
+            deviation = self._smoothed(look, aligned.left_out(i))
             deviations.append(deviation)
             z = deviation.astype(np.float64)
             # Not a matrix product, whose last bits depend on the number of threads.
@@ -289,14 +289,14 @@ class AlignedMahalanobis(AlignedDetector):
         self.levels_ = np.array([np.mean(levels), np.std(levels, ddof=1)])
 
     def _smoothed(self, look: Look, expected: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute smoothed deviations of mean and spread, (2, x, y, z)."""
+        """Compute smoothed deviations of mean and spread, (2, n_voxels)."""
         deviations = Deviations.of(look, expected)
-        smooth = Smoother(look.mask)
         sd = sd_in_voxels(self.feature_mm, self.spacing)
-        return np.stack([smooth(deviations.z_mean, sd), smooth(deviations.z_spread, sd)])
+        volumes = (deviations.z_mean, deviations.z_spread)
+        return np.stack([smoothed_voxels(volume, look.mask, sd) for volume in volumes])
 
     def _score(self, look: Look, positions: NDArray[np.float32]) -> NDArray[np.float32]:
-        z = self._smoothed(look, template_at(self.template_, positions))[:, look.mask]
+        z = self._smoothed(look, template_at(self.template_, positions))
         score = self._distance(look, z)
         mean, sd = self.levels_
         reach = _LEVEL_REACH * sd

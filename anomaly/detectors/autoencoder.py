@@ -18,7 +18,7 @@ from anomaly.detectors.alignment import (
     sampled,
 )
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import Smoother, look_of, nearest_inside, sd_in_voxels
+from anomaly.detectors.features import look_of, nearest_inside, sd_in_voxels, smoothed_voxels
 from anomaly.detectors.network_base import (
     Brain,
     Reconstructor,
@@ -299,7 +299,7 @@ class DenoisingAutoencoder(Reconstructor):
         squares, counts = np.zeros((2, *self.shape_)), np.zeros(self.shape_)
         for i in range(len(scans)):
             prediction, mask = self._predict_scan(scans, i), scans.mask(i)
-            volumes = [*np.square(self._moments(prediction, Smoother(mask)))]
+            volumes = [*np.square(self._moments(prediction, mask))]
             volumes.append(mask.astype(np.float32))
             if self.aligned:
                 inverse = inverted(prediction["positions"])
@@ -316,23 +316,23 @@ class DenoisingAutoencoder(Reconstructor):
             healthy[k] = np.maximum(np.sqrt(shrunk), _LEAST_RESIDUAL)
         return healthy
 
-    def _moments(self, prediction: Mapping[str, Any], smooth: Smoother) -> NDArray[np.float32]:
+    def _moments(
+        self, prediction: Mapping[str, Any], mask: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
         """Compute mean and spread over channels of the smoothed residual, (2, x, y, z)."""
-        sd, box = sd_in_voxels(self.feature_mm, self.spacing), smooth.box
-        scan, reconstruction = (
-            np.moveaxis(prediction[name], 0, -1)[box] for name in ("scan", "reconstruction")
-        )
-        residual = smooth.voxels(scan - reconstruction, sd)
+        difference = np.moveaxis(prediction["scan"] - prediction["reconstruction"], 0, -1)
+        sd = sd_in_voxels(self.feature_mm, self.spacing)
+        residual = smoothed_voxels(difference, mask, sd)
         mean = residual.mean(axis=-1, dtype=np.float64)
         squares = np.square(residual, dtype=np.float64).mean(axis=-1)
-        moments = np.zeros((2, *smooth.mask.shape), dtype=np.float32)
+        moments = np.zeros((2, *mask.shape), dtype=np.float32)
         # Scanners differ in the level of the whole brain, which is no anomaly.
-        moments[0, smooth.mask] = mean - np.median(mean)
-        moments[1, smooth.mask] = np.sqrt(np.maximum(squares - np.square(mean), 0))
+        moments[0, mask] = mean - np.median(mean)
+        moments[1, mask] = np.sqrt(np.maximum(squares - np.square(mean), 0))
         return moments
 
     def _criterion(self) -> torch.nn.Module:
-        from anomaly.networks.losses import VariationalLoss
+        from anomaly.networks.architectures import VariationalLoss
 
         return VariationalLoss(self.kl_weight, reduction=self.reduction)
 
@@ -365,7 +365,7 @@ class DenoisingAutoencoder(Reconstructor):
             if self.aligned:
                 positions = prediction["positions"][:, mask]
                 healthy = np.stack([sampled(v, positions) for v in self.healthy_residual_])
-            squares = np.square(self._moments(prediction, Smoother(mask))[:, mask] / healthy)
+            squares = np.square(self._moments(prediction, mask)[:, mask] / healthy)
             return self._smooth_scores(np.sqrt(squares.sum(axis=0)), mask)
         # In one layout, as sums over channels depend on it in their last bits.
         scan = np.ascontiguousarray(prediction["scan"])

@@ -33,43 +33,33 @@ def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:
     return Look(mean, spread, mask)
 
 
-class Smoother:
-    """Smooths inside a mask; the weights of each Gaussian are computed once."""
+def smoothed_voxels(
+    volume: NDArray, mask: NDArray[np.bool_], sd: float | tuple[float, ...]
+) -> NDArray[np.float32]:
+    """
+    Smooth inside a mask with a Gaussian, without leakage from outside; `sd` is in voxels.
 
-    def __init__(self, mask: NDArray[np.bool_]) -> None:
-        self.mask = mask
-        # A third of a scan is outside the box of the brain, where nothing is smoothed.
-        boxes = ndimage.find_objects(mask.astype(np.int8))
-        self.box = boxes[0] if boxes else (slice(1),) * 3
-        self._weights: dict[float | tuple[float, ...], NDArray] = {}
-
-    def __call__(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
-        """Smooth a volume (x, y, z) with a Gaussian; its SD is in voxels, or one for each axis."""
-        full = np.zeros(self.mask.shape, dtype=np.float32)
-        full[self.mask] = self.voxels(volume[self.box], sd)
-        return full
-
-    def voxels(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
-        """
-        Smooth a volume, or channels of it on the last axis, that is given in the box of the mask.
-
-        Shapes: `volume` (x, y, z, ...); returns the voxels of the mask (n, ...).
-        """
-        inside = self.mask[self.box]
-        if sd not in self._weights:
-            self._weights[sd] = gaussian(inside, sd, "constant")[inside]
-        channels = (1,) * (volume.ndim - 3)
-        cut_out = np.where(inside.reshape(inside.shape + channels), volume, 0)
-        smooth: NDArray = gaussian(cut_out, sd, "constant")[inside]
-        smooth /= self._weights[sd].reshape(-1, *channels)
-        return smooth
+    Shapes: `volume` (x, y, z) or (x, y, z, channels), `mask` (x, y, z); returns the voxels of the
+    mask, (n,) or (n, channels).
+    """
+    # A third of a scan is outside the box of the brain, where nothing is smoothed.
+    boxes = ndimage.find_objects(mask.astype(np.int8))
+    box = boxes[0] if boxes else (slice(1),) * 3
+    inside = mask[box]
+    channels = (1,) * (volume.ndim - 3)
+    cut_out = np.where(inside.reshape(inside.shape + channels), volume[box], 0)
+    smooth: NDArray = gaussian(cut_out, sd, "constant")[inside]
+    smooth /= gaussian(inside, sd, "constant")[inside].reshape(-1, *channels)
+    return smooth
 
 
 def masked_smoothing(
     volume: NDArray[np.floating], mask: NDArray[np.bool_], sd: float | tuple[float, ...]
 ) -> NDArray[np.float32]:
-    """Smooth a volume (x, y, z) inside a mask with a Gaussian, without leakage from outside."""
-    return Smoother(mask)(volume, sd)
+    """Smooth a volume (x, y, z) inside a mask as `smoothed_voxels`; 0 outside."""
+    full = np.zeros(mask.shape, dtype=np.float32)
+    full[mask] = smoothed_voxels(volume, mask, sd)
+    return full
 
 
 def check_spacing(spacing: Any) -> None:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from anomaly.detectors.aligned import AlignedDetector, AlignedScans, Deviations, template_at
-from anomaly.detectors.features import Smoother, nearest_inside
+from anomaly.detectors.features import masked_smoothing, nearest_inside
 from anomaly.generators.implants import Look, implant, implant_patch, noise_floor
 from dmrifit._utils.checks import Count, Within
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
@@ -195,7 +195,11 @@ def _drawn(
 
 def _table(look: Look, expected: NDArray, positions: NDArray) -> NDArray[np.float32]:
     """Compute the features of each voxel of the brain, (n_voxels, n_columns)."""
-    mask, smooth = look.mask, Smoother(look.mask)
+    mask = look.mask
+
+    def smooth(volume: NDArray, sd: float) -> NDArray[np.float32]:
+        return masked_smoothing(volume, mask, sd)
+
     mean, mean_sd, spread, spread_sd, low, high, share = expected
     # Zeros outside the brain would be the minimum of every voxel at its border.
     filled = look.mean[nearest_inside(mask)]

@@ -17,8 +17,7 @@ from anomaly.study.contestants import (
     control_entries,
     method_entries,
 )
-from anomaly.study.coverage_curves import curve_areas
-from anomaly.study.scores import RATES, score_method
+from anomaly.study.scores import RATES, curve_areas, score_method
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.report.numerals import fixed

@@ -72,7 +72,7 @@ OF_MAPS = (
     *("anomaly.simulate", "dmrifit._utils", "dmrifit.networks", "dmrifit.simulate"),
 )
 OF_EVALUATION = (
-    *("anomaly.study.contestants", "anomaly.study.coverage_curves"),
+    "anomaly.study.contestants",
     *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
     "anomaly.detectors.thresholds",
     "dmrifit.stats.lesion_matching",

@@ -8,7 +8,7 @@ from safetensors.numpy import load, save
 
 from anomaly import AlignedMahalanobis
 from anomaly.detectors.aligned import AlignedScans, Deviations, template_at, template_of
-from anomaly.detectors.features import Smoother, look_of, masked_smoothing
+from anomaly.detectors.features import look_of, masked_smoothing
 from anomaly.generators.implants import Look
 from dmrifit.io.parameter_json import RefusedError
 
@@ -49,13 +49,13 @@ def test_scores_are_mahalanobis_distances_of_smoothed_deviations(fitted):
     (scan,) = people(1, 7)
     look = look_of(scan, MASK)
     expected = template_at(fitted.template_, fitted._aligned(look))
-    deviations, smooth = Deviations.of(look, expected), Smoother(MASK)
-    z = np.stack([smooth(deviations.z_mean, 1.0)[MASK], smooth(deviations.z_spread, 1.0)[MASK]])
+    deviations = Deviations.of(look, expected)
+    z = np.stack([masked_smoothing(d, MASK, 1.0)[MASK] for d in (deviations.z_mean, deviations.z_spread)])
     distances = np.zeros(SHAPE)
     distances[MASK] = [
         np.sqrt(row @ np.linalg.solve(fitted.covariance_, row) / 2) for row in z.T.astype(float)
     ]
-    expected = smooth(distances, 1.5)[MASK]
+    expected = masked_smoothing(distances, MASK, 1.5)[MASK]
     level = np.log(np.quantile(expected, 0.95)) - fitted.levels_[0]
     reach = 3 * fitted.levels_[1]
     np.testing.assert_allclose(
@@ -93,7 +93,7 @@ def test_no_lesion_lowers_scores_by_more_than_levels_of_healthy_scans_differ(lev
     look = look_of(scan, MASK)
     z = leveled._smoothed(look, template_at(leveled.template_, leveled._aligned(look)))
     factor = (
-        leveled._distance(look, z[:, MASK])[MASK] / leveled.anomaly_map([scan], [MASK])[0][MASK]
+        leveled._distance(look, z)[MASK] / leveled.anomaly_map([scan], [MASK])[0][MASK]
     )
     assert 1 < factor.max() < 1.001 * np.exp(3 * leveled.levels_[1])
 
@@ -120,7 +120,7 @@ def test_smoothing_is_round_in_mm_where_the_edges_of_voxels_differ():
     expected = template_at(detector.template_, positions)
     deviations = Deviations.of(look, expected)
     z = detector._smoothed(look, expected)
-    rounded = masked_smoothing(deviations.z_mean, MASK, (2.0, 1.0, 0.5))
+    rounded = masked_smoothing(deviations.z_mean, MASK, (2.0, 1.0, 0.5))[MASK]
     np.testing.assert_allclose(z[0], rounded, rtol=1e-4, atol=1e-5)
     # Equal edges are one edge.
     maps = [
@@ -177,7 +177,7 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
     loaded.restore(facts, {"arrays.safetensors": save(arrays)})
     (scan,) = people(1, 10)
     look = look_of(scan, MASK)
-    z = fitted._smoothed(look, template_at(fitted.template_, fitted._aligned(look)))[:, MASK]
+    z = fitted._smoothed(look, template_at(fitted.template_, fitted._aligned(look)))
     np.testing.assert_array_equal(loaded.anomaly_map([scan], [MASK])[0], fitted._distance(look, z))
     assert not np.array_equal(
         loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK])
