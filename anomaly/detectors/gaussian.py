@@ -46,7 +46,7 @@ class Design:
     def learn(cls, covariates: Any, n_scans: int) -> Design:
         """Find the columns of covariates."""
         columns: list[dict[str, Any]] = []
-        for name, values in _checked(covariates, n_scans).items():
+        for name, values in _listed(covariates, n_scans).items():
             if values.dtype.kind in "fiu":
                 # A constant covariate has sd 0, and no column in the matrix.
                 mean, sd = float(values.mean()), float(values.std())
@@ -64,7 +64,7 @@ class Design:
 
     def matrix(self, covariates: Any, n_scans: int) -> NDArray[np.float64]:
         """Build the columns for scans, shape (n_scans, n_columns)."""
-        covariate_values = _checked(covariates, n_scans)
+        covariate_values = _listed(covariates, n_scans)
         names = [column["name"] for column in self.columns]
         if set(covariate_values) != set(names):
             raise ValueError(
@@ -129,8 +129,8 @@ class VoxelwiseGaussian(AnomalyDetector):
     or, with ``distance="mahalanobis"``, the Mahalanobis distance with correlations that are pooled
     over the brain, divided by the square root of the number of features.
 
-    Scans are read one at a time for each feature, and one feature of all scans is in memory, in
-    double precision (28 scans of 90 × 90 × 54 voxels: 0.1 GB);
+    Scans are read one at a time for each feature, so that memory does not grow with their number
+    (but for 4000 voxels of each for a Mahalanobis distance);
     the model takes 8 bytes for each voxel and feature (64 directions of 90 × 90 × 54 voxels:
     0.2 GB).
 
@@ -234,13 +234,16 @@ class VoxelwiseGaussian(AnomalyDetector):
         features = self._features(scans.shape[3])
         n_features = len(features)
         n_columns = columns.shape[1]
-        masks = np.stack([scans.mask(i) for i in range(len(scans))])
-        self.counts_ = masks.sum(axis=0, dtype=np.int32)
+        self.counts_ = np.zeros(scans.shape[:3], dtype=np.int32)
+        for i in range(len(scans)):
+            self.counts_ += scans.mask(i)
         # Voxels in the mask of at least one scan; arrays below have a column for each.
         covered = self.counts_ > 0
-        counts, inside = self.counts_[covered], masks[:, covered]
+        counts = self.counts_[covered]
         # The normal equations of every voxel, (n_voxels, n_columns, n_columns).
-        gram = np.einsum("sc,sd,sv->vcd", columns, columns, inside)
+        gram = np.zeros((len(counts), n_columns, n_columns))
+        for i, row in enumerate(columns):
+            gram[scans.mask(i)[covered]] += np.outer(row, row)
         needs_correlation = self.distance == "mahalanobis" and n_features > 1
         # About 4,000 of the voxels that most scans have are enough for pooled correlations.
         best_covered = np.flatnonzero(counts == counts.max())
@@ -253,12 +256,17 @@ class VoxelwiseGaussian(AnomalyDetector):
         # Voxels without a scan take the values of the nearest one with one.
         nearest = nearest_inside(covered)
         volume = np.zeros(covered.shape, dtype=np.float32)
-        scan_numbers = range(len(scans))
         for k, feature in enumerate(features):
-            # 0 outside the mask of a scan; (n_scans, n_voxels).
-            values = np.stack([self._feature(scans, i, feature)[covered] for i in scan_numbers])
-            values = values.astype(np.float64)
-            products, squares = columns.T @ values, np.square(values).sum(axis=0)
+            # Sums over scans, so that memory does not grow with their number.
+            products, squares = np.zeros((n_columns, len(counts))), np.zeros(len(counts))
+            sampled = np.empty((len(scans), len(sample)))
+            for i in range(len(scans)):
+                # 0 outside the mask of a scan.
+                values = self._feature(scans, i, feature)[covered].astype(np.float64)
+                sampled[i] = values[sample]
+                squares += np.square(values)
+                for column, weight in enumerate(columns[i]):
+                    products[column] += weight * values
             beta = _solved(gram, products)
             # Of the residuals, from the normal equations without their ridge.
             squares += np.einsum("cv,vcd,dv->v", beta, gram, beta) - 2 * (beta * products).sum(0)
@@ -267,11 +275,11 @@ class VoxelwiseGaussian(AnomalyDetector):
             # A new scan also differs by the error of the mean of the healthy ones.
             variance = np.maximum(variance * (1 + 1 / np.maximum(counts, 1)), _LEAST_SD**2)
             targets = [*self.coefficients_[k], self.variance_[k]]
-            for target, estimates in zip(targets, [*beta, variance], strict=True):
-                volume[covered] = estimates
+            for target, values in zip(targets, [*beta, variance], strict=True):
+                volume[covered] = values
                 target[:] = masked_smoothing(volume, covered, self.template_smoothing)[nearest]
-            off = values[:, sample] - columns @ beta[:, sample]
-            residuals = np.where(inside[:, sample], off, 0)
+            inside = np.stack([scans.mask(i)[covered][sample] for i in range(len(scans))])
+            residuals = np.where(inside, sampled - columns @ beta[:, sample], 0)
             z_sample[k] = (residuals / np.sqrt(variance[sample])).ravel()
         self.correlation_ = np.eye(n_features)
         if needs_correlation:
@@ -377,33 +385,36 @@ def _solved(gram: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray
     return np.asarray(solution[..., 0].T, dtype=np.float64)
 
 
-def _checked(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
+def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
     """Return covariates as arrays of numbers or of words, none of them missing."""
-    import pandas as pd
-
     if covariates is None:
         return {}
-    if not isinstance(covariates, Mapping | pd.DataFrame):
+    if not isinstance(covariates, Mapping) and not hasattr(covariates, "columns"):
         raise ValueError(
             "covariates must be a table with a column for each, such as age, not "
             f"{type(covariates).__name__}"
         )
+    import pandas as pd
+
     arrays = {}
     for name in covariates:
-        column = pd.Series(list(covariates[name]), dtype=object).infer_objects()
-        if len(column) != n_scans:
+        values = np.asarray(covariates[name], dtype=object)
+        if values.shape != (n_scans,):
             raise ValueError(
-                f"covariate {name} has {counted(len(column), 'value')} for "
+                f"covariate {name} has {counted(values.size, 'value')} for "
                 f"{counted(n_scans, 'scan')}; give one for each"
             )
-        n_missing = int((column.isna() | column.isin(["", np.inf, -np.inf])).sum())
-        if n_missing:
+        column = pd.Series(values).infer_objects()
+        if column.dtype.kind in "biuf":
+            array = column.to_numpy(int if column.dtype.kind == "b" else column.dtype)
+            missing = ~np.isfinite(array)
+        else:
+            array = np.array([str(value) for value in values])
+            missing = pd.isna(values) | (array == "")
+        if missing.any():
             raise ValueError(
-                f"covariate {name} is missing for {n_missing} of {n_scans} scans; give all, or "
-                f"leave {name} out"
+                f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "
+                f"all, or leave {name} out"
             )
-        if column.dtype.kind == "b":
-            column = column.astype(int)
-        is_number = column.dtype.kind in "iuf"
-        arrays[str(name)] = np.array(column if is_number else column.astype(str).tolist())
+        arrays[str(name)] = array
     return arrays

@@ -638,8 +638,12 @@ class SeriesDetector(BaseEstimator):
                     "the threshold of the model counts scans, one of each subject; leave further "
                     "scans of a subject out of the calibration"
                 )
-            # Each is left out in turn.
-            rule.rank(n_patients - 1)
+            fewest = rule.fewest_scans() + 1
+            if n_patients < fewest:
+                raise ValueError(
+                    f"{counted(n_patients, 'scan')} for the calibration of a threshold at the "
+                    f"level {rule.level:g}; {fewest} are needed, as each is left out in turn"
+                )
         _check_healthy(series, "a calibration takes healthy scans")
         if self.training_ is None:
             message = (

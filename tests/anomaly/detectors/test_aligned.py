@@ -156,11 +156,11 @@ def test_too_few_scans_are_refused():
 @pytest.mark.parametrize(
     ("n_scans", "groups", "calibration", "message"),
     [
-        (2, None, "auto", "2 scans of 2 subjects: holding out 1 .* leaves 1 .* needs 3; .* of 4 subjects"),
-        (5, "aabbc", 4, "5 scans of 3 subjects: holding out 1 .* leaves 2 .* of 4 subjects"),
-        (4, None, 2, "4 scans of 4 subjects: holding out 2 .* of 6 subjects"),
-        (4, None, 0.4, "4 scans of 4 subjects: holding out 2 .* of 5 subjects"),
-        (2, None, 1 - 1e-9, "hold out less than calibration="),
+        (2, None, "auto", "2 scans of 2 subjects: holding out 1 .* leaves 1 .* needs 3; give scans of more subjects"),
+        (5, "aabbc", 4, "5 scans of 3 subjects: holding out 1 .* leaves 2 "),
+        (4, None, 2, "4 scans of 4 subjects: holding out 2 "),
+        (4, None, 0.4, "4 scans of 4 subjects: holding out 2 "),
+        (2, None, 1 - 1e-9, "hold out fewer"),
     ],
 )
 def test_subjects_beside_those_of_the_threshold_are_counted(n_scans, groups, calibration, message):

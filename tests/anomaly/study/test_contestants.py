@@ -43,7 +43,7 @@ def test_what_counts_is_matter_and_lesions_are_those_in_it(cohort):
     cases[0] = replace(cases[0], lesion=in_fluid, followup=None)
     cases[1] = replace(cases[1], lesion=None, followup=None)
     bench = Bench(cases, healthy, 3, 18, 2, False)
-    assert bench.matching == {"connectivity": 18, "min_overlap": 2}
+    assert (bench.connectivity, bench.min_overlap) == (18, 2)
     matter = (cases[0].tissue == 1) | (cases[0].tissue == 2) | (cases[0].tissue == 4)
     np.testing.assert_array_equal(bench.scored[0], matter)
     np.testing.assert_array_equal(bench.lesions[0], in_fluid & matter)
@@ -189,7 +189,7 @@ def test_scans_that_may_not_meet_are_refused(cohort):
         evaluate_detectors([replace(cases[0], tissue=np.full(SHAPE, 3)), *cases[1:]], maps)
     with pytest.raises(ValueError, match="windows in mm, and voxels differ"):
         evaluate_detectors([replace(cases[0], affine=np.eye(4)), *cases[1:]], maps)
-    with pytest.raises(ValueError, match="needs healthy scans of two patients"):
+    with pytest.raises(ValueError, match="needs healthy scans of more patients"):
         evaluate_detectors(
             cases, maps, healthy=healthy[:1], healthy_maps={k: v[:1] for k, v in free.items()}
         )
