@@ -21,8 +21,8 @@ _AFFINE_STEPS, _WARP_STEPS = 12, 12
 #: Steps of the affine map that are too small to matter, in voxels.
 _ENOUGH = 0.005
 #: Voxels, roughly the most, that find an affine map.
-_MOST_VOXELS = 20_000
-_INVERSION_STEPS = 8
+_MOST_VOXELS = 10_000
+_INVERSION_STEPS = 5
 _RIDGE = 1e-3
 #: Of the warp: term that keeps steps small where images are flat, smoothing of each step in
 #: voxels.
