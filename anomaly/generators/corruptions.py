@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from anomaly.generators.patches import add_patch
+from anomaly.generators.implants import add_patch
 from dmrifit._utils.checks import check_finite, check_word, finite_numbers
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.patches import ball_radius, tissue_share
+from anomaly.generators.implants import ball_radius, tissue_share
 from dmrifit.simulate.gliomas import Glioma, draw_glioma, fall
 from dmrifit.simulate.head_shapes import BRAIN
 from dmrifit.simulate.heads import Head, centered_grid, depth_of, voxel_centers

@@ -23,9 +23,15 @@ from anomaly.detectors.thresholds import (
     open_map,
 )
 from anomaly.scans.cases import SCANS, Case, patient_data
-from anomaly.scans.detection import Detection, lesions_of
+from anomaly.scans.detection import (
+    Detection,
+    HealthyScans,
+    TrainingScans,
+    lesions_of,
+    plain_record,
+    scan_figures,
+)
 from anomaly.scans.preparation import PreparedScan, prepare_scan, tables_beside
-from anomaly.scans.whole_scan import HealthyScans, TrainingScans, plain_record, scan_figures
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
