@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,6 @@ from dmrifit.imaging.noise import (
 )
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers
-from dmrifit.io.chunked_arrays import DiskArray
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import (
     Image,
@@ -258,7 +258,10 @@ def _empty(series: Series, file_set: FileSet | None) -> Iterator[Any]:
     file_set.check_room(n_bytes + packed)
     # Without a name, so that it vanishes even if the process is killed.
     with tempfile.TemporaryFile(dir=file_set.folder) as file:
-        yield DiskArray(file, series.shape)
+        # A mapped file that grows into a full disk ends the process without a word.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        yield np.memmap(file, np.float32, "r+", shape=series.shape, order="F")
 
 
 def _slice_axis(series: Series) -> int:

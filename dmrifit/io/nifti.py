@@ -8,7 +8,6 @@ import io
 import logging
 import math
 import os
-import shutil
 import threading
 import warnings
 import zlib
@@ -30,7 +29,7 @@ from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file
 from dmrifit.io.atomic_files import FileSet, check_finished, whole_file
 from dmrifit.io.bids_derivatives import file_record
-from dmrifit.io.chunked_arrays import Array, DiskArray
+from dmrifit.io.chunked_arrays import Array
 
 Image: TypeAlias = str | Path | nib.Nifti1Pair | Array
 Images: TypeAlias = Image | Sequence[Image]
@@ -226,18 +225,7 @@ def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path)
 
 def save_image(image: nib.Nifti1Pair, path: Path) -> None:
     """Write an image to a path that nothing reads yet, such as one of a `FileSet`."""
-    values = image.dataobj
-    if not isinstance(values, DiskArray):
-        nib.save(image, path)
-        return
-    header = image.header.copy()
-    header.set_slope_inter(1, 0)
-    header.set_data_offset(header.single_vox_offset)
-    with ImageOpener(str(path), "wb") as packed:
-        header.write_to(packed)
-        packed.write(bytes(header.single_vox_offset - packed.tell()))
-        values.file.seek(0)
-        shutil.copyfileobj(values.file, packed, _CHUNK)
+    nib.save(image, path)
 
 
 def output_files(
