@@ -181,7 +181,7 @@ def preprocess_image(
             levels = noise_levels(readable, mask=region)
             if "denoise" in ordered_steps:
                 with bar(1, task="denoise") as count:
-                    _, sigma = denoise(readable, mask=region, out=signals)
+                    sigma = denoise(readable, signals, mask=region)
                     count()
                 noise = NoiseLevel(sigma, "mppca")
             else:
@@ -195,19 +195,12 @@ def preprocess_image(
             warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
         if "gibbs" in ordered_steps:
             with bar(len(protocol), task="gibbs") as count:
-                remove_gibbs(signals, slice_axis=slice_axis, out=signals, progress=count)
+                remove_gibbs(signals, slice_axis, count)
         if "motion" in ordered_steps:
             # Without diffusion weighting tissue has most signal, and borders are easiest to align.
             reference = int(reference_columns(protocol)[0])
             with bar(len(protocol), task="motion") as count:
-                _, transforms = correct_motion(
-                    signals,
-                    series.affine,
-                    reference=reference,
-                    mask=region,
-                    out=signals,
-                    progress=count,
-                )
+                transforms = correct_motion(signals, series.affine, reference, region, count)
             # The patient has turned against the gradients of the scanner.
             if protocol.directions is not None:
                 directions = rotate_directions(protocol.directions, transforms, series.affine)
