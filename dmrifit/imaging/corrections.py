@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import polar
 from scipy.ndimage import find_objects
 from threadpoolctl import threadpool_limits
 
@@ -200,12 +201,12 @@ def rotate_directions(
     Leemans and Jones, Magn Reson Med 61:1336–1349, 2009.
     """
     directions, affine = np.asarray(directions, dtype=float), np.asarray(affine, dtype=float)
-    axes = _rotation(affine[:3, :3])
+    axes = polar(affine[:3, :3])[0]
     # b-vectors follow the convention of FSL: x is flipped where the determinant is positive.
     if np.linalg.det(affine[:3, :3]) > 0:
         axes = axes @ np.diag([-1.0, 1.0, 1.0])
     # Only the rotation turns a gradient, so the nearest one is taken out of the transform.
-    rotations = _rotation(np.asarray(transforms)[:, :3, :3])
+    rotations = np.stack([polar(transform[:3, :3])[0] for transform in np.asarray(transforms)])
     turns = axes.T @ rotations.transpose(0, 2, 1) @ axes
     return (turns @ directions[:, :, None])[..., 0]
 
@@ -279,9 +280,3 @@ def _patch_radius(shape: tuple[int, ...]) -> NDArray[np.intp]:
             f"an image of {size_text(shape)} is too small for patches of radius {_SMALLEST_RADIUS}"
         )
     return radius
-
-
-def _rotation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Find the orthogonal matrices nearest to matrices (..., 3, 3)."""
-    left, _, right = np.linalg.svd(matrix)
-    return left @ right

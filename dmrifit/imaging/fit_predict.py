@@ -282,7 +282,7 @@ def fit_image(
                 levels = [level, *noise_levels(readable, mask=region)]
                 if doubt := describe_noise_levels(levels)[1]:
                     notes.warn(doubt)
-            _check_noise(readable, region, settings, noise)
+            _check_noise(region, settings, noise)
             if method == "map" and prior is None:
                 learned = _learn_prior(readable, region, measurements, model, settings, noise)
                 settings = replace(settings, prior=learned)
@@ -631,7 +631,7 @@ def _learn_prior(
     model: SignalModel,
     settings: FitSettings,
     noise: float | NDArray | None,
-) -> Prior:
+) -> Prior | None:
     """Learn the prior of a region from voxels spread over it, however it is cut into slabs."""
     # Every so many voxels instead of a random draw, which would depend on the slabs.
     sample, levels = SpreadSample(PRIOR_VOXELS), SpreadSample(PRIOR_VOXELS)
@@ -643,7 +643,7 @@ def _learn_prior(
             levels.add(np.broadcast_to(level, len(voxels)), rows)
     signals = sample.rows()
     if not signals.size:
-        raise _nothing_to_fit(series.name)
+        return None
     signals, _ = measurements.screened(signals)
     settings = replace(settings, sigma=None if noise is None else levels.rows())
     return learn_prior(signals, measurements.contrasts, model, settings)
@@ -756,22 +756,14 @@ def _read_noise(
 
 
 def _check_noise(
-    series: Series,
-    region: NDArray[np.bool_] | None,
-    settings: FitSettings,
-    noise: float | NDArray | None,
+    region: NDArray[np.bool_] | None, settings: FitSettings, noise: float | NDArray | None
 ) -> None:
     """Refuse voxels without noise under a likelihood that needs it, before a long fit."""
-    if settings.likelihood == "gaussian":
-        return
     if not isinstance(noise, np.ndarray):
         replace(settings, sigma=noise).check()
+    # Without a mask only the image tells which voxels of the map have a signal.
     elif region is not None:
         replace(settings, sigma=noise[region]).check()
-    elif (noise <= 0).any():
-        # Only the image tells which voxels of the map have a signal.
-        for slab, inside, _ in series.slabs(None, progress=False, task="sigma"):
-            replace(settings, sigma=noise[:, :, slab][inside]).check()
 
 
 def _noise_of(
@@ -786,7 +778,9 @@ def _check_tally(tally: FitTally, notes: _Notes) -> None:
     """Refuse an image of which no voxel could be fitted, and warn of one that lost many."""
     n_voxels = tally.status.sum()
     if not n_voxels:
-        raise _nothing_to_fit(notes.name)
+        raise ValueError(
+            f"{notes.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
+        )
     reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
     if not tally.n_fitted:
         raise ValueError(
@@ -798,12 +792,6 @@ def _check_tally(tally: FitTally, notes: _Notes) -> None:
             f"{tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not be fitted: "
             f"{reasons}; check the image, or leave these voxels out by a mask (--mask)"
         )
-
-
-def _nothing_to_fit(name: str) -> ValueError:
-    return ValueError(
-        f"{name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
-    )
 
 
 def _noise_text(noise: float | NDArray | None) -> float | str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.case_tables import check_patients
+from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import check_same_grid
-from dmrifit.io.nifti import check_real, image_name, load_image, read_volume
+from dmrifit.io.nifti import check_real, image_name, load_image, values_of
 from dmrifit.io.tables import named_file, read_rows
 
 if TYPE_CHECKING:
@@ -391,12 +391,10 @@ def _named_scans(
     rows = [({}, source, None) for source in sources]
     of_table, in_table = "", ""
     if tables:
-        if tables[0].is_file():
-            text = tables[0].read_text(encoding="utf-8-sig", errors="replace")
-            titles = re.split("[\t,]", text.partition("\n")[0])
-            # A table of single maps, and not of folders of fits.
-            if {"map", "file"} <= {title.strip() for title in titles}:
-                return _read_maps(tables[0], labels)
+        _, first_row = read_rows(tables[0], required=())[0]
+        # A table of single maps, and not of folders of fits.
+        if {"map", "file"} <= first_row.keys():
+            return _read_maps(tables[0], labels)
         rows = _read_folders(tables[0])
         of_table = f" of {tables[0]}, whose column labels is empty"
         in_table = f" in {tables[0]}"
@@ -511,21 +509,15 @@ class _Volume:
 def _read(volume: Volume, name: str) -> _Volume:
     """Read a volume from a file, an image or an array."""
     if isinstance(volume, np.ndarray):
-        check_real(volume.dtype, f"the array {name}")
-        if volume.ndim != 3:
-            raise ValueError(
-                f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
-            )
+        title = f"the array {name}"
+        check_real(volume.dtype, title)
         # NumPy computes no percentiles of truth values.
         array = volume.astype(np.uint8) if volume.dtype == bool else volume
-        return _Volume(f"the array {name}", array, None)
-    affine = load_image(volume).affine
-    values = read_volume(volume)
-    # Trailing axes of length 1 are as good as none.
-    if set(values.shape[3:]) <= {1}:
-        values = values.reshape(values.shape[:3])
+        return _Volume(title, three_axes(array, title), None)
     # An image in memory has no name of its own.
-    return _Volume(image_name(volume, f"the image of {name}"), values, affine)
+    title = image_name(volume, f"the image of {name}")
+    loaded = load_image(volume, title)
+    return _Volume(title, three_axes(values_of(loaded, title), title), loaded.affine)
 
 
 def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
