@@ -25,7 +25,7 @@ from dmrifit.engine.fitting import fit_voxels, learn_prior
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
-from dmrifit.engine.models import SignalModel, resolve_model
+from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
@@ -252,7 +252,8 @@ def fit_image(
         noise = None if is_estimated else _read_noise(series, sigma, region)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
-        blank_settings = replace(settings, sigma=None if sigma is None else 1.0)
+        is_map = is_estimated or isinstance(noise, np.ndarray)
+        blank_settings = replace(settings, sigma=1.0 if is_map else noise)
         if method == "map":
             blank_settings.check()
             # There is no prior to learn from a voxel without a signal.
@@ -666,12 +667,8 @@ def _check_protocol(
     notes: _Notes, protocol: Protocol, model: SignalModel, fixed: Mapping[str, float | str]
 ) -> None:
     """Refuse a model that the protocol cannot carry; warn of one that it does not determine."""
+    check_has_echo_times(protocol, model)
     te = protocol.te
-    if model.needs_te and te is None:
-        raise ValueError(
-            f"model {model.name} needs echo times; give them to the protocol "
-            "(te in ms; on the command line --te)"
-        )
     free = [parameter for parameter in model.parameters if parameter.name not in fixed]
     n_contrasts = len(nominal_contrasts(protocol))
     if n_contrasts < len(free):
@@ -721,9 +718,6 @@ def _read_region(
     if measured is not None and isinstance(mask, str) and mask == "auto":
         region = foreground_mask(series, measured)
         return region, NO_AIR if region is None else FOREGROUND_RULE
-    if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
-        words = "" if measured is None else ", or the word auto for the foreground"
-        raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
     inside = binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
     return inside, "the mask above 0.5"
 
@@ -735,11 +729,6 @@ def _read_noise(
     if sigma is None:
         return None
     if isinstance(sigma, int | float):
-        if not (np.isfinite(sigma) and sigma >= 0):
-            raise ValueError(
-                "sigma must be a standard deviation of the noise, not negative and finite, "
-                f"not {sigma!r}"
-            )
         return float(sigma)
     noise = read_map(sigma, series, "the noise map").astype(np.float64)
     levels, where = noise, ""

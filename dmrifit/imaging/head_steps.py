@@ -46,9 +46,6 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     """
     scan = read_scan(image)
     values = array_of(scan)
-    name = image_name(image)
-    if not np.ptp(values):
-        raise ValueError(f"{name} is {values.flat[0]:g} everywhere; there is no brain in it")
     brain = stripped_brain(values, scan.affine)
     if brain is not None:
         return brain
@@ -57,8 +54,8 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     coarse_brain = _search_brain(array_of(coarse), np.linalg.norm(coarse.affine[:3, :3], axis=0))
     if coarse_brain is None:
         raise ValueError(
-            f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a "
-            "mask of a tool for it (brain_mask=…), or leave this step out (brain_mask=False)"
+            f"{image_name(image)}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was "
+            "found; give a mask of a tool for it (brain_mask=…), or leave this step out (brain_mask=False)"
         )
     share = onto(scan_of(coarse_brain.astype(np.float32), coarse.affine), scan, np.eye(4))
     return array_of(share) > MASK_THRESHOLD

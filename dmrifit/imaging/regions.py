@@ -260,9 +260,6 @@ def named_maps(
         raise ValueError(
             f"a unit is given to {unknown[0]}, which is no map; the maps are {', '.join(files)}"
         )
-    for name, path in files.items():
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such map of {name}; check its name")
     paths = list(files.values())
     scan = common_stem(paths) or paths[0].parent.name
     return FittedMaps(scan, FOREIGN, files, dict(units or {}))
