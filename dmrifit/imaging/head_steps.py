@@ -55,7 +55,8 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     if coarse_brain is None:
         raise ValueError(
             f"{image_name(image)}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was "
-            "found; give a mask of a tool for it (brain_mask=…), or leave this step out (brain_mask=False)"
+            "found; give a mask of a tool for it (brain_mask=…), or leave this step out "
+            "(brain_mask=False)"
         )
     share = onto(scan_of(coarse_brain.astype(np.float32), coarse.affine), scan, np.eye(4))
     return array_of(share) > MASK_THRESHOLD
