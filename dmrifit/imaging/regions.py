@@ -20,7 +20,7 @@ from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.case_tables import check_patients
 from dmrifit.io.grids import three_axes
-from dmrifit.io.masks import check_same_grid
+from dmrifit.io.masks import check_same_grid, whole_labels
 from dmrifit.io.nifti import check_real, image_name, load_image, values_of
 from dmrifit.io.tables import named_file, read_rows
 
@@ -33,10 +33,6 @@ __all__ = ["repeatability", "roi_table"]
 FOREIGN = "other"
 
 Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
-
-#: A scaled integer label may come out of its file as 2.9999999.
-_LABEL_ROUNDING = 1e-3
-_LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole numbers
 
 #: Endings of the names of maps that have no row in the table: codes, and maps about other maps.
 _NOT_SUMMARIZED = tuple(
@@ -107,7 +103,7 @@ def roi_table(
     summarized = [name for name in values if not name.endswith(_NOT_SUMMARIZED)]
     if not summarized:
         raise ValueError(f"there is no map to summarize among {', '.join(values) or 'none'}")
-    numbers = _whole_numbers(label_image)
+    numbers = whole_labels(label_image.array, label_image.name)
     present = np.unique(numbers[numbers != 0]).tolist()
     if not present:
         raise ValueError(
@@ -515,29 +511,3 @@ def _read(volume: Volume, name: str) -> _Volume:
     title = image_name(volume, f"the image of {name}")
     loaded = load_image(volume, title)
     return _Volume(title, three_axes(values_of(loaded, title), title), loaded.affine)
-
-
-def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
-    """Round labels, and refuse values that are not whole numbers."""
-    numbers = np.nan_to_num(labels.array, posinf=np.inf, neginf=-np.inf)
-    rounded = np.round(numbers)
-    largest = np.abs(rounded).max(initial=0)
-    if largest > _LARGEST_LABEL:
-        raise ValueError(
-            f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; "
-            "name a label image"
-        )
-    lowest = rounded.min(initial=0)
-    if lowest < 0:
-        raise ValueError(
-            f"{labels.name}: labels count from 1, and 0 is outside, not {lowest:g}; set such "
-            "voxels to 0"
-        )
-    is_fractional = np.abs(numbers - rounded) > _LABEL_ROUNDING
-    if is_fractional.any():
-        raise ValueError(
-            f"{labels.name}: labels are whole numbers, but {np.count_nonzero(is_fractional)} "
-            "voxels are not, "
-            f"such as {numbers[is_fractional][0]:g}; resample label images by the nearest neighbor"
-        )
-    return rounded.astype(np.int64)

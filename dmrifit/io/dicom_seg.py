@@ -19,6 +19,8 @@ from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.components import label_components
 from dmrifit.io.grids import three_axes
+from dmrifit.io.masks import whole_labels
+from dmrifit.io.nifti import check_real
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -157,11 +159,14 @@ def write_dicom_seg(
     note = note or ""
     if len(note) > _LONGEST_NOTE:
         raise ValueError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note)}")
-    if note and not _whole_labels(np.asarray(labels)).any():
-        numbered, segments = np.zeros(np.shape(labels)[:3], np.uint8), {1: f"no {kind} marked"}
+    array = three_axes(np.asarray(labels), "the array of labels")
+    check_real(array.dtype, "the array of labels")
+    whole = whole_labels(array, "the array of labels")
+    if note and not whole.any():
+        numbered, segments = whole.astype(np.uint8), {1: f"no {kind} marked"}
     else:
         note = ""
-        numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
+        numbered, segments = _segments(whole, names or {}, kind, separate=separate)
     images, grid = _read_series(Path(source), series)
     shape = (int(images[0].Columns), int(images[0].Rows), len(images))
     labels_affine = np.asarray(affine, dtype=np.float64)
@@ -184,10 +189,9 @@ def check_ending(path: Path) -> None:
 
 
 def _segments(
-    labels: NDArray[Any], names: Mapping[int, str], kind: str, *, separate: bool
+    whole: NDArray[np.int64], names: Mapping[int, str], kind: str, *, separate: bool
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Give labels, or the components of all labels, numbers from 1 without gaps."""
-    whole = _whole_labels(labels)
     if separate and names:
         raise ValueError(
             "connected regions have no names of labels; "
@@ -223,23 +227,6 @@ def _segments(
     # DICOM numbers segments from 1 without gaps.
     numbered = np.searchsorted([0, *values], whole).astype(np.uint8)
     return numbered, segments
-
-
-def _whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Check that labels are whole numbers of a volume, 0 or above."""
-    labels = three_axes(labels, "the array of labels")
-    if labels.dtype.kind not in "biuf":
-        raise ValueError(f"labels are whole numbers, not values of type {labels.dtype}")
-    fractions = labels[~np.isfinite(labels) | (labels != np.rint(labels))]
-    if fractions.size:
-        raise ValueError(
-            f"labels are whole numbers, but not in {counted(fractions.size, 'voxel')}, such as "
-            f"{fractions[0]:g}; give a mask or a label image, not probabilities"
-        )
-    whole = labels.astype(np.int64)
-    if (whole < 0).any():
-        raise ValueError(f"labels are 0 or above, and some voxels have {whole.min()}")
-    return whole
 
 
 def _read_series(folder: Path, series: str | None) -> tuple[list[Dataset], NDArray[np.float64]]:
