@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,27 +48,6 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 #: Images of which each is a slice: CT, MR, PET.
 _SLICES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in (2, 4, 128))
-#: Elements of numbers: how many there are, and between which they lie.
-_NUMBERS = {
-    "PixelSpacing": (2, 1e-3, 1e3),
-    "SliceThickness": (1, 1e-3, 1e3),
-    "ImageOrientationPatient": (6, -1.001, 1.001),
-    "ImagePositionPatient": (3, -1e5, 1e5),
-}
-_NEEDED = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
-    "FrameOfReferenceUID", "Rows", "Columns", *_NUMBERS,
-)  # fmt: skip
-#: Elements that all slices of a volume share; those of the person come first.
-_SHARED = (
-    "PatientID", "StudyInstanceUID", "Rows", "Columns", "PixelSpacing", "SliceThickness",
-    "ImageOrientationPatient", "FrameOfReferenceUID",
-)  # fmt: skip
-#: Required by the standard in each file, but possibly empty.
-_MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "StudyID", "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
 
 
 def write_dicom_seg(
@@ -229,6 +209,19 @@ def _segments(
     return numbered, segments
 
 
+@cache
+def _elements(group: str) -> dict[str, dict[str, str]]:
+    """
+    Read the rules for elements of slices, by keyword: needed, shared by all slices of a volume.
+
+    Those of the person come first. Elements of numbers have so many, between limits. Those that
+    may be empty are required by the standard in each file.
+    """
+    path = Path(__file__).with_name("data") / "dicom_elements.csv"
+    with path.open(encoding="utf-8") as file:
+        return {row["keyword"]: row for row in csv.DictReader(file) if row[group]}
+
+
 def _read_series(folder: Path, series: str | None) -> tuple[list[Dataset], NDArray[np.float64]]:
     """Read a series of single slices: slices in their order, and the affine to RAS+."""
     if not folder.is_dir():
@@ -301,12 +294,13 @@ def _read_image(path: Path) -> Dataset | None:
             raise ValueError("it is cut off; copy it again")
         if "ImagePositionPatient" not in image and class_uid not in _SLICES:
             return None
-        missing = [name for name in _NEEDED if image.get(name) in (None, "")]
+        missing = [name for name in _elements("needed") if image.get(name) in (None, "")]
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}; export the series again")
-        for name, (n, low, high) in _NUMBERS.items():
+        for name, row in _elements("numbers").items():
             numbers = np.array(image[name].value, dtype=np.float64)
-            if numbers.size != n or not ((numbers >= low) & (numbers <= high)).all():
+            is_inside = (numbers >= float(row["least"])) & (numbers <= float(row["most"]))
+            if numbers.size != int(row["numbers"]) or not is_inside.all():
                 raise ValueError(f"its {name} is {image[name].value}; export the series again")
         for name in ("InstanceNumber", "SeriesNumber"):
             # Where it is no number, pydicom refuses it only now.
@@ -315,7 +309,7 @@ def _read_image(path: Path) -> Dataset | None:
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a DICOM image of a series: {error}") from error
-    for name in _MAY_BE_EMPTY:
+    for name in _elements("may be empty"):
         # Programs that remove the patient's name may remove these, too.
         if name not in image:
             setattr(image, name, "")
@@ -327,10 +321,10 @@ def _as_volume(images: list[Dataset], name: str) -> tuple[list[Dataset], NDArray
     first = images[0]
     by_uid: dict[str, Dataset] = {}
     for image in images:
-        for key in _SHARED:
+        for key, row in _elements("shared").items():
             a, b = first[key].value, image[key].value
             is_same = bool(a == b)
-            if key in _NUMBERS:
+            if row["numbers"]:
                 is_same = np.allclose(np.array(a, float), np.array(b, float), atol=_ROUNDING)
             if not is_same:
                 raise ValueError(
