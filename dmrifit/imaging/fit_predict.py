@@ -283,7 +283,7 @@ def fit_image(
                 levels = [level, *noise_levels(readable, mask=region)]
                 if doubt := describe_noise_levels(levels)[1]:
                     notes.warn(doubt)
-            _check_noise(region, settings, noise)
+            _check_noise(readable, region, settings, noise)
             if method == "map" and prior is None:
                 learned = _learn_prior(readable, region, measurements, model, settings, noise)
                 settings = replace(settings, prior=learned)
@@ -745,14 +745,20 @@ def _read_noise(
 
 
 def _check_noise(
-    region: NDArray[np.bool_] | None, settings: FitSettings, noise: float | NDArray | None
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    settings: FitSettings,
+    noise: float | NDArray | None,
 ) -> None:
     """Refuse voxels without noise under a likelihood that needs it, before a long fit."""
     if not isinstance(noise, np.ndarray):
         replace(settings, sigma=noise).check()
-    # Without a mask only the image tells which voxels of the map have a signal.
     elif region is not None:
         replace(settings, sigma=noise[region]).check()
+    elif settings.likelihood != "gaussian" and (noise <= 0).any():
+        # Only the image tells which voxels of the map have a signal.
+        for slab, inside, _ in series.slabs(None, progress=False, task="sigma"):
+            replace(settings, sigma=noise[:, :, slab][inside]).check()
 
 
 def _noise_of(
