@@ -405,7 +405,8 @@ def _nemenyi(group: _Group) -> _Rows:
     order = np.argsort(places[0], kind="stable")
     # Ranks are on a line, so the farthest that is not separated from the first spans a clique,
     # unless an earlier one holds it.
-    lasts = [np.flatnonzero(row)[-1] for row in p[np.ix_(order, order)] > group.alpha]
+    is_apart = p[np.ix_(order, order)] <= group.alpha
+    lasts = [np.flatnonzero(~row)[-1] for row in is_apart]
     n_cliques = 0
     for first, last in enumerate(lasts):
         if last > max([first, *lasts[:first]]):

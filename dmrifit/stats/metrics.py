@@ -286,37 +286,21 @@ def _columns(
 def _correlations(
     prediction: ArrayLike, reference: ArrayLike, *, ranked: bool
 ) -> float | NDArray[np.float64]:
-    """Correlate columns, all at once where none has a gap."""
+    """Correlate columns over the voxels in which both are finite."""
     from scipy.stats import rankdata
 
-    def correlate(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
-        # One contiguous row for each column, so that it is added up as it would be alone.
-        p, r = np.ascontiguousarray(p.T), np.ascontiguousarray(r.T)
-        if ranked:
-            p, r = rankdata(p, axis=1), rankdata(r, axis=1)
-        # A side without deviations is NaN; beyond ±1 there are only rounding errors.
-        return np.clip((_unit_deviations(p) * _unit_deviations(r)).sum(axis=1), -1.0, 1.0)
-
-    def without_gaps(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
-        usable = np.isfinite(p) & np.isfinite(r)
-        if usable.sum() < 2:
-            return float("nan")
-        return float(correlate(p[usable, None], r[usable, None])[0])
-
-    p, r = _columns(prediction, reference)
-    if p.ndim == 1:
-        return without_gaps(p, r)
-    if len(p) > 1 and np.isfinite(p).all() and np.isfinite(r).all():
-        return correlate(p, r)
-    return np.array([without_gaps(a, b) for a, b in zip(p.T, r.T, strict=True)])
-
-
-def _unit_deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Deviations from the mean, of length 1 in every row; NaN where all values are equal."""
-    deviations = values - values.mean(axis=1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    pair = np.stack(_columns(prediction, reference))
+    # The same voxels of both: what one lacks is left out of the other.
+    pair[:, ~np.isfinite(pair).all(axis=0)] = np.nan
+    if ranked:
+        pair = rankdata(pair, axis=1, nan_policy="omit")
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # A column without a finite value, or of one value, has no correlation.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        is_constant = (np.nanmin(pair, axis=1) == np.nanmax(pair, axis=1)).any(axis=0)
+        pair -= np.nanmean(pair, axis=1, keepdims=True)
         # Squares of tiny deviations would underflow.
-        deviations = deviations / np.abs(deviations).max(axis=1, keepdims=True)
-        deviations = deviations / np.sqrt((deviations * deviations).sum(axis=1, keepdims=True))
-    constant = (values == values[:, :1]).all(axis=1, keepdims=True)
-    return np.where(constant, np.nan, deviations)
+        pair /= np.nanmax(np.abs(pair), axis=1, keepdims=True)
+        pair /= np.sqrt(np.nansum(pair**2, axis=1, keepdims=True))
+    correlations = np.where(is_constant, np.nan, pair.prod(axis=0, where=True).sum(axis=0))
+    return correlations
