@@ -286,21 +286,22 @@ def _columns(
 def _correlations(
     prediction: ArrayLike, reference: ArrayLike, *, ranked: bool
 ) -> float | NDArray[np.float64]:
-    """Correlate columns over the voxels in which both are finite."""
+    """Correlate columns over the voxels in which both are finite; NaN of a constant."""
     from scipy.stats import rankdata
 
-    pair = np.stack(_columns(prediction, reference))
-    # The same voxels of both: what one lacks is left out of the other.
+    # One contiguous row for each column, so that it is added up as it would be alone.
+    pair = np.array([values.T for values in _columns(prediction, reference)])
     pair[:, ~np.isfinite(pair).all(axis=0)] = np.nan
     if ranked:
-        pair = rankdata(pair, axis=1, nan_policy="omit")
+        pair = rankdata(pair, axis=-1, nan_policy="omit")
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        # A column without a finite value, or of one value, has no correlation.
+        # Columns without a finite value.
         warnings.simplefilter("ignore", RuntimeWarning)
-        is_constant = (np.nanmin(pair, axis=1) == np.nanmax(pair, axis=1)).any(axis=0)
-        pair -= np.nanmean(pair, axis=1, keepdims=True)
+        largest = np.nanmax(pair, axis=-1, initial=-np.inf)
+        is_varied = (largest > np.nanmin(pair, axis=-1, initial=np.inf)).all(axis=0)
+        deviations = pair - np.nanmean(pair, axis=-1, keepdims=True)
         # Squares of tiny deviations would underflow.
-        pair /= np.nanmax(np.abs(pair), axis=1, keepdims=True)
-        pair /= np.sqrt(np.nansum(pair**2, axis=1, keepdims=True))
-    correlations = np.where(is_constant, np.nan, pair.prod(axis=0, where=True).sum(axis=0))
-    return correlations
+        deviations /= np.nanmax(np.abs(deviations), axis=-1, keepdims=True, initial=0)
+        deviations /= np.sqrt(np.nansum(deviations**2, axis=-1, keepdims=True))
+    correlation = np.clip(np.nansum(deviations.prod(axis=0), axis=-1), -1.0, 1.0)
+    return np.where(is_varied, correlation, np.nan)[()]

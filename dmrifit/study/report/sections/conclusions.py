@@ -190,6 +190,7 @@ def plot_critical_difference(
         ax = figure.subplots()
         colors = [algorithm_color(name, algorithms) for name in ranks["algorithm"]]
         ax.scatter(ranks["average_rank"], lines, c=colors, s=34, zorder=3)
+        ax.vlines(ranks["average_rank"], -len(cliques) - 0.7, lines, colors, linewidth=0.8)
         ax.hlines(bars, cliques["low"], cliques["high"], INK, linewidth=2.5)
         ax.set_yticks(
             lines, list(map("{} {:.1f}".format, ranks["algorithm"], ranks["average_rank"]))

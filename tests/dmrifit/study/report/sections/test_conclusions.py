@@ -210,7 +210,7 @@ def test_ranks_stand_in_their_order_under_bars_over_those_that_are_not_told_apar
     cliques = pd.DataFrame({"low": [2.2], "high": [2.8]})
     figure = plot_critical_difference(ranks, cliques, "DI\nnote", algorithms=list(RANKS.index))
     (axes,) = figure.axes
-    dots, bars = axes.collections
+    dots, _, bars = axes.collections
     assert dots.get_offsets()[:, 0].tolist() == [1.0, 2.2, 2.8]
     assert [bar[:, 0].tolist() for bar in bars.get_segments()] == [[2.2, 2.8]]
     assert axes.get_yticklabels()[0].get_text() == "LR 1.0"
