@@ -160,13 +160,15 @@ class Slices:
         _, n_columns, width, height = max(sizes)
         return -n_columns, width, height
 
-    def mosaic(self, axes: Axes, pictures: Sequence[NDArray], n_columns: int) -> None:
-        """Draw slices (rows, columns, 4) side by side."""
+    def mosaic(
+        self, axes: Axes, pictures: Sequence[NDArray], n_columns: int, labels: Sequence[str] = ()
+    ) -> None:
+        """Draw slices (rows, columns, 4) side by side, over their positions or other labels."""
         rows, columns = pictures[0].shape[:2]
         high = rows * self._aspect
         n_lines = -(-len(pictures) // n_columns)
         gap, line = _GAP * columns, _LINE * columns
-        for i, (picture, label) in enumerate(zip(pictures, self.labels, strict=True)):
+        for i, (picture, label) in enumerate(zip(pictures, labels or self.labels, strict=True)):
             x, y = (i % n_columns) * (columns + gap), -(i // n_columns) * (high + line)
             right, middle = x + columns, y + high / 2
             extent = (x, right, y, y + high)
