@@ -27,6 +27,7 @@ _STATUS_COLORS = ("#2f6c9e", "#e7a92f", "#a8321a", NO_VALUE_COLOR)
 #: For counts, whose last color stands for all that are larger.
 COUNT_COLORS = (*_STATUS_COLORS[:3], "#4d150b")
 _N_BINS = 40
+_MOST_COLUMNS = 3  # of slices side by side
 _FAINT = 0.65  # of the way to white
 # Room between slices and for the line of text below them, in widths of a slice.
 _GAP = 0.06
@@ -148,17 +149,10 @@ class Slices:
 
     def arrange(self, width: float, height: float) -> tuple[int, float, float]:
         """Find how many slices to put side by side, and how large the whole becomes."""
-        n = len(self.labels)
-        sizes = []
-        for n_columns in range(1, n + 1):
-            n_lines = -(-n // n_columns)
-            columns, rows = self.extent(n_columns, n_lines)
-            size = min(width / columns, height / rows)
-            # The largest pictures win, but empty cells count half against them.
-            score = size * (1 + n / (n_columns * n_lines))
-            sizes.append((score, -n_columns, size * columns, size * rows))
-        _, n_columns, width, height = max(sizes)
-        return -n_columns, width, height
+        n_columns = min(_MOST_COLUMNS, len(self.labels))
+        columns, rows = self.extent(n_columns, -(-len(self.labels) // n_columns))
+        size = min(width / columns, height / rows)
+        return n_columns, size * columns, size * rows
 
     def mosaic(
         self, axes: Axes, pictures: Sequence[NDArray], n_columns: int, labels: Sequence[str] = ()

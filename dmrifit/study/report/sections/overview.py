@@ -135,17 +135,15 @@ def cohort_tables(board: Board) -> Iterator[Any]:
 
 def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Any]:
     """Tabulate how synthetic cohorts were made: one column each, then patient by patient."""
-    import pandas as pd
-
-    plain = pd.DataFrame(
-        {
-            cohort: {k: _plain(v) for k, v in simulation.items() if not isinstance(v, dict)}
-            for cohort, simulation in simulations.items()
-        }
-    ).fillna("")
+    settings = {
+        key: key.replace("_", " ")
+        for simulation in simulations.values()
+        for key, value in simulation.items()
+        if not isinstance(value, dict)
+    }
     rows = [
-        [_TEXTS["simulation"].get(key, key.replace("_", " ")), *texts]
-        for key, *texts in plain[(plain != "").any(axis=1)].itertuples()
+        [_TEXTS["simulation"].get(key, words), *(_plain(s.get(key)) for s in simulations.values())]
+        for key, words in settings.items()
     ]
     patient_rows = []
     for cohort, simulation in simulations.items():
