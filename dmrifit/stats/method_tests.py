@@ -39,11 +39,6 @@ _NEEDED = [
 _RANK_TABLES = ("ranks", "nemenyi", "cliques")
 # Place by average rank, its interval over resamples of patients, and how often it is the first.
 _PLACES = ("average_rank", "place", "place_low", "place_high", "share_first")
-# What each optional library is needed for.
-_LIBRARIES = {
-    "statsmodels": {"equivalence", "mixed"},
-    "scikit_posthocs": set(_RANK_TABLES),
-}
 
 
 # Tests between algorithms ------------------------------------------------------------------------
@@ -91,9 +86,6 @@ def study_statistics(
         raise ValueError(
             f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
         )
-    for library, needing in _LIBRARIES.items():
-        if not needing.isdisjoint(names_of_tables):
-            import_optional(library)
     table = _indexed(scores, index)
     # Magnitudes ("abs_…") are of no metric: lower is better and none is negative.
     metric = metric_of(index)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Of the residual variance: a search ends this close to the edge of the parameter space.
 _NO_VARIANCE = 1e-6
+_ESTIMATES = ("estimate", "standard_error", "low", "high", "p")
 
 
 def mixed_model(
@@ -119,32 +120,21 @@ def _term_tests(result: Any) -> Iterator[dict[str, Any]]:
 
 def _effects(result: Any, table: pd.DataFrame, alpha: float) -> Iterator[dict[str, Any]]:
     """Estimate the deviation of every level of a term from the grand mean."""
-    algorithms, metrics = list(table["algorithm"].cat.categories), table["metric"].cat.categories
-    design = result.model.exog
-    # The row of the design of a cell holds the contrasts of its levels, term after term.
+    algorithms, metrics = (list(table[name].cat.categories) for name in ("algorithm", "metric"))
+    # The rows of the design of all cells, (n_algorithms, n_metrics, n_coefficients).
     row_of_cell = table.reset_index().groupby(["algorithm", "metric"], observed=True)["index"]
-    contrast = {cell: design[row] for cell, row in row_of_cell.first().items()}
-    first_metric_column = len(algorithms)
-    first_crossed_column = first_metric_column + len(metrics) - 1
-    terms = [
-        ("algorithm", {a: (a, metrics[0]) for a in algorithms}, 1, first_metric_column),
-        ("metric", {m: (algorithms[0], m) for m in metrics}, first_metric_column,
-         first_crossed_column),
-        ("algorithm:metric", {f"{a}:{m}": (a, m) for a in algorithms for m in metrics},
-         first_crossed_column, design.shape[1]),
-    ]  # fmt: skip
-    for term, cell_of_level, start, stop in terms:
-        if start == stop:
-            continue
-        # With sum coding the last level has no coefficient, but the rows of the design still give
-        # its effect.
-        contrasts = np.zeros((len(cell_of_level), design.shape[1]))
-        for i, cell in enumerate(cell_of_level.values()):
-            contrasts[i, start:stop] = contrast[cell][start:stop]
+    cells = result.model.exog[row_of_cell.first()].reshape(len(algorithms), len(metrics), -1)
+    of_algorithms = cells.mean(axis=1) - cells.mean(axis=(0, 1))
+    terms = {"algorithm": (algorithms, of_algorithms)}
+    if len(metrics) > 1:
+        terms["metric"] = metrics, cells.mean(axis=0) - cells.mean(axis=(0, 1))
+        crossed = cells - cells.mean(axis=0) - of_algorithms[:, None]
+        names = [f"{algorithm}:{metric}" for algorithm in algorithms for metric in metrics]
+        terms["algorithm:metric"] = names, crossed.reshape(len(names), -1)
+    for term, (levels, contrasts) in terms.items():
         test = result.t_test(contrasts)
         low, high = test.conf_int(alpha).T
-        columns = zip(cell_of_level, test.effect, test.sd, low, high, test.pvalue, strict=True)
-        names = ("estimate", "standard_error", "low", "high", "p")
+        columns = zip(levels, test.effect, test.sd, low, high, test.pvalue, strict=True)
         for level, *numbers in columns:
-            estimates = dict(zip(names, map(float, numbers), strict=True))
+            estimates = dict(zip(_ESTIMATES, map(float, numbers), strict=True))
             yield {"kind": "effect", "term": f"{term}[{level}]", **estimates}
