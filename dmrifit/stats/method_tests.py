@@ -321,15 +321,13 @@ def holm(p: Sequence[float]) -> list[float]:
     ----------
     Holm, Scand J Stat 6:65–70, 1979.
     """
-    p_values = np.asarray(p, dtype=np.float64)
-    corrected = np.full(len(p_values), np.nan)
-    # NaN is sorted to the end, and is corrected for by nothing.
-    order = np.argsort(p_values)[: int(np.isfinite(p_values).sum())]
+    import pandas as pd
+
     # statsmodels has this too, but collects garbage at every call, which takes longer than all
     # tests.
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in corrected]
+    ordered = pd.Series(p, dtype=np.float64).dropna().sort_values(kind="stable")
+    steps = ordered * np.arange(len(ordered), 0, -1)
+    return [float(x) for x in steps.cummax().clip(upper=1.0).reindex(range(len(p)))]
 
 
 def _equivalence(group: _Group) -> _Rows:

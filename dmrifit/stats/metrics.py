@@ -106,16 +106,15 @@ def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np
         usable = np.isfinite(column)
         if relative:
             usable &= column != 0
-        ordered = np.sort(column[usable])
-        if not ordered.size:
+        numbers = column[usable]
+        if not len(numbers):
             continue
-        weights = np.ones(len(ordered))
+        weights = np.ones(len(numbers))
         if relative:
             # Relative to the smallest, whose own inverse could overflow.
-            weights = np.abs(ordered).min() / np.abs(ordered)
-        total = np.cumsum(weights)
+            weights = np.abs(numbers).min() / np.abs(numbers)
         # A weighted median minimizes the weighted sum of absolute deviations.
-        constants[j] = ordered[np.searchsorted(total, total[-1] / 2)]
+        constants[j] = np.quantile(numbers, 0.5, method="inverted_cdf", weights=weights)
     return constants
 
 

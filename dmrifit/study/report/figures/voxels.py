@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _ERROR_COLORMAP = "PuOr_r"
 _LARGEST_ERROR = 1.0
 _ERROR_QUANTILE = 0.95
-_ROOM = 2.6  # side of a picture in lengths of the lesion
+_MARGIN = 0.8  # around a lesion, in its lengths
 _TITLE: dict[str, Any] = {"x": 0.01, "ha": "left", "size": 9.5}
 _UNIT: dict[str, Any] = {"size": 8, "weight": "normal", "loc": "left", "pad": 4}
 _N_BINS = 40
@@ -62,13 +62,13 @@ def plot_lesion(
     width: float,
     n_columns: int = 1,
 ) -> Figure:
-    """Draw maps and their relative errors where the largest group of scored voxels is largest."""
+    """Draw maps and their relative errors in the middle of the largest group of scored voxels."""
     mask = np.zeros(patient.shape, bool)
     mask[tuple(patient.index.T)] = True
     labels = label_components(mask)
     largest = labels == np.bincount(labels[mask]).argmax()
     # With room around the largest group.
-    slices = Slices(largest, patient.affine, n_slices=1, fullest=True, room=_ROOM)
+    slices = Slices(largest, patient.affine, n_slices=1, margin=_MARGIN)
     n_pictures = max(len(row.maps) + len(row.predictions) for row in rows)
     n_lines = -(-len(rows) // n_columns)
     # Inches: for each column of parameters two color bars and room between pictures.
