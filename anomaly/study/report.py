@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.detectors.thresholds import open_map
-from anomaly.scans.detection import lesions_of
-from anomaly.scans.whole_scan import mean_over_scans
-from anomaly.study.controls import CONTROLS
+from anomaly.scans.detection import lesions_of, mean_over_scans
+from anomaly.study.contestants import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit._utils.counts import counted
 from dmrifit.report import page, style

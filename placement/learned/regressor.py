@@ -54,6 +54,15 @@ class VoxelRegressor(VolumeEstimator):
         What the network sees; ``"tumor"`` must be there. ``"exclude"`` is what scenes exclude,
         such as necrosis: it then also counts as outside for ``"distance"``, and as no tumor in the
         loss. See `placement.learned.views.view_of`.
+    training : Training, optional
+        How the network is trained; by default 60 epochs, 10 samples in a step and a learning rate
+        that falls from 0.001 to zero as a cosine. Where it stays constant, the running averages
+        that prediction needs lag behind the weights, and answers are far worse than the loss says.
+        Validation scores are Dice coefficients with the closest expert.
+    device : str, default="auto"
+        ``"auto"`` takes a GPU if there is one; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of first weights, split and samples.
     loss : {"symmetric", "euler", "moment"}, default="symmetric"
         How boxes are compared; see `placement.learned.pose_network.PlacementLoss`. ``"euler"`` is
         the study's.
@@ -84,15 +93,6 @@ class VoxelRegressor(VolumeEstimator):
         epoch.
     weight_decay : float, default=0.01
         Of AdamW.
-    training : Training, optional
-        How the network is trained; by default 60 epochs, 10 samples in a step and a learning rate
-        that falls from 0.001 to zero as a cosine. Where it stays constant, the running averages
-        that prediction needs lag behind the weights, and answers are far worse than the loss says.
-        Validation scores are Dice coefficients with the closest expert.
-    device : str, default="auto"
-        ``"auto"`` takes a GPU if there is one; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
-    random_state : int, RandomState or None, default=None
-        Seed of first weights, split and samples.
 
     Attributes
     ----------
