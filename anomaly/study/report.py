@@ -33,7 +33,6 @@ _TEXTS = page.Texts(__file__)
 _SHOWN_RULE = "healthy rate"
 #: End of the names of masks at the threshold that is stored with a model.
 STORED = ", stored"
-_OPEN_SCANS = 3  # scans that are shown without a click
 _OPENING = 3  # voxels along the edge of the cube
 _OPENED = f"after removing what is smaller than {_OPENING}³ voxels"
 
@@ -359,7 +358,6 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
     main = comparison.shown.removesuffix(STORED)
     if main not in methods:
         main = methods[0]
-    folded = []
     for k, (case, values, i) in enumerate(scans):
         maps = {name: np.asarray(values[name][i]) for name in methods}
         title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
@@ -367,15 +365,15 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
         if k == 0:
             yield page.Heading(title)
             yield _planes(case, maps, thresholds)
-        pictures = []
-        for part in filter(None, ({main: maps.pop(main)}, maps)):
-            figure = plot_panels(case, part, thresholds, limits, opening=_OPENING)
-            pictures.append(page.Picture(figure, f"{title}: mean signal, maps and masks"))
-        # Without a fold the page would be as long as there are scans and methods.
-        if not _OPEN_SCANS <= k < len(order):
-            yield pictures.pop(0)
-        folded += pictures
-    yield page.Fold("More scans, and the other methods", *folded)
+        shown, *folded = [
+            page.Picture(
+                plot_panels(case, part, thresholds, limits, opening=_OPENING),
+                f"{title}: mean signal, maps and masks",
+            )
+            for part in filter(None, ({main: maps.pop(main)}, maps))
+        ]
+        yield shown
+        yield page.Fold(f"{case.name} by the other methods", *folded)
 
 
 def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Markup:
