@@ -196,7 +196,7 @@ _DATA = read_table("signal_models")
 
 def _built_in(name: str, entry: dict[str, Any]) -> SignalModel:
     """Make a model of its entry in the table, in which lists stand for tuples."""
-    fields = {
+    fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
     }
     fields["parameters"] = [Parameter(**row) for row in entry["parameters"]]
