@@ -97,11 +97,9 @@ def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([y[:, :common] + x[:, :common], y[:, common:]], dim=1)
 
 
-def repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int = 0) -> torch.Tensor:
+def repeated(x: torch.Tensor, factor: int, size: Sequence[int]) -> torch.Tensor:
     """
     Give each voxel of an output the value of the low-resolution cell that it lies in.
-
-    The first cell begins `phase` voxels before the output along the first axis.
 
     Shapes: `x` (n, c, cells x, cells y, cells z); returns (n, c, x, y, z).
     """
@@ -110,9 +108,8 @@ def repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int = 0) 
     wide = x[:, :, :, None, :, None, :, None].expand(
         n, c, cells[0], factor, cells[1], factor, cells[2], factor
     )
-    return wide.reshape(n, c, *(k * factor for k in cells))[
-        :, :, phase : phase + size[0], : size[1], : size[2]
-    ]
+    wide = wide.reshape(n, c, *(k * factor for k in cells))
+    return wide[:, :, : size[0], : size[1], : size[2]]
 
 
 def change_features(

@@ -58,7 +58,7 @@ def dense_logits(
         low = {}
         for factor in network.low_resolution:
             name = f"low_{factor}"
-            slabs = [network.merges[name](x) for x in features_of(name, case[name])]
+            slabs = [_pointwise(network.merges[name], x) for x in features_of(name, case[name])]
             low[factor] = torch.cat(slabs, dim=2)
         if has_prior:
             path = "normal" if network.shared else "prior"
@@ -66,7 +66,7 @@ def dense_logits(
             prior_planes = next(prior_slabs)
         first_plane = 0
         for features in features_of("normal", _widened(case["image"], network.n_layers)):
-            merged = network.merges["normal"](features)
+            merged = _pointwise(network.merges["normal"], features)
             n_planes = merged.shape[2]
             end_plane = first_plane + n_planes
             if has_prior:
@@ -77,16 +77,22 @@ def dense_logits(
                 prior_planes = prior_planes[:, :, n_planes:]
                 if network.shared:
                     prior_slab, change = architectures.change_features(features, prior_slab)
-                    merged += network.merges["change"](change)
-                merged += network.merges["prior"](prior_slab)
+                    merged += _pointwise(network.merges["change"], change)
+                merged += _pointwise(network.merges["prior"], prior_slab)
                 if network.validity:
                     merged += network.valid_weight[:, None, None, None]
             for factor, cells in low.items():
                 # A slab may begin inside of a low-resolution cell.
                 first_cell, phase = divmod(first_plane, factor)
                 slab_cells = cells[:, :, first_cell : math.ceil(end_plane / factor)]
-                merged += architectures.repeated(slab_cells, factor, merged.shape[2:], phase)
-            logits[first_plane:end_plane] = network.decide(merged)[0, 0].cpu().numpy()
+                voxels = functional.interpolate(
+                    slab_cells, scale_factor=float(factor), mode="nearest-exact"
+                )
+                merged += voxels[:, :, phase:, : shape[1], : shape[2]][:, :, :n_planes]
+            x = functional.leaky_relu_(merged, architectures.SLOPE)
+            for layer in network.dense:
+                x = functional.leaky_relu_(_pointwise(layer, x), architectures.SLOPE)
+            logits[first_plane:end_plane] = _pointwise(network.answer, x)[0, 0].cpu().numpy()
             first_plane = end_plane
     return logits
 
@@ -140,6 +146,11 @@ def averaged_over_flips(
 
 
 # Slab by slab ----------------------------------------------------------------------------------
+
+
+def _pointwise(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """Apply a convolution of single voxels as a matrix product, which is several times faster."""
+    return functional.linear(x.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
 
 
 def _widened(volume: NDArray[Any], margin: int) -> NDArray[Any]:

@@ -354,9 +354,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         check_is_fitted(self)
         cases = network_inputs.joined_cases(volumes, priors, masks)
         targets = network_inputs.paired_labels(cases, labels)
-        pairs = zip(self._predictions(cases), targets, strict=True)
-        scores = [self._case_score(probability, target) for probability, target in pairs]
-        return float(np.mean(scores))
+        return super().score(cases, targets)
 
     # Hooks of VolumeEstimator -------------------------------------------------------------------
 
@@ -504,9 +502,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             label = np.asarray(network_inputs.values_of(label)) == 1
         return network_inputs.binary_label(label, volume)
 
-    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
+    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any]) -> None:
         self.n_channels_ = len(inputs[0]["image"])
-        assert targets is not None
         out = output_size(self._size, self._n_layers)
         values = set()
         for number in range(len(inputs)):

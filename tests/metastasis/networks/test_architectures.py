@@ -84,7 +84,6 @@ def test_cells_are_repeated_over_their_voxels():
     cells = torch.arange(3.0).reshape(1, 1, 3, 1, 1)
     found = repeated(cells, 3, (7, 2, 1))
     assert found[0, 0, :, 1, 0].tolist() == [0, 0, 0, 1, 1, 1, 2]
-    assert repeated(cells, 3, (7, 2, 1), 2)[0, 0, :, 0, 0].tolist() == [0, 1, 1, 1, 2, 2, 2]
 
 
 def test_residual_connections_add_the_input_of_the_layer_before():
