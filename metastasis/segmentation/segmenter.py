@@ -66,7 +66,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     the outermost voxels are repeated. Outside the brain the probability is 0.
 
     What the network sees of the cases is held in memory: for each voxel four bytes for every
-    channel, as many for every factor of `low_resolution` and four for the prior.
+    channel and four for the prior.
 
     Without parameters it is a network that a processor trains; `published` gives the sizes of the
     publication.
