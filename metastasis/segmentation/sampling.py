@@ -75,8 +75,8 @@ def low_resolution(
         cells = volume
         for axis, (start, n) in enumerate(zip(first, size, strict=True), start=1):
             n_cells = math.ceil(n / factor) + 2 * n_layers
-            voxels = start - factor * n_layers + np.arange(n_cells * factor)
-            voxels = voxels.reshape(n_cells, factor)
+            voxels: Any = np.arange(n_cells * factor).reshape(n_cells, factor)
+            voxels = start - factor * n_layers + voxels
             if how == "stride":
                 voxels = voxels[:, factor // 2, None]
             # The mean over a cube is the mean along one axis after the other.
@@ -271,17 +271,15 @@ def _segment(
     n_layers = segmenter._n_layers
     out = output_size(segmenter._size, n_layers)
     # The output stays inside of the volume; its receptive field may reach beyond.
-    start = np.clip(center - out // 2, 0, np.maximum(shape - out, 0))
+    start: Any = np.clip(center - out // 2, 0, np.maximum(shape - out, 0))
     first, size = start - n_layers, [segmenter._size] * 3
     whole_image = rotated(case["image"])
     image = take_window(whole_image, first, size) * np.float32(scale)
     if segmenter.appearance and segmenter.augment and segmenter.scaling == "local":
         image = _another_appearance(image, segmenter.appearance, rng)
     sample: dict[str, Any] = {"image": image}
-    low = low_resolution(
-        *(whole_image, segmenter._factors, start, [out] * 3, n_layers),
-        segmenter.low_resolution_input,
-    )
+    how = segmenter.low_resolution_input
+    low = low_resolution(whole_image, segmenter._factors, start, [out] * 3, n_layers, how)
     sample |= {name: cells * np.float32(scale) for name, cells in low.items()}
     if "prior" in case:
         valid = np.float32(0 if is_prior_dropped else case["valid"])

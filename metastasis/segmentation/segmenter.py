@@ -537,10 +537,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         module = net.module_
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-            image = sample["image"]
+            size, how = sample["image"].shape[1:], self.low_resolution_input
             low = low_resolution(
-                *(image, self._factors, (0, 0, 0), image.shape[1:], self._n_layers),
-                self.low_resolution_input,
+                sample["image"], self._factors, (0, 0, 0), size, self._n_layers, how
             )
             arguments = network_arguments(self, {**sample, **low})
             logits_of = inference.dense_logits
