@@ -427,8 +427,8 @@ class VolumeEstimator(BaseEstimator, ABC):
                 text = json.dumps(header, indent=1, ensure_ascii=False) + "\n"
                 write_text(folder / "run.json", text)
                 save = partial(checkpoints.write_state, folder / _STATE, header=header)
-            training_cases = [[values[i] for i in train] for values in (inputs, loss_targets)]
-            stream = partial(self._stream, *training_cases)
+            training_inputs = [inputs[i] for i in train]
+            stream = partial(self._stream, training_inputs, [loss_targets[i] for i in train])
             epochs = training_loop.Epochs(
                 training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
                 self._learning_rate,

@@ -279,30 +279,30 @@ class DeepMedic(nn.Module):
         return logits
 
 
-def folded(network: DeepMedic) -> DeepMedic:
+def folded(network: DeepMedic) -> Any:
     """Copy a network with its normalizations in prediction folded into the layers before them."""
-    network = copy.deepcopy(network).eval()
-    if isinstance(network.norms[0], nn.Identity):
-        return network
+    copied: Any = copy.deepcopy(network).eval()
+    if isinstance(copied.norms[0], nn.Identity):
+        return copied
 
     def fused(layers: Any, norms: Any) -> nn.ModuleList:
         pairs = zip(layers, norms, strict=True)
         return nn.ModuleList(nn.utils.fuse_conv_bn_eval(layer, norm) for layer, norm in pairs)
 
-    for path in network.paths.values():
+    for path in copied.paths.values():
         path.convolutions = fused(path.convolutions, path.norms)
         path.norms = nn.ModuleList(nn.Identity() for _ in path.norms)
-    network.dense = fused(network.dense, network.norms[1:])
+    copied.dense = fused(copied.dense, copied.norms[1:])
     # The offset of the normalization belongs to the sum over all paths.
-    norm: Any = network.norms[0]
+    norm: Any = copied.norms[0]
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    for layer in network.merges.values():
+    for layer in copied.merges.values():
         layer.weight *= scale[:, None, None, None, None]
-    network.merges["normal"].bias = nn.Parameter(norm.bias - norm.running_mean * scale)
-    if network.validity:
-        network.valid_weight *= scale
-    network.norms = nn.ModuleList(nn.Identity() for _ in network.norms)
-    return network
+    copied.merges["normal"].bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+    if copied.validity:
+        copied.valid_weight *= scale
+    copied.norms = nn.ModuleList(nn.Identity() for _ in copied.norms)
+    return copied
 
 
 class UNet(nn.Module):

@@ -542,7 +542,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
                 sample["image"], self._factors, (0, 0, 0), size, self._n_layers, how
             )
             arguments = network_arguments(self, {**sample, **low})
-            logits_of = inference.dense_logits
+            logits_of: Any = inference.dense_logits
             if self.network in _UNETS:
                 logits_of = inference.whole_logits
             return torch.from_numpy(logits_of(module, arguments)).sigmoid_().numpy()
