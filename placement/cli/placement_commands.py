@@ -59,16 +59,9 @@ def place(
     Example: dmrifit-placement place cases/cases.tsv --out placed
     """
     from dmrifit.io.nifti import file_record
+    from placement.exchange import tables
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
-    from placement.exchange.tables import (
-        IMAGES,
-        brain_note,
-        read_cases,
-        read_scene,
-        region_names,
-        source_digests,
-    )
     from placement.search.objective import PlacementObjective
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
@@ -92,9 +85,9 @@ def place(
         random_state=seed,
     )
     scene_options = region.of_scene()
-    source, _ = named_cases(cases, "images", {}, IMAGES, "anat/*_mask.nii*")
+    source, _ = named_cases(cases, "images", {}, tables.IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
-    table = read_cases(source, **region.of_cases(), failed=failed)
+    table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()
     placer = optimizer if model is None else _trained(model, table)
     settings = {
@@ -113,7 +106,7 @@ def place(
         scene_options["include"] = [value for values in tissues.values() for value in values]
 
     def place_in(row: Any, folder: Path) -> dict[str, Any]:
-        scene = read_scene(row, **scene_options, min_volume=min_volume)
+        scene = tables.read_scene(row, **scene_options, min_volume=min_volume)
         if model is None:
             voxel, scene = placed_in_brain(placer, scene, shift)
         else:
@@ -127,7 +120,7 @@ def place(
             folder,
             optimizer=optimizer,
             force=force,
-            notes=brain_note(row, scene),
+            notes=tables.brain_note(row, scene),
             figure=run.figure,
             overwrite=True,
             **shift,
@@ -135,8 +128,8 @@ def place(
 
     def is_current(row: Any, record: dict[str, Any]) -> bool:
         is_same_row = record["synthetic"] == row.synthetic
-        is_same_row = is_same_row and set(record["regions"]) == region_names(row, record)
-        return is_same_row and bool(record["sources"] == source_digests(row))
+        is_same_row = is_same_row and set(record["regions"]) == tables.region_names(row, record)
+        return is_same_row and bool(record["sources"] == tables.source_digests(row))
 
     RUN.run(
         list(table.itertuples()),

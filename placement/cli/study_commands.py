@@ -218,13 +218,7 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
-    from placement.exchange.tables import (
-        IMAGES,
-        check_channels,
-        read_cases,
-        read_experts,
-        read_scene,
-    )
+    from placement.exchange import tables
 
     check_output(out, overwrite)
     check_jobs(jobs, "--jobs")
@@ -243,8 +237,8 @@ def train(
     unusable = [name for name, value in network_options.items() if value]
     if unusable and model != "network":
         raise ValueError(f"{', '.join(unusable)}: for --model network only")
-    say_folder(cases, IMAGES)
-    table = read_cases(cases, exclude=exclude)
+    say_folder(cases, tables.IMAGES)
+    table = tables.read_cases(cases, exclude=exclude)
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     constraints = {"size_range": sides, "min_volume": min_volume}
@@ -270,15 +264,17 @@ def train(
             placer = _public.VoxelRegressor(**constraints, **options)
             # Before cases are read.
             placer._check()
-            check_channels(placer, table)
+            tables.check_channels(placer, table)
         else:
             constraints["max_rotations"] = max_rotations
             optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
             placer = _public.VoxelRanker(optimizer, verbose=True, n_jobs=jobs, random_state=seed)
-        boxes = read_experts(experts, list(table["name"]))
+        boxes = tables.read_experts(experts, list(table["name"]))
         image = "image" in getattr(placer, "channels", ())
         scenes = [
-            read_scene(row, include=include, margin=margin, tolerance=tolerance, image=image)
+            tables.read_scene(
+                row, include=include, margin=margin, tolerance=tolerance, image=image
+            )
             for row in progress(table.itertuples(), len(table), "read")
         ]
         fit_options = {} if groups is None else {"groups": list(table[groups])}

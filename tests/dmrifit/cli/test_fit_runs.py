@@ -208,11 +208,11 @@ def test_an_option_that_is_wrong_for_every_scan_leaves_nothing(bids, run, tmp_pa
 def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp_path, monkeypatch):
     finished = []
 
-    def interrupted(task, folder):
+    def interrupted(case, folder, **options):
         if len(finished) == 2:
             raise KeyboardInterrupt
-        finished.append(task.scan.name)
-        return fit_runs_fit_one(task, folder)
+        finished.append(case[0].name)
+        return fit_runs_fit_one(case, folder, **options)
 
     fit_runs_fit_one = fit_runs.fit_one
     arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps")
