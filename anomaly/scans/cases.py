@@ -35,28 +35,7 @@ _WORDS = ("sex", "site", "grade", "kind")
 PATIENT_COLUMNS = ("age", *_WORDS, "synthetic")
 
 #: Tables of scans, whose b-values and directions are in the files next to them by default.
-SCANS = case_tables.CaseTable(
-    {
-        "patient": "Patient; cases of one patient are never split between training and test",
-        "image": "Diffusion series: volumes without and with diffusion weighting",
-        "bval": "b-values of its volumes in s/mm²",
-        "bvec": "Gradient directions of its volumes, in the frame of FSL's files",
-        "name": "Name of the case",
-        "brain": "The brain",
-        "tissue": "Tissues: 1 white matter, 2 gray matter, 3 fluid, 4 deep gray matter, 0 outside",
-        "lesion": "Lesion: 1 inside, 0 outside; a case without one is healthy",
-        "followup": "Lesion at a later scan, on this grid",
-        "age": "Years",
-        "sex": "Sex",
-        "site": "Scanner",
-        "grade": "Grade of the tumor",
-        "kind": "How the lesion changes diffusion",
-        "synthetic": "Whether the case was simulated; no person was scanned then",
-    },
-    images=("image", "brain", "tissue", "lesion", "followup"),
-    endings={"image": "_dwi.nii.gz", "bval": "_dwi.bval", "bvec": "_dwi.bvec"},
-    what="scan",
-)
+SCANS = case_tables.CaseTable("anomaly.scans", what="scan")
 #: Tables of cases, which are read as they are.
 CASES = replace(SCANS, required=("patient", "image", "bval"), what="case")
 

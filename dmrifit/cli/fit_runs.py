@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,8 +27,9 @@ from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.models import resolve_model
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
-from dmrifit.io.atomic_files import check_name, share_a_name, write_text
+from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
+from dmrifit.io.case_tables import check_folder_names
 from dmrifit.report.page import Link, Picture, Table
 from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
 
@@ -71,15 +71,7 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
                 replace(scan, name=name, folder=Path(name))
                 for scan, name in zip(scans, folders, strict=True)
             ]
-    names = [scan.name for scan in scans]
-    for name in names:
-        check_name(name)
-    repeated = set(compress(names, share_a_name(names)))
-    if repeated:
-        raise ValueError(
-            f"more than one scan is called {first_few(sorted(repeated))}, in upper or lower case, "
-            "so that their maps would lie in one folder; name them differently, or fit them apart"
-        )
+    check_folder_names([scan.name for scan in scans], first_few([str(image) for image in images]))
     return scans, root
 
 

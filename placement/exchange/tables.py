@@ -13,9 +13,8 @@ from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
-from dmrifit.io.atomic_files import share_a_name
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import folder_rows, folder_table
+from dmrifit.io.case_tables import check_folder_names, folder_rows, folder_table
 from dmrifit.io.grids import as_stored
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
@@ -105,7 +104,7 @@ def complete_rows(
     else:
         lines = read_rows(source, required=("name", *required))
     table = source if isinstance(source, Path) else source[0].parent
-    check_names([row["name"] for _, row in lines], table)
+    check_folder_names([row["name"] for _, row in lines], table)
     rows = []
     for line, texts in lines:
         place = f"{table}, row {line}"
@@ -267,26 +266,6 @@ def _excluded(row: Any) -> dict[str, Any]:
         unique = name if names.count(name) == 1 else f"{name} {i}"
         regions[unique] = entry
     return regions
-
-
-def check_names(texts: Iterable[str], table: Path) -> None:
-    """Check that names of cases can become names of folders."""
-    import pandas as pd
-
-    names = pd.Series(list(texts), dtype=str)
-    fault = ""
-    for name in names:
-        if not name.isprintable() or Path(name).name != name or name[0] == ".":
-            fault = f"not {name!r}"
-            break
-    repeated = names[share_a_name(names.tolist())]
-    if not fault and len(repeated):
-        fault = f"{repeated.iloc[-1]!r} is there twice"
-    if fault:
-        raise ValueError(
-            f"{table}: names of cases become names of folders and must differ, such as 'case-01'; "
-            f"{fault}"
-        )
 
 
 def _brain_file(brain: str) -> str:
