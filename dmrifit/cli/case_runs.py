@@ -370,7 +370,7 @@ def begin_run(
 
 def simulate_cases(
     out: Path,
-    cases: Mapping[str, tuple[str, Callable[[Path], None]]],
+    cases: Mapping[str, tuple[Mapping[str, str], Callable[[Path], None]]],
     tables: Iterable[str],
     settings: Mapping[str, Any],
     *,
@@ -379,7 +379,8 @@ def simulate_cases(
     """
     Write synthetic cases that an earlier run did not finish, and the tables of all.
 
-    Cases are named by their folder, each with its table and the function that writes its files.
+    Cases are named by their folder, each with the function that writes its files and tables there,
+    and its tables by those of all cases that their rows go to.
     """
     import pandas as pd
 
@@ -388,15 +389,15 @@ def simulate_cases(
     rows: dict[str, list[dict[str, str]]] = {table: [] for table in tables}
     settings = {"command": "simulate", **settings}
     begin_run(out, settings, overwrite, results=rows, records=f"synthetic-*/{TABLE}")
-    for name, (table, write) in progress(cases.items(), len(cases)):
+    for name, (own_tables, write) in progress(cases.items(), len(cases)):
         finish_interrupted(out / name)
         if overwrite or not (out / name / TABLE).exists():
             write(out / name)
-        row = {}
-        for column, value in read_texts(out / name / TABLE).iloc[0].items():
-            # In the table of all cases, paths are relative to the folder above.
-            row[column] = f"{name}/{value}" if value.endswith(_CASE_FILES) else value
-        rows[table].append(row)
+        for table, own_table in own_tables.items():
+            for row in read_texts(out / name / own_table).to_dict("records"):
+                # In the table of all cases, paths are relative to the folder above.
+                paths = {key: f"{name}/{x}" for key, x in row.items() if x.endswith(_CASE_FILES)}
+                rows[table].append(row | paths)
     for table, lines in rows.items():
         if lines:
             write_text(out / table, table_text(pd.DataFrame(lines)))

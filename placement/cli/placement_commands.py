@@ -310,18 +310,23 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
 
 def _check_place(voxel: Any, scene: Any) -> None:
     """Refuse a box that has nothing in common with the image."""
-    import numpy as np
-
     from placement.exchange.voxel_files import check_angles
 
-    index = (np.linalg.inv(scene.affine) @ np.append(voxel.center, 1.0))[:3]
-    if ((index < -0.5) | (index > np.array(scene.shape) - 0.5)).any():
+    if not _is_inside(voxel, scene.shape, scene.affine):
         center = ", ".join(f"{x:g}" for x in voxel.center)
         raise ValueError(
             f"the center {center} lies outside the image of {scene.name}; give mm RAS+ of this "
             "scan, or the --matrix that leads there"
         )
     check_angles(voxel.angles, "the angles")
+
+
+def _is_inside(voxel: Any, shape: tuple[int, ...], affine: Any) -> bool:
+    """Tell whether the center of a box is in the field of view of an image."""
+    import numpy as np
+
+    index = (np.linalg.inv(affine) @ np.append(voxel.center, 1.0))[:3]
+    return bool(((index > -0.5) & (index < np.array(shape) - 0.5)).all())
 
 
 def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, float], float]:
@@ -335,8 +340,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     from placement.exchange.prescription import head_share, head_span
 
     loaded = load_image(image)
-    index = np.linalg.inv(loaded.affine) @ np.append(voxel.center, 1.0)
-    if not ((index[:3] > -0.5) & (index[:3] < np.array(loaded.shape[:3]) - 0.5)).all():
+    if not _is_inside(voxel, loaded.shape[:3], loaded.affine):
         raise ValueError(
             f"the center of the box of {file} lies outside {image}; give an image of the session "
             "in which the spectrum was measured"

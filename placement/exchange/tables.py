@@ -79,6 +79,8 @@ def read_cases(
     rows = complete_rows(path, ("tumor",), IMAGES, failed)
     table = pd.DataFrame(rows, columns=None if rows else ["name", *IMAGES, "synthetic"])
     if exclude is not None:
+        for file in _files("exclude", exclude):
+            check_file(file)
         table["exclude"] = exclude
     # The mask of a brain takes the place of searching it.
     table["brain"] = [brain if brain == "none" or not mask else mask for mask in table["brain"]]

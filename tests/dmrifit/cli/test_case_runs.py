@@ -332,7 +332,7 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
         row = "name\timage\tbval\tage\none\tdwi.nii.gz\tdwi.bval\t007\n"
         (folder / "cases.tsv").write_text(row)
 
-    cases = {"p1": ("healthy.tsv", write)}
+    cases = {"p1": ({"healthy.tsv": "cases.tsv"}, write)}
     for overwrite in (False, False, True):
         simulate_cases(tmp_path, cases, ("healthy.tsv", "ill.tsv"), {"seed": 0}, overwrite=overwrite)
         row = "name\timage\tbval\tage\none\tp1/dwi.nii.gz\tp1/dwi.bval\t007\n"
