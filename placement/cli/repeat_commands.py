@@ -61,7 +61,7 @@ def repeat(
         return describe_sources(**roles)
 
     def repeat_case(row: dict[str, Any], folder: Path) -> dict[str, Any]:
-        voxel = scene = None
+        scene = None
         try:
             voxel = _read_box(row)
             if "tumor" in row:
@@ -72,7 +72,7 @@ def repeat(
             # One bad visit of a table does not keep the others from being repeated.
             if table is None:
                 raise
-            return repeat_files.write_refusal(voxel, str(error), folder, sources=sources(row))
+            return repeat_files.write_refusal(str(error), folder, sources=sources(row))
         content = repeat_files.UNKNOWN_CONTENT
         if scene is not None and outcome.reliable:
             content = describe_content(voxel_content(outcome.voxel, scene))

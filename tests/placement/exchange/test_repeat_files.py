@@ -56,6 +56,6 @@ def test_bad_matches_leave_no_numbers_for_scanners(repeat, scan, tmp_path):
 def test_refusals_replace_what_an_earlier_run_wrote(repeat, scan, tmp_path):
     record = describe_repeat(repeat, scan, scan, sources={})
     write_repeat(repeat, scan, scan, tmp_path / "out", record, figure=False)
-    refusal = write_refusal(BOX, "scan.nii.gz shows no head", tmp_path / "out", sources={})
+    refusal = write_refusal("scan.nii.gz shows no head", tmp_path / "out", sources={})
     assert summary_line("case", refusal) == "case: refused; scan.nii.gz shows no head"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["repeat.json"]
