@@ -62,17 +62,11 @@ def repeat(
 
     def repeat_case(row: dict[str, Any], folder: Path) -> dict[str, Any]:
         scene = None
-        try:
-            voxel = _read_box(row)
-            if "tumor" in row:
-                # On the grid of the new scan: labels of another one would tell of other places.
-                scene = Scene.read(row["tumor"], image=row["new"], labels=tissues)
-            outcome = repeat_voxel(voxel, row["old"], row["new"])
-        except ValueError as error:
-            # One bad visit of a table does not keep the others from being repeated.
-            if table is None:
-                raise
-            return repeat_files.write_refusal(str(error), folder, sources=sources(row))
+        voxel = _read_box(row)
+        if "tumor" in row:
+            # On the grid of the new scan: labels of another one would tell of other places.
+            scene = Scene.read(row["tumor"], image=row["new"], labels=tissues)
+        outcome = repeat_voxel(voxel, row["old"], row["new"])
         content = repeat_files.UNKNOWN_CONTENT
         if scene is not None and outcome.reliable:
             content = describe_content(voxel_content(outcome.voxel, scene))
