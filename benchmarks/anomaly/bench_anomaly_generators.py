@@ -35,9 +35,9 @@ from anomaly import (
     simulate_dmri,
 )
 from anomaly.detectors import implant_detector as trees
+from anomaly.detectors.aligned import AlignedScans, template_at
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import masked_smoothing
-from anomaly.detectors.template import AlignedScans, look_of, template_at
+from anomaly.detectors.features import look_of, masked_smoothing
 from anomaly.generators.implants import noise_floor
 from anomaly.scans.cases import Case
 from benchmarks import _measure as measure
@@ -164,13 +164,8 @@ def aligned_part(world: World, size: Size, seed: int) -> Maker:
         }
         look = look_of(case.signal, case.brain)
         positions = sharing[REFERENCE]._aligned(look)
-        template = template_at(sharing[REFERENCE].template_, positions)
-        table = trees._table(look, template, positions)
         for name, detector in sharing.items():
-            if isinstance(detector, ImplantDetector):
-                maps[name] = detector._score_table(look, table)
-            else:
-                maps[name] = detector._score(look, positions)
+            maps[name] = detector._score(look, positions)
         return maps
 
     return make

@@ -43,7 +43,7 @@ def start(tmp_path, monkeypatch):
 
 
 def files(tmp_path):
-    return sorted(path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".py", ".nbi", ".nbc"))
+    return sorted(path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".py", ".nbc"))
 
 
 def zero(path):
@@ -85,7 +85,7 @@ def test_each_damaged_file_is_rebuilt_once(damage, start, tmp_path, caplog):
     assert start() == (False, 1)
     assert start() == (True, 0)
     paths = files(tmp_path)
-    assert len(paths) == 5  # the module, and index and code of two functions
+    assert len(paths) == 3  # the module, and the code of two functions
     for path in paths:
         caplog.clear()
         damage(path)
