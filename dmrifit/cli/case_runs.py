@@ -233,7 +233,7 @@ class CaseRun:
         self,
         out: Path,
         records: dict[str, dict[str, Any]],
-        failures: Sequence[Mapping[str, Any]],
+        failures: Sequence[Mapping[str, Any]] = (),
         *,
         figure: bool,
     ) -> None:
