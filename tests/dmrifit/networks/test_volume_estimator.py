@@ -626,7 +626,7 @@ def test_a_bar_or_lines_show_the_time_left(cohort, capfd, monkeypatch, is_termin
     model.set_params(training__verbose=True).fit(cohort[0], sizes(cohort[1])).predict(cohort[0])
     model.predict(cohort[0][:1])
     shown = capfd.readouterr().err
-    assert ("epoch: 100%" in shown, "epoch 1/2 (about 0 s left) loss" in shown) == (is_terminal, not is_terminal)
+    assert ("epoch: 100%" in shown, "epoch 1/2 (about 00:00 left) loss" in shown) == (is_terminal, not is_terminal)
     assert "loss " in shown
     # Who predicts one case after the other has a bar of all of them.
     assert (shown.count("predict: 100%"), "\r" in shown) == (is_terminal, is_terminal)
