@@ -409,6 +409,7 @@ def compare(
             "simulation": describe(getattr(cohort, "simulation", None)),
             "patients": bank.patients[name],
             "protocol": cohort.scans[0].protocol.to_dict(),
+            "inputs": views[entrants[0].name, name].source.to_dict(),
             "skipped": skipped,
         }
     if folder is not None:
