@@ -66,11 +66,9 @@ class AlignedScans:
 
     @classmethod
     def learn(
-        cls, looks: list[Look], smoothness: float | None, subjects: NDArray[Any] | None = None
+        cls, looks: list[Look], smoothness: float | None, subjects: NDArray[Any]
     ) -> AlignedScans:
-        """Align scans to their mean; by default each is of another subject."""
-        if subjects is None:
-            subjects = np.arange(len(looks))
+        """Align scans to their mean."""
         shape = looks[0].mask.shape
         n_subjects = len(np.unique(subjects))
         if min(shape) < _LEAST_SIZE or n_subjects < LEAST_SUBJECTS:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import ARRAYS, AnomalyDetector, Scans
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.networks.training import Training, check_training, fill_training
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
@@ -266,8 +267,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
             If something is missing or unknown, or does not fit.
         """
         attributes = dict(fitted)
-        # Both are None where there is no rule.
-        rules = {key: attributes.pop(key, None) for key in ("rule", "threshold")}
+        rules = {key: attributes.pop(key) for key in {"rule", "threshold"} & set(attributes)}
+        refuse_keys(rules, {"rule", "threshold"}, "fitted attribute", complete=True)
         self._restore_parts(rules, files)
         weights = {name: content for name, content in files.items() if name != ARRAYS}
         VolumeEstimator.restore(self, attributes, weights)

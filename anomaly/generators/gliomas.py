@@ -43,8 +43,6 @@ class DiffusionGlioma:
     components: list[Component]
     lesion: NDArray[np.bool_]  # (n,): what a reader outlines now
     followup: NDArray[np.bool_]  # and later
-    grade: str
-    kind: str
 
 
 def draw_diffusion_glioma(
@@ -95,7 +93,7 @@ def draw_diffusion_glioma(
         remaining = remaining - filled
         brightness = limits["brightness"][name]
         components.append(Component(filled, drawn["diffusivity"][name], brightness))
-    return DiffusionGlioma(components, lesion[head.brain], followup[head.brain], grade, kind)
+    return DiffusionGlioma(components, lesion[head.brain], followup[head.brain])
 
 
 @cache

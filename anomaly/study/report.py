@@ -231,12 +231,9 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
 def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, NDArray]]:
     """Give the best, median and worst scan: case, map if it has one, and mask."""
     shown = comparison.shown
-    # The best first; of equals the first, as in the tables.
-    scans = comparison.in_use(comparison.tables["scans"]).query("method == @shown")
-    scans = scans.dropna(subset="dice_opened")
-    scans = scans.sort_values("dice_opened", ascending=False, kind="stable")
+    scans = comparison.scans_of(shown)
     examples: dict[str, tuple[Case, NDArray | None, NDArray]] = {}
-    for word, k in (("best", 0), ("median", (len(scans) - 1) // 2), ("worst", -1)):
+    for word, k in (("best", -1), ("median", len(scans) // 2), ("worst", 0)):
         row = scans.iloc[k]
         i = int(row["case"])
         case = comparison.cases[i]

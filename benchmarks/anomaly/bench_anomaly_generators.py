@@ -142,7 +142,8 @@ def aligned_part(world: World, size: Size, seed: int) -> Maker:
     }
     for detector in plain.values():
         detector.fit(signals, masks)
-    aligned = AlignedScans.learn([look_of(s, m) for s, m in zip(signals, masks, strict=True)], 2.0)
+    looks = [look_of(s, m) for s, m in zip(signals, masks, strict=True)]
+    aligned = AlignedScans.learn(looks, 2.0, np.arange(len(looks)))
     sharing: dict[str, Any] = {
         "aligned Mahalanobis, 4 mm": AlignedMahalanobis(**smoothing),
         REFERENCE: AlignedMahalanobis(smooth_mm=6.0, spacing=size.spacing, calibration=None),
@@ -174,7 +175,7 @@ def aligned_part(world: World, size: Size, seed: int) -> Maker:
 def trees_part(world: World, size: Size, seed: int) -> Maker:
     """Trees on the columns of the implant detector, learned from one generator, or from the others."""
     looks = [look_of(case.signal, case.brain) for case in world.train]
-    aligned = AlignedScans.learn(looks, 2.0)
+    aligned = AlignedScans.learn(looks, 2.0, np.arange(len(looks)))
     template = AlignedMahalanobis(spacing=size.spacing, calibration=None)
     template._learn_aligned(aligned)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in GENERATORS}

@@ -572,15 +572,14 @@ class _Measurements:
 
     def screened(self, signals: NDArray) -> tuple[NDArray, Screening]:
         """Screen signals (n_voxels, n_kept), which are written to, and average directions."""
-        signals, screening = Screen(self.protocol).apply(signals, in_place=True)
+        is_geometric = self.average == "geometric"
+        screen = Screen(self.protocol, needs_logarithms=is_geometric)
+        signals, screening = screen.apply(signals, in_place=True)
         if self.average is None:
             return signals, screening
-        if self.average == "geometric":
+        if is_geometric:
             # A single zero would make the mean zero, and a negative value would spoil it.
-            is_without_logarithm = signals <= 0
-            signals[is_without_logarithm] = np.nan
-            n_without_logarithm = is_without_logarithm.sum(axis=1).astype(np.int16)
-            screening.count_logarithms(np.s_[:], screening.n_left_out + n_without_logarithm)
+            signals[signals <= 0] = np.nan
         return average_directions(signals, self.protocol, mean=self.average)[0], screening
 
 
@@ -729,6 +728,7 @@ def _read_noise(
     if sigma is None:
         return None
     if isinstance(sigma, int | float):
+        FitSettings(sigma=sigma).noise_levels(1)
         return float(sigma)
     noise = read_map(sigma, series, "the noise map").astype(np.float64)
     levels, where = noise, ""

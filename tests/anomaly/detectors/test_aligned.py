@@ -206,7 +206,7 @@ def small_people(n):
 
 @pytest.fixture(scope="module")
 def aligned():
-    return AlignedScans.learn(small_people(5), 2.0)
+    return AlignedScans.learn(small_people(5), 2.0, np.arange(5))
 
 
 def test_a_look_holds_mean_and_spread_of_the_brain():

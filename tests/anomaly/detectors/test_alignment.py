@@ -136,7 +136,7 @@ def test_a_map_leads_back_from_its_inverse():
     positions = (grid() + warp / warp.std() * np.clip((distance - 2) / 6, 0, 1)).astype(np.float32)
     inverse = inverted(positions)
     back = np.stack([sampled(along, inverse) for along in positions])
-    assert np.sqrt(np.square(back - grid()).mean()) < 0.02
+    assert np.sqrt(np.square(back - grid()).mean()) < 0.04
     np.testing.assert_array_equal(inverse[:, :2], grid()[:, :2])
 
 

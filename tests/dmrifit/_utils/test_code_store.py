@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_fit_in_memory(start, tmp_path, caplog, monkeypat
 
 @pytest.mark.parametrize("obstacle", ["file", "folder of all"])
 def test_a_cache_that_cannot_be_used_is_named(obstacle, start, tmp_path, caplog):
-    compiler._passing_folder.cache_clear()
+    compiler._say_no_folder.cache_clear()
     cache = tmp_path / "cache"
     if obstacle == "file":
         cache.touch()
@@ -166,7 +166,7 @@ def test_a_cache_that_cannot_be_used_is_named(obstacle, start, tmp_path, caplog)
     assert start() == (True, 0)
     (record,) = caplog.records
     assert f"the cache folder {cache} cannot be used" in record.getMessage()
-    compiler._passing_folder.cache_clear()
+    compiler._say_no_folder.cache_clear()
 
 
 PARAMETERS = [Parameter("S0", "signal", 0, 1e9), Parameter("D", "µm²/ms", 0.1, 5)]
