@@ -15,6 +15,7 @@ from dmrifit.cli.case_runs import simulate_cases
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import given, numbers, require_libraries
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.io.case_tables import TABLE
 
 if TYPE_CHECKING:
     from anomaly.scans.detection import HealthyScans
@@ -75,7 +76,7 @@ def simulate(
     for group, n in (("healthy", n_healthy), ("glioma", n_lesions)):
         for i in range(skip, skip + n):
             write = partial(_write_person, group, i, options)
-            cases[f"synthetic-{group}-{i + 1:03d}"] = (_TABLES[group], write)
+            cases[f"synthetic-{group}-{i + 1:03d}"] = ({_TABLES[group]: TABLE}, write)
         if n:
             summaries.append(f"{n} {_GROUPS[group]}: {out / _TABLES[group]}")
     simulate_cases(out, cases, _TABLES.values(), options | {"skip": skip}, overwrite=overwrite)

@@ -728,6 +728,7 @@ def _read_noise(
     if sigma is None:
         return None
     if isinstance(sigma, int | float):
+        FitSettings(sigma=sigma).noise_levels(1)
         return float(sigma)
     noise = read_map(sigma, series, "the noise map").astype(np.float64)
     levels, where = noise, ""

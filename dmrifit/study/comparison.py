@@ -691,9 +691,5 @@ def _command() -> str:
     program = Path(sys.argv[0])
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
-    words = [program.name]
-    if program.name == "__main__.py":
-        words = ["python", "-m", program.parent.name]
-    elif program.suffix == ".py":
-        words = ["python", program.name]
-    return command_line([*words, *sys.argv[1:]])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return command_line([name, *sys.argv[1:]])

@@ -29,9 +29,6 @@ from placement.exchange.vendor_texts import NOTICE, console_record
 #: What a box holds that no labels of the new scan tell of.
 UNKNOWN_CONTENT = "content unknown: tumor may have grown, shrunk or been removed"
 
-#: The answer where nothing could be compared.
-REFUSED = "refused"
-
 _NAME = "voxel"
 _PICTURES = ("_old.png", "_new.png")
 #: Of a case, the record last, which marks it as complete.
@@ -127,25 +124,6 @@ def write_repeat(
             page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
             files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
         files.write_json("repeat.json", sealed(record))
-
-
-def write_refusal(message: str, folder: Path, *, sources: Mapping[str, Any]) -> dict[str, Any]:
-    """Write why a box of a table could not be repeated, in place of what an earlier run wrote."""
-    record = {
-        "answer": REFUSED,
-        "reliable": False,
-        "agreement": 0.0,
-        "changed_share": 0.0,
-        "disagreement_mm": 0.0,
-        "content": UNKNOWN_CONTENT,
-        "flags": [message],
-        "notes": [],
-        "sources": dict(sources),
-        "synthetic": False,
-    }
-    with FileSet(folder, _FILES, overwrite=True) as files:
-        files.write_json("repeat.json", sealed(record))
-    return record
 
 
 def _page(

@@ -158,9 +158,7 @@ class VoxelRegressor(VolumeEstimator):
         ImportError
             If torch or skorch is not installed.
         """
-        self._check()
-        experts = expert_voxels(voxels, scenes)
-        self._train(scenes, experts, groups)
+        self._train(scenes, expert_voxels(voxels, scenes), groups)
         return self
 
     def predict(self, scenes: Iterable[Scene]) -> NDArray[np.float64]:
@@ -179,9 +177,7 @@ class VoxelRegressor(VolumeEstimator):
         """
         check_is_fitted(self)
         scenes = list(scenes)
-        if not scenes:
-            return np.empty((0, 9))
-        return super().predict(scenes)
+        return super().predict(scenes) if scenes else np.empty((0, 9))
 
     def place(self, scene: Scene) -> Voxel:
         """
@@ -261,10 +257,6 @@ class VoxelRegressor(VolumeEstimator):
             )
         check_number("min_volume", self.min_volume, most=float(sides[1]) ** 3 / MM3_PER_ML)
 
-    @property
-    def _grid(self) -> tuple[int, float]:
-        return _GRIDS[self.fast]
-
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
         self.n_channels_ = len(self.channels)
         boxes = np.asarray(targets, dtype=np.float64).reshape(-1, 9)
@@ -275,7 +267,7 @@ class VoxelRegressor(VolumeEstimator):
     def _module(self) -> torch.nn.Module:
         from placement.learned.pose_network import PlacementNetwork
 
-        n, step = self._grid
+        n, step = _GRIDS[self.fast]
         width = self.width
         growth = (1, 2, 4, 8)
         if self.fast:
@@ -308,7 +300,7 @@ class VoxelRegressor(VolumeEstimator):
     def _inputs(self, case: Any) -> dict[str, Any]:
         if not isinstance(case, Scene):
             raise ValueError(f"a Scene is needed, not {type(case).__name__}")
-        volume, frame = view_of(case, self.channels, *self._grid)
+        volume, frame = view_of(case, self.channels, *_GRIDS[self.fast])
         return {"volume": volume, "frame": frame}
 
     def _check_inputs(self, inputs: Any) -> None:

@@ -503,8 +503,6 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
 
 def _times(value: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
     array = np.asarray(value, dtype=np.float64)
-    if array.ndim == 0:
-        array = np.full(n, array)
-    if array.shape != (n,):
+    if array.shape not in ((), (n,)):
         raise ValueError(f"{name}: {array.shape} seconds for {counted(n, 'scene')}")
-    return array
+    return np.broadcast_to(array, (n,))

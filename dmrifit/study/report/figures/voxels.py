@@ -146,7 +146,7 @@ def plot_joint_histograms(
             if log:
                 ax.set(xscale="log", yscale="log")
                 for axis in (ax.xaxis, ax.yaxis):
-                    style.plain_ticks(axis, _few_steps(low, high))
+                    style.plain_ticks(axis, (1, 3))
             else:
                 ax.locator_params(nbins=3)
             ax.plot([low, high], [low, high], color=style.INK, lw=0.9, zorder=3)
@@ -165,14 +165,6 @@ def plot_joint_histograms(
             bar.ax.set_title("voxels", **_UNIT)
             style.plain_ticks(bar.ax.yaxis, (1, 3))
     return figure
-
-
-def _few_steps(low: float, high: float) -> tuple[int, ...]:
-    """Choose ticks of a logarithmic axis: 1, 2, 5 … where there is room for them."""
-    for steps, largest_range in (((1, 2, 5), 60), ((1, 3), 400)):
-        if high / low < largest_range:
-            return steps
-    return (1,)
 
 
 def _painted(patient: PatientPredictions, slices: Slices, values: NDArray, scale: Any) -> NDArray:
