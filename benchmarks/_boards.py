@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import pandas as pd
 
 from benchmarks import _measure as measure
 from benchmarks.claims.claim_board import NOT_SIMULATED, OPEN, board_sentence
+from dmrifit._utils.randomness import seed_for
 from dmrifit.io.digests import digest
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +58,14 @@ def part(figures: pd.DataFrame, **tables: pd.DataFrame) -> dict[str, Any]:
     shared = dict(figures.loc[0, _SHARED]) if len(figures) else {}
     tables["figures"] = figures.drop(columns=_SHARED)
     return shared | {name.replace("_", " "): lines(table) for name, table in tables.items()}
+
+
+def case_folds(n_cases: int, *, n_folds: int, random_state: int) -> np.ndarray:
+    """Deal cases into folds like cards, counted from 1: (n_cases,)."""
+    rng = np.random.default_rng(seed_for(random_state, "folds"))
+    fold = np.empty(n_cases, dtype=np.intp)
+    fold[rng.permutation(n_cases)] = np.arange(n_cases) % n_folds + 1
+    return fold
 
 
 def lines(table: pd.DataFrame) -> list[str]:

@@ -43,7 +43,7 @@ boxes |= {
 }
 folder = Path("build/examples")
 folder.mkdir(parents=True, exist_ok=True)
-plot_overlay(boxes, told[case], title=told[case].name).savefig(folder / "place_voxel.png", dpi=150)
+plot_overlay(boxes, told[case]).savefig(folder / "place_voxel.png", dpi=150)
 
 chosen = optimizer.place(told[case])
 written = write_prescription(

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.scans.detection import Detection
+from anomaly.scans.detection import (
+    DIFFERENT,
+    FEWEST_SCANS,
+    FEWEST_VOXELS,
+    Detection,
+    mean_over_scans,
+)
 from anomaly.scans.series import SeriesDetector, SeriesFiles, naming_scan
-from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
 from dmrifit.cli.console import progress

@@ -15,9 +15,10 @@ from dmrifit.cli.case_runs import simulate_cases
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import given, numbers, require_libraries
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.io.case_tables import TABLE
 
 if TYPE_CHECKING:
-    from anomaly.scans.whole_scan import HealthyScans
+    from anomaly.scans.detection import HealthyScans
 
 _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
 #: What the tables list, for the summary.
@@ -75,7 +76,7 @@ def simulate(
     for group, n in (("healthy", n_healthy), ("glioma", n_lesions)):
         for i in range(skip, skip + n):
             write = partial(_write_person, group, i, options)
-            cases[f"synthetic-{group}-{i + 1:03d}"] = (_TABLES[group], write)
+            cases[f"synthetic-{group}-{i + 1:03d}"] = ({_TABLES[group]: TABLE}, write)
         if n:
             summaries.append(f"{n} {_GROUPS[group]}: {out / _TABLES[group]}")
     simulate_cases(out, cases, _TABLES.values(), options | {"skip": skip}, overwrite=overwrite)
@@ -204,7 +205,7 @@ def train(
         try:
             # Lesions are refused by the training, which says what the table should hold.
             if all(scan.lesion is None for scan in series):
-                estimator._subject_numbers(series, [scan.subject for scan in series])
+                estimator._subject_numbers(len(series), [scan.subject for scan in series])
         except ValueError as error:
             raise ValueError(f"{cases}: {error}") from None
         model.fit(series, tissue=estimate_tissue, mask=not all_voxels)
@@ -299,7 +300,7 @@ def evaluate(
 
 def _healthy_sentence(healthy: HealthyScans) -> str:
     """Describe the healthy scans that a threshold comes from, with intervals over scans."""
-    from anomaly.scans.whole_scan import FEWEST_SCANS, mean_over_scans
+    from anomaly.scans.detection import FEWEST_SCANS, mean_over_scans
     from dmrifit.report.numerals import percent
 
     shares = [scan.share for scan in healthy.scans]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dmrifit._utils.compiled import njit
+from dmrifit._utils.threads import one_thread
 
 #: Smoothing of the images in voxels before they are compared, and how much the outline of the
 #: brain counts.
@@ -19,12 +20,10 @@ _ROBUST_AFFINE, _ROBUST_WARP = 1.0, 0.8
 _AFFINE_STEPS, _WARP_STEPS = 12, 12
 #: Steps of the affine map that are too small to matter, in voxels.
 _ENOUGH = 0.005
-#: Voxels, roughly the most, that find an affine map; one in so many of them, position and size.
-_MOST_VOXELS, _COARSE = 40_000, 4
-_INVERSION_STEPS, _TOLERANCE = 8, 0.002  # change of a step in voxels after which no other follows
+#: Voxels, roughly the most, that find an affine map.
+_MOST_VOXELS = 10_000
+_INVERSION_STEPS = 5
 _RIDGE = 1e-3
-#: Where products of slopes along two axes stand among those of xx, xy, xz, yy, yz and zz.
-_AXIS_PAIRS = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 #: Of the warp: term that keeps steps small where images are flat, smoothing of each step in
 #: voxels.
 _FLAT, _FLUID = 0.02, 1.0
@@ -52,10 +51,10 @@ def align(
     """
     Find the position of each voxel of a scan in the mean of healthy scans.
 
-    A map of shift and size, then an affine map, are found by Gauss–Newton steps on the differences
-    of the images, in which large differences count less; then displacements follow the differences
-    (the demons of Thirion), smoothed after every step, so that they follow anatomy that is wider
-    than the smoothing and not a lesion. This takes about a quarter of a second for 90 × 90 × 54
+    An affine map is found by Gauss–Newton steps on the differences of the images, in which large
+    differences count less; then displacements follow the differences (the demons of Thirion),
+    smoothed after every step, so that they follow anatomy that is wider than the smoothing and not
+    a lesion. This takes about a quarter of a second for 90 × 90 × 54
     voxels; packages for registration take many times that, and need more than scipy.
 
     Shapes: `images` (3, x, y, z), `mask` (x, y, z), `guide` (3, x, y, z); returns (3, x, y, z).
@@ -67,54 +66,68 @@ def align(
     # Images of the fixed guide, each with its slopes, which serve every step.
     with_slopes = [np.stack([image, *np.gradient(image)], axis=-1) for image in guide]
     maps = np.concatenate(with_slopes, axis=-1)
-    matrix = np.eye(3, 4)
-    # Voxels at either outline, and every second of the others; fewer of all in a large scan.
-    # That is enough for twelve parameters.
-    near = (images[2] > 0.05) | (guide[2] > 0.05)
-    near &= (np.indices(mask.shape).sum(axis=0) % 2 == 0) | (
-        ndimage.gaussian_gradient_magnitude(guide[2], 1.0) > 0.1
-    )
-    voxels = np.argwhere(near)[:: 1 + near.sum() // _MOST_VOXELS]
-    # Position and size first: twelve parameters at once may end in a wrong fold.
-    matrix = _affine(images, voxels[::_COARSE], maps, matrix, "size")
-    matrix = _affine(images, voxels, maps, matrix, "affine")
-    positions = _moved(matrix, mask.shape)
+    # Voxels of either brain and its rim; not all, as twelve parameters need few.
+    near = np.argwhere((images[2] > 0.05) | (guide[2] > 0.05))
+    voxels = near[:: max(2, len(near) // _MOST_VOXELS)]
+    positions = _moved(_affine(images, voxels, maps), mask.shape)
     if smoothness is None:
         return positions
     return _warped(images, mask, maps, positions, smoothness)
 
 
-def _affine(
-    images: NDArray,
-    voxels: NDArray[np.int64],
-    maps: NDArray,
-    matrix: NDArray,
-    free: str,
-) -> NDArray[np.float64]:
+def _affine(images: NDArray, voxels: NDArray[np.int64], maps: NDArray) -> NDArray[np.float64]:
+    """Find the affine map (3, 4) of voxels (n, 3) about the middle of a scan."""
     middle = (np.array(images.shape[1:]) - 1) / 2
     offsets = voxels - middle
     # Columns of like size, so that the normal equations are well conditioned.
     reach = 0.5 * float(np.mean(images.shape[1:]))
     rows = np.concatenate([offsets / reach, np.ones((len(offsets), 1))], axis=1).astype(np.float32)
-    basis = np.eye(12)
-    if free == "size":
-        basis = np.zeros((12, 4))
-        for axis in range(3):
-            basis[4 * axis + axis, 0] = 1
-            basis[4 * axis + 3, 1 + axis] = 1
+    matrix = np.eye(3, 4)
     scan_images = images[:, *voxels.T]
     scaling = np.array([reach, reach, reach, 1.0])
     for _ in range(_AFFINE_STEPS):
         positions = (rows @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)).T
-        pairs, pulls = _normal_equations(maps, scan_images, positions, rows)
-        products = pairs[_AXIS_PAIRS].transpose(0, 2, 1, 3).reshape(12, 12)
-        reduced = basis.T @ products @ basis
-        reduced += _RIDGE * np.trace(reduced) / len(reduced) * np.eye(len(reduced))
-        step = (basis @ np.linalg.solve(reduced, basis.T @ pulls.ravel())).reshape(3, 4)
+        products, pulls = _normal_equations(maps, scan_images, positions, rows)
+        products += _RIDGE * np.trace(products) / 12 * np.eye(12)
+        step = np.linalg.solve(products, pulls).reshape(3, 4)
         matrix = matrix + step / scaling
         if np.abs(step).max() < _ENOUGH:
             break
     return matrix
+
+
+def _normal_equations(
+    maps: NDArray, images: NDArray, positions: NDArray, rows: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """
+    Sum what an affine step needs: products of derivatives, and of these and residuals.
+
+    Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n), `positions` (3, n),
+    `rows` (n, 4) of offsets; returns (12, 12) and (12,).
+    """
+    residuals, slopes = _differences(maps, images, positions)
+    # Huber's weights: a lesion pulls no harder than a moderate difference.
+    weights = 1 / np.maximum(1, np.abs(residuals) / _ROBUST_AFFINE)
+    products, pulls = np.zeros((12, 12)), np.zeros(12)
+    for image in range(3):
+        derivatives = (slopes[:, image, :, None] * rows[:, None]).reshape(-1, 12)
+        weighted = derivatives * weights[:, image, None]
+        # The last bits of products of matrices depend on the number of threads.
+        with one_thread():
+            products += weighted.T @ derivatives
+            pulls += residuals[:, image] @ weighted
+    return products, pulls
+
+
+def _differences(
+    maps: NDArray, images: NDArray, positions: NDArray
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Compare images (3, n) with the guide at positions (3, n); residuals (n, 3), slopes too."""
+    values = np.empty((len(positions[0]), 12), dtype=np.float32)
+    everywhere = np.ones(maps.shape[:3], dtype=bool)
+    resampled(maps, everywhere, positions, np.arange(len(values)), values)
+    of_images = values.reshape(-1, 3, 4)
+    return images.T - of_images[..., 0], of_images[..., 1:]
 
 
 def _moved(matrix: NDArray, shape: Sequence[int]) -> NDArray[np.float32]:
@@ -142,13 +155,17 @@ def _warped(
     inside = (counts > 0).reshape(shape)
     weight = gaussian(inside, smoothness / 2) + np.float32(0.01)
     scan_images, begin = (volumes[:, *voxels.T] for volumes in (images, start))
-    moved, step = np.zeros((2, 3, *shape), dtype=np.float32)
+    moved = np.zeros((3, *shape), dtype=np.float32)
     for _ in range(_WARP_STEPS):
-        step[:] = 0
-        _add_demons(maps, scan_images, begin, cells, moved.reshape(3, -1), step.reshape(3, -1))
-        step /= np.maximum(counts, 1).reshape(shape)
+        positions = begin + moved.reshape(3, -1)[:, cells]
+        residuals, slopes = _differences(maps, scan_images, positions)
+        residuals = np.clip(residuals, -_ROBUST_WARP, _ROBUST_WARP)
+        # The demons of Thirion: where images are flat but differ, steps stay short.
+        stiffness = np.square(slopes).sum(axis=(1, 2)) + np.square(residuals).sum(axis=1) / 9
+        pulls = (slopes * residuals[..., None]).sum(axis=1).T / (_FLAT + stiffness)
         for axis in range(3):
-            moved[axis] += gaussian(step[axis], _FLUID / 2)
+            step = np.bincount(cells, pulls[axis], len(counts)) / np.maximum(counts, 1)
+            moved[axis] += gaussian(step.reshape(shape), _FLUID / 2)
             moved[axis] = gaussian(moved[axis] * inside, smoothness / 2) / weight
     return start + np.stack([sampled(displacement, (grid - 0.5) / 2) for displacement in moved])
 
@@ -168,10 +185,17 @@ def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     Invert the map from a scan to the guide by a fixed-point iteration.
 
+    Displacements are smooth, so that every second voxel along each axis is enough.
+
     Shapes: `positions` (3, x, y, z); returns (3, x, y, z).
     """
     grid = np.indices(positions.shape[1:], dtype=np.float32)
-    return _inverted(np.stack(list(positions - grid), axis=-1))
+    displacements = positions - grid
+    coarse = grid[:, ::2, ::2, ::2]
+    inverse = coarse
+    for _ in range(_INVERSION_STEPS):
+        inverse = coarse - np.stack([sampled(along, inverse) for along in displacements])
+    return grid + np.stack([sampled(along, grid / 2) for along in inverse - coarse])
 
 
 def gaussian(volume: NDArray, sd: float | Sequence[float], mode: str = "reflect") -> NDArray:
@@ -181,153 +205,13 @@ def gaussian(volume: NDArray, sd: float | Sequence[float], mode: str = "reflect"
     return smooth
 
 
-# Compiled functions of this file call none of other files, whose changes numba's cache on disk
-# would not see.
-
-
-@njit(cache=True, nogil=True)
-def _clip(position, last):
-    """Move a position along an axis into the volume; also one that is no number."""
-    return min(float(position), float(last)) if position > 0.0 else 0.0
-
-
-@njit(cache=True, nogil=True)
-def _blend(voxels, shape, position, total):
-    """Interpolate voxels (x · y · z, m) of a volume at a position (3,) in double precision."""
-    x, y, z = (
-        _clip(position[0], shape[0] - 1),
-        _clip(position[1], shape[1] - 1),
-        _clip(position[2], shape[2] - 1),
-    )
-    i, j, k = int(x), int(y), int(z)
-    u, v, w = x - i, y - j, z - k
-    row, plane = shape[2], shape[1] * shape[2]
-    first = i * plane + j * row + k
-    step_x = plane if i + 1 < shape[0] else 0
-    step_y = row if j + 1 < shape[1] else 0
-    step_z = 1 if k + 1 < shape[2] else 0
-    total[:] = 0.0
-    for corner, share in (
-        (first, (1 - u) * (1 - v)),
-        (first + step_y, (1 - u) * v),
-        (first + step_x, u * (1 - v)),
-        (first + step_x + step_y, u * v),
-    ):
-        lower, upper = voxels[corner], voxels[corner + step_z]
-        for m in range(len(total)):
-            total[m] += share * ((1 - w) * lower[m] + w * upper[m])
-
-
-@njit(cache=True, nogil=True)
-def _normal_equations(maps, images, positions, rows):
-    """
-    Sum what an affine step needs: products of slopes, and of slopes and residuals, over voxels.
-
-    Derivatives are slopes times offsets, so that their products are those of slopes, summed over
-    the images, times those of offsets.
-
-    Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n), `positions` (3, n),
-    `rows` (n, 4) of offsets; returns (6, 4, 4), for pairs of axes, and (3, 4).
-    """
-    voxels = maps.reshape(-1, 12)
-    total = np.empty(12)
-    products, pulls, offsets = np.zeros((6, 16)), np.zeros((3, 4)), np.empty(16)
-    squares, pull = np.empty(6), np.empty(3)
-    for i in range(len(rows)):
-        _blend(voxels, maps.shape, positions[:, i], total)
-        squares[:], pull[:] = 0.0, 0.0
-        for image in range(3):
-            residual = images[image, i] - total[4 * image]
-            # Huber's weights: a lesion pulls no harder than a moderate difference.
-            weight = 1.0 / max(1.0, abs(residual) / _ROBUST_AFFINE)
-            pair = 0
-            for j in range(1, 4):
-                slope = weight * total[4 * image + j]
-                pull[j - 1] += slope * residual
-                for k in range(j, 4):
-                    squares[pair] += slope * total[4 * image + k]
-                    pair += 1
-        for j in range(4):
-            for k in range(4):
-                offsets[4 * j + k] = rows[i, j] * rows[i, k]
-        for pair in range(6):
-            for k in range(16):
-                products[pair, k] += squares[pair] * offsets[k]
-        for axis in range(3):
-            for k in range(4):
-                pulls[axis, k] += pull[axis] * rows[i, k]
-    return products.reshape(6, 4, 4), pulls
-
-
-@njit(cache=True, nogil=True)
-def _add_demons(maps, images, begin, cells, moved, step):
-    """
-    Add up how far differences of images pull the voxels of cells, by the demons of Thirion.
-
-    Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n), `begin` (3, n) and
-    `cells` (n,) of voxels, `moved` and `step` (3, n_cells).
-    """
-    values, clip = maps.reshape(-1, 12), np.float32(_ROBUST_WARP)
-    total = np.empty(12)
-    position, pull = np.empty(3, np.float32), np.empty(3, np.float32)
-    for i in range(len(cells)):
-        cell = cells[i]
-        for axis in range(3):
-            position[axis] = begin[axis, i] + moved[axis, cell]
-        _blend(values, maps.shape, position, total)
-        pull[:] = 0
-        stiffness = np.float32(_FLAT)
-        for image in range(3):
-            residual = images[image, i] - np.float32(total[4 * image])
-            residual = min(max(residual, -clip), clip)
-            squares = np.float32(0)
-            for axis in range(3):
-                slope = np.float32(total[4 * image + 1 + axis])
-                pull[axis] += residual * slope
-                squares += slope * slope
-            # As in Thirion's demons: where images are flat but differ, steps stay short.
-            stiffness += squares + residual * residual / np.float32(9)
-        for axis in range(3):
-            step[axis, cell] += pull[axis] / stiffness
-
-
-@njit(cache=True, nogil=True)
-def _inverted(moved):
-    """Invert displacements (x, y, z, 3) by a fixed-point iteration; gives (3, x, y, z)."""
-    shape = moved.shape
-    voxels, inverse = moved.reshape(-1, 3), np.empty((3, *shape[:3]), dtype=np.float32)
-    total = np.empty(3)
-    grid, position = np.empty(3, np.float32), np.empty(3, np.float32)
-    for x in range(shape[0]):
-        for y in range(shape[1]):
-            for z in range(shape[2]):
-                grid[0], grid[1], grid[2] = x, y, z
-                if z:
-                    position[2] += 1.0  # neighbors move alike
-                else:
-                    position[:] = grid
-                for _ in range(_INVERSION_STEPS):
-                    _blend(voxels, shape, position, total)
-                    change = 0.0
-                    for axis in range(3):
-                        nearer = grid[axis] - np.float32(total[axis])
-                        change = max(change, abs(nearer - position[axis]))
-                        position[axis] = nearer
-                    # Later steps are ever shorter, as displacements are smooth.
-                    if change < _TOLERANCE:
-                        break
-                for axis in range(3):
-                    inverse[axis, x, y, z] = position[axis]
-    return inverse
-
-
 @njit(cache=True, nogil=True, error_model="numpy")
-def resampled(channels, mask, positions, shares, rows, out):
+def resampled(channels, mask, positions, rows, out):
     """
     Interpolate channels of the voxels of a mask in single precision, in rows of `out`.
 
-    Shapes: `channels` (x, y, z, m), `mask` (x, y, z), `positions` (3, n), `shares` (n,) of the
-    mask at the positions, by which sums are divided, `rows` (n,), `out` (n_rows, m).
+    Shapes: `channels` (x, y, z, m), 0 outside the `mask` (x, y, z); `positions` (3, n), `rows`
+    (n,), `out` (n_rows, m).
     """
     m = channels.shape[3]
     corners, weights = np.empty((3, 2), dtype=np.int64), np.empty((3, 2), dtype=np.float32)
@@ -352,5 +236,3 @@ def resampled(channels, mask, positions, shares, rows, out):
                         voxel = channels[u, v, w]
                         for k in range(m):
                             total[k] += weight * voxel[k]
-        for k in range(m):
-            total[k] /= shares[i]

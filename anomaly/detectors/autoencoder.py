@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.detectors.aligned import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans
 from anomaly.detectors.alignment import (
     align,
     guide_images,
@@ -17,13 +18,12 @@ from anomaly.detectors.alignment import (
     sampled,
 )
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import Smoother, nearest_inside, sd_in_voxels
+from anomaly.detectors.features import look_of, nearest_inside, sd_in_voxels, smoothed_voxels
 from anomaly.detectors.network_base import (
     Brain,
     Reconstructor,
     residual_map,
 )
-from anomaly.detectors.template import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans, look_of
 from dmrifit._utils.checks import Count, NotNegative, check_number
 from dmrifit.model_files.registry import register
 from dmrifit.networks.volume_estimator import evaluating
@@ -221,20 +221,15 @@ class DenoisingAutoencoder(Reconstructor):
         return ("healthy_residual_", *(("guide_", "scales_") if self.aligned else ()))
 
     def _fit_scans(self, scans: Scans) -> None:
-        self._positions: dict[int, NDArray[np.float32]] = {}
-        try:
-            if self.aligned:
-                looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
-                try:
-                    aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
-                except ValueError as error:
-                    raise ValueError(f"{error}{_UNALIGNED}") from None
-                self.guide_, self.scales_ = aligned.guide, aligned.scales
-                self._positions = dict(enumerate(aligned.positions))
-            super()._fit_scans(scans)
-            self.healthy_residual_ = self._healthy_residual(scans)
-        finally:
-            del self._positions
+        if self.aligned:
+            looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
+            try:
+                aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
+            except ValueError as error:
+                raise ValueError(f"{error}{_UNALIGNED}") from None
+            self.guide_, self.scales_ = aligned.guide, aligned.scales
+        super()._fit_scans(scans)
+        self.healthy_residual_ = self._healthy_residual(scans)
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         super()._learn(inputs, targets)
@@ -255,18 +250,17 @@ class DenoisingAutoencoder(Reconstructor):
     ) -> tuple[Brain, NDArray[np.float32]]:
         """Align a scan to the healthy mean; return it there, and its positions (3, x, y, z)."""
         signal, mask = scans.signal(i), scans.mask(i)
-        positions = self.__dict__.get("_positions", {}).get(i)
-        if positions is None:
-            look = look_of(signal, mask)
-            images = guide_images(look.mean, look.spread, mask, self.scales_)
-            positions = align(images, mask, self.guide_, smoothness=_SMOOTHNESS)
+        look = look_of(signal, mask)
+        images = guide_images(look.mean, look.spread, mask, self.scales_)
+        positions = align(images, mask, self.guide_, smoothness=_SMOOTHNESS)
         inverse = inverted(positions)
         share = sampled(mask.astype(np.float32), inverse)
         inside = share > INSIDE_SHARE
         volume = np.zeros(signal.shape, dtype=np.float32)
         # Signals outside the brain count as 0; the share undoes that where both were mixed.
         rows, out = np.flatnonzero(inside), volume.reshape(mask.size, -1)
-        resampled(signal, mask, inverse[:, inside], share[inside], rows, out)
+        resampled(signal, mask, inverse[:, inside], rows, out)
+        out[rows] /= share[inside, None]
         return Brain(volume, inside, number), positions
 
     def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
@@ -281,8 +275,7 @@ class DenoisingAutoencoder(Reconstructor):
         reconstruction = brain.volume
         reconstruction[~mask] = 0
         rows, out = np.flatnonzero(mask), reconstruction.reshape(mask.size, -1)
-        shares = np.ones(len(rows), dtype=np.float32)
-        resampled(rebuilt, np.ones_like(mask), positions[:, mask], shares, rows, out)
+        resampled(rebuilt, np.ones_like(mask), positions[:, mask], rows, out)
         return {
             "reconstruction": np.moveaxis(reconstruction, -1, 0),
             "scan": np.moveaxis(signal, -1, 0),
@@ -306,7 +299,7 @@ class DenoisingAutoencoder(Reconstructor):
         squares, counts = np.zeros((2, *self.shape_)), np.zeros(self.shape_)
         for i in range(len(scans)):
             prediction, mask = self._predict_scan(scans, i), scans.mask(i)
-            volumes = [*np.square(self._moments(prediction, Smoother(mask)))]
+            volumes = [*np.square(self._moments(prediction, mask))]
             volumes.append(mask.astype(np.float32))
             if self.aligned:
                 inverse = inverted(prediction["positions"])
@@ -323,23 +316,23 @@ class DenoisingAutoencoder(Reconstructor):
             healthy[k] = np.maximum(np.sqrt(shrunk), _LEAST_RESIDUAL)
         return healthy
 
-    def _moments(self, prediction: Mapping[str, Any], smooth: Smoother) -> NDArray[np.float32]:
+    def _moments(
+        self, prediction: Mapping[str, Any], mask: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
         """Compute mean and spread over channels of the smoothed residual, (2, x, y, z)."""
-        sd, box = sd_in_voxels(self.feature_mm, self.spacing), smooth.box
-        scan, reconstruction = (
-            np.moveaxis(prediction[name], 0, -1)[box] for name in ("scan", "reconstruction")
-        )
-        residual = smooth.voxels(scan - reconstruction, sd)
+        difference = np.moveaxis(prediction["scan"] - prediction["reconstruction"], 0, -1)
+        sd = sd_in_voxels(self.feature_mm, self.spacing)
+        residual = smoothed_voxels(difference, mask, sd)
         mean = residual.mean(axis=-1, dtype=np.float64)
         squares = np.square(residual, dtype=np.float64).mean(axis=-1)
-        moments = np.zeros((2, *smooth.mask.shape), dtype=np.float32)
+        moments = np.zeros((2, *mask.shape), dtype=np.float32)
         # Scanners differ in the level of the whole brain, which is no anomaly.
-        moments[0, smooth.mask] = mean - np.median(mean)
-        moments[1, smooth.mask] = np.sqrt(np.maximum(squares - np.square(mean), 0))
+        moments[0, mask] = mean - np.median(mean)
+        moments[1, mask] = np.sqrt(np.maximum(squares - np.square(mean), 0))
         return moments
 
     def _criterion(self) -> torch.nn.Module:
-        from anomaly.networks.losses import VariationalLoss
+        from anomaly.networks.architectures import VariationalLoss
 
         return VariationalLoss(self.kl_weight, reduction=self.reduction)
 
@@ -368,28 +361,23 @@ class DenoisingAutoencoder(Reconstructor):
     ) -> NDArray[np.float32]:
         """Score the voxels of a scan whose reconstruction is known."""
         if self.residual == "relative":
-            smooth, healthy = Smoother(mask), self.healthy_residual_[:, mask]
+            healthy = self.healthy_residual_[:, mask]
             if self.aligned:
                 positions = prediction["positions"][:, mask]
                 healthy = np.stack([sampled(v, positions) for v in self.healthy_residual_])
-            score = np.zeros(mask.shape, dtype=np.float32)
-            squares = np.square(self._moments(prediction, smooth)[:, mask] / healthy)
-            score[mask] = np.sqrt(squares.sum(axis=0))
-            return smooth(score, sd_in_voxels(self.smooth_mm, self.spacing))
+            squares = np.square(self._moments(prediction, mask)[:, mask] / healthy)
+            return self._smooth_scores(np.sqrt(squares.sum(axis=0)), mask)
         # In one layout, as sums over channels depend on it in their last bits.
         scan = np.ascontiguousarray(prediction["scan"])
         reconstruction = np.ascontiguousarray(prediction["reconstruction"])
         if self.scale == "image":
             # The largest value has to be one of the brain: outside the network may not be trained.
-            reconstruction = reconstruction * mask
-        return residual_map(
-            scan,
-            reconstruction,
-            residual=self.residual,
-            scale=self.scale,
-            mask=mask,
-            smoothing=sd_in_voxels(self.smooth_mm, self.spacing),
-        )
+            top = float((reconstruction * mask).max())
+            reconstruction = reconstruction / np.float32(top if top > 0 else 1)
+        differences = residual_map(scan, reconstruction, self.residual)
+        smooth = self._smooth_scores(differences[mask], mask)
+        # The absolute value comes last, so that smoothing lets noise cancel.
+        return np.abs(smooth) if self.residual == "mean" else smooth
 
     def _check_restored(self) -> None:
         super()._check_restored()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -60,6 +60,8 @@ class Scans:
         if self._masks is not None:
             check_length(self._scans, self._masks, "masks")
         self.covariates = covariates
+        #: Covariates and number of all scans, those that `take` leaves out included.
+        self.of_all = covariates, len(self._scans)
         self._numbers = np.arange(len(self._scans))
         self.subjects: NDArray[Any] = self._numbers
         self.groups: NDArray[Any] | None = None
@@ -198,12 +200,8 @@ class AnomalyDetector(BaseEstimator):
     _needs_directions: ClassVar[bool] = False
     #: Whether `fit` takes covariates of the subjects into account.
     _uses_covariates: ClassVar[bool] = False
-    #: For each scan of `fit` the voxels that count for the threshold, such as white and gray
-    #: matter; set before `fit` by callers with tissue maps. By default the whole mask counts.
-    _counted: ClassVar[Sequence[Any] | None] = None
-    #: Called with the maps, masks and numbers of the scans that the threshold was fitted to; set
-    #: before `fit` by callers that summarize healthy scans.
-    _observe: ClassVar[Callable[..., None] | None] = None
+    #: False-positive rate per healthy voxel of the default threshold.
+    _default_rate: ClassVar[float] = 0.01
     _array_names: ClassVar[tuple[str, ...]] = ()
     #: Arrays that older model files lack, with values by which those models score as before.
     _later_arrays: ClassVar[Mapping[str, NDArray[Any]]] = {}
@@ -246,42 +244,55 @@ class AnomalyDetector(BaseEstimator):
             If a parameter, a scan, a mask or a covariate is not possible, all scans are of one
             subject, or there are fewer than a regression on the covariates needs.
         """
+        self._fit_counting(X, masks, groups=groups, covariates=covariates)
+        return self
+
+    def _fit_counting(
+        self,
+        X: Any,
+        masks: Any = None,
+        counted_voxels: Sequence[NDArray[np.bool_]] | None = None,
+        *,
+        groups: Any = None,
+        covariates: Any = None,
+    ) -> tuple[list[int], NDArray[np.float32], NDArray[np.bool_]]:
+        """
+        Learn as `fit` does, and count a part of each mask for the threshold, such as white matter.
+
+        Gives the numbers of the scans that the threshold was fitted to, their maps (n, x, y, z)
+        and the voxels (n, x, y, z) that counted.
+        """
         self._check_shared()
         # A training that fails must not leave the threshold of an earlier one.
         self.__dict__.pop("threshold_", None)
         scans = self._scans_of(X, masks, covariates)
-        subjects = self._subject_numbers(scans, groups)
-        scans.subjects = subjects
+        scans.subjects = self._subject_numbers(len(scans), groups)
         if groups is not None:
             scans.groups = np.array([str(group) for group in groups])
-        self._remember(scans)
+        self.shape_, self.n_channels_ = scans.shape[:3], scans.shape[3]
         rule = self._new_threshold()
-        if rule is None or self.calibration is None:
+        if rule is None:
             self._fit_scans(scans)
             self.threshold_: Any = None
-            return self
-        folds = _folds(subjects, self._held_out())
+            nothing = np.empty((0, *self.shape_), dtype=np.float32)
+            return [], nothing, nothing > 0
+        folds = _folds(scans.subjects, self._held_out())
         scan_maps: dict[int, NDArray[np.float32]] = {}
         # Each fold is scored by a detector that learned from the other scans.
         for fold in folds:
             detector: Any = self if len(folds) == 1 else clone(self)
-            detector._remember(scans)
+            detector.shape_, detector.n_channels_ = scans.shape[:3], scans.shape[3]
             detector._fit_scans(scans.take(np.setdiff1d(np.arange(len(scans)), fold)))
             scan_maps |= {int(i): detector._map(scans, int(i)) for i in fold}
         if len(folds) > 1:
             self._fit_scans(scans)
         held_out = sorted(scan_maps)
-        maps = [scan_maps[i] for i in held_out]
-        masks = []
-        for i in held_out:
-            mask = scans.mask(i)
-            if self._counted is not None:
-                mask &= np.asarray(self._counted[i], dtype=bool)
-            masks.append(mask)
-        self.threshold_ = rule.fit(np.stack(maps), np.stack(masks))
-        if self._observe is not None:
-            self._observe(maps, masks, held_out)
-        return self
+        maps = np.stack([scan_maps[i] for i in held_out])
+        if counted_voxels is None:
+            counted_voxels = [scans.mask(i) for i in range(len(scans))]
+        voxels = np.stack([counted_voxels[i] for i in held_out])
+        self.threshold_ = rule.fit(maps, voxels)
+        return held_out, maps, voxels
 
     def anomaly_map(
         self, X: Any, masks: Any = None, *, covariates: Any = None
@@ -357,48 +368,31 @@ class AnomalyDetector(BaseEstimator):
     # Shared methods
     # -------------------------------------------------------------------------------
 
-    def _subject_numbers(self, scans: Sequence[Any] | Scans, groups: Any) -> NDArray[Any]:
+    def _subject_numbers(self, n_scans: int, groups: Any) -> NDArray[Any]:
         """Return the number of each scan's subject, in the order of their first scans."""
-        names = [str(i) for i in range(len(scans))]
+        names: Sequence[Any] = range(n_scans)
         if groups is not None:
             names = [str(group) for group in listed(groups, "groups")]
-            if len(names) != len(scans):
-                raise ValueError(
-                    f"{counted(len(names), 'group')} for {counted(len(scans), 'scan')}; give the "
-                    "subject of each scan"
-                )
-        number_of: Mapping[str, int] = {name: i for i, name in enumerate(dict.fromkeys(names))}
+            check_length(range(n_scans), names, "groups")
+        number_of = {name: i for i, name in enumerate(dict.fromkeys(names))}
         n_subjects = len(number_of)
         if n_subjects < 2:
             raise ValueError(
-                f"{counted(len(scans), 'scan')} of one subject; what is healthy is learned from "
+                f"{counted(n_scans, 'scan')} of one subject; what is healthy is learned from "
                 "several, and others are needed for the threshold: give scans of more subjects"
             )
         if self._new_threshold() is not None:
-            self._check_held_out(len(scans), n_subjects)
+            folds = _folds(np.arange(n_subjects), self._held_out())
+            n_held_out = max(map(len, folds))
+            if n_subjects - n_held_out < self._least_subjects:
+                raise ValueError(
+                    f"{counted(n_scans, 'scan')} of {counted(n_subjects, 'subject')}: holding "
+                    f"out {n_held_out} for the threshold leaves {n_subjects - n_held_out} to "
+                    f"learn from, and {type(self).__name__} needs {self._least_subjects}; give "
+                    "scans of more subjects, or hold out fewer (calibration, --calibration)"
+                    f"{self._other_remedy}"
+                )
         return np.array([number_of[name] for name in names])
-
-    def _check_held_out(self, n_scans: int, n_subjects: int) -> None:
-        """Raise if too few subjects are left to learn from beside those of the threshold."""
-        least = self._least_subjects
-
-        def n_held_out(n: int) -> int:
-            return max(len(fold) for fold in _folds(np.arange(n), self._held_out()))
-
-        n_left = n_subjects - n_held_out(n_subjects)
-        if n_left >= least:
-            return
-        # Shares near 1 would need more subjects than anybody has.
-        numbers = range(n_subjects, n_subjects + 1000)
-        enough = next((n for n in numbers if n - n_held_out(n) >= least), None)
-        remedy = f"give scans of {enough} subjects or more"
-        if enough is None:
-            remedy = f"hold out less than calibration={self._held_out()}"
-        raise ValueError(
-            f"{counted(n_scans, 'scan')} of {counted(n_subjects, 'subject')}: holding out "
-            f"{n_subjects - n_left} for the threshold leaves {n_left} to learn from, and "
-            f"{type(self).__name__} needs {least}; {remedy}{self._other_remedy}"
-        )
 
     def _check_shared(self) -> None:
         """Check all parameters, and that healthy scans can fit the threshold rule."""
@@ -438,7 +432,7 @@ class AnomalyDetector(BaseEstimator):
         if self.calibration is None:
             return None
         if self.threshold is None:
-            return HealthyRateThreshold(0.01)
+            return HealthyRateThreshold(self._default_rate)
         return clone(self.threshold)
 
     def _scans_of(self, X: Any, masks: Any, covariates: Any) -> Scans:
@@ -447,12 +441,6 @@ class AnomalyDetector(BaseEstimator):
                 f"{type(self).__name__} takes no covariates into account; VoxelwiseGaussian does"
             )
         return Scans(X, masks, covariates)
-
-    def _remember(self, scans: Scans) -> None:
-        """Keep what a detector has to know of all scans, those of other folds included."""
-        x, y, z, channels = scans.shape
-        self.shape_ = x, y, z
-        self.n_channels_ = channels
 
     def _like_learned(self, scans: Scans) -> Scans:
         """Reject scans whose directions or size differ from those of the training scans."""
@@ -475,8 +463,10 @@ class AnomalyDetector(BaseEstimator):
     def _smooth_scores(
         self, scores: NDArray[np.floating], mask: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        """Smooth scores (x, y, z) inside a mask by `smooth_mm`."""
-        return masked_smoothing(scores, mask, sd_in_voxels(self.smooth_mm, self.spacing))
+        """Smooth the scores (n_voxels,) of a mask (x, y, z) by `smooth_mm`; gives (x, y, z)."""
+        volume = np.zeros(mask.shape, dtype=np.float32)
+        volume[mask] = scores
+        return masked_smoothing(volume, mask, sd_in_voxels(self.smooth_mm, self.spacing))
 
     def _map(self, scans: Scans, i: int) -> NDArray[np.float32]:
         mask = scans.mask(i)
@@ -537,12 +527,8 @@ class AnomalyDetector(BaseEstimator):
             If an entry is missing or unknown, or entries are inconsistent.
         """
         refuse_keys(fitted, {*_SHARED, *self._fact_names}, "fitted attribute", complete=True)
-        shape, n_channels = fitted["shape"], fitted["n_channels"]
-        has_three_axes = isinstance(shape, list) and len(shape) == 3
-        if not has_three_axes or not all(type(n) is int and n > 0 for n in (*shape, n_channels)):
-            raise RefusedError(f"its scans have {shape} voxels and {n_channels} directions")
-        self.shape_ = (shape[0], shape[1], shape[2])
-        self.n_channels_ = n_channels
+        self.shape_, self.n_channels_ = fitted["shape"], fitted["n_channels"]
+        self._check_size()
         self._restore_parts(fitted, files)
         for name in self._fact_names:
             setattr(self, name, decoded(fitted[name]))
@@ -581,6 +567,14 @@ class AnomalyDetector(BaseEstimator):
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise RefusedError(f"its array {name} has values that are not finite")
             setattr(self, name, values)
+
+    def _check_size(self) -> None:
+        """Reject restored numbers of voxels and directions that no scans have."""
+        shape, n_channels = self.shape_, self.n_channels_
+        has_three_axes = isinstance(shape, list | tuple) and len(shape) == 3
+        if not has_three_axes or not all(type(n) is int and n > 0 for n in (*shape, n_channels)):
+            raise RefusedError(f"its scans have {shape} voxels and {n_channels} directions")
+        self.shape_ = tuple(shape)
 
     def _check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Reject restored arrays of another shape than expected."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from anomaly.detectors.alignment import gaussian
+from anomaly.generators.implants import Look
 from dmrifit._utils.checks import is_number
 
 #: Names of the features of `voxel_features`.
@@ -22,58 +23,43 @@ SMOOTH_MM = 6.0
 _LOCAL = 1.5
 
 
-def mean_signal(signal: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Average the signal over directions; `signal` (x, y, z, channels); gives (x, y, z)."""
-    return np.stack([plane.mean(axis=-1, dtype=np.float32) for plane in _planes(signal)])
+def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:
+    """Average a scan (x, y, z, channels) over directions, and compute their spread (SD)."""
+    mean, spread = np.zeros((2, *mask.shape), dtype=np.float32)
+    # In one layout, on which sums depend in their last bits.
+    voxels = np.ascontiguousarray(signal[mask])
+    mean[mask] = voxels.mean(axis=-1, dtype=np.float32)
+    spread[mask] = voxels.std(axis=-1, dtype=np.float32)
+    return Look(mean, spread, mask)
 
 
-def signal_spread(signal: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Compute the SD (x, y, z) of the signal over directions, which grows with anisotropy."""
-    return np.stack([plane.std(axis=-1, dtype=np.float32) for plane in _planes(signal)])
+def smoothed_voxels(
+    volume: NDArray, mask: NDArray[np.bool_], sd: float | tuple[float, ...]
+) -> NDArray[np.float32]:
+    """
+    Smooth inside a mask with a Gaussian, without leakage from outside; `sd` is in voxels.
 
-
-def _planes(signal: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
-    """Give planes in one layout, on which sums depend in their last bits; no copy of the scan."""
-    return map(np.ascontiguousarray, signal)
-
-
-class Smoother:
-    """Smooths inside a mask; the weights of each Gaussian are computed once."""
-
-    def __init__(self, mask: NDArray[np.bool_]) -> None:
-        self.mask = mask
-        # A third of a scan is outside the box of the brain, where nothing is smoothed.
-        boxes = ndimage.find_objects(mask.astype(np.int8))
-        self.box = boxes[0] if boxes else (slice(1),) * 3
-        self._weights: dict[float | tuple[float, ...], NDArray] = {}
-
-    def __call__(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
-        """Smooth a volume (x, y, z) with a Gaussian; its SD is in voxels, or one for each axis."""
-        full = np.zeros(self.mask.shape, dtype=np.float32)
-        full[self.mask] = self.voxels(volume[self.box], sd)
-        return full
-
-    def voxels(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
-        """
-        Smooth a volume, or channels of it on the last axis, that is given in the box of the mask.
-
-        Shapes: `volume` (x, y, z, ...); returns the voxels of the mask (n, ...).
-        """
-        inside = self.mask[self.box]
-        if sd not in self._weights:
-            self._weights[sd] = gaussian(inside, sd, "constant")[inside]
-        channels = (1,) * (volume.ndim - 3)
-        cut_out = np.where(inside.reshape(inside.shape + channels), volume, 0)
-        smooth: NDArray = gaussian(cut_out, sd, "constant")[inside]
-        smooth /= self._weights[sd].reshape(-1, *channels)
-        return smooth
+    Shapes: `volume` (x, y, z) or (x, y, z, channels), `mask` (x, y, z); returns the voxels of the
+    mask, (n,) or (n, channels).
+    """
+    # A third of a scan is outside the box of the brain, where nothing is smoothed.
+    boxes = ndimage.find_objects(mask.astype(np.int8))
+    box = boxes[0] if boxes else (slice(1),) * 3
+    inside = mask[box]
+    channels = (1,) * (volume.ndim - 3)
+    cut_out = np.where(inside.reshape(inside.shape + channels), volume[box], 0)
+    smooth: NDArray = gaussian(cut_out, sd, "constant")[inside]
+    smooth /= gaussian(inside, sd, "constant")[inside].reshape(-1, *channels)
+    return smooth
 
 
 def masked_smoothing(
     volume: NDArray[np.floating], mask: NDArray[np.bool_], sd: float | tuple[float, ...]
 ) -> NDArray[np.float32]:
-    """Smooth a volume (x, y, z) inside a mask with a Gaussian, without leakage from outside."""
-    return Smoother(mask)(volume, sd)
+    """Smooth a volume (x, y, z) inside a mask as `smoothed_voxels`; 0 outside."""
+    full = np.zeros(mask.shape, dtype=np.float32)
+    full[mask] = smoothed_voxels(volume, mask, sd)
+    return full
 
 
 def check_spacing(spacing: Any) -> None:
@@ -102,11 +88,8 @@ def voxel_features(
     signal: NDArray[np.floating], mask: NDArray[np.bool_], names: Sequence[str]
 ) -> NDArray[np.float32]:
     """Compute features (n, x, y, z) that do not depend on the order of directions."""
-    volumes: dict[str, NDArray[Any]] = {}
-    if {"mean", "local mean", "gradient"} & set(names):
-        volumes["mean"] = np.where(mask, mean_signal(signal), 0)
-    if {"spread", "local spread"} & set(names):
-        volumes["spread"] = np.where(mask, signal_spread(signal), 0)
+    look = look_of(signal, mask)
+    volumes = {"mean": look.mean, "spread": look.spread}
     for name in ("mean", "spread"):
         if f"local {name}" in names:
             volumes[f"local {name}"] = masked_smoothing(volumes[name], mask, _LOCAL)
@@ -121,3 +104,16 @@ def voxel_features(
     if "depth" in names:
         volumes["depth"] = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
     return np.stack([volumes[name] for name in names]).astype(np.float32)
+
+
+def shrunk_variance(
+    squares: NDArray[np.floating], freedom: NDArray[Any], prior: float
+) -> NDArray[np.floating]:
+    """Divide sums of squares by their freedom, as if it were `prior` more with the median."""
+    # A variance of few scans is small by chance in some voxels, where all would be abnormal.
+    estimable = freedom > 0
+    typical = 0.0
+    if estimable.any():
+        typical = float(np.median(squares[estimable] / freedom[estimable]))
+    total, weight = squares + prior * typical, freedom + prior
+    return np.divide(total, weight, out=np.full(total.shape, typical), where=weight > 0)

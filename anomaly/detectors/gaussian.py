@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from anomaly.detectors.base import AnomalyDetector, Scans
 from anomaly.detectors.features import (
     FEATURES,
+    look_of,
     masked_smoothing,
-    mean_signal,
     nearest_inside,
+    shrunk_variance,
     voxel_features,
 )
 from dmrifit._utils.checks import NotNegative
@@ -219,13 +220,9 @@ class VoxelwiseGaussian(AnomalyDetector):
     # Learning
     # -------------------------------------------------------------------------------------
 
-    def _remember(self, scans: Scans) -> None:
-        super()._remember(scans)
-        # The design of all scans has a column also for levels that only the held-out fold has.
-        self._whole_design = Design.learn(scans.covariates, len(scans))
-
     def _fit_scans(self, scans: Scans) -> None:
-        design = self.__dict__.pop("_whole_design")
+        # A column also for levels that only the held-out fold has.
+        design = Design.learn(*scans.of_all)
         columns = design.matrix(scans.covariates, len(scans))
         if len(scans) <= columns.shape[1]:
             raise ValueError(
@@ -273,7 +270,10 @@ class VoxelwiseGaussian(AnomalyDetector):
             beta = _solved(gram, products)
             # Of the residuals, from the normal equations without their ridge.
             squares += np.einsum("cv,vcd,dv->v", beta, gram, beta) - 2 * (beta * products).sum(0)
-            variance = self._shrunk(np.maximum(squares, 0), counts, n_columns)
+            freedom = np.maximum(counts - n_columns, 0)
+            variance = shrunk_variance(np.maximum(squares, 0), freedom, float(self.prior_scans))
+            # A new scan also differs by the error of the mean of the healthy ones.
+            variance = np.maximum(variance * (1 + 1 / np.maximum(counts, 1)), _LEAST_SD**2)
             targets = [*self.coefficients_[k], self.variance_[k]]
             for target, values in zip(targets, [*beta, variance], strict=True):
                 volume[covered] = values
@@ -288,20 +288,6 @@ class VoxelwiseGaussian(AnomalyDetector):
             block = np.ix_(varies, varies)
             self.correlation_[block] *= _SHRINKAGE
             self.correlation_[block] += (1 - _SHRINKAGE) * np.corrcoef(z_sample[varies])
-
-    def _shrunk(self, squares: NDArray, counts: NDArray, n_columns: int) -> NDArray[np.float64]:
-        """Compute variances from sums of squares, shrunk towards their median."""
-        # A variance of few scans is small by chance in some voxels, where all would be abnormal.
-        freedom = np.maximum(counts - n_columns, 0).astype(np.float64)
-        estimable = freedom > 0
-        typical = 0.0
-        if estimable.any():
-            typical = float(np.median(squares[estimable] / freedom[estimable]))
-        weight = freedom + float(self.prior_scans)
-        total = squares + float(self.prior_scans) * typical
-        variance = np.divide(total, weight, out=np.full(len(squares), typical), where=weight > 0)
-        # A new scan also differs by the error of the mean of the healthy ones.
-        return np.maximum(variance * (1 + 1 / np.maximum(counts, 1)), _LEAST_SD**2)
 
     # Features
     # -------------------------------------------------------------------------------------
@@ -333,15 +319,12 @@ class VoxelwiseGaussian(AnomalyDetector):
             difference = self._feature(scans, i, feature) - expected
             deviations.append((difference / np.sqrt(self.variance_[k]))[mask])
         z = np.stack(deviations)
-        score = np.zeros(mask.shape, dtype=np.float32)
         if self.distance == "mahalanobis":
             # Features that vary together in healthy scans must not count twice.
             root = np.linalg.cholesky(self.correlation_)
             whitened = np.linalg.solve(root, z.astype(np.float64))
-            score[mask] = np.sqrt((whitened**2).mean(axis=0))
-            return self._smooth_scores(score, mask)
-        score[mask] = z.mean(axis=0)
-        mean = self._smooth_scores(score, mask)
+            return self._smooth_scores(np.sqrt((whitened**2).mean(axis=0)), mask)
+        mean = self._smooth_scores(z.mean(axis=0), mask)
         if self.side == "both":
             return np.abs(mean)
         return -mean if self.side == "low" else mean
@@ -386,7 +369,8 @@ class OneMinusMean(AnomalyDetector):
         """Learn nothing."""
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
-        return self._smooth_scores(1 - mean_signal(scans.signal(i)), scans.mask(i))
+        mask = scans.mask(i)
+        return self._smooth_scores(1 - look_of(scans.signal(i), mask).mean[mask], mask)
 
 
 def _solved(gram: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray[np.float64]:

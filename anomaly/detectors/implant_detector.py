@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from anomaly.detectors.features import Smoother, nearest_inside
-from anomaly.detectors.template import AlignedDetector, AlignedScans, Deviations, template_at
-from anomaly.detectors.thresholds import HealthyRateThreshold
+from anomaly.detectors.aligned import AlignedDetector, AlignedScans, Deviations, template_at
+from anomaly.detectors.features import masked_smoothing, nearest_inside
 from anomaly.generators.implants import Look, implant, implant_patch, noise_floor
 from dmrifit._utils.checks import Count, Within
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
@@ -30,8 +29,6 @@ _SHELL = 4
 #: Standard deviations in voxels of neighborhoods.
 _NEAR, _WIDE = (0.7, 1.2, 2.0, 3.5), (1.2, 2.0)
 _REACH = (5, 9)  # voxels
-#: Share of healthy voxels above the threshold.
-_RATE = 0.002
 #: Columns of the feature table.
 _N_COLUMNS = 52
 
@@ -112,6 +109,7 @@ class ImplantDetector(AlignedDetector):
     VoxelwiseGaussian : The reference: deviations from healthy scans at the same position.
     """
 
+    _default_rate: ClassVar[float] = 0.002
     _estimator_names: ClassVar[tuple[str, ...]] = ("trees_",)
 
     _: KW_ONLY
@@ -120,11 +118,6 @@ class ImplantDetector(AlignedDetector):
     n_trees: Count = 200
     calibration: str | float | int | None = 0.25
     random_state: RandomState = None
-
-    def _new_threshold(self) -> Any:
-        if self.threshold is None and self.calibration is not None:
-            return HealthyRateThreshold(_RATE)
-        return super()._new_threshold()
 
     # Learning
     # -------------------------------------------------------------------------------------
@@ -170,14 +163,8 @@ class ImplantDetector(AlignedDetector):
 
     def _score(self, look: Look, positions: NDArray[np.float32]) -> NDArray[np.float32]:
         table = _table(look, template_at(self.template_, positions), positions)
-        return self._score_table(look, table)
-
-    def _score_table(self, look: Look, table: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score the voxels of a scan by their features."""
-        score = np.zeros(look.mask.shape, dtype=np.float32)
         with one_thread():
-            score[look.mask] = np.clip(self.trees_.predict(table), 0, 1)
-        return self._smooth_scores(score, look.mask)
+            return self._smooth_scores(np.clip(self.trees_.predict(table), 0, 1), look.mask)
 
     # Model files
     # ----------------------------------------------------------------------------------
@@ -208,7 +195,11 @@ def _drawn(
 
 def _table(look: Look, expected: NDArray, positions: NDArray) -> NDArray[np.float32]:
     """Compute the features of each voxel of the brain, (n_voxels, n_columns)."""
-    mask, smooth = look.mask, Smoother(look.mask)
+    mask = look.mask
+
+    def smooth(volume: NDArray, sd: float) -> NDArray[np.float32]:
+        return masked_smoothing(volume, mask, sd)
+
     mean, mean_sd, spread, spread_sd, low, high, share = expected
     # Zeros outside the brain would be the minimum of every voxel at its border.
     filled = look.mean[nearest_inside(mask)]

@@ -120,10 +120,9 @@ class IsolationForestDetector(AnomalyDetector):
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
         mask = scans.mask(i)
-        score = np.zeros(mask.shape, dtype=np.float32)
         with one_thread():
-            score[mask] = -self.forest_.score_samples(self._rows(scans, i))
-        return self._smooth_scores(score, mask)
+            scores = -self.forest_.score_samples(self._rows(scans, i))
+        return self._smooth_scores(scores, mask)
 
     def _check_restored(self) -> None:
         n_features = len(self.features) + {"world": 3, "depth": 1, None: 0}[self.position]

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import ARRAYS, AnomalyDetector, Scans
-from anomaly.detectors.features import masked_smoothing
-from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.io.parameter_json import refuse_keys
 from dmrifit.networks.training import Training, check_training, fill_training
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
@@ -31,8 +30,6 @@ PUBLISHED_TRAINING = Training(
 )
 #: Share of the signals of a brain that may lie outside 0 to 1, because of noise and pulsation.
 _MAX_SHARE_OUTSIDE = 0.05
-#: Keys of the unfitted and the fitted threshold rule in model files.
-_RULE_KEYS = ("rule", "threshold")
 
 
 @dataclass(frozen=True)
@@ -130,11 +127,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         scans = self._like_learned(Scans(X, masks))
         reconstructions = np.zeros((len(scans), *scans.shape), dtype=np.float32)
         for i in range(len(scans)):
-            mask = scans.mask(i)
-            reconstruction = self._predict_scan(scans, i)["reconstruction"]
-            np.multiply(
-                np.moveaxis(reconstruction, 0, -1), mask[..., None], out=reconstructions[i]
-            )
+            volume = np.moveaxis(self._predict_scan(scans, i)["reconstruction"], 0, -1)
+            reconstructions[i] = np.where(scans.mask(i)[..., None], volume, 0)
         return reconstructions
 
     def score(self, X: Any, masks: Any = None) -> float:
@@ -187,8 +181,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         self.n_channels_ = len(inputs[0])
-        x, y, z = inputs[0].shape[1:]
-        self.shape_ = x, y, z
+        self.shape_ = inputs[0].shape[1:]
         if self.region == "brain":
             pairs = zip(inputs, self._masks, strict=True)
             total = sum(scan[:, mask].sum(axis=1, dtype=np.float64) for scan, mask in pairs)
@@ -273,54 +266,27 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         RefusedError
             If something is missing or unknown, or does not fit.
         """
-        expected = {*self._fitted_names, "history_", *_RULE_KEYS}
-        refuse_keys(fitted, expected, "fitted attribute", complete=True)
-        self._restore_parts(fitted, files)
-        attributes = {key: value for key, value in fitted.items() if key not in _RULE_KEYS}
+        attributes = dict(fitted)
+        rules = {key: attributes.pop(key) for key in {"rule", "threshold"} & set(attributes)}
+        refuse_keys(rules, {"rule", "threshold"}, "fitted attribute", complete=True)
+        self._restore_parts(rules, files)
         weights = {name: content for name, content in files.items() if name != ARRAYS}
         VolumeEstimator.restore(self, attributes, weights)
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        shape = self.shape_
-        has_three_axes = isinstance(shape, tuple) and len(shape) == 3
-        if not has_three_axes or not all(type(n) is int and n > 0 for n in shape):
-            raise RefusedError(f"shape_ is {shape!r}")
+        self._check_size()
 
 
 def residual_map(
-    scan: NDArray[np.float32],
-    reconstruction: NDArray[np.float32],
-    *,
-    residual: str = "mean",
-    scale: str | None = None,
-    mask: NDArray[np.bool_] | None = None,
-    smoothing: float | tuple[float, ...] = 0.0,
+    scan: NDArray[np.float32], reconstruction: NDArray[np.float32], residual: str
 ) -> NDArray[np.float32]:
     """
-    Compute the difference between a scan and its reconstruction, voxel by voxel.
+    Average the difference between a scan and its reconstruction, or its absolute value.
 
-    It is smoothed inside the mask with a standard deviation in voxels, or one for each axis.
     Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """
-    if scale == "image":
-        top = float(reconstruction.max())
-        if top > 0:
-            reconstruction = reconstruction / np.float32(top)
     if residual == "mean-of-abs":
-        # Channel by channel, without a difference as large as the scan.
-        differences = np.zeros(scan.shape[1:], dtype=np.float32)
-        for channel, rebuilt_channel in zip(scan, reconstruction, strict=True):
-            differences += np.abs(channel - rebuilt_channel)
-        differences /= len(scan)
-    else:
-        # Means first, for the same reason.
-        rebuilt_mean = reconstruction.mean(axis=0, dtype=np.float32)
-        differences = rebuilt_mean - scan.mean(axis=0, dtype=np.float32)
-    if np.any(smoothing):
-        inside = np.ones(differences.shape, dtype=bool) if mask is None else mask
-        differences = masked_smoothing(differences, inside, smoothing)
-    # The absolute value comes last, so that smoothing lets noise cancel.
-    if residual == "mean":
-        differences = np.abs(differences)
-    return np.asarray(differences, dtype=np.float32)
+        return np.abs(scan - reconstruction).mean(axis=0, dtype=np.float32)
+    means = [volume.mean(axis=0, dtype=np.float32) for volume in (reconstruction, scan)]
+    return np.asarray(means[0] - means[1])

@@ -212,8 +212,10 @@ class RecDiscNet(Reconstructor):
         for i in range(len(scans)):
             prediction = self._predict_scan(scans, i)
             residuals = residual_map(
-                prediction["scan"], prediction["reconstruction"], residual=self.residual
+                prediction["scan"], prediction["reconstruction"], self.residual
             )
+            if self.residual == "mean":
+                residuals = np.abs(residuals)
             maps[i] = np.where(scans.mask(i), residuals, 0)
         return maps
 
@@ -269,7 +271,7 @@ class RecDiscNet(Reconstructor):
         return module
 
     def _criterion(self) -> torch.nn.Module:
-        from anomaly.networks.losses import DiscriminationLoss
+        from anomaly.networks.architectures import DiscriminationLoss
 
         return DiscriminationLoss(self.mse_weight, self.bce_weight, self.positive_weight)
 
@@ -335,7 +337,8 @@ class RecDiscNet(Reconstructor):
         return {"loss": float(self._criterion()(answers, collated([target])))}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        return self._smooth_scores(self._predict_scan(scans, i)["score"], scans.mask(i))
+        mask = scans.mask(i)
+        return self._smooth_scores(self._predict_scan(scans, i)["score"][mask], mask)
 
     def _check_restored(self) -> None:
         super()._check_restored()

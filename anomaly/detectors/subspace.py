@@ -157,9 +157,9 @@ class PCADetector(AnomalyDetector):
         difference -= self._explained(difference)
         if self.residual == "mean-of-abs":
             np.abs(difference, out=difference)
-        score = np.zeros(scans.shape[:3], dtype=np.float32)
+        score, mask = np.zeros(scans.shape[:3], dtype=np.float32), scans.mask(i)
         score[self.known_] = difference.mean(axis=1)
-        return np.abs(self._smooth_scores(score, scans.mask(i)))
+        return np.abs(self._smooth_scores(score[mask], mask))
 
     def _check_restored(self) -> None:
         n_known = int(self.known_.sum())

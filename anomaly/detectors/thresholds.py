@@ -20,7 +20,7 @@ from dmrifit._utils.randomness import seed_for, seed_from
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
-from dmrifit.networks.volume_cases import listed
+from dmrifit.networks.volume_cases import check_length, listed
 
 __all__ = ["open_map"]
 
@@ -58,12 +58,9 @@ def scored_scans(
 ) -> list[ScoredScan]:
     """Check maps, their masks (by default all voxels) and lesions."""
     volumes = listed(maps, "maps")
-    for label, values in (("mask", masks), ("truth", truths)):
-        if values is not None and len(listed(values, f"{label}s")) != len(volumes):
-            raise ValueError(
-                f"{counted(len(values), label)} for {counted(len(volumes), 'map')}; give one for "
-                "each"
-            )
+    for label, values in (("masks", masks), ("truths", truths)):
+        if values is not None:
+            check_length(volumes, listed(values, label), label)
     scans = []
     for i, values in enumerate(volumes):
         volume = np.asarray(values)
@@ -215,6 +212,10 @@ class ThresholdRule(BaseEstimator, ABC):
     @abstractmethod
     def _of_all(self, scans: list[ScoredScan]) -> float:
         """Compute the common threshold of scans."""
+
+    def _limits_of(self, scans: list[ScoredScan], draws: Draws) -> NDArray[np.float64]:
+        """Compute the common threshold of each draw of scans."""
+        return np.array([self._of_all([scans[i] for i in draw]) for draw in draws])
 
     def _is_common(self) -> bool:
         """Tell whether all maps have one threshold."""
@@ -438,10 +439,6 @@ class _HealthyThreshold(ThresholdRule):
         (limit,) = self._limits_of(scans, [np.arange(len(scans))])
         return float(limit)
 
-    @abstractmethod
-    def _limits_of(self, scans: list[ScoredScan], draws: Draws) -> NDArray[np.float64]:
-        """Compute the threshold of each draw of scans."""
-
 
 @dataclass(repr=False, eq=False)
 class HealthyRateThreshold(_HealthyThreshold):
@@ -460,19 +457,11 @@ class HealthyRateThreshold(_HealthyThreshold):
     def _limits_of(self, scans: list[ScoredScan], draws: Draws) -> NDArray[np.float64]:
         # All draws share one ranking of their scores.
         ranked, weights, scan_numbers = _ranked([scan.scores for scan in scans])
-        # The highest scores decide; all others are looked at only where a draw needs them.
-        n_highest = int(len(ranked) * min(1.0, 10 * self.rate))
         limits = []
         for draw in draws:
-            copies = np.bincount(draw, minlength=len(scans))
-            # A draw of fewer scans has less weight in all.
-            largest = self.rate * (1 + 1e-9) * len(draw) / len(scans)
-            for n in (n_highest, len(ranked)):
-                cumulative = np.cumsum(weights[:n] * copies[scan_numbers[:n]])
-                position = int(np.searchsorted(cumulative, largest, side="right"))
-                if position < n:
-                    break
-            limits.append(ranked[min(position, len(ranked) - 1)])
+            copies = np.bincount(draw, minlength=len(scans)) * len(scans) / len(draw)
+            limit, _ = _limits_at(ranked, weights * copies[scan_numbers], self.rate)
+            limits.append(limit)
         return np.array(limits, dtype=np.float64)
 
 
@@ -598,6 +587,13 @@ def rate_limits(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the lowest thresholds that keep false positives in healthy scans at or below rates."""
     ranked, weights, _ = _ranked(healthy)
+    return _limits_at(ranked, weights, rates)
+
+
+def _limits_at(
+    ranked: NDArray[Any], weights: NDArray[np.float64], rates: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find thresholds at rates, and the rates that they realize, by ranked scores with weights."""
     cumulative = np.cumsum(weights)
     # Sums of weights are rounded, and must not miss the rate that they make.
     largest = np.asarray(rates, dtype=np.float64) * (1 + 1e-9)
@@ -618,7 +614,7 @@ def limit_spread(
     Gives the interval of 95 % of the thresholds of draws with replacement (bootstrap); None for
     rules that need no healthy scans. Shapes: `maps`, `masks` (n, x, y, z).
     """
-    if not isinstance(rule, _HealthyThreshold):
+    if not rule.needs_healthy:
         return None
     scans = scored_scans(maps, masks)
     n = len(scans)
@@ -641,7 +637,7 @@ def limits_left_out(
         return np.full(len(numbers), float(rule.value))
     rest = [np.flatnonzero(numbers != i) for i in range(len(subjects))]
     fewest = rule.fewest_scans() if isinstance(rule, HealthyScanThreshold) else 1
-    if not isinstance(rule, _HealthyThreshold) or min(map(len, rest)) < fewest:
+    if not rule.needs_healthy or min(map(len, rest)) < fewest:
         return None
     return rule._limits_of(scored_scans(maps, masks), rest)[numbers]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from anomaly.generators.patches import add_patch
+from anomaly.generators.implants import add_patch
 from dmrifit._utils.checks import check_finite, check_word, finite_numbers
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
@@ -120,11 +120,10 @@ class Ellipsoids:
             # A quaternion of four normal numbers is a uniformly distributed rotation.
             orientation = Rotation.from_quat(rng.normal(size=4)).as_matrix()
             noise = NOISES[rng.integers(len(NOISES))] if self.noise == "mix" else self.noise
-            box, filled = _ellipsoid(allowed, center, axes, orientation)
+            filled = _ellipsoid(allowed, center, axes, orientation)
             values = self._values(rng, noise, int(filled.sum()), volume.shape[-1], moments)
-            # Inside this ellipsoid alone: another one may lie in its box.
-            volume[box][filled] = np.clip(values, 0, 1) if self.clip else values
-            anomaly[box] |= filled
+            volume[filled] = np.clip(values, 0, 1) if self.clip else values
+            anomaly |= filled
         return anomaly
 
     def _values(
@@ -278,14 +277,10 @@ def checked_source(source: Any, volume: NDArray[Any]) -> NDArray[Any]:
 
 def _ellipsoid(
     inside: NDArray[np.bool_], center: NDArray[Any], axes: NDArray[Any], orientation: NDArray[Any]
-) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
-    """Compute the box around an ellipsoid, and its voxels inside a mask (x, y, z)."""
-    reach = np.sqrt(((orientation * axes) ** 2).sum(axis=1))
-    low = np.maximum(np.ceil(center - reach).astype(int), 0)
-    high = np.minimum(np.floor(center + reach).astype(int) + 1, inside.shape)
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    offsets = [np.arange(a, b) - c for a, b, c in zip(low, high, center, strict=True)]
+) -> NDArray[np.bool_]:
+    """Compute the voxels of an ellipsoid inside a mask (x, y, z)."""
+    x, y, z = np.ogrid[*map(slice, inside.shape)]
+    x, y, z = x - center[0], y - center[1], z - center[2]
     # |diag(1 / axes) Rᵀ d|² for all offsets d, one axis after the other.
-    x, y, z = np.ix_(*offsets)
     along = [row[0] * x + row[1] * y + row[2] * z for row in orientation.T / axes[:, None]]
-    return box, (np.square(along).sum(axis=0) <= 1) & inside[box]
+    return (np.square(along).sum(axis=0) <= 1) & inside

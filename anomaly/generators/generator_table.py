@@ -17,7 +17,7 @@ from anomaly.generators.corruptions import (
     checked_source,
 )
 from anomaly.generators.gliomas import add_glioma
-from anomaly.generators.patches import (
+from anomaly.generators.implants import (
     add_patch,
     ball_radius,
     lesion_center,

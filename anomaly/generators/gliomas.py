@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.patches import ball_radius, tissue_share
+from anomaly.generators.implants import ball_radius, tissue_share
 from dmrifit.simulate.gliomas import Glioma, draw_glioma, fall
 from dmrifit.simulate.head_shapes import BRAIN
 from dmrifit.simulate.heads import Head, centered_grid, depth_of, voxel_centers
@@ -18,36 +22,6 @@ GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
 #: What gliomas do to diffusion: more of it in infiltrated tissue, or less of it in cores of many
 #: cells.
 KINDS = ("infiltrating", "cellular")
-
-_RADIUS = (8.5, 22.5)  # mm in a brain of adult size
-_EDGE = 0.3  # of the distance to the border, on each side of which infiltration falls to nothing
-_EDEMA_ODDS = {"II": 0.2, "III": 0.6, "IV": 0.9}
-_NECROSIS_ODDS = 0.5
-_NECROSIS = (0.03, 0.13)  # of the volume
-# Of the distance to the border.
-_REACH = {"core": (0.65, 0.9), "edema": (1.2, 1.6)}
-_SHARE = {
-    "infiltration": (0.6, 1.0),
-    "core": (0.75, 0.95),
-    "edema": (0.45, 0.8),
-    "early": (0.15, 0.35),
-}
-# By how much of that distance the border moves where it moves most.
-_GROWTH = {"III": (0.3, 0.6), "IV": (0.4, 0.9)}
-_SEEN = 0.3  # share of edema from which on it belongs to the lesion
-
-#: In µm²/ms: of infiltrated tissue by grade, of what makes cores, and of edema.
-_DIFFUSIVITY = {
-    "II": (1.3, 1.7),
-    "III": (1.2, 1.7),
-    "IV": (1.1, 1.8),
-    "core": (0.42, 0.58),
-    "necrosis": (2.0, 2.5),
-    "edema": (1.2, 1.6),
-}
-_BRIGHT_TUMOR = 1.3  # signal at b = 0, of white matter's
-_BRIGHT = {"core": 1.1, "necrosis": 2.2, "edema": 1.5}
-
 
 #: Share of grades III and IV with reduced diffusivity, of all gliomas.
 _CELLULAR = 0.3
@@ -69,8 +43,6 @@ class DiffusionGlioma:
     components: list[Component]
     lesion: NDArray[np.bool_]  # (n,): what a reader outlines now
     followup: NDArray[np.bool_]  # and later
-    grade: str
-    kind: str
 
 
 def draw_diffusion_glioma(
@@ -78,14 +50,16 @@ def draw_diffusion_glioma(
 ) -> DiffusionGlioma:
     """Draw a glioma and what it does to diffusion."""
     shape_stream, rng = rng.spawn(2)
+    limits = _limits()
     # All numbers are drawn for every glioma, so that those of one patient differ by grade and kind
     # alone.
-    radius = rng.uniform(*_RADIUS) * head.size
+    radius = rng.uniform(*limits["radius_mm"]) * head.size
     odds = {name: rng.random() for name in ("necrosis", "edema")}
-    necrosis = rng.uniform(*_NECROSIS)
-    reach = {name: rng.uniform(*limits) for name, limits in _REACH.items()}
-    share = {name: rng.uniform(*limits) for name, limits in _SHARE.items()}
-    speed = {name: rng.uniform(*limits) for name, limits in _DIFFUSIVITY.items()}
+    necrosis = rng.uniform(*limits["necrosis"])
+    drawn: dict[str, dict[str, float]] = {}
+    for group in ("reach", "share", "diffusivity"):
+        drawn[group] = {name: rng.uniform(*ends) for name, ends in limits[group].items()}
+    reach, share = drawn["reach"], drawn["share"]
     growth = rng.random()
     fronts = rng.standard_normal((8, 3))
 
@@ -96,17 +70,17 @@ def draw_diffusion_glioma(
     layers: list[tuple[str, NDArray]] = []
     if kind == "cellular":
         layers.append(("core", share["core"] * fall(distance / reach["core"], 0.15)))
-    elif grade == "IV" and odds["necrosis"] < _NECROSIS_ODDS:
+    elif grade == "IV" and odds["necrosis"] < limits["necrosis_odds"]:
         layers.append(("necrosis", fall(glioma.necrosis, 0.2)))
-    layers.append((grade, share["infiltration"] * fall(distance, _EDGE)))
+    layers.append((grade, share["infiltration"] * fall(distance, limits["edge"])))
     lesion = glioma.tumor
-    if odds["edema"] < _EDEMA_ODDS[grade]:
+    if odds["edema"] < limits["edema_odds"][grade]:
         swollen = share["edema"] * glioma.edema(head, reach["edema"])
         layers.append(("edema", swollen))
-        lesion |= solid & (swollen > _SEEN)
+        lesion |= solid & (swollen > limits["seen"])
     followup = lesion
-    if grade in _GROWTH:
-        low, high = _GROWTH[grade]
+    if grade in limits["growth"]:
+        low, high = limits["growth"][grade]
         farthest = low + growth * (high - low)
         ahead = distance / (1 + farthest * _front(head, glioma, fronts))
         infiltrated = head.white + 0.5 * (head.gray + head.deep)
@@ -117,8 +91,16 @@ def draw_diffusion_glioma(
     for name, layer in layers:
         filled = (remaining * np.minimum(layer[head.brain], 1)).astype(np.float32)
         remaining = remaining - filled
-        components.append(Component(filled, speed[name], _BRIGHT.get(name, _BRIGHT_TUMOR)))
-    return DiffusionGlioma(components, lesion[head.brain], followup[head.brain], grade, kind)
+        brightness = limits["brightness"][name]
+        components.append(Component(filled, drawn["diffusivity"][name], brightness))
+    return DiffusionGlioma(components, lesion[head.brain], followup[head.brain])
+
+
+@cache
+def _limits() -> dict[str, Any]:
+    """Read the ranges of the numbers of gliomas."""
+    table = files("anomaly.generators").joinpath("data", "gliomas.toml")
+    return tomllib.loads(table.read_text("utf-8"))
 
 
 def add_glioma(

@@ -15,17 +15,7 @@ from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol, read_gradients
-from dmrifit.io.case_tables import (
-    CaseGrid,
-    CaseTable,
-    check_names,
-    check_shape,
-    checked_mask,
-    checked_values,
-    file_stems,
-    read_on_grid,
-    save_values,
-)
+from dmrifit.io import case_tables
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
 
@@ -45,34 +35,13 @@ _WORDS = ("sex", "site", "grade", "kind")
 PATIENT_COLUMNS = ("age", *_WORDS, "synthetic")
 
 #: Tables of scans, whose b-values and directions are in the files next to them by default.
-SCANS = CaseTable(
-    {
-        "patient": "Patient; cases of one patient are never split between training and test",
-        "image": "Diffusion series: volumes without and with diffusion weighting",
-        "bval": "b-values of its volumes in s/mm²",
-        "bvec": "Gradient directions of its volumes, in the frame of FSL's files",
-        "name": "Name of the case",
-        "brain": "The brain",
-        "tissue": "Tissues: 1 white matter, 2 gray matter, 3 fluid, 4 deep gray matter, 0 outside",
-        "lesion": "Lesion: 1 inside, 0 outside; a case without one is healthy",
-        "followup": "Lesion at a later scan, on this grid",
-        "age": "Years",
-        "sex": "Sex",
-        "site": "Scanner",
-        "grade": "Grade of the tumor",
-        "kind": "How the lesion changes diffusion",
-        "synthetic": "Whether the case was simulated; no person was scanned then",
-    },
-    images=("image", "brain", "tissue", "lesion", "followup"),
-    endings={"image": "_dwi.nii.gz", "bval": "_dwi.bval", "bvec": "_dwi.bvec"},
-    what="scan",
-)
+SCANS = case_tables.CaseTable("anomaly.scans", what="scan")
 #: Tables of cases, which are read as they are.
 CASES = replace(SCANS, required=("patient", "image", "bval"), what="case")
 
 
 @dataclass(frozen=True, eq=False)
-class Case(CaseGrid):
+class Case(case_tables.CaseGrid):
     """
     A diffusion scan of a person with masks and patient data.
 
@@ -148,10 +117,10 @@ class Case(CaseGrid):
                 f"{signal.shape}"
             )
         shape = signal.shape[:3]
-        signal = checked_values(signal, signal.shape, f"{label}: the signal")
+        signal = case_tables.checked_values(signal, signal.shape, f"{label}: the signal")
         for key in _MASKS:
             if (mask := getattr(self, key)) is not None:
-                checked[key] = checked_mask(mask, shape, f"{label}: the mask {key!r}")
+                checked[key] = case_tables.checked_mask(mask, shape, f"{label}: the mask {key!r}")
         brain = checked.setdefault("brain", (signal > 0).any(axis=-1))
         if not brain.any():
             raise ValueError(f"{label}: the brain is empty; give a mask of what is brain")
@@ -163,7 +132,9 @@ class Case(CaseGrid):
         if self.tissue is not None:
             checked["tissue"] = _checked_tissue(self.tissue, shape, label)
         if self.b0 is not None:
-            checked["b0"] = checked_values(self.b0, shape, f"{label}: the signal at b = 0")
+            checked["b0"] = case_tables.checked_values(
+                self.b0, shape, f"{label}: the signal at b = 0"
+            )
             if checked["b0"][brain].min() <= 0:
                 n = np.count_nonzero(checked["b0"][brain] <= 0)
                 raise ValueError(
@@ -292,15 +263,15 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     OSError
         If the folder cannot be written to.
     """
-    stems = file_stems((case.patient, case.name) for case in cases)
+    stems = case_tables.file_stems((case.patient, case.name) for case in cases)
     rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
 
     def write_files(i: int, path_of: Callable[[str], Path]) -> None:
         case = cases[i]
-        save_values(_series(case), case.affine, path_of("image"))
+        case_tables.save_values(_series(case), case.affine, path_of("image"))
         for key in CASES.images[1:]:
             if key in rows[i]:
-                save_values(getattr(case, key), case.affine, path_of(key))
+                case_tables.save_values(getattr(case, key), case.affine, path_of(key))
         # A case holds quotients, so that the series gets a volume at b = 0 to divide by again.
         b = [0.0, *([case.b] * case.signal.shape[3])]
         text = " ".join(f"{value:g}" for value in b) + "\n"
@@ -339,7 +310,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     for key in CASES.images[1:]:
         if row.get(key):
             name = str(folder / row[key])
-            values = read_on_grid(folder / row[key], shape, image.affine, row["image"])
+            values = case_tables.read_on_grid(folder / row[key], shape, image.affine, row["image"])
             if key == "tissue":
                 volumes[key] = np.rint(values)
             else:
@@ -379,21 +350,9 @@ def patient_data(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _series(case: Case) -> NDArray[np.float32]:
-    """Compute magnitudes whose quotients with those at b = 0 are exactly the signals."""
-    b0 = case.brain.astype(np.float32) if case.b0 is None else case.b0 * case.brain
-    base = b0[..., None]
-    weighted = case.signal * base
-    if case.b0 is not None:
-        inside = case.brain
-        below = np.broadcast_to(base[inside], weighted[inside].shape)
-        signals, best = case.signal[inside], weighted[inside]
-        for limit in (np.float32(-np.inf), np.float32(np.inf)):
-            # Product and quotient are rounded; a neighbor may be exact where the product is not.
-            neighbor = np.nextafter(weighted[inside], limit)
-            is_better = (best / below != signals) & (neighbor / below == signals)
-            best = np.where(is_better, neighbor, best)
-        weighted[inside] = best
-    return np.concatenate([base, weighted], axis=-1)
+    """Compute magnitudes whose quotients with those at b = 0 are the signals."""
+    base = case.brain.astype(np.float32) if case.b0 is None else case.b0 * case.brain
+    return np.concatenate([base[..., None], case.signal * base[..., None]], axis=-1)
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:
@@ -401,7 +360,7 @@ def _row(case: Case, stem: str) -> dict[str, str]:
     files = ["image", "bval", *(["bvec"] if case.directions is not None else [])]
     row |= {key: stem + CASES.endings[key] for key in files}
     words = {key: getattr(case, key) for key in _WORDS if getattr(case, key)}
-    check_names(words)
+    case_tables.check_names(words)
     row |= words
     if np.isfinite(case.age):
         row["age"] = f"{case.age:g}"
@@ -410,7 +369,7 @@ def _row(case: Case, stem: str) -> dict[str, str]:
 
 def _checked_tissue(values: ArrayLike, shape: tuple[int, ...], label: str) -> NDArray[np.uint8]:
     tissue = np.asarray(values)
-    check_shape(tissue, shape, f"{label}: the tissue map")
+    case_tables.check_shape(tissue, shape, f"{label}: the tissue map")
     if not np.isin(tissue, (0, *TISSUES)).all():
         unknown = np.setdiff1d(np.unique(tissue), (0, *TISSUES))
         raise ValueError(

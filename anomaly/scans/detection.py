@@ -1,21 +1,304 @@
-"""Detections in a scan: maps on the grid of its file, and a table of lesions."""
+"""Detections in a scan, and its judgement as a whole by the scans that its model comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from anomaly.scans.preparation import PreparedScan
-from anomaly.scans.whole_scan import HealthyScans, ScanFigures
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.counts import counted
+from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.components import label_components
+from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from anomaly.scans.preparation import PreparedScan
+
+#: Work of the digest of a name, which takes some hundredths of a second: names of a hospital are
+#: few enough to be guessed, one after the other, from a quick one.
+_WORK: dict[str, int] = {"n": 2**14, "r": 8, "p": 1}
+#: Notes of the preparation that change which voxels count, or their scores.
+_STEPS = {
+    "brain": "brain mask",
+    "tissue": "tissue map",
+    "directions_resampled": "resampling of directions",
+}
+#: What is said of a scan whose bulk is shifted in both hemispheres.
+DIFFERENT = (
+    "this scan differs from the training scans as a whole (protocol, noise, age?): anomalies "
+    "cannot be told from that"
+)
+
+_QUANTILES = (0.5, 0.75)
+#: Two-sided, of one quantile in one hemisphere; both hemispheres have to lie beyond it.
+_LEVEL = 0.01
+#: Healthy scans that a scan is judged against as a whole.
+FEWEST_SCANS = 3
+#: Scored voxels in each hemisphere of such a scan.
+FEWEST_VOXELS = 20
+#: Share of the voxels of a hemisphere that has to remain when the largest component is left out.
+#: Gliomas fill 5 to 20 % of a brain; what leaves less is no part of the scan but the scan.
+_LEAST_REST = 0.25
+_RIM = 2  # voxels around a component that its smoothed scores reach
+_LEAST_SD = 1e-6
+#: Noise of a scan, in that of the median healthy scan, from which on the scan differs: rates of
+#: thresholds held at twice the noise and broke at three times.
+_NOISE_RATIO = 2.5
+#: Directions that noise is measured in, evenly spaced.
+_N_NOISE = 8
+_N_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class ScanFigures:
+    """What the scores of one scan are summarized by."""
+
+    share: float  # of the scored voxels, above the threshold
+    n_components: int  # after opening
+    largest_mL: float  # volume of the largest component
+    # Median and 75 % quantile of the scores in the hemisphere of small x, then in the other,
+    # outside the largest component and its mirror image, unless these fill three quarters of a
+    # hemisphere; NaN where a hemisphere has hardly a voxel.
+    bulk: tuple[float, ...]
+    # Standard deviation between neighboring voxels in the signals of single directions, in the
+    # hemisphere where it is smaller and outside the same component; NaN where not measured.
+    noise: float = float("nan")
+
+
+@dataclass(frozen=True)
+class HealthyScans:
+    """Figures of healthy scans that were scored by a detector that had not learned from them."""
+
+    scans: tuple[ScanFigures, ...]
+    # Interval of the threshold over draws of these scans.
+    spread: tuple[float, float] | None = None
+    # Whether each scan was counted above a threshold that was fitted to the other subjects;
+    # otherwise above the one that was chosen on these scans.
+    left_out: bool = False
+    adjusted: bool = False  # whether they are those of a calibration after the training
+
+    def differs(self, figures: ScanFigures, largest_division: float = 1.0) -> bool | None:
+        """
+        Tell whether a scan differs as a whole.
+
+        Median or 75 % quantile has to lie outside the 99 % prediction interval of the healthy
+        scans (of a t distribution, so that few scans give a wide one) in both hemispheres and
+        towards the same side: one lesion is not in both, and what is was left out with its mirror
+        image. A detector that divides the scores of a scan by its level divides those of a large
+        lesion by up to `largest_division`: a bulk that is lower by no more than that tells
+        nothing. A scan also differs by noise of more than 2.5 times that of the median healthy
+        scan, which scores that are means over directions and neighbors hardly show. None where
+        there are fewer than three healthy scans, or too few voxels.
+        """
+        from scipy.special import stdtrit
+
+        n_values = 2 * len(_QUANTILES)
+        values = np.asarray([scan.bulk for scan in self.scans], dtype=float).reshape(-1, n_values)
+        values = values[np.isfinite(values).all(axis=1)]
+        n = len(values)
+        if n < FEWEST_SCANS or not np.isfinite(figures.bulk).all():
+            return None
+        sd = np.maximum(values.std(axis=0, ddof=1), _LEAST_SD) * np.sqrt(1 + 1 / n)
+        limit = stdtrit(n - 1, 1 - _LEVEL / 2)
+        center, bulk = values.mean(axis=0), np.asarray(figures.bulk)
+        is_above = bulk - center > limit * sd
+        is_below = bulk * largest_division - center < -limit * sd
+        # Of each quantile, in both hemispheres.
+        is_shifted = any(side.reshape(2, -1).all(axis=0).any() for side in (is_above, is_below))
+        measured = [scan.noise for scan in self.scans if np.isfinite(scan.noise)]
+        usual = np.median(measured) if measured else 0.0
+        # No noise is a multiple of none; comparisons with what was not measured are false.
+        return is_shifted or bool(usual > 0 and figures.noise > _NOISE_RATIO * usual)
+
+    @property
+    def anomalies_per_scan(self) -> float | None:
+        """Mean number of components after the opening that were marked in a healthy scan."""
+        if not self.scans:
+            return None
+        return float(np.mean([scan.n_components for scan in self.scans]))
+
+    def verdicts(self) -> list[bool | None]:
+        """Tell of each healthy scan whether it differs; None where it cannot be judged."""
+        verdicts = []
+        for i, scan in enumerate(self.scans):
+            others = replace(self, scans=self.scans[:i] + self.scans[i + 1 :])
+            verdicts.append(others.differs(scan))
+        return verdicts
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> HealthyScans:
+        """Read plain values of a model file."""
+        # The first files say nothing about these two.
+        content = {"left_out": False, "adjusted": False} | dict(content)
+        keys = {field.name for field in fields(cls)}
+        refuse_keys(content, keys, "part of healthy scans", complete=True)
+        scans = []
+        for written in content["scans"]:
+            # Nor about noise.
+            row = {"noise": float("nan")} | written
+            names = {field.name for field in fields(ScanFigures)}
+            refuse_keys(row, names, "figure of a healthy scan", complete=True)
+            bulk = tuple(float(value) for value in row["bulk"])
+            if len(bulk) != 2 * len(_QUANTILES):
+                raise RefusedError(f"the bulk of a healthy scan has {counted(len(bulk), 'value')}")
+            numbers = {key: float(row[key]) for key in ("share", "largest_mL", "noise")}
+            n_components = int(row["n_components"])
+            scans.append(ScanFigures(n_components=n_components, bulk=bulk, **numbers))
+        spread = content["spread"]
+        if spread is not None:
+            low, high = map(float, spread)
+            spread = (low, high)
+        return cls(tuple(scans), spread, bool(content["left_out"]), bool(content["adjusted"]))
+
+
+@dataclass(frozen=True)
+class TrainingScans:
+    """The scans of a training and of its threshold."""
+
+    images: tuple[str, ...]  # digests of the files of the series
+    patients: tuple[str, ...]  # digests of the patients' names, so that a model file names nobody
+    steps: Mapping[str, tuple[str, ...]]  # ways in which brain, tissues and directions came about
+    remarks: tuple[str, ...] = ()  # sentences on what the preparation lost
+    # Salt of the digests, from the content of the series, so that a file can be reproduced and no
+    # table of digests fits two; empty in the first files, whose digests are quick to guess.
+    salt: str = ""
+
+    @classmethod
+    def of(cls, scans: Sequence[PreparedScan], images: Sequence[Any]) -> TrainingScans:
+        """Record prepared scans and the paths of their series."""
+        steps = {}
+        for step in _STEPS:
+            steps[step] = tuple(sorted({str(scan.notes[step]) for scan in scans}))
+        sentences = [scan.notes[key] for scan in scans for key in ("lost", "unused")]
+        contents = tuple(file_record(path)["SHA256"] for path in images)
+        salt = hashlib.sha256(" ".join(sorted(contents)).encode()).hexdigest()
+        patients = {scan.case.patient for scan in scans}
+        return cls(
+            contents,
+            tuple(sorted(_digest(patient, salt) for patient in patients)),
+            steps,
+            tuple(dict.fromkeys(filter(None, sentences))),
+            salt,
+        )
+
+    def overlap(self, images: Sequence[Any], patients: Sequence[str]) -> list[int]:
+        """List the numbers of scans that are among these, or are of their patients."""
+        shared = []
+        digests = {patient: _digest(patient, self.salt) for patient in set(patients)}
+        for i, (path, patient) in enumerate(zip(images, patients, strict=True)):
+            is_known = digests[patient] in self.patients
+            if is_known or file_record(path)["SHA256"] in self.images:
+                shared.append(i)
+        return shared
+
+    def differences(self, notes: Mapping[str, Any]) -> list[str]:
+        """Name the steps in which the preparation of a scan is not that of these scans."""
+        sentences = []
+        for step, noun in _STEPS.items():
+            way = str(notes[step])
+            if way not in self.steps[step]:
+                usual = " or ".join(self.steps[step])
+                sentences.append(f"{noun}: {way} (calibration scans: {usual})")
+        return sentences
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> TrainingScans:
+        """Read plain values of a model file."""
+        content = {"salt": ""} | dict(content)
+        names = {field.name for field in fields(cls)}
+        refuse_keys(content, names, "part of training scans", complete=True)
+        refuse_keys(content["steps"], set(_STEPS), "step of a preparation", complete=True)
+        steps = {step: _texts(ways) for step, ways in content["steps"].items()}
+        images, patients = _texts(content["images"]), _texts(content["patients"])
+        return cls(images, patients, steps, _texts(content["remarks"]), str(content["salt"]))
+
+
+def scan_figures(
+    scores: NDArray[np.floating],
+    scored: NDArray[np.bool_],
+    marked: NDArray[np.bool_],
+    opened: NDArray[np.bool_],
+    affine: NDArray[np.float64],
+    signal: NDArray[np.floating] | None = None,
+) -> ScanFigures:
+    """
+    Summarize the scores of a scan in RAS order.
+
+    Shapes: `scores`, `scored` (voxels that count), `marked` (above the threshold), `opened`
+    (x, y, z); `signal` (x, y, z, channels), for the noise.
+    """
+    from scipy.ndimage import binary_dilation
+
+    components = label_components(opened)
+    counts = np.bincount(components.ravel())[1:]
+    n_scored = int(np.count_nonzero(scored))
+    if not n_scored:
+        raise ValueError(
+            "no voxel of the brain is white or gray matter on the grid of the model; check its "
+            "tissue map and the size of its voxels"
+        )
+    largest = int(counts.max(initial=0))
+    planes = np.flatnonzero(scored.any(axis=(1, 2)))
+    # Twice the plane between the hemispheres; planes may lie between two voxels.
+    middle = int(planes[0] + planes[-1])
+    x = 2 * np.arange(scored.shape[0])
+    sides = (x < middle, x > middle)
+    rest = scored
+    if largest:
+        # A component with its rim, and what lies opposite in the other hemisphere.
+        wide = binary_dilation(components == 1 + counts.argmax(), iterations=_RIM)
+        opposite = np.zeros_like(wide)
+        planes = np.flatnonzero(wide.any(axis=(1, 2)))
+        planes = planes[(middle - planes >= 0) & (middle - planes < len(wide))]
+        opposite[middle - planes] = wide[planes]
+        rest = scored & ~(wide | opposite)
+    for side in sides:
+        n_rest = np.count_nonzero(rest[side])
+        if n_rest < max(FEWEST_VOXELS, _LEAST_REST * np.count_nonzero(scored[side])):
+            rest = scored
+    bulk: list[float] = []
+    for side in sides:
+        values = scores[side][rest[side]]
+        if len(values) < FEWEST_VOXELS:
+            bulk += [float("nan")] * len(_QUANTILES)
+        else:
+            bulk += np.quantile(values, _QUANTILES).tolist()
+    noise = float("nan")
+    if signal is not None:
+        sides_noise = [_noise(signal[side], rest[side]) for side in sides]
+        noise = min((value for value in sides_noise if np.isfinite(value)), default=noise)
+    return ScanFigures(
+        share=float(np.count_nonzero(marked & scored) / n_scored),
+        n_components=len(counts),
+        largest_mL=float(largest * voxel_volume(affine) / MM3_PER_ML),
+        bulk=tuple(bulk),
+        noise=noise,
+    )
+
+
+def _noise(signal: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:
+    """Estimate the noise of signals (x, y, z, channels) by second differences along y."""
+    neighbors = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
+    if np.count_nonzero(neighbors) < FEWEST_VOXELS:
+        return float("nan")
+    step = max(1, signal.shape[-1] // _N_NOISE)
+    differences = []
+    for k in range(0, signal.shape[-1], step):
+        image = np.asarray(signal[..., k], dtype=np.float32)
+        second = 2 * image[:, 1:-1] - image[:, :-2] - image[:, 2:]
+        differences.append(np.abs(second[neighbors]))
+    # The median, which borders of tissues hardly move; weights 1, -2, 1 give sqrt(6) SDs.
+    return float(np.median(np.concatenate(differences)) / (0.6745 * np.sqrt(6)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,3 +388,26 @@ def lesions_of(
         }
     )
     return table.sort_values("volume_mL", ascending=False, kind="stable", ignore_index=True)
+
+
+def plain_record(record: Any) -> dict[str, Any]:
+    """Give the fields of a dataclass as plain values, for a model file."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(record)))
+    return content
+
+
+def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
+    """Compute the mean over scans with its 95 % bootstrap interval, NaN for a single scan."""
+    numbers = np.asarray(values, dtype=float)
+    means = patient_draws(len(numbers), _N_RESAMPLES, 0) @ numbers / len(numbers)
+    return float(numbers.mean()), *percentile_interval(means)
+
+
+def _texts(values: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(str(value) for value in values)
+
+
+def _digest(patient: str, salt: str) -> str:
+    if not salt:
+        return hashlib.sha256(patient.encode()).hexdigest()
+    return hashlib.scrypt(patient.encode(), salt=salt.encode(), **_WORK).hex()

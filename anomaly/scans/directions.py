@@ -169,9 +169,8 @@ def resampling_matrix(
     return np.asarray(inverse @ target_matrix)
 
 
-def loss_by_resampling(directions: ArrayLike, wanted: ArrayLike) -> str:
-    """Describe in a sentence what is lost between measured and wanted directions (n, 3)."""
-    matrix = resampling_matrix(directions, wanted)
+def loss_by_resampling(matrix: NDArray[np.float64]) -> str:
+    """Describe in a sentence what is lost by a matrix (n, m) between directions."""
     n_measured, n_wanted = matrix.shape
     # Of independent noise of one size in all measurements.
     noise = float(np.sqrt((matrix**2).sum(axis=0).mean()))

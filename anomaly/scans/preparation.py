@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from scipy.ndimage import binary_fill_holes
 
 from anomaly.scans.cases import UNWEIGHTED, Case, normalized
@@ -19,7 +20,7 @@ from anomaly.scans.directions import (
     directions_on_grid,
     loss_by_resampling,
     matching_directions,
-    resample_directions,
+    resampling_matrix,
 )
 from anomaly.scans.tissue import estimate_tissue, relabel_tissue
 from dmrifit._utils.affines import voxel_volume
@@ -359,8 +360,8 @@ def prepare_scan(
         "b": case.b,
         "directions": len(channels.protocol),
         "directions_measured": len(shell),
-        "directions_resampled": channels.source is not None,
-        "powder_averages": channels.shells is not None,
+        "directions_resampled": bool(channels.lost),
+        "powder_averages": directions == "powder",
         "lost": channels.lost,
         "unused": channels.unused,
         "brain": _BRAIN_SOURCES[mask if isinstance(mask, bool) else None],
@@ -385,29 +386,18 @@ def prepare_scan(
 
 @dataclass(frozen=True)
 class _Channels:
-    """How the measurements of a shell become the channels of a detector."""
+    """Channels of a detector: weighted sums of the measurements of a shell."""
 
     protocol: Protocol
-    order: NDArray[np.intp] | None = None
-    source: NDArray[np.float64] | None = None
-    shells: NDArray[np.intp] | None = None
+    weights: NDArray[np.floating]  # (n_measurements, n_channels)
     lost: str = ""
     unused: str = ""
 
     def of(self, signal: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
-        if self.shells is not None:
-            shells = (signal[..., self.shells == i] for i in range(len(self.protocol)))
-            return np.stack([shell.mean(axis=-1) for shell in shells], axis=-1)
-        if self.order is not None:
-            return np.ascontiguousarray(signal[..., self.order])
-        if self.source is None:
-            return signal
-        assert self.protocol.directions is not None
-        estimates = resample_directions(signal[brain], self.source, self.protocol.directions)
-        resampled_signal = np.zeros((*signal.shape[:3], len(self.protocol)), np.float32)
+        channels = np.zeros((*brain.shape, len(self.protocol)), np.float32)
         # Harmonics can overshoot the range of the signals.
-        resampled_signal[brain] = np.clip(estimates, 0, 1)
-        return resampled_signal
+        channels[brain] = np.clip(signal[brain] @ self.weights.astype(np.float32), 0, 1)
+        return channels
 
 
 def tables_beside(image: Path) -> dict[str, Path]:
@@ -499,8 +489,9 @@ def _channels(
                 "have no direction; check the bvec"
             )
     measured = Protocol(protocol.b, directions=grid_directions, name=protocol.name)
+    unchanged = _Channels(measured, np.eye(len(measured)))
     if fitted is None:
-        return _Channels(measured)
+        return unchanged
     target = fitted.take(np.flatnonzero(fitted.b > UNWEIGHTED))
     if mode == "resampled" and grid_directions is None:
         raise ValueError(
@@ -516,10 +507,10 @@ def _channels(
         can_resample = mode == "needed" and len(measured) >= FEWEST_DIRECTIONS
         if mode == "resampled" or (order is None and can_resample):
             # Too few directions are an error now, not after the images are read.
-            lost = loss_by_resampling(grid_directions, target.directions)
-            return _Channels(target, source=grid_directions, lost=lost)
+            matrix = resampling_matrix(grid_directions, target.directions)
+            return _Channels(target, matrix, lost=loss_by_resampling(matrix))
         if order is not None:
-            return _Channels(target, order=order)
+            return _Channels(target, np.eye(len(target))[:, order])
     remedy = "directions='resampled' (--resample-directions) estimates signals along those"
     if len(measured) < FEWEST_DIRECTIONS:
         remedy = (
@@ -539,7 +530,7 @@ def _channels(
                 "checked"
             )
             warnings.warn(message, stacklevel=3)
-        return _Channels(measured)
+        return unchanged
     raise ValueError(
         f"{name} has other directions than those that the detector was fitted to, by more "
         f"than 5°; {remedy}"
@@ -566,7 +557,6 @@ def _powder_channels(
                 "(--b)"
             )
         parts.append(shell)
-    numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     means = Protocol(np.array(levels), name=protocol.name)
     volumes = np.concatenate(parts)
     unused = ""
@@ -578,7 +568,8 @@ def _powder_channels(
             "outside the shells of the powder averages and not used: "
             f"{counted(len(rest), 'volume')} with diffusion weighting, b = {listed} s/mm²"
         )
-    return plain, volumes, _Channels(means, shells=numbers, unused=unused)
+    shares = block_diag(*(np.full((len(part), 1), 1 / len(part)) for part in parts))
+    return plain, volumes, _Channels(means, shares, unused=unused)
 
 
 def _shell_levels(protocol: Protocol) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,15 @@ from anomaly.detectors.thresholds import (
     open_map,
 )
 from anomaly.scans.cases import SCANS, Case, patient_data
-from anomaly.scans.detection import Detection, lesions_of
+from anomaly.scans.detection import (
+    Detection,
+    HealthyScans,
+    TrainingScans,
+    lesions_of,
+    plain_record,
+    scan_figures,
+)
 from anomaly.scans.preparation import PreparedScan, prepare_scan, tables_beside
-from anomaly.scans.training_scans import TrainingScans
-from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted, first_few, size_text
 from dmrifit.engine.protocol import Protocol
@@ -153,6 +158,7 @@ def read_series(
 
 
 @register
+@dataclass(repr=False, eq=False)
 class SeriesDetector(BaseEstimator):
     """
     A detector with the preparation of its training scans, which is applied to new scans.
@@ -201,24 +207,14 @@ class SeriesDetector(BaseEstimator):
         The scans that detector and threshold come from; None in the first model files.
     """
 
-    def __init__(
-        self,
-        detector: AnomalyDetector | None = None,
-        *,
-        spacing: float | None = None,
-        shape: tuple[int, int, int] | None = None,
-        center: str = "grid",
-        b: float | None = None,
-        directions: str = "acquired",
-        covariates: tuple[str, ...] = (),
-    ) -> None:
-        self.detector = detector
-        self.spacing = spacing
-        self.shape = shape
-        self.center = center
-        self.b = b
-        self.directions = directions
-        self.covariates = covariates
+    detector: AnomalyDetector | None = None
+    _: KW_ONLY
+    spacing: float | None = None
+    shape: tuple[int, int, int] | None = None
+    center: str = "grid"
+    b: float | None = None
+    directions: str = "acquired"
+    covariates: tuple[str, ...] = ()
 
     def fit(
         self, series: Sequence[SeriesFiles], *, tissue: bool = False, mask: bool = True
@@ -300,25 +296,19 @@ class SeriesDetector(BaseEstimator):
         learned = clone(self.detector)
         if "spacing" in learned.get_params():
             learned.set_params(spacing=tuple(float(edge) for edge in reference.spacing))
-        # The false-positive rate has to be that of the scored voxels, without fluid.
-        learned._counted = [scan.case.scored for scan in scans]
-        self.healthy_ = None
-
-        def observe(maps: Any, masks: Any, numbers: Any) -> None:
-            self.healthy_ = _healthy_scans(
-                learned.threshold_, maps, masks, [scans[int(i)] for i in numbers]
-            )
-
-        learned._observe = observe
         with called([files.label for files in series]):
-            learned.fit(
+            held_out, maps, voxels = learned._fit_counting(
                 [scan.case.signal for scan in scans],
                 [scan.case.brain for scan in scans],
+                # The false-positive rate has to be that of the scored voxels, without fluid.
+                [scan.case.scored for scan in scans],
                 groups=[scan.case.patient for scan in scans],
                 **self._covariates_of(scans),
             )
-        # Only training needs these masks, which are as large as the scans.
-        del learned._counted, learned._observe
+        self.healthy_ = None
+        if held_out:
+            healthy = [scans[i] for i in held_out]
+            self.healthy_ = _healthy_scans(learned.threshold_, maps, voxels, healthy)
         self.protocol_ = scans[0].protocol
         self.shape_, self.edges_ = reference.shape, reference.spacing
         self.origin_ = _triple(float, reference.affine[:3, 3])
@@ -520,7 +510,7 @@ class SeriesDetector(BaseEstimator):
             rest = patients != patient
             rules.append(clone(detector.threshold_).fit(maps[rest], masks[rest]))
         detector.threshold_ = max(rules, key=lambda rule: float(rule.threshold_))
-        healthy = _healthy_scans(detector.threshold_, list(maps), list(masks), scans)
+        healthy = _healthy_scans(detector.threshold_, maps, masks, scans)
         self.healthy_ = replace(healthy, adjusted=True)
         return self
 
@@ -562,7 +552,7 @@ class SeriesDetector(BaseEstimator):
             "synthetic": self.synthetic_,
         }
         for key, record in (("healthy", self.healthy_), ("training", self.training_)):
-            fitted[key] = None if record is None else encoded(record.to_dict(), key)
+            fitted[key] = None if record is None else encoded(plain_record(record), key)
         return parameters, fitted, files
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
@@ -648,19 +638,17 @@ class SeriesDetector(BaseEstimator):
                 "are needed, of the site and protocol of the scans"
             )
         rule = self.detector_.threshold_
-        # Of the scans one subject is left out, so one more is needed than for a guarantee.
         if isinstance(rule, HealthyScanThreshold):
             if len(set(patients)) < len(patients):
                 raise ValueError(
                     "the threshold of the model counts scans, one of each subject; leave further "
                     "scans of a subject out of the calibration"
                 )
-            fewest = rule.fewest_scans()
-            if n_patients < fewest + 1:
+            fewest = rule.fewest_scans() + 1
+            if n_patients < fewest:
                 raise ValueError(
                     f"{counted(n_patients, 'scan')} for the calibration of a threshold at the "
-                    f"level {rule.level:g}; {fewest + 1} are needed, as each is left out in turn "
-                    f"and {fewest} have to remain; or train with a rate"
+                    f"level {rule.level:g}; {fewest} are needed, as each is left out in turn"
                 )
         _check_healthy(series, "a calibration takes healthy scans")
         if self.training_ is None:
@@ -696,21 +684,19 @@ def _check_healthy(series: Sequence[SeriesFiles], remedy: str) -> None:
 
 
 def _healthy_scans(
-    rule: Any, maps: Sequence[Any], masks: Sequence[Any], scans: Sequence[PreparedScan]
+    rule: Any, maps: NDArray[Any], masks: NDArray[Any], scans: Sequence[PreparedScan]
 ) -> HealthyScans:
-    """Summarize healthy scans by the maps (x, y, z) that a threshold was fitted to."""
-    stacks = np.stack(maps), np.stack(masks)
-    limits = limits_left_out(rule, *stacks, [scan.case.patient for scan in scans])
-    figures: list[ScanFigures] = []
-    for i, scan in enumerate(scans):
-        if limits is None:
-            marked = np.asarray(rule.apply([maps[i]], [masks[i]])[0])
-        else:
-            marked = np.asarray(masks[i] & (maps[i] > limits[i]))
-        opened = open_map(marked, _OPENING)
-        case = scan.case
-        figures.append(scan_figures(maps[i], masks[i], marked, opened, case.affine, case.signal))
-    return HealthyScans(tuple(figures), limit_spread(rule, *stacks), left_out=limits is not None)
+    """Summarize healthy scans by the maps (n, x, y, z) that a threshold was fitted to."""
+    limits = limits_left_out(rule, maps, masks, [scan.case.patient for scan in scans])
+    if limits is None:
+        marked = rule.apply(maps, masks)
+    else:
+        marked = masks & (maps > limits[:, None, None, None])
+    figures = []
+    for scan, scores, voxels, above in zip(scans, maps, masks, marked, strict=True):
+        case, opened = scan.case, open_map(above, _OPENING)
+        figures.append(scan_figures(scores, voxels, above, opened, case.affine, case.signal))
+    return HealthyScans(tuple(figures), limit_spread(rule, maps, masks), limits is not None)
 
 
 def _marked(rule: Any, scores: NDArray[np.float32], case: Case) -> NDArray[np.bool_]:

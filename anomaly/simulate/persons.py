@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from anomaly.generators.generator_table import GENERATORS
 from anomaly.generators.gliomas import GRADES, draw_diffusion_glioma
 from anomaly.scans.cases import Case
-from anomaly.simulate.anatomy import Brain, Standard, draw_brain, standard_brain
-from anomaly.simulate.diffusion import add_noise, brain_signals, spread_directions
+from anomaly.simulate.anatomy import (
+    Brain,
+    Standard,
+    add_noise,
+    brain_signals,
+    draw_brain,
+    spread_directions,
+    standard_brain,
+)
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, derived_seed, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs

@@ -1,4 +1,4 @@
-"""Scans, methods and rules of a comparison, checked before any work."""
+"""Scans, methods, controls and rules of a comparison, checked before any work."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
-from anomaly.study.controls import CONTROLS, control_maps
-from anomaly.study.strata import strata_masks
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.case_tables import volumes_of_cases
 
@@ -21,32 +20,44 @@ if TYPE_CHECKING:
 #: The rule of methods that give masks instead of scores.
 AS_GIVEN = "as given"
 
+#: The map of one minus the mean signal: what diffuses fast, wherever it is.
+BRIGHTNESS = "1 − mean signal"
+#: Rows that no detector should fall short of.
+CONTROLS = ("all positive", "empty", "brain mask", "another patient's lesion", BRIGHTNESS)
+#: The study's weak spots. They may overlap.
+STRATA = ("near cortex", "deep nuclei", "basal")
+#: What is left.
+ELSEWHERE = "elsewhere"
+#: Distance in mm up to which a voxel is near a structure.
+NEAR_MM = 5.0
+
+_CORTEX, _DEEP = 2, 4
+_BASAL_SHARE = 0.25
+
 Maps = Mapping[str, Sequence[Any]]
 Rules = Mapping[str, ThresholdRule | Mapping[str, ThresholdRule]]
 
 
+@dataclass(eq=False)
 class Bench:
     """
     The scans that all methods are compared on, with the voxels (x, y, z) that count.
 
     `scored` and `lesions` are the voxels of each case that count and those of them in the lesion,
-    `strata` what `strata_masks` gives; `matching` holds options of `lesion_table`.
+    `strata` what `strata_masks` gives.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        healthy: Sequence[Case],
-        opening: int,
-        connectivity: int,
-        min_overlap: int,
-        lesion_wise: bool,
-    ) -> None:
+    cases: Sequence[Case]
+    healthy: Sequence[Case]
+    opening: int
+    connectivity: int
+    min_overlap: int
+    lesion_wise: bool
+
+    def __post_init__(self) -> None:
+        cases, healthy = self.cases, self.healthy
         if not len(cases):
             raise ValueError("there are no cases to evaluate")
-        self.cases, self.healthy = cases, healthy
-        self.opening, self.lesion_wise = opening, lesion_wise
-        self.matching = {"connectivity": connectivity, "min_overlap": min_overlap}
         self.scored = [case.scored for case in cases]
         self.healthy_scored = [case.scored for case in healthy]
         masks = zip((*cases, *healthy), (*self.scored, *self.healthy_scored), strict=True)
@@ -70,7 +81,7 @@ class Bench:
         shared = [case for case in healthy if case.patient in patients]
         _refuse("healthy scans that are of patients among the cases", shared)
         # Checks the size of the cube.
-        open_map(np.zeros((1, 1, 1), dtype=bool), opening)
+        open_map(np.zeros((1, 1, 1), dtype=bool), self.opening)
         self.strata = [strata_masks(case) for case in cases]
         self.healthy_strata = [strata_masks(case) for case in healthy]
 
@@ -127,17 +138,19 @@ def method_entries(
 
     if not maps:
         raise ValueError("there are no maps to evaluate; give those of one method at least")
+    tables = {"maps": maps}
     scans = {"healthy": bench.healthy or None, "validation": validation}
-    tables = {"maps": maps, "healthy": healthy_maps, "validation": validation_maps}
-    for key, given in scans.items():
-        table = tables[key]
-        if (given is None) != (table is None):
+    for key, table in (("healthy", healthy_maps), ("validation", validation_maps)):
+        if (scans[key] is None) != (table is None):
             raise ValueError(f"{key} and {key}_maps belong together; give both or neither")
-        if table is not None and set(table) != set(maps):
+        if table is None:
+            continue
+        if set(table) != set(maps):
             raise ValueError(
                 f"{key}_maps are of {sorted(table)} and maps of {sorted(maps)}; give both for the "
                 "same methods"
             )
+        tables[key] = table
     validation_folds: list[Any] = [()] * len(folds)
     if validation is not None:
         validation_folds = by_fold(validation, "validation")
@@ -151,19 +164,15 @@ def method_entries(
     _refuse("thresholds and false positives need healthy scans of different patients", shared)
     entries = []
     for method in maps:
-        maps_by_fold = {}
-        for key, table in tables.items():
-            if table is not None:
-                label = key if key == "maps" else f"{key} maps"
-                maps_by_fold[key] = by_fold(table[method], f"{label} of {method}")
         for i, fold in enumerate(folds):
-            validated = validation_folds[i]
-            cases = {"maps": bench.cases, "healthy": bench.healthy, "validation": validated}
-            masks = [case.scored for case in validated]
-            checked = {
-                key: volumes_of_cases(volumes[i], cases[key], f"{method}: {key}")
-                for key, volumes in maps_by_fold.items()
-            }
+            cases = {"maps": bench.cases, "healthy": bench.healthy}
+            cases["validation"] = validation_folds[i]
+            masks = [case.scored for case in validation_folds[i]]
+            checked = {}
+            for key, table in tables.items():
+                label = f"{method}: {key}"
+                volumes = by_fold(table[method], label)[i]
+                checked[key] = volumes_of_cases(volumes, cases[key], label)
             # Masks have no threshold to choose, so that rules would hold for a part of the scans.
             kinds = {values.dtype == bool for volumes in checked.values() for values in volumes}
             if len(kinds) > 1:
@@ -233,3 +242,52 @@ def checked_rules(
                     )
                 checked[method][name].set_params(spacing=spacing)
     return checked
+
+
+def control_maps(
+    cases: Sequence[Case], *, lesions_of: Sequence[Case] | None = None
+) -> dict[str, list[NDArray]]:
+    """Make the maps and masks (x, y, z) of all controls for each case."""
+    sources = list(cases if lesions_of is None else lesions_of)
+    maps: dict[str, list[NDArray]] = {name: [] for name in CONTROLS}
+    for i, case in enumerate(cases):
+        nothing = np.zeros(case.shape, dtype=bool)
+        # Lesions are edematous and diffuse fast, so that signals alone, unlearned, find many.
+        brightness = np.where(case.brain, 1 - case.signal.mean(axis=-1), 0).astype(np.float32)
+        # The lesion of the next patient with one on a grid of this shape.
+        first = (i + 1) % max(len(sources), 1)
+        others = [s for s in sources[first:] + sources[:first] if s.patient != case.patient]
+        lesions = [s.lesion for s in others if s.shape == case.shape and not s.healthy]
+        lesion: Any = lesions[0] if lesions else nothing
+        controls = (case.scored, nothing, case.brain, lesion, brightness)
+        for name, values in zip(CONTROLS, controls, strict=True):
+            maps[name].append(values)
+    return maps
+
+
+def strata_masks(case: Case) -> dict[str, NDArray[np.bool_]]:
+    """Divide the scored voxels (x, y, z) of a case by where they lie."""
+    if case.tissue is None:
+        # Without a tissue map the border of the brain stands for the cortex.
+        cortex, deep = ~case.brain, np.zeros(case.shape, dtype=bool)
+    else:
+        cortex, deep = case.tissue == _CORTEX, case.tissue == _DEEP
+    # By the affine, as the third axis of an image need not run from feet to head.
+    x, y, z = (np.arange(n) for n in case.shape)
+    a, b, c, d = case.affine[2]
+    height = a * x[:, None, None] + b * y[None, :, None] + c * z[None, None, :] + d
+    low, high = height[case.brain].min(), height[case.brain].max()
+    scored = case.scored
+    masks = {
+        STRATA[0]: scored & _near(cortex, case.spacing),
+        STRATA[1]: scored & _near(deep, case.spacing),
+        STRATA[2]: scored & (height < low + _BASAL_SHARE * (high - low)),
+    }
+    elsewhere = scored & ~np.logical_or.reduce(list(masks.values()))
+    return {**masks, ELSEWHERE: elsewhere}
+
+
+def _near(structure: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.bool_]:
+    if not structure.any():
+        return np.zeros(structure.shape, dtype=bool)
+    return np.asarray(distance_transform_edt(~structure, sampling=spacing) <= NEAR_MM)

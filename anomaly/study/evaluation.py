@@ -9,6 +9,7 @@ import numpy as np
 
 from anomaly.study.contestants import (
     AS_GIVEN,
+    CONTROLS,
     Bench,
     Maps,
     Rules,
@@ -16,11 +17,10 @@ from anomaly.study.contestants import (
     control_entries,
     method_entries,
 )
-from anomaly.study.controls import CONTROLS
-from anomaly.study.coverage_curves import curve_areas
-from anomaly.study.scores import RATES, score_method
+from anomaly.study.scores import RATES, curve_areas, score_method
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit._utils.threads import check_jobs
+from dmrifit.report.numerals import fixed
 from dmrifit.stats.lesion_matching import scores_from_counts
 from dmrifit.stats.patient_summary import in_parts, summarize
 
@@ -75,8 +75,8 @@ def evaluate_detectors(
         Their maps, for the same methods.
     validation : sequence of Case, optional
         Healthy scans that were not learned from, for rules that need them. By default those of
-        `healthy`: then one half of their patients (every second one) has the threshold of the
-        other half, and the cases that of all.
+        `healthy`: then each of their patients has the threshold of all the others, and the cases
+        that of all.
     validation_maps : mapping of str to sequence, optional
         Their maps.
     rules : mapping of str to rule, optional
@@ -271,13 +271,13 @@ def format_summary(
     for _, line in summary[summary["part"] == part].iterrows():
         row = rows.setdefault(line["method"], {"AUC": _text(line, "auc")})
         if rule is None:
-            row[line["rule"]] = f"{_number(line['dice'])} / {_number(line['dice_opened'])}"
+            row[line["rule"]] = f"{fixed(line['dice'], 3)} / {fixed(line['dice_opened'], 3)}"
         # Masks follow no rule, and stand in the table of every rule.
         elif line["rule"] in (rule, AS_GIVEN):
             row["AP"] = _text(line, "average_precision")
             row["Dice"], row["opened"] = _text(line, "dice"), _text(line, "dice_opened")
-            row["false positives"] = _number(line["false_positive_rate_opened"], 4)
-            row["empty"] = _number(line["empty_opened"], 2)
+            row["false positives"] = fixed(line["false_positive_rate_opened"], 4)
+            row["empty"] = fixed(line["empty_opened"], 2)
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
     table.index.name = "method"
     return table
@@ -325,10 +325,6 @@ def healthy_folds(
     return folds
 
 
-def _number(value: float, digits: int = 3) -> str:
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"
-
-
 def _text(line: Any, name: str) -> str:
-    mean, sd = _number(line[name]), line[f"{name}_sd"]
+    mean, sd = fixed(line[name], 3), line[f"{name}_sd"]
     return mean if np.isnan(sd) else f"{mean} ± {sd:.2f}"

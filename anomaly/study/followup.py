@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.stats.lesion_matching import ratio
@@ -119,17 +120,13 @@ def overlap_with_followup(
     import pandas as pd
     from scipy import ndimage
 
-    lesion = _mask(structural, "structural")
-    masks = {"anomaly": _mask(anomaly, "anomaly"), "followup": _mask(followup, "followup")}
-    masks["brain"] = np.ones(lesion.shape, dtype=bool)
-    if brain is not None:
-        masks["brain"] = _mask(brain, "brain")
-    for name, mask in masks.items():
-        if mask.shape != lesion.shape:
-            raise ValueError(
-                f"{name} has shape {mask.shape} and structural {lesion.shape}; bring all to one "
-                "grid"
-            )
+    lesion = zeros_and_ones(structural, "structural")
+    if lesion.ndim != 3:
+        raise ValueError(f"structural must be a volume (x, y, z), not of shape {lesion.shape}")
+    masks = {"brain": np.ones(lesion.shape, dtype=bool)}
+    for name, values in (("anomaly", anomaly), ("followup", followup), ("brain", brain)):
+        if values is not None:
+            masks[name] = checked_mask(values, lesion.shape, name)
     if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
         raise ValueError(
             "margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not "
@@ -180,13 +177,6 @@ def overlap_with_followup(
         share_expected=float(ratio(np.sum(flagged), np.sum(outside))),
         dice_growth=dice(flagged, growth),
     )
-
-
-def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
-    array = np.asarray(values)
-    if array.ndim != 3:
-        raise ValueError(f"{name} must be a volume (x, y, z), not an array of shape {array.shape}")
-    return zeros_and_ones(array, name)
 
 
 def _chance(

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.detectors.thresholds import open_map
-from anomaly.study.controls import CONTROLS
-from anomaly.study.strata import ELSEWHERE, STRATA
+from anomaly.study.contestants import CONTROLS, ELSEWHERE, STRATA
 from dmrifit._optional import import_optional
 from dmrifit.io.grids import upright, upright_edges
 from dmrifit.report import style

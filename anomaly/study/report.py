@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.detectors.thresholds import open_map
-from anomaly.scans.detection import lesions_of
-from anomaly.scans.whole_scan import mean_over_scans
-from anomaly.study.controls import CONTROLS
+from anomaly.scans.detection import lesions_of, mean_over_scans
+from anomaly.study.contestants import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit._utils.counts import counted
 from dmrifit.report import page, style
@@ -34,7 +33,6 @@ _TEXTS = page.Texts(__file__)
 _SHOWN_RULE = "healthy rate"
 #: End of the names of masks at the threshold that is stored with a model.
 STORED = ", stored"
-_OPEN_SCANS = 3  # scans that are shown without a click
 _OPENING = 3  # voxels along the edge of the cube
 _OPENED = f"after removing what is smaller than {_OPENING}³ voxels"
 
@@ -233,12 +231,9 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
 def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, NDArray]]:
     """Give the best, median and worst scan: case, map if it has one, and mask."""
     shown = comparison.shown
-    # The best first; of equals the first, as in the tables.
-    scans = comparison.in_use(comparison.tables["scans"]).query("method == @shown")
-    scans = scans.dropna(subset="dice_opened")
-    scans = scans.sort_values("dice_opened", ascending=False, kind="stable")
+    scans = comparison.scans_of(shown)
     examples: dict[str, tuple[Case, NDArray | None, NDArray]] = {}
-    for word, k in (("best", 0), ("median", (len(scans) - 1) // 2), ("worst", -1)):
+    for word, k in (("best", -1), ("median", len(scans) // 2), ("worst", 0)):
         row = scans.iloc[k]
         i = int(row["case"])
         case = comparison.cases[i]
@@ -363,7 +358,6 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
     main = comparison.shown.removesuffix(STORED)
     if main not in methods:
         main = methods[0]
-    folded = []
     for k, (case, values, i) in enumerate(scans):
         maps = {name: np.asarray(values[name][i]) for name in methods}
         title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
@@ -371,15 +365,15 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
         if k == 0:
             yield page.Heading(title)
             yield _planes(case, maps, thresholds)
-        pictures = []
-        for part in filter(None, ({main: maps.pop(main)}, maps)):
-            figure = plot_panels(case, part, thresholds, limits, opening=_OPENING)
-            pictures.append(page.Picture(figure, f"{title}: mean signal, maps and masks"))
-        # Without a fold the page would be as long as there are scans and methods.
-        if not _OPEN_SCANS <= k < len(order):
-            yield pictures.pop(0)
-        folded += pictures
-    yield page.Fold("More scans, and the other methods", *folded)
+        shown, *folded = [
+            page.Picture(
+                plot_panels(case, part, thresholds, limits, opening=_OPENING),
+                f"{title}: mean signal, maps and masks",
+            )
+            for part in filter(None, ({main: maps.pop(main)}, maps))
+        ]
+        yield shown
+        yield page.Fold(f"{case.name} by the other methods", *folded)
 
 
 def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Markup:

@@ -1,17 +1,16 @@
-"""Scores of one method, scan by scan: of its maps, and of their masks by each rule."""
+"""Scores of one method: of its maps, of their masks by each rule, and over all thresholds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.detectors.thresholds import ThresholdRule, open_map
+from anomaly.detectors.thresholds import ThresholdRule, limits_left_out, open_map, rate_limits
 from anomaly.study.contestants import AS_GIVEN, Bench, Entry
-from anomaly.study.coverage_curves import coverage_curve
 from anomaly.study.followup import overlap_with_followup
 from dmrifit.io.components import label_components
 from dmrifit.stats.lesion_matching import lesion_counts, lesion_table
@@ -21,6 +20,16 @@ if TYPE_CHECKING:
 
 #: Columns of false-positive rates, raw and opened.
 RATES = ("false_positive_rate", "false_positive_rate_opened")
+
+#: Rate of false positives up to which the area under a curve is taken.
+FULL_RATE = 0.3
+#: Range of low rates over which a second area is taken, along the logarithm of the rate.
+LOW_RATES = (1e-3, 1e-2)
+#: Rates at which curves are read.
+CURVE_RATES = (
+    *(1e-4, 2e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7e-3, 0.01, 0.015, 0.02, 0.03, 0.04),
+    *(0.05, 0.06, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.24, 0.26, 0.28, FULL_RATE),
+)
 
 _ROW_KINDS = ("scans", "healthy", "thresholds", "counts", "strata", "followup")
 _IN_STRATA = ("dice_opened", "sensitivity", "sensitivity_opened")
@@ -97,7 +106,7 @@ def score_method(
                     case.followup,
                     brain=bench.scored[i],
                     affine=case.affine,
-                    connectivity=bench.matching["connectivity"],
+                    connectivity=bench.connectivity,
                 )
                 rows["followup"].append({**rule_keys, "grade": case.grade, "overlap": overlap})
         for i, marked in enumerate(decision.healthy or ()):
@@ -113,7 +122,7 @@ def score_method(
             entry.maps,
             bench.lesions,
             bench.scored,
-            connectivity=bench.matching["connectivity"],
+            connectivity=bench.connectivity,
         )
         tables["curves"] = curve.assign(**keys)
     return tables
@@ -128,7 +137,8 @@ def _lesions(
     bench: Bench, i: int, opened: NDArray[np.bool_], rule_keys: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Match the lesions of a case one by one."""
-    table = lesion_table(bench.lesions[i], opened, bench.cases[i].affine, **bench.matching)
+    matching = {"connectivity": bench.connectivity, "min_overlap": bench.min_overlap}
+    table = lesion_table(bench.lesions[i], opened, bench.cases[i].affine, **matching)
     # What the table notes about its own scan would be wrong for all scans joined.
     table.attrs = {}
     # The table has a column "kind" already: lesion or false positive.
@@ -154,7 +164,7 @@ def _add_healthy_rows(
         row[f"n_found{ending}"] = n_found
         row[f"false_positive_rate{ending}"] = n_found / row["n_scored"]
         row[f"empty{ending}"] = not n_found
-    labels = label_components(opened, connectivity=bench.matching["connectivity"])
+    labels = label_components(opened, connectivity=bench.connectivity)
     rows["healthy"].append(row | {"n_components_opened": int(labels.max())})
     for name, stratum in bench.healthy_strata[i].items():
         row = {**rule_keys, "patient": case.patient, "stratum": name, "healthy": True}
@@ -177,10 +187,18 @@ def _decisions(
             fitted, masks = entry.validation, entry.validation_masks
             if fitted is None:
                 fitted, masks = entry.healthy, bench.healthy_scored
+                if fitted is None:
+                    continue
                 # A threshold may not be judged on the scans that it was chosen from.
-                free = None if fitted is None else _crosswise(bench, fitted, rule)
-            if fitted is None:
-                continue
+                patients = [case.patient for case in bench.healthy]
+                limits_by_scan = limits_left_out(rule, fitted, masks, patients)
+                if limits_by_scan is None:
+                    raise ValueError(
+                        f"{rule!r} needs healthy scans of more patients, or validation scans, to "
+                        "count its false positives"
+                    )
+                scans = zip(fitted, masks, limits_by_scan, strict=True)
+                free = [(values > limit) & mask for values, mask, limit in scans]
             rule.fit(fitted, masks)
             n_fitted = len(fitted)
         else:
@@ -194,30 +212,6 @@ def _decisions(
         marked = rule.apply(entry.maps, bench.scored)
         threshold = float(rule.threshold_)
         yield _Decision(name, rule.needs_truth, marked, free, threshold, n_fitted, limits)
-
-
-def _crosswise(
-    bench: Bench, maps: list[NDArray[Any]], rule: ThresholdRule
-) -> list[NDArray[np.bool_]]:
-    """Apply to each half of the healthy patients the threshold of the other half."""
-    from sklearn.base import clone
-
-    patients = list(dict.fromkeys(case.patient for case in bench.healthy))
-    if len(patients) < 2:
-        raise ValueError(
-            f"{rule!r} needs healthy scans of two patients, or validation scans, to count its "
-            "false positives"
-        )
-    # By patient: two scans of one person on both sides would know each other.
-    half = np.array([patients.index(case.patient) % 2 for case in bench.healthy])
-    marked: dict[int, NDArray[np.bool_]] = {}
-    for side in (0, 1):
-        fitting, counting = np.flatnonzero(half != side), np.flatnonzero(half == side)
-        masks = [bench.healthy_scored[i] for i in fitting]
-        fitted = clone(rule).fit([maps[i] for i in fitting], masks)
-        masks = [bench.healthy_scored[i] for i in counting]
-        marked |= zip(counting, fitted.apply([maps[i] for i in counting], masks), strict=True)
-    return [marked[i] for i in range(len(maps))]
 
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
@@ -244,3 +238,65 @@ def _overlaps(
         overlaps[f"sensitivity{ending}"] = n_both / n_lesion if n_lesion else np.nan
         overlaps[f"precision{ending}"] = n_both / n_marked if n_relevant else np.nan
     return overlaps
+
+
+def coverage_curve(
+    healthy: Sequence[NDArray[Any]],
+    scores: Sequence[NDArray[Any]],
+    lesions: Sequence[NDArray[np.bool_]],
+    masks: Sequence[NDArray[np.bool_]],
+    *,
+    rates: Sequence[float] = CURVE_RATES,
+    connectivity: int = 26,
+) -> pd.DataFrame:
+    """
+    Compute the coverage of lesions (x, y, z) over the false-positive rate of healthy scans.
+
+    False positives are counted on healthy scans only, because voxels around a lesion may belong to
+    it (Bertoldo et al., arXiv:2401.01984, 2024); coverage is per region (Bergmann et al., Int J
+    Comput Vis 129:1038–1059, 2021).
+    """
+    import pandas as pd
+
+    steps = np.unique(np.asarray(rates, dtype=np.float64))
+    limits, realized = rate_limits(healthy, steps)
+    coverages, sensitivities, hits = [], [], []
+    for values, lesion, mask in zip(scores, lesions, masks, strict=True):
+        inside = lesion & mask
+        if not inside.any():
+            continue
+        labels = label_components(inside, connectivity=connectivity)[inside]
+        is_above = values[inside][:, None] > limits
+        n_voxels = np.bincount(labels)
+        n_above = [np.bincount(labels, column, len(n_voxels)) for column in is_above.T]
+        # Component 0 is the background, which has no voxel inside a lesion.
+        shares = np.stack(n_above, axis=1)[1:] / n_voxels[1:, None]
+        coverages.append(shares.mean(axis=0))
+        sensitivities.append(is_above.mean(axis=0))
+        hits.append(shares > 0)
+    columns = {"rate": steps, "realized": realized, "threshold": limits}
+    columns |= dict.fromkeys(
+        ("coverage", "sensitivity", "lesion_sensitivity"), np.full(len(steps), np.nan)
+    )
+    if coverages:
+        columns["coverage"] = np.mean(coverages, axis=0)
+        columns["sensitivity"] = np.mean(sensitivities, axis=0)
+        columns["lesion_sensitivity"] = np.concatenate(hits).mean(axis=0)
+    return pd.DataFrame(columns)
+
+
+def curve_areas(curve: pd.DataFrame) -> dict[str, float]:
+    """Compute areas under a curve of `coverage_curve`."""
+    rate = curve["rate"].to_numpy()
+    coverage = curve["coverage"].to_numpy()
+    is_counted = rate <= FULL_RATE
+    counted_rate = np.concatenate([[0.0], rate[is_counted]])
+    counted_coverage = np.concatenate([[0.0], coverage[is_counted]])
+    area_low = float("nan")
+    is_low = (rate >= LOW_RATES[0]) & (rate <= LOW_RATES[1])
+    if is_low.sum() > 1:
+        # On a linear axis the highest rates would decide the area.
+        logarithms = np.log(rate[is_low])
+        area_low = float(np.trapezoid(coverage[is_low], logarithms) / np.ptp(logarithms))
+    area = float(np.trapezoid(counted_coverage, counted_rate) / FULL_RATE)
+    return {"area": area, "area_low": area_low}

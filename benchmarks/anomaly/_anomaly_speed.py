@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 from scipy.ndimage import affine_transform, gaussian_filter
 from anomaly import DenoisingAutoencoder, RecDiscNet
 from anomaly.detectors.alignment import align, guide_images
-from anomaly.detectors.template import look_of
+from anomaly.detectors.features import look_of
 from dmrifit._utils.torch_state import one_torch_thread
 shape, n = {shape}, 64
 rng = np.random.default_rng(0)

@@ -72,9 +72,9 @@ OF_MAPS = (
     *("anomaly.simulate", "dmrifit._utils", "dmrifit.networks", "dmrifit.simulate"),
 )
 OF_EVALUATION = (
-    *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
+    "anomaly.study.contestants",
     *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
-    *("anomaly.study.strata", "anomaly.detectors.thresholds"),
+    "anomaly.detectors.thresholds",
     "dmrifit.stats.lesion_matching",
     "dmrifit.stats.patient_summary",
     "benchmarks.claims.weninger.methods",

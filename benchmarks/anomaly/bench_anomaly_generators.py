@@ -35,9 +35,9 @@ from anomaly import (
     simulate_dmri,
 )
 from anomaly.detectors import implant_detector as trees
+from anomaly.detectors.aligned import AlignedScans, template_at
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import masked_smoothing
-from anomaly.detectors.template import AlignedScans, look_of, template_at
+from anomaly.detectors.features import look_of, masked_smoothing
 from anomaly.generators.implants import noise_floor
 from anomaly.scans.cases import Case
 from benchmarks import _measure as measure
@@ -142,7 +142,8 @@ def aligned_part(world: World, size: Size, seed: int) -> Maker:
     }
     for detector in plain.values():
         detector.fit(signals, masks)
-    aligned = AlignedScans.learn([look_of(s, m) for s, m in zip(signals, masks, strict=True)], 2.0)
+    looks = [look_of(s, m) for s, m in zip(signals, masks, strict=True)]
+    aligned = AlignedScans.learn(looks, 2.0, np.arange(len(looks)))
     sharing: dict[str, Any] = {
         "aligned Mahalanobis, 4 mm": AlignedMahalanobis(**smoothing),
         REFERENCE: AlignedMahalanobis(smooth_mm=6.0, spacing=size.spacing, calibration=None),
@@ -164,13 +165,8 @@ def aligned_part(world: World, size: Size, seed: int) -> Maker:
         }
         look = look_of(case.signal, case.brain)
         positions = sharing[REFERENCE]._aligned(look)
-        template = template_at(sharing[REFERENCE].template_, positions)
-        table = trees._table(look, template, positions)
         for name, detector in sharing.items():
-            if isinstance(detector, ImplantDetector):
-                maps[name] = detector._score_table(look, table)
-            else:
-                maps[name] = detector._score(look, positions)
+            maps[name] = detector._score(look, positions)
         return maps
 
     return make
@@ -179,7 +175,7 @@ def aligned_part(world: World, size: Size, seed: int) -> Maker:
 def trees_part(world: World, size: Size, seed: int) -> Maker:
     """Trees on the columns of the implant detector, learned from one generator, or from the others."""
     looks = [look_of(case.signal, case.brain) for case in world.train]
-    aligned = AlignedScans.learn(looks, 2.0)
+    aligned = AlignedScans.learn(looks, 2.0, np.arange(len(looks)))
     template = AlignedMahalanobis(spacing=size.spacing, calibration=None)
     template._learn_aligned(aligned)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in GENERATORS}

@@ -24,7 +24,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly import GENERATORS, PCADetector, VoxelwiseGaussian
-from anomaly.detectors.features import masked_smoothing, mean_signal, signal_spread
+from anomaly.detectors.features import look_of, masked_smoothing
 from anomaly.generators.implants import Look, noise_floor
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
@@ -160,8 +160,8 @@ def as_source(
 
 def voxel_features(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Compute mean, spread and local mean of voxels, (3, x, y, z)."""
-    mean = mean_signal(volume)
-    return np.stack([mean, signal_spread(volume), masked_smoothing(mean, mask, 1.0)])
+    look = look_of(volume, np.ones(mask.shape, dtype=bool))
+    return np.stack([look.mean, look.spread, masked_smoothing(look.mean, mask, 1.0)])
 
 
 def voxel_detectors(features: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarray]]:

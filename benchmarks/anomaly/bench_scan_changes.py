@@ -22,8 +22,8 @@ from scipy.ndimage import map_coordinates
 
 from anomaly.detectors.gaussian import VoxelwiseGaussian
 from anomaly.scans.cases import Case, write_cases
+from anomaly.scans.detection import mean_over_scans
 from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
-from anomaly.scans.whole_scan import mean_over_scans
 from anomaly.simulate.persons import simulate_dmri
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs

@@ -7,17 +7,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metastasis.networks.architectures import PRIOR_REACH, DeepMedic
-from metastasis.networks.sizes import low_resolution_input, output_size
+from metastasis.networks.architectures import DeepMedic
+from metastasis.networks.sizes import PRIOR_REACH
 from metastasis.segmentation.inference import Case
-from metastasis.segmentation.sampling import take_cells, take_window
+from metastasis.segmentation.sampling import low_resolution, take_window
 
 
-def tiled_logits(network: DeepMedic, case: Case, *, tile: int = 45) -> NDArray[np.float32]:
-    """Give the logits (x, y, z) of a volume tile by tile; slow, for comparison with `dense_logits`."""
+def tiled_logits(network: DeepMedic, case: Case, *, out: int = 30) -> NDArray[np.float32]:
+    """
+    Give the logits (x, y, z) of a volume tile by tile; slow, for comparison with `dense_logits`.
+
+    Cells of low resolution must fill tiles of `out` voxels.
+    """
     shape = case["image"].shape[1:]
     n_layers = network.n_layers
-    out = output_size(tile, n_layers)
+    tile = out + 2 * n_layers
     device = next(network.parameters()).device
     logits = np.empty(shape, dtype=np.float32)
 
@@ -28,21 +32,17 @@ def tiled_logits(network: DeepMedic, case: Case, *, tile: int = 45) -> NDArray[n
         for start in itertools.product(*(range(0, n, out) for n in shape)):
             first = [a - n_layers for a in start]
             inputs = {"image": batch_of(take_window(case["image"], first, [tile] * 3))}
-            phases = {}
-            for factor in network.low_resolution:
-                phase = [a % factor for a in start]
-                begin = [a - p - factor * n_layers for a, p in zip(start, phase, strict=True)]
-                count = [low_resolution_input(out, factor, n_layers, phase=p) for p in phase]
-                cells = take_cells(case[f"low_{factor}"], factor, begin, count)
-                inputs[f"low_{factor}"] = batch_of(cells)
-                phases[factor] = phase
+            low = low_resolution(
+                case["image"], network.low_resolution, start, [out] * 3, n_layers
+            )
+            inputs |= {name: batch_of(cells) for name, cells in low.items()}
             if network.prior_path:
                 reach = PRIOR_REACH if network.shared else 0
                 wider = [a - reach for a in first]
                 size = [tile + 2 * reach] * 3
                 inputs["prior"] = batch_of(take_window(case["prior"], wider, size))
                 inputs["valid"] = torch.tensor([float(case["valid"])], device=device)
-            tile_logits = network(**inputs, phases=phases)[0, 0].cpu().numpy()
+            tile_logits = network(**inputs)[0, 0].cpu().numpy()
             # The last tile along an axis may reach beyond the volume.
             inside = tuple(slice(0, min(out, n - a)) for a, n in zip(start, shape, strict=True))
             logits[tuple(slice(a, a + out) for a in start)] = tile_logits[inside]

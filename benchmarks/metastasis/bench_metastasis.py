@@ -424,9 +424,8 @@ def inference() -> list[dict[str, Any]]:
         torch.manual_seed(0)
         network = DeepMedic(1, widths, factors, dense, prior_path=prior).eval()
         image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-        case: dict[str, Any] = {"image": image} | {
-            f"low_{f}": low_resolution(image, f) for f in factors
-        }
+        case: dict[str, Any] = {"image": image}
+        case |= low_resolution(image, factors, (0, 0, 0), shape, network.n_layers)
         case |= {"prior": image[:, ::-1].copy(), "valid": np.float32(1)} if prior else {}
         quick, slow = dense_logits(network, case), tiled_logits(network, case)
         repeats = 3 if widths == nine or len(widths) == 6 else 1

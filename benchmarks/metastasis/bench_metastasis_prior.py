@@ -292,7 +292,7 @@ def feature_weights(classifier: Any, cohort: Sequence[Patient]) -> NDArray[np.fl
     table = np.concatenate([patient.tables["own"] for patient in cohort])
     truth = np.concatenate([patient.truth for patient in cohort])
     table, truth = classifier_columns(table[truth >= 0]), truth[truth >= 0]
-    losses = shuffled_losses(classifier, table, truth, np.random.default_rng(0))
+    losses = shuffled_losses(classifier, table, truth, 0)
     return np.array(list(losses.values()))
 
 

@@ -41,7 +41,6 @@ from placement import (
     evaluate_placements,
     simulate_gliomas,
 )
-from placement.study.evaluation import case_folds
 
 RESULT = measure.RESULTS / "placement_claims.json"
 FULL = tomllib.loads(MARGINS_FILE.read_text(encoding="utf-8"))["board"]
@@ -107,7 +106,7 @@ def run_seed(seed: int, work: Path, size: dict[str, Any], quick: bool) -> dict[s
     origin = measure.provenance(__file__, *CODE)
     scenes, voxels = draw_cases(seed, size)
     experts = voxels[:, :2]
-    folds = case_folds(len(scenes), n_folds=size["n_folds"], random_state=seed)
+    folds = boards.case_folds(len(scenes), n_folds=size["n_folds"], random_state=seed)
     boxes = {NETWORK: np.empty((len(scenes), 9)), OBJECTIVE: np.empty((len(scenes), 9))}
     seconds = {name: np.empty(len(scenes)) for name in boxes}
     for number in range(1, size["n_folds"] + 1):

@@ -41,7 +41,7 @@ from placement import (
     evaluate_placements,
     simulate_gliomas,
 )
-from placement.study.evaluation import CONTROLS, EXPERTS, case_folds, control_placements
+from placement.study.evaluation import CONTROLS, EXPERTS, control_placements
 
 RESULT = measure.RESULTS / "placers.json"
 SEEDS = (20261126, 20261127, 20261128, 20261129, 20261130)
@@ -116,7 +116,7 @@ class Case:
             )
             for one in scenes
         ]
-        held_out = case_folds(n, n_folds=N_FOLDS, random_state=seed) == 1
+        held_out = boards.case_folds(n, n_folds=N_FOLDS, random_state=seed) == 1
         self.train, self.test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     def learned(self, seen: str = "plain") -> tuple[list[Scene], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import os
@@ -118,7 +119,7 @@ class CodeStore:
     @staticmethod
     def has(dispatcher: Any) -> bool:
         """Tell whether a function is stored."""
-        return bool(dispatcher._cache.index.exists())
+        return bool(dispatcher._cache._cache_file.exists())
 
 
 def _seal(content: bytes) -> bytes:
@@ -131,16 +132,16 @@ class _CheckedCache(FunctionCache):
     def __init__(self, cache: FunctionCache, store: CodeStore, stamp: Any) -> None:
         vars(self).update(vars(cache))
         self._store = store
-        files = _CheckedFiles(Path(cache.cache_path), self._impl.filename_base, store, stamp)
-        self._cache_file = files  # type: ignore[assignment]
-        self.index = files.index
+        self._cache_file: Any = _CheckedFiles(
+            Path(cache.cache_path), self._impl.filename_base, store, stamp
+        )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         # What can be wrong with machine code is only known to the many libraries that read it.
         except Exception:
-            self._store.say_damaged(self.index)
+            self._store.say_damaged(self._cache_file.path)
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -151,35 +152,27 @@ class _CheckedCache(FunctionCache):
 
 
 class _CheckedFiles:
-    """The index of a function's signatures, and one file of machine code for each."""
+    """One file of machine code for each signature of a function."""
 
     def __init__(self, folder: Path, name: str, store: CodeStore, stamp: Any) -> None:
-        self._folder = folder
         # numba's own files of the same function have no seal, and may lie in this folder.
-        self._name = f"{name}.sealed"
+        self.path = folder / f"{name}.sealed"
         self._store = store
         self._made_by = numba.__version__, stamp
-        self.index = folder / f"{self._name}.nbi"
 
-    def flush(self) -> None:
-        self._write_index({})
+    def exists(self) -> bool:
+        """Tell whether there is a file, of whatever signature."""
+        return any(self.path.parent.glob(f"{glob.escape(self.path.name)}.*"))
 
     def load(self, key: Any) -> Any:
-        file_name = self._read_index().get(key)
-        content = None if file_name is None else self._store.read(self._folder / file_name)
-        return None if content is None else pickle.loads(content)
+        content = self._store.read(self._file(key))
+        made_by, code = (None, b"") if content is None else pickle.loads(content)
+        # Objects of another version might not be read.
+        return pickle.loads(code) if made_by == self._made_by else None
 
     def save(self, key: Any, data: Any) -> None:
-        names = self._read_index()
-        names.setdefault(key, f"{self._name}.{len(names) + 1}.nbc")
-        self._store.write(self._folder / names[key], dumps(data))
-        # The index comes last, so that it never names a file that is not there yet.
-        self._write_index(names)
+        self._store.write(self._file(key), dumps((self._made_by, dumps(data))))
 
-    def _read_index(self) -> dict[Any, str]:
-        content = self._store.read(self.index)
-        made_by, names = (None, {}) if content is None else pickle.loads(content)
-        return names if made_by == self._made_by else {}
-
-    def _write_index(self, names: dict[Any, str]) -> None:
-        self._store.write(self.index, dumps((self._made_by, names)))
+    def _file(self, key: Any) -> Path:
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()
+        return self.path.with_name(f"{self.path.name}.{digest[:16]}.nbc")

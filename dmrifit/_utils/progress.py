@@ -51,17 +51,8 @@ def step_bar(
             remaining = ""
             if n_done < total:
                 seconds = (now - start) / (n_done - n_before) * (total - n_done)
-                remaining = f"(about {_duration(seconds)} left)"
+                remaining = f"(about {tqdm.format_interval(seconds)} left)"
             words = (task, f"{n_done}/{total}", remaining, text or state or f"{unit}s")
             print(" ".join(word for word in words if word), file=sys.stderr, flush=True)
 
         yield count
-
-
-def _duration(seconds: float) -> str:
-    """Write a time in its largest unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

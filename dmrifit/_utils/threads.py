@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import threadpoolctl
@@ -18,8 +19,6 @@ from dmrifit._utils.checks import is_number
 _lock = threading.Lock()
 _thread_state = threading.local()
 _depth = 0
-# Number of imported modules when the libraries were looked up, and the libraries by kind.
-_libraries: tuple[int, dict[str, ThreadpoolController]] | None = None
 _blas: Any = None
 
 
@@ -73,22 +72,17 @@ def one_thread() -> Iterator[None]:
     the limit of BLAS is that of the process, set by the first block and lifted after the last;
     that of OpenMP is set in every thread.
     """
-    global _depth, _libraries, _blas
+    global _depth, _blas
     with _lock:
-        n_modules = len(sys.modules)
         # A look-up takes milliseconds, and only an import can bring new libraries.
-        if _libraries is None or _libraries[0] != n_modules:
-            controller = ThreadpoolController()
-            by_api = {api: controller.select(user_api=api) for api in ("blas", "openmp")}
-            _libraries = n_modules, by_api
-        _, by_api = _libraries
+        blas, openmp = _libraries(len(sys.modules))
         if _depth == 0:
             _take_control()
-            _blas = by_api["blas"].limit(limits=1)
+            _blas = blas.limit(limits=1)
         _depth += 1
     _thread_state.depth = getattr(_thread_state, "depth", 0) + 1
     if _thread_state.depth == 1:
-        _thread_state.openmp = by_api["openmp"].limit(limits=1)
+        _thread_state.openmp = openmp.limit(limits=1)
     try:
         yield
     finally:
@@ -102,6 +96,13 @@ def one_thread() -> Iterator[None]:
                 _blas.restore_original_limits()
                 _blas = None
                 _take_control()
+
+
+@lru_cache(maxsize=1)
+def _libraries(_n_modules: int) -> list[ThreadpoolController]:
+    """Look up the libraries of linear algebra and those of OpenMP."""
+    controller = ThreadpoolController()
+    return [controller.select(user_api=api) for api in ("blas", "openmp")]
 
 
 def _take_control() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_object, read_sealed, sealed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.console import error_message, progress, say_flagged
-from dmrifit.cli.options import say
+from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
 from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
@@ -114,7 +114,9 @@ class CaseRun:
         Process cases that an earlier run did not finish, write the tables and pages, say all.
 
         `names` gives the name of a case and of its patient, if that is known; `failed` are the
-        rows that could not be read. `say` takes the records by their folders.
+        rows that could not be read. `say` takes the records by their folders. Cases that fail are
+        listed in failed.tsv with their problem; ValueError if all fail. What is finished is
+        written also when the run ends early, so that it can be looked at.
         """
         from dmrifit.io.case_tables import file_stems
 
@@ -123,40 +125,129 @@ class CaseRun:
         if failed and not cases:
             # Nothing of an earlier run is removed: the disk of all files may be away for a while.
             raise ValueError(failed[0]["problem"])
-        rows = [*map(names, cases), *failed]
+        # Rows that failed come first in the table of failures.
+        rows = [*failed, *map(names, cases)]
         folders = [row["name"] for row in rows]
         if rows and "patient" in rows[0]:
             # Rows that failed count too: their files are removed, so no two may share a folder.
             folders = file_stems([(row["patient"], row["name"]) for row in rows])
         check_jobs(options.jobs, "--jobs")
-        records = self.record.format(name="*")
-        begin_run(out, settings, options.overwrite, results=self._results(), records=records)
-        n_cases = len(cases)
-        finished = self.process(
-            dict(zip(folders[:n_cases], cases, strict=True)),
-            out,
-            work,
-            is_current,
-            options=options,
-            failed=dict(zip(folders[n_cases:], failed, strict=True)),
-            names=names,
-        )
-        for line in say(finished):
+        pattern = self.record.format(name="*")
+        begin_run(out, settings, options.overwrite, results=self._results(), records=pattern)
+        problems = {name: row["problem"] for name, row in zip(folders, failed, strict=False)}
+        records: dict[str, dict[str, Any]] = {}
+        tasks: list[tuple[str, _Case]] = []
+        for name, case in zip(folders[len(failed) :], cases, strict=True):
+            record = None if options.overwrite else self._finished(out, name, options)
+            # A file may be removed during the run.
+            try:
+                if record is not None and is_current(case, record):
+                    records[name] = record
+                else:
+                    tasks.append((name, case))
+            except (FileNotFoundError, ValueError) as error:
+                problems[name] = error_message(error)
+        if records:
+            tell(f"{counted(len(records), self.noun)} of {len(cases)} finished before")
+        for name in problems:
+            self._remove_case(out, name)
+        try:
+            for name, record, problem in self._work(work, tasks, out, options):
+                if record is None:
+                    problems[name] = problem
+                    self._remove_case(out, name)
+                else:
+                    records[name] = record
+        except KeyboardInterrupt:
+            tell(
+                f"finished {self.noun}s are kept in {out}; "
+                "the same command goes on with the others"
+            )
+            raise
+        finally:
+            records = {name: records[name] for name in folders if name in records}
+            failures = [
+                {**row, "problem": problems[name]}
+                for name, row in zip(folders, rows, strict=True)
+                if name in problems
+            ]
+            _say_failed(failures[len(failed) :])
+            self.write(out, records, failures, figure=options.figure)
+        if failures and not records:
+            raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
+        for line in say(records):
             typer.echo(line)
-        if any(record.get("synthetic") for record in finished.values()):
+        if any(record.get("synthetic") for record in records.values()):
             typer.echo(f"synthetic {self.noun}s: no clinical result")
         if self.flag:
-            n_flagged = sum(bool(record[self.flag]) for record in finished.values())
-            n_failed = len(rows) - len(finished)
-            say_flagged(n_flagged, len(finished), fail=options.fail_on_flag, n_failed=n_failed)
+            n_flagged = sum(bool(record[self.flag]) for record in records.values())
+            n_failed = len(failures)
+            say_flagged(n_flagged, len(records), fail=options.fail_on_flag, n_failed=n_failed)
+
+    def _finished(self, out: Path, name: str, options: RunOptions) -> dict[str, Any] | None:
+        """Read the record of a case that an earlier run finished; None without one."""
+        for picture in self.pictures if options.draws else ():
+            if not (out / name / picture).exists():
+                return None
+        record = read_sealed(out / self.record.format(name=name))
+        # A record from elsewhere must not lead to other folders.
+        is_own = record is not None and record.get("folder", name) == name
+        return record if is_own else None
+
+    def _work(
+        self,
+        work: Callable[[_Case, Path], dict[str, Any]],
+        tasks: Sequence[tuple[str, _Case]],
+        out: Path,
+        options: RunOptions,
+    ) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
+        """Give the record of each case by its folder as it is finished, or its problem."""
+        # The run itself, with its functions, does not travel to workers.
+        errors = self.errors
+
+        def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | None, str]:
+            name, case = task
+            try:
+                return name, work(case, out / name), ""
+            except errors as error:
+                return name, None, error_message(error)
+
+        def line(result: tuple[str, dict[str, Any] | None, str]) -> str:
+            record = result[1]
+            return "" if record is None else self.line(record)
+
+        jobs, cluster = options.jobs, options.cluster
+        results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=line, unit=self.noun)
+        for i, result in enumerate(results):
+            yield result
+            # The first case tells what the others will take: better now than at the last one.
+            if i == 0 and result[1] is not None:
+                files = [path for path in (out / result[0]).rglob("*") if path.is_file()]
+                n_bytes = sum(path.stat().st_size for path in files)
+                check_room(out, (len(tasks) - 1) * n_bytes)
 
     def _results(self) -> list[str]:
         return list(filter(None, (self.table, self.lesions, FAILED, "index.html")))
 
-    def write(self, out: Path, records: dict[str, dict[str, Any]], *, figure: bool) -> None:
+    def write(
+        self,
+        out: Path,
+        records: dict[str, dict[str, Any]],
+        failures: Sequence[Mapping[str, Any]] = (),
+        *,
+        figure: bool,
+    ) -> None:
         """Write the tables of all cases, and the page with their pictures."""
         import pandas as pd
 
+        (out / FAILED).unlink(missing_ok=True)
+        if failures:
+            write_text(out / FAILED, table_text(pd.DataFrame(failures)))
+        if not records:
+            # Tables and page of an earlier run tell of files that are gone.
+            for name in set(self._results()) - {FAILED} if failures else ():
+                (out / name).unlink(missing_ok=True)
+            return
         lesions = None
         if self.lesions:
             lesions = _join_lesions(records.values())
@@ -169,7 +260,7 @@ class CaseRun:
         from dmrifit.report.page import NOTICE, Note, Page, Section, notice_lead
 
         page = self.page(out, records, lesions)
-        sections = [Section(f"All {self.noun}s", *page.overview, *failed_cases(out))]
+        sections = [Section(f"All {self.noun}s", *page.overview, *_failed_cases(failures))]
         sections += [Section(name, *parts) for name, parts in page.pictures]
         sections.append(Section("", Note(page.note)))
         is_synthetic = (record["synthetic"] for record in records.values())
@@ -205,112 +296,6 @@ class CaseRun:
                 files.path(view).write_text(text, encoding="utf-8")
             files.write_json(name, sealed(record))
 
-    def process(
-        self,
-        cases: Mapping[str, _Case],
-        out: Path,
-        work: Callable[[_Case, Path], dict[str, Any]],
-        is_current: Callable[[_Case, dict[str, Any]], bool],
-        *,
-        options: RunOptions,
-        names: Callable[[_Case], Mapping[str, str]],
-        failed: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> dict[str, dict[str, Any]]:
-        """
-        Process cases by the name of their folder, except those that an earlier run finished.
-
-        Cases that fail are listed in failed.tsv with their problem, after the rows of those that
-        `failed` before, by their folder too; ValueError if all fail. What is finished is written
-        also when the run ends early, so that it can be looked at.
-        """
-        import pandas as pd
-
-        pictures = self.pictures if options.draws else ()
-        records: dict[str, dict[str, Any]] = {}
-        problems: dict[str, str] = {}
-        tasks: list[tuple[str, _Case]] = []
-        for name, case in cases.items():
-            folder = out / name
-            record = None
-            if not options.overwrite and all((folder / file).exists() for file in pictures):
-                record = read_sealed(out / self.record.format(name=name))
-            # A record from elsewhere must not lead to other folders.
-            if record is not None and record.get("folder", name) != name:
-                record = None
-            # A file may be removed during the run.
-            try:
-                if record is not None and is_current(case, record):
-                    records[name] = record
-                else:
-                    tasks.append((name, case))
-            except (FileNotFoundError, ValueError) as error:
-                problems[name] = error_message(error)
-        if records:
-            say(f"{counted(len(records), self.noun)} of {len(cases)} finished before")
-
-        # The run itself, with its functions, does not travel to workers.
-        errors = self.errors
-
-        def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | None, str]:
-            name, case = task
-            try:
-                return name, work(case, out / name), ""
-            except errors as error:
-                return name, None, error_message(error)
-
-        def line(result: tuple[str, dict[str, Any] | None, str]) -> str:
-            record = result[1]
-            return "" if record is None else self.line(record)
-
-        for name in [*(failed or {}), *problems]:
-            self._remove_case(out, name)
-        try:
-            results = run_tasks(
-                attempt,
-                tasks,
-                jobs=options.jobs,
-                cluster=options.cluster,
-                line=line,
-                unit=self.noun,
-            )
-            for i, (name, record, problem) in enumerate(results):
-                if record is None:
-                    problems[name] = problem
-                    self._remove_case(out, name)
-                    continue
-                records[name] = record
-                # The first case tells what the others will take: better now than at the last one.
-                if not i:
-                    files = [path for path in (out / name).rglob("*") if path.is_file()]
-                    n_bytes = sum(path.stat().st_size for path in files)
-                    check_room(out, (len(tasks) - 1) * n_bytes)
-        except KeyboardInterrupt:
-            say(
-                f"finished {self.noun}s are kept in {out}; "
-                "the same command goes on with the others"
-            )
-            raise
-        finally:
-            records = {name: records[name] for name in cases if name in records}
-            failures = [dict(row) for row in (failed or {}).values()]
-            failures += [
-                {**names(case), "problem": problems[name]}
-                for name, case in cases.items()
-                if name in problems
-            ]
-            (out / FAILED).unlink(missing_ok=True)
-            if failures:
-                write_text(out / FAILED, table_text(pd.DataFrame(failures)))
-            _say_failed(failures[len(failed or {}) :])
-            if records:
-                self.write(out, records, figure=options.figure)
-        if failures and not records:
-            # Tables and page of an earlier run tell of files that are gone.
-            for name in set(self._results()) - {FAILED}:
-                (out / name).unlink(missing_ok=True)
-            raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
-        return records
-
     def _remove_case(self, out: Path, name: str) -> None:
         """Remove the files of a case; without its record it is tried again in a resumed run."""
         (out / self.record.format(name=name)).unlink(missing_ok=True)
@@ -323,14 +308,12 @@ def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
         typer.echo(f"failed: {failure['name']}: {failure['problem']}")
 
 
-def failed_cases(out: Path) -> list[Table]:
+def _failed_cases(failures: Sequence[Mapping[str, Any]]) -> list[Table]:
     """List the cases of a run that failed for its page; nothing where none did."""
     from dmrifit.report.page import Table
 
-    if not (out / FAILED).exists():
-        return []
-    rows = read_texts(out / FAILED)[["name", "problem"]].to_numpy().tolist()
-    return [Table(rows, ("failed", "problem"), words=(1,))]
+    rows = [[failure["name"], failure["problem"]] for failure in failures]
+    return [Table(rows, ("failed", "problem"), words=(1,))] if rows else []
 
 
 def begin_run(
@@ -387,7 +370,7 @@ def begin_run(
 
 def simulate_cases(
     out: Path,
-    cases: Mapping[str, tuple[str, Callable[[Path], None]]],
+    cases: Mapping[str, tuple[Mapping[str, str], Callable[[Path], None]]],
     tables: Iterable[str],
     settings: Mapping[str, Any],
     *,
@@ -396,7 +379,8 @@ def simulate_cases(
     """
     Write synthetic cases that an earlier run did not finish, and the tables of all.
 
-    Cases are named by their folder, each with its table and the function that writes its files.
+    Cases are named by their folder, each with the function that writes its files and tables there,
+    and its tables by those of all cases that their rows go to.
     """
     import pandas as pd
 
@@ -405,15 +389,15 @@ def simulate_cases(
     rows: dict[str, list[dict[str, str]]] = {table: [] for table in tables}
     settings = {"command": "simulate", **settings}
     begin_run(out, settings, overwrite, results=rows, records=f"synthetic-*/{TABLE}")
-    for name, (table, write) in progress(cases.items(), len(cases)):
+    for name, (own_tables, write) in progress(cases.items(), len(cases)):
         finish_interrupted(out / name)
         if overwrite or not (out / name / TABLE).exists():
             write(out / name)
-        row = {}
-        for column, value in read_texts(out / name / TABLE).iloc[0].items():
-            # In the table of all cases, paths are relative to the folder above.
-            row[column] = f"{name}/{value}" if value.endswith(_CASE_FILES) else value
-        rows[table].append(row)
+        for table, own_table in own_tables.items():
+            for row in read_texts(out / name / own_table).to_dict("records"):
+                # In the table of all cases, paths are relative to the folder above.
+                paths = {key: f"{name}/{x}" for key, x in row.items() if x.endswith(_CASE_FILES)}
+                rows[table].append(row | paths)
     for table, lines in rows.items():
         if lines:
             write_text(out / table, table_text(pd.DataFrame(lines)))

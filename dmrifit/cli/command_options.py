@@ -40,14 +40,6 @@ def read_help(docstring: str | None) -> tuple[str, _Help, str]:
     return text, lines, example
 
 
-def shared_help(*docstrings: str | None) -> _Help:
-    """Read the options that several commands share; the last docstring wins."""
-    lines: _Help = {}
-    for docstring in docstrings:
-        lines |= read_help(docstring)[1]
-    return lines
-
-
 def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., None]:
     """
     Give typer the parameters of a command, with help, ranges and flags from its docstring.

@@ -35,7 +35,7 @@ import typer
 from typer.core import TyperCommand
 
 from dmrifit._utils.progress import step_bar
-from dmrifit.cli.command_options import read_help, shared_help, with_options
+from dmrifit.cli.command_options import read_help, with_options
 from dmrifit.cli.streams import lenient_streams, printable
 
 #: Options that name what a command writes.
@@ -104,7 +104,7 @@ def make_program(
     version_option = typer.Option(
         False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
     )
-    shared = shared_help(__doc__, options)
+    shared = read_help(__doc__)[1] | read_help(options)[1]
     runs = {function: with_options(function, shared) for function in commands}
     codes = dict(_EXIT_CODES)
     if any("fail_on_flag" in inspect.signature(run).parameters for run in runs.values()):

@@ -8,15 +8,15 @@ import shlex
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import compress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit._utils.text_files import read_sealed, sealed
+from dmrifit._utils.text_files import sealed
 from dmrifit._utils.threads import check_jobs, default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
 from dmrifit.cli.options import named_images, say
@@ -27,8 +27,9 @@ from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.models import resolve_model
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
-from dmrifit.io.atomic_files import check_name, share_a_name, write_text
+from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
+from dmrifit.io.case_tables import check_folder_names
 from dmrifit.report.page import Link, Picture, Table
 from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
 
@@ -51,24 +52,8 @@ keeps validators from reading them.
 """
 
 
-@dataclass(frozen=True)
-class FitTask:
-    """
-    One scan to fit, with all that a worker on another machine needs; paths are absolute.
-
-    `options` are those of `fit_image`, `problem` is why it cannot be fitted, `earlier_sidecar`
-    that of maps which are replaced.
-    """
-
-    scan: DiffusionScan
-    out: Path
-    model: str | None
-    te: str | None
-    b_tolerance: float | None
-    options: dict[str, Any]
-    sources: list[list[Any]]
-    problem: str
-    earlier_sidecar: str
+#: A scan, and its files where an option is a pattern; None where none matches.
+_ScanFiles: TypeAlias = "tuple[DiffusionScan, dict[str, Path | None]]"
 
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
@@ -86,15 +71,7 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
                 replace(scan, name=name, folder=Path(name))
                 for scan, name in zip(scans, folders, strict=True)
             ]
-    names = [scan.name for scan in scans]
-    for name in names:
-        check_name(name)
-    repeated = set(compress(names, share_a_name(names)))
-    if repeated:
-        raise ValueError(
-            f"more than one scan is called {first_few(sorted(repeated))}, in upper or lower case, "
-            "so that their maps would lie in one folder; name them differently, or fit them apart"
-        )
+    check_folder_names([scan.name for scan in scans], first_few([str(image) for image in images]))
     return scans, root
 
 
@@ -103,10 +80,7 @@ def fit_many(
     images: Sequence[Path],
     out: Path,
     run: RunOptions,
-    *,
-    model: str | None,
     te: list[str] | None,
-    b_tolerance: float | None,
     options: Mapping[str, Any],
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
@@ -125,9 +99,9 @@ def fit_many(
             f"--out {out} is the BIDS folder itself, which holds raw data; choose another one, "
             f"such as {out / 'derivatives' / 'dmrifit'}"
         )
-    if model is not None:
+    if options["model"] is not None:
         # What is wrong for every scan is refused before an earlier run is replaced.
-        signal_model = resolve_model(model)
+        signal_model = resolve_model(options["model"])
         numbers = {
             name: value for name, value in options["fixed"].items() if not isinstance(value, str)
         }
@@ -140,94 +114,82 @@ def fit_many(
     threads = options["n_threads"]
     if threads is None:
         threads = 1 if run.cluster else max(1, default_threads() // n_workers)
-    tasks = []
+    fit_options = {**options, "n_threads": threads, "overwrite": True}
+    cases = []
     for scan in scans:
-        paths = [*scan.images, *scan.sidecars(), *map(Path, te or [])]
-        own_options = {**options, "n_threads": threads, "overwrite": True}
-        problem = ""
-        for role, files in patterns.items():
-            file = files[scan.name]
-            if file is None:
-                problem = problem or f"--{role} {options[role]} matches no file of this scan"
-            else:
-                own_options[role] = str(file.resolve())
-                paths.append(file)
-        # Read before the run begins, which removes records of other options.
-        record = read_sealed(out / _RUN.record.format(name=scan.name))
-        absolute_images = tuple(path.absolute() for path in scan.images)
-        tasks.append(
-            FitTask(
-                replace(scan, images=absolute_images, root=scan.root.absolute()),
-                out.resolve(),
-                model,
-                te[0] if te else None,
-                b_tolerance,
-                own_options,
-                [_source(path) for path in paths if path.is_file()],
-                problem,
-                "" if record is None else _sidecar(scan, record["model"]),
-            )
-        )
-    settings = {**options, "model": model, "te": te, "b_tolerance": b_tolerance}
+        files = {role: paths[scan.name] for role, paths in patterns.items()}
+        # Workers may be on other machines.
+        images_of_scan = tuple(path.absolute() for path in scan.images)
+        cases.append((replace(scan, images=images_of_scan, root=scan.root.absolute()), files))
+    settings = {**options, "te": te}
     del settings["n_threads"], settings["overwrite"]
     _RUN.run(
-        tasks,
+        cases,
         out,
         # In types that JSON returns as they were.
         json.loads(json.dumps(settings, default=str)),
         run,
-        names=lambda task: {
-            "name": task.scan.name,
-            "subject": task.scan.subject,
-            "visit": task.scan.session or "1",
+        names=lambda case: {
+            "name": case[0].name,
+            "subject": case[0].subject,
+            "visit": case[0].session or "1",
         },
-        work=fit_one,
-        is_current=_is_current,
-        say=lambda records: _result_lines(context, out, list(records.values()), len(tasks)),
+        work=partial(fit_one, out=out.resolve(), te=te[0] if te else None, options=fit_options),
+        is_current=partial(_is_current, out=out, te=te),
+        say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
     describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
     if not (out / ".bidsignore").exists():
         write_text(out / ".bidsignore", _IGNORED)
 
 
-def _is_current(task: FitTask, record: Mapping[str, Any]) -> bool:
+def _is_current(
+    case: _ScanFiles, record: Mapping[str, Any], *, out: Path, te: list[str] | None
+) -> bool:
     """Tell whether a scan was fitted as its files are now."""
-    is_fitted = not task.problem and record["sources"] == task.sources
-    return is_fitted and (task.out / task.earlier_sidecar).is_file()
+    scan, files = case
+    is_fitted = None not in files.values() and record["sources"] == _sources(scan, files, te)
+    return is_fitted and (out / _sidecar(scan, record["model"])).is_file()
 
 
-def fit_one(task: FitTask, _folder: Path) -> dict[str, Any]:
+def fit_one(
+    case: _ScanFiles,
+    _folder: Path,
+    *,
+    out: Path,
+    te: str | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
     """Fit one of many scans, and give what is kept of it: what its sidecar says of the fit."""
-    if task.problem:
-        raise ValueError(task.problem)
+    scan, files = case
+    for role, file in files.items():
+        if file is None:
+            raise ValueError(f"--{role} {options[role]} matches no file of this scan")
+        options = {**options, role: str(file.resolve())}
+    # Before the fit, during which the files could change.
+    sources = _sources(scan, files, [te] if te else None)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        manifest = task.scan.read(task.te)
+        manifest = scan.read(te)
     # What a fit warns of is in its sidecar.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, path = fit_scan(
-            manifest.images,
-            manifest.protocol,
-            task.model,
-            task.out / task.scan.folder,
-            task.options,
-            b_tolerance=task.b_tolerance,
-        )
+        model, path = fit_scan(manifest.images, manifest.protocol, out / scan.folder, options)
+    _remove_other_models(path)
     description = json.loads(path.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
     notes = [str(warning.message) for warning in caught]
     notes += prose(fit_sentences(description), description)
     record = {
-        "name": task.scan.name,
-        "subject": task.scan.subject,
-        "session": task.scan.session,
+        "name": scan.name,
+        "subject": scan.subject,
+        "session": scan.session,
         "synthetic": False,
         "model": model,
-        "sidecar": _sidecar(task.scan, model),
+        "sidecar": _sidecar(scan, model),
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
         "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
@@ -240,23 +202,26 @@ def fit_one(task: FitTask, _folder: Path) -> dict[str, Any]:
         "notes": list(dict.fromkeys(notes)),
         "remedies": remedies(description),
         "inputs": {
-            "images": [str(path) for path in task.scan.images],
-            "mask": task.options["mask"],
-            "sigma": task.options["sigma"] and str(task.options["sigma"]),
+            "images": [str(path) for path in scan.images],
+            "mask": options["mask"],
+            "sigma": options["sigma"] and str(options["sigma"]),
         },
-        "sources": task.sources,
+        "sources": sources,
         "seconds": time.perf_counter() - start,
     }
-    earlier_sidecar = task.out / task.earlier_sidecar
-    if record["sidecar"] != task.earlier_sidecar and earlier_sidecar.is_file():
-        # Its maps are of another model.
-        stem = glob.escape(earlier_sidecar.name.removesuffix("dwimap.json"))
-        for ending in ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png", "dwimap.json"):
-            for file in earlier_sidecar.parent.glob(stem + ending):
-                file.unlink(missing_ok=True)
     text = json.dumps(sealed(record), indent=2)
-    write_text(task.out / _RUN.record.format(name=task.scan.name), text + "\n")
+    write_text(out / _RUN.record.format(name=scan.name), text + "\n")
     return record
+
+
+def _remove_other_models(sidecar: Path) -> None:
+    """Remove the maps of other models that an earlier run wrote of a scan."""
+    before, _, name = sidecar.name.removesuffix("dwimap.json").rpartition("model-")
+    model, _, after = name.partition("_")
+    for ending in ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png", "dwimap.json"):
+        for file in sidecar.parent.glob(f"{glob.escape(before)}model-*_{after}{ending}"):
+            if not file.name.startswith(f"{before}model-{model}_"):
+                file.unlink(missing_ok=True)
 
 
 def _sidecar(scan: DiffusionScan, model: str) -> str:
@@ -268,14 +233,14 @@ def _sidecar(scan: DiffusionScan, model: str) -> str:
 def fit_scan(
     images: Sequence[Path],
     protocol: Protocol,
-    model: str | None,
     out: Path,
     options: Mapping[str, Any],
     *,
-    b_tolerance: float | None = None,
     progress: bool = False,
 ) -> tuple[str, Path]:
     """Fit a scan, by default by the richest model; give its name and the sidecar of the maps."""
+    options = dict(options)
+    model, b_tolerance = options.pop("model"), options.pop("b_tolerance")
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
     kept = kept_measurements(protocol, options["b_max"], options["leave_out_b"])
@@ -332,10 +297,17 @@ def _line(record: Mapping[str, Any]) -> str:
     return f"{text}, {record['seconds']:.0f} s"
 
 
-def _source(path: Path) -> list[Any]:
-    """Describe an input so that a change of it is seen without reading it."""
-    status = path.stat()
-    return [str(path.absolute()), status.st_size, status.st_mtime_ns]
+def _sources(
+    scan: DiffusionScan, files: Mapping[str, Path | None], te: Sequence[str] | None
+) -> list[list[Any]]:
+    """Describe the inputs of a fit so that a change of them is seen without reading them."""
+    paths = [*scan.images, *scan.sidecars(), *map(Path, te or []), *filter(None, files.values())]
+    sources: list[list[Any]] = []
+    for path in paths:
+        if path.is_file():
+            status = path.stat()
+            sources.append([str(path.absolute()), status.st_size, status.st_mtime_ns])
+    return sources
 
 
 def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:

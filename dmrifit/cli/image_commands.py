@@ -117,6 +117,8 @@ def fit(
     for name, value in pairs("--fix", fix or []):
         fixed[name] = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
     options = {
+        "model": model,
+        "b_tolerance": b_tolerance,
         "b_max": b_max,
         "leave_out_b": list(leave_out_b or []),
         "mask": mask,
@@ -149,9 +151,7 @@ def fit(
         # Without a model, echo times decide which is the richest.
         needs_te = model is None or resolve_model(model).needs_te
         series, protocol = scan_of(images[0], bval, bvec, te, needs_te=needs_te)
-        _, sidecar = fit_scan(
-            series, protocol, model, out, options, b_tolerance=b_tolerance, progress=True
-        )
+        _, sidecar = fit_scan(series, protocol, out, options, progress=True)
         _print_fit(context, out, sidecar)
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
         return
@@ -159,16 +159,8 @@ def fit(
         raise ValueError(
             "--bval and --bvec name the files of one scan; those of many lie beside the images"
         )
-    fit_many(
-        context,
-        images,
-        out,
-        RunOptions(jobs, cluster, overwrite=overwrite),
-        model=model,
-        te=te,
-        b_tolerance=b_tolerance,
-        options=options,
-    )
+    run = RunOptions(jobs, cluster, overwrite=overwrite)
+    fit_many(context, images, out, run, te, options)
 
 
 def preprocess(

@@ -36,21 +36,6 @@ _REAL = "Patients"
 _SYNTHETIC = "Synthetic patients (simulated; no person was scanned)"
 _MIXED = "Patients, some of them synthetic (simulated)"
 
-_DESCRIPTIONS = {
-    "patient": "Patient; scans of one patient are never split between training and test",
-    "cohort": "Scanner or study that the patient belongs to",
-    "image": "Magnitudes, one volume for each measurement",
-    "mask": "The body",
-    "lesion": "The tumor",
-    "bval": "b-values in s/mm²",
-    "te": "Echo times in ms",
-    "bvec": "Gradient directions",
-    "sigma": "Standard deviation of the noise, in the unit of the image",
-    "truth": "True parameter maps of a synthetic patient",
-    "noise_free": "Image of a synthetic patient before noise was added",
-    "synthetic": "Whether the patient was simulated",
-}
-
 
 def write_participants(
     scans: Sequence[Scan],
@@ -218,9 +203,10 @@ def _sidecar(
     """Describe the columns of the table, and how cohorts were simulated, in BIDS."""
     sidecar = table.with_suffix(".json")
     fields = json.loads(read_small(sidecar)) if sidecar.is_file() else {}
-    for column, text in _DESCRIPTIONS.items():
+    described = Path(__file__).with_name("data") / "participants.json"
+    for column, field in json.loads(described.read_text(encoding="utf-8")).items():
         if column in names:
-            fields.setdefault(names[column], {"Description": text})
+            fields.setdefault(names[column], field)
     if simulations:
         fields.setdefault("cohort", {})["Simulation"] = simulations
     return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_number, check_word, filled
 from dmrifit._utils.counts import counted
-from dmrifit.engine.exact_math import mean_of_finite
+from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["PatientScale"]

@@ -14,9 +14,9 @@ from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import typical_tissue
 from dmrifit.engine.design.planning import DECAYED, largest_error, rounded
 from dmrifit.engine.design.precision import signal_jacobian
-from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
-from dmrifit.engine.models import SignalModel
+from dmrifit.engine.means import mean_of_finite
+from dmrifit.engine.models import SignalModel, read_table
 from dmrifit.engine.protocol import Protocol
 
 #: Levels whose intervals decide: half the first is the standard error, the second is searched.
@@ -31,6 +31,8 @@ _MENTIONED_CAP = 0.1
 _MENTIONED_STARTS = 0.1
 _WRITTEN = 0.005
 _MOST = 0.5
+
+_SENTENCES = read_table("sentences")["scan"]
 
 _FEWEST_KEPT = 10_000  # voxels whose intervals are kept for a median, where there are as many
 
@@ -112,11 +114,6 @@ def least_weighted_signals(result: Any) -> NDArray[np.float64]:
     return mean_of_finite(result.inputs.signals[:, columns].astype(np.float64))
 
 
-def column_counts(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Count what is True in each column; a sum along the first axis is much slower."""
-    return np.array([np.count_nonzero(column) for column in flags.T], np.int64)
-
-
 @dataclass
 class DoubtTally:
     """Counts of doubts over the parts of an image, and what to say of them."""
@@ -146,8 +143,8 @@ class DoubtTally:
         """Count the voxels of one part, a `FitResult`."""
         fitted = np.logical_and.reduce([np.isfinite(column) for column in result.parameters.T])
         self.n_fitted += int(np.count_nonzero(fitted))
-        self.at_low += column_counts(result.at_low[fitted])
-        self.at_high += column_counts(result.at_high[fitted])
+        self.at_low += np.count_nonzero(result.at_low[fitted], axis=0)
+        self.at_high += np.count_nonzero(result.at_high[fitted], axis=0)
         self.starts_disagree += int(np.count_nonzero(result.starts_disagree[fitted]))
         self.free = ~result.is_known
         if result.inputs is not None and result.inputs.sigma is not None:
@@ -186,19 +183,14 @@ class DoubtTally:
         remedies = [self.lower_b]
         if name in self.monotonic and at_cap >= _MENTIONED_CAP:
             undetermined = counts[DoubtReason.NO_INFLUENCE] + counts[DoubtReason.NOT_DETERMINED]
-            text = (
-                f"{name} is at its cap in {at_cap:.0%} of the voxels: b·D goes beyond the "
-                f"turning point 3/{name} there"
-            )
+            text = _SENTENCES["at_cap"]
             if undetermined >= _MENTIONED:
-                text += f", and in {undetermined:.0%} {name} is not determined"
+                text += _SENTENCES["at_cap_undetermined"]
+            text = text.format(name=name, at_cap=at_cap, undetermined=undetermined)
             remedies.append(self.noise_remedy)
         elif counts[DoubtReason.DECAYED] >= _MENTIONED_CAP:
-            text = (
-                f"{name} is doubtful in {counts[DoubtReason.DECAYED]:.0%} of the voxels: b·D "
-                f"exceeds {DECAYED:g} there, which leaves less than 1% of the signal of a fluid, "
-                "and noise floor, pulsation or partial volume bend its curve"
-            )
+            decayed = counts[DoubtReason.DECAYED]
+            text = _SENTENCES["decayed"].format(name=name, decayed=decayed, limit=DECAYED)
         else:
             return ""
         remedy = ", or ".join(filter(None, remedies))
@@ -250,17 +242,11 @@ class DoubtTally:
         sentences = []
         below_noise = self.below_noise / self.n_fitted
         if below_noise >= _MOST:
-            sentences.append(
-                f"In {below_noise:.0%} of the voxels the noise is larger than the signal at the "
-                "lowest b-value: is sigma in the units of the image?"
-            )
+            sentences.append(_SENTENCES["below_noise"].format(share=below_noise))
         sentences += filter(None, (self._sentence(int(j)) for j in np.flatnonzero(self.free)))
         disagree = self.starts_disagree / self.n_fitted
         if disagree >= _MENTIONED_STARTS:
-            sentences.append(
-                f"In {disagree:.0%} of the voxels other parameters fit about as well: measure "
-                "more contrasts, fix a parameter, or choose a simpler model."
-            )
+            sentences.append(_SENTENCES["starts_disagree"].format(share=disagree))
         return sentences
 
     def _searched(self, j: int) -> str:
@@ -295,22 +281,17 @@ class DoubtTally:
             at_bounds.append(f"at its upper bound {high:g} in {at_high:.0%}")
         remedy = f"fix it, or measure contrasts that show {name}"
         if undetermined >= self.share[j] / 2 and not parameter.is_amplitude:
-            text = (
-                f"{name} is not determined in {undetermined:.0%} of the voxels "
-                f"({self._searched(j)} searched"
+            searched = self._searched(j)
+            text = _SENTENCES["undetermined"].format(
+                name=name, undetermined=undetermined, searched=searched
             )
             if at_bounds:
                 text += f"; {', '.join(at_bounds)}"
             text += ")"
             if no_influence >= _MENTIONED:
-                text += f", in {no_influence:.0%} because its compartment is too small to show it"
+                text += _SENTENCES["too_small"].format(no_influence=no_influence)
             return f"{text}: {remedy}."
         if at_bounds and counts[DoubtReason.AT_BOUND] >= counts[DoubtReason.UNCERTAIN]:
-            return (
-                f"{name} is {' and '.join(at_bounds)} of the voxels: this scan does not "
-                f"determine it there; {remedy}."
-            )
-        return (
-            f"{name} is uncertain in {self.share[j]:.0%} of the voxels: measure with a higher "
-            "SNR, average over a region, or choose a simpler model."
-        )
+            ends = " and ".join(at_bounds)
+            return _SENTENCES["at_bounds"].format(name=name, at_bounds=ends, remedy=remedy)
+        return _SENTENCES["uncertain"].format(name=name, share=self.share[j])

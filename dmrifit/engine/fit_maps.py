@@ -9,14 +9,11 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.models import SignalModel
+from dmrifit.engine.models import SignalModel, read_table
 from dmrifit.engine.results import FitResult, FitStatus
 
 #: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
 OUTSIDE = 255
-
-#: Unit of a map that has the unit of its parameter.
-PARAMETER_UNIT = "that of the parameter"
 
 _LARGEST_FLOAT32 = np.finfo(np.float32).max
 
@@ -97,7 +94,7 @@ class FitMap:
     values: Callable[[FitResult], NDArray]
     unit: str | None = None  # None for a map of codes
     description: str = ""  # for the sidecar
-    dtype: type[np.generic] | None = np.float32  # None for two bits for each parameter
+    dtype: str = "float32"  # or "bits" for two bits for each parameter
     outside: int = 0  # value outside the mask
     is_summarized: bool = True  # whether tables of regions have its statistics
 
@@ -114,7 +111,7 @@ class FitMap:
 
     def dtype_for(self, model: SignalModel) -> np.dtype:
         """Type of the map's values for a model."""
-        return bits_type(len(model.names)) if self.dtype is None else np.dtype(self.dtype)
+        return bits_type(len(model.names)) if self.dtype == "bits" else np.dtype(self.dtype)
 
     def describe(self, files: Mapping[str, str]) -> dict[str, str]:
         """Describe a map that is not of one parameter for the sidecar."""
@@ -126,66 +123,22 @@ class FitMap:
         return section | {"File": files[self.name]}
 
 
-#: Every map of a fit, in the order in which maps are written. A new map is a new entry here.
-FIT_MAPS = (
-    FitMap("{parameter}", "File", attrgetter("parameters"), PARAMETER_UNIT),
-    FitMap(
-        "{parameter}_se",
-        "StandardErrorFile",
-        # Infinite for parameters that the signal does not show.
-        lambda result: np.where(np.isinf(result.standard_errors), np.nan, result.standard_errors),
-        PARAMETER_UNIT,
+# What maps show beside attributes of a result.
+_COMPUTED: dict[str, Callable[[FitResult], NDArray]] = {
+    # Infinite for parameters that the signal does not show.
+    "finite_errors": lambda result: np.where(
+        np.isinf(result.standard_errors), np.nan, result.standard_errors
     ),
-    FitMap(
-        "{parameter}_low",
-        "LowEndFile",
-        lambda result: result.outer_intervals[..., 0],
-        PARAMETER_UNIT,
-        is_summarized=False,
-    ),
-    FitMap(
-        "{parameter}_high",
-        "HighEndFile",
-        lambda result: result.outer_intervals[..., 1],
-        PARAMETER_UNIT,
-        is_summarized=False,
-    ),
-    FitMap(
-        "cost",
-        "Cost",
-        attrgetter("cost"),
-        "arbitrary, squared units of the image",
-        "sum of squared residuals",
-    ),
-    FitMap(
-        "chi2",
-        "ReducedChiSquared",
-        attrgetter("reduced_chi2"),
-        "1",
-        "sum of squared residuals over the noise variance and the degrees of freedom; NaN without "
-        "sigma",
-        is_summarized=False,
-    ),
-    FitMap("status", "Status", attrgetter("status"), dtype=np.uint8, outside=OUTSIDE),
-    FitMap(
-        "at_bound",
-        "AtBound",
-        lambda result: pack_bounds(result.at_low, result.at_high),
-        description="bit 2j (value 4**j) is set where parameter j, counted from 0 in the order of "
-        "Parameters, is at its lower bound, bit 2j + 1 (value 2 * 4**j) where it is at its upper "
-        "bound",
-        dtype=None,
-    ),
-    FitMap(
-        "doubt",
-        "Doubt",
-        pack_doubts,
-        description="bit j (value 2**j) is set where parameter j, counted from 0 in the order of "
-        "Parameters, is in doubt (no influence, not determined, at a bound of the search, or "
-        "uncertain), and the bit after the last parameter where starts disagree (another start "
-        "came within 1 % of the cost in another place)",
-        dtype=None,
-    ),
+    "low_ends": lambda result: result.outer_intervals[..., 0],
+    "high_ends": lambda result: result.outer_intervals[..., 1],
+    "bounds": lambda result: pack_bounds(result.at_low, result.at_high),
+    "doubts": pack_doubts,
+}
+
+#: Every map of a fit, in the order in which maps are written.
+FIT_MAPS = tuple(
+    FitMap(**row | {"values": _COMPUTED.get(row["values"]) or attrgetter(row["values"])})
+    for row in read_table("fit_maps")["maps"]
 )
 
 

@@ -24,7 +24,7 @@ from dmrifit.engine.kernels.layout import (
     Starts,
     zeros_of_lanes,
 )
-from dmrifit.engine.models import SignalModel, signal_for_starts
+from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult
 from dmrifit.engine.starting_points import Dictionary, to_inner
@@ -39,7 +39,6 @@ _TOLERANCE = 1e-8
 # With a penalty the last promised step is not taken, so the search must end nearer. ADC ends
 # nearer too: differences of ADCs are features of predictors, where its error is multiplied.
 _STRICT_TOLERANCE = 1e-9
-_MAX_ITER = 200
 
 # Routing of starts: a score learned from simulated voxels, kept on disk.
 _N_VOXELS = 16_384
@@ -137,7 +136,6 @@ class Problem:
             # The stratum that ends in the best minimum most often, of two components.
             self.n_starts - 1 if self.is_routed and self.dictionary.atoms.n_first else -1,
             middle,
-            _MAX_ITER,
         )
         tolerance = _TOLERANCE
         if self.regularized or self.n_free <= 2:
@@ -365,7 +363,7 @@ def _simulate(problem: Problem) -> tuple[NDArray, NDArray]:
     """
     rng = np.random.default_rng(20_251)
     parameters = problem.random_parameters(rng, _N_VOXELS)
-    clean = signal_for_starts(problem.model, parameters, problem.protocol)
+    clean = problem.model.signal(parameters, problem.protocol)
     largest = np.abs(clean).max(axis=1, keepdims=True)
     usable = np.isfinite(largest[:, 0]) & (largest[:, 0] > 0) & (largest[:, 0] < 1e6)
     clean = clean[usable] / largest[usable]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.counts import counted
 from dmrifit.engine.kernels.layout import form, is_share
-from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.models import Parameter, SignalModel, read_table
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -40,26 +40,10 @@ MEASURED = "measured"
 # Lines through logarithms have no bounds, and a prior is learned in the box of the model.
 _UNCAPPED = ("ols", "wls", "map")
 
-# The methods that use an option; the last one is the remedy.
-_USED_BY: dict[str, tuple[str | None, ...]] = {
-    **dict.fromkeys(
-        ("bounds", "fixed", "sigma", "regularization"), (None, "segmented", "map", "nlls")
-    ),
-    "weights": (None, "nlls", "segmented", "map", "wls"),
-    "threshold": (None, "segmented"),
-    "prior": ("map",),
-    "likelihood": (None, "nlls"),
-}
+_OPTIONS = read_table("fit_options")
 
 # Starting points of a voxel whose first fit looks doubtful, by the name of the option.
 ROUTED_STARTS = {"auto": 3, "thorough": 6}
-
-# Factors from other units to that of a parameter.
-_OTHER_UNITS = {
-    "µm²/ms": {"mm²/s": 1e3, "cm²/s": 1e5, "m²/s": 1e9, "µm²/s": 1e-3},
-    "ms": {"seconds": 1e3, "µs": 1e-3},
-    "1/ms": {"1/s": 1e-3},
-}
 
 #: µm²/ms: where a box starts at 0, it does not tell how slow water diffuses in tissue.
 _SLOWEST = 0.1
@@ -99,12 +83,12 @@ class FitSettings:
         if self.method is not None:
             check_word("method", self.method, METHODS)
         check_word("likelihood", self.likelihood, LIKELIHOODS)
-        for name, methods in _USED_BY.items():
+        for name, methods in _OPTIONS["used_by"].items():
             value = getattr(self, name)
             is_default = value is None or (
                 isinstance(value, str | Mapping) and value in ("gaussian", {})
             )
-            if not is_default and self.method not in methods:
+            if not is_default and (self.method or "") not in methods:
                 raise ValueError(
                     f"{name} cannot be used with method={self.method!r}; leave it out, or use "
                     f"method={methods[-1]!r}"
@@ -371,7 +355,7 @@ def _check_unit(parameter: Parameter, text: str, value: float, *, is_upper: bool
     slowest = low
     if parameter.unit == "µm²/ms" and low == 0:
         slowest = min(_SLOWEST, high / _FAR_BELOW)
-    for unit, factor in _OTHER_UNITS.get(parameter.unit, {}).items():
+    for unit, factor in _OPTIONS["other_units"].get(parameter.unit, {}).items():
         if is_upper:
             # Half of the slowest is nearer to it than what the next unit would make of the value.
             is_meant = slowest / 2 <= value * factor <= _FAR_BELOW * high

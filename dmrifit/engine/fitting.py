@@ -12,17 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import run_in_chunks
-from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.fit_problem import Problem, routing_weights
 from dmrifit.engine.fit_settings import DEFAULT_THRESHOLD, MEASURED, FitSettings, can_segment
 from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.kernels import compiler
+from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.methods.loglinear import fit_log_linear
 from dmrifit.engine.methods.prior import Prior, prior_of
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
 from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
-from dmrifit.engine.protocol import Protocol, check_protocol
+from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
 from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen
 
@@ -183,30 +183,28 @@ def fit_with(
     if measured.dtype.kind == "f" and measured.dtype.itemsize > 8:
         with np.errstate(over="ignore"):
             measured = measured.astype(np.float64)
-    if measured.ndim != 2 or measured.shape[1] != len(protocol):
-        raise ValueError(
-            f"signals must have shape (n_voxels, {len(protocol)}), one column for each "
-            f"measurement; got {measured.shape}"
-        )
+    check_columns(measured, protocol, "signals")
     if measured.dtype.kind not in "fiu":
         raise ValueError(f"signals must be real numbers (magnitudes), not {measured.dtype}")
     check_echo_times(protocol, model)
     settings.check()
     method = settings.method_for(model, protocol)
+    is_log_linear = method in ("ols", "wls")
     fixed = settings.fixed or {}
     screen = Screen(
         protocol,
         len(model.names) - len(fixed),
         is_rician=settings.likelihood == "rician",
+        needs_logarithms=is_log_linear,
         needs_amplitude=any(isinstance(v, str) and v == MEASURED for v in fixed.values()),
     )
-    if method in ("ols", "wls"):
-        weights = settings.measurement_weights(len(protocol))
-        return fit_log_linear(
-            measured, protocol, model, method, weights, screen, settings.n_threads
-        )
     usable, screening = screen.apply(measured, settings.n_threads)
-    return replace(_fit_screened(usable, protocol, model, settings), screening=screening)
+    if is_log_linear:
+        weights = settings.measurement_weights(len(protocol))
+        result = fit_log_linear(usable, protocol, model, method, weights, settings.n_threads)
+    else:
+        result = _fit_screened(usable, protocol, model, settings)
+    return replace(result, screening=screening)
 
 
 def _fit_screened(

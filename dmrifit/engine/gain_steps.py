@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.exact_math import mean_of_finite
+from dmrifit.engine.means import mean_of_finite
+from dmrifit.engine.models import read_table
 from dmrifit.engine.protocol import Protocol
 
 #: Voxels that the check looks at.
@@ -40,11 +41,7 @@ class GainStep:
     @property
     def description(self) -> str:
         """What was found and what to do about it, in a sentence without its stop."""
-        return (
-            f"volumes {self.low} have at most {self.ratio:.2f} times the gain of volumes "
-            f"{self.high}: the signal rises where it must fall with b or echo time; check whether "
-            "two series were joined, scale them to a common contrast, or fit them apart"
-        )
+        return read_table("sentences")["scan"]["gain_step"].format(**vars(self))
 
     def describe(self) -> dict[str, Any]:
         """Describe the step for a sidecar."""

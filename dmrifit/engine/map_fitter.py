@@ -13,11 +13,11 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dmrifit._utils.checks import check_word, filled
-from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_with
+from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
-from dmrifit.engine.protocol import Protocol, check_protocol
+from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
 
 __all__ = ["ClinicalMetrics", "MapFitter"]
 
@@ -348,20 +348,6 @@ class ClinicalMetrics(_VoxelTransformer):
         bounds = _SIGNED_ADC if self.method == "nlls" else None
         settings = FitSettings(method=self.method, bounds=bounds, n_threads=self.n_threads)
         return fit_with(signals, protocol, "adc", settings).parameters.T
-
-
-def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
-    """
-    Check that signals have one column for each measurement.
-
-    Shapes: `signals` (n_voxels, n_measurements).
-    """
-    if signals.ndim != 2 or signals.shape[1] != len(protocol):
-        raise ValueError(
-            f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its "
-            "protocol: "
-            f"{', '.join(protocol.labels)}"
-        )
 
 
 def clinical_columns(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import operator
+import tomllib
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import entry_points
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.plugins import plugin_errors
-from dmrifit.engine import exact_math
 from dmrifit.engine.formulas.custom_models import read_function
 from dmrifit.engine.formulas.expressions import COMPARISONS, FUNCTIONS, Arithmetic, evaluated
-from dmrifit.engine.formulas.model_formula import SIGNAL_UNIT, ModelFormula, Parameter
+from dmrifit.engine.formulas.model_formula import ModelFormula, Parameter
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.protocol import Protocol, check_protocol
 
@@ -30,10 +33,6 @@ _ARRAYS = Arithmetic(
     both=operator.and_,
     either=operator.or_,
     negation=np.logical_not,
-)
-_SAME_BITS = _ARRAYS._replace(
-    power=exact_math.power,
-    functions=FUNCTIONS | {"exp": exact_math.exp, "log": exact_math.log},
 )
 
 
@@ -173,11 +172,6 @@ class SignalModel(ModelFormula):
                 f"{self.names}; got shape {values.shape}"
             )
         check_has_echo_times(protocol, self)
-        return self._computed(values, protocol, _ARRAYS)
-
-    def _computed(
-        self, values: NDArray, protocol: Protocol, arithmetic: Arithmetic
-    ) -> NDArray[np.float64]:
         b = protocol.b_ms_per_um2
         te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
         if self.source:
@@ -185,95 +179,43 @@ class SignalModel(ModelFormula):
             return compiler.load(self).signals_of(np.ascontiguousarray(values), contrasts)
         columns = {name: values[:, i, None] for i, name in enumerate(self.names)}
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            signal = evaluated(self.expression, {"b": b, "te": te, **columns}, arithmetic)
+            signal = evaluated(self.expression, {"b": b, "te": te, **columns}, _ARRAYS)
         return np.array(np.broadcast_to(signal, (len(values), len(protocol))))
 
 
-def signal_for_starts(
-    model: SignalModel, parameters: NDArray[np.float64], protocol: Protocol
-) -> NDArray[np.float64]:
-    """
-    Compute `SignalModel.signal`, several times slower, with the same bits on every processor.
-
-    Fits then start at the same points everywhere.
-    """
-    return model._computed(parameters, protocol, _SAME_BITS)
-
-
-_S0 = Parameter("S0", SIGNAL_UNIT, 0.0, np.inf)
-_F = Parameter("f", "", 0.0, 1.0)
-_DV = Parameter("Dv", "µm²/ms", 4.0, 100.0)
-_DT = Parameter("Dt", "µm²/ms", 0.2, 3.0)
-_K = Parameter("K", "", 0.0, 5.0)
-_T2V = Parameter("T2v", "ms", 150.0, 250.0)
-_T2T = Parameter("T2t", "ms", 20.0, 140.0)
-_STUDY_PARAMETERS = (_F, _DV, _T2V, _DT, _K, _T2T)  # with the published bounds
-
-_LE_BIHAN = "Le Bihan et al., Radiology 168:497–505, 1988."
-_JENSEN = "Jensen et al., Magn Reson Med 53:1432–1440, 2005."
-_JEROME = "Jerome et al., Phys Med Biol 61:N667–N680, 2016."
-
-#: The built-in models by name. Bounds are those of the study's fitting tool, except that S0 has no
-#: upper bound: the published 12 × the largest signal cuts off T2t below about 37 ms at TE 93 ms.
-MODELS: dict[str, SignalModel] = {
-    model.name: model
-    for model in (
-        SignalModel(
-            "adc",
-            (_S0, Parameter("ADC", "µm²/ms", 0.0, 100.0)),
-            "S0*exp(-b*ADC)",
-            references=("Le Bihan et al., Radiology 161:401–407, 1986.",),
-        ),
-        SignalModel(
-            "kurtosis",
-            (_S0, Parameter("D", "µm²/ms", 0.0, 10.0), _K),
-            "S0*exp(-b*D + K*(b*D)**2/6)",
-            cumulant=("K", "D"),
-            keeps_falling=True,
-            references=(_JENSEN,),
-        ),
-        SignalModel(
-            "ivim",
-            (_S0, _F, _DV, _DT),
-            "S0*(f*exp(-b*Dv) + (1 - f)*exp(-b*Dt))",
-            references=(_LE_BIHAN,),
-        ),
-        SignalModel(
-            "t2-ivim-kurtosis",
-            (Parameter("S0", SIGNAL_UNIT, 0.8, np.inf), *_STUDY_PARAMETERS),
-            "S0*(f*exp(-b*Dv - te/T2v) + (1 - f)*exp(-b*Dt + K*(b*Dt)**2/6 - te/T2t))",
-            {"S0": (0.8, 12.0)} | {p.name: (p.low, p.high) for p in _STUDY_PARAMETERS},
-            cumulant=("K", "Dt"),
-            references=(
-                "Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.",
-                _JEROME,
-                _JENSEN,
-            ),
-        ),
-        # Divided by b = 0 at its own TE, a curve keeps only the difference of relaxation rates.
-        SignalModel(
-            "t2-ivim-relative",
-            (_S0, _F, _DV, _DT, Parameter("dR2", "1/ms", -0.05, 0.05)),
-            "S0*(f*exp(-b*Dv - te*dR2) + (1 - f)*exp(-b*Dt))/(f*exp(-te*dR2) + 1 - f)",
-            references=(_JEROME, _LE_BIHAN),
-        ),
+@cache
+def read_table(name: str) -> dict[str, Any]:
+    """Read a table of the folder ``data``."""
+    return tomllib.loads(
+        files("dmrifit.engine").joinpath("data", f"{name}.toml").read_text("utf-8")
     )
+
+
+_DATA = read_table("signal_models")
+
+
+def _built_in(name: str, entry: dict[str, Any]) -> SignalModel:
+    """Make a model of its entry in the table, in which lists stand for tuples."""
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    fields["parameters"] = [Parameter(**row) for row in entry["parameters"]]
+    if "published_bounds" in entry:
+        bounds = entry["published_bounds"].items()
+        fields["published_bounds"] = {parameter: tuple(pair) for parameter, pair in bounds}
+    return SignalModel(name, **fields)
+
+
+#: The built-in models by name, of ``dmrifit/engine/data/signal_models.toml``.
+MODELS: dict[str, SignalModel] = {
+    name: _built_in(name, entry) for name, entry in _DATA["models"].items()
 }
 
+#: Values of typical tissue by the name of a parameter.
+TYPICAL_TISSUE: dict[str, float] = _DATA["typical_tissue"]
 
 #: Entry points of this group name signal models that other packages bring, loaded when asked for.
 PLUGINS = "dmrifit.signal_models"
-
-#: What others call the built-in models.
-_OTHER_NAMES = {
-    "dki": "kurtosis",
-    "mono": "adc",
-    "monoexponential": "adc",
-    "mono-exponential": "adc",
-    "biexponential": "ivim",
-    "bi-exponential": "ivim",
-    "t2-ivim": "t2-ivim-kurtosis",
-}
 
 
 def resolve_model(model: object) -> SignalModel:
@@ -295,7 +237,7 @@ def resolve_model(model: object) -> SignalModel:
                 raise TypeError("it is no SignalModel of that name")
         return plugin
     names = [*MODELS, *plugins]
-    similar = _OTHER_NAMES.get(name) or next(iter(get_close_matches(name, names, 1)), None)
+    similar = _DATA["other_names"].get(name) or next(iter(get_close_matches(name, names, 1)), None)
     hint = f"did you mean {similar}? " if similar else ""
     raise ValueError(
         f"no model {model!r}; {hint}choose one of {', '.join(names)} or give a SignalModel "

@@ -26,7 +26,7 @@ from dmrifit._utils.text_files import (
     read_small,
     read_text,
 )
-from dmrifit.engine.exact_math import geometric_mean, mean_of_finite
+from dmrifit.engine.means import geometric_mean, mean_of_finite
 
 __all__ = ["Protocol", "average_directions"]
 
@@ -527,6 +527,20 @@ def check_protocol(protocol: object) -> None:
         raise TypeError(
             f"protocol must be a Protocol, not {protocol!r}; Protocol.read reads one from files, "
             "Protocol(b, te) makes one of numbers"
+        )
+
+
+def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
+    """
+    Check that signals have one column for each measurement.
+
+    Shapes: `signals` (n_voxels, n_measurements).
+    """
+    if signals.ndim != 2 or signals.shape[1] != len(protocol):
+        raise ValueError(
+            f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its "
+            "protocol: "
+            f"{', '.join(protocol.labels)}"
         )
 
 

@@ -11,9 +11,8 @@ from dmrifit._utils.checks import filled
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels
-from dmrifit.engine.map_fitter import check_columns
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
-from dmrifit.engine.protocol import Protocol, match_contrasts
+from dmrifit.engine.protocol import Protocol, check_columns, match_contrasts
 
 __all__ = ["resynthesize"]
 

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.threads import run_in_chunks
+from dmrifit.engine.models import read_table
 from dmrifit.engine.protocol import Protocol
+
+_SENTENCES = read_table("sentences")
 
 #: Largest share of a voxel's measurements that a fit goes without.
 MOST_LEFT_OUT = 0.2
@@ -38,15 +41,7 @@ class Refusal(IntEnum):
 
 
 #: The reasons, as they follow the number of voxels.
-REASONS = {
-    Refusal.NONE: "with the same value in every measurement, too few values, or no finite signal "
-    "of the model",
-    Refusal.NO_POSITIVE_VALUE: "without a value above 0",
-    Refusal.LEFT_OUT: "with more than a fifth of the values left out, or too few contrasts beside "
-    "them",
-    Refusal.NEGATIVE_MAGNITUDE: "with a negative magnitude, which Rician noise cannot make",
-    Refusal.NO_AMPLITUDE: "without a measured signal at b = 0",
-}
+REASONS = {Refusal[name]: text for name, text in _SENTENCES["refusals"].items()}
 
 
 @dataclass(frozen=True)
@@ -70,14 +65,6 @@ class Screening:
     def n_left_out(self) -> NDArray[np.int16]:
         """Number of values of each voxel that are left out of its fit."""
         return self.n_not_finite + self.n_outside + self.n_without_logarithm
-
-    def count_logarithms(
-        self, voxels: NDArray[np.intp] | slice, n_left_out: NDArray[np.integer]
-    ) -> None:
-        """Count as left out what has no logarithm, in some voxels: `n_left_out` values in all."""
-        n_others = n_left_out - self.n_not_finite[voxels] - self.n_outside[voxels]
-        self.n_without_logarithm[voxels] = np.maximum(n_others, 0)
-        self.n_negative[voxels] = 0
 
     def then(self, other: Screening) -> Screening:
         """Join with the screening of the same voxels after this one was applied."""
@@ -105,6 +92,7 @@ class Screen:
     is_rician: bool = False  # refuses voxels with a negative magnitude
     # Refuses voxels whose mean signal at b < 10 s/mm² is not above 0.
     needs_amplitude: bool = False
+    needs_logarithms: bool = False  # counts zeros and negative values, which have none
 
     def apply(
         self,
@@ -131,13 +119,18 @@ class Screen:
                     return
                 is_plain = ((values > 0) & (values < np.inf)).all(axis=1)
             rows = np.flatnonzero(~is_plain) + chunk.start
-            cleaned, is_changed = self.screen_rows(signals, rows, screening)
-            changes.append((rows[is_changed], cleaned[is_changed]))
+            cleaned, is_changed = self._screen_rows(signals, rows, screening)
+            if is_changed.any():
+                changes.append((rows[is_changed], cleaned[is_changed]))
 
         run_in_chunks(screen_chunk, len(signals), _CHUNK, n_threads)
-        return with_rows(signals, changes, in_place=in_place), screening
+        if changes and not in_place:
+            signals = np.array(signals, dtype=np.float64)
+        for rows, values in changes:
+            signals[rows] = values
+        return signals, screening
 
-    def screen_rows(
+    def _screen_rows(
         self, signals: NDArray, rows: NDArray[np.intp], screening: Screening
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """
@@ -153,7 +146,10 @@ class Screen:
         is_kept = is_finite & ~is_outside
         screening.n_not_finite[rows] = (~is_finite).sum(axis=1)
         screening.n_outside[rows] = is_outside.sum(axis=1)
-        screening.n_negative[rows] = is_negative.sum(axis=1)
+        if self.needs_logarithms:
+            screening.n_without_logarithm[rows] = (is_kept & (values <= 0)).sum(axis=1)
+        else:
+            screening.n_negative[rows] = is_negative.sum(axis=1)
         refusal = np.zeros(len(rows), np.uint8)
         if self.needs_amplitude:
             unweighted = self.protocol.b < _UNWEIGHTED
@@ -189,7 +185,7 @@ class ScreeningTally:
 
     def add(self, screening: Screening, is_fitted: NDArray[np.bool_]) -> None:
         """Count the voxels of one part, fitted or not; negative values are data in the first."""
-        for name in _LEFT_OUT:
+        for name in _SENTENCES["left_out"]:
             self._n[name] += int(getattr(screening, name).sum())
         self._n["incomplete voxels"] += int(np.count_nonzero(screening.n_left_out))
         negative = screening.n_negative[is_fitted]
@@ -215,7 +211,9 @@ class ScreeningTally:
     def describe(self) -> dict[str, Any]:
         """Describe for the sidecar what was not plain data; of plain data, nothing."""
         sections: dict[str, Any] = {}
-        left_out = {text: self._n[name] for name, text in _LEFT_OUT.items() if self._n[name]}
+        left_out = {
+            text: self._n[name] for name, text in _SENTENCES["left_out"].items() if self._n[name]
+        }
         if left_out:
             sections["LeftOut"] = {
                 "Reason": ", ".join(f"{n} {text}" for text, n in left_out.items()),
@@ -224,7 +222,7 @@ class ScreeningTally:
             }
         if self.n_negative:
             sections["Negative"] = {
-                "Description": _NEGATIVE,
+                "Description": _SENTENCES["scan"]["negative"],
                 "Values": self.n_negative,
                 "Voxels": self._n["voxels with them"],
             }
@@ -235,18 +233,6 @@ class ScreeningTally:
                 "Reasons": self.reasons,
             }
         return sections
-
-
-_LEFT_OUT = {
-    "n_not_finite": "not finite",
-    "n_outside": "zero outside the field of view",
-    "n_without_logarithm": "zero or negative, without a logarithm",
-}
-
-_NEGATIVE = (
-    "fitted as they are: real-valued and interpolated scans have them; in magnitudes they show "
-    "that the image was shifted or scaled"
-)
 
 
 def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np.bool_]:
@@ -289,19 +275,3 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
     clear = np.where(is_whole, np.maximum(CLEAR_SHARE, steps), CLEAR_SHARE)
     is_outside[rows] = (values == 0) & (level >= clear[:, None])
     return is_outside
-
-
-def with_rows(
-    signals: NDArray,
-    changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]],
-    *,
-    in_place: bool = False,
-) -> NDArray:
-    """Replace rows of signals, in a copy unless there are none or the array may be written to."""
-    if not any(rows.size for rows, _ in changes):
-        return signals
-    if not in_place:
-        signals = np.array(signals, dtype=np.float64)
-    for rows, values in changes:
-        signals[rows] = values
-    return signals

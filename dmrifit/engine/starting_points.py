@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine import exact_math
 from dmrifit.engine.kernels.layout import Atoms
-from dmrifit.engine.models import Parameter, SignalModel, signal_for_starts
+from dmrifit.engine.means import rounded
+from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 
 # Grid points of each parameter of the slow component, by number of such parameters.
@@ -118,7 +120,7 @@ class Dictionary:
             inner[:, k] = points[:, k] * self._high[k] / limit
         if share:
             inner[:, [j for j in range(len(self._low)) if j not in group]] = np.nan
-        signals = signal_for_starts(self._model, points, self._protocol)
+        signals = rounded(self._model.signal(points, self._protocol))
         usable = np.isfinite(signals).all(axis=1) & (np.abs(signals).max(axis=1) < 1e6)
         if not usable.any():
             usable[:] = True
@@ -162,10 +164,16 @@ def to_inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         for j, form in enumerate(forms):
             if form == "log":
-                inner[..., j] = exact_math.log(np.maximum(inner[..., j], 0.0))
+                inner[..., j] = _logarithm(inner[..., j])
             elif form == "inverse":
                 inner[..., j] = 1.0 / np.maximum(inner[..., j], 0.0)
     return inner
+
+
+@partial(np.vectorize, otypes=[float])
+def _logarithm(x: float) -> float:
+    """Compute a logarithm by Python, which has the same bits on every processor."""
+    return math.log(x) if x > 0 else -math.inf
 
 
 def _centers(count: int) -> NDArray:
@@ -194,5 +202,5 @@ def _spread(
             high = max(low, 0.0) + 1.0
         geometric = low > 0 and high / low > 3
     if geometric:
-        return low * exact_math.power(high / low, shares)
+        return rounded(low * (high / low) ** shares)
     return low + (high - low) * shares

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import polar
 from scipy.ndimage import find_objects
 from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import size_text
-from dmrifit.io.chunked_arrays import Array, is_array, read_block
+from dmrifit.io.chunked_arrays import Array, read_block
 from dmrifit.io.series import read_slabs
 
 #: Values of a block, with its margin, that is denoised at once: dipy takes about 1 GB for it.
@@ -27,8 +28,8 @@ _COVERED = 0.999
 
 
 def denoise(
-    signals: Any, *, mask: NDArray[np.bool_] | None = None, out: Any = None
-) -> tuple[Any, NDArray[np.float32]]:
+    original: Array, out: Any, *, mask: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """
     Remove noise by Marchenko–Pastur principal component analysis of patches (MPPCA, by dipy).
 
@@ -37,12 +38,11 @@ def denoise(
     remove that. The noise level returned is that before denoising, as a fit with a noise floor
     needs it.
 
-    Signals may be any array that is sliced like numpy's, and are read block by block; each block
-    with the voxels around it whose patches reach into it, so that the bits of the result do not
-    depend on the blocks. `out` takes the result, by default a new array.
+    The signals are read block by block; each block with the voxels around it whose patches reach
+    into it, so that the bits of the result do not depend on the blocks. `out` takes the result.
 
-    Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
-    n_measurements), sigma (x, y, z).
+    Shapes: `original` and `out` (x, y, z, n_measurements), `mask` (x, y, z); returns sigma
+    (x, y, z).
 
     References
     ----------
@@ -50,10 +50,7 @@ def denoise(
     2016.
     """
     localpca = import_optional("dipy.denoise.localpca")
-    original = checked_signals(signals, mask)
     radius = _patch_radius(original.shape)
-    if out is None:
-        out = np.empty(original.shape, np.float32)
     region = np.empty(original.shape[:3], dtype=bool)
     for slab, values in read_slabs(original):
         out[:, :, slab] = values
@@ -93,64 +90,51 @@ def denoise(
             "and mask"
         )
     sigma[~reached] = np.median(sigma[reached])
-    return out, sigma
+    return sigma
 
 
-def remove_gibbs(
-    signals: Any,
-    *,
-    slice_axis: int = 2,
-    out: Any = None,
-    progress: Callable[[], object] | None = None,
-) -> Any:
+def remove_gibbs(signals: Any, slice_axis: int, progress: Callable[[], object]) -> None:
     """
     Remove Gibbs ringing from the slices of each volume by local shifts below a voxel (by dipy).
 
     It is right for images of full Fourier coverage that were not interpolated; partial Fourier
     leaves ringing of another kind, which it only reduces.
 
-    Volumes are read one at a time. `out` takes the result, and may be the signals themselves.
+    The signals are changed in place, one volume at a time.
 
-    Shapes: `signals` (x, y, z, n_measurements); returns (x, y, z, n_measurements).
+    Shapes: `signals` (x, y, z, n_measurements).
 
     References
     ----------
     Kellner et al., Magn Reson Med 76:1574–1581, 2016.
     """
     gibbs = import_optional("dipy.denoise.gibbs")
-    original = checked_signals(signals)
     if slice_axis not in (0, 1, 2):
         raise ValueError(f"slice_axis must be 0, 1 or 2, not {slice_axis!r}")
-    if out is None:
-        out = np.empty(original.shape, np.float32)
-    for i in range(original.shape[3]):
-        volume = _volume(original, i)
+    for i in range(signals.shape[3]):
+        volume = _volume(signals, i)
         finite = np.isfinite(volume)
         clean = gibbs.gibbs_removal(
             np.where(finite, volume, 0).astype(np.float64), slice_axis=slice_axis, inplace=False
         )
-        out[..., i] = np.where(finite, np.maximum(clean, 0), volume)
-        if progress is not None:
-            progress()
-    return out
+        signals[..., i] = np.where(finite, np.maximum(clean, 0), volume)
+        progress()
 
 
 def correct_motion(
     signals: Any,
-    affine: ArrayLike,
-    *,
-    reference: int = 0,
-    mask: NDArray[np.bool_] | None = None,
-    out: Any = None,
-    progress: Callable[[], object] | None = None,
-) -> tuple[Any, NDArray[np.float64]]:
+    affine: NDArray[np.float64],
+    reference: int,
+    mask: NDArray[np.bool_] | None,
+    progress: Callable[[], object],
+) -> NDArray[np.float64]:
     """
     Align every volume to a reference by a rigid transformation (mutual information, by dipy).
 
-    Volumes are read one at a time. `out` takes the result, and may be the signals themselves.
+    The signals are changed in place, one volume at a time.
 
-    Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
-    n_measurements), transforms (n_measurements, 4, 4).
+    Shapes: `signals` (x, y, z, n_measurements), `affine` (4, 4), `mask` (x, y, z); returns
+    transforms (n_measurements, 4, 4).
 
     Notes
     -----
@@ -164,28 +148,18 @@ def correct_motion(
     """
     align = import_optional("dipy.align")
     imaffine = import_optional("dipy.align.imaffine")
-    original = checked_signals(signals)
-    affine = np.asarray(affine, dtype=np.float64)
     static_mask = None if mask is None else mask.astype(np.int32)
-    n = original.shape[3]
-    if min(original.shape[:3]) < 4:
+    n = signals.shape[3]
+    if min(signals.shape[:3]) < 4:
         raise ValueError(
             "motion correction needs at least 4 voxels along each axis; the image has "
-            f"{size_text(original.shape[:3])}"
+            f"{size_text(signals.shape[:3])}"
         )
-    if not 0 <= reference < n:
-        raise ValueError(
-            f"there is no volume {reference} to be the reference among {n}, counted from 0"
-        )
-    if out is None:
-        out = np.empty(original.shape, np.float32)
-    # The reference stays as it is.
-    out[..., reference] = _volume(original, reference)
-    fixed = np.nan_to_num(_volume(original, reference)).astype(np.float64)
+    fixed = np.nan_to_num(_volume(signals, reference)).astype(np.float64)
     transforms = np.tile(np.eye(4), (n, 1, 1))
     for i in range(n):
         if i != reference:
-            volume = _volume(original, i)
+            volume = _volume(signals, i)
             finite = np.isfinite(volume)
             volume = np.where(finite, volume, 0).astype(np.float64)
             with threadpool_limits(1), quiet_dipy():
@@ -208,10 +182,9 @@ def correct_motion(
                 codomain_grid2world=affine,
             )
             covered = inverse.transform(finite.astype(np.float64)) > _COVERED
-            out[..., i] = np.where(covered, resampled, np.nan)
-        if progress is not None:
-            progress()
-    return out, transforms
+            signals[..., i] = np.where(covered, resampled, np.nan)
+        progress()
+    return transforms
 
 
 def rotate_directions(
@@ -228,12 +201,12 @@ def rotate_directions(
     Leemans and Jones, Magn Reson Med 61:1336–1349, 2009.
     """
     directions, affine = np.asarray(directions, dtype=float), np.asarray(affine, dtype=float)
-    axes = _rotation(affine[:3, :3])
+    axes = polar(affine[:3, :3])[0]
     # b-vectors follow the convention of FSL: x is flipped where the determinant is positive.
     if np.linalg.det(affine[:3, :3]) > 0:
         axes = axes @ np.diag([-1.0, 1.0, 1.0])
     # Only the rotation turns a gradient, so the nearest one is taken out of the transform.
-    rotations = _rotation(np.asarray(transforms)[:, :3, :3])
+    rotations = np.stack([polar(transform[:3, :3])[0] for transform in np.asarray(transforms)])
     turns = axes.T @ rotations.transpose(0, 2, 1) @ axes
     return (turns @ directions[:, :, None])[..., 0]
 
@@ -255,18 +228,6 @@ def quiet_dipy() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def checked_signals(signals: Any, mask: NDArray[np.bool_] | None = None) -> Array:
-    """Check the shape of signals (x, y, z, n_measurements) and mask, without reading them."""
-    values = signals if is_array(signals) else np.asarray(signals)
-    if len(values.shape) != 4:
-        raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {values.shape}")
-    if 0 in values.shape:
-        raise ValueError(f"signals of shape {values.shape} hold no value")
-    if mask is not None and mask.shape != values.shape[:3]:
-        raise ValueError(f"a mask of shape {mask.shape} for signals of shape {values.shape}")
-    return values
 
 
 def _volume(signals: Array, i: int) -> NDArray[np.float32]:
@@ -319,9 +280,3 @@ def _patch_radius(shape: tuple[int, ...]) -> NDArray[np.intp]:
             f"an image of {size_text(shape)} is too small for patches of radius {_SMALLEST_RADIUS}"
         )
     return radius
-
-
-def _rotation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Find the orthogonal matrices nearest to matrices (..., 3, 3)."""
-    left, _, right = np.linalg.svd(matrix)
-    return left @ right

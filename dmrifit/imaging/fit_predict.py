@@ -25,7 +25,7 @@ from dmrifit.engine.fitting import fit_voxels, learn_prior
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
-from dmrifit.engine.models import SignalModel, resolve_model
+from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
@@ -252,7 +252,8 @@ def fit_image(
         noise = None if is_estimated else _read_noise(series, sigma, region)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
-        blank_settings = replace(settings, sigma=None if sigma is None else 1.0)
+        is_map = is_estimated or isinstance(noise, np.ndarray)
+        blank_settings = replace(settings, sigma=1.0 if is_map else noise)
         if method == "map":
             blank_settings.check()
             # There is no prior to learn from a voxel without a signal.
@@ -571,15 +572,14 @@ class _Measurements:
 
     def screened(self, signals: NDArray) -> tuple[NDArray, Screening]:
         """Screen signals (n_voxels, n_kept), which are written to, and average directions."""
-        signals, screening = Screen(self.protocol).apply(signals, in_place=True)
+        is_geometric = self.average == "geometric"
+        screen = Screen(self.protocol, needs_logarithms=is_geometric)
+        signals, screening = screen.apply(signals, in_place=True)
         if self.average is None:
             return signals, screening
-        if self.average == "geometric":
+        if is_geometric:
             # A single zero would make the mean zero, and a negative value would spoil it.
-            is_without_logarithm = signals <= 0
-            signals[is_without_logarithm] = np.nan
-            n_without_logarithm = is_without_logarithm.sum(axis=1).astype(np.int16)
-            screening.count_logarithms(np.s_[:], screening.n_left_out + n_without_logarithm)
+            signals[signals <= 0] = np.nan
         return average_directions(signals, self.protocol, mean=self.average)[0], screening
 
 
@@ -631,7 +631,7 @@ def _learn_prior(
     model: SignalModel,
     settings: FitSettings,
     noise: float | NDArray | None,
-) -> Prior:
+) -> Prior | None:
     """Learn the prior of a region from voxels spread over it, however it is cut into slabs."""
     # Every so many voxels instead of a random draw, which would depend on the slabs.
     sample, levels = SpreadSample(PRIOR_VOXELS), SpreadSample(PRIOR_VOXELS)
@@ -643,7 +643,7 @@ def _learn_prior(
             levels.add(np.broadcast_to(level, len(voxels)), rows)
     signals = sample.rows()
     if not signals.size:
-        raise _nothing_to_fit(series.name)
+        return None
     signals, _ = measurements.screened(signals)
     settings = replace(settings, sigma=None if noise is None else levels.rows())
     return learn_prior(signals, measurements.contrasts, model, settings)
@@ -666,12 +666,8 @@ def _check_protocol(
     notes: _Notes, protocol: Protocol, model: SignalModel, fixed: Mapping[str, float | str]
 ) -> None:
     """Refuse a model that the protocol cannot carry; warn of one that it does not determine."""
+    check_has_echo_times(protocol, model)
     te = protocol.te
-    if model.needs_te and te is None:
-        raise ValueError(
-            f"model {model.name} needs echo times; give them to the protocol "
-            "(te in ms; on the command line --te)"
-        )
     free = [parameter for parameter in model.parameters if parameter.name not in fixed]
     n_contrasts = len(nominal_contrasts(protocol))
     if n_contrasts < len(free):
@@ -721,9 +717,6 @@ def _read_region(
     if measured is not None and isinstance(mask, str) and mask == "auto":
         region = foreground_mask(series, measured)
         return region, NO_AIR if region is None else FOREGROUND_RULE
-    if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
-        words = "" if measured is None else ", or the word auto for the foreground"
-        raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
     inside = binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
     return inside, "the mask above 0.5"
 
@@ -735,11 +728,7 @@ def _read_noise(
     if sigma is None:
         return None
     if isinstance(sigma, int | float):
-        if not (np.isfinite(sigma) and sigma >= 0):
-            raise ValueError(
-                "sigma must be a standard deviation of the noise, not negative and finite, "
-                f"not {sigma!r}"
-            )
+        FitSettings(sigma=sigma).noise_levels(1)
         return float(sigma)
     noise = read_map(sigma, series, "the noise map").astype(np.float64)
     levels, where = noise, ""
@@ -762,13 +751,11 @@ def _check_noise(
     noise: float | NDArray | None,
 ) -> None:
     """Refuse voxels without noise under a likelihood that needs it, before a long fit."""
-    if settings.likelihood == "gaussian":
-        return
     if not isinstance(noise, np.ndarray):
         replace(settings, sigma=noise).check()
     elif region is not None:
         replace(settings, sigma=noise[region]).check()
-    elif (noise <= 0).any():
+    elif settings.likelihood != "gaussian" and (noise <= 0).any():
         # Only the image tells which voxels of the map have a signal.
         for slab, inside, _ in series.slabs(None, progress=False, task="sigma"):
             replace(settings, sigma=noise[:, :, slab][inside]).check()
@@ -786,7 +773,9 @@ def _check_tally(tally: FitTally, notes: _Notes) -> None:
     """Refuse an image of which no voxel could be fitted, and warn of one that lost many."""
     n_voxels = tally.status.sum()
     if not n_voxels:
-        raise _nothing_to_fit(notes.name)
+        raise ValueError(
+            f"{notes.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
+        )
     reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
     if not tally.n_fitted:
         raise ValueError(
@@ -798,12 +787,6 @@ def _check_tally(tally: FitTally, notes: _Notes) -> None:
             f"{tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not be fitted: "
             f"{reasons}; check the image, or leave these voxels out by a mask (--mask)"
         )
-
-
-def _nothing_to_fit(name: str) -> ValueError:
-    return ValueError(
-        f"{name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
-    )
 
 
 def _noise_text(noise: float | NDArray | None) -> float | str | None:

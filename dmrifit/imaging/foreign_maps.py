@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.imaging.image_maps import ImageMaps
 from dmrifit.imaging.regions import named_maps
-from dmrifit.io.atomic_files import FileSet, write_text
+from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_prediction
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import Grid, binarize, check_same_grid
-from dmrifit.io.nifti import image_of, load_image, read_volume, save_image
+from dmrifit.io.nifti import image_of, load_image, read_volume
 
 if TYPE_CHECKING:
     from dmrifit.predict.conformal import ConformalIntervals
@@ -159,15 +160,14 @@ def predict_from_maps(
     unit = "arbitrary, as the map of S0" if "S0" in maps else "multiples of the signal at b = 0"
     description["Parameters"][amplitude]["Units"] = unit
     description["Settings"] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
-    keep = [Path(path) for path in files.values()]
-    with FileSet(out, [*names.values(), sidecar], overwrite=overwrite, keep=keep) as file_set:
-        for name, column in zip(model.names, predicted.T, strict=True):
-            values = np.zeros(inside.shape, np.float32)
-            values[inside] = column
-            image = image_of(values, affine)
-            image.header["descrip"] = f"dmrifit predicted {name}".encode()
-            save_image(image, file_set.path(names[name]))
-        file_set.write_json(sidecar, description)
+    images = {}
+    for name, column in zip(model.names, predicted.T, strict=True):
+        values = np.zeros(inside.shape, np.float32)
+        values[inside] = column
+        images[name] = image_of(values, affine)
+        images[name].header["descrip"] = f"dmrifit predicted {name}".encode()
+    predicted_maps = ImageMaps(images, description, names | {"sidecar": sidecar}, sources=files)
+    predicted_maps.save(out, overwrite=overwrite)
     return {name: out / file for name, file in names.items()}
 
 

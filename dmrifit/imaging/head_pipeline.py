@@ -217,7 +217,7 @@ def _ready(
     values = array_of(scan)
     # Before resampling, because the field is a property of the coils and not of the grid.
     if bias_field:
-        values, _ = correct_bias_field(values, scan.affine, mask=mask, name=name)
+        values = correct_bias_field(values, scan.affine, mask, name)
     picture = resampled(scan_of(values, scan.affine), spacing)
     if mask is None:
         return picture, None

@@ -7,7 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
 
 from dmrifit._optional import import_optional
@@ -46,9 +46,6 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     """
     scan = read_scan(image)
     values = array_of(scan)
-    name = image_name(image)
-    if not np.ptp(values):
-        raise ValueError(f"{name} is {values.flat[0]:g} everywhere; there is no brain in it")
     brain = stripped_brain(values, scan.affine)
     if brain is not None:
         return brain
@@ -57,8 +54,9 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     coarse_brain = _search_brain(array_of(coarse), np.linalg.norm(coarse.affine[:3, :3], axis=0))
     if coarse_brain is None:
         raise ValueError(
-            f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a "
-            "mask of a tool for it (brain_mask=…), or leave this step out (brain_mask=False)"
+            f"{image_name(image)}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was "
+            "found; give a mask of a tool for it (brain_mask=…), or leave this step out "
+            "(brain_mask=False)"
         )
     share = onto(scan_of(coarse_brain.astype(np.float32), coarse.affine), scan, np.eye(4))
     return array_of(share) > MASK_THRESHOLD
@@ -121,26 +119,20 @@ def _filled(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.
 
 
 def correct_bias_field(
-    values: ArrayLike,
-    affine: ArrayLike,
-    *,
-    mask: NDArray[np.bool_] | None = None,
-    name: str = "the image",
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    values: NDArray, affine: NDArray[np.float64], mask: NDArray[np.bool_] | None, name: str
+) -> NDArray[np.float32]:
     """
     Remove the smooth field that coils lay over an image, by N4 (SimpleITK, on one thread).
 
-    Shapes: `values` (x, y, z), `mask` (x, y, z); returns values (x, y, z), field (x, y, z).
+    Shapes: `values` (x, y, z), `affine` (4, 4), `mask` (x, y, z); returns (x, y, z).
 
     References
     ----------
     Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010.
     """
     sitk = import_sitk()
-    picture = np.asarray(values, dtype=np.float32)
-    if mask is None:
-        mask = picture > 0.1 * np.percentile(picture, 98)
-    inside = np.asarray(mask, dtype=bool)
+    picture = values.astype(np.float32)
+    inside = picture > 0.1 * np.percentile(picture, 98) if mask is None else mask
     problem = "the mask is empty"
     not_positive = 1.0
     if inside.any():
@@ -152,7 +144,7 @@ def correct_bias_field(
             "it cannot be removed from normalized images: take the image before that, or leave "
             "this step out (bias_field=False)"
         )
-    steps = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
     # N4 needs some voxels along each axis to fit its splines to.
     most = np.maximum(np.array(picture.shape) // 8, 1)
     # The field is smooth, so a coarse grid gives the same one much sooner.
@@ -171,7 +163,7 @@ def correct_bias_field(
     logarithm = sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(whole)).transpose()
     # A mean of 1 in the brain keeps the scale of the signals.
     field = np.exp(logarithm - logarithm[inside].mean()).astype(np.float32)
-    return (picture / field).astype(np.float32), field
+    return (picture / field).astype(np.float32)
 
 
 def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:

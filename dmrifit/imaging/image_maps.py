@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageMaps"]
 
 
-class ImageMaps(Mapping[str, nib.Nifti1Pair]):
+class ImageMaps(dict[str, nib.Nifti1Pair]):
     """
     Maps of one image by name, as `fit_image` and `predict_image` return them.
 
@@ -69,9 +69,9 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         background: nib.Nifti1Pair | None = None,
         signals: VoxelSignals | None = None,
     ) -> None:
+        super().__init__(images)
         self._background = background
         self._signals = signals
-        self._images = dict(images)
         self.sidecar = dict(sidecar)
         self._files = dict(files)
         self._title = title
@@ -79,16 +79,8 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         # Paths alone: the images themselves may take gigabytes.
         self._sources = {role: file_paths([source]) for role, source in (sources or {}).items()}
 
-    def __getitem__(self, name: str) -> nib.Nifti1Pair:
-        if name not in self._images:
-            raise KeyError(f"there is no map {name!r}; there are {', '.join(self._images)}")
-        return self._images[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._images)
-
-    def __len__(self) -> int:
-        return len(self._images)
+    def __missing__(self, name: str) -> nib.Nifti1Pair:
+        raise KeyError(f"there is no map {name!r}; there are {', '.join(self)}")
 
     def __repr__(self) -> str:
         from dmrifit.report.verdict import map_verdict

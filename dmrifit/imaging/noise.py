@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import read_object
-from dmrifit.imaging.corrections import checked_signals, denoise, patches_are_large
+from dmrifit.imaging.corrections import denoise, patches_are_large
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.chunked_arrays import Array, read_block
+from dmrifit.io.chunked_arrays import Array, is_array, read_block
 from dmrifit.io.nifti import file_paths
 from dmrifit.io.series import read_slabs
 
@@ -88,7 +88,7 @@ def estimate_sigma(
     """
     if method not in ("auto", "piesno", "mppca", "local"):
         raise ValueError(f"method must be auto, piesno, mppca or local, not {method!r}")
-    values = checked_signals(signals, mask)
+    values = _checked(signals, mask)
     if method in ("auto", "piesno"):
         sigma = _piesno(values, n_coils)
         if sigma is not None:
@@ -99,13 +99,13 @@ def estimate_sigma(
                 "there is none; use method 'mppca' or 'local'"
             )
     if method == "mppca" or (method == "auto" and patches_are_large(values.shape)):
-        return NoiseLevel(denoise(values, mask=mask, out=_Nowhere())[1], "mppca")
+        return NoiseLevel(denoise(values, _Nowhere(), mask=mask), "mppca")
     return NoiseLevel(_local(values, mask), "local")
 
 
 def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
     """Estimate the noise by all methods that can, most trusted first; two in a central block."""
-    values = checked_signals(signals, mask)
+    values = _checked(signals, mask)
     levels = []
     background = _piesno(values, 1)
     if background is not None:
@@ -125,6 +125,18 @@ def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list
         with suppress(ValueError):
             levels.append(estimate_sigma(central, mask=block_mask, method=method))
     return levels
+
+
+def _checked(signals: Any, mask: NDArray[np.bool_] | None) -> Array:
+    """Check the shape of signals (x, y, z, n_measurements) and mask, without reading them."""
+    values = signals if is_array(signals) else np.asarray(signals)
+    if len(values.shape) != 4:
+        raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {values.shape}")
+    if 0 in values.shape:
+        raise ValueError(f"signals of shape {values.shape} hold no value")
+    if mask is not None and mask.shape != values.shape[:3]:
+        raise ValueError(f"a mask of shape {mask.shape} for signals of shape {values.shape}")
+    return values
 
 
 class _Nowhere:

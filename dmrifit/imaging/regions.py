@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.case_tables import check_patients
-from dmrifit.io.masks import check_same_grid
-from dmrifit.io.nifti import check_real, image_name, load_image, read_volume
+from dmrifit.io.grids import three_axes
+from dmrifit.io.masks import check_same_grid, whole_labels
+from dmrifit.io.nifti import check_real, image_name, load_image, values_of
 from dmrifit.io.tables import named_file, read_rows
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ __all__ = ["repeatability", "roi_table"]
 FOREIGN = "other"
 
 Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
-
-#: A scaled integer label may come out of its file as 2.9999999.
-_LABEL_ROUNDING = 1e-3
-_LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole numbers
 
 #: Endings of the names of maps that have no row in the table: codes, and maps about other maps.
 _NOT_SUMMARIZED = tuple(
@@ -107,7 +103,7 @@ def roi_table(
     summarized = [name for name in values if not name.endswith(_NOT_SUMMARIZED)]
     if not summarized:
         raise ValueError(f"there is no map to summarize among {', '.join(values) or 'none'}")
-    numbers = _whole_numbers(label_image)
+    numbers = whole_labels(label_image.array, label_image.name)
     present = np.unique(numbers[numbers != 0]).tolist()
     if not present:
         raise ValueError(
@@ -260,9 +256,6 @@ def named_maps(
         raise ValueError(
             f"a unit is given to {unknown[0]}, which is no map; the maps are {', '.join(files)}"
         )
-    for name, path in files.items():
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such map of {name}; check its name")
     paths = list(files.values())
     scan = common_stem(paths) or paths[0].parent.name
     return FittedMaps(scan, FOREIGN, files, dict(units or {}))
@@ -391,12 +384,10 @@ def _named_scans(
     rows = [({}, source, None) for source in sources]
     of_table, in_table = "", ""
     if tables:
-        if tables[0].is_file():
-            text = tables[0].read_text(encoding="utf-8-sig", errors="replace")
-            titles = re.split("[\t,]", text.partition("\n")[0])
-            # A table of single maps, and not of folders of fits.
-            if {"map", "file"} <= {title.strip() for title in titles}:
-                return _read_maps(tables[0], labels)
+        _, first_row = read_rows(tables[0], required=())[0]
+        # A table of single maps, and not of folders of fits.
+        if {"map", "file"} <= first_row.keys():
+            return _read_maps(tables[0], labels)
         rows = _read_folders(tables[0])
         of_table = f" of {tables[0]}, whose column labels is empty"
         in_table = f" in {tables[0]}"
@@ -511,44 +502,12 @@ class _Volume:
 def _read(volume: Volume, name: str) -> _Volume:
     """Read a volume from a file, an image or an array."""
     if isinstance(volume, np.ndarray):
-        check_real(volume.dtype, f"the array {name}")
-        if volume.ndim != 3:
-            raise ValueError(
-                f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
-            )
+        title = f"the array {name}"
+        check_real(volume.dtype, title)
         # NumPy computes no percentiles of truth values.
         array = volume.astype(np.uint8) if volume.dtype == bool else volume
-        return _Volume(f"the array {name}", array, None)
-    affine = load_image(volume).affine
-    values = read_volume(volume)
-    # Trailing axes of length 1 are as good as none.
-    if set(values.shape[3:]) <= {1}:
-        values = values.reshape(values.shape[:3])
+        return _Volume(title, three_axes(array, title), None)
     # An image in memory has no name of its own.
-    return _Volume(image_name(volume, f"the image of {name}"), values, affine)
-
-
-def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
-    """Round labels, and refuse values that are not whole numbers."""
-    numbers = np.nan_to_num(labels.array, posinf=np.inf, neginf=-np.inf)
-    rounded = np.round(numbers)
-    largest = np.abs(rounded).max(initial=0)
-    if largest > _LARGEST_LABEL:
-        raise ValueError(
-            f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; "
-            "name a label image"
-        )
-    lowest = rounded.min(initial=0)
-    if lowest < 0:
-        raise ValueError(
-            f"{labels.name}: labels count from 1, and 0 is outside, not {lowest:g}; set such "
-            "voxels to 0"
-        )
-    is_fractional = np.abs(numbers - rounded) > _LABEL_ROUNDING
-    if is_fractional.any():
-        raise ValueError(
-            f"{labels.name}: labels are whole numbers, but {np.count_nonzero(is_fractional)} "
-            "voxels are not, "
-            f"such as {numbers[is_fractional][0]:g}; resample label images by the nearest neighbor"
-        )
-    return rounded.astype(np.int64)
+    title = image_name(volume, f"the image of {name}")
+    loaded = load_image(volume, title)
+    return _Volume(title, three_axes(values_of(loaded, title), title), loaded.affine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,6 @@ from dmrifit.imaging.noise import (
 )
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers
-from dmrifit.io.chunked_arrays import DiskArray
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import (
     Image,
@@ -181,7 +181,7 @@ def preprocess_image(
             levels = noise_levels(readable, mask=region)
             if "denoise" in ordered_steps:
                 with bar(1, task="denoise") as count:
-                    _, sigma = denoise(readable, mask=region, out=signals)
+                    sigma = denoise(readable, signals, mask=region)
                     count()
                 noise = NoiseLevel(sigma, "mppca")
             else:
@@ -195,19 +195,12 @@ def preprocess_image(
             warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
         if "gibbs" in ordered_steps:
             with bar(len(protocol), task="gibbs") as count:
-                remove_gibbs(signals, slice_axis=slice_axis, out=signals, progress=count)
+                remove_gibbs(signals, slice_axis, count)
         if "motion" in ordered_steps:
             # Without diffusion weighting tissue has most signal, and borders are easiest to align.
             reference = int(reference_columns(protocol)[0])
             with bar(len(protocol), task="motion") as count:
-                _, transforms = correct_motion(
-                    signals,
-                    series.affine,
-                    reference=reference,
-                    mask=region,
-                    out=signals,
-                    progress=count,
-                )
+                transforms = correct_motion(signals, series.affine, reference, region, count)
             # The patient has turned against the gradients of the scanner.
             if protocol.directions is not None:
                 directions = rotate_directions(protocol.directions, transforms, series.affine)
@@ -258,7 +251,10 @@ def _empty(series: Series, file_set: FileSet | None) -> Iterator[Any]:
     file_set.check_room(n_bytes + packed)
     # Without a name, so that it vanishes even if the process is killed.
     with tempfile.TemporaryFile(dir=file_set.folder) as file:
-        yield DiskArray(file, series.shape)
+        # A mapped file that grows into a full disk ends the process without a word.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        yield np.memmap(file, np.float32, "r+", shape=series.shape, order="F")
 
 
 def _slice_axis(series: Series) -> int:

@@ -31,7 +31,7 @@ class LowestVolume:
         self,
         grid: tuple[int, int, int],
         protocol: Protocol,
-        select: Callable[[NDArray], NDArray] | None = None,
+        select: Callable[[NDArray], NDArray],
     ) -> None:
         self.values = np.zeros(grid, np.float32)
         self._columns = reference_columns(protocol)
@@ -39,16 +39,11 @@ class LowestVolume:
 
     def add(self, slab: slice, signals: NDArray) -> None:
         """Take a slab of signals (x, y, slices, m), of which `select` gives the measurements."""
-        x, y, n_slices, n_measurements = signals.shape
-        # Slice by slice, because the measurements of a slab are copied.
-        for k in range(n_slices):
-            voxels = signals[:, :, k].reshape(-1, n_measurements)
-            if self._select is not None:
-                voxels = self._select(voxels)
-            # What is beyond the range of float32 becomes infinite, and is not shown.
-            with np.errstate(invalid="ignore", over="ignore"):
-                mean = voxels[:, self._columns].mean(axis=1)
-                self.values[:, :, slab.start + k] = mean.reshape(x, y)
+        voxels = self._select(signals.reshape(-1, signals.shape[-1]))
+        # What is beyond the range of float32 becomes infinite, and is not shown.
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = voxels[:, self._columns].mean(axis=1)
+            self.values[:, :, slab] = mean.reshape(signals.shape[:3])
 
 
 class SignalSlices:

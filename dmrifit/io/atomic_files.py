@@ -247,12 +247,9 @@ class FileSet:
 
     def path(self, name: str) -> Path:
         """Return the path to write a file to."""
-        if self._hidden is None or name not in self.names:
-            raise ValueError(f"{name} is not a file of this set: {self.names}")
-        slots = self._hidden
-        if name == self.names[-1]:
-            slots /= _LAST
-        return slots / name / name
+        assert self._hidden is not None, "the block of the set has not begun"
+        folder = self._hidden / _LAST if name == self.names[-1] else self._hidden
+        return folder / name / name
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the set."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
 from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.io.atomic_files import FileSet, share_a_name
+from dmrifit.io.atomic_files import FileSet, check_name, share_a_name
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import check_same_grid, zeros_and_ones
@@ -93,28 +96,37 @@ def read_on_grid(
 @dataclass(frozen=True)
 class CaseTable:
     """
-    Columns of tables of cases with their descriptions, and which of them name files.
+    Columns of tables of cases, as ``data/cases.csv`` of a package describes them.
 
-    `images` are on one grid, and a folder without a table holds a case for each of the first of
-    them. The file of a column is written with its ending, ``_brain.nii.gz`` for ``brain`` where
-    `endings` has none.
+    A column holds texts, or names of files. Those of the kind ``image`` are on one grid, and a
+    folder without a table holds a case for each of the first of them. The file of a column is
+    written with its ending.
     """
 
-    columns: Mapping[str, str]
-    images: tuple[str, ...]
+    package: str
     required: tuple[str, ...] = ("patient", "image")
-    endings: Mapping[str, str] = field(default_factory=dict)
     what: str = "case"
 
-    @property
-    def optional(self) -> tuple[str, ...]:
-        """Columns that a table may lack."""
-        return tuple(name for name in self.columns if name not in self.required)
+    @cached_property
+    def described(self) -> list[dict[str, str]]:
+        """Columns with their kind, ending and description."""
+        text = files(self.package).joinpath("data", "cases.csv").read_text(encoding="utf-8")
+        return list(csv.DictReader(text.splitlines()))
 
     @property
-    def files(self) -> tuple[str, ...]:
-        """Columns of files, images first."""
-        return tuple(dict.fromkeys((*self.images, *self.endings)))
+    def columns(self) -> dict[str, str]:
+        """Descriptions of the columns."""
+        return {row["column"]: row["description"] for row in self.described}
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Columns of images."""
+        return tuple(row["column"] for row in self.described if row["kind"] == "image")
+
+    @property
+    def endings(self) -> dict[str, str]:
+        """Endings of files by their columns."""
+        return {row["column"]: row["ending"] for row in self.described if row["ending"]}
 
     def rows(self, table: Path | Sequence[Path]) -> list[tuple[int, dict[str, str]]]:
         """Give the rows of a table by their lines, or those of images as line 0."""
@@ -125,7 +137,8 @@ class CaseTable:
         if table.is_dir() and set(self.required) == {"patient", self.images[0]}:
             rows = folder_rows(table, self.images)
             return [(0, {"patient": row["name"], **row}) for row in rows]
-        return read_rows(table, required=self.required, optional=self.optional, aliases=_ALIASES)
+        optional = [name for name in self.columns if name not in self.required]
+        return read_rows(table, required=self.required, optional=optional, aliases=_ALIASES)
 
     def read(
         self,
@@ -179,9 +192,9 @@ class CaseTable:
             "name": case.name,
             "synthetic": "true" if case.synthetic else "false",
         }
-        for column in self.files:
+        for column, ending in self.endings.items():
             if getattr(case, column, None) is not None:
-                row[column] = stem + self.endings.get(column, f"_{column}.nii.gz")
+                row[column] = stem + ending
         return row
 
     def write(
@@ -198,7 +211,7 @@ class CaseTable:
         `write_files` takes the number of a case, and a function that gives the path to write the
         file of a column to.
         """
-        files = [row[column] for row in rows for column in self.files if column in row]
+        files = [row[column] for row in rows for column in self.endings if column in row]
         # The table is named last: where it stands, all its files do.
         with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
             for i, row in enumerate(rows):
@@ -346,6 +359,24 @@ def check_names(names: Mapping[str, str]) -> None:
                 f"{noun} {name!r}: a name in a table has letters, digits or signs, "
                 "and no tab or line break"
             )
+
+
+def check_folder_names(names: Sequence[str], place: object) -> None:
+    """Check that names of cases, found at a place, can become names of folders."""
+    fault = ""
+    for name in names:
+        check_name(name)
+        if not name.isprintable() or Path(name).name != name or name[0] == ".":
+            fault = f"not {name!r}"
+            break
+    repeated = sorted(compress(names, share_a_name(names)))
+    if not fault and repeated:
+        fault = f"{repeated[-1]!r} is there twice"
+    if fault:
+        raise ValueError(
+            f"{place}: names of cases become names of folders and must differ, such as 'case-01'; "
+            f"{fault}"
+        )
 
 
 def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:

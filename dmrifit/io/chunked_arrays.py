@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import nibabel as nib
 import numpy as np
@@ -13,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.counts import size_text
-
-_ZEROS = 2**24  # bytes that are written at once
 
 
 @runtime_checkable
@@ -31,38 +27,6 @@ class Array(Protocol):
 
     def __getitem__(self, index: Any, /) -> Any:
         """Take a part."""
-
-
-class DiskArray:
-    """
-    Values in single precision that lie in an open file.
-
-    They are in the order of NIfTI, the first axis fastest, so that the file is an image's values.
-    """
-
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, file: IO[bytes], shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.file = file
-        n_bytes = self.dtype.itemsize * math.prod(shape)
-        # A mapped file that grows into a full disk ends the process without a word.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
-        else:  # macOS
-            for first in range(0, n_bytes, _ZEROS):
-                file.write(bytes(min(_ZEROS, n_bytes - first)))
-            file.flush()
-
-    def __getitem__(self, index: Any, /) -> NDArray[np.float32]:
-        return np.array(self._mapped()[index])
-
-    def __setitem__(self, index: Any, values: ArrayLike, /) -> None:
-        self._mapped()[index] = values
-
-    def _mapped(self) -> np.memmap:
-        # Anew each time: the pages of a file that stays mapped count as memory of the process.
-        return np.memmap(self.file, self.dtype, "r+", shape=self.shape, order="F")
 
 
 def read_block(array: Array, index: tuple[slice, ...]) -> NDArray[np.float32]:

@@ -125,14 +125,10 @@ def import_dicom(
                     raise
             # Names of files are those of series, without names of persons. The exit code tells of
             # any file that is left out; what was converted is looked at instead.
-            options = ["-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j", "-o", converted]
+            options = ["-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j_", "-o", converted]
             subprocess.run([program, *options, str(folder)], capture_output=True, check=False)
         for uid, item in series.items():
-            # One identifier may begin with another one: digits and points follow then.
-            name = re.compile(rf"{re.escape(uid)}(?![\d.]).*\.nii\.gz|{re.escape(uid)}\.nii\.gz")
-            item.images = [
-                path for path in sorted(Path(converted).iterdir()) if name.fullmatch(path.name)
-            ]
+            item.images = sorted(Path(converted).glob(f"{uid}_*.nii.gz"))
             _judge(item)
         usable = [item for item in series.values() if not item.refusal]
         if not usable:

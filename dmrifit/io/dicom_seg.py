@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.components import label_components
 from dmrifit.io.grids import three_axes
+from dmrifit.io.masks import whole_labels
+from dmrifit.io.nifti import check_real
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -45,27 +48,6 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 #: Images of which each is a slice: CT, MR, PET.
 _SLICES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in (2, 4, 128))
-#: Elements of numbers: how many there are, and between which they lie.
-_NUMBERS = {
-    "PixelSpacing": (2, 1e-3, 1e3),
-    "SliceThickness": (1, 1e-3, 1e3),
-    "ImageOrientationPatient": (6, -1.001, 1.001),
-    "ImagePositionPatient": (3, -1e5, 1e5),
-}
-_NEEDED = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
-    "FrameOfReferenceUID", "Rows", "Columns", *_NUMBERS,
-)  # fmt: skip
-#: Elements that all slices of a volume share; those of the person come first.
-_SHARED = (
-    "PatientID", "StudyInstanceUID", "Rows", "Columns", "PixelSpacing", "SliceThickness",
-    "ImageOrientationPatient", "FrameOfReferenceUID",
-)  # fmt: skip
-#: Required by the standard in each file, but possibly empty.
-_MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "StudyID", "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
 
 
 def write_dicom_seg(
@@ -157,11 +139,14 @@ def write_dicom_seg(
     note = note or ""
     if len(note) > _LONGEST_NOTE:
         raise ValueError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note)}")
-    if note and not _whole_labels(np.asarray(labels)).any():
-        numbered, segments = np.zeros(np.shape(labels)[:3], np.uint8), {1: f"no {kind} marked"}
+    array = three_axes(np.asarray(labels), "the array of labels")
+    check_real(array.dtype, "the array of labels")
+    whole = whole_labels(array, "the array of labels")
+    if note and not whole.any():
+        numbered, segments = whole.astype(np.uint8), {1: f"no {kind} marked"}
     else:
         note = ""
-        numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
+        numbered, segments = _segments(whole, names or {}, kind, separate=separate)
     images, grid = _read_series(Path(source), series)
     shape = (int(images[0].Columns), int(images[0].Rows), len(images))
     labels_affine = np.asarray(affine, dtype=np.float64)
@@ -184,10 +169,9 @@ def check_ending(path: Path) -> None:
 
 
 def _segments(
-    labels: NDArray[Any], names: Mapping[int, str], kind: str, *, separate: bool
+    whole: NDArray[np.int64], names: Mapping[int, str], kind: str, *, separate: bool
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Give labels, or the components of all labels, numbers from 1 without gaps."""
-    whole = _whole_labels(labels)
     if separate and names:
         raise ValueError(
             "connected regions have no names of labels; "
@@ -225,21 +209,17 @@ def _segments(
     return numbered, segments
 
 
-def _whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Check that labels are whole numbers of a volume, 0 or above."""
-    labels = three_axes(labels, "the array of labels")
-    if labels.dtype.kind not in "biuf":
-        raise ValueError(f"labels are whole numbers, not values of type {labels.dtype}")
-    fractions = labels[~np.isfinite(labels) | (labels != np.rint(labels))]
-    if fractions.size:
-        raise ValueError(
-            f"labels are whole numbers, but not in {counted(fractions.size, 'voxel')}, such as "
-            f"{fractions[0]:g}; give a mask or a label image, not probabilities"
-        )
-    whole = labels.astype(np.int64)
-    if (whole < 0).any():
-        raise ValueError(f"labels are 0 or above, and some voxels have {whole.min()}")
-    return whole
+@cache
+def _elements(group: str) -> dict[str, dict[str, str]]:
+    """
+    Read the rules for elements of slices, by keyword: needed, shared by all slices of a volume.
+
+    Those of the person come first. Elements of numbers have so many, between limits. Those that
+    may be empty are required by the standard in each file.
+    """
+    path = Path(__file__).with_name("data") / "dicom_elements.csv"
+    with path.open(encoding="utf-8") as file:
+        return {row["keyword"]: row for row in csv.DictReader(file) if row[group]}
 
 
 def _read_series(folder: Path, series: str | None) -> tuple[list[Dataset], NDArray[np.float64]]:
@@ -314,12 +294,13 @@ def _read_image(path: Path) -> Dataset | None:
             raise ValueError("it is cut off; copy it again")
         if "ImagePositionPatient" not in image and class_uid not in _SLICES:
             return None
-        missing = [name for name in _NEEDED if image.get(name) in (None, "")]
+        missing = [name for name in _elements("needed") if image.get(name) in (None, "")]
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}; export the series again")
-        for name, (n, low, high) in _NUMBERS.items():
+        for name, row in _elements("numbers").items():
             numbers = np.array(image[name].value, dtype=np.float64)
-            if numbers.size != n or not ((numbers >= low) & (numbers <= high)).all():
+            is_inside = (numbers >= float(row["least"])) & (numbers <= float(row["most"]))
+            if numbers.size != int(row["numbers"]) or not is_inside.all():
                 raise ValueError(f"its {name} is {image[name].value}; export the series again")
         for name in ("InstanceNumber", "SeriesNumber"):
             # Where it is no number, pydicom refuses it only now.
@@ -328,7 +309,7 @@ def _read_image(path: Path) -> Dataset | None:
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a DICOM image of a series: {error}") from error
-    for name in _MAY_BE_EMPTY:
+    for name in _elements("may be empty"):
         # Programs that remove the patient's name may remove these, too.
         if name not in image:
             setattr(image, name, "")
@@ -340,10 +321,10 @@ def _as_volume(images: list[Dataset], name: str) -> tuple[list[Dataset], NDArray
     first = images[0]
     by_uid: dict[str, Dataset] = {}
     for image in images:
-        for key in _SHARED:
+        for key, row in _elements("shared").items():
             a, b = first[key].value, image[key].value
             is_same = bool(a == b)
-            if key in _NUMBERS:
+            if row["numbers"]:
                 is_same = np.allclose(np.array(a, float), np.array(b, float), atol=_ROUNDING)
             if not is_same:
                 raise ValueError(

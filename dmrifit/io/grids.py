@@ -21,8 +21,8 @@ _SMALLEST = 8  # voxels along an axis
 
 
 def three_axes(values: NDArray, name: str | Path) -> NDArray:
-    """Drop a last axis of length 1 from a volume, and check that three axes remain."""
-    if values.ndim == 4 and values.shape[3] == 1:
+    """Drop last axes of length 1 from a volume, and check that three axes remain."""
+    while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3:
         axes = counted(values.ndim, "axis", "axes")

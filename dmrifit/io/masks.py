@@ -31,6 +31,10 @@ MASK_THRESHOLD = 0.5
 # Of labels above 1, which a scale factor leaves as 1.9999999.
 _ROUNDING = 0.01
 
+#: A scaled integer label may come out of its file as 2.9999999.
+_LABEL_ROUNDING = 1e-3
+_LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole numbers
+
 #: Grids are the same when no corner lies farther apart than this part of the smallest voxel edge.
 #: Files round affines to single precision and quaternions; a neighboring voxel is ten times
 #: farther away.
@@ -128,6 +132,22 @@ def zeros_and_ones(values: ArrayLike, name: str) -> NDArray[np.bool_]:
             "classes, for example label == 1, or compare it with a threshold first"
         )
     return inside
+
+
+def whole_labels(values: NDArray, name: str) -> NDArray[np.int64]:
+    """Round labels (x, y, z), NaN to 0; refuse values that are not whole numbers from 0."""
+    numbers = np.nan_to_num(values, posinf=np.inf)
+    rounded = np.round(numbers)
+    is_label = (rounded >= 0) & (rounded <= _LARGEST_LABEL)
+    is_label &= np.isclose(numbers, rounded, rtol=0, atol=_LABEL_ROUNDING)
+    if not is_label.all():
+        wrong = numbers[~is_label]
+        raise ValueError(
+            f"{name}: labels are whole numbers from 0, but not in {counted(wrong.size, 'voxel')}, "
+            f"such as {wrong[0]:g}; name a label image, not probabilities, and resample label "
+            "images by the nearest neighbor"
+        )
+    return rounded.astype(np.int64)
 
 
 def check_same_grid(grid: Grid, reference: Grid, *, name: str, reference_name: str) -> None:

@@ -8,7 +8,6 @@ import io
 import logging
 import math
 import os
-import shutil
 import threading
 import warnings
 import zlib
@@ -30,7 +29,7 @@ from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file
 from dmrifit.io.atomic_files import FileSet, check_finished, whole_file
 from dmrifit.io.bids_derivatives import file_record
-from dmrifit.io.chunked_arrays import Array, DiskArray
+from dmrifit.io.chunked_arrays import Array
 
 Image: TypeAlias = str | Path | nib.Nifti1Pair | Array
 Images: TypeAlias = Image | Sequence[Image]
@@ -226,18 +225,7 @@ def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path)
 
 def save_image(image: nib.Nifti1Pair, path: Path) -> None:
     """Write an image to a path that nothing reads yet, such as one of a `FileSet`."""
-    values = image.dataobj
-    if not isinstance(values, DiskArray):
-        nib.save(image, path)
-        return
-    header = image.header.copy()
-    header.set_slope_inter(1, 0)
-    header.set_data_offset(header.single_vox_offset)
-    with ImageOpener(str(path), "wb") as packed:
-        header.write_to(packed)
-        packed.write(bytes(header.single_vox_offset - packed.tell()))
-        values.file.seek(0)
-        shutil.copyfileobj(values.file, packed, _CHUNK)
+    nib.save(image, path)
 
 
 def output_files(
@@ -319,12 +307,8 @@ def check_magnitudes(values: NDArray, name: str) -> None:
         return
     # In the order of storage, which needs no copy.
     flat = values.ravel(order="K")
-    # Those of a mask or a tumor may lie between voxels of a sample.
-    for step in (max(1, flat.size // _SAMPLE), 1):
-        sizes = np.abs(flat[::step].astype(np.float64))
-        sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
-        if len(sizes) >= _SAMPLE // 100:
-            break
+    numbers = flat[np.isfinite(flat) & (flat != 0)]
+    sizes = np.abs(numbers[:: max(1, numbers.size // _SAMPLE)].astype(np.float64))
     usual = float(np.percentile(sizes, 99, method="lower")) if len(sizes) else 0.0
     sight = f"{name} holds {largest:.3g} beside values up to {usual:.3g}"
     if not 1 / _LARGEST_VALUE <= largest <= _LARGEST_VALUE:

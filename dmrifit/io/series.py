@@ -21,6 +21,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.io.atomic_files import NO_ROOM
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.chunked_arrays import Array, placed, slices_of
+from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
     COMPRESSED,
@@ -320,15 +321,10 @@ def read_slabs(signals: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:
 def read_map(image: Image, series: Series, unnamed: str = "the map") -> NDArray:
     """Read a 3-D image on the grid of a series; in messages one in memory is `unnamed`."""
     loaded, name = load_image(image, unnamed), image_name(image, unnamed)
-    shape = loaded.shape
-    if len(shape) < 3 or not set(shape[3:]) <= {1}:
-        raise ValueError(
-            f"{name} is {len(shape)}-D ({size_text(shape)}); "
-            "a map of one volume (x, y, z) is needed"
-        )
-    grid, reference = (shape[:3], loaded.affine), (series.grid, series.affine)
+    values = three_axes(values_of(loaded, name), name)
+    grid, reference = (values.shape, loaded.affine), (series.grid, series.affine)
     check_same_grid(grid, reference, name=name, reference_name=series.name)
-    return values_of(loaded, name).reshape(series.grid)
+    return values
 
 
 def _inside(

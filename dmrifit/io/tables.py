@@ -89,17 +89,15 @@ def read_rows(
     return rows
 
 
-def table_text(table: pd.DataFrame, digits: int | None = 10) -> str:
-    """Write a table of results, separated by tabs, so that no spreadsheet runs its texts."""
-    return _written(table, "\t", "n/a", digits)
-
-
 def csv_text(table: pd.DataFrame, digits: int | None = None, *, missing: str = "") -> str:
     """Write a table of results, separated by commas, so that no spreadsheet runs its texts."""
-    return _written(table, ",", missing, digits)
+    return table_text(table, digits, separator=",", missing=missing)
 
 
-def _written(table: pd.DataFrame, separator: str, missing: str, digits: int | None) -> str:
+def table_text(
+    table: pd.DataFrame, digits: int | None = 10, *, separator: str = "\t", missing: str = "n/a"
+) -> str:
+    """Write a table of results, separated by tabs, so that no spreadsheet runs its texts."""
     import pandas as pd
 
     table = table.rename(columns=_with_apostrophe)

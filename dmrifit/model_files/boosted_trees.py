@@ -11,25 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
-from dmrifit.model_files.learned_arrays import NOWHERE, check_branches
+from dmrifit.model_files.learned_arrays import CONTENTS, NOWHERE, check_branches
 
-_LEARNER_KEYS = {
-    "attributes",
-    "feature_names",
-    "feature_types",
-    "gradient_booster",
-    "learner_model_param",
-    "objective",
-}
-_INTEGERS_OF_NODES = (
-    "left_children",
-    "right_children",
-    "split_indices",
-    "split_type",
-    "default_left",
-)
-_NUMBERS_OF_NODES = ("split_conditions", "loss_changes", "sum_hessian")
-_CATEGORIES = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
+_KEYS = CONTENTS["boosted_trees"]
 _LEAF = -1
 _LARGEST_INTEGER = np.iinfo(np.int32).max
 # As decimals, which is how xgboost writes the largest float32: they round up in double precision.
@@ -48,7 +32,7 @@ def checked_trees(content: bytes) -> bytes:
     document = _parsed(content.decode())
     refuse_keys(document, {"learner", "version"}, "key of boosted trees", complete=True)
     learner = document["learner"]
-    refuse_keys(learner, _LEARNER_KEYS, "key of boosted trees", complete=True)
+    refuse_keys(learner, set(_KEYS["learner"]), "key of boosted trees", complete=True)
     parameters = learner["learner_model_param"]
     names, types = learner["feature_names"], learner["feature_types"]
     n_features = _count(parameters["num_feature"])
@@ -102,10 +86,10 @@ def _check_model(model: dict[str, Any], parameters: Mapping[str, str]) -> None:
 def _check_tree(tree: dict[str, Any], n_features: int) -> int:
     """Check one tree, rebuild its parents, and return the number of values of a leaf."""
     size = max(1, _count(tree["tree_param"]["size_leaf_vector"]))
-    integers = [_array(tree[name], whole=True) for name in _INTEGERS_OF_NODES]
+    integers = [_array(tree[name], whole=True) for name in _KEYS["integers"]]
     left, right, feature, split_type, default_left = integers
     # xgboost crashes where one of these is missing in a tree with several values in a leaf.
-    numbers = [_array(tree[name]) for name in _NUMBERS_OF_NODES]
+    numbers = [_array(tree[name]) for name in _KEYS["numbers"]]
     n_nodes = len(left)
     _require(n_nodes > 0 and {*map(len, integers + numbers)} == {n_nodes}, NOWHERE)
     is_inner = left != _LEAF
@@ -125,7 +109,7 @@ def _check_tree(tree: dict[str, Any], n_features: int) -> int:
         and (feature >= 0).all()
         and np.isin(default_left, (0, 1)).all()
         and not split_type.any()
-        and not any(map(tree.get, _CATEGORIES))
+        and not any(map(tree.get, _KEYS["categories"]))
         and ("leaf_weights" not in tree or size > 1)
         and surplus == 0
         and ((positions >= first) & (positions < first + n_leaves)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -13,6 +14,11 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from dmrifit.io.parameter_json import RefusedError
+
+_DATA = files("dmrifit.model_files") / "data"
+
+#: Keys, arrays and columns of model files.
+CONTENTS: dict[str, Any] = tomllib.loads(_DATA.joinpath("contents.toml").read_text("utf-8"))
 
 # Positions in the state of a Mersenne twister, which reads past its end where one is larger.
 _TWISTER_LENGTH = 624
@@ -231,11 +237,6 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
 #: beyond their arrays when these do not fit, or were not looked at.
 TYPES: dict[str, str] = {
     row["type"]: row["check"]
-    for row in csv.DictReader(
-        files("dmrifit.model_files")
-        .joinpath("data", "regressor_types.csv")
-        .read_text("utf-8")
-        .split()
-    )
+    for row in csv.DictReader(_DATA.joinpath("regressor_types.csv").read_text("utf-8").split())
 }
 _HOLDERS = {"builtins.dict", "builtins.list", "builtins.tuple", "numpy.ndarray"}

@@ -25,6 +25,7 @@ from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.map_fitter import ClinicalMetrics, MapFitter, resolve_model
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, encoded_model, refuse_keys
+from dmrifit.model_files.learned_arrays import CONTENTS
 from dmrifit.model_files.registry import registered
 from dmrifit.model_files.regressor_file import check_leaves, dumped, loaded, versions_of
 from dmrifit.predict.base import resolve_patch_shape
@@ -44,29 +45,13 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
 }
-# Columns of the tables of intervals.
-_TABLES = {
-    "calibration": {"patient", "parameter", "n_voxels", "coverage", "width", "constant_width"},
-    "widths": {"parameter", "quintile", "n_voxels", "coverage", "width"},
-    "ranking": {"parameter", "spearman", "expected", "ratio"},
-}
 # Files of a registered class, under whatever name it gives them.
 _REGISTERED = "own-"
 _PART = re.compile(
     r"model\.json|(regressor|given)\.skops|estimator\.dmrifit"
     r"|leaf\d{1,3}\.(json|safetensors)|own-[a-z]+\.(json|safetensors|skops)"
 )
-_KEYS = {
-    "format",
-    "class",
-    "parameters",
-    "fitted",
-    "model",
-    "scale",
-    "leaves",
-    "versions",
-    "sha256",
-}
+_TABLES = CONTENTS["interval_tables"]
 _FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_", "synthetic_")
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
@@ -401,7 +386,7 @@ def _check_metadata(metadata: Any) -> None:
             f"its format is {file_format!r}, not {_FORMAT}: "
             "it was written by another version; train again"
         )
-    refuse_keys(metadata, _KEYS, "key", complete=True)
+    refuse_keys(metadata, set(CONTENTS["metadata"]), "key", complete=True)
     cls = _class_named(metadata["class"])
     if cls is None:
         raise RefusedError(
@@ -507,7 +492,7 @@ def _restore_intervals(
     estimator._smallest = smallest
     for name in _TABLES:
         columns = decoded(state[name])
-        refuse_keys(columns, _TABLES[name], f"column of {name}", complete=True)
+        refuse_keys(columns, set(_TABLES[name]), f"column of {name}", complete=True)
         table = pd.DataFrame(columns)
         numbers = table.drop(columns=["patient", "parameter"], errors="ignore")
         is_sound = all(kind.kind in "if" for kind in numbers.dtypes)

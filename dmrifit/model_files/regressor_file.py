@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator
 from dmrifit._optional import import_optional
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.boosted_trees import checked_trees
-from dmrifit.model_files.learned_arrays import TYPES, check_arrays, instances_in
+from dmrifit.model_files.learned_arrays import CONTENTS, TYPES, check_arrays, instances_in
 from dmrifit.predict.algorithms import CLASS_MODULES
 
 # Classes of ours have short names in files, which stay when a module is renamed.
@@ -32,12 +32,6 @@ _LEAF = "dmrifit.Leaf"
 _XGBOOST = "xgboost.XGBRegressor"
 # Classes whose instances stand beside the skops file.
 _STORED = {_XGBOOST, "dmrifit.PatchCNN", "dmrifit.PatchTransformer"}
-# How skops may build them: no functions, methods, partials or reductions, and no sparse matrices,
-# whose indices nothing checks.
-_LOADERS = frozenset({
-    "CachedNode", "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "NdArrayNode",
-    "ObjectNode", "RandomGeneratorNode", "RandomStateNode", "TreeNode", "TupleNode", "TypeNode",
-})  # fmt: skip
 
 
 class Leaf:
@@ -287,7 +281,7 @@ def _types_in(data: bytes) -> set[str]:
     for node in _nodes(schema):
         if not {"__class__", "__module__", "__loader__"}.isdisjoint(node):
             names.add(f"{node['__module__']}.{node['__class__']}")
-            names |= {node["__loader__"]} - _LOADERS
+            names |= {node["__loader__"]} - set(CONTENTS["loaders"])
     return names
 
 

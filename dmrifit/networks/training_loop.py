@@ -183,39 +183,35 @@ class Epochs:
     batches: Batches
     #: Learning rate of an epoch, from its number.
     rates: Callable[[int], float]
-    epochs: int
+    #: A training without open fields.
+    settings: Any
     seed: int
     _: KW_ONLY
     #: Scores the validation cases with the current net; the weights of the highest are kept.
     score: Callable[[skorch.NeuralNet], float] | None = None
-    #: Epochs without improvement after which training stops.
-    patience: int | None = None
     #: Writes the state of the net, and the best weights so far.
     save: Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None] | None = None
     #: Best weights so far, for a resumed training.
     best: dict[str, torch.Tensor] | None = None
-    #: Called with the history after each epoch.
-    after_epoch: Callable[[list[dict[str, Any]]], None] | None = None
-    verbose: bool = False
 
     def run(self, net: skorch.NeuralNet) -> None:
         """Train a net for the remaining epochs."""
         device = torch.device(net.device)
         n_before = len(net.history)
         # A run that was killed after its last state was saved may not have reported it.
-        if n_before and self._is_finished(net) and self.after_epoch is not None:
-            self.after_epoch(history_rows(net))
+        after_epoch = self.settings.after_epoch or (lambda history: None)
+        if n_before and self._is_finished(net):
+            after_epoch(history_rows(net))
         # A training that tells nobody counts nothing.
         bar: Any = nullcontext(lambda *_, **__: None)
-        if self.verbose:
-            bar = step_bar(self.epochs, "epoch", "epoch", n_before=n_before)
+        if self.settings.verbose:
+            bar = step_bar(self.settings.epochs, "epoch", "epoch", n_before=n_before)
         with forked_generator(self.seed, device), repeatable_kernels(), bar as count:
             while not self._is_finished(net):
                 self._train_epoch(net)
                 if self.save is not None:
                     self.save(net, self.best)
-                if self.after_epoch is not None:
-                    self.after_epoch(history_rows(net))
+                after_epoch(history_rows(net))
                 # Whether to wait for a training is decided after its first epoch.
                 row = net.history[-1]
                 state = f"loss {row['train_loss']:.4g}"
@@ -268,11 +264,11 @@ class Epochs:
     def _is_finished(self, net: skorch.NeuralNet) -> bool:
         """Return whether all epochs are done, or patience has run out."""
         n_done = len(net.history)
-        if n_done >= self.epochs:
+        if n_done >= self.settings.epochs:
             return True
-        if self.patience is None or not n_done:
+        if self.settings.patience is None or not n_done:
             return False
-        return n_done - 1 - _best_epoch(net.history) >= self.patience
+        return n_done - 1 - _best_epoch(net.history) >= self.settings.patience
 
 
 def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:

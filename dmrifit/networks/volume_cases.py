@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,29 +34,6 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
     if volume.ndim == 4:
         channels = np.moveaxis(volume, -1, 0)
     return np.array(channels, dtype=np.float32, order="C")
-
-
-class CaseValues(Sequence[Any]):
-    """Inputs or targets of the cases, kept in memory or made again for one case at a time."""
-
-    def __init__(self, make: Callable[[int], Any], n_cases: int, *, keep: bool) -> None:
-        self.make = make
-        self.n_cases = n_cases
-        self.keep = keep
-        self.made: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        return self.n_cases
-
-    def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < self.n_cases:
-            raise IndexError(i)
-        if i not in self.made:
-            if not self.keep:
-                self.made.clear()
-            with naming(i):
-                self.made[i] = self.make(i)
-        return self.made[i]
 
 
 class VolumeList(list[Any]):

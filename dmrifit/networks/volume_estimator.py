@@ -35,7 +35,6 @@ from dmrifit.networks.training import (
     stored_training,
 )
 from dmrifit.networks.volume_cases import (
-    CaseValues,
     VolumeList,
     add_to_digest,
     check_length,
@@ -139,8 +138,6 @@ class VolumeEstimator(BaseEstimator, ABC):
     default_training: ClassVar[Training] = Training()
     #: Fitted attributes that prediction needs, beside the network.
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_",)
-    #: Whether inputs and targets of all cases stay in memory; otherwise only those of one case.
-    _keep_inputs: ClassVar[bool] = True
     #: Whether predictions are volumes, whose shapes differ between cases.
     _predicts_volumes: ClassVar[bool] = False
     _needs_targets: ClassVar[bool] = True
@@ -311,7 +308,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             raise ValueError("a target with values that are not finite")
         return array
 
-    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
+    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any]) -> None:
         """Set fitted attributes from all cases, before the network is made."""
         self.n_channels_ = len(inputs[0])
 
@@ -371,11 +368,12 @@ class VolumeEstimator(BaseEstimator, ABC):
         settings = self._settings
         device = torch_state.resolve_device(self.device)
         cases = listed(X, "cases")
-        targets = None if y is None else listed(y, "targets")
-        if targets is None and self._needs_targets:
+        targets: Sequence[Any] = [None] * len(cases)
+        if y is not None:
+            targets = listed(y, "targets")
+        elif self._needs_targets:
             raise ValueError(f"{type(self).__name__} needs a target for each case; give y")
-        if targets is not None:
-            check_length(cases, targets, "targets")
+        check_length(cases, targets, "targets")
         # A second training that fails must not leave the first net with other attributes.
         if hasattr(self, "net_"):
             del self.net_
@@ -383,22 +381,18 @@ class VolumeEstimator(BaseEstimator, ABC):
         if groups is not None:
             groups = listed(groups, "groups")
             check_length(cases, groups, "groups")
-        keep = self._keep_inputs
-        inputs = CaseValues(lambda i: self._inputs(cases[i]), len(cases), keep=keep)
-
-        def target_of(i: int) -> Any:
-            return self._target(None if targets is None else targets[i], inputs[i])
-
-        loss_targets = CaseValues(target_of, len(cases), keep=keep)
-        digest = hashlib.blake2b(digest_size=16)
-        for i, case in enumerate(inputs):
-            # The first case fixes the number of channels that the others are checked against.
-            if i == 0:
-                self._learn(inputs, targets)
+        inputs, loss_targets = [], []
+        for i, case in enumerate(cases):
             with naming(i):
-                self._check_inputs(case)
-            add_to_digest(digest, case)
-            add_to_digest(digest, loss_targets[i])
+                inputs.append(self._inputs(case))
+        # The first case fixes the number of channels that the others are checked against.
+        self._learn(inputs, targets)
+        digest = hashlib.blake2b(digest_size=16)
+        for i, case_inputs in enumerate(inputs):
+            with naming(i):
+                self._check_inputs(case_inputs)
+                loss_targets.append(self._target(targets[i], case_inputs))
+            add_to_digest(digest, (case_inputs, loss_targets[i]))
         folder = self._run_folder(digest, groups)
         state = None
         if folder is not None and (folder / _STATE).exists():
@@ -417,8 +411,7 @@ class VolumeEstimator(BaseEstimator, ABC):
                     scores = []
                     for i in validation:
                         prediction = self._answer(net, inputs[i], cases[i])
-                        target = None if targets is None else targets[i]
-                        scores.append(self._case_score(prediction, target))
+                        scores.append(self._case_score(prediction, targets[i]))
                     return float(np.mean(scores))
 
             if folder is not None:
@@ -434,19 +427,16 @@ class VolumeEstimator(BaseEstimator, ABC):
                 text = json.dumps(header, indent=1, ensure_ascii=False) + "\n"
                 write_text(folder / "run.json", text)
                 save = partial(checkpoints.write_state, folder / _STATE, header=header)
-            subset = import_optional("torch.utils.data").Subset
-            stream = partial(self._stream, subset(inputs, train), subset(loss_targets, train))
+            training_inputs = [inputs[i] for i in train]
+            stream = partial(self._stream, training_inputs, [loss_targets[i] for i in train])
             epochs = training_loop.Epochs(
                 training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
                 self._learning_rate,
-                settings.epochs,
+                settings,
                 derived_seed(seed, "epochs"),
                 score=score,
-                patience=settings.patience,
                 save=save,
                 best=best,
-                after_epoch=settings.after_epoch,
-                verbose=settings.verbose,
             )
             epochs.run(net)
         self.history_: list[dict[str, Any]] = checkpoints.history_rows(net)
@@ -612,7 +602,6 @@ class VolumeEstimator(BaseEstimator, ABC):
             The weights in the format of safetensors.
         """
         check_is_fitted(self)
-        _require_torch()
         from dmrifit.networks.checkpoints import packed
 
         parameters = self._plain()

@@ -29,8 +29,7 @@ from dmrifit._utils.checks import check_fields, check_magnitude, check_word, fil
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import one_thread
 from dmrifit.cohort.patches import check_patch_shape
-from dmrifit.engine.map_fitter import check_columns
-from dmrifit.engine.protocol import Protocol, check_protocol
+from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
 from dmrifit.predict.algorithms import build_regressor, default_patch_shape
 
 __all__ = ["resolve_patch_shape"]

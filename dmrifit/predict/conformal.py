@@ -408,13 +408,14 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     def _patients(self, groups: ArrayLike | None, n: int, seed: int) -> NDArray:
         """Return the patient of each row; random groups for rows of plain arrays without."""
         if groups is not None:
+            import pandas as pd
+
             patients = np.asarray(groups)
-            # What is missing does not equal itself, but for None.
-            is_missing = [label is None or label != label for label in patients.ravel().tolist()]
-            if patients.ndim != 1 or any(is_missing):
+            is_missing = pd.isna(patients)
+            if patients.ndim != 1 or is_missing.any():
                 raise ValueError(
                     "groups must be a list that names the patient of each voxel, not "
-                    f"{patients.shape} with {counted(sum(is_missing), 'missing name')}"
+                    f"{patients.shape} with {counted(int(is_missing.sum()), 'missing name')}"
                 )
             return patients
         if getattr(self.estimator, "source", None) is not None:

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["coverage_table"]
-
-_Array = NDArray[np.float64]
 
 _N_QUINTILES = 5
 # Of normal errors; their mean rank correlation has an SD below .01 from 1,000 voxels.
@@ -53,28 +51,15 @@ def coverage_table(
     ValueError
         If the shapes do not fit together.
     """
-    import pandas as pd
-
-    ends, values, labels = _checked(intervals, reference, names)
-    patients = np.asarray(groups)
-    if len(patients) != len(values):
+    table = _long_table(intervals, reference, names)
+    patients, shape = np.asarray(groups), np.shape(reference)
+    if len(patients) != shape[0]:
         raise ValueError(
-            f"groups {patients.shape} and reference {values.shape} do not fit together: they need "
+            f"groups {patients.shape} and reference {shape} do not fit together: they need "
             "(n_voxels,) and (n_voxels, n_outputs)"
         )
-    rows = []
-    for patient in pd.unique(patients):
-        members = patients == patient
-        for i, name in enumerate(labels):
-            low, high, value = _usable(ends[members], values[members], i)
-            row = {"patient": patient, "parameter": name, "n_voxels": len(value)}
-            row |= {"coverage": np.nan, "width": np.nan}
-            # The mean of no voxels would warn.
-            if len(value):
-                row["coverage"] = ((low <= value) & (value <= high)).mean()
-                row["width"] = (high - low).mean()
-            rows.append(row)
-    return pd.DataFrame(rows)
+    table["patient"] = np.repeat(patients, shape[1])
+    return _coverage(table, ["patient", "parameter"])
 
 
 def width_table(
@@ -88,28 +73,13 @@ def width_table(
     """
     import pandas as pd
 
-    ends, values, labels = _checked(intervals, reference, names)
-    rows = []
-    for i, name in enumerate(labels):
-        low, high, value = _usable(ends, values, i)
-        width = high - low
-        inside = (low <= value) & (value <= high)
-        if not len(width):
-            continue
-        limits = np.quantile(width, np.arange(1, _N_QUINTILES) / _N_QUINTILES)
-        quintile = np.searchsorted(limits, width)
-        for k in np.unique(quintile):
-            members = quintile == k
-            rows.append(
-                {
-                    "parameter": name,
-                    "quintile": int(k) + 1,
-                    "n_voxels": int(members.sum()),
-                    "coverage": inside[members].mean(),
-                    "width": width[members].mean(),
-                }
-            )
-    return pd.DataFrame(rows)
+    parts = []
+    for _, rows in _long_table(intervals, reference, names).groupby("parameter", sort=False):
+        usable = rows.dropna().sort_values("width")
+        limits = usable["width"].quantile(np.arange(1, _N_QUINTILES) / _N_QUINTILES)
+        usable["quintile"] = 1 + np.searchsorted(limits, usable["width"])
+        parts.append(_coverage(usable, ["parameter", "quintile"]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def ranking_table(
@@ -129,20 +99,18 @@ def ranking_table(
     import pandas as pd
     from scipy.stats import spearmanr
 
-    ends, values, labels = _checked(intervals, reference, names)
-    center = np.asarray(predicted, float)
+    values, center = np.asarray(reference, float), np.asarray(predicted, float)
     # NumPy would subtract a list of numbers from each column.
     if center.shape != values.shape:
         raise ValueError(
             f"predicted {center.shape} and reference {values.shape} do not fit together: both "
             "need (n_voxels, n_outputs)"
         )
-    errors = np.abs(values - center)
+    table = _long_table(intervals, np.abs(values - center), names)
     rng = np.random.default_rng(0)
     rows = []
-    for i, name in enumerate(labels):
-        low, high, error = _usable(ends, errors, i)
-        width = high - low
+    for name, of_output in table.groupby("parameter", sort=False):
+        width, error = of_output[["width", "value"]].dropna().to_numpy().T
         row: dict[str, Any] = dict.fromkeys(("spearman", "expected", "ratio"), np.nan)
         # Ranks of equal widths say nothing.
         if len(width) > 1 and np.ptp(width) > 0 and np.ptp(error) > 0:
@@ -154,20 +122,30 @@ def ranking_table(
     return pd.DataFrame(rows)
 
 
-def _checked(
+def _long_table(
     intervals: ArrayLike, reference: ArrayLike, names: Sequence[str] | None
-) -> tuple[_Array, _Array, Sequence[str]]:
+) -> pd.DataFrame:
+    """Give each output of each voxel a row; NaN without an interval or a value."""
+    import pandas as pd
+
     ends, values = np.asarray(intervals, float), np.asarray(reference, float)
     if values.ndim != 2 or ends.shape != (*values.shape, 2):
         raise ValueError(
             f"intervals {ends.shape} and reference {values.shape} do not fit together: they need "
             "(n_voxels, n_outputs, 2) and (n_voxels, n_outputs)"
         )
-    return ends, values, names or tuple(map(str, range(values.shape[1])))
+    labels = names or [str(i) for i in range(values.shape[1])]
+    low, high, value = ends[..., 0].ravel(), ends[..., 1].ravel(), values.ravel()
+    table = pd.DataFrame({"parameter": np.tile(labels, len(values)), "value": value})
+    table["width"] = high - low
+    table["coverage"] = ((low <= value) & (value <= high)).astype(float)
+    is_missing = ~np.isfinite([low, high, value]).all(axis=0)
+    table.loc[is_missing, ["value", "width", "coverage"]] = np.nan
+    return table
 
 
-def _usable(ends: _Array, values: _Array, i: int) -> tuple[_Array, _Array, _Array]:
-    """Select the voxels with an interval and a value of one output: low, high, value."""
-    usable = np.isfinite(ends[:, i]).all(axis=1) & np.isfinite(values[:, i])
-    low, high = ends[usable, i].T
-    return low, high, values[usable, i]
+def _coverage(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    groups = table.groupby(by, sort=False)
+    return groups.agg(
+        n_voxels=("value", "count"), coverage=("coverage", "mean"), width=("width", "mean")
+    ).reset_index()

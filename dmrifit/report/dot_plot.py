@@ -12,7 +12,6 @@ from dmrifit.report.numerals import fixed
 from dmrifit.report.style import (
     FAINT,
     INK,
-    add_axes,
     handle,
     head,
     legend_below,
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROW, _DOT, _NUMBER = 0.25, 0.04, 0.16  # inches of a row at least, of each dot, of a number
-_HEAD, _FOOT = 0.35, 0.5
-_GAP, _NUMBERS = 0.25, 0.4  # between panels, and for the numbers of one
+_MARGINS = 0.85  # for titles and labels of axes
 _LEGEND_LINE = 0.2
 _EDGE_QUANTILE = 0.97  # one control or interval that went astray must not squeeze all others
 _LONGEST_NAME, _LONGEST_ENTRY = 30, 36  # letters of rows and of the legend
@@ -62,19 +60,15 @@ def plot_dots(
     Rows that are marked in a column `control` do not decide where an axis ends.
     """
     rows = list(dict.fromkeys(table["row"]))
-    left = 0.25 + 0.075 * max((len(_shortened(row)) for row in rows), default=0)
-    per_line = max(int((width - left) / 1.45), 1)
+    per_line = max(int(width / 1.6), 1)
     n_legend_lines = -(-len(styles) // per_line) if len(styles) > 1 else 0
-    foot = _FOOT + _LEGEND_LINE * n_legend_lines
     has_numbers = any(panel.digits is not None for panel in panels)
     height = max(_ROW, (_NUMBER if has_numbers else _DOT) * len(styles)) * len(rows)
-    has_head = title or any(panel.title for panel in panels)
-    gaps = [_GAP + _NUMBERS * (panel.digits is not None) for panel in panels]
     with shared_style({"font.size": 9}):
-        figure = new_figure(width, (_HEAD if has_head else 0.1) + height + foot)
-        edge = (width - left - 0.1 - sum(gaps) + _GAP) / len(panels)
-        for i, panel in enumerate(panels):
-            ax = add_axes(figure, left + i * edge + sum(gaps[:i]), foot, edge, height)
+        height += _MARGINS + _LEGEND_LINE * n_legend_lines
+        figure = new_figure(width, height, layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for i, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             # Rows run from top to bottom, with a pale line between them.
             ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=panel.label)
             names = [_shortened(row) if i == 0 else "" for row in rows]
@@ -119,12 +113,13 @@ def _draw(
         ends = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
         color = look.get("color", INK)
         ax.hlines(y, *ends, color=color, linewidth=1.0, alpha=0.6, zorder=2)
+        tip: dict[str, Any] = {"markersize": 4, "color": color, "zorder": 5, "clip_on": False}
         for marker, end, is_cut in (
             ("<", low_end, (low < low_end) & (middle > low_end)),
             (">", high_end, (high > high_end) & (middle < high_end)),
         ):
-            tips = np.full(np.count_nonzero(is_cut), end)
-            ax.plot(tips, y[is_cut], marker, markersize=4, color=color, zorder=5, clip_on=False)
+            if is_cut.any():
+                ax.plot(np.full(is_cut.sum(), end), y[is_cut], marker, **tip)
         beyond = (middle < low_end) | (middle > high_end)
         face = np.where(beyond, "white", look.get("markerfacecolor", color))
         shown = np.isfinite(middle)

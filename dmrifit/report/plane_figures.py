@@ -146,14 +146,8 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[n
     """Read a volume (x, y, z) between its voxels, at indices (..., 3); 0 outside."""
     from scipy.ndimage import map_coordinates
 
-    # Only the voxels that the plane passes are turned into numbers.
-    flat = index.reshape(-1, 3)
-    low = np.clip(np.floor(flat.min(axis=0)).astype(int) - 1, 0, np.array(volume.shape) - 1)
-    high = np.clip(np.ceil(flat.max(axis=0)).astype(int) + 2, low + 1, volume.shape)
-    box = tuple(slice(first, end) for first, end in zip(low, high, strict=True))
-    values = volume[box].astype(np.float64)
-    samples = map_coordinates(values, (flat - low).T, order=1, mode="constant")
-    return samples.reshape(index.shape[:-1])
+    places = np.moveaxis(index, -1, 0)
+    return np.asarray(map_coordinates(volume, places, np.float64, order=1, mode="constant"))
 
 
 def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:

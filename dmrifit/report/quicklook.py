@@ -19,6 +19,7 @@ from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.io.bids_derivatives import MONOTONIC
 from dmrifit.report import page, slice_figures, verdict
+from dmrifit.report.numerals import significant
 from dmrifit.report.slice_figures import COUNT_COLORS, MapPanel, Slices
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
@@ -80,7 +81,7 @@ class ShownMaps:
         quartiles = panel.summary(self.region)
         if not quartiles:
             return [panel.name, panel.unit, "–", "– – –"]
-        low, median, high = map(verdict.plain_number, quartiles)
+        low, median, high = map(significant, quartiles)
         return [panel.name, panel.unit, median, f"{low} – {high}"]
 
     def planes(

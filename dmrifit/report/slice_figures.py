@@ -27,6 +27,7 @@ _STATUS_COLORS = ("#2f6c9e", "#e7a92f", "#a8321a", NO_VALUE_COLOR)
 #: For counts, whose last color stands for all that are larger.
 COUNT_COLORS = (*_STATUS_COLORS[:3], "#4d150b")
 _N_BINS = 40
+_MOST_COLUMNS = 3  # of slices side by side
 _FAINT = 0.65  # of the way to white
 # Room between slices and for the line of text below them, in widths of a slice.
 _GAP = 0.06
@@ -79,11 +80,11 @@ class Slices:
     """
     Slices of a volume for figures, in radiological view: from the feet, right at the left.
 
-    Each of `n_slices` slices at most stands in the middle of an equal part of the mask; with
-    `fullest` they are those with the most voxels of it. With `room` a picture is a square around
-    the mask, so many times its longer side, as far as the volume reaches.
-    `labels` are their positions in mm, and
-    `sides` what is at the left and at the right of each picture, such as ``("R", "L")``.
+    Each of `n_slices` slices at most stands in the middle of an equal part of the mask. `margin`
+    is what is shown around the mask, in lengths of its longer side.
+
+    `labels` are positions in mm, and `sides` what is at the left and at the right of each picture,
+    such as ``("R", "L")``.
 
     Shapes: `mask` (x, y, z), in any order of an image's axes.
     """
@@ -94,9 +95,10 @@ class Slices:
         affine: NDArray[np.float64],
         *,
         n_slices: int = 6,
-        fullest: bool = False,
-        room: float = 0.0,
+        margin: float = 0.0,
     ) -> None:
+        from scipy.ndimage import find_objects
+
         self.mask, self._affine = mask, affine
         mask = upright(mask, affine)
         edges = upright_edges(affine)
@@ -109,25 +111,18 @@ class Slices:
         shown = mask.transpose(self._order)
         filled = np.flatnonzero(shown.any(axis=(1, 2)))
         n = min(n_slices, len(filled))
-        if fullest:
-            counts = shown.sum(axis=(1, 2))
-            self._indices = sorted(np.argsort(-counts, kind="stable")[:n].tolist())
-            shown = shown[self._indices]
-        else:
-            # In the middle of equal parts, so that the outermost slices, which hold little, are
-            # left out.
-            self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
-        extents = _extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1)))
-        if room:
-            # A square around the mask, as far as the volume reaches.
-            steps = np.array([edges[up], edges[across]])
-            sizes = np.array(shown.shape[1:])
-            low, high = np.array([(extent.start, extent.stop) for extent in extents]).T
-            length = room * (steps * (high - low)).max()
-            n = np.rint(np.minimum(length, sizes * steps) / steps).astype(int)
-            first = np.clip(np.rint((low + high - n) / 2).astype(int), 0, sizes - n)
-            extents = slice(first[0], first[0] + n[0]), slice(first[1], first[1] + n[1])
-        self._box = extents
+        # In the middle of equal parts, so that the outermost slices, which hold little, are left
+        # out.
+        self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
+        (extents,) = find_objects(shown.any(axis=0).astype(np.uint8))
+        steps = edges[up], edges[across]
+        pairs = zip(steps, extents, strict=True)
+        longest = max(step * (side.stop - side.start) for step, side in pairs)
+        box = []
+        for step, side, size in zip(steps, extents, shown.shape[1:], strict=True):
+            pad = round(margin * longest / step)
+            box.append(slice(max(side.start - pad, 0), min(side.stop + pad, size)))
+        self._box = tuple(box)
         self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
         affine = upright_affine(affine, self.mask.shape)
@@ -148,25 +143,20 @@ class Slices:
 
     def arrange(self, width: float, height: float) -> tuple[int, float, float]:
         """Find how many slices to put side by side, and how large the whole becomes."""
-        n = len(self.labels)
-        sizes = []
-        for n_columns in range(1, n + 1):
-            n_lines = -(-n // n_columns)
-            columns, rows = self.extent(n_columns, n_lines)
-            size = min(width / columns, height / rows)
-            # The largest pictures win, but empty cells count half against them.
-            score = size * (1 + n / (n_columns * n_lines))
-            sizes.append((score, -n_columns, size * columns, size * rows))
-        _, n_columns, width, height = max(sizes)
-        return -n_columns, width, height
+        n_columns = min(_MOST_COLUMNS, len(self.labels))
+        columns, rows = self.extent(n_columns, -(-len(self.labels) // n_columns))
+        size = min(width / columns, height / rows)
+        return n_columns, size * columns, size * rows
 
-    def mosaic(self, axes: Axes, pictures: Sequence[NDArray], n_columns: int) -> None:
-        """Draw slices (rows, columns, 4) side by side."""
+    def mosaic(
+        self, axes: Axes, pictures: Sequence[NDArray], n_columns: int, labels: Sequence[str] = ()
+    ) -> None:
+        """Draw slices (rows, columns, 4) side by side, over their positions or other labels."""
         rows, columns = pictures[0].shape[:2]
         high = rows * self._aspect
         n_lines = -(-len(pictures) // n_columns)
         gap, line = _GAP * columns, _LINE * columns
-        for i, (picture, label) in enumerate(zip(pictures, self.labels, strict=True)):
+        for i, (picture, label) in enumerate(zip(pictures, labels or self.labels, strict=True)):
             x, y = (i % n_columns) * (columns + gap), -(i // n_columns) * (high + line)
             right, middle = x + columns, y + high / 2
             extent = (x, right, y, y + high)
@@ -338,8 +328,3 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
             axes.annotate(text, *places, ha=side, size=8, color=_BOUND_COLOR)
     for median in panel.summary(slices.mask)[1:2]:
         axes.axvline(median, color="#1d2530", linewidth=1)
-
-
-def _extent(filled: NDArray) -> slice:
-    inside = np.flatnonzero(filled)
-    return slice(int(inside[0]), int(inside[-1]) + 1)

@@ -168,7 +168,7 @@ def handle(label: str, **look: Any) -> Line2D:
 def legend_below(figure: Figure, entries: Sequence[Any], n_columns: int = 3, **look: Any) -> None:
     """Draw the legend of all panels at the lower left of a figure."""
     look = {"fontsize": 8.5, "borderaxespad": 0.2, **look}
-    figure.legend(handles=list(entries), loc="lower left", ncols=n_columns, **look)
+    figure.legend(handles=list(entries), loc="outside lower left", ncols=n_columns, **look)
 
 
 def color_bar(
@@ -185,17 +185,6 @@ def color_bar(
 
 def panel_row(n_panels: int, n_entries: int) -> tuple[Figure, list[Axes]]:
     """Make a figure of panels side by side, with room for a legend of three columns below."""
-    foot = 0.35 + 0.22 * -(-n_entries // 3)
     width, height = PANEL
-    figure = new_figure(n_panels * width, height + foot - 0.35)
-    lefts = [0.66 + i * (width - 0.09) for i in range(n_panels)]
-    return figure, [add_axes(figure, x, foot + 0.3, width - 0.8, height - 0.95) for x in lefts]
-
-
-def by_lines(groups: Sequence[Sequence[Any]], n_columns: int) -> list[Any]:
-    """Order entries so that a legend reads line by line, each group on lines of its own."""
-    empty = handle(" ", linestyle="")
-    padded = [
-        entry for group in groups for entry in (*group, *[empty] * (-len(group) % n_columns))
-    ]
-    return [entry for i in range(n_columns) for entry in padded[i::n_columns]]
+    figure = new_figure(n_panels * width, height + 0.22 * -(-n_entries // 3), layout="constrained")
+    return figure, list(figure.subplots(1, n_panels))

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit.io.bids_derivatives import ALL_VOXELS
+from dmrifit.report.numerals import significant
 from dmrifit.report.page import Lights
 from dmrifit.report.slice_figures import MapPanel
 
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
-_SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e6
 _SOME_AIR, _MOST_AIR = 0.01, 0.5  # shares of voxels that are mentioned, and that call for a mask
 _SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●"}
 _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
@@ -60,7 +60,7 @@ def parameter_lights(
     for panel in panels:
         text = ""
         for median in panel.summary(region)[1:2]:
-            text = f"{plain_number(median)} {panel.unit}".strip()
+            text = f"{significant(median)} {panel.unit}".strip()
         kind, words = "determined", "determined"
         if "Doubt" not in sidecar:
             if "Intervals" not in sidecar:
@@ -139,14 +139,6 @@ def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     elif any("--sigma estimate" in sentence for sentence in sidecar["Doubt"]["Advice"]):
         options["sigma"] = "estimate"
     return options
-
-
-def plain_number(value: float) -> str:
-    """Write a number with three digits, and without an exponent where it is a common size."""
-    if value and not _SMALLEST_PLAIN <= abs(value) < _LARGEST_PLAIN:
-        return f"{value:.3g}".replace("-", "−")
-    text = np.format_float_positional(value, precision=3, fractional=False, trim="-")
-    return text.replace("-", "−")
 
 
 def percent(share: float) -> str:

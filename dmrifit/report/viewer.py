@@ -49,7 +49,6 @@ _EXTREMES = (0.1, 99.9)  # percentiles that the codes of an image span
 _GRAYS = (1, 99.5)  # percentiles of an image that are black and white
 # Of an image, what the eye tells apart; of a map, three digits; of a score, where thresholds lie.
 _BITS = {"image": 8, "map": 12, "score": 16, "mask": 8, "doubt": 8}
-_MOST_LABELS = 255
 _PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
 
 
@@ -207,7 +206,6 @@ class _Stack:
         region: NDArray[np.bool_] | None = None,
     ) -> None:
         matrix = np.asarray(affine, dtype=np.float64)
-        _check(layers)
         self.affine = upright_affine(matrix, layers[0].values.shape)
         layers = [replace(layer, values=upright(layer.values, matrix)) for layer in layers]
         if region is None:
@@ -300,28 +298,6 @@ def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) ->
             entry["colors"] = [*own, *range(n_colors, n_colors + n_further)]
             n_colors += n_further
     return n_colors
-
-
-def _check(layers: Sequence[Layer]) -> None:
-    shape = layers[0].values.shape
-    for layer in layers:
-        values = layer.values
-        if len(shape) != 3 or values.shape != shape or not all(shape):
-            raise ValueError(
-                f"layer {layer.name} has shape {values.shape}; all need one shape (x, y, z), like "
-                f"{shape}"
-            )
-        if layer.threshold is not None and not np.isfinite(layer.threshold):
-            raise ValueError(
-                f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to "
-                "show all"
-            )
-        labels = values[np.isfinite(values)] if layer.kind == "mask" else values[:0]
-        if labels.size and not 0 <= labels.min() <= labels.max() <= _MOST_LABELS:
-            raise ValueError(
-                f"mask {layer.name} has numbers {labels.min()} to {labels.max()}; give 0 to "
-                f"{_MOST_LABELS}"
-            )
 
 
 def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:

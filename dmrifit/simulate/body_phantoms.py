@@ -15,24 +15,9 @@ from dmrifit._utils.threads import check_jobs
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.protocol import Protocol
+from dmrifit.simulate import tissues, walk_table
 from dmrifit.simulate.artifacts import artifact_strengths, spoil
 from dmrifit.simulate.organs import VOXEL_SIZE, draw_template, paint
-from dmrifit.simulate.tissues import (
-    MODEL,
-    draw_means,
-    draw_textures,
-    limited,
-    log_sd,
-    smooth_field,
-    tissue_table,
-)
-from dmrifit.simulate.walk_table import (
-    Microstructure,
-    check_walk_protocol,
-    draw_microstructures,
-    walk_parameters,
-    walk_signals,
-)
 
 __all__ = ["simulate_cohort"]
 
@@ -204,7 +189,7 @@ def simulate_cohort(
         "difficulty": difficulty,
         **options,
         "shape": [int(n) for n in shape],
-        "tumor_types": list(options["tumor_types"] or tissue_table()["tumor_type"]),
+        "tumor_types": list(options["tumor_types"] or tissues.tissue_table()["tumor_type"]),
         # JSON has no infinity.
         "snr": float(options["snr"]) if np.isfinite(options["snr"]) else None,
         "seed": seed,
@@ -229,22 +214,22 @@ def _scan(
     }
     template = draw_template(options["template"], rng["template"])
     shares = paint(template, shape, rng["anatomy"])
-    types = options["tumor_types"] or tuple(tissue_table()["tumor_type"])
+    types = options["tumor_types"] or tuple(tissues.tissue_table()["tumor_type"])
     variation = options["patient_variation"]
-    means, tumor_type = draw_means(options["field"], types, variation, rng["tissues"])
-    factors = draw_textures(shape, VOXEL_SIZE, options["latent_corr"], rng["texture"])
+    means, tumor_type = tissues.draw_means(options["field"], types, variation, rng["tissues"])
+    factors = tissues.draw_textures(shape, VOXEL_SIZE, options["latent_corr"], rng["texture"])
     # The receiver's gain, one number, times the coils' sensitivity, a smooth field.
-    gain_spread = log_sd(options["gain_variation"])
+    gain_spread = tissues.log_sd(options["gain_variation"])
     level = _MEAN_GAIN * np.exp(gain_spread * rng["gain"].standard_normal())
-    coils = smooth_field(shape, [n / 3 for n in shape], rng["gain"])
-    gain = level * np.exp(log_sd(_COIL_VARIATION) * coils)
-    microstructures: dict[str, Microstructure] = {}
+    coils = tissues.smooth_field(shape, [n / 3 for n in shape], rng["gain"])
+    gain = level * np.exp(tissues.log_sd(_COIL_VARIATION) * coils)
+    microstructures: dict[str, walk_table.Microstructure] = {}
     if options["truth"] == "walk":
-        microstructures = draw_microstructures(means, rng["microstructures"])
+        microstructures = walk_table.draw_microstructures(means, rng["microstructures"])
 
     # Signals of tissues are mixed in each voxel, and parameters averaged by proton density.
     signals = np.zeros((len(factors), len(protocol)))
-    parameters = np.zeros((len(factors), len(MODEL.names)))
+    parameters = np.zeros((len(factors), len(tissues.MODEL.names)))
     for tissue, share in shares.items():
         voxels = np.flatnonzero(share)
         values = means[tissue] * factors[voxels]
@@ -282,7 +267,7 @@ def _scan(
         imaginary = sigma * rng["noise"].standard_normal(signals.shape)
         signals = np.hypot(real, imaginary)
     true_maps = {}
-    for i, name in enumerate(MODEL.names):
+    for i, name in enumerate(tissues.MODEL.names):
         true_map = np.where(body, parameters[:, i], 0.0)
         true_maps[name] = true_map.astype(np.float32).reshape(shape)
     scan = Scan(
@@ -302,20 +287,22 @@ def _scan(
 
 
 def _tissue(
-    parameters: NDArray[np.float64], protocol: Protocol, microstructure: Microstructure | None
+    parameters: NDArray[np.float64],
+    protocol: Protocol,
+    microstructure: walk_table.Microstructure | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Limit parameters, (n_voxels, 7), of a tissue to what can be simulated; add its signals."""
-    parameters = limited(parameters, protocol)
+    parameters = tissues.limited(parameters, protocol)
     if microstructure is None:
-        return parameters, MODEL.signal(parameters, protocol)
-    parameters = walk_parameters(parameters, microstructure)
-    return parameters, walk_signals(parameters, microstructure, protocol)
+        return parameters, tissues.MODEL.signal(parameters, protocol)
+    parameters = walk_table.walk_parameters(parameters, microstructure)
+    return parameters, walk_table.walk_signals(parameters, microstructure, protocol)
 
 
 def _check(protocol: Protocol, settings: Mapping[str, Any]) -> None:
     check_word("truth", settings["truth"], _TRUTHS)
     if settings["truth"] == "walk":
-        check_walk_protocol(protocol)
+        walk_table.check_walk_protocol(protocol)
     shape, field = settings["shape"], settings["field"]
     if np.ndim(shape) != 1 or len(shape) != 3:
         raise ValueError(
@@ -324,7 +311,7 @@ def _check(protocol: Protocol, settings: Mapping[str, Any]) -> None:
     for axis, n, least in zip("xyz", shape, _SMALLEST_SHAPE, strict=True):
         check_number(f"shape along {axis}", n, least=least, whole=True)
     check_number("field", field)
-    fields = tissue_table()["field"]
+    fields = tissues.tissue_table()["field"]
     if f"{field:g}" not in fields:
         raise ValueError(f"field must be one of {', '.join(fields)} T, not {field!r}")
     if settings["snr"] != np.inf:

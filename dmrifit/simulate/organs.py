@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.simulate.tissues import tissue_table
+from dmrifit.simulate.tissues import data_rows, tissue_table
 
 VOXEL_SIZE = (3.0, 3.0, 6.0)  # mm
 
@@ -18,53 +17,30 @@ _NECROSIS_SHARE = 0.6  # of tumors have a necrotic core
 _TUMOR_RADIUS = (0.12, 0.26)  # of half the field of view
 
 
-@dataclass(frozen=True)
-class Template:
-    """A part of the body."""
+class Organ(NamedTuple):
+    """An ellipsoid of a body."""
 
-    # Ellipsoids in the order of painting, the body first: tissue, center and radii along x
-    # (right), y (anterior) and z (up), in halves of the field of view.
-    organs: tuple[tuple[str, tuple[float, float, float], tuple[float, float, float]], ...]
-    home: str  # the tissue around whose center tumors grow
-    invaded: tuple[str, ...]  # the tissues that they grow into
+    tissue: str
+    # Along x (right), y (anterior) and z (up), in halves of the field of view.
+    center: NDArray[np.float64]
+    radii: NDArray[np.float64]
+    tumors: str  # that "grow" around its center or "invade" it
 
 
-_BODY = ("muscle", (0.0, 0.0, 0.0), (0.93, 0.74, 9.0))
-_PELVIS = (
-    _BODY,
-    ("bone", (0.60, -0.02, 0.0), (0.14, 0.30, 9.0)),
-    ("bone", (-0.60, -0.02, 0.0), (0.14, 0.30, 9.0)),
-    ("bone", (0.0, -0.60, 0.1), (0.24, 0.10, 9.0)),
-    ("rectum", (0.0, -0.34, 0.0), (0.11, 0.12, 9.0)),
-    ("bladder", (0.0, 0.36, 0.35), (0.26, 0.22, 1.1)),
-)
+@cache
+def organ_table() -> dict[str, list[Organ]]:
+    """
+    Read the organs of each template, in the order of painting, the body first.
 
-#: Templates by name. A pelvis is a man's or a woman's.
-TEMPLATES: Mapping[str, Template] = MappingProxyType(
-    {
-        "abdomen": Template(
-            (
-                _BODY,
-                ("liver", (0.36, 0.12, 0.1), (0.46, 0.50, 2.2)),
-                ("spleen", (-0.58, -0.18, 0.2), (0.20, 0.30, 1.6)),
-                ("kidney", (0.40, -0.44, -0.4), (0.15, 0.17, 1.4)),
-                ("kidney", (-0.38, -0.44, -0.2), (0.15, 0.17, 1.4)),
-            ),
-            home="liver",
-            invaded=("liver", "muscle", "tumor"),
-        ),
-        "male pelvis": Template(
-            (*_PELVIS, ("prostate", (0.0, 0.02, -0.2), (0.20, 0.17, 1.0))),
-            home="prostate",
-            invaded=("prostate", "rectum", "muscle", "tumor"),
-        ),
-        "female pelvis": Template(
-            (*_PELVIS, ("uterus", (0.0, 0.02, 0.1), (0.28, 0.20, 1.5))),
-            home="uterus",
-            invaded=("uterus", "rectum", "muscle", "tumor"),
-        ),
-    }
-)
+    A template is a part of the body; a pelvis is a man's or a woman's.
+    """
+    templates: dict[str, list[Organ]] = {}
+    for row in data_rows("organs.csv"):
+        center = np.array([float(row[axis]) for axis in "xyz"])
+        radii = np.array([float(row[f"radius_{axis}"]) for axis in "xyz"])
+        organ = Organ(row["tissue"], center, radii, row["tumors"])
+        templates.setdefault(row["template"], []).append(organ)
+    return templates
 
 
 def draw_template(choice: str, rng: np.random.Generator) -> str:
@@ -83,27 +59,26 @@ def paint(
 ) -> dict[str, NDArray[np.float64]]:
     """Paint organs, tumors and necrotic cores on a grid of sub-voxels, later over earlier."""
     tissues = tuple(tissue_table()["tissue"])
-    anatomy = TEMPLATES[template]
+    organs = organ_table()[template]
     canvas = _Canvas(shape, tissues)
-    for tissue, center, radii in anatomy.organs:
+    for organ in organs:
         # The body stays in the middle of the image; organs move inside of it.
-        jitter = 0.0 if tissue == "muscle" else 0.03
+        jitter = 0.0 if organ.tissue == "muscle" else 0.03
         size = rng.uniform(0.94, 1.04)
-        position = np.array(center) + rng.normal(0, jitter, 3)
-        canvas.ellipsoid(tissue, position, np.array(radii) * size, rng.normal(0, 0.05))
-    _, home_center, home_radii = next(
-        organ for organ in anatomy.organs if organ[0] == anatomy.home
-    )
+        position = organ.center + rng.normal(0, jitter, 3)
+        canvas.ellipsoid(organ.tissue, position, organ.radii * size, rng.normal(0, 0.05))
+    home = next(organ for organ in organs if organ.tumors == "grow")
+    invaded = ("tumor", *(organ.tissue for organ in organs if organ.tumors))
     half = canvas.half
     for _ in range(rng.integers(1, 4)):
         direction = rng.normal(size=3)
         direction *= rng.uniform(0.1, 0.5) / np.linalg.norm(direction)
-        position = np.array(home_center) + direction * np.minimum(home_radii, (1, 1, 0.6))
+        position = home.center + direction * np.minimum(home.radii, (1, 1, 0.6))
         radius = rng.uniform(*_TUMOR_RADIUS) * rng.uniform(0.85, 1.15, 3)
         # At least 1.5 voxels, so that small images have a tumor too.
         in_mm = np.maximum(radius * half[0], 1.5 * np.array(VOXEL_SIZE))
         angle = rng.uniform(0, np.pi)
-        canvas.ellipsoid("tumor", position, in_mm / half, angle, within=anatomy.invaded)
+        canvas.ellipsoid("tumor", position, in_mm / half, angle, within=invaded)
         # Drawn for tumors without a core, too, so that later tumors stay the same.
         core = rng.uniform(0.35, 0.6)
         if rng.random() < _NECROSIS_SHARE:

@@ -25,6 +25,12 @@ _LARGEST_STUDY_B = 1.6
 _TURNING_MARGIN = 0.9
 
 
+def data_rows(name: str) -> list[dict[str, str]]:
+    """Read the rows of a table of this package."""
+    text = files("dmrifit.simulate").joinpath("data", name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
 @cache
 def tissue_table() -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
     """
@@ -40,8 +46,7 @@ def tissue_table() -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
     Rows that name no source are assumed.
     """
     table: dict[str, dict[str, NDArray[np.float64]]] = {}
-    text = files("dmrifit.simulate").joinpath("data", "tissues.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
+    for row in data_rows("tissues.csv"):
         values = np.array([float(row[name]) for name in MODEL.names])
         values.flags.writeable = False
         table.setdefault(row["kind"], {})[row["name"]] = values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine.protocol import Protocol
+from dmrifit.simulate.tissues import data_rows
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
     from scipy.interpolate import BSpline
 
 #: Gradient pulses of all walks, in ms; the first begins after excitation.
@@ -67,9 +65,8 @@ def walk_rows() -> Mapping[str, tuple[Mapping[str, float], ...]]:
     of the relaxation rates inside and outside in 1/ms. The file is
     ``dmrifit/simulate/data/walks.csv``.
     """
-    text = _data("walks.csv").read_text(encoding="utf-8")
     rows: dict[str, list[Mapping[str, float]]] = {}
-    for row in csv.DictReader(text.splitlines()):
+    for row in data_rows("walks.csv"):
         kind = row.pop("kind")
         values = {name: float(value) for name, value in row.items() if value}
         rows.setdefault(kind, []).append(MappingProxyType(values))
@@ -203,9 +200,6 @@ def _ladder(family: str) -> _Ladder:
 
 @cache
 def _decays() -> Mapping[str, NDArray[np.float64]]:
-    with _data("walk_decays.npz").open("rb") as stream, np.load(stream) as arrays:
+    path = files("dmrifit.simulate").joinpath("data", "walk_decays.npz")
+    with path.open("rb") as stream, np.load(stream) as arrays:
         return MappingProxyType({name: arrays[name].astype(np.float64) for name in arrays})
-
-
-def _data(name: str) -> Traversable:
-    return files("dmrifit.simulate").joinpath("data", name)

@@ -39,11 +39,6 @@ _NEEDED = [
 _RANK_TABLES = ("ranks", "nemenyi", "cliques")
 # Place by average rank, its interval over resamples of patients, and how often it is the first.
 _PLACES = ("average_rank", "place", "place_low", "place_high", "share_first")
-# What each optional library is needed for.
-_LIBRARIES = {
-    "statsmodels": {"equivalence", "mixed"},
-    "scikit_posthocs": set(_RANK_TABLES),
-}
 
 
 # Tests between algorithms ------------------------------------------------------------------------
@@ -91,9 +86,6 @@ def study_statistics(
         raise ValueError(
             f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
         )
-    for library, needing in _LIBRARIES.items():
-        if not needing.isdisjoint(names_of_tables):
-            import_optional(library)
     table = _indexed(scores, index)
     # Magnitudes ("abs_…") are of no metric: lower is better and none is negative.
     metric = metric_of(index)
@@ -329,15 +321,13 @@ def holm(p: Sequence[float]) -> list[float]:
     ----------
     Holm, Scand J Stat 6:65–70, 1979.
     """
-    p_values = np.asarray(p, dtype=np.float64)
-    corrected = np.full(len(p_values), np.nan)
-    # NaN is sorted to the end, and is corrected for by nothing.
-    order = np.argsort(p_values)[: int(np.isfinite(p_values).sum())]
+    import pandas as pd
+
     # statsmodels has this too, but collects garbage at every call, which takes longer than all
     # tests.
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in corrected]
+    ordered = pd.Series(p, dtype=np.float64).dropna().sort_values(kind="stable")
+    steps = ordered * np.arange(len(ordered), 0, -1)
+    return [float(x) for x in steps.cummax().clip(upper=1.0).reindex(range(len(p)))]
 
 
 def _equivalence(group: _Group) -> _Rows:
@@ -405,7 +395,8 @@ def _nemenyi(group: _Group) -> _Rows:
     order = np.argsort(places[0], kind="stable")
     # Ranks are on a line, so the farthest that is not separated from the first spans a clique,
     # unless an earlier one holds it.
-    lasts = [np.flatnonzero(row)[-1] for row in p[np.ix_(order, order)] > group.alpha]
+    is_apart = p[np.ix_(order, order)] <= group.alpha
+    lasts = [np.flatnonzero(~row)[-1] for row in is_apart]
     n_cliques = 0
     for first, last in enumerate(lasts):
         if last > max([first, *lasts[:first]]):

@@ -106,16 +106,15 @@ def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np
         usable = np.isfinite(column)
         if relative:
             usable &= column != 0
-        ordered = np.sort(column[usable])
-        if not ordered.size:
+        numbers = column[usable]
+        if not len(numbers):
             continue
-        weights = np.ones(len(ordered))
+        weights = np.ones(len(numbers))
         if relative:
             # Relative to the smallest, whose own inverse could overflow.
-            weights = np.abs(ordered).min() / np.abs(ordered)
-        total = np.cumsum(weights)
+            weights = np.abs(numbers).min() / np.abs(numbers)
         # A weighted median minimizes the weighted sum of absolute deviations.
-        constants[j] = ordered[np.searchsorted(total, total[-1] / 2)]
+        constants[j] = np.quantile(numbers, 0.5, method="inverted_cdf", weights=weights)
     return constants
 
 
@@ -286,37 +285,22 @@ def _columns(
 def _correlations(
     prediction: ArrayLike, reference: ArrayLike, *, ranked: bool
 ) -> float | NDArray[np.float64]:
-    """Correlate columns, all at once where none has a gap."""
+    """Correlate columns over the voxels in which both are finite; NaN of a constant."""
     from scipy.stats import rankdata
 
-    def correlate(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
-        # One contiguous row for each column, so that it is added up as it would be alone.
-        p, r = np.ascontiguousarray(p.T), np.ascontiguousarray(r.T)
-        if ranked:
-            p, r = rankdata(p, axis=1), rankdata(r, axis=1)
-        # A side without deviations is NaN; beyond ±1 there are only rounding errors.
-        return np.clip((_unit_deviations(p) * _unit_deviations(r)).sum(axis=1), -1.0, 1.0)
-
-    def without_gaps(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
-        usable = np.isfinite(p) & np.isfinite(r)
-        if usable.sum() < 2:
-            return float("nan")
-        return float(correlate(p[usable, None], r[usable, None])[0])
-
-    p, r = _columns(prediction, reference)
-    if p.ndim == 1:
-        return without_gaps(p, r)
-    if len(p) > 1 and np.isfinite(p).all() and np.isfinite(r).all():
-        return correlate(p, r)
-    return np.array([without_gaps(a, b) for a, b in zip(p.T, r.T, strict=True)])
-
-
-def _unit_deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Deviations from the mean, of length 1 in every row; NaN where all values are equal."""
-    deviations = values - values.mean(axis=1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # One contiguous row for each column, so that it is added up as it would be alone.
+    pair = np.array([values.T for values in _columns(prediction, reference)])
+    pair[:, ~np.isfinite(pair).all(axis=0)] = np.nan
+    if ranked:
+        pair = rankdata(pair, axis=-1, nan_policy="omit")
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # Columns without a finite value.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        largest = np.nanmax(pair, axis=-1, initial=-np.inf)
+        is_varied = (largest > np.nanmin(pair, axis=-1, initial=np.inf)).all(axis=0)
+        deviations = pair - np.nanmean(pair, axis=-1, keepdims=True)
         # Squares of tiny deviations would underflow.
-        deviations = deviations / np.abs(deviations).max(axis=1, keepdims=True)
-        deviations = deviations / np.sqrt((deviations * deviations).sum(axis=1, keepdims=True))
-    constant = (values == values[:, :1]).all(axis=1, keepdims=True)
-    return np.where(constant, np.nan, deviations)
+        deviations /= np.nanmax(np.abs(deviations), axis=-1, keepdims=True, initial=0)
+        deviations /= np.sqrt(np.nansum(deviations**2, axis=-1, keepdims=True))
+    correlation = np.clip(np.nansum(deviations.prod(axis=0), axis=-1), -1.0, 1.0)
+    return np.where(is_varied, correlation, np.nan)[()]

@@ -15,9 +15,9 @@ from dmrifit._utils.counts import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-# lbfgs, the library's first choice, steps out of the parameter space on most of our tables.
-_METHODS = ("bfgs", "powell", "nm")
-_FAILURES = (np.linalg.LinAlgError, ValueError, FloatingPointError, ZeroDivisionError)
+# Of the residual variance: a search ends this close to the edge of the parameter space.
+_NO_VARIANCE = 1e-6
+_ESTIMATES = ("estimate", "standard_error", "low", "high", "p")
 
 
 def mixed_model(
@@ -62,16 +62,14 @@ def mixed_model(
     notes += problems
     if result is None:
         return [empty | {"n": len(values), "reason": "; ".join(notes)}]
-    # Least squares has neither variance of patients nor steps that could fail to converge.
-    between = float(np.asarray(getattr(result, "cov_re", [[0.0]]))[0, 0])
-    converged = bool(getattr(result, "converged", True))
+    between = float(np.asarray(result.cov_re)[0, 0])
     rows = [
         *_term_tests(result),
         *_effects(result, table, alpha),
         {"kind": "variance", "term": "patient", "estimate": between},
         {"kind": "variance", "term": "residual", "estimate": float(result.scale)},
     ]
-    shared = {"n": len(values), "converged": converged, "reason": "; ".join(notes)}
+    shared = {"n": len(values), "converged": bool(result.converged), "reason": "; ".join(notes)}
     return [row | {"scale": empty["scale"]} | shared for row in rows]
 
 
@@ -95,53 +93,17 @@ def _problem(
 def _fit(formula: str, table: pd.DataFrame) -> tuple[Any, list[str]]:
     """Fit by restricted likelihood; return the result, None without one, and what went wrong."""
     models = import_optional("statsmodels.formula.api")
-    # The restricted likelihood has no maximum inside its range where the variance is zero.
-    plain = models.ols(formula, table).fit(use_t=False)
-    if not _patients_vary(plain, table["patient"].to_numpy()):
-        return plain, ["the variance between patients is zero, so this is the least-squares fit"]
-    problems: list[str] = []
-    result = None
-    # None of the optimizers converges on every table; a later one is tried only where needed.
-    for method in _METHODS:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                model = models.mixedlm(formula, table, groups=table["patient"])
-                fitted = model.fit(reml=True, method=method)
-                # The variance of patients follows the fixed effects, and may be at its bound.
-                k = len(fitted.fe_params)
-                numbers = [fitted.fe_params, np.asarray(fitted.cov_params())[:k, :k], fitted.scale]
-                result = fitted if all(np.isfinite(number).all() for number in numbers) else None
-            except _FAILURES as error:
-                problems.append(f"{method} failed: {error}")
-                continue
-        messages = [str(warning.message).split("\n")[0] for warning in caught]
-        if result is not None and result.converged and not messages:
-            return result, []
-        problems += messages or [f"{method} did not converge"]
-    return result, list(dict.fromkeys(problems))
-
-
-def _patients_vary(plain: Any, patients: NDArray) -> bool:
-    """
-    Say whether the variance between patients is estimated as more than zero.
-
-    At zero the restricted likelihood has its maximum at the edge of the parameter space, where the
-    mixed model's own search ends in a singular matrix: in a balanced design when patients vary no
-    more than the residual.
-    """
-    names, group = np.unique(patients, return_inverse=True)
-    counts = np.bincount(group)
-    df = int(plain.df_resid) - (len(names) - 1)
-    # The moments below need equal numbers of values of each patient.
-    if len(set(counts)) > 1 or df < 1:
-        return True
-    residuals = np.asarray(plain.resid)
-    # The F statistic of patients: above 1 the estimated variance is positive.
-    means = np.bincount(group, residuals) / counts
-    between = counts[0] * float((means**2).sum()) / (len(names) - 1)
-    within = float(((residuals - means[group]) ** 2).sum()) / df
-    return between > within
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            # Others step out of the parameter space where patients hardly vary.
+            result = models.mixedlm(formula, table, groups=table["patient"]).fit(method="powell")
+        except (np.linalg.LinAlgError, ValueError, FloatingPointError) as error:
+            return None, [f"the fit failed: {error}"]
+    # Gradients at the edge of the parameter space are not zero, and need not be.
+    if float(np.asarray(result.cov_re)[0, 0]) < _NO_VARIANCE * result.scale:
+        return result, ["the variance between patients is zero"]
+    return result, list(dict.fromkeys(str(warning.message) for warning in caught))
 
 
 def _term_tests(result: Any) -> Iterator[dict[str, Any]]:
@@ -158,32 +120,21 @@ def _term_tests(result: Any) -> Iterator[dict[str, Any]]:
 
 def _effects(result: Any, table: pd.DataFrame, alpha: float) -> Iterator[dict[str, Any]]:
     """Estimate the deviation of every level of a term from the grand mean."""
-    algorithms, metrics = list(table["algorithm"].cat.categories), table["metric"].cat.categories
-    design = result.model.exog
-    # The row of the design of a cell holds the contrasts of its levels, term after term.
+    algorithms, metrics = (list(table[name].cat.categories) for name in ("algorithm", "metric"))
+    # The rows of the design of all cells, (n_algorithms, n_metrics, n_coefficients).
     row_of_cell = table.reset_index().groupby(["algorithm", "metric"], observed=True)["index"]
-    contrast = {cell: design[row] for cell, row in row_of_cell.first().items()}
-    first_metric_column = len(algorithms)
-    first_crossed_column = first_metric_column + len(metrics) - 1
-    terms = [
-        ("algorithm", {a: (a, metrics[0]) for a in algorithms}, 1, first_metric_column),
-        ("metric", {m: (algorithms[0], m) for m in metrics}, first_metric_column,
-         first_crossed_column),
-        ("algorithm:metric", {f"{a}:{m}": (a, m) for a in algorithms for m in metrics},
-         first_crossed_column, design.shape[1]),
-    ]  # fmt: skip
-    for term, cell_of_level, start, stop in terms:
-        if start == stop:
-            continue
-        # With sum coding the last level has no coefficient, but the rows of the design still give
-        # its effect.
-        contrasts = np.zeros((len(cell_of_level), design.shape[1]))
-        for i, cell in enumerate(cell_of_level.values()):
-            contrasts[i, start:stop] = contrast[cell][start:stop]
+    cells = result.model.exog[row_of_cell.first()].reshape(len(algorithms), len(metrics), -1)
+    of_algorithms = cells.mean(axis=1) - cells.mean(axis=(0, 1))
+    terms = {"algorithm": (algorithms, of_algorithms)}
+    if len(metrics) > 1:
+        terms["metric"] = metrics, cells.mean(axis=0) - cells.mean(axis=(0, 1))
+        crossed = cells - cells.mean(axis=0) - of_algorithms[:, None]
+        names = [f"{algorithm}:{metric}" for algorithm in algorithms for metric in metrics]
+        terms["algorithm:metric"] = names, crossed.reshape(len(names), -1)
+    for term, (levels, contrasts) in terms.items():
         test = result.t_test(contrasts)
         low, high = test.conf_int(alpha).T
-        columns = zip(cell_of_level, test.effect, test.sd, low, high, test.pvalue, strict=True)
-        names = ("estimate", "standard_error", "low", "high", "p")
+        columns = zip(levels, test.effect, test.sd, low, high, test.pvalue, strict=True)
         for level, *numbers in columns:
-            estimates = dict(zip(names, map(float, numbers), strict=True))
+            estimates = dict(zip(_ESTIMATES, map(float, numbers), strict=True))
             yield {"kind": "effect", "term": f"{term}[{level}]", **estimates}

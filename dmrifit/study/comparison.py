@@ -409,6 +409,7 @@ def compare(
             "simulation": describe(getattr(cohort, "simulation", None)),
             "patients": bank.patients[name],
             "protocol": cohort.scans[0].protocol.to_dict(),
+            "inputs": views[entrants[0].name, name].source.to_dict(),
             "skipped": skipped,
         }
     if folder is not None:
@@ -690,9 +691,5 @@ def _command() -> str:
     program = Path(sys.argv[0])
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
-    words = [program.name]
-    if program.name == "__main__.py":
-        words = ["python", "-m", program.parent.name]
-    elif program.suffix == ".py":
-        words = ["python", program.name]
-    return command_line([*words, *sys.argv[1:]])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return command_line([name, *sys.argv[1:]])

@@ -131,7 +131,6 @@ class Bank:
         self._digests: dict[Any, str] = {}
         self._voxels: dict[Any, dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
         self._stacks: dict[Any, Stack] = {}
-        self._constants: dict[Any, Constants] = {}
         self._one_draw = max_voxels is None
         self._max_voxels = max_voxels
         self._seed = seed
@@ -250,18 +249,15 @@ class Bank:
         return [self._tests[view, patient] for patient in patients]
 
     def constants(self, view: View, repeat: int, train: Sequence[str]) -> Constants:
-        """Return the best constants of training patients, found once for all that share them."""
-        key = view, self._draw(repeat), tuple(train)
-        if key not in self._constants:
-            voxels = [self._voxels[key[:2]][patient] for patient in train]
-            Y = np.concatenate([signals for _, signals, _ in voxels])
-            maps = np.concatenate([reference for _, _, reference in voxels])
-            self._constants[key] = Constants(
-                best_constants(Y, relative=True),
-                best_constants(maps, relative=True),
-                best_constants(maps, relative=False),
-            )
-        return self._constants[key]
+        """Find the best constants of training patients."""
+        voxels = [self._voxels[view, self._draw(repeat)][patient] for patient in train]
+        Y = np.concatenate([signals for _, signals, _ in voxels])
+        maps = np.concatenate([reference for _, _, reference in voxels])
+        return Constants(
+            best_constants(Y, relative=True),
+            best_constants(maps, relative=True),
+            best_constants(maps, relative=False),
+        )
 
     def is_repeated(self, view: View, patients: Sequence[str]) -> bool:
         """Whether all of these held-out patients have a second measurement."""

@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
 from metastasis.scans.local_level import local_level
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
+from metastasis.segmentation.ensemble import probability_of
 
 _BLOCK_MM = 12.0
 _MARGIN_MM = 6.0  # of the first block before the brain, as in the scans of training
@@ -56,6 +57,8 @@ def case_candidates(
     """
     Find the candidates of a case on the grid of the network, with the features of its prior.
 
+    Images are in RAS order, as `case_on_network_grid` gives them.
+
     The prior is moved onto the scan in each place, and segmented as if it were a scan: what was
     taken for a metastasis before is none that is new. A segmenter of several channels segments no
     prior. Where `is_comparable`, probabilities are scaled to those of most of the brain; in
@@ -66,29 +69,27 @@ def case_candidates(
     values = np.asarray(values_of(volume))
     # The first channel is the post-contrast image.
     image = values if values.ndim == 3 else values[..., 0]
-    steps, sides = np.ones(3), 0
-    level: dict[str, Any] = {"lesions": lesions}
+    steps = np.ones(3)
     if isinstance(volume, nib.Nifti1Image):
         steps = np.asarray(nib.affines.voxel_sizes(volume.affine))
-        axes, directions = nib.io_orientation(volume.affine).T
-        sides = int(np.flatnonzero(axes == 0)[0])
-        level["mirrored"] = tuple(np.flatnonzero(directions < 0))
     brain = brain_of(case)
     before = None
     # A prior of zeros is a missing one.
     if use_prior and prior is not None and np.any(values_of(prior)):
         before = aligned_prior(image, np.asarray(values_of(prior)), brain, steps)
-    scan = ScanVolumes.scaled(image, brain, steps, before, sides)
+    scan = ScanVolumes.scaled(image, brain, steps, before)
     if before is not None and values.ndim == 3:
         earlier: Any = before
         if isinstance(volume, nib.Nifti1Image):
             earlier = nib.Nifti1Image(before, volume.affine)
         earlier_probability = probability_of(segmenter, (earlier, None, mask))
         if is_comparable:
-            scaled = comparable(earlier_probability, brain, steps, **level)
+            scaled = comparable(earlier_probability, brain, steps, lesions=lesions)
             earlier_probability = earlier_probability if scaled is None else scaled
         scan = replace(scan, prior_probability=earlier_probability)
-    scaled = comparable(probability, brain, steps, **level) if is_comparable else None
+    scaled = None
+    if is_comparable:
+        scaled = comparable(probability, brain, steps, lesions=lesions)
     return find_candidates(
         probability if scaled is None else scaled,
         scan,
@@ -97,29 +98,6 @@ def case_candidates(
         # Small pieces of a brain are not scaled, and what is marked in them may be large.
         limited=scaled is not None,
     )
-
-
-def probability_of(segmenter: Any, case: Scan) -> NDArray[np.float32]:
-    """Segment a case: (x, y, z)."""
-    volume, prior, mask = case
-    options = segmenter_options(segmenter, [prior], [mask])
-    (probability,) = segmenter.predict_proba([volume], **options)
-    return np.asarray(probability)
-
-
-def segmenter_options(
-    segmenter: Any, priors: Sequence[Any], masks: Sequence[Any]
-) -> dict[str, Any]:
-    """Give priors and masks to a segmenter, but none to a network that was told to have none."""
-    options: dict[str, Any] = {}
-    if any(mask is not None for mask in masks):
-        options["masks"] = list(masks)
-    uses_priors = getattr(segmenter, "prior", None) is not None
-    if hasattr(segmenter, "prior_"):
-        uses_priors = segmenter.prior_ is not None
-    if uses_priors and any(prior is not None for prior in priors):
-        options["priors"] = list(priors)
-    return options
 
 
 # Probabilities that are comparable between scans ------------------------------------------------
@@ -131,7 +109,6 @@ def comparable(
     steps: Any = (1.0, 1.0, 1.0),
     *,
     lesions: NDArray[np.bool_] | None = None,
-    mirrored: tuple[int, ...] = (),
 ) -> NDArray[np.float32] | None:
     """
     Scale the logits of a scan to the median and spread of its largest ones in blocks of 12 mm.
@@ -140,14 +117,12 @@ def comparable(
     person, another one at 0.005 in the next. Metastases fill few blocks, so that the largest
     logit of most blocks is that of tissue, vessels and dura, and needs no label. The median of
     the blocks becomes 0.018, a block as far above it as the upper quartile 0.12, twice 0.5. Small
-    pieces of a brain tell no level: None. Blocks are counted from the edge of the brain, along
-    `mirrored` axes from their end, so that flipped images give the same. In training,
-    voxels of `lesions` are left out.
+    pieces of a brain tell no level: None. In training, voxels of `lesions` are left out.
 
     Shapes: `probability`, `brain` and `lesions` (x, y, z), `steps` (3,) in mm; returns (x, y, z).
     """
     is_even = brain if lesions is None else brain & ~lesions
-    peaks = block_peaks(probability, is_even, steps, mirrored)
+    peaks = block_peaks(probability, is_even, steps)
     if len(peaks) < _LEAST_BLOCKS:
         return None
     level, upper = np.quantile(peaks, _SHARES)
@@ -157,18 +132,14 @@ def comparable(
 
 
 def block_peaks(
-    probability: NDArray[np.floating],
-    brain: NDArray[np.bool_],
-    steps: Any,
-    mirrored: tuple[int, ...] = (),
+    probability: NDArray[np.floating], brain: NDArray[np.bool_], steps: Any
 ) -> NDArray[np.float64]:
     """Give the largest logit of each block that is brain for the most part."""
     if not brain.any():
         return np.empty(0)
     # Blocks start at a set distance from the brain, so that empty slices around it change nothing.
     (window,) = ndimage.find_objects(brain.astype(np.uint8))
-    probability = np.flip(probability[window], mirrored)
-    brain = np.flip(brain[window], mirrored)
+    probability, brain = probability[window], brain[window]
     edges = [max(1, round(_BLOCK_MM / step)) for step in steps]
     numbers: list[Any] = [
         (np.arange(n) + round(_MARGIN_MM / step)) // edge

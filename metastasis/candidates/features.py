@@ -78,23 +78,21 @@ _BALL = np.ones((3, 3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class ScanVolumes:
-    """Intensities of a scan and its prior in local levels, its brain, and edges in mm."""
+    """
+    Intensities of a scan and its prior in local levels, its brain, and edges in mm.
+
+    The first axis is that from left to right.
+    """
 
     image: NDArray[np.float32]
     brain: NDArray[np.bool_]
     steps: NDArray[np.float64]
     prior: NDArray[np.float32] | None = None
-    sides: int = 0  # the axis from left to right
     prior_probability: NDArray[np.float32] | None = None  # of the network, in the prior
 
     @classmethod
     def scaled(
-        cls,
-        image: NDArray[Any],
-        brain: NDArray[np.bool_],
-        steps: Any,
-        prior: Any = None,
-        sides: int = 0,
+        cls, image: NDArray[Any], brain: NDArray[np.bool_], steps: Any, prior: Any = None
     ) -> ScanVolumes:
         """Divide a scan and its prior by their local levels of unenhanced brain."""
         steps = np.asarray(steps, dtype=np.float64)
@@ -106,7 +104,7 @@ class ScanVolumes:
         # A prior of zeros is a missing one.
         has_prior = prior is not None and np.any(prior)
         before = relative(prior) if has_prior else None
-        return cls(relative(image), brain, steps, before, sides)
+        return cls(relative(image), brain, steps, before)
 
 
 @dataclass(frozen=True)
@@ -191,8 +189,7 @@ class _Measure:
         steps = scan.steps
         self.depth = ndimage.distance_transform_edt(np.pad(scan.brain, 1), sampling=steps)
         self.depth = self.depth[1:-1, 1:-1, 1:-1].astype(np.float32)
-        others = tuple(axis for axis in range(3) if axis != scan.sides)
-        planes = np.flatnonzero(scan.brain.any(axis=others))
+        planes = np.flatnonzero(scan.brain.any(axis=(1, 2)))
         self.middle = float(planes.mean()) if len(planes) else 0.0
         self.reach = np.ceil((_SHELL[1] + steps) / steps).astype(int) + 2
         # What is compared with the prior: maxima are those nearby.
@@ -233,8 +230,7 @@ class _Measure:
         # A voxel has an extent of its own, so that no sheet is infinitely flat.
         spread = np.cov(places.T, bias=True) if len(places) > 1 else np.zeros((3, 3))
         extents = np.sqrt(np.linalg.eigvalsh(spread + np.diag(steps**2) / 12))
-        sides = self.scan.sides
-        center = places[:, sides].mean() / steps[sides] + wide[sides].start
+        center = places[:, 0].mean() / steps[0] + wide[0].start
         radius = max(np.sqrt(5 * extents[2] ** 2), 0.5 * steps.max())
         row = [
             np.log(own.sum() * steps.prod()),
@@ -256,7 +252,7 @@ class _Measure:
             image[core].mean() - intensities.mean() if core.any() else 0.0,
             depth.mean(),
             depth.min(),
-            abs(center - self.middle) * steps[sides],
+            abs(center - self.middle) * steps[0],
         ]
         changes = [np.nan] * len(PRIOR_FEATURES)
         if self.before:

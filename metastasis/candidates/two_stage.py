@@ -28,13 +28,10 @@ from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.training import Training, fill_training
 from dmrifit.networks.volume_cases import naming
 from metastasis.candidates import judgment
-from metastasis.candidates.case_candidates import (
-    case_candidates,
-    probability_of,
-    segmenter_options,
-)
+from metastasis.candidates.case_candidates import case_candidates
 from metastasis.candidates.features import FEATURES, LEVELS, PRIOR_FEATURES, Candidates
 from metastasis.scans import network_inputs
+from metastasis.segmentation.ensemble import probability_of, scan_options
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
 from metastasis.segmentation.segmenter import DeepMedicSegmenter
@@ -229,9 +226,8 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             self.classifier_without_prior_ = fitted(
                 judgment.classifier_columns(judgment.without_prior(table))
             )
-        shuffled = np.random.default_rng(derived_seed(seed, "shuffle"))
         self.feature_weights_ = judgment.shuffled_losses(
-            self.classifier_, columns, truth, shuffled
+            self.classifier_, columns, truth, derived_seed(seed, "shuffle")
         )
         self.threshold_ = float(self.threshold)
         self.false_positives_: float | None = None
@@ -329,7 +325,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         training_cases = [cases[number] for number in numbers]
         training_labels = [labels[number] for number in numbers]
         volumes, priors, masks = zip(*training_cases, strict=True)
-        options = segmenter_options(segmenter, priors, masks)
+        options: dict[str, Any] = scan_options(segmenter, segmenter.fit, priors, masks)
         if groups is not None and "groups" in signature(segmenter.fit).parameters:
             # Scans of a patient stay on one side of the validation, too.
             options["groups"] = [groups[number] for number in numbers]

@@ -70,7 +70,7 @@ def simulate(
     options = vars(patients) | {"random_state": seed}
     cases = {}
     for i in range(skip, skip + n):
-        cases[f"synthetic-{i + 1:03d}"] = (TABLE, partial(_write_patient, i, options))
+        cases[f"synthetic-{i + 1:03d}"] = ({TABLE: TABLE}, partial(_write_patient, i, options))
     simulate_cases(out, cases, (TABLE,), options | {"skip": skip}, overwrite=overwrite)
     typer.echo(f"{counted(n, 'synthetic patient')}: {out / TABLE}")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
+from metastasis.networks.sizes import PRIOR_REACH
 
 if TYPE_CHECKING:
     import torch
@@ -17,9 +19,6 @@ else:
     torch = import_optional("torch")
     nn = torch.nn
     functional = nn.functional
-
-#: Voxels to either side in which a shared path looks for what is there now in the prior scan.
-PRIOR_REACH = 2
 
 #: Slope of the rectifier below zero.
 SLOPE = 0.01
@@ -78,11 +77,6 @@ class Path(nn.Module):
             x = functional.leaky_relu_(y, SLOPE)
         return x
 
-    def folded(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Give weight and bias of each layer with its normalization in prediction folded in."""
-        layers: Any = zip(self.convolutions, self.norms, strict=True)
-        return [folded(convolution.weight, convolution.bias, norm) for convolution, norm in layers]
-
 
 def _initialize(layers: Any) -> None:
     """Draw the first weights of convolutions that a rectifier follows."""
@@ -90,18 +84,6 @@ def _initialize(layers: Any) -> None:
         nn.init.kaiming_normal_(layer.weight, a=SLOPE)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-def folded(
-    weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Fold a normalization with its running moments into the convolution before it."""
-    if not isinstance(norm, nn.BatchNorm3d):
-        return weight, bias
-    fuse: Any = nn.utils.fuse_conv_bn_weights
-    moments = norm.running_mean, norm.running_var, norm.eps
-    folded_weight, offset = fuse(weight, bias, *moments, norm.weight, norm.bias)
-    return folded_weight, offset
 
 
 def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -115,21 +97,19 @@ def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([y[:, :common] + x[:, :common], y[:, common:]], dim=1)
 
 
-def repeated(
-    x: torch.Tensor, factor: int, size: Sequence[int], phase: Sequence[int] = (0, 0, 0)
-) -> torch.Tensor:
+def repeated(x: torch.Tensor, factor: int, size: Sequence[int]) -> torch.Tensor:
     """
     Give each voxel of an output the value of the low-resolution cell that it lies in.
 
     Shapes: `x` (n, c, cells x, cells y, cells z); returns (n, c, x, y, z).
     """
-    first = [slice(p, p + n) for p, n in zip(phase, size, strict=True)]
     n, c, *cells = x.shape
     # Expanded axes share their memory; only the reshaping below copies.
     wide = x[:, :, :, None, :, None, :, None].expand(
         n, c, cells[0], factor, cells[1], factor, cells[2], factor
     )
-    return wide.reshape(n, c, *(k * factor for k in cells))[:, :, first[0], first[1], first[2]]
+    wide = wide.reshape(n, c, *(k * factor for k in cells))
+    return wide[:, :, : size[0], : size[1], : size[2]]
 
 
 def change_features(
@@ -239,8 +219,6 @@ class DeepMedic(nn.Module):
         image: torch.Tensor,
         prior: torch.Tensor | None = None,
         valid: torch.Tensor | None = None,
-        *,
-        phases: Mapping[int, Sequence[int]] | None = None,
         **low: torch.Tensor,
     ) -> torch.Tensor:
         """
@@ -253,12 +231,10 @@ class DeepMedic(nn.Module):
         image_features = self.paths["normal"](image)
         merged = self.merges["normal"](image_features)
         size = merged.shape[2:]
-        phases = phases or {}
         for factor in self.low_resolution:
             name = f"low_{factor}"
             features = self.merges[name](self.paths[name](low[name]))
-            phase = phases.get(factor, (0, 0, 0))
-            merged = merged + repeated(features, factor, size, phase)
+            merged = merged + repeated(features, factor, size)
         if self.prior_path:
             flags = merged.new_ones(len(merged)) if valid is None else valid
             if self.shared:
@@ -303,6 +279,32 @@ class DeepMedic(nn.Module):
         return logits
 
 
+def folded(network: DeepMedic) -> Any:
+    """Copy a network with its normalizations in prediction folded into the layers before them."""
+    copied: Any = copy.deepcopy(network).eval()
+    if isinstance(copied.norms[0], nn.Identity):
+        return copied
+
+    def fused(layers: Any, norms: Any) -> nn.ModuleList:
+        pairs = zip(layers, norms, strict=True)
+        return nn.ModuleList(nn.utils.fuse_conv_bn_eval(layer, norm) for layer, norm in pairs)
+
+    for path in copied.paths.values():
+        path.convolutions = fused(path.convolutions, path.norms)
+        path.norms = nn.ModuleList(nn.Identity() for _ in path.norms)
+    copied.dense = fused(copied.dense, copied.norms[1:])
+    # The offset of the normalization belongs to the sum over all paths.
+    norm: Any = copied.norms[0]
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    for layer in copied.merges.values():
+        layer.weight *= scale[:, None, None, None, None]
+    copied.merges["normal"].bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+    if copied.validity:
+        copied.valid_weight *= scale
+    copied.norms = nn.ModuleList(nn.Identity() for _ in copied.norms)
+    return copied
+
+
 class UNet(nn.Module):
     """The residual 3-D U-Net of MONAI, whose output is as large as its input."""
 
@@ -315,6 +317,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         networks = import_optional("monai.networks.nets")
+        self.divisor = 2 ** (len(widths) - 1)
         self.net = networks.UNet(
             spatial_dims=3,
             in_channels=n_channels,
@@ -342,8 +345,8 @@ class SmallUNet(nn.Module):
     """
     A plain 3-D U-Net: two convolutions of 3³ a level, maxima between levels, one on the way up.
 
-    With widths of 8, 16, 32 and 64 it has 0.33 million weights. Its convolutions are padded; a
-    volume is padded to what its levels divide.
+    With widths of 8, 16, 32 and 64 it has 0.33 million weights. Its convolutions are padded; its
+    levels divide the sides of a volume by `divisor`.
     """
 
     def __init__(
@@ -354,6 +357,7 @@ class SmallUNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.divisor = 2 ** (len(widths) - 1)
         self.down = nn.ModuleList(
             nn.Sequential(*_block(n_in, n_out), *_block(n_out, n_out))
             for n_in, n_out in pairwise((n_channels, *widths))
@@ -372,10 +376,7 @@ class SmallUNet(nn.Module):
 
         Shapes: `image` (n, n_channels, x, y, z); returns (n, 1, x, y, z).
         """
-        shape = image.shape[2:]
-        divisor = 2 ** (len(self.down) - 1)
-        margin = [(-n) % divisor for n in shape]
-        x = functional.pad(image, (0, margin[2], 0, margin[1], 0, margin[0]), mode="replicate")
+        x = image
         if x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last_3d)
         skips = []
@@ -389,7 +390,7 @@ class SmallUNet(nn.Module):
             x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = block(torch.cat([skips.pop(), x], dim=1))
         logits: torch.Tensor = self.answer(x)
-        return logits[:, :, : shape[0], : shape[1], : shape[2]]
+        return logits
 
 
 def _block(n_in: int, n_out: int) -> list[nn.Module]:

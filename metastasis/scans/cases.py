@@ -28,32 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Case", "read_case", "read_cases", "write_cases"]
 
-_MAPS = ("label", "prior", "brain", "prior_label", "mimics")
-
 #: Tables of cases.
-CASES = case_tables.CaseTable(
-    {
-        "patient": "Patient; cases of one patient are never split between training and test",
-        "image": "Contrast-enhanced T1 image",
-        "name": "Name of the case",
-        "label": "Metastases: 1 inside, 0 outside",
-        "prior": "Earlier image of the patient, aligned to the grid of the image",
-        "brain": "The brain",
-        "prior_label": "Metastases as they were in the prior image (synthetic cases)",
-        "mimics": "Bright structures that are no metastases (synthetic cases)",
-        "lesions": (
-            "Table of the metastases: number in the label's connected parts, diameter, status, "
-            "volume"
-        ),
-        "classes": (
-            "Which numbers of the label image are metastases, separated by commas; all above 0 by "
-            "default"
-        ),
-        "synthetic": "Whether the case was simulated; no person was scanned then",
-    },
-    images=("image", *_MAPS),
-    endings={"lesions": "_lesions.tsv"},
-)
+CASES = case_tables.CaseTable("metastasis.scans")
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ def paired_labels(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
 
 def values_of(volume: Any) -> Any:
     """Give the values of an image; an array is returned as it is."""
-    if isinstance(volume, nib.Nifti1Image):
+    if _is_image(volume):
         return np.asanyarray(volume.dataobj)
     return volume
 
@@ -66,7 +66,7 @@ def brain_of(case: Scan) -> NDArray[np.bool_]:
 
 def edge_of(volume: Any) -> float | None:
     """Give the edge in mm of a cube as large as a voxel of an image; None of an array."""
-    if not isinstance(volume, nib.Nifti1Image):
+    if not _is_image(volume):
         return None
     return float(np.cbrt(voxel_volume(volume.affine)))
 
@@ -95,8 +95,8 @@ def on_network_grid(case: Scan, spacing: float | None) -> Scan:
     volume, prior, mask = case
     if mask is not None:
         mask = binarize(values_of(mask), name="its mask")
-    if not _is_resampled(volume, spacing):
-        return _in_ras(volume, volume), _in_ras(prior, volume), _in_ras(mask, volume)
+    if not _is_image(volume):
+        return values_of(volume), values_of(prior), mask
     scans = []
     for scan in (volume, prior):
         # Linear interpolation would blur vessels, which then look like tissue that enhances.
@@ -113,9 +113,9 @@ def on_network_grid(case: Scan, spacing: float | None) -> Scan:
 
 
 def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
-    """Give a case of images as images on cubic voxels; one of arrays as it is."""
+    """Give a case of images as images on the grid of the network; one of arrays as it is."""
     volume, _, _ = case
-    if not _is_resampled(volume, spacing):
+    if not _is_image(volume):
         return case
     affine = network_grid(volume, spacing).affine
     image, prior, mask = on_network_grid(case, spacing)
@@ -125,7 +125,7 @@ def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
 
 
 def network_grid(volume: Any, spacing: float | None) -> nib.Nifti1Pair:
-    """Give an empty volume on the grid that an image is resampled to."""
+    """Give an empty volume on the grid of an image in RAS order, or that it is resampled to."""
     return _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
 
 
@@ -136,15 +136,15 @@ def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDA
     Shapes: `label` (x, y, z); returns (x, y, z) of that grid.
     """
     binary = binary_label(label, volume)
-    if not _is_resampled(volume, spacing):
-        return np.asarray(_in_ras(binary, volume))
+    if not _is_image(volume):
+        return binary
     return (_resampled(binary, volume, spacing) > MASK_THRESHOLD).astype(np.uint8)
 
 
 def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDArray[Any]:
     """Give a label of whole numbers (x, y, z) on the grid of the network, from nearest voxels."""
     values = np.asarray(values_of(label))
-    if not _is_resampled(volume, spacing):
+    if not _is_image(volume):
         return values
     source = grids.scan_of(values, volume.affine)
     return grids.array_of(grids.labels_onto(source, network_grid(volume, spacing)))
@@ -154,9 +154,10 @@ def on_scan_grid(
     probability: NDArray[np.float32], volume: Any, spacing: float | None
 ) -> NDArray[np.float32]:
     """Bring probabilities (x, y, z) from the grid of the network to that of the scan."""
-    if not _is_resampled(volume, spacing):
-        is_placed = isinstance(volume, nib.Nifti1Image)
-        return grids.as_stored(probability, volume.affine) if is_placed else probability
+    if not _is_image(volume):
+        return probability
+    if spacing is None:
+        return grids.as_stored(probability, volume.affine)
     target = grids.scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
     source = grids.scan_of(probability, network_grid(volume, spacing).affine)
     restored = grids.onto(source, target, np.eye(4))
@@ -168,7 +169,7 @@ def scores_on_scan_grid(
     scores: NDArray[np.float32], volume: Any, spacing: float | None
 ) -> NDArray[np.float32]:
     """Bring scores of candidates (x, y, z) to the grid of the scan, from the nearest voxel."""
-    if not _is_resampled(volume, spacing):
+    if not _is_image(volume):
         return scores
     matrix = np.linalg.inv(network_grid(volume, spacing).affine) @ volume.affine
     # Interpolated, a high score would widen what is marked at a low threshold.
@@ -182,25 +183,18 @@ def _label_message(content: Any) -> str:
     )
 
 
-def _is_resampled(volume: Any, spacing: float | None) -> bool:
-    return spacing is not None and isinstance(volume, nib.Nifti1Image)
-
-
-def _in_ras(values: Any, volume: Any) -> Any:
-    """Give values (x, y, z, …) on the grid of an image in RAS order; of an array as they are."""
-    values = values_of(values)
-    is_placed = isinstance(volume, nib.Nifti1Image)
-    if values is None or not is_placed or np.shape(values)[:3] != volume.shape[:3]:
-        # Other shapes are refused where they are used.
-        return values
-    # A network does not give mirror images the mirror image of its answer.
-    return np.ascontiguousarray(grids.upright(values, volume.affine))
+def _is_image(volume: Any) -> bool:
+    return isinstance(volume, nib.Nifti1Image)
 
 
 def _resampled(
     image: Any, volume: Any, spacing: float | None, *, order: int = 1
 ) -> NDArray[np.float32]:
-    """Resample a volume, its prior or its mask, channel by channel, to the network's grid."""
+    """
+    Resample a volume, its prior or its mask, channel by channel, to the network's grid.
+
+    A network does not give mirror images the mirror image of its answer: the grid is in RAS order.
+    """
     values = np.asarray(values_of(image), dtype=np.float32)
     n_not_finite = np.count_nonzero(~np.isfinite(values))
     if n_not_finite:
@@ -213,7 +207,7 @@ def _resampled(
         grids.array_of(_on_spacing(channel, volume.affine, spacing, order=order))
         for channel in np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
     ]
-    return np.stack(channels, axis=-1) if values.ndim == 4 else channels[0]
+    return np.stack(channels, axis=-1).reshape(*channels[0].shape, *values.shape[3:])
 
 
 def _on_spacing(
@@ -226,7 +220,7 @@ def _on_spacing(
 def _check_same_grid(volume: Any, image: Any, name: str) -> None:
     """Refuse an image on another grid than the volume's."""
     # Arrays have no affine to compare; their shapes are checked where they are used.
-    if not (isinstance(volume, nib.Nifti1Image) and isinstance(image, nib.Nifti1Image)):
+    if not (_is_image(volume) and _is_image(image)):
         return
     grid, reference = (image.shape[:3], image.affine), (volume.shape[:3], volume.affine)
     check_same_grid(grid, reference, name=f"its {name}", reference_name="the volume")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit.networks.volume_cases import volume_inputs
-from metastasis.scans.network_inputs import Scan, edge_of
-from metastasis.scans.scan_checks import MAX_EDGE_RATIO
-from metastasis.segmentation.sampling import locally_scaled, low_resolution, normalized
+from metastasis.scans.network_inputs import Scan
+from metastasis.segmentation.sampling import locally_scaled, normalized
 
 
 def n_extra_channels(segmenter: Any) -> int:
@@ -27,7 +26,7 @@ def case_inputs(segmenter: Any, case: Scan) -> dict[str, NDArray[Any]]:
     Make the inputs of a whole case, from which segments are cut.
 
     Shapes: the case's volume (x, y, z) or (x, y, z, channels); returns ``image`` (channels, x,
-    y, z), ``brain`` (x, y, z), ``low_<factor>``, and ``prior`` (1, x, y, z) with ``valid``.
+    y, z), ``brain`` (x, y, z), and ``prior`` (1, x, y, z) with ``valid``.
     """
     volume, prior, mask = case
     channels = volume_inputs(volume)
@@ -40,8 +39,6 @@ def case_inputs(segmenter: Any, case: Scan) -> dict[str, NDArray[Any]]:
     scaled = locally_scaled if segmenter.scaling == "local" else normalized
     image = scaled(channels, mask)
     inputs = {"image": image, "brain": np.any(channels != 0, axis=0) if mask is None else mask}
-    for factor in segmenter._factors:
-        inputs[f"low_{factor}"] = low_resolution(image, factor, segmenter.low_resolution_input)
     prior_channels = np.zeros((1, *shape), dtype=np.float32)
     if prior is not None:
         prior_channels = volume_inputs(prior)
@@ -77,34 +74,3 @@ def network_arguments(
     elif segmenter.prior_ is not None and not knows_missing:
         del arguments["valid"]
     return arguments
-
-
-def training_edge(volumes: Sequence[Any]) -> float | None:
-    """Compute the median voxel edge of images in mm; None if all are arrays."""
-    edges = [edge_of(volume) for volume in volumes]
-    image_edges = [edge for edge in edges if edge is not None]
-    if not image_edges:
-        return None
-    return float(np.median(image_edges))
-
-
-def check_geometry(segmenter: Any, case: Scan) -> None:
-    """Refuse a prior of another shape, and voxels of another edge than in training."""
-    volume, prior, _ = case
-    shape = np.shape(volume)[:3]
-    if prior is not None and np.shape(prior) != shape:
-        raise ValueError(
-            f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it "
-            "onto the grid of the volume, or give None for it"
-        )
-    edge, image_edge = getattr(segmenter, "edge_", None), edge_of(volume)
-    # Scans are resampled to a spacing, so that their own voxels do not matter.
-    if segmenter.spacing is not None or edge is None or image_edge is None:
-        return
-    # The network knows lesions by their size in voxels, so a scan of much larger or smaller
-    # voxels would be segmented badly without any sign of it.
-    if not 1 / MAX_EDGE_RATIO <= image_edge / edge <= MAX_EDGE_RATIO:
-        raise ValueError(
-            f"voxels of {image_edge:.3g} mm for a network of voxels of {edge:.3g} mm; resample "
-            f"the scan (prepare_scan does, spacing={edge:.3g}), or train with a spacing"
-        )

@@ -13,6 +13,8 @@ from sklearn.base import BaseEstimator
 
 from dmrifit._utils.counts import counted
 from dmrifit.io.components import drop_small, label_components
+from dmrifit.networks.volume_cases import naming
+from metastasis.scans.network_inputs import Scan
 
 __all__ = ["SensitivitySpecificityEnsemble"]
 
@@ -166,10 +168,11 @@ def segment_by(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """Give labels and probabilities by an ensemble or a single model, one case after the other."""
     # Checked here and not where the first case is asked.
-    scans = {"priors": priors, "masks": masks}
-    options = {key: values for key, values in scans.items() if values is not None}
-    for key, values in options.items():
-        if len(values) != len(volumes):
+    scans: dict[str, Any] = {"priors": priors, "masks": masks}
+    for key, values in scans.items():
+        if values is None:
+            scans[key] = [None] * len(volumes)
+        elif len(values) != len(volumes):
             raise ValueError(
                 f"{len(values)} {key} for {counted(len(volumes), 'volume')}; give one for each, "
                 "None for a missing one"
@@ -187,7 +190,10 @@ def segment_by(
     def labels_of(i: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         marked, probabilities = [], []
         for model, threshold in zip(models, thresholds, strict=True):
-            probability = _predicted(model, volumes, options, i)
+            with naming(i):
+                probability = probability_of(
+                    model, (volumes[i], scans["priors"][i], scans["masks"][i])
+                )
             probabilities.append(probability)
             min_voxels = getattr(model, "min_voxels", 1)
             if hasattr(model, "min_voxels_on"):
@@ -207,20 +213,31 @@ def models_of(segmenter: Any) -> list[Any]:
     return [segmenter]
 
 
-def _predicted(
-    model: Any, volumes: Sequence[Any], options: dict[str, Sequence[Any]], i: int
-) -> NDArray[np.float32]:
-    """Give the probabilities of one case, from the options that the model accepts."""
-    accepted = set(inspect.signature(model.predict_proba).parameters)
-    # A model that was trained without priors refuses them.
-    if getattr(model, "prior_", "unknown") is None:
-        accepted.discard("priors")
-    case_options = {key: [values[i]] for key, values in options.items() if key in accepted}
-    predictions = model.predict_proba([volumes[i]], **case_options)
+def probability_of(model: Any, case: Scan) -> NDArray[np.float32]:
+    """Give the probabilities (x, y, z) of a case by a model."""
+    volume, prior, mask = case
+    options = scan_options(model, model.predict_proba, [prior], [mask])
+    predictions = model.predict_proba([volume], **options)
     probability = np.asarray(predictions[0], dtype=np.float32)
     if len(predictions) != 1 or probability.ndim != 3:
         raise ValueError(
-            f"case {i}: a model gave {counted(len(predictions), 'volume')}, the first of shape "
+            f"a model gave {counted(len(predictions), 'volume')}, the first of shape "
             f"{probability.shape}, for one scan"
         )
     return probability
+
+
+def scan_options(
+    model: Any, method: Any, priors: Sequence[Any], masks: Sequence[Any]
+) -> dict[str, Sequence[Any]]:
+    """Give the priors and masks that a method of a model takes, where there are any."""
+    scans = {"masks": masks}
+    # A model that was trained without priors refuses them.
+    if getattr(model, "prior_", getattr(model, "prior", "unknown")) is not None:
+        scans["priors"] = priors
+    accepted = inspect.signature(method).parameters
+    return {
+        key: values
+        for key, values in scans.items()
+        if key in accepted and any(value is not None for value in values)
+    }

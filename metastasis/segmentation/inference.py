@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from scipy.ndimage import find_objects
 
 from dmrifit._optional import import_optional
 from metastasis.networks import architectures
-from metastasis.networks.sizes import low_resolution_cells
-from metastasis.segmentation.sampling import take_cells, take_window
+from metastasis.networks.sizes import PRIOR_REACH
+from metastasis.segmentation.sampling import take_window
 
 if TYPE_CHECKING:
     import torch
@@ -42,115 +43,84 @@ def dense_logits(
     that the next slab needs, so that memory grows with a slab and not with the volume. What lies
     beyond the border has the value of the outermost voxel next to it, at every resolution.
 
-    Shapes: returns (x, y, z).
+    Shapes: `case` has the scan and its prior (channels, x, y, z), and `low_resolution` of the
+    whole; returns (x, y, z).
     """
     shape = case["image"].shape[1:]
-    n_layers = network.n_layers
-    reach = architectures.PRIOR_REACH if network.shared else 0
+    reach = PRIOR_REACH if network.shared else 0
     has_prior = network.prior_path and (not network.validity or bool(case["valid"]))
     logits = np.empty(shape, dtype=np.float32)
     with torch.inference_mode():
-        head = _Head(network)
-
-        def scan_features(path: str, name: str, reach: int = 0) -> Iterator[torch.Tensor]:
-            """Give features of a scan, with planes and voxels beyond its border."""
-            margin = n_layers + reach
-
-            def window(plane: int, n_planes: int) -> NDArray[Any]:
-                size = [n_planes, *(n + 2 * margin for n in shape[1:])]
-                return take_window(case[name], (plane - margin, -margin, -margin), size)
-
-            size = [n + 2 * reach for n in shape]
-            return _features(network.paths[path], window, size, head, slab_numbers)
-
+        # Channels last: the convolutions need not lay their inputs out anew.
+        network = architectures.folded(network).to(memory_format=torch.channels_last_3d)
+        features_of = partial(_features, network, slab_numbers)
+        # Low-resolution paths have few cells, so their features are held whole.
         low = {}
         for factor in network.low_resolution:
             name = f"low_{factor}"
-            size = [low_resolution_cells(n, factor) for n in shape]
-
-            def cells(
-                plane: int, n_planes: int, name: str = name, factor: int = factor, size: Any = size
-            ) -> NDArray[Any]:
-                begin = -factor * n_layers
-                count = [n_planes, *(n + 2 * n_layers for n in size[1:])]
-                return take_cells(
-                    case[name], factor, (begin + factor * plane, begin, begin), count
-                )
-
-            stream = _features(network.paths[name], cells, size, head, slab_numbers)
-            # Low-resolution paths have few cells, so their features are held whole.
-            low[name] = torch.cat([head.merge(name, features) for features in stream])
-        prior_stream: Iterator[torch.Tensor] = iter(())
+            slabs = [_pointwise(network.merges[name], x) for x in features_of(name, case[name])]
+            low[factor] = torch.cat(slabs, dim=2)
         if has_prior:
-            prior_stream = scan_features("normal" if network.shared else "prior", "prior", reach)
-            prior_planes = next(prior_stream)
+            path = "normal" if network.shared else "prior"
+            prior_slabs = features_of(path, _widened(case["prior"], network.n_layers + reach))
+            prior_planes = next(prior_slabs)
         first_plane = 0
-        for features in scan_features("normal", "image"):
-            merged = head.merge("normal", features)
-            end_plane = first_plane + len(merged)
+        for features in features_of("normal", _widened(case["image"], network.n_layers)):
+            merged = _pointwise(network.merges["normal"], features)
+            n_planes = merged.shape[2]
+            end_plane = first_plane + n_planes
             if has_prior:
                 # Planes of a wider prior begin `reach` planes before the scan.
-                while len(prior_planes) < len(merged) + 2 * reach:
-                    prior_planes = torch.cat([prior_planes, next(prior_stream)])
-                prior_slab = prior_planes[: len(merged) + 2 * reach]
-                prior_planes = prior_planes[len(merged) :]
+                while prior_planes.shape[2] < n_planes + 2 * reach:
+                    prior_planes = torch.cat([prior_planes, next(prior_slabs)], dim=2)
+                prior_slab = prior_planes[:, :, : n_planes + 2 * reach]
+                prior_planes = prior_planes[:, :, n_planes:]
                 if network.shared:
-                    # Voxels come last in torch's maxima, channels in all else here.
-                    scans = (slab.permute(3, 0, 1, 2)[None] for slab in (features, prior_slab))
-                    parts = architectures.change_features(*scans)
-                    prior_slab, change = (part[0].permute(1, 2, 3, 0) for part in parts)
-                    merged += head.merge("change", change)
-                merged += head.merge("prior", prior_slab)
-                if head.valid is not None:
-                    merged += head.valid
-            for factor in network.low_resolution:
+                    prior_slab, change = architectures.change_features(features, prior_slab)
+                    merged += _pointwise(network.merges["change"], change)
+                merged += _pointwise(network.merges["prior"], prior_slab)
+                if network.validity:
+                    merged += network.valid_weight[:, None, None, None]
+            for factor, cells in low.items():
                 # A slab may begin inside of a low-resolution cell.
                 first_cell, phase = divmod(first_plane, factor)
-                slab_cells = low[f"low_{factor}"][first_cell : math.ceil(end_plane / factor)]
-                merged += _repeated(slab_cells, factor, merged.shape[:3], phase)
-            logits[first_plane:end_plane] = head.decide(merged)[..., 0].cpu().numpy()
+                slab_cells = cells[:, :, first_cell : math.ceil(end_plane / factor)]
+                voxels = functional.interpolate(
+                    slab_cells, scale_factor=float(factor), mode="nearest-exact"
+                )
+                merged += voxels[:, :, phase:, : shape[1], : shape[2]][:, :, :n_planes]
+            x = functional.leaky_relu_(merged, architectures.SLOPE)
+            for layer in network.dense:
+                x = functional.leaky_relu_(_pointwise(layer, x), architectures.SLOPE)
+            logits[first_plane:end_plane] = _pointwise(network.answer, x)[0, 0].cpu().numpy()
             first_plane = end_plane
     return logits
 
 
-def unet_logits(
-    network: architectures.UNet, image: NDArray[np.float32], size: int
-) -> NDArray[np.float32]:
-    """
-    Give the logits of all voxels by windows of the size in training, which overlap by a quarter.
-
-    Shapes: `image` (channels, x, y, z); returns (x, y, z).
-    """
-    sliding = import_optional("monai.inferers").sliding_window_inference
-    device = next(network.parameters()).device
-    shape = image.shape[1:]
-    # A volume smaller than a window is padded with its outermost voxels.
-    padded = take_window(image, (0, 0, 0), [max(n, size) for n in shape])
-    with torch.inference_mode():
-        batch = torch.from_numpy(np.ascontiguousarray(padded))[None].to(device)
-        output = sliding(batch, (size,) * 3, 1, network, overlap=0.25, mode="gaussian")
-        padded_logits: NDArray[np.float32] = output[0, 0].cpu().numpy()
-    return padded_logits[: shape[0], : shape[1], : shape[2]]
-
-
 def whole_logits(
-    network: architectures.SmallUNet, image: NDArray[np.float32]
+    network: architectures.SmallUNet | architectures.UNet, case: Case
 ) -> NDArray[np.float32]:
     """
     Give the logits of all voxels at once; outside of the box around the brain they are low.
 
-    Shapes: `image` (channels, x, y, z), 0 outside the brain; returns (x, y, z).
+    Shapes: returns (x, y, z).
     """
-    device = next(network.parameters()).device
+    image = case["image"]  # 0 outside the brain
     is_brain = (image != 0).any(axis=0)
     logits = np.full(image.shape[1:], _OUTSIDE, dtype=np.float32)
     if not is_brain.any():
         return logits
+    device = next(network.parameters()).device
     (extents,) = find_objects(is_brain.astype(np.int8))
     box = tuple(slice(max(0, side.start - _MARGIN), side.stop + _MARGIN) for side in extents)
+    shape = logits[box].shape
+    # What the levels of the network divide.
+    size = [math.ceil(n / network.divisor) * network.divisor for n in shape]
+    window = take_window(image, [side.start for side in box], size)
     with torch.inference_mode():
-        batch = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)]))[None]
-        logits[box] = network(batch.to(device))[0, 0].cpu().numpy()
+        batch = torch.from_numpy(window)[None].to(device)
+        output = network(batch)[0, 0].cpu().numpy()
+    logits[box] = output[: shape[0], : shape[1], : shape[2]]
     return logits
 
 
@@ -165,8 +135,7 @@ def averaged_over_flips(
     total: Any = 0.0
     for flags in itertools.product((False, True), repeat=3):
         axes = tuple(np.flatnonzero(flags).tolist())
-        # The channels come first. Low-resolution cells are stored for every voxel, so they are
-        # mirrored as voxels are.
+        # The channels come first.
         shifted_axes = tuple(axis + 1 for axis in axes)
         mirrored = {
             key: np.flip(value, shifted_axes) if np.ndim(value) == 4 else value
@@ -179,33 +148,38 @@ def averaged_over_flips(
 # Slab by slab ----------------------------------------------------------------------------------
 
 
+def _pointwise(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """Apply a convolution of single voxels as a matrix product, which is several times faster."""
+    return functional.linear(x.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
+
+
+def _widened(volume: NDArray[Any], margin: int) -> NDArray[Any]:
+    """Repeat the outermost voxels of a volume (channels, x, y, z) beyond its border."""
+    return np.pad(volume, [(0, 0), *[(margin, margin)] * 3], mode="edge")
+
+
 def _features(
-    path: Any,
-    window: Callable[[int, int], NDArray[Any]],
-    size: Sequence[int],
-    head: _Head,
-    slab_numbers: int,
+    network: architectures.DeepMedic, slab_numbers: int, name: str, volume: NDArray[Any]
 ) -> Iterator[torch.Tensor]:
     """
     Give the features of a path slab by slab, all of one thickness except for the last.
 
     Each layer keeps the input planes that its next slab needs.
+
+    Shapes: `volume` (channels, x + 2 n_layers, ...); yields (1, channels, planes, y, z).
     """
-    # Channels last: the convolutions need not lay their inputs out anew.
-    order = torch.channels_last_3d
-    layers = [(weight.contiguous(memory_format=order), bias) for weight, bias in path.folded()]
+    path: Any = network.paths[name]
     last_planes: dict[int, torch.Tensor] = {}
     residuals: dict[int, torch.Tensor] = {}
-    plane = math.prod(n + 2 * len(layers) for n in size[1:])
-    widest = max(head.width, *(len(weight) for weight, _ in layers))
-    planes = max(1, slab_numbers // (plane * widest))
-    n_planes = size[0] + 2 * len(layers)
+    _, n_planes, *sides = volume.shape
+    widest = max(layer.out_channels for layer in (*path.convolutions, network.merges[name]))
+    planes = max(1, slab_numbers // (math.prod(sides) * widest))
     # The first slab includes the margin, so that it gives as many planes as the others.
-    ends = [0, *range(planes + 2 * len(layers), n_planes, planes), n_planes]
+    ends = [0, *range(planes + 2 * network.n_layers, n_planes, planes), n_planes]
     for first, end in itertools.pairwise(ends):
-        slab = torch.from_numpy(np.ascontiguousarray(window(first, end - first)))[None]
-        x = slab.to(layers[0][0].device).contiguous(memory_format=order)
-        for number, (weight, bias) in enumerate(layers, start=1):
+        slab = torch.from_numpy(np.ascontiguousarray(volume[:, first:end]))[None]
+        x = slab.to(network.answer.weight.device)
+        for number, layer in enumerate(path.convolutions, start=1):
             if number + 1 in path.joins:
                 # For the residual connection of the next layer; two layers lose two planes.
                 kept = residuals.get(number + 1)
@@ -215,55 +189,11 @@ def _features(
             if number in last_planes:
                 x = torch.cat([last_planes[number], x], dim=2)
             # A kernel of three planes needs the last two again.
-            last_planes[number] = x[:, :, -2:].contiguous(memory_format=order).clone()
-            x = functional.conv3d(x, weight, bias)
+            last_planes[number] = x[:, :, -2:].clone()
+            x = layer(x)
             if number in path.joins:
                 n = x.shape[2]
                 x = architectures.added(x, residuals[number][:, :, :n, 2:-2, 2:-2])
                 residuals[number] = residuals[number][:, :, n:].clone()
             x = functional.leaky_relu_(x, architectures.SLOPE)
-        yield x[0].permute(1, 2, 3, 0)
-
-
-class _Head:
-    """Dense layers with folded normalization as matrix products; channels come last."""
-
-    def __init__(self, network: architectures.DeepMedic) -> None:
-        self.merges = {}
-        self.valid = None
-        norm = network.norms[0]
-        for name, layer in network.merges.items():
-            weight, bias = architectures.folded(layer.weight, layer.bias, norm)  # type: ignore[arg-type]
-            # The offset of the normalization belongs to the sum.
-            self.merges[name] = (weight.flatten(1), bias if name == "normal" else None)
-            self.width = len(weight)
-        if network.validity:
-            valid_weight = network.valid_weight[:, None, None, None, None]
-            self.valid = architectures.folded(valid_weight, None, norm)[0].flatten()
-        self.layers = []
-        for layer, layer_norm in zip(network.dense, network.norms[1:], strict=True):
-            weight, bias = architectures.folded(layer.weight, layer.bias, layer_norm)  # type: ignore[arg-type]
-            self.layers.append((weight.flatten(1), bias))
-        self.answer = network.answer.weight.flatten(1), network.answer.bias
-
-    def merge(self, name: str, features: torch.Tensor) -> torch.Tensor:
-        """Give the contribution of a path to the first dense layer."""
-        return functional.linear(features, *self.merges[name])
-
-    def decide(self, merged: torch.Tensor) -> torch.Tensor:
-        """Give logits from the sum over all paths, which is overwritten."""
-        x = functional.leaky_relu_(merged, architectures.SLOPE)
-        for weight, bias in self.layers:
-            x = functional.leaky_relu_(functional.linear(x, weight, bias), architectures.SLOPE)
-        return functional.linear(x, *self.answer)
-
-
-def _repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int) -> torch.Tensor:
-    """
-    Give voxels the values of their cells; the first cell begins `phase` voxels before.
-
-    Shapes: `x` (cells x, cells y, cells z, channels); returns (x, y, z, channels).
-    """
-    for axis, first in enumerate((phase, 0, 0)):
-        x = x.repeat_interleave(factor, dim=axis).narrow(axis, first, size[axis])
-    return x
+        yield x

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from metastasis.networks.sizes import low_resolution_input, output_size
+from metastasis.networks.sizes import PRIOR_REACH, output_size
 from metastasis.scans.local_level import local_level
 
 #: Value of a label where an earlier network took background for a lesion, for the loss "lesion",
@@ -24,6 +24,8 @@ _BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is 
 _N_TRIES = 64
 #: Where locally scaled scans are cut off: large vessels reach 2 to 3.
 _BRIGHTEST = 3.5
+#: Largest change of the intensities of a scan, or of its prior, as a share.
+_INTENSITY_SCALE = 0.1
 #: Largest logarithm of the gamma, weights of the blurred segment (below 0: sharper), width of the
 #: blur in voxels and noise in local levels, in which scanners differ.
 _LOG_GAMMA, _BLUR_WEIGHT, _BLUR, _NOISE = 0.3, (-0.5, 1.0), 0.7, 0.05
@@ -55,26 +57,32 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
 
 
 def low_resolution(
-    volume: NDArray[np.float32], factor: int, how: str = "average"
-) -> NDArray[np.float32]:
+    volume: NDArray[np.float32],
+    factors: Sequence[int],
+    first: Sequence[int],
+    size: Sequence[int],
+    n_layers: int,
+    how: str = "average",
+) -> dict[str, NDArray[np.float32]]:
     """
-    Compute the low-resolution cell that begins at each voxel, from which any grid can be taken.
+    Compute what low-resolution paths see of an output that begins at a voxel: ``low_<factor>``.
 
-    Beyond the border the outermost voxels are repeated.
-
-    Shapes: `volume` (channels, x, y, z); returns (channels, x + n, y + n, z + n), n = factor - 1.
+    Shapes: `volume` (channels, x, y, z), `first` and `size` (3,) of the output; returns (channels,
+    cells x, cells y, cells z).
     """
-    n = factor - 1
-    if how == "stride":
-        margin = (n // 2, n - n // 2)
-        return np.pad(volume, [(0, 0), margin, margin, margin], mode="edge")
-    cells = np.pad(volume, [(0, 0), (n, n), (n, n), (n, n)], mode="edge")
-    # The mean over a cube is the mean along one axis after the other.
-    for axis in (1, 2, 3):
-        length = cells.shape[axis] - n
-        shifted = [np.take(cells, np.arange(k, k + length), axis=axis) for k in range(factor)]
-        cells = np.mean(shifted, axis=0, dtype=np.float32)
-    return cells
+    inputs = {}
+    for factor in factors:
+        cells = volume
+        for axis, (start, n) in enumerate(zip(first, size, strict=True), start=1):
+            n_cells = math.ceil(n / factor) + 2 * n_layers
+            voxels: Any = np.arange(n_cells * factor).reshape(n_cells, factor)
+            voxels = start - factor * n_layers + voxels
+            if how == "stride":
+                voxels = voxels[:, factor // 2, None]
+            # The mean over a cube is the mean along one axis after the other.
+            cells = _take(cells, voxels, axis).mean(axis=axis + 1)
+        inputs[f"low_{factor}"] = cells
+    return inputs
 
 
 def take_window(volume: NDArray[Any], first: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
@@ -83,40 +91,15 @@ def take_window(volume: NDArray[Any], first: Sequence[int], size: Sequence[int])
 
     Shapes: `volume` (channels, x, y, z); returns (channels, *size).
     """
-    extents = list(zip(first, size, strict=True))
-    is_inside = all(
-        start >= 0 and start + n <= length
-        for (start, n), length in zip(extents, volume.shape[1:], strict=True)
-    )
-    if is_inside:
-        # A view costs nothing; indices would copy.
-        x, y, z = (slice(start, start + n) for start, n in extents)
-        return volume[:, x, y, z]
-    return _at_indices(volume, [np.arange(start, start + n) for start, n in extents])
+    for axis, (start, n) in enumerate(zip(first, size, strict=True), start=1):
+        volume = _take(volume, start + np.arange(n), axis)
+    return volume
 
 
-def take_cells(
-    cells: NDArray[np.float32], factor: int, first: Sequence[int], count: Sequence[int]
-) -> NDArray[np.float32]:
-    """
-    Take low-resolution cells on the grid that begins at a voxel.
-
-    Shapes: `cells` (channels, x + factor - 1, ...); returns (channels, *count).
-    """
-    # The first cell of `low_resolution` begins factor - 1 voxels before the volume.
-    indices = [
-        start + factor * np.arange(n) + factor - 1 for start, n in zip(first, count, strict=True)
-    ]
-    return _at_indices(cells, indices)
-
-
-def _at_indices(volume: NDArray[Any], indices: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
-    """Take a grid of voxels; indices beyond the border are moved to it."""
-    x, y, z = (
-        np.clip(index, 0, length - 1)
-        for index, length in zip(indices, volume.shape[1:], strict=True)
-    )
-    return volume[:, x[:, None, None], y[:, None], z]
+def _take(volume: NDArray[Any], voxels: NDArray[np.int64], axis: int) -> NDArray[Any]:
+    """Take voxels along an axis; those beyond the border are the outermost ones."""
+    voxels = np.clip(voxels, 0, volume.shape[axis] - 1)
+    return volume[(slice(None),) * axis + (voxels,)]
 
 
 def locally_scaled(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArray[np.float32]:
@@ -205,127 +188,112 @@ def marked_evenly(
     return np.where(is_mistake & is_kept, MISTAKEN, label).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class SegmentSampler:
+def draw_segments(
+    segmenter: Any,
+    inputs: Sequence[Mapping[str, NDArray[Any]]],
+    targets: Sequence[Mapping[str, NDArray[Any]]],
+    rng: np.random.Generator,
+) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]]:
     """
-    Draws the segments of an epoch, in turn around a lesion voxel and around a background voxel.
+    Draw the segments of an epoch, in turn around a lesion voxel and around a background voxel.
 
     What is drawn depends on the generator, cases and labels alone, not on the loss or on whether
-    priors are used.
-
-    All lesions are equally likely with the sampling ``"lesion"``, all lesion voxels with
-    ``"voxel"``. Augmented segments are flipped and rotated by 90° at random (all 48 ways); image
-    and prior are each multiplied by a number within `intensity_scale` of 1. A lesion lies in the
-    middle of its segment, or up to `jitter` voxels beside it, so that a network with padding does
-    not learn its place. Segments of the prior are larger by `prior_margin` to each side. Gamma,
-    sharpness and noise of locally scaled images vary by `appearance`: at 1 as between scanners.
-    Targets with weights give segments of labels and weights; of background segments two thirds lie
-    around voxels that are ``"mistaken"``, where there are such.
+    priors are used. All lesions are equally likely with the sampling ``"lesion"``, all lesion
+    voxels with ``"voxel"``. Of background segments two thirds lie around voxels that are
+    ``"mistaken"``, where there are such. Yields network inputs, and labels of shape (1, size,
+    size, size), or (2, size, size, size) with the weights of a target that has such.
     """
-
-    size: int
-    n_layers: int
-    factors: tuple[int, ...] = ()
-    sampling: str = "lesion"
-    augment: bool = True
-    intensity_scale: float = 0.1
-    prior_dropout: float = 0.0
-    jitter: int = 0
-    prior_margin: int = 0
-    appearance: float = 0.0
-
-    def draw(
-        self,
-        inputs: Sequence[Mapping[str, NDArray[Any]]],
-        targets: Sequence[Mapping[str, NDArray[Any]]],
-        n_segments: int,
-        rng: np.random.Generator,
-    ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]]:
-        """Draw segments: network inputs, and labels of shape (1, size, size, size)."""
-        n_lesions = np.array([len(target["ends"]) for target in targets])
-        n_voxels = np.array([len(target["voxels"]) for target in targets])
-        if not n_voxels.any():
-            raise ValueError(
-                f"none of the {len(targets)} cases to learn from has a lesion; give cases with "
-                "lesions"
-            )
-        for number in range(n_segments):
-            # Half of the segments hold lesions, which fill less than a thousandth of a brain.
-            if number % 2:
-                case = int(rng.integers(len(inputs)))
-                mistaken = targets[case].get("mistaken", ())
-                if len(mistaken) and rng.random() < _MISTAKEN_SHARE:
-                    middle = int(rng.choice(mistaken))
-                else:
-                    middle = _background_voxel(inputs[case]["brain"], targets[case]["label"], rng)
-            elif self.sampling == "voxel":
-                case, voxel = _draw_item(n_voxels, rng)
-                middle = int(targets[case]["voxels"][voxel])
+    n_lesions = np.array([len(target["ends"]) for target in targets])
+    n_voxels = np.array([len(target["voxels"]) for target in targets])
+    if not n_voxels.any():
+        raise ValueError(
+            f"none of the {len(targets)} cases to learn from has a lesion; give cases with lesions"
+        )
+    for number in range(segmenter.segments_per_epoch):
+        # Half of the segments hold lesions, which fill less than a thousandth of a brain.
+        if number % 2:
+            case = int(rng.integers(len(inputs)))
+            mistaken = targets[case].get("mistaken", ())
+            if len(mistaken) and rng.random() < _MISTAKEN_SHARE:
+                middle = int(rng.choice(mistaken))
             else:
-                # Each lesion is as likely as any other, so that large ones do not crowd out small
-                # ones.
-                case, lesion = _draw_item(n_lesions, rng)
-                ends = targets[case]["ends"]
-                first = ends[lesion - 1] if lesion else 0
-                middle = int(targets[case]["voxels"][rng.integers(first, ends[lesion])])
-            yield self._segment(inputs[case], targets[case], middle, rng)
+                middle = _background_voxel(inputs[case]["brain"], targets[case]["label"], rng)
+        elif segmenter.sampling == "voxel":
+            case, voxel = _draw_item(n_voxels, rng)
+            middle = int(targets[case]["voxels"][voxel])
+        else:
+            # Each lesion is as likely as any other, so that large ones do not crowd out small
+            # ones.
+            case, lesion = _draw_item(n_lesions, rng)
+            ends = targets[case]["ends"]
+            first = ends[lesion - 1] if lesion else 0
+            middle = int(targets[case]["voxels"][rng.integers(first, ends[lesion])])
+        yield _segment(segmenter, inputs[case], targets[case], middle, rng)
 
-    def _segment(
-        self,
-        case: Mapping[str, NDArray[Any]],
-        target: Mapping[str, NDArray[Any]],
-        middle: int,
-        rng: np.random.Generator,
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
-        """Cut a segment out of a volume after rotation, so that all resolutions agree."""
-        label = target["label"]
-        # All numbers are drawn in any case, so that options do not change the later segments.
-        axes = rng.permutation(3)
-        flips = rng.integers(0, 2, 3).astype(bool)
-        scale, prior_scale = 1 + self.intensity_scale * rng.uniform(-1, 1, 2)
-        is_prior_dropped = rng.uniform() < self.prior_dropout
-        if not self.augment:
-            axes = np.arange(3)
-            flips = np.zeros(3, dtype=bool)
-            scale = 1.0
-            prior_scale = 1.0
 
-        def rotated(volume: NDArray[Any]) -> NDArray[Any]:
-            transposed = volume.transpose(0, *(1 + axes))
-            return np.flip(transposed, tuple(1 + np.flatnonzero(flips)))
+def _segment(
+    segmenter: Any,
+    case: Mapping[str, NDArray[Any]],
+    target: Mapping[str, NDArray[Any]],
+    middle: int,
+    rng: np.random.Generator,
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
+    """
+    Cut a segment out of a volume after rotation, so that all resolutions agree.
 
-        shape = np.array(label.shape)[axes]
-        center = np.array(np.unravel_index(middle, label.shape))[axes]
-        center = np.where(flips, shape - 1 - center, center)
-        if self.jitter:
-            center = center + rng.integers(-self.jitter, self.jitter + 1, 3)
-        out = output_size(self.size, self.n_layers)
-        # The output stays inside of the volume; its receptive field may reach beyond.
-        start = np.clip(center - out // 2, 0, np.maximum(shape - out, 0))
-        first = (start - self.n_layers).tolist()
-        size = [self.size] * 3
-        image = take_window(rotated(case["image"]), first, size)
-        image = image * np.float32(scale)
-        if self.appearance:
-            image = _another_appearance(image, self.appearance, rng)
-        sample: dict[str, Any] = {"image": image}
-        for factor in self.factors:
-            count = low_resolution_input(out, factor, self.n_layers)
-            begin = (start - factor * self.n_layers).tolist()
-            cells = take_cells(rotated(case[f"low_{factor}"]), factor, begin, [count] * 3)
-            sample[f"low_{factor}"] = cells * np.float32(scale)
-        if "prior" in case:
-            valid = np.float32(0 if is_prior_dropped else case["valid"])
-            prior_first = [a - self.prior_margin for a in first]
-            prior_size = [self.size + 2 * self.prior_margin] * 3
-            prior = take_window(rotated(case["prior"]), prior_first, prior_size)
-            sample["prior"] = prior * (np.float32(prior_scale) * valid)
-            sample["valid"] = valid
-        segment = take_window(rotated(label[None]), first, size)
-        if "weight" in target:
-            weight = take_window(rotated(target["weight"][None]), first, size)
-            segment = np.concatenate([segment.astype(np.float32), weight.astype(np.float32)])
-        return sample, segment
+    Augmented segments are flipped and rotated by 90° at random (all 48 ways); image and prior are
+    each multiplied by a number near 1.
+    """
+    label = target["label"]
+    # All numbers are drawn in any case, so that options do not change the later segments.
+    axes = rng.permutation(3)
+    flips = rng.integers(0, 2, 3).astype(bool)
+    scale, prior_scale = 1 + _INTENSITY_SCALE * rng.uniform(-1, 1, 2)
+    dropout = segmenter.prior_dropout if segmenter.missing_prior == "validity" else 0.0
+    is_prior_dropped = rng.uniform() < dropout
+    if not segmenter.augment:
+        axes = np.arange(3)
+        flips = np.zeros(3, dtype=bool)
+        scale = 1.0
+        prior_scale = 1.0
+
+    def rotated(volume: NDArray[Any]) -> NDArray[Any]:
+        transposed = volume.transpose(0, *(1 + axes))
+        return np.flip(transposed, tuple(1 + np.flatnonzero(flips)))
+
+    shape = np.array(label.shape)[axes]
+    center = np.array(np.unravel_index(middle, label.shape))[axes]
+    center = np.where(flips, shape - 1 - center, center)
+    if segmenter.network == "small_unet":
+        # A network with padding would learn that lesions lie in the middle.
+        jitter = segmenter._size // 4
+        center = center + rng.integers(-jitter, jitter + 1, 3)
+    n_layers = segmenter._n_layers
+    out = output_size(segmenter._size, n_layers)
+    # The output stays inside of the volume; its receptive field may reach beyond.
+    start: Any = np.clip(center - out // 2, 0, np.maximum(shape - out, 0))
+    first, size = start - n_layers, [segmenter._size] * 3
+    whole_image = rotated(case["image"])
+    image = take_window(whole_image, first, size) * np.float32(scale)
+    if segmenter.appearance and segmenter.augment and segmenter.scaling == "local":
+        image = _another_appearance(image, segmenter.appearance, rng)
+    sample: dict[str, Any] = {"image": image}
+    how = segmenter.low_resolution_input
+    low = low_resolution(whole_image, segmenter._factors, start, [out] * 3, n_layers, how)
+    sample |= {name: cells * np.float32(scale) for name, cells in low.items()}
+    if "prior" in case:
+        valid = np.float32(0 if is_prior_dropped else case["valid"])
+        # A shared path compares with what lies a few voxels around.
+        margin = PRIOR_REACH if segmenter.prior_ == "shared" else 0
+        wide = [n + 2 * margin for n in size]
+        prior = take_window(rotated(case["prior"]), first - margin, wide)
+        sample["prior"] = prior * (np.float32(prior_scale) * valid)
+        sample["valid"] = valid
+    segment = take_window(rotated(label[None]), first, size)
+    if "weight" in target:
+        weight = take_window(rotated(target["weight"][None]), first, size)
+        segment = np.concatenate([segment.astype(np.float32), weight.astype(np.float32)])
+    return sample, segment
 
 
 def _another_appearance(

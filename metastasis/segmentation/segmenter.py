@@ -22,14 +22,19 @@ from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
 from metastasis.scans import network_inputs
-from metastasis.scans.scan_checks import checked_range, seen_range
-from metastasis.segmentation import case_inputs
+from metastasis.scans.scan_checks import MAX_EDGE_RATIO, checked_range, seen_range
+from metastasis.segmentation.case_inputs import (
+    case_inputs,
+    n_extra_channels,
+    network_arguments,
+)
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import (
     MISTAKEN,
-    SegmentSampler,
+    draw_segments,
     lesion_voxels,
     lesion_weights,
+    low_resolution,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +66,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     the outermost voxels are repeated. Outside the brain the probability is 0.
 
     What the network sees of the cases is held in memory: for each voxel four bytes for every
-    channel, as many for every factor of `low_resolution` and four for the prior.
+    channel and four for the prior.
 
     Without parameters it is a network that a processor trains; `published` gives the sizes of the
     publication.
@@ -308,8 +313,10 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         # An operating point of an earlier training means nothing for the new network.
         self.__dict__.pop("threshold_", None)
         self.edge_: float | None = self.spacing
-        if self.spacing is None:
-            self.edge_ = case_inputs.training_edge([case[0] for case in cases])
+        edges = [network_inputs.edge_of(volume) for volume, _, _ in cases]
+        image_edges = [edge for edge in edges if edge is not None]
+        if self.spacing is None and image_edges:
+            self.edge_ = float(np.median(image_edges))
         self._start = self._first_weights()
         try:
             self._train(cases, targets, groups)
@@ -347,9 +354,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         check_is_fitted(self)
         cases = network_inputs.joined_cases(volumes, priors, masks)
         targets = network_inputs.paired_labels(cases, labels)
-        pairs = zip(self._predictions(cases), targets, strict=True)
-        scores = [self._case_score(probability, target) for probability, target in pairs]
-        return float(np.mean(scores))
+        return super().score(cases, targets)
 
     # Hooks of VolumeEstimator -------------------------------------------------------------------
 
@@ -388,7 +393,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         from dmrifit.networks import checkpoints
         from metastasis.networks import architectures
 
-        extra = case_inputs.n_extra_channels(self)
+        extra = n_extra_channels(self)
         module: torch.nn.Module
         if self.network in _UNETS:
             is_small = self.network == "small_unet"
@@ -438,15 +443,37 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         # All shapes are checked before the first scan is segmented, which may take minutes.
         for number, case in enumerate(X):
             with naming(number):
-                case_inputs.check_geometry(self, case)
+                self._check_geometry(case)
                 shape = np.shape(case[0])
                 if len(shape) in (3, 4):
                     self._check_channels((*shape, 1)[3])
         yield from super()._predictions(X)
 
+    def _check_geometry(self, case: network_inputs.Scan) -> None:
+        """Refuse a prior of another shape, and voxels of another edge than in training."""
+        volume, prior, _ = case
+        shape = np.shape(volume)[:3]
+        if prior is not None and np.shape(prior) != shape:
+            raise ValueError(
+                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it "
+                "onto the grid of the volume, or give None for it"
+            )
+        edge, image_edge = self.edge_, network_inputs.edge_of(volume)
+        # Scans are resampled to a spacing, so that their own voxels do not matter.
+        if self.spacing is not None or edge is None or image_edge is None:
+            return
+        # The network knows lesions by their size in voxels, so a scan of much larger or smaller
+        # voxels would be segmented badly without any sign of it.
+        if not 1 / MAX_EDGE_RATIO <= image_edge / edge <= MAX_EDGE_RATIO:
+            raise ValueError(
+                f"voxels of {image_edge:.3g} mm for a network of voxels of {edge:.3g} mm; "
+                f"resample the scan (prepare_scan does, spacing={edge:.3g}), or train with a "
+                "spacing"
+            )
+
     def _inputs(self, case: network_inputs.Scan) -> dict[str, NDArray[Any]]:
-        case_inputs.check_geometry(self, case)
-        return case_inputs.case_inputs(self, network_inputs.on_network_grid(case, self.spacing))
+        self._check_geometry(case)
+        return case_inputs(self, network_inputs.on_network_grid(case, self.spacing))
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         self._check_channels(len(inputs["image"]))
@@ -475,9 +502,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
             label = np.asarray(network_inputs.values_of(label)) == 1
         return network_inputs.binary_label(label, volume)
 
-    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
+    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any]) -> None:
         self.n_channels_ = len(inputs[0]["image"])
-        assert targets is not None
         out = output_size(self._size, self._n_layers)
         values = set()
         for number in range(len(inputs)):
@@ -500,21 +526,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
-        from metastasis.networks.architectures import PRIOR_REACH
-
-        sampler = SegmentSampler(
-            self._size,
-            self._n_layers,
-            self._factors,
-            sampling=self.sampling,
-            augment=self.augment,
-            prior_dropout=self.prior_dropout if self.missing_prior == "validity" else 0.0,
-            jitter=self._size // 4 if self.network == "small_unet" else 0,
-            prior_margin=PRIOR_REACH if self.prior_ == "shared" else 0,
-            appearance=self.appearance if self.augment and self.scaling == "local" else 0.0,
-        )
-        for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
-            yield case_inputs.network_arguments(self, sample), label
+        for sample, label in draw_segments(self, inputs, targets, rng):
+            yield network_arguments(self, sample), label
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
         """Give the probabilities of a case on its own grid."""
@@ -524,14 +537,15 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         module = net.module_
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-            sample = case_inputs.network_arguments(self, sample)
-            if self.network == "small_unet":
-                logits = inference.whole_logits(module, sample["image"])
-            elif self.network == "unet":
-                logits = inference.unet_logits(module, sample["image"], self._size)
-            else:
-                logits = inference.dense_logits(module, sample)
-            return torch.from_numpy(logits).sigmoid_().numpy()
+            size, how = sample["image"].shape[1:], self.low_resolution_input
+            low = low_resolution(
+                sample["image"], self._factors, (0, 0, 0), size, self._n_layers, how
+            )
+            arguments = network_arguments(self, {**sample, **low})
+            logits_of: Any = inference.dense_logits
+            if self.network in _UNETS:
+                logits_of = inference.whole_logits
+            return torch.from_numpy(logits_of(module, arguments)).sigmoid_().numpy()
 
         with evaluating(net):
             if self.flips:

@@ -707,43 +707,6 @@ def fractions(boxes, grid, grow, n_rows):
 
 
 @njit(cache=True, nogil=True)
-def sampled_dices(boxes, n_points):
-    """
-    Estimate the Dice coefficients of boxes (n, 5, 3) with each other: (n, n).
-
-    From `n_points` points along each side of both boxes: many times faster than exact volumes.
-    """
-    shares = np.zeros((len(boxes), len(boxes)))
-    point = np.empty(3)
-    for n in range(len(boxes)):
-        for i, j, k in np.ndindex((n_points, n_points, n_points)):
-            for x in range(3):
-                point[x] = boxes[n, 0, x]
-                for y, p in enumerate((i, j, k)):
-                    at = ((p + 0.5) / n_points - 0.5) * boxes[n, 1, y]
-                    point[x] += boxes[n, 2 + x, y] * at
-            for m in range(len(boxes)):
-                inside = True
-                for y in range(3):
-                    along = 0.0
-                    for x in range(3):
-                        along += boxes[m, 2 + x, y] * (point[x] - boxes[m, 0, x])
-                    if abs(along) > 0.5 * boxes[m, 1, y]:
-                        inside = False
-                        break
-                if inside:
-                    shares[n, m] += 1.0 / n_points**3
-    out = np.eye(len(boxes))
-    for n in range(len(boxes)):
-        volume = np.prod(boxes[n, 1])
-        for m in range(n):
-            other = np.prod(boxes[m, 1])
-            out[n, m] = (shares[n, m] * volume + shares[m, n] * other) / (volume + other)
-            out[m, n] = out[n, m]
-    return out
-
-
-@njit(cache=True, nogil=True)
 def costs_of(x, kinds, bases, origins, grid, excluded, low, high, limits):
     """Evaluate what `descend` minimizes; the last five are the fields of a `Problem`."""
     problem = Problem(grid, excluded, low, high, limits)

@@ -59,16 +59,9 @@ def place(
     Example: dmrifit-placement place cases/cases.tsv --out placed
     """
     from dmrifit.io.nifti import file_record
+    from placement.exchange import tables
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
-    from placement.exchange.tables import (
-        IMAGES,
-        brain_note,
-        read_cases,
-        read_scene,
-        region_names,
-        source_digests,
-    )
     from placement.search.objective import PlacementObjective
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
@@ -92,9 +85,9 @@ def place(
         random_state=seed,
     )
     scene_options = region.of_scene()
-    source, _ = named_cases(cases, "images", {}, IMAGES, "anat/*_mask.nii*")
+    source, _ = named_cases(cases, "images", {}, tables.IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
-    table = read_cases(source, **region.of_cases(), failed=failed)
+    table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()
     placer = optimizer if model is None else _trained(model, table)
     settings = {
@@ -113,7 +106,7 @@ def place(
         scene_options["include"] = [value for values in tissues.values() for value in values]
 
     def place_in(row: Any, folder: Path) -> dict[str, Any]:
-        scene = read_scene(row, **scene_options, min_volume=min_volume)
+        scene = tables.read_scene(row, **scene_options, min_volume=min_volume)
         if model is None:
             voxel, scene = placed_in_brain(placer, scene, shift)
         else:
@@ -127,7 +120,7 @@ def place(
             folder,
             optimizer=optimizer,
             force=force,
-            notes=brain_note(row, scene),
+            notes=tables.brain_note(row, scene),
             figure=run.figure,
             overwrite=True,
             **shift,
@@ -135,8 +128,8 @@ def place(
 
     def is_current(row: Any, record: dict[str, Any]) -> bool:
         is_same_row = record["synthetic"] == row.synthetic
-        is_same_row = is_same_row and set(record["regions"]) == region_names(row, record)
-        return is_same_row and bool(record["sources"] == source_digests(row))
+        is_same_row = is_same_row and set(record["regions"]) == tables.region_names(row, record)
+        return is_same_row and bool(record["sources"] == tables.source_digests(row))
 
     RUN.run(
         list(table.itertuples()),
@@ -317,18 +310,23 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
 
 def _check_place(voxel: Any, scene: Any) -> None:
     """Refuse a box that has nothing in common with the image."""
-    import numpy as np
-
     from placement.exchange.voxel_files import check_angles
 
-    index = (np.linalg.inv(scene.affine) @ np.append(voxel.center, 1.0))[:3]
-    if ((index < -0.5) | (index > np.array(scene.shape) - 0.5)).any():
+    if not _is_inside(voxel, scene.shape, scene.affine):
         center = ", ".join(f"{x:g}" for x in voxel.center)
         raise ValueError(
             f"the center {center} lies outside the image of {scene.name}; give mm RAS+ of this "
             "scan, or the --matrix that leads there"
         )
     check_angles(voxel.angles, "the angles")
+
+
+def _is_inside(voxel: Any, shape: tuple[int, ...], affine: Any) -> bool:
+    """Tell whether the center of a box is in the field of view of an image."""
+    import numpy as np
+
+    index = (np.linalg.inv(affine) @ np.append(voxel.center, 1.0))[:3]
+    return bool(((index > -0.5) & (index < np.array(shape) - 0.5)).all())
 
 
 def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, float], float]:
@@ -342,8 +340,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     from placement.exchange.prescription import head_share, head_span
 
     loaded = load_image(image)
-    index = np.linalg.inv(loaded.affine) @ np.append(voxel.center, 1.0)
-    if not ((index[:3] > -0.5) & (index[:3] < np.array(loaded.shape[:3]) - 0.5)).all():
+    if not _is_inside(voxel, loaded.shape[:3], loaded.affine):
         raise ValueError(
             f"the center of the box of {file} lies outside {image}; give an image of the session "
             "in which the spectrum was measured"

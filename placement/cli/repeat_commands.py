@@ -10,7 +10,6 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.io.bids_derivatives import file_record, stem
-from dmrifit.io.tables import read_rows
 from placement.cli.options import named_tissues
 
 _FILES = ("old", "box", "new")
@@ -47,13 +46,7 @@ def repeat(
     Example: dmrifit-placement repeat old_T1.nii.gz scan.SPAR new_T1.nii.gz --out repeated
     """
     from dmrifit.io.nifti import describe_sources
-    from placement.exchange.repeat_files import (
-        UNKNOWN_CONTENT,
-        describe_repeat,
-        summary_line,
-        write_refusal,
-        write_repeat,
-    )
+    from placement.exchange import repeat_files
     from placement.exchange.repeats import repeat_voxel
     from placement.search.content import describe_content, voxel_content
     from placement.search.scene import Scene
@@ -68,25 +61,21 @@ def repeat(
         return describe_sources(**roles)
 
     def repeat_case(row: dict[str, Any], folder: Path) -> dict[str, Any]:
-        voxel = scene = None
-        try:
-            voxel = _read_box(row)
-            if "tumor" in row:
-                # On the grid of the new scan: labels of another one would tell of other places.
-                scene = Scene.read(row["tumor"], image=row["new"], labels=tissues)
-            outcome = repeat_voxel(voxel, row["old"], row["new"])
-        except ValueError as error:
-            # One bad visit of a table does not keep the others from being repeated.
-            if table is None:
-                raise
-            return write_refusal(voxel, str(error), folder, sources=sources(row))
-        content = UNKNOWN_CONTENT
+        scene = None
+        voxel = _read_box(row)
+        if "tumor" in row:
+            # On the grid of the new scan: labels of another one would tell of other places.
+            scene = Scene.read(row["tumor"], image=row["new"], labels=tissues)
+        outcome = repeat_voxel(voxel, row["old"], row["new"])
+        content = repeat_files.UNKNOWN_CONTENT
         if scene is not None and outcome.reliable:
             content = describe_content(voxel_content(outcome.voxel, scene))
-        record = describe_repeat(
+        record = repeat_files.describe_repeat(
             outcome, row["old"], row["new"], sources=sources(row), content=content
         )
-        write_repeat(outcome, row["old"], row["new"], folder, record, figure=run.draws)
+        repeat_files.write_repeat(
+            outcome, row["old"], row["new"], folder, record, figure=run.draws
+        )
         return record
 
     RUN.run(
@@ -98,7 +87,7 @@ def repeat(
         work=lambda case, folder: repeat_case(case[1], folder),
         is_current=lambda case, record: record["sources"] == sources(case[1]),
         say=lambda records: [
-            *(summary_line(name, record) for name, record in records.items()),
+            *(repeat_files.summary_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')}: {out}",
         ],
         failed=failed,
@@ -109,7 +98,7 @@ def _read_cases(
     files: Mapping[str, Path | None], table: Path | None, failed: list[dict[str, str]]
 ) -> dict[str, dict[str, Path]]:
     """Give the files of each case by its name; rows of a table that lack one go into `failed`."""
-    from placement.exchange.tables import check_names, missing_files
+    from placement.exchange.tables import complete_rows
 
     if table is None:
         if None in (files["old"], files["box"], files["new"]):
@@ -122,16 +111,8 @@ def _read_cases(
         if any(files.values()):
             raise ValueError("name files or a table of them (--table), not both")
         cases = {}
-        rows = read_rows(table, required=("name", *_FILES))
-        check_names([row["name"] for _, row in rows], table)
-        for line, row in rows:
-            roles = (role for role in files if row.get(role))
-            paths = {role: table.parent / row[role] for role in roles}
-            problem = missing_files(paths.values(), table, line)
-            if problem:
-                failed.append({"name": row["name"], "problem": problem})
-            else:
-                cases[row["name"]] = paths
+        for row in complete_rows(table, _FILES, tuple(files), failed):
+            cases[row["name"]] = {role: Path(row[role]) for role in files if row[role]}
     for paths in cases.values():
         if paths["old"].resolve() == paths["new"].resolve():
             raise ValueError(f"{paths['new']} is both the old and the new scan; name another one")

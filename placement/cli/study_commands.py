@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import typer
 
 import placement
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import begin_run
+from dmrifit.cli.case_runs import simulate_cases
 from dmrifit.cli.console import check_output, progress
 from dmrifit.cli.options import given, require_libraries, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.io.atomic_files import FileSet, write_text
+from dmrifit.io.case_tables import TABLE
 from dmrifit.io.tables import csv_text, table_text
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _MODELS = ("ranker", "network")
+#: Tables of synthetic cases; that of a case is written last.
+_TABLES = ("experts.tsv", TABLE)
 _public: Any = placement  # its names are imported on first use
 
 
@@ -38,9 +39,9 @@ def simulate(
     """
     Write synthetic gliomas and the boxes of two simulated experts, who are no clinical experts.
 
-    Writes tumor, necrosis and image of each case as NIfTI files, a table experts.tsv of the boxes
-    and a table cases.tsv of the files. An interrupted run resumes when started again with the same
-    options.
+    Writes a folder for each case with tumor, necrosis and image as NIfTI files, a table
+    experts.tsv of the boxes and a table cases.tsv of the files. An interrupted run resumes when
+    started again with the same options.
 
     Options:
     n N 1..: Number of cases.
@@ -50,8 +51,6 @@ def simulate(
 
     Example: dmrifit-placement simulate 5 --out cases
     """
-    import pandas as pd
-
     from placement.simulate.experts import EXPERT_RULES
     from placement.simulate.gliomas import ExpertKind
 
@@ -60,38 +59,18 @@ def simulate(
             f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}"
         )
     options: dict[str, Any] = {"experts": experts, "spacing": spacing, "random_state": seed}
-    settings = {"command": "simulate", "experts": experts, "spacing": spacing, "seed": seed}
-    begin_run(out, settings, overwrite, results=("experts.tsv", "cases.tsv"))
-    boxes = pd.DataFrame()
-    finished: set[str] = set()
-    if (out / "experts.tsv").exists() and not overwrite:
-        # As text, so that numbers stay as they are written.
-        boxes = pd.read_csv(out / "experts.tsv", sep="\t", dtype=str)
-        finished = set(boxes["name"])
-    rows = []
-    for i in progress(range(n), n):
-        name = f"synthetic-{i + 1:03d}"
-        files = {role: f"{name}_{role}.nii.gz" for role in ("tumor", "necrosis", "image")}
-        row = {"name": name, "tumor": files["tumor"], "image": files["image"], "synthetic": "true"}
-        if exclude:
-            row["exclude"] = files["necrosis"]
-        rows.append(row)
-        # An interrupted run goes on where it stopped: boxes are written after the images of a
-        # case.
-        if name in finished and all((out / file).exists() for file in files.values()):
-            continue
-        case_boxes = _write_glioma(out, name, files, i, options)
-        boxes = pd.concat([boxes, case_boxes], ignore_index=True)
-        write_text(out / "experts.tsv", table_text(boxes, digits=None))
-    write_text(out / "cases.tsv", table_text(pd.DataFrame(rows)))
-    typer.echo(f"{counted(n, 'synthetic case')}: {out / 'cases.tsv'}")
+    cases = {}
+    for i in range(n):
+        write = partial(_write_glioma, i, exclude, options)
+        cases[f"synthetic-{i + 1:03d}"] = (dict(zip(_TABLES, _TABLES, strict=True)), write)
+    settings = {"experts": experts, "exclude": exclude, "spacing": spacing, "seed": seed}
+    simulate_cases(out, cases, _TABLES, settings, overwrite=overwrite)
+    typer.echo(f"{counted(n, 'synthetic case')}: {out / TABLE}")
     typer.echo(f"a simulated expert {EXPERT_RULES[experts]}")
 
 
-def _write_glioma(
-    out: Path, name: str, files: dict[str, str], i: int, options: dict[str, Any]
-) -> pd.DataFrame:
-    """Write the images of a synthetic glioma; give the boxes of its experts, as text."""
+def _write_glioma(i: int, exclude: bool, options: dict[str, Any], folder: Path) -> None:
+    """Write the images of a synthetic glioma, the boxes of its experts, and its row of cases."""
     import numpy as np
     import pandas as pd
 
@@ -106,14 +85,18 @@ def _write_glioma(
         "necrosis": scene.forbidden["necrosis"].astype(np.uint8),
         "image": np.asarray(scene.image),
     }
-    with FileSet(out, files.values(), overwrite=True) as file_set:
+    files = {role: f"{role}.nii.gz" for role in volumes}
+    name = {"name": folder.name}
+    row = name | {"tumor": files["tumor"], "image": files["image"], "synthetic": "true"}
+    if exclude:
+        row["exclude"] = files["necrosis"]
+    rows = [name | {"expert": k, **box_columns(box)} for k, box in enumerate(boxes, start=1)]
+    with FileSet(folder, [*files.values(), *_TABLES], overwrite=True) as file_set:
         for role, values in volumes.items():
             write_volume(values, scene.affine, file_set.path(files[role]))
-    rows = [
-        {"name": name, "expert": number, **box_columns(box)}
-        for number, box in enumerate(boxes, start=1)
-    ]
-    return pd.DataFrame(rows).astype(str)
+        for table, lines in zip(_TABLES, (rows, [row]), strict=True):
+            text = table_text(pd.DataFrame(lines), digits=None)
+            file_set.path(table).write_text(text, encoding="utf-8")
 
 
 def reader(
@@ -218,13 +201,7 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
-    from placement.exchange.tables import (
-        IMAGES,
-        check_channels,
-        read_cases,
-        read_experts,
-        read_scene,
-    )
+    from placement.exchange import tables
 
     check_output(out, overwrite)
     check_jobs(jobs, "--jobs")
@@ -243,8 +220,8 @@ def train(
     unusable = [name for name, value in network_options.items() if value]
     if unusable and model != "network":
         raise ValueError(f"{', '.join(unusable)}: for --model network only")
-    say_folder(cases, IMAGES)
-    table = read_cases(cases, exclude=exclude)
+    say_folder(cases, tables.IMAGES)
+    table = tables.read_cases(cases, exclude=exclude)
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     constraints = {"size_range": sides, "min_volume": min_volume}
@@ -270,15 +247,17 @@ def train(
             placer = _public.VoxelRegressor(**constraints, **options)
             # Before cases are read.
             placer._check()
-            check_channels(placer, table)
+            tables.check_channels(placer, table)
         else:
             constraints["max_rotations"] = max_rotations
             optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
             placer = _public.VoxelRanker(optimizer, verbose=True, n_jobs=jobs, random_state=seed)
-        boxes = read_experts(experts, list(table["name"]))
+        boxes = tables.read_experts(experts, list(table["name"]))
         image = "image" in getattr(placer, "channels", ())
         scenes = [
-            read_scene(row, include=include, margin=margin, tolerance=tolerance, image=image)
+            tables.read_scene(
+                row, include=include, margin=margin, tolerance=tolerance, image=image
+            )
             for row in progress(table.itertuples(), len(table), "read")
         ]
         fit_options = {} if groups is None else {"groups": list(table[groups])}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def placed_in_brain(
         return voxel, scene
     # The shift grows with the sides, so that a smaller box may need less of a margin.
     for _ in range(_ATTEMPTS):
-        needed = largest_side_shift(voxel, **shift)
+        needed = float(_side_shifts(voxel, **shift).max())
         if displaced_share(voxel, scene, **shift) == 0.0:
             break
         scene = scene.with_brain_margin(max(needed, scene.margins[OUTSIDE_BRAIN]))
@@ -100,26 +100,22 @@ def placed_in_brain(
     return voxel, scene
 
 
-def largest_side_shift(
+def _side_shifts(
     voxel: Voxel, *, ppm_range: tuple[float, float], percent_per_ppm: float | Sequence[float]
-) -> float:
-    """Give how far a displaced box may stand out over a face of the box, in mm."""
-    rate = np.broadcast_to(np.asarray(percent_per_ppm, dtype=np.float64), (3,))
-    return float((np.abs(ppm_range).max() * rate / 100 * voxel.size).max())
+) -> NDArray[np.float64]:
+    """Give how far displaced boxes may stand out over the faces of a box, in mm: shape (3,)."""
+    rate = np.asarray(percent_per_ppm, dtype=np.float64)
+    return np.abs(ppm_range).max() * rate / 100 * voxel.size
 
 
-def displaced_share(
-    voxel: Voxel,
-    scene: Scene,
-    *,
-    ppm_range: tuple[float, float],
-    percent_per_ppm: float | Sequence[float],
-) -> float:
-    """Give the part of the union of all displaced boxes that lies outside the brain."""
-    rate = np.broadcast_to(np.asarray(percent_per_ppm, dtype=np.float64), (3,))
-    shift = np.abs(ppm_range).max() * rate / 100 * voxel.size
+def displaced_share(voxel: Voxel, scene: Scene, **shift: Any) -> float:
+    """
+    Give the part of the union of all displaced boxes that lies outside the brain.
+
+    `shift` holds the options of `displacement`.
+    """
     # Gradients have either sign: shifted by less than a side, the boxes fill a larger one.
-    union = Voxel(voxel.center, voxel.size + 2 * shift, voxel.angles)
+    union = Voxel(voxel.center, voxel.size + 2 * _side_shifts(voxel, **shift), voxel.angles)
     share = scene.excluded_fraction(OUTSIDE_BRAIN, union)
     return share if share > _SMALLEST_SHARE else 0.0
 
@@ -131,7 +127,7 @@ def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
     for name in _kept_away(scene):
         region = scene.region(name)
         distances[name] = {
-            "distance_mm": _distance_to(scene, name)(voxel),
+            "distance_mm": _nearest_distance([voxel], scene, name),
             "margin_mm": scene.margins[name],
             "tolerance": scene.tolerances[name],
             "overlap_ml": float(filled[region].sum(dtype=np.float64)) * scene.voxel_volume,
@@ -169,43 +165,29 @@ def displacement(
             "percent_per_ppm must be one number of 0 or more, or one for each of three sides, "
             f"got {percent_per_ppm}"
         )
-    low, high = ends.tolist()
-    rate = np.broadcast_to(rate, (3,))
-    worst: dict[str, Any] = {}
-    nearest: dict[str, float | None] = dict.fromkeys(_kept_away(scene))
-    distance_to = {name: _distance_to(scene, name) for name in nearest}
-    largest_shift = 0.0
-    lowest_fraction = np.inf
-    for ppm in np.unique(np.linspace(low, high, _OFFSETS)):
+    displaced = []
+    for ppm in np.unique(np.linspace(ends[0], ends[1], _OFFSETS)):
         # The sign of each gradient is chosen on the console and unknown here.
         for signs in itertools.product((1.0, -1.0), repeat=3):
             shift = np.array(signs) * ppm * rate / 100 * voxel.size
             moved = Voxel(voxel.center + voxel.rotation @ shift, voxel.size, voxel.angles)
-            fraction = tumor_fraction(moved, scene)
-            largest_shift = max(largest_shift, float(np.linalg.norm(shift)))
-            if fraction < lowest_fraction:
-                lowest_fraction = fraction
-                worst = {
-                    "ppm": float(ppm),
-                    "shift_mm": (shift + 0.0).tolist(),
-                    "center_mm": moved.center.tolist(),
-                }
-            for name in nearest:
-                # An empty region has no distance from any box.
-                distance = distance_to[name](moved)
-                before = nearest[name]
-                if before is None or distance is None:
-                    nearest[name] = distance
-                else:
-                    nearest[name] = min(before, distance)
+            displaced.append((ppm, shift, moved))
+    fractions = [tumor_fraction(moved, scene) for _, _, moved in displaced]
+    worst = int(np.argmin(fractions))
+    ppm, shift, moved = displaced[worst]
+    boxes = [box for _, _, box in displaced]
     return {
-        "ppm_range": [low, high],
-        "percent_per_ppm": rate.tolist(),
+        "ppm_range": ends.tolist(),
+        "percent_per_ppm": np.broadcast_to(rate, (3,)).tolist(),
         "tumor_fraction": tumor_fraction(voxel, scene),
-        "worst_tumor_fraction": lowest_fraction,
-        **worst,
-        "largest_shift_mm": largest_shift,
-        "worst_distance_mm": nearest,
+        "worst_tumor_fraction": fractions[worst],
+        "ppm": float(ppm),
+        "shift_mm": (shift + 0.0).tolist(),
+        "center_mm": moved.center.tolist(),
+        "largest_shift_mm": max(float(np.linalg.norm(shift)) for _, shift, _ in displaced),
+        "worst_distance_mm": {
+            name: _nearest_distance(boxes, scene, name) for name in _kept_away(scene)
+        },
     }
 
 
@@ -215,8 +197,8 @@ def _distance(voxel: Voxel, points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.linalg.norm(np.maximum(local, 0.0), axis=1)
 
 
-def _distance_to(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
-    """Make a function that measures the distance of a box to an excluded region, in mm."""
+def _nearest_distance(voxels: Sequence[Voxel], scene: Scene, name: str) -> float | None:
+    """Measure the least distance of boxes to an excluded region, in mm; None of an empty one."""
     matrix = scene.affine[:3, :3]
     region = scene.region(name)
     # The inside of a region is never nearest, unless the box is in it, where any point will do.
@@ -229,15 +211,15 @@ def _distance_to(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
     centers = np.argwhere(rim) @ matrix.T + scene.affine[:3, 3]
     inverse = np.linalg.inv(scene.affine)
 
-    def distance(voxel: Voxel) -> float | None:
-        if not len(centers):
-            return None
+    if not len(centers):
+        return None
+    distances = []
+    for voxel in voxels:
         index = np.rint(inverse[:3, :3] @ voxel.center + inverse[:3, 3]).astype(int)
         if (index >= 0).all() and (index < region.shape).all() and region[tuple(index)]:
             return 0.0
         # Only image voxels whose centers are nearly nearest are divided into points.
         rough = _distance(voxel, centers)
         near = centers[rough <= rough.min() + 2 * reach]
-        return min(float(_distance(voxel, near + offset).min()) for offset in inside)
-
-    return distance
+        distances += [_distance(voxel, near + offset).min() for offset in inside]
+    return float(min(distances))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,14 +43,8 @@ def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]
     return outline[np.argsort(np.arctan2(flat[:, 1], flat[:, 0]))]
 
 
-def plot_overlay(
-    voxels: Voxel | Mapping[str, Voxel],
-    scene: Scene,
-    *,
-    title: str = "",
-    center: Sequence[float] | None = None,
-) -> Figure:
-    """Draw boxes in three planes through a center, with their exact outlines."""
+def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> Figure:
+    """Draw boxes in three planes through the center of the first, with their exact outlines."""
     boxes = {"voxel": voxels} if isinstance(voxels, Voxel) else dict(voxels)
     if not 1 <= len(boxes) <= _MOST_BOXES:
         raise ValueError(
@@ -58,8 +52,7 @@ def plot_overlay(
         )
     cycle = itertools.cycle(style.OUTLINES)
     colors = dict(zip([scene.target_name, *scene.outlined, *boxes], cycle, strict=False))
-    first = next(iter(boxes.values()))
-    middle = np.array(first.center if center is None else center, dtype=np.float64)
+    middle = next(iter(boxes.values())).center
     if scene.image is None:
         # A wide window leaves the bare mask gray, so that outlines show on it.
         image, window = scene.tumor, (-0.2, 2.0)
@@ -71,9 +64,8 @@ def plot_overlay(
     for name, voxel in boxes.items():
         outlines[name] = _box(voxel, middle, colors[name])
     field = _field(list(boxes.values()), scene)
-    heading = title or scene.name
     figure = plot_planes(
-        image, scene.affine, middle, field, outlines, heading, style.NOT_CLINICAL, window=window
+        image, scene.affine, middle, field, outlines, scene.name, style.NOT_CLINICAL, window=window
     )
     # Not below the planes, where the names of many boxes leave no room.
     if scene.synthetic:
@@ -84,7 +76,7 @@ def plot_overlay(
 
 
 def plot_box(
-    voxel: Voxel, image: NDArray[np.float64], affine: NDArray[np.float64], *, title: str = ""
+    voxel: Voxel, image: NDArray[np.float64], affine: NDArray[np.float64], title: str = ""
 ) -> Figure:
     """Draw a box in three planes through its center; `image` (x, y, z)."""
     field = cube_around(voxel.corners, _AROUND_BOX)

@@ -9,31 +9,23 @@ from dmrifit._utils.counts import counted
 from dmrifit.report import page
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
+from placement.search import tissue_labels as tissues
 from placement.search.content import describe_content
 from placement.search.scene import Scene
-from placement.search.tissue_labels import (
-    CAVITY,
-    EDEMA,
-    ENHANCING,
-    MERGED,
-    NECROSIS,
-    NON_ENHANCING,
-    NORMAL,
-    OUTSIDE_BRAIN,
-)
+from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 #: Tissues of the bar, in the order of their colors in the stylesheet.
 _BAR = (
-    ENHANCING,
-    NON_ENHANCING,
+    tissues.ENHANCING,
+    tissues.NON_ENHANCING,
     "tumor",
-    MERGED,
-    EDEMA,
-    NECROSIS,
-    CAVITY,
+    tissues.MERGED,
+    tissues.EDEMA,
+    tissues.NECROSIS,
+    tissues.CAVITY,
     NORMAL,
     "outside the target",
     OUTSIDE_BRAIN,
@@ -158,16 +150,24 @@ def _distance_words(content: Mapping[str, Any]) -> str:
 
 def _numbers(content: Mapping[str, Any]) -> page.Table:
     rows = [
-        ["center (RAS), mm", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])],
-        ["sides, mm", " × ".join(f"{x:.2f}" for x in content["size_mm"])],
-        ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["angles_deg"])],
+        *pose_rows(content),
         ["volume, mL", f"{content['volume_ml']:.2f}"],
         ["angles to set on the console", angles_words(content)],
         ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
         ["target", ", ".join(content["targets"])],
-        ["side", content["side"]],
     ]
     return page.Table(rows)
+
+
+def pose_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """Describe the pose of a box in rows of a table."""
+    pose = record["ras"]
+    return [
+        ["center (RAS+), mm", ", ".join(f"{x + 0.0:.1f}" for x in pose["center_mm"])],
+        ["sides, mm", " × ".join(f"{x:.2f}" for x in record["size_mm"])],
+        ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in pose["angles_deg"])],
+        ["side", record["side"]],
+    ]
 
 
 def console_numbers(content: Mapping[str, Any]) -> Markup:

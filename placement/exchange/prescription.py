@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.displacement import displaced_share, displacement, region_distances
 from placement.exchange.repeats import validity
-from placement.exchange.vendor_texts import NOTICE, console_angles, philips_text, siemens_text
+from placement.exchange.vendor_texts import NOTICE, VENDORS, console_record
 from placement.exchange.voxel_files import LPS_TO_RAS, read_voxel
 from placement.search.content import voxel_content
 from placement.search.objective import tumor_fraction
@@ -33,6 +33,9 @@ from placement.search.tissue_labels import OUTSIDE_BRAIN
 __all__ = ["write_prescription"]
 
 FORMAT_VERSION = 1
+
+#: Ends of the names of the files that every box has.
+BOX_FILES = ("_mask.nii.gz", "_geometry.nii.gz", *(f"_{vendor}.txt" for vendor in VENDORS))
 
 #: What no box is checked for.
 SHIM = "Shim is not assessed"
@@ -122,44 +125,18 @@ def write_prescription(
         force=force,
         notes=notes,
     )
-    texts = {"_philips.txt": philips_text, "_siemens.txt": siemens_text}
     drawing = figure and find_spec("matplotlib") is not None
-    ends = (
-        "_mask.nii.gz",
-        "_partial.nii.gz",
-        "_geometry.nii.gz",
-        *texts,
-        "_overlay.png",
-        "_view.html",
-        ".json",
-    )
+    ends = (*BOX_FILES, "_partial.nii.gz", "_overlay.png", "_view.html", ".json")
     with FileSet(folder, [name + end for end in ends], overwrite=overwrite) as files:
+        write_box(files, name, voxel, scene, content["console"])
         partial = voxel.mask(scene.shape, scene.affine, partial=True)
-        for end, values in (
-            ("_mask.nii.gz", voxel.mask(scene.shape, scene.affine)),
-            ("_partial.nii.gz", partial.astype(np.float32)),
-        ):
-            image = image_of(values, scene.affine)
-            image.header["descrip"] = NOTICE.encode()
-            save_image(image, files.path(name + end))
-        save_image(geometry_image(voxel), files.path(f"{name}_geometry.nii.gz"))
-        console = content["console"]
-        for end, text_of in texts.items():
-            if console["withheld"]:
-                break
-            text = text_of(voxel, valid=content["valid"])
-            if console["forced"]:
-                text = f"! forced: {console['forced']}\n{text}"
-            console[end[1:-4]] = text
-            files.path(name + end).write_text(text, encoding="utf-8")
+        image = _image_of_box(partial.astype(np.float32), scene.affine)
+        save_image(image, files.path(f"{name}_partial.nii.gz"))
         if drawing:
             from placement.exchange.overlays import plot_overlay
 
             picture = files.path(f"{name}_overlay.png")
-            shown = voxel
-            if not console["withheld"]:
-                # What the console is told is what is looked at.
-                shown = read_voxel(files.path(f"{name}_philips.txt"))
+            shown = box_of_console(files, name, voxel, content["console"])
             plot_overlay(shown, scene).savefig(picture, dpi=110)
             if find_spec("jinja2") is not None:
                 from placement.exchange.pages import voxel_page
@@ -196,7 +173,7 @@ def describe_placement(
         if scene.is_cut_off:
             flags.append("brain mask cuts off tumor")
     source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
-    image = source.get("Name", "the image that it was placed in")
+    valid = validity(source.get("Name", "the image that it was placed in"), scene.placed_in)
     lacking = [] if ppm_range is not None else ["no bandwidths of pulses"]
     lacking += [] if OUTSIDE_BRAIN in scene.margins else ["no mask of the brain"]
     content: dict[str, Any] = {
@@ -217,7 +194,7 @@ def describe_placement(
             LPS_TO_RAS * voxel.angles,
         ),
         "side": describe_side(voxel, _span(scene)),
-        "valid": validity(image, scene.placed_in),
+        "valid": valid,
         "convention": CONVENTION,
         "scores": {
             "objective": placement.objective,
@@ -232,12 +209,13 @@ def describe_placement(
         "lipid": f"lipid displacement not checked: {' and '.join(lacking)}",
         "shim": SHIM,
         "notes": [*notes, *scene.notes, *_cut_off_note(scene)],
-        "console": {
-            "withheld": "" if force else reason,
-            "forced": force if reason else "",
-            "reason": reason,
-            "angles": console_angles(voxel),
-        },
+        "console": console_record(
+            voxel,
+            valid,
+            withheld="" if force else reason,
+            forced=force if reason else "",
+            reason=reason,
+        ),
         "regions": region_distances(voxel, scene),
         "tumor": {"volume_ml": scene.tumor_volume, "sha256": _digest(scene)},
         "sources": scene.sources,
@@ -266,6 +244,30 @@ def describe_placement(
                 content["lipid"] = f"{100 * share:.1f} % of the displaced boxes are no brain"
     content |= {"feasible": not flags, "flags": flags, "advice": advice(flags)}
     return content
+
+
+def write_box(
+    files: FileSet, name: str, voxel: Voxel, scan: Any, console: Mapping[str, Any]
+) -> None:
+    """Write the `BOX_FILES` of a box on the grid of a scan; no texts where they are withheld."""
+    mask = _image_of_box(voxel.mask(scan.shape, scan.affine), scan.affine)
+    save_image(mask, files.path(f"{name}_mask.nii.gz"))
+    save_image(geometry_image(voxel), files.path(f"{name}_geometry.nii.gz"))
+    for vendor in VENDORS:
+        if vendor in console:
+            files.path(f"{name}_{vendor}.txt").write_text(console[vendor], encoding="utf-8")
+
+
+def box_of_console(files: FileSet, name: str, voxel: Voxel, console: Mapping[str, Any]) -> Voxel:
+    """Read back what the console is told, which is what is to be looked at."""
+    return voxel if console["withheld"] else read_voxel(files.path(f"{name}_philips.txt"))
+
+
+def _image_of_box(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
+    """Make an image whose header says what it is not for."""
+    image = image_of(values, affine)
+    image.header["descrip"] = NOTICE.encode()
+    return image
 
 
 def _cut_off_note(scene: Scene) -> list[str]:
@@ -324,28 +326,23 @@ def _span(scene: Scene) -> tuple[float, float]:
 
 def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -> str:
     """Say on which side of the scanner's middle a box lies; `span` as `head_span` gives it."""
-    low, high = span
-    if not low < 0 < high:
-        return (
-            f"{_side_of_middle(voxel)}, but the head reaches from x = {low:.0f} to {high:.0f} mm: "
-            "this does not tell the side of the head, look at the picture"
-        )
-    return _side_of_middle(voxel)
-
-
-def _side_of_middle(voxel: Voxel) -> str:
     x = voxel.center[0]
     side = "right" if x > 0 else "left"
-    reach = np.abs(voxel.corners[:, 0] - x).max()
-    if abs(x) < 0.05:
-        return "its center lies on the scanner's middle, x = 0"
-    if abs(x) < reach:
-        return (
-            f"it crosses x = 0, its center {abs(x):.1f} mm to the patient's {side} of the "
-            "scanner's middle"
-        )
     # Heads do not always lie in the middle, so that nothing is said of the side of the brain.
-    return f"it lies {abs(x):.1f} mm to the patient's {side} of the scanner's middle, x = 0"
+    place = f"{abs(x):.1f} mm to the patient's {side} of the scanner's middle"
+    if abs(x) < 0.05:
+        words = "its center lies on the scanner's middle, x = 0"
+    elif abs(x) < np.abs(voxel.corners[:, 0] - x).max():
+        words = f"it crosses x = 0, its center {place}"
+    else:
+        words = f"it lies {place}, x = 0"
+    low, high = span
+    if not low < 0 < high:
+        words += (
+            f", but the head reaches from x = {low:.0f} to {high:.0f} mm: this does not tell the "
+            "side of the head, look at the picture"
+        )
+    return words
 
 
 def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
@@ -353,11 +350,9 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
     # Headers hold quaternions in single precision, which are poor near half a turn; the canonical
     # pose is far from it.
     box = voxel.canonical()
-    image = nib.Nifti1Image(np.ones((1, 1, 1), dtype=np.float32), box.affine)
+    image = _image_of_box(np.ones((1, 1, 1), dtype=np.float32), box.affine)
     image.set_qform(box.affine, code="scanner")
     image.set_sform(box.affine, code="scanner")
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = NOTICE.encode()
     return image
 
 

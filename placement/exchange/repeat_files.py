@@ -13,23 +13,26 @@ from dmrifit._utils.text_files import sealed
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import array_of, read_scan, resampled
-from dmrifit.io.nifti import image_of, save_image
+from dmrifit.io.nifti import image_of
 from placement.box.voxel import CONVENTION, Voxel
-from placement.exchange.pages import box_assets, console_numbers
-from placement.exchange.prescription import describe_side, geometry_image, head_span
+from placement.exchange.pages import box_assets, console_numbers, pose_rows
+from placement.exchange.prescription import (
+    BOX_FILES,
+    box_of_console,
+    describe_side,
+    head_span,
+    write_box,
+)
 from placement.exchange.repeats import Repeat, validity
-from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
-from placement.exchange.voxel_files import read_voxel
+from placement.exchange.vendor_texts import NOTICE, console_record
 
 #: What a box holds that no labels of the new scan tell of.
 UNKNOWN_CONTENT = "content unknown: tumor may have grown, shrunk or been removed"
 
-#: The answer where nothing could be compared.
-REFUSED = "refused"
-
 _NAME = "voxel"
-_CONSOLE = {"philips": philips_text, "siemens": siemens_text}
 _PICTURES = ("_old.png", "_new.png")
+#: Of a case, the record last, which marks it as complete.
+_FILES = [*(_NAME + end for end in (*_PICTURES, "_view.html", *BOX_FILES)), "repeat.json"]
 _VIEWER_MM = 1.5
 
 
@@ -45,6 +48,7 @@ def describe_repeat(
     voxel = repeat.voxel
     valid = validity(new_image.name, new_image)
     new_scan = read_scan(new_image)
+    withheld = "" if repeat.reliable else f"{repeat.answer}, or its position is uncertain"
     return {
         "format": "placement prescription",
         "notice": NOTICE,
@@ -58,7 +62,7 @@ def describe_repeat(
         "side": describe_side(voxel, head_span(array_of(new_scan), new_scan.affine)),
         "valid": valid,
         "content": content,
-        "console": _console(repeat, valid),
+        "console": console_record(voxel, valid, withheld=withheld),
         "agreement": repeat.agreement,
         "changed_share": repeat.changed_share,
         "shown_share": repeat.shown_share,
@@ -71,14 +75,6 @@ def describe_repeat(
         "sources": dict(sources),
         "synthetic": False,
     }
-
-
-def _console(repeat: Repeat, valid: str) -> dict[str, str]:
-    """Write the numbers for consoles, or why there are none."""
-    console = {"withheld": "", "forced": "", "reason": ""}
-    if not repeat.reliable:
-        return console | {"withheld": f"{repeat.answer}, or its position is uncertain"}
-    return console | {name: write(repeat.voxel, valid=valid) for name, write in _CONSOLE.items()}
 
 
 def summary_line(name: str, record: Mapping[str, Any]) -> str:
@@ -107,22 +103,13 @@ def write_repeat(
     The files of an earlier run are replaced.
     """
     new_scan = read_scan(new_image)
-    with FileSet(folder, _names(), overwrite=True) as files:
+    with FileSet(folder, _FILES, overwrite=True) as files:
         if repeat.reliable:
-            mask = image_of(repeat.voxel.mask(new_scan.shape, new_scan.affine), new_scan.affine)
-            mask.header["descrip"] = NOTICE.encode()
-            save_image(mask, files.path(f"{_NAME}_mask.nii.gz"))
-            save_image(geometry_image(repeat.voxel), files.path(f"{_NAME}_geometry.nii.gz"))
-            for vendor in _CONSOLE:
-                text = record["console"][vendor]
-                files.path(f"{_NAME}_{vendor}.txt").write_text(text, encoding="utf-8")
+            write_box(files, _NAME, repeat.voxel, new_scan, record["console"])
         if figure:
             from placement.exchange.overlays import plot_box
 
-            shown = repeat.voxel
-            if repeat.reliable:
-                # What the console is told is what is looked at.
-                shown = read_voxel(files.path(f"{_NAME}_philips.txt"))
+            shown = box_of_console(files, _NAME, repeat.voxel, record["console"])
             old_scan = read_scan(image)
             # The old scan is drawn where the head lies now, so that both planes are the same.
             old_affine = repeat.matrix @ old_scan.affine
@@ -137,40 +124,6 @@ def write_repeat(
             page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
             files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
         files.write_json("repeat.json", sealed(record))
-
-
-def write_refusal(
-    voxel: Voxel | None, message: str, folder: Path, *, sources: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write why a box of a table could not be repeated, in place of what an earlier run wrote."""
-    pose: dict[str, list[float]] = {"center_mm": [], "angles_deg": []}
-    if voxel is not None:
-        pose = {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()}
-    record = {
-        "answer": REFUSED,
-        "reliable": False,
-        "ras": pose,
-        "size_mm": [] if voxel is None else voxel.size.tolist(),
-        "agreement": 0.0,
-        "changed_share": 0.0,
-        "disagreement_mm": 0.0,
-        "content": UNKNOWN_CONTENT,
-        "side": "",
-        "flags": [message],
-        "notes": [],
-        "sources": dict(sources),
-        "synthetic": False,
-    }
-    with FileSet(folder, _names(), overwrite=True) as files:
-        files.write_json("repeat.json", sealed(record))
-    return record
-
-
-def _names() -> list[str]:
-    """List the files of a case, the record last, which marks it as complete."""
-    names = [_NAME + end for end in (*_PICTURES, "_view.html", "_geometry.nii.gz")]
-    names += [f"{_NAME}_{vendor}.txt" for vendor in _CONSOLE]
-    return [*names, f"{_NAME}_mask.nii.gz", "repeat.json"]
 
 
 def _page(
@@ -209,12 +162,7 @@ def _page(
         ["content", record["content"]],
     ]
     if record["reliable"]:
-        numbers += [
-            ["center (RAS+), mm", ", ".join(f"{x + 0.0:.1f}" for x in voxel.center)],
-            ["sides, mm", " × ".join(f"{x:.1f}" for x in voxel.size)],
-            ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in voxel.angles)],
-            ["side", record["side"]],
-        ]
+        numbers += pose_rows(record)
     sections = [
         pages.Section(
             record["answer"].capitalize(), *(record["flags"] + record["notes"] or ["No flags."])

@@ -13,9 +13,8 @@ from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
-from dmrifit.io.atomic_files import share_a_name
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import folder_rows, folder_table
+from dmrifit.io.case_tables import check_folder_names, folder_rows, folder_table
 from dmrifit.io.grids import as_stored
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
@@ -30,6 +29,9 @@ BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle
 
 #: Columns of images, that of the tumor first.
 IMAGES = ("tumor", "image", "exclude", "brain")
+
+#: What may stand in place of the mask of a brain.
+_WORDS = ("auto", "none")
 
 #: A brain that was found in an image and leaves out more of the tumor is not used.
 _MOST_CUT_OFF = 0.1
@@ -50,67 +52,84 @@ def read_cases(
     """
     import pandas as pd
 
-    if not isinstance(path, str | Path):
-        if image is not None:
-            raise ValueError("--image is for a single case; name images NAME_image.nii.gz")
-        table = pd.DataFrame(folder_rows(path, IMAGES)).assign(synthetic=False)
-        check_names(table["name"], path[0].parent)
-        table = _with_brains(table, brain)
-        return table if exclude is None else table.assign(exclude=exclude)
-    path = folder_table(path)
-    if path.is_dir():
-        if image is not None:
-            raise ValueError(
-                f"--image is for a single case; name images like the masks, such as "
-                f"NAME_image.nii.gz in {path}"
-            )
-        if _brain_file(brain):
-            raise ValueError(f"--brain FILE is for a single case; add NAME_brain.nii.gz in {path}")
-        table = pd.DataFrame(folder_rows(path, IMAGES)).assign(synthetic=False)
-        for column in IMAGES:
-            table[column] = [_beside(path / file, file) for file in table[column]]
-        check_names(table["name"], path)
-        table = _with_brains(table, brain)
-        return table if exclude is None else table.assign(exclude=exclude)
-    check_file(path)
-    if path.suffix.lower() not in (".tsv", ".csv"):
-        row = {
-            "name": stem(path),
-            "tumor": str(path),
-            "image": str(image or ""),
-            "exclude": exclude or "",
-            "brain": brain,
-        }
-        for file in _files([row["image"], row["exclude"], _brain_file(brain)]):
-            check_file(file)
-        return pd.DataFrame([row | {"synthetic": False}])
+    if isinstance(path, str | Path):
+        path = folder_table(path)
+        if not path.is_dir() and path.suffix.lower() not in (".tsv", ".csv"):
+            row = {
+                "name": stem(path),
+                "tumor": str(path),
+                "image": str(image or ""),
+                "exclude": exclude or "",
+                "brain": brain,
+            }
+            for column in IMAGES:
+                for file in _files(column, row[column]):
+                    check_file(file)
+            return pd.DataFrame([row | {"synthetic": False}])
     if image is not None:
-        raise ValueError("--image is for a single case; name images in a column of the table")
-    rows = []
-    lines = []
-    for line, row in read_rows(path, required=("name", "tumor")):
-        lines.append(line)
-        try:
-            rows.append(row | {"synthetic": read_synthetic(row)})
-        except ValueError as error:
-            raise ValueError(f"{path}, row {line}: {error}") from None
-    table = pd.DataFrame(rows)
-    check_names(table["name"], path)
-    for column in IMAGES:
-        texts = table[column] if column in table else pd.Series([""] * len(table))
-        table[column] = [_beside(path, text) for text in texts]
+        raise ValueError(
+            "--image is for a single case; name images like the masks, such as "
+            "NAME_image.nii.gz, or in a column of a table"
+        )
+    if _brain_file(brain):
+        raise ValueError(
+            "--brain FILE is for a single case; name masks like the tumors, such as "
+            "NAME_brain.nii.gz, or in a column of a table"
+        )
+    rows = complete_rows(path, ("tumor",), IMAGES, failed)
+    table = pd.DataFrame(rows, columns=None if rows else ["name", *IMAGES, "synthetic"])
     if exclude is not None:
+        for file in _files("exclude", exclude):
+            check_file(file)
         table["exclude"] = exclude
-    is_complete = []
-    for line, row in zip(lines, table.to_dict("records"), strict=True):
-        problem = missing_files(_files(row[column] for column in IMAGES), path, line)
-        is_complete.append(not problem)
-        if not problem:
+    # The mask of a brain takes the place of searching it.
+    table["brain"] = [brain if brain == "none" or not mask else mask for mask in table["brain"]]
+    return table
+
+
+def complete_rows(
+    source: Path | Sequence[Path],
+    required: Sequence[str],
+    columns: Sequence[str],
+    failed: list[dict[str, str]] | None = None,
+) -> list[dict[str, Any]]:
+    """
+    Read the rows of a table, a folder or of images, with the paths of the files in some columns.
+
+    Rows that lack a file go into `failed`, where it is given; by default the first one raises.
+    """
+    folder = Path()
+    if isinstance(source, Path):
+        folder = source if source.is_dir() else source.parent
+    if source == folder or not isinstance(source, Path):
+        lines = [(0, row) for row in folder_rows(source, columns)]
+    else:
+        lines = read_rows(source, required=("name", *required))
+    table = source if isinstance(source, Path) else source[0].parent
+    check_folder_names([row["name"] for _, row in lines], table)
+    rows = []
+    for line, texts in lines:
+        place = f"{table}, row {line}"
+        try:
+            row: dict[str, Any] = texts | {"synthetic": read_synthetic(texts)}
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        problems = []
+        for column in columns:
+            row[column] = _beside(folder, column, texts.get(column, ""))
+            for path in _files(column, row[column]):
+                try:
+                    check_file(path)
+                except FileNotFoundError as error:
+                    problems.append(str(error))
+        if not problems:
+            rows.append(row)
             continue
+        problem = f"{place}: {'; '.join(problems)}; files are relative to the table"
         if failed is None:
             raise FileNotFoundError(problem)
         failed.append({"name": row["name"], "problem": problem})
-    return _with_brains(table[is_complete], brain)
+    return rows
 
 
 def read_scene(
@@ -251,52 +270,9 @@ def _excluded(row: Any) -> dict[str, Any]:
     return regions
 
 
-def missing_files(paths: Iterable[Path], table: Path, line: int) -> str:
-    """Name the files of a row that are missing; empty where all are there."""
-    problems = []
-    for path in paths:
-        try:
-            check_file(path)
-        except FileNotFoundError as error:
-            problems.append(str(error))
-    if not problems:
-        return ""
-    return f"{table}, row {line}: {'; '.join(problems)}; files are relative to the table"
-
-
-def check_names(texts: Iterable[str], table: Path) -> None:
-    """Check that names of cases can become names of folders."""
-    import pandas as pd
-
-    names = pd.Series(list(texts), dtype=str)
-    fault = ""
-    for name in names:
-        if not name.isprintable() or Path(name).name != name or name[0] == ".":
-            fault = f"not {name!r}"
-            break
-    repeated = names[share_a_name(names.tolist())]
-    if not fault and len(repeated):
-        fault = f"{repeated.iloc[-1]!r} is there twice"
-    if fault:
-        raise ValueError(
-            f"{table}: names of cases become names of folders and must differ, such as 'case-01'; "
-            f"{fault}"
-        )
-
-
-def _with_brains(table: pd.DataFrame, brain: str) -> pd.DataFrame:
-    """Give each case the mask of its brain, or whether it is to be found."""
-    if _brain_file(brain):
-        raise ValueError(
-            "--brain FILE is for a single case; name masks in a column brain, or like the tumors"
-        )
-    masks = list(table["brain"])
-    return table.assign(brain=[brain if brain == "none" or not mask else mask for mask in masks])
-
-
 def _brain_file(brain: str) -> str:
     """Give the file of a mask of the brain; empty where it is found or left out."""
-    return "" if brain in ("auto", "none") else brain
+    return "" if brain in _WORDS else brain
 
 
 def _brain_mask(row: Any) -> Any:
@@ -325,16 +301,15 @@ def _brain_mask(row: Any) -> Any:
     return mask
 
 
-def _beside(table: Path, text: str) -> str:
-    """Give files relative to a table as paths; whole numbers are labels, no files."""
-    entries = []
-    for entry in words(text):
-        entries.append(entry if entry.isdecimal() else str(table.parent / entry))
-    return ",".join(entries)
+def _beside(folder: Path, column: str, text: str) -> str:
+    """Give the files of a cell as paths; what is excluded may be several, or labels."""
+    if column != "exclude":
+        return str(folder / text) if text else ""
+    return ",".join(entry if entry.isdecimal() else str(folder / entry) for entry in words(text))
 
 
-def _files(texts: Iterable[str]) -> list[Path]:
-    paths = []
-    for text in texts:
-        paths += [Path(entry) for entry in words(text) if not entry.isdecimal()]
-    return paths
+def _files(column: str, text: str) -> list[Path]:
+    """List the files that a cell names."""
+    if column != "exclude":
+        return [Path(text)] if text and text not in _WORDS else []
+    return [Path(entry) for entry in words(text) if not entry.isdecimal()]

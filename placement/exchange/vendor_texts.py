@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,9 @@ UNVERIFIED_PLANES = (
     "order and signs of coronal and sagittal main planes rest on one public test file, not on a "
     "scanner"
 )
+
+#: Vendors whose consoles get a text.
+VENDORS = ("philips", "siemens")
 
 _COMPARE = "head first, supine; compare with the planned voxel on the console before use"
 _PLANES = "SCT"  # by the axis that is perpendicular to them: sagittal, coronal, transverse
@@ -77,6 +82,20 @@ def console_angles(voxel: Voxel, decimals: int = 3) -> dict[str, int]:
     siemens = [*_tilts(normal)[1], np.degrees(turn)]
     angles = {"philips": _angulations(voxel), "siemens": np.array(siemens)}
     return {vendor: int(np.sum(values.round(decimals) != 0)) for vendor, values in angles.items()}
+
+
+def console_record(
+    voxel: Voxel, valid: str, *, withheld: str = "", forced: str = "", reason: str = ""
+) -> dict[str, Any]:
+    """Describe what consoles are told of a box: the text of each vendor, or why there is none."""
+    console: dict[str, Any] = {"withheld": withheld, "forced": forced, "reason": reason}
+    console["angles"] = console_angles(voxel)
+    if withheld:
+        return console
+    for vendor, text_of in (("philips", philips_text), ("siemens", siemens_text)):
+        text = text_of(voxel, valid=valid)
+        console[vendor] = f"! forced: {forced}\n{text}" if forced else text
+    return console
 
 
 def siemens_orientation(normal: NDArray[np.float64], *, decimals: int = 1) -> str:

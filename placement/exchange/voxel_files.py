@@ -114,11 +114,6 @@ def read_voxel_file(path: str | Path) -> VoxelFile:
     path = Path(path)
     check_file(path)
     reader = _reader_of(path)
-    if reader is None:
-        raise ValueError(
-            f"{path} is of no kind that boxes are read from; give .SPAR, .rda, Siemens DICOM, "
-            "NIfTI-MRS or JSON of this program"
-        )
     try:
         return reader(path)
     except ValueError as error:
@@ -166,7 +161,7 @@ def main_axis(normal: NDArray[np.float64]) -> int:
     return int(np.flatnonzero(size == size.max())[-1])
 
 
-def _reader_of(path: Path) -> Callable[[Path], VoxelFile] | None:
+def _reader_of(path: Path) -> Callable[[Path], VoxelFile]:
     """Choose a reader by the name of a file, or by its first bytes."""
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
@@ -187,7 +182,10 @@ def _reader_of(path: Path) -> Callable[[Path], VoxelFile] | None:
             f"{path}: GE names the sides of a box by the nearest axes of the patient, which does "
             "not determine an oblique box; enter it by center, size and angles"
         )
-    return None
+    raise ValueError(
+        f"{path} is of no kind that boxes are read from; give .SPAR, .rda, Siemens DICOM, "
+        "NIfTI-MRS or JSON of this program"
+    )
 
 
 def _read_spar(path: Path) -> VoxelFile:
@@ -347,17 +345,18 @@ def _read_json(path: Path) -> VoxelFile:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"it is no JSON ({error})") from error
     placed_in: dict[str, str] = {}
-    if isinstance(content, Mapping) and content.get("reliable") is False:
+    record = content if isinstance(content, Mapping) else {}
+    if record.get("reliable") is False:
         raise ValueError(
-            f"its box is not reliable ({content.get('answer', 'no answer')}); look at its flags, "
+            f"its box is not reliable ({record.get('answer', 'no answer')}); look at its flags, "
             "and place the box anew"
         )
-    if isinstance(content, Mapping) and content.get("format") == "placement prescription":
-        pose = content.get("ras")
+    if record.get("format") == "placement prescription":
+        pose = record.get("ras")
         if not isinstance(pose, Mapping):
             raise ValueError(f"its pose (ras) is {pose!r}; write the prescription again")
-        placed_in = _sources(content.get("sources"))
-        voxel = Voxel.from_json({**pose, "size_mm": content.get("size_mm")})
+        placed_in = _sources(record.get("sources"))
+        voxel = Voxel.from_json({**pose, "size_mm": record.get("size_mm")})
     else:
         voxel = Voxel.from_json(content)
         # A prescription states that its angles are degrees; another program's file may not.

@@ -58,8 +58,8 @@ def candidate_boxes(
     volumes: NDArray[np.float64],
     n_candidates: int,
     n_places: int,
-) -> tuple[NDArray[np.float64], int]:
-    """Find boxes (n, 5, 3), and say how many of the first are those of large objectives."""
+) -> NDArray[np.float64]:
+    """Find boxes (n, 5, 3), first those of large objectives."""
     fine = search.run(min(N_STARTS, n_candidates), min(N_FINE, n_candidates), every=True)
     best = fine.distinct(n_candidates, SAME_MM).boxes
     places = surroundings.thick_places(n_places, PLACES_APART_MM)
@@ -72,7 +72,7 @@ def candidate_boxes(
     cubes[:, :, 2:] = EYE
     # The largest volume is rare among experts, and such a box ends where the cube does.
     adapted = _boxes_of_volumes(search, centers, volumes[:-1])
-    return np.concatenate([best, cubes.reshape(-1, 5, 3), adapted]), len(best)
+    return np.concatenate([best, cubes.reshape(-1, 5, 3), adapted])
 
 
 def moved_off(

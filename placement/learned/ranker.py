@@ -388,19 +388,19 @@ class VoxelRanker(BaseEstimator):
 
     def _find_boxes(
         self, scene: Scene
-    ) -> tuple[FreeTumorSearch, Surroundings, NDArray[np.float64], int]:
-        """Find boxes (n, 5, 3), of which so many are the optimizer's."""
+    ) -> tuple[FreeTumorSearch, Surroundings, NDArray[np.float64]]:
+        """Find boxes (n, 5, 3)."""
         search = FreeTumorSearch(self.optimizer_._wishes(), scene)
         surroundings = Surroundings(scene)
-        boxes, n_found = candidate_boxes(
+        boxes = candidate_boxes(
             search, surroundings, self.volumes_, self.n_candidates, self.n_places
         )
-        return search, surroundings, boxes, n_found
+        return search, surroundings, boxes
 
     def _training_boxes(self, scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Find boxes (n, 5, 3) and describe them: (n, n_features)."""
-        search, surroundings, boxes, n_found = self._find_boxes(scene)
-        return boxes, describe_boxes(surroundings, boxes, search, n_found)
+        search, surroundings, boxes = self._find_boxes(scene)
+        return boxes, describe_boxes(surroundings, boxes, search)
 
     def _expected(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Predict Dice coefficients: the mean of the trees, without a forest's checks."""
@@ -410,16 +410,14 @@ class VoxelRanker(BaseEstimator):
 
     def _described(self, scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Find boxes, and ones moved off excluded regions; predict their Dice coefficients."""
-        search, surroundings, boxes, n_found = self._find_boxes(scene)
-        scores = self._expected(describe_boxes(surroundings, boxes, search, n_found))
+        search, surroundings, boxes = self._find_boxes(scene)
+        scores = self._expected(describe_boxes(surroundings, boxes, search))
         if scene.margins:
             best = np.argsort(-scores.round(SCORE_DIGITS), kind="stable")[:N_MOVED]
-            n_candidates = len(boxes)
+            n_found = len(boxes)
             boxes = np.concatenate([boxes, moved_off(boxes[best], search, self.volumes_)])
             # Copies of the best boxes would move the median, which training cases do not have.
-            scores = self._expected(
-                describe_boxes(surroundings, boxes, search, n_found, n_candidates)
-            )
+            scores = self._expected(describe_boxes(surroundings, boxes, search, n_found))
         return boxes, scores
 
     def _ranked(

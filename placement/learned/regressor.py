@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_number, check_word
-from dmrifit._utils.randomness import RandomState
+from dmrifit._utils.checks import Count, Within, check_number
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["VoxelRegressor"]
-
-_LOSSES = ("symmetric", "euler", "moment")
-_EXPERT_LOSSES = ("min", "mean", "each")
-_HEADS = ("heat", "linear")
 
 #: Points of a view along each axis and their distance in mm, for the usual and for the fast form.
 _GRIDS = {False: (32, 3.0), True: (24, 4.0)}
@@ -43,6 +39,7 @@ _POLISH_STEPS, _POLISH_TRIES = (2.0, 0.05, 0.1), 250
 
 
 @register
+@dataclass(repr=False, eq=False)
 class VoxelRegressor(VolumeEstimator):
     """
     Place voxels by a network that learns from experts.
@@ -57,6 +54,15 @@ class VoxelRegressor(VolumeEstimator):
         What the network sees; ``"tumor"`` must be there. ``"exclude"`` is what scenes exclude,
         such as necrosis: it then also counts as outside for ``"distance"``, and as no tumor in the
         loss. See `placement.learned.views.view_of`.
+    training : Training, optional
+        How the network is trained; by default 60 epochs, 10 samples in a step and a learning rate
+        that falls from 0.001 to zero as a cosine. Where it stays constant, the running averages
+        that prediction needs lag behind the weights, and answers are far worse than the loss says.
+        Validation scores are Dice coefficients with the closest expert.
+    device : str, default="auto"
+        ``"auto"`` takes a GPU if there is one; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of first weights, split and samples.
     loss : {"symmetric", "euler", "moment"}, default="symmetric"
         How boxes are compared; see `placement.learned.pose_network.PlacementLoss`. ``"euler"`` is
         the study's.
@@ -87,15 +93,6 @@ class VoxelRegressor(VolumeEstimator):
         epoch.
     weight_decay : float, default=0.01
         Of AdamW.
-    training : Training, optional
-        How the network is trained; by default 60 epochs, 10 samples in a step and a learning rate
-        that falls from 0.001 to zero as a cosine. Where it stays constant, the running averages
-        that prediction needs lag behind the weights, and answers are far worse than the loss says.
-        Validation scores are Dice coefficients with the closest expert.
-    device : str, default="auto"
-        ``"auto"`` takes a GPU if there is one; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
-    random_state : int, RandomState or None, default=None
-        Seed of first weights, split and samples.
 
     Attributes
     ----------
@@ -115,36 +112,18 @@ class VoxelRegressor(VolumeEstimator):
         epochs=60, batch_size=10, learning_rate=0.001, schedule="cosine"
     )
 
-    def __init__(
-        self,
-        channels: Sequence[str] = ("tumor", "distance"),
-        *,
-        loss: str = "symmetric",
-        expert_loss: str = "min",
-        head: str = "heat",
-        fast: bool = False,
-        refine: bool = False,
-        size_range: tuple[float, float] = (10.0, 60.0),
-        min_volume: float = 6.0,
-        width: int = 8,
-        augment: bool = True,
-        weight_decay: float = 0.01,
-        training: Training | None = None,
-        device: str = "auto",
-        random_state: RandomState = None,
-    ) -> None:
-        super().__init__(training=training, device=device, random_state=random_state)
-        self.channels = channels
-        self.loss = loss
-        self.expert_loss = expert_loss
-        self.head = head
-        self.fast = fast
-        self.refine = refine
-        self.size_range = size_range
-        self.min_volume = min_volume
-        self.width = width
-        self.augment = augment
-        self.weight_decay = weight_decay
+    channels: Sequence[str] = ("tumor", "distance")
+    _: KW_ONLY
+    loss: Literal["symmetric", "euler", "moment"] = "symmetric"
+    expert_loss: Literal["min", "mean", "each"] = "min"
+    head: Literal["heat", "linear"] = "heat"
+    fast: bool = False
+    refine: bool = False
+    size_range: tuple[float, float] = (10.0, 60.0)
+    min_volume: float = 6.0
+    width: Count = 8
+    augment: bool = True
+    weight_decay: Annotated[float, Within(below=1)] = 0.01
 
     # What users call
 
@@ -179,9 +158,7 @@ class VoxelRegressor(VolumeEstimator):
         ImportError
             If torch or skorch is not installed.
         """
-        self._check()
-        experts = expert_voxels(voxels, scenes)
-        self._train(scenes, experts, groups)
+        self._train(scenes, expert_voxels(voxels, scenes), groups)
         return self
 
     def predict(self, scenes: Iterable[Scene]) -> NDArray[np.float64]:
@@ -200,9 +177,7 @@ class VoxelRegressor(VolumeEstimator):
         """
         check_is_fitted(self)
         scenes = list(scenes)
-        if not scenes:
-            return np.empty((0, 9))
-        return super().predict(scenes)
+        return super().predict(scenes) if scenes else np.empty((0, 9))
 
     def place(self, scene: Scene) -> Voxel:
         """
@@ -274,26 +249,13 @@ class VoxelRegressor(VolumeEstimator):
                 f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not "
                 f"{channels!r}"
             )
-        for name, values in (("loss", _LOSSES), ("expert_loss", _EXPERT_LOSSES), ("head", _HEADS)):
-            check_word(name, getattr(self, name), values)
-        try:
-            sides = np.asarray(self.size_range, dtype=np.float64)
-        except (TypeError, ValueError):
-            sides = np.empty(0)
-        if sides.shape != (2,) or not 0 < sides[0] < sides[1] < np.inf:
+        sides = np.asarray(self.size_range)
+        is_pair = sides.shape == (2,) and sides.dtype.kind in "iuf"
+        if not is_pair or not 0 < sides[0] < sides[1] < np.inf:
             raise ValueError(
                 f"size_range must be the least and the largest side in mm, not {self.size_range!r}"
             )
-        if not 0 <= self.min_volume <= sides[1] ** 3 / MM3_PER_ML:
-            raise ValueError(
-                f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL"
-            )
-        check_number("width", self.width, least=1, whole=True)
-        check_number("weight_decay", self.weight_decay, below=1)
-
-    @property
-    def _grid(self) -> tuple[int, float]:
-        return _GRIDS[bool(self.fast)]
+        check_number("min_volume", self.min_volume, most=float(sides[1]) ** 3 / MM3_PER_ML)
 
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
         self.n_channels_ = len(self.channels)
@@ -305,7 +267,7 @@ class VoxelRegressor(VolumeEstimator):
     def _module(self) -> torch.nn.Module:
         from placement.learned.pose_network import PlacementNetwork
 
-        n, step = self._grid
+        n, step = _GRIDS[self.fast]
         width = self.width
         growth = (1, 2, 4, 8)
         if self.fast:
@@ -338,15 +300,11 @@ class VoxelRegressor(VolumeEstimator):
     def _inputs(self, case: Any) -> dict[str, Any]:
         if not isinstance(case, Scene):
             raise ValueError(f"a Scene is needed, not {type(case).__name__}")
-        volume, frame = view_of(case, self.channels, *self._grid)
+        volume, frame = view_of(case, self.channels, *_GRIDS[self.fast])
         return {"volume": volume, "frame": frame}
 
     def _check_inputs(self, inputs: Any) -> None:
-        if len(inputs["volume"]) != self.n_channels_:
-            raise ValueError(
-                f"{len(self.channels)} channels where {self.n_channels_} were learned from; "
-                "fit again"
-            )
+        self._check_channels(len(inputs["volume"]))
 
     def _target(self, target: Any, inputs: Any) -> dict[str, Any]:
         rows = np.asarray(target, dtype=np.float64).reshape(-1, 9)

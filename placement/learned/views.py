@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -141,11 +140,7 @@ def _fitting_step(
 ) -> float:
     """Enlarge the step where the tumor would reach beyond the outermost points but one."""
     room = 0.5 * (n - 1) - 1.0
-    corners = np.array(list(itertools.product(*((0, k - 1) for k in tumor.shape))))
-    reach = np.abs(corners @ matrix.T + offset - center).max()
-    if reach > room * step:
-        # The corners of an oblique crop may be empty.
-        reach = np.abs(np.argwhere(tumor > 0) @ matrix.T + offset - center).max()
+    reach = np.abs(np.argwhere(tumor > 0) @ matrix.T + offset - center).max()
     return max(step, float(reach) / room)
 
 

@@ -16,7 +16,7 @@ from dmrifit.simulate.gliomas import Glioma, draw_glioma
 from dmrifit.simulate.head_shapes import BRAIN
 from dmrifit.simulate.heads import Head, check_spacing, draw_head, standard_head
 from placement.search.scene import Scene
-from placement.simulate.experts import place_boxes
+from placement.simulate.experts import EXPERT_RULES, place_boxes
 
 __all__ = ["simulate_gliomas"]
 
@@ -28,7 +28,6 @@ TUMOR_VOLUMES = (2.0, 120.0)
 #: What scenes can list as excluded.
 REGIONS = ("necrosis", "ventricles", "outside")
 
-_KINDS = ("objective", "preference")
 _MEDIAN_VOLUME, _LOG_SPREAD = 42.0, 0.8  # of lesions in mL, before they are cut at the limits
 _MARGIN = 10.0  # mm of background at each side of an adult's brain, which a large one fills
 _SCALES = (0.93, 1.0)  # of an adult's axes
@@ -125,7 +124,7 @@ def simulate_gliomas(
     """
     for name, value in (("n", n), ("n_experts", n_experts)):
         check_number(name, value, least=1, whole=True)
-    check_word("experts", experts, _KINDS)
+    check_word("experts", experts, EXPERT_RULES)
     for name in exclude:
         check_word("exclude", name, REGIONS)
     edges = check_spacing(spacing, most=_LARGEST_VOXEL)

@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,8 @@ LEVEL = 1e-12
 
 _TESTED = ("dice_mean", "volume", "f_tumor")
 _ANOVA_TESTS = ("one-way ANOVA", "repeated-measures ANOVA", "Friedman")
+#: Names of two raters and their volumes in mL of all cases.
+_Pair: TypeAlias = tuple[tuple[str, NDArray[np.float64]], tuple[str, NDArray[np.float64]]]
 _COMPARED = ("dice_closest", "dice_mean", "dice_fair", "difference")
 
 
@@ -114,19 +116,20 @@ def evaluate_placements(
             raise ValueError(
                 f"scenes must be a sequence of Scene; case {i} is a {type(scene).__name__}"
             )
-    boxes = _expert_boxes(experts, len(scenes))
-    if all(box is None for box in itertools.chain.from_iterable(boxes)):
+    raters = _expert_boxes(experts, len(scenes))
+    placed = _by_case(raters)
+    if not any(placed):
         raise ValueError(
             "there is nothing to compare with: no expert placed a box in the "
             f"{counted(len(scenes), 'scene')}"
         )
-    methods = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
     reserved = (EXPERTS, *CONTROLS) if controls else (EXPERTS,)
-    conflicts = [name for name in methods if name in reserved]
-    if not methods or conflicts:
+    conflicts = [name for name in placements if name in reserved]
+    if not placements or conflicts:
         raise ValueError(f"placements need names of their own, not {conflicts or 'none at all'}")
+    methods = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
     if controls:
-        control_boxes = control_placements(scenes, boxes, random_state=random_state)
+        control_boxes = control_placements(scenes, experts, random_state=random_state)
         for name, value in control_boxes.items():
             methods[name] = _boxes(value, len(scenes), name)
     held_out = _fold_numbers(folds, len(scenes))
@@ -145,27 +148,34 @@ def evaluate_placements(
             "fold": int(held_out[i]),
             "tumor_volume": scene.tumor_volume,
         }
-        placed = [box for box in boxes[i] if box is not None]
-        measures = _expert_measures(placed, scene)
+        measures = _expert_measures(placed[i], scene)
         rows.append({**keys, "method": EXPERTS, "seconds": np.nan, **measures})
         # One box a row: means over experts vary less than a single expert does.
-        for box in placed:
+        for box in placed[i]:
             single_rows.append({**keys, "method": "single experts", **_box_measures(box, scene)})
         for name, method_boxes in methods.items():
             took = times[name][i] if name in times else np.nan
-            measures = _measures(method_boxes[i], placed, scene)
+            measures = _measures(method_boxes[i], placed[i], scene)
             rows.append({**keys, "method": name, "seconds": took, **measures})
     cases = pd.DataFrame(rows)
     pooled = pd.concat([cases, pd.DataFrame(single_rows)], ignore_index=True)
-    volumes = {name: _volumes(method_boxes) for name, method_boxes in methods.items()}
-    by_expert = np.array([_volumes(case_boxes) for case_boxes in boxes])
+    by_method = {name: _volumes(method_boxes) for name, method_boxes in methods.items()}
+    by_expert = {name: _volumes(expert_boxes) for name, expert_boxes in raters.items()}
+    pairs = [
+        *itertools.combinations(by_expert.items(), 2),
+        *itertools.product(by_method.items(), by_expert.items()),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a case without experts has no mean
+        mean = np.nanmean(list(by_expert.values()), axis=0)
+    with_mean = [(method, ("mean of experts", mean)) for method in by_method.items()]
     # Controls differ from everything, which would decide each test of all groups.
     groups = [EXPERTS, *(name for name in methods if name not in CONTROLS)]
     return {
         "cases": cases,
         "summary": _summary(pooled, folds is not None),
-        "icc": _icc_table(by_expert, volumes),
-        "bland_altman": _agreement_table(by_expert, volumes),
+        "icc": _icc_table(pairs),
+        "bland_altman": _agreement_table([*pairs, *with_mean]),
         "anova": _anova_table(cases, groups),
         "paired": _paired_table(cases, groups),
         "correlations": _correlation_table(cases),
@@ -173,12 +183,11 @@ def evaluate_placements(
 
 
 def control_placements(
-    scenes: Sequence[Scene], experts: Any, *, random_state: RandomState = 0
+    scenes: Sequence[Scene], experts: ArrayLike, *, random_state: RandomState = 0
 ) -> dict[str, NDArray[np.float64]]:
     """Place control boxes (n_cases, 9): cubes at the centroid, and experts' boxes anywhere."""
-    boxes = experts if isinstance(experts, list) else _expert_boxes(experts, len(scenes))
     seed = seed_from(random_state)
-    placed = [[box for box in case_boxes if box is not None] for case_boxes in boxes]
+    placed = _by_case(_expert_boxes(experts, len(scenes)))
     volumes = [box.volume for box in itertools.chain.from_iterable(placed)]
     # As large as experts' boxes are, so that a control differs by its place only.
     side = (np.mean(volumes) * MM3_PER_ML) ** (1 / 3)
@@ -199,36 +208,6 @@ def control_placements(
         center = scene.affine[:3, :3] @ index + scene.affine[:3, 3]
         scattered[i] = [*center, *donor.size, *donor.angles]
     return dict(zip(CONTROLS, (centered, scattered), strict=True))
-
-
-def case_folds(
-    n_cases: int,
-    *,
-    n_folds: int = 5,
-    groups: ArrayLike | None = None,
-    random_state: RandomState = 0,
-) -> NDArray[np.intp]:
-    """Assign cases to folds, those of one patient to the same fold."""
-    patients = np.arange(n_cases)
-    if groups is not None:
-        _, patients = np.unique(np.asarray(groups), return_inverse=True)
-    if patients.shape != (n_cases,):
-        raise ValueError(
-            f"groups need one patient for each of {counted(n_cases, 'case')}, not shape "
-            f"{patients.shape}"
-        )
-    n_patients = len(np.unique(patients))
-    if not 2 <= n_folds <= n_patients:
-        raise ValueError(
-            f"{counted(n_patients, 'patient')} cannot be dealt into {counted(n_folds, 'fold')}; "
-            f"use from 2 to {n_patients}"
-        )
-    rng = np.random.default_rng(seed_for(seed_from(random_state), "folds"))
-    # Patients are dealt like cards, so that folds differ by one patient at most.
-    order = rng.permutation(n_patients)
-    fold = np.empty(n_patients, dtype=np.intp)
-    fold[order] = np.arange(n_patients) % n_folds + 1
-    return fold[patients]
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
@@ -287,22 +266,18 @@ def _measures(box: Voxel | None, experts: list[Voxel], scene: Scene) -> dict[str
 
 
 def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
-    """Average measures over the experts of a case, and compare the experts with each other."""
+    """Average measures over the experts of a case, each compared with the others."""
+    import pandas as pd
+
     if not experts:
         return dict.fromkeys(MEASURES, float("nan"))
-    rows = [_box_measures(box, scene) for box in experts]
-    measures = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    measures |= dict.fromkeys(_COMPARED, np.nan)
-    n = len(experts)
-    if n > 1:
-        dice = np.full((n, n), -np.inf)
-        for i, j in itertools.combinations(range(n), 2):
-            dice[i, j] = dice[j, i] = experts[i].dice(experts[j])
-        # The closest of the other experts is the fair comparison, too: none is left out twice.
-        closest = float(dice.max(axis=1).mean())
-        measures["dice_closest"] = closest
-        measures["dice_fair"] = closest
-        measures["dice_mean"] = float(dice[np.triu_indices(n, 1)].mean())
+    rows = []
+    for j, box in enumerate(experts):
+        rows.append(_measures(box, experts[:j] + experts[j + 1 :], scene))
+    measures: dict[str, float] = pd.DataFrame(rows).mean().to_dict()
+    # The closest of the other experts is the fair comparison, too: none is left out twice.
+    measures["dice_fair"] = measures["dice_closest"]
+    if len(experts) > 1:
         # The study compared its two experts; further ones have no counterpart.
         measures["difference"] = experts[0].volume - experts[1].volume
     return measures
@@ -325,24 +300,11 @@ def _summary(boxes: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
     return table[(table["n"] > 0) | ~is_optional].reset_index(drop=True)
 
 
-def _pairs_of_raters(
-    by_expert: NDArray[np.float64], volumes: Mapping[str, NDArray[np.float64]]
-) -> Iterable[tuple[str, str, NDArray[np.float64], NDArray[np.float64]]]:
-    n_experts = by_expert.shape[1]
-    for i, j in itertools.combinations(range(n_experts), 2):
-        yield f"expert {i + 1}", f"expert {j + 1}", by_expert[:, i], by_expert[:, j]
-    for name, values in volumes.items():
-        for j in range(n_experts):
-            yield name, f"expert {j + 1}", values, by_expert[:, j]
-
-
-def _icc_table(
-    by_expert: NDArray[np.float64], volumes: Mapping[str, NDArray[np.float64]]
-) -> pd.DataFrame:
+def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for name, against, a, b in _pairs_of_raters(by_expert, volumes):
+    for (name, a), (against, b) in pairs:
         for form in ICC_FORMS:
             result = vars(icc(np.stack([a, b], axis=1), form))
             row = {"method": name, "against": against, "measure": "volume", **result}
@@ -350,19 +312,12 @@ def _icc_table(
     return pd.DataFrame(rows).drop(columns="n_targets")
 
 
-def _agreement_table(
-    by_expert: NDArray[np.float64], volumes: Mapping[str, NDArray[np.float64]]
-) -> pd.DataFrame:
+def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
     import pandas as pd
     from scipy.stats import linregress
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a case without experts has no mean
-        mean = np.nanmean(by_expert, axis=1)
-    pairs = list(_pairs_of_raters(by_expert, volumes))
-    pairs += [(name, "mean of experts", values, mean) for name, values in volumes.items()]
     rows = []
-    for name, against, a, b in pairs:
+    for (name, a), (against, b) in pairs:
         agreement = vars(bland_altman(a, b))
         row = {"method": name, "against": against, "measure": "volume", "n": agreement["n"]}
         row |= {key: agreement[key] for key in ("bias", "sd", "lower", "upper")}
@@ -511,17 +466,23 @@ def _volumes(boxes: Sequence[Voxel | None]) -> NDArray[np.float64]:
     return np.array([np.nan if box is None else box.volume for box in boxes])
 
 
-def _expert_boxes(experts: ArrayLike, n: int) -> list[list[Voxel | None]]:
+def _expert_boxes(experts: ArrayLike, n: int) -> dict[str, list[Voxel | None]]:
+    """Give the boxes of each expert, a box or None for each case."""
     array = np.asarray(experts, dtype=np.float64)
     if array.ndim != 3 or array.shape[0] != n or array.shape[2] != 9:
         raise ValueError(
             f"experts' boxes for {counted(n, 'scene')} need the shape ({n}, n_experts, 9), not "
             f"{array.shape}"
         )
-    boxes = []
-    for i, rows in enumerate(array):
-        boxes.append([_box(row, f"expert {j + 1}, case {i}") for j, row in enumerate(rows)])
-    return boxes
+    names = [f"expert {j + 1}" for j in range(array.shape[1])]
+    return {name: _boxes(array[:, j], n, name) for j, name in enumerate(names)}
+
+
+def _by_case(raters: Mapping[str, Sequence[Voxel | None]]) -> list[list[Voxel]]:
+    """Collect the boxes that experts placed in each case."""
+    return [
+        [box for box in boxes if box is not None] for boxes in zip(*raters.values(), strict=True)
+    ]
 
 
 def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
@@ -542,8 +503,6 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
 
 def _times(value: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
     array = np.asarray(value, dtype=np.float64)
-    if array.ndim == 0:
-        array = np.full(n, array)
-    if array.shape != (n,):
+    if array.shape not in ((), (n,)):
         raise ValueError(f"{name}: {array.shape} seconds for {counted(n, 'scene')}")
-    return array
+    return np.broadcast_to(array, (n,))

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import _boards as boards
@@ -106,3 +107,9 @@ def test_a_digest_of_code_notices_statements_and_not_comments(tmp_path, monkeypa
     assert boards.code_digest("coil") == before
     path.write_text("def gain():\n    return 3\n")
     assert boards.code_digest("coil") != before
+
+
+def test_folds_are_even_and_repeatable():
+    folds = boards.case_folds(12, n_folds=5, random_state=0)
+    assert sorted(np.bincount(folds)[1:]) == [2, 2, 2, 3, 3]
+    np.testing.assert_array_equal(folds, boards.case_folds(12, n_folds=5, random_state=0))

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.claims.lee import CLAIMS, MARGINS, claim_figures, decide_claims
 from placement.simulate.gliomas import simulate_gliomas
-from placement.study.evaluation import case_folds, evaluate_placements
+from placement.study.evaluation import evaluate_placements
 
 N = 10
 
@@ -26,7 +26,7 @@ def tables(study):
         scenes,
         experts,
         {"network": network, "objective": objective},
-        folds=case_folds(N),
+        folds=np.arange(N) % 5 + 1,
         seconds={"network": 0.01, "objective": np.full(N, 0.02)},
     )
 

@@ -8,9 +8,8 @@ import pytest
 
 from anomaly.detectors.thresholds import FixedThreshold, ThresholdRule
 from anomaly.simulate.persons import simulate_dmri
-from anomaly.study.controls import BRIGHTNESS, CONTROLS
+from anomaly.study.contestants import BRIGHTNESS, CONTROLS, ELSEWHERE, STRATA
 from anomaly.study.evaluation import evaluate_detectors
-from anomaly.study.strata import ELSEWHERE, STRATA
 from benchmarks.anomaly import bench_anomaly
 from benchmarks.claims.claim_board import EQUAL, FAILS, HOLDS, LEAST_SEEDS, NOT_SIMULATED, OPEN
 from benchmarks.claims.weninger.board import (

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly.study.controls import BRIGHTNESS
-from anomaly.study.strata import ELSEWHERE
+from anomaly.study.contestants import BRIGHTNESS, ELSEWHERE
 from benchmarks.claims.claim_board import Check, MissingEvidence, read_claims
 from benchmarks.claims.weninger.methods import (
     CLASSICAL,

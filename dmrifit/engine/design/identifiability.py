@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit.engine.design.precision import protocol_precision
-from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, read_table
 from dmrifit.engine.protocol import Protocol, check_protocol
 
 if TYPE_CHECKING:
@@ -19,24 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["suggest_model"]
 
 #: What the kurtosis of a model of b alone is when many directions were measured.
-POWDER_KURTOSIS = (
-    "K is the kurtosis of the average over directions: it includes the spread of orientations and "
-    "is not the mean kurtosis of DKI"
-)
-
-#: Values of tissue between gray and white matter, at which precision is computed.
-_TYPICAL = {
-    "S0": 1.0,
-    "f": 0.1,
-    "Dv": 20.0,
-    "T2v": 200.0,
-    "Dt": 1.0,
-    "K": 0.8,
-    "T2t": 80.0,
-    "dR2": -0.0075,
-    "ADC": 1.0,
-    "D": 1.0,
-}
+POWDER_KURTOSIS: str = read_table("sentences")["protocol"]["powder_kurtosis"]
 
 # From the richest to the simplest; what no other can be fitted to is left to the last.
 _RICHEST_FIRST = ("t2-ivim-kurtosis", "ivim", "kurtosis", "adc")
@@ -180,5 +163,5 @@ def typical_tissue(model: SignalModel) -> NDArray[np.float64]:
     for parameter in model.parameters:
         low, high = parameter.low, parameter.high
         middle = (low + high) / 2 if np.isfinite(high - low) else max(low, 1.0)
-        values.append(np.clip(_TYPICAL.get(parameter.name, middle), low, high))
+        values.append(np.clip(TYPICAL_TISSUE.get(parameter.name, middle), low, high))
     return np.array(values)

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
-from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.models import Parameter, SignalModel, read_table
 from dmrifit.engine.protocol import Protocol
+
+_SENTENCES = read_table("sentences")["protocol"]
 
 #: b·D beyond which less than 1 % of the signal of a fluid is left: its curve is bent by the noise
 #: floor, pulsation and partial volume rather than by kurtosis.
@@ -80,17 +82,10 @@ def _turning_point(name: str, kurtosis: float, diffusivity: float, protocol: Pro
     highest = float(protocol.b_ms_per_um2.max()) * diffusivity
     if kurtosis * highest > 3:
         turn = 1e3 * 3 / (kurtosis * diffusivity)
-        return (
-            f"{name} will be at its cap: b·D goes beyond the turning point 3/{name}, which is at "
-            f"b = {turn:.0f} s/mm²; leave out higher b-values (--b-max {turn:.0f})."
-        )
+        return _SENTENCES["at_cap"].format(name=name, turn=turn)
     if highest > DECAYED:
         limit = 1e3 * DECAYED / diffusivity
-        return (
-            f"{name} will be doubtful: b·D = {highest:.1f} at the highest b-value leaves less "
-            "than 1% of the signal, and the noise floor bends its curve; leave out b-values above "
-            f"{limit:.0f} s/mm² (--b-max {limit:.0f})."
-        )
+        return _SENTENCES["decayed"].format(name=name, highest=highest, limit=limit)
     return ""
 
 
@@ -100,27 +95,22 @@ def _uncertainty(parameter: Parameter, value: float, sd: float) -> str:
     unit = f" {parameter.unit}" if parameter.unit and not parameter.is_amplitude else ""
     remedy = f"fix it, or measure contrasts that show {name}"
     if math.isinf(sd):
-        return (
-            f"{name} is not determined: the signal does not depend on it, or changes alike with "
-            f"another parameter; {remedy}."
-        )
+        return _SENTENCES["no_effect"].format(name=name, remedy=remedy)
     width = parameter.high - parameter.low
     has_box = math.isfinite(width) and not parameter.is_amplitude
     fills_box = has_box and 2 * _NORMAL_95 * sd >= UNDETERMINED_SHARE * width
     is_relative = parameter.unit != "" and not _has_sign(parameter)
     is_unknown = is_relative and sd > UNDETERMINED_CV * abs(value)
     limit = float(largest_error(parameter, value))
+    known = {"name": name, "sd": rounded(sd, 2), "value": value, "unit": unit}
     if fills_box or (is_unknown and sd > limit):
-        text = f"{name} is not determined: SD {rounded(sd, 2)}{unit} at {value:.4g}{unit}"
+        text = _SENTENCES["undetermined"].format(**known)
         if has_box:
             text += f" ({parameter.low:g}–{parameter.high:g}{unit} searched)"
         return f"{text}; {remedy}."
     if sd > limit:
         n_averages = math.ceil((sd / limit) ** 2)
-        return (
-            f"{name} is uncertain: SD {rounded(sd, 2)}{unit} at {value:.4g}{unit}; average "
-            f"{n_averages} voxels or repeats, or choose a simpler model."
-        )
+        return _SENTENCES["uncertain"].format(**known, n_averages=n_averages)
     return ""
 
 

@@ -257,23 +257,17 @@ def rank_contrasts(
     weights = _prior_rows(model, values, prior, weak=1.0) * np.abs(values)
     weights = weights[:, free]
     measured, candidates = start_of(protocol, start, n)
-    information = np.einsum("smi,smj->sij", rows[:, measured], rows[:, measured])
-    information[:, np.arange(len(names)), np.arange(len(names))] += weights**2
-    score, cv = _score_candidates(information[None], criterion, names)
-    columns = [f"cv_{name}" for name in names]
-    steps = [
-        {"index": -1, "score": score[0], "gain": np.nan, **dict(zip(columns, cv[0], strict=True))}
-    ]
+    n_start = len(measured)
+    steps = [_scored(rows[:, measured], weights, criterion, names)]
     for _ in range(n or len(candidates)):
-        added = np.einsum("smi,smj->msij", rows[:, candidates], rows[:, candidates])
-        totals = information + added
-        score, cv = _score_candidates(totals, criterion, names)
-        best = int(np.argmin(score))
-        gain = steps[-1]["score"] - score[best]
-        step = {"index": candidates.pop(best), "score": score[best], "gain": gain}
-        steps.append(step | dict(zip(columns, cv[best], strict=True)))
-        information = totals[best]
-    return order_table(protocol, steps, len(measured))
+        options = [
+            _scored(rows[:, [*measured, index]], weights, criterion, names) for index in candidates
+        ]
+        best = int(np.argmin([option["score"] for option in options]))
+        gain = steps[-1]["score"] - options[best]["score"]
+        measured.append(candidates.pop(best))
+        steps.append(options[best] | {"index": measured[-1], "gain": gain})
+    return order_table(protocol, steps, n_start)
 
 
 def start_of(
@@ -369,37 +363,35 @@ def _information_on_grid() -> tuple[NDArray, NDArray]:
     return grid[:, 0], np.trapezoid(density * score**2, magnitude, axis=1)
 
 
-def _score_candidates(
-    information: NDArray[np.float64], criterion: str, names: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _scored(
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    criterion: str,
+    names: Sequence[str],
+) -> dict[str, float]:
     """
-    Score candidates by the information with each: the criterion, and root mean square CVs.
+    Score a choice of contrasts: the criterion, and root mean squares of coefficients of variation.
 
-    Shapes: `information` (n_candidates, n_sets, n_parameters, n_parameters); returns
-    (n_candidates,), (n_candidates, n_parameters).
+    Shapes: `rows` (n_sets, n_measurements, n_parameters), `weights` of the prior (n_sets,
+    n_parameters).
     """
-    diagonal = np.diagonal(information, axis1=-2, axis2=-1)
-    length = np.sqrt(np.where(diagonal > _SMALLEST, diagonal, 1.0))
-    values, axes = np.linalg.eigh(information / (length[..., :, None] * length[..., None, :]))
-    inflation = (axes**2 / np.maximum(values, _SMALLEST)[..., None, :]).sum(axis=-1)
-    # Negated so that NaN counts as undetermined.
-    undetermined = (diagonal <= _SMALLEST) | ~(inflation <= _LARGEST_INFLATION)
-    if undetermined.any():
-        columns = np.flatnonzero(undetermined.any(axis=(0, 1))).tolist()
-        undetermined_names = ", ".join(names[column] for column in columns)
+    sd = _standard_deviations(rows, weights)
+    is_undetermined = np.isinf(sd).any(axis=0)
+    if is_undetermined.any():
         raise ValueError(
-            f"some choice of contrasts does not determine {undetermined_names} with so weak a "
-            "prior; give a stronger one "
-            "(prior=1, the default, is the size of each parameter), contrasts that determine them "
-            "(start=), or values "
-            "that are known (fixed=)"
+            "some choice of contrasts does not determine "
+            f"{', '.join(np.array(names)[is_undetermined])} with so weak a prior; give a stronger "
+            "one (prior=1, the default, is the size of each parameter), contrasts that determine "
+            "them (start=), or values that are known (fixed=)"
         )
-    covariance = np.linalg.inv(information)
-    variances = np.diagonal(covariance, axis1=-2, axis2=-1)
-    cv = np.sqrt(variances.mean(axis=1))
-    if criterion == "A":
-        return variances.mean(axis=(1, 2)), cv
-    return -np.linalg.slogdet(information)[1].mean(axis=1) / information.shape[-1], cv
+    score = (sd**2).mean()
+    if criterion == "D":
+        information = np.einsum("smi,smj->sij", rows, rows)
+        information += weights[:, :, None] ** 2 * np.eye(len(names))
+        score = -np.linalg.slogdet(information)[1].mean() / len(names)
+    columns = [f"cv_{name}" for name in names]
+    cv = np.sqrt((sd**2).mean(axis=0))
+    return {"index": -1, "score": score, "gain": np.nan, **dict(zip(columns, cv, strict=True))}
 
 
 def _standard_deviations(

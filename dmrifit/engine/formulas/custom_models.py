@@ -10,7 +10,6 @@ import operator
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial, reduce
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,6 @@ import numpy as np
 _MODULES = (math, np)
 _LONGEST = 4096  # characters of an expression
 _MOST_PATHS = 16  # through the branches of a function
-_MOST_OPERATIONS = 20_000  # on one of them
 
 _FILE = "<signal model>"
 
@@ -175,9 +173,8 @@ def _expression(definition: ast.FunctionDef) -> str:
         n_paths += 1
         if n_paths > _MOST_PATHS:
             raise _NotArithmeticError(f"more than {_MOST_PATHS} ways through its branches")
-        path = _Path(answers)
         try:
-            return _text(function(*(_Term(name, path) for name in arguments)))
+            return _text(function(*(_Term(name, answers) for name in arguments)))
         except _UndecidedError as error:
             condition = str(error)
             yes, no = (follow(answers | {condition: answer}) for answer in (True, False))
@@ -204,36 +201,27 @@ class _UndecidedError(Exception):
     """A branch depends on a condition that the path has no answer to."""
 
 
-@dataclass
-class _Path:
-    """One way through the branches of a function."""
-
-    answers: dict[str, bool]
-    n_operations: int = 0
-
-
 class _Term:
     """A number that depends on the arguments, or a condition, which is 1 or 0 as a number."""
 
     __array_ufunc__ = None  # numbers of NumPy leave arithmetic to the term
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, text: str, path: _Path, condition: str = "") -> None:
+    def __init__(self, text: str, answers: dict[str, bool], condition: str = "") -> None:
         self.text = text
-        self.path = path
+        self.answers = answers  # to conditions, on one way through the branches of a function
         # A number holds where it is not 0.
         self.condition = condition or f"({text} != 0)"
-        path.n_operations += 1
-        if len(text) > 4 * _LONGEST or path.n_operations > _MOST_OPERATIONS:
+        if len(text) > 4 * _LONGEST:
             raise _NotArithmeticError(f"a formula of more than {_LONGEST} characters")
 
     def __bool__(self) -> bool:
-        if self.condition not in self.path.answers:
+        if self.condition not in self.answers:
             raise _UndecidedError(self.condition)
-        return self.path.answers[self.condition]
+        return self.answers[self.condition]
 
     def __neg__(self) -> _Term:
-        return _Term(f"(-{self.text})", self.path)
+        return _Term(f"(-{self.text})", self.answers)
 
     def __pos__(self) -> _Term:
         return self
@@ -245,7 +233,7 @@ class _Term:
 def _operation(symbol: str, *, is_swapped: bool = False) -> Callable:
     def combined(term: _Term, other: Any) -> _Term:
         left, right = (other, term) if is_swapped else (term, other)
-        return _Term(f"({_text(left)} {symbol} {_text(right)})", term.path)
+        return _Term(f"({_text(left)} {symbol} {_text(right)})", term.answers)
 
     return combined
 
@@ -253,7 +241,7 @@ def _operation(symbol: str, *, is_swapped: bool = False) -> Callable:
 def _comparison(symbol: str) -> Callable:
     def compared(term: _Term, other: Any) -> _Term:
         condition = f"({term.text} {symbol} {_text(other)})"
-        return _Term(f"(1 if {condition} else 0)", term.path, condition)
+        return _Term(f"(1 if {condition} else 0)", term.answers, condition)
 
     return compared
 
@@ -279,7 +267,7 @@ def _text(value: Any) -> str:
 def _where(condition: Any, yes: Any, no: Any) -> Any:
     if not isinstance(condition, _Term):
         return yes if condition else no
-    return _Term(f"({_text(yes)} if {condition.condition} else {_text(no)})", condition.path)
+    return _Term(f"({_text(yes)} if {condition.condition} else {_text(no)})", condition.answers)
 
 
 def _extreme(is_better: Callable[[Any, Any], Any], *numbers: Any) -> Any:
@@ -306,7 +294,7 @@ class _Library:
             if not terms:
                 return value(*arguments)
             if name in _ONE_BY_ONE:
-                return _Term(f"{name}({terms[0].text})", terms[0].path)
+                return _Term(f"{name}({terms[0].text})", terms[0].answers)
             if name not in _FUNCTIONS:
                 raise _NotArithmeticError(f"{self._module.__name__}.{name}")
             return _FUNCTIONS[name](*arguments)

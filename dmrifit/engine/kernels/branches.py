@@ -1,8 +1,8 @@
 """
 Formulas with conditions: read for sympy, differentiated branch by branch, and their form.
 
-Conditions are functions of this module and not sympy's own, which simplifies them at every step
-and takes minutes where they are nested.
+Conditions are numbers, 1 where they hold and else 0, made of one function of this module, and not
+those of sympy, which simplifies them at every step and takes minutes where they are nested.
 """
 
 from __future__ import annotations
@@ -51,48 +51,17 @@ def functions() -> SimpleNamespace:
 
         @classmethod
         def eval(cls, left: Any, right: Any) -> Any:
-            return _answer(operator.lt, left, right)
+            # Terms with symbols stay as they are.
+            are_numbers = left.is_Number and right.is_Number
+            return sympy.Integer(bool(left < right)) if are_numbers else None
 
-    class Equal(sympy.Function):
-        @classmethod
-        def eval(cls, left: Any, right: Any) -> Any:
-            return _answer(operator.eq, left, right)
-
-    class Negation(sympy.Function):
-        @classmethod
-        def eval(cls, condition: Any) -> Any:
-            if condition in (0, 1):
-                return 1 - condition
-            return condition.args[0] if isinstance(condition, Negation) else None
-
-    class Both(sympy.Function):
-        @classmethod
-        def eval(cls, first: Any, second: Any) -> Any:
-            if first in (0, 1):
-                return second if first == 1 else first
-            if second in (0, 1):
-                return first if second == 1 else second
-            return first if first == second else None
-
-    return SimpleNamespace(Choice=Choice, Less=Less, Equal=Equal, Negation=Negation, Both=Both)
-
-
-def _answer(compare: Callable, left: Any, right: Any) -> Any:
-    """Compare two numbers; None leaves terms with symbols as they are."""
-    import sympy
-
-    if left.is_Number and right.is_Number:
-        return sympy.Integer(bool(compare(left, right)))
-    return None
+    return SimpleNamespace(Choice=Choice, Less=Less)
 
 
 #: The functions of conditions for arrays.
 ARRAY_FUNCTIONS = {
     "Choice": np.where,
-    "Less": np.less,
-    "Equal": np.equal,
-    "Negation": np.logical_not,
-    "Both": np.logical_and,
+    "Less": lambda left, right: np.less(left, right).astype(int),
 }
 
 
@@ -100,24 +69,23 @@ def read_formula(expression: str, symbols: dict[str, Any]) -> Any:
     """Turn an expression of a signal model into one of sympy."""
     import sympy
 
-    known = functions()
-    both, equal, less, negation = known.Both, known.Equal, known.Less, known.Negation
+    less = functions().Less
     terms = Arithmetic(
         number=sympy.sympify,
         power=operator.pow,
         functions={name: getattr(sympy, name) for name in ("exp", "log", "sqrt")},
         comparisons={
-            ast.Eq: equal,
-            ast.NotEq: lambda left, right: negation(equal(left, right)),
             ast.Lt: less,
-            ast.GtE: lambda left, right: negation(less(left, right)),
+            ast.GtE: lambda left, right: 1 - less(left, right),
             ast.Gt: lambda left, right: less(right, left),
-            ast.LtE: lambda left, right: negation(less(right, left)),
+            ast.LtE: lambda left, right: 1 - less(right, left),
+            ast.NotEq: lambda left, right: less(left, right) + less(right, left),
+            ast.Eq: lambda left, right: 1 - less(left, right) - less(right, left),
         },
-        choice=known.Choice,
-        both=both,
-        either=lambda first, second: negation(both(negation(first), negation(second))),
-        negation=negation,
+        choice=functions().Choice,
+        both=operator.mul,
+        either=lambda first, second: first + second - first * second,
+        negation=lambda condition: 1 - condition,
     )
     return evaluated(expression, symbols, terms)
 
@@ -141,7 +109,7 @@ def extended_to_edges(expression: Any, symbols: list, model: ModelFormula) -> An
 
     def extended(condition: Any, yes: Any, no: Any) -> Any:
         changes = {}
-        for comparison in condition.atoms(known.Less, known.Equal):
+        for comparison in condition.atoms(known.Less):
             threshold = _threshold(comparison, symbols)
             if threshold is not None and _agree(yes, no, symbols, *threshold, model):
                 changes[comparison] = _with_edge(comparison, symbols, *threshold, model)
@@ -162,19 +130,15 @@ def _threshold(comparison: Any, symbols: list) -> tuple[int, float] | None:
 
 def _with_edge(comparison: Any, symbols: list, i: int, limit: float, model: ModelFormula) -> Any:
     """Move the edge of the box to the side of its inside."""
-    import sympy
-
-    known = functions()
-    if isinstance(comparison, known.Equal):
-        return sympy.Integer(0)
+    less = functions().Less
     low, high = model.parameters[i].low, model.parameters[i].high
     reach = abs(limit) * _ROUNDING
     if limit == low < high:
-        outside = known.Less(symbols[i], low - reach)
-        return outside if comparison.args[0] == symbols[i] else known.Negation(outside)
+        outside = less(symbols[i], low - reach)
+        return outside if comparison.args[0] == symbols[i] else 1 - outside
     if low < high == limit:
-        outside = known.Less(high + reach, symbols[i])
-        return outside if comparison.args[1] == symbols[i] else known.Negation(outside)
+        outside = less(high + reach, symbols[i])
+        return outside if comparison.args[1] == symbols[i] else 1 - outside
     return comparison
 
 

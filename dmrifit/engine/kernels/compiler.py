@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import hashlib
 import linecache
 import logging
 import os
 import platform
-import shutil
 import stat
 import sys
 import tempfile
@@ -124,42 +122,37 @@ def _cache_folder() -> Path:
         )
         if is_private and os.access(folder, os.W_OK):
             return folder
-    return _passing_folder(folders[0])
-
-
-@functools.cache
-def _passing_folder(unusable: Path) -> Path:
-    """Make a folder for this process alone."""
-    _logger.warning(
-        "the cache folder %s cannot be used (it must be a folder of yours that you can write to): "
-        "compiled fits are kept until this process ends; set DMRIFIT_CACHE to another folder",
-        unusable,
+    raise OSError(
+        f"the cache folder {folders[0]} cannot be used (it must be a folder of yours that you can "
+        "write to)"
     )
-    folder = Path(tempfile.mkdtemp(prefix="dmrifit-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+
+
+# Said once, not for every model.
+@functools.cache
+def _say_no_folder(reason: str) -> None:
+    _logger.warning(
+        "%s: compiled fits are kept until this process ends; set DMRIFIT_CACHE to another folder",
+        reason,
+    )
 
 
 def _import(name: str, model: ModelFormula | None) -> ModuleType:
     from dmrifit._utils.code_store import CodeStore
 
-    title = f"fit of model {_title(model)}"
     path = None
     store = None
     try:
         path = _cache_folder() / f"{name}.py"
-        store = CodeStore(path, title, "DMRIFIT_CACHE")
+        store = CodeStore(path, f"fit of model {_title(model)}", "DMRIFIT_CACHE")
         kernel = _executed(name, store.module_text(lambda: _source(model)), path)
     # numba raises a RuntimeError where it finds no folder for its files.
     except (OSError, RuntimeError) as error:
         if store is None:
-            _logger.warning("there is no folder for compiled fits (%s)", error)
+            _say_no_folder(str(error))
         else:
             store.say_not_kept(error)
-        text = _source(model)
-        for option in (", cache=True", '"cache": True, '):
-            text = text.replace(option, "")
-        return _executed(name, text, path)
+        return _executed(name, _source(model).replace(", cache=True", ""), path)
     _stores[name] = store
     for value in vars(kernel).values():
         if hasattr(value, "py_func"):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.engine.kernels.branches import (
     extended_to_edges,
-    functions,
     numeric,
     read_formula,
     structure,
@@ -20,17 +18,8 @@ from dmrifit.engine.kernels.layout import form, is_share
 if TYPE_CHECKING:
     from dmrifit.engine.formulas.model_formula import ModelFormula, Parameter
 
-_MOST_CHOICES = 2  # in an exponent whose branches are tabulated one by one
-
 # The functions of conditions as lane arithmetic.
-_OF_CONDITIONS = {
-    "Choice": "choose({}, {}, {})",
-    "Less": "({} < {})",
-    "Equal": "({} == {})",
-    "Both": "({} & {})",
-    "Negation": "(~{})",
-}
-_CONDITIONS = ("Less", "Equal", "Both", "Negation")
+_OF_CONDITIONS = {"Choice": "choose({} > 0.5, {}, {})", "Less": "choose({} < {}, 1.0, 0.0)"}
 
 
 def source(model: ModelFormula) -> str:
@@ -106,7 +95,10 @@ class Formula:
         self.mixture, self.amplitude = -1, -1
         self.first: tuple[int, ...] = ()
         if model.source:
-            self.amplitude = _amplitude_of_function(model)
+            amplitudes = [
+                i for i, parameter in enumerate(model.parameters) if parameter.is_amplitude
+            ]
+            self.amplitude = amplitudes[0] if len(amplitudes) == 1 else -1
             return
         symbols = {name: sympy.Symbol(name, real=True) for name in (*names, "b", "te")}
         expression = without_absolute(read_formula(model.expression, symbols))
@@ -152,12 +144,6 @@ class Formula:
                 parts["te"] += term
             else:
                 parts["rest"] += term
-        choices = sorted(parts["rest"].atoms(functions().Choice), key=sympy.default_sort_key)
-        if 0 < len(choices) <= _MOST_CHOICES:
-            # Each branch alone may fall apart into factors of b and of te.
-            condition, *branches = choices[0].args
-            values = [self._tabulated(exponent.xreplace({choices[0]: x})) for x in branches]
-            return functions().Choice(condition, *values)
         product = sympy.exp(parts["rest"])
         for name, table in (("b", self.by_b), ("te", self.by_te)):
             if parts[name] != 0:
@@ -174,9 +160,9 @@ class Formula:
         entries = [f"eb[{e}]" for e in range(len(self.by_b))]
         entries += [f"ete[{e}]" for e in range(len(self.by_te))]
         return [
-            *_function("evaluate_signal(x, b_, te_, eb, ete)", [*x, *entries], self._formulas),
-            *_function("exponents_of_b(x, b_)", x, self.by_b),
-            *_function("exponents_of_te(x, te_)", x, self.by_te),
+            *_function("evaluate_signal(x, b, te, eb, ete)", [*x, *entries], self._formulas),
+            *_function("exponents_of_b(x, b)", x, self.by_b),
+            *_function("exponents_of_te(x, te)", x, self.by_te),
         ]
 
 
@@ -184,50 +170,22 @@ def _function(signature: str, items: Sequence[str], formulas: list[Any]) -> list
     """Write a function that returns the values of formulas, common parts computed once."""
     import sympy
 
-    def is_variable(symbol: Any) -> bool:
-        return not str(symbol).startswith("x")
-
+    numbers = sympy.numbered_symbols("h", real=True)
     steps, results = sympy.cse(
-        formulas or [sympy.Integer(0)], symbols=sympy.numbered_symbols("h"), optimizations="basic"
+        formulas or [sympy.Integer(0)], symbols=numbers, optimizations="basic"
     )
-    symbols = set().union(*(value.free_symbols for _, value in steps))
-    symbols = symbols.union(*(value.free_symbols for value in results))
-    # A sum is rounded in the order of its terms, which is that of these names.
-    renamed = {
-        symbol: sympy.Symbol(f"{symbol}_", real=True) for symbol in filter(is_variable, symbols)
-    }
     printed = make_printer()
 
     def write(value: Any) -> str:
-        text = printed(value.xreplace(renamed))
         # A plus sign keeps a product from being rounded together with a sum.
-        return text if value.func.__name__ in _CONDITIONS else f"+({text})"
+        return f"+({printed(value)})"
 
     lines = [f"def {signature}:"]
     for item in items:
-        name = item.replace("[", "").replace("]", "" if item.startswith("x") else "_")
-        lines.append(f"    {name} = {item}")
-    lines += [f"    {symbol}_ = {write(value)}" for symbol, value in steps]
+        lines.append(f"    {item.replace('[', '').replace(']', '')} = {item}")
+    lines += [f"    {symbol} = {write(value)}" for symbol, value in steps]
     values = map(write, results[: len(formulas)])
     return [*lines, f"    return [{', '.join(values)}]"]
-
-
-def _amplitude_of_function(model: ModelFormula) -> int:
-    """Find the amplitude that a user's function is proportional to, by trying it, or -1."""
-    import numpy as np
-
-    scope: dict[str, Any] = {"math": math, "np": np}
-    exec(model.source, scope)
-
-    @np.vectorize
-    def evaluate(b: float, te: float, *values: float) -> float:
-        measurement = (b, te) if model.needs_te else (b,)
-        try:
-            return float(scope["user_function"](*measurement, *values))
-        except Exception:  # a faulty function is named when it is compiled
-            return math.nan
-
-    return structure(evaluate, model)[1]
 
 
 def make_printer():

@@ -80,7 +80,6 @@ class Common(NamedTuple):
     turn_up: float  # largest K·D at which the signal still falls
     first: int  # the stratum of atoms that a search begins with, or −1
     middle: NDArray[np.float64]
-    max_iter: int
 
 
 class Atoms(NamedTuple):

@@ -67,7 +67,7 @@ project_several, project_one = projection(TOGETHER), projection(1)
 # Two starts disagree that fit equally well, with a ridge between them; both are relative.
 SAME_COST, RIDGE = 1e-2, 5e-2
 # Where the signal sinks into the noise floor one start in seven creeps, mostly to a poor end.
-TRIAL_ITER = 30.0
+MAX_ITER, TRIAL_ITER = 200.0, 30.0
 
 # Called from Python, and from jitted code alone: the latter have no wrappers.
 entry = njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
@@ -406,7 +406,7 @@ def search(code, common, starts, sigma, pinned, contrasts, weights, floored, wor
             # A start without a finite signal ends at once: its lane still holds the voxel before.
             begun = w[C, lane] < math.inf
             task = task_of[lane]
-            longest = common.max_iter
+            longest = MAX_ITER
             if n_extra > 0 and task < n_tasks:
                 longest = min(longest, TRIAL_ITER)
             if slot == -1 or (

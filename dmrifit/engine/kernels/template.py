@@ -33,17 +33,17 @@ DIFFUSIVITY = -1
 
 
 # FORMULA
-def evaluate_signal(x, b_, te_, eb, ete):
+def evaluate_signal(x, b, te, eb, ete):
     """Compute the signal and its derivatives by the coordinates `x` of the formula."""
     return [0.0] * (N + 1)
 
 
-def exponents_of_b(x, b_):
+def exponents_of_b(x, b):
     """Compute the exponents of b alone that are tabulated."""
     return []
 
 
-def exponents_of_te(x, te_):
+def exponents_of_te(x, te):
     """Compute the exponents of te alone."""
     return []
 

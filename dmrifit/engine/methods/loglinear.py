@@ -17,7 +17,6 @@ from dmrifit.engine.kernels.branches import ARRAY_FUNCTIONS, read_formula
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, mark_not_fitted, unfilled_result
-from dmrifit.engine.screening import Screen, Screening, with_rows
 
 #: Repeated weightings after the first, as in MRtrix's dwi2tensor.
 N_REWEIGHTINGS = 2
@@ -106,16 +105,14 @@ def fit_log_linear(
     model: SignalModel,
     method: str,
     weights: NDArray | None,
-    screen: Screen,
     n_threads: int | None,
 ) -> FitResult:
     """
     Fit a model by least squares of logarithms, equally weighted ("ols") or not ("wls").
 
     Values ≤ 0 and those that are not finite have no logarithm and are left out of their voxel's
-    fit; `FitResult.n_left_out` counts them. Only the second, and zeros outside the field of view,
-    can make the screen refuse the voxel. Nothing is bounded, as in the fits of scanners and
-    MRtrix: a kurtosis beyond 3/(b_max·D) stays what the line says.
+    fit. Nothing is bounded, as in the fits of scanners and MRtrix: a kurtosis beyond 3/(b_max·D)
+    stays what the line says.
     """
     form = log_linear_form(model)
     if form is None:
@@ -140,24 +137,12 @@ def fit_log_linear(
     if weights is None:
         weights = np.ones(len(design))
     fit = _LogLinearFit(form, design, method == "wls", weights)
-    screening = Screening.empty(len(signals))
-    changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
 
     def fit_chunk(chunk: slice) -> None:
-        # The fit has found the few voxels that are worth a look.
-        voxels, n_left_out = fit.fill(signals[chunk], result, chunk)
-        if voxels.size:
-            cleaned, is_changed = screen.screen_rows(signals, voxels, screening)
-            changes.append((voxels[is_changed], cleaned[is_changed]))
-            screening.count_logarithms(voxels, n_left_out)
-            mark_not_fitted(result, voxels[screening.refusal[voxels] > 0])
+        fit.fill(signals[chunk], result, chunk)
 
     run_in_chunks(fit_chunk, len(signals), _CHUNK, n_threads)
-    return replace(
-        result,
-        inputs=FitInputs(with_rows(signals, changes), protocol, None, n_threads=n_threads),
-        screening=screening,
-    )
+    return replace(result, inputs=FitInputs(signals, protocol, None, n_threads=n_threads))
 
 
 @dataclass(frozen=True)
@@ -169,14 +154,8 @@ class _LogLinearFit:
     by_signal: bool
     weights: NDArray
 
-    def fill(
-        self, signals: NDArray, result: FitResult, chunk: slice
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """
-        Fit some voxels, into their rows of the result.
-
-        Shapes: returns the voxels with values left out, and their numbers of such values.
-        """
+    def fill(self, signals: NDArray, result: FitResult, chunk: slice) -> None:
+        """Fit some voxels, into their rows of the result."""
         n_parameters = self.design.shape[1]
         # One row for each measurement: sums over measurements have one order for all voxels.
         values = np.array(signals.T, dtype=np.float64, order="C")
@@ -203,8 +182,6 @@ class _LogLinearFit:
         fitted = varies & (n_used >= n_parameters) & np.isfinite(cost)
         fitted &= np.isfinite(result.parameters[chunk]).all(axis=1)
         mark_not_fitted(result, chunk.start + np.flatnonzero(~fitted))
-        incomplete = np.flatnonzero(n_used < len(values))
-        return chunk.start + incomplete, len(values) - n_used[incomplete]
 
     def _lines(
         self, values: NDArray, usable: NDArray[np.bool_], n_used: NDArray

@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
 from dmrifit.engine.methods.rician import FlooredGaussian
-from dmrifit.engine.models import SignalModel
+from dmrifit.engine.models import SignalModel, read_table
 from dmrifit.engine.results import FitResult, FitStatus
 
 #: What every page and sidecar says of parameters that were fitted with a prior.
-PULLED = (
-    "pulled toward the region's mean by a prior learned from its voxels: a lesion that differs "
-    "from the region keeps only part of its contrast, so such maps are not for tables of lesions"
-)
+PULLED: str = read_table("sentences")["scan"]["prior"]
 
 #: Of the learned covariance in fits of voxels.
 WIDENING = 4.0

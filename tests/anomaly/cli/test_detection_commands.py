@@ -16,8 +16,8 @@ from anomaly.cli.detection_commands import _calibrated, detect
 from anomaly.cli.options import series_of_table
 from anomaly.cli.study_commands import simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
+from anomaly.scans.detection import DIFFERENT
 from anomaly.scans.series import SeriesDetector
-from anomaly.scans.whole_scan import DIFFERENT
 from dmrifit.cli.case_runs import CaseRun, RunOptions
 from dmrifit.model_files.model_file import load_model, save_model
 from dmrifit.report.numerals import significant

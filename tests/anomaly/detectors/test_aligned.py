@@ -1,12 +1,15 @@
 """The aligned Mahalanobis distance finds what differs in both directions, and needs no lesion."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
 from anomaly import AlignedMahalanobis
-from anomaly.detectors.features import Smoother, masked_smoothing
-from anomaly.detectors.template import Deviations, look_of, template_at
+from anomaly.detectors.aligned import AlignedScans, Deviations, template_at, template_of
+from anomaly.detectors.features import look_of, masked_smoothing
+from anomaly.generators.implants import Look
 from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (12, 13, 11)
@@ -46,13 +49,13 @@ def test_scores_are_mahalanobis_distances_of_smoothed_deviations(fitted):
     (scan,) = people(1, 7)
     look = look_of(scan, MASK)
     expected = template_at(fitted.template_, fitted._aligned(look))
-    deviations, smooth = Deviations.of(look, expected), Smoother(MASK)
-    z = np.stack([smooth(deviations.z_mean, 1.0)[MASK], smooth(deviations.z_spread, 1.0)[MASK]])
+    deviations = Deviations.of(look, expected)
+    z = np.stack([masked_smoothing(d, MASK, 1.0)[MASK] for d in (deviations.z_mean, deviations.z_spread)])
     distances = np.zeros(SHAPE)
     distances[MASK] = [
         np.sqrt(row @ np.linalg.solve(fitted.covariance_, row) / 2) for row in z.T.astype(float)
     ]
-    expected = smooth(distances, 1.5)[MASK]
+    expected = masked_smoothing(distances, MASK, 1.5)[MASK]
     level = np.log(np.quantile(expected, 0.95)) - fitted.levels_[0]
     reach = 3 * fitted.levels_[1]
     np.testing.assert_allclose(
@@ -90,7 +93,7 @@ def test_no_lesion_lowers_scores_by_more_than_levels_of_healthy_scans_differ(lev
     look = look_of(scan, MASK)
     z = leveled._smoothed(look, template_at(leveled.template_, leveled._aligned(look)))
     factor = (
-        leveled._distance(look, z[:, MASK])[MASK] / leveled.anomaly_map([scan], [MASK])[0][MASK]
+        leveled._distance(look, z)[MASK] / leveled.anomaly_map([scan], [MASK])[0][MASK]
     )
     assert 1 < factor.max() < 1.001 * np.exp(3 * leveled.levels_[1])
 
@@ -117,7 +120,7 @@ def test_smoothing_is_round_in_mm_where_the_edges_of_voxels_differ():
     expected = template_at(detector.template_, positions)
     deviations = Deviations.of(look, expected)
     z = detector._smoothed(look, expected)
-    rounded = masked_smoothing(deviations.z_mean, MASK, (2.0, 1.0, 0.5))
+    rounded = masked_smoothing(deviations.z_mean, MASK, (2.0, 1.0, 0.5))[MASK]
     np.testing.assert_allclose(z[0], rounded, rtol=1e-4, atol=1e-5)
     # Equal edges are one edge.
     maps = [
@@ -153,11 +156,11 @@ def test_too_few_scans_are_refused():
 @pytest.mark.parametrize(
     ("n_scans", "groups", "calibration", "message"),
     [
-        (2, None, "auto", "2 scans of 2 subjects: holding out 1 .* leaves 1 .* needs 3; .* of 4 subjects"),
-        (5, "aabbc", 4, "5 scans of 3 subjects: holding out 1 .* leaves 2 .* of 4 subjects"),
-        (4, None, 2, "4 scans of 4 subjects: holding out 2 .* of 6 subjects"),
-        (4, None, 0.4, "4 scans of 4 subjects: holding out 2 .* of 5 subjects"),
-        (2, None, 1 - 1e-9, "hold out less than calibration="),
+        (2, None, "auto", "2 scans of 2 subjects: holding out 1 .* leaves 1 .* needs 3; give scans of more subjects"),
+        (5, "aabbc", 4, "5 scans of 3 subjects: holding out 1 .* leaves 2 "),
+        (4, None, 2, "4 scans of 4 subjects: holding out 2 "),
+        (4, None, 0.4, "4 scans of 4 subjects: holding out 2 "),
+        (2, None, 1 - 1e-9, "hold out fewer"),
     ],
 )
 def test_subjects_beside_those_of_the_threshold_are_counted(n_scans, groups, calibration, message):
@@ -174,7 +177,7 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
     loaded.restore(facts, {"arrays.safetensors": save(arrays)})
     (scan,) = people(1, 10)
     look = look_of(scan, MASK)
-    z = fitted._smoothed(look, template_at(fitted.template_, fitted._aligned(look)))[:, MASK]
+    z = fitted._smoothed(look, template_at(fitted.template_, fitted._aligned(look)))
     np.testing.assert_array_equal(loaded.anomaly_map([scan], [MASK])[0], fitted._distance(look, z))
     assert not np.array_equal(
         loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK])
@@ -186,3 +189,75 @@ def test_levels_with_a_negative_spread_are_refused(fitted):
     arrays = load(files["arrays.safetensors"]) | {"levels_": np.array([0.0, -0.1])}
     with pytest.raises(RefusedError, match=r"standard deviation of its levels_ is -0\.1"):
         AlignedMahalanobis(**parameters).restore(facts, {"arrays.safetensors": save(arrays)})
+
+
+# Templates: what a scan is compared with, never itself
+
+SMALL = (10, 11, 9)
+SMALL_MASK = np.linalg.norm(np.indices(SMALL) - np.reshape(SMALL, (3, 1, 1, 1)) / 2, axis=0) < 4.4
+
+
+def small_people(n):
+    rng = np.random.default_rng(0)
+    pattern = 0.4 + 0.1 * np.sin(np.indices(SMALL).sum(axis=0))[..., None]
+    signals = pattern + 0.03 * rng.standard_normal((n, *SMALL, 6))
+    return [look_of((one * SMALL_MASK[..., None]).astype(np.float32), SMALL_MASK) for one in signals]
+
+
+@pytest.fixture(scope="module")
+def aligned():
+    return AlignedScans.learn(small_people(5), 2.0, np.arange(5))
+
+
+def test_a_look_holds_mean_and_spread_of_the_brain():
+    signal = np.random.default_rng(1).random((*SMALL, 5)).astype(np.float32)
+    look = look_of(signal, SMALL_MASK)
+    np.testing.assert_allclose(look.mean[SMALL_MASK], signal.mean(axis=-1)[SMALL_MASK], rtol=1e-5)
+    np.testing.assert_allclose(look.spread[SMALL_MASK], signal.std(axis=-1)[SMALL_MASK], rtol=1e-4)
+    assert not look.mean[~SMALL_MASK].any()
+
+
+def test_a_look_is_the_same_bits_in_every_layout():
+    signal = np.random.default_rng(2).uniform(size=(*SMALL_MASK.shape, 150)).astype(np.float32)
+    channels_first = np.moveaxis(np.ascontiguousarray(np.moveaxis(signal, -1, 0)), 0, -1)
+    expected = look_of(signal, SMALL_MASK)
+    for stored in (np.asfortranarray(signal), channels_first):
+        look = look_of(stored, SMALL_MASK)
+        np.testing.assert_array_equal(look.mean, expected.mean)
+        np.testing.assert_array_equal(look.spread, expected.spread)
+
+
+def test_a_scan_is_compared_with_the_template_of_the_others(aligned):
+    stacks = aligned.stacks.copy()
+    stacks[2, 0] += 100
+    other = replace(aligned, stacks=stacks)
+    np.testing.assert_array_equal(other.left_out(2), aligned.left_out(2))
+    assert (other.left_out(1)[0] > aligned.left_out(1)[0] + 10).any()
+
+
+def test_the_template_of_the_others_holds_no_scan_of_the_same_subject(aligned):
+    stacks = aligned.stacks.copy()
+    stacks[3, 0] += 100
+    subjects = np.array([0, 1, 2, 2, 3])
+    same, changed = (replace(aligned, stacks=s, subjects=subjects) for s in (aligned.stacks, stacks))
+    np.testing.assert_array_equal(changed.left_out(2), same.left_out(2))
+    assert (changed.left_out(1)[0] > same.left_out(1)[0] + 10).any()
+    assert same.others(2).tolist() == [0, 1, 4]
+
+
+def test_templates_are_mean_and_standard_deviation(aligned):
+    template = template_of(aligned.stacks)
+    inner = np.linalg.norm(np.indices(SMALL) - np.reshape(SMALL, (3, 1, 1, 1)) / 2, axis=0) < 3
+    for number, k in ((0, 0), (2, 1)):
+        expected = aligned.stacks[:, k].mean(axis=0)[inner]
+        np.testing.assert_allclose(template[number][inner], expected, rtol=1e-4)
+    np.testing.assert_allclose(template[6], aligned.stacks[:, 2].mean(axis=0), atol=1e-6)
+    assert (template[[1, 3]] > 0).all()
+
+
+def test_deviations_do_not_hold_the_level_of_the_whole_brain(aligned):
+    look, expected = aligned.looks[0], aligned.left_out(0)
+    brighter = Look(np.where(SMALL_MASK, look.mean + 0.1, 0).astype(np.float32), look.spread, SMALL_MASK)
+    first, second = (Deviations.of(one, expected) for one in (look, brighter))
+    np.testing.assert_allclose(first.z_mean, second.z_mean, atol=1e-3)
+    np.testing.assert_array_equal(first.z_spread, second.z_spread)

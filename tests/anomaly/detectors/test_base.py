@@ -229,7 +229,7 @@ def test_bad_scans_and_masks_are_refused_with_their_number(world, change, messag
 @pytest.mark.parametrize(
     ("parameters", "groups", "message"),
     [
-        ({}, [1, 2, 3], "3 groups for 16 scans"),
+        ({}, [1, 2, 3], "3 groups for 16 cases"),
         ({}, ["a"] * 16, "16 scans of one subject"),
         ({"calibration": 1}, None, "calibration"),
         ({"calibration": 1.5}, None, "calibration"),

@@ -50,11 +50,13 @@ def fitted(world):
 
 def test_a_scaled_reconstruction_ends_at_one():
     scan = np.array([1.0, 0.5, 0.0], dtype=np.float32).reshape(1, 3, 1, 1)
+    inside = np.ones(scan.shape[1:], dtype=bool)
+    scaled = DenoisingAutoencoder(residual="mean", scale="image", smooth_mm=0.0)
     # Half of the scan, scaled by its largest value, is the scan.
-    assert not residual_map(scan, scan / 2, scale="image").any()
-    np.testing.assert_allclose(residual_map(scan, scan / 2).ravel(), [0.5, 0.25, 0])
+    assert not scaled._scored({"scan": scan, "reconstruction": scan / 2}, inside).any()
+    np.testing.assert_allclose(residual_map(scan, scan / 2, "mean").ravel(), [-0.5, -0.25, 0])
     nothing = np.zeros_like(scan)
-    np.testing.assert_array_equal(residual_map(scan, nothing, scale="image"), scan[0])
+    np.testing.assert_array_equal(scaled._scored({"scan": scan, "reconstruction": nothing}, inside), scan[0])
 
 
 # What is learned ----------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ def test_files_that_were_altered_are_refused(fitted):
         {"shape_": {"$tuple": [1, 2]}},
         {"threshold": {"rule": "os", "parameters": {}, "fitted": {}}},
     ):
-        with pytest.raises(Exception, match=r"shape_ is|no threshold rule"):
+        with pytest.raises(Exception, match=r"its scans have|no threshold rule"):
             clone(fitted).restore(stored | change, files)
     with pytest.raises(Exception, match="fitted attribute"):
         clone(fitted).restore(

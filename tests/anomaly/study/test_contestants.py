@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from anomaly.detectors.thresholds import (
     BestDiceThreshold,
@@ -12,10 +13,17 @@ from anomaly.detectors.thresholds import (
     MeanPoolThreshold,
     OtsuThreshold,
 )
+from anomaly.scans.cases import Case
 from anomaly.study.contestants import (
     AS_GIVEN,
+    BRIGHTNESS,
+    CONTROLS,
+    ELSEWHERE,
+    STRATA,
     Bench,
     checked_rules,
+    control_maps,
+    strata_masks,
 )
 from anomaly.study.evaluation import evaluate_detectors
 
@@ -35,7 +43,7 @@ def test_what_counts_is_matter_and_lesions_are_those_in_it(cohort):
     cases[0] = replace(cases[0], lesion=in_fluid, followup=None)
     cases[1] = replace(cases[1], lesion=None, followup=None)
     bench = Bench(cases, healthy, 3, 18, 2, False)
-    assert bench.matching == {"connectivity": 18, "min_overlap": 2}
+    assert (bench.connectivity, bench.min_overlap) == (18, 2)
     matter = (cases[0].tissue == 1) | (cases[0].tissue == 2) | (cases[0].tissue == 4)
     np.testing.assert_array_equal(bench.scored[0], matter)
     np.testing.assert_array_equal(bench.lesions[0], in_fluid & matter)
@@ -181,7 +189,153 @@ def test_scans_that_may_not_meet_are_refused(cohort):
         evaluate_detectors([replace(cases[0], tissue=np.full(SHAPE, 3)), *cases[1:]], maps)
     with pytest.raises(ValueError, match="windows in mm, and voxels differ"):
         evaluate_detectors([replace(cases[0], affine=np.eye(4)), *cases[1:]], maps)
-    with pytest.raises(ValueError, match="needs healthy scans of two patients"):
+    with pytest.raises(ValueError, match="needs healthy scans of more patients"):
         evaluate_detectors(
             cases, maps, healthy=healthy[:1], healthy_maps={k: v[:1] for k, v in free.items()}
         )
+
+
+# Controls
+
+TINY = (2, 3, 2)
+BORROWED = "another patient's lesion"
+
+
+def scan(patient, voxel=None, *, shape=TINY, fluid=()):
+    """Give a brain but for its first voxel; a lesion is one voxel, by its number."""
+    brain = np.ones(shape, dtype=bool)
+    brain.flat[0] = False
+    lesion = None
+    if voxel is not None:
+        lesion = np.zeros(shape, dtype=bool)
+        lesion.flat[voxel] = True
+    tissue = np.where(brain, 1, 0).astype(np.uint8)
+    tissue.flat[list(fluid)] = 3
+    signal = np.linspace(0, 1, 2 * brain.size, dtype=np.float32).reshape(*shape, 2)
+    return Case(patient, signal, brain, tissue=tissue, lesion=lesion)
+
+
+def voxel_numbers(masks):
+    return [np.flatnonzero(mask).tolist() for mask in masks]
+
+
+def test_every_control_has_a_volume_for_each_scan_on_its_grid():
+    cases = [scan("a", 3), scan("b", shape=(3, 3, 2))]
+    maps = control_maps(cases)
+    assert tuple(maps) == CONTROLS
+    for name, volumes in maps.items():
+        assert [volume.shape for volume in volumes] == [TINY, (3, 3, 2)]
+        kind = np.float32 if name == BRIGHTNESS else np.bool_
+        assert all(volume.dtype == kind for volume in volumes), name
+
+
+def test_the_masks_of_a_scan_with_fluid_by_hand():
+    maps = control_maps([scan("a", 3, fluid=[4, 5])])
+    # Fluid is brain, but is not scored.
+    assert voxel_numbers(maps["all positive"]) == [[1, 2, 3, 6, 7, 8, 9, 10, 11]]
+    assert voxel_numbers(maps["brain mask"]) == [list(range(1, 12))]
+    assert voxel_numbers(maps["empty"]) == [[]]
+
+
+def test_brightness_is_one_minus_the_mean_over_directions_in_the_brain():
+    (brightness,) = control_maps([scan("a")])[BRIGHTNESS]
+    # Directions of voxel i have the signals 2 i / 23 and (2 i + 1) / 23.
+    expected = 1 - (2 * np.arange(12) + 0.5) / 23
+    expected[0] = 0
+    np.testing.assert_allclose(brightness.ravel(), expected, atol=1e-6)
+
+
+def test_each_scan_is_given_the_next_lesion_of_another_patient():
+    cases = [scan("a", 1), scan("a", 2), scan("b"), scan("b", 4), scan("c", 5)]
+    # The first skips its own second scan and the healthy one; the last goes on at the front.
+    assert voxel_numbers(control_maps(cases)[BORROWED]) == [[4], [4], [5], [5], [1]]
+
+
+def test_lesions_on_another_grid_are_passed_over():
+    large = (3, 3, 2)
+    cases = [scan("a", 1), scan("b", 7, shape=large), scan("c", 3), scan("d", shape=large)]
+    assert voxel_numbers(control_maps(cases)[BORROWED]) == [[3], [], [1], [7]]
+
+
+def test_healthy_scans_are_given_lesions_of_the_cases_that_are_named():
+    healthy = [scan("h"), scan("a"), scan("i")]
+    cases = [scan("a", 1), scan("b", 2)]
+    # The first begins after the first case, the second has the same patient as it.
+    assert voxel_numbers(control_maps(healthy, lesions_of=cases)[BORROWED]) == [[2], [2], [2]]
+    cases.append(scan("c", 3))
+    assert voxel_numbers(control_maps(healthy, lesions_of=cases)[BORROWED]) == [[2], [3], [1]]
+
+
+@pytest.mark.parametrize(
+    "cases", [[scan("a", 1)], [scan("a", 1), scan("a", 2)], [scan("a"), scan("b")]]
+)
+def test_without_lesions_of_other_patients_nothing_is_borrowed(cases):
+    assert not np.any(control_maps(cases)[BORROWED])
+    assert not np.any(control_maps(cases[:1], lesions_of=[])[BORROWED])
+
+
+# Strata
+
+
+def test_strata_cover_what_is_scored_and_lie_where_they_should(make_case):
+    case = make_case(0, 1, lesion=True)
+    masks = strata_masks(case)
+    assert list(masks) == [*STRATA, ELSEWHERE]
+    np.testing.assert_array_equal(np.logical_or.reduce(list(masks.values())), case.scored)
+    assert not any((masks[name] & masks[ELSEWHERE]).any() for name in STRATA)
+    assert masks["near cortex"][case.tissue == 2].all()
+    assert masks["deep nuclei"][case.tissue == 4].all()
+    # 5 mm are one voxel of 4 mm, and not the diagonal of two.
+    for structure, name in ((2, "near cortex"), (4, "deep nuclei")):
+        grown = ndimage.binary_dilation(case.tissue == structure)
+        np.testing.assert_array_equal(masks[name], grown & case.scored)
+    plain = strata_masks(replace(case, tissue=None))
+    assert not plain["deep nuclei"].any()
+    assert (plain["near cortex"] & ~ndimage.binary_erosion(case.brain)).sum() > 100
+
+
+def white_case(shape, affine):
+    """Give a case of white matter alone, all of it brain."""
+    signal = np.full((*shape, 1), 0.4, dtype=np.float32)
+    return Case(
+        "p",
+        signal,
+        np.ones(shape, dtype=bool),
+        tissue=np.ones(shape, dtype=np.uint8),
+        affine=affine,
+    )
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "near cortex"), (4, "deep nuclei")])
+def test_nearness_is_a_distance_in_mm(number, name):
+    case = white_case((11, 9, 7), np.diag([1.0, 2.0, 4.0, 1.0]))
+    tissue = case.tissue.copy()
+    tissue[5, 4, 3] = number
+    case = replace(case, tissue=tissue)
+    x, y, z = (np.arange(n) for n in case.shape)
+    apart = ((x - 5) ** 2)[:, None, None] + (4 * (y - 4) ** 2)[:, None] + 16 * (z - 3) ** 2
+    np.testing.assert_array_equal(strata_masks(case)[name], apart <= 25)
+
+
+def test_the_base_is_the_lowest_quarter_of_the_height_in_the_world():
+    straight = white_case((4, 4, 9), np.eye(4))
+    # Of heights from 0 to 8 mm those below 2.
+    base = strata_masks(straight)["basal"]
+    assert np.flatnonzero(base.any(axis=(0, 1))).tolist() == [0, 1]
+    assert base[:, :, :2].all()
+    # The first axis goes down from 50 mm, in steps of 3: of 50 to 26 the base is below 32.
+    turned = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-3, 0, 0, 50], [0, 0, 0, 1.0]])
+    base = strata_masks(white_case((9, 4, 4), turned))["basal"]
+    assert np.flatnonzero(base.any(axis=(1, 2))).tolist() == [7, 8]
+
+
+def test_the_height_is_that_of_the_brain_and_fluid_is_in_no_stratum():
+    case = white_case((4, 4, 16), np.eye(4))
+    brain, tissue = case.brain.copy(), case.tissue.copy()
+    brain[..., :4] = False
+    tissue[0] = 3
+    masks = strata_masks(replace(case, brain=brain, tissue=np.where(brain, tissue, 0)))
+    # From 4 to 15 mm the lowest quarter ends below 6.75.
+    assert np.flatnonzero(masks["basal"].any(axis=(0, 1))).tolist() == [4, 5, 6]
+    assert not any(mask[0].any() for mask in masks.values())
+    assert masks[ELSEWHERE].sum() == 3 * 4 * 9

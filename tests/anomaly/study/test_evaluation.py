@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from anomaly.detectors.thresholds import FixedThreshold, HealthyRateThreshold, open_map
-from anomaly.study.controls import BRIGHTNESS, CONTROLS
+from anomaly.study.contestants import BRIGHTNESS, CONTROLS
 from anomaly.study.evaluation import (
     AS_GIVEN,
     KEYS,

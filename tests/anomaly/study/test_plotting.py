@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.collections import PathCollection
 
 from anomaly import Case
-from anomaly.study.controls import BRIGHTNESS
+from anomaly.study.contestants import BRIGHTNESS, ELSEWHERE, STRATA
 from anomaly.study.plotting import (
     map_limits,
     plot_curves,
@@ -21,7 +21,6 @@ from anomaly.study.plotting import (
     plot_strata,
     slice_to_show,
 )
-from anomaly.study.strata import ELSEWHERE, STRATA
 
 
 def words(figure):

@@ -11,9 +11,8 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from anomaly.scans.detection import lesions_of
-from anomaly.scans.whole_scan import mean_over_scans
-from anomaly.study.controls import CONTROLS
+from anomaly.scans.detection import lesions_of, mean_over_scans
+from anomaly.study.contestants import CONTROLS
 from anomaly.study.plotting import plot_examples
 from anomaly.study.report import STORED, write_evaluation
 from dmrifit.report.numerals import significant

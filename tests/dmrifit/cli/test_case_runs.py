@@ -17,13 +17,29 @@ from dmrifit.cli.case_runs import (
     RunPage,
     begin_run,
     case_pictures,
-    failed_cases,
     simulate_cases,
 )
 
 RUN = CaseRun(
     "{name}/done.json", "table.tsv", row=lambda name, record: {"name": name}, page=lambda *_: RunPage("Runs", [], [])
 )
+
+
+def processed_by(case_run, tmp_path, inputs, work, is_current, *, names=None, failed=(), figure=False, **options):
+    """Run over named inputs; give their records."""
+    records = {}
+    case_run.run(
+        list(inputs.items()),
+        tmp_path,
+        {},
+        RunOptions(figure=figure, **options),
+        names=lambda case: names(case[1]) if names else {"name": case[0]},
+        work=lambda case, folder: work(case[1], folder),
+        is_current=lambda case, record: is_current(case[1], record),
+        say=lambda finished: records.update(finished) or [],
+        failed=failed,
+    )
+    return records
 
 
 def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
@@ -40,8 +56,7 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
     def is_current(source, record):
         return record["source"] == source
 
-    options = RunOptions(overwrite=overwrite, figure=figure)
-    records = case_run.process(inputs, tmp_path, process, is_current, options=options, names=None)
+    records = processed_by(case_run, tmp_path, inputs, process, is_current, overwrite=overwrite, figure=figure)
     assert {name: record["source"] for name, record in records.items()} == inputs
     return processed
 
@@ -73,11 +88,7 @@ def test_missing_pictures_are_drawn_where_a_run_is_asked_for_them(tmp_path):
     assert run(tmp_path, inputs, figure=True, case_run=case_run) == ["a"]
 
 
-def described(source):
-    return {"name": {1: "a", 2: "b", 3: "d"}[source]}
-
-
-def run_with_failures(tmp_path, inputs, problems, *, overwrite=False, names=described, **options):
+def run_with_failures(tmp_path, inputs, problems, **options):
     """Run over named inputs, of which those with a problem fail; give the names of the records."""
 
     def process(source, folder):
@@ -89,9 +100,7 @@ def run_with_failures(tmp_path, inputs, problems, *, overwrite=False, names=desc
         return {"name": folder.name, "source": source}
 
     case_run = replace(RUN, files=("numbers.txt",))
-    options |= {"options": RunOptions(overwrite=overwrite, figure=False), "names": names}
-    records = case_run.process(inputs, tmp_path, process, lambda source, record: True, **options)
-    return list(records)
+    return list(processed_by(case_run, tmp_path, inputs, process, lambda source, record: True, **options))
 
 
 def failures(tmp_path):
@@ -102,10 +111,8 @@ def test_a_case_that_fails_is_listed_and_leaves_the_others(tmp_path, capsys):
     assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"a": "no tumor"}) == ["b"]
     assert failures(tmp_path) == [{"name": "a", "problem": "no tumor"}]
     assert "failed: a: no tumor" in capsys.readouterr().out
-    (table,) = failed_cases(tmp_path)
-    assert table.parts[0] == [["a", "no tumor"]]
     assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {}) == ["a", "b"]
-    assert failed_cases(tmp_path) == []
+    assert not (tmp_path / "failed.tsv").exists()
 
 
 def test_a_case_that_fails_after_it_was_finished_keeps_no_result_and_is_tried_again(tmp_path):
@@ -120,14 +127,12 @@ def test_a_case_that_fails_after_it_was_finished_keeps_no_result_and_is_tried_ag
 
 
 def test_where_all_cases_fail_their_problems_are_written_before_the_run_ends(tmp_path):
-    (tmp_path / "failed.tsv").write_text("name\tproblem\nold\tof an earlier run\n")
-    (tmp_path / "table.tsv").touch()
+    assert run_with_failures(tmp_path, {"old": 1, "c": 2}, {"old": "of an earlier run"}) == ["c"]
+    assert (tmp_path / "table.tsv").exists()
     with pytest.raises(ValueError, match=r"^a: no tumor$"):
         run_with_failures(tmp_path, {"a": 1, "b": 2}, {"a": "no tumor", "b": "no brain"})
     assert [failure["problem"] for failure in failures(tmp_path)] == ["no tumor", "no brain"]
     assert not (tmp_path / "table.tsv").exists()
-    assert run_with_failures(tmp_path, {}, {}) == []
-    assert not (tmp_path / "failed.tsv").exists()
 
 
 def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
@@ -138,7 +143,7 @@ def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
         assert capsys.readouterr().out.splitlines() == lines
         return {"name": folder.name}
 
-    functions = {"names": described, "work": work, "is_current": None, "say": lambda records: [], "failed": failed}
+    functions = {"names": lambda source: {"name": "d"}, "work": work, "is_current": None, "say": lambda records: [], "failed": failed}
     RUN.run([3], tmp_path, {}, RunOptions(figure=False), **functions)
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
@@ -150,21 +155,21 @@ def test_rows_that_fail_after_they_were_finished_keep_no_result_and_leave_those_
     assert run_with_failures(tmp_path, {"a": 1, "b-c": 2, "d": 3}, {}) == ["a", "b-c", "d"]
     (tmp_path / "b-c" / "of the user.txt").touch()
     # The folder of a case need not have its name.
-    failed = {"b-c": {"name": "b c", "problem": "no such file"}}
-    assert run_with_failures(tmp_path, {"a": 1}, {}, failed=failed) == ["a"]
+    failed = [{"name": "b c", "patient": "p", "problem": "no such file"}]
+    names = {1: {"name": "a", "patient": "p"}}.get
+    assert run_with_failures(tmp_path, {"a": 1}, {}, failed=failed, names=names) == ["a"]
     assert [path.name for path in (tmp_path / "b-c").iterdir()] == ["of the user.txt"]
     for name in "ad":
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["done.json", "numbers.txt"]
-    assert failures(tmp_path) == list(failed.values())
+    assert failures(tmp_path) == failed
 
 
 def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path, capsys):
     def process(source, folder):
         raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
 
-    run_options = {"options": RunOptions(figure=False), "names": described}
     with pytest.raises(ValueError, match=r"^a: gone\.nii: No such file; check that it exists"):
-        RUN.process({"a": 1}, tmp_path, process, lambda source, record: True, **run_options)
+        processed_by(RUN, tmp_path, {"a": 1}, process, None)
     assert "failed: a: gone.nii: No such file" in capsys.readouterr().out
 
 
@@ -176,7 +181,7 @@ def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of
 
     inputs = {"a": 1, "b": 2}
     run(tmp_path, inputs)
-    records = RUN.process(inputs, tmp_path, None, is_current, options=RunOptions(figure=False), names=described)
+    records = processed_by(RUN, tmp_path, inputs, None, is_current)
     assert list(records) == ["b"]
     assert failures(tmp_path)[0]["problem"].startswith("gone.nii: No such file")
     assert not (tmp_path / "a" / "done.json").exists()
@@ -188,9 +193,9 @@ def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path
     def describe(source):
         return {"name": f"scan {source}", "patient": "p2"}
 
-    problems = {"a": "no brain"}
-    options = {"failed": {"first": unread}, "names": describe}
-    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, problems, **options) == ["b"]
+    problems = {"scan-1": "no brain"}
+    options = {"failed": [unread], "names": describe}
+    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, problems, **options) == ["scan-2"]
     unsegmented = {"name": "scan 1", "patient": "p2", "problem": "no brain"}
     assert failures(tmp_path) == [unread, unsegmented]
 
@@ -202,7 +207,7 @@ def test_a_disk_without_room_for_the_other_cases_is_told_after_the_first(tmp_pat
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 3 * size - 1))
     with pytest.raises(OSError, match=r"no room to write .* are needed and"):
         run(tmp_path, cases)
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "table.tsv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "settings.json", "table.tsv"}
     # What is finished needs no room.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 3 * size))
     assert run(tmp_path, cases) == ["b", "c", "d"]
@@ -211,10 +216,10 @@ def test_a_disk_without_room_for_the_other_cases_is_told_after_the_first(tmp_pat
 def test_lesions_of_cases_are_joined_with_their_names(tmp_path):
     case_run = replace(RUN, lesions="lesions.csv")
     records = {name: {"name": name, "patient": "p", "lesion_columns": ["mL"], "lesions": []} for name in "ab"}
-    case_run.write(tmp_path, records, figure=False)
+    case_run.write(tmp_path, records, [], figure=False)
     assert (tmp_path / "lesions.csv").read_text() == "name,patient,mL\n"
     records["b"]["lesions"] = [{"mL": 0.1}, {"mL": None}]
-    case_run.write(tmp_path, records, figure=False)
+    case_run.write(tmp_path, records, [], figure=False)
     assert (tmp_path / "lesions.csv").read_text() == "name,patient,mL\nb,p,0.1\nb,p,\n"
 
 
@@ -327,7 +332,7 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
         row = "name\timage\tbval\tage\none\tdwi.nii.gz\tdwi.bval\t007\n"
         (folder / "cases.tsv").write_text(row)
 
-    cases = {"p1": ("healthy.tsv", write)}
+    cases = {"p1": ({"healthy.tsv": "cases.tsv"}, write)}
     for overwrite in (False, False, True):
         simulate_cases(tmp_path, cases, ("healthy.tsv", "ill.tsv"), {"seed": 0}, overwrite=overwrite)
         row = "name\timage\tbval\tage\none\tp1/dwi.nii.gz\tp1/dwi.bval\t007\n"
@@ -340,7 +345,7 @@ def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones(tmp_path
     pytest.importorskip("jinja2")
     parts = RunPage("Runs", ["the overview"], [("one", ["a picture"]), ("two", [])], "End.", "Research.")
     case_run = replace(RUN, page=lambda *_: parts)
-    case_run.write(tmp_path, {"one": {"synthetic": True}, "two": {"synthetic": False}}, figure=True)
+    case_run.write(tmp_path, {"one": {"synthetic": True}, "two": {"synthetic": False}}, [], figure=True)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "Research. Synthetic data: 1 of 2 cases were simulated" in page
     assert "All cases" in page

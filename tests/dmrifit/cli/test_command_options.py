@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dmrifit.cli.command_options import read_help, shared_help, with_options
+from dmrifit.cli.command_options import read_help, with_options
 from dmrifit.cli.console import __doc__ as COMMON
 from dmrifit.cli.console import make_program
 
@@ -146,13 +146,13 @@ def test_parameters_and_lines_of_help_belong_together():
 
     for command in (lacking, idle):
         with pytest.raises(TypeError, match=f"{command.__name__}: .*width"):
-            with_options(command, shared_help(COMMON))
+            with_options(command, read_help(COMMON)[1])
 
 
 @pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis", "anomaly"])
 def test_options_that_commands_share_are_those_of_two_commands_or_more(package):
     program = import_module(f"{package}.cli.program")
-    shared = shared_help(program.__doc__)
+    shared = read_help(program.__doc__)[1]
     commands = [command.callback for command in program.app.registered_commands]
     for name in shared:
         users = [command for command in commands if name in command.__signature__.parameters]

@@ -208,11 +208,11 @@ def test_an_option_that_is_wrong_for_every_scan_leaves_nothing(bids, run, tmp_pa
 def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp_path, monkeypatch):
     finished = []
 
-    def interrupted(task, folder):
+    def interrupted(case, folder, **options):
         if len(finished) == 2:
             raise KeyboardInterrupt
-        finished.append(task.scan.name)
-        return fit_runs_fit_one(task, folder)
+        finished.append(case[0].name)
+        return fit_runs_fit_one(case, folder, **options)
 
     fit_runs_fit_one = fit_runs.fit_one
     arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps")
@@ -249,11 +249,11 @@ def test_several_images_and_a_glob_are_fitted_each_into_its_folder(bids, run, tm
     assert fits(tmp_path / "b")["name"].tolist() == ["sub-01", "sub-02", *[f"sub-04_echo-{n}" for n in (1, 2, 3)]]
     code, _, err = run("fit", images[0], images[0], "--out", tmp_path / "c")
     assert code == 2
-    assert "more than one scan is called sub-01" in err
+    assert "'sub-01' is there twice" in err
     (tmp_path / "SUB-01_dwi.nii.gz").symlink_to(images[0])
     code, _, err = run("fit", images[0], tmp_path / "SUB-01_dwi.nii.gz", "--out", tmp_path / "c")
     assert code == 2
-    assert "called SUB-01, sub-01, in upper or lower case" in err
+    assert "'sub-01' is there twice" in err
     assert not (tmp_path / "c").exists()
     code, _, err = run("fit", bids, images[0], "--out", tmp_path / "c")
     assert code == 2

@@ -68,10 +68,10 @@ def test_models_of_other_packages_are_found_by_name_and_checked(monkeypatch):
         models.resolve_model("mine")
     with pytest.raises(ValueError, match=r"did you mean mine\? choose one of adc, .*, mine or give"):
         models.resolve_model("mien")
-    monkeypatch.setattr(models, "_K", replace(MODELS["adc"], name="mine"))
-    installed("dmrifit.engine.models:_K")
-    assert models.resolve_model("Mine") is models._K
+    monkeypatch.setattr(models, "MINE", replace(MODELS["adc"], name="mine"), raising=False)
+    installed("dmrifit.engine.models:MINE")
+    assert models.resolve_model("Mine") is models.MINE
     # Names in capitals are found by any case, too.
-    monkeypatch.setattr(models, "_K", replace(MODELS["adc"], name="Mine"))
-    monkeypatch.setattr(models, "entry_points", lambda group: [EntryPoint("Mine", "dmrifit.engine.models:_K", group)])
-    assert models.resolve_model("mine") is models._K
+    monkeypatch.setattr(models, "MINE", replace(MODELS["adc"], name="Mine"), raising=False)
+    monkeypatch.setattr(models, "entry_points", lambda group: [EntryPoint("Mine", "dmrifit.engine.models:MINE", group)])
+    assert models.resolve_model("mine") is models.MINE

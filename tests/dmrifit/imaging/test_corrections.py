@@ -8,12 +8,24 @@ from scipy.spatial.transform import Rotation
 
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
-from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
+from dmrifit.imaging import corrections
+from dmrifit.imaging.corrections import correct_motion, remove_gibbs, rotate_directions
 
 pytest.importorskip("dipy")
 
 PROTOCOL = Protocol([0, 50, 100, 400, 900, 1200, 1600, 200, 600, 1000])
 SIGMA = 5.0
+
+
+def denoise(signals, **options):
+    out = np.empty(signals.shape, np.float32)
+    return out, corrections.denoise(signals, out, **options)
+
+
+def without_ringing(signals, slice_axis=2, progress=lambda: None):
+    clean = signals.astype(np.float32)
+    remove_gibbs(clean, slice_axis, progress)
+    return clean
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +82,6 @@ def test_images_that_cannot_be_denoised_are_refused():
         denoise(np.ones((1, 1, 1, 4)))
     with pytest.raises(ValueError, match="could be denoised"):
         denoise(np.zeros((5, 5, 5, 4)))
-    with pytest.raises(ValueError, match="must have shape"):
-        denoise(np.ones((5, 5, 5)))
 
 
 def ringing(n=64):
@@ -85,7 +95,7 @@ def ringing(n=64):
 def test_ringing_falls_in_the_slices_of_the_axis_named():
     rung = ringing()
     volume = np.stack([rung, 0.5 * rung], axis=-1)[:, None, :, :]
-    clean = remove_gibbs(volume, slice_axis=1)
+    clean = without_ringing(volume, slice_axis=1)
     inside = (slice(20, 44), 0, slice(20, 44))
     assert clean[inside][..., 0].std() < 0.5 * volume[inside][..., 0].std()
     np.testing.assert_allclose(clean[inside].mean(axis=(0, 1)), [100, 50], rtol=0.01)
@@ -97,12 +107,12 @@ def test_a_hole_stays_a_hole_and_spoils_nothing_else():
     broken = rung.copy()
     broken[10, 10, 0, 0] = np.nan
     calls = []
-    clean = remove_gibbs(broken, progress=lambda: calls.append(1))
+    clean = without_ringing(broken, progress=lambda: calls.append(1))
     assert np.argwhere(np.isnan(clean)).tolist() == [[10, 10, 0, 0]]
-    np.testing.assert_array_equal(clean[..., 1], remove_gibbs(rung)[..., 1])
+    np.testing.assert_array_equal(clean[..., 1], without_ringing(rung)[..., 1])
     assert len(calls) == 2
     with pytest.raises(ValueError, match="slice_axis must be 0, 1 or 2, not 3"):
-        remove_gibbs(rung, slice_axis=3)
+        without_ringing(rung, slice_axis=3)
 
 
 def moved(volume, affine, angles, shift):
@@ -121,7 +131,8 @@ def test_a_real_head_that_was_moved_returns(data_dir):
     turned, truth = moved(head, affine, (2, -1, 3), (3, -2, 2.5))
     # Another contrast, as another b-value has.
     signals = np.stack([head, np.sqrt(np.maximum(turned, 0)) * 20, head], axis=-1)
-    corrected, transforms = correct_motion(signals, affine)
+    corrected = signals.astype(np.float32)
+    transforms = correct_motion(corrected, affine, 0, None, lambda: None)
     places = np.column_stack([np.argwhere(head > 200), np.ones(np.count_nonzero(head > 200))]) @ affine.T
 
     def apart(one, other):
@@ -144,9 +155,7 @@ def test_a_real_head_that_was_moved_returns(data_dir):
 
 def test_wrong_arguments_of_motion_correction_are_named():
     with pytest.raises(ValueError, match=r"at least 4 voxels.*8 × 8 × 1"):
-        correct_motion(np.ones((8, 8, 1, 3)), np.eye(4))
-    with pytest.raises(ValueError, match="no volume 3"):
-        correct_motion(np.ones((8, 8, 8, 3)), np.eye(4), reference=3)
+        correct_motion(np.ones((8, 8, 1, 3)), np.eye(4), 0, None, lambda: None)
 
 
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])

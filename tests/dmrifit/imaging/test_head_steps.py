@@ -20,17 +20,16 @@ def test_a_known_field_is_removed(make_brain):
     z = np.linspace(-1, 1, SHAPE[2])
     true = np.exp(0.5 * x + 0.4 * z**2) * np.ones(SHAPE)
     true /= np.exp(np.log(true[brain]).mean())
-    even, field = correct_bias_field(picture * true, affine, mask=brain)
+    even = correct_bias_field(picture * true, affine, brain, "a head")
     assert np.log(true[brain]).std() > 0.15
-    assert np.log(field[brain] / true[brain]).std() < 0.03
-    np.testing.assert_allclose(even, (picture * true) / field, rtol=1e-4, atol=1e-3)
+    assert np.log(even[brain] / picture[brain]).std() < 0.03
 
 
 def test_a_field_is_removed_without_a_mask_too_and_the_same_each_time(make_brain):
     picture, brain, affine = make_brain((24, 27, 23), 5.0)
     true = np.exp(0.5 * np.linspace(-1, 1, 24))[:, None, None]
-    even, _ = correct_bias_field(picture * true, affine)
-    np.testing.assert_array_equal(correct_bias_field(picture * true, affine)[0], even)
+    even = correct_bias_field(picture * true, affine, None, "a head")
+    np.testing.assert_array_equal(correct_bias_field(picture * true, affine, None, "a head"), even)
     before, after = (np.corrcoef(values[brain], picture[brain])[0, 1] for values in (picture * true, even))
     assert after > 0.98 > before + 0.02
 

@@ -280,7 +280,7 @@ def test_maps_of_other_programs_are_summarized_by_their_names(foreign):
     assert table[["map", "unit", "n", "scan"]].to_numpy().tolist() == [["MD", "µm²/ms", 16, "A1_MD"]]
     with pytest.raises(ValueError, match="given to FA, which is no map"):
         summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"FA": "1"})
-    with pytest.raises(FileNotFoundError, match="no such map of MD"):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         summarize_fits([], [foreign / "labels.nii.gz"], maps={"MD": foreign / "none.nii"})
     with pytest.raises(ValueError, match="need one label image"):
         summarize_fits([foreign], [], maps=maps)

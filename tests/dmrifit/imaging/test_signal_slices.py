@@ -39,7 +39,7 @@ def test_signals_and_noise_of_every_voxel_are_found_by_its_row(volumes):
 
 
 def test_the_scan_is_the_lowest_b_at_the_shortest_echo_time(volumes):
-    scan = LowestVolume(GRID, PROTOCOL)
+    scan = LowestVolume(GRID, PROTOCOL, lambda voxels: voxels)
     chosen = LowestVolume(GRID, PROTOCOL.take([2, 0]), lambda voxels: voxels[:, [2, 0]])
     for slab in (slice(0, 3), slice(3, 9)):
         scan.add(slab, volumes[:, :, slab])
@@ -84,7 +84,7 @@ def test_many_measurements_are_averaged_over_directions(volumes, monkeypatch):
 
 def test_what_is_beyond_the_range_of_float32_is_infinite_without_a_warning(volumes):
     slices = kept(volumes * 1e39, np.ones(GRID, bool))
-    scan = LowestVolume(GRID, PROTOCOL)
+    scan = LowestVolume(GRID, PROTOCOL, lambda voxels: voxels)
     scan.add(slice(0, GRID[2]), volumes * 1e39)
     assert np.isinf(scan.values).all()
     assert np.isinf(slices.voxels().values).all()

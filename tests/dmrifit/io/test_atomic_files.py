@@ -173,14 +173,6 @@ def test_a_deep_hidden_folder_is_no_bug(tmp_path):
         subprocess.run(["rm", "-rf", hidden], check=True)
 
 
-def test_only_declared_names_are_written(tmp_path):
-    files = FileSet(tmp_path, ["a"])
-    with pytest.raises(ValueError, match="not a file of this set"):
-        files.path("a")
-    with files, pytest.raises(ValueError, match="not a file of this set"):
-        files.path("b")
-
-
 def test_json_keeps_lists_of_numbers_on_a_line(tmp_path):
     content = {"b": [0.0, 50.5], "rows": [[1, 2], [3, None]], "text": "[ µm²/ms,\n x ]", "names": ["a"], "none": []}
     with FileSet(tmp_path, ["a.json"]) as files:

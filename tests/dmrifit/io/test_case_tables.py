@@ -95,8 +95,17 @@ def test_a_volume_comes_back_on_its_grid_and_on_no_other(tmp_path):
 # Tables -----------------------------------------------------------------------------------
 
 
-DESCRIPTIONS = dict.fromkeys(("patient", "image", "name", "brain"), "A column.")
-SCANS = CaseTable(DESCRIPTIONS, images=("image", "brain"), what="scan")
+class Columns(CaseTable):
+    @property
+    def described(self):
+        kinds = {"patient": "text", "image": "image", "name": "text", "brain": "image"}
+        return [
+            {"column": name, "kind": kind, "ending": "", "description": "A column."}
+            for name, kind in kinds.items()
+        ]
+
+
+SCANS = Columns("", what="scan")
 
 
 def table(folder, *rows, header="patient\timage\tname"):
@@ -181,7 +190,7 @@ def test_files_of_cases_differ_even_where_small_and_large_letters_are_the_same()
 
 def test_cases_of_patients_whose_names_look_alike_are_refused(tmp_path):
     table = tmp_path / "cases.tsv"
-    scans = CaseTable(DESCRIPTIONS, images=("image",), required=("patient",))
+    scans = Columns("", required=("patient",))
     table.write_text("patient\tname\n1\tfirst\n2\tsecond\n01\tthird\n")
     with pytest.raises(ValueError, match=r"rows 2 and 4: patients '1' and '01' differ only in"):
         scans.read(table, lambda row, _: row)

@@ -129,6 +129,6 @@ def test_a_map_has_one_volume(parts, tmp_path, shape, refused):
         return
     with pytest.raises(
         ValueError,
-        match=rf"map\.nii is {len(shape)}-D .*a map of one volume \(x, y, z\) is needed",
+        match=rf"map\.nii has {len(shape)} axes .*a volume \(x, y, z\) is needed",
     ):
         read_map(tmp_path / "map.nii", series)

@@ -12,6 +12,7 @@ pytest.importorskip("skorch")
 from torch import nn  # noqa: E402
 
 from dmrifit.networks import training_loop  # noqa: E402
+from dmrifit.networks.training import Training  # noqa: E402
 
 pytestmark = pytest.mark.deep
 
@@ -126,7 +127,9 @@ SAMPLES = [(np.array([1.0, 2.0]), np.array([1.0])), (np.array([2.0, -1.0]), np.a
 
 def run(epochs, *, trained=None, rate=lambda epoch: 0.1 / (1 + epoch), samples=SAMPLES, **options):
     trained = trained or net()
-    training_loop.Epochs(batches(samples, 2), rate, epochs, 7, **options).run(trained)
+    fields = {name: options.pop(name) for name in ("patience", "after_epoch", "verbose") if name in options}
+    settings = Training(epochs=epochs, **fields)
+    training_loop.Epochs(batches(samples, 2), rate, settings, 7, **options).run(trained)
     return trained
 
 

@@ -1,4 +1,4 @@
-"""Sequences of cases: their inputs and targets, names in errors, and digests."""
+"""Volumes of cases, their numbers and names in errors, and digests."""
 
 import hashlib
 
@@ -6,22 +6,7 @@ import numpy as np
 import pytest
 
 from dmrifit.networks import volume_cases
-from dmrifit.networks.volume_cases import CaseValues, VolumeList, volume_inputs
-
-
-def doubled(cases, *, keep=True):
-    """Double the cases, and list the ones that were asked for."""
-    calls = []
-
-    def double(i):
-        calls.append(cases[i])
-        if cases[i] < 0:
-            msg = "a negative case"
-            raise ValueError(msg)
-        return 2 * cases[i]
-
-    return CaseValues(double, len(cases), keep=keep), calls
-
+from dmrifit.networks.volume_cases import VolumeList, volume_inputs
 
 # Volumes -------------------------------------------------------------------------------------
 
@@ -60,23 +45,6 @@ def test_inputs_are_a_copy_that_may_be_changed():
 def test_what_is_no_volume_is_named(volume, message):
     with pytest.raises(ValueError, match=message):
         volume_inputs(volume)
-
-
-# Sequences -----------------------------------------------------------------------------------
-
-
-def test_inputs_that_are_kept_are_made_once():
-    inputs, calls = doubled([1, 2, 3])
-    assert len(inputs) == 3
-    assert [*inputs, *inputs] == [2, 4, 6, 2, 4, 6]
-    assert calls == [1, 2, 3]
-
-
-def test_of_inputs_that_are_not_kept_only_the_last_is_held():
-    inputs, calls = doubled([1, 2, 3], keep=False)
-    assert [inputs[i] for i in (0, 0, 2, 0)] == [2, 2, 6, 2]
-    assert calls == [1, 3, 1]
-    assert inputs.made == {0: 2}
 
 
 # Errors --------------------------------------------------------------------------------------

@@ -127,16 +127,16 @@ def test_the_same_figure_gives_the_same_bytes(slices):
     assert png_bytes(plot_maps(slices, [panel])) == png_bytes(plot_maps(slices, [panel]))
 
 
-def test_room_around_a_mask_is_a_square_within_the_volume():
+def test_a_margin_around_a_mask_ends_with_the_volume():
     mask = np.zeros((20, 30, 4), bool)
     mask[1:5, 10:18, 2] = True
-    slices = Slices(mask, np.diag([2.0, 1, 5, 1]), n_slices=1, fullest=True, room=2.0)
-    # Sides of 8 mm each, doubled: 8 voxels of 2 mm across and 16 of 1 mm up.
+    slices = Slices(mask, np.diag([2.0, 1, 5, 1]), n_slices=1, margin=0.5)
+    # Sides of 8 mm each, so 2 voxels across, of which the volume has one at the right, and 4 up.
     (picture,) = slices.pictures(mask)
-    assert picture.shape == (16, 8)
+    assert picture.shape == (16, 7)
     assert picture.sum() == 4 * 8
-    assert slices.aspect == 1
-    whole = Slices(mask, np.diag([2.0, 1, 5, 1]), n_slices=1, fullest=True, room=9.0)
+    assert slices.aspect == 16 / 14
+    whole = Slices(mask, np.diag([2.0, 1, 5, 1]), n_slices=1, margin=9.0)
     assert whole.pictures(mask)[0].shape == (30, 20)
 
 

@@ -11,9 +11,7 @@ from dmrifit.report.style import (
     PALETTE,
     TEXTS,
     add_axes,
-    by_lines,
     color_of,
-    handle,
     head,
     new_figure,
     palette_css,
@@ -64,14 +62,6 @@ def test_ticks_of_logarithmic_axes_are_plain_numbers():
     np.testing.assert_allclose(inside, [1, 2, 5, 10, 20, 50, 100])
     assert axes.xaxis.get_major_formatter()(20.0, 0) == "20"
     assert len(axes.xaxis.get_minorticklocs()) == 0
-
-
-def test_legends_that_fill_columns_read_line_by_line():
-    groups = [[handle(name) for name in "abc"], [handle(name) for name in "xyzuv"]]
-    columns = [entry.get_label() for entry in by_lines(groups, 4)]
-    # Matplotlib fills a column of three, then the next one.
-    lines = [columns[i::3] for i in range(3)]
-    assert lines == [["a", "b", "c", " "], ["x", "y", "z", "u"], ["v", " ", " ", " "]]
 
 
 def luminance(color):

@@ -49,8 +49,8 @@ def test_the_verdict_counts_voxels_and_names_what_is_mostly_in_doubt():
 def test_each_light_says_in_a_sign_and_in_words_what_its_color_says(lights):
     assert lights["S0"] == ("determined", "● S0 1170 u determined")
     assert lights["D"] == ("doubted", "▲ D 0.000123 u in doubt in 30 %")
-    assert lights["K"] == ("undetermined", "✕ K −0.5 u in doubt in 90 %")
-    assert lights["T"] == ("fixed", "■ T 80 u fixed")
+    assert lights["K"] == ("undetermined", "✕ K −0.500 u in doubt in 90 %")
+    assert lights["T"] == ("fixed", "■ T 80.0 u fixed")
 
 
 def test_the_parameter_that_is_least_in_doubt_is_shown_first():

@@ -299,25 +299,6 @@ def test_volumes_with_one_number_or_none_can_be_shown(values, kind):
         np.testing.assert_array_equal(np.isfinite(values_of(data, stored)), known)
 
 
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [
-        ([Layer("a", np.zeros((2, 2)))], r"shape \(2, 2\)"),
-        (
-            [Layer("a", np.zeros((2, 2, 2))), Layer("b", np.zeros((2, 2, 3)))],
-            r"layer b has shape \(2, 2, 3\)",
-        ),
-        ([Layer("a", np.zeros((2, 2, 0)))], "all need one shape"),
-        ([Layer("a", np.full((2, 2, 2), 300), "mask")], "mask a has numbers 300 to 300; give 0 to 255"),
-        ([Layer("a", np.full((2, 2, 2), -1), "mask")], "-1 to -1"),
-        ([Layer("a", np.ones((3, 3, 3)), "score", threshold=np.nan)], "threshold of a is nan; give a number"),
-    ],
-)
-def test_what_cannot_be_shown_is_named(layers, message):
-    with pytest.raises(ValueError, match=message):
-        html_viewer(layers, np.eye(4))
-
-
 # ---- the script, without a page --------------------------------------------------------------------------------------
 
 

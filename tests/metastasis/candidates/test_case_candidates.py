@@ -12,7 +12,6 @@ from metastasis.candidates.case_candidates import (
     block_peaks,
     case_candidates,
     comparable,
-    segmenter_options,
 )
 from metastasis.candidates.judgment import NAMES
 
@@ -71,21 +70,6 @@ def test_images_are_compared_on_their_grid_and_missing_priors_are_none():
         assert all(np.isnan(alone[False][name]) for name in NAMES[-8:])
 
 
-def test_blocks_of_images_are_counted_from_the_left_however_stored(monkeypatch):
-    image, _ = volumes()
-    flips = []
-
-    def recorded(probability, brain, steps, *, lesions, mirrored):
-        flips.append(mirrored)
-        return probability
-
-    monkeypatch.setattr("metastasis.candidates.case_candidates.comparable", recorded)
-    for signs in ([-1, 1, -1], [1, 1, 1]):
-        case = nib.Nifti1Image(image, np.diag([*signs, 1.0])), None, None
-        case_candidates(Bright(), case, levels=(0.5,), is_comparable=True)
-    assert flips == [(0, 2), ()]
-
-
 @pytest.mark.parametrize(("least_blocks", "is_limited"), [(1, True), (100, False)])
 def test_candidates_are_limited_in_size_where_probabilities_were_scaled(
     monkeypatch, least_blocks, is_limited
@@ -117,14 +101,6 @@ def test_a_segmenter_of_several_channels_segments_no_prior():
     assert len(segmenter.seen) == 1
     assert np.isnan(rows[True]["prior_probability"])
     assert np.isfinite(rows[True]["likeness"])
-
-
-def test_priors_are_given_to_those_that_use_them():
-    class User:
-        prior = "path"
-
-    assert segmenter_options(User(), [1], [None]) == {"priors": [1]}
-    assert segmenter_options(Bright(), [1], [2]) == {"masks": [2]}
 
 
 # Levels of scans ---------------------------------------------------------------------------------
@@ -165,18 +141,12 @@ def test_blocks_follow_the_spacing():
     assert coarse.mean() < fine.mean()
 
 
-def test_empty_slices_and_flips_change_nothing():
+def test_empty_slices_change_nothing():
     probability = expit(LOGITS)
     peaks = block_peaks(probability, HEAD, MILLIMETERS)
     padding = ((5, 0), (3, 7), (1, 2))
     padded = (np.pad(volume, padding) for volume in (probability, HEAD))
     np.testing.assert_array_equal(block_peaks(*padded, MILLIMETERS), peaks)
-    flipped = [np.flip(volume, (0, 2)) for volume in (probability, HEAD)]
-    np.testing.assert_array_equal(block_peaks(*flipped, MILLIMETERS, (0, 2)), peaks)
-    # Blocks that start at the other side are other blocks.
-    assert np.abs(np.quantile(block_peaks(*flipped, MILLIMETERS), 0.5) - np.median(peaks)) > 1e-3
-    scaled = comparable(*flipped, mirrored=(0, 2))
-    np.testing.assert_array_equal(np.flip(scaled, (0, 2)), comparable(probability, HEAD))
 
 
 def test_small_pieces_and_empty_brains_have_no_level():

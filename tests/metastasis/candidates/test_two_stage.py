@@ -389,7 +389,7 @@ def test_probabilities_are_made_comparable_where_asked(cohort, monkeypatch):
     volumes, labels, _ = cohort
     lesion_masks = []
 
-    def recorded(probability, brain, steps, *, lesions=None, mirrored=()):
+    def recorded(probability, brain, steps, *, lesions=None):
         lesion_masks.append(lesions)
         return probability * (lesions is not None)
 

@@ -31,13 +31,16 @@ def cases(synthetic_cases):
 
 
 def run(model, cases, out, **options):
-    records = RUN.process(
-        {case.name: (case, ()) for case in cases},
+    records = {}
+    RUN.run(
+        [(case, ()) for case in cases],
         out,
-        partial(segment_case, segmenter=model, figure=False),
-        is_current,
-        options=RunOptions(figure=False, **options),
+        {},
+        RunOptions(figure=False, **options),
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
+        work=partial(segment_case, segmenter=model, figure=False),
+        is_current=is_current,
+        say=lambda finished: records.update(finished) or [],
     )
     return list(records.values())
 

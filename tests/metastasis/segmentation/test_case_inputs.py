@@ -1,30 +1,23 @@
-"""Network inputs of a case: scan, low resolutions, and the prior scan or its absence."""
+"""Network inputs of a case: the scan, and the prior scan or its absence."""
 
-import nibabel as nib
 import numpy as np
 import pytest
 
 from metastasis import DeepMedicSegmenter
 from metastasis.segmentation.case_inputs import (
     case_inputs,
-    check_geometry,
     n_extra_channels,
     network_arguments,
-    training_edge,
 )
 
 SHAPE = (7, 6, 5)
 
 
-def network(prior="path", *, factors=(3,), has_priors=True, missing_prior="validity"):
+def network(prior="path", *, has_priors=True, missing_prior="validity"):
     """Give a network that was trained with priors, or without any."""
-    model = DeepMedicSegmenter(prior=prior, low_resolution=factors, missing_prior=missing_prior)
+    model = DeepMedicSegmenter(prior=prior, missing_prior=missing_prior)
     model.prior_ = prior if has_priors else None
     return model
-
-
-def image(edge):
-    return nib.Nifti1Image(np.ones(SHAPE, np.float32), np.diag([edge, edge, edge, 1.0]))
 
 
 @pytest.fixture
@@ -34,13 +27,12 @@ def scan():
     return volume
 
 
-def test_inputs_are_scaled_over_the_brain_and_have_each_resolution(scan):
-    inputs = case_inputs(network(prior=None, factors=(3, 5)), (scan, None, None))
-    assert set(inputs) == {"image", "brain", "low_3", "low_5"}
+def test_inputs_are_scaled_over_the_brain(scan):
+    inputs = case_inputs(network(prior=None), (scan, None, None))
+    assert set(inputs) == {"image", "brain"}
     assert np.array_equal(inputs["brain"], scan != 0)
     brain_values = inputs["image"][0][scan != 0]
     np.testing.assert_allclose([brain_values.mean(), brain_values.std()], [0, 1], atol=1e-5)
-    assert inputs["low_5"].shape == (1, 11, 10, 9)
 
 
 @pytest.mark.parametrize("prior", [None, np.zeros(SHAPE)])
@@ -72,11 +64,11 @@ def test_a_mask_that_does_not_fit_is_refused(scan, mask):
 @pytest.mark.parametrize(
     ("prior", "missing_prior", "names", "n_channels"),
     [
-        ("path", "validity", {"image", "low_3", "prior", "valid"}, 1),
-        ("path", "zeros", {"image", "low_3", "prior"}, 1),
-        ("channel", "validity", {"image", "low_3"}, 3),
-        ("channel", "zeros", {"image", "low_3"}, 2),
-        (None, "validity", {"image", "low_3"}, 1),
+        ("path", "validity", {"image", "prior", "valid"}, 1),
+        ("path", "zeros", {"image", "prior"}, 1),
+        ("channel", "validity", {"image"}, 3),
+        ("channel", "zeros", {"image"}, 2),
+        (None, "validity", {"image"}, 1),
     ],
 )
 def test_the_network_gets_the_arguments_of_its_forward_pass(scan, prior, missing_prior, names, n_channels):
@@ -84,22 +76,3 @@ def test_the_network_gets_the_arguments_of_its_forward_pass(scan, prior, missing
     arguments = network_arguments(model, case_inputs(model, (scan, scan, None)))
     assert set(arguments) == names
     assert len(arguments["image"]) == n_channels == 1 + n_extra_channels(model)
-
-
-def test_the_edge_in_training_is_the_median_of_the_images():
-    assert training_edge([image(1.0), np.ones(SHAPE), image(1.2), image(3.0)]) == pytest.approx(
-        1.2
-    )
-    assert training_edge([np.ones(SHAPE)]) is None
-
-
-def test_voxels_larger_by_a_quarter_and_priors_of_another_shape_are_refused():
-    model = network()
-    check_geometry(model, (image(1.4), None, None))
-    model.edge_ = 1.0
-    check_geometry(model, (image(1.2), None, None))
-    check_geometry(model, (np.ones(SHAPE), None, None))
-    with pytest.raises(ValueError, match=r"voxels of 1\.4 mm for a network of voxels of 1 mm"):
-        check_geometry(model, (image(1.4), None, None))
-    with pytest.raises(ValueError, match=r"a prior of shape \(2, 2, 2\) for a volume of shape"):
-        check_geometry(model, (np.ones(SHAPE), np.ones((2, 2, 2)), None))

@@ -1,6 +1,7 @@
 """Segments: where they lie, that their resolutions belong together, how they are varied."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,27 +9,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from metastasis.segmentation import sampling
 from metastasis.segmentation.sampling import (
     MISTAKEN,
-    SegmentSampler,
+    draw_segments,
     lesion_voxels,
     lesion_weights,
     locally_scaled,
     low_resolution,
     marked_evenly,
     normalized,
-    take_cells,
     take_window,
 )
 
 SIZE, LAYERS = 11, 2
 
 
-def case(shape=(20, 17, 15), *, seed=0, factors=(3,), how="average", prior=None):
+def settings(n_layers=LAYERS, size=SIZE, **more):
+    """Give what of a segmenter says how segments are drawn."""
+    values = {
+        "sampling": "lesion",
+        "augment": True,
+        "prior_dropout": 0.0,
+        "missing_prior": "validity",
+        "network": "deepmedic",
+        "appearance": 0.0,
+        "scaling": "local",
+        "prior_": "path",
+        "low_resolution_input": "average",
+        "_factors": (),
+    }
+    return SimpleNamespace(**(values | {"_n_layers": n_layers, "_size": size} | more))
+
+
+def case(shape=(20, 17, 15), *, seed=0, prior=None):
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(1, *shape)).astype(np.float32)
     found = {"image": image, "brain": np.ones(shape, dtype=bool)}
-    found |= {f"low_{f}": low_resolution(image, f, how) for f in factors}
     if prior is not None:
         found |= {"prior": rng.normal(size=(1, *shape)).astype(np.float32), "valid": np.float32(prior)}
     return found
@@ -42,9 +59,9 @@ def target(shape=(20, 17, 15), boxes=(((3, 4, 5), 3), ((14, 12, 9), 1))):
     return {"label": label, "voxels": voxels, "ends": ends}
 
 
-def drawn(sampler, n, *, inputs=None, targets=None, seed=0):
-    inputs, targets = inputs or [case(factors=sampler.factors)], targets or [target()]
-    return list(sampler.draw(inputs, targets, n, np.random.default_rng(seed)))
+def drawn(segmenter, n, *, inputs=None, targets=None, seed=0):
+    segmenter.segments_per_epoch = n
+    return list(draw_segments(segmenter, inputs or [case()], targets or [target()], np.random.default_rng(seed)))
 
 
 # Volumes ----------------------------------------------------------------------------------------------
@@ -78,9 +95,11 @@ def test_a_channel_without_contrast_is_refused(value, said):
 def test_cells_are_those_of_the_voxels_they_cover(factor, how):
     rng = np.random.default_rng(0)
     volume = rng.normal(size=(1, 9, 8, 7)).astype(np.float32)
-    cells = low_resolution(volume, factor, how)
-    first, count = (-4, 2, -11), (4, 3, 6)
-    found = take_cells(cells, factor, first, count)
+    # Two layers lose two cells on either side of an output.
+    first, count = (-4, 2, -11), (4, 5, 8)
+    begin, size = [a + 2 * factor for a in first], [factor * (n - 4) for n in count]
+    found = low_resolution(volume, (factor,), begin, size, 2, how)[f"low_{factor}"]
+    assert found.shape == (1, *count)
     padded = np.pad(volume[0], 40, mode="edge")
     for place in np.ndindex(count):
         begin = [40 + a + factor * i for a, i in zip(first, place, strict=True)]
@@ -113,7 +132,7 @@ def test_lesion_voxels_are_listed_lesion_by_lesion():
 
 
 def test_every_other_segment_has_a_lesion_in_its_middle():
-    samples = drawn(SegmentSampler(SIZE, LAYERS, (3,)), 60)
+    samples = drawn(settings(_factors=(3,)), 60)
     inner = [label[0, LAYERS:-LAYERS, LAYERS:-LAYERS, LAYERS:-LAYERS] for _, label in samples]
     assert all(one.any() for one in inner[::2])
     assert not all(one.any() for one in inner[1::2])
@@ -122,13 +141,13 @@ def test_every_other_segment_has_a_lesion_in_its_middle():
     assert {sample["image"].dtype for sample, _ in samples} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize(("sampling", "share"), [("lesion", 0.5), ("voxel", 1 / 28)])
-def test_lesions_or_their_voxels_are_equally_likely(sampling, share):
+@pytest.mark.parametrize(("drawing", "share"), [("lesion", 0.5), ("voxel", 1 / 28)])
+def test_lesions_or_their_voxels_are_equally_likely(drawing, share):
     # Two lesions of 27 voxels and of 1, too far from each other for one segment.
     shape = (40, 20, 20)
     inputs = [case(shape)]
     targets = [target(shape, (((3, 8, 8), 3), ((35, 9, 9), 1)))]
-    sampler = SegmentSampler(SIZE, LAYERS, (), sampling=sampling, augment=False)
+    sampler = settings(sampling=drawing, augment=False)
     samples = drawn(sampler, 1200, inputs=inputs, targets=targets)[::2]
     small = np.mean([label.sum() == 1 for _, label in samples])
     assert small == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 600))
@@ -137,10 +156,10 @@ def test_lesions_or_their_voxels_are_equally_likely(sampling, share):
 def test_cases_share_the_segments_by_their_lesions():
     inputs = [case(seed=0), case(seed=1)]
     targets = [target(boxes=()), target()]
-    samples = drawn(SegmentSampler(SIZE, LAYERS, (), augment=False), 40, inputs=inputs, targets=targets)
+    samples = drawn(settings(augment=False), 40, inputs=inputs, targets=targets)
     assert all(label.any() for _, label in samples[::2])
     with pytest.raises(ValueError, match="none of the 1 cases to learn from has a lesion"):
-        drawn(SegmentSampler(SIZE, LAYERS), 2, inputs=inputs[:1], targets=targets[:1])
+        drawn(settings(), 2, inputs=inputs[:1], targets=targets[:1])
 
 
 def test_background_segments_lie_in_the_brain():
@@ -148,7 +167,7 @@ def test_background_segments_lie_in_the_brain():
     inside["brain"] = np.zeros((24, 24, 24), dtype=bool)
     inside["brain"][12, 12, 12] = True
     inside["image"][0, 12, 12, 12] = 100
-    sampler = SegmentSampler(SIZE, LAYERS, (), augment=False)
+    sampler = settings(augment=False)
     samples = drawn(sampler, 20, inputs=[inside], targets=[target((24, 24, 24))])
     assert {int(sample["image"].argmax()) for sample, _ in samples[1::2]} == {(SIZE**3) // 2}
     inside["brain"][:] = False
@@ -157,7 +176,7 @@ def test_background_segments_lie_in_the_brain():
 
 def test_no_background_segment_has_a_lesion_in_its_middle():
     shape = (24, 24, 24)
-    inputs = case(shape, factors=())
+    inputs = case(shape)
     inner = (slice(8, 16),) * 3
     inputs["brain"] = np.zeros(shape, dtype=bool)
     inputs["brain"][inner] = True
@@ -168,7 +187,7 @@ def test_no_background_segment_has_a_lesion_in_its_middle():
     single = target(shape, [((12, 12, 12), 1)])
     middle = (0, *(SIZE // 2,) * 3)
     for volumes, labels in ((inputs, half), (rare, single)):
-        samples = drawn(SegmentSampler(SIZE, LAYERS), 160, inputs=[volumes], targets=[labels])
+        samples = drawn(settings(), 160, inputs=[volumes], targets=[labels])
         assert {int(label[middle]) for _, label in samples[::2]} == {1}
         assert {int(label[middle]) for _, label in samples[1::2]} == {0}
 
@@ -176,7 +195,7 @@ def test_no_background_segment_has_a_lesion_in_its_middle():
 def test_two_thirds_of_background_segments_lie_at_mistakes():
     mistaken = np.ravel_multi_index((9, 9, 9), (20, 17, 15))
     told = target() | {"mistaken": np.array([mistaken])}
-    segments = drawn(SegmentSampler(SIZE, LAYERS, augment=False), 600, targets=[told])
+    segments = drawn(settings(augment=False), 600, targets=[told])
     image = case()["image"][0]
     middles = [sample["image"][0, SIZE // 2, SIZE // 2, SIZE // 2] for sample, _ in segments[1::2]]
     assert np.mean(np.array(middles) == image[9, 9, 9]) == pytest.approx(2 / 3, abs=0.08)
@@ -184,7 +203,7 @@ def test_two_thirds_of_background_segments_lie_at_mistakes():
 
 def test_the_answers_of_a_segment_reach_the_border_of_the_volume_and_not_beyond():
     shape = (20, 17, 15)
-    sampler = SegmentSampler(SIZE, LAYERS, (), augment=False)
+    sampler = settings(augment=False)
     # Of 11 voxels the 7 from number 2 on are answered.
     for corner, number in (((0, 0, 0), 2), ((19, 16, 14), 8)):
         ((_, label),) = drawn(sampler, 1, inputs=[case(shape)], targets=[target(shape, [(corner, 1)])])
@@ -193,14 +212,14 @@ def test_the_answers_of_a_segment_reach_the_border_of_the_volume_and_not_beyond(
 
 
 @pytest.mark.parametrize("how", ["average", "stride"])
-def test_resolutions_of_a_segment_belong_together_however_it_is_turned(how):
+def test_resolutions_of_a_segment_belong_together_however_it_is_turned(how, monkeypatch):
     """A volume whose voxels say where they are: cells are the mean of, or the voxel in, what they cover."""
+    monkeypatch.setattr(sampling, "_INTENSITY_SCALE", 0.0)
     shape = (26, 25, 24)
     where = np.stack(np.indices(shape)).astype(np.float32)
     inputs = {"image": where, "brain": np.ones(shape, dtype=bool), "prior": where[:1], "valid": np.float32(1)}
-    inputs |= {f"low_{f}": low_resolution(where, f, how) for f in (3, 5)}
     # Small enough that a segment with all its cells can lie inside of the volume.
-    sampler = SegmentSampler(5, 1, (3, 5), intensity_scale=0.0)
+    sampler = settings(1, 5, _factors=(3, 5), low_resolution_input=how)
     targets = [target(shape, [((11, 11, 11), 3)])]
     turns = set()
     for sample, label in drawn(sampler, 150, inputs=[inputs], targets=targets)[::2]:
@@ -218,11 +237,12 @@ def test_resolutions_of_a_segment_belong_together_however_it_is_turned(how):
     assert len(turns) > 30
 
 
-def test_all_turns_come_equally_often():
+def test_all_turns_come_equally_often(monkeypatch):
+    monkeypatch.setattr(sampling, "_INTENSITY_SCALE", 0.0)
     corner = np.zeros((9, 9, 9), dtype=np.float32)
     corner[0, 1, 2] = 1
     inputs = {"image": corner[None], "brain": np.ones((9, 9, 9), dtype=bool)}
-    sampler = SegmentSampler(9, 0, (), intensity_scale=0.0)
+    sampler = settings(0, 9)
     samples = drawn(sampler, 2400, inputs=[inputs], targets=[target((9, 9, 9), [((4, 4, 4), 1)])])
     places = [tuple(np.unravel_index(sample["image"].argmax(), (9, 9, 9))) for sample, _ in samples]
     ends = {0: (0, 8), 1: (1, 7), 2: (2, 6)}
@@ -235,20 +255,20 @@ def test_all_turns_come_equally_often():
 
 def test_intensities_of_scan_and_prior_are_scaled_each_by_itself():
     inputs = case(prior=1)
-    inputs["image"][:] = inputs["low_3"][:] = inputs["prior"][:] = 1
-    samples = [sample for sample, _ in drawn(SegmentSampler(SIZE, LAYERS, (3,)), 400, inputs=[inputs])]
+    inputs["image"][:] = inputs["prior"][:] = 1
+    samples = [sample for sample, _ in drawn(settings(_factors=(3,)), 400, inputs=[inputs])]
     scales = np.array([[np.unique(sample[key])[0] for key in ("image", "low_3", "prior")] for sample in samples])
     assert np.array_equal(scales[:, 0], scales[:, 1])
     assert 0.9 <= scales.min() < 0.905
     assert 1.095 < scales.max() <= 1.1
     assert abs(np.corrcoef(scales[:, 0], scales[:, 2])[0, 1]) < 0.4
-    plain = drawn(SegmentSampler(SIZE, LAYERS, (3,), augment=False), 4, inputs=[inputs])
+    plain = drawn(settings(_factors=(3,), augment=False), 4, inputs=[inputs])
     assert all(sample["image"].min() == sample["image"].max() == 1 for sample, _ in plain)
 
 
 def test_priors_are_taken_away_as_often_as_asked_for():
     inputs = case(prior=1)
-    sampler = SegmentSampler(SIZE, LAYERS, (), prior_dropout=0.25)
+    sampler = settings(prior_dropout=0.25)
     samples = [sample for sample, _ in drawn(sampler, 400, inputs=[inputs])]
     gone = np.array([sample["valid"] == 0 for sample in samples])
     assert gone.mean() == pytest.approx(0.25, abs=0.09)
@@ -260,19 +280,19 @@ def test_priors_are_taken_away_as_often_as_asked_for():
 def test_the_same_segments_come_whether_priors_are_used_or_not():
     plain, with_prior = case(), case(prior=1)
     first, second = (
-        drawn(SegmentSampler(SIZE, LAYERS, (3,), prior_dropout=p), 20, inputs=[one])
+        drawn(settings(_factors=(3,), prior_dropout=p), 20, inputs=[one])
         for p, one in ((0.0, plain), (0.25, with_prior))
     )
     for (a, la), (b, lb) in zip(first, second, strict=True):
         assert np.array_equal(a["image"], b["image"])
         assert np.array_equal(la, lb)
-    other = drawn(SegmentSampler(SIZE, LAYERS, (3,)), 20, seed=1)
+    other = drawn(settings(_factors=(3,)), 20, seed=1)
     assert not np.array_equal(other[0][0]["image"], first[0][0]["image"])
 
 
 def test_a_volume_smaller_than_a_segment_is_seen_beyond_its_border():
     inputs, labels = case((8, 9, 7)), target((8, 9, 7), [((3, 3, 3), 1)])
-    for sample, label in drawn(SegmentSampler(SIZE, LAYERS, (3,)), 20, inputs=[inputs], targets=[labels]):
+    for sample, label in drawn(settings(_factors=(3,)), 20, inputs=[inputs], targets=[labels]):
         assert sample["image"].shape == (1, SIZE, SIZE, SIZE)
         assert np.isfinite(sample["low_3"]).all()
         assert label.shape == (1, SIZE, SIZE, SIZE)
@@ -294,9 +314,9 @@ def test_weights_fall_with_size_and_ignored_voxels_have_none():
 def test_segments_of_weighted_targets_have_two_channels_and_move():
     volume, truth = case(), target()
     truth["weight"] = lesion_weights(truth["label"], np.zeros_like(truth["label"]))
-    sampler = SegmentSampler(SIZE, 0, (), augment=False, jitter=3)
+    sampler = settings(0, augment=False, network="small_unet")
     inputs = {key: volume[key] for key in ("image", "brain")}
-    segments = [label for _, label in sampler.draw([inputs], [truth], 30, np.random.default_rng(0))]
+    segments = [label for _, label in drawn(sampler, 30, inputs=[inputs], targets=[truth])]
     assert all(segment.shape == (2, SIZE, SIZE, SIZE) for segment in segments)
     middle = SIZE // 2
     hits = [bool(segment[0, middle, middle, middle]) for segment in segments[::2]]
@@ -323,15 +343,15 @@ def test_local_scaling_ignores_a_smooth_field():
 # Appearance ------------------------------------------------------------------------------------------
 
 
-def test_appearance_varies_contrast_and_keeps_what_is_stripped():
+def test_appearance_varies_contrast_and_keeps_what_is_stripped(monkeypatch):
+    monkeypatch.setattr(sampling, "_INTENSITY_SCALE", 0.0)
     values = np.ones((1, 24, 24, 24), np.float32)
     values[:, 12:] = 1.5
     values[:, :, :6] = 0
     inputs = [{"image": values, "brain": values[0] > 0}]
     targets = [target(values.shape[1:])]
-    options = {"size": 16, "n_layers": 0, "intensity_scale": 0.0}
-    sampler = SegmentSampler(**options, appearance=True)
-    plain = drawn(SegmentSampler(**options), 12, inputs=inputs, targets=targets)
+    sampler = settings(0, 16, appearance=1.0)
+    plain = drawn(settings(0, 16), 12, inputs=inputs, targets=targets)
     varied = drawn(sampler, 12, inputs=inputs, targets=targets)
     again = drawn(sampler, 12, inputs=inputs, targets=targets)
     brightest = [sample["image"].max() for sample, _ in varied]

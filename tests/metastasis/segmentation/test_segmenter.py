@@ -244,6 +244,7 @@ def segments_of(model, cohort, n_cases=2):
     volumes, labels, priors = (values[:n_cases] for values in cohort)
     model.n_channels_, model.prior_ = 1, model.prior
     cases = list(zip(volumes, priors, [None] * n_cases, strict=True))
+    model.edge_ = None
     inputs = [model._inputs(case) for case in cases]
     targets = [model._target(pair, None) for pair in zip(labels, volumes, strict=True)]
     return [sample for sample, _ in model._stream(inputs, targets, np.random.default_rng(0), 0)]

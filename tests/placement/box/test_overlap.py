@@ -217,17 +217,3 @@ def test_boxes_can_be_grown_before_their_part_of_tumor_is_computed():
     np.testing.assert_allclose(parts, [22 / 24, 0.5 * 22 / 24], atol=1e-6)
     plain = overlap.fractions(boxes, cuboid_grid(), 0.0, 1)
     np.testing.assert_allclose(plain, [1, 0.5], atol=1e-6)
-
-
-def test_sampled_dice_coefficients_are_near_the_exact_ones():
-    rng = np.random.default_rng(5)
-    voxels = [
-        Voxel(rng.uniform(-8, 8, 3), rng.uniform(12, 30, 3), rng.uniform(-40, 40, 3))
-        for _ in range(12)
-    ]
-    boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
-    dice = np.array([[voxel.dice(other) for other in voxels] for voxel in voxels])
-    sampled = overlap.sampled_dices(boxes, 12)
-    np.testing.assert_array_equal(sampled, sampled.T)
-    np.testing.assert_allclose(sampled, dice, atol=0.03)
-    assert np.abs(overlap.sampled_dices(boxes, 4) - dice).max() < 0.1

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -94,17 +93,17 @@ def test_one_bad_visit_of_a_table_does_not_keep_others_from_being_repeated(run, 
     table.write_text("\n".join(rows) + "\n")
     code, text, error = run("repeat", "--table", table, "--out", out, "--no-figure", "--fail-on-flag")
     assert code == 3, error
-    assert "bad: refused; the box at 400, 0, 0 mm (RAS+) lies outside" in text
+    assert "failed: bad: the box at 400, 0, 0 mm (RAS+) lies outside" in text
     assert "good: repeated; center" in text
     assert "cut.json: it is no JSON" in text
-    assert "empty: refused; " in text
-    assert "flagged: 3 of 4" in text
-    assert [path.name for path in (out / "bad").iterdir()] == ["repeat.json"]
-    assert list(pd.read_csv(out / "repeats.tsv", sep="\t")["answer"]) == [*["refused"] * 3, "repeated"]
+    assert "failed: empty: " in text
+    assert "flagged: 0 of 1; failed: 3" in text
+    assert not (out / "bad").exists()
+    assert list(pd.read_csv(out / "repeats.tsv", sep="\t")["answer"]) == ["repeated"]
 
 
 def test_a_visit_that_fails_is_listed_and_keeps_no_earlier_box(run, tmp_path, visits, monkeypatch):
-    from placement.exchange import repeat_files, repeats
+    from placement.exchange import repeats
 
     def fail(*_, **__):
         raise ValueError("no room in the scan")
@@ -115,30 +114,25 @@ def test_a_visit_that_fails_is_listed_and_keeps_no_earlier_box(run, tmp_path, vi
     code, _, error = run("repeat", "--table", table, "--out", out)
     assert code == 0, error
     (tmp_path / "cut.json").write_text("{")
-    table.write_text("\n".join([*rows, "two\told.nii.gz\tcut.json\tnew.nii.gz"]) + "\n")
-    monkeypatch.setattr(repeats, "repeat_voxel", lambda *_: SimpleNamespace(reliable=False))
-    monkeypatch.setattr(repeat_files, "describe_repeat", fail)
+    table.write_text("\n".join([rows[0], "two\told.nii.gz\tbox.json\tnew.nii.gz", rows[1]]) + "\n")
+    repeated = repeats.repeat_voxel
+    outcomes = iter((repeated, fail))
+    monkeypatch.setattr(repeats, "repeat_voxel", lambda *files: next(outcomes)(*files))
     words = ("repeat", "--table", table, "--out", out)
     code, text, error = run(*words, "--overwrite")
     assert code == 0, error
     assert "failed: one: no room in the scan" in text
     assert list((out / "one").iterdir()) == []
     assert "no room in the scan" in (out / "index.html").read_text(encoding="utf-8")
-    # Without a flag too, the failure alone ends with the code.
-    refuse = repeat_files.write_refusal
-    unflagged = {"flags": []}
-    monkeypatch.setattr(repeat_files, "write_refusal", lambda *a, **k: refuse(*a, **k) | unflagged)
-    assert run(*words, "--overwrite", "--fail-on-flag")[0] == 3
 
 
 def test_visits_that_lack_a_file_are_listed_before_others_are_repeated(run, tmp_path, visits, monkeypatch):
     table, out = tmp_path / "visits.tsv", tmp_path / "out"
-    (tmp_path / "cut.json").write_text("{")
-    rows = ["name\told\tbox\tnew", "one\told.nii.gz\tcut.json\tnew.nii.gz"]
+    rows = ["name\told\tbox\tnew", "one\told.nii.gz\tbox.json\tnew.nii.gz"]
     rows += [f"{name}\told.nii.gz\tno.json\tno.nii.gz" for name in ("two", "three")]
     table.write_text("\n".join(rows) + "\n")
     words = ("repeat", "--table", table, "--no-figure", "--out")
-    (tmp_path / "no.json").write_text("{")
+    shutil.copy(tmp_path / "box.json", tmp_path / "no.json")
     shutil.copy(tmp_path / "new.nii.gz", tmp_path / "no.nii.gz")
     assert run(*words, out)[0] == 0
     assert (out / "two" / "repeat.json").exists()
@@ -151,7 +145,7 @@ def test_visits_that_lack_a_file_are_listed_before_others_are_repeated(run, tmp_
     missing = f"{tmp_path / 'no.json'}: no such file; "
     assert first.startswith(f"failed: two: {table}, row 3: {missing}")
     assert f"{tmp_path / 'no.nii.gz'}: no such file; " in second
-    assert third.startswith("one: refused; ")
+    assert third.startswith("one: repeated; ")
     assert pd.read_csv(out / "failed.tsv", sep="\t")["name"].tolist() == ["two", "three"]
     table.write_text("\n".join(rows[:1] + rows[2:]) + "\n")
     code, text, error = run(*words, out)

@@ -15,24 +15,21 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run("simulate", 3, "--out", whole, "--spacing", 4, "--exclude")[0] == 0
     assert run("simulate", 2, "--out", stopped, "--spacing", 4, "--exclude")[0] == 0
-    first = (stopped / "synthetic-001_image.nii.gz").stat().st_mtime_ns
-    (stopped / "synthetic-002_tumor.nii.gz").unlink()
-    boxes = pd.read_csv(stopped / "experts.tsv", sep="\t").query(
-        "expert == 1 or name == 'synthetic-001'"
-    )
-    boxes[boxes["name"] == "synthetic-001"].to_csv(stopped / "experts.tsv", sep="\t", index=False)
+    first = (stopped / "synthetic-001" / "image.nii.gz").stat().st_mtime_ns
+    for name in ("tumor.nii.gz", "cases.tsv"):
+        (stopped / "synthetic-002" / name).unlink()
     assert run("simulate", 3, "--out", stopped, "--spacing", 4, "--exclude")[0] == 0
-    assert (stopped / "synthetic-001_image.nii.gz").stat().st_mtime_ns == first
+    assert (stopped / "synthetic-001" / "image.nii.gz").stat().st_mtime_ns == first
     for name in ("experts.tsv", "cases.tsv"):
         assert (stopped / name).read_text() == (whole / name).read_text()
-    names = {path.name for path in whole.iterdir()}
-    assert {path.name for path in stopped.iterdir()} == names
-    for name in names - {"experts.tsv", "cases.tsv", "settings.json"}:
-        images = [nib.load(folder / name) for folder in (whole, stopped)]
+    names = {path.relative_to(whole) for path in whole.rglob("*")}
+    assert {path.relative_to(stopped) for path in stopped.rglob("*")} == names
+    for path in whole.rglob("*.nii.gz"):
+        images = [nib.load(folder / path.relative_to(whole)) for folder in (whole, stopped)]
         np.testing.assert_array_equal(*(np.asarray(image.dataobj) for image in images))
     table = pd.read_csv(whole / "cases.tsv", sep="\t")
-    assert list(table["exclude"]) == [f"synthetic-00{i}_necrosis.nii.gz" for i in (1, 2, 3)]
-    code, _, error = run("simulate", 3, "--out", whole, "--spacing", 4, "--seed", 1)
+    assert list(table["exclude"]) == [f"synthetic-00{i}/necrosis.nii.gz" for i in (1, 2, 3)]
+    code, _, error = run("simulate", 3, "--out", whole, "--spacing", 4, "--exclude", "--seed", 1)
     assert code == 2
     assert "other options (seed)" in error
 
@@ -179,7 +176,7 @@ def test_simulated_cases_are_written_as_they_are_made(run, tmp_path):
         np.testing.assert_array_equal(np.asarray(tumor.dataobj), scene.tumor)
         np.testing.assert_allclose(np.asarray(image.dataobj), scene.image, rtol=1e-6)
         np.testing.assert_allclose(tumor.affine, scene.affine)
-        necrosis = nib.load(tmp_path / f"{row.name}_necrosis.nii.gz")
+        necrosis = nib.load(tmp_path / row.name / "necrosis.nii.gz")
         np.testing.assert_array_equal(np.asarray(necrosis.dataobj), scene.forbidden["necrosis"])
     boxes = pd.read_csv(tmp_path / "experts.tsv", sep="\t")
     assert list(boxes["expert"]) == [1, 2, 1, 2]

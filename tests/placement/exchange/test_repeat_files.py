@@ -12,7 +12,6 @@ from placement.exchange.repeat_files import (
     UNKNOWN_CONTENT,
     describe_repeat,
     summary_line,
-    write_refusal,
     write_repeat,
 )
 from placement.exchange.repeats import OTHER_HEAD, REPEATED, Repeat
@@ -51,11 +50,3 @@ def test_bad_matches_leave_no_numbers_for_scanners(repeat, scan, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["repeat.json"]
     with pytest.raises(ValueError, match=r"repeat.json: its box is not reliable \(not the same head\)"):
         read_voxel(tmp_path / "out" / "repeat.json")
-
-
-def test_refusals_replace_what_an_earlier_run_wrote(repeat, scan, tmp_path):
-    record = describe_repeat(repeat, scan, scan, sources={})
-    write_repeat(repeat, scan, scan, tmp_path / "out", record, figure=False)
-    refusal = write_refusal(BOX, "scan.nii.gz shows no head", tmp_path / "out", sources={})
-    assert summary_line("case", refusal) == "case: refused; scan.nii.gz shows no head"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["repeat.json"]

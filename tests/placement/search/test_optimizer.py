@@ -396,7 +396,8 @@ def test_a_large_grid_is_placed_in_with_little_memory(affine):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert placement.objective > 0.95
-    assert peak < 3 * scene.occupancy.nbytes
+    # Of them one holds the sums along rows.
+    assert peak < 3.2 * scene.occupancy.nbytes
 
 
 def test_experts_moments_become_the_objective(tilted, cube):

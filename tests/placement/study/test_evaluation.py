@@ -9,7 +9,6 @@ from placement.box.voxel import Voxel
 from placement.search.scene import Scene
 from placement.simulate.gliomas import simulate_gliomas
 from placement.study.evaluation import (
-    case_folds,
     control_placements,
     evaluate_placements,
     format_summary,
@@ -34,7 +33,7 @@ def tables(study):
         scenes,
         experts,
         {"network": network, "objective": objective},
-        folds=case_folds(N),
+        folds=np.arange(N) % 5 + 1,
         seconds={"network": 0.01, "objective": np.full(N, 0.02)},
     )
 
@@ -265,17 +264,6 @@ def test_what_rounding_leaves_of_a_spread_is_not_printed(study):
     text = format_summary(evaluate_placements(scenes, experts, {"a": experts[:, 0]}))
     assert text.loc["centroid box", "volume"].endswith("± 0")
     assert not text.stack().str.contains("e-").any()
-
-
-def test_folds_are_even_repeatable_and_keep_patients_together():
-    folds = case_folds(12, n_folds=5, random_state=0)
-    assert sorted(np.bincount(folds)[1:]) == [2, 2, 2, 3, 3]
-    np.testing.assert_array_equal(folds, case_folds(12, n_folds=5, random_state=0))
-    patients = np.repeat(np.arange(6), 2)
-    together = case_folds(12, n_folds=3, groups=patients)
-    assert all(len(set(together[patients == p])) == 1 for p in range(6))
-    with pytest.raises(ValueError, match="3 patients cannot be dealt"):
-        case_folds(3)
 
 
 @pytest.mark.parametrize(

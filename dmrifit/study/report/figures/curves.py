@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.predict.controls import CONSTANT, COPY, PERFECT, REPEAT, SHUFFLED, TRUTH, is_control
+from dmrifit.predict.controls import is_control
 from dmrifit.report import style
 from dmrifit.report.dot_plot import Panel
 
@@ -17,16 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PERCENT = 100.0
-_LEGEND_COLUMNS = 4
 _BAND = style.PALETTE["line"].light
-_GRAYS = {
-    CONSTANT: "#8a919b",
-    SHUFFLED: "#b9bec6",
-    COPY: "#a2a8b0",
-    PERFECT: "#4a5563",
-    TRUTH: "#5d6773",
-    REPEAT: "#737c87",
-}
 
 
 def plot_signal_errors(
@@ -36,34 +27,22 @@ def plot_signal_errors(
     keys = ["strategy", "algorithm", "te", "b"]
     by_contrast = signals.groupby(keys, sort=False, dropna=False)
     table = by_contrast["relative_error"].mean().reset_index()
-    names = list(dict.fromkeys(table["algorithm"]))
-    algorithms = names if algorithms is None else algorithms
+    algorithms = algorithms or list(dict.fromkeys(table["algorithm"]))
     strategies = list(dict.fromkeys(table["strategy"]))
     contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"], ignore_index=True)
-    # NaN, for a protocol without echo times, is not equal to itself.
-    position = {(f"{row.te:g}", row.b): i for i, row in enumerate(contrasts.itertuples())}
+    table = table.merge(contrasts.reset_index(names="x")).sort_values("x")
+    looks = {}
     with style.shared_style({"axes.grid": True}):
-        colors = [
-            style.handle(name, color=algorithm_color(name, algorithms), lw=1.6) for name in names
-        ]
-        dashes = [
-            style.handle(name, color=style.INK, linestyle=style.dash_of(name, strategies), lw=1.6)
-            for name in strategies
-        ]
-        handles = style.by_lines((colors, dashes), _LEGEND_COLUMNS)
-        below = 0.2 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1
-        figure = style.new_figure(style.PANEL[0], style.PANEL[1] + below)
-        ax = style.add_axes(
-            figure, 0.62, below + 0.72, style.PANEL[0] - 0.79, style.PANEL[1] - 1.4
-        )
-        for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
-            for te, shell in rows.groupby("te", dropna=False):
-                x = np.array([position[f"{te:g}", b] for b in shell["b"]])
-                order = np.argsort(x)
-                y = _PERCENT * shell["relative_error"].to_numpy()
-                color = algorithm_color(algorithm, algorithms)
-                dash = style.dash_of(strategy, strategies)
-                ax.plot(x[order], y[order], color=color, linestyle=dash, marker=".", lw=1.4)
+        figure = style.new_figure(style.PANEL[0], style.PANEL[1] + 0.6, layout="constrained")
+        ax = figure.subplots()
+        for (algorithm, strategy), rows in table.groupby(["algorithm", "strategy"], sort=False):
+            look = {
+                "color": algorithm_color(algorithm, algorithms),
+                "linestyle": style.dash_of(strategy, strategies),
+            }
+            looks[f"{algorithm} {strategy}"] = look
+            for _, shell in rows.groupby("te", dropna=False):
+                ax.plot(shell["x"], _PERCENT * shell["relative_error"], marker=".", lw=1.4, **look)
         labels = [f"{b:g}" for b in contrasts["b"]]
         ax.set_xticks(range(len(contrasts)), labels, rotation=90, fontsize=8.5)
         for te, rows in contrasts.groupby("te"):
@@ -77,7 +56,8 @@ def plot_signal_errors(
         ax.set(xlabel="b (s/mm²)", ylabel="mean |E| of the signal (%)", yscale="log")
         style.plain_ticks(ax.yaxis, (1, 2, 5))
         style.head(ax, title, lift=13)
-        style.legend_below(figure, handles, _LEGEND_COLUMNS)
+        entries = [style.handle(name, lw=1.6, **look) for name, look in looks.items()]
+        style.legend_below(figure, entries)
     return figure
 
 
@@ -95,18 +75,11 @@ def plot_sizes(
     series, its intervals are a band.
     """
     cohorts = list(dict.fromkeys(table["cohort"]))
-    sizes = sorted(table["n_train"].unique())
-    n_columns = max(int(width / 1.2), 1)
-    n_legend_lines = -(-len(looks) // n_columns) if len(looks) > 1 else 0
-    foot = 0.48 + 0.2 * n_legend_lines
-    # Room for numbers such as −0.25 and the label of their axis.
-    gap = 0.76
-    edge = (width - 0.1) / (len(panels) * len(cohorts)) - gap
+    places = [(cohort, panel) for cohort in cohorts for panel in panels]
     with style.shared_style({"axes.grid": True, "font.size": 9}):
-        figure = style.new_figure(width, foot + 1.7)
-        places = [(cohort, panel) for cohort in cohorts for panel in panels]
-        for i, (cohort, panel) in enumerate(places):
-            ax = style.add_axes(figure, gap - 0.02 + i * (edge + gap), foot, edge, 1.4)
+        figure = style.new_figure(width, 2.2 + 0.04 * len(looks), layout="constrained")
+        axes = figure.subplots(1, len(places), squeeze=False)[0]
+        for ax, (cohort, panel) in zip(axes, places, strict=True):
             for name, look in looks.items():
                 rows = table[(table["cohort"] == cohort) & (table["series"] == name)]
                 y = panel.scale * rows[panel.column]
@@ -118,12 +91,16 @@ def plot_sizes(
                     ax.fill_between(rows["n_train"], low, high, color=_BAND, linewidth=0)
             if panel.ends:
                 ax.set_ylim(*panel.ends)
-            ax.set(xlim=(0, sizes[-1] * 1.04), xlabel="training patients", ylabel=panel.label)
-            ax.set_xticks(sizes, _spread_labels(sizes))
+            ax.set(
+                xlim=(0, table["n_train"].max() * 1.04),
+                xlabel="training patients",
+                ylabel=panel.label,
+            )
+            ax.locator_params(axis="x", integer=True)
             style.head(ax, cohort)
-        if n_legend_lines:
+        if len(looks) > 1:
             entries = [style.handle(name, lw=1.6, **look) for name, look in looks.items()]
-            style.legend_below(figure, entries, n_columns)
+            style.legend_below(figure, entries, max(int(width / 1.2), 1))
     return figure
 
 
@@ -133,8 +110,8 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
     strategies = [label for label in dict.fromkeys(decays["kind"]) if label != "measured"]
     echoes = sorted(decays["te"].dropna().unique()) or [np.nan]
     with style.shared_style({"axes.grid": True}):
-        figure = style.new_figure(style.PANEL[0], style.PANEL[1] + 0.2)
-        ax = style.add_axes(figure, 0.62, 0.95, style.PANEL[0] - 0.79, style.PANEL[1] - 1.25)
+        figure = style.new_figure(style.PANEL[0], style.PANEL[1] + 0.2, layout="constrained")
+        ax = figure.subplots()
         names = [f"{te:g}" for te in echoes]
         for te, name in zip(echoes, names, strict=True):
             color = style.color_of(name, names)
@@ -164,30 +141,10 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
             style.handle(name, color=style.INK, linestyle=style.dash_of(name, strategies), lw=1.5)
             for name in strategies
         ]
-        figure.legend(
-            handles=style.by_lines((colors, [*points, *lines]), 4), loc="outside lower left",
-            ncols=4, fontsize=8.5, columnspacing=1.0, handlelength=1.8,
-        )  # fmt: skip
+        style.legend_below(figure, [*colors, *points, *lines], 4, columnspacing=1.0)
     return figure
 
 
-def _spread_labels(sizes: Sequence[int]) -> list[str]:
-    """Leave out labels that would run into each other."""
-    labels: list[str] = []
-    # Width of a label, as a share of the axis; the largest size always has one.
-    room, labeled = 0.09 * max(sizes[-1], 1), np.inf
-    for size in reversed(sizes):
-        is_free = labeled - size >= room
-        labels.append(f"{size:g}" if is_free else "")
-        labeled = size if is_free else labeled
-    return labels[::-1]
-
-
 def algorithm_color(name: str, algorithms: Sequence[str]) -> str:
-    """Choose the color of an algorithm, or the gray of a control."""
-    grays = [_GRAYS[word] for word in name.lower().split() if word in _GRAYS]
-    if grays:
-        return grays[0]
-    return style.color_of(
-        name, [algorithm for algorithm in algorithms if not is_control(algorithm)]
-    )
+    """Choose the color of an algorithm; controls are pale."""
+    return style.method_color(name, [word for word in algorithms if not is_control(word)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +12,17 @@ from dmrifit.predict.controls import is_control
 from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import fixed
 from dmrifit.report.page import Block, Columns, Heading, Lead, Link, Note, Numbers, Picture
-from dmrifit.report.style import INK, PALE, PALETTE, dash_of, marker_of
+from dmrifit.report.style import INK, PALE, PALETTE, dash_of
 from dmrifit.study.report.figures.curves import algorithm_color, plot_sizes
 from dmrifit.study.report.figures.voxels import plot_lesion
 from dmrifit.study.report.sections.elements import SIGNALS, SKILL_ENDS, TRAINED, WHOM, capital
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
-from dmrifit.study.report.sections.scores import predictor_panels
+from dmrifit.study.report.sections.scores import independent, predictor_panels
 from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
@@ -30,7 +31,7 @@ _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
 _INDEPENDENT = "against a second draw of the noise"
 _NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
-_REGIME_COLORS = {"same": "link", "other": "warn", "pooled": "faint"}
+_REGIME_LOOKS = {"same": ("link", "o"), "other": ("warn", "s"), "pooled": ("faint", "^")}
 
 
 def answer(board: Board) -> Iterator[Any]:
@@ -106,16 +107,13 @@ def skill_bars(board: Board) -> pd.DataFrame:
 
     rows = _best_rows(board)
     rows = rows[rows["parameters"].isin(["signals", "tissue", *board.metrics])]
-    ends = ["skill", "skill_low", "skill_high"]
     table = leading = rows.assign(series=_SHARED)
     if board.skill_column == "skill_independent":
         # Unseen images share no noise with the inputs: theirs is one skill, shown with the first.
-        of_signals = rows["parameters"] == "signals"
-        leading = rows.assign(series=_INDEPENDENT)
-        independent = [name.replace("skill", "skill_independent") for name in ends]
-        leading.loc[~of_signals, ends] = rows.loc[~of_signals, independent].to_numpy()
-        table.loc[of_signals, ends] = np.nan
-        table = pd.concat([leading, table])
+        is_map = rows["parameters"] != "signals"
+        leading = pd.concat([rows[~is_map], independent(rows[is_map])])
+        leading = leading.assign(series=_INDEPENDENT)
+        table = pd.concat([leading, table[is_map]])
     # As the verdict reads them.
     by_parameter = leading.groupby("parameters")["skill"].mean()[board.metrics]
     order = ["signals", "tissue", *by_parameter.sort_values(ascending=False).index]
@@ -187,29 +185,25 @@ def _sites(board: Board) -> Iterator[Any]:
             "dmrifit benchmark --train-on same,other, with --resynthesize where protocols differ."
         )
         return
-    texts = []
-    for cohort in board.cohorts:
-        skill = matching(rows, cohort=cohort).set_index("train_on")[measure]
-        numbers = [
-            f"{fixed(skill[name], 2)} {_trained_on(name)}"
-            for name in regimes
-            if name in skill.index
-        ]
-        texts.append(f"{cohort}: {', '.join(numbers)}")
-    text = f"{'; '.join(texts)}."
     if not rows[measure].notna().any():
-        yield text
+        yield "No skill is defined at the other site."
         return
-    table = rows.assign(row=rows["cohort"], series=rows["train_on"].map(_trained_on))
-    styles = {
-        _trained_on(name): {"color": PALETTE[_REGIME_COLORS.get(name, "ink")].light}
-        for name in unique(rows["train_on"])
-    }
-    panel = Panel(measure, "skill of maps, mean over parameters")
-    figure = plot_dots(table, [panel], styles, width=_WIDTH)
+    panel = Panel(measure, "skill of maps, mean over parameters", digits=2)
+    figure = _plot_regimes(rows.assign(row=rows["cohort"]), [panel], width=_WIDTH)
     alt = "Skill of the best predictor by tested cohort and cohorts trained on"
     yield Picture(figure, alt, name="answer_sites")
-    yield Note(text)
+
+
+def _plot_regimes(
+    table: pd.DataFrame, panels: Sequence[Panel], title: str = "", *, width: float
+) -> Figure:
+    """Draw scores in a color for each way of training."""
+    styles = {}
+    for train_on in unique(table["train_on"]):
+        color, marker = _REGIME_LOOKS.get(train_on, ("ink", "o"))
+        styles[_trained_on(train_on)] = {"color": PALETTE[color].light, "marker": marker}
+    table = table.assign(series=table["train_on"].map(_trained_on))
+    return plot_dots(table, panels, styles, title, width=width)
 
 
 def _trained_on(train_on: str) -> str:
@@ -253,17 +247,10 @@ def other_sites(board: Board) -> Iterator[Any]:
     if len(board.regimes) < 2:
         return
     rows = board.summary[~board.summary["algorithm"].map(is_control)]
-    series = rows["train_on"].map(_trained_on)
     names = rows["cohort"] + ": " + rows["algorithm"] + " " + rows["strategy"]
-    table = rows.assign(row=names, series=series).sort_values("row", kind="stable")
-    styles = {}
-    for i, train_on in enumerate(board.regimes):
-        color = PALETTE[_REGIME_COLORS.get(train_on, "ink")].light
-        name = _trained_on(train_on)
-        styles[name] = {"color": color, "marker": marker_of(name, [*"abc"[:i], name])}
-    figure = plot_dots(
-        table, predictor_panels(board, board.skill_column), styles, "Tested cohort: predictor"
-    )
+    table = rows.assign(row=names).sort_values("row", kind="stable")
+    panels = predictor_panels(board, board.skill_column)
+    figure = _plot_regimes(table, panels, "Tested cohort: predictor", width=12.4)
     alt = "Scores of every predictor by tested cohort and cohorts trained on"
     yield Picture(figure, alt, name="other_sites")
     if board.setting("resynthesize"):

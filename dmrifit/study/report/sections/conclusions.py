@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 from dmrifit.report.numerals import percent, wording
 from dmrifit.report.page import Fold, Grid, Heading, Note, Picture, Table, Texts
@@ -20,13 +19,13 @@ from dmrifit.study.summaries import Board, matching, unique
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 _TEXTS = Texts(__file__)
 #: Tables of tests by name.
 _Tests: TypeAlias = "dict[str, pd.DataFrame]"
 ALPHA = 0.05
 _FEWEST_RANKS = 3
+_GROUP = ["cohort", "strategy", "metrics"]
 # Groups of parameters in the tables of tests.
 _ALL, _WITHOUT = "all", f"without {AT_BOUND}"
 
@@ -77,19 +76,8 @@ def _conclusions(
             if row["reason"] == reason
         ]
         yield Note(f"{reason} ({', '.join(unique(names))}).")
-    any_diagram = False
     for metric in metrics:
-        diagrams = list(_diagrams(board, tests[metric.name], metric))
-        if diagrams:
-            any_diagram = True
-            extreme = "largest" if metric.better == "higher" else "smallest"
-            yield Heading(f"Average ranks by {metric.label} over these parameters, 1 = {extreme}")
-            yield Grid(*diagrams)
-            yield from _rank_stability(tests[metric.name], metric)
-    if any_diagram:
-        yield Note(
-            f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
-        )
+        yield from _ranks(board, tests[metric.name], metric)
     for metric in metrics:
         yield Fold(f"All pairs, {metric.label}", _pair_table(tests[metric.name], metric))
         mixed = matching(tests[metric.name]["mixed"], kind="test")
@@ -103,9 +91,8 @@ def _conclusions(
 
 def _overview(tests: _Tests, metric: MapMetric) -> Iterator[dict[str, Any]]:
     """Make a row for each group of tests, with the reason why numbers are missing."""
-    keys = ["cohort", "strategy", "metrics"]
-    for row in tests["friedman"].sort_values(keys, kind="stable").to_dict("records"):
-        group = {key: row[key] for key in keys}
+    for row in tests["friedman"].sort_values(_GROUP, kind="stable").to_dict("records"):
+        group = {key: row[key] for key in _GROUP}
         pairs = matching(tests["pairs"], **group)
         equivalence = matching(tests["equivalence"], **group)
         n_tested = pairs["p_holm"].notna().sum()
@@ -120,41 +107,37 @@ def _overview(tests: _Tests, metric: MapMetric) -> Iterator[dict[str, Any]]:
         yield row | counts | {"index": metric.label, "margin": metric_text(metric, margin)}
 
 
-def _diagrams(board: Board, tests: _Tests, metric: MapMetric) -> Iterator[Picture]:
-    """Draw average ranks over all parameters, a diagram for each cohort and strategy."""
-    for keys, rows in tests["ranks"].groupby(["cohort", "strategy", "metrics"], sort=False):
-        cohort, strategy, group = keys
-        averages = rows.set_index("algorithm")["average_rank"].astype(float).dropna()
+def _ranks(board: Board, tests: _Tests, metric: MapMetric) -> Iterator[Any]:
+    """Draw the average ranks of each cohort and strategy, and say how stable they are."""
+    diagrams, sentences = [], []
+    places: list[Any] = []
+    for keys, rows in tests["ranks"].groupby(_GROUP, sort=False):
+        ranks = rows.dropna(subset="average_rank").sort_values("average_rank", kind="stable")
         # Ranks of two are told by their pair alone.
-        if len(averages) < _FEWEST_RANKS:
+        if len(ranks) < _FEWEST_RANKS:
             continue
-        pairs = matching(tests["nemenyi"], metrics=group, cohort=cohort, strategy=strategy)
-        matrix = pairs.pivot_table(index="a", columns="b", values="p", dropna=False)
-        matrix = matrix.reindex(index=averages.index, columns=averages.index)
-        # Each pair was tested once, so one half of the matrix is empty.
-        matrix = matrix.combine_first(matrix.T)
+        group = dict(zip(_GROUP, keys, strict=True))
+        cohort, strategy = group["cohort"], group["strategy"]
         scores = matching(board.scores, train_on=board.regimes[0], cohort=cohort)
-        n_patients = counted(int(rows["n_patients"].iloc[0]), "patient")
-        title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; "
-        figure = plot_critical_difference(
-            averages, matrix, title + board.conditions(scores), algorithms=board.algorithms
-        )
+        n_patients = counted(int(ranks["n_patients"].iloc[0]), "patient")
+        title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; {board.conditions(scores)}"
+        cliques = matching(tests["cliques"], **group)
+        figure = plot_critical_difference(ranks, cliques, title, algorithms=board.algorithms)
         name = f"ranks_{metric.column}_{cohort}_{strategy}"
-        yield Picture(figure, f"Average ranks, {title}", name=name)
-
-
-def _rank_stability(tests: _Tests, metric: MapMetric) -> Iterator[Any]:
-    """Say which algorithm ranks first and how surely, and tabulate places over resamples."""
-    rows: list[Any] = []
-    for keys, group in tests["ranks"].groupby(["cohort", "strategy", "metrics"], sort=False):
-        group = group.dropna(subset="average_rank").sort_values("average_rank", kind="stable")
-        if len(group) >= _FEWEST_RANKS:
-            cohort, strategy, metrics = keys
-            pairs = matching(tests["nemenyi"], cohort=cohort, strategy=strategy, metrics=metrics)
-            yield f"{cohort}, {strategy}: {ranks_in_words(group, pairs)}"
-            rows += group.to_dict("records")
-    title = f"Stability of ranks by {metric.label}, patients drawn again"
-    yield Fold(title, Table(rows, _TEXTS["places"]))
+        diagrams.append(Picture(figure, f"Average ranks, {title}", name=name))
+        words = ranks_in_words(ranks, matching(tests["nemenyi"], **group))
+        sentences.append(f"{cohort}, {strategy}: {words}")
+        places += ranks.to_dict("records")
+    if diagrams:
+        extreme = "largest" if metric.better == "higher" else "smallest"
+        yield Heading(f"Average ranks by {metric.label} over these parameters, 1 = {extreme}")
+        yield Grid(*diagrams)
+        yield Note(
+            f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
+        )
+        yield from sentences
+        title = f"Stability of ranks by {metric.label}, patients drawn again"
+        yield Fold(title, Table(places, _TEXTS["places"]))
 
 
 def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -180,8 +163,7 @@ def _pair_table(tests: _Tests, metric: MapMetric) -> Table:
     """Tabulate difference, effect size and equivalence of every pair of algorithms."""
     number = metric_format(metric)
     unit = " (%)" if metric.unit == "%" else ""
-    keys = ["cohort", "strategy", "metrics", "a", "b"]
-    columns = ["low", "high", "verdict"]
+    keys, columns = [*_GROUP, "a", "b"], ["low", "high", "verdict"]
     equivalence = tests["equivalence"].set_index(keys)[columns].add_suffix("_test")
     rows = tests["pairs"].join(equivalence, on=keys).to_dict("records")
     for row in rows:
@@ -191,55 +173,31 @@ def _pair_table(tests: _Tests, metric: MapMetric) -> Table:
 
 
 def plot_critical_difference(
-    ranks: pd.Series,
-    p_values: pd.DataFrame,
-    title: str,
-    *,
-    algorithms: Sequence[str] | None = None,
+    ranks: pd.DataFrame, cliques: pd.DataFrame, title: str, *, algorithms: Sequence[str]
 ) -> Figure:
     """
-    Draw average ranks on a line; a bar joins those that no test tells apart.
+    Draw average ranks, the best on top, under bars over those that no test tells apart.
 
     References
     ----------
     Demšar, Journal of Machine Learning Research 7:1–30, 2006.
     """
-    posthocs = import_optional("scikit_posthocs")
-    names = list(ranks.index) if algorithms is None else list(algorithms)
-    # A pair that could not be tested, because all differences are 0, is not told apart.
-    matrix = p_values.loc[list(ranks.index), list(ranks.index)].astype(float).fillna(1.0)
-    values = matrix.to_numpy(copy=True)
-    np.fill_diagonal(values, 1.0)
-    matrix.loc[:, :] = np.minimum(values, values.T)
+    lines = np.arange(len(ranks))
+    bars = -1 - np.arange(len(cliques))
     with shared_style({"font.size": 9}):
-        figure = new_figure(PANEL[0], 0.95 + 0.2 * len(ranks), layout="constrained")
+        height = 1.1 + 0.22 * len(ranks) + 0.15 * len(cliques)
+        figure = new_figure(PANEL[0], height, layout="constrained")
         ax = figure.subplots()
-        artists = posthocs.critical_difference_diagram(
-            ranks,
-            matrix,
-            ax=ax,
-            alpha=ALPHA,
-            label_fmt_left="{label} {rank:.1f}",
-            label_fmt_right="{rank:.1f} {label}",
-            label_props={"size": 9},
-            color_palette={name: algorithm_color(name, names) for name in ranks.index},
-            crossbar_props={"color": INK, "linewidth": 2.5, "marker": None},
-            text_h_margin=0.02,
+        colors = [algorithm_color(name, algorithms) for name in ranks["algorithm"]]
+        ax.scatter(ranks["average_rank"], lines, c=colors, s=34, zorder=3)
+        ax.vlines(ranks["average_rank"], -len(cliques) - 0.7, lines, colors, linewidth=0.8)
+        ax.hlines(bars, cliques["low"], cliques["high"], INK, linewidth=2.5)
+        ax.set_yticks(
+            lines, list(map("{} {:.1f}".format, ranks["algorithm"], ranks["average_rank"]))
         )
-        _arrange(bar for bars in artists["crossbars"] for bar in bars)
-        head(ax, title, lift=16)
+        ax.set(ylim=(len(ranks) - 0.5, -len(cliques) - 0.7), xlabel="average rank")
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        head(ax, title)
     return figure
-
-
-def _arrange(bars: Iterable[Line2D]) -> None:
-    """Stack bars by their ends: the library stacks those of equal ends in the order of a set."""
-    ends_of_levels: list[float] = []
-    spans = {}
-    for bar in bars:
-        x = np.asarray(bar.get_xdata(), float)
-        spans[bar] = float(x.min()), float(x.max())
-    for bar, (low, high) in zip(spans, sorted(spans.values()), strict=True):
-        free = [level for level, end in enumerate(ends_of_levels) if end < low]
-        level = free[0] if free else len(ends_of_levels)
-        ends_of_levels[level : level + 1] = [high]
-        bar.set_data([low, high], [-level - 1, -level - 1])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,10 @@ def cohort_tables(board: Board) -> Iterator[Any]:
     cells, texts, simulations = [], [], {}
     for name, cohort in board.study.get("cohorts", {}).items():
         protocol, patients = cohort["protocol"], cohort["patients"].values()
-        b, te = (", ".join(f"{x:g}" for x in sorted(set(protocol[k] or ()))) for k in ("b", "te"))
+        b, te = _shells(protocol)
+        inputs = "–"
+        if "inputs" in cohort:
+            inputs = "b {} at TE {}".format(*_shells(cohort["inputs"])).removesuffix(" at TE ")
         cells.append([
             name,
             "synthetic" if cohort.get("synthetic") else "measured",
@@ -113,7 +117,7 @@ def cohort_tables(board: Board) -> Iterator[Any]:
             b,
             te or "–",
             len(protocol["b"]),
-            _clinical(board, name),
+            inputs,
         ])  # fmt: skip
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
@@ -135,18 +139,11 @@ def cohort_tables(board: Board) -> Iterator[Any]:
 
 def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Any]:
     """Tabulate how synthetic cohorts were made: one column each, then patient by patient."""
-    import pandas as pd
-
-    plain = pd.DataFrame(
-        {
-            cohort: {k: _plain(v) for k, v in simulation.items() if not isinstance(v, dict)}
-            for cohort, simulation in simulations.items()
-        }
-    ).fillna("")
-    rows = [
-        [_TEXTS["simulation"].get(key, key.replace("_", " ")), *texts]
-        for key, *texts in plain[(plain != "").any(axis=1)].itertuples()
-    ]
+    rows = []
+    for key in unique(itertools.chain(*simulations.values())):
+        texts = [_plain(simulation.get(key)) for simulation in simulations.values()]
+        if key != "patients" and any(texts):
+            rows.append([_TEXTS["simulation"].get(key, key.replace("_", " ")), *texts])
     patient_rows = []
     for cohort, simulation in simulations.items():
         for name, patient in simulation.get("patients", {}).items():
@@ -172,23 +169,10 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _clinical(board: Board, cohort: str) -> str:
-    """Name the input contrasts: those of the protocol that are not among the unseen ones."""
-    import pandas as pd
-
-    protocol = pd.DataFrame(board.study["cohorts"][cohort]["protocol"])[["b", "te"]].astype(float)
-    unseen = matching(board.signals, cohort=cohort)
-    if not len(unseen):
-        return "–"
-    # Compared as text, in which NaN, of a protocol without echo times, is equal to NaN.
-    keys, hidden = (
-        t["b"].map("{:g}".format) + t["te"].map(" {:g}".format) for t in (protocol, unseen)
-    )
-    texts = []
-    for te, shell in protocol[~keys.isin(hidden)].groupby("te", dropna=False):
-        text = f"b {', '.join(f'{b:g}' for b in shell['b'])}"
-        texts.append(text if np.isnan(te) else f"{text} at TE {te:g}")
-    return "; ".join(texts[:3]) or "–"
+def _shells(protocol: Mapping[str, Any]) -> tuple[str, str]:
+    """List the b-values and the echo times of a protocol."""
+    b, te = (sorted(set(protocol[name] or ())) for name in ("b", "te"))
+    return ", ".join(f"{x:g}" for x in b), ", ".join(f"{x:g}" for x in te)
 
 
 def _spread(counts: Sequence[int]) -> str:

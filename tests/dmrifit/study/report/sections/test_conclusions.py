@@ -1,6 +1,5 @@
 """Tests between algorithms as a report tabulates and draws them, beside those of scipy."""
 
-import itertools
 
 import numpy as np
 import pandas as pd
@@ -206,50 +205,14 @@ def test_no_test_that_is_shown_averages_t2v(make_evaluation, make_reader, disper
     assert "ranks_dispersion_A_s2s" in read.figures
 
 
-def p_values(default, **pairs):
-    """Make a table of p-values; pairs are named like LR_RFR."""
-    table = pd.DataFrame(default, RANKS.index, RANKS.index)
-    for pair, p in pairs.items():
-        a, b = pair.split("_")
-        table.loc[a, b] = table.loc[b, a] = p
-    return table
-
-
-def bars(figure):
-    """List the algorithms that each bar joins, by their ranks."""
+def test_ranks_stand_in_their_order_under_bars_over_those_that_are_not_told_apart():
+    ranks = RANKS.rename_axis("algorithm").rename("average_rank").reset_index()
+    cliques = pd.DataFrame({"low": [2.2], "high": [2.8]})
+    figure = plot_critical_difference(ranks, cliques, "DI\nnote", algorithms=list(RANKS.index))
     (axes,) = figure.axes
-    lines = [line for line in axes.lines if line.get_linewidth() == 2.5]
-    return sorted(sorted(line.get_xdata()) for line in lines)
-
-
-def test_ranks_stand_in_their_order_and_a_bar_joins_a_pair_that_could_not_be_tested():
-    figure = plot_critical_difference(RANKS, p_values(0.001, RFR_GBR=np.nan), "DI\nnote")
-    (axes,) = figure.axes
-    points = np.concatenate([dots.get_offsets() for dots in axes.collections])
-    assert sorted(points[:, 0]) == [1.0, 2.2, 2.8]
-    assert bars(figure) == [[2.2, 2.8]]
-    texts = {text.get_text() for text in axes.texts}
-    assert {"LR 1.0", "note"} <= texts
+    dots, _, bars = axes.collections
+    assert dots.get_offsets()[:, 0].tolist() == [1.0, 2.2, 2.8]
+    assert [bar[:, 0].tolist() for bar in bars.get_segments()] == [[2.2, 2.8]]
+    assert axes.get_yticklabels()[0].get_text() == "LR 1.0"
+    assert "note" in {text.get_text() for text in axes.texts}
     assert axes.get_title(loc="left") == "DI"
-
-
-def test_a_pair_is_told_apart_by_the_smaller_of_its_two_entries():
-    table = p_values(0.001, LR_RFR=0.5)
-    table.loc["LR", "RFR"] = 0.001
-    assert bars(plot_critical_difference(RANKS, table, "DI")) == []
-    table.loc["LR", "RFR"], table.loc["RFR", "LR"] = 0.5, 0.001
-    assert bars(plot_critical_difference(RANKS, table, "DI")) == []
-
-
-def test_bars_do_not_depend_on_the_order_in_which_sets_are_listed(monkeypatch):
-    ranks = pd.Series({"A": 1.0, "B": 1.0, "C": 2.0, "D": 3.0, "E": 3.5})
-    table = pd.DataFrame(1.0, ranks.index, ranks.index)
-    bars_of_orders = []
-    for cliques in itertools.permutations([("A", "C", "B"), ("A", "D", "C"), ("B", "C"), ("D", "E")]):
-        members = [tuple(reversed(clique)) if bars_of_orders else clique for clique in cliques]
-        monkeypatch.setattr("scikit_posthocs._plotting._find_maximal_cliques", lambda _, bars=members: bars)
-        (axes,) = plot_critical_difference(ranks, table, "DI").axes
-        bars = [line.get_xydata().tolist() for line in axes.lines if line.get_linewidth() == 2.5]
-        bars_of_orders.append(bars)
-    assert all(bars == bars_of_orders[0] for bars in bars_of_orders)
-    assert bars_of_orders[0] == [[[1, -1], [2, -1]], [[1, -2], [2, -2]], [[1, -3], [3, -3]], [[3, -1], [3.5, -1]]]

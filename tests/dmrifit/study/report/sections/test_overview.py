@@ -1,6 +1,5 @@
 """Methods of a report: question, data, skill, other comparisons and cohorts."""
 
-import numpy as np
 
 from dmrifit.report.page import render
 from dmrifit.study.report.sections.overview import (
@@ -56,34 +55,25 @@ def described(**changes):
     return {"protocol": protocol, "patients": patients} | changes
 
 
-def unseen(b, te, cohort="A"):
-    return {"cohort": cohort, "contrast": f"{b} {te}", "b": b, "te": te}
-
-
 def test_cohorts_are_tabulated_with_their_counts_and_protocols(make_evaluation, html_tables):
-    study = {"cohorts": {"A": described(synthetic=True)}}
-    signals = [unseen(500.0, 70.0), unseen(0.0, 90.0), unseen(500.0, 90.0)]
-    board = Board(make_evaluation([{}], signals, study))
+    inputs = {"b": [0.0, 500.0], "te": [70.0, 70.0]}
+    study = {"cohorts": {"A": described(synthetic=True, inputs=inputs)}}
+    board = Board(make_evaluation([{}], study=study))
     header, row = html_tables(cohort_tables(board)).tables[0][1]
     assert header[3:5] == ["lesion voxels, median (range)", "body voxels, median (range)"]
     cells = ["A", "synthetic", "3", "9 (5–20)", "70 (50–100)", "0, 500", "70, 90", "4"]
-    assert row == [*cells, "b 0 at TE 70"]
-
-
-def test_clinical_inputs_are_listed_by_echo_time(make_evaluation, html_tables):
-    study = {"cohorts": {"A": described()}}
-    board = Board(make_evaluation([{}], [unseen(500.0, 90.0)], study))
-    row = html_tables(cohort_tables(board)).tables[0][1][1]
-    assert (row[1], row[8]) == ("measured", "b 0, 500 at TE 70; b 0 at TE 90")
+    assert row == [*cells, "b 0, 500 at TE 70"]
 
 
 def test_a_protocol_without_echo_times_has_dashes(make_evaluation, html_tables):
-    study = {"cohorts": {"A": described(protocol={"b": [0.0, 500.0, 900.0], "te": None})}}
-    board = Board(make_evaluation([{}], [unseen(900.0, np.nan)], study))
-    row = html_tables(cohort_tables(board)).tables[0][1][1]
-    assert row[5:] == ["0, 500, 900", "–", "3", "b 0, 500"]
-    board = Board(make_evaluation([{}], study=study))
-    assert html_tables(cohort_tables(board)).tables[0][1][1][8] == "–"
+    protocols = {
+        "protocol": {"b": [0.0, 500.0, 900.0], "te": None},
+        "inputs": {"b": [0.0, 500.0], "te": None},
+    }
+    study = {"cohorts": {"A": described(**protocols), "B": described()}}
+    _, first, second = html_tables(cohort_tables(Board(make_evaluation([{}], study=study)))).tables[0][1]
+    assert first[5:] == ["0, 500, 900", "–", "3", "b 0, 500"]
+    assert (second[1], second[8]) == ("measured", "–")
 
 
 def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):

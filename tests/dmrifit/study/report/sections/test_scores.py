@@ -129,4 +129,4 @@ def test_errors_of_signals_are_drawn_for_each_cohort_without_useless_controls(bo
         text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()
     ]
     names = {text for text in legend if text.strip()}
-    assert names == {"LR", "RFR", "constant", "s2s", "m2m"}
+    assert names == {f"{name} {way}" for name in ("LR", "RFR", "constant") for way in ("s2s", "m2m")}
