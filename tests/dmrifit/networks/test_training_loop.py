@@ -174,9 +174,9 @@ def test_the_time_left_is_told_after_the_first_epoch_and_the_end_without_a_bar(c
     error = capfd.readouterr().err
     assert "\r" not in error
     first, last, resumed, end = error.splitlines()
-    assert re.fullmatch(r"epoch 1/2 \(about \d+ s left\) loss [\d.]+", first)
+    assert re.fullmatch(r"epoch 1/2 \(about [\d:]+ left\) loss [\d.]+", first)
     assert re.fullmatch(r"epoch 2/2 loss [\d.]+", last)
-    assert re.fullmatch(r"epoch 3/5 \(about \d+ s left\) loss [\d.]+", resumed)
+    assert re.fullmatch(r"epoch 3/5 \(about [\d:]+ left\) loss [\d.]+", resumed)
     assert end.startswith("epoch 5/5 loss")
 
 
