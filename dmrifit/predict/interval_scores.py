@@ -75,7 +75,7 @@ def width_table(
 
     parts = []
     for _, rows in _long_table(intervals, reference, names).groupby("parameter", sort=False):
-        usable = rows.dropna().sort_values("width")
+        usable = rows.dropna().sort_values("width", kind="stable")
         limits = usable["width"].quantile(np.arange(1, _N_QUINTILES) / _N_QUINTILES)
         usable["quintile"] = 1 + np.searchsorted(limits, usable["width"])
         parts.append(_coverage(usable, ["parameter", "quintile"]))
@@ -145,7 +145,7 @@ def _long_table(
 
 
 def _coverage(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    groups = table.groupby(by, sort=False)
+    groups = table.groupby(by, sort=False, dropna=False)
     return groups.agg(
         n_voxels=("value", "count"), coverage=("coverage", "mean"), width=("width", "mean")
     ).reset_index()

@@ -98,8 +98,13 @@ def _fit(formula: str, table: pd.DataFrame) -> tuple[Any, list[str]]:
         try:
             # Others step out of the parameter space where patients hardly vary.
             result = models.mixedlm(formula, table, groups=table["patient"]).fit(method="powell")
+            # The variance of patients follows the fixed effects, and may be at its bound.
+            k = len(result.fe_params)
+            covariance = np.asarray(result.cov_params())[:k, :k]
         except (np.linalg.LinAlgError, ValueError, FloatingPointError) as error:
             return None, [f"the fit failed: {error}"]
+    if not (np.isfinite(result.fe_params).all() and np.isfinite(covariance).all()):
+        return None, ["the fit failed: the values vary too little to estimate errors"]
     # Gradients at the edge of the parameter space are not zero, and need not be.
     if float(np.asarray(result.cov_re)[0, 0]) < _NO_VARIANCE * result.scale:
         return result, ["the variance between patients is zero"]

@@ -691,5 +691,9 @@ def _command() -> str:
     program = Path(sys.argv[0])
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
-    name = program.parent.name if program.name == "__main__.py" else program.name
-    return command_line([name, *sys.argv[1:]])
+    words = [program.name]
+    if program.name == "__main__.py":
+        words = [program.parent.name]
+    elif program.suffix == ".py":
+        words = ["python", program.name]
+    return command_line([*words, *sys.argv[1:]])

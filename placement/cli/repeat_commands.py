@@ -111,6 +111,7 @@ def _read_cases(
         if any(files.values()):
             raise ValueError("name files or a table of them (--table), not both")
         cases = {}
+        check_file(table, "table")
         for row in complete_rows(table, _FILES, tuple(files), failed):
             cases[row["name"]] = {role: Path(row[role]) for role in files if row[role]}
     for paths in cases.values():

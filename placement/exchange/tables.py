@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,9 @@ def read_cases(
                 "exclude": exclude or "",
                 "brain": brain,
             }
-            for column in IMAGES:
-                for file in _files(column, row[column]):
+            files = {column: row[column] for column in IMAGES} | {"brain": _brain_file(brain)}
+            for column, text in files.items():
+                for file in _files(column, text):
                     check_file(file)
             return pd.DataFrame([row | {"synthetic": False}])
     if image is not None:
@@ -76,7 +77,8 @@ def read_cases(
             "--brain FILE is for a single case; name masks like the tumors, such as "
             "NAME_brain.nii.gz, or in a column of a table"
         )
-    rows = complete_rows(path, ("tumor",), IMAGES, failed)
+    replaced = () if exclude is None else ("exclude",)
+    rows = complete_rows(path, ("tumor",), IMAGES, failed, replaced=replaced)
     table = pd.DataFrame(rows, columns=None if rows else ["name", *IMAGES, "synthetic"])
     if exclude is not None:
         for file in _files("exclude", exclude):
@@ -92,11 +94,14 @@ def complete_rows(
     required: Sequence[str],
     columns: Sequence[str],
     failed: list[dict[str, str]] | None = None,
+    *,
+    replaced: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """
     Read the rows of a table, a folder or of images, with the paths of the files in some columns.
 
     Rows that lack a file go into `failed`, where it is given; by default the first one raises.
+    Files in columns that an option has `replaced` may be missing.
     """
     folder = Path()
     if isinstance(source, Path):
@@ -117,6 +122,8 @@ def complete_rows(
         problems = []
         for column in columns:
             row[column] = _beside(folder, column, texts.get(column, ""))
+            if column in replaced:
+                continue
             for path in _files(column, row[column]):
                 try:
                     check_file(path)
@@ -311,5 +318,5 @@ def _beside(folder: Path, column: str, text: str) -> str:
 def _files(column: str, text: str) -> list[Path]:
     """List the files that a cell names."""
     if column != "exclude":
-        return [Path(text)] if text and text not in _WORDS else []
+        return [Path(text)] if text else []
     return [Path(entry) for entry in words(text) if not entry.isdecimal()]

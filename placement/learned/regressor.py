@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import Count, Within, check_number
+from dmrifit._utils.checks import Count, Within, check_number, is_number
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
@@ -249,8 +249,8 @@ class VoxelRegressor(VolumeEstimator):
                 f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not "
                 f"{channels!r}"
             )
-        sides = np.asarray(self.size_range)
-        is_pair = sides.shape == (2,) and sides.dtype.kind in "iuf"
+        sides = np.asarray(self.size_range, dtype=object)
+        is_pair = sides.shape == (2,) and is_number(sides[0]) and is_number(sides[1])
         if not is_pair or not 0 < sides[0] < sides[1] < np.inf:
             raise ValueError(
                 f"size_range must be the least and the largest side in mm, not {self.size_range!r}"

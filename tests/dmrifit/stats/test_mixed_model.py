@@ -177,6 +177,7 @@ WITHOUT_CELL[:, 2, 1] = np.nan
         (np.exp(logarithms(1))[:, :1], "A", "1 algorithm"),
         (np.full((5, 3, 2), 0.4), "ABC", "all values are equal"),
         (WITHOUT_CELL, "ABC", "no values of one of the parameters"),
+        (np.tile([[[0.5, 0.5], [1, 1], [1, 1]]], (6, 1, 1)), "ABC", "the fit failed: "),
     ],
 )
 def test_tables_that_no_model_fits_are_a_row_with_the_reason(values, algorithms, reason):

@@ -48,6 +48,7 @@ def test_files_are_relative_to_the_table_and_labels_are_no_files(table, tmp_path
     assert list(cases["image"]) == ["", ""]
     assert list(cases["patient"]) == ["p", "q"]
     assert [set(source_digests(row)) for row in cases.itertuples()] == [{"Tumor"}, {"Tumor", "Exclude"}]
+    (tmp_path / "core.nii.gz").unlink()
     assert list(read_cases(table, exclude="1")["exclude"]) == ["1", "1"]
 
 
@@ -67,6 +68,9 @@ def test_a_single_mask_is_a_table_of_one(table, tmp_path):
     cases = read_cases(tmp_path / "one.nii.gz", image=tmp_path / "two.nii.gz")
     assert list(cases["name"]) == ["one"]
     assert list(cases["image"]) == [str(tmp_path / "two.nii.gz")]
+    # Words of `--brain` are files in other columns.
+    with pytest.raises(FileNotFoundError, match="none: no such file"):
+        read_cases(tmp_path / "one.nii.gz", image="none")
 
 
 def test_boxes_come_in_the_order_of_cases_and_experts(boxes):

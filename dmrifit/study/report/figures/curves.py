@@ -30,7 +30,7 @@ def plot_signal_errors(
     algorithms = algorithms or list(dict.fromkeys(table["algorithm"]))
     strategies = list(dict.fromkeys(table["strategy"]))
     contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"], ignore_index=True)
-    table = table.merge(contrasts.reset_index(names="x")).sort_values("x")
+    table = table.merge(contrasts.reset_index(names="x")).sort_values("x", kind="stable")
     looks = {}
     with style.shared_style({"axes.grid": True}):
         figure = style.new_figure(style.PANEL[0], style.PANEL[1] + 0.6, layout="constrained")

@@ -115,7 +115,7 @@ def skill_bars(board: Board) -> pd.DataFrame:
         leading = leading.assign(series=_INDEPENDENT)
         table = pd.concat([leading, table[is_map]])
     # As the verdict reads them.
-    by_parameter = leading.groupby("parameters")["skill"].mean()[board.metrics]
+    by_parameter = leading.groupby("parameters")["skill"].mean().reindex(board.metrics)
     order = ["signals", "tissue", *by_parameter.sort_values(ascending=False).index]
     names = {"signals": SIGNALS, "tissue": "mean of maps"}
     table = table.assign(row=table["parameters"].replace(names))
