@@ -26,10 +26,12 @@ _LOCAL = 1.5
 def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:
     """Average a scan (x, y, z, channels) over directions, and compute their spread (SD)."""
     mean, spread = np.zeros((2, *mask.shape), dtype=np.float32)
-    # In one layout, on which sums depend in their last bits.
-    voxels = np.ascontiguousarray(signal[mask])
-    mean[mask] = voxels.mean(axis=-1, dtype=np.float32)
-    spread[mask] = voxels.std(axis=-1, dtype=np.float32)
+    # Plane by plane, so that no copy of the whole scan is made.
+    for x, inside in enumerate(mask):
+        # In one layout, on which sums depend in their last bits.
+        voxels = np.ascontiguousarray(signal[x][inside])
+        mean[x, inside] = voxels.mean(axis=-1, dtype=np.float32)
+        spread[x, inside] = voxels.std(axis=-1, dtype=np.float32)
     return Look(mean, spread, mask)
 
 

@@ -287,6 +287,10 @@ def residual_map(
     Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """
     if residual == "mean-of-abs":
-        return np.abs(scan - reconstruction).mean(axis=0, dtype=np.float32)
+        differences = np.zeros(scan.shape[1:], dtype=np.float32)
+        # Channel by channel, so that no copy of the whole scan is made.
+        for channel, rebuilt_channel in zip(scan, reconstruction, strict=True):
+            differences += np.abs(channel - rebuilt_channel)
+        return np.asarray(differences / np.float32(len(scan)))
     means = [volume.mean(axis=0, dtype=np.float32) for volume in (reconstruction, scan)]
     return np.asarray(means[0] - means[1])

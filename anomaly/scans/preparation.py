@@ -26,6 +26,7 @@ from anomaly.scans.tissue import estimate_tissue, relabel_tissue
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
+from dmrifit._utils.threads import one_thread
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.foreground import otsu_mask
 from dmrifit.io.bids_derivatives import stem
@@ -389,14 +390,19 @@ class _Channels:
     """Channels of a detector: weighted sums of the measurements of a shell."""
 
     protocol: Protocol
-    weights: NDArray[np.floating]  # (n_measurements, n_channels)
+    weights: NDArray[np.floating] | None  # (n_measurements, n_channels); None: each is a channel
     lost: str = ""
     unused: str = ""
 
     def of(self, signal: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+        if self.weights is None:
+            return signal
         channels = np.zeros((*brain.shape, len(self.protocol)), np.float32)
+        # The last bits of sums depend on the number of threads.
+        with one_thread():
+            sums = signal[brain] @ self.weights.astype(np.float32)
         # Harmonics can overshoot the range of the signals.
-        channels[brain] = np.clip(signal[brain] @ self.weights.astype(np.float32), 0, 1)
+        channels[brain] = np.clip(sums, 0, 1)
         return channels
 
 
@@ -489,7 +495,7 @@ def _channels(
                 "have no direction; check the bvec"
             )
     measured = Protocol(protocol.b, directions=grid_directions, name=protocol.name)
-    unchanged = _Channels(measured, np.eye(len(measured)))
+    unchanged = _Channels(measured, None)
     if fitted is None:
         return unchanged
     target = fitted.take(np.flatnonzero(fitted.b > UNWEIGHTED))

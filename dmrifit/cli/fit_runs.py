@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit._utils.text_files import sealed
+from dmrifit._utils.text_files import read_sealed, sealed
 from dmrifit._utils.threads import check_jobs, default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
 from dmrifit.cli.options import named_images, say
@@ -53,7 +53,7 @@ keeps validators from reading them.
 
 
 #: A scan, and its files where an option is a pattern; None where none matches.
-_ScanFiles: TypeAlias = "tuple[DiffusionScan, dict[str, Path | None]]"
+_ScanFiles: TypeAlias = "tuple[DiffusionScan, dict[str, Path | None], str]"
 
 
 def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
@@ -117,10 +117,15 @@ def fit_many(
     fit_options = {**options, "n_threads": threads, "overwrite": True}
     cases = []
     for scan in scans:
-        files = {role: paths[scan.name] for role, paths in patterns.items()}
+        # Read before the run begins, which removes records of other options.
+        record = read_sealed(out / _RUN.record.format(name=scan.name))
+        earlier_sidecar = "" if record is None else _sidecar(scan, record["model"])
         # Workers may be on other machines.
+        files = {role: paths[scan.name] for role, paths in patterns.items()}
+        files = {role: path and path.resolve() for role, path in files.items()}
         images_of_scan = tuple(path.absolute() for path in scan.images)
-        cases.append((replace(scan, images=images_of_scan, root=scan.root.absolute()), files))
+        scan = replace(scan, images=images_of_scan, root=scan.root.absolute())
+        cases.append((scan, files, earlier_sidecar))
     settings = {**options, "te": te}
     del settings["n_threads"], settings["overwrite"]
     _RUN.run(
@@ -147,7 +152,7 @@ def _is_current(
     case: _ScanFiles, record: Mapping[str, Any], *, out: Path, te: list[str] | None
 ) -> bool:
     """Tell whether a scan was fitted as its files are now."""
-    scan, files = case
+    scan, files, _ = case
     is_fitted = None not in files.values() and record["sources"] == _sources(scan, files, te)
     return is_fitted and (out / _sidecar(scan, record["model"])).is_file()
 
@@ -161,11 +166,11 @@ def fit_one(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Fit one of many scans, and give what is kept of it: what its sidecar says of the fit."""
-    scan, files = case
+    scan, files, earlier_sidecar = case
     for role, file in files.items():
         if file is None:
             raise ValueError(f"--{role} {options[role]} matches no file of this scan")
-        options = {**options, role: str(file.resolve())}
+        options = {**options, role: str(file)}
     # Before the fit, during which the files could change.
     sources = _sources(scan, files, [te] if te else None)
     start = time.perf_counter()
@@ -177,7 +182,8 @@ def fit_one(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, path = fit_scan(manifest.images, manifest.protocol, out / scan.folder, options)
-    _remove_other_models(path)
+    if earlier_sidecar and out / earlier_sidecar != path:
+        _remove_maps(out / earlier_sidecar)
     description = json.loads(path.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
@@ -214,14 +220,12 @@ def fit_one(
     return record
 
 
-def _remove_other_models(sidecar: Path) -> None:
-    """Remove the maps of other models that an earlier run wrote of a scan."""
-    before, _, name = sidecar.name.removesuffix("dwimap.json").rpartition("model-")
-    model, _, after = name.partition("_")
+def _remove_maps(sidecar: Path) -> None:
+    """Remove the maps of another model that an earlier run wrote of a scan."""
+    stem = glob.escape(sidecar.name.removesuffix("dwimap.json"))
     for ending in ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png", "dwimap.json"):
-        for file in sidecar.parent.glob(f"{glob.escape(before)}model-*_{after}{ending}"):
-            if not file.name.startswith(f"{before}model-{model}_"):
-                file.unlink(missing_ok=True)
+        for file in sidecar.parent.glob(stem + ending):
+            file.unlink(missing_ok=True)
 
 
 def _sidecar(scan: DiffusionScan, model: str) -> str:

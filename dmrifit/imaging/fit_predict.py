@@ -717,6 +717,9 @@ def _read_region(
     if measured is not None and isinstance(mask, str) and mask == "auto":
         region = foreground_mask(series, measured)
         return region, NO_AIR if region is None else FOREGROUND_RULE
+    if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
+        words = "" if measured is None else ", or the word auto for the foreground"
+        raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
     inside = binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
     return inside, "the mask above 0.5"
 

@@ -366,7 +366,7 @@ def check_folder_names(names: Sequence[str], place: object) -> None:
     fault = ""
     for name in names:
         check_name(name)
-        if not name.isprintable() or Path(name).name != name or name[0] == ".":
+        if not name.isprintable() or Path(name).name != name or name[:1] in ("", "."):
             fault = f"not {name!r}"
             break
     repeated = sorted(compress(names, share_a_name(names)))

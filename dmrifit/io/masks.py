@@ -136,7 +136,9 @@ def zeros_and_ones(values: ArrayLike, name: str) -> NDArray[np.bool_]:
 
 def whole_labels(values: NDArray, name: str) -> NDArray[np.int64]:
     """Round labels (x, y, z), NaN to 0; refuse values that are not whole numbers from 0."""
-    numbers = np.nan_to_num(values, posinf=np.inf)
+    if values.dtype in (bool, np.float16):
+        values = values.astype(np.float32)
+    numbers = np.nan_to_num(values, posinf=np.inf, neginf=-np.inf)
     rounded = np.round(numbers)
     is_label = (rounded >= 0) & (rounded <= _LARGEST_LABEL)
     is_label &= np.isclose(numbers, rounded, rtol=0, atol=_LABEL_ROUNDING)

@@ -307,8 +307,12 @@ def check_magnitudes(values: NDArray, name: str) -> None:
         return
     # In the order of storage, which needs no copy.
     flat = values.ravel(order="K")
-    numbers = flat[np.isfinite(flat) & (flat != 0)]
-    sizes = np.abs(numbers[:: max(1, numbers.size // _SAMPLE)].astype(np.float64))
+    # Those of a mask or a tumor may lie between voxels of a sample.
+    for step in (max(1, flat.size // _SAMPLE), 1):
+        sizes = np.abs(flat[::step].astype(np.float64))
+        sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
+        if len(sizes) >= _SAMPLE // 100:
+            break
     usual = float(np.percentile(sizes, 99, method="lower")) if len(sizes) else 0.0
     sight = f"{name} holds {largest:.3g} beside values up to {usual:.3g}"
     if not 1 / _LARGEST_VALUE <= largest <= _LARGEST_VALUE:

@@ -321,10 +321,11 @@ def read_slabs(signals: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:
 def read_map(image: Image, series: Series, unnamed: str = "the map") -> NDArray:
     """Read a 3-D image on the grid of a series; in messages one in memory is `unnamed`."""
     loaded, name = load_image(image, unnamed), image_name(image, unnamed)
-    values = three_axes(values_of(loaded, name), name)
-    grid, reference = (values.shape, loaded.affine), (series.grid, series.affine)
+    # Before the values are read: a whole series may be named as a mask.
+    shape = three_axes(np.broadcast_to(np.float32(0), loaded.shape), name).shape
+    grid, reference = (shape, loaded.affine), (series.grid, series.affine)
     check_same_grid(grid, reference, name=name, reference_name=series.name)
-    return values
+    return values_of(loaded, name).reshape(series.grid)
 
 
 def _inside(

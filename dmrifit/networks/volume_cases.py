@@ -1,4 +1,4 @@
-"""Cases of different shapes as a network sees them, in memory or read one at a time."""
+"""Cases of different shapes as a network sees them."""
 
 from __future__ import annotations
 

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
-from dmrifit._utils.counts import counted
 from dmrifit.io import grids
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
-from dmrifit.networks.volume_cases import check_length, listed, naming
+from dmrifit.networks.volume_cases import check_length, listed, naming, volume_inputs
 
 #: A volume, its prior or None, its mask or None.
 Scan: TypeAlias = tuple[Any, Any, Any]
@@ -195,17 +194,15 @@ def _resampled(
 
     A network does not give mirror images the mirror image of its answer: the grid is in RAS order.
     """
-    values = np.asarray(values_of(image), dtype=np.float32)
-    n_not_finite = np.count_nonzero(~np.isfinite(values))
-    if n_not_finite:
-        raise ValueError(counted(n_not_finite, "non-finite value"))
+    values = values_of(image)
+    inputs = volume_inputs(values)
     if values.shape[:3] != volume.shape[:3]:
         raise ValueError(
             f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
         )
     channels = [
         grids.array_of(_on_spacing(channel, volume.affine, spacing, order=order))
-        for channel in np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
+        for channel in inputs
     ]
     return np.stack(channels, axis=-1).reshape(*channels[0].shape, *values.shape[3:])
 

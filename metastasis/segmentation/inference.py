@@ -105,8 +105,10 @@ def whole_logits(
 
     Shapes: returns (x, y, z).
     """
-    image = case["image"]  # 0 outside the brain
-    is_brain = (image != 0).any(axis=0)
+    image = case["image"]
+    # 0 outside the brain, but for a channel of ones that says that there is a prior.
+    is_scan = (image != 1).any(axis=(1, 2, 3))
+    is_brain = (image[is_scan] != 0).any(axis=0)
     logits = np.full(image.shape[1:], _OUTSIDE, dtype=np.float32)
     if not is_brain.any():
         return logits

@@ -72,15 +72,15 @@ def low_resolution(
     """
     inputs = {}
     for factor in factors:
-        cells = volume
-        for axis, (start, n) in enumerate(zip(first, size, strict=True), start=1):
-            n_cells = math.ceil(n / factor) + 2 * n_layers
-            voxels: Any = np.arange(n_cells * factor).reshape(n_cells, factor)
-            voxels = start - factor * n_layers + voxels
+        begin = [start - factor * n_layers for start in first]
+        width = [factor * (math.ceil(n / factor) + 2 * n_layers) for n in size]
+        cells, voxels = _part(volume, begin, width)
+        # The mean over a cube is the mean along one axis after the other.
+        for axis, index in enumerate(voxels, start=1):
+            columns = index.reshape(-1, factor).T
             if how == "stride":
-                voxels = voxels[:, factor // 2, None]
-            # The mean over a cube is the mean along one axis after the other.
-            cells = _take(cells, voxels, axis).mean(axis=axis + 1)
+                columns = columns[factor // 2, None]
+            cells = sum(cells.take(column, axis) for column in columns) / np.float32(len(columns))
         inputs[f"low_{factor}"] = cells
     return inputs
 
@@ -91,15 +91,21 @@ def take_window(volume: NDArray[Any], first: Sequence[int], size: Sequence[int])
 
     Shapes: `volume` (channels, x, y, z); returns (channels, *size).
     """
-    for axis, (start, n) in enumerate(zip(first, size, strict=True), start=1):
-        volume = _take(volume, start + np.arange(n), axis)
-    return volume
+    part, (x, y, z) = _part(volume, first, size)
+    # A window inside the volume is a view; indices copy.
+    return part if part.shape[1:] == tuple(size) else part[:, x[:, None, None], y[:, None], z]
 
 
-def _take(volume: NDArray[Any], voxels: NDArray[np.int64], axis: int) -> NDArray[Any]:
-    """Take voxels along an axis; those beyond the border are the outermost ones."""
-    voxels = np.clip(voxels, 0, volume.shape[axis] - 1)
-    return volume[(slice(None),) * axis + (voxels,)]
+def _part(
+    volume: NDArray[Any], first: Sequence[int], size: Sequence[int]
+) -> tuple[NDArray[Any], list[NDArray[np.int64]]]:
+    """Cut out, as a view, what a window reaches of a volume, with its voxels along each axis."""
+    voxels = [
+        np.clip(start + np.arange(n), 0, length - 1)
+        for start, n, length in zip(first, size, volume.shape[1:], strict=True)
+    ]
+    x, y, z = (slice(index[0], index[-1] + 1) for index in voxels)
+    return volume[:, x, y, z], [index - index[0] for index in voxels]
 
 
 def locally_scaled(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArray[np.float32]:
