@@ -265,7 +265,7 @@ def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
     [
         (np.zeros(SHAPE), "no region to write"),
         (np.full(SHAPE, 0.5), "not in [0-9]+ voxels, such as 0.5; .* not probabilities"),
-        (np.full(SHAPE, np.nan), "no region to write"),
+        (np.full(SHAPE, np.nan), "640 non-finite values"),
         (np.full(SHAPE, -1), "whole numbers from 0"),
         (np.ones(SHAPE[:2]), "2 axes"),
         (np.arange(np.prod(SHAPE)).reshape(SHAPE), "more than 255"),
