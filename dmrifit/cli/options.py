@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,7 @@ def scan_of(
     image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
 ) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
-    from dmrifit.engine.protocol import Protocol
+    from dmrifit.engine.protocol import Protocol, read_echo_times
     from dmrifit.io.scan_manifest import read_manifest
 
     options = {"--bval": bval, "--bvec": bvec, "--te": te}
@@ -152,7 +153,14 @@ def scan_of(
     # One number or file stands for all volumes, a list of files for the volumes in turn.
     if te and len(te) == 1:
         echo_times = te[0]
-    return [image], Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
+    protocol = Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
+    sidecar = _sidecar(image)
+    if not te and sidecar is not None:
+        try:
+            read_echo_times(sidecar, len(protocol))
+        except ValueError as error:
+            warnings.warn(f"{error} (the model does not need it)", UserWarning, stacklevel=2)
+    return [image], protocol
 
 
 def _sidecar(image: Path) -> Path | None:

@@ -249,7 +249,8 @@ def check_has_echo_times(protocol: Protocol, model: SignalModel) -> None:
     """Refuse a protocol without the echo times that a model needs."""
     if model.needs_te and protocol.te is None:
         raise ValueError(
-            f"model {model.name} needs echo times; give them to the protocol (te in ms)"
+            f"model {model.name} needs echo times; give them to the protocol (te in ms; on the "
+            "command line --te)"
         )
 
 

@@ -43,9 +43,9 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(self, series, out, work, *_, **__):
+    def stop(self, work, tasks, *_):
         options = dict(work.keywords)
-        calls.append((options.pop("detector"), list(series.values()), options))
+        calls.append((options.pop("detector"), [case for _, case in tasks], options))
         raise StoppedError
 
     def start(*, figure=True, **options):
@@ -54,7 +54,7 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
             detect(model, [cases / "gliomas.tsv"], out=tmp_path / "found", run=run, **options)
         return calls[-1]
 
-    monkeypatch.setattr(CaseRun, "process", stop)
+    monkeypatch.setattr(CaseRun, "_work", stop)
     return start
 
 

@@ -76,8 +76,8 @@ def run_calls(models, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(self, cases, out, work, *_, **__):
-        calls.append((work.keywords["segmenter"], [case for case, _ in cases.values()]))
+    def stop(self, work, tasks, *_):
+        calls.append((work.keywords["segmenter"], [case for _, (case, _) in tasks]))
         raise StoppedError
 
     def start(command, *words, **options):
@@ -87,7 +87,7 @@ def run_calls(models, tmp_path, monkeypatch):
             command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
         return calls[-1]
 
-    monkeypatch.setattr(CaseRun, "process", stop)
+    monkeypatch.setattr(CaseRun, "_work", stop)
     return start
 
 
@@ -409,7 +409,7 @@ def test_the_summary_counts_scans_and_lesions(
         {"n_lesions": n, "n_marked_by_both": n_of_both, "synthetic": False, "notes": [], "statement": ""}
         for n, n_of_both in zip(counts, of_both, strict=True)
     ]
-    monkeypatch.setattr(CaseRun, "process", lambda *_, **__: dict(enumerate(contents)))
+    monkeypatch.setattr(CaseRun, "_work", lambda *_: ((str(i), content, "") for i, content in enumerate(contents)))
     segment([models.sensitive, table], out=tmp_path, options=ModelOptions(), run=RunOptions())
     said = capsys.readouterr().out
     n_failed = len(cases) - len(counts)

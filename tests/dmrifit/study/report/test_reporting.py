@@ -266,8 +266,8 @@ def test_the_first_screen_answers(opened, tab):
     for alt in ("Skill of", "reference, prediction and error", "cohorts trained on", "number of training patients"):
         assert tab.is_on_first_screen(opened.locator(f'img[alt*="{alt}"]').first), alt
     notes = opened.locator(".columns .note")
-    assert notes.count() == 4
-    assert all(tab.is_on_first_screen(notes.nth(i)) for i in range(4))
+    assert notes.count() == 3
+    assert all(tab.is_on_first_screen(notes.nth(i)) for i in range(3))
 
 
 @pytest.mark.parametrize("width", browser.WIDTHS)
