@@ -80,7 +80,8 @@ def low_resolution(
             columns = index.reshape(-1, factor).T
             if how == "stride":
                 columns = columns[factor // 2, None]
-            cells = sum(cells.take(column, axis) for column in columns) / np.float32(len(columns))
+            planes: Any = (cells.take(column, axis) for column in columns)
+            cells = sum(planes) / np.float32(len(columns))
         inputs[f"low_{factor}"] = cells
     return inputs
 
