@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from metastasis.networks.architectures import DeepMedic
 from metastasis.networks.sizes import PRIOR_REACH
 from metastasis.segmentation.inference import Case
-from metastasis.segmentation.sampling import low_resolution, take_window
+from metastasis.segmentation.sampling import take_cells, take_window
 
 
 def tiled_logits(network: DeepMedic, case: Case, *, out: int = 30) -> NDArray[np.float32]:
@@ -32,10 +32,9 @@ def tiled_logits(network: DeepMedic, case: Case, *, out: int = 30) -> NDArray[np
         for start in itertools.product(*(range(0, n, out) for n in shape)):
             first = [a - n_layers for a in start]
             inputs = {"image": batch_of(take_window(case["image"], first, [tile] * 3))}
-            low = low_resolution(
-                case["image"], network.low_resolution, start, [out] * 3, n_layers
-            )
-            inputs |= {name: batch_of(cells) for name, cells in low.items()}
+            for factor in network.low_resolution:
+                cells = take_cells(case[f"low_{factor}"], factor, start, [out] * 3, n_layers)
+                inputs[f"low_{factor}"] = batch_of(cells)
             if network.prior_path:
                 reach = PRIOR_REACH if network.shared else 0
                 wider = [a - reach for a in first]

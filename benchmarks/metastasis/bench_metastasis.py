@@ -400,7 +400,7 @@ def inference() -> list[dict[str, Any]]:
     from benchmarks.metastasis._tiled_logits import tiled_logits
     from metastasis.networks.architectures import DeepMedic
     from metastasis.segmentation.inference import dense_logits
-    from metastasis.segmentation.sampling import low_resolution
+    from metastasis.segmentation.sampling import cell_means
 
     torch.set_num_threads(1)
 
@@ -425,7 +425,7 @@ def inference() -> list[dict[str, Any]]:
         network = DeepMedic(1, widths, factors, dense, prior_path=prior).eval()
         image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
         case: dict[str, Any] = {"image": image}
-        case |= low_resolution(image, factors, (0, 0, 0), shape, network.n_layers)
+        case |= {f"low_{factor}": cell_means(image, factor) for factor in factors}
         case |= {"prior": image[:, ::-1].copy(), "valid": np.float32(1)} if prior else {}
         quick, slow = dense_logits(network, case), tiled_logits(network, case)
         repeats = 3 if widths == nine or len(widths) == 6 else 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.networks.volume_cases import volume_inputs
 from metastasis.scans.network_inputs import Scan
-from metastasis.segmentation.sampling import locally_scaled, normalized
+from metastasis.segmentation.sampling import cell_means, locally_scaled, normalized
 
 
 def n_extra_channels(segmenter: Any) -> int:
@@ -26,7 +26,7 @@ def case_inputs(segmenter: Any, case: Scan) -> dict[str, NDArray[Any]]:
     Make the inputs of a whole case, from which segments are cut.
 
     Shapes: the case's volume (x, y, z) or (x, y, z, channels); returns ``image`` (channels, x,
-    y, z), ``brain`` (x, y, z), and ``prior`` (1, x, y, z) with ``valid``.
+    y, z), ``brain`` (x, y, z), ``low_<factor>``, and ``prior`` (1, x, y, z) with ``valid``.
     """
     volume, prior, mask = case
     channels = volume_inputs(volume)
@@ -39,6 +39,8 @@ def case_inputs(segmenter: Any, case: Scan) -> dict[str, NDArray[Any]]:
     scaled = locally_scaled if segmenter.scaling == "local" else normalized
     image = scaled(channels, mask)
     inputs = {"image": image, "brain": np.any(channels != 0, axis=0) if mask is None else mask}
+    for factor in segmenter._factors:
+        inputs[f"low_{factor}"] = cell_means(image, factor, segmenter.low_resolution_input)
     prior_channels = np.zeros((1, *shape), dtype=np.float32)
     if prior is not None:
         prior_channels = volume_inputs(prior)

@@ -15,7 +15,7 @@ from scipy.ndimage import find_objects
 from dmrifit._optional import import_optional
 from metastasis.networks import architectures
 from metastasis.networks.sizes import PRIOR_REACH
-from metastasis.segmentation.sampling import take_window
+from metastasis.segmentation.sampling import take_cells, take_window
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +43,8 @@ def dense_logits(
     that the next slab needs, so that memory grows with a slab and not with the volume. What lies
     beyond the border has the value of the outermost voxel next to it, at every resolution.
 
-    Shapes: `case` has the scan and its prior (channels, x, y, z), and `low_resolution` of the
-    whole; returns (x, y, z).
+    Shapes: `case` has the scan and its prior (channels, x, y, z), and the
+    `cell_means` of it; returns (x, y, z).
     """
     shape = case["image"].shape[1:]
     reach = PRIOR_REACH if network.shared else 0
@@ -58,7 +58,8 @@ def dense_logits(
         low = {}
         for factor in network.low_resolution:
             name = f"low_{factor}"
-            slabs = [_pointwise(network.merges[name], x) for x in features_of(name, case[name])]
+            cells = take_cells(case[name], factor, (0, 0, 0), shape, network.n_layers)
+            slabs = [_pointwise(network.merges[name], x) for x in features_of(name, cells)]
             low[factor] = torch.cat(slabs, dim=2)
         if has_prior:
             path = "normal" if network.shared else "prior"

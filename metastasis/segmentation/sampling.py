@@ -56,34 +56,38 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
     return _by_channel(volume, mask, standardized)
 
 
-def low_resolution(
-    volume: NDArray[np.float32],
-    factors: Sequence[int],
-    first: Sequence[int],
-    size: Sequence[int],
-    n_layers: int,
-    how: str = "average",
-) -> dict[str, NDArray[np.float32]]:
+def cell_means(
+    volume: NDArray[np.float32], factor: int, how: str = "average"
+) -> NDArray[np.float32]:
     """
-    Compute what low-resolution paths see of an output that begins at a voxel: ``low_<factor>``.
+    Compute the low-resolution cell that begins at each voxel, from which any grid can be taken.
 
-    Shapes: `volume` (channels, x, y, z), `first` and `size` (3,) of the output; returns (channels,
-    cells x, cells y, cells z).
+    Beyond the border the outermost voxels are repeated.
+
+    Shapes: `volume` (channels, x, y, z); returns (channels, x + n, y + n, z + n), n = factor - 1.
     """
-    inputs = {}
-    for factor in factors:
-        begin = [start - factor * n_layers for start in first]
-        width = [factor * (math.ceil(n / factor) + 2 * n_layers) for n in size]
-        cells, voxels = _part(volume, begin, width)
-        # The mean over a cube is the mean along one axis after the other.
-        for axis, index in enumerate(voxels, start=1):
-            columns = index.reshape(-1, factor).T
-            if how == "stride":
-                columns = columns[factor // 2, None]
-            planes: Any = (cells.take(column, axis) for column in columns)
-            cells = sum(planes) / np.float32(len(columns))
-        inputs[f"low_{factor}"] = cells
-    return inputs
+    n = factor - 1
+    if how == "stride":
+        return np.pad(volume, [(0, 0)] + [(n // 2, n // 2)] * 3, mode="edge")
+    padded = np.pad(volume, [(0, 0)] + [(n, n)] * 3, mode="edge")
+    cells = ndimage.uniform_filter(padded, (1, factor, factor, factor))
+    inner = slice(factor // 2, factor // 2 - n or None)
+    return cells[:, inner, inner, inner]
+
+
+def take_cells(
+    cells: NDArray[np.float32], factor: int, first: Sequence[int], size: Sequence[int], layers: int
+) -> NDArray[np.float32]:
+    """
+    Take what a low-resolution path sees of an output that begins at a voxel.
+
+    Shapes: `cells` those of `cell_means`, `first` and `size` (3,) of the output; returns
+    (channels, cells x, cells y, cells z).
+    """
+    begin = [start - factor * layers + factor - 1 for start in first]
+    width = [factor * (math.ceil(n / factor) + 2 * layers - 1) + 1 for n in size]
+    part, (x, y, z) = _part(cells, begin, width)
+    return part[:, x[::factor, None, None], y[::factor, None], z[::factor]]
 
 
 def take_window(volume: NDArray[Any], first: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
@@ -280,14 +284,14 @@ def _segment(
     # The output stays inside of the volume; its receptive field may reach beyond.
     start: Any = np.clip(center - out // 2, 0, np.maximum(shape - out, 0))
     first, size = start - n_layers, [segmenter._size] * 3
-    whole_image = rotated(case["image"])
-    image = take_window(whole_image, first, size) * np.float32(scale)
+    image = take_window(rotated(case["image"]), first, size) * np.float32(scale)
     if segmenter.appearance and segmenter.augment and segmenter.scaling == "local":
         image = _another_appearance(image, segmenter.appearance, rng)
     sample: dict[str, Any] = {"image": image}
-    how = segmenter.low_resolution_input
-    low = low_resolution(whole_image, segmenter._factors, start, [out] * 3, n_layers, how)
-    sample |= {name: cells * np.float32(scale) for name, cells in low.items()}
+    for factor in segmenter._factors:
+        name = f"low_{factor}"
+        low = take_cells(rotated(case[name]), factor, start, [out] * 3, n_layers)
+        sample[name] = low * np.float32(scale)
     if "prior" in case:
         valid = np.float32(0 if is_prior_dropped else case["valid"])
         # A shared path compares with what lies a few voxels around.

@@ -34,7 +34,6 @@ from metastasis.segmentation.sampling import (
     draw_segments,
     lesion_voxels,
     lesion_weights,
-    low_resolution,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     the outermost voxels are repeated. Outside the brain the probability is 0.
 
     What the network sees of the cases is held in memory: for each voxel four bytes for every
-    channel and four for the prior.
+    channel, as many for every factor of `low_resolution` and four for the prior.
 
     Without parameters it is a network that a processor trains; `published` gives the sizes of the
     publication.
@@ -537,11 +536,7 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
         module = net.module_
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-            size, how = sample["image"].shape[1:], self.low_resolution_input
-            low = low_resolution(
-                sample["image"], self._factors, (0, 0, 0), size, self._n_layers, how
-            )
-            arguments = network_arguments(self, {**sample, **low})
+            arguments = network_arguments(self, sample)
             logits_of: Any = inference.dense_logits
             if self.network in _UNETS:
                 logits_of = inference.whole_logits

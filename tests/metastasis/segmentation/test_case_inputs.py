@@ -29,7 +29,7 @@ def scan():
 
 def test_inputs_are_scaled_over_the_brain(scan):
     inputs = case_inputs(network(prior=None), (scan, None, None))
-    assert set(inputs) == {"image", "brain"}
+    assert set(inputs) == {"image", "brain", "low_3", "low_5"}
     assert np.array_equal(inputs["brain"], scan != 0)
     brain_values = inputs["image"][0][scan != 0]
     np.testing.assert_allclose([brain_values.mean(), brain_values.std()], [0, 1], atol=1e-5)
@@ -74,5 +74,5 @@ def test_a_mask_that_does_not_fit_is_refused(scan, mask):
 def test_the_network_gets_the_arguments_of_its_forward_pass(scan, prior, missing_prior, names, n_channels):
     model = network(prior, missing_prior=missing_prior)
     arguments = network_arguments(model, case_inputs(model, (scan, scan, None)))
-    assert set(arguments) == names
+    assert set(arguments) == names | {"low_3", "low_5"}
     assert len(arguments["image"]) == n_channels == 1 + n_extra_channels(model)

@@ -16,7 +16,7 @@ from metastasis.segmentation.inference import (  # noqa: E402
     dense_logits,
     whole_logits,
 )
-from metastasis.segmentation.sampling import low_resolution  # noqa: E402
+from metastasis.segmentation.sampling import cell_means  # noqa: E402
 
 pytestmark = [pytest.mark.deep, pytest.mark.usefixtures("one_thread")]
 
@@ -41,8 +41,7 @@ def network(widths=(4, 5, 6, 7), factors=(3, 5), dense=(9, 6), seed=0, **more):
 
 
 def with_cells(image, model):
-    size = image.shape[1:]
-    return {"image": image} | low_resolution(image, model.low_resolution, (0, 0, 0), size, model.n_layers)
+    return {"image": image} | {f"low_{factor}": cell_means(image, factor) for factor in model.low_resolution}
 
 
 def case(shape, model, *, prior=None, seed=0):

@@ -12,13 +12,14 @@ from scipy import ndimage
 from metastasis.segmentation import sampling
 from metastasis.segmentation.sampling import (
     MISTAKEN,
+    cell_means,
     draw_segments,
     lesion_voxels,
     lesion_weights,
     locally_scaled,
-    low_resolution,
     marked_evenly,
     normalized,
+    take_cells,
     take_window,
 )
 
@@ -61,7 +62,11 @@ def target(shape=(20, 17, 15), boxes=(((3, 4, 5), 3), ((14, 12, 9), 1))):
 
 def drawn(segmenter, n, *, inputs=None, targets=None, seed=0):
     segmenter.segments_per_epoch = n
-    return list(draw_segments(segmenter, inputs or [case()], targets or [target()], np.random.default_rng(seed)))
+    with_cells = [
+        one | {f"low_{f}": cell_means(one["image"], f, segmenter.low_resolution_input) for f in segmenter._factors}
+        for one in inputs or [case()]
+    ]
+    return list(draw_segments(segmenter, with_cells, targets or [target()], np.random.default_rng(seed)))
 
 
 # Volumes ----------------------------------------------------------------------------------------------
@@ -98,7 +103,7 @@ def test_cells_are_those_of_the_voxels_they_cover(factor, how):
     # Two layers lose two cells on either side of an output.
     first, count = (-4, 2, -11), (4, 5, 8)
     begin, size = [a + 2 * factor for a in first], [factor * (n - 4) for n in count]
-    found = low_resolution(volume, (factor,), begin, size, 2, how)[f"low_{factor}"]
+    found = take_cells(cell_means(volume, factor, how), factor, begin, size, 2)
     assert found.shape == (1, *count)
     padded = np.pad(volume[0], 40, mode="edge")
     for place in np.ndindex(count):
