@@ -58,8 +58,8 @@ def dense_logits(
         low = {}
         for factor in network.low_resolution:
             name = f"low_{factor}"
-            cells = take_cells(case[name], factor, (0, 0, 0), shape, network.n_layers)
-            slabs = [_pointwise(network.merges[name], x) for x in features_of(name, cells)]
+            seen = take_cells(case[name], factor, (0, 0, 0), shape, network.n_layers)
+            slabs = [_pointwise(network.merges[name], x) for x in features_of(name, seen)]
             low[factor] = torch.cat(slabs, dim=2)
         if has_prior:
             path = "normal" if network.shared else "prior"
