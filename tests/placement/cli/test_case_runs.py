@@ -113,12 +113,8 @@ def test_names_of_cases_are_text_on_the_page(contents, tmp_path):
 
 
 @pytest.mark.parametrize("absent", ["jinja2", "matplotlib"])
-def test_without_the_libraries_of_pages_there_is_only_the_table(
-    contents, tmp_path, monkeypatch, absent
-):
-    monkeypatch.setattr(
-        case_runs, "find_spec", lambda name: None if name == absent else find_spec(name)
-    )
+def test_without_the_libraries_of_pages_there_is_only_the_table(contents, tmp_path, monkeypatch, absent):
+    monkeypatch.setattr(case_runs, "find_spec", lambda name: None if name == absent else find_spec(name))
     RUN.write(tmp_path, contents, figure=True)
     assert [path.name for path in tmp_path.iterdir()] == ["placements.tsv"]
 

@@ -24,17 +24,11 @@ def test_what_is_shown_of_simulation_follows_the_table(run, tmp_path, ball):
     table, out = tmp_path / "cases.tsv", tmp_path / "placed"
     shown = {}
     for words in ("true\tfalse", "false\tn/a"):
-        rows = [
-            f"{name}\tball.nii.gz\t{word}"
-            for name, word in zip(("one", "two"), words.split("\t"), strict=True)
-        ]
+        rows = [f"{name}\tball.nii.gz\t{word}" for name, word in zip(("one", "two"), words.split("\t"), strict=True)]
         table.write_text("\n".join(["name\ttumor\tsynthetic", *rows]) + "\n")
         code, text, error = run("place", table, "--out", out)
         assert code == 0, error
-        synthetic = [
-            json.loads((out / name / "voxel.json").read_text())["synthetic"]
-            for name in ("one", "two")
-        ]
+        synthetic = [json.loads((out / name / "voxel.json").read_text())["synthetic"] for name in ("one", "two")]
         shown[words] = (text, (out / "index.html").read_text(encoding="utf-8"), synthetic)
     text, page, synthetic = shown["true\tfalse"]
     assert "synthetic cases: no clinical result" in text
@@ -152,9 +146,7 @@ def test_a_case_is_placed_anew_when_its_table_excludes_other_labels(run, tmp_pat
     table, out, contents = tmp_path / "cases.tsv", tmp_path / "placed", {}
     for labels in ("3", "5", "n/a"):
         table.write_text(f"name\ttumor\texclude\none\tball.nii.gz\t{labels}\n")
-        code, _, error = run(
-            "place", table, "--out", out, "--include", "1", "--margin", 4, "--no-figure"
-        )
+        code, _, error = run("place", table, "--out", out, "--include", "1", "--margin", 4, "--no-figure")
         assert code == 0, error
         contents[labels] = json.loads((out / "one" / "voxel.json").read_text())
     assert contents["3"]["ras"]["center_mm"][0] > 40 > contents["5"]["ras"]["center_mm"][0]
@@ -184,16 +176,7 @@ def test_a_hand_made_pose_is_evaluated_and_moved(run, tmp_path, ball):
     matrix[:3, 3] = [80, 0, 0]
     np.savetxt(tmp_path / "move.txt", matrix)
     code, out, _ = run(
-        *(
-            "prescribe",
-            ball,
-            "--center",
-            "40,40,40",
-            "--size",
-            "10,20,20",
-            "--out",
-            tmp_path / "voxel",
-        ),
+        *("prescribe", ball, "--center", "40,40,40", "--size", "10,20,20", "--out", tmp_path / "voxel"),
         *("--matrix", tmp_path / "move.txt", "--ppm=-1,1", "--percent-per-ppm", 3, "--no-figure"),
     )
     assert code == 0
@@ -256,13 +239,7 @@ def test_what_a_run_was_asked_for_is_kept_with_it(run, tmp_path, ball):
     assert code == 2
     assert "labels [1] are included and excluded at once" in error
     settings = (out / "settings.json").read_text(encoding="utf-8")
-    for words in (
-        '"margin": 2',
-        '"tolerance": 0.1',
-        '"exclude": "1"',
-        "thorough=True",
-        "random_state=7",
-    ):
+    for words in ('"margin": 2', '"tolerance": 0.1', '"exclude": "1"', "thorough=True", "random_state=7"):
         assert words in settings
 
 

@@ -67,17 +67,7 @@ def test_a_network_is_trained_goes_on_and_places(run, tmp_path, cases, monkeypat
     from placement import VoxelRegressor
 
     model = tmp_path / "network.dmrifit"
-    words = (
-        "train",
-        cases / "cases.tsv",
-        cases / "experts.tsv",
-        "--out",
-        model,
-        "--model",
-        "network",
-        "--epochs",
-        2,
-    )
+    words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model, "--model", "network", "--epochs", 2)
     words = (
         *words,
         "--channels",
@@ -113,9 +103,7 @@ def test_a_network_is_trained_goes_on_and_places(run, tmp_path, cases, monkeypat
     assert len(place_with(run, model, cases, tmp_path / "placed")) == 4
     table = pd.read_csv(cases / "cases.tsv", sep="\t").drop(columns="exclude")
     table.to_csv(cases / "cases.tsv", sep="\t", index=False)
-    code, _, error = run(
-        "place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other"
-    )
+    code, _, error = run("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other")
     assert code == 2
     assert "looks at the channel exclude" in error
 
@@ -134,26 +122,14 @@ def counting(stream, epochs):
         (("--groups", "patient"), "--groups: for --model network only"),
         (("--model", "network", "--patience", "2"), "needs validation cases"),
         (("--model", "network", "--channels", "tumor,sound"), "sound"),
-        (
-            ("--model", "network", "--channels", "tumor,exclude", "--exclude", ""),
-            "looks at the channel exclude",
-        ),
+        (("--model", "network", "--channels", "tumor,exclude", "--exclude", ""), "looks at the channel exclude"),
     ],
 )
-def test_training_is_checked_before_anything_is_read(
-    run, tmp_path, cases, monkeypatch, words, said
-):
+def test_training_is_checked_before_anything_is_read(run, tmp_path, cases, monkeypatch, words, said):
     if "network" in words:
         pytest.importorskip("torch")
     monkeypatch.setattr(Scene, "read", None)
-    code, _, error = run(
-        "train",
-        cases / "cases.tsv",
-        cases / "experts.tsv",
-        "--out",
-        tmp_path / "x.dmrifit",
-        *words,
-    )
+    code, _, error = run("train", cases / "cases.tsv", cases / "experts.tsv", "--out", tmp_path / "x.dmrifit", *words)
     assert code == 2
     assert said in error
     assert error.count("\n") == 1
@@ -208,13 +184,7 @@ def compared(tmp_path):
 
 
 def test_compared_boxes_have_the_scores_that_their_sides_say(run, compared):
-    words = (
-        "evaluate",
-        compared / "cases.tsv",
-        compared / "experts.tsv",
-        "--out",
-        compared / "tables",
-    )
+    words = ("evaluate", compared / "cases.tsv", compared / "experts.tsv", "--out", compared / "tables")
     placements = ("--placements", f"mine={compared / 'placed.tsv'}")
     code, out, error = run(*words, *placements, "--include", "3,4", "--no-figure")
     assert code == 0, error
@@ -229,11 +199,7 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(run, compared):
     np.testing.assert_allclose(mine["dice_mean"], [(2 * 8 / 20 + 2 * 6 / 20) / 2, 2 * 8 / 20])
     np.testing.assert_allclose(cases.loc["experts", "dice_mean"], [0.75, 1])
     np.testing.assert_allclose(mine["f_tumor"], 1.0, atol=1e-6)
-    assert {path.name for path in (compared / "tables").iterdir()} >= {
-        "icc.csv",
-        "paired.csv",
-        "summary.csv",
-    }
+    assert {path.name for path in (compared / "tables").iterdir()} >= {"icc.csv", "paired.csv", "summary.csv"}
     assert not (compared / "tables" / "evaluation.png").exists()
     code, _, error = run(*words, *placements, "--include", "4", "--no-figure")
     assert code == 2
@@ -251,9 +217,7 @@ def test_reader_writes_one_page_with_the_proposed_boxes(run, tmp_path, cases):
     first = experts[experts["expert"] == 1]
     first.drop(columns="expert").to_csv(proposals, sep="\t", index=False)
     page = tmp_path / "reader.html"
-    code, text, error = run(
-        "reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3
-    )
+    code, text, error = run("reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3)
     assert code == 0, error
     assert text.startswith("3 cases:")
     source = page.read_text(encoding="utf-8")
