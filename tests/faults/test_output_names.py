@@ -37,15 +37,6 @@ def test_inputs_whose_names_no_text_can_hold_are_refused_first(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_that_is_not_refused_is_a_complaint(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    found = refusal_complaints("dmrifit", ["cite"], "no such words")
-    assert [complaint.split(":")[0] for complaint in found] == [
-        "the exit code is 0",
-        "nothing of 'no such words' in",
-    ]
-
-
 def test_all_commands_that_write_are_tried():
     assert len(WRITING) >= 20
     assert len(READING) >= 20
