@@ -39,6 +39,15 @@ def test_the_diagonal_is_never_in_the_headline():
     assert found["implants"]["ap"]["gliomas"] == 1.0
 
 
+def test_one_draw_of_persons_serves_all_generators():
+    one = part(1, {bench.REFERENCE: (0.2, 0.2)})
+    persons = np.random.default_rng(0).standard_normal(40)
+    # Where generators cancel within each person there is nothing to draw.
+    signs = dict(zip(NAMES, (1, -1, 1, -1, 0), strict=True))
+    one["rows"][bench.REFERENCE]["ap"] = {name: (0.5 + sign * persons).tolist() for name, sign in signs.items()}
+    assert tuple(bench.summarized([one])[bench.REFERENCE]["headline"]["ap"]) == (0.5, 0.5, 0.5)
+
+
 def test_persons_without_a_scored_lesion_keep_their_place():
     rows = {"implants": (0.3, 1.0), bench.REFERENCE: (0.2, 0.2)}
     one = part(1, rows)

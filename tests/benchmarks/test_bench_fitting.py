@@ -80,3 +80,9 @@ def test_a_block_is_put_between_its_markers_and_nowhere_else():
     assert measure.replace_block(new, "x", r"new \1") == new
     with pytest.raises(ValueError, match="<!-- z: begin -->"):
         measure.replace_block(text, "z", "")
+
+
+def test_summaries_are_per_voxel_with_quartiles():
+    found = measure.summary([4.0, 1.0, 2.0, 3.0, 5.0], 1_000_000)
+    assert (found["best_us"], found["q25_us"], found["median_us"], found["q75_us"]) == (1, 2, 3, 4)
+    assert (found["repeats"], found["n_voxels"]) == (5, 1_000_000)

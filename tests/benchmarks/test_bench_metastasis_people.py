@@ -10,18 +10,33 @@ from metastasis.simulate.enhancement import draw_varied_nodule
 from metastasis.simulate.implants import Implants
 
 
-def test_implants_without_voxels_are_missed():
+def implants_of(numbers, kind, diameter, n):
+    """Give nodules of one kind in the voxels that hold their numbers."""
     rng = np.random.default_rng(0)
-    nodules = [draw_varied_nodule(np.zeros(3), "solid", 8.0, rng, contrasts=(0.2, 0.3)) for _ in range(4)]
+    nodules = [draw_varied_nodule(np.zeros(3), kind, diameter, rng, contrasts=(0.2, 0.3)) for _ in range(n)]
+    return Implants(np.zeros(numbers.shape, np.float32), (numbers > 0).astype(np.uint8), numbers, nodules)
+
+
+def test_implants_without_voxels_are_missed():
     numbers = np.zeros((12, 12, 12), np.int16)
     for number in (1, 2, 3):
         numbers[1:4, 1:4, 4 * number - 4 : 4 * number - 1] = number
-    implants = Implants(np.zeros(numbers.shape, np.float32), (numbers > 0).astype(np.uint8), numbers, nodules)
+    implants = implants_of(numbers, "solid", 8.0, 4)
     scores = np.where(numbers > 0, 0.8, 0)
     row = people.at_threshold(0.5, [0 * scores, scores], [implants])
     assert (row["sensitivity"], row["n"]["solid"], row["findings"]) == (0.75, 4, 0)
     assert people.matched(0.66, [0 * scores, scores], [implants])["threshold"] == 0.8
     assert people.matched(1.0, [0 * scores, scores], [implants])["sensitivity"] == 0.75
+
+
+def test_large_rings_of_which_half_is_marked_are_counted():
+    numbers = np.zeros((12, 12, 12), np.int16)
+    numbers[1:5, 1:5, 1:5], numbers[7:11, 7:11, 7:11] = 1, 2
+    scores = np.where(numbers == 1, 0.8, 0)
+    # A quarter is enough to be found.
+    scores[7:8, 7:11, 7:11] = 0.8
+    row = people.at_threshold(0.5, [0 * scores, scores], [implants_of(numbers, "large ring", 20.0, 2)])
+    assert (row["sensitivity"], row["half_covered"]) == (1, 0.5)
 
 
 def test_weights_and_statistics_of_networks_are_averaged():

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from benchmarks.prediction import _people_controls as controls
 from benchmarks.prediction import bench_people as people
@@ -72,6 +73,21 @@ def test_skills_of_the_denominators_are_those_of_a_comparison():
     for name, values in skills.items():
         np.testing.assert_allclose(signals[signals["estimator"] == name]["skill"], values, rtol=1e-6)
     assert skills["LR s2s"].mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("low", "t_low", "high", "verdict"),
+    [
+        (0.1, 0.05, 0.3, "better than the constant"),
+        (0.1, -0.05, 0.3, "no evidence"),
+        (-0.4, -0.5, -0.1, "worse than the constant"),
+    ],
+)
+def test_a_verdict_needs_both_intervals(low, t_low, high, verdict):
+    skill = {"mean": low, "low": low, "high": high, "t_low": t_low, "t_high": high}
+    row = {"algorithm": "LR", "strategy": "s2s", "skill": skill, "pooled_skill": 0.1, "relative_error": 0.2}
+    board = {"source_b": [10.0], "other b": [row]}
+    assert f"| {verdict} |" in people.markdown({"kidneys": [board], "denominators": {"source_b": [10.0]}})
 
 
 def test_a_table_of_ones_own_is_compared_by_one_command(tmp_path, run_script):

@@ -1,5 +1,6 @@
 """Boards of claims: verdicts from t intervals over seeds and conditions, margins and reasons."""
 
+import math
 
 import numpy as np
 import pytest
@@ -69,6 +70,20 @@ def test_a_claim_is_decided_by_the_verdicts_of_its_checks(values, verdict, words
     assert row["verdict"] == verdict
     assert words in row["reason"]
     assert row["n_runs"] == len(values)
+
+
+def test_ours_is_mean_and_standard_deviation_over_runs():
+    assert row_of(claim_of(), runs_of([0.1, 0.2, 0.3]))["ours"] == "a: here 0.200 ± 0.100"
+
+
+def test_a_check_that_some_seeds_lack_stays_open():
+    def checks(evidence):
+        both = [Check(name, 0.0, "<", 1.0, margin="tenth") for name in "ab"]
+        return both if "a" in evidence else both[:1]
+
+    row = row_of(claim_of(Reading("plain", checks)), runs_of([None, *SMALL[1:]]))
+    assert row["verdict"] == OPEN
+    assert row["reason"].startswith("cannot be told in 1 of 2 checks: b 0.000")
 
 
 def test_conditions_that_disagree_are_named():
@@ -166,6 +181,11 @@ def test_equivalence_is_that_of_two_one_sided_tests():
 def test_the_whole_interval_decides(mean, relation, verdict):
     around = np.linspace(-0.02, 0.02, 10)
     assert decide(mean + around, 0.1, relation) == verdict
+
+
+@pytest.mark.parametrize("differences", [[-5.0] * 9, [-5.0] * 9 + [math.nan]])
+def test_few_seeds_and_missing_numbers_decide_nothing(differences):
+    assert decide(differences, 0.1, "<") == OPEN
 
 
 def test_what_one_of_many_checks_shows_by_chance_is_corrected():

@@ -3,6 +3,7 @@
 import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -300,6 +301,15 @@ def test_a_board_and_a_learning_curve_of_one_seed_are_put_together(holding):
     parts = claims_board([*board, *curve], claims=[3, 7])
     whole = claims_board(holding[::4], claims=[3, 7])
     pd.testing.assert_frame_equal(parts, whole)
+
+
+def test_a_failed_prediction_counts_for_none():
+    evaluations = measured()
+    for one in evaluations:
+        failed = (one.scores["patient"] == "c1p0") & (one.scores["metric"] == "K")
+        one.scores.loc[failed, ["bias", "dispersion", "median_abs_error"]] = np.nan
+    board = decide_claims(repeated(evaluations, claims=[3, 10]))
+    assert board["verdict"].tolist() == [HOLDS] * 2
 
 
 def test_figures_can_be_computed_again_in_a_line():

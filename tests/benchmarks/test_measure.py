@@ -20,6 +20,13 @@ def test_the_origin_names_command_code_and_packages():
     assert "quick" not in measure.provenance(script)
 
 
+def test_tiny_sizes_need_a_file_of_their_own(tmp_path):
+    parser = measure.options("X", tmp_path / "x.json")
+    with pytest.raises(SystemExit):
+        measure.chosen(parser, ["--quick"], tmp_path / "x.json")
+    assert measure.chosen(parser, [], tmp_path / "x.json").out == tmp_path / "x.json"
+
+
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
 def test_no_benchmark_writes_its_command_by_hand(path):
     assert '"command":' not in path.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import llvmlite.binding
 import numpy as np
@@ -322,4 +323,45 @@ def test_networks_agree_to_a_millionth_with_all_vector_instructions(stored):
     assert max(found.values()) < 1e-6, found
 
 
-# Planted defects -----------------------------------------------------------------------------------------
+def test_a_bit_that_differs_in_any_field_of_a_fit_is_seen():
+    model = MODELS["adc"]
+    result = fit_voxels(noisy(model, 3, 3), protocol_of(model), model)
+    for name in (*FIELDS, *DOUBTS):
+        other = SimpleNamespace(**{field: getattr(result, field).copy() for field in (*FIELDS, *DOUBTS)})
+        getattr(other, name).reshape(-1).view(np.uint8)[0] ^= 1
+        assert bits(other) != bits(result), name
+
+
+PLANTED = """
+import hashlib, sys, numba, numpy as np
+@numba.njit(fastmath=True)
+def total(values):
+    found = 0.0
+    for i in range(len(values)):
+        found += values[i] * values[i]
+    return found
+values = np.load(sys.argv[1] + "/signals.npz")["kurtosis"].ravel()
+print("set", hash("patient"))
+print("numpy", hashlib.sha256(np.exp(-values.astype(np.float32) / 100).tobytes() + np.log(values).tobytes()).hexdigest())
+# One sum may have the same bits by chance.
+sums = np.array([total(values[i:]) for i in range(100)])
+print("numba", hashlib.sha256(sums.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_a_step_that_depends_on_hash_seeds_or_instructions_is_seen(stored):
+    if not known_to_numpy(NARROW):
+        pytest.skip("this NumPy has no versions of its functions for wider vectors, or the processor has none")
+    first = child(PLANTED, stored, PYTHONHASHSEED="0")
+    assert child(PLANTED, stored, PYTHONHASHSEED="0") == first
+    other = child(PLANTED, stored, PYTHONHASHSEED="1", **without_vectors(NARROW), **PLAIN)
+    assert len(first) == len(other) == 3
+    assert not set(first) & set(other)
+
+
+def test_a_difference_of_a_hundred_thousandth_is_seen(tmp_path):
+    values = np.linspace(1, 2, 9)
+    for name, factor in (("first", 1), ("second", 1 + 1e-5)):
+        np.savez(tmp_path / f"{name}.npz", values=values * factor)
+    assert spread(tmp_path, ["first", "second"])["values"] > 1e-6

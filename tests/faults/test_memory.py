@@ -35,12 +35,15 @@ if task == "predict":
     Y = MODELS["adc"].signal(np.random.default_rng(0).uniform((50, 0.5), (90, 2), (200, 2)), protocol)
     Y = Y * np.random.default_rng(1).uniform(0.95, 1.05, Y.shape)
     estimator = SignalToSignal("LR", source=source, target=protocol, model="adc").fit(Y[:, ::40], Y)
-run("small", folder + "/small-out-" + task)
+if task != "whole":
+    run("small", folder + "/small-out-" + task)
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
 limit = status("VmSize") + more
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 before = status("VmRSS")
+if task == "whole":
+    nib.load(folder + "/large.nii").get_fdata()
 maps = run("large", folder + "/out-" + task)
 np.savez(f"{folder}/{task}.npz", **{name: np.asarray(one.dataobj)[20:24, 30:33, 40:42] for name, one in maps.items()})
 print(more, status("VmHWM") - before)
@@ -92,8 +95,11 @@ def child(folder, task, more):
     )
 
 
+NEEDS_LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what memory is used")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux, which says what memory is used")
+@NEEDS_LINUX
 @pytest.mark.parametrize("task", ["fit", "predict"])
 def test_an_image_six_times_larger_than_the_memory_goes_through(folder, task):
     size = (folder / "large.nii").stat().st_size
@@ -107,3 +113,11 @@ def test_an_image_six_times_larger_than_the_memory_goes_through(folder, task):
     assert found["ADC"].shape == (4, 3, 2)
     np.testing.assert_array_equal(found["ADC"], np.asarray(small.dataobj))
     assert (found["ADC"] > 0.3).all()
+
+
+@pytest.mark.slow
+@NEEDS_LINUX
+def test_the_limit_is_one_that_the_image_would_break(folder):
+    done = child(folder, "whole", MORE * MB)
+    assert done.returncode != 0
+    assert "MemoryError" in done.stderr or "Cannot allocate memory" in done.stderr

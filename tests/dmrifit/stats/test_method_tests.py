@@ -336,6 +336,7 @@ def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch)
         study_statistics(table)
     assert len(study_statistics(table, tables=["friedman", "pairs"])["pairs"]) == 3
 
+
 RANKED = ["friedman", "pairs", "equivalence"]
 FEW = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 
@@ -363,6 +364,25 @@ def test_order_and_names_of_patients_change_nothing(values, random):
     second = study_statistics(changed, n_bootstrap=20, tables=tables)
     for name in tables:
         pd.testing.assert_frame_equal(first[name], second[name], check_exact=True)
+
+
+@FEW
+@given(studies())
+def test_names_of_algorithms_change_nothing_but_the_names(values):
+    k = values.shape[1]
+    names, renamed = "ABCD"[:k], "ZYXW"[:k]
+    first, second = (study_statistics(table_of(values, n), n_bootstrap=20, tables=RANKED) for n in (names, renamed))
+    np.testing.assert_allclose(first["friedman"]["p"], second["friedman"]["p"], rtol=1e-9)
+    back = dict(zip(renamed, names, strict=True))
+    for table, columns in (("pairs", ["rank_biserial", "low", "high", "p"]), ("equivalence", ["verdict"])):
+        # Pairs are listed by name, so that a pair turns round with the names.
+        other = second[table].assign(a=second[table]["a"].map(back), b=second[table]["b"].map(back))
+        turned = other["a"] > other["b"]
+        other.loc[turned, ["a", "b"]] = other.loc[turned, ["b", "a"]].to_numpy()
+        if table == "pairs":
+            other.loc[turned, columns[:3]] = -other.loc[turned, ["rank_biserial", "high", "low"]].to_numpy()
+        rows = [one.set_index(["a", "b"]).sort_index()[columns] for one in (first[table], other)]
+        pd.testing.assert_frame_equal(*rows, rtol=1e-6)
 
 
 @FEW

@@ -1,5 +1,7 @@
 """Tables of cases and boxes come as arrays in the order of the cases, or one line says what they lack."""
 
+import re
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -118,3 +120,17 @@ def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
     (tmp_path / "P1.nii.gz").touch()
     with pytest.raises(ValueError, match="names of cases become names of folders and must differ"):
         read_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("\none\t", "\n../a\t", "../a"),
+        ("patient\none", "synthetic\none", "row 2: synthetic must be true or false"),
+    ],
+)
+def test_cells_that_no_case_can_have_are_refused(table, old, new, said):
+    text = table.read_text().replace(old, new)
+    table.write_text(text.replace("\tp\n", "\tperhaps\n"))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_cases(table)
