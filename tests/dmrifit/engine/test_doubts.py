@@ -153,9 +153,7 @@ def test_a_fluid_whose_signal_has_died_out_shows_no_kurtosis():
     assert lines.doubt[:, 2].mean() > 0.9
 
 
-@pytest.mark.skipif(
-    "DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA"
-)
+@pytest.mark.skipif("DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA")
 def test_fluid_of_a_real_brain_is_doubted_and_its_tissue_is_not():
     values, protocol = real_signals("dipy_small_dwi", "small_101D")
     low_b = np.flatnonzero(protocol.b <= 3100)
@@ -169,9 +167,7 @@ def test_fluid_of_a_real_brain_is_doubted_and_its_tissue_is_not():
 
 def test_noise_makes_parameters_uncertain():
     protocol = Protocol([0, 500, 1000, 1500, 2000])
-    result = fit_voxels(
-        noisy(MODELS["kurtosis"], [100.0, 1.0, 0.8], protocol, 15, 7), protocol, "kurtosis"
-    )
+    result = fit_voxels(noisy(MODELS["kurtosis"], [100.0, 1.0, 0.8], protocol, 15, 7), protocol, "kurtosis")
     assert result.doubt[:, 2].mean() > 0.5
 
 
@@ -268,9 +264,7 @@ def real_signals(folder, name):
     return np.asanyarray(nib.load(data / f"{name}.nii.gz").dataobj), protocol
 
 
-@pytest.mark.skipif(
-    "DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA"
-)
+@pytest.mark.skipif("DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA")
 def test_oil_does_not_move_and_has_no_kurtosis():
     values, protocol = real_signals("oil_phantom", "pt4")
     middle = values[30:60, 30:60, 12].reshape(-1, values.shape[3]).astype(float)
@@ -283,15 +277,11 @@ def test_oil_does_not_move_and_has_no_kurtosis():
     assert (result.doubt_reasons[:, k] == DoubtReason.NOT_DETERMINED).mean() >= 0.95
 
 
-@pytest.mark.skipif(
-    "DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA"
-)
+@pytest.mark.skipif("DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA")
 def test_a_leg_does_not_determine_the_diffusivity_of_its_blood():
     values, protocol = real_signals("leg_ivim", "dwi")
     labels, _ = (
-        np.asanyarray(
-            nib.load(Path(os.environ["DMRIFIT_DATA"]) / "leg_ivim" / "labels.nii.gz").dataobj
-        ),
+        np.asanyarray(nib.load(Path(os.environ["DMRIFIT_DATA"]) / "leg_ivim" / "labels.nii.gz").dataobj),
         None,
     )
     muscle = values[:, :, 12][labels[:, :, 12] > 0].astype(float)

@@ -1,18 +1,10 @@
 """The table of maps of a fit: names, types, values, and a map that is added to it."""
 
-
 import numpy as np
 import pytest
 
 from dmrifit import MODELS, FitStatus, Protocol
-from dmrifit.engine.fit_maps import (
-    bits_type,
-    empty_maps,
-    fill_maps,
-    map_names,
-    pack_bounds,
-    unpack_bounds,
-)
+from dmrifit.engine.fit_maps import bits_type, empty_maps, fill_maps, map_names, pack_bounds, unpack_bounds
 from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.results import FitResult

@@ -76,7 +76,7 @@ def test_the_least_squares_metrics_agree_with_scipy(decays):
 
     b = CLINICAL.b_ms_per_um2
     for signal, row in zip(noisy[:10], result[:10], strict=True):
-        start = (signal[0], 1.0)
+        start = signal[0], 1.0
         s0, adc = curve_fit(decay, b, signal, p0=start, xtol=1e-14, ftol=1e-14)[0]
         _, fast = curve_fit(decay, b[:3], signal[:3], p0=start, xtol=1e-14, ftol=1e-14)[0]
         s0_slow, slow = curve_fit(decay, b[2:], signal[2:], p0=start, xtol=1e-14, ftol=1e-14)[0]

@@ -120,9 +120,7 @@ def test_the_clinical_part_follows_any_order_of_contrasts(order):
     ],
 )
 def test_a_list_of_b_values_is_no_protocol(use):
-    with pytest.raises(
-        TypeError, match=r"not \[0, 1000\]; .*Protocol\(b, te\) makes one of numbers"
-    ):
+    with pytest.raises(TypeError, match=r"not \[0, 1000\]; .*Protocol\(b, te\) makes one of numbers"):
         use([0, 1000])
 
 
@@ -130,9 +128,7 @@ def test_labels_are_unique():
     assert Protocol([0, 500, 500], te=80).labels == ("S_b0_TE80", "S_b500_TE80_1", "S_b500_TE80_2")
 
 
-@pytest.mark.parametrize(
-    "text", ["0 500 1000\n", "0\n500\n1000\n", "0, 500, 1000", "\ufeff0 500 1000"]
-)
+@pytest.mark.parametrize("text", ["0 500 1000\n", "0\n500\n1000\n", "0, 500, 1000", "\ufeff0 500 1000"])
 def test_b_values_may_stand_in_a_row_or_a_column(tmp_path, text):
     (tmp_path / "dwi.bval").write_text(text, encoding="utf-8")
     protocol = Protocol.read(tmp_path / "dwi.bval", te=80)
@@ -194,10 +190,7 @@ def test_real_gradient_files_of_both_layouts_are_read(data_dir):
         Protocol.read(folder / "small_64D.bval", None, folder / "small_101D.bvec")
 
 
-@given(
-    hnp.arrays(float, (3, 6), elements=st.floats(1e-3, 1e3)),
-    st.sampled_from(["geometric", "arithmetic"]),
-)
+@given(hnp.arrays(float, (3, 6), elements=st.floats(1e-3, 1e3)), st.sampled_from(["geometric", "arithmetic"]))
 def test_averages_are_those_of_numpy(signals, mean):
     protocol = Protocol([0.5, 995, 1000, 1004, 0, 1002], te=[80, 80, 80, 80, 90, 90])
     averaged, contrasts = average_directions(signals, protocol, mean=mean)
@@ -289,9 +282,7 @@ def test_b_values_that_nearly_agree_are_repeats_of_a_clinical_contrast():
 
 
 def test_b_values_just_within_the_tolerance_are_one_contrast():
-    signals, protocol = average_directions(
-        np.array([[100.0, 60, 40]]), Protocol([0, 500, 525]), mean="arithmetic"
-    )
+    signals, protocol = average_directions(np.array([[100.0, 60, 40]]), Protocol([0, 500, 525]), mean="arithmetic")
     assert protocol.b.tolist() == [0, 512.5]
     assert signals.tolist() == [[100, 50]]
     assert len(average_directions(np.ones((1, 3)), Protocol([0, 500, 526]))[1]) == 3
@@ -340,9 +331,7 @@ def test_twenty_b_values_from_0_2_on_are_twenty_contrasts():
     order = np.random.default_rng(0).permutation(40)
     np.testing.assert_array_equal(full.take(order).indices_in(full), order)
     assert full.clinical(8).tolist() == list(range(8))
-    assert missing_contrasts(full, full.take([0, 1, 30])) == tuple(
-        sorted({*range(40)} - {0, 1, 30})
-    )
+    assert missing_contrasts(full, full.take([0, 1, 30])) == tuple(sorted({*range(40)} - {0, 1, 30}))
     with pytest.raises(ValueError, match=r"lacks S_b0_TE45; it has S_b0\.2_TE45"):
         full.take([0, 1]).indices_in(full.take([1, 2]))
     assert Protocol([1000, 0]).indices_in(Protocol([0.4, 0.9, 1000.4])).tolist() == [2, 0]
@@ -356,11 +345,7 @@ def test_twenty_b_values_from_0_2_on_are_twenty_contrasts():
 def test_low_b_values_of_a_checked_protocol_are_no_other_unit():
     low = Protocol(LOW, te=45).take([0, 3, 7])
     assert low.b.tolist() == [0, 1, 2]
-    for rebuilt in (
-        pickle.loads(pickle.dumps(low)),
-        Protocol.from_dict(low.to_dict()),
-        low.rounded(0),
-    ):
+    for rebuilt in (pickle.loads(pickle.dumps(low)), Protocol.from_dict(low.to_dict()), low.rounded(0)):
         assert rebuilt == low
     assert average_directions(np.ones(3), low, tolerance=0)[1] == low
     with pytest.raises(ValueError, match="look like ms/µm²"):

@@ -57,9 +57,7 @@ def fields(result):
 
 @pytest.mark.parametrize("floor", [False, True])
 @pytest.mark.parametrize("n_starts", ["auto", "thorough"])
-def test_routed_fits_have_the_same_bits_in_any_chunks_and_threads(
-    signals, monkeypatch, floor, n_starts
-):
+def test_routed_fits_have_the_same_bits_in_any_chunks_and_threads(signals, monkeypatch, floor, n_starts):
     data, sigma = signals
     noise = sigma if floor else None
     together = fit_voxels(data, RELAXATION, MODEL, sigma=noise, n_starts=n_starts)

@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from dmrifit import (
-    MODELS,
-    FitStatus,
-    MapFitter,
-    Protocol,
-    SignalToSignal,
-    average_directions,
-    fit_voxels,
-)
+from dmrifit import MODELS, FitStatus, MapFitter, Protocol, SignalToSignal, average_directions, fit_voxels
 from dmrifit.engine.screening import REASONS, Refusal, Screening, ScreeningTally, zeros_outside
 
 PROTOCOL = Protocol([0, 50, 100, 200, 400, 600, 800, 900, 1000, 1200])
-FIELDS = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high", "starts_disagree")
+FIELDS = "parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high", "starts_disagree"
 
 
 @pytest.fixture

@@ -312,9 +312,7 @@ def test_signals_are_predicted_without_a_model_for_them():
         estimator.set_params(model=None).predict_maps(Y[:4, :2])
 
 
-# Neighborhoods ----------------------------------------------------------------------------------------
-
-PATCH = (3, 1, 1)
+PATCH = 3, 1, 1
 
 
 @pytest.fixture(scope="module")
@@ -386,9 +384,6 @@ def test_the_patchwise_algorithm_looks_at_nine_neighbors_unless_told(strategy, n
     np.testing.assert_array_equal(again.predict(X[300:]), estimator.predict(X[300:]))
     with pytest.raises(ValueError, match="45 columns of 9 neighbors"):
         strategy("CNN", **PROTOCOLS).fit(X[:, :5], noisy)
-
-
-# What is learned of the maps --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

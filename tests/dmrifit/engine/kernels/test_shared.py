@@ -35,7 +35,7 @@ def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
     if not n_first:
         v, crossed = np.ones((1, 1)), np.zeros((1, n_atoms))
     scale = 1 / (v * t - crossed**2)
-    parts = (t * scale if n_first else t, crossed * scale, v * scale, 1 / t, 1 / v)
+    parts = t * scale if n_first else t, crossed * scale, v * scale, 1 / t, 1 / v
     constants = np.stack(np.broadcast_arrays(*parts, np.arange(t.size)[None]), axis=-1)
     atoms_q = np.full((n_atoms, 4), np.nan)
     atoms_q[:n_first, 2] = np.arange(n_first) + 10

@@ -26,7 +26,7 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
              train_on=("same",), sizes=(3,), predictions=None):  # fmt: skip
     """Make a comparison of LR s2s, worse ETR m2m and the constant; f alone differs by patient."""
     rows, skills = [], []
-    predictors = (("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), ("constant", "s2s", None))
+    predictors = ("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), ("constant", "s2s", None)
     for cohort in cohorts:
         for way in train_on:
             for n_train in sizes:
@@ -53,9 +53,7 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     # The mean of Dt, K and f, without T2v and S0.
     assert skill.startswith("Skill of its maps over the best constant: 0.07 [")
     assert skill.endswith("in A.")
-    assert parameters == (
-        "Better than guessing in Dt; not shown to be better in f; worse in K, T2v."
-    )
+    assert parameters == ("Better than guessing in Dt; not shown to be better in f; worse in K, T2v.")
 
 
 def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
@@ -66,10 +64,7 @@ def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [
-        ({"settings": {}}, "one draw of training patients and seeds"),
-        ({"n_patients": 3}, "3 patients"),
-    ],
+    [({"settings": {}}, "one draw of training patients and seeds"), ({"n_patients": 3}, "3 patients")],
 )
 def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
     name, skill, last = verdict(study_of(make_evaluation, **options))
@@ -86,10 +81,7 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     table = skill_bars(study_of(make_evaluation, independent=0.3))
     both = table.groupby("series")["row"].apply(list).to_dict()
     rows = ["mean of maps", "Dt", "f", "T2v", "K"]
-    assert both == {
-        "against a second draw of the noise": rows,
-        "against the fit to the same images": rows,
-    }
+    assert both == {"against a second draw of the noise": rows, "against the fit to the same images": rows}
     own = table[table["series"] == "against a second draw of the noise"].set_index("row")["skill"]
     np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
