@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, FitStatus, Protocol
-from dmrifit.engine.fit_maps import bits_type, empty_maps, fill_maps, map_names, pack_bounds, unpack_bounds
+from dmrifit.engine.fit_maps import (
+    bits_type,
+    empty_maps,
+    fill_maps,
+    map_names,
+    pack_bounds,
+    unpack_bounds,
+)
 from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.results import FitResult

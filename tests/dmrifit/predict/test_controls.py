@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from dmrifit import ALGORITHMS, MapsToMaps, SignalToSignal, compare, leave_one_patient_out, simulate_cohort
+from dmrifit import (
+    ALGORITHMS,
+    MapsToMaps,
+    SignalToSignal,
+    compare,
+    leave_one_patient_out,
+    simulate_cohort,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.deep]
 

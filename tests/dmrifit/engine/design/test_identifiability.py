@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, protocol_precision, suggest_model
-from dmrifit.engine.design.identifiability import expected_precision, missing_for, nominal_contrasts
+from dmrifit.engine.design.identifiability import (
+    expected_precision,
+    missing_for,
+    nominal_contrasts,
+)
 
 LOW_B = [0, 20, 60, 150]
 

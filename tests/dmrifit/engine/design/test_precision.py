@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.special import i0e, i1e
 
-from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels, protocol_precision, rank_contrasts
+from dmrifit import (
+    MODELS,
+    Parameter,
+    Protocol,
+    SignalModel,
+    fit_voxels,
+    protocol_precision,
+    rank_contrasts,
+)
 from dmrifit.engine.design.precision import signal_jacobian
 from dmrifit.simulate.tissues import tissue_table
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from dmrifit import Parameter
-from dmrifit.engine.kernels.layout import FIT_FIELDS, INTERVAL_FIELDS, UNROLL, Contrasts, Fields, Layout, form
+from dmrifit.engine.kernels.layout import (
+    FIT_FIELDS,
+    INTERVAL_FIELDS,
+    UNROLL,
+    Contrasts,
+    Fields,
+    Layout,
+    form,
+)
 
 
 @pytest.mark.parametrize(("fields", "n", "size"), [(FIT_FIELDS, 1, 21), (FIT_FIELDS, 7, 123), (INTERVAL_FIELDS, 4, 104)])

@@ -6,7 +6,12 @@ from matplotlib.colors import to_hex
 
 from dmrifit.predict.controls import is_control
 from dmrifit.report.dot_plot import Panel
-from dmrifit.study.report.figures.curves import algorithm_color, plot_decays, plot_signal_errors, plot_sizes
+from dmrifit.study.report.figures.curves import (
+    algorithm_color,
+    plot_decays,
+    plot_signal_errors,
+    plot_sizes,
+)
 
 
 def legend_lines(figure):

@@ -1,7 +1,13 @@
 """Methods of a report: question, data, skill, other comparisons and cohorts."""
 
 from dmrifit.report.page import render
-from dmrifit.study.report.sections.overview import cohort_tables, introduction, origin, repeated_summary, times
+from dmrifit.study.report.sections.overview import (
+    cohort_tables,
+    introduction,
+    origin,
+    repeated_summary,
+    times,
+)
 from dmrifit.study.summaries import Board
 
 
