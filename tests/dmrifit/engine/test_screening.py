@@ -125,15 +125,6 @@ def test_negative_values_are_fitted_as_by_scipy():
     assert f"{(signals < 0).sum()} negative values fitted" in result._repr_html_()
 
 
-def test_negative_values_do_not_bias_as_a_noise_floor_does():
-    rng = np.random.default_rng(4)
-    clean = MODELS["adc"].signal([[100.0, 2.5]] * 2000, PROTOCOL)
-    signals = clean + rng.normal(0, 15, clean.shape)
-    fitted = np.median(fit_voxels(signals, PROTOCOL, "adc")["ADC"])
-    floored = np.median(fit_voxels(np.abs(signals), PROTOCOL, "adc")["ADC"])
-    assert abs(fitted - 2.5) < 0.08 < abs(floored - 2.5)
-
-
 def test_logarithms_leave_out_negative_values_without_a_limit(signals):
     low = signals.copy()
     low[0, [1, 4, 9]] = -2.0

@@ -198,9 +198,3 @@ def test_options_and_shapes_that_do_not_fit_are_named(strategy, options, source,
     estimator = strategy(**PROTOCOLS | options)
     with pytest.raises(ValueError, match=message):
         estimator.check_parameters() if source is None else estimator.fit(source, target)
-
-
-def test_the_prediction_checks_its_columns_too(strategy, noisy):
-    estimator = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
-    with pytest.raises(ValueError, match=r"4 features.*expecting 5"):
-        estimator.predict(noisy[:, CLINICAL[:4]])

@@ -230,26 +230,6 @@ def test_columns_may_stand_in_any_order(strategy, noisy):
     np.testing.assert_allclose(mixed.predict(X[:, order]), plain.predict(X)[:, back], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["LR", "RFR", "slNN"])
-def test_the_same_seed_gives_the_same_bits(strategy, name, noisy):
-    predictions = [
-        strategy(name, **PROTOCOLS, random_state=1).fit(noisy[:300, CLINICAL], noisy[:300])
-        .predict(noisy[300:, CLINICAL]).tobytes()
-        for _ in range(2)
-    ]  # fmt: skip
-    assert predictions[0] == predictions[1]
-
-
-def test_clone_and_pickle_keep_the_strategy(strategy, noisy):
-    estimator = strategy("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
-    X = noisy[300:, CLINICAL]
-    again = clone(estimator)
-    assert (again.source, again.target, again.regressor) == (SOURCE, TARGET, "RFR")
-    assert not hasattr(again, "regressor_")
-    np.testing.assert_array_equal(again.fit(noisy[:300, CLINICAL], noisy[:300]).predict(X), estimator.predict(X))
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator)).predict(X), estimator.predict(X))
-
-
 def test_options_are_tuned_with_one_patient_left_out(strategy, noisy):
     groups = np.repeat(np.arange(4), 100)
     search = GridSearchCV(
@@ -275,20 +255,6 @@ def test_known_reference_maps_are_split_with_the_patients(noisy):
             for use in (True, False)
         )  # fmt: skip
     np.testing.assert_array_equal(known, fitted)
-
-
-def test_names_of_columns_come_through_a_pipeline(strategy, noisy):
-    names = [f"S_{label}" for label in SOURCE.labels]
-    pipeline = make_pipeline(FunctionTransformer(feature_names_out="one-to-one"), strategy("LR", **PROTOCOLS))
-    pipeline.set_output(transform="pandas")
-    frame = pd.DataFrame(noisy[:, CLINICAL], columns=names)
-    prediction = pipeline.fit(frame[:300], noisy[:300]).predict(frame[300:])
-    assert pipeline[-1].feature_names_in_.tolist() == names
-    np.testing.assert_array_equal(
-        prediction, strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
-    )
-    with pytest.raises(ValueError, match="feature names"):
-        pipeline[-1].predict(frame[names[::-1]])
 
 
 def test_another_model_and_a_protocol_without_echo_times_will_do():

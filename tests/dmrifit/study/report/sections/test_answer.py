@@ -87,15 +87,6 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
 
 
-def test_bars_are_in_the_order_of_the_skill_that_the_verdict_reads(make_evaluation, monkeypatch):
-    best_rows = answers._best_rows
-    monkeypatch.setattr(
-        answers, "_best_rows", lambda board: best_rows(board).assign(skill=lambda rows: -10 * rows["skill_independent"])
-    )
-    table = skill_bars(study_of(make_evaluation, independent=0.3))
-    assert list(dict.fromkeys(table["row"])) == ["mean of maps", "Dt", "f", "T2v", "K"]
-
-
 def lesion(patient):
     index = np.argwhere(np.ones((3, 3, 1), bool)) + np.array([2, 2, 0])
     reference = np.column_stack([np.linspace(1, 2, 9)] * 2)
@@ -170,18 +161,6 @@ def test_sizes_are_means_over_patients_and_parameters(board, random_study):
         scores = scores[scores["algorithm"] == row["algorithm"]]
         means = scores.loc[scores["n_train"] == row["n_train"], ["bias", "dispersion"]].mean()
         np.testing.assert_allclose([row["abs_bias"], row["dispersion"]], means)
-
-
-def test_learning_curves_are_drawn_as_tabulated(board, read):
-    html = read(curves(board))
-    assert "tables/learning.csv" in html
-    assert len(read.tables["learning"]) == 16
-    (figure,) = read.figures.values()
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["A<1>"] * 2 + ["B"] * 2
-    rows = read.tables["learning"].query("cohort == 'B' and strategy == 'm2m' and algorithm == 'RFR'")
-    drawn = [line.get_ydata() for line in figure.axes[3].lines]
-    assert len(drawn) == 4
-    np.testing.assert_allclose(drawn[3], 100 * rows["dispersion"])
 
 
 def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluation, read):
