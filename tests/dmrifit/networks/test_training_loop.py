@@ -43,9 +43,6 @@ def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
     assert loss.item() == pytest.approx(9 + math.log1p(math.exp(-9)), rel=1e-5)
 
 
-# The loss --------------------------------------------------------------------------------
-
-
 def test_targets_are_cropped_to_what_a_network_without_padding_answers():
     loss = training_loop.WithMargin(nn.L1Loss(), (1, 0, 2))
     targets = torch.zeros(1, 1, 5, 4, 7)
@@ -63,9 +60,6 @@ def test_answers_of_another_shape_than_their_targets_are_an_error():
         loss(torch.zeros(1, 1, 5, 5, 5), torch.zeros(1, 1, 5, 5, 5))
     with pytest.raises(ValueError, match="different shapes, which torch would repeat"):
         training_loop.WithMargin(nn.MSELoss())(torch.zeros(4), torch.zeros(4, 1))
-
-
-# Batches --------------------------------------------------------------------------------
 
 
 def batches(samples, batch_size, seed=0):
@@ -101,9 +95,6 @@ def test_each_epoch_has_a_stream_of_its_own_that_a_seed_sets():
 
     assert drawn(0, 2) == drawn(0, 2)
     assert len({drawn(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
-
-
-# Epochs --------------------------------------------------------------------------------
 
 
 def net():

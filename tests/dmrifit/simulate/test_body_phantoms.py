@@ -20,13 +20,6 @@ def cohort():
     return simulate_cohort("cohort1", 3, shape=SMALL, random_state=5)
 
 
-def test_a_patient_does_not_depend_on_how_many_others_there_are(cohort):
-    more = simulate_cohort("cohort1", 5, shape=SMALL, random_state=5)
-    for one, other in zip(cohort, more, strict=False):
-        assert one.patient == other.patient
-        assert one.signal.tobytes() == other.signal.tobytes()
-
-
 def test_a_patient_keeps_its_name_and_drawn_voxels_in_a_cohort_of_hundreds():
     options = {"shape": (12, 12, 2), "random_state": 0}
     few, many = simulate_cohort("cohort1", 2, **options), simulate_cohort("cohort1", 101, **options)

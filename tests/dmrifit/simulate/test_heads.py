@@ -110,9 +110,6 @@ def test_a_head_can_be_scaled_and_shifted():
     np.testing.assert_allclose(moved - center, [8, 0, -4], atol=1.5)
 
 
-# The standard head --------------------------------------------------------------------------------
-
-
 def test_the_distance_to_ventricles_is_that_to_their_wall(ball_standard):
     assert at(ball_standard, "to_ventricles", 1, 1, 1) == pytest.approx(-8.5, abs=1.2)
     for height in (21, 31, 41):

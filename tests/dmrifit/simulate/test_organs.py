@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from dmrifit.simulate.organs import VOXEL_SIZE, _Canvas, draw_template, organ_table, paint
-from dmrifit.simulate.tissues import tissue_table
 
 SHAPE = (48, 48, 8)
 
@@ -36,23 +35,6 @@ def test_templates_are_drawn_with_equal_chances(choice, shares):
     assert set(drawn) == set(shares)
     for name, share in shares.items():
         assert drawn.count(name) / 2000 == pytest.approx(share, abs=0.04)
-
-
-def test_a_choice_takes_the_same_numbers_from_the_stream_as_another():
-    streams = [np.random.default_rng(0) for _ in range(3)]
-    for choice, rng in zip(("both", "abdomen", "pelvis"), streams, strict=True):
-        draw_template(choice, rng)
-    assert len({rng.random() for rng in streams}) == 1
-    with pytest.raises(ValueError, match="'both', 'abdomen' or 'pelvis', not 'head'"):
-        draw_template("head", streams[0])
-
-
-@pytest.mark.parametrize("template", list(organ_table()))
-def test_templates_name_tissues_of_the_table(template):
-    organs = organ_table()[template]
-    assert organs[0].tissue == "muscle"
-    assert {organ.tissue for organ in organs} <= set(tissue_table()["tissue"])
-    assert [organ.tumors for organ in organs].count("grow") == 1
 
 
 @pytest.mark.parametrize("template", list(organ_table()))

@@ -1,8 +1,5 @@
 """What synthetic patients are made of."""
 
-import csv
-import re
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -19,18 +16,6 @@ from dmrifit.simulate.tissues import (
 
 NAMES = MODELS["t2-ivim-kurtosis"].names
 SHAPE = (40, 44, 36)
-
-
-def test_every_row_of_the_tissue_table_has_its_source():
-    rows = csv.DictReader(
-        resources.files("dmrifit.simulate").joinpath("data", "tissues.csv").read_text("utf-8").splitlines()
-    )
-    assert all(re.search(r"assumed|\d{4}", row["source"]) for row in rows)
-    table = tissue_table()
-    assert {"tissue", "tumor_type", "field", "variation", "latent", "limit"} == set(table)
-    assert len(table["tumor_type"]) == 5
-    with pytest.raises(ValueError, match="read-only"):
-        table["tissue"]["liver"][0] = 2
 
 
 def test_the_numbers_of_a_row_stand_in_the_order_of_the_model():

@@ -36,9 +36,6 @@ MINI_WRIGHT = [512, 430, 520, 428, 500, 600, 364, 380, 658, 445, 432, 626, 260, 
 T3_95 = 3.182446
 
 
-# Intraclass correlation --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("form", "published", "low", "high", "statistic", "df2"),
     [
@@ -133,9 +130,6 @@ def test_the_unit_and_the_order_of_ratings_do_not_change_their_correlation(
         assert first.low <= first.value + 1e-9
         assert first.value <= first.high + 1e-9
         assert first.value <= 1 + 1e-9
-
-
-# Limits of agreement -----------------------------------------------------------------------------
 
 
 def test_limits_of_agreement_are_those_that_were_published():

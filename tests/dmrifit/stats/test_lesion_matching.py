@@ -16,9 +16,6 @@ SHAPE = (9, 8, 7)
 REACH = {6: 1, 18: 2, 26: 3}
 
 
-# A search in plain Python --------------------------------------------------------------------------------------------
-
-
 def neighbors(voxel, connectivity):
     for step in itertools.product((-1, 0, 1), repeat=3):
         if 0 < sum(map(abs, step)) <= REACH[connectivity]:
@@ -142,9 +139,6 @@ def test_components_that_are_too_small_are_as_if_they_were_not_there(connectivit
     assert less >= 20
 
 
-# Published figures, other programs -----------------------------------------------------------------------------------
-
-
 def counted(n_found, n_missed, n_wrong):
     """Make masks of isolated voxels with so many lesions found, missed and invented."""
     places = np.zeros((24, 24, 24), dtype=bool)
@@ -200,9 +194,6 @@ def test_counts_and_dice_agree_with_panoptica(panoptica):
             assert scores["n_distinct"] <= row["tp"]
     assert alone >= 30
     assert joined >= 5
-
-
-# Scores ------------------------------------------------------------------------------------------------------------
 
 
 def ball(center, radius, shape=(40, 40, 40)):
