@@ -285,6 +285,12 @@ def test_fixed_parameters_stay_and_the_rest_is_fitted():
     assert result.cost[i] == pytest.approx(2 * theirs.cost, rel=1e-6)
 
 
+def test_a_parameter_bounded_to_one_value_is_that_value():
+    signals, _, _ = noisy("ivim", 50, seed=821)
+    result = fit_voxels(signals, DIFFUSION, "ivim", bounds={"Dv": (30, 30)})
+    assert (result["Dv"] == 30).all()
+
+
 def test_the_monotonic_bound_keeps_the_signal_falling_and_is_optimal():
     signals, _, _ = noisy("kurtosis", 60, seed=822, snr=12)
     protocol, model, b_max = DIFFUSION, MODELS["kurtosis"], DIFFUSION.b.max() / 1000
@@ -319,6 +325,19 @@ def test_the_monotonic_bound_keeps_the_signal_falling_and_is_optimal():
             for start in ([1, 1, 0.5], [1, 0.5, 1.5], [1, 2, 0.2])
         )
         assert result.cost[i] / signals[i].max() ** 2 <= best * (1 + 1e-5)
+
+
+def test_the_noise_floor_is_part_of_the_model():
+    model = MODELS["adc"]
+    truth = np.column_stack([np.full(500, 100.0), np.full(500, 2.5)])
+    protocol = Protocol([0, 200, 500, 1000, 1500, 2000])
+    rng = np.random.default_rng(823)
+    clean = model.signal(truth, protocol)
+    signals = np.hypot(clean + rng.normal(scale=8, size=clean.shape), rng.normal(scale=8, size=clean.shape))
+    without, floored = fit_voxels(signals, protocol, model), fit_voxels(signals, protocol, model, sigma=8.0)
+    assert abs(np.median(floored["ADC"]) - 2.5) < 0.5 * abs(np.median(without["ADC"]) - 2.5)
+    per_voxel = fit_voxels(signals, protocol, model, sigma=np.full(500, 8.0))
+    np.testing.assert_array_equal(per_voxel.parameters, floored.parameters)
 
 
 def test_regularization_minimizes_the_published_sum():

@@ -1,7 +1,6 @@
 """Fits as scikit-learn transformers."""
 
 import logging
-import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from scipy.optimize import curve_fit
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dmrifit.engine.fitting import fit_voxels

@@ -199,6 +199,14 @@ def test_averages_are_those_of_numpy(signals, mean):
     assert contrasts.te.tolist() == [80, 80, 90, 90]
 
 
+def test_averaging_leaves_out_what_is_not_finite_and_keeps_zeros():
+    protocol = Protocol([1000, 1000, 1000])
+    averaged, _ = average_directions(
+        [[4.0, 9.0, np.nan], [0.0, 9.0, 4.0], [np.nan] * 3, [-1.0, 4.0, 4.0]], protocol
+    )
+    np.testing.assert_allclose(averaged[:, 0], [6.0, 0.0, np.nan, np.nan])
+
+
 def test_shells_are_not_chained_together():
     averaged, contrasts = average_directions(
         np.ones((1, 5)), Protocol([1000, 1020, 1040, 1060, 1080]), tolerance=25

@@ -52,6 +52,7 @@ def test_reduced_chi2_counts_the_values_that_were_fitted(signals):
     gap[:, [2, 6]] = 0.0
     result = fit_voxels(gap, PROTOCOL, "adc", sigma=3.0)
     np.testing.assert_allclose(result.reduced_chi2, result.cost / (6 * 9.0), rtol=1e-12)
+    assert np.isnan(fit_voxels(gap, PROTOCOL, "adc").reduced_chi2).all()
 
 
 @pytest.mark.parametrize("method", ["nlls", "map", "wls"])
@@ -123,6 +124,15 @@ def test_negative_values_are_fitted_as_by_scipy():
     np.testing.assert_array_equal(result.screening.n_negative, (signals < 0).sum(axis=1))
     assert (result.n_left_out == 0).all()
     assert f"{(signals < 0).sum()} negative values fitted" in result._repr_html_()
+
+
+def test_negative_values_do_not_bias_as_a_noise_floor_does():
+    rng = np.random.default_rng(4)
+    clean = MODELS["adc"].signal([[100.0, 2.5]] * 2000, PROTOCOL)
+    signals = clean + rng.normal(0, 15, clean.shape)
+    fitted = np.median(fit_voxels(signals, PROTOCOL, "adc")["ADC"])
+    floored = np.median(fit_voxels(np.abs(signals), PROTOCOL, "adc")["ADC"])
+    assert abs(fitted - 2.5) < 0.08 < abs(floored - 2.5)
 
 
 def test_logarithms_leave_out_negative_values_without_a_limit(signals):

@@ -1,19 +1,15 @@
 """Strategies that predict the advanced protocol from the clinical one."""
 
-import pickle
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn import config_context
-from sklearn.base import clone
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dmrifit.engine.fitting import FitStatus, fit_voxels

@@ -269,6 +269,20 @@ def with_signal(cohort, place, value):
     return Cohort([changed, *cohort.scans[1:]], "A")
 
 
+def test_changed_signals_of_a_held_out_patient_are_noticed(two, record, tmp_path):
+    compare({"r": Recorder()}, two["A"], max_voxels=1, out=tmp_path, random_state=7)
+    trained_on = {row.tobytes() for entry in record for row in entry["train"]}
+    record.clear()
+    scan = two["A"].scans[0]
+    table = Cohort([scan], "A").arrays()
+    i = next(i for i, row in enumerate(table.X) if row.tobytes() not in trained_on)
+    place = (*table.index[i, 1:], 12)  # a contrast that is no input
+    cohorts = with_signal(two["A"], place, 1.5 * scan.signal[place])
+    result = compare({"r": Recorder()}, cohorts, max_voxels=1, out=tmp_path, random_state=7)
+    assert [owners(entry["test"][0], {"A": cohorts}) for entry in record] == [{scan.patient}]
+    assert result.study["models"] == {"trained": 1, "reused": 2}
+
+
 def test_changed_targets_of_a_training_patient_are_noticed(two, record, tmp_path):
     compare({"r": Recorder()}, two["A"], out=tmp_path, random_state=7)
     record.clear()

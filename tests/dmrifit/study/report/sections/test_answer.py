@@ -6,7 +6,6 @@ import pytest
 
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.predictions import PatientPredictions
-from dmrifit.study.report.sections import answer as answers
 from dmrifit.study.report.sections.answer import (
     answer,
     curves,
