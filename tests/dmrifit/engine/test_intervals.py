@@ -145,13 +145,7 @@ def walks():
 
 
 # Standard errors 20 % off move a share at 68 % by .08 to .1.
-EXPECTED_ON_WALKS = {
-    "S0": (0.66, 0.69),
-    "f": (0.72, 0.74),
-    "Dt": (0.72, 0.75),
-    "K": (0.69, 0.80),
-    "T2t": (0.66, 0.67),
-}
+EXPECTED_ON_WALKS = {"S0": (0.66, 0.69), "f": (0.72, 0.74), "Dt": (0.72, 0.75), "K": (0.69, 0.80), "T2t": (0.66, 0.67)}
 
 
 @pytest.mark.skipif("DMRIFIT_DATA" not in os.environ, reason="needs the walks in DMRIFIT_DATA")

@@ -201,16 +201,12 @@ def test_averages_are_those_of_numpy(signals, mean):
 
 def test_averaging_leaves_out_what_is_not_finite_and_keeps_zeros():
     protocol = Protocol([1000, 1000, 1000])
-    averaged, _ = average_directions(
-        [[4.0, 9.0, np.nan], [0.0, 9.0, 4.0], [np.nan] * 3, [-1.0, 4.0, 4.0]], protocol
-    )
+    averaged, _ = average_directions([[4.0, 9.0, np.nan], [0.0, 9.0, 4.0], [np.nan] * 3, [-1.0, 4.0, 4.0]], protocol)
     np.testing.assert_allclose(averaged[:, 0], [6.0, 0.0, np.nan, np.nan])
 
 
 def test_shells_are_not_chained_together():
-    averaged, contrasts = average_directions(
-        np.ones((1, 5)), Protocol([1000, 1020, 1040, 1060, 1080]), tolerance=25
-    )
+    averaged, contrasts = average_directions(np.ones((1, 5)), Protocol([1000, 1020, 1040, 1060, 1080]), tolerance=25)
     assert np.ptp([1000, 1020, 1040]) <= 50
     assert contrasts.b.tolist() == [1020, 1070]
     assert averaged.shape == (1, 2)
@@ -227,12 +223,7 @@ def test_low_b_values_that_come_again_to_the_digit_are_averaged_apart():
 
 
 def test_b_values_that_were_meant_to_be_one_become_one():
-    protocol = Protocol(
-        [0.5, 995, 1000, 1005, 5, 1990],
-        te=80,
-        directions=np.eye(3)[[0, 1, 2, 0, 1, 2]],
-        name="dwi",
-    )
+    protocol = Protocol([0.5, 995, 1000, 1005, 5, 1990], te=80, directions=np.eye(3)[[0, 1, 2, 0, 1, 2]], name="dwi")
     rounded = protocol.rounded()
     assert rounded.b.tolist() == [0, 1000, 1000, 1000, 0, 2000]
     assert (rounded.te == 80).all()

@@ -40,9 +40,7 @@ def test_products_of_atoms_and_constants_of_pairs_are_those_of_linear_algebra():
         inverse = np.linalg.inv(pair @ pair.T)
         expected = [inverse[0, 0], -inverse[0, 1], inverse[1, 1]]
         np.testing.assert_allclose(starts.atoms.constants[s, t, :3], expected, rtol=1e-6)
-        np.testing.assert_allclose(
-            starts.atoms.constants[s, t, 3:5], 1 / (pair[[1, 0]] ** 2).sum(axis=1), rtol=1e-9
-        )
+        np.testing.assert_allclose(starts.atoms.constants[s, t, 3:5], 1 / (pair[[1, 0]] ** 2).sum(axis=1), rtol=1e-9)
         assert starts.atoms.constants[s, t, 5] == t
 
 

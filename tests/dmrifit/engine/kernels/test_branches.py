@@ -150,9 +150,7 @@ def test_the_branch_of_the_edge_has_the_slope_of_the_inside(function):
 
 
 def test_a_jump_at_the_edge_and_a_bend_inside_stay():
-    jumping = SignalModel.from_expression(
-        "S0*exp(-b*D)*(1 if f > 0 else 0.5)*(1 + f)", PARAMETERS[:3], name="jumping"
-    )
+    jumping = SignalModel.from_expression("S0*exp(-b*D)*(1 if f > 0 else 0.5)*(1 + f)", PARAMETERS[:3], name="jumping")
     assert signal_and_slopes(jumping, [1.0, 0.0, 1.0], 0.0, 0.0) == (0.5, [0.5, 0.5, 0.0])
     bent = SignalModel.from_expression("S0*exp(-b*D)*(1 if f > 0.5 else 2*f)", PARAMETERS[:3], name="bent")
     assert signal_and_slopes(bent, [1.0, 0.5, 1.0], 0.0, 0.0)[1][1] == 2.0

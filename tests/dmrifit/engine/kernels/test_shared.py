@@ -15,9 +15,7 @@ def test_two_amplitudes_are_the_non_negative_least_squares(low):
     for _ in range(200):
         atoms, y = rng.uniform(low, 1, (2, 6)), rng.uniform(low, 1, 6)
         first, second = atoms
-        amplitudes = shared.amplitudes.py_func(
-            first @ y, second @ y, first @ first, first @ second, second @ second
-        )
+        amplitudes = shared.amplitudes.py_func(first @ y, second @ y, first @ first, first @ second, second @ second)
         expected, _ = nnls(atoms.T, y)
         np.testing.assert_allclose(amplitudes, expected, atol=1e-12)
         signs.add(tuple(expected > 0))
