@@ -1,4 +1,4 @@
-"""The steps of a fit, run here as plain Python on one lane."""
+"""The steps of fits and intervals, run here as plain Python on one lane."""
 
 import math
 
@@ -10,7 +10,6 @@ from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
 from dmrifit.engine.design.precision import signal_jacobian
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.layout import UNROLL, Fields, form
-from dmrifit.engine.protocol import Protocol
 
 MODEL = MODELS["t2-ivim-kurtosis"]
 OUTER = {"plain": np.positive, "log": np.exp, "inverse": np.reciprocal}
