@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.formulas.expressions import Arithmetic, evaluated
+from dmrifit.engine.formulas.model_formula import Arithmetic, evaluated
 from dmrifit.engine.kernels.layout import form, is_share
 
 if TYPE_CHECKING:
