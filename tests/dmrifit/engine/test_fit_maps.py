@@ -1,6 +1,5 @@
 """The table of maps of a fit: names, types, values, and a map that is added to it."""
 
-
 import numpy as np
 import pytest
 

@@ -57,9 +57,7 @@ def fields(result):
 
 @pytest.mark.parametrize("floor", [False, True])
 @pytest.mark.parametrize("n_starts", ["auto", "thorough"])
-def test_routed_fits_have_the_same_bits_in_any_chunks_and_threads(
-    signals, monkeypatch, floor, n_starts
-):
+def test_routed_fits_have_the_same_bits_in_any_chunks_and_threads(signals, monkeypatch, floor, n_starts):
     data, sigma = signals
     noise = sigma if floor else None
     together = fit_voxels(data, RELAXATION, MODEL, sigma=noise, n_starts=n_starts)
@@ -166,13 +164,7 @@ def test_models_bounds_and_fixed_values_of_a_user_are_routed():
     )
     rng = np.random.default_rng(851)
     truth = np.column_stack(
-        [
-            np.ones(400),
-            rng.uniform(0.05, 0.4, 400),
-            rng.uniform(8, 60, 400),
-            rng.uniform(0.5, 2, 400),
-            np.zeros(400),
-        ]
+        [np.ones(400), rng.uniform(0.05, 0.4, 400), rng.uniform(8, 60, 400), rng.uniform(0.5, 2, 400), np.zeros(400)]
     )
     data = model.signal(truth, protocol) + rng.normal(scale=0.01, size=(400, 7))
     data = np.abs(data)

@@ -21,9 +21,7 @@ def test_the_first_step_is_a_fit_from_the_threshold_on(threshold):
     signals = noisy()
     result = fit_voxels(signals, PROTOCOL, "ivim", method="segmented", threshold=threshold)
     high_b = np.flatnonzero(PROTOCOL.b >= threshold)
-    tissue = fit_voxels(
-        signals[:, high_b], PROTOCOL.take(high_b), "adc", bounds={"ADC": (0.2, 3.0)}
-    )
+    tissue = fit_voxels(signals[:, high_b], PROTOCOL.take(high_b), "adc", bounds={"ADC": (0.2, 3.0)})
     np.testing.assert_array_equal(result["Dt"], tissue["ADC"])
     np.testing.assert_array_equal(result.standard_errors[:, 3], tissue.standard_errors[:, 1])
     assert result.method == "segmented"
@@ -75,20 +73,11 @@ def test_every_result_names_its_method():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"method": "segmented", "threshold": 700},
-            "two b-values of 700 s/mm² or more.*another threshold",
-        ),
+        ({"method": "segmented", "threshold": 700}, "two b-values of 700 s/mm² or more.*another threshold"),
         ({"method": "segmented", "fixed": {"Dt": 1.0}}, "Dt cannot be fixed in a segmented fit"),
+        ({"method": "segmented", "fixed": {"f": "measured"}}, "fixed f must be a number, not 'measured'"),
         (
-            {"method": "segmented", "fixed": {"f": "measured"}},
-            "fixed f must be a number, not 'measured'",
-        ),
-        (
-            {
-                "fixed": {"S0": "measured"},
-                "protocol": Protocol([50, 100, 200, 300, 400, 600, 700, 800, 900]),
-            },
+            {"fixed": {"S0": "measured"}, "protocol": Protocol([50, 100, 200, 300, 400, 600, 700, 800, 900])},
             "no b-value is below 10",
         ),
     ],

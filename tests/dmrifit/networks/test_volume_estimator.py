@@ -39,15 +39,7 @@ class LesionVolume(VolumeEstimator):
 
     default_training = Training(learning_rate=0.01)
 
-    def __init__(
-        self,
-        *,
-        width=4,
-        dropout=0.0,
-        training=None,
-        device="cpu",
-        random_state=None,
-    ):
+    def __init__(self, *, width=4, dropout=0.0, training=None, device="cpu", random_state=None):
         super().__init__(training=training, device=device, random_state=random_state)
         self.width = width
         self.dropout = dropout
@@ -88,7 +80,7 @@ class BlobSegmenter(VolumeEstimator):
 
     @property
     def _margin(self):
-        return (2, 2, 2)
+        return 2, 2, 2
 
     def _module(self):
         return nn.Sequential(nn.Conv3d(self.n_channels_, 4, 3), nn.ReLU(), nn.Conv3d(4, 1, 3))
@@ -107,7 +99,7 @@ class BlobSegmenter(VolumeEstimator):
                 first = rng.integers(0, high + 1)
                 if n % 2 and len(inside):
                     first = np.clip(inside[rng.integers(len(inside))] - 4, 0, high)
-                window = (slice(None), *(slice(k, k + 9) for k in first))
+                window = slice(None), *(slice(k, k + 9) for k in first)
                 yield inputs[i][window], targets[i][window]
 
     def _predict_case(self, infer, inputs, case):
@@ -123,7 +115,7 @@ def blobs(n, seed):
     rng = np.random.default_rng(seed)
     cases, masks = [], []
     for i in range(n):
-        shape = (11 + i % 3, 12, 10 + i % 2)
+        shape = 11 + i % 3, 12, 10 + i % 2
         place = rng.uniform(3, np.array(shape) - 4)
         grid = np.stack(np.indices(shape), axis=-1)
         mask = np.linalg.norm(grid - place, axis=-1) < rng.uniform(1.2, 4)
@@ -144,7 +136,7 @@ def sizes(masks):
 
 
 class TestNumbers(VolumeContract):
-    grid = ("width", [2, 4])
+    grid = "width", [2, 4]
 
     @pytest.fixture(scope="class")
     @classmethod

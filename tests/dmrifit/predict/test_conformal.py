@@ -186,9 +186,6 @@ def test_groups_are_routed_by_scikit_learn(world):
         assert set(one.calibration_["patient"]) == set(patients[train])
 
 
-# Strategies -------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def table():
     """Six synthetic patients with the maps that were fitted to their signals."""

@@ -69,7 +69,7 @@ def test_numbers_come_back_from_a_file_and_others_are_refused():
     ends = IntervalEnds.learn(0 * ones, ones, targets, ones[:, 0], coverage=0.9, bounds=box)
     again = IntervalEnds.from_dict(ends.to_dict(), box)
     np.testing.assert_array_equal(again.around(0 * ones, ones), ends.around(0 * ones, ones))
-    changes = ({"quantiles": [[0, 1]]}, {"is_whole": [1, 0]}, {"is_whole": [True, False]}, {"factors": [[1.0], [1.0, 1.0, 1.0, 1.0]]})
+    changes = {"quantiles": [[0, 1]]}, {"is_whole": [1, 0]}, {"is_whole": [True, False]}, {"factors": [[1.0], [1.0, 1.0, 1.0, 1.0]]}
     for change in changes:
         with pytest.raises(ValueError, match="quantiles of"):
             IntervalEnds.from_dict(ends.to_dict() | change, box)

@@ -67,9 +67,7 @@ def test_voxels_with_equal_distances_are_as_typical_as_the_first_of_them(n_value
 
 
 def test_rounding_does_not_part_equal_distances():
-    novelty = Novelty(
-        np.zeros(1), np.eye(1), np.zeros((1, 1)), np.repeat([1.0, 2.0], [101, 100]), np.zeros(1)
-    )
+    novelty = Novelty(np.zeros(1), np.eye(1), np.zeros((1, 1)), np.repeat([1.0, 2.0], [101, 100]), np.zeros(1))
     typicality = novelty.typicality(np.array([[1 - 1e-12], [1 + 1e-12], [1.5], [2.0], [2.1]]))
     np.testing.assert_allclose(typicality, [1, 1, 0.4975, 0.495, 0], atol=1e-9)
 

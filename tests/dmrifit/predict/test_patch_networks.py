@@ -18,7 +18,7 @@ from dmrifit.predict.patch_networks import PatchCNN, PatchTransformer  # noqa: E
 
 pytestmark = pytest.mark.deep
 
-PATCH = (3, 3, 1)
+PATCH = 3, 3, 1
 BOTH = [PatchCNN, PatchTransformer]
 
 

@@ -1,19 +1,15 @@
 """Strategies that predict the advanced protocol from the clinical one."""
 
-import pickle
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn import config_context
-from sklearn.base import clone
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dmrifit.engine.fitting import FitStatus, fit_voxels
@@ -230,26 +226,6 @@ def test_columns_may_stand_in_any_order(strategy, noisy):
     np.testing.assert_allclose(mixed.predict(X[:, order]), plain.predict(X)[:, back], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["LR", "RFR", "slNN"])
-def test_the_same_seed_gives_the_same_bits(strategy, name, noisy):
-    predictions = [
-        strategy(name, **PROTOCOLS, random_state=1).fit(noisy[:300, CLINICAL], noisy[:300])
-        .predict(noisy[300:, CLINICAL]).tobytes()
-        for _ in range(2)
-    ]  # fmt: skip
-    assert predictions[0] == predictions[1]
-
-
-def test_clone_and_pickle_keep_the_strategy(strategy, noisy):
-    estimator = strategy("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
-    X = noisy[300:, CLINICAL]
-    again = clone(estimator)
-    assert (again.source, again.target, again.regressor) == (SOURCE, TARGET, "RFR")
-    assert not hasattr(again, "regressor_")
-    np.testing.assert_array_equal(again.fit(noisy[:300, CLINICAL], noisy[:300]).predict(X), estimator.predict(X))
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator)).predict(X), estimator.predict(X))
-
-
 def test_options_are_tuned_with_one_patient_left_out(strategy, noisy):
     groups = np.repeat(np.arange(4), 100)
     search = GridSearchCV(
@@ -277,20 +253,6 @@ def test_known_reference_maps_are_split_with_the_patients(noisy):
     np.testing.assert_array_equal(known, fitted)
 
 
-def test_names_of_columns_come_through_a_pipeline(strategy, noisy):
-    names = [f"S_{label}" for label in SOURCE.labels]
-    pipeline = make_pipeline(FunctionTransformer(feature_names_out="one-to-one"), strategy("LR", **PROTOCOLS))
-    pipeline.set_output(transform="pandas")
-    frame = pd.DataFrame(noisy[:, CLINICAL], columns=names)
-    prediction = pipeline.fit(frame[:300], noisy[:300]).predict(frame[300:])
-    assert pipeline[-1].feature_names_in_.tolist() == names
-    np.testing.assert_array_equal(
-        prediction, strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
-    )
-    with pytest.raises(ValueError, match="feature names"):
-        pipeline[-1].predict(frame[names[::-1]])
-
-
 def test_another_model_and_a_protocol_without_echo_times_will_do():
     target = Protocol([0, 50, 100, 400, 900, 1400])
     parameters = np.random.default_rng(7).uniform([80, 0.05, 10, 0.6], [120, 0.2, 40, 1.6], (120, 4))
@@ -312,9 +274,7 @@ def test_signals_are_predicted_without_a_model_for_them():
         estimator.set_params(model=None).predict_maps(Y[:4, :2])
 
 
-# Neighborhoods ----------------------------------------------------------------------------------------
-
-PATCH = (3, 1, 1)
+PATCH = 3, 1, 1
 
 
 @pytest.fixture(scope="module")
@@ -386,9 +346,6 @@ def test_the_patchwise_algorithm_looks_at_nine_neighbors_unless_told(strategy, n
     np.testing.assert_array_equal(again.predict(X[300:]), estimator.predict(X[300:]))
     with pytest.raises(ValueError, match="45 columns of 9 neighbors"):
         strategy("CNN", **PROTOCOLS).fit(X[:, :5], noisy)
-
-
-# What is learned of the maps --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

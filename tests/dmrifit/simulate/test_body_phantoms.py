@@ -1,6 +1,5 @@
 """Synthetic patients: known truth, honest noise, streams that do not depend on each other."""
 
-
 import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes
@@ -8,7 +7,7 @@ from scipy.ndimage import binary_fill_holes
 from dmrifit import MODELS, Protocol, fit_voxels, simulate_cohort
 
 MODEL = MODELS["t2-ivim-kurtosis"]
-SMALL = (24, 24, 4)
+SMALL = 24, 24, 4
 
 
 def simulate_patient(protocol, *, seed, **options):

@@ -158,9 +158,7 @@ def test_voxels_see_their_surroundings_as_large_ones_do():
 def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
     radii = []
     for growth in (0.0, 3.0, 6.0):
-        head = draw_head(
-            (60,) * 3, (2.0,) * 3, np.random.default_rng(1), standard=ball_standard, growth=growth
-        )
+        head = draw_head((60,) * 3, (2.0,) * 3, np.random.default_rng(1), standard=ball_standard, growth=growth)
         volume = 8.0 * head.ventricles.sum()
         radii.append((3 * volume / (4 * np.pi)) ** (1 / 3))
     # A warp makes the ventricle of a person larger or smaller as a whole.
@@ -176,9 +174,7 @@ def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
 def test_a_head_of_maps_has_their_tissues_where_they_lie():
     maps = ball_tissues(4.0)
     maps = TissueMaps(0.8 * maps.gray, maps.white, maps.brain, maps.affine, maps.half_axes)
-    head = draw_head(
-        (30,) * 3, SPACING, np.random.default_rng(2), standard=standard_head(SPACING, maps)
-    )
+    head = draw_head((30,) * 3, SPACING, np.random.default_rng(2), standard=standard_head(SPACING, maps))
     between = (head.depth > 12) & (head.depth < 18)
     assert np.median(head.white[between]) > 0.95
     shell = head.brain & (head.depth < 5)

@@ -5,7 +5,7 @@ import pytest
 
 from dmrifit.simulate.organs import VOXEL_SIZE, _Canvas, draw_template, organ_table, paint
 
-SHAPE = (48, 48, 8)
+SHAPE = 48, 48, 8
 
 
 def painted(template, seed=0, shape=SHAPE):
@@ -18,7 +18,7 @@ def middle(share):
     """Give the center of mass along x and y in halves of the field of view."""
     axes = [((np.arange(n) + 0.5) / n * 2 - 1) for n in share.shape]
     plane = share.sum(axis=2)
-    return (axes[0] @ plane.sum(axis=1) / plane.sum(), axes[1] @ plane.sum(axis=0) / plane.sum())
+    return axes[0] @ plane.sum(axis=1) / plane.sum(), axes[1] @ plane.sum(axis=0) / plane.sum()
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,7 @@ def test_an_ellipsoid_turns_from_right_to_front():
 
 def test_paint_covers_what_lies_below_or_only_the_tissues_named():
     canvas = _Canvas((12, 12, 4), ("fat", "stone", "gold"))
-    middle_of_field, wide, narrow = (
-        np.zeros(3),
-        np.array([0.8, 0.8, 9.0]),
-        np.array([0.4, 0.4, 9.0]),
-    )
+    middle_of_field, wide, narrow = np.zeros(3), np.array([0.8, 0.8, 9.0]), np.array([0.4, 0.4, 9.0])
     canvas.ellipsoid("fat", middle_of_field, wide, 0.0)
     canvas.ellipsoid("stone", middle_of_field, narrow, 0.0)
     before = canvas.shares()

@@ -7,7 +7,7 @@ import pytest
 from dmrifit.simulate.heads import centered_grid
 from dmrifit.simulate.tissue_maps import coarser_maps, read_tissues
 
-SPACING = (4.0, 4.0, 4.0)
+SPACING = 4.0, 4.0, 4.0
 
 
 def shells(affine, shape=(40, 48, 36)):
@@ -41,12 +41,8 @@ def test_maps_are_the_same_however_their_axes_are_stored():
     affine = centered_grid((40, 48, 36), SPACING)
     images = [nib.Nifti1Image(values, affine) for values in shells(affine)]
     images[0].dataobj[10, 20, 30] = 0.5
-    turn = nib.orientations.ornt_transform(
-        *(nib.orientations.axcodes2ornt(codes) for codes in ("RAS", "PIL"))
-    )
-    plain, turned = (
-        read_tissues(*pair) for pair in (images, [image.as_reoriented(turn) for image in images])
-    )
+    turn = nib.orientations.ornt_transform(*(nib.orientations.axcodes2ornt(codes) for codes in ("RAS", "PIL")))
+    plain, turned = (read_tissues(*pair) for pair in (images, [image.as_reoriented(turn) for image in images]))
     for name in ("gray", "white", "brain", "affine", "half_axes"):
         np.testing.assert_allclose(getattr(turned, name), getattr(plain, name), atol=1e-9)
 
@@ -65,10 +61,7 @@ def test_maps_that_are_no_shares_are_refused(change, message):
     affine = centered_grid((40, 48, 36), SPACING)
     gray, white = shells(affine)
     with pytest.raises(ValueError, match=message):
-        read_tissues(
-            nib.Nifti1Image(change(gray).astype(np.float32), affine),
-            nib.Nifti1Image(white, affine),
-        )
+        read_tissues(nib.Nifti1Image(change(gray).astype(np.float32), affine), nib.Nifti1Image(white, affine))
 
 
 def test_maps_without_matter_hold_no_brain():

@@ -1,6 +1,5 @@
 """Signals from the table of walks have the parameters that they are asked for."""
 
-
 import numpy as np
 import pytest
 
@@ -82,9 +81,7 @@ def test_blood_has_its_share_its_first_cumulant_and_its_t2(tissue):
             mixed = blood[row : row + 1].copy()
             mixed[:, 1] = 0.3
             rest = walk_signals(tissue[row : row + 1], microstructure, protocol)
-            np.testing.assert_allclose(
-                walk_signals(mixed, microstructure, protocol), 0.3 * signals + 0.7 * rest
-            )
+            np.testing.assert_allclose(walk_signals(mixed, microstructure, protocol), 0.3 * signals + 0.7 * rest)
 
 
 def test_tissue_without_kurtosis_is_free_water(tissue):

@@ -25,7 +25,7 @@ from dmrifit import (
 )
 from dmrifit.predict.controls import CONTROLS
 
-SMALL = (16, 16, 3)
+SMALL = 16, 16, 3
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,7 @@ def equal(one, other):
 
 def test_every_strategy_stands_beside_its_controls(curve):
     scores = curve[0].scores
-    assert set(scores["estimator"]) == {
-        f"{a} {s}" for a in ("LR", *CONTROLS) for s in ("s2s", "m2m")
-    }
+    assert set(scores["estimator"]) == {f"{a} {s}" for a in ("LR", *CONTROLS) for s in ("s2s", "m2m")}
     assert scores.groupby("algorithm")["n_train"].unique().map(sorted).to_dict() == {
         "LR": [1, 2, 3],
         **{control: [3] for control in CONTROLS},

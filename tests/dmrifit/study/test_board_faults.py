@@ -19,7 +19,7 @@ from dmrifit import (
 )
 from dmrifit.study.predictions import FolderPredictions
 
-SMALL = (16, 16, 3)
+SMALL = 16, 16, 3
 PROTOCOL = Protocol.preset("cohort1")
 
 

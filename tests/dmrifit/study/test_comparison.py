@@ -1,6 +1,5 @@
 """Comparisons: who is trained on whom, against what, resumed, repeated to the bit, refused when impossible."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,9 +23,9 @@ from dmrifit.stats.metrics import METRICS, MapMetric
 from dmrifit.study.report.sections.scores import parameter_scores, truth_scores
 from dmrifit.study.summaries import Board
 
-SMALL = (16, 16, 3)
+SMALL = 16, 16, 3
 PROTOCOL = Protocol.preset("cohort1")
-TABLES = ("scores", "signals")
+TABLES = "scores", "signals"
 
 
 def cohort(name="A", n=3, seed=0, protocol=PROTOCOL):

@@ -1,6 +1,5 @@
 """Who takes part in a comparison: estimators checked and named, their controls, what they see."""
 
-
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
@@ -52,9 +51,6 @@ def cohort(name, patients=("p1", "p2"), protocol=FULL):
     signal = np.ones((2, 2, 1, len(protocol)))
     scans = [Scan(patient, signal, protocol, everywhere, np.eye(4)) for patient in patients]
     return Cohort(scans, name)
-
-
-# Estimators --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,18 +138,13 @@ def test_the_code_of_users_classes_counts_and_that_of_libraries_does_not():
     class Mine2(Ridge):
         alias = 2
 
-    codes = [
-        entrant("x", estimator).code
-        for estimator in (Own(), SignalToSignal(Mine()), SignalToSignal(Mine2()))
-    ]
+    codes = [entrant("x", estimator).code for estimator in (Own(), SignalToSignal(Mine()), SignalToSignal(Mine2()))]
     assert len(set(codes)) == 3
     assert "" not in codes
 
 
 def test_two_estimators_of_one_strategy_and_algorithm_are_one_row_too_many():
-    first, second = (
-        entrant(name, SignalToSignal(model="adc")) for name in ("LR-a s2s", "LR_a s2s")
-    )
+    first, second = (entrant(name, SignalToSignal(model="adc")) for name in ("LR-a s2s", "LR_a s2s"))
     with pytest.raises(ValueError, match="'LR-a s2s' and 'LR_a s2s' are both algorithm 'LR a'"):
         check_distinct([first, second])
     check_distinct([first, entrant("LR-a m2m", MapsToMaps(model="adc"))])
@@ -175,17 +166,11 @@ def test_estimators_and_cohorts_without_names_of_their_own_are_refused(named, gi
         named(given)
 
 
-# Cohorts -----------------------------------------------------------------------------------------
-
-
 def test_cohorts_have_their_own_names_or_those_of_a_mapping():
     first, second = cohort("A", ("a",)), cohort("", ("b",))
     assert named_cohorts(first) == {"A": first}
     assert named_cohorts([first, second]) == {"A": first, "cohort 2": second}
     assert named_cohorts({"x": first, "y": second}) == {"x": first, "y": second}
-
-
-# Controls ----------------------------------------------------------------------------------------
 
 
 def test_every_strategy_gets_controls_made_of_its_first_estimator():
@@ -235,9 +220,6 @@ def test_estimators_without_controls_beside_them_are_named():
     assert without_controls(entrants) == ["K s2s", "own"]
 
 
-# Views -------------------------------------------------------------------------------------------
-
-
 def views_of(estimators, cohorts, regimes=("same",), *, resynthesize=False):
     entrants = [entrant(name, estimator) for name, estimator in estimators.items()]
     by_name = {cohort.name: cohort for cohort in cohorts}
@@ -264,9 +246,7 @@ def test_contrasts_that_are_not_given_are_those_of_the_cohort():
 
 def test_a_protocol_without_a_clinical_part_needs_a_source():
     short = cohort("short", protocol=Protocol([0, 500, 900]))
-    with pytest.raises(
-        ValueError, match=r"cohort 'short': a clinical protocol needs 5.*give the estimators"
-    ):
+    with pytest.raises(ValueError, match=r"cohort 'short': a clinical protocol needs 5.*give the estimators"):
         views_of({"x": SignalToSignal(model="adc")}, [short])
     source = Protocol([0, 500])
     views = views_of({"x": SignalToSignal(model="adc", source=source)}, [short])
@@ -308,9 +288,7 @@ def test_crossing_cohorts_needs_the_tested_protocol_in_both_or_computed_contrast
     estimators = {"x": SignalToSignal(model="adc")}
     assert len(views_of(estimators, cohorts, ("same",))) == 2
     for regimes in (("other",), ("same", "pooled")):
-        message = (
-            r"patient a of cohort 'A': .*lacks S_b2000.*protocol of 'B' in both.*resynthesize=True"
-        )
+        message = r"patient a of cohort 'A': .*lacks S_b2000.*protocol of 'B' in both.*resynthesize=True"
         with pytest.raises(ValueError, match=message):
             views_of(estimators, cohorts, regimes)
         views = views_of(estimators, cohorts, regimes, resynthesize=True)

@@ -9,7 +9,7 @@ from dmrifit.study.predictions import PatientPredictions
 
 B = np.array([0.0, 500.0, 1000.0, 0.0])
 TE = np.array([70.0, 70.0, 70.0, 100.0])
-NAMES = ("S0", "K", "T2t")
+NAMES = "S0", "K", "T2t"
 
 
 def patient(name, adc, true, predicted, **changes):

@@ -89,7 +89,7 @@ def test_anatomy_is_read_back_and_earlier_files_have_none(tmp_path):
 
 
 def test_estimators_may_be_named_like_the_fields_of_the_file(tmp_path):
-    names = ("maps/signals/x", "index", "signals/")
+    names = "maps/signals/x", "index", "signals/"
     maps = {name: np.full((3, 2), i, np.float32) for i, name in enumerate(names)}
     signals = {name: np.full((3, 3), 10 + i, np.float32) for i, name in enumerate(names)}
     awkward = prediction(maps=maps, signals=signals)

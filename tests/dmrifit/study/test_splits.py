@@ -34,49 +34,18 @@ def make_entrant(name="LR s2s", **changes):
     return Entrant(name, **values | changes)
 
 
-def cells_of(
-    regimes=("same",),
-    sizes=None,
-    *,
-    entrants=None,
-    bank=None,
-    n_repeats=1,
-    seed=0,
-    keep=True,
-    view=VIEW,
-):
+def cells_of(regimes=("same",), sizes=None, *, entrants=None, bank=None, n_repeats=1, seed=0, keep=True, view=VIEW):
     entrants = entrants or [make_entrant()]
     views = {}
     for entrant in entrants:
         views |= {(entrant.name, cohort): view for cohort in PATIENTS}
-    return plan(
-        entrants,
-        list(PATIENTS),
-        regimes,
-        views,
-        bank or Voxels(),
-        sizes,
-        n_repeats,
-        seed,
-        keep=keep,
-    )
-
-
-# Splits ------------------------------------------------------------------------------------------
+    return plan(entrants, list(PATIENTS), regimes, views, bank or Voxels(), sizes, n_repeats, seed, keep=keep)
 
 
 def test_a_model_of_the_other_cohorts_is_trained_once_for_all_patients():
     first, second = cells_of(("other",))
-    assert (first.cohort, first.test, first.train) == (
-        "A",
-        tuple(PATIENTS["A"]),
-        tuple(PATIENTS["B"]),
-    )
-    assert (second.cohort, second.test, second.train) == (
-        "B",
-        tuple(PATIENTS["B"]),
-        tuple(PATIENTS["A"]),
-    )
+    assert (first.cohort, first.test, first.train) == ("A", tuple(PATIENTS["A"]), tuple(PATIENTS["B"]))
+    assert (second.cohort, second.test, second.train) == ("B", tuple(PATIENTS["B"]), tuple(PATIENTS["A"]))
 
 
 def test_pooled_training_takes_everyone_but_the_tested_patient():
@@ -96,9 +65,7 @@ def test_patients_of_a_smaller_training_are_among_those_of_a_larger_one():
     )
     draws = set()
     for repeat in range(6):
-        first, second, third = (
-            cell for cell in cells if cell.repeat == repeat and cell.test == ("a1",)
-        )
+        first, second, third = (cell for cell in cells if cell.repeat == repeat and cell.test == ("a1",))
         assert (len(first.train), len(second.train), len(third.train)) == (1, 2, 3)
         assert set(first.train) < set(second.train) < set(third.train)
         assert "a1" not in third.train
@@ -119,16 +86,8 @@ def test_only_those_with_usable_voxels_are_trained_on_and_only_those_with_a_scor
 
 
 def test_predictions_of_the_first_way_and_draw_at_the_largest_size_are_kept():
-    entrants = [
-        make_entrant(),
-        make_entrant("perfect s2s", algorithm="perfect", control="perfect"),
-    ]
-    options = {
-        "regimes": ("pooled", "same"),
-        "sizes": (1, 2),
-        "entrants": entrants,
-        "n_repeats": 2,
-    }
+    entrants = [make_entrant(), make_entrant("perfect s2s", algorithm="perfect", control="perfect")]
+    options = {"regimes": ("pooled", "same"), "sizes": (1, 2), "entrants": entrants, "n_repeats": 2}
     trainings = {
         (cell.entrant.name, cell.train_on, len(cell.train), cell.repeat)
         for cell in cells_of(**options)
@@ -156,9 +115,6 @@ def test_too_few_patients_and_cohorts_without_a_score_are_named():
         cells_of(sizes=(4,))
     with pytest.raises(ValueError, match="cohort 'B' has no voxel to score"):
         cells_of(bank=Voxels(testable={"A": ["a1"], "B": []}))
-
-
-# Keys --------------------------------------------------------------------------------------------
 
 
 def keys_of(**options):
@@ -206,17 +162,7 @@ def test_an_edited_kernel_repeats_trainings(tmp_path, monkeypatch):
     assert digest_sources() != before
 
 
-# Settings ----------------------------------------------------------------------------------------
-
-
-def check(
-    regimes=("same",),
-    sizes=None,
-    n_repeats=1,
-    max_voxels=None,
-    masks=("body", "lesion"),
-    cohorts=PATIENTS,
-):
+def check(regimes=("same",), sizes=None, n_repeats=1, max_voxels=None, masks=("body", "lesion"), cohorts=PATIENTS):
     check_settings(regimes, cohorts, sizes, n_repeats, max_voxels, masks)
 
 
@@ -237,23 +183,14 @@ def check(
         ({"max_voxels": 50.0}, "max_voxels must be a whole number"),
         ({"regimes": ("other",), "cohorts": {"A": ["a1", "a2"]}}, "at least two cohorts"),
         ({"sizes": (3,)}, r"cohort 'B' with train_on='same' needs at least 3 .*there are 2"),
-        (
-            {"regimes": ("other",), "sizes": (4,)},
-            r"cohort 'A' with train_on='other' .*there are 3",
-        ),
-        (
-            {"regimes": ("pooled",), "sizes": (7,)},
-            r"cohort 'A' with train_on='pooled' .*there are 6",
-        ),
+        ({"regimes": ("other",), "sizes": (4,)}, r"cohort 'A' with train_on='other' .*there are 3"),
+        ({"regimes": ("pooled",), "sizes": (7,)}, r"cohort 'A' with train_on='pooled' .*there are 6"),
         ({"cohorts": {"A": ["a1"]}}, "needs at least 1 other patient; there are 0"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         check(**settings)
-
-
-# Views -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -265,9 +202,7 @@ def test_settings_without_meaning_are_refused(settings, message):
         (("same", "other"), True, True),
     ],
 )
-def test_patients_are_lent_in_the_views_of_those_that_they_train_for(
-    regimes, of_its_own, of_the_other
-):
+def test_patients_are_lent_in_the_views_of_those_that_they_train_for(regimes, of_its_own, of_the_other):
     near, far = VIEW, View(FULL.take([0, 2]), FULL, None, MODELS["adc"])
     views = {("x", "A"): near, ("y", "A"): near, ("x", "B"): far, ("y", "B"): far}
     seen, lent = views_by_cohort(views, regimes)

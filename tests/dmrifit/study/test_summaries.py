@@ -27,9 +27,7 @@ def signals():
     """Synthetic regions of six patients: bi-exponential curves with noise."""
     rng = np.random.default_rng(7)
     f, d = rng.uniform(0.05, 0.4, 48), rng.uniform(0.5, 2.5, 48)
-    decay = f[:, None] * np.exp(-FULL.b * 0.03) + (1 - f)[:, None] * np.exp(
-        -d[:, None] * FULL.b / 1000
-    )
+    decay = f[:, None] * np.exp(-FULL.b * 0.03) + (1 - f)[:, None] * np.exp(-d[:, None] * FULL.b / 1000)
     return 100 * decay * rng.normal(1, 0.01, (48, 5))
 
 
@@ -76,9 +74,7 @@ def errors(evaluation, kind):
     for patient, held_out in predictions.items():
         others = [p for name, p in predictions.items() if name != patient]
         truth = held_out.measured if kind == "signals" else held_out.reference
-        training = np.concatenate(
-            [p.measured if kind == "signals" else p.reference for p in others]
-        )
+        training = np.concatenate([p.measured if kind == "signals" else p.reference for p in others])
         answer = (held_out.signals if kind == "signals" else held_out.maps)["LR s2s"]
         columns = UNSEEN if kind == "signals" else [held_out.names.index(kind)]
         lr, best = [], []
@@ -96,11 +92,7 @@ def test_skill_is_one_minus_a_ratio_of_errors(evaluation, kind):
     scores = row(evaluation, "LR", kind)
     by_patient = [1 - answered[p].mean() / constant[p].mean() for p in "abcdef"]
     np.testing.assert_allclose(scores["skill"], np.mean(by_patient), atol=1e-4)
-    pooled = (
-        1
-        - np.concatenate(list(answered.values())).sum()
-        / np.concatenate(list(constant.values())).sum()
-    )
+    pooled = 1 - np.concatenate(list(answered.values())).sum() / np.concatenate(list(constant.values())).sum()
     np.testing.assert_allclose(scores["pooled_skill"], pooled, atol=1e-4)
     assert scores["skill_low"] < scores["skill"] < scores["skill_high"]
     assert (scores["n_patients"], scores["n_train"]) == (6, 5)
@@ -114,11 +106,7 @@ def test_a_constant_has_no_skill_and_its_correlation_is_marked(evaluation):
     assert row(evaluation, "constant", "tissue")["pearson"] == 0
     assert row(evaluation, "constant", "tissue")["absolute_skill"] == 0
     perfect = row(evaluation, "perfect", "tissue")
-    assert (perfect["skill"], perfect["absolute_skill"], perfect["n_undefined_pearson"]) == (
-        1,
-        1,
-        0,
-    )
+    assert (perfect["skill"], perfect["absolute_skill"], perfect["n_undefined_pearson"]) == (1, 1, 0)
     assert row(evaluation, "shuffled", "signals")["skill"] < 0.1
 
 
@@ -212,9 +200,7 @@ def test_the_summary_survives_files_and_the_order_of_rows(evaluation, tmp_path):
     wide, narrow = evaluation.summary(0.99), evaluation.summary(0.5)
     learned = (summary["algorithm"] == "LR").to_numpy()
     for measure in MEASURES[:2]:
-        spread = [
-            (t[f"{measure}_high"] - t[f"{measure}_low"])[learned].dropna() for t in (wide, narrow)
-        ]
+        spread = [(t[f"{measure}_high"] - t[f"{measure}_low"])[learned].dropna() for t in (wide, narrow)]
         assert (spread[0] > spread[1]).all()
     with pytest.raises(ValueError, match="level must be between 0 and 1"):
         evaluation.summary(95)
@@ -261,11 +247,7 @@ def test_the_signal_without_weighting_is_no_property_of_the_tissue(make_evaluati
 
 def test_the_largest_training_counts_patient_by_patient_and_way_by_way(make_evaluation):
     rows = []
-    for patient, train_on, sizes in (
-        ("p1", "same", (1, 2)),
-        ("p2", "same", (1, 3)),
-        ("p1", "other", (4,)),
-    ):
+    for patient, train_on, sizes in (("p1", "same", (1, 2)), ("p2", "same", (1, 3)), ("p1", "other", (4,))):
         for size in sizes:
             rows.append({"patient": patient, "train_on": train_on, "n_train": size})
     table = largest(make_evaluation(rows).scores)
@@ -342,9 +324,6 @@ def test_a_constant_has_a_correlation_of_zero(random_study):
     constant = summary["algorithm"] == "constant"
     assert (summary.loc[constant, ["pearson", "pearson_truth"]] == 0).all().all()
     assert (summary.loc[~constant, "pearson"] != 0).all()
-
-
-# What the sections of a report see ---------------------------------------------------------------
 
 
 def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation):

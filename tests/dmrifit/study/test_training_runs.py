@@ -25,9 +25,7 @@ TRAINING = np.random.default_rng(0).uniform(0.2, 1, (40, 4))
 class Answer(BaseEstimator):
     """Remember what it was trained on, and answer as it was told."""
 
-    def __init__(
-        self, maps=None, signals=None, source=None, target=None, model="adc", random_state=None
-    ):
+    def __init__(self, maps=None, signals=None, source=None, target=None, model="adc", random_state=None):
         self.maps = maps
         self.signals = signals
         self.source = source
@@ -53,21 +51,14 @@ class Answer(BaseEstimator):
 
 def make_cell(estimator, *, control="", keep=False, view=VIEW, seed=5, test=("p",), model=ADC):
     entrant = Entrant.of("x s2s", estimator, kept=False, example=FULL)
-    values = (entrant.name, entrant.strategy, entrant.algorithm, estimator, model, "")
+    values = entrant.name, entrant.strategy, entrant.algorithm, estimator, model, ""
     entrant = Entrant(*values, control=control)
     split = {"train_on": "same", "cohort": "A", "train": ("q", "r"), "test": test, "repeat": 1}
     return Cell(**split, seed=seed, entrant=entrant, view=view, key="key", keep=keep)
 
 
 REFERENCE = np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 4.0], [1.0, 2.0]])
-MEASURED = np.array(
-    [
-        [1.0, 0.8, 0.5, 0.2],
-        [1.0, 0.9, 0.4, 0.1],
-        [1.0, 0.7, 0.8, 0.0],
-        [1.0, 0.6, 0.5, 0.4],
-    ]
-)
+MEASURED = np.array([[1.0, 0.8, 0.5, 0.2], [1.0, 0.9, 0.4, 0.1], [1.0, 0.7, 0.8, 0.0], [1.0, 0.6, 0.5, 0.4]])
 
 
 def held_out(patient="p", **changes):
@@ -96,9 +87,6 @@ def run_answers(maps, signals, test=None, **options):
     cell = make_cell(Answer(maps, signals), **options)
     tests = [test or held_out()]
     return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, tests, CONSTANTS)
-
-
-# Scores ------------------------------------------------------------------------------------------
 
 
 def test_scores_of_maps_by_hand():
@@ -175,9 +163,6 @@ def test_voxels_without_a_source_signal_are_not_predicted():
     np.testing.assert_array_equal(maps[usable], REFERENCE[usable])
     nothing = held_out(X=np.full((4, 2), np.nan))
     assert run_answers([], [], nothing)["scores"][1]["n_failed"] == 4
-
-
-# Training ----------------------------------------------------------------------------------------
 
 
 def test_an_estimator_is_trained_on_the_rows_of_its_patients_with_contrasts_and_seed():
@@ -313,9 +298,6 @@ def test_signals_follow_from_predicted_maps(monkeypatch):
     np.testing.assert_array_equal(content["predictions"]["p"]["maps"], maps)
     signals = np.exp(-maps[:, 1:] * FULL.b / 1000)
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
-
-
-# What is kept, and what fails --------------------------------------------------------------------
 
 
 def test_predictions_are_kept_on_request_in_single_precision_for_the_first_scan():

@@ -17,13 +17,11 @@ ADC = MODELS["adc"]
 FULL = Protocol([0, 50, 100, 400, 900, 1500])
 CLINICAL = FULL.take([0, 1, 2, 3, 4])
 VIEW = View(CLINICAL, FULL, None, ADC)
-GRID = (4, 3, 2)
+GRID = 4, 3, 2
 AFFINE = np.diag([2.0, 2, 4, 1])
 
 
-def make_scan(
-    patient, seed, *, gain=100.0, protocol=FULL, spoil=None, with_lesion=True, with_truth=False
-):
+def make_scan(patient, seed, *, gain=100.0, protocol=FULL, spoil=None, with_lesion=True, with_truth=False):
     """Make a noiseless scan of 23 body voxels, of which six are a lesion."""
     rng = np.random.default_rng(seed)
     parameters = np.column_stack([gain * rng.uniform(0.5, 1.5, 24), rng.uniform(0.5, 2.5, 24)])
@@ -80,9 +78,6 @@ def bank(scans):
     return make_bank([Cohort(scans, "A")])
 
 
-# Tests -------------------------------------------------------------------------------------------
-
-
 def test_lesions_are_tested_whole_on_the_scale_of_each_patient(bank, scans):
     for scan, test in zip(scans, bank.tests(VIEW, ["p0", "p1", "p2"]), strict=True):
         unit = np.percentile(scan.signal[scan.mask][:, 0], 95)
@@ -99,9 +94,7 @@ def test_the_reference_is_the_fit_to_the_target_signals(bank):
     (test,) = bank.tests(VIEW, ["p1"])
     # Without noise a straight line through the logarithms is the fit.
     slope, intercept = np.polyfit(FULL.b / 1000, np.log(test.Y).T, 1)
-    np.testing.assert_allclose(
-        test.reference, np.column_stack([np.exp(intercept), -slope]), rtol=1e-4
-    )
+    np.testing.assert_allclose(test.reference, np.column_stack([np.exp(intercept), -slope]), rtol=1e-4)
     assert test.truth is None
     np.testing.assert_array_equal(test.at_bound, [0, 0])
 
@@ -120,9 +113,7 @@ def test_the_share_at_a_bound_counts_fitted_voxels():
 
 def test_the_truth_stands_on_the_scale_of_the_signals():
     scan = make_scan("p", 0, with_truth=True)
-    (test,) = make_bank([Cohort([scan, make_scan("q", 1, with_truth=True)], "A")]).tests(
-        VIEW, ["p"]
-    )
+    (test,) = make_bank([Cohort([scan, make_scan("q", 1, with_truth=True)], "A")]).tests(VIEW, ["p"])
     unit = np.percentile(scan.signal[scan.mask][:, 0], 95)
     np.testing.assert_allclose(test.truth[:, 0], scan.truth["S0"][scan.lesion] / unit)
     np.testing.assert_allclose(test.truth[:, 1], scan.truth["ADC"][scan.lesion])
@@ -140,9 +131,6 @@ def test_voxels_of_one_scan_of_a_patient_are_shown():
     nothing = np.empty((3, 0))
     test = HeldOut("A", "p", nothing, nothing, nothing, nothing, None, index, GRID, AFFINE, 1)
     assert test.shown.tolist() == [True, True, False]
-
-
-# Training ----------------------------------------------------------------------------------------
 
 
 def test_training_voxels_of_all_patients_stand_in_their_rows(bank, scans):
@@ -229,9 +217,6 @@ def test_drawn_voxels_are_counted_and_repeats_draw_others(scans):
     assert not np.array_equal(reseeded.material(estimator, VIEW, 0).arrays[0], first)
 
 
-# Digests -----------------------------------------------------------------------------------------
-
-
 def test_digests_follow_the_data_of_each_patient(bank, scans):
     digest = bank.digest(VIEW, 0, ["p0", "p1"], ["p2"])
     assert [len(texts) for texts in digest] == [2, 1]
@@ -241,16 +226,11 @@ def test_digests_follow_the_data_of_each_patient(bank, scans):
     def spoil(signal):
         signal[1, 1, 1, 5] *= 1.5
 
-    changed = make_bank(
-        [Cohort([scans[0], make_scan("p1", 1, gain=10.0, spoil=spoil), scans[2]], "A")]
-    )
+    changed = make_bank([Cohort([scans[0], make_scan("p1", 1, gain=10.0, spoil=spoil), scans[2]], "A")])
     assert changed.digest(VIEW, 0, ["p0"], ["p2"]) == bank.digest(VIEW, 0, ["p0"], ["p2"])
     train, test = changed.digest(VIEW, 0, ["p1"], ["p1"])
     before = bank.digest(VIEW, 0, ["p1"], ["p1"])
     assert (train != before[0], test != before[1]) == (True, True)
-
-
-# Views -------------------------------------------------------------------------------------------
 
 
 def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():
@@ -269,9 +249,7 @@ def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():
 def test_a_reference_that_cannot_be_fitted_names_its_patient():
     # Two contrasts do not determine the three parameters of kurtosis.
     view = View(FULL.take([0]), FULL.take([0, 1]), None, MODELS["kurtosis"])
-    with pytest.raises(
-        ValueError, match=r"the reference of patient p \(cohort 'A'\) cannot be fitted"
-    ):
+    with pytest.raises(ValueError, match=r"the reference of patient p \(cohort 'A'\) cannot be fitted"):
         make_bank([Cohort([make_scan("p", 0)], "A")], views=(view,))
 
 

@@ -35,7 +35,7 @@ def signal_and_slopes(model, x, b, te):
     """Compute with the formula of a kernel, at its coordinates."""
     kernel, x = compiler.load(model), np.array(x)
     b, te = np.float64(b), np.float64(te)
-    tables = (np.exp(kernel.exponents_of_b(x, b)), np.exp(kernel.exponents_of_te(x, te)))
+    tables = np.exp(kernel.exponents_of_b(x, b)), np.exp(kernel.exponents_of_te(x, te))
     with np.errstate(all="ignore"):
         signal, *slopes = map(float, kernel.evaluate_signal(x, b, te, *tables))
     return signal, slopes
@@ -150,13 +150,9 @@ def test_the_branch_of_the_edge_has_the_slope_of_the_inside(function):
 
 
 def test_a_jump_at_the_edge_and_a_bend_inside_stay():
-    jumping = SignalModel.from_expression(
-        "S0*exp(-b*D)*(1 if f > 0 else 0.5)*(1 + f)", PARAMETERS[:3], name="jumping"
-    )
+    jumping = SignalModel.from_expression("S0*exp(-b*D)*(1 if f > 0 else 0.5)*(1 + f)", PARAMETERS[:3], name="jumping")
     assert signal_and_slopes(jumping, [1.0, 0.0, 1.0], 0.0, 0.0) == (0.5, [0.5, 0.5, 0.0])
-    bent = SignalModel.from_expression(
-        "S0*exp(-b*D)*(1 if f > 0.5 else 2*f)", PARAMETERS[:3], name="bent"
-    )
+    bent = SignalModel.from_expression("S0*exp(-b*D)*(1 if f > 0.5 else 2*f)", PARAMETERS[:3], name="bent")
     assert signal_and_slopes(bent, [1.0, 0.5, 1.0], 0.0, 0.0)[1][1] == 2.0
     assert signal_and_slopes(bent, [1.0, 0.6, 1.0], 0.0, 0.0)[1][1] == 0.0
 
@@ -173,26 +169,20 @@ def test_beyond_the_box_a_condition_holds_as_it_is_written():
 
 @pytest.mark.parametrize("expression", ["S0*D/0", "S0*D*sqrt(-2)", "S0*D*log(1 - 2)"])
 def test_formulas_without_a_value_are_named(expression):
-    model = SignalModel.from_expression(
-        expression, [PARAMETERS[0], PARAMETERS[2]], name="undefined"
-    )
+    model = SignalModel.from_expression(expression, [PARAMETERS[0], PARAMETERS[2]], name="undefined")
     with pytest.raises(ValueError, match="divides by zero, or has the root"):
         source(model)
 
 
 def test_exponentials_within_exponentials_are_not_tabulated():
-    model = SignalModel.from_expression(
-        "S0*exp(-b*D*exp(-te/T2)*exp(-b*f))", PARAMETERS, name="nested"
-    )
+    model = SignalModel.from_expression("S0*exp(-b*D*exp(-te/T2)*exp(-b*f))", PARAMETERS, name="nested")
     signal, _ = signal_and_slopes(model, [2.0, 0.5, 1.1, 1 / 70], 0.7, 90.0)
     expected = 2 * math.exp(-0.7 * 1.1 * math.exp(-90 / 70) * math.exp(-0.35))
     assert signal == pytest.approx(expected, rel=1e-12)
 
 
 def test_roots_of_squares_have_the_slope_of_an_absolute_value():
-    model = SignalModel.from_expression(
-        "S0*exp(-sqrt((b*D - 1)**2))", [PARAMETERS[0], PARAMETERS[2]], name="root"
-    )
+    model = SignalModel.from_expression("S0*exp(-sqrt((b*D - 1)**2))", [PARAMETERS[0], PARAMETERS[2]], name="root")
     for d, sign in ((0.5, 1.0), (2.0, -1.0)):
         signal, slopes = signal_and_slopes(model, [1.0, d], 1.0, 0.0)
         assert slopes[1] == pytest.approx(sign * signal)

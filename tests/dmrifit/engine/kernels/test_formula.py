@@ -18,15 +18,7 @@ def test_the_form_of_a_formula_is_recognized():
     assert (two_parts.MIXTURE, two_parts.AMPLITUDE, two_parts.FIRST) == (1, 0, (2,))
     assert (one_part.MIXTURE, one_part.AMPLITUDE) == (-1, 0)
     assert compiler.load(MODEL).FIRST == (2, 3)
-    assert compiler.load(MODEL).FORMS == (
-        "plain",
-        "plain",
-        "log",
-        "inverse",
-        "plain",
-        "plain",
-        "inverse",
-    )
+    assert compiler.load(MODEL).FORMS == ("plain", "plain", "log", "inverse", "plain", "plain", "inverse")
 
 
 def test_powers_roots_and_logarithms_fit_without_an_amplitude():

@@ -83,20 +83,14 @@ def test_a_limited_kurtosis_moves_with_the_diffusivity(d, share):
     check_sums(model, inner, predicted, high=np.array([1e3, 1e3, 3.0]), turn_up=1.65)
 
 
-B, TE, MEASURED = (
-    np.array([0.2, 0.7, 1.3]),
-    np.array([60.0, 90.0, 120.0]),
-    np.array([0.5, 0.3, 0.2]),
-)
+B, TE, MEASURED = np.array([0.2, 0.7, 1.3]), np.array([60.0, 90.0, 120.0]), np.array([0.5, 0.3, 0.2])
 
 
 def check_sums(model, inner, predicted, *, high, turn_up):
     """Compare sums over three measurements with finite differences in inner coordinates."""
     kernel, n = compiler.load(model), len(inner)
     steps = np.diag(1e-6 * np.abs(inner))
-    columns = [
-        (predicted(inner + step) - predicted(inner - step)) / (2 * step.sum()) for step in steps
-    ]
+    columns = [(predicted(inner + step) - predicted(inner - step)) / (2 * step.sum()) for step in steps]
     jacobian, residual = np.stack(columns, axis=1), MEASURED - predicted(inner)
     lane = lane_of(kernel.STEPS, T=inner, HI=high)
     s = np.zeros(2 * UNROLL + 2)

@@ -219,7 +219,7 @@ def test_scores_alone_make_a_page(small, tmp_path):
 
 
 def test_a_patient_that_nothing_can_be_said_of_makes_a_page(small, tmp_path):
-    undefined = ("bias", "dispersion", "pearson", "spearman", "skill", "skill_independent", "absolute_skill")
+    undefined = "bias", "dispersion", "pearson", "spearman", "skill", "skill_independent", "absolute_skill"
     nothing = small.scores.assign(**dict.fromkeys(undefined, np.nan))
     text = write_report(Evaluation(nothing, small.signals, small.study), tmp_path).read_text(encoding="utf-8")
     assert "No algorithm was scored" in text

@@ -6,7 +6,6 @@ import pytest
 
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.predictions import PatientPredictions
-from dmrifit.study.report.sections import answer as answers
 from dmrifit.study.report.sections.answer import (
     answer,
     curves,
@@ -26,7 +25,7 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
              train_on=("same",), sizes=(3,), predictions=None):  # fmt: skip
     """Make a comparison of LR s2s, worse ETR m2m and the constant; f alone differs by patient."""
     rows, skills = [], []
-    predictors = (("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), ("constant", "s2s", None))
+    predictors = ("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), ("constant", "s2s", None)
     for cohort in cohorts:
         for way in train_on:
             for n_train in sizes:
@@ -53,9 +52,7 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     # The mean of Dt, K and f, without T2v and S0.
     assert skill.startswith("Skill of its maps over the best constant: 0.07 [")
     assert skill.endswith("in A.")
-    assert parameters == (
-        "Better than guessing in Dt; not shown to be better in f; worse in K, T2v."
-    )
+    assert parameters == ("Better than guessing in Dt; not shown to be better in f; worse in K, T2v.")
 
 
 def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
@@ -66,10 +63,7 @@ def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [
-        ({"settings": {}}, "one draw of training patients and seeds"),
-        ({"n_patients": 3}, "3 patients"),
-    ],
+    [({"settings": {}}, "one draw of training patients and seeds"), ({"n_patients": 3}, "3 patients")],
 )
 def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
     name, skill, last = verdict(study_of(make_evaluation, **options))
@@ -86,22 +80,10 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     table = skill_bars(study_of(make_evaluation, independent=0.3))
     both = table.groupby("series")["row"].apply(list).to_dict()
     rows = ["mean of maps", "Dt", "f", "T2v", "K"]
-    assert both == {
-        "against a second draw of the noise": rows,
-        "against the fit to the same images": rows,
-    }
+    assert both == {"against a second draw of the noise": rows, "against the fit to the same images": rows}
     own = table[table["series"] == "against a second draw of the noise"].set_index("row")["skill"]
     np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
-
-
-def test_bars_are_in_the_order_of_the_skill_that_the_verdict_reads(make_evaluation, monkeypatch):
-    best_rows = answers._best_rows
-    monkeypatch.setattr(
-        answers, "_best_rows", lambda board: best_rows(board).assign(skill=lambda rows: -10 * rows["skill_independent"])
-    )
-    table = skill_bars(study_of(make_evaluation, independent=0.3))
-    assert list(dict.fromkeys(table["row"])) == ["mean of maps", "Dt", "f", "T2v", "K"]
 
 
 def lesion(patient):
@@ -178,18 +160,6 @@ def test_sizes_are_means_over_patients_and_parameters(board, random_study):
         scores = scores[scores["algorithm"] == row["algorithm"]]
         means = scores.loc[scores["n_train"] == row["n_train"], ["bias", "dispersion"]].mean()
         np.testing.assert_allclose([row["abs_bias"], row["dispersion"]], means)
-
-
-def test_learning_curves_are_drawn_as_tabulated(board, read):
-    html = read(curves(board))
-    assert "tables/learning.csv" in html
-    assert len(read.tables["learning"]) == 16
-    (figure,) = read.figures.values()
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["A<1>"] * 2 + ["B"] * 2
-    rows = read.tables["learning"].query("cohort == 'B' and strategy == 'm2m' and algorithm == 'RFR'")
-    drawn = [line.get_ydata() for line in figure.axes[3].lines]
-    assert len(drawn) == 4
-    np.testing.assert_allclose(drawn[3], 100 * rows["dispersion"])
 
 
 def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluation, read):

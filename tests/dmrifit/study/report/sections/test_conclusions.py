@@ -1,6 +1,5 @@
 """Tests between algorithms as a report tabulates and draws them, beside those of scipy."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.conclusions import plot_critical_difference, statistics_tables
 from dmrifit.study.summaries import Board
 
-ALGORITHMS = ("LR", "RFR", "ETR")
+ALGORITHMS = "LR", "RFR", "ETR"
 TWO_DRAWS = {"settings": {"n_repeats": 2}}
 RANKS = pd.Series({"LR": 1.0, "RFR": 2.2, "GBR": 2.8})
 
@@ -51,9 +50,7 @@ def p_text(p):
 
 
 def test_friedmans_test_of_each_index_is_that_of_scipy(section, html_tables, dispersions):
-    header, rows = html_tables(section[0]).table(
-        "Trained on the same cohort; body → lesion, N = 3"
-    )
+    header, rows = html_tables(section[0]).table("Trained on the same cohort; body → lesion, N = 3")
     assert header[:7] == [
         *("index", "cohort", "strategy", "parameters", "patients"),
         *("Friedman p", "Kendall's W"),
@@ -86,9 +83,7 @@ def test_pairs_are_tested_by_wilcoxon_with_holms_correction(section, html_tables
         assert row[8] == p_text(largest)
 
 
-def test_the_overview_counts_the_pairs_that_differ_and_those_that_are_equivalent(
-    section, html_tables
-):
+def test_the_overview_counts_the_pairs_that_differ_and_those_that_are_equivalent(section, html_tables):
     html, tables, _ = section
     _, rows = html_tables(html).table("Trained on the same cohort")
     pairs = tables["statistics_dispersion_pairs"].query("train_on == 'same'")
@@ -118,16 +113,7 @@ def test_the_stability_of_ranks_is_tabulated_and_said_in_words(section, html_tab
 
 def test_every_table_is_given_and_other_ways_of_training_are_left_to_the_files(section):
     html, tables, _ = section
-    kinds = (
-        "patients",
-        "friedman",
-        "pairs",
-        "equivalence",
-        "ranks",
-        "nemenyi",
-        "cliques",
-        "mixed",
-    )
+    kinds = "patients", "friedman", "pairs", "equivalence", "ranks", "nemenyi", "cliques", "mixed"
     names = []
     for index in ("dispersion", "abs_bias"):
         names += [f"statistics_{index}_{table}" for table in kinds]
@@ -163,9 +149,7 @@ def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
     assert "statistics_dispersion_pairs" in tables
 
 
-def test_algorithms_without_differences_have_no_number_and_the_reason_is_named(
-    make_evaluation, read, html_tables
-):
+def test_algorithms_without_differences_have_no_number_and_the_reason_is_named(make_evaluation, read, html_tables):
     blocks, _ = statistics_tables(Board(make_evaluation(rows_of(6), study=TWO_DRAWS)))
     html = read(blocks)
     _, table = html_tables(html).table("Trained on the same cohort")

@@ -1,6 +1,5 @@
 """Methods of a report: question, data, skill, other comparisons and cohorts."""
 
-
 from dmrifit.report.page import render
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
@@ -34,9 +33,7 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
         ],
         study={"cohorts": {"A": {"simulation": {"difficulty": "easy"}}}},
     )
-    second = make_evaluation(
-        [{"n_train": 1}], study={"settings": {"train_mask": "lesion", "seed": 7}}
-    )
+    second = make_evaluation([{"n_train": 1}], study={"settings": {"train_mask": "lesion", "seed": 7}})
     _, *rows = html_tables(repeated_summary([first, second])).tables[0][1]
     # Between two algorithms of 0.2 and 0.4 the standard deviation is 0.14.
     assert rows == [
@@ -47,10 +44,8 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
 
 def described(**changes):
     """Describe a cohort as a comparison does."""
-    counts = ((5, 50), (20, 100), (9, 70))
-    patients = {
-        f"p{i}": {"lesion": lesion, "body": body} for i, (lesion, body) in enumerate(counts)
-    }
+    counts = (5, 50), (20, 100), (9, 70)
+    patients = {f"p{i}": {"lesion": lesion, "body": body} for i, (lesion, body) in enumerate(counts)}
     protocol = {"b": [0.0, 500.0, 0.0, 500.0], "te": [70.0, 70.0, 90.0, 90.0]}
     return {"protocol": protocol, "patients": patients} | changes
 
@@ -66,10 +61,7 @@ def test_cohorts_are_tabulated_with_their_counts_and_protocols(make_evaluation, 
 
 
 def test_a_protocol_without_echo_times_has_dashes(make_evaluation, html_tables):
-    protocols = {
-        "protocol": {"b": [0.0, 500.0, 900.0], "te": None},
-        "inputs": {"b": [0.0, 500.0], "te": None},
-    }
+    protocols = {"protocol": {"b": [0.0, 500.0, 900.0], "te": None}, "inputs": {"b": [0.0, 500.0], "te": None}}
     study = {"cohorts": {"A": described(**protocols), "B": described()}}
     _, first, second = html_tables(cohort_tables(Board(make_evaluation([{}], study=study)))).tables[0][1]
     assert first[5:] == ["0, 500, 900", "–", "3", "b 0, 500"]
@@ -98,9 +90,7 @@ def timed(patient, n_train, seconds, algorithm="LR", **changes):
     return keys | {"seconds": seconds} | changes
 
 
-def test_seconds_are_means_at_the_largest_training_and_totals_over_all(
-    make_evaluation, html_tables
-):
+def test_seconds_are_means_at_the_largest_training_and_totals_over_all(make_evaluation, html_tables):
     rows = [timed("p1", 1, 1.0), timed("p1", 3, 4.0), timed("p2", 1, 2.0), timed("p2", 3, 8.0)]
     # A training has a row for each parameter, but took its time once.
     rows += [row | {"metric": "K"} for row in rows]

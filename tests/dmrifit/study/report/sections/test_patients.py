@@ -49,12 +49,7 @@ def predicted(cohort="A", patient="p1", **changes):
 @pytest.fixture
 def calls(monkeypatch):
     """Record tables and options of figures and layers of the viewer, and draw nothing."""
-    drawn = {
-        "plot_decays": [],
-        "plot_joint_histograms": [],
-        "plot_lesion": [],
-        "html_viewer": [],
-    }
+    drawn = {"plot_decays": [], "plot_joint_histograms": [], "plot_lesion": [], "html_viewer": []}
 
     def recorder(name):
         def record(data, *arguments, **options):
@@ -80,9 +75,6 @@ def board_of(make_evaluation, skills, predictions=None, study=None):
     return Board(make_evaluation(rows, study=study, predictions=predictions))
 
 
-# Choice of patients ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("skills", "typical"),
     [
@@ -91,9 +83,7 @@ def board_of(make_evaluation, skills, predictions=None, study=None):
         ({"p1": np.nan, "p2": 0.1, "p3": 0.2, "p4": 0.9}, "p3"),
     ],
 )
-def test_the_patient_with_the_median_skill_is_shown(
-    make_evaluation, read, calls, skills, typical
-):
+def test_the_patient_with_the_median_skill_is_shown(make_evaluation, read, calls, skills, typical):
     board = board_of(make_evaluation, skills)
     html = read(example_patients(board))
     assert f"A: {typical} (measured)" in html
@@ -107,9 +97,6 @@ def test_without_predictions_there_is_nothing_to_draw(make_evaluation, read, sec
     assert "kept no predictions of single voxels" in read(section(board))
     controls = make_evaluation([{"algorithm": "constant"}], predictions={("A", "p1"): predicted()})
     assert "kept no predictions" in read(section(Board(controls)))
-
-
-# Decays ------------------------------------------------------------------------------------------
 
 
 def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation, read, calls):
@@ -137,9 +124,6 @@ def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, read, calls):
     calls["plot_decays"].clear()
     read(example_patients(board_of(make_evaluation, {"p1": 0.3}, none)))
     assert not calls["plot_decays"]
-
-
-# Maps --------------------------------------------------------------------------------------------
 
 
 def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_evaluation, read, calls):
@@ -188,9 +172,7 @@ def test_the_best_predictor_draws_the_maps_of_the_first_screen(make_evaluation, 
     assert best_maps(board, predicted(), ["K"]) == []
 
 
-def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(
-    make_evaluation, read, calls
-):
+def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(make_evaluation, read, calls):
     anatomy = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
     predictions = {("A", "p1"): predicted(anatomy=anatomy)}
     read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
@@ -208,21 +190,11 @@ def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(
     assert [layer.name for layer in calls["html_viewer"][1][0]] == names[1:]
 
 
-# Joint histograms --------------------------------------------------------------------------------
-
-
-def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_signals(
-    make_evaluation, read, calls
-):
+def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_signals(make_evaluation, read, calls):
     board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
     read(joint_histograms(board))
-    (dt, (title,), options), (signals, (signal_title,), signal_options) = calls[
-        "plot_joint_histograms"
-    ]
-    assert dt.groupby(["cohort", "strategy"]).size().to_dict() == {
-        ("A", "m2m"): 8,
-        ("A", "s2s"): 8,
-    }
+    (dt, (title,), options), (signals, (signal_title,), signal_options) = calls["plot_joint_histograms"]
+    assert dt.groupby(["cohort", "strategy"]).size().to_dict() == {("A", "m2m"): 8, ("A", "s2s"): 8}
     pairs = dt[dt["strategy"] == "m2m"]
     np.testing.assert_allclose(pairs["predicted"], 0.8 * pairs["reference"])
     np.testing.assert_allclose(sorted(pairs["reference"]), sorted([*REFERENCE[:, 1]] * 2))

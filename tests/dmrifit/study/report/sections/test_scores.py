@@ -94,9 +94,7 @@ def test_shares_at_a_bound_are_those_of_the_reference(board, random_study, html_
             random_study.check_percent(*random_study.numbers(cell), shares.mean())
 
 
-def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(
-    make_evaluation, html_tables
-):
+def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(make_evaluation, html_tables):
     rows = [
         {"patient": "p1", "n_voxels": 10, "n_undefined": 1, "n_failed": 2},
         {"patient": "p2", "n_voxels": 30, "n_undefined": 3, "n_failed": 0},
@@ -125,8 +123,6 @@ def test_signal_errors_are_means_over_patients(board, random_study, read):
 def test_errors_of_signals_are_drawn_for_each_cohort_without_useless_controls(board, read):
     read(signal_scores(board))
     assert list(read.figures) == ["signal_errors_A-1-", "signal_errors_B"]
-    legend = [
-        text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()
-    ]
+    legend = [text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()]
     names = {text for text in legend if text.strip()}
     assert names == {f"{name} {way}" for name in ("LR", "RFR", "constant") for way in ("s2s", "m2m")}
