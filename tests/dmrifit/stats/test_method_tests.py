@@ -313,16 +313,13 @@ def test_no_rows_make_empty_tables():
         ({"metrics": []}, "not nothing"),
         ({"tables": ["anova"]}, "tables must be some of patients.*not anova"),
         ({"n_bootstrap": 0}, "n_bootstrap must be at least 1"),
+        ({"without": ["strategy", "train_on"]}, "no column strategy, train_on"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):
+    table = table_of(drawn(4, 3), "ABC")
     with pytest.raises(ValueError, match=message):
-        study_statistics(table_of(drawn(4, 3), "ABC"), **options)
-
-
-def test_a_table_that_is_none_of_scores_is_refused():
-    with pytest.raises(ValueError, match="no column strategy, train_on"):
-        study_statistics(table_of(drawn(4, 3), "ABC").drop(columns=["strategy", "train_on"]))
+        study_statistics(table.drop(columns=options.pop("without", [])), **options)
 
 
 def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch):
@@ -396,5 +393,3 @@ def test_the_scale_of_an_index_does_not_matter(values, factor):
         first["equivalence"]["p"][decided], second["equivalence"]["p"][decided], rtol=1e-6, atol=1e-12
     )
     np.testing.assert_allclose(second["equivalence"]["margin"], factor * first["equivalence"]["margin"], rtol=1e-12)
-
-
