@@ -42,9 +42,8 @@ def test_wide_intervals_hold_as_many_as_narrow_ones_where_expected_errors_are_wr
     targets = spread**2 * RNG.normal(size=spread.shape)
     half = len(spread) // 2
     weight = np.ones(half)
-    ends = IntervalEnds.learn(
-        np.zeros((half, 1)), spread[:half], targets[:half], weight, coverage=0.9, bounds=NO_BOX
-    )
+    zeros = np.zeros((half, 1))
+    ends = IntervalEnds.learn(zeros, spread[:half], targets[:half], weight, coverage=0.9, bounds=NO_BOX)
     inside = covered(ends, np.zeros((half, 1)), spread[half:], targets[half:])[:, 0]
     order = np.argsort(spread[half:, 0])
     by_quintile = inside[order].reshape(5, -1).mean(axis=1)
