@@ -61,10 +61,8 @@ def test_a_run_that_ends_while_it_writes_counts_as_unfinished(cohort, folder, mo
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("scores.csv", "", "scores.csv was changed or damaged"),
         ("signals.csv", "cohort,patient\nA,1\n", "signals.csv was changed or damaged"),
-        ("study.json", "[]", "study.json does not describe a study"),
-        ("study.json", "{", "study.json does not describe a study"),
+        *(("study.json", content, "study.json does not describe a study") for content in ("[]", "{")),
     ],
 )
 def test_damaged_tables_are_named_and_restored_by_running_again(cohort, folder, name, content, message):
