@@ -143,26 +143,6 @@ def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_eva
     assert "maps_A" in read.figures
 
 
-def test_a_map_without_any_reference_is_not_drawn(make_evaluation, read, calls):
-    reference = REFERENCE.copy()
-    reference[:, 1] = np.nan
-    predictions = {("A", "p1"): predicted(names=("f", "Dt"), reference=reference)}
-    board = board_of(make_evaluation, {"p1": 0.3}, predictions)
-    read(example_patients(board))
-    assert not calls["html_viewer"]
-    assert not calls["plot_lesion"]
-
-
-def test_regions_without_an_image_have_decays_and_no_maps(make_evaluation, read, calls):
-    index = np.array([[i, 0, 0] for i in range(4)])
-    predictions = {("A", "p1"): predicted(index=index, shape=(4, 1, 1))}
-    assert not has_picture(predictions["A", "p1"])
-    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
-    assert not calls["plot_lesion"]
-    assert not calls["html_viewer"]
-    assert len(calls["plot_decays"]) == 2
-
-
 def test_the_best_predictor_draws_the_maps_of_the_first_screen(make_evaluation, calls):
     board = board_of(make_evaluation, {"p1": 0.3})
     assert board.best == ("s2s", "LR")
@@ -214,11 +194,21 @@ def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, re
     assert list(read.figures) == ["joint_signals"]
 
 
-def test_figures_of_a_patient_are_drawn(make_evaluation, read):
-    board = board_of(make_evaluation, {"p1": 0.3})
-    html = read(example_patients(board))
-    assert list(read.figures) == ["maps_A", "decays_A_median", "decays_A_voxel"]
-    assert "The picture above shows a slice of the same maps." in html
+@pytest.mark.parametrize(
+    ("changes", "n_decays"),
+    [
+        ({"names": ("f", "Dt"), "reference": REFERENCE * [1, np.nan]}, 2),
+        ({"index": np.eye(4, 3, dtype=int)[[0, 0, 0, 0]] * np.arange(4)[:, None], "shape": (4, 1, 1)}, 2),
+    ],
+    ids=["no reference", "no image"],
+)
+def test_patients_without_a_reference_or_an_image_have_decays_and_no_maps(make_evaluation, read, calls, changes, n_decays):
+    predictions = {("A", "p1"): predicted(**changes)}
+    assert has_picture(predictions["A", "p1"]) == ("index" not in changes)
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
+    assert not calls["plot_lesion"]
+    assert not calls["html_viewer"]
+    assert len(calls["plot_decays"]) == n_decays
 
 
 def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluation, html_tables, monkeypatch):

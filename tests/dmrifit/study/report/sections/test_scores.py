@@ -108,6 +108,10 @@ def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(make_eva
 
 def test_signal_errors_are_means_over_patients(board, random_study, read):
     read(signal_scores(board))
+    assert list(read.figures) == ["signal_errors_A-1-", "signal_errors_B"]
+    legend = {text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()}
+    names = {f"{name} {way}" for name in ("LR", "RFR", "constant") for way in ("s2s", "m2m")}
+    assert {text for text in legend if text.strip()} == names
     table = read.tables["signals_by_contrast"]
     assert len(table) == 2 * 2 * 2 * 5 * 3
     signals = random_study.evaluation.signals
@@ -118,11 +122,3 @@ def test_signal_errors_are_means_over_patients(board, random_study, read):
     assert len(scores) == 4
     for name in ("relative_error", "median_relative_error", "signed_relative_error"):
         assert row[name] == pytest.approx(scores[name].mean())
-
-
-def test_errors_of_signals_are_drawn_for_each_cohort_without_useless_controls(board, read):
-    read(signal_scores(board))
-    assert list(read.figures) == ["signal_errors_A-1-", "signal_errors_B"]
-    legend = [text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()]
-    names = {text for text in legend if text.strip()}
-    assert names == {f"{name} {way}" for name in ("LR", "RFR", "constant") for way in ("s2s", "m2m")}
