@@ -13,7 +13,7 @@ from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.study.lesion_ranking import FEWEST_LESIONS, lesion_ranking
 from dmrifit.study.report.figures.curves import plot_decays
 from dmrifit.study.report.figures.voxels import MapRow, plot_joint_histograms, plot_lesion
-from dmrifit.study.report.sections.elements import capital
+from dmrifit.study.report.sections.scores import capital
 from dmrifit.study.summaries import Board, averaged, matching
 
 if TYPE_CHECKING:

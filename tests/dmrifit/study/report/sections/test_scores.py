@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
+from dmrifit.stats.metrics import METRICS as MAP_METRICS
 from dmrifit.study.report.sections.scores import (
+    capital,
+    metric_text,
     parameter_scores,
     predictor_scores,
     reference_table,
@@ -122,3 +125,15 @@ def test_signal_errors_are_means_over_patients(board, random_study, read):
     assert len(scores) == 4
     for name in ("relative_error", "median_relative_error", "signed_relative_error"):
         assert row[name] == pytest.approx(scores[name].mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"), [("dispersion", 0.314, "31"), ("pearson", -0.25, "−0.25"), ("bias", np.nan, "–")]
+)
+def test_a_score_has_the_unit_and_digits_of_its_metric(name, value, text):
+    assert metric_text(MAP_METRICS[name], value) == text
+
+
+def test_only_the_first_letter_becomes_a_capital():
+    assert capital("median of T2v") == "Median of T2v"
+    assert capital("") == ""
