@@ -5,7 +5,6 @@ import pytest
 
 from dmrifit.report.page import render
 from dmrifit.report.style import new_figure
-from dmrifit.study.lesion_ranking import lesion_ranking
 from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.sections import patients
 from dmrifit.study.report.sections.patients import (
@@ -14,6 +13,7 @@ from dmrifit.study.report.sections.patients import (
     has_picture,
     joint_histograms,
     lesion_order,
+    lesion_ranking,
     typical_patient,
 )
 from dmrifit.study.summaries import Board
