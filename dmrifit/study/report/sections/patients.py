@@ -16,8 +16,7 @@ from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import spearman
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.figures.curves import plot_decays
-from dmrifit.study.report.figures.voxels import MapRow, plot_joint_histograms, plot_lesion
+from dmrifit.study.report.figures import MapRow, plot_decays, plot_joint_histograms, plot_lesion
 from dmrifit.study.report.sections.scores import capital
 from dmrifit.study.summaries import Board, averaged, matching
 

@@ -13,7 +13,7 @@ from dmrifit.report.numerals import percent, wording
 from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
 from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
 from dmrifit.stats.metrics import AT_BOUND, METRICS, MapMetric
-from dmrifit.study.report.figures.curves import algorithm_color, plot_signal_errors
+from dmrifit.study.report.figures import algorithm_color, plot_signal_errors
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 if TYPE_CHECKING:

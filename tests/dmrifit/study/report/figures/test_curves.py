@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 from dmrifit.predict.controls import is_control
 from dmrifit.report.dot_plot import Panel
-from dmrifit.study.report.figures.curves import (
+from dmrifit.study.report.figures import (
     algorithm_color,
     plot_decays,
     plot_signal_errors,

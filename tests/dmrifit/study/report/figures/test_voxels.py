@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 
 from dmrifit.report.slice_figures import NO_VALUE_COLOR
 from dmrifit.study.predictions import PatientPredictions
-from dmrifit.study.report.figures.voxels import MapRow, plot_joint_histograms, plot_lesion
+from dmrifit.study.report.figures import MapRow, plot_joint_histograms, plot_lesion
 
 AFFINE = np.diag([2.0, 2, 5, 1])
 
