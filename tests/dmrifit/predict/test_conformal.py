@@ -17,7 +17,7 @@ from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals, strategy_of
-from dmrifit.predict.interval_scores import coverage_table
+from dmrifit.predict.intervals import coverage_table
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal, reference_parameters
 from dmrifit.simulate.body_phantoms import simulate_cohort
 

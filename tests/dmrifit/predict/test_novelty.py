@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmrifit.predict.interval_ends import patient_weights
+from dmrifit.predict.intervals import patient_weights
 from dmrifit.predict.novelty import NOVEL, Novelty
 
 
