@@ -7,7 +7,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
 
 from dmrifit import Cohort, Protocol, SignalToSignal, compare
-from dmrifit.cohort.regions_table import read_regions
+from dmrifit.cohort.participants_table import read_regions
 
 LOW = [0, 0.2, 0.3, 1, 1.2, 2, 10, 60, 200, 800]
 FULL = Protocol(np.tile(LOW, 2), np.repeat([45, 60], 10))
