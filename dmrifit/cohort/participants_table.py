@@ -1,4 +1,4 @@
-"""Tables of participants or of regions: cohorts in files, read with every check before work starts."""
+"""Tables of participants or of regions, read with every check before work starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends of intervals around predictions, calibrated by class of width; their coverage and ranking."""
+"""Ends of intervals around predictions, calibrated by class of width; their coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of a report: signal errors, learning curves and decays; maps with their errors, joint histograms."""
+"""Figures of a report: signal errors, learning curves, decays, maps and joint histograms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of predictors and parameters, of truth, unseen signals and reference; how they are written."""
+"""Scores of predictors, parameters, truth, unseen signals and reference, in words and tables."""
 
 from __future__ import annotations
 
