@@ -124,14 +124,6 @@ def test_a_sentence_says_what_so_many_patients_let_expect(world):
     assert "nothing is said of new patients" in fitted.guarantee()
 
 
-def test_voxels_far_from_those_of_training_are_not_typical(world):
-    X, y, patients = world
-    fitted = ConformalIntervals(Ridge(), random_state=0).fit(X, y, patients)
-    typicality = fitted.typicality(np.array([[0.5, 0.5], [0.5, 1.5], [9.0, 9.0]]))
-    assert typicality[0] > 0.1 > 0.05 > typicality[1]
-    assert typicality[2] == 0
-
-
 def test_a_patient_with_many_voxels_counts_as_one(world):
     X, y, patients = world
     loud = patients == "p03"

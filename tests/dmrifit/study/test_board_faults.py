@@ -12,7 +12,6 @@ from dmrifit import (
     Evaluation,
     Protocol,
     Scan,
-    SignalToSignal,
     compare,
     leave_one_patient_out,
     simulate_cohort,
@@ -123,14 +122,6 @@ def test_a_patient_without_a_usable_voxel_is_named_and_not_trained_on(cohort):
     study = run(Cohort([first, empty, third], "A"))
     assert set(study.scores["n_train"]) == {1}
     assert set(study.study["cohorts"]["A"]["skipped"]) == {second.patient}
-
-
-def test_a_study_names_the_estimators_without_controls(cohort):
-    class Mine(SignalToSignal):
-        pass
-
-    alone = compare({"mine s2s": Mine("LR")}, cohort, max_voxels=20, random_state=0)
-    assert alone.study["without_controls"] == ["mine s2s"]
 
 
 CLASS = """

@@ -18,7 +18,6 @@ from dmrifit import (
     simulate_cohort,
 )
 from dmrifit.engine.fitting import fit_voxels
-from dmrifit.stats.method_tests import study_statistics
 from dmrifit.stats.metrics import METRICS, MapMetric
 from dmrifit.study.report.sections.scores import parameter_scores, truth_scores
 from dmrifit.study.summaries import Board
@@ -129,21 +128,6 @@ def test_a_metric_is_added_by_one_entry(two, read, monkeypatch):
     assert len(read.figures) == 2
     for figure in read.figures.values():
         assert any("Δmax" in axes.get_xlabel() for axes in figure.axes)
-
-
-def test_tests_of_an_added_metric_know_which_way_is_better(monkeypatch):
-    rows = []
-    for patient in "pqrst":
-        for algorithm, value in (("low", 0.2), ("middle", 0.5), ("high", 0.9)):
-            keys = {"cohort": "A", "patient": patient, "strategy": "s2s", "algorithm": algorithm, "train_on": "same"}
-            noise = 0.01 * "pqrst".index(patient)
-            rows.append(keys | {"n_train": 4, "repeat": 0, "metric": "K", "skill": value + noise})
-    options = {"index": "skill", "tables": ["ranks"]}
-    for better, best in (("higher", "high"), ("lower", "low")):
-        entry = MapMetric("skill", "S", worst_overestimate, better=better)
-        monkeypatch.setitem(METRICS, "skill", entry)
-        ranks = study_statistics(pd.DataFrame(rows), **options)["ranks"].set_index("algorithm")
-        assert ranks["average_rank"].idxmin() == best
 
 
 def test_scores_have_the_same_bits_for_any_number_of_jobs(two):

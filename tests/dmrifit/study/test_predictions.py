@@ -13,25 +13,14 @@ AFFINE = np.array([[-2.0, 0, 0, 9], [0, 2, 0, -5], [0, 0, 4, 1], [0, 0, 0, 1]])
 
 def prediction(cohort="A", patient="p1", **changes):
     rng = np.random.default_rng(len(cohort + patient))
-    values = {
-        "cohort": cohort,
-        "patient": patient,
-        "index": np.array([[0, 0, 1], [2, 1, 0], [2, 2, 1]]),
-        "shape": (3, 4, 2),
-        "affine": AFFINE,
-        "names": ("S0", "ADC"),
-        "units": ("signal", "µm²/ms"),
-        "labels": ("S_b0", "S_b500", "S_b1000"),
-        "b": np.array([0.0, 500, 1000]),
-        "te": np.full(3, np.nan),
-        "seen": np.array([True, True, False]),
-        "reference": rng.random((3, 2)).astype(np.float32),
-        "truth": rng.random((3, 2)),
-        "measured": rng.random((3, 3)).astype(np.float32),
-        "maps": {"LR s2s": rng.random((3, 2)).astype(np.float32)},
-        "signals": {"LR s2s": rng.random((3, 3)).astype(np.float32)},
-    }
-    return PatientPredictions(**values | changes)
+    values = {"index": np.array([[0, 0, 1], [2, 1, 0], [2, 2, 1]]), "shape": (3, 4, 2), "affine": AFFINE}
+    values |= {"names": ("S0", "ADC"), "units": ("signal", "µm²/ms"), "labels": ("S_b0", "S_b500", "S_b1000")}
+    values |= {"b": np.array([0.0, 500, 1000]), "te": np.full(3, np.nan), "seen": np.array([True, True, False])}
+    values |= {"reference": rng.random((3, 2)).astype(np.float32), "truth": rng.random((3, 2))}
+    values |= {"measured": rng.random((3, 3)).astype(np.float32)}
+    values["maps"] = {"LR s2s": rng.random((3, 2)).astype(np.float32)}
+    values["signals"] = {"LR s2s": rng.random((3, 3)).astype(np.float32)}
+    return PatientPredictions(cohort, patient, **values | changes)
 
 
 def check_equal(first, second):

@@ -33,15 +33,8 @@ def make_scan(patient, seed, *, gain=100.0, protocol=FULL, spoil=None, with_lesi
     if spoil is not None:
         spoil(signal)
     truth = {name: parameters[:, i].reshape(GRID) for i, name in enumerate(ADC.names)}
-    return Scan(
-        patient,
-        signal,
-        protocol,
-        body,
-        AFFINE,
-        lesion=lesion if with_lesion else None,
-        truth=truth if with_truth else None,
-    )
+    options = {"lesion": lesion if with_lesion else None, "truth": truth if with_truth else None}
+    return Scan(patient, signal, protocol, body, AFFINE, **options)
 
 
 def make_bank(cohorts, *, views=(VIEW,), seen=None, lent=None, **options):

@@ -25,25 +25,13 @@ MEASURED = np.array([[1.0, 0.5, 0.25], [0.9, 0.4, 0.2], [0.8, 0.6, 0.3], [0.7, 0
 
 def predicted(cohort="A", patient="p1", **changes):
     """Predictions for four voxels by LR, of which the third contrast is unseen."""
-    values = {
-        "cohort": cohort,
-        "patient": patient,
-        "index": INDEX,
-        "shape": (2, 2, 2),
-        "affine": np.diag([2.0, 2, 4, 1]),
-        "names": ("S0", "Dt"),
-        "units": ("signal", "µm²/ms"),
-        "labels": ("a", "b", "c"),
-        "b": np.array([0.0, 500.0, 1000.0]),
-        "te": np.array([70.0, 70.0, 90.0]),
-        "seen": np.array([True, True, False]),
-        "reference": REFERENCE,
-        "truth": None,
-        "measured": MEASURED,
-        "maps": {"LR s2s": 1.1 * REFERENCE, "LR m2m": 0.8 * REFERENCE},
-        "signals": {"LR s2s": 1.2 * MEASURED, "LR m2m": 0.9 * MEASURED},
-    }
-    return PatientPredictions(**values | changes)
+    values = {"index": INDEX, "shape": (2, 2, 2), "affine": np.diag([2.0, 2, 4, 1]), "names": ("S0", "Dt")}
+    values |= {"units": ("signal", "µm²/ms"), "labels": ("a", "b", "c"), "b": np.array([0.0, 500.0, 1000.0])}
+    values |= {"te": np.array([70.0, 70.0, 90.0]), "seen": np.array([True, True, False]), "truth": None}
+    values |= {"reference": REFERENCE, "measured": MEASURED}
+    values["maps"] = {"LR s2s": 1.1 * REFERENCE, "LR m2m": 0.8 * REFERENCE}
+    values["signals"] = {"LR s2s": 1.2 * MEASURED, "LR m2m": 0.9 * MEASURED}
+    return PatientPredictions(cohort, patient, **values | changes)
 
 
 @pytest.fixture
