@@ -109,7 +109,7 @@ def test_a_constant_has_no_skill_and_its_correlation_is_marked(evaluation):
     assert row(evaluation, "shuffled", "signals")["skill"] < 0.1
 
 
-def test_the_skill_of_a_copy_by_hand(evaluation):
+def test_the_skill_of_a_copy_and_of_the_truth_of_signals_by_hand(evaluation, repeated, noisy, signals):
     _, constant = errors(evaluation, "signals")
     skills = []
     for patient in "abcdef":
@@ -118,9 +118,6 @@ def test_the_skill_of_a_copy_by_hand(evaluation):
         copied, unseen = measured[:, [0, 0, 3]], measured[:, UNSEEN]
         skills.append(1 - (np.abs(copied - unseen) / unseen).sum() / constant[patient].sum())
     np.testing.assert_allclose(row(evaluation, "copy", "signals")["skill"], np.mean(skills), atol=1e-4)
-
-
-def test_the_truth_of_signals_by_hand(repeated, noisy, signals):
     _, constant = errors(repeated, "signals")
     skills = []
     for patient in "abcdef":

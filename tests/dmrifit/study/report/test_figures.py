@@ -1,5 +1,7 @@
 """Figures of a report: what stands where, colors of maps and errors, counts of joint histograms."""
 
+import itertools
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -21,15 +23,8 @@ from dmrifit.study.report.figures import (
 )
 
 
-def legend_lines(figure):
-    """Read a legend as it is seen, line by line."""
-    (legend,) = figure.legends
-    figure.draw_without_rendering()
-    places = [(text.get_window_extent(), text.get_text()) for text in legend.get_texts() if text.get_text().strip()]
-    lines = {}
-    for box, text in sorted(places, key=lambda place: place[0].x0):
-        lines.setdefault(round(-(box.y0 + box.y1) / 2 / 5), []).append(text)
-    return [lines[key] for key in sorted(lines)]
+def legend_of(figure):
+    return {text.get_text() for text in figure.legends[0].get_texts() if text.get_text().strip()}
 
 
 def test_signal_errors_are_means_over_patients_in_order_of_te_and_b():
@@ -45,18 +40,13 @@ def test_signal_errors_are_means_over_patients_in_order_of_te_and_b():
     assert drawn == {(0, 20), (1, 10), (2, 40)}
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0", "800"]
     assert {"TE 70 ms", "TE 90 ms", "note"} <= {text.get_text() for text in axes.texts}
-    assert legend_lines(figure) == [["LR s2s"]]
+    assert legend_of(figure) == {"LR s2s"}
 
 
 def sizes(series=("LR", "RFR")):
-    rows = []
-    for i, name in enumerate(series):
-        for cohort in ("a", "b"):
-            for n in (1, 2, 5):
-                skill = 0.1 * (i + 1) * n
-                rows.append({"cohort": cohort, "n_train": n, "series": name, "skill": skill,
-                             "skill_low": skill - 0.1, "skill_high": skill + 0.2, "dispersion": 1 / n})  # fmt: skip
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(list(itertools.product(series, ("a", "b"), (1, 2, 5))), columns=["series", "cohort", "n_train"])
+    skill = 0.1 * (1 + table["series"].map(list(series).index)) * table["n_train"]
+    return table.assign(skill=skill, skill_low=skill - 0.1, skill_high=skill + 0.2, dispersion=1 / table["n_train"])
 
 
 def test_sizes_have_a_panel_for_each_cohort_and_score_and_a_line_for_each_series():
@@ -69,16 +59,14 @@ def test_sizes_have_a_panel_for_each_cohort_and_score_and_a_line_for_each_series
     np.testing.assert_allclose(first.lines[1].get_ydata(), [0.2, 0.4, 1.0])
     np.testing.assert_allclose(second.lines[0].get_ydata(), [100, 50, 20])
     assert first.get_ylim() == (-1, 1)
-    assert legend_lines(figure) == [["LR", "RFR"]]
+    assert legend_of(figure) == {"LR", "RFR"}
     assert not first.collections
-
-
-def test_one_series_has_a_band_and_no_legend():
+    # One series has a band and no legend.
     figure = plot_sizes(sizes(["LR"]), [Panel("skill", "skill")], {"LR": {}}, width=6)
     assert not figure.legends
     (band,) = figure.axes[0].collections
-    vertices = band.get_paths()[0].vertices
-    np.testing.assert_allclose([vertices[:, 1].min(), vertices[:, 1].max()], [0.0, 0.7])
+    heights = band.get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([heights.min(), heights.max()], [0.0, 0.7])
 
 
 def decays(te=(70.0, 90.0)):
@@ -99,9 +87,7 @@ def test_decays_show_inputs_filled_and_predictions_as_lines():
     assert filled == [[False, True, True], [False] * 3]
     assert axes.get_yscale() == "log"
     assert "s/mm²" in axes.get_xlabel()
-    assert {"TE 70 ms", "TE 90 ms", "input", "measured", "s2s", "m2m"} == {
-        text.get_text() for text in figure.legends[0].get_texts() if text.get_text().strip()
-    }
+    assert legend_of(figure) == {"TE 70 ms", "TE 90 ms", "input", "measured", "s2s", "m2m"}
     assert len(plot_decays(decays((np.nan,)), "p").axes[0].lines) == 2
 
 
@@ -239,15 +225,13 @@ def test_a_flipped_image_is_shown_the_same_way():
         np.testing.assert_array_equal(colored(picture), colored(image))
 
 
-def test_the_largest_of_several_lesions_is_shown():
-    index = np.concatenate([patient().index, [[8, 8, 2], [0, 0, 0]]])
-    values = np.concatenate([REFERENCE, [9.0, 9.0]])
-    figure = plot_lesion(patient(index=index), [row(values, s2s=values)], "", width=6.0)
-    assert colored(pictures(figure)[0]).shape == (4, 3, 4)
-
-
 def test_without_anatomy_maps_lie_on_white_and_one_voxel_is_enough():
     single = patient(index=np.array([[1, 1, 1]]), anatomy=None)
     images = pictures(plot_lesion(single, [row(np.ones(1), s2s=np.ones(1))], "", width=6.0))
     assert len(images) == 3
     np.testing.assert_allclose(images[0][0, 0], 1)
+    # Of several lesions the largest is shown.
+    index = np.concatenate([patient().index, [[8, 8, 2], [0, 0, 0]]])
+    values = np.concatenate([REFERENCE, [9.0, 9.0]])
+    figure = plot_lesion(patient(index=index), [row(values, s2s=values)], "", width=6.0)
+    assert colored(pictures(figure)[0]).shape == (4, 3, 4)
