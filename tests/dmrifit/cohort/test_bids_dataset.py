@@ -183,11 +183,6 @@ def test_numbers_of_every_type_are_written(cohort, tmp_path, kind):
     np.testing.assert_array_equal(back.signal, signal.astype(float))
 
 
-def test_the_simulation_is_kept_under_the_name_that_the_scans_have(cohort, tmp_path):
-    table = Cohort(cohort.scans, "mine", simulation=cohort.simulation).write(tmp_path)
-    assert Cohort.read(table)["cohort1"].simulation == cohort.simulation
-
-
 def test_further_patients_of_a_simulated_cohort_are_those_of_the_same_simulation(cohort, tmp_path):
     def part(scans, **other):
         patients = {scan.patient: cohort.simulation["patients"][scan.patient] for scan in scans}
@@ -197,17 +192,14 @@ def test_further_patients_of_a_simulated_cohort_are_those_of_the_same_simulation
     table = part(cohort.scans[1:2]).write(tmp_path)
     told = Cohort.read(table)["cohort1"].simulation
     assert set(told["patients"]) == {"cohort1p01", "cohort1p02"}
+    values = {"gain": np.float32(0.25), "field": np.int64(3), "shape": (1, 2), "nested": {1: np.bool_(True)}}
+    plain = Cohort(cohort.scans, simulation=values).simulation
+    assert plain == {"gain": 0.25, "field": 3, "shape": [1, 2], "nested": {"1": True}}
+    assert json.loads(json.dumps(plain)) == plain
     assert told["seed"] == 1
     with pytest.raises(ValueError, match=r"'cohort1' .* simulated with another seed \(1, now 2\)"):
         part(cohort.scans[2:], seed=2).write(tmp_path)
     assert not (tmp_path / "sub-cohort1p03").exists()
-
-
-def test_a_simulation_holds_plain_values(cohort):
-    values = {"gain": np.float32(0.25), "field": np.int64(3), "shape": (1, 2), "nested": {1: np.bool_(True)}}
-    told = Cohort(cohort.scans, simulation=values).simulation
-    assert told == {"gain": 0.25, "field": 3, "shape": [1, 2], "nested": {"1": True}}
-    assert json.loads(json.dumps(told)) == told
 
 
 def test_b_values_that_nearly_agree_are_told_how_to_be_joined(cohort, tmp_path):

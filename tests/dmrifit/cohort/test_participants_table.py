@@ -151,18 +151,15 @@ def protocol_of(folder, b, te="80", **options):
     return read_participants(path, **options).scans["one"][0], values
 
 
-def test_repeats_are_averaged_as_asked(folder):
-    b = [0, 500, 500, 1000]
-    for average, mean in (("geometric", lambda x, y: np.sqrt(x * y)), ("arithmetic", lambda x, y: (x + y) / 2)):
-        scan, values = protocol_of(folder, b, average=average)
-        assert scan.protocol.b.tolist() == [0, 500, 1000]
-        np.testing.assert_allclose(scan.signal[..., 1], mean(values[..., 1], values[..., 2]), rtol=1e-5)
-    np.testing.assert_array_equal(protocol_of(folder, b)[0].signal, protocol_of(folder, b, average="geometric")[0].signal)
-    scan, values = protocol_of(folder, b, average=None)
-    assert scan.protocol.b.tolist() == b
-    np.testing.assert_array_equal(scan.signal, values)
+@pytest.mark.parametrize("options", [{}, {"average": "geometric"}, {"average": "arithmetic"}, {"average": None}])
+def test_repeats_are_averaged_as_asked(folder, options):
+    scan, values = protocol_of(folder, [0, 500, 500, 1000], **options)
+    means = {"arithmetic": values[..., 1:3].mean(axis=-1), None: values[..., 1]}
+    expected = means.get(options.get("average", "geometric"), np.sqrt(values[..., 1] * values[..., 2]))
+    assert scan.protocol.b.tolist() == ([0, 500, 500, 1000] if options == {"average": None} else [0, 500, 1000])
+    np.testing.assert_allclose(scan.signal[..., 1], expected, rtol=1e-5)
     with pytest.raises(ValueError, match="'geometric', 'arithmetic' or None, not 'median'"):
-        protocol_of(folder, b, average="median")
+        protocol_of(folder, [0, 500, 500, 1000], average="median")
 
 
 @pytest.mark.parametrize(

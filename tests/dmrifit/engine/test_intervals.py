@@ -1,8 +1,6 @@
 """Intervals of parameters: coverage on simulated tissue, bounds, properties; synthetic data."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,10 +130,9 @@ def test_levels_are_shares(level):
         result.intervals(level)
 
 
-def walks():
+def walks(data_dir):
     """Read the signals of random walks, without noise, and the parameters of the walks."""
-    path = Path(os.environ["DMRIFIT_DATA"]) / "walk_reference" / "microstructures.csv"
-    with open(path, encoding="utf-8") as file:
+    with open(data_dir / "walk_reference" / "microstructures.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     contrasts = [f"signal_b{b:.0f}_TE{te:.0f}" for b, te in zip(PROTOCOL.b, PROTOCOL.te, strict=True)]
     names = "f", "blood_D", "T2v_ms", "tissue_D", "tissue_K", "tissue_T2_ms"
@@ -148,9 +145,8 @@ def walks():
 EXPECTED_ON_WALKS = {"S0": (0.66, 0.69), "f": (0.72, 0.74), "Dt": (0.72, 0.75), "K": (0.69, 0.80), "T2t": (0.66, 0.67)}
 
 
-@pytest.mark.skipif("DMRIFIT_DATA" not in os.environ, reason="needs the walks in DMRIFIT_DATA")
 @pytest.mark.parametrize("snr", [30, 60])
-def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(snr):
+def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(data_dir, snr):
     """
     Signals of walks know nothing of the formula: beside the best fit to them stands their truth.
 
@@ -170,7 +166,7 @@ def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(snr)
     K of the truth is 13 % above that of the fit, which SNR 60 begins to show (.86 without exchange).
     The lowest stratum is f where Dv is at a bound, at SNR 60: .85 of 327 voxels.
     """
-    signals, truth = walks()
+    signals, truth = walks(data_dir)
     best = fit_voxels(signals, PROTOCOL, T2IK).parameters
     repeated = np.repeat(signals, 100, axis=0)
     noise = np.random.default_rng([4105, snr]).normal(size=(2, *repeated.shape))

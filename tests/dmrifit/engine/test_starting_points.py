@@ -69,9 +69,8 @@ def test_kurtosis_is_limited_where_the_signal_must_not_turn_up():
     free, limited = dictionary("kurtosis"), dictionary("kurtosis", turn_up=3.0)
     d = limited.atoms.points[:, 1]
     limit = np.minimum(5, 3 / d)
-    kurtosis = (
-        limited.atoms.points[:, 2] * limit / 5
-    )  # the inner coordinate is the share of the limit times the bound
+    # The inner coordinate is the share of the limit times the bound.
+    kurtosis = limited.atoms.points[:, 2] * limit / 5
     expected = np.exp(-d[:, None] * B + (d[:, None] * B) ** 2 * kurtosis[:, None] / 6)
     np.testing.assert_allclose(limited.atoms.signals, expected, rtol=1e-9)
     assert (kurtosis * d <= 3 * (1 + 1e-12)).all()

@@ -15,7 +15,7 @@ from dmrifit.study.report.sections.answer import (
     skill_bars,
     verdict,
 )
-from dmrifit.study.summaries import Board
+from dmrifit.study.summaries import Board, matching
 
 TWO_DRAWS = {"settings": {"n_repeats": 2}}
 SKILL = {"Dt": 0.6, "K": -0.4, "f": 0.0, "T2v": -0.1, "S0": 0.9}
@@ -52,10 +52,8 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     # The mean of Dt, K and f, without T2v and S0.
     assert skill.startswith("Skill of its maps over the best constant: 0.07 [")
     assert skill.endswith("in A.")
-    assert parameters == ("Better than guessing in Dt; not shown to be better in f; worse in K, T2v.")
-
-
-def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
+    assert parameters == "Better than guessing in Dt; not shown to be better in f; worse in K, T2v."
+    # Noise of its own decides where it is known.
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
     assert "against a second draw of the noise: −0.03 [" in skill
     assert parameters.startswith("Better than guessing in Dt; not shown to be better in f")
@@ -142,31 +140,20 @@ def board(random_study):
     return Board(random_study.evaluation)
 
 
-def learners(random_study, cohort, strategy):
-    """Scores of the tissue but T2v, trained on the same cohort, of algorithms that learn."""
-    table = random_study.evaluation.scores
-    averaged = [name for name in random_study.tissue if name != "T2v"]
-    table = table[(table["train_on"] == "same") & table["metric"].isin(averaged)]
-    table = table[table["algorithm"].isin(["LR", "RFR"])]
-    table = table[(table["cohort"] == cohort) & (table["strategy"] == strategy)]
-    return table.assign(bias=table["bias"].abs())
-
-
 def test_sizes_are_means_over_patients_and_parameters(board, random_study):
     table = sizes_of(board)
     assert len(table) == 2 * 2 * 2 * 2
+    scores = random_study.evaluation.scores
+    scores = scores[(scores["train_on"] == "same") & ~scores["metric"].isin(["S0", "T2v"])]
+    scores = scores.assign(bias=scores["bias"].abs())
     for row in table.to_dict("records"):
-        scores = learners(random_study, row["cohort"], row["strategy"])
-        scores = scores[scores["algorithm"] == row["algorithm"]]
-        means = scores.loc[scores["n_train"] == row["n_train"], ["bias", "dispersion"]].mean()
+        means = matching(scores, **{key: row[key] for key in ("cohort", "strategy", "algorithm", "n_train")})
+        means = means[["bias", "dispersion"]].mean()
         np.testing.assert_allclose([row["abs_bias"], row["dispersion"]], means)
 
 
 def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluation, read):
-    rows = []
-    for algorithm, sizes in (("LR", (1, 2)), ("RFR", (2,))):
-        for size in sizes:
-            rows.append({"algorithm": algorithm, "n_train": size})
+    rows = [{"algorithm": algorithm, "n_train": size} for algorithm, size in (("LR", 1), ("LR", 2), ("RFR", 2))]
     read(curves(Board(make_evaluation(rows))))
     lines = read.figures["learning"].axes[1].lines
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2], [2]]
@@ -176,20 +163,14 @@ def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, ra
     html = read(other_sites(board))
     (figure,) = read.figures.values()
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == [
-        f"{cohort}: {name} {strategy}"
-        for cohort in ("A<1>", "B")
-        for name in ("LR", "RFR")
-        for strategy in ("m2m", "s2s")
-    ]
+    learners = "LR m2m", "LR s2s", "RFR m2m", "RFR s2s"
+    assert labels == [f"{cohort}: {name}" for cohort in ("A<1>", "B") for name in learners]
     panel = next(axes for axes in figure.axes if axes.get_xlabel() == "DI (%)")
     row = labels.index("B: RFR s2s")
     points = np.concatenate([dots.get_offsets() for dots in panel.collections])
     values = [x for x, y in points if round(y) == row]
     averaged = [name for name in random_study.tissue if name != "T2v"]
-    expected = []
-    for train_on in ("same", "other"):
-        scores = random_study.rows(train_on, "B", "s2s", "RFR")
-        expected.append(100 * random_study.means(scores, averaged)[1])
+    scores = [random_study.rows(train_on, "B", "s2s", "RFR") for train_on in ("same", "other")]
+    expected = [100 * random_study.means(one, averaged)[1] for one in scores]
     np.testing.assert_allclose(sorted(values), sorted(expected))
     assert "the same cohort N = 3, other cohorts N = 3" in html
