@@ -40,7 +40,7 @@ _MODULES = {
     "MapsToMaps": "predict.strategies",
     "resolve_patch_shape": "predict.base",
     "ConformalIntervals": "predict.conformal",
-    "coverage_table": "predict.interval_scores",
+    "coverage_table": "predict.intervals",
     "resynthesize": "engine.resynthesis",
     "Training": "networks.training",
     "VolumeEstimator": "networks.volume_estimator",

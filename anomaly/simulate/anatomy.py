@@ -15,12 +15,12 @@ from dmrifit.simulate.head_shapes import texture_field
 from dmrifit.simulate.heads import (
     Head,
     StandardHead,
+    TissueMaps,
     draw_head,
     sample_map,
     standard_head,
     voxel_centers,
 )
-from dmrifit.simulate.tissue_maps import TissueMaps
 
 _BEND = 16.0  # mm of smoothing of the field that bends fibers
 _CROSSING = 0.3  # of white matter, where fibers of a second direction cross

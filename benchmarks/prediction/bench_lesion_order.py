@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from dmrifit import leave_one_patient_out, simulate_cohort
-from dmrifit.study.lesion_ranking import lesion_ranking
+from dmrifit.study.report.sections.patients import lesion_ranking
 
 RESULT = measure.RESULTS / "lesion_order.json"
 SEED = 20261121

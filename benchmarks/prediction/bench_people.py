@@ -46,7 +46,7 @@ from dmrifit import (
     compare,
     write_report,
 )
-from dmrifit.cohort.regions_table import read_regions
+from dmrifit.cohort.participants_table import read_regions
 from dmrifit.predict.controls import CONTROLS
 from dmrifit.stats.metrics import best_constants, skill_scores
 

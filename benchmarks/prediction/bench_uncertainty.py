@@ -30,7 +30,7 @@ from dmrifit import (
     fit_voxels,
     simulate_cohort,
 )
-from dmrifit.predict.interval_scores import coverage_table, ranking_table, width_table
+from dmrifit.predict.intervals import coverage_table, ranking_table, width_table
 from dmrifit.predict.novelty import NOVEL
 from dmrifit.simulate.tissues import tissue_table
 

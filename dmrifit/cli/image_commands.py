@@ -494,7 +494,7 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
 def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
     from dmrifit.cli.fit_runs import refit_line
-    from dmrifit.engine.design.planning import UNDETERMINED_CV
+    from dmrifit.engine.design.precision import UNDETERMINED_CV
     from dmrifit.report.verdict import fit_sentences, remedies
 
     description = json.loads(sidecar.read_text(encoding="utf-8"))

@@ -18,9 +18,8 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.cohort.bids_dataset import write_participants
-from dmrifit.cohort.participants_table import read_participants
+from dmrifit.cohort.participants_table import is_regions_table, read_participants, read_regions
 from dmrifit.cohort.patches import neighborhoods
-from dmrifit.cohort.regions_table import is_regions_table, read_regions
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.cohort.scan import RISING_SHARE, MaskName, Scan, rising_share
 from dmrifit.engine.protocol import Protocol, check_protocol

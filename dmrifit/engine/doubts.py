@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import typical_tissue
-from dmrifit.engine.design.planning import DECAYED, largest_error, rounded
-from dmrifit.engine.design.precision import signal_jacobian
+from dmrifit.engine.design.precision import DECAYED, largest_error, rounded, signal_jacobian
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import SignalModel, read_table

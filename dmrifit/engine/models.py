@@ -17,8 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.plugins import plugin_errors
 from dmrifit.engine.formulas.custom_models import read_function
-from dmrifit.engine.formulas.expressions import COMPARISONS, FUNCTIONS, Arithmetic, evaluated
-from dmrifit.engine.formulas.model_formula import ModelFormula, Parameter
+from dmrifit.engine.formulas.model_formula import (
+    COMPARISONS,
+    FUNCTIONS,
+    Arithmetic,
+    ModelFormula,
+    Parameter,
+    evaluated,
+)
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.protocol import Protocol, check_protocol
 

@@ -30,7 +30,7 @@ from dmrifit.model_files.registry import registered
 from dmrifit.model_files.regressor_file import check_leaves, dumped, loaded, versions_of
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals
-from dmrifit.predict.interval_ends import IntervalEnds
+from dmrifit.predict.intervals import IntervalEnds
 from dmrifit.predict.novelty import Novelty
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 

@@ -22,8 +22,14 @@ from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.cohort.patches import center_of
 from dmrifit.engine.map_fitter import resolve_model
 from dmrifit.predict.base import resolve_patch_shape
-from dmrifit.predict.interval_ends import IntervalEnds, patient_weights, weighted_quantiles
-from dmrifit.predict.interval_scores import coverage_table, ranking_table, width_table
+from dmrifit.predict.intervals import (
+    IntervalEnds,
+    coverage_table,
+    patient_weights,
+    ranking_table,
+    weighted_quantiles,
+    width_table,
+)
 from dmrifit.predict.novelty import Novelty
 from dmrifit.predict.strategies import reference_parameters
 

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from sklearn.model_selection import GroupKFold
 
 from dmrifit._utils.checks import finite_numbers
-from dmrifit.predict.interval_ends import weighted_quantiles
+from dmrifit.predict.intervals import weighted_quantiles
 
 _Array = NDArray[np.float64]
 

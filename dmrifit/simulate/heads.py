@@ -1,20 +1,116 @@
-"""Synthetic heads: tissue shares and ventricles of a person on a grid in mm."""
+"""Synthetic heads: tissue shares, ventricles, vessels and dura of a person on a grid in mm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter, label, map_coordinates
+from scipy.ndimage import (
+    binary_closing,
+    binary_fill_holes,
+    distance_transform_edt,
+    gaussian_filter,
+    label,
+    map_coordinates,
+)
 
+from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import check_number
-from dmrifit.io.nifti import Image
-from dmrifit.simulate.head_shapes import BRAIN, Matter, form_matter, slow_field, soft_step
-from dmrifit.simulate.tissue_maps import TissueMaps, coarser_maps, read_tissues
+from dmrifit.io.masks import check_same_grid
+from dmrifit.io.nifti import Image, image_name, load_image, values_of
+from dmrifit.simulate.head_shapes import (
+    BRAIN,
+    Matter,
+    falx_distance,
+    form_matter,
+    slow_field,
+    soft_step,
+    tentorium_distance,
+    texture_field,
+)
+
+_TISSUE = 0.2  # least probability of gray plus white matter in a brain voxel
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMaps:
+    """Gray and white matter of one brain, whose middle is at 0."""
+
+    gray: NDArray[np.float32]  # probabilities (x, y, z)
+    white: NDArray[np.float32]
+    brain: NDArray[np.float32]  # the mask of the brain with its fluid
+    affine: NDArray[np.float64]
+    half_axes: NDArray[np.float64]  # of the brain in mm
+
+
+def read_tissues(gray: Image, white: Image) -> TissueMaps:
+    """Read maps of gray and white matter of one brain, such as those of the MNI."""
+    images = [load_image(source) for source in (gray, white)]
+    names = [image_name(source) for source in (gray, white)]
+    reference, grid = ((image.shape, image.affine) for image in images)
+    check_same_grid(grid, reference, name=names[1], reference_name=names[0])
+    # In RAS order for every file, so that the same random numbers fall on the same voxels.
+    orientation = nib.io_orientation(images[0].affine)
+    to_ras = inv_ornt_aff(orientation, images[0].shape[:3])
+    affine = np.asarray(images[0].affine @ to_ras, dtype=np.float64)
+    maps = []
+    for image, name in zip(images, names, strict=True):
+        values = _probabilities(values_of(image, name), name)
+        maps.append(np.ascontiguousarray(apply_orientation(values, orientation)))
+    matter = maps[0] + maps[1] > _TISSUE
+    if not matter.any():
+        raise ValueError(
+            f"{names[0]} and {names[1]} hold no brain: their sum is nowhere above {_TISSUE}"
+        )
+    # Padded, because the closing would otherwise erode the mask at the border of the image.
+    closed = binary_closing(np.pad(matter, 8), iterations=6)
+    brain = binary_fill_holes(closed)[8:-8, 8:-8, 8:-8]
+    positions = (np.argwhere(brain) @ affine[:3, :3].T) + affine[:3, 3]
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    affine[:3, 3] -= (low + high) / 2
+    return TissueMaps(maps[0], maps[1], brain.astype(np.float32), affine, (high - low) / 2)
+
+
+def _probabilities(values: NDArray, name: str) -> NDArray[np.float32]:
+    """Check probabilities of a volume; those of 8-bit images are stored as 0 to 255."""
+    if values.dtype == np.uint8:
+        values = values / np.float32(255)
+    values = np.asarray(values, dtype=np.float32)
+    is_finite_volume = values.ndim == 3 and np.isfinite(values).all()
+    # Interpolated maps exceed the range a little.
+    if not is_finite_volume or values.min() < -0.01 or values.max() > 1.01:
+        raise ValueError(
+            f"{name} holds no probabilities from 0 to 1 on three axes: shape {values.shape}, "
+            f"up to {values.max()}"
+        )
+    return values
+
+
+def coarser_maps(tissues: TissueMaps, spacing: float) -> TissueMaps:
+    """Average maps of fine voxels over blocks of about a spacing in mm."""
+    steps = np.linalg.norm(tissues.affine[:3, :3], axis=0)
+    # Rounding of the affine must not halve the blocks.
+    blocks = np.maximum(spacing / steps + 1e-3, 1).astype(int)
+    affine = tissues.affine @ np.diag([*blocks, 1])
+    affine[:3, 3] += tissues.affine[:3, :3] @ ((blocks - 1) / 2)
+    gray, white, brain = (
+        _block_means(values, blocks) for values in (tissues.gray, tissues.white, tissues.brain)
+    )
+    return TissueMaps(gray, white, brain, affine, tissues.half_axes)
+
+
+def _block_means(values: NDArray, blocks: NDArray[np.intp]) -> NDArray[np.float32]:
+    x, y, z = np.array(values.shape) // blocks
+    whole = values[: x * blocks[0], : y * blocks[1], : z * blocks[2]]
+    split = whole.reshape(x, blocks[0], y, blocks[1], z, blocks[2])
+    return np.asarray(split.mean(axis=(1, 3, 5)), dtype=np.float32)
+
 
 _RIM = 4.0  # mm of background at each side of the field of view
 _STRETCH = 1.25  # largest scale of an axis relative to the smallest, to fill the field of view
@@ -252,3 +348,158 @@ def check_tissues(tissues: Sequence[Image] | None) -> TissueMaps | None:
     if isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2:
         raise ValueError(f"tissues must be two images, gray and white matter, not {tissues!r}")
     return read_tissues(*tissues)
+
+
+_STEP = 0.7  # mm between points of a vessel
+_N_STEPS = 90
+_LENGTHS, _DEEP_LENGTHS = (35, _N_STEPS), (20, 40)  # points
+# Fewest and one more than most, in a brain of so many mL.
+_NUMBERS, _NUMBERS_BRAIN = (10, 18), 300.0
+_FEWEST = 4
+_DEEP_SHARE, _DEEP_SIZE = 0.3, 0.7  # of vessels that run through white matter, of the others'
+_DURA = 0.5  # mm, half the thickness of falx and tentorium
+_DURA_REACH = 1.5  # mm below the surface
+_REMAINS, _REMAINS_DEPTH = 9.0, 2.5  # mm, of patches and of how deep they reach
+_PATCH, _GRAIN = 5.0, 1.2  # mm, of enhancing dura and of the plexus
+
+
+class Vessels(NamedTuple):
+    """Vessels: their share of voxels, that times their contrast, and points (n, 3) in mm."""
+
+    share: NDArray[np.float32]
+    contrast: NDArray[np.float32]
+    points: NDArray[np.float64]
+
+
+def draw_vessels(
+    head: Head,
+    rng: np.random.Generator,
+    *,
+    radii: tuple[float, float],
+    contrasts: tuple[float, float],
+) -> Vessels:
+    """Draw vessels along the surface, in folds and through white matter; radii are SDs in mm."""
+    volume = float(head.brain.sum() * head.spacing.prod()) / MM3_PER_ML
+    n_drawn = int(rng.integers(*_NUMBERS) * (volume / _NUMBERS_BRAIN) ** (2 / 3))
+    n = max(n_drawn, _FEWEST)
+    is_deep = rng.random(n) < _DEEP_SHARE
+    size = np.where(is_deep, _DEEP_SIZE, 1.0)
+    points = _walk(head, is_deep, rng)
+    lengths = np.where(is_deep, rng.integers(*_DEEP_LENGTHS, n), rng.integers(*_LENGTHS, n))
+    position = np.arange(_N_STEPS)[:, None]
+    is_vessel = position < lengths
+    tapered = rng.uniform(*radii, n) * size * (1 - 0.4 * position / lengths)
+    strengths = np.broadcast_to(rng.uniform(*contrasts, n) * size, is_vessel.shape)
+    share, contrast = _tubes(head, points[is_vessel], tapered[is_vessel], strengths[is_vessel])
+    return Vessels(share, contrast, points[is_vessel])
+
+
+def _walk(head: Head, is_deep: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Walk along a depth of each vessel, or from the surface inward; (steps, n, 3) in mm."""
+    n = len(is_deep)
+    depths = rng.uniform(0.8, 6.0, n)
+    # Depth is at least a voxel's edge.
+    is_shallow = (head.depth < 4) | (head.depth <= head.spacing.min())
+    surface = np.argwhere((head.depth > 0.5) & is_shallow)
+    starts = surface[rng.integers(len(surface), size=n)]
+    position = head.places[tuple(starts.T)].astype(np.float64)
+    direction = rng.standard_normal((n, 3))
+    direction[is_deep] = -position[is_deep]
+    turning = np.where(is_deep, 0.06, 0.22)[:, None]
+    pulling = np.where(is_deep, 0.0, 0.06)
+    path = np.empty((_N_STEPS, n, 3))
+    last = np.array(head.brain.shape) - 1
+    for step in range(_N_STEPS):
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        path[step] = position
+        position = position + _STEP * direction
+        index = np.clip(_nearest(head, position), 0, last)
+        outward = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
+        # Without a pull, random turns would lead vessels away from the surface that they run
+        # along.
+        pull = pulling * np.clip(head.depth[tuple(index.T)] - depths, -4, 4)
+        direction = direction + turning * rng.standard_normal((n, 3)) + pull[:, None] * outward
+    return path
+
+
+def _nearest(head: Head, points: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Find the voxels of places in mm."""
+    return np.rint((points - head.affine[:3, 3]) / head.spacing).astype(np.intp)
+
+
+def _tubes(
+    head: Head, points: NDArray, radii: NDArray, strengths: NDArray
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Paint a bell around each point; the brightest one counts."""
+    shape = head.brain.shape
+    reach = np.ceil(2.5 * radii.max() / head.spacing).astype(int)
+    offsets = np.indices(tuple(2 * reach + 1)).reshape(3, -1).T - reach
+    index = _nearest(head, points)[:, None] + offsets
+    centers = index * head.spacing + head.affine[:3, 3]
+    squares = ((centers - points[:, None]) ** 2).sum(axis=-1)
+    value = np.exp(-squares / (2 * radii[:, None] ** 2)).astype(np.float32)
+    # Tails of the bells are left out: they are most of the voxels and none of the picture.
+    is_used = (value > 0.03) & ((index >= 0) & (index < shape)).all(axis=-1)
+    voxels = tuple(index[is_used].T)
+    share, contrast = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    np.maximum.at(share, voxels, value[is_used])
+    weighted = value * strengths[:, None].astype(np.float32)
+    np.maximum.at(contrast, voxels, weighted[is_used])
+    return share, contrast
+
+
+def dural_sinuses(head: Head, *, radius: float) -> NDArray[np.float32]:
+    """
+    Give the share of voxels in the sinuses, where falx, tentorium and skull meet.
+
+    `radius` is the standard deviation of their profile in mm.
+    """
+    falx = falx_distance(head.local, head.half_axes)
+    tentorium = tentorium_distance(head.local, head.half_axes)
+    wall = np.abs(head.depth - 0.5 * head.spacing.min() - 1)
+    # Below the center of the brain, the falx ends at the tentorium or the base of the skull.
+    below = np.maximum(-head.local[..., 2], 0) * head.half_axes[2]
+    middle = np.abs(head.local[..., 0]) * head.half_axes[0]
+    squares = np.minimum.reduce(
+        [
+            falx**2 + wall**2 + below**2,
+            tentorium**2 + wall**2,
+            tentorium**2 + middle**2,
+        ]
+    )
+    return (np.exp(-squares / (2 * radius**2)) * head.brain).astype(np.float32)
+
+
+def dura_patches(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw patches of dura, below the skull, in the falx and in the tentorium, as shares."""
+    patches = texture_field(head.brain.shape, _PATCH, head.spacing, rng)
+    inner = dural_sheets(head)
+    # The surface lies half a voxel outside the outermost centers.
+    outer = np.clip(_DURA_REACH - head.depth + 0.5 * head.spacing.min(), 0, 1)
+    share = np.maximum(inner, outer) * np.clip(patches - 0.2, 0, 1) * head.brain
+    return share.astype(np.float32)
+
+
+def dural_sheets(head: Head) -> NDArray[np.float32]:
+    """Give the share of voxels in falx and tentorium."""
+    distance = np.minimum(
+        falx_distance(head.local, head.half_axes),
+        tentorium_distance(head.local, head.half_axes),
+    )
+    sheet: NDArray[np.float32] = soft_step((_DURA - distance) / (0.5 * head.spacing.min()))
+    return sheet
+
+
+def skull_remains(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw what is left of fat and skull at the surface after stripping, as shares."""
+    patches = texture_field(head.brain.shape, _REMAINS, head.spacing, rng)
+    shell = np.clip(_REMAINS_DEPTH - head.depth + 0.5 * head.spacing.min(), 0, 1)
+    share = shell * np.clip(2 * (patches - 0.8), 0, 1) * head.brain
+    return share.astype(np.float32)
+
+
+def choroid_plexus(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw the plexus as shares: grains in the back of the lateral ventricles."""
+    grains = texture_field(head.brain.shape, _GRAIN, head.spacing, rng)
+    back = head.ventricles * (head.local[..., 1] < 0)
+    return (back * np.clip(grains - 0.6, 0, 1)).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.simulate import head_structures
+from dmrifit.simulate import heads
 from dmrifit.simulate.heads import Head
 
 _TRIES = 40  # places for each ball
@@ -257,25 +257,25 @@ def draw_places(
 
 def draw_enhancement(
     head: Head, rng: np.random.Generator, contrasts: Contrasts = CONTRASTS
-) -> head_structures.Vessels:
+) -> heads.Vessels:
     """Draw vessels, and add sinuses, dura and plexus to them; the brightest one counts."""
     vessel_stream, dura_stream, plexus_stream = rng.spawn(3)
     # Remains are drawn first, from the stream of the head.
-    remains = head_structures.skull_remains(head, rng) if contrasts.remains else 0
-    share, contrast, points = head_structures.draw_vessels(
+    remains = heads.skull_remains(head, rng) if contrasts.remains else 0
+    share, contrast, points = heads.draw_vessels(
         head, vessel_stream, radii=contrasts.vessel_radii, contrasts=contrasts.vessels
     )
     structures: list[tuple[Any, float]] = [
-        (head_structures.dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
-        (head_structures.dura_patches(head, dura_stream), contrasts.dura),
-        (head_structures.choroid_plexus(head, plexus_stream), contrasts.plexus),
-        (head_structures.dural_sheets(head) if contrasts.sheets else 0, contrasts.sheets),
+        (heads.dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
+        (heads.dura_patches(head, dura_stream), contrasts.dura),
+        (heads.choroid_plexus(head, plexus_stream), contrasts.plexus),
+        (heads.dural_sheets(head) if contrasts.sheets else 0, contrasts.sheets),
         (remains, contrasts.remains),
     ]
     for structure, strength in structures:
         share = np.maximum(share, structure)
         contrast = np.maximum(contrast, strength * structure)
-    return head_structures.Vessels(share * head.brain, contrast * head.brain, points)
+    return heads.Vessels(share * head.brain, contrast * head.brain, points)
 
 
 def draw_contrasts(rng: np.random.Generator) -> Contrasts:

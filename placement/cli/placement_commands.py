@@ -1,24 +1,171 @@
-"""Commands of single voxels: place, prescribe, read."""
+"""Commands of single voxels, place, prescribe and read; their options, and the page of a run."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import RunOptions
+from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.cli.console import check_output, say_flagged
 from dmrifit.cli.options import named_cases
-from placement.cli.case_runs import RUN, case_line
-from placement.cli.options import RegionOptions, ShiftOptions
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_OVERVIEW = (
+    "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "
+    "objective {objective:.3f} | angles to set {angles} | flags {flags}"
+)
+
+
+@dataclass(frozen=True)
+class RegionOptions:
+    """Files and regions of a case: the target of a box, and what the box may not overlap."""
+
+    include: tuple[int, ...] | None = None
+    exclude: str | None = None
+    margin: float = 0.0
+    tolerance: float = 0.0
+    image: Path | None = None
+    labels: str | None = None
+    flair_target: bool = False
+    brain: str = "auto"
+    brain_margin: float = 2.0
+
+    def of_cases(self) -> dict[str, Any]:
+        """Give the options of `read_cases`."""
+        return {"image": self.image, "exclude": self.exclude, "brain": self.brain}
+
+    def of_scene(self) -> dict[str, Any]:
+        """Give the options of `read_scene`."""
+        names = ("include", "margin", "tolerance", "flair_target", "brain_margin")
+        return {name: getattr(self, name) for name in names} | {
+            "labels": named_tissues(self.labels)
+        }
+
+
+@dataclass(frozen=True)
+class ShiftOptions:
+    """Chemical-shift displacement of a box."""
+
+    ppm: tuple[float, float] | None = None
+    percent_per_ppm: tuple[float, ...] | None = None
+    bandwidth: tuple[float, ...] | None = None
+    tesla: float = 3.0
+    carrier: float = 2.3
+    metabolite: float = 3.2
+
+    def of_prescription(self) -> dict[str, Any]:
+        """Give the range of chemical shifts and their displacement; empty without either."""
+        if self.bandwidth is not None:
+            from placement.exchange.displacement import pulse_displacement
+
+            if self.ppm is not None or self.percent_per_ppm is not None:
+                raise ValueError("--bandwidth takes the place of --ppm and --percent-per-ppm")
+            pulses = list(_one_or_three("--bandwidth", self.bandwidth))
+            return pulse_displacement(pulses, self.tesla, self.carrier, self.metabolite)
+        if self.ppm is None and self.percent_per_ppm is None:
+            return {}
+        if self.ppm is None or self.percent_per_ppm is None:
+            raise ValueError("chemical-shift displacement needs both --ppm and --percent-per-ppm")
+        rate = _one_or_three("--percent-per-ppm", self.percent_per_ppm)
+        # The prescription takes one number for all axes, or three.
+        return {
+            "ppm_range": self.ppm,
+            "percent_per_ppm": list(rate) if len(rate) == 3 else rate[0],
+        }
+
+
+def _one_or_three(option: str, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    if len(numbers) not in (1, 3):
+        text = ",".join(f"{number:g}" for number in numbers)
+        raise ValueError(f"{option} {text}: one number, or 3 numbers with commas, are needed")
+    return numbers
+
+
+def named_tissues(text: str | None) -> dict[str, Any] | None:
+    """Read the tissues that the values of a tumor file mean."""
+    from placement.search.tissue_labels import named_labels
+
+    return None if text is None else named_labels(text)
+
+
+def case_line(name: str, content: Mapping[str, Any]) -> str:
+    """Say in one line what was placed, and what is wrong with it."""
+    from placement.exchange.pages import summary_line
+
+    words = [f"{name}: {summary_line(content)}", *content["advice"], *content["notes"]]
+    if "displacement" in content and content["brain"] is None:
+        words.append(content["lipid"])
+    if content["console"]["withheld"]:
+        words.append(f"no numbers for consoles: {content['console']['withheld']}")
+    return "; ".join(words)
+
+
+def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
+    """Make the page of all cases, with their overlays."""
+    from dmrifit.report import page
+    from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
+    from placement.exchange.vendor_texts import NOTICE
+
+    lines = [
+        _row(name, content)
+        | {"angles": angles_words(content), "flags": "; ".join(content["flags"]) or "none"}
+        for name, content in contents.items()
+    ]
+    table = page.Table(lines, _OVERVIEW)
+    pictures = []
+    for name, content in contents.items():
+        alt = f"Voxel of {name} in three planes"
+        parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
+        pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
+    note = "In the pictures, the patient's right is on the left."
+    return RunPage("Voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
+
+
+def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row of a case in the table of placements."""
+    from placement.exchange.tables import box_columns
+
+    pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
+    scores = content["scores"]
+    return {
+        "name": name,
+        **box_columns(pose),
+        "volume_ml": content["volume_ml"],
+        "objective": scores["objective"],
+        "tumor_fraction": scores["tumor_fraction"],
+        "tumor_volume_inside_ml": scores["tumor_volume_inside_ml"],
+        "rotated_angles": content["rotated_angles"],
+        **content["content"],
+        "flags": "; ".join(content["flags"]),
+    }
+
+
+RUN = CaseRun(
+    record="{name}/voxel.json",
+    table="placements.tsv",
+    row=_row,
+    page=_page,
+    # As evaluate reads the boxes from the table.
+    digits=12,
+    pictures=("voxel_overlay.png", "voxel_view.html"),
+    files=(
+        "voxel_mask.nii.gz",
+        "voxel_partial.nii.gz",
+        "voxel_geometry.nii.gz",
+        "voxel_philips.txt",
+        "voxel_siemens.txt",
+    ),
+    flag="flags",
+)
 
 
 def place(

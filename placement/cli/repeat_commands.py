@@ -10,7 +10,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.io.bids_derivatives import file_record, stem
-from placement.cli.options import named_tissues
+from placement.cli.placement_commands import named_tissues
 
 _FILES = ("old", "box", "new")
 

@@ -1,6 +1,5 @@
 """The long run of claims: one file a board, taken up again, and what is said of the verdicts."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -79,16 +78,3 @@ def test_algorithms_are_ranked_without_controls_by_what_most_patients_gave():
     ranks = bench_claims.ranked_scores(SimpleNamespace(scores=SCORES)).set_index("algorithm")
     assert ranks["abs_bias"].to_dict() == pytest.approx({"LR": 0.1, "RFR": 0.2, "ETR": 0.3})
     assert set(ranks["dispersion"]) == {5}
-
-
-def test_open_claims_are_counted_by_margin():
-    by_margin = {factor: {"n_testable": 3, "n_open": n} for factor, n in (("0.5", 0), ("1.0", 1), ("2.0", 2))}
-    text = claim_boards.open_sentence({"verdicts_by_margin": by_margin})
-    assert text == "Claims left open: 1 of 3 that can be tested here; 0 of 3 at half, 2 of 3 at double margins."
-    board = pd.DataFrame({"claim": [1, 2], "verdict": ["cannot be told", "not testable here"]})
-    counted = claim_boards.verdicts_of(board)
-    assert json.loads(json.dumps(counted)) == {
-        "claims": {"1": "cannot be told", "2": "not testable here"},
-        "n_testable": 1,
-        "n_open": 1,
-    }

@@ -1,8 +1,6 @@
 """The measurement of fits: it runs, and knows the best fits."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -45,15 +43,6 @@ def test_a_quick_run_measures_speed_and_accuracy_side_by_side(quick):
             )
 
 
-def test_a_quick_run_says_what_it_ran_on(quick):
-    result, _ = quick
-    assert result["quick"]
-    assert "--quick" in result["command"]
-    assert result["machine"]["processor"]
-    assert {"python", "numpy", "numba", "scipy", "lmfit", "dipy"} <= result["versions"].keys()
-    assert len(result["seeds"]) == 2
-
-
 def test_the_best_known_fits_are_never_worse_than_scipys(quick):
     result, _ = quick
     assert set(result["reference"]) == {"tissue", "tissue, noise floor", "hard", "hard, noise floor"}
@@ -75,13 +64,6 @@ def test_a_search_knows_better_fits_than_one_start():
     assert found["within_1e-3"] < 1
 
 
-def test_the_parts_of_a_search_cover_the_box():
-    box = dict(zip(data.T2IK.names, data.T2IK.bounds, strict=True))
-    for name, middle in data.PARTS.items():
-        low, high = box[name]
-        assert low < middle < high
-
-
 def test_drawn_tissue_keeps_to_its_ranges_and_repeats():
     drawn = data.draw("tissue", 5000, 1)
     for column, (low, high) in zip(drawn.T[1:], data.TISSUE.values(), strict=True):
@@ -98,17 +80,3 @@ def test_a_block_is_put_between_its_markers_and_nowhere_else():
     assert measure.replace_block(new, "x", r"new \1") == new
     with pytest.raises(ValueError, match="<!-- z: begin -->"):
         measure.replace_block(text, "z", "")
-
-
-def test_summaries_are_per_voxel_with_quartiles():
-    found = measure.summary([4.0, 1.0, 2.0, 3.0, 5.0], 1_000_000)
-    assert (found["best_us"], found["q25_us"], found["median_us"], found["q75_us"]) == (1, 2, 3, 4)
-    assert (found["repeats"], found["n_voxels"]) == (5, 1_000_000)
-
-
-@pytest.mark.parametrize("arguments", [["--quick"], ["--published-script", "nowhere.py", "--out", "x.json"]])
-def test_a_run_that_cannot_be_kept_or_finished_does_not_start(arguments):
-    command = [sys.executable, "-m", "benchmarks.fitting.bench_fitting", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=measure.ROOT)
-    assert done.returncode == 2
-    assert "--out" in done.stderr or "nowhere.py" in done.stderr

@@ -1,6 +1,5 @@
 """Counting of implants in real brains, and the names of stored work."""
 
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,19 +24,6 @@ def test_implants_without_voxels_are_missed():
     assert people.matched(1.0, [0 * scores, scores], [implants])["sensitivity"] == 0.75
 
 
-def test_large_rings_of_which_half_is_marked_are_counted():
-    rng = np.random.default_rng(0)
-    nodules = [draw_varied_nodule(np.zeros(3), "large ring", 20.0, rng, contrasts=(0.2, 0.3)) for _ in range(2)]
-    numbers = np.zeros((12, 12, 12), np.int16)
-    numbers[1:5, 1:5, 1:5], numbers[7:11, 7:11, 7:11] = 1, 2
-    implants = Implants(np.zeros(numbers.shape, np.float32), (numbers > 0).astype(np.uint8), numbers, nodules)
-    scores = np.where(numbers == 1, 0.8, 0)
-    # A quarter is enough to be found.
-    scores[7:8, 7:11, 7:11] = 0.8
-    row = people.at_threshold(0.5, [0 * scores, scores], [implants])
-    assert (row["sensitivity"], row["half_covered"]) == (1, 0.5)
-
-
 def test_weights_and_statistics_of_networks_are_averaged():
     torch = pytest.importorskip("torch")
     networks = []
@@ -50,30 +36,3 @@ def test_weights_and_statistics_of_networks_are_averaged():
     for value in mean.net_.module_.state_dict().values():
         # The number of batches is a count, which stays as it was.
         np.testing.assert_allclose(value, 0 if value.dtype == torch.int64 else 2)
-
-
-def test_names_of_stored_work_follow_settings_and_sources(monkeypatch, tmp_path):
-    state = people.state()
-    assert people.state() == state
-    monkeypatch.setattr(people, "N_COPIES", people.N_COPIES + 1)
-    assert people.state() != state
-    monkeypatch.undo()
-    shutil.copytree(people.boards.ROOT / "metastasis", tmp_path / "metastasis")
-    monkeypatch.setattr(people.boards, "ROOT", tmp_path)
-    source = tmp_path / "metastasis" / "candidates" / "case_candidates.py"
-    before = source.read_bytes()
-    for added, is_same in ((b"# A comment changes nothing.\n", True), (b"CHANGED = 1\n", False)):
-        source.write_bytes(before + added)
-        assert (people.state() == state) is is_same
-
-
-def test_names_of_stored_work_follow_all_that_makes_it(monkeypatch):
-    seen = set()
-
-    def digest(*modules):
-        seen.update(module.rpartition(".")[2] for module in modules)
-        return ""
-
-    monkeypatch.setattr(people.boards, "code_digest", digest)
-    people.state()
-    assert seen >= {"features", "judgment", "implants", "negatives", "training_scans", "sampling"}

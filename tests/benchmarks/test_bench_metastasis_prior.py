@@ -93,11 +93,3 @@ def test_a_prior_that_tells_saves_what_the_ceiling_saves(monkeypatch):
     assert figures["no prior"]["sensitivity_by_status"]["new"] == pytest.approx(0.9, abs=0.01)
     assert max(weights, key=weights.get) == "contrast_change"
     assert len(figures["prior"]["of_seeds"]) == len(bench.SEEDS)
-
-
-def test_a_sensitivity_that_is_not_reached_is_none():
-    nothing = np.zeros(0)
-    judged = bench.Judged(np.array([0.5, 0.4, 0, 0]), nothing, nothing, nothing, nothing)
-    assert bench.step_of(judged, 0.5) == 0.4
-    assert np.isnan(bench.step_of(judged, 0.75))
-    assert bench.rounded([np.nan, 0.12345]) == [None, 0.123]

@@ -1,11 +1,9 @@
 """The boards of real people: their controls, denominators, and a table of one's own."""
 
-import argparse
 import json
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from benchmarks.prediction import _people_controls as controls
 from benchmarks.prediction import bench_people as people
@@ -74,51 +72,6 @@ def test_skills_of_the_denominators_are_those_of_a_comparison():
     for name, values in skills.items():
         np.testing.assert_allclose(signals[signals["estimator"] == name]["skill"], values, rtol=1e-6)
     assert skills["LR s2s"].mean() > 0.5
-
-
-@pytest.mark.parametrize(
-    ("low", "t_low", "high", "expected"),
-    [(0.1, 0.05, 0.3, "better than the constant"), (0.1, -0.05, 0.3, "no evidence"),
-     (-0.4, -0.5, -0.1, "worse than the constant")],
-)  # fmt: skip
-def test_a_verdict_needs_both_intervals(low, t_low, high, expected):
-    skill = {"mean": low, "low": low, "high": high, "t_low": t_low, "t_high": high}
-    row = {"algorithm": "LR", "strategy": "s2s", "skill": skill, "pooled_skill": 0.1, "relative_error": 0.2}
-    boards = [{"source_b": [10.0], "other b": [row]}]
-    assert f"| {expected} |" in people.markdown({"kidneys": boards, "denominators": {"source_b": [10.0]}})
-
-
-def test_where_no_other_b_value_is_shared_there_is_no_table_of_denominators():
-    curves = synthetic(n_regions=2)
-    kept = np.flatnonzero((TARGET.te == 45) | np.isin(TARGET.b, (0, 500)))
-    shared = people.Curves(curves.signals[:, kept], TARGET.take(kept), curves.patients, curves.regions)
-    assert people.denominators(shared, (10.0, 60.0, 200.0), ("LR",), ()).keys() == {"other b", "other TE"}
-    alone = people.Curves(
-        shared.signals,
-        Protocol(np.where((shared.protocol.te == 90) & (shared.protocol.b == 500), 501, shared.protocol.b),
-                 shared.protocol.te),
-        shared.patients, shared.regions,
-    )  # fmt: skip
-    assert alone.shared_b().tolist() == [0]
-    rows = people.denominators(alone, (10.0, 60.0, 200.0), ("LR",), ())
-    assert rows == {}
-    empty = {"kidneys": [], "denominators": {"source_b": [10.0, 60.0, 200.0], **rows}}
-    assert people.markdown(empty) == ""
-
-
-def test_wrong_options_end_in_a_sentence(tmp_path, monkeypatch):
-    options = {"quick": True, "pages": None, "source_b": (10.0,), "out": tmp_path / "result.json"}
-    with pytest.raises(argparse.ArgumentTypeError, match="not '10,abc'"):
-        people.b_values("10,abc")
-    with pytest.raises(SystemExit, match=r"none\.csv"):
-        people.run(argparse.Namespace(regions=tmp_path / "none.csv", **options))
-    of_people = argparse.Namespace(regions=None, **options)
-    monkeypatch.delenv("DMRIFIT_DATA", raising=False)
-    with pytest.raises(SystemExit, match="set DMRIFIT_DATA to the folder that holds"):
-        people.run(of_people)
-    monkeypatch.setenv("DMRIFIT_DATA", str(tmp_path))
-    with pytest.raises(SystemExit, match="kidney_multi_te is no folder"):
-        people.run(of_people)
 
 
 def test_a_table_of_ones_own_is_compared_by_one_command(tmp_path, run_script):

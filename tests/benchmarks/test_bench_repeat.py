@@ -4,7 +4,6 @@ import nibabel as nib
 import numpy as np
 from moved_heads import AFFINE, head_signals
 
-from benchmarks import _runs as runs
 from benchmarks.placement._repeat_scans import Head, draw_box, visit, with_cavity, with_shift
 
 
@@ -34,13 +33,3 @@ def test_cavities_have_their_volume_and_shifts_their_length():
     assert 25 < darker.sum() * 8e-3 < 38
     _, pushed = with_shift(head, np.array([20.0, 0, 0]), 5.0)
     assert 4.5 < pushed.max() <= 5.0
-
-
-def test_table_counts_answers():
-    rows = [
-        {"kind": "motion", "answer": "repeated", "dice": dice, "rest_mm": 0.1, "agreement": 0.9, "seconds": 3.0}
-        for dice in (0.99, 0.98)
-    ]
-    text = runs.page("repeat", {"cases": [*rows, {"kind": "two people", "answer": "not the same head"}]})
-    assert "| motion | 2 | repeated: 2 | 0.9850 (0.9800) |" in text
-    assert "| two people | 1 | not the same head: 1 | – |" in text

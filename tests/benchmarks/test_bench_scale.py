@@ -2,8 +2,6 @@
 
 import json
 
-import nibabel as nib
-import numpy as np
 import pytest
 
 from benchmarks.costs import bench_scale as bench
@@ -15,14 +13,6 @@ def test_slopes_are_the_exponents_of_powers():
     found = bench.slopes({n: 1 + 1e-3 * n for n in (1, 10, 10**6, 10**7)})
     assert found["slope"] < found["slope_at_the_end"] == 1
     assert found["seconds"]["1"] == 1.001
-
-
-def test_a_slice_is_written_again_and_again_as_an_image(tmp_path):
-    one = np.arange(4 * 3 * 2, dtype=np.float32).reshape(4, 3, 1, 2)
-    bench.write_slices(one, 5, tmp_path / "scan.nii")
-    image = nib.load(tmp_path / "scan.nii")
-    np.testing.assert_array_equal(np.asarray(image.dataobj), np.repeat(one, 5, axis=2))
-    assert (tmp_path / "scan.nii").stat().st_size == 352 + 4 * 4 * 3 * 5 * 2
 
 
 @pytest.mark.slow

@@ -6,13 +6,6 @@ import pytest
 from benchmarks.prediction import bench_truths
 
 
-def test_verdicts_agree_differ_or_leave_the_claim_open():
-    assert bench_truths.agreement("holds", "holds") == "same"
-    assert bench_truths.agreement("holds", "does not hold") == "differs"
-    assert bench_truths.agreement("cannot be told", "holds") == "differs"
-    assert bench_truths.agreement("cannot be told", "cannot be told") == "both open"
-
-
 def test_fits_to_walks_have_small_residuals_and_too_little_kurtosis():
     result = bench_truths.fit_biases(n_tissues=40, n_repeats=3)
     assert 0.01 < result["residual_percent"]["median"] < 0.3

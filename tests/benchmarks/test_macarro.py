@@ -1,14 +1,10 @@
 """The claims of Macarro et al., from made-up studies in which each holds, fails or is open."""
 
 import itertools
-import re
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from benchmarks.claims.claim_board import (
     BOARD_COLUMNS,
@@ -205,9 +201,6 @@ def holding_board(holding):
     return decide_claims(repeated(holding))
 
 
-# Verdicts -----------------------------------------------------------------------------------------------------------
-
-
 def test_in_a_study_made_for_it_all_eleven_claims_hold(holding_board):
     assert tuple(holding_board.columns) == BOARD_COLUMNS
     found = holding_board.set_index("claim")["verdict"].to_dict()
@@ -235,21 +228,6 @@ def test_a_claim_without_what_it_needs_cannot_be_told_and_says_what(number):
     assert f"missing: {word}" in row["reason"], row["reason"]
 
 
-def test_a_claim_whose_mechanism_is_not_simulated_is_tested_on_scans_alone():
-    synthetic = verdict_of(5, studies(regions=("body",), difficulties=("mixed",)))
-    assert synthetic["verdict"] == NOT_SIMULATED
-    assert "simulated alike" in synthetic["reason"]
-    assert verdict_of(5, measured(regions=("body",)))["verdict"] == HOLDS
-
-
-def test_a_wider_margin_makes_a_difference_practically_equal():
-    levels = {"s2s": 0.1, "m2m": 0.107}
-    figures = repeated(measured(level=levels, metric=dict.fromkeys(STRATEGIES, FLAT_S2S)), claims=[3])
-    for factor, verdict in ((1, HOLDS), (2, EQUAL)):
-        board = decide_claims(figures, factor=factor).set_index("claim")
-        assert board.loc[3, "verdict"] == verdict
-
-
 def test_the_file_of_margins_names_the_reading_that_decides():
     margins, claims = read_margins(MARGINS_FILE)
     assert {number: fields["primary"] for number, fields in claims.items()} == {
@@ -272,16 +250,6 @@ def test_claims_about_strategies_that_depend_on_the_training_region_say_so(numbe
     )
 
 
-def test_one_condition_of_four_is_enough_to_depend():
-    where = lambda region, difficulty: (region, difficulty) == ("lesion", "easy")  # noqa: E731
-    assert verdict_of(3, studies(changed=where, level=SWAPPED))["verdict"] == SILENT
-
-
-def test_a_claim_that_depends_on_the_preset_alone_does_not_blame_the_region():
-    row = verdict_of(3, studies(changed=lambda region, difficulty: difficulty == "easy", level=SWAPPED))
-    assert row["verdict"] == "depends on the preset of the cohorts"
-
-
 @pytest.mark.parametrize("number", [4, 11])
 @pytest.mark.parametrize(
     ("parts", "missing"),
@@ -296,36 +264,8 @@ def test_claims_about_strategies_need_both_regions_and_both_presets(number, part
     assert row["reason"].split("\n")[0] == f"missing: {missing}"
 
 
-def test_other_claims_can_be_told_in_one_condition():
-    others = [1, 2, 6, 7, 8, 9]
-    board = decide_claims(repeated(study(), claims=others))
-    assert board["verdict"].tolist() == [HOLDS] * len(others)
-
-
-def test_scans_of_patients_have_no_preset():
-    row = verdict_of(3, measured())
-    assert row["verdict"] == HOLDS
-    assert "synthetic" not in row["ours"]
-    assert "measured, trained on body" in row["ours"]
-    half = verdict_of(3, measured(regions=("body",)))
-    assert "missing: measured, trained on lesion" in half["reason"]
-
-
-# Readings -----------------------------------------------------------------------------------------------------------
-
-
 def readings_of(row):
     return dict(line.split(": ", 1) for line in row["readings"].split("\n"))
-
-
-def test_signals_of_the_body_are_another_reading():
-    lesion = [study()]
-    assert readings_of(verdict_of(1, lesion)) == {"lesion": HOLDS, "body": OPEN}
-    body = [study(scored="body", signal_error=0.5, signal_r=0.7)]
-    for number in (1, 2):
-        row = verdict_of(number, [*lesion, *body])
-        assert row["verdict"] == HOLDS
-        assert list(readings_of(row).values()) == [HOLDS, FAILS]
 
 
 def test_maps_against_the_truth_are_another_reading():
@@ -338,40 +278,10 @@ def test_maps_against_the_truth_are_another_reading():
     assert readings == {"median abs(E)": HOLDS, "r": EQUAL, "median abs(E) against the truth": FAILS}
 
 
-def test_bias_is_another_reading_and_decides_nothing():
-    evaluations = measured()
-    for evaluation in evaluations:
-        evaluation.scores.loc[evaluation.scores["strategy"] == "s2s", "bias"] *= 9
-    row = verdict_of(3, evaluations)
-    assert row["verdict"] == HOLDS
-    assert readings_of(row) == {"DI": HOLDS, "|BI|": FAILS}
-
-
 @pytest.mark.parametrize(("left_out", "value"), [("S0", 1e6), ("T2v", 9.0)])
 def test_s0_is_no_property_of_the_tissue_t2v_sits_at_a_bound_and_both_are_left_out(left_out, value):
     metric = {name: {**values, left_out: value} for name, values in HOLDING["metric"].items()}
     pd.testing.assert_frame_equal(claim_figures(study(metric=metric)), claim_figures(study()))
-
-
-def test_a_difference_that_changes_its_sign_with_the_seed_is_no_equivalence():
-    parts = [repeated([study(difference=dict.fromkeys(STRATEGIES, apart))], 5, [6]) for apart in (0.2, -0.2)]
-    parts[1]["run"] += " of the others"
-    assert decide_claims(pd.concat(parts))["verdict"].tolist() == [OPEN]
-
-
-def test_a_flat_curve_does_not_fall():
-    flat = dict.fromkeys(SIZES, 1.0)
-    row = verdict_of(7, measured(curve=flat, fluctuation={}, mlnn_at_two=1.0))
-    assert row["verdict"] == EQUAL
-    assert "at N = 5" in row["reason"]
-
-
-def test_without_fluctuation_nothing_fluctuates_mainly():
-    still = {1: 1.4, 2: 1.2, 5: 1.0, 8: 1.0, 12: 1.0}
-    assert verdict_of(9, measured(curve=still, fluctuation={}))["verdict"] == OPEN
-
-
-# Evidence -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_controls_and_other_ways_of_training_change_nothing(holding):
@@ -384,50 +294,12 @@ def test_the_controls_and_other_ways_of_training_change_nothing(holding):
     pd.testing.assert_frame_equal(claim_figures(plain), claim_figures(holding[:1]))
 
 
-def test_the_same_evaluation_twice_is_one_seed(holding):
-    twice = claims_board([*holding[:4], *holding[:4], *holding[:4]], claims=[3])
-    assert twice["n_runs"].tolist() == [1]
-    pd.testing.assert_frame_equal(twice, claims_board(holding[:4], claims=[3]))
-
-
-def test_other_cohorts_are_another_seed_even_if_the_study_has_the_same():
-    evaluations = studies(seeds=3, regions=("body",), difficulties=("mixed",))
-    for one in evaluations:
-        one.study["settings"]["seed"] = 0
-    assert claims_board(evaluations, claims=[1])["n_runs"].tolist() == [3]
-
-
 def test_a_board_and_a_learning_curve_of_one_seed_are_put_together(holding):
     board = without(holding[::4], sizes=(12,))
     curve = without(holding[::4], sizes=SIZES[:-1])
     parts = claims_board([*board, *curve], claims=[3, 7])
     whole = claims_board(holding[::4], claims=[3, 7])
     pd.testing.assert_frame_equal(parts, whole)
-
-
-def test_both_presets_can_be_cohorts_of_one_evaluation():
-    merged = []
-    for region in ("body", "lesion"):
-        easy, mixed = study(region=region, difficulty="easy"), study(region=region)
-        renamed = {"c1": "e1", "c2": "e2"}
-        tables = {
-            name: pd.concat([getattr(mixed, name), getattr(easy, name).replace({"cohort": renamed})])
-            for name in ("scores", "signals")
-        }
-        cohorts = mixed.study["cohorts"] | {renamed[k]: v for k, v in easy.study["cohorts"].items()}
-        settings_of = mixed.study["settings"]
-        merged.append(SimpleNamespace(**tables, study={"settings": settings_of, "cohorts": cohorts}))
-    board = decide_claims(repeated(merged, claims=[3, 7]))
-    assert board["verdict"].tolist() == [HOLDS, HOLDS]
-
-
-def test_a_failed_prediction_counts_for_none(holding):
-    evaluations = measured()
-    for one in evaluations:
-        failed = (one.scores["patient"] == "c1p0") & (one.scores["metric"] == "K")
-        one.scores.loc[failed, ["bias", "dispersion", "median_abs_error"]] = np.nan
-    board = decide_claims(repeated(evaluations, claims=[3, 10]))
-    assert board["verdict"].tolist() == [HOLDS] * 2
 
 
 def test_figures_can_be_computed_again_in_a_line():
@@ -484,47 +356,3 @@ def test_figures_can_be_computed_again_in_a_line():
     assert value(11, "BI (signed)", "c1", quantity) == pytest.approx(spread)
     k = s2s.query("metric == 'K'")["median_abs_error"].mean()
     assert value(10, "median abs(E)", "c1", "K median abs(E) of s2s") == pytest.approx(k)
-
-
-# What the board says ------------------------------------------------------------------------------------------------
-
-
-def test_the_figures_of_the_study_are_those_it_prints():
-    printed = {claim.number: re.findall(r"[0-9.]+", re.sub("s2s|m2m|cohort 1", "", claim.study)) for claim in CLAIMS}
-    assert {number: found for number, found in printed.items() if found} == {1: ["12"], 2: ["0.8"], 7: ["5"], 8: ["2"]}
-
-
-def test_synthetic_cohorts_are_called_so(holding_board):
-    for text in holding_board["ours"]:
-        assert all(line.startswith("synthetic ") for line in text.split("\n"))
-
-
-def test_what_makes_no_board_is_refused():
-    with pytest.raises(ValueError, match="at least one evaluation"):
-        claims_board([])
-    empty = study()
-    empty.scores = empty.scores.assign(train_on="other")
-    with pytest.raises(ValueError, match="trained within its cohort"):
-        claims_board(empty)
-    with pytest.raises(ValueError, match="numbered 1 to 11, not 12"):
-        claims_board(study(), claims=[12])
-
-
-# Properties ---------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=2)
-@given(st.randoms(use_true_random=False))
-def test_order_of_rows_and_names_of_patients_change_nothing(random):
-    one = study(n=3)
-    names = sorted(set(one.scores["patient"]))
-    other = [f"q{i}" for i in range(len(names))]
-    random.shuffle(other)
-    turned = dict(zip(names, other, strict=True))
-    tables = {}
-    for name in ("scores", "signals"):
-        table = getattr(one, name)
-        order = np.random.default_rng(random.randrange(10**6)).permutation(len(table))
-        tables[name] = table.assign(patient=table["patient"].map(turned)).iloc[order]
-    changed = SimpleNamespace(**tables, study=one.study)
-    pd.testing.assert_frame_equal(claim_figures(changed), claim_figures(one))

@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly import DenoisingAutoencoder, PCADetector, RecDiscNet, VoxelwiseGaussian
-from benchmarks.anomaly import _anomaly_speed as speed
-from benchmarks.anomaly import bench_scan_changes as changes
 from benchmarks.fitting import bench_ivim_methods as ivim
 from dmrifit import Protocol, fit_voxels
 
@@ -35,11 +32,6 @@ def test_no_label_of_a_method_stands_for_options_that_are_left_out(path):
     assert nameless_methods(path.read_text(encoding="utf-8")) == []
 
 
-def test_labels_for_options_that_are_left_out_are_recognized():
-    source = 'METHODS = {"nlls": {"method": "nlls"}, "segmented, b ≥ 150": {}, "optimizer, default": {}}'
-    assert nameless_methods(source) == ["segmented, b ≥ 150"]
-
-
 @pytest.mark.parametrize("label", ivim.METHODS)
 def test_methods_for_ivim_are_those_of_their_labels(label):
     rng = np.random.default_rng(0)
@@ -62,26 +54,3 @@ def test_methods_for_ivim_are_those_of_their_labels(label):
         assert (fit_voxels(changed, protocol, "ivim", **options)["Dt"] != result["Dt"]).all()
     if "S0 measured" in label:
         np.testing.assert_allclose(result["S0"], signals[:, 0])
-
-
-def test_methods_for_ivim_differ_from_each_other_and_from_the_reference():
-    options = list(map(str, ivim.METHODS.values()))
-    assert len(set(options)) == len(options)
-    assert ivim.METHODS[ivim.REFERENCE] == {"method": "segmented", "threshold": 150.0}
-
-
-def test_anomaly_detectors_are_those_of_their_labels():
-    names = {cls.__name__: cls for cls in (DenoisingAutoencoder, PCADetector, RecDiscNet, VoxelwiseGaussian)}
-    for label, (code, _) in speed.MODELS.items():
-        detector = eval(code, names)
-        if label.startswith("DAE"):
-            is_aligned = "aligned" in label
-            assert (detector.latent, detector.aligned) == (("map" if is_aligned else "vector"), is_aligned)
-    for label, code in speed.VOXELWISE_MODELS.items():
-        detector = eval(code, names)
-        if isinstance(detector, VoxelwiseGaussian):
-            assert detector.distance == label.partition(",")[0].lower()
-            assert detector.calibration == (4 if "4 folds" in label else None)
-    both = VoxelwiseGaussian(**changes.DETECTORS["z, both sides"])
-    assert (both.side, both.distance) == ("both", "z")
-    assert set(changes.DETECTORS["z, both sides"]) >= {"side", "distance"}

@@ -1,7 +1,6 @@
 """Parts of a benchmark that are kept, and pages that are filled from templates."""
 
 import json
-import math
 import sys
 
 import pytest
@@ -24,14 +23,6 @@ def test_parts_are_made_once_and_one_of_another_size_ends_the_run(tmp_path):
     with pytest.raises(SystemExit, match=r"hard-world-1.json is of a board of another size: remove it"):
         runs.finished([runs.Part("hard world-1", {"size": 4}, make, (1,))], tmp_path / "parts")
     assert made == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("value", "form", "expected"),
-    [(0.1234, ".1%", "12.3 %"), (-0.5, "+.2f", "-0.50"), (None, ".2f", "–"), (math.nan, ".2f", "–"), (1234, ",", "1,234")],
-)
-def test_pages_write_numbers_and_a_dash_for_none(value, form, expected):
-    assert runs.written(value, form) == expected
 
 
 def sizes(chosen):

@@ -6,11 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly.detectors.thresholds import FixedThreshold, ThresholdRule
 from anomaly.simulate.persons import simulate_dmri
 from anomaly.study.contestants import BRIGHTNESS, CONTROLS, ELSEWHERE, STRATA
 from anomaly.study.evaluation import evaluate_detectors
-from benchmarks.anomaly import bench_anomaly
 from benchmarks.claims.claim_board import EQUAL, FAILS, HOLDS, LEAST_SEEDS, NOT_SIMULATED, OPEN
 from benchmarks.claims.weninger.board import (
     anomaly_board,
@@ -20,7 +18,6 @@ from benchmarks.claims.weninger.board import (
     published_beside,
 )
 from benchmarks.claims.weninger.methods import (
-    CLASSICAL,
     COHORTS,
     IMAGE_SCALE,
     NOISES,
@@ -184,19 +181,6 @@ def test_a_claim_falls_when_its_figure_does(claim, changed):
     assert not all(map(is_met, own.readings[0].checks(stated(**changed))))
 
 
-def test_a_direction_without_a_figure_is_decided_by_the_margin_alone():
-    for auc, verdict in ((0.77, HOLDS), (0.818, EQUAL), (0.84, FAILS)):
-        found = board(*[stated(abs__auc=auc)] * LEAST_SEEDS)
-        assert found.loc[9, "verdict"] == verdict
-
-
-def test_readings_beside_the_first_are_listed():
-    tables = stated(mix__dice__Otsu=0.19, mix__dice_opened__Otsu=0.6)
-    (claim,) = (claim for claim in CLAIMS if claim.number == 6)
-    met = {reading.name: all(map(is_met, reading.checks(tables))) for reading in claim.readings}
-    assert met == {"opened": True, "raw": False}
-
-
 def test_what_is_missing_leaves_claims_open_and_is_named():
     tables = stated()
     few = tables["summary"]["method"].isin([REFERENCE, OWN, BRIGHTNESS])
@@ -209,20 +193,6 @@ def test_what_is_missing_leaves_claims_open_and_is_named():
         assert name in found.loc[claim, "reason"]
     with pytest.raises(ValueError, match="at least one run"):
         anomaly_board({})
-
-
-def test_smaller_boards_use_the_latent_sizes_that_there_are():
-    tables = stated()
-    kept = ~tables["summary"]["method"].str.fullmatch(r"DAE (sigmoid|linear) (32|64|128|256|512)")
-    kept &= ~tables["summary"]["method"].str.startswith("RecDiscNet uniform")
-    found = board(*[{**tables, "summary": tables["summary"][kept]}] * LEAST_SEEDS)
-    assert found.loc[1, "verdict"] == HOLDS
-    assert found.loc[2, "verdict"] == OPEN
-    assert found.loc[3, "verdict"] == HOLDS
-    assert "DAE sigmoid 16" in found.loc[5, "ours"]
-
-
-# Two cohorts --------------------------------------------------------------------------------------------------------
 
 
 def both(**changed):
@@ -250,28 +220,6 @@ def test_cohorts_stand_beside_each_other_and_are_compared():
     figures = board_figures(good, shifted=bad)
     assert set(figures["claim"]) == {claim.number for claim in (*CLAIMS, *COHORT_CLAIMS)}
     assert set(board_figures(good)["claim"]) == {claim.number for claim in CLAIMS}
-
-
-def test_a_cohort_that_has_none_of_the_methods_of_a_claim_leaves_it_to_the_other():
-    good, bad = both()
-    for tables in bad.values():
-        kept = ~tables["summary"]["method"].str.fullmatch(r"DAE linear \d+|DAE sigmoid (16|32|64|128|256)")
-        kept &= ~tables["summary"]["method"].str.match("RecDiscNet (normal|uniform)")
-        tables["summary"] = tables["summary"][kept]
-    found = anomaly_board(good, shifted=bad).set_index("claim")
-    assert found.loc[[1, 2, 4], "verdict"].tolist() == [HOLDS] * 3
-    assert all(COHORTS[1] in reason for reason in found.loc[[1, 2, 4], "reason"])
-    assert f"less than the output matters: {HOLDS}" in found.loc[2, "readings"]
-    # What a cohort has in some runs is not left out.
-    some = {**bad, "0": stated(z__auc=0.84)}
-    assert anomaly_board(good, shifted=some).set_index("claim").loc[1, "verdict"] == OPEN
-    # What neither has cannot be told.
-    found = anomaly_board(bad, shifted=bad).set_index("claim")
-    assert found.loc[[1, 2, 4], "verdict"].tolist() == [OPEN] * 3
-    assert "one latent size" in found.loc[1, "reason"]
-
-
-# What stands beside the board ---------------------------------------------------------------------------------------
 
 
 def test_every_network_has_its_margin_to_the_reference():
@@ -302,33 +250,6 @@ def test_the_interval_of_a_difference_is_students():
         difference_interval(runs, MIX, "nobody")
 
 
-def test_our_figures_stand_beside_the_published_ones():
-    table = published_beside({"1": stated(), "2": stated(mix__auc=0.8)})
-    row = table[(table["method"] == MIX) & (table["measure"] == "auc")].iloc[0]
-    assert (row["value"], row["ours"], row["n_runs"]) == (0.772, pytest.approx(0.786), 2)
-    best = table[(table["method"] == "DAE") & (table["rule"] == "fixed") & (table["measure"] == "dice_opened")].iloc[0]
-    assert best["ours_method"] == f"{DAE}, {IMAGE_SCALE}"
-    assert best["value"] == best["ours"] == 0.431
-    assert not len(published_beside({"1": {"summary": stated()["summary"].iloc[:0]}}))
-
-
-def test_published_figures_agree_with_what_the_paper_says_of_them():
-    table = published_table()
-    assert len(table) == 24 * (1 + 2 * len(RULE_NAMES)) + 2 * 4 * 2
-    auc = table[table["measure"] == "auc"].set_index("method")["value"]
-    assert auc.idxmax() == DAE
-    assert auc.idxmin() == "RecDiscNet normal directional full"
-    assert auc[auc.index.str.startswith("DAE linear")].agg(["min", "max"]).tolist() == [0.739, 0.793]
-    gaps = {noise: auc[f"RecDiscNet {noise} half"] - auc[f"RecDiscNet {noise} full"] for noise in NOISES}
-    assert min(gaps, key=gaps.get) == "uniform isotropic"
-    assert gaps["uniform isotropic"] == pytest.approx(0.061)
-    assert gaps["normal directional"] == pytest.approx(0.213)
-    # What the paper prints of the best is among all configurations.
-    dice = table[table["source"].str.contains("files")].set_index(["rule", "measure"])["value"]
-    for row in table[table["method"].isin(BEST)].itertuples():
-        assert row.value in dice[row.rule, row.measure].to_numpy()
-
-
 def test_published_figures_are_those_of_the_files(data_dir):
     outputs = {"None": "linear", "Sigmoid": "sigmoid"}
     kinds = dict(zip(("Normal1", "Normal2", "Uniform1", "Uniform2", "Iso", "Mix"), NOISES, strict=True))
@@ -347,18 +268,6 @@ def test_published_figures_are_those_of_the_files(data_dir):
             assert ours[name, rules[row.threshold_rule], "dice_opened"] == round(row.dice_after_opening, 3)
             n += 1
     assert n == 24 * 5
-
-
-def test_names_and_rules_are_those_of_the_board():
-    assert method_name("DAE", output="linear", latent=16) == "DAE linear 16"
-    assert method_name("RecDiscNet", noise="normal-directional", mean="full") == "RecDiscNet normal directional full"
-    assert method_name("RecDiscNet", form="residual") == "RecDiscNet mix half, residual"
-    assert method_name(REFERENCE) == REFERENCE == CLASSICAL[0]
-    rules = board_rules([DAE, f"{DAE}, {IMAGE_SCALE}", MIX, f"{MIX}, residual", REFERENCE])
-    assert {name: rule.value for name, rule in rules["fixed"].items()} == {f"{DAE}, {IMAGE_SCALE}": 0.3, MIX: 0.5}
-    assert all(isinstance(rule, FixedThreshold) for rule in rules["fixed"].values())
-    assert all(isinstance(rule, ThresholdRule) for name, rule in rules.items() if name != "fixed")
-    assert "fixed" not in board_rules([REFERENCE])
 
 
 def test_tables_of_an_evaluation_are_what_the_board_reads():
@@ -391,24 +300,3 @@ def test_tables_of_an_evaluation_are_what_the_board_reads():
     assert set(open_ones) <= {10, 11, 13}
     assert len(margin_table({"1": tables})) == len(methods)
     assert len(published_beside({"1": tables}))
-
-
-@pytest.mark.slow
-def test_claims_are_decided_again_from_what_is_stored():
-    runs = {str(i): stated() for i in range(LEAST_SEEDS)}
-    shifted = {str(i): stated(**{"z__auc": 0.84, "own__auc": 0.955}) for i in range(LEAST_SEEDS)}
-    for tables in (*runs.values(), *shifted.values()):
-        tables["summary"] = tables["summary"].assign(
-            average_precision=0.1, gain=1.0, false_positive_rate_opened=0.0
-        )
-    result = {
-        "seeds": [int(name) for name in runs],
-        "methods": {
-            cohort: bench_anomaly.summary(by_run)
-            for cohort, by_run in zip(COHORTS, (runs, shifted), strict=True)
-        },
-    }
-    again = bench_anomaly.decided(result)
-    before = anomaly_board(runs, shifted=shifted)
-    assert [row["verdict"] for row in again["claims"]] == before["verdict"].tolist()
-    assert again["decided"]["date"]

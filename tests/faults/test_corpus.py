@@ -107,8 +107,3 @@ def test_the_corpus_names_what_exists_and_each_case_once():
         else:
             assert case.says in RULES, case
             assert case.remedy or case.says != "told", case
-
-
-def test_the_corpus_is_as_large_as_it_has_to_be():
-    assert len(CASES) >= 500
-    assert {case.expected for case in CASES} == {"refused", "accepted"}

@@ -4,14 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import llvmlite.binding
 import numpy as np
 import pytest
 
 import dmrifit
-from dmrifit import MODELS, Protocol, fit_voxels, simulate_cohort
+from dmrifit import MODELS, Protocol, fit_voxels
 
 FIELDS = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high")
 DOUBTS = ("starts_disagree", "doubt")
@@ -60,9 +59,6 @@ def bits(result):
     return b"".join(getattr(result, name).tobytes() for name in (*FIELDS, *DOUBTS))
 
 
-# Threads, chunks, jobs -----------------------------------------------------------------------------------
-
-
 def test_a_fit_does_not_depend_on_threads_chunks_and_neighbors(monkeypatch):
     model = MODELS["kurtosis"]
     signals, protocol = noisy(model, 2500, 1), protocol_of(MODELS["kurtosis"])
@@ -76,15 +72,6 @@ def test_a_fit_does_not_depend_on_threads_chunks_and_neighbors(monkeypatch):
             )
     alone = [fit_voxels(signals[i : i + 1], protocol, model, sigma=1.5).parameters for i in range(40)]
     assert np.concatenate(alone).tobytes() == fit_voxels(signals, protocol, model, sigma=1.5).parameters[:40].tobytes()
-
-
-@pytest.mark.slow
-def test_simulated_patients_do_not_depend_on_jobs():
-    one, two = (simulate_cohort("cohort1", 2, shape=(16, 16, 3), n_jobs=n, random_state=5) for n in (1, 2))
-    for scan, other in zip(one, two, strict=True):
-        for name in ("signal", "mask", "lesion"):
-            values = [np.asarray(getattr(each, name)) for each in (scan, other)]
-            assert values[0].tobytes() == values[1].tobytes(), name
 
 
 HASHED = """
@@ -117,9 +104,6 @@ def test_cohorts_draws_maps_and_tables_do_not_depend_on_hash_seeds_threads_and_j
     ]
     assert len(found[0]) == 4
     assert found[0] == found[1]
-
-
-# Vector instructions: the engine -------------------------------------------------------------------------
 
 
 ENGINE = """
@@ -247,9 +231,6 @@ def test_own_formulas_have_the_same_bits_with_avx2_and_avx512(stored):
     assert child(OWN, stored, **without_vectors(NARROW)) == expected
 
 
-# Linear algebra and networks -----------------------------------------------------------------------------
-
-
 LINEAR = """
 import sys, numpy as np
 from threadpoolctl import threadpool_info
@@ -342,47 +323,3 @@ def test_networks_agree_to_a_millionth_with_all_vector_instructions(stored):
 
 
 # Planted defects -----------------------------------------------------------------------------------------
-
-
-def test_a_bit_that_differs_in_any_field_of_a_fit_is_seen():
-    model = MODELS["adc"]
-    result = fit_voxels(noisy(model, 3, 3), protocol_of(model), model)
-    for name in (*FIELDS, *DOUBTS):
-        other = SimpleNamespace(**{field: getattr(result, field).copy() for field in (*FIELDS, *DOUBTS)})
-        getattr(other, name).reshape(-1).view(np.uint8)[0] ^= 1
-        assert bits(other) != bits(result), name
-
-
-PLANTED = """
-import hashlib, sys, numba, numpy as np
-@numba.njit(fastmath=True)
-def total(values):
-    found = 0.0
-    for i in range(len(values)):
-        found += values[i] * values[i]
-    return found
-values = np.load(sys.argv[1] + "/signals.npz")["kurtosis"].ravel()
-print("set", hash("patient"))
-print("numpy", hashlib.sha256(np.exp(-values.astype(np.float32) / 100).tobytes() + np.log(values).tobytes()).hexdigest())
-# One sum may have the same bits by chance.
-sums = np.array([total(values[i:]) for i in range(100)])
-print("numba", hashlib.sha256(sums.tobytes()).hexdigest())
-"""
-
-
-@pytest.mark.slow
-def test_a_step_that_depends_on_hash_seeds_or_instructions_is_seen(stored):
-    if not known_to_numpy(NARROW):
-        pytest.skip("this NumPy has no versions of its functions for wider vectors, or the processor has none")
-    first = child(PLANTED, stored, PYTHONHASHSEED="0")
-    assert child(PLANTED, stored, PYTHONHASHSEED="0") == first
-    other = child(PLANTED, stored, PYTHONHASHSEED="1", **without_vectors(NARROW), **PLAIN)
-    assert len(first) == len(other) == 3
-    assert not set(first) & set(other)
-
-
-def test_a_difference_of_a_hundred_thousandth_is_seen(tmp_path):
-    values = np.linspace(1, 2, 9)
-    for name, factor in (("first", 1), ("second", 1 + 1e-5)):
-        np.savez(tmp_path / f"{name}.npz", values=values * factor)
-    assert spread(tmp_path, ["first", "second"])["values"] > 1e-6

@@ -28,12 +28,6 @@ def test_each_kind_of_defect_planted_in_large_input_is_a_complaint(code, said, k
     assert {kind_of_complaint(complaint) for complaint in found} == {kind} - {None}
 
 
-def test_half_a_file_of_large_input_is_a_complaint(tmp_path):
-    (tmp_path / "a.csv").write_text("a\n1")
-    found = complaints({"code": 0, "said": ""}, tmp_path)
-    assert [kind_of_complaint(complaint) for complaint in found] == ["half_written"]
-
-
 def test_memory_that_grows_with_the_image_is_a_complaint():
     eighth = {"memory_mb": 400}
     assert grows({"memory_mb": 720}, eighth) == []

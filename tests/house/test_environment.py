@@ -107,25 +107,6 @@ def test_an_unfinished_environment_is_made_again(project, pip):
     assert len(calls(project)) == 2
 
 
-@pytest.mark.parametrize("pip", ["kill -KILL $PPID", "kill -INT $PPID; exit 1"])
-def test_an_interrupted_update_is_made_again(project, pip):
-    project("environment-demo")
-    (project.folder / ".venv" / "half").touch()
-    assert project("environment-test", pip=pip).returncode != 0
-    result = project("environment-test")
-    assert result.returncode == 0, result.stdout
-    assert not (project.folder / ".venv" / "half").exists()
-
-
-def test_an_update_that_pip_refuses_leaves_the_environment_as_it_was(project):
-    project("environment-demo")
-    (project.folder / ".venv" / "kept").touch()
-    assert project("environment-test", pip="exit 1").returncode != 0
-    assert project("environment-demo", pip="exit 1").returncode == 0
-    assert project("environment-test").returncode == 0
-    assert (project.folder / ".venv" / "kept").exists()
-
-
 def test_an_environment_without_its_python_is_made_again(project):
     project("environment-test")
     (project.folder / ".venv" / "bin" / "python").unlink()
@@ -145,11 +126,6 @@ def test_another_python_is_taken_only_when_asked_for(project):
     assert result.returncode == 0, result.stdout
     assert "has Python 3.12.1, not that of python3" in result.stdout
     assert not (project.folder / ".venv" / "kept").exists()
-
-
-def test_arguments_for_pip_pass_through(project):
-    project("environment-test", "PIP_ARGS=--no-cache-dir --retries 7")
-    assert "--no-cache-dir --retries 7 -c constraints.txt" in calls(project)[0]
 
 
 @pytest.mark.parametrize("version", ["(2, 7, 18)", "(3, 10, 4)", "(3, 15, 0)"])

@@ -50,14 +50,6 @@ def test_files_speak_of_the_project_alone(tracked_texts, kind):
     assert not found, f"{kind}:\n" + "\n".join(found)
 
 
-def test_readme_names_the_commands_and_what_they_need(root):
-    text = (root / "README.md").read_text(encoding="utf-8")
-    assert "    make demo\n" in text
-    assert "    make test\n" in text
-    assert "    make test-slow\n" in text
-    assert "Python 3.11–3.14 on Linux or macOS (Windows: WSL)" in text
-
-
 def test_files_that_the_readme_points_to_exist(root):
     text = (root / "README.md").read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^):#]+)\)", text)

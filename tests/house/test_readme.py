@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from worked_pages import PROGRAMS, blocks, commands
 
 from dmrifit import Protocol, fit_voxels
-from dmrifit._optional import EXTRAS
 from dmrifit.cli import program
 from dmrifit.cohort.participants_table import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from dmrifit.io.scan_manifest import COLUMNS as manifest_columns
@@ -70,27 +69,11 @@ def test_the_first_screen_shows_a_picture_and_leads_to_maps(root, readme):
     assert shown[-2:] == ['pip install ".[report,preprocess]"', "dmrifit fit own.nii.gz --out maps"]
 
 
-def test_what_a_fit_recommends_is_installed_by_the_first_command(root, readme):
-    text = (root / "dmrifit" / "report" / "verdict.py").read_text(encoding="utf-8")
-    text += (root / "dmrifit" / "imaging" / "fit_predict.py").read_text(encoding="utf-8")
-    recommended = {word for word in ("--mask auto", "--sigma estimate") if word in text}
-    assert recommended == {"--mask auto", "--sigma estimate"}
-    # Both find their way by dipy, and so does the noise of dmrifit info; pages need matplotlib and Jinja2.
-    needed = {EXTRAS[library] for library in ("dipy", "matplotlib", "jinja2")}
-    (extras,) = re.findall(r'pip install "\.\[([^]]+)\]"', readme)
-    assert needed <= set(extras.split(","))
-
-
 def test_every_command_that_the_readme_names_is_there(readme):
     named = set(re.findall(r"`(dmrifit(?:-\w+)?) ([a-z-]+)[^`]*`", readme))
     assert {name for name, _ in named} == set(PROGRAMS)
     for name, command in named:
         assert command in typer.main.get_command(import_module(PROGRAMS[name]).app).commands
-
-
-def test_the_lines_in_python_are_five(readme):
-    (code,) = python_of(readme)
-    assert len(statements(code)) == 5
 
 
 def checked_out(root, folder):
@@ -186,18 +169,6 @@ def test_worked_lines_are_understood_by_the_commands_they_name(root, page):
         assert all(option in shown for option in used), line
 
 
-def test_the_script_of_the_demo_on_the_page_is_that_of_the_example(root, page):
-    script = next(code for code in python_of(page("prediction")) if "learning_curve(" in code)
-    lines = statements(script)
-    assert len(lines) == 12
-    example = statements((root / "examples" / "plot_compare_algorithms.py").read_text(encoding="utf-8"))
-    positions = [example.index(line) for line in lines]
-    assert positions == sorted(positions)
-    called = {node.func.attr for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call)}
-    assert called == {"read", "learning_curve", "write_report", "arrays", "SignalToSignal", "fit", "save_model",
-                      "predict_image"}  # fmt: skip
-
-
 def test_the_table_of_columns_is_that_of_the_reader(page):
     table = table_after(page("prediction"), "column")
     assert sorted(first_column(table)) == sorted((*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS))
@@ -230,12 +201,6 @@ def test_the_comparison_in_python_runs(page, capsys, tmp_path, monkeypatch):
     assert all(name in printed for name in ("LR", "RFR", "constant", "shuffled", "perfect"))
     assert "(3, 7, 2)" in printed
     assert (tmp_path / "study" / "report.html").is_file()
-
-
-def test_algorithms_of_the_page_are_those_there_are(page):
-    from dmrifit import ALGORITHMS
-
-    assert first_column(table_after(page("prediction"), "name")) == [*ALGORITHMS, "ViT"]
 
 
 def test_columns_of_other_tables_are_those_that_are_read(page):
@@ -287,21 +252,3 @@ def test_symbols_and_units_of_the_page_are_those_of_the_model(page):
 
 def test_extras_of_the_page_are_those_of_the_metadata(page, setup_cfg):
     assert first_column(table_after(page("install"), "extra")) == list(setup_cfg["options.extras_require"])
-
-
-def test_what_an_extra_installs_is_told_whole(page, setup_cfg):
-    rows = re.findall(r"^   \* - ``(\w+)``\n     - .*\n     -(.*)$", page("install"), re.MULTILINE)
-    told = dict(rows)
-    for extra, requirements in setup_cfg["options.extras_require"].items():
-        if extra == "all" or told[extra].endswith("and others"):
-            continue
-        for name in re.findall(r"^[\w-]+", requirements, re.MULTILINE):
-            assert name.removesuffix("-cpu").lower() in told[extra].lower()
-
-
-def test_folders_of_the_layout_exist(root):
-    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    table = text[text.index("| folder | content |") :].partition("\n\n")[0]
-    folders = re.findall(r"`([\w/]+/)`", table)
-    assert len(folders) >= 7
-    assert all((root / folder).is_dir() for folder in folders)

@@ -16,6 +16,30 @@ def run(run_main):
 
 
 @pytest.fixture
+def done(run):
+    """Run a command that succeeds; return what it prints."""
+
+    def call(*words):
+        code, text, error = run(*words)
+        assert code == 0, error
+        return text
+
+    return call
+
+
+@pytest.fixture
+def refused(run):
+    """Run a command that is refused; return its error."""
+
+    def call(*words):
+        code, text, error = run(*words)
+        assert code == 2, (text, error)
+        return error
+
+    return call
+
+
+@pytest.fixture
 def ball(tmp_path):
     grid = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), -1) * 2.0
     path = tmp_path / "ball.nii.gz"
@@ -24,8 +48,7 @@ def ball(tmp_path):
 
 
 @pytest.fixture
-def cases(run, tmp_path):
+def cases(done, tmp_path):
     folder = tmp_path / "cases"
-    code, _, error = run("simulate", 4, "--out", folder, "--spacing", 4, "--exclude")
-    assert code == 0, error
+    done("simulate", 4, "--out", folder, "--spacing", 4, "--exclude")
     return folder

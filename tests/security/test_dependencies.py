@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.version import Version
 
 HERE = Path(__file__).parent
@@ -47,13 +46,6 @@ def test_pinned_versions_are_those_that_the_tests_run_with():
 @pytest.mark.parametrize("name", SAFE)
 def test_pinned_versions_are_without_the_listed_advisories(name):
     assert Version(audit.pins()[name]) >= Version(SAFE[name])
-
-
-def test_older_versions_of_what_reads_model_files_are_not_asked_for():
-    config = configparser.ConfigParser()
-    config.read(HERE.parents[1] / "setup.cfg", encoding="utf-8")
-    asked = {one.name: one for one in map(Requirement, config["options"]["install_requires"].split("\n")[1:])}
-    assert not asked["skops"].specifier.contains("0.12.0")
 
 
 def test_licenses_of_what_is_installed_with_the_project_let_it_be_used():

@@ -1,6 +1,5 @@
 """No model file runs code, takes memory beyond its size, or reaches a file beside it, whatever it holds."""
 
-import hashlib
 import io
 import json
 import pickle
@@ -10,6 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from model_archives import Trap, packed, parts_of, sealed, write
 
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.model_files.model_file import load_model, save_model
@@ -17,16 +17,6 @@ from dmrifit.predict.strategies import SignalToSignal
 from dmrifit.study.study_folder import StudyFolder
 
 MEMORY = 2**28  # bytes that a refusal may take at most
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return __import__("os").mkdir, (str(self.folder),)
 
 
 @pytest.fixture
@@ -42,50 +32,17 @@ def whole(tmp_path_factory):
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("model") / "model.dmrifit"
     save_model(SignalToSignal("LR", model=None).fit(rng.random((30, 3)), rng.random((30, 2))), path)
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def sealed(parts, change=None):
-    """Give the parts with digests that fit, as someone would who knows the layout."""
-    metadata = json.loads(parts["model.json"])
-    metadata["sha256"] = {
-        name: hashlib.sha256(content).hexdigest() for name, content in parts.items() if name != "model.json"
-    }
-    if change is not None:
-        change(metadata)
-    return {**parts, "model.json": json.dumps(metadata).encode()}
-
-
-def write(path, parts):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    return path
-
-
-def packed(members):
-    """Give a zip archive that is not compressed, as skops writes them."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def members_of(data):
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    return parts_of(path)
 
 
 def with_member(whole, path, name, content):
     """Write a model whose regressor holds another member."""
-    data = packed({**members_of(whole["regressor.skops"]), name: content}.items())
+    data = packed(parts_of(whole["regressor.skops"]) | {name: content})
     return write(path, sealed({**whole, "regressor.skops": data}))
 
 
 def arrays_of(whole):
-    return [name for name in members_of(whole["regressor.skops"]) if name.endswith(".npy")]
+    return [name for name in parts_of(whole["regressor.skops"]) if name.endswith(".npy")]
 
 
 def refused(path, match="refused as a model file"):
@@ -128,7 +85,7 @@ def test_an_array_may_not_claim_one_value_more_than_its_file_has_bytes_for(shape
 
 
 def test_members_of_a_regressor_may_not_claim_more_bytes_than_all_of_it_has(whole, tmp_path):
-    inner = members_of(whole["regressor.skops"])
+    inner = parts_of(whole["regressor.skops"])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in inner.items():
@@ -149,15 +106,12 @@ def test_a_model_inside_a_model_may_not_be_packed_again(whole, tmp_path):
 
 
 def test_a_regressor_that_is_packed_or_has_a_member_twice_is_refused(whole, tmp_path):
-    inner = members_of(whole["regressor.skops"])
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in inner.items():
-            archive.writestr(name, content)
+    inner = parts_of(whole["regressor.skops"])
+    compressed = write(tmp_path / "inner", inner).read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         twice = packed([*inner.items(), ("schema.json", inner["schema.json"])])
-    for data in (buffer.getvalue(), twice):
+    for data in (compressed, twice):
         refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), "as they are")
 
 
@@ -176,7 +130,7 @@ def test_a_regressor_that_is_packed_or_has_a_member_twice_is_refused(whole, tmp_
     ids=["function", "partial", "object", "type", "operator", "method", "reduce", "no module"],
 )
 def test_functions_and_classes_named_by_a_regressor_are_not_found(node, whole, tmp_path):
-    schema = json.loads(members_of(whole["regressor.skops"])["schema.json"])
+    schema = json.loads(parts_of(whole["regressor.skops"])["schema.json"])
     schema["content"]["content"]["guest"] = node | {"__id__": 1}
     refused(with_member(whole, tmp_path / "model", "schema.json", json.dumps(schema).encode()))
 
@@ -205,11 +159,9 @@ def test_a_link_and_a_folder_in_the_archive_are_only_names(whole, tmp_path):
 
 
 def test_a_member_that_is_there_twice_is_refused(whole, tmp_path):
-    path = tmp_path / "model"
-    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        for name, content in [*sealed(whole).items(), *whole.items()]:
-            archive.writestr(name, content)
+        path = write(tmp_path / "model", [*sealed(whole).items(), *whole.items()])
     refused(path, "instead of the parts of a model")
 
 
@@ -339,8 +291,7 @@ def detector(tmp_path_factory):
     scans = rng.random((4, 2, 6, 6, 4), dtype=np.float32)
     path = tmp_path_factory.mktemp("detector") / "model.dmrifit"
     save_model(PCADetector(2).fit(scans), path)
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    return parts_of(path)
 
 
 @pytest.mark.parametrize("content", CRAFTED.values(), ids=CRAFTED)
@@ -375,8 +326,7 @@ def test_a_network_of_any_size_takes_no_memory_before_its_weights_are_compared(n
     estimator.fit(rng.random((40, 27)), rng.random((40, 2)))
     path = tmp_path / "model"
     save_model(estimator, path)
-    with zipfile.ZipFile(path) as archive:
-        parts = {one: archive.read(one) for one in archive.namelist()}
+    parts = parts_of(path)
     assert load_model(path).n_features_in_ == 27
 
     def grown(metadata):

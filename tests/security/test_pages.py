@@ -163,7 +163,7 @@ def test_the_page_of_a_fit_shows_names_of_files_and_settings_as_text(tmp_path):
 @pytest.mark.slow
 def test_pages_of_placed_voxels_show_names_of_cases_as_text(tmp_path):
     from placement import Scene, Voxel, write_prescription
-    from placement.cli.case_runs import RUN
+    from placement.cli.placement_commands import RUN
 
     tumor = np.zeros((12, 12, 12), bool)
     tumor[3:9, 3:9, 3:9] = True

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from check_pins import pins
 from check_wheel import PARTS, build, complaints, copy_sources, extras_of
 
 import dmrifit
@@ -78,9 +77,3 @@ def test_the_installed_wheel_fits_and_shows_its_help(made, tmp_path):
 def test_every_extra_has_a_part_that_is_tried():
     text = PARTS.read_text(encoding="utf-8")
     assert [name for name in extras_of(ROOT) if f"\ndef {name}(folder: Path)" not in text] == []
-
-
-def test_pins_are_those_that_a_python_asks_for():
-    text = '# a comment\n\none==1.0\ntwo==2.0; python_version < "3.14"\nthree==3; sys_platform == "darwin"\n'
-    assert pins(text, "3.13.9") == ["one==1.0", "two==2.0"]
-    assert pins(text, "3.14.2") == ["one==1.0"]

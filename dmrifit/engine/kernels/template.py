@@ -12,10 +12,9 @@ from functools import cache
 import numpy as np
 from numba import types
 
-from dmrifit.engine.kernels.interval_steps import COLUMN, PARAMETER, SIDE, IntervalSteps
 from dmrifit.engine.kernels.lanes import block, choose, exp, log, njit, sqrt  # noqa: F401
 from dmrifit.engine.kernels.layout import LANES, UNROLL
-from dmrifit.engine.kernels.steps import FitSteps, Signal
+from dmrifit.engine.kernels.steps import COLUMN, PARAMETER, SIDE, FitSteps, IntervalSteps, Signal
 
 # CONSTANTS
 N = 1  # parameters

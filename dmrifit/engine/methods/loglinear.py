@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.intervals import FitInputs
-from dmrifit.engine.kernels.branches import ARRAY_FUNCTIONS, read_formula
+from dmrifit.engine.kernels.formula import ARRAY_FUNCTIONS, read_formula
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, mark_not_fitted, unfilled_result

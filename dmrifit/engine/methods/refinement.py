@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine.design.precision import central_differences
-from dmrifit.engine.kernels.branches import ARRAY_FUNCTIONS, read_formula
+from dmrifit.engine.kernels.formula import ARRAY_FUNCTIONS, read_formula
 from dmrifit.engine.methods.rician import Likelihood
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol

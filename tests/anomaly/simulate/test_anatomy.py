@@ -13,7 +13,7 @@ from anomaly.simulate.anatomy import (
     standard_brain,
     tensor_signals,
 )
-from dmrifit.simulate.tissue_maps import TissueMaps
+from dmrifit.simulate.heads import TissueMaps
 
 
 def maps_of(standard, repeats=1):

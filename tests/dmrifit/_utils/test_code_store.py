@@ -104,15 +104,6 @@ def test_each_damaged_file_is_rebuilt_once(damage, start, tmp_path, caplog):
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
-def test_files_of_another_program_are_noticed(start, tmp_path, caplog):
-    start()
-    for path in files(tmp_path):
-        path.write_bytes(b"import os\nos.abort()\n" + bytes(100))
-    assert start() == (True, 1)
-    assert start() == (True, 0)
-    assert len(caplog.records) == 1
-
-
 def test_a_folder_with_files_in_the_place_of_one_is_named(start, tmp_path, caplog):
     start()
     for path in files(tmp_path):

@@ -1,6 +1,5 @@
 """What notebooks show in place of a line: small tables whose text cannot be anything but text."""
 
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -170,19 +169,6 @@ def test_no_text_becomes_an_element(place):
         html_summary(texts["title"], [texts["header"]], [[texts["cell"]]], note=texts["note"])
     )
     assert PLANTED in page.words
-
-
-def test_names_from_files_stay_text():
-    protocol = Protocol([0, 500, 1000], name=PLANTED)
-    fitted = fit_voxels(MODELS["adc"].signal([[1.0, 1.0]], protocol), protocol, "adc")
-    first, second = MODELS["adc"].parameters
-    model = replace(MODELS["adc"], name=PLANTED, parameters=(replace(first, unit=PLANTED), second))
-    for value, times in (
-        (protocol, 1),
-        (replace(fitted, model=model), 2),
-        (Evaluation(scores(PLANTED), pd.DataFrame()), 1),
-    ):
-        assert shown(value).words.count(PLANTED) == times
 
 
 def test_long_tables_are_cut_and_say_so():

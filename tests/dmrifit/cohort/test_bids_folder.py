@@ -44,13 +44,15 @@ def test_b_values_and_echo_times_are_inherited_from_above_and_the_nearest_counts
     (root / "sub-1" / "dwi.bval").write_text("0 100 200")
     assert one.read().protocol.b.tolist() == [0, 100, 200]
     assert one.read("55").protocol.te.tolist() == [55.0] * 3
-
-
-def test_b_values_of_another_session_are_not_inherited(root):
+    with pytest.raises(ValueError, match=r"--te 70: the 2 images of sub-2 have echo times of their own"):
+        several.read("70")
     (root / "dwi.bval").unlink()
-    (root / "sub-1" / "ses-b_dwi.bval").write_text("0 1 2")
+    (root / "sub-1" / "dwi.bval").rename(root / "sub-1" / "ses-b_dwi.bval")
     with pytest.raises(ValueError, match="no b-values"):
-        find_scans(root)[0].read()
+        one.read()
+    (root / "empty" / "sub-1" / "anat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="without diffusion images"):
+        find_scans(root / "empty")
 
 
 def test_errors_in_a_protocol_name_the_files_it_was_read_from(tmp_path):
@@ -81,24 +83,6 @@ def test_masks_are_those_whose_names_are_of_the_scan(root):
         match_files("--mask", "nothing/*", scans, root)
 
 
-def test_masks_of_images_named_in_any_way_begin_with_their_name(tmp_path):
-    for name in ("case1_mask.nii", "case12_mask.nii"):
-        (tmp_path / name).touch()
-    scans = [plain_scan(tmp_path / f"case{number}.nii") for number in (1, 12)]
-    found = match_files("--mask", "*_mask.nii", scans, tmp_path)
-    assert {name: path.name for name, path in found.items()} == {"case1": "case1_mask.nii", "case12": "case12_mask.nii"}
-
-
-def test_of_names_that_begin_alike_the_longest_is_that_of_the_mask(tmp_path):
-    scans = [plain_scan(tmp_path / f"{name}.nii") for name in ("scan 1", "scan 1_b")]
-    (tmp_path / "scan 1_b_mask.nii").touch()
-    masks = match_files("--mask", "*_mask.nii", scans, tmp_path)
-    assert masks["scan 1"] is None
-    assert masks["scan 1_b"].name == "scan 1_b_mask.nii"
-    (tmp_path / "scan 1_mask.nii").touch()
-    assert match_files("--mask", "*_mask.nii", scans, tmp_path)["scan 1"].name == "scan 1_mask.nii"
-
-
 @pytest.mark.parametrize(
     ("scan_names", "mask_names", "matches"),
     [
@@ -111,25 +95,16 @@ def test_of_names_that_begin_alike_the_longest_is_that_of_the_mask(tmp_path):
         (("sub-1_run-1", "sub-1_run-2"), ("sub-1_mask", "sub-1_run-2_mask"), ("sub-1_mask", "sub-1_run-2_mask")),
         # What no scan of the subject has tells none apart.
         (("sub-1", "sub-2_acq-b"), ("sub-1_acq-b_mask",), ("sub-1_acq-b_mask", None)),
+        # Names of any kind: a mask begins with that of its image, and of several such names it is that of the longest.
+        (("case1", "case12"), ("case1_mask", "case12_mask"), ("case1_mask", "case12_mask")),
+        (("scan 1", "scan 1_b"), ("scan 1_b_mask",), (None, "scan 1_b_mask")),
+        (("scan 1", "scan 1_b"), ("scan 1_b_mask", "scan 1_mask"), ("scan 1_mask", "scan 1_b_mask")),
     ],
 )
-def test_entities_that_tell_scans_of_a_subject_apart_are_those_of_the_mask(
-    tmp_path, scan_names, mask_names, matches
-):
+def test_names_that_tell_scans_apart_are_those_of_the_mask(tmp_path, scan_names, mask_names, matches):
     for name in mask_names:
         (tmp_path / f"{name}.nii.gz").touch()
     scans = [plain_scan(tmp_path / f"{name}_dwi.nii.gz") for name in scan_names]
     masks = match_files("--mask", "*_mask.nii.gz", scans, tmp_path)
     names = [None if path is None else path.name.removesuffix(".nii.gz") for path in masks.values()]
     assert names == list(matches)
-
-
-def test_one_echo_time_does_not_replace_those_of_several_images(root):
-    with pytest.raises(ValueError, match=r"--te 70: the 2 images of sub-2 have echo times of their own"):
-        find_scans(root)[1].read("70")
-
-
-def test_a_folder_without_diffusion_images_is_named(tmp_path):
-    (tmp_path / "sub-1" / "anat").mkdir(parents=True)
-    with pytest.raises(ValueError, match="without diffusion images"):
-        find_scans(tmp_path)

@@ -108,9 +108,7 @@ def test_one_kidney_of_real_people_holds_two_series(data_dir):
     assert steps_by_series[key].ratio == pytest.approx(0.73, abs=0.06)
     volunteers = {}
     for volunteer, curves in table.groupby("volunteer"):
-        wide = curves.pivot_table(
-            index=["kidney", "slice"], columns=["te_ms", "b_s_mm2"], values="signal_over_own_b0"
-        )
+        wide = curves.pivot_table(index=["kidney", "slice"], columns=["te_ms", "b_s_mm2"], values="signal_over_own_b0")
         te, b = np.array(wide.columns.tolist()).T
         volunteers[volunteer] = find_gain_step(wide.to_numpy(), Protocol(b, te=te))
     assert [volunteer for volunteer, step in volunteers.items() if step is not None] == [3]

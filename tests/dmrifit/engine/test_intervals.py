@@ -1,8 +1,6 @@
 """Intervals of parameters: coverage on simulated tissue, bounds, properties; synthetic data."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +12,7 @@ from dmrifit.engine import intervals
 T2IK = MODELS["t2-ivim-kurtosis"]
 PROTOCOL = Protocol.preset("cohort1")
 N_VOXELS = 1500
-RANGES = {
-    "f": (0.02, 0.35),
-    "Dv": (8, 60),
-    "T2v": (150, 250),
-    "Dt": (0.5, 1.8),
-    "K": (0.3, 1.8),
-    "T2t": (35, 110),
-}
+RANGES = {"f": (0.02, 0.35), "Dv": (8, 60), "T2v": (150, 250), "Dt": (0.5, 1.8), "K": (0.3, 1.8), "T2t": (35, 110)}
 
 
 @pytest.fixture(scope="module", params=[30, 60])
@@ -29,9 +20,7 @@ def fits(request):
     """Fit tissue of known parameters at one SNR: truth and result."""
     snr = request.param
     rng = np.random.default_rng([4101, snr])
-    truth = np.column_stack(
-        [np.full(N_VOXELS, 1000.0), *(rng.uniform(*RANGES[name], N_VOXELS) for name in RANGES)]
-    )
+    truth = np.column_stack([np.full(N_VOXELS, 1000.0), *(rng.uniform(*RANGES[name], N_VOXELS) for name in RANGES)])
     clean = T2IK.signal(truth, PROTOCOL)
     noise = rng.normal(size=(2, *clean.shape)) * clean[:, :1] / snr
     return truth, fit_voxels(np.hypot(clean + noise[0], noise[1]), PROTOCOL, T2IK, n_threads=2)
@@ -69,9 +58,7 @@ def test_intervals_hold_the_truth_wherever_a_parameter_ended(fits):
         assert n > 30, name
         columns = [T2IK.names.index(parameter) for parameter in ("S0", "f", "Dt", "K", "T2t")]
         # Three standard errors below the least that was found on other seeds.
-        assert (covered[stratum][:, columns].mean(axis=0) > 0.86 - 3 * np.sqrt(0.1 / n)).all(), (
-            name
-        )
+        assert (covered[stratum][:, columns].mean(axis=0) > 0.86 - 3 * np.sqrt(0.1 / n)).all(), (name)
 
 
 def test_intervals_lie_in_the_box_hold_the_estimate_and_grow_with_the_level(fits):
@@ -112,9 +99,7 @@ def test_scale_and_order_of_voxels_do_not_matter(fits):
     signals = result.inputs.signals[:50]
     scaled = fit_voxels(signals[::-1] * 0.37, PROTOCOL, T2IK).intervals()[::-1]
     units = [0.37 if parameter.is_amplitude else 1.0 for parameter in T2IK.parameters]
-    np.testing.assert_allclose(
-        scaled, result.intervals()[:50] * np.array(units)[:, None], rtol=1e-4
-    )
+    np.testing.assert_allclose(scaled, result.intervals()[:50] * np.array(units)[:, None], rtol=1e-4)
 
 
 def test_neighbors_and_threads_do_not_change_the_bits(fits, monkeypatch):
@@ -145,33 +130,23 @@ def test_levels_are_shares(level):
         result.intervals(level)
 
 
-def walks():
+def walks(data_dir):
     """Read the signals of random walks, without noise, and the parameters of the walks."""
-    path = Path(os.environ["DMRIFIT_DATA"]) / "walk_reference" / "microstructures.csv"
-    with open(path, encoding="utf-8") as file:
+    with open(data_dir / "walk_reference" / "microstructures.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     contrasts = [f"signal_b{b:.0f}_TE{te:.0f}" for b, te in zip(PROTOCOL.b, PROTOCOL.te, strict=True)]
-    names = ("f", "blood_D", "T2v_ms", "tissue_D", "tissue_K", "tissue_T2_ms")
+    names = "f", "blood_D", "T2v_ms", "tissue_D", "tissue_K", "tissue_T2_ms"
     signals = np.array([[float(row[name]) for name in contrasts] for row in rows])
     truth = np.array([[1.0, *(float(row[name]) for name in names)] for row in rows])
     return signals, truth
 
 
 # Standard errors 20 % off move a share at 68 % by .08 to .1.
-EXPECTED_ON_WALKS = {
-    "S0": (0.66, 0.69),
-    "f": (0.72, 0.74),
-    "Dt": (0.72, 0.75),
-    "K": (0.69, 0.80),
-    "T2t": (0.66, 0.67),
-}
+EXPECTED_ON_WALKS = {"S0": (0.66, 0.69), "f": (0.72, 0.74), "Dt": (0.72, 0.75), "K": (0.69, 0.80), "T2t": (0.66, 0.67)}
 
 
-@pytest.mark.skipif(
-    "DMRIFIT_DATA" not in os.environ, reason="needs the walks in DMRIFIT_DATA"
-)
 @pytest.mark.parametrize("snr", [30, 60])
-def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(snr):
+def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(data_dir, snr):
     """
     Signals of walks know nothing of the formula: beside the best fit to them stands their truth.
 
@@ -191,7 +166,7 @@ def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(snr)
     K of the truth is 13 % above that of the fit, which SNR 60 begins to show (.86 without exchange).
     The lowest stratum is f where Dv is at a bound, at SNR 60: .85 of 327 voxels.
     """
-    signals, truth = walks()
+    signals, truth = walks(data_dir)
     best = fit_voxels(signals, PROTOCOL, T2IK).parameters
     repeated = np.repeat(signals, 100, axis=0)
     noise = np.random.default_rng([4105, snr]).normal(size=(2, *repeated.shape))

@@ -22,9 +22,7 @@ def test_the_geometric_mean_is_that_of_logarithms_whatever_the_scale():
     used = RNG.uniform(size=values.shape) < 0.8
     expected = [math.exp(math.fsum(map(math.log, row[use])) / use.sum()) for row, use in zip(values, used, strict=True)]
     np.testing.assert_allclose(geometric_mean(values, used), expected, rtol=1e-9)
-    np.testing.assert_allclose(
-        geometric_mean(values * 1e-250, used), np.array(expected) * 1e-250, rtol=1e-9
-    )
+    np.testing.assert_allclose(geometric_mean(values * 1e-250, used), np.array(expected) * 1e-250, rtol=1e-9)
 
 
 def test_a_voxel_has_the_same_mean_among_voxels_of_other_scales():

@@ -20,9 +20,7 @@ def ivim_signals(n, seed=0):
         rng.uniform(50, 100, n), rng.uniform(0.05, 0.4, n), rng.uniform(8, 60, n), rng.uniform(0.4, 2.5, n)
     ])  # fmt: skip
     signals = IVIM.signal(truth, PROTOCOL)
-    return np.hypot(
-        signals + rng.normal(0, SIGMA, signals.shape), rng.normal(0, SIGMA, signals.shape)
-    ), truth
+    return np.hypot(signals + rng.normal(0, SIGMA, signals.shape), rng.normal(0, SIGMA, signals.shape)), truth
 
 
 def rician_loss(signal, predicted):
@@ -33,9 +31,7 @@ def mean_loss(signal, predicted):
     return ((signal - expected_magnitude(predicted, SIGMA)) ** 2).sum() / (2 * SIGMA**2)
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "loss"), [("rician", rician_loss), ("rician-mean", mean_loss)]
-)
+@pytest.mark.parametrize(("likelihood", "loss"), [("rician", rician_loss), ("rician-mean", mean_loss)])
 def test_no_search_of_scipy_finds_a_better_likelihood(likelihood, loss):
     signals, truth = ivim_signals(12)
     result = fit_voxels(signals, PROTOCOL, "ivim", sigma=SIGMA, likelihood=likelihood)
@@ -49,11 +45,9 @@ def test_no_search_of_scipy_finds_a_better_likelihood(likelihood, loss):
             (low / u, None if np.isinf(high) else high / u)
             for (low, high), u in zip(IVIM.bounds, unit, strict=True)
         ]
-        starts = (np.ones(4), ours / unit)
+        starts = np.ones(4), ours / unit
         ends = [
-            minimize(
-                objective, x, method="L-BFGS-B", bounds=box, options={"ftol": 1e-13, "gtol": 1e-9}
-            )
+            minimize(objective, x, method="L-BFGS-B", bounds=box, options={"ftol": 1e-13, "gtol": 1e-9})
             for x in starts
         ]
         assert objective(ours / unit) <= min(end.fun for end in ends) + 1e-6
@@ -83,9 +77,7 @@ def test_likelihoods_are_unbiased_where_the_floor_is_not_and_their_errors_cover(
     truth = np.array([100.0, 1.8])
     clean = MODELS["adc"].signal([truth], PROTOCOL).repeat(3000, axis=0)
     sigma = 100 / snr
-    signals = np.hypot(
-        clean + rng.normal(0, sigma, clean.shape), rng.normal(0, sigma, clean.shape)
-    )
+    signals = np.hypot(clean + rng.normal(0, sigma, clean.shape), rng.normal(0, sigma, clean.shape))
     bias = {}
     for likelihood in ("gaussian", "rician", "rician-mean"):
         result = fit_voxels(signals, PROTOCOL, "adc", sigma=sigma, likelihood=likelihood)
@@ -112,17 +104,13 @@ def test_gaps_bounds_and_voxels_without_signal_keep_their_contract():
     assert at_high.any()
     np.testing.assert_array_equal(result["f"][1:][at_high], 0.1)
     assert np.isnan(result.standard_errors[1:, 1][at_high]).all()
-    part = fit_voxels(
-        signals[10:20], PROTOCOL, "ivim", **options | {"sigma": np.full(10, SIGMA), "n_threads": 2}
-    )
+    part = fit_voxels(signals[10:20], PROTOCOL, "ivim", **options | {"sigma": np.full(10, SIGMA), "n_threads": 2})
     np.testing.assert_array_equal(part.parameters, result.parameters[10:20])
 
 
 def test_fixed_parameters_stay():
     signals, truth = ivim_signals(5, seed=4)
-    result = fit_voxels(
-        signals, PROTOCOL, "ivim", sigma=SIGMA, likelihood="rician", fixed={"Dt": truth[:, 3]}
-    )
+    result = fit_voxels(signals, PROTOCOL, "ivim", sigma=SIGMA, likelihood="rician", fixed={"Dt": truth[:, 3]})
     np.testing.assert_allclose(result["Dt"], truth[:, 3], rtol=1e-12)
     assert np.isnan(result.standard_errors[:, 3]).all()
 

@@ -21,9 +21,7 @@ def result():
     return FitResult(
         model=MODELS["adc"],
         parameters=np.stack([s0, ADC], axis=1),
-        standard_errors=np.array(
-            [[1.0, 0.1], [1, 0.2], [1, 0.4], [np.inf, np.nan], [np.nan, np.nan]]
-        ),
+        standard_errors=np.array([[1.0, 0.1], [1, 0.2], [1, 0.4], [np.inf, np.nan], [np.nan, np.nan]]),
         cost=np.array([1.0, 2, 3, 4, np.nan]),
         status=np.array([0, 0, 2, 1, 3], np.uint8),
         n_iter=np.arange(5, dtype=np.int32),
@@ -51,14 +49,7 @@ def cells(page):
 def test_a_notebook_shows_quartiles_errors_and_bounds_of_the_voxels_that_were_fitted(result):
     page = result._repr_html_()
     header, s0, adc = cells(page)
-    assert header == [
-        "parameter",
-        "unit",
-        "median",
-        "quartiles",
-        "median standard error",
-        "at a bound",
-    ]
+    assert header == ["parameter", "unit", "median", "quartiles", "median standard error", "at a bound"]
     assert s0 == ["S0", "signal", "25", "17.5 to 32.5", "1", "0.0%"]
     assert adc == ["ADC", "µm²/ms", "1.1", "0.95 to 1.65", "0.2", "25.0%"]
     assert "Fit of adc: 5 voxels" in page

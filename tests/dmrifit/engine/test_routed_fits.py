@@ -32,8 +32,8 @@ def own_files(monkeypatch, tmp_path):
     kernel_folder = tmp_path
 
     def problem(**settings):
-        made = FitSettings(**settings)
-        made = fit_problem.Problem(MODEL, RELAXATION, made, made.box(MODEL), {})
+        given = FitSettings(**settings)
+        made = fit_problem.Problem(MODEL, RELAXATION, given, given.box(MODEL), {})
         weights = fit_problem.routing_weights
 
         class Elsewhere:
@@ -57,22 +57,15 @@ def fields(result):
 
 @pytest.mark.parametrize("floor", [False, True])
 @pytest.mark.parametrize("n_starts", ["auto", "thorough"])
-def test_routed_fits_have_the_same_bits_in_any_chunks_and_threads(
-    signals, monkeypatch, floor, n_starts
-):
+def test_routed_fits_have_the_same_bits_in_any_chunks_and_threads(signals, monkeypatch, floor, n_starts):
     data, sigma = signals
     noise = sigma if floor else None
     together = fit_voxels(data, RELAXATION, MODEL, sigma=noise, n_starts=n_starts)
     monkeypatch.setattr(fitting, "_CHUNK", 77)
     apart = fit_voxels(data, RELAXATION, MODEL, sigma=noise, n_starts=n_starts, n_threads=3)
     order = np.random.default_rng(0).permutation(len(data))
-    mixed = fit_voxels(
-        data[order],
-        RELAXATION,
-        MODEL,
-        sigma=None if noise is None else noise[order],
-        n_starts=n_starts,
-    )
+    noise = None if noise is None else noise[order]
+    mixed = fit_voxels(data[order], RELAXATION, MODEL, sigma=noise, n_starts=n_starts)
     for expected, chunked, shuffled in zip(*map(fields, (together, apart, mixed)), strict=True):
         np.testing.assert_array_equal(chunked, expected)
         np.testing.assert_array_equal(shuffled, expected[order])
@@ -105,8 +98,7 @@ def test_damaged_weights_are_learned_again(own_files, tmp_path, monkeypatch, dam
         path.unlink()
         path.mkdir()
     else:
-        bounds = {"Dv": (5.0, 80.0)}
-        narrow = FitSettings(bounds=bounds)
+        narrow = FitSettings(bounds={"Dv": (5.0, 80.0)})
         narrow = fit_problem.Problem(MODEL, RELAXATION, narrow, narrow.box(MODEL), {})
         narrow.kernel = problem.kernel
         weights(narrow, floored=False)
@@ -145,10 +137,8 @@ def test_fits_that_are_not_routed_give_all_starts_to_all(signals):
     )
     protocol = Protocol([0, 300, 900])
     adc = MODELS["adc"].signal([[100.0, 1.0], [50.0, 2.0]], protocol)
-    np.testing.assert_array_equal(
-        fit_voxels(adc, protocol, "adc").n_iter,
-        fit_voxels(adc, protocol, "adc", n_starts=1).n_iter,
-    )
+    one = fit_voxels(adc, protocol, "adc", n_starts=1)
+    np.testing.assert_array_equal(fit_voxels(adc, protocol, "adc").n_iter, one.n_iter)
 
 
 def test_models_bounds_and_fixed_values_of_a_user_are_routed():
@@ -166,13 +156,7 @@ def test_models_bounds_and_fixed_values_of_a_user_are_routed():
     )
     rng = np.random.default_rng(851)
     truth = np.column_stack(
-        [
-            np.ones(400),
-            rng.uniform(0.05, 0.4, 400),
-            rng.uniform(8, 60, 400),
-            rng.uniform(0.5, 2, 400),
-            np.zeros(400),
-        ]
+        [np.ones(400), rng.uniform(0.05, 0.4, 400), rng.uniform(8, 60, 400), rng.uniform(0.5, 2, 400), np.zeros(400)]
     )
     data = model.signal(truth, protocol) + rng.normal(scale=0.01, size=(400, 7))
     data = np.abs(data)

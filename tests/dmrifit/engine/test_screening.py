@@ -16,7 +16,7 @@ from dmrifit import (
 from dmrifit.engine.screening import REASONS, Refusal, Screening, ScreeningTally, zeros_outside
 
 PROTOCOL = Protocol([0, 50, 100, 200, 400, 600, 800, 900, 1000, 1200])
-FIELDS = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high", "starts_disagree")
+FIELDS = "parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high", "starts_disagree"
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def test_reduced_chi2_counts_the_values_that_were_fitted(signals):
     gap[:, [2, 6]] = 0.0
     result = fit_voxels(gap, PROTOCOL, "adc", sigma=3.0)
     np.testing.assert_allclose(result.reduced_chi2, result.cost / (6 * 9.0), rtol=1e-12)
+    assert np.isnan(fit_voxels(gap, PROTOCOL, "adc").reduced_chi2).all()
 
 
 @pytest.mark.parametrize("method", ["nlls", "map", "wls"])

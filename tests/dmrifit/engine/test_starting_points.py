@@ -40,9 +40,7 @@ def test_products_of_atoms_and_constants_of_pairs_are_those_of_linear_algebra():
         inverse = np.linalg.inv(pair @ pair.T)
         expected = [inverse[0, 0], -inverse[0, 1], inverse[1, 1]]
         np.testing.assert_allclose(starts.atoms.constants[s, t, :3], expected, rtol=1e-6)
-        np.testing.assert_allclose(
-            starts.atoms.constants[s, t, 3:5], 1 / (pair[[1, 0]] ** 2).sum(axis=1), rtol=1e-9
-        )
+        np.testing.assert_allclose(starts.atoms.constants[s, t, 3:5], 1 / (pair[[1, 0]] ** 2).sum(axis=1), rtol=1e-9)
         assert starts.atoms.constants[s, t, 5] == t
 
 
@@ -51,9 +49,7 @@ def test_without_two_components_each_start_takes_a_part_of_the_atoms():
     assert starts.atoms.n_first == 0
     assert starts.n_strata == 3
     assert starts.atoms.constants.shape == (1, len(starts.atoms.signals), 6)
-    np.testing.assert_allclose(
-        starts.atoms.constants[0, :, 0], (starts.atoms.signals**2).sum(axis=1), rtol=1e-9
-    )
+    np.testing.assert_allclose(starts.atoms.constants[0, :, 0], (starts.atoms.signals**2).sum(axis=1), rtol=1e-9)
     d, k = starts.atoms.points[:, 1:].T
     np.testing.assert_allclose(
         starts.atoms.signals, np.exp(-d[:, None] * B + (d[:, None] * B) ** 2 * k[:, None] / 6), rtol=1e-9
@@ -73,9 +69,8 @@ def test_kurtosis_is_limited_where_the_signal_must_not_turn_up():
     free, limited = dictionary("kurtosis"), dictionary("kurtosis", turn_up=3.0)
     d = limited.atoms.points[:, 1]
     limit = np.minimum(5, 3 / d)
-    kurtosis = (
-        limited.atoms.points[:, 2] * limit / 5
-    )  # the inner coordinate is the share of the limit times the bound
+    # The inner coordinate is the share of the limit times the bound.
+    kurtosis = limited.atoms.points[:, 2] * limit / 5
     expected = np.exp(-d[:, None] * B + (d[:, None] * B) ** 2 * kurtosis[:, None] / 6)
     np.testing.assert_allclose(limited.atoms.signals, expected, rtol=1e-9)
     assert (kurtosis * d <= 3 * (1 + 1e-12)).all()

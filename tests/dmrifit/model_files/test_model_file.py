@@ -1,13 +1,10 @@
 """Model files."""
 
-import hashlib
-import io
 import json
 import math
 import os
 import pickle
 import re
-import subprocess
 import sys
 import zipfile
 
@@ -15,6 +12,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from model_archives import Trap, parts_of, sealed, write
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -67,20 +65,9 @@ def file(forest, tmp_path):
     return tmp_path / "forest.dmrifit"
 
 
-def rewrite(path, *, metadata=None, parts=None, seal=True):
+def rewrite(path, *, metadata=None, parts=None):
     """Change a model file as someone would who knows its layout."""
-    with zipfile.ZipFile(path) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    content.update(parts or {})
-    fields = json.loads(content["model.json"])
-    (metadata or dict)(fields)
-    if seal and isinstance(fields.get("sha256"), dict):
-        for name in set(content) - {"model.json"}:
-            fields["sha256"][name] = hashlib.sha256(content[name]).hexdigest()
-    content["model.json"] = json.dumps(fields).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
+    write(path, sealed(parts_of(path) | (parts or {}), metadata))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -107,17 +94,6 @@ def test_medians_are_the_same_bits_after_loading(name, scale, signals, tmp_path)
     again = load_model(tmp_path / "model")
     assert again.get_params() == estimator.get_params()
     assert again.predict_maps(X).tobytes() == estimator.predict_maps(X).tobytes()
-
-
-def test_another_process_predicts_the_same_bits(forest, file, signals, tmp_path):
-    np.save(tmp_path / "X.npy", signals[100:, CLINICAL])
-    code = (
-        "import sys, numpy as np, dmrifit; "
-        "p = dmrifit.load_model(sys.argv[1]).predict(np.load(sys.argv[2])); np.save(sys.argv[3], p)"
-    )
-    out = tmp_path / "P.npy"
-    subprocess.run([sys.executable, "-c", code, file, tmp_path / "X.npy", out], check=True)
-    assert np.load(out).tobytes() == forest.predict(signals[100:, CLINICAL]).tobytes()
 
 
 @pytest.mark.deep
@@ -178,24 +154,16 @@ def test_intervals_are_the_same_bits_after_loading(strategy, signals, tmp_path):
     assert again.typicality(X).tobytes() == estimator.typicality(X).tobytes()
     assert again.guarantee() == estimator.guarantee()
     save_model(again, tmp_path / "second")
-    assert (
-        load_model(tmp_path / "second").predict_interval(X).tobytes()
-        == estimator.predict_interval(X).tobytes()
-    )
+    assert load_model(tmp_path / "second").predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
 
 
 def test_intervals_of_plain_arrays_are_stored(tmp_path):
     X = np.random.default_rng(1).normal(size=(80, 3))
     estimator = ConformalIntervals(SignalToSignal("LR"), random_state=0).fit(X, X[:, 0])
     save_model(estimator, tmp_path / "model")
-    assert (
-        load_model(tmp_path / "model").predict_interval(X).tobytes()
-        == estimator.predict_interval(X).tobytes()
-    )
+    assert load_model(tmp_path / "model").predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
     assert load_model(tmp_path / "model").guarantee() == estimator.guarantee()
-    rewrite(
-        tmp_path / "model", metadata=lambda m: m["fitted"]["intervals"].pop("has_random_groups")
-    )
+    rewrite(tmp_path / "model", metadata=lambda m: m["fitted"]["intervals"].pop("has_random_groups"))
     assert not load_model(tmp_path / "model").has_random_groups_
 
 
@@ -213,11 +181,7 @@ def test_plain_arrays_keep_their_column_names_and_shape(y, tmp_path):
 
 STRETCHED = SignalModel.from_expression(
     "S0*exp(-(b*D)**a)",
-    [
-        Parameter("S0", "signal", 0, np.inf),
-        Parameter("D", "µm²/ms", 0.1, 3),
-        Parameter("a", "", 0.3, 1),
-    ],
+    [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 3), Parameter("a", "", 0.3, 1)],
     name="stretched",
 )
 
@@ -225,13 +189,7 @@ STRETCHED = SignalModel.from_expression(
 @pytest.mark.parametrize(
     "estimator",
     [
-        MapFitter(
-            "ivim",
-            PROTOCOLS["source"],
-            bounds={"Dt": (0.2, np.inf)},
-            fixed={"Dv": 20.0},
-            sigma=2.0,
-        ),
+        MapFitter("ivim", PROTOCOLS["source"], bounds={"Dt": (0.2, np.inf)}, fixed={"Dv": 20.0}, sigma=2.0),
         MapFitter("adc", PROTOCOLS["source"], bounds="published", n_threads=1),
         ClinicalMetrics(PROTOCOLS["source"], method="wls", s0="measured"),
     ],
@@ -286,16 +244,6 @@ def test_the_rule_of_the_patients_scale_travels_with_the_model(forest, tmp_path)
         save_model(forest, tmp_path / "bad", scale=95)
 
 
-def test_the_metadata_can_be_read_by_anyone(file):
-    with zipfile.ZipFile(file) as archive:
-        fields = json.loads(archive.read("model.json"))
-    assert fields["class"] == "SignalToSignal"
-    assert fields["parameters"]["regressor"] == "RFR"
-    assert fields["parameters"]["target"]["$protocol"]["te"][-1] == 120
-    assert fields["model"]["name"] == "t2-ivim-kurtosis"
-    assert set(fields["versions"]) == {"dmrifit", "scikit-learn", "skops", "numpy"}
-
-
 @pytest.mark.parametrize(
     ("name", "short"),
     [
@@ -306,8 +254,7 @@ def test_the_metadata_can_be_read_by_anyone(file):
 def test_classes_have_short_names_in_files(name, short, signals, tmp_path):
     estimator = SignalToSignal(make_regressor(name, random_state=0), **PROTOCOLS)
     save_model(estimator.fit(source_of(signals, name), signals), tmp_path / "model")
-    with zipfile.ZipFile(tmp_path / "model") as archive:
-        contents = b"".join(archive.read(part) for part in archive.namelist())
+    contents = b"".join(parts_of(tmp_path / "model").values())
     assert short in contents
     assert not re.search(rb"dmrifit\.[a-z_]+|xgboost\.sklearn", contents)
 
@@ -343,16 +290,6 @@ class TestSaving:
             assert list(file.parent.iterdir()) == [file]
 
 
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return __import__("os").mkdir, (str(self.folder),)
-
-
 CODE = {
     "name": "own",
     "expression": "",
@@ -381,16 +318,9 @@ class TestRefusals:
         self.refused(path, "pickles are never read")
         assert not (tmp_path / "sprung").exists()
 
-    def test_a_pickle_in_place_of_the_regressor_is_not_read(self, file, tmp_path):
-        rewrite(file, parts={"regressor.skops": pickle.dumps(Trap(tmp_path / "sprung"))})
-        self.refused(file, "not a zip file")
-        assert not (tmp_path / "sprung").exists()
-
     def test_a_regressor_that_was_altered_is_refused(self, forest, signals, file):
-        other = SignalToSignal("RFR", **PROTOCOLS, random_state=5).fit(
-            signals[:, CLINICAL], signals
-        )
-        rewrite(file, parts={"regressor.skops": skops_io.dumps(other.regressor_)}, seal=False)
+        other = SignalToSignal("RFR", **PROTOCOLS, random_state=5).fit(signals[:, CLINICAL], signals)
+        write(file, parts_of(file) | {"regressor.skops": skops_io.dumps(other.regressor_)})
         self.refused(file, "regressor.skops was altered")
 
     @pytest.mark.parametrize(
@@ -427,43 +357,17 @@ class TestRefusals:
         rewrite(file, metadata=change)
         self.refused(file, match)
 
-    def test_another_part_is_refused(self, file):
-        rewrite(file, parts={"hook.py": b"print()"})
-        self.refused(file, "holds hook.py, model.json, regressor.skops")
-
-    def test_a_function_is_refused_whatever_it_is_called(self, file):
-        with zipfile.ZipFile(file) as archive:
-            inner = archive.read("regressor.skops")
-
-        def add_function(schema):
-            schema["content"]["content"]["func"] = {
-                "__class__": "dict", "__module__": "builtins", "__loader__": "FunctionNode",
-                "__id__": 1, "content": {"module_path": "os", "function": "abort"},
-            }  # fmt: skip
-
-        rewrite(file, parts={"regressor.skops": changed_schema(inner, add_function)})
-        self.refused(file, "asks for FunctionNode")
-
     @pytest.mark.parametrize(
         ("change", "match"),
         [
             (lambda m: m["fitted"]["intervals"].update(unit=[1.0]), "those of 7 outputs"),
             (lambda m: m["fitted"]["intervals"]["unit"].__setitem__(0, 0.0), "error of 0 or less"),
             (lambda m: m["fitted"]["intervals"]["unit"].__setitem__(0, "1"), "unit of its intervals"),
-            (
-                lambda m: m["fitted"]["intervals"]["smallest"].__setitem__(0, {"$float": "inf"}),
-                "smallest of its intervals: there is something other than finite",
-            ),
+            (lambda m: m["fitted"]["intervals"]["smallest"].__setitem__(0, {"$float": "inf"}), "something other than finite"),
             (lambda m: m["fitted"]["intervals"]["smallest"].__setitem__(0, -1), "0 or less"),
-            (
-                lambda m: m["fitted"]["intervals"]["ends"]["factors"][0].__setitem__(0, -1),
-                "a factor is negative",
-            ),
+            (lambda m: m["fitted"]["intervals"]["ends"]["factors"][0].__setitem__(0, -1), "a factor is negative"),
             (lambda m: m["fitted"]["intervals"]["widths"].pop("width"), "column of widths"),
-            (
-                lambda m: m["fitted"]["intervals"]["widths"]["coverage"].__setitem__(0, "0.9"),
-                "widths are not a table of numbers",
-            ),
+            (lambda m: m["fitted"]["intervals"]["widths"]["coverage"].__setitem__(0, "0.9"), "not a table of numbers"),
             (lambda m: m["fitted"]["intervals"].update(has_random_groups=1), "random groups are 1"),
             (lambda m: m["fitted"]["intervals"].pop("unit"), "missing part of intervals"),
             (lambda m: m["fitted"]["intervals"].update(forest=1), "part of intervals"),
@@ -475,24 +379,23 @@ class TestRefusals:
     )
     def test_intervals_that_were_altered_are_refused(self, change, match, signals, tmp_path):
         estimator = ConformalIntervals(SignalToSignal("LR", **PROTOCOLS), random_state=0)
-        save_model(
-            estimator.fit(signals[:, CLINICAL], signals, np.arange(len(signals)) // 20),
-            tmp_path / "model",
-        )
+        save_model(estimator.fit(signals[:, CLINICAL], signals, np.arange(len(signals)) // 20), tmp_path / "model")
         rewrite(tmp_path / "model", metadata=change)
         self.refused(tmp_path / "model", match)
 
     @pytest.fixture
     def boosted(self, signals, tmp_path):
-        estimator = SignalToSignal("GBR", random_state=0).fit(
-            signals[:, CLINICAL], signals[:, 5:7]
-        )
+        estimator = SignalToSignal("GBR", random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
         save_model(estimator, tmp_path / "model")
         return tmp_path / "model"
 
     def test_trees_of_xgboost_are_followed_before_it_follows_them(self, boosted):
         """xgboost itself follows what stands in the file, out of its memory if need be."""
-        change_tree(boosted, "left_children", 0, 10**6)
+        parts = parts_of(boosted)
+        name = next(name for name in parts if re.fullmatch(r"leaf\d+\.json", name))
+        document = json.loads(parts[name])
+        document["learner"]["gradient_booster"]["model"]["trees"][0]["left_children"][0] = 10**6
+        rewrite(boosted, parts={name: json.dumps(document).encode()})
         self.refused(boosted, "branches that lead nowhere")
 
     @pytest.mark.deep
@@ -504,10 +407,7 @@ class TestRefusals:
             (lambda p: p["fitted"].update(n_targets_=4), "do not fit|instead of"),
             (lambda p: p["fitted"].update(n_targets_=True), "n_targets_ of a network is True"),
             (lambda p: p["fitted"].update(net_="x"), "fitted attribute of a network"),
-            (
-                lambda p: p.update({"class": "dmrifit.PatchTransformer"}),
-                "do not fit",
-            ),
+            (lambda p: p.update({"class": "dmrifit.PatchTransformer"}), "do not fit"),
         ],
     )
     def test_a_network_that_was_altered_is_refused(self, change, match, signals, tmp_path):
@@ -520,39 +420,3 @@ class TestRefusals:
         monkeypatch.setitem(sys.modules, "xgboost", None)
         with pytest.raises(ImportError, match=r'pip install "dmrifit\[boost\]"'):
             load_model(boosted)
-
-
-def change_booster(path, change):
-    """Change what xgboost has learned in a model file."""
-    with zipfile.ZipFile(path) as archive:
-        (name,) = (name for name in archive.namelist() if re.fullmatch(r"leaf\d+\.json", name))
-        document = json.loads(archive.read(name))
-    change(document)
-    rewrite(path, parts={name: json.dumps(document).encode()})
-
-
-def change_tree(path, field, node, value):
-    """Change one number of the first tree of xgboost in a model file."""
-
-    def change(document):
-        tree = document["learner"]["gradient_booster"]["model"]["trees"][0]
-        tree[field][node] = value
-
-    change_booster(path, change)
-
-
-def changed_schema(data, change):
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    schema = json.loads(content["schema.json"])
-    change(schema)
-    content["schema.json"] = json.dumps(schema).encode()
-    return zipped(content)
-
-
-def zipped(content):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()

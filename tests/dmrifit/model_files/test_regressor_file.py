@@ -66,12 +66,6 @@ def test_parts_of_a_second_regressor_are_numbered_after_those_of_the_first():
         )
 
 
-def test_a_regressor_that_was_given_may_be_a_pipeline():
-    regressor = make_pipeline(StandardScaler(), Ridge(0.5)).fit(X, Y)
-    data, leaves, parts = stored(regressor)
-    assert loaded(data, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
-
-
 NEIGHBORS = "sklearn.neighbors._regression.KNeighborsRegressor"
 
 

@@ -38,16 +38,12 @@ def step(trained, n=1):
         loss.backward()
         trained.optimizer_.step()
         trained.history.new_epoch()
-        trained.history[-1].update(
-            epoch=len(trained.history), learning_rate=0.1, train_loss=loss.item(), dur=1.5
-        )
+        trained.history[-1].update(epoch=len(trained.history), learning_rate=0.1, train_loss=loss.item(), dur=1.5)
     return trained
 
 
 def equal(tensors, expected):
-    return set(tensors) == set(expected) and all(
-        torch.equal(tensors[key], expected[key]) for key in tensors
-    )
+    return set(tensors) == set(expected) and all(torch.equal(tensors[key], expected[key]) for key in tensors)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adamax])
@@ -84,18 +80,9 @@ def test_a_file_is_tensors_and_json_and_is_whole_or_not_there(tmp_path, monkeypa
         header = json.loads(file.metadata()["dmrifit"])
         names = set(file.keys())
     assert header["history"] == [
-        {
-            "epoch": 1,
-            "learning_rate": 0.1,
-            "train_loss": pytest.approx(header["history"][0]["train_loss"]),
-        }
+        {"epoch": 1, "learning_rate": 0.1, "train_loss": pytest.approx(header["history"][0]["train_loss"])}
     ]
-    assert {
-        "weights.0.weight",
-        "weights.1.running_mean",
-        "optimizer.0.exp_avg",
-        "optimizer.0.step",
-    } <= names
+    assert {"weights.0.weight", "weights.1.running_mean", "optimizer.0.exp_avg", "optimizer.0.step"} <= names
     before = path.read_bytes()
 
     def interrupted(*_):
@@ -125,10 +112,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
         (lambda weights: weights.pop("0.bias"), "0.bias"),
         (lambda weights: weights.update(extra=torch.zeros(1)), "extra"),
         (lambda weights: weights.update({"2.weight": torch.zeros(1, 4)}), "2.weight"),
-        (
-            lambda weights: weights.update({"2.weight": torch.zeros(1, 3, dtype=torch.float64)}),
-            "2.weight",
-        ),
+        (lambda weights: weights.update({"2.weight": torch.zeros(1, 3, dtype=torch.float64)}), "2.weight"),
         (lambda weights: weights.clear(), "0.bias, 0.weight, 1.bias …"),
     ],
     ids=["missing", "unknown", "shape", "type", "none"],
@@ -145,9 +129,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_filled(change, na
 
 def test_tensors_that_share_memory_are_packed_each_by_itself():
     values = torch.arange(6.0).reshape(2, 3)
-    back = loaded_tensors(
-        checkpoints.packed({"a": values, "b": values.T, "c": nn.Parameter(values)})
-    )
+    back = loaded_tensors(checkpoints.packed({"a": values, "b": values.T, "c": nn.Parameter(values)}))
     assert torch.equal(back["a"], values)
     assert torch.equal(back["b"], values.T)
     assert torch.equal(back["c"], values)

@@ -43,9 +43,6 @@ def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
     assert loss.item() == pytest.approx(9 + math.log1p(math.exp(-9)), rel=1e-5)
 
 
-# The loss --------------------------------------------------------------------------------
-
-
 def test_targets_are_cropped_to_what_a_network_without_padding_answers():
     loss = training_loop.WithMargin(nn.L1Loss(), (1, 0, 2))
     targets = torch.zeros(1, 1, 5, 4, 7)
@@ -56,16 +53,11 @@ def test_targets_are_cropped_to_what_a_network_without_padding_answers():
 
 def test_answers_of_another_shape_than_their_targets_are_an_error():
     loss = training_loop.WithMargin(nn.MSELoss(), (1, 1, 1))
-    message = (
-        r"answers \(5, 5, 5\) voxels where the target has \(3, 3, 3\); .* margin than \(1, 1, 1\)"
-    )
+    message = r"answers \(5, 5, 5\) voxels where the target has \(3, 3, 3\); .* margin than \(1, 1, 1\)"
     with pytest.raises(ValueError, match=message):
         loss(torch.zeros(1, 1, 5, 5, 5), torch.zeros(1, 1, 5, 5, 5))
     with pytest.raises(ValueError, match="different shapes, which torch would repeat"):
         training_loop.WithMargin(nn.MSELoss())(torch.zeros(4), torch.zeros(4, 1))
-
-
-# Batches --------------------------------------------------------------------------------
 
 
 def batches(samples, batch_size, seed=0):
@@ -76,13 +68,7 @@ def test_samples_of_one_shape_come_together_and_none_is_lost():
     shapes = [(2, 3), (4,), (2, 3), (2, 3), (4,), (2, 3), (2, 3), (4,)]
     samples = [(np.full(shape, i), i) for i, shape in enumerate(shapes)]
     made_batches = list(batches(samples, 2))
-    assert [tuple(inputs.shape) for inputs, _ in made_batches] == [
-        (2, 2, 3),
-        (2, 4),
-        (2, 2, 3),
-        (1, 2, 3),
-        (1, 4),
-    ]
+    assert [tuple(inputs.shape) for inputs, _ in made_batches] == [(2, 2, 3), (2, 4), (2, 2, 3), (1, 2, 3), (1, 4)]
     assert [targets.tolist() for _, targets in made_batches] == [[0, 2], [1, 4], [3, 5], [6], [7]]
     for inputs, targets in made_batches:
         assert [block.unique().item() for block in inputs] == targets.tolist()
@@ -101,9 +87,6 @@ def test_each_epoch_has_a_stream_of_its_own_that_a_seed_sets():
 
     assert drawn(0, 2) == drawn(0, 2)
     assert len({drawn(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
-
-
-# Epochs --------------------------------------------------------------------------------
 
 
 def net():
@@ -195,15 +178,11 @@ def scored(scores):
         ([3, 4, 2, 1, 0, 0], None, 6, 2),
     ],
 )
-def test_training_ends_after_epochs_without_a_better_score_with_the_best_weights(
-    scores, patience, n_epochs, best
-):
+def test_training_ends_after_epochs_without_a_better_score_with_the_best_weights(scores, patience, n_epochs, best):
     trained = run(6, score=scored(scores), patience=patience)
     assert len(trained.history) == n_epochs
     expected = run(best)
-    np.testing.assert_array_equal(
-        trained.module_.weight.detach(), expected.module_.weight.detach()
-    )
+    np.testing.assert_array_equal(trained.module_.weight.detach(), expected.module_.weight.detach())
 
 
 def test_a_training_that_has_waited_long_enough_does_not_begin_again():
@@ -220,9 +199,7 @@ def test_an_infinite_loss_and_infinite_weights_are_errors():
         match=r"the loss became inf in epoch 1 with a learning rate of 0\.1; lower",
     ):
         run(2, samples=infinite)
-    with pytest.raises(
-        FloatingPointError, match=r"weights became infinite .* in epoch 1 \(weight, bias\)"
-    ):
+    with pytest.raises(FloatingPointError, match=r"weights became infinite .* in epoch 1 \(weight, bias\)"):
         run(2, rate=lambda epoch: math.inf)
 
 

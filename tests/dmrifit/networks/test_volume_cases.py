@@ -8,8 +8,6 @@ import pytest
 from dmrifit.networks import volume_cases
 from dmrifit.networks.volume_cases import VolumeList, volume_inputs
 
-# Volumes -------------------------------------------------------------------------------------
-
 
 def test_channels_come_first():
     volume = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
@@ -45,9 +43,6 @@ def test_inputs_are_a_copy_that_may_be_changed():
 def test_what_is_no_volume_is_named(volume, message):
     with pytest.raises(ValueError, match=message):
         volume_inputs(volume)
-
-
-# Errors --------------------------------------------------------------------------------------
 
 
 class OwnError(ValueError):
@@ -88,9 +83,6 @@ def test_numbers_of_cases_are_replaced_by_their_names(error, message):
     assert str(raised.value) == message
 
 
-# Lists ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -107,9 +99,6 @@ def test_numbers_of_cases_are_replaced_by_their_names(error, message):
 def test_what_is_no_list_of_cases_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         volume_cases.listed(values, "targets")
-
-
-# Digests -------------------------------------------------------------------------------------
 
 
 def digest_of(content):

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from model_archives import parts_of, write
 from scipy import ndimage
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -33,24 +33,13 @@ from dmrifit.networks.volume_estimator import VolumeEstimator  # noqa: E402
 pytestmark = pytest.mark.deep
 
 
-# Two small estimators: a number for a volume, and a volume for a volume ------------------------------
-
-
 @registry.register
 class LesionVolume(VolumeEstimator):
     """Logarithm of the number of bright voxels of a synthetic volume."""
 
     default_training = Training(learning_rate=0.01)
 
-    def __init__(
-        self,
-        *,
-        width=4,
-        dropout=0.0,
-        training=None,
-        device="cpu",
-        random_state=None,
-    ):
+    def __init__(self, *, width=4, dropout=0.0, training=None, device="cpu", random_state=None):
         super().__init__(training=training, device=device, random_state=random_state)
         self.width = width
         self.dropout = dropout
@@ -91,7 +80,7 @@ class BlobSegmenter(VolumeEstimator):
 
     @property
     def _margin(self):
-        return (2, 2, 2)
+        return 2, 2, 2
 
     def _module(self):
         return nn.Sequential(nn.Conv3d(self.n_channels_, 4, 3), nn.ReLU(), nn.Conv3d(4, 1, 3))
@@ -110,7 +99,7 @@ class BlobSegmenter(VolumeEstimator):
                 first = rng.integers(0, high + 1)
                 if n % 2 and len(inside):
                     first = np.clip(inside[rng.integers(len(inside))] - 4, 0, high)
-                window = (slice(None), *(slice(k, k + 9) for k in first))
+                window = slice(None), *(slice(k, k + 9) for k in first)
                 yield inputs[i][window], targets[i][window]
 
     def _predict_case(self, infer, inputs, case):
@@ -126,7 +115,7 @@ def blobs(n, seed):
     rng = np.random.default_rng(seed)
     cases, masks = [], []
     for i in range(n):
-        shape = (11 + i % 3, 12, 10 + i % 2)
+        shape = 11 + i % 3, 12, 10 + i % 2
         place = rng.uniform(3, np.array(shape) - 4)
         grid = np.stack(np.indices(shape), axis=-1)
         mask = np.linalg.norm(grid - place, axis=-1) < rng.uniform(1.2, 4)
@@ -147,7 +136,7 @@ def sizes(masks):
 
 
 class TestNumbers(VolumeContract):
-    grid = ("width", [2, 4])
+    grid = "width", [2, 4]
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -172,9 +161,6 @@ class TestVolumes(VolumeContract):
         return cohort
 
 
-# They learn -------------------------------------------------------------------------------------------
-
-
 def test_the_volume_of_a_lesion_is_learned_from_cases_of_different_shapes():
     cases, masks = blobs(32, 1)
     truth = np.array(sizes(masks))
@@ -191,9 +177,6 @@ def test_blobs_are_segmented_in_volumes_of_their_own_shapes():
     found = model.predict(cases[10:])
     assert [volume.shape for volume in found] == [case.shape for case in cases[10:]]
     assert model.score(cases[10:], masks[10:]) > 0.8
-
-
-# Repetition -------------------------------------------------------------------------------------------
 
 
 def test_generators_and_threads_of_the_process_stay_as_they_were(cohort):
@@ -272,9 +255,6 @@ def test_one_array_holds_cases_of_one_shape_and_channels_come_last():
         model.predict([X[0], X[0, ..., 0]])
 
 
-# Groups, scores and early stopping --------------------------------------------------------------------
-
-
 class Watched(LesionVolume):
     """Remembers which cases were learned from."""
 
@@ -320,9 +300,6 @@ def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
     assert found[0] == found[1]
 
 
-# Training -----------------------------------------------------------------------------------------------
-
-
 def test_a_field_of_a_missing_training_says_how_to_search_it():
     model = LesionVolume()
     with pytest.raises(ValueError, match=r"training__epochs=3.* pass training=Training\(\) to LesionVolume first"):
@@ -331,9 +308,6 @@ def test_a_field_of_a_missing_training_says_how_to_search_it():
     assert model.training == Training(epochs=3)
     with pytest.raises(ValueError, match="Invalid parameter 'steps' for estimator Training"):
         model.set_params(training__steps=3)
-
-
-# Checkpoints ------------------------------------------------------------------------------------------
 
 
 def states(folder):
@@ -391,14 +365,6 @@ def test_an_interrupted_training_goes_on_with_its_schedule(cohort, tmp_path, mon
     assert bits(model.predict(cases)) == bits(whole.fit(cases, sizes(masks)).predict(cases))
     rates = [row["learning_rate"] for row in model.history_]
     np.testing.assert_allclose(rates, 0.01 * 0.5 * (1 + np.cos(np.pi * np.arange(4) / 4)))
-
-
-def test_a_finished_training_is_not_made_again(cohort, tmp_path, monkeypatch):
-    cases, masks, _ = cohort
-    model = LesionVolume(training=Training(epochs=2, checkpoint=tmp_path), random_state=0)
-    first = bits(clone(model).fit(cases, sizes(masks)).predict(cases))
-    monkeypatch.setattr(LesionVolume, "_stream", lambda *given: pytest.fail("an epoch was made"))
-    assert bits(clone(model).fit(cases, sizes(masks)).predict(cases)) == first
 
 
 def test_early_stopping_goes_on_where_it_was(cohort, tmp_path):
@@ -488,9 +454,6 @@ def test_a_killed_training_goes_on_bit_for_bit(cohort, tmp_path, monkeypatch):
     assert bits(found.predict(cases)) == bits(whole.predict(cases))
 
 
-# Model files ------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def saved(cohort, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
@@ -516,8 +479,7 @@ def test_a_model_file_predicts_the_same_bits(saved, cohort, tmp_path):
 
 def test_a_model_of_a_gpu_is_read_without_one(saved, cohort, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with zipfile.ZipFile(saved[1]) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts = parts_of(saved[1])
     fields = json.loads(parts["model.json"])
     fields["parameters"]["device"] = "cuda:3"
     parts["model.json"] = json.dumps(fields).encode()
@@ -525,12 +487,6 @@ def test_a_model_of_a_gpu_is_read_without_one(saved, cohort, tmp_path, monkeypat
     model = load_model(tmp_path / "gpu.dmrifit")
     assert model.device == "cpu"
     assert bits(model.predict(cohort[0])) == bits(saved[0].predict(cohort[0]))
-
-
-def write(path, parts):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
 
 
 @pytest.mark.parametrize(
@@ -552,8 +508,7 @@ def write(path, parts):
     ],
 )
 def test_unknown_classes_keys_and_shapes_are_refused(saved, tmp_path, change, match):
-    with zipfile.ZipFile(saved[1]) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts = parts_of(saved[1])
     assert not any("pickle" in name or name.endswith((".pkl", ".pt")) for name in parts)
     fields = json.loads(parts["model.json"])
     fields.update(change)
@@ -561,9 +516,6 @@ def test_unknown_classes_keys_and_shapes_are_refused(saved, tmp_path, change, ma
     write(tmp_path / "bad.dmrifit", parts)
     with pytest.raises(ValueError, match=match):
         load_model(tmp_path / "bad.dmrifit")
-
-
-# Bad input --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -591,9 +543,6 @@ def test_impossible_parameters_and_cases_are_named_before_training(cohort, param
     cases, y, groups = (given.pop(name) for name in ("cases", "y", "groups"))
     with pytest.raises(ValueError, match=match):
         LesionVolume(**gather_training(given)).fit(cases, y, groups=groups)
-
-
-# Options ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from dmrifit import Cohort, Protocol, rank_contrasts_by_prediction, simulate_cohort
+from dmrifit import Cohort, Protocol, Scan, rank_contrasts_by_prediction, simulate_cohort
 
 COHORT1 = Protocol.preset("cohort1")
 
@@ -48,22 +48,13 @@ def test_a_contrast_that_holds_the_others_is_taken_first():
     signal = np.stack([base, base + key, key, 2 * key, 3 * key + base], axis=-1) * [2, 1, 1, 0.4, 0.2]
     scans = simulate_cohort("cohort1", 4, shape=(12, 12, 2), random_state=0).scans
     mask = np.ones((6, 6, 2))
-    cohort = Cohort(
-        [
-            type(scan)(scan.patient, one, protocol, mask, np.eye(4), lesion=mask)
-            for scan, one in zip(scans, signal, strict=True)
-        ]
-    )
+    options = {"protocol": protocol, "mask": mask, "affine": np.eye(4), "lesion": mask}
+    cohort = Cohort([Scan(scan.patient, one, **options) for scan, one in zip(scans, signal, strict=True)])
     table = rank_contrasts_by_prediction(cohort, start=[0])
     assert table["error"].iloc[1] < 1e-6 < table["error"].iloc[0]
     assert table["helped"].iloc[1] == 1
     assert np.isnan(table["error"].iloc[-1])
     assert len(table) == 5
-
-
-def test_a_single_patient_cannot_be_left_out(cohort):
-    with pytest.raises(ValueError, match="needs two"):
-        rank_contrasts_by_prediction(Cohort(cohort.scans[:1], "one"))
 
 
 def with_one_voxel_of_tumor(scan, value):
@@ -84,5 +75,7 @@ def test_a_patient_without_a_usable_voxel_is_named_and_left_out_of_the_errors(co
     expected = rank_contrasts_by_prediction(Cohort([without, *others], "c"), n=2, random_state=0)
     pd.testing.assert_frame_equal(table, expected)
     assert np.isfinite(table["error"]).all()
+    with pytest.raises(ValueError, match="needs two"):
+        rank_contrasts_by_prediction(Cohort([first], "one"))
     with pytest.raises(ValueError, match=r"needs two .* finite and positive; cohort 'c' has 1"):
         rank_contrasts_by_prediction(Cohort([spoiled, others[0]], "c"), n=2, random_state=0)

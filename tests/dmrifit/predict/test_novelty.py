@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmrifit.predict.interval_ends import patient_weights
+from dmrifit.predict.intervals import patient_weights
 from dmrifit.predict.novelty import NOVEL, Novelty
 
 
@@ -33,13 +33,9 @@ def test_one_voxel_in_twenty_of_new_patients_is_unlike_the_others(clouds):
 def test_a_tissue_between_two_others_is_found_though_it_is_in_the_middle(clouds):
     X, patients = clouds
     between = np.random.default_rng(1).normal(size=(200, 3), scale=0.3) + 4
-    assert np.mean(learned(X, patients).typicality(between * [1, 100, 1e-3]) < NOVEL) > 0.9
-
-
-def test_missing_measurements_have_no_typicality(clouds):
-    novelty = learned(*clouds)
-    typicality = novelty.typicality(np.array([[0, 0, np.nan], [0, 0, 0]]))
-    assert np.isnan(typicality).tolist() == [True, False]
+    novelty = learned(X, patients)
+    assert np.mean(novelty.typicality(between * [1, 100, 1e-3]) < NOVEL) > 0.9
+    assert np.isnan(novelty.typicality(np.array([[0, 0, np.nan], [0, 0, 0]]))).tolist() == [True, False]
 
 
 def test_a_patient_with_more_of_them_than_any_is_named(clouds):
@@ -67,9 +63,7 @@ def test_voxels_with_equal_distances_are_as_typical_as_the_first_of_them(n_value
 
 
 def test_rounding_does_not_part_equal_distances():
-    novelty = Novelty(
-        np.zeros(1), np.eye(1), np.zeros((1, 1)), np.repeat([1.0, 2.0], [101, 100]), np.zeros(1)
-    )
+    novelty = Novelty(np.zeros(1), np.eye(1), np.zeros((1, 1)), np.repeat([1.0, 2.0], [101, 100]), np.zeros(1))
     typicality = novelty.typicality(np.array([[1 - 1e-12], [1 + 1e-12], [1.5], [2.0], [2.1]]))
     np.testing.assert_allclose(typicality, [1, 1, 0.4975, 0.495, 0], atol=1e-9)
 

@@ -18,7 +18,7 @@ from dmrifit.predict.patch_networks import PatchCNN, PatchTransformer  # noqa: E
 
 pytestmark = pytest.mark.deep
 
-PATCH = (3, 3, 1)
+PATCH = 3, 3, 1
 BOTH = [PatchCNN, PatchTransformer]
 
 
@@ -96,17 +96,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(network, world):
     assert bits(clone(network).set_params(random_state=1), X, Y) != first
 
 
-def test_torch_keeps_its_generator_and_its_threads(network, world):
-    before, threads = torch.get_rng_state(), torch.get_num_threads()
-    network.fit(*world).predict(world[0])
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.get_num_threads() == threads
-
-
-def test_the_state_of_torch_changes_no_bit(network, world):
+def test_the_state_of_torch_is_kept_and_changes_no_bit(network, world):
     X, Y = world
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
     first = bits(network, X, Y)
-    threads = torch.get_num_threads()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
     torch.manual_seed(5)
     torch.set_num_threads(threads + 1)
     try:
@@ -132,14 +127,11 @@ def test_rows_are_predicted_each_for_itself(network, world, monkeypatch):
     np.testing.assert_allclose(network.predict(X), whole, rtol=1e-9, atol=1e-12)
 
 
-def test_training_takes_the_epochs_that_were_asked_for(world):
-    curve = PatchCNN(PATCH, epochs=3, random_state=0).fit(*world).loss_curve_
-    assert len(curve) == 3
-    assert curve[-1] < curve[0]
-
-
 def test_the_recorded_loss_is_the_mean_over_voxels(world):
     X, Y = world
+    curve = PatchCNN(PATCH, epochs=3, random_state=0).fit(X, Y).loss_curve_
+    assert len(curve) == 3
+    assert curve[-1] < curve[0]
     # One pass without effect: the loss is that of the start, least squares of the middle voxel.
     curve = PatchCNN(PATCH, epochs=1, learning_rate=1e-12, random_state=0).fit(X, Y).loss_curve_
     middle = X[:, 8:10]
@@ -159,6 +151,8 @@ def test_single_precision_predicts_alike(cls, world):
         setattr(copy, name, getattr(single, name))
     copy.set_weights(single.weights())
     np.testing.assert_array_equal(copy.predict(world[0]), answers[1])
+    with pytest.raises(ValueError, match="do not fit"):
+        clone(single).set_params(width=8).fit(*world).set_weights(single.weights())
 
 
 @pytest.mark.parametrize("cls", BOTH)
@@ -185,16 +179,5 @@ def test_parameters_are_plain(cls):
 def test_bad_parameters_are_named(change, match, network, world):
     with pytest.raises(ValueError, match=match):
         network.set_params(**change).fit(*world)
-
-
-def test_heads_share_the_width(world):
     with pytest.raises(ValueError, match="width=15 must be a multiple of heads=2"):
         PatchTransformer(PATCH, width=15).fit(*world)
-
-
-def test_weights_of_another_network_are_refused(network, world):
-    X, Y = world
-    weights = network.fit(X, Y).weights()
-    other = clone(network).set_params(width=8).fit(X, Y)
-    with pytest.raises(ValueError, match="do not fit"):
-        other.set_weights(weights)

@@ -33,10 +33,7 @@ def apply(signals, protocol=FOUR, *, seed=0, **strengths):
         ((), {}),
         ("gibbs", {"gibbs": 0.2}),
         (("signal_loss", "shift"), {"shift": 1.0, "signal_loss": 0.5}),
-        (
-            {"signal_loss": 1, "gibbs": 0.75, "shift": np.float32(4)},
-            {"shift": 4.0, "gibbs": 0.75, "signal_loss": 1.0},
-        ),
+        ({"signal_loss": 1, "gibbs": 0.75, "shift": np.float32(4)}, {"shift": 4.0, "gibbs": 0.75, "signal_loss": 1.0}),
         ({"gibbs": 0.0, "shift": 2}, {"shift": 2.0}),
     ],
 )
@@ -47,34 +44,13 @@ def test_strengths_are_in_the_order_of_application_without_those_of_zero(artifac
     assert all(type(strength) is float for strength in strengths.values())
 
 
-@pytest.mark.parametrize(
-    ("artifacts", "message"),
-    [
-        (
-            {"ghost": 1, "echo": 1},
-            "artifacts must be one of shift, gibbs, signal_loss, not 'ghost'",
-        ),
-        ({"shift": 4.1}, "artifact 'shift' must be a number from 0 to 4, not 4.1"),
-        ({"gibbs": 0.76}, "from 0 to 0.75"),
-        ({"signal_loss": -0.1}, "from 0 to 1"),
-        ({"shift": np.nan}, "from 0 to 4"),
-        ({"shift": "1"}, "not '1'"),
-    ],
-)
-def test_strengths_out_of_their_range_are_refused(artifacts, message):
-    with pytest.raises(ValueError, match=message):
-        artifact_strengths(artifacts)
-
-
 def test_a_ramp_shows_how_far_each_image_was_moved():
     """The image at the lowest b of the shortest echo time stays in its place."""
     x, y = np.meshgrid(np.arange(20.0), np.arange(24.0), indexing="ij")
     ramp = 1000 + 10 * x[:, :, None, None] + 3 * y[:, :, None, None] * np.ones((1, 1, 2, 4))
     moved = apply(ramp, shift=3.0)
     offsets = moved[4:-4, 4:-4] - ramp[4:-4, 4:-4]
-    np.testing.assert_allclose(
-        offsets, np.broadcast_to(offsets[0, 0, 0], offsets.shape), atol=1e-9
-    )
+    np.testing.assert_allclose(offsets, np.broadcast_to(offsets[0, 0, 0], offsets.shape), atol=1e-9)
     distance = offsets[0, 0, 0]
     assert distance[2] == 0
     assert (np.abs(distance[[0, 1, 3]]) > 0.01).all()
@@ -104,9 +80,7 @@ def test_signal_is_lost_in_one_region_by_another_share_in_each_image():
     axes = np.meshgrid(*((np.arange(n) + 0.5) / n * 2 - 1 for n in (32, 32, 4)), indexing="ij")
     center = [(axis * profile**8).sum() / (profile**8).sum() for axis in axes]
     np.testing.assert_allclose(center[:2], [0.08, 0.42], atol=0.2)
-    half = (
-        (axes[0] - center[0]) ** 2 + (axes[1] - center[1]) ** 2 + 0.25 * (axes[2] - center[2]) ** 2
-    )
+    half = (axes[0] - center[0]) ** 2 + (axes[1] - center[1]) ** 2 + 0.25 * (axes[2] - center[2]) ** 2
     inside = profile > 0.5
     assert np.sqrt(half[inside].max()) == pytest.approx(0.35, abs=0.05)
 

@@ -7,21 +7,16 @@ from scipy.ndimage import label
 from dmrifit.simulate.gliomas import draw_glioma, fall
 from dmrifit.simulate.heads import draw_head, standard_head
 
-SPACING = (3.0, 3.0, 3.0)
+SPACING = 3.0, 3.0, 3.0
 
 
 @pytest.fixture(scope="module")
 def head():
-    return draw_head(
-        (50, 60, 48), SPACING, np.random.default_rng(0), standard=standard_head(SPACING)
-    )
+    return draw_head((50, 60, 48), SPACING, np.random.default_rng(0), standard=standard_head(SPACING))
 
 
 def drawn(head, n, radius=18.0, **options):
-    return [
-        draw_glioma(head, head.brain, radius, np.random.default_rng(seed), **options)
-        for seed in range(n)
-    ]
+    return [draw_glioma(head, head.brain, radius, np.random.default_rng(seed), **options) for seed in range(n)]
 
 
 def test_a_tumor_has_the_volume_of_its_ball(head):
@@ -96,9 +91,7 @@ def test_gliomas_begin_where_they_are_said_to(head):
 
 
 def test_numbers_of_one_property_do_not_change_another(head):
-    plain, rich = (
-        drawn(head, 1, **options)[0] for options in ({}, {"necrosis": 0.1, "satellites": 1.0})
-    )
+    plain, rich = (drawn(head, 1, **options)[0] for options in ({}, {"necrosis": 0.1, "satellites": 1.0}))
     np.testing.assert_array_equal(plain.center, rich.center)
     core = plain.distance < 0.5
     assert np.corrcoef(plain.distance[core], rich.distance[core])[0, 1] > 0.99

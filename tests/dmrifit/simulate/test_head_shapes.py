@@ -84,9 +84,7 @@ def test_the_cerebellum_and_the_brainstem_lie_below_the_back(matter):
 
 
 def test_a_soft_step_rises_between_its_borders():
-    np.testing.assert_allclose(
-        soft_step(np.array([-2, -1, 0, 0.5, 1, 3])), [0, 0, 0.5, 0.75, 1, 1]
-    )
+    np.testing.assert_allclose(soft_step(np.array([-2, -1, 0, 0.5, 1, 3])), [0, 0, 0.5, 0.75, 1, 1])
 
 
 def test_textures_have_their_grain_in_mm_along_each_axis():
@@ -101,10 +99,7 @@ def test_textures_have_their_grain_in_mm_along_each_axis():
 
 @pytest.mark.parametrize("width", [2.0, 9.0])
 def test_slow_fields_are_as_smooth_as_asked_whatever_grid_they_are_made_on(width):
-    fields = [
-        slow_field((45, 47, 43), np.full(3, width), np.random.default_rng(seed))
-        for seed in range(8)
-    ]
+    fields = [slow_field((45, 47, 43), np.full(3, width), np.random.default_rng(seed)) for seed in range(8)]
     assert {field.shape for field in fields} == {(45, 47, 43)}
     step = int(width)
     products = [(field[step:] * field[:-step]).mean() / (field**2).mean() for field in fields]

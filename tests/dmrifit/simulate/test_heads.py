@@ -1,17 +1,24 @@
 """Heads have the tissues, ventricles and sizes of what they are made from, wherever they lie."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from dmrifit.simulate.heads import (
+    TissueMaps,
     centered_grid,
+    choroid_plexus,
+    coarser_maps,
     draw_head,
+    draw_vessels,
+    dura_patches,
+    dural_sinuses,
+    read_tissues,
     sample_map,
     standard_head,
     voxel_centers,
 )
-from dmrifit.simulate.tissue_maps import TissueMaps
 
 SHAPE, SPACING = (36, 44, 34), (4.0, 4.0, 4.0)
 
@@ -110,9 +117,6 @@ def test_a_head_can_be_scaled_and_shifted():
     np.testing.assert_allclose(moved - center, [8, 0, -4], atol=1.5)
 
 
-# The standard head --------------------------------------------------------------------------------
-
-
 def test_the_distance_to_ventricles_is_that_to_their_wall(ball_standard):
     assert at(ball_standard, "to_ventricles", 1, 1, 1) == pytest.approx(-8.5, abs=1.2)
     for height in (21, 31, 41):
@@ -161,9 +165,7 @@ def test_voxels_see_their_surroundings_as_large_ones_do():
 def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
     radii = []
     for growth in (0.0, 3.0, 6.0):
-        head = draw_head(
-            (60,) * 3, (2.0,) * 3, np.random.default_rng(1), standard=ball_standard, growth=growth
-        )
+        head = draw_head((60,) * 3, (2.0,) * 3, np.random.default_rng(1), standard=ball_standard, growth=growth)
         volume = 8.0 * head.ventricles.sum()
         radii.append((3 * volume / (4 * np.pi)) ** (1 / 3))
     # A warp makes the ventricle of a person larger or smaller as a whole.
@@ -179,12 +181,161 @@ def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
 def test_a_head_of_maps_has_their_tissues_where_they_lie():
     maps = ball_tissues(4.0)
     maps = TissueMaps(0.8 * maps.gray, maps.white, maps.brain, maps.affine, maps.half_axes)
-    head = draw_head(
-        (30,) * 3, SPACING, np.random.default_rng(2), standard=standard_head(SPACING, maps)
-    )
+    head = draw_head((30,) * 3, SPACING, np.random.default_rng(2), standard=standard_head(SPACING, maps))
     between = (head.depth > 12) & (head.depth < 18)
     assert np.median(head.white[between]) > 0.95
     shell = head.brain & (head.depth < 5)
     np.testing.assert_allclose(np.median(head.gray[shell]), 0.7, atol=0.15)
     total = head.gray + head.deep + head.white + head.fluid
     np.testing.assert_allclose(total[head.brain], 1, atol=1e-5)
+
+
+
+
+def shells(affine, shape=(40, 48, 36)):
+    """Make a ball of white matter in a shell of gray, in the middle of the grid."""
+    middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
+    places = np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3] - middle
+    radius = np.sqrt(((places / [64, 80, 56]) ** 2).sum(axis=-1))
+    return ((radius >= 0.7) & (radius < 1)).astype(np.float32), (radius < 0.7).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+def test_maps_in_files_are_shares_or_bytes_that_stand_for_them(kind, tmp_path):
+    affine = centered_grid((40, 48, 36), SPACING)
+    affine[:3, 3] += [7.0, -11.0, 30.0]
+    gray, white = shells(affine)
+    scale = 255 if kind is np.uint8 else 1
+    for name, values in (("gray", gray), ("white", white)):
+        nib.save(nib.Nifti1Image((scale * values).astype(kind), affine), tmp_path / f"{name}.nii")
+    maps = read_tissues(tmp_path / "gray.nii", tmp_path / "white.nii")
+    np.testing.assert_allclose(maps.gray, gray, atol=1e-6)
+    np.testing.assert_allclose(maps.white, white, atol=1e-6)
+    np.testing.assert_array_equal(maps.brain > 0, gray + white > 0.2)
+    # The middle of the brain is at 0, wherever it lay; half axes end at centers of voxels.
+    corners = np.argwhere(maps.brain > 0) @ maps.affine[:3, :3].T + maps.affine[:3, 3]
+    np.testing.assert_allclose(corners.min(axis=0), -corners.max(axis=0), atol=1e-9)
+    np.testing.assert_allclose(maps.half_axes, corners.max(axis=0))
+    np.testing.assert_allclose(maps.half_axes, [64, 80, 56], atol=4)
+
+
+def test_maps_are_the_same_however_their_axes_are_stored():
+    affine = centered_grid((40, 48, 36), SPACING)
+    images = [nib.Nifti1Image(values, affine) for values in shells(affine)]
+    images[0].dataobj[10, 20, 30] = 0.5
+    turn = nib.orientations.ornt_transform(*(nib.orientations.axcodes2ornt(codes) for codes in ("RAS", "PIL")))
+    plain, turned = (read_tissues(*pair) for pair in (images, [image.as_reoriented(turn) for image in images]))
+    for name in ("gray", "white", "brain", "affine", "half_axes"):
+        np.testing.assert_allclose(getattr(turned, name), getattr(plain, name), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda gray: gray * 1.02, "holds no probabilities from 0 to 1 on three axes"),
+        (lambda gray: gray - 0.02, "holds no probabilities"),
+        (lambda gray: np.where(gray > 0, np.nan, 0), "holds no probabilities"),
+        (lambda gray: np.stack([gray, gray], axis=-1), "holds no probabilities|different grids"),
+        (lambda gray: gray[:-1], "different grids"),
+    ],
+)
+def test_maps_that_are_no_shares_are_refused(change, message):
+    affine = centered_grid((40, 48, 36), SPACING)
+    gray, white = shells(affine)
+    with pytest.raises(ValueError, match=message):
+        read_tissues(nib.Nifti1Image(change(gray).astype(np.float32), affine), nib.Nifti1Image(white, affine))
+
+
+def test_maps_without_matter_hold_no_brain():
+    empty = nib.Nifti1Image(np.full((20, 20, 20), 0.09, np.float32), np.eye(4))
+    with pytest.raises(ValueError, match=r"hold no brain: their sum is nowhere above 0\.2"):
+        read_tissues(empty, empty)
+
+
+def test_blocks_of_fine_voxels_are_averaged_in_place():
+    affine = centered_grid((40, 48, 36), SPACING)
+    gray, white = shells(affine)
+    maps = read_tissues(*(nib.Nifti1Image(values, affine) for values in (gray, white)))
+    coarse = coarser_maps(maps, 8.0)
+    np.testing.assert_allclose(coarse.white[5, 6, 4], maps.white[10:12, 12:14, 8:10].mean())
+    first = maps.affine @ [0.5, 0.5, 0.5, 1]
+    np.testing.assert_allclose(coarse.affine @ [0, 0, 0, 1], first)
+    np.testing.assert_allclose(np.diag(coarse.affine), [8, 8, 8, 1])
+    same = coarser_maps(maps, 4.0)
+    np.testing.assert_array_equal(same.gray, maps.gray)
+    np.testing.assert_array_equal(same.affine, maps.affine)
+
+
+VESSELS = {"radii": (0.55, 1.15), "contrasts": (0.2, 0.5)}
+
+
+@pytest.fixture(scope="module")
+def person():
+    return draw_head((52, 56, 50), (2.0, 2.0, 2.0), np.random.default_rng(0))
+
+
+def voxels_of(person, points):
+    """Find voxels of points in mm, and the points that lie on the grid."""
+    index = np.rint((points - person.affine[:3, 3]) / person.spacing).astype(int)
+    within = ((index >= 0) & (index < person.brain.shape)).all(axis=1)
+    return tuple(index[within].T), points[within]
+
+
+def test_vessels_are_thin_and_bright_around_their_points(person):
+    share, contrast, points = draw_vessels(person, np.random.default_rng(0), **VESSELS)
+    assert share.shape == contrast.shape == person.brain.shape
+    assert 0 <= share.min() <= share.max() <= 1
+    # Brightness from 0.7 times 0.2 to 0.5 of white matter's.
+    inside = share > 0.2
+    assert 0.001 < inside.mean() < 0.02
+    ratio = contrast[inside] / share[inside]
+    assert 0.13 < ratio.min() < ratio.max() <= 0.5 + 1e-5
+    index, places = voxels_of(person, points)
+    near = np.linalg.norm(person.places[index] - places, axis=1) < 0.4
+    assert near.any()
+    assert (share[index][near] > 0.45).all()
+
+
+def test_most_vessels_run_near_the_surface_and_some_go_deep(person):
+    _, _, points = draw_vessels(person, np.random.default_rng(1), **VESSELS)
+    depth = person.depth[voxels_of(person, points)[0]]
+    assert np.median(depth) < 8
+    assert depth.max() > 12
+
+
+def test_sinuses_run_under_the_top_and_along_the_tentorium(person):
+    share = dural_sinuses(person, radius=1.6)
+    assert not share[~person.brain].any()
+    middle = np.abs(person.local[:, 28, 40, 0]).argmin()
+    for row in range(18, 36):
+        top = np.flatnonzero(person.brain[middle, row]).max()
+        assert share[middle - 2 : middle + 3, row, top - 2 : top + 1].max() > 0.5
+    # Most of the brain is far from any.
+    assert (share > 0.3).mean() < 0.03
+    back = (person.local[..., 1] < -0.5) & (np.abs(person.local[..., 0]) > 0.3) & (share > 0.5)
+    assert back.sum() > 10
+    heights = person.local[..., 2][back]
+    assert -0.5 < np.median(heights) < -0.1
+    wide = dural_sinuses(person, radius=3.0)
+    assert (wide >= share).all()
+
+
+def test_dura_comes_in_patches_on_the_surface_and_in_both_sheets(person):
+    share = dura_patches(person, np.random.default_rng(0))
+    surface = person.brain & (person.depth <= 2)
+    falx = (np.abs(person.local[..., 0]) < 0.015) & (person.local[..., 2] > 0.5) & (person.depth > 4)
+    for region in (surface, falx):
+        assert 0.05 < np.mean(share[region] > 0.1) < 0.8
+    tent = person.local[..., 2] + 0.16 + 0.36 * np.abs(person.local[..., 0])
+    tentorium = (np.abs(tent) < 0.015) & (person.local[..., 1] < -0.45) & (person.depth > 4)
+    assert share[tentorium].max() > 0.3
+    inner = person.brain & (person.depth > 4) & (np.abs(person.local[..., 0]) > 0.1) & (tent > 0.1)
+    assert not share[inner].any()
+    assert 0 <= share.min() <= share.max() <= 1
+
+
+def test_the_plexus_lies_in_the_back_of_the_ventricles(person):
+    share = choroid_plexus(person, np.random.default_rng(0))
+    back = (person.ventricles > 0.5) & (person.local[..., 1] < 0)
+    assert 0.05 < np.mean(share[back] > 0) < 0.7
+    assert not share[(person.ventricles == 0) | (person.local[..., 1] >= 0)].any()

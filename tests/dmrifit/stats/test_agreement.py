@@ -12,32 +12,14 @@ from hypothesis import strategies as st
 from dmrifit.stats.agreement import ICC_FORMS, bland_altman, icc
 
 # What versions of pingouin call the forms.
-NAMES = {
-    "ICC(1,1)": ("ICC1", "ICC(1,1)"),
-    "ICC(2,1)": ("ICC2", "ICC(A,1)"),
-    "ICC(3,1)": ("ICC3", "ICC(C,1)"),
-}
+NAMES = {"ICC(1,1)": ("ICC1", "ICC(1,1)"), "ICC(2,1)": ("ICC2", "ICC(A,1)"), "ICC(3,1)": ("ICC3", "ICC(C,1)")}
 
 # Shrout and Fleiss 1979, table 2: six targets, four judges.
-SHROUT_FLEISS = [
-    [9, 2, 5, 8],
-    [6, 1, 3, 2],
-    [8, 4, 6, 8],
-    [7, 1, 2, 6],
-    [10, 5, 6, 9],
-    [6, 2, 4, 7],
-]
+SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
 
 # Bland and Altman 1986: peak expiratory flow (l/min), first reading by each of two meters.
 WRIGHT = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
 MINI_WRIGHT = [512, 430, 520, 428, 500, 600, 364, 380, 658, 445, 432, 626, 260, 477, 259, 350, 451]
-
-# Two-sided quantile of Student's t with 3 degrees of freedom, from a printed table.
-T3_95 = 3.182446
-
-
-# Intraclass correlation --------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("form", "published", "low", "high", "statistic", "df2"),
@@ -47,15 +29,10 @@ T3_95 = 3.182446
         ("ICC(3,1)", 0.71, 0.34, 0.95, 11.03, 15),
     ],
 )
-def test_intraclass_correlations_are_those_that_were_published(
-    form, published, low, high, statistic, df2
-):
+def test_intraclass_correlations_are_those_that_were_published(form, published, low, high, statistic, df2):
     result = icc(SHROUT_FLEISS, form)
     assert result.value == pytest.approx(published, abs=0.005)
-    assert (result.low, result.high) == (
-        pytest.approx(low, abs=0.01),
-        pytest.approx(high, abs=0.01),
-    )
+    assert [result.low, result.high] == pytest.approx([low, high], abs=0.01)
     assert (result.n_targets, result.reason) == (6, "")
     # Mean squares of the paper: between targets 11.24, within 6.26, residual 1.02.
     assert result.statistic == pytest.approx(statistic, abs=0.01)
@@ -67,14 +44,8 @@ def test_intraclass_correlations_are_those_that_were_published(
 def test_intraclass_correlations_agree_with_another_library(form, seed):
     pingouin = pytest.importorskip("pingouin")
     generator = np.random.default_rng(seed)
-    ratings = (
-        generator.normal(10, 2, (9, 1))
-        + generator.normal(0, 1, (9, 3))
-        + generator.normal(0, 1, (1, 3))
-    )
-    long = (
-        pd.DataFrame(ratings).rename_axis("target").reset_index().melt("target", var_name="rater")
-    )
+    ratings = generator.normal(10, 2, (9, 1)) + generator.normal(0, 1, (9, 3)) + generator.normal(0, 1, (1, 3))
+    long = pd.DataFrame(ratings).rename_axis("target").reset_index().melt("target", var_name="rater")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas's words to pingouin
         reference = pingouin.intraclass_corr(long, "target", "rater", "value")
@@ -106,13 +77,10 @@ def test_intraclass_correlations_without_a_number_say_why(form):
     equal = icc(np.full((5, 2), 0.1), form)
     assert np.isnan(equal.value)
     assert "equal" in equal.reason
-
-
-def test_two_raters_who_swap_two_targets_have_no_absolute_agreement_to_measure():
-    # Means of targets and of raters are all alike: the denominator of the formula is zero.
-    result = icc([[1.0, 2.0], [2.0, 1.0]], "ICC(2,1)")
-    assert np.isnan(result.value)
-    assert "on average" in result.reason
+    # Two raters who swap two targets: all means are alike, and the denominator of the formula is zero.
+    swapped = icc([[1.0, 2.0], [2.0, 1.0]], "ICC(2,1)")
+    assert np.isnan(swapped.value)
+    assert "on average" in swapped.reason
 
 
 @settings(max_examples=25)
@@ -135,63 +103,6 @@ def test_the_unit_and_the_order_of_ratings_do_not_change_their_correlation(
         assert first.value <= 1 + 1e-9
 
 
-# Limits of agreement -----------------------------------------------------------------------------
-
-
-def test_limits_of_agreement_are_those_that_were_published():
-    result = bland_altman(WRIGHT, MINI_WRIGHT)
-    assert (result.bias, result.sd) == (
-        pytest.approx(-2.1, abs=0.05),
-        pytest.approx(38.8, abs=0.05),
-    )
-    # The paper multiplies by 2 and rounds: −79.7 and 75.5; 1.96 is 0.04 sd inside.
-    inside = 0.04 * 38.8
-    assert (result.lower, result.upper) == (
-        pytest.approx(-79.7 + inside, abs=0.1),
-        pytest.approx(75.5 - inside, abs=0.1),
-    )
-    assert result.bias_interval == (
-        pytest.approx(-22.0, abs=0.1),
-        pytest.approx(17.8, abs=0.1),
-    )
-    # It takes the variance of a limit as 3 sd² / n, which is nearly the same.
-    assert result.lower_interval == (
-        pytest.approx(-114.3 + inside, abs=1.5),
-        pytest.approx(-45.1 + inside, abs=1.5),
-    )
-    assert result.upper_interval == (
-        pytest.approx(40.9 - inside, abs=1.5),
-        pytest.approx(110.1 - inside, abs=1.5),
-    )
-
-
-def test_limits_and_intervals_of_four_pairs_by_hand():
-    # Differences 1, 2, 3, 6: mean 3, sum of squares 14, so the variance is 14 / 3.
-    result = bland_altman([11, 22, 33, 46], [10, 20, 30, 40])
-    sd = math.sqrt(14 / 3)
-    assert (result.n, result.bias) == (4, pytest.approx(3))
-    assert result.sd == pytest.approx(sd)
-    assert (result.lower, result.upper) == (
-        pytest.approx(3 - 1.96 * sd),
-        pytest.approx(3 + 1.96 * sd),
-    )
-    # Three degrees of freedom are left of four pairs: 6 = 2 · (4 − 1) divides 1.96².
-    width = T3_95 * sd / 2
-    limit = T3_95 * sd * math.sqrt(1 / 4 + 1.96**2 / 6)
-    assert result.bias_interval == (
-        pytest.approx(3 - width, abs=1e-5),
-        pytest.approx(3 + width, abs=1e-5),
-    )
-    assert result.lower_interval == (
-        pytest.approx(3 - 1.96 * sd - limit, abs=1e-5),
-        pytest.approx(3 - 1.96 * sd + limit, abs=1e-5),
-    )
-    assert result.upper_interval == (
-        pytest.approx(3 + 1.96 * sd - limit, abs=1e-5),
-        pytest.approx(3 + 1.96 * sd + limit, abs=1e-5),
-    )
-
-
 def test_limits_of_agreement_leave_out_nan_and_say_when_there_are_too_few():
     whole = bland_altman([1.0, 2.0, 4.0], [1.5, 1.0, 2.0])
     assert bland_altman([1.0, np.nan, 2.0, 4.0], [1.5, 7.0, 1.0, 2.0]) == whole
@@ -200,3 +111,30 @@ def test_limits_of_agreement_leave_out_nan_and_say_when_there_are_too_few():
     assert (single.bias, single.n) == (2.0, 1)
     assert np.isnan(single.lower)
     assert "two are needed" in single.reason
+
+
+def ends_of(result):
+    """Bias with its interval, then the lower and upper limit with theirs."""
+    return [result.bias, *result.bias_interval, result.lower, *result.lower_interval, result.upper, *result.upper_interval]
+
+
+def test_limits_of_agreement_are_those_that_were_published():
+    result = bland_altman(WRIGHT, MINI_WRIGHT)
+    # The paper multiplies by 2 and rounds: −79.7 and 75.5; 1.96 is 0.04 sd inside. It takes the variance of
+    # a limit as 3 sd² / n, which is nearly the same.
+    inside = np.array([0, 0, 0, 1, 1, 1, -1, -1, -1]) * 0.04 * 38.8
+    published = np.array([-2.1, -22.0, 17.8, -79.7, -114.3, -45.1, 75.5, 40.9, 110.1]) + inside
+    assert result.sd == pytest.approx(38.8, abs=0.05)
+    assert np.all(np.abs(ends_of(result) - published) < [0.05, 0.1, 0.1, 0.1, 1.5, 1.5, 0.1, 1.5, 1.5])
+
+
+def test_limits_and_intervals_of_four_pairs_by_hand():
+    # Differences 1, 2, 3, 6: mean 3, sum of squares 14, so the variance is 14 / 3.
+    result = bland_altman([11, 22, 33, 46], [10, 20, 30, 40])
+    sd = math.sqrt(14 / 3)
+    assert (result.n, result.sd) == (4, pytest.approx(sd))
+    # Three degrees of freedom are left of four pairs: t is 3.182446, and 6 = 2 · (4 − 1) divides 1.96².
+    width, limit = 3.182446 * sd / 2, 3.182446 * sd * math.sqrt(1 / 4 + 1.96**2 / 6)
+    low, high = 3 - 1.96 * sd, 3 + 1.96 * sd
+    expected = [3, 3 - width, 3 + width, low, low - limit, low + limit, high, high - limit, high + limit]
+    np.testing.assert_allclose(ends_of(result), expected, atol=1e-5)

@@ -14,15 +14,8 @@ def frame_of(values, algorithms="ABC", metrics=("f", "Dv")):
     """Make rows from values[patient, algorithm, metric]."""
     rows = []
     for (i, j, k), value in np.ndenumerate(np.asarray(values, float)):
-        rows.append(
-            {
-                "patient": f"p{i:02}",
-                "algorithm": algorithms[j],
-                "metric": metrics[k],
-                "value": value,
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((f"p{i:02}", algorithms[j], metrics[k], value))
+    return pd.DataFrame(rows, columns=["patient", "algorithm", "metric", "value"])
 
 
 def fitted(values, algorithms="ABC", metrics=("f", "Dv"), *, positive=True, alpha=0.05):
@@ -65,9 +58,7 @@ def test_the_mixed_model_is_that_of_a_formula():
     log = logarithms(6)
     mixed = fitted(np.exp(log))
     table = frame_of(log).rename(columns={"value": "y"})
-    reference = formula.mixedlm(
-        "y ~ C(algorithm, Sum) * C(metric, Sum)", table, groups=table["patient"]
-    ).fit()
+    reference = formula.mixedlm("y ~ C(algorithm, Sum) * C(metric, Sum)", table, groups=table["patient"]).fit()
     row = mixed.loc["algorithm[A]"]
     assert row["estimate"] == pytest.approx(reference.fe_params.iloc[1], abs=1e-5)
     assert row["standard_error"] == pytest.approx(reference.bse_fe.iloc[1], rel=1e-3)
@@ -124,21 +115,17 @@ def test_the_mixed_model_has_the_variances_of_an_analysis_of_variance(seed, n):
     assert mixed.loc["metric[f]", "estimate"] == pytest.approx(effect, abs=1e-9)
 
 
-def test_values_of_either_sign_are_modeled_as_they_are():
-    values = logarithms(10)
-    assert values.min() < 0 < values.max()
-    mixed = fitted(values, positive=False)
-    assert (mixed["scale"] == "raw").all()
-    effect = values[:, 1].mean() - values.mean()
-    assert mixed.loc["algorithm[B]", "estimate"] == pytest.approx(effect, abs=1e-9)
-
-
 def test_values_without_a_logarithm_are_left_out_and_counted():
     values = np.exp(logarithms(11))
     values[0, 0, 0], values[1, 1, 1], values[2, 2, 0] = 0.0, -1.0, np.nan
     mixed = fitted(values)
     assert (mixed["n"] == 72 - 3).all()
     assert mixed["reason"].str.startswith("3 values without a logarithm or missing left out").all()
+    # On the raw scale values of either sign are modeled as they are.
+    values = logarithms(10)
+    mixed = fitted(values, positive=False)
+    assert (mixed["scale"] == "raw").all()
+    assert mixed.loc["algorithm[B]", "estimate"] == pytest.approx(values[:, 1].mean() - values.mean(), abs=1e-9)
 
 
 def test_a_mixed_model_that_cannot_be_fitted_is_a_row(monkeypatch):

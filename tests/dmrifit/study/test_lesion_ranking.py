@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dmrifit.study.lesion_ranking import lesion_ranking
 from dmrifit.study.predictions import PatientPredictions
+from dmrifit.study.report.sections.patients import lesion_ranking
 
 B = np.array([0.0, 500.0, 1000.0, 0.0])
 TE = np.array([70.0, 70.0, 70.0, 100.0])
-NAMES = ("S0", "K", "T2t")
+NAMES = "S0", "K", "T2t"
 
 
 def patient(name, adc, true, predicted, **changes):

@@ -13,7 +13,7 @@ from dmrifit.engine.fitting import FitStatus
 from dmrifit.stats.metrics import bias_index, dispersion_index, pearson
 
 SEED = 8123
-METRICS = ("f", "Dv", "T2v", "Dt", "K", "T2t")
+METRICS = "f", "Dv", "T2v", "Dt", "K", "T2t"
 STRATEGIES = {"s2s": SignalToSignal, "m2m": MapsToMaps}
 
 

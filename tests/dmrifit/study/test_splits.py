@@ -29,76 +29,35 @@ class Voxels:
 
 
 def make_entrant(name="LR s2s", **changes):
-    values = {"strategy": "s2s", "algorithm": "LR", "estimator": None}
-    values |= {"model": MODELS["adc"], "description": name}
+    values = {"strategy": "s2s", "algorithm": "LR", "estimator": None, "model": MODELS["adc"], "description": name}
     return Entrant(name, **values | changes)
 
 
 def cells_of(
-    regimes=("same",),
-    sizes=None,
-    *,
-    entrants=None,
-    bank=None,
-    n_repeats=1,
-    seed=0,
-    keep=True,
-    view=VIEW,
-):
+    regimes=("same",), sizes=None, *, entrants=None, bank=None, n_repeats=1, seed=0, keep=True, view=VIEW
+):  # fmt: skip
     entrants = entrants or [make_entrant()]
-    views = {}
-    for entrant in entrants:
-        views |= {(entrant.name, cohort): view for cohort in PATIENTS}
+    views = {(entrant.name, cohort): view for entrant in entrants for cohort in PATIENTS}
     return plan(
-        entrants,
-        list(PATIENTS),
-        regimes,
-        views,
-        bank or Voxels(),
-        sizes,
-        n_repeats,
-        seed,
-        keep=keep,
-    )
+        entrants, list(PATIENTS), regimes, views, bank or Voxels(), sizes, n_repeats, seed, keep=keep
+    )  # fmt: skip
 
 
-# Splits ------------------------------------------------------------------------------------------
-
-
-def test_a_model_of_the_other_cohorts_is_trained_once_for_all_patients():
-    first, second = cells_of(("other",))
-    assert (first.cohort, first.test, first.train) == (
-        "A",
-        tuple(PATIENTS["A"]),
-        tuple(PATIENTS["B"]),
-    )
-    assert (second.cohort, second.test, second.train) == (
-        "B",
-        tuple(PATIENTS["B"]),
-        tuple(PATIENTS["A"]),
-    )
-
-
-def test_pooled_training_takes_everyone_but_the_tested_patient():
-    everyone = {*PATIENTS["A"], *PATIENTS["B"]}
-    cells = cells_of(("pooled",))
-    assert len(cells) == 7
-    for cell in cells:
-        assert set(cell.train) == everyone - set(cell.test)
+def test_a_model_of_others_is_trained_once_and_a_pooled_one_for_each_patient():
+    a, b = (tuple(PATIENTS[name]) for name in "AB")
+    assert [(cell.cohort, cell.test, cell.train) for cell in cells_of(("other",))] == [("A", a, b), ("B", b, a)]
+    pooled = cells_of(("pooled",))
+    assert len(pooled) == 7
+    for cell in pooled:
+        assert set(cell.train) == {*a, *b} - set(cell.test)
 
 
 def test_patients_of_a_smaller_training_are_among_those_of_a_larger_one():
-    cells = cells_of(
-        sizes=(1, 2, 3),
-        n_repeats=6,
-        bank=Voxels(testable={"A": ["a1"], "B": ["b1"]}),
-        regimes=("pooled",),
-    )
+    bank = Voxels(testable={"A": ["a1"], "B": ["b1"]})
+    cells = cells_of(("pooled",), (1, 2, 3), n_repeats=6, bank=bank)
     draws = set()
     for repeat in range(6):
-        first, second, third = (
-            cell for cell in cells if cell.repeat == repeat and cell.test == ("a1",)
-        )
+        first, second, third = (cell for cell in cells if cell.repeat == repeat and cell.test == ("a1",))
         assert (len(first.train), len(second.train), len(third.train)) == (1, 2, 3)
         assert set(first.train) < set(second.train) < set(third.train)
         assert "a1" not in third.train
@@ -108,32 +67,20 @@ def test_patients_of_a_smaller_training_are_among_those_of_a_larger_one():
 
 
 def test_only_those_with_usable_voxels_are_trained_on_and_only_those_with_a_score_are_tested():
-    trainable = {"A": ["a1", "a2"], "B": ["b1", "b2"]}
-    testable = {"A": ["a2", "a4"], "B": ["b3"]}
-    cells = cells_of(bank=Voxels(trainable, testable))
-    assert [(cell.test, cell.train) for cell in cells] == [
-        (("a2",), ("a1",)),
-        (("a4",), ("a1", "a2")),
-        (("b3",), ("b1", "b2")),
-    ]
+    bank = Voxels({"A": ["a1", "a2"], "B": ["b1", "b2"]}, {"A": ["a2", "a4"], "B": ["b3"]})
+    trainings = [(cell.test, cell.train) for cell in cells_of(bank=bank)]
+    assert trainings == [(("a2",), ("a1",)), (("a4",), ("a1", "a2")), (("b3",), ("b1", "b2"))]
+    with pytest.raises(ValueError, match="cohort 'B' has no voxel to score"):
+        cells_of(bank=Voxels(testable={"A": ["a1"], "B": []}))
+    with pytest.raises(ValueError, match=r"training for a1 of cohort 'A' .*needs at least 4 other patients; there are 3"):
+        cells_of(sizes=(4,))
 
 
 def test_predictions_of_the_first_way_and_draw_at_the_largest_size_are_kept():
-    entrants = [
-        make_entrant(),
-        make_entrant("perfect s2s", algorithm="perfect", control="perfect"),
-    ]
-    options = {
-        "regimes": ("pooled", "same"),
-        "sizes": (1, 2),
-        "entrants": entrants,
-        "n_repeats": 2,
-    }
-    trainings = {
-        (cell.entrant.name, cell.train_on, len(cell.train), cell.repeat)
-        for cell in cells_of(**options)
-        if cell.keep
-    }
+    entrants = [make_entrant(), make_entrant("perfect s2s", algorithm="perfect", control="perfect")]
+    options = {"regimes": ("pooled", "same"), "sizes": (1, 2), "entrants": entrants, "n_repeats": 2}
+    kept = [cell for cell in cells_of(**options) if cell.keep]
+    trainings = {(cell.entrant.name, cell.train_on, len(cell.train), cell.repeat) for cell in kept}
     assert trainings == {("LR s2s", "pooled", 2, 0)}
     assert not any(cell.keep for cell in cells_of(**options, keep=False))
 
@@ -148,17 +95,6 @@ def test_seeds_belong_to_the_training_and_not_to_the_algorithm():
     assert len(set.union(*seeds.values())) == 7 * 2
     assert {cell.seed for cell in cells_of()} <= set.union(*seeds.values())
     assert {cell.seed for cell in cells_of(seed=1)}.isdisjoint(set.union(*seeds.values()))
-
-
-def test_too_few_patients_and_cohorts_without_a_score_are_named():
-    message = r"training for a1 of cohort 'A' .*needs at least 4 other patients; there are 3"
-    with pytest.raises(ValueError, match=message):
-        cells_of(sizes=(4,))
-    with pytest.raises(ValueError, match="cohort 'B' has no voxel to score"):
-        cells_of(bank=Voxels(testable={"A": ["a1"], "B": []}))
-
-
-# Keys --------------------------------------------------------------------------------------------
 
 
 def keys_of(**options):
@@ -206,68 +142,35 @@ def test_an_edited_kernel_repeats_trainings(tmp_path, monkeypatch):
     assert digest_sources() != before
 
 
-# Settings ----------------------------------------------------------------------------------------
-
-
-def check(
-    regimes=("same",),
-    sizes=None,
-    n_repeats=1,
-    max_voxels=None,
-    masks=("body", "lesion"),
-    cohorts=PATIENTS,
-):
-    check_settings(regimes, cohorts, sizes, n_repeats, max_voxels, masks)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"regimes": ("others",)}, "same, other, pooled"),
-        ({"regimes": ()}, "train_on must name each way once"),
-        ({"regimes": ("same", "same")}, "train_on must name each way once"),
+        *(({"regimes": names}, "train_on must name each way once") for names in ((), ("same", "same"))),
         ({"masks": ("body", "tumor")}, "a mask is 'body' or 'lesion', not 'tumor'"),
-        ({"sizes": ()}, "n_train must name each number of patients once"),
-        ({"sizes": (2, 2)}, "n_train must name each number of patients once"),
+        *(({"sizes": sizes}, "n_train must name each number of patients once") for sizes in ((), (2, 2))),
         ({"sizes": (0, 1)}, "n_train must be a whole number of at least 1, not 0"),
         ({"sizes": (1.0,)}, r"n_train must be a whole number .*, not 1\.0"),
-        ({"n_repeats": 0}, "n_repeats must be a whole number of at least 1"),
-        ({"n_repeats": 2.0}, "n_repeats must be a whole number"),
-        ({"max_voxels": 0}, "max_voxels must be a whole number of at least 1"),
-        ({"max_voxels": 50.0}, "max_voxels must be a whole number"),
+        *(({"n_repeats": n}, "n_repeats must be a whole number of at least 1") for n in (0, 2.0)),
+        *(({"max_voxels": n}, "max_voxels must be a whole number of at least 1") for n in (0, 50.0)),
         ({"regimes": ("other",), "cohorts": {"A": ["a1", "a2"]}}, "at least two cohorts"),
         ({"sizes": (3,)}, r"cohort 'B' with train_on='same' needs at least 3 .*there are 2"),
-        (
-            {"regimes": ("other",), "sizes": (4,)},
-            r"cohort 'A' with train_on='other' .*there are 3",
-        ),
-        (
-            {"regimes": ("pooled",), "sizes": (7,)},
-            r"cohort 'A' with train_on='pooled' .*there are 6",
-        ),
+        ({"regimes": ("other",), "sizes": (4,)}, r"cohort 'A' with train_on='other' .*there are 3"),
+        ({"regimes": ("pooled",), "sizes": (7,)}, r"cohort 'A' with train_on='pooled' .*there are 6"),
         ({"cohorts": {"A": ["a1"]}}, "needs at least 1 other patient; there are 0"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings, message):
+    values = {"regimes": ("same",), "cohorts": PATIENTS, "sizes": None, "n_repeats": 1, "max_voxels": None}
     with pytest.raises(ValueError, match=message):
-        check(**settings)
-
-
-# Views -------------------------------------------------------------------------------------------
+        check_settings(*(values | {"masks": ("body", "lesion")} | settings).values())
 
 
 @pytest.mark.parametrize(
     ("regimes", "of_its_own", "of_the_other"),
-    [
-        (("same",), True, False),
-        (("other",), False, True),
-        (("pooled",), True, True),
-        (("same", "other"), True, True),
-    ],
+    [(("same",), True, False), (("other",), False, True), (("pooled",), True, True), (("same", "other"), True, True)],
 )
-def test_patients_are_lent_in_the_views_of_those_that_they_train_for(
-    regimes, of_its_own, of_the_other
-):
+def test_patients_are_lent_in_the_views_of_those_that_they_train_for(regimes, of_its_own, of_the_other):
     near, far = VIEW, View(FULL.take([0, 2]), FULL, None, MODELS["adc"])
     views = {("x", "A"): near, ("y", "A"): near, ("x", "B"): far, ("y", "B"): far}
     seen, lent = views_by_cohort(views, regimes)

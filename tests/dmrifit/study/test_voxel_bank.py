@@ -11,19 +11,17 @@ from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.study.contestants import Entrant, View
-from dmrifit.study.voxel_bank import Bank, HeldOut, Stack, _anatomy
+from dmrifit.study.voxel_bank import Bank, Stack, _anatomy
 
 ADC = MODELS["adc"]
 FULL = Protocol([0, 50, 100, 400, 900, 1500])
 CLINICAL = FULL.take([0, 1, 2, 3, 4])
 VIEW = View(CLINICAL, FULL, None, ADC)
-GRID = (4, 3, 2)
+GRID = 4, 3, 2
 AFFINE = np.diag([2.0, 2, 4, 1])
 
 
-def make_scan(
-    patient, seed, *, gain=100.0, protocol=FULL, spoil=None, with_lesion=True, with_truth=False
-):
+def make_scan(patient, seed, *, gain=100.0, protocol=FULL, spoil=None, with_lesion=True, with_truth=False):
     """Make a noiseless scan of 23 body voxels, of which six are a lesion."""
     rng = np.random.default_rng(seed)
     parameters = np.column_stack([gain * rng.uniform(0.5, 1.5, 24), rng.uniform(0.5, 2.5, 24)])
@@ -35,15 +33,8 @@ def make_scan(
     if spoil is not None:
         spoil(signal)
     truth = {name: parameters[:, i].reshape(GRID) for i, name in enumerate(ADC.names)}
-    return Scan(
-        patient,
-        signal,
-        protocol,
-        body,
-        AFFINE,
-        lesion=lesion if with_lesion else None,
-        truth=truth if with_truth else None,
-    )
+    options = {"lesion": lesion if with_lesion else None, "truth": truth if with_truth else None}
+    return Scan(patient, signal, protocol, body, AFFINE, **options)
 
 
 def make_bank(cohorts, *, views=(VIEW,), seen=None, lent=None, **options):
@@ -80,9 +71,6 @@ def bank(scans):
     return make_bank([Cohort(scans, "A")])
 
 
-# Tests -------------------------------------------------------------------------------------------
-
-
 def test_lesions_are_tested_whole_on_the_scale_of_each_patient(bank, scans):
     for scan, test in zip(scans, bank.tests(VIEW, ["p0", "p1", "p2"]), strict=True):
         unit = np.percentile(scan.signal[scan.mask][:, 0], 95)
@@ -99,9 +87,7 @@ def test_the_reference_is_the_fit_to_the_target_signals(bank):
     (test,) = bank.tests(VIEW, ["p1"])
     # Without noise a straight line through the logarithms is the fit.
     slope, intercept = np.polyfit(FULL.b / 1000, np.log(test.Y).T, 1)
-    np.testing.assert_allclose(
-        test.reference, np.column_stack([np.exp(intercept), -slope]), rtol=1e-4
-    )
+    np.testing.assert_allclose(test.reference, np.column_stack([np.exp(intercept), -slope]), rtol=1e-4)
     assert test.truth is None
     np.testing.assert_array_equal(test.at_bound, [0, 0])
 
@@ -118,31 +104,15 @@ def test_the_share_at_a_bound_counts_fitted_voxels():
     np.testing.assert_allclose(test.at_bound, [0, 2 / 5])
 
 
-def test_the_truth_stands_on_the_scale_of_the_signals():
-    scan = make_scan("p", 0, with_truth=True)
-    (test,) = make_bank([Cohort([scan, make_scan("q", 1, with_truth=True)], "A")]).tests(
-        VIEW, ["p"]
-    )
-    unit = np.percentile(scan.signal[scan.mask][:, 0], 95)
-    np.testing.assert_allclose(test.truth[:, 0], scan.truth["S0"][scan.lesion] / unit)
-    np.testing.assert_allclose(test.truth[:, 1], scan.truth["ADC"][scan.lesion])
-
-
-def test_symbols_of_another_model_are_not_taken_for_the_truth():
+def test_the_truth_stands_on_the_scale_of_the_signals_and_belongs_to_its_model():
+    scans = [make_scan(name, i, with_truth=True) for i, name in enumerate("pq")]
     kurtosis = View(CLINICAL, FULL, None, MODELS["kurtosis"])
-    cohort = Cohort([make_scan(name, i, with_truth=True) for i, name in enumerate("pq")], "A")
-    (test,) = make_bank([cohort], views=(kurtosis,)).tests(kurtosis, ["p"])
-    assert test.truth is None
-
-
-def test_voxels_of_one_scan_of_a_patient_are_shown():
-    index = np.array([[1, 0, 0, 0], [1, 0, 1, 0], [2, 0, 0, 0]])
-    nothing = np.empty((3, 0))
-    test = HeldOut("A", "p", nothing, nothing, nothing, nothing, None, index, GRID, AFFINE, 1)
-    assert test.shown.tolist() == [True, True, False]
-
-
-# Training ----------------------------------------------------------------------------------------
+    bank = make_bank([Cohort(scans, "A")], views=(VIEW, kurtosis))
+    (test,) = bank.tests(VIEW, ["p"])
+    unit = np.percentile(scans[0].signal[scans[0].mask][:, 0], 95)
+    np.testing.assert_allclose(test.truth[:, 0], scans[0].truth["S0"][scans[0].lesion] / unit)
+    np.testing.assert_allclose(test.truth[:, 1], scans[0].truth["ADC"][scans[0].lesion])
+    assert bank.tests(kurtosis, ["p"])[0].truth is None
 
 
 def test_training_voxels_of_all_patients_stand_in_their_rows(bank, scans):
@@ -203,17 +173,10 @@ def test_voxels_with_a_gap_are_left_out_and_patients_without_any_other_too():
     assert bank.trainable["A"] == ["p", "r"]
     stack = bank.material(entrant(SignalToSignal("LR", model="adc")), VIEW, 0)
     assert stack.rows["p"] == slice(0, 21)
-
-
-def test_a_gap_in_a_source_that_is_no_target_leaves_a_voxel_out_too():
-    def hole(signal):
-        signal[1, 0, 0, 1] = np.nan
-
+    # A gap in a source that is no target counts too.
     view = View(FULL.take([0, 1]), FULL.take([0, 3, 4]), None, ADC)
-    scans = [make_scan("p", 0, spoil=hole), make_scan("q", 1)]
-    bank = make_bank([Cohort(scans, "A")], views=(view,))
-    stack = bank.material(entrant(Own()), view, 0)
-    assert stack.rows == {"p": slice(0, 22), "q": slice(22, 45)}
+    stack = make_bank([Cohort([scans[0], scans[2]], "A")], views=(view,)).material(entrant(Own()), view, 0)
+    assert stack.rows == {"p": slice(0, 22), "r": slice(22, 45)}
     assert np.isfinite(stack.arrays[0]).all()
 
 
@@ -229,9 +192,6 @@ def test_drawn_voxels_are_counted_and_repeats_draw_others(scans):
     assert not np.array_equal(reseeded.material(estimator, VIEW, 0).arrays[0], first)
 
 
-# Digests -----------------------------------------------------------------------------------------
-
-
 def test_digests_follow_the_data_of_each_patient(bank, scans):
     digest = bank.digest(VIEW, 0, ["p0", "p1"], ["p2"])
     assert [len(texts) for texts in digest] == [2, 1]
@@ -241,16 +201,11 @@ def test_digests_follow_the_data_of_each_patient(bank, scans):
     def spoil(signal):
         signal[1, 1, 1, 5] *= 1.5
 
-    changed = make_bank(
-        [Cohort([scans[0], make_scan("p1", 1, gain=10.0, spoil=spoil), scans[2]], "A")]
-    )
+    changed = make_bank([Cohort([scans[0], make_scan("p1", 1, gain=10.0, spoil=spoil), scans[2]], "A")])
     assert changed.digest(VIEW, 0, ["p0"], ["p2"]) == bank.digest(VIEW, 0, ["p0"], ["p2"])
     train, test = changed.digest(VIEW, 0, ["p1"], ["p1"])
     before = bank.digest(VIEW, 0, ["p1"], ["p1"])
     assert (train != before[0], test != before[1]) == (True, True)
-
-
-# Views -------------------------------------------------------------------------------------------
 
 
 def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():
@@ -269,9 +224,7 @@ def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():
 def test_a_reference_that_cannot_be_fitted_names_its_patient():
     # Two contrasts do not determine the three parameters of kurtosis.
     view = View(FULL.take([0]), FULL.take([0, 1]), None, MODELS["kurtosis"])
-    with pytest.raises(
-        ValueError, match=r"the reference of patient p \(cohort 'A'\) cannot be fitted"
-    ):
+    with pytest.raises(ValueError, match=r"the reference of patient p \(cohort 'A'\) cannot be fitted"):
         make_bank([Cohort([make_scan("p", 0)], "A")], views=(view,))
 
 
@@ -298,29 +251,21 @@ def test_a_second_draw_of_the_noise_shares_nothing_with_the_first():
     assert not np.array_equal(other.repeat.signals, test.repeat.signals)
 
 
-def test_without_noise_free_signals_or_a_level_of_noise_nothing_is_drawn_again(scans):
+def test_without_noise_free_signals_of_single_measurements_and_their_level_of_noise_nothing_is_drawn_again(scans):
     bank = make_bank([Cohort(scans, "A")])
     assert bank.repeated == {"A": False}
     assert bank.tests(VIEW, ["p0"])[0].repeat is None
     values = scans[0].signal
     silent = Scan("p0", values, FULL, scans[0].mask, AFFINE, lesion=scans[0].lesion, noise_free=values)
     assert make_bank([Cohort([silent], "A")]).repeated == {"A": False}
-
-
-def test_the_noise_of_averages_is_not_drawn_again():
-    rng = np.random.default_rng(4)
-    protocol = Protocol(np.append(0, np.repeat(FULL.b[FULL.b > 0], 4)))
-    clean = 100 * np.exp(-protocol.b / 1000 * rng.uniform(0.5, 2.5, (5, 5, 1, 1)))
-    noisy = np.hypot(clean + rng.normal(0, 4, clean.shape), rng.normal(0, 4, clean.shape))
-    region = np.ones((5, 5, 1), bool)
-    scan = Scan(
-        "p", noisy, protocol, region, AFFINE,
-        lesion=region, sigma=4.0, noise_free=clean, average="geometric",
-    )  # fmt: skip
-    view = View(scan.protocol.take([0, 1]), scan.protocol, None, ADC)
-    bank = make_bank([Cohort([scan], "A")], views=(view,))
+    # The noise of an average is not that of one measurement.
+    twice = FULL.take(np.repeat(np.arange(6), 2))
+    values = np.repeat(values, 2, axis=-1)
+    options = {"lesion": scans[0].lesion, "sigma": 4.0, "noise_free": values, "average": "geometric"}
+    averaged = Scan("p0", values, twice, scans[0].mask, AFFINE, **options)
+    bank = make_bank([Cohort([averaged], "A")])
     assert bank.repeated == {"A": False}
-    assert bank.tests(view, ["p"])[0].repeat is None
+    assert bank.tests(VIEW, ["p0"])[0].repeat is None
 
 
 def test_the_image_below_the_maps_is_that_of_the_least_b_in_gray_levels(scans):

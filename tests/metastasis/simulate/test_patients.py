@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import binary_dilation, label
 
-from dmrifit.simulate.tissue_maps import read_tissues
+from dmrifit.simulate.heads import read_tissues
 from metastasis import simulate_metastases
 from metastasis.simulate import patients
 from metastasis.simulate.enhancement import draw_varied_nodule

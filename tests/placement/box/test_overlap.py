@@ -73,9 +73,7 @@ def make_limits(objective, *, least_volume, sides, one_sided=False):
 
 def make_problem(grid, limits):
     """Minimize without excluded regions, in a volume of 40 mm."""
-    excluded = Excluded(
-        np.zeros((0, 2, 2, 2), np.float32), np.zeros((0, 2)), grid.matrix, grid.inverse, grid.offset
-    )
+    excluded = Excluded(np.zeros((0, 2, 2, 2), np.float32), np.zeros((0, 2)), grid.matrix, grid.inverse, grid.offset)
     return Problem(grid, excluded, np.full(3, -0.5), np.full(3, 39.5), limits)
 
 

@@ -8,17 +8,23 @@ import pandas as pd
 import pytest
 
 from placement import simulate_gliomas
+from placement.exchange.tables import BOX
 from placement.search.scene import Scene
 
 
-def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
+def table_of(path):
+    return pd.read_csv(path, sep="\t")
+
+
+def test_a_simulation_goes_on_where_it_stopped(done, refused, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run("simulate", 3, "--out", whole, "--spacing", 4, "--exclude")[0] == 0
-    assert run("simulate", 2, "--out", stopped, "--spacing", 4, "--exclude")[0] == 0
+    options = ("--spacing", 4, "--exclude", "--out")
+    done("simulate", 3, *options, whole)
+    done("simulate", 2, *options, stopped)
     first = (stopped / "synthetic-001" / "image.nii.gz").stat().st_mtime_ns
     for name in ("tumor.nii.gz", "cases.tsv"):
         (stopped / "synthetic-002" / name).unlink()
-    assert run("simulate", 3, "--out", stopped, "--spacing", 4, "--exclude")[0] == 0
+    done("simulate", 3, *options, stopped)
     assert (stopped / "synthetic-001" / "image.nii.gz").stat().st_mtime_ns == first
     for name in ("experts.tsv", "cases.tsv"):
         assert (stopped / name).read_text() == (whole / name).read_text()
@@ -27,147 +33,16 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
     for path in whole.rglob("*.nii.gz"):
         images = [nib.load(folder / path.relative_to(whole)) for folder in (whole, stopped)]
         np.testing.assert_array_equal(*(np.asarray(image.dataobj) for image in images))
-    table = pd.read_csv(whole / "cases.tsv", sep="\t")
-    assert list(table["exclude"]) == [f"synthetic-00{i}/necrosis.nii.gz" for i in (1, 2, 3)]
-    code, _, error = run("simulate", 3, "--out", whole, "--spacing", 4, "--exclude", "--seed", 1)
-    assert code == 2
-    assert "other options (seed)" in error
+    assert list(table_of(whole / "cases.tsv")["exclude"]) == [f"synthetic-00{i}/necrosis.nii.gz" for i in (1, 2, 3)]
+    assert "other options (seed)" in refused("simulate", 3, *options, whole, "--seed", 1)
 
 
-def place_with(run, model, cases, out):
-    """Place by a model file twice; the second time nothing is done."""
-    words = ("place", cases / "cases.tsv", "--model", model, "--out", out, "--no-figure")
-    code, _, error = run(*words)
-    assert code == 0, error
-    found = pd.read_csv(out / "placements.tsv", sep="\t")
-    before = (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns
-    assert run(*words)[0] == 0
-    assert (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns == before
-    sides = found[["size_x", "size_y", "size_z"]].to_numpy()
-    np.testing.assert_array_equal(sides, sides.round())
-    return found
-
-
-def test_a_ranker_is_trained_and_places(run, tmp_path, cases):
-    model = tmp_path / "ranker.dmrifit"
-    words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model)
-    code, out, error = run(*words, "--min-volume", 4)
-    assert code == 0, error
-    assert "4 cases with 8 boxes" in out
-    assert "no clinical experts" in out
-    found = place_with(run, model, cases, tmp_path / "placed")
-    assert (found["volume_ml"] > 3.5).all()
-    code, _, error = run(*words)
-    assert code == 2
-    assert "already exists" in error
-
-
-@pytest.mark.deep
-def test_a_network_is_trained_goes_on_and_places(run, tmp_path, cases, monkeypatch):
-    from placement import VoxelRegressor
-
-    model = tmp_path / "network.dmrifit"
-    words = (
-        "train",
-        cases / "cases.tsv",
-        cases / "experts.tsv",
-        "--out",
-        model,
-        "--model",
-        "network",
-        "--epochs",
-        2,
-    )
-    words = (
-        *words,
-        "--channels",
-        "tumor,distance,exclude",
-        "--fast",
-        "--validation-fraction",
-        0.25,
-        "--groups",
-        "name",
-    )
-    rate = VoxelRegressor._learning_rate
-
-    def interrupted(self, epoch):
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return rate(self, epoch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(VoxelRegressor, "_learning_rate", interrupted)
-        assert run(*words)[0] == 130
-    assert not model.exists()
-    states = tmp_path / ".network.dmrifit.training"
-    assert len(list(states.glob("*/state.safetensors"))) == 1
-    epochs = []
-    monkeypatch.setattr(VoxelRegressor, "_stream", counting(VoxelRegressor._stream, epochs))
-    code, out, error = run(*words)
-    assert code == 0, error
-    assert "4 cases with 8 boxes" in out
-    assert epochs == [1]
-    assert "epoch 2/2 loss" in error
-    assert (tmp_path / "network.curve.png").is_file()
-    assert not states.exists()
-    assert len(place_with(run, model, cases, tmp_path / "placed")) == 4
-    table = pd.read_csv(cases / "cases.tsv", sep="\t").drop(columns="exclude")
-    table.to_csv(cases / "cases.tsv", sep="\t", index=False)
-    code, _, error = run(
-        "place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other"
-    )
-    assert code == 2
-    assert "looks at the channel exclude" in error
-
-
-def counting(stream, epochs):
-    def counted(self, inputs, targets, rng, epoch):
-        epochs.append(epoch)
-        return stream(self, inputs, targets, rng, epoch)
-
-    return counted
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--groups", "patient"), "--groups: for --model network only"),
-        (("--model", "network", "--patience", "2"), "needs validation cases"),
-        (("--model", "network", "--channels", "tumor,sound"), "sound"),
-        (
-            ("--model", "network", "--channels", "tumor,exclude", "--exclude", ""),
-            "looks at the channel exclude",
-        ),
-    ],
-)
-def test_training_is_checked_before_anything_is_read(
-    run, tmp_path, cases, monkeypatch, words, said
-):
-    if "network" in words:
-        pytest.importorskip("torch")
-    monkeypatch.setattr(Scene, "read", None)
-    code, _, error = run(
-        "train",
-        cases / "cases.tsv",
-        cases / "experts.tsv",
-        "--out",
-        tmp_path / "x.dmrifit",
-        *words,
-    )
-    assert code == 2
-    assert said in error
-    assert error.count("\n") == 1
-
-
-def test_simulated_cases_are_written_as_they_are_made(run, tmp_path):
-    words = ("--spacing", 5, "--seed", 7, "--experts", "objective")
-    code, out, error = run("simulate", 2, "--out", tmp_path, *words)
-    assert code == 0, error
-    assert f"2 synthetic cases: {tmp_path / 'cases.tsv'}" in out
-    scenes, voxels = simulate_gliomas(
-        2, spacing=5, experts="objective", exclude=("necrosis",), image=True, random_state=7
-    )
-    table = pd.read_csv(tmp_path / "cases.tsv", sep="\t")
+def test_simulated_cases_are_written_as_they_are_made(done, tmp_path):
+    text = done("simulate", 2, "--out", tmp_path, "--spacing", 5, "--seed", 7, "--experts", "objective")
+    assert f"2 synthetic cases: {tmp_path / 'cases.tsv'}" in text
+    options = {"experts": "objective", "exclude": ("necrosis",), "image": True}
+    scenes, voxels = simulate_gliomas(2, spacing=5, random_state=7, **options)
+    table = table_of(tmp_path / "cases.tsv")
     assert list(table["name"]) == ["synthetic-001", "synthetic-002"]
     assert "exclude" not in table
     assert table["synthetic"].all()
@@ -178,49 +53,109 @@ def test_simulated_cases_are_written_as_they_are_made(run, tmp_path):
         np.testing.assert_allclose(tumor.affine, scene.affine)
         necrosis = nib.load(tmp_path / row.name / "necrosis.nii.gz")
         np.testing.assert_array_equal(np.asarray(necrosis.dataobj), scene.forbidden["necrosis"])
-    boxes = pd.read_csv(tmp_path / "experts.tsv", sep="\t")
+    boxes = table_of(tmp_path / "experts.tsv")
     assert list(boxes["expert"]) == [1, 2, 1, 2]
-    columns = ["x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z"]
-    np.testing.assert_allclose(boxes[columns].to_numpy().reshape(2, 2, 9), voxels)
+    np.testing.assert_allclose(boxes[list(BOX)].to_numpy().reshape(2, 2, 9), voxels)
 
 
-@pytest.fixture
-def compared(tmp_path):
-    """Write two cases, of which experts agree in the second, and boxes of a method."""
+def place_with(done, model, cases, out):
+    """Place by a model file twice; the second time nothing is done."""
+    words = ("place", cases / "cases.tsv", "--model", model, "--out", out, "--no-figure")
+    done(*words)
+    before = (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns
+    done(*words)
+    assert (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns == before
+    placed = table_of(out / "placements.tsv")
+    sides = placed[["size_x", "size_y", "size_z"]].to_numpy()
+    np.testing.assert_array_equal(sides, sides.round())
+    return placed
+
+
+def test_a_ranker_is_trained_and_places(done, refused, tmp_path, cases):
+    model = tmp_path / "ranker.dmrifit"
+    words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model)
+    text = done(*words, "--min-volume", 4)
+    assert "4 cases with 8 boxes" in text
+    assert "no clinical experts" in text
+    assert (place_with(done, model, cases, tmp_path / "placed")["volume_ml"] > 3.5).all()
+    assert "already exists" in refused(*words)
+
+
+@pytest.mark.deep
+def test_a_network_is_trained_goes_on_and_places(run, done, refused, tmp_path, cases, monkeypatch):
+    from placement import VoxelRegressor
+
+    model = tmp_path / "network.dmrifit"
+    options = ("--channels", "tumor,distance,exclude", "--fast", "--validation-fraction", 0.25, "--groups", "name")
+    words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model, "--model", "network", "--epochs", 2)
+    rate, stream, epochs = VoxelRegressor._learning_rate, VoxelRegressor._stream, []
+
+    def interrupted(self, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return rate(self, epoch)
+
+    def counted(self, inputs, targets, rng, epoch):
+        epochs.append(epoch)
+        return stream(self, inputs, targets, rng, epoch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VoxelRegressor, "_learning_rate", interrupted)
+        assert run(*words, *options)[0] == 130
+    assert not model.exists()
+    states = tmp_path / ".network.dmrifit.training"
+    assert len(list(states.glob("*/state.safetensors"))) == 1
+    monkeypatch.setattr(VoxelRegressor, "_stream", counted)
+    code, text, error = run(*words, *options)
+    assert code == 0, error
+    assert "4 cases with 8 boxes" in text
+    assert epochs == [1]
+    assert "epoch 2/2 loss" in error
+    assert (tmp_path / "network.curve.png").is_file()
+    assert not states.exists()
+    assert len(place_with(done, model, cases, tmp_path / "placed")) == 4
+    table_of(cases / "cases.tsv").drop(columns="exclude").to_csv(cases / "cases.tsv", sep="\t", index=False)
+    error = refused("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other")
+    assert "looks at the channel exclude" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--groups", "patient"), "--groups: for --model network only"),
+        (("--model", "network", "--patience", "2"), "needs validation cases"),
+        (("--model", "network", "--channels", "tumor,sound"), "sound"),
+        (("--model", "network", "--channels", "tumor,exclude", "--exclude", ""), "looks at the channel exclude"),
+    ],
+)
+def test_training_is_checked_before_anything_is_read(error_of, tmp_path, cases, monkeypatch, words, said):
+    if "network" in words:
+        pytest.importorskip("torch")
+    monkeypatch.setattr(Scene, "read", None)
+    files = (cases / "cases.tsv", cases / "experts.tsv", "--out", tmp_path / "x.dmrifit")
+    assert said in error_of("train", *files, *words)
+
+
+def test_compared_boxes_have_the_scores_that_their_sides_say(done, refused, tmp_path):
+    """Two cases, of which experts agree in the second, and boxes of a method."""
     tumor = np.zeros((30, 30, 30), np.uint8)
     tumor[5:25, 5:25, 5:25] = 4
     tumor[5:15, 5:25, 5:25] = 3
     nib.save(nib.Nifti1Image(tumor, np.diag([2.0, 2, 2, 1])), tmp_path / "labels.nii.gz")
-    header = "x\ty\tz\tsize_x\tsize_y\tsize_z\tangle_x\tangle_y\tangle_z"
-    first, second = "29\t29\t29\t20\t20\t20\t0\t0\t0", "34\t29\t29\t20\t20\t20\t0\t0\t0"
-    beside = "29\t29\t29\t20\t20\t30\t0\t0\t0"
-    names = ("one", "two")
-    pairs = {"one": (first, second), "two": (first, first)}
-    experts = [f"{name}\t{i}\t{box}" for name in names for i, box in enumerate(pairs[name], 1)]
-    tables = {
-        "cases.tsv": ["name\ttumor", *(f"{name}\tlabels.nii.gz" for name in names)],
-        "experts.tsv": [f"name\texpert\t{header}", *experts],
-        "placed.tsv": [f"name\t{header}", *(f"{name}\t{beside}" for name in names)],
-    }
-    for file, lines in tables.items():
-        (tmp_path / file).write_text("\n".join(lines) + "\n")
-    return tmp_path
-
-
-def test_compared_boxes_have_the_scores_that_their_sides_say(run, compared):
-    words = (
-        "evaluate",
-        compared / "cases.tsv",
-        compared / "experts.tsv",
-        "--out",
-        compared / "tables",
-    )
-    placements = ("--placements", f"mine={compared / 'placed.tsv'}")
-    code, out, error = run(*words, *placements, "--include", "3,4", "--no-figure")
-    assert code == 0, error
-    assert "mine" in out
-    assert "synthetic" not in out
-    cases = pd.read_csv(compared / "tables" / "cases.csv").set_index("method")
+    first, second, beside = ((x, 29, 29, 20, 20, side, 0, 0, 0) for x, side in ((29, 20), (34, 20), (29, 30)))
+    boxes = [("one", 1, first), ("one", 2, second), ("two", 1, first), ("two", 2, first)]
+    experts = pd.DataFrame([dict(zip(("name", "expert", *BOX), (name, i, *box), strict=True)) for name, i, box in boxes])
+    experts.to_csv(tmp_path / "experts.tsv", sep="\t", index=False)
+    placed = pd.DataFrame([dict(zip(("name", *BOX), (name, *beside), strict=True)) for name in ("one", "two")])
+    placed.to_csv(tmp_path / "placed.tsv", sep="\t", index=False)
+    (tmp_path / "cases.tsv").write_text("name\ttumor\none\tlabels.nii.gz\ntwo\tlabels.nii.gz\n")
+    tables = tmp_path / "tables"
+    words = ("evaluate", tmp_path / "cases.tsv", tmp_path / "experts.tsv", "--out", tables, "--no-figure")
+    placements = ("--placements", f"mine={tmp_path / 'placed.tsv'}")
+    text = done(*words, *placements, "--include", "3,4")
+    assert "mine" in text
+    assert "synthetic" not in text
+    cases = pd.read_csv(tables / "cases.csv").set_index("method")
     mine = cases.loc["mine"]
     np.testing.assert_allclose(mine["volume"], 12.0)
     np.testing.assert_allclose(mine["difference"], 4.0)
@@ -229,44 +164,28 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(run, compared):
     np.testing.assert_allclose(mine["dice_mean"], [(2 * 8 / 20 + 2 * 6 / 20) / 2, 2 * 8 / 20])
     np.testing.assert_allclose(cases.loc["experts", "dice_mean"], [0.75, 1])
     np.testing.assert_allclose(mine["f_tumor"], 1.0, atol=1e-6)
-    assert {path.name for path in (compared / "tables").iterdir()} >= {
-        "icc.csv",
-        "paired.csv",
-        "summary.csv",
-    }
-    assert not (compared / "tables" / "evaluation.png").exists()
-    code, _, error = run(*words, *placements, "--include", "4", "--no-figure")
-    assert code == 2
-    assert "cases.csv" in error
-    code, _, error = run(*words, *placements, "--include", "4", "--no-figure", "--overwrite")
-    assert code == 0, error
-    cases = pd.read_csv(compared / "tables" / "cases.csv").set_index("method")
+    assert {path.name for path in tables.iterdir()} >= {"icc.csv", "paired.csv", "summary.csv"}
+    assert not (tables / "evaluation.png").exists()
+    assert "cases.csv" in refused(*words, *placements, "--include", "4")
+    done(*words, *placements, "--include", "4", "--overwrite")
+    cases = pd.read_csv(tables / "cases.csv").set_index("method")
     # Label 4 begins at x = 29 mm, in the middle of the box.
     np.testing.assert_allclose(cases.loc["mine", "f_tumor"], 0.5, atol=1e-6)
 
 
-def test_reader_writes_one_page_with_the_proposed_boxes(run, tmp_path, cases):
-    experts = pd.read_csv(cases / "experts.tsv", sep="\t")
-    proposals = tmp_path / "proposals.tsv"
-    first = experts[experts["expert"] == 1]
-    first.drop(columns="expert").to_csv(proposals, sep="\t", index=False)
-    page = tmp_path / "reader.html"
-    code, text, error = run(
-        "reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3
-    )
-    assert code == 0, error
+def test_reader_writes_one_page_with_the_proposed_boxes(done, refused, tmp_path, cases):
+    proposals, page = tmp_path / "proposals.tsv", tmp_path / "reader.html"
+    first = table_of(cases / "experts.tsv").query("expert == 1").drop(columns="expert")
+    first.to_csv(proposals, sep="\t", index=False)
+    text = done("reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3)
     assert text.startswith("3 cases:")
     source = page.read_text(encoding="utf-8")
-    data = json.loads(source.partition('type="application/json">')[2].partition("</script>")[0])
-    shown = data["cases"]
+    shown = json.loads(source.partition('type="application/json">')[2].partition("</script>")[0])["cases"]
     assert len(shown) == 3
     for case in shown:
         row = first[first["name"] == case["name"]].iloc[0]
         np.testing.assert_allclose(case["box"]["center"], row[["x", "y", "z"]].astype(float))
         assert {layer["kind"] for layer in case["layers"]} == {"image", "mask"}
-    code, _, error = run("reader", cases / "cases.tsv", "--out", page)
-    assert code == 2
-    assert "reader.html" in error
-    code, _, error = run("reader", cases / "cases.tsv", "--out", tmp_path / "page.txt")
-    assert code == 2
+    assert "reader.html" in refused("reader", cases / "cases.tsv", "--out", page)
+    error = refused("reader", cases / "cases.tsv", "--out", tmp_path / "page.txt")
     assert "give a name that ends in .html" in error

@@ -45,10 +45,7 @@ def legend(figure):
 
 def contours(ax):
     """Points of the outlines of regions, by color."""
-    return {
-        to_hex(collection.get_edgecolor()[0]): collection.get_paths()[0].vertices
-        for collection in ax.collections
-    }
+    return {to_hex(collection.get_edgecolor()[0]): collection.get_paths()[0].vertices for collection in ax.collections}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -67,12 +64,7 @@ def test_outlines_have_the_area_of_the_cut(axis):
 
 def test_a_box_along_the_axes_is_cut_in_a_rectangle_and_not_beyond_its_ends():
     box = Voxel((0, 0, 0), (10, 20, 30))
-    assert sorted(map(tuple, box_outline(box, 2, 0))) == [
-        (-5, -10, 0),
-        (-5, 10, 0),
-        (5, -10, 0),
-        (5, 10, 0),
-    ]
+    assert sorted(map(tuple, box_outline(box, 2, 0))) == [(-5, -10, 0), (-5, 10, 0), (5, -10, 0), (5, 10, 0)]
     assert len(box_outline(box, 2, 15)) == 4  # through a face
     assert len(box_outline(box, 2, 15.1)) == 0
 
@@ -90,9 +82,7 @@ def test_overlays_show_the_exact_outline_in_three_planes(scene):
 
 
 def test_what_is_written_on_overlays_of_many_boxes_does_not_overlap():
-    (scene,), boxes = simulate_gliomas(
-        1, n_experts=2, spacing=4, exclude=("necrosis",), random_state=0
-    )
+    (scene,), boxes = simulate_gliomas(1, n_experts=2, spacing=4, exclude=("necrosis",), random_state=0)
     names = ("ranker", "objective", "simulated expert 1", "simulated expert 2")
     figure = plot_overlay({name: Voxel.from_array(boxes[0, 0]) for name in names}, scene)
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -125,9 +115,7 @@ def test_tumor_and_excluded_regions_are_outlined_where_they_lie(scene):
 
 def test_planes_pass_the_center_of_the_first_box(scene):
     small = Voxel((0, 5, -10), (10, 10, 10))
-    titles = [
-        ax.get_title("left") for ax in plot_overlay({"small": small, "large": VOXEL}, scene).axes
-    ]
+    titles = [ax.get_title("left") for ax in plot_overlay({"small": small, "large": VOXEL}, scene).axes]
     assert titles == ["sagittal, x = 0.0 mm", "coronal, y = 5.0 mm", "axial, z = −10.0 mm"]
 
 

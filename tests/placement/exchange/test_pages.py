@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from placement.box.voxel import Voxel
-from placement.cli.case_runs import case_line
+from placement.cli.placement_commands import case_line
 from placement.exchange.pages import case_summary, console_numbers, summary_line
 from placement.exchange.prescription import describe_placement, write_prescription
 from placement.search.scene import Scene

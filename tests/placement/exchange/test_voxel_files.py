@@ -244,9 +244,7 @@ def test_boxes_of_this_package_come_back(tmp_path):
     assert read_voxel(plain) == voxel
     pose = {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()}
     written = tmp_path / "voxel.json"
-    written.write_text(
-        json.dumps({"format": "placement prescription", "size_mm": voxel.size.tolist(), "ras": pose})
-    )
+    written.write_text(json.dumps({"format": "placement prescription", "size_mm": voxel.size.tolist(), "ras": pose}))
     assert read_voxel(written) == voxel
 
 

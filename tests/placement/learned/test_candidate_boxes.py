@@ -5,12 +5,7 @@ import pytest
 
 from placement import Scene, Voxel, VoxelOptimizer, tumor_fraction
 from placement.box import overlap
-from placement.learned.candidate_boxes import (
-    FreeTumorSearch,
-    _sides,
-    candidate_boxes,
-    moved_off,
-)
+from placement.learned.candidate_boxes import FreeTumorSearch, _sides, candidate_boxes, moved_off
 from placement.learned.features import Surroundings
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

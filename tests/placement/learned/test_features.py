@@ -125,9 +125,7 @@ def test_thick_places_lie_apart_the_thickest_first():
     np.testing.assert_allclose(places, [[50, 20, 20], [15, 20, 20]], atol=2)
     np.testing.assert_array_equal(surroundings.thickest, places[0])
     several = surroundings.thick_places(10, 6.0)
-    gaps = np.linalg.norm(several[:, None] - several[None], axis=-1)[
-        np.triu_indices(len(several), 1)
-    ]
+    gaps = np.linalg.norm(several[:, None] - several[None], axis=-1)[np.triu_indices(len(several), 1)]
     assert len(several) == 10
     assert gaps.min() > 6
     assert (np.diff(surroundings.at(several)) <= 1.5).all()
@@ -140,10 +138,7 @@ def test_what_is_excluded_counts_as_outside():
     core[18:22, 18:22, 18:22] = True
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     middle = np.full(3, 39.0)
-    free, walled = (
-        Surroundings(Scene(tumor, affine)),
-        Surroundings(Scene(tumor, affine, exclude={"core": core})),
-    )
+    free, walled = (Surroundings(Scene(tumor, affine)), Surroundings(Scene(tumor, affine, exclude={"core": core})))
     assert free.at(middle) > 20
     assert walled.at(middle) == 0
     assert walled.at(np.array([45, 39, 39])) == pytest.approx(2, abs=2)

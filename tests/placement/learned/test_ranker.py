@@ -127,9 +127,7 @@ def test_boxes_that_break_fewer_constraints_are_ranked_first():
 
 def test_the_expected_dice_is_the_mean_of_the_trees(ranker):
     features = np.random.default_rng(0).normal(size=(7, len(FEATURES)))
-    np.testing.assert_allclose(
-        ranker._expected(features), ranker.forest_.predict(features), rtol=1e-6
-    )
+    np.testing.assert_allclose(ranker._expected(features), ranker.forest_.predict(features), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("target", "expected"), [("mean", 0.35), ("closest", 0.7)])

@@ -338,12 +338,8 @@ def boxes_as_found(voxels):
     return Boxes(np.zeros((n, 9)), np.zeros(n, int), turns, boxes[:, 0], np.zeros(n), boxes)
 
 
-@pytest.mark.parametrize(
-    ("shift", "dice", "listed"), [(0.2, 0.99, 1), (3.98, 0.801, 1), (4.02, 0.799, 2)]
-)
-def test_candidates_that_share_more_than_four_fifths_are_listed_once(
-    cube, monkeypatch, shift, dice, listed
-):
+@pytest.mark.parametrize(("shift", "dice", "listed"), [(0.2, 0.99, 1), (3.98, 0.801, 1), (4.02, 0.799, 2)])
+def test_candidates_that_share_more_than_four_fifths_are_listed_once(cube, monkeypatch, shift, dice, listed):
     # Cubes of 20 mm that are shifted along a side share what the shift leaves.
     best = Voxel((29.5, 28.5, 30.5), (22, 20, 20))
     near = Voxel((29.5, 28.5 + shift, 30.5), (22, 20, 20))
@@ -497,9 +493,7 @@ def test_the_search_stays_near_the_best_known_objectives(pytestconfig):
     for least, values in known.items():
         for options, most in (({}, 0.01), ({"thorough": True}, 0.007)):
             # The best known boxes may be as long as they like.
-            optimizer = VoxelOptimizer(
-                min_volume=float(least), max_aspect=None, tie_break=0, random_state=0, **options
-            )
+            optimizer = VoxelOptimizer(min_volume=float(least), max_aspect=None, tie_break=0, random_state=0, **options)
             gaps = [values[n] - optimizer.placement(s).objective for n, s in zip(numbers, scenes, strict=True)]
             assert np.mean(gaps) <= most
             assert max(gaps) < 0.05

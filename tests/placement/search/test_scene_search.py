@@ -50,23 +50,14 @@ def compiled_costs(search, voxels, weight=3.0):
     centers = np.array([voxel.center for voxel in voxels])
     sizes = np.array([voxel.size for voxel in voxels])
     start = search.spread(centers, sizes, (0,), np.eye(3)[None])
-    return overlap.costs_of(
-        start.x, start.kinds, start.bases, start.origins, *search.common(FINE, weight)
-    )
+    return overlap.costs_of(start.x, start.kinds, start.bases, start.origins, *search.common(FINE, weight))
 
 
 def as_boxes(voxels):
     """Describe boxes as the compiled searches return them."""
     n = len(voxels)
     boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
-    return Boxes(
-        np.zeros((n, 9)),
-        np.zeros(n, int),
-        np.tile(np.eye(3), (n, 1, 1)),
-        boxes[:, 0],
-        np.zeros(n),
-        boxes,
-    )
+    return Boxes(np.zeros((n, 9)), np.zeros(n, int), np.tile(np.eye(3), (n, 1, 1)), boxes[:, 0], np.zeros(n), boxes)
 
 
 def shared_fraction(voxel, low, high):
@@ -84,9 +75,7 @@ def test_compiled_costs_of_turned_boxes_are_near_the_accurate_objective():
     rng = np.random.default_rng(1)
     voxels = []
     while len(voxels) < 50:
-        voxel = Voxel(
-            rng.uniform(LOW + 5, HIGH - 5), rng.uniform(12, 28, 3), rng.uniform(-90, 90, 3)
-        )
+        voxel = Voxel(rng.uniform(LOW + 5, HIGH - 5), rng.uniform(12, 28, 3), rng.uniform(-90, 90, 3))
         if search.scene.holds(voxel):
             voxels.append(voxel)
     turned = [search.spread(v.center[None], v.size[None], (7,), v.rotation[None]) for v in voxels]
@@ -140,9 +129,7 @@ def test_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_w
     plain = OBJECTIVE.cost(fraction, fraction * voxel.volume)
     # The wall ends at 24.5 mm: 2 of 20 mm lie in it, 5 of 26 mm of the box that is grown by 3 mm.
     for margin, tolerance, excess in ((0, 0, 0.1), (3, 0, 5 / 26), (0, 0.04, 0.06)):
-        scene = block_scene(
-            exclude={"wall": wall}, exclude_margin=margin, exclude_tolerance=tolerance
-        )
+        scene = block_scene(exclude={"wall": wall}, exclude_margin=margin, exclude_tolerance=tolerance)
         cost = compiled_costs(prepared(scene), [voxel], weight=2.0)[0]
         assert cost - plain == pytest.approx(2 * (0.1 + 100 * excess), rel=1e-4)
     scene = block_scene(exclude={"wall": wall}, exclude_tolerance=0.11)
@@ -178,9 +165,7 @@ def test_a_wall_in_reach_of_the_largest_turned_box_is_seen():
     scene = Scene(tumor, np.diag([2.0, 2, 2, 1]), exclude={"wall": wall})
     search = prepared(scene, inside_image=False)
     # Half the diagonal is 42.43 mm long, and the wall begins at 95 mm.
-    start = search.spread(
-        np.array([[57.0, 60, 60]]), np.full((1, 3), 60.0), (7,), rotation_of((0, 0, 45))[None]
-    )
+    start = search.spread(np.array([[57.0, 60, 60]]), np.full((1, 3), 60.0), (7,), rotation_of((0, 0, 45))[None])
     walled = overlap.costs_of(*start[:4], *search.common(FINE))[0]
     free = prepared(Scene(tumor, np.diag([2.0, 2, 2, 1])), inside_image=False)
     plain = overlap.costs_of(*start[:4], *free.common(FINE))[0]
@@ -227,9 +212,7 @@ def test_starts_lie_apart_in_the_tumor_with_sides_along_the_axes_of_the_scanner(
     search = prepared(Scene(np.transpose(tumor, order), affine), max_rotations=0)
     centers, sizes = search.starts(6)
     assert 3 <= len(centers) <= 6
-    gaps = np.linalg.norm(centers[:, None] - centers[None], axis=-1)[
-        np.triu_indices(len(centers), 1)
-    ]
+    gaps = np.linalg.norm(centers[:, None] - centers[None], axis=-1)[np.triu_indices(len(centers), 1)]
     assert gaps.min() > 6
     assert ((centers > (9.5, 11.5, 13.5)) & (centers < (79.5, 25.5, 33.5))).all()
     # The tumor is long along x and thin along y, and so are the boxes.
@@ -312,9 +295,7 @@ def test_averaged_grids_lie_where_the_tumor_lies():
 def test_turns_to_start_from_are_rotations_by_one_angle_and_follow_the_seed():
     scene = block_scene()
     turns = Search(make_wishes(random_state=5), scene).turns(24)
-    np.testing.assert_allclose(
-        turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-12
-    )
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(turns), 1)
     angles = np.arccos((np.trace(turns, axis1=1, axis2=2) - 1) / 2)
     np.testing.assert_allclose(angles, 0.8)
@@ -382,9 +363,7 @@ def test_a_box_along_the_axes_is_taken_where_it_costs_little():
         voxel, best = search.simplest(pair)
         assert voxel.rotated_axes == (0 if taken == "straight" else 1)
         assert best == values[1]
-        assert (
-            Search(make_wishes(tie_break=0.0), block_scene()).simplest(pair)[0].rotated_axes == 1
-        )
+        assert (Search(make_wishes(tie_break=0.0), block_scene()).simplest(pair)[0].rotated_axes == 1)
 
 
 def test_what_breaks_fewest_constraints_is_taken_where_all_boxes_break_some():

@@ -23,9 +23,7 @@ def test_simulated_experts_have_about_the_published_moments(kind):
     scenes, voxels = simulate_gliomas(80, experts=kind, random_state=0)
     boxes = [[Voxel.from_array(box) for box in pair] for pair in voxels]
     volumes = voxels[..., 3:6].prod(-1) / 1000
-    fractions = np.array(
-        [[tumor_fraction(b, s) for b in pair] for pair, s in zip(boxes, scenes, strict=True)]
-    )
+    fractions = np.array([[tumor_fraction(b, s) for b in pair] for pair, s in zip(boxes, scenes, strict=True)])
     turned = np.array([[b.rotated_angles for b in pair] for pair in boxes])
     tumors = np.array([scene.tumor_volume for scene in scenes])
     assert volumes.mean() == pytest.approx(12.4, abs=1.6)

@@ -9,9 +9,7 @@ from placement.simulate.gliomas import TUMOR_VOLUMES, simulate_gliomas
 
 @pytest.fixture(scope="module")
 def cases():
-    return simulate_gliomas(
-        6, exclude=("necrosis", "ventricles", "outside"), image=True, random_state=3
-    )
+    return simulate_gliomas(6, exclude=("necrosis", "ventricles", "outside"), image=True, random_state=3)
 
 
 def test_lesions_have_volumes_in_the_stated_range_and_lie_in_the_brain(cases):

@@ -8,11 +8,7 @@ from statsmodels.stats.multitest import multipletests
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
 from placement.simulate.gliomas import simulate_gliomas
-from placement.study.evaluation import (
-    control_placements,
-    evaluate_placements,
-    format_summary,
-)
+from placement.study.evaluation import control_placements, evaluate_placements, format_summary
 
 N = 10
 
@@ -134,10 +130,7 @@ def test_paired_tests_are_scipys_with_the_correction_of_statsmodels(tables):
 def test_correlations_with_the_volume_of_the_tumor_are_scipys(tables):
     cases = tables["cases"].query("method == 'objective'")
     rows = tables["correlations"].query("method == 'objective'").set_index("measure")
-    for measure, values in (
-        ("dice_mean", cases["dice_mean"]),
-        ("absolute_difference", np.abs(cases["difference"])),
-    ):
+    for measure, values in (("dice_mean", cases["dice_mean"]), ("absolute_difference", np.abs(cases["difference"]))):
         row = rows.loc[measure]
         pearson = pearsonr(cases["tumor_volume"], values)
         spearman = spearmanr(cases["tumor_volume"], values)

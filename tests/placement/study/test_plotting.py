@@ -84,9 +84,7 @@ def test_every_method_is_a_column_of_points_around_their_mean(small_tables):
 def test_dice_and_volume_are_drawn_over_the_volume_of_the_tumor(small_tables):
     dice, volume = plot_evaluation(small_tables).axes[2:4]
     assert [ax.get_title("left") for ax in (dice, volume)] == ["mean Dice", "volume, mL"]
-    np.testing.assert_array_equal(
-        points(dice), [[[30, 0.61], [50, 0.41]], [[30, 0.51], [50, 0.31]]]
-    )
+    np.testing.assert_array_equal(points(dice), [[[30, 0.61], [50, 0.41]], [[30, 0.51], [50, 0.31]]])
     np.testing.assert_array_equal(points(volume), [[[30, 8], [50, 10]], [[30, 9], [50, 16]]])
 
 

@@ -13,11 +13,17 @@ from dmrifit.report.dot_plot import Panel, plot_dots
 from dmrifit.report.numerals import fixed
 from dmrifit.report.page import Block, Columns, Heading, Lead, Link, Note, Numbers, Picture
 from dmrifit.report.style import INK, PALE, PALETTE, dash_of
-from dmrifit.study.report.figures.curves import algorithm_color, plot_sizes
-from dmrifit.study.report.figures.voxels import plot_lesion
-from dmrifit.study.report.sections.elements import SIGNALS, SKILL_ENDS, TRAINED, WHOM, capital
+from dmrifit.study.report.figures import algorithm_color, plot_lesion, plot_sizes
 from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
-from dmrifit.study.report.sections.scores import independent, predictor_panels
+from dmrifit.study.report.sections.scores import (
+    SIGNALS,
+    SKILL_ENDS,
+    TRAINED,
+    WHOM,
+    capital,
+    independent,
+    predictor_panels,
+)
 from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dmrifit.report.numerals import percent, wording
 from dmrifit.report.page import Fold, Grid, Heading, Note, Picture, Table, Texts
 from dmrifit.report.style import INK, PANEL, head, new_figure, shared_style
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
-from dmrifit.study.report.figures.curves import algorithm_color
-from dmrifit.study.report.sections.elements import WHOM, metric_format, metric_text
+from dmrifit.study.report.figures import algorithm_color
+from dmrifit.study.report.sections.scores import WHOM, metric_format, metric_text
 from dmrifit.study.summaries import Board, matching, unique
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import CONTROLS, is_control
 from dmrifit.report.page import Code, Fold, Heading, Note, Table, Texts
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.elements import TRAINED, capital, metric_text
+from dmrifit.study.report.sections.scores import TRAINED, capital, metric_text
 from dmrifit.study.summaries import (
     KEYS,
     Board,

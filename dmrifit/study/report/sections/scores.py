@@ -1,4 +1,4 @@
-"""Scores: every predictor, every parameter, the truth, the unseen signals, the reference."""
+"""Scores of predictors, parameters, truth, unseen signals and reference, in words and tables."""
 
 from __future__ import annotations
 
@@ -9,16 +9,28 @@ import numpy as np
 
 from dmrifit.predict.controls import CONSTANT, PERFECT, is_control
 from dmrifit.report.dot_plot import Panel, plot_dots
-from dmrifit.report.numerals import percent
+from dmrifit.report.numerals import percent, wording
 from dmrifit.report.page import Grid, Note, Numbers, Picture, Table, Texts
 from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
-from dmrifit.stats.metrics import AT_BOUND, METRICS
-from dmrifit.study.report.figures.curves import algorithm_color, plot_signal_errors
-from dmrifit.study.report.sections.elements import SKILL_ENDS, TRAINED, WHOM
+from dmrifit.stats.metrics import AT_BOUND, METRICS, MapMetric
+from dmrifit.study.report.figures import algorithm_color, plot_signal_errors
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Name of the images that are not among the inputs.
+SIGNALS = "unseen signals"
+#: Skill is drawn so far: below, a predictor is worse than guessing, by how much is of no use.
+SKILL_ENDS = (-1.0, 1.0)
+#: Training patients in words, by way of training.
+WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
+#: Ways of training in words.
+TRAINED = {
+    "same": "trained on the other patients of the same cohort",
+    "other": "trained on all patients of the other cohorts",
+    "pooled": "trained on the other patients of all cohorts",
+}
 
 _TEXTS = Texts(__file__)
 _DIAMOND = {"color": PALETTE["warn"].light, "marker": "D"}
@@ -28,6 +40,21 @@ _STYLES: dict[str, dict[str, Any]] = {
     "control": {"color": PALE},
     "control, independent noise": _DIAMOND | {"color": PALE},
 }
+
+
+def metric_format(metric: MapMetric) -> str:
+    """Give the format of scores in the unit and with the digits of their metric."""
+    return f".{metric.digits}{'%' if metric.unit == '%' else 'f'}"
+
+
+def metric_text(metric: MapMetric, value: float) -> str:
+    """Write a score in the unit and with the digits of its metric."""
+    return wording(f"{{score:{metric_format(metric)}}}", {"score": value})
+
+
+def capital(text: str) -> str:
+    """Begin with a capital letter; `str.capitalize` would make the others small."""
+    return text[:1].upper() + text[1:]
 
 
 def independent(rows: pd.DataFrame) -> pd.DataFrame:

@@ -17,19 +17,11 @@ LOW_B = [0, 20, 60, 150]
     ("protocol", "name", "reason"),
     [
         (Protocol([0, 1000]), "adc", "kurtosis needs 3 different contrasts"),
-        (
-            Protocol([0, 500, 1000, 1500]),
-            "adc",
-            "b-value above 1500 s/mm², and the highest is 1500",
-        ),
+        (Protocol([0, 500, 1000, 1500]), "adc", "b-value above 1500 s/mm², and the highest is 1500"),
         (Protocol([0, 1000, 2000]), "kurtosis", "ivim needs 5 different contrasts"),
         (Protocol([0, 50, 400, 900, 1600]), "kurtosis", "three b-values from 10 to 200"),
         (Protocol([*LOW_B, 600]), "adc", "kurtosis needs a b-value above 1500"),
-        (
-            Protocol([*LOW_B, 400, 800]),
-            "ivim",
-            "two echo times or more, and the protocol has none",
-        ),
+        (Protocol([*LOW_B, 400, 800]), "ivim", "two echo times or more, and the protocol has none"),
         (Protocol([*LOW_B, 400, 800], te=60), "ivim", "and the protocol has 1"),
         (Protocol.preset("cohort1"), "t2-ivim-kurtosis", "7 b-values at 3 echo times"),
         (Protocol.preset("cohort2"), "t2-ivim-kurtosis", "7 b-values at 3 echo times"),
@@ -72,17 +64,10 @@ def test_fixed_parameters_lower_what_a_model_needs():
 def test_parameters_that_only_enter_as_a_product_are_not_told_apart():
     model = SignalModel.from_expression(
         "S0*exp(-b*D*q)",
-        [
-            Parameter("S0", "signal", 0, np.inf),
-            Parameter("D", "µm²/ms", 0, 5),
-            Parameter("q", "", 0, 2),
-        ],
+        [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5), Parameter("q", "", 0, 2)],
         name="product",
     )
-    assert (
-        missing_for(Protocol([0, 500, 1000, 2000]), model)
-        == "measurements that tell D and q apart"
-    )
+    assert missing_for(Protocol([0, 500, 1000, 2000]), model) == "measurements that tell D and q apart"
 
 
 def test_expected_precision_is_the_bound_at_the_snr_of_the_scan():
@@ -92,9 +77,7 @@ def test_expected_precision_is_the_bound_at_the_snr_of_the_scan():
     np.testing.assert_allclose(expected["cv"], table["cv"])
 
 
-@pytest.mark.parametrize(
-    ("name", "similar"), [("dki", "kurtosis"), ("Kurtosys", "kurtosis"), ("ivmi", "ivim")]
-)
+@pytest.mark.parametrize(("name", "similar"), [("dki", "kurtosis"), ("Kurtosys", "kurtosis"), ("ivmi", "ivim")])
 def test_a_misspelled_model_names_the_similar_one(name, similar):
     from dmrifit import fit_voxels
 

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from dmrifit import MODELS, Parameter
+from dmrifit import MODELS, Parameter, SignalModel
 
 
 def test_names_units_and_bounds_stand_in_the_order_of_columns():
@@ -37,3 +37,26 @@ def test_models_are_hashable_picklable_values():
 def test_parameters_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("S0*exp(-b*", "not Python syntax"),
+        ("S0*exp(-b*D)*q", "unknown \\['q'\\]"),
+        ("S0*exp(-b)", "does not use \\['D'\\]"),
+        ("S0*exp(-b*D) if D else 0", "not allowed"),
+        ("S0*__import__('os').getpid()*D", "not allowed"),
+        ("S0.real*D", "not allowed"),
+        ("S0*sin(D)", "not allowed"),
+        ("S0*exp(-b*D, D)", "not allowed"),
+        ("S0*'a'*D", "not allowed"),
+        ("S0*True*D", "not allowed"),
+        ("S0 % D", "not allowed"),
+        ("(lambda: S0*D)()", "not allowed"),
+    ],
+)
+def test_expressions_are_arithmetic_and_nothing_else(expression, message):
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5)]
+    with pytest.raises(ValueError, match=message):
+        SignalModel.from_expression(expression, parameters, name="mine")

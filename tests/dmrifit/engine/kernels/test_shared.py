@@ -15,9 +15,7 @@ def test_two_amplitudes_are_the_non_negative_least_squares(low):
     for _ in range(200):
         atoms, y = rng.uniform(low, 1, (2, 6)), rng.uniform(low, 1, 6)
         first, second = atoms
-        amplitudes = shared.amplitudes.py_func(
-            first @ y, second @ y, first @ first, first @ second, second @ second
-        )
+        amplitudes = shared.amplitudes.py_func(first @ y, second @ y, first @ first, first @ second, second @ second)
         expected, _ = nnls(atoms.T, y)
         np.testing.assert_allclose(amplitudes, expected, atol=1e-12)
         signs.add(tuple(expected > 0))
@@ -35,7 +33,7 @@ def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
     if not n_first:
         v, crossed = np.ones((1, 1)), np.zeros((1, n_atoms))
     scale = 1 / (v * t - crossed**2)
-    parts = (t * scale if n_first else t, crossed * scale, v * scale, 1 / t, 1 / v)
+    parts = t * scale if n_first else t, crossed * scale, v * scale, 1 / t, 1 / v
     constants = np.stack(np.broadcast_arrays(*parts, np.arange(t.size)[None]), axis=-1)
     atoms_q = np.full((n_atoms, 4), np.nan)
     atoms_q[:n_first, 2] = np.arange(n_first) + 10

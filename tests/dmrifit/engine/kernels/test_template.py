@@ -17,18 +17,13 @@ PROTOCOL = Protocol.preset("cohort1")
 def test_sums_of_derivatives_are_those_of_finite_differences(floor):
     kernel, layout = compiler.load(MODEL), Layout(7)
     rng = np.random.default_rng(840)
-    low, high = (
-        np.array([0.9, 0.05, 6, 160, 0.4, 0.2, 40]),
-        np.array([3, 0.6, 60, 240, 2.0, 1.5, 120]),
-    )
+    low, high = np.array([0.9, 0.05, 6, 160, 0.4, 0.2, 40]), np.array([3, 0.6, 60, 240, 2.0, 1.5, 120])
     outer = low + (high - low) * rng.uniform(size=(LANES, 7))
     y = rng.uniform(0.1, 1, (LANES, 21))
     weight = (rng.uniform(size=y.shape) > 0.2).astype(float)
     inner = outer.copy()
     for j, form in enumerate(kernel.FORMS):
-        inner[:, j] = {"log": np.log, "inverse": np.reciprocal, "plain": np.positive}[form](
-            outer[:, j]
-        )
+        inner[:, j] = {"log": np.log, "inverse": np.reciprocal, "plain": np.positive}[form](outer[:, j])
 
     def outer_of(q):
         columns = [
@@ -69,25 +64,19 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
         distinct_b,
         distinct_te,
     )
-    numbers = (size, len(distinct_b), len(distinct_te), int(floor > 0), 0)
+    numbers = size, len(distinct_b), len(distinct_te), int(floor > 0), 0
     code = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(arrays), *[ctypes.c_int64] * 5)
-    code(kernel.address_of(kernel.evaluate, kernel.ADVANCE))(
-        *(array.ctypes.data for array in arrays), *numbers
-    )
+    code(kernel.address_of(kernel.evaluate, kernel.ADVANCE))(*(array.ctypes.data for array in arrays), *numbers)
     y, weight = y[:, :21], weight[:, :21]
     jacobian = np.empty((LANES, 21, 7))
     for j in range(7):
         step = np.zeros((LANES, 7))
         step[:, j] = 1e-5 * np.abs(inner[:, j])
-        jacobian[:, :, j] = (predicted(inner + step) - predicted(inner - step)) / (
-            2 * step[:, j, None]
-        )
+        jacobian[:, :, j] = (predicted(inner + step) - predicted(inner - step)) / (2 * step[:, j, None])
     jacobian *= weight[:, :, None]
     residual = weight * (y - predicted(inner))
     np.testing.assert_allclose(field("CT", 1)[0], (residual**2).sum(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(
-        field("GT", 7).T, np.einsum("nmj,nm->nj", jacobian, residual), rtol=1e-5, atol=1e-8
-    )
+    np.testing.assert_allclose(field("GT", 7).T, np.einsum("nmj,nm->nj", jacobian, residual), rtol=1e-5, atol=1e-8)
     # With a floor the curvature of √(s² + nf²) counts where it holds the signal up:
     # s²/z² + max(0, −r)·nf²/z³.
     squared, z = np.pi / 2 * floor**2, predicted(inner)

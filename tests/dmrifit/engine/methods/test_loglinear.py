@@ -59,24 +59,16 @@ def test_adc_is_that_of_plain_numpy(method):
 @pytest.mark.parametrize("method", ["ols", "wls"])
 def test_kurtosis_is_that_of_plain_numpy_with_errors_to_first_order(method):
     rng = np.random.default_rng(3)
-    truth = np.column_stack(
-        [rng.uniform(100, 500, 60), rng.uniform(0.5, 1.2, 60), rng.uniform(0.4, 1.2, 60)]
-    )
+    truth = np.column_stack([rng.uniform(100, 500, 60), rng.uniform(0.5, 1.2, 60), rng.uniform(0.4, 1.2, 60)])
     signals = noisy(MODELS["kurtosis"], truth, WIDE, 4)
     b = WIDE.b_ms_per_um2
     design = np.stack([np.ones(7), -b, b**2], axis=1)
     result = fit_voxels(signals, WIDE, "kurtosis", method=method)
     for i, signal in enumerate(signals):
-        (level, d, square), covariance = straight_fit(
-            signal, design, None if method == "ols" else 2
-        )
-        np.testing.assert_allclose(
-            result.parameters[i], [np.exp(level), d, 6 * square / d**2], rtol=1e-6
-        )
+        (level, d, square), covariance = straight_fit(signal, design, None if method == "ols" else 2)
+        np.testing.assert_allclose(result.parameters[i], [np.exp(level), d, 6 * square / d**2], rtol=1e-6)
         slope = np.array([0, -12 * square / d**3, 6 / d**2])
-        assert result.standard_errors[i, 2] == pytest.approx(
-            np.sqrt(slope @ covariance @ slope), rel=1e-5
-        )
+        assert result.standard_errors[i, 2] == pytest.approx(np.sqrt(slope @ covariance @ slope), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["ols", "wls"])
@@ -139,11 +131,7 @@ def test_equal_measurements_count_like_their_weight():
 def test_users_models_are_fitted_where_their_logarithm_is_linear():
     model = SignalModel.from_expression(
         "A*exp(-te/T2 - b*D)",
-        [
-            Parameter("A", "signal", 0, 10),
-            Parameter("D", "µm²/ms", 0, 5),
-            Parameter("T2", "ms", 10, 200),
-        ],
+        [Parameter("A", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 5), Parameter("T2", "ms", 10, 200)],
         name="t2-adc",
     )
     protocol = Protocol([0, 500, 1000, 0, 500, 1000], [60, 60, 60, 100, 100, 100])

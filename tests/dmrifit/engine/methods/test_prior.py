@@ -62,9 +62,7 @@ def test_the_optimum_is_that_of_the_posterior_by_scipy():
         return (residuals**2).sum() / (2 * result.prior.sigma**2) + away @ precision @ away / 2
 
     for i in range(8):
-        ours = np.array(
-            [np.log(result["S0"][i]), *logit((result.parameters[i, 1:] - low) / (high - low))]
-        )
+        ours = np.array([np.log(result["S0"][i]), *logit((result.parameters[i, 1:] - low) / (high - low))])
         ends = [
             minimize(objective, x, args=(signals[i],), method="BFGS").fun
             for x in (ours, np.r_[ours[0], mean[1:]])
@@ -79,9 +77,7 @@ def test_errors_of_the_region_fall_and_the_standard_errors_tell_them():
     for name in ("f", "Dv", "Dt"):
         j = IVIM.names.index(name)
         errors = prior[name] - truth[:, j]
-        assert np.sqrt((errors**2).mean()) < 0.7 * np.sqrt(
-            ((plain[name] - truth[:, j]) ** 2).mean()
-        )
+        assert np.sqrt((errors**2).mean()) < 0.7 * np.sqrt(((plain[name] - truth[:, j]) ** 2).mean())
         covered = np.abs(errors) < 1.96 * prior.standard_errors[:, j]
         assert covered.mean() > 0.9
     assert "pulled toward the region" in prior._repr_html_()
@@ -118,9 +114,7 @@ def test_a_prior_that_was_learned_before_gives_the_same_bits_in_parts():
 
 def test_too_few_voxels_or_measurements_are_refused_with_the_remedy():
     signals, _ = ivim_region(10)
-    with pytest.raises(
-        ValueError, match="learned from 20 fitted voxels or more, and there are 10"
-    ):
+    with pytest.raises(ValueError, match="learned from 20 fitted voxels or more, and there are 10"):
         fit_voxels(signals, PROTOCOL, "ivim", method="map")
     prior = learn_prior(ivim_region(30)[0], PROTOCOL, "ivim", FitSettings(method="map"))
     with pytest.raises(ValueError, match=r"prior cannot be used with .* or use method='map'"):

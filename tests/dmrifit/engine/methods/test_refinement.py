@@ -45,9 +45,7 @@ def test_derivatives_are_those_of_differences_for_formulas_and_functions():
         for j in range(parameters.shape[1]):
             step = np.zeros(parameters.shape[1])
             step[j] = 1e-5 * parameters[0, j]
-            rise = tested.signal(parameters + step, PROTOCOL) - tested.signal(
-                parameters - step, PROTOCOL
-            )
+            rise = tested.signal(parameters + step, PROTOCOL) - tested.signal(parameters - step, PROTOCOL)
             np.testing.assert_allclose(slopes[:, :, j], rise / (2 * step[j]), rtol=1e-4, atol=1e-8)
 
 

@@ -7,12 +7,7 @@ from scipy.special import hyp1f1
 from scipy.stats import rice
 
 from dmrifit.engine.design.precision import information_share
-from dmrifit.engine.methods.rician import (
-    FlooredGaussian,
-    Rician,
-    RicianMean,
-    expected_magnitude,
-)
+from dmrifit.engine.methods.rician import FlooredGaussian, Rician, RicianMean, expected_magnitude
 
 SIGMA = np.array([[2.0]])
 SIGNAL = np.array([[0.01, 0.5, 2.0, 7.0, 60.0]])
@@ -35,9 +30,7 @@ def test_the_published_floor_overstates_the_excess():
     assert (floor > 1.03 * excess).all()
 
 
-@pytest.mark.parametrize(
-    "likelihood", [FlooredGaussian(False), FlooredGaussian(True), RicianMean(), Rician()]
-)
+@pytest.mark.parametrize("likelihood", [FlooredGaussian(False), FlooredGaussian(True), RicianMean(), Rician()])
 def test_slopes_are_those_of_differences(likelihood):
     step = 1e-5
     above = likelihood.losses(SIGNAL + step, MEASURED, SIGMA)
@@ -49,9 +42,7 @@ def test_slopes_are_those_of_differences(likelihood):
 
 def test_losses_are_minus_the_logarithm_of_the_density():
     loss = Rician().losses(SIGNAL, MEASURED, SIGMA)[0]
-    density = np.array(
-        [-rice.logpdf(y, s / 2, scale=2) for y, s in zip(MEASURED[0], SIGNAL[0], strict=True)]
-    )
+    density = np.array([-rice.logpdf(y, s / 2, scale=2) for y, s in zip(MEASURED[0], SIGNAL[0], strict=True)])
     # But for a constant that depends on the measured value alone.
     np.testing.assert_allclose(loss + np.log(4 / MEASURED[0]), density, rtol=1e-9)
 
@@ -62,6 +53,4 @@ def test_the_information_is_the_mean_of_the_squared_score(snr):
         slope, _ = Rician().slopes(np.array([[snr]]), np.array([[y]]), np.array([[1.0]]))
         return slope[0, 0] ** 2 * rice.pdf(y, snr)
 
-    assert information_share(np.array(snr)) == pytest.approx(
-        quad(squared_score, 0, snr + 12)[0], rel=2e-3
-    )
+    assert information_share(np.array(snr)) == pytest.approx(quad(squared_score, 0, snr + 12)[0], rel=2e-3)

@@ -21,46 +21,22 @@ from dmrifit import (
     simulate_cohort,
     write_report,
 )
-from dmrifit.report.page import Picture
 from dmrifit.study.report.reporting import Report
+from dmrifit.study.summaries import matching
 
 TISSUE = ["f", "Dv", "T2v", "Dt", "K", "T2t"]
 
 
-def cohorts(n, names=("A<1>", "B"), shape=(16, 16, 3)):
-    protocol = Protocol.preset("cohort1")
-    return [simulate_cohort(protocol, n, name=name, shape=shape, random_state=0) for name in names]
-
-
 @pytest.fixture(scope="module")
 def evaluation():
-    return learning_curve(
-        cohorts(4),
-        sizes=(1, 3),
-        algorithms=("LR", "RFR"),
-        train_on=("same", "other"),
-        max_voxels=40,
-        random_state=0,
-    )
+    cohorts = [simulate_cohort("cohort1", 4, name=name, shape=(16, 16, 3), random_state=0) for name in ("A<1>", "B")]
+    options = {"algorithms": ("LR", "RFR"), "train_on": ("same", "other"), "max_voxels": 40, "random_state": 0}
+    return learning_curve(cohorts, sizes=(1, 3), **options)
 
 
 @pytest.fixture(scope="module")
-def shown(evaluation, tmp_path_factory):
-    """The folder of the report, and the figures that went into it."""
-    folder = tmp_path_factory.mktemp("report")
-    figures = []
-    with pytest.MonkeyPatch.context() as patch:
-        show = Picture.__init__
-        patch.setattr(Picture, "__init__", lambda self, figure, *rest, name="": (
-            figures.append((name, figure)), show(self, figure, *rest, name=name)
-        )[1])  # fmt: skip
-        write_report(evaluation, folder)
-    return folder, figures
-
-
-@pytest.fixture(scope="module")
-def folder(shown):
-    return shown[0]
+def folder(evaluation, tmp_path_factory):
+    return write_report(evaluation, tmp_path_factory.mktemp("report")).parent
 
 
 @pytest.fixture(scope="module")
@@ -77,25 +53,8 @@ def tables(html_tables, page):
 def small():
     """One cohort, one algorithm, one size, nothing kept, no controls."""
     cohort = simulate_cohort("cohort2", 2, shape=(12, 12, 2), random_state=0)
-    return compare(
-        {"mine": SignalToSignal("LR")}, cohort, max_voxels=30, controls=False, keep_predictions=False, random_state=0
-    )
-
-
-def board_rows(evaluation, train_on, cohort, strategy, algorithm):
-    """Rows of the largest training size, by plain pandas."""
-    scores = evaluation.scores
-    rows = scores[(scores["train_on"] == train_on) & (scores["cohort"] == cohort)]
-    rows = rows[rows["n_train"] == rows["n_train"].max()]
-    return rows[(rows["strategy"] == strategy) & (rows["algorithm"] == algorithm)]
-
-
-def means(rows, metrics, suffix=""):
-    """Mean over patients of the mean over parameters of |BI|, DI and r."""
-    rows = rows[rows["metric"].isin(metrics)].copy()
-    rows["abs"] = rows[f"bias{suffix}"].abs()
-    rows["r"] = rows[f"pearson{suffix}"].fillna(0)
-    return rows.groupby("patient")[["abs", f"dispersion{suffix}", "r"]].mean().mean().tolist()
+    options = {"max_voxels": 30, "controls": False, "keep_predictions": False, "random_state": 0}
+    return compare({"mine": SignalToSignal("LR")}, cohort, **options)
 
 
 def test_the_page_needs_no_other_file_and_no_network(page, folder):
@@ -111,14 +70,10 @@ def test_the_page_needs_no_other_file_and_no_network(page, folder):
     assert len(page) < 8e6
 
 
-def test_synthetic_data_are_called_synthetic_at_the_top(page):
+def test_synthetic_data_are_called_synthetic_at_the_top_and_names_are_escaped(page):
     assert page.index("Synthetic data") < page.index("<h2>")
     assert "4 synthetic patients of A&lt;1&gt; and 4 synthetic patients of B" in page
-
-
-def test_names_of_users_are_escaped(page):
     assert "A<1>" not in page
-    assert "A&lt;1&gt;" in page
 
 
 def test_every_kind_of_figure_is_there(folder, evaluation):
@@ -158,16 +113,17 @@ def test_a_report_can_be_written_again_over_itself_and_leaves_nothing_old(small,
 
 @pytest.mark.parametrize("train_on", ["same", "other"])
 @pytest.mark.parametrize("cohort", ["A<1>", "B"])
-def test_the_table_of_skill_is_that_of_the_scores(folder, evaluation, train_on, cohort):
+def test_the_table_of_skill_is_that_of_the_scores(folder, evaluation, random_study, train_on, cohort):
     table = pd.read_csv(folder / "tables" / "skill.csv")
-    rows = table[(table["train_on"] == train_on) & (table["cohort"] == cohort) & (table["parameters"] == "tissue")]
+    rows = matching(table, train_on=train_on, cohort=cohort, parameters="tissue")
     assert rows["algorithm"].tolist().count("perfect") == 2
     assert len(rows) == 2 * (2 + 6)
     averaged = [name for name in TISSUE if name != "T2v"]
     for row in rows.to_dict("records"):
-        own = board_rows(evaluation, train_on, cohort, row["strategy"], row["algorithm"])
+        keys = {"train_on": train_on, "cohort": cohort, "n_train": 3}
+        own = matching(evaluation.scores, **keys, strategy=row["strategy"], algorithm=row["algorithm"])
         assert len(own) == 4 * 7
-        np.testing.assert_allclose([row["abs_bias"], row["dispersion"], row["pearson"]], means(own, averaged))
+        np.testing.assert_allclose([row["abs_bias"], row["dispersion"], row["pearson"]], random_study.means(own, averaged))
 
 
 def test_four_patients_and_one_seed_give_skill_with_intervals_and_no_verdicts(tables, page):
@@ -219,7 +175,7 @@ def test_scores_alone_make_a_page(small, tmp_path):
 
 
 def test_a_patient_that_nothing_can_be_said_of_makes_a_page(small, tmp_path):
-    undefined = ("bias", "dispersion", "pearson", "spearman", "skill", "skill_independent", "absolute_skill")
+    undefined = "bias", "dispersion", "pearson", "spearman", "skill", "skill_independent", "absolute_skill"
     nothing = small.scores.assign(**dict.fromkeys(undefined, np.nan))
     text = write_report(Evaluation(nothing, small.signals, small.study), tmp_path).read_text(encoding="utf-8")
     assert "No algorithm was scored" in text
@@ -250,7 +206,6 @@ def test_a_report_is_an_object_too(small, tmp_path):
     assert set(report.frame("parameters")["parameters"]) >= {"S0", *TISSUE}
     lines = report.markdown().splitlines()
     assert lines[0].startswith("# Prediction of the advanced protocol")
-    assert "Highest mean here: mine, signals to signals." in lines
     assert "Highest mean here: mine, signals to signals." in report._repr_html_()
 
 
@@ -313,28 +268,18 @@ def report(tmp_path):
     return Report.of(page, "Title <1>", ["Notice.", "Best predictor: LR."], frames)
 
 
-def test_a_report_is_the_path_of_its_page(report, tmp_path):
-    assert report == tmp_path / "report.html"
+def test_a_report_is_the_path_of_its_page_with_markdown_and_copies_of_its_tables(report, tmp_path):
+    assert report == report.path == tmp_path / "report.html"
     assert isinstance(report, Path)
     assert os.fspath(report) == str(tmp_path / "report.html")
     assert report.read_text(encoding="utf-8") == "page"
-    assert report.path == report
     assert type(report.path) is type(tmp_path)
-    assert report.parent == tmp_path
     assert (report.parent / "x").name == "x"
-
-
-def test_its_tables_are_copies_and_a_wrong_name_lists_them(report):
     table = report.frame("headline")
     table.loc[0, "r"] = "1"
-    assert report.frame("headline")["r"].tolist() == ["0.50", "–"]
     with pytest.raises(ValueError, match=r"no table 'skil' in .*; choose from headline"):
         report.frame("skil")
-
-
-def test_markdown_has_title_sentences_table_and_page(report):
     lines = report.markdown().splitlines()
     assert lines[0] == "# Title <1>"
     assert "Best predictor: LR." in lines
-    assert lines[-4:] == ["| LR | 0.50 |", "| a\\|b | – |", "", "[report.html](report.html)"]
-    assert "| --- | --- |" in lines
+    assert lines[-5:] == ["| --- | --- |", "| LR | 0.50 |", "| a\\|b | – |", "", "[report.html](report.html)"]

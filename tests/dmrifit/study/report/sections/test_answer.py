@@ -6,7 +6,6 @@ import pytest
 
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.predictions import PatientPredictions
-from dmrifit.study.report.sections import answer as answers
 from dmrifit.study.report.sections.answer import (
     answer,
     curves,
@@ -16,7 +15,7 @@ from dmrifit.study.report.sections.answer import (
     skill_bars,
     verdict,
 )
-from dmrifit.study.summaries import Board
+from dmrifit.study.summaries import Board, matching
 
 TWO_DRAWS = {"settings": {"n_repeats": 2}}
 SKILL = {"Dt": 0.6, "K": -0.4, "f": 0.0, "T2v": -0.1, "S0": 0.9}
@@ -26,7 +25,7 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
              train_on=("same",), sizes=(3,), predictions=None):  # fmt: skip
     """Make a comparison of LR s2s, worse ETR m2m and the constant; f alone differs by patient."""
     rows, skills = [], []
-    predictors = (("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), ("constant", "s2s", None))
+    predictors = ("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), ("constant", "s2s", None)
     for cohort in cohorts:
         for way in train_on:
             for n_train in sizes:
@@ -53,12 +52,8 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     # The mean of Dt, K and f, without T2v and S0.
     assert skill.startswith("Skill of its maps over the best constant: 0.07 [")
     assert skill.endswith("in A.")
-    assert parameters == (
-        "Better than guessing in Dt; not shown to be better in f; worse in K, T2v."
-    )
-
-
-def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
+    assert parameters == "Better than guessing in Dt; not shown to be better in f; worse in K, T2v."
+    # Noise of its own decides where it is known.
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
     assert "against a second draw of the noise: −0.03 [" in skill
     assert parameters.startswith("Better than guessing in Dt; not shown to be better in f")
@@ -66,10 +61,7 @@ def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [
-        ({"settings": {}}, "one draw of training patients and seeds"),
-        ({"n_patients": 3}, "3 patients"),
-    ],
+    [({"settings": {}}, "one draw of training patients and seeds"), ({"n_patients": 3}, "3 patients")],
 )
 def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
     name, skill, last = verdict(study_of(make_evaluation, **options))
@@ -86,22 +78,10 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     table = skill_bars(study_of(make_evaluation, independent=0.3))
     both = table.groupby("series")["row"].apply(list).to_dict()
     rows = ["mean of maps", "Dt", "f", "T2v", "K"]
-    assert both == {
-        "against a second draw of the noise": rows,
-        "against the fit to the same images": rows,
-    }
+    assert both == {"against a second draw of the noise": rows, "against the fit to the same images": rows}
     own = table[table["series"] == "against a second draw of the noise"].set_index("row")["skill"]
     np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
-
-
-def test_bars_are_in_the_order_of_the_skill_that_the_verdict_reads(make_evaluation, monkeypatch):
-    best_rows = answers._best_rows
-    monkeypatch.setattr(
-        answers, "_best_rows", lambda board: best_rows(board).assign(skill=lambda rows: -10 * rows["skill_independent"])
-    )
-    table = skill_bars(study_of(make_evaluation, independent=0.3))
-    assert list(dict.fromkeys(table["row"])) == ["mean of maps", "Dt", "f", "T2v", "K"]
 
 
 def lesion(patient):
@@ -160,43 +140,20 @@ def board(random_study):
     return Board(random_study.evaluation)
 
 
-def learners(random_study, cohort, strategy):
-    """Scores of the tissue but T2v, trained on the same cohort, of algorithms that learn."""
-    table = random_study.evaluation.scores
-    averaged = [name for name in random_study.tissue if name != "T2v"]
-    table = table[(table["train_on"] == "same") & table["metric"].isin(averaged)]
-    table = table[table["algorithm"].isin(["LR", "RFR"])]
-    table = table[(table["cohort"] == cohort) & (table["strategy"] == strategy)]
-    return table.assign(bias=table["bias"].abs())
-
-
 def test_sizes_are_means_over_patients_and_parameters(board, random_study):
     table = sizes_of(board)
     assert len(table) == 2 * 2 * 2 * 2
+    scores = random_study.evaluation.scores
+    scores = scores[(scores["train_on"] == "same") & ~scores["metric"].isin(["S0", "T2v"])]
+    scores = scores.assign(bias=scores["bias"].abs())
     for row in table.to_dict("records"):
-        scores = learners(random_study, row["cohort"], row["strategy"])
-        scores = scores[scores["algorithm"] == row["algorithm"]]
-        means = scores.loc[scores["n_train"] == row["n_train"], ["bias", "dispersion"]].mean()
+        means = matching(scores, **{key: row[key] for key in ("cohort", "strategy", "algorithm", "n_train")})
+        means = means[["bias", "dispersion"]].mean()
         np.testing.assert_allclose([row["abs_bias"], row["dispersion"]], means)
 
 
-def test_learning_curves_are_drawn_as_tabulated(board, read):
-    html = read(curves(board))
-    assert "tables/learning.csv" in html
-    assert len(read.tables["learning"]) == 16
-    (figure,) = read.figures.values()
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["A<1>"] * 2 + ["B"] * 2
-    rows = read.tables["learning"].query("cohort == 'B' and strategy == 'm2m' and algorithm == 'RFR'")
-    drawn = [line.get_ydata() for line in figure.axes[3].lines]
-    assert len(drawn) == 4
-    np.testing.assert_allclose(drawn[3], 100 * rows["dispersion"])
-
-
 def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluation, read):
-    rows = []
-    for algorithm, sizes in (("LR", (1, 2)), ("RFR", (2,))):
-        for size in sizes:
-            rows.append({"algorithm": algorithm, "n_train": size})
+    rows = [{"algorithm": algorithm, "n_train": size} for algorithm, size in (("LR", 1), ("LR", 2), ("RFR", 2))]
     read(curves(Board(make_evaluation(rows))))
     lines = read.figures["learning"].axes[1].lines
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2], [2]]
@@ -206,20 +163,14 @@ def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, ra
     html = read(other_sites(board))
     (figure,) = read.figures.values()
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == [
-        f"{cohort}: {name} {strategy}"
-        for cohort in ("A<1>", "B")
-        for name in ("LR", "RFR")
-        for strategy in ("m2m", "s2s")
-    ]
+    learners = "LR m2m", "LR s2s", "RFR m2m", "RFR s2s"
+    assert labels == [f"{cohort}: {name}" for cohort in ("A<1>", "B") for name in learners]
     panel = next(axes for axes in figure.axes if axes.get_xlabel() == "DI (%)")
     row = labels.index("B: RFR s2s")
     points = np.concatenate([dots.get_offsets() for dots in panel.collections])
     values = [x for x, y in points if round(y) == row]
     averaged = [name for name in random_study.tissue if name != "T2v"]
-    expected = []
-    for train_on in ("same", "other"):
-        scores = random_study.rows(train_on, "B", "s2s", "RFR")
-        expected.append(100 * random_study.means(scores, averaged)[1])
+    scores = [random_study.rows(train_on, "B", "s2s", "RFR") for train_on in ("same", "other")]
+    expected = [100 * random_study.means(one, averaged)[1] for one in scores]
     np.testing.assert_allclose(sorted(values), sorted(expected))
     assert "the same cohort N = 3, other cohorts N = 3" in html

@@ -1,6 +1,5 @@
 """Tests between algorithms as a report tabulates and draws them, beside those of scipy."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.conclusions import plot_critical_difference, statistics_tables
 from dmrifit.study.summaries import Board
 
-ALGORITHMS = ("LR", "RFR", "ETR")
+ALGORITHMS = "LR", "RFR", "ETR"
 TWO_DRAWS = {"settings": {"n_repeats": 2}}
 RANKS = pd.Series({"LR": 1.0, "RFR": 2.2, "GBR": 2.8})
 
@@ -51,19 +50,25 @@ def p_text(p):
 
 
 def test_friedmans_test_of_each_index_is_that_of_scipy(section, html_tables, dispersions):
-    header, rows = html_tables(section[0]).table(
-        "Trained on the same cohort; body → lesion, N = 3"
-    )
-    assert header[:7] == [
-        *("index", "cohort", "strategy", "parameters", "patients"),
-        *("Friedman p", "Kendall's W"),
-    ]
+    html, tables, _ = section
+    header, rows = html_tables(html).table("Trained on the same cohort; body → lesion, N = 3")
+    assert header[:7] == ["index", "cohort", "strategy", "parameters", "patients", "Friedman p", "Kendall's W"]
     result = stats.friedmanchisquare(*dispersions.T)
     coefficient = result.statistic / (6 * (3 - 1))
     assert [row[0] for row in rows] == ["DI", "|BI|"]
     for row in rows:
-        assert row[1:5] == ["A", "s2s", "all", "6"]
-        assert row[5:7] == [p_text(result.pvalue), f"{coefficient:.2f}"]
+        assert row[1:7] == ["A", "s2s", "all", "6", p_text(result.pvalue), f"{coefficient:.2f}"]
+    # The overview counts the pairs that differ and those that are equivalent.
+    pairs = tables["statistics_dispersion_pairs"].query("train_on == 'same'")
+    verdicts = tables["statistics_dispersion_equivalence"].query("train_on == 'same'")["verdict"]
+    assert rows[0][7] == f"{int((pairs['p_holm'] < 0.05).sum())} of 3"
+    assert rows[0][8] == f"{int((verdicts == 'equivalent').sum())} of 3"
+    assert [row[11] for row in html_tables(html).table("All pairs, DI")[1]] == verdicts.tolist()
+    # Every table is given, and other ways of training are left to the files.
+    kinds = "patients", "friedman", "pairs", "equivalence", "ranks", "nemenyi", "cliques", "mixed"
+    assert list(tables) == [f"statistics_{index}_{kind}" for index in ("dispersion", "abs_bias") for kind in kinds]
+    assert set(tables["statistics_dispersion_pairs"]["train_on"]) == {"same", "other"}
+    assert "other ways of training are in the folder tables" in html
 
 
 def test_pairs_are_tested_by_wilcoxon_with_holms_correction(section, html_tables, dispersions):
@@ -86,20 +91,6 @@ def test_pairs_are_tested_by_wilcoxon_with_holms_correction(section, html_tables
         assert row[8] == p_text(largest)
 
 
-def test_the_overview_counts_the_pairs_that_differ_and_those_that_are_equivalent(
-    section, html_tables
-):
-    html, tables, _ = section
-    _, rows = html_tables(html).table("Trained on the same cohort")
-    pairs = tables["statistics_dispersion_pairs"].query("train_on == 'same'")
-    differing = int((pairs["p_holm"] < 0.05).sum())
-    verdicts = tables["statistics_dispersion_equivalence"].query("train_on == 'same'")["verdict"]
-    assert rows[0][7] == f"{differing} of 3"
-    assert rows[0][8] == f"{int((verdicts == 'equivalent').sum())} of 3"
-    _, rows = html_tables(html).table("All pairs, DI")
-    assert [row[11] for row in rows] == verdicts.tolist()
-
-
 def test_the_stability_of_ranks_is_tabulated_and_said_in_words(section, html_tables, dispersions):
     html, tables, _ = section
     _, rows = html_tables(html).table("Stability of ranks by DI")
@@ -114,26 +105,6 @@ def test_the_stability_of_ranks_is_tabulated_and_said_in_words(section, html_tab
         f"A, s2s: {name} ranks first, and in {rows[0][5]} % of the resamples of 6 patients too; "
         f"not told apart from {other}" in html
     )
-
-
-def test_every_table_is_given_and_other_ways_of_training_are_left_to_the_files(section):
-    html, tables, _ = section
-    kinds = (
-        "patients",
-        "friedman",
-        "pairs",
-        "equivalence",
-        "ranks",
-        "nemenyi",
-        "cliques",
-        "mixed",
-    )
-    names = []
-    for index in ("dispersion", "abs_bias"):
-        names += [f"statistics_{index}_{table}" for table in kinds]
-    assert list(tables) == names
-    assert set(tables["statistics_dispersion_pairs"]["train_on"]) == {"same", "other"}
-    assert "other ways of training are in the folder tables" in html
 
 
 def rows_of(n_patients, algorithms=("LR", "RFR")):
@@ -163,28 +134,22 @@ def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
     assert "statistics_dispersion_pairs" in tables
 
 
-def test_algorithms_without_differences_have_no_number_and_the_reason_is_named(
-    make_evaluation, read, html_tables
-):
-    blocks, _ = statistics_tables(Board(make_evaluation(rows_of(6), study=TWO_DRAWS)))
-    html = read(blocks)
+def test_algorithms_without_differences_or_a_missing_library_are_named(make_evaluation, read, html_tables, monkeypatch):
+    board = Board(make_evaluation(rows_of(6), study=TWO_DRAWS))
+    html = read(statistics_tables(board)[0])
     _, table = html_tables(html).table("Trained on the same cohort")
     assert table[0][5] == "–"
     assert "(DI of A s2s, |BI| of A s2s)" in html
     assert not read.figures
     assert "other ways of training" not in html
 
-
-def test_a_missing_library_is_named_with_what_to_install(make_evaluation, read, monkeypatch):
     def missing(self, **options):
         msg = 'statsmodels is not installed; to install it: pip install "dmrifit[stats]"'
         raise ImportError(msg)
 
     monkeypatch.setattr(Evaluation, "statistics", missing)
-    rows = [{}, {"algorithm": "RFR"}]
-    blocks, tables = statistics_tables(Board(make_evaluation(rows)))
-    html = read(blocks)
-    assert "pip install &#34;dmrifit[stats]&#34;" in html
+    blocks, tables = statistics_tables(board)
+    assert "pip install &#34;dmrifit[stats]&#34;" in read(blocks)
     assert tables == {}
 
 

@@ -1,6 +1,5 @@
 """Methods of a report: question, data, skill, other comparisons and cohorts."""
 
-
 from dmrifit.report.page import render
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
@@ -25,18 +24,11 @@ def test_the_introduction_tells_regions_voxels_draws_and_seed(make_evaluation):
 
 
 def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_tables):
-    first = make_evaluation(
-        [
-            {"algorithm": "LR", "dispersion": 0.2},
-            {"algorithm": "RFR", "dispersion": 0.4},
-            {"algorithm": "constant", "dispersion": 0.9},
-            {"train_on": "other", "dispersion": 0.9},
-        ],
-        study={"cohorts": {"A": {"simulation": {"difficulty": "easy"}}}},
-    )
-    second = make_evaluation(
-        [{"n_train": 1}], study={"settings": {"train_mask": "lesion", "seed": 7}}
-    )
+    values = {"LR": 0.2, "RFR": 0.4, "constant": 0.9}
+    scores = [{"algorithm": name, "dispersion": value} for name, value in values.items()]
+    study = {"cohorts": {"A": {"simulation": {"difficulty": "easy"}}}}
+    first = make_evaluation([*scores, {"train_on": "other", "dispersion": 0.9}], study=study)
+    second = make_evaluation([{"n_train": 1}], study={"settings": {"train_mask": "lesion", "seed": 7}})
     _, *rows = html_tables(repeated_summary([first, second])).tables[0][1]
     # Between two algorithms of 0.2 and 0.4 the standard deviation is 0.14.
     assert rows == [
@@ -47,10 +39,8 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
 
 def described(**changes):
     """Describe a cohort as a comparison does."""
-    counts = ((5, 50), (20, 100), (9, 70))
-    patients = {
-        f"p{i}": {"lesion": lesion, "body": body} for i, (lesion, body) in enumerate(counts)
-    }
+    counts = (5, 50), (20, 100), (9, 70)
+    patients = {f"p{i}": {"lesion": lesion, "body": body} for i, (lesion, body) in enumerate(counts)}
     protocol = {"b": [0.0, 500.0, 0.0, 500.0], "te": [70.0, 70.0, 90.0, 90.0]}
     return {"protocol": protocol, "patients": patients} | changes
 
@@ -63,13 +53,7 @@ def test_cohorts_are_tabulated_with_their_counts_and_protocols(make_evaluation, 
     assert header[3:5] == ["lesion voxels, median (range)", "body voxels, median (range)"]
     cells = ["A", "synthetic", "3", "9 (5–20)", "70 (50–100)", "0, 500", "70, 90", "4"]
     assert row == [*cells, "b 0, 500 at TE 70"]
-
-
-def test_a_protocol_without_echo_times_has_dashes(make_evaluation, html_tables):
-    protocols = {
-        "protocol": {"b": [0.0, 500.0, 900.0], "te": None},
-        "inputs": {"b": [0.0, 500.0], "te": None},
-    }
+    protocols = {"protocol": {"b": [0.0, 500.0, 900.0], "te": None}, "inputs": {"b": [0.0, 500.0], "te": None}}
     study = {"cohorts": {"A": described(**protocols), "B": described()}}
     _, first, second = html_tables(cohort_tables(Board(make_evaluation([{}], study=study)))).tables[0][1]
     assert first[5:] == ["0, 500, 900", "–", "3", "b 0, 500"]
@@ -93,15 +77,9 @@ def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):
     assert rows == [["A", "p0", "liver", "1.25"]]
 
 
-def timed(patient, n_train, seconds, algorithm="LR", **changes):
-    keys = {"patient": patient, "n_train": n_train, "algorithm": algorithm}
-    return keys | {"seconds": seconds} | changes
-
-
-def test_seconds_are_means_at_the_largest_training_and_totals_over_all(
-    make_evaluation, html_tables
-):
-    rows = [timed("p1", 1, 1.0), timed("p1", 3, 4.0), timed("p2", 1, 2.0), timed("p2", 3, 8.0)]
+def test_seconds_are_means_at_the_largest_training_and_totals_over_all(make_evaluation, html_tables):
+    trainings = [("p1", 1, 1.0), ("p1", 3, 4.0), ("p2", 1, 2.0), ("p2", 3, 8.0)]
+    rows = [{"patient": patient, "n_train": n, "seconds": seconds} for patient, n, seconds in trainings]
     # A training has a row for each parameter, but took its time once.
     rows += [row | {"metric": "K"} for row in rows]
     header, *table = html_tables(times(Board(make_evaluation(rows)))).tables[0][1]
@@ -109,45 +87,22 @@ def test_seconds_are_means_at_the_largest_training_and_totals_over_all(
     assert table == [["s2s", "LR", "6.000", "15.0"]]
 
 
-def origin_of(make_evaluation, *studies):
-    evaluations = [make_evaluation([{}], study=study) for study in studies]
-    return render(*origin(Board(evaluations[0]), evaluations))
-
-
-def test_settings_are_written_in_words(make_evaluation, html_tables):
-    settings = {
-        "cohorts": {"A": ["p1"]},
-        "train_on": ["same", "other"],
-        "n_train": None,
-        "max_voxels": None,
-        "other_setting": None,
-        "resynthesize": False,
-        "controls": True,
-        "seed": 7,
-    }
-    study = {"date": "2026-01-02", "settings": settings, "versions": {"numpy": "2.0"}}
-    html = html_tables(origin_of(make_evaluation, study))
-    assert html.tables[0][1] == [
-        ["date", "2026-01-02"],
-        ["train on", "same, other"],
-        ["n train", "all"],
-        ["max voxels", "all"],
-        ["other setting", "none"],
-        ["resynthesize", "no"],
-        ["controls", "yes"],
-        ["seed", "7"],
-        ["version of numpy", "2.0"],
-    ]
-
-
-def test_estimators_are_written_like_calls(make_evaluation, html_tables):
-    protocol = {"protocol": {"b": [0, 1, 2], "te": None}}
+def test_settings_are_written_in_words_and_estimators_like_calls(make_evaluation, html_tables):
+    settings = {"cohorts": {"A": ["p1"]}, "train_on": ["same", "other"], "n_train": None, "max_voxels": None}
+    settings |= {"other_setting": None, "resynthesize": False, "controls": True, "seed": 7}
     inner = {"class": "sklearn.linear_model.Ridge", "parameters": {"alpha": 1.0, "solver": None}}
-    parameters = {"regressor": inner, "source": protocol, "patch_shape": None}
+    source = {"protocol": {"b": [0, 1, 2], "te": None}}
+    parameters = {"regressor": inner, "source": source, "patch_shape": None}
     description = {"class": "dmrifit.predict.strategies.SignalToSignal", "parameters": parameters}
-    estimators = {"ridge s2s": description, "perfect s2s": ["perfect", description]}
-    html = html_tables(origin_of(make_evaluation, {"estimators": estimators}))
+    study = {"date": "2026-01-02", "settings": settings, "versions": {"numpy": "2.0"}}
+    study["estimators"] = {"ridge s2s": description, "perfect s2s": ["perfect", description]}
+    evaluation = make_evaluation([{}], study=study)
+    html = html_tables(render(*origin(Board(evaluation), [evaluation])))
+    assert html.tables[0][1] == [
+        ["date", "2026-01-02"], ["train on", "same, other"], ["n train", "all"], ["max voxels", "all"],
+        ["other setting", "none"], ["resynthesize", "no"], ["controls", "yes"], ["seed", "7"],
+        ["version of numpy", "2.0"],
+    ]  # fmt: skip
     _, rows = html.table("Estimators")
-    call = "SignalToSignal(regressor=Ridge(alpha=1.0), source=<3 contrasts>)"
-    assert rows[0] == ["ridge s2s", call]
+    assert rows[0] == ["ridge s2s", "SignalToSignal(regressor=Ridge(alpha=1.0), source=<3 contrasts>)"]
     assert rows[1][0] == "perfect s2s"

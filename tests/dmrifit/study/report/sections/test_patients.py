@@ -5,7 +5,6 @@ import pytest
 
 from dmrifit.report.page import render
 from dmrifit.report.style import new_figure
-from dmrifit.study.lesion_ranking import lesion_ranking
 from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.sections import patients
 from dmrifit.study.report.sections.patients import (
@@ -14,6 +13,7 @@ from dmrifit.study.report.sections.patients import (
     has_picture,
     joint_histograms,
     lesion_order,
+    lesion_ranking,
     typical_patient,
 )
 from dmrifit.study.summaries import Board
@@ -25,36 +25,19 @@ MEASURED = np.array([[1.0, 0.5, 0.25], [0.9, 0.4, 0.2], [0.8, 0.6, 0.3], [0.7, 0
 
 def predicted(cohort="A", patient="p1", **changes):
     """Predictions for four voxels by LR, of which the third contrast is unseen."""
-    values = {
-        "cohort": cohort,
-        "patient": patient,
-        "index": INDEX,
-        "shape": (2, 2, 2),
-        "affine": np.diag([2.0, 2, 4, 1]),
-        "names": ("S0", "Dt"),
-        "units": ("signal", "µm²/ms"),
-        "labels": ("a", "b", "c"),
-        "b": np.array([0.0, 500.0, 1000.0]),
-        "te": np.array([70.0, 70.0, 90.0]),
-        "seen": np.array([True, True, False]),
-        "reference": REFERENCE,
-        "truth": None,
-        "measured": MEASURED,
-        "maps": {"LR s2s": 1.1 * REFERENCE, "LR m2m": 0.8 * REFERENCE},
-        "signals": {"LR s2s": 1.2 * MEASURED, "LR m2m": 0.9 * MEASURED},
-    }
-    return PatientPredictions(**values | changes)
+    values = {"index": INDEX, "shape": (2, 2, 2), "affine": np.diag([2.0, 2, 4, 1]), "names": ("S0", "Dt")}
+    values |= {"units": ("signal", "µm²/ms"), "labels": ("a", "b", "c"), "b": np.array([0.0, 500.0, 1000.0])}
+    values |= {"te": np.array([70.0, 70.0, 90.0]), "seen": np.array([True, True, False]), "truth": None}
+    values |= {"reference": REFERENCE, "measured": MEASURED}
+    values["maps"] = {"LR s2s": 1.1 * REFERENCE, "LR m2m": 0.8 * REFERENCE}
+    values["signals"] = {"LR s2s": 1.2 * MEASURED, "LR m2m": 0.9 * MEASURED}
+    return PatientPredictions(cohort, patient, **values | changes)
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """Record tables and options of figures and layers of the viewer, and draw nothing."""
-    drawn = {
-        "plot_decays": [],
-        "plot_joint_histograms": [],
-        "plot_lesion": [],
-        "html_viewer": [],
-    }
+    drawn = {"plot_decays": [], "plot_joint_histograms": [], "plot_lesion": [], "html_viewer": []}
 
     def recorder(name):
         def record(data, *arguments, **options):
@@ -80,9 +63,6 @@ def board_of(make_evaluation, skills, predictions=None, study=None):
     return Board(make_evaluation(rows, study=study, predictions=predictions))
 
 
-# Choice of patients ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("skills", "typical"),
     [
@@ -91,9 +71,7 @@ def board_of(make_evaluation, skills, predictions=None, study=None):
         ({"p1": np.nan, "p2": 0.1, "p3": 0.2, "p4": 0.9}, "p3"),
     ],
 )
-def test_the_patient_with_the_median_skill_is_shown(
-    make_evaluation, read, calls, skills, typical
-):
+def test_the_patient_with_the_median_skill_is_shown(make_evaluation, read, calls, skills, typical):
     board = board_of(make_evaluation, skills)
     html = read(example_patients(board))
     assert f"A: {typical} (measured)" in html
@@ -107,9 +85,6 @@ def test_without_predictions_there_is_nothing_to_draw(make_evaluation, read, sec
     assert "kept no predictions of single voxels" in read(section(board))
     controls = make_evaluation([{"algorithm": "constant"}], predictions={("A", "p1"): predicted()})
     assert "kept no predictions" in read(section(Board(controls)))
-
-
-# Decays ------------------------------------------------------------------------------------------
 
 
 def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation, read, calls):
@@ -139,9 +114,6 @@ def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, read, calls):
     assert not calls["plot_decays"]
 
 
-# Maps --------------------------------------------------------------------------------------------
-
-
 def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_evaluation, read, calls):
     truth = 1.05 * REFERENCE
     predictions = {("A", "p1"): predicted(truth=truth)}
@@ -159,26 +131,6 @@ def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_eva
     assert "maps_A" in read.figures
 
 
-def test_a_map_without_any_reference_is_not_drawn(make_evaluation, read, calls):
-    reference = REFERENCE.copy()
-    reference[:, 1] = np.nan
-    predictions = {("A", "p1"): predicted(names=("f", "Dt"), reference=reference)}
-    board = board_of(make_evaluation, {"p1": 0.3}, predictions)
-    read(example_patients(board))
-    assert not calls["html_viewer"]
-    assert not calls["plot_lesion"]
-
-
-def test_regions_without_an_image_have_decays_and_no_maps(make_evaluation, read, calls):
-    index = np.array([[i, 0, 0] for i in range(4)])
-    predictions = {("A", "p1"): predicted(index=index, shape=(4, 1, 1))}
-    assert not has_picture(predictions["A", "p1"])
-    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
-    assert not calls["plot_lesion"]
-    assert not calls["html_viewer"]
-    assert len(calls["plot_decays"]) == 2
-
-
 def test_the_best_predictor_draws_the_maps_of_the_first_screen(make_evaluation, calls):
     board = board_of(make_evaluation, {"p1": 0.3})
     assert board.best == ("s2s", "LR")
@@ -188,9 +140,7 @@ def test_the_best_predictor_draws_the_maps_of_the_first_screen(make_evaluation, 
     assert best_maps(board, predicted(), ["K"]) == []
 
 
-def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(
-    make_evaluation, read, calls
-):
+def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(make_evaluation, read, calls):
     anatomy = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
     predictions = {("A", "p1"): predicted(anatomy=anatomy)}
     read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
@@ -208,21 +158,11 @@ def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(
     assert [layer.name for layer in calls["html_viewer"][1][0]] == names[1:]
 
 
-# Joint histograms --------------------------------------------------------------------------------
-
-
-def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_signals(
-    make_evaluation, read, calls
-):
+def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_signals(make_evaluation, read, calls):
     board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
     read(joint_histograms(board))
-    (dt, (title,), options), (signals, (signal_title,), signal_options) = calls[
-        "plot_joint_histograms"
-    ]
-    assert dt.groupby(["cohort", "strategy"]).size().to_dict() == {
-        ("A", "m2m"): 8,
-        ("A", "s2s"): 8,
-    }
+    (dt, (title,), options), (signals, (signal_title,), signal_options) = calls["plot_joint_histograms"]
+    assert dt.groupby(["cohort", "strategy"]).size().to_dict() == {("A", "m2m"): 8, ("A", "s2s"): 8}
     pairs = dt[dt["strategy"] == "m2m"]
     np.testing.assert_allclose(pairs["predicted"], 0.8 * pairs["reference"])
     np.testing.assert_allclose(sorted(pairs["reference"]), sorted([*REFERENCE[:, 1]] * 2))
@@ -242,11 +182,21 @@ def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, re
     assert list(read.figures) == ["joint_signals"]
 
 
-def test_figures_of_a_patient_are_drawn(make_evaluation, read):
-    board = board_of(make_evaluation, {"p1": 0.3})
-    html = read(example_patients(board))
-    assert list(read.figures) == ["maps_A", "decays_A_median", "decays_A_voxel"]
-    assert "The picture above shows a slice of the same maps." in html
+@pytest.mark.parametrize(
+    ("changes", "n_decays"),
+    [
+        ({"names": ("f", "Dt"), "reference": REFERENCE * [1, np.nan]}, 2),
+        ({"index": np.eye(4, 3, dtype=int)[[0, 0, 0, 0]] * np.arange(4)[:, None], "shape": (4, 1, 1)}, 2),
+    ],
+    ids=["no reference", "no image"],
+)
+def test_patients_without_a_reference_or_an_image_have_decays_and_no_maps(make_evaluation, read, calls, changes, n_decays):
+    predictions = {("A", "p1"): predicted(**changes)}
+    assert has_picture(predictions["A", "p1"]) == ("index" not in changes)
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
+    assert not calls["plot_lesion"]
+    assert not calls["html_viewer"]
+    assert len(calls["plot_decays"]) == n_decays
 
 
 def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluation, html_tables, monkeypatch):

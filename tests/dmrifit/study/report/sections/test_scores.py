@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
+from dmrifit.stats.metrics import METRICS as MAP_METRICS
 from dmrifit.study.report.sections.scores import (
+    capital,
+    metric_text,
     parameter_scores,
     predictor_scores,
     reference_table,
@@ -94,9 +97,7 @@ def test_shares_at_a_bound_are_those_of_the_reference(board, random_study, html_
             random_study.check_percent(*random_study.numbers(cell), shares.mean())
 
 
-def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(
-    make_evaluation, html_tables
-):
+def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(make_evaluation, html_tables):
     rows = [
         {"patient": "p1", "n_voxels": 10, "n_undefined": 1, "n_failed": 2},
         {"patient": "p2", "n_voxels": 30, "n_undefined": 3, "n_failed": 0},
@@ -110,6 +111,10 @@ def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(
 
 def test_signal_errors_are_means_over_patients(board, random_study, read):
     read(signal_scores(board))
+    assert list(read.figures) == ["signal_errors_A-1-", "signal_errors_B"]
+    legend = {text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()}
+    names = {f"{name} {way}" for name in ("LR", "RFR", "constant") for way in ("s2s", "m2m")}
+    assert {text for text in legend if text.strip()} == names
     table = read.tables["signals_by_contrast"]
     assert len(table) == 2 * 2 * 2 * 5 * 3
     signals = random_study.evaluation.signals
@@ -122,11 +127,13 @@ def test_signal_errors_are_means_over_patients(board, random_study, read):
         assert row[name] == pytest.approx(scores[name].mean())
 
 
-def test_errors_of_signals_are_drawn_for_each_cohort_without_useless_controls(board, read):
-    read(signal_scores(board))
-    assert list(read.figures) == ["signal_errors_A-1-", "signal_errors_B"]
-    legend = [
-        text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()
-    ]
-    names = {text for text in legend if text.strip()}
-    assert names == {f"{name} {way}" for name in ("LR", "RFR", "constant") for way in ("s2s", "m2m")}
+@pytest.mark.parametrize(
+    ("name", "value", "text"), [("dispersion", 0.314, "31"), ("pearson", -0.25, "−0.25"), ("bias", np.nan, "–")]
+)
+def test_a_score_has_the_unit_and_digits_of_its_metric(name, value, text):
+    assert metric_text(MAP_METRICS[name], value) == text
+
+
+def test_only_the_first_letter_becomes_a_capital():
+    assert capital("median of T2v") == "Median of T2v"
+    assert capital("") == ""
