@@ -1,7 +1,6 @@
 """What all detectors keep: checks, held-back subjects, stored thresholds, empty maps, model files."""
 
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from anomaly import (
     VoxelwiseGaussian,
     YoudenThreshold,
 )
-from anomaly.detectors.base import AnomalyDetector, Scans, _folds, image_scaled
+from anomaly.detectors.base import AnomalyDetector, _folds, image_scaled
 from anomaly.detectors.thresholds import HealthyRateThreshold
 from dmrifit import load_model, save_model
 from dmrifit.io.parameter_json import RefusedError
@@ -146,20 +145,10 @@ def test_a_model_file_gives_the_same_bits(fitted, world, tmp_path):
     assert loaded.predict(ill, masks[:3]).tobytes() == fitted.predict(ill, masks[:3]).tobytes()
 
 
-def test_a_pickle_gives_the_same_bits(fitted, world):
-    _, _, ill, masks = world
-    copy = pickle.loads(pickle.dumps(fitted))
-    assert copy.anomaly_map(ill, masks[:3]).tobytes() == fitted.anomaly_map(ill, masks[:3]).tobytes()
-
-
-def test_another_number_of_directions_is_refused(fitted, world):
+def test_scans_of_other_directions_or_sizes_are_refused_where_a_score_belongs_to_a_place(fitted, world):
     _, _, ill, masks = world
     with pytest.raises(ValueError, match="4 directions, and those that were learned from 6"):
         fitted.anomaly_map(ill[..., :4], masks[:3])
-
-
-def test_scans_of_another_size_are_refused_where_a_score_belongs_to_a_place(fitted, world):
-    _, _, ill, masks = world
     if fitted._one_size:
         with pytest.raises(ValueError, match="8 × 10 × 8 voxels, and those that were learned from 9 × 10 × 8"):
             fitted.predict(ill[:, :8], masks[:3, :8])
@@ -240,9 +229,6 @@ def test_bad_scans_and_masks_are_refused_with_their_number(world, change, messag
 def test_groups_and_shared_parameters_are_checked(world, parameters, groups, message):
     with pytest.raises(ValueError, match=message):
         OneMinusMean(**parameters).fit(world[0], groups=groups)
-
-
-def test_covariates_are_refused_by_detectors_that_do_not_use_them(world):
     with pytest.raises(ValueError, match="OneMinusMean takes no covariates into account"):
         OneMinusMean().fit(world[0], covariates={"age": np.arange(16)})
 
@@ -336,20 +322,6 @@ def test_an_image_scale_ends_at_one_and_keeps_the_order():
     assert not image_scaled(np.zeros((2, 2, 2)), np.ones((2, 2, 2), dtype=bool)).any()
 
 
-def test_taken_scans_keep_their_masks_and_covariates(world):
-    healthy, _, _, masks = world
-    masks = masks.copy()
-    masks[5, 4] = False
-    scans = Scans(healthy, masks, {"age": np.arange(16)}).take([5, 2]).take([0])
-    assert len(scans) == 1
-    np.testing.assert_array_equal(scans.signal(0), healthy[5])
-    np.testing.assert_array_equal(scans.mask(0), masks[5])
-    assert scans.covariates["age"].tolist() == [5]
-
-
-# Model files -------------------------------------------------------------------------------------
-
-
 SMALL = (3, 4, 2)
 FILE = "arrays.safetensors"
 
@@ -398,21 +370,6 @@ class Template(AnomalyDetector):
             raise RefusedError(msg)
 
 
-class Bare(AnomalyDetector):
-    """Learn nothing but the size of scans."""
-
-    def __init__(self, *, threshold=None, calibration=None, scale=None):
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
-
-    def _fit_scans(self, scans):
-        pass
-
-    def _score_scan(self, scans, i):
-        return scans.signal(i).mean(axis=-1)
-
-
 @pytest.fixture(scope="module")
 def small_scans():
     return np.random.default_rng(0).uniform(0.1, 0.9, (6, *SMALL, 5)).astype(np.float32)
@@ -445,25 +402,6 @@ def test_parameters_of_one_machine_and_the_rule_are_not_among_the_parameters(lea
     assert parameters["random_state"] is None
     assert set(attributes) == {"shape", "n_channels", "rule", "threshold", "n_scans_", "levels_"}
     assert attributes["shape"] == list(SMALL)
-
-
-def test_arrays_are_those_named_in_the_format_of_safetensors(learned):
-    _, _, files = learned.stored()
-    assert list(files) == [FILE]
-    arrays = load(files[FILE])
-    assert set(arrays) == {"mean_", "counts_"}
-    np.testing.assert_array_equal(arrays["mean_"], learned.mean_)
-
-
-def test_detectors_without_arrays_have_no_file(small_scans):
-    model = Bare(threshold=FixedThreshold(0.5), calibration=2).fit(small_scans)
-    _, attributes, files = model.stored()
-    assert files == {}
-    again = Bare()
-    again.restore(attributes, files)
-    np.testing.assert_array_equal(again.predict(small_scans), model.predict(small_scans))
-    with pytest.raises(RefusedError, match="it holds the files"):
-        Bare().restore(attributes, {FILE: save({"mean_": np.zeros(3)})})
 
 
 def test_attributes_that_do_not_fit_are_refused(learned):

@@ -196,14 +196,6 @@ def test_a_map_without_differences_is_empty_under_rules_without_labels():
     assert BestDiceThreshold().fit(maps, masks, truths).apply(maps, masks).sum() == masks.sum()
 
 
-def test_scores_of_zero_are_scores():
-    maps = np.zeros((1, 4, 4, 4))
-    maps[0, 0] = -1
-    found = FixedThreshold(-0.5).fit(maps).apply(maps)
-    assert found.sum() == 48
-    assert found[0, 1:].all()
-
-
 def test_thresholds_are_exact_in_single_precision():
     value = np.float32(0.1)
     maps = np.full((1, 2, 2, 2), value)
@@ -227,20 +219,6 @@ def test_masks_and_kinds_of_input_are_kept():
         # What lies outside the masks is not looked at.
         other = clone(rule).fit(np.where(masks, maps, 5), masks, truths).apply(np.where(masks, maps, -5), masks)
         np.testing.assert_array_equal(stacked, other, err_msg=name)
-
-
-def test_scans_of_several_shapes_go_together():
-    maps = [np.random.default_rng(i).random((4 + i, 5, 6)) for i in range(3)]
-    found = OtsuThreshold().fit(maps).apply(maps)
-    assert [one.shape for one in found] == [one.shape for one in maps]
-
-
-def test_rules_say_what_they_need_and_do_not_look_at_the_rest():
-    maps, masks, truths = draw(9)
-    assert [name for name, rule in RULES.items() if rule.needs_truth] == ["Youden", "best Dice"]
-    assert [name for name, rule in RULES.items() if rule.needs_healthy] == ["healthy rate"]
-    for rule in (OtsuThreshold(), MeanPoolThreshold(), HealthyRateThreshold(), FixedThreshold(0.3)):
-        assert rule.fit(maps, masks, truths).threshold_ == clone(rule).fit(maps, masks).threshold_
 
 
 def test_a_scan_without_a_lesion_enters_no_choice_and_stays_empty():
@@ -281,9 +259,6 @@ def test_parameters_that_are_not_possible_are_refused_by_name(rule, message):
 def test_nothing_is_marked_before_the_fit():
     with pytest.raises(NotFittedError):
         OtsuThreshold().apply(draw(13)[0])
-
-
-# Guarantees ----------------------------------------------------------------------------------------
 
 
 def maps_of(rng, n, shape=(9, 9, 9)):
@@ -361,18 +336,7 @@ def test_the_spread_of_a_threshold_is_that_over_draws_of_scans():
     assert limit_spread(FixedThreshold(1.0).fit(maps), maps) is None
 
 
-# Maps and their opening --------------------------------------------------------------------------
-
-
 GRID = (3, 4, 2)
-
-
-def test_scores_are_those_of_the_voxels_that_count():
-    (scan,) = scored_scans([np.arange(24.0).reshape(GRID)], [np.arange(24).reshape(GRID) % 8 == 2])
-    assert scan.scores.tolist() == [2, 10, 18]
-
-
-# Opening ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -393,41 +357,17 @@ def test_opening_keeps_what_cubes_fill(size):
     np.testing.assert_array_equal(open_map(binary.astype(np.uint8), size), found)
 
 
-def test_opening_removes_specks_and_thin_sheets_and_keeps_a_cube():
-    binary = np.zeros((12, 12, 12))
-    binary[2:5, 2:5, 2:5] = 1
-    cube = binary.astype(bool)
-    binary[8, 8, 8] = 1
-    binary[7:9, :, 10] = 1
-    np.testing.assert_array_equal(open_map(binary), cube)
-    assert not open_map(np.ones((2, 9, 9))).any()
-
-
-def test_cubes_reach_the_border_of_the_volume_and_not_beyond():
-    corner = np.zeros((6, 6, 6), dtype=bool)
-    corner[:3, :3, :3] = corner[3:, 4:, 3:] = True
-    opened = open_map(corner)
-    assert opened[:3, :3, :3].all()
-    # A part that is two voxels wide at the border holds no cube.
-    assert opened.sum() == 27
-
-
-@pytest.mark.parametrize("size", [0, 1.5, True])
-def test_sizes_that_are_no_numbers_of_voxels_are_refused(size):
-    with pytest.raises(
-        ValueError, match=f"size must be a whole number of voxels of 1 or more, not {size}"
-    ):
-        open_map(np.zeros((4, 4, 4), dtype=bool), size)
-
-
-def test_maps_that_cannot_be_opened_are_refused():
-    with pytest.raises(ValueError, match=r"the map must hold 0 and 1 only, not \[0.5, 2.0\]"):
-        open_map(np.array([[[0, 1, 0.5, 2.0]]]))
-    with pytest.raises(ValueError, match=r"has the axes .* not the shape \(4, 4\)"):
-        open_map(np.zeros((4, 4), dtype=bool))
-
-
-# Checks -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("binary", "size", "message"),
+    [
+        (np.array([[[0, 1, 0.5, 2.0]]]), 3, r"the map must hold 0 and 1 only, not \[0.5, 2.0\]"),
+        (np.zeros((4, 4), bool), 3, r"has the axes .* not the shape \(4, 4\)"),
+        *((np.zeros((4, 4, 4), bool), size, f"1 or more, not {size}") for size in (0, 1.5, True)),
+    ],
+)
+def test_maps_that_cannot_be_opened_are_refused(binary, size, message):
+    with pytest.raises(ValueError, match=message):
+        open_map(binary, size)
 
 
 @pytest.mark.parametrize(
@@ -439,18 +379,6 @@ def test_scores_become_floating_point_and_keep_their_precision(dtype, expected):
     (scan,) = scored_scans([values])
     assert scan.map.dtype == expected
     np.testing.assert_array_equal(scan.map, values)
-
-
-def test_masks_of_numbers_become_boolean_and_lesions_may_be_empty():
-    volumes = [np.zeros(GRID), np.zeros((2, 2, 2))]
-    assert [scan.mask.shape for scan in scored_scans(volumes)] == [GRID, (2, 2, 2)]
-    assert all(scan.mask.all() for scan in scored_scans(volumes))
-    half = np.zeros(GRID, dtype=np.int16)
-    half[0] = 1
-    scans = scored_scans([np.zeros(GRID)] * 2, [half, half > 0], [0 * half, half])
-    np.testing.assert_array_equal(*[scan.mask for scan in scans])
-    assert [scan.mask.dtype for scan in scans] == [bool, bool]
-    assert [scan.lesion.sum() for scan in scans] == [0, 8]
 
 
 SOUND, HALF = np.zeros(GRID), np.indices(GRID)[0] == 0
@@ -479,9 +407,6 @@ def test_maps_masks_and_lesions_that_do_not_fit_are_refused(maps, masks, truths,
         scored_scans(maps, masks, truths)
 
 
-# Model files -------------------------------------------------------------------------------------
-
-
 SMALL = (4, 5, 3)
 MAPS = [np.random.default_rng(seed).normal(size=SMALL) for seed in (0, 1)]
 
@@ -490,9 +415,6 @@ FIXED = {"rule": "FixedThreshold", "parameters": {"value": 2.5}, "fitted": {"thr
 
 def through_json(rule):
     return decoded_rule(json.loads(json.dumps(encoded_rule(rule), allow_nan=False)))
-
-
-# Storing -----------------------------------------------------------------------------------------
 
 
 def test_a_fitted_rule_is_its_class_its_parameters_and_its_threshold():
@@ -505,11 +427,6 @@ def test_a_fitted_rule_is_its_class_its_parameters_and_its_threshold():
         "fitted": {"threshold_": 58.0},
     }
     assert encoded_rule(FixedThreshold(2.5).fit(MAPS)) == FIXED
-
-
-def test_no_rule_is_stored_as_nothing():
-    assert encoded_rule(None) is None
-    assert decoded_rule(None) is None
 
 
 @pytest.mark.parametrize(
@@ -547,13 +464,6 @@ def test_a_common_threshold_chosen_by_lesions_comes_back(rule):
     assert np.any(loaded.apply(MAPS[:1]))
 
 
-def test_a_rule_before_its_fit_has_parameters_alone():
-    loaded = through_json(YoudenThreshold(scope="image"))
-    assert isinstance(loaded, YoudenThreshold)
-    assert loaded.scope == "image"
-    assert not hasattr(loaded, "threshold_")
-
-
 def test_every_rule_of_the_module_can_be_stored_by_its_name():
     rules = [
         rule
@@ -564,14 +474,7 @@ def test_every_rule_of_the_module_can_be_stored_by_its_name():
     for rule in rules:
         unfitted = rule(0.5) if rule is FixedThreshold else rule()
         assert type(through_json(unfitted)) is rule
-
-
-def test_a_threshold_of_numpy_becomes_a_plain_number():
-    rule = FixedThreshold(np.float32(0.5)).fit(MAPS)
-    rule.threshold_ = np.float64(0.5)
-    fitted = encoded_rule(rule)["fitted"]["threshold_"]
-    assert type(fitted) is float
-    assert fitted == 0.5
+        assert not hasattr(through_json(unfitted), "threshold_")
 
 
 def test_infinite_and_missing_thresholds_survive():
@@ -592,13 +495,8 @@ def test_limits_of_the_scans_of_a_fit_are_not_stored():
 def test_a_rule_of_a_users_own_is_not_stored_even_under_a_name_of_the_library(name):
     own_class = type(name, (FixedThreshold,), {"__init__": lambda self, value=3.0: None})
     own_class.__repr__ = lambda self: "Own()"
-    with pytest.raises(
-        TypeError, match=r"Own\(\) cannot be stored in a model file; BestDiceThreshold, Fixed"
-    ):
+    with pytest.raises(TypeError, match=r"Own\(\) cannot be stored in a model file; BestDice"):
         encoded_rule(own_class())
-
-
-# Altered contents --------------------------------------------------------------------------------
 
 
 KEYS, FITTED = "missing key of a threshold", "fitted value of a threshold"
@@ -616,32 +514,17 @@ def mean_pool(size, spacing):
 @pytest.mark.parametrize(
     ("message", "contents"),
     [
-        (
-            "there is no threshold rule",
-            [
-                FIXED | {"rule": name}
-                for name in ("os", "open_map", "RULES", "BaseEstimator", "ThresholdRule", "", None, 3, ["a"])
-            ],
-        ),
+        ("no threshold rule", [FIXED | {"rule": name} for name in ("os", "open_map", "RULES", "BaseEstimator")]),
+        ("no threshold rule", [FIXED | {"rule": name} for name in ("ThresholdRule", "", None, 3, ["a"])]),
         (KEYS, [{}, [FIXED], "FixedThreshold", {key: FIXED[key] for key in ("rule", "fitted")}]),
         ("unknown or missing key of a threshold .unknown: code", [FIXED | {"code": "1"}]),
         ("missing parameter of a threshold", [FIXED | {"parameters": {}}, FIXED | {"parameters": [2.5]}]),
         ("unknown or missing parameter", [FIXED | {"parameters": {"value": 1, "rate": 0}}]),
-        (
-            FITTED,
-            [
-                FIXED | {"fitted": fitted}
-                for fitted in ([2.5], None, {"fit": 1}, {"_limits_": 1.0}, {"__class__": 1}, {"value": 3},
-                               {"thresholds_": 1.0}, {"threshold_": 2.5, "limit_": 1.0})
-            ],
-        ),
-        (
-            NUMBER,
-            [
-                FIXED | {"fitted": {"threshold_": value}}
-                for value in (True, "2.5", None, [2.5], {"$tuple": [2.5]}, {"a": 1})
-            ],
-        ),
+        (FITTED, [FIXED | {"fitted": fitted} for fitted in ([2.5], None, {"fit": 1}, {"__class__": 1})]),
+        (FITTED, [FIXED | {"fitted": {key: 1.0}} for key in ("_limits_", "value", "thresholds_")]),
+        (FITTED, [FIXED | {"fitted": {"threshold_": 2.5, "limit_": 1.0}}]),
+        (NUMBER, [altered("FixedThreshold", {"value": 2.5}, threshold_=x) for x in (True, "2.5", None, [2.5])]),
+        (NUMBER, [altered("FixedThreshold", {"value": 2.5}, threshold_=x) for x in ({"$tuple": [2.5]}, {"a": 1})]),
         (RANGE, [altered("FixedThreshold", {"value": value}) for value in ("high", True, [2.5], None)]),
         (RANGE, [altered("HealthyRateThreshold", {"rate": rate}) for rate in (1.5, "0.01")]),
         (RANGE, [altered("OtsuThreshold", {"scope": scope}) for scope in ("everything", ["image"])]),

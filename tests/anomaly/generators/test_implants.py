@@ -204,21 +204,6 @@ def test_an_implant_changes_its_place_and_nothing_outside_its_reach():
         assert not (moved & far).any() or not lesion.any()
 
 
-def test_implants_are_isotropic_and_lie_to_both_sides():
-    look = uniform_look()
-    higher, lower, flatter = 0, 0, []
-    for seed in range(30):
-        changed, lesion = implant(look, 0.03, np.random.default_rng(seed))
-        difference = (changed.mean - look.mean)[lesion]
-        higher += np.quantile(difference, 0.95) > 0.08
-        lower += np.median(difference) < -0.03
-        flatter.append(changed.spread[lesion].mean() / 0.1)
-    assert higher >= 5
-    assert lower >= 12
-    assert max(flatter) < 0.9
-    assert min(flatter) >= 0.3
-
-
 def test_noise_that_mixing_takes_away_is_given_back():
     look = uniform_look()
     ratios = []
@@ -294,8 +279,6 @@ def test_a_patch_takes_nothing_from_outside_the_other_brain():
         sources = np.argwhere(weight > 0) + offset
         assert half[tuple(sources.T)].all()
 
-
-# Shapes of lesions ---------------------------------------------------------------------------
 
 GRID = (30, 30, 30)
 BALL = np.linalg.norm(np.indices(GRID) - 14.5, axis=0) <= 12

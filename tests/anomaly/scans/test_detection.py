@@ -93,8 +93,6 @@ def test_a_healthy_block_of_another_site_differs_as_a_whole(data_dir, tmp_path):
     assert detection.differs is True
 
 
-# Figures of arrays -------------------------------------------------------------------------------
-
 SHAPE = (21, 16, 12)
 
 

@@ -17,7 +17,6 @@ from anomaly.scans.cases import Case
 from anomaly.study.contestants import (
     AS_GIVEN,
     BRIGHTNESS,
-    CONTROLS,
     ELSEWHERE,
     STRATA,
     Bench,
@@ -217,16 +216,6 @@ def scan(patient, voxel=None, *, shape=TINY, fluid=()):
 
 def voxel_numbers(masks):
     return [np.flatnonzero(mask).tolist() for mask in masks]
-
-
-def test_every_control_has_a_volume_for_each_scan_on_its_grid():
-    cases = [scan("a", 3), scan("b", shape=(3, 3, 2))]
-    maps = control_maps(cases)
-    assert tuple(maps) == CONTROLS
-    for name, volumes in maps.items():
-        assert [volume.shape for volume in volumes] == [TINY, (3, 3, 2)]
-        kind = np.float32 if name == BRIGHTNESS else np.bool_
-        assert all(volume.dtype == kind for volume in volumes), name
 
 
 def test_the_masks_of_a_scan_with_fluid_by_hand():

@@ -28,9 +28,6 @@ SHAPE = (18, 20, 16)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 
 
-# Against plain numpy ------------------------------------------------------------------------------------------------
-
-
 def test_lesions_are_matched_after_opening(evaluated, row_of):
     cases, maps, _, _, tables = evaluated
     threshold = row_of(tables["thresholds"], method="strong", rule="Otsu")["threshold"]
@@ -48,9 +45,6 @@ def test_lesions_are_matched_after_opening(evaluated, row_of):
     assert set(own["lesion_kind"]) == {"infiltrating", "cellular"}
 
 
-# Rules and healthy scans --------------------------------------------------------------------------------------------
-
-
 def test_rules_are_all_there_and_those_that_know_the_truth_are_marked(evaluated, row_of):
     _, _, _, _, tables = evaluated
     marked = tables["summary"].groupby("rule")["needs_truth"].unique().map(list).to_dict()
@@ -61,20 +55,6 @@ def test_rules_are_all_there_and_those_that_know_the_truth_are_marked(evaluated,
     best = row_of(tables["summary"], part="all", method="strong", rule="best Dice")["dice"]
     others = tables["summary"].query("part == 'all' and method == 'strong'")
     assert (others[~others["rule"].str.contains("each scan")]["dice"] <= best + 1e-12).all()
-
-
-def test_the_mean_pool_knows_the_size_of_voxels(evaluated, row_of):
-    cases, maps, _, _, tables = evaluated
-    # 38.4 mm are 10 voxels of 4 mm (9.6, rounded).
-    limits = []
-    for values, case in zip(maps["strong"], cases, strict=True):
-        windows = np.lib.stride_tricks.sliding_window_view(np.where(case.scored, values, 0), (10, 10, 10))
-        limits.append(windows.mean(axis=(3, 4, 5)).max())
-    row = row_of(tables["thresholds"], method="strong", rule="mean pool")
-    assert row["threshold"] == pytest.approx(np.mean(limits), rel=1e-6)
-
-
-# Controls and undefined cases ---------------------------------------------------------------------------------------
 
 
 def test_controls_score_what_their_names_say(evaluated):
@@ -116,9 +96,6 @@ def test_cases_without_a_lesion_tell_of_false_positives_only(cohort, row_of):
     assert row_of(tables["lesion_scores"], method="strong")["n_lesion_free"] == 2
 
 
-# Folds --------------------------------------------------------------------------------------------------------------
-
-
 def test_healthy_folds_keep_patients_together_and_use_every_scan_once(make_case):
     cases = [make_case(i // 2, 1, lesion=False) for i in range(18)]
     folds = healthy_folds(cases, 7, random_state=3)
@@ -132,9 +109,6 @@ def test_healthy_folds_keep_patients_together_and_use_every_scan_once(make_case)
     for wrong in (1, 10):
         with pytest.raises(ValueError, match="at most the number of patients, 9"):
             healthy_folds(cases, wrong)
-
-
-# What users read, and what they give wrongly ------------------------------------------------------------------------
 
 
 def test_summaries_are_written_as_the_study_writes_them(evaluated, row_of):
@@ -158,16 +132,6 @@ def test_several_processes_give_the_same_tables(evaluated):
         assert table.equals(again[key]), key
 
 
-def test_later_growth_is_looked_for_in_every_grade(evaluated):
-    *_, tables = evaluated
-    chosen = tables["followup"].query("method == 'strong' and rule == 'Otsu'")
-    assert dict(zip(chosen["grade"], chosen["n_patients"], strict=True)) == {"glioblastoma": 3, "WHO II": 2}
-    assert not tables["followup"]["needs_truth"].any()
-
-
-# Summaries over patients, folds and lesions -----------------------------------------------------
-
-
 MEASURES = (
     "auc",
     "average_precision",
@@ -179,9 +143,6 @@ MEASURES = (
     "precision_opened",
 )
 KEY = {"method": "a", "control": False, "rule": "r", "needs_truth": False}
-
-
-# By hand ------------------------------------------------------------------------------------------
 
 
 def scans_table(*rows):
@@ -342,9 +303,6 @@ def test_without_growth_there_is_no_share_of_it_and_no_mismatch_is_expected_with
     assert [row[name] for name in counts] == [2, 0, 1, 0]
     assert row["expected"] == 0
     assert np.isnan([row["share_flagged"], row["share_expected"]]).all()
-
-
-# Of whole comparisons -----------------------------------------------------------------------------
 
 
 def test_folds_are_averaged_before_patients_and_their_spread_is_told(cohort, make_map, row_of):

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from anomaly.detectors.thresholds import FixedThreshold, HealthyRateThreshold, OtsuThreshold
 from anomaly.scans.cases import Case
-from anomaly.study.contestants import AS_GIVEN, Bench, Entry
+from anomaly.study.contestants import Bench, Entry
 from anomaly.study.evaluation import evaluate_detectors
 from anomaly.study.scores import (
     CURVE_RATES,
@@ -20,9 +20,6 @@ from anomaly.study.scores import (
 )
 
 SHAPE = (2, 2, 3)
-
-
-# By hand ------------------------------------------------------------------------------------------
 
 
 def small_case(patient, lesion=None, followup=None):
@@ -74,29 +71,6 @@ def test_strata_are_scored_by_their_own_voxels(bench, entry, row_of):
     assert np.isnan(row_of(table, stratum="near cortex", patient="h")[RATES[0]])
 
 
-def test_masks_are_scored_as_they_are_and_have_no_curve(bench):
-    mask = volume(1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1) > 0
-    entry = Entry("fold", "a", True, [mask], [mask, ~mask], None, None)
-    tables = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})
-    (row,) = tables["scans"].to_dict("records")
-    assert row["rule"] == AS_GIVEN
-    assert row["control"]
-    assert (row["n_found"], row["precision"]) == (3, pytest.approx(2 / 3))
-    assert np.isnan(row["threshold"])
-    assert tables["healthy"]["n_found"].tolist() == [3, 9]
-    assert not len(tables["curves"])
-
-
-def test_lesions_and_components_of_a_scan_are_matched(bench, entry):
-    tables = score_method(bench, entry, {"fixed": FixedThreshold(3.5)})
-    # Above are voxel 0, of the lesion, and voxel 9, which touches none of it but voxel 0's row by a corner.
-    (counts,) = tables["counts"].to_dict("records")
-    assert counts["n_lesions"] == counts["n_found"] == 1
-    assert counts["rule"] == "fixed"
-    assert set(tables["lesions"]["lesion_kind"]) == {"infiltrating"}
-    assert tables["lesions"]["kind"].iloc[0] == "lesion"
-
-
 def test_later_growth_is_compared_with_what_was_opened():
     lesion, later, scores = np.zeros((3, 8, 8, 8), dtype=np.float32)
     lesion[:3, :3, :3] = later[:3, :3, :3] = later[4:, :3, :3] = 1
@@ -113,9 +87,6 @@ def test_later_growth_is_compared_with_what_was_opened():
     assert row["overlap"].regions["n_voxels"].tolist() == [27]
     assert not len(tables["counts"])
     assert not len(tables["healthy"])
-
-
-# Against plain numpy ------------------------------------------------------------------------------
 
 
 def mann_whitney(scores, truth):
@@ -225,9 +196,6 @@ def test_maps_that_are_the_same_everywhere_find_nothing_and_rank_nothing(cohort)
     assert (tables["curves"]["coverage"] == 0).all()
 
 
-# Curves ------------------------------------------------------------------------------------------
-
-
 def row_volume(*values):
     """Give voxels in a row."""
     return np.array(values).reshape(-1, 1, 1)
@@ -248,19 +216,6 @@ def test_a_curve_of_ten_voxels_by_hand():
     assert curve["coverage"].tolist() == pytest.approx([1 / 3, 0.5, 2 / 3, 2 / 3, 1])
     assert curve["sensitivity"].tolist() == pytest.approx([1 / 4, 2 / 4, 3 / 4, 3 / 4, 1])
     assert curve["lesion_sensitivity"].tolist() == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3, 1])
-
-
-def test_scans_count_alike_for_coverage_and_lesions_for_their_sensitivity():
-    healthy, mask = [np.arange(10.0)], row_volume(*[1] * 7) > 0
-    three = row_volume(1, 0, 1, 0, 1, 0, 0) > 0
-    one = row_volume(1, 1, 0, 0, 0, 0, 0) > 0
-    hit, half = row_volume(0, 0, 0, 0, 9.5, 0, 0), row_volume(9.5, 0, 0, 0, 0, 0, 0)
-    (row,) = coverage_curve(
-        healthy, [hit, half], [three, one], [mask, mask], rates=[0.1]
-    ).itertuples()
-    assert row.coverage == pytest.approx((1 / 3 + 1 / 2) / 2)
-    assert row.sensitivity == pytest.approx((1 / 3 + 1 / 2) / 2)
-    assert row.lesion_sensitivity == pytest.approx(2 / 4)
 
 
 def test_a_score_at_the_threshold_is_not_above_it():
@@ -336,9 +291,6 @@ def test_the_curve_counts_false_positives_on_healthy_scans_only(seed, cohort):
         for values, lesion in zip(maps["strong"], lesions, strict=True)
     ]
     assert coverage_curve(quiet, raised, lesions, masks)["coverage"].equals(curve["coverage"])
-
-
-# Areas -------------------------------------------------------------------------------------------
 
 
 def areas_of(rates, coverage):

@@ -70,30 +70,11 @@ def test_losses_equal_their_equations_written_out(loss, name, reduction):
         assert float(module(logits, target)) == float(loss(logits, target, alpha, reduction=reduction))
 
 
-def test_vss_of_a_small_batch_is_the_number_computed_on_paper():
-    # Two positive segments found with 0.9 and 0.2 at a lesion voxel, one negative with 0.4 at most.
-    p = torch.tensor([[0.9, 0.3], [0.2, 0.8], [0.4, 0.1]])
-    y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    found = float(vss_loss(torch.logit(p), y, 0.75))
-    assert found == pytest.approx(1 - (0.75 * (0.9 + 0.2) / 2 + 0.25 * 0.6), abs=1e-6)
-    in_code = float(vss_loss(torch.logit(p), y, 0.75, reduction="code"))
-    assert in_code == pytest.approx(1 - (0.75 * (0.9 + 0.2) / 3 + 0.25 * 0.6 / 2), abs=1e-6)
-    # (0.01 + 0.64) / 2 of the lesion voxels, (0.09 + 0.64 + 0.16 + 0.01) / 4 of the others.
-    assert float(sse_loss(torch.logit(p), y, 0.75)) == pytest.approx(0.75 * 0.325 + 0.25 * 0.225, abs=1e-6)
-
-
 def test_the_voxel_loss_is_the_mean_over_voxels_computed_on_paper():
     p = torch.tensor([[0.9, 0.3], [0.2, 0.8]], dtype=torch.float64)
     y = torch.tensor([[1, 0], [1, 0]])
     expected = -(math.log(0.9) + math.log(0.7) + math.log(0.2) + math.log(0.2)) / 4
     assert float(VoxelLoss()(torch.logit(p), y)) == pytest.approx(expected, rel=1e-9)
-
-
-def test_with_one_added_a_perfect_answer_is_not_perfect():
-    target = torch.tensor([[1.0, 0.0]] * 5 + [[0.0, 0.0]] * 5)
-    logits = 60 * target - 30
-    assert float(vss_loss(logits, target, 1.0)) == pytest.approx(0, abs=1e-6)
-    assert float(vss_loss(logits, target, 1.0, reduction="code")) == pytest.approx(1 / 6, abs=1e-6)
 
 
 @pytest.mark.parametrize("reduction", ["paper", "code"])
@@ -158,13 +139,6 @@ def test_a_confident_false_alarm_keeps_its_gradient():
     logits = torch.tensor([[30.0, -5.0]], requires_grad=True)
     vss_loss(logits, torch.zeros(1, 2), 0.5).backward()
     assert float(logits.grad[0, 0]) == pytest.approx(0.5 * math.exp(-30), rel=1e-4)
-
-
-def test_the_value_does_not_depend_on_the_type_of_the_target():
-    logits, target = batch("mixed")
-    for loss in LOSSES:
-        values = {float(loss(logits, target.to(kind), 0.3)) for kind in (torch.uint8, torch.bool, torch.float64)}
-        assert len(values) == 1
 
 
 def test_what_is_not_possible_is_refused():

@@ -69,9 +69,6 @@ def drawn(segmenter, n, *, inputs=None, targets=None, seed=0):
     return list(draw_segments(segmenter, with_cells, targets or [target()], np.random.default_rng(seed)))
 
 
-# Volumes ----------------------------------------------------------------------------------------------
-
-
 def test_the_brain_has_mean_0_and_deviation_1():
     rng = np.random.default_rng(0)
     volume = np.zeros((2, 8, 8, 8))
@@ -85,14 +82,6 @@ def test_the_brain_has_mean_0_and_deviation_1():
     inside = normalized(volume, mask)
     np.testing.assert_allclose(inside[:, mask].mean(axis=1), 0, atol=1e-5)
     np.testing.assert_allclose(normalized(volume * 7, mask), inside, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("value", "said"), [(0.0, "no voxel that is not zero"), (5.3, "value 5.3 everywhere")])
-def test_a_channel_without_contrast_is_refused(value, said):
-    volume = np.random.default_rng(0).normal(size=(2, 4, 4, 4))
-    volume[1] = value
-    with pytest.raises(ValueError, match=f"channel 1 .*{said}"):
-        normalized(volume)
 
 
 @pytest.mark.parametrize("how", ["average", "stride"])
@@ -131,19 +120,6 @@ def test_lesion_voxels_are_listed_lesion_by_lesion():
     for number, part in enumerate(parts, start=1):
         assert np.array_equal(np.sort(part), np.flatnonzero(numbers == number))
     assert [len(part) for part in lesion_voxels(np.zeros((4, 4, 4)))] == [0, 0]
-
-
-# Segments ---------------------------------------------------------------------------------------------
-
-
-def test_every_other_segment_has_a_lesion_in_its_middle():
-    samples = drawn(settings(_factors=(3,)), 60)
-    inner = [label[0, LAYERS:-LAYERS, LAYERS:-LAYERS, LAYERS:-LAYERS] for _, label in samples]
-    assert all(one.any() for one in inner[::2])
-    assert not all(one.any() for one in inner[1::2])
-    assert {label.shape for _, label in samples} == {(1, SIZE, SIZE, SIZE)}
-    assert {sample["low_3"].shape for sample, _ in samples} == {(1, 7, 7, 7)}
-    assert {sample["image"].dtype for sample, _ in samples} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize(("drawing", "share"), [("lesion", 0.5), ("voxel", 1 / 28)])
@@ -282,27 +258,6 @@ def test_priors_are_taken_away_as_often_as_asked_for():
     assert not any(sample["valid"] for sample, _ in drawn(sampler, 40, inputs=[missing]))
 
 
-def test_the_same_segments_come_whether_priors_are_used_or_not():
-    plain, with_prior = case(), case(prior=1)
-    first, second = (
-        drawn(settings(_factors=(3,), prior_dropout=p), 20, inputs=[one])
-        for p, one in ((0.0, plain), (0.25, with_prior))
-    )
-    for (a, la), (b, lb) in zip(first, second, strict=True):
-        assert np.array_equal(a["image"], b["image"])
-        assert np.array_equal(la, lb)
-    other = drawn(settings(_factors=(3,)), 20, seed=1)
-    assert not np.array_equal(other[0][0]["image"], first[0][0]["image"])
-
-
-def test_a_volume_smaller_than_a_segment_is_seen_beyond_its_border():
-    inputs, labels = case((8, 9, 7)), target((8, 9, 7), [((3, 3, 3), 1)])
-    for sample, label in drawn(settings(_factors=(3,)), 20, inputs=[inputs], targets=[labels]):
-        assert sample["image"].shape == (1, SIZE, SIZE, SIZE)
-        assert np.isfinite(sample["low_3"]).all()
-        assert label.shape == (1, SIZE, SIZE, SIZE)
-
-
 def test_weights_fall_with_size_and_ignored_voxels_have_none():
     label = np.zeros((30, 30, 30), np.uint8)
     label[1:3, 1:3, 1:3] = 1  # 8 voxels
@@ -345,9 +300,6 @@ def test_local_scaling_ignores_a_smooth_field():
         locally_scaled(0 * volume, brain)
 
 
-# Appearance ------------------------------------------------------------------------------------------
-
-
 def test_appearance_varies_contrast_and_keeps_what_is_stripped(monkeypatch):
     monkeypatch.setattr(sampling, "_INTENSITY_SCALE", 0.0)
     values = np.ones((1, 24, 24, 24), np.float32)
@@ -367,9 +319,6 @@ def test_appearance_varies_contrast_and_keeps_what_is_stripped(monkeypatch):
     assert other[first == 1].mean() == pytest.approx(1, abs=0.1)
     for (one, _), (two, _) in zip(varied, again, strict=True):
         np.testing.assert_array_equal(one["image"], two["image"])
-
-
-# Mistakes of earlier networks --------------------------------------------------------------------
 
 
 def test_a_large_mistake_is_marked_in_part_and_small_ones_as_a_whole():

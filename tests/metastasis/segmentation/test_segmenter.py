@@ -76,9 +76,6 @@ class TestContract(VolumeContract):
         return cohort[0], cohort[1], [f"patient {i // 2}" for i in range(6)]
 
 
-# Learning ---------------------------------------------------------------------------------------------
-
-
 def test_lesions_are_learned_from_segments(fitted):
     volumes, labels, priors = scans(4, seed=7)
     probabilities = fitted.predict_proba(volumes, priors=priors)
@@ -216,9 +213,6 @@ def test_the_published_sizes():
     assert sum(w.numel() for w in model._module().parameters()) == 3_693_421 + 3 * 630 + 600
 
 
-# Priors -----------------------------------------------------------------------------------------------
-
-
 def test_a_prior_of_zeros_is_a_missing_one(fitted, cohort):
     volumes = cohort[0][:2]
     zeros = [np.zeros(volume.shape) for volume in volumes]
@@ -288,9 +282,6 @@ def test_segments_of_the_u_net_are_rounded_up_to_what_its_levels_halve(cohort):
 def test_penalties_of_weights_go_to_the_optimizer_by_their_names(optimizer, expected):
     _, options = small(optimizer=optimizer, l1=0.125, l2=0.25)._optimizer()
     assert options == expected
-
-
-# Normalization, masks, images -------------------------------------------------------------------------
 
 
 def test_a_mask_says_where_the_brain_is(fitted, cohort):
@@ -368,17 +359,6 @@ def test_images_with_other_voxels_than_those_learned_from_are_refused(cohort, tm
         small(epochs=1).fit([other, *images[1:]], labels)
 
 
-# Scores and the operating point -----------------------------------------------------------------------
-
-
-def test_the_score_is_the_lesionwise_dice_of_lesion_scores(fitted, cohort):
-    volumes, labels, priors = cohort
-    tables = [lesion_table(y, f) for y, f in zip(labels, fitted.predict(volumes, priors=priors), strict=True)]
-    expected = lesion_scores(tables)["lesion_dice"]
-    assert 0 < expected < 1
-    assert fitted.score(volumes, labels, priors=priors) == pytest.approx(expected)
-
-
 def test_findings_of_few_voxels_are_not_marked(fitted, cohort):
     volumes, labels, priors = cohort
     model = copy.copy(fitted).set_params(min_voxels=12)
@@ -426,9 +406,6 @@ def test_an_operating_point_keeps_its_number_of_false_positives(cohort, tmp_path
     assert bits(again.predict(volumes, priors=priors)) == bits(found)
     with pytest.raises(ValueError, match="false_positives must be a number of at least 0"):
         model.set_operating_point(volumes, labels, false_positives=-1)
-
-
-# What is refused --------------------------------------------------------------------------------------
 
 
 def no_training(*args, **kwargs):
