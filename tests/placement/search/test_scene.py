@@ -15,6 +15,7 @@ def test_a_scene_keeps_the_tumor_where_it_is():
     tumor = ball()
     scene = Scene(tumor, affine, name="case 7")
     np.testing.assert_array_equal(scene.tumor, tumor)
+    np.testing.assert_array_equal(Scene(tumor[..., None], affine).tumor, tumor)
     assert scene.occupancy.shape == (17, 17, 17)
     assert scene.origin == (7, 8, 6)
     assert scene.tumor_volume == pytest.approx(tumor.sum() * 6 / 1000)

@@ -219,6 +219,17 @@ def test_the_scan_asks_for_a_third_of_the_purity_and_one_range_of_sides(monkeypa
     assert 4800 <= volumes.min() < volumes.max() <= 22000
 
 
+def test_three_more_boxes_are_refined_where_regions_are_excluded(monkeypatch):
+    core = np.zeros((60, 60, 40), bool)
+    core[20:25, 20:25, 15:20] = True
+    numbers = []
+    monkeypatch.setattr(Search, "refined", lambda self, quick, n: numbers.append(n) or quick.take(slice(0, 3)))
+    monkeypatch.setattr(Search, "satisfied", lambda self, boxes: True)
+    Search(make_wishes(tie_break=0.0), block_scene(exclude={"core": core})).run(4, 5)
+    # Slices are thick, which doubles the number first.
+    assert numbers == [2 * 5 + 3]
+
+
 def test_blocks_of_the_scan_lose_what_is_excluded_and_its_margin():
     core = np.zeros((60, 60, 40), bool)
     core[18:24, 20:30, 12:16] = True
