@@ -5,7 +5,7 @@ import pytest
 
 from dmrifit.stats.agreement import icc
 from placement import Scene, Voxel, simulate_gliomas, tumor_fraction
-from placement.simulate.experts import _rounded, _sampler, _search, place_boxes
+from placement.simulate.gliomas import _rounded, _sampler, _search, place_boxes
 
 
 def test_boxes_are_what_a_console_takes():
@@ -168,8 +168,7 @@ def test_experts_choose_volumes_and_turns_as_often_as_stated(kind):
 def test_rules_of_experts_are_named_for_each_kind():
     from typing import get_args
 
-    from placement.simulate.experts import EXPERT_RULES
-    from placement.simulate.gliomas import ExpertKind
+    from placement.simulate.gliomas import EXPERT_RULES, ExpertKind
 
     assert set(EXPERT_RULES) == set(get_args(ExpertKind))
     assert "off necrosis" in EXPERT_RULES["preference"]
