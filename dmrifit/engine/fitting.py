@@ -19,13 +19,8 @@ from dmrifit.engine.kernels import compiler
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.methods.loglinear import fit_log_linear
 from dmrifit.engine.methods.prior import Prior, prior_of
-from dmrifit.engine.methods.refinement import (
-    LINE,
-    Coordinates,
-    Refinement,
-    Search,
-    make_likelihood,
-)
+from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
+from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
 from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfilled_result

@@ -8,13 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.engine.methods.refinement import (
-    LINE,
-    Coordinates,
-    FlooredGaussian,
-    Refinement,
-    Search,
-)
+from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
+from dmrifit.engine.methods.rician import FlooredGaussian
 from dmrifit.engine.models import SignalModel, read_table
 from dmrifit.engine.results import FitResult, FitStatus
 

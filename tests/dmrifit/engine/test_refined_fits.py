@@ -7,7 +7,7 @@ from scipy.special import i0e
 from scipy.stats import rice
 
 from dmrifit import MODELS, FitStatus, Protocol, fit_voxels
-from dmrifit.engine.methods.refinement import expected_magnitude
+from dmrifit.engine.methods.rician import expected_magnitude
 
 PROTOCOL = Protocol([0, 50, 100, 300, 600, 900, 1500, 2500, 3500])
 SIGMA = 3.0

@@ -7,12 +7,7 @@ from scipy.special import hyp1f1
 from scipy.stats import rice
 
 from dmrifit.engine.design.precision import information_share
-from dmrifit.engine.methods.refinement import (
-    FlooredGaussian,
-    Rician,
-    RicianMean,
-    expected_magnitude,
-)
+from dmrifit.engine.methods.rician import FlooredGaussian, Rician, RicianMean, expected_magnitude
 
 SIGMA = np.array([[2.0]])
 SIGNAL = np.array([[0.01, 0.5, 2.0, 7.0, 60.0]])
