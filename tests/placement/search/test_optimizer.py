@@ -17,7 +17,7 @@ from placement import (
 )
 from placement.box.voxel import rotation_of
 from placement.exchange.vendor_texts import console_angles
-from placement.search.content import voxel_content
+from placement.search.objective import voxel_content
 from placement.search.optimizer import CONSOLE
 from placement.search.scene_search import Boxes, Search
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from placement.box.voxel import rotation_of
+from placement.exchange.prescription import largest_box, target_verdict
 from placement.search.objective import tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
-from placement.search.target_rules import largest_box, target_verdict
 
 
 def ball(radius, shape=(60, 60, 60)):

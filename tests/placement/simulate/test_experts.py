@@ -5,7 +5,7 @@ import pytest
 
 from dmrifit.stats.agreement import icc
 from placement import Scene, Voxel, simulate_gliomas, tumor_fraction
-from placement.simulate.experts import _rounded, _sampler, _search, place_boxes
+from placement.simulate.gliomas import _rounded, _sampler, _search, place_boxes
 
 
 def test_boxes_are_what_a_console_takes():
