@@ -1,8 +1,6 @@
 """Labels of methods in benchmarks name the method that is run, whatever the defaults are."""
 
-import ast
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,26 +8,7 @@ import pytest
 from benchmarks.fitting import bench_ivim_methods as ivim
 from dmrifit import Protocol, fit_voxels
 
-SCRIPTS = sorted(Path(ivim.__file__).parent.glob("**/*.py"))
 B = [0, 10, 20, 40, 80, 110, 160, 260, 400, 600, 800]
-
-
-def nameless_methods(source):
-    """List the labels of a script's tables of methods, its constants, that have no options."""
-    labels = []
-    constants = [node.value for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)]
-    for node in [node for value in constants if value for node in ast.walk(value)]:
-        if isinstance(node, ast.Dict):
-            for label, options in zip(node.keys, node.values, strict=True):
-                is_empty = isinstance(options, ast.Dict) and not options.keys
-                if is_empty and isinstance(label, ast.Constant):
-                    labels.append(label.value)
-    return [label for label in labels if "default" not in label]
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_no_label_of_a_method_stands_for_options_that_are_left_out(path):
-    assert nameless_methods(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("label", ivim.METHODS)
