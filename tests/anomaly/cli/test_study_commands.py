@@ -29,18 +29,13 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
     assert (stopped / "synthetic-glioma-003" / "cases.tsv").stat().st_mtime_ns == first
     for table in ("healthy.tsv", "gliomas.tsv"):
         assert (stopped / table).read_text() == (whole / table).read_text()
-    for one, other in zip(
-        read_cases(stopped / "gliomas.tsv"), read_cases(whole / "gliomas.tsv"), strict=True
-    ):
+    for one, other in zip(read_cases(stopped / "gliomas.tsv"), read_cases(whole / "gliomas.tsv"), strict=True):
         assert one.synthetic
         np.testing.assert_array_equal(one.signal, other.signal)
     code, _, error = run("simulate", 1, 2, "--out", whole, *SMALL, "--seed", 1)
     assert code == 2
     assert "other options (random_state, skip)" in error
-    assert (
-        "--shape 3,4: 3 whole numbers"
-        in run("simulate", 1, 0, "--out", whole, "--shape", "3,4")[2]
-    )
+    assert ("--shape 3,4: 3 whole numbers" in run("simulate", 1, 0, "--out", whole, "--shape", "3,4")[2])
     assert "at least one person" in run("simulate", 0, 0, "--out", whole)[2]
 
 
@@ -53,9 +48,7 @@ def test_simulated_persons_are_those_of_the_function(cases):
         np.testing.assert_array_equal(read[1].signal, persons[1].signal)
         assert all(case.synthetic for case in read)
     table = pd.read_csv(cases / "gliomas.tsv", sep="\t")
-    assert table["lesion"].tolist() == [
-        f"synthetic-glioma-00{i}/synthetic-glioma-00{i}_lesion.nii.gz" for i in (1, 2)
-    ]
+    assert table["lesion"].tolist() == [f"synthetic-glioma-00{i}/synthetic-glioma-00{i}_lesion.nii.gz" for i in (1, 2)]
 
 
 def test_options_of_a_simulation_reach_the_persons(tmp_path):
@@ -81,9 +74,7 @@ def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, cases, 
     words += ("--calibration", 2, "--rate", 0.02)
     code, out, error = run(*words, "--out", tmp_path / "again.dmrifit")
     assert code == 0, error
-    assert (
-        "gaussian trained on 8 scans of 24 × 28 × 20 voxels and 8 directions; threshold" in out
-    )
+    assert ("gaussian trained on 8 scans of 24 × 28 × 20 voxels and 8 directions; threshold" in out)
     assert "for 2 % of healthy voxels" in out
     one, other = load_model(model), load_model(tmp_path / "again.dmrifit")
     assert one.detector_.threshold_.threshold_ == other.detector_.threshold_.threshold_
@@ -173,9 +164,7 @@ def test_networks_are_trained_by_their_names(run, cases, tmp_path):
         assert "epoch 1/1 loss" in error
         assert (tmp_path / f"{name}.curve.png").is_file()
         assert not list(tmp_path.glob(".*training"))
-        code, said, error = run(
-            "detect", out, cases / "gliomas.tsv", "--out", tmp_path / name, "--no-figure"
-        )
+        code, said, error = run("detect", out, cases / "gliomas.tsv", "--out", tmp_path / name, "--no-figure")
         assert code == 0, error
 
 
@@ -266,9 +255,7 @@ def test_powder_averages_cannot_be_aligned_for_a_network(run, cases, tmp_path):
 # Comparison ---------------------------------------------------------------------------------------
 
 
-def test_maps_are_compared_with_controls_and_by_their_stored_threshold(
-    cases, model, tmp_path, capsys
-):
+def test_maps_are_compared_with_controls_and_by_their_stored_threshold(cases, model, tmp_path, capsys):
     options = RunOptions(figure=False)
     detect(model, [cases / "gliomas.tsv"], out=tmp_path / "seen", run=options)
     table = tmp_path / "seen" / "detections.tsv"
@@ -289,10 +276,7 @@ def test_names_that_do_not_belong_together_are_refused(run, cases, tmp_path):
     words = ("evaluate", cases / "gliomas.tsv", "--out", tmp_path / "no", "--detections", "z=a.tsv")
     healthy = ("--healthy", cases / "healthy.tsv")
     needed = "--healthy needs --healthy-detections of z, and of no others"
-    for more, message in (
-        ((*healthy, "--healthy-detections", "y=b.tsv"), needed),
-        (healthy, needed),
-    ):
+    for more, message in (((*healthy, "--healthy-detections", "y=b.tsv"), needed), (healthy, needed)):
         code, _, error = run(*words, *more)
         assert code == 2
         assert message in error

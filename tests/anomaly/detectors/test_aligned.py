@@ -52,9 +52,7 @@ def test_scores_are_mahalanobis_distances_of_smoothed_deviations(fitted):
     deviations = Deviations.of(look, expected)
     z = np.stack([masked_smoothing(d, MASK, 1.0)[MASK] for d in (deviations.z_mean, deviations.z_spread)])
     distances = np.zeros(SHAPE)
-    distances[MASK] = [
-        np.sqrt(row @ np.linalg.solve(fitted.covariance_, row) / 2) for row in z.T.astype(float)
-    ]
+    distances[MASK] = [np.sqrt(row @ np.linalg.solve(fitted.covariance_, row) / 2) for row in z.T.astype(float)]
     expected = masked_smoothing(distances, MASK, 1.5)[MASK]
     level = np.log(np.quantile(expected, 0.95)) - fitted.levels_[0]
     reach = 3 * fitted.levels_[1]
@@ -92,9 +90,7 @@ def test_no_lesion_lowers_scores_by_more_than_levels_of_healthy_scans_differ(lev
     scan[MASK & (np.cumsum(MASK).reshape(SHAPE) < share * MASK.sum())] += 0.3
     look = look_of(scan, MASK)
     z = leveled._smoothed(look, template_at(leveled.template_, leveled._aligned(look)))
-    factor = (
-        leveled._distance(look, z)[MASK] / leveled.anomaly_map([scan], [MASK])[0][MASK]
-    )
+    factor = (leveled._distance(look, z)[MASK] / leveled.anomaly_map([scan], [MASK])[0][MASK])
     assert 1 < factor.max() < 1.001 * np.exp(3 * leveled.levels_[1])
 
 
@@ -179,9 +175,7 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
     look = look_of(scan, MASK)
     z = fitted._smoothed(look, template_at(fitted.template_, fitted._aligned(look)))
     np.testing.assert_array_equal(loaded.anomaly_map([scan], [MASK])[0], fitted._distance(look, z))
-    assert not np.array_equal(
-        loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK])
-    )
+    assert not np.array_equal(loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK]))
 
 
 def test_levels_with_a_negative_spread_are_refused(fitted):

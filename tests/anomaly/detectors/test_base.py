@@ -332,16 +332,7 @@ class Template(AnomalyDetector):
     _array_names = ("mean_", "counts_")
     _fact_names = ("n_scans_", "levels_")
 
-    def __init__(
-        self,
-        power=2.0,
-        *,
-        threshold=None,
-        calibration=None,
-        scale=None,
-        n_jobs=None,
-        random_state=None,
-    ):
+    def __init__(self, power=2.0, *, threshold=None, calibration=None, scale=None, n_jobs=None, random_state=None):
         self.power = power
         self.threshold = threshold
         self.calibration = calibration
@@ -419,18 +410,13 @@ def test_attributes_that_do_not_fit_are_refused(learned):
             Template(1.5).restore(attributes | change, files)
     for name in attributes:
         with pytest.raises(RefusedError, match="fitted attribute"):
-            Template(1.5).restore(
-                {key: value for key, value in attributes.items() if key != name}, files
-            )
+            Template(1.5).restore({key: value for key, value in attributes.items() if key != name}, files)
 
 
 def test_arrays_that_do_not_fit_are_refused(learned):
     _, attributes, files = learned.stored()
     arrays = load(files[FILE])
-    broken = {
-        **arrays,
-        "mean_": np.where(arrays["mean_"] > 0.5, np.nan, arrays["mean_"]).astype(np.float32),
-    }
+    broken = {**arrays, "mean_": np.where(arrays["mean_"] > 0.5, np.nan, arrays["mean_"]).astype(np.float32)}
     for content, message in (
         (broken, "its array mean_ has values that are not finite"),
         ({"mean_": arrays["mean_"]}, "array"),

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomaly.detectors.features import (
-    FEATURES,
-    look_of,
-    masked_smoothing,
-    nearest_inside,
-    voxel_features,
-)
+from anomaly.detectors.features import (FEATURES, look_of, masked_smoothing, nearest_inside, voxel_features)
 
 
 def gaussian_mean(volume, mask, sd):
@@ -46,9 +40,7 @@ def test_smoothing_is_the_weighted_mean_over_the_mask(scan):
 def test_no_smoothing_changes_nothing_in_the_mask(scan):
     signal, mask = scan
     for sd in (0, (0, 0, 0)):
-        np.testing.assert_array_equal(
-            masked_smoothing(signal[..., 0], mask, sd), signal[..., 0] * mask
-        )
+        np.testing.assert_array_equal(masked_smoothing(signal[..., 0], mask, sd), signal[..., 0] * mask)
 
 
 def test_smoothing_may_differ_between_axes():
@@ -94,10 +86,7 @@ def test_mean_and_spread_are_those_of_directions():
 
 def test_features_are_what_they_are_called():
     rng = np.random.default_rng(2)
-    signal, mask = (
-        rng.uniform(size=(6, 7, 8, 5)).astype(np.float32),
-        np.ones((6, 7, 8), dtype=bool),
-    )
+    signal, mask = (rng.uniform(size=(6, 7, 8, 5)).astype(np.float32), np.ones((6, 7, 8), dtype=bool))
     found = dict(
         zip(("mean", "spread", "depth", "gradient"), voxel_features(
             signal, mask, ("mean", "spread", "depth", "gradient")), strict=True)

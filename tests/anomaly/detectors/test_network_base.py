@@ -74,9 +74,7 @@ class Watched(DenoisingAutoencoder):
 def test_the_first_level_is_the_mean_of_each_channel_in_the_brains(world, output):
     X, masks = world
     model = Watched(**gather_training(SMALL), output=output, calibration=None).fit(X, masks)
-    np.testing.assert_allclose(
-        model.seen_level_, X[masks].mean(axis=0, dtype=np.float64), rtol=1e-6
-    )
+    np.testing.assert_allclose(model.seen_level_, X[masks].mean(axis=0, dtype=np.float64), rtol=1e-6)
     whole = Watched(**gather_training(SMALL), output=output, calibration=None, region="volume").fit(X, masks)
     assert whole.seen_level_ is None
 
@@ -102,9 +100,7 @@ def test_a_twentieth_of_the_values_may_lie_beyond_the_signal_without_weighting(f
         scan[mask] = changed.reshape(-1, 3)
         scan[~mask] = 7.0
         if is_refused:
-            with pytest.raises(
-                ValueError, match="7 % of its values in the brain are not from 0 to 1"
-            ):
+            with pytest.raises(ValueError, match="7 % of its values in the brain are not from 0 to 1"):
                 fitted.anomaly_map(scan, mask)
         else:
             assert np.isfinite(fitted.anomaly_map(scan, mask)).all()
@@ -152,9 +148,7 @@ def test_the_score_is_the_error_in_the_brain(fitted, world):
 
 
 def test_the_rule_is_stored_too(world, tmp_path):
-    model = small(threshold=OtsuThreshold(), scale="image").fit(
-        *world
-    )
+    model = small(threshold=OtsuThreshold(), scale="image").fit(*world)
     save_model(model, tmp_path / "model.dmrifit")
     loaded = load_model(tmp_path / "model.dmrifit")
     assert isinstance(loaded.threshold, OtsuThreshold)
@@ -165,13 +159,8 @@ def test_the_rule_is_stored_too(world, tmp_path):
 def test_files_that_were_altered_are_refused(fitted):
     parameters, stored, files = fitted.stored()
     json.dumps([parameters, stored])
-    for change in (
-        {"shape_": {"$tuple": [1, 2]}},
-        {"threshold": {"rule": "os", "parameters": {}, "fitted": {}}},
-    ):
+    for change in ({"shape_": {"$tuple": [1, 2]}}, {"threshold": {"rule": "os", "parameters": {}, "fitted": {}}}):
         with pytest.raises(Exception, match=r"its scans have|no threshold rule"):
             clone(fitted).restore(stored | change, files)
     with pytest.raises(Exception, match="fitted attribute"):
-        clone(fitted).restore(
-            {key: value for key, value in stored.items() if key != "rule"}, files
-        )
+        clone(fitted).restore({key: value for key, value in stored.items() if key != "rule"}, files)

@@ -530,10 +530,7 @@ def mean_pool(size, spacing):
         (RANGE, [altered("OtsuThreshold", {"scope": scope}) for scope in ("everything", ["image"])]),
         (RANGE, [mean_pool(-1, None), mean_pool([1, 1, 1], None), mean_pool(1, [1, 2])]),
         (RANGE, [mean_pool(1, [1, 2, [3]]), mean_pool(1, ["1", "2", "3"])]),
-        (
-            "threshold_ .* is missing",
-            [altered("OtsuThreshold", {"scope": "dataset"}, threshold_={"$float": "nan"})],
-        ),
+        ("threshold_ .* is missing", [altered("OtsuThreshold", {"scope": "dataset"}, threshold_={"$float": "nan"})]),
         ("a limit for each scan", [altered("YoudenThreshold", {"scope": "image"}, threshold_=1.0)]),
     ],
 )  # fmt: skip

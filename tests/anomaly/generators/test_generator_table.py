@@ -167,9 +167,7 @@ BALL = np.linalg.norm(np.indices(CUBE) - 11.5, axis=0) <= 11
 TISSUE = np.exp(-np.array([0.6, 0.8, 1.0], dtype=np.float32))  # b·D
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "high"), [("infiltration", 1.05, 1.4), ("hypercellular", 0.6, 0.93)]
-)
+@pytest.mark.parametrize(("name", "low", "high"), [("infiltration", 1.05, 1.4), ("hypercellular", 0.6, 0.93)])
 def test_diffusivity_changes_by_the_stated_range_in_all_directions(name, low, high):
     volume = np.where(BALL[..., None], TISSUE, 0).astype(np.float32)
     for seed in range(6):

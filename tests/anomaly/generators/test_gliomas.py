@@ -12,9 +12,7 @@ CORE, NECROSIS, EDEMA, TUMOR = 1.1, 2.2, 1.5, 1.3
 
 @pytest.fixture(scope="module")
 def coarse_brain():
-    return draw_brain(
-        standard_brain((8.0,) * 3), (20, 24, 16), (8.0,) * 3, np.random.default_rng(0)
-    )
+    return draw_brain(standard_brain((8.0,) * 3), (20, 24, 16), (8.0,) * 3, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +42,7 @@ def test_infiltration_raises_diffusivity_and_cores_of_cells_lower_it(brain):
     directions = spread_directions(16)
     before, _ = brain_signals(brain, directions, 1000.0, np.ones(n))
     for seed in range(6):
-        found = {
-            kind: draw_diffusion_glioma(brain.head, "III", kind, np.random.default_rng(seed))
-            for kind in KINDS
-        }
+        found = {kind: draw_diffusion_glioma(brain.head, "III", kind, np.random.default_rng(seed)) for kind in KINDS}
         np.testing.assert_array_equal(found["cellular"].lesion, found["infiltrating"].lesion)
         cells = found["cellular"].components[0]
         assert cells.diffusivity < 0.6
@@ -118,9 +113,7 @@ def test_parts_have_the_stated_diffusivities(drawn):
             for component in glioma.components:
                 low, high = {**ranges, TUMOR: infiltrated[grade]}[component.brightness]
                 assert low <= component.diffusivity <= high
-                seen.setdefault((component.brightness, low, high), []).append(
-                    component.diffusivity
-                )
+                seen.setdefault((component.brightness, low, high), []).append(component.diffusivity)
     for (_, low, high), values in seen.items():
         assert min(values) < low + 0.25 * (high - low)
         assert max(values) > high - 0.25 * (high - low)

@@ -24,9 +24,7 @@ B = 1.0
 
 def uniform_look(mean=0.42, spread=0.1, shape=(24, 24, 24)):
     mask = np.ones(shape, dtype=bool)
-    return Look(
-        np.full(shape, mean, dtype=np.float32), np.full(shape, spread, dtype=np.float32), mask
-    )
+    return Look(np.full(shape, mean, dtype=np.float32), np.full(shape, spread, dtype=np.float32), mask)
 
 
 def brain_look(seed):
@@ -34,16 +32,10 @@ def brain_look(seed):
     rng = np.random.default_rng(seed)
     x, y, z = np.indices((18, 20, 16)) - np.array([8.5, 9.5, 7.5]).reshape(3, 1, 1, 1)
     mask = (x / 7.5) ** 2 + (y / 8.5) ** 2 + (z / 6.5) ** 2 < 1
-    mean = (
-        0.42 + 0.06 * np.cos(0.8 * x) * np.sin(0.7 * y) - 0.36 * np.exp(-(x**2 + (y - 1) ** 2) / 4)
-    )
+    mean = (0.42 + 0.06 * np.cos(0.8 * x) * np.sin(0.7 * y) - 0.36 * np.exp(-(x**2 + (y - 1) ** 2) / 4))
     mean = mean + 0.01 * rng.standard_normal(mask.shape)
     spread = 0.06 + 0.03 * rng.random(mask.shape)
-    return Look(
-        np.where(mask, mean, 0).astype(np.float32),
-        np.where(mask, spread, 0).astype(np.float32),
-        mask,
-    )
+    return Look(np.where(mask, mean, 0).astype(np.float32), np.where(mask, spread, 0).astype(np.float32), mask)
 
 
 def fiber_signals(n_directions=30):
@@ -60,16 +52,9 @@ def set_lesion(monkeypatch):
 
     def choose(*, body, core=None, halo=None):
         settings = {"_CORE_ODDS": 0.0, "_DEAD_ODDS": 0.0, "_HALO_ODDS": 0.0}
-        settings |= {
-            "_FAST": (B * body[0],) * 2,
-            "_BODY_SHARE": (body[1],) * 2,
-            "_BODY_EDGE": (0.2, 0.2),
-        }
+        settings |= {"_FAST": (B * body[0],) * 2, "_BODY_SHARE": (body[1],) * 2, "_BODY_EDGE": (0.2, 0.2)}
         if core is not None:
-            settings |= {
-                "_CORE_ODDS": 1.0,
-                "_CORE": ((0.8, 0.8), (B * core[0],) * 2, (core[1],) * 2, 0.15),
-            }
+            settings |= {"_CORE_ODDS": 1.0, "_CORE": ((0.8, 0.8), (B * core[0],) * 2, (core[1],) * 2, 0.15)}
         if halo is not None:
             settings |= {"_HALO_ODDS": 1.0, "_HALO": ((1.8, 1.8), (B * body[0],) * 2, (halo,) * 2, 0.2)}
         for name, value in settings.items():
@@ -81,9 +66,7 @@ def set_lesion(monkeypatch):
 def mixture(tissue, *parts):
     """Mix signals direction by direction: of tissue, and of parts with a diffusivity and a share."""
     tissue_share = 1 - sum(share for _, share in parts)
-    return tissue_share * tissue + sum(
-        share * np.exp(-B * diffusivity) for diffusivity, share in parts
-    )
+    return tissue_share * tissue + sum(share * np.exp(-B * diffusivity) for diffusivity, share in parts)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +82,7 @@ def mixture(tissue, *parts):
     ],
     ids=str,
 )
-def test_an_implanted_voxel_is_the_mixture_of_tissue_and_isotropic_diffusion(
-    set_lesion, lesion, parts
-):
+def test_an_implanted_voxel_is_the_mixture_of_tissue_and_isotropic_diffusion(set_lesion, lesion, parts):
     set_lesion(**lesion)
     tissue = fiber_signals()
     expected = mixture(tissue, *parts)
@@ -134,9 +115,7 @@ def test_diffusivities_lie_within_the_stated_ranges():
         changed, _ = implant(look, 0.0, np.random.default_rng(seed))
         tissue_share = changed.spread.astype(np.float64) / 0.1
         replaced = tissue_share < 0.8
-        diffusion = -np.log(
-            (changed.mean[replaced] - tissue_share[replaced] * 0.42) / (1 - tissue_share[replaced])
-        )
+        diffusion = -np.log((changed.mean[replaced] - tissue_share[replaced] * 0.42) / (1 - tissue_share[replaced]))
         if np.ptp(diffusion) < 1e-3:
             single.append(diffusion.mean())
         lowest.append(diffusion.min())
@@ -208,14 +187,10 @@ def test_noise_that_mixing_takes_away_is_given_back():
     look = uniform_look()
     ratios = []
     for seed in range(4):
-        noisy, quiet = (
-            implant(look, floor, np.random.default_rng(seed))[0] for floor in (0.04, 0.0)
-        )
+        noisy, quiet = (implant(look, floor, np.random.default_rng(seed))[0] for floor in (0.04, 0.0))
         left = quiet.spread / 0.1
         changed = left < 0.8
-        ratios.append(
-            (noisy.mean - quiet.mean)[changed] / (0.4 * 0.04 * np.sqrt(1 - left[changed] ** 2))
-        )
+        ratios.append((noisy.mean - quiet.mean)[changed] / (0.4 * 0.04 * np.sqrt(1 - left[changed] ** 2)))
     np.testing.assert_allclose(np.concatenate(ratios).std(), 1, atol=0.05)
 
 
@@ -298,9 +273,7 @@ def test_fluid_has_no_tissue_and_lesions_begin_in_tissue():
 
 def test_rough_ellipsoids_have_about_their_radius():
     volumes = [
-        np.count_nonzero(
-            rough_ellipsoid(GRID, np.array([15, 15, 15]), 8.0, np.random.default_rng(seed)) < 1
-        )
+        np.count_nonzero(rough_ellipsoid(GRID, np.array([15, 15, 15]), 8.0, np.random.default_rng(seed)) < 1)
         for seed in range(20)
     ]
     assert np.mean(volumes) == pytest.approx(4 / 3 * np.pi * 8**3 * 0.8, rel=0.3)

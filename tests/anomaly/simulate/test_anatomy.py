@@ -170,11 +170,7 @@ def test_a_tensor_has_its_diffusivities_along_and_across_its_fiber():
     ("brain", "expected", "b0"),
     [
         ({"white": 1}, np.exp([-1.6, -0.35, -0.35]), 1),
-        (
-            {"white": 1, "crossing": 0.3},
-            np.array([[0.7, 0.3], [0.3, 0.7], [0.5, 0.5]]) @ np.exp([-1.6, -0.35]),
-            1,
-        ),
+        ({"white": 1, "crossing": 0.3}, np.array([[0.7, 0.3], [0.3, 0.7], [0.5, 0.5]]) @ np.exp([-1.6, -0.35]), 1),
         ({"white": 1, "order": 0}, np.exp([-0.77] * 3), 1),
         ({"white": 1, "order": 0.5}, 0.5 * np.exp([-1.6, -0.35, -0.35]) + 0.5 * np.exp(-0.77), 1),
         ({"gray": 1}, 1.15 * np.exp([-0.82] * 3), 1.15),
@@ -203,9 +199,7 @@ def test_diffusivities_differ_by_a_factor_as_weighting_does():
 def test_a_component_takes_the_place_of_its_share_of_everything_else():
     brain = uniform_brain(white=0.5, gray=0.5)
     (before, b0), share = signals_of(brain), np.full(1, 0.25, dtype=np.float32)
-    after, after_b0 = signals_of(
-        brain, lesion=[Component(share, 0.5, 1.1), Component(share, 2.0, 2.2)]
-    )
+    after, after_b0 = signals_of(brain, lesion=[Component(share, 0.5, 1.1), Component(share, 2.0, 2.2)])
     expected = 0.5 * before + 0.25 * 1.1 * np.exp(-0.5) + 0.25 * 2.2 * np.exp(-2.0)
     np.testing.assert_allclose(after, expected, rtol=1e-5)
     assert after_b0 == pytest.approx(0.5 * b0 + 0.25 * 1.1 + 0.25 * 2.2, rel=1e-6)

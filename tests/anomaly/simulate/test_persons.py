@@ -104,10 +104,7 @@ def test_where_a_tumor_will_grow_it_is_there_already():
 
 
 def test_poor_registration_moves_the_same_persons():
-    good, shifted = (
-        simulate_dmri(4, 2, **SMALL, registration=name, random_state=6)
-        for name in ("good", "shifted")
-    )
+    good, shifted = (simulate_dmri(4, 2, **SMALL, registration=name, random_state=6) for name in ("good", "shifted"))
     moved = []
     for one, other in zip(good[0] + good[1], shifted[0] + shifted[1], strict=True):
         assert (one.age, one.sex, one.site, one.grade, one.kind) == (other.age, other.sex, other.site, other.grade,
@@ -119,9 +116,7 @@ def test_poor_registration_moves_the_same_persons():
 
 @pytest.mark.parametrize("shape", [(12, 16, 13), (25, 30, 21)])
 def test_brains_of_other_fields_of_view_are_whole(shape):
-    (case,), (patient,) = simulate_dmri(
-        1, 1, n_directions=1, shape=shape, spacing=6, random_state=0
-    )
+    (case,), (patient,) = simulate_dmri(1, 1, n_directions=1, shape=shape, spacing=6, random_state=0)
     assert case.shape == shape
     assert set(np.unique(case.tissue)) == {0, 1, 2, 3, 4}
     assert 0.2 < case.brain.mean() < 0.8
@@ -161,10 +156,7 @@ def test_real_maps_of_tissue_are_taken(data_dir):
         ({"registration": "bad"}, "must be one of good, shifted, not 'bad'"),
         ({"generator": "strokes"}, "generator must be"),
         ({"shape": (20, 24)}, "three numbers of voxels"),
-        (
-            {"shape": (20, 24, 5)},
-            "each axis of shape must be a whole number from 12 to 512, not 5",
-        ),
+        ({"shape": (20, 24, 5)}, "each axis of shape must be a whole number from 12 to 512, not 5"),
         ({"spacing": 0}, "above 0 and up to 12 mm, not 0"),
         ({"spacing": 2.0}, "see 32 mm along an axis"),
         ({"snr": 0.5}, "snr must be a number of at least 1"),

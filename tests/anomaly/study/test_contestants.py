@@ -47,13 +47,7 @@ def test_what_counts_is_matter_and_lesions_are_those_in_it(cohort):
     np.testing.assert_array_equal(bench.scored[0], matter)
     np.testing.assert_array_equal(bench.lesions[0], in_fluid & matter)
     assert not bench.lesions[1].any()
-    assert [
-        len(scans) for scans in (bench.strata, bench.healthy_strata, bench.healthy_scored)
-    ] == [
-        5,
-        4,
-        4,
-    ]
+    assert [len(scans) for scans in (bench.strata, bench.healthy_strata, bench.healthy_scored)] == [5, 4, 4]
 
 
 def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):
@@ -64,11 +58,7 @@ def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):
 
 
 def test_rules_are_new_ones_that_know_the_size_of_voxels():
-    rules = {
-        "pool": MeanPoolThreshold(9.6),
-        "own": {"a": FixedThreshold(1.0)},
-        "otsu": OtsuThreshold(),
-    }
+    rules = {"pool": MeanPoolThreshold(9.6), "own": {"a": FixedThreshold(1.0)}, "otsu": OtsuThreshold()}
     checked = checked_rules(rules, ["a", "b"], (1.0, 2.0, 3.0), has_healthy=False)
     assert checked["a"]["pool"].spacing == (1.0, 2.0, 3.0)
     assert rules["pool"].spacing is None
@@ -76,9 +66,7 @@ def test_rules_are_new_ones_that_know_the_size_of_voxels():
     assert list(checked["a"]) == ["pool", "own", "otsu"]
     assert list(checked["b"]) == ["pool", "otsu"]
     assert checked["a"]["own"].value == 1.0
-    with_spacing = checked_rules(
-        {"pool": MeanPoolThreshold(9.6, spacing=2.4)}, ["a"], None, has_healthy=False
-    )
+    with_spacing = checked_rules({"pool": MeanPoolThreshold(9.6, spacing=2.4)}, ["a"], None, has_healthy=False)
     assert with_spacing["a"]["pool"].spacing == 2.4
 
 
@@ -89,11 +77,7 @@ def test_with_validation_the_threshold_is_theirs_alone(cohort, row_of):
         cases, maps, healthy=healthy[:1], healthy_maps={k: v[:1] for k, v in free.items()},
         validation=healthy[1:], validation_maps={k: v[1:] for k, v in free.items()}, rules=rules, controls=False,
     )  # fmt: skip
-    limit = (
-        HealthyRateThreshold(0.05)
-        .fit(free["strong"][1:], [case.scored for case in healthy[1:]])
-        .threshold_
-    )
+    limit = (HealthyRateThreshold(0.05) .fit(free["strong"][1:], [case.scored for case in healthy[1:]]) .threshold_)
     row = row_of(tables["thresholds"], method="strong")
     assert (row["threshold"], row["n_fitted"]) == (limit, 3)
     rate = (free["strong"][0][healthy[0].scored] > limit).mean()
@@ -171,9 +155,7 @@ def test_what_does_not_fit_is_refused_before_any_work(change, message, cohort):
 def test_scans_that_may_not_meet_are_refused(cohort):
     cases, maps, healthy, free = cohort(51)
     with pytest.raises(ValueError, match="healthy scans that have lesions: lesion 0"):
-        evaluate_detectors(
-            cases, maps, healthy=cases[:1], healthy_maps={k: v[:1] for k, v in maps.items()}
-        )
+        evaluate_detectors(cases, maps, healthy=cases[:1], healthy_maps={k: v[:1] for k, v in maps.items()})
     known = [replace(case, patient=cases[0].patient) for case in healthy]
     with pytest.raises(ValueError, match="healthy scans that are of patients among the cases"):
         evaluate_detectors(cases, maps, healthy=known, healthy_maps=free)
@@ -189,9 +171,7 @@ def test_scans_that_may_not_meet_are_refused(cohort):
     with pytest.raises(ValueError, match="windows in mm, and voxels differ"):
         evaluate_detectors([replace(cases[0], affine=np.eye(4)), *cases[1:]], maps)
     with pytest.raises(ValueError, match="needs healthy scans of more patients"):
-        evaluate_detectors(
-            cases, maps, healthy=healthy[:1], healthy_maps={k: v[:1] for k, v in free.items()}
-        )
+        evaluate_detectors(cases, maps, healthy=healthy[:1], healthy_maps={k: v[:1] for k, v in free.items()})
 
 
 # Controls
@@ -255,9 +235,7 @@ def test_healthy_scans_are_given_lesions_of_the_cases_that_are_named():
     assert voxel_numbers(control_maps(healthy, lesions_of=cases)[BORROWED]) == [[2], [3], [1]]
 
 
-@pytest.mark.parametrize(
-    "cases", [[scan("a", 1)], [scan("a", 1), scan("a", 2)], [scan("a"), scan("b")]]
-)
+@pytest.mark.parametrize("cases", [[scan("a", 1)], [scan("a", 1), scan("a", 2)], [scan("a"), scan("b")]])
 def test_without_lesions_of_other_patients_nothing_is_borrowed(cases):
     assert not np.any(control_maps(cases)[BORROWED])
     assert not np.any(control_maps(cases[:1], lesions_of=[])[BORROWED])
@@ -286,13 +264,7 @@ def test_strata_cover_what_is_scored_and_lie_where_they_should(make_case):
 def white_case(shape, affine):
     """Give a case of white matter alone, all of it brain."""
     signal = np.full((*shape, 1), 0.4, dtype=np.float32)
-    return Case(
-        "p",
-        signal,
-        np.ones(shape, dtype=bool),
-        tissue=np.ones(shape, dtype=np.uint8),
-        affine=affine,
-    )
+    return Case("p", signal, np.ones(shape, dtype=bool), tissue=np.ones(shape, dtype=np.uint8), affine=affine)
 
 
 @pytest.mark.parametrize(("number", "name"), [(2, "near cortex"), (4, "deep nuclei")])

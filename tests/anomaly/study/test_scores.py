@@ -9,15 +9,7 @@ from anomaly.detectors.thresholds import FixedThreshold, HealthyRateThreshold, O
 from anomaly.scans.cases import Case
 from anomaly.study.contestants import Bench, Entry
 from anomaly.study.evaluation import evaluate_detectors
-from anomaly.study.scores import (
-    CURVE_RATES,
-    FULL_RATE,
-    LOW_RATES,
-    RATES,
-    coverage_curve,
-    curve_areas,
-    score_method,
-)
+from anomaly.study.scores import (CURVE_RATES, FULL_RATE, LOW_RATES, RATES, coverage_curve, curve_areas, score_method)
 
 SHAPE = (2, 2, 3)
 
@@ -30,15 +22,7 @@ def small_case(patient, lesion=None, followup=None):
             masks[key] = np.isin(np.arange(12), numbers).reshape(SHAPE)
     signal = np.full((*SHAPE, 1), 0.4, dtype=np.float32)
     tissue = np.ones(SHAPE, dtype=np.uint8)
-    return Case(
-        patient,
-        signal,
-        np.ones(SHAPE, dtype=bool),
-        tissue=tissue,
-        kind="infiltrating",
-        grade="IV",
-        **masks,
-    )
+    return Case(patient, signal, np.ones(SHAPE, dtype=bool), tissue=tissue, kind="infiltrating", grade="IV", **masks)
 
 
 def volume(*values):
@@ -114,14 +98,8 @@ def best_split(*values):
 def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort, row_of):
     cases, maps, healthy, free = cohort(seed, 3, 2)
     maps["strong"][0] = np.round(maps["strong"][0], 1)  # ties
-    rules = {
-        "otsu": OtsuThreshold(),
-        "own": OtsuThreshold(scope="image"),
-        "fixed": FixedThreshold(0.7),
-    }
-    tables = evaluate_detectors(
-        cases, maps, healthy=healthy, healthy_maps=free, rules=rules, controls=False
-    )
+    rules = {"otsu": OtsuThreshold(), "own": OtsuThreshold(scope="image"), "fixed": FixedThreshold(0.7)}
+    tables = evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=free, rules=rules, controls=False)
     assert len(tables["scans"]) == 3 * 2 * 3
     for row in tables["scans"].itertuples():
         case, values = cases[row.case], maps[row.method][row.case]
@@ -130,12 +108,8 @@ def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort, row_of)
         scores = values[inside].astype(np.float64)
         assert row.auc == pytest.approx(mann_whitney(scores, truth[inside]))
         assert row.average_precision == pytest.approx(precision_sum(scores, truth[inside]))
-        everything = [
-            one[other.scored] for one, other in zip(maps[row.method], cases, strict=True)
-        ]
-        limit = {"fixed": 0.7, "otsu": best_split(*everything), "own": best_split(values[inside])}[
-            row.rule
-        ]
+        everything = [one[other.scored] for one, other in zip(maps[row.method], cases, strict=True)]
+        limit = {"fixed": 0.7, "otsu": best_split(*everything), "own": best_split(values[inside])}[row.rule]
         assert row.threshold == pytest.approx(limit)
         found = inside & (values > row.threshold)
         opened = ndimage.binary_opening(found, np.ones((3, 3, 3)))
@@ -169,9 +143,7 @@ def test_without_validation_each_healthy_patient_has_the_threshold_of_the_others
     masks = [case.scored for case in healthy]
     row = row_of(tables["thresholds"], method="weak", rule="healthy rate")
     assert row["threshold"] == fit(free["weak"], masks).threshold_
-    own = (
-        tables["healthy"].query("method == 'weak' and rule == 'healthy rate'").sort_values("case")
-    )
+    own = (tables["healthy"].query("method == 'weak' and rule == 'healthy rate'").sort_values("case"))
     for i, rate in enumerate(own["false_positive_rate"]):
         others = [j for j in range(4) if j != i]
         limit = fit([free["weak"][j] for j in others], [masks[j] for j in others]).threshold_
@@ -183,13 +155,9 @@ def test_maps_that_are_the_same_everywhere_find_nothing_and_rank_nothing(cohort)
     flat = {"flat": [np.where(case.brain, 0.3, 0) for case in cases]}
     quiet = {"flat": [np.where(case.brain, 0.3, 0) for case in healthy]}
     rules = {"otsu": OtsuThreshold(), "rate": HealthyRateThreshold()}
-    tables = evaluate_detectors(
-        cases, flat, healthy=healthy, healthy_maps=quiet, rules=rules, controls=False
-    )
+    tables = evaluate_detectors(cases, flat, healthy=healthy, healthy_maps=quiet, rules=rules, controls=False)
     assert (tables["scans"]["auc"] == 0.5).all()
-    np.testing.assert_allclose(
-        tables["scans"]["average_precision"], tables["scans"].eval("n_lesion / n_scored")
-    )
+    np.testing.assert_allclose(tables["scans"]["average_precision"], tables["scans"].eval("n_lesion / n_scored"))
     assert (tables["scans"]["dice"] == 0).all()
     assert tables["scans"]["precision"].isna().all()
     assert tables["healthy"]["empty"].all()
@@ -220,9 +188,7 @@ def test_a_curve_of_ten_voxels_by_hand():
 
 def test_a_score_at_the_threshold_is_not_above_it():
     lesion = row_volume(1, 1) > 0
-    curve = coverage_curve(
-        [np.arange(10.0)], [row_volume(8.0, 9.0)], [lesion], [lesion], rates=[0, 0.1, 0.2]
-    )
+    curve = coverage_curve([np.arange(10.0)], [row_volume(8.0, 9.0)], [lesion], [lesion], rates=[0, 0.1, 0.2])
     assert curve["threshold"].tolist() == [9, 8, 7]
     assert curve["coverage"].tolist() == [0, 0.5, 1]
 
@@ -252,9 +218,7 @@ def test_scans_without_a_lesion_that_counts_change_nothing():
     lesion, scores = row_volume(1, 1, 0, 0) > 0, row_volume(9.5, 0, 0, 0)
     beyond = row_volume(0, 0, 0, 1) > 0
     alone = coverage_curve(healthy, [scores], [lesion], [mask])
-    extended = coverage_curve(
-        healthy, [scores] * 3, [lesion, beyond, 0 * lesion > 0], [mask, mask, mask]
-    )
+    extended = coverage_curve(healthy, [scores] * 3, [lesion, beyond, 0 * lesion > 0], [mask, mask, mask])
     pd.testing.assert_frame_equal(extended, alone)
     without = coverage_curve(healthy, [scores], [beyond], [mask], rates=[0.1, 0.2])
     assert without["threshold"].tolist() == [8, 7]
@@ -273,9 +237,7 @@ def test_the_curve_counts_false_positives_on_healthy_scans_only(seed, cohort):
     assert curve["rate"].tolist() == sorted(CURVE_RATES)
     for row in curve.iloc[::5].itertuples():
         assert row.realized <= row.rate + 1e-12
-        assert row.realized == pytest.approx(
-            np.mean([(one > row.threshold).mean() for one in quiet])
-        )
+        assert row.realized == pytest.approx(np.mean([(one > row.threshold).mean() for one in quiet]))
         shares, voxels = [], []
         for values, lesion, mask in zip(maps["strong"], lesions, masks, strict=True):
             labels, n = ndimage.label(lesion & mask, np.ones((3, 3, 3)))
@@ -286,10 +248,7 @@ def test_the_curve_counts_false_positives_on_healthy_scans_only(seed, cohort):
         assert row.sensitivity == pytest.approx(np.mean(voxels))
     assert curve["coverage"].is_monotonic_increasing
     # What is flagged beside lesions does not count as false.
-    raised = [
-        np.where(lesion, values, 50)
-        for values, lesion in zip(maps["strong"], lesions, strict=True)
-    ]
+    raised = [np.where(lesion, values, 50) for values, lesion in zip(maps["strong"], lesions, strict=True)]
     assert coverage_curve(quiet, raised, lesions, masks)["coverage"].equals(curve["coverage"])
 
 
