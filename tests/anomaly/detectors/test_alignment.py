@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from anomaly.detectors import alignment
-from anomaly.detectors.alignment import (align, guide_images, inverted, resampled, sampled)
+from anomaly.detectors.alignment import align, guide_images, inverted, resampled, sampled
 
 SHAPE = (22, 26, 20)
 SCALES = (0.1, 0.05)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomaly.detectors.features import (FEATURES, look_of, masked_smoothing, nearest_inside, voxel_features)
+from anomaly.detectors.features import (
+    FEATURES,
+    look_of,
+    masked_smoothing,
+    nearest_inside,
+    voxel_features,
+)
 
 
 def gaussian_mean(volume, mask, sd):

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from anomaly import corrupt
-from anomaly.generators.corruptions import (COUNTS, MEANS, NOISES, PUBLISHED, RADII, SHORTEST, TissueMoments)
+from anomaly.generators.corruptions import (
+    COUNTS,
+    MEANS,
+    NOISES,
+    PUBLISHED,
+    RADII,
+    SHORTEST,
+    TissueMoments,
+)
 
 SHAPE = (24, 26, 20)
 ONE = (0, 1, 0)

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
-from anomaly.scans.directions import (directions_on_grid, harmonic_order, matching_directions, resample_directions)
+from anomaly.scans.directions import (
+    directions_on_grid,
+    harmonic_order,
+    matching_directions,
+    resample_directions,
+)
 
 
 def sphere(n, seed=0):

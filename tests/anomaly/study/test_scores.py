@@ -9,7 +9,15 @@ from anomaly.detectors.thresholds import FixedThreshold, HealthyRateThreshold, O
 from anomaly.scans.cases import Case
 from anomaly.study.contestants import Bench, Entry
 from anomaly.study.evaluation import evaluate_detectors
-from anomaly.study.scores import (CURVE_RATES, FULL_RATE, LOW_RATES, RATES, coverage_curve, curve_areas, score_method)
+from anomaly.study.scores import (
+    CURVE_RATES,
+    FULL_RATE,
+    LOW_RATES,
+    RATES,
+    coverage_curve,
+    curve_areas,
+    score_method,
+)
 
 SHAPE = (2, 2, 3)
 
