@@ -127,21 +127,6 @@ def test_smoothing_is_round_in_mm_where_the_edges_of_voxels_differ():
     assert np.abs(maps[0] - maps[2]).max() > 0.01
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"spacing": 0}, "spacing"),
-        ({"spacing": (4.0, 4.0)}, "one positive length in mm or three"),
-        ({"spacing": (4, 4, 0)}, "spacing"),
-        ({"smooth_mm": -1}, "smooth_mm"),
-        ({"smoothness": 0}, "smooth"),
-    ],
-)
-def test_lengths_that_are_none_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        AlignedMahalanobis(**options).fit(people(4, 1), [MASK] * 4)
-
-
 def test_too_few_scans_are_refused():
     with pytest.raises(ValueError, match="scans of 3 subjects"):
         AlignedMahalanobis(calibration=None).fit(people(2, 1), [MASK] * 2)

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 from scipy import ndimage
-from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from anomaly import FixedThreshold, ImplantDetector, VoxelwiseGaussian
 from anomaly.detectors.implant_detector import _N_COLUMNS, _table
 from anomaly.generators.implants import Look
-from dmrifit import load_model, save_model
 
 SHAPE, N_CHANNELS = (18, 20, 16), 8
 NOISE = 0.03
@@ -85,50 +83,11 @@ def test_healthy_scans_can_come_out_empty(fitted):
     assert any(empty)
 
 
-def test_scores_are_estimates_of_probabilities_inside_the_mask(fitted, world):
-    ill, masks, _ = world[2]
-    maps = fitted.anomaly_map(ill, masks)
-    assert maps.min() >= 0
-    assert maps.max() <= 1 + 1e-6
-    assert not maps[~masks].any()
-
-
-@pytest.mark.slow
-def test_a_seed_gives_the_same_bits_and_another_one_does_not(fitted, world):
-    healthy, masks, (ill, ill_masks, _) = world
-    again = clone(fitted).fit(healthy, masks)
-    assert again.anomaly_map(ill, ill_masks).tobytes() == fitted.anomaly_map(ill, ill_masks).tobytes()
-    other = clone(fitted).set_params(random_state=1, calibration=None, n_implants=1).fit(healthy, masks)
-    assert other.anomaly_map(ill, ill_masks).tobytes() != fitted.anomaly_map(ill, ill_masks).tobytes()
-
-
-def test_a_model_file_gives_the_same_bits(fitted, world, tmp_path):
-    ill, masks, _ = world[2]
-    save_model(fitted, tmp_path / "model.dmrifit")
-    loaded = load_model(tmp_path / "model.dmrifit")
-    assert loaded.anomaly_map(ill, masks).tobytes() == fitted.anomaly_map(ill, masks).tobytes()
-    assert loaded.predict(ill, masks).tobytes() == fitted.predict(ill, masks).tobytes()
-
-
 def test_trees_look_at_as_many_columns_as_model_files_say(fitted):
     look = look_of(3)
     seen = np.zeros((7, *SHAPE))
     assert _table(look, seen, np.indices(SHAPE)).shape == (look.mask.sum(), _N_COLUMNS)
     assert fitted.trees_.n_features_in_ == _N_COLUMNS
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"n_implants": 0}, "n_implants"),
-        ({"n_trees": 1.5}, "n_trees"),
-        ({"smoothness": 0.0}, "smoothness"),
-        ({"smooth_mm": -1.0}, "smooth_mm"),
-    ],
-)
-def test_bad_parameters_are_refused(world, parameters, message):
-    with pytest.raises(ValueError, match=message):
-        ImplantDetector(**parameters).fit(world[0])
 
 
 def test_foreign_patches_come_from_scans_of_other_subjects(world, monkeypatch):
