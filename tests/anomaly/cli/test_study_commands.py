@@ -15,9 +15,6 @@ from dmrifit.model_files.model_file import load_model
 SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
 
 
-# Simulation ---------------------------------------------------------------------------------------
-
-
 def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     code, out, error = run("simulate", 1, 2, "--out", whole, *SMALL, "--skip", 2)
@@ -39,18 +36,6 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
     assert "at least one person" in run("simulate", 0, 0, "--out", whole)[2]
 
 
-def test_simulated_persons_are_those_of_the_function(cases):
-    settings = {"n_directions": 8, "shape": (24, 28, 20), "spacing": 6.5, "random_state": 0}
-    healthy, gliomas = simulate_dmri(8, 2, **settings)
-    for table, persons in (("healthy.tsv", healthy), ("gliomas.tsv", gliomas)):
-        read = read_cases(cases / table)
-        assert [case.name for case in read] == [person.name for person in persons]
-        np.testing.assert_array_equal(read[1].signal, persons[1].signal)
-        assert all(case.synthetic for case in read)
-    table = pd.read_csv(cases / "gliomas.tsv", sep="\t")
-    assert table["lesion"].tolist() == [f"synthetic-glioma-00{i}/synthetic-glioma-00{i}_lesion.nii.gz" for i in (1, 2)]
-
-
 def test_options_of_a_simulation_reach_the_persons(tmp_path):
     simulate(
         0, 1, tmp_path / "out", directions=3, shape=(16, 20, 14), spacing=9.0, registration="shifted", snr=40.0,
@@ -66,9 +51,6 @@ def test_options_of_a_simulation_reach_the_persons(tmp_path):
     assert not (tmp_path / "out" / "healthy.tsv").exists()
 
 
-# Training -----------------------------------------------------------------------------------------
-
-
 def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, cases, model, tmp_path):
     words = ("train", cases / "healthy.tsv", "--detector", "gaussian", "--set", "side=low")
     words += ("--calibration", 2, "--rate", 0.02)
@@ -82,52 +64,25 @@ def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, cases, 
     assert "already exists" in run(*words, "--out", tmp_path / "again.dmrifit")[2]
 
 
-class StoppedError(Exception):
-    """Raised where a detector would be made."""
-
-
-@pytest.fixture
-def asked_for(cases, tmp_path, monkeypatch):
-    """Start a training, and give what the detector would have been made of."""
+def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
     calls = []
 
     def stop(name, parameters, *, published, defaults):
-        calls.append((name, {**defaults, **parameters}, published))
-        raise StoppedError
-
-    def start(**options):
-        with pytest.raises(StoppedError):
-            train(cases / "healthy.tsv", tmp_path / "model.dmrifit", **options)
-        return calls[-1]
+        calls.append((name, published, {**defaults, **parameters}))
+        raise StopIteration
 
     monkeypatch.setattr("anomaly.cli.study_commands.make_detector", stop)
-    return start
-
-
-def test_options_of_a_training_reach_the_detector(asked_for):
     # A number with a point is a share, one without is a number of folds; what is set goes before the seed.
     for options, calibration, rate, seed in (
-        ({"calibration": "0.25", "rate": 0.1}, 0.25, 0.1, 3),
+        ({"calibration": "0.25", "rate": 0.1, "set_": ["n_trees=5"]}, 0.25, 0.1, 3),
         ({"calibration": "4", "set_": ["n_trees=5", "random_state=9"]}, 4, 0.01, 9),
     ):
-        settings = {"set_": ["n_trees=5"], **options}
-        name, parameters, published = asked_for(detector="implants", seed=3, **settings)
-        assert (name, published) == ("implants", False)
-        assert parameters.pop("threshold").rate == rate
+        with pytest.raises(StopIteration):
+            train(cases / "healthy.tsv", tmp_path / "model.dmrifit", "implants", seed=3, published=True, **options)
+        name, published, parameters = calls[-1]
+        assert (name, published, parameters.pop("threshold").rate) == ("implants", True, rate)
         expected = {"n_trees": 5, "calibration": calibration, "random_state": seed, "verbose": True}
         assert parameters.items() >= expected.items()
-
-
-@pytest.mark.deep
-def test_options_of_a_networks_training_reach_it(asked_for, tmp_path):
-    pytest.importorskip("torch")
-    options = {"epochs": 7, "device": "cpu", "checkpoint": tmp_path / "states"}
-    name, parameters, published = asked_for(detector="dae", published=True, **options)
-    assert (name, published) == ("dae", True)
-    del parameters["threshold"]
-    training = {"epochs": 7, "device": "cpu", "random_state": 0, "verbose": True}
-    assert callable(parameters.pop("after_epoch"))
-    assert parameters == {**training, "checkpoint": str(tmp_path / "states")}
 
 
 def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_path):
@@ -252,9 +207,6 @@ def test_powder_averages_cannot_be_aligned_for_a_network(run, cases, tmp_path):
     assert "--set aligned=false" in error
 
 
-# Comparison ---------------------------------------------------------------------------------------
-
-
 def test_maps_are_compared_with_controls_and_by_their_stored_threshold(cases, model, tmp_path, capsys):
     options = RunOptions(figure=False)
     detect(model, [cases / "gliomas.tsv"], out=tmp_path / "seen", run=options)
@@ -270,14 +222,3 @@ def test_maps_are_compared_with_controls_and_by_their_stored_threshold(cases, mo
     for row in scans[scans["method"] == "z, stored"].itertuples():
         binary = nib.load(table.parent / detected.loc[row.name, "binary"]).get_fdata()
         assert row.n_found == np.count_nonzero(binary)
-
-
-def test_names_that_do_not_belong_together_are_refused(run, cases, tmp_path):
-    words = ("evaluate", cases / "gliomas.tsv", "--out", tmp_path / "no", "--detections", "z=a.tsv")
-    healthy = ("--healthy", cases / "healthy.tsv")
-    needed = "--healthy needs --healthy-detections of z, and of no others"
-    for more, message in (((*healthy, "--healthy-detections", "y=b.tsv"), needed), (healthy, needed)):
-        code, _, error = run(*words, *more)
-        assert code == 2
-        assert message in error
-    assert not (tmp_path / "no").exists()
