@@ -1,6 +1,9 @@
-"""Libraries of the extras: imported where they are used, asked for by name when missing."""
+"""Libraries of the extras, asked for by name when missing, and plug-ins of other packages."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import EntryPoint
 from types import ModuleType
 
 # Import name of each optional library -> the extra of setup.cfg that installs it.
@@ -35,3 +38,24 @@ def import_optional(module: str) -> ModuleType:
         target = f'"dmrifit[{EXTRAS[library]}]"' if library in EXTRAS else library
         message = f"{library} is not installed; to install it: pip install {target}"
         raise ImportError(message, name=library) from error
+
+
+@contextmanager
+def plugin_errors(entry: EntryPoint) -> Iterator[None]:
+    """Name the package and its entry point in any error while the block loads and checks it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    # Code of others may raise anything, or leave by sys.exit.
+    except BaseException as error:
+        # A missing library of an extra has a remedy of its own.
+        if type(error) is ImportError and error.name in EXTRAS:
+            raise
+        package = entry.dist.name if entry.dist else entry.module.partition(".")[0]
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise ImportError(
+            f"the package {package} has a faulty plug-in: its entry point {entry.name} = "
+            f"{entry.value} of the group {entry.group} cannot be used ({reason}); update the "
+            f"package, or uninstall it (pip uninstall {package})"
+        ) from error

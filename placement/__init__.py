@@ -14,7 +14,7 @@ _MODULES = {
     "tumor_volume_inside": "search.objective",
     "PlacementObjective": "search.objective",
     "VoxelOptimizer": "search.optimizer",
-    "voxel_content": "search.content",
+    "voxel_content": "search.objective",
     "VoxelRegressor": "learned.regressor",
     "VoxelRanker": "learned.ranker",
     "simulate_gliomas": "simulate.gliomas",

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from dmrifit._utils.plugins import plugin_errors
+from dmrifit._optional import plugin_errors
 
 #: Entry points of this group name detectors that other packages bring, loaded when asked for.
 PLUGINS = "anomaly.detectors"

@@ -73,7 +73,7 @@ OF_MAPS = (
 )
 OF_EVALUATION = (
     "anomaly.study.contestants",
-    *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
+    *("anomaly.study.evaluation", "anomaly.study.scores", "anomaly.study.scores"),
     "anomaly.detectors.thresholds",
     "dmrifit.stats.lesion_matching",
     "dmrifit.stats.patient_summary",

@@ -108,7 +108,7 @@ OF_EVALUATION = (
         "metastasis.study.evaluation",
         "metastasis.study.operating_curves",
     ),
-    *("metastasis.study.segment_metrics", "metastasis.segmentation.ensemble"),
+    *("metastasis.study.evaluation", "metastasis.segmentation.ensemble"),
     *(
         "metastasis.segmentation.operating_points",
         "dmrifit.io.components",

@@ -46,14 +46,18 @@ from metastasis import TwoStageSegmenter, prepare_scan
 from metastasis.candidates.case_candidates import comparable
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import candidate_truth, scored_volume
-from metastasis.candidates.small_model import CARD, load_small_model, small_model_threshold
-from metastasis.candidates.small_model import PATH as SHIPPED
-from metastasis.candidates.two_stage import small_unet
+from metastasis.candidates.two_stage import (
+    CARD,
+    load_small_model,
+    small_model_threshold,
+    small_unet,
+)
+from metastasis.candidates.two_stage import PATH as SHIPPED
 from metastasis.segmentation.sampling import marked_evenly
 from metastasis.simulate.enhancement import KINDS
-from metastasis.simulate.implants import draw_implants
-from metastasis.simulate.training_scans import (
+from metastasis.simulate.implants import (
     TrainingScan,
+    draw_implants,
     implanted_copies,
     phantom_scans,
     read_negative,
@@ -101,7 +105,7 @@ MIN_VOXELS, COVERED, LARGE_RING = 4, 0.1, "large ring"
 #: Modules whose source decides which training scans are stored, and which networks.
 SCAN_SOURCES = [
     f"metastasis.simulate.{name}"
-    for name in ("enhancement", "implants", "negatives", "patients", "training_scans")
+    for name in ("enhancement", "implants", "negatives", "patients")
 ]
 NETWORK_SOURCES = [
     f"metastasis.{name}"

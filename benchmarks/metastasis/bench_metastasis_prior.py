@@ -38,7 +38,7 @@ from metastasis.candidates.judgment import (
     shuffled_losses,
     without_prior,
 )
-from metastasis.candidates.small_model import PATH, load_small_model
+from metastasis.candidates.two_stage import PATH, load_small_model
 
 RESULT = measure.RESULTS / "metastasis_prior.json"
 WORK = Path("build") / "metastasis_prior"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._optional import plugin_errors
 from dmrifit._utils.counts import counted
-from dmrifit._utils.plugins import plugin_errors
 from dmrifit.engine.formulas.custom_models import read_function
 from dmrifit.engine.formulas.model_formula import (
     COMPARISONS,

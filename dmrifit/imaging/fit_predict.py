@@ -29,9 +29,15 @@ from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_mod
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
-from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
+from dmrifit.imaging.head_steps import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
-from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
+from dmrifit.imaging.image_rows import (
+    LowestVolume,
+    SignalSlices,
+    patient_scale,
+    sliced_rows,
+    source_volumes,
+)
 from dmrifit.imaging.noise import (
     check_likelihood,
     describe_noise_levels,
@@ -39,7 +45,6 @@ from dmrifit.imaging.noise import (
     noise_levels,
 )
 from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
-from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
 from dmrifit.io.bids_derivatives import (
     ALL_VOXELS,
     FitTally,
@@ -446,7 +451,7 @@ def predict_image(
     FileNotFoundError, FileExistsError, OSError
         As for `fit_image`.
     """
-    from dmrifit.imaging.predicted_maps import PredictedMaps, predicted_map_names
+    from dmrifit.imaging.image_maps import PredictedMaps, predicted_map_names
     from dmrifit.predict.base import resolve_patch_shape
 
     intervals, strategy = _checked_estimator(estimator, sigma, signals=signals)

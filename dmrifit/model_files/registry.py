@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sklearn.base import BaseEstimator
 
-from dmrifit._utils.plugins import plugin_errors
+from dmrifit._optional import plugin_errors
 
 #: Entry points of this group name single registered classes of packages, loaded when a file needs
 #: one; those of the second group name tables of class names with their modules.

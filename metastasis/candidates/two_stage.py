@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -36,9 +37,20 @@ from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
 from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
+if TYPE_CHECKING:
+    from dmrifit._utils.randomness import RandomState
+
 __all__ = ["TwoStageSegmenter"]
 
 _CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
+
+
+#: Trainings of its network: from the second on it learns more from what it took for lesions.
+_N_TRAININGS = 2
+
+#: The model file, and its card: data, figures, limits, license, command.
+PATH = Path(__file__).parent / "data" / "small.dmrifit"
+CARD = PATH.with_suffix(".md")
 
 
 @register
@@ -542,3 +554,27 @@ def _spacing(segmenter: Any) -> float | None:
     """Give the edge in mm of the voxels that a segmenter resamples scans to; None of others."""
     spacing = getattr(segmenter, "spacing", None)
     return None if spacing is None else float(spacing)
+
+
+def load_small_model() -> Any:
+    """Read the model by the rules of all model files: a two-stage segmenter of 1 mm voxels."""
+    from dmrifit.model_files.model_file import load_model
+
+    return load_model(PATH)
+
+
+def untrained_small_model(random_state: RandomState, **training: Any) -> TwoStageSegmenter:
+    """Make an untrained two-stage model like the small one: a U-Net, its candidates judged."""
+    return TwoStageSegmenter(
+        small_unet(random_state, **training),
+        comparable=True,
+        n_trainings=_N_TRAININGS,
+        threshold=small_model_threshold(),
+        random_state=random_state,
+    )
+
+
+def small_model_threshold() -> float:
+    """Give the score from which the model marks, which its figures were measured at."""
+    card = json.loads(PATH.with_suffix(".json").read_text(encoding="utf-8"))
+    return float(card["figures"]["threshold"])

@@ -208,7 +208,7 @@ def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[
     # A model file alone means that the scans were forgotten.
     if is_model:
         raise ValueError(f"{first} is a model file; name the scans after it")
-    from metastasis.candidates.small_model import PATH
+    from metastasis.candidates.two_stage import PATH
 
     say("the included small model is used; it was never tried on a labelled real metastasis")
     return PATH, paths

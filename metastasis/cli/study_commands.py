@@ -18,7 +18,7 @@ from dmrifit.cli.training_files import curve_writer, training_checkpoint
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
-    from metastasis.simulate.training_scans import TrainingScan
+    from metastasis.simulate.implants import TrainingScan
 
 _N_FEATURES = 6  # that a training names
 
@@ -164,7 +164,7 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
-    from metastasis.candidates.small_model import untrained_small_model
+    from metastasis.candidates.two_stage import untrained_small_model
     from metastasis.cli.case_runs import scans_of
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
@@ -321,9 +321,9 @@ def train_small(
     Example: dmrifit-metastasis train-small prepared --out mine.dmrifit
     """
     from dmrifit.model_files.model_file import save_model
-    from metastasis.candidates.small_model import untrained_small_model
+    from metastasis.candidates.two_stage import untrained_small_model
     from metastasis.scans.scan_checks import scan_images
-    from metastasis.simulate.training_scans import implanted_copies, phantom_scans, read_negative
+    from metastasis.simulate.implants import implanted_copies, phantom_scans, read_negative
 
     check_output(out, overwrite)
     require_libraries("torch", "skorch")

@@ -23,17 +23,15 @@ from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
 from metastasis.scans import network_inputs
 from metastasis.scans.scan_checks import MAX_EDGE_RATIO, checked_range, seen_range
-from metastasis.segmentation.case_inputs import (
-    case_inputs,
-    n_extra_channels,
-    network_arguments,
-)
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import (
     MISTAKEN,
+    case_inputs,
     draw_segments,
     lesion_voxels,
     lesion_weights,
+    n_extra_channels,
+    network_arguments,
 )
 
 if TYPE_CHECKING:

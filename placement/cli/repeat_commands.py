@@ -48,7 +48,7 @@ def repeat(
     from dmrifit.io.nifti import describe_sources
     from placement.exchange import repeat_files
     from placement.exchange.repeats import repeat_voxel
-    from placement.search.content import describe_content, voxel_content
+    from placement.search.objective import describe_content, voxel_content
     from placement.search.scene import Scene
 
     failed: list[dict[str, str]] = []

@@ -51,8 +51,7 @@ def simulate(
 
     Example: dmrifit-placement simulate 5 --out cases
     """
-    from placement.simulate.experts import EXPERT_RULES
-    from placement.simulate.gliomas import ExpertKind
+    from placement.simulate.gliomas import EXPERT_RULES, ExpertKind
 
     if experts not in get_args(ExpertKind):
         raise ValueError(
@@ -128,7 +127,7 @@ def reader(
 
     from placement.box.voxel import Voxel
     from placement.exchange.tables import read_boxes, read_cases, read_scene
-    from placement.study.reader_page import reader_page
+    from placement.study.plotting import reader_page
 
     if out.suffix.lower() != ".html":
         raise ValueError(f"--out {out} is a page; give a name that ends in .html")

@@ -10,7 +10,7 @@ from dmrifit.report import page
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search import tissue_labels as tissues
-from placement.search.content import describe_content
+from placement.search.objective import describe_content
 from placement.search.scene import Scene
 from placement.search.tissue_labels import NORMAL, OUTSIDE_BRAIN
 

@@ -21,8 +21,14 @@ from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_key
 from dmrifit.model_files.registry import register
 from dmrifit.model_files.regressor_file import dumped, loaded
 from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
-from placement.learned.candidate_boxes import FreeTumorSearch, candidate_boxes, moved_off
-from placement.learned.features import FEATURES, Surroundings, describe_boxes
+from placement.learned.features import (
+    FEATURES,
+    FreeTumorSearch,
+    Surroundings,
+    candidate_boxes,
+    describe_boxes,
+    moved_off,
+)
 from placement.search.objective import PlacementObjective
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene

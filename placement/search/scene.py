@@ -24,9 +24,8 @@ from dmrifit.io.nifti import (
     values_of,
 )
 from placement.box.row_integrals import Rows
-from placement.box.voxel import MM3_PER_ML, Voxel
+from placement.box.voxel import MM3_PER_ML, Voxel, nearest_storage, reoriented
 from placement.search import tissue_labels
-from placement.search.storage import nearest_storage, reoriented
 
 __all__ = ["Scene"]
 

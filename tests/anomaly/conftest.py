@@ -11,7 +11,7 @@ from scipy import ndimage
 @pytest.fixture(scope="session")
 def brain():
     """Draw a person's brain on a grid of 4 mm."""
-    from anomaly.simulate.anatomy import draw_brain, standard_brain
+    from anomaly.simulate.persons import draw_brain, standard_brain
 
     return draw_brain(standard_brain((4.0,) * 3), (40, 48, 32), (4.0,) * 3, np.random.default_rng(0))
 

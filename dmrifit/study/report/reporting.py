@@ -12,7 +12,7 @@ from dmrifit._utils.html_repr import html_summary
 from dmrifit.io.tables import csv_text
 from dmrifit.report.page import PAGE, Fold, Link, Numbers, Page, Section, write_files
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections import answer, conclusions, overview, patients, scores
+from dmrifit.study.report.sections import answer, overview, patients, scores
 from dmrifit.study.summaries import Board
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _page(board: Board, evaluations: Sequence[Evaluation]) -> tuple[Page, dict[s
         Section("Unseen signals", *scores.signal_scores(board)),
         Section("Other comparisons", *overview.repeated_summary(evaluations)),
     ]
-    tests, statistics = conclusions.statistics_tables(board)
+    tests, statistics = answer.statistics_tables(board)
     tables = {one.name: one.table for section in sections for one in section.all(Numbers)}
     tables |= statistics
     links = [Link(f"{TABLES}/{name}.csv", f"{name}.csv") for name in tables]

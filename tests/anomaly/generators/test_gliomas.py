@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly.generators.gliomas import GRADES, KINDS, add_glioma, draw_diffusion_glioma
-from anomaly.simulate.anatomy import brain_signals, draw_brain, spread_directions, standard_brain
+from anomaly.simulate.persons import brain_signals, draw_brain, spread_directions, standard_brain
 
 #: Signals at b = 0 of parts, of white matter's.
 CORE, NECROSIS, EDEMA, TUMOR = 1.1, 2.2, 1.5, 1.3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomaly.scans.tissue import diffusion_maps, estimate_tissue, relabel_tissue
+from anomaly.scans.preparation import diffusion_maps, estimate_tissue, relabel_tissue
 from dmrifit.engine.protocol import Protocol
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly.generators.gliomas import Component
-from anomaly.simulate.anatomy import (
+from anomaly.simulate.persons import (
     Brain,
     add_noise,
     brain_signals,

@@ -20,8 +20,7 @@ from anomaly.study.evaluation import (
     scan_summary,
     strata_summary,
 )
-from anomaly.study.followup import overlap_with_followup
-from anomaly.study.scores import RATES
+from anomaly.study.scores import RATES, overlap_with_followup
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 
 SHAPE = (18, 20, 16)

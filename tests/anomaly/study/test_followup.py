@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 import anomaly
-from anomaly.study.followup import overlap_with_followup
+from anomaly.study.scores import overlap_with_followup
 
 SHAPE = (20, 16, 14)
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dmrifit.cli.command_options import read_help, with_options
 from dmrifit.cli.console import __doc__ as COMMON
-from dmrifit.cli.console import make_program
+from dmrifit.cli.console import make_program, read_help, with_options
 
 CALLS = []
 

@@ -15,7 +15,7 @@ import pytest
 
 import dmrifit
 from dmrifit.cli import image_commands
-from dmrifit.cli.command_options import read_help
+from dmrifit.cli.console import read_help
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dmrifit.cli.streams import printable
+from dmrifit.cli.console import printable
 
 PROGRAM = r"""
 import sys, warnings

@@ -6,7 +6,7 @@ import pytest
 
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
-from dmrifit.imaging.foreground import NO_AIR, foreground_mask
+from dmrifit.imaging.head_steps import NO_AIR, foreground_mask
 from dmrifit.io.series import Series
 
 pytest.importorskip("dipy")

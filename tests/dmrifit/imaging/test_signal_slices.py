@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dmrifit.engine.protocol import Protocol
-from dmrifit.imaging import signal_slices
-from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
+from dmrifit.imaging import image_rows
+from dmrifit.imaging.image_rows import LowestVolume, SignalSlices
 
 GRID = (4, 3, 10)
 PROTOCOL = Protocol([0, 500, 0, 1000], te=[60, 60, 90, 60])
@@ -52,7 +52,7 @@ def test_the_scan_is_the_lowest_b_at_the_shortest_echo_time(volumes):
 @pytest.mark.parametrize("thickness", [1, 3, 10])
 def test_too_many_voxels_leave_whole_slices_around_the_middle_one(volumes, thickness, monkeypatch):
     # 12 voxels a slice with 9 numbers each: three slices fit.
-    monkeypatch.setattr(signal_slices, "MOST_VALUES", 3 * 12 * 9)
+    monkeypatch.setattr(image_rows, "MOST_VALUES", 3 * 12 * 9)
     voxels = kept(volumes, np.ones(GRID, bool), thickness=thickness).voxels()
     assert voxels.step == 4
     filled = np.flatnonzero((voxels.rows > 0).any(axis=(0, 1)))
@@ -63,13 +63,13 @@ def test_too_many_voxels_leave_whole_slices_around_the_middle_one(volumes, thick
 
 
 def test_a_slice_that_is_too_large_leaves_nothing(volumes, monkeypatch):
-    monkeypatch.setattr(signal_slices, "MOST_VALUES", 11 * 9)
+    monkeypatch.setattr(image_rows, "MOST_VALUES", 11 * 9)
     assert kept(volumes, np.ones(GRID, bool)).voxels() is None
     assert kept(volumes, np.zeros(GRID, bool)).voxels() is None
 
 
 def test_many_measurements_are_averaged_over_directions(volumes, monkeypatch):
-    monkeypatch.setattr(signal_slices, "MOST_MEASUREMENTS", 3)
+    monkeypatch.setattr(image_rows, "MOST_MEASUREMENTS", 3)
     monkeypatch.setitem(globals(), "PROTOCOL", Protocol([0, 800, 800, 800]))
     voxels = kept(volumes, np.ones(GRID, bool)).voxels()
     assert voxels.is_averaged

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dmrifit.io.parameter_json import RefusedError
-from dmrifit.model_files.boosted_trees import checked_trees
+from dmrifit.model_files.regressor_file import checked_trees
 
 # One split of feature 1 at 0.5 with a leaf on either side, written by hand.
 ROOT = 2147483647

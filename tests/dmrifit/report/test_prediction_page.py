@@ -12,7 +12,7 @@ import typer
 
 import dmrifit.study.report
 from dmrifit.cli import program
-from dmrifit.report.prediction_page import interval_advice, write_prediction_page
+from dmrifit.report.quicklook import interval_advice, write_prediction_page
 
 GRID = (6, 5, 3)
 SIDECAR = {

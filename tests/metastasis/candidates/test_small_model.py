@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from metastasis.candidates.small_model import CARD, PATH, load_small_model, small_model_threshold
+from metastasis.candidates.two_stage import CARD, PATH, load_small_model, small_model_threshold
 from metastasis.study.findings import model_figures
 
 ROOT = Path(__file__).parents[3]

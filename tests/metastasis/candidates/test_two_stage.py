@@ -13,8 +13,7 @@ from dmrifit.io.parameter_json import RefusedError
 from metastasis import TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
 from metastasis.candidates.judgment import LATER_FEATURES, NAMES
-from metastasis.candidates.small_model import load_small_model
-from metastasis.candidates.two_stage import _mark_mistakes_of
+from metastasis.candidates.two_stage import _mark_mistakes_of, load_small_model
 from metastasis.segmentation.sampling import MISTAKEN
 
 SHAPE = (40, 40, 40)

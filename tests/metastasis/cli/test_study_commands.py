@@ -16,7 +16,7 @@ from metastasis import (
     simulate_metastases,
     write_cases,
 )
-from metastasis.candidates.small_model import small_model_threshold
+from metastasis.candidates.two_stage import small_model_threshold
 from metastasis.cli import study_commands
 from metastasis.cli.study_commands import (
     PatientOptions,
@@ -26,7 +26,7 @@ from metastasis.cli.study_commands import (
     evaluate,
     simulate,
 )
-from metastasis.simulate import training_scans
+from metastasis.simulate import implants
 
 TINY = (
     "--widths",
@@ -307,7 +307,7 @@ def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(run, scans, 
     pytest.importorskip("skorch")
     fits = []
     phantom = SimpleNamespace(volume=None, label=None, brain=None, name="phantom")
-    monkeypatch.setattr(training_scans, "phantom_scans", lambda n, random_state: [phantom] * n)
+    monkeypatch.setattr(implants, "phantom_scans", lambda n, random_state: [phantom] * n)
     monkeypatch.setattr(
         TwoStageSegmenter, "fit", lambda self, volumes, labels, **groups: fits.append((self, labels, groups))
     )
@@ -330,7 +330,7 @@ def test_a_bad_scan_is_refused_before_the_first_copy(run, scans, tmp_path, monke
     pytest.importorskip("torch")
     image = nib.load(scans / "person1.nii.gz")
     nib.save(nib.Nifti1Image(image.get_fdata(), np.diag([2, 2, 2, 1])), scans / "thick.nii.gz")
-    monkeypatch.setattr(training_scans, "implanted_copies", None)
+    monkeypatch.setattr(implants, "implanted_copies", None)
     code, _, error = run("train-small", scans, "--out", tmp_path / "mine.dmrifit")
     assert code == 2
     assert error.count("\n") == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metastasis import DeepMedicSegmenter
-from metastasis.segmentation.case_inputs import (
+from metastasis.segmentation.sampling import (
     case_inputs,
     n_extra_channels,
     network_arguments,

@@ -4,8 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
-from metastasis.segmentation.image_files import segment_image
+from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble, segment_image
 
 
 class Bright:

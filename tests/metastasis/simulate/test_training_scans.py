@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from metastasis.simulate.training_scans import implanted_copies, phantom_scans, read_negative
+from metastasis.simulate.implants import implanted_copies, phantom_scans, read_negative
 
 
 def test_negative_is_read_in_ras_order_and_cut_to_its_brain(tmp_path):

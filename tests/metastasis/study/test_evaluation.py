@@ -12,8 +12,12 @@ from dmrifit.stats.lesion_matching import HEADLINES, lesion_scores, lesion_table
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import merge_segmentations
 from metastasis.study.controls import CONTROLS
-from metastasis.study.evaluation import candidate_scores, evaluate_segmentations, format_summary
-from metastasis.study.segment_metrics import segment_scores
+from metastasis.study.evaluation import (
+    candidate_scores,
+    evaluate_segmentations,
+    format_summary,
+    segment_scores,
+)
 
 SHAPE = (40, 38, 36)
 AFFINE = np.diag([1.5, 1.5, 1.5, 1])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metastasis.study.segment_metrics import (
+from metastasis.study.evaluation import (
     SEGMENT_COUNTS,
     segment_scores,
 )

@@ -5,8 +5,13 @@ import pytest
 
 from placement import Scene, Voxel, VoxelOptimizer, tumor_fraction
 from placement.box import overlap
-from placement.learned.candidate_boxes import FreeTumorSearch, _sides, candidate_boxes, moved_off
-from placement.learned.features import Surroundings
+from placement.learned.features import (
+    FreeTumorSearch,
+    Surroundings,
+    _sides,
+    candidate_boxes,
+    moved_off,
+)
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 VOLUMES = np.array([8.0, 11.0, 14.0, 20.0])

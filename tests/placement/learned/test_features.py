@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer
-from placement.learned.candidate_boxes import FreeTumorSearch
-from placement.learned.features import FEATURES, Surroundings, describe_boxes
+from placement.learned.features import FEATURES, FreeTumorSearch, Surroundings, describe_boxes
 
 
 def described(scene, voxels, n_compared=None):

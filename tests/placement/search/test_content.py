@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from placement.box.voxel import Voxel
-from placement.search.content import describe_content, voxel_content
+from placement.search.objective import describe_content, voxel_content
 from placement.search.scene import Scene
 from placement.search.tissue_labels import named_labels
 

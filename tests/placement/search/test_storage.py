@@ -8,8 +8,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from placement import Scene, VoxelOptimizer
-from placement.box.voxel import rotation_of
-from placement.search.storage import nearest_storage, reoriented
+from placement.box.voxel import nearest_storage, reoriented, rotation_of
 
 STORAGES = [
     np.eye(3)[list(order)].T * signs

@@ -7,7 +7,7 @@ import pytest
 
 from placement import Voxel, simulate_gliomas
 from placement.exchange.tables import read_experts
-from placement.study.reader_page import reader_page
+from placement.study.plotting import reader_page
 
 N_CASES = 3
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.conclusions import plot_critical_difference, statistics_tables
+from dmrifit.study.report.sections.answer import plot_critical_difference, statistics_tables
 from dmrifit.study.summaries import Board
 
 ALGORITHMS = "LR", "RFR", "ETR"
