@@ -194,13 +194,6 @@ def test_a_curve_of_ten_voxels_by_hand():
     assert curve["lesion_sensitivity"].tolist() == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3, 1])
 
 
-def test_a_score_at_the_threshold_is_not_above_it():
-    lesion = row_volume(1, 1) > 0
-    curve = coverage_curve([np.arange(10.0)], [row_volume(8.0, 9.0)], [lesion], [lesion], rates=[0, 0.1, 0.2])
-    assert curve["threshold"].tolist() == [9, 8, 7]
-    assert curve["coverage"].tolist() == [0, 0.5, 1]
-
-
 def test_components_join_at_corners_where_asked():
     lesion = np.zeros((2, 2, 3), dtype=bool)
     lesion[0, 0, :2] = lesion[1, 1, 2] = True
