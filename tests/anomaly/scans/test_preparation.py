@@ -8,6 +8,7 @@ from scipy.ndimage import binary_erosion
 
 from anomaly.scans.directions import directions_on_grid, resample_directions
 from anomaly.scans.preparation import prepare_scan
+from anomaly.simulate.persons import spread_directions
 from dmrifit.engine.protocol import Protocol
 
 RAS = axcodes2ornt("RAS")
@@ -18,21 +19,13 @@ def directions_in_file(directions, affine):
     return directions @ directions_on_grid(np.eye(3), affine).T
 
 
-def spread(n):
-    """Spread directions over half a sphere by the golden angle."""
-    k = np.arange(n) + 0.5
-    angle = np.pi * (1 + 5**0.5) * k
-    z = 1 - k / n
-    return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
-
-
 class Head:
     """A synthetic head: an ellipsoid of tissue whose fibers run along x, with a ventricle and air around."""
 
     shape = (22, 26, 20)
 
     def __init__(self, n=20, b=1000.0, n_plain=2, spacing=4.0):
-        self.directions, self.b = spread(n), b
+        self.directions, self.b = spread_directions(n), b
         self.affine = np.diag([spacing] * 3 + [1.0])
         self.affine[:3, 3] = (-40, -50, -30)
         x, y, z = np.meshgrid(*(np.arange(m) - (m - 1) / 2 for m in self.shape), indexing="ij")

@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 
 from anomaly.scans.preparation import diffusion_maps, estimate_tissue, relabel_tissue
+from anomaly.simulate.persons import spread_directions
 from dmrifit.engine.protocol import Protocol
 
-
-def spread(n):
-    k = np.arange(n) + 0.5
-    angle = np.pi * (1 + 5**0.5) * k
-    z = 1 - k / n
-    return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
-
-
-PROTOCOL = Protocol(np.full(30, 1000.0), directions=spread(30))
+PROTOCOL = Protocol(np.full(30, 1000.0), directions=spread_directions(30))
 
 
 def test_maps_are_those_of_known_tensors():
