@@ -1,15 +1,12 @@
 """Simulating, training and comparing on the command line: what is written, and what is refused in one line."""
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
 from anomaly import simulate_dmri
-from anomaly.cli.detection_commands import detect
-from anomaly.cli.study_commands import evaluate, simulate, train
+from anomaly.cli.study_commands import simulate, train
 from anomaly.scans.cases import read_cases
-from dmrifit.cli.case_runs import RunOptions
 from dmrifit.model_files.model_file import load_model
 
 SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
@@ -192,20 +189,3 @@ def test_powder_averages_cannot_be_aligned_for_a_network(run, cases, tmp_path):
     code, _, error = run(*words, "--detector", "dae")
     assert (code, error.strip().count("\n")) == (2, 0)
     assert "--set aligned=false" in error
-
-
-def test_maps_are_compared_with_controls_and_by_their_stored_threshold(cases, model, tmp_path, capsys):
-    options = RunOptions(figure=False)
-    detect(model, [cases / "gliomas.tsv"], out=tmp_path / "seen", run=options)
-    table = tmp_path / "seen" / "detections.tsv"
-    evaluate(cases / "gliomas.tsv", {"z": table}, tmp_path / "compared", figures=0)
-    assert "synthetic scans: no clinical result" in capsys.readouterr().out
-    thresholds = pd.read_csv(tmp_path / "compared" / "thresholds.csv")
-    by_method = thresholds.groupby("method")["rule"].unique().map(set)
-    assert by_method["z, stored"] == {"as given"}
-    assert {"Otsu", "best Dice"} <= by_method["z"]
-    scans = pd.read_csv(tmp_path / "compared" / "scans.csv")
-    detected = pd.read_csv(table, sep="\t").set_index("name")
-    for row in scans[scans["method"] == "z, stored"].itertuples():
-        binary = nib.load(table.parent / detected.loc[row.name, "binary"]).get_fdata()
-        assert row.n_found == np.count_nonzero(binary)
