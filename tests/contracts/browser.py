@@ -91,9 +91,5 @@ class Tab:
         window = self.page.viewport_size
         if box is None or not (box["width"] and box["height"]):
             return False
-        return (
-            box["x"] >= 0
-            and box["y"] >= 0
-            and box["x"] + box["width"] <= window["width"] + 1
-            and box["y"] + box["height"] <= window["height"] + 1
-        )
+        sides = (("x", "width"), ("y", "height"))
+        return all(box[start] >= 0 and box[start] + box[side] <= window[side] + 1 for start, side in sides)

@@ -10,9 +10,7 @@ def check_demo(folder):
     """Look at the report, the model and the maps below build/demo of a folder."""
     demo = folder / "build" / "demo"
     assert "Synthetic data" in (demo / "study" / "report.html").read_text(encoding="utf-8")
-    maps = {
-        path.name.partition("param-")[2].partition("_")[0]: path for path in (demo / "maps").glob("*param-*.nii.gz")
-    }
+    maps = {path.name.split("param-")[1].partition("_")[0]: path for path in (demo / "maps").glob("*param-*.nii.gz")}
     assert set(maps) == {"S0", "f", "Dv", "T2v", "Dt", "K", "T2t"}
     new = demo / "new" / "sub-newp01" / "dwi"
     mask = nib.load(new / "sub-newp01_desc-body_mask.nii.gz").get_fdata() > 0

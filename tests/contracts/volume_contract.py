@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from sklearn import config_context
-from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.utils import estimator_checks
@@ -23,58 +23,6 @@ APPLY = [
     "check_get_params_invariance",
     "check_set_params",
 ]
-ROWS = "calls fit with a table of rows and columns, which is no list of volumes"
-WEIGHTS = "cases have no weights"
-EXCEPTIONS = {
-    "check_fit_score_takes_y": ROWS,
-    "check_estimators_overwrite_params": f"{ROWS}; see test_fit_changes_no_parameter",
-    "check_dont_overwrite_parameters": f"{ROWS}; see test_fit_changes_no_parameter",
-    "check_estimators_fit_returns_self": f"{ROWS}; see test_fit_returns_itself",
-    "check_readonly_memmap_input": f"{ROWS}; see test_arrays_that_cannot_be_written_are_read",
-    "check_estimators_unfitted": f"{ROWS}; see test_nothing_is_predicted_before_fit",
-    "check_n_features_in_after_fitting": "volumes have channels, no columns",
-    "check_n_features_in": "volumes have channels, no columns",
-    "check_positive_only_tag_during_fit": ROWS,
-    "check_estimators_dtypes": f"{ROWS}; see test_the_type_of_numbers_does_not_matter",
-    "check_sample_weights_pandas_series": WEIGHTS,
-    "check_sample_weights_not_an_array": WEIGHTS,
-    "check_sample_weights_list": WEIGHTS,
-    "check_all_zero_sample_weights_error": WEIGHTS,
-    "check_sample_weights_shape": WEIGHTS,
-    "check_sample_weights_not_overwritten": WEIGHTS,
-    "check_sample_weight_equivalence_on_dense_data": WEIGHTS,
-    "check_sample_weight_equivalence_on_sparse_data": WEIGHTS,
-    "check_complex_data": ROWS,
-    "check_dtype_object": ROWS,
-    "check_estimators_empty_data_messages": f"{ROWS}; see test_bad_cases_are_refused",
-    "check_pipeline_consistency": ROWS,
-    "check_estimators_nan_inf": f"{ROWS}; see test_bad_cases_are_refused",
-    "check_estimator_sparse_tag": "volumes are not sparse",
-    "check_estimator_sparse_array": "volumes are not sparse",
-    "check_estimator_sparse_matrix": "volumes are not sparse",
-    "check_estimators_pickle": f"{ROWS}; see test_a_pickle_predicts_the_same",
-    "check_array_api_input": ROWS,
-    "check_f_contiguous_array_estimator": ROWS,
-    "check_regressors_train": ROWS,
-    "check_regressor_data_not_an_array": ROWS,
-    "check_estimators_partial_fit_n_features": "there is no partial_fit",
-    "check_regressor_multioutput": ROWS,
-    "check_regressors_no_decision_function": "they are no regressors of rows",
-    "check_supervised_y_2d": ROWS,
-    "check_supervised_y_no_nan": ROWS,
-    "check_regressors_int": ROWS,
-    "check_non_transformer_estimators_n_iter": "there is no max_iter",
-    "check_methods_sample_order_invariance": f"{ROWS}; see test_a_case_is_predicted_for_itself",
-    "check_methods_subset_invariance": f"{ROWS}; see test_a_case_is_predicted_for_itself",
-    "check_fit2d_1sample": ROWS,
-    "check_fit2d_1feature": ROWS,
-    "check_dict_unchanged": f"{ROWS}; see test_a_case_is_predicted_for_itself",
-    "check_fit_idempotent": f"{ROWS}; see test_a_seed_gives_the_same_bits_again",
-    "check_fit_check_is_fitted": f"{ROWS}; see test_nothing_is_predicted_before_fit",
-    "check_fit1d": ROWS,
-    "check_fit2d_predict1d": ROWS,
-    "check_requires_y_none": f"{ROWS}; see test_bad_cases_are_refused",
-}
 
 
 def bits(predictions):
@@ -108,16 +56,6 @@ class VolumeContract:
                     clone(estimator).set_params(**{key: value})
             return
         check(type(estimator).__name__, estimator)
-
-    def test_every_other_rule_has_a_reason(self):
-        class Rows(RegressorMixin, BaseEstimator):
-            def fit(self, X, y=None):
-                return self
-
-        checks = estimator_checks.estimator_checks_generator(Rows())
-        names = {getattr(check, "func", check).__name__ for _, check in checks}
-        assert names <= {*APPLY, *EXCEPTIONS}
-        assert not set(APPLY) & set(EXCEPTIONS)
 
     def test_fit_returns_itself(self, make, world):
         estimator = make(epochs=1, random_state=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import nibabel as nib
 import numpy as np
 from driver import command, entry, function, run_program
 
+import anomaly
+from dmrifit import load_model, save_model
+
 
 def persons(folder: Path) -> None:
     """Three synthetic healthy persons and two with gliomas, on a small grid with few directions."""
-    from anomaly import simulate_dmri
     from anomaly.scans.cases import write_cases
 
-    healthy, lesions = simulate_dmri(3, 2, n_directions=6, shape=(12, 14, 12), spacing=12.0, random_state=0)
+    healthy, lesions = anomaly.simulate_dmri(3, 2, n_directions=6, shape=(12, 14, 12), spacing=12.0, random_state=0)
     for name, cases in (("healthy", healthy), ("gliomas", lesions)):
         write_cases(cases, folder / name)
         (folder / name / "cases.tsv").rename(folder / f"{name}.tsv")
@@ -32,13 +35,10 @@ def persons(folder: Path) -> None:
 
 def learned(folder: Path) -> None:
     """The same with a model."""
-    from anomaly.detectors.gaussian import VoxelwiseGaussian
-    from anomaly.detectors.thresholds import HealthyRateThreshold
     from anomaly.scans.series import SeriesDetector, read_series
-    from dmrifit import save_model
 
     persons(folder)
-    detector = VoxelwiseGaussian(threshold=HealthyRateThreshold(0.05), calibration=3)
+    detector = anomaly.VoxelwiseGaussian(threshold=anomaly.HealthyRateThreshold(0.05), calibration=3)
     save_model(SeriesDetector(detector).fit(read_series(folder / "healthy.tsv")), folder / "model.dmrifit")
 
 
@@ -46,10 +46,8 @@ def found(name: str) -> Callable[[Path], dict[str, Any]]:
     """Read what detect wrote."""
 
     def read(place: Path) -> dict[str, Any]:
-        maps = {
-            str(path.relative_to(place)): np.asarray(nib.load(path).dataobj)
-            for path in sorted((place / name).glob("*/*.nii.gz"))
-        }
+        paths = sorted((place / name).glob("*/*.nii.gz"))
+        maps = {str(path.relative_to(place)): np.asarray(nib.load(path).dataobj) for path in paths}
         return maps | {"text": (place / name / "detections.tsv").read_text(encoding="utf-8")}
 
     return read
@@ -94,7 +92,6 @@ command(
 def scores(path: Path) -> dict[str, Any]:
     """Score a scan by a model file."""
     from anomaly.scans.series import SeriesFiles
-    from dmrifit import load_model
 
     return {"map": load_model(path).detect(SeriesFiles(Path("glioma-001_dwi.nii.gz")), opening=1, mask=False).map}
 
@@ -119,12 +116,8 @@ def _prepare() -> dict[str, Any]:
     from anomaly.scans.preparation import prepare_scan
 
     stem = "glioma-001"
-    scan = prepare_scan(
-        f"{stem}_dwi.nii.gz",
-        mask=f"{stem}_brain.nii.gz",
-        tissue=f"{stem}_tissue.nii.gz",
-        lesion=f"{stem}_lesion.nii.gz",
-    )
+    files = {key: f"{stem}_{name}.nii.gz" for key, name in (("mask", "brain"), ("tissue", "tissue"), ("lesion", "lesion"))}
+    scan = prepare_scan(f"{stem}_dwi.nii.gz", **files)
     return {"signal": scan.case.signal, "lesion": scan.case.lesion, "directions": scan.case.directions}
 
 
@@ -148,45 +141,31 @@ SMALL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def arrays_and_options(name: str) -> Callable[[Path], None]:
+def arrays_and_options(name: str, folder: Path) -> None:
     """The same with the persons that scans are of, and the options of a detector."""
-
-    def prepare(folder: Path) -> None:
-        arrays(folder)
-        np.save(folder / "groups.npy", np.array(["a", "b", "c", "d"]))
-        (folder / "options.json").write_text(json.dumps(SMALL[name]), encoding="utf-8")
-
-    return prepare
+    arrays(folder)
+    np.save(folder / "groups.npy", np.array(["a", "b", "c", "d"]))
+    (folder / "options.json").write_text(json.dumps(SMALL[name]), encoding="utf-8")
 
 
-def detector_of(name: str) -> Callable[[], dict[str, Any]]:
-    def call() -> dict[str, Any]:
-        from anomaly.cli.options import make_detector
-        from anomaly.detectors.thresholds import HealthyRateThreshold
+def detected_by(name: str) -> dict[str, Any]:
+    from anomaly.cli.options import make_detector
 
-        options: dict[str, Any] = {"threshold": HealthyRateThreshold(0.05), "calibration": 2}
-        X, masks, other = (np.load(f"{one}.npy", allow_pickle=True) for one in ("X", "masks", "other"))
-        more = {}
-        if name in SMALL:
-            options |= json.loads(Path("options.json").read_text(encoding="utf-8"))
-            more["groups"] = np.load("groups.npy", allow_pickle=True)
-        detector = make_detector(name, options)
-        detector.fit(X, masks, **more)
-        found = {"map": detector.anomaly_map(other)}
-        return found if detector.calibration is None else found | {"binary": detector.predict(other)}
-
-    return call
+    options: dict[str, Any] = {"threshold": anomaly.HealthyRateThreshold(0.05), "calibration": 2}
+    X, masks, other = (np.load(f"{one}.npy", allow_pickle=True) for one in ("X", "masks", "other"))
+    more = {}
+    if name in SMALL:
+        options |= json.loads(Path("options.json").read_text(encoding="utf-8"))
+        more["groups"] = np.load("groups.npy", allow_pickle=True)
+    detector = make_detector(name, options)
+    detector.fit(X, masks, **more)
+    found = {"map": detector.anomaly_map(other)}
+    return found if detector.calibration is None else found | {"binary": detector.predict(other)}
 
 
-for detector_name in ("gaussian", "mean"):
-    entry(f"fit and predict of {detector_name}", arrays, call=detector_of(detector_name), names=False)
-for detector_name in SMALL:
-    entry(
-        f"fit and predict of {detector_name}",
-        arrays_and_options(detector_name),
-        call=detector_of(detector_name),
-        names=False,
-    )
+for detector_name in ("gaussian", "mean", *SMALL):
+    good = partial(arrays_and_options, detector_name) if detector_name in SMALL else arrays
+    entry(f"fit and predict of {detector_name}", good, call=partial(detected_by, detector_name), names=False)
 
 
 def thresholds(folder: Path) -> None:
@@ -198,7 +177,5 @@ def thresholds(folder: Path) -> None:
 
 @function("YoudenThreshold.fit and apply", thresholds, names=False)
 def _threshold() -> dict[str, Any]:
-    from anomaly import YoudenThreshold
-
     maps, truths = np.load("maps.npy", allow_pickle=True), np.load("truths.npy", allow_pickle=True)
-    return {"binary": YoudenThreshold().fit(maps, truths=truths).apply(maps)}
+    return {"binary": anomaly.YoudenThreshold().fit(maps, truths=truths).apply(maps)}

@@ -9,9 +9,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import command, function
+from driver import command, entry, function
 
-from dmrifit.engine.protocol import Protocol
+import dmrifit
+from dmrifit import Protocol
+from dmrifit.io.nifti import read_volume
 
 #: Volumes of the real scan that dipy carries, with b-values from 15 to 4065 s/mm².
 VOLUMES = (0, 1, 3, 6, 9, 14, 24, 41, 60, 101)
@@ -21,18 +23,15 @@ BLOCK = (slice(1, 5), slice(3, 7), slice(4, 7))
 def scan(folder: Path) -> None:
     """A block of a real scan with all that belongs to it."""
     source = files("dipy") / "data" / "files"
-    loaded = nib.load(str(source / "small_101D.nii.gz"))
-    block = loaded.slicer[BLOCK[0], BLOCK[1], BLOCK[2]]
-    values = np.asarray(block.dataobj)[..., VOLUMES]
-    order = np.argsort(np.loadtxt(str(source / "small_101D.bval"))[list(VOLUMES)], kind="stable")
-    header = block.header.copy()
-    nib.save(nib.Nifti1Image(values[..., order], block.affine, header), folder / "dwi.nii.gz")
-    nib.save(nib.Nifti1Image(values[..., order], block.affine, header), folder / "plain.nii")
-    b = np.loadtxt(str(source / "small_101D.bval"))[list(VOLUMES)][order]
+    block = nib.load(str(source / "small_101D.nii.gz")).slicer[BLOCK]
+    b = np.loadtxt(str(source / "small_101D.bval"))
+    order = np.array(VOLUMES)[np.argsort(b[list(VOLUMES)], kind="stable")]
+    values, b, header = np.asarray(block.dataobj)[..., order], b[order], block.header.copy()
+    for name in ("dwi.nii.gz", "plain.nii"):
+        nib.save(nib.Nifti1Image(values, block.affine, header), folder / name)
+        np.savetxt(folder / f"{name.partition('.')[0]}.bval", b[None], fmt="%g")
     vectors = np.loadtxt(str(source / "small_101D.bvec"))
-    vectors = (vectors if vectors.shape[0] == 3 else vectors.T)[:, list(VOLUMES)][:, order]
-    for name in ("dwi", "plain"):
-        np.savetxt(folder / f"{name}.bval", b[None], fmt="%g")
+    vectors = (vectors if vectors.shape[0] == 3 else vectors.T)[:, order]
     np.savetxt(folder / "dwi.bvec", vectors, fmt="%.6f")
     (folder / "dwi.te").write_text(" ".join(["90"] * len(b)) + "\n")
     (folder / "side.json").write_text('{"EchoTime": 0.09, "RepetitionTime": 4.0}\n')
@@ -46,7 +45,7 @@ def scan(folder: Path) -> None:
     write(folder / "labels.nii.gz", regions, block.affine)
     (folder / "names.tsv").write_text("index\tname\n1\tleft\n2\tright\n")
     for part, chosen in (("low", slice(0, 5)), ("high", slice(5, None))):
-        image = nib.Nifti1Image(values[..., order][..., chosen], block.affine, header)
+        image = nib.Nifti1Image(values[..., chosen], block.affine, header)
         nib.save(image, folder / f"{part}.nii.gz")
         np.savetxt(folder / f"{part}.bval", b[None, chosen], fmt="%g")
     (folder / "parts.tsv").write_text("image\tbval\tte\nlow.nii.gz\tlow.bval\t90\nhigh.nii.gz\thigh.bval\t90\n")
@@ -82,12 +81,17 @@ command("dmrifit fit plain", scan, f"fit plain.nii --te side.json {FIT}", images
 command("dmrifit fit parts", scan, f"fit parts.tsv {FIT}", images_in("maps"))
 
 
-def interrupted(folder: Path) -> None:
-    """A scan, and a hidden folder with a list of files beside its maps, as earlier versions left one when killed."""
-    scan(folder)
+def leave_hidden(folder: Path) -> None:
+    """A hidden folder with a list of files beside maps, as earlier versions left one when killed."""
     hidden = folder / "maps" / ".dmrifit-x.complete"
     hidden.mkdir(parents=True)
     (hidden / ".names").write_text("[[], []]")
+
+
+def interrupted(folder: Path) -> None:
+    """A scan, and what a killed fit left."""
+    scan(folder)
+    leave_hidden(folder)
 
 
 command(
@@ -117,10 +121,7 @@ command(
     "dmrifit fit folder", bids, f"fit bids {MASKS} {FIT}",
     lambda place: {"rows": (place / "maps" / "fits.tsv").read_text().count("\n")}, kept=("maps/*",),
 )
-command(
-    "dmrifit import", lambda folder: (folder / "dicom").mkdir(), "import dicom --out converted",
-    lambda place: {},
-)
+command("dmrifit import", lambda folder: (folder / "dicom").mkdir(), "import dicom --out converted", lambda place: {})
 
 
 @function("Protocol.read", scan)
@@ -136,8 +137,6 @@ def _read_sidecar() -> dict[str, Any]:
 
 @function("read_volume", scan)
 def _read_volume() -> dict[str, Any]:
-    from dmrifit.io.nifti import read_volume
-
     return {"values": read_volume("dwi.nii.gz")}
 
 
@@ -164,11 +163,9 @@ def fitted(folder: Path) -> None:
 
 
 def fitted_twice(folder: Path) -> None:
-    """Maps of the real block, and a hidden folder with a list of files beside them."""
+    """Maps of the real block, and what a killed fit left beside them."""
     fitted(folder)
-    hidden = folder / "maps" / ".dmrifit-x.complete"
-    hidden.mkdir()
-    (hidden / ".names").write_text("[[], []]")
+    leave_hidden(folder)
 
 
 ROI = "--out roi.csv"
@@ -191,9 +188,7 @@ command("dmrifit roi table", fitted, f"roi fits.tsv {ROI}", text_of("roi.csv"))
 
 def patients(folder: Path) -> None:
     """Synthetic patients, and a model trained on them."""
-    from dmrifit import SignalToSignal, save_model, simulate_cohort
-
-    cohort = simulate_cohort("cohort1", 3, shape=(12, 12, 2), random_state=0)
+    cohort = dmrifit.simulate_cohort("cohort1", 3, shape=(12, 12, 2), random_state=0)
     rows = ["patient\tcohort\timage\tmask\tlesion\tbval\tte\tsigma\tsynthetic"]
     for number, one in enumerate(cohort, start=1):
         stem = f"p{number}"
@@ -203,42 +198,28 @@ def patients(folder: Path) -> None:
         write(folder / f"{stem}-sigma.nii.gz", np.full(one.shape, 2, np.float32), one.affine)
         np.savetxt(folder / f"{stem}.bval", one.protocol.b[None], fmt="%g")
         np.savetxt(folder / f"{stem}.te", one.protocol.te[None], fmt="%g")
-        named = [
-            f"{stem}{end}" for end in (".nii.gz", "-mask.nii.gz", "-lesion.nii.gz", ".bval", ".te", "-sigma.nii.gz")
-        ]
-        rows.append("\t".join([stem, "A", *named, "true"]))
+        ends = (".nii.gz", "-mask.nii.gz", "-lesion.nii.gz", ".bval", ".te", "-sigma.nii.gz")
+        rows.append("\t".join([stem, "A", *(f"{stem}{end}" for end in ends), "true"]))
     (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
     protocol = cohort.scans[0].protocol
     source = protocol.take(protocol.clinical())
     table = cohort.arrays(source, protocol, mask="body", max_voxels=40, random_state=0)
-    estimator = SignalToSignal("LR", source=source, target=protocol, random_state=0).fit(table.X, table.Y)
-    save_model(estimator, folder / "model.dmrifit")
+    estimator = dmrifit.SignalToSignal("LR", source=source, target=protocol, random_state=0)
+    dmrifit.save_model(estimator.fit(table.X, table.Y), folder / "model.dmrifit")
 
 
 def cohort_results(cohorts: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, cohort in cohorts.items():
-        table = cohort.arrays(mask="lesion")
-        found |= {
-            f"{name} X": table.X,
-            f"{name} Y": table.Y,
-            f"{name} groups": table.groups,
-            f"{name} noise": table.sigma,
-        }
-    return found
+    tables = {name: cohort.arrays(mask="lesion") for name, cohort in cohorts.items()}
+    return {f"{name} {key}": getattr(table, key) for name, table in tables.items() for key in ("X", "Y", "groups", "sigma")}
 
 
 @function("Cohort.read", patients)
 def _read_cohort() -> dict[str, Any]:
-    from dmrifit import Cohort
-
-    return cohort_results(Cohort.read("participants.tsv"))
+    return cohort_results(dmrifit.Cohort.read("participants.tsv"))
 
 
 def predictions(path: Path) -> dict[str, Any]:
-    from dmrifit import load_model
-
-    estimator = load_model(path)
+    estimator = dmrifit.load_model(path)
     X = np.linspace(0.1, 2, 3)[:, None] * np.linspace(1, 0.3, 5)
     return {"predicted": estimator.predict(X)}
 
@@ -261,9 +242,7 @@ command(
 
 def scores_in(folder: str) -> Callable[[Path], dict[str, Any]]:
     def read(place: Path) -> dict[str, Any]:
-        from dmrifit import Evaluation
-
-        scores = Evaluation.read(place / folder).scores
+        scores = dmrifit.Evaluation.read(place / folder).scores
         return {name: scores[name].to_numpy() for name in scores if name != "seconds"}
 
     return read
@@ -283,13 +262,10 @@ command(
 
 def study(folder: Path) -> None:
     """A finished comparison."""
-    from dmrifit import Cohort, SignalToSignal, compare
-
     patients(folder)
-    cohorts = Cohort.read(folder / "participants.tsv")
-    compare(
-        {"LR s2s": SignalToSignal("LR")}, cohorts, max_voxels=20, controls=False, out=folder / "study", random_state=0
-    )
+    cohorts = dmrifit.Cohort.read(folder / "participants.tsv")
+    options = {"max_voxels": 20, "controls": False, "out": folder / "study", "random_state": 0}
+    dmrifit.compare({"LR s2s": dmrifit.SignalToSignal("LR")}, cohorts, **options)
 
 
 @function("Evaluation.read", study)
@@ -326,101 +302,72 @@ def load(name: str) -> np.ndarray:
     return np.load(f"{name}.npy", allow_pickle=True)
 
 
-def of_arrays(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Declare a function of arrays, which has no file to name in its messages."""
-    return function(name, arrays, names=False)
-
-
-@of_arrays("fit_voxels")
 def _fit_voxels() -> dict[str, Any]:
-    from dmrifit import fit_voxels
-
-    result = fit_voxels(load("signals"), Protocol(load("b"), load("te")), "adc", n_threads=1)
+    result = dmrifit.fit_voxels(load("signals"), Protocol(load("b"), load("te")), "adc", n_threads=1)
     return {"parameters": result.parameters, "status": result.status}
 
 
-@of_arrays("MapFitter")
 def _map_fitter() -> dict[str, Any]:
-    from dmrifit import MapFitter
-
-    fitter = MapFitter("adc", Protocol(load("b")), n_threads=1)
+    fitter = dmrifit.MapFitter("adc", Protocol(load("b")), n_threads=1)
     return {"maps": fitter.fit(load("signals")).transform(load("signals"))}
 
 
-@of_arrays("ClinicalMetrics")
 def _clinical_metrics() -> dict[str, Any]:
-    from dmrifit import ClinicalMetrics
-
-    protocol = Protocol([0, 50, 100, 400, 900, 1000, 1100, 1200, 1300, 1400])
-    return {"metrics": ClinicalMetrics(protocol).fit(load("signals")).transform(load("signals"))}
+    metrics = dmrifit.ClinicalMetrics(Protocol([0, 50, 100, 400, 900, 1000, 1100, 1200, 1300, 1400]))
+    return {"metrics": metrics.fit(load("signals")).transform(load("signals"))}
 
 
-@of_arrays("average_directions")
 def _average_directions() -> dict[str, Any]:
-    from dmrifit import average_directions
-
-    signals, protocol = average_directions(load("signals"), Protocol(load("b")))
+    signals, protocol = dmrifit.average_directions(load("signals"), Protocol(load("b")))
     return {"signals": signals, "b": protocol.b}
 
 
-@of_arrays("SignalToSignal")
-def _signal_to_signal() -> dict[str, Any]:
-    from dmrifit import SignalToSignal
-
-    return {"predicted": SignalToSignal("LR", random_state=0).fit(load("X"), load("Y")).predict(load("X"))}
-
-
-@of_arrays("MapsToMaps")
-def _maps_to_maps() -> dict[str, Any]:
-    from dmrifit import MapsToMaps
-
-    return {"predicted": MapsToMaps("LR", random_state=0).fit(load("X"), load("Y")).predict(load("X"))}
-
-
-@of_arrays("SignalToSignal.predict")
-def _predict_rows() -> dict[str, Any]:
-    from dmrifit import SignalToSignal
-
-    draw = np.random.default_rng(1)
-    estimator = SignalToSignal("LR", random_state=0).fit(draw.uniform(size=(20, 3)), draw.uniform(size=(20, 4)))
+def _fit_predict(strategy: str) -> dict[str, Any]:
+    estimator = getattr(dmrifit, strategy)("LR", random_state=0).fit(load("X"), load("Y"))
     return {"predicted": estimator.predict(load("X"))}
 
 
-@of_arrays("ConformalIntervals")
-def _conformal() -> dict[str, Any]:
-    from dmrifit import ConformalIntervals, SignalToSignal
+def _predict_rows() -> dict[str, Any]:
+    draw = np.random.default_rng(1)
+    estimator = dmrifit.SignalToSignal("LR", random_state=0)
+    estimator.fit(draw.uniform(size=(20, 3)), draw.uniform(size=(20, 4)))
+    return {"predicted": estimator.predict(load("X"))}
 
-    intervals = ConformalIntervals(SignalToSignal("LR", random_state=0), coverage=0.5)
+
+def _conformal() -> dict[str, Any]:
+    intervals = dmrifit.ConformalIntervals(dmrifit.SignalToSignal("LR", random_state=0), coverage=0.5)
     intervals.fit(load("X"), load("Y"), load("groups"))
     return {"intervals": intervals.predict_interval(load("X"))}
 
 
-@of_arrays("bias_index")
-def _bias_index() -> dict[str, Any]:
-    from dmrifit import bias_index
-
-    return {"index": np.asarray(bias_index(load("Y"), load("Y")))}
-
-
-@of_arrays("lesion_table")
 def _lesion_table() -> dict[str, Any]:
-    from dmrifit import lesion_table
-
-    table = lesion_table(load("labels"), load("labels"), load("affine"))
-    return {"table": table.to_csv(index=False)}
+    return {"table": dmrifit.lesion_table(load("labels"), load("labels"), load("affine")).to_csv(index=False)}
 
 
-@of_arrays("roi_table")
 def _roi_table() -> dict[str, Any]:
-    from dmrifit import roi_table
-
-    return {"table": roi_table({"ADC": load("labels") * 2.0}, load("labels")).to_csv(index=False)}
+    return {"table": dmrifit.roi_table({"ADC": load("labels") * 2.0}, load("labels")).to_csv(index=False)}
 
 
-@of_arrays("Scan")
 def _scan() -> dict[str, Any]:
-    from dmrifit import Scan
-
     signal = np.broadcast_to(load("b"), (6, 6, 4, len(load("b"))))
-    one = Scan("A", signal, Protocol(load("b"), load("te")), load("labels"), load("affine"))
-    return {"mask": one.mask, "affine": one.affine}
+    scan = dmrifit.Scan("A", signal, Protocol(load("b"), load("te")), load("labels"), load("affine"))
+    return {"mask": scan.mask, "affine": scan.affine}
+
+
+#: Functions of arrays, which have no file to name in their messages.
+OF_ARRAYS: dict[str, Callable[[], dict[str, Any]]] = {
+    "fit_voxels": _fit_voxels,
+    "MapFitter": _map_fitter,
+    "ClinicalMetrics": _clinical_metrics,
+    "average_directions": _average_directions,
+    "SignalToSignal": lambda: _fit_predict("SignalToSignal"),
+    "MapsToMaps": lambda: _fit_predict("MapsToMaps"),
+    "SignalToSignal.predict": _predict_rows,
+    "ConformalIntervals": _conformal,
+    "bias_index": lambda: {"index": np.asarray(dmrifit.bias_index(load("Y"), load("Y")))},
+    "lesion_table": _lesion_table,
+    "roi_table": _roi_table,
+    "Scan": _scan,
+}
+for name, call in OF_ARRAYS.items():
+    entry(name, arrays, call=call, names=False)

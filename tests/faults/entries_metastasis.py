@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 from driver import command, function, run_program
 
+import metastasis
+from dmrifit import save_model
 from dmrifit.networks.training import Training
 
 TINY = {"widths": (2, 2), "dense": (2,), "segments_per_epoch": 4, "device": "cpu"}
@@ -16,10 +18,8 @@ TINY = {"widths": (2, 2), "dense": (2,), "segments_per_epoch": 4, "device": "cpu
 
 def patients(folder: Path) -> None:
     """Two synthetic patients, one of them with a prior scan, on a small grid."""
-    from metastasis import simulate_metastases, write_cases
-
-    cases = simulate_metastases(2, prior=1, shape=(36, 36, 36), spacing=2.5, metastases=(1, 2), random_state=0)
-    write_cases(cases, folder)
+    size = {"shape": (36, 36, 36), "spacing": 2.5, "metastases": (1, 2)}
+    metastasis.write_cases(metastasis.simulate_metastases(2, prior=1, random_state=0, **size), folder)
     text = (folder / "cases.tsv").read_text(encoding="utf-8")
     for path in sorted(folder.iterdir()):
         text = text.replace(path.name, path.name.removeprefix("synthetic-"))
@@ -29,14 +29,12 @@ def patients(folder: Path) -> None:
 
 def trained(folder: Path) -> None:
     """The same with a model."""
-    from dmrifit import save_model
-    from metastasis import DeepMedicSegmenter, read_cases
     from metastasis.cli.case_runs import scans_of
 
     patients(folder)
-    cases = read_cases(folder / "cases.tsv")
+    cases = metastasis.read_cases(folder / "cases.tsv")
     labels = [nib.Nifti1Image(case.label, case.affine) for case in cases]
-    segmenter = DeepMedicSegmenter(**TINY, training=Training(epochs=1, batch_size=2), random_state=0)
+    segmenter = metastasis.DeepMedicSegmenter(**TINY, training=Training(epochs=1, batch_size=2), random_state=0)
     segmenter.fit(labels=labels, **scans_of(cases))
     save_model(segmenter, folder / "model.dmrifit")
 
@@ -51,10 +49,8 @@ def segmented(folder: Path) -> None:
 
 
 def found(place: Path) -> dict[str, Any]:
-    maps = {
-        str(path.relative_to(place)): np.asarray(nib.load(path).dataobj)
-        for path in sorted((place / "found").glob("*/*.nii.gz"))
-    }
+    paths = sorted((place / "found").glob("*/*.nii.gz"))
+    maps = {str(path.relative_to(place)): np.asarray(nib.load(path).dataobj) for path in paths}
     return maps | {"text": (place / "found" / "segmentations.tsv").read_text(encoding="utf-8")}
 
 
@@ -91,13 +87,8 @@ command(
 
 @function("metastasis.read_cases", patients)
 def _read_cases() -> dict[str, Any]:
-    from metastasis import read_cases
-
-    return {
-        f"{case.name} {key}": getattr(case, key)
-        for case in read_cases("cases.tsv")
-        for key in ("image", "label", "prior", "brain", "affine")
-    }
+    keys, cases = ("image", "label", "prior", "brain", "affine"), metastasis.read_cases("cases.tsv")
+    return {f"{case.name} {key}": getattr(case, key) for case in cases for key in keys}
 
 
 def arrays(folder: Path) -> None:
@@ -112,10 +103,7 @@ def arrays(folder: Path) -> None:
 
 @function("DeepMedicSegmenter.fit and predict", arrays, names=False)
 def _segment() -> dict[str, Any]:
-    from metastasis import DeepMedicSegmenter
-
     volumes, labels = np.load("volumes.npy", allow_pickle=True), np.load("labels.npy", allow_pickle=True)
-    segmenter = DeepMedicSegmenter(
-        **TINY, segment_size=25, prior=None, training=Training(epochs=1, batch_size=2), random_state=0
-    )
+    options = {"segment_size": 25, "prior": None, "training": Training(epochs=1, batch_size=2), "random_state": 0}
+    segmenter = metastasis.DeepMedicSegmenter(**TINY, **options)
     return {"map": segmenter.fit(volumes, labels).predict_proba(volumes[:1])[0]}

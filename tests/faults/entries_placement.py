@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from driver import command, function, run_program
+
+import placement
+from dmrifit import load_model, save_model
+from placement import Scene, Voxel, VoxelOptimizer
+from placement.exchange.tables import read_boxes, read_cases, read_experts
 
 #: Edges of a voxel in mm, and a grid that holds a tumor of about 4 cm.
 EDGE = 4.0
@@ -37,9 +41,7 @@ def tumors(folder: Path) -> None:
         ventricle = np.zeros(GRID, np.uint8)
         ventricle[1:3, 1:4, 1:4] = 1
         write(folder / f"{name}-ventricle.nii.gz", ventricle, affine)
-        rows.append(
-            "\t".join([name, f"{name}.nii.gz", f"{name}-image.nii.gz", f"{name}-ventricle.nii.gz", name, "true"])
-        )
+        rows.append("\t".join([name, *(f"{name}{end}.nii.gz" for end in ("", "-image", "-ventricle")), name, "true"]))
         center = affine[:3, :3] @ np.array(middle) + affine[:3, 3]
         for expert in (1, 2):
             numbers = [*(center + expert), 20 + expert, 20, 20, 0, 0, 0]
@@ -49,18 +51,12 @@ def tumors(folder: Path) -> None:
     first = [line for line in boxes if "\t2\t" not in line[:5]]
     (folder / "placements.tsv").write_text("\n".join(first) + "\n")
     (folder / "moved.txt").write_text("1 0 0 2\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
-    (folder / "voxel.json").write_text(_voxel())
+    (folder / "voxel.json").write_text(Voxel((0, 0, 0), (20, 20, 20), (0, 0, 10)).to_json())
 
 
-def _voxel() -> str:
-    from placement import Voxel
-
-    return Voxel((0, 0, 0), (20, 20, 20), (0, 0, 10)).to_json()
-
-
-def placed(name: str) -> Callable[[Path], dict[str, Any]]:
+def placed(place: Path) -> dict[str, Any]:
     """Read the table that place wrote."""
-    return lambda place: {"text": (place / name / "placements.tsv").read_text(encoding="utf-8")}
+    return {"text": (place / "placed" / "placements.tsv").read_text(encoding="utf-8")}
 
 
 def prescribed(place: Path) -> dict[str, Any]:
@@ -69,13 +65,13 @@ def prescribed(place: Path) -> dict[str, Any]:
 
 
 command(
-    "dmrifit-placement place", tumors, f"place cases.tsv --out placed {OPTIONS}", placed("placed"),
+    "dmrifit-placement place", tumors, f"place cases.tsv --out placed {OPTIONS}", placed,
     kept=("placed/settings.json", "placed/failed.tsv", "placed/a/*"),
 )
 command(
     "dmrifit-placement place one", tumors,
     f"place a.nii.gz --out placed --image a-image.nii.gz --exclude a-ventricle.nii.gz {OPTIONS}",
-    placed("placed"), kept=("placed/settings.json", "placed/failed.tsv"),
+    placed, kept=("placed/settings.json", "placed/failed.tsv"),
 )
 command(
     "dmrifit-placement prescribe", tumors,
@@ -92,16 +88,14 @@ def resumed(folder: Path) -> None:
 
 
 command(
-    "dmrifit-placement place again", resumed, f"place cases.tsv --out placed {OPTIONS}", placed("placed"),
+    "dmrifit-placement place again", resumed, f"place cases.tsv --out placed {OPTIONS}", placed,
     kept=("placed/*", "placed/*/*"),
 )
 
 
-EVALUATION = ("icc", "summary", "cases", "paired")
-
-
 def compared(place: Path) -> dict[str, Any]:
-    return {kind: (place / "tables" / f"{kind}.csv").read_text(encoding="utf-8") for kind in EVALUATION}
+    kinds = ("icc", "summary", "cases", "paired")
+    return {kind: (place / "tables" / f"{kind}.csv").read_text(encoding="utf-8") for kind in kinds}
 
 
 command(
@@ -112,11 +106,7 @@ command(
 
 def answers(path: Path) -> dict[str, Any]:
     """Place a voxel by a model file."""
-    from dmrifit import load_model
-    from placement import Scene
-
-    found = load_model(path).place(Scene.read("a.nii.gz"))
-    return {"box": found.as_array()}
+    return {"box": load_model(path).place(Scene.read("a.nii.gz")).as_array()}
 
 
 command(
@@ -139,59 +129,45 @@ command(
 
 def trained(folder: Path) -> None:
     """The same with a model."""
-    from dmrifit import save_model
-    from placement import Scene, VoxelOptimizer, VoxelRanker
-    from placement.exchange.tables import read_experts
-
     tumors(folder)
     scenes = [Scene.read(folder / f"{name}.nii.gz") for name in ("a", "b")]
     optimizer = VoxelOptimizer(min_volume=2, max_rotations=0, random_state=0)
-    ranker = VoxelRanker(optimizer, n_estimators=3, n_candidates=5, min_samples_leaf=5, random_state=0)
+    ranker = placement.VoxelRanker(optimizer, n_estimators=3, n_candidates=5, min_samples_leaf=5, random_state=0)
     save_model(ranker.fit(scenes, read_experts(folder / "experts.tsv", ["a", "b"])), folder / "ranker.dmrifit")
 
 
 command(
     "dmrifit-placement place by model", trained,
-    "place a.nii.gz --model ranker.dmrifit --out placed --no-figure", placed("placed"),
+    "place a.nii.gz --model ranker.dmrifit --out placed --no-figure", placed,
     kept=("placed/settings.json", "placed/failed.tsv"),
 )
 
 
 @function("placement.read_cases", tumors)
 def _read_cases() -> dict[str, Any]:
-    from placement.exchange.tables import read_cases
-
     table = read_cases("cases.tsv")
     return {name: list(table[name]) for name in ("name", "tumor", "image", "exclude")}
 
 
 @function("placement.read_experts", tumors)
 def _read_experts() -> dict[str, Any]:
-    from placement.exchange.tables import read_experts
-
     return {"boxes": read_experts("experts.tsv", ["a", "b"])}
 
 
 @function("placement.read_boxes", tumors)
 def _read_boxes() -> dict[str, Any]:
-    from placement.exchange.tables import read_boxes
-
     return {"boxes": read_boxes("placements.tsv", ["a", "b"])}
 
 
 @function("Scene.read", tumors)
 def _read_scene() -> dict[str, Any]:
-    from placement import Scene, Voxel, tumor_fraction
-
     scene = Scene.read("a.nii.gz", exclude="a-ventricle.nii.gz", image="a-image.nii.gz", include=3)
-    fraction = tumor_fraction(Voxel(scene.centroid, (20, 20, 20)), scene)
+    fraction = placement.tumor_fraction(Voxel(scene.centroid, (20, 20, 20)), scene)
     return {"volume": scene.tumor_volume, "fraction": fraction, "forbidden": sum(scene.forbidden.values()).sum()}
 
 
 @function("Voxel.from_json", tumors, names=False)
 def _read_voxel() -> dict[str, Any]:
-    from placement import Voxel
-
     return {"box": Voxel.from_json(Path("voxel.json").read_text(encoding="utf-8")).as_array()}
 
 
@@ -206,17 +182,13 @@ def arrays(folder: Path) -> None:
 
 
 def scenes() -> list[Any]:
-    from placement import Scene
-
     return [Scene(np.load("tumor.npy", allow_pickle=True), np.load("affine.npy", allow_pickle=True), name="a")]
 
 
 @function("VoxelRanker.fit and predict", arrays, names=False)
 def _rank() -> dict[str, Any]:
-    from placement import VoxelOptimizer, VoxelRanker
-
     optimizer = VoxelOptimizer(min_volume=2, max_rotations=0, random_state=0)
-    ranker = VoxelRanker(optimizer, n_estimators=2, n_candidates=4, min_samples_leaf=2, random_state=0)
+    ranker = placement.VoxelRanker(optimizer, n_estimators=2, n_candidates=4, min_samples_leaf=2, random_state=0)
     given = scenes() * 2
     boxes = np.load("voxels.npy", allow_pickle=True)
     return {"boxes": ranker.fit(given, np.concatenate([boxes, boxes])).predict(given[:1])}
@@ -233,19 +205,16 @@ def arrays_and_options(folder: Path) -> None:
 @function("VoxelRegressor.fit and predict", arrays_and_options, names=False)
 def _regress() -> dict[str, Any]:
     from dmrifit.networks.training import gather_training
-    from placement import VoxelRegressor
 
     options = gather_training(json.loads(Path("options.json").read_text(encoding="utf-8")))
     boxes, groups = (np.load(f"{name}.npy", allow_pickle=True) for name in ("voxels", "groups"))
-    regressor = VoxelRegressor(min_volume=2, **options).fit(scenes() * 2, np.concatenate([boxes] * 2), groups=groups)
-    return {"boxes": regressor.predict(scenes())}
+    regressor = placement.VoxelRegressor(min_volume=2, **options)
+    return {"boxes": regressor.fit(scenes() * 2, np.concatenate([boxes] * 2), groups=groups).predict(scenes())}
 
 
 @function("evaluate_placements", arrays, names=False)
 def _evaluate() -> dict[str, Any]:
-    from placement import evaluate_placements
-
     given, boxes = scenes() * 3, np.load("voxels.npy", allow_pickle=True)
     apart = np.concatenate([boxes + np.r_[shift, np.zeros(8)] for shift in (0.0, 1.0, 3.0)])
-    tables = evaluate_placements(given, apart, {"mine": apart[:, 0] + np.r_[1.0, np.zeros(8)]}, random_state=0)
+    tables = placement.evaluate_placements(given, apart, {"mine": apart[:, 0] + np.r_[1.0, np.zeros(8)]}, random_state=0)
     return {"text": tables["cases"].to_csv()}

@@ -14,32 +14,13 @@ _PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;#]+)")
 
 
 def pins():
-    """
-    Read the exact versions that tests run with.
-
-    Returns
-    -------
-    dict of str to str
-        Version by name of the distribution.
-    """
+    """Read the exact versions that tests run with, by the name of the distribution."""
     found = (_PIN.match(line) for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines())
     return {pin[1]: pin[2] for pin in found if pin}
 
 
 def license_of(found: Distribution) -> str:
-    """
-    Tell under which license a distribution says it is.
-
-    Parameters
-    ----------
-    found : Distribution
-        One that is installed.
-
-    Returns
-    -------
-    str
-        An expression, names from classifiers, or the first line of a text; ``"?"`` if it says nothing.
-    """
+    """Tell the license of a distribution: an expression, classifiers, the first line of a text, or "?"."""
     meta = found.metadata
     named = [one.split(" :: ")[-1] for one in meta.get_all("Classifier") or [] if one.startswith("License ::")]
     text = (meta.get("License") or "").strip().splitlines()
@@ -47,14 +28,7 @@ def license_of(found: Distribution) -> str:
 
 
 def newer() -> dict[str, str]:
-    """
-    Ask the package index which installed packages have newer versions.
-
-    Returns
-    -------
-    dict of str to str
-        Latest version by name in small letters; empty if there is no index to ask.
-    """
+    """Ask the package index for the latest versions of what is installed; none if there is no index to ask."""
     words = [sys.executable, "-m", "pip", "list", "--outdated", "--format=json", "--disable-pip-version-check"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     try:

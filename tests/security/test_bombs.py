@@ -28,6 +28,14 @@ def header(shape, dtype=np.int16, *, version=1, offset=None):
     return one.binaryblock + bytes(4)
 
 
+def large(folder, suffix, shape, **options):
+    """Write a file of 1,000 bytes of values, whatever its header says."""
+    path = folder / f"large{suffix}"
+    content = header(shape, **options) + bytes(1000)
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    return path
+
+
 def zeros(path, start, n):
     """Write a gzip file with so many zeros behind its start, without holding them."""
     with gzip.open(path, "wb", compresslevel=1) as file:
@@ -44,14 +52,9 @@ def zeros(path, start, n):
 )
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
 def test_a_header_that_tells_of_more_voxels_than_its_file_can_hold_is_refused(shape, version, suffix, tmp_path, peak):
-    path = tmp_path / f"large{suffix}"
-    content = header(shape, version=version) + bytes(1000)
-    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    path = large(tmp_path, suffix, shape, version=version)
     assert read_grid(path)[0] == shape
-    with (
-        peak(LITTLE),
-        pytest.raises(ValueError, match=r"large\.nii.*(packed ones cannot be|cut off).*copy it again"),
-    ):
+    with peak(LITTLE), pytest.raises(ValueError, match=r"large\.nii.*(packed ones cannot be|cut off).*copy it again"):
         read_volume(path)
 
 
@@ -77,14 +80,10 @@ def test_a_plain_file_may_not_claim_more_bytes_than_it_has(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
 def test_a_scan_that_tells_of_more_than_its_file_holds_is_refused_before_the_fit(suffix, tmp_path, peak):
-    path = tmp_path / f"large{suffix}"
-    content = header((2000, 2000, 2000, 4)) + bytes(1000)
-    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    path = large(tmp_path, suffix, (2000, 2000, 2000, 4))
+    told = r"large\.nii.* is cut off: it should hold 64000000352 bytes"
     # Libraries that the first fit imports count, too.
-    with (
-        peak(4 * LITTLE),
-        pytest.raises(ValueError, match=r"large\.nii.* is cut off: it should hold 64000000352 bytes"),
-    ):
+    with peak(4 * LITTLE), pytest.raises(ValueError, match=told):
         fit_image(path, PROTOCOL, "adc", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -150,13 +149,6 @@ def test_values_that_fit_into_no_memory_are_told(tmp_path, monkeypatch):
         read_volume(path)
 
 
-def sparse(path, n):
-    """Make a file of so many bytes that takes no room on disk."""
-    with path.open("wb") as file:
-        file.truncate(n)
-    return path
-
-
 @pytest.mark.parametrize(
     "read",
     [
@@ -171,7 +163,10 @@ def sparse(path, n):
     ids=["bval", "te", "sidecar", "bvec", "table", "cases", "boxes"],
 )
 def test_text_of_gigabytes_is_not_read(read, tmp_path, peak):
-    path = sparse(tmp_path / "huge.tsv", 4 * 2**30)
+    # A file that takes no room on disk.
+    path = tmp_path / "huge.tsv"
+    with path.open("wb") as file:
+        file.truncate(4 * 2**30)
     with peak(LITTLE), pytest.raises(ValueError, match=r"huge\.\w+ holds 4294967296 bytes, more than any table"):
         read(path)
 

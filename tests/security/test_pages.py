@@ -149,14 +149,8 @@ def test_the_page_of_a_fit_shows_names_of_files_and_settings_as_text(tmp_path):
     (sidecar,) = out.glob("*dwimap.json")
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     values = {name: np.asarray(image.dataobj) for name, image in maps.items()}
-    write_quicklook(
-        values,
-        np.diag([2.0, 2, 4, 1]),
-        planted(described),
-        title=PLANT,
-        png=tmp_path / "x.png",
-        html=tmp_path / "x.html",
-    )
+    files = {"png": tmp_path / "x.png", "html": tmp_path / "x.html"}
+    write_quicklook(values, np.diag([2.0, 2, 4, 1]), planted(described), title=PLANT, **files)
     assert_harmless((tmp_path / "x.html").read_text(encoding="utf-8"))
 
 
@@ -233,15 +227,10 @@ def test_the_report_of_detectors_shows_names_of_scans_methods_and_commands_as_te
     from anomaly.study.report import write_evaluation
 
     healthy, cases = simulate_dmri(3, 2, n_directions=3, shape=(16, 20, 14), spacing=9.0, random_state=3)
-    named = [
-        [
-            replace(case, name=f"{i}{PLANT}", patient=f"{case.patient}{PLANT}", kind=PLANT)
-            for i, case in enumerate(group)
-        ]
-        for group in (healthy, cases)
-    ]
-    maps = [{PLANT: [case.signal.mean(axis=-1).astype(np.float32) * case.brain for case in group]} for group in named]
-    write_evaluation(named[1], maps[1], tmp_path, healthy=named[0], healthy_maps=maps[0], figures=1, command=PLANT)
+    named = [replace(case, name=f"{i}{PLANT}", patient=f"{i}{PLANT}", kind=PLANT) for i, case in enumerate(healthy + cases)]
+    maps = [case.signal.mean(axis=-1).astype(np.float32) * case.brain for case in named]
+    of_healthy = {"healthy": named[:3], "healthy_maps": {PLANT: maps[:3]}}
+    write_evaluation(named[3:], {PLANT: maps[3:]}, tmp_path, **of_healthy, figures=1, command=PLANT)
     assert_harmless((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 

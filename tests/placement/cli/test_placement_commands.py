@@ -2,7 +2,6 @@
 
 import html
 import json
-import re
 from importlib.util import find_spec
 
 import nibabel as nib
@@ -13,7 +12,7 @@ import pytest
 from dmrifit import MapFitter, Protocol, save_model
 from dmrifit.cli import case_runs
 from placement.box.voxel import Voxel
-from placement.cli.placement_commands import RUN, RegionOptions, ShiftOptions
+from placement.cli.placement_commands import RUN, ShiftOptions
 from placement.exchange.prescription import describe_placement
 from placement.exchange.tables import BOX, read_boxes
 from placement.search.scene import Scene
@@ -38,21 +37,11 @@ def save(path, values, affine=None):
     return path
 
 
-# Options
-
-
-def test_regions_are_options_of_cases_and_of_scenes():
-    assert RegionOptions(exclude="5", brain="none").of_cases() == {"image": None, "exclude": "5", "brain": "none"}
-    scene = RegionOptions(include=(3, 4), margin=2.0, tolerance=0.1, labels="brats2013").of_scene()
-    assert (scene["include"], scene["margin"], scene["tolerance"]) == ((3, 4), 2.0, 0.1)
-    assert 4 in scene["labels"]["enhancing"]
-
-
-@pytest.mark.parametrize(("rates", "percent"), [((3.0,), 3.0), ((3.0, 4.0, 5.5), [3.0, 4.0, 5.5])])
-def test_chemical_shifts_need_a_range_and_one_rate_or_three(rates, percent):
+def test_chemical_shifts_need_a_range_and_one_rate_or_three():
     assert ShiftOptions().of_prescription() == {}
-    shift = ShiftOptions(ppm=(-1.0, 2.5), percent_per_ppm=rates).of_prescription()
-    assert shift == {"ppm_range": (-1.0, 2.5), "percent_per_ppm": percent}
+    for rates, percent in (((3.0,), 3.0), ((3.0, 4.0, 5.5), [3.0, 4.0, 5.5])):
+        shift = ShiftOptions(ppm=(-1.0, 2.5), percent_per_ppm=rates).of_prescription()
+        assert shift == {"ppm_range": (-1.0, 2.5), "percent_per_ppm": percent}
 
 
 @pytest.mark.parametrize(
@@ -67,9 +56,6 @@ def test_chemical_shifts_need_a_range_and_one_rate_or_three(rates, percent):
 def test_chemical_shifts_that_are_stated_in_part_or_twice_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         ShiftOptions(**options).of_prescription()
-
-
-# The table and the page of a run
 
 
 @pytest.fixture(scope="module")
@@ -105,35 +91,11 @@ def test_the_table_has_a_row_for_each_case_in_their_order_and_its_boxes_are_read
     assert boxes[1].tolist() == pytest.approx([39.5, 38, 41, 20, 21, 22, 0, 0, 12.5])
 
 
-def test_the_page_shows_numbers_and_views_that_are_there_and_names_as_text(contents, tmp_path):
-    (tmp_path / "first").mkdir()
-    (tmp_path / "first" / "voxel_overlay.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    (tmp_path / "first" / "voxel_view.html").write_text("a page")
-    console = contents["second"]["console"] | {"angles": {"philips": 1, "siemens": 3}}
-    shown = {"a<b>&c": contents["second"] | {"console": console}, "first": contents["first"]}
-    RUN.write(tmp_path, shown, figure=True)
-    page = page_of(tmp_path)
-    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
-    header, *rows = (re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows)
-    assert header == ["case", "volume, mL", "part that is target", "objective", "angles to set", "flags"]
-    assert [*rows[0][:3], *rows[0][4:]] == [
-        "a&lt;b&gt;&amp;c", "9.240", "1.000", "1 angle (Philips) or 3 (Siemens)", "none",
-    ]  # fmt: skip
-    assert [rows[1][i] for i in (0, 1, 4)] == ["first", "1.716", "3 angles"]
-    assert rows[1][5] == "volume below min_volume; too many rotations"
-    assert "a<b>" not in page
-    assert re.findall(r'href="([^"]*voxel_view.html)"', page) == ["./first/voxel_view.html"]
-    assert re.search(r"\d mm from ventricles", page)
-
-
 @pytest.mark.parametrize("absent", ["jinja2", "matplotlib"])
 def test_without_the_libraries_of_pages_there_is_only_the_table(contents, tmp_path, monkeypatch, absent):
     monkeypatch.setattr(case_runs, "find_spec", lambda name: None if name == absent else find_spec(name))
     RUN.write(tmp_path, contents, figure=True)
     assert [path.name for path in tmp_path.iterdir()] == ["placements.tsv"]
-
-
-# place
 
 
 @pytest.mark.parametrize(("words", "synthetic"), [("true false", [True, False]), ("false n/a", [False, False])])
@@ -146,17 +108,6 @@ def test_what_is_shown_of_simulation_follows_the_table(done, tmp_path, ball, wor
     assert ("synthetic cases: no clinical result" in text) == any(synthetic)
     assert ("Synthetic data: 1 of 2 cases were simulated" in page_of(out)) == any(synthetic)
     assert ("ynthetic" in text + page_of(out)) == any(synthetic)
-
-
-def test_a_folder_of_masks_is_placed_in(run, tmp_path, ball):
-    folder = tmp_path / "masks"
-    folder.mkdir()
-    for name in ("one", "two"):
-        (folder / f"{name}.nii.gz").write_bytes(ball.read_bytes())
-    code, _, error = run("place", folder, "--out", tmp_path / "placed", "--no-figure")
-    assert code == 0, error
-    assert f"2 cases in {folder}: one, two" in error
-    assert list(placements(tmp_path / "placed")["name"]) == ["one", "two"]
 
 
 def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(done, refused, tmp_path, ball):
@@ -234,8 +185,9 @@ def test_a_model_of_something_else_is_refused(refused, tmp_path, ball):
     model = tmp_path / "maps.dmrifit"
     b = np.array([0.0, 500, 1000])
     save_model(MapFitter("adc", Protocol(b)).fit(np.exp(-b * np.array([[1e-3], [2e-3]]))), model)
-    error = refused("place", ball, "--model", model, "--out", tmp_path / "x")
-    assert "holds a MapFitter, which places no voxels" in error
+    words = ("place", ball, "--model", model, "--out", tmp_path / "x")
+    assert "holds a MapFitter, which places no voxels" in refused(*words)
+    assert "leave out --thorough" in refused(*words, "--thorough")
 
 
 def test_one_case_is_placed_inside_its_tumor_with_sides_in_whole_millimeters(done, tmp_path, ball):
@@ -294,9 +246,6 @@ def test_a_tumor_of_edema_with_stray_enhancing_voxels_gets_a_box_by_flair_target
     assert f"! angles to set: {content['console']['angles']['philips']} of 3" in philips
     text = done(*command, tmp_path / "solid")
     assert "has 0.005 mL of 24.3 mL labeled, less than the smallest volume of 6 mL: --flair-target" in text
-
-
-# prescribe
 
 
 def test_a_hand_made_pose_is_evaluated_and_moved(done, tmp_path, ball):
@@ -368,9 +317,6 @@ def test_angles_in_radians_are_doubted_and_beyond_a_full_turn_refused(run, refus
     assert code == 0
     assert "its angles are all below π (0.5, 0.3, 0): degrees are expected, and these may be radians" in error
     assert "more than a full turn" in refused(*words, "--angles", "0,400,0", "--out", tmp_path / "turns")
-
-
-# read
 
 
 def test_a_scanners_box_is_read_and_drawn_on_its_image(run, refused, tmp_path, data_dir):

@@ -40,19 +40,3 @@ def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
     measured = pd.read_csv(tables / "cases.csv").query("method == 'objective'")
     np.testing.assert_allclose(measured["volume"], found["volume_ml"])
     np.testing.assert_allclose(measured["f_tumor"], found["tumor_fraction"])
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("place", "nothing.nii.gz", "--out", "x"), "no such file"),
-        (("place", "BALL", "--out", "x", "--model", "x.dmrifit", "--thorough"), "leave out --thorough"),
-        (("simulate", "1", "--experts", "real", "--out", "x"), "preference"),
-    ],
-)
-def test_mistakes_are_one_line(run, tmp_path, monkeypatch, ball, words, said):
-    monkeypatch.chdir(tmp_path)
-    code, _, error = run(*(str(ball) if word == "BALL" else word for word in words))
-    assert code == 2
-    assert said in error
-    assert error.count("\n") == 1

@@ -186,16 +186,3 @@ def test_bad_input_is_one_line(run, tmp_path, visits):
         lines = [line for line in error.splitlines() if message in line]
         assert len(lines) == 1, error
         assert not (out / "repeats.tsv").exists()
-
-
-def test_boxes_of_another_frame_of_reference_are_refused(run, tmp_path, visits, monkeypatch):
-    from placement.exchange import voxel_files
-
-    monkeypatch.setattr(
-        voxel_files, "read_voxel_file", lambda path: voxel_files.VoxelFile(BOX, "Siemens DICOM", frame="1.2.3")
-    )
-    (tmp_path / "old.json").write_text(json.dumps({"FrameOfReferenceUID": "1.2.4"}))
-    words = (tmp_path / "old.nii.gz", tmp_path / "box.json", tmp_path / "new.nii.gz")
-    code, _, error = run("repeat", *words, "--out", tmp_path / "out")
-    assert code == 2
-    assert "has the frame of reference 1.2.3" in error

@@ -35,6 +35,7 @@ def test_a_simulation_goes_on_where_it_stopped(done, refused, tmp_path):
         np.testing.assert_array_equal(*(np.asarray(image.dataobj) for image in images))
     assert list(table_of(whole / "cases.tsv")["exclude"]) == [f"synthetic-00{i}/necrosis.nii.gz" for i in (1, 2, 3)]
     assert "other options (seed)" in refused("simulate", 3, *options, whole, "--seed", 1)
+    assert "preference" in refused("simulate", 1, "--experts", "real", "--out", tmp_path / "x")
 
 
 def test_simulated_cases_are_written_as_they_are_made(done, tmp_path):

@@ -102,11 +102,9 @@ def test_a_spar_file_gives_the_box_of_its_angles(tmp_path):
         ('patient_position : "head_first"', "", "lacks patient_position"),
         ("lr_angulation : 35.1", "lr_angulation : 1e300", "more than a full turn"),
         ("lr_size : 25", "lr_size : 2_5", "it must be a number"),
-        ("cc_angulation : -2.1", "", "lacks cc_angulation"),
         ("cc_angulation : -2.1", "cc_angulation : nan", "it must be a number"),
         ('"no"', '"yes"', "MRSI"),
         ("volumes : 1", "dim2_pnts : 16", r"dim2_pnts is 16; .*\(MRSI\) is not a single voxel"),
-        ("volumes : 1", "dim3_pnts : 8", "dim3_pnts is 8; .*MRSI"),
         ("lr_size : 25", "lr_size : 301", "longest side is 301 mm, more than any head"),
     ],
 )
@@ -129,12 +127,16 @@ def test_angles_that_may_be_radians_are_doubted(tmp_path, scale, doubted):
     assert ["may be radians" in str(one.message) for one in caught] == [True] * doubted
 
 
+def prescription(path, voxel, **more):
+    """Write what a prescription says of the pose of a box."""
+    pose = json.loads(voxel.to_json())
+    path.write_text(json.dumps({"format": "placement prescription", "ras": pose, "size_mm": pose["size_mm"], **more}))
+    return path
+
+
 def test_small_angles_of_a_prescription_are_degrees(tmp_path):
     voxel = Voxel((1, 2, 3), (20, 25, 30), (0.5, -1.5, 2.0))
-    path = tmp_path / "prescription.json"
-    pose = json.loads(voxel.to_json())
-    content = {"format": "placement prescription", "ras": pose, "size_mm": pose["size_mm"]}
-    path.write_text(json.dumps(content))
+    path = prescription(tmp_path / "prescription.json", voxel)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read = read_voxel(path)
@@ -163,15 +165,6 @@ def test_rda_files_that_determine_no_single_box_are_refused(boxes, tmp_path, lin
         read_voxel(path)
 
 
-def dicom_with(boxes, path, change, name="siemens_svs_30.IMA"):
-    import pydicom
-
-    scan = pydicom.dcmread(boxes / name)
-    change(scan)
-    scan.save_as(path)
-    return path
-
-
 def in_protocol(before, after):
     def change(scan):
         element = scan[0x0029, 0x1120]
@@ -197,9 +190,13 @@ def in_protocol(before, after):
     ],
 )
 def test_dicom_files_that_determine_no_single_box_are_refused(boxes, tmp_path, change, message):
-    path = dicom_with(boxes, tmp_path / "box.IMA", change)
+    import pydicom
+
+    scan = pydicom.dcmread(boxes / "siemens_svs_30.IMA")
+    change(scan)
+    scan.save_as(tmp_path / "box.IMA")
     with pytest.raises(ValueError, match=message):
-        read_voxel(path)
+        read_voxel(tmp_path / "box.IMA")
 
 
 @pytest.mark.parametrize("length", [200, 5_000, 60_000, 90_000])
@@ -237,24 +234,10 @@ def test_nifti_files_without_position_or_of_many_voxels_are_refused(tmp_path, sh
         read_voxel(path)
 
 
-def test_boxes_of_this_package_come_back(tmp_path):
-    voxel = Voxel((12.5, -8, 20), (22, 17, 30), (12, -20, 35))
-    plain = tmp_path / "plain.json"
-    plain.write_text(voxel.to_json())
-    assert read_voxel(plain) == voxel
-    pose = {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()}
-    written = tmp_path / "voxel.json"
-    written.write_text(json.dumps({"format": "placement prescription", "size_mm": voxel.size.tolist(), "ras": pose}))
-    assert read_voxel(written) == voxel
-
-
 def test_boxes_lie_in_the_images_that_they_were_placed_in_alone(tmp_path):
     roles = ("Tumor", "Image", "New", "Old", "Box", "Exclude", "Exclude 2", "Brain")
     sources = {role: {"Name": f"{role}.nii.gz", "SHA256": role} for role in roles}
-    pose = {"center_mm": [0, 0, 0], "angles_deg": [0, 0, 0]}
-    path = tmp_path / "repeat.json"
-    content = {"format": "placement prescription", "size_mm": [20, 20, 20], "ras": pose, "sources": sources}
-    path.write_text(json.dumps(content))
+    path = prescription(tmp_path / "repeat.json", Voxel((0, 0, 0), (20, 20, 20)), sources=sources)
     assert read_voxel_file(path).placed_in == {role: f"{role}.nii.gz" for role in ("Tumor", "Image", "New")}
 
 
@@ -309,12 +292,6 @@ def test_nifti_files_in_metres_are_refused(tmp_path):
     nib.save(nib.Nifti2Image(np.asarray(image.dataobj), image.affine, image.header), tmp_path / "metres.nii.gz")
     with pytest.raises(ValueError, match="states its lengths in m"):
         read_voxel(tmp_path / "metres.nii.gz")
-
-
-@pytest.mark.parametrize(("name", "message"), [("t1_brain.nii.gz", "256 × 256 × 160 voxels")])
-def test_images_are_no_boxes(boxes, name, message):
-    with pytest.raises(ValueError, match=message):
-        read_voxel(boxes / name)
 
 
 def test_directions_equal_the_vectors_of_a_scan(boxes):

@@ -65,18 +65,6 @@ def test_what_experts_prefer_is_learned_and_the_objective_does_not_know_it(ranke
     assert ours.min() > 0.5
 
 
-def test_experts_of_the_thin_end_are_followed_too():
-    scenes, voxels = cohort(8)
-    middle = np.array([scene.centroid for scene in scenes])
-    for i, scene in enumerate(scenes):
-        thin = middle[i] + (middle[i] - voxels[i, 0, :3]) * [1.2, 0, 0]
-        voxels[i, :, :3] = thin
-        assert abs(thin[0] - scene.centroid[0]) > 5
-    ranker = VoxelRanker(**SMALL, random_state=0).fit(scenes[:7], voxels[:7])
-    place = ranker.place(scenes[7]).center
-    assert (place[0] - middle[7, 0]) * (voxels[7, 0, 0] - middle[7, 0]) > 0
-
-
 def test_predictions_candidates_and_places_agree_and_are_distinct(ranker, cases):
     scenes = cases[0][:2]
     rows = ranker.predict(scenes)
@@ -103,14 +91,6 @@ def ranked(voxels, scores, n, **options):
     scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]))
     boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
     return ranker._ranked(scene, boxes, np.array(scores), n)
-
-
-@pytest.mark.parametrize(("shift", "kept"), [(0.2, 1), (3.98, 1), (4.02, 2)])
-def test_boxes_that_share_more_than_four_fifths_are_ranked_once(shift, kept):
-    voxels = [Voxel((20, 20, 20), (20, 20, 20)), Voxel((20, 20 + shift, 20), (20, 20, 20))]
-    pairs = ranked(voxels, [0.3, 0.6], 5)
-    assert [score for _, score in pairs] == [0.6, 0.3][:kept]
-    assert pairs[0][0] == voxels[1]
 
 
 def test_boxes_that_break_fewer_constraints_are_ranked_first():

@@ -157,14 +157,6 @@ def test_distances_are_in_units_of_twelve_millimeters_on_every_grid():
         assert volume[1][n // 2, n // 2, 0] * 12 == pytest.approx(farthest, abs=step)
 
 
-@pytest.mark.parametrize("number", [1, 17, 40])
-def test_sides_and_rotations_are_exchanged_with_the_axes(number):
-    flip = FLIPS[number]
-    center, size, _ = turned_pose(np.array([1.0, 2, 3]), np.array([10.0, 20, 30]), np.eye(3), flip)
-    np.testing.assert_allclose(center, flip @ [1, 2, 3])
-    np.testing.assert_allclose(size, np.abs(flip) @ [10, 20, 30])
-
-
 @pytest.mark.parametrize("block", [(3, 2, 4), (2, 2, 1), (1, 1, 1), (7, 5, 9)])
 @pytest.mark.parametrize("is_mask", [False, True])
 def test_block_means_are_those_of_blocks_filled_up_with_zeros(block, is_mask):

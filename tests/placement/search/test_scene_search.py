@@ -5,7 +5,6 @@ import pytest
 
 from placement import PlacementObjective, Scene, Voxel, tumor_fraction
 from placement.box import overlap
-from placement.box.row_integrals import Rows
 from placement.box.voxel import rotation_of
 from placement.search.optimizer import CONSOLE
 from placement.search.scene_search import FINE, Boxes, Search, Wishes, spaced_points
@@ -18,19 +17,9 @@ LOW, HIGH = np.array([14.5, 4.5, 29.75]), np.array([44.5, 36.5, 79.75])
 
 
 def make_wishes(**changes):
-    options = {
-        "objective": OBJECTIVE,
-        "sizes": np.tile([10.0, 60.0], (3, 1)),
-        "min_volume": 6.0,
-        "max_rotations": 3,
-        "max_aspect": None,
-        "thorough": False,
-        "tie_break": 0.05,
-        "rounding": None,
-        "inside_image": True,
-        "random_state": 0,
-    }
-    return Wishes(**(options | changes))
+    options = {"objective": OBJECTIVE, "sizes": np.tile([10.0, 60.0], (3, 1)), "min_volume": 6.0, "max_rotations": 3}
+    options |= {"max_aspect": None, "thorough": False, "tie_break": 0.05, "rounding": None, "inside_image": True}
+    return Wishes(**(options | {"random_state": 0} | changes))
 
 
 def block_scene(**options):
@@ -60,14 +49,12 @@ def as_boxes(voxels):
     return Boxes(np.zeros((n, 9)), np.zeros(n, int), np.tile(np.eye(3), (n, 1, 1)), boxes[:, 0], np.zeros(n), boxes)
 
 
-def shared_fraction(voxel, low, high):
-    """Divide the volume that an unturned box shares with a cuboid by its own."""
-    first = np.maximum(voxel.center - voxel.size / 2, low)
-    last = np.minimum(voxel.center + voxel.size / 2, high)
-    return np.prod(np.maximum(last - first, 0)) / np.prod(voxel.size)
-
-
-# What is minimized -------------------------------------------------------------------------------
+def plain_cost(voxel):
+    """What an unturned box costs by the volume that it shares with the block."""
+    first = np.maximum(voxel.center - voxel.size / 2, LOW)
+    last = np.minimum(voxel.center + voxel.size / 2, HIGH)
+    fraction = np.prod(np.maximum(last - first, 0)) / np.prod(voxel.size)
+    return OBJECTIVE.cost(fraction, fraction * voxel.volume)
 
 
 def test_compiled_costs_of_turned_boxes_are_near_the_accurate_objective():
@@ -111,10 +98,7 @@ def test_every_millimeter_beyond_the_image_costs_the_weight():
     search = prepared(block_scene())
     # The image ends at 4.5 mm along x and at 109.75 mm along z.
     below, above = Voxel((11.5, 20, 50), (20, 20, 20)), Voxel((30, 20, 102), (20, 20, 20))
-    expected = []
-    for voxel in (below, above):
-        fraction = shared_fraction(voxel, LOW, HIGH)
-        expected.append(OBJECTIVE.cost(fraction, fraction * voxel.volume))
+    expected = [plain_cost(below), plain_cost(above)]
     added = compiled_costs(search, [below, above], weight=2.0) - expected
     np.testing.assert_allclose(added, [2 * (0.1 + 3.0), 2 * (0.1 + 2.25)], rtol=1e-4)
     free = prepared(block_scene(), inside_image=False)
@@ -125,8 +109,7 @@ def test_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_w
     wall = np.zeros((60, 60, 40), bool)
     wall[:20] = True
     voxel = Voxel((32.5, 20, 50), (20, 20, 20))
-    fraction = shared_fraction(voxel, LOW, HIGH)
-    plain = OBJECTIVE.cost(fraction, fraction * voxel.volume)
+    plain = plain_cost(voxel)
     # The wall ends at 24.5 mm: 2 of 20 mm lie in it, 5 of 26 mm of the box that is grown by 3 mm.
     for margin, tolerance, excess in ((0, 0, 0.1), (3, 0, 5 / 26), (0, 0.04, 0.06)):
         scene = block_scene(exclude={"wall": wall}, exclude_margin=margin, exclude_tolerance=tolerance)
@@ -140,15 +123,12 @@ def test_each_region_is_tolerated_for_itself_and_strict_ones_together():
     near, far = np.zeros((2, 60, 60, 40), bool)
     near[15:17], far[35:36] = True, True
     voxel = Voxel((29.5, 20, 50), (20, 20, 20))
-    fraction = shared_fraction(voxel, LOW, HIGH)
-    plain = OBJECTIVE.cost(fraction, fraction * voxel.volume)
     regions = {"near": near, "far": far}
     # The box reaches from 19.5 to 39.5 mm: 2 of its 20 mm lie in the one, none in the other.
     tolerated = prepared(block_scene(exclude=regions, exclude_tolerance=0.12))
-    assert compiled_costs(tolerated, [voxel])[0] == pytest.approx(plain, rel=1e-4)
+    assert compiled_costs(tolerated, [voxel])[0] == pytest.approx(plain_cost(voxel), rel=1e-4)
     wide = Voxel((30.0, 20, 50), (21, 20, 20))
-    fraction = shared_fraction(wide, LOW, HIGH)
-    plain = OBJECTIVE.cost(fraction, fraction * wide.volume)
+    plain = plain_cost(wide)
     # This one reaches to 40.5 mm, and holds 2 and 1 of 21 mm.
     both = prepared(block_scene(exclude=regions, exclude_tolerance=0.1))
     assert compiled_costs(both, [wide])[0] == pytest.approx(plain, rel=1e-4)
@@ -174,9 +154,6 @@ def test_a_wall_in_reach_of_the_largest_turned_box_is_seen():
     assert walled - plain == pytest.approx(3 * (0.1 + 100 * tip), rel=0.2)
 
 
-# Constraints -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("margin", "size"), [(0.0, 20.0), (3.0, 20.0), (3.0, 14.0)])
 def test_a_box_touches_what_is_nearer_than_the_margin(margin, size):
     wall = np.zeros((60, 60, 40), bool)
@@ -199,9 +176,6 @@ def test_flags_name_every_constraint_that_a_box_breaks():
     box = Voxel((14.5, 14.5, 14.5), (19, 19, 19))
     assert tiny.flags(box) == ("tumor smaller than min_volume",)
     assert tiny.flags(box, own=True) == ()
-
-
-# Starts ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
@@ -249,12 +223,7 @@ def test_three_more_boxes_are_refined_where_regions_are_excluded(monkeypatch):
     core = np.zeros((60, 60, 40), bool)
     core[20:25, 20:25, 15:20] = True
     numbers = []
-
-    def recorded(self, quick, n):
-        numbers.append(n)
-        return quick.take(slice(0, 3))
-
-    monkeypatch.setattr(Search, "refined", recorded)
+    monkeypatch.setattr(Search, "refined", lambda self, quick, n: numbers.append(n) or quick.take(slice(0, 3)))
     monkeypatch.setattr(Search, "satisfied", lambda self, boxes: True)
     Search(make_wishes(tie_break=0.0), block_scene(exclude={"core": core})).run(4, 5)
     # Slices are thick, which doubles the number first.
@@ -315,9 +284,6 @@ def test_places_sizes_and_first_turns_are_combined():
     np.testing.assert_array_equal(start.x[:, 6], [0, 0, 0, 0, 0.3, 0.3, -0.3, -0.3])
 
 
-# Choice ------------------------------------------------------------------------------------------
-
-
 def test_points_that_are_alike_are_chosen_once():
     points = np.array([[0.0, 0, 0], [3, 0, 0], [3.1, 0, 0], [0, 0, 9]])
     order = np.array([2, 0, 1, 3])
@@ -366,16 +332,11 @@ def test_a_box_along_the_axes_is_taken_where_it_costs_little():
         assert (Search(make_wishes(tie_break=0.0), block_scene()).simplest(pair)[0].rotated_axes == 1)
 
 
-def test_what_breaks_fewest_constraints_is_taken_where_all_boxes_break_some():
+def test_a_sound_box_is_taken_or_else_what_breaks_fewest_constraints():
     search = Search(make_wishes(), block_scene())
-    small, small_and_thin = Voxel((30, 20, 50), (15, 15, 15)), Voxel((30, 20, 50), (9, 24, 24))
-    assert len(search.flags(small)) < len(search.flags(small_and_thin))
-    voxel, _ = search.simplest(as_boxes([small_and_thin, small]))
+    short, short_and_thin = Voxel((30, 20, 50), (15, 15, 15)), Voxel((30, 20, 50), (9, 24, 24))
+    voxel, _ = search.simplest(as_boxes([short_and_thin, short]))
     np.testing.assert_allclose(voxel.size, 15)
-
-
-def test_a_sound_box_behind_exact_ones_that_break_constraints_is_taken():
-    search = Search(make_wishes(), block_scene())
     center = (29.5, 20.5, 54.75)
     small, sound = Voxel(center, (15, 15, 15)), Voxel(center, (20, 20, 20))
     voxel, best = search.simplest(as_boxes([small, small, small, sound]))
@@ -436,13 +397,3 @@ def test_a_search_improves_on_its_starts_and_keeps_the_constraints():
     voxel, best = search.simplest(refined)
     assert search.flags(voxel) == ()
     assert best == pytest.approx(np.exp(-refined.costs.min()), abs=0.01)
-
-
-def test_rows_of_the_search_are_those_of_the_scene():
-    scene = block_scene()
-    search = Search(make_wishes(), scene)
-    assert isinstance(search.rows, Rows)
-    sums, matrix, inverse, offset = search.whole
-    np.testing.assert_allclose(inverse, np.linalg.inv(matrix))
-    assert sums[..., -1].sum() == scene.tumor.sum()
-    np.testing.assert_allclose(matrix @ [1, 1, 0] + offset, [15, 5, 31])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from placement.box.voxel import rotation_of
-from placement.exchange.prescription import advice, largest_box, target_verdict
+from placement.exchange.prescription import largest_box, target_verdict
 from placement.search.objective import tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
@@ -68,11 +68,3 @@ def test_no_box_is_named_where_none_holds_enough():
     threads = np.zeros((40, 40, 40), bool)
     threads[18:22, 5:35, 20] = True
     assert largest_box(Scene(threads, np.eye(4))) is None
-
-
-def test_each_flag_says_what_to_do():
-    sentences = advice(["less than 50 % target", "touches skull", "more than 10 % necrosis", "something else"])
-    assert sentences[0].endswith("ask a spectroscopist before measuring")
-    assert "--tolerance" in sentences[1]
-    assert "look at the content" in sentences[2]
-    assert sentences[3] == "something else"

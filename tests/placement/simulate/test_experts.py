@@ -46,8 +46,11 @@ def ellipsoid(spacing=(2.0, 2.0, 2.0), radii=(26.0, 20.0, 18.0)):
     return np.linalg.norm(points / radii, axis=-1) < 1, points, affine
 
 
-def streams(seed, n):
-    return [np.random.default_rng([seed, i]) for i in range(n)]
+def placed(tumor, necrosis, affine, n, *, kind="preference", seed=1, common=2):
+    """Let n experts place boxes, each with a stream of its own and one in common."""
+    rngs = [np.random.default_rng([seed, i]) for i in range(n)]
+    shared = np.random.default_rng(common)
+    return place_boxes(tumor, necrosis, affine, kind=kind, n_experts=n, rngs=rngs, shared=shared)
 
 
 @pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.5, 2.5, 3.0)])
@@ -55,10 +58,7 @@ def test_the_sampler_estimates_the_share_of_a_box_in_a_mask(spacing):
     mask, _, affine = ellipsoid(spacing)
     scene = Scene(mask, affine)
     rng = np.random.default_rng(0)
-    boxes = np.concatenate(
-        [rng.normal(0, 9, (30, 3)), rng.uniform(12, 30, (30, 3)), rng.uniform(-40, 40, (30, 3))],
-        axis=1,
-    )
+    boxes = np.hstack([rng.normal(0, 9, (30, 3)), rng.uniform(12, 30, (30, 3)), rng.uniform(-40, 40, (30, 3))])
     exact = [tumor_fraction(Voxel.from_array(box), scene) for box in boxes]
     shares = _sampler(mask, affine)(boxes)
     assert np.ptp(exact) > 0.3
@@ -110,13 +110,7 @@ def test_experts_avoid_necrosis_only_where_they_prefer_solid_tumor():
     necrosis = tumor & (points[..., 0] < -2)
     shares = {}
     for kind in ("preference", "objective"):
-        boxes = place_boxes(
-            *(tumor, necrosis, affine),
-            kind=kind,
-            n_experts=20,
-            rngs=streams(1, 20),
-            shared=np.random.default_rng(2),
-        )
+        boxes = placed(tumor, necrosis, affine, 20, kind=kind)
         assert boxes.shape == (20, 9)
         scene = Scene(necrosis, affine)
         shares[kind] = np.mean([tumor_fraction(Voxel.from_array(box), scene) for box in boxes])
@@ -126,20 +120,10 @@ def test_experts_avoid_necrosis_only_where_they_prefer_solid_tumor():
 
 def test_boxes_of_experts_depend_on_streams_of_their_own_and_one_in_common():
     tumor, _, affine = ellipsoid()
-    nothing = np.zeros_like(tumor)
-
-    def boxes(n, seed, common):
-        return place_boxes(
-            *(tumor, nothing, affine),
-            kind="preference",
-            n_experts=n,
-            rngs=streams(seed, n),
-            shared=np.random.default_rng(common),
-        )
-
-    three = boxes(3, 0, 0)
-    np.testing.assert_array_equal(boxes(2, 0, 0), three[:2])
-    assert (boxes(3, 1, 0) != three).any(axis=1).all()
+    scan = tumor, np.zeros_like(tumor), affine
+    three = placed(*scan, 3)
+    np.testing.assert_array_equal(placed(*scan, 2), three[:2])
+    assert (placed(*scan, 3, seed=0) != three).any(axis=1).all()
     assert len({row.tobytes() for row in three}) == 3
 
 
@@ -147,13 +131,7 @@ def test_boxes_of_experts_depend_on_streams_of_their_own_and_one_in_common():
 def test_experts_choose_volumes_and_turns_as_often_as_stated(kind):
     tumor, _, affine = ellipsoid((3.0, 3.0, 3.0), (34.0, 28.0, 26.0))
     nothing, n = np.zeros_like(tumor), 120
-    boxes = place_boxes(
-        *(tumor, nothing, affine),
-        kind=kind,
-        n_experts=n,
-        rngs=streams(3, n),
-        shared=np.random.default_rng(4),
-    )
+    boxes = placed(tumor, nothing, affine, n, kind=kind, seed=3, common=4)
     # Boxes turn about none to three axes with these chances: 1.12 axes on the average.
     counts = np.bincount((boxes[:, 6:] != 0).sum(axis=1), minlength=4) / n
     np.testing.assert_allclose(counts, [0.36, 0.27, 0.26, 0.11], atol=0.12)
@@ -163,12 +141,3 @@ def test_experts_choose_volumes_and_turns_as_often_as_stated(kind):
     # Logarithms of volumes scatter by 0.7 about 2.6, cut at 6 mL and at about half of the lesion.
     assert np.median(volumes) == pytest.approx(np.exp(2.57), rel=0.2)
     assert np.percentile(volumes, 90) > 20
-
-
-def test_rules_of_experts_are_named_for_each_kind():
-    from typing import get_args
-
-    from placement.simulate.gliomas import EXPERT_RULES, ExpertKind
-
-    assert set(EXPERT_RULES) == set(get_args(ExpertKind))
-    assert "off necrosis" in EXPERT_RULES["preference"]

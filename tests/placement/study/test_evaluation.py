@@ -177,15 +177,6 @@ def test_random_boxes_are_centered_in_the_tumor():
     assert len(np.unique(index, axis=0)) > 20
 
 
-@pytest.mark.filterwarnings("ignore")  # those of the reference
-def test_repeated_measures_agree_with_pingouin(tables):
-    pingouin = pytest.importorskip("pingouin")
-    long = tables["cases"][tables["cases"]["method"].isin(["experts", "network", "objective"])]
-    expected = pingouin.rm_anova(long, dv="f_tumor", within="method", subject="case")
-    rows = tables["anova"].query("measure == 'f_tumor' and test == 'repeated-measures ANOVA'")
-    assert rows["statistic"].item() == pytest.approx(expected["F"].item(), rel=1e-6)
-
-
 def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
     forms = tables["icc"].groupby(["method", "against"]).size()
     assert (forms == 3).all()

@@ -3,24 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from placement.simulate.gliomas import simulate_gliomas
-from placement.study.evaluation import CONTROLS, evaluate_placements
 from placement.study.plotting import plot_evaluation
-
-N = 6
-
-
-@pytest.fixture(scope="module")
-def tables():
-    scenes, experts = simulate_gliomas(N, spacing=4, random_state=1)
-    network = experts.mean(axis=1)
-    objective = experts[:, 0].copy()
-    objective[:, :3] += 12
-    objective[:, 3:6] = 23 + np.arange(N)[:, None] % 2
-    placements = {"network": network, "objective": objective}
-    return evaluate_placements(scenes, experts, placements)
 
 
 @pytest.fixture
@@ -94,38 +78,8 @@ def test_differences_are_drawn_over_the_mean_of_method_and_experts(small_tables)
     np.testing.assert_allclose(points(agreement), [[[8.5, 1], [13, 6]]])
     assert [height[0] for height in bars(agreement)] == [3.5, -3.43, 10.43]
     assert agreement.get_title("left") == "network: 3.5 mL (-3.4 … 10.4)"
-    np.testing.assert_allclose(agreement.get_ylim(), [-6.3, 6.3])
-
-
-def test_limits_that_are_not_known_are_not_drawn(small_tables):
-    small_tables["bland_altman"].loc[1, ["lower", "upper"]] = np.nan
+    # Limits that are not known are not drawn, and a bias that rounds to zero has no sign.
+    small_tables["bland_altman"].loc[1, ["bias", "lower", "upper"]] = [-0.04, np.nan, np.nan]
     agreement = plot_evaluation(small_tables).axes[4]
-    assert [height[0] for height in bars(agreement)] == [3.5]
-
-
-def test_a_bias_that_rounds_to_zero_has_no_sign(small_tables):
-    small_tables["bland_altman"].loc[1, "bias"] = -0.04
-    assert plot_evaluation(small_tables).axes[4].get_title("left").startswith("network: 0.0 mL")
-
-
-def test_controls_are_pale_and_only_in_the_columns_and_limits(tables):
-    figure = plot_evaluation(tables)
-    dice, _, over_tumor = figure.axes[:3]
-    methods = list(dict.fromkeys(tables["cases"]["method"]))
-    assert set(CONTROLS) < set(methods)
-    drawn = [line for line in dice.lines if line.get_marker() == "o"]
-    colors = dict(zip(methods, (line.get_color() for line in drawn), strict=True))
-    assert colors[CONTROLS[0]] == colors[CONTROLS[1]] == "#a3aab3"
-    plain = [name for name in methods if name not in CONTROLS]
-    assert len({colors[name] for name in plain}) == len(plain) == 3
-    assert [line.get_color() for line in over_tumor.lines] == [colors[name] for name in plain]
-    panels = [ax.get_title("left").partition(":")[0] for ax in figure.axes[4:]]
-    assert panels == [name for name in methods if name != "experts"]
-
-
-def test_panels_do_not_overlap_each_other(tables):
-    figure = plot_evaluation(tables)
-    FigureCanvasAgg(figure).draw()
-    frames = [ax.get_window_extent() for ax in figure.axes]
-    for number, frame in enumerate(frames):
-        assert not any(frame.overlaps(following) for following in frames[number + 1 :])
+    assert [height[0] for height in bars(agreement)] == [-0.04]
+    assert agreement.get_title("left").startswith("network: 0.0 mL")
