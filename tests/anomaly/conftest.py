@@ -16,29 +16,6 @@ def brain():
     return draw_brain(standard_brain((4.0,) * 3), (40, 48, 32), (4.0,) * 3, np.random.default_rng(0))
 
 
-@pytest.fixture(scope="session")
-def compared():
-    from anomaly import evaluate_detectors, simulate_dmri
-
-    healthy, cases = simulate_dmri(3, 4, n_directions=3, shape=(16, 20, 14), spacing=9.0, random_state=3)
-    rng = np.random.default_rng(0)
-
-    def scores(some, strength):
-        found = []
-        for case in some:
-            lesion = 0 if case.lesion is None else case.lesion
-            found.append((0.1 * rng.random(case.shape) + strength * lesion).astype(np.float32) * case.brain)
-        return found
-
-    strengths = {"sharp": 0.3, "dull $x_1$": 0.05}
-    maps = {name: scores(cases, strength) for name, strength in strengths.items()}
-    healthy_maps = {name: scores(healthy, strength) for name, strength in strengths.items()}
-    tables = evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=healthy_maps)
-    return SimpleNamespace(cases=cases, healthy=healthy, maps=maps, healthy_maps=healthy_maps, tables=tables)
-
-
-# Scans, maps and lesions that tables of a comparison are computed from ----------------------------
-
 SHAPE = (18, 20, 16)
 GRID = np.ogrid[tuple(slice(n) for n in SHAPE)]
 
@@ -92,6 +69,17 @@ def _cohort(seed, n=5, n_healthy=4):
 
 
 @pytest.fixture(scope="session")
+def compared():
+    """Give a comparison of two methods on few scans."""
+    from anomaly import evaluate_detectors
+
+    cases, maps, healthy, free = _cohort(3, 4, 3)
+    maps, free = ({"sharp": some["strong"], "dull $x_1$": some["weak"]} for some in (maps, free))
+    tables = evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=free)
+    return SimpleNamespace(cases=cases, healthy=healthy, maps=maps, healthy_maps=free, tables=tables)
+
+
+@pytest.fixture(scope="session")
 def make_case():
     return _make_case
 
@@ -114,20 +102,17 @@ def evaluated():
     return cases, maps, healthy, free, evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=free)
 
 
-# The command line ---------------------------------------------------------------------------------
-
-
-def _row_of(table, **keys):
-    for key, value in keys.items():
-        table = table[table[key] == value]
-    assert len(table) == 1
-    return table.iloc[0]
-
-
 @pytest.fixture(scope="session")
 def row_of():
     """Give the function that finds the one row of a table with these values."""
-    return _row_of
+
+    def find(table, **keys):
+        for key, value in keys.items():
+            table = table[table[key] == value]
+        assert len(table) == 1
+        return table.iloc[0]
+
+    return find
 
 
 @pytest.fixture
@@ -136,6 +121,18 @@ def run(run_main):
     from anomaly.cli.program import main
 
     return partial(run_main, main, "dmrifit-anomaly")
+
+
+@pytest.fixture
+def output_of(run):
+    """Give the function that runs the program with words, without an error, and gives what it says."""
+
+    def call(*words):
+        code, output, error = run(*words)
+        assert code == 0, error
+        return output
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def _map(folder, number=1):
     return nib.load(folder / f"synthetic-glioma-00{number}" / "map.nii.gz").get_fdata()
 
 
-def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(made, tmp_path):
+def test_a_scan_is_looked_at_anew_when_its_file_or_what_is_known_of_the_patient_has_changed(made, tmp_path):
     cases = tmp_path / "cases"
     shutil.copytree(made / "lesions", cases)
     detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
@@ -57,35 +57,25 @@ def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(
     assert not np.array_equal(_map(tmp_path / "found"), first)
     assert pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")["patient"][0] == "somebody"
     assert (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns == stamp
-
-
-def test_a_scan_is_looked_at_anew_when_its_file_has_changed(made, tmp_path):
-    cases = tmp_path / "cases"
-    shutil.copytree(made / "lesions", cases)
-    words = (made / "low.dmrifit", [cases / TABLE])
-    options = {"out": tmp_path / "found", "run": TABLES}
-    detect(*words, **options)
-    first = _map(tmp_path / "found")
-    path = read_series(cases / TABLE)[0].image
+    second, path = _map(tmp_path / "found"), read_series(cases / TABLE)[0].image
     image = nib.load(path)
     values = image.get_fdata(dtype=np.float32)
     values[..., 1:] *= 0.8
     nib.save(nib.Nifti1Image(values, image.affine), path)
-    detect(*words, **options)
-    assert _map(tmp_path / "found").sum() > first.sum()
+    detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
+    assert not np.array_equal(_map(tmp_path / "found"), second)
 
 
 def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made, tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
     detect(made / "low.dmrifit", [made / "lesions" / TABLE], out=tmp_path, run=RunOptions())
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
     lesions = pd.read_csv(tmp_path / "lesions.csv")
+    assert len(lesions)
     files = pd.read_csv(made / "lesions" / TABLE, sep="\t").set_index("name")
-    assert "all scans were simulated" in page
+    assert "all scans were simulated" in (tmp_path / "index.html").read_text(encoding="utf-8")
     for _, row in table.iterrows():
-        assert f'href="./{row["name"]}/view.html"' in page
         view = (tmp_path / row["name"] / "view.html").read_text(encoding="utf-8")
         stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
         assert stored["layers"][1]["threshold"] == pytest.approx(row["threshold"])
@@ -95,7 +85,6 @@ def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made,
         lesion = nib.load(made / "lesions" / files.loc[row["name"], "lesion"]).get_fdata() > 0
         codes = np.frombuffer(gzip.decompress(base64.b64decode(known["data"])), np.uint8)
         assert (codes > 0).sum() == lesion.sum() > 0
-    assert table["n_lesions"].sum() > 0
 
 
 def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):

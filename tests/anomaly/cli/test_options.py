@@ -4,34 +4,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import anomaly
-from anomaly.cli.options import make_detector, parameters_of, series_of, series_of_table
-from anomaly.detectors.detector_table import DETECTORS
+from anomaly.cli.options import make_detector, parameters_of, series_of
 from dmrifit.networks.training import Training
-
-
-def test_detectors_are_called_as_stated():
-    classes = {
-        "aligned": "AlignedMahalanobis",
-        "gaussian": "VoxelwiseGaussian",
-        "pca": "PCADetector",
-        "forest": "IsolationForestDetector",
-        "implants": "ImplantDetector",
-        "mean": "OneMinusMean",
-        "dae": "DenoisingAutoencoder",
-        "recdisc": "RecDiscNet",
-    }
-    assert set(DETECTORS) >= set(classes)
-    for name, title in classes.items():
-        assert type(make_detector(name, {})) is getattr(anomaly, title)
 
 
 def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
     assert make_detector("pca", {"n_components": 3}).n_components == 3
-    default, published = (
-        make_detector("dae", {"epochs": 7}, published=is_published)
-        for is_published in (False, True)
-    )
+    default, published = (make_detector("dae", {"epochs": 7}, published=is_published) for is_published in (False, True))
     assert default.training == Training(epochs=7)
     assert (published.training.epochs, published.training.decay) == (7, 0.95)
     assert published.widths == (64, 128, 256, 512)
@@ -39,9 +18,7 @@ def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
 
 
 def test_values_are_numbers_words_and_truth_values():
-    parameters = parameters_of(
-        ["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[2,3]", "g=a=b", "h=null"]
-    )
+    parameters = parameters_of(["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[2,3]", "g=a=b", "h=null"])
     expected = {"a": 1, "b": 2.5, "c": True, "d": 0.001, "e": "x y", "f": (2, 3), "g": "a=b"}
     assert parameters == expected | {"h": None}
     assert type(parameters["a"]) is int
@@ -81,14 +58,8 @@ def test_series_of_a_table_are_those_of_its_rows(image, tmp_path):
 
 
 def test_files_that_are_missing_are_named(image, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.nii: no such file"):
-        series_of([tmp_path / "none.nii"])
     # A folder of images is as good as a table, an empty one is not.
     assert [scan.image for scan in series_of([tmp_path])] == [image]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="is a folder without images"):
         series_of([tmp_path / "empty"])
-    with pytest.raises(FileNotFoundError, match="no such table"):
-        series_of_table(tmp_path / "none.tsv")
-    with pytest.raises(FileNotFoundError, match=r"no\.bval: no such file"):
-        series_of([image], bval=tmp_path / "no.bval")

@@ -29,20 +29,13 @@ def fitted():
     return AlignedMahalanobis(calibration=0.25).fit(people(8, 0), [MASK] * 8)
 
 
-@pytest.mark.parametrize("change", [-0.12, 0.12])
-def test_lesions_of_both_directions_are_found(fitted, change):
+@pytest.mark.parametrize("change", [-0.12, 0.12, np.array([0.15, -0.15] * 3, dtype=np.float32)], ids=str)
+def test_lesions_of_both_directions_and_of_the_spread_alone_are_found(fitted, change):
     (scan,) = people(1, 5)
     scan[CUBE] += change
     scores = fitted.anomaly_map([scan], [MASK])[0]
     assert scores[5:7, 5:7, 5:7].min() > np.quantile(scores[MASK], 0.9)
     assert not scores[~MASK].any()
-
-
-def test_a_change_of_the_spread_alone_is_found(fitted):
-    (scan,) = people(1, 6)
-    scan[CUBE] += np.array([0.15, -0.15] * 3, dtype=np.float32)
-    scores = fitted.anomaly_map([scan], [MASK])[0]
-    assert scores[5:7, 5:7, 5:7].min() > np.quantile(scores[MASK], 0.9)
 
 
 def test_scores_are_mahalanobis_distances_of_smoothed_deviations(fitted):
@@ -52,9 +45,7 @@ def test_scores_are_mahalanobis_distances_of_smoothed_deviations(fitted):
     deviations = Deviations.of(look, expected)
     z = np.stack([masked_smoothing(d, MASK, 1.0)[MASK] for d in (deviations.z_mean, deviations.z_spread)])
     distances = np.zeros(SHAPE)
-    distances[MASK] = [
-        np.sqrt(row @ np.linalg.solve(fitted.covariance_, row) / 2) for row in z.T.astype(float)
-    ]
+    distances[MASK] = [np.sqrt(row @ np.linalg.solve(fitted.covariance_, row) / 2) for row in z.T.astype(float)]
     expected = masked_smoothing(distances, MASK, 1.5)[MASK]
     level = np.log(np.quantile(expected, 0.95)) - fitted.levels_[0]
     reach = 3 * fitted.levels_[1]
@@ -84,18 +75,6 @@ def test_scores_of_healthy_scans_have_one_level(leveled):
     leveled_sd = np.log(np.quantile(maps[:, MASK], 0.95, axis=1)).std()
     assert leveled.levels_[1] > 0.05
     assert leveled_sd < 0.2 * leveled.levels_[1]
-
-
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
-def test_no_lesion_lowers_scores_by_more_than_levels_of_healthy_scans_differ(leveled, share):
-    (scan,) = varied(1, 5)
-    scan[MASK & (np.cumsum(MASK).reshape(SHAPE) < share * MASK.sum())] += 0.3
-    look = look_of(scan, MASK)
-    z = leveled._smoothed(look, template_at(leveled.template_, leveled._aligned(look)))
-    factor = (
-        leveled._distance(look, z)[MASK] / leveled.anomaly_map([scan], [MASK])[0][MASK]
-    )
-    assert 1 < factor.max() < 1.001 * np.exp(3 * leveled.levels_[1])
 
 
 def test_lengths_are_in_mm_of_voxels_of_the_stated_edge():
@@ -132,30 +111,10 @@ def test_smoothing_is_round_in_mm_where_the_edges_of_voxels_differ():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"spacing": 0}, "spacing"),
-        ({"spacing": (4.0, 4.0)}, "one positive length in mm or three"),
-        ({"spacing": (4, 4, 0)}, "spacing"),
-        ({"smooth_mm": -1}, "smooth_mm"),
-        ({"smoothness": 0}, "smooth"),
-    ],
-)
-def test_lengths_that_are_none_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        AlignedMahalanobis(**options).fit(people(4, 1), [MASK] * 4)
-
-
-def test_too_few_scans_are_refused():
-    with pytest.raises(ValueError, match="scans of 3 subjects"):
-        AlignedMahalanobis(calibration=None).fit(people(2, 1), [MASK] * 2)
-    with pytest.raises(ValueError, match="4 scans to learn from, of 2 subjects"):
-        AlignedMahalanobis(calibration=None).fit(people(4, 1), [MASK] * 4, groups=list("aabb"))
-
-
-@pytest.mark.parametrize(
     ("n_scans", "groups", "calibration", "message"),
     [
+        (2, None, None, "scans of 3 subjects"),
+        (4, "aabb", None, "4 scans to learn from, of 2 subjects"),
         (2, None, "auto", "2 scans of 2 subjects: holding out 1 .* leaves 1 .* needs 3; give scans of more subjects"),
         (5, "aabbc", 4, "5 scans of 3 subjects: holding out 1 .* leaves 2 "),
         (4, None, 2, "4 scans of 4 subjects: holding out 2 "),
@@ -179,9 +138,7 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
     look = look_of(scan, MASK)
     z = fitted._smoothed(look, template_at(fitted.template_, fitted._aligned(look)))
     np.testing.assert_array_equal(loaded.anomaly_map([scan], [MASK])[0], fitted._distance(look, z))
-    assert not np.array_equal(
-        loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK])
-    )
+    assert not np.array_equal(loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK]))
 
 
 def test_levels_with_a_negative_spread_are_refused(fitted):
@@ -193,36 +150,17 @@ def test_levels_with_a_negative_spread_are_refused(fitted):
 
 # Templates: what a scan is compared with, never itself
 
-SMALL = (10, 11, 9)
-SMALL_MASK = np.linalg.norm(np.indices(SMALL) - np.reshape(SMALL, (3, 1, 1, 1)) / 2, axis=0) < 4.4
-
-
-def small_people(n):
-    rng = np.random.default_rng(0)
-    pattern = 0.4 + 0.1 * np.sin(np.indices(SMALL).sum(axis=0))[..., None]
-    signals = pattern + 0.03 * rng.standard_normal((n, *SMALL, 6))
-    return [look_of((one * SMALL_MASK[..., None]).astype(np.float32), SMALL_MASK) for one in signals]
-
-
 @pytest.fixture(scope="module")
 def aligned():
-    return AlignedScans.learn(small_people(5), 2.0, np.arange(5))
-
-
-def test_a_look_holds_mean_and_spread_of_the_brain():
-    signal = np.random.default_rng(1).random((*SMALL, 5)).astype(np.float32)
-    look = look_of(signal, SMALL_MASK)
-    np.testing.assert_allclose(look.mean[SMALL_MASK], signal.mean(axis=-1)[SMALL_MASK], rtol=1e-5)
-    np.testing.assert_allclose(look.spread[SMALL_MASK], signal.std(axis=-1)[SMALL_MASK], rtol=1e-4)
-    assert not look.mean[~SMALL_MASK].any()
+    return AlignedScans.learn([look_of(scan, MASK) for scan in people(5, 0)], 2.0, np.arange(5))
 
 
 def test_a_look_is_the_same_bits_in_every_layout():
-    signal = np.random.default_rng(2).uniform(size=(*SMALL_MASK.shape, 150)).astype(np.float32)
+    signal = np.random.default_rng(2).uniform(size=(*MASK.shape, 150)).astype(np.float32)
     channels_first = np.moveaxis(np.ascontiguousarray(np.moveaxis(signal, -1, 0)), 0, -1)
-    expected = look_of(signal, SMALL_MASK)
+    expected = look_of(signal, MASK)
     for stored in (np.asfortranarray(signal), channels_first):
-        look = look_of(stored, SMALL_MASK)
+        look = look_of(stored, MASK)
         np.testing.assert_array_equal(look.mean, expected.mean)
         np.testing.assert_array_equal(look.spread, expected.spread)
 
@@ -247,7 +185,7 @@ def test_the_template_of_the_others_holds_no_scan_of_the_same_subject(aligned):
 
 def test_templates_are_mean_and_standard_deviation(aligned):
     template = template_of(aligned.stacks)
-    inner = np.linalg.norm(np.indices(SMALL) - np.reshape(SMALL, (3, 1, 1, 1)) / 2, axis=0) < 3
+    inner = np.linalg.norm(np.indices(SHAPE) - np.reshape(SHAPE, (3, 1, 1, 1)) / 2, axis=0) < 4
     for number, k in ((0, 0), (2, 1)):
         expected = aligned.stacks[:, k].mean(axis=0)[inner]
         np.testing.assert_allclose(template[number][inner], expected, rtol=1e-4)
@@ -257,7 +195,7 @@ def test_templates_are_mean_and_standard_deviation(aligned):
 
 def test_deviations_do_not_hold_the_level_of_the_whole_brain(aligned):
     look, expected = aligned.looks[0], aligned.left_out(0)
-    brighter = Look(np.where(SMALL_MASK, look.mean + 0.1, 0).astype(np.float32), look.spread, SMALL_MASK)
+    brighter = Look(np.where(MASK, look.mean + 0.1, 0).astype(np.float32), look.spread, MASK)
     first, second = (Deviations.of(one, expected) for one in (look, brighter))
     np.testing.assert_allclose(first.z_mean, second.z_mean, atol=1e-3)
     np.testing.assert_array_equal(first.z_spread, second.z_spread)

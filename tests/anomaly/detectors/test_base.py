@@ -13,6 +13,7 @@ from sklearn.utils import estimator_checks
 from anomaly import (
     AlignedMahalanobis,
     FixedThreshold,
+    ImplantDetector,
     IsolationForestDetector,
     OneMinusMean,
     OtsuThreshold,
@@ -36,7 +37,16 @@ DETECTORS = {
     "PCA": PCADetector(4),
     "aligned": AlignedMahalanobis(),
     "forest": IsolationForestDetector(n_voxels=4000, n_estimators=20, random_state=0),
+    "implants": ImplantDetector(n_trees=10, n_implants=1, random_state=0),
 }
+
+
+# Of scikit-learn, those that do not need rows.
+CHECKS = [
+    "check_estimator_cloneable", "check_estimator_repr", "check_no_attributes_set_in_init", "check_set_params",
+    "check_do_not_raise_errors_in_init_or_set_params", "check_parameters_default_constructible",
+    "check_get_params_invariance",
+]  # fmt: skip
 
 
 def healthy_scans(n, seed, n_channels=6):
@@ -66,19 +76,19 @@ def fitted(request, world):
 
 
 class Constant(AnomalyDetector):
-    """Scores of what is learned: the number of scans it has seen."""
+    """Score scans by whether they were learned from, and keep the scores, those of folds too."""
+
+    scored = ()
 
     def __init__(self, *, threshold=None, calibration=0.25, scale=None):
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
+        self.threshold, self.calibration, self.scale = threshold, calibration, scale
 
     def _fit_scans(self, scans):
-        self.n_ = len(scans)
         self.seen_ = [float(scans.signal(i).max()) for i in range(len(scans))]
 
     def _score_scan(self, scans, i):
-        return np.full(scans.shape[:3], float(self.n_) + scans.signal(i).max())
+        Constant.scored += (scans.signal(i).max() in self.seen_,)
+        return np.full(scans.shape[:3], float(Constant.scored[-1]))
 
 
 def marked(n):
@@ -125,14 +135,28 @@ def test_two_maps_are_the_same_bits_and_prediction_changes_nothing(fitted, world
     assert alone.tobytes() == one
 
 
-def test_learning_again_from_lists_of_scans_that_cannot_be_written_gives_the_same_bits(fitted, world):
+def test_lists_of_scans_that_cannot_be_written_give_the_same_bits_whatever_lies_outside_masks(fitted, world):
     healthy, _, ill, masks = world
     scans = [scan.copy() for scan in healthy]
-    for scan in scans:
+    for scan, mask in zip(scans, masks, strict=True):
+        scan[~mask] = 50
         scan.flags.writeable = False
     again = clone(fitted).fit(scans, list(masks))
-    assert again.anomaly_map(ill, masks[:3]).tobytes() == fitted.anomaly_map(ill, masks[:3]).tobytes()
+    spoiled = np.where(masks[:3, ..., None], ill, 50)
+    assert again.anomaly_map(spoiled, masks[:3]).tobytes() == fitted.anomaly_map(ill, masks[:3]).tobytes()
     assert again.threshold_.threshold_ == fitted.threshold_.threshold_
+
+
+@pytest.mark.parametrize("name", ["forest", "implants"])
+def test_a_seed_decides_the_scores(name, world):
+    healthy, _, ill, masks = world
+    options = {"calibration": None} | ({"n_voxels": 500} if name == "forest" else {})
+    maps = [
+        clone(DETECTORS[name]).set_params(random_state=seed, **options).fit(healthy, masks).anomaly_map(ill, masks[:3])
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(maps[0], maps[1])
+    assert not np.array_equal(maps[0], maps[2])
 
 
 def test_a_model_file_gives_the_same_bits(fitted, world, tmp_path):
@@ -157,35 +181,22 @@ def test_scans_of_other_directions_or_sizes_are_refused_where_a_score_belongs_to
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_nothing_is_said_before_fit(name, world):
+@pytest.mark.parametrize("method", ["predict", "anomaly_map"])
+def test_nothing_is_said_before_fit(name, method, world):
     with pytest.raises(NotFittedError):
-        clone(DETECTORS[name]).predict(world[2])
-    with pytest.raises(NotFittedError):
-        clone(DETECTORS[name]).anomaly_map(world[2])
+        getattr(clone(DETECTORS[name]), method)(world[2])
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-@pytest.mark.parametrize(
-    "check",
-    [
-        "check_estimator_cloneable",
-        "check_estimator_repr",
-        "check_no_attributes_set_in_init",
-        "check_do_not_raise_errors_in_init_or_set_params",
-        "check_parameters_default_constructible",
-        "check_get_params_invariance",
-        "check_set_params",
-    ],
-)
+@pytest.mark.parametrize("check", CHECKS)
 def test_rules_of_scikit_learn_that_do_not_need_rows(name, check):
     getattr(estimator_checks, check)(name, clone(DETECTORS[name]))
 
 
 def test_cross_validation_by_subjects(world):
-    healthy = world[0]
     groups = np.repeat(np.arange(8), 2)
-    found = cross_val_predict(VoxelwiseGaussian(), healthy, groups=groups, cv=GroupKFold(2))
-    assert found.shape == healthy.shape[:4]
+    found = cross_val_predict(VoxelwiseGaussian(), world[0], groups=groups, cv=GroupKFold(2))
+    assert found.shape == world[0].shape[:4]
 
 
 @pytest.mark.parametrize(
@@ -194,12 +205,9 @@ def test_cross_validation_by_subjects(world):
         (lambda X, m: (X[:0], None), "no scans"),
         (lambda X, m: (X[0], None), "case 0: an array of shape"),
         (lambda X, m: (X[:1], None), "of one subject"),
-        (
-            lambda X, m: ([*X[:3], X[3][:, :, :5]], None),
-            "case 3: 9 × 10 × 5 voxels, where the first scan has 9 × 10 × 8",
-        ),
+        (lambda X, m: ([*X[:3], X[3][:, :, :5]], None), "case 3: 9 × 10 × 5 voxels, where the first scan has 9 × 10 × 8"),
         (lambda X, m: ([*X[:3], X[3][..., :2]], None), "case 3: 2 directions, where the first scan has 6"),
-        (lambda X, m: (np.where(np.arange(16).reshape(-1, 1, 1, 1, 1) == 2, np.nan, X), None), "case 2: 4320 non-finite values"),
+        (lambda X, m: ([*X[:2], X[2] * np.nan, *X[3:]], None), "case 2: 4320 non-finite values"),
         (lambda X, m: (X, m[:-1]), "15 masks for 16"),
         (lambda X, m: (X, m & False), "case 0: its mask is empty"),
         (lambda X, m: (X, m[:, :8]), "case 0: its mask has the shape"),
@@ -213,6 +221,38 @@ def test_bad_scans_and_masks_are_refused_with_their_number(world, change, messag
     X, m = change(healthy, masks)
     with pytest.raises(ValueError, match=message):
         VoxelwiseGaussian().fit(X, m)
+
+
+@pytest.mark.parametrize(
+    ("detector", "parameters", "message"),
+    [
+        (VoxelwiseGaussian, {"features": "median"}, "features must be"),
+        (VoxelwiseGaussian, {"features": ()}, "features must be"),
+        (VoxelwiseGaussian, {"side": "left"}, "side must be"),
+        (VoxelwiseGaussian, {"distance": "cosine"}, "distance must be"),
+        (VoxelwiseGaussian, {"distance": "mahalanobis", "side": "low"}, "has no side"),
+        (VoxelwiseGaussian, {"smoothing": -1.0}, "smoothing must be"),
+        (VoxelwiseGaussian, {"prior_scans": np.nan}, "prior_scans must be"),
+        (PCADetector, {"n_components": 2.5}, "n_components"),
+        (PCADetector, {"residual": "sum"}, "residual"),
+        (IsolationForestDetector, {"features": "mean"}, "features must be a tuple"),
+        (IsolationForestDetector, {"features": ("median",)}, "features must be a tuple"),
+        (IsolationForestDetector, {"position": "grid"}, "position"),
+        (IsolationForestDetector, {"n_voxels": 0}, "n_voxels"),
+        (IsolationForestDetector, {"n_estimators": True}, "n_estimators"),
+        (ImplantDetector, {"n_trees": 1.5}, "n_trees"),
+        (ImplantDetector, {"smoothness": 0.0}, "smoothness"),
+        (ImplantDetector, {"smooth_mm": -1.0}, "smooth_mm"),
+        (AlignedMahalanobis, {"spacing": 0}, "spacing"),
+        (AlignedMahalanobis, {"spacing": (4.0, 4.0)}, "one positive length in mm or three"),
+        (AlignedMahalanobis, {"spacing": (4, 4, 0)}, "spacing"),
+        (AlignedMahalanobis, {"smooth_mm": -1}, "smooth_mm"),
+        (AlignedMahalanobis, {"smoothness": 0}, "smooth"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(detector, parameters, message, world):
+    with pytest.raises(ValueError, match=message):
+        detector(**parameters).fit(world[0][:4])
 
 
 @pytest.mark.parametrize(
@@ -244,31 +284,16 @@ def test_few_subjects_are_dealt_into_folds_and_a_share_of_many_is_held_out(n_sub
 def test_held_back_subjects_are_not_learned_from():
     scans, groups = marked(12), np.repeat(["a", "b", "c", "d", "e", "f"], 2)
     detector = Constant(calibration=0.34).fit(scans, groups=groups)
-    assert detector.n_ == 8
+    assert len(detector.seen_) == 8
     learned = np.isin(np.arange(12) + 0.1, np.round(detector.seen_, 6))
-    whole = [learned[groups == name].mean() for name in np.unique(groups)]
-    assert set(whole) == {0.0, 1.0}
+    assert {learned[groups == name].mean() for name in np.unique(groups)} == {0.0, 1.0}
 
 
 def test_with_folds_all_subjects_are_learned_from_and_none_scores_itself():
-    class Inside(Constant):
-        def _score_scan(self, scans, i):
-            own = float(scans.signal(i).max())
-            return np.full(scans.shape[:3], float(own in self.seen_))
-
-    detector = Inside(calibration=3, threshold=FixedThreshold(0.5))
-    seen = []
-    original = Inside._map
-
-    def spy(self, scans, i):
-        found = original(self, scans, i)
-        seen.append(float(found.max()))
-        return found
-
-    Inside._map = spy
-    detector.fit(marked(9))
-    assert detector.n_ == 9
-    assert seen == [0.0] * 9
+    Constant.scored = ()
+    detector = Constant(calibration=3, threshold=FixedThreshold(0.5)).fit(marked(9))
+    assert len(detector.seen_) == 9
+    assert Constant.scored == (False,) * 9
 
 
 def test_no_threshold_is_fitted_where_none_is_wanted(world):
@@ -322,131 +347,65 @@ def test_an_image_scale_ends_at_one_and_keeps_the_order():
     assert not image_scaled(np.zeros((2, 2, 2)), np.ones((2, 2, 2), dtype=bool)).any()
 
 
-SMALL = (3, 4, 2)
 FILE = "arrays.safetensors"
 
 
-class Template(AnomalyDetector):
-    """Score voxels by their distance from the mean scan."""
-
-    _array_names = ("mean_", "counts_")
-    _fact_names = ("n_scans_", "levels_")
-
-    def __init__(
-        self,
-        power=2.0,
-        *,
-        threshold=None,
-        calibration=None,
-        scale=None,
-        n_jobs=None,
-        random_state=None,
-    ):
-        self.power = power
-        self.threshold = threshold
-        self.calibration = calibration
-        self.scale = scale
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-
-    def _check_parameters(self):
-        if not self.power > 0:
-            msg = f"power must be above 0, not {self.power}"
-            raise ValueError(msg)
-
-    def _fit_scans(self, scans):
-        signals = np.stack([scans.signal(i) for i in range(len(scans))])
-        self.mean_ = signals.mean(axis=0)
-        self.counts_ = np.count_nonzero(signals, axis=0).transpose(3, 0, 1, 2)
-        self.n_scans_ = len(scans)
-        self.levels_ = (0.25, "low")
-
-    def _score_scan(self, scans, i):
-        return (np.abs(scans.signal(i) - self.mean_) ** self.power).mean(axis=-1)
-
-    def _check_restored(self):
-        if self.mean_.shape != (*self.shape_, self.n_channels_):
-            msg = f"its mean has the shape {self.mean_.shape}"
-            raise RefusedError(msg)
-
-
 @pytest.fixture(scope="module")
-def small_scans():
-    return np.random.default_rng(0).uniform(0.1, 0.9, (6, *SMALL, 5)).astype(np.float32)
+def stored():
+    """Give a detector, and what a model file holds of it."""
+    detector = VoxelwiseGaussian(threshold=HealthyRateThreshold(0.1), calibration=0.34).fit(healthy_scans(6, 0))
+    # The order of an array in memory is not that of the file.
+    detector.counts_ = np.asfortranarray(detector.counts_)
+    return detector, *detector.stored()
 
 
-@pytest.fixture
-def learned(small_scans):
-    options = {"threshold": HealthyRateThreshold(0.1), "calibration": 0.34, "n_jobs": 1}
-    return Template(1.5, **options, random_state=np.random.RandomState(0)).fit(small_scans)
-
-
-def test_a_detector_comes_back_from_its_parts(learned, small_scans):
-    parameters, attributes, files = learned.stored()
-    again = Template(1.5)
+def test_a_detector_comes_back_from_its_parts(stored):
+    detector, parameters, attributes, files = stored
+    again = VoxelwiseGaussian(**parameters)
     again.restore(json.loads(json.dumps(attributes)), files)
-    np.testing.assert_array_equal(again.anomaly_map(small_scans), learned.anomaly_map(small_scans))
-    np.testing.assert_array_equal(again.predict(small_scans), learned.predict(small_scans))
-    assert (again.shape_, again.n_channels_) == (SMALL, 5)
-    assert (again.n_scans_, again.levels_) == (4, (0.25, "low"))
+    np.testing.assert_array_equal(again.predict(healthy_scans(2, 1)), detector.predict(healthy_scans(2, 1)))
+    np.testing.assert_array_equal(again.counts_, detector.counts_)
+    assert (again.shape_, again.n_channels_, again.design_) == (SHAPE, 6, detector.design_)
     assert again.threshold.rate == 0.1
-    assert again.threshold_.threshold_ == learned.threshold_.threshold_
-    np.testing.assert_array_equal(again.counts_, learned.counts_)
-    assert parameters["power"] == 1.5
+    assert set(attributes) == {"shape", "n_channels", "rule", "threshold", "design_"}
+    assert attributes["shape"] == list(SHAPE)
 
 
-def test_parameters_of_one_machine_and_the_rule_are_not_among_the_parameters(learned):
-    parameters, attributes, _ = learned.stored()
-    assert set(parameters) == {"power", "calibration", "scale", "random_state"}
+def test_settings_of_one_machine_and_the_rule_are_not_among_the_parameters():
+    options = {"n_jobs": 1, "random_state": np.random.RandomState(0), "calibration": None}
+    forest = IsolationForestDetector(n_voxels=100, n_estimators=2, **options).fit(healthy_scans(3, 0))
+    parameters, _, _ = forest.stored()
+    assert not {"threshold", "n_jobs"} & set(parameters)
     # A stream has moved on, and is none to begin with again.
     assert parameters["random_state"] is None
-    assert set(attributes) == {"shape", "n_channels", "rule", "threshold", "n_scans_", "levels_"}
-    assert attributes["shape"] == list(SMALL)
 
 
-def test_attributes_that_do_not_fit_are_refused(learned):
-    _, attributes, files = learned.stored()
-    for change, message in (
-        ({"shape": [3, 4]}, r"its scans have \[3, 4\] voxels and 5 directions"),
-        ({"shape": [3, 4, 0]}, "its scans have"),
-        ({"shape": [3, 4, 2.0]}, "its scans have"),
-        ({"n_channels": True}, "and True directions"),
-        ({"shape": [4, 3, 2]}, r"its mean has the shape \(3, 4, 2, 5\)"),
-        ({"strange": 1}, "fitted attribute"),
-        ({"rule": {"rule": "os", "parameters": {}, "fitted": {}}}, "no threshold rule 'os'"),
-    ):
-        with pytest.raises(RefusedError, match=message):
-            Template(1.5).restore(attributes | change, files)
-    for name in attributes:
-        with pytest.raises(RefusedError, match="fitted attribute"):
-            Template(1.5).restore(
-                {key: value for key, value in attributes.items() if key != name}, files
-            )
-
-
-def test_arrays_that_do_not_fit_are_refused(learned):
-    _, attributes, files = learned.stored()
+def test_contents_of_a_model_file_that_do_not_fit_are_refused(stored):
+    _, parameters, attributes, files = stored
     arrays = load(files[FILE])
-    broken = {
-        **arrays,
-        "mean_": np.where(arrays["mean_"] > 0.5, np.nan, arrays["mean_"]).astype(np.float32),
-    }
+    holes = np.where(arrays["variance_"] > np.median(arrays["variance_"]), np.nan, arrays["variance_"])
+    missing = [{key: value for key, value in attributes.items() if key != name} for name in attributes]
     for content, message in (
-        (broken, "its array mean_ has values that are not finite"),
-        ({"mean_": arrays["mean_"]}, "array"),
-        ({**arrays, "more_": arrays["counts_"]}, "array"),
+        (attributes | {"shape": [3, 4]}, r"its scans have \[3, 4\] voxels and 6 directions"),
+        (attributes | {"shape": [3, 4, 0]}, "its scans have"),
+        (attributes | {"shape": [3, 4, 2.0]}, "its scans have"),
+        (attributes | {"n_channels": True}, "and True directions"),
+        (attributes | {"shape": [4, 3, 2]}, "its array coefficients_ has the shape"),
+        (attributes | {"strange": 1}, "fitted attribute"),
+        (attributes | {"rule": {"rule": "os", "parameters": {}, "fitted": {}}}, "no threshold rule 'os'"),
+        *((content, "fitted attribute") for content in missing),
     ):
         with pytest.raises(RefusedError, match=message):
-            Template(1.5).restore(attributes, {FILE: save(content)})
-    with pytest.raises(RefusedError, match=r"it holds the files \[\]"):
-        Template(1.5).restore(attributes, {})
-    with pytest.raises(RefusedError, match="file"):
-        Template(1.5).restore(attributes, files | {"trees.bin": b""})
-
-
-def test_parameters_that_fit_would_refuse_are_refused(learned):
-    _, attributes, files = learned.stored()
-    with pytest.raises(RefusedError, match="power must be above 0, not -1"):
-        Template(-1).restore(attributes, files)
-    with pytest.raises(RefusedError, match="scale must be one of"):
-        Template(1.5, scale="all").restore(attributes, files)
+            VoxelwiseGaussian(**parameters).restore(content, files)
+    for content, message in (
+        ({FILE: save(arrays | {"variance_": holes})}, "its array variance_ has values that are not finite"),
+        ({FILE: save({"variance_": arrays["variance_"]})}, "array"),
+        ({FILE: save(arrays | {"more_": arrays["counts_"]})}, "array"),
+        ({}, r"it holds the files \[\]"),
+        (files | {"trees.bin": b""}, "file"),
+    ):
+        with pytest.raises(RefusedError, match=message):
+            VoxelwiseGaussian(**parameters).restore(attributes, content)
+    for change, message in (({"prior_scans": -1}, "prior_scans must be"), ({"scale": "all"}, "scale must be one of")):
+        with pytest.raises(RefusedError, match=message):
+            VoxelwiseGaussian(**parameters | change).restore(attributes, files)

@@ -21,11 +21,6 @@ def test_every_detector_is_public_and_has_model_files(name):
 
 
 def test_a_model_file_finds_a_detector_that_was_not_imported():
-    program = (
-        "from dmrifit.model_files.registry import registered;"
-        "print(registered('PCADetector').__module__)"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    program = ("from dmrifit.model_files.registry import registered;" "print(registered('PCADetector').__module__)")
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "anomaly.detectors.subspace"

@@ -1,7 +1,6 @@
 """An isolation forest over voxels: against scikit-learn, with and without places."""
 
 import numpy as np
-import pytest
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 
@@ -52,28 +51,3 @@ def test_jobs_do_not_change_the_result():
         for n in (1, 2)
     )
     np.testing.assert_array_equal(one, two)
-
-
-def test_a_seed_decides_the_result():
-    X = halves(4)
-    maps = [
-        IsolationForestDetector(n_voxels=500, n_estimators=8, random_state=s).fit(X).anomaly_map(X[:1]).tobytes()
-        for s in (0, 0, 1)
-    ]
-    assert maps[0] == maps[1] != maps[2]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"features": "mean"}, "features must be a tuple"),
-        ({"features": ("median",)}, "features must be a tuple"),
-        ({"position": "grid"}, "position"),
-        ({"n_voxels": 0}, "n_voxels"),
-        ({"n_estimators": True}, "n_estimators"),
-        ({"smooth_mm": -1.0}, "smooth_mm"),
-    ],
-)
-def test_bad_parameters_are_refused(parameters, message):
-    with pytest.raises(ValueError, match=message):
-        IsolationForestDetector(**parameters).fit(halves(3))

@@ -1,6 +1,4 @@
-"""What detectors with a network share: residuals, signals from 0 to 1, the first level, scores, model files."""
-
-import json
+"""What detectors with a network share: repeats, model files, signals from 0 to 1, the first level, refusals."""
 
 import numpy as np
 import pytest
@@ -11,41 +9,60 @@ pytest.importorskip("skorch")
 from anomaly import DenoisingAutoencoder, OtsuThreshold
 from anomaly.detectors.network_base import residual_map
 from dmrifit import load_model, save_model
-from dmrifit.networks.training import gather_training
 
 pytestmark = pytest.mark.deep
-
-SMALL = {"latent_dim": 3, "widths": (4, 6), "epochs": 1, "batch_size": 2, "learning_rate": 0.001}
-SMALL |= {"schedule": "constant", "dense": None, "random_state": 0, "device": "cpu"}
-# The form of the publication; the other one has tests of its own.
-SMALL |= {"residual": "mean", "latent": "vector", "aligned": False, "smooth_mm": 0.0}
+NETWORKS = ["dae", "recdisc"]
 
 
-def small(**options):
-    return DenoisingAutoencoder(**gather_training(SMALL | options))
-
-
-def scans(n=6, seed=0):
-    """Make healthy scans of three directions with levels of their own."""
-    rng = np.random.default_rng(seed)
-    grid = np.indices((10, 11, 7)) / np.array([10, 11, 7])[:, None, None, None] - 0.5
-    mask = (grid**2).sum(axis=0) < 0.2
-    levels = np.array([0.3, 0.5, 0.7]) * rng.uniform(0.9, 1.1, (n, 1, 1, 1, 3))
-    X = np.clip(levels + rng.normal(0, 0.02, (n, *mask.shape, 3)), 0, 1).astype(np.float32)
-    return X * mask[..., None], np.repeat(mask[None], n, axis=0)
+@pytest.fixture(scope="module", params=NETWORKS)
+def name(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def world():
-    return scans()
+def network(name, small, world):
+    return small(name).fit(*world)
 
 
 @pytest.fixture(scope="module")
-def fitted(world):
-    return small().fit(*world)
+def fitted(small, world):
+    return small("dae").fit(*world)
 
 
-# Residuals ----------------------------------------------------------------------------------------
+def test_a_seed_gives_the_same_bits_in_every_prediction(name, network, small, world):
+    import torch
+
+    first = network.anomaly_map(*world)
+    alone = np.concatenate([network.anomaly_map(X[None], mask[None]) for X, mask in zip(*world, strict=True)])
+    assert alone.tobytes() == first.tobytes()
+    before = torch.get_rng_state()
+    assert small(name).fit(*world).anomaly_map(*world).tobytes() == first.tobytes()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert small(name, random_state=1).fit(*world).anomaly_map(*world).tobytes() != first.tobytes()
+
+
+def test_a_model_file_gives_the_same_bits_and_its_rule(name, small, world, tmp_path):
+    model = small(name, threshold=OtsuThreshold(), scale="image").fit(*world)
+    save_model(model, tmp_path / "model.dmrifit")
+    loaded = load_model(tmp_path / "model.dmrifit")
+    assert repr(loaded.get_params()) == repr(model.get_params())
+    assert loaded.anomaly_map(*world).tobytes() == model.anomaly_map(*world).tobytes()
+    assert loaded.history_ == model.history_
+    assert loaded.threshold_.threshold_ == model.threshold_.threshold_
+    np.testing.assert_array_equal(loaded.predict(*world), model.predict(*world))
+
+
+@pytest.mark.parametrize(
+    ("network", "options"), [("dae", {"decay": 0.7}), ("recdisc", {"fresh": True}), ("recdisc", {"fresh": False})]
+)
+def test_a_training_that_was_interrupted_goes_on(network, options, small, world, tmp_path):
+    options |= {"epochs": 3, "checkpoint": str(tmp_path)}
+    whole = small(network, **options | {"checkpoint": None}).fit(*world)
+    small(network, **options | {"epochs": 1}).fit(*world)
+    resumed = small(network, **options).fit(*world)
+    assert resumed.anomaly_map(*world).tobytes() == whole.anomaly_map(*world).tobytes()
+    if network == "dae":
+        assert [row["learning_rate"] for row in resumed.history_] == pytest.approx([1e-3 * 0.7**k for k in range(3)])
 
 
 def test_a_scaled_reconstruction_ends_at_one():
@@ -59,11 +76,12 @@ def test_a_scaled_reconstruction_ends_at_one():
     np.testing.assert_array_equal(scaled._scored({"scan": scan, "reconstruction": nothing}, inside), scan[0])
 
 
-# What is learned ----------------------------------------------------------------------------------
-
-
 class Watched(DenoisingAutoencoder):
-    """Keep the level that the network begins with."""
+    """Keep the level that the network begins with, and the subjects that it learns from."""
+
+    def _fit_scans(self, scans):
+        self.subjects_ = scans.groups
+        super()._fit_scans(scans)
 
     def _leveled(self, module):
         self.seen_level_ = self.__dict__.get("_level")
@@ -71,107 +89,92 @@ class Watched(DenoisingAutoencoder):
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "linear"])
-def test_the_first_level_is_the_mean_of_each_channel_in_the_brains(world, output):
-    X, masks = world
-    model = Watched(**gather_training(SMALL), output=output, calibration=None).fit(X, masks)
-    np.testing.assert_allclose(
-        model.seen_level_, X[masks].mean(axis=0, dtype=np.float64), rtol=1e-6
-    )
-    whole = Watched(**gather_training(SMALL), output=output, calibration=None, region="volume").fit(X, masks)
-    assert whole.seen_level_ is None
+def test_the_first_level_is_the_mean_of_each_channel_in_the_brains(world, small, output):
+    X, masks = world[0] * np.float32([0.6, 0.9, 1.2]), world[1]
+    options = {"output": output, "learning_rate": 1e-30, "calibration": None}
+    model = small(Watched, **options).fit(X, masks)
+    means = X[masks].mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(model.seen_level_, means, rtol=1e-6)
+    np.testing.assert_allclose(model.reconstruct(X, masks)[masks].mean(axis=0), means, atol=0.15)
+    assert small(Watched, **options, region="volume").fit(X, masks).seen_level_ is None
 
 
-def test_the_network_begins_with_the_mean_signal(world):
-    X, masks = world
-    model = small(epochs=1, learning_rate=1e-30, calibration=None).fit(X, masks)
-    means = model.reconstruct(X, masks)[masks].mean(axis=0)
-    np.testing.assert_allclose(means, X[masks].mean(axis=0), atol=0.15)
-    assert not hasattr(model, "_level")
-    assert not hasattr(model, "_masks")
+def test_subjects_in_groups_are_held_back_together(world, small):
+    model = small(Watched, calibration=0.34).fit(*world, groups=[7, 7, 8, 8, 9, 9])
+    _, counts = np.unique(model.subjects_, return_counts=True)
+    assert counts.tolist() == [2, 2]
 
 
-def test_a_twentieth_of_the_values_may_lie_beyond_the_signal_without_weighting(fitted, world):
+def test_a_twentieth_of_the_values_may_lie_beyond_the_signal_without_weighting(fitted, world, small):
     X, masks = world
     scan, mask = X[:1].copy(), masks[:1]
     values = scan[mask].ravel()
-    for share, is_refused in ((0.045, False), (0.07, True)):
+    for share in (0.045, 0.07):
         # Values above 1 and below 0, in the brain alone.
         n = round(share * values.size)
         changed = values.copy()
         changed[: n // 2], changed[n // 2 : n] = 1.2, -0.1
         scan[mask] = changed.reshape(-1, 3)
         scan[~mask] = 7.0
-        if is_refused:
-            with pytest.raises(
-                ValueError, match="7 % of its values in the brain are not from 0 to 1"
-            ):
-                fitted.anomaly_map(scan, mask)
-        else:
+        if share < 0.05:
             assert np.isfinite(fitted.anomaly_map(scan, mask)).all()
+    with pytest.raises(ValueError, match="7 % of its values in the brain are not from 0 to 1"):
+        fitted.anomaly_map(scan, mask)
     with pytest.raises(ValueError, match="divide signals by the one at b = 0"):
-        small().fit(500 * X, masks)
+        small("dae").fit(500 * X, masks)
 
 
-def test_subjects_in_groups_are_held_back_together(world):
-    X, masks = world
-    seen = []
-
-    class Listening(DenoisingAutoencoder):
-        def _fit_scans(self, scans):
-            seen.append(scans.groups.tolist())
-            super()._fit_scans(scans)
-
-    Listening(**gather_training(SMALL), calibration=0.34).fit(X, masks, groups=[7, 7, 8, 8, 9, 9])
-    (learned,) = seen
-    assert len(learned) == 4
-    assert all(learned.count(name) == 2 for name in set(learned))
-
-
-# Answers ------------------------------------------------------------------------------------------
-
-
-def test_a_reconstruction_is_zero_outside_the_mask(fitted, world):
+def test_reconstructions_are_zero_outside_the_mask_and_the_score_is_their_error_in_the_brain(fitted, world):
     X, masks = world
     reconstruction = fitted.reconstruct(X, masks)
-    assert reconstruction.shape == X.shape
     assert reconstruction.dtype == np.float32
     assert not reconstruction[~masks].any()
     assert reconstruction[masks].all()
-    with pytest.raises(ValueError, match="2 directions"):
-        fitted.reconstruct(X[..., :2], masks)
+    errors = np.square(X - reconstruction).mean(axis=-1)
+    expected = -np.mean([error[mask].mean() for error, mask in zip(errors, masks, strict=True)])
+    assert fitted.score(X, masks) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_score_is_the_error_in_the_brain(fitted, world):
+def test_scans_that_were_not_learned_from_are_refused(name, network, small, world):
     X, masks = world
-    errors = np.square(X - fitted.reconstruct(X, masks)).mean(axis=-1)
-    known = -np.mean([error[mask].mean() for error, mask in zip(errors, masks, strict=True)])
-    assert fitted.score(X, masks) == pytest.approx(known, rel=1e-4)
+    with pytest.raises(ValueError, match="have 2 directions, and those that were learned from 3"):
+        network.reconstruct(X[..., :2], masks)
+    with pytest.raises(ValueError, match="one subject"):
+        small(name).fit(X, masks, groups=["a"] * 6)
 
 
-# Model files --------------------------------------------------------------------------------------
-
-
-def test_the_rule_is_stored_too(world, tmp_path):
-    model = small(threshold=OtsuThreshold(), scale="image").fit(
-        *world
-    )
-    save_model(model, tmp_path / "model.dmrifit")
-    loaded = load_model(tmp_path / "model.dmrifit")
-    assert isinstance(loaded.threshold, OtsuThreshold)
-    assert loaded.threshold_.threshold_ == model.threshold_.threshold_
-    np.testing.assert_array_equal(loaded.predict(*world), model.predict(*world))
+@pytest.mark.parametrize(
+    ("network", "change", "message"),
+    [
+        ("dae", {"widths": (4, 0)}, "each of widths"),
+        ("dae", {"widths": ()}, "widths"),
+        ("dae", {"kl_weight": -1}, "kl_weight"),
+        ("dae", {"decay": 1.5}, "decay"),
+        ("dae", {"calibration": 2.5}, "calibration"),
+        ("dae", {"smooth_mm": -1.0}, "smooth_mm"),
+        ("dae", {"spacing": 0}, "spacing"),
+        ("dae", {"residual": "relative", "scale": "image"}, "use residual='mean'"),
+        ("recdisc", {"mse_weight": -1}, "mse_weight"),
+        ("recdisc", {"mse_weight": 0, "bce_weight": 0}, "nothing would be learned"),
+        ("recdisc", {"positive_weight": float("nan")}, "positive_weight"),
+        ("recdisc", {"reconstruction_width": 0}, "reconstruction_width"),
+        ("recdisc", {"counts": ()}, "counts"),
+        ("recdisc", {"radii": (0.5, 0.1)}, "radii"),
+        ("recdisc", {"region": "lesion"}, "region"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(network, change, message, world, small):
+    with pytest.raises(ValueError, match=message):
+        small(network, **change).fit(*world)
 
 
 def test_files_that_were_altered_are_refused(fitted):
-    parameters, stored, files = fitted.stored()
-    json.dumps([parameters, stored])
-    for change in (
-        {"shape_": {"$tuple": [1, 2]}},
-        {"threshold": {"rule": "os", "parameters": {}, "fitted": {}}},
+    _, stored, files = fitted.stored()
+    without_rule = {key: value for key, value in stored.items() if key != "rule"}
+    for content, message in (
+        (stored | {"shape_": {"$tuple": [1, 2]}}, "its scans have|fitted attribute"),
+        (stored | {"threshold": {"rule": "os", "parameters": {}, "fitted": {}}}, "no threshold rule"),
+        (without_rule, "fitted attribute"),
     ):
-        with pytest.raises(Exception, match=r"its scans have|no threshold rule"):
-            clone(fitted).restore(stored | change, files)
-    with pytest.raises(Exception, match="fitted attribute"):
-        clone(fitted).restore(
-            {key: value for key, value in stored.items() if key != "rule"}, files
-        )
+        with pytest.raises(Exception, match=message):
+            clone(fitted).restore(content, files)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-import anomaly
-from anomaly.generators.generator_table import GENERATORS, put_noise_back
+from anomaly import GENERATORS
 
 SHAPE = (22, 24, 20)
 
@@ -21,7 +20,7 @@ def person(seed, level=0.5, spread=0.06):
     return volume, mask
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scan():
     return person(0)
 
@@ -34,11 +33,6 @@ def other():
 def put(name, scan, other, seed, **options):
     source = other if GENERATORS[name].needs_source else None
     return GENERATORS[name](*scan, source=source, random_state=seed, **options)
-
-
-def test_there_are_five_generators_and_the_package_offers_them():
-    assert len(GENERATORS) == 5
-    assert anomaly.GENERATORS is GENERATORS
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -80,14 +74,6 @@ def test_generators_are_deterministic_by_seed(name, scan, other):
     assert (first[0] != another[0]).any()
 
 
-def test_infiltration_darkens_and_hypercellular_tissue_brightens(scan, other):
-    for name, sign in (("infiltration", -1), ("hypercellular", 1)):
-        changed, label = put(name, scan, other, 2)
-        difference = sign * (changed - scan[0]).mean(axis=-1)
-        assert (difference[label] > 0).all()
-        assert difference.min() >= -1e-6
-
-
 def test_fluid_is_not_changed_by_diffusivity(other):
     volume, mask = person(0)
     fluid = mask & (np.indices(SHAPE)[2] > 10)
@@ -110,10 +96,8 @@ def test_where_all_is_fluid_there_is_no_lesion(name):
 def test_noise_that_mixing_averaged_out_is_put_back(scan, other):
     volume, mask = scan
     rng = np.random.default_rng(0)
-    noisy, foreign = (
-        one + 0.03 * rng.standard_normal((*SHAPE, 6), dtype=np.float32) * mask[..., None]
-        for one in (volume, other)
-    )
+    noise_volumes = 0.03 * rng.standard_normal((2, *SHAPE, 6), dtype=np.float32) * mask[..., None]
+    noisy, foreign = volume + noise_volumes[0], other + noise_volumes[1]
     spreads = []
     for noise in (0.0, 0.03):
         errors = []
@@ -151,15 +135,6 @@ def test_a_source_that_does_not_fit_is_refused(scan, source, words):
         GENERATORS["patches"](*scan, source=source)
 
 
-def test_noise_comes_back_where_it_is_missing():
-    volume = np.zeros((20, 20, 20, 4), dtype=np.float32)
-    factor = np.ones((20, 20, 20), dtype=np.float32)
-    factor[:10] = 0.6
-    put_noise_back(volume, factor, 0.1, np.random.default_rng(0))
-    assert volume[:10].std() == pytest.approx(0.08, rel=0.02)
-    assert not volume[10:].any()
-
-
 # Diffusivity
 
 CUBE = (24, 24, 24)
@@ -167,9 +142,7 @@ BALL = np.linalg.norm(np.indices(CUBE) - 11.5, axis=0) <= 11
 TISSUE = np.exp(-np.array([0.6, 0.8, 1.0], dtype=np.float32))  # b·D
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "high"), [("infiltration", 1.05, 1.4), ("hypercellular", 0.6, 0.93)]
-)
+@pytest.mark.parametrize(("name", "low", "high"), [("infiltration", 1.05, 1.4), ("hypercellular", 0.6, 0.93)])
 def test_diffusivity_changes_by_the_stated_range_in_all_directions(name, low, high):
     volume = np.where(BALL[..., None], TISSUE, 0).astype(np.float32)
     for seed in range(6):
@@ -183,8 +156,6 @@ def test_diffusivity_changes_by_the_stated_range_in_all_directions(name, low, hi
 def test_infiltration_has_no_edge():
     volume = np.where(BALL[..., None], TISSUE, 0).astype(np.float32)
     changed, _, _ = GENERATORS["infiltration"].add(volume, BALL, np.random.default_rng(1))
-    effect = np.log(changed[BALL]).sum(axis=1) / np.log(TISSUE).sum() - 1
-    whole = np.zeros(CUBE)
-    whole[BALL] = effect
-    steps = np.abs(np.diff(whole, axis=0))[BALL[1:] & BALL[:-1]]
+    effect = np.where(BALL, np.log(np.where(BALL, changed[..., 0], 1)) / np.log(TISSUE[0]) - 1, 0)
+    steps = np.abs(np.diff(effect, axis=0))[BALL[1:] & BALL[:-1]]
     assert steps.max() < 0.5 * effect.max()

@@ -12,9 +12,7 @@ CORE, NECROSIS, EDEMA, TUMOR = 1.1, 2.2, 1.5, 1.3
 
 @pytest.fixture(scope="module")
 def coarse_brain():
-    return draw_brain(
-        standard_brain((8.0,) * 3), (20, 24, 16), (8.0,) * 3, np.random.default_rng(0)
-    )
+    return draw_brain(standard_brain((8.0,) * 3), (20, 24, 16), (8.0,) * 3, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +32,12 @@ def parts_of(glioma):
     return [component.brightness for component in glioma.components]
 
 
-def test_grades_have_the_shares_of_all_gliomas():
-    assert sum(GRADES.values()) == pytest.approx(1)
-    assert max(GRADES, key=GRADES.get) == "IV"
-
-
 def test_infiltration_raises_diffusivity_and_cores_of_cells_lower_it(brain):
     n = len(brain.shares["white"])
     directions = spread_directions(16)
     before, _ = brain_signals(brain, directions, 1000.0, np.ones(n))
     for seed in range(6):
-        found = {
-            kind: draw_diffusion_glioma(brain.head, "III", kind, np.random.default_rng(seed))
-            for kind in KINDS
-        }
+        found = {kind: draw_diffusion_glioma(brain.head, "III", kind, np.random.default_rng(seed)) for kind in KINDS}
         np.testing.assert_array_equal(found["cellular"].lesion, found["infiltrating"].lesion)
         cells = found["cellular"].components[0]
         assert cells.diffusivity < 0.6
@@ -63,18 +53,6 @@ def test_infiltration_raises_diffusivity_and_cores_of_cells_lower_it(brain):
             inside = glioma.lesion & (brain.shares["white"] > 0.9)
             if inside.any():
                 assert signals[inside].std(axis=1).mean() < before[inside].std(axis=1).mean()
-
-
-def test_low_grade_stays_and_high_grade_grows(drawn):
-    for (grade, _kind), gliomas in drawn.items():
-        grown = []
-        for glioma in gliomas:
-            assert not (glioma.lesion & ~glioma.followup).any()
-            grown.append(np.count_nonzero(glioma.followup) - np.count_nonzero(glioma.lesion))
-        if grade == "II":
-            assert max(grown) == 0
-        else:
-            assert np.mean(np.array(grown) > 0) > 0.6
 
 
 def test_a_glioma_grows_to_one_side(brain):
@@ -118,9 +96,7 @@ def test_parts_have_the_stated_diffusivities(drawn):
             for component in glioma.components:
                 low, high = {**ranges, TUMOR: infiltrated[grade]}[component.brightness]
                 assert low <= component.diffusivity <= high
-                seen.setdefault((component.brightness, low, high), []).append(
-                    component.diffusivity
-                )
+                seen.setdefault((component.brightness, low, high), []).append(component.diffusivity)
     for (_, low, high), values in seen.items():
         assert min(values) < low + 0.25 * (high - low)
         assert max(values) > high - 0.25 * (high - low)

@@ -22,28 +22,13 @@ from anomaly.generators.implants import (
 B = 1.0
 
 
-def uniform_look(mean=0.42, spread=0.1, shape=(24, 24, 24)):
-    mask = np.ones(shape, dtype=bool)
-    return Look(
-        np.full(shape, mean, dtype=np.float32), np.full(shape, spread, dtype=np.float32), mask
-    )
+SHAPE = (20, 20, 20)
+MASK = np.linalg.norm(np.indices(SHAPE) - 9.5, axis=0) <= 9
 
 
-def brain_look(seed):
-    """Make the look of a ball of tissue around fluid, with noise."""
-    rng = np.random.default_rng(seed)
-    x, y, z = np.indices((18, 20, 16)) - np.array([8.5, 9.5, 7.5]).reshape(3, 1, 1, 1)
-    mask = (x / 7.5) ** 2 + (y / 8.5) ** 2 + (z / 6.5) ** 2 < 1
-    mean = (
-        0.42 + 0.06 * np.cos(0.8 * x) * np.sin(0.7 * y) - 0.36 * np.exp(-(x**2 + (y - 1) ** 2) / 4)
-    )
-    mean = mean + 0.01 * rng.standard_normal(mask.shape)
-    spread = 0.06 + 0.03 * rng.random(mask.shape)
-    return Look(
-        np.where(mask, mean, 0).astype(np.float32),
-        np.where(mask, spread, 0).astype(np.float32),
-        mask,
-    )
+def uniform_look(mean=0.42, spread=0.1, mask=None):
+    mask = np.ones((24, 24, 24), dtype=bool) if mask is None else mask
+    return Look(*(np.where(mask, np.float32(value), np.float32(0)) for value in (mean, spread)), mask)
 
 
 def fiber_signals(n_directions=30):
@@ -60,16 +45,9 @@ def set_lesion(monkeypatch):
 
     def choose(*, body, core=None, halo=None):
         settings = {"_CORE_ODDS": 0.0, "_DEAD_ODDS": 0.0, "_HALO_ODDS": 0.0}
-        settings |= {
-            "_FAST": (B * body[0],) * 2,
-            "_BODY_SHARE": (body[1],) * 2,
-            "_BODY_EDGE": (0.2, 0.2),
-        }
+        settings |= {"_FAST": (B * body[0],) * 2, "_BODY_SHARE": (body[1],) * 2, "_BODY_EDGE": (0.2, 0.2)}
         if core is not None:
-            settings |= {
-                "_CORE_ODDS": 1.0,
-                "_CORE": ((0.8, 0.8), (B * core[0],) * 2, (core[1],) * 2, 0.15),
-            }
+            settings |= {"_CORE_ODDS": 1.0, "_CORE": ((0.8, 0.8), (B * core[0],) * 2, (core[1],) * 2, 0.15)}
         if halo is not None:
             settings |= {"_HALO_ODDS": 1.0, "_HALO": ((1.8, 1.8), (B * body[0],) * 2, (halo,) * 2, 0.2)}
         for name, value in settings.items():
@@ -81,9 +59,7 @@ def set_lesion(monkeypatch):
 def mixture(tissue, *parts):
     """Mix signals direction by direction: of tissue, and of parts with a diffusivity and a share."""
     tissue_share = 1 - sum(share for _, share in parts)
-    return tissue_share * tissue + sum(
-        share * np.exp(-B * diffusivity) for diffusivity, share in parts
-    )
+    return tissue_share * tissue + sum(share * np.exp(-B * diffusivity) for diffusivity, share in parts)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +75,7 @@ def mixture(tissue, *parts):
     ],
     ids=str,
 )
-def test_an_implanted_voxel_is_the_mixture_of_tissue_and_isotropic_diffusion(
-    set_lesion, lesion, parts
-):
+def test_an_implanted_voxel_is_the_mixture_of_tissue_and_isotropic_diffusion(set_lesion, lesion, parts):
     set_lesion(**lesion)
     tissue = fiber_signals()
     expected = mixture(tissue, *parts)
@@ -126,37 +100,27 @@ def test_the_spread_in_a_lesion_is_that_of_the_tissue_left_and_of_the_noise(set_
     assert changed.spread.min() == pytest.approx(expected, rel=1e-5)
 
 
-def test_diffusivities_lie_within_the_stated_ranges():
+def test_diffusivities_and_sizes_lie_within_the_stated_ranges():
     """Without noise, the spread tells the tissue that is left, and the mean then the diffusion of what replaced it."""
     look = uniform_look(0.42, 0.1)
-    single, lowest, highest = [], [], []
+    ball = 24 * (3 / (4 * np.pi)) ** (1 / 3)
+    single, lowest, highest, radii = [], [], [], []
     for seed in range(80):
         changed, _ = implant(look, 0.0, np.random.default_rng(seed))
         tissue_share = changed.spread.astype(np.float64) / 0.1
         replaced = tissue_share < 0.8
-        diffusion = -np.log(
-            (changed.mean[replaced] - tissue_share[replaced] * 0.42) / (1 - tissue_share[replaced])
-        )
+        diffusion = -np.log((changed.mean[replaced] - tissue_share[replaced] * 0.42) / (1 - tissue_share[replaced]))
         if np.ptp(diffusion) < 1e-3:
             single.append(diffusion.mean())
         lowest.append(diffusion.min())
         highest.append(diffusion.max())
+        radii.append((np.count_nonzero(tissue_share < 0.99) * 3 / (4 * np.pi)) ** (1 / 3) / ball)
     assert len(single) > 15
     assert 1.0 <= min(single) < 1.15
     assert 1.65 < max(single) <= 1.8
     assert 0.38 <= min(lowest) < 0.62
     assert 1.8 < max(highest) <= 2.8
-
-
-def test_lesions_reach_from_a_tenth_to_a_third_of_the_brains_radius():
-    look = uniform_look()
-    ball = 24 * (3 / (4 * np.pi)) ** (1 / 3)
-    radii = []
-    for seed in range(60):
-        changed, _ = implant(look, 0.0, np.random.default_rng(seed))
-        volume = np.count_nonzero(changed.spread < 0.099)
-        radii.append((volume * 3 / (4 * np.pi)) ** (1 / 3) / ball)
-    # Axes differ by factors of 0.6 to 1.25, edges and halos reach beyond the border.
+    # From a tenth to a third of the brain; axes differ by factors of 0.6 to 1.25, edges and halos reach beyond.
     assert 0.05 < min(radii) < 0.16
     assert 0.3 < max(radii) < 0.36 * 1.25 * 2
 
@@ -192,7 +156,7 @@ def test_a_halo_belongs_to_the_lesion_where_it_replaces_three_tenths_of_the_tiss
 
 
 def test_an_implant_changes_its_place_and_nothing_outside_its_reach():
-    look = brain_look(1)
+    look = uniform_look(mask=MASK)
     floor = noise_floor(look)
     for seed in range(12):
         changed, lesion = implant(look, floor, np.random.default_rng(seed))
@@ -208,19 +172,15 @@ def test_noise_that_mixing_takes_away_is_given_back():
     look = uniform_look()
     ratios = []
     for seed in range(4):
-        noisy, quiet = (
-            implant(look, floor, np.random.default_rng(seed))[0] for floor in (0.04, 0.0)
-        )
+        noisy, quiet = (implant(look, floor, np.random.default_rng(seed))[0] for floor in (0.04, 0.0))
         left = quiet.spread / 0.1
         changed = left < 0.8
-        ratios.append(
-            (noisy.mean - quiet.mean)[changed] / (0.4 * 0.04 * np.sqrt(1 - left[changed] ** 2))
-        )
+        ratios.append((noisy.mean - quiet.mean)[changed] / (0.4 * 0.04 * np.sqrt(1 - left[changed] ** 2)))
     np.testing.assert_allclose(np.concatenate(ratios).std(), 1, atol=0.05)
 
 
 def test_the_noise_floor_is_the_lowest_tenth_of_the_spread_in_bright_tissue():
-    look = uniform_look(shape=(10, 10, 11))
+    look = uniform_look(mask=np.ones((10, 10, 11), dtype=bool))
     # Dark voxels, which are no tissue, and one plane outside the mask have hardly any spread.
     look.mean[:5] = 0.1
     look.spread[:5] = 0.001
@@ -231,24 +191,14 @@ def test_the_noise_floor_is_the_lowest_tenth_of_the_spread_in_bright_tissue():
 
 
 def test_foreign_patches_change_the_look_where_their_label_is():
-    mask = np.linalg.norm(np.indices((20, 20, 20)) - 9.5, axis=0) <= 9
-    look, source = (
-        Look(*(np.where(mask, np.float32(value), np.float32(0)) for value in values), mask)
-        for values in ((0.5, 0.1), (0.3, 0.2))
-    )
+    look, source = uniform_look(0.5, 0.1, MASK), uniform_look(0.3, 0.2, MASK)
     for seed in range(4):
         changed, label = implant_patch(look, source, 0.0, np.random.default_rng(seed))
         assert label.any()
         assert (changed.mean[label] < 0.45).all()
         assert (changed.mean[label] >= 0.3 - 1e-6).all()
-        far = mask & (changed.mean == look.mean)
+        far = MASK & (changed.mean == look.mean)
         np.testing.assert_array_equal(changed.spread[far], look.spread[far])
-
-
-# Foreign patches
-
-SHAPE = (20, 20, 20)
-MASK = np.linalg.norm(np.indices(SHAPE) - 9.5, axis=0) <= 9
 
 
 def test_patches_come_from_another_person_at_another_place():
@@ -280,27 +230,16 @@ def test_a_patch_takes_nothing_from_outside_the_other_brain():
         assert half[tuple(sources.T)].all()
 
 
-GRID = (30, 30, 30)
-BALL = np.linalg.norm(np.indices(GRID) - 14.5, axis=0) <= 12
-
-
-def test_a_ball_has_its_own_radius():
-    assert ball_radius(BALL) == pytest.approx(12, rel=0.02)
-
-
 def test_fluid_has_no_tissue_and_lesions_begin_in_tissue():
-    volume = np.where(np.indices(GRID)[0] < 15, 0.05, 0.5)[..., None] * BALL[..., None]
-    share = tissue_share(volume, BALL)
-    np.testing.assert_array_equal(share == 1, BALL & (np.indices(GRID)[0] >= 15))
+    assert ball_radius(MASK) == pytest.approx(9, rel=0.02)
+    volume = np.where(np.indices(SHAPE)[0] < 10, 0.05, 0.5)[..., None] * MASK[..., None]
+    share = tissue_share(volume, MASK)
+    np.testing.assert_array_equal(share == 1, MASK & (np.indices(SHAPE)[0] >= 10))
     rng = np.random.default_rng(0)
     assert all(share[tuple(lesion_center(share, rng))] == 1 for _ in range(20))
 
 
 def test_rough_ellipsoids_have_about_their_radius():
-    volumes = [
-        np.count_nonzero(
-            rough_ellipsoid(GRID, np.array([15, 15, 15]), 8.0, np.random.default_rng(seed)) < 1
-        )
-        for seed in range(20)
-    ]
-    assert np.mean(volumes) == pytest.approx(4 / 3 * np.pi * 8**3 * 0.8, rel=0.3)
+    rngs = map(np.random.default_rng, range(20))
+    ellipsoids = [rough_ellipsoid((30, 30, 30), np.array([15, 15, 15]), 8.0, rng) < 1 for rng in rngs]
+    assert np.mean([one.sum() for one in ellipsoids]) == pytest.approx(4 / 3 * np.pi * 8**3 * 0.8, rel=0.3)

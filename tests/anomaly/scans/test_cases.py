@@ -23,31 +23,16 @@ def made(name="p01", n=12, **changes):
                    "directions": directions} | changes)  # fmt: skip
 
 
-def table(folder, text):
-    (folder / "t.tsv").write_text(text)
-    return folder / "t.tsv"
-
-
 def test_cases_come_back_from_files(tmp_path):
     rng = np.random.default_rng(5)
-    full = made(
-        "p01 'a'\"",
-        tissue=rng.integers(0, 5, SHAPE),
-        lesion=rng.random(SHAPE) > 0.9,
-        followup=rng.random(SHAPE) > 0.8,
-        age=63.5,
-        sex="female",
-        site="Trio",
-        grade="IV",
-        kind="cellular",
-        synthetic=True,
-        b=700,
-    )
+    masks = {"tissue": rng.integers(0, 5, SHAPE), "lesion": rng.random(SHAPE) > 0.9, "followup": rng.random(SHAPE) > 0.8}
+    words = {"age": 63.5, "sex": "female", "site": "Trio", "grade": "IV", "kind": "cellular", "synthetic": True, "b": 700}
+    full = made("p01 'a'\"", **masks, **words)
     bare = Case("p02", rng.random((2, 3, 4, 5)))
     back = read_cases(write_cases([full, bare], tmp_path / "out"))
     assert [case.name for case in back] == [full.name, "p02"]
     for case, other in zip(back, (full, bare), strict=True):
-        for key in ("patient", "sex", "site", "grade", "kind", "synthetic", "b", "age"):
+        for key in ("patient", *words):
             np.testing.assert_equal(getattr(case, key), getattr(other, key))
         for key in ("signal", "brain", "tissue", "lesion", "followup", "affine", "directions"):
             mine, theirs = getattr(case, key), getattr(other, key)
@@ -150,14 +135,16 @@ def test_rows_that_are_wrong_are_named(tmp_path):
         ("a\ti.nii\tshells.bval\tn/a\tn/a\tn/a", "several b-values.*2000"),
         ("a\ti.nii\tnone.bval\tn/a\tn/a\tn/a", "no volume without"),
     ):
+        (tmp_path / "t.tsv").write_text(f"{head}{row}\n")
         with pytest.raises(ValueError, match=message):
-            read_cases(table(tmp_path, f"{head}{row}\n"))
+            read_cases(tmp_path / "t.tsv")
 
 
 def test_real_series_are_read(data_dir, tmp_path):
     folder = data_dir / "dipy_small_dwi"
     row = "\t".join(str(folder / f"small_64D.{end}") for end in ("nii", "bval", "bvec"))
-    (case,) = read_cases(table(tmp_path, f"patient\timage\tbval\tbvec\nreal\t{row}\n"))
+    (tmp_path / "t.tsv").write_text(f"patient\timage\tbval\tbvec\nreal\t{row}\n")
+    (case,) = read_cases(tmp_path / "t.tsv")
     assert case.signal.shape[3] == 64
     assert case.b == 994
     assert not case.synthetic

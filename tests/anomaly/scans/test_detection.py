@@ -51,9 +51,9 @@ def detect(model, case, tmp_path):
     return model.detect(read_series(tmp_path / "cases.tsv")[0])
 
 
-def implanted(case, volume_ml, contrast, seed):
+def implanted(case, volume_ml, contrast):
     """Change the diffusivity of the tissue nearest to a place in white matter."""
-    rng = np.random.default_rng([seed, volume_ml])
+    rng = np.random.default_rng([0, volume_ml])
     white = np.argwhere(case.scored & (case.tissue == 1))
     center = white[rng.integers(len(white))].reshape(3, 1, 1, 1)
     distance = np.where(case.scored, ((np.indices(case.shape) - center) ** 2).sum(0), np.inf)
@@ -64,20 +64,16 @@ def implanted(case, volume_ml, contrast, seed):
     return replace(case, signal=signal)
 
 
-def test_lesions_of_any_size_are_findings_and_no_scan_that_differs(model, healthy, tmp_path):
+def test_scans_with_lesions_of_any_size_do_not_differ_as_a_whole_but_noisy_ones_do(model, healthy, tmp_path):
     for case in healthy[N_TRAINING:]:
         assert detect(model, case, tmp_path).differs is False
     for volume_ml in (20, 80, 200):
         for case, contrast in zip(healthy[N_TRAINING:], (0.65, 1.6), strict=True):
-            detection = detect(model, implanted(case, volume_ml, contrast, 0), tmp_path)
+            detection = detect(model, implanted(case, volume_ml, contrast), tmp_path)
             assert detection.differs is False, (volume_ml, contrast)
     # The largest lesions are well above the rate of healthy scans.
     assert detection.figures.share > 0.05
-
-
-def test_four_times_the_noise_differs_as_a_whole(model, tmp_path):
-    noisy, _ = simulate_dmri(2, 0, skip=N_TRAINING, snr=22 / 4, **SIMULATED)
-    for case in noisy:
+    for case in simulate_dmri(2, 0, skip=N_TRAINING, snr=22 / 4, **SIMULATED)[0]:
         assert detect(model, case, tmp_path).differs is True
 
 
@@ -121,20 +117,9 @@ def test_the_bulk_leaves_out_the_largest_component_and_its_mirror_image():
     mirrored = np.where(largest | largest[::-1], -50, scores)
     np.testing.assert_array_equal(figures_of(mirrored, marked).bulk[:2], raised.bulk[:2])
     assert max(np.abs(np.subtract(raised.bulk, plain.bulk))) < 0.1
-
-
-def test_a_component_that_is_most_of_the_scan_is_not_left_out():
-    marked = np.ones(SHAPE, bool)
-    marked[0] = False
-    assert figures_of(np.where(marked, 9.0, 0.0), marked).bulk == (9, 9, 9, 9)
-
-
-def test_hemispheres_of_few_voxels_are_not_judged():
-    scored = np.zeros(SHAPE, bool)
-    scored[3:6, 3:6, 3:6] = True
-    bulk = figures_of(np.zeros(SHAPE), np.zeros(SHAPE, bool), scored).bulk
-    assert np.isnan(bulk).all()
-    assert healthy_scans(8).differs(ScanFigures(0, 0, 0, bulk)) is None
+    # A component that is most of the scan is not left out.
+    most = np.arange(SHAPE[0])[:, None, None] + np.zeros(SHAPE) > 0
+    assert figures_of(np.where(most, 9.0, 0.0), most).bulk == (9, 9, 9, 9)
 
 
 def healthy_scans(n, seed=0):
@@ -142,14 +127,19 @@ def healthy_scans(n, seed=0):
     return HealthyScans(tuple(ScanFigures(0.01, 0, 0.0, tuple(bulk)) for bulk in bulks), (1.0, 2.0))
 
 
+def noise_of(signal, scored=None):
+    scored = np.ones(SHAPE, dtype=bool) if scored is None else scored
+    return scan_figures(np.zeros(SHAPE), scored, 0 * scored > 0, 0 * scored > 0, np.eye(4), signal).noise
+
+
 def test_noise_is_measured_without_a_lesion_in_one_hemisphere_and_told_from_three_times_on():
     rng = np.random.default_rng(0)
     signal = 0.5 + 0.05 * rng.standard_normal((*SHAPE, 12)).astype(np.float32)
-    everywhere, nothing = np.ones(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=bool)
-
-    def noise_of(signal):
-        return scan_figures(np.zeros(SHAPE), everywhere, nothing, nothing, np.eye(4), signal).noise
-
+    # Noise of one hemisphere counts where the other has no neighbors.
+    for side in (slice(None, SHAPE[0] // 2), slice(SHAPE[0] // 2, None)):
+        scored = np.ones(SHAPE, dtype=bool)
+        scored[side, ::2] = False
+        assert noise_of(signal, scored) == pytest.approx(0.05, rel=0.05)
     usual = noise_of(signal)
     assert usual == pytest.approx(0.05, rel=0.05)
     signal[:10] += 0.5 * rng.standard_normal((10, *SHAPE[1:], 12))
@@ -167,44 +157,27 @@ def test_noise_is_measured_without_a_lesion_in_one_hemisphere_and_told_from_thre
     assert clean.differs(ScanFigures(0, 0, 0, bulk, 0.001)) is False
 
 
-def test_noise_of_one_hemisphere_counts_where_the_other_has_no_neighbors():
-    signal = 0.5 + 0.05 * np.random.default_rng(0).standard_normal((*SHAPE, 12))
-    for side in (slice(None, SHAPE[0] // 2), slice(SHAPE[0] // 2, None)):
-        scored, nothing = np.ones(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=bool)
-        scored[side, ::2] = False
-        figures = scan_figures(np.zeros(SHAPE), scored, nothing, nothing, np.eye(4), signal)
-        assert figures.noise == pytest.approx(0.05, rel=0.05)
-
-
 @pytest.mark.parametrize(
-    ("bulk", "differs"),
+    ("n", "bulk", "differs"),
     [
-        ((1, 1, 1, 1), False),
-        ((3, 1, 3, 1), True),
-        ((1, 3, 1, 3), True),
-        ((-1, 1, -1, 1), True),
+        (8, (1, 1, 1, 1), False),
+        (8, (3, 1, 3, 1), True),
+        (8, (1, 3, 1, 3), True),
+        (8, (-1, 1, -1, 1), True),
         # One hemisphere, other sides, another quantile in each.
-        ((3, 3, 1, 1), False),
-        ((3, 1, -1, 1), False),
-        ((3, 1, 1, 3), False),
+        (8, (3, 3, 1, 1), False),
+        (8, (3, 1, -1, 1), False),
+        (8, (3, 1, 1, 3), False),
+        (8, (np.nan,) * 4, None),
+        # Few healthy scans judge mildly or not at all.
+        (20, (1.7,) * 4, True),
+        (3, (1.7,) * 4, False),
+        (3, (5.0,) * 4, True),
+        (2, (5.0,) * 4, None),
     ],
 )
-def test_a_scan_differs_where_both_hemispheres_are_shifted_alike(bulk, differs):
-    assert healthy_scans(8).differs(ScanFigures(0, 0, 0, bulk)) is differs
-
-
-def test_a_scan_without_scored_voxels_is_refused():
-    nothing = np.zeros((4, 4, 4), bool)
-    with pytest.raises(ValueError, match="no voxel of the brain is white or gray matter"):
-        scan_figures(np.zeros((4, 4, 4)), nothing, nothing, nothing, np.eye(4))
-
-
-def test_few_healthy_scans_judge_mildly_or_not_at_all():
-    far, farther = (ScanFigures(0, 0, 0, (value,) * 4) for value in (1.7, 5.0))
-    assert healthy_scans(20).differs(far) is True
-    assert healthy_scans(3).differs(far) is False
-    assert healthy_scans(3).differs(farther) is True
-    assert healthy_scans(2).differs(farther) is None
+def test_a_scan_differs_where_both_hemispheres_are_shifted_alike(n, bulk, differs):
+    assert healthy_scans(n).differs(ScanFigures(0, 0, 0, bulk)) is differs
 
 
 def test_healthy_scans_are_judged_against_the_others():
@@ -212,10 +185,15 @@ def test_healthy_scans_are_judged_against_the_others():
     assert scans.verdicts().count(True) == 0
     odd = ScanFigures(0, 0, 0, (9.0,) * 4)
     assert replace(scans, scans=(*scans.scans, odd)).verdicts().count(True) == 1
-
-
-def test_too_few_healthy_scans_are_not_counted_as_alike():
     assert [healthy_scans(n).verdicts().count(None) for n in (1, 2, 3, 4)] == [1, 2, 3, 0]
+
+
+def test_hemispheres_of_few_voxels_are_not_judged_and_scans_without_any_are_refused():
+    scored = np.zeros(SHAPE, bool)
+    with pytest.raises(ValueError, match="no voxel of the brain is white or gray matter"):
+        figures_of(np.zeros(SHAPE), scored, scored)
+    scored[3:6, 3:6, 3:6] = True
+    assert np.isnan(figures_of(np.zeros(SHAPE), np.zeros(SHAPE, bool), scored).bulk).all()
 
 
 def test_healthy_scans_keep_their_figures_in_a_file():
@@ -247,8 +225,6 @@ def test_intervals_are_over_scans():
     assert mean_over_scans([0.1] * 5)[1:] == pytest.approx((0.1, 0.1))
 
 
-# Records of training scans
-
 NOTES = {"brain": "given", "tissue": "given", "directions_resampled": False, "lost": "", "unused": "3 volumes"}
 
 
@@ -260,16 +236,25 @@ def images(tmp_path):
     return paths
 
 
+def recorded(images):
+    scans = [SimpleNamespace(case=SimpleNamespace(patient=name), notes=NOTES) for name in ("p1", "p2")]
+    return TrainingScans.of(scans, images)
+
+
 @pytest.fixture
 def record(images):
-    scans = [SimpleNamespace(case=SimpleNamespace(patient=name), notes=NOTES) for name in ("p1", "p2")]
-    return TrainingScans.of(scans, images[:2])
+    return recorded(images[:2])
 
 
-def test_scans_and_their_patients_are_known_again(record, images):
+def test_scans_patients_and_preparation_of_a_training_are_known_again(record, images):
     # A known file under another name, a known patient with another file, and neither.
     assert record.overlap([images[0], images[2], images[2]], ["other", "p2", "p3"]) == [0, 1]
     assert record.remarks == ("3 volumes",)
+    assert record.differences(NOTES) == []
+    assert record.differences(NOTES | {"tissue": "none"}) == ["tissue map: none (calibration scans: given)"]
+    # Digests of names are those of one training.
+    assert recorded(images[:2]) == record
+    assert not set(recorded(images[1:]).patients) & set(record.patients)
 
 
 def test_a_model_file_names_no_patient(record):
@@ -282,28 +267,12 @@ def test_a_model_file_names_no_patient(record):
         TrainingScans.from_dict(content | {"names": []})
 
 
-def test_digests_of_names_are_those_of_one_training(record, images):
-    scans = [SimpleNamespace(case=SimpleNamespace(patient=name), notes=NOTES) for name in ("p1", "p2")]
-    assert TrainingScans.of(scans, images[:2]) == record
-    other = TrainingScans.of(scans, images[1:])
-    assert not set(other.patients) & set(record.patients)
-
-
 def test_files_with_plain_digests_are_read(record, images):
     content = plain_record(record)
     del content["salt"]
     content["patients"] = [hashlib.sha256(name.encode()).hexdigest() for name in ("p1", "p2")]
     first = TrainingScans.from_dict(content)
     assert first.overlap([images[2], images[2]], ["p2", "p3"]) == [0]
-
-
-def test_other_ways_of_preparation_are_named(record):
-    assert record.differences(NOTES) == []
-    (sentence,) = record.differences(NOTES | {"tissue": "none"})
-    assert sentence == "tissue map: none (calibration scans: given)"
-
-
-# Tables of lesions
 
 
 def test_lesions_are_listed_the_largest_first_in_world_coordinates():

@@ -7,7 +7,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scipy.ndimage import binary_erosion
 
 from anomaly.scans.directions import directions_on_grid, resample_directions
-from anomaly.scans.preparation import prepare_scan
+from anomaly.scans.preparation import diffusion_maps, estimate_tissue, prepare_scan, relabel_tissue
+from anomaly.simulate.persons import spread_directions
 from dmrifit.engine.protocol import Protocol
 
 RAS = axcodes2ornt("RAS")
@@ -18,40 +19,31 @@ def directions_in_file(directions, affine):
     return directions @ directions_on_grid(np.eye(3), affine).T
 
 
-def spread(n):
-    """Spread directions over half a sphere by the golden angle."""
-    k = np.arange(n) + 0.5
-    angle = np.pi * (1 + 5**0.5) * k
-    z = 1 - k / n
-    return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
-
-
 class Head:
     """A synthetic head: an ellipsoid of tissue whose fibers run along x, with a ventricle and air around."""
 
     shape = (22, 26, 20)
 
     def __init__(self, n=20, b=1000.0, n_plain=2, spacing=4.0):
-        self.directions, self.b = spread(n), b
+        self.directions, self.b = spread_directions(n), b
         self.affine = np.diag([spacing] * 3 + [1.0])
         self.affine[:3, 3] = (-40, -50, -30)
         x, y, z = np.meshgrid(*(np.arange(m) - (m - 1) / 2 for m in self.shape), indexing="ij")
         self.brain = (x / 8) ** 2 + (y / 10) ** 2 + (z / 7) ** 2 < 1
         self.fluid = (x / 2.5) ** 2 + (y / 4) ** 2 + (z / 2.5) ** 2 < 1
-        self.white = self.brain & ~self.fluid & (np.abs(x) < 5)
-        self.tissue = np.where(self.fluid, 3, np.where(self.white, 1, 2 * self.brain)).astype(np.uint8)
+        white = self.brain & ~self.fluid & (np.abs(x) < 5)
+        self.tissue = np.where(self.fluid, 3, np.where(white, 1, 2 * self.brain)).astype(np.uint8)
         tensors = {1: (1.6, 0.35, 0.35), 2: (0.8, 0.8, 0.8), 3: (3.0, 3.0, 3.0)}
         self.signal = np.zeros((*self.shape, n), np.float32)
         for number, tensor in tensors.items():
             self.signal[self.tissue == number] = np.exp(-b / 1000 * (self.directions**2 @ np.array(tensor)))
         self.b0 = np.where(self.brain, 700 + 20 * x + 10 * y, 5).astype(np.float32)
-        plain = np.stack([self.b0 * (1 + 0.02 * i) for i in range(n_plain)], axis=-1)
-        self.plain = plain
+        self.plain = np.stack([self.b0 * (1 + 0.02 * i) for i in range(n_plain)], axis=-1)
         weighted = np.where(self.brain[..., None], self.b0[..., None] * (1 + 0.01 * (n_plain - 1)) * self.signal, 4)
         # Volumes without weighting are not always the first.
-        self.series = np.concatenate([plain[..., :1], weighted, plain[..., 1:]], axis=-1).astype(np.float32)
-        zeros = np.zeros((1, 3))
-        self.bvec = np.concatenate([zeros, self.directions, np.zeros((n_plain - 1, 3))])
+        series = [self.plain[..., :1], weighted, self.plain[..., 1:]]
+        self.series = np.concatenate(series, axis=-1).astype(np.float32)
+        self.bvec = np.concatenate([np.zeros((1, 3)), self.directions, np.zeros((n_plain - 1, 3))])
         self.bval = np.concatenate([[0.0], np.full(n, b), np.full(n_plain - 1, 5.0)])
 
     def stored(self, values, codes="RAS"):
@@ -60,17 +52,22 @@ class Head:
         values = values.astype(np.uint8) if values.dtype == bool else values
         return nib.Nifti1Image(apply_orientation(values, turn), self.affine @ inv_ornt_aff(turn, self.shape))
 
-    def write(self, folder, codes="RAS", name="dwi"):
+    def write(self, folder, codes="RAS"):
         """Write series, b-values and directions as FSL does."""
         image = self.stored(self.series, codes)
-        nib.save(image, folder / f"{name}.nii.gz")
-        np.savetxt(folder / f"{name}.bval", self.bval[None], fmt="%g")
-        np.savetxt(folder / f"{name}.bvec", directions_in_file(self.bvec, image.affine).T)
-        return folder / f"{name}.nii.gz"
+        nib.save(image, folder / "dwi.nii.gz")
+        np.savetxt(folder / "dwi.bval", self.bval[None], fmt="%g")
+        np.savetxt(folder / "dwi.bvec", directions_in_file(self.bvec, image.affine).T)
+        return folder / "dwi.nii.gz"
 
     @property
     def protocol(self):
         return Protocol(self.bval, directions=directions_in_file(self.bvec, self.affine))
+
+    def prepare(self, series=None, protocol=None, **options):
+        """Prepare the series, or another one on its grid, with the mask of the brain unless told otherwise."""
+        image = nib.Nifti1Image(self.series if series is None else series, self.affine)
+        return prepare_scan(image, protocol or self.protocol, **({"mask": self.stored(self.brain)} | options))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +78,7 @@ def head():
 @pytest.mark.parametrize("codes", ["RAS", "LAS", "PLS", "IRP"])
 def test_one_call_gives_the_known_signals_however_the_file_is_stored(tmp_path, head, codes):
     path = head.write(tmp_path, codes)
-    nib.save(head.stored(head.brain.astype(np.uint8), codes), tmp_path / "mask.nii.gz")
+    nib.save(head.stored(head.brain, codes), tmp_path / "mask.nii.gz")
     nib.save(head.stored(head.tissue, codes), tmp_path / "tissue.nii.gz")
     scan = prepare_scan(path, mask=tmp_path / "mask.nii.gz", tissue=tmp_path / "tissue.nii.gz", age=40)
     case = scan.case
@@ -92,26 +89,16 @@ def test_one_call_gives_the_known_signals_however_the_file_is_stored(tmp_path, h
     np.testing.assert_allclose(case.affine, head.affine)
     np.testing.assert_allclose(scan.protocol.directions, head.directions, atol=1e-12)
     assert (case.signal.dtype, case.patient, case.age, case.b) == (np.float32, "dwi", 40, 1000)
-    assert scan.notes["b0_volumes"] == 2
-    assert scan.notes["directions"] == 20
-    assert not (case.scored & head.fluid).any()
-    assert (case.scored == head.brain & ~head.fluid).all()
+    assert (scan.notes["b0_volumes"], scan.notes["directions"]) == (2, 20)
+    np.testing.assert_array_equal(case.scored, head.brain & ~head.fluid)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PLS", "IRP"])
 def test_maps_come_back_to_the_grid_of_the_file_voxel_by_voxel(tmp_path, head, codes):
-    path = head.write(tmp_path, codes)
-    mask = head.stored(head.brain.astype(np.uint8), codes)
-    scan = prepare_scan(path, mask=mask, shape=(24, 24, 18), center="brain")
-    where = np.random.default_rng(0).normal(size=head.shape).astype(np.float32) * head.brain
-    moved = prepare_scan(
-        nib.Nifti1Image(np.stack([where * 0 + head.b0, head.b0 * 0.5], -1), head.affine),
-        Protocol([0, 1000]),
-        mask=nib.Nifti1Image(head.brain.astype(np.uint8), head.affine),
-        shape=(24, 24, 18),
-        center="brain",
+    scan = prepare_scan(
+        head.write(tmp_path, codes), mask=head.stored(head.brain, codes), shape=(24, 24, 18), center="brain"
     )
-    np.testing.assert_allclose(moved.case.affine, scan.case.affine)
+    where = np.random.default_rng(0).normal(size=head.shape).astype(np.float32) * head.brain
     values = np.zeros((24, 24, 18), np.float32)
     index = np.argwhere(scan.case.brain)
     native = np.rint(nib.affines.apply_affine(np.linalg.inv(head.affine) @ scan.case.affine, index)).astype(int)
@@ -126,38 +113,27 @@ def test_maps_come_back_to_the_grid_of_the_file_voxel_by_voxel(tmp_path, head, c
 
 
 def test_maps_of_other_voxels_come_back_to_the_place_they_belong_to(head):
-    scan = prepare_scan(
-        head.stored(head.series, "LPI"),
-        Protocol(head.bval),
-        mask=head.stored(head.brain.astype(np.uint8), "LPI"),
-        lesion=head.stored(head.fluid.astype(np.uint8), "LPI"),
-        spacing=3.0,
-        shape=(36, 40, 32),
-    )
+    masks = {"mask": head.stored(head.brain, "LPI"), "lesion": head.stored(head.fluid, "LPI")}
+    scan = prepare_scan(head.stored(head.series, "LPI"), Protocol(head.bval), **masks, spacing=3.0, shape=(36, 40, 32))
     assert scan.case.spacing == pytest.approx((3, 3, 3))
-    volume = np.prod(scan.case.spacing) * scan.case.lesion.sum()
-    assert volume == pytest.approx(head.fluid.sum() * 64, rel=0.15)
+    assert 27 * scan.case.lesion.sum() == pytest.approx(head.fluid.sum() * 64, rel=0.15)
     back = np.asarray(scan.image(scan.case.lesion).dataobj) > 0
     expected = np.asarray(head.stored(head.fluid, "LPI").dataobj) > 0
-    dice = 2 * (back & expected).sum() / (back.sum() + expected.sum())
-    assert back.shape == expected.shape
-    assert dice > 0.9
-    centers = [np.argwhere(one).mean(axis=0) for one in (back, expected)]
-    np.testing.assert_allclose(*centers, atol=0.3)
-    smooth = scan.restore(scan.case.b0)
+    assert 2 * (back & expected).sum() / (back.sum() + expected.sum()) > 0.9
+    np.testing.assert_allclose(*(np.argwhere(one).mean(axis=0) for one in (back, expected)), atol=0.3)
     inner = np.asarray(head.stored(binary_erosion(head.brain, iterations=2), "LPI").dataobj) > 0
     b0 = np.asarray(head.stored(head.plain.mean(axis=-1), "LPI").dataobj)
-    assert np.corrcoef(smooth[inner], b0[inner])[0, 1] > 0.99
+    assert np.corrcoef(scan.restore(scan.case.b0)[inner], b0[inner])[0, 1] > 0.99
     labels = scan.restore(np.where(scan.case.brain, 2, 0).astype(np.uint8))
     assert set(np.unique(labels)) == {0, 2}
+    with pytest.raises(ValueError, match="give the detector's own map"):
+        scan.restore(np.zeros((3, 3, 3)))
 
 
 def test_cropping_and_padding_keep_every_voxel_in_its_place_in_the_world(head):
-    options = {"mask": nib.Nifti1Image(head.brain.astype(np.uint8), head.affine)}
-    image = nib.Nifti1Image(head.series, head.affine)
-    whole = prepare_scan(image, head.protocol, **options).case
+    whole = head.prepare().case
     for shape, center in (((22, 26, 20), "grid"), ((18, 30, 16), "grid"), ((17, 21, 14), "brain")):
-        part = prepare_scan(image, head.protocol, shape=shape, center=center, **options).case
+        part = head.prepare(shape=shape, center=center).case
         assert part.signal.shape == (*shape, 20)
         assert part.brain.sum() == whole.brain.sum()
         places = [nib.affines.apply_affine(one.affine, np.argwhere(one.brain)) for one in (whole, part)]
@@ -166,12 +142,9 @@ def test_cropping_and_padding_keep_every_voxel_in_its_place_in_the_world(head):
 
 
 def test_other_directions_are_brought_to_the_fitted_ones_across_orientations(tmp_path, head):
-    fitted = prepare_scan(
-        nib.Nifti1Image(head.series, head.affine), head.protocol, mask=head.stored(head.brain.astype(np.uint8))
-    )
+    fitted = head.prepare()
     other = Head(n=45)
-    path = other.write(tmp_path, "PLS")
-    mask = other.stored(other.brain.astype(np.uint8), "PLS")
+    path, mask = other.write(tmp_path, "PLS"), other.stored(other.brain, "PLS")
     with pytest.raises(ValueError, match="45 directions, and the detector was fitted to 20; directions='resampled'"):
         prepare_scan(path, mask=mask, fitted=fitted.protocol)
     scan = prepare_scan(path, mask=mask, fitted=fitted.protocol, directions="resampled")
@@ -183,117 +156,78 @@ def test_other_directions_are_brought_to_the_fitted_ones_across_orientations(tmp
 
 
 def test_resampling_where_it_is_needed_says_what_is_lost(head):
-    mask = head.stored(head.brain.astype(np.uint8))
-    image = nib.Nifti1Image(head.series, head.affine)
-    fitted = prepare_scan(image, head.protocol, mask=mask)
-    assert fitted.notes["lost"] == ""
-    options = {"mask": mask, "fitted": fitted.protocol, "directions": "needed"}
+    fitted = head.prepare()
+    options = {"fitted": fitted.protocol, "directions": "needed"}
     # The same directions keep every bit.
-    same = prepare_scan(image, head.protocol, **options)
+    same = head.prepare(**options)
     np.testing.assert_array_equal(same.case.signal, fitted.case.signal)
-    assert same.notes["lost"] == ""
+    assert fitted.notes["lost"] == same.notes["lost"] == ""
     other = Head(n=45)
-    scan = prepare_scan(nib.Nifti1Image(other.series, other.affine), other.protocol, **options)
+    scan = other.prepare(**options)
     assert scan.protocol == fitted.protocol
     lost = scan.notes["lost"]
     assert lost.startswith("signals along 20 directions are estimated from 45 other ones: what varies")
     assert "harmonics of order 6 is lost" in lost
     # Independent noise, resampled by hundreds.
     noise = np.random.default_rng(0).normal(size=(4000, 45)).astype(np.float32)
-    measured = directions_on_grid(other.protocol.directions[other.protocol.b > 50], other.affine)
-    resampled = resample_directions(noise, measured, fitted.protocol.directions)
+    resampled = resample_directions(noise, other.directions, fitted.protocol.directions)
     assert f"noise is {100 * resampled.std():.0f} % of that measured" in lost
-    few = np.arange(6)
     with pytest.raises(ValueError, match="has 5 directions, and the detector was fitted to 20"):
-        prepare_scan(nib.Nifti1Image(head.series[..., few], head.affine), head.protocol.take(few), **options)
+        head.prepare(head.series[..., :6], head.protocol.take(np.arange(6)), **options)
 
 
 def test_powder_averages_of_all_shells_are_channels(head):
-    far = Head(b=2500.0)
-    series = np.concatenate([head.series, far.series[..., 1:]], axis=-1)
+    series = np.concatenate([head.series, Head(b=2500.0).series[..., 1:]], axis=-1)
     rng = np.random.default_rng(0)
-    b = np.concatenate([head.bval, far.bval[1:]])
+    b = np.concatenate([head.bval, np.full(20, 2500.0), [5.0]])
     b[1:] *= 1 + rng.uniform(-0.02, 0.02, len(b) - 1)
-    image = nib.Nifti1Image(series, head.affine)
-    mask = head.stored(head.brain.astype(np.uint8))
-    scan = prepare_scan(image, Protocol(b), mask=mask, directions="powder")
+    scan = head.prepare(series, Protocol(b), directions="powder")
     np.testing.assert_allclose(scan.protocol.b, [1000, 2500], rtol=0.02)
     assert scan.protocol.directions is None
     assert (scan.notes["powder_averages"], scan.notes["directions_measured"]) == (True, 40)
-    near, high = (
-        prepare_scan(image, Protocol(b), mask=mask, b=level).case.signal.mean(axis=-1) for level in (1000, 2500)
-    )
+    near, high = (head.prepare(series, Protocol(b), b=level).case.signal.mean(axis=-1) for level in (1000, 2500))
     np.testing.assert_allclose(scan.case.signal, np.stack([near, high], axis=-1), atol=1e-6)
     # Any order and any directions give the same channels.
     order = rng.permutation(len(b))
-    shuffled = nib.Nifti1Image(series[..., order], head.affine)
-    options = {"mask": mask, "fitted": scan.protocol, "directions": "powder"}
-    again = prepare_scan(shuffled, Protocol(b[order]), **options)
+    again = head.prepare(series[..., order], Protocol(b[order]), fitted=scan.protocol, directions="powder")
     np.testing.assert_allclose(again.case.signal, scan.case.signal, atol=1e-6)
     assert again.protocol.b.tolist() == pytest.approx(scan.protocol.b.tolist(), rel=0.02)
-    one = prepare_scan(image, Protocol(b), mask=mask, directions="powder", b=2500)
+    one = head.prepare(series, Protocol(b), directions="powder", b=2500)
     np.testing.assert_allclose(one.case.signal[..., 0], high, atol=1e-6)
 
 
 def test_volumes_between_shells_are_named(head):
-    image = nib.Nifti1Image(head.series, head.affine)
-    mask = nib.Nifti1Image(head.brain.astype(np.uint8), head.affine)
     b = head.protocol.b.copy()
-    assert prepare_scan(image, Protocol(b), mask=mask, directions="powder").notes["unused"] == ""
+    assert head.prepare(protocol=Protocol(b), directions="powder").notes["unused"] == ""
     b[-2:] = 1080
-    scan = prepare_scan(image, Protocol(b), mask=mask, directions="powder")
+    scan = head.prepare(protocol=Protocol(b), directions="powder")
     assert len(scan.protocol) == 1
     assert scan.notes["unused"].startswith("outside the shells of the powder averages and not used: 2 volumes")
     assert scan.notes["unused"].endswith("b = 1080 s/mm²")
 
 
-def test_powder_averages_need_shells_of_several_directions(head):
-    mask = head.stored(head.brain.astype(np.uint8))
-    few = np.arange(5)
-    image = nib.Nifti1Image(head.series[..., few], head.affine)
-    with pytest.raises(ValueError, match=r"4 measurements at b = 1000 s/mm², and a powder average needs 6"):
-        prepare_scan(image, head.protocol.take(few), mask=mask, directions="powder")
-    whole = nib.Nifti1Image(head.series, head.affine)
-    fitted = prepare_scan(whole, head.protocol, mask=mask).protocol
-    with pytest.raises(ValueError, match="along directions, not to powder averages"):
-        prepare_scan(whole, head.protocol, mask=mask, fitted=fitted, directions="powder")
-    plain = head.protocol.take(np.zeros(1, int))
-    with pytest.raises(ValueError, match="no volume with diffusion weighting"):
-        prepare_scan(nib.Nifti1Image(head.series[..., :1], head.affine), plain, mask=mask, directions="powder")
-
-
 def test_the_fitted_directions_are_found_in_another_order(head):
-    image = nib.Nifti1Image(head.series, head.affine)
-    mask = head.stored(head.brain.astype(np.uint8))
-    fitted = prepare_scan(image, head.protocol, mask=mask)
+    fitted = head.prepare()
     order = np.random.default_rng(3).permutation(len(head.protocol))
-    shuffled = nib.Nifti1Image(head.series[..., order], head.affine)
-    again = prepare_scan(shuffled, head.protocol.take(order), mask=mask, fitted=fitted.protocol)
+    again = head.prepare(head.series[..., order], head.protocol.take(order), fitted=fitted.protocol)
     np.testing.assert_array_equal(again.case.signal, fitted.case.signal)
-    turned = Protocol(head.bval, directions=np.roll(head.bvec, 1, axis=1))
-    with pytest.raises(ValueError, match=r"other directions than those .* directions='resampled'"):
-        prepare_scan(image, turned, mask=mask, fitted=fitted.protocol)
 
 
 def test_one_shell_of_several_is_taken(head):
     far = Head(b=2500.0)
     series = np.concatenate([head.series, far.series[..., 1:21]], axis=-1)
-    image = nib.Nifti1Image(series, head.affine)
-    jitter = np.random.default_rng(0).uniform(-12, 12, 20)
     b = np.concatenate([head.bval, far.bval[1:21]])
-    b[1:21] += jitter
+    b[1:21] += np.random.default_rng(0).uniform(-12, 12, 20)
     protocol = Protocol(b, directions=directions_in_file(np.concatenate([head.bvec, far.bvec[1:21]]), head.affine))
-    mask = head.stored(head.brain.astype(np.uint8))
     with pytest.raises(ValueError, match=r"several shells: .*1000 \(20\), b ≈ 2500 \(20\).*b=… \(--b\)"):
-        prepare_scan(image, protocol, mask=mask)
-    scan = prepare_scan(image, protocol, mask=mask, b=1000)
-    np.testing.assert_allclose(scan.case.signal, head.signal, atol=2e-6)
-    fitted = prepare_scan(nib.Nifti1Image(head.series, head.affine), head.protocol, mask=mask).protocol
-    assert prepare_scan(image, protocol, mask=mask, fitted=fitted).notes["directions"] == 20
+        head.prepare(series, protocol)
+    np.testing.assert_allclose(head.prepare(series, protocol, b=1000).case.signal, head.signal, atol=2e-6)
+    fitted = head.prepare().protocol
+    assert head.prepare(series, protocol, fitted=fitted).notes["directions"] == 20
     with pytest.raises(ValueError, match="b = 2500 s/mm² is not that of the detector"):
-        prepare_scan(image, protocol, mask=mask, fitted=fitted, b=2500)
+        head.prepare(series, protocol, fitted=fitted, b=2500)
     with pytest.raises(ValueError, match=r"no measurement at b = 1000 s/mm² \(± 5 %\); it has b ≈ 0 \(2\), b ≈ 2500"):
-        prepare_scan(nib.Nifti1Image(far.series, far.affine), far.protocol, mask=mask, fitted=fitted)
+        far.prepare(fitted=fitted)
 
 
 def test_voxels_without_signal_at_b_0_leave_the_brain_instead_of_dividing(head):
@@ -301,9 +235,7 @@ def test_voxels_without_signal_at_b_0_leave_the_brain_instead_of_dividing(head):
     dark = np.argwhere(head.brain)[100:130]
     series[tuple(dark.T)] = 0.3
     series[tuple(dark[0])] = 0
-    scan = prepare_scan(
-        nib.Nifti1Image(series, head.affine), head.protocol, mask=head.stored(head.brain.astype(np.uint8))
-    )
+    scan = head.prepare(series)
     assert scan.notes["voxels_too_dark"] == 30
     assert not scan.case.brain[tuple(dark.T)].any()
     assert not scan.case.signal[tuple(dark.T)].any()
@@ -312,12 +244,9 @@ def test_voxels_without_signal_at_b_0_leave_the_brain_instead_of_dividing(head):
 
 
 def test_signals_above_that_at_b_0_are_limited_and_many_of_them_are_told(head):
-    b = np.roll(head.bval, 3)
-    protocol = Protocol(b, directions=np.roll(head.bvec, 3, axis=0))
+    protocol = Protocol(np.roll(head.bval, 3), directions=np.roll(head.bvec, 3, axis=0))
     with pytest.warns(UserWarning, match="are above that at b = 0 where that is high; check that the b-values"):
-        scan = prepare_scan(
-            nib.Nifti1Image(head.series, head.affine), protocol, mask=head.stored(head.brain.astype(np.uint8))
-        )
+        scan = head.prepare(protocol=protocol)
     assert scan.case.signal.max() == 1
 
 
@@ -325,110 +254,99 @@ def test_the_brain_is_found_when_no_mask_is_given():
     head = Head(spacing=6.0)
     noise = np.random.default_rng(0).normal(scale=8, size=(2, *head.series.shape))
     series = np.hypot(head.series + noise[0], noise[1]).astype(np.float32)
-    scan = prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol)
-    dice = 2 * (scan.case.brain & head.brain).sum() / (scan.case.brain.sum() + head.brain.sum())
-    assert dice > 0.9
-    everything = prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol, mask=False)
-    assert everything.case.brain.sum() > 1.5 * head.brain.sum()
+    brain = prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol).case.brain
+    assert 2 * (brain & head.brain).sum() / (brain.sum() + head.brain.sum()) > 0.9
+    assert head.prepare(series, mask=False).case.brain.sum() > 1.5 * head.brain.sum()
 
 
 def test_not_a_number_counts_inside_the_brain_only(head):
-    mask = head.stored(head.brain.astype(np.uint8))
     series = head.series.copy()
     series[0, 0, 0, 3] = np.nan
-    fine = prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol, mask=mask, spacing=3.0)
-    assert np.isfinite(fine.case.signal).all()
+    assert np.isfinite(head.prepare(series, spacing=3.0).case.signal).all()
     series[11, 13, 10, 3] = np.inf
     with pytest.raises(ValueError, match=r"1 of .* voxels of the brain have values that are not finite"):
-        prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol, mask=mask)
+        head.prepare(series)
 
 
-def test_errors_name_what_is_wrong_and_what_to_do(tmp_path, head):
-    image = nib.Nifti1Image(head.series, head.affine)
-    mask = head.stored(head.brain.astype(np.uint8))
+ONE_VOXEL = np.zeros(Head.shape, np.uint8)
+ONE_VOXEL[11, 13, 10] = 1
+PLAIN = Protocol([0.0])
 
-    def fails(message, one=image, protocol=head.protocol, kind=ValueError, **options):
-        with pytest.raises(kind, match=message):
-            prepare_scan(one, protocol, **({"mask": mask} | options))
 
-    fails("22 volumes, but the protocol has 21", protocol=head.protocol.take(np.arange(21)))
-    fails("no volume at b = 0 .* join the series", image.slicer[..., 1:21], head.protocol.take(np.arange(1, 21)))
-    fails("no volume with diffusion weighting", image.slicer[..., :1], head.protocol.take([0]))
-    moved = head.affine.copy()
-    moved[0, 3] += 8
-    fails("corners lie up to 8 mm apart", tissue=nib.Nifti1Image(head.tissue, moved))
-    fails("do not fit into 10 × 20 × 20; choose a larger shape", shape=(10, 20, 20))
-    fails("shape must be three numbers", shape=(10, 20))
-    fails("spacing must be an edge of 0.5 to 20 mm", spacing=0.0)
-    fails("center must be one of grid, brain", center="middle")
-    fails("directions must be one of acquired, needed, resampled, powder", directions="all")
-    fails("needs the directions to estimate signals along", directions="resampled")
-    fails("either a protocol, or bval and bvec", bval=tmp_path / "x.bval")
-    fails("too small for voxels of 20 mm", lesion=_single(head), spacing=20.0)
-    for images in ({"mask": None}, {"tissue": None}, {"lesion": True}, {"followup": True}):
-        fails("of type (NoneType|bool); convert it to NIfTI first", **images)
-    dark = nib.Nifti1Image(head.series * 0, head.affine)
-    fails("nowhere above 0", dark)
-    fails("no voxel has signal", dark, mask=False)
-    fails("no brain was found", dark, mask=True)
-    off = head.stored(np.roll(head.brain, 3, axis=0).astype(np.uint8))
-    bright = nib.Nifti1Image(head.series + 300, head.affine)
-    fails(r"center='brain' \(--center brain\) makes room", bright, mask=off, shape=(18, 26, 20))
-    fitted = prepare_scan(image, head.protocol, mask=mask).protocol
-    without = Protocol(head.bval)
-    fails("cannot be estimated without those", protocol=without, fitted=fitted, directions="resampled")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: {"protocol": h.protocol.take(np.arange(21))}, "22 volumes, but the protocol has 21"),
+        (lambda h: {"series": h.series[..., 1:21], "protocol": h.protocol.take(np.arange(1, 21))}, "no volume at b = 0"),
+        (lambda h: {"series": h.series[..., :1], "protocol": PLAIN}, "no volume with diffusion weighting"),
+        (lambda h: {"series": h.series[..., :1], "protocol": PLAIN, "directions": "powder"}, "with diffusion weighting"),
+        (lambda h: {"tissue": nib.Nifti1Image(h.tissue, h.affine + np.eye(4, k=3) * 8)}, "corners lie up to 8 mm apart"),
+        (lambda h: {"shape": (10, 20, 20)}, "do not fit into 10 × 20 × 20; choose a larger shape"),
+        (lambda h: {"shape": (10, 20)}, "shape must be three numbers"),
+        (lambda h: {"spacing": 0.0}, "spacing must be an edge of 0.5 to 20 mm"),
+        (lambda h: {"center": "middle"}, "center must be one of grid, brain"),
+        (lambda h: {"directions": "all"}, "directions must be one of acquired, needed, resampled, powder"),
+        (lambda h: {"directions": "resampled"}, "needs the directions to estimate signals along"),
+        (lambda h: {"bval": "x.bval"}, "either a protocol, or bval and bvec"),
+        (lambda h: {"lesion": h.stored(ONE_VOXEL), "spacing": 20.0}, "too small for voxels of 20 mm"),
+        (lambda h: {"mask": None}, "of type NoneType; convert it to NIfTI first"),
+        (lambda h: {"tissue": None}, "of type NoneType; convert it to NIfTI first"),
+        (lambda h: {"lesion": True}, "of type bool; convert it to NIfTI first"),
+        (lambda h: {"followup": True}, "of type bool; convert it to NIfTI first"),
+        (lambda h: {"series": h.series * 0}, "nowhere above 0"),
+        (lambda h: {"series": h.series * 0, "mask": False}, "no voxel has signal"),
+        (lambda h: {"series": h.series * 0, "mask": True}, "no brain was found"),
+        (
+            lambda h: {"series": h.series + 300, "mask": h.stored(np.roll(h.brain, 3, axis=0)), "shape": (18, 26, 20)},
+            r"center='brain' \(--center brain\) makes room",
+        ),
+        (
+            lambda h: {"protocol": Protocol(h.bval), "fitted": h.prepare().protocol, "directions": "resampled"},
+            "cannot be estimated without those",
+        ),
+        (
+            lambda h: {"protocol": Protocol(h.bval, directions=np.roll(h.bvec, 1, axis=1)), "fitted": h.prepare().protocol},
+            "other directions than those .* directions='resampled'",
+        ),
+        (
+            lambda h: {"series": h.series[..., :5], "protocol": h.protocol.take(np.arange(5)), "directions": "powder"},
+            "4 measurements at b = 1000 s/mm², and a powder average needs 6",
+        ),
+        (
+            lambda h: {"fitted": h.prepare().protocol, "directions": "powder"},
+            "along directions, not to powder averages",
+        ),
+        (
+            lambda h: {"tissue": h.stored(np.where(h.brain, 3, 1).astype(np.uint8))},
+            "no white or gray matter in the brain, so nothing would be scored",
+        ),
+    ],
+)
+def test_errors_name_what_is_wrong_and_what_to_do(head, change, message):
+    with pytest.raises(ValueError, match=message):
+        head.prepare(**change(head))
 
 
 def test_directions_beside_the_image_count_when_b_values_lie_elsewhere(tmp_path, head):
     path = head.write(tmp_path)
     expected = prepare_scan(path, mask=False).case.directions
-    np.testing.assert_allclose(expected, head.directions, atol=1e-6)
     (tmp_path / "dwi.bval").rename(tmp_path / "other.bval")
-    np.testing.assert_array_equal(
-        prepare_scan(path, bval=tmp_path / "other.bval", mask=False).case.directions, expected
-    )
+    np.testing.assert_array_equal(prepare_scan(path, bval=tmp_path / "other.bval", mask=False).case.directions, expected)
 
 
 def test_unknown_directions_are_told_where_those_of_the_detector_are_known(head):
-    image = nib.Nifti1Image(head.series, head.affine)
-    fitted = prepare_scan(image, head.protocol, mask=False).protocol
     without = Protocol(head.bval)
     with pytest.warns(UserWarning, match="its directions are not known, and are assumed to be those"):
-        found = prepare_scan(image, without, mask=False, fitted=fitted)
-    assert found.case.directions is None
-    prepare_scan(image, without, mask=False, fitted=prepare_scan(image, without, mask=False).protocol)
-
-
-def test_a_tissue_map_that_scores_nothing_of_the_brain_is_refused(head):
-    labels = np.where(head.brain, 3, 0).astype(np.uint8)
-    labels[0, 0, 0] = 1
-    mask = head.stored(head.brain)
-    with pytest.raises(ValueError, match="no white or gray matter in the brain, so nothing would be scored"):
-        prepare_scan(
-            nib.Nifti1Image(head.series, head.affine),
-            head.protocol,
-            mask=mask,
-            tissue=nib.Nifti1Image(labels, head.affine),
-        )
+        scan = head.prepare(protocol=without, fitted=head.prepare().protocol)
+    assert scan.case.directions is None
+    head.prepare(protocol=without, fitted=head.prepare(protocol=without).protocol)
 
 
 def test_numbers_of_another_program_are_those_of_tissues(head):
-    image, mask = nib.Nifti1Image(head.series, head.affine), head.stored(head.brain)
     numbers = {7: 1, 5: 2, 9: 3, 2: 4}
     others = np.select([head.tissue == own for own in numbers.values()], list(numbers), 0).astype(np.uint8)
-    given = ((head.tissue, None), (others, numbers))
-    first, second = (
-        prepare_scan(image, head.protocol, mask=mask, tissue=nib.Nifti1Image(labels, head.affine), tissue_numbers=names)
-        for labels, names in given
-    )
-    np.testing.assert_array_equal(first.case.tissue, second.case.tissue)
-    assert set(np.unique(second.case.tissue)) >= {1, 2, 3}
-
-
-def test_a_map_of_another_size_is_refused(head):
-    scan = prepare_scan(nib.Nifti1Image(head.series, head.affine), head.protocol, mask=False)
-    with pytest.raises(ValueError, match="give the detector's own map"):
-        scan.restore(np.zeros((3, 3, 3)))
+    tissue = head.prepare(tissue=head.stored(others), tissue_numbers=numbers).case.tissue
+    np.testing.assert_array_equal(tissue, head.tissue)
 
 
 def test_a_real_scan_comes_out_as_signals_between_0_and_1(data_dir):
@@ -457,7 +375,61 @@ def test_real_scans_of_other_shells_are_refused(data_dir):
         prepare_scan(folder / "small_25.nii.gz", mask=False, fitted=fitted, directions="resampled")
 
 
-def _single(head):
-    one = np.zeros(head.shape, np.uint8)
-    one[11, 13, 10] = 1
-    return nib.Nifti1Image(one, head.affine)
+PROTOCOL = Protocol(np.full(30, 1000.0), directions=spread_directions(30))
+
+
+def test_maps_are_those_of_known_tensors():
+    tensors = np.array([[1.6, 0.35, 0.35], [0.8, 0.8, 0.8], [3.0, 3.0, 3.0], [1.2, 1.0, 0.6]])
+    signal = np.exp(-(PROTOCOL.directions**2) @ tensors.T).T[:, None, None]
+    md, fa = diffusion_maps(signal, PROTOCOL, np.ones((4, 1, 1), bool))
+    mean = tensors.mean(axis=1)
+    expected = np.sqrt(1.5 * ((tensors - mean[:, None]) ** 2).sum(axis=1) / (tensors**2).sum(axis=1))
+    np.testing.assert_allclose(md.ravel(), mean, rtol=1e-3)
+    np.testing.assert_allclose(fa.ravel(), expected, atol=2e-3)
+
+
+def test_tissues_are_told_apart_and_nothing_lies_outside_the_brain():
+    tensors = np.array([[1.6, 0.35, 0.35], [0.85, 0.8, 0.75], [3.0, 3.0, 3.0], [1.4, 1.4, 1.4], [1.6, 0.35, 0.35]])
+    signal = np.exp(-(PROTOCOL.directions**2) @ tensors.T).T[:, None, None]
+    brain = np.array([1, 1, 1, 1, 0], bool)[:, None, None]
+    # Edema, the fourth, is no fluid: it has to be scored.
+    np.testing.assert_array_equal(estimate_tissue(signal, PROTOCOL, brain).ravel(), [1, 2, 3, 2, 0])
+    low, high = (estimate_tissue(signal, PROTOCOL, brain, **given) for given in ({"fluid_md": 1.0}, {"white_fa": 0.9}))
+    np.testing.assert_array_equal(low.ravel(), [1, 2, 3, 3, 0])
+    np.testing.assert_array_equal(high.ravel(), [2, 2, 3, 2, 0])
+
+
+def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_gliomas_stay_in_what_is_scored():
+    from anomaly.simulate.persons import simulate_dmri
+
+    healthy, lesions = simulate_dmri(1, 2, n_directions=20, shape=(30, 36, 24), spacing=5.3, random_state=1)
+
+    def found(case):
+        protocol = Protocol(np.full(20, case.b), directions=case.directions)
+        return estimate_tissue(case.signal, protocol, case.brain)
+
+    truth, own = np.where(healthy[0].tissue == 4, 2, healthy[0].tissue), found(healthy[0])
+    for number, least in ((1, 0.8), (2, 0.8), (3, 0.75)):
+        one, other = own == number, truth == number
+        assert 2 * (one & other).sum() / (one.sum() + other.sum()) > least
+    for case in lesions:
+        assert (found(case)[case.lesion] == 3).mean() < 0.1
+
+
+def test_labels_of_other_programs_get_the_numbers_of_this_one():
+    labels = np.array([0, 1, 2, 3, 9])[:, None, None]
+    found = relabel_tissue(labels, {1: 3, 2: 2, 3: 1})
+    np.testing.assert_array_equal(found.ravel(), [0, 3, 2, 1, 0])
+    np.testing.assert_array_equal(relabel_tissue(np.array([0, 1.0, 2.0000001, np.nan])), [0, 1, 2, 0])
+    with pytest.raises(ValueError, match=r"the numbers \[9\]"):
+        relabel_tissue(labels)
+    with pytest.raises(ValueError, match="without white and gray matter"):
+        relabel_tissue(np.array([0, 3]))
+
+
+def test_errors_name_what_is_wrong():
+    signal, brain = np.full((2, 2, 2, 30), 0.5), np.ones((2, 2, 2), bool)
+    with pytest.raises(ValueError, match="does not fit"):
+        diffusion_maps(signal[..., :29], PROTOCOL, brain)
+    with pytest.raises(ValueError, match="at least 6 directions"):
+        estimate_tissue(signal, Protocol(np.full(30, 1000.0)), brain)

@@ -47,13 +47,7 @@ def test_what_counts_is_matter_and_lesions_are_those_in_it(cohort):
     np.testing.assert_array_equal(bench.scored[0], matter)
     np.testing.assert_array_equal(bench.lesions[0], in_fluid & matter)
     assert not bench.lesions[1].any()
-    assert [
-        len(scans) for scans in (bench.strata, bench.healthy_strata, bench.healthy_scored)
-    ] == [
-        5,
-        4,
-        4,
-    ]
+    assert [len(scans) for scans in (bench.strata, bench.healthy_strata, bench.healthy_scored)] == [5, 4, 4]
 
 
 def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):
@@ -64,11 +58,7 @@ def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):
 
 
 def test_rules_are_new_ones_that_know_the_size_of_voxels():
-    rules = {
-        "pool": MeanPoolThreshold(9.6),
-        "own": {"a": FixedThreshold(1.0)},
-        "otsu": OtsuThreshold(),
-    }
+    rules = {"pool": MeanPoolThreshold(9.6), "own": {"a": FixedThreshold(1.0)}, "otsu": OtsuThreshold()}
     checked = checked_rules(rules, ["a", "b"], (1.0, 2.0, 3.0), has_healthy=False)
     assert checked["a"]["pool"].spacing == (1.0, 2.0, 3.0)
     assert rules["pool"].spacing is None
@@ -76,9 +66,7 @@ def test_rules_are_new_ones_that_know_the_size_of_voxels():
     assert list(checked["a"]) == ["pool", "own", "otsu"]
     assert list(checked["b"]) == ["pool", "otsu"]
     assert checked["a"]["own"].value == 1.0
-    with_spacing = checked_rules(
-        {"pool": MeanPoolThreshold(9.6, spacing=2.4)}, ["a"], None, has_healthy=False
-    )
+    with_spacing = checked_rules({"pool": MeanPoolThreshold(9.6, spacing=2.4)}, ["a"], None, has_healthy=False)
     assert with_spacing["a"]["pool"].spacing == 2.4
 
 
@@ -89,11 +77,7 @@ def test_with_validation_the_threshold_is_theirs_alone(cohort, row_of):
         cases, maps, healthy=healthy[:1], healthy_maps={k: v[:1] for k, v in free.items()},
         validation=healthy[1:], validation_maps={k: v[1:] for k, v in free.items()}, rules=rules, controls=False,
     )  # fmt: skip
-    limit = (
-        HealthyRateThreshold(0.05)
-        .fit(free["strong"][1:], [case.scored for case in healthy[1:]])
-        .threshold_
-    )
+    limit = HealthyRateThreshold(0.05).fit(free["strong"][1:], [case.scored for case in healthy[1:]]).threshold_
     row = row_of(tables["thresholds"], method="strong")
     assert (row["threshold"], row["n_fitted"]) == (limit, 3)
     rate = (free["strong"][0][healthy[0].scored] > limit).mean()
@@ -103,10 +87,8 @@ def test_with_validation_the_threshold_is_theirs_alone(cohort, row_of):
 def test_rules_may_be_for_some_methods_only_and_masks_are_taken_as_given(cohort, row_of):
     cases, maps, _, _ = cohort(35)
     maps["mask"] = [case.lesion for case in cases]
-    rules = {
-        "fixed": {"strong": FixedThreshold(1.0), "weak": FixedThreshold(0.1)},
-        "best": {"weak": BestDiceThreshold()},
-    }
+    fixed = {"strong": FixedThreshold(1.0), "weak": FixedThreshold(0.1)}
+    rules = {"fixed": fixed, "best": {"weak": BestDiceThreshold()}}
     tables = evaluate_detectors(cases, maps, rules=rules, controls=False)
     used = tables["thresholds"][["method", "rule"]].apply(tuple, axis=1).tolist()
     assert used == [("weak", "fixed"), ("weak", "best"), ("strong", "fixed"), ("mask", AS_GIVEN)]
@@ -125,73 +107,55 @@ def test_without_healthy_scans_rules_that_need_them_are_left_out(cohort):
     assert not len(tables["curves"])
     assert not len(tables["areas"])
     assert not len(tables["lesions"])
-    with pytest.raises(ValueError, match="'rate' needs healthy scans"):
-        evaluate_detectors(cases, maps, rules={"rate": HealthyRateThreshold()})
+
+
+def first(maps):
+    return {name: volumes[:1] for name, volumes in maps.items()}
+
+
+def with_first(scans, change):
+    return [change(scans[0]), *scans[1:]]
+
+
+def strong(maps, change):
+    return maps | {"strong": with_first(maps["strong"], change)}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cases": []}, "no cases"),
-        ({"maps": {}}, "no maps"),
-        ({"maps": {"empty": None}}, "names of their own"),
-        ({"n": 3}, "maps: 3 for 5 scans"),
-        ({"nan": True}, "strong: maps of lesion 0 has 1 non-finite value"),
-        ({"shape": True}, "one of shape \\(17, 20, 16\\) for lesion 0"),
-        ({"mixed": True}, "some maps are masks"),
-        ({"healthy_maps": None}, "healthy and healthy_maps belong together"),
-        ({"healthy_maps": {"weak": None}}, "healthy_maps are of \\['weak'\\]"),
-        ({"validation": []}, "validation and validation_maps belong together"),
-        ({"rules": {"x": 0.5}}, "rule 'x' must be a rule of anomaly.detectors.thresholds, not float"),
-        ({"rules": {AS_GIVEN: OtsuThreshold()}}, "is the name for masks"),
-        ({"rules": {"x": {"nobody": OtsuThreshold()}}}, "which are not among the methods"),
-        ({"folds": ["a", "a"]}, "folds need names of their own"),
-        ({"folds": ["a", "b", "c"]}, "2 entries for 3 folds|5 entries for 3 folds"),
-        ({"opening": 0}, "size must be a whole number"),
+        (lambda c, m, h, f: {"cases": []}, "no cases"),
+        (lambda c, m, h, f: {"maps": {}}, "no maps"),
+        (lambda c, m, h, f: {"maps": {"empty": m["weak"]}, "healthy_maps": {"empty": f["weak"]}}, "names of their own"),
+        (lambda c, m, h, f: {"maps": m | {"strong": m["strong"][:3]}}, "maps: 3 for 5 scans"),
+        (lambda c, m, h, f: {"maps": strong(m, lambda one: np.where(one == one[8, 9, 8], np.nan, one))}, "non-finite value"),
+        (lambda c, m, h, f: {"maps": strong(m, lambda one: one[1:])}, r"one of shape \(17, 20, 16\) for lesion 0"),
+        (lambda c, m, h, f: {"maps": strong(m, lambda one: one > 0)}, "some maps are masks"),
+        (lambda c, m, h, f: {"healthy_maps": None}, "healthy and healthy_maps belong together"),
+        (lambda c, m, h, f: {"healthy_maps": {"weak": None}}, r"healthy_maps are of \['weak'\]"),
+        (lambda c, m, h, f: {"validation": []}, "validation and validation_maps belong together"),
+        (lambda c, m, h, f: {"rules": {"x": 0.5}}, "rule 'x' must be a rule of anomaly.detectors.thresholds, not float"),
+        (lambda c, m, h, f: {"rules": {AS_GIVEN: OtsuThreshold()}}, "is the name for masks"),
+        (lambda c, m, h, f: {"rules": {"x": {"nobody": OtsuThreshold()}}}, "which are not among the methods"),
+        (lambda c, m, h, f: {"folds": ["a", "a"]}, "folds need names of their own"),
+        (lambda c, m, h, f: {"folds": ["a", "b", "c"]}, "5 entries for 3 folds"),
+        (lambda c, m, h, f: {"opening": 0}, "size must be a whole number"),
+        (lambda c, m, h, f: {"healthy": c[:1], "healthy_maps": first(m)}, "healthy scans that have lesions: lesion 0"),
+        (lambda c, m, h, f: {"healthy": with_first(h, lambda one: replace(one, patient=c[0].patient))}, "among the cases"),
+        (lambda c, m, h, f: {"validation": h[:1], "validation_maps": first(f)}, "of different patients: healthy 0"),
+        (lambda c, m, h, f: {"cases": h[:1], "maps": first(f), "healthy": [], "healthy_maps": None}, "none of 1 case has"),
+        (lambda c, m, h, f: {"cases": with_first(c, lambda one: replace(one, tissue=3 * one.brain))}, "to score in lesion 0"),
+        (lambda c, m, h, f: {"cases": with_first(c, lambda one: replace(one, affine=np.eye(4)))}, "in mm, and voxels differ"),
+        (lambda c, m, h, f: {"healthy": h[:1], "healthy_maps": first(f)}, "needs healthy scans of more patients"),
+        (lambda c, m, h, f: {"healthy": [], "healthy_maps": None, "rules": {"rate": HealthyRateThreshold()}}, "'rate' needs"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_work(change, message, cohort):
     cases, maps, healthy, free = cohort(50)
-    if "n" in change:
-        maps["strong"] = maps["strong"][: change.pop("n")]
-    if change.pop("nan", False):
-        maps["strong"][0][8, 9, 8] = np.nan
-    if change.pop("shape", False):
-        maps["strong"][0] = maps["strong"][0][1:]
-    if change.pop("mixed", False):
-        maps["strong"][0] = maps["strong"][0] > 0
-    if "empty" in change.get("maps", {}):
-        change["maps"] = {"empty": maps["weak"]}
-        change["healthy_maps"] = {"empty": free["weak"]}
-    given = {"cases": cases, "maps": maps, "healthy": healthy, "healthy_maps": free} | change
+    arguments = {"cases": cases, "maps": maps, "healthy": healthy, "healthy_maps": free}
+    arguments |= change(cases, maps, healthy, free)
     with pytest.raises(ValueError, match=message):
-        evaluate_detectors(given.pop("cases"), given.pop("maps"), **given)
-
-
-def test_scans_that_may_not_meet_are_refused(cohort):
-    cases, maps, healthy, free = cohort(51)
-    with pytest.raises(ValueError, match="healthy scans that have lesions: lesion 0"):
-        evaluate_detectors(
-            cases, maps, healthy=cases[:1], healthy_maps={k: v[:1] for k, v in maps.items()}
-        )
-    known = [replace(case, patient=cases[0].patient) for case in healthy]
-    with pytest.raises(ValueError, match="healthy scans that are of patients among the cases"):
-        evaluate_detectors(cases, maps, healthy=known, healthy_maps=free)
-    with pytest.raises(ValueError, match="need healthy scans of different patients: healthy 0"):
-        evaluate_detectors(
-            cases, maps, healthy=healthy, healthy_maps=free, validation=healthy[:1],
-            validation_maps={k: v[:1] for k, v in free.items()},
-        )  # fmt: skip
-    with pytest.raises(ValueError, match="none of 4 cases has a lesion"):
-        evaluate_detectors(healthy, free)
-    with pytest.raises(ValueError, match="no white or gray matter to score in lesion 0"):
-        evaluate_detectors([replace(cases[0], tissue=np.full(SHAPE, 3)), *cases[1:]], maps)
-    with pytest.raises(ValueError, match="windows in mm, and voxels differ"):
-        evaluate_detectors([replace(cases[0], affine=np.eye(4)), *cases[1:]], maps)
-    with pytest.raises(ValueError, match="needs healthy scans of more patients"):
-        evaluate_detectors(
-            cases, maps, healthy=healthy[:1], healthy_maps={k: v[:1] for k, v in free.items()}
-        )
+        evaluate_detectors(arguments.pop("cases"), arguments.pop("maps"), **arguments)
 
 
 # Controls
@@ -200,7 +164,7 @@ TINY = (2, 3, 2)
 BORROWED = "another patient's lesion"
 
 
-def scan(patient, voxel=None, *, shape=TINY, fluid=()):
+def scan(patient, voxel=None, shape=TINY, fluid=()):
     """Give a brain but for its first voxel; a lesion is one voxel, by its number."""
     brain = np.ones(shape, dtype=bool)
     brain.flat[0] = False
@@ -234,33 +198,29 @@ def test_brightness_is_one_minus_the_mean_over_directions_in_the_brain():
     np.testing.assert_allclose(brightness.ravel(), expected, atol=1e-6)
 
 
-def test_each_scan_is_given_the_next_lesion_of_another_patient():
-    cases = [scan("a", 1), scan("a", 2), scan("b"), scan("b", 4), scan("c", 5)]
-    # The first skips its own second scan and the healthy one; the last goes on at the front.
-    assert voxel_numbers(control_maps(cases)[BORROWED]) == [[4], [4], [5], [5], [1]]
-
-
-def test_lesions_on_another_grid_are_passed_over():
-    large = (3, 3, 2)
-    cases = [scan("a", 1), scan("b", 7, shape=large), scan("c", 3), scan("d", shape=large)]
-    assert voxel_numbers(control_maps(cases)[BORROWED]) == [[3], [], [1], [7]]
-
-
-def test_healthy_scans_are_given_lesions_of_the_cases_that_are_named():
-    healthy = [scan("h"), scan("a"), scan("i")]
-    cases = [scan("a", 1), scan("b", 2)]
-    # The first begins after the first case, the second has the same patient as it.
-    assert voxel_numbers(control_maps(healthy, lesions_of=cases)[BORROWED]) == [[2], [2], [2]]
-    cases.append(scan("c", 3))
-    assert voxel_numbers(control_maps(healthy, lesions_of=cases)[BORROWED]) == [[2], [3], [1]]
+LARGE = (3, 3, 2)
 
 
 @pytest.mark.parametrize(
-    "cases", [[scan("a", 1)], [scan("a", 1), scan("a", 2)], [scan("a"), scan("b")]]
+    ("scans", "cases", "borrowed"),
+    [
+        # The first skips its own second scan and the healthy one; the last goes on at the front.
+        ([("a", 1), ("a", 2), ("b",), ("b", 4), ("c", 5)], None, [[4], [4], [5], [5], [1]]),
+        # Lesions on another grid are passed over.
+        ([("a", 1), ("b", 7, LARGE), ("c", 3), ("d", None, LARGE)], None, [[3], [], [1], [7]]),
+        # The first begins after the first case, the second has the same patient as it.
+        ([("h",), ("a",), ("i",)], [("a", 1), ("b", 2)], [[2], [2], [2]]),
+        ([("h",), ("a",), ("i",)], [("a", 1), ("b", 2), ("c", 3)], [[2], [3], [1]]),
+        ([("a", 1)], None, [[]]),
+        ([("a", 1), ("a", 2)], None, [[], []]),
+        ([("a",), ("b",)], None, [[], []]),
+        ([("a", 1)], [], [[]]),
+    ],
 )
-def test_without_lesions_of_other_patients_nothing_is_borrowed(cases):
-    assert not np.any(control_maps(cases)[BORROWED])
-    assert not np.any(control_maps(cases[:1], lesions_of=[])[BORROWED])
+def test_each_scan_is_given_the_next_lesion_of_another_patient(scans, cases, borrowed):
+    options = {} if cases is None else {"lesions_of": [scan(*case) for case in cases]}
+    maps = control_maps([scan(*one) for one in scans], **options)
+    assert voxel_numbers(maps[BORROWED]) == borrowed
 
 
 # Strata
@@ -286,13 +246,7 @@ def test_strata_cover_what_is_scored_and_lie_where_they_should(make_case):
 def white_case(shape, affine):
     """Give a case of white matter alone, all of it brain."""
     signal = np.full((*shape, 1), 0.4, dtype=np.float32)
-    return Case(
-        "p",
-        signal,
-        np.ones(shape, dtype=bool),
-        tissue=np.ones(shape, dtype=np.uint8),
-        affine=affine,
-    )
+    return Case("p", signal, np.ones(shape, dtype=bool), tissue=np.ones(shape, dtype=np.uint8), affine=affine)
 
 
 @pytest.mark.parametrize(("number", "name"), [(2, "near cortex"), (4, "deep nuclei")])

@@ -16,7 +16,6 @@ from anomaly.study.evaluation import (
     followup_summary,
     format_summary,
     healthy_folds,
-    lesion_summary,
     scan_summary,
     strata_summary,
 )
@@ -131,16 +130,8 @@ def test_several_processes_give_the_same_tables(evaluated):
         assert table.equals(again[key]), key
 
 
-MEASURES = (
-    "auc",
-    "average_precision",
-    "dice",
-    "dice_opened",
-    "sensitivity",
-    "sensitivity_opened",
-    "precision",
-    "precision_opened",
-)
+MEASURES = [f"{name}{ending}" for name in ("dice", "sensitivity", "precision") for ending in ("", "_opened")]
+MEASURES += ["auc", "average_precision"]
 KEY = {"method": "a", "control": False, "rule": "r", "needs_truth": False}
 
 
@@ -149,16 +140,7 @@ def scans_table(*rows):
     records = []
     for fold, patient, kind, n_lesion, value in rows:
         measures = dict.fromkeys(MEASURES, value) | {"dice_opened": 2 * value}
-        records.append(
-            {
-                **KEY,
-                "fold": fold,
-                "patient": patient,
-                "kind": kind,
-                "n_lesion": n_lesion,
-                **measures,
-            }
-        )
+        records.append({**KEY, "fold": fold, "patient": patient, "kind": kind, "n_lesion": n_lesion, **measures})
     return pd.DataFrame(records)
 
 
@@ -176,9 +158,7 @@ def test_scans_count_by_patient_and_fold():
         ("f", "p", "x", 5, 0.1), ("f", "p", "x", 5, 0.3), ("g", "p", "x", 5, 0.4),
         ("f", "q", "x", 5, 0.6), ("g", "q", "x", 5, 0.8), ("g", "r", "x", 0, np.nan),
     )  # fmt: skip
-    healthy = healthy_table(
-        ("f", "h", 0.02), ("f", "h", 0.0), ("g", "h", 0.05), ("f", "i", 0.0), ("g", "i", 0.0)
-    )
+    healthy = healthy_table(("f", "h", 0.02), ("f", "h", 0.0), ("g", "h", 0.05), ("f", "i", 0.0), ("g", "i", 0.0))
     (row,) = scan_summary(scans, healthy).to_dict("records")
     assert {key: row[key] for key in KEYS} == KEY
     assert (row["part"], row["n_patients"]) == ("all", 2)
@@ -207,12 +187,7 @@ def test_kinds_are_parts_where_there_are_several():
 def test_strata_are_those_of_patients_with_lesions_there():
     measures = ("auc", "dice_opened", "sensitivity", "sensitivity_opened")
     rows = []
-    sensitivities = (
-        ("p", "basal", 0.2),
-        ("p", "rest", 0.5),
-        ("q", "basal", 0.6),
-        ("q", "rest", np.nan),
-    )
+    sensitivities = (("p", "basal", 0.2), ("p", "rest", 0.5), ("q", "basal", 0.6), ("q", "rest", np.nan))
     for patient, stratum, value in sensitivities:
         rows.append({**KEY, "fold": "f", "patient": patient, "stratum": stratum, "healthy": False})
         rows[-1] |= dict.fromkeys(measures, value)
@@ -233,49 +208,18 @@ def test_areas_are_means_over_folds():
     rates = np.array([0.001, 0.01, 0.3])
     curves = []
     for fold, level in (("f", 0.2), ("g", 0.6)):
-        curves.append(
-            pd.DataFrame(
-                {"rate": rates, "coverage": level, "fold": fold, "method": "a", "control": False}
-            )
-        )
+        curves.append(pd.DataFrame({"rate": rates, "coverage": level, "fold": fold, "method": "a", "control": False}))
     (row,) = area_summary(pd.concat(curves)).to_dict("records")
     # From 0 at the rate 0 to the level at 0.001, then the same up to 0.3.
     share = (0.3 - 0.001 / 2) / 0.3
-    assert row == {
-        "method": "a",
-        "control": False,
-        "area": pytest.approx(0.4 * share),
-        "area_low": pytest.approx(0.4),
-    }
+    assert row == {"method": "a", "control": False, "area": pytest.approx(0.4 * share), "area_low": pytest.approx(0.4)}
     assert not len(area_summary(pd.DataFrame()))
-
-
-def test_lesions_of_all_scans_are_counted_together():
-    from dmrifit.stats.lesion_matching import lesion_counts, lesion_table
-
-    label, prediction = np.zeros((2, 8, 8, 8), dtype=bool)
-    label[1, 1, 1] = label[5, 5, 5] = prediction[1, 1, 1] = prediction[1, 6, 6] = prediction[
-        6, 1, 1
-    ] = True
-    counts = lesion_counts(lesion_table(label, prediction)).assign(fold="f", patient="p", **KEY)
-    (row,) = lesion_summary(pd.concat([counts, counts])).to_dict("records")
-    assert {key: row[key] for key in KEYS} == KEY
-    assert (row["n_scans"], row["n_lesions"], row["n_found"], row["n_false_positives"]) == (
-        2,
-        4,
-        2,
-        4,
-    )
-    assert (row["sensitivity"], row["precision"]) == (pytest.approx(0.5), pytest.approx(1 / 3))
-    assert list(lesion_summary(pd.DataFrame()).columns) == KEYS
 
 
 def test_mismatches_are_counted_by_grade_and_folds_are_told():
     lesion, later, region = np.zeros((3, 12, 12, 12), dtype=bool)
     lesion[:3, :3, :3] = later[:3, :3, :3] = later[6:9, :3, :3] = region[6:9, :3, :3] = True
-    hit, miss = (
-        overlap_with_followup(mask, lesion, later) for mask in (region, region[::-1, ::-1])
-    )
+    hit, miss = (overlap_with_followup(mask, lesion, later) for mask in (region, region[::-1, ::-1]))
     rows = [
         {**KEY, "fold": fold, "grade": grade, "overlap": overlap}
         for fold, grade, overlap in (("f", "IV", hit), ("f", "III", miss), ("g", "IV", miss))
@@ -314,26 +258,13 @@ def test_folds_are_averaged_before_patients_and_their_spread_is_told(cohort, mak
         folds=["a", "b"], rules={"f": FixedThreshold(0.7), "r": HealthyRateThreshold(0.05)},
     )  # fmt: skip
     row = row_of(tables["summary"], part="all", method="weak", rule="f")
-    singles = [
-        evaluate_detectors(
-            cases, {"weak": one["weak"]}, rules={"f": FixedThreshold(0.7)}, controls=False
-        )["scans"]
-        for one in (maps, second)
-    ]
-    auc = np.array([one["auc"] for one in singles])
-    assert row["auc"] == pytest.approx(auc.mean())
-    assert row["auc_sd"] == pytest.approx(auc.mean(axis=0).std(ddof=1))
-    assert row["auc_sd_folds"] == pytest.approx(auc.mean(axis=1).std(ddof=1))
-    assert row["n_patients"] == 5
-    limits = (
-        tables["thresholds"]
-        .query("method == 'weak' and rule == 'r'")
-        .set_index("fold")["threshold"]
-    )
+    options = {"rules": {"f": FixedThreshold(0.7)}, "controls": False}
+    auc = [evaluate_detectors(cases, {"weak": one["weak"]}, **options)["scans"]["auc"] for one in (maps, second)]
+    assert row["auc"] == pytest.approx(np.mean(auc))
+    assert row["auc_sd"] == pytest.approx(np.mean(auc, axis=0).std(ddof=1))
+    assert row["auc_sd_folds"] == pytest.approx(np.mean(auc, axis=1).std(ddof=1))
+    limits = tables["thresholds"].query("method == 'weak' and rule == 'r'").set_index("fold")["threshold"]
     for fold, i in (("a", 2), ("b", 3)):
-        expected = (
-            HealthyRateThreshold(0.05).fit([free["weak"][i]], [healthy[i].scored]).threshold_
-        )
-        assert limits[fold] == expected
+        assert limits[fold] == HealthyRateThreshold(0.05).fit([free["weak"][i]], [healthy[i].scored]).threshold_
     assert set(tables["curves"].query("method == 'weak'")["fold"]) == {"a", "b"}
     assert not tables["areas"]["method"].duplicated().any()

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+import anomaly
 from anomaly.detectors.thresholds import FixedThreshold, HealthyRateThreshold, OtsuThreshold
 from anomaly.scans.cases import Case
 from anomaly.study.contestants import Bench, Entry
@@ -16,6 +17,7 @@ from anomaly.study.scores import (
     RATES,
     coverage_curve,
     curve_areas,
+    overlap_with_followup,
     score_method,
 )
 
@@ -30,15 +32,7 @@ def small_case(patient, lesion=None, followup=None):
             masks[key] = np.isin(np.arange(12), numbers).reshape(SHAPE)
     signal = np.full((*SHAPE, 1), 0.4, dtype=np.float32)
     tissue = np.ones(SHAPE, dtype=np.uint8)
-    return Case(
-        patient,
-        signal,
-        np.ones(SHAPE, dtype=bool),
-        tissue=tissue,
-        kind="infiltrating",
-        grade="IV",
-        **masks,
-    )
+    return Case(patient, signal, np.ones(SHAPE, dtype=bool), tissue=tissue, kind="infiltrating", grade="IV", **masks)
 
 
 def volume(*values):
@@ -114,14 +108,8 @@ def best_split(*values):
 def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort, row_of):
     cases, maps, healthy, free = cohort(seed, 3, 2)
     maps["strong"][0] = np.round(maps["strong"][0], 1)  # ties
-    rules = {
-        "otsu": OtsuThreshold(),
-        "own": OtsuThreshold(scope="image"),
-        "fixed": FixedThreshold(0.7),
-    }
-    tables = evaluate_detectors(
-        cases, maps, healthy=healthy, healthy_maps=free, rules=rules, controls=False
-    )
+    rules = {"otsu": OtsuThreshold(), "own": OtsuThreshold(scope="image"), "fixed": FixedThreshold(0.7)}
+    tables = evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=free, rules=rules, controls=False)
     assert len(tables["scans"]) == 3 * 2 * 3
     for row in tables["scans"].itertuples():
         case, values = cases[row.case], maps[row.method][row.case]
@@ -130,12 +118,8 @@ def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort, row_of)
         scores = values[inside].astype(np.float64)
         assert row.auc == pytest.approx(mann_whitney(scores, truth[inside]))
         assert row.average_precision == pytest.approx(precision_sum(scores, truth[inside]))
-        everything = [
-            one[other.scored] for one, other in zip(maps[row.method], cases, strict=True)
-        ]
-        limit = {"fixed": 0.7, "otsu": best_split(*everything), "own": best_split(values[inside])}[
-            row.rule
-        ]
+        everything = [one[other.scored] for one, other in zip(maps[row.method], cases, strict=True)]
+        limit = {"fixed": 0.7, "otsu": best_split(*everything), "own": best_split(values[inside])}[row.rule]
         assert row.threshold == pytest.approx(limit)
         found = inside & (values > row.threshold)
         opened = ndimage.binary_opening(found, np.ones((3, 3, 3)))
@@ -169,9 +153,7 @@ def test_without_validation_each_healthy_patient_has_the_threshold_of_the_others
     masks = [case.scored for case in healthy]
     row = row_of(tables["thresholds"], method="weak", rule="healthy rate")
     assert row["threshold"] == fit(free["weak"], masks).threshold_
-    own = (
-        tables["healthy"].query("method == 'weak' and rule == 'healthy rate'").sort_values("case")
-    )
+    own = (tables["healthy"].query("method == 'weak' and rule == 'healthy rate'").sort_values("case"))
     for i, rate in enumerate(own["false_positive_rate"]):
         others = [j for j in range(4) if j != i]
         limit = fit([free["weak"][j] for j in others], [masks[j] for j in others]).threshold_
@@ -183,13 +165,9 @@ def test_maps_that_are_the_same_everywhere_find_nothing_and_rank_nothing(cohort)
     flat = {"flat": [np.where(case.brain, 0.3, 0) for case in cases]}
     quiet = {"flat": [np.where(case.brain, 0.3, 0) for case in healthy]}
     rules = {"otsu": OtsuThreshold(), "rate": HealthyRateThreshold()}
-    tables = evaluate_detectors(
-        cases, flat, healthy=healthy, healthy_maps=quiet, rules=rules, controls=False
-    )
+    tables = evaluate_detectors(cases, flat, healthy=healthy, healthy_maps=quiet, rules=rules, controls=False)
     assert (tables["scans"]["auc"] == 0.5).all()
-    np.testing.assert_allclose(
-        tables["scans"]["average_precision"], tables["scans"].eval("n_lesion / n_scored")
-    )
+    np.testing.assert_allclose(tables["scans"]["average_precision"], tables["scans"].eval("n_lesion / n_scored"))
     assert (tables["scans"]["dice"] == 0).all()
     assert tables["scans"]["precision"].isna().all()
     assert tables["healthy"]["empty"].all()
@@ -218,15 +196,6 @@ def test_a_curve_of_ten_voxels_by_hand():
     assert curve["lesion_sensitivity"].tolist() == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3, 1])
 
 
-def test_a_score_at_the_threshold_is_not_above_it():
-    lesion = row_volume(1, 1) > 0
-    curve = coverage_curve(
-        [np.arange(10.0)], [row_volume(8.0, 9.0)], [lesion], [lesion], rates=[0, 0.1, 0.2]
-    )
-    assert curve["threshold"].tolist() == [9, 8, 7]
-    assert curve["coverage"].tolist() == [0, 0.5, 1]
-
-
 def test_components_join_at_corners_where_asked():
     lesion = np.zeros((2, 2, 3), dtype=bool)
     lesion[0, 0, :2] = lesion[1, 1, 2] = True
@@ -252,9 +221,7 @@ def test_scans_without_a_lesion_that_counts_change_nothing():
     lesion, scores = row_volume(1, 1, 0, 0) > 0, row_volume(9.5, 0, 0, 0)
     beyond = row_volume(0, 0, 0, 1) > 0
     alone = coverage_curve(healthy, [scores], [lesion], [mask])
-    extended = coverage_curve(
-        healthy, [scores] * 3, [lesion, beyond, 0 * lesion > 0], [mask, mask, mask]
-    )
+    extended = coverage_curve(healthy, [scores] * 3, [lesion, beyond, 0 * lesion > 0], [mask, mask, mask])
     pd.testing.assert_frame_equal(extended, alone)
     without = coverage_curve(healthy, [scores], [beyond], [mask], rates=[0.1, 0.2])
     assert without["threshold"].tolist() == [8, 7]
@@ -273,9 +240,7 @@ def test_the_curve_counts_false_positives_on_healthy_scans_only(seed, cohort):
     assert curve["rate"].tolist() == sorted(CURVE_RATES)
     for row in curve.iloc[::5].itertuples():
         assert row.realized <= row.rate + 1e-12
-        assert row.realized == pytest.approx(
-            np.mean([(one > row.threshold).mean() for one in quiet])
-        )
+        assert row.realized == pytest.approx(np.mean([(one > row.threshold).mean() for one in quiet]))
         shares, voxels = [], []
         for values, lesion, mask in zip(maps["strong"], lesions, masks, strict=True):
             labels, n = ndimage.label(lesion & mask, np.ones((3, 3, 3)))
@@ -286,10 +251,7 @@ def test_the_curve_counts_false_positives_on_healthy_scans_only(seed, cohort):
         assert row.sensitivity == pytest.approx(np.mean(voxels))
     assert curve["coverage"].is_monotonic_increasing
     # What is flagged beside lesions does not count as false.
-    raised = [
-        np.where(lesion, values, 50)
-        for values, lesion in zip(maps["strong"], lesions, strict=True)
-    ]
+    raised = [np.where(lesion, values, 50) for values, lesion in zip(maps["strong"], lesions, strict=True)]
     assert coverage_curve(quiet, raised, lesions, masks)["coverage"].equals(curve["coverage"])
 
 
@@ -315,3 +277,122 @@ def test_the_low_area_weighs_each_decade_of_rates_alike():
     assert areas["area_low"] == pytest.approx(0.4)
     flat = areas_of([1e-3, 2e-3, 1e-2], [0.7, 0.7, 0.7])
     assert flat["area_low"] == pytest.approx(0.7)
+
+
+# Growth of lesions
+
+WIDE = (20, 16, 14)
+
+
+def box(*ranges):
+    mask = np.zeros(WIDE, bool)
+    mask[tuple(slice(*one) for one in ranges)] = True
+    return mask
+
+
+STRUCTURAL = box((2, 7), (2, 7), (2, 7))
+LATER = box((2, 11), (2, 7), (2, 7))  # grows by 4 along the first axis
+AHEAD = box((7, 10), (3, 6), (3, 6))
+BESIDE = box((14, 18), (10, 14), (8, 11))
+
+
+def test_regions_where_the_lesion_grows_are_told_from_others():
+    found = overlap_with_followup(STRUCTURAL | AHEAD | BESIDE, STRUCTURAL, LATER, affine=np.diag([2, 2, 2, 1]))
+    assert found.mismatch
+    assert found.colocated
+    assert found.grown
+    regions = found.regions
+    assert regions["n_voxels"].tolist() == [27, 48]
+    assert regions["volume_mL"].tolist() == pytest.approx([0.216, 0.384])
+    assert regions["n_later"].tolist() == [27, 0]
+    assert regions["share_later"].tolist() == [1, 0]
+    assert regions["colocated"].tolist() == [True, False]
+    assert found.share_flagged == 27 / 100
+    assert found.share_expected == 75 / (20 * 16 * 14 - 125)
+    assert found.dice_growth == pytest.approx(2 * 27 / (75 + 100))
+
+
+def test_without_regions_or_growth_there_is_nothing_to_co_locate():
+    plain = overlap_with_followup(STRUCTURAL, STRUCTURAL, LATER)
+    assert (plain.mismatch, plain.colocated, plain.grown) == (False, False, True)
+    assert np.isnan(plain.chance)
+    assert plain.share_flagged == 0
+    stable = overlap_with_followup(STRUCTURAL | AHEAD, STRUCTURAL, STRUCTURAL)
+    assert (stable.mismatch, stable.colocated, stable.grown, stable.chance) == (True, False, False, 0)
+    assert np.isnan(stable.share_flagged)
+    empty = overlap_with_followup(0 * STRUCTURAL, 0 * STRUCTURAL, 0 * STRUCTURAL)
+    assert (empty.mismatch, empty.grown) == (False, False)
+    assert np.isnan(empty.dice_growth)
+
+
+def test_the_share_flagged_counts_voxels_of_large_regions_alone():
+    speck = box((7, 9), (3, 5), (3, 5))
+    # 8 of 100 voxels of the growth, and of the voxels without the structural lesion.
+    small = overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER)
+    assert (small.share_flagged, small.share_expected) == (0, 0)
+    large = overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER, min_voxels=8)
+    assert large.share_flagged == 8 / 100
+    assert large.share_expected == 8 / (20 * 16 * 14 - 125)
+
+
+def test_small_regions_borders_and_slight_overlaps_count_where_asked():
+    speck = box((7, 9), (3, 5), (3, 5))
+    assert not overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER).mismatch
+    assert overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER, min_voxels=8).colocated
+    # What lies along the border is drawn differently by everyone.
+    found = overlap_with_followup(STRUCTURAL | AHEAD, STRUCTURAL, LATER, margin_mm=4, affine=np.diag([2, 2, 2, 1]))
+    assert not found.mismatch
+    kept = overlap_with_followup(
+        STRUCTURAL | AHEAD, STRUCTURAL, LATER, margin_mm=4, affine=np.diag([2, 2, 2, 1]), min_voxels=9
+    )
+    assert kept.regions["n_voxels"].tolist() == [9]
+    edge = box((10, 14), (3, 6), (3, 6))  # nine voxels in the growth
+    assert overlap_with_followup(edge, STRUCTURAL, LATER, min_overlap=9).colocated
+    assert not overlap_with_followup(edge, STRUCTURAL, LATER, min_overlap=10).colocated
+    assert not overlap_with_followup(edge, STRUCTURAL, LATER, brain=box((0, 10), (0, 16), (0, 14))).mismatch
+
+
+@pytest.mark.parametrize("seed", [6, 23])
+@pytest.mark.parametrize("min_overlap", [1, 4])
+def test_chance_is_the_share_of_places_where_a_region_would_co_locate(seed, min_overlap):
+    rng = np.random.default_rng(seed)
+    brain = ndimage.binary_dilation(rng.random(WIDE) < 0.1, iterations=2)
+    later = STRUCTURAL | ndimage.binary_dilation(rng.random(WIDE) < 0.003, iterations=2)
+    flagged = ndimage.binary_dilation(rng.random(WIDE) < 0.004, iterations=1)
+    found = overlap_with_followup(
+        flagged, STRUCTURAL, later, brain=brain, min_voxels=3, min_overlap=min_overlap, connectivity=6
+    )
+    place = brain & ~STRUCTURAL
+    growth = later & place
+    labels, n = ndimage.label(flagged & place)
+    sizes = [(labels == k).sum() for k in range(1, n + 1)]
+    assert len(found.regions) == sum(size >= 3 for size in sizes) > 0
+    for row in found.regions.itertuples():
+        voxels = np.argwhere(labels == row.number)
+        low, high = voxels.min(axis=0), voxels.max(axis=0)
+        offsets = voxels - (low + (high - low + 1) // 2)
+        hits = 0
+        for center in np.argwhere(place):
+            moved = center + offsets
+            moved = moved[((moved >= 0) & (moved < WIDE)).all(axis=1)]
+            hits += growth[tuple(moved.T)].sum() >= min_overlap
+        assert row.chance == pytest.approx(hits / place.sum())
+        assert row.n_later == growth[labels == row.number].sum()
+    assert found.chance == pytest.approx(1 - np.prod(1 - found.regions["chance"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"followup": LATER[1:]}, "followup has shape"),
+        ({"anomaly": 0.5 * AHEAD}, "anomaly must hold 0 and 1 only"),
+        ({"structural": STRUCTURAL[0]}, "structural must be a volume"),
+        ({"margin_mm": -1}, "margin_mm must be 0 or more"),
+        ({"min_voxels": 0}, "margin_mm must be 0 or more"),
+        ({"min_overlap": 0}, "margin_mm must be 0 or more"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(change, message):
+    masks = {"anomaly": AHEAD, "structural": STRUCTURAL, "followup": LATER}
+    with pytest.raises(ValueError, match=message):
+        anomaly.overlap_with_followup(**masks | change)

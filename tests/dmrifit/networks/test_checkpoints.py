@@ -16,73 +16,23 @@ from dmrifit.networks import checkpoints  # noqa: E402
 pytestmark = pytest.mark.deep
 
 X = torch.linspace(-1, 1, 12).reshape(6, 2)
-Y = torch.tensor([[1.0], [0.0], [2.0], [1.0], [0.5], [3.0]])
 
 
-def net(width=3, optimizer=torch.optim.Adam):
-    """Make a net of few weights, always the same at first."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
-    return skorch.NeuralNet(
-        module, criterion=nn.MSELoss, optimizer=optimizer, lr=0.1, train_split=None, verbose=0
-    ).initialize()
-
-
-def step(trained, n=1):
-    """Train on all samples; remember each epoch."""
-    trained.module_.train()
-    for _ in range(n):
-        trained.optimizer_.zero_grad()
-        loss = nn.functional.mse_loss(trained.module_(X), Y)
-        loss.backward()
-        trained.optimizer_.step()
-        trained.history.new_epoch()
-        trained.history[-1].update(epoch=len(trained.history), learning_rate=0.1, train_loss=loss.item(), dur=1.5)
-    return trained
+def net(width=3):
+    module = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
+    return skorch.NeuralNet(module, criterion=nn.MSELoss, optimizer=torch.optim.Adam, train_split=None, verbose=0).initialize()
 
 
 def equal(tensors, expected):
     return set(tensors) == set(expected) and all(torch.equal(tensors[key], expected[key]) for key in tensors)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adamax])
-def test_a_training_goes_on_from_its_file_bit_for_bit(optimizer, tmp_path):
-    path = tmp_path / "state.safetensors"
-    trained = step(net(optimizer=optimizer), 3)
-    checkpoints.write_state(path, trained, None, {"seed": 5})
-    header, tensors = checkpoints.read_state(path)
-    assert header["seed"] == 5
-    resumed = net(optimizer=optimizer)
-    assert checkpoints.restore_state(resumed, header, tensors) is None
-    assert equal(resumed.module_.state_dict(), trained.module_.state_dict())
-    assert checkpoints.history_rows(resumed) == checkpoints.history_rows(trained)
-    for continued in (trained, resumed):
-        step(continued, 2)
-    assert equal(resumed.module_.state_dict(), trained.module_.state_dict())
-
-
-def test_the_best_weights_are_kept_beside_the_last_ones(tmp_path):
-    trained = step(net())
-    best = {key: value.clone() for key, value in trained.module_.state_dict().items()}
-    step(trained, 2)
-    checkpoints.write_state(tmp_path / "state", trained, best, {})
-    resumed = net()
-    restored = checkpoints.restore_state(resumed, *checkpoints.read_state(tmp_path / "state"))
-    assert equal(restored, best)
-    assert not equal(restored, resumed.module_.state_dict())
-
-
 def test_a_file_is_tensors_and_json_and_is_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "state.safetensors"
-    checkpoints.write_state(path, step(net()), None, {"seed": 5})
+    checkpoints.write_state(path, net(), None, {"seed": 5})
     with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["dmrifit"])
-        names = set(file.keys())
-    assert header["history"] == [
-        {"epoch": 1, "learning_rate": 0.1, "train_loss": pytest.approx(header["history"][0]["train_loss"])}
-    ]
-    assert {"weights.0.weight", "weights.1.running_mean", "optimizer.0.exp_avg", "optimizer.0.step"} <= names
+        assert json.loads(file.metadata()["dmrifit"])["seed"] == 5
+        assert {"weights.0.weight", "weights.1.running_mean"} <= set(file.keys())
     before = path.read_bytes()
 
     def interrupted(*_):
@@ -90,7 +40,7 @@ def test_a_file_is_tensors_and_json_and_is_whole_or_not_there(tmp_path, monkeypa
 
     monkeypatch.setattr(checkpoints, "packed", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.write_state(path, step(net(), 2), None, {})
+        checkpoints.write_state(path, net(4), None, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -99,10 +49,7 @@ def test_a_file_is_tensors_and_json_and_is_whole_or_not_there(tmp_path, monkeypa
 def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
     path = tmp_path / "state.safetensors"
     path.write_bytes(checkpoints.packed({"a": X}) if content is None else content)
-    with pytest.raises(
-        ValueError,
-        match=r"state\.safetensors is not a whole checkpoint .*; remove it to train from the",
-    ):
+    with pytest.raises(ValueError, match=r"state\.safetensors is not a whole checkpoint .*; remove it to train from the"):
         checkpoints.read_state(path)
 
 

@@ -16,15 +16,8 @@ from dmrifit.networks.training import (
     stored_training,
 )
 
-FILLED = Training(
-    *(4, 2, 0.01),
-    schedule="constant",
-    decay=1.0,
-    validation_fraction=0.0,
-    mixed_precision=False,
-    compile=False,
-    verbose=False,
-)
+OFF = dict.fromkeys(("mixed_precision", "compile", "verbose"), False)
+FILLED = Training(4, 2, 0.01, schedule="constant", decay=1.0, validation_fraction=0.0, **OFF)
 
 
 def test_a_training_is_a_value_that_scikit_learn_copies_and_shows_in_short():

@@ -1,7 +1,6 @@
 """Training by skorch: the net, its loss, batches, and what happens around an epoch."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -74,21 +73,6 @@ def test_samples_of_one_shape_come_together_and_none_is_lost():
         assert [block.unique().item() for block in inputs] == targets.tolist()
 
 
-def test_each_epoch_has_a_stream_of_its_own_that_a_seed_sets():
-    def stream(rng, epoch):
-        yield rng.random(3), epoch
-
-    def drawn(seed, epoch):
-        made_batches = training_loop.Batches(stream, 4, seed)
-        made_batches.epoch = epoch
-        ((inputs, targets),) = made_batches
-        assert targets.tolist() == [epoch]
-        return tuple(inputs[0].tolist())
-
-    assert drawn(0, 2) == drawn(0, 2)
-    assert len({drawn(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
-
-
 def net():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -131,38 +115,6 @@ def test_each_epoch_has_its_learning_rate_and_descends_by_it():
     np.testing.assert_allclose(trained.module_.weight.detach().numpy()[0], weights, rtol=1e-5)
 
 
-def test_training_goes_on_with_the_epochs_that_are_left():
-    saved = []
-    options = {"save": lambda trained, best: saved.append((len(trained.history), best))}
-    trained = run(2, **options)
-    run(5, trained=trained, **options)
-    assert saved == [(1, None), (2, None), (3, None), (4, None), (5, None)]
-    np.testing.assert_array_equal(trained.module_.weight.detach(), run(5).module_.weight.detach())
-    run(5, trained=trained, **options)
-    assert len(saved) == 5
-
-
-def test_a_training_that_had_ended_reports_its_history_again():
-    seen = []
-    trained = run(2)
-    run(2, trained=trained, after_epoch=lambda history: seen.append(len(history)))
-    assert seen == [2]
-
-
-def test_the_time_left_is_told_after_the_first_epoch_and_the_end_without_a_bar(capfd):
-    seen = []
-    trained = run(2, verbose=True, after_epoch=lambda history: seen.append(len(history)))
-    run(5, trained=trained, verbose=True)
-    assert seen == [1, 2]
-    error = capfd.readouterr().err
-    assert "\r" not in error
-    first, last, resumed, end = error.splitlines()
-    assert re.fullmatch(r"epoch 1/2 \(about [\d:]+ left\) loss [\d.]+", first)
-    assert re.fullmatch(r"epoch 2/2 loss [\d.]+", last)
-    assert re.fullmatch(r"epoch 3/5 \(about [\d:]+ left\) loss [\d.]+", resumed)
-    assert end.startswith("epoch 5/5 loss")
-
-
 def scored(scores):
     """Give scores as they are written, one for each epoch."""
     return lambda trained: scores[len(trained.history) - 1]
@@ -185,19 +137,18 @@ def test_training_ends_after_epochs_without_a_better_score_with_the_best_weights
     np.testing.assert_array_equal(trained.module_.weight.detach(), expected.module_.weight.detach())
 
 
-def test_a_training_that_has_waited_long_enough_does_not_begin_again():
+def test_a_training_that_has_waited_long_enough_does_not_begin_again_and_reports_its_history():
+    seen = []
     trained = run(6, score=scored([5, 4, 3, 2, 1, 0]), patience=2)
+    options = {"patience": 2, "best": None, "after_epoch": lambda history: seen.append(len(history))}
+    run(9, trained=trained, score=scored([0] * 9), **options)
     assert len(trained.history) == 3
-    run(9, trained=trained, score=scored([0] * 9), patience=2, best=None)
-    assert len(trained.history) == 3
+    assert seen == [3]
 
 
 def test_an_infinite_loss_and_infinite_weights_are_errors():
     infinite = [(np.array([1e38, 1e38]), np.array([-1e38]))]
-    with pytest.raises(
-        FloatingPointError,
-        match=r"the loss became inf in epoch 1 with a learning rate of 0\.1; lower",
-    ):
+    with pytest.raises(FloatingPointError, match=r"the loss became inf in epoch 1 with a learning rate of 0\.1; lower"):
         run(2, samples=infinite)
     with pytest.raises(FloatingPointError, match=r"weights became infinite .* in epoch 1 \(weight, bias\)"):
         run(2, rate=lambda epoch: math.inf)

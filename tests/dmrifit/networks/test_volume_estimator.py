@@ -149,18 +149,6 @@ class TestNumbers(VolumeContract):
         return cohort[0], sizes(cohort[1]), cohort[2]
 
 
-class TestVolumes(VolumeContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def make(cls):
-        return lambda **more: BlobSegmenter(**gather_training({"epochs": 1, **more}))
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def world(cls, cohort):
-        return cohort
-
-
 def test_the_volume_of_a_lesion_is_learned_from_cases_of_different_shapes():
     cases, masks = blobs(32, 1)
     truth = np.array(sizes(masks))
@@ -199,20 +187,6 @@ def test_generators_and_threads_of_the_process_stay_as_they_were(cohort):
     assert found[0] == found[1] == found[2]
 
 
-def test_a_seed_sets_the_first_weights_and_the_order_of_every_epoch(cohort):
-    class Orders(LesionVolume):
-        def _stream(self, inputs, targets, rng, epoch):
-            samples = list(super()._stream(inputs, targets, rng, epoch))
-            self.orders_ = [*getattr(self, "orders_", []), [float(y) for _, y in samples]]
-            return iter(samples)
-
-    models = [Orders(training=Training(epochs=3, learning_rate=1e-30), random_state=seed).fit(cohort[0], np.arange(8.0)) for seed in (0, 1)]
-    first = [model.net_.module_.answer.weight.tolist() for model in models]
-    assert first[0] != first[1]
-    orders = [tuple(order) for model in models for order in model.orders_]
-    assert len(set(orders)) == len(orders) == 6
-
-
 def test_after_an_error_in_training_threads_are_given_back_and_nothing_is_fitted(cohort):
     class Broken(LesionVolume):
         def _stream(self, inputs, targets, rng, epoch):
@@ -229,20 +203,6 @@ def test_after_an_error_in_training_threads_are_given_back_and_nothing_is_fitted
     torch.set_num_threads(before)
     with pytest.raises(NotFittedError):
         model.predict(cohort[0])
-
-
-def test_neither_the_type_of_numbers_nor_a_file_that_cannot_be_written_matters(cohort, tmp_path):
-    cases, masks, _ = cohort
-    doubles = [case.astype(np.float64) for case in cases]
-    on_disk = []
-    for i, case in enumerate(cases):
-        np.save(tmp_path / f"{i}.npy", case)
-        on_disk.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
-    found = [
-        bits(BlobSegmenter(training=Training(epochs=1), random_state=0).fit(x, y).predict(x))
-        for x, y in ((cases, masks), (doubles, [mask.astype(np.int64) for mask in masks]), (on_disk, masks))
-    ]
-    assert found[0] == found[1] == found[2]
 
 
 def test_one_array_holds_cases_of_one_shape_and_channels_come_last():
@@ -278,17 +238,6 @@ def test_cases_of_one_patient_are_on_one_side(cohort, seed):
     assert "valid_score" in model.history_[0]
 
 
-class Scripted(LesionVolume):
-    """Scores as written, whatever is predicted."""
-
-    def _case_score(self, prediction, target):
-        return (-3.0, math.nan, -1.0, -2.0, -1.0, -5.0)[min(self.epoch_, 5)]
-
-    def _answer(self, net, inputs, case):
-        self.epoch_ = len(net.history) - 1
-        return super()._answer(net, inputs, case)
-
-
 def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
     class Fixed(LesionVolume):
         def _split(self, n_cases, groups, seed):
@@ -315,35 +264,22 @@ def states(folder):
 
 
 class Momentum(LesionVolume):
+    """Has an optimizer and learning rates of its own, scores as written, and stops like a user would in an epoch."""
+
+    stop_in = None
+
     def _optimizer(self):
         return torch.optim.RMSprop, {"alpha": 0.9, "momentum": 0.6, "weight_decay": 1e-4, "centered": True}
 
     def _learning_rate(self, epoch):
         return 0.01 * 0.95**epoch
 
+    def _case_score(self, prediction, target):
+        return (-3.0, math.nan, -1.0, -2.0, -1.0, -5.0)[min(self.epoch_, 5)]
 
-@pytest.mark.parametrize("cls", [LesionVolume, Momentum])
-@pytest.mark.parametrize("more", [{}, {"validation_fraction": 0.3, "patience": 9}])
-def test_two_and_two_epochs_are_four(cohort, tmp_path, cls, more):
-    cases, masks, groups = cohort
-    model = cls(training=Training(epochs=4, **more), dropout=0.5, random_state=0)
-    whole = clone(model).fit(cases, sizes(masks), groups=groups)
-    model.set_params(training__checkpoint=tmp_path)
-    clone(model).set_params(training__epochs=2).fit(cases, sizes(masks), groups=groups)
-    found = clone(model).fit(cases, sizes(masks), groups=groups)
-    assert bits(found.predict(cases)) == bits(whole.predict(cases))
-    assert found.history_ == whole.history_
-    ends = [net.optimizer_.state_dict() for net in (found.net_, whole.net_)]
-    assert ends[0]["param_groups"] == ends[1]["param_groups"]
-    assert len(ends[0]["state"][0]) >= 3
-    assert all(torch.equal(ends[0]["state"][0][key], value) for key, value in ends[1]["state"][0].items())
-    assert len(states(tmp_path)) == 1
-
-
-class Interrupted(LesionVolume):
-    """Stops like a user would in an epoch."""
-
-    stop_in = 2
+    def _answer(self, net, inputs, case):
+        self.epoch_ = len(net.history) - 1
+        return super()._answer(net, inputs, case)
 
     def _stream(self, inputs, targets, rng, epoch):
         for n, sample in enumerate(super()._stream(inputs, targets, rng, epoch)):
@@ -352,29 +288,37 @@ class Interrupted(LesionVolume):
             yield sample
 
 
+@pytest.mark.parametrize("cls", [LesionVolume, Momentum])
+@pytest.mark.parametrize("more", [{}, {"validation_fraction": 0.3, "patience": 2}])
+def test_two_and_two_epochs_are_four_and_training_ends_where_it_would_have(cohort, tmp_path, cls, more):
+    cases, masks, groups = cohort
+    model = cls(training=Training(epochs=7, **more), dropout=0.5, random_state=0)
+    whole = clone(model).fit(cases, sizes(masks), groups=groups)
+    for epochs in (2, 4, 7):
+        model.set_params(training__checkpoint=tmp_path, training__epochs=epochs)
+        found = clone(model).fit(cases, sizes(masks), groups=groups)
+    assert bits(found.predict(cases)) == bits(whole.predict(cases))
+    np.testing.assert_equal(found.history_, whole.history_)
+    ends = [net.optimizer_.state_dict() for net in (found.net_, whole.net_)]
+    assert ends[0]["param_groups"] == ends[1]["param_groups"]
+    assert len(ends[0]["state"][0]) >= 3
+    assert all(torch.equal(ends[0]["state"][0][key], value) for key, value in ends[1]["state"][0].items())
+    assert len(states(tmp_path)) == 1
+    if more and cls is Momentum:
+        assert len(found.history_) == 5
+
+
 @pytest.mark.parametrize("random_state", [0, None])
-def test_an_interrupted_training_goes_on_with_its_schedule(cohort, tmp_path, monkeypatch, random_state):
+def test_an_interrupted_training_goes_on_with_its_schedule_and_seed(cohort, tmp_path, monkeypatch, random_state):
     cases, masks, _ = cohort
-    model = Interrupted(training=Training(epochs=4, schedule="cosine", checkpoint=tmp_path), dropout=0.5, random_state=random_state)
+    model = Momentum(training=Training(epochs=4, checkpoint=tmp_path), dropout=0.5, random_state=random_state)
+    monkeypatch.setattr(Momentum, "stop_in", 2)
     with pytest.raises(KeyboardInterrupt):
         model.fit(cases, sizes(masks))
-    monkeypatch.setattr(Interrupted, "stop_in", None)
+    monkeypatch.undo()
     seed = json.loads(next(tmp_path.glob("*/run.json")).read_text())["seed"]
-    model.fit(cases, sizes(masks))
-    whole = clone(model).set_params(training__checkpoint=None, random_state=random_state if random_state is not None else seed)
+    whole = clone(model.fit(cases, sizes(masks))).set_params(training__checkpoint=None, random_state=seed)
     assert bits(model.predict(cases)) == bits(whole.fit(cases, sizes(masks)).predict(cases))
-    rates = [row["learning_rate"] for row in model.history_]
-    np.testing.assert_allclose(rates, 0.01 * 0.5 * (1 + np.cos(np.pi * np.arange(4) / 4)))
-
-
-def test_early_stopping_goes_on_where_it_was(cohort, tmp_path):
-    cases, masks, groups = cohort
-    model = Scripted(training=Training(epochs=30, validation_fraction=0.3, patience=2), random_state=0)
-    whole = clone(model).fit(cases, sizes(masks), groups=groups)
-    for epochs in (4, 30, 40):
-        model.set_params(training__checkpoint=tmp_path, training__epochs=epochs).fit(cases, sizes(masks), groups=groups)
-    assert len(model.history_) == 5
-    assert bits(model.predict(cases)) == bits(whole.predict(cases))
 
 
 def test_other_cases_parameters_and_seeds_are_other_trainings(cohort, tmp_path):
@@ -585,38 +529,3 @@ def test_a_compiled_network_keeps_the_names_of_its_weights(cohort, monkeypatch, 
     assert compiled == [model.net_.module_]
     assert set(model.net_.module_.state_dict()) == set(Counter(1, 4, 0).state_dict())
     assert bits(pickle.loads(pickle.dumps(model)).predict(cohort[0])) == bits(model.predict(cohort[0]))
-
-
-def test_inputs_and_targets_may_have_several_parts(cohort):
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(2))
-
-        def forward(self, image, prior):
-            return self.scale[0] * image.mean(dim=(1, 2, 3, 4)) + self.scale[1] * prior.mean(dim=(1, 2, 3, 4))
-
-    class Pairs(nn.Module):
-        def forward(self, answers, targets):
-            return ((answers - targets["size"]) ** 2 + 0 * targets["weight"].sum()).mean()
-
-    class Parts(LesionVolume):
-        def _inputs(self, case):
-            image = super()._inputs(case)
-            return {"image": image, "prior": 2 * image}
-
-        def _learn(self, inputs, targets):
-            self.n_channels_ = len(inputs[0]["image"])
-
-        def _target(self, target, inputs):
-            return {"size": np.float64(target), "weight": np.ones(3)}
-
-        def _module(self):
-            return Two()
-
-        def _criterion(self):
-            return Pairs()
-
-    cases, masks, _ = cohort
-    model = Parts(training=Training(epochs=1, learning_rate=1e-30, checkpoint=None), random_state=0).fit(cases, sizes(masks))
-    np.testing.assert_allclose(model.predict(cases), [3 * case.mean() for case in cases], rtol=1e-4)
