@@ -23,7 +23,9 @@ def kind_of_complaint(complaint: str) -> str:
     return "misleading"
 
 
-def store(part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS, **more: object) -> None:
+def store(
+    part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS, **more: object
+) -> None:
     """Replace the rows of one part, and what more was measured, with the commit they were counted on."""
     sys.path.append(str(RESULTS.parents[2]))
     from benchmarks._measure import commit

@@ -36,7 +36,10 @@ IN_A_ROW = 5  # kills by the clock before a command is let go
 
 
 #: What decides how a trial ends: the programs, and how they are called, killed and judged.
-SOURCES = (*PACKAGES, *(f"tests/faults/{name}.py" for name in ("commands", "kill_trials", "killing", "run_kills")))
+SOURCES = (
+    *PACKAGES,
+    *(f"tests/faults/{name}.py" for name in ("commands", "kill_trials", "killing", "run_kills")),
+)
 
 
 def tree() -> str:
@@ -71,7 +74,9 @@ class Record:
         cut_to_whole_lines(path)
         self._rows = {(row["command"], row["when"]): row for row in tried(path)}
 
-    def n_killed(self, command: LongCommand, when: str, shares_of_time: Sequence[float] | None = None) -> int:
+    def n_killed(
+        self, command: LongCommand, when: str, shares_of_time: Sequence[float] | None = None
+    ) -> int:
         """Kill a command after shares of its time, or at each name, unless that was done; tell how often."""
         row = self._rows.get((command.name, when))
         if row is None:
@@ -80,7 +85,12 @@ class Record:
                 seconds = self._trials.seconds(command)
                 moments = [{"kill_after": share * seconds} for share in shares_of_time]
             killed, complaints = self._trials.complaints(command, moments)
-            row = {"command": command.name, "when": when, "killed": killed, "complaints": complaints}
+            row = {
+                "command": command.name,
+                "when": when,
+                "killed": killed,
+                "complaints": complaints,
+            }
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             for complaint in complaints:
@@ -118,7 +128,9 @@ def main() -> int:
     names = [command.name for command in LONG]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {names}; all without any")
     parser.add_argument("--store", action="store_true", help="keep the counts in faults.json")
-    parser.add_argument("--kills", type=int, default=KILLS, help="by the clock (default %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=KILLS, help="by the clock (default %(default)s)"
+    )
     chosen = parser.parse_args()
     if unknown := set(chosen.names) - set(names):
         parser.error(f"no command {sorted(unknown)}; choose of {names}")

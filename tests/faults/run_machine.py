@@ -143,7 +143,10 @@ def names() -> Iterator[tuple[str, list[str]]]:
                 yield f"{name} full disk", found
             if "scan" in words:
                 words[words.index("scan")] = "a\udcff.nii.gz"
-                yield (f"{name} input", refusal_complaints(program, [name, *words], "is not in UTF-8"))
+                yield (
+                    f"{name} input",
+                    refusal_complaints(program, [name, *words], "is not in UTF-8"),
+                )
 
 
 def extras() -> Iterator[tuple[str, list[str]]]:
@@ -241,7 +244,9 @@ def interrupts() -> Iterator[tuple[str, list[str]]]:
 
 def interrupt_complaints(words: list[str], place: Path, moment: float) -> list[str]:
     """Interrupt a process so many seconds of processor time after it has written its first byte."""
-    with subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.stdout.read(1)
         begun = _spent(process.pid)
         while process.poll() is None and _spent(process.pid) - begun < moment:

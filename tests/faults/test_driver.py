@@ -56,7 +56,12 @@ def test_each_kind_of_planted_defect_is_a_complaint_of_its_kind(main, kind, tmp_
 
 
 def test_another_result_of_an_accepted_input_is_silent(tmp_path, monkeypatch):
-    entry = Entry("toy", prepare, main=accept, results=lambda folder: {"value": (folder / "table.tsv").read_text()})
+    entry = Entry(
+        "toy",
+        prepare,
+        main=accept,
+        results=lambda folder: {"value": (folder / "table.tsv").read_text()},
+    )
     monkeypatch.setitem(driver.ENTRIES, "toy", entry)
     case = Case("toy", "table.tsv", "taken", "", "accepted", "same", "")
     complaints = Bench(tmp_path).complaints(case)
