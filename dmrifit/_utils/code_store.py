@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import glob
 import hashlib
 import logging
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,8 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
+
+from dmrifit._utils.garbage import collection_paused
 
 # The last line of every file, a comment in those of Python.
 _SEAL = b"\n# sha256 "
@@ -176,28 +176,3 @@ class _CheckedFiles:
     def _file(self, key: Any) -> Path:
         digest = hashlib.sha256(repr(key).encode()).hexdigest()
         return self.path.with_name(f"{self.path.name}.{digest[:16]}.nbc")
-
-
-@contextmanager
-def collection_paused() -> Iterator[None]:
-    """
-    Pause the collection of garbage, which takes a tenth of the time of compiling a fit.
-
-    Where another thread has paused it already, that thread resumes it.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            _age_all()
-            gc.enable()
-
-
-def _age_all() -> None:
-    """Move all objects to the oldest generation, or the next collections would visit them all."""
-    # Objects that somebody has frozen are to stay so.
-    if gc.get_freeze_count() == 0:
-        gc.freeze()
-        gc.unfreeze()

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dmrifit._utils.code_store import collection_paused
 from dmrifit._utils.compiled import check_environment
+from dmrifit._utils.garbage import collection_paused
 from dmrifit.engine.kernels import formula
 
 if TYPE_CHECKING:

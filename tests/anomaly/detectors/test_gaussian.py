@@ -19,22 +19,15 @@ def scans(n, *, seed=0, shape=(6, 5, 4), n_channels=3):
     return np.random.default_rng(seed).uniform(0.1, 0.9, (n, *shape, n_channels)).astype(np.float32)
 
 
-def test_plain_scores_are_those_of_a_prediction_interval():
+@pytest.mark.parametrize("features", ["mean", "channels"])
+def test_plain_scores_are_those_of_a_prediction_interval(features):
     X, new = scans(12), scans(2, seed=1)
-    means, own = X.mean(axis=-1), new.mean(axis=-1)
-    expected = (own - means.mean(axis=0)) / (means.std(axis=0, ddof=1) * np.sqrt(1 + 1 / 12))
-    for side, sign in (("high", 1), ("low", -1)):
-        found = VoxelwiseGaussian(side=side, **PLAIN).fit(X).anomaly_map(new)
-        np.testing.assert_allclose(found, sign * expected, rtol=2e-4, atol=1e-5)
-    both = VoxelwiseGaussian(side="both", **PLAIN).fit(X).anomaly_map(new)
-    np.testing.assert_allclose(both, np.abs(expected), rtol=2e-4, atol=1e-5)
-
-
-def test_channels_are_scored_one_by_one_and_averaged():
-    X, new = scans(12), scans(2, seed=1)
-    z = (new - X.mean(axis=0)) / (X.std(axis=0, ddof=1) * np.sqrt(1 + 1 / 12))
-    found = VoxelwiseGaussian("channels", side="high", **PLAIN).fit(X).anomaly_map(new)
-    np.testing.assert_allclose(found, z.mean(axis=-1), rtol=2e-4, atol=1e-5)
+    values, own = (X.mean(axis=-1), new.mean(axis=-1)) if features == "mean" else (X, new)
+    z = (own - values.mean(axis=0)) / (values.std(axis=0, ddof=1) * np.sqrt(1 + 1 / 12))
+    z = z if features == "mean" else z.mean(axis=-1)
+    for side, expected in (("high", z), ("low", -z), ("both", np.abs(z))):
+        found = VoxelwiseGaussian(features, side=side, **PLAIN).fit(X).anomaly_map(new)
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
 
 
 def test_a_mahalanobis_distance_is_that_of_the_pooled_correlations():
@@ -65,8 +58,7 @@ def test_a_feature_that_is_the_same_in_all_scans_adds_nothing_to_a_mahalanobis_d
     np.testing.assert_allclose(found, alone / np.sqrt(2), rtol=1e-4)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 1.0])
-def test_covariates_are_regressed_out_as_by_scikit_learn(smoothing):
+def test_covariates_are_regressed_out_as_by_scikit_learn():
     rng = np.random.default_rng(5)
     n, shape = 24, (5, 5, 4)
     table = pd.DataFrame({
@@ -83,7 +75,6 @@ def test_covariates_are_regressed_out_as_by_scikit_learn(smoothing):
     z = (X[20:].mean(axis=-1).reshape(4, -1) - model.predict(columns[20:])) / np.sqrt(variance * (1 + 1 / 20))
     found = detector.anomaly_map(X[20:], covariates=table[20:])
     np.testing.assert_allclose(found.reshape(4, -1), z, rtol=0.01, atol=0.01)
-    assert np.abs(z).mean() < 2 < np.abs(VoxelwiseGaussian(**PLAIN).fit(X[:20]).coefficients_).max() * 100
 
 
 def test_covariates_count_where_masks_differ():
@@ -167,16 +158,10 @@ def test_bad_covariates_are_refused(learned, asked, message):
         VoxelwiseGaussian(calibration=None).fit(X, covariates=learned).anomaly_map(X[:1], covariates=asked)
 
 
-def test_a_level_that_one_fold_alone_has_is_no_error():
-    X = scans(9)
-    table = pd.DataFrame({"site": ["a"] * 8 + ["b"]})
-    detector = VoxelwiseGaussian(calibration=3).fit(X, covariates=table)
-    assert np.isfinite(detector.threshold_.threshold_)
-
-
 def test_a_model_file_keeps_the_covariates(tmp_path):
     X = scans(9)
-    table = pd.DataFrame({"age": np.linspace(20, 80, 9), "site": list("abcabcabc")})
+    # A level that one fold alone has is no error.
+    table = pd.DataFrame({"age": np.linspace(20, 80, 9), "site": list("abaabaabc")})
     detector = VoxelwiseGaussian(calibration=3).fit(X, covariates=table)
     save_model(detector, tmp_path / "model.dmrifit")
     loaded = load_model(tmp_path / "model.dmrifit")

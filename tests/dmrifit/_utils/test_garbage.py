@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from dmrifit._utils.code_store import collection_paused
+from dmrifit._utils.garbage import collection_paused
 
 
 def test_collection_is_paused_inside_and_resumes_after():
