@@ -32,34 +32,13 @@ def figures_of(board):
     return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
 
 
-@pytest.fixture
-def boards(monkeypatch):
-    """Count boards that are run; made-up ones stand for them."""
-    names = []
-
-    def made_up(preset, region, seed, folder, size, truth="formula"):
-        names.append((preset, region, seed))
+def test_figures_read_from_files_are_those_of_the_boards(monkeypatch, tmp_path):
+    def made_up(preset, region, seed, *_, **__):
         study = {"versions": {}, "seconds": 1.0}
         return SimpleNamespace(study=study, scores=SCORES, preset=preset, region=region, seed=seed)
 
     monkeypatch.setattr(bench_claims, "run_board", made_up)
     monkeypatch.setattr(bench_claims, "claim_figures", figures_of)
-    return names
-
-
-def test_a_run_goes_on_after_the_last_board(boards, tmp_path):
-    first = bench_claims.finished([1, 2], tmp_path / "claims", tmp_path, {"n": 1})
-    assert len(boards) == len(first) == 8
-    first[3].unlink()
-    # The sentence on the size is no part of it.
-    again = bench_claims.finished([1, 2], tmp_path / "claims", tmp_path, {"n": 1, "why": "."})
-    assert again == first
-    assert boards[8:] == [("easy", "lesion", 1)]
-    with pytest.raises(SystemExit, match=r"mixed-body-1.json is of a board of another size"):
-        bench_claims.finished([1], tmp_path / "claims", tmp_path, {"n": 2})
-
-
-def test_figures_read_from_files_are_those_of_the_boards(boards, tmp_path):
     paths = bench_claims.finished(range(10), tmp_path, tmp_path, {})
     figures = claim_boards.read_tables(paths, "figures")
     places = [(seed, *condition) for seed in range(10) for condition in bench_claims.CONDITIONS]

@@ -1,25 +1,21 @@
-"""The measurement of fits: it runs, and knows the best fits."""
+"""The measurement of fits runs and knows the best fits; labels of methods name the method that is run."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
-from benchmarks import _measure as measure
 from benchmarks.fitting import _fitting_data as data
+from benchmarks.fitting import bench_ivim_methods as ivim
+from dmrifit import Protocol, fit_voxels
 
 
-@pytest.fixture(scope="module")
-def quick(run_script, tmp_path_factory):
+def test_a_quick_run_measures_speed_and_accuracy_side_by_side(run_script, tmp_path):
     pytest.importorskip("dipy")
     pytest.importorskip("lmfit")
-    out = tmp_path_factory.mktemp("bench") / "quick.json"
-    said = run_script("bench_fitting", "--quick", "--out", out)
-    return json.loads(out.read_text(encoding="utf-8")), said
-
-
-def test_a_quick_run_measures_speed_and_accuracy_side_by_side(quick):
-    result, said = quick
+    said = run_script("bench_fitting", "--quick", "--out", tmp_path / "quick.json")
+    result = json.loads((tmp_path / "quick.json").read_text(encoding="utf-8"))
     rows = {row["name"]: row for row in result["rows"]}
     for name in ("tissue", "hard", "tissue, noise floor", "hard, noise floor", "tissue, one start"):
         assert rows[name]["ours"]["best_us"] > 0
@@ -38,13 +34,8 @@ def test_a_quick_run_measures_speed_and_accuracy_side_by_side(quick):
     assert {"intervals", "adc, log-linear"} <= rows.keys()
     for row in rows.values():
         for goal in row["reach"] + row["aim"]:
-            assert goal["met"] == (
-                goal["value"] >= goal["limit"] if goal["at_least"] else goal["value"] <= goal["limit"]
-            )
-
-
-def test_the_best_known_fits_are_never_worse_than_scipys(quick):
-    result, _ = quick
+            sign = 1 if goal["at_least"] else -1
+            assert goal["met"] == (sign * goal["value"] >= sign * goal["limit"])
     assert set(result["reference"]) == {"tissue", "tissue, noise floor", "hard", "hard, noise floor"}
     for found in result["reference"].values():
         assert found["largest_excess_of_ours"] < 1e-6
@@ -73,16 +64,28 @@ def test_drawn_tissue_keeps_to_its_ranges_and_repeats():
     np.testing.assert_array_equal(drawn, data.draw("tissue", 5000, 1))
 
 
-def test_a_block_is_put_between_its_markers_and_nowhere_else():
-    text = "before\n<!-- x: begin -->\nold\n<!-- x: end -->\nafter <!-- y: begin -->"
-    new = measure.replace_block(text, "x", r"new \1")
-    assert new == "before\n<!-- x: begin -->\nnew \\1\n<!-- x: end -->\nafter <!-- y: begin -->"
-    assert measure.replace_block(new, "x", r"new \1") == new
-    with pytest.raises(ValueError, match="<!-- z: begin -->"):
-        measure.replace_block(text, "z", "")
+B = [0, 10, 20, 40, 80, 110, 160, 260, 400, 600, 800]
 
 
-def test_summaries_are_per_voxel_with_quartiles():
-    found = measure.summary([4.0, 1.0, 2.0, 3.0, 5.0], 1_000_000)
-    assert (found["best_us"], found["q25_us"], found["median_us"], found["q75_us"]) == (1, 2, 3, 4)
-    assert (found["repeats"], found["n_voxels"]) == (5, 1_000_000)
+@pytest.mark.parametrize("label", ivim.METHODS)
+def test_methods_for_ivim_are_those_of_their_labels(label):
+    rng = np.random.default_rng(0)
+    protocol = Protocol(B)
+    truth = np.array([[1.0, 0.3, 20.0, 1.0]])
+    signals = ivim.noisy(truth.repeat(20, axis=0), protocol, 30, rng)
+    options = ivim.METHODS[label]
+    result = fit_voxels(signals, protocol, "ivim", **options)
+    assert result.method == label.partition(",")[0]
+    # Dt of a segmented fit is determined by the signals from its threshold on.
+    threshold = re.search(r"b ≥ (\d+)", label)
+    assert (result.method == "segmented") == bool(threshold)
+    if threshold:
+        below = np.array(B) < float(threshold[1])
+        changed = signals.copy()
+        changed[:, below & (np.array(B) > 0)] *= 0.98
+        again = fit_voxels(changed, protocol, "ivim", **options)
+        np.testing.assert_array_equal(again["Dt"], result["Dt"])
+        changed[:, np.flatnonzero(~below)[0]] *= 0.9
+        assert (fit_voxels(changed, protocol, "ivim", **options)["Dt"] != result["Dt"]).all()
+    if "S0 measured" in label:
+        np.testing.assert_allclose(result["S0"], signals[:, 0])

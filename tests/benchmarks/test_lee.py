@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks.claims.lee import CLAIMS, claim_figures, decide_claims
+from benchmarks.placement import bench_placement_claims as bench
+from placement import Voxel
 from placement.simulate.gliomas import simulate_gliomas
 from placement.study.evaluation import evaluate_placements
 
@@ -22,13 +24,8 @@ def tables(study):
     objective = experts[:, 0].copy()
     objective[:, :3] += 12
     objective[:, 3:6] = 23 + np.arange(N)[:, None] % 2
-    return evaluate_placements(
-        scenes,
-        experts,
-        {"network": network, "objective": objective},
-        folds=np.arange(N) % 5 + 1,
-        seconds={"network": 0.01, "objective": np.full(N, 0.02)},
-    )
+    placements = {"network": network, "objective": objective}
+    return evaluate_placements(scenes, experts, placements, folds=np.arange(N) % 5 + 1)
 
 
 def decided(tables, n_seeds=10, **options):
@@ -47,3 +44,16 @@ def test_the_board_tells_what_holds_from_what_does_not(tables):
     board = decided(swapped)
     assert board.loc[1, "verdict"] == board.loc[3, "verdict"] == "does not hold"
     assert (decided(tables, 9).loc[:6, "verdict"] == "cannot be told").all()
+
+
+def test_cases_are_large_enough_and_the_same_each_time():
+    size = {"n_cases": 2, "least_tumor_ml": 25.0}
+    scenes, voxels = bench.draw_cases(3, size)
+    assert all(scene.tumor_volume >= 25 for scene in scenes)
+    assert voxels.shape == (2, bench.N_EXPERTS, 9)
+    np.testing.assert_array_equal(bench.draw_cases(3, size)[1], voxels)
+
+
+def test_the_medoid_is_the_box_in_the_middle():
+    rows = np.array([Voxel((x, 0, 0), (20, 20, 20)).as_array() for x in (0, 12, 4, 6)])
+    np.testing.assert_array_equal(bench.medoid(rows), rows[2])

@@ -90,9 +90,8 @@ def test_membranes_that_let_nothing_through_keep_walkers_on_their_side(packing):
 
 
 def test_a_uniform_density_stays_uniform_although_the_diffusivities_differ(packing):
-    walks = walk_tissue(
-        packing, PULSES, [80, 120], d_inside=0.8, d_outside=2.5, permeability=0.05, n_walkers=2500
-    )  # fmt: skip
+    options = {"d_inside": 0.8, "d_outside": 2.5, "permeability": 0.05, "n_walkers": 2500}
+    walks = walk_tissue(packing, PULSES, [80, 120], **options)
     for time_inside, te in zip(walks.time_inside.T, walks.te, strict=True):
         error = (time_inside / te).std() / np.sqrt(len(time_inside))
         assert np.mean(time_inside) / te == pytest.approx(packing.packed, abs=3.5 * error)
@@ -156,15 +155,10 @@ def test_walks_agree_with_the_reference_walks_within_their_noise(data_dir, numbe
     value = {name: float(text) for name, text in row.items() if name != "group"}
     b, te = np.array([0, 50, 100, 400, 900, 1200, 1600]), np.array([93, 105, 120])
     t2 = value["T2in_ms"], value["T2ex_ms"]
-    walks = walk_tissue(
-        pack_spheres(value["radius_um"], value["packed"], np.random.default_rng(0)),
-        PULSES,
-        te,
-        d_inside=value["D_in_um2_per_ms"],
-        d_outside=value["D_ex_um2_per_ms"],
-        permeability=value["permeability_um_per_ms"],
-        n_walkers=2000,
-    )
+    spheres = pack_spheres(value["radius_um"], value["packed"], np.random.default_rng(0))
+    diffusivity = {"d_inside": value["D_in_um2_per_ms"], "d_outside": value["D_ex_um2_per_ms"]}
+    permeability = value["permeability_um_per_ms"]
+    walks = walk_tissue(spheres, PULSES, te, **diffusivity, permeability=permeability, n_walkers=2000)
     blood = walk_blood(PULSES, speed=value["speed_mm_per_s"], segment=value["segment_um"], n_walkers=40_000)
     reference = np.array([[value[f"tissue_b{x}_TE{y}"] for y in te] for x in b])
     weights = walks.relaxation(*t2)

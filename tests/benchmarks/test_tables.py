@@ -1,4 +1,4 @@
-"""Every table of the page of measurements is written from a stored result, and says what the result says."""
+"""Tables of the page of measurements are written from stored results and begin with their verdicts; folds are even."""
 
 import json
 import os
@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from benchmarks import _boards as boards
+from benchmarks.claims.claim_board import board_sentence
 
 ROOT = Path(__file__).parents[2]
 PAGE = "benchmarks/README.md"
@@ -40,3 +44,19 @@ def test_results_are_of_committed_code_and_whole_sizes():
         assert not result.get("quick"), path.name
         assert not result.get("changed"), path.name
         assert result.get("size", "full") == "full", path.name
+
+
+@pytest.mark.parametrize("name", ["claims", "placement_claims", "metastasis", "anomaly"])
+def test_each_table_of_claims_begins_with_its_verdicts(name):
+    claims = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["claims"]
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for has_reasons in (False, True):
+        table = boards.claims_table(claims, reasons=has_reasons)
+        assert table.startswith(f"{board_sentence(claims)}\n\n| ")
+    assert board_sentence(claims) in page
+
+
+def test_folds_are_even_and_repeatable():
+    folds = boards.case_folds(12, n_folds=5, random_state=0)
+    assert sorted(np.bincount(folds)[1:]) == [2, 2, 2, 3, 3]
+    np.testing.assert_array_equal(folds, boards.case_folds(12, n_folds=5, random_state=0))

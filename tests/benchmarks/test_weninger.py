@@ -71,31 +71,13 @@ def stated(**changed):
     cellular = summary.assign(part="cellular")
     cellular.loc[cellular["method"] == REFERENCE, "auc"] = 0.55
     cellular.loc[cellular["method"] == "z, two-sided", "auc"] = 0.75
-    strata = pd.DataFrame(
-        [
-            {
-                "method": method, "rule": "Otsu", "stratum": name,
-                "sensitivity_opened": 0.8 if name == ELSEWHERE else 0.5,
-                "false_positive_rate": 0.04 if name == "basal" else 0.01,
-            }
-            for method in (MIX, DAE)
-            for name in (*STRATA, ELSEWHERE)
-        ]
-    )  # fmt: skip
-    followup = pd.DataFrame(
-        [
-            {
-                "method": method,
-                "rule": "healthy rate",
-                "grade": grade,
-                "n_mismatch": n,
-                "n_colocated": hit,
-                "expected": e,
-            }
-            for method in (MIX, REFERENCE, OWN)
-            for grade, hit, n, e in (("IV", 9, 11, 1.5), ("III", 3, 5, 0.6), ("II", 0, 2, 0.2))
-        ]
-    )
+    strata = pd.DataFrame([("Otsu", method, name) for method in (MIX, DAE) for name in (*STRATA, ELSEWHERE)])
+    strata.columns = ["rule", "method", "stratum"]
+    strata["sensitivity_opened"] = np.where(strata["stratum"] == ELSEWHERE, 0.8, 0.5)
+    strata["false_positive_rate"] = np.where(strata["stratum"] == "basal", 0.04, 0.01)
+    grades = [("IV", 11, 9, 1.5), ("III", 5, 3, 0.6), ("II", 2, 0, 0.2)]
+    followup = pd.DataFrame([("healthy rate", method, *row) for method in (MIX, REFERENCE, OWN) for row in grades])
+    followup.columns = ["rule", "method", "grade", "n_mismatch", "n_colocated", "expected"]
     tables = {"summary": pd.concat([summary, cellular], ignore_index=True), "strata": strata, "followup": followup}
     for key, value in changed.items():
         change(tables, *key.split("__"), value)
@@ -104,25 +86,21 @@ def stated(**changed):
 
 SHORT = {"z": REFERENCE, "both": "z, two-sided", "own": OWN, "mix": MIX, "full": "RecDiscNet mix full", "dae": DAE,
          "linear": "DAE linear 512", "abs": f"{DAE}, mean of abs", "untrained": BRIGHTNESS}  # fmt: skip
+STRATUM = {"cortex": "near cortex", "deep": "deep nuclei"}
 
 
-def change(tables, *keys_and_value):
-    method, measure, *rest, value = keys_and_value
-    name = SHORT.get(method, method)
-    if measure in ("sensitivity_opened", "false_positive_rate") and rest and rest[0] in ("cortex", "deep", "basal"):
-        stratum = {"cortex": "near cortex", "deep": "deep nuclei", "basal": "basal"}[rest[0]]
-        table = tables["strata"]
-        table.loc[(table["method"] == name) & (table["stratum"] == stratum), measure] = value
-        return
-    if measure in ("n_colocated", "expected"):
-        table = tables["followup"]
-        table.loc[table["method"] == name, measure] = value
-        return
-    table = tables["summary"]
-    chosen = table["method"] == name
-    chosen &= table["part"] == ("cellular" if rest == ["cellular"] else "all")
-    if rest and rest != ["cellular"]:
-        chosen &= table["rule"] == rest[0].replace("_", " ")
+def change(tables, method, measure, *rest):
+    """Set a measure of a method: in all rows, of a rule, of a part, or of a stratum."""
+    *where, value = rest
+    (where,) = where or ("",)
+    name = "strata" if where in STRATUM else "followup" if measure in ("n_colocated", "expected") else "summary"
+    table = tables[name]
+    chosen = table["method"] == SHORT.get(method, method)
+    if name == "strata":
+        chosen &= table["stratum"] == STRATUM[where]
+    elif name == "summary":
+        chosen &= table["part"] == ("cellular" if where == "cellular" else "all")
+        chosen &= (table["rule"] == where) | (where in ("", "cellular"))
     assert chosen.any()
     table.loc[chosen, measure] = value
 
@@ -209,7 +187,8 @@ def test_cohorts_stand_beside_each_other_and_are_compared():
     assert found.loc[15, "verdict"] == HOLDS
     assert all(f"{cohort}: " in found.loc[15, "ours"] for cohort in COHORTS)
     assert found.loc[[18, 19], "verdict"].tolist() == [HOLDS, HOLDS]
-    found = anomaly_board(*both(z__auc=0.9)[:1], shifted=both(z__auc=0.9)[1]).set_index("claim")
+    good, bad = both(z__auc=0.9)
+    found = anomaly_board(good, shifted=bad).set_index("claim")
     assert found.loc[18, "verdict"] == FAILS
     good, bad = both(own__auc=0.8)
     found = anomaly_board(good, shifted=bad).set_index("claim")

@@ -13,8 +13,6 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["KEPT", "LONG", "PREPARED", "SPARED", "LongCommand"]
-
 
 @dataclass(frozen=True)
 class LongCommand:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["COLUMNS", "PACKAGES", "RESULTS", "kind_of_complaint", "store"]
-
 PACKAGES = ("dmrifit", "placement", "anomaly", "metastasis")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.json"
 COLUMNS = ("tried", "traceback", "misleading", "silent", "half_written")

@@ -24,8 +24,6 @@ import numpy as np
 from killing import PROGRAMS
 from mutations import apply
 
-__all__ = ["ENTRIES", "Bench", "Case", "Entry", "Outcome", "command", "corpus", "entry", "function", "load_entries", "run_program"]
-
 HERE = Path(__file__).parent
 COLUMNS = ("entry", "file", "mutation", "parameter", "expected", "says", "remedy")
 TIME_LIMIT = 600  # seconds on a busy machine; nothing faulty may keep a program from ending
@@ -221,22 +219,18 @@ _vanishing: dict[str, int] = {}
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "open" or not _vanishing or not isinstance(arguments[0], str | bytes | os.PathLike):
         return
-    path = os.path.abspath(os.fsdecode(arguments[0]))
-    if path in _vanishing:
+    if (path := os.path.abspath(os.fsdecode(arguments[0]))) in _vanishing:
         _vanishing[path] -= 1
         if _vanishing[path] == 0:
             del _vanishing[path]
             os.unlink(path)
 
 
-_watched: list[bool] = []
+sys.addaudithook(_watch)
 
 
 @contextlib.contextmanager
 def _vanish(path: Path, times: int) -> Iterator[None]:
-    if not _watched:
-        sys.addaudithook(_watch)
-        _watched.append(True)
     _vanishing[os.path.abspath(path)] = times
     try:
         yield

@@ -10,19 +10,20 @@ one learned number was replaced by another one that is possible, it is another m
 can tell, and has to predict finite numbers. `--step 10` tries every tenth.
 """
 
-import hashlib
 import io
 import json
 import subprocess
 import sys
 import tempfile
 import warnings
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from counts import store
+
+sys.path.append(str(Path(__file__).parents[1] / "contracts"))
+from model_archives import packed, parts_of, sealed
 
 NUMBERS = (-1, 0, 10**8, 2**31, np.nan, np.inf)
 PLACES = (0, 1, -1)
@@ -66,32 +67,6 @@ def estimator_of(kind, X, Y):
     return SignalToSignal(given.get(kind, kind), random_state=0).fit(X, Y)
 
 
-def data():
-    X = np.random.default_rng(0).normal(size=(80, 4))
-    return X, X[:, :2] ** 2 + X[:, 2:]
-
-
-def unpacked(content):
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def packed(parts):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def sealed(parts):
-    """Pack a model file with the digests of its parts."""
-    metadata = json.loads(parts["model.json"])
-    for name in metadata["sha256"]:
-        metadata["sha256"][name] = hashlib.sha256(parts[name]).hexdigest()
-    return packed(parts | {"model.json": json.dumps(metadata).encode()})
-
-
 def spoiled_arrays(values):
     """Give spoiled copies of an array, how, and whether each might have been learned."""
     for end in {0, 1, len(values) - 1} - {len(values)}:
@@ -120,14 +95,14 @@ def whole_number(number, dtype):
 
 def spoiled_files(content):
     """Give spoiled model files, what was spoiled, and whether it might have been learned."""
-    parts = unpacked(content)
+    parts = parts_of(content)
     for name, part in parts.items():
         if name.endswith(".skops"):
-            for inside, change, possible in spoiled_members(unpacked(part)):
-                yield f"{name} {inside}", sealed(parts | {name: packed(change)}), possible
+            for inside, change, possible in spoiled_members(parts_of(part)):
+                yield f"{name} {inside}", packed(sealed(parts | {name: packed(change)})), possible
         elif name.startswith("leaf"):
             for inside, change, possible in spoiled_trees(part.decode()):
-                yield f"{name} {inside}", sealed(parts | {name: change}), possible
+                yield f"{name} {inside}", packed(sealed(parts | {name: change})), possible
 
 
 def spoiled_members(members):
@@ -141,44 +116,35 @@ def spoiled_members(members):
                     np.save(buffer, change)
                     changed = members | {name: buffer.getvalue()}
                     yield f"array {values.shape} {words}", changed, possible
-    nodes = []
     schema = json.loads(members["schema.json"])
+    for node, key, path in list(entries(schema)):
+        before = node[key]
+        if key == "content" and isinstance(before, str) and before.lstrip("-").isdigit():
+            for number in (-1, 0, 1, 10**8, 2**31):
+                node[key] = str(number)
+                changed = members | {"schema.json": json.dumps(schema).encode()}
+                yield f"{'.'.join(path[-4:-1])} = {number}", changed, False
+            node[key] = before
 
-    def visit(node, path):
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in items:
-            if isinstance(value, dict | list):
-                visit(value, (*path, key))
-            elif key == "content" and isinstance(value, str) and value.lstrip("-").isdigit():
-                nodes.append((node, path, value))
 
-    visit(schema, ())
-    for node, path, before in nodes:
-        for number in (-1, 0, 1, 10**8, 2**31):
-            node["content"] = str(number)
-            changed = members | {"schema.json": json.dumps(schema).encode()}
-            yield f"{'.'.join(map(str, path[-3:]))} = {number}", changed, False
-        node["content"] = before
+def entries(node, path=()):
+    """Give all entries of a document: what holds each, its key, and the path to it."""
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        yield node, key, (*path, str(key))
+        if isinstance(value, dict | list):
+            yield from entries(value, (*path, str(key)))
 
 
 def spoiled_trees(text):
     """Spoil the lists of numbers of boosted trees."""
     document = json.loads(text)
-
-    def visit(node, path):
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in list(items):
-            is_list = isinstance(value, list) and value and not isinstance(value[0], dict | str)
-            if is_list:
-                for change, words, possible in spoiled_arrays(np.array(value)):
-                    node[key] = change.tolist()
-                    where = ".".join(map(str, (*path[-3:], key)))
-                    yield f"{where} {words}", json.dumps(document).encode(), possible
-                node[key] = value
-            elif isinstance(value, dict | list):
-                yield from visit(value, (*path, key))
-
-    yield from visit(document, ())
+    for node, key, path in list(entries(document)):
+        value = node[key]
+        if isinstance(value, list) and value and not isinstance(value[0], dict | str | list):
+            for change, words, possible in spoiled_arrays(np.array(value)):
+                node[key] = change.tolist()
+                yield f"{'.'.join(path[-4:])} {words}", json.dumps(document).encode(), possible
+            node[key] = value
 
 
 def outcome_of(path, X, expected, *, possible):
@@ -208,9 +174,9 @@ def child(kind, first, step):
     warnings.simplefilter("ignore")
     from dmrifit import save_model
 
-    X, Y = data()
-    if kind in ("boosting", "constant"):
-        Y = Y[:, 0]
+    X = np.random.default_rng(0).normal(size=(80, 4))
+    Y = X[:, :2] ** 2 + X[:, 2:]
+    Y = Y[:, 0] if kind in ("boosting", "constant") else Y
     estimator = estimator_of(kind, X, Y)
     expected = np.asarray(estimator.predict(X))
     with tempfile.TemporaryDirectory() as folder:
@@ -254,22 +220,15 @@ def tried(kind, *, step=1, longest_s=LONGEST_S):
         first = number + 1
 
 
-def column_of(outcome):
-    """Tell which column of the counts an outcome belongs to."""
-    if outcome in FINE:
-        return "tried"
-    if outcome.startswith("nameless"):
-        return "misleading"
-    return "silent" if outcome == "silent" else "traceback"
-
-
 def main(kinds, *, step=1):
     counts, columns = Counter(), Counter()
     for kind in kinds or KINDS:
         for name, found in tried(kind, step=step):
             counts[found if found in FINE else "bad"] += 1
-            columns.update({"tried", column_of(found)})
+            columns["tried"] += 1
             if found not in FINE:
+                column = {"nameless": "misleading", "silent": "silent"}.get(found.partition(":")[0], "traceback")
+                columns[column] += 1
                 print(f"{kind}: {name}: {found}")
         print(f"{kind}, in all {sum(counts.values())} spoiled files: {dict(counts)}", flush=True)
     if not kinds and step == 1:

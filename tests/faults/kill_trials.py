@@ -12,16 +12,11 @@ from typing import Any
 from commands import PREPARED, LongCommand
 from killing import PROGRAMS, Finished, contents, damages, run
 
-__all__ = ["ONE_THREAD", "Trials", "shares", "start_line"]
-
 #: Of the environment: the work of a command is the same whatever the machine.
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 
 #: What a console script does.
-_START = (
-    "import sys; sys.argv[0] = '{name}'; from dmrifit.cli.start import run_program; "
-    "run_program('{name}', '{module}')"
-)
+_START = "import sys; sys.argv[0] = '{0}'; from dmrifit.cli.start import run_program; run_program('{0}', '{1}')"
 
 _KILLED = -9
 
@@ -136,7 +131,7 @@ class Trials:
 
 def start_line(program: str) -> list[str]:
     """Give the words that start a program in a process of its own."""
-    return [sys.executable, "-c", _START.format(name=program, module=PROGRAMS[program])]
+    return [sys.executable, "-c", _START.format(program, PROGRAMS[program])]
 
 
 def different(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:

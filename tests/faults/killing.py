@@ -23,8 +23,6 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-__all__ = ["PROGRAMS", "Finished", "contents", "damages", "run"]
-
 PROGRAMS = {
     "dmrifit": "dmrifit.cli.program",
     "dmrifit-anomaly": "anomaly.cli.program",
@@ -94,8 +92,7 @@ def run(
     log = folder.with_name(f"{folder.name}.log")
     log.unlink(missing_ok=True)
     read, write = context.Pipe(duplex=False)
-    arguments = (program, words, str(folder), str(log), kill_at, without, write)
-    process = context.Process(target=_work, args=arguments, daemon=False)
+    process = context.Process(target=_work, args=(program, words, str(folder), str(log), kill_at, without, write))
     process.start()
     write.close()
     with contextlib.suppress(EOFError):
@@ -193,9 +190,6 @@ def _kill_at_name(number: int) -> None:
     os.replace = replace
 
 
-# What there is --------------------------------------------------------------------------------------------
-
-
 def final_files(folder: Path) -> Iterator[Path]:
     """Files that stand under their final names, those in hidden folders of finished states too."""
     for path in sorted(folder.rglob("*")):
@@ -275,13 +269,11 @@ def _members(data: bytes) -> dict[str, Any]:
         members = {name: archive.read(name) for name in archive.namelist()}
     if "schema.json" in members:
         return {"schema.json": _named_by_content(json.loads(members["schema.json"]), members)}
-    found: dict[str, Any] = {}
-    for name, content in members.items():
-        if zipfile.is_zipfile(io.BytesIO(content)):
-            found[name] = _members(content)
-        else:
-            found[name] = _without(json.loads(content), ("sha256",)) if name == "model.json" else content
-    return found
+    members["model.json"] = _without(json.loads(members["model.json"]), ("sha256",))
+    return {
+        name: _members(content) if name != "model.json" and zipfile.is_zipfile(io.BytesIO(content)) else content
+        for name, content in members.items()
+    }
 
 
 def _named_by_content(value: Any, members: dict[str, bytes]) -> Any:
@@ -303,11 +295,6 @@ def _opened(read: Callable[[Path], Any]) -> Callable[[Path], bytes]:
     return read_bytes
 
 
-def _picture(path: Path) -> None:
-    with Image.open(path) as picture:
-        picture.load()
-
-
 def _arrays(path: Path) -> dict[str, bytes]:
     with np.load(path, allow_pickle=False) as stored:
         return {name: stored[name].tobytes() for name in stored}
@@ -319,12 +306,6 @@ def _document(path: Path) -> bytes:
     return re.sub(rb"/CreationDate \(.*?\)", b"", data)
 
 
-def _weights(path: Path) -> None:
-    import safetensors.torch
-
-    safetensors.torch.load(path.read_bytes())
-
-
 _READERS: dict[str, Callable[[Path], Any]] = {
     **dict.fromkeys((".nii.gz", ".nii"), _image),
     **dict.fromkeys((".csv", ".tsv"), _table),
@@ -333,9 +314,9 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     **dict.fromkeys((".txt", ".md", ""), lambda path: path.read_text(encoding="utf-8")),
     ".json": _json,
     ".html": _page,
-    ".png": _opened(_picture),
+    ".png": _opened(lambda path: Image.open(path).load()),
     ".pdf": _document,
     ".npz": _arrays,
     ".dmrifit": _model,
-    ".safetensors": _opened(_weights),
+    ".safetensors": _opened(lambda path: importlib.import_module("safetensors.torch").load(path.read_bytes())),
 }

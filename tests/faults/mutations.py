@@ -15,8 +15,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-__all__ = ["MUTATIONS", "PLACES", "apply", "mutation"]
-
 Mutation = Callable[[bytes, str], bytes]
 
 
@@ -105,12 +103,6 @@ MUTATIONS: dict[str, Mutation] = {
     "with_last_line": lambda good, line: good.rstrip(b"\n") + f"\n{line}\n".encode(),
     "only_first_line": lambda good, _: good.partition(b"\n")[0] + b"\n",
 }
-
-
-def mutation(function: Mutation) -> Mutation:
-    """Make a function of bytes a mutation that tables name by its name."""
-    MUTATIONS[function.__name__] = function
-    return function
 
 
 def _of(change: Callable[[Callable[[Any], Any], bytes], bytes], **functions: Callable[[Any, str], Any]) -> None:
@@ -344,9 +336,7 @@ MUTATIONS["encoded"] = lambda good, encoding: good.decode("utf-8").encode(encodi
 
 
 def _json(change: Callable[[Any], Any], good: bytes) -> bytes:
-    content = json.loads(good)
-    change(content)
-    return json.dumps(content).encode()
+    return json.dumps(change(json.loads(good))).encode()
 
 
 def _entry(content: Any, path: str) -> tuple[Any, Any]:
@@ -357,23 +347,18 @@ def _entry(content: Any, path: str) -> tuple[Any, Any]:
     return content, last
 
 
-@mutation
-def json_set(good: bytes, parameter: str) -> bytes:
-    """Set an entry: path.of.keys=value in JSON; an empty path replaces the whole."""
+def _set(content: Any, parameter: str) -> Any:
+    """Set an entry: path.of.keys=value in JSON."""
     path, _, text = parameter.partition("=")
-    if not path:
-        return text.encode()
-
-    def change(content: Any) -> None:
-        holder, key = _entry(content, path)
-        holder[key] = json.loads(text)
-
-    return _json(change, good)
+    holder, key = _entry(content, path)
+    holder[key] = json.loads(text)
+    return content
 
 
-def _removed(content: Any, path: str) -> None:
+def _removed(content: Any, path: str) -> Any:
     holder, key = _entry(content, path)
     del holder[key]
+    return content
 
 
 def _archive(change: Callable[[dict[str, bytes]], Any], good: bytes) -> bytes:
@@ -406,6 +391,8 @@ def _with_first(values: np.ndarray, parameter: str) -> np.ndarray:
 
 
 _of(_json, json_removed=_removed)
+# An empty path replaces the whole.
+MUTATIONS["json_set"] = lambda good, text: text[1:].encode() if text[:1] == "=" else _json(lambda one: _set(one, text), good)
 _of(
     _archive,
     # A member by its number in the order of names.

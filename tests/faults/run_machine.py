@@ -39,8 +39,6 @@ from counts import kind_of_complaint, store
 from kill_trials import ONE_THREAD, Trials
 from killing import PROGRAMS, damages
 
-__all__ = ["NAMES", "STREAMS", "commands", "interrupt_complaints", "limit_complaints", "refusal_complaints", "stream_complaints", "words_of"]
-
 #: Names of outputs, and what is said of them.
 NAMES = {
     "x" * 240: "has 240 bytes, and a disk takes 231; choose a shorter one",

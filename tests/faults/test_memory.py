@@ -85,14 +85,10 @@ def folder(tmp_path_factory):
 
 
 def child(folder, task, more):
-    return subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder), task, str(more)],
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(dmrifit.__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [sys.executable, "-c", CHILD, str(folder), task, str(more)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    root = Path(dmrifit.__file__).parents[1]
+    return subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, check=False)
 
 
 NEEDS_LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what memory is used")

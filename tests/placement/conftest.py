@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from placement.cli import program
+from placement.search.scene import Scene
 
 
 @pytest.fixture
@@ -45,6 +46,15 @@ def ball(tmp_path):
     path = tmp_path / "ball.nii.gz"
     nib.save(nib.Nifti1Image((np.linalg.norm(grid - 40, axis=-1) < 18).astype(np.uint8), np.diag([2.0, 2, 2, 1])), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def sphere_scene():
+    """Give a function that makes a sphere of 22 mm around (12, -8, 20) on an anisotropic, flipped grid, and the grid."""
+    affine = np.array([[-2.0, 0, 0, 80], [0, 2, 0, -80], [0, 0, 3, -70], [0, 0, 0, 1]])
+    points = np.moveaxis(np.indices((80, 80, 50)), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    tumor = np.linalg.norm(points - (12, -8, 20), axis=-1) < 22
+    return lambda **options: Scene(tumor, affine, name="synthetic sphere", **options), points
 
 
 @pytest.fixture

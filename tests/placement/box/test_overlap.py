@@ -77,20 +77,6 @@ def make_problem(grid, limits):
     return Problem(grid, excluded, np.full(3, -0.5), np.full(3, 39.5), limits)
 
 
-def test_the_simplex_ends_below_where_it_starts():
-    limits = make_limits((8000, 2000, 0.95, 0.05), least_volume=6000, sides=(10, 60))
-    problem = make_problem(cuboid_grid(), limits)
-    x = np.zeros((1, 9))
-    x[0, 3:6] = np.log(18)
-    frames = np.array([7]), np.eye(3)[None], np.array([[16.0, 20, 21]])
-    before = overlap.costs_of(x, *frames, *problem)
-    steps, rounds = np.array([3.0, 0.1, 0.2]), np.array([[1, 500]])
-    x_best, costs, boxes = overlap.descend(x, *frames, problem, steps, rounds, 1e-6)
-    after = overlap.costs_of(x_best, *frames, *problem)
-    assert costs[0] == after[0] < 1e-3 < before[0]
-    np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)
-
-
 def ball_problem(preference, *, sides=(10, 60), one_sided=False):
     """Minimize in a ball with a soft outline, whose cost is smooth."""
     points = np.moveaxis(np.indices((40, 40, 40)), 0, -1) - 19.3

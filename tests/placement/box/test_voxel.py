@@ -70,32 +70,6 @@ def test_sides_of_the_canonical_pose_are_named_by_the_nearest_scanner_axes():
 
 
 @pytest.mark.parametrize(
-    ("matrices", "count"),
-    [
-        ([], 0),
-        (["z90"], 0),
-        (["z"], 1),
-        (["x", "z90"], 1),
-        (["x", "y"], 2),
-        (["z", "x"], 2),
-        (["y", "z"], 2),
-        (["x", "y", "z"], 3),
-    ],
-)
-def test_turns_are_counted_in_whatever_order_they_were_made(matrices, count):
-    turns = {
-        "x": rotation_of((17, 0, 0)),
-        "y": rotation_of((0, -23, 0)),
-        "z": rotation_of((0, 0, 31)),
-        "z90": rotation_of((0, 0, 90)),
-    }
-    rotation = np.eye(3)
-    for name in matrices:
-        rotation = rotation @ turns[name]
-    assert Voxel.from_rotation((0, 0, 0), (10, 20, 30), rotation).rotated_axes == count
-
-
-@pytest.mark.parametrize(
     ("angles", "n_axes", "n_angles"),
     [
         ((0.45, 0, 0), 0, 0),

@@ -102,30 +102,6 @@ def test_one_bad_visit_of_a_table_does_not_keep_others_from_being_repeated(run, 
     assert list(pd.read_csv(out / "repeats.tsv", sep="\t")["answer"]) == ["repeated"]
 
 
-def test_a_visit_that_fails_is_listed_and_keeps_no_earlier_box(run, tmp_path, visits, monkeypatch):
-    from placement.exchange import repeats
-
-    def fail(*_, **__):
-        raise ValueError("no room in the scan")
-
-    table, out = tmp_path / "visits.tsv", tmp_path / "out"
-    rows = ["name\told\tbox\tnew", "one\told.nii.gz\tbox.json\tnew.nii.gz"]
-    table.write_text("\n".join(rows) + "\n")
-    code, _, error = run("repeat", "--table", table, "--out", out)
-    assert code == 0, error
-    (tmp_path / "cut.json").write_text("{")
-    table.write_text("\n".join([rows[0], "two\told.nii.gz\tbox.json\tnew.nii.gz", rows[1]]) + "\n")
-    repeated = repeats.repeat_voxel
-    outcomes = iter((repeated, fail))
-    monkeypatch.setattr(repeats, "repeat_voxel", lambda *files: next(outcomes)(*files))
-    words = ("repeat", "--table", table, "--out", out)
-    code, text, error = run(*words, "--overwrite")
-    assert code == 0, error
-    assert "failed: one: no room in the scan" in text
-    assert list((out / "one").iterdir()) == []
-    assert "no room in the scan" in (out / "index.html").read_text(encoding="utf-8")
-
-
 def test_visits_that_lack_a_file_are_listed_before_others_are_repeated(run, tmp_path, visits, monkeypatch):
     table, out = tmp_path / "visits.tsv", tmp_path / "out"
     rows = ["name\told\tbox\tnew", "one\told.nii.gz\tbox.json\tnew.nii.gz"]

@@ -17,15 +17,11 @@ from placement.search.objective import tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
 
-AFFINE = np.array([[-2.0, 0, 0, 80], [0, 2, 0, -80], [0, 0, 3, -70], [0, 0, 0, 1]])
-
 
 @pytest.fixture(scope="module")
-def scene():
-    shape = (80, 80, 50)
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
-    tumor = np.linalg.norm(grid - (12, -8, 20), axis=-1) < 22
-    return Scene(tumor, AFFINE, exclude={"wall": grid[..., 0] > 50}, name="synthetic sphere")
+def scene(sphere_scene):
+    make, points = sphere_scene
+    return make(exclude={"wall": points[..., 0] > 50})
 
 
 @pytest.fixture(scope="module")

@@ -10,26 +10,15 @@ from matplotlib.colors import to_hex
 from dmrifit.report.style import NOT_CLINICAL, OUTLINES, SYNTHETIC
 from placement.box.voxel import Voxel
 from placement.exchange.overlays import box_outline, plot_overlay
-from placement.search.scene import Scene
 from placement.simulate.gliomas import simulate_gliomas
 
 VOXEL = Voxel((12.5, -8, 20), (22, 17, 30), (12, -20, 35))
-AFFINE = np.array([[-2.0, 0, 0, 80], [0, 2, 0, -80], [0, 0, 3, -70], [0, 0, 0, 1]])
-SHAPE = (80, 80, 50)
-
-
-def sphere_scene(**options):
-    """Make a sphere of 22 mm around (12, -8, 20) on an anisotropic, flipped grid."""
-    index = np.moveaxis(np.indices(SHAPE), 0, -1)
-    points = index @ AFFINE[:3, :3].T + AFFINE[:3, 3]
-    tumor = np.linalg.norm(points - (12, -8, 20), axis=-1) < 22
-    return Scene(tumor, AFFINE, name="synthetic sphere", **options), points
 
 
 @pytest.fixture(scope="module")
-def scene():
-    points = sphere_scene()[1]
-    return sphere_scene(exclude={"wall": points[..., 0] > 50}, image=points[..., 0])[0]
+def scene(sphere_scene):
+    make, points = sphere_scene
+    return make(exclude={"wall": points[..., 0] > 50}, image=points[..., 0])
 
 
 def legend(figure):
@@ -110,36 +99,32 @@ def test_planes_pass_the_center_of_the_first_box(scene):
     assert titles == ["sagittal, x = 0.0 mm", "coronal, y = 5.0 mm", "axial, z = −10.0 mm"]
 
 
-def test_the_legend_names_what_is_drawn_in_its_color(scene):
+def test_the_legend_names_what_is_drawn_in_its_color(scene, sphere_scene):
     figure = plot_overlay({"expert": VOXEL, "network": Voxel((0, 0, 0), (9, 9, 9))}, scene)
     assert legend(figure) == ["tumor", "wall", "expert", "network"]
     colors = [line.get_color() for line in figure.legends[0].get_lines()]
     assert colors[2:] == [figure.axes[2].lines[0].get_color(), OUTLINES[3]]
     assert set(colors[:2]) == set(contours(figure.axes[2]))
-    plain, _ = sphere_scene()
-    assert legend(plot_overlay(VOXEL, plain)) == ["tumor", "voxel"]
+    assert legend(plot_overlay(VOXEL, sphere_scene[0]())) == ["tumor", "voxel"]
 
 
-def test_a_figure_says_that_it_is_not_for_clinical_use_and_what_is_synthetic(scene):
-    simulated, _ = sphere_scene(synthetic=True)
-    for shown in (scene, simulated):
+def test_a_figure_says_that_it_is_not_for_clinical_use_and_what_is_synthetic(scene, sphere_scene):
+    for shown in (scene, sphere_scene[0](synthetic=True)):
         texts = {text.get_text() for text in plot_overlay(VOXEL, shown).texts}
         assert {NOT_CLINICAL, "synthetic sphere"} <= texts
         assert (SYNTHETIC in texts) == shown.synthetic
 
 
-def test_the_background_is_the_first_channel_of_the_image_or_the_tumor():
-    _, points = sphere_scene()
-    channels = np.stack([points[..., 1], np.full(SHAPE, 1e4)], axis=-1)
-    with_image, _ = sphere_scene(image=channels)
-    sagittal = plot_overlay(VOXEL, with_image).axes[0].images[0]
+def test_the_background_is_the_first_channel_of_the_image_or_the_tumor(sphere_scene):
+    make, points = sphere_scene
+    channels = np.stack([points[..., 1], np.full(points.shape[:3], 1e4)], axis=-1)
+    sagittal = plot_overlay(VOXEL, make(image=channels)).axes[0].images[0]
     # The image is the coordinate y itself, which runs across the sagittal plane.
     left, right, _, _ = sagittal.get_extent()
     values = sagittal.get_array()
     across = np.linspace(left, right, 2 * values.shape[1] + 1)[1::2]
     np.testing.assert_allclose(values, np.broadcast_to(across, values.shape), atol=1e-6)
-    plain, _ = sphere_scene()
-    mask = plot_overlay(VOXEL, plain).axes[0].images[0]
+    mask = plot_overlay(VOXEL, make()).axes[0].images[0]
     assert (mask.get_array().min(), mask.get_array().max()) == (0, 1)
     assert mask.get_clim() == (-0.2, 2.0)
 

@@ -1,14 +1,19 @@
-"""The boards of real people: their controls, denominators, and a table of one's own."""
+"""Boards of real people, fits of real scans, both truths and intervals: controls, scores, stored results."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.fitting import bench_people_fits as fits
 from benchmarks.prediction import _people_controls as controls
 from benchmarks.prediction import bench_people as people
-from dmrifit import MODELS, MapsToMaps, Protocol, compare
+from benchmarks.prediction import bench_truths
+from benchmarks.prediction import bench_uncertainty as bench
+from dmrifit import MODELS, MapsToMaps, Protocol, compare, simulate_cohort
+from dmrifit.simulate.tissues import tissue_table
 
 B = np.array([0.0, 10, 30, 60, 120, 200, 500, 800])
 SOURCE = Protocol(B[[0, 1, 3, 5, 7]], 45)
@@ -106,3 +111,92 @@ def test_a_table_of_ones_own_is_compared_by_one_command(tmp_path, run_script):
     head = next(row for row in result["kidneys"][0]["other b"] if row["algorithm"] == "ridge")
     assert set(head["by_person"]) == {"P0", "P1", "P2"}
     assert "goals" not in result
+
+
+def test_halves_share_only_what_was_measured_once():
+    protocol = Protocol([0, 500, 500, 500, 0, 500], [50, 50, 50, 50, 80, 80])
+    first, second = fits.halves(protocol)
+    assert first.tolist() == [0, 1, 3, 4, 5]
+    assert second.tolist() == [0, 2, 4, 5]
+
+
+def test_a_spread_as_large_as_the_standard_error_has_the_ratio_one():
+    rng = np.random.default_rng(4)
+    errors = rng.uniform(0.5, 2, (20000, 1))
+    values = [10 + errors * rng.normal(size=errors.shape) for _ in range(2)]
+    visits = [SimpleNamespace(names=("D",), parameters=one, standard_errors=errors) for one in values]
+    labels = np.repeat([1, 2], 10000)
+    row = fits.retest(visits, labels)[0]
+    assert row["ratio_to_standard_error"] == pytest.approx(1, abs=0.03)
+    medians = np.array([[np.median(v.parameters[labels == one]) for v in visits] for one in (1, 2)])
+    wcv = medians.std(axis=1, ddof=1) / medians.mean(axis=1)
+    assert row["wcv_regions"] == pytest.approx(np.sqrt((wcv**2).mean()), abs=1e-4)
+
+
+def test_the_stored_result_is_as_physics_demands_and_its_picture_is_there():
+    result = json.loads(fits.RESULT.read_text(encoding="utf-8"))
+    assert result["leg"]["shape"] == [160, 160, 25, 42]
+    assert len(result["leg"]["muscles"]) == 14
+    assert all(goal["met"] for goal in result["goals"])
+    assert all(row["largest_slice_median"] <= 0.01 for row in result["oil"])
+    picture = fits.RESULT.with_name(result["picture"]).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert 50_000 < len(picture) < 300_000
+
+
+def test_fits_to_walks_have_small_residuals_and_too_little_kurtosis():
+    result = bench_truths.fit_biases(n_tissues=40, n_repeats=3)
+    assert 0.01 < result["residual_percent"]["median"] < 0.3
+    median = {(row["snr"], row["parameter"]): row["median_percent"] for row in result["biases"]}
+    for snr in (None, 60.0, 30.0):
+        assert abs(median[snr, "f"]) < 15
+        assert -12 < median[snr, "Dt"] < 3
+        assert abs(median[snr, "T2t"]) < 3
+    assert -20 < median[None, "K"] < 0
+    assert -30 < median[30.0, "K"] < median[None, "K"] - 3
+    coverage = {(row["snr"], row["level"], row["parameter"]): row for row in result["coverage"]}
+    assert coverage[60.0, 0.95, "K"]["fit without noise"] > 0.9 > coverage[60.0, 0.95, "K"]["truth"]
+
+
+def test_ranks_of_algorithms_are_compared_between_the_truths():
+    def scores(biases):
+        rows = [
+            {"cohort": "A", "strategy": "s2s", "algorithm": name, "abs_bias": bias}
+            for name, bias in zip(("LR", "RFR", "ETR"), biases, strict=True)
+        ]
+        return pd.DataFrame(rows).assign(dispersion=0.3, pearson=0.5, pearson_truth=0.4)
+
+    tables = {"formula": scores([0.1, 0.2, 0.3]), "walk": scores([0.2, 0.1, 0.3])}
+    ranks = {row["score"]: row for row in bench_truths.rank_correlations(tables)}
+    assert ranks["abs_bias"]["n_algorithms"] == 3
+    assert ranks["abs_bias"]["rank_correlation"] == 0.5
+    assert ranks["abs_bias"]["walk"] == pytest.approx({"LR": 0.2, "RFR": 0.1, "ETR": 0.3})
+    assert ranks["pearson"]["rank_correlation"] is None
+
+
+def test_voxels_of_typical_parameters_have_their_tissue():
+    table = tissue_table()["tissue"]
+    organs = [name for name in table if name not in ("tumor", "necrosis")]
+    truth = np.array([table[name] for name in organs])
+    assert bench.tissues_of(truth).tolist() == organs
+
+
+def test_a_second_draw_shares_the_signal_and_not_the_noise():
+    cohort = simulate_cohort("cohort1", 2, shape=(16, 16, 3), random_state=0)
+    sample = bench.drawn(cohort, "body", 1)
+    column = bench.NAMES.index("T2t")
+    errors = [maps[:, column] - sample.truth[:, column] for maps in (sample.maps, sample.repeated)]
+    assert np.corrcoef(sample.maps[:, column], sample.repeated[:, column])[0, 1] > 0.5
+    assert abs(np.corrcoef(errors)[0, 1]) < 0.3
+
+
+def test_scores_are_means_over_patients_and_by_quintile():
+    width = np.linspace(1, 2, 100)
+    voxels = pd.DataFrame({"parameter": "K", "patient": ["a"] * 20 + ["b"] * 80, "low": 0.0})
+    voxels = voxels.assign(high=width, predicted=0.5, reference=0.4, repeated=-1.0, truth=0.4)
+    voxels.loc[:9, "reference"] = -1
+    [row] = bench.scored(voxels, {"region": "body"})
+    assert row["coverage"] == 0.75
+    assert row["worst_patient"] == 0.5
+    assert row["quintiles"] == [0.5, 1, 1, 1, 1]
+    assert (row["coverage_repeated"], row["coverage_truth"]) == (0, 1)
