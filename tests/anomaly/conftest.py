@@ -80,16 +80,6 @@ def compared():
 
 
 @pytest.fixture(scope="session")
-def make_case():
-    return _make_case
-
-
-@pytest.fixture(scope="session")
-def make_map():
-    return _make_map
-
-
-@pytest.fixture(scope="session")
 def cohort():
     return _cohort
 
