@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,28 @@ def kind_of_complaint(complaint: str) -> str:
     return "misleading"
 
 
-def store(part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS, **more: object) -> None:
+class Tally:
+    """Trials by kind and what was wrong with them, which is told as it comes."""
+
+    def __init__(self) -> None:
+        self.rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, kind: str, trial: str, complaints: list[str], n: int = 1) -> None:
+        """Count a trial, or several at once."""
+        row = self.rows[kind]
+        row["tried"] += n
+        row.update({kind_of_complaint(complaint) for complaint in complaints})
+        for complaint in complaints:
+            print(f"WRONG {trial}: {complaint}", flush=True)
+
+    def wrong(self) -> int:
+        """Tell how many trials went wrong, one counting for each kind of complaint."""
+        return sum(row.total() - row["tried"] for row in self.rows.values())
+
+
+def store(
+    part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS, **more: object
+) -> None:
     """Replace the rows of one part, and what more was measured, with the commit they were counted on."""
     sys.path.append(str(RESULTS.parents[2]))
     from benchmarks._measure import commit

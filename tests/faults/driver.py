@@ -267,16 +267,11 @@ def _time_limit(seconds: int) -> Iterator[None]:
 class Bench:
     """Makes good files once, and runs cases on copies of them."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._temporary = None if folder is not None else tempfile.TemporaryDirectory()
-        self.folder = Path(self._temporary.name if self._temporary else folder)  # type: ignore[arg-type]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._templates: dict[Any, Path] = {}
         self._good: dict[str, dict[str, Any]] = {}
         load_entries()
-
-    def close(self) -> None:
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     def template(self, entry: Entry) -> Path:
         """The folder of good files of an entry; entries of one `prepare` share it."""

@@ -195,7 +195,9 @@ def child(kind, first, step):
 def run_child(command, longest_s):
     """Run a child process and return its outcome, output and errors; None of one that hangs."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=longest_s)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=longest_s
+        )
     except subprocess.TimeoutExpired as expired:
         return None, (expired.stdout or b"").decode(), (expired.stderr or b"").decode()
     return done.returncode, done.stdout, done.stderr

@@ -35,7 +35,12 @@ UNFINISHED = re.compile(r"\.part-.*|\.dmrifit-.*|.*\.tmp")
 
 #: What a second run of the same command may have otherwise: when it ran, how long, and how much it found finished.
 TIMES = {
-    "study.json": ("seconds", "date", "models", "finished"),  # the digests of the tables, which hold seconds
+    "study.json": (
+        "seconds",
+        "date",
+        "models",
+        "finished",
+    ),  # the digests of the tables, which hold seconds
     "cells": ("seconds",),
     "scores.csv": ("seconds",),
     "seconds.csv": ("seconds",),
@@ -106,7 +111,9 @@ def run(
     code = process.exitcode
     assert code is not None
     process.close()
-    return Finished(code, seconds, log.read_text(encoding="utf-8", errors="replace") if log.exists() else "")
+    return Finished(
+        code, seconds, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    )
 
 
 def _work(
@@ -246,8 +253,15 @@ def _table(path: Path) -> Any:
     assert text.endswith("\n"), "the last line is not whole"
     if not text.strip():
         return text
-    table = pd.read_csv(io.StringIO(text), sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-    return table.drop(columns=[name for name in TIMES.get(path.name, ()) if name in table]).to_csv(index=False)
+    table = pd.read_csv(
+        io.StringIO(text),
+        sep="\t" if path.suffix == ".tsv" else ",",
+        dtype=str,
+        keep_default_na=False,
+    )
+    return table.drop(columns=[name for name in TIMES.get(path.name, ()) if name in table]).to_csv(
+        index=False
+    )
 
 
 def _page(path: Path) -> str:

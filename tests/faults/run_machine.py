@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, namedtuple
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -35,7 +35,7 @@ from unittest import mock
 
 import typer
 from commands import LONG
-from counts import kind_of_complaint, store
+from counts import Tally, store
 from kill_trials import ONE_THREAD, Trials
 from killing import PROGRAMS, damages
 
@@ -143,7 +143,10 @@ def names() -> Iterator[tuple[str, list[str]]]:
                 yield f"{name} full disk", found
             if "scan" in words:
                 words[words.index("scan")] = "a\udcff.nii.gz"
-                yield (f"{name} input", refusal_complaints(program, [name, *words], "is not in UTF-8"))
+                yield (
+                    f"{name} input",
+                    refusal_complaints(program, [name, *words], "is not in UTF-8"),
+                )
 
 
 def extras() -> Iterator[tuple[str, list[str]]]:
@@ -241,7 +244,9 @@ def interrupts() -> Iterator[tuple[str, list[str]]]:
 
 def interrupt_complaints(words: list[str], place: Path, moment: float) -> list[str]:
     """Interrupt a process so many seconds of processor time after it has written its first byte."""
-    with subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.stdout.read(1)
         begun = _spent(process.pid)
         while process.poll() is None and _spent(process.pid) - begun < moment:
@@ -278,21 +283,17 @@ def main(arguments: list[str]) -> int:
     limits = [word for word in arguments if word.isdigit()]
     most = int(limits[0]) if limits else None
     chosen = [word for word in arguments if word in KINDS] or list(KINDS)
-    rows: dict[str, Counter[str]] = {}
+    tally = Tally()
     for kind in chosen:
         title, trials = KINDS[kind]
-        row = rows.setdefault(title, Counter())
         # Ctrl-C ends a kind; what was tried until then is counted.
         with contextlib.suppress(KeyboardInterrupt):
             for trial, complaints in itertools.islice(trials(), most):
-                row["tried"] += 1
-                row.update({kind_of_complaint(complaint) for complaint in complaints})
-                for complaint in complaints:
-                    print(f"WRONG {trial}: {complaint}", flush=True)
-        print(f"{title}: {dict(row)}", flush=True)
+                tally.add(title, trial, complaints)
+        print(f"{title}: {dict(tally.rows[title])}", flush=True)
         if "--store" in arguments:
-            store(kind, {title: row})
-    return int(any(row.total() > row["tried"] for row in rows.values()))
+            store(kind, {title: tally.rows[title]})
+    return int(tally.wrong() > 0)
 
 
 if __name__ == "__main__":

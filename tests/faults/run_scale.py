@@ -16,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from counts import kind_of_complaint, store
+from counts import Tally, store
 from kill_trials import ONE_THREAD, start_line
 from killing import damages
 
@@ -56,6 +55,7 @@ def write_image(path: Path, grid: tuple[int, int, int], b: np.ndarray, seed: int
 def measured(program: str, words: list[str], folder: Path) -> dict[str, Any]:
     """Run a program: its exit code and words, the seconds of processor time, and the most memory in MB."""
     reader, writer = os.pipe()
+    # In between is a small process: what is started by one counts the memory of that as its own.
     code = (
         "import resource, subprocess, sys, os; done = subprocess.run(sys.argv[2:]); "
         "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
@@ -67,12 +67,8 @@ def measured(program: str, words: list[str], folder: Path) -> dict[str, Any]:
     os.close(writer)
     seconds, memory = os.read(reader, 100).decode().split()
     os.close(reader)
-    return {
-        "code": done.returncode,
-        "said": done.stderr[-2000:],
-        "seconds": round(float(seconds), 1),
-        "memory_mb": round(int(memory) / 1024),
-    }
+    figures = {"seconds": round(float(seconds), 1), "memory_mb": round(int(memory) / 1024)}
+    return {"code": done.returncode, "said": done.stderr[-2000:], **figures}
 
 
 def complaints(run: dict[str, Any], out: Path) -> list[str]:
@@ -176,22 +172,19 @@ def main() -> int:
     os.environ.update(ONE_THREAD)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     figures: dict[str, Any] = {}
-    row: Counter[str] = Counter()
+    tally = Tally()
     for kind in chosen.kinds or KINDS:
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()
             runs = KINDS[kind](Path(folder), chosen.share)
         for name, run in runs.items():
-            row["tried"] += 1
-            row.update({kind_of_complaint(complaint) for complaint in run["complaints"]})
             print(f"{name}: code {run['code']}, {run['seconds']} s, {run['memory_mb']} MB", flush=True)
-            for line in (*run["complaints"], *([run["said"]] if run["code"] else [])):
-                print(f"    {line}", flush=True)
+            tally.add("large input", name, run["complaints"])
             figures[name] = {key: run[key] for key in ("code", "seconds", "memory_mb")}
         print(f"{kind}: {time.monotonic() - began:.0f} s with what was prepared", flush=True)
     if chosen.store:
-        store("scale", {"large input": row}, figures=figures)
-    return int(row.total() > row["tried"])
+        store("scale", tally.rows, figures=figures)
+    return int(tally.wrong() > 0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from commands import LONG, SPARED
 from counts import kind_of_complaint
 from kill_trials import ONE_THREAD, Trials, shares
 from killing import PROGRAMS, Finished, damages, final_files
-from run_kills import Record, counts, tried, try_all
+from run_kills import IN_A_ROW, NAMES, finished
 
 pytest.importorskip("torch")
 pytest.importorskip("skorch")
@@ -54,27 +54,19 @@ class Untroubled:
         return 2.0
 
     def complaints(self, command, moments):
-        self.killed.append((command.name, list(moments)))
+        self.killed.append((command.name, moments))
         return 2, ["left behind: a.csv"] * (len(self.killed) % 2)
 
 
-def test_a_stopped_run_of_kills_goes_on_where_it_was(tmp_path):
-    path = tmp_path / "kills.jsonl"
-    for n in (3, 7, 7):
-        trials = Untroubled()
-        try_all(Record(path, trials), LONG[:2], n)
-        n_tried = len(trials.killed)
-        with path.open("a") as file:
-            file.write('{"cut')
-    assert n_tried == 0
-    Record(path, Untroubled())
-    rows = tried(path)
-    by_clock = [row for row in rows if row["when"] != "names"]
-    assert sum(row["killed"] for row in by_clock) == 2 * 8
-    assert len({(row["command"], row["when"]) for row in rows}) == len(rows)
-    found = counts(rows)
-    assert found["tried"] == sum(row["killed"] for row in rows)
-    assert found["half_written"] == sum(bool(row["complaints"]) for row in rows) > 0
+def test_a_stopped_run_of_kills_goes_on_with_the_next_command(tmp_path):
+    first, second = Untroubled(), Untroubled()
+    # By names, and by the clock until there are three kills.
+    assert finished(first, LONG[0], 3, tmp_path) == (2 + 2 + 2, ["left behind: a.csv"] * 2)
+    assert finished(second, LONG[0], 3, tmp_path) == (6, ["left behind: a.csv"] * 2)
+    assert not second.killed
+    finished(second, LONG[1], 3, tmp_path)
+    assert [len(moments) for _, moments in second.killed] == [NAMES, IN_A_ROW, IN_A_ROW]
+    assert {name for name, _ in second.killed} == {LONG[1].name}
 
 
 WHOLE, HALF, OTHER = "a\n1\n", "a\n1", "a\n2\n"

@@ -124,7 +124,10 @@ def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
-    [("\none\t", "\n../a\t", "../a"), ("patient\none", "synthetic\none", "row 2: synthetic must be true or false")],
+    [
+        ("\none\t", "\n../a\t", "../a"),
+        ("patient\none", "synthetic\none", "row 2: synthetic must be true or false"),
+    ],
 )
 def test_cells_that_no_case_can_have_are_refused(table, old, new, said):
     text = table.read_text().replace(old, new)

@@ -1,7 +1,5 @@
 """Figures of a report: what stands where, colors of maps and errors, counts of joint histograms."""
 
-import itertools
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -9,7 +7,6 @@ import pytest
 from matplotlib.colors import to_hex
 
 from dmrifit.predict.controls import is_control
-from dmrifit.report.dot_plot import Panel
 from dmrifit.report.slice_figures import NO_VALUE_COLOR
 from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.figures import (
@@ -19,12 +16,7 @@ from dmrifit.study.report.figures import (
     plot_joint_histograms,
     plot_lesion,
     plot_signal_errors,
-    plot_sizes,
 )
-
-
-def legend_of(figure):
-    return {text.get_text() for text in figure.legends[0].get_texts() if text.get_text().strip()}
 
 
 def test_signal_errors_are_means_over_patients_in_order_of_te_and_b():
@@ -39,34 +31,7 @@ def test_signal_errors_are_means_over_patients_in_order_of_te_and_b():
     drawn = {(x, y) for x, y in np.round(np.concatenate(lines), 9).tolist()}
     assert drawn == {(0, 20), (1, 10), (2, 40)}
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0", "800"]
-    assert {"TE 70 ms", "TE 90 ms", "note"} <= {text.get_text() for text in axes.texts}
-    assert legend_of(figure) == {"LR s2s"}
-
-
-def sizes(series=("LR", "RFR")):
-    table = pd.DataFrame(list(itertools.product(series, ("a", "b"), (1, 2, 5))), columns=["series", "cohort", "n_train"])
-    skill = 0.1 * (1 + table["series"].map(list(series).index)) * table["n_train"]
-    return table.assign(skill=skill, skill_low=skill - 0.1, skill_high=skill + 0.2, dispersion=1 / table["n_train"])
-
-
-def test_sizes_have_a_panel_for_each_cohort_and_score_and_a_line_for_each_series():
-    panels = [Panel("skill", "skill", ends=(-1.0, 1.0)), Panel("dispersion", "DI (%)", 100)]
-    looks = {"LR": {"color": "red"}, "RFR": {"color": "blue"}}
-    figure = plot_sizes(sizes(), panels, looks, width=12)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["skill", "DI (%)"] * 2
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "a", "b", "b"]
-    first, second = figure.axes[:2]
-    np.testing.assert_allclose(first.lines[1].get_ydata(), [0.2, 0.4, 1.0])
-    np.testing.assert_allclose(second.lines[0].get_ydata(), [100, 50, 20])
-    assert first.get_ylim() == (-1, 1)
-    assert legend_of(figure) == {"LR", "RFR"}
-    assert not first.collections
-    # One series has a band and no legend.
-    figure = plot_sizes(sizes(["LR"]), [Panel("skill", "skill")], {"LR": {}}, width=6)
-    assert not figure.legends
-    (band,) = figure.axes[0].collections
-    heights = band.get_paths()[0].vertices[:, 1]
-    np.testing.assert_allclose([heights.min(), heights.max()], [0.0, 0.7])
+    assert {"TE 70 ms", "TE 90 ms"} <= {text.get_text() for text in axes.texts}
 
 
 def decays(te=(70.0, 90.0)):
@@ -86,16 +51,12 @@ def test_decays_show_inputs_filled_and_predictions_as_lines():
     filled = [[to_hex(c) != "#ffffff" for c in dots.get_facecolor()] for dots in axes.collections]
     assert filled == [[False, True, True], [False] * 3]
     assert axes.get_yscale() == "log"
-    assert "s/mm²" in axes.get_xlabel()
-    assert legend_of(figure) == {"TE 70 ms", "TE 90 ms", "input", "measured", "s2s", "m2m"}
     assert len(plot_decays(decays((np.nan,)), "p").axes[0].lines) == 2
 
 
 def test_controls_are_gray_and_do_not_move_the_colors_of_learners():
     names = ["constant", "LR", "shuffled", "RFR", "perfect"]
-    assert [is_control(name) for name in names] == [True, False, True, False, True]
-    assert is_control("constant median")
-    assert not is_control("inconstant")
+    assert [is_control(name) for name in (*names, "constant median", "inconstant")] == [True, False, True, False, True, True, False]
     assert algorithm_color("RFR", names) == algorithm_color("RFR", ["LR", "RFR"])
     assert len({algorithm_color(name, names) for name in names}) == 3
 
@@ -126,10 +87,7 @@ def test_joint_histograms_count_every_usable_voxel(log):
     panels = histograms(figure)
     assert [np.nansum(counts(axes)) for axes in panels] == [40, 41]
     assert panels[0].get_xlim() == panels[0].get_ylim() == panels[1].get_xlim()
-    line = panels[0].lines[0]
-    np.testing.assert_allclose(line.get_xdata(), line.get_ydata())
     assert panels[0].get_xlabel() == "reference (µm²/ms)"
-    assert panels[0].get_ylabel() == "predicted (µm²/ms)"
     assert len({id(axes.collections[0].norm) for axes in panels}) == 1
     assert panels[0].get_xscale() == ("log" if log else "linear")
     table = joint().query("strategy == 's2s'").reset_index(drop=True)
@@ -207,10 +165,6 @@ def test_maps_lie_on_the_anatomy_with_the_colors_of_the_reference():
     *_, error = pictures(plot_lesion(patient(), [row(zero, s2s=np.full(14, 1.5))], "", width=6.0))
     assert sum(to_hex(color) == NO_VALUE_COLOR for color in error.reshape(-1, 4)) == 1
     assert not np.allclose(s2s[0, 0], m2m[0, 0])
-    texts = set()
-    for axes in figure.axes:
-        texts |= {text.get_text() for text in axes.texts}
-    assert {"Dt, reference", "s2s", "m2m", "E of s2s", "E of m2m"} <= texts
 
 
 def test_a_flipped_image_is_shown_the_same_way():

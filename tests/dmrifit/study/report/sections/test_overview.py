@@ -1,26 +1,8 @@
 """Methods of a report: question, data, skill, other comparisons and cohorts."""
 
 from dmrifit.report.page import render
-from dmrifit.study.report.sections.overview import (
-    cohort_tables,
-    introduction,
-    origin,
-    repeated_summary,
-    times,
-)
+from dmrifit.study.report.sections.overview import cohort_tables, origin, repeated_summary, times
 from dmrifit.study.summaries import Board
-
-
-def test_the_introduction_tells_regions_voxels_draws_and_seed(make_evaluation):
-    settings = {"max_voxels": 250, "train_mask": "lesion", "score_mask": "body"}
-    study = {"settings": settings | {"seed": 7, "n_repeats": 3}}
-    text = render(*introduction(Board(make_evaluation([{}], study=study))))
-    assert "at most 250 voxels of the lesion of each training patient" in text
-    assert "every voxel of the body of the held-out one" in text
-    assert "3 draws, seed 7." in text
-    plain = render(*introduction(Board(make_evaluation([{}]))))
-    assert "all voxels of the body" in plain
-    assert "1 draw." in plain
 
 
 def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_tables):
@@ -61,9 +43,8 @@ def test_cohorts_are_tabulated_with_their_counts_and_protocols(make_evaluation, 
 
 
 def test_simulations_are_laid_beside_each_other(make_evaluation, html_tables):
-    first = {"snr": 40.0, "shape": [48, 48, 8], "artifacts": None, "own_word": True}
-    first["patients"] = {"p0": {"tumor_site": "liver", "gain": 1.25}}
     second = {"snr": 30.0, "shape": [48, 48, 8], "artifacts": None, "own_word": True}
+    first = second | {"snr": 40.0, "patients": {"p0": {"tumor_site": "liver", "gain": 1.25}}}
     cohorts = {"A": described(simulation=first), "B": described(simulation=second)}
     html = html_tables(cohort_tables(Board(make_evaluation([{}], study={"cohorts": cohorts}))))
     _, rows = html.table("How the synthetic patients were made")
@@ -88,21 +69,16 @@ def test_seconds_are_means_at_the_largest_training_and_totals_over_all(make_eval
 
 
 def test_settings_are_written_in_words_and_estimators_like_calls(make_evaluation, html_tables):
-    settings = {"cohorts": {"A": ["p1"]}, "train_on": ["same", "other"], "n_train": None, "max_voxels": None}
-    settings |= {"other_setting": None, "resynthesize": False, "controls": True, "seed": 7}
+    settings = {"train_on": ["same", "other"], "n_train": None, "other_setting": None, "resynthesize": False, "seed": 7}
     inner = {"class": "sklearn.linear_model.Ridge", "parameters": {"alpha": 1.0, "solver": None}}
     source = {"protocol": {"b": [0, 1, 2], "te": None}}
     parameters = {"regressor": inner, "source": source, "patch_shape": None}
     description = {"class": "dmrifit.predict.strategies.SignalToSignal", "parameters": parameters}
-    study = {"date": "2026-01-02", "settings": settings, "versions": {"numpy": "2.0"}}
-    study["estimators"] = {"ridge s2s": description, "perfect s2s": ["perfect", description]}
+    study = {"settings": settings, "estimators": {"ridge s2s": description, "perfect s2s": ["perfect", description]}}
     evaluation = make_evaluation([{}], study=study)
     html = html_tables(render(*origin(Board(evaluation), [evaluation])))
-    assert html.tables[0][1] == [
-        ["date", "2026-01-02"], ["train on", "same, other"], ["n train", "all"], ["max voxels", "all"],
-        ["other setting", "none"], ["resynthesize", "no"], ["controls", "yes"], ["seed", "7"],
-        ["version of numpy", "2.0"],
-    ]  # fmt: skip
+    words = {"train on": "same, other", "n train": "all", "other setting": "none", "resynthesize": "no", "seed": "7"}
+    assert words.items() <= dict(html.tables[0][1]).items()
     _, rows = html.table("Estimators")
     assert rows[0] == ["ridge s2s", "SignalToSignal(regressor=Ridge(alpha=1.0), source=<3 contrasts>)"]
     assert rows[1][0] == "perfect s2s"

@@ -8,7 +8,6 @@ from dmrifit.report.style import new_figure
 from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.sections import patients
 from dmrifit.study.report.sections.patients import (
-    best_maps,
     example_patients,
     has_picture,
     joint_histograms,
@@ -91,8 +90,7 @@ def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation
     signals = {"LR s2s": MEASURED * np.array([[1.1], [1.3], [1.2], [1.6]]), "LR m2m": MEASURED}
     board = board_of(make_evaluation, {"p1": 0.3}, {("A", "p1"): predicted(signals=signals)})
     html = read(example_patients(board))
-    (median, (title,), _), (voxel, _, _) = calls["plot_decays"]
-    assert title == "p1, median\nLR; body → lesion, N = 3"
+    (median, *_), (voxel, *_) = calls["plot_decays"]
     # Magnitudes of errors are 0.1, 0.3, 0.2 and 0.6: the lower median is that of the third voxel.
     assert "Voxel (0, 1, 0), of typical error" in html
     assert median["kind"].tolist() == ["measured"] * 3 + ["s2s"] * 3 + ["m2m"] * 3
@@ -117,27 +115,13 @@ def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, read, calls):
 def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_evaluation, read, calls):
     truth = 1.05 * REFERENCE
     predictions = {("A", "p1"): predicted(truth=truth)}
-    html = read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
-    ((patient, (rows, title), options),) = calls["plot_lesion"]
-    assert patient.patient == "p1"
-    (dt,) = rows
-    assert (dt.name, dt.unit) == ("Dt", "µm²/ms")
+    read(example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions)))
+    ((patient, ((dt,), _), _),) = calls["plot_lesion"]
+    assert (patient.patient, dt.name, dt.unit) == ("p1", "Dt", "µm²/ms")
     assert list(dt.maps) == ["truth", "reference", "s2s", "m2m"]
     np.testing.assert_allclose(dt.maps["truth"], truth[:, 1])
     np.testing.assert_allclose(dt.predictions["s2s"], 1.1 * REFERENCE[:, 1])
-    assert title == "LR; body → lesion, N = 3"
-    assert options["n_columns"] == 2
-    assert "predicted by LR" in html
     assert "maps_A" in read.figures
-
-
-def test_the_best_predictor_draws_the_maps_of_the_first_screen(make_evaluation, calls):
-    board = board_of(make_evaluation, {"p1": 0.3})
-    assert board.best == ("s2s", "LR")
-    (row,) = best_maps(board, predicted(), ["Dt"])
-    assert list(row.maps) == ["reference", "predicted"]
-    np.testing.assert_allclose(row.maps["predicted"], 1.1 * REFERENCE[:, 1])
-    assert best_maps(board, predicted(), ["K"]) == []
 
 
 def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(make_evaluation, read, calls):
@@ -161,17 +145,15 @@ def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(ma
 def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_signals(make_evaluation, read, calls):
     board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
     read(joint_histograms(board))
-    (dt, (title,), options), (signals, (signal_title,), signal_options) = calls["plot_joint_histograms"]
+    (dt, _, options), (signals, _, signal_options) = calls["plot_joint_histograms"]
     assert dt.groupby(["cohort", "strategy"]).size().to_dict() == {("A", "m2m"): 8, ("A", "s2s"): 8}
     pairs = dt[dt["strategy"] == "m2m"]
     np.testing.assert_allclose(pairs["predicted"], 0.8 * pairs["reference"])
     np.testing.assert_allclose(sorted(pairs["reference"]), sorted([*REFERENCE[:, 1]] * 2))
-    assert title == "Dt\nLR; body → lesion, N = 3"
     assert options == {"unit": "µm²/ms", "log": False}
     pairs = signals[signals["strategy"] == "s2s"]
     np.testing.assert_allclose(pairs["reference"], [*MEASURED[:, 2]] * 2)
     np.testing.assert_allclose(pairs["predicted"], [*1.2 * MEASURED[:, 2]] * 2)
-    assert signal_title.startswith("Unseen signals\n")
     assert signal_options == {"unit": "", "log": True}
     assert list(read.figures) == ["joint_Dt", "joint_signals"]
 

@@ -4,19 +4,13 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from dmrifit.stats.metrics import METRICS as MAP_METRICS
 from dmrifit.study.report.sections.scores import (
-    capital,
-    metric_text,
     parameter_scores,
-    predictor_scores,
     reference_table,
     signal_scores,
     truth_scores,
 )
 from dmrifit.study.summaries import Board, matching
-
-CONTROLS = {"constant", "shuffled", "perfect"}
 
 
 @pytest.fixture(scope="module")
@@ -45,31 +39,14 @@ def test_every_parameter_is_tabulated_with_all_scores_as_means_over_patients(boa
     assert (rows["abs_bias_low"] < rows["abs_bias"]).all()
 
 
-def test_parameters_are_drawn_for_each_cohort_with_the_constant_in_gray(board, read):
-    html = read(parameter_scores(board))
+def test_parameters_are_drawn_for_each_cohort_with_the_constant(board, read):
+    read(parameter_scores(board))
     assert list(read.figures) == ["parameters_A-1-", "parameters_B"]
-    figure = read.figures["parameters_B"]
-    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == ["f", "Dv", "T2v", "Dt", "K", "T2t"]
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["LR s2s", "RFR s2s", "constant s2s", "LR m2m", "RFR m2m", "constant m2m"]
-    assert "tables/parameters.csv" in html
-    assert "at a bound of the fit" in html
-    panel = next(axes for axes in figure.axes if axes.get_xlabel() == "DI (%)")
+    panel = next(axes for axes in read.figures["parameters_B"].axes if axes.get_xlabel() == "DI (%)")
     rows = matching(read.tables["parameters"], train_on="same", cohort="B", parameters="f")
     drawn = rows[rows["algorithm"].isin(["LR", "RFR", "constant"])]["dispersion"]
     values = [x for x, y in dots(panel) if abs(y) < 0.5]
     np.testing.assert_allclose(sorted(values), np.clip(sorted(100 * drawn), None, max(values)))
-
-
-def test_predictors_are_drawn_best_first_and_controls_below(board, random_study, read):
-    html = read(predictor_scores(board))
-    assert list(read.figures) == ["predictors_A-1-", "predictors_B"]
-    labels = [text.get_text() for text in read.figures["predictors_B"].axes[0].get_yticklabels()]
-    assert {label.split()[0] for label in labels[:4]} == {"LR", "RFR"}
-    assert {label.split()[0] for label in labels[4:]} == CONTROLS
-    assert "tables/skill.csv" in html
-    assert len(read.tables["skill"]) == len(random_study.evaluation.summary())
 
 
 def test_truth_stands_beside_reference(board, random_study, read):
@@ -112,9 +89,6 @@ def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(make_eva
 def test_signal_errors_are_means_over_patients(board, random_study, read):
     read(signal_scores(board))
     assert list(read.figures) == ["signal_errors_A-1-", "signal_errors_B"]
-    legend = {text.get_text() for text in read.figures["signal_errors_B"].legends[0].get_texts()}
-    names = {f"{name} {way}" for name in ("LR", "RFR", "constant") for way in ("s2s", "m2m")}
-    assert {text for text in legend if text.strip()} == names
     table = read.tables["signals_by_contrast"]
     assert len(table) == 2 * 2 * 2 * 5 * 3
     signals = random_study.evaluation.signals
@@ -125,15 +99,3 @@ def test_signal_errors_are_means_over_patients(board, random_study, read):
     assert len(scores) == 4
     for name in ("relative_error", "median_relative_error", "signed_relative_error"):
         assert row[name] == pytest.approx(scores[name].mean())
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"), [("dispersion", 0.314, "31"), ("pearson", -0.25, "−0.25"), ("bias", np.nan, "–")]
-)
-def test_a_score_has_the_unit_and_digits_of_its_metric(name, value, text):
-    assert metric_text(MAP_METRICS[name], value) == text
-
-
-def test_only_the_first_letter_becomes_a_capital():
-    assert capital("median of T2v") == "Median of T2v"
-    assert capital("") == ""
