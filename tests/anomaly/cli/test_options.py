@@ -48,18 +48,14 @@ def test_a_series_is_an_image_with_the_files_named(image, tmp_path):
     assert series.bvec == tmp_path / "scan.bvec"
 
 
-def test_series_of_a_table_are_those_of_its_rows(image, tmp_path):
+def test_series_of_a_table_or_a_folder_are_those_in_it(image, tmp_path):
+    assert [scan.image for scan in series_of([tmp_path])] == [image]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="is a folder without images"):
+        series_of([tmp_path / "empty"])
     table = tmp_path / "cases.tsv"
     table.write_text("patient\timage\np1\tscan.nii.gz\n")
     (series,) = series_of([table])
     assert series.image == image
     with pytest.raises(ValueError, match="names files in its columns; leave out --bval"):
         series_of([table], mask=image)
-
-
-def test_files_that_are_missing_are_named(image, tmp_path):
-    # A folder of images is as good as a table, an empty one is not.
-    assert [scan.image for scan in series_of([tmp_path])] == [image]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="is a folder without images"):
-        series_of([tmp_path / "empty"])

@@ -85,16 +85,11 @@ def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_pa
     model = load_model(out)
     assert tuple(model.covariates) == ("age",)
     assert model.detector_.calibration == 4
-    # A constant and the age.
-    assert len(model.detector_.coefficients_) > 0
-
-
-def test_by_default_scans_are_aligned_in_voxels_of_their_size(cases, tmp_path):
-    out = tmp_path / "aligned.dmrifit"
-    train(cases / "healthy.tsv", out)
-    detector = load_model(out).detector_
-    assert type(detector).__name__ == "AlignedMahalanobis"
-    assert detector.spacing == tuple(load_model(out).edges_) != (4.0, 4.0, 4.0)
+    # By default scans are aligned, in voxels of their size.
+    train(cases / "healthy.tsv", tmp_path / "aligned.dmrifit")
+    model = load_model(tmp_path / "aligned.dmrifit")
+    assert type(model.detector_).__name__ == "AlignedMahalanobis"
+    assert model.detector_.spacing == tuple(model.edges_) != (4.0, 4.0, 4.0)
 
 
 @pytest.mark.deep
@@ -180,12 +175,3 @@ def test_powder_averages_are_learned_and_detected(run, output_of, cases, tmp_pat
     found = ("detect", tmp_path / "model.dmrifit", cases / "gliomas.tsv", "--no-figure")
     output_of(*found, "--out", tmp_path / "found")
     assert "--powder has no directions" in run(*words, "--overwrite", "--resample-directions")[2]
-
-
-@pytest.mark.deep
-def test_powder_averages_cannot_be_aligned_for_a_network(run, cases, tmp_path):
-    pytest.importorskip("torch")
-    words = ("train", cases / "healthy.tsv", "--powder", "--out", tmp_path / "model.dmrifit")
-    code, _, error = run(*words, "--detector", "dae")
-    assert (code, error.strip().count("\n")) == (2, 0)
-    assert "--set aligned=false" in error

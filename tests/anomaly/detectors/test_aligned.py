@@ -139,13 +139,9 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
     z = fitted._smoothed(look, template_at(fitted.template_, fitted._aligned(look)))
     np.testing.assert_array_equal(loaded.anomaly_map([scan], [MASK])[0], fitted._distance(look, z))
     assert not np.array_equal(loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK]))
-
-
-def test_levels_with_a_negative_spread_are_refused(fitted):
-    parameters, facts, files = fitted.stored()
-    arrays = load(files["arrays.safetensors"]) | {"levels_": np.array([0.0, -0.1])}
+    wrong = {"arrays.safetensors": save(arrays | {"levels_": np.array([0.0, -0.1])})}
     with pytest.raises(RefusedError, match=r"standard deviation of its levels_ is -0\.1"):
-        AlignedMahalanobis(**parameters).restore(facts, {"arrays.safetensors": save(arrays)})
+        loaded.restore(facts, wrong)
 
 
 # Templates: what a scan is compared with, never itself
@@ -163,14 +159,6 @@ def test_a_look_is_the_same_bits_in_every_layout():
         look = look_of(stored, MASK)
         np.testing.assert_array_equal(look.mean, expected.mean)
         np.testing.assert_array_equal(look.spread, expected.spread)
-
-
-def test_a_scan_is_compared_with_the_template_of_the_others(aligned):
-    stacks = aligned.stacks.copy()
-    stacks[2, 0] += 100
-    other = replace(aligned, stacks=stacks)
-    np.testing.assert_array_equal(other.left_out(2), aligned.left_out(2))
-    assert (other.left_out(1)[0] > aligned.left_out(1)[0] + 10).any()
 
 
 def test_the_template_of_the_others_holds_no_scan_of_the_same_subject(aligned):

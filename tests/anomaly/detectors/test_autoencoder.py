@@ -41,6 +41,8 @@ def test_only_scaled_maps_are_divided_by_their_own_quantile(fitted, world):
         residual = np.abs((scan - reconstruction / reconstruction[mask].max()).mean(axis=-1))
         top = np.quantile(residual[mask], 0.999)
         np.testing.assert_allclose(one[mask], np.minimum(residual / top, 1)[mask], atol=2e-4)
+    empty = {"scan": np.moveaxis(X[0], -1, 0), "reconstruction": np.zeros((3, *masks[0].shape), dtype=np.float32)}
+    np.testing.assert_allclose(scaled._scored(empty, masks[0]), X[0].mean(axis=-1), atol=1e-6)
 
 
 def test_scans_that_are_too_small_for_the_levels_are_refused(small):

@@ -20,12 +20,6 @@ def scan():
     return signal, mask
 
 
-def test_no_smoothing_changes_nothing_in_the_mask(scan):
-    signal, mask = scan
-    for sd in (0, (0, 0, 0)):
-        np.testing.assert_array_equal(masked_smoothing(signal[..., 0], mask, sd), signal[..., 0] * mask)
-
-
 @pytest.mark.parametrize("sd", [0.8, (2.0, 1.0, 0.5), (0.6, 0.0, 1.7)])
 def test_smoothing_is_the_normalized_gaussian_of_scipy(sd):
     rng = np.random.default_rng(7)
@@ -58,6 +52,11 @@ def test_features_are_what_they_are_called(shape):
 
 def test_features_come_in_the_order_asked_for_and_are_zero_outside(scan):
     signal, mask = scan
+    for sd in (0, (0, 0, 0)):
+        np.testing.assert_array_equal(masked_smoothing(signal[..., 0], mask, sd), signal[..., 0] * mask)
+    nearest = nearest_inside(mask)
+    assert mask[nearest].all()
+    np.testing.assert_array_equal(np.stack(nearest)[:, mask], np.argwhere(mask).T)
     every = voxel_features(signal, mask, FEATURES)
     assert every.shape == (6, 6, 7, 8)
     assert every.dtype == np.float32
@@ -73,10 +72,3 @@ def test_the_depth_is_the_distance_to_what_is_outside():
     # One, two and more voxels from the hole, then as far as the border of the volume.
     np.testing.assert_allclose(depth[1, 2, :4], [0, 1, 2, 2], atol=1e-6)
     assert depth[1, 1, 1] == pytest.approx(2**0.5)
-
-
-def test_voxels_outside_take_the_nearest_one_inside(scan):
-    _, mask = scan
-    nearest = nearest_inside(mask)
-    assert mask[nearest].all()
-    np.testing.assert_array_equal(np.stack(nearest)[:, mask], np.argwhere(mask).T)

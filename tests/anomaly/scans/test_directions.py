@@ -134,16 +134,3 @@ FLAT = np.stack([np.cos(np.arange(12.0)), np.sin(np.arange(12.0)), np.zeros(12)]
 def test_errors_name_what_is_wrong(signals, there, wanted, options, message):
     with pytest.raises(ValueError, match=message):
         resample_directions(signals, there, wanted, **options)
-
-
-def test_cases_and_series_of_files_have_the_same_directions(tmp_path):
-    from anomaly.scans.cases import Case, read_cases, write_cases
-    from anomaly.scans.preparation import prepare_scan
-
-    signal = np.random.default_rng(0).uniform(0.2, 0.8, (6, 6, 6, 12)).astype(np.float32)
-    table = write_cases([Case("p1", signal, directions=sphere(12))], tmp_path)
-    (case,) = read_cases(table)
-    scan = prepare_scan(tmp_path / "p1_dwi.nii.gz", mask=tmp_path / "p1_brain.nii.gz")
-    np.testing.assert_allclose(case.directions, sphere(12))
-    np.testing.assert_allclose(scan.protocol.directions, sphere(12))
-    np.testing.assert_array_equal(scan.case.signal, case.signal)

@@ -67,19 +67,6 @@ def test_a_series_of_files_comes_back_as_maps_on_its_own_grid(model, sick):
     assert roc_auc_score(detection.scan.case.lesion[scored], detection.map[scored]) > 0.8
 
 
-def test_a_model_file_prepares_and_finds_the_same(tmp_path, model, sick):
-    save_model(model, tmp_path / "model.dmrifit")
-    again = load_model(tmp_path / "model.dmrifit")
-    for one in sick:
-        before, now = model.detect(one), again.detect(one)
-        np.testing.assert_array_equal(before.map, now.map)
-        np.testing.assert_array_equal(before.found, now.found)
-    np.testing.assert_array_equal(again.protocol_.b, model.protocol_.b)
-    np.testing.assert_allclose(again.protocol_.directions, model.protocol_.directions, atol=1e-15)
-    assert (again.shape_, again.edges_, again.synthetic_) == (model.shape_, model.edges_, True)
-    assert again.get_params(deep=False).keys() == model.get_params(deep=False).keys()
-
-
 def test_a_series_stored_in_another_orientation_is_found_the_same_in(tmp_path, model, sick):
     from anomaly.scans.directions import directions_on_grid
     from dmrifit.engine.protocol import Protocol
@@ -180,15 +167,10 @@ def test_a_lesion_put_into_real_tissue_is_scored_higher(data_dir):
 def test_the_threshold_counts_what_is_scored_and_not_fluid(healthy):
     model = SeriesDetector(OneMinusMean(calibration=2)).fit(healthy)
     scans = [model.detect(one) for one in healthy]
-    above = [scan.map > scan.threshold for scan in scans]
-    scored, fluid = (
-        np.concatenate([found[part(scan.scan.case)] for found, scan in zip(above, scans, strict=True)]).mean()
-        for part in (lambda case: case.scored, lambda case: case.tissue == 3)
-    )
+    scored = np.concatenate([(scan.map > scan.threshold)[scan.scan.case.scored] for scan in scans]).mean()
+    fluid = np.concatenate([(scan.map > scan.threshold)[scan.scan.case.tissue == 3] for scan in scans]).mean()
     assert scored == pytest.approx(0.01, abs=0.002)
     assert fluid > 0.1
-    for scan, found in zip(scans, above, strict=True):
-        np.testing.assert_array_equal(scan.found, found & scan.scan.case.scored)
 
 
 def test_covariates_are_taken_from_the_table(healthy, sick):
@@ -231,19 +213,28 @@ def test_files_that_are_no_model_are_refused(tmp_path, model):
             load_model(tmp_path / "altered.dmrifit")
 
 
-def test_a_model_file_keeps_the_healthy_scans_of_its_threshold(tmp_path, model, healthy, sick):
-    assert len(model.healthy_.scans) == len(healthy)
-    shares = [scan.share for scan in model.healthy_.scans]
-    assert np.mean(shares) == pytest.approx(0.01, abs=0.001)
+def test_a_model_file_finds_the_same_and_keeps_the_healthy_scans_of_its_threshold(tmp_path, model, healthy, sick):
+    assert np.mean([scan.share for scan in model.healthy_.scans]) == pytest.approx(0.01, abs=0.001)
     low, high = model.healthy_.spread
     assert low < model.detector_.threshold_.threshold_ < high
     save_model(model, tmp_path / "model.dmrifit")
     again = load_model(tmp_path / "model.dmrifit")
     assert again.healthy_ == model.healthy_
-    detection = again.detect(sick[0])
-    assert detection.differs is False
-    assert detection.figures.share == pytest.approx(detection.found.sum() / detection.scan.case.scored.sum())
-    assert detection.figures.n_components == len(detection.lesions)
+    assert len(again.healthy_.scans) == len(healthy)
+    np.testing.assert_array_equal(again.protocol_.b, model.protocol_.b)
+    np.testing.assert_allclose(again.protocol_.directions, model.protocol_.directions, atol=1e-15)
+    assert (again.shape_, again.edges_, again.synthetic_) == (model.shape_, model.edges_, True)
+    assert again.get_params(deep=False).keys() == model.get_params(deep=False).keys()
+    expected, usual = model.detect(sick[0]), again.detect(sick[0])
+    np.testing.assert_array_equal(usual.map, expected.map)
+    np.testing.assert_array_equal(usual.found, expected.found)
+    assert usual.differs is False
+    assert usual.figures.share == pytest.approx(usual.found.sum() / usual.scan.case.scored.sum())
+    assert usual.figures.n_components == len(usual.lesions)
+    # A scan is judged as a whole by the threshold of the model.
+    changed = again.detect(sick[0], threshold=usual.threshold / 2, opening=1)
+    assert changed.figures.share > usual.figures.share
+    assert changed.figures.bulk == usual.figures.bulk
     assert SeriesDetector(VoxelwiseGaussian(calibration=None)).fit(healthy[:3]).healthy_ is None
 
 
@@ -261,17 +252,17 @@ def test_a_model_file_of_before_has_no_healthy_scans_and_judges_no_scan(model, h
 
 def test_a_guarantee_needs_scans_that_were_not_learned_from(healthy):
     rule = HealthyScanThreshold(0.75)
-    with pytest.raises(ValueError, match=r"not learned from: calibration=0\.5"):
-        SeriesDetector(VoxelwiseGaussian(threshold=rule, calibration=4)).fit(healthy)
-    # By default a quarter is held out for a guarantee, however few they are.
-    with pytest.raises(ValueError, match="no guarantee at this level with 2 scans: "):
-        SeriesDetector(AlignedMahalanobis(threshold=rule)).fit(healthy)
     half = VoxelwiseGaussian(threshold=rule, calibration=0.5)
-    with pytest.raises(ValueError, match="no guarantee at this level with 2 scans: "):
-        SeriesDetector(half).fit(healthy[:4])
     twice = [*healthy[:4], *(replace(one, patient=healthy[0].patient) for one in healthy[4:])]
-    with pytest.raises(ValueError, match=r"several scans of .*; a guarantee needs one of each subject"):
-        SeriesDetector(half).fit(twice)
+    for detector, scans, message in (
+        (VoxelwiseGaussian(threshold=rule, calibration=4), healthy, r"not learned from: calibration=0\.5"),
+        # By default a quarter is held out for a guarantee, however few they are.
+        (AlignedMahalanobis(threshold=rule), healthy, "no guarantee at this level with 2 scans: "),
+        (half, healthy[:4], "no guarantee at this level with 2 scans: "),
+        (half, twice, r"several scans of .*; a guarantee needs one of each subject"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SeriesDetector(detector).fit(scans)
     model = SeriesDetector(half).fit(healthy)
     assert len(model.healthy_.scans) == 4
     # The highest scan is above what the three others set, as one in four is on average.
@@ -283,23 +274,10 @@ def test_a_guarantee_says_where_it_does_not_hold(healthy, sick):
     model = SeriesDetector(half).fit(healthy)
     for opening in (3, 5):
         assert model.detect(sick[0], opening=opening).no_guarantee == ""
-    smaller, other, bare = (
-        model.detect(sick[0], opening=2),
-        model.detect(sick[0], threshold=3.0),
-        model.detect(replace(sick[0], tissue=None)),
-    )
-    assert smaller.no_guarantee == "opening 2, it holds from 3 on"
-    assert other.no_guarantee == "another threshold than the model's"
-    assert bare.no_guarantee == "tissue map: none (calibration scans: given)"
-
-
-def test_a_scan_is_judged_as_a_whole_by_the_threshold_of_the_model(model, sick):
-    usual = model.detect(sick[0])
-    changed = model.detect(sick[0], threshold=usual.threshold / 2, opening=1)
-    assert changed.threshold == usual.threshold / 2
-    assert changed.figures.share > usual.figures.share
-    assert changed.figures.bulk == usual.figures.bulk
-    assert len(changed.healthy.scans) == 8
+    bare = replace(sick[0], tissue=None)
+    assert model.detect(sick[0], opening=2).no_guarantee == "opening 2, it holds from 3 on"
+    assert model.detect(sick[0], threshold=3.0).no_guarantee == "another threshold than the model's"
+    assert model.detect(bare).no_guarantee == "tissue map: none (calibration scans: given)"
 
 
 def test_healthy_scans_are_counted_above_the_threshold_of_the_others(healthy):

@@ -259,7 +259,7 @@ def areas_of(rates, coverage):
     return curve_areas(pd.DataFrame({"rate": rates, "coverage": coverage}))
 
 
-def test_the_area_of_straight_lines_is_that_of_triangles_and_trapezes():
+def test_areas_are_those_of_triangles_and_trapezes_and_each_decade_of_low_rates_weighs_alike():
     assert (FULL_RATE, LOW_RATES) == (0.3, (1e-3, 1e-2))
     # From 0 at the rate 0 to .6 at .1, then to .8 at .3.
     areas = areas_of([0.1, 0.3], [0.6, 0.8])
@@ -268,15 +268,9 @@ def test_the_area_of_straight_lines_is_that_of_triangles_and_trapezes():
     assert np.isnan(areas["area_low"])
     # What lies beyond .3 does not count.
     assert areas_of([0.1, 0.3, 1.0], [0.6, 0.8, 1.0])["area"] == areas["area"]
-
-
-def test_the_low_area_weighs_each_decade_of_rates_alike():
-    rates = [5e-4, 1e-3, 10**-2.5, 1e-2, 0.3]
     # Halves of the decade on the logarithm, with the means .3 and .5.
-    areas = areas_of(rates, [0.1, 0.2, 0.4, 0.6, 1.0])
-    assert areas["area_low"] == pytest.approx(0.4)
-    flat = areas_of([1e-3, 2e-3, 1e-2], [0.7, 0.7, 0.7])
-    assert flat["area_low"] == pytest.approx(0.7)
+    assert areas_of([5e-4, 1e-3, 10**-2.5, 1e-2, 0.3], [0.1, 0.2, 0.4, 0.6, 1.0])["area_low"] == pytest.approx(0.4)
+    assert areas_of([1e-3, 2e-3, 1e-2], [0.7, 0.7, 0.7])["area_low"] == pytest.approx(0.7)
 
 
 # Growth of lesions
@@ -298,9 +292,7 @@ BESIDE = box((14, 18), (10, 14), (8, 11))
 
 def test_regions_where_the_lesion_grows_are_told_from_others():
     found = overlap_with_followup(STRUCTURAL | AHEAD | BESIDE, STRUCTURAL, LATER, affine=np.diag([2, 2, 2, 1]))
-    assert found.mismatch
-    assert found.colocated
-    assert found.grown
+    assert (found.mismatch, found.colocated, found.grown) == (True, True, True)
     regions = found.regions
     assert regions["n_voxels"].tolist() == [27, 48]
     assert regions["volume_mL"].tolist() == pytest.approx([0.216, 0.384])
@@ -325,26 +317,18 @@ def test_without_regions_or_growth_there_is_nothing_to_co_locate():
     assert np.isnan(empty.dice_growth)
 
 
-def test_the_share_flagged_counts_voxels_of_large_regions_alone():
-    speck = box((7, 9), (3, 5), (3, 5))
-    # 8 of 100 voxels of the growth, and of the voxels without the structural lesion.
-    small = overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER)
-    assert (small.share_flagged, small.share_expected) == (0, 0)
-    large = overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER, min_voxels=8)
-    assert large.share_flagged == 8 / 100
-    assert large.share_expected == 8 / (20 * 16 * 14 - 125)
-
-
 def test_small_regions_borders_and_slight_overlaps_count_where_asked():
-    speck = box((7, 9), (3, 5), (3, 5))
-    assert not overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER).mismatch
-    assert overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER, min_voxels=8).colocated
+    speck = STRUCTURAL | box((7, 9), (3, 5), (3, 5))
+    # 8 of 100 voxels of the growth, and of the voxels without the structural lesion.
+    small = overlap_with_followup(speck, STRUCTURAL, LATER)
+    assert (small.mismatch, small.share_flagged, small.share_expected) == (False, 0, 0)
+    large = overlap_with_followup(speck, STRUCTURAL, LATER, min_voxels=8)
+    assert (large.colocated, large.share_flagged) == (True, 8 / 100)
+    assert large.share_expected == 8 / (20 * 16 * 14 - 125)
     # What lies along the border is drawn differently by everyone.
-    found = overlap_with_followup(STRUCTURAL | AHEAD, STRUCTURAL, LATER, margin_mm=4, affine=np.diag([2, 2, 2, 1]))
-    assert not found.mismatch
-    kept = overlap_with_followup(
-        STRUCTURAL | AHEAD, STRUCTURAL, LATER, margin_mm=4, affine=np.diag([2, 2, 2, 1]), min_voxels=9
-    )
+    margin = {"margin_mm": 4, "affine": np.diag([2, 2, 2, 1])}
+    assert not overlap_with_followup(STRUCTURAL | AHEAD, STRUCTURAL, LATER, **margin).mismatch
+    kept = overlap_with_followup(STRUCTURAL | AHEAD, STRUCTURAL, LATER, **margin, min_voxels=9)
     assert kept.regions["n_voxels"].tolist() == [9]
     edge = box((10, 14), (3, 6), (3, 6))  # nine voxels in the growth
     assert overlap_with_followup(edge, STRUCTURAL, LATER, min_overlap=9).colocated
