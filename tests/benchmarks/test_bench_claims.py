@@ -41,11 +41,8 @@ def test_figures_read_from_files_are_those_of_the_boards(monkeypatch, tmp_path):
     monkeypatch.setattr(bench_claims, "claim_figures", figures_of)
     paths = bench_claims.finished(range(10), tmp_path, tmp_path, {})
     figures = claim_boards.read_tables(paths, "figures")
-    places = [(seed, *condition) for seed in range(10) for condition in bench_claims.CONDITIONS]
-    direct = [
-        figures_of(SimpleNamespace(preset=preset, region=region, seed=seed))
-        for seed, preset, region in places
-    ]
+    places = [(preset, region, seed) for seed in range(10) for preset, region in bench_claims.CONDITIONS]
+    direct = [figures_of(made_up(*place)) for place in places]
     expected = pd.concat(direct, ignore_index=True)
     pd.testing.assert_frame_equal(figures[list(expected)], expected, check_dtype=False)
     row = decide_claims(figures).iloc[0]
