@@ -246,8 +246,7 @@ def test_a_guarantee_holds_over_draws_of_scans(counted):
 
 def test_too_few_scans_give_no_guarantee_and_no_number():
     maps = maps_of(np.random.default_rng(0), 9)
-    rule = HealthyScanThreshold(0.9)
-    assert np.isfinite(rule.fit(maps).threshold_)
+    assert np.isfinite(HealthyScanThreshold(0.9).fit(maps).threshold_)
     few = HealthyScanThreshold(0.9)
     with pytest.raises(ValueError, match=r"no guarantee at this level with 8 scans: 0.9 needs 9 .* at best 8/9"):
         few.fit(maps[:8])
@@ -315,10 +314,7 @@ def test_maps_that_cannot_be_opened_are_refused(binary, size, message):
         open_map(binary, size)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [(np.uint8, np.float32), (bool, np.float32), (np.float32, np.float32), (float, float)],
-)
+@pytest.mark.parametrize(("dtype", "expected"), [(np.uint8, np.float32), (bool, np.float32), (np.float32,) * 2, (float,) * 2])
 def test_scores_become_floating_point_and_keep_their_precision(dtype, expected):
     values = np.arange(24).reshape(GRID).astype(dtype)
     (scan,) = scored_scans([values])
@@ -366,11 +362,7 @@ def test_a_fitted_rule_is_its_class_its_parameters_and_its_threshold():
     # The highest of 60 scores is the only one above the second highest.
     ranks = np.arange(60.0).reshape(SMALL)
     rule = HealthyRateThreshold(1 / 60).fit([ranks])
-    assert encoded_rule(rule) == {
-        "rule": "HealthyRateThreshold",
-        "parameters": {"rate": 1 / 60},
-        "fitted": {"threshold_": 58.0},
-    }
+    assert encoded_rule(rule) == altered("HealthyRateThreshold", {"rate": 1 / 60}, threshold_=58.0)
     assert encoded_rule(FixedThreshold(2.5).fit(MAPS)) == FIXED
 
 
