@@ -136,19 +136,6 @@ def test_without_a_difference_false_verdicts_are_as_rare_as_the_level_says():
     assert rate(null, HOLDS, 0.5) + rate(null, FAILS, 0.5) < 0.01
 
 
-def test_a_planted_difference_is_found():
-    assert rate(simulated(-1.5, 500), HOLDS, 0.1) > 0.9
-    assert rate(simulated(1.5, 500), FAILS, 0.1) > 0.9
-    assert rate(simulated(1.5, 500), HOLDS, 0.1, ">") > 0.9
-
-
-def test_a_difference_at_the_margin_is_no_more_often_called_equal_than_the_level_says():
-    at_margin = simulated(1.0)
-    for relation, verdict in (("=", HOLDS), ("<", EQUAL)):
-        assert rate(at_margin, verdict, 1.0, relation) < 0.065
-        assert rate(simulated(0.0, 500), verdict, 2.0, relation) > 0.95
-
-
 def test_equivalence_is_that_of_two_one_sided_tests():
     for row in simulated(0.3, 200):
         p = max(

@@ -21,9 +21,16 @@ MEMORY = 2**28  # bytes that a refusal may take at most
 
 @pytest.fixture
 def trap(tmp_path):
+    """Give what makes a folder when it is unpickled; the test fails where it was made."""
     folder = tmp_path / "sprung"
-    yield pickle.dumps(Trap(folder))
+    yield Trap(folder)
     assert not folder.exists()
+
+
+def array_of(trap):
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([trap], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +61,9 @@ def refused(path, match="refused as a model file"):
 def test_a_pickle_in_any_member_of_the_regressor_is_not_read(whole, trap, tmp_path):
     assert arrays_of(whole)
     for name in (*arrays_of(whole), "schema.json"):
-        refused(with_member(whole, tmp_path / "model", name, trap))
-
-
-def test_arrays_of_objects_in_the_regressor_are_not_read(whole, tmp_path):
-    folder = tmp_path / "sprung"
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([Trap(folder)], dtype=object), allow_pickle=True)
+        refused(with_member(whole, tmp_path / "model", name, pickle.dumps(trap)))
     for name in arrays_of(whole):
-        refused(with_member(whole, tmp_path / "model", name, buffer.getvalue()), "an array of its regressor")
-    assert not folder.exists()
+        refused(with_member(whole, tmp_path / "model", name, array_of(trap)), "an array of its regressor")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_model_inside_a_model_may_not_be_packed_again(whole, tmp_path):
     refused(path, "more than any model does")
 
 
-def test_a_regressor_that_is_packed_or_has_a_member_twice_is_refused(whole, tmp_path):
+def test_a_regressor_that_is_packed_and_a_member_that_is_there_twice_are_refused(whole, tmp_path):
     inner = parts_of(whole["regressor.skops"])
     compressed = write(tmp_path / "inner", inner).read_bytes()
     with warnings.catch_warnings():
@@ -109,6 +109,10 @@ def test_a_regressor_that_is_packed_or_has_a_member_twice_is_refused(whole, tmp_
         twice = packed([*inner.items(), ("schema.json", inner["schema.json"])])
     for data in (compressed, twice):
         refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), "as they are")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        path = write(tmp_path / "model", [*sealed(whole).items(), *whole.items()])
+    refused(path, "instead of the parts of a model")
 
 
 @pytest.mark.parametrize(
@@ -152,13 +156,6 @@ def test_a_link_and_a_folder_in_the_archive_are_only_names(whole, tmp_path):
             entry.external_attr = kind << 16
             archive.writestr(entry, "/etc/passwd")
         refused(path)
-
-
-def test_a_member_that_is_there_twice_is_refused(whole, tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        path = write(tmp_path / "model", [*sealed(whole).items(), *whole.items()])
-    refused(path, "instead of the parts of a model")
 
 
 @pytest.mark.parametrize(
@@ -279,19 +276,6 @@ def test_crafted_safetensors_are_refused_without_taking_memory(content, detector
         refused(path)
 
 
-def test_a_pickle_in_place_of_arrays_is_not_read(detector, trap, tmp_path):
-    refused(write(tmp_path / "model", sealed({**detector, "own-arrays.safetensors": trap})))
-
-
-@pytest.mark.deep
-def test_weights_saved_by_torch_are_not_read(detector, tmp_path):
-    torch = pytest.importorskip("torch")
-    buffer = io.BytesIO()
-    torch.save({"a": torch.zeros(1), "b": Trap(tmp_path / "sprung")}, buffer)
-    refused(write(tmp_path / "model", sealed({**detector, "own-arrays.safetensors": buffer.getvalue()})))
-    assert not (tmp_path / "sprung").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.deep
 @pytest.mark.parametrize(("name", "value"), [("width", 10**5), ("width", 10**9), ("depth", 10**9)])
@@ -315,40 +299,35 @@ def test_a_network_of_any_size_takes_no_memory_before_its_weights_are_compared(n
 
 
 @pytest.mark.deep
-def test_a_checkpoint_that_is_a_pickle_is_not_read(trap, tmp_path):
-    pytest.importorskip("torch")
+def test_arrays_and_checkpoints_that_are_pickles_are_not_read(detector, trap, tmp_path):
+    torch = pytest.importorskip("torch")
     from dmrifit.networks.checkpoints import read_state
 
-    for content in (trap, CRAFTED["a header of 2^63 bytes"], header({"__metadata__": {"dmrifit": "[" * 10**5}})):
+    buffer = io.BytesIO()
+    torch.save({"a": torch.zeros(1), "b": trap}, buffer)
+    for content in (pickle.dumps(trap), buffer.getvalue()):
+        refused(write(tmp_path / "model", sealed({**detector, "own-arrays.safetensors": content})))
+    for content in (pickle.dumps(trap), CRAFTED["a header of 2^63 bytes"], header({"__metadata__": {"dmrifit": "[" * 10**5}})):
         path = tmp_path / "state.safetensors"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"is not a whole checkpoint .* remove it to train from the beginning"):
             read_state(path)
 
 
-def test_pickles_in_the_folder_of_a_comparison_are_not_read(tmp_path):
-    folder = StudyFolder(tmp_path)
-    folder.put("one", {"scores": [], "signals": [], "predictions": {"p": {"k": np.zeros(3)}}})
-    assert folder.get("one", arrays=True) is not None
-    np.savez(tmp_path / "cells" / "one.npz", **{"k/p": np.array([Trap(tmp_path / "sprung")], dtype=object)})
-    assert folder.get("one", arrays=True) is None
-    (tmp_path / "cells" / "one.npz").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    assert folder.get("one", arrays=True) is None
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_predictions_that_are_pickles_are_not_read(tmp_path):
+def test_pickles_in_the_folder_of_a_comparison_are_not_read(trap, tmp_path):
     from dmrifit.study.predictions import FolderPredictions
 
-    (tmp_path / "predictions").mkdir()
-    path = tmp_path / "predictions" / "c@p.npz"
-    kept = FolderPredictions(tmp_path)
-    np.savez(path, index=np.array([Trap(tmp_path / "sprung")], dtype=object))
-    for _ in range(2):
+    folder, cell, path = StudyFolder(tmp_path), tmp_path / "cells" / "one.npz", tmp_path / "predictions" / "c@p.npz"
+    folder.put("one", {"scores": [], "signals": [], "predictions": {"p": {"k": np.zeros(3)}}})
+    assert folder.get("one", arrays=True) is not None
+    path.parent.mkdir()
+    archives = (packed({"k/p.npy": array_of(trap)}), packed({"index.npy": array_of(trap)}))
+    for in_cell, in_predictions in (archives, [pickle.dumps(trap)] * 2):
+        cell.write_bytes(in_cell)
+        assert folder.get("one", arrays=True) is None
+        path.write_bytes(in_predictions)
         with pytest.raises(ValueError, match="is damaged"):
-            kept["c", "p"]
-        path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    assert not (tmp_path / "sprung").exists()
+            FolderPredictions(tmp_path)["c", "p"]
 
 
 @pytest.mark.parametrize("name", ["../secret.csv", "/etc/passwd"])

@@ -32,22 +32,18 @@ def test_a_table_names_values_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
+        (None, r"--labels brats2099 is neither.*brats2013 .1 necrosis.*index and name"),
         ("1\ttumour", "row 2: 'tumour' is no tissue known here; name it one of necrosis"),
         ("x\tedema", "row 2: index 'x' must be a whole number above 0"),
         ("0\tedema", "index '0' must be"),
         ("1\tedema\n1\tnecrosis", "names a value twice"),
     ],
 )
-def test_tables_that_name_nothing_are_refused(tmp_path, rows, words):
+def test_tables_and_schemes_that_name_nothing_are_refused(tmp_path, rows, words):
     table = tmp_path / "labels.tsv"
     table.write_text(f"index\tname\n{rows}\n")
     with pytest.raises(ValueError, match=words):
-        named_labels(str(table))
-
-
-def test_an_unknown_scheme_is_refused_with_those_that_are_known():
-    with pytest.raises(ValueError, match=r"--labels brats2099 is neither.*brats2013 .1 necrosis.*index and name"):
-        named_labels("brats2099")
+        named_labels(str(table) if rows else "brats2099")
 
 
 def test_values_without_a_name_are_refused_with_the_readings():

@@ -105,6 +105,9 @@ def test_a_summary_holds_means_sample_deviations_and_medians_of_each_part(tables
             np.testing.assert_allclose(measured, [values.mean(), spread, np.median(values)])
     single = tables["summary"].query("method == 'single experts' and part == 'all'")
     assert (single["n"] == 2 * N).all()
+    assert "±" in format_summary(tables, part="other folds").loc["experts", "f_tumor"]
+    with pytest.raises(ValueError, match="fold 1"):
+        format_summary(tables, part="fold 9")
 
 
 def test_paired_tests_are_scipys_with_the_correction_of_statsmodels(tables):
@@ -187,14 +190,6 @@ def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
     means = tables["cases"].query("method == 'experts'")["difference"]
     assert pair["bias"].item() == pytest.approx(means.mean())
     assert pair["upper"].item() == pytest.approx(means.mean() + 1.96 * means.std())
-
-
-def test_fold_one_is_summarized_apart(tables):
-    summary = tables["summary"].query("method == 'network' and measure == 'volume'").set_index("part")
-    assert summary.loc["all", "n"] == N == summary.loc["fold 1", "n"] + summary.loc["other folds", "n"]
-    assert "±" in format_summary(tables, part="other folds").loc["experts", "f_tumor"]
-    with pytest.raises(ValueError, match="fold 1"):
-        format_summary(tables, part="fold 9")
 
 
 def test_controls_are_repeatable_and_of_sizes_that_experts_chose(study):
