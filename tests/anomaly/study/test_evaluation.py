@@ -22,17 +22,15 @@ from anomaly.study.evaluation import (
 from anomaly.study.scores import RATES, overlap_with_followup
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 
-SHAPE = (18, 20, 16)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 
 
 def test_lesions_are_matched_after_opening(evaluated, row_of):
     cases, maps, _, _, tables = evaluated
     threshold = row_of(tables["thresholds"], method="strong", rule="Otsu")["threshold"]
-    found = [open_map((m > threshold) & case.scored) for m, case in zip(maps["strong"], cases, strict=True)]
-    expected = lesion_scores(
-        [lesion_table(case.lesion & case.scored, one, AFFINE) for case, one in zip(cases, found, strict=True)]
-    )
+    scans = zip(maps["strong"], cases, strict=True)
+    found = [(case, open_map((scores > threshold) & case.scored)) for scores, case in scans]
+    expected = lesion_scores([lesion_table(case.lesion & case.scored, opened, AFFINE) for case, opened in found])
     row = row_of(tables["lesion_scores"], method="strong", rule="Otsu")
     for key, value in expected.items():
         np.testing.assert_allclose(row[key], value, err_msg=key)
