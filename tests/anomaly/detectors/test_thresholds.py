@@ -132,20 +132,16 @@ def test_a_rate_of_false_positives_is_kept_as_closely_as_scores_allow(rate, tied
     assert rate_at(max(lower)) > rate
 
 
-def test_scans_of_all_sizes_count_alike_for_the_rate():
+def test_scans_of_all_sizes_count_alike_for_the_rate_however_scores_are_stored():
+    scores = [np.random.default_rng(seed).integers(0, 200, 300) for seed in range(3)]
+    expected = rate_limits([one.astype(np.float64) for one in scores], [0.0, 0.01, 0.1, 0.5])
+    for kind in (np.uint8, np.uint16, np.int16, np.float32):
+        np.testing.assert_array_equal(rate_limits([one.astype(kind) for one in scores], [0.0, 0.01, 0.1, 0.5]), expected)
     large, small = np.linspace(0, 1, 8000).reshape(20, 20, 20), np.linspace(2, 3, 8).reshape(2, 2, 2)
     limits, realized = rate_limits([large.ravel(), small.ravel()], [0.25, 0.5, 0.75])
     assert limits[0] == pytest.approx(2 + 3 / 7)
     assert limits[2] == pytest.approx(0.5, abs=1e-3)
     np.testing.assert_allclose(realized, [0.25, 0.5, 0.75], atol=1e-9)
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32])
-def test_the_rate_does_not_depend_on_how_scores_are_stored(kind):
-    scores = [np.random.default_rng(seed).integers(0, 200, 300) for seed in range(3)]
-    rates = [0.0, 0.01, 0.1, 0.5]
-    expected = rate_limits([one.astype(np.float64) for one in scores], rates)
-    np.testing.assert_array_equal(rate_limits([one.astype(kind) for one in scores], rates), expected)
 
 
 def test_a_map_without_differences_is_empty_under_rules_without_labels():
@@ -246,8 +242,7 @@ def test_a_guarantee_holds_over_draws_of_scans(counted):
 
 def test_too_few_scans_give_no_guarantee_and_no_number():
     maps = maps_of(np.random.default_rng(0), 9)
-    rule = HealthyScanThreshold(0.9)
-    assert np.isfinite(rule.fit(maps).threshold_)
+    assert np.isfinite(HealthyScanThreshold(0.9).fit(maps).threshold_)
     few = HealthyScanThreshold(0.9)
     with pytest.raises(ValueError, match=r"no guarantee at this level with 8 scans: 0.9 needs 9 .* at best 8/9"):
         few.fit(maps[:8])
@@ -315,10 +310,7 @@ def test_maps_that_cannot_be_opened_are_refused(binary, size, message):
         open_map(binary, size)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [(np.uint8, np.float32), (bool, np.float32), (np.float32, np.float32), (float, float)],
-)
+@pytest.mark.parametrize(("dtype", "expected"), [(np.uint8, np.float32), (bool, np.float32), (np.float32,) * 2, (float,) * 2])
 def test_scores_become_floating_point_and_keep_their_precision(dtype, expected):
     values = np.arange(24).reshape(GRID).astype(dtype)
     (scan,) = scored_scans([values])
@@ -366,11 +358,7 @@ def test_a_fitted_rule_is_its_class_its_parameters_and_its_threshold():
     # The highest of 60 scores is the only one above the second highest.
     ranks = np.arange(60.0).reshape(SMALL)
     rule = HealthyRateThreshold(1 / 60).fit([ranks])
-    assert encoded_rule(rule) == {
-        "rule": "HealthyRateThreshold",
-        "parameters": {"rate": 1 / 60},
-        "fitted": {"threshold_": 58.0},
-    }
+    assert encoded_rule(rule) == altered("HealthyRateThreshold", {"rate": 1 / 60}, threshold_=58.0)
     assert encoded_rule(FixedThreshold(2.5).fit(MAPS)) == FIXED
 
 

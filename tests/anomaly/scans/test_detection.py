@@ -210,13 +210,10 @@ def test_healthy_scans_keep_their_figures_in_a_file():
         HealthyScans.from_dict({"scans": [{"share": 0.1}], "spread": None})
 
 
-def test_anomalies_are_counted_by_healthy_scan():
+def test_anomalies_are_counted_by_healthy_scan_and_intervals_are_over_scans():
     counts = [replace(scan, n_components=n) for scan, n in zip(healthy_scans(3).scans, (0, 2, 0), strict=True)]
     assert HealthyScans(tuple(counts)).anomalies_per_scan == pytest.approx(2 / 3)
     assert HealthyScans(()).anomalies_per_scan is None
-
-
-def test_intervals_are_over_scans():
     mean, low, high = mean_over_scans([0.0, 0.02, 0.01, 0.01])
     assert mean == pytest.approx(0.01)
     assert 0 <= low < mean < high <= 0.02
@@ -241,12 +238,8 @@ def recorded(images):
     return TrainingScans.of(scans, images)
 
 
-@pytest.fixture
-def record(images):
-    return recorded(images[:2])
-
-
-def test_scans_patients_and_preparation_of_a_training_are_known_again(record, images):
+def test_scans_patients_and_preparation_of_a_training_are_known_again(images):
+    record = recorded(images[:2])
     # A known file under another name, a known patient with another file, and neither.
     assert record.overlap([images[0], images[2], images[2]], ["other", "p2", "p3"]) == [0, 1]
     assert record.remarks == ("3 volumes",)
@@ -257,7 +250,8 @@ def test_scans_patients_and_preparation_of_a_training_are_known_again(record, im
     assert not set(recorded(images[1:]).patients) & set(record.patients)
 
 
-def test_a_model_file_names_no_patient(record):
+def test_a_model_file_names_no_patient(images):
+    record = recorded(images[:2])
     content = plain_record(record)
     assert TrainingScans.from_dict(content) == record
     assert "p1" not in str(content["patients"])
@@ -265,14 +259,10 @@ def test_a_model_file_names_no_patient(record):
     assert hashlib.sha256(b"p1").hexdigest() not in content["patients"]
     with pytest.raises(RefusedError, match="unknown or missing"):
         TrainingScans.from_dict(content | {"names": []})
-
-
-def test_files_with_plain_digests_are_read(record, images):
-    content = plain_record(record)
-    del content["salt"]
+    # Files with plain digests are read.
     content["patients"] = [hashlib.sha256(name.encode()).hexdigest() for name in ("p1", "p2")]
-    first = TrainingScans.from_dict(content)
-    assert first.overlap([images[2], images[2]], ["p2", "p3"]) == [0]
+    del content["salt"]
+    assert TrainingScans.from_dict(content).overlap([images[2], images[2]], ["p2", "p3"]) == [0]
 
 
 def test_lesions_are_listed_the_largest_first_in_world_coordinates():

@@ -194,23 +194,14 @@ def test_powder_averages_of_all_shells_are_channels(head):
     assert again.protocol.b.tolist() == pytest.approx(scan.protocol.b.tolist(), rel=0.02)
     one = head.prepare(series, Protocol(b), directions="powder", b=2500)
     np.testing.assert_allclose(one.case.signal[..., 0], high, atol=1e-6)
-
-
-def test_volumes_between_shells_are_named(head):
+    # Volumes between shells are named.
+    assert head.prepare(directions="powder").notes["unused"] == ""
     b = head.protocol.b.copy()
-    assert head.prepare(protocol=Protocol(b), directions="powder").notes["unused"] == ""
     b[-2:] = 1080
     scan = head.prepare(protocol=Protocol(b), directions="powder")
     assert len(scan.protocol) == 1
     assert scan.notes["unused"].startswith("outside the shells of the powder averages and not used: 2 volumes")
     assert scan.notes["unused"].endswith("b = 1080 s/mm²")
-
-
-def test_the_fitted_directions_are_found_in_another_order(head):
-    fitted = head.prepare()
-    order = np.random.default_rng(3).permutation(len(head.protocol))
-    again = head.prepare(head.series[..., order], head.protocol.take(order), fitted=fitted.protocol)
-    np.testing.assert_array_equal(again.case.signal, fitted.case.signal)
 
 
 def test_one_shell_of_several_is_taken(head):
@@ -230,7 +221,10 @@ def test_one_shell_of_several_is_taken(head):
         far.prepare(fitted=fitted)
 
 
-def test_voxels_without_signal_at_b_0_leave_the_brain_instead_of_dividing(head):
+def test_voxels_without_signal_at_b_0_leave_the_brain_and_signals_above_it_are_limited_and_told(head):
+    protocol = Protocol(np.roll(head.bval, 3), directions=np.roll(head.bvec, 3, axis=0))
+    with pytest.warns(UserWarning, match="are above that at b = 0 where that is high; check that the b-values"):
+        assert head.prepare(protocol=protocol).case.signal.max() == 1
     series = head.series.copy()
     dark = np.argwhere(head.brain)[100:130]
     series[tuple(dark.T)] = 0.3
@@ -241,13 +235,6 @@ def test_voxels_without_signal_at_b_0_leave_the_brain_instead_of_dividing(head):
     assert not scan.case.signal[tuple(dark.T)].any()
     assert np.isfinite(scan.case.signal).all()
     assert scan.case.signal.max() <= 1
-
-
-def test_signals_above_that_at_b_0_are_limited_and_many_of_them_are_told(head):
-    protocol = Protocol(np.roll(head.bval, 3), directions=np.roll(head.bvec, 3, axis=0))
-    with pytest.warns(UserWarning, match="are above that at b = 0 where that is high; check that the b-values"):
-        scan = head.prepare(protocol=protocol)
-    assert scan.case.signal.max() == 1
 
 
 def test_the_brain_is_found_when_no_mask_is_given():
@@ -334,10 +321,14 @@ def test_directions_beside_the_image_count_when_b_values_lie_elsewhere(tmp_path,
     np.testing.assert_array_equal(prepare_scan(path, bval=tmp_path / "other.bval", mask=False).case.directions, expected)
 
 
-def test_unknown_directions_are_told_where_those_of_the_detector_are_known(head):
+def test_the_fitted_directions_are_found_in_another_order_and_unknown_ones_are_told(head):
+    fitted = head.prepare()
+    order = np.random.default_rng(3).permutation(len(head.protocol))
+    again = head.prepare(head.series[..., order], head.protocol.take(order), fitted=fitted.protocol)
+    np.testing.assert_array_equal(again.case.signal, fitted.case.signal)
     without = Protocol(head.bval)
     with pytest.warns(UserWarning, match="its directions are not known, and are assumed to be those"):
-        scan = head.prepare(protocol=without, fitted=head.prepare().protocol)
+        scan = head.prepare(protocol=without, fitted=fitted.protocol)
     assert scan.case.directions is None
     head.prepare(protocol=without, fitted=head.prepare(protocol=without).protocol)
 
@@ -386,6 +377,10 @@ def test_maps_are_those_of_known_tensors():
     expected = np.sqrt(1.5 * ((tensors - mean[:, None]) ** 2).sum(axis=1) / (tensors**2).sum(axis=1))
     np.testing.assert_allclose(md.ravel(), mean, rtol=1e-3)
     np.testing.assert_allclose(fa.ravel(), expected, atol=2e-3)
+    with pytest.raises(ValueError, match="does not fit"):
+        diffusion_maps(signal[..., :29], PROTOCOL, np.ones((4, 1, 1), bool))
+    with pytest.raises(ValueError, match="at least 6 directions"):
+        estimate_tissue(signal, Protocol(np.full(30, 1000.0)), np.ones((4, 1, 1), bool))
 
 
 def test_tissues_are_told_apart_and_nothing_lies_outside_the_brain():
@@ -425,11 +420,3 @@ def test_labels_of_other_programs_get_the_numbers_of_this_one():
         relabel_tissue(labels)
     with pytest.raises(ValueError, match="without white and gray matter"):
         relabel_tissue(np.array([0, 3]))
-
-
-def test_errors_name_what_is_wrong():
-    signal, brain = np.full((2, 2, 2, 30), 0.5), np.ones((2, 2, 2), bool)
-    with pytest.raises(ValueError, match="does not fit"):
-        diffusion_maps(signal[..., :29], PROTOCOL, brain)
-    with pytest.raises(ValueError, match="at least 6 directions"):
-        estimate_tissue(signal, Protocol(np.full(30, 1000.0)), brain)

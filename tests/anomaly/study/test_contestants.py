@@ -70,20 +70,6 @@ def test_rules_are_new_ones_that_know_the_size_of_voxels():
     assert with_spacing["a"]["pool"].spacing == 2.4
 
 
-def test_with_validation_the_threshold_is_theirs_alone(cohort, row_of):
-    cases, maps, healthy, free = cohort(34)
-    rules = {"rate": HealthyRateThreshold(0.05)}
-    tables = evaluate_detectors(
-        cases, maps, healthy=healthy[:1], healthy_maps={k: v[:1] for k, v in free.items()},
-        validation=healthy[1:], validation_maps={k: v[1:] for k, v in free.items()}, rules=rules, controls=False,
-    )  # fmt: skip
-    limit = HealthyRateThreshold(0.05).fit(free["strong"][1:], [case.scored for case in healthy[1:]]).threshold_
-    row = row_of(tables["thresholds"], method="strong")
-    assert (row["threshold"], row["n_fitted"]) == (limit, 3)
-    rate = (free["strong"][0][healthy[0].scored] > limit).mean()
-    assert row_of(tables["healthy"], method="strong")["false_positive_rate"] == pytest.approx(rate)
-
-
 def test_rules_may_be_for_some_methods_only_and_masks_are_taken_as_given(cohort, row_of):
     cases, maps, _, _ = cohort(35)
     maps["mask"] = [case.lesion for case in cases]
