@@ -53,15 +53,10 @@ def test_parts_are_made_once_and_one_of_another_size_ends_the_run(tmp_path):
     assert made == [1, 2]
 
 
-def sizes(chosen):
-    """Give the size of a run."""
-    return {"is_small": chosen.quick}
-
-
 def test_a_result_holds_its_command_as_it_was_given(tmp_path, monkeypatch):
     out = tmp_path / "sizes.json"
     monkeypatch.setattr(sys, "argv", ["sizes", "--quick", "--out", str(out)])
-    runs.main(sizes, out, markdown=lambda _: "")
+    runs.main(lambda chosen: {"is_small": chosen.quick}, out, markdown=lambda _: "")
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["is_small"]
     assert sorted(result["command"].split()[3:]) == sorted(["--quick", "--out", str(out)])

@@ -101,8 +101,7 @@ def test_without_the_libraries_of_pages_there_is_only_the_table(contents, tmp_pa
 @pytest.mark.parametrize(("words", "synthetic"), [("true false", [True, False]), ("false n/a", [False, False])])
 def test_what_is_shown_of_simulation_follows_the_table(done, tmp_path, ball, words, synthetic):
     table, out = tmp_path / "cases.tsv", tmp_path / "placed"
-    first, second = words.split()
-    table.write_text(f"name\ttumor\tsynthetic\none\tball.nii.gz\t{first}\ntwo\tball.nii.gz\t{second}\n")
+    table.write_text("name\ttumor\tsynthetic\none\tball.nii.gz\t{}\ntwo\tball.nii.gz\t{}\n".format(*words.split()))
     text = done("place", table, "--out", out)
     assert [content_of(out / name)["synthetic"] for name in ("one", "two")] == synthetic
     assert ("synthetic cases: no clinical result" in text) == any(synthetic)
@@ -248,7 +247,7 @@ def test_a_tumor_of_edema_with_stray_enhancing_voxels_gets_a_box_by_flair_target
     assert "has 0.005 mL of 24.3 mL labeled, less than the smallest volume of 6 mL: --flair-target" in text
 
 
-def test_a_hand_made_pose_is_evaluated_and_moved(done, tmp_path, ball):
+def test_a_hand_made_pose_is_evaluated_and_moved(done, refused, tmp_path, ball):
     np.savetxt(tmp_path / "move.txt", [[0, -1, 0, 80], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     words = ("prescribe", ball, "--center", "40,40,40", "--size", "10,20,20", "--out", tmp_path / "voxel")
     shift = ("--ppm=-1,1", "--percent-per-ppm", 3)
@@ -258,6 +257,7 @@ def test_a_hand_made_pose_is_evaluated_and_moved(done, tmp_path, ball):
     content = content_of(tmp_path / "voxel")
     box = Voxel(content["ras"]["center_mm"], content["size_mm"], content["ras"]["angles_deg"])
     assert box.dice(Voxel((40, 40, 40), (20, 10, 20))) == pytest.approx(1)
+    assert "overwrite" in refused(*words)
     assert content["displacement"]["percent_per_ppm"] == [3, 3, 3]
 
 
@@ -289,15 +289,6 @@ def test_distance_to_what_is_excluded_is_measured_and_flagged(done, tmp_path, ba
     assert len(content["flags"]) == n_flags
     assert all(flag in text.splitlines()[0] for flag in content["flags"])
     assert text.splitlines()[-1] == f"flagged: {n_flags} of 1"
-
-
-def test_a_prescription_is_replaced_only_on_request(done, refused, tmp_path, ball):
-    words = ("prescribe", ball, "--center", "40,40,40", "--no-figure", "--out", tmp_path / "voxel", "--size")
-    done(*words, "20,20,20")
-    assert "overwrite" in refused(*words, "10,20,20")
-    assert content_of(tmp_path / "voxel")["volume_ml"] == pytest.approx(8)
-    done(*words, "10,20,20", "--overwrite")
-    assert content_of(tmp_path / "voxel")["volume_ml"] == pytest.approx(4)
 
 
 def test_a_bad_reason_to_force_is_refused_before_any_work(refused, tmp_path, ball):

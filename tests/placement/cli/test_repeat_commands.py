@@ -10,6 +10,7 @@ import pytest
 from moved_heads import AFFINE, SHAPE, head_signals, moved
 
 from placement import Voxel, read_voxel
+from placement.exchange import voxel_files
 from placement.exchange.tables import BOX as NUMBERS
 
 pytest.importorskip("SimpleITK")
@@ -122,6 +123,13 @@ def test_visits_that_lack_a_file_are_listed_before_others_are_repeated(run, done
     assert f"error: {tmp_path / 'visits.tsv'}, row 2: {missing}" in error
     assert text.startswith(f"failed: three: {tmp_path / 'visits.tsv'}, row 3: {missing}")
     assert Path("out/one/repeat.json").exists()
+
+
+def test_boxes_of_another_frame_of_reference_are_refused(refused, monkeypatch):
+    scan = voxel_files.VoxelFile(BOX, "Siemens DICOM", frame="1.2.3")
+    monkeypatch.setattr(voxel_files, "read_voxel_file", lambda path: scan)
+    Path("old.json").write_text(json.dumps({"FrameOfReferenceUID": "1.2.4"}))
+    assert "has the frame of reference 1.2.3" in refused("repeat", *FILES, "--out", "out")
 
 
 OLD, CASE, NEW = FILES

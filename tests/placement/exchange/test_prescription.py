@@ -187,6 +187,7 @@ def test_nothing_is_replaced_unasked(written, scene):
     ("change", "words"),
     [
         ({"name": "a/b"}, "plain file name"),
+        ({"force": "x\nlr_size : 90"}, "one line of printable text"),
         ({"ppm_range": (0, 1)}, "both ppm_range"),
         ({"ppm_range": (1, 0), "percent_per_ppm": 1}, "one that is not below it, got"),
         ({"ppm_range": (0, 1), "percent_per_ppm": -1}, "0 or more"),
