@@ -1,4 +1,4 @@
-"""Programs on a machine that does not go along, large input, and the judges of what comes of it; `make faults` tries it all."""
+"""Unwilling machines, large input, spoiled model files, and the judges of what comes of them; `make faults` tries it all."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import driver
+import fuzz_models
 import pytest
 import run_machine
 from commands import LONG
@@ -199,3 +200,33 @@ def test_each_kind_of_defect_planted_in_a_program_is_a_complaint(name, tmp_path,
 
 def test_another_result_of_an_accepted_input_is_silent(tmp_path, monkeypatch):
     assert kinds(toy_complaints(monkeypatch, tmp_path, lambda: ends(0), "accepted", "same", "")) == {"silent"}
+
+
+@pytest.mark.parametrize(("kind", "step"), [("RFR", 29), ("LR", 5), ("slNN", 40)])
+def test_a_spoiled_model_file_is_refused_or_changes_nothing(kind, step):
+    outcomes = fuzz_models.tried(kind, step=step)
+    assert len(outcomes) >= 8
+    assert [one for one in outcomes if one[1] not in fuzz_models.FINE] == []
+    assert "refused" in {outcome for _, outcome in outcomes}
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [("os.abort()", "crash -6"), ("time.sleep(60)", "hang")]
+)
+def test_a_crash_or_hang_of_the_child_is_an_outcome(fault, outcome, monkeypatch, tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "first = int(sys.argv[3])\n"
+        "for number in range(first, 3):\n"
+        "    print('fuzzed:', f'[{number}, \"array {number}\"]', flush=True)\n"
+        "    if number == 1:\n"
+        f"        {fault}\n"
+        "    print('fuzzed:', '\"refused\"', flush=True)\n"
+    )
+    monkeypatch.setattr(fuzz_models, "__file__", str(script))
+    assert fuzz_models.tried("LR", longest_s=5) == [
+        ("array 0", "refused"),
+        ("array 1", outcome),
+        ("array 2", "refused"),
+    ]
