@@ -130,8 +130,6 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
         loaded.restore(facts, wrong)
 
 
-# Templates: what a scan is compared with, never itself
-
 @pytest.fixture(scope="module")
 def aligned():
     return AlignedScans.learn([look_of(scan, MASK) for scan in people(5, 0)], 2.0, np.arange(5))

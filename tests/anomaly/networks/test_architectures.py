@@ -133,9 +133,6 @@ def test_mixing_is_a_convolution_of_one_voxel():
     torch.testing.assert_close(mix(volume.contiguous(memory_format=torch.channels_last_3d)), known)
 
 
-# Losses
-
-
 def random(*shape, seed=0):
     return torch.as_tensor(np.random.default_rng(seed).normal(size=shape), dtype=torch.float64)
 

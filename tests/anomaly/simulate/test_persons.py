@@ -192,9 +192,6 @@ def test_patients_have_the_anomalies_of_each_generator(name):
         assert np.median(change[case.brain]) < 1e-3
 
 
-# Brains and their signals
-
-
 def maps_of(standard, repeats=1):
     """Make maps of tissue from a standard head, of voxels that are so many times finer."""
     matter = standard.head.matter
