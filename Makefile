@@ -23,7 +23,7 @@ help:
 	@echo "make test        all tests except the slow ones, with lint, types and docstrings"
 	@echo "make test-slow   the slow tests"
 	@echo "make faults      all faulty inputs of tests/faults, spoiled model files, large input, commands killed at fifty moments (hours)"
-	@echo "make audit       what the project depends on: versions, newer ones, licenses, known advisories"
+	@echo "make audit       what the project depends on: newer versions, pins, licenses, known advisories where pip-audit is installed"
 	@echo "make docs        the documentation, in build/docs/html"
 	@echo "make wheels      build the wheel, install it into clean environments and try it, alone and with each extra"
 	@echo "make clean       remove what the commands above made, except .venv"
@@ -52,7 +52,9 @@ faults: environment-test
 	DMRIFIT_FAULTS=all .venv/bin/python -m pytest tests/faults/test_determinism.py -k without_vectors
 
 audit: environment-test
-	.venv/bin/python tests/security/audit.py
+	.venv/bin/python -m pip list --outdated
+	.venv/bin/python -m pytest -q tests/security/test_dependencies.py
+	! command -v pip-audit || pip-audit --no-deps -r constraints.txt
 
 docs: environment-test
 	.venv/bin/python examples/docs/build.py

@@ -1,16 +1,19 @@
-"""The claims of Macarro et al., from made-up studies in which each holds, fails or is open."""
+"""The claims of Macarro et al., from made-up studies in which each holds, fails or is open, and their long run."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import _boards as claim_boards
 from benchmarks.claims.claim_board import (
     BOARD_COLUMNS,
     EQUAL,
     FAILS,
+    FIGURE_COLUMNS,
     HOLDS,
     NOT_SIMULATED,
     OPEN,
@@ -23,6 +26,7 @@ from benchmarks.claims.macarro.board import (
     claims_board,
     decide_claims,
 )
+from benchmarks.prediction import bench_claims
 
 METRICS = ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
 ALGORITHMS = ("LR", "GBR", "mlNN")
@@ -64,61 +68,37 @@ def amount(world, metric, strategy, cohort, algorithm, size, k):
     return level * (1 + 0.01 * k) * (1 + apart * place)
 
 
-def study(seed=0, region="body", difficulty="mixed", *, sizes=SIZES, n=8, cohorts=COHORTS, scored="lesion", **changes):
+def study(seed=0, region="body", difficulty="mixed", **changes):
     """Make an evaluation up."""
     world = {**HOLDING, **changes}
     scores, signals = [], []
-    cells = itertools.product(cohorts, STRATEGIES, (*ALGORITHMS, "constant"), sizes, range(n))
+    cells = itertools.product(COHORTS, STRATEGIES, (*ALGORITHMS, "constant"), SIZES, range(8))
     for cohort, strategy, algorithm, size, k in cells:
-        control = algorithm == "constant"
-        if control and size != max(sizes):
+        control, r = algorithm == "constant", world["metric_r"][strategy]
+        if control and size != max(SIZES):
             continue
         keys = {"cohort": cohort, "patient": f"{cohort}p{k}", "strategy": strategy, "algorithm": algorithm}
         keys |= {"train_on": "same", "n_train": size, "repeat": 0, "estimator": f"{strategy} {algorithm}"}
         for metric in METRICS:
             value = 99.0 if control else amount(world, metric, strategy, cohort, algorithm, size, k)
             value *= 1 + 0.001 * seed
-            scores.append(
-                {
-                    **keys,
-                    "metric": metric,
-                    "bias": value * (-1) ** (k // 2),
-                    "dispersion": 3 * value,
-                    "median_abs_error": 2 * value,
-                    "pearson": 0.0 if control else world["metric_r"][strategy],
-                    "median_abs_error_truth": 2 * value,
-                    "pearson_truth": world["metric_r"][strategy],
-                }
-            )
-        for contrast in ("b100_te105", "b1600_te120", "all unseen"):
-            error = 9.0 if control else world["signal_error"] * (1 + 0.01 * k)
-            signals.append(
-                {
-                    **keys,
-                    "contrast": contrast,
-                    "relative_error": error,
-                    "pearson": 0.99 if contrast == "all unseen" else world["signal_r"],
-                }
-            )
+            row = {"metric": metric, "bias": value * (-1) ** (k // 2), "dispersion": 3 * value, "pearson": 0.0 if control else r}
+            row |= dict.fromkeys(("median_abs_error", "median_abs_error_truth"), 2 * value)
+            scores.append(keys | row | {"pearson_truth": r})
+        error = 9.0 if control else world["signal_error"] * (1 + 0.01 * k)
+        for contrast, signal_r in (("b100_te105", None), ("b1600_te120", None), ("all unseen", 0.99)):
+            signals.append(keys | {"contrast": contrast, "relative_error": error, "pearson": signal_r or world["signal_r"]})
     simulation = None if difficulty is None else {"difficulty": difficulty, "seed": seed}
-    return SimpleNamespace(
-        scores=pd.DataFrame(scores),
-        signals=pd.DataFrame(signals),
-        study={
-            "settings": {"seed": seed, "train_mask": region, "score_mask": scored},
-            "cohorts": {name: {"synthetic": difficulty is not None, "simulation": simulation} for name in cohorts},
-        },
-    )
+    settings = {"seed": seed, "train_mask": region, "score_mask": "lesion"}
+    cohorts = {name: {"synthetic": difficulty is not None, "simulation": simulation} for name in COHORTS}
+    described = {"settings": settings, "cohorts": cohorts}
+    return SimpleNamespace(scores=pd.DataFrame(scores), signals=pd.DataFrame(signals), study=described)
 
 
-def studies(seeds=1, regions=("body", "lesion"), difficulties=("easy", "mixed"), changed=lambda r, d: True, **changes):
-    """Make studies of several seeds and conditions; the changes are made where `changed` says."""
-    return [
-        study(seed, region, difficulty, **(changes if changed(region, difficulty) else {}))
-        for seed in range(seeds)
-        for region in regions
-        for difficulty in difficulties
-    ]
+def studies(regions=("body", "lesion"), difficulties=("easy", "mixed"), changed=lambda r, d: True, **changes):
+    """Make studies of several conditions; the changes are made where `changed` says."""
+    places = itertools.product(regions, difficulties)
+    return [study(0, *place, **(changes if changed(*place) else {})) for place in places]
 
 
 def measured(**changes):
@@ -252,17 +232,13 @@ def test_claims_about_strategies_that_depend_on_the_training_region_say_so(numbe
     assert row["reason"].startswith("missing: synthetic easy, trained on lesion; synthetic mixed, trained on lesion")
 
 
-def readings_of(row):
-    return dict(line.split(": ", 1) for line in row["readings"].split("\n"))
-
-
 def test_maps_against_the_truth_are_another_reading():
     evaluations = measured()
     for evaluation in evaluations:
         swapped = evaluation.scores["strategy"].map({"s2s": 0.6, "m2m": 0.3})
         evaluation.scores["median_abs_error_truth"] = swapped
         evaluation.scores["pearson"] = 0.5
-    readings = readings_of(verdict_of(10, evaluations))
+    readings = dict(line.split(": ", 1) for line in verdict_of(10, evaluations)["readings"].split("\n"))
     assert readings == {"median abs(E)": HOLDS, "r": EQUAL, "median abs(E) against the truth": FAILS}
 
 
@@ -340,3 +316,47 @@ def test_figures_can_be_computed_again_in_a_line():
         (row,) = found.loc[[tuple(key)]].itertuples()
         assert value is None or row.value == pytest.approx(value), key
         assert limit is None or row.limit == pytest.approx(limit), key
+
+
+SCORES = pd.DataFrame(
+    [
+        {"n_train": n, "cohort": "A", "strategy": "s2s", "algorithm": name, "metric": metric, "bias": bias}
+        for n, metric in ((2, "K"), (5, "K"), (5, "f"), (5, "S0"))
+        for name, bias in zip(("LR", "RFR", "ETR", "constant"), (0.1, -0.2, 0.3, 9), strict=True)
+    ]
+).assign(dispersion=lambda table: table["n_train"], pearson=0.5, pearson_truth=0.4)
+
+
+def figures_of(board):
+    """Make up the figures of claim 1: the error of signals, and no scores of the body."""
+    place = f"synthetic {board.preset}, trained on {board.region}"
+    error = 0.08 + 1e-3 * board.seed
+    rows = [
+        (1, "lesion", place, str(board.seed), "c1", "mean abs(E)", error, "<", 0.12, "", "signal_error"),
+        (1, "body", place, str(board.seed), "", "scores", math.nan, "", math.nan, "", ""),
+    ]
+    return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
+
+
+def test_figures_read_from_files_are_those_of_the_boards(monkeypatch, tmp_path):
+    def made_up(preset, region, seed, *_, **__):
+        study = {"versions": {}, "seconds": 1.0}
+        return SimpleNamespace(study=study, scores=SCORES, preset=preset, region=region, seed=seed)
+
+    monkeypatch.setattr(bench_claims, "run_board", made_up)
+    monkeypatch.setattr(bench_claims, "claim_figures", figures_of)
+    paths = bench_claims.finished(range(10), tmp_path, tmp_path, {})
+    figures = claim_boards.read_tables(paths, "figures")
+    places = [(preset, region, seed) for seed in range(10) for preset, region in bench_claims.CONDITIONS]
+    direct = [figures_of(made_up(*place)) for place in places]
+    expected = pd.concat(direct, ignore_index=True)
+    pd.testing.assert_frame_equal(figures[list(expected)], expected, check_dtype=False)
+    row = decide_claims(figures).iloc[0]
+    assert (row["verdict"], row["n_runs"]) == (HOLDS, 10)
+    assert row["readings"] == "lesion: holds\nbody: cannot be told"
+
+
+def test_algorithms_are_ranked_without_controls_by_what_most_patients_gave():
+    ranks = bench_claims.ranked_scores(SimpleNamespace(scores=SCORES)).set_index("algorithm")
+    assert ranks["abs_bias"].to_dict() == pytest.approx({"LR": 0.1, "RFR": 0.2, "ETR": 0.3})
+    assert set(ranks["dispersion"]) == {5}

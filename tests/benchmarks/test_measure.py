@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ import pytest
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from benchmarks.costs.bench_scale import slopes
-
-BENCHMARKS = sorted(Path(measure.__file__).parent.rglob("bench_*.py"))
 
 
 def test_the_origin_names_command_code_and_packages():
@@ -29,11 +26,6 @@ def test_tiny_sizes_need_a_file_of_their_own(tmp_path):
     with pytest.raises(SystemExit):
         measure.chosen(parser, ["--quick"], tmp_path / "x.json")
     assert measure.chosen(parser, [], tmp_path / "x.json").out == tmp_path / "x.json"
-
-
-@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
-def test_no_benchmark_writes_its_command_by_hand(path):
-    assert '"command":' not in path.read_text(encoding="utf-8")
 
 
 def test_slopes_are_the_exponents_of_powers():

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from killing import PROGRAMS
@@ -135,15 +136,16 @@ def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Calla
     return declare
 
 
-def run_program(folder: Path, line: str) -> None:
-    """Run a command, as one would type it and without a word, in a folder of good files."""
-    arguments = sys.argv
-    sys.argv = shlex.split(line)
-    try:
-        with contextlib.chdir(folder), contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+def after(prepare: Callable[[Path], None], line: str) -> Callable[[Path], None]:
+    """Give a function that makes good files, and those of a command that has run among them."""
+
+    def made(folder: Path) -> None:
+        prepare(folder)
+        words = mock.patch.object(sys, "argv", shlex.split(line))
+        with words, contextlib.chdir(folder), contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
             main_of(sys.argv[0])()
-    finally:
-        sys.argv = arguments
+
+    return made
 
 
 def load_entries() -> dict[str, Entry]:

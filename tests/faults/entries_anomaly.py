@@ -10,7 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import command, entry, function, run_program
+from driver import after, command, entry, function
 
 import anomaly
 from dmrifit import load_model, save_model
@@ -62,12 +62,7 @@ command(
 )
 
 
-def detected(folder: Path) -> None:
-    """The same with a run that has finished."""
-    learned(folder)
-    run_program(folder, f"dmrifit-anomaly detect model.dmrifit gliomas.tsv {DETECT}")
-
-
+detected = after(learned, f"dmrifit-anomaly detect model.dmrifit gliomas.tsv {DETECT}")
 command(
     "dmrifit-anomaly detect again", detected, f"detect model.dmrifit gliomas.tsv {DETECT}", found("found"),
     kept=("found/*", "found/*/*"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import command, function, run_program
+from driver import after, command, function
 
 import metastasis
 from dmrifit import save_model
@@ -42,10 +42,7 @@ def trained(folder: Path) -> None:
 SEGMENT = "--no-figure --device cpu --out found"
 
 
-def segmented(folder: Path) -> None:
-    """The same with a run that has finished."""
-    trained(folder)
-    run_program(folder, f"dmrifit-metastasis segment model.dmrifit cases.tsv {SEGMENT}")
+segmented = after(trained, f"dmrifit-metastasis segment model.dmrifit cases.tsv {SEGMENT}")
 
 
 def found(place: Path) -> dict[str, Any]:

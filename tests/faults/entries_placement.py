@@ -8,7 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import command, function, run_program
+from driver import after, command, function
 
 import placement
 from dmrifit import load_model, save_model
@@ -81,14 +81,8 @@ command(
 )
 
 
-def resumed(folder: Path) -> None:
-    """The same with a run that has finished."""
-    tumors(folder)
-    run_program(folder, f"dmrifit-placement place cases.tsv --out placed {OPTIONS}")
-
-
 command(
-    "dmrifit-placement place again", resumed, f"place cases.tsv --out placed {OPTIONS}", placed,
+    "dmrifit-placement place again", after(tumors, f"dmrifit-placement place cases.tsv --out placed {OPTIONS}"), f"place cases.tsv --out placed {OPTIONS}", placed,
     kept=("placed/*", "placed/*/*"),
 )
 

@@ -33,22 +33,28 @@ GRID = (256, 256, 64)  # with 256 measurements of 4 bytes: 4.3 GB
 BLOCK = 16  # voxels along the edges of what holds a signal in each slice
 
 
-def write_image(path: Path, grid: tuple[int, int, int], b: np.ndarray, seed: int = 0) -> None:
-    """Write an image that holds a signal in a block of each slice; of the zeros nothing is stored on the disk."""
-    header = nib.Nifti1Image(np.zeros((1, 1, 1, len(b)), np.float32), np.eye(4)).header.copy()
-    header.set_data_shape((*grid, len(b)))
+def write_sparse(path: Path, block: tuple[slice, ...], values: np.ndarray, grid: tuple[int, ...]) -> None:
+    """Write an image that is 0 but for a block; of the zeros nothing is stored on the disk."""
+    n = values.shape[-1]
+    header = nib.Nifti1Image(np.zeros((1, 1, 1, n), values.dtype), np.eye(4)).header.copy()
+    header.set_data_shape((*grid, n))
     header["vox_offset"], header["magic"] = 352, b"n+1"
+    with path.open("wb") as file:
+        header.write_to(file)
+        file.truncate(352 + values.itemsize * int(np.prod(grid)) * n)
+    stored = np.memmap(path, values.dtype, "r+", offset=352, shape=(*grid, n), order="F")
+    stored[block] = values
+    stored.flush()
+
+
+def write_image(path: Path, grid: tuple[int, int, int], b: np.ndarray, seed: int = 0) -> None:
+    """Write an image that holds a signal in a block of each slice."""
     shape = (min(BLOCK, grid[0]), min(BLOCK, grid[1]), grid[2])
     block = tuple(slice((n - edge) // 2, (n - edge) // 2 + edge) for n, edge in zip(grid, shape, strict=True))
     rng = np.random.default_rng(seed)
     truth = rng.uniform((50, 0.5), (90, 2), (int(np.prod(shape)), 2))
     signals = MODELS["adc"].signal(truth, Protocol(b)) + rng.normal(scale=0.5, size=(len(truth), len(b)))
-    with path.open("wb") as file:
-        header.write_to(file)
-        file.truncate(352 + 4 * int(np.prod(grid)) * len(b))
-    stored = np.memmap(path, np.float32, "r+", offset=352, shape=(*grid, len(b)), order="F")
-    stored[block] = signals.reshape(*shape, len(b))
-    stored.flush()
+    write_sparse(path, block, signals.reshape(*shape, len(b)).astype(np.float32), grid)
     np.savetxt(path.with_suffix(".bval"), b[None], fmt="%g")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from run_scale import write_sparse
 
 import dmrifit
 from dmrifit import MODELS, Protocol
@@ -50,19 +51,6 @@ print(more, status("VmHWM") - before)
 """
 
 
-def write_sparse(path, grid, n, block, values):
-    """Write an uncompressed int16 image that is 0 but for a block; of the zeros nothing is stored on the disk."""
-    header = nib.Nifti1Image(np.zeros((1, 1, 1, n), np.int16), np.eye(4)).header.copy()
-    header.set_data_shape((*grid, n))
-    header["vox_offset"], header["magic"] = 352, b"n+1"
-    with path.open("wb") as file:
-        header.write_to(file)
-        file.truncate(352 + 2 * int(np.prod(grid)) * n)
-    stored = np.memmap(path, np.int16, "r+", offset=352, shape=(*grid, n), order="F")
-    stored[block] = values
-    stored.flush()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An image of 1 GB, a mask of a few voxels, and a small image of the same measurements."""
@@ -76,7 +64,7 @@ def folder(tmp_path_factory):
     signals = np.maximum(np.rint(MODELS["adc"].signal(truth, Protocol(b)) + noise), 1)
     values = signals.reshape(4, 3, 2, n).astype(np.int16)
     for name, grid, block in (("large", GRID, BLOCK), ("small", (4, 3, 2), (slice(None),) * 3)):
-        write_sparse(folder / f"{name}.nii", grid, n, block, values)
+        write_sparse(folder / f"{name}.nii", block, values, grid)
         mask = np.zeros(grid, np.uint8)
         mask[block] = 1
         nib.save(nib.Nifti1Image(mask, np.eye(4)), folder / f"{name}_mask.nii")

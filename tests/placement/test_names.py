@@ -48,8 +48,3 @@ write_prescription(voxel, scene, folder)
 @pytest.mark.parametrize("line", SIGNATURES.strip().split("\n"))
 def test_names_and_parameters_are_kept(line):
     check_signature(placement, line)
-
-
-def test_properties_are_there():
-    voxel = placement.Voxel((0, 0, 0), (20, 20, 20))
-    assert (voxel.volume, voxel.corners.shape, voxel.rotated_axes) == (8.0, (8, 3), 0)

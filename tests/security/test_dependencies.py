@@ -1,7 +1,7 @@
 """What the project depends on: exact versions, none with a listed advisory, licenses that let it be used."""
 
 import configparser
-import importlib.util
+import contextlib
 import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-HERE = Path(__file__).parent
-SPEC = importlib.util.spec_from_file_location("audit", HERE / "audit.py")
-audit = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(audit)
+ROOT = Path(__file__).parents[2]
+#: Exact versions that tests run with.
+PINS = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;#]+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
 
 #: Versions without these advisories about files, as known to who wrote the list: neither complete nor compared with a
 #: database, which takes a network (`make audit`).
@@ -27,33 +26,38 @@ NOT_SHIPPED = {"pingouin", "docutils"}
 
 
 def installed():
-    for name in audit.pins():
-        try:
+    for name in PINS:
+        with contextlib.suppress(PackageNotFoundError):
             yield name, distribution(name)
-        except PackageNotFoundError:
-            continue
+
+
+def license_of(found):
+    """Tell the license of a distribution: an expression, classifiers, the first line of a text, or "?"."""
+    meta = found.metadata
+    named = [one.split(" :: ")[-1] for one in meta.get_all("Classifier") or [] if one.startswith("License ::")]
+    text = (meta.get("License") or "").strip().splitlines()
+    return meta.get("License-Expression") or "; ".join(named) or (text[0][:60] if text else "?")
 
 
 def test_pinned_versions_are_those_that_the_tests_run_with():
-    pins = audit.pins()
-    assert len(pins) > 100
+    assert len(PINS) > 100
     wrong = {
-        name: found.version for name, found in installed() if found.version.split("+")[0] != pins[name].split("+")[0]
+        name: found.version for name, found in installed() if found.version.split("+")[0] != PINS[name].split("+")[0]
     }
     assert not wrong
 
 
 @pytest.mark.parametrize("name", SAFE)
 def test_pinned_versions_are_without_the_listed_advisories(name):
-    assert Version(audit.pins()[name]) >= Version(SAFE[name])
+    assert Version(PINS[name]) >= Version(SAFE[name])
 
 
 def test_licenses_of_what_is_installed_with_the_project_let_it_be_used():
-    licenses = {name: audit.license_of(found) for name, found in installed()}
+    licenses = {name: license_of(found) for name, found in installed()}
     strict = {name for name, text in licenses.items() if re.search(r"(?<!L)(?<!Lesser )GPL|Proprietary|^\?$", text)}
     assert strict <= NOT_SHIPPED
     config = configparser.ConfigParser()
-    config.read(HERE.parents[1] / "setup.cfg", encoding="utf-8")
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
     lists = [config["options"]["install_requires"]]
     lists += [text for extra, text in config["options.extras_require"].items() if extra not in ("test", "docs")]
     names = {re.split(r"[^A-Za-z0-9._-]", line)[0] for text in lists for line in text.split("\n") if line.strip()}

@@ -103,29 +103,6 @@ def test_a_loss_is_what_numpy_computes_by_hand(kind):
     np.testing.assert_allclose(found["center"], 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["symmetric", "moment"])
-def test_the_24_names_of_a_box_cost_the_same(kind):
-    rng = np.random.default_rng(2)
-    center, size, angles, rotation = random_boxes(rng, 1)
-    theirs = random_boxes(rng, 1)
-    loss = double(PlacementLoss(kind))
-    targets = as_targets(ball(), 4.0, [theirs])
-    costs = [float(loss(as_answers(center, size @ np.abs(turn), angles, rotation @ turn), targets)) for turn in TURNS]
-    np.testing.assert_allclose(costs, costs[0], rtol=1e-9)
-    apart = float(loss(as_answers(center, size[:, ::-1], angles, rotation), targets))
-    assert apart != pytest.approx(costs[0], rel=1e-3)
-
-
-def test_the_published_loss_depends_on_the_name_of_a_box():
-    boxes = random_boxes(np.random.default_rng(3), 1)
-    targets = as_targets(ball(), 4.0, [boxes])
-    center, size, _, rotation = boxes
-    other = Voxel.from_rotation(center[0], size[0] @ np.abs(TURNS[5]), rotation[0] @ TURNS[5])
-    same = as_answers(center, other.size[None], other.angles[None], other.rotation[None])
-    loss = double(PlacementLoss("euler"))
-    assert float(loss(same, targets)) > float(loss(as_answers(*boxes), targets)) + 1
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_those_of_finite_differences(kind):
     rng = np.random.default_rng(4)

@@ -80,17 +80,10 @@ def test_rotations_are_limited_by_the_angles_of_consoles(tilted, most):
     placement = VoxelOptimizer(min_volume=0, max_rotations=most, random_state=0).placement(tilted)
     assert placement.voxel.rotated_axes <= placement.voxel.rotated_angles <= most
     assert placement.feasible
-    assert 0 < placement.objective <= free.objective + 0.01
+    assert 0.95 * placement.best_objective - 1e-3 <= placement.objective <= free.objective + 0.01
     best = VoxelOptimizer(min_volume=0, max_rotations=most, tie_break=0, random_state=0).placement(tilted)
     # Searches end within this of the maximum.
     assert best.objective >= placement.objective - 1e-3
-
-
-def test_fewest_rotations_near_the_best_are_taken(tilted):
-    placement = VoxelOptimizer(random_state=0).placement(tilted)
-    assert placement.objective >= 0.95 * placement.best_objective - 1e-3
-    free = VoxelOptimizer(random_state=0, tie_break=0).placement(tilted)
-    assert placement.voxel.rotated_angles <= free.voxel.rotated_angles
 
 
 def test_a_tumor_turned_in_the_other_order_of_two_axes_takes_no_third_angle_of_the_console():
@@ -317,20 +310,6 @@ def boxes_as_found(voxels):
     boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
     turns = np.tile(np.eye(3), (n, 1, 1))
     return Boxes(np.zeros((n, 9)), np.zeros(n, int), turns, boxes[:, 0], np.zeros(n), boxes)
-
-
-@pytest.mark.parametrize(("shift", "dice", "listed"), [(0.2, 0.99, 1), (3.98, 0.801, 1), (4.02, 0.799, 2)])
-def test_candidates_that_share_more_than_four_fifths_are_listed_once(cube, monkeypatch, shift, dice, listed):
-    # Cubes of 20 mm that are shifted along a side share what the shift leaves.
-    best = Voxel((29.5, 28.5, 30.5), (22, 20, 20))
-    near = Voxel((29.5, 28.5 + shift, 30.5), (22, 20, 20))
-    assert best.dice(near) == pytest.approx(dice, abs=1e-3)
-    monkeypatch.setattr(Search, "run", lambda self, *counts, every: boxes_as_found([best, near]))
-    voxels = [voxel for voxel, _ in VoxelOptimizer().candidates(cube, 5)]
-    assert len(voxels) == listed
-    twice = boxes_as_found([best, near, best, near])
-    monkeypatch.setattr(Search, "run", lambda self, *counts, every: twice)
-    assert len(VoxelOptimizer().candidates(cube, 5)) == listed
 
 
 def test_candidates_that_break_constraints_come_last(cube, monkeypatch):
