@@ -13,7 +13,6 @@ from benchmarks.prediction import bench_people as people
 from benchmarks.prediction import bench_truths
 from benchmarks.prediction import bench_uncertainty as bench
 from dmrifit import MODELS, MapsToMaps, Protocol, compare, simulate_cohort
-from dmrifit.simulate.tissues import tissue_table
 
 B = np.array([0.0, 10, 30, 60, 120, 200, 500, 800])
 SOURCE = Protocol(B[[0, 1, 3, 5, 7]], 45)
@@ -172,13 +171,6 @@ def test_ranks_of_algorithms_are_compared_between_the_truths():
     assert ranks["abs_bias"]["rank_correlation"] == 0.5
     assert ranks["abs_bias"]["walk"] == pytest.approx({"LR": 0.2, "RFR": 0.1, "ETR": 0.3})
     assert ranks["pearson"]["rank_correlation"] is None
-
-
-def test_voxels_of_typical_parameters_have_their_tissue():
-    table = tissue_table()["tissue"]
-    organs = [name for name in table if name not in ("tumor", "necrosis")]
-    truth = np.array([table[name] for name in organs])
-    assert bench.tissues_of(truth).tolist() == organs
 
 
 def test_a_second_draw_shares_the_signal_and_not_the_noise():

@@ -81,21 +81,20 @@ command("dmrifit fit plain", scan, f"fit plain.nii --te side.json {FIT}", images
 command("dmrifit fit parts", scan, f"fit parts.tsv {FIT}", images_in("maps"))
 
 
-def leave_hidden(folder: Path) -> None:
-    """A hidden folder with a list of files beside maps, as earlier versions left one when killed."""
-    hidden = folder / "maps" / ".dmrifit-x.complete"
-    hidden.mkdir(parents=True)
-    (hidden / ".names").write_text("[[], []]")
+def beside_hidden(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Good files, and a hidden folder with a list of files beside maps, as earlier versions left one when killed."""
 
+    def made(folder: Path) -> None:
+        prepare(folder)
+        hidden = folder / "maps" / ".dmrifit-x.complete"
+        hidden.mkdir(parents=True)
+        (hidden / ".names").write_text("[[], []]")
 
-def interrupted(folder: Path) -> None:
-    """A scan, and what a killed fit left."""
-    scan(folder)
-    leave_hidden(folder)
+    return made
 
 
 command(
-    "dmrifit fit again", interrupted, f"fit dwi.nii.gz {FIT}",
+    "dmrifit fit again", beside_hidden(scan), f"fit dwi.nii.gz {FIT}",
     lambda place: images_in("maps")(place) | text_of("names.tsv")(place),
 )
 command("dmrifit info", scan, "info dwi.nii.gz --te dwi.te --mask mask.nii.gz", lambda place: {})
@@ -165,17 +164,11 @@ def fitted(folder: Path) -> None:
     (folder / "fits.tsv").write_text("maps\tlabels\tsubject\tvisit\nmaps\tlabels.nii.gz\tA\t1\n")
 
 
-def fitted_twice(folder: Path) -> None:
-    """Maps of the real block, and what a killed fit left beside them."""
-    fitted(folder)
-    leave_hidden(folder)
-
-
 ROI = "--out roi.csv"
 
 command("dmrifit roi", fitted, f"roi maps --labels labels.nii.gz --names names.tsv {ROI}", text_of("roi.csv"))
 command(
-    "dmrifit roi again", fitted_twice, f"roi maps --labels labels.nii.gz --names names.tsv {ROI}",
+    "dmrifit roi again", beside_hidden(fitted), f"roi maps --labels labels.nii.gz --names names.tsv {ROI}",
     lambda place: text_of("roi.csv")(place) | text_of("names.tsv")(place),
 )
 command(

@@ -192,23 +192,17 @@ def child(kind, first, step):
             print(MARK, json.dumps(found), flush=True)
 
 
-def run_child(command, longest_s):
-    """Run a child process and return its outcome, output and errors; None of one that hangs."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=longest_s
-        )
-    except subprocess.TimeoutExpired as expired:
-        return None, (expired.stdout or b"").decode(), (expired.stderr or b"").decode()
-    return done.returncode, done.stdout, done.stderr
-
-
 def tried(kind, *, step=1, longest_s=LONGEST_S):
     """Give (what was spoiled, outcome) of every `step`-th file; a crash or a hang is an outcome."""
     found, first = [], 0
     while True:
         command = [sys.executable, __file__, "--child", kind, str(first), str(step)]
-        returncode, output, errors = run_child(command, longest_s)
+        try:
+            done = subprocess.run(command, capture_output=True, check=False, timeout=longest_s)
+            returncode = done.returncode
+        except subprocess.TimeoutExpired as expired:
+            done, returncode = expired, None
+        output, errors = ((stream or b"").decode() for stream in (done.stdout, done.stderr))
         # Regressors print what they please.
         words = [line.partition(MARK) for line in output.splitlines()]
         lines = [json.loads(text) for _, mark, text in words if mark]

@@ -34,7 +34,7 @@ from typing import Any, get_args
 from unittest import mock
 
 import typer
-from commands import LONG
+from commands import LONG, LongCommand
 from counts import Tally, store
 from kill_trials import ONE_THREAD, Trials
 from killing import PROGRAMS, damages
@@ -168,15 +168,20 @@ def extras() -> Iterator[tuple[str, list[str]]]:
             yield f"{command.name} without {extra}", found
 
 
-def streams() -> Iterator[tuple[str, list[str]]]:
-    """Try streams that are closed or full: results are there as if nothing had been."""
+def quick_lines(table: dict[str, Any]) -> Iterator[tuple[LongCommand, str, list[str], Path, Trials]]:
+    """Give a line of each quick command for each row of a table, and the trials that know its results."""
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder))
-        for command in (command for command in LONG if command.name in _QUICK):
-            for shell in STREAMS:
-                words, place = trials.line(command)
-                found = stream_complaints(words, place, shell)
-                yield f"{command.name} {shell}", found + trials.differences(command, place)
+        for command, row in itertools.product((command for command in LONG if command.name in _QUICK), table):
+            words, place = trials.line(command)
+            yield command, row, words, place, trials
+
+
+def streams() -> Iterator[tuple[str, list[str]]]:
+    """Try streams that are closed or full: results are there as if nothing had been."""
+    for command, shell, words, place, trials in quick_lines(STREAMS):
+        found = stream_complaints(words, place, shell)
+        yield f"{command.name} {shell}", found + trials.differences(command, place)
 
 
 def stream_complaints(words: list[str], place: Path, shell: str) -> list[str]:
@@ -193,15 +198,11 @@ def stream_complaints(words: list[str], place: Path, shell: str) -> list[str]:
 
 def limits() -> Iterator[tuple[str, list[str]]]:
     """Try limits of a shell: results are there and the owner can use them, or nothing is."""
-    with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(Path(folder))
-        for command in (command for command in LONG if command.name in _QUICK):
-            for limit, says in LIMITS.items():
-                words, place = trials.line(command)
-                found = limit_complaints(words, place, limit, says)
-                if not says:
-                    found += trials.differences(command, place)
-                yield f"{command.name} {limit}", found
+    for command, limit, words, place, trials in quick_lines(LIMITS):
+        found = limit_complaints(words, place, limit, LIMITS[limit])
+        if not LIMITS[limit]:
+            found += trials.differences(command, place)
+        yield f"{command.name} {limit}", found
 
 
 def limit_complaints(words: list[str], place: Path, limit: str, says: str) -> list[str]:

@@ -9,17 +9,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mutations import MUTATIONS, PLACES
 
-SAMPLE = 120
-HANDFUL = 8
-SEED = 8
-
 load_entries()
 CASES = corpus()
 
 
 def drawn(n, cases):
     """Cases drawn by a seed, so many that each entry has its turn before one comes again."""
-    draw = random.Random(SEED)
+    draw = random.Random(8)
     shuffled = sorted(cases, key=lambda case: case.id)
     draw.shuffle(shuffled)
     turn, seen = {}, Counter()
@@ -35,7 +31,7 @@ def bench(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", drawn(SAMPLE, CASES), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", drawn(120, CASES), ids=lambda case: case.id)
 def test_a_faulty_input_is_refused_with_words_or_gives_the_right_result(bench, case):
     assert bench.complaints(case) == []
 
@@ -43,7 +39,7 @@ def test_a_faulty_input_is_refused_with_words_or_gives_the_right_result(bench, c
 HANDY = [case for case in CASES if case.entry in ("dmrifit fit", "Protocol.read", "dmrifit roi")]
 
 
-@pytest.mark.parametrize("case", drawn(HANDFUL, HANDY), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", drawn(8, HANDY), ids=lambda case: case.id)
 def test_a_handful_of_faulty_inputs(bench, case):
     assert bench.complaints(case) == []
 

@@ -11,11 +11,8 @@ from kill_trials import ONE_THREAD, Trials, shares
 from killing import PROGRAMS, Finished, damages, final_files
 from run_kills import IN_A_ROW, NAMES, finished
 
-pytest.importorskip("torch")
-pytest.importorskip("skorch")
-pytest.importorskip("matplotlib")
-pytest.importorskip("jinja2")
-pytest.importorskip("xgboost")
+for library in ("torch", "skorch", "matplotlib", "jinja2", "xgboost"):
+    pytest.importorskip(library)
 
 SAMPLE = random.Random(50).sample(LONG, 8)
 

@@ -39,11 +39,6 @@ def test_a_connection_to_another_machine_fails_the_test_that_makes_it(host, kind
     tried.clear()
 
 
-def test_processes_on_this_machine_may_talk_to_each_other():
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), timeout=5):
-        server.accept()[0].close()
-
-
 def imported(nodes):
     """Find what a module imports, anywhere in it, and what it gives to the function that imports by name."""
     for node in nodes:

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import import_module
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from dmrifit.report import page as pages
+from metastasis.study import lesion_sizes
 
 #: Ends whatever it may stand in: text, attributes of both quotes, styles, scripts, comments, templates, formulas.
 PLANT = (
@@ -173,33 +175,19 @@ def test_pages_of_placed_voxels_show_names_of_cases_as_text(tmp_path):
         assert_harmless(view.read_text(encoding="utf-8"), names=())
 
 
-def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
-    from anomaly.cli.case_runs import RUN
-
+@pytest.mark.parametrize("package", ["anomaly", "metastasis"])
+def test_pages_of_runs_show_names_of_scans_as_text(package, tmp_path):
     (tmp_path / FILE).mkdir()
-    lesion = {"number": 1, "diameter_mm": 3.0}
+    (tmp_path / FILE / "panels.png").write_bytes(bytes(24))
+    run = import_module(f"{package}.cli.case_runs").RUN
+    columns = ["number", "diameter_mm", *lesion_sizes.FIGURES, "x", "y", "z", "probability", "mean_probability"]
     content = {
         "name": PLANT, "patient": PLANT, "folder": FILE, "synthetic": True, "threshold": 3.0, "n_lesions": 1,
-        "volume_mL": 1.0, "share_found": 0.1, "lesions": [lesion], "lesion_columns": list(lesion), "differs": True,
-        "notes": [f": {PLANT}"],
-        "healthy": {"anomalies_per_scan": 0.5, "n_scans": 2, "origin": PLANT},
+        "volume_mL": 1.0, "share_found": 0.1, "lesions": [dict.fromkeys(columns, 1.0)], "lesion_columns": columns,
+        "differs": True, "min_voxels": 1, "n_marked_by_both": None, "volume_with_core_mL": 1.0, "statement": PLANT,
+        "notes": [f": {PLANT}"], "healthy": {"anomalies_per_scan": 0.5, "n_scans": 2, "origin": PLANT},
     }  # fmt: skip
-    (tmp_path / FILE / "panels.png").write_bytes(bytes(24))
-    RUN.write(tmp_path, {FILE: content}, figure=True)
-    assert_harmless((tmp_path / "index.html").read_text(encoding="utf-8"))
-
-
-def test_the_page_of_segmentations_shows_names_of_scans_as_text(tmp_path):
-    from metastasis.cli.case_runs import RUN
-    from metastasis.study.lesion_sizes import FIGURES
-
-    columns = ["number", *FIGURES, "x", "y", "z", "probability", "mean_probability"]
-    content = {
-        "name": PLANT, "patient": PLANT, "folder": "x", "synthetic": True, "threshold": 0.5, "min_voxels": 1,
-        "n_lesions": 1, "n_marked_by_both": None, "volume_mL": 1.0, "volume_with_core_mL": 1.0,
-        "statement": PLANT, "notes": [PLANT], "lesion_columns": columns, "lesions": [dict.fromkeys(columns, 1.0)],
-    }  # fmt: skip
-    RUN.write(tmp_path, {"x": content}, figure=True)
+    run.write(tmp_path, {FILE: content}, figure=True)
     assert_harmless((tmp_path / "index.html").read_text(encoding="utf-8"))
 
 

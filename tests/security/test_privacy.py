@@ -2,8 +2,8 @@
 
 import gzip
 import io
-import sys
 import zipfile
+from importlib import import_module
 
 import nibabel as nib
 import numpy as np
@@ -84,18 +84,12 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command of a package in this process."""
+def run(run_main):
+    """Run a command of a package in this process, which has to succeed."""
 
     def call(package, *arguments):
-        from importlib import import_module
-
-        monkeypatch.setattr(sys, "argv", [package, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            import_module(f"{package}.cli.program").main()
-        captured = capsys.readouterr()
-        assert not stopped.value.code, captured.err
-        return captured.out
+        code, _, error = run_main(import_module(f"{package}.cli.program").main, package, *arguments)
+        assert code == 0, error
 
     return call
 

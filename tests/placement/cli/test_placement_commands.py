@@ -312,10 +312,6 @@ def test_angles_in_radians_are_doubted_and_beyond_a_full_turn_refused(run, refus
     code, _, error = run(*words, "--angles", ".5,.5,.5", "--out", tmp_path / "equal")
     assert code == 0
     assert "may be radians" in error
-    (tmp_path / "box.json").write_text(Voxel((1, 2, 3), (20, 20, 20), (0.5, 0.3, 0)).to_json())
-    code, _, error = run("read", tmp_path / "box.json")
-    assert code == 0
-    assert "its angles are all below π (0.5, 0.3, 0): degrees are expected, and these may be radians" in error
     assert "more than a full turn" in refused(*words, "--angles", "0,400,0", "--out", tmp_path / "turns")
 
 

@@ -61,17 +61,12 @@ def test_boxes_of_all_scanners_equal_the_reference(boxes):
     assert read == {"spar", "rda", "gz", "ima", "dcm"}
 
 
-def test_dates_and_frames_of_reference_are_kept(boxes):
-    assert read_voxel_file(boxes / "siemens_svs_30.rda").date == "20160429"
-    scan = read_voxel_file(boxes / "siemens_svs_30.IMA")
-    assert (scan.source, scan.date) == ("Siemens DICOM", "20160429")
-    assert scan.frame.startswith("1.3.12.2.1107")
-
-
-def test_what_files_say_of_the_patient_is_kept(boxes, tmp_path):
+def test_what_files_say_of_the_patient_the_date_and_the_frame_of_reference_is_kept(boxes, tmp_path):
     for name in ("siemens_svs_30.rda", "siemens_svs_30.IMA"):
-        patient = read_voxel_file(boxes / name).patient
-        assert (patient["PatientName"], patient["PatientID"]) == ("445", "Anonymous")
+        scan = read_voxel_file(boxes / name)
+        assert (scan.patient["PatientName"], scan.patient["PatientID"], scan.date) == ("445", "Anonymous", "20160429")
+    assert scan.source == "Siemens DICOM"
+    assert scan.frame.startswith("1.3.12.2.1107")
     assert read_voxel_file(boxes / "nifti_mrs_ref.nii.gz").patient["PatientName"] == "F7T_2019_005_003"
     path = tmp_path / "box.SPAR"
     path.write_text("patient_name : Doe^Jane\npatient_birth_date : 1970.02.03\n" + SPAR)
@@ -106,11 +101,22 @@ def test_a_spar_file_gives_the_box_of_its_angles(tmp_path):
         ('"no"', '"yes"', "MRSI"),
         ("volumes : 1", "dim2_pnts : 16", r"dim2_pnts is 16; .*\(MRSI\) is not a single voxel"),
         ("lr_size : 25", "lr_size : 301", "longest side is 301 mm, more than any head"),
+        ("PatientPosition: HFS", "PatientPosition: FFS", "FFS; .*head first"),
+        ("PatientPosition: HFS", "PatientPosition: HFP", "HFP"),
+        ("NumberOfRows: 1", "NumberOfRows: 16", "NumberOfRows is 16; .*MRSI"),
+        ("VOIThickness: 20.000000", "VOIThickness: 0.000000", "side of 0 mm"),
+        ("VOIPositionSag: 41.602906", "VOIPositionSag: 41,602906", "decimals with a point"),
+        ("RowVector[1]: -0.251409", "RowVector[1]: 0.951409", "must be a rotation"),
+        ("VOIPhaseFOV: 40.000000", "VOIPhaseFOV: 40.000000\nVOIPhaseFOV: 4.000000", "several boxes"),
+        (">>> End of header <<<", "", "does not end"),
     ],
 )
-def test_spar_files_that_determine_no_single_box_are_refused(tmp_path, line, change, message):
-    path = tmp_path / "box.spar"
-    path.write_text(SPAR.replace(line, change))
+def test_texts_that_determine_no_single_box_are_refused(boxes, tmp_path, line, change, message):
+    rda = (boxes / "siemens_svs_30.rda").read_bytes()
+    kind, content = ("spar", SPAR.encode()) if line.encode() not in rda else ("rda", rda)
+    path = tmp_path / f"box.{kind}"
+    assert line.encode() in content
+    path.write_bytes(content.replace(line.encode(), change.encode()))
     with pytest.raises(ValueError, match=message) as caught:
         read_voxel(path)
     assert str(path) in str(caught.value)
@@ -141,28 +147,6 @@ def test_small_angles_of_a_prescription_are_degrees(tmp_path):
         warnings.simplefilter("error")
         read = read_voxel(path)
     np.testing.assert_allclose(read.angles, voxel.angles, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("line", "change", "message"),
-    [
-        ("PatientPosition: HFS", "PatientPosition: FFS", "FFS; .*head first"),
-        ("PatientPosition: HFS", "PatientPosition: HFP", "HFP"),
-        ("NumberOfRows: 1", "NumberOfRows: 16", "NumberOfRows is 16; .*MRSI"),
-        ("VOIThickness: 20.000000", "VOIThickness: 0.000000", "side of 0 mm"),
-        ("VOIPositionSag: 41.602906", "VOIPositionSag: 41,602906", "decimals with a point"),
-        ("RowVector[1]: -0.251409", "RowVector[1]: 0.951409", "must be a rotation"),
-        ("VOIPhaseFOV: 40.000000", "VOIPhaseFOV: 40.000000\nVOIPhaseFOV: 4.000000", "several boxes"),
-        (">>> End of header <<<", "", "does not end"),
-    ],
-)
-def test_rda_files_that_determine_no_single_box_are_refused(boxes, tmp_path, line, change, message):
-    content = (boxes / "siemens_svs_30.rda").read_bytes()
-    assert line.encode() in content
-    path = tmp_path / "box.rda"
-    path.write_bytes(content.replace(line.encode(), change.encode()))
-    with pytest.raises(ValueError, match=message):
-        read_voxel(path)
 
 
 def in_protocol(before, after):

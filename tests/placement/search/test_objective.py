@@ -164,17 +164,6 @@ def test_shares_agree_with_counting_in_oblique_boxes():
         assert content["outside"] == pytest.approx(1 - sampled(voxel, values > 0, AFFINE), abs=3e-3)
 
 
-def test_shares_do_not_depend_on_the_storage(scene):
-    voxel = Voxel((18, 14, 15), (20, 11, 13), (10, -20, 30))
-    flipped = np.diag([-1.0, 1, 1, 1])
-    flipped[0, 3] = 39
-    brain = np.zeros((40, 30, 30), bool)
-    brain[6:] = True
-    other = Scene(layered()[::-1], flipped, labels=named_labels("brats2013"), brain=brain[::-1])
-    first, second = voxel_content(voxel, scene), voxel_content(voxel, other)
-    assert first == pytest.approx(second, abs=1e-5)
-
-
 def test_necrosis_is_unknown_where_a_scheme_merges_it():
     values = np.where(layered() == 3, 0, layered())
     scene = Scene(values, np.eye(4), labels=named_labels("brats2017"))
