@@ -15,7 +15,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import predict_image
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals
-from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 TARGET = Protocol.preset("cohort1")
 CLINICAL = TARGET.clinical()
@@ -23,24 +22,6 @@ SOURCE = TARGET.take(CLINICAL)
 PROTOCOLS = {"source": SOURCE, "target": TARGET}
 X = np.ones((30, 5))
 Y = np.ones((30, 21))
-
-
-@pytest.fixture(params=[SignalToSignal, MapsToMaps], ids=lambda strategy: strategy.__name__)
-def strategy(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def noisy():
-    """Noisy signals of 400 voxels whose T2t, K and S0 follow Dt."""
-    rng = np.random.default_rng(0)
-    n = 400
-    dt = rng.uniform(0.6, 1.8, n)
-    s0, f = rng.uniform(200, 400, n), rng.uniform(0.05, 0.3, n)
-    dv, t2v = rng.uniform(10, 40, n), rng.uniform(160, 240, n)
-    truth = np.column_stack([s0, f, dv, t2v, dt, 1.2 - 0.4 * dt, 30 + 30 * dt])
-    signals = MODELS["t2-ivim-kurtosis"].signal(truth, TARGET)
-    return np.abs(signals + rng.normal(0, 1, signals.shape))
 
 
 def test_a_new_fit_does_not_keep_what_was_said_of_other_data(strategy, noisy):

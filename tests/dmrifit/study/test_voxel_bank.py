@@ -106,18 +106,6 @@ def test_the_truth_stands_on_the_scale_of_the_signals_and_belongs_to_its_model()
     assert bank.tests(kurtosis, ["p"])[0].truth is None
 
 
-def test_training_voxels_of_all_patients_stand_in_their_rows(bank, scans):
-    stack = bank.material(entrant(SignalToSignal("LR", model="adc")), VIEW, 0)
-    features, targets = stack.arrays
-    assert stack.rows == {"p0": slice(0, 23), "p1": slice(23, 46), "p2": slice(46, 69)}
-    for scan in scans:
-        body = scan.signal[scan.mask]
-        expected = body / np.percentile(body[:, 0], 95)
-        np.testing.assert_allclose(targets[stack.rows[scan.patient]], expected)
-        np.testing.assert_allclose(features[stack.rows[scan.patient]], expected[:, :5])
-        assert stack.n_dropped[scan.patient] == 0
-
-
 def test_an_estimator_of_a_users_own_sees_signals_as_they_are():
     voxels = {}
     for i, name in enumerate("pq"):
