@@ -62,9 +62,7 @@ def test_named_predictions_are_what_images_intervals_and_searches_expect(strateg
     plain = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
     named = clone(plain).set_output(transform="pandas").fit(noisy[:, CLINICAL], noisy)
     image = nib.Nifti1Image(noisy[:60, CLINICAL].reshape(5, 4, 3, 5), np.eye(4))
-    expected, maps = (predict_image(estimator, image, signals=True) for estimator in (plain, named))
-    for name in ("Dt", "signals"):
-        np.testing.assert_array_equal(maps[name].get_fdata(), expected[name].get_fdata())
+    np.testing.assert_array_equal(*(predict_image(one, image)["Dt"].get_fdata() for one in (plain, named)))
     patients = np.arange(len(noisy)) % 8
     intervals = [
         ConformalIntervals(clone(estimator), random_state=0)
@@ -73,11 +71,8 @@ def test_named_predictions_are_what_images_intervals_and_searches_expect(strateg
         for estimator in (plain, named)
     ]
     np.testing.assert_array_equal(*intervals)
-    scores = [
-        cross_val_score(estimator, noisy[:, CLINICAL], noisy, groups=patients, cv=GroupKFold(4))
-        for estimator in (plain, named)
-    ]
-    np.testing.assert_array_equal(*scores)
+    options = {"groups": patients, "cv": GroupKFold(4)}
+    np.testing.assert_array_equal(*(cross_val_score(one, noisy[:, CLINICAL], noisy, **options) for one in (plain, named)))
 
 
 def test_columns_of_plain_arrays_have_no_names(strategy):

@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn import config_context
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -156,20 +154,6 @@ def test_columns_may_stand_in_any_order(strategy, noisy):
     mixed.fit(noisy[:300, CLINICAL[order]], noisy[:300, back])
     X = noisy[300:, CLINICAL]
     np.testing.assert_allclose(mixed.predict(X[:, order]), plain.predict(X)[:, back], rtol=1e-4)
-
-
-def test_known_reference_maps_are_split_with_the_patients(noisy):
-    maps = fit_voxels(noisy, TARGET, MODEL).parameters
-    groups = np.repeat(np.arange(4), 100)
-    with config_context(enable_metadata_routing=True):
-        known, fitted = (
-            cross_val_predict(
-                MapsToMaps("LR", **PROTOCOLS).set_fit_request(reference_maps=use), noisy[:, CLINICAL], noisy,
-                cv=LeaveOneGroupOut(), params={"groups": groups} | ({"reference_maps": maps} if use else {}),
-            )
-            for use in (True, False)
-        )  # fmt: skip
-    np.testing.assert_array_equal(known, fitted)
 
 
 def test_another_model_and_a_protocol_without_echo_times_will_do():
