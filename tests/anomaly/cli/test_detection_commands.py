@@ -245,12 +245,9 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
         assert sentence in said.splitlines()
     rows = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")
     assert rows["differs"].isna().tolist() == [True, False]
-
-
-def test_notes_on_scans_are_told_once_with_their_number():
+    # Notes on scans are told once with their number.
     content = {"name": "a", "n_lesions": 0, "share_found": 0.01, "differs": None, "notes": [" not judged", ": lost"]}
-    sentences = scan_sentences([content, content | {"notes": [": lost"]}])
-    assert sentences[1:] == ["1 scan not judged", "2 scans: lost"]
+    assert scan_sentences([content, content | {"notes": [": lost"]}])[1:] == ["1 scan not judged", "2 scans: lost"]
 
 
 def test_options_reach_the_detector(detect_calls):

@@ -167,3 +167,10 @@ def test_powder_averages_are_learned_and_detected(run, output_of, error_of, case
     assert "and 1 powder average; threshold" in said
     output_of("detect", tmp_path / "model.dmrifit", cases / "gliomas.tsv", "--no-figure", "--out", tmp_path / "found")
     assert "--powder has no directions" in run(*words, "--overwrite", "--resample-directions")[2]
+
+
+@pytest.mark.deep
+def test_powder_averages_cannot_be_aligned_for_a_network(error_of, cases, tmp_path):
+    pytest.importorskip("torch")
+    words = ("train", cases / "healthy.tsv", "--powder", "--detector", "dae", "--out", tmp_path / "model.dmrifit")
+    assert "--set aligned=false" in error_of(*words)

@@ -130,8 +130,6 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
         loaded.restore(facts, wrong)
 
 
-# Templates: what a scan is compared with, never itself
-
 @pytest.fixture(scope="module")
 def aligned():
     return AlignedScans.learn([look_of(scan, MASK) for scan in people(5, 0)], 2.0, np.arange(5))
@@ -157,17 +155,13 @@ def test_the_template_of_the_others_holds_no_scan_of_the_same_subject(aligned):
     assert same.others(2).tolist() == [0, 1, 4]
 
 
-def test_templates_are_mean_and_standard_deviation(aligned):
+def test_templates_are_mean_and_sd_and_deviations_do_not_hold_the_level_of_the_whole_brain(aligned):
     template = template_of(aligned.stacks)
     inner = np.linalg.norm(np.indices(SHAPE) - np.reshape(SHAPE, (3, 1, 1, 1)) / 2, axis=0) < 4
     for number, k in ((0, 0), (2, 1)):
-        expected = aligned.stacks[:, k].mean(axis=0)[inner]
-        np.testing.assert_allclose(template[number][inner], expected, rtol=1e-4)
+        np.testing.assert_allclose(template[number][inner], aligned.stacks[:, k].mean(axis=0)[inner], rtol=1e-4)
     np.testing.assert_allclose(template[6], aligned.stacks[:, 2].mean(axis=0), atol=1e-6)
     assert (template[[1, 3]] > 0).all()
-
-
-def test_deviations_do_not_hold_the_level_of_the_whole_brain(aligned):
     look, expected = aligned.looks[0], aligned.left_out(0)
     brighter = Look(np.where(MASK, look.mean + 0.1, 0).astype(np.float32), look.spread, MASK)
     first, second = (Deviations.of(one, expected) for one in (look, brighter))

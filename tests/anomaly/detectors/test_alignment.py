@@ -80,14 +80,10 @@ def test_a_lesion_hardly_moves_what_is_around_it():
     assert moved[lesion].mean() < 0.7
 
 
-def test_sampling_is_linear_between_voxels():
+def test_sampling_is_linear_and_channels_of_a_mask_are_resampled_without_what_lies_outside():
     volume = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    found = sampled(volume, np.array([[0.5, 0], [1, 1.25], [2, 2]]))
-    np.testing.assert_allclose(found, [12.0, 7.0])
+    np.testing.assert_allclose(sampled(volume, np.array([[0.5, 0], [1, 1.25], [2, 2]])), [12.0, 7.0])
     assert sampled(volume, np.array([[-3.0], [0.0], [0.0]]))[0] == 0.0
-
-
-def test_channels_of_a_mask_are_resampled_without_what_lies_outside():
     rng = np.random.default_rng(5)
     shape = (4, 5, 3)
     channels = rng.uniform(size=(*shape, 2)).astype(np.float32)

@@ -63,12 +63,9 @@ def test_features_come_in_the_order_asked_for_and_are_zero_outside(scan):
     assert not every[:, ~mask].any()
     turned = voxel_features(signal, mask, FEATURES[::-1])
     np.testing.assert_array_equal(turned, every[::-1])
-
-
-def test_the_depth_is_the_distance_to_what_is_outside():
-    mask = np.ones((3, 5, 9), dtype=bool)
-    mask[1, 2, 0] = False
-    (depth,) = voxel_features(np.ones((3, 5, 9, 1)), mask, ("depth",))
+    hole = np.ones((3, 5, 9), dtype=bool)
+    hole[1, 2, 0] = False
+    (depth,) = voxel_features(np.ones((3, 5, 9, 1)), hole, ("depth",))
     # One, two and more voxels from the hole, then as far as the border of the volume.
     np.testing.assert_allclose(depth[1, 2, :4], [0, 1, 2, 2], atol=1e-6)
     assert depth[1, 1, 1] == pytest.approx(2**0.5)

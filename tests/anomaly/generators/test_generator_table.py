@@ -132,8 +132,6 @@ def test_a_source_that_does_not_fit_is_refused(scan, source, words):
         GENERATORS["patches"](*scan, source=source)
 
 
-# Diffusivity
-
 CUBE = (24, 24, 24)
 BALL = np.linalg.norm(np.indices(CUBE) - 11.5, axis=0) <= 11
 TISSUE = np.exp(-np.array([0.6, 0.8, 1.0], dtype=np.float32))  # b·D

@@ -230,16 +230,13 @@ def test_a_patch_takes_nothing_from_outside_the_other_brain():
         assert half[tuple(sources.T)].all()
 
 
-def test_fluid_has_no_tissue_and_lesions_begin_in_tissue():
+def test_fluid_has_no_tissue_and_lesions_begin_in_tissue_and_have_about_their_radius():
+    rngs = map(np.random.default_rng, range(20))
+    ellipsoids = [rough_ellipsoid((30, 30, 30), np.array([15, 15, 15]), 8.0, rng) < 1 for rng in rngs]
+    assert np.mean([one.sum() for one in ellipsoids]) == pytest.approx(4 / 3 * np.pi * 8**3 * 0.8, rel=0.3)
     assert ball_radius(MASK) == pytest.approx(9, rel=0.02)
     volume = np.where(np.indices(SHAPE)[0] < 10, 0.05, 0.5)[..., None] * MASK[..., None]
     share = tissue_share(volume, MASK)
     np.testing.assert_array_equal(share == 1, MASK & (np.indices(SHAPE)[0] >= 10))
     rng = np.random.default_rng(0)
     assert all(share[tuple(lesion_center(share, rng))] == 1 for _ in range(20))
-
-
-def test_rough_ellipsoids_have_about_their_radius():
-    rngs = map(np.random.default_rng, range(20))
-    ellipsoids = [rough_ellipsoid((30, 30, 30), np.array([15, 15, 15]), 8.0, rng) < 1 for rng in rngs]
-    assert np.mean([one.sum() for one in ellipsoids]) == pytest.approx(4 / 3 * np.pi * 8**3 * 0.8, rel=0.3)

@@ -133,9 +133,6 @@ def test_mixing_is_a_convolution_of_one_voxel():
     torch.testing.assert_close(mix(volume.contiguous(memory_format=torch.channels_last_3d)), known)
 
 
-# Losses
-
-
 def random(*shape, seed=0):
     return torch.as_tensor(np.random.default_rng(seed).normal(size=shape), dtype=torch.float64)
 
@@ -161,19 +158,15 @@ def test_cross_entropy_weighs_anomalies():
     assert float(weighted_cross_entropy(logits, target, 20.0, brain)) == pytest.approx(sum(parts[:2]) / 2)
 
 
-def test_errors_count_in_the_brain_alone_where_one_is_given():
+def test_errors_count_in_the_brain_alone_and_losses_are_sums_of_their_parts():
     volume, other = random(2, 3, 4, 4, 4), random(2, 3, 4, 4, 4, seed=1)
+    mean, log_variance = random(2, 6), random(2, 6, seed=1)
     brain = torch.zeros(2, 1, 4, 4, 4, dtype=torch.float64)
     brain[:, :, 1:3, 1:, :2] = 1
     inside = brain.expand_as(volume) > 0
     torch.testing.assert_close(squared_error(other, volume, brain), (other - volume)[inside].square().mean())
-    torch.testing.assert_close(squared_error(other, volume), (other - volume).square().mean())
-
-
-def test_the_losses_are_sums_of_their_parts():
-    volume, other = random(2, 3, 4, 4, 4), random(2, 3, 4, 4, 4, seed=1)
-    mean, log_variance = random(2, 6), random(2, 6, seed=1)
     error = (other - volume).square().mean()
+    torch.testing.assert_close(squared_error(other, volume), error)
     loss = VariationalLoss()((other, mean, log_variance), {"volume": volume})
     torch.testing.assert_close(loss, error + 1.22e-5 * divergence(mean, log_variance))
     logits, anomaly = random(2, 1, 4, 4, 4, seed=2), (random(2, 1, 4, 4, 4, seed=3) > 0).double()

@@ -85,19 +85,13 @@ def test_signals_are_divided_by_the_mean_at_b_0():
     np.testing.assert_array_equal(b0.ravel(), [100, 0])
     np.testing.assert_allclose(signal[0, 0, 0], [0.3, 1, 0])
     np.testing.assert_array_equal(signal[1], 0)
-
-
-@pytest.mark.parametrize(
-    ("b", "value", "message"),
-    [
+    for b, value, message in (
         ([1000, 1000], 1.0, "no volume without .* 1000 to 1000"),
         ([0, 5], 1.0, "no volume with diffusion weighting"),
         ([0, 1000], np.nan, "non-finite values in 1 voxel of the brain"),
-    ],
-)
-def test_series_that_cannot_be_divided_are_refused(b, value, message):
-    with pytest.raises(ValueError, match=message):
-        normalized(np.full((1, 1, 1, 2), value), b, np.ones((1, 1, 1), bool))
+    ):
+        with pytest.raises(ValueError, match=message):
+            normalized(np.full((1, 1, 1, 2), value), b, np.ones((1, 1, 1), bool))
 
 
 @pytest.mark.parametrize(

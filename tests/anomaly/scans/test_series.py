@@ -95,13 +95,7 @@ def test_powder_averages_of_any_storage_order_are_the_same_bits(tmp_path, health
     assert expected.map[expected.scan.case.lesion].mean() > expected.map[expected.scan.case.scored].mean()
 
 
-def test_scans_of_other_directions_are_resampled_where_they_are_detected(tmp_path, model):
-    detection = model.detect(simulated(tmp_path, 1, n_directions=12)[0])
-    assert "estimated from 12 other ones" in detection.scan.notes["lost"]
-    assert detection.figures.share < 0.05
-
-
-def test_other_voxels_are_resampled_to_those_that_were_learned_from(tmp_path, model, sick):
+def test_other_voxels_and_directions_are_resampled_to_those_that_were_learned_from(tmp_path, model, sick):
     from dmrifit.io.grids import resampled, scan_of
 
     image = nib.load(sick[0].image)
@@ -116,6 +110,9 @@ def test_other_voxels_are_resampled_to_those_that_were_learned_from(tmp_path, mo
     assert found.images()["map"].shape == mask.shape
     inner = found.scan.case.brain & model.detect(sick[0]).scan.case.brain
     assert np.corrcoef(found.map[inner], model.detect(sick[0]).map[inner])[0, 1] > 0.8
+    detection = model.detect(simulated(tmp_path, 1, n_directions=12)[0])
+    assert "estimated from 12 other ones" in detection.scan.notes["lost"]
+    assert detection.figures.share < 0.05
 
 
 def test_voxels_of_the_same_edges_in_another_order_are_others(tmp_path):

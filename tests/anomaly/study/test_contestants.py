@@ -144,8 +144,6 @@ def test_what_does_not_fit_is_refused_before_any_work(change, message, cohort):
         evaluate_detectors(arguments.pop("cases"), arguments.pop("maps"), **arguments)
 
 
-# Controls
-
 TINY = (2, 3, 2)
 BORROWED = "another patient's lesion"
 
@@ -202,9 +200,6 @@ def test_each_scan_is_given_the_next_lesion_of_another_patient(scans, cases, bor
     options = {} if cases is None else {"lesions_of": [scan(*case) for case in cases]}
     maps = control_maps([scan(*one) for one in scans], **options)
     assert voxel_numbers(maps[BORROWED]) == borrowed
-
-
-# Strata
 
 
 def test_strata_cover_what_is_scored_and_lie_where_they_should(cohort):

@@ -130,21 +130,20 @@ MEASURES += ["auc", "average_precision"]
 KEY = {"method": "a", "control": False, "rule": "r", "needs_truth": False}
 
 
+def table_of(*columns, rows):
+    """Make a table of one method."""
+    return pd.DataFrame([{**KEY, **dict(zip(columns, row, strict=True))} for row in rows])
+
+
 def scans_table(*rows):
-    """Make the table of scans of one method: fold, patient, kind, lesion voxels and one value for all measures."""
-    records = []
-    for fold, patient, kind, n_lesion, value in rows:
-        measures = dict.fromkeys(MEASURES, value) | {"dice_opened": 2 * value}
-        records.append({**KEY, "fold": fold, "patient": patient, "kind": kind, "n_lesion": n_lesion, **measures})
-    return pd.DataFrame(records)
+    """Make the table of scans: fold, patient, kind, lesion voxels and one value for all measures."""
+    table = table_of("fold", "patient", "kind", "n_lesion", "dice", rows=rows)
+    return table.assign(**{name: table["dice"] for name in MEASURES} | {"dice_opened": 2 * table["dice"]})
 
 
 def healthy_table(*rows):
-    records = []
-    for fold, patient, rate in rows:
-        rates = {RATES[0]: rate, RATES[1]: rate / 2, "empty": rate == 0, "empty_opened": True}
-        records.append({**KEY, "fold": fold, "patient": patient, **rates})
-    return pd.DataFrame(records)
+    table = table_of("fold", "patient", RATES[0], rows=rows)
+    return table.assign(**{RATES[1]: table[RATES[0]] / 2, "empty": table[RATES[0]] == 0, "empty_opened": True})
 
 
 def test_scans_count_by_patient_and_fold():
@@ -171,30 +170,27 @@ def test_scans_count_by_patient_and_fold():
 
 def test_kinds_are_parts_where_there_are_several():
     scans = scans_table(("f", "p", "x", 5, 0.1), ("f", "q", "y", 5, 0.5), ("f", "r", "", 5, 0.9))
-    summary = scan_summary(scans, healthy_table()).set_index("part")
+    summary = scan_summary(scans, pd.DataFrame()).set_index("part")
     assert summary["dice"].to_dict() == pytest.approx({"all": 0.5, "x": 0.1, "y": 0.5})
     assert summary["n_patients"].to_dict() == {"all": 3, "x": 1, "y": 1}
     assert summary[[*RATES, "empty"]].isna().all(axis=None)
-    single = scan_summary(scans_table(("f", "p", "x", 5, 0.1)), healthy_table())
+    single = scan_summary(scans_table(("f", "p", "x", 5, 0.1)), pd.DataFrame())
     assert single["part"].tolist() == ["all"]
 
 
 def test_strata_are_those_of_patients_with_lesions_there():
-    measures = ("auc", "dice_opened", "sensitivity", "sensitivity_opened")
-    rows = []
-    sensitivities = (("p", "basal", 0.2), ("p", "rest", 0.5), ("q", "basal", 0.6), ("q", "rest", np.nan))
-    for patient, stratum, value in sensitivities:
-        rows.append({**KEY, "fold": "f", "patient": patient, "stratum": stratum, "healthy": False})
-        rows[-1] |= dict.fromkeys(measures, value)
-    for patient, stratum, value in (("h", "basal", 0.1), ("h", "rest", 0.3), ("h", "none", 0.0)):
-        rows.append({**KEY, "fold": "f", "patient": patient, "stratum": stratum, "healthy": True})
-        rows[-1] |= dict.fromkeys(RATES, value)
-    table = strata_summary(pd.DataFrame(rows))
+    rows = [("p", "basal", 0.2), ("p", "rest", 0.5), ("q", "basal", 0.6), ("q", "rest", np.nan)]
+    lesions = table_of("patient", "stratum", "auc", rows=rows).assign(fold="f", healthy=False)
+    lesions = lesions.assign(**{name: lesions["auc"] for name in ("dice_opened", "sensitivity", "sensitivity_opened")})
+    rows = [("h", "basal", 0.1), ("h", "rest", 0.3), ("h", "none", 0.0)]
+    healthy = table_of("patient", "stratum", RATES[0], rows=rows).assign(fold="f", healthy=True)
+    healthy = healthy.assign(**{name: healthy[RATES[0]] for name in RATES})
+    table = strata_summary(pd.concat([lesions, healthy], ignore_index=True))
     assert table["stratum"].tolist() == ["basal", "rest", "none"]
     assert table["n_patients"].tolist() == [2, 1, 0]
     np.testing.assert_allclose(table["sensitivity"], [0.4, 0.5, np.nan])
     np.testing.assert_allclose(table[RATES[0]], [0.1, 0.3, 0])
-    without = strata_summary(pd.DataFrame(rows[:4]))
+    without = strata_summary(lesions)
     assert without["stratum"].tolist() == ["basal", "rest"]
     assert without[list(RATES)].isna().all(axis=None)
 
@@ -215,11 +211,14 @@ def test_mismatches_are_counted_by_grade_and_folds_are_told():
     lesion, later, region = np.zeros((3, 12, 12, 12), dtype=bool)
     lesion[:3, :3, :3] = later[:3, :3, :3] = later[6:9, :3, :3] = region[6:9, :3, :3] = True
     hit, miss = (overlap_with_followup(mask, lesion, later) for mask in (region, region[::-1, ::-1]))
-    rows = [
-        {**KEY, "fold": fold, "grade": grade, "overlap": overlap}
-        for fold, grade, overlap in (("f", "IV", hit), ("f", "III", miss), ("g", "IV", miss))
-    ]
-    table = followup_summary(pd.DataFrame(rows)).set_index("grade")
+    stable = overlap_with_followup(region, lesion, lesion)
+    quiet = overlap_with_followup(lesion, lesion, lesion)
+    rows = [("f", "IV", hit), ("f", "III", miss), ("g", "IV", miss), ("f", "II", stable), ("f", "II", quiet)]
+    table = followup_summary(table_of("fold", "grade", "overlap", rows=rows)).set_index("grade")
+    # Without growth there is no share of it, and without regions no mismatch is expected.
+    assert table.loc["II", ["n_patients", "n_grown", "n_mismatch", "n_colocated", "expected"]].tolist() == [2, 0, 1, 0, 0]
+    assert table.loc["II", ["share_flagged", "share_expected"]].isna().all()
+    table = table.drop(index="II")
     assert table["n_patients"].to_dict() == {"IV": 2, "III": 1}
     assert table["n_mismatch"].to_dict() == {"IV": 2, "III": 1}
     assert table["n_colocated"].to_dict() == {"IV": 1, "III": 0}
@@ -228,19 +227,6 @@ def test_mismatches_are_counted_by_grade_and_folds_are_told():
     assert table.loc["IV", "expected"] == pytest.approx(hit.chance + miss.chance)
     assert table.loc["IV", "share_flagged"] == pytest.approx((hit.share_flagged + 0) / 2)
     assert not len(followup_summary(pd.DataFrame()))
-
-
-def test_without_growth_there_is_no_share_of_it_and_no_mismatch_is_expected_without_regions():
-    lesion, region = np.zeros((2, 12, 12, 12), dtype=bool)
-    lesion[:3, :3, :3] = region[6:9, :3, :3] = True
-    stable = overlap_with_followup(region, lesion, lesion)
-    quiet = overlap_with_followup(lesion, lesion, lesion)
-    rows = [{**KEY, "fold": "f", "grade": "II", "overlap": overlap} for overlap in (stable, quiet)]
-    (row,) = followup_summary(pd.DataFrame(rows)).to_dict("records")
-    counts = ("n_patients", "n_grown", "n_mismatch", "n_colocated")
-    assert [row[name] for name in counts] == [2, 0, 1, 0]
-    assert row["expected"] == 0
-    assert np.isnan([row["share_flagged"], row["share_expected"]]).all()
 
 
 def test_folds_are_averaged_before_patients_and_their_spread_is_told(cohort, row_of):

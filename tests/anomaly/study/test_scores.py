@@ -273,8 +273,6 @@ def test_areas_are_those_of_triangles_and_trapezes_and_each_decade_of_low_rates_
     assert areas_of([1e-3, 2e-3, 1e-2], [0.7, 0.7, 0.7])["area_low"] == pytest.approx(0.7)
 
 
-# Growth of lesions
-
 WIDE = (20, 16, 14)
 
 

@@ -14,7 +14,6 @@ from sklearn.svm import SVR
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dmrifit.predict.algorithms import (
-    ALGORITHMS,
     CONSTANT,
     PATCHWISE,
     VOXELWISE,
@@ -103,13 +102,6 @@ def test_the_median_is_learned_where_it_can_be(name):
     np.testing.assert_allclose(np.median(prediction, axis=0), [1, 100], rtol=0.25)
     built = build_regressor(name, n_targets=2, loss="median", random_state=0)
     assert built.fit(X, Y).predict(X).shape == Y.shape
-
-
-def test_neighborhoods_are_those_of_the_patchwise_algorithms():
-    assert {name: default_patch_shape(name) for name in (*ALGORITHMS, *PATCHWISE, CONSTANT)} == {
-        **dict.fromkeys((*VOXELWISE, CONSTANT)), **dict.fromkeys(PATCHWISE, (3, 3, 1))
-    }  # fmt: skip
-    assert default_patch_shape(Ridge()) is None
 
 
 @pytest.mark.deep

@@ -115,12 +115,9 @@ def test_a_sentence_says_what_so_many_patients_let_expect(world):
     all_of_them = ConformalIntervals(Ridge(), coverage=0.95, random_state=0).fit(X, y, patients)
     # 0.95 · 20 / 21
     assert "calibrated to 95 % of the voxels on 20 patients; expect at least 90.5 %" in all_of_them.guarantee()
-    nineteen = patients != "p00"
-    assert "on 19 patients; " in clone(all_of_them).fit(X[nineteen], y[nineteen], patients[nineteen]).guarantee()
     # Rows in random groups are not called patients.
     fitted = ConformalIntervals(Ridge(), random_state=0).fit(X, y)
     assert fitted.has_random_groups_
-    assert "rows in 20 random parts" in fitted.guarantee()
     assert "nothing is said of new patients" in fitted.guarantee()
 
 

@@ -1,7 +1,5 @@
 """Small torch networks over the neighborhood of a voxel."""
 
-import inspect
-import json
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -80,22 +78,6 @@ def test_neighbors_are_learned_that_no_line_finds(cls, epochs, world):
     assert left[0] < 0.6 * left[1]
 
 
-def test_the_median_is_learned_on_request():
-    rng = np.random.default_rng(1)
-    X = rng.normal(size=(4000, 1))
-    y = np.exp(1.5 * rng.normal(size=4000))
-    mean, median = (PatchCNN(loss=loss, epochs=30, random_state=0).fit(X, y).predict(X) for loss in ("mean", "median"))
-    assert median.mean() == pytest.approx(np.median(y), rel=0.15)
-    assert mean.mean() == pytest.approx(y.mean(), rel=0.15)
-
-
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(network, world):
-    X, Y = world
-    first = bits(network, X, Y)
-    assert bits(clone(network), X, Y) == first
-    assert bits(clone(network).set_params(random_state=1), X, Y) != first
-
-
 def test_the_state_of_torch_is_kept_and_changes_no_bit(network, world):
     X, Y = world
     state, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -153,13 +135,6 @@ def test_single_precision_predicts_alike(cls, world):
     np.testing.assert_array_equal(copy.predict(world[0]), answers[1])
     with pytest.raises(ValueError, match="do not fit"):
         clone(single).set_params(width=8).fit(*world).set_weights(single.weights())
-
-
-@pytest.mark.parametrize("cls", BOTH)
-def test_parameters_are_plain(cls):
-    parameters = cls(PATCH, random_state=0).get_params()
-    assert json.loads(json.dumps(parameters)) == parameters | {"patch_shape": [3, 3, 1]}
-    assert list(inspect.signature(cls).parameters)[-2:] == ["device", "random_state"]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn import config_context
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -51,34 +49,6 @@ def test_networks_keep_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-@pytest.fixture(params=STRATEGIES, ids=lambda strategy: strategy.__name__)
-def strategy(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def truth():
-    """Synthetic tissue whose T2t, K and S0 follow Dt, so that they can be guessed from ADC and F."""
-    rng = np.random.default_rng(0)
-    n = 400
-    dt = rng.uniform(0.6, 1.8, n)
-    return np.column_stack([
-        rng.uniform(200, 400, n), rng.uniform(0.05, 0.3, n), rng.uniform(10, 40, n), rng.uniform(160, 240, n),
-        dt, 1.2 - 0.4 * dt, 30 + 30 * dt,
-    ])  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def clean(truth):
-    return MODEL.signal(truth, TARGET)
-
-
-@pytest.fixture(scope="module")
-def noisy(clean):
-    rng = np.random.default_rng(1)
-    return np.abs(clean + rng.normal(0, 1, clean.shape) + 1j * rng.normal(0, 1, clean.shape))
-
-
 def test_the_maps_of_signals_to_signals_are_the_fit_to_the_prediction(noisy):
     estimator = SignalToSignal("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
     X = noisy[300:, CLINICAL]
@@ -109,18 +79,6 @@ def test_maps_to_maps_learns_scale_free_targets(noisy):
     np.testing.assert_allclose(bright[:, 1:], one[:, 1:], rtol=1e-9)
     retrained = MapsToMaps("LR", **PROTOCOLS).fit(8 * noisy[:300, CLINICAL], 8 * noisy[:300])
     np.testing.assert_allclose(retrained.predict_maps(noisy[300:, CLINICAL]), one, rtol=1e-6)
-
-
-def test_maps_to_maps_sees_only_the_three_clinical_metrics(noisy):
-    """Two voxels with the same ADC_fast, ADC_slow and F get the same maps."""
-    estimator = MapsToMaps("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
-    assert estimator.regressor_.n_features_in_ == 3
-    metrics = ClinicalMetrics(SOURCE).fit_transform(noisy[300:, CLINICAL])
-    features = estimator.regressor_.predict(metrics[:, 2:])
-    low, high = np.array(MODEL.bounds).T
-    np.testing.assert_array_equal(
-        estimator.predict_maps(noisy[300:, CLINICAL])[:, 1:], np.clip(features, low, high)[:, 1:]
-    )
 
 
 def test_predicted_maps_stay_inside_the_bounds_of_the_model(noisy):
@@ -196,20 +154,6 @@ def test_columns_may_stand_in_any_order(strategy, noisy):
     mixed.fit(noisy[:300, CLINICAL[order]], noisy[:300, back])
     X = noisy[300:, CLINICAL]
     np.testing.assert_allclose(mixed.predict(X[:, order]), plain.predict(X)[:, back], rtol=1e-4)
-
-
-def test_known_reference_maps_are_split_with_the_patients(noisy):
-    maps = fit_voxels(noisy, TARGET, MODEL).parameters
-    groups = np.repeat(np.arange(4), 100)
-    with config_context(enable_metadata_routing=True):
-        known, fitted = (
-            cross_val_predict(
-                MapsToMaps("LR", **PROTOCOLS).set_fit_request(reference_maps=use), noisy[:, CLINICAL], noisy,
-                cv=LeaveOneGroupOut(), params={"groups": groups} | ({"reference_maps": maps} if use else {}),
-            )
-            for use in (True, False)
-        )  # fmt: skip
-    np.testing.assert_array_equal(known, fitted)
 
 
 def test_another_model_and_a_protocol_without_echo_times_will_do():
@@ -331,18 +275,6 @@ def test_logarithms_give_the_geometric_mean_and_have_a_floor(clean, skewed):
     ratio = np.exp(np.log(250.0 / clinical_s0).mean())
     largest = X.max(axis=1)
     np.testing.assert_allclose(maps[:, 0], np.maximum(ratio * clinical_s0, 0.8 * largest), rtol=1e-9)
-
-
-def test_an_amplitude_is_learned_as_the_logarithm_of_its_ratio_on_either_scale(clean):
-    """The mean of S0 over the clinical S0 would follow the few voxels of short T2."""
-    X = clean[:, CLINICAL]
-    maps = np.tile([250.0, 0.2, 15.0, 200.0, 1.0, 0.8, 60.0], (400, 1))
-    maps[:, 0] = X.max(axis=1) * np.where(np.arange(400) % 10, 3.0, 90.0)
-    clinical_s0 = ClinicalMetrics(SOURCE).fit_transform(X)[:, 0]
-    ratio = np.exp(np.log(maps[:, 0] / clinical_s0).mean())
-    for scale in ("linear", "log"):
-        flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale=scale).fit(X, clean, reference_maps=maps)
-        np.testing.assert_allclose(flat.predict_maps(X)[:, 0], ratio * clinical_s0, rtol=1e-9)
 
 
 OFFSET = SignalModel.from_expression(

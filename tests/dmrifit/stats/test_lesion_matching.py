@@ -139,29 +139,6 @@ def test_components_that_are_too_small_are_as_if_they_were_not_there(connectivit
     assert less >= 20
 
 
-def counted(n_found, n_missed, n_wrong):
-    """Make masks of isolated voxels with so many lesions found, missed and invented."""
-    places = np.zeros((24, 24, 24), dtype=bool)
-    places[::2, ::2, ::2] = True
-    spots = np.argwhere(places)[: n_found + n_missed + n_wrong]
-    reference, prediction = np.zeros_like(places), np.zeros_like(places)
-    reference[tuple(spots[: n_found + n_missed].T)] = True
-    prediction[tuple(spots[:n_found].T)] = True
-    prediction[tuple(spots[n_found + n_missed :].T)] = True
-    return reference, prediction
-
-
-@pytest.mark.parametrize(
-    ("n_found", "n_wrong", "sensitivity", "precision"), [(237, 106, 0.853, 0.691), (271, 718, 0.975, 0.274)]
-)
-def test_published_counts_give_the_published_precision(n_found, n_wrong, sensitivity, precision):
-    scores = lesion_scores(lesion_table(*counted(n_found, 278 - n_found, n_wrong)))
-    assert round(scores["precision"], 3) == precision
-    assert round(scores["sensitivity"], 3) == sensitivity
-    assert scores["n_false_positives"] == n_wrong
-    assert scores["mDSC"] == 1
-
-
 def test_counts_and_dice_agree_with_panoptica():
     result = json.loads((Path(__file__).parents[1] / "data" / "panoptica.json").read_text(encoding="utf-8"))
     assert result["versions"]["panoptica"]

@@ -1,6 +1,8 @@
 """What can go wrong around a comparison: half-written folders, odd names, unusable patients, own classes."""
 
 import importlib
+import linecache
+import os
 import shutil
 import sys
 
@@ -17,6 +19,7 @@ from dmrifit import (
     simulate_cohort,
 )
 from dmrifit.study.predictions import FolderPredictions
+from dmrifit.study.study_folder import StudyFolder
 
 SMALL = 16, 16, 3
 PROTOCOL = Protocol.preset("cohort1")
@@ -57,21 +60,13 @@ def test_a_run_that_ends_while_it_writes_counts_as_unfinished(cohort, folder, mo
     assert len(Evaluation.read(folder).predictions) == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("signals.csv", "cohort,patient\nA,1\n", "signals.csv was changed or damaged"),
-        *(("study.json", content, "study.json does not describe a study") for content in ("[]", "{")),
-    ],
-)
-def test_damaged_tables_are_named_and_restored_by_running_again(cohort, folder, name, content, message):
-    (folder / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
+def test_damaged_tables_are_named_and_restored_by_running_again(cohort, folder):
+    (folder / "signals.csv").write_text("cohort,patient\nA,1\n")
+    with pytest.raises(ValueError, match=r"signals\.csv was changed or damaged"):
         Evaluation.read(folder)
-    if name != "study.json":
-        again = run(cohort, folder)
-        assert again.study["models"]["trained"] == 0
-        assert len(Evaluation.read(folder).scores) == len(again.scores)
+    again = run(cohort, folder)
+    assert again.study["models"]["trained"] == 0
+    assert len(Evaluation.read(folder).scores) == len(again.scores)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "null", "{", '{"scores": ['])
@@ -140,8 +135,6 @@ def test_results_of_changed_code_are_computed_again(cohort, tmp_path, monkeypatc
         (tmp_path / "own_estimator.py").write_text(CLASS.format(factor=factor))
         sys.modules.pop("own_estimator", None)
         importlib.invalidate_caches()
-        import linecache
-
         linecache.clearcache()
         own = importlib.import_module("own_estimator").Own
         result = compare(
@@ -153,8 +146,6 @@ def test_results_of_changed_code_are_computed_again(cohort, tmp_path, monkeypatc
 
 
 def test_what_killed_processes_left_is_removed_when_it_is_old(cohort, folder):
-    import os
-
     old, young = (folder / "cells" / f".part-99999999-{name}.json" for name in ("old", "young"))
     for path in (old, young):
         path.write_text("half")
@@ -162,3 +153,17 @@ def test_what_killed_processes_left_is_removed_when_it_is_old(cohort, folder):
     run(cohort, folder)
     assert not old.exists()
     assert young.exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "study").write_text("text")
+    with pytest.raises(ValueError, match="is a file"):
+        StudyFolder(tmp_path / "study").settings()
+    with pytest.raises(FileNotFoundError, match="dmrifit benchmark"):
+        StudyFolder(tmp_path).read_study()
+
+
+def test_a_study_of_another_version_is_refused(tmp_path):
+    (tmp_path / "study.json").write_text('{"settings": {"seed": 1}}')
+    with pytest.raises(ValueError, match="was written by another version: train again"):
+        StudyFolder(tmp_path).claim({"seed": 1})

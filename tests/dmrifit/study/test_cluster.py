@@ -211,19 +211,6 @@ def test_an_array_that_no_worker_takes_is_an_error_and_no_endless_wait(breaking,
     assert len(client.sent) == comparison._SENDINGS
 
 
-def test_arrays_that_all_trainings_share_stand_by_themselves(three, losing):
-    losing.n_results = 6
-    leave_one_patient_out(three, **STUDY)
-    by_name = {}
-    for _, (_, _, cell, *material), _ in losing.sent[0]:
-        by_name.setdefault(cell.entrant.algorithm, []).append(material)
-    # joblib's dask backend sends an array once to a worker if it is an argument, with each task if it is inside one.
-    first = by_name["ETR"][0][:2]
-    assert all(isinstance(array, np.ndarray) for array in first)
-    for material in by_name["ETR"] + by_name["LR"]:
-        assert [array is other for array, other in zip(material[:2], first, strict=True)] == [True, True]
-
-
 def test_trainings_that_run_in_the_client_take_the_shared_arrays_out_of_their_futures(three, breaking):
     client = breaking(0)
     found = leave_one_patient_out(three, **STUDY)

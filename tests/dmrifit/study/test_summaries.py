@@ -168,21 +168,6 @@ def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, t
     assert set(evaluation.scores["algorithm"]).isdisjoint({"truth", "repeat"})
 
 
-def test_undefined_correlations_are_marked_in_their_own_column(repeated):
-    summary = repeated.summary()
-    is_lr = (summary["algorithm"] == "LR") & (summary["parameters"] == "tissue")
-    for column, name in (("n_undefined_pearson", "r"), ("n_undefined_pearson_independent", "r, independent")):
-        changed = summary.copy()
-        changed.loc[is_lr, column] = 3
-        table = headline(changed).set_index("algorithm")
-        marked = [column for column in ("r", "r, independent") if table.loc["LR", column].endswith("*")]
-        assert marked == [name]
-        table = headline(changed[is_lr])
-        assert any("correlations are undefined" in note for note in headline_notes(repeated.study, table))
-    constant = row(repeated, "constant", "tissue")
-    assert constant["n_undefined_pearson_independent"] == constant["n_undefined_pearson"] == 18
-
-
 def test_the_summary_survives_files_and_the_order_of_rows(evaluation, tmp_path):
     summary = evaluation.summary()
     evaluation.write(tmp_path)
@@ -242,27 +227,6 @@ def test_the_largest_training_counts_patient_by_patient_and_way_by_way(make_eval
     assert largest(make_evaluation().scores).empty
 
 
-# Two patients with parameters of different signs; the means are easy to take by hand.
-HAND = [
-    {"patient": "p1", "metric": "Dt", "bias": 0.1, "dispersion": 0.2, "pearson": 0.5},
-    {"patient": "p1", "metric": "K", "bias": 0.3, "dispersion": 0.4, "pearson": 0.1},
-    {"patient": "p1", "metric": "T2v", "bias": -0.3, "dispersion": 0.4, "pearson": np.nan},
-    {"patient": "p1", "metric": "S0", "bias": 9.0, "dispersion": 9.0, "pearson": 0.0},
-    {"patient": "p2", "metric": "Dt", "bias": -0.5, "dispersion": 0.6, "pearson": -0.1},
-    {"patient": "p2", "metric": "T2v", "bias": 0.7, "dispersion": 1.0, "pearson": 0.2},
-]
-
-
-def test_the_summary_by_hand(make_evaluation):
-    row = Board(make_evaluation(HAND)).summary.iloc[0]
-    # Without T2v and S0, |BI| of the patients: 0.2 and 0.5; DI: 0.3 and 0.6; r: 0.3 and −0.1.
-    assert row[["abs_bias", "dispersion", "pearson"]].tolist() == pytest.approx([0.35, 0.45, 0.1])
-    assert row[["abs_bias_sd", "dispersion_sd"]].tolist() == pytest.approx([0.3 / 2**0.5] * 2)
-    assert (row["n_patients"], row["n_train"]) == (2, 3)
-    assert np.isnan(row["abs_bias_truth"])
-    assert np.isnan(row["pearson_truth"])
-
-
 def test_signals_are_means_over_unseen_contrasts_without_the_pooled_row(make_evaluation):
     signals = [
         {"contrast": "a", "relative_error": 0.1, "pearson": 0.8},
@@ -288,16 +252,6 @@ def test_the_summary_of_a_whole_study_is_that_of_plain_means(random_study, suffi
         rows = random_study.rows(*(row[key] for key in keys))
         expected = random_study.means(rows, averaged, suffix)
         np.testing.assert_allclose([row[name] for name in columns], expected, rtol=1e-12)
-
-
-def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation):
-    board = Board(make_evaluation(HAND))
-    assert not board.has_truth
-    assert board.evaluation.synthetic == []
-    assert len(board.signals) == 0
-    assert board.scores["abs_bias"].tolist() == [0.1, 0.3, 0.3, 9.0, 0.5, 0.7]
-    assert board.setting("seed") is None
-    assert board.setting("n_repeats", 1) == 1
 
 
 def scored(algorithm, strategy, dispersion, **changes):

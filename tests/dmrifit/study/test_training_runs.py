@@ -78,26 +78,6 @@ def run_answers(maps, signals, test=None, **options):
     return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, None, tests, CONSTANTS)
 
 
-def test_scores_of_maps_by_hand():
-    maps = np.array([[1.1, 1.5], [1.8, 2.0], [5.0, 5.0], [1.3, 1.0]])
-    truth = np.column_stack([np.ones(4), [2.0, 1.0, 4.0, 1.25]])
-    s0, adc = rows = run_answers(maps, MEASURED, held_out(truth=truth))["scores"]
-    assert [row["metric"] for row in rows] == ["S0", "ADC"]
-    names = "bias", "dispersion", "median_abs_error"
-    # Errors of S0: 0.1, −0.1, none (the reference is 0) and 0.3.
-    assert [s0[name] for name in names] == pytest.approx([0.1, 0.2, 0.1])
-    assert (s0["n_voxels"], s0["n_undefined"], s0["n_failed"]) == (4, 1, 0)
-    # Errors of ADC: 0.5, 0, 0.25 and −0.5; against the truth −0.25, 1, 0.25 and −0.2.
-    assert [adc[name] for name in names] == pytest.approx([0.125, 0.3125 + 0.125, 0.375])
-    assert [adc[f"{name}_truth"] for name in names] == pytest.approx([0.025, 0.4375 + 0.2125, 0.25])
-    for suffix, values in (("", REFERENCE), ("_truth", truth)):
-        assert adc[f"pearson{suffix}"] == pytest.approx(stats.pearsonr(maps[:, 1], values[:, 1])[0])
-        assert adc[f"spearman{suffix}"] == pytest.approx(stats.spearmanr(maps[:, 1], values[:, 1])[0])
-    assert (adc["unit"], adc["at_bound"]) == ("µm²/ms", 0.25)
-    unknown = run_answers(maps, MEASURED)["scores"][1]
-    assert np.isnan([unknown["bias_truth"], unknown["pearson_truth"]]).all()
-
-
 def test_scores_of_unseen_signals_by_hand():
     signals = MEASURED.copy()
     signals[:, 2] *= [1.1, 0.8, 1.0, 1.3]
@@ -152,20 +132,6 @@ def test_shuffled_targets_are_those_of_other_voxels():
     np.testing.assert_array_equal(X, used[:, :2])
     assert not np.array_equal(Y, used)
     np.testing.assert_array_equal(Y[np.argsort(Y[:, 0])], used[np.argsort(used[:, 0])])
-
-
-def test_the_perfect_prediction_needs_no_training_and_has_no_error():
-    cell = make_cell(SignalToSignal("LR", model="adc"), control="perfect", keep=True)
-    content = run_trial(cell, None, None, [], None, [held_out()], CONSTANTS)
-    predictions = content["predictions"]["p"]
-    np.testing.assert_array_equal(predictions["maps"], REFERENCE)
-    np.testing.assert_array_equal(predictions["signals"], MEASURED.astype(np.float32))
-    assert {row["bias"] for row in content["scores"]} == {0}
-    # Of maps it answers the signals of the reference.
-    cell = make_cell(MapsToMaps("LR", model="adc"), control="perfect", keep=True)
-    content = run_trial(cell, None, None, [], None, [held_out()], CONSTANTS)
-    signals = REFERENCE[:, :1] * np.exp(-REFERENCE[:, 1:] * FULL.b / 1000)
-    np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
 
 
 NOISE_FREE = MEASURED + np.array([[0.02], [-0.03], [0.04], [0.01]])

@@ -9,7 +9,7 @@ from dmrifit.cohort.scan import Scan
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
-from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.predict.strategies import SignalToSignal
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.voxel_bank import Bank, Stack, _anatomy
 
@@ -83,15 +83,6 @@ def test_lesions_are_tested_whole_on_the_scale_of_each_patient(bank, scans):
         assert test.shown.all()
 
 
-def test_the_reference_is_the_fit_to_the_target_signals(bank):
-    (test,) = bank.tests(VIEW, ["p1"])
-    # Without noise a straight line through the logarithms is the fit.
-    slope, intercept = np.polyfit(FULL.b / 1000, np.log(test.Y).T, 1)
-    np.testing.assert_allclose(test.reference, np.column_stack([np.exp(intercept), -slope]), rtol=1e-4)
-    assert test.truth is None
-    np.testing.assert_array_equal(test.at_bound, [0, 0])
-
-
 def test_the_share_at_a_bound_counts_fitted_voxels():
     def spoil(signal):
         # Rising signals give ADC at its lower bound; without signal nothing is fitted.
@@ -113,34 +104,6 @@ def test_the_truth_stands_on_the_scale_of_the_signals_and_belongs_to_its_model()
     np.testing.assert_allclose(test.truth[:, 0], scans[0].truth["S0"][scans[0].lesion] / unit)
     np.testing.assert_allclose(test.truth[:, 1], scans[0].truth["ADC"][scans[0].lesion])
     assert bank.tests(kurtosis, ["p"])[0].truth is None
-
-
-def test_training_voxels_of_all_patients_stand_in_their_rows(bank, scans):
-    stack = bank.material(entrant(SignalToSignal("LR", model="adc")), VIEW, 0)
-    features, targets = stack.arrays
-    assert stack.rows == {"p0": slice(0, 23), "p1": slice(23, 46), "p2": slice(46, 69)}
-    for scan in scans:
-        body = scan.signal[scan.mask]
-        expected = body / np.percentile(body[:, 0], 95)
-        np.testing.assert_allclose(targets[stack.rows[scan.patient]], expected)
-        np.testing.assert_allclose(features[stack.rows[scan.patient]], expected[:, :5])
-        assert stack.n_dropped[scan.patient] == 0
-
-
-def test_estimators_that_prepare_voxels_alike_share_them(bank):
-    first = bank.material(entrant(SignalToSignal("LR", model="adc")), VIEW, 0)
-    assert bank.material(entrant(SignalToSignal("RFR", model="adc")), VIEW, 0) is first
-    normalized = entrant(SignalToSignal("LR", model="adc", normalize="voxel"))
-    assert bank.material(normalized, VIEW, 0) is not first
-
-
-def test_maps_to_maps_learns_the_reference_maps_from_clinical_metrics(bank):
-    stack = bank.material(entrant(MapsToMaps("LR", model="adc"), "x m2m"), VIEW, 0)
-    features, targets = stack.arrays
-    assert features.shape == (69, 3)
-    parameters = np.random.default_rng(0).uniform(0.5, 2.5, 48)[24:]
-    body = np.arange(24) != 0
-    np.testing.assert_allclose(targets[:23, 1], parameters[body], rtol=1e-3)
 
 
 def test_an_estimator_of_a_users_own_sees_signals_as_they_are():
