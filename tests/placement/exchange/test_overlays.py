@@ -88,10 +88,15 @@ def test_tumor_and_excluded_regions_are_outlined_where_they_lie(scene):
     assert border[:, 0].min() == pytest.approx(51, abs=0.6)
 
 
-def test_planes_pass_the_center_of_the_first_box(scene):
-    small = Voxel((0, 5, -10), (10, 10, 10))
-    titles = [ax.get_title("left") for ax in plot_overlay({"small": small, "large": VOXEL}, scene).axes]
-    assert titles == ["sagittal, x = 0.0 mm", "coronal, y = 5.0 mm", "axial, z = −10.0 mm"]
+def test_planes_pass_the_center_of_the_first_box_with_two_centimeters_around_all_boxes(scene):
+    boxes = {"small": Voxel((0, -5, 10), (10, 10, 10)), "large": VOXEL, "far": Voxel((12, -8, 80), (10, 10, 10))}
+    axes = plot_overlay(boxes, scene).axes
+    titles = [ax.get_title("left") for ax in axes]
+    assert titles == ["sagittal, x = 0.0 mm", "coronal, y = −5.0 mm", "axial, z = 10.0 mm"]
+    # 2 cm beyond the lowest slice of the tumor, 1 mm above -2 mm, and the highest box, which ends at 85 mm.
+    np.testing.assert_allclose(sorted(axes[0].get_ylim()), [-21, 105], atol=0.5)
+    extents = [np.ptp(limits) for ax in axes for limits in (ax.get_xlim(), ax.get_ylim())]
+    np.testing.assert_allclose(extents, extents[0], atol=1)
 
 
 def test_the_legend_names_what_is_drawn_in_its_color(scene, sphere_scene):
