@@ -9,15 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from metastasis import DeepMedicSegmenter
 from metastasis.segmentation import sampling
 from metastasis.segmentation.sampling import (
     MISTAKEN,
+    case_inputs,
     cell_means,
     draw_segments,
     lesion_voxels,
     lesion_weights,
     locally_scaled,
     marked_evenly,
+    n_extra_channels,
+    network_arguments,
     normalized,
     take_cells,
     take_window,
@@ -340,3 +344,54 @@ def test_a_large_mistake_is_marked_in_part_and_small_ones_as_a_whole():
     assert is_marked.sum() == large.sum() + 27
     assert (marked == marked_evenly(label, probability, 0)).all()
     assert (marked != marked_evenly(label, probability, 1)).any()
+
+
+def network(prior="path", missing_prior="validity"):
+    model = DeepMedicSegmenter(prior=prior, missing_prior=missing_prior)
+    model.prior_ = prior
+    return model
+
+
+@pytest.fixture
+def scan():
+    volume = np.random.default_rng(0).normal(100, 5, (7, 6, 5)).astype(np.float32)
+    volume[0] = 0
+    return volume
+
+
+def test_inputs_are_scaled_over_the_brain(scan):
+    inputs = case_inputs(network(prior=None), (scan, None, None))
+    assert set(inputs) == {"image", "brain", "low_3", "low_5"}
+    assert np.array_equal(inputs["brain"], scan != 0)
+    brain_values = inputs["image"][0][scan != 0]
+    np.testing.assert_allclose([brain_values.mean(), brain_values.std()], [0, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("prior", "valid"), [(None, 0), (0, 0), (3, 1)])
+def test_a_prior_is_scaled_like_the_scan_and_a_missing_one_is_zeros_that_are_not_valid(scan, prior, valid):
+    inputs = case_inputs(network(), (scan, None if prior is None else prior * scan, None))
+    np.testing.assert_allclose(inputs["prior"], valid * inputs["image"], atol=1e-5)
+    assert inputs["valid"] == valid
+
+
+@pytest.mark.parametrize("mask", [np.zeros((7, 6, 5), bool), np.ones((2, 2, 2), bool)])
+def test_a_mask_that_does_not_fit_is_refused(scan, mask):
+    with pytest.raises(ValueError, match="a mask of shape"):
+        case_inputs(network(), (scan, None, mask))
+
+
+@pytest.mark.parametrize(
+    ("prior", "missing_prior", "names", "n_channels"),
+    [
+        ("path", "validity", {"image", "prior", "valid"}, 1),
+        ("path", "zeros", {"image", "prior"}, 1),
+        ("channel", "validity", {"image"}, 3),
+        ("channel", "zeros", {"image"}, 2),
+        (None, "validity", {"image"}, 1),
+    ],
+)
+def test_the_network_gets_the_arguments_of_its_forward_pass(scan, prior, missing_prior, names, n_channels):
+    model = network(prior, missing_prior)
+    arguments = network_arguments(model, case_inputs(model, (scan, scan, None)))
+    assert set(arguments) == names | {"low_3", "low_5"}
+    assert len(arguments["image"]) == n_channels == 1 + n_extra_channels(model)
