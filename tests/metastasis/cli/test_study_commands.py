@@ -28,18 +28,6 @@ from metastasis.cli.study_commands import (
 )
 from metastasis.simulate import implants
 
-TINY = (
-    "--widths",
-    "2,2",
-    "--epochs",
-    1,
-    "--segments-per-epoch",
-    4,
-    "--batch-size",
-    2,
-    "--device",
-    "cpu",
-)
 SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
 
 
@@ -113,6 +101,7 @@ def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
 @pytest.fixture
 def learn_nothing(monkeypatch):
     """Train without learning, and give what was fitted with what."""
+    pytest.importorskip("skorch")
     calls = []
 
     def fit(self, volumes, labels, **more):
@@ -128,7 +117,6 @@ def learn_nothing(monkeypatch):
 
 @pytest.mark.deep
 def test_options_of_a_training_reach_the_segmenter(table, learn_nothing, tmp_path):
-    pytest.importorskip("skorch")
     out = tmp_path / "model.dmrifit"
     train(
         table, out, loss="vss", alpha=0.5, prior="channel", network="unet", widths=(4, 8), epochs=3,
@@ -183,7 +171,6 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
 
 @pytest.mark.deep
 def test_published_sizes_are_those_of_the_class(table, learn_nothing, tmp_path):
-    pytest.importorskip("skorch")
     train(table, tmp_path / "model.dmrifit", published=True, epochs=1)
     published = learn_nothing[0][0].get_params()
     assert published["widths"] == (30, 40, 50, 60, 70, 80, 90, 100, 110)
@@ -194,7 +181,6 @@ def test_published_sizes_are_those_of_the_class(table, learn_nothing, tmp_path):
 def test_scans_of_the_table_are_learned_from_by_patient(
     table, synthetic_cases, learn_nothing, tmp_path, capsys
 ):
-    pytest.importorskip("skorch")
     twice = [*synthetic_cases, replace(synthetic_cases[0], name="later")]
     train(write_cases(twice, tmp_path / "more"), tmp_path / "model.dmrifit", alpha=0.995)
     ((_, training),) = learn_nothing
@@ -223,7 +209,6 @@ def test_scans_to_learn_from_are_described(synthetic_cases, tmp_path, capsys):
 
 @pytest.mark.deep
 def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing, tmp_path):
-    pytest.importorskip("skorch")
     out = tmp_path / "model.dmrifit"
     bare = write_cases(
         [synthetic_cases[0], replace(synthetic_cases[1], label=None)], tmp_path / "bare"

@@ -412,67 +412,47 @@ def no_training(*args, **kwargs):
     pytest.fail("training began")
 
 
-@pytest.fixture
-def refused(monkeypatch, cohort):
-    """Fit with something wrong: the error must come before the network is made."""
-    monkeypatch.setattr(DeepMedicSegmenter, "_module", no_training)
-    volumes, labels, priors = (list(part) for part in cohort)
-
-    def fit(message, *, model=None, **changed):
-        given = {"volumes": volumes, "labels": labels, "priors": priors} | changed
-        with pytest.raises(ValueError, match=message):
-            (model or small()).fit(given["volumes"], given["labels"], priors=given["priors"])
-
-    return volumes, labels, priors, fit
+def instead(values, place, value):
+    """Give the values of a cohort with another one in a place."""
+    return [*values[:place], value, *values[place + 1 :]]
 
 
-def test_labels_that_cannot_be_learned_from_are_refused(refused):
-    _, labels, _, fit = refused
-    nothing = [np.zeros_like(label) for label in labels]
-    fit("labels of all 6 cases hold no lesion voxel; both classes", labels=nothing)
-    fit("nothing but lesion voxels; both classes", labels=[np.ones_like(label) for label in labels])
-    fit(r"case 2: a label must be 0 and 1 in each voxel, not \[2\]", labels=[*labels[:2], 2 * labels[2], *labels[3:]])
-    fit("case 1: a label must be 0 and 1", labels=[labels[0], np.where(labels[1], np.nan, 0.0), *labels[2:]])
-    fit(r"case 0: a label of shape \(3, 3, 3\) for a volume", labels=[np.zeros((3, 3, 3)), *labels[1:]])
-    fit("5 targets for 6 cases", labels=labels[1:])
-    fit("give y", labels=None)
-
-
-def test_volumes_that_cannot_be_learned_from_are_refused(refused):
-    volumes, labels, _, fit = refused
-    spoiled = volumes[3].copy()
-    spoiled[4, 4, 4] = np.nan
-    fit("case 3: 1 non-finite value", volumes=[*volumes[:3], spoiled, *volumes[4:]])
-    fit("case 5: channel 0 has no voxel that is not zero", volumes=[*volumes[:5], np.zeros_like(volumes[5])])
-    two = np.stack([volumes[4]] * 2, axis=-1)
-    fit("case 4: 2 channels where the first case in training has 1", volumes=[*volumes[:4], two, volumes[5]])
-    fit(
-        r"case 1: a volume of shape \(5, 15, 15\) is smaller than the 7 voxels .* lower segment_size",
-        volumes=[volumes[0], volumes[1][:5], *volumes[2:]],
-        labels=[labels[0], labels[1][:5], *labels[2:]],
-        priors=None,
-    )
-
-
-def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
-    volumes, _, priors, fit = refused
-    fit(r"case 1: a prior of shape \(16, 15, 15\)", priors=[None, priors[1][1:], *priors[2:]])
-    infinite = priors[1].copy()
-    infinite[0] = np.inf
-    fit("case 1: 225 non-finite values", priors=[None, infinite, *priors[2:]])
-    flat = [None, np.full_like(priors[1], 7), *priors[2:]]
-    fit("case 1: its prior: channel 0 has the value 7 everywhere", priors=flat)
-    fit("5 priors for 6 cases", priors=priors[1:])
-    image = nib.Nifti1Image(volumes[0], np.eye(4))
-    moved = nib.Nifti1Image(volumes[0], np.diag([1.0, 1.0, 1.2, 1.0]))
-    apart = {"volumes": [image, *volumes[1:]], "priors": [moved, *priors[1:]]}
-    fit("case 0: its prior and the volume both have .* 2\\.6 mm apart", **apart)
-    fit("U-Net has no path for a prior scan; .*--prior channel or none", model=small(network="unet"))
+def one_other(volume):
+    volume = volume.copy()
+    volume[4, 4, 4] = np.inf
+    return volume
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("change", "said"),
     [
+        # Labels; what else may be wrong with them stands in the corpus of faults.
+        (lambda v, y, p: (v, [0 * label for label in y], p), "labels of all 6 cases hold no lesion voxel; both classes"),
+        (lambda v, y, p: (v, [np.ones_like(label) for label in y], p), "nothing but lesion voxels; both classes"),
+        (lambda v, y, p: (v, instead(y, 2, 2 * y[2]), p), r"case 2: a label must be 0 and 1 in each voxel, not \[2\]"),
+        (lambda v, y, p: (v, None, p), "give y"),
+        # Volumes.
+        (lambda v, y, p: (instead(v, 3, one_other(v[3])), y, p), "case 3: 1 non-finite value"),
+        (lambda v, y, p: (instead(v, 5, 0 * v[5]), y, p), "case 5: channel 0 has no voxel that is not zero"),
+        (lambda v, y, p: (instead(v, 4, np.stack([v[4]] * 2, -1)), y, p), "case 4: 2 channels where the first case in training has 1"),
+        (
+            lambda v, y, p: (instead(v, 1, v[1][:5]), instead(y, 1, y[1][:5]), None),
+            r"case 1: a volume of shape \(5, 15, 15\) is smaller than the 7 voxels .* lower segment_size",
+        ),
+        # Priors.
+        (lambda v, y, p: (v, y, instead(p, 1, p[1][1:])), r"case 1: a prior of shape \(16, 15, 15\)"),
+        (lambda v, y, p: (v, y, instead(p, 1, one_other(p[1]))), "case 1: 1 non-finite value"),
+        (lambda v, y, p: (v, y, instead(p, 1, np.full_like(p[1], 7))), "case 1: its prior: channel 0 has the value 7 everywhere"),
+        (lambda v, y, p: (v, y, p[1:]), "5 priors for 6 cases"),
+        (
+            lambda v, y, p: tuple(
+                instead(values, 0, nib.Nifti1Image(v[0], np.diag([1.0, 1.0, edge, 1.0]))) if edge else values
+                for values, edge in ((v, 1.0), (y, None), (p, 1.2))
+            ),
+            r"case 0: its prior and the volume both have .* 2\.6 mm apart",
+        ),
+        ({"network": "unet"}, "U-Net has no path for a prior scan; .*--prior channel or none"),
+        # Parameters.
         ({"loss": "dice"}, "loss must be one of jvss, vss, sse, bce, lesion, not 'dice'"),
         ({"alpha": 1.2}, "alpha must be a number from 0 to 1, not 1.2"),
         ({"prior": "input"}, "prior must be one of path, shared, channel, None"),
@@ -492,10 +472,13 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
         ({"spacing": 0}, "spacing must be a number above 0"),
         ({"patience": 2}, "needs validation cases"),
     ],
-    ids=str,
 )
-def test_parameters_that_are_not_possible_are_refused(refused, changed, message):
-    refused[-1](message, model=small(**changed))
+def test_what_cannot_be_learned_from_is_refused_before_the_network_is_made(cohort, monkeypatch, change, said):
+    monkeypatch.setattr(DeepMedicSegmenter, "_module", no_training)
+    given, options = (cohort, change) if isinstance(change, dict) else (change(*cohort), {})
+    volumes, labels, priors = given
+    with pytest.raises(ValueError, match=said):
+        small(**options).fit(volumes, labels, priors=priors)
 
 
 def test_model_files_with_another_threshold_than_a_probability_are_refused(fitted, tmp_path, monkeypatch):
