@@ -103,9 +103,6 @@ def test_a_segmenter_of_several_channels_segments_no_prior():
     assert np.isfinite(rows[True]["likeness"])
 
 
-# Levels of scans ---------------------------------------------------------------------------------
-
-
 WIDE = (84, 84, 84)
 MILLIMETERS = (1.0, 1.0, 1.0)
 HEAD = np.linalg.norm(np.stack(np.indices(WIDE), axis=-1) - 41.5, axis=-1) < 41
@@ -155,9 +152,6 @@ def test_small_pieces_and_empty_brains_have_no_level():
     piece[20:50, 20:50, 20:50] = True
     for brain in (piece, np.zeros(WIDE, bool)):
         assert comparable(probability, brain) is None
-
-
-# Alignment of a prior: a textured brain that was moved comes back, and what is new stays new ----
 
 
 ODD_SHAPE = (44, 40, 42)

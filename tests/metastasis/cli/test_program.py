@@ -122,8 +122,6 @@ def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
     assert "ynthetic" not in page
 
 
-# Preparation ---------------------------------------------------------------------------------------
-
 SHAPE = (40, 40, 20)
 
 

@@ -105,9 +105,6 @@ def probabilities(path, cases, **options):
     return np.stack(list(segmenter.predict_proba(images, priors=priors)))
 
 
-# Segment -----------------------------------------------------------------------------------------
-
-
 def test_a_folder_of_scans_is_as_good_as_a_table(run, table, models, tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -344,9 +341,6 @@ def test_the_device_of_the_user_replaces_that_of_the_model(table, models, run_ca
     assert segmenter.device == "cpu"
 
 
-# Ensemble ----------------------------------------------------------------------------------------
-
-
 def test_an_ensemble_joins_both_models_at_their_thresholds(run, cases, table, models, tmp_path):
     pairs = [probabilities(path, cases) for path in (models.sensitive, models.specific)]
     low, high = np.quantile(pairs[0], 0.97), np.quantile(pairs[1], 0.98)
@@ -389,9 +383,6 @@ def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run
         "figure": True,
         "threshold": None,
     }
-
-
-# What is said, and errors ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,6 @@ def train(cases, out, **options):
     study_commands.train(cases, out, *groups, **options)
 
 
-# Simulation ---------------------------------------------------------------------------------------
-
-
 def test_a_simulation_without_options_is_that_of_the_function():
     known = inspect.signature(simulate_metastases).parameters
     for key, value in vars(PatientOptions()).items():
@@ -93,9 +90,6 @@ def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
     assert rows["label"].tolist() == [
         f"synthetic-00{i}/synthetic-00{i}_label.nii.gz" for i in (5, 6)
     ]
-
-
-# Training -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -238,9 +232,6 @@ def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing
         train(table, out)
 
 
-# Comparison ---------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def segmentations(synthetic_cases, tmp_path):
     """Give the table of a model that marks the lesions of the first scan and nothing else."""
@@ -270,9 +261,6 @@ def test_segmentations_are_compared_with_lesions_and_controls(
     assert row["sensitivity"] == pytest.approx(n_lesions[0] / sum(n_lesions))
     assert row["precision"] == 1
     assert {"empty", "all positive"} <= set(summary["method"])
-
-
-# The small model ---------------------------------------------------------------------------------
 
 
 @pytest.fixture

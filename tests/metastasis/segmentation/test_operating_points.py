@@ -32,9 +32,6 @@ def small_scans():
     return labels, probabilities
 
 
-# Curves ------------------------------------------------------------------------------------------
-
-
 def test_a_curve_of_two_lesions_by_hand(small_scans):
     curve = threshold_curve(*small_scans, thresholds=[0.7, 0.2, 0.35, 0.45, 0.55, 0.95])
     assert curve["threshold"].tolist() == [0.2, 0.35, 0.45, 0.55, 0.7, 0.95]
@@ -125,9 +122,6 @@ def test_each_point_is_the_score_of_its_masks(ball_scans):
 def test_what_has_no_curve_is_refused(labels, values, options, message):
     with pytest.raises(ValueError, match=message):
         threshold_curve(labels, values, **options)
-
-
-# Operating points --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -227,9 +221,6 @@ def test_an_operating_point_that_no_threshold_reaches_is_refused():
         operating_point([label], [certain], false_positives=0.5)
     with pytest.raises(ValueError, match="0 or more"):
         operating_point([label], [certain], false_positives=-1)
-
-
-# Pairs -------------------------------------------------------------------------------------------
 
 
 def test_pairs_keep_their_precision_and_masks_are_probabilities():

@@ -47,9 +47,6 @@ def centers(window):
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
-# Nodules ------------------------------------------------------------------------------------------
-
-
 def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points():
     nodule = ball(5.0, core=0.6)
     window, filled, core = shares(nodule, GRID)
@@ -148,9 +145,6 @@ def test_shares_of_a_nodule_add_up_to_its_volume_and_move_with_it():
     assert outside[1].size == 0
 
 
-# Places -------------------------------------------------------------------------------------------
-
-
 def test_places_keep_off_each_other_and_off_what_is_there(head):
     taken = [(np.zeros(3), 10.0)]
     radii = [3.0, 6.0, 2.0, 8.0, 4.0]
@@ -184,9 +178,6 @@ def test_what_has_no_room_has_no_place(head):
     assert second is None
 
 
-# Enhancement of every brain ---------------------------------------------------------------------
-
-
 def test_enhancement_is_of_vessels_sinuses_dura_and_plexus():
     head = draw_head((52, 56, 50), (1.5, 1.5, 1.5), np.random.default_rng(0))
     vessels = draw_enhancement(head, np.random.default_rng(0))
@@ -205,9 +196,6 @@ def test_enhancement_is_of_vessels_sinuses_dura_and_plexus():
         assert contrast[region].max() > 0.5
     # Only the last one was the plexus.
     assert not contrast[head.ventricles == 0].any()
-
-
-# Mimics -------------------------------------------------------------------------------------------
 
 
 def test_mimics_keep_off_metastases_and_are_as_small_as_small_ones(head):

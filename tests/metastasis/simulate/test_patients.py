@@ -200,6 +200,7 @@ def test_real_maps_of_tissue_are_accepted(data_dir):
         ({"metastases": (3, 1)}, "smaller one first"),
         ({"mimics": 3}, "two whole numbers"),
         ({"tissues": ["gray.nii"]}, "two images"),
+        ({"world": "real"}, "world"),
     ],
 )
 def test_what_is_out_of_range_is_named(changes, message):
@@ -255,8 +256,3 @@ def test_lesions_in_pieces_or_contact_keep_rows_and_volumes_of_their_own():
     assert table["number"].tolist() == [2, 3, 3]
     assert table["status"].tolist() == ["new", "stable", "grown"]
     np.testing.assert_allclose(table["volume_mL"], parts.sum(axis=(1, 2, 3)) * 8e-3)
-
-
-def test_unknown_world_is_refused():
-    with pytest.raises(ValueError, match="world"):
-        simulate_metastases(1, world="real")

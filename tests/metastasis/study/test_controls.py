@@ -26,9 +26,6 @@ def voxels_of(mask):
     return [tuple(voxel) for voxel in np.argwhere(mask).tolist()]
 
 
-# Everything, nothing, and lesions of other patients ----------------------------------------------
-
-
 def test_all_positive_is_the_brain_or_every_voxel():
     brain = [(1, 2, 3), (4, 4, 4)]
     masks = control_segmentations([scan("a", (1, 1, 1), brain=brain), scan("b")])
@@ -69,9 +66,6 @@ def test_lesions_on_another_grid_are_laid_corner_on_corner():
     assert [mask.shape for mask in masks] == [SHAPE, (9, 12, 4)]
     assert voxels_of(masks[0]) == [(1, 2, 3), (8, 2, 2)]
     assert voxels_of(masks[1]) == [(0, 1, 2)]
-
-
-# Random blobs ------------------------------------------------------------------------------------
 
 
 def test_a_blob_is_a_lesion_of_another_patient_around_a_voxel_of_the_brain():
@@ -153,6 +147,3 @@ def test_blobs_are_those_of_their_seed_and_differ_between_scans():
     assert any((first != second).any() for first, second in zip(blobs, later, strict=True))
     # Both scans of the second patient have one voxel, somewhere.
     assert (blobs[1] != blobs[2]).any()
-
-
-# References --------------------------------------------------------------------------------------

@@ -309,9 +309,6 @@ def test_the_summary_is_written_for_each_part(tables):
         format_summary(tables, part="some")
 
 
-# Bad input ---------------------------------------------------------------------------------------------------------
-
-
 def test_what_cannot_be_evaluated_is_refused(cases, predictions):
     sure = predictions["sure"]
     for values, message in (

@@ -66,9 +66,6 @@ def test_curves_and_calibration_are_those_of_the_tables(synthetic_cases):
     np.testing.assert_allclose(drawn.get_xdata(), [0.05, 0.65], rtol=1e-5)
 
 
-# Findings by scan -----------------------------------------------------------------------------
-
-
 def marks_of(ax):
     """Give place and look of each mark: (x, y), whether it is filled, whether it is a cross, its area."""
     marks = []
@@ -126,9 +123,6 @@ def test_long_strips_are_cut_and_many_false_findings_counted(synthetic_cases):
     assert len(ax.get_yticks()) == 30
 
 
-# Curves over thresholds -----------------------------------------------------------------------
-
-
 def test_bars_are_the_intervals_of_froc_within_the_curve(synthetic_cases):
     rng = np.random.default_rng(0)
     noisy = [0.5 * case.label + rng.normal(0.15, 0.1, case.shape) for case in synthetic_cases]
@@ -165,9 +159,6 @@ def test_lines_are_the_best_that_thresholds_reach_and_few_lesions_are_points(syn
                 # Fewer wrong findings are harder to reach, and so is a higher sensitivity.
                 reached = x <= at if "wrong" in ax.get_xlabel() else x >= at
                 assert best == np.nanmax(y[reached])
-
-
-# Insets -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("radius", "has_inset"), [(2, True), (7, False)])

@@ -12,7 +12,6 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from dmrifit import lesion_table
-from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
 from metastasis import SensitivitySpecificityEnsemble, write_evaluation
 from metastasis.cli.case_runs import RUN, scans_of, segment_case
 from metastasis.study.controls import CONTROLS
@@ -46,10 +45,6 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
     assert "they are no performance" in page
     # The strip, curves, calibration, and two scans by each method.
     assert page.count("<img ") == 3 + 2 * len(found)
-    assert page.index("Best of") < page.index("<img ") < page.index("share right") < page.index("mDSC")
-    # Each figure, and the heading and the name of the planes.
-    assert page.count("Synthetic scan ") == 2 * len(found) + 2
-    assert page.count('class="viewer"') == 1
     stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
     # The viewer starts where the first picture is, and every lesion of the reference can be gone to.
     chosen = next(case for case in synthetic_cases if f"Synthetic scan {case.name}" in page.partition("<canvas")[0])
@@ -129,7 +124,6 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     assert all(heading in page for heading in ("enhancing, mL", "with cores, mL"))
     assert page.count("<td>marked by both</td>") == (lesions["finding"] == "marked by both").sum()
     assert "all scans were simulated" in page
-    assert "since the prior scan" in page
     links = re.findall(r'href="([^"#]+)"', page)
     assert links == [f"./{content['folder']}/view.html" for content in contents]
     for link, case in zip(links, named, strict=True):
@@ -140,13 +134,9 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
         stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
         assert {"scan", "probability", "segmentation"} <= {layer["name"] for layer in stored["layers"]}
         assert stored["layers"][-2]["names"] == ["candidate", "marked by both models"]
-        # As in the picture.
-        colors = [OUTLINES[k] for layer in stored["layers"][-2:] for k in layer["colors"]]
-        assert colors == [UNSURE, FOUND, REFERENCE]
         own = lesions[(lesions["name"] == case.name) & (lesions["finding"] != "prior only")]
         np.testing.assert_allclose(stored["points"], own[["x", "y", "z"]], atol=1e-5)
         # Numbered as in the table and in DICOM, not by their order on the page.
         for number, volume in zip(own["number"], own["volume_mL"], strict=True):
             assert f"{number}: {volume:.3f} mL enhancing" in view
-            assert re.search(rf"<td[^>]*>{number}</td>\s*<td[^>]*>{volume:.3f}", view)
             assert re.search(rf"<td[^>]*>{number}</td>\s*<td[^>]*>{volume:.3f}", page)
