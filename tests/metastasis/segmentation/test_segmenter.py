@@ -426,10 +426,13 @@ def one_other(volume):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        # Labels; what else may be wrong with them stands in the corpus of faults.
+        # Labels.
         (lambda v, y, p: (v, [0 * label for label in y], p), "labels of all 6 cases hold no lesion voxel; both classes"),
         (lambda v, y, p: (v, [np.ones_like(label) for label in y], p), "nothing but lesion voxels; both classes"),
         (lambda v, y, p: (v, instead(y, 2, 2 * y[2]), p), r"case 2: a label must be 0 and 1 in each voxel, not \[2\]"),
+        (lambda v, y, p: (v, instead(y, 1, np.where(y[1], np.nan, 0.0)), p), "case 1: a label must be 0 and 1"),
+        (lambda v, y, p: (v, instead(y, 0, np.zeros((3, 3, 3))), p), r"case 0: a label of shape \(3, 3, 3\) for a volume"),
+        (lambda v, y, p: (v, y[1:], p), "5 targets for 6 cases"),
         (lambda v, y, p: (v, None, p), "give y"),
         # Volumes.
         (lambda v, y, p: (instead(v, 3, one_other(v[3])), y, p), "case 3: 1 non-finite value"),

@@ -206,6 +206,8 @@ def test_no_interval_depends_on_the_order_of_scans_and_a_single_patient_has_none
     single = evaluate_segmentations(of_one, {"loose": predictions["loose"]}, **options)
     for name in ("froc", "areas"):
         assert single[name].filter(regex="_(low|high)$").isna().all(axis=None)
+    points = tables["froc"].query("method == 'loose'")["strict_sensitivity"]
+    assert single["froc"]["strict_sensitivity"].tolist() == points.tolist()
     # Its samples would all be alike; of 0 and 1 there is Wilson's interval, over lesions.
     is_between = single["intervals"]["value"].between(0.01, 0.99)
     assert is_between.any()

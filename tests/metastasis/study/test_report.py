@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from dmrifit import lesion_table
+from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
 from metastasis import SensitivitySpecificityEnsemble, write_evaluation
 from metastasis.cli.case_runs import RUN, scans_of, segment_case
 from metastasis.study.controls import CONTROLS
@@ -134,6 +135,9 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
         stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
         assert {"scan", "probability", "segmentation"} <= {layer["name"] for layer in stored["layers"]}
         assert stored["layers"][-2]["names"] == ["candidate", "marked by both models"]
+        # As in the picture.
+        colors = [OUTLINES[k] for layer in stored["layers"][-2:] for k in layer["colors"]]
+        assert colors == [UNSURE, FOUND, REFERENCE]
         own = lesions[(lesions["name"] == case.name) & (lesions["finding"] != "prior only")]
         np.testing.assert_allclose(stored["points"], own[["x", "y", "z"]], atol=1e-5)
         # Numbered as in the table and in DICOM, not by their order on the page.
