@@ -19,7 +19,6 @@ from dmrifit import (
     simulate_cohort,
 )
 from dmrifit.study.predictions import FolderPredictions
-from dmrifit.study.study_folder import StudyFolder
 
 SMALL = 16, 16, 3
 PROTOCOL = Protocol.preset("cohort1")
@@ -153,17 +152,3 @@ def test_what_killed_processes_left_is_removed_when_it_is_old(cohort, folder):
     run(cohort, folder)
     assert not old.exists()
     assert young.exists()
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "study").write_text("text")
-    with pytest.raises(ValueError, match="is a file"):
-        StudyFolder(tmp_path / "study").settings()
-    with pytest.raises(FileNotFoundError, match="dmrifit benchmark"):
-        StudyFolder(tmp_path).read_study()
-
-
-def test_a_study_of_another_version_is_refused(tmp_path):
-    (tmp_path / "study.json").write_text('{"settings": {"seed": 1}}')
-    with pytest.raises(ValueError, match="was written by another version: train again"):
-        StudyFolder(tmp_path).claim({"seed": 1})
