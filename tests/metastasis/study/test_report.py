@@ -46,6 +46,8 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
     assert "they are no performance" in page
     # The strip, curves, calibration, and two scans by each method.
     assert page.count("<img ") == 3 + 2 * len(found)
+    # Each figure, and the heading and the name of the planes.
+    assert page.count("Synthetic scan ") == 2 * len(found) + 2
     stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
     # The viewer starts where the first picture is, and every lesion of the reference can be gone to.
     chosen = next(case for case in synthetic_cases if f"Synthetic scan {case.name}" in page.partition("<canvas")[0])
@@ -125,6 +127,7 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     assert all(heading in page for heading in ("enhancing, mL", "with cores, mL"))
     assert page.count("<td>marked by both</td>") == (lesions["finding"] == "marked by both").sum()
     assert "all scans were simulated" in page
+    assert "since the prior scan" in page
     links = re.findall(r'href="([^"#]+)"', page)
     assert links == [f"./{content['folder']}/view.html" for content in contents]
     for link, case in zip(links, named, strict=True):
@@ -143,4 +146,5 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
         # Numbered as in the table and in DICOM, not by their order on the page.
         for number, volume in zip(own["number"], own["volume_mL"], strict=True):
             assert f"{number}: {volume:.3f} mL enhancing" in view
+            assert re.search(rf"<td[^>]*>{number}</td>\s*<td[^>]*>{volume:.3f}", view)
             assert re.search(rf"<td[^>]*>{number}</td>\s*<td[^>]*>{volume:.3f}", page)
