@@ -16,7 +16,8 @@ from dmrifit.engine.design.precision import DECAYED, largest_error, rounded, sig
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import SignalModel, read_table
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.noise_choice import near_floor
+from dmrifit.engine.protocol import least_weighted
 
 #: Levels whose intervals decide: half the first is the standard error, the second is searched.
 LEVELS = (0.68, 0.95)
@@ -45,6 +46,8 @@ class DoubtReason(IntEnum):
     AT_BOUND = 3
     UNCERTAIN = 4
     DECAYED = 5
+    NEAR_NOISE = 6
+    NO_RESIDUALS = 7
 
 
 def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -65,6 +68,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             if model.cumulant and parameter.name == model.cumulant[0]:
                 decay = result[model.cumulant[1]] * result.protocol.b_ms_per_um2.max()
                 column[(decay > DECAYED) & (outer[:, j, 0] > 0)] = DoubtReason.DECAYED
+                column[_lacks_floor(result) & (outer[:, j, 0] > 0)] = DoubtReason.NEAR_NOISE
             is_uncertain = errors[:, j] > largest_error(parameter, result.parameters[:, j])
             column[is_uncertain] = DoubtReason.UNCERTAIN
             at_artificial = result.at_high[:, j] & (high != 1 or not is_share(parameter))
@@ -87,18 +91,29 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
                 slopes = signal_jacobian(model, tissue, result.protocol)[0]
             is_gone = (np.abs(slopes).max(axis=0) == 0) & (np.arange(len(tissue)) != j)
             reasons[np.ix_(limit < _SMALLEST_SHARE, is_gone)] = DoubtReason.NO_INFLUENCE
+    if result.noise is None and result.inputs.sigma is None:
+        reasons[degrees_of_freedom(result) < 1] = DoubtReason.NO_RESIDUALS
+        reasons[:, result.is_known] = DoubtReason.NONE
     # numpy is slow along short axes.
     is_known = np.isfinite(outer[..., 0]) & np.isfinite(outer[..., 1])
     reasons[~is_known] = DoubtReason.NONE
     return reasons
 
 
-def least_weighted(protocol: Protocol) -> NDArray[np.intp]:
-    """List the measurements at the lowest b-value and, of these, at the shortest echo time."""
-    lowest = np.flatnonzero(protocol.b == protocol.b.min())
-    if protocol.te is None:
-        return lowest
-    return lowest[protocol.te[lowest] == protocol.te[lowest].min()]
+def _lacks_floor(result: Any) -> NDArray[np.bool_]:
+    """Find voxels near their own residuals whose fit knew no noise, and so no floor."""
+    inputs = result.inputs
+    if result.noise is not None or inputs is None or inputs.sigma is not None:
+        return np.zeros(len(result), bool)
+    degrees = degrees_of_freedom(result)
+    residuals = np.sqrt(result.cost / np.maximum(degrees, 1))
+    return near_floor(inputs.signals, inputs.protocol, residuals) & (degrees > 0)
+
+
+def degrees_of_freedom(result: Any) -> NDArray[np.intp]:
+    """Count the measurements of each voxel beyond its free parameters."""
+    n_free = np.count_nonzero(~result.is_known)
+    return np.isfinite(result.inputs.signals).sum(axis=1) - n_free
 
 
 def least_weighted_signals(result: Any) -> NDArray[np.float64]:
@@ -129,7 +144,7 @@ class DoubtTally:
         self.n_fitted = 0
         self.at_low = np.zeros(n_parameters, np.int64)
         self.at_high = np.zeros(n_parameters, np.int64)
-        self.reasons = np.zeros((n_parameters, len(DoubtReason)), np.int64)
+        self.reasons = np.zeros((n_parameters, max(DoubtReason) + 1), np.int64)
         self.starts_disagree = 0
         self.below_noise = 0
         # Of the same voxels.
@@ -147,12 +162,12 @@ class DoubtTally:
         self.starts_disagree += int(np.count_nonzero(result.starts_disagree[fitted]))
         self.free = ~result.is_known
         if result.inputs is not None and result.inputs.sigma is not None:
-            self.noise_remedy = ""
+            self.noise_remedy = "" if result.noise is None else self.noise_remedy
             is_below = least_weighted_signals(result) < result.inputs.sigma
             self.below_noise += int(np.count_nonzero(is_below & fitted))
         reasons = result.doubt_reasons[fitted]
         for j, column in enumerate(reasons.T):
-            self.reasons[j] += np.bincount(column, minlength=len(DoubtReason))
+            self.reasons[j] += np.bincount(column, minlength=max(DoubtReason) + 1)
         # Which parameters are a well-measured zero.
         is_none = reasons == DoubtReason.NONE
         for j, parameter in enumerate(self.model.parameters):

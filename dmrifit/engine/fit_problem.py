@@ -29,8 +29,8 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult
 from dmrifit.engine.starting_points import Dictionary, to_inner
 
-# Fields of a result in the order of `shared.finish`.
-_COLUMNS = (
+#: Fields of a result in the order of `shared.finish`.
+COLUMNS = (
     "parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high",
     "starts_disagree",
 )  # fmt: skip
@@ -258,7 +258,7 @@ class Problem:
             self.settings_of_steps,
             np.zeros(1, np.int64),
             ends,
-            tuple(getattr(result, name)[chunk] for name in _COLUMNS),
+            tuple(getattr(result, name)[chunk] for name in COLUMNS),
         )
 
 

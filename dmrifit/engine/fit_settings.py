@@ -60,6 +60,9 @@ class FitSettings:
     """
     The options of `fit_voxels`; its fields have their names, defaults and meanings.
 
+    `noise` and `n_averaged` are no options: a fit measures them, and fits of other parts of a scan
+    take them over.
+
     An option of the fit is a field here, checked here and, unless results do not depend on it,
     described here. `MapFitter` and `fit_image` make the same settings of their own arguments.
     """
@@ -75,6 +78,10 @@ class FitSettings:
     regularization: float | None = None
     n_starts: int | str = "auto"
     n_threads: int | None = None
+    #: Measured noise of single signals, by which voxels near it are fitted with its floor.
+    noise: float | None = None
+    #: Mean number of signals that were averaged to one that is fitted.
+    n_averaged: float = 1.0
 
     def check(self) -> None:
         """Refuse options that are wrong for every model and protocol."""
@@ -122,6 +129,11 @@ class FitSettings:
             raise ValueError(
                 f"regularization is for least squares, not for likelihood={self.likelihood!r}"
             )
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether the noise may choose the method and a floor."""
+        return self.method is None and self.threshold is None and self.likelihood == "gaussian"
 
     def method_for(self, model: SignalModel, protocol: Protocol) -> str:
         """Choose the method that was asked for, or the model's own where it is possible."""

@@ -12,8 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import run_in_chunks
-from dmrifit.engine.fit_problem import Problem, routing_weights
-from dmrifit.engine.fit_settings import DEFAULT_THRESHOLD, MEASURED, FitSettings, can_segment
+from dmrifit.engine.fit_problem import COLUMNS, Problem, routing_weights
+from dmrifit.engine.fit_settings import (
+    DEFAULT_THRESHOLD,
+    MEASURED,
+    ROUTED_STARTS,
+    FitSettings,
+    can_segment,
+)
 from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.means import mean_of_finite
@@ -22,7 +28,17 @@ from dmrifit.engine.methods.prior import Prior, prior_of
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
 from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
-from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
+from dmrifit.engine.noise_choice import (
+    NoiseLevel,
+    bright_voxels,
+    directions_vary,
+    first_step,
+    needs_floor,
+    noise_of_repeats,
+    noise_of_residuals,
+    spread_rows,
+)
+from dmrifit.engine.protocol import Protocol, check_columns, check_protocol, least_weighted
 from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen
 
@@ -203,8 +219,104 @@ def fit_with(
         weights = settings.measurement_weights(len(protocol))
         result = fit_log_linear(usable, protocol, model, method, weights, settings.n_threads)
     else:
+        settings = chosen_by_noise(usable, protocol, model, settings)
         result = _fit_screened(usable, protocol, model, settings)
+        if settings.noise is not None:
+            result = _with_floor(result, settings)
     return replace(result, screening=screening)
+
+
+def chosen_by_noise(
+    signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
+) -> FitSettings:
+    """
+    Measure the noise and choose by it what the settings leave open.
+
+    Shapes: `signals` (n_voxels, n_measurements).
+    """
+    if not settings.is_automatic or settings.noise is not None:
+        return settings
+    # Values for each voxel are checked before some of them are taken.
+    levels = settings.noise_levels(len(signals))
+    numbers = {k: v for k, v in (settings.fixed or {}).items() if not isinstance(v, str)}
+    replace(settings, fixed=numbers).fixed_values(model, len(signals), settings.box(model))
+    rows = spread_rows(signals)
+    rows = rows[bright_voxels(signals[rows], protocol)]
+    if levels is None:
+        level = measured_noise(signals[rows], protocol, model, _of_rows(settings, rows))
+        noise = None if level is None else float(level.sigma)
+        settings = replace(settings, noise=noise)
+    else:
+        noise = float(np.median(levels))
+    if not noise:
+        return settings
+    snr = typical_snr(signals[rows], protocol, noise)
+    return by_snr(settings, model, protocol, snr)
+
+
+def typical_snr(signals: NDArray, protocol: Protocol, noise: float) -> float:
+    """Compute the median of the least weighted signals over the noise; infinite without noise."""
+    lowest = mean_of_finite(np.asarray(signals[:, least_weighted(protocol)], dtype=float))
+    return float(np.nanmedian(lowest) / noise) if len(lowest) and noise else np.inf
+
+
+def by_snr(
+    settings: FitSettings, model: SignalModel, protocol: Protocol, snr: float
+) -> FitSettings:
+    """Choose the method of a fit by the SNR of single signals."""
+    threshold = None
+    if model == MODELS["ivim"] and "Dt" not in (settings.fixed or {}):
+        threshold = first_step(snr, len(protocol) * settings.n_averaged, protocol)
+    if threshold is not None:
+        return replace(settings, method="segmented", threshold=threshold)
+    return replace(settings, method=settings.method_for(model, protocol))
+
+
+def measured_noise(
+    signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
+) -> NoiseLevel | None:
+    """
+    Measure the noise of voxels by repeats or, without them, residuals; None if neither tells it.
+
+    Residuals hold less than the noise where signals are near it.
+    """
+    levels = [NoiseLevel(noise_of_repeats(signals, protocol), "repeats at b = 0")]
+    if not directions_vary(protocol):
+        plain = replace(settings, method="nlls", sigma=None, noise=None, n_starts=1)
+        residuals = noise_of_residuals(_fit_screened(signals, protocol, model, plain))
+        levels.append(NoiseLevel(residuals, "residuals of the fit"))
+    return next((level for level in levels if level.sigma > 0), None)
+
+
+def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
+    """Fit the voxels again whose kurtosis may come from the noise floor, with that floor."""
+    assert settings.noise is not None and result.inputs is not None
+    signals, protocol = result.inputs.signals, result.inputs.protocol
+    near = needs_floor(result, settings.noise)
+    known = settings.noise / np.sqrt(settings.n_averaged)
+    inputs = replace(result.inputs, noise=known)
+    result = replace(result, noise=settings.noise, threshold=settings.threshold, inputs=inputs)
+    rows = np.flatnonzero(near)
+    if not rows.size:
+        return result
+    settings = _of_rows(settings, rows)
+    if isinstance(settings.n_starts, str):
+        # To learn which voxels need other starts takes longer than all starts of these few.
+        settings = replace(settings, n_starts=ROUTED_STARTS[settings.n_starts])
+    settings = replace(settings, sigma=settings.noise, noise=None)
+    floored = _fit_screened(signals[rows], protocol, result.model, settings)
+    for name in COLUMNS:
+        getattr(result, name)[rows] = getattr(floored, name)
+    return replace(result, inputs=replace(inputs, sigma=near * settings.sigma))
+
+
+def _of_rows(settings: FitSettings, rows: NDArray[np.intp]) -> FitSettings:
+    """Take the fixed values of some voxels."""
+    fixed = {
+        name: value if isinstance(value, str) or np.size(value) < 2 else np.asarray(value)[rows]
+        for name, value in (settings.fixed or {}).items()
+    }
+    return replace(settings, fixed=fixed)
 
 
 def _fit_screened(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, zeros_of_lanes
+from dmrifit.engine.kernels.layout import LANES, ROUNDING, UNROLL, Contrasts, zeros_of_lanes
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
@@ -23,7 +23,7 @@ class FitInputs:
     What a fit was made from, kept for intervals and doubts.
 
     Shapes: `signals` (n_voxels, n_measurements), the user's array, or a copy where values had to
-    be left out; `sigma` (1 or n_voxels,), `weights` (n_measurements,).
+    be left out; `sigma` (1 or n_voxels,) of a floor, `weights` (n_measurements,).
     """
 
     signals: NDArray
@@ -32,6 +32,7 @@ class FitInputs:
     turn_up: float = np.inf
     weights: NDArray[np.float64] | None = None
     n_threads: int | None = None
+    noise: float | None = None  # of what was fitted, where it was measured
 
 
 def parameter_intervals(
@@ -68,7 +69,10 @@ def parameter_intervals(
     parameters = np.require(parameters, np.float64, ["C", "W"])
     contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
     floor = np.zeros(1) if sigma is None else np.pi / 2 * np.ravel(sigma) ** 2
-    degrees = np.maximum(np.arange(len(protocol) + 1), 1)
+    known = sigma if inputs.noise is None else np.array([inputs.noise])
+    least = np.full(1, np.nan) if known is None else np.where(known > 0, known, np.nan) / ROUNDING
+    # The last one is of a noise that is known, where there are no residuals.
+    degrees = np.append(np.maximum(np.arange(len(protocol) + 1), 1), 1e9)
     quantiles = np.stack([stdtrit(degrees, (1 + level) / 2) for level in levels])
     probes = stdtrit(degrees, 0.975)
     steps = kernel.INTERVALS
@@ -102,6 +106,7 @@ def parameter_intervals(
             parameters,
             floor,
             bool(floor.any()),
+            least,
             int((~is_fixed).sum()),
             quantiles,
             probes,

@@ -530,6 +530,14 @@ def check_protocol(protocol: object) -> None:
         )
 
 
+def least_weighted(protocol: Protocol) -> NDArray[np.intp]:
+    """List the measurements at the lowest b-value and, of these, at the shortest echo time."""
+    lowest = np.flatnonzero(protocol.b == protocol.b.min())
+    if protocol.te is None:
+        return lowest
+    return lowest[protocol.te[lowest] == protocol.te[lowest].min()]
+
+
 def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
     """
     Check that signals have one column for each measurement.

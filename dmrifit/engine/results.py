@@ -85,6 +85,10 @@ class FitResult:
     screening : Screening, optional
         Counts for each voxel of values that were left out (not finite, zeros outside the field of
         view, without a logarithm), of negative ones that were fitted, and why it was refused.
+    noise : float, optional
+        Standard deviation of the noise by which the method was chosen, in the signals' units.
+    threshold : float, optional
+        Lowest b-value in s/mm² of the first step of a segmented fit.
     """
 
     model: SignalModel
@@ -103,6 +107,8 @@ class FitResult:
     likelihood: str = "gaussian"
     prior: Prior | None = None
     screening: Screening | None = field(default=None, repr=False, compare=False)
+    noise: float | None = None
+    threshold: float | None = None
 
     @property
     def n_left_out(self) -> NDArray[np.int16]:
@@ -182,7 +188,8 @@ class FitResult:
         n_free = len(self.names) - len(self.fixed)
         dof = np.isfinite(self.inputs.signals).sum(axis=1) - n_free
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(dof > 0, self.cost / (dof * self.inputs.sigma**2), np.nan)
+            is_known = (dof > 0) & (self.inputs.sigma > 0)
+            return np.where(is_known, self.cost / (dof * self.inputs.sigma**2), np.nan)
 
     def intervals(self, level: float = 0.95) -> NDArray[np.float64]:
         """

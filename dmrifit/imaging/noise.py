@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import read_object
+from dmrifit.engine.noise_choice import NoiseLevel
 from dmrifit.imaging.corrections import denoise, patches_are_large
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.chunked_arrays import Array, is_array, read_block
@@ -30,15 +30,6 @@ _LARGEST_RATIO = 2.0  # of two estimates that still agree
 _VALUES = 2**24  # of measurements that are compared with their neighbors at once
 _SAMPLE = 2**24  # of measurements that PIESNO starts from
 _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds instead of minutes
-
-
-@dataclass(frozen=True)
-class NoiseLevel:
-    """The standard deviation of the noise of a scan."""
-
-    # Of each channel (the σ of the Rician distribution), one number or a map (x, y, z).
-    sigma: float | NDArray[np.float32]
-    method: str  # how it was estimated: "piesno", "mppca" or "local"
 
 
 def estimate_sigma(

@@ -21,10 +21,10 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.progress import step_bar
 from dmrifit.cohort.scaling import reference_columns
+from dmrifit.engine.noise_choice import NoiseLevel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
 from dmrifit.imaging.noise import (
-    NoiseLevel,
     describe_noise_levels,
     estimate_sigma,
     noise_levels,

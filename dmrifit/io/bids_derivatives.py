@@ -156,8 +156,9 @@ class FitTally:
             deviation = np.sqrt(result.cost / np.maximum(spare, 1))
             # Of residuals that are 0 whatever the noise, there is no SNR.
             deviation[(spare <= 0) | (deviation <= 0)] = np.nan
-            if result.inputs.sigma is not None:
-                noise = np.broadcast_to(result.inputs.sigma, len(result.cost))
+            known = result.inputs.sigma if result.noise is None else result.noise
+            if known is not None:
+                noise = np.broadcast_to(known, len(result.cost))
         # S0 itself may lie far outside of what was measured, and be not determined.
         signals = least_weighted_signals(result)
         rows = np.column_stack([signals / deviation, signals, noise])

@@ -18,6 +18,9 @@ UNROLL = 3  # measurements taken together, so that the sums are loaded and store
 #: Share of the box from which on an interval says nothing that the box did not.
 UNDETERMINED_SHARE = 0.75
 
+#: Noise of signals without noise, of the largest one; they have no other residuals.
+ROUNDING = 1e-9
+
 _CACHE_LINE = 64  # bytes
 
 # Fields of a lane that hold one number; they come first, at the same places for all models.

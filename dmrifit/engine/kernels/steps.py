@@ -12,6 +12,7 @@ from dmrifit.engine.kernels.lanes import choose, exp, sqrt
 from dmrifit.engine.kernels.layout import (
     FIT_FIELDS,
     INTERVAL_FIELDS,
+    ROUNDING,
     UNDETERMINED_SHARE,
     UNROLL,
     Fields,
@@ -393,7 +394,6 @@ _WIDEST = 2.0  # a side is at most this many times as long as the linear one
 _LARGEST_CURVATURE = 50.0
 _NEAREST = 0.1  # a bound that is nearer than so many SD still leaves a step to probe
 _RIDGE = 1e-14  # keeps what neither signal nor box determines from dividing by zero
-_ROUNDING = 1e-9  # of the largest signal; signals without noise have no other residuals
 _LARGEST = 1.7976931348623157e308
 
 # Rows of `t` when it is the work array itself: of a parameter, of its covariances, of its side.
@@ -422,7 +422,7 @@ class IntervalSteps(Sums):
         self.bounds = self.kept + self.n
         self.sign = self.bounds + 2 * self.n
         self.turn_up = self.sign + 1
-        self.probed = tuple(kind in ("plain", "share") for kind in kinds)
+        self.probed = tuple(kind != "amplitude" for kind in kinds)
 
     def place(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
         """Turn estimates and bounds into coordinates, and the box into a weak prior."""
@@ -468,7 +468,7 @@ class IntervalSteps(Sums):
     def _variance(self, w: Any) -> Any:
         """Estimate the variance of the noise, at least that of rounding."""
         variance = w.SQT / w.DOF
-        rounding = +(_ROUNDING * w.LARGEST)
+        rounding = +(ROUNDING * w.LARGEST)
         rounding = +(rounding * rounding)
         return choose(variance > rounding, variance, rounding)
 

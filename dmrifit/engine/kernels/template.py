@@ -220,6 +220,8 @@ finish = block(INTERVALS.finish, INTERVALS.layout)
 _AT = INTERVALS.layout.offset
 P, SPAN, QUANTILE, END = _AT["P"], _AT["SPAN"], _AT["QUANTILE"], _AT["END"]
 TOP, LARGEST, NF2, DOF, COUNT = (_AT[name] for name in ("TOP", "LARGEST", "NF2", "DOF", "COUNT"))
+# Without residuals and a known noise, that is so large that an interval is the whole box.
+UNKNOWN = 1e12
 PROBED, FREE, KEPT, SIGN = INTERVALS.probed, INTERVALS.free, INTERVALS.kept, INTERVALS.sign
 
 
@@ -234,7 +236,7 @@ def sum_up(work, contrasts, floored):
 
 
 @helper
-def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, probes):
+def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, least, probes):
     """Put a voxel into a lane."""
     top, largest, n_usable = -math.inf, 0.0, 0
     for k in range(len(signal)):
@@ -248,25 +250,30 @@ def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, probes):
             n_usable += 1
     for j in range(N):
         w[P + j, lane] = parameters[j]
-    w[TOP, lane], w[LARGEST, lane], w[NF2, lane] = top, largest, floor2
-    dof = max(n_usable - n_free, 1)
-    w[DOF, lane], w[SPAN, lane] = dof, probes[dof]
+    dof = n_usable - n_free
     # The most that are left when the box determines parameters alone.
     w[QUANTILE, lane] = max(n_usable - 1, 1)
+    if dof < 1:
+        # There are no residuals; what was measured of the noise before is certain.
+        dof = w[QUANTILE, lane] = len(probes) - 1
+        largest = max(largest, least) if math.isfinite(least) else UNKNOWN * largest
+    w[TOP, lane], w[LARGEST, lane], w[NF2, lane] = top, largest, floor2
+    w[DOF, lane], w[SPAN, lane] = dof, probes[dof]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
 def fill_intervals(
-    signals, first, roots, contrasts, parameters, floor2, floored, n_free, quantiles, probes,
-    work, voxels, ends,
+    signals, first, roots, contrasts, parameters, floor2, floored, least, n_free, quantiles,
+    probes, work, voxels, ends,
 ):  # fmt: skip
     """
     Fill in the ends of the intervals of the voxels from `first` on.
 
     Shapes: `signals` and `voxels` (n_chunk, n_measurements) and (n_chunk,), `floor2` (1 or
-    n_voxels,), `quantiles` (n_levels, n_measurements + 1) and `probes` (n_measurements + 1,) by
-    degrees of freedom, `roots` (n_measurements,) of the weights, `ends` (n_levels, n_voxels, N,
-    2).
+    n_voxels,), `least` the same, the signal that rounds by as much as the noise, NaN where that is
+    unknown, `quantiles` (n_levels, n_measurements + 2) and `probes` (n_measurements + 2,) by
+    degrees of freedom, the last ones of a known noise, `roots` (n_measurements,) of the weights,
+    `ends` (n_levels, n_voxels, N, 2).
     """
     w, s, y, v, _, o = work
     n_fitted = 0
@@ -285,8 +292,9 @@ def fill_intervals(
             # Idle lanes work on a voxel once more; their numbers go nowhere.
             i = voxels[start + min(lane, n_lanes - 1)]
             noise2 = floor2[i if len(floor2) > 1 else 0]
+            known = least[i if len(least) > 1 else 0]
             signal, estimates = signals[i - first], parameters[i]
-            load(w, y, v, lane, signal, roots, estimates, n_free, noise2, probes)
+            load(w, y, v, lane, signal, roots, estimates, n_free, noise2, known, probes)
         place(w, s, y, v, w, o)
         sum_up(work, contrasts, floored)
         count_undetermined(w, s, y, v, w, o)

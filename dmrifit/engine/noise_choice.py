@@ -1,0 +1,126 @@
+"""What a fit chooses by the noise of its signals: the steps of IVIM, and where it has a floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.means import mean_of_finite
+from dmrifit.engine.protocol import Protocol, least_weighted
+from dmrifit.engine.results import FitResult
+
+#: Voxels whose noise is measured, the same ones in any order of rows.
+NOISE_VOXELS = 1024
+
+#: SNR of the least weighted signal in 12 measurements (other numbers count by their root) from
+#: which IVIM is fitted in one step. Below it, Dt comes first, from the b-values in s/mm² above the
+#: first number plus the second times the SNR. On a grid of tissues, four protocols, and SNRs from
+#: 10 to 100 (`benchmarks.fitting.bench_ivim_methods`), the errors of f, Dv and Dt together stay
+#: within 5 % of those of the best single method.
+_ONE_STEP_SNR = 90.0
+_THRESHOLD = (20.0, 1.5)
+_N_MEASUREMENTS = 12
+
+#: Multiples of the noise: where the mean signal at the highest b-value is below them, the noise
+#: floor makes a kurtosis of water.
+NEAR_FLOOR = 3.0
+#: Exponent b·D above which a voxel is a fluid. Tissue that is as near to the noise has smaller
+#: errors of D and K without a floor.
+_FLUID = 3.0
+
+_ZERO_B = 10.0  # s/mm², below it direction and pulsation matter little
+_BRIGHT = 0.2  # of the brightest signals: voxels that are darker may be air
+_FEWEST_REPEATS = 3
+_FEWEST_DEGREES = 30  # of freedom, of all voxels together: the noise within 13 %
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """The standard deviation of the noise of a scan."""
+
+    # Of each channel (the σ of the Rician distribution), one number or a map (x, y, z).
+    sigma: float | NDArray[np.float32]
+    method: str  # how it was estimated, such as "piesno", "repeats" or "residuals"
+
+
+def spread_rows(signals: NDArray) -> NDArray[np.intp]:
+    """Choose voxels by their signals alone, so that another order of rows has the same ones."""
+    if len(signals) <= NOISE_VOXELS:
+        return np.arange(len(signals))
+    mantissas = np.frexp(np.nan_to_num(signals).sum(axis=1, dtype=np.float64))[0]
+    return np.argsort(mantissas * 1e5 % 1, kind="stable")[:NOISE_VOXELS]
+
+
+def bright_voxels(signals: NDArray, protocol: Protocol) -> NDArray[np.bool_]:
+    """Find the voxels that are not air by their signals at the lowest b-value."""
+    lowest = mean_of_finite(signals[:, least_weighted(protocol)])
+    usable = lowest[np.isfinite(lowest)]
+    return lowest > _BRIGHT * np.quantile(usable, 0.99) if usable.size else np.isfinite(lowest)
+
+
+def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:
+    """Compute the noise of measurements without diffusion weighting; NaN of fewer than three."""
+    repeats = least_weighted(protocol)
+    if len(repeats) < _FEWEST_REPEATS or protocol.b[repeats[0]] > _ZERO_B:
+        return np.nan
+    values = signals[:, repeats]
+    deviations = values - mean_of_finite(values)[:, None]
+    return _typical(np.nansum(deviations**2, axis=1), np.isfinite(values).sum(axis=1) - 1)
+
+
+def noise_of_residuals(result: FitResult) -> float:
+    """Compute the noise that a fit leaves; NaN where no degree of freedom is left."""
+    assert result.inputs is not None
+    n_free = len(result.names) - len(result.fixed)
+    return _typical(result.cost, np.isfinite(result.inputs.signals).sum(axis=1) - n_free)
+
+
+def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:
+    """Compute the noise of the typical voxel of sums of squares; NaN where they are unknown."""
+    from scipy.special import gammaincinv  # half the median of chi squared
+
+    known = (degrees > 0) & np.isfinite(squares)
+    if degrees[known].sum() < _FEWEST_DEGREES:
+        return np.nan
+    medians = 2 * gammaincinv(degrees[known] / 2, 0.5)
+    return float(np.sqrt(np.median(squares[known] / medians)))
+
+
+def directions_vary(protocol: Protocol) -> bool:
+    """Tell whether a shell has several directions, so that residuals are not noise alone."""
+    shells = protocol.b[protocol.b > _ZERO_B]
+    return protocol.directions is not None and len(np.unique(shells)) < len(shells)
+
+
+def first_step(snr: float, n_measurements: float, protocol: Protocol) -> float | None:
+    """Choose the lowest b-value of the first step of an IVIM fit by the SNR; None for one step."""
+    constant, slope = _THRESHOLD
+    snr *= np.sqrt(n_measurements / _N_MEASUREMENTS)
+    high = np.unique(protocol.b[protocol.b >= constant + slope * snr])
+    if not snr < _ONE_STEP_SNR or len(high) < 2:
+        return None
+    return float(high[0])
+
+
+def needs_floor(result: FitResult, noise: float) -> NDArray[np.bool_]:
+    """Find the voxels of a fluid whose kurtosis the noise floor may have made."""
+    assert result.inputs is not None
+    if result.model.cumulant is None:
+        return np.zeros(len(result), bool)
+    protocol, diffusivity = result.inputs.protocol, result[result.model.cumulant[1]]
+    is_fluid = diffusivity * protocol.b_ms_per_um2.max() > _FLUID
+    return is_fluid & near_floor(result.inputs.signals, protocol, noise)
+
+
+def near_floor(signals: NDArray, protocol: Protocol, noise: NDArray | float) -> NDArray[np.bool_]:
+    """
+    Find the voxels whose signal at the highest b-value and longest echo time is near the noise.
+
+    Shapes: `signals` (n_voxels, n_measurements), `noise` () or (n_voxels,); returns (n_voxels,).
+    """
+    highest = protocol.b >= 0.98 * protocol.b.max()
+    if protocol.te is not None:
+        highest &= protocol.te == protocol.te[highest].max()
+    return mean_of_finite(np.asarray(signals[:, highest], dtype=np.float64)) < NEAR_FLOOR * noise
