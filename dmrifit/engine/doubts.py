@@ -16,7 +16,7 @@ from dmrifit.engine.design.precision import DECAYED, largest_error, rounded, sig
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import SignalModel, read_table
-from dmrifit.engine.noise_choice import near_floor
+from dmrifit.engine.noise_choice import needs_floor
 from dmrifit.engine.protocol import least_weighted
 
 #: Levels whose intervals decide: half the first is the standard error, the second is searched.
@@ -101,13 +101,13 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
 
 
 def _lacks_floor(result: Any) -> NDArray[np.bool_]:
-    """Find voxels near their own residuals whose fit knew no noise, and so no floor."""
+    """Find fluids near their own residuals whose fit knew no noise, and so no floor."""
     inputs = result.inputs
     if result.noise is not None or inputs is None or inputs.sigma is not None:
         return np.zeros(len(result), bool)
     degrees = degrees_of_freedom(result)
     residuals = np.sqrt(result.cost / np.maximum(degrees, 1))
-    return near_floor(inputs.signals, inputs.protocol, residuals) & (degrees > 0)
+    return needs_floor(result, residuals) & (degrees > 0)
 
 
 def degrees_of_freedom(result: Any) -> NDArray[np.intp]:

@@ -290,7 +290,8 @@ def measured_noise(
 
 def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
     """Fit the voxels again whose kurtosis may come from the noise floor, with that floor."""
-    assert settings.noise is not None and result.inputs is not None
+    assert settings.noise is not None
+    assert result.inputs is not None
     signals, protocol = result.inputs.signals, result.inputs.protocol
     near = needs_floor(result, settings.noise)
     known = settings.noise / np.sqrt(settings.n_averaged)

@@ -25,10 +25,10 @@ _N_MEASUREMENTS = 12
 
 #: Multiples of the noise: where the mean signal at the highest b-value is below them, the noise
 #: floor makes a kurtosis of water.
-NEAR_FLOOR = 3.0
-#: Exponent b·D above which a voxel is a fluid. Tissue that is as near to the noise has smaller
-#: errors of D and K without a floor.
-_FLUID = 3.0
+_NEAR_FLOOR = 3.5
+#: µm²/ms, above which a voxel is a fluid. Tissue as near to the noise has smaller errors of D and
+#: K without a floor.
+_FLUID = 1.5
 
 _ZERO_B = 10.0  # s/mm², below it direction and pulsation matter little
 _BRIGHT = 0.2  # of the brightest signals: voxels that are darker may be air
@@ -46,11 +46,14 @@ class NoiseLevel:
 
 
 def spread_rows(signals: NDArray) -> NDArray[np.intp]:
-    """Choose voxels by their signals alone, so that another order of rows has the same ones."""
+    """Choose voxels by the shape of their signals: the same in any order of rows, on any scale."""
     if len(signals) <= NOISE_VOXELS:
         return np.arange(len(signals))
-    mantissas = np.frexp(np.nan_to_num(signals).sum(axis=1, dtype=np.float64))[0]
-    return np.argsort(mantissas * 1e5 % 1, kind="stable")[:NOISE_VOXELS]
+    values = np.nan_to_num(np.asarray(signals, dtype=np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = values.sum(axis=1) / np.abs(values).max(axis=1)
+    # Distant digits, which are as good as drawn.
+    return np.argsort(shares * 1e6 % 1, kind="stable")[:NOISE_VOXELS]
 
 
 def bright_voxels(signals: NDArray, protocol: Protocol) -> NDArray[np.bool_]:
@@ -104,23 +107,19 @@ def first_step(snr: float, n_measurements: float, protocol: Protocol) -> float |
     return float(high[0])
 
 
-def needs_floor(result: FitResult, noise: float) -> NDArray[np.bool_]:
-    """Find the voxels of a fluid whose kurtosis the noise floor may have made."""
+def needs_floor(result: FitResult, noise: NDArray | float) -> NDArray[np.bool_]:
+    """
+    Find the voxels of a fluid whose kurtosis the noise floor may have made.
+
+    The mean signal at the highest b-value and longest echo time is near the noise, () or
+    (n_voxels,).
+    """
     assert result.inputs is not None
     if result.model.cumulant is None:
         return np.zeros(len(result), bool)
-    protocol, diffusivity = result.inputs.protocol, result[result.model.cumulant[1]]
-    is_fluid = diffusivity * protocol.b_ms_per_um2.max() > _FLUID
-    return is_fluid & near_floor(result.inputs.signals, protocol, noise)
-
-
-def near_floor(signals: NDArray, protocol: Protocol, noise: NDArray | float) -> NDArray[np.bool_]:
-    """
-    Find the voxels whose signal at the highest b-value and longest echo time is near the noise.
-
-    Shapes: `signals` (n_voxels, n_measurements), `noise` () or (n_voxels,); returns (n_voxels,).
-    """
+    signals, protocol = result.inputs.signals, result.inputs.protocol
     highest = protocol.b >= 0.98 * protocol.b.max()
     if protocol.te is not None:
         highest &= protocol.te == protocol.te[highest].max()
-    return mean_of_finite(np.asarray(signals[:, highest], dtype=np.float64)) < NEAR_FLOOR * noise
+    is_near = mean_of_finite(signals[:, highest].astype(np.float64)) < _NEAR_FLOOR * noise
+    return is_near & (result[result.model.cumulant[1]] > _FLUID)

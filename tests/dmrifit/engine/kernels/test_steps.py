@@ -319,7 +319,7 @@ class Voxel:
         for j in np.flatnonzero(keep):
             for side, sign in enumerate((-1, 1)):
                 length = np.array([stdtrit(dof, (1 + level) / 2) for level in levels]) * sd[j]
-                if KINDS[j] in ("plain", "share"):
+                if KINDS[j] != "amplitude":
                     room = max(sign * (self.ends[side, j] - middle[j]), 0.1 * sd[j])
                     distance = min(stdtrit(dof, 0.975) * sd[j], room)
                     rest = keep & (np.arange(len(u)) != j)
