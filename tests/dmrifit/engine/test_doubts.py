@@ -9,7 +9,7 @@ import pytest
 from dmrifit import MODELS, Protocol, fit_voxels
 from dmrifit.engine import doubts
 from dmrifit.engine.doubts import DoubtReason, DoubtTally
-from dmrifit.engine.protocol import average_directions
+from dmrifit.engine.protocol import average_directions, least_weighted
 
 IVIM = MODELS["ivim"]
 LOW_B = Protocol([0, 10, 20, 40, 80, 150, 300, 500, 800])
