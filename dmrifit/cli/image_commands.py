@@ -504,6 +504,8 @@ def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     share = (n_voxels - counts.get("not fitted", 0)) / max(n_voxels, 1)
     typer.echo(f"{counted(n_voxels, 'voxel')}, {share:.1%} fitted: {codes}")
     typer.echo(f"region: {description['Settings']['Region']}")
+    if choice := description["Settings"].get("Choice"):
+        typer.echo(f"fit: {choice} (choose by --method, --sigma)")
     intervals = []
     for parameter, entry in description["Parameters"].items():
         for end, bound in zip(("Lower", "Upper"), entry["Bounds"], strict=True):

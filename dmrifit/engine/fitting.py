@@ -281,7 +281,7 @@ def measured_noise(
     Residuals hold less than the noise where signals are near it.
     """
     levels = [NoiseLevel(noise_of_repeats(signals, protocol), "repeats at b = 0")]
-    if not directions_vary(protocol):
+    if not directions_vary(protocol) and settings.n_averaged == 1:
         plain = replace(settings, method="nlls", sigma=None, noise=None, n_starts=1)
         residuals = noise_of_residuals(_fit_screened(signals, protocol, model, plain))
         levels.append(NoiseLevel(residuals, "residuals of the fit"))

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.engine.means import mean_of_finite
+from dmrifit.engine.models import read_table
 from dmrifit.engine.protocol import Protocol, least_weighted
 from dmrifit.engine.results import FitResult
 
@@ -30,6 +32,8 @@ _NEAR_FLOOR = 3.5
 #: K without a floor.
 _FLUID = 1.5
 
+_SENTENCES = read_table("sentences")["choice"]
+
 _ZERO_B = 10.0  # s/mm², below it direction and pulsation matter little
 _BRIGHT = 0.2  # of the brightest signals: voxels that are darker may be air
 _FEWEST_REPEATS = 3
@@ -43,6 +47,17 @@ class NoiseLevel:
     # Of each channel (the σ of the Rician distribution), one number or a map (x, y, z).
     sigma: float | NDArray[np.float32]
     method: str  # how it was estimated, such as "piesno", "repeats" or "residuals"
+
+
+def describe_choice(threshold: float | None, snr: float, noise: str, n_floored: int) -> str:
+    """Say what was chosen by the noise, and how that was measured; `noise` is empty if not."""
+    key = "one_step" if threshold is None else "segmented"
+    text = _SENTENCES[key if noise else "unknown"].format(
+        threshold=threshold, snr=snr, noise=noise
+    )
+    if n_floored:
+        text += _SENTENCES["floored"].format(n=counted(n_floored, "voxel"))
+    return text
 
 
 def spread_rows(signals: NDArray) -> NDArray[np.intp]:

@@ -21,11 +21,12 @@ from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
-from dmrifit.engine.fitting import fit_voxels, learn_prior
+from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise, typical_snr
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
+from dmrifit.engine.noise_choice import NOISE_VOXELS, NoiseLevel, bright_voxels, describe_choice
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
@@ -43,6 +44,7 @@ from dmrifit.imaging.noise import (
     describe_noise_levels,
     estimate_sigma,
     noise_levels,
+    noise_levels_of_middle,
 )
 from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
 from dmrifit.io.bids_derivatives import (
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 __all__ = ["fit_image", "predict_image"]
+
+_NOISE_SLICES = 8  # of an image, whose voxels tell the noise
 
 _B_STEP = 100.0  # s/mm², between limits that are tried
 
@@ -263,10 +267,7 @@ def fit_image(
             blank_settings.check()
             # There is no prior to learn from a voxel without a signal.
             blank_settings = replace(blank_settings, method="nlls", prior=None)
-        blank_result = fit_voxels(blank, contrasts, model, **vars(blank_settings))
-        box = blank_result.bounds
-        if method is None:
-            settings = replace(settings, method=blank_result.method)
+        box = fit_with(blank, contrasts, model, blank_settings).bounds
         doubts = DoubtTally(
             model,
             box,
@@ -289,6 +290,11 @@ def fit_image(
                 if doubt := describe_noise_levels(levels)[1]:
                     notes.warn(doubt)
             _check_noise(readable, region, settings, noise)
+            is_automatic, n_floored = settings.is_automatic, 0
+            if is_automatic:
+                settings, snr, noise_text = _chosen_by_noise(
+                    readable, region, measurements, model, settings, noise
+                )
             if method == "map" and prior is None:
                 learned = _learn_prior(readable, region, measurements, model, settings, noise)
                 settings = replace(settings, prior=learned)
@@ -303,9 +309,11 @@ def fit_image(
                 gain_sample.add(signals, by_slice(inside))
                 signals, screening = measurements.screened(signals)
                 slab_noise = _noise_of(noise, slab, inside)
+                result = fit_with(signals, contrasts, model, replace(settings, sigma=slab_noise))
+                if result.noise is not None and result.inputs.sigma is not None:
+                    slab_noise = np.where(result.inputs.sigma > 0, result.inputs.sigma, np.nan)
+                    n_floored += np.count_nonzero(result.inputs.sigma)
                 signal_slices.add(signals, slab_noise, slab, inside)
-                slab_settings = replace(settings, sigma=slab_noise)
-                result = fit_voxels(signals, contrasts, model, **vars(slab_settings))
                 if result.screening is not None:
                     result = replace(result, screening=screening.then(result.screening))
                 n_too_large += fill_maps(maps, result, slab, inside)
@@ -344,6 +352,8 @@ def fit_image(
             "HighestB": b_max,
             "OmittedB": list(leave_out_b) or None,
         }
+        if is_automatic:
+            options["Choice"] = describe_choice(settings.threshold, snr, noise_text, n_floored)
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         is_fitted = maps["status"] < FitStatus.NOT_FITTED
         summarize_tissue(sidecar, maps, scan.values, is_fitted, tally.is_tissue)
@@ -618,7 +628,7 @@ def _lower_b_max(
     def is_too_high(candidate: tuple[float, _Measurements]) -> bool:
         reduced = candidate[1]
         signals, _ = reduced.screened(rows[:, reduced.kept])
-        result = fit_voxels(signals, reduced.contrasts, model, **vars(settings))
+        result = fit_with(signals, reduced.contrasts, model, settings)
         tally = DoubtTally(model, result.bounds, tuple(settings.capped(model)))
         tally.add(result)
         return tally.too_high_b
@@ -638,20 +648,67 @@ def _learn_prior(
     noise: float | NDArray | None,
 ) -> Prior | None:
     """Learn the prior of a region from voxels spread over it, however it is cut into slabs."""
+    signals, levels = _spread_voxels(series, region, measurements, noise, PRIOR_VOXELS)
+    if not signals.size:
+        return None
+    signals, _ = measurements.screened(signals)
+    return learn_prior(signals, measurements.contrasts, model, replace(settings, sigma=levels))
+
+
+def _spread_voxels(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    measurements: _Measurements,
+    noise: float | NDArray | None,
+    most: int,
+) -> tuple[NDArray, NDArray | None]:
+    """Read kept measurements of voxels spread over a region, and their noise if it is known."""
     # Every so many voxels instead of a random draw, which would depend on the slabs.
-    sample, levels = SpreadSample(PRIOR_VOXELS), SpreadSample(PRIOR_VOXELS)
-    for slab, inside, voxels in series.slabs(region, progress=False, task="prior"):
+    sample, levels = SpreadSample(most), SpreadSample(most)
+    for slab, inside, voxels in series.slabs(region, progress=False, task="sample"):
         rows = by_slice(inside)
         sample.add(measurements.of_image(voxels), rows)
         level = _noise_of(noise, slab, inside)
         if level is not None:
             levels.add(np.broadcast_to(level, len(voxels)), rows)
-    signals = sample.rows()
-    if not signals.size:
-        return None
-    signals, _ = measurements.screened(signals)
-    settings = replace(settings, sigma=None if noise is None else levels.rows())
-    return learn_prior(signals, measurements.contrasts, model, settings)
+    return sample.rows(), None if noise is None else levels.rows()
+
+
+def _chosen_by_noise(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    measurements: _Measurements,
+    model: SignalModel,
+    settings: FitSettings,
+    noise: float | NDArray | None,
+) -> tuple[FitSettings, float, str]:
+    """Choose the method by the noise; also give the SNR, and how it was measured, if it was."""
+    protocol, contrasts = measurements.protocol, measurements.contrasts
+    settings = replace(settings, n_averaged=len(protocol) / len(contrasts))
+    is_used = np.ones(series.grid[2], bool) if region is None else region.any(axis=(0, 1))
+    used = np.flatnonzero(is_used)
+    some = np.zeros(series.grid, bool)
+    some[:, :, used[:: -(-len(used) // _NOISE_SLICES)]] = True
+    if region is not None:
+        some &= region
+    rows, levels = _spread_voxels(series, some, measurements, noise, NOISE_VOXELS)
+    if rows.size:
+        rows, _ = Screen(protocol).apply(rows)
+        is_bright = bright_voxels(rows, protocol)
+        rows, levels = rows[is_bright], levels[is_bright] if levels is not None else None
+    level = None
+    if levels is not None and levels.size:
+        level = NoiseLevel(float(np.median(levels)), "given")
+    elif noise is None and rows.size:
+        level = measured_noise(rows, protocol, model, settings)
+        if level is None:
+            level = next(iter(noise_levels_of_middle(series, region, ["local"])), None)
+        settings = replace(settings, noise=None if level is None else float(level.sigma))
+    if level is None:
+        return replace(settings, method=settings.method_for(model, contrasts)), np.nan, ""
+    snr = typical_snr(rows, protocol, float(level.sigma))
+    text = f"noise {level.sigma:.4g} ({level.method})"
+    return by_snr(settings, model, contrasts, snr), snr, text
 
 
 def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:

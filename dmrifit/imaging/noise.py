@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -101,7 +101,14 @@ def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list
     background = _piesno(values, 1)
     if background is not None:
         levels.append(NoiseLevel(background, "piesno"))
-    # A block around the middle of the mask, or of the voxels with signal.
+    return levels + noise_levels_of_middle(values, mask)
+
+
+def noise_levels_of_middle(
+    values: Array, mask: NDArray[np.bool_] | None, methods: Sequence[str] = ("mppca", "local")
+) -> list[NoiseLevel]:
+    """Estimate the noise around the middle of the mask, or of the voxels with signal."""
+    levels = []
     inside = voxels_where(values, lambda slab: slab != 0) if mask is None else mask
     block: tuple[slice, ...] = ()
     for axis, size in enumerate(inside.shape):
@@ -111,7 +118,9 @@ def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list
         block += (slice(first, first + _BLOCK),)
     block_mask = None if mask is None else mask[block]
     central = read_block(values, (*block, slice(None)))
-    for method in ("mppca", "local") if patches_are_large(central.shape) else ("local",):
+    for method in methods:
+        if method == "mppca" and not patches_are_large(central.shape):
+            continue
         # Neighbors may not differ, or an image be too small.
         with suppress(ValueError):
             levels.append(estimate_sigma(central, mask=block_mask, method=method))
