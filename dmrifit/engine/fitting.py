@@ -219,23 +219,26 @@ def fit_with(
         weights = settings.measurement_weights(len(protocol))
         result = fit_log_linear(usable, protocol, model, method, weights, settings.n_threads)
     else:
-        settings = chosen_by_noise(usable, protocol, model, settings)
+        noise, snr = noise_and_snr(usable, protocol, model, settings)
+        if settings.is_automatic and settings.sigma is None:
+            settings = replace(settings, noise=noise)
+        settings = by_snr(settings, model, protocol, snr)
         result = _fit_screened(usable, protocol, model, settings)
         if settings.noise is not None:
             result = _with_floor(result, settings)
     return replace(result, screening=screening)
 
 
-def chosen_by_noise(
+def noise_and_snr(
     signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
-) -> FitSettings:
+) -> tuple[float | None, float | None]:
     """
-    Measure the noise and choose by it what the settings leave open.
+    Measure the noise and the SNR by which a fit is chosen; None where it is not, or they are not.
 
     Shapes: `signals` (n_voxels, n_measurements).
     """
-    if not settings.is_automatic or settings.noise is not None:
-        return settings
+    if not settings.is_automatic:
+        return None, None
     # Values for each voxel are checked before some of them are taken.
     levels = settings.noise_levels(len(signals))
     numbers = {k: v for k, v in (settings.fixed or {}).items() if not isinstance(v, str)}
@@ -245,13 +248,9 @@ def chosen_by_noise(
     if levels is None:
         level = measured_noise(signals[rows], protocol, model, _of_rows(settings, rows))
         noise = None if level is None else float(level.sigma)
-        settings = replace(settings, noise=noise)
     else:
         noise = float(np.median(levels))
-    if not noise:
-        return settings
-    snr = typical_snr(signals[rows], protocol, noise)
-    return by_snr(settings, model, protocol, snr)
+    return noise, typical_snr(signals[rows], protocol, noise) if noise else None
 
 
 def typical_snr(signals: NDArray, protocol: Protocol, noise: float) -> float:
@@ -261,11 +260,13 @@ def typical_snr(signals: NDArray, protocol: Protocol, noise: float) -> float:
 
 
 def by_snr(
-    settings: FitSettings, model: SignalModel, protocol: Protocol, snr: float
+    settings: FitSettings, model: SignalModel, protocol: Protocol, snr: float | None
 ) -> FitSettings:
-    """Choose the method of a fit by the SNR of single signals."""
+    """Choose the method that settings leave open by the SNR of single signals, if it is known."""
+    if not settings.is_automatic:
+        return settings
     threshold = None
-    if model == MODELS["ivim"] and "Dt" not in (settings.fixed or {}):
+    if snr is not None and model == MODELS["ivim"] and "Dt" not in (settings.fixed or {}):
         threshold = first_step(snr, len(protocol) * settings.n_averaged, protocol)
     if threshold is not None:
         return replace(settings, method="segmented", threshold=threshold)
@@ -293,10 +294,11 @@ def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
     assert settings.noise is not None
     assert result.inputs is not None
     signals, protocol = result.inputs.signals, result.inputs.protocol
-    near = needs_floor(result, settings.noise)
-    known = settings.noise / np.sqrt(settings.n_averaged)
+    noise = settings.noise
+    near = needs_floor(result, noise)
+    known = noise / np.sqrt(settings.n_averaged)
     inputs = replace(result.inputs, noise=known)
-    result = replace(result, noise=settings.noise, threshold=settings.threshold, inputs=inputs)
+    result = replace(result, noise=noise, threshold=settings.threshold, inputs=inputs)
     rows = np.flatnonzero(near)
     if not rows.size:
         return result
@@ -304,11 +306,11 @@ def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
     if isinstance(settings.n_starts, str):
         # To learn which voxels need other starts takes longer than all starts of these few.
         settings = replace(settings, n_starts=ROUTED_STARTS[settings.n_starts])
-    settings = replace(settings, sigma=settings.noise, noise=None)
+    settings = replace(settings, sigma=noise, noise=None)
     floored = _fit_screened(signals[rows], protocol, result.model, settings)
     for name in COLUMNS:
         getattr(result, name)[rows] = getattr(floored, name)
-    return replace(result, inputs=replace(inputs, sigma=near * settings.sigma))
+    return replace(result, inputs=replace(inputs, sigma=near * noise))
 
 
 def _of_rows(settings: FitSettings, rows: NDArray[np.intp]) -> FitSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dmrifit._utils.checks import check_word, filled
 from dmrifit.engine.fit_settings import FitSettings
-from dmrifit.engine.fitting import fit_with
+from dmrifit.engine.fitting import by_snr, fit_with, noise_and_snr
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
@@ -82,7 +83,8 @@ class MapFitter(_VoxelTransformer):
     """
     Fit a signal model to every voxel.
 
-    Voxels are fitted each for itself: `fit` learns nothing but the number of columns.
+    Voxels are fitted each for itself: `fit` learns the number of columns and the noise, by which
+    `fit_voxels` chooses what `method` leaves open.
 
     Parameters
     ----------
@@ -110,6 +112,9 @@ class MapFitter(_VoxelTransformer):
         Number of measurements.
     feature_names_in_ : ndarray of str
         Column names, when fitted to a data frame.
+    noise_, snr_ : float or None
+        Standard deviation of the noise and the SNR of the signals that were fitted; None where
+        they could not be measured.
 
     Examples
     --------
@@ -118,6 +123,9 @@ class MapFitter(_VoxelTransformer):
     >>> fitter.get_feature_names_out().tolist()
     ['S0', 'ADC']
     """
+
+    noise_: float | None = None
+    snr_: float | None = None
 
     def __init__(
         self,
@@ -163,8 +171,11 @@ class MapFitter(_VoxelTransformer):
         model = resolve_model(self.model)
         if self.protocol is not None:
             check_has_echo_times(self.protocol, model)
-        self._checked(S, reset=True)
+        signals = self._checked(S, reset=True)
         self.model_ = model
+        if self.protocol is not None:
+            settings = self._settings(self.sigma)
+            self.noise_, self.snr_ = noise_and_snr(signals, self.protocol, model, settings)
         return self
 
     def transform(self, S: ArrayLike, *, sigma: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -192,14 +203,20 @@ class MapFitter(_VoxelTransformer):
         signals = self._checked(S, reset=False)
         if self.protocol is None:
             return np.full((len(signals), len(self.model_.names)), np.nan)
-        settings = FitSettings(
+        settings = self._settings(self.sigma if sigma is None else sigma)
+        settings = by_snr(settings, self.model_, self.protocol, self.snr_)
+        if settings.sigma is None:
+            settings = replace(settings, noise=self.noise_)
+        return fit_with(signals, self.protocol, self.model_, settings).parameters
+
+    def _settings(self, sigma: ArrayLike | None) -> FitSettings:
+        return FitSettings(
             method=self.method,
             bounds=self.bounds,
             fixed=self.fixed,
-            sigma=self.sigma if sigma is None else sigma,
+            sigma=sigma,
             n_threads=self.n_threads,
         )
-        return fit_with(signals, self.protocol, self.model_, settings).parameters
 
     def inverse_transform(self, P: ArrayLike) -> NDArray[np.float64]:
         """

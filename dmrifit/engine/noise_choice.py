@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit.engine.design.identifiability import nominal_contrasts
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import read_table
 from dmrifit.engine.protocol import Protocol, least_weighted
@@ -35,6 +36,7 @@ _FLUID = 1.5
 _SENTENCES = read_table("sentences")["choice"]
 
 _ZERO_B = 10.0  # s/mm², below it direction and pulsation matter little
+_SAME_B = 1.0  # s/mm², which scanners write for 0; perfusion decays by more
 _BRIGHT = 0.2  # of the brightest signals: voxels that are darker may be air
 _FEWEST_REPEATS = 3
 _FEWEST_DEGREES = 30  # of freedom, of all voxels together: the noise within 13 %
@@ -80,8 +82,10 @@ def bright_voxels(signals: NDArray, protocol: Protocol) -> NDArray[np.bool_]:
 
 def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:
     """Compute the noise of measurements without diffusion weighting; NaN of fewer than three."""
-    repeats = least_weighted(protocol)
-    if len(repeats) < _FEWEST_REPEATS or protocol.b[repeats[0]] > _ZERO_B:
+    repeats = np.flatnonzero(protocol.b <= protocol.b.min() + _SAME_B)
+    if protocol.te is not None:
+        repeats = repeats[protocol.te[repeats] == protocol.te[repeats].min()]
+    if len(repeats) < _FEWEST_REPEATS or protocol.b.min() > _ZERO_B:
         return np.nan
     values = signals[:, repeats]
     deviations = values - mean_of_finite(values)[:, None]
@@ -108,8 +112,8 @@ def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:
 
 def directions_vary(protocol: Protocol) -> bool:
     """Tell whether a shell has several directions, so that residuals are not noise alone."""
-    shells = protocol.b[protocol.b > _ZERO_B]
-    return protocol.directions is not None and len(np.unique(shells)) < len(shells)
+    weighted = protocol.take(np.flatnonzero(protocol.b > _ZERO_B))
+    return protocol.directions is not None and len(nominal_contrasts(weighted)) < len(weighted)
 
 
 def first_step(snr: float, n_measurements: float, protocol: Protocol) -> float | None:

@@ -111,6 +111,12 @@ class FitResult:
     threshold: float | None = None
 
     @property
+    def has_floor(self) -> NDArray[np.bool_]:
+        """Whether each voxel was fitted with a noise floor, shape (n_voxels,)."""
+        sigma = None if self.inputs is None else self.inputs.sigma
+        return np.broadcast_to(False if sigma is None else sigma > 0, len(self))
+
+    @property
     def n_left_out(self) -> NDArray[np.int16]:
         """Number of values of each voxel that were left out of its fit, shape (n_voxels,)."""
         if self.screening is None:

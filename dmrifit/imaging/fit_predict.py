@@ -310,9 +310,9 @@ def fit_image(
                 signals, screening = measurements.screened(signals)
                 slab_noise = _noise_of(noise, slab, inside)
                 result = fit_with(signals, contrasts, model, replace(settings, sigma=slab_noise))
-                if result.noise is not None and result.inputs.sigma is not None:
-                    slab_noise = np.where(result.inputs.sigma > 0, result.inputs.sigma, np.nan)
-                    n_floored += np.count_nonzero(result.inputs.sigma)
+                if result.noise is not None:
+                    slab_noise = np.where(result.has_floor, result.noise, np.nan)
+                    n_floored += int(np.count_nonzero(result.has_floor))
                 signal_slices.add(signals, slab_noise, slab, inside)
                 if result.screening is not None:
                     result = replace(result, screening=screening.then(result.screening))
@@ -705,7 +705,7 @@ def _chosen_by_noise(
             level = next(iter(noise_levels_of_middle(series, region, ["local"])), None)
         settings = replace(settings, noise=None if level is None else float(level.sigma))
     if level is None:
-        return replace(settings, method=settings.method_for(model, contrasts)), np.nan, ""
+        return by_snr(settings, model, contrasts, None), np.nan, ""
     snr = typical_snr(rows, protocol, float(level.sigma))
     text = f"noise {level.sigma:.4g} ({level.method})"
     return by_snr(settings, model, contrasts, snr), snr, text

@@ -52,7 +52,9 @@ _PART = re.compile(
     r"|leaf\d{1,3}\.(json|safetensors)|own-[a-z]+\.(json|safetensors|skops)"
 )
 _TABLES = CONTENTS["interval_tables"]
-_FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_", "synthetic_")
+_FITTED = (
+    "n_features_in_", "feature_names_in_", "n_dropped_", "synthetic_", "noise_", "snr_",
+)  # fmt: skip
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
 _SAME_MAJOR = ("dmrifit", "scikit-learn")
@@ -404,6 +406,8 @@ def _check_metadata(metadata: Any) -> None:
             value = metadata["fitted"][key]
             # Not isinstance: true and false are integers, too.
             is_sound = type(value) is int and value >= 0
+            if key in ("noise_", "snr_"):
+                is_sound = value is None or (type(value) is float and value > 0)
             if key == "feature_names_in_":
                 is_sound = isinstance(value, list) and {*map(type, value)} <= {str}
             if not is_sound:
@@ -432,7 +436,7 @@ def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
         if isinstance(value, np.ndarray):
             fitted[name] = [str(feature) for feature in value]
         elif value is not None:
-            fitted[name] = int(value)
+            fitted[name] = value if isinstance(value, float) else int(value)
     if isinstance(estimator, ConformalIntervals):
         novelty = estimator.novelty_
         state = {
