@@ -1,9 +1,10 @@
 """
-Which method fits IVIM best, and what does a learned prior cost?
+Does the method that the noise chooses fit best, do its intervals hold, and what does a learned prior cost?
 
-Synthetic signals with Gaussian noise, as in OSIPI's comparison of algorithms: a fresh grid of tissues decides which
-method is the default; OSIPI's seven tissues stand beside the published figures of 19 algorithms; each of the seven is
-fitted with a prior that was learned from a mixture of the other six. Needs DMRIFIT_DATA. Run from the project's root:
+Synthetic magnitudes with Rician noise: a fresh grid of tissues, protocols and SNRs, where the choice stands beside each
+single method; the coverage of 95 % intervals; water, which has no kurtosis. OSIPI's seven tissues, with its Gaussian
+noise, stand beside the published figures of 19 algorithms; each of the seven is fitted with a prior that was learned
+from a mixture of the other six. Needs DMRIFIT_DATA. Run from the project's root:
 
     .venv/bin/python -m benchmarks.fitting.bench_ivim_methods
 """
@@ -17,30 +18,48 @@ import pandas as pd
 
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
-from dmrifit import MODELS, Protocol, fit_voxels
+from dmrifit import MODELS, Protocol, SignalModel, fit_voxels
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import learn_prior
 
 RESULT = measure.RESULTS / "ivim_methods.json"
-SEED = 20261191
-SNRS = (20, 30, 40, 60)
-N_TISSUES, N_REPEATS = 150, 60
-N_REGION, N_TESTED, LESION_SHARE = 1000, 600, 0.05
-METHODS = {
-    "nlls": {"method": "nlls"},
-    "segmented, b ≥ 100": {"method": "segmented", "threshold": 100.0},
-    "segmented, b ≥ 150": {"method": "segmented", "threshold": 150.0},
-    "segmented, b ≥ 250": {"method": "segmented", "threshold": 250.0},
-    "segmented, b ≥ 150, S0 measured": {
-        "method": "segmented",
-        "threshold": 150.0,
-        "fixed": {"S0": "measured"},
-    },
+SEED = 20261192
+SNRS = (10, 15, 20, 30, 40, 50, 60, 80, 100)
+PROTOCOLS = {
+    "few": Protocol([0, 50, 100, 200, 400, 600, 800]),
+    "medium": Protocol([0, 10, 20, 40, 60, 100, 150, 200, 400, 600, 800, 1000]),
+    "many": Protocol([0, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 500, 700, 900]),
+    "abdomen": Protocol([0, 0, 10, 25, 50, 80, 120, 200, 350, 500, 800, 800]),
 }
-REFERENCE = "segmented, b ≥ 150"
+N_TISSUES, N_REPEATS = 500, 30
+N_REGION, N_TESTED, LESION_SHARE = 1000, 600, 0.05
+METHODS: dict[str, dict] = {"chosen": {}, "one step": {"method": "nlls"}} | {
+    f"two steps, b ≥ {b}": {"method": "segmented", "threshold": float(b)}
+    for b in (40, 60, 80, 100, 120, 150, 200)
+}
 IVIM = MODELS["ivim"]
-COLUMNS = {"f": 1, "Dt": 3}
+COLUMNS = {"f": 1, "Dv": 2, "Dt": 3}
+PUBLISHED = {"f": "f", "Dv": "Dp", "Dt": "D"}  # columns of OSIPI's table
+PRICED = {"f": 1, "Dt": 3}
 TO_UM2_PER_MS = 1e3
+COVERAGE_SNRS, N_COVERAGE = (20, 30, 60), 6000
+RELAXATION = Protocol(np.tile([0, 10, 30, 60, 100, 200, 400, 800, 1500], 3), te=np.repeat([50, 80, 120], 9))
+# Protocol, and range of each parameter; K stays below its upper bound 3/(b·D).
+TISSUES = {
+    "adc": (Protocol([0, 100, 400, 900]), {"ADC": (0.4, 2.5)}),
+    "kurtosis": (Protocol([0, 0, 300, 700, 1000, 1400, 2000]), {"D": (0.5, 1.3), "K": (0.1, 1.1)}),
+    "ivim": (PROTOCOLS["medium"], {"f": (0.05, 0.4), "Dv": (8, 60), "Dt": (0.4, 2.0)}),
+    "t2-ivim-kurtosis": (
+        RELAXATION,
+        {"f": (0.05, 0.4), "Dv": (8, 60), "T2v": (160, 240), "Dt": (0.5, 1.5), "K": (0.1, 1.1), "T2t": (50, 110)},
+    ),
+}
+WATER = {
+    "5 b-values": Protocol([0, 500, 1000, 1500, 2000]),
+    "8 b-values to 2500": Protocol([0, 0, 300, 700, 1000, 1400, 2000, 2500]),
+    "5 b-values, 12 volumes": Protocol(np.repeat([0, 500, 1000, 1500, 2000], [3, 2, 2, 2, 3])),
+    "3 b-values": Protocol([0, 1000, 2000]),
+}
 
 
 def osipi() -> tuple[Protocol, dict[str, np.ndarray], pd.DataFrame]:
@@ -62,60 +81,105 @@ def noisy(
     return np.abs(signals + rng.normal(scale=1 / snr, size=signals.shape))
 
 
-def errors_of(
-    truth: np.ndarray, protocol: Protocol, snr: float, n: int, seed: int
-) -> dict[str, dict]:
-    """Fit repeats of every tissue by every method; relative bias and RMSE of f and Dt by tissue."""
-    signals = noisy(np.repeat(truth, n, axis=0), protocol, snr, np.random.default_rng([seed, snr]))
-    errors = {}
-    for name, options in METHODS.items():
-        result = fit_voxels(signals, protocol, "ivim", n_threads=1, **options)
-        relative = result.parameters.reshape(len(truth), n, 4) / truth[:, None] - 1
-        errors[name] = {
-            parameter: (
-                relative[..., j].mean(axis=1),
-                np.sqrt((relative[..., j] ** 2).mean(axis=1)),
-            )
-            for parameter, j in COLUMNS.items()
-        }
-    return errors
+def magnitudes(
+    model: SignalModel, parameters: np.ndarray, protocol: Protocol, snr: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Add Rician noise, of the mean largest signal over the SNR."""
+    signals = model.signal(parameters, protocol)
+    noise = rng.normal(scale=signals.max(axis=1).mean() / snr, size=(2, *signals.shape))
+    return np.hypot(signals + noise[0], noise[1])
 
 
-def ranks(errors: dict[str, dict], snr: int) -> list[dict]:
-    """Medians over tissues, and the bootstrap interval of the ratio to the RMSE of `REFERENCE`."""
-    rows = []
-    for name, by_parameter in errors.items():
-        row = {"snr": snr, "method": name}
-        for parameter, (bias, rmse) in by_parameter.items():
-            ratio = np.log(rmse / errors[REFERENCE][parameter][1])
-            chosen = np.random.default_rng(SEED).integers(0, len(ratio), (1000, len(ratio)))
-            low, high = np.exp(np.percentile(np.median(ratio[chosen], axis=1), (2.5, 97.5)))
-            row[parameter] = {
-                "rmse": round(float(np.median(rmse)), 4),
-                "bias": round(float(np.median(np.abs(bias))), 4),
-                "ratio_low": round(float(low), 3),
-                "ratio_high": round(float(high), 3),
-            }
-        rows.append(row)
+def errors_of(truth: np.ndarray, signals: np.ndarray, protocol: Protocol, methods: Any) -> dict[str, dict]:
+    """Fit repeats of every tissue by every method: medians over tissues of the relative RMSE and bias."""
+    rows = {}
+    for name in methods:
+        result = fit_voxels(signals, protocol, "ivim", n_threads=1, **METHODS[name])
+        relative = result.parameters.reshape(len(truth), -1, 4) / truth[:, None] - 1
+        rows[name] = {"steps": "one" if result.threshold is None else f"two, b ≥ {result.threshold:g}"}
+        for parameter, j in COLUMNS.items():
+            rmse = np.sqrt((relative[..., j] ** 2).mean(axis=1))
+            bias = np.abs(relative[..., j].mean(axis=1))
+            rows[name][parameter] = {"rmse": round(float(np.median(rmse)), 4), "bias": round(float(np.median(bias)), 4)}
     return rows
 
 
-def published(table: pd.DataFrame, snr: int) -> list[dict]:
+def compare(name: str, snr: int, n_tissues: int, n_repeats: int) -> dict:
+    """Compare what was chosen at one SNR with the best single method: all parameters together, and each."""
+    rng = np.random.default_rng([SEED, snr, len(name)])
+    truth = np.column_stack([
+        np.ones(n_tissues), *np.exp(rng.uniform(np.log([0.03, 8]), np.log([0.5, 100]), (n_tissues, 2))).T,
+        rng.uniform(0.4, 2.2, n_tissues),
+    ])  # fmt: skip
+    signals = magnitudes(IVIM, np.repeat(truth, n_repeats, axis=0), PROTOCOLS[name], snr, rng)
+    rows = errors_of(truth, signals, PROTOCOLS[name], METHODS)
+    table = {method: np.array([row[parameter]["rmse"] for parameter in COLUMNS]) for method, row in rows.items()}
+    chosen = table.pop("chosen")
+    together = {method: float(np.exp(np.log(errors).mean())) for method, errors in table.items()}
+    best = min(together, key=together.__getitem__)
+    ratio = float(np.exp(np.log(chosen).mean())) / together[best]
+    return {
+        "protocol": name, "snr": snr, **rows["chosen"], "best": best, "ratio": round(ratio, 3),
+        "ratio_each": round(float((chosen / np.min(list(table.values()), axis=0)).max()), 3),
+        "ratio_one_step": round(together["one step"] / together[best], 3),
+    }  # fmt: skip
+
+
+def published(table: pd.DataFrame, snr: int) -> dict[str, dict]:
     """Medians over the same seven tissues of the published algorithms."""
     table = table[(table.f > 0) & (snr == table.SNR)]
     table = table.drop_duplicates(["Algorithm", "f", "Dp", "D"])
-    rows = []
+    rows: dict[str, dict] = {}
     for name, group in table.groupby("Algorithm"):
-        row = {"method": name}
-        for parameter, column in (("f", "f"), ("Dt", "D")):
+        rows[name] = {}
+        for parameter, column in PUBLISHED.items():
             bias = group[f"{column}_mu"] / group[column] - 1
             rmse = np.hypot(bias, group[f"{column}_std"] / group[column])
-            row[parameter] = {
-                "rmse": round(float(rmse.median()), 4),
-                "bias": round(float(bias.abs().median()), 4),
-            }
-        rows.append(row)
-    return sorted(rows, key=lambda row: row["f"]["rmse"])
+            rows[name][parameter] = {"rmse": round(float(rmse.median()), 4), "bias": round(float(bias.abs().median()), 4)}
+    return rows
+
+
+def beside_published(protocol: Protocol, tissues: dict, table: pd.DataFrame, snr: int, n_repeats: int) -> dict:
+    """Rank what is chosen at one SNR among the published algorithms."""
+    seven = np.array(list(tissues.values()))
+    signals = noisy(np.repeat(seven, n_repeats, axis=0), protocol, snr, np.random.default_rng([SEED, snr]))
+    rows = errors_of(seven, signals, protocol, ("chosen", "one step"))
+    others = published(table, snr)
+    chosen = rows["chosen"]
+    for parameter in COLUMNS:
+        chosen[parameter]["rank"] = 1 + sum(row[parameter]["rmse"] < chosen[parameter]["rmse"] for row in others.values())
+        chosen[parameter]["best"] = min(row[parameter]["rmse"] for row in others.values())
+        chosen[parameter]["one_step"] = rows["one step"][parameter]["rmse"]
+    return {"snr": snr, "n": len(others) + 1, **chosen}
+
+
+def coverage(name: str, snr: int, n_voxels: int) -> list[dict]:
+    """Count how often the 95 % interval holds the truth, over all and in the worst third of the truths."""
+    protocol, ranges = TISSUES[name]
+    model, rng = MODELS[name], np.random.default_rng([SEED, snr])
+    truth = np.column_stack([np.ones(n_voxels), *(rng.uniform(*ranges[one], n_voxels) for one in model.names[1:])])
+    result = fit_voxels(magnitudes(model, truth, protocol, snr, rng), protocol, model, n_threads=1)
+    low, high = np.moveaxis(result.intervals(), -1, 0)
+    holds = (low <= truth) & (truth <= high)
+    rows = []
+    for j, parameter in enumerate(model.names[1:], 1):
+        thirds = np.array_split(holds[np.argsort(truth[:, j]), j], 3)
+        shares = [round(float(part.mean()), 3) for part in (holds[:, j], *thirds, result.doubt[:, j])]
+        rows.append({"model": name, "snr": snr, "parameter": parameter, "all": shares[0], "thirds": shares[1:4], "doubted": shares[4]})
+    return rows
+
+
+def water(name: str, snr: int, n_voxels: int) -> dict:
+    """Count the voxels of water (D 2 µm²/ms, K 0) whose interval of K excludes 0."""
+    truth = np.tile([1.0, 2.0, 0.0], (n_voxels, 1))
+    signals = magnitudes(MODELS["kurtosis"], truth, WATER[name], snr, np.random.default_rng([SEED, snr, 1]))
+    row: dict[str, Any] = {"protocol": name, "snr": snr}
+    for key, options in (("chosen", {}), ("one_step", {"method": "nlls"})):
+        result = fit_voxels(signals, WATER[name], "kurtosis", n_threads=1, **options)
+        excludes = result.intervals()[:, 2, 0] > 0
+        row[key] = round(float(excludes.mean()), 3)
+        row[f"{key}_believed"] = round(float((excludes & ~result.doubt[:, 2]).mean()), 3)
+    return row
 
 
 def price(protocol: Protocol, tissues: dict[str, np.ndarray], snr: int) -> list[dict]:
@@ -141,7 +205,7 @@ def price(protocol: Protocol, tissues: dict[str, np.ndarray], snr: int) -> list[
             for method in ("map", "nlls")
         }
         row = {"tissue": name}
-        for parameter, j in COLUMNS.items():
+        for parameter, j in PRICED.items():
             contrast = contrast_of(region[:, j], n_lesion)
             row[parameter] = {
                 "truth": round(float(tissue[j]), 4),
@@ -159,24 +223,17 @@ def contrast_of(values: np.ndarray, n_lesion: int) -> float:
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Compare methods on a grid of tissues and on those of OSIPI."""
+    """Compare methods on a grid of tissues and on those of OSIPI; count what intervals hold."""
     n_tissues, n_repeats = (6, 4) if chosen.quick else (N_TISSUES, N_REPEATS)
+    n_voxels = 20 * n_tissues if chosen.quick else N_COVERAGE
     protocol, tissues, table = osipi()
-    rng = np.random.default_rng(SEED)
-    truth = np.column_stack([
-        np.ones(n_tissues), rng.uniform(0.05, 0.5, n_tissues),
-        np.exp(rng.uniform(np.log(10), np.log(80), n_tissues)), rng.uniform(0.4, 2.2, n_tissues),
-    ])  # fmt: skip
-    grid = []
-    for snr in SNRS:
-        grid += ranks(errors_of(truth, protocol, snr, n_repeats, SEED), snr)
-    seven = np.array(list(tissues.values()))
     return {
-        "data": "synthetic signals with Gaussian noise, b-values and tissues of OSIPI TF2.4",
+        "data": "synthetic magnitudes; b-values and tissues of OSIPI TF2.4 with Gaussian noise",
         "seed": SEED,
-        "grid": grid,
-        "osipi": ranks(errors_of(seven, protocol, 30, 25 * n_repeats, SEED + 1), 30),
-        "published": published(table, 30),
+        "grid": [compare(name, snr, n_tissues, n_repeats) for name in PROTOCOLS for snr in SNRS],
+        "osipi": [beside_published(protocol, tissues, table, snr, 50 * n_repeats) for snr in (10, 30, 50, 100)],
+        "coverage": [row for name in TISSUES for snr in COVERAGE_SNRS for row in coverage(name, snr, n_voxels)],
+        "water": [water(name, snr, n_voxels) for name in WATER for snr in (30, 60, 90, 150)],
         "price": price(protocol, tissues, 30),
     }
 

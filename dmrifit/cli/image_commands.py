@@ -95,10 +95,12 @@ def fit(
     average_directions geometric|arithmetic: Average volumes of equal b and TE before the fit.
     method nlls|ols|wls|segmented|map: Nonlinear least squares; ordinary or weighted least squares
         of logarithms (adc, kurtosis); for ivim, Dt first; or with a prior learned from the region,
-        toward whose mean it pulls. By default the model's own.
+        toward whose mean it pulls. By default the noise of the scan chooses, and the output says
+        what and why.
     likelihood gaussian|rician|rician-mean: Noise of single magnitudes (rician) or of averages of
         them (rician-mean); both need --sigma.
-    threshold S/MM2: Lowest b-value of the first step of --method segmented.
+    threshold S/MM2: Lowest b-value of the first step of --method segmented; by default the higher
+        the SNR is, the higher.
     weights NUMBER,…: Weight of each measurement that is fitted, such as its number of averages.
     regularization WEIGHT: Weight of a penalty that pulls bounded parameters to their lower bound.
     starts auto|thorough|NUMBER: Starting points per voxel.

@@ -257,6 +257,9 @@ class DoubtTally:
         below_noise = self.below_noise / self.n_fitted
         if below_noise >= _MOST:
             sentences.append(_SENTENCES["below_noise"].format(share=below_noise))
+        without = self.reasons[:, DoubtReason.NO_RESIDUALS].max() / self.n_fitted
+        if without >= _MENTIONED:
+            return [*sentences, _SENTENCES["no_residuals"].format(share=without)]
         sentences += filter(None, (self._sentence(int(j)) for j in np.flatnonzero(self.free)))
         disagree = self.starts_disagree / self.n_fitted
         if disagree >= _MENTIONED_STARTS:
@@ -283,6 +286,9 @@ class DoubtTally:
         undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
         if too_high := self._too_high(j):
             return too_high
+        if counts[DoubtReason.NEAR_NOISE] >= _MENTIONED_CAP:
+            share = counts[DoubtReason.NEAR_NOISE]
+            return _SENTENCES["near_noise"].format(name=name, share=share)
         if self.share[j] < _MENTIONED:
             return ""
         at_bounds = []

@@ -74,8 +74,11 @@ def fit_voxels(
     Fit a signal model to every voxel, by default by bounded nonlinear least squares.
 
     Each voxel is fitted by Levenberg–Marquardt steps with analytic derivatives and an active set
-    of bounds, from the best entries of a dictionary of signals. The result does not depend on
-    which voxels are fitted together, nor on the number of threads.
+    of bounds, from the best entries of a dictionary of signals. Unless `method`, `threshold` or
+    `likelihood` is given, the noise is measured first, by repeats at b = 0 or by residuals, and
+    chooses the steps of IVIM, and in models with a kurtosis a noise floor for voxels of fluid near
+    the noise; `FitResult.noise` holds it. But for that noise, which is that of all voxels in any
+    order, the result does not depend on which voxels are fitted together, nor on threads.
 
     Parameters
     ----------
@@ -90,7 +93,9 @@ def fit_voxels(
     model : str or SignalModel
         A name in `MODELS`, or a model.
     method : {"nlls", "ols", "wls", "segmented", "map"}, optional
-        By default the model's own, which the result names: "nlls" for most models.
+        By default chosen by the noise, which the result names: "nlls", but for the model "ivim",
+        where the SNR of the least weighted signals is below 100 (for 12 measurements),
+        "segmented".
 
         * ``"nlls"`` fits all parameters at once by bounded nonlinear least squares.
         * ``"ols"`` fits the logarithm of the signal by ordinary least squares, as scanners and
@@ -103,7 +108,7 @@ def fit_voxels(
         * ``"segmented"``, for the model "ivim", first fits Dt by S0'·exp(−b·Dt) to
           b ≥ `threshold`, where perfusion has died out, then S0, f and Dv with that Dt fixed; it
           is more precise at low SNR, and biased where Dv is slow. Where the protocol lacks those
-          b-values, or Dt is fixed, the default is ``"nlls"``.
+          b-values, Dt is fixed or the noise cannot be measured, the default is ``"nlls"``.
         * ``"map"`` takes the parameters of all voxels as draws of one normal distribution, learned
           from them (see `Prior`), and pulls each voxel toward its mean, the more the less its
           signals say. A lesion that differs from the region loses contrast: not for its tables.
@@ -131,7 +136,8 @@ def fit_voxels(
         σ√(π/2)·₁F₁(−½; 1; −S²/2σ²), `sigma` still being that of a single magnitude. With "rician"
         the standard errors come from the Fisher information.
     threshold : float, optional
-        Lowest b-value in s/mm² of the first step of a segmented fit; 150 by default.
+        Lowest b-value in s/mm² of the first step of a segmented fit; by default 20 plus 1.5 times
+        the SNR where the noise is measured, or else 150.
     weights : array_like of shape (n_measurements,), optional
         Weights of the measurements in the sum of squares, such as numbers of averages.
     prior : Prior, optional
@@ -310,7 +316,7 @@ def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
     floored = _fit_screened(signals[rows], protocol, result.model, settings)
     for name in COLUMNS:
         getattr(result, name)[rows] = getattr(floored, name)
-    return replace(result, inputs=replace(inputs, sigma=near * noise))
+    return replace(result, inputs=replace(inputs, sigma=np.where(near, noise, 0.0)))
 
 
 def _of_rows(settings: FitSettings, rows: NDArray[np.intp]) -> FitSettings:

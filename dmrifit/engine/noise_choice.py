@@ -22,7 +22,7 @@ NOISE_VOXELS = 1024
 #: first number plus the second times the SNR. On a grid of tissues, four protocols, and SNRs from
 #: 10 to 100 (`benchmarks.fitting.bench_ivim_methods`), the errors of f, Dv and Dt together stay
 #: within 5 % of those of the best single method.
-_ONE_STEP_SNR = 90.0
+_ONE_STEP_SNR = 100.0
 _THRESHOLD = (20.0, 1.5)
 _N_MEASUREMENTS = 12
 

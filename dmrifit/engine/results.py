@@ -227,10 +227,11 @@ class FitResult:
         All parameters stay in the normal equations, with the variance of an even distribution
         over the box as a weak prior, in coordinates in which the signal is close to linear
         (inverse relaxation times and wide rates, the root of shares). The center is the minimum
-        of the quadratic form, not the estimate; shares, diffusivities and kurtoses get one more
-        evaluation a side for their curvature. Student's t with the residual variance. On
-        simulated tissue at SNR 30 and 60 they hold the truth in 92 to 99 % at 95 %. On signals of
-        random walks, which know nothing of the formula, they hold the fit to the signal without
+        of the quadratic form, not the estimate, which also holds for fits in two steps; all but
+        amplitudes get one more evaluation a side for their curvature. Student's t with the
+        residual variance; without residuals, the variance of the measured noise or sigma. On
+        simulated tissue at SNR 20, 30 and 60 they hold the truth in 92 to 99 % at 95 %. On signals
+        of random walks, which know nothing of the formula, they hold the fit to the signal without
         noise in 93 to 97 %, and the truth of the walk in 93 to 96 %, its K at SNR 60 in 91 %,
         because the formula's K is 13 % too low there. Outside tissue (f above 0.75, free water)
         none of this was shown.
@@ -277,8 +278,9 @@ class FitResult:
         (zero, or 1 of a share), or its standard error, half the 68 % interval, is above .05 for a
         share, .3 for a kurtosis, half the value for others. A kurtosis above 0 is also in doubt
         where b·D of the highest b-value exceeds 5, which leaves less than 1 % of the signal of a
-        fluid; one with a "monotonic" bound where its interval reaches from 0 over three quarters
-        of what the bound allows.
+        fluid, and in fluids near the noise whose floor is not known; one with a "monotonic" bound
+        where its interval reaches from 0 over three quarters of what the bound allows. All are in
+        doubt where there are no residuals and the noise is not known.
         """
         return self.doubt_reasons > 0
 

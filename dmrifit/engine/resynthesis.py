@@ -92,7 +92,8 @@ def resynthesize(
     if is_measured.all():
         return out
     if parameters is None:
-        parameters = fit_voxels(measured, protocol, model, sigma=noise).parameters
+        fit = fit_voxels(measured, protocol, model, method="nlls", sigma=noise)
+        parameters = fit.parameters
     values = np.asarray(parameters, dtype=np.float64)
     if values.shape != (len(measured), len(model.names)):
         raise ValueError(

@@ -47,7 +47,8 @@ def reference_parameters(
     Shapes: `Y` (n_voxels, n_target), maps (n_voxels, n_parameters).
     """
     if maps is None:
-        result = fit_voxels(Y, target, model)
+        # References and predictions have one method, whatever their noise.
+        result = fit_voxels(Y, target, model, method="nlls")
         # The last iterate of a failed fit is no reference; NaN keeps the voxel out of training.
         not_converged = result.status == FitStatus.NOT_CONVERGED
         return np.where(not_converged[:, None], np.nan, result.parameters)
@@ -284,7 +285,7 @@ class SignalToSignal(Strategy):
         # A regression may predict below 0, which no magnitude is; the least positive number fits
         # as a zero does, but never counts as outside a volume.
         clipped = np.maximum(signals, np.finfo(float).tiny)
-        return fit_voxels(clipped, target, model, sigma=sigma).parameters
+        return fit_voxels(clipped, target, model, method="nlls", sigma=sigma).parameters
 
     def _check_options(self) -> None:
         if self.source is None and self.normalize is not None:

@@ -153,7 +153,7 @@ def _untrained_answers(
         signals, maps = repeat.noise_free, test.truth
         # Of regions, or in the symbols of another model, true parameters may not be known.
         if maps is None:
-            maps = fit_voxels(signals, target, model).parameters
+            maps = fit_voxels(signals, target, model, method="nlls").parameters
     elif control == controls.REPEAT:
         signals, maps = repeat.signals, repeat.reference
     if cell.entrant.strategy != "s2s":

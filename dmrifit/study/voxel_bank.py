@@ -331,7 +331,7 @@ def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
 
 def _reference(Y: NDArray, view: View, cohort: str, patient: str) -> FitResult:
     try:
-        return fit_voxels(Y, view.target, view.model)
+        return fit_voxels(Y, view.target, view.model, method="nlls")
     except ValueError as error:
         raise ValueError(
             f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}"

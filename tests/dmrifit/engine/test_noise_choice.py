@@ -1,0 +1,103 @@
+"""What a fit chooses by the noise: noise of known scatter, steps of IVIM, the floor of water; synthetic data."""
+
+import numpy as np
+import pytest
+
+from dmrifit import MODELS, Protocol, fit_voxels
+from dmrifit.engine import noise_choice
+from dmrifit.engine.doubts import DoubtReason
+
+IVIM, KURTOSIS = MODELS["ivim"], MODELS["kurtosis"]
+LOW_B = Protocol([0, 10, 20, 40, 60, 100, 150, 200, 400, 600, 800, 1000])
+SHELLS = Protocol([0, 0, 0, 500, 1000, 1500, 2000, 2000])
+
+
+def magnitudes(model, parameters, protocol, snr, seed, n=2000):
+    rng = np.random.default_rng([4821, seed])
+    signals = model.signal(np.tile(parameters, (n, 1)), protocol)
+    noise = rng.normal(scale=parameters[0] / snr, size=(2, *signals.shape))
+    return np.hypot(signals + noise[0], noise[1])
+
+
+@pytest.mark.parametrize("snr", [15, 40])
+def test_residuals_and_repeats_measure_the_noise_that_was_added(snr):
+    tissue = [100.0, 0.1, 20.0, 1.0]
+    by_residuals = fit_voxels(magnitudes(IVIM, tissue, LOW_B, snr, 1), LOW_B, "ivim").noise
+    assert by_residuals == pytest.approx(100 / snr, rel=0.06)
+    signals = magnitudes(KURTOSIS, [100.0, 1.0, 0.8], SHELLS, snr, 2)
+    assert fit_voxels(signals, SHELLS, "kurtosis").noise == pytest.approx(100 / snr, rel=0.05)
+    assert noise_choice.noise_of_repeats(signals, SHELLS) == pytest.approx(100 / snr, rel=0.05)
+    # Residuals would hold the anisotropy.
+    assert noise_choice.directions_vary(Protocol([0, 800, 800], directions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]]))
+
+
+def test_low_b_values_that_differ_are_no_repeats():
+    """Between b = 0 and 5 s/mm² perfusion decays, as in OSIPI's protocol."""
+    signals = magnitudes(IVIM, [1.0, 0.3, 80.0, 1.0], Protocol([0, 1, 2, 5, 500, 800]), 200, 3)
+    assert np.isnan(noise_choice.noise_of_repeats(signals, Protocol([0, 1, 2, 5, 500, 800])))
+
+
+@pytest.mark.parametrize(
+    ("snr", "method", "threshold"), [(10, "segmented", 40), (30, "segmented", 100), (60, "segmented", 150), (200, "nlls", None)]
+)
+def test_ivim_has_two_steps_at_a_low_snr_and_the_first_from_a_higher_b_the_higher_it_is(snr, method, threshold):
+    signals = magnitudes(IVIM, [100.0, 0.1, 20.0, 1.0], LOW_B, snr, 4)
+    result = fit_voxels(signals, LOW_B, "ivim")
+    assert (result.method, result.threshold) == (method, threshold)
+    same = fit_voxels(signals, LOW_B, "ivim", method=method, threshold=threshold)
+    np.testing.assert_array_equal(result.parameters, same.parameters)
+    assert same.noise is None
+    assert fit_voxels(signals, LOW_B, "ivim", sigma=100 / snr).method == method
+
+
+def test_what_is_chosen_does_not_depend_on_order_or_scale():
+    signals = magnitudes(IVIM, [100.0, 0.1, 20.0, 1.0], LOW_B, 30, 5, n=5000)
+    result = fit_voxels(signals, LOW_B, "ivim")
+    order = np.random.default_rng(0).permutation(len(signals))
+    other = fit_voxels(signals[order] * 8, LOW_B, "ivim")
+    assert other.noise == result.noise * 8
+    np.testing.assert_array_equal(other["f"], result["f"][order])
+
+
+@pytest.mark.parametrize("snr", [60, 90])
+def test_water_shows_no_kurtosis_by_its_noise_floor(snr):
+    """Below 5 % of the 95 % intervals of K exclude 0, where a fit without floor has 10 %; nominally 2.5 %."""
+    water = magnitudes(KURTOSIS, [100.0, 2.0, 0.0], SHELLS, snr, 6, n=4000)
+    result = fit_voxels(water, SHELLS, "kurtosis")
+    assert result.has_floor.mean() > 0.9
+    assert (result.intervals()[:, 2, 0] > 0).mean() < 0.06
+    without = fit_voxels(water, SHELLS, "kurtosis", method="nlls")
+    excludes = without.intervals()[:, 2, 0] > 0
+    assert excludes.mean() > 0.08
+    assert (without.doubt_reasons[excludes, 2] == DoubtReason.NEAR_NOISE).any()
+
+
+def test_tissue_has_no_floor_and_the_same_fit_as_in_one_step():
+    tissue = magnitudes(KURTOSIS, [100.0, 1.0, 0.8], SHELLS, 30, 7)
+    result = fit_voxels(tissue, SHELLS, "kurtosis")
+    assert not result.has_floor.any()
+    same = fit_voxels(tissue, SHELLS, "kurtosis", method="nlls")
+    np.testing.assert_array_equal(result.parameters, same.parameters)
+
+
+def test_water_and_tissue_have_their_own_floors_beside_each_other():
+    water, tissue = [100.0, 2.0, 0.0], [100.0, 1.0, 0.8]
+    signals = np.concatenate([magnitudes(KURTOSIS, one, SHELLS, 60, 8) for one in (water, tissue)])
+    result = fit_voxels(signals, SHELLS, "kurtosis")
+    assert result.has_floor[:2000].mean() > 0.9
+    assert not result.has_floor[2000:].any()
+    assert np.isnan(result.reduced_chi2[2000:]).all()
+    assert np.nanmedian(result.reduced_chi2[:2000]) == pytest.approx(0.9, abs=0.15)
+
+
+def test_without_residuals_intervals_come_from_a_known_noise_or_all_is_in_doubt():
+    protocol, truth = Protocol([0, 1000, 2000]), np.array([100.0, 1.0, 0.8])
+    signals = magnitudes(KURTOSIS, truth, protocol, 40, 9)
+    unknown = fit_voxels(signals, protocol, "kurtosis")
+    assert unknown.noise is None
+    assert (unknown.doubt_reasons == DoubtReason.NO_RESIDUALS).all()
+    assert any("as many measurements as parameters" in text for text in unknown.advice())
+    known = fit_voxels(signals, protocol, "kurtosis", sigma=2.5)
+    low, high = np.moveaxis(known.intervals(), -1, 0)
+    holds = ((low <= truth) & (truth <= high)).mean(axis=0)
+    assert ((holds > 0.92) & (holds < 0.995)).all(), holds
