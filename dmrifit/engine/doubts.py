@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import typical_tissue
 from dmrifit.engine.design.precision import DECAYED, largest_error, rounded, signal_jacobian
+from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import SignalModel, read_table
@@ -48,6 +49,7 @@ class DoubtReason(IntEnum):
     DECAYED = 5
     NEAR_NOISE = 6
     NO_RESIDUALS = 7
+    FREE_WATER = 8
 
 
 def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -91,6 +93,10 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
                 slopes = signal_jacobian(model, tissue, result.protocol)[0]
             is_gone = (np.abs(slopes).max(axis=0) == 0) & (np.arange(len(tissue)) != j)
             reasons[np.ix_(limit < _SMALLEST_SHARE, is_gone)] = DoubtReason.NO_INFLUENCE
+    for j, name in enumerate(model.names):
+        if name in TISSUE_T2:
+            unseen = (reasons[:, j] == DoubtReason.NONE) & is_raised_by_water(result)
+            reasons[unseen, j] = DoubtReason.FREE_WATER
     if result.noise is None and result.inputs.sigma is None:
         reasons[degrees_of_freedom(result) < 1] = DoubtReason.NO_RESIDUALS
         reasons[:, result.is_known] = DoubtReason.NONE
@@ -289,6 +295,9 @@ class DoubtTally:
         if counts[DoubtReason.NEAR_NOISE] >= _MENTIONED_CAP:
             share = counts[DoubtReason.NEAR_NOISE]
             return _SENTENCES["near_noise"].format(name=name, share=share)
+        if counts[DoubtReason.FREE_WATER] >= _MENTIONED_CAP:
+            share = counts[DoubtReason.FREE_WATER]
+            return _SENTENCES["free_water"].format(name=name, share=share)
         if self.share[j] < _MENTIONED:
             return ""
         at_bounds = []

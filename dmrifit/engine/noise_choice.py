@@ -112,8 +112,10 @@ def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:
 
 def directions_vary(protocol: Protocol) -> bool:
     """Tell whether a shell has several directions, so that residuals are not noise alone."""
-    weighted = protocol.take(np.flatnonzero(protocol.b > _ZERO_B))
-    return protocol.directions is not None and len(nominal_contrasts(weighted)) < len(weighted)
+    weighted = np.flatnonzero(protocol.b > _ZERO_B)
+    if protocol.directions is None or not weighted.size:
+        return False
+    return len(nominal_contrasts(protocol.take(weighted))) < len(weighted)
 
 
 def first_step(snr: float, n_measurements: float, protocol: Protocol) -> float | None:

@@ -22,7 +22,9 @@ __all__ = ["suggest_model"]
 POWDER_KURTOSIS: str = read_table("sentences")["protocol"]["powder_kurtosis"]
 
 # From the richest to the simplest; what no other can be fitted to is left to the last.
-_RICHEST_FIRST = ("t2-ivim-kurtosis", "ivim", "kurtosis", "adc")
+_RICHEST_FIRST = ("t2-ivim-kurtosis", "t2-adc", "ivim", "kurtosis", "adc", "t2")
+# The next richer model, where it is not the one before: with as many echo times.
+_RICHER = {"ivim": "t2-ivim-kurtosis", "t2": "t2-adc"}
 
 _ZERO_B = 10.0  # s/mm², below it nothing has decayed
 _PERFUSION_B = (10.0, 200.0)  # s/mm², where blood decays and tissue hardly does
@@ -45,14 +47,15 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
     Returns
     -------
     name : str
-        A name in `MODELS`; ``"adc"`` where no other model can be fitted.
+        A name in `MODELS`; ``"adc"``, or ``"t2"`` of several echo times at one b-value, where no
+        other model can be fitted.
     reason : str
         A sentence: what the protocol has, or what the next richer model lacks.
 
     Raises
     ------
     ValueError
-        If the protocol cannot determine any model: all b-values are equal.
+        If the protocol cannot determine any model: all b-values and echo times are equal.
     TypeError
         If `protocol` is not a Protocol.
 
@@ -70,23 +73,27 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
     'adc'
     >>> suggest_model(Protocol([0, 20, 60, 150, 400, 800]))[0]
     'ivim'
+    >>> suggest_model(Protocol([0, 0, 0], te=[50, 90, 130]))[0]
+    't2'
     """
     check_protocol(protocol)
+    lacks: dict[str, str] = {}
     lacking = ""
     for name in _RICHEST_FIRST:
         missing = missing_for(protocol, MODELS[name])
         if not missing:
             contrasts = nominal_contrasts(protocol)
-            text = counted(len({b for b, _ in contrasts}), "b-value")
+            n_b = len({b for b, _ in contrasts})
+            text = counted(n_b, "b-value")
             if protocol.te is not None:
                 n_te = len({te for _, te in contrasts})
                 text += " at one echo time" if n_te == 1 else f" at {n_te} echo times"
-            return name, f"{text} determine {name}" + (f"; {lacking}" if lacking else "")
-        lacking = f"{name} needs {missing}"
-    remedy = "a scan with at least two b-values is needed"
-    if protocol.te is not None and len(np.unique(protocol.te)) > 1:
-        remedy = "fit the image of one echo time, or measure more b-values"
-    raise ValueError(f"no model can be fitted to {protocol!r}: {lacking}; {remedy}")
+            verb = "determines" if n_b == 1 else "determine"
+            lacking = lacks.get(_RICHER.get(name, ""), lacking)
+            return name, f"{text} {verb} {name}" + (f"; {lacking}" if lacking else "")
+        lacks[name] = lacking = f"{name} needs {missing}"
+    remedy = "a scan with at least two b-values, or two echo times, is needed"
+    raise ValueError(f"no model can be fitted to {protocol!r}: {lacks['adc']}; {remedy}")
 
 
 def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] = ()) -> str:
