@@ -204,7 +204,8 @@ class MapFitter(_VoxelTransformer):
         if self.protocol is None:
             return np.full((len(signals), len(self.model_.names)), np.nan)
         settings = self._settings(self.sigma if sigma is None else sigma)
-        settings = by_snr(settings, self.model_, self.protocol, self.snr_)
+        if sigma is None:
+            settings = by_snr(settings, self.model_, self.protocol, self.snr_)
         if settings.sigma is None:
             settings = replace(settings, noise=self.noise_)
         return fit_with(signals, self.protocol, self.model_, settings).parameters

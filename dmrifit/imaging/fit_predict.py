@@ -25,7 +25,7 @@ from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
-from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
+from dmrifit.engine.models import MODELS, SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.noise_choice import NOISE_VOXELS, NoiseLevel, bright_voxels, describe_choice
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
@@ -126,8 +126,8 @@ def fit_image(
         images of one grid, such as one for each echo time (4-D) or b-value (3-D), follow each
         other in the order of the protocol; `read_manifest` gives both. An array of dask, zarr or
         numpy is taken in the place of an image with its `affine`, or as ``Nifti1Image(array,
-        affine)``: blocks of whole slices, of up to 4 million values, are loaded once and a few at
-        a time.
+        affine)``: blocks of whole slices, of up to 4 million values, are loaded a few at a time,
+        once, and those of eight slices once more for the noise.
     protocol : Protocol
         The measurements of the last axis.
     model : str or SignalModel
@@ -290,11 +290,14 @@ def fit_image(
                 if doubt := describe_noise_levels(levels)[1]:
                     notes.warn(doubt)
             _check_noise(readable, region, settings, noise)
-            is_automatic, n_floored = settings.is_automatic, 0
+            # A noise that is given is the floor of all voxels, and chooses the steps of IVIM alone.
+            n_floored, is_automatic = 0, noise is None or model == MODELS["ivim"]
+            is_automatic &= settings.is_automatic
             if is_automatic:
                 settings, snr, noise_text = _chosen_by_noise(
                     readable, region, measurements, model, settings, noise
                 )
+            settings = replace(settings, method=settings.method_for(model, contrasts))
             if method == "map" and prior is None:
                 learned = _learn_prior(readable, region, measurements, model, settings, noise)
                 settings = replace(settings, prior=learned)

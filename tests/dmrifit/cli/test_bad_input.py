@@ -34,13 +34,13 @@ def refused(folder, monkeypatch, capfd):
 
     def no_work(signals, *arguments, **options):
         assert np.isnan(signals).all(), "fitted before the input was checked"
-        return fit_voxels(signals, *arguments, **options)
+        return fit_with(signals, *arguments, **options)
 
     def check(*arguments, out="maps", command="fit"):
         monkeypatch.setattr(sys, "argv", ["dmrifit", command, *map(str, arguments), "--out", out])
         before = files(folder)
         with monkeypatch.context() as patched:
-            patched.setattr(fit_predict, "fit_voxels", no_work)
+            patched.setattr(fit_predict, "fit_with", no_work)
             with pytest.raises(SystemExit) as stopped:
                 program.main()
         captured = capfd.readouterr()

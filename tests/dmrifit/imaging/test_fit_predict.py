@@ -18,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scaling import PatientScale
-from dmrifit.engine.fitting import FitStatus, fit_voxels
+from dmrifit.engine.fitting import FitStatus, fit_voxels, fit_with
 from dmrifit.engine.models import MODELS, Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.imaging import fit_predict
@@ -288,10 +288,10 @@ def test_fits_in_doubt_are_marked_as_the_engine_marks_them():
 def test_a_parameter_that_the_signal_does_not_show_has_no_error_in_the_map(truth):
     """Without perfusion the diffusivity of the blood has an infinite error, which a map cannot hold."""
     clean = ADC.signal(truth.reshape(-1, 2), PROTOCOL)
-    errors = fit_voxels(clean, PROTOCOL, "ivim").standard_errors
+    errors = fit_voxels(clean, PROTOCOL, "ivim", method="nlls").standard_errors
     assert np.isinf(errors[:, 2]).any()
     with pytest.warns(UserWarning, match="does not determine ivim, which needs 5 different contrasts"):
-        maps = fit_image(nib.Nifti1Image(clean.reshape(*GRID, 4), AFFINE), PROTOCOL, "ivim")
+        maps = fit_image(nib.Nifti1Image(clean.reshape(*GRID, 4), AFFINE), PROTOCOL, "ivim", method="nlls")
     expected = np.where(np.isinf(errors), np.nan, errors).astype(np.float32)
     for name, column in zip(MODELS["ivim"].names, expected.T, strict=True):
         np.testing.assert_array_equal(data(maps[f"{name}_se"]).ravel(), column)
@@ -353,7 +353,7 @@ def test_nothing_is_overwritten_unless_allowed_and_that_is_checked_before_the_fi
     fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
     (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").write_text("mine")
     with monkeypatch.context() as patched:
-        patched.setattr(fit_predict, "fit_voxels", lambda *_, **__: pytest.fail("fitted"))
+        patched.setattr(fit_predict, "fit_with", lambda *_, **__: pytest.fail("fitted"))
         with pytest.raises(FileExistsError, match="--overwrite"):
             fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
     assert (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").read_text() == "mine"
@@ -371,11 +371,11 @@ def refused(tmp_path, monkeypatch):
 
     def no_work(signals, *arguments, **options):
         assert np.isnan(signals).all(), "fitted before the input was checked"
-        return fit_voxels(signals, *arguments, **options)
+        return fit_with(signals, *arguments, **options)
 
     def check(image, message, *, error=ValueError, protocol=PROTOCOL, model="adc", out=tmp_path / "out", **options):
         with monkeypatch.context() as patched:
-            patched.setattr(fit_predict, "fit_voxels", no_work)
+            patched.setattr(fit_predict, "fit_with", no_work)
             with pytest.raises(error, match=message):
                 fit_image(image, protocol, model, out=out, **options)
         assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
@@ -533,9 +533,9 @@ def test_rician_voxels_without_noise_are_refused_before_the_fit(small_object, mo
 
     def fit_and_count(signals, *arguments, **settings):
         has_signal.append(np.isfinite(signals).any())
-        return fit_voxels(signals, *arguments, **settings)
+        return fit_with(signals, *arguments, **settings)
 
-    monkeypatch.setattr(fit_predict, "fit_voxels", fit_and_count)
+    monkeypatch.setattr(fit_predict, "fit_with", fit_and_count)
     monkeypatch.setattr(series, "SLAB_VALUES", 1)
     for sigma in (0, nib.Nifti1Image(noise, AFFINE)):
         for more in ({}, {"mask": mask}):

@@ -84,13 +84,13 @@ def test_a_dask_array_has_the_maps_of_the_array_in_memory_bit_for_bit(signals):
         same(fit_image(nib.Nifti1Image(array, AFFINE), PROTOCOL, "adc"), expected)
 
 
-def test_blocks_are_loaded_once_and_few_at_a_time(signals, monkeypatch):
+def test_blocks_are_loaded_for_the_noise_and_the_fit_and_few_at_a_time(signals, monkeypatch):
     monkeypatch.setattr(series, "SLAB_VALUES", 4 * SLICE)
     blocks = Blocks(signals, (*GRID[:2], 3, len(PROTOCOL)))
     image = placed(blocks.array, AFFINE)
     assert not blocks.loads, "nothing is read before it is needed"
     fit_image(image, PROTOCOL, "adc")
-    assert list(blocks.loads.values()) == [1] * 4
+    assert list(blocks.loads.values()) == [2] * 4
     assert blocks.most == 1
     gc.collect()
     assert blocks.held == 0

@@ -190,7 +190,7 @@ STRETCHED = SignalModel.from_expression(
     "estimator",
     [
         MapFitter("ivim", PROTOCOLS["source"], bounds={"Dt": (0.2, np.inf)}, fixed={"Dv": 20.0}, sigma=2.0),
-        MapFitter("adc", PROTOCOLS["source"], bounds="published", n_threads=1),
+        MapFitter("adc", PROTOCOLS["source"], bounds="published", method="nlls", n_threads=1),
         ClinicalMetrics(PROTOCOLS["source"], method="wls", s0="measured"),
     ],
     ids=["MapFitter", "published", "ClinicalMetrics"],

@@ -62,7 +62,7 @@ class Recorder(BaseEstimator):
         return np.tile(self.mean_, (len(X), 1))
 
     def predict_maps(self, X):
-        return fit_voxels(np.tile(self.mean_, (len(X), 1)), self.target, self.model).parameters
+        return fit_voxels(np.tile(self.mean_, (len(X), 1)), self.target, self.model, method="nlls").parameters
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_scores_agree_with_a_comparison_written_plainly(two):
         np.testing.assert_allclose(found["median_relative_error"], np.median(np.abs(error), axis=0), rtol=1e-6)
         np.testing.assert_allclose(found["signed_relative_error"], error.mean(axis=0), rtol=1e-6, atol=1e-9)
         maps, reference = (
-            fit_voxels(np.maximum(s, 0), PROTOCOL, "t2-ivim-kurtosis").parameters for s in (predicted, measured)
+            fit_voxels(np.maximum(s, 0), PROTOCOL, "t2-ivim-kurtosis", method="nlls").parameters for s in (predicted, measured)
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             E = maps / reference - 1
@@ -292,7 +292,7 @@ def test_maps_from_maps_agree_with_a_comparison_written_plainly():
         s0, _ = plain_decay(source, clinical)
         _, fast = plain_decay(source[:, :3], clinical[:3])
         slow0, slow = plain_decay(source[:, 2:], clinical[2:])
-        reference = fit_voxels(Y, PROTOCOL, model).parameters
+        reference = fit_voxels(Y, PROTOCOL, model, method="nlls").parameters
         X.append((np.column_stack([np.ones(len(Y)), fast, slow, 1 - slow0 / s0]), s0, source.max(axis=1)))
         references.append(reference)
         targets.append(np.column_stack([np.log(reference[:, 0] / s0), reference[:, 1:]]))
