@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dmrifit.cli import program
-from dmrifit.engine.fitting import fit_voxels
+from dmrifit.engine.fitting import fit_with
 from dmrifit.imaging import fit_predict
 
 IMAGE, BVAL = "small_64D.nii", "small_64D.bval"
