@@ -22,9 +22,10 @@ from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
 from dmrifit.cli.options import named_images, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
-from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
+from dmrifit.engine.design.identifiability import ISOTROPIC, suggest_model
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.models import resolve_model
+from dmrifit.engine.noise_choice import directions_vary
 from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.atomic_files import write_text
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
 
 _TABLE = "fits.tsv"
+_OF_DIFFUSION = ("ADC", "D", "Dt", "K")  # parameters that differ between directions
 _PAGE = "index.html"
 _MOST_PICTURES = 24  # on one page, of some 100 kB each
 #: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
@@ -255,9 +257,10 @@ def fit_scan(
             say(f"using protocol: {line}")
         if reason:
             say(f"using model {name}: {reason} (choose another by --model)")
+        if directions_vary(fitted):
+            diffusion = [x for x in resolve_model(name).names if x in _OF_DIFFUSION]
+            say(ISOTROPIC.format(names=" and ".join(diffusion)))
     fit_image(list(images), protocol, name, out=out, progress=progress, **options)
-    if progress and name == "kurtosis" and fitted.directions is not None:
-        say(POWDER_KURTOSIS)
     return name, out / derivative_name(common_stem(images), "dwimap.json", model=name)
 
 

@@ -80,8 +80,8 @@ def fit(
         a glob or a BIDS folder for many scans.
     b_max S/MM2: Leave out volumes above this b-value.
     leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
-    model: adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te); by default the richest that the
-        b-values and echo times determine.
+    model: adc, kurtosis or ivim; t2, t2-adc or t2-ivim-kurtosis (need --te); by default the
+        richest that the b-values and echo times determine. All are isotropic: no FA, no tensor.
     mask FILE|auto|PATTERN: Voxels to fit; by default all that are nonzero in any volume. auto
         finds the body or head by median Otsu. For many scans a pattern in quotes, relative to the
         BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["suggest_model"]
 
-#: What the kurtosis of a model of b alone is when many directions were measured.
-POWDER_KURTOSIS: str = read_table("sentences")["protocol"]["powder_kurtosis"]
+#: What the diffusivities of an isotropic model are when many directions were measured.
+ISOTROPIC: str = read_table("sentences")["protocol"]["isotropic"]
 
 # From the richest to the simplest; what no other can be fitted to is left to the last.
 _RICHEST_FIRST = ("t2-ivim-kurtosis", "t2-adc", "ivim", "kurtosis", "adc", "t2")

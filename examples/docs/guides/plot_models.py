@@ -1,7 +1,7 @@
 """
 What do the models say, and where do they end?
 
-Five models of the signal of a voxel are built in. Inside a formula b is in ms/µm² (the scanner's s/mm² divided by
+Seven models of the signal of a voxel are built in, all isotropic: no tensor, so no FA (DTI, DKI). Inside a formula b is in ms/µm² (the scanner's s/mm² divided by
 1000), so that b·D has no unit with D in µm²/ms; echo times are in ms. All data of this page are synthetic.
 """
 
@@ -36,6 +36,13 @@ Five models of the signal of a voxel are built in. Inside a formula b is in ms/�
 #
 # Macarro et al., J Magn Reson Imaging 61:1018, 2025. With several echo times f no longer depends on them. Seven
 # parameters need far more than seven images; T2v and Dv are the least certain.
+#
+# Relaxation alone and with diffusion: ``t2`` and ``t2-adc``
+# -----------------------------------------------------------
+# .. math:: S(T_E) = S_0 \, e^{-T_E/T_2}, \qquad S(b, T_E) = S_0 \, e^{-b \, ADC - T_E/T_2}
+#
+# Poon and Henkelman, J Magn Reson Imaging 2:541, 1992. For several echo times at one b-value, or at few. One pool of water
+# relaxes at one rate; where free water is beside tissue, T2 is too long, and in doubt where the data do not exclude that.
 #
 # Curves divided by their own b = 0: ``t2-ivim-relative``
 # --------------------------------------------------------
