@@ -290,7 +290,7 @@ def fit_image(
                 if doubt := describe_noise_levels(levels)[1]:
                     notes.warn(doubt)
             _check_noise(readable, region, settings, noise)
-            # A noise that is given is the floor of all voxels, and chooses the steps of IVIM alone.
+            # A given noise is the floor of all voxels, and chooses the steps of IVIM alone.
             n_floored, is_automatic = 0, noise is None or model == MODELS["ivim"]
             is_automatic &= settings.is_automatic
             if is_automatic:
