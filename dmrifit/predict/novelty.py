@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from sklearn.model_selection import GroupKFold
 
 from dmrifit._utils.checks import finite_numbers
 from dmrifit.predict.intervals import weighted_quantiles
@@ -45,6 +44,9 @@ class Novelty:
         cls, X: _Array, patients: NDArray, weight: _Array, n_splits: int, seed: int
     ) -> Novelty:
         """Learn from voxels (n, n_features) of patients, each voxel with a weight."""
+        # Fits of images, which import this module, need no scikit-learn.
+        from sklearn.model_selection import GroupKFold
+
         distance = np.empty(len(X))
         folds = GroupKFold(n_splits, shuffle=True, random_state=seed)
         for train, test in folds.split(X, groups=patients):

@@ -212,8 +212,10 @@ def write_quicklook(
     shown = ShownMaps(maps, affine, sidecar)
     slices = Slices(shown.region, affine)
     heading = f"{title}, model {sidecar['Model']['Name']}"
-    picture = slice_figures.plot_maps(slices, shown.free_panels, title=heading)
-    png.write_bytes(page.png_bytes(picture, dpi=150))
+    figure = slice_figures.plot_maps(slices, shown.free_panels, title=heading)
+    picture = page.png_bytes(figure, dpi=150)
+    png.write_bytes(picture)
+    labels = ", ".join(panel.label for panel in shown.free_panels)
     measured = [["measurements", _contrasts(sidecar["Protocol"])]]
     if sidecar["FittedProtocol"] != sidecar["Protocol"]:
         measured.append(["fitted after averaging", _contrasts(sidecar["FittedProtocol"])])
@@ -221,7 +223,10 @@ def write_quicklook(
         page.Section("", *shown.first_screen(background, signals)),
         page.Section("Parameters", *_summary(shown)),
         page.Section(
-            "Maps", page.Note(_TEXTS("maps", side=slices.sides[0])), _figures(shown, slices)
+            "Maps",
+            page.Note(_TEXTS("maps", side=slices.sides[0])),
+            page.Picture(picture, f"Slices and histograms of {labels}"),
+            _codes(shown, slices),
         ),
         shown.settings([shown.formula, ["", sidecar["Model"]["FormulaUnits"]]], measured),
     ]
@@ -279,14 +284,13 @@ def map_figure(slices: Slices, panel: MapPanel) -> page.Picture:
     return page.Picture(figure, f"Slices and histogram of {panel.label}")
 
 
-def _figures(shown: ShownMaps, slices: Slices) -> page.Grid:
-    """Show the map of each parameter, how the fits ended, and which are in doubt."""
-    figures = [map_figure(slices, panel) for panel in shown.free_panels]
+def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:
+    """Show how the fits ended, and which are in doubt."""
     codes = {int(code): text for code, text in shown.sidecar["Status"]["Codes"].items()}
     # What was not fitted is left white.
     codes.pop(OUTSIDE, None)
     status = slice_figures.plot_codes(slices, shown.maps["status"], codes, "Status")
-    figures.append(page.Picture(status, "Status of each voxel"))
+    figures = [page.Picture(status, "Status of each voxel")]
     if shown.maps["doubt"].any():
         n_doubts = unpack_bits(shown.maps["doubt"], len(shown.entries)).sum(axis=-1)
         most = len(COUNT_COLORS) - 1
@@ -336,7 +340,8 @@ def map_summary(
     panels = shown.free_panels
     if not (panels and shown.region.any()) or find_spec("matplotlib") is None:
         return summary
-    figure = slice_figures.plot_overview(Slices(shown.region, affine, n_slices=3), panels)
+    slices = Slices(shown.region, affine, n_slices=3)
+    figure = slice_figures.plot_maps(slices, panels, histograms=False)
     # As many pixels as the room for the picture allows: noise does not compress.
     for resolution in _RESOLUTIONS:
         picture = page.png_bytes(figure, dpi=resolution)

@@ -227,21 +227,6 @@ def plot_maps(
     return figure
 
 
-def plot_overview(slices: Slices, panels: Sequence[MapPanel]) -> Figure:
-    """Show the slices of several maps, one map a column, under the ends of its colors."""
-    n_slices = len(slices.labels)
-    columns, rows = slices.extent(1, n_slices)
-    width = min(1.5, 9.5 / len(panels), 6 * columns / rows)
-    height = width * rows / columns
-    with style.shared_style(_STYLE):
-        figure = style.new_figure(0.3 + (width + 0.3) * len(panels), height + 0.6)
-        for i, panel in enumerate(panels):
-            axes = style.add_axes(figure, 0.3 + (width + 0.3) * i, 0.05, width, height)
-            limits = _draw_map(axes, slices, panel, 1).get_clim()
-            axes.set_title("{}\n{:.3g} – {:.3g}".format(panel.label, *limits), size=8)
-    return figure
-
-
 def plot_codes(
     slices: Slices,
     values: NDArray,
