@@ -25,17 +25,6 @@ from metastasis.study.reader_scores import STATUSES
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "ALPHAS",
-    "CLAIMS",
-    "MARGINS",
-    "MARGINS_FILE",
-    "WORLDS",
-    "claim_figures",
-    "decide_claims",
-    "method_name",
-]
-
 #: What decides the claims, settled before the board was run.
 MARGINS_FILE = Path(__file__).with_suffix(".toml")
 MARGINS, _ = read_margins(MARGINS_FILE)

@@ -30,7 +30,7 @@ PROTOCOLS = {
     "abdomen": Protocol([0, 0, 10, 25, 50, 80, 120, 200, 350, 500, 800, 800]),
 }
 N_TISSUES, N_REPEATS = 500, 30
-N_REGION, LESION_SHARE = 1000, 0.05
+N_REGION, N_LESION = 1000, 50
 METHODS: dict[str, dict] = {"chosen": {}, "one step": {"method": "nlls"}} | {
     f"two steps, b ≥ {b}": {"method": "segmented", "threshold": float(b)}
     for b in (40, 60, 80, 100, 120, 150, 200)
@@ -38,7 +38,6 @@ METHODS: dict[str, dict] = {"chosen": {}, "one step": {"method": "nlls"}} | {
 IVIM = MODELS["ivim"]
 COLUMNS = {"f": 1, "Dv": 2, "Dt": 3}
 PUBLISHED = {"f": "f", "Dv": "Dp", "Dt": "D"}  # columns of OSIPI's table
-PRICED = {"f": 1, "Dt": 3}
 TO_UM2_PER_MS = 1e3
 COVERAGE_SNRS, N_COVERAGE = (20, 30, 60), 6000
 RELAXATION = Protocol(np.tile([0, 10, 30, 60, 100, 200, 400, 800, 1500], 3), te=np.repeat([50, 80, 120], 9))
@@ -72,9 +71,7 @@ def osipi() -> tuple[Protocol, dict[str, np.ndarray], pd.DataFrame]:
     return protocol, tissues, pd.read_csv(folder / "reference_output.csv")
 
 
-def noisy(
-    parameters: np.ndarray, protocol: Protocol, snr: float, rng: np.random.Generator
-) -> np.ndarray:
+def noisy(parameters: np.ndarray, protocol: Protocol, snr: float, rng: np.random.Generator) -> np.ndarray:
     signals = IVIM.signal(parameters, protocol)
     return np.abs(signals + rng.normal(scale=1 / snr, size=signals.shape))
 
@@ -122,32 +119,20 @@ def compare(name: str, snr: int, n_tissues: int, n_repeats: int) -> dict:
     }  # fmt: skip
 
 
-def published(table: pd.DataFrame, snr: int) -> dict[str, dict]:
-    """Medians over the same seven tissues of the published algorithms."""
-    table = table[(table.f > 0) & (snr == table.SNR)]
-    table = table.drop_duplicates(["Algorithm", "f", "Dp", "D"])
-    rows: dict[str, dict] = {}
-    for name, group in table.groupby("Algorithm"):
-        rows[name] = {}
-        for parameter, column in PUBLISHED.items():
-            bias = group[f"{column}_mu"] / group[column] - 1
-            rmse = np.hypot(bias, group[f"{column}_std"] / group[column])
-            rows[name][parameter] = round(float(rmse.median()), 4)
-    return rows
-
-
 def beside_published(protocol: Protocol, tissues: dict, table: pd.DataFrame, snr: int, n_repeats: int) -> dict:
-    """Rank what is chosen at one SNR among the published algorithms."""
+    """Rank what is chosen at one SNR among the published algorithms, by medians over the seven tissues."""
     seven = np.array(list(tissues.values()))
     signals = noisy(np.repeat(seven, n_repeats, axis=0), protocol, snr, np.random.default_rng([SEED, snr]))
     rows = errors_of(seven, signals, protocol, ("chosen", "one step"))
-    others = published(table, snr)
+    table = table[(table.f > 0) & (snr == table.SNR)].drop_duplicates(["Algorithm", "f", "Dp", "D"])
     chosen = rows["chosen"]
-    for parameter in COLUMNS:
-        errors = [row[parameter] for row in others.values()]
-        chosen[parameter]["rank"] = 1 + sum(error < chosen[parameter]["rmse"] for error in errors)
-        chosen[parameter] |= {"best": min(errors), "one_step": rows["one step"][parameter]["rmse"]}
-    return {"snr": snr, "n": len(others) + 1, **chosen}
+    for parameter, column in PUBLISHED.items():
+        bias, spread = table[f"{column}_mu"] / table[column] - 1, table[f"{column}_std"] / table[column]
+        errors = np.hypot(bias, spread).groupby(table.Algorithm).median()
+        chosen[parameter]["rank"] = 1 + int((errors < chosen[parameter]["rmse"]).sum())
+        chosen[parameter]["best"] = round(float(errors.min()), 4)
+        chosen[parameter]["one_step"] = rows["one step"][parameter]["rmse"]
+    return {"snr": snr, "n": 1 + table.Algorithm.nunique(), **chosen}
 
 
 def coverage(name: str, snr: int, n_voxels: int) -> list[dict]:
@@ -180,30 +165,22 @@ def water(name: str, snr: int, n_voxels: int) -> dict:
 
 
 def price(protocol: Protocol, tissues: dict[str, np.ndarray], snr: int) -> list[dict]:
-    """Fit each tissue as a lesion among the others by a prior of all, and without one."""
+    """Fit each tissue as a lesion among the others by a prior of all, and without one; give its contrasts."""
     rows = []
     for k, (name, tissue) in enumerate(tissues.items()):
         rng = np.random.default_rng([SEED, k])
         others = np.array([values for other, values in tissues.items() if name != other])
         region = others[rng.integers(0, len(others), N_REGION)] * rng.lognormal(0, 0.1, (N_REGION, 4))
         region[:, 1] = np.clip(region[:, 1], 0.01, 0.95)
-        n_lesion = int(LESION_SHARE * N_REGION)
-        region[:n_lesion] = tissue
+        region[:N_LESION] = tissue
+        maps = {"truth": region}
         signals = noisy(region, protocol, snr, rng)
-        row: dict[str, Any] = {"tissue": name}
-        for parameter, j in PRICED.items():
-            row[parameter] = {"contrast": round(float(contrast_of(region[:, j], n_lesion)), 4)}
         for method in ("map", "nlls"):
-            fitted = fit_voxels(signals, protocol, IVIM, method=method).parameters
-            for parameter, j in PRICED.items():
-                kept = contrast_of(fitted[:, j], n_lesion) / row[parameter]["contrast"]
-                row[parameter][f"kept_{method}"] = round(float(kept), 3)
-        rows.append(row)
+            maps[method] = fit_voxels(signals, protocol, IVIM, method=method).parameters
+        contrasts = {key: fitted[:N_LESION].mean(axis=0) - fitted[N_LESION:].mean(axis=0) for key, fitted in maps.items()}
+        row = {parameter: {key: round(float(one[j]), 4) for key, one in contrasts.items()} for parameter, j in COLUMNS.items()}
+        rows.append({"tissue": name, **row})
     return rows
-
-
-def contrast_of(values: np.ndarray, n_lesion: int) -> float:
-    return values[:n_lesion].mean() - values[n_lesion:].mean()
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def plot_maps(
     per_line, width, height = slices.arrange(3.6, 3.2)
     edge, foot = (4.6, 1.85) if histograms else (width + 1.1, 0.25)
     line = foot + height + 0.35
-    n_columns = min(3, len(panels))
+    n_columns = 2 if len(panels) == 4 else min(3, len(panels))
     n_lines = -(-len(panels) // n_columns)
     with style.shared_style(_STYLE):
         figure = style.new_figure(edge * n_columns, line * n_lines + (0.4 if title else 0.0))
