@@ -716,12 +716,12 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
                     1.0 / (exact.sd_fraction * shapes[s, 0] * shapes[s, 1] * n_deep)
                 )
                 for layer in range(layers):
-                    k = np.uint64(layer)
+                    shift = np.uint64(layer)
                     tumor_sum = (
-                        (flat_sums[edge11 + far + k] - flat_sums[edge01 + far + k])
-                        - (flat_sums[edge10 + far + k] - flat_sums[edge00 + far + k])
-                        - (flat_sums[edge11 + k] - flat_sums[edge01 + k])
-                        + (flat_sums[edge10 + k] - flat_sums[edge00 + k])
+                        (flat_sums[edge11 + far + shift] - flat_sums[edge01 + far + shift])
+                        - (flat_sums[edge10 + far + shift] - flat_sums[edge00 + far + shift])
+                        - (flat_sums[edge11 + shift] - flat_sums[edge01 + shift])
+                        + (flat_sums[edge10 + shift] - flat_sums[edge00 + shift])
                     )
                     shape_costs[layer] = objective_cost(
                         tumor_sum * to_fraction, tumor_sum * to_volume, scaled
