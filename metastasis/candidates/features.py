@@ -48,7 +48,7 @@ PRIOR_FEATURES = {
     "mean_change": "mean of intensity minus local maximum of the prior, above that of the shell",
     "max_change": "largest of intensity minus local maximum of the prior, above the shell's",
     "prior_intensity": "mean local maximum of the prior",
-    "prior_contrast": "mean of the prior above the median of the shell around it",
+    "prior_contrast": "median local maximum of the prior above the median of the shell",
     "contrast_change": "contrast minus contrast in the prior",
     "aligned_change": "mean of intensity minus prior in its place, above that of the shell",
     "change_deviation": "the same, in standard deviations of the change in the shell",
@@ -256,9 +256,14 @@ class _Measure:
         ]
         changes = [np.nan] * len(PRIOR_FEATURES)
         if self.before:
-            before = {name: volume[wide] for name, volume in self.before.items()}
-            highest = float(probabilities.max())
-            changes = _changes(before, image, own, around & brain, contrast, highest)
+            changes = _changes(
+                {name: volume[wide] for name, volume in self.before.items()},
+                image,
+                own,
+                around & brain,
+                contrast,
+                float(probabilities.max()),
+            )
         return [float(value) for value in (*row, *changes)]
 
 
