@@ -293,24 +293,31 @@ class DenoisingAutoencoder(Reconstructor):
         return np.moveaxis(as_arrays(answer)[0][0], 0, -1)
 
     def _healthy_residual(self, scans: Scans) -> NDArray[np.float32]:
-        """Compute the root mean square of the residuals of healthy scans at each place."""
+        """
+        Compute the root mean square over healthy scans of mean and spread of the residual.
+
+        The mean square at a place is that of the scans whose brain contains it. It is smoothed,
+        and shrunk toward the median of all places. Returns (2, x, y, z).
+        """
         from scipy import ndimage
 
-        squares, counts = np.zeros((2, *self.shape_)), np.zeros(self.shape_)
+        squares = np.zeros((2, *self.shape_))
+        n_brains = np.zeros(self.shape_)
         for i in range(len(scans)):
-            prediction, mask = self._predict_scan(scans, i), scans.mask(i)
-            volumes = [*np.square(self._moments(prediction, mask))]
-            volumes.append(mask.astype(np.float32))
+            mask = scans.mask(i)
+            prediction = self._predict_scan(scans, i)
+            mean, spread = self._moments(prediction, mask)
+            maps = [np.square(mean), np.square(spread), mask.astype(np.float32)]
             if self.aligned:
                 inverse = inverted(prediction["positions"])
-                volumes = [sampled(volume, inverse) for volume in volumes]
-            squares += volumes[:2]
-            counts += volumes[2]
-        weights = np.maximum(ndimage.gaussian_filter(counts, _BLUR), 1e-3)
-        covered = counts > _LEAST_COVERAGE * len(scans)
+                maps = [sampled(values, inverse) for values in maps]
+            squares += maps[:2]
+            n_brains += maps[2]
+        smooth_n_brains = np.maximum(ndimage.gaussian_filter(n_brains, _BLUR), 1e-3)
+        covered = n_brains > _LEAST_COVERAGE * len(scans)
         healthy = np.empty((2, *self.shape_), dtype=np.float32)
         for k in range(2):
-            variance = ndimage.gaussian_filter(squares[k], _BLUR) / weights
+            variance = ndimage.gaussian_filter(squares[k], _BLUR) / smooth_n_brains
             typical = np.median(variance[covered])
             shrunk = (1 - _PRIOR) * variance[nearest_inside(covered)] + _PRIOR * typical
             healthy[k] = np.maximum(np.sqrt(shrunk), _LEAST_RESIDUAL)

@@ -500,16 +500,16 @@ class AnomalyDetector(BaseEstimator):
         check_is_fitted(self)
         parameters = {}
         for name, value in self.get_params(deep=False).items():
-            # The state of a generator is no parameter that a file could keep.
-            if isinstance(value, np.random.RandomState) and name == "random_state":
+            # The state of a random generator cannot be stored.
+            if name == "random_state" and isinstance(value, np.random.RandomState):
                 value = None
             if name not in _NOT_STORED:
                 parameters[name] = encoded(value, name)
         rules, files = self._stored_parts()
         fitted = {"shape": list(self.shape_), "n_channels": self.n_channels_, **rules}
         fitted |= {name: encoded(getattr(self, name), name) for name in self._fact_names}
-        for name in self._estimator_names:
-            files[f"{name[:-1]}.skops"] = dumped(getattr(self, name), {}, [])
+        for name, file in self._estimator_files.items():
+            files[file] = dumped(getattr(self, name), {}, [])
         return parameters, fitted, files
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
@@ -536,12 +536,17 @@ class AnomalyDetector(BaseEstimator):
             self._check_shared()
         except ValueError as error:
             raise RefusedError(str(error)) from None
-        estimators = {f"{name[:-1]}.skops": name for name in self._estimator_names}
-        others = {name: content for name, content in files.items() if name != ARRAYS}
-        refuse_keys(others, set(estimators), "file", complete=True)
-        for file, name in estimators.items():
-            setattr(self, name, loaded(others[file], [], {}))
+        estimator_files = self._estimator_files
+        others = {file: content for file, content in files.items() if file != ARRAYS}
+        refuse_keys(others, set(estimator_files.values()), "file", complete=True)
+        for name, file in estimator_files.items():
+            setattr(self, name, loaded(files[file], [], {}))
         self._check_restored()
+
+    @property
+    def _estimator_files(self) -> dict[str, str]:
+        """Files of the fitted estimators by attribute: `forest_` is in forest.skops."""
+        return {name: f"{name.removesuffix('_')}.skops" for name in self._estimator_names}
 
     def _stored_parts(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Give the unfitted and the fitted threshold rule, and the file of the arrays."""

@@ -42,8 +42,8 @@ class Generator:
     """A way to put an anomaly into the scan of a healthy person."""
 
     title: str
-    # Changes a checked scan in a mask by random numbers, and by the other person's scan where one
-    # is needed; gives by how much noise is averaged, too.
+    # Takes a checked scan, its mask, a random generator, and the other person's scan where one is
+    # needed; returns the changed scan, the factor (x, y, z) of the SD of its noise, and the label.
     add: Callable[..., _Changed]
     needs_source: bool = False  # tissue of another person's scan
     before_noise: bool = True  # whether simulated scans get the anomaly before their noise
@@ -115,11 +115,11 @@ def put_noise_back(
     noise: float,
     rng: np.random.Generator,
 ) -> None:
-    """Add the noise that is missing where a factor (x, y, z) has multiplied its SD."""
-    missing = np.sqrt(np.clip(1 - factor**2, 0, 1)) * np.float32(noise)
-    inside = missing > 0
-    drawn = rng.standard_normal((np.count_nonzero(inside), volume.shape[-1]), dtype=np.float32)
-    volume[inside] += drawn * missing[inside][:, None]
+    """Add noise where its SD was multiplied by a factor (x, y, z) below 1, up to its first SD."""
+    missing_sd = np.sqrt(np.clip(1 - factor**2, 0, 1)) * np.float32(noise)
+    inside = missing_sd > 0
+    normal = rng.standard_normal((np.count_nonzero(inside), volume.shape[-1]), dtype=np.float32)
+    volume[inside] += normal * missing_sd[inside][:, None]
 
 
 def _ellipsoids(
@@ -142,13 +142,16 @@ def add_diffusivity(
     edges: tuple[float, float] | None = None,
 ) -> _Changed:
     """
-    Change the diffusivity of tissue around a place, by a share of itself.
+    Change the diffusivity of tissue in a rough ellipsoid at a random place.
 
-    `radii` are times that of a ball as large as the brain. Without an edge the effect falls with
-    the distance as a Gaussian, to half at the border of a rough ellipsoid; the label is where at
-    least half of the effect is. Fluid does not change, and neither does the signal at b = 0.
-    Shapes: `volume` (x, y, z, channels); returns the changed volume, by how much noise is averaged
-    (x, y, z), and the label.
+    The diffusivity D becomes (1 + change · effect) · D. `changes` is the range of the change,
+    `radii` that of the radius in units of the radius of a ball as large as the brain. The effect
+    falls with the distance from the center: as a Gaussian, to half at the border of the ellipsoid,
+    or from 1 to 0 around that border, with a width from the range `edges`. Fluid and the signal at
+    b = 0 do not change.
+
+    Shapes: `volume` (x, y, z, channels); returns the changed volume, the factor (x, y, z) by which
+    the SD of its noise changed, and the label, where the effect is at least half.
     """
     tissue = tissue_share(volume, mask)
     center = lesion_center(tissue, rng)
@@ -158,15 +161,18 @@ def add_diffusivity(
         effect = tissue * np.exp2(-(distance**2))
     else:
         effect = tissue * fall(distance, rng.uniform(*edges))
-    power = 1 + np.float32(rng.uniform(*changes)) * effect
     inside = effect > 0
-    changed = volume.copy()
+    diffusivity_factor = 1 + np.float32(rng.uniform(*changes)) * effect[inside]
+    # The signal S = exp(-b·D) becomes S to the power of the factor of D. A signal above that at
+    # b = 0 is noise and stays: a larger D would raise it.
     signal = np.clip(volume[inside], 1e-6, None)
-    # A signal above that at b = 0 is noise, which a power would turn around.
-    changed[inside] = np.where(signal < 1, signal ** power[inside][:, None], volume[inside])
-    slope = np.ones(effect.shape, dtype=np.float32)
-    slope[inside] = power[inside] * signal.mean(axis=1) ** (power[inside] - 1)
-    return changed, slope, effect >= 0.5
+    changed_signal = signal ** diffusivity_factor[:, None]
+    changed = volume.copy()
+    changed[inside] = np.where(signal < 1, changed_signal, volume[inside])
+    # To first order, noise is multiplied by the derivative of the changed signal.
+    noise_factor = np.ones(effect.shape, dtype=np.float32)
+    noise_factor[inside] = diffusivity_factor * signal.mean(axis=1) ** (diffusivity_factor - 1)
+    return changed, noise_factor, effect >= 0.5
 
 
 #: Generators of anomalies by name. Diffusivity is raised by 10 to 40 % within 10 to 26 mm of an

@@ -588,16 +588,16 @@ def _powder_channels(
 
 def _shell_levels(protocol: Protocol) -> list[float]:
     """List the b-values of the shells of a protocol, in s/mm²."""
-    weighted = np.sort(protocol.b[protocol.b > UNWEIGHTED])
+    b_values = np.sort(protocol.b[protocol.b > UNWEIGHTED])
     levels = []
-    while len(weighted):
-        # As far above the lowest as the width of a shell on both sides of its middle.
-        is_same = weighted <= weighted[0] * (1 + 2 * _SHELL_WIDTH)
-        level = float(np.median(weighted[is_same]))
+    while len(b_values):
+        # A shell reaches 5 % below and above its level: 10 % above its lowest b-value.
+        in_shell = b_values <= b_values[0] * (1 + 2 * _SHELL_WIDTH)
+        level = float(np.median(b_values[in_shell]))
         levels.append(level)
-        # The same volumes as `_shell` selects; what lies beside them becomes no shell of its own.
-        weighted = weighted[~(is_same | _near(weighted, level))]
-    # Without a shell the volumes at b = 0 are looked for, and the error names what is missing.
+        # `_shell` selects the volumes near the level, so that these make no further shell.
+        b_values = b_values[~(in_shell | _near(b_values, level))]
+    # Without weighted volumes, `_shell` raises the error that names what is missing.
     return levels or [float(protocol.b.max())]
 
 
@@ -770,8 +770,15 @@ def estimate_tissue(
 def relabel_tissue(
     labels: ArrayLike, numbers: Mapping[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """Convert labels (x, y, z) of another program to the numbers of `TISSUES`."""
-    # NaN is outside; infinite and huge values are errors, but must stay small enough to convert.
+    """
+    Convert the tissue map (x, y, z) of another program to the numbers of `TISSUES`.
+
+    `numbers` gives the number in `TISSUES` of each number of the map; all others become 0, no
+    tissue. Without it the map must have the numbers of `TISSUES`. ValueError if a number is
+    unknown, or the map has no white or gray matter.
+    """
+    # NaN becomes 0. Infinite and huge values are clipped, as integers cannot hold them, to a
+    # number that is refused below.
     values = np.nan_to_num(
         np.asarray(labels, dtype=np.float64), posinf=_NO_TISSUE, neginf=-_NO_TISSUE
     )

@@ -160,23 +160,26 @@ def _add_healthy_rows(
     marked: NDArray[np.bool_],
     rule_keys: Mapping[str, Any],
 ) -> None:
-    """Count the false positives of a healthy scan, in all and in each stratum."""
-    case, mask = bench.healthy[i], bench.healthy_scored[i]
-    opened = open_map(marked, bench.opening) & mask
-    row = {**rule_keys, "case": i, "name": case.name, "patient": case.patient}
-    row["n_scored"] = int(np.count_nonzero(mask))
-    for ending, binary_map in (("", marked & mask), ("_opened", opened)):
-        n_found = int(np.count_nonzero(binary_map))
-        row[f"n_found{ending}"] = n_found
-        row[f"false_positive_rate{ending}"] = n_found / row["n_scored"]
-        row[f"empty{ending}"] = not n_found
-    labels = label_components(opened, connectivity=bench.connectivity)
-    rows["healthy"].append(row | {"n_components_opened": int(labels.max())})
+    """Add rows of the false positives of a healthy scan: of all of it, and of each stratum."""
+    case = bench.healthy[i]
+    scored = bench.healthy_scored[i]
+    n_scored = int(np.count_nonzero(scored))
+    opened = open_map(marked, bench.opening) & scored
+    scan = {**rule_keys, "case": i, "name": case.name, "patient": case.patient}
+    scan["n_scored"] = n_scored
+    for ending, false_positives in (("", marked & scored), ("_opened", opened)):
+        n_found = int(np.count_nonzero(false_positives))
+        scan[f"n_found{ending}"] = n_found
+        scan[f"false_positive_rate{ending}"] = n_found / n_scored
+        scan[f"empty{ending}"] = not n_found
+    components = label_components(opened, connectivity=bench.connectivity)
+    scan["n_components_opened"] = int(components.max())
+    rows["healthy"].append(scan)
     for name, stratum in bench.healthy_strata[i].items():
         row = {**rule_keys, "patient": case.patient, "stratum": name, "healthy": True}
-        for rate, binary_map in zip(RATES, (marked, opened), strict=True):
+        for rate, false_positives in zip(RATES, (marked, opened), strict=True):
             # An empty stratum has no rate.
-            row[rate] = float(binary_map[stratum].mean()) if stratum.any() else np.nan
+            row[rate] = float(false_positives[stratum].mean()) if stratum.any() else np.nan
         rows["strata"].append(row)
 
 

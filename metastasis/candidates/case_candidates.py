@@ -217,51 +217,61 @@ def _moves(
     inside: NDArray[np.bool_],
     steps: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Find by how many mm places of the scan lie elsewhere in the prior: (3, ...), coarse."""
+    """
+    Register a prior with a scan: where the content of each place of the scan is in the prior.
+
+    Returns displacements in mm, (3, ...), at every `_strides` voxels.
+    """
     strides = _strides(image.shape, steps)
     coarse = tuple(slice(None, None, int(stride)) for stride in strides)
     inside = inside[coarse]
     moves = np.zeros((3, *inside.shape))
     if not inside.any():
         return moves
-    indices = [np.arange(n)[part] for n, part in zip(image.shape, coarse, strict=True)]
-    places = np.stack(np.meshgrid(*indices, indexing="ij"))
+    places = np.indices(inside.shape) * strides[:, None, None, None]
     for blur, window in _ROUNDS:
         fixed, moving = (ndimage.gaussian_filter(v, blur / steps) for v in (image, prior))
-        slopes = np.stack([slope[coarse] for slope in np.gradient(fixed, *steps)], axis=-1)
+        gradients = np.stack([slope[coarse] for slope in np.gradient(fixed, *steps)], axis=-1)
         at = places + moves / steps[:, None, None, None]
         residual = fixed[coarse] - ndimage.map_coordinates(moving, at, order=1, mode="nearest")
-        scale = 1.4826 * np.median(np.abs(residual[inside])) + 1e-6
-        weights = inside / (1 + (residual / (_OUTLIER * scale)) ** 2)
+        # A robust SD: the median absolute deviation of a normal distribution is 1 / 1.4826 SD.
+        sd = 1.4826 * np.median(np.abs(residual[inside])) + 1e-6
+        weights = inside / (1 + (residual / (_OUTLIER * sd)) ** 2)
         if window is None:
-            further = _moved_together(places, slopes, residual, weights)
+            further = _affine_displacements(places, gradients, residual, weights)
         else:
-            further = _moved_alone(window / (steps * strides), slopes, residual, weights)
+            sds = window / (steps * strides)
+            further = _local_displacements(sds, gradients, residual, weights)
         moves = np.clip(moves + further, -_FURTHEST, _FURTHEST)
     return moves
 
 
-def _moved_together(
-    places: NDArray[Any], slopes: NDArray[Any], residual: NDArray[Any], weights: NDArray[Any]
+def _affine_displacements(
+    places: NDArray[Any], gradients: NDArray[Any], residual: NDArray[Any], weights: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Solve for one affine transformation of all places: (3, ...)."""
+    """Solve for the affine transformation of all places that explains the residuals: (3, ...)."""
     centered = (places - places.mean(axis=(1, 2, 3), keepdims=True)) / max(places.shape)
     basis = np.stack([np.ones(residual.shape), *centered], axis=-1)
-    # Each direction moves by a number of its own and in proportion to the place.
-    jacobian = (slopes[..., None] * basis[..., None, :]).reshape(-1, 12)
+    # Four coefficients for each of three directions: a shift, and factors of the coordinates.
+    jacobian = (gradients[..., None] * basis[..., None, :]).reshape(-1, 12)
     weighted = jacobian.T * weights.ravel()
-    numbers = np.linalg.lstsq(weighted @ jacobian, weighted @ residual.ravel())[0]
-    return np.moveaxis(basis @ numbers.reshape(3, 4).T, -1, 0)
+    coefficients = np.linalg.lstsq(weighted @ jacobian, weighted @ residual.ravel())[0]
+    return np.moveaxis(basis @ coefficients.reshape(3, 4).T, -1, 0)
 
 
-def _moved_alone(
-    window: NDArray[Any], slopes: NDArray[Any], residual: NDArray[Any], weights: NDArray[Any]
+def _local_displacements(
+    sds: NDArray[Any], gradients: NDArray[Any], residual: NDArray[Any], weights: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Solve for a move of each place, with a window of so many places: (3, ...)."""
-    weighted = slopes * weights[..., None]
-    normal = weighted[..., None] * slopes[..., None, :]
-    normal = ndimage.gaussian_filter(normal, (*window, 0, 0))
-    right = ndimage.gaussian_filter(weighted * residual[..., None], (*window, 0))
-    ridge = _RIDGE * np.trace(normal, axis1=-2, axis2=-1) + 1e-9
-    normal += ridge[..., None, None] * np.eye(3)
-    return np.moveaxis(np.linalg.solve(normal, right[..., None])[..., 0], -1, 0)
+    """
+    Solve for the displacement of each place that explains the residuals around it: (3, ...).
+
+    `sds` (3,) are the standard deviations of the Gaussian window, in places.
+    """
+    weighted = gradients * weights[..., None]
+    # Normal equations of least squares, summed over the window of each place.
+    matrices = weighted[..., None] * gradients[..., None, :]
+    matrices = ndimage.gaussian_filter(matrices, (*sds, 0, 0))
+    right_sides = ndimage.gaussian_filter(weighted * residual[..., None], (*sds, 0))
+    ridge = _RIDGE * np.trace(matrices, axis1=-2, axis2=-1) + 1e-9
+    matrices += ridge[..., None, None] * np.eye(3)
+    return np.moveaxis(np.linalg.solve(matrices, right_sides[..., None])[..., 0], -1, 0)

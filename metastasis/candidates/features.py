@@ -48,7 +48,7 @@ PRIOR_FEATURES = {
     "mean_change": "mean of intensity minus local maximum of the prior, above that of the shell",
     "max_change": "largest of intensity minus local maximum of the prior, above the shell's",
     "prior_intensity": "mean local maximum of the prior",
-    "prior_contrast": "mean of the prior above the median of the shell around it",
+    "prior_contrast": "median local maximum of the prior above the median of the shell",
     "contrast_change": "contrast minus contrast in the prior",
     "aligned_change": "mean of intensity minus prior in its place, above that of the shell",
     "change_deviation": "the same, in standard deviations of the change in the shell",
@@ -256,49 +256,61 @@ class _Measure:
         ]
         changes = [np.nan] * len(PRIOR_FEATURES)
         if self.before:
-            before = {name: volume[wide] for name, volume in self.before.items()}
-            highest = float(probabilities.max())
-            changes = _changes(before, image, own, around & brain, contrast, highest)
+            changes = _changes(
+                {name: volume[wide] for name, volume in self.before.items()},
+                image,
+                own,
+                around & brain,
+                contrast,
+                float(probabilities.max()),
+            )
         return [float(value) for value in (*row, *changes)]
 
 
 def _changes(
-    before: dict[str, NDArray[np.float32]],
+    prior_volumes: dict[str, NDArray[np.float32]],
     image: NDArray[np.float32],
-    own: NDArray[np.bool_],
+    component: NDArray[np.bool_],
     shell: NDArray[np.bool_],
     contrast: float,
-    highest: float,
+    max_probability: float,
 ) -> list[float]:
-    """Compare the intensities and the highest probability of a component with the prior."""
-    prior, maximum, either = before["prior"], before["maximum"][own], own | shell
-    base, background, deviation = 1.0, 0.0, _LEAST_DEVIATION
+    """Give the `PRIOR_FEATURES` of a component, in their order."""
+    prior = prior_volumes["prior"]
+    # The brightest voxel of the prior nearby: alignment is not perfect.
+    local_maximum = prior_volumes["maximum"][component]
+    smooth_change = prior_volumes["change"]
+    base, shell_change, deviation = 1.0, 0.0, _LEAST_DEVIATION
     if shell.any():
         base = float(np.median(prior[shell]))
-        # What is left of a coil's field is no change: it is the same all around.
-        background = float(np.median(before["change"][shell]))
-        deviation = max(deviation, float(before["change"][shell].std()))
-    # The brightest place of the prior nearby counts, as it may lie a voxel beside.
-    earlier = float(np.quantile(maximum, 0.5)) - base
-    change = image[own] - maximum - background
-    aligned_change = float(before["change"][own].mean()) - background
-    a, b = (values[either] - values[either].mean() for values in (image, prior))
-    # Where the prior was not segmented, its probabilities are missing.
-    highest_before = float(before["probability"][own].max()) if "probability" in before else np.nan
+        # A change of the shell, too, is none of the component, but of the coil's field.
+        shell_change = float(np.median(smooth_change[shell]))
+        deviation = max(deviation, float(smooth_change[shell].std()))
+    prior_contrast = float(np.quantile(local_maximum, 0.5)) - base
+    change = image[component] - local_maximum - shell_change
+    aligned_change = float(smooth_change[component].mean()) - shell_change
+    nearby = component | shell
+    scan_part = image[nearby] - image[nearby].mean()
+    prior_part = prior[nearby] - prior[nearby].mean()
+    norms = max(float(np.sqrt((scan_part**2).sum() * (prior_part**2).sum())), 1e-9)
+    # The prior may not have been segmented.
+    prior_probability = np.nan
+    if "probability" in prior_volumes:
+        prior_probability = float(prior_volumes["probability"][component].max())
     return [
         change.mean(),
         change.max(),
-        maximum.mean(),
-        earlier,
-        contrast - earlier,
+        local_maximum.mean(),
+        prior_contrast,
+        contrast - prior_contrast,
         aligned_change,
         aligned_change / deviation,
         np.mean(change > 0.5 * max(contrast, 0)),
-        before["faded"][either].max() + background,
-        (a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-9),
-        np.clip(earlier / max(contrast, _LEAST_DEVIATION), -1, 3),
-        highest_before,
-        highest - highest_before,
+        prior_volumes["faded"][nearby].max() + shell_change,
+        (scan_part * prior_part).sum() / norms,
+        np.clip(prior_contrast / max(contrast, _LEAST_DEVIATION), -1, 3),
+        prior_probability,
+        max_probability - prior_probability,
     ]
 
 

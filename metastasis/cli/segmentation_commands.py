@@ -197,7 +197,7 @@ def _noted_case(
 
 
 def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[Path]]:
-    """Tell the model file from the scans; without one the small model is used."""
+    """Separate the model file from the scans; without a model file give the included model."""
     if model is not None:
         return model, paths
     first = paths[0]

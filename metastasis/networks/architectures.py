@@ -328,7 +328,7 @@ class UNet(nn.Module):
             norm="batch",
             dropout=dropout,
         )
-        # MONAI's last layer begins around 0, a probability of 0.5 in every voxel.
+        # Untrained, MONAI's last layer gives logits around 0. The offset makes them FIRST_LOGIT.
         self.offset = nn.Parameter(torch.tensor(FIRST_LOGIT))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -343,10 +343,11 @@ class UNet(nn.Module):
 
 class SmallUNet(nn.Module):
     """
-    A plain 3-D U-Net: two convolutions of 3³ a level, maxima between levels, one on the way up.
+    A 3-D U-Net with two convolutions a level in the encoder and one in the decoder.
 
-    With widths of 8, 16, 32 and 64 it has 0.33 million weights. Its convolutions are padded; its
-    levels divide the sides of a volume by `divisor`.
+    `widths` are the channels of the levels, between which maximum pooling halves the resolution:
+    the sides of a volume must be multiples of `divisor`. Convolutions have a width of 3 and are
+    padded. With widths of 8, 16, 32 and 64 the network has 0.33 million weights.
     """
 
     def __init__(
@@ -362,12 +363,15 @@ class SmallUNet(nn.Module):
             nn.Sequential(*_block(n_in, n_out), *_block(n_out, n_out))
             for n_in, n_out in pairwise((n_channels, *widths))
         )
-        upward = list(pairwise(reversed(widths)))
-        self.up = nn.ModuleList(nn.Sequential(*_block(a + b, b)) for a, b in upward)
+        # A decoder level takes the features from below, upsampled, and those of the encoder.
+        self.up = nn.ModuleList(
+            nn.Sequential(*_block(n_below + n_level, n_level))
+            for n_below, n_level in pairwise(reversed(widths))
+        )
         self.dropout = nn.Dropout(dropout)
         self.answer = nn.Conv3d(widths[0], 1, 1)
         nn.init.constant_(self.answer.bias, FIRST_LOGIT)  # type: ignore[arg-type]
-        # Twice as fast on a CPU: its convolutions need not reorder weights and inputs.
+        # Twice as fast on a CPU, whose convolutions otherwise reorder weights and inputs.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

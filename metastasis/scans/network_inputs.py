@@ -130,13 +130,15 @@ def network_grid(volume: Any, spacing: float | None) -> nib.Nifti1Pair:
 
 def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDArray[np.uint8]:
     """
-    Give a label of 0 and 1 on the grid of the network.
+    Resample a label of 0 and 1 to the grid of the network.
 
     Shapes: `label` (x, y, z); returns (x, y, z) of that grid.
     """
     binary = binary_label(label, volume)
+    # The grid of arrays without an affine is unknown; they are taken as resampled already.
     if not _is_image(volume):
         return binary
+    # Interpolation gives the share of each new voxel that is lesion.
     return (_resampled(binary, volume, spacing) > MASK_THRESHOLD).astype(np.uint8)
 
 

@@ -82,15 +82,22 @@ def take_cells(
     cells: NDArray[np.float32], factor: int, first: Sequence[int], size: Sequence[int], layers: int
 ) -> NDArray[np.float32]:
     """
-    Take what a low-resolution path sees of an output that begins at a voxel.
+    Take the input of a low-resolution path: the cells over an output and `layers` around it.
 
-    Shapes: `cells` those of `cell_means`, `first` and `size` (3,) of the output; returns
-    (channels, cells x, cells y, cells z).
+    The output begins at the voxel `first` and has `size` voxels. Each convolution of the path, of
+    width 3, takes one layer of cells off every side.
+
+    Shapes: `cells` those of `cell_means`, `first` and `size` (3,); returns (channels, cells x,
+    cells y, cells z).
     """
+    # `cells` begins factor - 1 voxels before the volume: index i has the cell that begins at voxel
+    # i - (factor - 1).
     begin = [start - factor * layers + factor - 1 for start in first]
+    # From the first voxel of the first cell to that of the last one.
     width = [factor * (math.ceil(n / factor) + 2 * layers - 1) + 1 for n in size]
-    part, (x, y, z) = _part(cells, begin, width)
-    return part[:, x[::factor, None, None], y[::factor, None], z[::factor]]
+    window, (x, y, z) = _window(cells, begin, width)
+    # Neighboring cells are `factor` voxels apart.
+    return window[:, x[::factor, None, None], y[::factor, None], z[::factor]]
 
 
 def take_window(volume: NDArray[Any], first: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
@@ -99,21 +106,28 @@ def take_window(volume: NDArray[Any], first: Sequence[int], size: Sequence[int])
 
     Shapes: `volume` (channels, x, y, z); returns (channels, *size).
     """
-    part, (x, y, z) = _part(volume, first, size)
-    # A window inside the volume is a view; indices copy.
-    return part if part.shape[1:] == tuple(size) else part[:, x[:, None, None], y[:, None], z]
+    window, (x, y, z) = _window(volume, first, size)
+    # A window inside the volume stays a view; indices would copy it.
+    if window.shape[1:] == tuple(size):
+        return window
+    return window[:, x[:, None, None], y[:, None], z]
 
 
-def _part(
+def _window(
     volume: NDArray[Any], first: Sequence[int], size: Sequence[int]
 ) -> tuple[NDArray[Any], list[NDArray[np.int64]]]:
-    """Cut out, as a view, what a window reaches of a volume, with its voxels along each axis."""
-    voxels = [
+    """
+    Cut a window off at the border of a volume.
+
+    Returns a view of the volume, and for each axis the index into that view of every voxel of the
+    window, those beyond the border being the outermost.
+    """
+    indices = [
         np.clip(start + np.arange(n), 0, length - 1)
         for start, n, length in zip(first, size, volume.shape[1:], strict=True)
     ]
-    x, y, z = (slice(index[0], index[-1] + 1) for index in voxels)
-    return volume[:, x, y, z], [index - index[0] for index in voxels]
+    x, y, z = (slice(index[0], index[-1] + 1) for index in indices)
+    return volume[:, x, y, z], [index - index[0] for index in indices]
 
 
 def locally_scaled(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArray[np.float32]:

@@ -1,10 +1,15 @@
-"""Compiled code of the package: shared volumes of boxes, the objective, and its simplex search."""
+"""Compiled code: the overlap of boxes with volumes, the cost of a box, and its simplex search."""
 
-# All of it is in this file: numba's cache on disk watches only the file of the function that it
-# compiled, so a change of a function that is called from another file would pass unnoticed.
-# No function is passed as an argument or closed over, so that the cache has each of them.
-# Evaluations of one box make no arrays and do not count references to them (`_nrt`): counting took
-# half of the time of those on few rows.
+# A box has a center and three sides in mm, and a rotation: its columns are the directions of the
+# sides in RAS+. Compiled code takes it as an array (5, 3) of center, sides and rotation. A volume
+# has indices u, v and w. A row of it is the line of all w at one u and v.
+#
+# All compiled functions are in this file: numba's cache on disk watches only the file of the
+# function that it compiled, so a change of a function in another file would pass unnoticed. No
+# function is passed as an argument or closed over, so that the cache can hold each of them.
+#
+# `_nrt=False` leaves out the counting of references to arrays, which took half of the time for
+# boxes of few rows. Functions with it may not allocate: they write to the arrays of a `Work`.
 
 from __future__ import annotations
 
@@ -15,25 +20,25 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.compiled import njit
 
-#: The scan computes in single precision, everything else in double.
+#: A number of the objective: `scan` computes in single precision, everything else in double.
 Number: TypeAlias = float | np.floating[Any]
 
 #: Distance from the preferred center that adds the weight of a preference to the cost, in mm.
 PREFERRED_MM = 10.0
 
-#: What a longest side that is longer by a factor of 2.7 than allowed adds to the cost.
+#: Cost added where the longest side exceeds the allowed length by a factor of e (2.7).
 ELONGATION = 200.0
 
-#: No fraction deviates by so many standard deviations; `scan` must not compute with infinity.
+#: A limit that is never reached; `scan` must not compute with infinity.
 NO_LIMIT = 1e30
 
 
 class ObjectiveParameters(NamedTuple):
     """
-    Numbers of the objective, with volumes in the unit of the volume that is scored.
+    Numbers of the objective; volumes are in the unit of the volumes to be scored.
 
-    `largest_deviation` caps how many standard deviations above its mean a fraction counts: 0 for a
-    one-sided objective, `NO_LIMIT` for another.
+    `largest_deviation` bounds the deviation of a fraction above its mean, in standard deviations:
+    0 for a one-sided objective, `NO_LIMIT` otherwise.
     """
 
     mean_volume: Number
@@ -45,10 +50,11 @@ class ObjectiveParameters(NamedTuple):
 
 class Preference(NamedTuple):
     """
-    Which of equally good boxes is taken: one near `center`, in mm, with similar sides.
+    Preference among equally good boxes for those near `center` (mm) with similar sides.
 
-    `weight` is what 10 mm from that center add to the cost, 0 where the objective alone counts.
-    From `log_aspect` on, the logarithm of the longest side over the shortest adds to the cost.
+    `weight` is the cost of a distance of 10 mm from that center; it is 0 where the objective alone
+    counts. `log_aspect` is the largest logarithm of the longest over the shortest side that costs
+    nothing.
     """
 
     weight: float
@@ -60,7 +66,7 @@ class Limits(NamedTuple):
     """
     The objective and constraints of boxes: volume in mm³, sides as logarithms of mm.
 
-    The objective is measured from `n_rows` rows to an image voxel along each of two axes.
+    The tumor fraction is integrated along `n_rows` × `n_rows` rows to an image voxel.
     """
 
     objective: ObjectiveParameters
@@ -73,7 +79,12 @@ class Limits(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Running sums of a volume along its rows, and where they lie; see `row_integrals.Rows`."""
+    """
+    Running sums `prefix` of a volume along its rows, as in `row_integrals.Rows`.
+
+    The world position (mm RAS+) of an index is `matrix @ index + offset`; `inverse` is the inverse
+    of `matrix`.
+    """
 
     prefix: NDArray[np.float32]
     matrix: NDArray[np.float64]
@@ -83,9 +94,10 @@ class Grid(NamedTuple):
 
 class Excluded(NamedTuple):
     """
-    Running sums of regions to stay away from, on one grid.
+    Running sums of excluded regions on one grid.
 
-    Shapes: `sums` (m, a, b, c); `margins` (m, 2), a margin in mm and the tolerated fraction.
+    Shapes: `sums` (m, a, b, c); `margins` (m, 2): for each region its margin in mm, and the
+    fraction of the box, grown by the margin, that may lie in the region.
     """
 
     sums: NDArray[np.float32]
@@ -96,7 +108,7 @@ class Excluded(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a search minimizes: `low` and `high` are the ends of the image in indices of `grid`."""
+    """All that a cost depends on; `low` and `high` are the image's outer faces as grid indices."""
 
     grid: Grid
     excluded: Excluded
@@ -106,7 +118,13 @@ class Problem(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What the nine numbers of a search refer to: its kind, first rotation and first center."""
+    """
+    Reference of the variables x (9,) of a search.
+
+    x[0:3] is the center of the box from `origin` in mm, x[3:6] the logarithms of its sides in mm,
+    and x[6:9] its angles in radians. `kind` tells how the angles rotate the box, see `_pose`;
+    `base` is the rotation of a box whose angles are zero, where the kind has one.
+    """
 
     kind: int
     base: NDArray[np.float64]
@@ -114,11 +132,17 @@ class Frame(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Arrays that the searches of one call reuse."""
+    """
+    Memory that the searches of one call reuse.
+
+    `nodes` (4, 4096) has the middles and widths of strips along u and v; `box` (7, 3) the center,
+    sides, half sides, three rows of the rotation and grid origin of a box; `rotations` (2, 3, 3)
+    the factors of a rotation; `points` (3, 9) points of a simplex search.
+    """
 
     nodes: NDArray[np.float64]
     box: NDArray[np.float64]
-    turns: NDArray[np.float64]
+    rotations: NDArray[np.float64]
     points: NDArray[np.float64]
 
 
@@ -126,7 +150,7 @@ class Work(NamedTuple):
 # precision and flags; `PlacementObjective.cost` runs it as plain Python.
 @njit(inline="always")
 def objective_cost(fraction, volume, objective):
-    """Give minus the logarithm of the objective of a box: half the squares of its deviations."""
+    """Give minus the logarithm of the objective of a box: half its squared deviations."""
     fraction_deviation = (fraction - objective.mean_fraction) / objective.sd_fraction
     fraction_deviation = min(fraction_deviation, objective.largest_deviation)
     volume_deviation = (volume - objective.mean_volume) / objective.sd_volume
@@ -134,95 +158,113 @@ def objective_cost(fraction, volume, objective):
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
-def integrate(prefix, rows, row_widths, columns, column_widths, step, start, half):
+def integrate(prefix, u_nodes, u_widths, v_nodes, v_widths, to_box, origin, half):
     """
-    Integrate a volume over a box along the last index.
+    Integrate a volume over a box; returns the filled and the whole volume, in image voxels.
 
-    Shapes: `prefix` (a, b, c), `columns`, `column_widths` (m,).
+    The point at the indices (u, v, w) is `origin + to_box @ (u, v, w)` in the axes of the
+    box, whose faces are at `-half` and `half` mm. Each pair of opposite faces cuts an interval
+    from a row; the intersection of the three intervals is in the box. Along w the integral is
+    exact; along u and v it is a sum over the middles of strips.
+
+    Shapes: `prefix` (a, b, c), `u_nodes`, `u_widths` (n,), `v_nodes`, `v_widths` (m,), `to_box`
+    (3, 3), `origin`, `half` (3,).
     """
     a, b, c = prefix.shape
-    # A slope of 0 gets a direction, so that a face which a row runs along is met far away.
-    f0 = -1.0 / (step[0, 2] if abs(step[0, 2]) > 1e-12 else 1e-12)
-    f1 = -1.0 / (step[1, 2] if abs(step[1, 2]) > 1e-12 else 1e-12)
-    f2 = -1.0 / (step[2, 2] if abs(step[2, 2]) > 1e-12 else 1e-12)
-    r0 = abs(half[0] * f0)
-    r1 = abs(half[1] * f1)
-    r2 = abs(half[2] * f2)
-    s0 = step[0, 1] * f0
-    s1 = step[1, 1] * f1
-    s2 = step[2, 1] * f2
-    # Three intervals on a line meet if each two meet: that bounds the columns which meet the box.
-    far01 = 1.0 / (s0 - s1) if abs(s0 - s1) > 1e-12 else 1e12
-    far02 = 1.0 / (s0 - s2) if abs(s0 - s2) > 1e-12 else 1e12
-    far12 = 1.0 / (s1 - s2) if abs(s1 - s2) > 1e-12 else 1e12
+    # The middle of the interval of each pair of faces is where the row passes the center of the
+    # box along their normal. A row parallel to the faces gets a small slope, which moves the ends
+    # of the interval far away.
+    per_mm0 = -1.0 / (to_box[0, 2] if abs(to_box[0, 2]) > 1e-12 else 1e-12)
+    per_mm1 = -1.0 / (to_box[1, 2] if abs(to_box[1, 2]) > 1e-12 else 1e-12)
+    per_mm2 = -1.0 / (to_box[2, 2] if abs(to_box[2, 2]) > 1e-12 else 1e-12)
+    reach0 = abs(half[0] * per_mm0)
+    reach1 = abs(half[1] * per_mm1)
+    reach2 = abs(half[2] * per_mm2)
+    # By how much the middles move with v.
+    slope0 = to_box[0, 1] * per_mm0
+    slope1 = to_box[1, 1] * per_mm1
+    slope2 = to_box[2, 1] * per_mm2
+    # Three intervals on a line intersect if each two do, which bounds v: the middles of two
+    # intervals must be no farther apart than the sum of their reaches.
+    per_slope01 = 1.0 / (slope0 - slope1) if abs(slope0 - slope1) > 1e-12 else 1e12
+    per_slope02 = 1.0 / (slope0 - slope2) if abs(slope0 - slope2) > 1e-12 else 1e12
+    per_slope12 = 1.0 / (slope1 - slope2) if abs(slope1 - slope2) > 1e-12 else 1e12
     filled = 0.0
     total = 0.0
-    top = c - 1.0
+    last_sum = c - 1.0
     last_cell = c - 2.0
-    last_column = b - 0.5
-    n_columns = len(columns)
-    one_more = np.uint64(1)
-    for n in range(len(rows)):
-        b0 = (start[0] + step[0, 0] * rows[n]) * f0 + 0.5
-        b1 = (start[1] + step[1, 0] * rows[n]) * f1 + 0.5
-        b2 = (start[2] + step[2, 0] * rows[n]) * f2 + 0.5
-        m01 = (b1 - b0) * far01
-        m02 = (b2 - b0) * far02
-        m12 = (b2 - b1) * far12
-        w01 = abs((r0 + r1) * far01)
-        w02 = abs((r0 + r2) * far02)
-        w12 = abs((r1 + r2) * far12)
-        first = max(m01 - w01, max(m02 - w02, m12 - w12))
-        last = min(m01 + w01, min(m02 + w02, m12 + w12))
-        m = 0
-        while m < n_columns and columns[m] < first:
-            m += 1
-        end = n_columns
-        while end > m and columns[end - 1] > last:
+    last_v = b - 0.5
+    n_v = len(v_nodes)
+    one = np.uint64(1)
+    for n in range(len(u_nodes)):
+        u = u_nodes[n]
+        # Middles at v = 0. The 0.5 leads from w to the index of a running sum: that at k sums the
+        # voxels before k, up to w = k - 0.5.
+        start0 = (origin[0] + to_box[0, 0] * u) * per_mm0 + 0.5
+        start1 = (origin[1] + to_box[1, 0] * u) * per_mm1 + 0.5
+        start2 = (origin[2] + to_box[2, 0] * u) * per_mm2 + 0.5
+        equal01 = (start1 - start0) * per_slope01
+        equal02 = (start2 - start0) * per_slope02
+        equal12 = (start2 - start1) * per_slope12
+        range01 = abs((reach0 + reach1) * per_slope01)
+        range02 = abs((reach0 + reach2) * per_slope02)
+        range12 = abs((reach1 + reach2) * per_slope12)
+        low_v = max(equal01 - range01, max(equal02 - range02, equal12 - range12))
+        high_v = min(equal01 + range01, min(equal02 + range02, equal12 + range12))
+        first = 0
+        while first < n_v and v_nodes[first] < low_v:
+            first += 1
+        end = n_v
+        while end > first and v_nodes[end - 1] > high_v:
             end -= 1
-        i = np.uint64(np.int64(min(max(rows[n] + 0.5, 0.0), a - 0.5)))
-        row_filled = 0.0
-        row_total = 0.0
-        # No branches and unsigned indices, so that several columns are done at once.
-        for q in range(m, end):
-            v = columns[q]
-            m0 = b0 + s0 * v
-            m1 = b1 + s1 * v
-            m2 = b2 + s2 * v
-            low = max(m0 - r0, max(m1 - r1, m2 - r2))
-            high = max(low, min(m0 + r0, min(m1 + r1, m2 + r2)))
-            row_total += column_widths[q] * (high - low)
-            low = min(max(low, 0.0), top)
-            high = min(max(high, 0.0), top)
-            j = np.uint64(np.int64(min(max(v + 0.5, 0.0), last_column)))
+        i = np.uint64(np.int64(min(max(u + 0.5, 0.0), a - 0.5)))
+        plane_filled = 0.0
+        plane_total = 0.0
+        # No branches and unsigned indices, so that the compiler handles several rows at once.
+        for m in range(first, end):
+            v = v_nodes[m]
+            middle0 = start0 + slope0 * v
+            middle1 = start1 + slope1 * v
+            middle2 = start2 + slope2 * v
+            low = max(middle0 - reach0, max(middle1 - reach1, middle2 - reach2))
+            high = max(low, min(middle0 + reach0, min(middle1 + reach1, middle2 + reach2)))
+            plane_total += v_widths[m] * (high - low)
+            low = min(max(low, 0.0), last_sum)
+            high = min(max(high, 0.0), last_sum)
+            j = np.uint64(np.int64(min(max(v + 0.5, 0.0), last_v)))
+            # Between two running sums, the sum grows linearly.
             whole = np.int64(min(low, last_cell))
             k = np.uint64(whole)
             below = prefix[i, j, k]
-            sum_low = below + (low - whole) * (prefix[i, j, k + one_more] - below)
+            sum_low = below + (low - whole) * (prefix[i, j, k + one] - below)
             whole = np.int64(min(high, last_cell))
             k = np.uint64(whole)
             below = prefix[i, j, k]
-            sum_high = below + (high - whole) * (prefix[i, j, k + one_more] - below)
-            row_filled += column_widths[q] * (sum_high - sum_low)
-        filled += row_widths[n] * row_filled
-        total += row_widths[n] * row_total
+            sum_high = below + (high - whole) * (prefix[i, j, k + one] - below)
+            plane_filled += v_widths[m] * (sum_high - sum_low)
+        filled += u_widths[n] * plane_filled
+        total += u_widths[n] * plane_total
     return filled, total
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _strips(middle, reach, n_rows, nodes, widths):
-    """Divide an extent at borders of voxels, each piece into `n_rows`; returns their number."""
+    """
+    Divide the extent of a box along an axis into strips that lie in one image voxel each.
+
+    The part in each voxel becomes `n_rows` strips. Their middles and widths are written to `nodes`
+    and `widths`; returns their number.
+    """
     n = 0
     low = middle - reach
     high = middle + reach
     border = np.floor(low + 0.5) + 0.5
     while low < high and n + n_rows <= len(nodes):
-        # A strip never crosses a border of voxels, so that each row of nodes lies in one of them.
         end = min(border, high)
         if end > low:
             width = (end - low) / n_rows
-            for p in range(n_rows):
-                nodes[n] = low + (p + 0.5) * width
+            for strip in range(n_rows):
+                nodes[n] = low + (strip + 0.5) * width
                 widths[n] = width
                 n += 1
         low = end
@@ -231,91 +273,93 @@ def _strips(middle, reach, n_rows, nodes, widths):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _middle(grid, axis, center):
-    """Find where the center of a box lies along an axis of a grid, as an index."""
-    middle = 0.0
+def _center_index(grid, axis, center):
+    """Give the index of the center of a box along an axis of a grid."""
+    index = 0.0
     for y in range(3):
-        middle += grid.inverse[axis, y] * (center[y] - grid.offset[y])
-    return middle
+        index += grid.inverse[axis, y] * (center[y] - grid.offset[y])
+    return index
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _reach(grid, axis, rotation, half):
-    """Find how far a box extends from its center along an axis of a grid, in indices."""
+    """Give how far a box extends from its center along an axis of a grid, in indices."""
     reach = 0.0
-    for y in range(3):
-        direction = 0.0
-        for z in range(3):
-            direction += grid.inverse[axis, z] * rotation[z, y]
-        reach += abs(direction) * half[y]
+    for side in range(3):
+        per_mm = 0.0
+        for y in range(3):
+            per_mm += grid.inverse[axis, y] * rotation[y, side]
+        reach += abs(per_mm) * half[side]
     return reach
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _fraction(grid, center, rotation, half, n_rows, nodes, step, start):
-    """Fraction of a box that a volume fills, by `n_rows` rows to a voxel; fills the last three."""
+def _fraction(grid, center, rotation, half, n_rows, nodes, to_box, origin):
+    """Compute the fraction of a box that a volume fills; overwrites the last three arguments."""
     matrix = grid.matrix
-    for x in range(3):
-        # From here on all is in the axes of the box, whose faces are at plus and minus `half`.
-        start[x] = 0.0
-        for y in range(3):
-            start[x] += rotation[y, x] * (grid.offset[y] - center[y])
-            step[x, y] = (
-                rotation[0, x] * matrix[0, y]
-                + rotation[1, x] * matrix[1, y]
-                + rotation[2, x] * matrix[2, y]
+    for side in range(3):
+        origin[side] = 0.0
+        for axis in range(3):
+            origin[side] += rotation[axis, side] * (grid.offset[axis] - center[axis])
+            to_box[side, axis] = (
+                rotation[0, side] * matrix[0, axis]
+                + rotation[1, side] * matrix[1, axis]
+                + rotation[2, side] * matrix[2, axis]
             )
-    middle = _middle(grid, 0, center)
+    middle = _center_index(grid, 0, center)
     reach = _reach(grid, 0, rotation, half)
     n = _strips(middle, reach, n_rows, nodes[0], nodes[1])
-    middle = _middle(grid, 1, center)
+    middle = _center_index(grid, 1, center)
     reach = _reach(grid, 1, rotation, half)
     m = _strips(middle, reach, n_rows, nodes[2], nodes[3])
     filled, total = integrate(
-        grid.prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], step, start, half
+        grid.prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], to_box, origin, half
     )
     # Divided by the volume of the same strips, not of the box, so that a full volume gives 1.
     return filled / total if total > 0.0 else 0.0
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _turn(axis, angle, out):
+def _axis_rotation(axis, angle, rotation):
+    """Write the rotation about one axis by an angle in radians to `rotation`."""
     c = np.cos(angle)
     s = np.sin(angle)
     second = (axis + 1) % 3
     third = (axis + 2) % 3
-    out[:, :] = 0.0
-    out[axis, axis] = 1.0
-    out[second, second] = c
-    out[third, third] = c
-    out[second, third] = -s
-    out[third, second] = s
+    rotation[:, :] = 0.0
+    rotation[axis, axis] = 1.0
+    rotation[second, second] = c
+    rotation[third, third] = c
+    rotation[second, third] = -s
+    rotation[third, second] = s
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _pose(x, frame, limits, center, size, rotation, turns):
+def _pose(x, frame, limits, center, size, rotation, factors):
     """
-    Turn the numbers of a search into a box of allowed sides; returns the penalty for clipping.
+    Write the box of the variables of a search to `center`, `size` and `rotation`.
 
-    Kinds: 0 along the scanner's axes; 1 to 3 turned about one of them; 4 to 6 about one and then
-    the box's next; 7 freely, from a first rotation; 8 to 10 about one and then the box's previous.
+    Sides outside their limits are clipped, and a box below the least volume is enlarged; returns
+    the penalty for both. The kinds of search differ in their rotations: 0 keeps `frame.base`; 1 to
+    3 rotate about one axis of the scanner; 4 to 6 about one and then the next axis of the box; 8
+    to 10 about one and then the previous axis of the box; 7 freely from `frame.base`.
     """
     search_kind = frame.kind
     base = frame.base
-    excess = 0.0
+    penalty = 0.0
     volume = 1.0
     for a in range(3):
         center[a] = frame.origin[a] + x[a]
-        allowed = min(max(x[3 + a], limits.low_sides[a]), limits.high_sides[a])
-        excess += (x[3 + a] - allowed) ** 2
-        size[a] = np.exp(allowed)
+        log_side = min(max(x[3 + a], limits.low_sides[a]), limits.high_sides[a])
+        penalty += (x[3 + a] - log_side) ** 2
+        size[a] = np.exp(log_side)
         volume *= size[a]
     for _ in range(3):
-        # Sides at their limit cannot grow, so the others have to, which takes up to three rounds.
+        # Sides at their upper limit cannot grow and leave it to the others: up to three rounds.
         if volume >= limits.min_volume:
             break
         factor = np.cbrt(limits.min_volume / volume) * (1.0 + 1e-12)
-        excess += np.log(factor) ** 2
+        penalty += np.log(factor) ** 2
         volume = 1.0
         for a in range(3):
             size[a] = min(size[a] * factor, np.exp(limits.high_sides[a]))
@@ -325,192 +369,202 @@ def _pose(x, frame, limits, center, size, rotation, turns):
             for b in range(3):
                 rotation[a, b] = base[a, b]
     elif search_kind <= 3:
-        _turn(search_kind - 1, x[6], rotation)
+        _axis_rotation(search_kind - 1, x[6], rotation)
     elif search_kind != 7:
         axis = (search_kind - 1) % 3 if search_kind < 7 else search_kind - 8
         second = (axis + 1) % 3 if search_kind < 7 else (axis + 2) % 3
-        _turn(axis, x[6], turns[0])
-        _turn(second, x[7], turns[1])
+        _axis_rotation(axis, x[6], factors[0])
+        _axis_rotation(second, x[7], factors[1])
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = (
-                    turns[0, a, 0] * turns[1, 0, b]
-                    + turns[0, a, 1] * turns[1, 1, b]
-                    + turns[0, a, 2] * turns[1, 2, b]
+                    factors[0, a, 0] * factors[1, 0, b]
+                    + factors[0, a, 1] * factors[1, 1, b]
+                    + factors[0, a, 2] * factors[1, 2, b]
                 )
     else:
-        # Rodrigues' formula with a rotation vector, which has no singular pose near its start.
+        # Rodrigues' formula for a rotation vector, which has no singular pose near zero.
         angle = np.sqrt(x[6] ** 2 + x[7] ** 2 + x[8] ** 2)
         s = np.sin(angle) / angle if angle > 1e-9 else 1.0
         c = (1.0 - np.cos(angle)) / angle**2 if angle > 1e-9 else 0.5
         for a in range(3):
             b = (a + 1) % 3
             d = (a + 2) % 3
-            turns[0, a, a] = 1.0 - c * (x[6 + b] ** 2 + x[6 + d] ** 2)
-            turns[0, a, b] = c * x[6 + a] * x[6 + b] - s * x[6 + d]
-            turns[0, b, a] = c * x[6 + a] * x[6 + b] + s * x[6 + d]
+            factors[0, a, a] = 1.0 - c * (x[6 + b] ** 2 + x[6 + d] ** 2)
+            factors[0, a, b] = c * x[6 + a] * x[6 + b] - s * x[6 + d]
+            factors[0, b, a] = c * x[6 + a] * x[6 + b] + s * x[6 + d]
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = (
-                    base[a, 0] * turns[0, 0, b]
-                    + base[a, 1] * turns[0, 1, b]
-                    + base[a, 2] * turns[0, 2, b]
+                    base[a, 0] * factors[0, 0, b]
+                    + base[a, 1] * factors[0, 1, b]
+                    + base[a, 2] * factors[0, 2, b]
                 )
-    return excess
+    return penalty
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _outside(grid, center, rotation, half, low, high):
-    """How far a box reaches beyond an image, in mm, summed over its faces."""
+    """Sum how far a box extends beyond the outer faces `low` and `high` of an image, in mm."""
     matrix = grid.matrix
     inverse = grid.inverse
     total = 0.0
-    radius = half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
+    squared_half_diagonal = half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
     for a in range(3):
-        middle = _middle(grid, a, center)
-        length = 0.0
+        middle = _center_index(grid, a, center)
+        squared_indices_per_mm = 0.0
         for y in range(3):
-            length += inverse[a, y] * inverse[a, y]
-        # Most boxes are clear of the face even with their corners turned toward it.
-        near = min(middle - low[a], high[a] - middle)
-        if near > 0.0 and near * near > length * radius:
+            squared_indices_per_mm += inverse[a, y] * inverse[a, y]
+        # Most boxes are clear of both faces whatever their rotation: no corner is farther away
+        # than half the diagonal.
+        nearest = min(middle - low[a], high[a] - middle)
+        farthest_corner = squared_indices_per_mm * squared_half_diagonal
+        if nearest > 0.0 and nearest * nearest > farthest_corner:
             continue
-        edge = 0.0
+        squared_edge = 0.0
         for y in range(3):
-            edge += matrix[y, a] ** 2
+            squared_edge += matrix[y, a] ** 2
         reach = _reach(grid, a, rotation, half)
         below = max(0.0, low[a] - middle + reach)
         above = max(0.0, middle + reach - high[a])
-        total += (below + above) * np.sqrt(edge)
+        total += (below + above) * np.sqrt(squared_edge)
     return total
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _preference_cost(center, size, preference):
-    """Cost of a box far from the preferred center, or with unequal sides."""
-    total = 0.0
+    """Compute the cost of the distance from the preferred center, and of unequal sides."""
+    cost = 0.0
     if preference.log_aspect < NO_LIMIT:
         longest = max(size[0], max(size[1], size[2]))
         shortest = min(size[0], min(size[1], size[2]))
         excess = max(0.0, np.log(longest / shortest) - preference.log_aspect)
-        total += ELONGATION * excess**2
+        cost += ELONGATION * excess**2
     if preference.weight > 0.0:
-        mean = np.log(size[0] * size[1] * size[2]) / 3.0
+        mean_log_side = np.log(size[0] * size[1] * size[2]) / 3.0
         for a in range(3):
-            offset = (center[a] - preference.center[a]) / PREFERRED_MM
-            total += preference.weight * (offset**2 + (np.log(size[a]) - mean) ** 2)
-    return total
+            distance = (center[a] - preference.center[a]) / PREFERRED_MM
+            inequality = np.log(size[a]) - mean_log_side
+            cost += preference.weight * (distance**2 + inequality**2)
+    return cost
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _cost(x, frame, problem, work):
-    """Minus the logarithm of the objective, and penalties for constraints that are broken."""
+    """Give minus the logarithm of the objective, plus penalties for violated constraints."""
     limits = problem.limits
     box = work.box
     center = box[0]
     size = box[1]
     half = box[2]
     rotation = box[3:6]
-    start = box[6]
-    # The turns are only needed until the pose is known; then their memory serves as the step.
-    step = work.turns[0]
-    excess = _pose(x, frame, limits, center, size, rotation, work.turns)
+    origin = box[6]
+    # The factors of the rotation are no longer needed once it is known: their memory is reused.
+    to_box = work.rotations[0]
+    penalty = _pose(x, frame, limits, center, size, rotation, work.rotations)
     volume = size[0] * size[1] * size[2]
     for a in range(3):
         half[a] = 0.5 * size[a]
-    n_rows = limits.n_rows
-    tumor_fraction = _fraction(
-        problem.grid, center, rotation, half, n_rows, work.nodes, step, start
+    fraction = _fraction(
+        problem.grid, center, rotation, half, limits.n_rows, work.nodes, to_box, origin
     )
-    cost = objective_cost(tumor_fraction, tumor_fraction * volume, limits.objective) + excess
-    beyond = _outside(problem.grid, center, rotation, half, problem.low, problem.high)
-    if beyond > 0.0:
+    cost = objective_cost(fraction, fraction * volume, limits.objective) + penalty
+    outside = _outside(problem.grid, center, rotation, half, problem.low, problem.high)
+    if outside > 0.0:
         # The step of 0.1 makes a box that just touches worse than one that is just clear.
-        cost += limits.penalty * (0.1 + beyond)
+        cost += limits.penalty * (0.1 + outside)
     excluded = problem.excluded
     margins = excluded.margins
     for m in range(len(margins)):
         for a in range(3):
             half[a] = 0.5 * size[a] + margins[m, 0]
         region = Grid(excluded.sums[m], excluded.matrix, excluded.inverse, excluded.offset)
-        touched = _fraction(region, center, rotation, half, 1, work.nodes, step, start)
-        if touched > margins[m, 1]:
-            # A fraction of the box is small against mm, so it weighs a hundred times as much.
-            cost += limits.penalty * (0.1 + 100.0 * (touched - margins[m, 1]))
+        fraction = _fraction(region, center, rotation, half, 1, work.nodes, to_box, origin)
+        excess = fraction - margins[m, 1]
+        if excess > 0.0:
+            # An excess of 1 % of the box costs as much as 1 mm outside the image.
+            cost += limits.penalty * (0.1 + 100.0 * excess)
     return cost + _preference_cost(center, size, limits.preference)
 
 
 @njit(cache=True, nogil=True)
-def _improve(simplex, values, d, used, until, tolerance, frame, problem, work):
-    """Move a simplex up to so many evaluations; returns their number, or -1 if it converged."""
+def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work):
+    """
+    Improve a simplex by the method of Nelder and Mead until `max_costs` costs were computed.
+
+    `n_costs` costs were computed before. Returns their new number, or -1 after convergence.
+    """
     points = work.points
-    middle = points[0]
-    trial = points[1]
+    centroid = points[0]
+    reflected = points[1]
     second = points[2]
-    # Gao and Han's coefficients, which depend on the number of variables d.
-    grow = 1.0 + 2.0 / d
-    shrink = 0.75 - 0.5 / d
-    all_shrink = 1.0 - 1.0 / d
-    trial[:] = simplex[0]
+    n_variables = _n_variables(frame.kind)
+    # The coefficients of Gao and Han, who adapt them to the number of variables.
+    expansion = 1.0 + 2.0 / n_variables
+    contraction = 0.75 - 0.5 / n_variables
+    shrinkage = 1.0 - 1.0 / n_variables
+    # Variables that this kind of search does not vary.
+    reflected[:] = simplex[0]
     second[:] = simplex[0]
-    while used < until:
+    while n_costs < max_costs:
         best = 0
         worst = 0
-        for v in range(1, d + 1):
-            if values[v] < values[best]:
-                best = v
-            if values[v] >= values[worst]:
-                worst = v
-        # At a cost of 1e-6 the objective is 1 but for rounding.
-        if values[worst] - values[best] < tolerance or values[best] < 1e-6:
+        for vertex in range(1, n_variables + 1):
+            if costs[vertex] < costs[best]:
+                best = vertex
+            if costs[vertex] >= costs[worst]:
+                worst = vertex
+        # A cost below 1e-6 is an objective of 1 but for rounding.
+        if costs[worst] - costs[best] < tolerance or costs[best] < 1e-6:
             return -1
-        next_worst = best
-        for v in range(d + 1):
-            if v != worst and values[v] > values[next_worst]:
-                next_worst = v
-        for p in range(d):
+        second_worst = best
+        for vertex in range(n_variables + 1):
+            if vertex != worst and costs[vertex] > costs[second_worst]:
+                second_worst = vertex
+        for p in range(n_variables):
             total = 0.0
-            for v in range(d + 1):
-                if v != worst:
-                    total += simplex[v, p]
-            middle[p] = total / d
-            trial[p] = 2.0 * middle[p] - simplex[worst, p]
-        value = _cost(trial, frame, problem, work)
-        used += 1
-        if values[best] <= value < values[next_worst]:
-            simplex[worst] = trial
-            values[worst] = value
+            for vertex in range(n_variables + 1):
+                if vertex != worst:
+                    total += simplex[vertex, p]
+            centroid[p] = total / n_variables
+            reflected[p] = 2.0 * centroid[p] - simplex[worst, p]
+        cost = _cost(reflected, frame, problem, work)
+        n_costs += 1
+        if costs[best] <= cost < costs[second_worst]:
+            simplex[worst] = reflected
+            costs[worst] = cost
             continue
-        # Farther where this way is the best so far, nearer where it is bad.
-        better = value < values[best]
-        outside = value < values[worst]
-        factor = grow if better else shrink
-        for p in range(d):
-            toward = trial[p] if outside else simplex[worst, p]
-            second[p] = middle[p] + factor * (toward - middle[p])
-        second_value = _cost(second, frame, problem, work)
-        used += 1
-        if better and value <= second_value:
-            simplex[worst] = trial
-            values[worst] = value
-        elif better or second_value < min(value, values[worst]):
+        # Expand beyond a new best point; else contract toward the better of the two ends.
+        is_best = cost < costs[best]
+        factor = expansion if is_best else contraction
+        is_beyond_centroid = cost < costs[worst]
+        for p in range(n_variables):
+            end = reflected[p] if is_beyond_centroid else simplex[worst, p]
+            second[p] = centroid[p] + factor * (end - centroid[p])
+        second_cost = _cost(second, frame, problem, work)
+        n_costs += 1
+        if is_best and cost <= second_cost:
+            simplex[worst] = reflected
+            costs[worst] = cost
+        elif is_best or second_cost < min(cost, costs[worst]):
             simplex[worst] = second
-            values[worst] = second_value
+            costs[worst] = second_cost
         else:
-            for v in range(d + 1):
-                if v != best:
-                    for p in range(d):
-                        simplex[v, p] = simplex[best, p] + all_shrink * (
-                            simplex[v, p] - simplex[best, p]
+            # Neither point is better: shrink the simplex toward its best vertex.
+            for vertex in range(n_variables + 1):
+                if vertex != best:
+                    for p in range(n_variables):
+                        simplex[vertex, p] = simplex[best, p] + shrinkage * (
+                            simplex[vertex, p] - simplex[best, p]
                         )
-                    values[v] = _cost(simplex[v], frame, problem, work)
-                    used += 1
-    return used
+                    costs[vertex] = _cost(simplex[vertex], frame, problem, work)
+                    n_costs += 1
+    return n_costs
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _n_variables(kind):
-    """Count the numbers that a search of a kind varies: center, sides, and its angles."""
+    """Count the variables of a kind of search: center, sides, and none to three angles."""
     if kind == 0:
         return 6
     if kind <= 3:
@@ -522,6 +576,10 @@ def _n_variables(kind):
 def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
     """
     Improve boxes by the simplex method of Nelder and Mead with adaptive coefficients.
+
+    In each round the `rounds[r, 0]` best boxes are improved until `rounds[r, 1]` costs of each
+    were computed. `steps` are the edges of the first simplex: of centers in mm, of logarithms of
+    sides, and of angles in radians.
 
     Shapes: `x0` (n, 9), `bases` (n, 3, 3), `origins` (n, 3), `rounds` (r, 2); returns x (n, 9),
     costs (n,), boxes (n, 5, 3).
@@ -537,32 +595,39 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
     work = _new_work()
     box = work.box
     simplices = np.empty((n, 10, 9))
-    values = np.full((n, 10), 1e300)
-    used = np.zeros(n, dtype=np.int64)
+    vertex_costs = np.full((n, 10), 1e300)
+    # Costs computed of each box; -1 once its simplex converged.
+    n_costs = np.zeros(n, dtype=np.int64)
     for r in range(len(rounds)):
         # A stable sort, so that ties are broken alike on every machine.
         order = np.argsort(costs, kind="mergesort")
         for s in order[: rounds[r, 0]]:
-            # Converged in an earlier round.
-            if used[s] < 0:
+            if n_costs[s] < 0:
                 continue
-            d = _n_variables(kinds[s])
+            n_variables = _n_variables(kinds[s])
             frame = Frame(kinds[s], bases[s], origins[s])
             if r == 0:
-                for v in range(d + 1):
+                for v in range(n_variables + 1):
                     simplices[s, v] = x0[s]
                     if v > 0:
                         simplices[s, v, v - 1] += steps[(v - 1) // 3]
-                    values[s, v] = _cost(simplices[s, v], frame, problem, work)
-                used[s] = d + 1
-            used[s] = _improve(
-                simplices[s], values[s], d, used[s], rounds[r, 1], tolerance, frame, problem, work
+                    vertex_costs[s, v] = _cost(simplices[s, v], frame, problem, work)
+                n_costs[s] = n_variables + 1
+            n_costs[s] = _improve(
+                simplices[s],
+                vertex_costs[s],
+                n_costs[s],
+                rounds[r, 1],
+                tolerance,
+                frame,
+                problem,
+                work,
             )
-            costs[s] = values[s].min()
+            costs[s] = vertex_costs[s].min()
     for s in range(n):
-        x_best[s] = simplices[s, values[s].argmin()]
+        x_best[s] = simplices[s, vertex_costs[s].argmin()]
         frame = Frame(kinds[s], bases[s], origins[s])
-        _pose(x_best[s], frame, problem.limits, box[0], box[1], box[3:6], work.turns)
+        _pose(x_best[s], frame, problem.limits, box[0], box[1], box[3:6], work.rotations)
         boxes[s, 0] = box[0]
         boxes[s, 1] = box[1]
         boxes[s, 2:5] = box[3:6]
@@ -571,26 +636,29 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
 
 @njit(cache=True, nogil=True)
 def _new_work():
-    """Allocate the arrays that the searches of one call reuse."""
+    """Allocate the memory that the searches of one call reuse."""
     return Work(np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3)), np.empty((3, 9)))
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def scan(prefix, depth, shapes, volume_element, limits, stride):
     """
-    Score boxes along the image's axes at every block: the best sides for each place.
+    Score boxes along the image's axes, centered at blocks: the best sides for each block.
 
-    Boxes deep in the tumor are preferred: some of the fraction of tumor in the box grown by two
-    blocks on each side is subtracted from the cost.
+    A block is one row wide and `depth` voxels deep along the row. Centers are at every block of
+    every `stride`-th row. Of boxes with nearly equal costs, those deep in the tumor are preferred:
+    0.05 times the tumor fraction of the box grown by two blocks on each side is subtracted from
+    the cost.
 
     Shapes: `prefix` (a + 2, b + 2, c + 1), `shapes` (m, 3), sides in blocks; returns centers
-    (n, 3), sides (n, 3), costs (n,).
+    (n, 3), sides (n, 3), costs (n,). `volume_element` is the volume of a block.
     """
     a = prefix.shape[0] - 2
     b = prefix.shape[1] - 2
     c = prefix.shape[2]
     layers = (c - 1 + depth - 1) // depth
-    # Beyond the ends the sums stay constant, so that boxes need no clipping along the last axis.
+    # Sums over all blocks before (i, j, k): the sum in any box is that of its corners with
+    # alternating signs. Padding along w, where sums stay constant, spares the clipping of boxes.
     pad = 3
     for s in range(len(shapes)):
         pad = max(pad, shapes[s, 2] + 3)
@@ -606,17 +674,18 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
                     - sums[i, j, pad + k]
                 )
             sums[i + 1, j + 1, pad + layers + 1 :] = sums[i + 1, j + 1, pad + layers]
-    n_lines = len(range(stride // 2, a, stride)) * len(range(stride // 2, b, stride))
-    n_places = n_lines * layers
+    n_rows = len(range(stride // 2, a, stride)) * len(range(stride // 2, b, stride))
+    n_places = n_rows * layers
     centers = np.empty((n_places, 3))
     sides = np.empty((n_places, 3))
     costs = np.empty(n_places)
-    row = np.empty(layers, dtype=np.float32)
-    best = np.empty(layers, dtype=np.float32)
-    best_shape = np.empty(layers, dtype=np.int32)
-    line = sums.shape[2]
-    values = sums.ravel()
-    # The scan measures fractions and volumes in standard deviations, which saves it divisions.
+    # Of one row of centers, with one value a layer.
+    shape_costs = np.empty(layers, dtype=np.float32)
+    best_costs = np.empty(layers, dtype=np.float32)
+    best_shapes = np.empty(layers, dtype=np.int32)
+    row_length = sums.shape[2]
+    flat_sums = sums.ravel()
+    # Fractions and volumes in units of their standard deviations need no divisions.
     exact = limits.objective
     scaled = ObjectiveParameters(
         np.float32(exact.mean_volume / exact.sd_volume),
@@ -629,44 +698,47 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
     n = 0
     for i in range(stride // 2, a, stride):
         for j in range(stride // 2, b, stride):
-            best[:] = np.float32(1e30)
+            best_costs[:] = np.float32(1e30)
             for s in range(len(shapes)):
                 i0 = max(i - shapes[s, 0] // 2, 0)
                 j0 = max(j - shapes[s, 1] // 2, 0)
                 i1 = min(i - shapes[s, 0] // 2 + shapes[s, 0], a)
                 j1 = min(j - shapes[s, 1] // 2 + shapes[s, 1], b)
                 k0 = pad - shapes[s, 2] // 2
-                across = shapes[s, 2]
-                v00 = np.uint64((i0 * (b + 1) + j0) * line + k0)
-                v01 = np.uint64((i0 * (b + 1) + j1) * line + k0)
-                v10 = np.uint64((i1 * (b + 1) + j0) * line + k0)
-                v11 = np.uint64((i1 * (b + 1) + j1) * line + k0)
-                far = np.uint64(across)
+                n_deep = shapes[s, 2]
+                # Flat indices of the four edges of the box along w, where the center is at w = 0.
+                edge00 = np.uint64((i0 * (b + 1) + j0) * row_length + k0)
+                edge01 = np.uint64((i0 * (b + 1) + j1) * row_length + k0)
+                edge10 = np.uint64((i1 * (b + 1) + j0) * row_length + k0)
+                edge11 = np.uint64((i1 * (b + 1) + j1) * row_length + k0)
+                far = np.uint64(n_deep)
                 to_fraction = np.float32(
-                    1.0 / (exact.sd_fraction * shapes[s, 0] * shapes[s, 1] * across)
+                    1.0 / (exact.sd_fraction * shapes[s, 0] * shapes[s, 1] * n_deep)
                 )
-                for k in range(layers):
-                    q = np.uint64(k)
+                for layer in range(layers):
+                    shift = np.uint64(layer)
                     tumor_sum = (
-                        (values[v11 + far + q] - values[v01 + far + q])
-                        - (values[v10 + far + q] - values[v00 + far + q])
-                        - (values[v11 + q] - values[v01 + q])
-                        + (values[v10 + q] - values[v00 + q])
+                        (flat_sums[edge11 + far + shift] - flat_sums[edge01 + far + shift])
+                        - (flat_sums[edge10 + far + shift] - flat_sums[edge00 + far + shift])
+                        - (flat_sums[edge11 + shift] - flat_sums[edge01 + shift])
+                        + (flat_sums[edge10 + shift] - flat_sums[edge00 + shift])
                     )
-                    row[k] = objective_cost(tumor_sum * to_fraction, tumor_sum * to_volume, scaled)
-                for k in range(layers):
-                    if row[k] < best[k]:
-                        best[k] = row[k]
-                        best_shape[k] = s
-            for k in range(layers):
-                # No shape was scored here.
-                if best[k] > 1e29:
+                    shape_costs[layer] = objective_cost(
+                        tumor_sum * to_fraction, tumor_sum * to_volume, scaled
+                    )
+                for layer in range(layers):
+                    if shape_costs[layer] < best_costs[layer]:
+                        best_costs[layer] = shape_costs[layer]
+                        best_shapes[layer] = s
+            for layer in range(layers):
+                # No shape has a finite cost here.
+                if best_costs[layer] > 1e29:
                     continue
-                s = best_shape[k]
-                # Of nearly equal costs the deeper box wins: it stays full when it is turned.
+                s = best_shapes[layer]
                 low_i = i - shapes[s, 0] // 2
                 low_j = j - shapes[s, 1] // 2
-                low_k = k - shapes[s, 2] // 2
+                low_k = layer - shapes[s, 2] // 2
+                # A box deep in the tumor stays full when it is rotated.
                 i0 = max(low_i - 2, 0)
                 j0 = max(low_j - 2, 0)
                 i1 = min(low_i + shapes[s, 0] + 2, a)
@@ -679,8 +751,8 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
                     - (sums[i1, j1, k0] - sums[i0, j1, k0])
                     + (sums[i1, j0, k0] - sums[i0, j0, k0])
                 )
-                total = (shapes[s, 0] + 4) * (shapes[s, 1] + 4) * (shapes[s, 2] + 4)
-                costs[n] = best[k] - 0.05 * tumor_sum / total
+                grown = (shapes[s, 0] + 4) * (shapes[s, 1] + 4) * (shapes[s, 2] + 4)
+                costs[n] = best_costs[layer] - 0.05 * tumor_sum / grown
                 centers[n, 0] = low_i + 0.5 * shapes[s, 0]
                 centers[n, 1] = low_j + 0.5 * shapes[s, 1]
                 centers[n, 2] = low_k + 0.5 * shapes[s, 2]
@@ -691,24 +763,25 @@ def scan(prefix, depth, shapes, volume_element, limits, stride):
 
 
 @njit(cache=True, nogil=True)
-def fractions(boxes, grid, grow, n_rows):
-    """Compute the fractions of boxes (n, 5, 3), grown on each side, that a volume fills."""
+def fractions(boxes, grid, margin, n_rows):
+    """Compute the fractions that a volume fills of boxes (n, 5, 3) grown by a margin in mm."""
     nodes = np.empty((4, 4096))
-    step = np.empty((3, 3))
-    start = np.empty(3)
+    to_box = np.empty((3, 3))
+    origin = np.empty(3)
     half = np.empty(3)
     out = np.empty(len(boxes))
     for n in range(len(boxes)):
         for x in range(3):
-            half[x] = 0.5 * boxes[n, 1, x] + grow
+            half[x] = 0.5 * boxes[n, 1, x] + margin
         center = boxes[n, 0]
-        out[n] = _fraction(grid, center, boxes[n, 2:5], half, n_rows, nodes, step, start)
+        rotation = boxes[n, 2:5]
+        out[n] = _fraction(grid, center, rotation, half, n_rows, nodes, to_box, origin)
     return out
 
 
 @njit(cache=True, nogil=True)
 def costs_of(x, kinds, bases, origins, grid, excluded, low, high, limits):
-    """Evaluate what `descend` minimizes; the last five are the fields of a `Problem`."""
+    """Compute the costs that `descend` minimizes; the last five are the fields of a `Problem`."""
     problem = Problem(grid, excluded, low, high, limits)
     work = _new_work()
     out = np.empty(len(x))

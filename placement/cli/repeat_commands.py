@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
@@ -13,6 +13,13 @@ from dmrifit.io.bids_derivatives import file_record, stem
 from placement.cli.placement_commands import named_tissues
 
 _FILES = ("old", "box", "new")
+
+
+class _Case(NamedTuple):
+    """Files of a case by their roles: those of `_FILES`, and "tumor" where there is one."""
+
+    name: str
+    files: dict[str, Path]
 
 
 def repeat(
@@ -56,36 +63,34 @@ def repeat(
     cases = _read_cases(files, table, failed)
     tissues = named_tissues(labels)
 
-    def sources(row: Mapping[str, Path]) -> dict[str, Any]:
-        roles = {key.capitalize(): path for key, path in row.items()}
-        return describe_sources(**roles)
+    def sources(case: _Case) -> dict[str, Any]:
+        return describe_sources(**{role.capitalize(): path for role, path in case.files.items()})
 
-    def repeat_case(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def repeat_case(case: _Case, folder: Path) -> dict[str, Any]:
+        old_scan, new_scan = case.files["old"], case.files["new"]
+        voxel = _read_box(case.files)
         scene = None
-        voxel = _read_box(row)
-        if "tumor" in row:
-            # On the grid of the new scan: labels of another one would tell of other places.
-            scene = Scene.read(row["tumor"], image=row["new"], labels=tissues)
-        outcome = repeat_voxel(voxel, row["old"], row["new"])
+        if "tumor" in case.files:
+            # Refused on another grid than the new scan's, where labels would be misplaced.
+            scene = Scene.read(case.files["tumor"], image=new_scan, labels=tissues)
+        outcome = repeat_voxel(voxel, old_scan, new_scan)
         content = repeat_files.UNKNOWN_CONTENT
         if scene is not None and outcome.reliable:
             content = describe_content(voxel_content(outcome.voxel, scene))
         record = repeat_files.describe_repeat(
-            outcome, row["old"], row["new"], sources=sources(row), content=content
+            outcome, old_scan, new_scan, sources=sources(case), content=content
         )
-        repeat_files.write_repeat(
-            outcome, row["old"], row["new"], folder, record, figure=run.draws
-        )
+        repeat_files.write_repeat(outcome, old_scan, new_scan, folder, record, figure=run.draws)
         return record
 
-    RUN.run(
-        list(cases.items()),
+    _CASE_RUN.run(
+        cases,
         out,
         {"command": "repeat", "labels": tissues},
         run,
-        names=lambda case: {"name": case[0]},
-        work=lambda case, folder: repeat_case(case[1], folder),
-        is_current=lambda case, record: record["sources"] == sources(case[1]),
+        names=lambda case: {"name": case.name},
+        work=repeat_case,
+        is_current=lambda case, record: record["sources"] == sources(case),
         say=lambda records: [
             *(repeat_files.summary_line(name, record) for name, record in records.items()),
             f"{counted(len(records), 'case')}: {out}",
@@ -96,46 +101,50 @@ def repeat(
 
 def _read_cases(
     files: Mapping[str, Path | None], table: Path | None, failed: list[dict[str, str]]
-) -> dict[str, dict[str, Path]]:
-    """Give the files of each case by its name; rows of a table that lack one go into `failed`."""
+) -> list[_Case]:
+    """List the cases; rows of a table that lack a file go into `failed`."""
     from placement.exchange.tables import complete_rows
 
     if table is None:
         if None in (files["old"], files["box"], files["new"]):
             raise ValueError("name three files, OLD_T1 BOX NEW_T1, or a table of them (--table)")
-        one_case = {role: path for role, path in files.items() if path is not None}
-        for path in one_case.values():
+        case_files = {role: path for role, path in files.items() if path is not None}
+        for path in case_files.values():
             check_file(path)
-        cases = {stem(one_case["new"]): one_case}
+        cases = [_Case(stem(case_files["new"]), case_files)]
     else:
         if any(files.values()):
             raise ValueError("name files or a table of them (--table), not both")
-        cases = {}
+        cases = []
         check_file(table, "table")
         for row in complete_rows(table, _FILES, tuple(files), failed):
-            cases[row["name"]] = {role: Path(row[role]) for role in files if row[role]}
-    for paths in cases.values():
-        if paths["old"].resolve() == paths["new"].resolve():
-            raise ValueError(f"{paths['new']} is both the old and the new scan; name another one")
+            case_files = {role: Path(row[role]) for role in files if row[role]}
+            cases.append(_Case(row["name"], case_files))
+    for case in cases:
+        if case.files["old"].resolve() == case.files["new"].resolve():
+            raise ValueError(
+                f"{case.files['new']} is both the old and the new scan; name another one"
+            )
     return cases
 
 
-def _read_box(row: Mapping[str, Path]) -> Any:
-    """Read a box, and check that it was placed in its scan, as far as both tell."""
+def _read_box(files: Mapping[str, Path]) -> Any:
+    """Read a box; refuse one whose file says that it was placed in another scan."""
     from placement.exchange.repeats import frame_of
     from placement.exchange.voxel_files import read_voxel_file
 
-    record = read_voxel_file(row["box"])
-    frame = frame_of(row["old"])
+    record = read_voxel_file(files["box"])
+    frame = frame_of(files["old"])
     if record.frame and frame and record.frame != frame:
         raise ValueError(
-            f"{row['box']} has the frame of reference {record.frame}, {row['old']} has {frame}: "
+            f"{files['box']} has the frame of reference {record.frame}, "
+            f"{files['old']} has {frame}: "
             "the patient was moved between them; give the scan of the session of the box"
         )
-    if record.placed_in and file_record(row["old"])["SHA256"] not in record.placed_in:
+    if record.placed_in and file_record(files["old"])["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))
         raise ValueError(
-            f"{row['box']} was placed in {names}, and {row['old']} is another file; give that "
+            f"{files['box']} was placed in {names}, and {files['old']} is another file; give that "
             "image, place the box with --image, or, if the patient lay the same in both, give "
             "the voxel_philips.txt of the box"
         )
@@ -184,7 +193,7 @@ def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-RUN = CaseRun(
+_CASE_RUN = CaseRun(
     record="{name}/repeat.json",
     table="repeats.tsv",
     row=_row,

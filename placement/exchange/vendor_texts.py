@@ -87,7 +87,12 @@ def console_angles(voxel: Voxel, decimals: int = 3) -> dict[str, int]:
 def console_record(
     voxel: Voxel, valid: str, *, withheld: str = "", forced: str = "", reason: str = ""
 ) -> dict[str, Any]:
-    """Describe what consoles are told of a box: the text of each vendor, or why there is none."""
+    """
+    Make the console entry of a prescription: the text to set up the box for each vendor.
+
+    `withheld` is why the texts are left out, `forced` the warning that a user overruled to get
+    them, `reason` the reason that the user gave; "" where none applies.
+    """
     console: dict[str, Any] = {"withheld": withheld, "forced": forced, "reason": reason}
     console["angles"] = console_angles(voxel)
     if withheld:

@@ -278,18 +278,22 @@ def _read_dicom(path: Path) -> VoxelFile:
 
 
 def _siemens_protocol(scan: Any) -> dict[str, str]:
-    """Give the lines of the protocol that Siemens keeps in private elements."""
+    """Read the protocol, lines "key = value", that Siemens stores in a private element."""
     for element in scan.iterall():
-        content = element.value
-        if element.tag.is_private and isinstance(content, bytes) and b"sSpecPara.sVoI" in content:
-            before, first, after = content.decode("latin-1").partition("sSpecPara.sVoI")
-            # Siemens leaves out what is 0, so that a cut protocol would be another box.
-            block, end, _ = after.partition("### ASCCONV END ###")
-            if not end:
-                raise ValueError("its protocol does not end; the file was cut")
-            begin = before.rpartition("### ASCCONV BEGIN")[2]
-            lines = re.findall(r"^\s*([\w.\[\]]+)\s*=\s*(\S+)", begin + first + block, re.M)
-            return _without_repeats(lines, "sSpecPara.")
+        if not (element.tag.is_private and isinstance(element.value, bytes)):
+            continue
+        text = element.value.decode("latin-1")
+        box = text.find("sSpecPara.sVoI")
+        if box < 0:
+            continue
+        # The element may hold several protocols; that of the spectrum has the box.
+        begin = max(0, text.rfind("### ASCCONV BEGIN", 0, box))
+        end = text.find("### ASCCONV END ###", box)
+        # Siemens leaves out lines whose value is 0: a cut protocol would read as another box.
+        if end < 0:
+            raise ValueError("its protocol does not end; the file was cut")
+        lines = re.findall(r"^\s*([\w.\[\]]+)\s*=\s*(\S+)", text[begin:end], re.M)
+        return _without_repeats(lines, "sSpecPara.")
     raise ValueError(
         "it holds no Siemens protocol with a box (sSpecPara.sVoI); boxes of other vendors' DICOM "
         "are not read"

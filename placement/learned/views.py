@@ -33,26 +33,31 @@ FLIPS = np.ascontiguousarray(AXIS_ORDERS.transpose(0, 2, 1))
 def view_of(
     scene: Scene, channels: Sequence[str], n: int, step: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Lay a scene on a cubic grid along the scanner's axes, about the centroid of the tumor."""
+    """
+    Resample a scene on a cubic grid along the scanner's axes, about the centroid of the tumor.
+
+    Returns the channels (n_channels, n, n, n), and the centroid and grid step in mm (4,).
+    """
     # Blocks of image voxels begin at the first one, which depends on the storage.
     scene = scene.canonical
     # Averaged first: interpolation alone would skip most voxels of a fine image.
     blocks = np.maximum(1, np.floor(step / scene.spacing + 1e-6)).astype(np.int64)
     tumor = _block_means(scene.occupancy, blocks)
-    matrix, offset = _placed(scene, scene.origin, blocks)
+    matrix, offset = _block_affine(scene, scene.origin, blocks)
     center = matrix @ center_of_mass(tumor.astype(np.float64)) + offset
     step = _fitting_step(tumor, matrix, offset, center, n, step)
     frame = np.array([*center, step])
+    to_blocks = np.linalg.inv(matrix)
+    grid_corner = center - 0.5 * (n - 1) * step
 
-    def on_grid(values: NDArray, origin: Any, by: NDArray[np.int64]) -> NDArray[np.float32]:
-        of_index, first = _placed(scene, origin, by)
-        inverse = np.linalg.inv(of_index)
-        corner = center - 0.5 * (n - 1) * step
+    def on_grid(block_means: NDArray, first_voxel: Any) -> NDArray[np.float32]:
+        """Interpolate the block means of a crop, which begins at an image voxel, on the grid."""
+        _, crop_corner = _block_affine(scene, first_voxel, blocks)
         return np.asarray(
             affine_transform(
-                values,
-                inverse * step,
-                inverse @ (corner - first),
+                block_means,
+                to_blocks * step,
+                to_blocks @ (grid_corner - crop_corner),
                 (n, n, n),
                 output=np.float32,
                 order=1,
@@ -61,7 +66,7 @@ def view_of(
         )
 
     volume = np.empty((len(channels), n, n, n), dtype=np.float32)
-    fraction = on_grid(tumor, scene.origin, blocks)
+    fraction = on_grid(tumor, scene.origin)
     allowed = fraction
     named = dict(zip(channels, volume, strict=True))
     if "tumor" in named:
@@ -73,7 +78,7 @@ def view_of(
             region = scene.forbidden_in(
                 origin.tolist(), shape.tolist(), names=scene.excluded
             ).astype(np.float32)
-            named["exclude"][:] = on_grid(_block_means(region, blocks), origin, blocks)
+            named["exclude"][:] = on_grid(_block_means(region, blocks), origin)
             allowed = fraction * (1 - named["exclude"])
     if "distance" in named:
         # Probabilities may all be below one half.
@@ -120,14 +125,14 @@ def _block_means(volume: NDArray, blocks: NDArray[np.int64]) -> NDArray[np.float
     return np.asarray(parts.mean(axis=(1, 3, 5), dtype=np.float32))
 
 
-def _placed(
-    scene: Scene, origin: Any, blocks: NDArray
+def _block_affine(
+    scene: Scene, first_voxel: Any, blocks: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give matrix and offset from indices of blocks, of a crop of the image, to mm."""
+    """Give matrix and offset from block indices to mm, for a crop that begins at a voxel."""
     axes = scene.affine[:3, :3]
-    # A block's middle lies half a block from the outer face of its first voxel.
-    first = np.array(origin, dtype=np.float64) + 0.5 * (blocks - 1)
-    return axes * blocks, axes @ first + scene.affine[:3, 3]
+    # The middle of the first block, between its first and last voxel.
+    middle = np.array(first_voxel, dtype=np.float64) + 0.5 * (blocks - 1)
+    return axes * blocks, axes @ middle + scene.affine[:3, 3]
 
 
 def _fitting_step(
@@ -181,8 +186,8 @@ def _contrast(
     if not np.isfinite(crop).all():
         raise ValueError(f"{title}: the image holds values that are not finite; set them to 0")
     # Interpolated like the image, the ones tell how much of each point lies inside it.
-    weight = on_grid(_block_means(np.ones_like(crop), blocks), first, blocks)
-    values = on_grid(_block_means(crop, blocks), first, blocks)
+    weight = on_grid(_block_means(np.ones_like(crop), blocks), first)
+    values = on_grid(_block_means(crop, blocks), first)
     # Points near the border of the image, with less than half of their weight in it, stay at 0.
     inside = weight > 0.5
     contrast = np.zeros_like(values)

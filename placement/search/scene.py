@@ -435,15 +435,13 @@ class Scene:
         """Center of mass of the tumor in mm, RAS+: shape (3,)."""
         if not self._is_canonical:
             return self.canonical.centroid
-        # Sums in double precision, without a copy of the volume in it.
-        plane = self.occupancy.sum(axis=2, dtype=np.float64)
-        depths = self.occupancy.sum(axis=(0, 1), dtype=np.float64)
-        profiles = plane.sum(axis=1), plane.sum(axis=0), depths
+        # Sums of each plane along x, y and z: in double precision without a copy of the volume.
+        xy_sums = self.occupancy.sum(axis=2, dtype=np.float64)
+        z_sums = self.occupancy.sum(axis=(0, 1), dtype=np.float64)
+        profiles = xy_sums.sum(axis=1), xy_sums.sum(axis=0), z_sums
         index = [profile @ np.arange(len(profile)) / profile.sum() for profile in profiles]
-        return np.asarray(
-            self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3],
-            dtype=np.float64,
-        )
+        centroid = self.affine[:3, :3] @ np.add(index, self.origin) + self.affine[:3, 3]
+        return np.asarray(centroid, dtype=np.float64)
 
     @property
     def is_cut_off(self) -> bool:

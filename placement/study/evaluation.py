@@ -41,6 +41,7 @@ LEVEL = 1e-12
 
 _TESTED = ("dice_mean", "volume", "f_tumor")
 _ANOVA_TESTS = ("one-way ANOVA", "repeated-measures ANOVA", "Friedman")
+_ONE_WAY, _REPEATED, _FRIEDMAN = _ANOVA_TESTS
 #: Names of two raters and their volumes in mL of all cases.
 _Pair: TypeAlias = tuple[tuple[str, NDArray[np.float64]], tuple[str, NDArray[np.float64]]]
 _COMPARED = ("dice_closest", "dice_mean", "dice_fair", "difference")
@@ -341,48 +342,53 @@ def _wide(cases: pd.DataFrame, measure: str, groups: Sequence[str]) -> pd.DataFr
 
 
 def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
+    """Test each measure for differences among methods; a test that cannot be made has a reason."""
     import pandas as pd
 
     rows = []
     for measure in _TESTED:
-        wide = _wide(cases, measure, groups).dropna()
-        (n, k), values = wide.shape, wide.to_numpy().T
+        values = _wide(cases, measure, groups).dropna()
+        n_cases = len(values)
+        # The reason why a test cannot be made; empty where it can.
         reasons = dict.fromkeys(_ANOVA_TESTS, "")
-        if n < 3 or _is_level(values).all():
-            few = f"three cases with all values that differ are needed, not {n}"
+        if n_cases < 3 or _is_level(values.to_numpy()).all():
+            few = f"three cases with all values that differ are needed, not {n_cases}"
             reasons = dict.fromkeys(_ANOVA_TESTS, few)
         else:
             # Tests of differences within cases are undefined where the groups agree in each case.
-            if _is_level(values, axis=0).all():
-                reasons |= dict.fromkeys(_ANOVA_TESTS[1:], "the groups are alike in every case")
+            if _is_level(values.to_numpy(), axis=1).all():
+                reasons[_REPEATED] = reasons[_FRIEDMAN] = "the groups are alike in every case"
             elif find_spec("statsmodels") is None:
-                reasons[_ANOVA_TESTS[1]] = 'needs statsmodels: pip install "dmrifit[stats]"'
-            if k <= 2:
-                reasons[_ANOVA_TESTS[2]] = "two groups; see the paired tests"
+                reasons[_REPEATED] = 'needs statsmodels: pip install "dmrifit[stats]"'
+            if len(groups) <= 2:
+                reasons[_FRIEDMAN] = "two groups; see the paired tests"
         for test, reason in reasons.items():
-            row = {"measure": measure, "groups": ", ".join(groups), "n": n, "test": test}
+            row = {"measure": measure, "groups": ", ".join(groups), "n": n_cases, "test": test}
             row |= dict.fromkeys(("statistic", "df1", "df2", "p"), np.nan) | {"reason": reason}
-            rows.append(row if reason else row | _anova(test, wide))
+            if not reason:
+                row |= _anova(test, values)
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _anova(test: str, wide: pd.DataFrame) -> dict[str, float]:
-    """Test whether groups (columns) differ over cases (rows)."""
+def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
+    """Test whether methods (columns) differ over cases (rows)."""
     from scipy.stats import f_oneway, friedmanchisquare
 
-    n, k = wide.shape
-    numbers = [np.nan, k - 1.0, np.nan, np.nan]
-    if test == _ANOVA_TESTS[1]:
+    n_cases, n_methods = values.shape
+    df1, df2 = n_methods - 1.0, np.nan
+    if test == _REPEATED:
         anova = import_optional("statsmodels.stats.anova")
-        long = wide.melt(ignore_index=False, value_name="value").reset_index()
+        long = values.melt(ignore_index=False, value_name="value").reset_index()
         fit = anova.AnovaRM(long, "value", "case", within=["method"]).fit()
-        numbers = fit.anova_table[["F Value", "Num DF", "Den DF", "Pr > F"]].iloc[0]
-    elif test == _ANOVA_TESTS[0]:
-        numbers[0], numbers[3] = f_oneway(*wide.to_numpy().T)
-        numbers[2] = n * k - k
+        columns = ["F Value", "Num DF", "Den DF", "Pr > F"]
+        statistic, df1, df2, p = fit.anova_table[columns].iloc[0]
+    elif test == _ONE_WAY:
+        statistic, p = f_oneway(*values.to_numpy().T)
+        df2 = n_methods * (n_cases - 1)
     else:
-        numbers[0], numbers[3] = friedmanchisquare(*wide.to_numpy().T)
-    return dict(zip(("statistic", "df1", "df2", "p"), map(float, numbers), strict=True))
+        statistic, p = friedmanchisquare(*values.to_numpy().T)
+    return {"statistic": float(statistic), "df1": float(df1), "df2": float(df2), "p": float(p)}
 
 
 def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.bool_]:
