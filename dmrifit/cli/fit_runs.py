@@ -257,10 +257,10 @@ def fit_scan(
             say(f"using protocol: {line}")
         if reason:
             say(f"using model {name}: {reason} (choose another by --model)")
-        if directions_vary(fitted):
-            diffusion = [x for x in resolve_model(name).names if x in _OF_DIFFUSION]
-            say(ISOTROPIC.format(names=" and ".join(diffusion)))
     fit_image(list(images), protocol, name, out=out, progress=progress, **options)
+    if progress and directions_vary(fitted):
+        of_diffusion = [x for x in resolve_model(name).names if x in _OF_DIFFUSION]
+        say(ISOTROPIC.format(names=" and ".join(of_diffusion)))
     return name, out / derivative_name(common_stem(images), "dwimap.json", model=name)
 
 

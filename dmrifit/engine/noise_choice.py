@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from dmrifit.engine.design.identifiability import nominal_contrasts
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import read_table
 from dmrifit.engine.protocol import Protocol, least_weighted
-from dmrifit.engine.results import FitResult
 
 #: Voxels whose noise is measured, the same ones in any order of rows.
 NOISE_VOXELS = 1024
@@ -92,21 +92,19 @@ def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:
     return _typical(np.nansum(deviations**2, axis=1), np.isfinite(values).sum(axis=1) - 1)
 
 
-def noise_of_residuals(result: FitResult) -> float:
+def noise_of_residuals(result: Any) -> float:
     """Compute the noise that a fit leaves; NaN where no degree of freedom is left."""
-    assert result.inputs is not None
     n_free = len(result.names) - len(result.fixed)
     return _typical(result.cost, np.isfinite(result.inputs.signals).sum(axis=1) - n_free)
 
 
 def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:
     """Compute the noise of the typical voxel of sums of squares; NaN where they are unknown."""
-    from scipy.special import gammaincinv  # half the median of chi squared
-
     known = (degrees > 0) & np.isfinite(squares)
     if degrees[known].sum() < _FEWEST_DEGREES:
         return np.nan
-    medians = 2 * gammaincinv(degrees[known] / 2, 0.5)
+    # The median of chi squared after Wilson and Hilferty, within 3 % of its own.
+    medians = degrees[known] * (1 - 2 / (9 * degrees[known])) ** 3
     return float(np.sqrt(np.median(squares[known] / medians)))
 
 
@@ -128,14 +126,13 @@ def first_step(snr: float, n_measurements: float, protocol: Protocol) -> float |
     return float(high[0])
 
 
-def needs_floor(result: FitResult, noise: NDArray | float) -> NDArray[np.bool_]:
+def needs_floor(result: Any, noise: NDArray | float) -> NDArray[np.bool_]:
     """
     Find the voxels of a fluid whose kurtosis the noise floor may have made.
 
     The mean signal at the highest b-value and longest echo time is near the noise, () or
     (n_voxels,).
     """
-    assert result.inputs is not None
     if result.model.cumulant is None:
         return np.zeros(len(result), bool)
     signals, protocol = result.inputs.signals, result.inputs.protocol

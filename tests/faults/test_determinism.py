@@ -40,7 +40,7 @@ def child(code, folder, *words, **environment):
 def noisy(model, n, seed):
     ranges = {
         "S0": (50, 90), "f": (0.05, 0.3), "Dv": (8, 50), "T2v": (160, 240), "Dt": (0.5, 1.6), "K": (0.3, 1.1),
-        "T2t": (40, 110), "D": (0.5, 1.6), "ADC": (0.5, 2), "dR2": (-0.015, -0.004),
+        "T2t": (40, 110), "T2": (40, 110), "D": (0.5, 1.6), "ADC": (0.5, 2), "dR2": (-0.015, -0.004),
     }  # fmt: skip
     rng = np.random.default_rng(seed)
     truth = np.column_stack([rng.uniform(*ranges[name], n) for name in model.names])

@@ -229,7 +229,7 @@ def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(sca
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "dti"], "no model 'dti'; choose one of adc, kurtosis"),
+        (["--model", "dti"], "no model 'dti'; choose one of adc, t2, t2-adc, kurtosis"),
         (["--bounds", "D=0,1"], "D"),
         (["--fix", "ADC=low"], "--fix ADC low: a number is needed"),
         (["--sigma", "-1"], "sigma"),

@@ -19,11 +19,14 @@ fit_voxels = functools.partial(dmrifit.fit_voxels, method="nlls")
 DIFFUSION = Protocol([0, 30, 60, 100, 200, 400, 600, 900, 1200])
 RELAXATION = Protocol.preset("cohort1")
 ECHOES = Protocol(np.tile(DIFFUSION.b, 3), np.repeat([45.0, 80.0, 120.0], len(DIFFUSION)))
-PROTOCOLS = {"t2-ivim-kurtosis": RELAXATION, "t2-ivim-relative": ECHOES}
+TIMES = Protocol(np.zeros(6), te=[20, 40, 60, 90, 130, 180])
+PROTOCOLS = {"t2": TIMES, "t2-adc": ECHOES, "t2-ivim-kurtosis": RELAXATION, "t2-ivim-relative": ECHOES}
 
 # Ranges well inside the default bounds.
 TRUTH = {
     "adc": {"S0": (20, 900), "ADC": (0.3, 3.0)},
+    "t2": {"S0": (20, 900), "T2": (30, 150)},
+    "t2-adc": {"S0": (20, 900), "ADC": (0.3, 2.0), "T2": (40, 150)},
     "kurtosis": {"S0": (20, 900), "D": (0.5, 2.0), "K": (0.2, 1.2)},
     "ivim": {"S0": (20, 900), "f": (0.08, 0.4), "Dv": (8, 60), "Dt": (0.4, 2.0)},
     "t2-ivim-kurtosis": {

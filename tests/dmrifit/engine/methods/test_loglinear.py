@@ -146,7 +146,7 @@ def test_users_models_are_fitted_where_their_logarithm_is_linear():
 
 def test_other_models_and_poor_protocols_are_refused_with_the_remedy():
     signals = np.ones((1, 7))
-    with pytest.raises(ValueError, match=r"\(adc, kurtosis\), and ivim is not; use method='nlls'"):
+    with pytest.raises(ValueError, match=r"\(adc, t2, t2-adc, kurtosis\), and ivim is not; use method='nlls'"):
         fit_voxels(signals, PROTOCOL, "ivim", method="ols")
     with pytest.raises(ValueError, match="cannot determine the 2 parameters of adc"):
         fit_voxels(signals, Protocol([500] * 7), "adc", method="wls")
