@@ -100,7 +100,7 @@ class MapFitter(_VoxelTransformer):
     sigma : float, optional
         Standard deviation of the noise, in the unit of the signals; adds the Rician floor.
     method : str, optional
-        Method of the fit, as in `fit_voxels`; by default the model's own.
+        Method of the fit, as in `fit_voxels`; by default chosen by the noise.
     n_threads : int, optional
         Threads of the engine; the result does not depend on it.
 
