@@ -35,6 +35,7 @@ _MOST = 0.5
 
 _SENTENCES = read_table("sentences")["scan"]
 
+_NO_SHARE = 1e-4  # of the high end of an interval, which reads as 0
 _FEWEST_KEPT = 10_000  # voxels whose intervals are kept for a median, where there are as many
 
 
@@ -243,7 +244,10 @@ class DoubtTally:
         for j in np.flatnonzero(self.free):
             parameter = self.model.parameters[j]
             unit = f" {parameter.unit}" if parameter.unit and not parameter.is_amplitude else ""
-            low, high = (f"{rounded(end, 3)}" for end in np.median(ends[:, j], axis=0))
+            low_end, high_end = np.median(ends[:, j], axis=0)
+            # The curve through the ends of a share misses 0 by what rounding leaves.
+            low_end = low_end if abs(low_end) > _NO_SHARE * high_end else 0.0
+            low, high = f"{rounded(low_end, 3)}", f"{rounded(high_end, 3)}"
             if is_undetermined[:, j].mean() >= _MOST:
                 text = f"not determined ({self._searched(int(j))} searched)"
             elif is_none[:, j].mean() >= _MOST:

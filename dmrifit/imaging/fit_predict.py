@@ -283,12 +283,7 @@ def fit_image(
             sigma_text = _noise_text(noise)
             if is_estimated:
                 readable.check_magnitudes()
-                level = estimate_sigma(readable, mask=region)
-                noise = level.sigma
-                sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
-                levels = [level, *noise_levels(readable, mask=region)]
-                if doubt := describe_noise_levels(levels)[1]:
-                    notes.warn(doubt)
+                noise, sigma_text = _estimated_noise(readable, region, settings, notes)
             _check_noise(readable, region, settings, noise)
             # A given noise is the floor of all voxels, and chooses the steps of IVIM alone.
             n_floored, is_automatic = 0, noise is None or model == MODELS["ivim"]
@@ -675,6 +670,22 @@ def _spread_voxels(
         if level is not None:
             levels.add(np.broadcast_to(level, len(voxels)), rows)
     return sample.rows(), None if noise is None else levels.rows()
+
+
+def _estimated_noise(
+    series: Series, region: NDArray[np.bool_] | None, settings: FitSettings, notes: _Notes
+) -> tuple[float | NDArray | None, str | None]:
+    """Estimate the noise and say how; where that fails, warn of a fit without it if one can be."""
+    try:
+        level = estimate_sigma(series, mask=region)
+    except ValueError as error:
+        if settings.likelihood != "gaussian":
+            raise
+        notes.warn(f"{error}; fitted without a noise floor, so that fluids may show kurtosis")
+        return None, None
+    if doubt := describe_noise_levels([level, *noise_levels(series, mask=region)])[1]:
+        notes.warn(doubt)
+    return level.sigma, f"{np.median(level.sigma):.6g} (estimated by {level.method})"
 
 
 def _chosen_by_noise(

@@ -421,6 +421,33 @@ def test_a_fixed_parameter_needs_no_contrast(image):
     assert (data(maps["Dv"]) == 20).all()
 
 
+def test_a_noise_that_cannot_be_estimated_is_said_and_the_fit_goes_on(tmp_path):
+    signals = np.tile(ADC.signal([[300.0, 0.8]], PROTOCOL)[0], (2, 2, 1, 1))
+    image = nib.Nifti1Image(signals, AFFINE)
+    with pytest.warns(UserWarning, match="too small for patches.*; fitted without a noise floor"):
+        maps = fit_image(image, PROTOCOL, "adc", sigma="estimate", out=tmp_path / "out")
+    np.testing.assert_allclose(data(maps["ADC"]), 0.8, rtol=1e-4)
+    described = json.loads((tmp_path / "out" / "model-adc_dwimap.json").read_text())
+    assert described["Settings"]["Sigma"] is None
+    assert "the noise could not be measured" in described["Settings"]["Choice"]
+    with pytest.raises(ValueError, match="too small for patches"):
+        fit_image(image, PROTOCOL, "adc", sigma="estimate", likelihood="rician")
+
+
+def test_what_the_noise_chose_is_in_the_sidecar_and_the_same_in_slabs(tmp_path, monkeypatch):
+    protocol = Protocol([0, 10, 20, 40, 60, 100, 150, 200, 400, 600, 800, 1000])
+    clean = MODELS["ivim"].signal([[300.0, 0.1, 20.0, 1.0]], protocol)
+    signals = clean[0] + np.random.default_rng(4832).normal(scale=10.0, size=(12, 12, 6, 12))
+    image = nib.Nifti1Image(signals, AFFINE)
+    whole = fit_image(image, protocol, "ivim", out=tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "model-ivim_dwimap.json").read_text())["Settings"]
+    assert (settings["Method"], settings["Threshold"]) == ("segmented", 100)
+    snr, noise = (float(x) for x in re.search(r"SNR of ([\d.]+); noise ([\d.]+) \(residuals", settings["Choice"]).groups())
+    assert (snr, noise) == pytest.approx((30, 10), rel=0.05)
+    monkeypatch.setattr(series, "SLAB_VALUES", 1)
+    same(fit_image(image, protocol, "ivim"), whole)
+
+
 def test_an_image_without_any_signal_is_refused(signals, refused):
     refused(nib.Nifti1Image(np.zeros_like(signals), AFFINE), "nothing to fit")
 
