@@ -258,26 +258,26 @@ def roi(
     from dmrifit.io.tables import csv_text
 
     label_names = read_label_names(names) if names else None
-    repeats_name = f"{out.stem}_repeatability{out.suffix}"
+    repeatability_name = f"{out.stem}_repeatability{out.suffix}"
     if not scans and not map_:
         raise ValueError("no maps are named: give folders of dmrifit fit, a table, or --map")
-    foreign_maps = map_ or {}
-    inputs = _files([*(labels or []), *(scans or []), *foreign_maps.values(), names])
-    # The main table comes last, so that it marks both as finished.
-    with FileSet(out.parent, [repeats_name, out.name], overwrite=overwrite, keep=inputs) as files:
-        table = summarize_fits(
-            scans or [], labels or [], names=label_names, maps=foreign_maps, units=unit or {}
-        )
-        files.path(out.name).write_text(csv_text(table, 7), encoding="utf-8")
+    scans, labels, maps = scans or [], labels or [], map_ or {}
+    outputs = [repeatability_name, out.name]
+    inputs = _files([*labels, *scans, *maps.values(), names])
+    # The region table is moved to its place last: where it is, both tables are finished.
+    with FileSet(out.parent, outputs, overwrite=overwrite, keep=inputs) as files:
+        regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
+        files.path(out.name).write_text(csv_text(regions, 7), encoding="utf-8")
         repeats = None
-        if "visit" in table and len(set(table["visit"])) > 1:
-            repeats = repeatability(table)
-            files.path(repeats_name).write_text(csv_text(repeats, 7), encoding="utf-8")
-    n_scans = len(table.drop_duplicates(["folder", "scan", "model"]))
-    typer.echo(f"{counted(n_scans, 'fit')}, {counted(table['label'].nunique(), 'label')}: {out}")
+        if "visit" in regions and len(set(regions["visit"])) > 1:
+            repeats = repeatability(regions)
+            files.path(repeatability_name).write_text(csv_text(repeats, 7), encoding="utf-8")
+    n_fits = len(regions.drop_duplicates(["folder", "scan", "model"]))
+    n_labels = regions["label"].nunique()
+    typer.echo(f"{counted(n_fits, 'fit')}, {counted(n_labels, 'label')}: {out}")
     if repeats is not None:
         _print_repeats(repeats)
-        typer.echo(f"repeatability: {out.parent / repeats_name}")
+        typer.echo(f"repeatability: {out.parent / repeatability_name}")
 
 
 def predict(

@@ -45,7 +45,7 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
 }
-# Files of a registered class, under whatever name it gives them.
+# Prefix of the files that a registered class stores.
 _REGISTERED = "own-"
 _PART = re.compile(
     r"model\.json|(regressor|given)\.skops|estimator\.dmrifit"
@@ -58,7 +58,8 @@ _FITTED = (
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
 _SAME_MAJOR = ("dmrifit", "scikit-learn")
-# Limits of what a file unpacks to: forests of constants, the densest real ones, shrink 40 times.
+# Limits of the size of an unpacked file. The most compressible real models, forests of constants,
+# are packed to 1/40.
 _UNPACKED_BYTES = 2**26
 _UNPACKED_RATIO = 64
 
@@ -339,33 +340,39 @@ def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
 def _read_parts(
     file: BinaryIO, *, inside: bool = False
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read the archive, or the one inside it, and check it before any object is built."""
+    """
+    Read the metadata and the other parts of a model file, checked before any object is built.
+
+    `inside` says that the file is a part of another model file.
+    """
     if not zipfile.is_zipfile(file):
         raise RefusedError("it is not an archive that save_model wrote (pickles are never read)")
     with zipfile.ZipFile(file) as archive:
-        # Sizes and names come from the table of contents, before anything is unpacked.
+        # Names and sizes are checked from the table of contents, before anything is unpacked.
         entries = archive.infolist()
         names = archive.namelist()
-        is_complete = _METADATA in names and len(set(names)) == len(names)
-        if not is_complete or not all(map(_PART.fullmatch, names)):
+        has_duplicates = len(set(names)) < len(names)
+        if _METADATA not in names or has_duplicates or not all(map(_PART.fullmatch, names)):
             listed = ", ".join(repr(name)[1:-1] for name in sorted(names))
             raise RefusedError(f"it holds {listed} instead of the parts of a model")
         if inside and _ESTIMATOR in names:
             raise RefusedError("it holds a model in a model in a model")
-        unpacked = sum(entry.file_size for entry in entries)
-        packed = file.seek(0, io.SEEK_END)
-        # A model inside is packed already: packed again, it could unpack to the ratio squared.
-        packed_twice = any(
+        n_unpacked = sum(entry.file_size for entry in entries)
+        n_packed = file.seek(0, io.SEEK_END)
+        # A model inside is an archive, which hardly shrinks further. One that does is packed
+        # twice, and could unpack to the square of the ratio.
+        is_packed_twice = any(
             entry.filename == _ESTIMATOR and entry.file_size > 2 * entry.compress_size + 4096
             for entry in entries
         )
-        if unpacked > _UNPACKED_BYTES + _UNPACKED_RATIO * packed or packed_twice:
+        if n_unpacked > _UNPACKED_BYTES + _UNPACKED_RATIO * n_packed or is_packed_twice:
             raise RefusedError(
-                f"its {packed} bytes say that they unpack to {unpacked}, more than any model does"
+                f"its {n_packed} bytes say that they unpack to {n_unpacked}, more than any model "
+                "does"
             )
         parts = {}
         for entry in entries:
-            # Without a size, zipfile would unpack bytes beyond the stated one, too.
+            # Reading at most the stated size: an entry may unpack to more than it states.
             with archive.open(entry) as part:
                 parts[entry.filename] = part.read(entry.file_size)
     metadata = json.loads(parts.pop(_METADATA))

@@ -108,56 +108,60 @@ def lesion_table(
     import pandas as pd
 
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
-    matched = match_components(reference, prediction, **options)
-    matrix = check_affine(affine)
-    voxel_ml = voxel_volume(matrix) / MM3_PER_ML
-    lesions, touched = _clusters(matched)
-    lesions |= _lesion_columns(matched) | _centers(matched.reference, matrix)
-    is_false_positive = matched.false_positive
-    false_positives = {
-        "number": np.arange(1, len(is_false_positive) + 1),
-        "n_voxels": matched.component_voxels,
-        "predicted": matched.component_voxels,
-        "near": touched,
-        **_centers(matched.prediction, matrix),
+    matching = match_components(reference, prediction, **options)
+    affine = check_affine(affine)
+    voxel_ml = voxel_volume(affine) / MM3_PER_ML
+    clusters, touches_cluster = _clusters(matching)
+    centers = _centers(matching.reference, affine)
+    lesions = pd.DataFrame(clusters | _lesion_columns(matching) | centers)
+    n_components = len(matching.component_voxels)
+    component_columns = {
+        "number": np.arange(1, n_components + 1),
+        "n_voxels": matching.component_voxels,
+        "predicted": matching.component_voxels,
+        "near": touches_cluster,
+        **_centers(matching.prediction, affine),
     }
-    parts = [pd.DataFrame(lesions), pd.DataFrame(false_positives)[is_false_positive]]
-    # What is said of lesions alone is zero, or False, of false positives.
-    parts[1] = parts[1].reindex(columns=parts[0].columns, fill_value=0).astype(parts[0].dtypes)
+    components = pd.DataFrame(component_columns)
+    # Columns that describe lesions only are 0 or False for false positives.
+    components = components.reindex(columns=lesions.columns, fill_value=0).astype(lesions.dtypes)
+    parts = [lesions, components[matching.false_positive]]
     table = pd.concat(parts, keys=_KINDS, names=["kind", ""]).reset_index("kind")
     table["volume_mL"] = table["n_voxels"] * voxel_ml
     table["predicted_mL"] = table["predicted"] * voxel_ml
     table = table[list(_COLUMNS)].reset_index(drop=True)
     table.attrs |= {
-        "n_reference": len(matched.lesion_voxels),
-        "n_predicted": len(matched.component_voxels),
+        "n_reference": len(lesions),
+        "n_predicted": n_components,
         "voxel_mL": voxel_ml,
+        **options,
     }
-    table.attrs |= options
     return table
 
 
-def _lesion_columns(matched: Matching) -> dict[str, NDArray[Any]]:
-    """Describe the lesions of the reference; sums over pairs of a lesion and a component."""
-    n = len(matched.lesion_voxels)
-    flagged = matched.flagged[matched.component]
-    n_matched = np.bincount(matched.lesion, minlength=n)
-    predicted = np.bincount(matched.lesion, matched.component_voxels[matched.component], n)
-    shared = np.bincount(matched.lesion, matched.overlap, n)
+def _lesion_columns(matching: Matching) -> dict[str, NDArray[Any]]:
+    """Describe each lesion by the components that match it."""
+    # Arrays of pairs of a lesion and a component that match, summed over the pairs of each lesion.
+    lesion, component = matching.lesion, matching.component
+    n = len(matching.lesion_voxels)
+    is_flagged = matching.flagged[component]
+    n_matched = np.bincount(lesion, minlength=n)
+    predicted = np.bincount(lesion, matching.component_voxels[component], n)
+    shared = np.bincount(lesion, matching.overlap, n)
     # A flagged component counts once, at the first lesion that it matches.
-    first = np.unique(matched.component, return_index=True)[1]
-    n_flagged = np.bincount(matched.lesion[first], flagged[first], n)
+    first_pair = np.unique(component, return_index=True)[1]
+    n_flagged = np.bincount(lesion[first_pair], is_flagged[first_pair], n)
     return {
         "number": np.arange(1, n + 1),
         "found": n_matched > 0,
-        "distinct": matched.distinct,
+        "distinct": matching.distinct,
         "n_matched": n_matched,
         "split": n_matched > 1,
-        "bridged": np.bincount(matched.lesion, flagged, n) > 0,
+        "bridged": np.bincount(lesion, is_flagged, n) > 0,
         "n_flagged": n_flagged.astype(np.intp),
-        "n_voxels": matched.lesion_voxels,
+        "n_voxels": matching.lesion_voxels,
         "predicted": predicted,
-        "dice": 2 * shared / (matched.lesion_voxels + predicted),
+        "dice": 2 * shared / (matching.lesion_voxels + predicted),
     }
 
 
@@ -223,7 +227,7 @@ def lesion_counts(
     small: float = SMALL_ML,
     ignore_below: int = 2,
 ) -> pd.DataFrame:
-    """Count what the scores are made of, scan by scan."""
+    """Count lesions, findings and false positives of each scan: the parts of all scores."""
     import pandas as pd
 
     listed = [tables] if isinstance(tables, pd.DataFrame) else list(tables)
@@ -233,8 +237,8 @@ def lesion_counts(
 
 
 def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
-    """Compute scores from sums of counts."""
-    # A mapping or a Series, whose iteration gives values.
+    """Compute the scores from sums of `lesion_counts` over scans, a mapping or a Series."""
+    # Iteration over a Series would give its values.
     names = list(counts.keys())
     c = {name: np.asarray(counts[name], dtype=np.float64) for name in names}
     scores = {}
@@ -262,7 +266,7 @@ def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
 
 
 def _counts(table: pd.DataFrame, small: float, ignore_below: int) -> dict[str, float]:
-    """Count what the scores of one scan are made of."""
+    """Count lesions, findings and false positives of one scan."""
     is_lesion = (table["kind"] == _KINDS[0]).to_numpy()
     lesions, false_positives = table[is_lesion], table[~is_lesion]
     detected = lesions["found"].to_numpy()
@@ -297,11 +301,11 @@ def _counts(table: pd.DataFrame, small: float, ignore_below: int) -> dict[str, f
 def _challenge_scores(
     lesions: pd.DataFrame, false_positives: pd.DataFrame, ignore_below: int
 ) -> tuple[float, float]:
-    """Give Dice and F1 of a scan by the rule of BraTS-METS."""
+    """Compute Dice and F1 of a scan by the rule of BraTS-METS."""
     clusters = lesions[lesions["cluster_voxels"] >= ignore_below].drop_duplicates("cluster")
     n_wrong = int((~false_positives["near"].to_numpy(dtype=bool)).sum())
     n_hits = int(clusters["near"].sum())
-    # A scan without lesions and without findings is right by the rule of the challenge.
+    # By the rule of the challenge a scan without lesions and findings has the best score.
     if not len(clusters) + n_wrong:
         return 1.0, 1.0
     dice = float(clusters["cluster_dice"].sum()) / (len(clusters) + n_wrong)
@@ -321,9 +325,9 @@ def _rates(
 
 
 def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
-    """Divide arrays of the same shape; NaN where there is nothing to divide by."""
-    nothing = np.full(np.shape(denominator), np.nan)
-    return np.divide(numerator, denominator, out=nothing, where=np.greater(denominator, 0))
+    """Divide arrays of the same shape; NaN where the denominator is not above 0."""
+    ratios = np.full(np.shape(denominator), np.nan)
+    return np.divide(numerator, denominator, out=ratios, where=np.greater(denominator, 0))
 
 
 # Components --------------------------------------------------------------------------------------
@@ -332,52 +336,53 @@ def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
 def _centers(
     labels: NDArray[np.int32], affine: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Give the centers of all components in mm."""
-    voxels = np.nonzero(labels)
-    number = labels[voxels] - 1
-    n_voxels = np.bincount(number)
-    centers = np.stack([np.bincount(number, along) / n_voxels for along in voxels], axis=1)
+    """Compute the centers of mass of all components in mm."""
+    indices = np.nonzero(labels)
+    component = labels[indices] - 1
+    n_voxels = np.bincount(component)
+    centers = np.stack([np.bincount(component, index) / n_voxels for index in indices], axis=1)
     return dict(zip("xyz", (centers @ affine[:3, :3].T + affine[:3, 3]).T, strict=True))
 
 
-def _clusters(matched: Matching) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+def _clusters(matching: Matching) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
     """
     Join lesions that touch when grown by a voxel, and score each cluster as a whole.
 
-    Gives columns of the lesions, and which components touch any of the grown clusters.
+    Returns columns of the lesions, and whether each component touches a grown cluster.
     """
     from scipy import ndimage
 
-    n, n_components = len(matched.lesion_voxels), len(matched.component_voxels)
-    grown = np.zeros(matched.reference.shape, dtype=bool)
-    structure = ndimage.generate_binary_structure(3, 2)
-    boxes = ndimage.find_objects(matched.reference) if n else []
-    # A voxel of each lesion, which tells its cluster.
-    first_voxel = np.empty((n, 3), dtype=np.intp)
+    reference, prediction = matching.reference, matching.prediction
+    n_lesions, n_components = len(matching.lesion_voxels), len(matching.component_voxels)
+    grown = np.zeros(reference.shape, dtype=bool)
+    faces_and_edges = ndimage.generate_binary_structure(3, 2)
+    boxes = ndimage.find_objects(reference) if n_lesions else []
+    # A voxel of each lesion, to look up its cluster.
+    first_voxel = np.empty((n_lesions, 3), dtype=np.intp)
     for i, box in enumerate(boxes):
         # Each lesion is grown in its own box; growing the whole scan takes far longer.
         wide = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
-        inside = matched.reference[wide] == i + 1
+        inside = reference[wide] == i + 1
         first_voxel[i] = np.argwhere(inside)[0] + [side.start for side in wide]
-        grown[wide] |= ndimage.binary_dilation(inside, structure)
-    labels = matched.reference
-    if n:
-        labels = ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0]
-    cluster = labels[tuple(first_voxel.T)].astype(np.intp) - 1
-    n_clusters = int(cluster.max(initial=-1)) + 1
-    near, component, _ = meeting_pairs(labels, matched.prediction, grown, n_components)
-    lesion, _, overlap = meeting_pairs(
-        matched.reference, matched.prediction, matched.reference > 0, n_components
-    )
-    voxels = np.bincount(cluster, matched.lesion_voxels, n_clusters)
-    predicted = np.bincount(near, matched.component_voxels[component], n_clusters)
-    shared = np.bincount(cluster[lesion], overlap, n_clusters)
-    touched = np.zeros(n_components, dtype=bool)
-    touched[component] = True
+        grown[wide] |= ndimage.binary_dilation(inside, faces_and_edges)
+    clusters = reference
+    if n_lesions:
+        clusters = ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0]
+    cluster_of_lesion = clusters[tuple(first_voxel.T)].astype(np.intp) - 1
+    n_clusters = int(cluster_of_lesion.max(initial=-1)) + 1
+    # Pairs of a cluster or a lesion with a component, and the voxels that they share.
+    cluster, component, _ = meeting_pairs(clusters, prediction, grown, n_components)
+    lesion, _, overlap = meeting_pairs(reference, prediction, reference > 0, n_components)
+    n_voxels = np.bincount(cluster_of_lesion, matching.lesion_voxels, n_clusters)
+    predicted = np.bincount(cluster, matching.component_voxels[component], n_clusters)
+    shared = np.bincount(cluster_of_lesion[lesion], overlap, n_clusters)
+    touches_cluster = np.zeros(n_components, dtype=bool)
+    touches_cluster[component] = True
+    dice = 2 * shared / np.maximum(n_voxels + predicted, 1)
     columns = {
-        "cluster": cluster + 1,
-        "cluster_voxels": voxels[cluster].astype(np.intp),
-        "cluster_dice": (2 * shared / np.maximum(voxels + predicted, 1))[cluster],
-        "near": (predicted > 0)[cluster],
+        "cluster": cluster_of_lesion + 1,
+        "cluster_voxels": n_voxels[cluster_of_lesion].astype(np.intp),
+        "cluster_dice": dice[cluster_of_lesion],
+        "near": (predicted > 0)[cluster_of_lesion],
     }
-    return columns, touched
+    return columns, touches_cluster

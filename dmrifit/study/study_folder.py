@@ -1,4 +1,4 @@
-"""Folder of a study: its settings, finished trainings and tables."""
+"""Folder of a study: its settings, the results of finished trainings, and its tables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,19 @@ _FINISHED = "finished"
 
 
 class StudyFolder:
-    """The results of one study, in a folder made on the first write: cells, tables, settings."""
+    """
+    The folder of one study, made when something is first written to it.
+
+    study.json has the settings, and after the end of the study the SHA-256 of each table. The
+    folder "cells" has the scores of each finished training (a cell of the comparison), so that an
+    interrupted study can be resumed.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def settings(self) -> dict[str, Any]:
-        """Read what study the folder holds."""
+        """Read the settings of the study in the folder; empty without a study."""
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; name a folder for the results")
@@ -50,7 +56,7 @@ class StudyFolder:
         return settings
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Make sure that the folder holds no other study."""
+        """Raise ValueError if the folder has a study of other settings."""
         earlier = self.settings()
         if not earlier:
             return
@@ -63,47 +69,47 @@ class StudyFolder:
                 )
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Begin or resume the study; until it is written whole, its tables are unfinished."""
+        """Begin or resume a study, which counts as unfinished until `write_study`."""
         self.check(settings)
         self._write_description(settings=describe(settings))
         for folder in (self.path, self.path / _CELLS):
             remove_abandoned_parts(folder)
 
     def write_study(self, content: Mapping[str, Any], tables: Mapping[str, str]) -> None:
-        """Write tables, then the description of the study with their digests."""
+        """Write the tables of a finished study by their file names, then study.json."""
         settings = content.get("settings", {})
-        # Without digests the folder counts as unfinished while its tables are replaced.
+        # Without digests the study counts as unfinished while its tables are replaced.
         self._write_description(settings=settings)
         for name, text in tables.items():
             write_text(self.path / name, text)
-        finished = {name: _sha256(text) for name, text in tables.items()}
-        self._write_description(**{"settings": settings, **content, _FINISHED: finished})
+        digests = {name: _sha256(text) for name, text in tables.items()}
+        self._write_description(**{"settings": settings, **content, _FINISHED: digests})
 
     def _write_description(self, **content: Any) -> None:
         text = json.dumps({"format": _FORMAT, **content}, indent=1, ensure_ascii=False)
         write_text(self.path / _STUDY, f"{text}\n")
 
     def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Read the description of the study and its tables."""
+        """Read study.json and the tables of a finished study, by their file names."""
         path = self.path / _STUDY
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., "
                 "out=folder) has made"
             )
-        # Raises where the file describes no study.
+        # For its errors: the file may describe no study.
         self.settings()
         content = json.loads(path.read_text(encoding="utf-8"))
         del content["format"]
-        finished = content.pop(_FINISHED, None)
-        if finished is None:
+        digests = content.pop(_FINISHED, None)
+        if digests is None:
             raise FileNotFoundError(
                 f"the comparison in {self.path} was not finished; run it again, and it goes on "
                 "where it stopped"
             )
         tables = {}
-        for name, expected in finished.items():
-            # A name from a file must not lead out of the folder.
+        for name, digest in digests.items():
+            # A file name in study.json must not lead out of the folder.
             if Path(name).name != name:
                 raise ValueError(
                     f"{path} names the table {name!r}, which is none of this folder; run the "
@@ -115,7 +121,7 @@ class StudyFolder:
                     f"{table} does not exist, which belongs to the comparison there; run it again"
                 )
             text = table.read_bytes().decode("utf-8", errors="replace")
-            if _sha256(text) != expected:
+            if _sha256(text) != digest:
                 raise ValueError(
                     f"{table} was changed or damaged after it was written; run the comparison "
                     "again to restore it"
@@ -124,7 +130,7 @@ class StudyFolder:
         return content, tables
 
     def get(self, key: str, *, arrays: bool = False) -> dict[str, Any] | None:
-        """Read a finished cell."""
+        """Read the results of a training, with its predictions if `arrays`; None if unfinished."""
         path = self.path / _CELLS / f"{key}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -134,11 +140,11 @@ class StudyFolder:
                     path.with_suffix(".npz").open("rb") as file,
                     np.load(file, allow_pickle=False) as stored,
                 ):
-                    for key_of_array in stored:
-                        name, _, patient = key_of_array.partition("/")
-                        predicted = content[_PREDICTIONS].setdefault(patient, {})
-                        predicted[name] = stored[key_of_array]
-        # Whatever the damage, as of a power cut, the cell is computed again.
+                    for array_name in stored:
+                        parameter, _, patient = array_name.partition("/")
+                        patient_predictions = content[_PREDICTIONS].setdefault(patient, {})
+                        patient_predictions[parameter] = stored[array_name]
+        # A damaged file, as after a power cut, counts as missing: the training is run again.
         except Exception:
             return None
         if not isinstance(content, dict) or not {"scores", "signals"} <= content.keys():
@@ -146,15 +152,15 @@ class StudyFolder:
         return content
 
     def put(self, key: str, content: Mapping[str, Any]) -> None:
-        """Keep a finished cell."""
+        """Write the results of a finished training."""
         path = self.path / _CELLS / f"{key}.json"
         plain = {name: value for name, value in content.items() if name != _PREDICTIONS}
         if _PREDICTIONS in content:
             arrays = {}
-            for patient, predicted in content[_PREDICTIONS].items():
-                for name, values in predicted.items():
-                    arrays[f"{name}/{patient}"] = values
-            # Arrays first: the text that is written after them marks the cell as finished.
+            for patient, patient_predictions in content[_PREDICTIONS].items():
+                for parameter, values in patient_predictions.items():
+                    arrays[f"{parameter}/{patient}"] = values
+            # Arrays first: the JSON file, written last, marks the training as finished.
             arrays_path = path.with_suffix(".npz")
             with whole_file(arrays_path, lasting=False) as part, part.open("wb") as file:
                 np.savez(file, **arrays)

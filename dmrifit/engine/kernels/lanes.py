@@ -1,4 +1,9 @@
-"""Vector code: arithmetic on numbers of all lanes at once, traced to LLVM instructions."""
+"""
+Vector code: Python functions that compute on all lanes at once, traced to LLVM instructions.
+
+A lane is one of the voxels that are fitted side by side. Calling a function with `Number` objects
+records each arithmetic operation as a vector instruction.
+"""
 
 from __future__ import annotations
 
@@ -22,29 +27,32 @@ njit: Any = numba.njit
 
 _DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 
-# exp(x) = 2^n·exp(r) with |r| ≤ ln(2)/2: a Taylor polynomial in r, and n in the exponent's bits.
+# exp(x) = 2^n·exp(r) with |r| ≤ ln(2)/2: exp(r) is a Taylor polynomial, and n is written to the
+# bits of the exponent.
 _TAYLOR = [1.0]
 for _i in range(1, 13):
     _TAYLOR.append(_TAYLOR[-1] / _i)
 _LOG2_E = 1.4426950408889634
+# ln(2) in two parts, whose sum is more precise than one double.
 _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
-# 1.5·2^52: added to a whole number, it leaves that number in the lowest bits.
+# 1.5·2^52: added to an integer, it leaves that integer in the lowest bits of the double.
 _SHIFT = 6755399441055744.0
-_ONE = 1023 << 52
+_ONE = 1023 << 52  # bits of 1.0
 
 
 def block(write: Callable, layout: Layout | None = None) -> Callable:
     """
-    Compile a function of five places to one of six arrays or pointers, ``run(w, s, y, v, t, o)``.
+    Compile ``write(w, s, y, v, t)`` to a function of arrays, ``run(w, s, y, v, t, o)``.
 
-    `write` is called once, and what it computes and stores is done for every lane: ``w[6]`` is row
-    6 of `w`, of which a layout gives rows by name, ``y[2]`` and ``v[2]`` the same in `y` and `v`
-    beyond ``o[0]``, ``t[1][2]`` in `t` beyond ``o[1]``; ``s[3]`` is one number for all lanes.
-    There are ``+ - * /``, comparisons, ``& | ~``, `choose`, `exp`, `sqrt` and `log`. A product in
-    a sum is rounded with it, unless a plus sign before the product keeps it apart.
+    `write` is called once, and its computations become instructions for every lane. Its arguments
+    are views: ``w[6]`` is row 6 of the work array, whose rows a layout also gives by name;
+    ``y[2]`` and ``v[2]`` are rows of signals and weights after the offset ``o[0]``; ``t[1][2]`` is
+    a row of the table after ``o[1]``; ``s[3]`` is a number that all lanes share. It may use
+    ``+ - * /``, comparisons, ``& | ~``, `choose`, `exp`, `sqrt` and `log`. A sum with a product is
+    rounded once; a plus sign before the product rounds it by itself.
 
-    numba would take ten times as long to compile the same loops, nearly all of it before LLVM
-    begins, and LLVM would have to prove that they can be vectorized.
+    numba would take ten times as long to compile the same loops, and LLVM would have to prove that
+    they can be vectorized.
     """
 
     @intrinsic
@@ -60,7 +68,7 @@ def block(write: Callable, layout: Layout | None = None) -> Callable:
 
 
 def _call(typing_context, address, arguments):
-    """Call the code of a model at an address with the arrays and whole numbers of a tuple."""
+    """Call compiled code at an address; a tuple has its arguments, arrays and integers."""
 
     def build(context, builder, signature, values):
         pointer, packed = values
@@ -79,15 +87,15 @@ call: Any = intrinsic(_call)
 
 
 def _address(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> ir.Value:
-    """Find where the numbers of an array lie; pointers and numbers are what they are."""
+    """Give the address of the data of an array; leave pointers and numbers as they are."""
     if isinstance(kind, types.Array):
         return context.make_array(kind)(context, builder, value).data
     return value
 
 
 def _width() -> int:
-    """Count the numbers in a vector of the processor that numba compiles for."""
-    # Environment variables of numba may name a processor other than that of the machine.
+    """Give the doubles in a vector of the processor that numba compiles for."""
+    # Environment variables of numba may choose another processor than the machine's.
     settings: Any = config
     features = settings.CPU_FEATURES
     if settings.CPU_NAME is not None or features is not None:
@@ -141,7 +149,7 @@ class _Code:
         self.vector = ir.VectorType(_DOUBLE, self.width)
 
     def value(self, number: Any) -> ir.Value:
-        """Give the vector of a number, also of a plain one."""
+        """Give the vector of a `Number`, or repeat a Python number in every lane."""
         if isinstance(number, Number):
             return number.value
         return ir.Constant(self.vector, [float(number)] * self.width)
@@ -154,7 +162,7 @@ class _Code:
         return self.builder.call(function, arguments)
 
     def common(self, array: ir.Value) -> Callable[[int], Number]:
-        """Put a number of an array into every place of a vector."""
+        """Give access to numbers of an array, repeated in every lane."""
 
         def repeated(i: int) -> Number:
             build = self.builder
@@ -167,7 +175,7 @@ class _Code:
 
 
 class _Items:
-    """What a function gives, by subscript."""
+    """The results of a function by subscript: ``items[i]`` is ``give(i)``."""
 
     def __init__(self, give: Callable[[int], Any]) -> None:
         self._give = give
@@ -177,7 +185,7 @@ class _Items:
 
 
 class _Rows:
-    """The rows of an array of lanes, beyond an offset."""
+    """Rows of an array with a column for each lane, after an offset."""
 
     def __init__(self, code: _Code, array: ir.Value, offset: ir.Value | None = None) -> None:
         self._code, self._array, self._offset = code, array, offset
@@ -198,7 +206,7 @@ class _Rows:
 
 
 class Number:
-    """A number of every lane; a product waits for the sum with which it is rounded."""
+    """A number of every lane; a product is kept as its factors, for a fused sum."""
 
     __array_ufunc__ = None  # numbers of NumPy leave arithmetic to this class
     __hash__ = None  # type: ignore[assignment]
@@ -243,10 +251,9 @@ class Number:
 
     def _sum(self, other: Any, *, is_minus: bool = False) -> Number:
         """
-        Round a product and a sum once.
+        Add or subtract; a product and a sum become one fused operation, which rounds once.
 
-        Fused here and not by LLVM, which decides by the processor, so that the bits are the same
-        on all of them.
+        LLVM would fuse them on some processors only, and results would differ between machines.
         """
         build = self.code.builder
         if self.factors is not None:
@@ -282,7 +289,7 @@ class Number:
 
 
 class Condition:
-    """Whether something holds, in every lane."""
+    """Whether a condition is true, in every lane."""
 
     def __init__(self, code: _Code, value: ir.Value) -> None:
         self.code = code
@@ -302,7 +309,7 @@ class Condition:
 
 
 def choose(condition: Any, yes: Any, no: Any) -> Any:
-    """Take the first number where a condition holds, else the second; also of plain numbers."""
+    """Give `yes` in lanes where a condition is true, else `no`; takes plain numbers, too."""
     if not isinstance(condition, Condition):
         return np.where(condition, yes, no)[()]
     code = condition.code
@@ -310,14 +317,14 @@ def choose(condition: Any, yes: Any, no: Any) -> Any:
 
 
 def sqrt(x: Any) -> Any:
-    """Compute the root."""
+    """Compute the square root."""
     if not isinstance(x, Number):
         return np.sqrt(x)
     return Number(x.code, x.code.intrinsic("sqrt", x.value))
 
 
 def log(x: Any) -> Any:
-    """Compute the logarithm; finite, because x**a·log(x), the derivative of a power, is 0 at 0."""
+    """Compute the logarithm, finite at 0: the derivative of a power, x**a·log(x), is 0 there."""
     x = choose(x > 1e-300, x, 1e-300)
     if not isinstance(x, Number):
         return np.log(x)

@@ -1,4 +1,9 @@
-"""Where the numbers of a lane lie in the work array."""
+"""
+Memory of the compiled fits: data of the measurements, and fields of the work array.
+
+Compiled code fits `LANES` voxels side by side; one of them is a lane. The work array has a column
+for each lane, and rows for the numbers of its fit, which `Layout` finds by name.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from dmrifit.engine.formulas.model_formula import Parameter
 
-LANES = 16  # voxels side by side; the work array then stays in the first cache
-UNROLL = 3  # measurements taken together, so that the sums are loaded and stored less often
+LANES = 16  # few enough that the work array stays in the first-level cache
+UNROLL = 3  # measurements summed at once, so that sums are loaded and stored less often
 
-#: Share of the box from which on an interval says nothing that the box did not.
+#: Share of the range between the bounds above which an interval is not determined by the signals.
 UNDETERMINED_SHARE = 0.75
 
 #: Noise of signals without noise, of the largest one; they have no other residuals.
@@ -23,33 +28,33 @@ ROUNDING = 1e-9
 
 _CACHE_LINE = 64  # bytes
 
-# Fields of a lane that hold one number; they come first, at the same places for all models.
+# Fields with one number a lane. They come first, in the same rows for all models. The fit is at
+# its current point and tries a trial point.
 SINGLE = (
-    "C",  # objective where it stands, at the trial, at the best end of starts so far
-    "CT",
-    "BC",
-    "GB",  # the objective below which a start must promise to end, or be given up
-    "SQ",  # the objective without regularization, where it stands and at the trial
-    "SQT",
+    "C",  # objective at the current point
+    "CT",  # objective at the trial point
+    "BC",  # lowest objective of the starting points fitted so far
+    "GB",  # objective that a fit must be expected to fall below; otherwise it is abandoned
+    "SQ",  # objective without regularization at the current point
+    "SQT",  # the same at the trial point
     "LAM",  # damping
-    "P1",  # what the trial promises to take off the objective
-    "IT",
-    "END",  # 0 on the way, 1 converged, 2 stuck, 3 and 4 given up
+    "P1",  # decrease of the objective that the linearized model predicts for the trial point
+    "IT",  # steps so far
+    "END",  # 0 running, 1 converged, 2 stuck, 3 and 4 abandoned
     "NF2",  # square of the noise floor
 )
 
 
 class Contrasts(NamedTuple):
     """
-    The measurements as a kernel takes them, the last one repeated to a multiple of `UNROLL`.
+    The measurements for compiled code, the last one repeated to a multiple of `UNROLL`.
 
-    Exponentials of b alone and of te alone are computed once for each distinct value; `rows` says
-    which two values a measurement has. Both numbers of a measurement follow each other.
+    Exponentials of b alone and of te alone are computed once for each distinct value.
     """
 
-    pairs: NDArray[np.float64]
-    rows: NDArray[np.int64]
-    b: NDArray[np.float64]
+    pairs: NDArray[np.float64]  # b and te of each measurement in turn
+    rows: NDArray[np.int64]  # indices of both in `b` and `te`, likewise
+    b: NDArray[np.float64]  # distinct values
     te: NDArray[np.float64]
 
     @classmethod
@@ -69,45 +74,51 @@ class Contrasts(NamedTuple):
 
 
 class Common(NamedTuple):
-    """What is the same for all voxels of a fit."""
+    """
+    What all voxels of a fit have in common.
 
-    numbers: NDArray[np.int64]  # parameters, S0 or −1, the fraction of a mixture or −1, K, its D
+    The fit searches in inner coordinates: parameters, their logarithms or inverses, see `form`.
+    """
+
+    # The number of parameters; then indices: of S0 and of the fraction of a mixture (−1 without
+    # one), and of K and its D.
+    numbers: NDArray[np.int64]
     forms: NDArray[np.int64]  # "plain", "log" or "inverse", as 0, 1 or 2
-    low: NDArray[np.float64]  # in inner coordinates, as is `middle`
+    low: NDArray[np.float64]  # bounds in inner coordinates
     high: NDArray[np.float64]
-    outer_low: NDArray[np.float64]
+    outer_low: NDArray[np.float64]  # bounds of the parameters
     outer_high: NDArray[np.float64]
-    scaled: NDArray[np.bool_]  # amplitudes
+    scaled: NDArray[np.bool_]  # whether a parameter is an amplitude
     n_free: int
     regularized: bool
-    turn_up: float  # largest K·D at which the signal still falls
-    first: int  # the stratum of atoms that a search begins with, or −1
-    middle: NDArray[np.float64]
+    turn_up: float  # largest K·D at which the signal still falls with b
+    first: int  # stratum of the dictionary that a search begins with, or −1
+    middle: NDArray[np.float64]  # in inner coordinates
 
 
 class Atoms(NamedTuple):
-    """The signals of a dictionary, their inner coordinates, and what they are rated by."""
+    """A dictionary of signals (atoms), to find starting points of fits."""
 
     signals: NDArray[np.float64]
-    points: NDArray[np.float64]
-    gram: NDArray[np.float64]
+    points: NDArray[np.float64]  # inner coordinates
+    gram: NDArray[np.float64]  # products of signals
     constants: NDArray[np.float64]
-    n_first: int  # those of the first component come first
+    n_first: int  # atoms of the first component, which come first
 
 
 class Starts(NamedTuple):
-    """The voxels of a chunk, then those that can be fitted, and their starting points."""
+    """Signals and scales of all voxels of a chunk, and starting points of the usable ones."""
 
     signals: NDArray[np.float64]
     scales: NDArray[np.float64]
-    usable: NDArray[np.int64]  # places in `signals`
+    usable: NDArray[np.int64]  # indices of voxels that can be fitted; all below are of these
     n_measured: NDArray[np.int64]
     points: NDArray[np.float64]
     ratings: NDArray[np.float64]  # sums of squares of the best atoms of each stratum
 
 
 class Ends(NamedTuple):
-    """Where the searches of the voxels ended, in the order of `Starts`."""
+    """Results of the fits of a chunk, in the order of `Starts.usable`."""
 
     points: NDArray[np.float64]
     sums: NDArray[np.float64]
@@ -118,7 +129,7 @@ class Ends(NamedTuple):
 
 
 def zeros_of_lanes(*shape: int) -> NDArray[np.float64]:
-    """Make an array of zeros for vector code, which is slower where vectors cross cache lines."""
+    """Make an array of zeros that begins at a cache line, where vector code is fastest."""
     size = 8 * math.prod(shape)
     raw = np.zeros(size + _CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % _CACHE_LINE
@@ -127,51 +138,57 @@ def zeros_of_lanes(*shape: int) -> NDArray[np.float64]:
 
 #: Fields of the work array of a fit after `SINGLE`, by their shapes.
 FIT_FIELDS = dict.fromkeys(SINGLE, "one") | {
-    "Q": "vector",  # where the lane stands, in inner coordinates
-    "T": "vector",  # where it tries to go
-    "X": "vector",  # the trial in the coordinates of the formula
-    "G": "vector",  # J'r where it stands and at the trial
-    "GT": "vector",
-    "LO": "vector",
+    "Q": "vector",  # current point, in inner coordinates
+    "T": "vector",  # trial point, in inner coordinates
+    "X": "vector",  # trial point, in the parameters of the formula
+    "G": "vector",  # J'r at the current point, of residuals r and their Jacobian J
+    "GT": "vector",  # J'r at the trial point
+    "LO": "vector",  # bounds, in inner coordinates
     "HI": "vector",
     "D": "vector",  # diagonal of the inverse of J'J
-    "M": "matrix",  # J'J where it stands and at the trial
-    "MT": "matrix",
+    "M": "matrix",  # J'J at the current point
+    "MT": "matrix",  # J'J at the trial point
 }
 
-#: Fields of the work array of intervals.
+#: Fields of the work array of intervals. The bounds count as a weak prior; the quadratic form is
+#: the objective with it, to second order at the estimate.
 INTERVAL_FIELDS = {
-    "TOP": "one",  # largest signal, and largest magnitude
-    "LARGEST": "one",
+    "TOP": "one",  # largest signal
+    "LARGEST": "one",  # largest magnitude of a signal
     "NF2": "one",  # square of the noise floor
-    "DOF": "one",
-    "SPAN": "one",  # standard deviations from the middle to a probe
-    "COUNT": "one",  # parameters that the box alone determines
+    "DOF": "one",  # degrees of freedom
+    "SPAN": "one",  # distance of a probe from the minimum, in SD
+    "COUNT": "one",  # parameters that the bounds alone determine
     "QUANTILE": "one",
     "VARIANCE": "one",  # of the noise
-    "LEAST": "one",  # the minimum of the quadratic form
-    "SQT": "one",  # r'r, J'r and J'J at the point
-    "GT": "vector",
-    "MT": "matrix",
-    "P": "vector",  # the estimate, and its coordinates
-    "U": "vector",
-    "LO": "vector",
+    "LEAST": "one",  # smallest value of the quadratic form
+    "SQT": "one",  # r'r at the point T, of residuals r and their Jacobian J
+    "GT": "vector",  # J'r there
+    "MT": "matrix",  # J'J there
+    "P": "vector",  # estimate, in the parameters of the formula
+    "U": "vector",  # estimate, in coordinates
+    "LO": "vector",  # bounds, in coordinates
     "HI": "vector",
-    "WEIGHT": "vector",  # precision and mean of the prior
-    "MID": "vector",
-    "T": "vector",  # the point, and the same in the coordinates of the formula
-    "X": "vector",
+    "WEIGHT": "vector",  # precision of the prior
+    "MID": "vector",  # mean of the prior
+    "T": "vector",  # point at which signals are computed, in coordinates
+    "X": "vector",  # the same, in the parameters of the formula
     "SD": "vector",
-    "MIDDLE": "vector",  # the minimum of the quadratic form
-    "COV": "square",
-    "DISTANCE": "sides",  # of the probe of each side, and the curvature found
-    "BEND": "sides",
-    "END": "sides",
+    "MIDDLE": "vector",  # minimum of the quadratic form
+    "COV": "square",  # covariances
+    "DISTANCE": "sides",  # of the probe of each side from the minimum
+    "BEND": "sides",  # curvature of the objective on each side
+    "END": "sides",  # ends of the intervals
 }
 
 
 class Layout:
-    """Rows of a work array, by the names of its fields."""
+    """
+    Rows of the fields of a work array, for models of some number of parameters.
+
+    A field of the shape "one" has one row, "vector" one a parameter, "matrix" one an entry of the
+    lower triangle, "square" one an entry, and "sides" one an end of each interval.
+    """
 
     def __init__(self, n_parameters: int, fields: Mapping[str, str] = FIT_FIELDS) -> None:
         n = n_parameters
@@ -187,7 +204,7 @@ class Layout:
 
 
 class Fields:
-    """The numbers of a lane by name: ``w.C``, ``w.X[i]``, and of symmetric ``w.M[i, j]``."""
+    """Fields of a work array as attributes: ``w.C``, ``w.X[i]``, and ``w.M[i, j] = w.M[j, i]``."""
 
     def __init__(self, layout: Layout, rows: Any) -> None:
         vars(self).update(_layout=layout, _rows=rows)
@@ -201,22 +218,22 @@ class Fields:
 
 
 class _Field:
-    """The rows of one field."""
+    """Rows of one field, by the index of a parameter or of two."""
 
     def __init__(self, rows: Any, first: int) -> None:
         self._rows, self._first = rows, first
 
-    def _row(self, place: int | tuple[int, int]) -> int:
-        if isinstance(place, tuple):
-            i, j = max(place), min(place)
-            place = i * (i + 1) // 2 + j
-        return self._first + place
+    def _row(self, index: int | tuple[int, int]) -> int:
+        if isinstance(index, tuple):
+            i, j = max(index), min(index)
+            index = i * (i + 1) // 2 + j
+        return self._first + index
 
-    def __getitem__(self, place: int | tuple[int, int]) -> Any:
-        return self._rows[self._row(place)]
+    def __getitem__(self, index: int | tuple[int, int]) -> Any:
+        return self._rows[self._row(index)]
 
-    def __setitem__(self, place: int | tuple[int, int], value: Any) -> None:
-        self._rows[self._row(place)] = value
+    def __setitem__(self, index: int | tuple[int, int], value: Any) -> None:
+        self._rows[self._row(index)] = value
 
 
 def is_share(parameter: Parameter) -> bool:

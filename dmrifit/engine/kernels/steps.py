@@ -1,4 +1,10 @@
-"""Steps in lane arithmetic: sums over measurements, Levenberg–Marquardt steps, and intervals."""
+"""
+Fit and intervals in vector code: sums over measurements, and Levenberg–Marquardt steps.
+
+Each method with the arguments (w, s, y, v, t) is compiled by `lanes.block`: `w` has the fields of
+the work array (see `layout`), `s` numbers that all voxels share, `y` signals, `v` their weights
+and `t` a table of exponentials. A plus sign before a product rounds it by itself.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +25,9 @@ from dmrifit.engine.kernels.layout import (
     Layout,
 )
 
-# What is the same for all lanes, after b and te of the measurements at hand.
+# Indices in `s` of a fit, after b and te of `UNROLL` measurements.
 TURN_UP, TOLERANCE, PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
+#: Predicted decreases, as a share of the objective, below which a fit is close to its minimum.
 _NEAR, _FAR = 1e-3, 0.1
 
 
@@ -28,26 +35,26 @@ _NEAR, _FAR = 1e-3, 0.1
 class Signal:
     """The signal of a model and its derivatives, as `formula` writes them."""
 
-    forms: tuple[str, ...]  # how each parameter relates to its inner coordinate
-    kurtosis: int  # K and D of a cumulant −bD + K(bD)²/6, or -1
+    forms: tuple[str, ...]  # inner coordinate of each parameter: "plain", "log" or "inverse"
+    kurtosis: int  # indices of K and D of a cumulant −bD + K(bD)²/6; -1 without one
     diffusivity: int
-    # Signal and slopes by parameters, b, te, and exponentials of b alone and of te alone; None
-    # where a user's function is called, which leaves them in the table.
+    # Gives the signal and its derivatives from parameters, b, te, and exponentials of b and of te.
+    # None for a user's function, which writes them to the table.
     evaluate: Callable | None
     exponents_of_b: Callable
     exponents_of_te: Callable
 
 
 def total(terms: Iterable[Any]) -> Any:
-    """Add numbers up, from the first one on."""
+    """Add numbers in their order; unlike `sum`, without a 0 before the first."""
     return reduce(operator.add, terms)
 
 
 class Sums:
-    """Residuals of the measurements and their derivatives, summed up in a work array."""
+    """Sums over measurements of squared residuals r'r, of J'r and of J'J."""
 
     fields: Mapping[str, str] = FIT_FIELDS
-    bends = True  # whether the curvature of the noise floor counts
+    bends = True  # whether the second derivative of the noise floor enters J'J
 
     def __init__(self, signal: Signal) -> None:
         self.signal = signal
@@ -77,16 +84,17 @@ class Sums:
             row[e] = exp(exponent)
 
     def accumulate(self, w: Any, s: Any, y: Any, v: Any, t: Any, *, floored: bool = False) -> None:
-        """Add the measurements that were taken together."""
+        """Add `UNROLL` measurements to the sums."""
         x = [w.X[i] for i in range(self.n)]
         residuals, pulls, slopes, bent = [], [], [], []
         for u in range(UNROLL):
             signal, slope = self._measurement(x, s, t, u)
             weight = v[u]
             if floored:
-                # z = √(s² + nf²) has the slope s/z, 1 where there is neither signal nor floor. Far
-                # below the floor the slope vanishes and only its bend nf²/z³ holds the signal; it
-                # counts where it makes the curvature larger.
+                # The expected magnitude z = √(s² + nf²) has the derivative s/z, taken as 1 where
+                # signal and floor are both 0. Far below the floor the derivative vanishes, and
+                # only the second one, nf²/z³, makes the signal matter; it is added where it makes
+                # J'J larger.
                 z = sqrt(signal * signal + w.NF2)
                 residual = +(weight * (y[u] - z))
                 is_some = z > 1e-150
@@ -114,7 +122,7 @@ class Sums:
             w.MT[i, j] = total([w.MT[i, j], *(bent[u][i] * slopes[u][j] for u in units)])
 
     def accumulate_floored(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Add them with a noise floor."""
+        """Add `UNROLL` measurements with a noise floor."""
         self.accumulate(w, s, y, v, t, floored=True)
 
     def _measurement(self, x: list, s: Any, t: Any, u: int) -> tuple[Any, list]:
@@ -126,14 +134,14 @@ class Sums:
         return signal, slopes
 
     def regularize(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Add nothing; fits alone are regularized."""
+        """Add nothing: only fits are regularized."""
 
 
 class FitSteps(Sums):
     """The steps of a fit."""
 
     def begin(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Go from inner coordinates to those of the formula, and clear the sums."""
+        """Convert the trial point to the parameters of the formula, and clear the sums."""
         for i, form in enumerate(self.signal.forms):
             w.X[i] = exp(w.T[i]) if form == "log" else w.T[i]
         k = self.signal.kurtosis
@@ -156,7 +164,7 @@ class FitSteps(Sums):
     def regularize(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
         """Add penalty·(parameter − origin)² of each parameter, in coordinates of the formula."""
         for i, form in enumerate(self.signal.forms):
-            # The curvature by the inner coordinate counts: J'J alone overshoots far from the
+            # With the second derivative by the inner coordinate: J'J alone overshoots far from the
             # origin.
             outer, slope, bend = w.X[i], 1.0, 0.0
             if form == "inverse":
@@ -172,7 +180,7 @@ class FitSteps(Sums):
             w.MT[i, i] = w.MT[i, i] + penalty * (slope * slope + +(away * bend))
 
     def chain(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Turn the sums into those of inner coordinates by the chain rule."""
+        """Convert J'r and J'J to derivatives by the inner coordinates."""
         n, k, d = self.n, self.signal.kurtosis, self.signal.diffusivity
         w.CT = w.CT + w.SQT
         if k >= 0:
@@ -190,7 +198,7 @@ class FitSteps(Sums):
                 scale_row(w, n, i, w.X[i])
 
     def accept(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Move the lanes whose trial is better, and adapt their damping."""
+        """Accept the trial point in lanes where it is better, and adapt the damping."""
         is_better = w.CT < w.C
         damping = w.LAM
         gain = (w.C - w.CT) / w.P1
@@ -208,12 +216,12 @@ class FitSteps(Sums):
 
     def step(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
         """
-        Choose the next trial of every lane and say which lanes are done.
+        Choose the next trial point of every lane, and tell which lanes have ended.
 
-        Parameters at a bound that the gradient pushes against stay there; those that the step
-        would carry out are put on their bound and the rest is solved again. A lane is done when
-        the unclipped step promises too little: judged by the clipped one, 2–3 % of voxels stop
-        early.
+        Parameters at a bound that the gradient points beyond are fixed. Those that the step would
+        take beyond a bound are set to it, and the step of the others is solved again. A lane has
+        converged when the unclipped step predicts too small a decrease: by that of the clipped
+        step, 2–3 % of voxels would stop early.
         """
         n = self.n
         each = range(n)
@@ -258,14 +266,14 @@ class FitSteps(Sums):
         is_small = (promise <= s[TOLERANCE] * objective + 1e-26) & (damping < 0.5)
         stuck = choose(promise <= 1e-6 * objective + 1e-26, 1.0, 2.0)
         w.END = choose(is_small, 1.0, choose(damping > 1e9, stuck, 0.0))
-        # A start that cannot end below the best is given up: 3 close to its end, 4 far from it.
+        # A fit that cannot end below the best one so far is abandoned: 3 near its minimum, 4 far.
         for share, most, code in ((_FAR, 3.0, 4.0), (_NEAR, 0.9, 3.0)):
             is_lost = (damping < 0.5) & (promise < share * objective)
             is_lost = is_lost & (objective - most * promise > w.GB)
             w.END = choose(is_lost, code, w.END)
 
     def leave_limit(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Turn the sums of the inner K, a share of a limit that moves with D, into those of K."""
+        """Convert J'J by the inner K, a share of a limit that depends on D, to J'J by K."""
         w.CT = 1.0
         k, d = self.signal.kurtosis, self.signal.diffusivity
         if k < 0:
@@ -289,7 +297,7 @@ class FitSteps(Sums):
         w.M[k, k] = kk / (ratio * ratio)
 
     def variances(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Find the diagonal of the inverse of J'J over the free parameters, scaled before."""
+        """Compute the diagonal of the inverse of J'J, scaled first, over the free parameters."""
         each = range(self.n)
         unit, is_blind, a = [], [], {}
         for i in each:
@@ -297,7 +305,7 @@ class FitSteps(Sums):
             free = choose((q <= w.LO[i]) | (q >= w.HI[i]), 0.0, 1.0)
             square = w.M[i, i]
             unit.append(free / sqrt(choose(square > 1e-300, square, 1e-300)))
-            # Signals are one at most, so this is below rounding: they do not depend on it.
+            # Signals are 1 at most, so that this is rounding: no signal depends on the parameter.
             is_blind.append((square <= 1e-24) & (free > 0.0))
         for i, j in self.layout.pairs:
             a[i, j] = 1.0 if i == j else +(w.M[i, j] * (unit[i] * unit[j]))
@@ -322,10 +330,10 @@ def scale_row(w: Any, n: int, i: int, slope: Any) -> None:
 
 
 class Factored:
-    """A symmetric matrix a, of which the lower triangle is known, as LDL'."""
+    """The factorization LDL' of a symmetric matrix a, given by its lower triangle."""
 
     def __init__(self, a: Mapping[tuple[int, int], Any], least: Sequence[Any]) -> None:
-        """Factor it, unrolled; a pivot is at least as large as `least`."""
+        """Factor the matrix; pivots below `least` are raised to it."""
         self.n = n = len(least)
         self.lower: dict[tuple[int, int], Any] = {}
         self.inverses: list[Any] = []  # of the pivots
@@ -371,7 +379,7 @@ class Factored:
 def solve(
     m: Mapping[tuple[int, int], Any], damping: Any, free: list[Any], right: list[Any]
 ) -> list[Any]:
-    """Solve (M + λ·diag M) d = right for the free parameters."""
+    """Solve (M + λ·diag M) d = right, λ being the damping, for the free parameters."""
     n = len(free)
     a = {}
     for i in range(n):
@@ -389,14 +397,14 @@ def solve(
 
 
 # Of about forty variants, those with the best coverage on simulated tissue at SNR 30 and 60.
-_SHARE_SHIFT = 0.02  # sqrt(f + .02) is close to linear in the signal, down to f = 0
-_WIDEST = 2.0  # a side is at most this many times as long as the linear one
+_SHARE_SHIFT = 0.02  # the signal is nearly linear in sqrt(f + 0.02), down to f = 0
+_WIDEST = 2.0  # longest side of an interval, in lengths of the linear one
 _LARGEST_CURVATURE = 50.0
-_NEAREST = 0.1  # a bound that is nearer than so many SD still leaves a step to probe
-_RIDGE = 1e-14  # keeps what neither signal nor box determines from dividing by zero
+_NEAREST = 0.1  # least distance of a probe in SD, even where a bound is nearer
+_RIDGE = 1e-14  # against a division by zero where neither signal nor bounds determine a parameter
 _LARGEST = 1.7976931348623157e308
 
-# Rows of `t` when it is the work array itself: of a parameter, of its covariances, of its side.
+# Rows of `t` where it is the work array: of a parameter, its covariances, and its side.
 PARAMETER = 2 * UNROLL + 1
 COLUMN, SIDE = PARAMETER + 1, PARAMETER + 2
 
@@ -405,8 +413,8 @@ class IntervalSteps(Sums):
     """
     The steps of the intervals of one model.
 
-    Every parameter has a coordinate in which the signal is close to linear, by its kind: the root
-    of a share, the inverse of a wide rate or a relaxation time, else the parameter itself.
+    Every parameter has a coordinate in which the signal is nearly linear, by its kind: the square
+    root of a share, the inverse of a wide rate or a relaxation time, else the parameter itself.
     """
 
     fields = INTERVAL_FIELDS
@@ -415,8 +423,8 @@ class IntervalSteps(Sums):
     def __init__(self, signal: Signal, kinds: tuple[str, ...]) -> None:
         super().__init__(signal)
         self.kinds = kinds
-        # What is the same for all lanes, after b and te of the measurements at hand: 1 for a free
-        # parameter and 0 for a fixed one, the same without the one that is probed, the bounds.
+        # Indices in `s`, after b and te of `UNROLL` measurements: 1 for a free parameter and 0 for
+        # a fixed one; the same, with 0 for the probed one; the bounds; the sign of a side.
         self.free = 2 * UNROLL
         self.kept = self.free + self.n
         self.bounds = self.kept + self.n
@@ -425,7 +433,7 @@ class IntervalSteps(Sums):
         self.probed = tuple(kind != "amplitude" for kind in kinds)
 
     def place(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Turn estimates and bounds into coordinates, and the box into a weak prior."""
+        """Convert estimates and bounds to coordinates, and make a weak prior of the bounds."""
         for j, kind in enumerate(self.kinds):
             low, high = s[self.bounds + j], s[self.bounds + self.n + j]
             if kind == "amplitude":
@@ -442,12 +450,12 @@ class IntervalSteps(Sums):
             if kind != "amplitude":
                 width = high - low
                 is_boxed = (width > 0.0) & (width <= _LARGEST)
-                # The precision of an even distribution over the box.
+                # The precision of a uniform distribution between the bounds.
                 w.WEIGHT[j] = choose(is_boxed, 12.0 / (width * width), 0.0) * s[self.free + j]
                 w.MID[j] = choose(is_boxed, 0.5 * (low + high), 0.0)
 
     def begin(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Go from the coordinates of a point to those of the formula, and clear the sums."""
+        """Convert the point to the parameters of the formula, and clear the sums."""
         for j, kind in enumerate(self.kinds):
             x = w.T[j]
             if kind == "share":
@@ -458,7 +466,7 @@ class IntervalSteps(Sums):
         self.clear(w)
 
     def chain(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Turn derivatives by the parameters of the formula into those by the coordinates."""
+        """Convert J'r and J'J to derivatives by the coordinates."""
         for j, kind in enumerate(self.kinds):
             if kind == "share":
                 scale_row(w, self.n, j, +(2.0 * w.T[j]))
@@ -474,9 +482,9 @@ class IntervalSteps(Sums):
 
     def precision(self, w: Any, s: Any, kept: int, variance: Any) -> Factored:
         """
-        Factor the precision of the kept coordinates, multiplied by the variance.
+        Factor the precision matrix of the kept coordinates, multiplied by the noise variance.
 
-        On the diagonal of one that is not kept stands 1.
+        Rows and columns of the others are those of the identity.
         """
         a, least = {}, []
         for j in range(self.n):
@@ -490,7 +498,7 @@ class IntervalSteps(Sums):
         return Factored(a, least)
 
     def count_undetermined(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Count the parameters that the box alone determines: they cost no degree of freedom."""
+        """Count parameters that the bounds alone determine: they take no degree of freedom."""
         variance = self._variance(w)
         precision = self.precision(w, s, self.free, variance)
         reach = +(4.0 / UNDETERMINED_SHARE**2 * w.SPAN * w.SPAN)
@@ -502,7 +510,7 @@ class IntervalSteps(Sums):
         w.COUNT = count
 
     def center(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Find the covariance and the middle, which is the minimum of the quadratic form."""
+        """Compute the covariances and the minimum of the quadratic form."""
         each = range(self.n)
         variance = self._variance(w)
         w.VARIANCE = variance
@@ -527,7 +535,7 @@ class IntervalSteps(Sums):
         w.LEAST = least
 
     def probe(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Go to the point of a side at which the curvature of the objective is probed."""
+        """Choose the point on a side at which the curvature of the objective is measured."""
         own, column, side = (Fields(self.layout, t[row]) for row in (PARAMETER, COLUMN, SIDE))
         sign, sd = s[self.sign], own.SD[0]
         room = +(sign * (choose(sign > 0.0, own.HI[0], own.LO[0]) - own.MIDDLE[0]))
@@ -545,7 +553,7 @@ class IntervalSteps(Sums):
             w.T[k] = choose(s[self.kept + k] > 0.5, inside, to)
 
     def bend(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Find the curvature of a side, with the other coordinates at their best."""
+        """Compute the curvature on a side, with the objective minimized over the others."""
         own, side = (Fields(self.layout, t[row]) for row in (PARAMETER, SIDE))
         variance = w.VARIANCE
         precision = self.precision(w, s, self.kept, variance)
@@ -566,7 +574,7 @@ class IntervalSteps(Sums):
         side.BEND[0] = (root / distance - 1.0) / distance
 
     def finish(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Find the ends of all parameters at one level, in their units."""
+        """Compute the ends of the intervals of all parameters at one level, in their units."""
         for j, kind in enumerate(self.kinds):
             estimate, middle, low, high = w.P[j], w.MIDDLE[j], w.LO[j], w.HI[j]
             linear = +(w.QUANTILE * w.SD[j])
@@ -583,12 +591,16 @@ class IntervalSteps(Sums):
                     end = 1.0 / end
                 elif kind == "share":
                     end = end * end - _SHARE_SHIFT
-                # The estimate of a parameter at a bound may lie outside; it belongs inside.
+                # The estimate of a parameter at a bound may be outside; the interval includes it.
                 is_outside = end < estimate if place else end > estimate
                 w.END[2 * j + place] = choose(is_outside, estimate, end)
 
     def bent_length(self, w: Any, linear: Any, index: int) -> Any:
-        """Find the length x of a side on which the root of the objective's rise is x(1 + c x)."""
+        """
+        Solve for the length x of a side by the curvature c: x(1 + c·x) is the linear length.
+
+        x(1 + c·x) is the square root of the rise of the objective at the distance x.
+        """
         distance = w.DISTANCE[index]
         limit = -(1.0 - 1.0 / _WIDEST) / distance
         bend = choose(w.BEND[index] > limit, w.BEND[index], limit)
@@ -604,7 +616,7 @@ class IntervalSteps(Sums):
 
 
 def _into(number: Any, kind: str) -> Any:
-    """Turn a value of a parameter into its coordinate."""
+    """Convert a parameter to its coordinate."""
     if kind == "inverse":
         return 1.0 / number
     return sqrt(number + _SHARE_SHIFT) if kind == "share" else number
