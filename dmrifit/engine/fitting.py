@@ -243,7 +243,8 @@ def noise_and_snr(
 
     Shapes: `signals` (n_voxels, n_measurements).
     """
-    if not settings.is_automatic:
+    has_choice = model == MODELS["ivim"] or model.cumulant is not None
+    if not (settings.is_automatic and has_choice):
         return None, None
     # Values for each voxel are checked before some of them are taken.
     levels = settings.noise_levels(len(signals))
@@ -289,7 +290,7 @@ def measured_noise(
     """
     levels = [NoiseLevel(noise_of_repeats(signals, protocol), "repeats at b = 0")]
     if not directions_vary(protocol) and settings.n_averaged == 1:
-        plain = replace(settings, method="nlls", sigma=None, noise=None, n_starts=1)
+        plain = replace(settings, method="nlls", sigma=None, noise=None)
         residuals = noise_of_residuals(_fit_screened(signals, protocol, model, plain))
         levels.append(NoiseLevel(residuals, "residuals of the fit"))
     return next((level for level in levels if level.sigma > 0), None)

@@ -66,11 +66,11 @@ def spread_rows(signals: NDArray) -> NDArray[np.intp]:
     """Choose voxels by the shape of their signals: the same in any order of rows, on any scale."""
     if len(signals) <= NOISE_VOXELS:
         return np.arange(len(signals))
-    values = np.nan_to_num(np.asarray(signals, dtype=np.float64))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = values.sum(axis=1) / np.abs(values).max(axis=1)
-    # Distant digits, which are as good as drawn.
-    return np.argsort(shares * 1e6 % 1, kind="stable")[:NOISE_VOXELS]
+    first, middle, last = signals[:, [0, signals.shape[1] // 2, -1]].astype(np.float64).T
+    with np.errstate(all="ignore"):
+        # Distant digits, which are as good as drawn; voxels without them come last.
+        keys = (first + middle / np.pi) / last * 1e6 % 1
+    return np.argpartition(keys, NOISE_VOXELS)[:NOISE_VOXELS]
 
 
 def bright_voxels(signals: NDArray, protocol: Protocol) -> NDArray[np.bool_]:
