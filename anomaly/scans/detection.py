@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
@@ -20,8 +21,6 @@ from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from anomaly.scans.preparation import PreparedScan
 
 #: Work of the digest of a name, which takes some hundredths of a second: names of a hospital are
@@ -364,7 +363,6 @@ def lesions_of(
     found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]
 ) -> pd.DataFrame:
     """List the connected components of a mask (x, y, z), the largest first."""
-    import pandas as pd
     from scipy import ndimage
 
     parts = label_components(found)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.detectors.thresholds import open_map
@@ -16,7 +17,6 @@ from dmrifit.report import style
 from dmrifit.report.dot_plot import Panel, plot_dots
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -272,8 +272,6 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 def plot_opening(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the Dice coefficients of each method by rule, before and after opening."""
-    import pandas as pd
-
     summary = tables["summary"]
     blind = summary[(summary["part"] == "all") & ~summary["needs_truth"].astype(bool)]
     # A rule that only controls follow tells nothing.

@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
@@ -18,9 +19,6 @@ from dmrifit.stats.agreement import finite_pairs
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, MapMetric, metric_of
 from dmrifit.stats.mixed_model import mixed_model
 from dmrifit.stats.patient_summary import method_pairs, patient_draws
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: The share of an index's typical size that counts as no difference; see `study_statistics`.
 MARGIN_SHARE = 0.1
@@ -70,8 +68,6 @@ def study_statistics(
     Pharmacokinet Biopharm 15:657–680, 1987 (two one-sided tests); Wiesenfarth et al., Sci Rep
     11:2369, 2021 (stability of ranks).
     """
-    import pandas as pd
-
     if margin is not None and not margin > 0:
         raise ValueError(
             f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit"
@@ -321,8 +317,6 @@ def holm(p: Sequence[float]) -> list[float]:
     ----------
     Holm, Scand J Stat 6:65–70, 1979.
     """
-    import pandas as pd
-
     # statsmodels has this too, but collects garbage at every call, which takes longer than all
     # tests.
     ordered = pd.Series(p, dtype=np.float64).dropna().sort_values(kind="stable")

@@ -10,9 +10,10 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
@@ -32,9 +33,6 @@ from dmrifit.study.study_folder import StudyFolder
 from dmrifit.study.summaries import headline, headline_notes, summary_of
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
 from dmrifit.study.voxel_bank import Bank
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Evaluation", "compare", "learning_curve", "leave_one_patient_out"]
 
@@ -349,8 +347,6 @@ def compare(
         If an estimator fails (the message names it and the patient) or cannot be sent to a
         cluster, or if a cluster's workers die again and again; the cause follows.
     """
-    import pandas as pd
-
     check_jobs(n_jobs)
     cohorts = contestants.named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())

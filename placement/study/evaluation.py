@@ -6,9 +6,10 @@ import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
@@ -20,9 +21,6 @@ from dmrifit.stats.patient_summary import in_parts, method_pairs
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["evaluate_placements"]
 
@@ -110,8 +108,6 @@ def evaluate_placements(
     Lee et al., MICCAI 2024, table 1 and figures; Shrout and Fleiss, Psychol Bull 86:420–428, 1979;
     Bland and Altman, Lancet 327:307–310, 1986.
     """
-    import pandas as pd
-
     for i, scene in enumerate(scenes):
         if not isinstance(scene, Scene):
             raise ValueError(
@@ -268,8 +264,6 @@ def _measures(box: Voxel | None, experts: list[Voxel], scene: Scene) -> dict[str
 
 def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
     """Average measures over the experts of a case, each compared with the others."""
-    import pandas as pd
-
     if not experts:
         return dict.fromkeys(MEASURES, float("nan"))
     rows = []
@@ -302,8 +296,6 @@ def _summary(boxes: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
 
 
 def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
-    import pandas as pd
-
     rows = []
     for (name, a), (against, b) in pairs:
         for form in ICC_FORMS:
@@ -314,7 +306,6 @@ def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
 
 
 def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
-    import pandas as pd
     from scipy.stats import linregress
 
     rows = []
@@ -343,8 +334,6 @@ def _wide(cases: pd.DataFrame, measure: str, groups: Sequence[str]) -> pd.DataFr
 
 def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
     """Test each measure for differences among methods; a test that cannot be made has a reason."""
-    import pandas as pd
-
     rows = []
     for measure in _TESTED:
         values = _wide(cases, measure, groups).dropna()
@@ -397,7 +386,6 @@ def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[n
 
 
 def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
     from scipy.stats import ttest_rel, wilcoxon
 
     rows: list[dict[str, Any]] = []
@@ -425,7 +413,6 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 
 
 def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
     from scipy.stats import pearsonr, spearmanr
 
     rows = []

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit.engine.fitting import fit_voxels
@@ -21,8 +22,6 @@ from dmrifit.study.report.sections.scores import capital
 from dmrifit.study.summaries import Board, averaged, matching
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dmrifit.study.predictions import PatientPredictions
 
 #: Fewer lesions have no order worth a table.
@@ -115,8 +114,6 @@ def lesion_order(board: Board) -> Iterator[Any]:
 
 def joint_histograms(board: Board) -> Iterator[Any]:
     """Count voxels by reference and prediction, for each parameter and for the unseen signals."""
-    import pandas as pd
-
     algorithm = board.best[1] if board.best else None
     pairs: dict[str, list[pd.DataFrame]] = {}
     units: dict[str, str] = {"": ""}
@@ -164,8 +161,6 @@ def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> di
 
 def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> Iterator[Picture]:
     """Draw the median over the scored voxels, and one voxel."""
-    import pandas as pd
-
     signals = {"measured": patient.measured}
     signals |= {strategy: patient.signals[name] for strategy, name in names.items()}
     usable = np.isfinite(np.hstack(list(signals.values()))).all(axis=1)
@@ -256,8 +251,6 @@ def lesion_ranking(evaluation: Evaluation) -> pd.DataFrame:
     than ADC (``reordered``), and the share of those that it orders rightly. All are NaN where
     fewer than `FEWEST_LESIONS` have an ADC, as with one b-value at the shortest echo time.
     """
-    import pandas as pd
-
     rows = []
     # In one order, whether predictions are in memory or in files; one patient at a time.
     for cohort, name in sorted(evaluation.predictions):
