@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from anomaly.scans.cases import Case
 from anomaly.study.contestants import (
     AS_GIVEN,
     CONTROLS,
@@ -24,9 +25,6 @@ from dmrifit._utils.threads import check_jobs
 from dmrifit.report.numerals import fixed
 from dmrifit.stats.lesion_matching import scores_from_counts
 from dmrifit.stats.patient_summary import in_parts, summarize
-
-if TYPE_CHECKING:
-    from anomaly.scans.cases import Case
 
 __all__ = ["evaluate_detectors", "healthy_folds"]
 

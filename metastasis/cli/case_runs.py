@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit.cli import case_runs
@@ -27,9 +28,6 @@ from metastasis.study.findings import findings_in_words, open_ring_notes
 from metastasis.study.followup import reader_table
 from metastasis.study.lesion_sizes import FIGURES
 from metastasis.study.report import batch_blocks, scan_page
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,10 @@ from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import spearman
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from dmrifit.study.comparison import Evaluation
+from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.figures import MapRow, plot_decays, plot_joint_histograms, plot_lesion
 from dmrifit.study.report.sections.scores import capital
 from dmrifit.study.summaries import Board, averaged, matching
-
-if TYPE_CHECKING:
-    from dmrifit.study.predictions import PatientPredictions
 
 #: Fewer lesions have no order worth a table.
 FEWEST_LESIONS = 6
