@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import counted
@@ -236,8 +237,6 @@ def scan_figures(
     Shapes: `scores`, `scored` (voxels that count), `marked` (above the threshold), `opened`
     (x, y, z); `signal` (x, y, z, channels), for the noise.
     """
-    from scipy.ndimage import binary_dilation
-
     components = label_components(opened)
     counts = np.bincount(components.ravel())[1:]
     n_scored = int(np.count_nonzero(scored))
@@ -255,7 +254,7 @@ def scan_figures(
     rest = scored
     if largest:
         # A component with its rim, and what lies opposite in the other hemisphere.
-        wide = binary_dilation(components == 1 + counts.argmax(), iterations=_RIM)
+        wide = ndimage.binary_dilation(components == 1 + counts.argmax(), iterations=_RIM)
         opposite = np.zeros_like(wide)
         planes = np.flatnonzero(wide.any(axis=(1, 2)))
         planes = planes[(middle - planes >= 0) & (middle - planes < len(wide))]
@@ -363,8 +362,6 @@ def lesions_of(
     found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]
 ) -> pd.DataFrame:
     """List the connected components of a mask (x, y, z), the largest first."""
-    from scipy import ndimage
-
     parts = label_components(found)
     numbers = np.arange(1, int(parts.max(initial=0)) + 1)
     counts = np.bincount(parts.ravel())[1:]

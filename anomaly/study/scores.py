@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly.detectors.thresholds import ThresholdRule, limits_left_out, open_map, rate_limits
 from anomaly.study.contestants import AS_GIVEN, Bench, Entry
@@ -54,8 +55,6 @@ def score_method(
     bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]
 ) -> dict[str, pd.DataFrame]:
     """Score the maps of a method under each rule."""
-    from sklearn.metrics import average_precision_score
-
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
     # Measures of the scores do not depend on the rule.
     graded, aucs = [], []
@@ -220,8 +219,6 @@ def _decisions(
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
     """Compute the AUC inside a mask; NaN without a voxel of either kind."""
-    from sklearn.metrics import roc_auc_score
-
     truth = lesion[mask]
     is_defined = truth.any() and not truth.all()
     return float(roc_auc_score(truth, values[mask].astype(float))) if is_defined else np.nan

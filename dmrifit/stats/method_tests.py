@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
@@ -136,8 +137,6 @@ def rank_biserial(
 
 def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide sums of signed ranks by sums of ranks, row by row; zeros have no rank."""
-    from scipy.stats import rankdata
-
     # Zeros get the lowest ranks; taking their number off leaves the ranks among the others.
     zeros = (difference == 0).sum(axis=1, keepdims=True)
     ranks = np.where(difference == 0, 0.0, rankdata(np.abs(difference), axis=1) - zeros)
@@ -269,8 +268,6 @@ def _mixed(group: _Group) -> _Rows:
 
 
 def _friedman(group: _Group) -> _Rows:
-    from scipy.stats import friedmanchisquare
-
     n, k = group.scores.shape
     reason = group.reason
     if not reason and k < 3:
@@ -288,8 +285,6 @@ def _friedman(group: _Group) -> _Rows:
 
 
 def _pairs(group: _Group) -> _Rows:
-    from scipy.stats import wilcoxon
-
     rows = []
     for a, b, x, y in method_pairs(group.wide):
         effect = rank_biserial(x, y, confidence=1 - group.alpha, n_bootstrap=group.n_bootstrap)
@@ -365,8 +360,6 @@ def _equivalence(group: _Group) -> _Rows:
 
 def _nemenyi(group: _Group) -> _Rows:
     """Average ranks, p values of pairs, and the groups that no p value separates."""
-    from scipy.stats import rankdata, studentized_range
-
     n, k = group.scores.shape
     names = list(group.wide.columns)
     reason = group.reason or ("one algorithm" if k < 2 else group.too_few)
@@ -407,8 +400,6 @@ def _places(ranks: NDArray[np.float64], level: float, n_bootstrap: int) -> NDArr
 
     Shapes: `ranks` (n_patients, n_algorithms); returns the columns `_PLACES`, (5, n_algorithms).
     """
-    from scipy.stats import rankdata
-
     # Sums of ranks are multiples of 1/2, so that equal sums are equal to the last bit.
     draws = patient_draws(len(ranks), n_bootstrap, 0)
     places = rankdata(draws @ ranks, method="min", axis=1)

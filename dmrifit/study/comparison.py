@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed, parallel_config
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
@@ -525,8 +526,6 @@ def _run(
     cells: list[Cell], bank: Bank, folder: StudyFolder | None, n_jobs: int | None
 ) -> tuple[list[dict[str, Any]], int]:
     """Run all cells that are not finished; return all results, and how many were finished."""
-    from joblib import Parallel, delayed
-
     results: dict[int, dict[str, Any]] = {}
     if folder is not None:
         for i, cell in enumerate(cells):
@@ -629,8 +628,6 @@ def _train(
     algorithms: Iterable[str], i: int, cell: Cell, features: Any, targets: Any, *material: Any
 ) -> tuple[int, dict[str, Any]]:
     """Run a training; return its number and result."""
-    from joblib import parallel_config
-
     # While a cluster has one worker, joblib trains in this process and leaves futures as they are.
     arrays = [item.result() if hasattr(item, "result") else item for item in (features, targets)]
     # joblib takes a worker for leaking, and replaces it, if it loads a library after its first

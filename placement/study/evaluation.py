@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
@@ -306,8 +307,6 @@ def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
 
 
 def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
-    from scipy.stats import linregress
-
     rows = []
     for (name, a), (against, b) in pairs:
         agreement = vars(bland_altman(a, b))
@@ -320,7 +319,7 @@ def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
         x, y = (a + b)[usable] / 2, (a - b)[usable]
         row |= {"slope": np.nan, "slope_p": np.nan, "reason": agreement["reason"]}
         if len(x) > 2 and np.ptp(x) > 0:
-            line = linregress(x, y)
+            line = stats.linregress(x, y)
             row |= {"slope": float(line.slope), "slope_p": float(line.pvalue)}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -362,8 +361,6 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 
 def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
     """Test whether methods (columns) differ over cases (rows)."""
-    from scipy.stats import f_oneway, friedmanchisquare
-
     n_cases, n_methods = values.shape
     df1, df2 = n_methods - 1.0, np.nan
     if test == _REPEATED:
@@ -373,10 +370,10 @@ def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
         columns = ["F Value", "Num DF", "Den DF", "Pr > F"]
         statistic, df1, df2, p = fit.anova_table[columns].iloc[0]
     elif test == _ONE_WAY:
-        statistic, p = f_oneway(*values.to_numpy().T)
+        statistic, p = stats.f_oneway(*values.to_numpy().T)
         df2 = n_methods * (n_cases - 1)
     else:
-        statistic, p = friedmanchisquare(*values.to_numpy().T)
+        statistic, p = stats.friedmanchisquare(*values.to_numpy().T)
     return {"statistic": float(statistic), "df1": float(df1), "df2": float(df2), "p": float(p)}
 
 
@@ -386,8 +383,6 @@ def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[n
 
 
 def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
-    from scipy.stats import ttest_rel, wilcoxon
-
     rows: list[dict[str, Any]] = []
     for measure in ("dice_closest", *_TESTED, "dice_fair"):
         family = []
@@ -399,8 +394,8 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
             )
             row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
             if len(x) > 2 and np.ptp(x - y) > 1e-12:
-                row["t"], row["t_p"] = map(float, ttest_rel(x, y))
-                test = wilcoxon(x, y, method="approx")
+                row["t"], row["t_p"] = map(float, stats.ttest_rel(x, y))
+                test = stats.wilcoxon(x, y, method="approx")
                 row["wilcoxon"], row["wilcoxon_p"] = float(test.statistic), float(test.pvalue)
                 effect = rank_biserial(x, y, n_bootstrap=500)
                 row["rank_biserial"], row["low"], row["high"] = effect
@@ -413,8 +408,6 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 
 
 def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
-    from scipy.stats import pearsonr, spearmanr
-
     rows = []
     tables = cases.assign(absolute_difference=cases["difference"].abs())
     for method, method_rows in tables.groupby("method", sort=False):
@@ -423,10 +416,10 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
             row = {"method": method, "measure": measure, "n": len(pair)}
             row |= dict.fromkeys(("pearson", "low", "high", "p", "spearman", "spearman_p"), np.nan)
             if len(pair) > 3 and (np.ptp(pair, axis=0) > 1e-12).all():
-                linear = pearsonr(*pair.T)
+                linear = stats.pearsonr(*pair.T)
                 row["pearson"], row["p"] = float(linear.statistic), float(linear.pvalue)
                 row["low"], row["high"] = map(float, linear.confidence_interval(0.95))
-                row["spearman"], row["spearman_p"] = map(float, spearmanr(*pair.T))
+                row["spearman"], row["spearman_p"] = map(float, stats.spearmanr(*pair.T))
             rows.append(row)
     return pd.DataFrame(rows)
 
