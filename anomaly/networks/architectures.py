@@ -5,18 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dmrifit._optional import import_optional
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from torch.nn import functional
-else:
-    torch = import_optional("torch")
-    nn = torch.nn
-    functional = nn.functional
+import torch
+from torch import nn
+from torch.nn import functional
 
 #: Slope of the autoencoder's rectifier below zero.
 SLOPE = 0.01

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import counted
@@ -20,8 +22,6 @@ from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from anomaly.scans.preparation import PreparedScan
 
 #: Work of the digest of a name, which takes some hundredths of a second: names of a hospital are
@@ -237,8 +237,6 @@ def scan_figures(
     Shapes: `scores`, `scored` (voxels that count), `marked` (above the threshold), `opened`
     (x, y, z); `signal` (x, y, z, channels), for the noise.
     """
-    from scipy.ndimage import binary_dilation
-
     components = label_components(opened)
     counts = np.bincount(components.ravel())[1:]
     n_scored = int(np.count_nonzero(scored))
@@ -256,7 +254,7 @@ def scan_figures(
     rest = scored
     if largest:
         # A component with its rim, and what lies opposite in the other hemisphere.
-        wide = binary_dilation(components == 1 + counts.argmax(), iterations=_RIM)
+        wide = ndimage.binary_dilation(components == 1 + counts.argmax(), iterations=_RIM)
         opposite = np.zeros_like(wide)
         planes = np.flatnonzero(wide.any(axis=(1, 2)))
         planes = planes[(middle - planes >= 0) & (middle - planes < len(wide))]
@@ -364,9 +362,6 @@ def lesions_of(
     found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]
 ) -> pd.DataFrame:
     """List the connected components of a mask (x, y, z), the largest first."""
-    import pandas as pd
-    from scipy import ndimage
-
     parts = label_components(found)
     numbers = np.arange(1, int(parts.max(initial=0)) + 1)
     counts = np.bincount(parts.ravel())[1:]

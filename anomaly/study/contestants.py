@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
+from anomaly.scans.cases import Case
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.case_tables import volumes_of_cases
-
-if TYPE_CHECKING:
-    from anomaly.scans.cases import Case
 
 #: The rule of methods that give masks instead of scores.
 AS_GIVEN = "as given"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from anomaly.scans.cases import Case
 from anomaly.study.contestants import (
     AS_GIVEN,
     CONTROLS,
@@ -23,11 +25,6 @@ from dmrifit._utils.threads import check_jobs
 from dmrifit.report.numerals import fixed
 from dmrifit.stats.lesion_matching import scores_from_counts
 from dmrifit.stats.patient_summary import in_parts, summarize
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from anomaly.scans.cases import Case
 
 __all__ = ["evaluate_detectors", "healthy_folds"]
 
@@ -138,7 +135,6 @@ def evaluate_detectors(
     ----------
     Weninger et al., Sci Rep, 2023, tables 1 to 6.
     """
-    import pandas as pd
     from joblib import Parallel, delayed
 
     check_jobs(n_jobs)
@@ -219,8 +215,6 @@ def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:
 
 def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
     """Compute areas under curves, and average them over folds."""
-    import pandas as pd
-
     keys = ["method", "control", "fold"]
     curves_by_fold = curves.groupby(keys, sort=False) if len(curves) else ()
     rows = [
@@ -232,8 +226,6 @@ def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
 
 def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:
     """Count patients with mismatches by grade, as the study did."""
-    import pandas as pd
-
     keys = [*KEYS, "grade"]
     if not len(overlaps):
         return pd.DataFrame(columns=[*keys, "n_patients", "n_mismatch", "n_colocated"])
@@ -259,8 +251,6 @@ def format_summary(
     tables: Mapping[str, pd.DataFrame], *, rule: str | None = None, part: str = "all"
 ) -> pd.DataFrame:
     """Format the summary like the study's tables: mean ± sd of AUC and Dice over patients."""
-    import pandas as pd
-
     summary = tables["summary"]
     for name, value in (("part", part), ("rule", rule)):
         if value is not None and value not in set(summary[name]):

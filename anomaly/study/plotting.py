@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.detectors.thresholds import open_map
@@ -16,7 +17,6 @@ from dmrifit.report import style
 from dmrifit.report.dot_plot import Panel, plot_dots
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ _BINS = 40
 _SIGNAL = (0.0, 0.7)  # mean signals, black to white
 _PER_ROW = 3  # panels of densities
 # Sizes of panels of maps, in inches.
-_SLICE, _BAR, _GAP, _SIDE, _FOOT, _TOP, _BETWEEN_ROWS = 2.1, 0.75, 0.12, 0.35, 0.55, 0.75, 0.35
+_SLICE, _EXAMPLE = 2.1, 3.55  # inches, widths of slices
 
 
 def map_limits(
@@ -78,7 +78,8 @@ class _Slice:
         """Draw a volume (x, y, z), nothing outside the brain."""
         picture = self.cut(values).astype(np.float64)
         picture = np.ma.masked_where(~self.cut(self.case.brain), picture)
-        look |= {"origin": "lower", "interpolation": "nearest", "aspect": "auto"}
+        across, up, _ = upright_edges(self.case.affine)
+        look |= {"origin": "lower", "interpolation": "nearest", "aspect": up / across}
         image = self.ax.imshow(picture, cmap=colors, vmin=limits[0], vmax=limits[1], **look)
         n_rows, n_columns = picture.shape
         self.ax.set(xlim=(n_columns - 0.5, -0.5), ylim=(-0.5, n_rows - 0.5))
@@ -111,13 +112,11 @@ def plot_panels(
 ) -> Figure:
     """Draw maps (x, y, z) of a case, and their masks above the thresholds and after opening."""
     mask_colors = import_optional("matplotlib.colors").ListedColormap(_MASK)
-    row_height = _SLICE * _aspect(case)
-    width = 2 * _SIDE + 4 * _SLICE + 3 * _GAP + _BAR
-    height = _FOOT + _TOP + len(maps) * (row_height + _BETWEEN_ROWS) - _BETWEEN_ROWS
+    height = 0.9 + len(maps) * (_SLICE * _aspect(case) + 0.35)
     with style.shared_style(style.FRAMED | {"font.size": 9}):
-        figure = style.new_figure(width, height)
-        for row, (name, volume) in enumerate(maps.items(), start=1):
-            bottom = _FOOT + (len(maps) - row) * (row_height + _BETWEEN_ROWS)
+        figure = style.new_figure(4 * _SLICE + 1.2, height, "constrained")
+        rows = figure.subplots(len(maps), 4, squeeze=False)
+        for axes, (name, volume) in zip(rows, maps.items(), strict=True):
             values = np.asarray(volume)
             mask_title = "mask"
             mask = values
@@ -126,28 +125,21 @@ def plot_panels(
                 if np.isfinite(thresholds[name]):
                     mask_title = f"above {thresholds[name]:.3g}"
             opened = open_map(mask & case.scored, opening) & case.scored
-            panels: dict[str, tuple[NDArray, tuple[float, float], Any]] = {
-                "mean signal": (case.signal.mean(axis=-1), _SIGNAL, "gray"),
-                name: (values, limits.get(name, (0.0, 1.0)), style.COLORMAP),
-                mask_title: (mask & case.scored, (0.0, 1.0), mask_colors),
-                f"opened, {opening}³": (opened, (0.0, 1.0), mask_colors),
-            }
-            left = _SIDE
-            for heading, panel in panels.items():
-                ax = style.add_axes(figure, left, bottom, _SLICE, row_height)
+            panels: list[tuple[str, NDArray, tuple[float, float], Any]] = [
+                ("mean signal", case.signal.mean(axis=-1), _SIGNAL, "gray"),
+                (name, values, limits.get(name, (0.0, 1.0)), style.COLORMAP),
+                (mask_title, mask & case.scored, (0.0, 1.0), mask_colors),
+                (f"opened, {opening}³", opened, (0.0, 1.0), mask_colors),
+            ]
+            images = []
+            for ax, (heading, *panel) in zip(axes, panels, strict=True):
                 drawing = _Slice(ax, case, number)
-                image = drawing.draw(*panel)
+                images.append(drawing.draw(*panel))
                 drawing.outline(case.lesion)
                 ax.set_title(heading, fontsize=9, fontweight="normal")
-                left += _SLICE + _GAP
-                if heading == name:
-                    place = left - _GAP + 0.08, bottom + 0.08 * row_height, 0.84 * row_height
-                    # The room of the bar holds the gap.
-                    left += _BAR - _GAP
-                    style.color_bar(figure, image, place)
+            figure.colorbar(images[1], ax=axes[1], shrink=0.84).outline.set_visible(False)
         notice = style.figure_notice(case.synthetic)
-        look: dict[str, Any] = {"ha": "right", "fontsize": 8, "color": style.FAINT}
-        figure.text(1 - _SIDE / width, 0.2 / height, notice, **look)
+        figure.supxlabel(notice, x=0.995, ha="right", fontsize=8, color=style.FAINT)
         if case.lesion is not None and not case.healthy:
             entry = style.handle("lesion", color=style.REFERENCE, linewidth=1.5)
             style.legend_below(figure, [entry])
@@ -155,9 +147,8 @@ def plot_panels(
         kinds = [title or case.name, grade, case.kind]
         if not title and case.healthy:
             kinds.append("healthy")
-        look = {"fontsize": 11, "fontweight": "bold", "va": "center"}
-        x, y = _SIDE / width, 1 - 0.25 / height
-        figure.text(x, y, ", ".join(filter(None, kinds)), **look)
+        heading = ", ".join(filter(None, kinds))
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 
 
@@ -176,12 +167,11 @@ def plot_examples(
     low, high = 0.0, 1.0
     if scored:
         low, high = np.percentile(np.concatenate(scored), _EXAMPLE_RANGE).tolist()
-    wide = 3.55
-    tall = min(wide * _aspect(next(iter(examples.values()))[0]), 4.4)
+    height = min(_EXAMPLE * _aspect(next(iter(examples.values()))[0]), 4.4)
     with style.shared_style(style.FRAMED):
-        figure = style.new_figure(3 * wide + 1.5, tall + 1.05)
-        for column, (heading, (case, values, marked)) in enumerate(examples.items()):
-            ax = style.add_axes(figure, 0.1 + column * (wide + 0.1), 0.55, wide, tall)
+        figure = style.new_figure(3 * _EXAMPLE + 1.5, height + 1.05, "constrained")
+        axes = figure.subplots(1, len(examples), squeeze=False)[0]
+        for ax, (heading, (case, values, marked)) in zip(axes, examples.items(), strict=True):
             drawing = _Slice(ax, case)
             drawing.draw(case.signal.mean(axis=-1), _SIGNAL, "gray")
             if values is not None:
@@ -190,9 +180,9 @@ def plot_examples(
                 # Below the middle of the scale the anatomy is what there is to see.
                 opacity = np.clip(2 * share - 0.6, 0, 0.9)
                 image = drawing.draw(scores, (low, high), style.COLORMAP, alpha=opacity)
-                if column == 0:
-                    place = 0.1 + 3 * (wide + 0.1) + 0.1, 0.75, tall - 0.4
-                    style.color_bar(figure, image, place, "score")
+                if ax is axes[0]:
+                    bar = figure.colorbar(image, ax=axes, shrink=0.84, label="score")
+                    bar.outline.set_visible(False)
             lines = drawing.outline(marked, colors=[style.FOUND], linestyles="dashed")
             if lines is not None:
                 lines.set(path_effects=shadow)
@@ -205,7 +195,7 @@ def plot_examples(
         entries[1].set_path_effects(shadow)
         style.legend_below(figure, entries)
         notice = style.figure_notice(any(case.synthetic for case, _, _ in examples.values()))
-        figure.text(0.99, 0.03, notice, ha="right", fontsize=9, color=style.FAINT)
+        figure.supxlabel(notice, x=0.995, ha="right", fontsize=9, color=style.FAINT)
     return figure
 
 
@@ -223,12 +213,10 @@ def plot_densities(
     n_columns = min(len(graded), _PER_ROW)
     shown: dict[str, str] = {}
     with style.shared_style({"font.size": 9}):
-        wide, tall = 3.9, 2.6
-        figure = style.new_figure(max(n_columns * wide + 0.3, 5.2), n_rows * tall + 0.6)
+        width, height = max(3.9 * n_columns, 5.2), 2.6 * n_rows + 0.6
+        figure = style.new_figure(width, height, "constrained")
         for i, (name, values) in enumerate(graded.items()):
-            row, column = divmod(i, _PER_ROW)
-            bottom = 0.95 + (n_rows - 1 - row) * tall
-            ax = style.add_axes(figure, 0.8 + column * wide, bottom, wide - 0.8, tall - 0.9)
+            ax = figure.add_subplot(n_rows, n_columns, i + 1)
             scores = _scores_by_region(values, cases)
             if healthy_maps is not None:
                 healthy_scores = np.concatenate(_scores(healthy_maps[name], healthy))
@@ -249,7 +237,7 @@ def plot_densities(
             # Panels of the last row, and those above its empty end, have nothing below them.
             if i + _PER_ROW >= len(graded):
                 ax.set_xlabel("score (higher is less like healthy)")
-            if column == 0:
+            if i % _PER_ROW == 0:
                 ax.set_ylabel("density of voxels")
         entries = [
             style.handle(label, color=color, lw=2, ls=":" if label == "threshold" else "-")
@@ -284,8 +272,6 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 def plot_opening(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the Dice coefficients of each method by rule, before and after opening."""
-    import pandas as pd
-
     summary = tables["summary"]
     blind = summary[(summary["part"] == "all") & ~summary["needs_truth"].astype(bool)]
     # A rule that only controls follow tells nothing.

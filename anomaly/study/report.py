@@ -7,25 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.detectors.thresholds import open_map
+from anomaly.scans.cases import Case
 from anomaly.scans.detection import lesions_of, mean_over_scans
+from anomaly.study import plotting
 from anomaly.study.contestants import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit._utils.counts import counted
 from dmrifit.report import page, style
 from dmrifit.report.numerals import fixed, significant, wording
 from dmrifit.report.viewer import Layer, html_viewer
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from markupsafe import Markup
-
-    from anomaly.scans.cases import Case
 
 __all__ = ["write_evaluation"]
 
@@ -190,8 +187,6 @@ class _Comparison:
 
 def _answer(comparison: _Comparison) -> Iterator[Any]:
     """Make the first screen: one number at the threshold in use, three scans, and their cohort."""
-    from anomaly.study.plotting import plot_examples
-
     shown = comparison.shown
     dice = comparison.dice(shown)
     name = shown.removesuffix(STORED)
@@ -214,7 +209,7 @@ def _answer(comparison: _Comparison) -> Iterator[Any]:
                 opened=_OPENED,
             )
         yield answer
-        figure = plot_examples(_examples(comparison), name)
+        figure = plotting.plot_examples(_examples(comparison), name)
         yield _TEXTS.picture("examples", figure, method=name, opened=_OPENED)
     cases = comparison.cases
     n_patients = len({case.patient for case in cases})
@@ -253,8 +248,6 @@ def _examples(comparison: _Comparison) -> dict[str, tuple[Case, NDArray | None, 
 
 
 def _summaries(comparison: _Comparison) -> Iterator[Any]:
-    from anomaly.study.plotting import plot_opening
-
     summary = comparison.tables["summary"]
     text = _TEXTS("explained", opening=_OPENING)
     if comparison.rule:
@@ -265,7 +258,7 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
         yield table if part == "all" else page.Fold(f"Lesions of the kind {part}", table)
     opening = None
     if (~summary["needs_truth"].astype(bool) & ~summary["control"].astype(bool)).any():
-        opening = _TEXTS.picture("opening", plot_opening(comparison.tables))
+        opening = _TEXTS.picture("opening", plotting.plot_opening(comparison.tables))
     of_all = summary[(summary["part"] == "all") & (summary["rule"] != AS_GIVEN)]
     thresholds = comparison.tables["thresholds"].dropna(subset="threshold")
     limits = page.Table(thresholds[~thresholds["method"].isin(CONTROLS)], _TEXTS["limits"])
@@ -280,11 +273,9 @@ def _summaries(comparison: _Comparison) -> Iterator[Any]:
 
 
 def _densities(comparison: _Comparison) -> Iterator[page.Picture]:
-    from anomaly.study.plotting import plot_densities
-
     if not comparison.graded:
         return
-    figure = plot_densities(
+    figure = plotting.plot_densities(
         comparison.cases,
         comparison.maps,
         healthy=comparison.healthy,
@@ -298,13 +289,11 @@ def _densities(comparison: _Comparison) -> Iterator[page.Picture]:
 
 
 def _healthy(comparison: _Comparison) -> Iterator[Any]:
-    from anomaly.study.plotting import plot_curves
-
     tables = comparison.tables
     if not len(comparison.healthy):
         return
     if len(tables["curves"]):
-        yield _TEXTS.picture("curves", plot_curves(tables))
+        yield _TEXTS.picture("curves", plotting.plot_curves(tables))
         yield page.Table(tables["areas"], _TEXTS["areas"])
     yield from comparison.by_rule(
         tables["summary"].query("part == 'all' and not needs_truth"), "false"
@@ -323,18 +312,15 @@ def _healthy(comparison: _Comparison) -> Iterator[Any]:
 
 
 def _strata(comparison: _Comparison) -> Iterator[Any]:
-    from anomaly.study.plotting import plot_strata
-
     table = comparison.tables["strata"]
     if comparison.rule in set(table["rule"]):
-        yield _TEXTS.picture("strata", plot_strata(comparison.tables, rule=comparison.rule))
+        figure = plotting.plot_strata(comparison.tables, rule=comparison.rule)
+        yield _TEXTS.picture("strata", figure)
     blind = table[~table["needs_truth"].astype(bool)]
     yield page.Fold("AUC and Dice by place", *comparison.by_rule(blind, "places"))
 
 
 def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
-    from anomaly.study.plotting import map_limits, plot_panels
-
     cases, healthy, thresholds = comparison.cases, comparison.healthy, comparison.thresholds
     methods = [n for n in comparison.maps if n in thresholds or n not in comparison.graded]
     order = list(dict.fromkeys(comparison.scans_of(comparison.shown)["case"]))[:figures]
@@ -352,7 +338,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
     all_maps = {
         name: [*comparison.maps[name], *comparison.healthy_maps.get(name, ())] for name in methods
     }
-    limits = map_limits(all_maps, [*cases, *healthy])
+    limits = plotting.map_limits(all_maps, [*cases, *healthy])
     scans = [(cases[i], comparison.maps, i) for i in order]
     scans += [(case, comparison.healthy_maps, 0) for case in healthy[:1]]
     main = comparison.shown.removesuffix(STORED)
@@ -367,7 +353,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
             yield _planes(case, maps, thresholds)
         shown, *folded = [
             page.Picture(
-                plot_panels(case, part, thresholds, limits, opening=_OPENING),
+                plotting.plot_panels(case, part, thresholds, limits, opening=_OPENING),
                 f"{title}: mean signal, maps and masks",
             )
             for part in filter(None, ({main: maps.pop(main)}, maps))
@@ -376,7 +362,7 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
         yield page.Fold(f"{case.name} by the other methods", *folded)
 
 
-def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Markup:
+def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Any:
     """Show one scan with the maps and the masks of all methods, to move through."""
     mean = case.signal.mean(axis=-1)
     layers = [Layer("mean signal", mean)]

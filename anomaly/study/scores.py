@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly.detectors.thresholds import ThresholdRule, limits_left_out, open_map, rate_limits
 from anomaly.study.contestants import AS_GIVEN, Bench, Entry
@@ -17,12 +20,6 @@ from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.stats.lesion_matching import lesion_counts, lesion_table, ratio
 from dmrifit.stats.metrics import dice
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Columns of false-positive rates, raw and opened.
 RATES = ("false_positive_rate", "false_positive_rate_opened")
@@ -58,9 +55,6 @@ def score_method(
     bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]
 ) -> dict[str, pd.DataFrame]:
     """Score the maps of a method under each rule."""
-    import pandas as pd
-    from sklearn.metrics import average_precision_score
-
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
     # Measures of the scores do not depend on the rule.
     graded, aucs = [], []
@@ -225,8 +219,6 @@ def _decisions(
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
     """Compute the AUC inside a mask; NaN without a voxel of either kind."""
-    from sklearn.metrics import roc_auc_score
-
     truth = lesion[mask]
     is_defined = truth.any() and not truth.all()
     return float(roc_auc_score(truth, values[mask].astype(float))) if is_defined else np.nan
@@ -265,8 +257,6 @@ def coverage_curve(
     it (Bertoldo et al., arXiv:2401.01984, 2024); coverage is per region (Bergmann et al., Int J
     Comput Vis 129:1038–1059, 2021).
     """
-    import pandas as pd
-
     steps = np.unique(np.asarray(rates, dtype=np.float64))
     limits, realized = rate_limits(healthy, steps)
     coverages, sensitivities, hits = [], [], []
@@ -407,9 +397,6 @@ def overlap_with_followup(
     ----------
     Weninger et al., Sci Rep, 2023 (counts of patients; chance is not considered there).
     """
-    import pandas as pd
-    from scipy import ndimage
-
     lesion = zeros_and_ones(structural, "structural")
     if lesion.ndim != 3:
         raise ValueError(f"structural must be a volume (x, y, z), not of shape {lesion.shape}")
@@ -476,7 +463,6 @@ def _chance(
     min_overlap: int,
 ) -> float:
     """Give the share of centers at which a region would overlap the growth."""
-    from scipy import ndimage
     from scipy.signal import fftconvolve
 
     if not growth.any():

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_small
@@ -25,9 +26,6 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.io.case_tables import check_patients
 from dmrifit.io.scan_manifest import manifest_of
 from dmrifit.io.tables import named_file, number_in, read_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Columns of a table of participants; those of the second group may be absent or "n/a".
 REQUIRED_COLUMNS = ("patient", "cohort", "image", "mask", "bval")
@@ -345,8 +343,6 @@ def is_regions_table(table: Path) -> bool:
 
 def read_regions(table: Path) -> dict[str, dict[str, Any]]:
     """Read what `Cohort.from_signals` takes, by cohort, whatever the order of the rows."""
-    import pandas as pd
-
     rows = read_table(
         table, required=REGION_COLUMNS, optional=_OPTIONAL_COLUMNS, aliases=COLUMN_NAMES
     )

@@ -103,6 +103,7 @@ class WithMargin(nn.Module):
 # Batches ---------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
 class Batches(torch.utils.data.Dataset[Any]):
     """
     Batches from a stream of samples of different shapes, each batch of a single shape.
@@ -111,16 +112,10 @@ class Batches(torch.utils.data.Dataset[Any]):
     uninterrupted one.
     """
 
-    def __init__(
-        self,
-        stream: Callable[[np.random.Generator, int], Iterator[tuple[Any, Any]]],
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        self.stream = stream
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
+    stream: Callable[[np.random.Generator, int], Iterator[tuple[Any, Any]]]
+    batch_size: int
+    seed: int
+    epoch: int = 0
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         rng = np.random.default_rng(seed_for(self.seed, "stream", self.epoch))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 from joblib import parallel_config
@@ -21,6 +21,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.cohort.patches import center_of
 from dmrifit.engine.map_fitter import resolve_model
+from dmrifit.engine.models import SignalModel
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.intervals import (
     IntervalEnds,
@@ -32,9 +33,6 @@ from dmrifit.predict.intervals import (
 )
 from dmrifit.predict.novelty import Novelty
 from dmrifit.predict.strategies import reference_parameters
-
-if TYPE_CHECKING:
-    from dmrifit.engine.models import SignalModel
 
 __all__ = ["ConformalIntervals"]
 

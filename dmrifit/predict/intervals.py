@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import finite_numbers
 from dmrifit._utils.counts import counted
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["coverage_table"]
 
@@ -225,8 +223,6 @@ def width_table(
     Columns: parameter, quintile (1, the narrowest, to 5), n_voxels, coverage and width (mean).
     Intervals of one width, such as those over the whole box, are one quintile.
     """
-    import pandas as pd
-
     parts = []
     for _, rows in _long_table(intervals, reference, names).groupby("parameter", sort=False):
         usable = rows.dropna().sort_values("width", kind="stable")
@@ -250,7 +246,6 @@ def ranking_table(
     with absolute errors; expected, that with errors drawn from N(0, width), which is all that
     perfect intervals reach; and ratio of the two. NaN where all intervals are equally wide.
     """
-    import pandas as pd
     from scipy.stats import spearmanr
 
     values, center = np.asarray(reference, float), np.asarray(predicted, float)
@@ -280,8 +275,6 @@ def _long_table(
     intervals: ArrayLike, reference: ArrayLike, names: Sequence[str] | None
 ) -> pd.DataFrame:
     """Give each output of each voxel a row; NaN without an interval or a value."""
-    import pandas as pd
-
     ends, values = np.asarray(intervals, float), np.asarray(reference, float)
     if values.ndim != 2 or ends.shape != (*values.shape, 2):
         raise ValueError(

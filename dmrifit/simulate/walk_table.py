@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import BSpline, CubicSpline, make_interp_spline
 
 from dmrifit.engine.protocol import Protocol
 from dmrifit.simulate.tissues import data_rows
-
-if TYPE_CHECKING:
-    from scipy.interpolate import BSpline
 
 #: Gradient pulses of all walks, in ms; the first begins after excitation.
 PULSE_START, PULSE_DURATION, PULSE_SEPARATION = 5.0, 20.0, 35.0
@@ -144,8 +141,6 @@ def _tissue_signals(
     t2: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Mix the signals of neighbors on a ladder; `weighting` is b Dt, (n_voxels, n_contrasts)."""
-    from scipy import interpolate
-
     lower = np.searchsorted(ladder.kurtosis, kurtosis, side="right") - 1
     lower = np.clip(lower, 0, len(ladder.kurtosis) - 2)
     gap = ladder.kurtosis[lower + 1] - ladder.kurtosis[lower]
@@ -155,7 +150,7 @@ def _tissue_signals(
     volumes /= np.column_stack([ladder.level[lower], ladder.level[lower + 1]])
     volumes /= volumes.sum(axis=1, keepdims=True)
     times, contrasts = np.unique(te, return_inverse=True)
-    decays = interpolate.CubicSpline(ladder.te, ladder.decays, axis=1)(times)
+    decays = CubicSpline(ladder.te, ladder.decays, axis=1)(times)
     nodes = np.minimum(np.sqrt(weighting), ladder.nodes[-1])
     signals = np.zeros(weighting.shape)
     for row in range(len(ladder.kurtosis)):
@@ -175,8 +170,6 @@ def _tissue_signals(
 
 def _spline(nodes: NDArray[np.float64], decay: NDArray[np.float64]) -> BSpline:
     """Interpolate an even function of sqrt(b D), (n_nodes,) from 0 on."""
-    from scipy.interpolate import make_interp_spline
-
     # Mirrored and of the fifth order, because K is the fourth derivative at 0.
     both_sides = np.concatenate([-nodes[:0:-1], nodes])
     return make_interp_spline(both_sides, np.concatenate([decay[:0:-1], decay]), k=5)

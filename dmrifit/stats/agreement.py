@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from dmrifit._utils.counts import counted
 
@@ -42,8 +43,6 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     ----------
     Shrout and Fleiss, Psychol Bull 86:420–428, 1979.
     """
-    from scipy.stats import f as f_distribution
-
     x = np.asarray(ratings, dtype=np.float64)
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
@@ -90,10 +89,10 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     elif error == 0:
         low = high = 1.0
     else:
-        lower = statistic / f_distribution.ppf(1 - _TAIL, df1, df2)
-        upper = statistic * f_distribution.ppf(1 - _TAIL, df2, df1)
+        lower = statistic / stats.f.ppf(1 - _TAIL, df1, df2)
+        upper = statistic * stats.f.ppf(1 - _TAIL, df2, df1)
         low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
-    p = f_distribution.sf(statistic, df1, df2)
+    p = stats.f.sf(statistic, df1, df2)
     value, low, high, statistic, p = map(float, (value, low, high, statistic, p))
     return ICCResult(form, value, low, high, statistic, float(df1), float(df2), p, n)
 
@@ -109,8 +108,6 @@ def _icc2_interval(
     between: float, raters: float, error: float, value: float, n: int, k: int
 ) -> tuple[float, float]:
     """Interval of ICC(2,1) by Satterthwaite's degrees of freedom."""
-    from scipy.stats import f as f_distribution
-
     if error == 0 and raters == 0:
         return 1.0, 1.0
     # Without an error only raters differ: the degrees of freedom are theirs.
@@ -124,8 +121,8 @@ def _icc2_interval(
         # Next to no degrees of freedom leave the quantile without bound; the interval has a limit
         # there.
         v = max(v, 1e-3)
-        f_low = f_distribution.ppf(1 - _TAIL, n - 1, v)
-        f_high = f_distribution.ppf(1 - _TAIL, v, n - 1)
+        f_low = stats.f.ppf(1 - _TAIL, n - 1, v)
+        f_high = stats.f.ppf(1 - _TAIL, v, n - 1)
     spread = k * raters + (k * n - k - n) * error
     low = n * (between / f_low - error) / (spread + n * between / f_low)
     if not np.isfinite(f_high):
@@ -156,8 +153,6 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
     ----------
     Bland and Altman, Lancet 327:307–310, 1986; Stat Methods Med Res 8:135–160, 1999.
     """
-    from scipy.stats import t as t_distribution
-
     a, b = finite_pairs(a, b)
     n, difference = len(a), a - b
     if n < 2:
@@ -165,7 +160,7 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
         none, reason = (np.nan, np.nan), f"{counted(n, 'pair')}; two are needed"
         return LimitsOfAgreement(bias, np.nan, np.nan, np.nan, none, none, none, n, reason)
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    t = t_distribution.ppf(1 - _TAIL, n - 1)
+    t = stats.t.ppf(1 - _TAIL, n - 1)
     bias_width = t * sd * np.sqrt(1 / n)
     limit_width = t * sd * np.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
     lower, upper = bias - 1.96 * sd, bias + 1.96 * sd

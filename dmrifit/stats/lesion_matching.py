@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
@@ -15,9 +16,6 @@ from dmrifit.io.components import (
     match_components,
     meeting_pairs,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["lesion_scores", "lesion_table"]
 
@@ -105,8 +103,6 @@ def lesion_table(
     Huang et al., Med Phys 49:5773–5786, 2022 (true positives are lesions that are hit, false
     positives components that hit none); Moawad et al., arXiv:2306.00838, 2023 (BraTS-METS).
     """
-    import pandas as pd
-
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     matching = match_components(reference, prediction, **options)
     affine = check_affine(affine)
@@ -228,8 +224,6 @@ def lesion_counts(
     ignore_below: int = 2,
 ) -> pd.DataFrame:
     """Count lesions, findings and false positives of each scan: the parts of all scores."""
-    import pandas as pd
-
     listed = [tables] if isinstance(tables, pd.DataFrame) else list(tables)
     if not listed:
         raise ValueError("there is no table of lesions; give one of lesion_table for each scan")

@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
@@ -18,9 +20,6 @@ from dmrifit.stats.agreement import finite_pairs
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, MapMetric, metric_of
 from dmrifit.stats.mixed_model import mixed_model
 from dmrifit.stats.patient_summary import method_pairs, patient_draws
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: The share of an index's typical size that counts as no difference; see `study_statistics`.
 MARGIN_SHARE = 0.1
@@ -70,8 +69,6 @@ def study_statistics(
     Pharmacokinet Biopharm 15:657–680, 1987 (two one-sided tests); Wiesenfarth et al., Sci Rep
     11:2369, 2021 (stability of ranks).
     """
-    import pandas as pd
-
     if margin is not None and not margin > 0:
         raise ValueError(
             f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit"
@@ -140,8 +137,6 @@ def rank_biserial(
 
 def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide sums of signed ranks by sums of ranks, row by row; zeros have no rank."""
-    from scipy.stats import rankdata
-
     # Zeros get the lowest ranks; taking their number off leaves the ranks among the others.
     zeros = (difference == 0).sum(axis=1, keepdims=True)
     ranks = np.where(difference == 0, 0.0, rankdata(np.abs(difference), axis=1) - zeros)
@@ -273,8 +268,6 @@ def _mixed(group: _Group) -> _Rows:
 
 
 def _friedman(group: _Group) -> _Rows:
-    from scipy.stats import friedmanchisquare
-
     n, k = group.scores.shape
     reason = group.reason
     if not reason and k < 3:
@@ -292,8 +285,6 @@ def _friedman(group: _Group) -> _Rows:
 
 
 def _pairs(group: _Group) -> _Rows:
-    from scipy.stats import wilcoxon
-
     rows = []
     for a, b, x, y in method_pairs(group.wide):
         effect = rank_biserial(x, y, confidence=1 - group.alpha, n_bootstrap=group.n_bootstrap)
@@ -321,8 +312,6 @@ def holm(p: Sequence[float]) -> list[float]:
     ----------
     Holm, Scand J Stat 6:65–70, 1979.
     """
-    import pandas as pd
-
     # statsmodels has this too, but collects garbage at every call, which takes longer than all
     # tests.
     ordered = pd.Series(p, dtype=np.float64).dropna().sort_values(kind="stable")
@@ -371,8 +360,6 @@ def _equivalence(group: _Group) -> _Rows:
 
 def _nemenyi(group: _Group) -> _Rows:
     """Average ranks, p values of pairs, and the groups that no p value separates."""
-    from scipy.stats import rankdata, studentized_range
-
     n, k = group.scores.shape
     names = list(group.wide.columns)
     reason = group.reason or ("one algorithm" if k < 2 else group.too_few)
@@ -413,8 +400,6 @@ def _places(ranks: NDArray[np.float64], level: float, n_bootstrap: int) -> NDArr
 
     Shapes: `ranks` (n_patients, n_algorithms); returns the columns `_PLACES`, (5, n_algorithms).
     """
-    from scipy.stats import rankdata
-
     # Sums of ranks are multiples of 1/2, so that equal sums are equal to the last bit.
     draws = patient_draws(len(ranks), n_bootstrap, 0)
     places = rankdata(draws @ ranks, method="min", axis=1)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Of the residual variance: a search ends this close to the edge of the parameter space.
 _NO_VARIANCE = 1e-6
@@ -24,8 +22,6 @@ def mixed_model(
     frame: pd.DataFrame, algorithms: Sequence[str], *, positive: bool, alpha: float
 ) -> list[dict[str, Any]]:
     """Fit value ~ algorithm * metric with a random intercept of the patient."""
-    import pandas as pd
-
     usable = frame[np.isfinite(frame["value"])]
     if positive:
         usable = usable[usable["value"] > 0]

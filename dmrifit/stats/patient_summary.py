@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Patients below which there is no interval: all samples of one patient are alike.
 FEWEST_PATIENTS = 2
@@ -43,8 +41,6 @@ def percentile_interval(samples: NDArray[np.float64], level: float = 0.95) -> tu
 
 def in_parts(table: pd.DataFrame, parts: Mapping[str, Any], name: str = "part") -> pd.DataFrame:
     """Repeat the rows of a table for each part that they belong to; parts are masks of rows."""
-    import pandas as pd
-
     return pd.concat([table[mask].assign(**{name: part}) for part, mask in parts.items()])
 
 
@@ -82,7 +78,6 @@ def summarize(
     Wilson's interval for a share of 0 or 1, of which all samples are alike; `trials` has the
     counts that are added up to what a share is of.
     """
-    import pandas as pd
     from scipy.stats import binomtest
 
     by, columns = list(by), list(columns)

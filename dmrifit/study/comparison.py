@@ -10,9 +10,11 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed, parallel_config
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
@@ -32,9 +34,6 @@ from dmrifit.study.study_folder import StudyFolder
 from dmrifit.study.summaries import headline, headline_notes, summary_of
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
 from dmrifit.study.voxel_bank import Bank
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Evaluation", "compare", "learning_curve", "leave_one_patient_out"]
 
@@ -349,8 +348,6 @@ def compare(
         If an estimator fails (the message names it and the patient) or cannot be sent to a
         cluster, or if a cluster's workers die again and again; the cause follows.
     """
-    import pandas as pd
-
     check_jobs(n_jobs)
     cohorts = contestants.named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())
@@ -529,8 +526,6 @@ def _run(
     cells: list[Cell], bank: Bank, folder: StudyFolder | None, n_jobs: int | None
 ) -> tuple[list[dict[str, Any]], int]:
     """Run all cells that are not finished; return all results, and how many were finished."""
-    from joblib import Parallel, delayed
-
     results: dict[int, dict[str, Any]] = {}
     if folder is not None:
         for i, cell in enumerate(cells):
@@ -633,8 +628,6 @@ def _train(
     algorithms: Iterable[str], i: int, cell: Cell, features: Any, targets: Any, *material: Any
 ) -> tuple[int, dict[str, Any]]:
     """Run a training; return its number and result."""
-    from joblib import parallel_config
-
     # While a cluster has one worker, joblib trains in this process and leaves futures as they are.
     arrays = [item.result() if hasattr(item, "result") else item for item in (features, targets)]
     # joblib takes a worker for leaking, and replaces it, if it loads a library after its first

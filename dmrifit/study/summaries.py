@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from dmrifit.predict.controls import is_control
 from dmrifit.stats import patient_summary
@@ -14,8 +15,6 @@ from dmrifit.stats.patient_summary import in_parts
 from dmrifit.study.training_runs import POOLED
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dmrifit.study.comparison import Evaluation
 
 #: Columns that identify a row of a summary.
@@ -68,8 +67,6 @@ def summary_of(
     every_parameter: bool = False,
 ) -> pd.DataFrame:
     """Summarize the tables of a comparison, as `Evaluation.summary` describes it."""
-    import pandas as pd
-
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
     scores, signals = largest(scores), matching(largest(signals), contrast=POOLED)
@@ -94,8 +91,6 @@ def size_summary(scores: pd.DataFrame) -> pd.DataFrame:
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
     """Write the rows of a summary to show first: skill with intervals, bias, dispersion, r."""
-    import pandas as pd
-
     shown = summary[summary["parameters"] == "tissue"]
     signals = summary[summary["parameters"] == "signals"].set_index(KEYS)
     # NaN, a dash, where no signals were predicted.

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -36,9 +36,6 @@ from metastasis.segmentation.ensemble import probability_of, scan_options
 from metastasis.segmentation.operating_points import OperatingPointMixin
 from metastasis.segmentation.sampling import MISTAKEN, marked_evenly
 from metastasis.segmentation.segmenter import DeepMedicSegmenter
-
-if TYPE_CHECKING:
-    from dmrifit._utils.randomness import RandomState
 
 __all__ = ["TwoStageSegmenter"]
 

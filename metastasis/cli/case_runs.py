@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit.cli import case_runs
@@ -28,9 +29,6 @@ from metastasis.study.followup import reader_table
 from metastasis.study.lesion_sizes import FIGURES
 from metastasis.study.report import batch_blocks, scan_page
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 #: A case, and what is to be said of it.
 NotedCase: TypeAlias = tuple[Case, Sequence[str]]
 
@@ -39,21 +37,8 @@ _LABEL = "label.nii.gz"
 _OVERLAY = "overlay.png"
 _VIEW = "view.html"
 _DIGITS = 9  # sums of voxels would end like 1.5479999999999998, and be rounded either way
-_COLUMNS = (
-    "name",
-    "patient",
-    "probability",
-    "label",
-    "threshold",
-    "min_voxels",
-    "n_lesions",
-    "n_marked_by_both",
-    "volume_mL",
-    "volume_with_core_mL",
-    "statement",
-    "notes",
-    "synthetic",
-)
+#: Columns of the table of segmentations that an evaluation reads, beside the name.
+_READ_COLUMNS = ("probability", "label", "threshold", "min_voxels")
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
 
@@ -73,13 +58,21 @@ def scans_of(cases: Sequence[Case], *, labels: bool = False) -> dict[str, list[A
 
 def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row of a scan in the table of segmentations."""
-    files = {
-        "notes": "; ".join(record["notes"]),
+    return {
+        "name": record["name"],
+        "patient": record["patient"],
         "probability": f"{folder}/{_PROBABILITY}",
         "label": f"{folder}/{_LABEL}",
+        "threshold": record["threshold"],
+        "min_voxels": record["min_voxels"],
+        "n_lesions": record["n_lesions"],
+        "n_marked_by_both": record["n_marked_by_both"],
+        "volume_mL": record["volume_mL"],
+        "volume_with_core_mL": record["volume_with_core_mL"],
+        "statement": record["statement"],
+        "notes": "; ".join(record["notes"]),
         "synthetic": "true" if record["synthetic"] else "false",
     }
-    return {column: {**record, **files}[column] for column in _COLUMNS}
 
 
 def _page(
@@ -102,7 +95,7 @@ def read_segmentations(
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
     case_rows = case_runs.result_rows(
-        table, [case.name for case in cases], required=("name",), optional=_COLUMNS[1:]
+        table, [case.name for case in cases], required=("name",), optional=_READ_COLUMNS
     )
     settings: dict[str, Any] = {}
     for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):

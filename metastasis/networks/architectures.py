@@ -6,19 +6,14 @@ import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
 
 from dmrifit._optional import import_optional
 from metastasis.networks.sizes import PRIOR_REACH
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from torch.nn import functional
-else:
-    torch = import_optional("torch")
-    nn = torch.nn
-    functional = nn.functional
 
 #: Slope of the rectifier below zero.
 SLOPE = 0.01

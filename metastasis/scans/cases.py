@@ -6,9 +6,10 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import checked_affine
@@ -22,9 +23,6 @@ from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
 from dmrifit.io.tables import table_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Case", "read_case", "read_cases", "write_cases"]
 
@@ -302,8 +300,6 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
 
 
 def _read_lesions(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
     check_file(path, "table")
     try:
         return pd.read_csv(io.StringIO(read_text(path), newline=""), sep="\t")

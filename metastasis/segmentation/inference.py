@@ -6,23 +6,17 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
+from torch.nn import functional
 
-from dmrifit._optional import import_optional
 from metastasis.networks import architectures
 from metastasis.networks.sizes import PRIOR_REACH
 from metastasis.segmentation.sampling import take_cells, take_window
-
-if TYPE_CHECKING:
-    import torch
-    from torch.nn import functional
-else:
-    torch = import_optional("torch")
-    functional = torch.nn.functional
 
 #: Numbers that the widest layer of a slab holds, about 128 MiB of single precision.
 SLAB_NUMBERS = 2**25

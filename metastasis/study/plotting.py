@@ -160,14 +160,11 @@ def plot_strip(
     n_false = -marks.loc[marks["method"].isin(methods), "x"].min() if len(marks) else 0
     # Enough room for the words above the line.
     room = max(4, min(_FALSE + 1, n_false)) + 0.6
-    height = 0.26 * len(rows)
     with style.shared_style({"axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = style.new_figure(12.4, 1.35 + height)
+        figure = style.new_figure(12.4, 1.35 + 0.26 * len(rows), "constrained")
+        axes = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
         labels = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in rows]
-        label_width = 0.3 + 0.075 * max(map(len, labels), default=0)
-        width = (12.4 - label_width - 0.2) / len(methods)
-        for column, method in enumerate(methods):
-            ax = style.add_axes(figure, label_width + column * width, 0.75, width - 0.25, height)
+        for ax, method in zip(axes, methods, strict=True):
             of_method = marks[marks["method"] == method]
             for i in range(len(rows)):
                 ax.axhline(-i, color="#e4e8ed", linewidth=0.8, zorder=0)
@@ -178,7 +175,7 @@ def plot_strip(
                 ax.text(-_FALSE - 1, y, f"+{n}", ha="center", va="center", fontsize=8)
             ax.axvline(0, color=style.INK, linewidth=1)
             ax.set(xlim=(-room, max(n_most, 6) + 0.7), ylim=(0.5 - len(rows), 0.5), xticks=[])
-            ax.set_yticks(-np.arange(len(rows)), labels if column == 0 else [""] * len(rows))
+            ax.set_yticks(-np.arange(len(rows)), labels)
             ax.tick_params(length=0)
             ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=style.FAINT)
             ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=style.FAINT)
@@ -186,7 +183,7 @@ def plot_strip(
         looks: dict[str, Any] = {f"small mark: below {small_ml:g} mL": {"color": style.FAINT}}
         sizes = {name: _DOT for name in _FINDINGS} | dict.fromkeys(looks, _SMALL_DOT)
         entries = [
-            figure.axes[0].scatter([], [], s=sizes[name], label=name, linewidths=1.6, **look)
+            axes[0].scatter([], [], s=sizes[name], label=name, linewidths=1.6, **look)
             for name, look in {**_FINDINGS, **looks}.items()
         ]
         style.legend_below(figure, entries, len(entries))

@@ -335,6 +335,18 @@ def _axis_rotation(axis, angle, rotation):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
+def _multiply(first, second, product):
+    """Write the product of two matrices (3, 3) to `product`."""
+    for a in range(3):
+        for b in range(3):
+            product[a, b] = (
+                first[a, 0] * second[0, b]
+                + first[a, 1] * second[1, b]
+                + first[a, 2] * second[2, b]
+            )
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def _pose(x, frame, limits, center, size, rotation, factors):
     """
     Write the box of the variables of a search to `center`, `size` and `rotation`.
@@ -375,13 +387,7 @@ def _pose(x, frame, limits, center, size, rotation, factors):
         second = (axis + 1) % 3 if search_kind < 7 else (axis + 2) % 3
         _axis_rotation(axis, x[6], factors[0])
         _axis_rotation(second, x[7], factors[1])
-        for a in range(3):
-            for b in range(3):
-                rotation[a, b] = (
-                    factors[0, a, 0] * factors[1, 0, b]
-                    + factors[0, a, 1] * factors[1, 1, b]
-                    + factors[0, a, 2] * factors[1, 2, b]
-                )
+        _multiply(factors[0], factors[1], rotation)
     else:
         # Rodrigues' formula for a rotation vector, which has no singular pose near zero.
         angle = np.sqrt(x[6] ** 2 + x[7] ** 2 + x[8] ** 2)
@@ -393,13 +399,7 @@ def _pose(x, frame, limits, center, size, rotation, factors):
             factors[0, a, a] = 1.0 - c * (x[6 + b] ** 2 + x[6 + d] ** 2)
             factors[0, a, b] = c * x[6 + a] * x[6 + b] - s * x[6 + d]
             factors[0, b, a] = c * x[6 + a] * x[6 + b] + s * x[6 + d]
-        for a in range(3):
-            for b in range(3):
-                rotation[a, b] = (
-                    base[a, 0] * factors[0, 0, b]
-                    + base[a, 1] * factors[0, 1, b]
-                    + base[a, 2] * factors[0, 2, b]
-                )
+        _multiply(base, factors[0], rotation)
     return penalty
 
 
@@ -628,9 +628,8 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
         x_best[s] = simplices[s, vertex_costs[s].argmin()]
         frame = Frame(kinds[s], bases[s], origins[s])
         _pose(x_best[s], frame, problem.limits, box[0], box[1], box[3:6], work.rotations)
-        boxes[s, 0] = box[0]
-        boxes[s, 1] = box[1]
-        boxes[s, 2:5] = box[3:6]
+        boxes[s, :2] = box[:2]
+        boxes[s, 2:] = box[3:6]
     return x_best, costs, boxes
 
 

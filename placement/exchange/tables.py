@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import first_few
@@ -20,9 +21,6 @@ from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Columns of a box: center in mm RAS+, sides in mm, angles in degrees.
 BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
@@ -50,8 +48,6 @@ def read_cases(
 
     Rows that lack a file go into `failed`, where it is given; by default the first one raises.
     """
-    import pandas as pd
-
     if isinstance(path, str | Path):
         path = folder_table(path)
         if not path.is_dir() and path.suffix.lower() not in (".tsv", ".csv"):
@@ -228,8 +224,6 @@ def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
     rows = read_rows(path, required=("name", *BOX), optional=("expert",))
     table = pd.DataFrame([row for _, row in rows])
     absent = [name for name in names if name not in set(table["name"])]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from placement.box import overlap
 from placement.box.overlap import Preference
@@ -82,8 +83,6 @@ class Surroundings:
     """
 
     def __init__(self, scene: Scene) -> None:
-        from scipy.ndimage import distance_transform_edt
-
         self.scene = scene = scene.canonical
         values = scene.occupancy
         if scene.excluded:
@@ -116,8 +115,6 @@ class Surroundings:
 
     def thick_places(self, n: int, apart: float) -> NDArray[np.float64]:
         """Find where the tumor is thickest: positions (n, 3)."""
-        from scipy.ndimage import gaussian_filter
-
         # A plateau has its middle as the thickest place, not its first point.
         smooth = gaussian_filter(self.depth, SMOOTH_MM / self.spacing).ravel()
         index = np.flatnonzero(self.depth.ravel() > 0)

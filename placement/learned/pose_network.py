@@ -264,12 +264,6 @@ def _sampled(tumor: torch.Tensor, points: torch.Tensor, step: torch.Tensor) -> t
     return values[:, 0, :, 0, 0]
 
 
-def _at_center(
-    answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    return _sampled(targets["tumor"], answers["center"][:, None], targets["step"])[:, 0]
-
-
 class PlacementLoss(nn.Module):
     """
     How far boxes are from those of experts, and how much of them is not tumor.
@@ -335,7 +329,8 @@ class PlacementLoss(nn.Module):
         )
         center = torch.zeros_like(fraction)
         if self.kind != "euler":
-            center = 1 - _at_center(answers, targets)
+            centers = answers["center"][:, None]
+            center = 1 - _sampled(targets["tumor"], centers, targets["step"])[:, 0]
         return {"experts": distance, "outside": 1 - fraction, "center": center}
 
     def _shapes(self, answers: Mapping[str, Any], targets: Mapping[str, Any]) -> torch.Tensor:

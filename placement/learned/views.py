@@ -45,7 +45,9 @@ def view_of(
     tumor = _block_means(scene.occupancy, blocks)
     matrix, offset = _block_affine(scene, scene.origin, blocks)
     center = matrix @ center_of_mass(tumor.astype(np.float64)) + offset
-    step = _fitting_step(tumor, matrix, offset, center, n, step)
+    # A larger step where the tumor would reach beyond the outermost points but one.
+    reach = np.abs(np.argwhere(tumor > 0) @ matrix.T + offset - center).max()
+    step = max(step, float(reach) / (0.5 * (n - 1) - 1.0))
     frame = np.array([*center, step])
     to_blocks = np.linalg.inv(matrix)
     grid_corner = center - 0.5 * (n - 1) * step
@@ -133,20 +135,6 @@ def _block_affine(
     # The middle of the first block, between its first and last voxel.
     middle = np.array(first_voxel, dtype=np.float64) + 0.5 * (blocks - 1)
     return axes * blocks, axes @ middle + scene.affine[:3, 3]
-
-
-def _fitting_step(
-    tumor: NDArray[np.float32],
-    matrix: NDArray,
-    offset: NDArray,
-    center: NDArray,
-    n: int,
-    step: float,
-) -> float:
-    """Enlarge the step where the tumor would reach beyond the outermost points but one."""
-    room = 0.5 * (n - 1) - 1.0
-    reach = np.abs(np.argwhere(tumor > 0) @ matrix.T + offset - center).max()
-    return max(step, float(reach) / room)
 
 
 def _window(

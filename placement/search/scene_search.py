@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from placement.box import overlap
@@ -336,8 +337,6 @@ class Search:
 
     def excluded_voxels(self, *, strict: bool = True) -> NDArray[np.bool_]:
         """Mark excluded voxels, with their margins, on the tumor's grid; strict ones only."""
-        from scipy.ndimage import distance_transform_edt
-
         scene = self.scene
         shape = scene.occupancy.shape
         excluded = np.zeros(shape, dtype=bool)
@@ -356,8 +355,6 @@ class Search:
 
     def inner(self) -> Boxes:
         """Start small boxes where the tumor is thick and not excluded."""
-        from scipy.ndimage import distance_transform_edt
-
         depth = int(self.block[2])
         sums = self.usable_sums()[1:-1, 1:-1]
         sums = np.concatenate([sums[:, :, :-1:depth], sums[:, :, -1:]], axis=2)

@@ -6,10 +6,12 @@ import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
@@ -20,9 +22,6 @@ from dmrifit.stats.patient_summary import in_parts, method_pairs
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["evaluate_placements"]
 
@@ -110,8 +109,6 @@ def evaluate_placements(
     Lee et al., MICCAI 2024, table 1 and figures; Shrout and Fleiss, Psychol Bull 86:420–428, 1979;
     Bland and Altman, Lancet 327:307–310, 1986.
     """
-    import pandas as pd
-
     for i, scene in enumerate(scenes):
         if not isinstance(scene, Scene):
             raise ValueError(
@@ -268,8 +265,6 @@ def _measures(box: Voxel | None, experts: list[Voxel], scene: Scene) -> dict[str
 
 def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
     """Average measures over the experts of a case, each compared with the others."""
-    import pandas as pd
-
     if not experts:
         return dict.fromkeys(MEASURES, float("nan"))
     rows = []
@@ -302,8 +297,6 @@ def _summary(boxes: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
 
 
 def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
-    import pandas as pd
-
     rows = []
     for (name, a), (against, b) in pairs:
         for form in ICC_FORMS:
@@ -314,9 +307,6 @@ def _icc_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
 
 
 def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
-    import pandas as pd
-    from scipy.stats import linregress
-
     rows = []
     for (name, a), (against, b) in pairs:
         agreement = vars(bland_altman(a, b))
@@ -329,7 +319,7 @@ def _agreement_table(pairs: Iterable[_Pair]) -> pd.DataFrame:
         x, y = (a + b)[usable] / 2, (a - b)[usable]
         row |= {"slope": np.nan, "slope_p": np.nan, "reason": agreement["reason"]}
         if len(x) > 2 and np.ptp(x) > 0:
-            line = linregress(x, y)
+            line = stats.linregress(x, y)
             row |= {"slope": float(line.slope), "slope_p": float(line.pvalue)}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -343,8 +333,6 @@ def _wide(cases: pd.DataFrame, measure: str, groups: Sequence[str]) -> pd.DataFr
 
 def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
     """Test each measure for differences among methods; a test that cannot be made has a reason."""
-    import pandas as pd
-
     rows = []
     for measure in _TESTED:
         values = _wide(cases, measure, groups).dropna()
@@ -373,8 +361,6 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 
 def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
     """Test whether methods (columns) differ over cases (rows)."""
-    from scipy.stats import f_oneway, friedmanchisquare
-
     n_cases, n_methods = values.shape
     df1, df2 = n_methods - 1.0, np.nan
     if test == _REPEATED:
@@ -384,10 +370,10 @@ def _anova(test: str, values: pd.DataFrame) -> dict[str, float]:
         columns = ["F Value", "Num DF", "Den DF", "Pr > F"]
         statistic, df1, df2, p = fit.anova_table[columns].iloc[0]
     elif test == _ONE_WAY:
-        statistic, p = f_oneway(*values.to_numpy().T)
+        statistic, p = stats.f_oneway(*values.to_numpy().T)
         df2 = n_methods * (n_cases - 1)
     else:
-        statistic, p = friedmanchisquare(*values.to_numpy().T)
+        statistic, p = stats.friedmanchisquare(*values.to_numpy().T)
     return {"statistic": float(statistic), "df1": float(df1), "df2": float(df2), "p": float(p)}
 
 
@@ -397,9 +383,6 @@ def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[n
 
 
 def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-    from scipy.stats import ttest_rel, wilcoxon
-
     rows: list[dict[str, Any]] = []
     for measure in ("dice_closest", *_TESTED, "dice_fair"):
         family = []
@@ -411,8 +394,8 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
             )
             row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
             if len(x) > 2 and np.ptp(x - y) > 1e-12:
-                row["t"], row["t_p"] = map(float, ttest_rel(x, y))
-                test = wilcoxon(x, y, method="approx")
+                row["t"], row["t_p"] = map(float, stats.ttest_rel(x, y))
+                test = stats.wilcoxon(x, y, method="approx")
                 row["wilcoxon"], row["wilcoxon_p"] = float(test.statistic), float(test.pvalue)
                 effect = rank_biserial(x, y, n_bootstrap=500)
                 row["rank_biserial"], row["low"], row["high"] = effect
@@ -425,9 +408,6 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 
 
 def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-    from scipy.stats import pearsonr, spearmanr
-
     rows = []
     tables = cases.assign(absolute_difference=cases["difference"].abs())
     for method, method_rows in tables.groupby("method", sort=False):
@@ -436,10 +416,10 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
             row = {"method": method, "measure": measure, "n": len(pair)}
             row |= dict.fromkeys(("pearson", "low", "high", "p", "spearman", "spearman_p"), np.nan)
             if len(pair) > 3 and (np.ptp(pair, axis=0) > 1e-12).all():
-                linear = pearsonr(*pair.T)
+                linear = stats.pearsonr(*pair.T)
                 row["pearson"], row["p"] = float(linear.statistic), float(linear.pvalue)
                 row["low"], row["high"] = map(float, linear.confidence_interval(0.95))
-                row["spearman"], row["spearman_p"] = map(float, spearmanr(*pair.T))
+                row["spearman"], row["spearman_p"] = map(float, stats.spearmanr(*pair.T))
             rows.append(row)
     return pd.DataFrame(rows)
 

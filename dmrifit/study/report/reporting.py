@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
@@ -14,9 +15,6 @@ from dmrifit.report.page import PAGE, Fold, Link, Numbers, Page, Section, write_
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections import answer, overview, patients, scores
 from dmrifit.study.summaries import Board
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["write_report"]
 FIGURES = "figures"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 
 from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import is_control
@@ -43,11 +44,6 @@ from dmrifit.study.report.sections.scores import (
 from dmrifit.study.summaries import Board, averaged, matching, size_summary, unique
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 #: A further gain of skill that is not worth more patients.
@@ -139,8 +135,6 @@ def _interval(row: dict[Any, Any], measure: str) -> str:
 
 def skill_bars(board: Board) -> pd.DataFrame:
     """Tabulate the skill of the best predictor, of signals and of each parameter."""
-    import pandas as pd
-
     rows = _best_rows(board)
     rows = rows[rows["parameters"].isin(["signals", "tissue", *board.metrics])]
     table = leading = rows.assign(series=_SHARED)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit.engine.fitting import fit_voxels
@@ -16,14 +17,10 @@ from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import spearman
 from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from dmrifit.study.comparison import Evaluation
+from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.figures import MapRow, plot_decays, plot_joint_histograms, plot_lesion
 from dmrifit.study.report.sections.scores import capital
 from dmrifit.study.summaries import Board, averaged, matching
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from dmrifit.study.predictions import PatientPredictions
 
 #: Fewer lesions have no order worth a table.
 FEWEST_LESIONS = 6
@@ -115,8 +112,6 @@ def lesion_order(board: Board) -> Iterator[Any]:
 
 def joint_histograms(board: Board) -> Iterator[Any]:
     """Count voxels by reference and prediction, for each parameter and for the unseen signals."""
-    import pandas as pd
-
     algorithm = board.best[1] if board.best else None
     pairs: dict[str, list[pd.DataFrame]] = {}
     units: dict[str, str] = {"": ""}
@@ -164,8 +159,6 @@ def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> di
 
 def _decays(patient: PatientPredictions, names: dict[str, str], note: str) -> Iterator[Picture]:
     """Draw the median over the scored voxels, and one voxel."""
-    import pandas as pd
-
     signals = {"measured": patient.measured}
     signals |= {strategy: patient.signals[name] for strategy, name in names.items()}
     usable = np.isfinite(np.hstack(list(signals.values()))).all(axis=1)
@@ -256,8 +249,6 @@ def lesion_ranking(evaluation: Evaluation) -> pd.DataFrame:
     than ADC (``reordered``), and the share of those that it orders rightly. All are NaN where
     fewer than `FEWEST_LESIONS` have an ADC, as with one b-value at the shortest echo time.
     """
-    import pandas as pd
-
     rows = []
     # In one order, whether predictions are in memory or in files; one patient at a time.
     for cohort, name in sorted(evaluation.predictions):

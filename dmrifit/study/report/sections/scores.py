@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dmrifit.predict.controls import CONSTANT, PERFECT, is_control
 from dmrifit.report.dot_plot import Panel, plot_dots
@@ -15,9 +16,6 @@ from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
 from dmrifit.stats.metrics import AT_BOUND, METRICS, MapMetric
 from dmrifit.study.report.figures import algorithm_color, plot_signal_errors
 from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, unique
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Name of the images that are not among the inputs.
 SIGNALS = "unseen signals"
@@ -80,8 +78,6 @@ def predictor_panels(board: Board, skill_column: str) -> list[Panel]:
 
 def predictor_scores(board: Board) -> Iterator[Any]:
     """Draw the scores of every algorithm and control, a figure for each cohort."""
-    import pandas as pd
-
     rows = matching(board.summary, train_on=board.regimes[0])
     rows = rows.assign(control=rows["algorithm"].map(is_control))
     rows["row"] = rows["algorithm"] + " " + rows["strategy"]
@@ -145,8 +141,6 @@ def parameter_scores(board: Board) -> Iterator[Any]:
 
 def truth_scores(board: Board) -> Iterator[Any]:
     """Lay scores against the truth of synthetic patients beside those against the reference."""
-    import pandas as pd
-
     if not board.has_truth:
         return
     metrics = summary_metrics()
