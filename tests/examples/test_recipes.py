@@ -105,7 +105,7 @@ def test_recipes_run_and_leave_what_they_say(tmp_path):
     for description in folder.glob("*/*_dwimap.json"):
         models.setdefault(description.parent.name, json.loads(description.read_text())["Model"]["Name"])
     assert models == {
-        "adc": "adc", "adc_as_scanners_do": "adc", "kurtosis": "kurtosis", "ivim": "ivim", "ivim_in_two_steps": "ivim",
+        "adc": "adc", "adc_as_scanners_do": "adc", "kurtosis": "kurtosis", "ivim": "ivim", "relaxation": "t2",
         "multi": "t2-ivim-kurtosis", "multi_of_files": "t2-ivim-kurtosis", "corrected": "kurtosis",
     }  # fmt: skip
     assert len(list(folder.glob("*/*_quicklook.html"))) == len(models)
