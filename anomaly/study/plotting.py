@@ -37,6 +37,7 @@ _DENSITY_RANGE = (0.1, 99.9)
 _BINS = 40
 _SIGNAL = (0.0, 0.7)  # mean signals, black to white
 _PER_ROW = 3  # panels of densities
+_LONGEST = 36  # characters of the title of a panel
 # Sizes of panels of maps, in inches.
 _SLICE, _EXAMPLE = 2.1, 3.55  # inches, widths of slices
 
@@ -94,6 +95,11 @@ class _Slice:
         return self.ax.contour(inside, levels=[0.5], **look)
 
 
+def _short(name: str) -> str:
+    """Cut off a name that is wider than a panel, which would have no room left for its map."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
 def _aspect(case: Case) -> float:
     """Give the height of an axial slice divided by its width."""
     across, up, _ = upright_edges(case.affine) * upright(case.brain, case.affine).shape
@@ -136,7 +142,7 @@ def plot_panels(
                 drawing = _Slice(ax, case, number)
                 images.append(drawing.draw(*panel))
                 drawing.outline(case.lesion)
-                ax.set_title(heading, fontsize=9, fontweight="normal")
+                ax.set_title(_short(heading), fontsize=9, fontweight="normal")
             figure.colorbar(images[1], ax=axes[1], shrink=0.84).outline.set_visible(False)
         notice = style.figure_notice(case.synthetic)
         figure.supxlabel(notice, x=0.995, ha="right", fontsize=8, color=style.FAINT)
@@ -187,7 +193,7 @@ def plot_examples(
             if lines is not None:
                 lines.set(path_effects=shadow)
             drawing.outline(case.lesion, linewidths=1.8)
-            ax.set_title(heading, fontsize=10)
+            ax.set_title(_short(heading), fontsize=10)
         entries = [
             style.handle("reference lesion", color=style.REFERENCE, linewidth=2),
             style.handle(f"marked by {method}", color=style.FOUND, linewidth=2, linestyle="--"),
@@ -233,7 +239,7 @@ def plot_densities(
                 shown["threshold"] = _COLORS["threshold"]
                 ax.axvline(thresholds[name], color=shown["threshold"], linewidth=1, linestyle=":")
             ax.set(xlim=(bins[0], bins[-1]))
-            ax.set_title(name, fontsize=10)
+            ax.set_title(_short(name), fontsize=10)
             # Panels of the last row, and those above its empty end, have nothing below them.
             if i + _PER_ROW >= len(graded):
                 ax.set_xlabel("score (higher is less like healthy)")
