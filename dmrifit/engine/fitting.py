@@ -232,7 +232,7 @@ def fit_with(
         result = _fit_screened(usable, protocol, model, settings)
         if settings.noise is not None:
             result = _with_floor(result, settings)
-    return replace(result, screening=screening)
+    return replace(result, screening=screening, threshold=settings.threshold)
 
 
 def noise_and_snr(
@@ -305,7 +305,7 @@ def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
     near = needs_floor(result, noise)
     known = noise / np.sqrt(settings.n_averaged)
     inputs = replace(result.inputs, noise=known)
-    result = replace(result, noise=noise, threshold=settings.threshold, inputs=inputs)
+    result = replace(result, noise=noise, inputs=inputs)
     rows = np.flatnonzero(near)
     if not rows.size:
         return result

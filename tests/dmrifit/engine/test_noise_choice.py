@@ -46,7 +46,7 @@ def test_ivim_has_two_steps_at_a_low_snr_and_the_first_from_a_higher_b_the_highe
     assert (result.method, result.threshold) == (method, threshold)
     same = fit_voxels(signals, LOW_B, "ivim", method=method, threshold=threshold)
     np.testing.assert_array_equal(result.parameters, same.parameters)
-    assert same.noise is None
+    assert (same.noise, same.threshold) == (None, threshold)
     assert fit_voxels(signals, LOW_B, "ivim", sigma=100 / snr).method == method
 
 
