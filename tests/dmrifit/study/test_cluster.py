@@ -128,7 +128,7 @@ class LosesData:
 def losing(monkeypatch):
     LosesData.sent = []
     LosesData.until = None  # the number of rounds after which nothing is lost
-    monkeypatch.setattr(joblib, "Parallel", LosesData)
+    monkeypatch.setattr(comparison, "Parallel", LosesData)
     return LosesData
 
 
