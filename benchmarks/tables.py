@@ -45,6 +45,7 @@ BLOCKS = (
     Block(PAGE, "predict image benchmark", "predict_image", "prediction.bench_predict_image"),
     Block(PAGE, "prediction benchmark", "prediction", "prediction.bench_prediction"),
     Block(PAGE, "people benchmark", "people", "prediction.bench_people"),
+    Block(PAGE, "meningiomas", "meningiomas", "prediction.bench_meningiomas"),
     Block(PAGE, "people fits", "people_fits", "fitting.bench_people_fits"),
     Block(PAGE, "lesion order", "lesion_order", "prediction.bench_lesion_order"),
     Block(PAGE, "uncertainty benchmark", "uncertainty", "prediction.bench_uncertainty"),

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.fitting import bench_people_fits as fits
 from benchmarks.prediction import _people_controls as controls
+from benchmarks.prediction import bench_meningiomas, bench_truths
 from benchmarks.prediction import bench_people as people
-from benchmarks.prediction import bench_truths
 from benchmarks.prediction import bench_uncertainty as bench
 from dmrifit import MODELS, MapsToMaps, Protocol, compare, simulate_cohort
 
@@ -192,3 +192,57 @@ def test_scores_are_means_over_patients_and_by_quintile():
     assert row["worst_patient"] == 0.5
     assert row["quintiles"] == [0.5, 1, 1, 1, 1]
     assert (row["coverage_repeated"], row["coverage_truth"]) == (0, 1)
+
+
+@pytest.fixture(scope="module")
+def synthetic_tumors():
+    """Ten synthetic patients whose MKT is a square of MD, whose MKI is noise, and whose images have a gain of their own."""
+    rng = np.random.default_rng(611)
+    rows = []
+    for patient in range(10):
+        md, fa = rng.uniform(0.5, 1.5, 80), rng.uniform(0, 0.5, 80)
+        images = rng.uniform(0.5, 2, (2, 1)) * 100 * (1 + 0.1 * rng.normal(size=(2, 80)))
+        columns = {"MD": md, "FA": fa, "MKT": (md - 2) ** 2, "MKI": rng.normal(size=80), "uFA": fa + 0.3 * md}
+        frame = pd.DataFrame({"patient": f"p{patient}", **columns, "T1w": images[0], "FLAIR": images[1]})
+        rows.append(frame.join((frame[["T1w", "FLAIR"]] / frame[["T1w", "FLAIR"]].median()).add_suffix(" by patient")))
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_tumor_maps_that_follow_from_the_inputs_are_predicted_and_noise_is_not(synthetic_tumors):
+    rows = list(bench_meningiomas.left_out(synthetic_tumors, "MD, FA", bench_meningiomas.RIDGE, weigh="patients"))
+    skill = pd.DataFrame(rows).pivot_table("skill", "patient", "target")
+    assert len(skill) == 10
+    assert skill[["MKT", "uFA"]].min().min() > 0.99
+    assert abs(skill.MKI.mean()) < 0.1
+    only_md = list(bench_meningiomas.left_out(synthetic_tumors, "MD", bench_meningiomas.RIDGE, weigh="voxels"))
+    pooled = {row["target"]: row["pooled"] for row in bench_meningiomas.summarized(pd.DataFrame(only_md))}
+    assert pooled["MKT"] > 0.99
+    assert 0.2 < pooled["uFA"] < 0.9
+    shuffled = list(bench_meningiomas.left_out(synthetic_tumors, "MD", bench_meningiomas.SHUFFLED, weigh="patients"))
+    assert pd.DataFrame(shuffled).skill.max() < 0.1
+
+
+def test_a_patient_that_is_left_out_changes_no_prediction_of_its_own(synthetic_tumors):
+    """The errors of a patient are the same by plain numpy, with its targets far away while the others are learned."""
+    moved = synthetic_tumors.copy()
+    own = moved.patient == "p3"
+    moved.loc[own, "MKT"] += 50
+    one, other = (
+        {row["patient"]: row for row in bench_meningiomas.left_out(table, "MD", "LR", weigh="voxels") if row["target"] == "MKT"}
+        for table in (synthetic_tumors, moved)
+    )
+    train = ~own
+    X = np.stack([np.ones(len(moved)), moved.MD], axis=1)
+    line = np.linalg.lstsq(X[train], moved.MKT[train], rcond=None)[0]
+    for table, rows in ((synthetic_tumors, one), (moved, other)):
+        error = np.abs(X[own] @ line - table.MKT[own]).sum()
+        constant = np.abs(np.median(table.MKT[train]) - table.MKT[own]).sum()
+        assert rows["p3"]["error"] == pytest.approx(error, rel=1e-9)
+        assert rows["p3"]["constant_error"] == pytest.approx(constant, rel=2e-3)
+
+
+def test_intervals_of_tumor_maps_cover_patients_that_were_left_out(synthetic_tumors):
+    shares = pd.concat([bench_meningiomas.covered(synthetic_tumors, "MD, FA", f"p{i}") for i in range(3)])
+    by_target = shares.groupby("target")[["covered", "width"]].mean()
+    assert 0.8 < by_target.covered["MKI"] < 0.98
+    assert by_target.width["MKT"] < 0.1

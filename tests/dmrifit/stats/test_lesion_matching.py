@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.metastasis import compare_scorers
+from benchmarks.metastasis import _scorer_pairs
 from dmrifit import lesion_scores, lesion_table
 from dmrifit.io.components import drop_small, match_components
 from dmrifit.stats.lesion_matching import HEADLINES, lesion_counts, scores_from_counts
@@ -145,8 +145,8 @@ def test_counts_and_dice_agree_with_panoptica():
     assert len(result["pairs"]) >= 50
     alone = joined = 0
     for row in result["pairs"]:
-        reference, prediction = compare_scorers.boxes_pair(row["seed"])
-        assert compare_scorers.digest(reference, prediction) == row["digest"]
+        reference, prediction = _scorer_pairs.boxes_pair(row["seed"])
+        assert _scorer_pairs.digest(reference, prediction) == row["digest"]
         table = lesion_table(reference, prediction)
         scores = lesion_scores(table)
         assert table.attrs["n_reference"] == row["n_reference"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.metastasis import compare_scorers
+from benchmarks.metastasis import _scorer_pairs
 from metastasis import mets_scores
 
 ROOT = Path(__file__).parents[3]
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def official():
     answers = ROOT / "tests" / "metastasis" / "data" / "mets_scorer.json"
-    return compare_scorers, json.loads(answers.read_text(encoding="utf-8"))
+    return _scorer_pairs, json.loads(answers.read_text(encoding="utf-8"))
 
 
 def test_scores_equal_those_of_the_official_scorer_for_a_hundred_pairs(official):
