@@ -216,7 +216,7 @@ def test_tumor_maps_that_follow_from_the_inputs_are_predicted_and_noise_is_not(s
     assert abs(skill.MKI.mean()) < 0.1
     only_md = list(bench_meningiomas.left_out(synthetic_tumors, "MD", bench_meningiomas.RIDGE, weigh="voxels"))
     pooled = {row["target"]: row["pooled"] for row in bench_meningiomas.summarized(pd.DataFrame(only_md))}
-    assert pooled["MKT"] > 0.99
+    assert pooled["MKT"] > 0.98
     assert 0.2 < pooled["uFA"] < 0.9
     shuffled = list(bench_meningiomas.left_out(synthetic_tumors, "MD", bench_meningiomas.SHUFFLED, weigh="patients"))
     assert pd.DataFrame(shuffled).skill.max() < 0.1
