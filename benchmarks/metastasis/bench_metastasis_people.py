@@ -12,7 +12,7 @@ of the network of the other direction, after each of its trainings and averaged,
 one has not seen. The cut of a direction is chosen in the other
 direction. Networks are kept in FOLDER (default build/metastasis_people), a file for each direction.
 Both stages are tried after the first training, too. `--ship` trains on both scans and writes the
-model that comes along. At its threshold both directions are tried with implants of new seeds, on
+included model. At its threshold both directions are tried with implants of new seeds, on
 which no choice rests. That model is tried in three brains with gliomas (BRATS 2013, for tests
 alone): how much of the labelled enhancing tumor it covers, what it marks elsewhere, and which
 implants it finds there. `--others DeepMedic "MONAI's U-Net"` trains these networks alone, on the same

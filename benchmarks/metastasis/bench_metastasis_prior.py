@@ -3,8 +3,8 @@ How many false positives does a prior scan save at the same sensitivity, in a ph
 
     .venv/bin/python -m benchmarks.metastasis.bench_metastasis_prior [--patients 40] [--work FOLDER]
 
-Ten seeds of synthetic patients of the hard world, each with a prior. Candidates of the small network
-that comes along are judged by trees and by a linear model, with features of the prior and without,
+Ten seeds of synthetic patients of the hard world, each with a prior. Candidates of the network of the
+included model are judged by trees and by a linear model, with features of the prior and without,
 trained with the patients of the other nine seeds. In the control row every patient has the prior of
 another one. A two-stage segmenter judges patients who have no prior by trees of their own: those of
 the row without one. The ceiling is an oracle that judges as without a prior, and knows which
@@ -133,7 +133,7 @@ def network() -> Any:
 
 
 class ScanNetwork:
-    """The network that comes along; it segments a scan once, whatever prior it is compared with."""
+    """The included network; it segments a scan once, whatever prior it is compared with."""
 
     def __init__(self, image: NDArray[Any], brain: NDArray[np.bool_]) -> None:
         self.image = image

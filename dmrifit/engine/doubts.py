@@ -309,7 +309,7 @@ class DoubtTally:
         if low != 0 and at_low >= _WRITTEN:
             at_bounds.append(f"at its lower bound {low:g} in {at_low:.0%}")
         if at_high >= _WRITTEN and name in self.monotonic:
-            at_bounds.append(f"at its cap in {at_high:.0%}")
+            at_bounds.append(f"at its upper bound in {at_high:.0%}")
         elif at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
             at_bounds.append(f"at its upper bound {high:g} in {at_high:.0%}")
         remedy = f"fix it, or measure contrasts that show {name}"

@@ -76,7 +76,7 @@ class Evaluation:
         ``bias_truth``, ``dispersion_truth``, ``median_abs_error_truth``, ``pearson_truth``,
         ``spearman_truth``: the same against the truth of a synthetic scan, NaN for others. With
         ``_independent`` instead, and for ``skill`` and ``absolute_skill`` too: against the fit to
-        a second draw of the noise of a synthetic scan, all target contrasts, which shares no
+        a second noise realization of a synthetic scan, all target contrasts, which shares no
         noise with the inputs. And
         ``skill``, 1 − Σ error / Σ error of the constant with the least error on the training
         patients, from ``relative_error`` and ``constant_error`` (means of abs(E));
@@ -203,7 +203,7 @@ class Evaluation:
             and ``_high``, and standard deviations ``_sd`` (over patients) and ``_sd_metrics``
             (over parameters); with ``_truth`` against the truth. Of synthetic patients the maps
             are scored twice: ``skill_independent`` and ``pearson_independent`` are against the
-            fit to a second draw of the noise, and ``skill_shared_noise`` and
+            fit to a second noise realization, and ``skill_shared_noise`` and
             ``pearson_shared_noise`` what the noise that reference and inputs share adds to the
             first ones. ``pooled_skill`` is that of all voxels together.
             An undefined correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels
@@ -314,7 +314,7 @@ def compare(
         Add rows for a constant predictor, for linear regression of shuffled targets, for copies of
         what was measured (the nearest contrast; of maps ADC_fast, ADC_slow and F, and the constant
         for other parameters) and for the perfect answer to every strategy; of synthetic patients
-        whose noise-free signals are known also for the truth and for a second draw of the noise.
+        whose noise-free signals are known also for the truth and for a second noise realization.
         They have the largest number of training patients and the model of the strategy's first
         estimator.
     resynthesize : bool, default=False

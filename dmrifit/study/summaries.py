@@ -28,7 +28,7 @@ REPEATED = ("skill", "pearson")
 
 _SHARED_NOISE = (
     "maps of synthetic patients are scored twice: against the fit to the images that include the "
-    "inputs, and (independent) against the fit to a second draw of the noise; the difference is "
+    "inputs, and (independent) against a fit with independent noise; the difference is "
     "called shared noise. Unseen images share no noise with the inputs"
 )
 _UNDEFINED = "* some correlations are undefined (constant answers) and count as 0"
@@ -130,9 +130,9 @@ def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
     if single:
         notes.append(
             f"the signals of {', '.join(single)} without noise, or the level of their noise, are "
-            "not known (as in averages of several measurements), so there is no second draw of "
-            "the noise: no rows truth and repeat, and skill may owe something to noise that "
-            "inputs and reference share"
+            "not known (as in averages of several measurements), so there is no second "
+            "realization of the noise: no rows truth and repeat, and skill may owe something to "
+            "noise that inputs and reference share"
         )
     return notes
 

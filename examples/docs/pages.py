@@ -155,7 +155,7 @@ def api() -> str:
     if rest:
         topics["More"] = rest
     parts = [
-        _heading("Public names", "="),
+        _heading("API reference", "="),
         "Units, shapes and errors stand with each name.\n",
         _heading("dmrifit", "-"),
     ]

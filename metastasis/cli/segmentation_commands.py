@@ -53,7 +53,7 @@ def segment(
     interrupted run resumes when started again with the same options.
 
     Options:
-    paths [MODEL] SCANS: Model file from train (by default the small model that comes along), and
+    paths [MODEL] SCANS: Model file from train (by default the small included model), and
         the scans: contrast-enhanced T1 images (NIfTI), prepared like the training scans, one,
         several, a glob or a BIDS folder; a folder of them, where NAME_prior and
         NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv)

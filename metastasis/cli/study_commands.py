@@ -307,7 +307,7 @@ def train_small(
     Train the small model of segment on implants in one's own scans without metastases.
 
     No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
-    some 40 minutes of one core. The threshold is that of the model that comes along: choose
+    some 40 minutes of one core. The threshold is that of the included model: choose
     another one by what is marked in scans without metastases.
 
     Options:

@@ -46,7 +46,7 @@ def model_figures(path: Path) -> dict[str, Any]:
 def findings_in_words(
     n_findings: int, figures: Mapping[str, Any], *, is_noted: bool = False
 ) -> str:
-    """Say what it means that so many things were marked in a scan, which may have notes."""
+    """Say what it means that a scan, which may have notes, has so many findings."""
     is_known = all(key in figures for key in _KEYS)
     whole, small = (f"{100 * figures.get(key, 0):.0f} %" for key in _KEYS)
     found = f"on implants {whole} of all and {small} of those of 2.5–6 mm are found"
@@ -61,11 +61,11 @@ def findings_in_words(
         if not is_known:
             return begin + "how many of all and of small metastases this model finds is unknown"
         return f"{begin}{found}; {untried}"
-    begin = "marked is what looks like a metastasis, and much of it may be none: "
+    begin = "the model marks candidates, many of which may be false positives: "
     if not is_known or not figures.get(_FALSE):
         return begin + "how much is marked in brains without metastases is unknown"
     counts = " and ".join(map(str, figures[_FALSE]))
-    return f"{begin}in brains without metastases {counts} things are marked; {found}; {untried}"
+    return f"{begin}in brains without metastases {counts} findings are marked; {found}; {untried}"
 
 
 def open_ring_notes(name: str, lesions: pd.DataFrame) -> list[str]:

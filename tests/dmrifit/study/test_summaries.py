@@ -156,7 +156,7 @@ def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, t
     assert table.loc["constant", "r, independent"] == "0.00*"
     assert table.loc["repeat", ["map skill, independent", "shared noise", "r, independent"]].tolist() == ["–"] * 3
     notes = headline_notes(repeated.study, headline(repeated.summary()))
-    assert any("second draw of the noise; the difference is called shared noise" in note for note in notes)
+    assert any("fit with independent noise; the difference is called shared noise" in note for note in notes)
     repeated.write(tmp_path)
     again = Evaluation.read(tmp_path)
     assert again.summary().equals(repeated.summary())

@@ -229,7 +229,7 @@ def test_probabilities_do_not_depend_on_how_a_scan_is_stored(cases, models):
     ("threshold", "n_said", "sentence"),
     [
         ("1", 3, "nothing marked; this is not 'no metastases': how many of all and of small metastases this model finds"),
-        ("0.01", 1, "marked is what looks like a metastasis, and much of it may be none: how much is marked in brains"),
+        ("0.01", 1, "the model marks candidates, many of which may be false positives: how much is marked in brains"),
     ],
 )
 def test_what_findings_and_none_mean_is_said_where_they_stand(run, table, models, tmp_path, threshold, n_said, sentence):

@@ -289,7 +289,7 @@ def test_a_small_model_learns_from_copies_of_each_scan_and_phantoms(run, scans, 
     code, out, error = run(*words, "--phantoms", 3, "--epochs", 5)
     assert code == 0, error
     ((model, labels, groups),) = fits
-    # Made as the model that comes along.
+    # Made as the included model.
     assert (model.comparable, model.threshold, model.n_trainings) == (True, small_model_threshold(), 2)
     # Copies of a person are never split between folds.
     assert len(groups["groups"]) == 7

@@ -26,13 +26,13 @@ def test_what_no_finding_means_comes_from_the_card_of_the_model(tmp_path):
 
 
 def test_findings_are_called_uncertain_with_what_brains_without_metastases_have(tmp_path):
-    begin = "marked is what looks like a metastasis, and much of it may be none: "
+    begin = "the model marks candidates, many of which may be false positives: "
     assert findings_in_words(3, {}) == f"{begin}how much is marked in brains without metastases is unknown"
     figures = {"sensitivity": 0.8, "sensitivity_small": 0.614}
     assert findings_in_words(3, figures) == findings_in_words(3, {})
     (tmp_path / "small.json").write_text(json.dumps({"figures": figures | {"false_findings": [30, 4]}}))
     assert findings_in_words(1, model_figures(tmp_path / "small.dmrifit")) == (
-        f"{begin}in brains without metastases 30 and 4 things are marked; on implants 80 % of all and 61 % of those "
+        f"{begin}in brains without metastases 30 and 4 findings are marked; on implants 80 % of all and 61 % of those "
         "of 2.5–6 mm are found; never tried on a labelled real metastasis"
     )
 

@@ -51,7 +51,7 @@ SMALL_GAIN = 0.02
 _WIDTH = 6.1  # inches of half a screen
 _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
-_INDEPENDENT = "against a second draw of the noise"
+_INDEPENDENT = "against a reference with independent noise"
 _NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
 _REGIME_LOOKS = {"same": ("link", "o"), "other": ("warn", "s"), "pooled": ("faint", "^")}
 
@@ -84,7 +84,7 @@ def verdict(board: Board) -> list[str]:
     means = matching(rows, parameters="tissue")
     measure = board.skill_column
     numbers = [f"{_interval(row, measure)} in {row['cohort']}" for row in means.to_dict("records")]
-    reference = ", against a second draw of the noise" if measure == "skill_independent" else ""
+    reference = f", {_INDEPENDENT}" if measure == "skill_independent" else ""
     skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
     if board.undecided:
         reason = f"Whether algorithms differ cannot be told from {board.undecided}."

@@ -56,7 +56,7 @@ def capital(text: str) -> str:
 
 
 def independent(rows: pd.DataFrame) -> pd.DataFrame:
-    """Take skill and correlation against a second draw of the noise, and no other score."""
+    """Take skill and correlation with independent noise, and no other score."""
     rows = rows[rows["skill_independent"].notna()]
     scores = {
         name: rows[name.replace("skill", "skill_independent")]

@@ -55,7 +55,7 @@ def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_eva
     assert parameters == "Better than guessing in Dt; not shown to be better in f; worse in K, T2v."
     # Noise of its own decides where it is known.
     _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
-    assert "against a second draw of the noise: −0.03 [" in skill
+    assert "against a reference with independent noise: −0.03 [" in skill
     assert parameters.startswith("Better than guessing in Dt; not shown to be better in f")
 
 
@@ -75,8 +75,8 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     table = skill_bars(study_of(make_evaluation, independent=0.3))
     both = table.groupby("series")["row"].apply(list).to_dict()
     rows = ["mean of maps", "Dt", "f", "T2v", "K"]
-    assert both == {"against a second draw of the noise": rows, "against the fit to the same images": rows}
-    own = table[table["series"] == "against a second draw of the noise"].set_index("row")["skill"]
+    assert both == {"against a reference with independent noise": rows, "against the fit to the same images": rows}
+    own = table[table["series"] == "against a reference with independent noise"].set_index("row")["skill"]
     np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
 
