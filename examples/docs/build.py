@@ -41,7 +41,7 @@ def _files() -> Iterator[tuple[str, str | bytes]]:
 
     yield "conf.py", (HERE / "conf.py").read_bytes()
     yield "static/pages.css", (HERE / "pages.css").read_bytes()
-    for name in ("people_fits.png", "metastasis_people.png"):
+    for name in ("people_fits.png", "meningiomas.png", "metastasis_people.png"):
         yield name, (ROOT / "benchmarks" / "results" / name).read_bytes()
     yield "own_scan.png", (HERE / "own_scan.png").read_bytes()
     for path in sorted([*HERE.glob("*.rst"), *HERE.glob("*.md")]):
