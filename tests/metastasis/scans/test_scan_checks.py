@@ -87,6 +87,31 @@ def test_a_scan_without_bright_vessels_is_no_post_contrast_scan(signals, brain, 
     assert contrast_note(Case("p", 300 * bright)) == ""
 
 
+@pytest.mark.data
+def test_real_scans_with_contrast_agent_are_told_from_plain_ones(data_dir):
+    """Vessels of the surface are stripped from the scans of BraTS, and those in the depth are left."""
+    scans = {
+        "post_contrast/BraTS2021_01478_t1ce": True,
+        "post_contrast/BraTS2021_01483_t1ce": True,
+        "post_contrast/BraTS2021_01484_t1ce": True,
+        "post_contrast/mr_gd": True,
+        "ms_lesions_mni/patient19_T1POST": True,
+        "mni152_tissue/mni_icbm152_t1_1mm": False,
+        "mrs_boxes/t1_brain": False,
+    }
+    for name, has_agent in scans.items():
+        image = nib.load(data_dir / f"{name}.nii.gz")
+        note = contrast_note(Case(name, image.get_fdata(dtype=np.float32), affine=image.affine))
+        assert (note == "") == has_agent, name
+
+
+def test_vessels_in_the_depth_are_enough(signals, brain):
+    """As where a tight mask has taken the vessels of the surface away."""
+    few = signals.copy()
+    few[19, 18:22, 19] = 2.5
+    assert contrast_note(Case("p", few, brain=brain)) == ""
+
+
 def test_scans_unlike_those_in_training_are_told(signals, brain, vessels):
     bright = np.where(vessels, 2.5, signals)
     label = np.zeros(SHAPE, np.uint8)
