@@ -195,7 +195,7 @@ def test_scores_are_means_over_patients_and_by_quintile():
 
 
 @pytest.fixture(scope="module")
-def synthetic_tumors():
+def synthetic_tumors(tmp_path_factory):
     """Ten synthetic patients whose MKT is a square of MD, whose MKI is noise, and whose images have a gain of their own."""
     rng = np.random.default_rng(611)
     rows = []
@@ -203,9 +203,19 @@ def synthetic_tumors():
         md, fa = rng.uniform(0.5, 1.5, 80), rng.uniform(0, 0.5, 80)
         images = rng.uniform(0.5, 2, (2, 1)) * 100 * (1 + 0.1 * rng.normal(size=(2, 80)))
         columns = {"MD": md, "FA": fa, "MKT": (md - 2) ** 2, "MKI": rng.normal(size=80), "uFA": fa + 0.3 * md}
-        frame = pd.DataFrame({"patient": f"p{patient}", **columns, "T1w": images[0], "FLAIR": images[1]})
-        rows.append(frame.join((frame[["T1w", "FLAIR"]] / frame[["T1w", "FLAIR"]].median()).add_suffix(" by patient")))
-    return pd.concat(rows, ignore_index=True)
+        rows.append(pd.DataFrame({"patient": f"p{patient}", **columns, "T1w": images[0], "FLAIR": images[1]}))
+    folder = tmp_path_factory.mktemp("data") / "meningiomas"
+    folder.mkdir()
+    pd.concat(rows).to_csv(folder / "voxels.csv.gz", index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DMRIFIT_DATA", str(folder.parent))
+        return bench_meningiomas.read()
+
+
+def test_images_have_one_scale_in_all_patients(synthetic_tumors):
+    images = synthetic_tumors.groupby("patient")[["T1w", "FLAIR", "T1w by patient", "FLAIR by patient"]].median()
+    assert images.T1w.max() > 2 * images.T1w.min()
+    np.testing.assert_allclose(images[["T1w by patient", "FLAIR by patient"]], 1, rtol=1e-12)
 
 
 def test_tumor_maps_that_follow_from_the_inputs_are_predicted_and_noise_is_not(synthetic_tumors):
@@ -215,7 +225,10 @@ def test_tumor_maps_that_follow_from_the_inputs_are_predicted_and_noise_is_not(s
     assert skill[["MKT", "uFA"]].min().min() > 0.99
     assert abs(skill.MKI.mean()) < 0.1
     only_md = list(bench_meningiomas.left_out(synthetic_tumors, "MD", bench_meningiomas.RIDGE, weigh="voxels"))
-    pooled = {row["target"]: row["pooled"] for row in bench_meningiomas.summarized(pd.DataFrame(only_md))}
+    summary = bench_meningiomas.summarized(pd.DataFrame(rows + only_md))
+    pooled = {row["target"]: row["pooled"] for row in summary if row["inputs"] == "MD"}
+    lost = {row["target"]: row["minus_headline"]["mean"] for row in summary if row["inputs"] == "MD"}
+    assert lost["uFA"] < -0.5 < -0.05 < lost["MKT"] <= 0
     assert pooled["MKT"] > 0.98
     # Without FA its part of µFA stays unknown.
     truth = synthetic_tumors
