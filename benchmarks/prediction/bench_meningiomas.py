@@ -6,8 +6,8 @@ Are advanced maps of human tumors predicted from clinical ones, in patients that
 Voxels of 30 meningiomas, one patient left out at a time: kurtosis and microscopic anisotropy, which need
 tensor-valued diffusion encoding, from the mean diffusivity (MD) of any clinical scan, with FA and conventional images beside
 it. The table has no coordinates, so algorithms that look at neighborhoods take no part. A patient is the unit of every
-interval. Intensities of T1w and FLAIR have no unit; they are tried as stored and divided by the patient's median. The headline,
-chosen before the others were run, is a ridge regression with squares from MD and FA; all differences are to it.
+interval. Intensities of T1w and FLAIR have no unit; they are tried as stored and divided by the patient's median. The headline, a
+ridge regression with squares from MD and FA, was tried on these patients before the others; all differences are to it.
 """
 
 import argparse
