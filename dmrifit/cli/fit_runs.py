@@ -101,7 +101,8 @@ def fit_many(
             f"--out {out} is the BIDS folder itself, which holds raw data; choose another one, "
             f"such as {out / 'derivatives' / 'dmrifit'}"
         )
-    if options["model"] is not None:
+    # By echo time, the names of parameters are known only with the echo times of a scan.
+    if options["model"] is not None and not options["by_te"]:
         # What is wrong for every scan is refused before an earlier run is replaced.
         signal_model = resolve_model(options["model"])
         numbers = {
@@ -247,19 +248,24 @@ def fit_scan(
     """Fit a scan, by default by the richest model; give its name and the sidecar of the maps."""
     options = dict(options)
     model, b_tolerance = options.pop("model"), options.pop("b_tolerance")
+    by_te = options.pop("by_te")
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
     kept = kept_measurements(protocol, options["b_max"], options["leave_out_b"])
     fitted = protocol.take(kept)
-    name, reason = suggest_model(fitted) if model is None else (resolve_model(model).name, "")
+    name, reason = (model, "") if model else suggest_model(fitted)
+    signal_model = resolve_model(name)
+    if by_te:
+        signal_model = signal_model.by_echo_time(fitted)
+    name = signal_model.name
     if progress:
         for line in contrast_lines(fitted):
             say(f"using protocol: {line}")
         if reason:
             say(f"using model {name}: {reason} (choose another by --model)")
-    fit_image(list(images), protocol, name, out=out, progress=progress, **options)
+    fit_image(list(images), protocol, signal_model, out=out, progress=progress, **options)
     if progress and directions_vary(fitted):
-        of_diffusion = [x for x in resolve_model(name).names if x in _OF_DIFFUSION]
+        of_diffusion = [x for x in signal_model.names if x in _OF_DIFFUSION]
         say(ISOTROPIC.format(names=" and ".join(of_diffusion)))
     return name, out / derivative_name(common_stem(images), "dwimap.json", model=name)
 

@@ -43,6 +43,7 @@ def fit(
     b_max: float | None = None,
     leave_out_b: tuple[float, ...] | None = None,
     model: str | None = None,
+    by_te: bool = False,
     mask: str | None = None,
     sigma: str | None = None,
     bounds: list[str] | None = None,
@@ -82,6 +83,7 @@ def fit(
     leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
     model: adc, kurtosis or ivim; t2, t2-adc or t2-ivim-kurtosis (need --te); by default the
         richest that the b-values and echo times determine. All are isotropic: no FA, no tensor.
+    by_te: Fit S0 and f of adc, kurtosis or ivim (--model) at each echo time: no model of T2.
     mask FILE|auto|PATTERN: Voxels to fit; by default all that are nonzero in any volume. auto
         finds the body or head by median Otsu. For many scans a pattern in quotes, relative to the
         BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.
@@ -120,6 +122,7 @@ def fit(
         fixed[name] = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
     options = {
         "model": model,
+        "by_te": by_te,
         "b_tolerance": b_tolerance,
         "b_max": b_max,
         "leave_out_b": list(leave_out_b or []),
@@ -151,7 +154,7 @@ def fit(
             )
         start = time.perf_counter()
         # Without a model, echo times decide which is the richest.
-        needs_te = model is None or resolve_model(model).needs_te
+        needs_te = by_te or model is None or resolve_model(model).needs_te
         series, protocol = scan_of(images[0], bval, bvec, te, needs_te=needs_te)
         _, sidecar = fit_scan(series, protocol, out, options, progress=True)
         _print_fit(context, out, sidecar)

@@ -487,7 +487,9 @@ def _run(
     """Fit the voxels chunk by chunk, several chunks at a time, into the arrays of the result."""
     if not compiler.is_compiled(problem.kernel):
         _logger.warning(
-            "compiling the fit of model %s (once on this machine, about 10 s)", problem.model.name
+            "compiling the fit of model %s, once on this machine: about 10 s for the first model, "
+            "1 s for others",
+            problem.model.name,
         )
     weights = routing_weights(problem, floored=noise is not None)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import operator
+import re
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
@@ -147,6 +149,66 @@ class SignalModel(ModelFormula):
         expression, source = read_function(function, [parameter.name for parameter in parameters])
         return cls(name, tuple(parameters), expression, source=source)
 
+    def by_echo_time(self, protocol: Protocol) -> SignalModel:
+        """
+        Give amplitudes and signal fractions a value at each echo time, without a model of T2.
+
+        Diffusivities and kurtosis are common to all echo times.
+
+        Parameters
+        ----------
+        protocol : Protocol
+            The measurements, with two echo times or more (those within 0.1 ms are one).
+
+        Returns
+        -------
+        SignalModel
+            The model ``"<name>-by-te"``, whose parameters S0 and f are ``S0_te50``, ``S0_te90``
+            and so on, named by the echo times in ms.
+
+        Raises
+        ------
+        ValueError
+            If the model describes relaxation itself, or the protocol has fewer than two echo
+            times.
+
+        Examples
+        --------
+        >>> from dmrifit import Protocol
+        >>> MODELS["adc"].by_echo_time(Protocol([0, 800] * 2, te=[50, 50, 90, 90])).names
+        ('S0_te50', 'S0_te90', 'ADC')
+        """
+        check_protocol(protocol)
+        if self.needs_te or self.source:
+            raise ValueError(
+                f"model {self.name} cannot be fitted by echo time: take a formula without te, "
+                "such as adc, kurtosis or ivim"
+            )
+        times = np.unique([] if protocol.te is None else np.round(protocol.te, 1))
+        if len(times) < 2:
+            raise ValueError(
+                f"a fit by echo time needs two echo times or more, and the protocol has "
+                f"{len(times) or 'none'}; fit model {self.name} itself"
+            )
+        middles = (times[1:] + times[:-1]) / 2
+        parameters: list[Parameter] = []
+        expression = self.expression
+        for parameter in self.parameters:
+            is_fraction = (parameter.unit, parameter.low, parameter.high) == ("", 0.0, 1.0)
+            if not (parameter.is_amplitude or is_fraction):
+                parameters.append(parameter)
+                continue
+            names = [f"{parameter.name}_te{time:g}".replace(".", "p") for time in times]
+            parameters += [replace(parameter, name=name) for name in names]
+            chosen = names[-1]
+            for name, middle in zip(names[-2::-1], middles[::-1], strict=True):
+                chosen = f"({name} if te < {middle:g} else {chosen})"
+            expression = re.sub(rf"\b{parameter.name}\b", chosen, expression)
+        name, free = f"{self.name}-by-te", tuple(parameters)
+        return replace(
+            self, name=name, parameters=free, expression=expression, published_bounds=None
+        )
+
     def signal(self, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
         """
         Compute the signal.
@@ -268,5 +330,6 @@ def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
         times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
         raise ValueError(
             f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
-            "take the measurements of one echo time (protocol.take), or use a model with T2"
+            "take the measurements of one echo time (protocol.take), a model with T2, or S0 by "
+            "echo time (model.by_echo_time(protocol); on the command line --by-te)"
         )

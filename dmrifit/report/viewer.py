@@ -381,7 +381,7 @@ def _text(codes: NDArray[Any], bits: int) -> str:
     """Write codes as gzip in base64; of two bytes, all high ones come first: it packs better."""
     planes = [codes] if bits == 8 else [codes >> 8, codes & 255]
     raw = b"".join(plane.astype(np.uint8).tobytes() for plane in planes)
-    return _base64(gzip.compress(raw, 6, mtime=0))
+    return _base64(gzip.compress(raw, 4, mtime=0))
 
 
 def _base64(content: bytes) -> str:

@@ -148,7 +148,7 @@ def pack_numbers(numbers: NDArray[np.float32]) -> str:
     rounded = np.where(is_finite, bits + np.uint32(1 << (dropped - 1)), bits)
     rounded &= np.uint32(0xFFFFFFFF >> dropped << dropped)
     raw = rounded.astype(">u4").view(np.uint8).reshape(-1, 4).T[:3]
-    return base64.b64encode(gzip.compress(raw.tobytes(), 6, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(raw.tobytes(), 4, mtime=0)).decode("ascii")
 
 
 def formula_tokens(expression: str | None) -> list[float | str] | None:

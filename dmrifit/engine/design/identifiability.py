@@ -170,5 +170,7 @@ def typical_tissue(model: SignalModel) -> NDArray[np.float64]:
     for parameter in model.parameters:
         low, high = parameter.low, parameter.high
         middle = (low + high) / 2 if np.isfinite(high - low) else max(low, 1.0)
-        values.append(np.clip(TYPICAL_TISSUE.get(parameter.name, middle), low, high))
+        # A parameter by echo time, such as f_te50, is that of the tissue.
+        name = parameter.name.partition("_te")[0]
+        values.append(np.clip(TYPICAL_TISSUE.get(name, middle), low, high))
     return np.array(values)

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 import numpy as np
 import pytest
 
-from dmrifit import MODELS, Protocol
+from dmrifit import MODELS, Protocol, fit_voxels
 from dmrifit.engine import models
 
 
@@ -42,6 +42,35 @@ def test_the_relative_model_is_t2_ivim_divided_by_b_0_of_its_own_echo_time():
     curves = (full / full[:, :1]).reshape(1, -1)
     relative = MODELS["t2-ivim-relative"].signal([1, f, dv, dt, 1 / t2v - 1 / t2t], protocol)
     np.testing.assert_allclose(relative, curves, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.03])
+def test_by_echo_time_ivim_has_an_amplitude_and_a_fraction_of_each_without_a_model_of_t2(scatter):
+    b = np.array([0, 10, 20, 40, 80, 150, 300, 500, 800])
+    echo_times = np.array([50, 62.5, 100])
+    protocol = Protocol(np.tile(b, 3), np.repeat(echo_times, len(b)) + scatter * np.tile([0, 1, 0], len(b)))
+    model = MODELS["ivim"].by_echo_time(protocol)
+    assert model.names == ("S0_te50", "S0_te62p5", "S0_te100", "f_te50", "f_te62p5", "f_te100", "Dv", "Dt")
+    # Two pools whose decay is no exponential of the echo time.
+    blood, tissue = np.array([0.2, 0.19, 0.05]), np.array([0.6, 0.5, 0.45])
+    curves = np.outer(blood, np.exp(-0.02 * b)) + np.outer(tissue, np.exp(-0.0011 * b))
+    result = fit_voxels(1000 * curves.reshape(1, -1), protocol, model)
+    expected = [*1000 * (blood + tissue), *blood / (blood + tissue), 20, 1.1]
+    np.testing.assert_allclose(result.parameters[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(model.signal(expected, protocol), [1000 * curves.ravel()], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "te", "refusal"),
+    [
+        ("t2-adc", [50, 50, 90], "cannot be fitted by echo time: take a formula without te"),
+        ("adc", 50, "has 1; fit model adc itself"),
+        ("adc", None, "has none; fit model adc itself"),
+    ],
+)
+def test_a_fit_by_echo_time_that_cannot_be_is_refused(name, te, refusal):
+    with pytest.raises(ValueError, match=refusal):
+        MODELS[name].by_echo_time(Protocol([0, 400, 800], te))
 
 
 def test_wrong_columns_and_missing_echo_times_are_named():
