@@ -40,6 +40,13 @@ maps.save("build/examples/first_maps", overwrite=True)
 maps.view()
 
 # %%
+# ``plot`` draws one map, gray where it is in doubt, and the signals of a voxel with the fitted curve. ``to_dataframe``
+# gives a row for each voxel with its place in mm, ``to_xarray`` a Dataset.
+
+print(maps.to_dataframe()[["x", "y", "z", *maps.names]].describe().round(2))
+maps.plot("K")
+
+# %%
 # Patients
 # --------
 # A cohort is a list of scans, and its voxels are a table for estimators.

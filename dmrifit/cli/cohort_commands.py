@@ -346,13 +346,6 @@ def report(studies: list[Path], /, out: Path | None = None) -> None:
 
     _check_report()
     evaluations = [Evaluation.read(study) for study in studies]
-    for study, evaluation in zip(studies, evaluations, strict=True):
-        # Of earlier versions, which compared copies of inputs.
-        if evaluation.signals.empty:
-            raise ValueError(
-                f"{study}: the inputs were all contrasts of the target, so that nothing was "
-                "predicted; compare again with fewer inputs (--source-b)"
-            )
     _finish_report(evaluations, write_report(evaluations, studies[0] if out is None else out))
 
 

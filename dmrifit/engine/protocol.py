@@ -544,6 +544,11 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
 
     Shapes: `signals` (n_voxels, n_measurements).
     """
+    if signals.ndim == 4 and signals.shape[3] == len(protocol):
+        raise ValueError(
+            f"{name} of shape {signals.shape} are an image: give one row for each voxel, "
+            "image[mask] or image.reshape(-1, image.shape[-1]); fit_image fits images"
+        )
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
         raise ValueError(
             f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.intervals import FitInputs, parameter_intervals
@@ -19,6 +20,9 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
     from dmrifit.engine.doubts import DoubtTally
     from dmrifit.engine.methods.prior import Prior
 
@@ -259,14 +263,18 @@ class FitResult:
         return self._intervals(LEVELS)
 
     def _intervals(self, levels: Sequence[float]) -> NDArray[np.float64]:
+        return parameter_intervals(
+            self._known_inputs, self.model, self.parameters, self.bounds, self.is_known, levels
+        )
+
+    @property
+    def _known_inputs(self) -> FitInputs:
         if self.inputs is None:
             raise ValueError(
                 "this result does not know the signals it was fitted to; fit them again by "
                 "fit_voxels"
             )
-        return parameter_intervals(
-            self.inputs, self.model, self.parameters, self.bounds, self.is_known, levels
-        )
+        return self.inputs
 
     @property
     def doubt(self) -> NDArray[np.bool_]:
@@ -304,6 +312,55 @@ class FitResult:
             if step is not None:
                 advice.append(f"{step.description}.")
         return advice
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """
+        Tabulate the fits, a row for each voxel.
+
+        Returns
+        -------
+        DataFrame of n_voxels rows
+            For each parameter its value, ``<name>_se``, the ends of the 95 % interval
+            ``<name>_low`` and ``<name>_high``, and ``<name>_doubt``; then ``cost`` and ``status``.
+        """
+        import pandas as pd
+
+        ends = self.outer_intervals
+        columns: dict[str, NDArray] = {}
+        for j, name in enumerate(self.names):
+            columns[name] = self.parameters[:, j]
+            columns[f"{name}_se"] = self.standard_errors[:, j]
+            columns[f"{name}_low"], columns[f"{name}_high"] = ends[:, j, 0], ends[:, j, 1]
+            columns[f"{name}_doubt"] = self.doubt[:, j]
+        outcomes = [FitStatus(code).name.lower() for code in self.status]
+        return pd.DataFrame({**columns, "cost": self.cost, "status": outcomes})
+
+    def plot(self, voxel: int = 0) -> Figure:
+        """
+        Draw the signals of a voxel and the curve that was fitted to them.
+
+        Parameters
+        ----------
+        voxel : int, default=0
+            Its row.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib; a notebook shows it.
+
+        Raises
+        ------
+        ImportError
+            If the extra ``report`` is not installed.
+        ValueError
+            If the result does not know its signals.
+        """
+        inputs = self._known_inputs
+        figure = import_optional("matplotlib.figure").Figure(figsize=(5, 3.6), layout="tight")
+        values = self.parameters[voxel]
+        draw_curve(figure.subplots(), inputs.protocol, inputs.signals[voxel], self.model, values)
+        return figure
 
     def readings(self) -> dict[str, str]:
         """
@@ -406,3 +463,29 @@ def mark_not_fitted(result: FitResult, voxels: NDArray | slice) -> None:
     result.status[voxels] = FitStatus.NOT_FITTED
     for values in (result.parameters, result.standard_errors, result.cost):
         values[voxels] = np.nan
+
+
+def draw_curve(
+    axes: Any, protocol: Protocol, signals: NDArray, model: SignalModel, values: NDArray
+) -> None:
+    """
+    Draw measurements and the fitted curve over b, of one b-value over the echo time.
+
+    Shapes: `signals` (n_measurements,), `values` (n_parameters,).
+    """
+    te = protocol.te
+    over_te = te is not None and np.ptp(protocol.b) == 0
+    across = te if over_te and te is not None else protocol.b
+    fine = np.linspace(across.min() if over_te else 0, across.max(), 200)
+    groups = {"fit": np.full(len(protocol), True)}
+    if te is not None and not over_te:
+        groups = {f"TE {one:g} ms": te == one for one in np.unique(te)}
+    for label, chosen in groups.items():
+        if over_te:
+            contrasts = Protocol(np.full(len(fine), protocol.b[0]), fine)
+        else:
+            contrasts = Protocol(fine, None if te is None else float(te[chosen][0]))
+        (line,) = axes.plot(fine, model.signal(values, contrasts)[0], label=label)
+        axes.plot(across[chosen], signals[chosen], "o", markersize=4, color=line.get_color())
+    axes.set(xlabel="TE (ms)" if over_te else "b (s/mm²)", ylabel="signal", ylim=(0, None))
+    axes.legend(frameon=False)

@@ -23,10 +23,11 @@ from dmrifit.io.nifti import describe_sources, file_paths, output_files, read_vo
 from dmrifit.predict.novelty import NOVEL
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
     from dmrifit.predict.conformal import ConformalIntervals
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
-
-if TYPE_CHECKING:
     from dmrifit.report.voxel_records import VoxelSignals
 
 __all__ = ["ImageMaps"]
@@ -97,10 +98,16 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         from dmrifit.report.verdict import map_verdict
 
         size = " × ".join(map(str, next(iter(self.values())).shape[:3]))
+        others = [name for name in self if name not in self.names]
         return (
-            f"<ImageMaps of {self._heading}, {size} voxels: {', '.join(self)}\n"
-            f"{map_verdict(self.sidecar)}>"
+            f"<ImageMaps of {self._heading}, {size} voxels: {', '.join(self.names)}\n"
+            f"beside them: {', '.join(others) or 'nothing'}\n{map_verdict(self.sidecar)}>"
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The maps of parameters, apart from those of errors, intervals and doubts."""
+        return tuple(self.sidecar.get("Parameters", {}))
 
     def _repr_html_(self) -> str:
         """Show verdict, table and slices in notebooks."""
@@ -158,6 +165,94 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
             background=self._upright_background(),
             signals=self._upright_signals(),
         )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """
+        Tabulate the maps, a row for each voxel that has values.
+
+        Returns
+        -------
+        DataFrame
+            Voxel indices ``i``, ``j``, ``k``, RAS+ coordinates ``x``, ``y``, ``z`` in mm, and each
+            3-D map under its name.
+        """
+        import pandas as pd
+
+        from dmrifit.report.quicklook import ShownMaps
+
+        maps, affine = self._arrays()
+        region = ShownMaps(maps, affine, self.sidecar).region
+        indices = np.argwhere(region)
+        places = nib.affines.apply_affine(affine, indices)
+        columns = dict(zip("ijkxyz", [*indices.T, *places.T], strict=True))
+        columns |= {name: values[region] for name, values in maps.items() if values.ndim == 3}
+        return pd.DataFrame(columns)
+
+    def to_xarray(self) -> Any:
+        """
+        Give the maps as a Dataset of xarray.
+
+        Returns
+        -------
+        xarray.Dataset
+            Each 3-D map with the dimensions ``i``, ``j``, ``k`` and, of parameters, their units;
+            RAS+ coordinates in mm are ``x``, ``y``, ``z``, of each voxel; the affine is an
+            attribute.
+
+        Raises
+        ------
+        ImportError
+            If xarray is not installed.
+        """
+        xarray = import_optional("xarray")
+        maps, affine = self._arrays()
+        grid = next(iter(maps.values())).shape[:3]
+        places = nib.affines.apply_affine(affine, np.moveaxis(np.indices(grid), 0, -1))
+        axes = ("i", "j", "k")
+        coords = {"xyz"[axis]: (axes, places[..., axis]) for axis in range(3)}
+        arrays = {name: (axes, values) for name, values in maps.items() if values.ndim == 3}
+        dataset = xarray.Dataset(arrays, coords, {"affine": affine})
+        for name in self.names:
+            dataset[name].attrs["units"] = self.sidecar["Parameters"][name]["Units"]
+        return dataset
+
+    def plot(self, name: str | None = None, voxel: tuple[int, int, int] | None = None) -> Figure:
+        """
+        Draw a map, gray where it is in doubt, and the signals and fitted curve of a voxel.
+
+        Parameters
+        ----------
+        name : str, optional
+            A parameter; by default the one that is least in doubt.
+        voxel : tuple of int, optional
+            Indices (i, j, k) of a voxel with signals; by default a sound one in the middle.
+            Predictions have no curve.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib; a notebook shows it.
+
+        Raises
+        ------
+        ImportError
+            If the extra ``report`` is not installed.
+        KeyError, ValueError
+            If there is no such parameter, or the voxel has no signals.
+        """
+        from dmrifit.report.quicklook import ShownMaps, single_map_figure
+
+        maps, affine = self.upright()
+        if voxel is not None:
+            place = next(iter(self.values())).affine @ [*voxel, 1]
+            voxel = tuple(np.rint(np.linalg.solve(affine, place))[:3].astype(int).tolist())
+        shown, signals = ShownMaps(maps, affine, self.sidecar), self._upright_signals()
+        return single_map_figure(shown, name, signals, voxel, self._heading)
+
+    def _arrays(self) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
+        """Give the maps as they are stored, and their affine."""
+        maps = {name: np.asanyarray(image.dataobj) for name, image in self.items()}
+        return maps, next(iter(self.values())).affine
 
     def save(
         self, folder: str | Path, *, quicklook: bool = False, overwrite: bool = False

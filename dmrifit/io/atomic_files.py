@@ -340,10 +340,7 @@ def _moves(hidden: Path) -> list[tuple[Path, Path]]:
     """List the files that leave a hidden folder, with their names to be: new ones, or earlier."""
     moves = []
     for slot in _slots(hidden):
-        source = slot / _EARLIER
-        if hidden.suffix == _COMPLETE:
-            # Earlier versions put files there without subfolders.
-            source = slot / slot.name if slot.is_dir() else slot
+        source = slot / (slot.name if hidden.suffix == _COMPLETE else _EARLIER)
         if _is_file(source):
             moves.append((source, hidden.parent / slot.name))
     return moves

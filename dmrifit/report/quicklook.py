@@ -10,7 +10,7 @@ from functools import cached_property
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
+from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.results import draw_curve
 from dmrifit.io.bids_derivatives import MONOTONIC
-from dmrifit.report import page, slice_figures, verdict
+from dmrifit.report import page, slice_figures, style, verdict
 from dmrifit.report.numerals import significant
 from dmrifit.report.slice_figures import COUNT_COLORS, MapPanel, Slices, plot_codes, plot_maps
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TEXTS = page.Texts(__file__)
 AMPLITUDE_UNIT = short_unit("arbitrary")
@@ -33,6 +38,8 @@ SCAN = "scan"
 _MOST_VALUES = 12
 #: Percent at which colors can be read and the scan below them is seen.
 OPACITY = 60
+#: Width of the signals of a voxel beside a map.
+_CURVE_INCHES = 4.4
 #: Name of the map that says how like the training voxels a voxel is.
 TYPICALITY = "typicality"
 #: Bytes of the picture, so that with its text (a third more than bytes) it stays below 300 kB.
@@ -350,6 +357,36 @@ def map_summary(
     source = f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
     names = escape(", ".join(panel.name for panel in panels))
     return f'{summary}\n<img src="{source}" alt="Slices of {names}" style="max-width: 100%">'
+
+
+def single_map_figure(
+    shown: ShownMaps, name: str | None, signals: VoxelSignals | None, voxel: Any, title: str
+) -> Figure:
+    """Draw a map, and beside it the signals and the curve of a voxel where there are signals."""
+    panels = {panel.name: panel for panel in shown.panels}
+    determined = [n for n, p in panels.items() if p.unit != AMPLITUDE_UNIT] or list(panels)
+    name = verdict.least_doubted(determined, shown.sidecar) if name is None else name
+    if name not in panels:
+        raise KeyError(f"there is no parameter {name!r}; there are {', '.join(panels)}")
+    slices = Slices(shown.region, shown.affine)
+    if signals is None:
+        return plot_maps(slices, [panels[name]], title=title)
+    voxel = VoxelRecords(shown.maps, shown.sidecar, signals).start if voxel is None else voxel
+    row = signals.rows[voxel]
+    place = ", ".join(f"{x:.0f}" for x in (shown.affine @ [*voxel, 1])[:3])
+    if not row:
+        raise ValueError(f"the voxel at {place} mm has no signals; choose one that was fitted")
+    figure = plot_maps(slices, [panels[name]], title=title, beside=_CURVE_INCHES)
+    left = figure.get_figwidth() - _CURVE_INCHES
+    axes = style.add_axes(figure, left + 0.8, 0.7, _CURVE_INCHES - 1, 3)
+    described = shown.sidecar["Model"]
+    parameters = tuple(Parameter(n, "", -np.inf, np.inf) for n in shown.entries)
+    formula, source = described.get("Expression", ""), described.get("Source", "")
+    model = SignalModel(described["Name"], parameters, formula, source=source)
+    values = np.array([shown.maps[n][voxel] for n in shown.entries])
+    draw_curve(axes, signals.protocol, signals.values[row - 1], model, values)
+    axes.set_title(f"voxel at {place} mm")
+    return figure
 
 
 def map_viewer(

@@ -203,15 +203,17 @@ def plot_maps(
     *,
     title: str = "",
     histograms: bool = True,
+    beside: float = 0.0,
 ) -> Figure:
-    """Show slices of maps, and the distributions of their values below them."""
+    """Show slices of maps, the distributions of their values below, and room beside, in inches."""
     per_line, width, height = slices.arrange(3.6, 3.2)
     edge, foot = (4.6, 1.85) if histograms else (width + 1.1, 0.25)
     line = foot + height + 0.35
     n_columns = 2 if len(panels) == 4 else min(3, len(panels))
     n_lines = -(-len(panels) // n_columns)
     with style.shared_style(_STYLE):
-        figure = style.new_figure(edge * n_columns, line * n_lines + (0.4 if title else 0.0))
+        across, up = edge * n_columns + beside, line * n_lines + (0.4 if title else 0.0)
+        figure = style.new_figure(across, up)
         figure.text(0.02, 1 - 0.3 / figure.get_figheight(), title, size=12, weight="bold")
         for i, panel in enumerate(panels):
             left = edge * (i % n_columns) + 0.2

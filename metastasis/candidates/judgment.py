@@ -21,8 +21,6 @@ from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, Candidates
 CLASSIFIERS = ("trees", "linear")
 #: Features in the order of the columns; a flag for a prior follows.
 NAMES = (*FEATURES, *PRIOR_FEATURES)
-#: Features that classifiers of earlier model files do not look at.
-LATER_FEATURES = frozenset(list(PRIOR_FEATURES)[5:])
 
 # A candidate is a metastasis if it covers this share of one, and has this share in it.
 _COVERS, _INSIDE = 0.1, 0.1
@@ -48,17 +46,14 @@ def make_classifier(classifier: Any, seed: int) -> Any:
     return clone(classifier)
 
 
-def classifier_columns(
-    table: NDArray[np.float64], names: Sequence[str] = NAMES
-) -> NDArray[np.float64]:
+def classifier_columns(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     Give the columns that a classifier looks at, with a flag for a prior.
 
-    Shapes: `table` (n, n_features); returns (n, n_names + 1).
+    Shapes: `table` (n, n_features); returns (n, n_features + 1).
     """
     # A linear model knows no missing values: no change, and a flag that says so.
-    columns = table[:, [NAMES.index(name) for name in names]]
-    return np.hstack([np.where(np.isfinite(columns), columns, 0), has_prior(table)[:, None]])
+    return np.hstack([np.where(np.isfinite(table), table, 0), has_prior(table)[:, None]])
 
 
 def has_prior(table: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -75,10 +70,7 @@ def without_prior(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def scored_volume(
-    classifier: Any,
-    candidates: Candidates,
-    shape: Sequence[int],
-    names: Sequence[str] = NAMES,
+    classifier: Any, candidates: Candidates, shape: Sequence[int]
 ) -> NDArray[np.float32]:
     """
     Give each voxel the highest score of the components that it belongs to: (x, y, z).
@@ -89,7 +81,7 @@ def scored_volume(
     if not len(candidates):
         return scores
     flat = scores.reshape(-1)
-    answers = classifier.predict(classifier_columns(candidates.table, names))
+    answers = classifier.predict(classifier_columns(candidates.table))
     for voxels, answer in zip(candidates.voxels, answers, strict=True):
         flat[voxels] = np.maximum(flat[voxels], np.clip(answer, 0, 1))
     for voxels, core in candidates.oversized:

@@ -293,11 +293,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         inside = getattr(self.segmenter_, "prior_", None)
         return "features" if inside is None and self.uses_priors_ else inside
 
-    @property
-    def _features(self) -> tuple[str, ...]:
-        """Names of the features that the classifier looks at; older files lack some."""
-        return tuple(name for name in judgment.NAMES if name in self.feature_weights_)
-
     # Candidates ---------------------------------------------------------------------------------
 
     def _unseen(
@@ -386,7 +381,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
             shape = np.shape(network_inputs.values_of(case[0]))[:3]
             with_prior = judgment.has_prior(candidates.table).any()
             classifier = self.classifier_ if with_prior else self.classifier_without_prior_
-            scores = judgment.scored_volume(classifier, candidates, shape, self._features)
+            scores = judgment.scored_volume(classifier, candidates, shape)
             if case is not scan:
                 scores = network_inputs.scores_on_scan_grid(
                     scores, scan[0], spacing
@@ -412,10 +407,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         """Refuse fitted attributes of a model file that `fit` could not have set."""
         counts, weights = self.n_candidates_, self.feature_weights_
         refuse_keys(counts, {"metastases", "others"}, "kind of candidates", complete=True)
-        refuse_keys(weights, set(judgment.NAMES), "feature of this version")
-        missing = set(judgment.NAMES) - set(weights) - judgment.LATER_FEATURES
-        if missing:
-            raise RefusedError(f"it lacks the features {', '.join(sorted(missing))}")
+        refuse_keys(weights, set(judgment.NAMES), "feature", complete=True)
         try:
             self._check()
             check_number("threshold_", self.threshold_, above=0, most=1)
@@ -428,11 +420,6 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
                 check_number(f"the weight of {name}", weight, least=-np.inf)
         except (TypeError, ValueError) as error:
             raise RefusedError(str(error)) from None
-        if self.uses_priors_ and not set(weights) >= judgment.LATER_FEATURES:
-            # Changes of the same names were computed in another way then.
-            raise RefusedError(
-                "it judges priors by features of an earlier version: train it again"
-            )
 
     # Model files --------------------------------------------------------------------------------
 
@@ -500,10 +487,10 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         self._check_fitted()
         if _CLASSIFIER not in files:
             raise RefusedError("it has no classifier")
-        # Files of earlier versions hold one that has learned both kinds of scans.
+        # Where no candidate had a prior, there is one.
         contents = [files[_CLASSIFIER], files.get(_WITHOUT_PRIOR, files[_CLASSIFIER])]
         classifiers = [loaded(content, [], {}) for content in dict.fromkeys(contents)]
-        n_columns = len(self._features) + 1
+        n_columns = len(judgment.NAMES) + 1
         for classifier in classifiers:
             n_features = getattr(classifier, "n_features_in_", 0)
             if n_features != n_columns or not hasattr(classifier, "predict"):

@@ -90,14 +90,6 @@ def test_the_report_is_written_again_from_the_folder(study, tmp_path, monkeypatc
     assert str(tmp_path / "new" / "report.html") in result.output
 
 
-def test_a_comparison_of_copies_by_an_earlier_version_is_not_reported(study, tmp_path):
-    earlier = Evaluation.read(study[0])
-    Evaluation(earlier.scores, earlier.signals.iloc[:0], earlier.study).write(tmp_path)
-    result = invoke("report", study[0], tmp_path)
-    assert isinstance(result.exception, ValueError)
-    assert f"{tmp_path}: the inputs were all contrasts of the target" in str(result.exception)
-
-
 def test_the_default_is_the_study_s_seven_algorithms(table, tmp_path, monkeypatch):
     asked = {}
 

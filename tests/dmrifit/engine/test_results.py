@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Protocol, fit_voxels
-from dmrifit.engine.results import FitResult
+from dmrifit.engine.results import FitResult, FitStatus
 
 PROTOCOL = Protocol([0, 30, 60, 100, 200, 400, 600, 900, 1200])
 ADC = np.array([0.8, 1.0, 1.2, 3.0, np.nan])
@@ -62,3 +62,48 @@ def test_a_notebook_shows_a_fit_of_nothing():
     assert cells(page)[1] == ["S0 (fixed)", "signal", "–", "–", "–", "–"]
     assert "Fit of adc: 1 voxel<" in page
     assert "1 not fitted" in page
+
+
+def test_a_table_has_the_numbers_of_the_fit():
+    signals = np.outer([100.0, 50, np.nan], np.exp(-0.001 * PROTOCOL.b)) + np.sin(PROTOCOL.b)
+    result = fit_voxels(signals, PROTOCOL, "adc")
+    table = result.to_dataframe()
+    assert list(table)[:5] == ["S0", "S0_se", "S0_low", "S0_high", "S0_doubt"]
+    for j, name in enumerate(result.names):
+        np.testing.assert_array_equal(table[name], result[name])
+        np.testing.assert_array_equal(table[f"{name}_se"], result.standard_errors[:, j])
+        np.testing.assert_array_equal(table[[f"{name}_low", f"{name}_high"]], result.intervals()[:, j])
+        np.testing.assert_array_equal(table[f"{name}_doubt"], result.doubt[:, j])
+    np.testing.assert_array_equal(table["cost"], result.cost)
+    assert table["status"].tolist() == [FitStatus(code).name.lower() for code in result.status]
+
+
+@pytest.mark.parametrize("te", [None, [50, 50, 90, 90]])
+def test_the_curve_of_a_voxel_goes_through_signals_without_noise(te):
+    protocol = Protocol([0, 800, 0, 800], te)
+    model = MODELS["t2-adc" if te else "adc"]
+    truth = [[100, 1.0, 80.0][: len(model.names)], [200, 2.0, 60.0][: len(model.names)]]
+    signals = model.signal(truth, protocol)
+    (axes,) = fit_voxels(signals, protocol, model).plot(1).axes
+    curves, points = axes.lines[::2], axes.lines[1::2]
+    assert len(curves) == (2 if te else 1)
+    assert axes.get_xlabel() == "b (s/mm²)"
+    seen = []
+    for curve, point in zip(curves, points, strict=True):
+        np.testing.assert_allclose(np.interp(point.get_xdata(), *curve.get_data()), point.get_ydata(), rtol=1e-3)
+        seen += point.get_ydata().tolist()
+    np.testing.assert_allclose(sorted(seen), np.sort(signals[1]))
+
+
+def test_echo_times_of_one_b_value_are_drawn_over_the_echo_time():
+    protocol = Protocol([0, 0, 0], [50, 90, 130])
+    signals = MODELS["t2"].signal([100, 80], protocol)
+    (axes,) = fit_voxels(signals, protocol, "t2").plot().axes
+    assert axes.get_xlabel() == "TE (ms)"
+    np.testing.assert_array_equal(axes.lines[1].get_xdata(), protocol.te)
+    np.testing.assert_allclose(axes.lines[0].get_ydata()[-1], signals[0, -1], rtol=1e-6)
+
+
+def test_an_image_in_place_of_voxels_is_refused_with_the_line_that_reshapes():
+    with pytest.raises(ValueError, match=r"image\[mask\] or image.reshape\(-1, image.shape\[-1\]\)"):
+        fit_voxels(np.ones((2, 3, 2, 4)), Protocol([0, 300, 600, 900]), "adc")

@@ -52,11 +52,58 @@ def test_maps_are_a_mapping_by_name(scan):
         maps["Dt"]
 
 
-def test_text_of_maps_is_two_lines_with_the_verdict(scan):
-    lines = repr(fit_image(scan, PROTOCOL, "adc")).splitlines()
-    assert lines[0].startswith("<ImageMaps of sub-01_dwi, model adc, 4 × 4 × 3 voxels: S0, ADC, S0_se")
-    assert lines[1].startswith("47 of 48 voxels fitted (97.9 %), 1 ")
-    assert len(lines) == 2
+def test_text_of_maps_is_three_lines_with_parameters_apart_and_the_verdict(scan):
+    maps = fit_image(scan, PROTOCOL, "adc")
+    lines = repr(maps).splitlines()
+    assert lines[0] == "<ImageMaps of sub-01_dwi, model adc, 4 × 4 × 3 voxels: S0, ADC"
+    assert maps.names == ("S0", "ADC")
+    assert lines[1].startswith("beside them: S0_se")
+    assert lines[2].startswith("47 of 48 voxels fitted (97.9 %), 1 ")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("make", [lambda scan: fit_image(scan, PROTOCOL, "adc"), predicted])
+def test_tables_of_maps_have_places_in_mm_and_the_values_of_the_images(make, scan):
+    maps = make(scan)
+    table, dataset = maps.to_dataframe(), maps.to_xarray()
+    places = table[["i", "j", "k"]].to_numpy()
+    np.testing.assert_allclose(table[["x", "y", "z"]], places * [-2.0, 2, 4])
+    for name in maps.names:
+        values = np.asarray(maps[name].dataobj)
+        np.testing.assert_array_equal(table[name], values[tuple(places.T)])
+        np.testing.assert_array_equal(dataset[name], values)
+        assert dataset[name].attrs["units"] == maps.sidecar["Parameters"][name]["Units"]
+    np.testing.assert_allclose(dataset["x"][3, 1, 2], -6)
+    np.testing.assert_allclose(dataset["z"][3, 1, 2], 8)
+
+
+def test_a_picture_shows_the_map_and_the_curve_of_a_voxel(scan):
+    maps = fit_image(scan, PROTOCOL, "adc")
+    axes = maps.plot("ADC", voxel=(1, 2, 0)).axes[-1]
+    assert axes.get_title() == "voxel at -2, 4, 0 mm"
+    measured = axes.lines[1]
+    np.testing.assert_array_equal(measured.get_xdata(), PROTOCOL.b)
+    np.testing.assert_allclose(measured.get_ydata(), nib.load(scan).get_fdata()[1, 2, 0], rtol=1e-6)
+    np.testing.assert_allclose(axes.lines[0].get_ydata()[-1], measured.get_ydata()[-1], rtol=1e-3)
+    for one in (maps, predicted(scan)):
+        assert one.plot().axes[0].get_title(loc="left") == "ADC (µm²/ms)"
+    with pytest.raises(KeyError, match="no parameter 'D'; there are S0, ADC"):
+        maps.plot("D")
+    inside = np.ones((4, 4, 3), np.uint8)
+    inside[3, 1, 2] = 0
+    masked = fit_image(scan, PROTOCOL, "adc", mask=nib.Nifti1Image(inside, nib.load(scan).affine))
+    with pytest.raises(ValueError, match="the voxel at -6, 2, 8 mm has no signals; choose one that was fitted"):
+        masked.plot(voxel=(3, 1, 2))
+
+
+def test_the_picture_is_the_same_however_the_scan_is_stored(scan):
+    image = nib.load(scan)
+    flipped = nib.Nifti1Image(image.get_fdata()[::-1], image.affine @ [[-1, 0, 0, 3], *np.eye(4)[1:]])
+    figures = [fit_image(one, PROTOCOL, "adc").plot("ADC") for one in (image, flipped)]
+    curves = [figure.axes[-1].lines[1].get_ydata() for figure in figures]
+    slices = [[picture.get_array() for picture in figure.axes[0].images] for figure in figures]
+    np.testing.assert_array_equal(*slices)
+    np.testing.assert_array_equal(*curves)
 
 
 @pytest.mark.parametrize("make", [lambda *args, **options: fit_image(args[0], PROTOCOL, "adc", **options), predicted])

@@ -372,18 +372,6 @@ def test_links_in_hidden_folders_are_not_followed(tmp_path, name, link):
     assert not (out / "victim").exists()
 
 
-def test_what_an_earlier_version_left_without_subfolders_is_finished(tmp_path):
-    hidden = tmp_path / ".dmrifit-x.complete"
-    hidden.mkdir()
-    (hidden / ".names").write_text('[["a", "b"], ["user"]]')
-    (hidden / "a").write_text("left")
-    (tmp_path / "user").write_text(PRECIOUS)
-    with pytest.raises(ValueError, match="incomplete set of files"):
-        check_finished(tmp_path, "a")
-    atomic_files.finish_interrupted(tmp_path)
-    assert texts_of(tmp_path) == {"a": "left", "user": PRECIOUS}
-
-
 def test_a_folder_is_listed_once_until_it_changes(tmp_path, monkeypatch):
     os.utime(tmp_path, (1e9, 1e9))
     check_finished(tmp_path)

@@ -16,7 +16,7 @@ from dmrifit.io.parameter_json import RefusedError
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
-from metastasis.candidates.judgment import LATER_FEATURES, NAMES
+from metastasis.candidates.judgment import NAMES
 from metastasis.candidates.two_stage import (
     CARD,
     PATH,
@@ -172,29 +172,11 @@ def test_a_prior_is_aligned_only_where_one_was_learned_from(fitted, cohort, monk
     assert len(aligned) == 3
 
 
-def test_what_an_earlier_version_did_not_look_at_is_left_out(cohort):
-    volumes, labels, priors = cohort
-    model = small().fit(volumes, labels, priors=priors, masks=[BRAIN] * 8)
-    assert set(model.feature_weights_) == set(NAMES)
-    older = copy.copy(model)
-    older.feature_weights_ = {name: 0.1 for name in NAMES if name not in LATER_FEATURES}
-    assert len(older.feature_weights_) == 27
-    seen = []
-
-    class Recorded:
-        def predict(self, columns):
-            seen.append(columns)
-            return columns[:, 0]
-
-    older.classifier_ = Recorded()
-    older.predict(volumes[:1], priors=priors[:1], masks=[BRAIN])
-    assert seen[0].shape[1] == 28
-    assert (seen[0][:, -1] == 1).all()
-    model._check_fitted()
-    with pytest.raises(RefusedError, match="of an earlier version: train it again"):
-        older._check_fitted()
-    older.uses_priors_ = False
-    older._check_fitted()
+def test_a_model_that_lacks_a_feature_is_refused(fitted):
+    model = copy.copy(fitted)
+    model.feature_weights_ = {name: 0.1 for name in NAMES[:-1]}
+    with pytest.raises(RefusedError, match=f"missing feature .*missing: {NAMES[-1]}"):
+        model._check_fitted()
 
 
 def test_images_and_operating_point(fitted, cohort):
@@ -507,15 +489,18 @@ def test_figures_beside_the_model_are_those_measured_at_its_threshold():
     measured = json.loads((Path(__file__).parents[3] / "benchmarks" / "results" / "metastasis_people.json").read_text())
     figures = model_figures(PATH)
     cut = json.loads(PATH.with_suffix(".json").read_text())["figures"]["threshold"]
-    found = found_small = n_all = n_small = 0
     card = CARD.read_text()
-    for name, row in measured["new implants"].items():
-        assert row["threshold"] == cut
+    found = found_small = n_all = n_small = 0
+    findings = []
+    for name, rows in measured["unseen"]["new"].items():
+        (row,) = [row for row in rows if row["threshold"] == cut]
         n, n_of_small = sum(row["n"].values()), row["n"]["small"]
         found, n_all = found + round(row["sensitivity"] * n), n_all + n
         found_small += round(row["by_kind"]["small"] * n_of_small)
         n_small += n_of_small
-        assert f"| {name} | {row['sensitivity']:.2f} | {row['by_kind']['small']:.2f} |" in card
+        findings.append(row["findings"])
+        assert f"| {name} | {cut:g} | {row['enhancing_mL']:.0f} |" in card
+    assert figures["false_findings"] == findings
     assert figures["sensitivity"] == pytest.approx(found / n_all, abs=1e-3)
     assert figures["sensitivity_small"] == pytest.approx(found_small / n_small, abs=1e-3)
     assert f"Marked from a score of {cut:g} on" in card

@@ -32,7 +32,7 @@ def test_findings_are_called_uncertain_with_what_brains_without_metastases_have(
     assert findings_in_words(3, figures) == findings_in_words(3, {})
     (tmp_path / "small.json").write_text(json.dumps({"figures": figures | {"false_findings": [30, 4]}}))
     assert findings_in_words(1, model_figures(tmp_path / "small.dmrifit")) == (
-        f"{begin}in brains without metastases 30 and 4 findings are marked; on implants 80 % of all and 61 % of those "
+        f"{begin}in brains without metastases 4 to 30 findings are marked; on implants 80 % of all and 61 % of those "
         "of 2.5–6 mm are found; never tried on a labelled real metastasis"
     )
 
