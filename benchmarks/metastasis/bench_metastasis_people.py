@@ -367,8 +367,10 @@ def tried_in_unseen(results: dict[str, Any], work: Path) -> dict[str, Any]:
     """Choose the threshold of the included model, and count new implants in brains it has not seen."""
     chosen = in_tumors(UNSEEN, work)
     model = load_small_model()
-    model.threshold_ = model.threshold = chosen_threshold(results, chosen)
-    save_model(model, SHIPPED)
+    cut = chosen_threshold(results, chosen)
+    if cut != model.threshold_:
+        model.threshold_ = model.threshold = cut
+        save_model(model, SHIPPED)
     return {"chosen by": chosen, "new": in_tumors(UNSEEN, work, NEW_IMPLANTS), **measure.commit(*CODE)}
 
 
