@@ -1,5 +1,6 @@
 """The documentation names all that is public, takes its numbers from the results, and is built without a warning."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,10 +9,18 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from sphinx.search.en import SearchEnglish
 from worked_pages import blocks
 
 DOCS = Path(__file__).parents[2] / "examples" / "docs"
 PACKAGES = ("dmrifit", "placement", "metastasis", "anomaly")
+#: What a user searches for, and the page that answers.
+ANSWERS = {
+    **dict.fromkeys(("DTI", "DKI", "FA", "tensor", "ADC", "IVIM", "kurtosis", "T2", "b-values", "BIDS"), "recipes"),
+    **dict.fromkeys(("noise floor", "Gibbs", "motion", "ROI", "DICOM segmentation"), "fits"),
+    **{"cluster": "scale", "reference": "api", "algorithms": "prediction", "human tumors": "people"},
+    **{"metastases": "programs/dmrifit-metastasis", "spectroscopy": "programs/dmrifit-placement"},
+}
 
 
 @pytest.fixture
@@ -144,3 +153,13 @@ def test_the_documentation_is_built_without_a_warning_or_a_link_to_elsewhere(tmp
     assert "D: in doubt in" in shown
     assert "sphx-glr-single-img" in shown
     assert "six people" in (html / "limits.html").read_text()
+    index = json.loads((html / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    for words, answer in ANSWERS.items():
+        assert answer in titled(index, words), words
+
+
+def titled(index, words):
+    """List the pages with a title or heading that holds all the words, which a search shows first."""
+    found = [index["titleterms"].get(SearchEnglish({}).stem(word.lower()), []) for word in re.findall(r"\w+", words)]
+    pages = [set(numbers if isinstance(numbers, list) else [numbers]) for numbers in found]
+    return {index["docnames"][number] for number in set.intersection(*pages)}

@@ -107,6 +107,7 @@ def test_recipes_run_and_leave_what_they_say(tmp_path):
     assert models == {
         "adc": "adc", "adc_as_scanners_do": "adc", "kurtosis": "kurtosis", "ivim": "ivim", "relaxation": "t2",
         "multi": "t2-ivim-kurtosis", "multi_of_files": "t2-ivim-kurtosis", "corrected": "kurtosis",
+        "by_te": "ivim-by-te",
     }  # fmt: skip
     assert len(list(folder.glob("*/*_quicklook.html"))) == len(models)
     assert (folder / "derivatives" / "index.html").is_file()
