@@ -18,7 +18,7 @@ N, AMPLITUDE, MIXTURE, KURTOSIS, DIFFUSIVITY = range(5)
 PLAIN, LOG, INVERSE = range(3)
 
 # Atoms rated at once, and measurements of an atom, so that the result stays in a register.
-TOGETHER = 6
+TOGETHER = 7
 
 
 def rating(gain):
