@@ -17,7 +17,7 @@ N_SINGLE = len(SINGLE)
 N, AMPLITUDE, MIXTURE, KURTOSIS, DIFFUSIVITY = range(5)
 PLAIN, LOG, INVERSE = range(3)
 
-# Atoms rated at once, and measurements of an atom, so that the result stays in a register.
+# Measurements of an atom that are multiplied at once, so that their sum stays in a register.
 TOGETHER = 7
 
 
