@@ -41,6 +41,8 @@ BACKGROUNDS = ("paper", "panel")
 
 #: Perceptually uniform, and readable with every form of color blindness.
 COLORMAP = "viridis"
+#: Those that a reader can choose from.
+COLORMAPS = (COLORMAP, "magma", "coolwarm", "gray")
 #: Width and height of a panel in inches; on a telephone the letters are still readable.
 PANEL = (4.4, 3.7)
 INK = PALETTE["ink"].light

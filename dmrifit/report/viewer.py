@@ -34,7 +34,7 @@ from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.grids import upright, upright_affine
 from dmrifit.report.page import fill, read_data
 from dmrifit.report.slice_figures import robust_limits
-from dmrifit.report.style import COLORMAP, OUTLINES
+from dmrifit.report.style import COLORMAPS, OUTLINES
 from dmrifit.report.voxel_records import VoxelRecords
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ def html_viewer(
         {"name": box.name, "affine": np.asarray(box.affine, float)[:3].tolist(), "color": color}
         for color, box in enumerate(boxes, start=n_colors)
     ]
-    colors = import_optional("matplotlib").colormaps[COLORMAP](np.arange(256), bytes=True)
+    colormaps = import_optional("matplotlib").colormaps
+    colors = {name: colormaps[name](np.arange(256), bytes=True)[:, :3] for name in COLORMAPS}
     data = {
         **stack.grid,
         "voxel": voxel_volume(matrix),
@@ -139,7 +140,7 @@ def html_viewer(
         "boxes": box_entries,
         "points": [np.asarray(position, float).tolist() for _, position in points],
         "start": [float(x) for x in start],
-        "colormap": _base64(colors[:, :3].tobytes()),
+        "colormaps": {name: _base64(table.tobytes()) for name, table in colors.items()},
     }
     if records is not None:
         rows = stack.layers[-1].values

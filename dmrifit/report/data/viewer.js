@@ -243,7 +243,9 @@ async function unpack(text, length, bits) {
 class Viewer {
   constructor(element, data) {
     Object.assign(this, { element, data, layers: data.layers, geometry: geometryOf(data.shape, data.affine) });
-    this.map = Uint8Array.from(atob(data.colormap), (letter) => letter.charCodeAt(0));
+    const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    this.maps = Object.fromEntries(Object.entries(data.colormaps).map(([name, text]) => [name, bytes(text)]));
+    this.find("colors")?.replaceChildren(...Object.keys(this.maps).map((name) => new Option(name)));
     this.find("body").hidden = false;
     this.find("hover").textContent = HINT;
     this.limitHeight(data.records ? TALLEST.withSignals : TALLEST.alone);
@@ -265,7 +267,10 @@ class Viewer {
     for (const role of ["image", "opacity", "crosshair"]) this.find(role)?.addEventListener("input", () => this.draw());
     for (const box of this.all("outline")) box.addEventListener("input", () => this.draw());
     this.find("overlay")?.addEventListener("input", () => (this.choose(), this.draw()));
-    this.find("side")?.addEventListener("input", () => this.draw());
+    for (const role of ["side", "colors"]) this.find(role)?.addEventListener("input", () => this.draw());
+    for (const role of ["image", "overlay"]) {
+      for (const end of ["low", "high"]) this.find(`${role}-${end}`)?.addEventListener("change", () => this.setWindow(role));
+    }
     this.find("threshold")?.addEventListener("input", () => {
       const { low, high } = this.overlay;
       this.limit = low + (this.find("threshold").value / 1000) * (high - low);
@@ -308,6 +313,22 @@ class Viewer {
 
   get overlay() {
     return this.layers[this.find("overlay")?.value];
+  }
+
+  get map() {
+    return this.maps[this.find("colors").value];
+  }
+
+  // An empty end is that of the page; ends in the wrong order are put back.
+  setWindow(role) {
+    const layer = this[role];
+    layer.first ??= layer.window;
+    const [low, high] = ["low", "high"].map((end, i) => {
+      const field = this.find(`${role}-${end}`);
+      return field.value === "" ? layer.first[i] : field.valueAsNumber;
+    });
+    if (low < high) layer.window = [low, high];
+    this.draw();
   }
 
   get position() {
@@ -425,10 +446,12 @@ class Viewer {
     this.panel?.show(position, offsetOf(this.geometry, position));
     this.find("values").hidden = Boolean(this.panel?.record); // its table says the same, with intervals
     const opacity = image ? Number(this.find("opacity")?.value ?? 100) / 100 : 1;
-    for (const [role, layer, map, share] of [["image-scale", image, null, 1], ["overlay-scale", overlay, this.map, opacity]]) {
+    for (const [role, layer, map, share] of [["image-scale", image, null, 1], ["overlay-scale", overlay, overlay && this.map, opacity]]) {
       const scale = this.find(role);
       if (!scale) continue;
       scale.hidden = !layer;
+      const ends = ["low", "high"].map((end) => this.find(role.replace("scale", end)));
+      ends.forEach((field, i) => (field.value = layer ? Number(layer.window[i].toPrecision(4)) : ""));
       if (layer) this.drawScale(scale, layer, map, share);
     }
     const hasDoubt = this.find("has-doubt");

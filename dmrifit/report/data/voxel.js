@@ -114,6 +114,7 @@ class VoxelPanel {
     viewer.find("decay").hidden = viewer.find("voxel").hidden = false;
     viewer.find("log").addEventListener("input", () => this.draw());
     viewer.find("nearest").addEventListener("click", () => this.goToNearest());
+    viewer.find("copy").addEventListener("click", () => this.copy());
     new ResizeObserver(() => this.draw()).observe(this.svg.parentElement);
     viewer.find("stored").textContent = records.note && `${records.note[0].toUpperCase()}${records.note.slice(1)}.`;
   }
@@ -155,6 +156,7 @@ class VoxelPanel {
     viewer.find("voxel-values").closest("table").hidden = !rows.length;
     const words = record ? [record.outcome, this.spread(), ...doubtsOf(record)] : ["No signals are stored here."];
     viewer.find("nearest").hidden = Boolean(record);
+    viewer.find("copy").hidden = !rows.length;
     viewer.find("voxel-doubts").textContent = words.filter(Boolean).join(" ");
   }
 
@@ -169,6 +171,12 @@ class VoxelPanel {
       if (distance < least) [nearest, least] = [point, distance];
     });
     this.viewer.go(nearest);
+  }
+
+  // The table stays selected, so that the reader sees what was copied; pages in a frame may not use the clipboard otherwise.
+  copy() {
+    getSelection().selectAllChildren(this.viewer.find("voxel-values").closest("table"));
+    document.execCommand("copy");
   }
 
   // Of all volumes: those of one point differ from their mean by the scatter.

@@ -362,6 +362,17 @@ def test_the_first_screen_answers_at_every_width(fitted, tab, width):
     assert int(page.locator("[data-role=opacity]").input_value()) < 75
 
 
+def test_the_values_of_a_voxel_are_copied_as_rows_of_a_table(fitted, tab):
+    page = tab.open(page_of(fitted[0]))
+    page.locator("[data-role=copy]").click()
+    rows = [row.split("\t") for row in page.evaluate("getSelection().toString()").strip("\n").splitlines()]
+    cells = page.locator("[data-role=voxel] table tr").all()
+    shown = [row.locator("th, td").all_inner_texts() for row in cells]
+    # The empty corner of the table is not copied.
+    assert [list(filter(None, map(str.strip, row))) for row in rows] == [list(filter(None, row)) for row in shown]
+    assert len(rows) > 2
+
+
 def test_a_model_without_a_formula_and_a_voxel_without_a_fit_are_shown_without_a_curve(image, tmp_path, tab):
     parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 5), Parameter("a", "", 0.3, 1)]
     model = SignalModel.from_function(stretched, parameters, name="stretched")

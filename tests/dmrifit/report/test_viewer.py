@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -552,6 +553,48 @@ def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(tmp_path, 
     told = "document.querySelector('.viewer').viewer.describeAt([%s], () => true)"
     inside_doubt = ", ".join(str(x) for x in (STRAIGHT @ [2, 4, 2, 1])[:3])
     assert page.evaluate(told % inside_doubt).endswith("(in doubt)")
+
+
+def test_colors_and_windows_are_those_that_the_reader_chooses(tmp_path, tab):
+    rng = np.random.default_rng(1)
+    brightness, values = rng.uniform(0, 1, SHAPE), rng.uniform(0, 2, SHAPE)
+    layers = [Layer("scan", brightness, window=(0, 1)), Layer("K", values, "map", window=(0, 2))]
+    made = html_viewer(layers, STRAIGHT, image="scan", overlay="K", start=(STRAIGHT @ [5, 4, 2, 1])[:3])
+    path = tmp_path / "page.html"
+    path.write_text(Page("Page", [Section("Planes", made)]).html(), encoding="utf-8")
+    page = tab.open(path)
+    switch(page, "crosshair", False)
+    points = plane_points(STRAIGHT, SHAPE, "axial", page.evaluate("document.querySelector('.viewer').viewer.position"),
+                          pixels(page, "axial").shape[1::-1])  # fmt: skip
+    voxel, inside, margin = nearest(STRAIGHT, SHAPE, points)
+    sure = inside & (margin > 0.02)
+    places = tuple(np.moveaxis(voxel[sure], -1, 0))
+
+    def assert_drawn(shares, colors):
+        expected = mpl.colormaps[colors](np.clip(shares, 0, 1), bytes=True)[:, :3].astype(int)
+        # Numbers are stored in steps; colors change by less than 8 from one of 256 to the next.
+        assert np.abs(pixels(page, "axial")[sure] - expected).max() <= 8
+
+    def choose(end, text):
+        page.locator(f"[data-role={end}]").fill(text)
+        page.locator(f"[data-role={end}]").press("Enter")
+
+    assert page.locator("[data-role=overlay-low]").input_value() == "0"
+    for colors in ("magma", "coolwarm", "gray", "viridis"):
+        switch(page, "colors", colors)
+        assert_drawn(values[places] / 2, colors)
+    choose("overlay-low", "0.5")
+    choose("overlay-high", "1.5")
+    assert_drawn(values[places] - 0.5, "viridis")
+    assert page.locator("[data-role=overlay-scale] span").all_inner_texts() == ["0.5", "1.5"]
+    choose("overlay-low", "3")
+    assert page.locator("[data-role=overlay-low]").input_value() == "0.5"
+    for end in ("overlay-low", "overlay-high"):
+        choose(end, "")
+    assert_drawn(values[places] / 2, "viridis")
+    switch(page, "overlay", "")
+    choose("image-high", "0.5")
+    assert_drawn(brightness[places] / 0.5, "gray")
 
 
 def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_path, tab):
