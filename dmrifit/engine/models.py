@@ -192,7 +192,7 @@ class SignalModel(ModelFormula):
             )
         middles = (times[1:] + times[:-1]) / 2
         parameters: list[Parameter] = []
-        expression = self.expression
+        formula = self.expression
         for parameter in self.parameters:
             is_fraction = (parameter.unit, parameter.low, parameter.high) == ("", 0.0, 1.0)
             if not (parameter.is_amplitude or is_fraction):
@@ -203,11 +203,9 @@ class SignalModel(ModelFormula):
             chosen = names[-1]
             for name, middle in zip(names[-2::-1], middles[::-1], strict=True):
                 chosen = f"({name} if te < {middle:g} else {chosen})"
-            expression = re.sub(rf"\b{parameter.name}\b", chosen, expression)
+            formula = re.sub(rf"\b{parameter.name}\b", chosen, formula)
         name, free = f"{self.name}-by-te", tuple(parameters)
-        return replace(
-            self, name=name, parameters=free, expression=expression, published_bounds=None
-        )
+        return replace(self, name=name, parameters=free, expression=formula, published_bounds=None)
 
     def signal(self, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
         """
