@@ -35,7 +35,7 @@ def test_two_groups_are_named_with_their_ratio():
     assert step.high == "b = 0, 200, 400, 600, 800 s/mm²"
     assert 0.5 < step.ratio < 0.75
     assert step.describe()["Ratio"] == step.ratio
-    assert "scale them to a common contrast, or fit them apart" in step.description
+    assert "then scale them to a common contrast or fit them separately" in step.description
     order = np.random.default_rng(2).permutation(9)
     assert find_gain_step(signals[:, order], PROTOCOL.take(order)) == step
 

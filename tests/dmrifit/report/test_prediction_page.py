@@ -90,7 +90,7 @@ def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
     ]
     assert text.index('class="verdict"') < text.index('class="viewer"') < text.index("<h2>Maps")
     without = page({name: maps[name] for name in ("S0", "ADC")}, SIDECAR, tmp_path)
-    assert "nothing is known of how sure they are" in without
+    assert "the uncertainty of the predicted values is not known" in without
     assert without.count("no interval") == 2
 
 
