@@ -158,7 +158,7 @@ class SignalModel(ModelFormula):
         Parameters
         ----------
         protocol : Protocol
-            The measurements, with two echo times or more (those within 0.1 ms are one).
+            The measurements, with two echo times or more (rounded to 0.1 ms).
 
         Returns
         -------

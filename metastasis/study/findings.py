@@ -64,11 +64,8 @@ def findings_in_words(
     begin = "the model marks candidates, many of which may be false positives: "
     if not is_known or not figures.get(_FALSE):
         return begin + "how much is marked in brains without metastases is unknown"
-    counts = figures[_FALSE]
-    return (
-        f"{begin}in brains without metastases {min(counts)} to {max(counts)} findings are marked; "
-        f"{found}; {untried}"
-    )
+    counts = " to ".join(map(str, sorted({min(figures[_FALSE]), max(figures[_FALSE])})))
+    return f"{begin}in brains without metastases {counts} findings are marked; {found}; {untried}"
 
 
 def open_ring_notes(name: str, lesions: pd.DataFrame) -> list[str]:

@@ -35,6 +35,7 @@ def test_findings_are_called_uncertain_with_what_brains_without_metastases_have(
         f"{begin}in brains without metastases 4 to 30 findings are marked; on implants 80 % of all and 61 % of those "
         "of 2.5–6 mm are found; never tried on a labelled real metastasis"
     )
+    assert "metastases 4 findings are marked" in findings_in_words(1, figures | {"false_findings": [4]})
 
 
 def test_notes_name_open_rings_with_all_their_volumes():
