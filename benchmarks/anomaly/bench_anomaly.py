@@ -8,22 +8,20 @@ other detectors stand?
     .venv/bin/python -m benchmarks.anomaly.bench_anomaly --decide
 
 For each seed healthy persons and patients with gliomas are made twice, registered well and with
-residual shifts. Detectors learn from two thirds of the healthy (three folds), thresholds come from
-the third that is left, and false positives are counted on healthy persons that nothing was learned
-or chosen on. Secondary rows have one fold. No lesion is looked at before the evaluation, and
-nothing is chosen by it. What is finished is kept in the folder FOLDER (default build/anomaly) and
-not repeated as long as the code is the same. Each process computes on one thread. `--inference`
-measures speed and memory at the published size and adds them to the stored result.
+residual shifts. Detectors learn from two thirds of the healthy, thresholds come from the third that
+is left, and false positives are counted on healthy persons that nothing was learned or chosen on.
+No lesion is looked at before the evaluation, and nothing is chosen by it. What is finished is kept
+in the folder FOLDER (default build/anomaly) and not repeated as long as the code is the same. Each
+process computes on one thread. `--inference` measures speed and memory at the published size and
+adds them to the stored result.
 """
 
 import argparse
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +62,7 @@ from benchmarks.claims.weninger.methods import (
 from dmrifit.networks.training import gather_training
 
 RESULT = measure.RESULTS / "anomaly.json"
-SEEDS = (20261121, 20261122, 20261123)
+SEEDS = tuple(range(20261121, 20261131))
 #: What maps depend on, the settings of this module among it, and what the evaluation depends on.
 OF_MAPS = (
     "benchmarks.anomaly.bench_anomaly",
@@ -96,9 +94,10 @@ MIX_FULL = method_name("RecDiscNet", mean="full")
 class Size:
     """How many persons there are, and how long networks learn."""
 
-    n_healthy: int = 28
-    n_lesions: int = 20
-    n_new: int = 14
+    # As many as ten seeds of two cohorts can have in an hour of two processors.
+    n_healthy: int = 20
+    n_lesions: int = 18
+    n_new: int = 12
     n_folds: int = 3
     n_directions: int = 16
     shape: tuple[int, int, int] = (40, 48, 32)
@@ -145,8 +144,7 @@ class Recipe:
     make: Callable[[int], Any]
     #: Rows by name: what makes maps of scans and masks with the trained detector.
     rows: dict[str, Callable[[Any, Any, Any], Any]]
-    #: Whether it is trained in every fold, and on the shifted cohort.
-    every_fold: bool = True
+    #: Whether it is trained on the shifted cohort as well.
     shifted: bool = True
 
 
@@ -180,7 +178,7 @@ def recipes(size: Size) -> dict[str, Recipe]:
                     method_name("DAE", latent=latent, form=form): make
                     for form, make in forms.items()
                 }
-            found[name] = Recipe(_autoencoder(size, output, latent), rows, first, first)
+            found[name] = Recipe(_autoencoder(size, output, latent), rows, first)
     for noise in size.noises:
         for mean in ("half", "full"):
             name = method_name("RecDiscNet", noise=noise, mean=mean)
@@ -191,7 +189,7 @@ def recipes(size: Size) -> dict[str, Recipe]:
                 else {}
             )
             rows = {name: plain} | form
-            found[name] = Recipe(_recdisc(size, noise, mean), rows, mix and mean == "half", mix)
+            found[name] = Recipe(_recdisc(size, noise, mean), rows, mix)
     return found | {name: Recipe(make, {name: plain}) for name, make in _classical(size).items()}
 
 
@@ -244,7 +242,7 @@ CODE_OF_EVALUATION = boards.code_digest(*OF_MAPS, *OF_EVALUATION)
 
 
 def cohort_of(kind: str, seed: int, cohort: str) -> SimpleNamespace:
-    """Make healthy persons to learn and choose with, their folds, new ones to count on, and patients."""
+    """Make healthy persons to learn from and to choose with, new ones to count on, and patients."""
     size = SIZES[kind]
     healthy, lesions = simulate_dmri(
         size.n_healthy + size.n_new,
@@ -256,12 +254,12 @@ def cohort_of(kind: str, seed: int, cohort: str) -> SimpleNamespace:
         n_jobs=1,
         random_state=seed,
     )
-    first = healthy[: size.n_healthy]
+    train, held = healthy_folds(healthy[: size.n_healthy], size.n_folds, random_state=seed)[0]
     return SimpleNamespace(
-        healthy=first,
+        train=[healthy[i] for i in train],
+        held=[healthy[i] for i in held],
         new=healthy[size.n_healthy :],
         lesions=lesions,
-        folds=healthy_folds(first, size.n_folds, random_state=seed),
     )
 
 
@@ -269,20 +267,14 @@ def arrays(cases: Sequence[Case]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return [case.signal for case in cases], [case.brain for case in cases]
 
 
-def n_folds_of(size: Size, recipe: Recipe) -> int:
-    return size.n_folds if recipe.every_fold else 1
-
-
 def maps_of(
-    work: Path, kind: str, seed: int, cohort: str, name: str, fold: int
+    work: Path, kind: str, seed: int, cohort: str, name: str
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
-    """Train one detector on one fold, and make its maps of patients, new persons and those left out."""
+    """Train one detector, and make its maps of patients, new persons and those left out."""
     recipe, persons = recipes(SIZES[kind])[name], kept(cohort_of, work)(kind, seed, cohort)
-    train, held = persons.folds[fold]
-    learned = arrays([persons.healthy[i] for i in train])
-    groups = [persons.healthy[i].patient for i in train]
-    model, training_s = boards.timed(recipe.make(seed).fit, *learned, groups=groups)
-    seen = [*persons.lesions, *persons.new, *(persons.healthy[i] for i in held)]
+    groups = [case.patient for case in persons.train]
+    model, training_s = boards.timed(recipe.make(seed).fit, *arrays(persons.train), groups=groups)
+    seen = [*persons.lesions, *persons.new, *persons.held]
     maps: dict[str, list[np.ndarray]] = {}
     seconds = {"training_s": training_s}
     for row, make in recipe.rows.items():
@@ -291,7 +283,7 @@ def maps_of(
             lambda make=make: [make(model, [c.signal], [c.brain])[0] for c in seen]
         )
         seconds.setdefault("prediction_s", own)
-    print(f"{seed} {cohort}: {name}, fold {fold + 1}, {training_s:.0f} s of training", flush=True)
+    print(f"{seed} {cohort}: {name}, {training_s:.0f} s of training", flush=True)
     return maps, seconds
 
 
@@ -300,54 +292,32 @@ def kept(function: Callable[..., Any], work: Path) -> Callable[..., Any]:
     return boards.kept(work, code, function)
 
 
-def tasks(size: Size, cohort: str) -> list[tuple[str, int]]:
-    """List trainings, those of the first fold first, so that an interrupted run has something of everything."""
-    own = {name: one for name, one in recipes(size).items() if one.shifted or cohort == COHORTS[0]}
-    # With residual shifts one fold has to do for networks.
-    counts = {
-        name: n_folds_of(size, one) if cohort == COHORTS[0] else 1 for name, one in own.items()
-    }
-    return [(name, fold) for fold in range(size.n_folds) for name in own if fold < counts[name]]
+def methods_of(size: Size, cohort: str) -> list[str]:
+    return [name for name, one in recipes(size).items() if one.shifted or cohort == COHORTS[0]]
 
 
 def evaluated(work: Path, kind: str, seed: int, cohort: str) -> dict[str, Any]:
     """Evaluate all maps of a seed and a cohort."""
     begun = time.process_time()
-    size = SIZES[kind]
     persons = kept(cohort_of, work)(kind, seed, cohort)
-    counts = Counter(name for name, _ in tasks(size, cohort))
-    parts, seconds = [], {}
-    # Methods that have the same folds together.
-    for n_folds in sorted(set(counts.values()), reverse=True):
-        held = [[persons.healthy[i] for i in left] for _, left in persons.folds[:n_folds]]
-        n, m = len(persons.lesions), len(persons.new)
-        maps, new_maps, held_maps = ({} for _ in range(3))
-        for name, fold in product([k for k in counts if counts[k] == n_folds], range(n_folds)):
-            found, own = kept(maps_of, work)(work, kind, seed, cohort, name, fold)
-            seconds[f"{name}, fold {fold + 1}"] = own
-            for row, values in found.items():
-                maps.setdefault(row, []).append(values[:n])
-                new_maps.setdefault(row, []).append(values[n : n + m])
-                held_maps.setdefault(row, []).append(values[n + m :])
-        is_first = not parts
-        parts.append(
-            evaluate_detectors(
-                persons.lesions,
-                maps,
-                healthy=persons.new,
-                healthy_maps=new_maps,
-                validation=held,
-                validation_maps=held_maps,
-                rules=board_rules(list(maps)),
-                folds=[str(k + 1) for k in range(n_folds)],
-                controls=is_first,
-                lesion_wise=is_first,  # of secondary rows nobody asks for it
-            )
-        )
-    tables = {
-        part: pd.concat([one[part] for one in parts], ignore_index=True)
-        for part in ("summary", "areas", "strata", "lesion_scores", "followup", "thresholds")
-    }
+    seconds = {}
+    maps, new_maps, held_maps = ({} for _ in range(3))
+    n, m = len(persons.lesions), len(persons.new)
+    for name in methods_of(SIZES[kind], cohort):
+        found, seconds[name] = kept(maps_of, work)(work, kind, seed, cohort, name)
+        for row, values in found.items():
+            maps[row], new_maps[row], held_maps[row] = values[:n], values[n : n + m], values[n + m :]
+    tables = evaluate_detectors(
+        persons.lesions,
+        maps,
+        healthy=persons.new,
+        healthy_maps=new_maps,
+        validation=persons.held,
+        validation_maps=held_maps,
+        rules=board_rules(list(maps)),
+        controls=True,
+        lesion_wise=True,
+    )
     evaluation_s = round(time.process_time() - begun, 1)
     print(f"{cohort}-{seed}: evaluated, {evaluation_s:.0f} s", flush=True)
     return {
@@ -448,9 +418,7 @@ def boarded(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, A
     parallel(
         joblib.delayed(kept(cohort_of, work))(kind, seed, cohort) for cohort, seed in groups
     )
-    jobs = [
-        (seed, cohort, name, fold) for cohort, seed in groups for name, fold in tasks(size, cohort)
-    ]
+    jobs = [(seed, cohort, name) for cohort, seed in groups for name in methods_of(size, cohort)]
     # Long ones first: at the end no processor waits for another.
     jobs.sort(key=lambda job: _weight(job[2]))
     parallel(joblib.delayed(kept(maps_of, work))(work, kind, *job) for job in jobs)
@@ -469,8 +437,8 @@ def boarded(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, A
     return {
         "synthetic": True,
         "data": (
-            f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, "
-            f"{size.n_new} new ones and {size.n_lesions} patients with gliomas; no real persons"
+            f"{size.n_healthy} synthetic healthy persons a seed, one in {size.n_folds} of them for "
+            f"thresholds, {size.n_new} new ones and {size.n_lesions} patients with gliomas; no real persons"
         ),
         "size": kind,
         "settings": asdict(size),
