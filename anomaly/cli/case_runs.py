@@ -68,6 +68,10 @@ def detect_scan(
     notes = [f": {scan_notes[key]}" for key in ("lost", "unused") if scan_notes.get(key)]
     if detection.no_guarantee:
         notes.append(f": the guarantee of the model does not hold: {detection.no_guarantee}")
+    if detection.opening > 1:
+        size = significant(detection.smallest_mL, 2)
+        cube = f"a cube of {detection.opening} voxels"
+        notes.append(f": the opening by {cube} can remove compact anomalies below {size} mL")
     if detection.differs is None:
         reason = "the healthy scans of the model have too few voxels in a hemisphere"
         if not np.isfinite(detection.figures.bulk).all():

@@ -33,7 +33,8 @@ def detect(
     resample_directions: bool = False,
     threshold: float | None = None,
     calibrate: Path | None = None,
-    opening: int = 3,
+    opening: int | None = None,
+    smallest_lesion: float | None = None,
     device: str | None = None,
     run: RunOptions,
 ) -> None:
@@ -63,17 +64,24 @@ def detect(
     threshold: Score above which a voxel is anomalous; by default the model's.
     calibrate HEALTHY: Table of healthy scans of the site and protocol of SCANS, to which the
         threshold is adjusted; no guarantee.
-    opening 1..: Edge in voxels of the cube for opening binary maps.
+    opening 1..: Edge in voxels of the cube for opening binary maps; by default the model's, 3 or
+        what its --smallest-lesion needs.
+    smallest_lesion ML: In place of --opening: volume of the smallest compact lesion to keep.
 
     Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found
     """
     from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, is_current, scan_sentences
+    from anomaly.detectors.thresholds import opening_of
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
+    if opening is not None and smallest_lesion is not None:
+        raise ValueError("give either --opening or --smallest-lesion, not both")
     detector = _trained(model, device)
+    if smallest_lesion is not None:
+        opening = opening_of(smallest_lesion, detector.edges_)
     failed: list[dict[str, str]] = []
     all_voxels |= mask == "none"
     brain = None if mask in (None, "auto", "none") else Path(mask)

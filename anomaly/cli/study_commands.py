@@ -113,6 +113,7 @@ def train(
     all_voxels: bool = False,
     estimate_tissue: bool = False,
     covariates: tuple[str, ...] = (),
+    smallest_lesion: float | None = None,
     checkpoint: Path | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -147,6 +148,8 @@ def train(
     resample_directions: Interpolate signals along the directions of the first scan.
     powder: Learn from the mean over the directions of each shell, or of that of --b.
     covariates age,sex,site: Covariates of the expected signal (gaussian).
+    smallest_lesion ML: Volume of the smallest compact lesion that the opening must leave; by
+        default it removes what is smaller than a cube of 3 voxels.
 
     Example: dmrifit-anomaly train cases/healthy.tsv --detector gaussian --set side=low --out
         model.dmrifit
@@ -198,6 +201,7 @@ def train(
             b=b,
             directions=directions,
             covariates=covariates,
+            smallest_lesion=smallest_lesion,
         )
         series = series_of_table(cases)
         # Before the scans are read, which takes minutes.

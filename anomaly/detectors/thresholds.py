@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.features import check_spacing
+from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import Count, Within, check_fields, check_finite, is_number
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import seed_for, seed_from
@@ -695,6 +696,39 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
         raise ValueError(f"size must be a whole number of voxels of 1 or more, not {size!r}")
     sizes = (1,) * (marked.ndim - 3) + (int(size),) * 3
     return ndimage.grey_opening(marked.view(np.uint8), sizes, mode="constant").astype(bool)
+
+
+def opening_of(volume: float, spacing: ArrayLike) -> int:
+    """
+    Find the largest opening that leaves a ball, wherever it lies between the voxels.
+
+    Parameters
+    ----------
+    volume : float
+        Volume of the ball in mL.
+    spacing : array_like of shape (3,)
+        Edges of the voxels in mm.
+
+    Returns
+    -------
+    int
+        Edge of the cube in voxels, for `open_map`; 1, which opens nothing, if the ball is small.
+
+    Raises
+    ------
+    ValueError
+        If the volume is not above 0.
+    """
+    if not is_number(volume) or not volume > 0:
+        raise ValueError(f"the smallest lesion must have a volume above 0 mL, not {volume!r}")
+    diameter = np.cbrt(6 * volume * MM3_PER_ML / np.pi)
+    return max(1, int(diameter / np.linalg.norm(np.asarray(spacing, dtype=float)) * (1 + 1e-9)))
+
+
+def smallest_ball(size: int, spacing: ArrayLike) -> float:
+    """Compute the volume in mL of the smallest ball that an opening leaves at every position."""
+    diameter = size * np.linalg.norm(np.asarray(spacing, dtype=float))
+    return float(np.pi / 6 * diameter**3 / MM3_PER_ML)
 
 
 # Model files ------------------------------------------------------------------------------------

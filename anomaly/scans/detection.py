@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from anomaly.detectors.thresholds import smallest_ball
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import counted
 from dmrifit.io.bids_derivatives import file_record
@@ -328,7 +329,7 @@ class Detection:
         Whether the scan differs from healthy ones as a whole (`HealthyScans.differs`), so that
         anomalies cannot be told from that; None if this cannot be judged.
     opening : int, default=3
-        Edge in voxels of the cube of the opening.
+        Edge in voxels of the cube of the opening; see `smallest_mL`.
     healthy : HealthyScans, optional
         The healthy scans that the scan was compared with as a whole; None if the model has none.
     healthy_per_scan : float, optional
@@ -351,6 +352,11 @@ class Detection:
     healthy: HealthyScans | None = None
     healthy_per_scan: float | None = None
     no_guarantee: str = ""
+
+    @property
+    def smallest_mL(self) -> float:
+        """Volume of the smallest ball that the opening leaves wherever it lies."""
+        return smallest_ball(self.opening, self.scan.case.spacing)
 
     def images(self) -> dict[str, nib.Nifti1Image]:
         """Give the maps on the grid of the file."""

@@ -21,6 +21,7 @@ from anomaly.detectors.thresholds import (
     limit_spread,
     limits_left_out,
     open_map,
+    opening_of,
 )
 from anomaly.scans.cases import SCANS, Case, patient_data
 from anomaly.scans.detection import (
@@ -52,7 +53,7 @@ _SAME_EDGE = 0.01  # of a voxel's edge
 _APART = 1.0  # voxels, from which on two fields of view differ in position
 _KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
 _LATER_KEYS = {"healthy", "training"}  # that the first model files lack
-_OPENING = 3  # voxels, of the components of healthy scans
+_OPENING = 3  # voxels, of the study
 _OF_DETECTOR = {"class", "parameters", "fitted"}
 
 
@@ -184,6 +185,9 @@ class SeriesDetector(BaseEstimator):
         have other directions.
     covariates : tuple of str, default=()
         Covariates among age, sex and site, for detectors that use them (`VoxelwiseGaussian`).
+    smallest_lesion : float, optional
+        Volume in mL of the smallest compact lesion that the opening must leave; by default the
+        opening is the study's cube of 3 voxels, whose size in mm depends on the grid.
 
     Attributes
     ----------
@@ -215,6 +219,14 @@ class SeriesDetector(BaseEstimator):
     b: float | None = None
     directions: str = "acquired"
     covariates: tuple[str, ...] = ()
+    smallest_lesion: float | None = None
+
+    @property
+    def opening_(self) -> int:
+        """Edge in voxels of the cube of the opening."""
+        if self.smallest_lesion is None:
+            return _OPENING
+        return opening_of(self.smallest_lesion, self.edges_)
 
     def fit(
         self, series: Sequence[SeriesFiles], *, tissue: bool = False, mask: bool = True
@@ -252,7 +264,7 @@ class SeriesDetector(BaseEstimator):
         """
         if not isinstance(self.detector, AnomalyDetector):
             raise ValueError(f"detector must be a detector of anomalies, not {self.detector!r}")
-        self._check_covariates()
+        self._check_parameters()
         self._check_guarantee(series)
         remedy = "detectors learn from healthy scans: leave others out of the table"
         _check_healthy(series, remedy)
@@ -296,6 +308,9 @@ class SeriesDetector(BaseEstimator):
         learned = clone(self.detector)
         if "spacing" in learned.get_params():
             learned.set_params(spacing=tuple(float(edge) for edge in reference.spacing))
+        self.shape_, self.edges_ = reference.shape, reference.spacing
+        if self.smallest_lesion is not None and hasattr(learned.threshold, "opening"):
+            learned.set_params(threshold__opening=self.opening_)
         with called([files.label for files in series]):
             held_out, maps, voxels = learned._fit_counting(
                 [scan.case.signal for scan in scans],
@@ -308,9 +323,9 @@ class SeriesDetector(BaseEstimator):
         self.healthy_ = None
         if held_out:
             healthy = [scans[i] for i in held_out]
-            self.healthy_ = _healthy_scans(learned.threshold_, maps, voxels, healthy)
+            rule = learned.threshold_
+            self.healthy_ = _healthy_scans(rule, maps, voxels, healthy, self.opening_)
         self.protocol_ = scans[0].protocol
-        self.shape_, self.edges_ = reference.shape, reference.spacing
         self.origin_ = _triple(float, reference.affine[:3, 3])
         self.n_scans_ = len(scans)
         self.synthetic_ = any(scan.case.synthetic for scan in scans)
@@ -375,7 +390,7 @@ class SeriesDetector(BaseEstimator):
         series: SeriesFiles | PreparedScan,
         *,
         threshold: float | None = None,
-        opening: int = _OPENING,
+        opening: int | None = None,
         **options: Any,
     ) -> Detection:
         """
@@ -387,9 +402,9 @@ class SeriesDetector(BaseEstimator):
             The scan, or what `prepare` made of it.
         threshold : float, optional
             Score above which a voxel is anomalous; by default the model's.
-        opening : int, default=3
-            Edge in voxels of the cube of the opening. The scan as a whole is judged by the model's
-            own threshold and opening, whatever is given here.
+        opening : int, optional
+            Edge in voxels of the cube of the opening, by default that of the model. The scan as a
+            whole is judged by the model's own threshold and opening, whatever is given here.
         **options
             As for `prepare`.
 
@@ -417,15 +432,16 @@ class SeriesDetector(BaseEstimator):
             )
         scores = self._map_of(scan)
         marked = _marked(rule, scores, case)
+        opening = self.opening_ if opening is None else opening
         opened = open_map(marked, opening)
         lesions = lesions_of(opened, scores, case.affine)
         limit = float(getattr(rule, "threshold_", np.nan))
         figures = scan_figures(scores, case.scored, marked, opened, case.affine, case.signal)
-        is_usual = threshold is None and opening == _OPENING
+        is_usual = threshold is None and opening == self.opening_
         if detector.threshold_ is not None and not is_usual:
             # Healthy scans were summarized by the model's own threshold and opening.
             usual = _marked(detector.threshold_, scores, case)
-            reopened = open_map(usual, _OPENING)
+            reopened = open_map(usual, self.opening_)
             whole = scan_figures(scores, case.scored, usual, reopened, case.affine, case.signal)
             figures = replace(figures, bulk=whole.bulk, noise=whole.noise)
         division = getattr(detector, "largest_division_", 1.0)
@@ -510,7 +526,7 @@ class SeriesDetector(BaseEstimator):
             rest = patients != patient
             rules.append(clone(detector.threshold_).fit(maps[rest], masks[rest]))
         detector.threshold_ = max(rules, key=lambda rule: float(rule.threshold_))
-        healthy = _healthy_scans(detector.threshold_, maps, masks, scans)
+        healthy = _healthy_scans(detector.threshold_, maps, masks, scans, self.opening_)
         self.healthy_ = replace(healthy, adjusted=True)
         return self
 
@@ -594,7 +610,7 @@ class SeriesDetector(BaseEstimator):
                 self.healthy_ = HealthyScans.from_dict(decoded(fitted["healthy"]))
             if fitted["training"] is not None:
                 self.training_ = TrainingScans.from_dict(decoded(fitted["training"]))
-            self._check_covariates()
+            self._check_parameters()
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise RefusedError(f"its entries about training scans are invalid ({error})") from None
         if self.shape_ != detector.shape_ or len(self.protocol_) != detector.n_channels_:
@@ -667,9 +683,11 @@ class SeriesDetector(BaseEstimator):
                 "the same name)"
             )
 
-    def _check_covariates(self) -> None:
+    def _check_parameters(self) -> None:
         for name in self.covariates:
             check_word("covariates", name, COVARIATES)
+        if self.smallest_lesion is not None:
+            opening_of(self.smallest_lesion, np.ones(3))
 
     def _covariates_of(self, scans: Sequence[PreparedScan]) -> dict[str, Any]:
         """Give the option `covariates` of a detector that has them."""
@@ -684,7 +702,11 @@ def _check_healthy(series: Sequence[SeriesFiles], remedy: str) -> None:
 
 
 def _healthy_scans(
-    rule: Any, maps: NDArray[Any], masks: NDArray[Any], scans: Sequence[PreparedScan]
+    rule: Any,
+    maps: NDArray[Any],
+    masks: NDArray[Any],
+    scans: Sequence[PreparedScan],
+    opening: int,
 ) -> HealthyScans:
     """Summarize healthy scans by the maps (n, x, y, z) that a threshold was fitted to."""
     limits = limits_left_out(rule, maps, masks, [scan.case.patient for scan in scans])
@@ -694,7 +716,7 @@ def _healthy_scans(
         marked = masks & (maps > limits[:, None, None, None])
     figures = []
     for scan, scores, voxels, above in zip(scans, maps, masks, marked, strict=True):
-        case, opened = scan.case, open_map(above, _OPENING)
+        case, opened = scan.case, open_map(above, opening)
         figures.append(scan_figures(scores, voxels, above, opened, case.affine, case.signal))
     return HealthyScans(tuple(figures), limit_spread(rule, maps, masks), limits is not None)
 

@@ -14,6 +14,7 @@ from anomaly.cli.detection_commands import detect
 from anomaly.cli.options import series_of_table
 from anomaly.cli.study_commands import simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
+from anomaly.detectors.thresholds import opening_of
 from anomaly.scans.detection import DIFFERENT
 from anomaly.scans.series import SeriesDetector
 from dmrifit.cli.case_runs import CaseRun, RunOptions
@@ -253,11 +254,18 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
 def test_options_reach_the_detector(detect_calls):
     _, series, options = detect_calls()
     assert [scan.name for scan in series] == ["synthetic-glioma-001", "synthetic-glioma-002"]
-    assert options == {"opening": 3, "tissue": False, "mask": True, "figure": True}
+    assert options == {"tissue": False, "mask": True, "figure": True}
     words = {"opening": 5, "estimate_tissue": True, "all_voxels": True, "resample_directions": True, "figure": False}
     _, _, options = detect_calls(**words, threshold=0.0, device="cuda:63")
     changed = {"opening": 5, "tissue": True, "mask": False, "directions": "resampled", "threshold": 0.0}
     assert options == changed | {"figure": False}
+
+
+def test_a_smallest_lesion_chooses_the_opening(detect_calls):
+    detector, _, options = detect_calls(smallest_lesion=2.0)
+    assert options["opening"] == opening_of(2.0, detector.edges_)
+    with pytest.raises(ValueError, match="either --opening or --smallest-lesion, not both"):
+        detect_calls(smallest_lesion=2.0, opening=2)
 
 
 def test_a_threshold_and_an_opening_shape_the_masks(output_of, model, series, tmp_path):

@@ -22,8 +22,10 @@ from anomaly.detectors.thresholds import (
     encoded_rule,
     limit_spread,
     open_map,
+    opening_of,
     rate_limits,
     scored_scans,
+    smallest_ball,
 )
 from dmrifit.io.parameter_json import RefusedError
 
@@ -295,6 +297,31 @@ def test_opening_keeps_what_cubes_fill(size):
         np.testing.assert_array_equal(open_map(opened, size), opened)
     assert found.any()
     np.testing.assert_array_equal(open_map(binary.astype(np.uint8), size), found)
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (2.4, 2.4, 2.4), (1.0, 2.0, 3.5)])
+@pytest.mark.parametrize("volume", [0.5, 2.0, 9.0])
+def test_an_opening_for_a_lesion_leaves_a_ball_of_its_volume_wherever_it_lies(spacing, volume):
+    size = opening_of(volume, spacing)
+    # The volume of a ball is that of its diameter cubed times pi / 6.
+    radius = (volume * 1000 * 6 / np.pi) ** (1 / 3) / 2
+    grid = np.moveaxis(np.indices(np.ceil(2 * radius / np.array(spacing)).astype(int) + 4), 0, -1) * spacing
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        middle = np.array(spacing) * (np.array(grid.shape[:3]) // 2 + rng.uniform(-0.5, 0.5, 3))
+        ball = ((grid - middle) ** 2).sum(axis=-1) <= radius**2
+        assert size == 1 or ball[open_map(ball, size)].any()
+    assert smallest_ball(size, spacing) <= volume or size == 1
+    assert smallest_ball(size + 1, spacing) > volume
+
+
+def test_the_study_s_opening_removes_two_milliliters_in_voxels_of_four_millimeters():
+    assert smallest_ball(3, (4, 4, 4)) == pytest.approx(np.pi / 6 * (12 * 3**0.5) ** 3 / 1000)
+    assert smallest_ball(3, (4, 4, 4)) > 4.5
+    assert opening_of(2, (4, 4, 4)) == 2
+    for wrong in (0, -1, np.nan, "2"):
+        with pytest.raises(ValueError, match="a volume above 0 mL, not"):
+            opening_of(wrong, (4, 4, 4))
 
 
 @pytest.mark.parametrize(

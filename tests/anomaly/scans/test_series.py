@@ -12,7 +12,12 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly.detectors.aligned import AlignedMahalanobis
 from anomaly.detectors.gaussian import OneMinusMean, VoxelwiseGaussian
-from anomaly.detectors.thresholds import FixedThreshold, HealthyRateThreshold, HealthyScanThreshold
+from anomaly.detectors.thresholds import (
+    FixedThreshold,
+    HealthyRateThreshold,
+    HealthyScanThreshold,
+    open_map,
+)
 from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
 from anomaly.simulate.persons import simulate_dmri
@@ -275,6 +280,22 @@ def test_a_guarantee_says_where_it_does_not_hold(healthy, sick):
     assert model.detect(sick[0], opening=2).no_guarantee == "opening 2, it holds from 3 on"
     assert model.detect(sick[0], threshold=3.0).no_guarantee == "another threshold than the model's"
     assert model.detect(bare).no_guarantee == "tissue map: none (calibration scans: given)"
+
+
+def test_a_smallest_lesion_sets_the_opening_of_model_guarantee_and_scans(tmp_path, healthy, sick):
+    half = VoxelwiseGaussian(threshold=HealthyScanThreshold(0.75), calibration=0.5)
+    model = SeriesDetector(half, smallest_lesion=3.0).fit(healthy)
+    save_model(model, tmp_path / "model.dmrifit")
+    again = load_model(tmp_path / "model.dmrifit")
+    edge = (3000 * 6 / np.pi) ** (1 / 3) / np.linalg.norm(model.edges_)
+    assert again.opening_ == model.opening_ == model.detector_.threshold_.opening == int(edge) < 3
+    found = again.detect(sick[0])
+    np.testing.assert_array_equal(found.opened, open_map(found.found, again.opening_))
+    assert (found.opening, found.no_guarantee) == (again.opening_, "")
+    assert found.healthy_per_scan == np.mean([scan.n_components for scan in model.healthy_.scans])
+    assert found.smallest_mL <= 3
+    with pytest.raises(ValueError, match="smallest lesion must have a volume above 0 mL, not 0"):
+        SeriesDetector(half, smallest_lesion=0).fit(healthy)
 
 
 def test_healthy_scans_are_counted_above_the_threshold_of_the_others(healthy):
