@@ -257,9 +257,12 @@ class CaseRun:
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
             return
-        from dmrifit.report.page import NOTICE, Note, Page, Section, notice_lead
+        from dmrifit.report.page import NOTICE, Note, Page, Section, Table, notice_lead
 
         page = self.page(out, records, lesions)
+        for table in page.overview:
+            if isinstance(table, Table):
+                table.sortable = True
         sections = [Section(f"All {self.noun}s", *page.overview, *_failed_cases(failures))]
         sections += [Section(name, *parts) for name, parts in page.pictures]
         sections.append(Section("", Note(page.note)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import glob
 import json
 import shlex
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
@@ -31,8 +33,11 @@ from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
 from dmrifit.io.case_tables import check_folder_names
-from dmrifit.report.page import Link, Picture, Table
+from dmrifit.report.numerals import significant
+from dmrifit.report.page import Fold, Link, Note, Picture, Table
+from dmrifit.report.quicklook import thumbnail
 from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
+from dmrifit.report.voxel_records import short_unit
 
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
@@ -41,7 +46,14 @@ if TYPE_CHECKING:
 _TABLE = "fits.tsv"
 _OF_DIFFUSION = ("ADC", "D", "Dt", "K")  # parameters that differ between directions
 _PAGE = "index.html"
-_MOST_PICTURES = 24  # on one page, of some 100 kB each
+_FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
+_COLUMNS = (
+    "For each parameter: median over the voxels in which it is not in doubt, and share in doubt. "
+    "Scans that differ most from the others come first; a click on a heading sorts."
+)
+_THUMBNAIL = 110  # pixels
+_UNUSUAL = 3.5  # robust SDs (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993)
+_LEAST_SPREAD = 0.02  # of shares, and of medians relative to their size
 #: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
 #: dwimap) are of the proposal for diffusion derivatives, which the standard has not taken.
 _IGNORED = f"{_TABLE}\n{FAILED}\n{_PAGE}\nsettings.json\n*_quicklook.*\n*_dwimap.*\n"
@@ -207,7 +219,18 @@ def fit_one(
             for name, share in description["Doubt"]["Share"].items()
             if "Fixed" not in description["Parameters"][name]
         },
+        "units": {
+            name: short_unit(entry["Units"])
+            for name, entry in description["Parameters"].items()
+            if "Fixed" not in entry
+        },
+        "medians": {
+            name: entry["BelievedMedian"]
+            for name, entry in description["Parameters"].items()
+            if entry.get("BelievedMedian") is not None and "Fixed" not in entry
+        },
         "air": description["Air"]["Share"],
+        "thumbnail": ("", ""),
         "notes": list(dict.fromkeys(notes)),
         "remedies": remedies(description),
         "inputs": {
@@ -218,6 +241,9 @@ def fit_one(
         "sources": sources,
         "seconds": time.perf_counter() - start,
     }
+    if options["quicklook"]:
+        name, png = thumbnail(path)
+        record["thumbnail"] = (name, base64.b64encode(png).decode())
     text = json.dumps(sealed(record), indent=2)
     write_text(out / _RUN.record.format(name=scan.name), text + "\n")
     return record
@@ -333,34 +359,64 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         **{key: record[key] for key in ("model", "voxels", "fitted")},
         "seconds": round(record["seconds"], 1),
         "air": record["air"],
+        **{f"median_{name}": median for name, median in record["medians"].items()},
         **{f"in_doubt_{name}": share for name, share in record["in_doubt"].items()},
         "notes": " ".join(record["notes"]),
     }
 
 
 def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) -> RunPage:
-    """Make the page of all scans: a row for each with a link to its own page, and pictures."""
-    lines: list[list[Any]] = []
-    pictures: list[tuple[str, list[Any]]] = []
-    for record in records.values():
+    """Make the page of all scans: medians of believed voxels and shares in doubt by scan."""
+    units = {name: unit for record in records.values() for name, unit in record["units"].items()}
+    header = ["", "scan", "differs from the others", "model", "voxels", "fitted", "air"]
+    for name, unit in units.items():
+        header += [f"{name}, {unit}" if unit else name, f"{name} in doubt"]
+    lines = []
+    unusual = _unusual([_figures(record) for record in records.values()])
+    for record, (distance, measure) in zip(records.values(), unusual, strict=True):
         page = record["sidecar"].replace("dwimap.json", "quicklook.html")
-        is_shown = (out / page).is_file()
-        title = Link(page, record["name"]) if is_shown else record["name"]
-        picture = out / page.replace(".html", ".png")
-        if picture.is_file() and len(pictures) < _MOST_PICTURES:
-            alt = f"Maps of {record['name']} in three planes"
-            pictures.append((record["name"], [Picture(picture.read_bytes(), alt, width=900)]))
+        cells: list[Any] = ["", record["name"]]
+        if (out / page).is_file():
+            name, png = record["thumbnail"]
+            picture = Picture(base64.b64decode(png), f"A slice of {name}", name, width=_THUMBNAIL)
+            cells = [picture, Link(page, record["name"])]
+        words = f"{distance:.1f} robust SD: {measure}" if distance > _UNUSUAL else ""
         share = f"{record['fitted'] / max(record['voxels'], 1):.1%}"
-        in_doubt = "\n".join(f"{name} {percent(x)}" for name, x in record["in_doubt"].items())
-        notes = "\n".join(record["notes"]) or "none"
-        cells = [title, record["model"], record["voxels"], share, in_doubt]
-        lines.append([*cells, percent(record["air"]), notes])
-    header = ("scan", "model", "voxels", "fitted", "in doubt", "air", "notes")
-    note = ""
-    if len(records) > len(pictures) == _MOST_PICTURES:
-        note = f"Pictures of the first {_MOST_PICTURES} scans; the others are on their own pages."
-    overview = [Table(lines, header, numbers=(2, 3, 5), words=(4, 6))]
-    return RunPage("Fits", overview, pictures, note)
+        cells += [words, record["model"], record["voxels"], share, percent(record["air"])]
+        for name in units:
+            median, doubt = record["medians"].get(name), record["in_doubt"].get(name)
+            cells.append("–" if median is None else significant(median))
+            cells.append("–" if doubt is None else percent(doubt))
+        notes = Fold(counted(len(record["notes"]), "note"), *record["notes"])
+        lines.append((distance, [*cells, notes if notes else "none"]))
+    lines.sort(key=lambda line: -line[0])
+    n = len(header)
+    table = Table(
+        [cells for _, cells in lines], [*header, "notes"], numbers=range(4, n), words=(2,)
+    )
+    return RunPage("Fits", [Note(_COLUMNS), table], [])
+
+
+def _figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """Give the figures by which a scan may differ from the others."""
+    shares = {"fitted": record["fitted"] / max(record["voxels"], 1), "air": record["air"]}
+    doubts = {f"{name} in doubt": share for name, share in record["in_doubt"].items()}
+    return shares | doubts | {f"median {name}": x for name, x in record["medians"].items()}
+
+
+def _unusual(figures: Sequence[Mapping[str, float]]) -> list[tuple[float, str]]:
+    """Find how far each scan is from the median scan, in robust SDs, and by which figure."""
+    if len(figures) < _FEWEST_COMPARED:
+        return [(0.0, "")] * len(figures)
+    import pandas as pd
+
+    table = pd.DataFrame(figures)
+    apart = (table - table.median()).abs()
+    # The scale that makes the median distance of normal values their SD.
+    least = table.median().abs().where([name.startswith("median") for name in table], 1.0)
+    distances = apart / np.maximum(1.4826 * apart.median(), _LEAST_SPREAD * least)
+    distances = distances.fillna(0.0)
+    return list(zip(distances.max(axis=1), distances.idxmax(axis=1), strict=True))
 
 
 def _result_lines(

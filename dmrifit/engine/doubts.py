@@ -222,6 +222,16 @@ class DoubtTally:
         """Share of the fitted voxels in which each parameter is in doubt."""
         return 1 - self.reasons[:, DoubtReason.NONE] / max(self.n_fitted, 1)
 
+    @property
+    def main_reasons(self) -> dict[str, str]:
+        """Name of the most frequent reason of each parameter that is in doubt anywhere."""
+        counts = self.reasons[:, 1:]
+        return {
+            name: DoubtReason(int(row.argmax()) + 1).name
+            for name, row in zip(self.model.names, counts, strict=True)
+            if row.any()
+        }
+
     def readings(
         self, is_tissue: Callable[[NDArray], NDArray[np.bool_]] | None = None
     ) -> dict[str, str]:

@@ -305,8 +305,13 @@ def summarize_tissue(
         "Description": "share of the voxels with values that look like air at the lowest b-value; "
         "Quartiles, StandardError and Interval of parameters leave them out",
     }
-    for name, entry in sidecar.get("Parameters", {}).items():
+    doubts = maps["doubt"][tissue] if "doubt" in maps else None
+    for j, (name, entry) in enumerate(sidecar.get("Parameters", {}).items()):
         values = maps[name][tissue]
+        if doubts is not None:
+            # One bit for each parameter.
+            believed = values[np.isfinite(values) & ((doubts >> j) % 2 == 0)]
+            entry["BelievedMedian"] = float(np.median(believed)) if len(believed) else None
         values = values[np.isfinite(values)]
         if len(values):
             entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()
@@ -365,6 +370,7 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
         },
         "Doubt": {
             "Share": dict(zip(tally.model.names, tally.doubts.share.tolist(), strict=True)),
+            "MainReason": tally.doubts.main_reasons,
             "StartsDisagree": tally.doubts.starts_disagree / n_fitted,
             "Advice": tally.doubts.advice(),
         },

@@ -76,7 +76,7 @@ class Lead(Block):
 
 
 class Lights(Block):
-    """Dictionaries of the lights of parameters: kind, layer, sign, name, value, words."""
+    """Two headings, and of each parameter kind, layer, sign, name, value, words, why, remedy."""
 
 
 class Heading(Block):
@@ -131,8 +131,10 @@ class Table(Block):
     Cells have the formats of `dmrifit.report.numerals.wording`. With a list of headings the rows
     are cells as they are, and `numbers` and `words` are columns of numbers and of sentences.
     Records of a `control` are faint, as are rows whose first cell is one of `controls`; columns of
-    format ``w`` keep their lines.
+    format ``w`` keep their lines. The reader can sort the rows of a `sortable` table.
     """
+
+    sortable = False
 
     def __init__(
         self,
@@ -237,6 +239,8 @@ class Page:
         script = self.script
         if any('class="viewer"' in body for _, body in sections):
             script = f"{viewer_script()}\n{script}"
+        if any('class="sortable' in body for _, body in sections):
+            script = f"{read_data(__file__, 'sort.js')}\n{script}"
         # Names in a table may come from anybody: the browser runs only what matches these digests.
         policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}"
         if script:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import InlinePage, html_summary
 from dmrifit.engine.fit_maps import OUTSIDE, unpack_bits
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.results import draw_curve
 from dmrifit.io.bids_derivatives import MONOTONIC
+from dmrifit.io.nifti import load_image
 from dmrifit.report import page, slice_figures, style, verdict
 from dmrifit.report.numerals import significant
 from dmrifit.report.slice_figures import COUNT_COLORS, MapPanel, Slices, plot_codes, plot_maps
@@ -149,7 +153,7 @@ class ShownMaps:
     ) -> Iterator[Any]:
         """Answer what was fitted and what can be read of it; show maps (x, y, z) and signals."""
         protocol = _contrasts(self.sidecar["FittedProtocol"])
-        answer = verdict.map_verdict(self.sidecar)
+        answer = verdict.map_verdict(self.sidecar, doubts=False)
         yield page.Lead(f"{answer}. Measurements: {protocol}.")
         yield verdict.parameter_lights(self.panels, self.region, self.sidecar)
         if self.free_panels:
@@ -387,6 +391,23 @@ def single_map_figure(
     draw_curve(axes, signals.protocol, signals.values[row - 1], model, values)
     axes.set_title(f"voxel at {place} mm")
     return figure
+
+
+def thumbnail(sidecar: Path) -> tuple[str, bytes]:
+    """Draw a slice of the map least in doubt of a fit on disk; give its parameter and the PNG."""
+    described = json.loads(sidecar.read_text(encoding="utf-8"))
+    entries = described["Parameters"]
+    names = [name for name, entry in entries.items() if "BoundsUnits" not in entry]
+    name = verdict.least_doubted(names, described)
+    image = load_image(sidecar.with_name(entries[name]["File"]))
+    values = np.asarray(image.dataobj)
+    slices = Slices(values != 0, image.affine, n_slices=1)
+    low, high = slice_figures.robust_limits(values[slices.mask])
+    buffer = io.BytesIO()
+    picture = slices.pictures(np.where(slices.mask, values, np.nan))[0]
+    options = {"vmin": low, "vmax": high, "cmap": style.COLORMAP, "origin": "lower"}
+    import_optional("matplotlib.image").imsave(buffer, picture, format="png", **options)
+    return name, buffer.getvalue()
 
 
 def map_viewer(

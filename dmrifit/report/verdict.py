@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit.engine.models import read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.numerals import significant
 from dmrifit.report.page import Lights
@@ -20,7 +21,7 @@ _SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined":
 _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
 
 
-def map_verdict(sidecar: Mapping[str, Any]) -> str:
+def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
     """Say in one line how many voxels have maps, and which parameters are mostly in doubt."""
     air = sidecar.get("Air", {}).get("Share", 0.0)
     air_text = ""
@@ -39,11 +40,11 @@ def map_verdict(sidecar: Mapping[str, Any]) -> str:
     n_voxels = sum(voxels.values())
     n_fitted = n_voxels - voxels["not fitted"]
     text = f"{n_fitted} of {counted(n_voxels, 'voxel')} fitted ({100 * n_fitted / n_voxels:.3g} %)"
-    for reason, n in sidecar.get("NotFitted", {}).get("Reasons", {}).items():
-        text += f", {n} {reason}"
     shares = sidecar["Doubt"]["Share"].items()
     names = [f"{name} ({percent(share)})" for name, share in shares if share > _MOST_DOUBTED]
-    if names:
+    if not doubts:
+        pass
+    elif names:
         text += f"; in doubt in most of them: {', '.join(names)}"
     else:
         text += "; no parameter is in doubt in most of them"
@@ -55,14 +56,19 @@ def map_verdict(sidecar: Mapping[str, Any]) -> str:
 def parameter_lights(
     panels: Sequence[MapPanel], region: NDArray[np.bool_], sidecar: Mapping[str, Any]
 ) -> Lights:
-    """Show a light for each parameter: determined, in doubt in some voxels, or not determined."""
+    """Tabulate each parameter: median, share in doubt, why, and what to do."""
+    doubt = sidecar.get("Doubt", {})
+    b_max = f"{doubt['BMax']:g}" if "BMax" in doubt else "S/MM2"
     lights = []
     for panel in panels:
+        medians = panel.summary(region)[1:2]
+        if "BelievedMedian" in sidecar["Parameters"][panel.name]:
+            medians = (sidecar["Parameters"][panel.name]["BelievedMedian"],)
         text = ""
-        for median in panel.summary(region)[1:2]:
-            text = f"{significant(median)} {panel.unit}".strip()
-        kind, words = "determined", "determined"
-        if "Doubt" not in sidecar:
+        for median in medians:
+            text = "–" if median is None else f"{significant(median)} {panel.unit}".strip()
+        kind, words, why, remedy = "determined", "determined", "", ""
+        if not doubt:
             if "Intervals" not in sidecar:
                 kind, words = "fixed", "no interval"
             elif panel.faint:
@@ -70,13 +76,16 @@ def parameter_lights(
         elif "Fixed" in sidecar["Parameters"][panel.name]:
             kind, words = "fixed", "fixed"
         else:
-            share = sidecar["Doubt"]["Share"][panel.name]
+            share = doubt["Share"][panel.name]
+            words = percent(share)
             if share > _SOME_DOUBTED:
                 kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
-                words = f"in doubt in {percent(share)}"
-        light = {"name": panel.name, "layer": panel.layer, "value": text}
-        lights.append(light | {"kind": kind, "sign": _SIGNS[kind], "words": words})
-    return Lights(*lights)
+                why, remedy = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]]
+        light = {"name": panel.name, "layer": panel.layer, "value": text, "why": why}
+        light |= {"kind": kind, "sign": _SIGNS[kind], "words": words}
+        lights.append(light | {"remedy": remedy.format(name=panel.name, b_max=b_max)})
+    headings = ("median, believed voxels", "in doubt") if doubt else ("median", "")
+    return Lights(*headings, *lights)
 
 
 def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:

@@ -371,6 +371,41 @@ def test_one_scan_and_many_show_the_same_sentences_everywhere(run, tmp_path):
         assert all(sentence in shown for shown in (single, many, table["notes"][0], *texts)), sentence
 
 
+def test_the_scan_that_differs_comes_first_and_a_heading_sorts(run, tmp_path, tab):
+    b = np.array([0, 300, 600, 900.0])
+    rng = np.random.default_rng(5)
+    # Six scans of like tissue, and one whose diffusion is twice as fast.
+    adc = [0.80, 0.81, 0.79, 0.82, 1.60, 0.80, 0.78]
+    for i, value in enumerate(adc):
+        signals = 1000 * np.exp(-b / 1e3 * value) + rng.normal(0, 5, (5, 5, 3, 4))
+        nib.save(nib.Nifti1Image(signals.astype(np.float32), np.diag([2.0, 2, 3, 1])), tmp_path / f"s{i}.nii.gz")
+        np.savetxt(tmp_path / f"s{i}.bval", b[None], fmt="%g")
+    scans = [tmp_path / f"s{i}.nii.gz" for i in range(7)]
+    code, _, err = run("fit", *scans, "--model", "adc", "--out", tmp_path / "maps")
+    assert code == 0, err
+    np.testing.assert_allclose(fits(tmp_path / "maps")["median_ADC"], adc, rtol=0.01)
+    page = tab.open(tmp_path / "maps" / "index.html")
+
+    def rows():
+        return [" ".join(row.split()) for row in page.locator("table.sortable tbody tr").all_inner_texts()]
+
+    assert re.match(r"ADC s4 \d+\.\d robust SD: median ADC adc 75 ", rows()[0])
+    assert not any("robust" in row for row in rows()[1:])
+    page.get_by_role("button", name="ADC, µm²/ms").click()
+    assert [row.split()[1] for row in (rows()[0], rows()[-1])] == ["s4", "s6"]
+    page.get_by_role("button", name="ADC, µm²/ms").click()
+    assert [row.split()[1] for row in (rows()[0], rows()[-1])] == ["s6", "s4"]
+    sizes = page.evaluate("[...document.images].map((image) => [image.naturalWidth, image.clientWidth])")
+    assert sizes == [[5, 110]] * 7
+
+
+def test_few_scans_are_not_told_apart_and_a_missing_figure_makes_none_unusual():
+    same = [{"fitted": 1.0, "median D": 1.0}] * 3
+    assert fit_runs._unusual(same) == [(0.0, "")] * 3
+    others = [*same, {"fitted": 1.0}, {"fitted": 1.0, "median D": 1.1}]
+    assert [distance for distance, _ in fit_runs._unusual(others)] == pytest.approx([0, 0, 0, 0, 5])
+
+
 def test_medians_leave_out_air(run, tmp_path):
     capped_scan(tmp_path, "a")
     code, _, err = run("fit", tmp_path / "a.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")

@@ -84,7 +84,7 @@ def test_a_prediction_without_intervals_shows_its_maps(maps, tmp_path):
 def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
     text = page(maps, SIDECAR | {"Intervals": INTERVALS}, tmp_path, background=np.ones(GRID))
     assert "90 % intervals stand beside the maps; not determined: ADC." in text
-    assert re.findall(r'<li class="(\w+)"><button type="button" data-show="([^"]*)">', text) == [
+    assert re.findall(r'<tr class="(\w+)"><td><button type="button" data-show="([^"]*)">', text) == [
         ("determined", "S0"),
         ("undetermined", "ADC (not determined)"),
     ]
@@ -121,7 +121,7 @@ def test_values_are_those_of_the_mask_though_typicality_is_not_known_outside(map
     cut = {name: np.where(mask, values, 0.0) for name, values in maps.items()}
     cut["typicality"] = np.where(mask, maps["typicality"], np.nan)
     text = page(cut, SIDECAR | {"Intervals": INTERVALS}, tmp_path)
-    assert f"<strong>S0</strong> {np.median(maps['S0'][mask]):.3g} a.u." in text
+    assert f'<td class="number">{np.median(maps["S0"][mask]):.3g} a.u.</td>' in text
 
 
 def test_colors_are_those_of_a_fit_where_there_is_one(maps, tmp_path):

@@ -1,4 +1,4 @@
-"""The answer of a fit's page: a line, and a light for each parameter."""
+"""The answer of a fit's page: a line, and a row for each parameter."""
 
 import html
 import re
@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from dmrifit.engine.doubts import DoubtReason
+from dmrifit.engine.models import read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.page import render
 from dmrifit.report.slice_figures import MapPanel
@@ -19,38 +21,46 @@ from dmrifit.report.verdict import (
     remedies,
 )
 
+DOUBTS = read_table("sentences")["doubts"]
 SHARES = {"S0": 0.02, "D": 0.3, "K": 0.9, "T": 0.0}
 SIDECAR = {
     "Status": {"Voxels": {"converged": 7, "at bound": 1, "not fitted": 2}},
     "NotFitted": {"Reasons": {"with a negative value": 2}},
-    "Doubt": {"Share": SHARES},
-    "Parameters": {"S0": {}, "D": {}, "K": {}, "T": {"Fixed": 80.0}},
+    "Doubt": {"Share": SHARES, "MainReason": {"D": "UNCERTAIN", "K": "DECAYED"}, "BMax": 1900.0},
+    "Parameters": {"S0": {}, "D": {"BelievedMedian": 0.8}, "K": {"BelievedMedian": None}, "T": {"Fixed": 80.0}},
 }
 
 
 @pytest.fixture
 def lights():
-    """Class and words of each light, by parameter."""
+    """Class and words of each row, by parameter."""
     region = np.ones((2, 2, 1), bool)
     medians = {"S0": 1172.4, "D": 0.000123456, "K": -0.5, "T": 80.0}
     panels = [MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0)) for name, value in medians.items()]
     markup = render(parameter_lights(panels, region, SIDECAR))
-    items = re.findall(r'<li class="(\w+)">(.*?)</li>', markup, re.DOTALL)
+    items = re.findall(r'<tr class="(\w+)">(.*?)</tr>', markup, re.DOTALL)
     words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
     return dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
 
 
 def test_the_verdict_counts_voxels_and_names_what_is_mostly_in_doubt():
     assert map_verdict(SIDECAR) == (
-        "8 of 10 voxels fitted (80 %), 2 with a negative value; in doubt in most of them: K (90 %)"
+        "8 of 10 voxels fitted (80 %); in doubt in most of them: K (90 %)"
     )
+    assert map_verdict(SIDECAR, doubts=False) == "8 of 10 voxels fitted (80 %)"
 
 
-def test_each_light_says_in_a_sign_and_in_words_what_its_color_says(lights):
-    assert lights["S0"] == ("determined", "● S0 1170 u determined")
-    assert lights["D"] == ("doubted", "▲ D 0.000123 u in doubt in 30 %")
-    assert lights["K"] == ("undetermined", "✕ K −0.500 u in doubt in 90 %")
+def test_each_row_says_in_a_sign_and_in_words_what_its_color_says_why_and_what_to_do(lights):
+    assert lights["S0"] == ("determined", "● S0 1170 u 2 %")
+    why, remedy = DOUBTS["UNCERTAIN"]
+    assert lights["D"] == ("doubted", f"▲ D 0.800 u 30 % {why} {remedy}")
+    why, _ = DOUBTS["DECAYED"]
+    assert lights["K"] == ("undetermined", f"✕ K – 90 % {why} --b-max 1900")
     assert lights["T"] == ("fixed", "■ T 80.0 u fixed")
+
+
+def test_every_reason_of_doubt_has_its_words():
+    assert DOUBTS.keys() == {reason.name for reason in DoubtReason} - {"NONE"}
 
 
 def test_the_parameter_that_is_least_in_doubt_is_shown_first():
@@ -112,4 +122,4 @@ def test_a_limit_of_the_data_takes_the_place_of_that_of_typical_tissue_and_of_th
 def test_the_median_of_a_light_is_that_of_tissue():
     panel = MapPanel("S0", "", np.arange(10.0).reshape(10, 1, 1), quartiles=(7.0, 8.0, 9.0))
     sidecar = {"Doubt": {"Share": {"S0": 0.0}}, "Parameters": {"S0": {}}}
-    assert "</strong> 8" in render(parameter_lights([panel], np.ones((10, 1, 1), bool), sidecar))
+    assert '<td class="number">8.00</td>' in render(parameter_lights([panel], np.ones((10, 1, 1), bool), sidecar))
