@@ -56,7 +56,7 @@ from dmrifit.io.bids_derivatives import (
     summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
-from dmrifit.io.masks import binarize
+from dmrifit.io.masks import OtherGridError, binarize
 from dmrifit.io.nifti import (
     Image,
     Images,
@@ -74,6 +74,7 @@ __all__ = ["fit_image", "predict_image"]
 
 _NOISE_SLICES = 8  # of an image, whose voxels tell the noise
 
+_WITHOUT_NOISE = "fitted without a noise floor, so that fluids may show kurtosis"
 _B_STEP = 100.0  # s/mm², between limits that are tried
 
 #: Share of the voxels above which a warning says that they could not be fitted.
@@ -202,9 +203,9 @@ def fit_image(
     ------
     ValueError
         Before the fit, if the image is not 4-D or damaged, volumes and protocol differ in number,
-        the model needs echo times, has more free parameters than the protocol has contrasts, mask
-        or sigma are on another grid, the mask is empty or sigma negative, or 0 in a voxel that is
-        fitted with a `likelihood` of magnitudes.
+        the model needs echo times, has more free parameters than the protocol has contrasts, the
+        mask is on another grid or empty, or sigma is negative; or, with a `likelihood` of
+        magnitudes, on another grid, or 0 in a voxel that is fitted.
     FileNotFoundError
         If a file does not exist.
     FileExistsError
@@ -218,7 +219,8 @@ def fit_image(
     Warns
     -----
     UserWarning
-        If the protocol does not determine the model, such as relaxation times at one echo time,
+        If `sigma` is 0, on another grid or cannot be estimated, so that the fit goes on without
+        it; the protocol does not determine the model, such as relaxation times at one echo time,
         more than a fifth of the voxels could not be fitted, more than a fifth of the fitted values
         are negative, a parameter is beyond 3e38 and so NaN in its map, or groups of volumes differ
         in gain: their signal rises where it must fall (`dmrifit.engine.gain_steps`).
@@ -258,7 +260,7 @@ def fit_image(
         if quicklook and file_set is not None:
             import_quicklook_libraries()
         region, region_text = _read_region(series, mask, measured)
-        noise = None if is_estimated else _read_noise(series, sigma, region)
+        noise = None if is_estimated else _given_noise(series, sigma, region, settings, notes)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
         is_map = is_estimated or isinstance(noise, np.ndarray)
@@ -681,7 +683,7 @@ def _estimated_noise(
     except ValueError as error:
         if settings.likelihood != "gaussian":
             raise
-        notes.warn(f"{error}; fitted without a noise floor, so that fluids may show kurtosis")
+        notes.warn(f"{error}; {_WITHOUT_NOISE}")
         return None, None
     if doubt := describe_noise_levels([level, *noise_levels(series, mask=region)])[1]:
         notes.warn(doubt)
@@ -821,6 +823,28 @@ def _read_noise(
             "the map or leave these out by a mask"
         )
     return noise
+
+
+def _given_noise(
+    series: Series,
+    sigma: float | Image | None,
+    region: NDArray[np.bool_] | None,
+    settings: FitSettings,
+    notes: _Notes,
+) -> float | NDArray | None:
+    """Read the noise; where it cannot be used, warn of a fit without it if one can be."""
+    is_needed = settings.likelihood != "gaussian"
+    try:
+        noise = _read_noise(series, sigma, region)
+        if noise is None or is_needed or np.any(noise):
+            return noise
+        problem = "sigma is 0"
+    except OtherGridError as error:
+        if is_needed:
+            raise
+        problem = str(error)
+    notes.warn(f"{problem}; {_WITHOUT_NOISE}")
+    return None
 
 
 def _check_noise(

@@ -311,7 +311,9 @@ def summarize_tissue(
         if doubts is not None:
             # One bit for each parameter.
             believed = values[np.isfinite(values) & ((doubts >> j) % 2 == 0)]
-            entry["BelievedMedian"] = float(np.median(believed)) if len(believed) else None
+            median = float(np.median(believed, overwrite_input=True)) if len(believed) else None
+            entry["BelievedMedian"] = median
+            del believed
         values = values[np.isfinite(values)]
         if len(values):
             entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()

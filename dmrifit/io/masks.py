@@ -152,6 +152,10 @@ def whole_labels(values: NDArray, name: str) -> NDArray[np.int64]:
     return rounded.astype(np.int64)
 
 
+class OtherGridError(ValueError):
+    """Two volumes have their voxels at different places."""
+
+
 def check_same_grid(grid: Grid, reference: Grid, *, name: str, reference_name: str) -> None:
     """Make sure that two volumes have their voxels at the same places."""
     shape, affine = grid[0], np.asarray(grid[1], dtype=float)
@@ -161,7 +165,7 @@ def check_same_grid(grid: Grid, reference: Grid, *, name: str, reference_name: s
         "for example by nilearn.image.resample_to_img"
     )
     if tuple(shape) != tuple(reference_shape):
-        raise ValueError(
+        raise OtherGridError(
             f"{name} has {size_text(shape)} voxels and {reference_name} has "
             f"{size_text(reference_shape)}: they are on different grids; {remedy}"
         )
@@ -170,7 +174,7 @@ def check_same_grid(grid: Grid, reference: Grid, *, name: str, reference_name: s
     corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * last_voxel
     apart = np.linalg.norm(corners @ (affine - reference_affine)[:3].T, axis=1).max()
     if not apart <= GRID_TOLERANCE * np.linalg.norm(reference_affine[:3, :3], axis=0).min():
-        raise ValueError(
+        raise OtherGridError(
             f"{name} and {reference_name} both have {size_text(shape)} voxels, but corners lie up "
             f"to {apart:.3g} mm apart. Affine of {name}: {_rows(affine)}; of {reference_name}: "
             f"{_rows(reference_affine)}; {remedy}"

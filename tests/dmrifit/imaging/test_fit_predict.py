@@ -395,8 +395,22 @@ def test_noise_levels_that_are_none_are_refused(image, tmp_path, refused):
     inside[0] = 0
     maps = fit_image(image, PROTOCOL, "adc", sigma=path, mask=nib.Nifti1Image(inside, AFFINE))
     assert np.isfinite(data(maps["ADC"])).all()
-    nib.save(nib.Nifti1Image(levels[:3], AFFINE), path)
-    refused(image, r"sigma\.nii has 3 × 3 × 5", sigma=path)
+
+
+def test_a_fit_goes_on_without_noise_that_it_cannot_use(image, tmp_path, refused):
+    path = tmp_path / "sigma.nii"
+    nib.save(nib.Nifti1Image(np.ones(GRID)[:3], AFFINE), path)
+    without = fit_image(image, PROTOCOL, "adc")
+    for sigma, problem in (
+        (path, r"sigma\.nii has 3 × 3 × 5 voxels .* different grids; .*resample_to_img"),
+        (0, "sigma is 0"),
+        (nib.Nifti1Image(np.zeros(GRID), AFFINE), "sigma is 0"),
+    ):
+        with pytest.warns(UserWarning, match=f"{problem}; fitted without a noise floor, so that fluids may show kurtosis"):
+            maps = fit_image(image, PROTOCOL, "adc", sigma=sigma)
+        same(maps, without)
+        assert "without a noise floor" in maps.sidecar["Warnings"][0]
+    refused(image, r"sigma\.nii has 3 × 3 × 5", sigma=path, likelihood="rician")
 
 
 @pytest.mark.parametrize(
