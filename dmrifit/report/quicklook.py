@@ -255,8 +255,9 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
         error = "–" if entry["StandardError"] is None else f"{entry['StandardError']:.2g}"
         row = [*shown.value_cells(panel), error, entry.get("Interval", "–"), *_bound_cells(entry)]
         rows.append([*row, verdict.percent(sidecar["Doubt"]["Share"][panel.name])])
-    header = [*_HEADER, "std. error", "95 % interval", "at lower bound", "at upper bound"]
-    yield page.Table(rows, [*header, "in doubt"], numbers=range(2, 9))
+    header = ["", "unit", "median, with doubts", "quartiles", "std. error", "95 % interval"]
+    header += ["at lower bound", "at upper bound", "in doubt"]
+    yield page.Table(rows, header, numbers=range(2, 9))
     counts = sidecar["Status"]["Voxels"]
     text = _TEXTS(
         "summary",
