@@ -32,6 +32,7 @@ from dmrifit.engine.protocol import Protocol, check_protocol
 
 __all__ = ["MODELS", "Parameter", "SignalModel"]
 
+_SAME_TE = 0.1  # ms, up to which echo times are one
 _ARRAYS = Arithmetic(
     number=lambda number: number,
     power=operator.pow,
@@ -158,7 +159,7 @@ class SignalModel(ModelFormula):
         Parameters
         ----------
         protocol : Protocol
-            The measurements, with two echo times or more (rounded to 0.1 ms).
+            The measurements, with two echo times or more, those up to 0.1 ms apart counted as one.
 
         Returns
         -------
@@ -184,7 +185,10 @@ class SignalModel(ModelFormula):
                 f"model {self.name} cannot be fitted by echo time: take a formula without te, "
                 "such as adc, kurtosis or ivim"
             )
-        times = np.unique([] if protocol.te is None else np.round(protocol.te, 1))
+        te = np.sort([] if protocol.te is None else protocol.te)
+        # Echo times that scatter count as one, whichever side of a round number they are on.
+        groups = np.split(te, np.flatnonzero(np.diff(te) > _SAME_TE) + 1)
+        times = np.array([round(group.mean(), 1) for group in groups if len(group)])
         if len(times) < 2:
             raise ValueError(
                 f"a fit by echo time needs two echo times or more, and the protocol has "

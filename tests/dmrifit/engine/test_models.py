@@ -60,6 +60,11 @@ def test_by_echo_time_ivim_has_an_amplitude_and_a_fraction_of_each_without_a_mod
     np.testing.assert_allclose(model.signal(expected, protocol), [1000 * curves.ravel()], rtol=1e-12)
 
 
+def test_echo_times_that_scatter_around_a_rounded_number_are_one():
+    b, te = [0, 800, 0, 800, 0, 800], [50.04, 50.06, 50.06, 50.04, 90.0, 90.02]
+    assert MODELS["adc"].by_echo_time(Protocol(b, te)).names == ("S0_te50", "S0_te90", "ADC")
+
+
 @pytest.mark.parametrize(
     ("name", "te", "refusal"),
     [
