@@ -12,8 +12,7 @@ from anomaly.cli.options import make_detector, parameters_of, series_of_table
 from anomaly.detectors.detector_table import DETECTORS
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.console import check_output
-from dmrifit.cli.options import given, numbers, require_libraries
+from dmrifit.cli.options import NewFile, given, numbers, require_libraries
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.io.case_tables import TABLE
 
@@ -96,7 +95,7 @@ def _write_person(group: str, i: int, options: dict[str, Any], folder: Path) -> 
 def train(
     cases: Path,
     /,
-    out: Path,
+    out: NewFile,
     detector: str = "aligned",
     set_: list[str] | None = None,
     published: bool = False,
@@ -155,7 +154,6 @@ def train(
     from anomaly.scans.series import SeriesDetector
     from dmrifit.model_files.model_file import save_model
 
-    check_output(out, overwrite)
     if powder and resample_directions:
         raise ValueError("--powder has no directions: leave --resample-directions out")
     if rate is not None and guarantee is not None:

@@ -13,7 +13,6 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_object, read_sealed, sealed
-from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.console import error_message, progress, say_flagged
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
@@ -131,7 +130,6 @@ class CaseRun:
         if rows and "patient" in rows[0]:
             # Rows that failed count too: their files are removed, so no two may share a folder.
             folders = file_stems([(row["patient"], row["name"]) for row in rows])
-        check_jobs(options.jobs, "--jobs")
         pattern = self.record.format(name="*")
         begin_run(out, settings, options.overwrite, results=self._results(), records=pattern)
         problems = {name: row["problem"] for name, row in zip(folders, failed, strict=False)}

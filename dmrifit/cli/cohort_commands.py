@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.case_runs import can_draw
-from dmrifit.cli.console import check_output
-from dmrifit.cli.options import given, numbers, pairs, say
+from dmrifit.cli.options import NewFile, given, numbers, pairs, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
-    from dmrifit.engine.protocol import Protocol
     from dmrifit.study.comparison import Evaluation
 
 _FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
@@ -70,7 +67,6 @@ def simulate(
     from dmrifit.io.nifti import bytes_of_maps
     from dmrifit.simulate.body_phantoms import simulate_cohort
 
-    check_jobs(jobs, "--jobs")
     if not preset:
         raise ValueError("--preset names no cohort; choose from cohort1, cohort2")
     # A cohort named twice would be written over itself, and is a key here.
@@ -113,7 +109,7 @@ def simulate(
 def train(
     table: Path,
     /,
-    out: Path,
+    out: NewFile,
     algorithm: str = "LR",
     strategy: str = "s2s",
     loss: str | None = None,
@@ -160,7 +156,6 @@ def train(
     from dmrifit.study.contestants import check_unseen
 
     # All that can be wrong with the options is found before scans are read.
-    check_output(out, overwrite)
     if not 0 <= coverage < 1:
         raise ValueError(f"--coverage {coverage:g} must lie between 0 and 1, as 0.9; 0 for none")
     if strategy == "s2s" and (loss or target_scale):
@@ -276,7 +271,6 @@ def benchmark(
     from dmrifit.study.comparison import compare
     from dmrifit.study.report.reporting import write_report
 
-    check_jobs(jobs, "--jobs")
     _check_report()
     strategy_names = ("s2s", "m2m") if strategies is None else strategies
     unknown = [name for name in without if name not in REGRESSORS]

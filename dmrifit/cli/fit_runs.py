@@ -17,7 +17,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_sealed, sealed
-from dmrifit._utils.threads import check_jobs, default_threads
+from dmrifit._utils.threads import default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
 from dmrifit.cli.options import named_images, say
 from dmrifit.cli.workers import scheduler
@@ -86,7 +86,6 @@ def fit_many(
     options: Mapping[str, Any],
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
-    check_jobs(run.jobs, "--jobs")
     scans, root = named_scans(images)
     if te and len(te) > 1:
         raise ValueError("--te takes one value for many scans; echo times of each are sidecars")

@@ -393,9 +393,7 @@ def view(
 
     if not map_:
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {out} is a page; give it a name that ends in .html")
-    check_output(out, overwrite, keep=_files([*map_.values(), image, labels]))
+    check_output(out, overwrite, (".html", ".htm"), _files([*map_.values(), image, labels]))
     require_libraries("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
@@ -437,11 +435,10 @@ def dicom_seg(
         --out lesions.dcm
     """
     from dmrifit.imaging.regions import read_label_names
-    from dmrifit.io.dicom_seg import check_ending, write_dicom_seg
+    from dmrifit.io.dicom_seg import write_dicom_seg
     from dmrifit.io.nifti import load_image, read_volume
 
     check_output(out, overwrite, keep=[labels])
-    check_ending(out)
     label_image = load_image(labels)
     labeled = read_volume(labels)
     if note is None:

@@ -7,17 +7,18 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import typer
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
+from dmrifit.engine.protocol import Protocol, read_echo_times
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.tables import number_in
 
-if TYPE_CHECKING:
-    from dmrifit.engine.protocol import Protocol
+#: A file to write, of any name.
+NewFile = Annotated[Path, ""]
 
 
 def words(text: str) -> list[str]:
@@ -129,7 +130,6 @@ def scan_of(
     image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
 ) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
-    from dmrifit.engine.protocol import Protocol, read_echo_times
     from dmrifit.io.scan_manifest import read_manifest
 
     options = {"--bval": bval, "--bvec": bvec, "--te": te}

@@ -12,8 +12,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.console import check_output
-from dmrifit.cli.options import given, require_libraries, say, say_folder
+from dmrifit.cli.options import NewFile, given, require_libraries, say, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class TrainingOptions:
 def train(
     cases: Path,
     /,
-    out: Path,
+    out: NewFile,
     study: StudyOptions,
     training: TrainingOptions,
     published: bool = False,
@@ -168,7 +167,6 @@ def train(
     from metastasis.cli.case_runs import scans_of
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
-    check_output(out, overwrite)
     if (false_positives is None) != (validation is None):
         raise ValueError("an operating point needs both --false-positives and --validation")
     require_libraries("torch", "skorch")
@@ -296,7 +294,7 @@ def evaluate(
 def train_small(
     scans: Path,
     /,
-    out: Path,
+    out: NewFile,
     copies: int = 16,
     phantoms: int = 6,
     epochs: int = 18,
@@ -325,7 +323,6 @@ def train_small(
     from metastasis.scans.scan_checks import scan_images
     from metastasis.simulate.implants import implanted_copies, phantom_scans, read_negative
 
-    check_output(out, overwrite)
     require_libraries("torch", "skorch")
     # All files are checked before the first copy is made.
     negatives = {str(path): read_negative(path) for path in scan_images(scans)}

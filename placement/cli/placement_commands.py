@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
-from dmrifit.cli.console import check_output, say_flagged
+from dmrifit.cli.console import say_flagged
 from dmrifit.cli.options import named_cases
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ def read(
     /,
     image: Path | None = None,
     tissue: dict[str, Path] | None = None,
-    out: Path | None = None,
+    out: Annotated[Path | None, ".png"] = None,
     overwrite: bool = False,
 ) -> None:
     """
@@ -402,15 +402,12 @@ def read(
 
     if (out is None) != (image is None):
         raise ValueError("a picture needs both --image, to draw the box on, and --out")
-    if out is not None and out.suffix.lower() != ".png":
-        raise ValueError(f"--out {out} is a picture; give a name that ends in .png")
     record = read_voxel_file(file)
     shares = {}
     for name, path in (tissue or {}).items():
         shares[name] = tissue_share(record.voxel, path)
     span = (-math.inf, math.inf)
     if out is not None and image is not None:
-        check_output(out, overwrite)
         span, in_head = _draw(record.voxel, file, image, out)
         _check_source(record, file, image, in_head)
     numbers = {

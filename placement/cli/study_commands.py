@@ -6,15 +6,15 @@ from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
 import placement
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.console import check_output, progress
-from dmrifit.cli.options import given, require_libraries, say_folder
+from dmrifit.cli.console import progress
+from dmrifit.cli.options import NewFile, given, require_libraries, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.case_tables import TABLE
@@ -101,7 +101,7 @@ def _write_glioma(i: int, exclude: bool, options: dict[str, Any], folder: Path) 
 def reader(
     cases: Path,
     /,
-    out: Path,
+    out: Annotated[Path, ".html"],
     proposals: Path | None = None,
     include: tuple[int, ...] | None = None,
     n: int = 24,
@@ -129,9 +129,6 @@ def reader(
     from placement.exchange.tables import read_boxes, read_cases, read_scene
     from placement.study.plotting import reader_page
 
-    if out.suffix.lower() != ".html":
-        raise ValueError(f"--out {out} is a page; give a name that ends in .html")
-    check_output(out, overwrite)
     table = read_cases(cases)
     if len(table) > n:
         rng = np.random.default_rng(seed)
@@ -151,7 +148,7 @@ def train(
     cases: Path,
     experts: Path,
     /,
-    out: Path,
+    out: NewFile,
     model: str = "ranker",
     channels: tuple[str, ...] | None = None,
     epochs: int | None = None,
@@ -196,14 +193,11 @@ def train(
     Example: dmrifit-placement train cases/cases.tsv cases/experts.tsv --model ranker --out
         ranker.dmrifit
     """
-    from dmrifit._utils.threads import check_jobs
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
     from placement.exchange import tables
 
-    check_output(out, overwrite)
-    check_jobs(jobs, "--jobs")
     if model not in _MODELS:
         raise ValueError(f"--model must be one of {', '.join(_MODELS)}, not {model!r}")
     network_options = {
