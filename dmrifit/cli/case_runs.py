@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_object, read_sealed, sealed
 from dmrifit.cli.console import error_message, progress, say_flagged
+from dmrifit.cli.options import given
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
 from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
+from dmrifit.report import page as pages
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
-    from dmrifit.report.page import Block, Table
 
 #: Table of the cases that failed.
 FAILED = "failed.tsv"
@@ -135,11 +135,15 @@ class CaseRun:
         problems = {name: row["problem"] for name, row in zip(folders, failed, strict=False)}
         records: dict[str, dict[str, Any]] = {}
         tasks: list[tuple[str, _Case]] = []
+        pictures = self.pictures if options.draws else ()
         for name, case in zip(folders[len(failed) :], cases, strict=True):
-            record = None if options.overwrite else self._finished(out, name, options)
+            record = None
+            if not options.overwrite and all((out / name / file).exists() for file in pictures):
+                record = read_sealed(out / self.record.format(name=name))
             # A file may be removed during the run.
             try:
-                if record is not None and is_current(case, record):
+                # A record from elsewhere must not lead to other folders.
+                if record and record.get("folder", name) == name and is_current(case, record):
                     records[name] = record
                 else:
                     tasks.append((name, case))
@@ -149,13 +153,33 @@ class CaseRun:
             tell(f"{counted(len(records), self.noun)} of {len(cases)} finished before")
         for name in problems:
             self._remove_case(out, name)
+        # The run itself, with its functions, does not travel to workers.
+        errors = self.errors
+
+        def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | str]:
+            name, case = task
+            try:
+                return name, work(case, out / name)
+            except errors as error:
+                return name, error_message(error)
+
+        def line(result: tuple[str, dict[str, Any] | str]) -> str:
+            return "" if isinstance(result[1], str) else self.line(result[1])
+
+        jobs, cluster = options.jobs, options.cluster
+        results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=line, unit=self.noun)
         try:
-            for name, record, problem in self._work(work, tasks, out, options):
-                if record is None:
-                    problems[name] = problem
+            for i, (name, outcome) in enumerate(results):
+                if isinstance(outcome, str):
+                    problems[name] = outcome
                     self._remove_case(out, name)
-                else:
-                    records[name] = record
+                    continue
+                # The first case tells what the others will take: better now than at the last one.
+                if i == 0:
+                    files = [path for path in (out / name).rglob("*") if path.is_file()]
+                    n_bytes = sum(path.stat().st_size for path in files)
+                    check_room(out, (len(tasks) - 1) * n_bytes)
+                records[name] = outcome
         except KeyboardInterrupt:
             tell(
                 f"finished {self.noun}s are kept in {out}; "
@@ -181,48 +205,6 @@ class CaseRun:
             n_flagged = sum(bool(record[self.flag]) for record in records.values())
             n_failed = len(failures)
             say_flagged(n_flagged, len(records), fail=options.fail_on_flag, n_failed=n_failed)
-
-    def _finished(self, out: Path, name: str, options: RunOptions) -> dict[str, Any] | None:
-        """Read the record of a case that an earlier run finished; None without one."""
-        for picture in self.pictures if options.draws else ():
-            if not (out / name / picture).exists():
-                return None
-        record = read_sealed(out / self.record.format(name=name))
-        # A record from elsewhere must not lead to other folders.
-        is_own = record is not None and record.get("folder", name) == name
-        return record if is_own else None
-
-    def _work(
-        self,
-        work: Callable[[_Case, Path], dict[str, Any]],
-        tasks: Sequence[tuple[str, _Case]],
-        out: Path,
-        options: RunOptions,
-    ) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
-        """Give the record of each case by its folder as it is finished, or its problem."""
-        # The run itself, with its functions, does not travel to workers.
-        errors = self.errors
-
-        def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | None, str]:
-            name, case = task
-            try:
-                return name, work(case, out / name), ""
-            except errors as error:
-                return name, None, error_message(error)
-
-        def line(result: tuple[str, dict[str, Any] | None, str]) -> str:
-            record = result[1]
-            return "" if record is None else self.line(record)
-
-        jobs, cluster = options.jobs, options.cluster
-        results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=line, unit=self.noun)
-        for i, result in enumerate(results):
-            yield result
-            # The first case tells what the others will take: better now than at the last one.
-            if i == 0 and result[1] is not None:
-                files = [path for path in (out / result[0]).rglob("*") if path.is_file()]
-                n_bytes = sum(path.stat().st_size for path in files)
-                check_room(out, (len(tasks) - 1) * n_bytes)
 
     def _results(self) -> list[str]:
         return list(filter(None, (self.table, self.lesions, FAILED, "index.html")))
@@ -255,15 +237,15 @@ class CaseRun:
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
             return
-        from dmrifit.report.page import NOTICE, Note, Page, Section, notice_lead
-
         page = self.page(out, records, lesions)
-        sections = [Section(f"All {self.noun}s", *page.overview, *_failed_cases(failures))]
-        sections += [Section(name, *parts) for name, parts in page.pictures]
-        sections.append(Section("", Note(page.note)))
+        problems = [[failure["name"], failure["problem"]] for failure in failures]
+        failed = [pages.Table(problems, ("failed", "problem"), words=(1,))] if problems else []
+        sections = [pages.Section(f"All {self.noun}s", *page.overview, *failed)]
+        sections += [pages.Section(name, *parts) for name, parts in page.pictures]
+        sections.append(pages.Section("", pages.Note(page.note)))
         is_synthetic = (record["synthetic"] for record in records.values())
-        lead = notice_lead(is_synthetic, self.noun, page.notice or NOTICE)
-        html = Page(page.title, sections, lead, script=page.script, style=page.style).html()
+        lead = pages.notice_lead(is_synthetic, self.noun, page.notice or pages.NOTICE)
+        html = pages.Page(page.title, sections, lead, script=page.script, style=page.style).html()
         write_text(out / "index.html", html)
 
     def write_case(
@@ -306,14 +288,6 @@ def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
         typer.echo(f"failed: {failure['name']}: {failure['problem']}")
 
 
-def _failed_cases(failures: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """List the cases of a run that failed for its page; nothing where none did."""
-    from dmrifit.report.page import Table
-
-    rows = [[failure["name"], failure["problem"]] for failure in failures]
-    return [Table(rows, ("failed", "problem"), words=(1,))] if rows else []
-
-
 def begin_run(
     out: Path,
     settings: Mapping[str, Any],
@@ -330,9 +304,7 @@ def begin_run(
     """
     from dmrifit.io.nifti import chosen_form
 
-    form = chosen_form()
-    if form is not None:
-        settings = {**settings, "use": form}
+    settings = {**settings, **given(use=chosen_form())}
     path = out / "settings.json"
     text = json.dumps(settings, indent=2) + "\n"
     result_files = [out / name for name in results]
@@ -423,8 +395,6 @@ def read_result(
     affine: NDArray[np.float64],
 ) -> NDArray[Any]:
     """Read a volume that a row of results names, which must lie on the grid of its case."""
-    import numpy as np
-
     from dmrifit.io.case_tables import read_on_grid
 
     name, path = row["name"], table.parent / row[column]
@@ -460,13 +430,11 @@ def can_draw() -> bool:
 
 def case_pictures(
     folder: Path, picture: str, view: str, alt: str, *, width: int = 1000
-) -> list[Block]:
+) -> list[pages.Block]:
     """Show the picture of a case on the page of a run, and link to its viewer."""
-    from dmrifit.report.page import Link, Picture
-
-    parts: list[Block] = []
+    parts: list[pages.Block] = []
     if (folder / picture).exists():
-        parts.append(Picture((folder / picture).read_bytes(), alt, width=width))
+        parts.append(pages.Picture((folder / picture).read_bytes(), alt, width=width))
     if (folder / view).exists():
-        parts.append(Link(f"{folder.name}/{view}", "Move through the planes"))
+        parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
     return parts
