@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from anomaly.cli.options import make_detector, parameters_of, series_of_table
-from anomaly.detectors.detector_table import DETECTORS
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
 from dmrifit.cli.options import NewFile, given, numbers, require_libraries
-from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.cli.training_files import training_files
 from dmrifit.io.case_tables import TABLE
 
 if TYPE_CHECKING:
@@ -164,8 +163,7 @@ def train(
         directions = "powder" if powder else "resampled"
     parameters = parameters_of(set_ or [])
     # Before the scans are read, which takes minutes.
-    is_network = detector in ("dae", "recdisc")
-    if is_network:
+    if detector in ("dae", "recdisc"):
         require_libraries("torch", "skorch")
     options = given(epochs=epochs, device=device, threshold=HealthyRateThreshold(rate))
     if guarantee is not None:
@@ -175,11 +173,9 @@ def train(
         # A share of subjects has a decimal point, a number of folds has none.
         kind = float if "." in calibration else int
         (options["calibration"],) = numbers("--calibration", calibration, 1, kind=kind)
-    with training_checkpoint(out, checkpoint) as folder:
+    with training_files(out, checkpoint) as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
-        defaults = {"random_state": seed, "checkpoint": folder, "verbose": True}
-        if is_network or detector not in DETECTORS:
-            defaults["after_epoch"] = curve_writer(out)
+        defaults = fields | {"random_state": seed}
         estimator = make_detector(
             detector, options | parameters, published=published, defaults=defaults
         )

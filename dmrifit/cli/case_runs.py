@@ -163,11 +163,11 @@ class CaseRun:
             except errors as error:
                 return name, error_message(error)
 
-        def line(result: tuple[str, dict[str, Any] | str]) -> str:
+        def text(result: tuple[str, dict[str, Any] | str]) -> str:
             return "" if isinstance(result[1], str) else self.line(result[1])
 
         jobs, cluster = options.jobs, options.cluster
-        results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=line, unit=self.noun)
+        results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=text, unit=self.noun)
         try:
             for i, (name, outcome) in enumerate(results):
                 if isinstance(outcome, str):

@@ -8,11 +8,11 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import can_draw
-from dmrifit.cli.options import NewFile, given, numbers, pairs, say
+from dmrifit.cli.options import NewFile, given, numbers, pairs, require_libraries, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.engine.protocol import Protocol
 
@@ -146,8 +146,6 @@ def train(
 
     Example: dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit
     """
-    import numpy as np
-
     from dmrifit.cohort.cohort import Cohort, in_order
     from dmrifit.cohort.patches import check_reach
     from dmrifit.model_files.model_file import save_model
@@ -171,7 +169,13 @@ def train(
     training = [in_order(cohort) for cohort in selected]
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
-    _check_one_protocol(training)
+    for cohort in training[1:]:
+        missing = _missing_contrasts(cohort, training[0])
+        if missing:
+            raise ValueError(
+                f"cohorts {training[0].name} and {cohort.name} have other protocols: {missing}; "
+                f"train on one of them: --cohorts {training[0].name}"
+            )
     _check_echo_times(model, protocol, table)
     if source_b is None:
         source = protocol.take(protocol.clinical(n_b))
@@ -271,7 +275,7 @@ def benchmark(
     from dmrifit.study.comparison import compare
     from dmrifit.study.report.reporting import write_report
 
-    _check_report()
+    require_libraries("matplotlib", "jinja2")
     strategy_names = ("s2s", "m2m") if strategies is None else strategies
     unknown = [name for name in without if name not in REGRESSORS]
     # An unknown name is refused below.
@@ -338,14 +342,9 @@ def report(studies: list[Path], /, out: Path | None = None) -> None:
     from dmrifit.study.comparison import Evaluation
     from dmrifit.study.report.reporting import write_report
 
-    _check_report()
+    require_libraries("matplotlib", "jinja2")
     evaluations = [Evaluation.read(study) for study in studies]
     _finish_report(evaluations, write_report(evaluations, studies[0] if out is None else out))
-
-
-def _check_report() -> None:
-    if not can_draw():
-        raise ImportError('the report needs more packages: pip install "dmrifit[report]"')
 
 
 def _predictors(
@@ -382,20 +381,18 @@ def _select(cohorts: dict[str, Cohort], names: Sequence[str] | None) -> list[Coh
     return [cohorts[name] for name in selected]
 
 
-def _check_one_protocol(cohorts: list[Cohort]) -> None:
-    """Refuse to train on cohorts of which one lacks a contrast of the first."""
+def _missing_contrasts(cohort: Cohort, first: Cohort) -> str:
+    """Describe the contrasts of a cohort that another one lacks; empty where it has all."""
     from dmrifit.engine.resynthesis import missing_contrasts
 
-    first = cohorts[0]
     protocol = first.scans[0].protocol
-    for cohort in cohorts[1:]:
-        missing = missing_contrasts(protocol, cohort.scans[0].protocol)
-        if missing:
-            raise ValueError(
-                f"cohorts {first.name} and {cohort.name} have other protocols: {cohort.name} "
-                f"lacks {len(missing)} of the {len(protocol)} contrasts of {first.name}, such as "
-                f"{protocol.labels[missing[0]]}; train on one of them: --cohorts {first.name}"
-            )
+    missing = missing_contrasts(protocol, cohort.scans[0].protocol)
+    if not missing:
+        return ""
+    return (
+        f"{cohort.name} lacks {len(missing)} of the {len(protocol)} contrasts of {first.name}, "
+        f"such as {protocol.labels[missing[0]]}"
+    )
 
 
 def _check_echo_times(model: str, protocol: Protocol, table: Path) -> None:
@@ -463,8 +460,6 @@ def _check_study(
 
 def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     """Find the contrasts with these b-values at the shortest echo time."""
-    import numpy as np
-
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))
     try:
@@ -478,22 +473,16 @@ def _training_cohorts(
     train_on: Sequence[str] | None, cohorts: Mapping[str, Cohort], *, resynthesize: bool
 ) -> list[str]:
     """Select cohorts to train on: by default others too, unless their protocols differ."""
-    from dmrifit.engine.resynthesis import missing_contrasts
-
     if train_on:
         return list(train_on)
-    protocols = {name: cohort.scans[0].protocol for name, cohort in cohorts.items()}
-    if len(protocols) < 2:
+    if len(cohorts) < 2:
         return ["same"]
-    if resynthesize:
-        return ["same", "other"]
-    for training_name, test_name in permutations(protocols, 2):
-        missing = missing_contrasts(protocols[test_name], protocols[training_name])
+    for cohort, other in () if resynthesize else permutations(cohorts.values(), 2):
+        missing = _missing_contrasts(cohort, other)
         if missing:
             say(
                 "training on other cohorts is left out, because protocols differ "
-                f"({training_name} lacks {len(missing)} of the contrasts of {test_name}, such as "
-                f"{protocols[test_name].labels[missing[0]]}); --resynthesize computes them"
+                f"({missing}); --resynthesize computes them"
             )
             return ["same"]
     return ["same", "other"]

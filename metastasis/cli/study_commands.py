@@ -13,7 +13,7 @@ import typer
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import simulate_cases
 from dmrifit.cli.options import NewFile, given, require_libraries, say, say_folder
-from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.cli.training_files import curve_writer, training_files
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
@@ -174,9 +174,8 @@ def train(
     options = given(segments_per_epoch=segments_per_epoch, spacing=spacing, min_voxels=min_voxels)
     options |= {"device": device, "random_state": seed}
     # The checkpoint stays until the end: another operating point needs no new training.
-    with training_checkpoint(out, checkpoint) as folder:
-        fields = given(**vars(training), checkpoint=folder, after_epoch=curve_writer(out))
-        fields["verbose"] = True
+    with training_files(out, checkpoint) as files:
+        fields = given(**vars(training), **files)
         segmenter: Any
         if published or study_parameters:
             options |= {"prior": "path"} | study_parameters

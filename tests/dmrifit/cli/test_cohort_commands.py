@@ -260,7 +260,7 @@ def test_cohorts_whose_protocols_differ_do_so_on_request(
     code, _, err = run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR", *option)
     assert code == 0, err
     assert comparisons[0][2]["train_on"] == ways
-    assert ("protocols differ (cohort1 lacks 15 of the contrasts of cohort2" in err) == (
+    assert ("protocols differ (cohort1 lacks 15 of the 21 contrasts of cohort2" in err) == (
         ways == ["same"]
     )
 
