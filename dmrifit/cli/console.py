@@ -31,7 +31,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -380,13 +380,9 @@ def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., N
     @functools.wraps(command)
     def run(**values: Any) -> None:
         _check_values(values, getattr(out, "__metadata__", ()))
-        form = values.pop("use", None)
-        reading: AbstractContextManager[None] = nullcontext()
-        if form is not None:
-            from dmrifit.io.nifti import use_form
+        from dmrifit.io.nifti import use_form
 
-            reading = use_form(form)
-        with reading:
+        with use_form(values.pop("use", None)):
             for name, read in readers.items():
                 if read is not None and values[name] is not None:
                     values[name] = read(values[name])

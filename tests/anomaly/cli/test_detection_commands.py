@@ -38,9 +38,9 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(self, work, tasks, *_):
+    def stop(self, scans, *_, work, **__):
         options = dict(work.keywords)
-        calls.append((options.pop("detector"), [case for _, case in tasks], options))
+        calls.append((options.pop("detector"), list(scans), options))
         raise StopIteration
 
     def start(*, figure=True, **options):
@@ -49,7 +49,7 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
             detect(model, [cases / "gliomas.tsv"], out=tmp_path / "found", run=run, **options)
         return calls[-1]
 
-    monkeypatch.setattr(CaseRun, "_work", stop)
+    monkeypatch.setattr(CaseRun, "run", stop)
     return start
 
 

@@ -77,8 +77,8 @@ def run_calls(models, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(self, work, tasks, *_):
-        calls.append((work.keywords["segmenter"], [case for _, (case, _) in tasks]))
+    def stop(self, scans, *_, work, **__):
+        calls.append((work.keywords["segmenter"], [case for case, _ in scans]))
         raise StoppedError
 
     def start(command, *words, **options):
@@ -88,7 +88,7 @@ def run_calls(models, tmp_path, monkeypatch):
             command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
         return calls[-1]
 
-    monkeypatch.setattr(CaseRun, "_work", stop)
+    monkeypatch.setattr(CaseRun, "run", stop)
     return start
 
 
@@ -402,11 +402,11 @@ def test_the_summary_counts_scans_and_lesions(
         for n, n_of_both in zip(counts, of_both, strict=True)
     ]
 
-    def finish(self, work, tasks, *_):
+    def finish(_, tasks, **__):
         for (name, _), content in itertools.zip_longest(tasks, contents):
-            yield name, content, "" if content else "damaged"
+            yield name, content or "damaged"
 
-    monkeypatch.setattr(CaseRun, "_work", finish)
+    monkeypatch.setattr("dmrifit.cli.case_runs.run_tasks", finish)
     monkeypatch.setattr(CaseRun, "write", lambda *_, **__: None)
     segment([models.sensitive, table], out=tmp_path, options=ModelOptions(), run=RunOptions())
     said = capsys.readouterr().out
