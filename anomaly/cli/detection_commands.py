@@ -11,7 +11,7 @@ import typer
 from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import given, move_to_device
+from dmrifit.cli.options import given, move_to_device, trained_model
 from dmrifit.io.bids_derivatives import file_record
 
 if TYPE_CHECKING:
@@ -68,12 +68,15 @@ def detect(
     Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found
     """
     from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, is_current, scan_sentences
+    from anomaly.scans.series import SeriesDetector
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
-    detector = _trained(model, device)
+    remedy = "does not know how series are prepared; dmrifit-anomaly train makes models that do"
+    detector = trained_model(model, SeriesDetector, remedy)
+    move_to_device(detector.detector_, device)
     failed: list[dict[str, str]] = []
     all_voxels |= mask == "none"
     brain = None if mask in (None, "auto", "none") else Path(mask)
@@ -81,16 +84,15 @@ def detect(
     directions = "resampled" if resample_directions else None
     options = given(threshold=threshold, directions=directions, opening=opening)
     options |= {"tissue": estimate_tissue, "mask": not all_voxels}
-    calibration: dict[str, Any] = {}
-    if calibrate is not None:
-        calibration = _calibrated(detector, calibrate, series, options)
-    settings = {
+    settings = options | {
         "command": "detect",
         # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
         "threshold": threshold,
         "figure": run.figure,
     }
+    if calibrate is not None:
+        settings |= _calibrated(detector, calibrate, series, options)
 
     def sentences(records: dict[str, dict[str, Any]]) -> list[str]:
         contents = list(records.values())
@@ -104,7 +106,7 @@ def detect(
     RUN.run(
         series,
         out,
-        settings | options | calibration,
+        settings,
         run,
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
         work=partial(detect_scan, detector=detector, figure=run.draws, **options),
@@ -135,18 +137,3 @@ def _calibrated(
         f"{counted(len(healthy), 'healthy scan')} of {table}: an adjustment, not a guarantee"
     )
     return {"calibrated": sorted(digests)}
-
-
-def _trained(path: Path, device: str | None) -> SeriesDetector:
-    """Read a detector of anomalies in series, and move it to a device."""
-    from anomaly.scans.series import SeriesDetector
-    from dmrifit.model_files.model_file import load_model
-
-    model = load_model(path)
-    if not isinstance(model, SeriesDetector):
-        raise ValueError(
-            f"{path} holds a {type(model).__name__}, which does not know how series are prepared; "
-            "dmrifit-anomaly train makes models that do"
-        )
-    move_to_device(model.detector_, device)
-    return model

@@ -174,12 +174,12 @@ class CaseRun:
                     problems[name] = outcome
                     self._remove_case(out, name)
                     continue
+                records[name] = outcome
                 # The first case tells what the others will take: better now than at the last one.
                 if i == 0:
                     files = [path for path in (out / name).rglob("*") if path.is_file()]
                     n_bytes = sum(path.stat().st_size for path in files)
                     check_room(out, (len(tasks) - 1) * n_bytes)
-                records[name] = outcome
         except KeyboardInterrupt:
             tell(
                 f"finished {self.noun}s are kept in {out}; "
@@ -255,12 +255,13 @@ class CaseRun:
         lesions: str,
         images: Mapping[str, Any],
         drawing: Figure | None,
-        page: Callable[[bytes], str],
+        page: Callable[..., str],
     ) -> None:
         """
         Write the images, lesions and pictures of a case, its record last.
 
-        The last two of `files` are the picture, and the page that is made from its bytes.
+        The last two of `files` are the picture, and the page that is made from its bytes, which
+        `page` takes as `picture`.
         """
         from dmrifit.io.nifti import save_image
 
@@ -272,7 +273,7 @@ class CaseRun:
             files.path(self.lesions).write_text(lesions, encoding="utf-8")
             if drawing is not None:
                 drawing.savefig(files.path(picture), dpi=110)
-                text = page(files.path(picture).read_bytes())
+                text = page(picture=files.path(picture).read_bytes())
                 files.path(view).write_text(text, encoding="utf-8")
             files.write_json(name, sealed(record))
 

@@ -252,6 +252,16 @@ def require_libraries(*names: str) -> None:
         import_optional(name)
 
 
+def trained_model(path: Path, kinds: type | tuple[type, ...], remedy: str) -> Any:
+    """Read a model file that must hold one of these classes; other applications write others."""
+    from dmrifit.model_files.model_file import load_model
+
+    model = load_model(path)
+    if not isinstance(model, kinds):
+        raise ValueError(f"{path} holds a {type(model).__name__}, which {remedy}")
+    return model
+
+
 def move_to_device(estimator: Any, device: str | None) -> None:
     """Move a fitted network to a device; its model file put the weights on the one it names."""
     # Only networks live on a device.

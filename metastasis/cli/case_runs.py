@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -189,22 +190,11 @@ def segment_case(
         from metastasis.study.plotting import plot_overlay
 
         drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
-
-    def page(picture: bytes) -> str:
-
-        return scan_page(
-            case,
-            labels,
-            probability,
-            lesions,
-            threshold=threshold,
-            picture=picture,
-            remarks=[*content["notes"], statement],
-        )
-
-    arrays: dict[str, NDArray[Any]] = {_PROBABILITY: probability, _LABEL: labels}
-    images_of_case = {name: image_of(array, case.affine) for name, array in arrays.items()}
-    RUN.write_case(folder, content, table_text(table), images_of_case, drawing, page)
+    page = partial(scan_page, case, labels, probability, lesions, threshold=threshold)
+    page = partial(page, remarks=[*content["notes"], statement])
+    maps = {_PROBABILITY: image_of(probability, case.affine)}
+    maps[_LABEL] = image_of(labels, case.affine)
+    RUN.write_case(folder, content, table_text(table), maps, drawing, page)
     return content
 
 

@@ -13,7 +13,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import is_pattern, move_to_device, named_cases, say
+from dmrifit.cli.options import is_pattern, move_to_device, named_cases, say, trained_model
 
 if TYPE_CHECKING:
     from metastasis.cli.case_runs import NotedCase
@@ -216,17 +216,11 @@ def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[
 
 def _trained(path: Path, flips: bool, device: str | None) -> Any:
     """Read a segmenter, and move it to a device."""
-    from dmrifit.model_files.model_file import load_model
     from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
-    model = load_model(path)
-    # Model files of the other applications can be read as well.
-    if not isinstance(model, DeepMedicSegmenter | TwoStageSegmenter):
-        raise ValueError(
-            f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis "
-            "train makes segmenters"
-        )
+    remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
+    model = trained_model(path, (DeepMedicSegmenter, TwoStageSegmenter), remedy)
     network: Any = getattr(model, "segmenter_", model)
     if flips:
         network.set_params(flips=True)

@@ -14,7 +14,7 @@ import typer
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.cli.console import say_flagged
-from dmrifit.cli.options import named_cases
+from dmrifit.cli.options import named_cases, trained_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,7 +246,6 @@ def place(
         "exclude": region.exclude,
         "brain": region.brain,
         **scene_options,
-        "include": region.include and ",".join(map(str, region.include)),
     }
     tissues = scene_options["labels"]
     if published and tissues is not None and region.include is None:
@@ -403,9 +402,7 @@ def read(
     if (out is None) != (image is None):
         raise ValueError("a picture needs both --image, to draw the box on, and --out")
     record = read_voxel_file(file)
-    shares = {}
-    for name, path in (tissue or {}).items():
-        shares[name] = tissue_share(record.voxel, path)
+    shares = {name: tissue_share(record.voxel, path) for name, path in (tissue or {}).items()}
     span = (-math.inf, math.inf)
     if out is not None and image is not None:
         span, in_head = _draw(record.voxel, file, image, out)
@@ -500,17 +497,11 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
 
 def _trained(path: Path, table: pd.DataFrame) -> Any:
     """Read a placer, and check that the cases have the images that it needs."""
-    from dmrifit.model_files.model_file import load_model
     from placement.exchange.tables import check_channels
+    from placement.learned.ranker import VoxelRanker
+    from placement.learned.regressor import VoxelRegressor
 
-    # Importing the classes registers them with load_model.
-    from placement.learned import ranker, regressor  # noqa: F401
-
-    placer = load_model(path)
-    if not hasattr(placer, "place"):
-        raise ValueError(
-            f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement "
-            "train makes placers"
-        )
+    remedy = "places no voxels; dmrifit-placement train makes placers"
+    placer = trained_model(path, (VoxelRanker, VoxelRegressor), remedy)
     check_channels(placer, table)
     return placer
