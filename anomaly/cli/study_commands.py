@@ -254,8 +254,6 @@ def evaluate(
     Example: dmrifit-anomaly evaluate cases/gliomas.tsv --detections z=found/detections.tsv --out
         compared
     """
-    import sys
-
     from anomaly.cli.case_runs import prepared_cases, read_detections
     from anomaly.study.evaluation import format_summary
     from anomaly.study.report import rule_in_use, write_evaluation
@@ -282,7 +280,7 @@ def evaluate(
         healthy_maps=healthy_maps or None,
         figures=figures,
         overwrite=overwrite,
-        command=command_line(["dmrifit-anomaly", *sys.argv[1:]]),
+        command=command_line(),
     )
     rule = rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())

@@ -24,7 +24,6 @@ from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
 from dmrifit.report import page as pages
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 #: Table of the cases that failed.
@@ -230,7 +229,15 @@ class CaseRun:
             return
         lesions = None
         if self.lesions:
-            lesions = _join_lesions(records.values())
+            tables = []
+            for record in records.values():
+                table = pd.DataFrame(record["lesions"], columns=record["lesion_columns"])
+                table.insert(0, "name", record["name"])
+                table.insert(1, "patient", record["patient"])
+                tables.append(table)
+            # Empty tables would change the types of columns; without lesions one is enough.
+            filled = [table for table in tables if len(table)]
+            lesions = pd.concat(filled or tables[:1], ignore_index=True)
             is_csv = self.lesions.endswith(".csv")
             write_text(out / self.lesions, csv_text(lesions, 8) if is_csv else table_text(lesions))
         rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
@@ -307,7 +314,7 @@ def begin_run(
 
     settings = {**settings, **given(use=chosen_form())}
     path = out / "settings.json"
-    text = json.dumps(settings, indent=2) + "\n"
+    text = json.dumps(settings, indent=2, default=str) + "\n"
     result_files = [out / name for name in results]
     finished = [*result_files, *(out.glob(records) if records else ())]
     if overwrite:
@@ -407,21 +414,6 @@ def read_result(
     if n_non_finite:
         raise ValueError(f"{path} contains {counted(n_non_finite, 'non-finite value')}; {remedy}")
     return values
-
-
-def _join_lesions(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Join the lesions of cases into one table, with columns for their names and patients."""
-    import pandas as pd
-
-    tables = []
-    for record in records:
-        table = pd.DataFrame(record["lesions"], columns=record["lesion_columns"])
-        table.insert(0, "name", record["name"])
-        table.insert(1, "patient", record["patient"])
-        tables.append(table)
-    # Empty tables would change the types of columns; one of them is enough where all are empty.
-    filled = [table for table in tables if len(table)]
-    return pd.concat(filled or tables[:1], ignore_index=True)
 
 
 def can_draw() -> bool:

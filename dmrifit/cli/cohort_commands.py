@@ -164,9 +164,14 @@ def train(
     options = given(patch_shape=patch_shape, loss=loss, target_scale=target_scale)
     remedy = "choose another --algorithm"
     (estimator,) = _predictors([algorithm], [strategy], remedy, model=model, **options).values()
+    cohorts_of_table = Cohort.read(table)
+    unknown = [name for name in cohorts or () if name not in cohorts_of_table]
+    if unknown or cohorts == ():
+        named, known = ", ".join(unknown), ", ".join(cohorts_of_table)
+        raise ValueError(f"there is no cohort {named!r}; the table has {known}")
     # The order of rows in the table must not change the model.
-    selected = sorted(_select(Cohort.read(table), cohorts), key=lambda cohort: cohort.name)
-    training = [in_order(cohort) for cohort in selected]
+    names = sorted(set(cohorts or cohorts_of_table))
+    training = [in_order(cohorts_of_table[name]) for name in names]
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
     for cohort in training[1:]:
@@ -369,16 +374,6 @@ def _predictors(
         f"{name} {strategy}": classes[strategy](name, **options)
         for strategy, name in product(strategies, algorithms)
     }
-
-
-def _select(cohorts: dict[str, Cohort], names: Sequence[str] | None) -> list[Cohort]:
-    """Select cohorts by name; all without names."""
-    selected = list(dict.fromkeys(cohorts if names is None else names))
-    unknown = [name for name in selected if name not in cohorts]
-    if unknown or not selected:
-        named = ", ".join(unknown)
-        raise ValueError(f"there is no cohort {named!r}; the table has {', '.join(cohorts)}")
-    return [cohorts[name] for name in selected]
 
 
 def _missing_contrasts(cohort: Cohort, first: Cohort) -> str:

@@ -133,8 +133,7 @@ def fit_many(
     _RUN.run(
         cases,
         out,
-        # In types that JSON returns as they were.
-        json.loads(json.dumps(settings, default=str)),
+        settings,
         run,
         names=lambda case: {
             "name": case[0].name,
@@ -185,7 +184,11 @@ def fit_one(
         warnings.simplefilter("ignore")
         model, path = fit_scan(manifest.images, manifest.protocol, out / scan.folder, options)
     if earlier_sidecar and out / earlier_sidecar != path:
-        _remove_maps(out / earlier_sidecar)
+        # Maps of another model, of an earlier run.
+        stem = glob.escape(str(out / earlier_sidecar).removesuffix("dwimap.json"))
+        for ending in ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png", "dwimap.json"):
+            for maps in glob.glob(stem + ending):
+                Path(maps).unlink(missing_ok=True)
     description = json.loads(path.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
@@ -220,14 +223,6 @@ def fit_one(
     text = json.dumps(sealed(record), indent=2)
     write_text(out / _RUN.record.format(name=scan.name), text + "\n")
     return record
-
-
-def _remove_maps(sidecar: Path) -> None:
-    """Remove the maps of another model that an earlier run wrote of a scan."""
-    stem = glob.escape(sidecar.name.removesuffix("dwimap.json"))
-    for ending in ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png", "dwimap.json"):
-        for file in sidecar.parent.glob(stem + ending):
-            file.unlink(missing_ok=True)
 
 
 def _sidecar(scan: DiffusionScan, model: str) -> str:

@@ -257,8 +257,6 @@ def evaluate(
     Example: dmrifit-metastasis evaluate cases.tsv --segmentations
         model=segmented/segmentations.tsv --out compared
     """
-    import sys
-
     from dmrifit.io.digests import command_line
     from dmrifit.report import page
     from metastasis.cli.case_runs import read_segmentations
@@ -278,7 +276,7 @@ def evaluate(
         min_voxels=min_voxels,
         figures=figures,
         overwrite=overwrite,
-        command=command_line(["dmrifit-metastasis", *sys.argv[1:]]),
+        command=command_line(),
         random_state=seed,
     )
     typer.echo(format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]].to_string())

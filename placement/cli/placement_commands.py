@@ -329,6 +329,7 @@ def prescribe(
     from placement.box.voxel import Voxel
     from placement.exchange.prescription import check_reason, write_prescription
     from placement.exchange.tables import brain_note, read_cases, read_scene
+    from placement.exchange.voxel_files import check_angles
 
     # Before the scans are read, and a brain is searched.
     check_reason(force)
@@ -343,7 +344,12 @@ def prescribe(
             raise ValueError(f"{matrix}: {error}; write four rows of four numbers") from None
     row = next(read_cases(tumor, **region.of_cases()).itertuples())
     scene = read_scene(row, **region.of_scene())
-    _check_place(voxel, scene)
+    if not _is_inside(voxel, scene.shape, scene.affine):
+        raise ValueError(
+            f"the center {', '.join(f'{x:g}' for x in voxel.center)} lies outside the image of "
+            f"{scene.name}; give mm RAS+ of this scan, or the --matrix that leads there"
+        )
+    check_angles(voxel.angles, "the angles")
     content = write_prescription(
         voxel,
         scene,
@@ -447,19 +453,6 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         )
     if doubt:
         warnings.warn(doubt, UserWarning, stacklevel=2)
-
-
-def _check_place(voxel: Any, scene: Any) -> None:
-    """Refuse a box that has nothing in common with the image."""
-    from placement.exchange.voxel_files import check_angles
-
-    if not _is_inside(voxel, scene.shape, scene.affine):
-        center = ", ".join(f"{x:g}" for x in voxel.center)
-        raise ValueError(
-            f"the center {center} lies outside the image of {scene.name}; give mm RAS+ of this "
-            "scan, or the --matrix that leads there"
-        )
-    check_angles(voxel.angles, "the angles")
 
 
 def _is_inside(voxel: Any, shape: tuple[int, ...], affine: Any) -> bool:
