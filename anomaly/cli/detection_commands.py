@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import given, move_to_device, trained_model
+from dmrifit.cli.options import given, move_to_device, named_cases, say_folder, trained_model
 from dmrifit.io.bids_derivatives import file_record
 
 if TYPE_CHECKING:
@@ -137,3 +138,39 @@ def _calibrated(
         f"{counted(len(healthy), 'healthy scan')} of {table}: an adjustment, not a guarantee"
     )
     return {"calibrated": sorted(digests)}
+
+
+def series_of(
+    scans: Sequence[Path],
+    *,
+    bval: Path | None = None,
+    bvec: Path | None = None,
+    mask: Path | None = None,
+    tissue: Path | None = None,
+    failed: list[dict[str, str]] | None = None,
+) -> list[SeriesFiles]:
+    """
+    List series: those of a table or of images, or a single one with the files that options name.
+
+    Rows of a table that are wrong or lack a file go into `failed`, where it is given.
+    """
+    from anomaly.scans.cases import SCANS
+    from anomaly.scans.series import SeriesFiles, read_series
+
+    options = {"--bval": bval, "--bvec": bvec, "--mask": mask, "--tissue": tissue}
+    source, is_many = named_cases(scans, "files", options, SCANS.images, "dwi/*_dwi.nii*")
+    if isinstance(source, list) or is_many:
+        return read_series(source, failed=failed)
+    for path in options.values():
+        if path is not None:
+            check_file(path)
+    return [SeriesFiles(source, bval=bval, bvec=bvec, brain=mask, tissue=tissue)]
+
+
+def series_of_table(table: Path) -> list[SeriesFiles]:
+    """List the series of a table or a folder, and print what a folder holds."""
+    from anomaly.scans.cases import SCANS
+    from anomaly.scans.series import read_series
+
+    say_folder(table, SCANS.images)
+    return read_series(table)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.options import make_detector, parameters_of, series_of_table
+from anomaly.cli.detection_commands import series_of_table
+from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.options import NewFile, given, numbers, require_libraries
+from dmrifit.cli.options import NewFile, given, numbers, pairs, require_libraries
 from dmrifit.cli.training_files import training_files
 from dmrifit.io.case_tables import TABLE
 
 if TYPE_CHECKING:
+    from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.detection import HealthyScans
 
 _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
@@ -322,3 +326,62 @@ def _healthy_sentence(healthy: HealthyScans) -> str:
             "scans"
         )
     return text
+
+
+def make_detector(
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    published: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> AnomalyDetector:
+    """
+    Make a detector by its name; the fields of its training stand among its parameters.
+
+    Of the `defaults` those are left out that the detector has no parameter for.
+    """
+    from dmrifit.networks.training import Training, gather_training
+
+    known_detectors = detector_names()
+    if name not in known_detectors:
+        raise ValueError(
+            f"there is no detector {name!r}; choose one of {', '.join(known_detectors)}"
+        )
+    detector_class = import_detector(name)
+    names = {*detector_class._get_param_names()}
+    is_network = "training" in names
+    if is_network:
+        names = names - {"training"} | {*Training._get_param_names()}
+    unknown = [key for key in parameters if key not in names]
+    if unknown:
+        raise ValueError(
+            f"the detector {name} has no parameter {unknown[0]!r}; it has "
+            f"{', '.join(sorted(names))}"
+        )
+    options = {key: value for key, value in (defaults or {}).items() if key in names}
+    options |= parameters
+    if is_network:
+        options = gather_training(options)
+    if not published:
+        return detector_class(**options)
+    if not hasattr(detector_class, "published"):
+        raise ValueError(
+            f"the publication has no sizes of the detector {name}; leave out --published"
+        )
+    return detector_class.published(**options)
+
+
+def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Read the parameters of a detector."""
+    parameters: dict[str, Any] = {}
+    for name, text in pairs("--set", settings):
+        name = name.strip()
+        if name in parameters:
+            raise ValueError(f"--set gives {name} twice")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            # What is no JSON is a word, such as low.
+            value = text.strip()
+        parameters[name] = tuple(value) if isinstance(value, list) else value
+    return parameters

@@ -10,8 +10,7 @@ import pytest
 from scipy import ndimage
 
 from anomaly.cli.case_runs import scan_sentences
-from anomaly.cli.detection_commands import detect
-from anomaly.cli.options import series_of_table
+from anomaly.cli.detection_commands import detect, series_of, series_of_table
 from anomaly.cli.study_commands import simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.scans.detection import DIFFERENT
@@ -307,3 +306,39 @@ def test_models_and_tables_of_another_kind_are_named(error_of, cases, model, tmp
     error = error_of("detect", bare, cases / "gliomas.tsv", "--out", out)
     assert "holds a OneMinusMean, which does not know how series are prepared" in error
     assert not out.exists()
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4)), path)
+    (tmp_path / "scan.bval").write_text("0 1000 1000")
+    (tmp_path / "scan.bvec").write_text("0 1 0\n0 0 1\n0 0 0")
+    return path
+
+
+def test_a_series_is_an_image_with_the_files_named(image, tmp_path):
+    mask, tissue = tmp_path / "mask.nii", tmp_path / "tissue.nii"
+    for path in (mask, tissue):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
+    (plain,) = series_of([image])
+    assert plain.image == image
+    assert plain.brain is plain.tissue is None
+    bval = tmp_path / "other.bval"
+    bval.write_text("0 700 700")
+    (series,) = series_of([image], bval=bval, bvec=tmp_path / "scan.bvec", mask=mask, tissue=tissue)
+    assert (series.bval, series.brain, series.tissue) == (bval, mask, tissue)
+    assert series.bvec == tmp_path / "scan.bvec"
+
+
+def test_series_of_a_table_or_a_folder_are_those_in_it(image, tmp_path):
+    assert [scan.image for scan in series_of([tmp_path])] == [image]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="is a folder without images"):
+        series_of([tmp_path / "empty"])
+    table = tmp_path / "cases.tsv"
+    table.write_text("patient\timage\np1\tscan.nii.gz\n")
+    (series,) = series_of([table])
+    assert series.image == image
+    with pytest.raises(ValueError, match="names files in its columns; leave out --bval"):
+        series_of([table], mask=image)

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from anomaly import simulate_dmri
-from anomaly.cli.study_commands import simulate, train
+from anomaly.cli.study_commands import make_detector, parameters_of, simulate, train
 from anomaly.scans.cases import read_cases
 from dmrifit.model_files.model_file import load_model
+from dmrifit.networks.training import Training
 
 SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
 
@@ -174,3 +175,20 @@ def test_powder_averages_cannot_be_aligned_for_a_network(error_of, cases, tmp_pa
     pytest.importorskip("torch")
     words = ("train", cases / "healthy.tsv", "--powder", "--detector", "dae", "--out", tmp_path / "model.dmrifit")
     assert "--set aligned=false" in error_of(*words)
+
+
+def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
+    assert make_detector("pca", {"n_components": 3}).n_components == 3
+    default, published = (make_detector("dae", {"epochs": 7}, published=is_published) for is_published in (False, True))
+    assert default.training == Training(epochs=7)
+    assert (published.training.epochs, published.training.decay) == (7, 0.95)
+    assert published.widths == (64, 128, 256, 512)
+    assert default.widths != published.widths
+
+
+def test_values_are_numbers_words_and_truth_values():
+    parameters = parameters_of(["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[2,3]", "g=a=b", "h=null"])
+    expected = {"a": 1, "b": 2.5, "c": True, "d": 0.001, "e": "x y", "f": (2, 3), "g": "a=b"}
+    assert parameters == expected | {"h": None}
+    assert type(parameters["a"]) is int
+    assert parameters_of([]) == {}

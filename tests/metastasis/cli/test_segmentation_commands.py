@@ -1,6 +1,7 @@
 """The commands segment and ensemble: what they write, how options act, what they refuse."""
 
 import hashlib
+import inspect
 import html
 import itertools
 import json
@@ -77,8 +78,9 @@ def run_calls(models, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(self, scans, *_, work, **__):
-        calls.append((work.keywords["segmenter"], [case for case, _ in scans]))
+    def stop(attempt, tasks, **_):
+        work = inspect.getclosurevars(attempt).nonlocals["work"]
+        calls.append((work.keywords["segmenter"], [case for _, (case, _) in tasks]))
         raise StoppedError
 
     def start(command, *words, **options):
@@ -88,7 +90,7 @@ def run_calls(models, tmp_path, monkeypatch):
             command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
         return calls[-1]
 
-    monkeypatch.setattr(CaseRun, "run", stop)
+    monkeypatch.setattr("dmrifit.cli.case_runs.run_tasks", stop)
     return start
 
 
