@@ -1,8 +1,8 @@
 """The commands segment and ensemble: what they write, how options act, what they refuse."""
 
 import hashlib
-import inspect
 import html
+import inspect
 import itertools
 import json
 from types import SimpleNamespace
