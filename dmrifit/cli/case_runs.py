@@ -78,8 +78,8 @@ class CaseRun:
     the `table` by the name of its folder and its record, `page` the page of all; `lesions` is the
     table of the lesions in the records. Where pictures are asked for, a case without its
     `pictures` is processed again. What an earlier run left of a case that fails is removed: its
-    record, `pictures` and `files`. Of a case, `errors` are a problem to list, `line` is shown when
-    it is done, and `flag` is the field of its record that flags it.
+    record, `pictures` and `files` (patterns of names). Of a case, `errors` are a problem to list,
+    `line` is shown when it is done, and `flag` is the field of its record that flags it.
     """
 
     record: str
@@ -287,8 +287,9 @@ class CaseRun:
     def _remove_case(self, out: Path, name: str) -> None:
         """Remove the files of a case; without its record it is tried again in a resumed run."""
         (out / self.record.format(name=name)).unlink(missing_ok=True)
-        for file in (*self.pictures, *self.files):
-            (out / name / file).unlink(missing_ok=True)
+        for pattern in (*self.pictures, *self.files):
+            for file in (out / name).glob(pattern):
+                file.unlink()
 
 
 def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:

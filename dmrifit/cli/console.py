@@ -267,10 +267,7 @@ def lenient_streams() -> Iterator[None]:
 
 def printable(text: str, kept: str = "") -> str:
     """Escape what a terminal would obey or not show: messages quote names and damaged files."""
-    if text.isprintable():
-        return text
-    plain = [c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text]
-    return "".join(plain)
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
 def _occupy_closed() -> None:

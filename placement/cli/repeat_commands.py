@@ -200,6 +200,6 @@ _CASE_RUN = CaseRun(
     page=_page,
     digits=12,
     pictures=("voxel_old.png", "voxel_new.png", "voxel_view.html"),
-    files=("voxel_geometry.nii.gz", "voxel_philips.txt", "voxel_siemens.txt", "voxel_mask.nii.gz"),
+    files=("voxel_*.nii.gz", "voxel_*.txt"),
     flag="flags",
 )
