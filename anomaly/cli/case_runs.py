@@ -272,36 +272,21 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes, count: str) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report import style
-    from dmrifit.report.viewer import Layer, html_viewer
+    from anomaly.study.report import scan_planes
 
     case = detection.scan.case
-    # Scores above the threshold are anomalous; the viewer marks those that reach its threshold.
-    threshold = None
+    maps = {"anomaly map": detection.map, "found": detection.opened}
+    maps["before opening"] = detection.found
+    thresholds = {}
     if np.isfinite(detection.threshold):
-        threshold = float(np.nextafter(detection.threshold, np.inf))
-    layers = [
-        Layer("mean signal", case.signal.mean(axis=-1)),
-        Layer("anomaly map", detection.map, "score", threshold=threshold),
-        Layer("found", detection.opened, "mask", colors=(style.FOUND,)),
-        Layer("before opening", detection.found, "mask", shown=False),
-    ]
-    # The lesion of the table of scans, which the detector has not seen.
-    if case.lesion is not None and case.lesion.any():
-        layers.append(Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
+        thresholds["anomaly map"] = detection.threshold
     lesions = detection.lesions.to_dict("records")
     points = [
         (f"{lesion['number']}: {lesion['volume_mL']:.2f} mL", [lesion[axis] for axis in "xyz"])
         for lesion in lesions
     ]
-    planes = html_viewer(
-        layers,
-        case.affine,
-        points=points,
-        region=case.brain,
-        label="Anomaly map over the mean signal",
-        instead=page.Picture(picture, f"Anomalies of {case.name}", width=900),
-    )
+    instead = page.Picture(picture, f"Anomalies of {case.name}", width=900)
+    planes = scan_planes(case, maps, thresholds, points, instead, hidden=("before opening",))
     sections = [
         page.Section("", page.Note(page.sentence(DIFFERENT) if detection.differs else "")),
         page.Section("", planes),
