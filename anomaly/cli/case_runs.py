@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,7 +24,6 @@ from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, 
 from dmrifit.cli.console import progress
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
-from dmrifit.io.tables import csv_text
 from dmrifit.report import page
 from dmrifit.report.numerals import percent, significant
 
@@ -79,7 +77,6 @@ def detect_scan(
     record: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
-        "folder": folder.name,
         "synthetic": case.synthetic,
         "threshold": threshold if np.isfinite(threshold) else None,
         "n_lesions": len(table),
@@ -97,21 +94,17 @@ def detect_scan(
             "n_scans": n_healthy,
             "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
-        "lesion_columns": list(table.columns),
-        "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
         "preparation": scan_notes,
         **inputs,
-        "notice": page.NOTICE,
     }
-    RUN.write_case(
+    return RUN.write_case(
         folder,
         record,
-        csv_text(table, 8),
+        table,
         {_FILES[key]: image for key, image in detection.images().items()},
         _panels(detection) if figure else None,
         partial(_view, detection, count=count_sentence([record])),
     )
-    return record
 
 
 def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:

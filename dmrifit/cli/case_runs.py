@@ -24,6 +24,7 @@ from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
 from dmrifit.report import page as pages
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 #: Table of the cases that failed.
@@ -238,8 +239,7 @@ class CaseRun:
             # Empty tables would change the types of columns; without lesions one is enough.
             filled = [table for table in tables if len(table)]
             lesions = pd.concat(filled or tables[:1], ignore_index=True)
-            is_csv = self.lesions.endswith(".csv")
-            write_text(out / self.lesions, csv_text(lesions, 8) if is_csv else table_text(lesions))
+            write_text(out / self.lesions, self._lesion_text(lesions))
         rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
@@ -259,30 +259,42 @@ class CaseRun:
         self,
         folder: Path,
         record: Mapping[str, Any],
-        lesions: str,
+        lesions: pd.DataFrame,
         images: Mapping[str, Any],
         drawing: Figure | None,
         page: Callable[..., str],
-    ) -> None:
+    ) -> dict[str, Any]:
         """
-        Write the images, lesions and pictures of a case, its record last.
+        Write the images, lesions and pictures of a case, its record last; give the record.
 
         The last two of `files` are the picture, and the page that is made from its bytes, which
         `page` takes as `picture`.
         """
         from dmrifit.io.nifti import save_image
 
+        record = {
+            **record,
+            "folder": folder.name,
+            "lesion_columns": list(lesions.columns),
+            "lesions": json.loads(lesions.to_json(orient="records", double_precision=15)),
+            "notice": pages.NOTICE,
+        }
         name = Path(self.record).name
         picture, view = self.files[-2:]
         with FileSet(folder, [*self.files, name], overwrite=True) as files:
             for file, image in images.items():
                 save_image(image, files.path(file))
-            files.path(self.lesions).write_text(lesions, encoding="utf-8")
+            files.path(self.lesions).write_text(self._lesion_text(lesions), encoding="utf-8")
             if drawing is not None:
                 drawing.savefig(files.path(picture), dpi=110)
                 text = page(picture=files.path(picture).read_bytes())
                 files.path(view).write_text(text, encoding="utf-8")
             files.write_json(name, sealed(record))
+        return record
+
+    def _lesion_text(self, lesions: pd.DataFrame) -> str:
+        is_csv = self.lesions.endswith(".csv")
+        return csv_text(lesions, 8) if is_csv else table_text(lesions)
 
     def _remove_case(self, out: Path, name: str) -> None:
         """Remove the files of a case; without its record it is tried again in a resumed run."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit.cli import case_runs
+from dmrifit.io.digests import describe
 from dmrifit.io.nifti import image_of
-from dmrifit.io.tables import table_text
 from dmrifit.networks.volume_cases import called
-from dmrifit.report import page as pages
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
 from metastasis.segmentation.ensemble import (
@@ -170,20 +167,16 @@ def segment_case(
     statement = findings_in_words(len(lesions), figures, is_noted=bool(remarks))
     content: dict[str, Any] = {
         **_description(case),
-        "folder": folder.name,
         "threshold": threshold,
         "min_voxels": min_voxels,
         "n_lesions": len(lesions),
         "n_marked_by_both": n_marked_by_both,
         "volume_mL": round(float(lesions["volume_mL"].sum()), _DIGITS),
         "volume_with_core_mL": round(float(lesions["volume_with_core_mL"].sum()), _DIGITS),
-        "lesion_columns": list(table.columns),
-        "lesions": json.loads(table.to_json(orient="records", double_precision=15)),
         "statement": statement,
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],
-        "sources": _digest(case),
-        "notice": pages.NOTICE,
+        "sources": _sources(case),
     }
     drawing = None
     if figure:
@@ -194,14 +187,13 @@ def segment_case(
     page = partial(page, remarks=[*content["notes"], statement])
     maps = {_PROBABILITY: image_of(probability, case.affine)}
     maps[_LABEL] = image_of(labels, case.affine)
-    RUN.write_case(folder, content, table_text(table), maps, drawing, page)
-    return content
+    return RUN.write_case(folder, content, table, maps, drawing, page)
 
 
 def is_current(scan: NotedCase, record: dict[str, Any]) -> bool:
     """Tell whether the record of a case is of the same arrays and names."""
     case = scan[0]
-    return _description(case).items() <= record.items() and record["sources"] == _digest(case)
+    return _description(case).items() <= record.items() and record["sources"] == _sources(case)
 
 
 def _description(case: Case) -> dict[str, Any]:
@@ -209,13 +201,9 @@ def _description(case: Case) -> dict[str, Any]:
     return {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
 
 
-def _digest(case: Case) -> str:
-    """Give the digest of all arrays of a case, to see whether they have changed."""
-    digest = hashlib.sha256()
-    for array in (case.image, case.prior, case.brain, case.label, case.affine):
-        # A mark for what is absent, so that a prior is not taken for a brain.
-        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _sources(case: Case) -> Any:
+    """Give the digests of all arrays of a case, to see whether they have changed."""
+    return describe([case.image, case.prior, case.brain, case.label, case.affine])
 
 
 RUN = case_runs.CaseRun(
