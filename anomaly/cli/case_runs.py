@@ -216,7 +216,7 @@ def read_detections(
         volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
         for scan, row in zip(scans, rows, strict=True):
             for column, of_scans in volumes.items():
-                values = read_result(table, row, column, scan.shape, scan.affine)
+                values = read_result(table, row, column, scan)
                 of_scans.append(upright(values, scan.affine).astype(np.float32))
         maps[method] = volumes["map"]
         # A method of its own, because its threshold was set before these scans were seen.

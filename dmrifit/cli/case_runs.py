@@ -408,13 +408,7 @@ def result_rows(
     return [rows[name] for name in names]
 
 
-def read_result(
-    table: Path,
-    row: Mapping[str, str],
-    column: str,
-    shape: tuple[int, ...],
-    affine: NDArray[np.float64],
-) -> NDArray[Any]:
+def read_result(table: Path, row: Mapping[str, str], column: str, case: Any) -> NDArray[Any]:
     """Read a volume that a row of results names, which must lie on the grid of its case."""
     from dmrifit.io.case_tables import read_on_grid
 
@@ -422,7 +416,7 @@ def read_result(
     remedy = f"run the command that wrote it on {name} again"
     if not path.is_file():
         raise FileNotFoundError(f"{table}: there is no {path}, the {column} of {name}; {remedy}")
-    values = read_on_grid(path, shape, affine, f"the case {name}")
+    values = read_on_grid(path, case.shape, case.affine, f"the case {name}")
     n_non_finite = np.count_nonzero(~np.isfinite(values))
     if n_non_finite:
         raise ValueError(f"{path} contains {counted(n_non_finite, 'non-finite value')}; {remedy}")

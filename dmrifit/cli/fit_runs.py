@@ -82,11 +82,11 @@ def fit_many(
     images: Sequence[Path],
     out: Path,
     run: RunOptions,
-    te: list[str] | None,
     options: Mapping[str, Any],
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
     scans, root = named_scans(images)
+    te = options["te"]
     if te and len(te) > 1:
         raise ValueError("--te takes one value for many scans; echo times of each are sidecars")
     # The file of each scan where an option is a pattern; words and numbers are for all.
@@ -128,7 +128,7 @@ def fit_many(
         images_of_scan = tuple(path.absolute() for path in scan.images)
         scan = replace(scan, images=images_of_scan, root=scan.root.absolute())
         cases.append((scan, files, earlier_sidecar))
-    settings = {**options, "te": te}
+    settings = dict(options)
     del settings["n_threads"], settings["overwrite"]
     _RUN.run(
         cases,
@@ -140,7 +140,7 @@ def fit_many(
             "subject": case[0].subject,
             "visit": case[0].session or "1",
         },
-        work=partial(fit_one, out=out.resolve(), te=te[0] if te else None, options=fit_options),
+        work=partial(fit_one, out=out.resolve(), options=fit_options),
         is_current=partial(_is_current, out=out, te=te),
         say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
@@ -159,12 +159,7 @@ def _is_current(
 
 
 def fit_one(
-    case: _ScanFiles,
-    _folder: Path,
-    *,
-    out: Path,
-    te: str | None,
-    options: Mapping[str, Any],
+    case: _ScanFiles, _folder: Path, *, out: Path, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Fit one of many scans, and give what is kept of it: what its sidecar says of the fit."""
     scan, files, earlier_sidecar = case
@@ -173,12 +168,13 @@ def fit_one(
             raise ValueError(f"--{role} {options[role]} matches no file of this scan")
         options = {**options, role: str(file)}
     # Before the fit, during which the files could change.
-    sources = _sources(scan, files, [te] if te else None)
+    te = options["te"]
+    sources = _sources(scan, files, te)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        manifest = scan.read(te)
+        manifest = scan.read(te[0] if te else None)
     # What a fit warns of is in its sidecar.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -242,7 +238,7 @@ def fit_scan(
     """Fit a scan, by default by the richest model; give its name and the sidecar of the maps."""
     options = dict(options)
     model, b_tolerance = options.pop("model"), options.pop("b_tolerance")
-    by_te = options.pop("by_te")
+    by_te, _ = options.pop("by_te"), options.pop("te")
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
     kept = kept_measurements(protocol, options["b_max"], options["leave_out_b"])

@@ -121,6 +121,7 @@ def fit(
     for name, value in pairs("--fix", fix or []):
         fixed[name] = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
     options = {
+        "te": te,
         "model": model,
         "by_te": by_te,
         "b_tolerance": b_tolerance,
@@ -165,7 +166,7 @@ def fit(
             "--bval and --bvec name the files of one scan; those of many lie beside the images"
         )
     run = RunOptions(jobs, cluster, overwrite=overwrite)
-    fit_many(context, images, out, run, te, options)
+    fit_many(context, images, out, run, options)
 
 
 def preprocess(

@@ -118,7 +118,7 @@ def read_segmentations(
             raise ValueError(
                 f"{table}: {case.name} has no {column}; give the table that segment wrote"
             )
-        volume = case_runs.read_result(table, row, column, case.shape, case.affine)
+        volume = case_runs.read_result(table, row, column, case)
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
     return predictions, 0.5 if threshold is None else threshold, settings["min_voxels"]
