@@ -81,7 +81,7 @@ def detect(
     failed: list[dict[str, str]] = []
     all_voxels |= mask == "none"
     brain = None if mask in (None, "auto", "none") else Path(mask)
-    series = series_of(scans, bval=bval, bvec=bvec, mask=brain, tissue=tissue, failed=failed)
+    series = series_of(scans, failed, bval=bval, bvec=bvec, mask=brain, tissue=tissue)
     directions = "resampled" if resample_directions else None
     options = given(threshold=threshold, directions=directions, opening=opening)
     options |= {"tissue": estimate_tissue, "mask": not all_voxels}
@@ -141,30 +141,24 @@ def _calibrated(
 
 
 def series_of(
-    scans: Sequence[Path],
-    *,
-    bval: Path | None = None,
-    bvec: Path | None = None,
-    mask: Path | None = None,
-    tissue: Path | None = None,
-    failed: list[dict[str, str]] | None = None,
+    scans: Sequence[Path], failed: list[dict[str, str]] | None = None, **files: Any
 ) -> list[SeriesFiles]:
     """
-    List series: those of a table or of images, or a single one with the files that options name.
+    List series: those of a table or of images, or a single one with `files` that options name.
 
     Rows of a table that are wrong or lack a file go into `failed`, where it is given.
     """
     from anomaly.scans.cases import SCANS
     from anomaly.scans.series import SeriesFiles, read_series
 
-    options = {"--bval": bval, "--bvec": bvec, "--mask": mask, "--tissue": tissue}
+    options = {f"--{name}": path for name, path in files.items()}
     source, is_many = named_cases(scans, "files", options, SCANS.images, "dwi/*_dwi.nii*")
     if isinstance(source, list) or is_many:
         return read_series(source, failed=failed)
     for path in options.values():
         if path is not None:
             check_file(path)
-    return [SeriesFiles(source, bval=bval, bvec=bvec, brain=mask, tissue=tissue)]
+    return [SeriesFiles(source, brain=files.pop("mask", None), **files)]
 
 
 def series_of_table(table: Path) -> list[SeriesFiles]:

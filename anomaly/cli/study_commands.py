@@ -179,10 +179,8 @@ def train(
         (options["calibration"],) = numbers("--calibration", calibration, 1, kind=kind)
     with training_files(out, checkpoint) as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
-        defaults = fields | {"random_state": seed}
-        estimator = make_detector(
-            detector, options | parameters, published=published, defaults=defaults
-        )
+        fields["random_state"] = seed
+        estimator = make_detector(detector, options | parameters, published=published, **fields)
         if covariates and detector != "gaussian":
             raise ValueError(
                 f"--covariates {','.join(covariates)}: the detector {detector} takes none into "
@@ -329,11 +327,7 @@ def _healthy_sentence(healthy: HealthyScans) -> str:
 
 
 def make_detector(
-    name: str,
-    parameters: Mapping[str, Any],
-    *,
-    published: bool = False,
-    defaults: Mapping[str, Any] | None = None,
+    name: str, parameters: Mapping[str, Any], *, published: bool = False, **defaults: Any
 ) -> AnomalyDetector:
     """
     Make a detector by its name; the fields of its training stand among its parameters.
@@ -358,7 +352,7 @@ def make_detector(
             f"the detector {name} has no parameter {unknown[0]!r}; it has "
             f"{', '.join(sorted(names))}"
         )
-    options = {key: value for key, value in (defaults or {}).items() if key in names}
+    options = {key: value for key, value in defaults.items() if key in names}
     options |= parameters
     if is_network:
         options = gather_training(options)

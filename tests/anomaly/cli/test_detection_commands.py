@@ -340,5 +340,5 @@ def test_series_of_a_table_or_a_folder_are_those_in_it(image, tmp_path):
     table.write_text("patient\timage\np1\tscan.nii.gz\n")
     (series,) = series_of([table])
     assert series.image == image
-    with pytest.raises(ValueError, match="names files in its columns; leave out --bval"):
+    with pytest.raises(ValueError, match="names files in its columns; leave out --mask"):
         series_of([table], mask=image)

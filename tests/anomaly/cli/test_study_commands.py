@@ -55,7 +55,7 @@ def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, output_
 def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
     calls = []
 
-    def stop(name, parameters, *, published, defaults):
+    def stop(name, parameters, *, published, **defaults):
         calls.append((name, published, {**defaults, **parameters}))
         raise StopIteration
 
