@@ -103,7 +103,7 @@ class CaseRun:
         settings: Mapping[str, Any],
         options: RunOptions,
         *,
-        names: Callable[[_Case], Mapping[str, str]],
+        names: Callable[[Any], Mapping[str, str]] = lambda case: {"name": case.name},
         work: Callable[[_Case, Path], dict[str, Any]],
         is_current: Callable[[_Case, dict[str, Any]], bool],
         say: Callable[[dict[str, dict[str, Any]]], Iterable[str]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,19 +24,27 @@ if TYPE_CHECKING:
 _FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
 
 
+@dataclass(frozen=True)
+class PatientOptions:
+    """What synthetic patients and their images are like."""
+
+    difficulty: str = "mixed"
+    template: str = "both"
+    snr: float | None = None
+    artifacts: tuple[str, ...] = ()
+    truth: str = "formula"
+    latent_corr: float = 0.6
+    gain_variation: float = 0.25
+    shape: tuple[int, int, int] = (48, 48, 8)
+
+
 def simulate(
+    *,
     out: Path,
     patients: int = 16,
     preset: tuple[str, ...] = ("cohort1", "cohort2"),
     same_protocol: bool = False,
-    difficulty: str = "mixed",
-    template: str = "both",
-    snr: float | None = None,
-    artifacts: tuple[str, ...] = (),
-    truth: str = "formula",
-    latent_corr: float = 0.6,
-    gain_variation: float = 0.25,
-    shape: tuple[int, int, int] = (48, 48, 8),
+    images: PatientOptions,
     seed: int = 0,
     jobs: int = 1,
 ) -> None:
@@ -74,32 +83,18 @@ def simulate(
     if same_protocol:
         protocols = dict.fromkeys(protocols, protocols[preset[0]])
     n_images = patients * sum(map(len, protocols.values()))
-    check_room(out, bytes_of_maps(n_images, shape, None))
-    strengths: dict[str, float] | None = None
-    if any("=" in word for word in artifacts):
-        strengths = {
+    check_room(out, bytes_of_maps(n_images, images.shape, None))
+    options = vars(images) | {"n_jobs": jobs, "random_state": seed}
+    options["artifacts"] = list(images.artifacts) or None
+    if any("=" in word for word in images.artifacts):
+        options["artifacts"] = {
             name: numbers(f"--artifacts {name}", text, 1)[0]
-            for name, text in pairs("--artifacts", list(artifacts))
+            for name, text in pairs("--artifacts", images.artifacts)
         }
-    cohorts = []
-    for name, protocol in protocols.items():
-        cohort = simulate_cohort(
-            protocol,
-            patients,
-            difficulty=difficulty,
-            shape=shape,
-            template=template,
-            name=name,
-            field=_FIELDS[name],
-            snr=snr,
-            latent_corr=latent_corr,
-            gain_variation=gain_variation,
-            artifacts=strengths or list(artifacts) or None,
-            truth=truth,
-            n_jobs=jobs,
-            random_state=seed,
-        )
-        cohorts.append(cohort)
+    cohorts = [
+        simulate_cohort(protocol, patients, name=name, field=_FIELDS[name], **options)
+        for name, protocol in protocols.items()
+    ]
     # Only now, so that a wrong option leaves no cohort behind.
     for cohort in cohorts:
         table = cohort.write(out)

@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -400,17 +401,24 @@ def view(
     typer.echo(f"page: {out}")
 
 
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What the regions of a segmentation are."""
+
+    kind: str = "lesion"
+    names: Path | None = None
+    separate: bool = False
+    manual: bool = False
+    note: str | None = None
+    series: str | None = None
+
+
 def dicom_seg(
     labels: Path,
     /,
     source: Path,
     out: Path,
-    kind: str = "lesion",
-    names: Path | None = None,
-    separate: bool = False,
-    manual: bool = False,
-    note: str | None = None,
-    series: str | None = None,
+    regions: SegmentOptions,
     overwrite: bool = False,
 ) -> None:
     """
@@ -442,23 +450,15 @@ def dicom_seg(
     check_output(out, overwrite, keep=[labels])
     label_image = load_image(labels)
     labeled = read_volume(labels)
+    names, note = regions.names, regions.note
     if note is None:
         # What a run that wrote the labels says of a scan without findings; often nothing.
         record = read_object(labels.parent / "segmentation.json") or {}
         statement = record.get("statement")
         note = statement if isinstance(statement, str) else ""
+    options = vars(regions) | {"names": read_label_names(names) if names else None, "note": note}
     segments = write_dicom_seg(
-        labeled,
-        label_image.affine,
-        out,
-        source=source,
-        kind=kind,
-        names=read_label_names(names) if names else None,
-        separate=separate,
-        manual=manual,
-        note=note,
-        series=series,
-        overwrite=overwrite,
+        labeled, label_image.affine, out, source=source, overwrite=overwrite, **options
     )
     typer.echo(f"{counted(len(segments), 'segment')}: {out}")
     if not labeled.any():

@@ -269,7 +269,6 @@ def place(
         out,
         settings | shift,
         run,
-        names=lambda row: {"name": row.name},
         work=place_in,
         is_current=is_current,
         say=lambda records: [
