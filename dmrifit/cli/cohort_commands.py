@@ -216,9 +216,22 @@ def train(
         typer.echo("trained on synthetic data: no clinical use")
 
 
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What predictors are trained on and scored by."""
+
+    resynthesize: bool = False
+    train_mask: str = "body"
+    score_mask: str = "lesion"
+    max_voxels: int = 250
+    repeats: int = 1
+    controls: bool = True
+
+
 def benchmark(
     table: Path,
     /,
+    *,
     out: Path,
     algorithms: tuple[str, ...] | None = None,
     without: tuple[str, ...] = (),
@@ -227,12 +240,7 @@ def benchmark(
     source_b: tuple[float, ...] | None = None,
     sizes: tuple[int, ...] | None = None,
     train_on: tuple[str, ...] | None = None,
-    resynthesize: bool = False,
-    train_mask: str = "body",
-    score_mask: str = "lesion",
-    max_voxels: int = 250,
-    repeats: int = 1,
-    controls: bool = True,
+    sampling: SamplingOptions,
     jobs: int = 1,
     cluster: str | None = None,
     seed: int = 0,
@@ -299,24 +307,14 @@ def benchmark(
         estimators = {f"{name} s2s": estimators[f"{name} s2s"] for name in names}
     for estimator in estimators.values():
         estimator.set_params(source=source)
-    training_cohorts = _training_cohorts(train_on, cohorts, resynthesize=resynthesize)
+    options: dict[str, Any] = vars(sampling) | {"out": out, "n_train": sizes, "random_state": seed}
+    options["n_repeats"] = options.pop("repeats")
+    options["max_voxels"] = sampling.max_voxels or None
+    options["n_jobs"] = None if cluster else jobs
+    options["train_on"] = _training_cohorts(train_on, cohorts, sampling.resynthesize)
     try:
         with scheduler(cluster):
-            evaluation = compare(
-                estimators,
-                cohorts,
-                train_on=training_cohorts,
-                train_mask=train_mask,  # type: ignore[arg-type]
-                score_mask=score_mask,  # type: ignore[arg-type]
-                n_train=sizes,
-                n_repeats=repeats,
-                max_voxels=max_voxels or None,
-                controls=controls,
-                resynthesize=resynthesize,
-                out=out,
-                n_jobs=None if cluster else jobs,
-                random_state=seed,
-            )
+            evaluation = compare(estimators, cohorts, **options)
     except KeyboardInterrupt:
         if out.is_dir():
             say(f"finished work is kept in {out}; the same command resumes there")
@@ -460,7 +458,7 @@ def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
 
 
 def _training_cohorts(
-    train_on: Sequence[str] | None, cohorts: Mapping[str, Cohort], *, resynthesize: bool
+    train_on: Sequence[str] | None, cohorts: Mapping[str, Cohort], resynthesize: bool
 ) -> list[str]:
     """Select cohorts to train on: by default others too, unless their protocols differ."""
     if train_on:

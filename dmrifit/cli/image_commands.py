@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -32,31 +32,39 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """What is fitted to which measurements, and how."""
+
+    b_tolerance: float | None = None
+    b_max: float | None = None
+    leave_out_b: tuple[float, ...] | None = None
+    model: str | None = None
+    by_te: bool = False
+    mask: str | None = None
+    sigma: str | None = None
+    bounds: list[str] | None = None
+    fix: list[str] | None = None
+    average_directions: str | None = None
+    method: str | None = None
+    likelihood: str = "gaussian"
+    threshold: float | None = None
+    weights: tuple[float, ...] | None = None
+    regularization: float | None = None
+    starts: str = "auto"
+    threads: int | None = None
+
+
 def fit(
     context: typer.Context,
     images: list[Path],
     /,
+    *,
     out: Path,
     bval: Path | None = None,
     bvec: Path | None = None,
     te: list[str] | None = None,
-    b_tolerance: float | None = None,
-    b_max: float | None = None,
-    leave_out_b: tuple[float, ...] | None = None,
-    model: str | None = None,
-    by_te: bool = False,
-    mask: str | None = None,
-    sigma: str | None = None,
-    bounds: list[str] | None = None,
-    fix: list[str] | None = None,
-    average_directions: str | None = None,
-    method: str | None = None,
-    likelihood: str = "gaussian",
-    threshold: float | None = None,
-    weights: tuple[float, ...] | None = None,
-    regularization: float | None = None,
-    starts: str = "auto",
-    threads: int | None = None,
+    fitting: FitOptions,
     jobs: int = 1,
     cluster: str | None = None,
     quicklook: bool = True,
@@ -118,31 +126,18 @@ def fit(
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 
-    fixed: dict[str, float | str] = {}
-    for name, value in pairs("--fix", fix or []):
-        fixed[name] = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
-    options = {
-        "te": te,
-        "model": model,
-        "by_te": by_te,
-        "b_tolerance": b_tolerance,
-        "b_max": b_max,
-        "leave_out_b": list(leave_out_b or []),
-        "mask": mask,
-        "sigma": "estimate" if sigma == "estimate" else number_or_path(sigma),
-        "average": average_directions,
-        "bounds": bounds_of(bounds or []),
-        "fixed": fixed,
-        "method": method,
-        "likelihood": likelihood,
-        "threshold": threshold,
-        "weights": weights,
-        "regularization": regularization,
-        "n_starts": int(starts) if starts.isdigit() else starts,
-        "quicklook": quicklook and _can_draw_page(),
-        "overwrite": overwrite,
-        "n_threads": threads,
-    }
+    options: dict[str, Any] = vars(fitting) | {"te": te, "fixed": {}, "overwrite": overwrite}
+    for name, value in pairs("--fix", options.pop("fix") or []):
+        number = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
+        options["fixed"][name] = number
+    options["leave_out_b"] = list(fitting.leave_out_b or [])
+    options["sigma"] = "estimate" if fitting.sigma == "estimate" else number_or_path(fitting.sigma)
+    options["average"] = options.pop("average_directions")
+    options["bounds"] = bounds_of(options.pop("bounds") or [])
+    starts = options.pop("starts")
+    options["n_starts"] = int(starts) if starts.isdigit() else starts
+    options["n_threads"] = options.pop("threads")
+    options["quicklook"] = quicklook and _can_draw_page()
     if len(images) == 1 and not is_pattern(images[0]) and not is_bids_folder(images[0]):
         if images[0].is_dir():
             raise FileNotFoundError(
@@ -156,7 +151,8 @@ def fit(
             )
         start = time.perf_counter()
         # Without a model, echo times decide which is the richest.
-        needs_te = by_te or model is None or resolve_model(model).needs_te
+        model = fitting.model
+        needs_te = fitting.by_te or model is None or resolve_model(model).needs_te
         series, protocol = scan_of(images[0], bval, bvec, te, needs_te=needs_te)
         _, sidecar = fit_scan(series, protocol, out, options, progress=True)
         _print_fit(context, out, sidecar)
@@ -285,6 +281,17 @@ def roi(
         typer.echo(f"repeatability: {out.parent / repeatability_name}")
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is predicted from which measurements."""
+
+    b_tolerance: float | None = None
+    average_directions: str | None = None
+    mask: Path | None = None
+    sigma: str | None = None
+    signals: bool = False
+
+
 def predict(
     model: Path,
     image: Path | None = None,
@@ -296,11 +303,7 @@ def predict(
     bval: Path | None = None,
     bvec: Path | None = None,
     te: list[str] | None = None,
-    b_tolerance: float | None = None,
-    average_directions: str | None = None,
-    mask: Path | None = None,
-    sigma: str | None = None,
-    signals: bool = False,
+    prediction: PredictOptions,
     quicklook: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -338,10 +341,11 @@ def predict(
     if map_:
         from dmrifit.imaging.foreign_maps import predict_from_maps
 
-        if image is not None or sigma is not None or signals:
+        if image is not None or prediction.sigma is not None or prediction.signals:
             raise ValueError(
                 "--map takes the place of IMAGE, --sigma and --signals; leave them out"
             )
+        mask = prediction.mask
         predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
         typer.echo(f"predicted maps: {out}")
         if getattr(strategy_of(estimator), "synthetic_", False):
@@ -350,20 +354,11 @@ def predict(
     if image is None:
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")
     images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
-    predicted = predict_image(
-        estimator,
-        images,
-        protocol=protocol,
-        b_tolerance=b_tolerance,
-        average=average_directions,
-        mask=mask,
-        sigma=number_or_path(sigma),
-        out=out,
-        signals=signals,
-        quicklook=quicklook and _can_draw_page(),
-        overwrite=overwrite,
-        progress=True,
-    )
+    options: dict[str, Any] = vars(prediction) | {"out": out, "overwrite": overwrite}
+    options["sigma"] = number_or_path(prediction.sigma)
+    options["average"] = options.pop("average_directions")
+    options["quicklook"] = quicklook and _can_draw_page()
+    predicted = predict_image(estimator, images, protocol=protocol, progress=True, **options)
     typer.echo(f"predicted maps: {out}")
     for sentence in predicted.advice():
         typer.echo(sentence)
