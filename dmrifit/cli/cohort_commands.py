@@ -296,7 +296,8 @@ def benchmark(
     remedy = "or leave it out: --without {name}"
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = _predictors(names, strategy_names, remedy, model=model)
-    _check_study(out, names, strategy_names, overwrite=overwrite)
+    if not overwrite:
+        _check_study(out, names, strategy_names)
     cohorts = Cohort.read(table)
     source = None
     if source_b is not None:
@@ -415,9 +416,7 @@ def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -
     return True
 
 
-def _check_study(
-    out: Path, algorithms: Sequence[str], strategies: Sequence[str], *, overwrite: bool
-) -> None:
+def _check_study(out: Path, algorithms: Sequence[str], strategies: Sequence[str]) -> None:
     """Refuse to drop from the tables of a finished comparison what is not asked for again."""
     import pandas as pd
 
@@ -425,7 +424,7 @@ def _check_study(
     from dmrifit.predict.controls import CONSTANT
 
     table = out / "scores.csv"
-    if overwrite or not table.is_file():
+    if not table.is_file():
         return
     try:
         scores = pd.read_csv(table, usecols=["algorithm", "strategy"])

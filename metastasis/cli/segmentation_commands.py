@@ -145,8 +145,7 @@ def _edge(model: Any) -> float | None:
     # Scans are resampled to a spacing by the network itself.
     if getattr(network, "spacing", None) is not None:
         return None
-    edge = getattr(network, "edge_", None)
-    return None if edge is None else float(edge)
+    return getattr(network, "edge_", None)
 
 
 def _prior_note(case: Case) -> str:

@@ -108,18 +108,16 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
     from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
     from placement.exchange.vendor_texts import NOTICE
 
-    lines = [
-        _row(name, content)
-        | {"angles": angles_words(content), "flags": "; ".join(content["flags"]) or "none"}
-        for name, content in contents.items()
-    ]
-    table = page.Table(lines, _OVERVIEW)
+    lines = []
     pictures = []
     for name, content in contents.items():
+        flags = "; ".join(content["flags"]) or "none"
+        lines.append(_row(name, content) | {"angles": angles_words(content), "flags": flags})
         alt = f"Voxel of {name} in three planes"
         parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     note = "In the pictures, the patient's right is on the left."
+    table = page.Table(lines, _OVERVIEW)
     return RunPage("Voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
 
 

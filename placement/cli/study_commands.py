@@ -60,7 +60,8 @@ def simulate(
     for i in range(n):
         write = partial(_write_glioma, i, exclude, options)
         cases[f"synthetic-{i + 1:03d}"] = (dict(zip(_TABLES, _TABLES, strict=True)), write)
-    simulate_cases(out, cases, _TABLES, options | {"exclude": exclude}, overwrite=overwrite)
+    settings = {"experts": experts, "exclude": exclude, "spacing": spacing, "seed": seed}
+    simulate_cases(out, cases, _TABLES, settings, overwrite=overwrite)
     typer.echo(f"{counted(n, 'synthetic case')}: {out / TABLE}")
     typer.echo(f"a simulated expert {EXPERT_RULES[experts]}")
 
