@@ -97,14 +97,10 @@ def detect_scan(
         "preparation": scan_notes,
         **inputs,
     }
-    return RUN.write_case(
-        folder,
-        record,
-        table,
-        {_FILES[key]: image for key, image in detection.images().items()},
-        _panels(detection) if figure else None,
-        partial(_view, detection, count=count_sentence([record])),
-    )
+    images = {_FILES[key]: image for key, image in detection.images().items()}
+    drawing = _panels(detection) if figure else None
+    view = partial(_view, detection, count=count_sentence([record]))
+    return RUN.write_case(folder, record, table, images, drawing, view)
 
 
 def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:

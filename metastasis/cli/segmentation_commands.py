@@ -297,19 +297,16 @@ def _segment(
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
         figures = {key: value for key, value in figures.items() if key == "seen"}
+    work = partial(segment_case, segmenter=segmenter, figure=run.draws, figures=figures)
+    if isinstance(scans, Path):
+        work = partial(work, source=scans)
     RUN.run(
         cases,
         out,
         settings,
         run,
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
-        work=partial(
-            segment_case,
-            segmenter=segmenter,
-            figure=run.draws,
-            figures=figures,
-            source=scans if isinstance(scans, Path) else None,
-        ),
+        work=work,
         is_current=is_current,
         say=lambda records: _sentences(list(records.values()), out),
         failed=failed,

@@ -221,6 +221,7 @@ def place(
     failed: list[dict[str, str]] = []
     table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()
+    options = shift | {"optimizer": optimizer, "force": force, "figure": run.figure}
     placer = optimizer if model is None else _trained(model, table)
     settings = {
         "command": "place",
@@ -245,17 +246,8 @@ def place(
             # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
             if rounding:
                 voxel = optimizer.rounded(voxel, scene)
-        return write_prescription(
-            voxel,
-            scene,
-            folder,
-            optimizer=optimizer,
-            force=force,
-            notes=tables.brain_note(row, scene),
-            figure=run.figure,
-            overwrite=True,
-            **shift,
-        )
+        notes = tables.brain_note(row, scene)
+        return write_prescription(voxel, scene, folder, notes=notes, overwrite=True, **options)
 
     def is_current(row: Any, record: dict[str, Any]) -> bool:
         is_same_row = record["synthetic"] == row.synthetic
@@ -334,16 +326,9 @@ def prescribe(
             f"{scene.name}; give mm RAS+ of this scan, or the --matrix that leads there"
         )
     check_angles(voxel.angles, "the angles")
-    content = write_prescription(
-        voxel,
-        scene,
-        out,
-        force=force,
-        notes=brain_note(row, scene),
-        figure=figure,
-        overwrite=overwrite,
-        **displacement.of_prescription(),
-    )
+    options = displacement.of_prescription()
+    options |= {"force": force, "figure": figure, "overwrite": overwrite}
+    content = write_prescription(voxel, scene, out, notes=brain_note(row, scene), **options)
     typer.echo(case_line(scene.name, content))
     scores, goal = content["scores"], content["objective"]
     typer.echo(
