@@ -202,20 +202,17 @@ def place(
         raise ValueError("--flair-target is not for --published; leave out one of them")
     if published and region.brain == "auto":
         region = replace(region, brain="none")
-    if max_rotations is None:
-        max_rotations = 3 if published else 2
     if model is not None and thorough:
         raise ValueError("--thorough is for the optimizer; leave out --thorough or --model")
     optimizer = VoxelOptimizer(
-        PlacementObjective() if published else None,
-        size_range=sides,
-        min_volume=min_volume,
-        max_rotations=max_rotations,
-        max_aspect=None if published else 2.5,
-        thorough=thorough,
-        rounding=CONSOLE if rounding else None,
-        random_state=seed,
+        size_range=sides, min_volume=min_volume, thorough=thorough, random_state=seed
     )
+    if published:
+        optimizer.set_params(objective=PlacementObjective(), max_rotations=3, max_aspect=None)
+    if max_rotations is not None:
+        optimizer.set_params(max_rotations=max_rotations)
+    if rounding:
+        optimizer.set_params(rounding=CONSOLE)
     scene_options = region.of_scene()
     source, _ = named_cases(cases, "images", {}, tables.IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
