@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +28,24 @@ _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
 _GROUPS = {"healthy": "healthy persons", "glioma": "patients with gliomas"}
 
 
+@dataclass(frozen=True)
+class PersonOptions:
+    """What synthetic persons and their scans are like."""
+
+    directions: int = 64
+    shape: tuple[int, int, int] = (40, 48, 32)
+    spacing: float = 4.0
+    registration: str = "good"
+    snr: float = 22.0
+    cellular: float = 0.3
+
+
 def simulate(
     n_healthy: int,
     n_lesions: int,
     /,
     out: Path,
-    directions: int = 64,
-    shape: tuple[int, int, int] = (40, 48, 32),
-    spacing: float = 4.0,
-    registration: str = "good",
-    snr: float = 22.0,
-    cellular: float = 0.3,
+    persons: PersonOptions,
     skip: int = 0,
     seed: int = 0,
     overwrite: bool = False,
@@ -64,15 +72,8 @@ def simulate(
     """
     if not n_healthy + n_lesions:
         raise ValueError("N_HEALTHY and N_LESIONS are 0; ask for at least one person")
-    options: dict[str, Any] = {
-        "n_directions": directions,
-        "shape": shape,
-        "spacing": spacing,
-        "registration": registration,
-        "snr": snr,
-        "cellular": cellular,
-        "random_state": seed,
-    }
+    options = vars(persons) | {"random_state": seed}
+    options["n_directions"] = options.pop("directions")
     cases = {}
     summaries = []
     for group, n in (("healthy", n_healthy), ("glioma", n_lesions)):
@@ -95,9 +96,20 @@ def _write_person(group: str, i: int, options: dict[str, Any], folder: Path) -> 
     write_cases([*healthy, *lesions], folder, overwrite=True)
 
 
+@dataclass(frozen=True)
+class GridOptions:
+    """Grid and shell that scans are brought to."""
+
+    spacing: float | None = None
+    shape: tuple[int, int, int] | None = None
+    center: str = "grid"
+    b: float | None = None
+
+
 def train(
     cases: Path,
     /,
+    *,
     out: NewFile,
     detector: str = "aligned",
     set_: list[str] | None = None,
@@ -106,10 +118,7 @@ def train(
     rate: float | None = None,
     calibration: str | None = None,
     guarantee: float | None = None,
-    spacing: float | None = None,
-    shape: tuple[int, int, int] | None = None,
-    center: str = "grid",
-    b: float | None = None,
+    grid: GridOptions,
     resample_directions: bool = False,
     powder: bool = False,
     all_voxels: bool = False,
@@ -187,13 +196,7 @@ def train(
                 "account; gaussian does"
             )
         model = SeriesDetector(
-            estimator,
-            spacing=spacing,
-            shape=shape,
-            center=center,
-            b=b,
-            directions=directions,
-            covariates=covariates,
+            estimator, directions=directions, covariates=covariates, **vars(grid)
         )
         series = series_of_table(cases)
         # Before the scans are read, which takes minutes.
@@ -207,7 +210,7 @@ def train(
         model.fit(series, tissue=estimate_tissue, mask=not all_voxels)
         save_model(model, out)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
-    grid = " × ".join(map(str, model.shape_))
+    size = " × ".join(map(str, model.shape_))
     channels = counted(len(model.protocol_), "powder average" if powder else "direction")
     aim = f"{100 * rate:g} % of healthy voxels"
     if guarantee is not None:
@@ -216,7 +219,7 @@ def train(
             f"{100 * guarantee:g} % or more"
         )
     typer.echo(
-        f"{detector} trained on {counted(model.n_scans_, 'scan')} of {grid} voxels and "
+        f"{detector} trained on {counted(model.n_scans_, 'scan')} of {size} voxels and "
         f"{channels}; threshold {threshold:.5g} for {aim}: {out}"
     )
     if model.healthy_ is not None:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from anomaly.cli.case_runs import scan_sentences
 from anomaly.cli.detection_commands import detect, series_of, series_of_table
-from anomaly.cli.study_commands import simulate, train
+from anomaly.cli.study_commands import GridOptions, PersonOptions, simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.scans.detection import DIFFERENT
 from anomaly.scans.series import SeriesDetector
@@ -174,14 +174,14 @@ def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, 
 def noisy(tmp_path_factory):
     """Healthy scans with four times the noise."""
     folder = tmp_path_factory.mktemp("noisy")
-    simulate(5, 0, folder, directions=8, shape=(24, 28, 20), spacing=6.5, snr=22 / 4, skip=8)
+    simulate(5, 0, folder, PersonOptions(directions=8, shape=(24, 28, 20), spacing=6.5, snr=22 / 4), skip=8)
     return folder / "healthy.tsv"
 
 
 @pytest.fixture(scope="module")
 def two_sided(cases, tmp_path_factory):
     path = tmp_path_factory.mktemp("two-sided") / "model.dmrifit"
-    train(cases / "healthy.tsv", path, calibration="4")
+    train(cases / "healthy.tsv", out=path, grid=GridOptions(), calibration="4")
     return path
 
 
