@@ -12,7 +12,7 @@ import typer
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import given, move_to_device, named_cases, say_folder, trained_model
+from dmrifit.cli.options import given, named_cases, say_folder, trained_model
 from dmrifit.io.bids_derivatives import file_record
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def detect(
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
     remedy = "does not know how series are prepared; dmrifit-anomaly train makes models that do"
-    detector = trained_model(model, SeriesDetector, remedy)
-    move_to_device(detector.detector_, device)
+    detector = trained_model(model, SeriesDetector, remedy, device)
     failed: list[dict[str, str]] = []
     all_voxels |= mask == "none"
     brain = None if mask in (None, "auto", "none") else Path(mask)

@@ -252,22 +252,21 @@ def require_libraries(*names: str) -> None:
         import_optional(name)
 
 
-def trained_model(path: Path, kinds: type | tuple[type, ...], remedy: str) -> Any:
-    """Read a model file that must hold one of these classes; other applications write others."""
+def trained_model(
+    path: Path, kinds: type | tuple[type, ...], remedy: str, device: str | None = None
+) -> Any:
+    """Read a model file that must hold one of these classes, and move its network to a device."""
     from dmrifit.model_files.model_file import load_model
 
-    model = load_model(path)
+    model: Any = load_model(path)
+    # Model files of the other applications can be read as well.
     if not isinstance(model, kinds):
         raise ValueError(f"{path} holds a {type(model).__name__}, which {remedy}")
+    network = getattr(model, "detector_", getattr(model, "segmenter_", model))
+    # The model file put the weights on the device that it names; only networks live on one.
+    if device is not None and hasattr(network, "net_"):
+        from dmrifit._utils.torch_state import resolve_device
+
+        network.net_.module_.to(resolve_device(device))
+        network.set_params(device=device)
     return model
-
-
-def move_to_device(estimator: Any, device: str | None) -> None:
-    """Move a fitted network to a device; its model file put the weights on the one it names."""
-    # Only networks live on a device.
-    if device is None or not hasattr(estimator, "net_"):
-        return
-    from dmrifit._utils.torch_state import resolve_device
-
-    estimator.net_.module_.to(resolve_device(device))
-    estimator.set_params(device=device)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmrifit.cli import case_runs
+from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
 from dmrifit.io.digests import describe
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import called
@@ -73,26 +73,24 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _page(
-    out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame
-) -> case_runs.RunPage:
+def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame) -> RunPage:
     """Make the page of all scans, with their overlays."""
     pictures = {}
     for folder, record in records.items():
         alt = f"Lesions of {record['name']} in three planes"
-        pictures[folder] = case_runs.case_pictures(out / folder, _OVERLAY, _VIEW, alt)
+        pictures[folder] = case_pictures(out / folder, _OVERLAY, _VIEW, alt)
     title = "Segmentations"
     if any(record["n_marked_by_both"] is not None for record in records.values()):
         title = "Marked by both models, and candidates"
     overview, shown, note = batch_blocks(records, lesions, pictures)
-    return case_runs.RunPage(title, [overview], shown, note)
+    return RunPage(title, [overview], shown, note)
 
 
 def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    case_rows = case_runs.result_rows(
+    case_rows = result_rows(
         table, [case.name for case in cases], required=("name",), optional=_READ_COLUMNS
     )
     settings: dict[str, Any] = {}
@@ -118,7 +116,7 @@ def read_segmentations(
             raise ValueError(
                 f"{table}: {case.name} has no {column}; give the table that segment wrote"
             )
-        volume = case_runs.read_result(table, row, column, case)
+        volume = read_result(table, row, column, case)
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
     return predictions, 0.5 if threshold is None else threshold, settings["min_voxels"]
@@ -206,7 +204,7 @@ def _sources(case: Case) -> Any:
     return describe([case.image, case.prior, case.brain, case.label, case.affine])
 
 
-RUN = case_runs.CaseRun(
+RUN = CaseRun(
     record="{name}/segmentation.json",
     table="segmentations.tsv",
     row=_row,

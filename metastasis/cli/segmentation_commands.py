@@ -13,7 +13,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import is_pattern, move_to_device, named_cases, say, trained_model
+from dmrifit.cli.options import is_pattern, named_cases, say, trained_model
 
 if TYPE_CHECKING:
     from metastasis.cli.case_runs import NotedCase
@@ -213,20 +213,6 @@ def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[
     return PATH, paths
 
 
-def _trained(path: Path, flips: bool, device: str | None) -> Any:
-    """Read a segmenter, and move it to a device."""
-    from metastasis.candidates.two_stage import TwoStageSegmenter
-    from metastasis.segmentation.segmenter import DeepMedicSegmenter
-
-    remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
-    model = trained_model(path, (DeepMedicSegmenter, TwoStageSegmenter), remedy)
-    network: Any = getattr(model, "segmenter_", model)
-    if flips:
-        network.set_params(flips=True)
-    move_to_device(network, device)
-    return model
-
-
 def _segment(
     models: Mapping[str, Path],
     thresholds: tuple[Any, ...] | None,
@@ -237,9 +223,11 @@ def _segment(
 ) -> None:
     """Segment scans by one model or an ensemble, write tables and page, and say how many."""
     from dmrifit.io.bids_derivatives import file_record, stem
+    from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.cli.case_runs import RUN, is_current, segment_case
     from metastasis.scans.cases import CASES
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
+    from metastasis.segmentation.segmenter import DeepMedicSegmenter
     from metastasis.study.findings import model_figures
 
     for value in thresholds or ():
@@ -254,7 +242,11 @@ def _segment(
     files_of_one = {"--prior": prior, "--mask": brain}
     what = "prior scans and brains"
     scans, is_table = named_cases(paths, what, files_of_one, CASES.images, "anat/*_T1w.nii*")
-    segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
+    kinds = (DeepMedicSegmenter, TwoStageSegmenter)
+    remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
+    segmenters = [trained_model(path, kinds, remedy, options.device) for path in models.values()]
+    for model in segmenters if options.flips else ():
+        getattr(model, "segmenter_", model).set_params(flips=True)
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
     read = partial(_noted_case, models=segmenters, options=options)
