@@ -262,7 +262,7 @@ def trained_model(
     # Model files of the other applications can be read as well.
     if not isinstance(model, kinds):
         raise ValueError(f"{path} holds a {type(model).__name__}, which {remedy}")
-    network = getattr(model, "detector_", getattr(model, "segmenter_", model))
+    network: Any = getattr(model, "detector_", getattr(model, "segmenter_", model))
     # The model file put the weights on the device that it names; only networks live on one.
     if device is not None and hasattr(network, "net_"):
         from dmrifit._utils.torch_state import resolve_device
