@@ -371,7 +371,7 @@ def _predictors(
 
 
 def _missing_contrasts(cohort: Cohort, first: Cohort) -> str:
-    """Describe the contrasts of a cohort that another one lacks; empty where it has all."""
+    """Describe the contrasts of the first cohort that a cohort lacks; empty where it has all."""
     from dmrifit.engine.resynthesis import missing_contrasts
 
     protocol = first.scans[0].protocol
