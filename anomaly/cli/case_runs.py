@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,7 +24,6 @@ from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, 
 from dmrifit.cli.console import progress
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
-from dmrifit.io.tables import csv_text
 from dmrifit.report import page
 from dmrifit.report.numerals import percent, significant
 
@@ -83,7 +81,6 @@ def detect_scan(
     record: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
-        "folder": folder.name,
         "synthetic": case.synthetic,
         "threshold": threshold if np.isfinite(threshold) else None,
         "n_lesions": len(table),
@@ -101,21 +98,13 @@ def detect_scan(
             "n_scans": n_healthy,
             "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
-        "lesion_columns": list(table.columns),
-        "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
         "preparation": scan_notes,
         **inputs,
-        "notice": page.NOTICE,
     }
-    RUN.write_case(
-        folder,
-        record,
-        csv_text(table, 8),
-        {_FILES[key]: image for key, image in detection.images().items()},
-        _panels(detection) if figure else None,
-        partial(_view, detection, count=count_sentence([record])),
-    )
-    return record
+    images = {_FILES[key]: image for key, image in detection.images().items()}
+    drawing = _panels(detection) if figure else None
+    view = partial(_view, detection, count=count_sentence([record]))
+    return RUN.write_case(folder, record, table, images, drawing, view)
 
 
 def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
@@ -227,7 +216,7 @@ def read_detections(
         volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
         for scan, row in zip(scans, rows, strict=True):
             for column, of_scans in volumes.items():
-                values = read_result(table, row, column, scan.shape, scan.affine)
+                values = read_result(table, row, column, scan)
                 of_scans.append(upright(values, scan.affine).astype(np.float32))
         maps[method] = volumes["map"]
         # A method of its own, because its threshold was set before these scans were seen.
@@ -276,36 +265,21 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes, count: str) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report import style
-    from dmrifit.report.viewer import Layer, html_viewer
+    from anomaly.study.report import scan_planes
 
     case = detection.scan.case
-    # Scores above the threshold are anomalous; the viewer marks those that reach its threshold.
-    threshold = None
+    maps = {"anomaly map": detection.map, "found": detection.opened}
+    maps["before opening"] = detection.found
+    thresholds = {}
     if np.isfinite(detection.threshold):
-        threshold = float(np.nextafter(detection.threshold, np.inf))
-    layers = [
-        Layer("mean signal", case.signal.mean(axis=-1)),
-        Layer("anomaly map", detection.map, "score", threshold=threshold),
-        Layer("found", detection.opened, "mask", colors=(style.FOUND,)),
-        Layer("before opening", detection.found, "mask", shown=False),
-    ]
-    # The lesion of the table of scans, which the detector has not seen.
-    if case.lesion is not None and case.lesion.any():
-        layers.append(Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
+        thresholds["anomaly map"] = detection.threshold
     lesions = detection.lesions.to_dict("records")
     points = [
         (f"{lesion['number']}: {lesion['volume_mL']:.2f} mL", [lesion[axis] for axis in "xyz"])
         for lesion in lesions
     ]
-    planes = html_viewer(
-        layers,
-        case.affine,
-        points=points,
-        region=case.brain,
-        label="Anomaly map over the mean signal",
-        instead=page.Picture(picture, f"Anomalies of {case.name}", width=900),
-    )
+    instead = page.Picture(picture, f"Anomalies of {case.name}", width=900)
+    planes = scan_planes(case, maps, thresholds, points, instead, hidden=("before opening",))
     sections = [
         page.Section("", page.Note(page.sentence(DIFFERENT) if detection.differs else "")),
         page.Section("", planes),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import given, move_to_device
+from dmrifit.cli.options import given, named_cases, say_folder, trained_model
 from dmrifit.io.bids_derivatives import file_record
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def detect(
     """
     from anomaly.cli.case_runs import RUN, count_sentence, detect_scan, is_current, scan_sentences
     from anomaly.detectors.thresholds import opening_of
+    from anomaly.scans.series import SeriesDetector
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
@@ -79,26 +81,26 @@ def detect(
         raise ValueError("give either --threshold or --calibrate, not both")
     if opening is not None and smallest_lesion is not None:
         raise ValueError("give either --opening or --smallest-lesion, not both")
-    detector = _trained(model, device)
+    remedy = "does not know how series are prepared; dmrifit-anomaly train makes models that do"
+    detector = trained_model(model, SeriesDetector, remedy, device)
     if smallest_lesion is not None:
         opening = opening_of(smallest_lesion, detector.edges_)
     failed: list[dict[str, str]] = []
     all_voxels |= mask == "none"
     brain = None if mask in (None, "auto", "none") else Path(mask)
-    series = series_of(scans, bval=bval, bvec=bvec, mask=brain, tissue=tissue, failed=failed)
+    series = series_of(scans, failed, bval=bval, bvec=bvec, mask=brain, tissue=tissue)
     directions = "resampled" if resample_directions else None
     options = given(threshold=threshold, directions=directions, opening=opening)
     options |= {"tissue": estimate_tissue, "mask": not all_voxels}
-    calibration: dict[str, Any] = {}
-    if calibrate is not None:
-        calibration = _calibrated(detector, calibrate, series, options)
-    settings = {
+    settings = options | {
         "command": "detect",
         # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
         "threshold": threshold,
         "figure": run.figure,
     }
+    if calibrate is not None:
+        settings |= _calibrated(detector, calibrate, series, options)
 
     def sentences(records: dict[str, dict[str, Any]]) -> list[str]:
         contents = list(records.values())
@@ -112,7 +114,7 @@ def detect(
     RUN.run(
         series,
         out,
-        settings | options | calibration,
+        settings,
         run,
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
         work=partial(detect_scan, detector=detector, figure=run.draws, **options),
@@ -145,16 +147,31 @@ def _calibrated(
     return {"calibrated": sorted(digests)}
 
 
-def _trained(path: Path, device: str | None) -> SeriesDetector:
-    """Read a detector of anomalies in series, and move it to a device."""
-    from anomaly.scans.series import SeriesDetector
-    from dmrifit.model_files.model_file import load_model
+def series_of(
+    scans: Sequence[Path], failed: list[dict[str, str]] | None = None, **files: Any
+) -> list[SeriesFiles]:
+    """
+    List series: those of a table or of images, or a single one with `files` that options name.
 
-    model = load_model(path)
-    if not isinstance(model, SeriesDetector):
-        raise ValueError(
-            f"{path} holds a {type(model).__name__}, which does not know how series are prepared; "
-            "dmrifit-anomaly train makes models that do"
-        )
-    move_to_device(model.detector_, device)
-    return model
+    Rows of a table that are wrong or lack a file go into `failed`, where it is given.
+    """
+    from anomaly.scans.cases import SCANS
+    from anomaly.scans.series import SeriesFiles, read_series
+
+    options = {f"--{name}": path for name, path in files.items()}
+    source, is_many = named_cases(scans, "files", options, SCANS.images, "dwi/*_dwi.nii*")
+    if isinstance(source, list) or is_many:
+        return read_series(source, failed=failed)
+    for path in options.values():
+        if path is not None:
+            check_file(path)
+    return [SeriesFiles(source, brain=files.pop("mask", None), **files)]
+
+
+def series_of_table(table: Path) -> list[SeriesFiles]:
+    """List the series of a table or a folder, and print what a folder holds."""
+    from anomaly.scans.cases import SCANS
+    from anomaly.scans.series import read_series
+
+    say_folder(table, SCANS.images)
+    return read_series(table)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.options import make_detector, parameters_of, series_of_table
-from anomaly.detectors.detector_table import DETECTORS
+from anomaly.cli.detection_commands import series_of_table
+from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.console import check_output
-from dmrifit.cli.options import given, numbers, require_libraries
-from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.cli.options import NewFile, given, numbers, pairs, require_libraries
+from dmrifit.cli.training_files import training_files
 from dmrifit.io.case_tables import TABLE
 
 if TYPE_CHECKING:
+    from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.detection import HealthyScans
 
 _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
@@ -25,17 +28,24 @@ _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
 _GROUPS = {"healthy": "healthy persons", "glioma": "patients with gliomas"}
 
 
+@dataclass(frozen=True)
+class PersonOptions:
+    """What synthetic persons and their scans are like."""
+
+    directions: int = 64
+    shape: tuple[int, int, int] = (40, 48, 32)
+    spacing: float = 4.0
+    registration: str = "good"
+    snr: float = 22.0
+    cellular: float = 0.3
+
+
 def simulate(
     n_healthy: int,
     n_lesions: int,
     /,
     out: Path,
-    directions: int = 64,
-    shape: tuple[int, int, int] = (40, 48, 32),
-    spacing: float = 4.0,
-    registration: str = "good",
-    snr: float = 22.0,
-    cellular: float = 0.3,
+    persons: PersonOptions,
     skip: int = 0,
     seed: int = 0,
     overwrite: bool = False,
@@ -62,15 +72,8 @@ def simulate(
     """
     if not n_healthy + n_lesions:
         raise ValueError("N_HEALTHY and N_LESIONS are 0; ask for at least one person")
-    options: dict[str, Any] = {
-        "n_directions": directions,
-        "shape": shape,
-        "spacing": spacing,
-        "registration": registration,
-        "snr": snr,
-        "cellular": cellular,
-        "random_state": seed,
-    }
+    options = vars(persons) | {"random_state": seed}
+    options["n_directions"] = options.pop("directions")
     cases = {}
     summaries = []
     for group, n in (("healthy", n_healthy), ("glioma", n_lesions)):
@@ -93,10 +96,21 @@ def _write_person(group: str, i: int, options: dict[str, Any], folder: Path) -> 
     write_cases([*healthy, *lesions], folder, overwrite=True)
 
 
+@dataclass(frozen=True)
+class GridOptions:
+    """Grid and shell that scans are brought to."""
+
+    spacing: float | None = None
+    shape: tuple[int, int, int] | None = None
+    center: str = "grid"
+    b: float | None = None
+
+
 def train(
     cases: Path,
     /,
-    out: Path,
+    *,
+    out: NewFile,
     detector: str = "aligned",
     set_: list[str] | None = None,
     published: bool = False,
@@ -104,10 +118,7 @@ def train(
     rate: float | None = None,
     calibration: str | None = None,
     guarantee: float | None = None,
-    spacing: float | None = None,
-    shape: tuple[int, int, int] | None = None,
-    center: str = "grid",
-    b: float | None = None,
+    grid: GridOptions,
     resample_directions: bool = False,
     powder: bool = False,
     all_voxels: bool = False,
@@ -158,7 +169,6 @@ def train(
     from anomaly.scans.series import SeriesDetector
     from dmrifit.model_files.model_file import save_model
 
-    check_output(out, overwrite)
     if powder and resample_directions:
         raise ValueError("--powder has no directions: leave --resample-directions out")
     if rate is not None and guarantee is not None:
@@ -169,8 +179,7 @@ def train(
         directions = "powder" if powder else "resampled"
     parameters = parameters_of(set_ or [])
     # Before the scans are read, which takes minutes.
-    is_network = detector in ("dae", "recdisc")
-    if is_network:
+    if detector in ("dae", "recdisc"):
         require_libraries("torch", "skorch")
     options = given(epochs=epochs, device=device, threshold=HealthyRateThreshold(rate))
     if guarantee is not None:
@@ -180,14 +189,10 @@ def train(
         # A share of subjects has a decimal point, a number of folds has none.
         kind = float if "." in calibration else int
         (options["calibration"],) = numbers("--calibration", calibration, 1, kind=kind)
-    with training_checkpoint(out, checkpoint) as folder:
+    with training_files(out, checkpoint) as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
-        defaults = {"random_state": seed, "checkpoint": folder, "verbose": True}
-        if is_network or detector not in DETECTORS:
-            defaults["after_epoch"] = curve_writer(out)
-        estimator = make_detector(
-            detector, options | parameters, published=published, defaults=defaults
-        )
+        fields["random_state"] = seed
+        estimator = make_detector(detector, options | parameters, published=published, **fields)
         if covariates and detector != "gaussian":
             raise ValueError(
                 f"--covariates {','.join(covariates)}: the detector {detector} takes none into "
@@ -195,13 +200,10 @@ def train(
             )
         model = SeriesDetector(
             estimator,
-            spacing=spacing,
-            shape=shape,
-            center=center,
-            b=b,
             directions=directions,
             covariates=covariates,
             smallest_lesion=smallest_lesion,
+            **vars(grid),
         )
         series = series_of_table(cases)
         # Before the scans are read, which takes minutes.
@@ -215,7 +217,7 @@ def train(
         model.fit(series, tissue=estimate_tissue, mask=not all_voxels)
         save_model(model, out)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
-    grid = " × ".join(map(str, model.shape_))
+    size = " × ".join(map(str, model.shape_))
     channels = counted(len(model.protocol_), "powder average" if powder else "direction")
     aim = f"{100 * rate:g} % of healthy voxels"
     if guarantee is not None:
@@ -224,7 +226,7 @@ def train(
             f"{100 * guarantee:g} % or more"
         )
     typer.echo(
-        f"{detector} trained on {counted(model.n_scans_, 'scan')} of {grid} voxels and "
+        f"{detector} trained on {counted(model.n_scans_, 'scan')} of {size} voxels and "
         f"{channels}; threshold {threshold:.5g} for {aim}: {out}"
     )
     if model.healthy_ is not None:
@@ -264,8 +266,6 @@ def evaluate(
     Example: dmrifit-anomaly evaluate cases/gliomas.tsv --detections z=found/detections.tsv --out
         compared
     """
-    import sys
-
     from anomaly.cli.case_runs import prepared_cases, read_detections
     from anomaly.study.evaluation import format_summary
     from anomaly.study.report import rule_in_use, write_evaluation
@@ -292,7 +292,7 @@ def evaluate(
         healthy_maps=healthy_maps or None,
         figures=figures,
         overwrite=overwrite,
-        command=command_line(["dmrifit-anomaly", *sys.argv[1:]]),
+        command=command_line(),
     )
     rule = rule_in_use(tables)
     typer.echo(format_summary(tables, rule=rule or None).to_string())
@@ -334,3 +334,58 @@ def _healthy_sentence(healthy: HealthyScans) -> str:
             "scans"
         )
     return text
+
+
+def make_detector(
+    name: str, parameters: Mapping[str, Any], *, published: bool = False, **defaults: Any
+) -> AnomalyDetector:
+    """
+    Make a detector by its name; the fields of its training stand among its parameters.
+
+    Of the `defaults` those are left out that the detector has no parameter for.
+    """
+    from dmrifit.networks.training import Training, gather_training
+
+    known_detectors = detector_names()
+    if name not in known_detectors:
+        raise ValueError(
+            f"there is no detector {name!r}; choose one of {', '.join(known_detectors)}"
+        )
+    detector_class = import_detector(name)
+    names = {*detector_class._get_param_names()}
+    is_network = "training" in names
+    if is_network:
+        names = names - {"training"} | {*Training._get_param_names()}
+    unknown = [key for key in parameters if key not in names]
+    if unknown:
+        raise ValueError(
+            f"the detector {name} has no parameter {unknown[0]!r}; it has "
+            f"{', '.join(sorted(names))}"
+        )
+    options = {key: value for key, value in defaults.items() if key in names}
+    options |= parameters
+    if is_network:
+        options = gather_training(options)
+    if not published:
+        return detector_class(**options)
+    if not hasattr(detector_class, "published"):
+        raise ValueError(
+            f"the publication has no sizes of the detector {name}; leave out --published"
+        )
+    return detector_class.published(**options)
+
+
+def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Read the parameters of a detector."""
+    parameters: dict[str, Any] = {}
+    for name, text in pairs("--set", settings):
+        name = name.strip()
+        if name in parameters:
+            raise ValueError(f"--set gives {name} twice")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            # What is no JSON is a word, such as low.
+            value = text.strip()
+        parameters[name] = tuple(value) if isinstance(value, list) else value
+    return parameters

@@ -350,7 +350,14 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
         # A viewer holds whole volumes, so only the worst scan has one.
         if k == 0:
             yield page.Heading(title)
-            yield _planes(case, maps, thresholds)
+            points = []
+            if case.lesion is not None:
+                lesions = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine)
+                for lesion in lesions.to_dict("records"):
+                    text = f"lesion of {lesion['volume_mL']:.2f} mL"
+                    points.append((text, [lesion[axis] for axis in "xyz"]))
+            instead = page.Note("The pictures below show the same scan.")
+            yield scan_planes(case, maps, thresholds, points, instead)
         shown, *folded = [
             page.Picture(
                 plotting.plot_panels(case, part, thresholds, limits, opening=_OPENING),
@@ -362,15 +369,22 @@ def _panels(comparison: _Comparison, figures: int) -> Iterator[Any]:
         yield page.Fold(f"{case.name} by the other methods", *folded)
 
 
-def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Any:
-    """Show one scan with the maps and the masks of all methods, to move through."""
-    mean = case.signal.mean(axis=-1)
-    layers = [Layer("mean signal", mean)]
+def scan_planes(
+    case: Case,
+    maps: Mapping[str, NDArray],
+    thresholds: Mapping[str, float],
+    points: Sequence[tuple[str, Sequence[float]]],
+    instead: Any,
+    *,
+    hidden: Sequence[str] = (),
+) -> Any:
+    """Show a scan with maps and masks, some hidden at first, to move through and to points."""
+    layers = [Layer("mean signal", case.signal.mean(axis=-1))]
     # Masks of further methods have colors of their own.
     colors: tuple[str, ...] = (style.FOUND,)
     for name, values in maps.items():
         if values.dtype == bool:
-            layers.append(Layer(name, values, "mask", colors=colors))
+            layers.append(Layer(name, values, "mask", shown=name not in hidden, colors=colors))
             colors = ()
             continue
         threshold = thresholds.get(name)
@@ -378,17 +392,14 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
         if threshold is not None:
             threshold = float(np.nextafter(threshold, np.inf))
         layers.append(Layer(name, values, "score", threshold=threshold))
-    points = []
-    if case.lesion is not None:
-        layers.append(Layer("lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
-        for lesion in lesions_of(case.lesion, mean, case.affine).to_dict("records"):
-            title = f"lesion of {lesion['volume_mL']:.2f} mL"
-            points.append((title, [lesion[axis] for axis in "xyz"]))
+    # The lesion of the table of scans, which the detector has not seen.
+    if case.lesion is not None and case.lesion.any():
+        layers.append(Layer("known lesion", case.lesion, "mask", colors=(style.REFERENCE,)))
     return html_viewer(
         layers,
         case.affine,
         points=points,
         region=case.brain,
         label=f"Maps of {case.name}",
-        instead=page.Note("The pictures below show the same scan."),
+        instead=instead,
     )

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_object, read_sealed, sealed
-from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.console import error_message, progress, say_flagged
+from dmrifit.cli.options import given
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
 from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
+from dmrifit.report import page as pages
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
-    from dmrifit.report.page import Block, Table
 
 #: Table of the cases that failed.
 FAILED = "failed.tsv"
@@ -80,8 +79,8 @@ class CaseRun:
     the `table` by the name of its folder and its record, `page` the page of all; `lesions` is the
     table of the lesions in the records. Where pictures are asked for, a case without its
     `pictures` is processed again. What an earlier run left of a case that fails is removed: its
-    record, `pictures` and `files`. Of a case, `errors` are a problem to list, `line` is shown when
-    it is done, and `flag` is the field of its record that flags it.
+    record, `pictures` and `files` (patterns of names). Of a case, `errors` are a problem to list,
+    `line` is shown when it is done, and `flag` is the field of its record that flags it.
     """
 
     record: str
@@ -104,7 +103,7 @@ class CaseRun:
         settings: Mapping[str, Any],
         options: RunOptions,
         *,
-        names: Callable[[_Case], Mapping[str, str]],
+        names: Callable[[Any], Mapping[str, str]] = lambda case: {"name": case.name},
         work: Callable[[_Case, Path], dict[str, Any]],
         is_current: Callable[[_Case, dict[str, Any]], bool],
         say: Callable[[dict[str, dict[str, Any]]], Iterable[str]],
@@ -131,17 +130,20 @@ class CaseRun:
         if rows and "patient" in rows[0]:
             # Rows that failed count too: their files are removed, so no two may share a folder.
             folders = file_stems([(row["patient"], row["name"]) for row in rows])
-        check_jobs(options.jobs, "--jobs")
         pattern = self.record.format(name="*")
         begin_run(out, settings, options.overwrite, results=self._results(), records=pattern)
         problems = {name: row["problem"] for name, row in zip(folders, failed, strict=False)}
         records: dict[str, dict[str, Any]] = {}
         tasks: list[tuple[str, _Case]] = []
+        pictures = self.pictures if options.draws else ()
         for name, case in zip(folders[len(failed) :], cases, strict=True):
-            record = None if options.overwrite else self._finished(out, name, options)
+            record = None
+            if not options.overwrite and all((out / name / file).exists() for file in pictures):
+                record = read_sealed(out / self.record.format(name=name))
             # A file may be removed during the run.
             try:
-                if record is not None and is_current(case, record):
+                # A record from elsewhere must not lead to other folders.
+                if record and record.get("folder", name) == name and is_current(case, record):
                     records[name] = record
                 else:
                     tasks.append((name, case))
@@ -151,13 +153,33 @@ class CaseRun:
             tell(f"{counted(len(records), self.noun)} of {len(cases)} finished before")
         for name in problems:
             self._remove_case(out, name)
+        # The run itself, with its functions, does not travel to workers.
+        errors = self.errors
+
+        def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | str]:
+            name, case = task
+            try:
+                return name, work(case, out / name)
+            except errors as error:
+                return name, error_message(error)
+
+        def text(result: tuple[str, dict[str, Any] | str]) -> str:
+            return "" if isinstance(result[1], str) else self.line(result[1])
+
+        jobs, cluster = options.jobs, options.cluster
+        results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=text, unit=self.noun)
         try:
-            for name, record, problem in self._work(work, tasks, out, options):
-                if record is None:
-                    problems[name] = problem
+            for i, (name, outcome) in enumerate(results):
+                if isinstance(outcome, str):
+                    problems[name] = outcome
                     self._remove_case(out, name)
-                else:
-                    records[name] = record
+                    continue
+                records[name] = outcome
+                # The first case tells what the others will take: better now than at the last one.
+                if i == 0:
+                    files = [path for path in (out / name).rglob("*") if path.is_file()]
+                    n_bytes = sum(path.stat().st_size for path in files)
+                    check_room(out, (len(tasks) - 1) * n_bytes)
         except KeyboardInterrupt:
             tell(
                 f"finished {self.noun}s are kept in {out}; "
@@ -184,48 +206,6 @@ class CaseRun:
             n_failed = len(failures)
             say_flagged(n_flagged, len(records), fail=options.fail_on_flag, n_failed=n_failed)
 
-    def _finished(self, out: Path, name: str, options: RunOptions) -> dict[str, Any] | None:
-        """Read the record of a case that an earlier run finished; None without one."""
-        for picture in self.pictures if options.draws else ():
-            if not (out / name / picture).exists():
-                return None
-        record = read_sealed(out / self.record.format(name=name))
-        # A record from elsewhere must not lead to other folders.
-        is_own = record is not None and record.get("folder", name) == name
-        return record if is_own else None
-
-    def _work(
-        self,
-        work: Callable[[_Case, Path], dict[str, Any]],
-        tasks: Sequence[tuple[str, _Case]],
-        out: Path,
-        options: RunOptions,
-    ) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
-        """Give the record of each case by its folder as it is finished, or its problem."""
-        # The run itself, with its functions, does not travel to workers.
-        errors = self.errors
-
-        def attempt(task: tuple[str, _Case]) -> tuple[str, dict[str, Any] | None, str]:
-            name, case = task
-            try:
-                return name, work(case, out / name), ""
-            except errors as error:
-                return name, None, error_message(error)
-
-        def line(result: tuple[str, dict[str, Any] | None, str]) -> str:
-            record = result[1]
-            return "" if record is None else self.line(record)
-
-        jobs, cluster = options.jobs, options.cluster
-        results = run_tasks(attempt, tasks, jobs=jobs, cluster=cluster, line=line, unit=self.noun)
-        for i, result in enumerate(results):
-            yield result
-            # The first case tells what the others will take: better now than at the last one.
-            if i == 0 and result[1] is not None:
-                files = [path for path in (out / result[0]).rglob("*") if path.is_file()]
-                n_bytes = sum(path.stat().st_size for path in files)
-                check_room(out, (len(tasks) - 1) * n_bytes)
-
     def _results(self) -> list[str]:
         return list(filter(None, (self.table, self.lesions, FAILED, "index.html")))
 
@@ -250,73 +230,86 @@ class CaseRun:
             return
         lesions = None
         if self.lesions:
-            lesions = _join_lesions(records.values())
-            is_csv = self.lesions.endswith(".csv")
-            write_text(out / self.lesions, csv_text(lesions, 8) if is_csv else table_text(lesions))
+            tables = []
+            for record in records.values():
+                table = pd.DataFrame(record["lesions"], columns=record["lesion_columns"])
+                table.insert(0, "name", record["name"])
+                table.insert(1, "patient", record["patient"])
+                tables.append(table)
+            # Empty tables would change the types of columns; without lesions one is enough.
+            filled = [table for table in tables if len(table)]
+            lesions = pd.concat(filled or tables[:1], ignore_index=True)
+            write_text(out / self.lesions, self._lesion_text(lesions))
         rows = pd.DataFrame([self.row(name, record) for name, record in records.items()])
         write_text(out / self.table, table_text(rows, self.digits))
         if not (figure and can_draw()):
             return
-        from dmrifit.report.page import NOTICE, Note, Page, Section, Table, notice_lead
-
         page = self.page(out, records, lesions)
         for table in page.overview:
-            if isinstance(table, Table):
+            if isinstance(table, pages.Table):
                 table.sortable = True
-        sections = [Section(f"All {self.noun}s", *page.overview, *_failed_cases(failures))]
-        sections += [Section(name, *parts) for name, parts in page.pictures]
-        sections.append(Section("", Note(page.note)))
+        problems = [[failure["name"], failure["problem"]] for failure in failures]
+        failed = [pages.Table(problems, ("failed", "problem"), words=(1,))] if problems else []
+        sections = [pages.Section(f"All {self.noun}s", *page.overview, *failed)]
+        sections += [pages.Section(name, *parts) for name, parts in page.pictures]
+        sections.append(pages.Section("", pages.Note(page.note)))
         is_synthetic = (record["synthetic"] for record in records.values())
-        lead = notice_lead(is_synthetic, self.noun, page.notice or NOTICE)
-        html = Page(page.title, sections, lead, script=page.script, style=page.style).html()
+        lead = pages.notice_lead(is_synthetic, self.noun, page.notice or pages.NOTICE)
+        html = pages.Page(page.title, sections, lead, script=page.script, style=page.style).html()
         write_text(out / "index.html", html)
 
     def write_case(
         self,
         folder: Path,
         record: Mapping[str, Any],
-        lesions: str,
+        lesions: pd.DataFrame,
         images: Mapping[str, Any],
         drawing: Figure | None,
-        page: Callable[[bytes], str],
-    ) -> None:
+        page: Callable[..., str],
+    ) -> dict[str, Any]:
         """
-        Write the images, lesions and pictures of a case, its record last.
+        Write the images, lesions and pictures of a case, its record last; give the record.
 
-        The last two of `files` are the picture, and the page that is made from its bytes.
+        The last two of `files` are the picture, and the page that is made from its bytes, which
+        `page` takes as `picture`.
         """
         from dmrifit.io.nifti import save_image
 
+        record = {
+            **record,
+            "folder": folder.name,
+            "lesion_columns": list(lesions.columns),
+            "lesions": json.loads(lesions.to_json(orient="records", double_precision=15)),
+            "notice": pages.NOTICE,
+        }
         name = Path(self.record).name
         picture, view = self.files[-2:]
         with FileSet(folder, [*self.files, name], overwrite=True) as files:
             for file, image in images.items():
                 save_image(image, files.path(file))
-            files.path(self.lesions).write_text(lesions, encoding="utf-8")
+            files.path(self.lesions).write_text(self._lesion_text(lesions), encoding="utf-8")
             if drawing is not None:
                 drawing.savefig(files.path(picture), dpi=110)
-                text = page(files.path(picture).read_bytes())
+                text = page(picture=files.path(picture).read_bytes())
                 files.path(view).write_text(text, encoding="utf-8")
             files.write_json(name, sealed(record))
+        return record
+
+    def _lesion_text(self, lesions: pd.DataFrame) -> str:
+        is_csv = self.lesions.endswith(".csv")
+        return csv_text(lesions, 8) if is_csv else table_text(lesions)
 
     def _remove_case(self, out: Path, name: str) -> None:
         """Remove the files of a case; without its record it is tried again in a resumed run."""
         (out / self.record.format(name=name)).unlink(missing_ok=True)
-        for file in (*self.pictures, *self.files):
-            (out / name / file).unlink(missing_ok=True)
+        for pattern in (*self.pictures, *self.files):
+            for file in (out / name).glob(pattern):
+                file.unlink()
 
 
 def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
     for failure in failures:
         typer.echo(f"failed: {failure['name']}: {failure['problem']}")
-
-
-def _failed_cases(failures: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """List the cases of a run that failed for its page; nothing where none did."""
-    from dmrifit.report.page import Table
-
-    rows = [[failure["name"], failure["problem"]] for failure in failures]
-    return [Table(rows, ("failed", "problem"), words=(1,))] if rows else []
 
 
 def begin_run(
@@ -335,11 +328,9 @@ def begin_run(
     """
     from dmrifit.io.nifti import chosen_form
 
-    form = chosen_form()
-    if form is not None:
-        settings = {**settings, "use": form}
+    settings = {**settings, **given(use=chosen_form())}
     path = out / "settings.json"
-    text = json.dumps(settings, indent=2) + "\n"
+    text = json.dumps(settings, indent=2, default=str) + "\n"
     result_files = [out / name for name in results]
     finished = [*result_files, *(out.glob(records) if records else ())]
     if overwrite:
@@ -420,42 +411,19 @@ def result_rows(
     return [rows[name] for name in names]
 
 
-def read_result(
-    table: Path,
-    row: Mapping[str, str],
-    column: str,
-    shape: tuple[int, ...],
-    affine: NDArray[np.float64],
-) -> NDArray[Any]:
+def read_result(table: Path, row: Mapping[str, str], column: str, case: Any) -> NDArray[Any]:
     """Read a volume that a row of results names, which must lie on the grid of its case."""
-    import numpy as np
-
     from dmrifit.io.case_tables import read_on_grid
 
     name, path = row["name"], table.parent / row[column]
     remedy = f"run the command that wrote it on {name} again"
     if not path.is_file():
         raise FileNotFoundError(f"{table}: there is no {path}, the {column} of {name}; {remedy}")
-    values = read_on_grid(path, shape, affine, f"the case {name}")
+    values = read_on_grid(path, case.shape, case.affine, f"the case {name}")
     n_non_finite = np.count_nonzero(~np.isfinite(values))
     if n_non_finite:
         raise ValueError(f"{path} contains {counted(n_non_finite, 'non-finite value')}; {remedy}")
     return values
-
-
-def _join_lesions(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Join the lesions of cases into one table, with columns for their names and patients."""
-    import pandas as pd
-
-    tables = []
-    for record in records:
-        table = pd.DataFrame(record["lesions"], columns=record["lesion_columns"])
-        table.insert(0, "name", record["name"])
-        table.insert(1, "patient", record["patient"])
-        tables.append(table)
-    # Empty tables would change the types of columns; one of them is enough where all are empty.
-    filled = [table for table in tables if len(table)]
-    return pd.concat(filled or tables[:1], ignore_index=True)
 
 
 def can_draw() -> bool:
@@ -465,13 +433,11 @@ def can_draw() -> bool:
 
 def case_pictures(
     folder: Path, picture: str, view: str, alt: str, *, width: int = 1000
-) -> list[Block]:
+) -> list[pages.Block]:
     """Show the picture of a case on the page of a run, and link to its viewer."""
-    from dmrifit.report.page import Link, Picture
-
-    parts: list[Block] = []
+    parts: list[pages.Block] = []
     if (folder / picture).exists():
-        parts.append(Picture((folder / picture).read_bytes(), alt, width=width))
+        parts.append(pages.Picture((folder / picture).read_bytes(), alt, width=width))
     if (folder / view).exists():
-        parts.append(Link(f"{folder.name}/{view}", "Move through the planes"))
+        parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
     return parts

@@ -4,41 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit._utils.threads import check_jobs
-from dmrifit.cli.case_runs import can_draw
-from dmrifit.cli.console import check_output
-from dmrifit.cli.options import given, numbers, pairs, say
+from dmrifit.cli.options import NewFile, given, numbers, pairs, require_libraries, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
-    from dmrifit.engine.protocol import Protocol
     from dmrifit.study.comparison import Evaluation
 
 _FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
 
 
+@dataclass(frozen=True)
+class PatientOptions:
+    """What synthetic patients and their images are like."""
+
+    difficulty: str = "mixed"
+    template: str = "both"
+    snr: float | None = None
+    artifacts: tuple[str, ...] = ()
+    truth: str = "formula"
+    latent_corr: float = 0.6
+    gain_variation: float = 0.25
+    shape: tuple[int, int, int] = (48, 48, 8)
+
+
 def simulate(
+    *,
     out: Path,
     patients: int = 16,
     preset: tuple[str, ...] = ("cohort1", "cohort2"),
     same_protocol: bool = False,
-    difficulty: str = "mixed",
-    template: str = "both",
-    snr: float | None = None,
-    artifacts: tuple[str, ...] = (),
-    truth: str = "formula",
-    latent_corr: float = 0.6,
-    gain_variation: float = 0.25,
-    shape: tuple[int, int, int] = (48, 48, 8),
+    images: PatientOptions,
     seed: int = 0,
     jobs: int = 1,
 ) -> None:
@@ -70,7 +76,6 @@ def simulate(
     from dmrifit.io.nifti import bytes_of_maps
     from dmrifit.simulate.body_phantoms import simulate_cohort
 
-    check_jobs(jobs, "--jobs")
     if not preset:
         raise ValueError("--preset names no cohort; choose from cohort1, cohort2")
     # A cohort named twice would be written over itself, and is a key here.
@@ -78,32 +83,18 @@ def simulate(
     if same_protocol:
         protocols = dict.fromkeys(protocols, protocols[preset[0]])
     n_images = patients * sum(map(len, protocols.values()))
-    check_room(out, bytes_of_maps(n_images, shape, None))
-    strengths: dict[str, float] | None = None
-    if any("=" in word for word in artifacts):
-        strengths = {
+    check_room(out, bytes_of_maps(n_images, images.shape, None))
+    options = vars(images) | {"n_jobs": jobs, "random_state": seed}
+    options["artifacts"] = list(images.artifacts) or None
+    if any("=" in word for word in images.artifacts):
+        options["artifacts"] = {
             name: numbers(f"--artifacts {name}", text, 1)[0]
-            for name, text in pairs("--artifacts", list(artifacts))
+            for name, text in pairs("--artifacts", images.artifacts)
         }
-    cohorts = []
-    for name, protocol in protocols.items():
-        cohort = simulate_cohort(
-            protocol,
-            patients,
-            difficulty=difficulty,
-            shape=shape,
-            template=template,
-            name=name,
-            field=_FIELDS[name],
-            snr=snr,
-            latent_corr=latent_corr,
-            gain_variation=gain_variation,
-            artifacts=strengths or list(artifacts) or None,
-            truth=truth,
-            n_jobs=jobs,
-            random_state=seed,
-        )
-        cohorts.append(cohort)
+    cohorts = [
+        simulate_cohort(protocol, patients, name=name, field=_FIELDS[name], **options)
+        for name, protocol in protocols.items()
+    ]
     # Only now, so that a wrong option leaves no cohort behind.
     for cohort in cohorts:
         table = cohort.write(out)
@@ -113,7 +104,7 @@ def simulate(
 def train(
     table: Path,
     /,
-    out: Path,
+    out: NewFile,
     algorithm: str = "LR",
     strategy: str = "s2s",
     loss: str | None = None,
@@ -150,8 +141,6 @@ def train(
 
     Example: dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit
     """
-    import numpy as np
-
     from dmrifit.cohort.cohort import Cohort, in_order
     from dmrifit.cohort.patches import check_reach
     from dmrifit.model_files.model_file import save_model
@@ -160,7 +149,6 @@ def train(
     from dmrifit.study.contestants import check_unseen
 
     # All that can be wrong with the options is found before scans are read.
-    check_output(out, overwrite)
     if not 0 <= coverage < 1:
         raise ValueError(f"--coverage {coverage:g} must lie between 0 and 1, as 0.9; 0 for none")
     if strategy == "s2s" and (loss or target_scale):
@@ -171,12 +159,23 @@ def train(
     options = given(patch_shape=patch_shape, loss=loss, target_scale=target_scale)
     remedy = "choose another --algorithm"
     (estimator,) = _predictors([algorithm], [strategy], remedy, model=model, **options).values()
+    cohorts_of_table = Cohort.read(table)
+    unknown = [name for name in cohorts or () if name not in cohorts_of_table]
+    if unknown or cohorts == ():
+        named, known = ", ".join(unknown), ", ".join(cohorts_of_table)
+        raise ValueError(f"there is no cohort {named!r}; the table has {known}")
     # The order of rows in the table must not change the model.
-    selected = sorted(_select(Cohort.read(table), cohorts), key=lambda cohort: cohort.name)
-    training = [in_order(cohort) for cohort in selected]
+    names = sorted(set(cohorts or cohorts_of_table))
+    training = [in_order(cohorts_of_table[name]) for name in names]
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
-    _check_one_protocol(training)
+    for cohort in training[1:]:
+        missing = _missing_contrasts(cohort, training[0])
+        if missing:
+            raise ValueError(
+                f"cohorts {training[0].name} and {cohort.name} have other protocols: {missing}; "
+                f"train on one of them: --cohorts {training[0].name}"
+            )
     _check_echo_times(model, protocol, table)
     if source_b is None:
         source = protocol.take(protocol.clinical(n_b))
@@ -217,9 +216,22 @@ def train(
         typer.echo("trained on synthetic data: no clinical use")
 
 
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What predictors are trained on and scored by."""
+
+    resynthesize: bool = False
+    train_mask: str = "body"
+    score_mask: str = "lesion"
+    max_voxels: int = 250
+    repeats: int = 1
+    controls: bool = True
+
+
 def benchmark(
     table: Path,
     /,
+    *,
     out: Path,
     algorithms: tuple[str, ...] | None = None,
     without: tuple[str, ...] = (),
@@ -228,12 +240,7 @@ def benchmark(
     source_b: tuple[float, ...] | None = None,
     sizes: tuple[int, ...] | None = None,
     train_on: tuple[str, ...] | None = None,
-    resynthesize: bool = False,
-    train_mask: str = "body",
-    score_mask: str = "lesion",
-    max_voxels: int = 250,
-    repeats: int = 1,
-    controls: bool = True,
+    sampling: SamplingOptions,
     jobs: int = 1,
     cluster: str | None = None,
     seed: int = 0,
@@ -276,8 +283,7 @@ def benchmark(
     from dmrifit.study.comparison import compare
     from dmrifit.study.report.reporting import write_report
 
-    check_jobs(jobs, "--jobs")
-    _check_report()
+    require_libraries("matplotlib", "jinja2")
     strategy_names = ("s2s", "m2m") if strategies is None else strategies
     unknown = [name for name in without if name not in REGRESSORS]
     # An unknown name is refused below.
@@ -290,7 +296,8 @@ def benchmark(
     remedy = "or leave it out: --without {name}"
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = _predictors(names, strategy_names, remedy, model=model)
-    _check_study(out, names, strategy_names, overwrite=overwrite)
+    if not overwrite:
+        _check_study(out, names, strategy_names)
     cohorts = Cohort.read(table)
     source = None
     if source_b is not None:
@@ -301,24 +308,14 @@ def benchmark(
         estimators = {f"{name} s2s": estimators[f"{name} s2s"] for name in names}
     for estimator in estimators.values():
         estimator.set_params(source=source)
-    training_cohorts = _training_cohorts(train_on, cohorts, resynthesize=resynthesize)
+    options: dict[str, Any] = vars(sampling) | {"out": out, "n_train": sizes, "random_state": seed}
+    options["n_repeats"] = options.pop("repeats")
+    options["max_voxels"] = sampling.max_voxels or None
+    options["n_jobs"] = None if cluster else jobs
+    options["train_on"] = _training_cohorts(train_on, cohorts, sampling.resynthesize)
     try:
         with scheduler(cluster):
-            evaluation = compare(
-                estimators,
-                cohorts,
-                train_on=training_cohorts,
-                train_mask=train_mask,  # type: ignore[arg-type]
-                score_mask=score_mask,  # type: ignore[arg-type]
-                n_train=sizes,
-                n_repeats=repeats,
-                max_voxels=max_voxels or None,
-                controls=controls,
-                resynthesize=resynthesize,
-                out=out,
-                n_jobs=None if cluster else jobs,
-                random_state=seed,
-            )
+            evaluation = compare(estimators, cohorts, **options)
     except KeyboardInterrupt:
         if out.is_dir():
             say(f"finished work is kept in {out}; the same command resumes there")
@@ -344,14 +341,9 @@ def report(studies: list[Path], /, out: Path | None = None) -> None:
     from dmrifit.study.comparison import Evaluation
     from dmrifit.study.report.reporting import write_report
 
-    _check_report()
+    require_libraries("matplotlib", "jinja2")
     evaluations = [Evaluation.read(study) for study in studies]
     _finish_report(evaluations, write_report(evaluations, studies[0] if out is None else out))
-
-
-def _check_report() -> None:
-    if not can_draw():
-        raise ImportError('the report needs more packages: pip install "dmrifit[report]"')
 
 
 def _predictors(
@@ -378,30 +370,18 @@ def _predictors(
     }
 
 
-def _select(cohorts: dict[str, Cohort], names: Sequence[str] | None) -> list[Cohort]:
-    """Select cohorts by name; all without names."""
-    selected = list(dict.fromkeys(cohorts if names is None else names))
-    unknown = [name for name in selected if name not in cohorts]
-    if unknown or not selected:
-        named = ", ".join(unknown)
-        raise ValueError(f"there is no cohort {named!r}; the table has {', '.join(cohorts)}")
-    return [cohorts[name] for name in selected]
-
-
-def _check_one_protocol(cohorts: list[Cohort]) -> None:
-    """Refuse to train on cohorts of which one lacks a contrast of the first."""
+def _missing_contrasts(cohort: Cohort, first: Cohort) -> str:
+    """Describe the contrasts of the first cohort that a cohort lacks; empty where it has all."""
     from dmrifit.engine.resynthesis import missing_contrasts
 
-    first = cohorts[0]
     protocol = first.scans[0].protocol
-    for cohort in cohorts[1:]:
-        missing = missing_contrasts(protocol, cohort.scans[0].protocol)
-        if missing:
-            raise ValueError(
-                f"cohorts {first.name} and {cohort.name} have other protocols: {cohort.name} "
-                f"lacks {len(missing)} of the {len(protocol)} contrasts of {first.name}, such as "
-                f"{protocol.labels[missing[0]]}; train on one of them: --cohorts {first.name}"
-            )
+    missing = missing_contrasts(protocol, cohort.scans[0].protocol)
+    if not missing:
+        return ""
+    return (
+        f"{cohort.name} lacks {len(missing)} of the {len(protocol)} contrasts of {first.name}, "
+        f"such as {protocol.labels[missing[0]]}"
+    )
 
 
 def _check_echo_times(model: str, protocol: Protocol, table: Path) -> None:
@@ -436,9 +416,7 @@ def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -
     return True
 
 
-def _check_study(
-    out: Path, algorithms: Sequence[str], strategies: Sequence[str], *, overwrite: bool
-) -> None:
+def _check_study(out: Path, algorithms: Sequence[str], strategies: Sequence[str]) -> None:
     """Refuse to drop from the tables of a finished comparison what is not asked for again."""
     import pandas as pd
 
@@ -446,7 +424,7 @@ def _check_study(
     from dmrifit.predict.controls import CONSTANT
 
     table = out / "scores.csv"
-    if overwrite or not table.is_file():
+    if not table.is_file():
         return
     try:
         scores = pd.read_csv(table, usecols=["algorithm", "strategy"])
@@ -469,8 +447,6 @@ def _check_study(
 
 def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     """Find the contrasts with these b-values at the shortest echo time."""
-    import numpy as np
-
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))
     try:
@@ -481,25 +457,19 @@ def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
 
 
 def _training_cohorts(
-    train_on: Sequence[str] | None, cohorts: Mapping[str, Cohort], *, resynthesize: bool
+    train_on: Sequence[str] | None, cohorts: Mapping[str, Cohort], resynthesize: bool
 ) -> list[str]:
     """Select cohorts to train on: by default others too, unless their protocols differ."""
-    from dmrifit.engine.resynthesis import missing_contrasts
-
     if train_on:
         return list(train_on)
-    protocols = {name: cohort.scans[0].protocol for name, cohort in cohorts.items()}
-    if len(protocols) < 2:
+    if len(cohorts) < 2:
         return ["same"]
-    if resynthesize:
-        return ["same", "other"]
-    for training_name, test_name in permutations(protocols, 2):
-        missing = missing_contrasts(protocols[test_name], protocols[training_name])
+    for cohort, other in () if resynthesize else permutations(cohorts.values(), 2):
+        missing = _missing_contrasts(cohort, other)
         if missing:
             say(
                 "training on other cohorts is left out, because protocols differ "
-                f"({training_name} lacks {len(missing)} of the contrasts of {test_name}, such as "
-                f"{protocols[test_name].labels[missing[0]]}); --resynthesize computes them"
+                f"({missing}); --resynthesize computes them"
             )
             return ["same"]
     return ["same", "other"]

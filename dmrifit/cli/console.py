@@ -30,16 +30,16 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
 
 from dmrifit._utils.progress import step_bar
+from dmrifit._utils.threads import check_jobs
 from dmrifit.cli.options import named_files, numbers, pairs, words
 
 #: Options that name what a command writes.
@@ -136,7 +136,6 @@ def make_program(
         name_of_command = function.__name__.rstrip("_").replace("_", "-")
         app.command(
             name_of_command,
-            cls=_Command,
             epilog=_example(read_help(function.__doc__)[2]),
             # Click would cut it at the end of its line.
             short_help=" ".join((run.__doc__ or "").split()).partition(". ")[0].rstrip(".") + ".",
@@ -149,23 +148,6 @@ def make_program(
             _run(app, name)
 
     return app, main
-
-
-class _Command(TyperCommand):
-    """A command that checks the names of its files, and where it writes, before it begins."""
-
-    def invoke(self, ctx: Any) -> Any:
-        from dmrifit.io.atomic_files import check_name, check_place
-
-        for option, value in ctx.params.items():
-            for word in value if isinstance(value, list | tuple) else [value]:
-                # Other texts may become a name of a file as well.
-                may_be_text = isinstance(word, str)
-                for part in Path(word).parts if isinstance(word, str | Path) else ():
-                    check_name(part, may_be_text=may_be_text)
-            if option in _WRITTEN and value is not None:
-                check_place(Path(value))
-        return super().invoke(ctx)
 
 
 def _run(app: typer.Typer, name: str) -> None:
@@ -207,8 +189,12 @@ def _run(app: typer.Typer, name: str) -> None:
         raise
 
 
-def check_output(path: Path, overwrite: bool, *, keep: Iterable[Path] = ()) -> None:
+def check_output(
+    path: Path, overwrite: bool, endings: tuple[str, ...] = ("",), keep: Iterable[Path] = ()
+) -> None:
     """Check that a file can be written, and is none of those to keep, before long work."""
+    if not path.name.lower().endswith(endings):
+        raise ValueError(f"--out {path}: give a name that ends in {' or '.join(endings)}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} already exists; choose another name, or --overwrite")
     if path.is_dir():
@@ -281,10 +267,7 @@ def lenient_streams() -> Iterator[None]:
 
 def printable(text: str, kept: str = "") -> str:
     """Escape what a terminal would obey or not show: messages quote names and damaged files."""
-    if text.isprintable():
-        return text
-    plain = [c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text]
-    return "".join(plain)
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
 def _occupy_closed() -> None:
@@ -361,7 +344,8 @@ def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., N
     Give typer the parameters of a command, with help, ranges and flags from its docstring.
 
     Parameters by position are arguments. One of a dataclass stands for the fields of the class,
-    a tuple for values with commas between them, a dictionary for a repeatable NAME=VALUE.
+    a tuple for values with commas between them, a dictionary for a repeatable NAME=VALUE. Where
+    `out` is a file, its annotation holds the endings that its name may have.
     """
     text, own, _ = read_help(command.__doc__)
     parameters = list(inspect.signature(command, eval_str=True).parameters.values())
@@ -388,16 +372,14 @@ def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., N
         )
     readers = {member.name: _reader(member) for member in members if member.name in names}
     positional = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
+    out = next((member.annotation for member in members if member.name == "out"), None)
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        form = values.pop("use", None)
-        reading: AbstractContextManager[None] = nullcontext()
-        if form is not None:
-            from dmrifit.io.nifti import use_form
+        _check_values(values, getattr(out, "__metadata__", ()))
+        from dmrifit.io.nifti import use_form
 
-            reading = use_form(form)
-        with reading:
+        with use_form(values.pop("use", None)):
             for name, read in readers.items():
                 if read is not None and values[name] is not None:
                     values[name] = read(values[name])
@@ -416,6 +398,23 @@ def with_options(command: Callable[..., None], shared: _Help) -> Callable[..., N
     del run.__wrapped__
     run.__signature__ = inspect.Signature(declared)  # type: ignore[attr-defined]
     return run
+
+
+def _check_values(values: Mapping[str, Any], endings: tuple[str, ...]) -> None:
+    """Check the names of files, where a command writes, and its jobs, before it begins."""
+    from dmrifit.io.atomic_files import check_name, check_place
+
+    for option, value in values.items():
+        for word in value if isinstance(value, list | tuple) else [value]:
+            # Other texts may become a name of a file as well.
+            may_be_text = isinstance(word, str)
+            for part in Path(word).parts if isinstance(word, str | Path) else ():
+                check_name(part, may_be_text=may_be_text)
+        if option in _WRITTEN and value is not None:
+            check_place(value)
+    check_jobs(values.get("jobs"), "--jobs")
+    if endings and values["out"] is not None:
+        check_output(values["out"], values["overwrite"], endings)
 
 
 def _flag(name: str) -> str:

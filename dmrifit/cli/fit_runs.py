@@ -19,7 +19,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_sealed, sealed
-from dmrifit._utils.threads import check_jobs, default_threads
+from dmrifit._utils.threads import default_threads
 from dmrifit.cli.case_runs import FAILED, CaseRun, RunOptions, RunPage, can_draw
 from dmrifit.cli.options import named_images, say
 from dmrifit.cli.workers import scheduler
@@ -94,12 +94,11 @@ def fit_many(
     images: Sequence[Path],
     out: Path,
     run: RunOptions,
-    te: list[str] | None,
     options: Mapping[str, Any],
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
-    check_jobs(run.jobs, "--jobs")
     scans, root = named_scans(images)
+    te = options["te"]
     if te and len(te) > 1:
         raise ValueError("--te takes one value for many scans; echo times of each are sidecars")
     # The file of each scan where an option is a pattern; words and numbers are for all.
@@ -141,20 +140,19 @@ def fit_many(
         images_of_scan = tuple(path.absolute() for path in scan.images)
         scan = replace(scan, images=images_of_scan, root=scan.root.absolute())
         cases.append((scan, files, earlier_sidecar))
-    settings = {**options, "te": te}
+    settings = dict(options)
     del settings["n_threads"], settings["overwrite"]
     _RUN.run(
         cases,
         out,
-        # In types that JSON returns as they were.
-        json.loads(json.dumps(settings, default=str)),
+        settings,
         run,
         names=lambda case: {
             "name": case[0].name,
             "subject": case[0].subject,
             "visit": case[0].session or "1",
         },
-        work=partial(fit_one, out=out.resolve(), te=te[0] if te else None, options=fit_options),
+        work=partial(fit_one, out=out.resolve(), options=fit_options),
         is_current=partial(_is_current, out=out, te=te),
         say=lambda records: _result_lines(context, out, list(records.values()), len(scans)),
     )
@@ -173,12 +171,7 @@ def _is_current(
 
 
 def fit_one(
-    case: _ScanFiles,
-    _folder: Path,
-    *,
-    out: Path,
-    te: str | None,
-    options: Mapping[str, Any],
+    case: _ScanFiles, _folder: Path, *, out: Path, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Fit one of many scans, and give what is kept of it: what its sidecar says of the fit."""
     scan, files, earlier_sidecar = case
@@ -187,18 +180,23 @@ def fit_one(
             raise ValueError(f"--{role} {options[role]} matches no file of this scan")
         options = {**options, role: str(file)}
     # Before the fit, during which the files could change.
-    sources = _sources(scan, files, [te] if te else None)
+    te = options["te"]
+    sources = _sources(scan, files, te)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        manifest = scan.read(te)
+        manifest = scan.read(te[0] if te else None)
     # What a fit warns of is in its sidecar.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, path = fit_scan(manifest.images, manifest.protocol, out / scan.folder, options)
     if earlier_sidecar and out / earlier_sidecar != path:
-        _remove_maps(out / earlier_sidecar)
+        # Maps of another model, of an earlier run.
+        stem = glob.escape(str(out / earlier_sidecar).removesuffix("dwimap.json"))
+        for ending in ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png", "dwimap.json"):
+            for maps in glob.glob(stem + ending):
+                Path(maps).unlink(missing_ok=True)
     description = json.loads(path.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
@@ -249,14 +247,6 @@ def fit_one(
     return record
 
 
-def _remove_maps(sidecar: Path) -> None:
-    """Remove the maps of another model that an earlier run wrote of a scan."""
-    stem = glob.escape(sidecar.name.removesuffix("dwimap.json"))
-    for ending in ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png", "dwimap.json"):
-        for file in sidecar.parent.glob(stem + ending):
-            file.unlink(missing_ok=True)
-
-
 def _sidecar(scan: DiffusionScan, model: str) -> str:
     """Name the sidecar of a fit, in the folder of all; no path is taken from a file there."""
     name = derivative_name(common_stem(scan.images), "dwimap.json", model=model)
@@ -274,7 +264,7 @@ def fit_scan(
     """Fit a scan, by default by the richest model; give its name and the sidecar of the maps."""
     options = dict(options)
     model, b_tolerance = options.pop("model"), options.pop("b_tolerance")
-    by_te = options.pop("by_te")
+    by_te, _ = options.pop("by_te"), options.pop("te")
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
     kept = kept_measurements(protocol, options["b_max"], options["leave_out_b"])

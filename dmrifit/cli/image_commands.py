@@ -6,8 +6,9 @@ import json
 import shlex
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -31,31 +32,39 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """What is fitted to which measurements, and how."""
+
+    b_tolerance: float | None = None
+    b_max: float | None = None
+    leave_out_b: tuple[float, ...] | None = None
+    model: str | None = None
+    by_te: bool = False
+    mask: str | None = None
+    sigma: str | None = None
+    bounds: list[str] | None = None
+    fix: list[str] | None = None
+    average_directions: str | None = None
+    method: str | None = None
+    likelihood: str = "gaussian"
+    threshold: float | None = None
+    weights: tuple[float, ...] | None = None
+    regularization: float | None = None
+    starts: str = "auto"
+    threads: int | None = None
+
+
 def fit(
     context: typer.Context,
     images: list[Path],
     /,
+    *,
     out: Path,
     bval: Path | None = None,
     bvec: Path | None = None,
     te: list[str] | None = None,
-    b_tolerance: float | None = None,
-    b_max: float | None = None,
-    leave_out_b: tuple[float, ...] | None = None,
-    model: str | None = None,
-    by_te: bool = False,
-    mask: str | None = None,
-    sigma: str | None = None,
-    bounds: list[str] | None = None,
-    fix: list[str] | None = None,
-    average_directions: str | None = None,
-    method: str | None = None,
-    likelihood: str = "gaussian",
-    threshold: float | None = None,
-    weights: tuple[float, ...] | None = None,
-    regularization: float | None = None,
-    starts: str = "auto",
-    threads: int | None = None,
+    fitting: FitOptions,
     jobs: int = 1,
     cluster: str | None = None,
     quicklook: bool = True,
@@ -117,30 +126,18 @@ def fit(
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 
-    fixed: dict[str, float | str] = {}
-    for name, value in pairs("--fix", fix or []):
-        fixed[name] = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
-    options = {
-        "model": model,
-        "by_te": by_te,
-        "b_tolerance": b_tolerance,
-        "b_max": b_max,
-        "leave_out_b": list(leave_out_b or []),
-        "mask": mask,
-        "sigma": "estimate" if sigma == "estimate" else number_or_path(sigma),
-        "average": average_directions,
-        "bounds": bounds_of(bounds or []),
-        "fixed": fixed,
-        "method": method,
-        "likelihood": likelihood,
-        "threshold": threshold,
-        "weights": weights,
-        "regularization": regularization,
-        "n_starts": int(starts) if starts.isdigit() else starts,
-        "quicklook": quicklook and _can_draw_page(),
-        "overwrite": overwrite,
-        "n_threads": threads,
-    }
+    options: dict[str, Any] = vars(fitting) | {"te": te, "fixed": {}, "overwrite": overwrite}
+    for name, value in pairs("--fix", options.pop("fix") or []):
+        number = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
+        options["fixed"][name] = number
+    options["leave_out_b"] = list(fitting.leave_out_b or [])
+    options["sigma"] = "estimate" if fitting.sigma == "estimate" else number_or_path(fitting.sigma)
+    options["average"] = options.pop("average_directions")
+    options["bounds"] = bounds_of(options.pop("bounds") or [])
+    starts = options.pop("starts")
+    options["n_starts"] = int(starts) if starts.isdigit() else starts
+    options["n_threads"] = options.pop("threads")
+    options["quicklook"] = quicklook and _can_draw_page()
     if len(images) == 1 and not is_pattern(images[0]) and not is_bids_folder(images[0]):
         if images[0].is_dir():
             raise FileNotFoundError(
@@ -154,7 +151,8 @@ def fit(
             )
         start = time.perf_counter()
         # Without a model, echo times decide which is the richest.
-        needs_te = by_te or model is None or resolve_model(model).needs_te
+        model = fitting.model
+        needs_te = fitting.by_te or model is None or resolve_model(model).needs_te
         series, protocol = scan_of(images[0], bval, bvec, te, needs_te=needs_te)
         _, sidecar = fit_scan(series, protocol, out, options, progress=True)
         _print_fit(context, out, sidecar)
@@ -165,7 +163,7 @@ def fit(
             "--bval and --bvec name the files of one scan; those of many lie beside the images"
         )
     run = RunOptions(jobs, cluster, overwrite=overwrite)
-    fit_many(context, images, out, run, te, options)
+    fit_many(context, images, out, run, options)
 
 
 def preprocess(
@@ -283,6 +281,17 @@ def roi(
         typer.echo(f"repeatability: {out.parent / repeatability_name}")
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is predicted from which measurements."""
+
+    b_tolerance: float | None = None
+    average_directions: str | None = None
+    mask: Path | None = None
+    sigma: str | None = None
+    signals: bool = False
+
+
 def predict(
     model: Path,
     image: Path | None = None,
@@ -294,11 +303,7 @@ def predict(
     bval: Path | None = None,
     bvec: Path | None = None,
     te: list[str] | None = None,
-    b_tolerance: float | None = None,
-    average_directions: str | None = None,
-    mask: Path | None = None,
-    sigma: str | None = None,
-    signals: bool = False,
+    prediction: PredictOptions,
     quicklook: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -336,10 +341,11 @@ def predict(
     if map_:
         from dmrifit.imaging.foreign_maps import predict_from_maps
 
-        if image is not None or sigma is not None or signals:
+        if image is not None or prediction.sigma is not None or prediction.signals:
             raise ValueError(
                 "--map takes the place of IMAGE, --sigma and --signals; leave them out"
             )
+        mask = prediction.mask
         predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
         typer.echo(f"predicted maps: {out}")
         if getattr(strategy_of(estimator), "synthetic_", False):
@@ -348,20 +354,11 @@ def predict(
     if image is None:
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")
     images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
-    predicted = predict_image(
-        estimator,
-        images,
-        protocol=protocol,
-        b_tolerance=b_tolerance,
-        average=average_directions,
-        mask=mask,
-        sigma=number_or_path(sigma),
-        out=out,
-        signals=signals,
-        quicklook=quicklook and _can_draw_page(),
-        overwrite=overwrite,
-        progress=True,
-    )
+    options: dict[str, Any] = vars(prediction) | {"out": out, "overwrite": overwrite}
+    options["sigma"] = number_or_path(prediction.sigma)
+    options["average"] = options.pop("average_directions")
+    options["quicklook"] = quicklook and _can_draw_page()
+    predicted = predict_image(estimator, images, protocol=protocol, progress=True, **options)
     typer.echo(f"predicted maps: {out}")
     for sentence in predicted.advice():
         typer.echo(sentence)
@@ -393,12 +390,22 @@ def view(
 
     if not map_:
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {out} is a page; give it a name that ends in .html")
-    check_output(out, overwrite, keep=_files([*map_.values(), image, labels]))
+    check_output(out, overwrite, (".html", ".htm"), _files([*map_.values(), image, labels]))
     require_libraries("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What the regions of a segmentation are."""
+
+    kind: str = "lesion"
+    names: Path | None = None
+    separate: bool = False
+    manual: bool = False
+    note: str | None = None
+    series: str | None = None
 
 
 def dicom_seg(
@@ -406,12 +413,7 @@ def dicom_seg(
     /,
     source: Path,
     out: Path,
-    kind: str = "lesion",
-    names: Path | None = None,
-    separate: bool = False,
-    manual: bool = False,
-    note: str | None = None,
-    series: str | None = None,
+    regions: SegmentOptions,
     overwrite: bool = False,
 ) -> None:
     """
@@ -437,30 +439,21 @@ def dicom_seg(
         --out lesions.dcm
     """
     from dmrifit.imaging.regions import read_label_names
-    from dmrifit.io.dicom_seg import check_ending, write_dicom_seg
+    from dmrifit.io.dicom_seg import write_dicom_seg
     from dmrifit.io.nifti import load_image, read_volume
 
     check_output(out, overwrite, keep=[labels])
-    check_ending(out)
     label_image = load_image(labels)
     labeled = read_volume(labels)
+    names, note = regions.names, regions.note
     if note is None:
         # What a run that wrote the labels says of a scan without findings; often nothing.
         record = read_object(labels.parent / "segmentation.json") or {}
         statement = record.get("statement")
         note = statement if isinstance(statement, str) else ""
+    options = vars(regions) | {"names": read_label_names(names) if names else None, "note": note}
     segments = write_dicom_seg(
-        labeled,
-        label_image.affine,
-        out,
-        source=source,
-        kind=kind,
-        names=read_label_names(names) if names else None,
-        separate=separate,
-        manual=manual,
-        note=note,
-        series=series,
-        overwrite=overwrite,
+        labeled, label_image.affine, out, source=source, overwrite=overwrite, **options
     )
     typer.echo(f"{counted(len(segments), 'segment')}: {out}")
     if not labeled.any():

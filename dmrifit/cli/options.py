@@ -7,17 +7,18 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import typer
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
+from dmrifit.engine.protocol import Protocol, read_echo_times
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.tables import number_in
 
-if TYPE_CHECKING:
-    from dmrifit.engine.protocol import Protocol
+#: A file to write, of any name.
+NewFile = Annotated[Path, ""]
 
 
 def words(text: str) -> list[str]:
@@ -129,7 +130,6 @@ def scan_of(
     image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
 ) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
-    from dmrifit.engine.protocol import Protocol, read_echo_times
     from dmrifit.io.scan_manifest import read_manifest
 
     options = {"--bval": bval, "--bvec": bvec, "--te": te}
@@ -252,12 +252,21 @@ def require_libraries(*names: str) -> None:
         import_optional(name)
 
 
-def move_to_device(estimator: Any, device: str | None) -> None:
-    """Move a fitted network to a device; its model file put the weights on the one it names."""
-    # Only networks live on a device.
-    if device is None or not hasattr(estimator, "net_"):
-        return
-    from dmrifit._utils.torch_state import resolve_device
+def trained_model(
+    path: Path, kinds: type | tuple[type, ...], remedy: str, device: str | None = None
+) -> Any:
+    """Read a model file that must hold one of these classes, and move its network to a device."""
+    from dmrifit.model_files.model_file import load_model
 
-    estimator.net_.module_.to(resolve_device(device))
-    estimator.set_params(device=device)
+    model: Any = load_model(path)
+    # Model files of the other applications can be read as well.
+    if not isinstance(model, kinds):
+        raise ValueError(f"{path} holds a {type(model).__name__}, which {remedy}")
+    network: Any = getattr(model, "detector_", getattr(model, "segmenter_", model))
+    # The model file put the weights on the device that it names; only networks live on one.
+    if device is not None and hasattr(network, "net_"):
+        from dmrifit._utils.torch_state import resolve_device
+
+        network.net_.module_.to(resolve_device(device))
+        network.set_params(device=device)
+    return model

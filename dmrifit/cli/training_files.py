@@ -25,36 +25,38 @@ _MARKED = 30  # epochs up to which each has a mark
 
 
 @contextmanager
-def training_checkpoint(out: Path, checkpoint: Path | None) -> Iterator[str]:
-    """Give the folder for checkpoints; the default one is removed once everything is written."""
-    if checkpoint is not None:
-        yield str(checkpoint)
-        return
-    folder = out.with_name(f".{out.name}.training")
-    yield str(folder)
+def training_files(out: Path, checkpoint: Path | None) -> Iterator[dict[str, Any]]:
+    """
+    Give the fields of a training that writes checkpoints, a curve and messages.
+
+    The default folder for checkpoints is removed once everything is written.
+    """
+    folder = checkpoint or out.with_name(f".{out.name}.training")
+    yield {"checkpoint": str(folder), "after_epoch": curve_writer(out), "verbose": True}
     # Not after an exception, because the same command resumes from it.
-    shutil.rmtree(folder, ignore_errors=True)
+    if checkpoint is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def curve_writer(out: Path) -> Callable[[list[dict[str, Any]]], None] | None:
+def curve_writer(out: Path) -> Callable[[list[dict[str, Any]]], None]:
     """
     Make the function that draws the curve of a training beside the model file.
 
     Without matplotlib the curve is left out with a warning; training goes on.
     """
-    try:
-        import_optional("matplotlib")
-    except ImportError as error:
-        warnings.warn(f"the curve of the training is not drawn: {error}", stacklevel=2)
-        return None
     from dmrifit.io.atomic_files import whole_file
 
     path = out.with_name(f"{out.name.removesuffix(_ENDING)}.curve.png")
 
     def write(history: list[dict[str, Any]]) -> None:
+        try:
+            figure = plot_training(history)
+        except ImportError as error:
+            warnings.warn(f"the curve of the training is not drawn: {error}", stacklevel=2)
+            return
         # Drawn anew after each epoch, so it need not outlast a power cut.
         with whole_file(path, lasting=False) as unfinished:
-            plot_training(history).savefig(unfinished, dpi=110, format="png")
+            figure.savefig(unfinished, dpi=110, format="png")
 
     return write
 

@@ -6,8 +6,10 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +69,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def command_line(words: Iterable[str]) -> str:
-    """Write a command as one would type it in the folder of its files."""
+def command_line() -> str:
+    """Write the command that started this process, as one would type it beside its files."""
+    program = Path(sys.argv[0])
+    if program.name in ("", "-c", "ipykernel_launcher.py"):
+        return "in a Python session"
+    words = [program.name]
+    if program.name == "__main__.py":
+        words = [program.parent.name]
+    elif program.suffix == ".py":
+        words = ["python", program.name]
+    words += sys.argv[1:]
     # Without folders, which are of no use elsewhere and may name the user.
     return shlex.join(re.sub(r"[^=,]*/(?=[^/])|/+$", "", word) for word in words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -420,7 +419,7 @@ def compare(
         "model": {entrant.name: entrant.model.name for entrant in entrants},
         "without_controls": contestants.without_controls(entrants),
         "versions": software(),
-        "command": _command(),
+        "command": command_line(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": round(time.time() - started, 3),
         "models": {"trained": len(cells) - n_reused, "reused": n_reused},
@@ -677,16 +676,3 @@ def _collect(
                 predictions.maps[cell.entrant.name] = predicted["maps"]
                 predictions.signals[cell.entrant.name] = predicted["signals"]
     return collected
-
-
-def _command() -> str:
-    """Write the command that started this process, as one would type it."""
-    program = Path(sys.argv[0])
-    if program.name in ("", "-c", "ipykernel_launcher.py"):
-        return "in a Python session"
-    words = [program.name]
-    if program.name == "__main__.py":
-        words = [program.parent.name]
-    elif program.suffix == ".py":
-        words = ["python", program.name]
-    return command_line([*words, *sys.argv[1:]])

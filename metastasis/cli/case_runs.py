@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,11 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmrifit.cli import case_runs
+from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
+from dmrifit.io.digests import describe
 from dmrifit.io.nifti import image_of
-from dmrifit.io.tables import table_text
 from dmrifit.networks.volume_cases import called
-from dmrifit.report import page as pages
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
 from metastasis.segmentation.ensemble import (
@@ -75,26 +73,24 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _page(
-    out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame
-) -> case_runs.RunPage:
+def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFrame) -> RunPage:
     """Make the page of all scans, with their overlays."""
     pictures = {}
     for folder, record in records.items():
         alt = f"Lesions of {record['name']} in three planes"
-        pictures[folder] = case_runs.case_pictures(out / folder, _OVERLAY, _VIEW, alt)
+        pictures[folder] = case_pictures(out / folder, _OVERLAY, _VIEW, alt)
     title = "Segmentations"
     if any(record["n_marked_by_both"] is not None for record in records.values()):
         title = "Marked by both models, and candidates"
     overview, shown, note = batch_blocks(records, lesions, pictures)
-    return case_runs.RunPage(title, [overview], shown, note)
+    return RunPage(title, [overview], shown, note)
 
 
 def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    case_rows = case_runs.result_rows(
+    case_rows = result_rows(
         table, [case.name for case in cases], required=("name",), optional=_READ_COLUMNS
     )
     settings: dict[str, Any] = {}
@@ -120,7 +116,7 @@ def read_segmentations(
             raise ValueError(
                 f"{table}: {case.name} has no {column}; give the table that segment wrote"
             )
-        volume = case_runs.read_result(table, row, column, case.shape, case.affine)
+        volume = read_result(table, row, column, case)
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
     return predictions, 0.5 if threshold is None else threshold, settings["min_voxels"]
@@ -169,49 +165,33 @@ def segment_case(
     statement = findings_in_words(len(lesions), figures, is_noted=bool(remarks))
     content: dict[str, Any] = {
         **_description(case),
-        "folder": folder.name,
         "threshold": threshold,
         "min_voxels": min_voxels,
         "n_lesions": len(lesions),
         "n_marked_by_both": n_marked_by_both,
         "volume_mL": round(float(lesions["volume_mL"].sum()), _DIGITS),
         "volume_with_core_mL": round(float(lesions["volume_with_core_mL"].sum()), _DIGITS),
-        "lesion_columns": list(table.columns),
-        "lesions": json.loads(table.to_json(orient="records", double_precision=15)),
         "statement": statement,
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],
-        "sources": _digest(case),
-        "notice": pages.NOTICE,
+        "sources": _sources(case),
     }
     drawing = None
     if figure:
         from metastasis.study.plotting import plot_overlay
 
         drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
-
-    def page(picture: bytes) -> str:
-
-        return scan_page(
-            case,
-            labels,
-            probability,
-            lesions,
-            threshold=threshold,
-            picture=picture,
-            remarks=[*content["notes"], statement],
-        )
-
-    arrays: dict[str, NDArray[Any]] = {_PROBABILITY: probability, _LABEL: labels}
-    images_of_case = {name: image_of(array, case.affine) for name, array in arrays.items()}
-    RUN.write_case(folder, content, table_text(table), images_of_case, drawing, page)
-    return content
+    page = partial(scan_page, case, labels, probability, lesions, threshold=threshold)
+    page = partial(page, remarks=[*content["notes"], statement])
+    maps = {_PROBABILITY: image_of(probability, case.affine)}
+    maps[_LABEL] = image_of(labels, case.affine)
+    return RUN.write_case(folder, content, table, maps, drawing, page)
 
 
 def is_current(scan: NotedCase, record: dict[str, Any]) -> bool:
     """Tell whether the record of a case is of the same arrays and names."""
     case = scan[0]
-    return _description(case).items() <= record.items() and record["sources"] == _digest(case)
+    return _description(case).items() <= record.items() and record["sources"] == _sources(case)
 
 
 def _description(case: Case) -> dict[str, Any]:
@@ -219,16 +199,12 @@ def _description(case: Case) -> dict[str, Any]:
     return {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
 
 
-def _digest(case: Case) -> str:
-    """Give the digest of all arrays of a case, to see whether they have changed."""
-    digest = hashlib.sha256()
-    for array in (case.image, case.prior, case.brain, case.label, case.affine):
-        # A mark for what is absent, so that a prior is not taken for a brain.
-        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _sources(case: Case) -> Any:
+    """Give the digests of all arrays of a case, to see whether they have changed."""
+    return describe([case.image, case.prior, case.brain, case.label, case.affine])
 
 
-RUN = case_runs.CaseRun(
+RUN = CaseRun(
     record="{name}/segmentation.json",
     table="segmentations.tsv",
     row=_row,

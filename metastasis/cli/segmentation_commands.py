@@ -13,7 +13,7 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import is_pattern, move_to_device, named_cases, say
+from dmrifit.cli.options import is_pattern, named_cases, say, trained_model
 
 if TYPE_CHECKING:
     from metastasis.cli.case_runs import NotedCase
@@ -145,8 +145,7 @@ def _edge(model: Any) -> float | None:
     # Scans are resampled to a spacing by the network itself.
     if getattr(network, "spacing", None) is not None:
         return None
-    edge = getattr(network, "edge_", None)
-    return None if edge is None else float(edge)
+    return getattr(network, "edge_", None)
 
 
 def _prior_note(case: Case) -> str:
@@ -214,26 +213,6 @@ def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[
     return PATH, paths
 
 
-def _trained(path: Path, flips: bool, device: str | None) -> Any:
-    """Read a segmenter, and move it to a device."""
-    from dmrifit.model_files.model_file import load_model
-    from metastasis.candidates.two_stage import TwoStageSegmenter
-    from metastasis.segmentation.segmenter import DeepMedicSegmenter
-
-    model = load_model(path)
-    # Model files of the other applications can be read as well.
-    if not isinstance(model, DeepMedicSegmenter | TwoStageSegmenter):
-        raise ValueError(
-            f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis "
-            "train makes segmenters"
-        )
-    network: Any = getattr(model, "segmenter_", model)
-    if flips:
-        network.set_params(flips=True)
-    move_to_device(network, device)
-    return model
-
-
 def _segment(
     models: Mapping[str, Path],
     thresholds: tuple[Any, ...] | None,
@@ -244,9 +223,11 @@ def _segment(
 ) -> None:
     """Segment scans by one model or an ensemble, write tables and page, and say how many."""
     from dmrifit.io.bids_derivatives import file_record, stem
+    from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.cli.case_runs import RUN, is_current, segment_case
     from metastasis.scans.cases import CASES
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
+    from metastasis.segmentation.segmenter import DeepMedicSegmenter
     from metastasis.study.findings import model_figures
 
     for value in thresholds or ():
@@ -261,7 +242,11 @@ def _segment(
     files_of_one = {"--prior": prior, "--mask": brain}
     what = "prior scans and brains"
     scans, is_table = named_cases(paths, what, files_of_one, CASES.images, "anat/*_T1w.nii*")
-    segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
+    kinds = (DeepMedicSegmenter, TwoStageSegmenter)
+    remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
+    segmenters = [trained_model(path, kinds, remedy, options.device) for path in models.values()]
+    for model in segmenters if options.flips else ():
+        getattr(model, "segmenter_", model).set_params(flips=True)
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
     read = partial(_noted_case, models=segmenters, options=options)
@@ -304,19 +289,16 @@ def _segment(
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
         figures = {key: value for key, value in figures.items() if key == "seen"}
+    work = partial(segment_case, segmenter=segmenter, figure=run.draws, figures=figures)
+    if isinstance(scans, Path):
+        work = partial(work, source=scans)
     RUN.run(
         cases,
         out,
         settings,
         run,
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
-        work=partial(
-            segment_case,
-            segmenter=segmenter,
-            figure=run.draws,
-            figures=figures,
-            source=scans if isinstance(scans, Path) else None,
-        ),
+        work=work,
         is_current=is_current,
         say=lambda records: _sentences(list(records.values()), out),
         failed=failed,

@@ -12,9 +12,8 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.console import check_output
-from dmrifit.cli.options import given, require_libraries, say, say_folder
-from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.cli.options import NewFile, given, require_libraries, say, say_folder
+from dmrifit.cli.training_files import curve_writer, training_files
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
@@ -109,7 +108,7 @@ class TrainingOptions:
 def train(
     cases: Path,
     /,
-    out: Path,
+    out: NewFile,
     study: StudyOptions,
     training: TrainingOptions,
     published: bool = False,
@@ -168,7 +167,6 @@ def train(
     from metastasis.cli.case_runs import scans_of
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
-    check_output(out, overwrite)
     if (false_positives is None) != (validation is None):
         raise ValueError("an operating point needs both --false-positives and --validation")
     require_libraries("torch", "skorch")
@@ -176,9 +174,8 @@ def train(
     options = given(segments_per_epoch=segments_per_epoch, spacing=spacing, min_voxels=min_voxels)
     options |= {"device": device, "random_state": seed}
     # The checkpoint stays until the end: another operating point needs no new training.
-    with training_checkpoint(out, checkpoint) as folder:
-        fields = given(**vars(training), checkpoint=folder, after_epoch=curve_writer(out))
-        fields["verbose"] = True
+    with training_files(out, checkpoint) as files:
+        fields = given(**vars(training), **files)
         segmenter: Any
         if published or study_parameters:
             options |= {"prior": "path"} | study_parameters
@@ -260,8 +257,6 @@ def evaluate(
     Example: dmrifit-metastasis evaluate cases.tsv --segmentations
         model=segmented/segmentations.tsv --out compared
     """
-    import sys
-
     from dmrifit.io.digests import command_line
     from dmrifit.report import page
     from metastasis.cli.case_runs import read_segmentations
@@ -281,7 +276,7 @@ def evaluate(
         min_voxels=min_voxels,
         figures=figures,
         overwrite=overwrite,
-        command=command_line(["dmrifit-metastasis", *sys.argv[1:]]),
+        command=command_line(),
         random_state=seed,
     )
     typer.echo(format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]].to_string())
@@ -296,7 +291,7 @@ def evaluate(
 def train_small(
     scans: Path,
     /,
-    out: Path,
+    out: NewFile,
     copies: int = 16,
     phantoms: int = 6,
     epochs: int = 18,
@@ -325,7 +320,6 @@ def train_small(
     from metastasis.scans.scan_checks import scan_images
     from metastasis.simulate.implants import implanted_copies, phantom_scans, read_negative
 
-    check_output(out, overwrite)
     require_libraries("torch", "skorch")
     # All files are checked before the first copy is made.
     negatives = {str(path): read_negative(path) for path in scan_images(scans)}

@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
-from dmrifit.cli.console import check_output, say_flagged
-from dmrifit.cli.options import named_cases
+from dmrifit.cli.console import say_flagged
+from dmrifit.cli.options import named_cases, trained_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,25 +69,18 @@ class ShiftOptions:
 
             if self.ppm is not None or self.percent_per_ppm is not None:
                 raise ValueError("--bandwidth takes the place of --ppm and --percent-per-ppm")
-            pulses = list(_one_or_three("--bandwidth", self.bandwidth))
-            return pulse_displacement(pulses, self.tesla, self.carrier, self.metabolite)
+            return pulse_displacement(self.bandwidth, self.tesla, self.carrier, self.metabolite)
         if self.ppm is None and self.percent_per_ppm is None:
             return {}
         if self.ppm is None or self.percent_per_ppm is None:
             raise ValueError("chemical-shift displacement needs both --ppm and --percent-per-ppm")
-        rate = _one_or_three("--percent-per-ppm", self.percent_per_ppm)
-        # The prescription takes one number for all axes, or three.
-        return {
-            "ppm_range": self.ppm,
-            "percent_per_ppm": list(rate) if len(rate) == 3 else rate[0],
-        }
-
-
-def _one_or_three(option: str, numbers: tuple[float, ...]) -> tuple[float, ...]:
-    if len(numbers) not in (1, 3):
-        text = ",".join(f"{number:g}" for number in numbers)
-        raise ValueError(f"{option} {text}: one number, or 3 numbers with commas, are needed")
-    return numbers
+        rate = self.percent_per_ppm
+        if len(rate) not in (1, 3):
+            text = ",".join(f"{number:g}" for number in rate)
+            raise ValueError(
+                f"--percent-per-ppm {text}: one number, or 3 numbers with commas, are needed"
+            )
+        return {"ppm_range": self.ppm, "percent_per_ppm": rate if len(rate) == 3 else rate[0]}
 
 
 def named_tissues(text: str | None) -> dict[str, Any] | None:
@@ -115,18 +108,16 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
     from placement.exchange.pages import angles_words, box_assets, case_summary, console_numbers
     from placement.exchange.vendor_texts import NOTICE
 
-    lines = [
-        _row(name, content)
-        | {"angles": angles_words(content), "flags": "; ".join(content["flags"]) or "none"}
-        for name, content in contents.items()
-    ]
-    table = page.Table(lines, _OVERVIEW)
+    lines = []
     pictures = []
     for name, content in contents.items():
+        flags = "; ".join(content["flags"]) or "none"
+        lines.append(_row(name, content) | {"angles": angles_words(content), "flags": flags})
         alt = f"Voxel of {name} in three planes"
         parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     note = "In the pictures, the patient's right is on the left."
+    table = page.Table(lines, _OVERVIEW)
     return RunPage("Voxels", [table], pictures, note, f"{NOTICE}.", **box_assets())
 
 
@@ -158,11 +149,8 @@ RUN = CaseRun(
     digits=12,
     pictures=("voxel_overlay.png", "voxel_view.html"),
     files=(
-        "voxel_mask.nii.gz",
-        "voxel_partial.nii.gz",
-        "voxel_geometry.nii.gz",
-        "voxel_philips.txt",
-        "voxel_siemens.txt",
+        *("voxel_mask.nii.gz", "voxel_partial.nii.gz", "voxel_geometry.nii.gz"),
+        *("voxel_philips.txt", "voxel_siemens.txt"),
     ),
     flag="flags",
 )
@@ -217,25 +205,23 @@ def place(
         raise ValueError("--flair-target is not for --published; leave out one of them")
     if published and region.brain == "auto":
         region = replace(region, brain="none")
-    if max_rotations is None:
-        max_rotations = 3 if published else 2
     if model is not None and thorough:
         raise ValueError("--thorough is for the optimizer; leave out --thorough or --model")
     optimizer = VoxelOptimizer(
-        PlacementObjective() if published else None,
-        size_range=sides,
-        min_volume=min_volume,
-        max_rotations=max_rotations,
-        max_aspect=None if published else 2.5,
-        thorough=thorough,
-        rounding=CONSOLE if rounding else None,
-        random_state=seed,
+        size_range=sides, min_volume=min_volume, thorough=thorough, random_state=seed
     )
+    if published:
+        optimizer.set_params(objective=PlacementObjective(), max_rotations=3, max_aspect=None)
+    if max_rotations is not None:
+        optimizer.set_params(max_rotations=max_rotations)
+    if rounding:
+        optimizer.set_params(rounding=CONSOLE)
     scene_options = region.of_scene()
     source, _ = named_cases(cases, "images", {}, tables.IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
     table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()
+    options = shift | {"optimizer": optimizer, "force": force, "figure": run.figure}
     placer = optimizer if model is None else _trained(model, table)
     settings = {
         "command": "place",
@@ -246,7 +232,6 @@ def place(
         "exclude": region.exclude,
         "brain": region.brain,
         **scene_options,
-        "include": region.include and ",".join(map(str, region.include)),
     }
     tissues = scene_options["labels"]
     if published and tissues is not None and region.include is None:
@@ -261,17 +246,8 @@ def place(
             # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
             if rounding:
                 voxel = optimizer.rounded(voxel, scene)
-        return write_prescription(
-            voxel,
-            scene,
-            folder,
-            optimizer=optimizer,
-            force=force,
-            notes=tables.brain_note(row, scene),
-            figure=run.figure,
-            overwrite=True,
-            **shift,
-        )
+        notes = tables.brain_note(row, scene)
+        return write_prescription(voxel, scene, folder, notes=notes, overwrite=True, **options)
 
     def is_current(row: Any, record: dict[str, Any]) -> bool:
         is_same_row = record["synthetic"] == row.synthetic
@@ -283,7 +259,6 @@ def place(
         out,
         settings | shift,
         run,
-        names=lambda row: {"name": row.name},
         work=place_in,
         is_current=is_current,
         say=lambda records: [
@@ -330,6 +305,7 @@ def prescribe(
     from placement.box.voxel import Voxel
     from placement.exchange.prescription import check_reason, write_prescription
     from placement.exchange.tables import brain_note, read_cases, read_scene
+    from placement.exchange.voxel_files import check_angles
 
     # Before the scans are read, and a brain is searched.
     check_reason(force)
@@ -344,17 +320,15 @@ def prescribe(
             raise ValueError(f"{matrix}: {error}; write four rows of four numbers") from None
     row = next(read_cases(tumor, **region.of_cases()).itertuples())
     scene = read_scene(row, **region.of_scene())
-    _check_place(voxel, scene)
-    content = write_prescription(
-        voxel,
-        scene,
-        out,
-        force=force,
-        notes=brain_note(row, scene),
-        figure=figure,
-        overwrite=overwrite,
-        **displacement.of_prescription(),
-    )
+    if not _is_inside(voxel, scene.shape, scene.affine):
+        raise ValueError(
+            f"the center {', '.join(f'{x:g}' for x in voxel.center)} lies outside the image of "
+            f"{scene.name}; give mm RAS+ of this scan, or the --matrix that leads there"
+        )
+    check_angles(voxel.angles, "the angles")
+    options = displacement.of_prescription()
+    options |= {"force": force, "figure": figure, "overwrite": overwrite}
+    content = write_prescription(voxel, scene, out, notes=brain_note(row, scene), **options)
     typer.echo(case_line(scene.name, content))
     scores, goal = content["scores"], content["objective"]
     typer.echo(
@@ -378,7 +352,7 @@ def read(
     /,
     image: Path | None = None,
     tissue: dict[str, Path] | None = None,
-    out: Path | None = None,
+    out: Annotated[Path | None, ".png"] = None,
     overwrite: bool = False,
 ) -> None:
     """
@@ -402,15 +376,10 @@ def read(
 
     if (out is None) != (image is None):
         raise ValueError("a picture needs both --image, to draw the box on, and --out")
-    if out is not None and out.suffix.lower() != ".png":
-        raise ValueError(f"--out {out} is a picture; give a name that ends in .png")
     record = read_voxel_file(file)
-    shares = {}
-    for name, path in (tissue or {}).items():
-        shares[name] = tissue_share(record.voxel, path)
+    shares = {name: tissue_share(record.voxel, path) for name, path in (tissue or {}).items()}
     span = (-math.inf, math.inf)
     if out is not None and image is not None:
-        check_output(out, overwrite)
         span, in_head = _draw(record.voxel, file, image, out)
         _check_source(record, file, image, in_head)
     numbers = {
@@ -455,19 +424,6 @@ def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
         warnings.warn(doubt, UserWarning, stacklevel=2)
 
 
-def _check_place(voxel: Any, scene: Any) -> None:
-    """Refuse a box that has nothing in common with the image."""
-    from placement.exchange.voxel_files import check_angles
-
-    if not _is_inside(voxel, scene.shape, scene.affine):
-        center = ", ".join(f"{x:g}" for x in voxel.center)
-        raise ValueError(
-            f"the center {center} lies outside the image of {scene.name}; give mm RAS+ of this "
-            "scan, or the --matrix that leads there"
-        )
-    check_angles(voxel.angles, "the angles")
-
-
 def _is_inside(voxel: Any, shape: tuple[int, ...], affine: Any) -> bool:
     """Tell whether the center of a box is in the field of view of an image."""
     import numpy as np
@@ -503,17 +459,11 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
 
 def _trained(path: Path, table: pd.DataFrame) -> Any:
     """Read a placer, and check that the cases have the images that it needs."""
-    from dmrifit.model_files.model_file import load_model
     from placement.exchange.tables import check_channels
+    from placement.learned.ranker import VoxelRanker
+    from placement.learned.regressor import VoxelRegressor
 
-    # Importing the classes registers them with load_model.
-    from placement.learned import ranker, regressor  # noqa: F401
-
-    placer = load_model(path)
-    if not hasattr(placer, "place"):
-        raise ValueError(
-            f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement "
-            "train makes placers"
-        )
+    remedy = "places no voxels; dmrifit-placement train makes placers"
+    placer = trained_model(path, (VoxelRanker, VoxelRegressor), remedy)
     check_channels(placer, table)
     return placer

@@ -88,7 +88,6 @@ def repeat(
         out,
         {"command": "repeat", "labels": tissues},
         run,
-        names=lambda case: {"name": case.name},
         work=repeat_case,
         is_current=lambda case, record: record["sources"] == sources(case),
         say=lambda records: [

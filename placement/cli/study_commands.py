@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 import placement
+from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.console import check_output, progress
-from dmrifit.cli.options import given, require_libraries, say_folder
-from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.cli.console import progress
+from dmrifit.cli.options import NewFile, given, require_libraries, say_folder
+from dmrifit.cli.training_files import training_files
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.case_tables import TABLE
 from dmrifit.io.tables import csv_text, table_text
@@ -51,12 +52,9 @@ def simulate(
 
     Example: dmrifit-placement simulate 5 --out cases
     """
-    from placement.simulate.gliomas import EXPERT_RULES, ExpertKind
+    from placement.simulate.gliomas import EXPERT_RULES
 
-    if experts not in get_args(ExpertKind):
-        raise ValueError(
-            f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}"
-        )
+    check_word("--experts", experts, EXPERT_RULES)
     options: dict[str, Any] = {"experts": experts, "spacing": spacing, "random_state": seed}
     cases = {}
     for i in range(n):
@@ -101,7 +99,7 @@ def _write_glioma(i: int, exclude: bool, options: dict[str, Any], folder: Path) 
 def reader(
     cases: Path,
     /,
-    out: Path,
+    out: Annotated[Path, ".html"],
     proposals: Path | None = None,
     include: tuple[int, ...] | None = None,
     n: int = 24,
@@ -129,9 +127,6 @@ def reader(
     from placement.exchange.tables import read_boxes, read_cases, read_scene
     from placement.study.plotting import reader_page
 
-    if out.suffix.lower() != ".html":
-        raise ValueError(f"--out {out} is a page; give a name that ends in .html")
-    check_output(out, overwrite)
     table = read_cases(cases)
     if len(table) > n:
         rng = np.random.default_rng(seed)
@@ -147,19 +142,27 @@ def reader(
     typer.echo(f"{counted(len(scenes), 'case')}: {out}")
 
 
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Options of a network, and of its training."""
+
+    channels: tuple[str, ...] | None = None
+    epochs: int | None = None
+    fast: bool = False
+    refine: bool = False
+    validation_fraction: float = 0.0
+    patience: int | None = None
+    groups: str | None = None
+
+
 def train(
     cases: Path,
     experts: Path,
     /,
-    out: Path,
+    *,
+    out: NewFile,
     model: str = "ranker",
-    channels: tuple[str, ...] | None = None,
-    epochs: int | None = None,
-    fast: bool = False,
-    refine: bool = False,
-    validation_fraction: float = 0.0,
-    patience: int | None = None,
-    groups: str | None = None,
+    network: NetworkOptions,
     include: tuple[int, ...] | None = None,
     exclude: str | None = None,
     margin: float = 0.0,
@@ -196,35 +199,23 @@ def train(
     Example: dmrifit-placement train cases/cases.tsv cases/experts.tsv --model ranker --out
         ranker.dmrifit
     """
-    from dmrifit._utils.threads import check_jobs
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
     from placement.exchange import tables
 
-    check_output(out, overwrite)
-    check_jobs(jobs, "--jobs")
-    if model not in _MODELS:
-        raise ValueError(f"--model must be one of {', '.join(_MODELS)}, not {model!r}")
-    network_options = {
-        "--channels": channels,
-        "--epochs": epochs,
-        "--fast": fast,
-        "--refine": refine,
-        "--checkpoint": checkpoint,
-        "--validation-fraction": validation_fraction,
-        "--patience": patience,
-        "--groups": groups,
-    }
-    unusable = [name for name, value in network_options.items() if value]
+    check_word("--model", model, _MODELS)
+    network_options = vars(network) | {"checkpoint": checkpoint}
+    unusable = [f"--{name.replace('_', '-')}" for name, x in network_options.items() if x]
     if unusable and model != "network":
         raise ValueError(f"{', '.join(unusable)}: for --model network only")
     say_folder(cases, tables.IMAGES)
     table = tables.read_cases(cases, exclude=exclude)
+    groups = network.groups
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     constraints = {"size_range": sides, "min_volume": min_volume}
-    with ExitStack() as stack:
+    with training_files(out, checkpoint) as fields:
         placer: Any
         if model == "network":
             if max_rotations != 3:
@@ -232,16 +223,10 @@ def train(
                     "--max-rotations: a network rotates boxes as it has learned; "
                     "place flags those that are rotated too much"
                 )
-            training = Training(
-                epochs=epochs,
-                validation_fraction=validation_fraction,
-                patience=patience,
-                checkpoint=stack.enter_context(training_checkpoint(out, checkpoint)),
-                after_epoch=curve_writer(out),
-                verbose=True,
-            )
-            options = given(channels=channels, training=training, random_state=seed)
-            options |= {"fast": fast, "refine": refine}
+            for name in ("epochs", "validation_fraction", "patience"):
+                fields[name] = getattr(network, name)
+            options = {"fast": network.fast, "refine": network.refine, "random_state": seed}
+            options |= given(channels=network.channels, training=Training(**fields))
             require_libraries("torch", "skorch")
             placer = _public.VoxelRegressor(**constraints, **options)
             # Before cases are read.

@@ -128,18 +128,19 @@ def output_of(run):
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory):
     """Synthetic series, written by the command."""
-    from anomaly.cli.study_commands import simulate
+    from anomaly.cli.study_commands import PersonOptions, simulate
 
     folder = tmp_path_factory.mktemp("cli") / "cases"
-    simulate(8, 2, folder, directions=8, shape=(24, 28, 20), spacing=6.5)
+    simulate(8, 2, folder, PersonOptions(directions=8, shape=(24, 28, 20), spacing=6.5))
     return folder
 
 
 @pytest.fixture(scope="session")
 def model(cases, tmp_path_factory):
     """A model file, written by the command."""
-    from anomaly.cli.study_commands import train
+    from anomaly.cli.study_commands import GridOptions, train
 
     path = tmp_path_factory.mktemp("model") / "z.dmrifit"
-    train(cases / "healthy.tsv", path, "gaussian", set_=["side=low"], calibration="2", rate=0.02)
+    options = {"detector": "gaussian", "set_": ["side=low"], "calibration": "2", "rate": 0.02}
+    train(cases / "healthy.tsv", out=path, grid=GridOptions(), **options)
     return path

@@ -144,7 +144,7 @@ def arrays_and_options(name: str, folder: Path) -> None:
 
 
 def detected_by(name: str) -> dict[str, Any]:
-    from anomaly.cli.options import make_detector
+    from anomaly.cli.study_commands import make_detector
 
     options: dict[str, Any] = {"threshold": anomaly.HealthyRateThreshold(0.05), "calibration": 2}
     X, masks, other = (np.load(f"{one}.npy", allow_pickle=True) for one in ("X", "masks", "other"))

@@ -10,9 +10,8 @@ import pytest
 from scipy import ndimage
 
 from anomaly.cli.case_runs import scan_sentences
-from anomaly.cli.detection_commands import detect
-from anomaly.cli.options import series_of_table
-from anomaly.cli.study_commands import simulate, train
+from anomaly.cli.detection_commands import detect, series_of, series_of_table
+from anomaly.cli.study_commands import GridOptions, PersonOptions, simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.detectors.thresholds import opening_of
 from anomaly.scans.detection import DIFFERENT
@@ -39,9 +38,9 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(self, work, tasks, *_):
+    def stop(self, scans, *_, work, **__):
         options = dict(work.keywords)
-        calls.append((options.pop("detector"), [case for _, case in tasks], options))
+        calls.append((options.pop("detector"), list(scans), options))
         raise StopIteration
 
     def start(*, figure=True, **options):
@@ -50,7 +49,7 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
             detect(model, [cases / "gliomas.tsv"], out=tmp_path / "found", run=run, **options)
         return calls[-1]
 
-    monkeypatch.setattr(CaseRun, "_work", stop)
+    monkeypatch.setattr(CaseRun, "run", stop)
     return start
 
 
@@ -176,14 +175,14 @@ def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, 
 def noisy(tmp_path_factory):
     """Healthy scans with four times the noise."""
     folder = tmp_path_factory.mktemp("noisy")
-    simulate(5, 0, folder, directions=8, shape=(24, 28, 20), spacing=6.5, snr=22 / 4, skip=8)
+    simulate(5, 0, folder, PersonOptions(directions=8, shape=(24, 28, 20), spacing=6.5, snr=22 / 4), skip=8)
     return folder / "healthy.tsv"
 
 
 @pytest.fixture(scope="module")
 def two_sided(cases, tmp_path_factory):
     path = tmp_path_factory.mktemp("two-sided") / "model.dmrifit"
-    train(cases / "healthy.tsv", path, calibration="4")
+    train(cases / "healthy.tsv", out=path, grid=GridOptions(), calibration="4")
     return path
 
 
@@ -315,3 +314,39 @@ def test_models_and_tables_of_another_kind_are_named(error_of, cases, model, tmp
     error = error_of("detect", bare, cases / "gliomas.tsv", "--out", out)
     assert "holds a OneMinusMean, which does not know how series are prepared" in error
     assert not out.exists()
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4)), path)
+    (tmp_path / "scan.bval").write_text("0 1000 1000")
+    (tmp_path / "scan.bvec").write_text("0 1 0\n0 0 1\n0 0 0")
+    return path
+
+
+def test_a_series_is_an_image_with_the_files_named(image, tmp_path):
+    mask, tissue = tmp_path / "mask.nii", tmp_path / "tissue.nii"
+    for path in (mask, tissue):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
+    (plain,) = series_of([image])
+    assert plain.image == image
+    assert plain.brain is plain.tissue is None
+    bval = tmp_path / "other.bval"
+    bval.write_text("0 700 700")
+    (series,) = series_of([image], bval=bval, bvec=tmp_path / "scan.bvec", mask=mask, tissue=tissue)
+    assert (series.bval, series.brain, series.tissue) == (bval, mask, tissue)
+    assert series.bvec == tmp_path / "scan.bvec"
+
+
+def test_series_of_a_table_or_a_folder_are_those_in_it(image, tmp_path):
+    assert [scan.image for scan in series_of([tmp_path])] == [image]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="is a folder without images"):
+        series_of([tmp_path / "empty"])
+    table = tmp_path / "cases.tsv"
+    table.write_text("patient\timage\np1\tscan.nii.gz\n")
+    (series,) = series_of([table])
+    assert series.image == image
+    with pytest.raises(ValueError, match="names files in its columns; leave out --mask"):
+        series_of([table], mask=image)

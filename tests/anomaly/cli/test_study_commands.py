@@ -5,9 +5,17 @@ import pandas as pd
 import pytest
 
 from anomaly import simulate_dmri
-from anomaly.cli.study_commands import simulate, train
+from anomaly.cli.study_commands import (
+    GridOptions,
+    PersonOptions,
+    make_detector,
+    parameters_of,
+    simulate,
+    train,
+)
 from anomaly.scans.cases import read_cases
 from dmrifit.model_files.model_file import load_model
+from dmrifit.networks.training import Training
 
 SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
 
@@ -30,9 +38,9 @@ def test_a_simulation_goes_on_where_it_stopped(run, output_of, error_of, tmp_pat
 
 
 def test_options_of_a_simulation_reach_the_persons(tmp_path):
-    options = {"shape": (16, 20, 14), "spacing": 9.0, "registration": "shifted", "snr": 40.0, "cellular": 0.75, "skip": 3}
-    simulate(0, 1, tmp_path / "out", directions=3, seed=5, **options)
-    _, (person,) = simulate_dmri(0, 1, n_directions=3, random_state=5, **options)
+    options = {"shape": (16, 20, 14), "spacing": 9.0, "registration": "shifted", "snr": 40.0, "cellular": 0.75}
+    simulate(0, 1, tmp_path / "out", PersonOptions(directions=3, **options), skip=3, seed=5)
+    _, (person,) = simulate_dmri(0, 1, n_directions=3, random_state=5, skip=3, **options)
     (case,) = read_cases(tmp_path / "out" / "gliomas.tsv")
     assert case.name == "synthetic-glioma-004"
     np.testing.assert_array_equal(case.signal, person.signal)
@@ -51,10 +59,14 @@ def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, output_
     assert "already exists" in run(*words, "--out", tmp_path / "again.dmrifit")[2]
 
 
+def train_on(cases, out, **options):
+    train(cases / "healthy.tsv", out=out, grid=GridOptions(), **options)
+
+
 def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
     calls = []
 
-    def stop(name, parameters, *, published, defaults):
+    def stop(name, parameters, *, published, **defaults):
         calls.append((name, published, {**defaults, **parameters}))
         raise StopIteration
 
@@ -65,7 +77,7 @@ def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
         ({"calibration": "4", "set_": ["n_trees=5", "random_state=9"]}, 4, 0.01, 9),
     ):
         with pytest.raises(StopIteration):
-            train(cases / "healthy.tsv", tmp_path / "model.dmrifit", "implants", seed=3, published=True, **options)
+            train_on(cases, tmp_path / "model.dmrifit", detector="implants", seed=3, published=True, **options)
         name, published, parameters = calls[-1]
         assert (name, published, parameters.pop("threshold").rate) == ("implants", True, rate)
         expected = {"n_trees": 5, "calibration": calibration, "random_state": seed, "verbose": True}
@@ -75,13 +87,13 @@ def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
 def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_path):
     out = tmp_path / "z.dmrifit"
     with pytest.raises(ValueError, match="the detector aligned takes none into account; gaussian"):
-        train(cases / "healthy.tsv", out, covariates=("age",))
-    train(cases / "healthy.tsv", out, "gaussian", covariates=("age",), calibration="4")
+        train_on(cases, out, covariates=("age",))
+    train_on(cases, out, detector="gaussian", covariates=("age",), calibration="4")
     model = load_model(out)
     assert tuple(model.covariates) == ("age",)
     assert model.detector_.calibration == 4
     # By default scans are aligned, in voxels of their size.
-    train(cases / "healthy.tsv", tmp_path / "aligned.dmrifit")
+    train_on(cases, tmp_path / "aligned.dmrifit")
     model = load_model(tmp_path / "aligned.dmrifit")
     assert type(model.detector_).__name__ == "AlignedMahalanobis"
     assert model.detector_.spacing == tuple(model.edges_) != (4.0, 4.0, 4.0)
@@ -174,3 +186,20 @@ def test_powder_averages_cannot_be_aligned_for_a_network(error_of, cases, tmp_pa
     pytest.importorskip("torch")
     words = ("train", cases / "healthy.tsv", "--powder", "--detector", "dae", "--out", tmp_path / "model.dmrifit")
     assert "--set aligned=false" in error_of(*words)
+
+
+def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
+    assert make_detector("pca", {"n_components": 3}).n_components == 3
+    default, published = (make_detector("dae", {"epochs": 7}, published=is_published) for is_published in (False, True))
+    assert default.training == Training(epochs=7)
+    assert (published.training.epochs, published.training.decay) == (7, 0.95)
+    assert published.widths == (64, 128, 256, 512)
+    assert default.widths != published.widths
+
+
+def test_values_are_numbers_words_and_truth_values():
+    parameters = parameters_of(["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[2,3]", "g=a=b", "h=null"])
+    expected = {"a": 1, "b": 2.5, "c": True, "d": 0.001, "e": "x y", "f": (2, 3), "g": "a=b"}
+    assert parameters == expected | {"h": None}
+    assert type(parameters["a"]) is int
+    assert parameters_of([]) == {}

@@ -4,7 +4,7 @@ import builtins
 
 import pytest
 
-from dmrifit.cli.training_files import curve_writer, plot_training, training_checkpoint
+from dmrifit.cli.training_files import curve_writer, plot_training, training_files
 
 HISTORY = [{"epoch": 1, "train_loss": 0.9}, {"epoch": 2, "train_loss": 0.7}]
 
@@ -15,11 +15,11 @@ def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path,
     folder = tmp_path / (checkpoint or ".model.dmrifit.training")
     custom = None if checkpoint is None else folder
     folder.mkdir()
-    with pytest.raises(ValueError, match="stop"), training_checkpoint(model, custom):
+    with pytest.raises(ValueError, match="stop"), training_files(model, custom):
         raise ValueError("stop")
     assert folder.is_dir()
-    with training_checkpoint(model, custom) as path:
-        assert path == str(folder)
+    with training_files(model, custom) as fields:
+        assert fields["checkpoint"] == str(folder)
     assert folder.is_dir() == (checkpoint is not None)
 
 
@@ -36,7 +36,7 @@ def test_the_curve_is_drawn_anew_after_each_epoch_and_appears_whole(tmp_path):
     assert sizes[0] != sizes[1]
 
 
-def test_without_matplotlib_a_training_goes_on_and_says_so_once(tmp_path, monkeypatch):
+def test_without_matplotlib_a_training_goes_on_and_says_so(tmp_path, monkeypatch):
     import_module = builtins.__import__
 
     def without(name):
@@ -46,8 +46,9 @@ def test_without_matplotlib_a_training_goes_on_and_says_so_once(tmp_path, monkey
 
     monkeypatch.setattr("dmrifit._optional.import_module", without)
     with pytest.warns(UserWarning, match="curve of the training is not drawn: matplotlib") as told:
-        assert curve_writer(tmp_path / "model.dmrifit") is None
+        curve_writer(tmp_path / "model.dmrifit")(HISTORY)
     assert len(told) == 1
+    assert not [*tmp_path.iterdir()]
 
 
 def test_losses_and_scores_have_a_panel_each_with_the_last_value_in_its_heading():

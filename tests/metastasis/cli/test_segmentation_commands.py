@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import inspect
 import itertools
 import json
 from types import SimpleNamespace
@@ -77,7 +78,8 @@ def run_calls(models, tmp_path, monkeypatch):
 
     calls = []
 
-    def stop(self, work, tasks, *_):
+    def stop(attempt, tasks, **_):
+        work = inspect.getclosurevars(attempt).nonlocals["work"]
         calls.append((work.keywords["segmenter"], [case for _, (case, _) in tasks]))
         raise StoppedError
 
@@ -88,7 +90,7 @@ def run_calls(models, tmp_path, monkeypatch):
             command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
         return calls[-1]
 
-    monkeypatch.setattr(CaseRun, "_work", stop)
+    monkeypatch.setattr("dmrifit.cli.case_runs.run_tasks", stop)
     return start
 
 
@@ -402,11 +404,11 @@ def test_the_summary_counts_scans_and_lesions(
         for n, n_of_both in zip(counts, of_both, strict=True)
     ]
 
-    def finish(self, work, tasks, *_):
+    def finish(_, tasks, **__):
         for (name, _), content in itertools.zip_longest(tasks, contents):
-            yield name, content, "" if content else "damaged"
+            yield name, content or "damaged"
 
-    monkeypatch.setattr(CaseRun, "_work", finish)
+    monkeypatch.setattr("dmrifit.cli.case_runs.run_tasks", finish)
     monkeypatch.setattr(CaseRun, "write", lambda *_, **__: None)
     segment([models.sensitive, table], out=tmp_path, options=ModelOptions(), run=RunOptions())
     said = capsys.readouterr().out

@@ -39,7 +39,7 @@ def save(path, values, affine=None):
 
 def test_chemical_shifts_need_a_range_and_one_rate_or_three():
     assert ShiftOptions().of_prescription() == {}
-    for rates, percent in (((3.0,), 3.0), ((3.0, 4.0, 5.5), [3.0, 4.0, 5.5])):
+    for rates, percent in (((3.0,), 3.0), ((3.0, 4.0, 5.5), (3.0, 4.0, 5.5))):
         shift = ShiftOptions(ppm=(-1.0, 2.5), percent_per_ppm=rates).of_prescription()
         assert shift == {"ppm_range": (-1.0, 2.5), "percent_per_ppm": percent}
 
