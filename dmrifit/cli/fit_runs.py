@@ -8,7 +8,7 @@ import json
 import shlex
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -349,7 +349,7 @@ def _row(_folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         **{key: record[key] for key in ("model", "voxels", "fitted")},
         "seconds": round(record["seconds"], 1),
         "air": record["air"],
-        **{f"median_{name}": median for name, median in record["medians"].items()},
+        **{f"believed_median_{name}": median for name, median in record["medians"].items()},
         **{f"in_doubt_{name}": share for name, share in record["in_doubt"].items()},
         "notes": " ".join(record["notes"]),
     }
@@ -370,7 +370,9 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             name, png = record["thumbnail"]
             picture = Picture(base64.b64decode(png), f"A slice of {name}", name, width=_THUMBNAIL)
             cells = [picture, Link(page, record["name"])]
-        words = f"{distance:.1f} robust SD: {measure}" if distance > _UNUSUAL else ""
+        words = ""
+        if distance > _UNUSUAL:
+            words = f"{measure}: {distance:.1f} times the usual distance from the median scan"
         share = f"{record['fitted'] / max(record['voxels'], 1):.1%}"
         cells += [words, record["model"], record["voxels"], share, percent(record["air"])]
         for name in units:
@@ -378,20 +380,33 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             cells.append("–" if median is None else significant(median))
             cells.append("–" if doubt is None else percent(doubt))
         notes = Fold(counted(len(record["notes"]), "note"), *record["notes"])
-        lines.append((distance, [*cells, notes if notes else "none"]))
-    lines.sort(key=lambda line: -line[0])
+        options = record["remedies"].items()
+        refit = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
+        order = -distance if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
+        lines.append((order, [*cells, refit, notes if notes else "none"]))
+    lines.sort(key=lambda line: line[0])
     n = len(header)
     table = Table(
-        [cells for _, cells in lines], [*header, "notes"], numbers=range(4, n), words=(2,)
+        [cells for _, cells in lines],
+        [*header, "refit with", "notes"],
+        numbers=range(4, n),
+        words=(2,),
     )
-    return RunPage("Fits", [Note(_COLUMNS), table], [])
+    return RunPage("Fits", [Note(_COLUMNS), *_models_differ(records.values()), table], [])
+
+
+def _models_differ(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    models = sorted({record["model"] for record in records})
+    if len(models) < 2:
+        return []
+    return [f"models differ between scans ({', '.join(models)}): --model names one for all"]
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:
     """Give the figures by which a scan may differ from the others."""
     shares = {"fitted": record["fitted"] / max(record["voxels"], 1), "air": record["air"]}
     doubts = {f"{name} in doubt": share for name, share in record["in_doubt"].items()}
-    return shares | doubts | {f"median {name}": x for name, x in record["medians"].items()}
+    return shares | doubts | {f"median of {name}": x for name, x in record["medians"].items()}
 
 
 def _unusual(figures: Sequence[Mapping[str, float]]) -> list[tuple[float, str]]:
@@ -423,9 +438,7 @@ def _result_lines(
             maps = (out / record["sidecar"]).parent
             if line := refit_line(context, record["remedies"], maps, **inputs):
                 yield f"{record['name']}: to refit: {line}"
-    models = sorted({record["model"] for record in records})
-    if len(models) > 1:
-        yield f"models differ between scans ({', '.join(models)}): --model names one for all"
+    yield from _models_differ(records)
     yield f"table: {out / _TABLE}"
     if can_draw():
         yield f"page: {out / _PAGE}"

@@ -151,6 +151,8 @@ class DoubtTally:
         self.n_fitted = 0
         self.at_low = np.zeros(n_parameters, np.int64)
         self.at_high = np.zeros(n_parameters, np.int64)
+        # Of these, at a bound of the voxel's own, which its b-values and diffusivity make.
+        self.at_cap = np.zeros(n_parameters, np.int64)
         self.reasons = np.zeros((n_parameters, max(DoubtReason) + 1), np.int64)
         self.starts_disagree = 0
         self.below_noise = 0
@@ -166,6 +168,10 @@ class DoubtTally:
         self.n_fitted += int(np.count_nonzero(fitted))
         self.at_low += np.count_nonzero(result.at_low[fitted], axis=0)
         self.at_high += np.count_nonzero(result.at_high[fitted], axis=0)
+        for name in self.monotonic:
+            j = self.model.names.index(name)
+            is_capped = result.at_high[:, j] & (result.upper_bounds(j) < self.bounds[j][1])
+            self.at_cap[j] += np.count_nonzero(is_capped & fitted)
         self.starts_disagree += int(np.count_nonzero(result.starts_disagree[fitted]))
         self.free = ~result.is_known
         if result.inputs is not None and result.inputs.sigma is not None:
@@ -200,7 +206,7 @@ class DoubtTally:
         """Say why the b-values are too high for a parameter; an empty text if they are not."""
         name, n_fitted = self.model.names[j], max(self.n_fitted, 1)
         counts = self.reasons[j] / n_fitted
-        at_cap = self.at_high[j] / n_fitted
+        at_cap = self.at_cap[j] / n_fitted
         remedies = [self.lower_b]
         if name in self.monotonic and at_cap >= _MENTIONED_CAP:
             undetermined = counts[DoubtReason.NO_INFLUENCE] + counts[DoubtReason.NOT_DETERMINED]
@@ -224,13 +230,14 @@ class DoubtTally:
 
     @property
     def main_reasons(self) -> dict[str, str]:
-        """Name of the most frequent reason of each parameter that is in doubt anywhere."""
-        counts = self.reasons[:, 1:]
-        return {
-            name: DoubtReason(int(row.argmax()) + 1).name
-            for name, row in zip(self.model.names, counts, strict=True)
-            if row.any()
-        }
+        """Name of the most frequent reason of each parameter in doubt; AT_CAP at its own bound."""
+        reasons = {}
+        for j, row in enumerate(self.reasons[:, 1:]):
+            if row.any():
+                reason = DoubtReason(int(row.argmax()) + 1)
+                is_cap = reason == DoubtReason.AT_BOUND and 2 * self.at_cap[j] > self.at_high[j]
+                reasons[self.model.names[j]] = "AT_CAP" if is_cap else reason.name
+        return reasons
 
     def readings(
         self, is_tissue: Callable[[NDArray], NDArray[np.bool_]] | None = None
@@ -318,9 +325,7 @@ class DoubtTally:
         # Fewer would be written as 0 %.
         if low != 0 and at_low >= _WRITTEN:
             at_bounds.append(f"at its lower bound {low:g} in {at_low:.0%}")
-        if at_high >= _WRITTEN and name in self.monotonic:
-            at_bounds.append(f"at its upper bound in {at_high:.0%}")
-        elif at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
+        if at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
             at_bounds.append(f"at its upper bound {high:g} in {at_high:.0%}")
         remedy = f"fix it, or measure contrasts that show {name}"
         if undetermined >= self.share[j] / 2 and not parameter.is_amplitude:

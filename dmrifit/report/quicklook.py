@@ -196,6 +196,8 @@ def _panel(
     # axis.
     if "BoundsUnits" not in entry and "Bounds" in entry:
         low, high = entry["Bounds"]
+        # A bound of the voxel's own has none either.
+        high = None if "UpperBoundRule" in entry else high
         bounds = (-np.inf if low is None else low, np.inf if high is None else high)
     return MapPanel(
         name,

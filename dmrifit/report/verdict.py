@@ -16,7 +16,8 @@ from dmrifit.report.page import Lights
 from dmrifit.report.slice_figures import MapPanel
 
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
-_SOME_AIR, _MOST_AIR = 0.01, 0.5  # shares of voxels that are mentioned, and that call for a mask
+_HARDLY_BELIEVED = 0.9  # share in doubt above which the other voxels are no sample of the region
+_SOME_AIR, _MOST_AIR = 0.01, 0.1  # shares of voxels that are mentioned, and that call for a mask
 _SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●"}
 _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
 
@@ -59,6 +60,7 @@ def parameter_lights(
     """Tabulate each parameter: median, share in doubt, why, and what to do."""
     doubt = sidecar.get("Doubt", {})
     b_max = f"{doubt['BMax']:g}" if "BMax" in doubt else "S/MM2"
+    cap_remedy = f"--b-max {b_max}" if "BMax" in doubt else "--sigma estimate"
     lights = []
     for panel in panels:
         medians = panel.summary(region)[1:2]
@@ -81,9 +83,16 @@ def parameter_lights(
             if share > _SOME_DOUBTED:
                 kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
                 why, remedy = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]]
+            reading = str(sidecar["Parameters"][panel.name].get("Interval", ""))
+            if reading.startswith("none found"):
+                text = reading
+            elif share > _HARDLY_BELIEVED:
+                text = "–"
         light = {"name": panel.name, "layer": panel.layer, "value": text, "why": why}
         light |= {"kind": kind, "sign": _SIGNS[kind], "words": words}
-        lights.append(light | {"remedy": remedy.format(name=panel.name, b_max=b_max)})
+        lights.append(
+            light | {"remedy": remedy.format(name=panel.name, b_max=b_max, cap_remedy=cap_remedy)}
+        )
     headings = ("median, believed voxels", "in doubt") if doubt else ("median", "")
     return Lights(*headings, *lights)
 
