@@ -87,9 +87,22 @@ def error_of(run):
 
     def call(*words):
         code, _, error = run(*words)
-        assert code == 2
-        assert error.count("\n") == 1
+        assert code == 2, error
+        # Files that are taken without being named are told before.
+        assert sum(": using " not in line for line in error.splitlines()) == 1, error
         return error
+
+    return call
+
+
+@pytest.fixture
+def output_of(run):
+    """Give a function that runs the program of a room without an error, and returns what it prints."""
+
+    def call(*words):
+        code, output, error = run(*words)
+        assert code == 0, error
+        return output
 
     return call
 

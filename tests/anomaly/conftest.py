@@ -113,18 +113,6 @@ def run(run_main):
     return partial(run_main, main, "dmrifit-anomaly")
 
 
-@pytest.fixture
-def output_of(run):
-    """Give the function that runs the program with words, without an error, and gives what it says."""
-
-    def call(*words):
-        code, output, error = run(*words)
-        assert code == 0, error
-        return output
-
-    return call
-
-
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory):
     """Synthetic series, written by the command."""

@@ -17,30 +17,6 @@ def run(run_main):
 
 
 @pytest.fixture
-def done(run):
-    """Run a command that succeeds; return what it prints."""
-
-    def call(*words):
-        code, text, error = run(*words)
-        assert code == 0, error
-        return text
-
-    return call
-
-
-@pytest.fixture
-def refused(run):
-    """Run a command that is refused; return its error."""
-
-    def call(*words):
-        code, text, error = run(*words)
-        assert code == 2, (text, error)
-        return error
-
-    return call
-
-
-@pytest.fixture
 def ball(tmp_path):
     grid = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), -1) * 2.0
     path = tmp_path / "ball.nii.gz"
@@ -58,7 +34,7 @@ def sphere_scene():
 
 
 @pytest.fixture
-def cases(done, tmp_path):
+def cases(output_of, tmp_path):
     folder = tmp_path / "cases"
-    done("simulate", 4, "--out", folder, "--spacing", 4, "--exclude")
+    output_of("simulate", 4, "--out", folder, "--spacing", 4, "--exclude")
     return folder

@@ -8,16 +8,13 @@ from anomaly.cli.options import make_detector, parameters_of, series_of
 from dmrifit.networks.training import Training
 
 
-def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
+def test_parameters_are_numbers_words_and_truth_values_in_place_of_defaults_and_of_published_sizes():
     assert make_detector("pca", {"n_components": 3}).n_components == 3
     default, published = (make_detector("dae", {"epochs": 7}, published=is_published) for is_published in (False, True))
     assert default.training == Training(epochs=7)
     assert (published.training.epochs, published.training.decay) == (7, 0.95)
     assert published.widths == (64, 128, 256, 512)
     assert default.widths != published.widths
-
-
-def test_values_are_numbers_words_and_truth_values():
     parameters = parameters_of(["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[2,3]", "g=a=b", "h=null"])
     expected = {"a": 1, "b": 2.5, "c": True, "d": 0.001, "e": "x y", "f": (2, 3), "g": "a=b"}
     assert parameters == expected | {"h": None}

@@ -17,7 +17,9 @@ TINY = ("--widths", "2,2", "--epochs", 1, "--segments-per-epoch", 4, "--batch-si
 
 
 @pytest.mark.deep
-def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_cases, tmp_path, monkeypatch):
+def test_models_are_trained_and_segment_and_are_compared(
+    run, error_of, output_of, table, synthetic_cases, tmp_path, monkeypatch
+):
     pytest.importorskip("torch")
 
     def too_many(*_, **__):
@@ -37,9 +39,7 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
     words = ("train", table, "--out", models[1], "--alpha", 0.5, *TINY, "--warm-start", models[0])
     words = (*words, "--validation", validation, "--false-positives")
     monkeypatch.setattr("metastasis.segmentation.operating_points.operating_point", too_many)
-    code, _, error = run(*words, 0)
-    assert code == 2
-    assert "keeps the threshold 0.5" in error
+    assert "keeps the threshold 0.5" in error_of(*words, 0)
     before = load_model(models[1])
     monkeypatch.undo()
     assert "--overwrite" in run(*words, 1000)[2]
@@ -54,14 +54,12 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
     assert not list(tmp_path.glob(".*training"))
 
     segmented, joined, compared = (tmp_path / name for name in ("segmented", "joined", "compared"))
-    code, out, error = run("segment", models[1], table, "--out", segmented, "--no-figure")
-    assert code == 0, error
+    output_of("segment", models[1], table, "--out", segmented, "--no-figure")
     written = segmented / synthetic_cases[0].name / "label.nii.gz"
     before = written.stat().st_mtime_ns
     assert run("segment", models[1], table, "--out", segmented, "--no-figure")[0] == 0
     assert written.stat().st_mtime_ns == before
-    code, _, error = run("segment", models[1], table, "--out", segmented, "--threshold", 0.4)
-    assert code == 2
+    error = error_of("segment", models[1], table, "--out", segmented, "--threshold", 0.4)
     assert "other options (figure, threshold)" in error
     model, case = load_model(models[1]), synthetic_cases[0]
     expected = model.predict_proba([case.image], priors=[case.prior], masks=[case.brain])[0]
@@ -78,20 +76,17 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
     pytest.importorskip("matplotlib")
     names = [f"one={segmented / 'segmentations.tsv'}", f"both={joined / 'segmentations.tsv'}"]
     words = ("--segmentations", names[0], "--segmentations", names[1], "--out", compared, "--figures", 1)
-    code, out, error = run("evaluate", table, *words)
-    assert code == 0, error
+    out = output_of("evaluate", table, *words)
     assert "all positive" in out
     assert "no performance" in out
     assert (compared / "report.html").is_file()
     assert set(pd.read_csv(compared / "summary.csv")["method"]) > {"one", "both", "empty"}
-    code, _, error = run("evaluate", table, *words)
-    assert code == 2
-    assert "--overwrite" in error
+    assert "--overwrite" in error_of("evaluate", table, *words)
 
 
 @pytest.mark.deep
 @pytest.mark.slow
-def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
+def test_real_scans_go_through_all_commands(run, output_of, data_dir, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("matplotlib")
     folder = data_dir / "brats2013_deepmedic"
@@ -104,8 +99,7 @@ def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
         lines = ["\t".join(line) for line in (["patient", "image", "label", "classes", "brain"], *some)]
         (tmp_path / file).write_text("\n".join(lines) + "\n")
     model, out, compared = tmp_path / "model.dmrifit", tmp_path / "out", tmp_path / "compared"
-    code, said, error = run("train", tmp_path / "learned.tsv", "--out", model, *TINY, "--spacing", 4)
-    assert code == 0, error
+    said = output_of("train", tmp_path / "learned.tsv", "--out", model, *TINY, "--spacing", 4)
     assert "synthetic" not in said
     assert run("segment", model, tmp_path / "new.tsv", "--out", out)[0] == 0
     scan = nib.load(rows[2][1])
@@ -114,8 +108,7 @@ def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
         assert image.shape == scan.shape
         np.testing.assert_allclose(image.affine, scan.affine)
     words = ("--segmentations", f"tiny={out / 'segmentations.tsv'}", "--out", compared)
-    code, said, error = run("evaluate", tmp_path / "new.tsv", *words)
-    assert code == 0, error
+    said = output_of("evaluate", tmp_path / "new.tsv", *words)
     assert "1 patient: numbers about these scans, no performance" in said
     page = (compared / "report.html").read_text(encoding="utf-8")
     assert "they are no performance" in page
@@ -151,11 +144,9 @@ def test_a_scan_is_prepared_with_its_brain_and_thick_slices_are_told(run, files)
     assert np.median(image.get_fdata()[brain]) == pytest.approx(1, abs=0.01)
 
 
-def test_a_brain_on_another_grid_is_refused_before_anything_is_written(run, files):
+def test_a_brain_on_another_grid_is_refused_before_anything_is_written(error_of, files):
     words = ("prepare", files / "scan.nii.gz", "--brain", files / "short.nii.gz")
-    code, _, error = run(*words, "--out", files / "prepared")
-    assert code == 2
-    assert "39 × 40 × 20" in error
+    assert "39 × 40 × 20" in error_of(*words, "--out", files / "prepared")
     assert not (files / "prepared").exists()
 
 
