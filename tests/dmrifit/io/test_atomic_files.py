@@ -56,7 +56,7 @@ def test_files_appear_together_when_the_block_ends(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_after_an_error_everything_is_as_before(tmp_path, error):
+def test_after_an_error_files_are_as_before_and_folders_that_were_made_for_nothing_removed(tmp_path, error):
     (tmp_path / "a").write_text("old")
 
     def interrupted():
@@ -68,10 +68,6 @@ def test_after_an_error_everything_is_as_before(tmp_path, error):
         interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_folders_that_were_made_for_nothing_are_removed(tmp_path, error):
     with pytest.raises(error), FileSet(tmp_path / "new" / "out", ["a"]):
         raise error
     assert list(tmp_path.iterdir()) == []
@@ -197,7 +193,7 @@ with FileSet(sys.argv[1], ["a", "b"], overwrite=True) as files:
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
+def test_what_a_killed_process_left_is_removed_by_the_next_one_and_unlocked_folders_left_alone(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, "die"], check=False)
     assert done.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
@@ -206,6 +202,11 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
         assert not left.exists()
         files.path("c").write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    (tmp_path / ".dmrifit-mine").mkdir()
+    (tmp_path / ".dmrifit-mine" / "notes").write_text("x")
+    with FileSet(tmp_path, ["a"]) as files:
+        files.path("a").write_text("1")
+    assert (tmp_path / ".dmrifit-mine" / "notes").exists()
 
 
 def test_runs_at_the_same_time_leave_each_other_alone(tmp_path):
@@ -220,14 +221,6 @@ def test_runs_at_the_same_time_leave_each_other_alone(tmp_path):
         other.communicate("")
     assert not theirs.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
-
-
-def test_a_folder_that_nobody_locked_is_left_alone(tmp_path):
-    (tmp_path / ".dmrifit-mine").mkdir()
-    (tmp_path / ".dmrifit-mine" / "notes").write_text("x")
-    with FileSet(tmp_path, ["a"]) as files:
-        files.path("a").write_text("1")
-    assert (tmp_path / ".dmrifit-mine" / "notes").exists()
 
 
 RENAMED = """

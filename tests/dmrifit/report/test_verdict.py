@@ -28,25 +28,21 @@ SIDECAR = {
 }
 
 
-@pytest.fixture
-def lights():
-    """Class and words of each light, by parameter."""
-    region = np.ones((2, 2, 1), bool)
-    medians = {"S0": 1172.4, "D": 0.000123456, "K": -0.5, "T": 80.0}
-    panels = [MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0)) for name, value in medians.items()]
-    markup = render(parameter_lights(panels, region, SIDECAR))
-    items = re.findall(r'<li class="(\w+)">(.*?)</li>', markup, re.DOTALL)
-    words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
-    return dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
-
-
 def test_the_verdict_counts_voxels_and_names_what_is_mostly_in_doubt():
     assert map_verdict(SIDECAR) == (
         "8 of 10 voxels fitted (80 %), 2 with a negative value; in doubt in most of them: K (90 %)"
     )
 
 
-def test_each_light_says_in_a_sign_and_in_words_what_its_color_says(lights):
+def test_each_light_says_in_a_sign_and_in_words_what_its_color_says():
+    # Class and words of each light, by parameter.
+    region = np.ones((2, 2, 1), bool)
+    medians = {"S0": 1172.4, "D": 0.000123456, "K": -0.5, "T": 80.0}
+    panels = [MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0)) for name, value in medians.items()]
+    markup = render(parameter_lights(panels, region, SIDECAR))
+    items = re.findall(r'<li class="(\w+)">(.*?)</li>', markup, re.DOTALL)
+    words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
+    lights = dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
     assert lights["S0"] == ("determined", "● S0 1170 u determined")
     assert lights["D"] == ("doubted", "▲ D 0.000123 u in doubt in 30 %")
     assert lights["K"] == ("undetermined", "✕ K −0.500 u in doubt in 90 %")
