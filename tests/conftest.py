@@ -4,6 +4,8 @@ import ipaddress
 import os
 import socket
 import sys
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,14 @@ def run_main(monkeypatch, capfd):
         return stopped.value.code or 0, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def run(run_main, request):
+    """Give a function that runs the program of a test's package; it returns exit code, standard output and error."""
+    package = request.path.relative_to(Path(__file__).parent).parts[0]
+    main = import_module(f"{package}.cli.program").main
+    return partial(run_main, main, "dmrifit" if package == "dmrifit" else f"dmrifit-{package}")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What tests of figures and pages share: small synthetic scans, and maps that know the lesions more or less."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,14 +102,6 @@ def row_of():
         return table.iloc[0]
 
     return find
-
-
-@pytest.fixture
-def run(run_main):
-    """Run the program with words, and give its code and what it says."""
-    from anomaly.cli.program import main
-
-    return partial(run_main, main, "dmrifit-anomaly")
 
 
 @pytest.fixture(scope="session")

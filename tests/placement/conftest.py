@@ -1,19 +1,10 @@
 """What the tests of the commands share."""
 
-from functools import partial
-
 import nibabel as nib
 import numpy as np
 import pytest
 
-from placement.cli import program
 from placement.search.scene import Scene
-
-
-@pytest.fixture
-def run(run_main):
-    """Run the command line in this process; return exit code, standard output and error."""
-    return partial(run_main, program.main, "dmrifit-placement")
 
 
 @pytest.fixture

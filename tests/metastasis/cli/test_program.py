@@ -6,12 +6,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from front_door import Chapter
 
 from dmrifit import load_model
 from metastasis import write_cases
-from metastasis.cli import program as cli
-from metastasis.scans.cases import CASES
 
 TINY = ("--widths", "2,2", "--epochs", 1, "--segments-per-epoch", 4, "--batch-size", 2, "--device", "cpu")
 
@@ -148,11 +145,3 @@ def test_a_brain_on_another_grid_is_refused_before_anything_is_written(error_of,
     words = ("prepare", files / "scan.nii.gz", "--brain", files / "short.nii.gz")
     assert "39 × 40 × 20" in error_of(*words, "--out", files / "prepared")
     assert not (files / "prepared").exists()
-
-
-class TestMetastasis(Chapter):
-    package, program, app = "metastasis", "dmrifit-metastasis", cli.app
-
-    def test_columns_that_the_page_names_are_read(self, page):
-        named = self.named_columns(page)
-        assert set(CASES.required) < named <= set(CASES.columns)

@@ -5,6 +5,7 @@ import gzip
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,22 +16,7 @@ from dmrifit.io.nifti import use_form
 from placement import Voxel, read_voxel
 from placement.exchange.voxel_files import read_voxel_file, siemens_directions
 
-SPAR = """! Philips
-scan_date : 2026.01.02 10:00:00
-patient_position : "head_first"
-patient_orientation : "supine"
-volumes : 1
-ap_size : 40
-lr_size : 25
-cc_size : 30
-ap_off_center : 35.6
-lr_off_center : -1.5
-cc_off_center : 30.2
-ap_angulation : -2.5
-lr_angulation : 35.1
-cc_angulation : -2.1
-phase_encoding_enable : "no"
-"""
+SPAR = (Path(__file__).parent / "data" / "box.spar").read_text(encoding="utf-8")
 
 
 def farthest_corner(voxel, corners):
