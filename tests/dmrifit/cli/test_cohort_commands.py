@@ -272,12 +272,13 @@ def regions_of(folder, b):
     return table
 
 
-def test_inputs_that_leave_nothing_to_predict_are_refused_before_training(error_of, output_of, tmp_path):
+def test_inputs_that_leave_nothing_to_predict_are_refused_before_training(run, output_of, tmp_path):
     table = regions_of(tmp_path, (0, 50, 400, 800, 1000))
     options = ("--model", "adc", "--algorithms", "LR")
     for command, out in (("benchmark", "study"), ("train", "model.dmrifit")):
         arguments = options[:2] if command == "train" else options
-        err = error_of(command, table, "--out", tmp_path / out, *arguments)
+        code, _, err = run(command, table, "--out", tmp_path / out, *arguments)
+        assert code == 2
         assert "nothing is left to predict; leave out the highest b-value: --source-b 0,50,400,800" in err
         assert not (tmp_path / out).exists()
     named = ("--source-b", "0,50,400,800", "--out", tmp_path / "study")

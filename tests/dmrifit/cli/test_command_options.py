@@ -104,8 +104,10 @@ def test_values_have_the_types_of_the_parameters(run):
         (("--no-quick",), "--no-quick"),
     ],
 )
-def test_values_that_do_not_fit_a_parameter_are_refused(error_of, words, named):
-    assert named in error_of("scan", "a.nii", "--out", "b", *words)
+def test_values_that_do_not_fit_a_parameter_are_refused(run, words, named):
+    code, _, error = run("scan", "a.nii", "--out", "b", *words)
+    assert code == 2
+    assert named in error
     assert not CALLS
 
 

@@ -106,7 +106,7 @@ def test_voxels_of_plain_data_and_with_missing_values_keep_every_bit(signals):
         np.testing.assert_array_equal(getattr(part.screening, name), getattr(whole.screening, name)[701:733])
 
 
-def test_negative_values_are_fitted_as_by_scipy_without_bias_and_logarithms_leave_them_out(signals):
+def test_negative_values_are_fitted_as_by_scipy():
     rng = np.random.default_rng(3)
     clean = MODELS["adc"].signal([[100.0, 2.5]] * 40, PROTOCOL)
     signals = clean + rng.normal(0, 12, clean.shape)
@@ -121,12 +121,18 @@ def test_negative_values_are_fitted_as_by_scipy_without_bias_and_logarithms_leav
     np.testing.assert_array_equal(result.screening.n_negative, (signals < 0).sum(axis=1))
     assert (result.n_left_out == 0).all()
     assert f"{(signals < 0).sum()} negative values fitted" in result._repr_html_()
+
+
+def test_negative_values_do_not_bias_as_a_noise_floor_does():
     rng = np.random.default_rng(4)
     clean = MODELS["adc"].signal([[100.0, 2.5]] * 2000, PROTOCOL)
     signals = clean + rng.normal(0, 15, clean.shape)
     fitted = np.median(fit_voxels(signals, PROTOCOL, "adc")["ADC"])
     floored = np.median(fit_voxels(np.abs(signals), PROTOCOL, "adc")["ADC"])
     assert abs(fitted - 2.5) < 0.08 < abs(floored - 2.5)
+
+
+def test_logarithms_leave_out_negative_values_without_a_limit(signals):
     low = signals.copy()
     low[0, [1, 4, 9]] = -2.0
     low[1, 8:] = 0.0  # after a low signal, not after a clear one
