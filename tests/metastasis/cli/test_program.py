@@ -36,7 +36,9 @@ def test_models_are_trained_and_segment_and_are_compared(
     words = ("train", table, "--out", models[1], "--alpha", 0.5, *TINY, "--warm-start", models[0])
     words = (*words, "--validation", validation, "--false-positives")
     monkeypatch.setattr("metastasis.segmentation.operating_points.operating_point", too_many)
-    assert "keeps the threshold 0.5" in error_of(*words, 0)
+    code, _, error = run(*words, 0)
+    assert code == 2
+    assert "keeps the threshold 0.5" in error
     before = load_model(models[1])
     monkeypatch.undo()
     assert "--overwrite" in run(*words, 1000)[2]
