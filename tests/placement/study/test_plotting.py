@@ -69,11 +69,14 @@ def test_every_method_is_a_column_of_points_around_their_mean(small_tables):
         assert [label.get_text() for label in ax.get_xticklabels()] == ["experts", "network"]
 
 
-def test_dice_volume_and_differences_are_drawn_over_the_volume_of_the_tumor_and_the_mean(small_tables):
+def test_dice_and_volume_are_drawn_over_the_volume_of_the_tumor(small_tables):
     dice, volume = plot_evaluation(small_tables).axes[2:4]
     assert [ax.get_title("left") for ax in (dice, volume)] == ["mean Dice", "volume, mL"]
     np.testing.assert_array_equal(points(dice), [[[30, 0.61], [50, 0.41]], [[30, 0.51], [50, 0.31]]])
     np.testing.assert_array_equal(points(volume), [[[30, 8], [50, 10]], [[30, 9], [50, 16]]])
+
+
+def test_differences_are_drawn_over_the_mean_of_method_and_experts(small_tables):
     agreement = plot_evaluation(small_tables).axes[4]
     # A box of 9 mL that is 1 mL larger than the experts' of 8 mL, and one of 16 and 10 mL.
     np.testing.assert_allclose(points(agreement), [[[8.5, 1], [13, 6]]])
@@ -81,6 +84,7 @@ def test_dice_volume_and_differences_are_drawn_over_the_volume_of_the_tumor_and_
     assert agreement.get_title("left") == "network: 3.5 mL (-3.4 … 10.4)"
     # Limits that are not known are not drawn, and a bias that rounds to zero has no sign.
     small_tables["bland_altman"].loc[1, ["bias", "lower", "upper"]] = [-0.04, np.nan, np.nan]
+    agreement = plot_evaluation(small_tables).axes[4]
     assert [height[0] for height in bars(agreement)] == [-0.04]
     assert agreement.get_title("left").startswith("network: 0.0 mL")
 
