@@ -4,6 +4,8 @@ import ipaddress
 import os
 import socket
 import sys
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -82,14 +84,35 @@ def run_main(monkeypatch, capfd):
 
 
 @pytest.fixture
+def run(run_main, request):
+    """Give a function that runs the program of a test's package; it returns exit code, standard output and error."""
+    package = request.path.relative_to(Path(__file__).parent).parts[0]
+    main = import_module(f"{package}.cli.program").main
+    return partial(run_main, main, "dmrifit" if package == "dmrifit" else f"dmrifit-{package}")
+
+
+@pytest.fixture
 def error_of(run):
     """Give a function that runs the program of a room, and returns the one line of error that it ends with."""
 
     def call(*words):
         code, _, error = run(*words)
-        assert code == 2
-        assert error.count("\n") == 1
+        assert code == 2, error
+        # Files that are taken without being named are told before.
+        assert sum(": using " not in line for line in error.splitlines()) == 1, error
         return error
+
+    return call
+
+
+@pytest.fixture
+def output_of(run):
+    """Give a function that runs the program of a room without an error, and returns what it prints."""
+
+    def call(*words):
+        code, output, error = run(*words)
+        assert code == 0, error
+        return output
 
     return call
 

@@ -1,6 +1,5 @@
 """What tests of figures and pages share: small synthetic scans, and maps that know the lesions more or less."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,26 +102,6 @@ def row_of():
         return table.iloc[0]
 
     return find
-
-
-@pytest.fixture
-def run(run_main):
-    """Run the program with words, and give its code and what it says."""
-    from anomaly.cli.program import main
-
-    return partial(run_main, main, "dmrifit-anomaly")
-
-
-@pytest.fixture
-def output_of(run):
-    """Give the function that runs the program with words, without an error, and gives what it says."""
-
-    def call(*words):
-        code, output, error = run(*words)
-        assert code == 0, error
-        return output
-
-    return call
 
 
 @pytest.fixture(scope="session")

@@ -84,27 +84,20 @@ def test_a_sensitivity_that_is_not_reached_is_none():
     assert bench.rounded([np.nan, 0.12345]) == [None, 0.123]
 
 
-@pytest.fixture(scope="module")
-def result():
-    """Score a synthetic set of eight cubes, of which a quarter is missed."""
+def test_counts_and_recall_by_volume_are_those_that_were_made():
+    # Score a synthetic set of eight cubes, of which a quarter is missed.
     mask = np.zeros((48, 40, 40), bool)
     for corner in np.ndindex(2, 2, 2):
         x, y, z = 8 + 16 * np.array(corner)
         mask[x : x + 3, y : y + 3, z : z + 3] = True
     affine = np.diag([0.6, 0.6, 3.0, 1.0])
-    return real.scores({"synthetic cubes": (mask, affine)})
-
-
-def test_counts_are_those_that_were_made(result):
+    result = real.scores({"synthetic cubes": (mask, affine)})
     exact, wider = result["people"]
     for row in (exact, wider):
         assert (row["n_lesions"], row["n_kept"]) == (8, 6)
         assert row["n_found"] == row["n_by_distance"] == 6
         assert row["n_false"] == real.BLOBS
     assert exact["f1_mets"] == pytest.approx(2 * 6 / (8 + 6 + real.BLOBS), abs=1e-4)
-
-
-def test_recall_is_given_by_volume(result):
     rows = [row for row in result["recall_by_volume"] if row["n"]]
     assert [(row["from_mm3"], row["n"], row["n_found"]) for row in rows] == [(0.0, 8, 6)]
 
@@ -116,7 +109,7 @@ def implants_of(numbers, kind, diameter, n):
     return Implants(np.zeros(numbers.shape, np.float32), (numbers > 0).astype(np.uint8), numbers, nodules)
 
 
-def test_implants_without_voxels_are_missed():
+def test_implants_without_voxels_are_missed_and_large_rings_counted_where_half_is_marked():
     numbers = np.zeros((12, 12, 12), np.int16)
     for number in (1, 2, 3):
         numbers[1:4, 1:4, 4 * number - 4 : 4 * number - 1] = number
@@ -126,9 +119,6 @@ def test_implants_without_voxels_are_missed():
     assert (row["sensitivity"], row["n"]["solid"], row["findings"]) == (0.75, 4, 0)
     assert people.matched(0.66, [0 * scores, scores], [implants])["threshold"] == 0.8
     assert people.matched(1.0, [0 * scores, scores], [implants])["sensitivity"] == 0.75
-
-
-def test_large_rings_of_which_half_is_marked_are_counted():
     numbers = np.zeros((12, 12, 12), np.int16)
     numbers[1:5, 1:5, 1:5], numbers[7:11, 7:11, 7:11] = 1, 2
     scores = np.where(numbers == 1, 0.8, 0)

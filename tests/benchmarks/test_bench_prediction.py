@@ -31,14 +31,11 @@ def synthetic(n_people=3, n_regions=4, seed=5):
     return people.Curves(signals, TARGET, patients, [f"R{i % n_regions}" for i in range(n)]).divided(0.0)
 
 
-def test_interpolation_goes_through_the_inputs_and_follows_one_exponential():
+def test_interpolation_goes_through_the_inputs_and_fits_return_the_curve_they_were_given():
     signals = np.exp(-SOURCE.b / 1000 * np.array([[0.8], [1.7]]))
     control = controls.Interpolation(source=SOURCE, target=TARGET, model="t2-ivim-relative")
     predicted = control.fit(signals, signals).predict(signals)
     np.testing.assert_allclose(predicted, np.exp(-TARGET.b / 1000 * np.array([[0.8], [1.7]])), rtol=1e-12)
-
-
-def test_the_fit_of_the_inputs_returns_the_curve_it_was_given():
     truth = np.array([[1.0, 0.2, 15.0, 1.3]])
     signals = MODELS["ivim"].signal(truth, Protocol(SOURCE.b))
     control = controls.InputFit(source=SOURCE, target=TARGET, model="t2-ivim-relative")
@@ -56,7 +53,7 @@ def test_metrics_of_other_b_values_are_those_of_a_clinical_scan():
     np.testing.assert_allclose(ours.s0, theirs.s0, rtol=1e-5)
 
 
-def test_every_echo_time_is_divided_by_its_own_value():
+def test_every_echo_time_is_divided_by_its_own_value_and_skills_are_those_of_a_comparison():
     curves = synthetic().divided(30.0)
     np.testing.assert_array_equal(curves.signals[:, TARGET.b == 30], 1)
     source, target = people.parts(curves, (10.0, 60.0, 200.0, 800.0), 30.0)["other TE"]
@@ -64,9 +61,6 @@ def test_every_echo_time_is_divided_by_its_own_value():
     unseen = np.setdiff1d(target, source)
     assert (curves.protocol.te[unseen] == 90).all()
     assert 30 not in curves.protocol.b[unseen]
-
-
-def test_skills_of_the_denominators_are_those_of_a_comparison():
     curves = synthetic()
     source, target = people.parts(curves, (10.0, 60.0, 200.0, 800.0), 0.0)["other b"]
     contestants = people.estimators(("LR",), TARGET.take(source), TARGET.take(target), "ivim")
@@ -112,14 +106,11 @@ def test_a_table_of_ones_own_is_compared_by_one_command(tmp_path, run_script):
     assert "goals" not in result
 
 
-def test_halves_share_only_what_was_measured_once():
+def test_halves_share_only_what_was_measured_once_and_a_spread_of_one_standard_error_has_the_ratio_one():
     protocol = Protocol([0, 500, 500, 500, 0, 500], [50, 50, 50, 50, 80, 80])
     first, second = fits.halves(protocol)
     assert first.tolist() == [0, 1, 3, 4, 5]
     assert second.tolist() == [0, 2, 4, 5]
-
-
-def test_a_spread_as_large_as_the_standard_error_has_the_ratio_one():
     rng = np.random.default_rng(4)
     errors = rng.uniform(0.5, 2, (20000, 1))
     values = [10 + errors * rng.normal(size=errors.shape) for _ in range(2)]

@@ -76,7 +76,7 @@ def test_ours_is_mean_and_standard_deviation_over_runs():
     assert row_of(claim_of(), runs_of([0.1, 0.2, 0.3]))["ours"] == "a: here 0.200 ± 0.100"
 
 
-def test_a_check_that_some_seeds_lack_stays_open():
+def test_a_check_that_some_seeds_lack_stays_open_and_conditions_that_disagree_are_named():
     def checks(evidence):
         both = [Check(name, 0.0, "<", 1.0, margin="tenth") for name in "ab"]
         return both if "a" in evidence else both[:1]
@@ -84,9 +84,6 @@ def test_a_check_that_some_seeds_lack_stays_open():
     row = row_of(claim_of(Reading("plain", checks)), runs_of([None, *SMALL[1:]]))
     assert row["verdict"] == OPEN
     assert row["reason"].startswith("cannot be told in 1 of 2 checks: b 0.000")
-
-
-def test_conditions_that_disagree_are_named():
     runs = runs_of(SMALL, "easy") + runs_of(LARGE, "hard")
     row = row_of(claim_of(), runs)
     assert row["verdict"] == "depends on the condition"
@@ -127,16 +124,13 @@ def test_the_interval_is_that_of_scipy():
     np.testing.assert_allclose(t_interval(values, 0.9), expected)
 
 
-def test_without_a_difference_false_verdicts_are_as_rare_as_the_level_says():
+def test_without_a_difference_false_verdicts_are_rare_and_equivalence_is_two_one_sided_tests():
     null = simulated(0.0)
     false = rate(null, HOLDS) + rate(null, FAILS)
     low, high = stats.binomtest(round(false * len(null)), len(null)).proportion_ci(0.99)
     assert low < 0.05 < high
     # A margin makes them rarer.
     assert rate(null, HOLDS, 0.5) + rate(null, FAILS, 0.5) < 0.01
-
-
-def test_equivalence_is_that_of_two_one_sided_tests():
     for row in simulated(0.3, 200):
         p = max(
             stats.ttest_1samp(row, -1.0, alternative="greater").pvalue,
@@ -175,24 +169,18 @@ def test_few_seeds_and_missing_numbers_decide_nothing(differences):
     assert decide(differences, 0.1, "<") == OPEN
 
 
-def test_what_one_of_many_checks_shows_by_chance_is_corrected():
+def test_checks_are_corrected_for_chance_combined_by_their_rule_and_compared_by_ratios():
     null = simulated(0.0, 2000).reshape(100, 20, 10)
     boards = [[decide(row, 0.0, "=", n_checks=20) for row in checks] for checks in null]
     failing = np.mean([FAILS in board for board in boards])
     assert failing < 0.12
     uncorrected = [[decide(row, 0.0, "=") for row in checks] for checks in null]
     assert np.mean([FAILS in board for board in uncorrected]) > 0.4
-
-
-def test_all_checks_must_hold_and_one_is_enough_against():
     assert combine_checks([HOLDS, HOLDS]) == HOLDS
     assert combine_checks([HOLDS, EQUAL]) == EQUAL
     assert combine_checks([HOLDS, OPEN, EQUAL]) == OPEN
     assert combine_checks([HOLDS, OPEN, FAILS]) == FAILS
     assert combine_checks([]) == OPEN
-
-
-def test_relative_margins_compare_ratios():
     margin = Margin("tenth", 0.1, "relative", "ours", "for tests")
     np.testing.assert_allclose(margin.differences([1.1, 2.2], [1.0, 2.0]), margin.bound)
     assert np.isnan(margin.differences([-1.0], [1.0])).all()

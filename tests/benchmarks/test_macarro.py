@@ -177,12 +177,8 @@ def holding():
     return studies()
 
 
-@pytest.fixture(scope="module")
-def holding_board(holding):
-    return decide_claims(repeated(holding))
-
-
-def test_in_a_study_made_for_it_all_eleven_claims_hold(holding_board):
+def test_in_a_study_made_for_it_all_eleven_claims_hold(holding):
+    holding_board = decide_claims(repeated(holding))
     assert tuple(holding_board.columns) == BOARD_COLUMNS
     found = holding_board.set_index("claim")["verdict"].to_dict()
     assert found == dict.fromkeys(range(1, 12), HOLDS) | {5: NOT_SIMULATED}

@@ -11,7 +11,7 @@ from benchmarks import _runs as runs
 from benchmarks.costs.bench_scale import slopes
 
 
-def test_the_origin_names_command_code_and_packages():
+def test_the_origin_names_command_code_and_packages_as_they_were_given(tmp_path, monkeypatch):
     script = measure.ROOT / "benchmarks" / "costs" / "bench_x.py"
     origin = measure.provenance(script, words=["--seeds", "1"], packages=["numpy"], quick=True)
     keys = ("commit", "changed", "command", "quick", "date", "machine", "versions")
@@ -19,6 +19,12 @@ def test_the_origin_names_command_code_and_packages():
     assert origin["command"] == "python -m benchmarks.costs.bench_x --seeds 1 --quick"
     assert origin["versions"]["numpy"] == np.__version__
     assert "quick" not in measure.provenance(script)
+    out = tmp_path / "sizes.json"
+    monkeypatch.setattr(sys, "argv", ["sizes", "--quick", "--out", str(out)])
+    runs.main(lambda chosen: {"is_small": chosen.quick}, out, markdown=lambda _: "")
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["is_small"]
+    assert sorted(result["command"].split()[3:]) == sorted(["--quick", "--out", str(out)])
 
 
 def test_tiny_sizes_need_a_file_of_their_own(tmp_path):
@@ -51,15 +57,6 @@ def test_parts_are_made_once_and_one_of_another_size_ends_the_run(tmp_path):
     with pytest.raises(SystemExit, match=r"hard-world-1.json is of a board of another size: remove it"):
         runs.finished([runs.Part("hard world-1", {"size": 4}, make, (1,))], tmp_path / "parts")
     assert made == [1, 2]
-
-
-def test_a_result_holds_its_command_as_it_was_given(tmp_path, monkeypatch):
-    out = tmp_path / "sizes.json"
-    monkeypatch.setattr(sys, "argv", ["sizes", "--quick", "--out", str(out)])
-    runs.main(lambda chosen: {"is_small": chosen.quick}, out, markdown=lambda _: "")
-    result = json.loads(out.read_text(encoding="utf-8"))
-    assert result["is_small"]
-    assert sorted(result["command"].split()[3:]) == sorted(["--quick", "--out", str(out)])
 
 
 def test_a_block_is_put_between_its_markers_and_nowhere_else():

@@ -37,7 +37,7 @@ def permeable(packing):
     )
 
 
-def test_free_walks_decay_with_their_diffusivity():
+def test_free_walks_decay_with_their_diffusivity_and_pulses_state_their_b():
     speck = Spheres(np.full((1, 3), 10.0), np.array([1e-3]), 20.0)
     walks = walk_tissue(speck, PULSES, [80], d_inside=1.0, d_outside=2.0, n_walkers=2500)
     b = np.array([0, 0.1, 0.4, 0.8, 1.6])
@@ -45,9 +45,6 @@ def test_free_walks_decay_with_their_diffusivity():
     diffusivity, kurtosis = walks.cumulants(0)
     assert diffusivity == pytest.approx(2, rel=0.04)
     assert kurtosis == pytest.approx(0, abs=0.1)
-
-
-def test_pulses_state_their_b():
     # A constant velocity v along the gradient has the phase strength · v · duration · separation.
     b = PULSES.strength**2 * PULSES.duration**2 * (PULSES.separation - PULSES.duration / 3)
     assert b == pytest.approx(1)
@@ -83,15 +80,12 @@ def test_walks_in_a_sphere_have_the_diffusivity_of_gaussian_phases():
     np.testing.assert_allclose(walks.time_inside, 80)
 
 
-def test_membranes_that_let_nothing_through_keep_walkers_on_their_side(packing):
+def test_walkers_stay_on_their_side_of_closed_membranes_and_a_uniform_density_stays_uniform(packing):
     walks = walk_tissue(packing, PULSES, [80, 120], d_inside=1.0, d_outside=2.0, n_walkers=1000)
     share = walks.time_inside / walks.te
     assert set(np.unique(share)) == {0.0, 1.0}
     assert share.mean() == pytest.approx(packing.packed, abs=0.02)
     assert walks.phases[share[:, 0] == 1].std() < 0.7 * walks.phases[share[:, 0] == 0].std()
-
-
-def test_a_uniform_density_stays_uniform_although_the_diffusivities_differ(packing):
     options = {"d_inside": 0.8, "d_outside": 2.5, "permeability": 0.05, "n_walkers": 2500}
     walks = walk_tissue(packing, PULSES, [80, 120], **options)
     for time_inside, te in zip(walks.time_inside.T, walks.te, strict=True):
@@ -100,14 +94,11 @@ def test_a_uniform_density_stays_uniform_although_the_diffusivities_differ(packi
         assert 0 < error < 0.01
 
 
-def test_walkers_from_inside_fill_both_sides_by_volume(packing, permeable):
+def test_walkers_from_inside_fill_both_sides_and_relaxation_follows_the_time_on_each(packing, permeable):
     late = (permeable.time_inside[:, 2] - permeable.time_inside[:, 1]) / 40
     early = permeable.time_inside[:, 0] / 80
     assert late.mean() == pytest.approx(packing.packed, abs=3.5 * late.std() / np.sqrt(len(late)))
     assert early.mean() > late.mean()
-
-
-def test_relaxation_follows_the_time_on_each_side(permeable):
     signal = permeable.signals(0, 50, 100)[0]
     expected = np.exp(-permeable.te / 100 - permeable.time_inside * (1 / 50 - 1 / 100)).mean(axis=0)
     np.testing.assert_allclose(signal, expected)

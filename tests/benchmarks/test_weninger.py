@@ -201,7 +201,7 @@ def test_cohorts_stand_beside_each_other_and_are_compared():
     assert set(board_figures(good)["claim"]) == {claim.number for claim in CLAIMS}
 
 
-def test_every_network_has_its_margin_to_the_reference():
+def test_every_network_has_its_margin_to_the_reference_and_students_interval_of_a_difference():
     runs = {"1": stated(), "2": stated(mix__auc=0.8)}
     table = margin_table(runs).set_index("method")
     assert table.loc[REFERENCE, "margin"] == 0
@@ -213,9 +213,6 @@ def test_every_network_has_its_margin_to_the_reference():
     without = {"summary": stated()["summary"].query("method != @REFERENCE")}
     with pytest.raises(ValueError, match="no run has a row 'z, one-sided'"):
         margin_table({"1": without})
-
-
-def test_the_interval_of_a_difference_is_students():
     runs = {str(i): stated(mix__auc=0.66 + d) for i, d in enumerate((0.1, 0.12, 0.17))}
     found = difference_interval(runs, MIX, "RecDiscNet mix full")
     half = 4.302653 * np.std([0.1, 0.12, 0.17], ddof=1) / np.sqrt(3)

@@ -1,23 +1,17 @@
 """What the tests of the commands and of the report share."""
 
 import itertools
+import json
 import re
-from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit.cli import program
 from dmrifit.report.page import Numbers, Picture, Section, render
 from dmrifit.study.comparison import Evaluation
-
-
-@pytest.fixture
-def run(run_main):
-    """Run the command line in this process; return exit code, standard output and error."""
-    return partial(run_main, program.main, "dmrifit")
 
 
 class HtmlTables(HTMLParser):
@@ -102,52 +96,10 @@ def read():
     return Reader()
 
 
-SCORE = {
-    "cohort": "A",
-    "patient": "p1",
-    "strategy": "s2s",
-    "algorithm": "LR",
-    "train_on": "same",
-    "n_train": 3,
-    "repeat": 0,
-    "metric": "Dt",
-    "bias": 0.1,
-    "dispersion": 0.2,
-    "pearson": 0.5,
-    "spearman": 0.4,
-    "n_voxels": 100,
-    "seconds": 1.0,
-    "unit": "µm²/ms",
-    "median_abs_error": 0.15,
-    "n_undefined": 0,
-    "n_failed": 0,
-    "at_bound": 0.0,
-    "bias_truth": np.nan,
-    "dispersion_truth": np.nan,
-    "median_abs_error_truth": np.nan,
-    "pearson_truth": np.nan,
-    "spearman_truth": np.nan,
-    **{f"{name}_independent": np.nan for name in ("bias", "dispersion", "median_abs_error", "pearson", "spearman")},
-    "skill": np.nan,
-    "absolute_skill": np.nan,
-    "skill_independent": np.nan,
-    "relative_error": np.nan,
-    "constant_error": np.nan,
-}
-SIGNAL = {
-    **{key: SCORE[key] for key in list(SCORE)[:7]},
-    "contrast": "S_b500",
-    "b": 500.0,
-    "te": np.nan,
-    "relative_error": 0.1,
-    "median_relative_error": 0.08,
-    "signed_relative_error": 0.02,
-    "n_voxels": 100,
-    "n_undefined": 0,
-    "pearson": 0.9,
-    "constant_error": np.nan,
-    "skill": np.nan,
-}
+#: A row of scores and one of signals, whose values rows of tests replace.
+SCORE, SIGNAL = (
+    json.loads((Path(__file__).parent / "data" / f"{name}.json").read_text(encoding="utf-8")) for name in ("score", "signal")
+)
 
 
 def make_evaluation(scores=(), signals=(), study=None, predictions=None):

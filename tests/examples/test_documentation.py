@@ -59,21 +59,15 @@ def test_lines_of_code_do_not_run_off_the_page(pages, page):
     assert not long
 
 
-def test_boards_of_all_studies_have_their_claims(pages):
+def test_pages_have_claims_of_all_studies_numbers_of_the_results_and_counts_of_faults(pages):
     text = pages.fill(DOCS / "claims.rst")
     for name in ("claims", "placement_claims", "metastasis", "anomaly"):
         assert pages.board(name) in text
         assert pages.board(name).count("   * - ") >= 5
-
-
-def test_numbers_on_the_first_page_are_those_of_the_results(pages):
     seconds = pages.longest_compilation()
     assert seconds == max(m["cpu_s"] for m in pages.fitting_row(
         "first fit of a model on a machine (compilation, longest of the models)")["ours"].values())  # fmt: skip
     assert f"about {seconds:.0f} seconds" in pages.fill(DOCS / "index.rst")
-
-
-def test_faults_are_counted_in_the_table_of_the_page_on_security(pages):
     kinds = [row for part in pages.result("faults").values() for row in part["kinds"].values()]
     text = pages.fill(DOCS / "security.rst")
     assert f"- {sum(row['tried'] for row in kinds):,}\n" in text
@@ -85,15 +79,11 @@ SCRIPTS = sorted([*DOCS.glob("*/plot_*.py"), *DOCS.parent.glob("plot_*.py")])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_code_of_scripts_does_not_run_off_the_page(script):
+def test_code_of_scripts_does_not_run_off_the_page_and_names_nothing_that_it_hides(script):
     text = re.sub(r'\A"""[\s\S]*?"""', "", script.read_text(encoding="utf-8"))
     text = re.sub(r"# sphinx_gallery_start_ignore.*?# sphinx_gallery_end_ignore", "", text, flags=re.DOTALL)
     code = re.sub(r"^# %%\n(?:#.*\n)*", "", text, flags=re.MULTILINE)
     assert not [line for line in code.splitlines() if len(line) > 100]
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_what_a_page_shows_of_a_script_names_nothing_that_it_hides(script):
     # A reader who copies the code of a page gets what stands there, without the blocks that draw and read results.
     hidden = r"# sphinx_gallery_start_ignore.*?# sphinx_gallery_end_ignore"
     shown = re.sub(hidden, "", script.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -126,6 +126,9 @@ def arrays(folder: Path) -> None:
 
 #: Detectors whose options are a file, too, in the smallest of sizes.
 SMALL: dict[str, dict[str, Any]] = {
+    "gaussian": {},
+    "mean": {},
+    "aligned": {},
     "pca": {"n_components": 2},
     "forest": {"n_estimators": 3, "random_state": 0},
     "implants": {"n_implants": 1, "n_trees": 3, "smoothness": None, "calibration": None, "random_state": 0},
@@ -147,19 +150,15 @@ def detected_by(name: str) -> dict[str, Any]:
     from anomaly.cli.study_commands import make_detector
 
     options: dict[str, Any] = {"threshold": anomaly.HealthyRateThreshold(0.05), "calibration": 2}
-    X, masks, other = (np.load(f"{one}.npy", allow_pickle=True) for one in ("X", "masks", "other"))
-    more = {}
-    if name in SMALL:
-        options |= json.loads(Path("options.json").read_text(encoding="utf-8"))
-        more["groups"] = np.load("groups.npy", allow_pickle=True)
-    detector = make_detector(name, options)
-    detector.fit(X, masks, **more)
+    X, masks, other, groups = (np.load(f"{one}.npy", allow_pickle=True) for one in ("X", "masks", "other", "groups"))
+    detector = make_detector(name, options | json.loads(Path("options.json").read_text(encoding="utf-8")))
+    detector.fit(X, masks, groups=groups)
     found = {"map": detector.anomaly_map(other)}
     return found if detector.calibration is None else found | {"binary": detector.predict(other)}
 
 
-for detector_name in ("gaussian", "mean", *SMALL):
-    good = partial(arrays_and_options, detector_name) if detector_name in SMALL else arrays
+for detector_name in SMALL:
+    good = partial(arrays_and_options, detector_name)
     entry(f"fit and predict of {detector_name}", good, call=partial(detected_by, detector_name), names=False)
 
 

@@ -44,6 +44,18 @@ def test_a_handful_of_faulty_inputs(bench, case):
     assert bench.complaints(case) == []
 
 
+#: Rows of options, which are refused in a moment, by their entries.
+OPTIONS: dict[str, list[Case]] = {}
+for row in CASES:
+    if row.file.startswith("options") and row.expected == "refused":
+        OPTIONS.setdefault(row.entry, []).append(row)
+
+
+@pytest.mark.parametrize("entry", OPTIONS)
+def test_options_that_cannot_be_are_refused_with_words(bench, entry):
+    assert {case.id: found for case in OPTIONS[entry] if (found := bench.complaints(case))} == {}
+
+
 #: What has a checksum: any change is found, or changes nothing that matters.
 SEALED = [
     ("dmrifit fit", "dwi.nii.gz"),

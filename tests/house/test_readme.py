@@ -212,23 +212,12 @@ def test_columns_of_other_tables_are_those_that_are_read(page):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_rooms_are_listed_from_the_top_floor_down(root, setup_cfg, package):
+def test_rooms_are_listed_from_the_top_floor_down_and_every_module_has_tests_of_its_name(root, setup_cfg, package):
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text[text.index(f"| of `{package}/`") :].partition("\n\n")[0]
     listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert listed == re.findall(r"\w+", setup_cfg[f"importlinter:contract:{package}"]["layers"])
     assert sorted(listed) == sorted(path.parent.name for path in (root / package).glob("*/__init__.py"))
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_no_room_holds_more_than_eighteen_modules(root, package):
-    modules = [path for path in (root / package).rglob("*.py") if path.name != "__init__.py"]
-    rooms = Counter(path.parent for path in modules)
-    assert max(rooms.values()) <= 18
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_every_module_has_tests_of_its_name_in_its_room(root, package):
     untested = []
     for module in sorted((root / package).rglob("*.py")):
         if module.stem.startswith("__"):
@@ -237,6 +226,13 @@ def test_every_module_has_tests_of_its_name_in_its_room(root, package):
         if not (root / "tests" / room / f"test_{module.stem.lstrip('_')}.py").is_file():
             untested.append(module.relative_to(root).as_posix())
     assert not untested
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_room_holds_more_than_eighteen_modules(root, package):
+    modules = [path for path in (root / package).rglob("*.py") if path.name != "__init__.py"]
+    rooms = Counter(path.parent for path in modules)
+    assert max(rooms.values()) <= 18
 
 
 def test_symbols_and_units_of_the_page_are_those_of_the_model(page):

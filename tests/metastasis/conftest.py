@@ -1,7 +1,5 @@
 """What tests of runs, pages and figures share: small synthetic scans and a model that needs no training."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -54,14 +52,6 @@ def ball_scans():
 @pytest.fixture
 def brightness():
     return Brightness
-
-
-@pytest.fixture
-def run(run_main):
-    """Run the program with words, and give its code and what it says."""
-    from metastasis.cli.program import main
-
-    return partial(run_main, main, "dmrifit-metastasis")
 
 
 @pytest.fixture

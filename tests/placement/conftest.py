@@ -1,43 +1,10 @@
 """What the tests of the commands share."""
 
-from functools import partial
-
 import nibabel as nib
 import numpy as np
 import pytest
 
-from placement.cli import program
 from placement.search.scene import Scene
-
-
-@pytest.fixture
-def run(run_main):
-    """Run the command line in this process; return exit code, standard output and error."""
-    return partial(run_main, program.main, "dmrifit-placement")
-
-
-@pytest.fixture
-def done(run):
-    """Run a command that succeeds; return what it prints."""
-
-    def call(*words):
-        code, text, error = run(*words)
-        assert code == 0, error
-        return text
-
-    return call
-
-
-@pytest.fixture
-def refused(run):
-    """Run a command that is refused; return its error."""
-
-    def call(*words):
-        code, text, error = run(*words)
-        assert code == 2, (text, error)
-        return error
-
-    return call
 
 
 @pytest.fixture
@@ -58,7 +25,7 @@ def sphere_scene():
 
 
 @pytest.fixture
-def cases(done, tmp_path):
+def cases(output_of, tmp_path):
     folder = tmp_path / "cases"
-    done("simulate", 4, "--out", folder, "--spacing", 4, "--exclude")
+    output_of("simulate", 4, "--out", folder, "--spacing", 4, "--exclude")
     return folder

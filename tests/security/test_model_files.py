@@ -80,7 +80,7 @@ def test_an_array_may_not_claim_one_value_more_than_its_file_has_bytes_for(shape
     refused(with_member(whole, tmp_path / "model", arrays_of(whole)[0], array), claim)
 
 
-def test_members_of_a_regressor_may_not_claim_more_bytes_than_all_of_it_has(whole, tmp_path):
+def test_members_of_a_regressor_may_claim_no_more_bytes_than_all_of_it_has_and_not_be_packed_again(whole, tmp_path):
     inner = parts_of(whole["regressor.skops"])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -90,9 +90,6 @@ def test_members_of_a_regressor_may_not_claim_more_bytes_than_all_of_it_has(whol
         archive.infolist()[0].file_size = 2 * len(whole["regressor.skops"])
     path = write(tmp_path / "model", sealed({**whole, "regressor.skops": buffer.getvalue()}))
     refused(path, "do not lie in it one after the other, as they are")
-
-
-def test_a_model_inside_a_model_may_not_be_packed_again(whole, tmp_path):
     # 2,000 bytes that cannot be packed and 20,000 that vanish: ten times smaller, where a real one stays as it is.
     twice = np.random.default_rng(0).bytes(2000) + bytes(20_000)
     path = write(tmp_path / "model", sealed({**whole, "estimator.dmrifit": twice}))

@@ -62,15 +62,6 @@ def test_series_are_looked_at_and_compared(run, output_of, cases, model, tmp_pat
     assert "has no synthetic-glioma-001" in run(*words[:3], f"z={well / 'detections.tsv'}", *words[4:])[2]
 
 
-def test_options_that_exclude_each_other_and_lesions_in_training_are_refused(error_of, cases, model, tmp_path):
-    healthy, gliomas, out = cases / "healthy.tsv", cases / "gliomas.tsv", tmp_path / "x.dmrifit"
-    train = ("train", healthy, "--out", out)
-    detect = ("detect", model, gliomas, "--out", tmp_path / "found", "--threshold", 2)
-    for message, words in (
-        ("give either --rate or --guarantee, not both", (*train, "--rate", 0.01, "--guarantee", 0.8)),
-        ("give either --threshold or --calibrate", (*detect, "--calibrate", healthy)),
-        ("scans with a lesion: ", ("train", gliomas, "--out", out)),
-    ):
-        error = error_of(*words)
-        assert message in error
-    assert not out.exists()
+def test_lesions_in_training_are_refused(error_of, cases, tmp_path):
+    assert "scans with a lesion: " in error_of("train", cases / "gliomas.tsv", "--out", tmp_path / "x.dmrifit")
+    assert not (tmp_path / "x.dmrifit").exists()

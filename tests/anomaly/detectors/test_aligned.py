@@ -72,15 +72,12 @@ def test_scores_of_healthy_scans_have_one_level():
     assert np.log(np.quantile(maps[:, MASK], 0.95, axis=1)).std() < 0.2 * leveled.levels_[1]
 
 
-def test_lengths_are_in_mm_of_voxels_of_the_stated_edge():
+def test_lengths_are_in_mm_and_smoothing_is_round_where_the_edges_of_voxels_differ():
     maps = []
     for k in (1, 2):
         detector = AlignedMahalanobis(feature_mm=k * 4.0, smooth_mm=k * 6.0, spacing=k * 4.0, calibration=None)
         maps.append(detector.fit(people(5, 1), [MASK] * 5).anomaly_map(people(1, 8), [MASK]))
     np.testing.assert_array_equal(*maps)
-
-
-def test_smoothing_is_round_in_mm_where_the_edges_of_voxels_differ():
     healthy = people(5, 1)
     look = look_of(people(1, 8)[0], MASK)
     detector = AlignedMahalanobis(calibration=None, smoothness=None, spacing=(2.0, 4.0, 8.0))
@@ -130,11 +127,6 @@ def test_models_stored_without_levels_score_undivided_distances(fitted):
         loaded.restore(facts, wrong)
 
 
-@pytest.fixture(scope="module")
-def aligned():
-    return AlignedScans.learn([look_of(scan, MASK) for scan in people(5, 0)], 2.0, np.arange(5))
-
-
 def test_a_look_is_the_same_bits_in_every_layout():
     signal = np.random.default_rng(2).uniform(size=(*MASK.shape, 150)).astype(np.float32)
     channels_first = np.moveaxis(np.ascontiguousarray(np.moveaxis(signal, -1, 0)), 0, -1)
@@ -145,7 +137,8 @@ def test_a_look_is_the_same_bits_in_every_layout():
         np.testing.assert_array_equal(look.spread, expected.spread)
 
 
-def test_the_template_of_the_others_holds_no_scan_of_the_same_subject(aligned):
+def test_templates_are_mean_and_sd_without_scans_of_the_same_subject_and_deviations_have_no_level():
+    aligned = AlignedScans.learn([look_of(scan, MASK) for scan in people(5, 0)], 2.0, np.arange(5))
     stacks = aligned.stacks.copy()
     stacks[3, 0] += 100
     subjects = np.array([0, 1, 2, 2, 3])
@@ -153,9 +146,6 @@ def test_the_template_of_the_others_holds_no_scan_of_the_same_subject(aligned):
     np.testing.assert_array_equal(changed.left_out(2), same.left_out(2))
     assert (changed.left_out(1)[0] > same.left_out(1)[0] + 10).any()
     assert same.others(2).tolist() == [0, 1, 4]
-
-
-def test_templates_are_mean_and_sd_and_deviations_do_not_hold_the_level_of_the_whole_brain(aligned):
     template = template_of(aligned.stacks)
     inner = np.linalg.norm(np.indices(SHAPE) - np.reshape(SHAPE, (3, 1, 1, 1)) / 2, axis=0) < 4
     for number, k in ((0, 0), (2, 1)):

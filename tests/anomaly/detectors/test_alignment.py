@@ -57,7 +57,7 @@ def test_known_shifts_and_sizes_are_found_by_all_voxels_or_by_some(scale, shift,
     assert error.max() < 0.3
 
 
-def test_a_smooth_warp_is_found_better_than_by_an_affine_map():
+def test_a_smooth_warp_is_found_better_than_by_an_affine_map_and_a_map_leads_back_from_its_inverse():
     truth = similar(1.03, (1, -0.8, 0.5)) + 0.9 * smooth_warp(0)
     mean, spread, mask = brain(truth)
     errors = {}
@@ -65,6 +65,13 @@ def test_a_smooth_warp_is_found_better_than_by_an_affine_map():
         found = align(images(mean, spread, mask), mask, images(*brain(grid())), smoothness=smoothness)
         errors[smoothness] = np.sqrt(((found - truth) ** 2).sum(axis=0))[mask].mean()
     assert errors[2.0] < 0.8 * errors[None]
+    # Nothing moves at the border, so that every voxel has an inverse.
+    distance = np.minimum(grid(), np.array(SHAPE).reshape(3, 1, 1, 1) - 1 - grid()).min(axis=0)
+    positions = (grid() + smooth_warp(8, 5.0) * np.clip((distance - 2) / 6, 0, 1)).astype(np.float32)
+    inverse = inverted(positions)
+    back = np.stack([sampled(along, inverse) for along in positions])
+    assert np.sqrt(np.square(back - grid()).mean()) < 0.04
+    np.testing.assert_array_equal(inverse[:, :2], grid()[:, :2])
 
 
 def test_a_lesion_hardly_moves_what_is_around_it():
@@ -95,16 +102,6 @@ def test_sampling_is_linear_and_channels_of_a_mask_are_resampled_without_what_li
     np.testing.assert_allclose(out[5:45].T, expected, atol=1e-6)
     assert (out[:5] == 9).all()
     assert (out[45:] == 9).all()
-
-
-def test_a_map_leads_back_from_its_inverse():
-    # Nothing moves at the border, so that every voxel has an inverse.
-    distance = np.minimum(grid(), np.array(SHAPE).reshape(3, 1, 1, 1) - 1 - grid()).min(axis=0)
-    positions = (grid() + smooth_warp(8, 5.0) * np.clip((distance - 2) / 6, 0, 1)).astype(np.float32)
-    inverse = inverted(positions)
-    back = np.stack([sampled(along, inverse) for along in positions])
-    assert np.sqrt(np.square(back - grid()).mean()) < 0.04
-    np.testing.assert_array_equal(inverse[:, :2], grid()[:, :2])
 
 
 def test_normal_equations_of_an_affine_step_are_the_plain_sums():

@@ -19,7 +19,7 @@ def fitted(world, small):
     return small("dae").fit(*world)
 
 
-def test_the_mean_comes_before_the_absolute_value(fitted, world):
+def test_the_mean_comes_before_the_absolute_value_and_only_scaled_maps_are_divided_by_their_quantile(fitted, world):
     X, masks = world
     reconstruction = fitted.reconstruct(X, masks)
     known = np.abs((X - reconstruction).mean(axis=-1)) * masks
@@ -29,10 +29,6 @@ def test_the_mean_comes_before_the_absolute_value(fitted, world):
     other.restore(stored, files)
     known = np.abs(X - reconstruction).mean(axis=-1) * masks
     np.testing.assert_allclose(other.anomaly_map(X, masks), known, atol=1e-6)
-
-
-def test_only_scaled_maps_are_divided_by_their_own_quantile(fitted, world):
-    X, masks = world
     scaled = clone(fitted).set_params(scale="image")
     scaled.restore(*fitted.stored()[1:])
     maps = scaled.anomaly_map(X, masks)

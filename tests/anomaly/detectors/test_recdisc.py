@@ -11,11 +11,6 @@ from anomaly.generators.corruptions import TissueMoments
 pytestmark = pytest.mark.deep
 
 
-@pytest.fixture(scope="module")
-def fitted(world, small):
-    return small("recdisc").fit(*world)
-
-
 def streamed(model, X, masks, epoch=0, seed=0):
     """Give the samples of an epoch, as the training sees them."""
     model.moments_, model.box_ = {"mean": 0.5, "sd": 0.1}, (0, 0, 0, *masks[0].shape)
@@ -23,7 +18,8 @@ def streamed(model, X, masks, epoch=0, seed=0):
     return inputs, list(model._stream(inputs, list(masks), np.random.default_rng(seed), epoch))
 
 
-def test_scores_are_probabilities_and_zero_outside(fitted, world):
+def test_scores_are_probabilities_and_zero_outside(small, world):
+    fitted = small("recdisc").fit(*world)
     X, masks = world
     maps = fitted.anomaly_map(X, masks)
     assert (maps[~masks] == 0).all()
@@ -33,17 +29,13 @@ def test_scores_are_probabilities_and_zero_outside(fitted, world):
     np.testing.assert_allclose(fitted.residual_map(X, masks), expected, atol=1e-6)
 
 
-def test_moments_are_measured_in_the_scans_that_are_learned_from(world, small):
+def test_moments_are_measured_in_the_scans_learned_from_and_targets_are_the_healthy_scan_and_its_changes(world, small):
     X, masks = world
     for factor in (1, 1.15):
         model = small("recdisc", epochs=1, calibration=None).fit(X * np.float32(factor), masks)
         expected = TissueMoments.measured(X, masks)
         assert model.moments_["mean"] == pytest.approx(factor * expected.mean, rel=1e-4)
         assert model.moments_["sd"] == pytest.approx(factor * expected.sd, rel=1e-4)
-
-
-def test_targets_are_the_healthy_scan_and_where_it_was_changed(world, small):
-    X, masks = world
     inputs, samples = streamed(small("recdisc"), X, masks)
     assert len(samples) == 2 * len(X)
     np.testing.assert_array_equal(inputs, np.moveaxis(X, -1, 1))

@@ -146,7 +146,7 @@ def test_scans_of_all_sizes_count_alike_for_the_rate_however_scores_are_stored()
     np.testing.assert_allclose(realized, [0.25, 0.5, 0.75], atol=1e-9)
 
 
-def test_a_map_without_differences_is_empty_under_rules_without_labels():
+def test_maps_without_differences_and_scans_without_a_lesion_stay_empty_and_enter_no_choice():
     maps, masks, truths = np.full((3, *SHAPE), 0.25), draw(1, 3)[1], draw(1, 3)[2]
     for rule in (OtsuThreshold(), OtsuThreshold(scope="image"), HealthyRateThreshold()):
         assert not rule.fit(maps, masks).apply(maps, masks).any()
@@ -155,6 +155,19 @@ def test_a_map_without_differences_is_empty_under_rules_without_labels():
             assert not clone(rule).fit(0 * maps, masks).apply(0 * maps, masks).any(), name
     # With the truth known, all or nothing is the choice, and everything has the better Dice.
     assert BestDiceThreshold().fit(maps, masks, truths).apply(maps, masks).sum() == masks.sum()
+    maps, masks, truths = draw(12)
+    truths[2] = False
+    for rule in (YoudenThreshold, BestDiceThreshold):
+        some = np.array([0, 1, 3])
+        common = rule().fit(maps, masks, truths)
+        assert common.threshold_ == rule().fit(maps[some], masks[some], truths[some]).threshold_
+        assert not rule(scope="image").fit(maps, masks, truths).apply(maps, masks)[2].any()
+        with pytest.raises(ValueError, match="needs lesions inside the masks"):
+            rule().fit(maps, masks, np.zeros_like(truths))
+        with pytest.raises(ValueError, match="fit\\(maps, masks, truths\\)"):
+            rule().fit(maps, masks)
+        with pytest.raises(NotFittedError):
+            rule().apply(maps)
 
 
 def test_thresholds_are_exact_in_single_precision():
@@ -182,43 +195,6 @@ def test_masks_and_kinds_of_input_are_kept():
         np.testing.assert_array_equal(stacked, other, err_msg=name)
 
 
-def test_a_scan_without_a_lesion_enters_no_choice_and_stays_empty():
-    maps, masks, truths = draw(12)
-    truths[2] = False
-    for rule in (YoudenThreshold, BestDiceThreshold):
-        some = np.array([0, 1, 3])
-        common = rule().fit(maps, masks, truths)
-        assert common.threshold_ == rule().fit(maps[some], masks[some], truths[some]).threshold_
-        assert not rule(scope="image").fit(maps, masks, truths).apply(maps, masks)[2].any()
-        with pytest.raises(ValueError, match="needs lesions inside the masks"):
-            rule().fit(maps, masks, np.zeros_like(truths))
-        with pytest.raises(ValueError, match="fit\\(maps, masks, truths\\)"):
-            rule().fit(maps, masks)
-        with pytest.raises(NotFittedError):
-            rule().apply(maps)
-
-
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        (OtsuThreshold(scope="patient"), "scope must be one of dataset, image, not 'patient'"),
-        (MeanPoolThreshold(0), "size_mm must be a number above 0, not 0"),
-        (MeanPoolThreshold(spacing=(1, 2)), "spacing must be one positive length in mm or three"),
-        (MeanPoolThreshold(spacing=-2.4), r"one positive length in mm or three, not -2\.4"),
-        (HealthyRateThreshold(1), "rate must be a number of at least 0 and below 1, not 1"),
-        (FixedThreshold(float("nan")), "finite number, not nan"),
-        (HealthyScanThreshold(level=1.0), "level"),
-        (HealthyScanThreshold(level=0.4), "level"),
-        (HealthyScanThreshold(counted="cubes"), "counted"),
-        (HealthyScanThreshold(rate=1), "rate"),
-        (HealthyScanThreshold(opening=0), "opening"),
-    ],
-)
-def test_parameters_that_are_not_possible_are_refused_by_name(rule, message):
-    with pytest.raises(ValueError, match=message):
-        rule.fit(maps_of(np.random.default_rng(0), 30))
-
-
 def maps_of(rng, n, shape=(9, 9, 9)):
     """Draw maps of healthy scans, which differ from scan to scan as a whole."""
     level = rng.normal(size=(n, 1, 1, 1)) * 0.4
@@ -242,7 +218,7 @@ def test_a_guarantee_holds_over_draws_of_scans(counted):
     assert abs(n_kept / n_draws - 0.8) < 3 * error
 
 
-def test_too_few_scans_give_no_guarantee_and_no_number():
+def test_the_guaranteed_threshold_is_the_largest_scan_at_the_best_level_and_too_few_scans_give_none():
     maps = maps_of(np.random.default_rng(0), 9)
     assert np.isfinite(HealthyScanThreshold(0.9).fit(maps).threshold_)
     few = HealthyScanThreshold(0.9)
@@ -251,9 +227,6 @@ def test_too_few_scans_give_no_guarantee_and_no_number():
     assert not hasattr(few, "threshold_")
     with pytest.raises(ValueError, match=r"0.95 needs 19 calibration scans or more"):
         HealthyScanThreshold(0.95).fit(maps)
-
-
-def test_the_guaranteed_threshold_is_the_largest_scan_at_the_best_level():
     maps = maps_of(np.random.default_rng(1), 4)
     masks = np.ones(maps.shape, bool)
     masks[:, 0] = False
@@ -381,12 +354,18 @@ def through_json(rule):
     return decoded_rule(json.loads(json.dumps(encoded_rule(rule), allow_nan=False)))
 
 
-def test_a_fitted_rule_is_its_class_its_parameters_and_its_threshold():
+def test_a_fitted_rule_is_stored_as_class_parameters_and_threshold_and_rules_of_the_module_alone():
     # The highest of 60 scores is the only one above the second highest.
     ranks = np.arange(60.0).reshape(SMALL)
     rule = HealthyRateThreshold(1 / 60).fit([ranks])
     assert encoded_rule(rule) == altered("HealthyRateThreshold", {"rate": 1 / 60}, threshold_=58.0)
     assert encoded_rule(FixedThreshold(2.5).fit(MAPS)) == FIXED
+    own_classes = [type(name, (FixedThreshold,), {"__repr__": lambda _: "Own()"}) for name in ("Other", "FixedThreshold")]
+    names = {name for name in vars(thresholds) if name.endswith("Threshold") and not name.startswith("_")}
+    assert names == {type(rule).__name__ for rule in STORED}
+    for own_class in own_classes:
+        with pytest.raises(TypeError, match=r"Own\(\) cannot be stored in a model file; BestDice"):
+            encoded_rule(own_class(3.0))
 
 
 STORED = (
@@ -418,15 +397,6 @@ def test_a_rule_from_json_marks_the_voxels_of_the_rule_that_was_stored(rule):
     assert 0 < marked.sum() < marked.size
     rule.threshold_ = -np.inf
     assert through_json(rule).threshold_ == -np.inf
-
-
-def test_rules_of_the_module_alone_are_stored():
-    own_classes = [type(name, (FixedThreshold,), {"__repr__": lambda _: "Own()"}) for name in ("Other", "FixedThreshold")]
-    names = {name for name in vars(thresholds) if name.endswith("Threshold") and not name.startswith("_")}
-    assert names == {type(rule).__name__ for rule in STORED}
-    for own_class in own_classes:
-        with pytest.raises(TypeError, match=r"Own\(\) cannot be stored in a model file; BestDice"):
-            encoded_rule(own_class(3.0))
 
 
 KEYS, FITTED = "missing key of a threshold", "fitted value of a threshold"

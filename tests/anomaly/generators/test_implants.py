@@ -125,7 +125,7 @@ def test_diffusivities_and_sizes_lie_within_the_stated_ranges():
     assert 0.3 < max(radii) < 0.36 * 1.25 * 2
 
 
-def test_fluid_stays_and_belongs_to_the_lesion_around_it(set_lesion):
+def test_fluid_stays_and_a_halo_belongs_to_the_lesion_where_it_replaces_three_tenths_of_the_tissue(set_lesion):
     set_lesion(body=(1.4, 0.9))
     look = uniform_look()
     look.mean[12] = 0.05
@@ -137,9 +137,6 @@ def test_fluid_stays_and_belongs_to_the_lesion_around_it(set_lesion):
             break
     else:
         pytest.fail("no lesion crosses the fluid")
-
-
-def test_a_halo_belongs_to_the_lesion_where_it_replaces_three_tenths_of_the_tissue(set_lesion):
     look = uniform_look()
     lesions, tissue_shares = {}, {}
     for share in (None, 0.25, 0.6):
@@ -168,7 +165,7 @@ def test_an_implant_changes_its_place_and_nothing_outside_its_reach():
         assert not (moved & far).any() or not lesion.any()
 
 
-def test_noise_that_mixing_takes_away_is_given_back():
+def test_noise_that_mixing_takes_away_is_given_back_down_to_the_floor_of_bright_tissue():
     look = uniform_look()
     ratios = []
     for seed in range(4):
@@ -177,9 +174,6 @@ def test_noise_that_mixing_takes_away_is_given_back():
         changed = left < 0.8
         ratios.append((noisy.mean - quiet.mean)[changed] / (0.4 * 0.04 * np.sqrt(1 - left[changed] ** 2)))
     np.testing.assert_allclose(np.concatenate(ratios).std(), 1, atol=0.05)
-
-
-def test_the_noise_floor_is_the_lowest_tenth_of_the_spread_in_bright_tissue():
     look = uniform_look(mask=np.ones((10, 10, 11), dtype=bool))
     # Dark voxels, which are no tissue, and one plane outside the mask have hardly any spread.
     look.mean[:5] = 0.1
@@ -190,7 +184,7 @@ def test_the_noise_floor_is_the_lowest_tenth_of_the_spread_in_bright_tissue():
     assert noise_floor(look) == pytest.approx(0.02 + 0.0001 * 49.9, rel=1e-5)
 
 
-def test_foreign_patches_change_the_look_where_their_label_is():
+def test_foreign_patches_change_the_look_where_their_label_is_and_take_nothing_from_outside_a_brain():
     look, source = uniform_look(0.5, 0.1, MASK), uniform_look(0.3, 0.2, MASK)
     for seed in range(4):
         changed, label = implant_patch(look, source, 0.0, np.random.default_rng(seed))
@@ -199,6 +193,13 @@ def test_foreign_patches_change_the_look_where_their_label_is():
         assert (changed.mean[label] >= 0.3 - 1e-6).all()
         far = MASK & (changed.mean == look.mean)
         np.testing.assert_array_equal(changed.spread[far], look.spread[far])
+    half = MASK & (np.indices(SHAPE)[0] < 10)
+    for seed in range(8):
+        weight, _, offset = patch_weight(
+            np.where(MASK, 1, 0).astype(np.float32), MASK, half, np.random.default_rng(seed)
+        )
+        sources = np.argwhere(weight > 0) + offset
+        assert half[tuple(sources.T)].all()
 
 
 def test_patches_come_from_another_person_at_another_place():
@@ -218,16 +219,6 @@ def test_patches_come_from_another_person_at_another_place():
         assert np.any(offset != 0)
         np.testing.assert_array_equal(changed[~inside], volume[~inside])
         assert (weight[label] >= 0.3).all()
-
-
-def test_a_patch_takes_nothing_from_outside_the_other_brain():
-    half = MASK & (np.indices(SHAPE)[0] < 10)
-    for seed in range(8):
-        weight, _, offset = patch_weight(
-            np.where(MASK, 1, 0).astype(np.float32), MASK, half, np.random.default_rng(seed)
-        )
-        sources = np.argwhere(weight > 0) + offset
-        assert half[tuple(sources.T)].all()
 
 
 def test_fluid_has_no_tissue_and_lesions_begin_in_tissue_and_have_about_their_radius():

@@ -137,15 +137,12 @@ def random(*shape, seed=0):
     return torch.as_tensor(np.random.default_rng(seed).normal(size=shape), dtype=torch.float64)
 
 
-def test_the_divergence_is_that_of_torch():
+def test_the_divergence_is_that_of_torch_and_cross_entropy_weighs_anomalies():
     mean, log_variance = random(3, 5), random(3, 5, seed=1)
     one = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     known = torch.distributions.kl_divergence(one, torch.distributions.Normal(0.0, 1.0))
     torch.testing.assert_close(divergence(mean, log_variance), known.mean())
     torch.testing.assert_close(divergence(mean, log_variance, reduction="code"), known.sum(dim=1).mean())
-
-
-def test_cross_entropy_weighs_anomalies():
     logits = torch.tensor([2.0, -1.0, 0.5, 3.0], dtype=torch.float64)
     target = torch.tensor([1, 0, 1, 0])
     p = [1 / (1 + math.exp(-v)) for v in logits.tolist()]

@@ -55,7 +55,7 @@ def test_files_are_replaced_only_when_told(tmp_path):
     assert read_cases(write_cases([made(synthetic=True)], tmp_path, overwrite=True))[0].synthetic
 
 
-def test_signals_stay_in_their_range_and_inside_the_brain():
+def test_signals_are_divided_by_the_mean_at_b_0_in_their_range_and_inside_the_brain():
     brain = np.zeros((2, 2, 2), bool)
     brain[0] = True
     signal = np.full((2, 2, 2, 3), 1.5)
@@ -66,20 +66,6 @@ def test_signals_stay_in_their_range_and_inside_the_brain():
     np.testing.assert_array_equal(case.signal[0, 0], 0)
     np.testing.assert_array_equal(case.signal[1], 0)
     assert signal.max() == 1.5
-
-
-def test_white_and_gray_matter_are_scored_and_fluid_is_not():
-    tissue = np.arange(5, dtype=np.uint8).reshape(1, 1, 5)
-    brain = np.array([[[False, True, True, True, True]]])
-    case = Case("a", np.ones((1, 1, 5, 2)) * brain[..., None], brain, tissue)
-    np.testing.assert_array_equal(case.scored, [[[False, True, True, False, True]]])
-    np.testing.assert_array_equal(Case("a", case.signal, brain).scored, brain)
-    assert case.healthy
-    assert Case("a", case.signal, brain, lesion=np.zeros((1, 1, 5))).healthy
-    assert not Case("a", case.signal, brain, lesion=brain).healthy
-
-
-def test_signals_are_divided_by_the_mean_at_b_0():
     values = np.array([[[[80.0, 30.0, 120.0, 300.0, -5.0]]], [[[80.0, 30.0, 120.0, 3.0, 5.0]]]])
     signal, b0 = normalized(values, [0, 1000, 5, 990, 1010], [[[True]], [[False]]])
     np.testing.assert_array_equal(b0.ravel(), [100, 0])
@@ -92,6 +78,17 @@ def test_signals_are_divided_by_the_mean_at_b_0():
     ):
         with pytest.raises(ValueError, match=message):
             normalized(np.full((1, 1, 1, 2), value), b, np.ones((1, 1, 1), bool))
+
+
+def test_white_and_gray_matter_are_scored_and_fluid_is_not():
+    tissue = np.arange(5, dtype=np.uint8).reshape(1, 1, 5)
+    brain = np.array([[[False, True, True, True, True]]])
+    case = Case("a", np.ones((1, 1, 5, 2)) * brain[..., None], brain, tissue)
+    np.testing.assert_array_equal(case.scored, [[[False, True, True, False, True]]])
+    np.testing.assert_array_equal(Case("a", case.signal, brain).scored, brain)
+    assert case.healthy
+    assert Case("a", case.signal, brain, lesion=np.zeros((1, 1, 5))).healthy
+    assert not Case("a", case.signal, brain, lesion=brain).healthy
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def recorded(images):
     return TrainingScans.of(scans, images)
 
 
-def test_scans_patients_and_preparation_of_a_training_are_known_again(images):
+def test_scans_patients_and_preparation_of_a_training_are_known_again_and_its_file_names_no_patient(images):
     record = recorded(images[:2])
     # A known file under another name, a known patient with another file, and neither.
     assert record.overlap([images[0], images[2], images[2]], ["other", "p2", "p3"]) == [0, 1]
@@ -248,10 +248,6 @@ def test_scans_patients_and_preparation_of_a_training_are_known_again(images):
     # Digests of names are those of one training.
     assert recorded(images[:2]) == record
     assert not set(recorded(images[1:]).patients) & set(record.patients)
-
-
-def test_a_model_file_names_no_patient(images):
-    record = recorded(images[:2])
     content = plain_record(record)
     assert TrainingScans.from_dict(content) == record
     assert "p1" not in str(content["patients"])

@@ -50,16 +50,13 @@ def test_directions_of_files_point_where_the_scanner_did_however_the_image_is_st
     np.testing.assert_allclose(directions_on_grid(stored, affine), world, atol=1e-12)
 
 
-def test_directions_turn_with_an_oblique_grid():
+def test_directions_turn_with_an_oblique_grid_and_are_found_in_another_order_and_from_opposite_sides():
     turn = nib.eulerangles.euler2mat(0.2, 0.1, 0.0)
     affine = np.eye(4)
     affine[:3, :3] = turn * 2
     world = sphere(5)
     stored = (world @ turn) * [-1, 1, 1]
     np.testing.assert_allclose(directions_on_grid(stored, affine), world @ turn, atol=1e-12)
-
-
-def test_measurements_are_found_in_another_order_and_from_the_opposite_side():
     wanted = sphere(30)
     order = np.random.default_rng(1).permutation(30)
     found = matching_directions(-wanted[order], wanted)

@@ -237,16 +237,13 @@ def test_voxels_without_signal_at_b_0_leave_the_brain_and_signals_above_it_are_l
     assert scan.case.signal.max() <= 1
 
 
-def test_the_brain_is_found_when_no_mask_is_given():
+def test_the_brain_is_found_when_no_mask_is_given_and_not_a_number_counts_inside_it_only(head):
     head = Head(spacing=6.0)
     noise = np.random.default_rng(0).normal(scale=8, size=(2, *head.series.shape))
     series = np.hypot(head.series + noise[0], noise[1]).astype(np.float32)
     brain = prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol).case.brain
     assert 2 * (brain & head.brain).sum() / (brain.sum() + head.brain.sum()) > 0.9
     assert head.prepare(series, mask=False).case.brain.sum() > 1.5 * head.brain.sum()
-
-
-def test_not_a_number_counts_inside_the_brain_only(head):
     series = head.series.copy()
     series[0, 0, 0, 3] = np.nan
     assert np.isfinite(head.prepare(series, spacing=3.0).case.signal).all()
@@ -314,14 +311,11 @@ def test_errors_name_what_is_wrong_and_what_to_do(head, change, message):
         head.prepare(**change(head))
 
 
-def test_directions_beside_the_image_count_when_b_values_lie_elsewhere(tmp_path, head):
+def test_directions_beside_the_image_count_and_the_fitted_ones_are_found_in_another_order(tmp_path, head):
     path = head.write(tmp_path)
     expected = prepare_scan(path, mask=False).case.directions
     (tmp_path / "dwi.bval").rename(tmp_path / "other.bval")
     np.testing.assert_array_equal(prepare_scan(path, bval=tmp_path / "other.bval", mask=False).case.directions, expected)
-
-
-def test_the_fitted_directions_are_found_in_another_order_and_unknown_ones_are_told(head):
     fitted = head.prepare()
     order = np.random.default_rng(3).permutation(len(head.protocol))
     again = head.prepare(head.series[..., order], head.protocol.take(order), fitted=fitted.protocol)
@@ -333,14 +327,7 @@ def test_the_fitted_directions_are_found_in_another_order_and_unknown_ones_are_t
     head.prepare(protocol=without, fitted=head.prepare(protocol=without).protocol)
 
 
-def test_numbers_of_another_program_are_those_of_tissues(head):
-    numbers = {7: 1, 5: 2, 9: 3, 2: 4}
-    others = np.select([head.tissue == own for own in numbers.values()], list(numbers), 0).astype(np.uint8)
-    tissue = head.prepare(tissue=head.stored(others), tissue_numbers=numbers).case.tissue
-    np.testing.assert_array_equal(tissue, head.tissue)
-
-
-def test_a_real_scan_comes_out_as_signals_between_0_and_1(data_dir):
+def test_a_real_scan_comes_out_as_signals_between_0_and_1_and_one_of_other_shells_is_refused(data_dir):
     folder = data_dir / "dipy_small_dwi"
     scan = prepare_scan(folder / "small_64D.nii", mask=False, shape=(12, 12, 12))
     raw = nib.load(folder / "small_64D.nii")
@@ -355,10 +342,6 @@ def test_a_real_scan_comes_out_as_signals_between_0_and_1(data_dir):
     by_hand = raw.get_fdata()[..., 7] / raw.get_fdata()[..., 0]
     found = np.asarray(scan.image(np.ascontiguousarray(scan.case.signal[..., 6])).dataobj)
     np.testing.assert_allclose(found, np.clip(by_hand, 0, 1), atol=1e-6)
-
-
-def test_real_scans_of_other_shells_are_refused(data_dir):
-    folder = data_dir / "dipy_small_dwi"
     fitted = prepare_scan(folder / "small_64D.nii", mask=False).protocol
     with pytest.raises(ValueError, match="several shells"):
         prepare_scan(folder / "small_101D.nii.gz", mask=False)
@@ -383,7 +366,7 @@ def test_maps_are_those_of_known_tensors():
         estimate_tissue(signal, Protocol(np.full(30, 1000.0)), np.ones((4, 1, 1), bool))
 
 
-def test_tissues_are_told_apart_and_nothing_lies_outside_the_brain():
+def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_nothing_lies_outside_the_brain():
     tensors = np.array([[1.6, 0.35, 0.35], [0.85, 0.8, 0.75], [3.0, 3.0, 3.0], [1.4, 1.4, 1.4], [1.6, 0.35, 0.35]])
     signal = np.exp(-(PROTOCOL.directions**2) @ tensors.T).T[:, None, None]
     brain = np.array([1, 1, 1, 1, 0], bool)[:, None, None]
@@ -392,9 +375,6 @@ def test_tissues_are_told_apart_and_nothing_lies_outside_the_brain():
     low, high = (estimate_tissue(signal, PROTOCOL, brain, **given) for given in ({"fluid_md": 1.0}, {"white_fa": 0.9}))
     np.testing.assert_array_equal(low.ravel(), [1, 2, 3, 3, 0])
     np.testing.assert_array_equal(high.ravel(), [2, 2, 3, 2, 0])
-
-
-def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_gliomas_stay_in_what_is_scored():
     from anomaly.simulate.persons import simulate_dmri
 
     healthy, lesions = simulate_dmri(1, 2, n_directions=20, shape=(30, 36, 24), spacing=5.3, random_state=1)
@@ -411,7 +391,7 @@ def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_gliomas_stay_in
         assert (found(case)[case.lesion] == 3).mean() < 0.1
 
 
-def test_labels_of_other_programs_get_the_numbers_of_this_one():
+def test_numbers_of_tissues_of_other_programs_become_those_of_this_one(head):
     labels = np.array([0, 1, 2, 3, 9])[:, None, None]
     found = relabel_tissue(labels, {1: 3, 2: 2, 3: 1})
     np.testing.assert_array_equal(found.ravel(), [0, 3, 2, 1, 0])
@@ -420,3 +400,7 @@ def test_labels_of_other_programs_get_the_numbers_of_this_one():
         relabel_tissue(labels)
     with pytest.raises(ValueError, match="without white and gray matter"):
         relabel_tissue(np.array([0, 3]))
+    numbers = {7: 1, 5: 2, 9: 3, 2: 4}
+    others = np.select([head.tissue == own for own in numbers.values()], list(numbers), 0).astype(np.uint8)
+    tissue = head.prepare(tissue=head.stored(others), tissue_numbers=numbers).case.tissue
+    np.testing.assert_array_equal(tissue, head.tissue)

@@ -57,7 +57,7 @@ def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):
     assert Bench(cases, healthy, 3, 26, 1, True).spacing is None
 
 
-def test_rules_are_new_ones_that_know_the_size_of_voxels():
+def test_rules_are_new_ones_that_know_the_size_of_voxels_and_whether_there_are_healthy_scans(cohort):
     rules = {"pool": MeanPoolThreshold(9.6), "own": {"a": FixedThreshold(1.0)}, "otsu": OtsuThreshold()}
     checked = checked_rules(rules, ["a", "b"], (1.0, 2.0, 3.0), has_healthy=False)
     assert checked["a"]["pool"].spacing == (1.0, 2.0, 3.0)
@@ -68,6 +68,13 @@ def test_rules_are_new_ones_that_know_the_size_of_voxels():
     assert checked["a"]["own"].value == 1.0
     with_spacing = checked_rules({"pool": MeanPoolThreshold(9.6, spacing=2.4)}, ["a"], None, has_healthy=False)
     assert with_spacing["a"]["pool"].spacing == 2.4
+    cases, maps, _, _ = cohort(35)
+    tables = evaluate_detectors(cases, maps, controls=False, lesion_wise=False)
+    assert "healthy rate" not in set(tables["summary"]["rule"])
+    assert len(tables["summary"])
+    assert not len(tables["curves"])
+    assert not len(tables["areas"])
+    assert not len(tables["lesions"])
 
 
 def test_rules_may_be_for_some_methods_only_and_masks_are_taken_as_given(cohort, row_of):
@@ -83,16 +90,6 @@ def test_rules_may_be_for_some_methods_only_and_masks_are_taken_as_given(cohort,
     assert row["dice_opened"] < 1
     assert not len(tables["healthy"])
     assert np.isnan(row["false_positive_rate"])
-
-
-def test_without_healthy_scans_rules_that_need_them_are_left_out(cohort):
-    cases, maps, _, _ = cohort(35)
-    tables = evaluate_detectors(cases, maps, controls=False, lesion_wise=False)
-    assert "healthy rate" not in set(tables["summary"]["rule"])
-    assert len(tables["summary"])
-    assert not len(tables["curves"])
-    assert not len(tables["areas"])
-    assert not len(tables["lesions"])
 
 
 def first(maps):

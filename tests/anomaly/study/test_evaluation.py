@@ -168,7 +168,7 @@ def test_scans_count_by_patient_and_fold():
     assert row["empty_opened"] == 1
 
 
-def test_kinds_are_parts_where_there_are_several():
+def test_kinds_are_parts_where_there_are_several_and_strata_are_those_of_patients_with_lesions_there():
     scans = scans_table(("f", "p", "x", 5, 0.1), ("f", "q", "y", 5, 0.5), ("f", "r", "", 5, 0.9))
     summary = scan_summary(scans, pd.DataFrame()).set_index("part")
     assert summary["dice"].to_dict() == pytest.approx({"all": 0.5, "x": 0.1, "y": 0.5})
@@ -176,9 +176,6 @@ def test_kinds_are_parts_where_there_are_several():
     assert summary[[*RATES, "empty"]].isna().all(axis=None)
     single = scan_summary(scans_table(("f", "p", "x", 5, 0.1)), pd.DataFrame())
     assert single["part"].tolist() == ["all"]
-
-
-def test_strata_are_those_of_patients_with_lesions_there():
     rows = [("p", "basal", 0.2), ("p", "rest", 0.5), ("q", "basal", 0.6), ("q", "rest", np.nan)]
     lesions = table_of("patient", "stratum", "auc", rows=rows).assign(fold="f", healthy=False)
     lesions = lesions.assign(**{name: lesions["auc"] for name in ("dice_opened", "sensitivity", "sensitivity_opened")})

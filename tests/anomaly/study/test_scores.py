@@ -39,21 +39,12 @@ def volume(*values):
     return np.array(values, dtype=np.float32).reshape(SHAPE)
 
 
-@pytest.fixture
-def bench():
-    # Voxels 0, 1 and 2 are a row.
-    cases = [small_case("p", lesion=[0, 1, 2, 3])]
-    return Bench(cases, [small_case("h"), small_case("i")], 1, 26, 1, True)
-
-
-@pytest.fixture
-def entry():
+def test_strata_are_scored_by_their_own_voxels(row_of):
     scores = volume(5, 3, 3, 1, 0, 0, 1, 2, 3, 4, 0, 0)
     quiet = [volume(*range(12)), volume(*[0] * 12)]
-    return Entry("fold", "a", False, [scores], quiet, None, None)
-
-
-def test_strata_are_scored_by_their_own_voxels(bench, entry, row_of):
+    entry = Entry("fold", "a", False, [scores], quiet, None, None)
+    cases = [small_case("p", lesion=[0, 1, 2, 3])]
+    bench = Bench(cases, [small_case("h"), small_case("i")], 1, 26, 1, True)
     table = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})["strata"]
     # The lowest of three slices: of voxels 0, 3, 6 and 9 the first two are lesion, the first and last are above.
     row = row_of(table, stratum="basal", healthy=False, patient="p")
@@ -160,7 +151,7 @@ def test_without_validation_each_healthy_patient_has_the_threshold_of_the_others
         assert rate == pytest.approx((free["weak"][i][masks[i]] > limit).mean())
 
 
-def test_maps_that_are_the_same_everywhere_find_nothing_and_rank_nothing(cohort):
+def test_equal_maps_rank_nothing_and_scans_without_a_lesion_that_counts_change_nothing(cohort):
     cases, _, healthy, _ = cohort(37)
     flat = {"flat": [np.where(case.brain, 0.3, 0) for case in cases]}
     quiet = {"flat": [np.where(case.brain, 0.3, 0) for case in healthy]}
@@ -172,6 +163,16 @@ def test_maps_that_are_the_same_everywhere_find_nothing_and_rank_nothing(cohort)
     assert tables["scans"]["precision"].isna().all()
     assert tables["healthy"]["empty"].all()
     assert (tables["curves"]["coverage"] == 0).all()
+    healthy, mask = [np.arange(10.0)], row_volume(1, 1, 1, 0) > 0
+    lesion, scores = row_volume(1, 1, 0, 0) > 0, row_volume(9.5, 0, 0, 0)
+    beyond = row_volume(0, 0, 0, 1) > 0
+    alone = coverage_curve(healthy, [scores], [lesion], [mask])
+    extended = coverage_curve(healthy, [scores] * 3, [lesion, beyond, 0 * lesion > 0], [mask, mask, mask])
+    pd.testing.assert_frame_equal(extended, alone)
+    without = coverage_curve(healthy, [scores], [beyond], [mask], rates=[0.1, 0.2])
+    assert without["threshold"].tolist() == [8, 7]
+    shares = without[["coverage", "sensitivity", "lesion_sensitivity"]]
+    assert shares.isna().all(axis=None)
 
 
 def row_volume(*values):
@@ -179,7 +180,7 @@ def row_volume(*values):
     return np.array(values).reshape(-1, 1, 1)
 
 
-def test_a_curve_of_ten_voxels_by_hand():
+def test_curves_of_ten_voxels_and_areas_of_triangles_and_trapezes_by_hand():
     # A healthy scan with the scores 0 to 9: at a rate of .1, one of ten may be above.
     healthy = [np.arange(10.0)]
     scores = row_volume(8.5, 7.5, 0, 9.5, 20.0, 6.5, 5.5, 0, 0, 0)
@@ -194,6 +195,17 @@ def test_a_curve_of_ten_voxels_by_hand():
     assert curve["coverage"].tolist() == pytest.approx([1 / 3, 0.5, 2 / 3, 2 / 3, 1])
     assert curve["sensitivity"].tolist() == pytest.approx([1 / 4, 2 / 4, 3 / 4, 3 / 4, 1])
     assert curve["lesion_sensitivity"].tolist() == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3, 1])
+    assert (FULL_RATE, LOW_RATES) == (0.3, (1e-3, 1e-2))
+    # From 0 at the rate 0 to .6 at .1, then to .8 at .3.
+    areas = areas_of([0.1, 0.3], [0.6, 0.8])
+    assert areas["area"] == pytest.approx((0.1 * 0.6 / 2 + 0.2 * (0.6 + 0.8) / 2) / 0.3)
+    # Below two rates between .001 and .01 there is no low area.
+    assert np.isnan(areas["area_low"])
+    # What lies beyond .3 does not count.
+    assert areas_of([0.1, 0.3, 1.0], [0.6, 0.8, 1.0])["area"] == areas["area"]
+    # Halves of the decade on the logarithm, with the means .3 and .5.
+    assert areas_of([5e-4, 1e-3, 10**-2.5, 1e-2, 0.3], [0.1, 0.2, 0.4, 0.6, 1.0])["area_low"] == pytest.approx(0.4)
+    assert areas_of([1e-3, 2e-3, 1e-2], [0.7, 0.7, 0.7])["area_low"] == pytest.approx(0.7)
 
 
 def test_components_join_at_corners_where_asked():
@@ -214,19 +226,6 @@ def test_components_join_at_corners_where_asked():
         shares.append((row.coverage, row.lesion_sensitivity))
     # One lesion of three voxels, or two of which one is covered.
     assert shares == [(pytest.approx(1 / 3), 1), (0.5, 0.5)]
-
-
-def test_scans_without_a_lesion_that_counts_change_nothing():
-    healthy, mask = [np.arange(10.0)], row_volume(1, 1, 1, 0) > 0
-    lesion, scores = row_volume(1, 1, 0, 0) > 0, row_volume(9.5, 0, 0, 0)
-    beyond = row_volume(0, 0, 0, 1) > 0
-    alone = coverage_curve(healthy, [scores], [lesion], [mask])
-    extended = coverage_curve(healthy, [scores] * 3, [lesion, beyond, 0 * lesion > 0], [mask, mask, mask])
-    pd.testing.assert_frame_equal(extended, alone)
-    without = coverage_curve(healthy, [scores], [beyond], [mask], rates=[0.1, 0.2])
-    assert without["threshold"].tolist() == [8, 7]
-    shares = without[["coverage", "sensitivity", "lesion_sensitivity"]]
-    assert shares.isna().all(axis=None)
 
 
 @pytest.mark.parametrize("seed", [40, 41])
@@ -259,20 +258,6 @@ def areas_of(rates, coverage):
     return curve_areas(pd.DataFrame({"rate": rates, "coverage": coverage}))
 
 
-def test_areas_are_those_of_triangles_and_trapezes_and_each_decade_of_low_rates_weighs_alike():
-    assert (FULL_RATE, LOW_RATES) == (0.3, (1e-3, 1e-2))
-    # From 0 at the rate 0 to .6 at .1, then to .8 at .3.
-    areas = areas_of([0.1, 0.3], [0.6, 0.8])
-    assert areas["area"] == pytest.approx((0.1 * 0.6 / 2 + 0.2 * (0.6 + 0.8) / 2) / 0.3)
-    # Below two rates between .001 and .01 there is no low area.
-    assert np.isnan(areas["area_low"])
-    # What lies beyond .3 does not count.
-    assert areas_of([0.1, 0.3, 1.0], [0.6, 0.8, 1.0])["area"] == areas["area"]
-    # Halves of the decade on the logarithm, with the means .3 and .5.
-    assert areas_of([5e-4, 1e-3, 10**-2.5, 1e-2, 0.3], [0.1, 0.2, 0.4, 0.6, 1.0])["area_low"] == pytest.approx(0.4)
-    assert areas_of([1e-3, 2e-3, 1e-2], [0.7, 0.7, 0.7])["area_low"] == pytest.approx(0.7)
-
-
 WIDE = (20, 16, 14)
 
 
@@ -288,7 +273,7 @@ AHEAD = box((7, 10), (3, 6), (3, 6))
 BESIDE = box((14, 18), (10, 14), (8, 11))
 
 
-def test_regions_where_the_lesion_grows_are_told_from_others():
+def test_regions_where_the_lesion_grows_are_told_from_others_and_without_them_nothing_is_co_located():
     found = overlap_with_followup(STRUCTURAL | AHEAD | BESIDE, STRUCTURAL, LATER, affine=np.diag([2, 2, 2, 1]))
     assert (found.mismatch, found.colocated, found.grown) == (True, True, True)
     regions = found.regions
@@ -300,9 +285,6 @@ def test_regions_where_the_lesion_grows_are_told_from_others():
     assert found.share_flagged == 27 / 100
     assert found.share_expected == 75 / (20 * 16 * 14 - 125)
     assert found.dice_growth == pytest.approx(2 * 27 / (75 + 100))
-
-
-def test_without_regions_or_growth_there_is_nothing_to_co_locate():
     plain = overlap_with_followup(STRUCTURAL, STRUCTURAL, LATER)
     assert (plain.mismatch, plain.colocated, plain.grown) == (False, False, True)
     assert np.isnan(plain.chance)

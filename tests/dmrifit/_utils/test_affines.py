@@ -6,11 +6,16 @@ import pytest
 from dmrifit._utils.affines import MM3_PER_ML, checked_affine, places_voxels, voxel_volume
 
 
-def test_a_sound_affine_comes_back_as_a_copy():
+def test_a_sound_affine_comes_back_as_a_copy_with_the_volume_of_its_voxels():
     affine = np.diag([2.0, -3.0, 4.0, 1.0])
     matrix = checked_affine(affine.tolist(), "the affine")
     np.testing.assert_array_equal(matrix, affine)
     assert checked_affine(affine, "the affine") is not affine
+    turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, -1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([10.0, 10.0, 5.0])
+    assert places_voxels(affine)
+    assert voxel_volume(affine) / MM3_PER_ML == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -32,11 +37,3 @@ def test_an_affine_that_places_no_voxels_is_refused(affine):
 def test_complex_numbers_place_no_voxels():
     with pytest.raises(ValueError, match="the affine must be real numbers"):
         checked_affine(np.eye(4, dtype=complex), "the affine")
-
-
-def test_the_volume_of_a_voxel_does_not_depend_on_how_it_lies():
-    turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, -1]])
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag([10.0, 10.0, 5.0])
-    assert places_voxels(affine)
-    assert voxel_volume(affine) / MM3_PER_ML == pytest.approx(0.5)

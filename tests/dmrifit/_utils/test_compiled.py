@@ -43,12 +43,9 @@ def module(tmp_path, caplog):
     return load
 
 
-def test_a_function_is_compiled_once(module):
+def test_a_function_is_compiled_once_and_again_when_its_source_has_changed(module, tmp_path):
     assert module() == (0, [])
     assert module() == (1, [])
-
-
-def test_a_function_whose_source_has_changed_is_compiled_again(module, tmp_path):
     module()
     path = tmp_path / "doubling.py"
     path.write_text(SOURCE.replace("2 * x", "x + x"))

@@ -7,7 +7,7 @@ import pytest
 from dmrifit._utils.garbage import collection_paused
 
 
-def test_collection_is_paused_inside_and_resumes_after():
+def test_collection_is_paused_inside_and_resumes_after_an_error_too_unless_a_user_switched_it_off():
     assert gc.isenabled()
     with collection_paused():
         assert not gc.isenabled()
@@ -15,15 +15,9 @@ def test_collection_is_paused_inside_and_resumes_after():
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
-
-
-def test_collection_resumes_after_an_error():
     with pytest.raises(ValueError, match="stop"), collection_paused():
         raise ValueError("stop")
     assert gc.isenabled()
-
-
-def test_a_user_who_switched_it_off_keeps_it_off():
     gc.disable()
     try:
         with collection_paused():
@@ -33,14 +27,11 @@ def test_a_user_who_switched_it_off_keeps_it_off():
         gc.enable()
 
 
-def test_objects_made_inside_are_not_visited_by_the_next_small_collections():
+def test_objects_made_inside_are_not_visited_next_and_those_that_a_user_has_frozen_stay_frozen():
     with collection_paused():
         made = [[] for _ in range(1000)]
     oldest = {id(thing) for thing in gc.get_objects(generation=2)}
     assert oldest.issuperset(map(id, made))
-
-
-def test_objects_that_a_user_has_frozen_stay_frozen():
     gc.freeze()
     try:
         n_frozen = gc.get_freeze_count()

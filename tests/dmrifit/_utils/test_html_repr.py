@@ -142,7 +142,7 @@ def test_a_page_in_a_frame_is_one_line_of_plain_letters_that_means_the_page():
     assert repr(frame) == "<page of 0 kB; a notebook shows it in a frame>"
 
 
-def test_an_evaluation_is_shown_best_row_first():
+def test_an_evaluation_is_shown_best_row_first_or_in_one_line_of_text():
     page = shown(Evaluation(scores(), pd.DataFrame()))
     assert "2 patients" in page.words
     assert page.rows[1:] == [
@@ -150,6 +150,17 @@ def test_an_evaluation_is_shown_best_row_first():
         ["same", "3", "cohort1", "s2s", "RFR", "–", "–", "30.0", "30.0", "0.70"],
     ]
     assert len(shown(Evaluation(scores().iloc[:0], pd.DataFrame())).rows) == 1
+    study = {"cohorts": {"cohort1": {"synthetic": True}}}
+    evaluation = Evaluation(scores(), pd.DataFrame(), study)
+    assert (
+        repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
+    )
+    assert "cohort1: synthetic patients" in shown(evaluation).words
+    assert (
+        "synthetic"
+        not in repr(Evaluation(scores(), pd.DataFrame()))
+        + Evaluation(scores(), pd.DataFrame())._repr_html_()
+    )
 
 
 def test_a_voxel_is_shown_in_millimeters_and_milliliters():
@@ -175,17 +186,3 @@ def test_long_tables_are_cut_and_say_so():
     page = shown(html_summary("many", ["n"], [[i] for i in range(MOST_ROWS + 5)]))
     assert len(page.rows) == MOST_ROWS + 1
     assert "5 more rows" in page.words
-
-
-def test_an_evaluation_is_one_line_of_text_and_says_where_patients_are_synthetic():
-    study = {"cohorts": {"cohort1": {"synthetic": True}}}
-    evaluation = Evaluation(scores(), pd.DataFrame(), study)
-    assert (
-        repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
-    )
-    assert "cohort1: synthetic patients" in shown(evaluation).words
-    assert (
-        "synthetic"
-        not in repr(Evaluation(scores(), pd.DataFrame()))
-        + Evaluation(scores(), pd.DataFrame())._repr_html_()
-    )

@@ -24,12 +24,9 @@ def test_samples_do_not_depend_on_the_slabs(n):
         np.testing.assert_array_equal(sampled(region, cuts), whole)
 
 
-def test_samples_are_spread():
+def test_samples_are_spread_copies_and_may_be_empty():
     rows = sampled(np.ones((1, 1, 333), bool), [5])
     assert rows.tolist() == list(range(0, 333, 32))
-
-
-def test_samples_are_copies_and_may_be_empty():
     sample = SpreadSample(10)
     assert sample.rows().size == 0
     values = np.ones((5, 2))

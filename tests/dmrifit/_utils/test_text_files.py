@@ -31,7 +31,7 @@ def test_what_is_no_rows_of_numbers_is_named(tmp_path, content, message):
         text_files.read_numbers(path)
 
 
-def test_files_that_no_person_wrote_are_not_read(tmp_path):
+def test_files_too_large_for_a_person_and_those_that_cannot_be_reached_are_not_read(tmp_path):
     path = tmp_path / "large.txt"
     with path.open("wb") as file:
         file.truncate(text_files._LARGEST_TEXT + 1)
@@ -39,6 +39,8 @@ def test_files_that_no_person_wrote_are_not_read(tmp_path):
         ValueError, match=f"{text_files._LARGEST_TEXT + 1} bytes, more than any table"
     ):
         text_files.read_text(path)
+    with pytest.raises(OSError, match="File name too long"):
+        text_files.read_object(tmp_path / f"{'x' * 300}.json")
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,3 @@ def test_a_json_file_that_is_no_object_is_as_good_as_none(tmp_path, text, conten
     if text is not None:
         path.write_text(text)
     assert text_files.read_object(path) == content
-
-
-def test_a_json_file_that_cannot_be_reached_is_not_taken_for_missing(tmp_path):
-    with pytest.raises(OSError, match="File name too long"):
-        text_files.read_object(tmp_path / f"{'x' * 300}.json")

@@ -50,7 +50,7 @@ def test_blocks_in_two_threads_of_python_wait_for_each_other():
     assert torch.get_num_threads() == 3
 
 
-def test_a_seed_sets_what_is_drawn_in_a_block_and_nothing_after_it():
+def test_a_seed_sets_what_is_drawn_in_a_block_and_nothing_after_it_or_after_an_error():
     torch.manual_seed(5)
     state = torch.get_rng_state()
     undisturbed = torch.rand(4)
@@ -63,19 +63,15 @@ def test_a_seed_sets_what_is_drawn_in_a_block_and_nothing_after_it():
     )
     with torch_state.forked_generator(12, "cpu"):
         assert not torch.equal(torch.rand(4), drawn)
+    torch.manual_seed(5)
+    with pytest.raises(KeyboardInterrupt), torch_state.forked_generator(11):
+        draw_and_stop()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def draw_and_stop():
     torch.rand(4)
     raise KeyboardInterrupt
-
-
-def test_the_generator_is_given_back_after_an_error_too():
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    with pytest.raises(KeyboardInterrupt), torch_state.forked_generator(11):
-        draw_and_stop()
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_seeding_leaves_gpus_alone_where_the_processor_computes(monkeypatch):
@@ -106,7 +102,7 @@ def test_kernels_are_repeatable_in_a_block_only(flags):
         cudnn.benchmark, cudnn.deterministic = before
 
 
-def test_the_first_gpu_is_taken_automatically(monkeypatch):
+def test_the_first_gpu_is_taken_automatically_and_a_missing_one_may_become_the_processor(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert str(torch_state.resolve_device("auto")) == "cuda:0"
@@ -115,11 +111,6 @@ def test_the_first_gpu_is_taken_automatically(monkeypatch):
         torch_state.resolve_device("cuda:2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert str(torch_state.resolve_device("auto")) == "cpu"
-
-
-def test_a_gpu_without_a_number_is_the_first_and_a_missing_one_may_become_the_processor(
-    monkeypatch,
-):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert torch_state.resolve_device("cuda") == torch.device("cuda", 0)

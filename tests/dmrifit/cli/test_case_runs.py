@@ -107,15 +107,12 @@ def failures(tmp_path):
     return pd.read_csv(tmp_path / "failed.tsv", sep="\t").to_dict("records")
 
 
-def test_a_case_that_fails_is_listed_and_leaves_the_others(tmp_path, capsys):
+def test_a_case_that_fails_is_listed_leaves_the_others_keeps_no_result_and_is_tried_again(tmp_path, capsys):
     assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"a": "no tumor"}) == ["b"]
     assert failures(tmp_path) == [{"name": "a", "problem": "no tumor"}]
     assert "failed: a: no tumor" in capsys.readouterr().out
     assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {}) == ["a", "b"]
     assert not (tmp_path / "failed.tsv").exists()
-
-
-def test_a_case_that_fails_after_it_was_finished_keeps_no_result_and_is_tried_again(tmp_path):
     inputs = {"a": 1, "b": 2}
     assert run_with_failures(tmp_path, inputs, {}) == ["a", "b"]
     (tmp_path / "b" / "of the user.txt").touch()
@@ -234,7 +231,7 @@ def test_pictures_and_links_are_shown_where_there_are_files(tmp_path):
     assert link.address == "./case/b.html"
 
 
-def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
+def test_a_run_goes_on_only_with_its_own_undamaged_settings(tmp_path):
     begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
     (tmp_path / "table.tsv").touch()
     begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
@@ -245,6 +242,9 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
     (tmp_path / "settings.json").unlink()
     with pytest.raises(FileExistsError, match=r"table.tsv already exists and was not created by an earlier run"):
         begin_run(tmp_path, {"seed": 2}, overwrite=False, results=("table.tsv",))
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings.json is damaged, .*--overwrite"):
+        begin_run(tmp_path, {"seed": 1}, overwrite=False, results=())
 
 
 def test_what_was_finished_with_other_settings_is_no_part_of_the_run_that_replaces_it(tmp_path):
@@ -315,12 +315,6 @@ def test_a_run_that_finished_nothing_keeps_no_other_options_out(tmp_path, monkey
     monkeypatch.setenv("DMRIFIT_USE_FORM", "sform")
     begin("brats2013")
     assert json.loads((tmp_path / "settings.json").read_text())["use"] == "sform"
-
-
-def test_damaged_settings_are_refused(tmp_path):
-    (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match=r"settings.json is damaged, .*--overwrite"):
-        begin_run(tmp_path, {"seed": 1}, overwrite=False, results=())
 
 
 def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_path):

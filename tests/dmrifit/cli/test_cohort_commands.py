@@ -48,19 +48,16 @@ def simulations(monkeypatch, cohorts):
     return calls
 
 
-def test_a_disk_without_room_for_all_patients_is_told_first(simulations, run, tmp_path, monkeypatch):
+def test_a_disk_without_room_for_all_patients_is_told_first(simulations, error_of, tmp_path, monkeypatch):
     disk = namedtuple("disk", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 100 * 2**20))
-    code, _, err = run("simulate", "--out", tmp_path / "new", "--patients", "9000")
-    assert code == 2
-    assert "no room to write" in err
+    assert "no room to write" in error_of("simulate", "--out", tmp_path / "new", "--patients", "9000")
     assert simulations == []
     assert not (tmp_path / "new").exists()
 
 
-def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, run, tmp_path):
-    code, out, err = run("simulate", "--out", tmp_path)
-    assert code == 0, err
+def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, output_of, tmp_path):
+    out = output_of("simulate", "--out", tmp_path)
     assert out == f"4 synthetic patients: {tmp_path / 'participants.tsv'}\n"
     (first, n, options), (second, _, others) = simulations
     assert (first, second) == (Protocol.preset("cohort1"), Protocol.preset("cohort2"))
@@ -77,9 +74,8 @@ def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, run, tm
     assert options["truth"] == "formula"
 
 
-def test_signals_come_from_walks_where_asked(simulations, run, tmp_path):
-    code, _, err = run("simulate", "--out", tmp_path, "--truth", "walk")
-    assert code == 0, err
+def test_signals_come_from_walks_where_asked(simulations, output_of, tmp_path):
+    output_of("simulate", "--out", tmp_path, "--truth", "walk")
     assert {options["truth"] for _, _, options in simulations} == {"walk"}
 
 
@@ -98,21 +94,19 @@ def test_cohorts_can_share_the_protocol_of_the_first(simulations, run, tmp_path)
     ],
 )
 def test_artifacts_are_named_with_or_without_strengths(
-    simulations, run, tmp_path, text, artifacts
+    simulations, output_of, tmp_path, text, artifacts
 ):
-    code, _, err = run("simulate", "--out", tmp_path, "--artifacts", text)
-    assert code == 0, err
+    output_of("simulate", "--out", tmp_path, "--artifacts", text)
     assert simulations[0][2]["artifacts"] == artifacts
 
 
 # Training ----------------------------------------------------------------------------------------
 
 
-def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, run, tmp_path):
+def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, output_of, tmp_path):
     model = tmp_path / "model.dmrifit"
     options = ("--cohorts", "A", "--max-voxels", 0, "--train-mask", "lesion", "--n-b", 3)
-    code, out, err = run("train", table, "--out", model, *options)
-    assert code == 0, err
+    out = output_of("train", table, "--out", model, *options)
     estimator = load_model(model)
     assert isinstance(estimator, SignalToSignal)
     assert len(estimator.source) == 3
@@ -130,48 +124,42 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, run, tmp_
     assert "trained on synthetic data: no clinical use" in out
 
 
-def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, tmp_path):
+def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, output_of, tmp_path):
     table = simulate_cohort("cohort1", 5, shape=(12, 12, 2), random_state=1).write(tmp_path / "data")
     model = tmp_path / "model.dmrifit"
-    code, out, err = run("train", table, "--out", model, "--coverage", 0.8)
-    assert code == 0, err
+    out = output_of("train", table, "--out", model, "--coverage", 0.8)
     assert load_model(model).coverage == 0.8
     assert "intervals: calibrated to 80 % of the voxels on 5 patients" in out
     [scan] = Cohort.read(table)["cohort1"].scans[:1]
     image = tmp_path / "data" / f"sub-{scan.patient}" / "dwi" / f"sub-{scan.patient}_dwi.nii.gz"
     te = image.with_name(image.name.replace(".nii.gz", ".te"))
-    code, out, err = run("predict", model, image, "--te", te, "--out", tmp_path / "out")
-    assert code == 0, err
+    out = output_of("predict", model, image, "--te", te, "--out", tmp_path / "out")
     assert "Intervals: calibrated to 80 % of the voxels on 5 patients" in out
     assert "of the voxels are unlike the training voxels" in out
     # Also of a real person's image: what stands in the files must say what the model has learned from.
     written = [next((tmp_path / "out").glob(f"*.{ending}")).read_text() for ending in ("json", "html")]
     assert all("trained on synthetic data: its accuracy in people is unknown" in text for text in [out, *written])
     assert len(list((tmp_path / "out").glob("*high*.nii.gz"))) == 7
-    code, out, _ = run("train", table, "--out", model, "--coverage", 0, "--overwrite")
-    assert code == 0
+    output_of("train", table, "--out", model, "--coverage", 0, "--overwrite")
     assert isinstance(load_model(model), SignalToSignal)
     code, _, err = run("train", table, "--out", model, "--coverage", 90, "--overwrite")
     assert code != 0
     assert "--coverage 90 must lie between 0 and 1" in err
 
 
-def test_a_file_of_that_name_is_replaced_on_request_only(table, run, tmp_path):
+def test_a_file_of_that_name_is_replaced_on_request_only(table, error_of, output_of, tmp_path):
     model = tmp_path / "model.dmrifit"
     model.write_text("mine")
     arguments = ("train", table, "--out", model, "--max-voxels", 20, "--strategy", "m2m")
-    code, _, err = run(*arguments)
-    assert code == 2
-    assert "already exists; choose another name, or --overwrite" in err
+    assert "already exists; choose another name, or --overwrite" in error_of(*arguments)
     assert model.read_text() == "mine"
-    code, _, err = run(*arguments, "--overwrite", "--loss", "median", "--algorithm", "LR")
-    assert code == 0, err
+    output_of(*arguments, "--overwrite", "--loss", "median", "--algorithm", "LR")
     estimator = load_model(model)
     assert isinstance(estimator, MapsToMaps)
     assert estimator.loss == "median"
 
 
-def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(write_scan, run, tmp_path):
+def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(write_scan, error_of, output_of, tmp_path):
     protocol = Protocol([0, 500, 1000])
     rows = ["patient\tcohort\timage\tbval\tmask"]
     for name in ("a", "b"):
@@ -183,13 +171,11 @@ def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(write_s
     table = tmp_path / "participants.tsv"
     table.write_text("\n".join(rows))
     arguments = ("train", table, "--n-b", 2, "--out", tmp_path / "model.dmrifit")
-    code, _, err = run(*arguments)
-    assert code == 2
+    err = error_of(*arguments)
     assert "t2-ivim-kurtosis needs echo times" in err
     assert "--model adc" in err
     assert not (tmp_path / "model.dmrifit").exists()
-    code, _, err = run(*arguments, "--model", "adc")
-    assert code == 0, err
+    output_of(*arguments, "--model", "adc")
 
 
 # Comparison --------------------------------------------------------------------------------------
@@ -211,13 +197,12 @@ def comparisons(monkeypatch, make_evaluation):
     return calls
 
 
-def test_options_of_a_comparison_reach_it(table, comparisons, run, tmp_path):
+def test_options_of_a_comparison_reach_it(table, comparisons, output_of, tmp_path):
     line = (
         "--algorithms LR,ETR --strategies m2m --sizes 1 --model adc --train-mask lesion --score-mask body "
         "--max-voxels 0 --repeats 2 --no-controls --resynthesize --seed 9 --jobs 2 --train-on pooled"
     )
-    code, _, err = run("benchmark", table, "--out", tmp_path, *line.split())
-    assert code == 0, err
+    output_of("benchmark", table, "--out", tmp_path, *line.split())
     ((estimators, cohorts, settings),) = comparisons
     assert list(estimators) == ["LR m2m", "ETR m2m"]
     assert {(type(one), one.model) for one in estimators.values()} == {(MapsToMaps, "adc")}
@@ -266,18 +251,15 @@ def test_cohorts_whose_protocols_differ_do_so_on_request(
     )
 
 
-def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparisons, run, tmp_path):
+def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparisons, error_of, output_of, tmp_path):
     options = ("--out", tmp_path, "--algorithms", "LR", "--strategies", "s2s", "--source-b")
-    code, _, err = run("benchmark", table, *options, "100,0")
-    assert code == 0, err
+    output_of("benchmark", table, *options, "100,0")
     ((estimators, cohorts, _),) = comparisons
     estimator = estimators["LR s2s"]
     protocol = next(iter(cohorts.values())).scans[0].protocol
     assert estimator.source.b.tolist() == [100, 0]
     assert set(estimator.source.te) == {protocol.te.min()}
-    code, _, err = run("benchmark", table, *options, "1,7")
-    assert code == 2
-    assert "--source-b 1,7: the other protocol lacks S_b7" in err
+    assert "--source-b 1,7: the other protocol lacks S_b7" in error_of("benchmark", table, *options, "1,7")
 
 
 def regions_of(folder, b):
@@ -291,7 +273,7 @@ def regions_of(folder, b):
     return table
 
 
-def test_inputs_that_leave_nothing_to_predict_are_refused_before_training(run, tmp_path):
+def test_inputs_that_leave_nothing_to_predict_are_refused_before_training(run, output_of, tmp_path):
     table = regions_of(tmp_path, (0, 50, 400, 800, 1000))
     options = ("--model", "adc", "--algorithms", "LR")
     for command, out in (("benchmark", "study"), ("train", "model.dmrifit")):
@@ -301,8 +283,7 @@ def test_inputs_that_leave_nothing_to_predict_are_refused_before_training(run, t
         assert "nothing is left to predict; leave out the highest b-value: --source-b 0,50,400,800" in err
         assert not (tmp_path / out).exists()
     named = ("--source-b", "0,50,400,800", "--out", tmp_path / "study")
-    code, out, err = run("benchmark", table, *options, *named)
-    assert code == 0, err
+    output_of("benchmark", table, *options, *named)
     # Of the signals, those alone are scored that are no inputs.
     contrasts = set(pd.read_csv(tmp_path / "study" / "signals.csv")["contrast"])
     assert contrasts == {"S_b1000", "all unseen"}
@@ -328,17 +309,15 @@ def test_strategies_are_those_that_the_inputs_suffice_for(comparisons, run, tmp_
     ]
 
 
-def test_a_comparison_of_relaxation_times_needs_echo_times(comparisons, run, tmp_path):
+def test_a_comparison_of_relaxation_times_needs_echo_times(comparisons, error_of, tmp_path):
     table = regions_of(tmp_path, (0, 10, 30, 100, 200, 800))
-    code, _, err = run("benchmark", table, "--out", tmp_path / "study", "--algorithms", "LR")
-    assert code == 2
+    err = error_of("benchmark", table, "--out", tmp_path / "study", "--algorithms", "LR")
     assert "t2-ivim-kurtosis needs echo times" in err
     assert not comparisons
 
 
-def test_the_summary_is_printed_in_percent(table, comparisons, run, tmp_path):
-    code, out, _ = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
-    assert code == 0
+def test_the_summary_is_printed_in_percent(table, comparisons, output_of, tmp_path):
+    out = output_of("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
     lines = [line.split() for line in out.splitlines()]
     header = "trained on N cohort strategy algorithm signal skill map skill |BI| (%) DI (%) r"
     assert lines[0] == header.split()
@@ -347,14 +326,13 @@ def test_the_summary_is_printed_in_percent(table, comparisons, run, tmp_path):
     assert lines[3] == ["report:", str(tmp_path / "report.html")]
 
 
-def test_a_failure_says_where_finished_work_is(table, run, tmp_path, monkeypatch):
+def test_a_failure_says_where_finished_work_is(table, error_of, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         msg = "estimator 'LR s2s' failed for p1"
         raise RuntimeError(msg)
 
     monkeypatch.setattr("dmrifit.study.comparison.compare", fail)
-    code, _, err = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
-    assert code == 2
+    err = error_of("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
     assert f"failed for p1; finished work is kept in {tmp_path}" in err
 
 
@@ -376,7 +354,7 @@ def test_an_interrupted_comparison_says_how_to_go_on_if_it_had_begun(
 
 
 def test_a_report_needs_its_libraries_before_any_work(
-    table, comparisons, run, tmp_path, monkeypatch
+    table, comparisons, error_of, tmp_path, monkeypatch
 ):
     find = _optional.import_module
 
@@ -386,9 +364,7 @@ def test_a_report_needs_its_libraries_before_any_work(
         return find(name)
 
     monkeypatch.setattr(_optional, "import_module", absent)
-    code, _, err = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
-    assert code == 2
-    assert 'pip install "dmrifit[report]"' in err
+    assert 'pip install "dmrifit[report]"' in error_of("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
     assert not comparisons
 
 

@@ -149,18 +149,13 @@ def test_parameters_and_lines_of_help_belong_together():
 
 
 @pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis", "anomaly"])
-def test_options_that_commands_share_are_those_of_two_commands_or_more(package):
+def test_options_shared_are_those_of_two_commands_or_more_and_no_line_of_a_docstring_is_lost(package):
     program = import_module(f"{package}.cli.program")
     shared = read_help(program.__doc__)[1]
     commands = [command.callback for command in program.app.registered_commands]
     for name in shared:
         users = [command for command in commands if name in command.__signature__.parameters]
         assert len(users) > 1, name
-
-
-@pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis", "anomaly"])
-def test_no_line_of_a_docstring_is_lost(package):
-    program = import_module(f"{package}.cli.program")
     for docstring in (program.__doc__, COMMON):
         block = cleandoc(docstring).partition("\n\nOptions:\n")[2]
         assert len(read_help(docstring)[1]) == sum(line[:1] != " " for line in block.splitlines())

@@ -46,12 +46,6 @@ def leave() -> None:
     """
 
 
-@pytest.fixture
-def run(run_main):
-    _, main = make_program("greeter", "Greets.", [greet, leave], first="greeter leave")
-    return partial(run_main, main, "greeter")
-
-
 def test_the_owner_can_use_what_a_program_makes_under_any_umask(tmp_path, run_main):
     def make(folder: Path, /) -> None:
         """
@@ -75,7 +69,9 @@ def test_the_owner_can_use_what_a_program_makes_under_any_umask(tmp_path, run_ma
         assert [path.stat().st_mode & 0o777 for path in written] == [modes[0], *modes]
 
 
-def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run):
+def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run_main):
+    _, main = make_program("greeter", "Greets.", [greet, leave], first="greeter leave")
+    run = partial(run_main, main, "greeter")
     assert run("greet", "Ann") == (0, "hello Ann\n", "")
     assert run("greet", "nobody") == (2, "", "greeter: error: nobody cannot be greeted; name a person\n")
     assert run("greet", "doubt") == (0, "hello doubt\n", "greeter: this may be wrong\n")

@@ -67,15 +67,14 @@ def test_seven_b_values_at_three_echo_times_are_fitted_without_an_option(run, tm
     check(tmp_path / "maps", truth, {"f": 0.3, "Dt": 0.1, "T2t": 0.1})
 
 
-def test_ivim_by_echo_time_needs_no_model_of_t2(run, tmp_path, write_scan):
+def test_ivim_by_echo_time_needs_no_model_of_t2(run, output_of, tmp_path, write_scan):
     b = [0, 10, 20, 40, 80, 150, 300, 500, 800] * 2
     protocol = Protocol(b, np.repeat([50, 100], 9))
     truth = write_scan(tmp_path, "own", protocol, model="t2-ivim-kurtosis")
     te = tmp_path / "own.te"
     te.write_text(" ".join(map(str, protocol.te)))
     arguments = ["fit", tmp_path / "own.nii.gz", "--te", te, "--model", "ivim", "--out", tmp_path / "maps"]
-    code, _, err = run(*arguments, "--by-te")
-    assert code == 0, err
+    output_of(*arguments, "--by-te")
     amounts = {}
     for echo in (50, 100):
         blood = truth["f"] * np.exp(-echo / truth["T2v"])

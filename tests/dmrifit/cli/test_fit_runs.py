@@ -24,7 +24,7 @@ def fits(out):
     return pd.read_csv(out / "fits.tsv", sep="\t", dtype={"subject": str, "visit": str})
 
 
-def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids, run, tmp_path):
+def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids, run, output_of, tmp_path):
     out = tmp_path / "maps"
     code, printed, err = run("fit", bids, "--mask", BODY, "--out", out)
     assert code == 0, err
@@ -42,19 +42,17 @@ def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids,
     assert page.count("<img") == 4
     # The table is one that roi reads.
     labels = bids / "derivatives" / "masks" / "sub-01" / "sub-01_desc-lesion_mask.nii.gz"
-    code, printed, err = run("roi", out / "fits.tsv", "--labels", labels, "--out", tmp_path / "roi.csv")
-    assert code == 0, err
+    printed = output_of("roi", out / "fits.tsv", "--labels", labels, "--out", tmp_path / "roi.csv")
     assert "4 fits, 1 label:" in printed
 
 
-def test_a_bad_subject_is_a_row_and_is_fitted_when_it_is_mended(bids, run, tmp_path):
+def test_a_bad_subject_is_a_row_and_is_fitted_when_it_is_mended(bids, run, output_of, tmp_path):
     bval = bids / "sub-01" / "dwi" / "sub-01_dwi.bval"
     good = bval.read_text()
     bval.write_text("0 500 many")
     (bids / "derivatives" / "masks" / "sub-02" / "sub-02_desc-body_mask.nii.gz").unlink()
     arguments = ("fit", bids, "--mask", BODY, "--no-quicklook", "--out", tmp_path / "maps")
-    code, printed, err = run(*arguments)
-    assert code == 0, err
+    printed = output_of(*arguments)
     assert "4 scans: 2 fitted" in printed
     assert "failed: sub-01: " in printed
     assert "failed: sub-02: --mask" in printed
@@ -70,7 +68,7 @@ def test_a_bad_subject_is_a_row_and_is_fitted_when_it_is_mended(bids, run, tmp_p
     assert len(fits(tmp_path / "maps")) == 3
 
 
-def test_only_scans_that_changed_are_fitted_again(bids, run, tmp_path):
+def test_only_scans_that_changed_are_fitted_again(bids, run, error_of, tmp_path):
     arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps")
     assert run(*arguments)[0] == 0
     image = bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"
@@ -80,12 +78,10 @@ def test_only_scans_that_changed_are_fitted_again(bids, run, tmp_path):
     _, _, err = run(*arguments, "--overwrite")
     assert "4/4 sub-" in err
     assert "finished before" not in err
-    code, _, err = run(*arguments, "--model", "adc")
-    assert code == 2
-    assert "other options (model)" in err
+    assert "other options (model)" in error_of(*arguments, "--model", "adc")
 
 
-def test_images_of_one_name_are_named_by_their_folders(write_scan, run, tmp_path):
+def test_images_of_one_name_are_named_by_their_folders(write_scan, error_of, output_of, tmp_path):
     for seed, patient in enumerate(("ann", "bob")):
         write_scan(tmp_path / "p" / patient, "dwi", Protocol([0, 500, 1000]), seed=seed)
         image = nib.load(tmp_path / "p" / patient / "dwi.nii.gz")
@@ -94,21 +90,17 @@ def test_images_of_one_name_are_named_by_their_folders(write_scan, run, tmp_path
         nib.save(nib.Nifti1Image(inside, image.affine), tmp_path / "p" / patient / "mask.nii.gz")
     masks = tmp_path / "p" / "*" / "mask.nii.gz"
     images = tmp_path / "p" / "*" / "dwi.nii.gz"
-    code, _, err = run("fit", images, "--mask", masks, "--no-quicklook", "--out", tmp_path / "maps")
-    assert code == 0, err
+    output_of("fit", images, "--mask", masks, "--no-quicklook", "--out", tmp_path / "maps")
     table = fits(tmp_path / "maps")
     assert table["name"].tolist() == ["ann", "bob"]
     assert table["voxels"].tolist() == [100, 80]
-    code, _, err = run("roi", tmp_path / "maps", "--labels", tmp_path / "p" / "ann" / "mask.nii.gz", "--out", tmp_path / "roi.csv")
-    assert code == 2
+    err = error_of("roi", tmp_path / "maps", "--labels", tmp_path / "p" / "ann" / "mask.nii.gz", "--out", tmp_path / "roi.csv")
     assert f"name the table of its scans, {tmp_path / 'maps' / 'fits.tsv'}" in err
 
 
-def test_a_cluster_is_not_for_one_scan(bids, run, tmp_path):
+def test_a_cluster_is_not_for_one_scan(bids, error_of, tmp_path):
     image = bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
-    code, _, err = run("fit", image, "--cluster", "tcp://localhost:1", "--out", tmp_path / "maps")
-    assert code == 2
-    assert "--cluster" in err
+    assert "--cluster" in error_of("fit", image, "--cluster", "tcp://localhost:1", "--out", tmp_path / "maps")
     assert not (tmp_path / "maps").exists()
 
 
@@ -164,45 +156,25 @@ def test_a_record_from_elsewhere_names_no_file_to_remove_or_to_show(write_scan, 
         assert [len(list(folder.glob("v_*"))) for folder in (home, tmp_path)] == [3, 3]
 
 
-def test_a_scan_of_which_no_voxel_is_fitted_has_failed(write_scan, run, tmp_path):
+def test_a_scan_of_which_no_voxel_is_fitted_has_failed(write_scan, error_of, output_of, tmp_path):
     for name in ("a", "b"):
         write_scan(tmp_path, name, Protocol([0, 500, 1000]))
     image = nib.load(tmp_path / "a.nii.gz")
     values = image.get_fdata(dtype=np.float32)
     values[..., 1] = np.nan
     nib.save(nib.Nifti1Image(values, image.affine), tmp_path / "a.nii.gz")
-    code, printed, err = run("fit", tmp_path / "a.nii.gz", "--out", tmp_path / "one")
-    assert code == 2
+    err = error_of("fit", tmp_path / "a.nii.gz", "--out", tmp_path / "one")
     assert "none of 120 voxels could be fitted" in err.splitlines()[-1]
-    code, printed, err = run("fit", tmp_path / "*.nii.gz", "--out", tmp_path / "maps")
-    assert code == 0, err
+    printed = output_of("fit", tmp_path / "*.nii.gz", "--out", tmp_path / "maps")
     assert "2 scans: 1 fitted" in printed
     assert "none of 120 voxels" in printed.partition("failed: a: ")[2]
     assert fits(tmp_path / "maps")["name"].tolist() == ["b"]
 
 
-def test_maps_are_not_written_among_raw_data(bids, run):
-    code, _, err = run("fit", bids, "--out", bids)
-    assert code == 2
-    assert "derivatives/dmrifit" in err
+def test_maps_are_not_written_among_raw_data(bids, run, error_of):
+    assert "derivatives/dmrifit" in error_of("fit", bids, "--out", bids)
     assert not (bids / "settings.json").exists()
     assert run("fit", bids, "--no-quicklook", "--out", bids / "derivatives" / "dmrifit")[0] == 0
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--model", "acd"),
-        ("--model", "adc", "--bounds", "K=0,1"),
-        ("--model", "adc", "--bounds", "ADC=3,1"),
-        ("--model", "adc", "--fix", "K=1"),
-    ],
-)
-def test_an_option_that_is_wrong_for_every_scan_leaves_nothing(bids, run, tmp_path, options):
-    code, _, err = run("fit", bids, *options, "--out", tmp_path / "maps")
-    assert code == 2
-    assert len(err.splitlines()) == 1
-    assert not (tmp_path / "maps").exists()
 
 
 def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp_path, monkeypatch):
@@ -228,39 +200,29 @@ def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp
     assert "4 scans: 4 fitted" in printed
 
 
-def test_workers_make_the_maps_that_one_process_makes(bids, run, tmp_path):
+def test_workers_make_the_maps_that_one_process_makes(bids, output_of, tmp_path):
     (tmp_path / "link").symlink_to(bids)
     for jobs in (1, 2):
         arguments = ("--jobs", jobs, "--no-quicklook", "--out", tmp_path / f"maps{jobs}")
-        code, _, err = run("fit", tmp_path / "link", *arguments)
-        assert code == 0, err
+        output_of("fit", tmp_path / "link", *arguments)
     for path in (tmp_path / "maps1").rglob("*.nii.gz"):
         twin = tmp_path / "maps2" / path.relative_to(tmp_path / "maps1")
         np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), np.asarray(nib.load(twin).dataobj))
 
 
-def test_several_images_and_a_glob_are_fitted_each_into_its_folder(bids, run, tmp_path, monkeypatch):
+def test_several_images_and_a_glob_are_fitted_each_into_its_folder(bids, error_of, output_of, tmp_path, monkeypatch):
     images = [bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz", bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"]
-    code, _, err = run("fit", *images, "--model", "adc", "--no-quicklook", "--out", tmp_path / "a")
-    assert code == 0, err
+    output_of("fit", *images, "--model", "adc", "--no-quicklook", "--out", tmp_path / "a")
     assert (tmp_path / "a" / "sub-02" / "sub-02_model-adc_param-ADC_dwimap.nii.gz").is_file()
-    code, _, err = run("fit", bids / "sub-0*" / "dwi" / "*_dwi.nii.gz", "--no-quicklook", "--out", tmp_path / "b")
-    assert code == 0, err
+    output_of("fit", bids / "sub-0*" / "dwi" / "*_dwi.nii.gz", "--no-quicklook", "--out", tmp_path / "b")
     assert fits(tmp_path / "b")["name"].tolist() == ["sub-01", "sub-02", *[f"sub-04_echo-{n}" for n in (1, 2, 3)]]
-    code, _, err = run("fit", images[0], images[0], "--out", tmp_path / "c")
-    assert code == 2
-    assert "'sub-01' is there twice" in err
+    assert "'sub-01' is there twice" in error_of("fit", images[0], images[0], "--out", tmp_path / "c")
     (tmp_path / "SUB-01_dwi.nii.gz").symlink_to(images[0])
-    code, _, err = run("fit", images[0], tmp_path / "SUB-01_dwi.nii.gz", "--out", tmp_path / "c")
-    assert code == 2
+    err = error_of("fit", images[0], tmp_path / "SUB-01_dwi.nii.gz", "--out", tmp_path / "c")
     assert "'sub-01' is there twice" in err
     assert not (tmp_path / "c").exists()
-    code, _, err = run("fit", bids, images[0], "--out", tmp_path / "c")
-    assert code == 2
-    assert "one BIDS folder alone" in err
-    code, _, err = run("fit", bids, "--bval", images[0], "--out", tmp_path / "c")
-    assert code == 2
-    assert "--bval" in err
+    assert "one BIDS folder alone" in error_of("fit", bids, images[0], "--out", tmp_path / "c")
+    assert "--bval" in error_of("fit", bids, "--bval", images[0], "--out", tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
@@ -348,15 +310,13 @@ def capped_scan(folder, name):
     np.savetxt(folder / f"{name}.bval", b[None], fmt="%g")
 
 
-def test_one_scan_and_many_show_the_same_sentences_everywhere(run, tmp_path):
+def test_one_scan_and_many_show_the_same_sentences_everywhere(output_of, tmp_path):
     for name in ("a", "b"):
         capped_scan(tmp_path, name)
     options = ("--model", "kurtosis")
-    code, single, err = run("fit", tmp_path / "a.nii.gz", *options, "--out", tmp_path / "single")
-    assert code == 0, err
+    single = output_of("fit", tmp_path / "a.nii.gz", *options, "--out", tmp_path / "single")
     scans = (tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
-    code, many, err = run("fit", *scans, *options, "--out", tmp_path / "many")
-    assert code == 0, err
+    many = output_of("fit", *scans, *options, "--out", tmp_path / "many")
     table = fits(tmp_path / "many")
     sidecar = json.loads((tmp_path / "many" / table["maps"][0]).read_text())
     for name, share in sidecar["Doubt"]["Share"].items():
@@ -371,7 +331,7 @@ def test_one_scan_and_many_show_the_same_sentences_everywhere(run, tmp_path):
         assert all(sentence in shown for shown in (single, many, table["notes"][0], *texts)), sentence
 
 
-def test_the_scan_that_differs_comes_first_and_a_heading_sorts(run, tmp_path, tab):
+def test_the_scan_that_differs_comes_first_and_a_heading_sorts(output_of, tmp_path, tab):
     b = np.array([0, 300, 600, 900.0])
     rng = np.random.default_rng(5)
     # Six scans of like tissue, and one whose diffusion is twice as fast.
@@ -381,16 +341,15 @@ def test_the_scan_that_differs_comes_first_and_a_heading_sorts(run, tmp_path, ta
         nib.save(nib.Nifti1Image(signals.astype(np.float32), np.diag([2.0, 2, 3, 1])), tmp_path / f"s{i}.nii.gz")
         np.savetxt(tmp_path / f"s{i}.bval", b[None], fmt="%g")
     scans = [tmp_path / f"s{i}.nii.gz" for i in range(7)]
-    code, _, err = run("fit", *scans, "--model", "adc", "--out", tmp_path / "maps")
-    assert code == 0, err
-    np.testing.assert_allclose(fits(tmp_path / "maps")["median_ADC"], adc, rtol=0.01)
+    output_of("fit", *scans, "--model", "adc", "--out", tmp_path / "maps")
+    np.testing.assert_allclose(fits(tmp_path / "maps")["believed_median_ADC"], adc, rtol=0.01)
     page = tab.open(tmp_path / "maps" / "index.html")
 
     def rows():
         return [" ".join(row.split()) for row in page.locator("table.sortable tbody tr").all_inner_texts()]
 
-    assert re.match(r"ADC s4 \d+\.\d robust SD: median ADC adc 75 ", rows()[0])
-    assert not any("robust" in row for row in rows()[1:])
+    assert re.match(r"ADC s4 median of ADC: \d+\.\d times the usual distance from the median scan adc 75 ", rows()[0])
+    assert not any("usual distance" in row for row in rows()[1:])
     page.get_by_role("button", name="ADC, µm²/ms").click()
     assert [row.split()[1] for row in (rows()[0], rows()[-1])] == ["s4", "s6"]
     page.get_by_role("button", name="ADC, µm²/ms").click()
@@ -406,10 +365,9 @@ def test_few_scans_are_not_told_apart_and_a_missing_figure_makes_none_unusual():
     assert [distance for distance, _ in fit_runs._unusual(others)] == pytest.approx([0, 0, 0, 0, 5])
 
 
-def test_medians_leave_out_air(run, tmp_path):
+def test_medians_leave_out_air(output_of, tmp_path):
     capped_scan(tmp_path, "a")
-    code, _, err = run("fit", tmp_path / "a.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")
-    assert code == 0, err
+    output_of("fit", tmp_path / "a.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")
     sidecar = json.loads((tmp_path / "maps" / "a_model-adc_dwimap.json").read_text())
     values = nib.load(tmp_path / "maps" / sidecar["Parameters"]["S0"]["File"]).get_fdata()
     low, median, high = sidecar["Parameters"]["S0"]["Quartiles"]
@@ -419,20 +377,18 @@ def test_medians_leave_out_air(run, tmp_path):
     assert ends[0] <= median <= ends[1]
 
 
-def test_the_line_of_advice_runs_and_is_not_repeated(run, tmp_path):
+def test_the_line_of_advice_runs_and_is_not_repeated(output_of, tmp_path):
     capped_scan(tmp_path, "a")
     inside = np.zeros((12, 6, 4), np.uint8)
     inside[:5] = 1
     nib.save(nib.Nifti1Image(inside, np.diag([2.0, 2, 3, 1])), tmp_path / "mask.nii.gz")
     options = ("--model", "kurtosis", "--mask", tmp_path / "mask.nii.gz", "--no-quicklook")
-    code, printed, err = run("fit", tmp_path / "a.nii.gz", *options, "--out", tmp_path / "maps")
-    assert code == 0, err
+    printed = output_of("fit", tmp_path / "a.nii.gz", *options, "--out", tmp_path / "maps")
     assert "rerun with --b-max " in printed
     (line,) = re.findall("^to refit: (.*)$", printed, re.MULTILINE)
     words = shlex.split(line)
     assert words[:2] == ["dmrifit", "fit"]
-    code, printed, err = run(*words[1:])
-    assert code == 0, err
+    printed = output_of(*words[1:])
     assert "--b-max" not in printed.replace(line, "").partition("protocol:")[0]
     assert "to refit" not in printed
     refit = json.loads((tmp_path / "maps_refit" / "a_model-kurtosis_dwimap.json").read_text())
@@ -444,11 +400,10 @@ def test_the_line_of_advice_runs_and_is_not_repeated(run, tmp_path):
     assert np.median(truth) == pytest.approx(0.9, rel=0.1)
 
 
-def test_b_values_are_left_out_of_one_scan_and_of_many(bids, run, tmp_path):
+def test_b_values_are_left_out_of_one_scan_and_of_many(bids, run, output_of, tmp_path):
     image = bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
     options = ("--leave-out-b", "500", "--model", "adc", "--no-quicklook")
-    code, _, err = run("fit", image, *options, "--out", tmp_path / "one")
-    assert code == 0, err
+    output_of("fit", image, *options, "--out", tmp_path / "one")
     signals = np.asarray(nib.load(image).dataobj)
     plain = np.log(signals[..., 0] / signals[..., 2])
     sidecar = tmp_path / "one" / "sub-01_model-adc_dwimap.json"

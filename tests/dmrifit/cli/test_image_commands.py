@@ -37,14 +37,13 @@ def fitted(tmp_path):
     return tmp_path
 
 
-def test_regions_of_many_scans_become_one_table(fitted, run):
+def test_regions_of_many_scans_become_one_table(fitted, run, error_of, output_of):
     names = fitted / "names.tsv"
     names.write_text("index\tname\n1\tliver\n5\tspleen\n")
     folders = [fitted / f"mapsA{visit}" for visit in (1, 2)]
     out = fitted / "roi.csv"
     arguments = ("roi", *folders, "--labels", fitted / "labels.nii.gz", "--names", names, "--out", out)
-    code, printed, err = run(*arguments)
-    assert code == 0, err
+    printed = output_of(*arguments)
     assert "2 fits, 2 labels" in printed
     table = pd.read_csv(out)
     assert len(table) == 2 * 2 * 5
@@ -61,18 +60,15 @@ def test_regions_of_many_scans_become_one_table(fitted, run):
         np.testing.assert_allclose(found[column], expected[column], rtol=1e-5)
     assert found["at_high"].max() > 0
     assert not (fitted / "roi_repeatability.csv").exists()
-    code, _, err = run(*arguments)
-    assert code == 2
-    assert "--overwrite" in err
+    assert "--overwrite" in error_of(*arguments)
     assert run(*arguments, "--overwrite")[0] == 0
 
 
-def test_two_visits_give_the_repeatability(fitted, run):
+def test_two_visits_give_the_repeatability(fitted, output_of):
     lines = ["subject\tvisit\tmaps\tlabels"]
     lines += [f"{subject}\t{visit}\tmaps{subject}{visit}\tlabels.nii.gz" for subject in "AB" for visit in (1, 2)]
     (fitted / "scans.tsv").write_text("\n".join(lines))
-    code, printed, err = run("roi", fitted / "scans.tsv", "--out", fitted / "roi.csv")
-    assert code == 0, err
+    printed = output_of("roi", fitted / "scans.tsv", "--out", fitted / "roi.csv")
     assert "within-subject CV (%)" in printed
     table = pd.read_csv(fitted / "roi.csv", dtype={"name": str})
     found = pd.read_csv(fitted / "roi_repeatability.csv", dtype={"name": str})
@@ -105,7 +101,7 @@ def test_bad_input_of_roi_is_one_line_and_writes_nothing(fitted, run, monkeypatc
     assert not (fitted / "new").exists()
 
 
-def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_dir, run, tmp_path):
+def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_dir, error_of, output_of, tmp_path):
     pytest.importorskip("dipy")
     folder = data_dir / "dipy_small_dwi"
     few = nib.load(folder / "small_64D.nii").slicer[..., :8]
@@ -114,50 +110,41 @@ def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_di
         numbers = np.loadtxt(folder / f"small_64D.{ending}")[:8]
         np.savetxt(tmp_path / f"sub-1_dwi.{ending}", numbers)
     out = tmp_path / "clean"
-    code, printed, err = run(
+    printed = output_of(
         *("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "denoise", "--te", "90", "--out", out)
     )
-    assert code == 0, err
     assert "noise: median sigma" in printed
     program, *words = shlex.split(printed.splitlines()[-1].removeprefix("to fit: "))
     assert (program, words[0]) == ("dmrifit", "fit")
-    code, printed, err = run(*words)
-    assert code == 0, err
+    printed = output_of(*words)
     assert "1000 voxels" in printed
     described = json.loads((tmp_path / "clean_maps" / "sub-1_model-adc_desc-preproc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Sigma"] == "map"
     assert described["Sources"]["Sigma"]["Name"] == "sub-1_param-sigma_desc-preproc_dwimap.nii.gz"
-    code, _, err = run("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "unring", "--out", tmp_path / "other")
-    assert code == 2
-    assert "steps must be one of denoise, gibbs, motion, not 'unring'" in err
 
 
-def test_the_noise_is_estimated_in_a_fit_on_request(data_dir, run, tmp_path):
+def test_the_noise_is_estimated_in_a_fit_on_request(data_dir, output_of, tmp_path):
     pytest.importorskip("dipy")
     scan = data_dir / "dipy_small_dwi" / "small_64D.nii"
-    code, _, err = run(
+    output_of(
         *("fit", scan, "--model", "adc", "--sigma", "estimate", "--average-directions", "geometric"),
         *("--no-quicklook", "--out", tmp_path),
     )
-    assert code == 0, err
     described = json.loads((tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Sigma"].endswith("(estimated by mppca)")
 
 
-def test_a_model_is_trained_and_predicts_a_new_image(run, tmp_path):
-    code, _, err = run(
+def test_a_model_is_trained_and_predicts_a_new_image(output_of, tmp_path):
+    output_of(
         *("simulate", "--out", tmp_path / "data", "--patients", 2, "--same-protocol", "--shape", "20,20,4")
     )
-    assert code == 0, err
     table, model = tmp_path / "data" / "participants.tsv", tmp_path / "model.dmrifit"
-    code, printed, err = run("train", table, "--out", model, "--max-voxels", 50)
-    assert code == 0, err
+    printed = output_of("train", table, "--out", model, "--max-voxels", 50)
     assert "trained on 200 voxels of 4 patients" in printed
     assert "it predicts 21 images from S_b0_TE93, S_b50_TE93" in printed
     image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
     mask = next(image.parent.glob("*body_mask.nii.gz"))
-    code, printed, err = run("predict", model, image, "--mask", mask, "--signals", "--out", tmp_path / "out")
-    assert code == 0, err
+    printed = output_of("predict", model, image, "--mask", mask, "--signals", "--out", tmp_path / "out")
     protocol = Protocol.read(image.with_name(image.name.replace("nii.gz", "bval")), image.with_name(
         image.name.replace("nii.gz", "te")))  # fmt: skip
     made = predict_image(load_model(model), image, protocol=protocol, mask=mask)
@@ -167,39 +154,34 @@ def test_a_model_is_trained_and_predicts_a_new_image(run, tmp_path):
     assert "trained on synthetic data: its accuracy in people is unknown" in printed
 
 
-def test_what_a_prediction_lacks_is_named(run, tmp_path):
+def test_what_a_prediction_lacks_is_named(run, error_of, tmp_path):
     run("simulate", "--out", tmp_path / "data", "--patients", 1, "--same-protocol", "--shape", "16,16,3")
     model = tmp_path / "model.dmrifit"
     assert run("train", tmp_path / "data" / "participants.tsv", "--out", model, "--max-voxels", 20)[0] == 0
     image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
     image.with_name(image.name.replace("nii.gz", "te")).unlink()
-    code, _, err = run("predict", model, image, "--out", tmp_path / "out")
-    assert code == 2
-    assert "needs echo times" in err
+    assert "needs echo times" in error_of("predict", model, image, "--out", tmp_path / "out")
 
 
-def test_the_share_at_a_bound_is_printed_where_the_other_is_none(fitted, run):
+def test_the_share_at_a_bound_is_printed_where_the_other_is_none(fitted, output_of):
     scan = fitted / "sub-A_ses-1_dwi.nii"
     np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     options = ("--model", "adc", "--bounds", "ADC=5,inf", "--no-quicklook", "--out", fitted / "bound")
-    code, printed, err = run("fit", scan, *options)
-    assert code == 0, err
+    printed = output_of("fit", scan, *options)
     assert "ADC: 100.0% of the fitted voxels at the lower bound 5\n" in printed
 
 
-def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, run):
+def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, error_of, output_of):
     scan = fitted / "sub-A_ses-1_dwi.nii"
     np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     out = fitted / "prior"
-    code, printed, err = run("fit", scan, "--model", "adc", "--method", "map", "--no-quicklook", "--out", out)
-    assert code == 0, err
+    printed = output_of("fit", scan, "--model", "adc", "--method", "map", "--no-quicklook", "--out", out)
     assert "pulled toward the region's mean" in printed
-    code, _, err = run("roi", out, "--labels", fitted / "labels.nii.gz", "--out", fitted / "roi.csv")
-    assert code == 2
+    err = error_of("roi", out, "--labels", fitted / "labels.nii.gz", "--out", fitted / "roi.csv")
     assert "learned prior" in err.replace("\n", " ")
 
 
-def test_values_that_are_no_plain_data_are_printed_with_their_reasons(fitted, run):
+def test_values_that_are_no_plain_data_are_printed_with_their_reasons(fitted, output_of):
     protocol = Protocol([0, 200, 400, 600, 800])
     signals = MODELS["adc"].signal(np.column_stack([np.full(24, 500.0), np.linspace(0.5, 2, 24)]), protocol)
     signals[0, 1] = np.nan
@@ -208,22 +190,20 @@ def test_values_that_are_no_plain_data_are_printed_with_their_reasons(fitted, ru
     scan = fitted / "gaps.nii"
     nib.save(nib.Nifti1Image(signals.reshape(*GRID, 5), AFFINE), scan)
     np.savetxt(fitted / "gaps.bval", protocol.b[None], fmt="%g")
-    code, printed, err = run("fit", scan, "--model", "adc", "--no-quicklook", "--out", fitted / "gaps")
-    assert code == 0, err
+    printed = output_of("fit", scan, "--model", "adc", "--no-quicklook", "--out", fitted / "gaps")
     assert "3 values in 2 voxels left out: 3 not finite\n" in printed
     assert "1 negative value in 1 voxel fitted as they are: " in printed
     assert "not fitted: 1 voxel with more than a fifth of the values left out" in printed
 
 
-def test_options_of_the_methods_reach_the_fit(fitted, run):
+def test_options_of_the_methods_reach_the_fit(fitted, run, output_of):
     scan = fitted / "sub-A_ses-1_dwi.nii"
     values = np.asarray(nib.load(scan).dataobj).copy()
     values[0, 0, 0, 3] = -1
     nib.save(nib.Nifti1Image(values, AFFINE), scan)
     np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     options = ["--method", "wls", "--weights", "1,1,1,3", "--no-quicklook"]
-    code, printed, err = run("fit", scan, "--model", "adc", "--out", fitted / "wls", *options)
-    assert code == 0, err
+    printed = output_of("fit", scan, "--model", "adc", "--out", fitted / "wls", *options)
     assert "1 value in 1 voxel left out" in printed
     expected = fit_image(scan, PROTOCOL, "adc", method="wls", weights=[1, 1, 1, 3])
     written = nib.load(fitted / "wls" / "sub-A_ses-1_model-adc_param-ADC_dwimap.nii.gz")
@@ -233,7 +213,7 @@ def test_options_of_the_methods_reach_the_fit(fitted, run):
     assert "adc, kurtosis" in err.replace("\n", " ")
 
 
-def test_intervals_and_the_meaning_of_f_stand_in_the_terminal(tmp_path, run):
+def test_intervals_and_the_meaning_of_f_stand_in_the_terminal(tmp_path, output_of):
     """A scan without perfusion: f is a well-measured zero, and Dv is not determined."""
     protocol = Protocol([0, 10, 20, 40, 80, 150, 300, 500, 800])
     clean = MODELS["ivim"].signal(np.tile([1000.0, 0.0, 20, 1.0], (24, 1)), protocol)
@@ -241,14 +221,13 @@ def test_intervals_and_the_meaning_of_f_stand_in_the_terminal(tmp_path, run):
     path = tmp_path / "scan.nii"
     nib.save(nib.Nifti1Image(signals.reshape(*GRID, 9), AFFINE), path)
     np.savetxt(tmp_path / "scan.bval", protocol.b[None], fmt="%g")
-    code, printed, err = run("fit", path, "--model", "ivim", "--no-quicklook", "--out", tmp_path / "maps")
-    assert code == 0, err
+    printed = output_of("fit", path, "--model", "ivim", "--no-quicklook", "--out", tmp_path / "maps")
     line = next(line for line in printed.splitlines() if line.startswith("95% intervals"))
     assert "f (T2-weighted signal fraction at the echo time of the scan) none found, < 0.0" in line
     assert "Dv not determined (4–100 µm²/ms searched)" in line
 
 
-def test_precision_is_that_of_tissue_and_air_is_named(write_scan, run, tmp_path):
+def test_precision_is_that_of_tissue_and_air_is_named(write_scan, output_of, tmp_path):
     protocol = Protocol(np.repeat([0, 500, 1000], 4))
     write_scan(tmp_path, "scan", protocol)
     image = nib.load(tmp_path / "scan.nii.gz")
@@ -261,33 +240,26 @@ def test_precision_is_that_of_tissue_and_air_is_named(write_scan, run, tmp_path)
     snr = []
     for options in ((), ("--mask", tmp_path / "mask.nii.gz")):
         out = tmp_path / f"maps{len(options)}"
-        code, printed, err = run("fit", tmp_path / "scan.nii.gz", *options, "--no-quicklook", "--out", out)
-        assert code == 0, err
+        printed = output_of("fit", tmp_path / "scan.nii.gz", *options, "--no-quicklook", "--out", out)
         assert ("67% of the voxels look like air: --mask auto" in printed) == (not options)
         (sidecar,) = out.glob("*.json")
         snr.append(json.loads(sidecar.read_text())["ExpectedPrecision"]["SNR"])
     assert snr[0] == pytest.approx(snr[1], rel=0.02)
 
 
-def test_maps_of_other_programs_are_summarized_and_shown(fitted, run):
+def test_maps_of_other_programs_are_summarized_and_shown(fitted, error_of, output_of):
     adc = next((fitted / "mapsA1").glob("*param-ADC_*"))
     options = ("--map", f"MD={adc}", "--unit", "MD=µm²/ms", "--labels", fitted / "labels.nii.gz")
-    code, printed, err = run("roi", *options, "--out", fitted / "own.csv")
-    assert code == 0, err
+    output_of("roi", *options, "--out", fitted / "own.csv")
     table = pd.read_csv(fitted / "own.csv")
     assert table[["map", "unit"]].drop_duplicates().to_numpy().tolist() == [["MD", "µm²/ms"]]
-    code, printed, err = run("view", *options, "--out", fitted / "own.html")
-    assert code == 0, err
+    printed = output_of("view", *options, "--out", fitted / "own.html")
     assert "own.html" in printed
     content = adc.read_bytes()
     for out, message in ((adc, "ends in .html"), (fitted / "map.html", "is an input")):
         if out != adc:
             out.write_bytes(content)
-        code, _, err = run("view", "--map", f"MD={out}", "--out", out, "--overwrite")
-        assert code == 2
-        assert message in err
+        assert message in error_of("view", "--map", f"MD={out}", "--out", out, "--overwrite")
         assert out.read_bytes() == content
     for command in ("roi", "view"):
-        code, _, err = run(command, "--out", fitted / "none")
-        assert code == 2
-        assert "--map" in err
+        assert "--map" in error_of(command, "--out", fitted / "none")

@@ -31,9 +31,10 @@ def image(tmp_path):
     return path
 
 
-def test_words_are_parted_at_commas():
+def test_words_are_parted_at_commas_and_pairs_at_the_first_equals_sign():
     assert words(" LR, RFR,,CNN ,") == ["LR", "RFR", "CNN"]
     assert words(" , ") == []
+    assert pairs("--bounds", ["ADC=0,3", "name=a=b"]) == [("ADC", "0,3"), ("name", "a=b")]
 
 
 def test_messages_go_to_standard_error_under_the_name_of_the_program(capsys):
@@ -49,10 +50,6 @@ def test_messages_go_to_standard_error_under_the_name_of_the_program(capsys):
 def test_a_word_is_a_number_or_else_a_file(text, value):
     assert number_or_path(text) == value
     assert type(number_or_path(text)) is type(value) or isinstance(value, Path)
-
-
-def test_pairs_are_parted_at_the_first_equals_sign():
-    assert pairs("--bounds", ["ADC=0,3", "name=a=b"]) == [("ADC", "0,3"), ("name", "a=b")]
 
 
 @pytest.mark.parametrize(
@@ -80,15 +77,12 @@ def test_bounds_are_read_as_the_fit_takes_them(texts, bounds):
     assert bounds_of(texts) == bounds
 
 
-def test_a_file_beside_an_image_is_used_and_that_is_said(image, capsys):
+def test_a_file_beside_an_image_is_used_and_said_unless_an_option_names_another(image, capsys, tmp_path):
     expected = image.with_name("sub-1_dwi.bval")
     assert beside(image, "bval") == expected
     assert capsys.readouterr().err == f"dmrifit: using {expected}\n"
     assert beside(image, "bvec") is None
     assert capsys.readouterr().err == ""
-
-
-def test_files_that_options_name_go_before_those_beside_the_image(image, tmp_path):
     bval = tmp_path / "chosen.bval"
     bval.write_text("0 700 800\n")
     _, protocol = scan_of(image, bval, None, ["80"], needs_te=True)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from dmrifit.cohort.cohort import Cohort
+from dmrifit.engine.protocol import Protocol
 
 BODY = "derivatives/masks/sub-*/*_desc-body_mask.nii.gz"
 LESION = "derivatives/masks/sub-*/*_desc-lesion_mask.nii.gz"
@@ -28,15 +29,15 @@ def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_pat
     assert several.lesion.sum() < several.mask.sum()
 
 
-def test_a_folder_without_subjects_is_named(run, tmp_path):
-    code, out, err = run("table", tmp_path, "--mask", "*")
-    assert (code, out) == (2, "")
-    assert "no BIDS folder" in err
+def test_a_folder_without_subjects_is_named(error_of, write_scan, tmp_path):
+    assert "no BIDS folder" in error_of("table", tmp_path, "--mask", "*")
+    write_scan(tmp_path, "a", Protocol([0, 500, 1000]))
+    error = error_of("fit", tmp_path, "--model", "adc", "--out", tmp_path / "maps")
+    assert f"by a glob in quotes ('{tmp_path}/*.nii.gz'), or a table" in error
 
 
-def test_a_scan_is_described_with_the_models_it_carries(bids, run):
-    code, printed, err = run("info", bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz")
-    assert code == 0, err
+def test_a_scan_is_described_with_the_models_it_carries(bids, output_of):
+    printed = output_of("info", bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz")
     assert "grid: 6 × 5 × 4 voxels of 2 × 2 × 3 mm, 4 volumes" in printed
     assert "axes: RAS" in printed
     assert "protocol: echo time unknown: b = 0, 700, 1400, 2800 s/mm²" in printed
@@ -56,14 +57,13 @@ def test_a_scan_is_described_with_the_models_it_carries(bids, run):
         (lambda b, image: (b, image * [1, 1, 3, 3]), "times the gain"),
     ],
 )
-def test_what_looks_wrong_is_said(bids, run, spoil, message):
+def test_what_looks_wrong_is_said(bids, output_of, spoil, message):
     folder = bids / "sub-02" / "dwi"
     image = nib.load(folder / "sub-02_dwi.nii.gz")
     b, values = spoil(np.loadtxt(folder / "sub-02_dwi.bval"), np.asarray(image.dataobj))
     np.savetxt(folder / "sub-02_dwi.bval", b[None], fmt="%g")
     nib.save(nib.Nifti1Image(values.astype(np.float32), image.affine), folder / "sub-02_dwi.nii.gz")
-    code, printed, err = run("info", folder / "sub-02_dwi.nii.gz")
-    assert code == 0, err
+    printed = output_of("info", folder / "sub-02_dwi.nii.gz")
     doubts = [line for line in printed.splitlines() if line.startswith("looks wrong")]
     assert any(message in line for line in doubts), printed
     assert pd.Series(doubts).str.contains("nothing").sum() == 0

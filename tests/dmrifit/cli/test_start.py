@@ -61,18 +61,12 @@ def test_an_interrupt_is_one_line_wherever_it_comes(program, tmp_path):
     assert done.stderr == "a-program: interrupted\n"
 
 
-def test_an_interrupted_program_heeds_another_interrupt_at_its_end(tmp_path):
+def test_an_interrupt_at_the_end_is_heeded_one_after_the_work_or_ignored_changes_nothing(tmp_path):
     done = run(tmp_path, "def main(): atexit.register(press); press()")
     assert done.returncode == 130
     assert done.stderr == 2 * "a-program: interrupted\n"
-
-
-def test_an_interrupt_after_the_work_changes_nothing(tmp_path):
     done = run(tmp_path, "def main(): atexit.register(press); print('end')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
-
-
-def test_an_ignored_interrupt_stays_ignored(tmp_path):
     done = run(tmp_path, "press()\ndef main(): press(); print('end')", "SIG_IGN")
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 

@@ -69,15 +69,11 @@ def test_a_reader_that_has_seen_enough_is_no_error(shell):
 
 
 @needs_full
-def test_a_full_disk_under_the_output_is_told(shell):
+def test_a_full_disk_under_the_output_is_told_and_an_error_keeps_its_code_where_nobody_reads_it(shell):
     code, messages, result = shell("write out.txt", ">/dev/full")
     assert code == 2
     assert "toy: error: standard output cannot be written (No space left on device)" in messages
     assert result == "result"
-
-
-@needs_full
-def test_an_error_keeps_its_code_where_nobody_reads_it(shell):
     assert shell("write no/out.txt", "2>/dev/full")[0] == 2
 
 

@@ -83,7 +83,7 @@ def test_scans_are_read_when_they_are_asked_for(written):
         _ = scan.signal
 
 
-def test_rows_of_a_voxel_table_are_the_same_voxels(cohort):
+def test_rows_of_a_voxel_table_are_the_same_voxels_and_drawn_whoever_else_is_there(cohort):
     table = cohort.arrays(mask="body", max_voxels=50, random_state=3)
     clinical = cohort.scans[0].protocol.clinical()
     assert table.X.shape == (150, 5)
@@ -96,6 +96,12 @@ def test_rows_of_a_voxel_table_are_the_same_voxels(cohort):
         assert scan.mask[i, j, k]
         np.testing.assert_allclose(table.Y[row] * table.scale[row], scan.signal[i, j, k], rtol=1e-12)
         np.testing.assert_allclose(table.sigma[row] * table.scale[row], scan.sigma, rtol=1e-12)
+    alone = Cohort([cohort.scans[1]]).arrays(mask="body", max_voxels=20, random_state=4)
+    together = cohort.arrays(mask="body", max_voxels=20, random_state=4)
+    mine = together.groups == cohort.scans[1].patient
+    np.testing.assert_array_equal(alone.index[:, 1:], together.index[mine, 1:])
+    other = cohort.arrays(mask="body", max_voxels=20, random_state=5)
+    assert not np.array_equal(together.index, other.index)
 
 
 def test_the_scale_is_that_of_the_source_images_in_the_body(cohort):
@@ -110,15 +116,6 @@ def test_the_scale_is_that_of_the_source_images_in_the_body(cohort):
     np.testing.assert_array_equal(Cohort([changed]).arrays(source).X, table.X)
     np.testing.assert_array_equal(Cohort([scan]).arrays(scale=PatientScale()).X, table.X)
     assert Cohort([scan]).arrays(scale=None).X.max() == scan.signal[scan.lesion][:, :5].max()
-
-
-def test_a_patient_keeps_its_drawn_voxels_whoever_else_is_there(cohort):
-    alone = Cohort([cohort.scans[1]]).arrays(mask="body", max_voxels=20, random_state=4)
-    together = cohort.arrays(mask="body", max_voxels=20, random_state=4)
-    mine = together.groups == cohort.scans[1].patient
-    np.testing.assert_array_equal(alone.index[:, 1:], together.index[mine, 1:])
-    other = cohort.arrays(mask="body", max_voxels=20, random_state=5)
-    assert not np.array_equal(together.index, other.index)
 
 
 def test_patches_hold_the_neighbors_in_the_documented_order(cohort):
@@ -195,7 +192,7 @@ def directed(tmp_path):
     return table, signal
 
 
-def test_directions_are_averaged_when_signals_are_asked_for(directed):
+def test_directions_are_averaged_when_signals_are_asked_for_and_written_as_their_contrasts(directed, tmp_path):
     table, signal = directed
     scan = Cohort.read(table)["real"].scans[0]
     assert scan.protocol == Protocol([0, 1000], te=80)
@@ -209,9 +206,6 @@ def test_directions_are_averaged_when_signals_are_asked_for(directed):
     loaded = scan.loaded()
     np.testing.assert_array_equal(loaded.signal, scan.signal)
     assert loaded.protocol == scan.protocol
-
-
-def test_averaged_scans_are_written_as_their_contrasts(directed, tmp_path):
     scan = Cohort.read(directed[0])["real"].scans[0]
     back = Cohort.read(Cohort([scan], "real").write(tmp_path / "out"))["real"].scans[0]
     assert back.protocol == scan.protocol
@@ -277,7 +271,7 @@ def genu(data_dir):
     return Cohort(scans, "genu"), table
 
 
-def test_real_directions_of_many_shells_are_the_mean_of_each_shell(genu):
+def test_real_directions_are_averaged_by_shell_and_contrasts_ranked(genu):
     cohort, table = genu
     expected = table.groupby(["te", "b"])[[f"vox{i}" for i in range(1, 7)]].mean()
     protocol = cohort.scans[0].protocol
@@ -285,9 +279,6 @@ def test_real_directions_of_many_shells_are_the_mean_of_each_shell(genu):
     np.testing.assert_array_equal(protocol.b, expected.index.get_level_values("b"))
     voxels = cohort.arrays(target=np.arange(len(protocol)), source=[0], scale=None)
     np.testing.assert_allclose(voxels.Y, expected.to_numpy().T)
-
-
-def test_contrasts_of_real_voxels_are_ranked(genu):
     cohort, _ = genu
     table = rank_contrasts_by_prediction(cohort, start=[0], n=2, train_mask="lesion", max_voxels=None)
     assert table["gain"].iloc[1] > 0

@@ -90,12 +90,9 @@ def test_truth_values_may_be_written_in_several_ways(folder, text, value):
     assert read_one(folder, row("a", synthetic=text))[0].synthetic is value
 
 
-def test_echo_times_may_be_a_number_or_a_file(folder):
+def test_echo_times_and_noise_levels_may_be_numbers_or_files(folder):
     (folder / "te.txt").write_text("60 60 90")
     assert read_one(folder, row("a", te="te.txt"))[0].protocol.te.tolist() == [60, 60, 90]
-
-
-def test_a_noise_level_is_a_number_or_a_map(folder):
     save(folder / "sigma.nii", np.full(SHAPE, 2.5, np.float32))
     rows = row("a", sigma="3.5"), row("b", sigma="sigma.nii")
     number, image = read_one(folder, *rows, columns=(*COLUMNS, "sigma"))
@@ -123,7 +120,7 @@ def test_a_patient_may_have_two_lesions_in_one_image(folder):
     assert [scan.patient for scan in read_one(folder, row("a"), row("a", lesion="rest.nii"))] == ["a", "a"]
 
 
-def test_patients_without_a_lesion_are_left_out_and_named(folder):
+def test_patients_without_a_lesion_are_left_out_and_named_unless_another_scan_is_used(folder):
     save(folder / "b_lesion.nii", np.zeros(SHAPE, np.uint8))
     path = table(folder, row("a"), row("b"), row("c"))
     with pytest.warns(UserWarning, match=r"row 3: patient b left out: the lesion mask b_lesion\.nii is empty"):
@@ -132,9 +129,6 @@ def test_patients_without_a_lesion_are_left_out_and_named(folder):
     assert participants.skipped == {"one": {"b": "the lesion mask b_lesion.nii is empty"}}
     with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="no usable patient"):
         read_participants(table(folder, row("b")))
-
-
-def test_a_patient_of_whom_another_scan_is_used_is_not_skipped(folder):
     save(folder / "b_lesion.nii", np.zeros(SHAPE, np.uint8))
     path = table(folder, row("a"), row("b", patient="a"))
     with pytest.warns(UserWarning, match="row 3: one scan of patient a, of whom another is used, left out"):

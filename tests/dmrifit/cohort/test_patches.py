@@ -47,15 +47,12 @@ def test_a_row_holds_the_neighbors_in_the_documented_order(volume, region, shape
         np.testing.assert_array_equal(row, np.concatenate(expected))
 
 
-def test_a_row_has_a_gap_only_where_its_own_voxel_has_one(volume):
+def test_a_row_has_the_voxel_itself_in_the_middle_and_a_gap_only_where_that_has_one(volume):
     where = np.nonzero(np.ones((6, 5, 4), bool))
     rows = neighborhoods(volume, where, (3, 3, 3))
     gaps = ~np.isfinite(rows).all(axis=1)
     np.testing.assert_array_equal(gaps, ~np.isfinite(volume[where]).all(axis=1))
     assert gaps.sum() == 1
-
-
-def test_the_middle_of_a_row_is_the_voxel_itself(volume):
     where = np.nonzero(volume[..., 0] > 3)
     for shape in SHAPES:
         rows = neighborhoods(volume, where, shape)
@@ -65,14 +62,11 @@ def test_the_middle_of_a_row_is_the_voxel_itself(volume):
     np.testing.assert_array_equal(center_of(volume[where], None), volume[where])
 
 
-def test_the_background_that_a_scanner_leaves_does_not_reach_the_rows(volume, region):
+def test_voxels_without_signal_are_found_and_the_background_does_not_reach_the_rows(volume, region):
     where = np.nonzero(region)
     other = np.where(region[..., None], volume, 77.0)
     first, second = (neighborhoods(v, where, (3, 3, 3), region=region) for v in (volume, other))
     np.testing.assert_array_equal(first, second)
-
-
-def test_voxels_without_signal_are_found():
     signals = [[0, 0], [0, 1], [-1, 2], [np.nan, 1], [np.inf, 1], [3, 4]]
     assert with_signal(signals).tolist() == [False, True, False, False, False, True]
 

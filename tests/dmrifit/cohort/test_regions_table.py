@@ -40,7 +40,7 @@ def curves(rows):
     return rows.sort_values(["patient", "region", "te", "b"])["signal"].to_numpy().reshape(12, 20)
 
 
-def test_regions_are_read_in_any_order_of_rows(rows, tmp_path):
+def test_regions_are_read_in_any_order_of_rows_and_pass_through_cross_validation(rows, tmp_path):
     cohort = Cohort.read(written(rows.sample(frac=1, random_state=0), tmp_path))["organs"]
     table = cohort.arrays(FULL, FULL, scale=None)
     np.testing.assert_array_equal(table.X, curves(rows))
@@ -51,9 +51,6 @@ def test_regions_are_read_in_any_order_of_rows(rows, tmp_path):
     cohorts = Cohort.read(written(two.drop(columns="te")[two["te"] == 45], tmp_path))
     assert {name: cohort.patients for name, cohort in cohorts.items()} == {"one": ("a", "b"), "two": ("c", "d")}
     assert cohorts["one"].scans[0].protocol == Protocol(LOW)
-
-
-def test_regions_pass_through_cross_validation(rows):
     patients = np.repeat(list("abcd"), 3)
     cohort = Cohort.from_signals(curves(rows), FULL, patients, name="organs")
     table = cohort.arrays(SOURCE, TARGET, scale=None)

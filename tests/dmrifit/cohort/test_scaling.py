@@ -19,7 +19,7 @@ def signals():
     return np.random.default_rng(0).gamma(3.0, 100.0, (500, 4))
 
 
-def test_the_scale_is_the_95th_percentile_at_the_lowest_b_and_shortest_te(signals, protocol):
+def test_the_scale_is_the_95th_percentile_of_references_at_the_lowest_b_and_shortest_te(signals, protocol):
     scale = np.percentile(signals[:, 3], 95)
     assert PatientScale().of(signals, protocol) == scale
     signals[:, :3] = 1e6
@@ -27,9 +27,6 @@ def test_the_scale_is_the_95th_percentile_at_the_lowest_b_and_shortest_te(signal
     # The lowest b need not be zero, and low b-values that differ on purpose are not averaged.
     assert PatientScale().of(np.array([[4.0, 2.0], [4.0, 2.0]]), Protocol([50, 800])) == 4.0
     assert PatientScale().of(np.array([[9.0, 7.0, 5.0, 2.0, 1.0]]), Protocol([0.2, 0.5, 1, 200, 800])) == 9.0
-
-
-def test_repeated_reference_images_are_averaged_and_gaps_left_out():
     signals = np.array([[1.0, 3.0], [np.nan, 5.0], [np.nan, np.inf], [6.0, 8.0]])
     assert PatientScale(percentile=50).of(signals, Protocol([0, 0])) == 5.0
 

@@ -27,7 +27,7 @@ def test_a_sound_fit_has_no_doubts_and_no_advice():
     assert result.advice() == []
 
 
-def test_without_perfusion_its_diffusivity_has_no_influence():
+def test_without_perfusion_its_diffusivity_and_in_blood_the_tissue_are_in_doubt():
     signals = noisy(IVIM, [100.0, 0.0, 20.0, 1.0], LOW_B, 2000, 2)
     result = fit_voxels(signals, LOW_B, IVIM)
     dv, f = IVIM.names.index("Dv"), IVIM.names.index("f")
@@ -36,9 +36,6 @@ def test_without_perfusion_its_diffusivity_has_no_influence():
     assert result.doubt[:, f].mean() < 0.05
     assert any("Dv is not determined" in sentence for sentence in result.advice())
     assert any("compartment is too small" in sentence for sentence in result.advice())
-
-
-def test_a_voxel_of_blood_leaves_its_tissue_in_doubt():
     signals = IVIM.signal([[100.0, 1.0, 20.0, 1.0]], LOW_B)
     result = fit_voxels(signals, LOW_B, IVIM)
     assert (result.doubt_reasons[:, IVIM.names.index("Dt")] == DoubtReason.NO_INFLUENCE).all()
@@ -80,7 +77,7 @@ def test_the_least_weighted_signals_are_those_of_the_shortest_echo_time():
     assert np.isnan(doubts.least_weighted_signals(replace(result, inputs=None))).all()
 
 
-def test_a_capped_kurtosis_names_the_turning_point():
+def test_a_capped_kurtosis_names_the_turning_point_and_a_fluid_that_has_died_out_shows_none():
     protocol = Protocol([0, 500, 1000, 2000, 3000])
     signals = noisy(MODELS["kurtosis"], [100.0, 1.5, 1.2], protocol, 200, 6)
     result = fit_voxels(signals, protocol, "kurtosis")
@@ -89,6 +86,17 @@ def test_a_capped_kurtosis_names_the_turning_point():
     assert any("turning point 3/K" in sentence for sentence in result.advice())
     free = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0, 5)})
     assert not any("turning point" in sentence for sentence in free.advice())
+    # A floor of 2 % bends the curve of a fluid, as pulsation and partial volume do.
+    protocol = Protocol(np.arange(0, 2001, 100))
+    decay = np.exp(-protocol.b_ms_per_um2 * 3.0)
+    noise = np.random.default_rng(3).normal(0, 0.3, (300, len(protocol)))
+    result = fit_voxels(100 * (0.98 * decay + 0.02) + noise, protocol, "kurtosis")
+    assert np.median(result["K"]) > 0.2
+    assert result.doubt[:, 2].mean() > 0.9
+    assert DoubtReason.DECAYED in result.doubt_reasons[:, 2]
+    assert any("b·D exceeds 5" in sentence for sentence in result.advice())
+    lines = fit_voxels(result.inputs.signals, protocol, "kurtosis", method="ols")
+    assert lines.doubt[:, 2].mean() > 0.9
 
 
 DENSE = Protocol(np.arange(0, 2801, 100))
@@ -105,7 +113,7 @@ def kurtosis_fit(truth, protocol, snr, n=2000):
 
 
 @pytest.mark.parametrize("snr", [30, 50])
-def test_free_water_has_no_kurtosis_that_is_believed(snr):
+def test_the_kurtosis_of_free_water_is_not_believed_and_of_few_contrasts_not_determined(snr):
     """Free water at b to 2800: D 2.6 % (SNR 30) and 1.5 % (50) too high, K believed ≤ .1 in 99 %."""
     result = kurtosis_fit([1000.0, 3.0, 0.0], DENSE, snr)
     believed = np.where(result.doubt[:, 2], 0.0, result["K"])
@@ -114,11 +122,7 @@ def test_free_water_has_no_kurtosis_that_is_believed(snr):
     assert np.median(result["D"]) == pytest.approx(3.0, rel=0.03)
     assert not result.doubt[:, 1].any()
     assert any(sentence.startswith("K is ") for sentence in result.advice())
-
-
-@pytest.mark.parametrize("snr", [30, 50])
-def test_few_contrasts_of_free_water_do_not_determine_its_kurtosis(snr):
-    """Eight contrasts leave K at zero in half of the voxels, and D 4.4 and 3.0 % too high."""
+    # Eight contrasts leave K at zero in half of the voxels, and D 4.4 and 3.0 % too high.
     result = kurtosis_fit([1000.0, 3.0, 0.0], SPARSE, snr)
     assert result.doubt[:, 2].mean() > 0.9
     assert (~result.doubt[:, 2] & (result["K"] > 0.1)).mean() < 0.01
@@ -134,21 +138,7 @@ def test_the_kurtosis_of_brain_tissue_is_believed(truth, snr):
     assert result.advice() == []
 
 
-def test_a_fluid_whose_signal_has_died_out_shows_no_kurtosis():
-    """A floor of 2 % bends the curve of a fluid, as pulsation and partial volume do."""
-    protocol = Protocol(np.arange(0, 2001, 100))
-    decay = np.exp(-protocol.b_ms_per_um2 * 3.0)
-    noise = np.random.default_rng(3).normal(0, 0.3, (300, len(protocol)))
-    result = fit_voxels(100 * (0.98 * decay + 0.02) + noise, protocol, "kurtosis")
-    assert np.median(result["K"]) > 0.2
-    assert result.doubt[:, 2].mean() > 0.9
-    assert DoubtReason.DECAYED in result.doubt_reasons[:, 2]
-    assert any("b·D exceeds 5" in sentence for sentence in result.advice())
-    lines = fit_voxels(result.inputs.signals, protocol, "kurtosis", method="ols")
-    assert lines.doubt[:, 2].mean() > 0.9
-
-
-def test_fluid_of_a_real_brain_is_doubted_and_its_tissue_is_not(data_dir):
+def test_fluid_of_a_real_brain_and_oil_and_blood_of_a_leg_are_doubted_and_tissue_is_not(data_dir):
     values, protocol = real_signals(data_dir / "dipy_small_dwi", "small_101D")
     low_b = np.flatnonzero(protocol.b <= 3100)
     signals = values.reshape(-1, len(protocol))[:, low_b].astype(float)
@@ -157,6 +147,24 @@ def test_fluid_of_a_real_brain_is_doubted_and_its_tissue_is_not(data_dir):
     assert fluid.sum() >= 8
     assert result.doubt[fluid, 2].all()
     assert result.doubt[tissue, 2].mean() < 0.15
+    values, protocol = real_signals(data_dir / "oil_phantom", "pt4")
+    middle = values[30:60, 30:60, 12].reshape(-1, values.shape[3]).astype(float)
+    signals, contrasts = average_directions(middle, protocol, mean="arithmetic")
+    result = fit_voxels(signals, contrasts, "kurtosis")
+    d, k = result.names.index("D"), result.names.index("K")
+    slow = (result["D"] <= 0.01) | result.at_low[:, d]
+    assert np.median(result["D"]) <= 0.01
+    assert slow.mean() > 0.5
+    assert (result.doubt_reasons[:, k] == DoubtReason.NOT_DETERMINED).mean() >= 0.95
+    values, protocol = real_signals(data_dir / "leg_ivim", "dwi")
+    labels = np.asanyarray(nib.load(data_dir / "leg_ivim" / "labels.nii.gz").dataobj)
+    muscle = values[:, :, 12][labels[:, :, 12] > 0].astype(float)
+    signals, contrasts = average_directions(muscle, protocol, mean="arithmetic")
+    result = fit_voxels(signals, contrasts, "ivim")
+    assert 1.3 < np.median(result["Dt"]) < 1.7
+    assert result.doubt[:, result.names.index("Dv")].mean() > 0.9
+    assert result.doubt[:, result.names.index("Dt")].mean() < 0.05
+    assert any("Dv is not determined" in sentence for sentence in result.advice())
 
 
 def test_advice_names_the_reason_of_most_voxels():
@@ -216,15 +224,12 @@ def test_readings_keep_few_voxels_and_the_same_ones_however_an_image_is_cut(monk
     assert readings[0] == readings[1] == readings[2]
 
 
-def test_the_relaxation_time_of_blood_has_no_interval():
+def test_the_relaxation_time_of_blood_and_the_kurtosis_of_oil_or_water_read_none_found():
     model, protocol = MODELS["t2-ivim-kurtosis"], Protocol.preset("cohort1")
     signals = noisy(model, [1000.0, 0.12, 20, 200, 1.0, 0.8, 70], protocol, 100, 10)
     readings = fit_voxels(signals, protocol, model).readings()
     assert readings["T2v"] == "not determined (150–250 ms searched)"
     assert "determined" not in readings["Dt"]
-
-
-def test_kurtosis_of_oil_or_water_reads_none_found():
     protocol = Protocol(np.repeat([0, 500, 1000, 1500], 6))
     signals = noisy(MODELS["kurtosis"], [100.0, 1.8, 0.0], protocol, 100, 11)
     result = fit_voxels(signals, protocol, "kurtosis")
@@ -241,30 +246,6 @@ def test_a_result_without_its_signals_says_so():
 def real_signals(folder, name):
     protocol = Protocol.read(folder / f"{name}.bval", None, folder / f"{name}.bvec")
     return np.asanyarray(nib.load(folder / f"{name}.nii.gz").dataobj), protocol
-
-
-def test_oil_does_not_move_and_has_no_kurtosis(data_dir):
-    values, protocol = real_signals(data_dir / "oil_phantom", "pt4")
-    middle = values[30:60, 30:60, 12].reshape(-1, values.shape[3]).astype(float)
-    signals, contrasts = average_directions(middle, protocol, mean="arithmetic")
-    result = fit_voxels(signals, contrasts, "kurtosis")
-    d, k = result.names.index("D"), result.names.index("K")
-    slow = (result["D"] <= 0.01) | result.at_low[:, d]
-    assert np.median(result["D"]) <= 0.01
-    assert slow.mean() > 0.5
-    assert (result.doubt_reasons[:, k] == DoubtReason.NOT_DETERMINED).mean() >= 0.95
-
-
-def test_a_leg_does_not_determine_the_diffusivity_of_its_blood(data_dir):
-    values, protocol = real_signals(data_dir / "leg_ivim", "dwi")
-    labels = np.asanyarray(nib.load(data_dir / "leg_ivim" / "labels.nii.gz").dataobj)
-    muscle = values[:, :, 12][labels[:, :, 12] > 0].astype(float)
-    signals, contrasts = average_directions(muscle, protocol, mean="arithmetic")
-    result = fit_voxels(signals, contrasts, "ivim")
-    assert 1.3 < np.median(result["Dt"]) < 1.7
-    assert result.doubt[:, result.names.index("Dv")].mean() > 0.9
-    assert result.doubt[:, result.names.index("Dt")].mean() < 0.05
-    assert any("Dv is not determined" in sentence for sentence in result.advice())
 
 
 def test_an_interval_without_width_reads_at_the_bound():

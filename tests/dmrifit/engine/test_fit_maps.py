@@ -20,30 +20,9 @@ ADC = MODELS["adc"]
 PROTOCOL = Protocol([0, 200, 500, 1000])
 
 
-@pytest.fixture
-def result():
-    """Give three voxels: converged, at the upper bound of ADC, not fitted."""
-    return FitResult(
-        model=ADC,
-        parameters=np.array([[10.0, 1.0], [20.0, 3.0], [np.nan, np.nan]]),
-        standard_errors=np.array([[0.5, np.inf], [1e39, 0.25], [np.nan, np.nan]]),
-        cost=np.array([4.0, 9.0, np.nan]),
-        status=np.array([FitStatus.CONVERGED, FitStatus.AT_BOUND, FitStatus.NOT_FITTED], np.uint8),
-        n_iter=np.array([5, 6, 0], np.int32),
-        at_low=np.zeros((3, 2), bool),
-        at_high=np.array([[False, False], [False, True], [False, False]]),
-        starts_disagree=np.array([True, False, True]),
-        bounds=((0.0, np.inf), (0.0, 3.0)),
-        inputs=FitInputs(ADC.signal([[10.0, 1.0], [20.0, 3.0], [1.0, 1.0]], PROTOCOL), PROTOCOL, None),
-    )
-
-
-def test_maps_are_named_parameters_first():
+def test_maps_are_named_parameters_first_and_a_parameter_named_like_another_map_is_refused():
     named = "S0 ADC S0_se ADC_se S0_low ADC_low S0_high ADC_high cost chi2 status at_bound doubt"
     assert " ".join(map_names(ADC)) == named
-
-
-def test_a_parameter_named_like_a_map_is_refused():
     model = SignalModel.from_expression(
         "S0*exp(-b*S0_se)",
         [Parameter("S0", "signal", 0, np.inf), Parameter("S0_se", "µm²/ms", 0, 5)],
@@ -64,7 +43,21 @@ def test_empty_maps_are_zero_but_for_the_status():
     assert empty_maps(MODELS["t2-ivim-kurtosis"], (1, 1, 1))["at_bound"].dtype == np.uint16
 
 
-def test_maps_are_filled_where_the_voxels_of_the_slab_lie(result):
+def test_maps_are_filled_where_the_voxels_of_the_slab_lie():
+    # Give three voxels: converged, at the upper bound of ADC, not fitted.
+    result = FitResult(
+        model=ADC,
+        parameters=np.array([[10.0, 1.0], [20.0, 3.0], [np.nan, np.nan]]),
+        standard_errors=np.array([[0.5, np.inf], [1e39, 0.25], [np.nan, np.nan]]),
+        cost=np.array([4.0, 9.0, np.nan]),
+        status=np.array([FitStatus.CONVERGED, FitStatus.AT_BOUND, FitStatus.NOT_FITTED], np.uint8),
+        n_iter=np.array([5, 6, 0], np.int32),
+        at_low=np.zeros((3, 2), bool),
+        at_high=np.array([[False, False], [False, True], [False, False]]),
+        starts_disagree=np.array([True, False, True]),
+        bounds=((0.0, np.inf), (0.0, 3.0)),
+        inputs=FitInputs(ADC.signal([[10.0, 1.0], [20.0, 3.0], [1.0, 1.0]], PROTOCOL), PROTOCOL, None),
+    )
     maps = empty_maps(ADC, (2, 2, 3))
     inside = np.zeros((2, 2, 1), bool)
     inside[0, 1] = inside[1, 0] = inside[1, 1] = True

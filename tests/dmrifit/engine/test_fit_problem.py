@@ -15,16 +15,13 @@ def test_a_monotonic_bound_turns_into_the_turning_point_of_the_protocol():
     assert problem.high[model.names.index("K")] == model.parameters[2].high
 
 
-def test_relaxation_times_are_searched_by_their_inverse():
+def test_relaxation_times_are_searched_by_their_inverse_and_fixed_values_like_a_free_parameter():
     model = MODELS["t2-ivim-kurtosis"]
     settings = FitSettings()
     problem = Problem(model, Protocol.preset("cohort1"), settings, settings.box(model), {})
     t2v = model.names.index("T2v")
     np.testing.assert_allclose([problem.inner_low[t2v], problem.inner_high[t2v]], [1 / 250, 1 / 150])
     assert (problem.inner_low <= problem.inner_high).all()
-
-
-def test_values_fixed_for_each_voxel_are_searched_like_a_free_parameter():
     model, settings = MODELS["ivim"], FitSettings()
     box, protocol = settings.box(model), Protocol([0, 100, 300, 600, 1000])
     free = Problem(model, protocol, settings, box, {})

@@ -21,13 +21,23 @@ def noisy(protocol=PROTOCOL, n=200, seed=1, snr=20):
     return clean + rng.normal(0, 1, clean.shape) * clean[:, :1] / snr
 
 
-def test_one_series_has_no_step():
+def test_one_series_too_few_voxels_air_and_missing_volumes_have_no_step():
     for seed in range(5):
         assert find_gain_step(noisy(seed=seed), PROTOCOL) is None
     assert find_gain_step(noisy(n=8, snr=5), PROTOCOL) is None
+    signals = noisy()
+    signals[:, 5:] *= 2
+    assert find_gain_step(signals[:4], PROTOCOL) is None
+    assert find_gain_step(np.full((50, 9), np.nan), PROTOCOL) is None
+    assert find_gain_step(np.zeros((50, 9)), PROTOCOL) is None
+    assert find_gain_step(np.empty((0, 9)), PROTOCOL) is None
+    air = np.random.default_rng(3).rayleigh(1.0, (3000, 9))
+    assert find_gain_step(np.concatenate([air, signals]), PROTOCOL).low == "b = 0, 10, 20, 40, 80 s/mm²"
+    signals[:, 0] = np.nan
+    assert find_gain_step(signals, PROTOCOL).high.startswith("b = 200")
 
 
-def test_two_groups_are_named_with_their_ratio():
+def test_two_groups_are_named_with_their_ratio_and_advice():
     signals = noisy()
     signals[:, [1, 2, 3, 4]] *= 0.5
     step = find_gain_step(signals, PROTOCOL)
@@ -38,6 +48,11 @@ def test_two_groups_are_named_with_their_ratio():
     assert "then scale them to a common contrast or fit them separately" in step.description
     order = np.random.default_rng(2).permutation(9)
     assert find_gain_step(signals[:, order], PROTOCOL.take(order)) == step
+    signals = noisy(snr=80)
+    assert not any("gain" in sentence for sentence in fit_voxels(signals, PROTOCOL, "adc").advice())
+    signals[:, 5:] *= 1.8
+    (sentence,) = [text for text in fit_voxels(signals, PROTOCOL, "adc").advice() if "gain" in text]
+    assert sentence.startswith("volumes b = 0, 10, 20, 40, 80 s/mm² have at most")
 
 
 def test_a_signal_that_rises_with_the_echo_time_is_noticed():
@@ -52,28 +67,12 @@ def test_a_signal_that_rises_with_the_echo_time_is_noticed():
     assert find_gain_step(normalized, protocol) is None
 
 
-def test_too_few_voxels_air_and_missing_volumes_tell_nothing():
-    signals = noisy()
-    signals[:, 5:] *= 2
-    assert find_gain_step(signals[:4], PROTOCOL) is None
-    assert find_gain_step(np.full((50, 9), np.nan), PROTOCOL) is None
-    assert find_gain_step(np.zeros((50, 9)), PROTOCOL) is None
-    assert find_gain_step(np.empty((0, 9)), PROTOCOL) is None
-    air = np.random.default_rng(3).rayleigh(1.0, (3000, 9))
-    assert find_gain_step(np.concatenate([air, signals]), PROTOCOL).low == "b = 0, 10, 20, 40, 80 s/mm²"
-    signals[:, 0] = np.nan
-    assert find_gain_step(signals, PROTOCOL).high.startswith("b = 200")
-
-
-def test_single_directions_in_coherent_tissue_are_not_compared():
+def test_single_directions_in_coherent_tissue_and_shells_of_unequal_b_are_not_compared(data_dir):
     directions = [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
     protocol = Protocol([0, 800, 900], directions=directions)
     signals = np.full((20, 3), 100.0) * [1, 0.3, 0.6]
     assert find_gain_step(signals, protocol) is None
     assert find_gain_step(signals, Protocol(protocol.b)) is not None
-
-
-def test_shells_of_unequal_b_without_directions_are_not_taken_for_traces(data_dir):
     folder = data_dir / "dipy_small_dwi"
     signals = np.asarray(nib.load(folder / "small_101D.nii.gz").dataobj).reshape(-1, 102)
     assert find_gain_step(signals, Protocol.read(folder / "small_101D.bval")) is None
@@ -83,14 +82,6 @@ def test_shells_of_unequal_b_without_directions_are_not_taken_for_traces(data_di
     assert find_gain_step(values, Protocol(b.clip(None, 800))) is None
     assert find_gain_step(values, Protocol([0, 15, 800, 800, 800, 900])) is not None
     assert find_gain_step(np.full((20, 6), 100.0) * [1, 2, 0.8, 0.8, 0.8, 0.6], Protocol(b)) is not None
-
-
-def test_advice_names_the_groups():
-    signals = noisy(snr=80)
-    assert not any("gain" in sentence for sentence in fit_voxels(signals, PROTOCOL, "adc").advice())
-    signals[:, 5:] *= 1.8
-    (sentence,) = [text for text in fit_voxels(signals, PROTOCOL, "adc").advice() if "gain" in text]
-    assert sentence.startswith("volumes b = 0, 10, 20, 40, 80 s/mm² have at most")
 
 
 def test_one_kidney_of_real_people_holds_two_series(data_dir):

@@ -96,16 +96,12 @@ def test_intervals_of_a_line_are_those_of_student_t():
     np.testing.assert_allclose(widths, expected, rtol=0.01)
 
 
-def test_scale_and_order_of_voxels_do_not_matter(fits):
+def test_intervals_have_the_same_bits_for_any_scale_order_neighbors_and_threads(fits, monkeypatch):
     _, result = fits
     signals = result.inputs.signals
     scaled = fit_voxels(signals[::-1] * 0.37, PROTOCOL, T2IK).intervals()[::-1]
     units = [0.37 if parameter.is_amplitude else 1.0 for parameter in T2IK.parameters]
     np.testing.assert_allclose(scaled[:50], result.intervals()[:50] * np.array(units)[:, None], rtol=1e-4)
-
-
-def test_neighbors_and_threads_do_not_change_the_bits(fits, monkeypatch):
-    _, result = fits
     ends = result.intervals()
     monkeypatch.setattr(intervals, "_CHUNK", 100)
     monkeypatch.setattr(threads, "default_threads", lambda: 2)
@@ -116,7 +112,7 @@ def test_neighbors_and_threads_do_not_change_the_bits(fits, monkeypatch):
     np.testing.assert_array_equal(part, ends[7:30])
 
 
-def test_fixed_parameters_and_voxels_without_fit_have_none():
+def test_fixed_parameters_bounds_of_one_value_and_voxels_without_fit_have_no_interval():
     signals = MODELS["adc"].signal([[100.0, 1.0], [50.0, 2.0]], Protocol([0, 500, 1000]))
     signals[1] = -1
     result = fit_voxels(signals, Protocol([0, 500, 1000]), "adc", fixed={"ADC": 1.0})
@@ -125,6 +121,14 @@ def test_fixed_parameters_and_voxels_without_fit_have_none():
     assert np.isnan(ends[1]).all()
     assert np.isfinite(ends[0, 0]).all()
     assert not result.doubt[:, 1].any()
+    protocol = Protocol([0, 500, 1000, 2000])
+    noise = np.random.default_rng(0).standard_normal((20, 4))
+    signals = MODELS["kurtosis"].signal([[100, 1, 0.8]], protocol) + noise
+    bounded = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0.8, 0.8)})
+    fixed = fit_voxels(signals, protocol, "kurtosis", fixed={"K": 0.8})
+    np.testing.assert_allclose(bounded.intervals(), fixed.intervals(), rtol=1e-6)
+    assert bounded.advice() == fixed.advice()
+    assert "K" not in bounded.readings()
 
 
 @pytest.mark.parametrize("level", [0, 1, 95])
@@ -211,14 +215,3 @@ def test_the_intervals_of_a_negative_diffusivity_are_finite():
     result = fit_voxels([[100, 101, 104, 90.0]], protocol, "kurtosis", method="ols")
     assert result["D"][0] < 0
     assert np.isfinite(result.intervals()).all()
-
-
-def test_bounds_that_are_one_value_count_as_a_fixed_parameter():
-    protocol = Protocol([0, 500, 1000, 2000])
-    noise = np.random.default_rng(0).standard_normal((20, 4))
-    signals = MODELS["kurtosis"].signal([[100, 1, 0.8]], protocol) + noise
-    bounded = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0.8, 0.8)})
-    fixed = fit_voxels(signals, protocol, "kurtosis", fixed={"K": 0.8})
-    np.testing.assert_allclose(bounded.intervals(), fixed.intervals(), rtol=1e-6)
-    assert bounded.advice() == fixed.advice()
-    assert "K" not in bounded.readings()

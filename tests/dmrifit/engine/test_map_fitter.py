@@ -38,7 +38,7 @@ def method(request):
     return request.param
 
 
-def test_a_single_exponential_has_one_adc_and_no_vascular_fraction(method):
+def test_metrics_are_those_of_exponentials_of_signals_that_rise_and_of_perfusion(method, decays):
     rng = np.random.default_rng(1)
     s0, adc = rng.uniform(50, 500, 60), rng.uniform(0.1, 3.0, 60)
     signals = MODELS["adc"].signal(np.column_stack([s0, adc]), CLINICAL)
@@ -46,18 +46,12 @@ def test_a_single_exponential_has_one_adc_and_no_vascular_fraction(method):
     np.testing.assert_allclose(result[:, 0], s0, rtol=1e-7)
     np.testing.assert_allclose(result[:, 1:4], np.repeat(adc[:, None], 3, axis=1), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(result[:, 4], 0, atol=1e-7)
-
-
-def test_signals_that_rise_keep_their_negative_adc_and_fraction(method):
     signals = MODELS["adc"].signal([[100.0, -0.4]], CLINICAL)
     result = ClinicalMetrics(CLINICAL, method=method).fit_transform(signals)
     np.testing.assert_allclose(result[0, :4], [100, -0.4, -0.4, -0.4], rtol=1e-6)
     hump = ClinicalMetrics(CLINICAL, method=method).fit_transform([[80.0, 90.0, 100.0, 60.0, 30.0]])
     assert hump[0, 2] < 0 < hump[0, 3]
     assert hump[0, 4] < 0
-
-
-def test_perfusion_makes_the_fast_adc_the_largest_and_the_fraction_positive(decays, method):
     s0, adc, fast, slow, fraction = ClinicalMetrics(CLINICAL, method=method).fit_transform(decays).T
     assert np.all(fast > adc)
     assert np.all(adc > slow)
@@ -65,7 +59,7 @@ def test_perfusion_makes_the_fast_adc_the_largest_and_the_fraction_positive(deca
     assert np.all(s0 < decays[:, 0])
 
 
-def test_the_least_squares_metrics_agree_with_scipy(decays):
+def test_the_least_squares_metrics_agree_with_scipy_and_the_weighted_line_with_polyfit(decays):
     noisy = decays + np.random.default_rng(2).normal(0, 2, decays.shape)
     result = ClinicalMetrics(CLINICAL).fit_transform(noisy)
 
@@ -79,14 +73,10 @@ def test_the_least_squares_metrics_agree_with_scipy(decays):
         _, fast = curve_fit(decay, b[:3], signal[:3], p0=start, xtol=1e-14, ftol=1e-14)[0]
         s0_slow, slow = curve_fit(decay, b[2:], signal[2:], p0=start, xtol=1e-14, ftol=1e-14)[0]
         np.testing.assert_allclose(row, [s0, adc, fast, slow, 1 - s0_slow / s0], rtol=2e-4, atol=1e-5)
-
-
-def test_the_weighted_line_agrees_with_polyfit(decays):
     gap = decays.copy()
     gap[1:, 3] = np.nan
     gap[0, 1] = 0.0  # no logarithm: no weight; of five values one may lack
     result = ClinicalMetrics(CLINICAL, method="wls").fit_transform(gap)
-    b = CLINICAL.b_ms_per_um2
     for signal, row in zip(gap, result, strict=True):
         use = np.isfinite(signal) & (signal > 0)
         weight = signal[use]
@@ -161,13 +151,18 @@ def test_a_voxel_without_a_fit_is_nan_and_its_neighbor_is_not(row, decays, metho
     assert np.isnan(both[1, 4])
 
 
-def test_a_map_fitter_returns_what_the_engine_returns(decays):
+def test_a_map_fitter_returns_what_the_engine_returns_with_its_options_and_clean_signals_back(decays):
     fitter = MapFitter("ivim", CLINICAL).fit(decays)
     np.testing.assert_array_equal(fitter.transform(decays), fit_voxels(decays, CLINICAL, "ivim").parameters)
     with_floor = fit_voxels(decays, CLINICAL, "ivim", sigma=5.0).parameters
     np.testing.assert_array_equal(fitter.transform(decays, sigma=5.0), with_floor)
     np.testing.assert_array_equal(MapFitter("ivim", CLINICAL, sigma=5.0).fit_transform(decays), with_floor)
     assert not np.array_equal(with_floor, fitter.transform(decays), equal_nan=True)
+    np.testing.assert_allclose(fitter.inverse_transform(fitter.transform(decays)), decays, rtol=1e-4)
+    fixed = MapFitter("ivim", CLINICAL, fixed={"Dv": 20.0}).fit_transform(decays)
+    np.testing.assert_allclose(fixed[:, 2], 20.0)
+    bounded = MapFitter("ivim", CLINICAL, bounds={"Dt": (0.2, 0.5)}).fit_transform(decays)
+    assert bounded[:, 3].max() <= 0.5
 
 
 def test_a_noise_level_per_voxel_reaches_the_fit_through_a_pipeline(decays):
@@ -177,18 +172,6 @@ def test_a_noise_level_per_voxel_reaches_the_fit_through_a_pipeline(decays):
         pipeline = make_pipeline(fitter.set_transform_request(sigma=True)).fit(decays)
         result = pipeline.transform(decays, sigma=sigma)
     np.testing.assert_array_equal(result, fit_voxels(decays, CLINICAL, "adc", sigma=sigma).parameters)
-
-
-def test_the_inverse_of_a_fit_to_clean_signals_is_the_signals(decays):
-    fitter = MapFitter("ivim", CLINICAL).fit(decays)
-    np.testing.assert_allclose(fitter.inverse_transform(fitter.transform(decays)), decays, rtol=1e-4)
-
-
-def test_options_reach_the_engine(decays):
-    fixed = MapFitter("ivim", CLINICAL, fixed={"Dv": 20.0}).fit_transform(decays)
-    np.testing.assert_allclose(fixed[:, 2], 20.0)
-    bounded = MapFitter("ivim", CLINICAL, bounds={"Dt": (0.2, 0.5)}).fit_transform(decays)
-    assert bounded[:, 3].max() <= 0.5
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,12 @@ def test_rounded_numbers_keep_ten_digits_and_forget_the_last_bits():
     np.testing.assert_array_equal(rounded(np.array([0.0, 1.0, 20.0, np.inf, np.nan])), [0, 1, 20, np.inf, np.nan])
 
 
-def test_the_geometric_mean_is_that_of_logarithms_whatever_the_scale():
+def test_the_geometric_mean_is_that_of_logarithms_whatever_the_scale_of_a_voxel_and_its_neighbors():
     values = RNG.uniform(1, 1000, (300, 61))
     used = RNG.uniform(size=values.shape) < 0.8
     expected = [math.exp(math.fsum(map(math.log, row[use])) / use.sum()) for row, use in zip(values, used, strict=True)]
     np.testing.assert_allclose(geometric_mean(values, used), expected, rtol=1e-9)
     np.testing.assert_allclose(geometric_mean(values * 1e-250, used), np.array(expected) * 1e-250, rtol=1e-9)
-
-
-def test_a_voxel_has_the_same_mean_among_voxels_of_other_scales():
     values = RNG.uniform(1, 1000, (50, 20))
     alone = geometric_mean(values, np.ones(values.shape, bool))
     strange = np.concatenate([values, np.full((1, 20), 1e200)])

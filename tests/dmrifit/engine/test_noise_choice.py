@@ -72,15 +72,12 @@ def test_water_shows_no_kurtosis_by_its_noise_floor(snr):
     assert (without.doubt_reasons[excludes, 2] == DoubtReason.NEAR_NOISE).any()
 
 
-def test_tissue_has_no_floor_and_the_same_fit_as_in_one_step():
+def test_tissue_has_no_floor_and_water_its_own_beside_it():
     tissue = magnitudes(KURTOSIS, [100.0, 1.0, 0.8], SHELLS, 30, 7)
     result = fit_voxels(tissue, SHELLS, "kurtosis")
     assert not result.has_floor.any()
     same = fit_voxels(tissue, SHELLS, "kurtosis", method="nlls")
     np.testing.assert_array_equal(result.parameters, same.parameters)
-
-
-def test_water_and_tissue_have_their_own_floors_beside_each_other():
     water, tissue = [100.0, 2.0, 0.0], [100.0, 1.0, 0.8]
     signals = np.concatenate([magnitudes(KURTOSIS, one, SHELLS, 60, 8) for one in (water, tissue)])
     result = fit_voxels(signals, SHELLS, "kurtosis")

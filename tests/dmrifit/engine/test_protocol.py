@@ -170,7 +170,7 @@ def test_an_echo_time_that_is_no_number_is_refused(tmp_path, value):
         Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.json")
 
 
-def test_real_gradient_files_of_both_layouts_are_read(data_dir):
+def test_real_gradient_files_of_both_layouts_are_read_and_b_values_within_a_tolerance(data_dir):
     folder = data_dir / "dipy_small_dwi"
     rows = Protocol.read(folder / "small_64D.bval", 90, folder / "small_64D.bvec")
     columns = Protocol.read(folder / "small_101D.bval", 90, folder / "small_101D.bvec")
@@ -181,6 +181,9 @@ def test_real_gradient_files_of_both_layouts_are_read(data_dir):
     assert rows.directions[0].tolist() == [0, 0, 0]  # the file says NaN
     with pytest.raises(ValueError, match="3 × 102 numbers do not make 3 × 65"):
         Protocol.read(folder / "small_64D.bval", None, folder / "small_101D.bvec")
+    path = data_dir / "dipy_small_dwi" / "small_64D.bval"
+    assert len(np.unique(Protocol.read(path).b)) > 2
+    assert np.unique(Protocol.read(path, b_tolerance=10).b).tolist() == [0, 1000]
 
 
 @given(hnp.arrays(float, (3, 6), elements=st.floats(1e-3, 1e3)), st.sampled_from(["geometric", "arithmetic"]))
@@ -199,20 +202,14 @@ def test_averages_are_those_of_numpy(signals, mean):
     assert contrasts.te.tolist() == [80, 80, 90, 90]
 
 
-def test_averaging_leaves_out_what_is_not_finite_and_keeps_zeros():
+def test_averaging_keeps_zeros_and_joins_neither_chained_shells_nor_repeated_low_b_values():
     protocol = Protocol([1000, 1000, 1000])
     averaged, _ = average_directions([[4.0, 9.0, np.nan], [0.0, 9.0, 4.0], [np.nan] * 3, [-1.0, 4.0, 4.0]], protocol)
     np.testing.assert_allclose(averaged[:, 0], [6.0, 0.0, np.nan, np.nan])
-
-
-def test_shells_are_not_chained_together():
     averaged, contrasts = average_directions(np.ones((1, 5)), Protocol([1000, 1020, 1040, 1060, 1080]), tolerance=25)
     assert np.ptp([1000, 1020, 1040]) <= 50
     assert contrasts.b.tolist() == [1020, 1070]
     assert averaged.shape == (1, 2)
-
-
-def test_low_b_values_that_come_again_to_the_digit_are_averaged_apart():
     protocol = Protocol([1, 10, 25, 1, 10, 25, 24.5, 990, 1000, 990, 1000])
     signals = np.arange(1.0, 12.0)
     averaged, contrasts = average_directions(signals, protocol, mean="arithmetic")
@@ -243,29 +240,17 @@ def test_no_b_value_moves_farther_than_the_shells_are_wide(b, tolerance):
     assert (np.diff(rounded[np.argsort(np.append(b, 3000), kind="stable")]) >= 0).all()
 
 
-def test_the_b_values_of_a_real_scan_are_read_within_a_tolerance(data_dir):
-    path = data_dir / "dipy_small_dwi" / "small_64D.bval"
-    assert len(np.unique(Protocol.read(path).b)) > 2
-    assert np.unique(Protocol.read(path, b_tolerance=10).b).tolist() == [0, 1000]
-
-
-def test_protocols_are_found_within_a_tolerance():
+def test_b_values_within_a_tolerance_are_found_and_are_repeats_of_one_contrast():
     scanned = Protocol([0.5, 995, 2003])
     with pytest.raises(ValueError, match="lacks S_b1000"):
         Protocol([0, 1000]).indices_in(scanned)
     assert Protocol([1000, 0]).indices_in(scanned, b_tolerance=10).tolist() == [1, 0]
-
-
-def test_b_values_that_nearly_agree_are_repeats_of_a_clinical_contrast():
     with pytest.raises(ValueError, match=r"repeated .*995.*average_directions"):
         Protocol([0, 500, 995, 1000, 1005, 2000], te=80).clinical()
     assert Protocol([0, 5, 10, 20, 50], te=80).clinical().tolist() == [0, 1, 2, 3, 4]
     scattered = Protocol([0, 5, 50, 100, 395, 400, 900], te=80).rounded()
     with pytest.raises(ValueError, match="repeated"):
         scattered.clinical()
-
-
-def test_b_values_just_within_the_tolerance_are_one_contrast():
     signals, protocol = average_directions(np.array([[100.0, 60, 40]]), Protocol([0, 500, 525]), mean="arithmetic")
     assert protocol.b.tolist() == [0, 512.5]
     assert signals.tolist() == [[100, 50]]
@@ -310,7 +295,7 @@ def test_a_point_between_thousands_is_refused_and_small_b_values_are_not(tmp_pat
 LOW = [0, 0.2, 0.3, 1, 1.2, 1.5, 1.8, 2, 3.5, 5, 6, 10, 25, 35, 45, 60, 70, 200, 700, 800]
 
 
-def test_twenty_b_values_from_0_2_on_are_twenty_contrasts():
+def test_low_b_values_are_contrasts_of_their_own_and_those_of_a_checked_protocol_no_other_unit():
     full = Protocol(np.tile(LOW, 2), np.repeat([45, 60], 20))
     order = np.random.default_rng(0).permutation(40)
     np.testing.assert_array_equal(full.take(order).indices_in(full), order)
@@ -324,9 +309,6 @@ def test_twenty_b_values_from_0_2_on_are_twenty_contrasts():
         Protocol([30, 800]).indices_in(Protocol([29.9, 30.2, 800]))
     with pytest.raises(ValueError, match="more than one measurement for S_b1000"):
         Protocol([1000]).indices_in(Protocol([995, 1000, 1005]), b_tolerance=10)
-
-
-def test_low_b_values_of_a_checked_protocol_are_no_other_unit():
     low = Protocol(LOW, te=45).take([0, 3, 7])
     assert low.b.tolist() == [0, 1, 2]
     for rebuilt in (pickle.loads(pickle.dumps(low)), Protocol.from_dict(low.to_dict()), low.rounded(0)):

@@ -14,12 +14,9 @@ TISSUE = np.tile([[200.0, 0.15, 25.0, 200.0, 1.1, 0.8, 70.0], [300.0, 0.1, 15.0,
 CLEAN = MODEL.signal(TISSUE, ONE)
 
 
-def test_noiseless_signals_of_another_scanner_are_those_of_the_model():
+def test_signals_of_another_scanner_are_those_of_the_model_and_what_was_measured_is_kept():
     found = resynthesize(CLEAN[:4], ONE, TWO, MODEL)
     np.testing.assert_allclose(found, MODEL.signal(TISSUE[:4], TWO), rtol=1e-4)
-
-
-def test_what_was_measured_is_kept_and_only_the_rest_is_computed():
     noisy = CLEAN * np.random.default_rng(0).uniform(0.9, 1.1, CLEAN.shape)
     found = resynthesize(noisy, ONE, TWO, MODEL, parameters=TISSUE, sigma=5.0, random_state=0)
     both = [i for i, label in enumerate(TWO.labels) if label in ONE.labels]
@@ -32,7 +29,7 @@ def test_what_was_measured_is_kept_and_only_the_rest_is_computed():
     np.testing.assert_array_equal(resynthesize(noisy, ONE, ONE.take([3, 1]), MODEL), noisy[:, [3, 1]])
 
 
-def test_added_noise_is_rician_of_the_level_asked_for():
+def test_added_noise_is_rician_of_the_level_asked_for_and_the_fit_has_its_floor():
     """E[S²] = A² + 2σ² for any amplitude A, and the noise of one voxel is not that of another."""
     sigma = np.where(np.arange(400) % 2, 20.0, 5.0)
     wanted = Protocol([200, 700, 3000], te=[93, 93, 120])
@@ -42,9 +39,6 @@ def test_added_noise_is_rician_of_the_level_asked_for():
         rows = excess[sigma == level]
         assert abs(rows.mean() / (2 * level**2) - 1) < 5 * rows.std() / np.sqrt(rows.size) / (2 * level**2)
     assert len(np.unique(found)) == found.size
-
-
-def test_the_fit_has_a_floor_where_noise_is_added():
     rng = np.random.default_rng(2)
     noisy = np.hypot(CLEAN + 4 * rng.standard_normal(CLEAN.shape), 4 * rng.standard_normal(CLEAN.shape))
     floored = fit_voxels(noisy, ONE, MODEL, sigma=4.0).parameters

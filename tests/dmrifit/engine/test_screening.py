@@ -79,7 +79,7 @@ def test_a_voxel_without_its_only_unweighted_contrast_is_not_fitted():
     assert result.status.tolist() == [FitStatus.NOT_FITTED, FitStatus.CONVERGED]
 
 
-def test_voxels_of_plain_data_keep_every_bit(signals):
+def test_voxels_of_plain_data_and_with_missing_values_keep_every_bit(signals):
     expected = fit_voxels(signals, PROTOCOL, "adc")
     spoiled = signals.copy()
     spoiled[::5, 3] = np.nan
@@ -91,9 +91,6 @@ def test_voxels_of_plain_data_keep_every_bit(signals):
         np.testing.assert_array_equal(getattr(result, name)[4::5], getattr(expected, name)[4::5])
     assert expected.screening.n_left_out.sum() == expected.screening.refusal.sum() == 0
     assert expected.inputs.signals is signals
-
-
-def test_bits_of_voxels_with_missing_values_depend_on_neither_threads_nor_neighbors(signals):
     rng = np.random.default_rng(2)
     many = np.tile(signals, (160, 1))
     holes = rng.random(many.shape) < 0.1
@@ -147,7 +144,7 @@ def test_logarithms_leave_out_negative_values_without_a_limit(signals):
     assert result["ADC"][1] == pytest.approx(7, rel=1e-6)
 
 
-def test_a_negative_magnitude_is_refused_by_the_rician_likelihood_alone(signals):
+def test_negative_magnitudes_are_refused_by_the_rician_likelihood_and_missing_amplitudes_by_all(signals):
     signals[5, 9] = -1.0
     result = fit_voxels(signals, PROTOCOL, "adc", sigma=3.0, likelihood="rician")
     assert np.flatnonzero(result.status == FitStatus.NOT_FITTED).tolist() == [5]
@@ -155,9 +152,6 @@ def test_a_negative_magnitude_is_refused_by_the_rician_likelihood_alone(signals)
     for likelihood in ("gaussian", "rician-mean"):
         result = fit_voxels(signals, PROTOCOL, "adc", sigma=3.0, likelihood=likelihood)
         assert (result.status != FitStatus.NOT_FITTED).all()
-
-
-def test_a_voxel_whose_measured_amplitude_is_missing_or_negative_is_not_fitted(signals):
     signals[2, 0] = np.nan
     signals[3, 0] = -4.0
     result = fit_voxels(signals, PROTOCOL, "adc", fixed={"S0": "measured"})
@@ -181,7 +175,7 @@ def outside(row, protocol=PROTOCOL):
     return np.flatnonzero(zeros_outside(np.array([row], float), protocol)[0]).tolist()
 
 
-def test_a_zero_beside_clear_signals_lies_outside_the_field_of_view():
+def test_zeros_beside_clear_signals_lie_outside_the_field_of_view_and_all_others_are_data():
     clear = MODELS["adc"].signal([[800.0, 1.0]], PROTOCOL)[0]
     for k in (0, 3, 7):
         row = clear.copy()
@@ -190,9 +184,6 @@ def test_a_zero_beside_clear_signals_lies_outside_the_field_of_view():
         assert outside(np.rint(row)) == [k]
         row[2] = np.nan
         assert outside(row) == [k]
-
-
-def test_a_zero_that_may_be_a_rounded_or_lost_signal_is_data():
     assert outside([40, 30, 21, 12, 5, 0, 1, 0, 2, 1]) == []  # whole numbers near the noise
     assert outside([9, 0, 8, 7, 6, 5, 5, 4, 4, 3]) == []
     # Nothing tells of the signal at the last b-value but a decay that may be that of water.
@@ -200,9 +191,6 @@ def test_a_zero_that_may_be_a_rounded_or_lost_signal_is_data():
     assert outside([900, 870, 820, 700, 300, 0.5, 0, 0.7, 0.2, 0]) == []
     assert outside([0] * 10) == []
     assert outside([0] * 9 + [-3]) == []
-
-
-def test_zeros_of_rounded_noise_are_all_data():
     rng = np.random.default_rng(5)
     protocol = Protocol([*[0] * 4, *[1000] * 6, *[3000] * 20])
     clean = MODELS["adc"].signal(np.column_stack([np.full(3000, 30.0), rng.uniform(0.8, 3, 3000)]), protocol)

@@ -67,8 +67,6 @@ def test_weights_enter_both_steps():
     ("options", "message"),
     [
         ({"method": "segmented", "threshold": 700}, "two b-values of 700 s/mm² or more.*another threshold"),
-        ({"method": "segmented", "fixed": {"Dt": 1.0}}, "Dt cannot be fixed in a segmented fit"),
-        ({"method": "segmented", "fixed": {"f": "measured"}}, "fixed f must be a number, not 'measured'"),
         ({"fixed": {"S0": "measured"}, "protocol": Protocol([50, *range(100, 900, 100)])}, "no b-value is below 10"),
     ],
 )

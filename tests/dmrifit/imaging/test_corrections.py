@@ -36,22 +36,15 @@ def clean():
     return MODELS["adc"].signal(parameters.reshape(-1, 2), PROTOCOL).reshape(14, 12, 7, len(PROTOCOL))
 
 
-@pytest.fixture(scope="module")
-def noisy(clean):
+def test_noise_falls_to_a_level_that_is_found_and_what_is_outside_the_mask_or_not_finite_stays(clean):
     rng = np.random.default_rng(0)
-    return np.hypot(clean + SIGMA * rng.normal(size=clean.shape), SIGMA * rng.normal(size=clean.shape))
-
-
-def test_noise_falls_and_its_level_is_found(clean, noisy):
+    noisy = np.hypot(clean + SIGMA * rng.normal(size=clean.shape), SIGMA * rng.normal(size=clean.shape))
     denoised, sigma = denoise(noisy)
     assert denoised.dtype == sigma.dtype == np.float32
     before, after = (np.sqrt(np.mean((signals - clean) ** 2)) for signals in (noisy, denoised))
     assert after < 0.6 * before
     assert np.median(sigma) == pytest.approx(SIGMA, rel=0.1)
     assert sigma.shape == noisy.shape[:3]
-
-
-def test_what_is_outside_the_mask_or_not_finite_stays(noisy):
     mask = np.zeros(noisy.shape[:3], bool)
     mask[:7] = True
     broken = noisy.copy()
@@ -92,7 +85,7 @@ def ringing(n=64):
     return np.abs(np.fft.ifft2(np.fft.ifftshift(spectrum))) / 4
 
 
-def test_ringing_falls_in_the_slices_of_the_axis_named():
+def test_ringing_falls_in_the_slices_of_the_axis_named_and_a_hole_spoils_nothing_else():
     rung = ringing()
     volume = np.stack([rung, 0.5 * rung], axis=-1)[:, None, :, :]
     clean = without_ringing(volume, slice_axis=1)
@@ -100,9 +93,6 @@ def test_ringing_falls_in_the_slices_of_the_axis_named():
     assert clean[inside][..., 0].std() < 0.5 * volume[inside][..., 0].std()
     np.testing.assert_allclose(clean[inside].mean(axis=(0, 1)), [100, 50], rtol=0.01)
     assert (clean >= 0).all()
-
-
-def test_a_hole_stays_a_hole_and_spoils_nothing_else():
     rung = ringing()[:, :, None, None] * np.ones(2)
     broken = rung.copy()
     broken[10, 10, 0, 0] = np.nan

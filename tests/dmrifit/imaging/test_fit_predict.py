@@ -79,7 +79,7 @@ def same(maps, others):
 # What comes out
 
 
-def test_maps_are_those_of_the_voxels_in_their_places(image, signals):
+def test_maps_are_those_of_the_voxels_in_their_places_and_true_maps_come_back(image, signals, truth):
     maps = fit_image(image, PROTOCOL, "adc")
     result = fit_voxels(signals.reshape(-1, 4), PROTOCOL, "adc")
     assert set(maps) == MAPS
@@ -93,20 +93,19 @@ def test_maps_are_those_of_the_voxels_in_their_places(image, signals):
         np.testing.assert_array_equal(data(maps[name]), column.reshape(GRID).astype(data(maps[name]).dtype))
     assert data(maps["ADC"]).dtype == np.float32
     assert data(maps["status"]).dtype == np.uint8
-
-
-def test_a_file_as_protocol_and_a_misspelt_word_as_mask_are_named_with_their_remedies(image):
-    with pytest.raises(TypeError, match=r"protocol must be a Protocol, not 'dwi.bval'; Protocol.read"):
-        fit_image(image, "dwi.bval", "adc")
-    with pytest.raises(FileNotFoundError, match="autoo: no such file"):
-        fit_image(image, PROTOCOL, "adc", mask="autoo")
-
-
-def test_true_maps_come_back(truth):
     clean = ADC.signal(truth.reshape(-1, 2), PROTOCOL).reshape(*GRID, len(PROTOCOL))
     maps = fit_image(nib.Nifti1Image(clean, AFFINE), PROTOCOL, ADC)
     np.testing.assert_allclose(data(maps["S0"]), truth[..., 0], rtol=1e-4)
     np.testing.assert_allclose(data(maps["ADC"]), truth[..., 1], rtol=1e-4)
+
+
+def test_files_as_protocol_and_misspelt_words_as_mask_are_named_and_a_prediction_searches_no_foreground(image):
+    with pytest.raises(TypeError, match=r"protocol must be a Protocol, not 'dwi.bval'; Protocol.read"):
+        fit_image(image, "dwi.bval", "adc")
+    with pytest.raises(FileNotFoundError, match="autoo: no such file"):
+        fit_image(image, PROTOCOL, "adc", mask="autoo")
+    with pytest.raises(FileNotFoundError, match="auto: no such file"):
+        predict_image(trained(SignalToSignal), image, mask="auto")
 
 
 def test_outside_the_mask_is_zero_and_what_cannot_be_fitted_is_nan(signals):
@@ -131,7 +130,7 @@ def test_outside_the_mask_is_zero_and_what_cannot_be_fitted_is_nan(signals):
     np.testing.assert_array_equal(adc[fitted], data(whole["ADC"])[fitted])
 
 
-def test_without_a_mask_zero_and_nan_voxels_are_outside(signals):
+def test_without_a_mask_zero_nan_and_masked_voxels_are_outside(signals):
     background = signals.copy()
     background[0, 0] = 0
     background[0, 1] = np.nan
@@ -141,6 +140,12 @@ def test_without_a_mask_zero_and_nan_voxels_are_outside(signals):
     assert outside.sum() == 2 * GRID[2] + 1
     assert (data(maps["ADC"])[outside] == 0).all()
     assert np.isfinite(data(maps["ADC"])).all()
+    hidden = np.zeros(signals.shape, bool)
+    hidden[0, 0, 0] = True
+    masked = np.ma.MaskedArray(np.where(hidden, 7e3, signals).astype(np.float32), hidden)
+    maps = fit_image(masked, PROTOCOL, "adc", affine=AFFINE)
+    same(maps, fit_image(np.where(hidden, np.nan, signals), PROTOCOL, "adc", affine=AFFINE))
+    assert data(maps["status"])[0, 0, 0] == 255
 
 
 @pytest.mark.parametrize("codes", [(1, 0), (0, 2), (1, 4), (0, 0)])
@@ -184,7 +189,7 @@ def test_all_48_orientations_give_the_same_values_at_the_same_places(image):
     assert turned == 47
 
 
-def test_scaled_integers_are_the_values_they_stand_for(signals, tmp_path):
+def test_scaled_integers_are_the_values_they_stand_for_and_nifti_2_stays_nifti_2(signals, tmp_path):
     stored = np.round(signals).astype(np.int16)
     scaled = nib.Nifti1Image(stored * 0.25 + 10, AFFINE)
     packed = nib.Nifti1Image(stored, AFFINE)
@@ -198,6 +203,9 @@ def test_scaled_integers_are_the_values_they_stand_for(signals, tmp_path):
     path.write_bytes(gzip.compress(bytes(raw)))
     assert nib.load(path).dataobj.slope == 0.25
     same(fit_image(path, PROTOCOL, "adc"), fit_image(scaled, PROTOCOL, "adc"))
+    nib.save(nib.Nifti2Image(signals, AFFINE), tmp_path / "a.nii.gz")
+    fit_image(tmp_path / "a.nii.gz", PROTOCOL, "adc", out=tmp_path)
+    assert type(nib.load(tmp_path / "a_model-adc_param-ADC_dwimap.nii.gz")) is nib.Nifti2Image
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.img", "a.nii.bz2"])
@@ -208,12 +216,6 @@ def test_all_kinds_of_files_give_the_same_maps(image, tmp_path, name):
     maps = fit_image(path, PROTOCOL, "adc")
     same(maps, fit_image(image, PROTOCOL, "adc"))
     assert type(maps["ADC"]) is nib.Nifti1Image
-
-
-def test_nifti_2_stays_nifti_2(signals, tmp_path):
-    nib.save(nib.Nifti2Image(signals, AFFINE), tmp_path / "a.nii.gz")
-    fit_image(tmp_path / "a.nii.gz", PROTOCOL, "adc", out=tmp_path)
-    assert type(nib.load(tmp_path / "a_model-adc_param-ADC_dwimap.nii.gz")) is nib.Nifti2Image
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -231,8 +233,12 @@ def test_slabs_give_the_bits_of_the_whole(image, tmp_path, name, monkeypatch):
     assert [slab.stop - slab.start for slab in read] == [1] * GRID[2]
 
 
-def test_threads_give_the_same_bits(image):
+def test_threads_give_the_same_bits_and_the_same_fit_the_same_bytes(image, scan, tmp_path):
     same(fit_image(image, PROTOCOL, "adc", n_threads=1), fit_image(image, PROTOCOL, "adc", n_threads=3))
+    for folder in ("one", "two"):
+        fit_image(scan, PROTOCOL, "adc", out=tmp_path / folder)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
 def test_a_noise_map_is_taken_voxel_by_voxel(image, signals):
@@ -259,13 +265,15 @@ def test_a_mask_whose_ones_became_0_99999997_in_the_file_is_a_mask(image, tmp_pa
     np.testing.assert_array_equal(status != 255, ones == 1)
 
 
-def test_bounds_and_fixed_values_reach_the_fit(image):
+def test_bounds_and_fixed_values_reach_the_fit_and_a_fixed_parameter_needs_no_contrast(image):
     maps = fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0.5, 1.0)})
     assert data(maps["ADC"]).min() == 0.5
     assert data(maps["ADC"]).max() == 1.0
     maps = fit_image(image, PROTOCOL, "adc", fixed={"ADC": 0.75})
     assert (data(maps["ADC"]) == 0.75).all()
     assert np.isnan(data(maps["ADC_se"])).all()
+    maps = fit_image(image, Protocol([0, 0, 500, 1000]), "ivim", fixed={"Dv": 20})
+    assert (data(maps["Dv"]) == 20).all()
 
 
 def test_fits_in_doubt_are_marked_as_the_engine_marks_them():
@@ -340,13 +348,6 @@ def test_files_hold_the_maps_and_the_sidecar_describes_them(image, scan, tmp_pat
     assert described["Sources"]["Mask"]["Name"] == "mask.nii"
     assert "Sigma" not in described["Sources"]
     assert set(described["Versions"]) >= {"dmrifit", "numba", "numpy"}
-
-
-def test_the_same_fit_writes_the_same_bytes(scan, tmp_path):
-    for folder in ("one", "two"):
-        fit_image(scan, PROTOCOL, "adc", out=tmp_path / folder)
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
 def test_nothing_is_overwritten_unless_allowed_and_that_is_checked_before_the_fit(scan, tmp_path, monkeypatch):
@@ -430,11 +431,6 @@ def test_models_and_options_that_do_not_fit_the_scan_are_refused(scan, refused, 
     refused(scan, message, **options)
 
 
-def test_a_fixed_parameter_needs_no_contrast(image):
-    maps = fit_image(image, Protocol([0, 0, 500, 1000]), "ivim", fixed={"Dv": 20})
-    assert (data(maps["Dv"]) == 20).all()
-
-
 def test_a_noise_that_cannot_be_estimated_is_said_and_the_fit_goes_on(tmp_path):
     signals = np.tile(ADC.signal([[300.0, 0.8]], PROTOCOL)[0], (2, 2, 1, 1))
     image = nib.Nifti1Image(signals, AFFINE)
@@ -462,11 +458,8 @@ def test_what_the_noise_chose_is_in_the_sidecar_and_the_same_in_slabs(tmp_path, 
     same(fit_image(image, protocol, "ivim"), whole)
 
 
-def test_an_image_without_any_signal_is_refused(signals, refused):
+def test_images_without_any_signal_or_of_which_nothing_can_be_fitted_are_refused(signals, refused, tmp_path):
     refused(nib.Nifti1Image(np.zeros_like(signals), AFFINE), "nothing to fit")
-
-
-def test_an_image_of_which_nothing_can_be_fitted_is_refused(signals, tmp_path):
     image = nib.Nifti1Image(np.ones_like(signals), AFFINE)
     with pytest.raises(ValueError, match="none of 60 voxels could be fitted"):
         fit_image(image, PROTOCOL, "adc", out=tmp_path / "out")
@@ -491,25 +484,13 @@ def test_a_shifted_image_is_fitted_and_its_negative_values_are_counted(signals, 
     assert described["NotFitted"]["Voxels"] == 60 - n_positive
 
 
-def test_masked_voxels_of_an_array_are_filled_with_nan(signals):
-    hidden = np.zeros(signals.shape, bool)
-    hidden[0, 0, 0] = True
-    masked = np.ma.MaskedArray(np.where(hidden, 7e3, signals).astype(np.float32), hidden)
-    maps = fit_image(masked, PROTOCOL, "adc", affine=AFFINE)
-    same(maps, fit_image(np.where(hidden, np.nan, signals), PROTOCOL, "adc", affine=AFFINE))
-    assert data(maps["status"])[0, 0, 0] == 255
-
-
-def test_zeros_outside_a_volume_do_not_enter_the_mean_of_directions(signals):
+def test_means_of_directions_leave_out_zeros_outside_a_volume_and_values_without_a_logarithm(signals, tmp_path):
     twice, protocol = np.repeat(signals, 3, axis=-1), Protocol(np.repeat(PROTOCOL.b, 3))
     twice[:, :, 0, 4] = 0.0
     for mean in ("arithmetic", "geometric"):
         maps = fit_image(nib.Nifti1Image(twice, AFFINE), protocol, "adc", average=mean)
         expected = fit_image(nib.Nifti1Image(np.repeat(signals, 3, axis=-1), AFFINE), protocol, "adc", average=mean)
         np.testing.assert_allclose(data(maps["ADC"]), data(expected["ADC"]), rtol=1e-6)
-
-
-def test_a_geometric_mean_leaves_out_what_has_no_logarithm_and_says_so(tmp_path):
     protocol = Protocol(np.repeat([0.0, 1000.0], [4, 16]))
     values = np.full((4, 2, 1, 20), 1000.0) * np.exp(-protocol.b * 1e-3)
     # Low whole numbers: a zero was rounded, and lies within the field of view.
@@ -660,7 +641,7 @@ def dipy_scans(data_dir):
     return data_dir / "dipy_small_dwi"
 
 
-def test_a_real_scan_with_101_weightings_is_fitted(dipy_scans, tmp_path):
+def test_real_scans_are_fitted_and_agree_with_a_straight_line_through_logarithms(dipy_scans, tmp_path):
     path = dipy_scans / "small_101D.nii.gz"
     maps = fit_image(path, read_protocol(dipy_scans, "small_101D"), "kurtosis", out=tmp_path)
     loaded = nib.load(path)
@@ -672,9 +653,6 @@ def test_a_real_scan_with_101_weightings_is_fitted(dipy_scans, tmp_path):
     assert 0.6 < np.median(data(maps["D"])) < 1.0
     assert 0.5 < np.median(data(maps["K"])) < 1.2
     assert np.isin(data(maps["status"]), (FitStatus.CONVERGED, FitStatus.AT_BOUND)).mean() > 0.99
-
-
-def test_the_diffusivity_of_a_real_scan_agrees_with_a_straight_line_through_logarithms(dipy_scans):
     path, protocol = dipy_scans / "small_64D.nii", read_protocol(dipy_scans, "small_64D")
     # One b = 0, the others near 1000: the line falls from the first logarithm to the mean of the others.
     adc = data(fit_image(path, protocol, "adc", average="geometric")["ADC"])
@@ -740,11 +718,6 @@ def test_predicted_maps_are_those_of_the_estimator_on_the_scaled_voxels(image, s
     for result in made.values():
         assert (data(result)[~inside] == 0).all()
         np.testing.assert_array_equal(result.affine, AFFINE)
-
-
-def test_a_prediction_searches_no_foreground(image):
-    with pytest.raises(FileNotFoundError, match="auto: no such file"):
-        predict_image(trained(SignalToSignal), image, mask="auto")
 
 
 @pytest.mark.parametrize("gain", [0.01, 30])
@@ -827,7 +800,7 @@ def test_directions_are_averaged_before_a_prediction(image, signals):
         predict_image(estimator, image, average="geometric")
 
 
-def test_the_scale_is_that_of_the_training(image, signals, tmp_path):
+def test_the_scale_is_that_of_the_training_and_the_noise_level_is_scaled_with_the_signals(image, signals, tmp_path):
     estimator = trained(SignalToSignal)
     default = predict_image(estimator, image)
     for rule in (PatientScale(percentile=50), None):
@@ -835,10 +808,6 @@ def test_the_scale_is_that_of_the_training(image, signals, tmp_path):
         made = predict_image(load_model(tmp_path / "model"), image)
         same(made, predict_image(estimator, image, scale=rule))
         assert (data(made["S0"]) != data(default["S0"])).any()
-
-
-def test_the_noise_level_is_scaled_with_the_signals(image, signals):
-    estimator = trained(SignalToSignal)
     voxels = signals.reshape(-1, 4).astype(float)
     expected = estimator.predict_maps(voxels / 50.0, sigma=0.2)
     made = predict_image(estimator, image, scale=50, sigma=10.0)

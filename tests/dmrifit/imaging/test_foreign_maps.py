@@ -43,14 +43,6 @@ def metrics(trained, tmp_path):
     return files
 
 
-@pytest.fixture
-def intervals():
-    """A predictor of maps of five patients, with intervals, as ``dmrifit train`` makes it."""
-    voxels = simulate_cohort("cohort1", 5, shape=(16, 16, 3), random_state=0).arrays(mask="body", max_voxels=60, random_state=0)
-    estimator = MapsToMaps("LR", source=voxels.source, target=voxels.target)
-    return ConformalIntervals(estimator, random_state=0).fit(voxels.X, voxels.Y, voxels.groups)
-
-
 UNITS = {"ADC_fast": "mm²/s", "ADC_slow": "mm2/s", "F": "%"}
 
 
@@ -67,7 +59,11 @@ def test_maps_give_the_prediction_of_the_signals_they_were_fitted_to(trained, me
     assert len(list((tmp_path / "out").glob("*.json"))) == 1
 
 
-def test_a_predictor_with_intervals_predicts_from_maps_without_them(intervals, metrics, tmp_path):
+def test_a_predictor_with_intervals_predicts_from_maps_without_them(metrics, tmp_path):
+    # A predictor of maps of five patients, with intervals, as ``dmrifit train`` makes it.
+    voxels = simulate_cohort("cohort1", 5, shape=(16, 16, 3), random_state=0).arrays(mask="body", max_voxels=60, random_state=0)
+    estimator = MapsToMaps("LR", source=voxels.source, target=voxels.target)
+    intervals = ConformalIntervals(estimator, random_state=0).fit(voxels.X, voxels.Y, voxels.groups)
     written = predict_from_maps(intervals, metrics, tmp_path / "out", units=UNITS)
     plain = predict_from_maps(intervals.estimator_, metrics, tmp_path / "plain", units=UNITS)
     assert set(written) == set(intervals.names_)

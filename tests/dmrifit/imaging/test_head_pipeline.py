@@ -235,7 +235,7 @@ def test_the_prior_is_zero_outside_both_brains_and_where_it_was_not_measured(sma
     np.testing.assert_array_equal(prepared.transform, np.eye(4))
 
 
-def test_the_brain_of_the_prior_is_searched_when_that_of_the_image_is_given(small_brain):
+def test_the_brain_of_the_prior_is_searched_with_that_of_the_image_and_otherwise_only_resampled(small_brain):
     image, mask = small_brain
     brain = array_of(mask).astype(bool)
     everywhere = nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine)
@@ -244,9 +244,6 @@ def test_the_brain_of_the_prior_is_searched_when_that_of_the_image_is_given(smal
     prepared = array_of(prepare_brain(image, prior=prior, brain_mask=everywhere, **PLAIN).prior)
     assert (prepared[~brain] == 0).mean() > 0.95
     assert np.corrcoef(prepared[brain], array_of(image)[brain])[0, 1] > 0.9
-
-
-def test_without_brains_the_prior_is_only_brought_to_the_grid(small_brain):
     image, _ = small_brain
     skull = nib.Nifti1Image(array_of(image) + np.float32(50), image.affine)
     prepared = prepare_brain(image, prior=skull, brain_mask=False, **PLAIN)

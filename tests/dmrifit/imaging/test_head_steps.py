@@ -14,7 +14,7 @@ def dice(one, other):
     return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
-def test_a_known_field_is_removed(make_brain):
+def test_a_known_field_is_removed_without_a_mask_too_and_the_same_each_time(make_brain):
     picture, brain, affine = make_brain()
     x = np.linspace(-1, 1, SHAPE[0])[:, None, None]
     z = np.linspace(-1, 1, SHAPE[2])
@@ -23,9 +23,6 @@ def test_a_known_field_is_removed(make_brain):
     even = correct_bias_field(picture * true, affine, brain, "a head")
     assert np.log(true[brain]).std() > 0.15
     assert np.log(even[brain] / picture[brain]).std() < 0.03
-
-
-def test_a_field_is_removed_without_a_mask_too_and_the_same_each_time(make_brain):
     picture, brain, affine = make_brain((24, 27, 23), 5.0)
     true = np.exp(0.5 * np.linspace(-1, 1, 24))[:, None, None]
     even = correct_bias_field(picture * true, affine, None, "a head")
@@ -34,14 +31,11 @@ def test_a_field_is_removed_without_a_mask_too_and_the_same_each_time(make_brain
     assert after > 0.98 > before + 0.02
 
 
-def test_a_brain_without_a_skull_is_what_is_not_background(make_brain):
+def test_a_brain_is_found_without_a_skull_or_inside_one_with_a_bright_tumor_at_its_surface(make_brain):
     picture, brain, affine = make_brain()
     for background in (0.0, -5.0):
         image = nib.Nifti1Image(np.where(brain, picture, background).astype(np.float32), affine)
         assert dice(find_brain(image), brain) > 0.99
-
-
-def test_a_brain_inside_a_skull_is_found_with_a_bright_tumor_at_its_surface(make_brain):
     picture, brain, affine = make_brain((76, 82, 70), skull=True)
     places = (np.indices(picture.shape) - (np.array(picture.shape)[:, None, None, None] - 1) / 2) * SPACING
     tumor = (np.linalg.norm(places - np.array([36, 5, 0])[:, None, None, None], axis=0) < 12) & brain
@@ -57,14 +51,11 @@ def test_a_head_without_a_brain_is_refused(make_brain):
         find_brain(nib.Nifti1Image(noise, affine))
 
 
-def test_real_brains_without_skulls_are_found(data_dir):
+def test_real_brains_are_found_without_skulls_or_with_one_and_a_tumor(data_dir):
     for path in sorted((data_dir / "brats2013_deepmedic").glob("brats_*"))[:1]:
         found = find_brain(path / "T1c_subtrMeanDivStd.nii.gz")
         mask = nib.as_closest_canonical(nib.load(path / "brainmask.nii.gz"))
         assert dice(found, np.asarray(mask.dataobj) > 0.5) > 0.97
-
-
-def test_a_real_brain_with_a_skull_is_found_with_its_tumor(data_dir):
     folder = data_dir / "brain_tumour_thick_slice_1"
     found = find_brain(folder / "image.nii.gz")
     tumor = np.asarray(nib.as_closest_canonical(nib.load(folder / "label.nii.gz")).dataobj) > 0

@@ -52,7 +52,7 @@ def test_maps_are_a_mapping_by_name(scan):
         maps["Dt"]
 
 
-def test_text_of_maps_is_three_lines_with_parameters_apart_and_the_verdict(scan):
+def test_text_of_maps_is_three_lines_with_parameters_apart_and_verdict_and_advice_of_the_fit(scan):
     maps = fit_image(scan, PROTOCOL, "adc")
     lines = repr(maps).splitlines()
     assert lines[0] == "<ImageMaps of sub-01_dwi, model adc, 4 × 4 × 3 voxels: S0, ADC"
@@ -60,6 +60,13 @@ def test_text_of_maps_is_three_lines_with_parameters_apart_and_the_verdict(scan)
     assert lines[1].startswith("beside them: S0_se")
     assert lines[2].startswith("47 of 48 voxels fitted (97.9 %), 1 ")
     assert len(lines) == 3
+    steady = MODELS["adc"].signal([[300.0, 1.0]], PROTOCOL).reshape(1, 1, 1, 4)
+    image = nib.Nifti1Image(np.tile(steady, (3, 3, 3, 1)), np.eye(4))
+    assert fit_image(image, PROTOCOL, "adc").advice() == []
+    at_bound = fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 0.7)})
+    assert "ADC" in " ".join(at_bound.advice())
+    assert at_bound.advice() == at_bound.sidecar["Doubt"]["Advice"]
+    assert predicted(scan).advice() == []
 
 
 @pytest.mark.parametrize("make", [lambda scan: fit_image(scan, PROTOCOL, "adc"), predicted])
@@ -166,16 +173,6 @@ def test_saving_never_replaces_the_image_that_was_fitted(scan, tmp_path):
     (tmp_path / "link" / name).hardlink_to(scan)
     with pytest.raises(ValueError, match=r"sub-01_dwi\.nii\.gz is an input"):
         maps.save(tmp_path / "link", overwrite=True)
-
-
-def test_advice_is_that_of_the_fit(scan):
-    steady = MODELS["adc"].signal([[300.0, 1.0]], PROTOCOL).reshape(1, 1, 1, 4)
-    image = nib.Nifti1Image(np.tile(steady, (3, 3, 3, 1)), np.eye(4))
-    assert fit_image(image, PROTOCOL, "adc").advice() == []
-    at_bound = fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 0.7)})
-    assert "ADC" in " ".join(at_bound.advice())
-    assert at_bound.advice() == at_bound.sidecar["Doubt"]["Advice"]
-    assert predicted(scan).advice() == []
 
 
 def test_maps_travel_between_processes(scan):

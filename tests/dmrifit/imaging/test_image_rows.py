@@ -31,12 +31,9 @@ def selection(values, source, protocol=None, *, average=None, b_tolerance=None):
 # Measurements ------------------------------------------------------------------------------------
 
 
-def test_without_a_protocol_the_volumes_are_the_measurements(values):
+def test_measurements_are_the_volumes_or_found_among_others_in_any_order(values):
     voxels = values.reshape(-1, 3)
     np.testing.assert_array_equal(selection(values, SOURCE)(voxels), voxels)
-
-
-def test_measurements_are_found_among_others_in_any_order(values):
     mixed = np.concatenate([values[..., [2, 0]], values + 100, values[..., [1]]], axis=-1)
     protocol = Protocol([500, 0, 1000, 1500, 2000, 200])
     selected = selection(mixed, SOURCE, protocol)(mixed.reshape(-1, 6))
@@ -97,36 +94,27 @@ def scale_of(values, scale, region=None, source=SOURCE):
     )
 
 
-def test_the_scale_is_a_percentile_of_the_lowest_weighting_in_the_region(values):
+def test_the_scale_is_a_number_or_a_percentile_of_the_lowest_weighting_in_the_region(values):
     region = values[..., 1] > 5
     expected = np.percentile(values[region][:, 0], 80)
     assert scale_of(values, PatientScale(80), region) == pytest.approx(expected)
-
-
-def test_the_lowest_weighting_may_stand_anywhere(values):
     expected = np.percentile(values[..., 2], 95)
     assert scale_of(values, PatientScale(), source=Protocol([500, 200, 0])) == pytest.approx(
         expected
     )
-
-
-def test_voxels_without_signal_are_left_out_of_the_scale_if_no_region_is_given(values):
     values[:2] = 0
     expected = np.percentile(values[2:, ..., 0], 50)
     assert scale_of(values, PatientScale(50)) == pytest.approx(expected)
     everywhere = np.percentile(values[..., 0], 50)
     assert scale_of(values, PatientScale(50), np.ones(GRID, bool)) == pytest.approx(everywhere)
+    assert scale_of(values, 50) == 50.0
+    assert scale_of(values, None) == 1.0
 
 
 def test_the_scale_does_not_depend_on_how_the_image_is_cut(values, monkeypatch):
     whole = scale_of(values, PatientScale())
     monkeypatch.setattr(series_module, "SLAB_VALUES", 1)
     assert scale_of(values, PatientScale()) == whole
-
-
-def test_a_number_is_taken_as_it_is_and_none_is_one(values):
-    assert scale_of(values, 50) == 50.0
-    assert scale_of(values, None) == 1.0
 
 
 @pytest.mark.parametrize("scale", [0, -2, np.inf, np.nan, "patient"])

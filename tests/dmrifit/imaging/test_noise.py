@@ -29,10 +29,13 @@ def test_mask_of_another_grid_and_empty_signals_are_refused(shape):
         estimate_sigma(signals[:0])
 
 
-def test_a_background_of_noise_gives_the_level_to_a_few_percent(scan):
+def test_a_background_of_noise_or_neighbors_give_the_level(scan):
     found = estimate_sigma(scan.signal)
     assert found.method == "piesno"
     assert found.sigma == pytest.approx(scan.sigma, rel=0.05)
+    found = estimate_sigma(scan.signal, mask=scan.mask, method="local")
+    assert found.method == "local"
+    assert found.sigma == pytest.approx(scan.sigma, rel=0.3)
 
 
 def test_the_level_of_an_image_in_slabs_is_that_of_dipy_for_the_whole(scan, monkeypatch):
@@ -48,12 +51,6 @@ def test_a_background_that_was_masked_is_not_taken_for_noise(scan):
     assert np.median(found.sigma[scan.mask]) == pytest.approx(scan.sigma, rel=0.2)
     with pytest.raises(ValueError, match="background is masked"):
         estimate_sigma(masked, method="piesno")
-
-
-def test_neighbors_give_the_level_where_nothing_else_does(scan):
-    found = estimate_sigma(scan.signal, mask=scan.mask, method="local")
-    assert found.method == "local"
-    assert found.sigma == pytest.approx(scan.sigma, rel=0.3)
 
 
 def test_piesno_gives_the_known_level_of_its_reference_image(data_dir):

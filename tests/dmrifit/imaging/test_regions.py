@@ -41,7 +41,7 @@ def row(table, label, name):
     return found
 
 
-def test_statistics_are_those_of_pandas(values, labels):
+def test_statistics_are_those_of_pandas_over_solutions_only(values, labels):
     table = roi_table({"D": values}, labels)
     assert table[["label", "name", "map"]].to_numpy().tolist() == [[3, "3", "D"], [7, "7", "D"]]
     for label in (3, 7):
@@ -53,6 +53,15 @@ def test_statistics_are_those_of_pandas(values, labels):
         assert found["iqr"] == pytest.approx(inside.quantile(0.75) - inside.quantile(0.25))
         assert (found["q25"], found["q75"]) == pytest.approx(tuple(inside.quantile([0.25, 0.75])))
     assert table["at_low"].isna().all()
+    status = np.zeros(GRID, np.uint8)
+    status[1, 0], status[1, 1], status[1, 2], status[1, 3] = 255, 3, 2, 1
+    values[1, 4, 0] = np.nan
+    table = roi_table({"D": values}, labels, status=status)
+    expected = values[1, 3:].ravel()
+    expected = expected[np.isfinite(expected)]
+    assert row(table, 3, "D")["n"] == len(expected) == 11
+    assert row(table, 3, "D")["median"] == np.median(expected)
+    assert row(table, 3, "D")["n_voxels"] == 30
 
 
 def test_shares_at_bounds_are_those_of_the_fit(labels):
@@ -87,19 +96,7 @@ def test_shares_at_bounds_are_those_of_the_fit(labels):
     assert np.isnan(missing["median"])
 
 
-def test_only_solutions_count(values, labels):
-    status = np.zeros(GRID, np.uint8)
-    status[1, 0], status[1, 1], status[1, 2], status[1, 3] = 255, 3, 2, 1
-    values[1, 4, 0] = np.nan
-    table = roi_table({"D": values}, labels, status=status)
-    expected = values[1, 3:].ravel()
-    expected = expected[np.isfinite(expected)]
-    assert row(table, 3, "D")["n"] == len(expected) == 11
-    assert row(table, 3, "D")["median"] == np.median(expected)
-    assert row(table, 3, "D")["n_voxels"] == 30
-
-
-def test_scaled_labels_are_whole_numbers_and_others_are_refused(values, labels):
+def test_labels_are_whole_numbers_on_the_grid_of_the_map_and_others_are_refused(values, labels, tmp_path):
     table = roi_table({"D": values}, labels * np.float32(0.99999997))
     pd.testing.assert_frame_equal(table, roi_table({"D": values}, labels))
     with pytest.raises(ValueError, match=r"whole numbers.*nearest neighbor"):
@@ -108,9 +105,6 @@ def test_scaled_labels_are_whole_numbers_and_others_are_refused(values, labels):
         roi_table({"D": values}, labels * 0)
     with pytest.raises(ValueError, match="no map to summarize"):
         roi_table({"status": np.zeros(GRID)}, labels)
-
-
-def test_other_grids_are_refused_by_name(values, labels, tmp_path):
     with pytest.raises(ValueError, match=r"4 × 5 × 5"):
         roi_table({"D": values}, labels[..., 1:])
     path = tmp_path / "labels.nii.gz"
@@ -180,7 +174,7 @@ def visits(first, second):
     return pd.DataFrame(rows)
 
 
-def test_the_coefficient_of_variation_is_that_of_the_formula():
+def test_coefficients_of_variation_are_those_of_the_formula_known_and_of_subjects_with_two_visits():
     (found,) = repeatability(visits([1.0, 2.0, 4.0], [1.1, 1.8, 4.0])).to_dict("records")
     difference, mean = np.array([0.1, 0.2, 0]), np.array([1.05, 1.9, 4])
     wcv = np.sqrt(np.mean((difference / np.sqrt(2) / mean) ** 2))
@@ -188,18 +182,12 @@ def test_the_coefficient_of_variation_is_that_of_the_formula():
     assert found["wcv"] == pytest.approx(wcv)
     assert found["within_sd"] == pytest.approx(np.sqrt(np.mean(difference**2 / 2)))
     assert found["rc_percent"] == pytest.approx(277.186 * wcv, rel=1e-4)
-
-
-def test_a_known_coefficient_of_variation_comes_back():
     rng = np.random.default_rng(0)
     truth = rng.uniform(0.5, 3, 20000)
     first, second = truth * (1 + 0.07 * rng.normal(size=(2, 20000)))
     (found,) = repeatability(visits(first, second)).to_dict("records")
     assert found["wcv"] == pytest.approx(0.07, rel=0.02)
     assert found["mean"] == pytest.approx(truth.mean(), rel=0.01)
-
-
-def test_subjects_with_one_visit_do_not_count():
     table = visits([1.0, 2.0], [1.2, np.nan])
     (found,) = repeatability(table).to_dict("records")
     (alone,) = repeatability(visits([1.0], [1.2])).to_dict("records")
@@ -241,9 +229,8 @@ def test_the_repeatability_coefficient_is_in_its_interval_as_often_as_it_says():
     assert alone[["rc", "rc_low"]].isna().all(axis=None)
 
 
-@pytest.fixture
-def foreign(tmp_path):
-    """Synthetic maps of another program: two subjects, two visits, two maps, and a label image."""
+def test_maps_of_other_programs_are_summarized_from_a_table_or_by_their_names(tmp_path):
+    # Synthetic maps of another program: two subjects, two visits, two maps, and a label image.
     rng = np.random.default_rng(0)
     labels = np.zeros((4, 4, 2), np.uint8)
     labels[:2] = 3
@@ -258,10 +245,7 @@ def foreign(tmp_path):
                 rows.append((subject, visit, name, file, unit or "n/a", "labels.nii.gz"))
     columns = ["subject", "visit", "map", "file", "unit", "labels"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "maps.tsv", sep="\t", index=False)
-    return tmp_path
-
-
-def test_maps_of_other_programs_are_summarized_from_a_table(foreign):
+    foreign = tmp_path
     table = summarize_fits([foreign / "maps.tsv"])
     assert table["map"].tolist() == ["MD", "FA"] * 4
     assert set(table["unit"]) == {"µm²/ms", ""}
@@ -272,9 +256,6 @@ def test_maps_of_other_programs_are_summarized_from_a_table(foreign):
     (foreign / "twice.tsv").write_text(text + text.splitlines()[1] + "\n")
     with pytest.raises(ValueError, match="stands in an earlier row"):
         summarize_fits([foreign / "twice.tsv"])
-
-
-def test_maps_of_other_programs_are_summarized_by_their_names(foreign):
     maps = {"MD": foreign / "A1_MD.nii.gz"}
     table = summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"MD": "µm²/ms"})
     assert table[["map", "unit", "n", "scan"]].to_numpy().tolist() == [["MD", "µm²/ms", 16, "A1_MD"]]

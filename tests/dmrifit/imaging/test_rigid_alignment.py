@@ -26,21 +26,17 @@ def test_rigid_alignment_finds_motion_to_a_tenth_of_a_millimeter():
 
 
 @pytest.mark.slow
-def test_large_turns_are_found_from_other_starts():
+def test_large_turns_are_found_from_other_starts_and_other_heads_are_not_alike():
     signals = head_signals(1)
     later, truth = moved(signals, (38, 5, -42), (5, 0, -5))
     alignment = align_heads(nib.Nifti1Image(signals, AFFINE), later)
     assert farthest(alignment.matrix, truth) < 0.1
-
-
-@pytest.mark.slow
-def test_other_heads_are_not_alike():
     later, _ = moved(head_signals(3), (4, 2, -3), (3, 1, -2))
     alignment = align_heads(nib.Nifti1Image(head_signals(2), AFFINE), later)
     assert alignment.likeness < SAME_HEAD - 0.2
 
 
-def test_brighter_tissue_lowers_concordance_where_it_is():
+def test_concordance_is_lowered_by_brighter_tissue_and_missing_where_the_second_scan_is():
     signals = head_signals(4)
     later = signals.copy()
     places = (np.indices(SHAPE) - 40) * 2.0
@@ -51,9 +47,6 @@ def test_brighter_tissue_lowers_concordance_where_it_is():
     at = np.linalg.inv(alignment.affine) @ np.append(AFFINE[:3, :3] @ [40, 40, 40] + AFFINE[:3, 3], 1)
     window = tuple(slice(int(n) - 4, int(n) + 5) for n in np.rint(at[:3]))
     assert np.nanmedian(alignment.concordance[window]) < 0.8 < np.nanmedian(alignment.concordance)
-
-
-def test_what_the_second_scan_does_not_cover_has_no_concordance():
     signals = head_signals(5)
     shifted = AFFINE.copy()
     shifted[2, 3] += 24 * 2

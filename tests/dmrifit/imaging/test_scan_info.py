@@ -50,7 +50,7 @@ def in_air(image, sigma, n_air=48):
     return nib.Nifti1Image(np.concatenate([values, air]).astype(np.float32), np.eye(4))
 
 
-def test_air_around_the_body_changes_neither_snr_nor_doubts():
+def test_air_around_the_body_changes_neither_snr_nor_doubts_and_tissue_beside_fluid_is_none():
     pytest.importorskip("dipy")
     protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
     info = scan_info(in_air(synthetic(protocol, 20), 20), protocol)
@@ -59,18 +59,14 @@ def test_air_around_the_body_changes_neither_snr_nor_doubts():
     reverse = Protocol(protocol.b[::-1])
     info = scan_info(in_air(synthetic(protocol, 20), 20), reverse)
     assert any("order of the b-values does not fit" in doubt for doubt in info.doubts)
-
-
-def test_tissue_beside_fluid_is_no_air_to_the_snr():
     pytest.importorskip("dipy")
-    protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
     values = np.asarray(synthetic(protocol, 20).dataobj, dtype=float)
     bright = np.concatenate([values, 10 * values[:4]])
     info = scan_info(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), protocol)
     assert info.snr == pytest.approx(50, rel=0.3)
 
 
-def test_an_image_without_a_position_is_doubted():
+def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_are_doubted():
     image = synthetic(Protocol([0, 500, 1000]), 5, affine=np.eye(4))
     image.set_sform(None, 0)
     image.set_qform(None, 0)
@@ -78,17 +74,6 @@ def test_an_image_without_a_position_is_doubted():
     assert info.position == "none"
     assert "left and right" in info.doubts[0]
     assert not info.models
-
-
-def test_a_mask_is_that_of_a_fit():
-    protocol = Protocol([0, 500, 1000])
-    image = synthetic(protocol, 5, affine=np.eye(4))
-    faint = nib.Nifti1Image(np.full(image.shape[:3], 0.2, np.float32), np.eye(4))
-    with pytest.raises(ValueError, match="the mask: no voxel is inside"):
-        scan_info(image, protocol, mask=faint)
-
-
-def test_estimates_of_the_noise_that_disagree_are_doubted():
     pytest.importorskip("dipy")
     protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
     values = np.asarray(synthetic(protocol, 20, affine=np.eye(4)).dataobj)
@@ -97,6 +82,14 @@ def test_estimates_of_the_noise_that_disagree_are_doubted():
     image = nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4))
     info = scan_info(image, protocol)
     assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
+
+
+def test_a_mask_is_that_of_a_fit():
+    protocol = Protocol([0, 500, 1000])
+    image = synthetic(protocol, 5, affine=np.eye(4))
+    faint = nib.Nifti1Image(np.full(image.shape[:3], 0.2, np.float32), np.eye(4))
+    with pytest.raises(ValueError, match="the mask: no voxel is inside"):
+        scan_info(image, protocol, mask=faint)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +114,7 @@ def test_a_fit_and_info_doubt_alike(b, largest, words):
     )
 
 
-def test_values_clipped_in_one_volume_are_told():
+def test_values_clipped_in_one_volume_are_told_and_equal_signals_of_a_simulation_are_not():
     """Half of the signals at b = 0 are cut off, and none at other b-values."""
     protocol = Protocol([0, 500, 1000])
     values = np.array(synthetic(protocol, 5, affine=np.eye(4)).dataobj)
@@ -131,10 +124,6 @@ def test_values_clipped_in_one_volume_are_told():
         fit_image(image, protocol, "adc")
     (doubt,) = [text for text in scan_info(image, protocol).doubts if "clipped" in text]
     assert doubt.startswith("16.7% of the values")
-
-
-def test_equal_signals_of_a_simulation_are_not_clipped():
-    protocol = Protocol([0, 500, 1000])
     signals = MODELS["adc"].signal(np.column_stack([np.full(64, 300.0), np.linspace(0.5, 2, 64)]), protocol)
     image = nib.Nifti1Image(signals.reshape(4, 4, 4, 3), np.eye(4))
     assert "Warnings" not in fit_image(image, protocol, "adc").sidecar

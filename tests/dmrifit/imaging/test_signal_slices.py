@@ -27,7 +27,7 @@ def kept(volumes, inside, *, thickness=3, sigma=None):
     return slices
 
 
-def test_signals_and_noise_of_every_voxel_are_found_by_its_row(volumes):
+def test_signals_and_noise_of_voxels_are_found_by_row_and_the_scan_is_the_lowest_b_at_the_shortest_te(volumes):
     inside = volumes[..., 0] > 1.4
     sigma = np.random.default_rng(1).uniform(1, 2, GRID)
     voxels = kept(volumes, inside, sigma=sigma).voxels()
@@ -36,9 +36,6 @@ def test_signals_and_noise_of_every_voxel_are_found_by_its_row(volumes):
     np.testing.assert_allclose(voxels.sigma[voxels.rows[inside] - 1], sigma[inside], rtol=1e-6)
     assert voxels.protocol == PROTOCOL
     assert (voxels.step, voxels.is_averaged) == (1, False)
-
-
-def test_the_scan_is_the_lowest_b_at_the_shortest_echo_time(volumes):
     scan = LowestVolume(GRID, PROTOCOL, lambda voxels: voxels)
     chosen = LowestVolume(GRID, PROTOCOL.take([2, 0]), lambda voxels: voxels[:, [2, 0]])
     for slab in (slice(0, 3), slice(3, 9)):

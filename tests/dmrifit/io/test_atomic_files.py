@@ -197,7 +197,7 @@ with FileSet(sys.argv[1], ["a", "b"], overwrite=True) as files:
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
+def test_what_a_killed_process_left_is_removed_by_the_next_one_and_unlocked_folders_left_alone(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, "die"], check=False)
     assert done.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
@@ -206,6 +206,11 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
         assert not left.exists()
         files.path("c").write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    (tmp_path / ".dmrifit-mine").mkdir()
+    (tmp_path / ".dmrifit-mine" / "notes").write_text("x")
+    with FileSet(tmp_path, ["a"]) as files:
+        files.path("a").write_text("1")
+    assert (tmp_path / ".dmrifit-mine" / "notes").exists()
 
 
 def test_runs_at_the_same_time_leave_each_other_alone(tmp_path):
@@ -220,14 +225,6 @@ def test_runs_at_the_same_time_leave_each_other_alone(tmp_path):
         other.communicate("")
     assert not theirs.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
-
-
-def test_a_folder_that_nobody_locked_is_left_alone(tmp_path):
-    (tmp_path / ".dmrifit-mine").mkdir()
-    (tmp_path / ".dmrifit-mine" / "notes").write_text("x")
-    with FileSet(tmp_path, ["a"]) as files:
-        files.path("a").write_text("1")
-    assert (tmp_path / ".dmrifit-mine" / "notes").exists()
 
 
 RENAMED = """

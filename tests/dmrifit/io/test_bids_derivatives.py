@@ -46,11 +46,8 @@ def test_names_follow_bids_and_keep_what_the_image_was_called(image, expected):
     )
 
 
-def test_an_image_without_a_name_adds_nothing():
+def test_descriptions_are_joined_and_stand_last_and_an_image_without_a_name_adds_nothing():
     assert derivative_name("", "dwimap.json", model="adc") == "model-adc_dwimap.json"
-
-
-def test_descriptions_are_joined_and_stand_last():
     assert (
         derivative_name("sub-1_dwi", "dwi.bval", desc="predicted")
         == "sub-1_desc-predicted_dwi.bval"
@@ -59,22 +56,19 @@ def test_descriptions_are_joined_and_stand_last():
     assert name == "sub-1_model-adc_desc-preprocPredicted_dwimap.json"
 
 
-def test_a_file_is_recorded_by_name_and_digest(tmp_path):
+def test_a_file_is_recorded_by_name_and_digest_and_several_by_what_they_have_in_common(tmp_path):
     path = tmp_path / "x.nii"
     path.write_bytes(b"content")
     assert file_record(path) == {"Name": "x.nii", "SHA256": hashlib.sha256(b"content").hexdigest()}
+    assert common_stem(["a/sub-01_echo-1_dwi.nii.gz", "b/sub-01_echo-2_dwi.nii"]) == "sub-01_dwi"
+    assert common_stem(["te93.nii", "te105.nii"]) == ""
+    assert common_stem(["sub-01_dwi.nii"]) == "sub-01_dwi"
+    assert common_stem([]) == ""
 
 
 def test_versions_name_what_computes():
     assert {"python", "dmrifit", "numba", "numpy", "nibabel"} == set(versions())
     assert set(versions("scipy")) == {"python", "scipy"}
-
-
-def test_several_images_are_named_by_what_they_have_in_common():
-    assert common_stem(["a/sub-01_echo-1_dwi.nii.gz", "b/sub-01_echo-2_dwi.nii"]) == "sub-01_dwi"
-    assert common_stem(["te93.nii", "te105.nii"]) == ""
-    assert common_stem(["sub-01_dwi.nii"]) == "sub-01_dwi"
-    assert common_stem([]) == ""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +103,7 @@ def test_the_snr_of_a_scan_counts_the_values_that_were_fitted(noisy_signals):
     assert tally_of(logarithms, protocol).snr()[0] == pytest.approx(tally_of(missing, protocol).snr()[0])
 
 
-def test_voxels_without_spare_values_do_not_enter_the_snr(noisy_signals):
+def test_the_snr_is_of_signals_that_were_measured_in_voxels_with_spare_values(noisy_signals):
     protocol, signals = noisy_signals
     result = fit_voxels(signals, protocol, "adc")
     sound = tally_of(fit_voxels(signals[:200], protocol, "adc"), protocol).snr()[0]
@@ -120,9 +114,6 @@ def test_voxels_without_spare_values_do_not_enter_the_snr(noisy_signals):
     assert tally_of(replace(result, inputs=inputs), protocol).snr()[0] == sound
     measured[:200, 1:11] = np.nan
     assert np.isnan(tally_of(replace(result, inputs=inputs), protocol).snr()[0])
-
-
-def test_the_snr_is_of_signals_that_were_measured():
     protocol = Protocol(np.repeat([500.0, 800.0, 1200.0], 4), te=80)
     clean = MODELS["adc"].signal(np.tile([1000.0, 1.0], (500, 1)), protocol)
     signals = clean + np.random.default_rng(5).normal(0, 20, clean.shape)

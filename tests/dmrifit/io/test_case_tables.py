@@ -52,7 +52,7 @@ def test_values_that_are_no_finite_numbers_are_refused(values, message):
         checked_values(values, (3,), "image")
 
 
-def test_a_mask_holds_zeros_and_ones_of_any_type():
+def test_a_mask_holds_zeros_and_ones_of_any_type_and_a_shape_that_differs_is_told():
     truth = np.array([True, False, True])
     for kind in (bool, np.uint8, np.float32):
         mask = checked_mask(truth.astype(kind), (3,), "label")
@@ -65,9 +65,6 @@ def test_a_mask_holds_zeros_and_ones_of_any_type():
             checked_mask(wrong, (3,), "label")
     with pytest.raises(ValueError, match=r"label has shape \(3,\) and the image \(2,\); bring both"):
         checked_mask(truth, (2,), "label")
-
-
-def test_a_shape_that_differs_is_told_with_its_remedy():
     check_shape(np.ones((2, 3)), (2, 3), "prior")
     with pytest.raises(
         ValueError, match=r"prior has shape \(2, 3\) and the image \(3, 2\); bring both"

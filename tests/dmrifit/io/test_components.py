@@ -92,11 +92,14 @@ def test_components_match_lesions_that_they_share_voxels_with(matching):
     assert matched.distinct.tolist() == [False, False, False, True]
 
 
-def test_more_shared_voxels_may_be_asked_for(matching):
+def test_more_shared_voxels_may_be_asked_for_and_small_components_do_not_take_part(matching):
     matched = match_components(*matching, min_overlap=2)
     assert matched.lesion.tolist() == [3, 3]
     assert matched.found.tolist() == [False, False, False, True]
     assert matched.false_positive.tolist() == [True, True, True, False, False]
+    matched = match_components(*matching, min_voxels=3)
+    assert matched.component_voxels.tolist() == [3, 11]
+    assert matched.found.tolist() == [True, True, True, False]
 
 
 def test_a_component_of_ten_times_the_lesion_is_not_flagged_yet(matching):
@@ -109,12 +112,6 @@ def test_a_component_of_ten_times_the_lesion_is_not_flagged_yet(matching):
         False,
         False,
     ]
-
-
-def test_small_components_do_not_take_part(matching):
-    matched = match_components(*matching, min_voxels=3)
-    assert matched.component_voxels.tolist() == [3, 11]
-    assert matched.found.tolist() == [True, True, True, False]
 
 
 def test_lesions_that_are_numbered_already_keep_their_numbers(matching):

@@ -135,14 +135,11 @@ def test_repeats_are_runs(tmp_path):
     assert [scan.name for scan in find_scans(tmp_path / "bids")] == ["sub-X7_run-1", "sub-X7_run-2"]
 
 
-def test_folders_without_a_diffusion_series_are_refused_and_nothing_is_written(tmp_path):
+def test_folders_without_a_diffusion_series_or_dicom_files_are_refused_and_nothing_is_written(tmp_path):
     write_series(tmp_path / "dicom", SIEMENS, [0, 0])
     with pytest.raises(ValueError, match=r"no diffusion series \(series 1 'series 1': no "):
         import_dicom(tmp_path / "dicom", tmp_path / "bids")
     assert not (tmp_path / "bids").exists()
-
-
-def test_a_folder_without_dicom_files_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no DICOM file"):
         import_dicom(tmp_path / "empty", tmp_path / "bids")

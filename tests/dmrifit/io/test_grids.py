@@ -31,16 +31,13 @@ def world_of(shape, affine):
     return np.tensordot(affine[:3, :3], np.indices(shape), 1) + affine[:3, 3, None, None, None]
 
 
-def test_a_scan_is_read_with_its_axes_to_right_front_and_top():
+def test_a_scan_is_read_with_axes_to_right_front_and_top_and_volumes_turn_with_them_and_back():
     values = np.random.default_rng(0).normal(size=(9, 10, 11)).astype(np.float32)
     scan = read_scan(image(values, OBLIQUE))
     # The first axis runs to the front, the second to the left.
     np.testing.assert_array_equal(array_of(scan), values.transpose(1, 0, 2)[::-1])
     np.testing.assert_allclose(scan.affine @ [0, 0, 0, 1], OBLIQUE @ [0, 9, 0, 1])
     np.testing.assert_allclose(np.diag(scan.affine), [3, 2, 4, 1])
-
-
-def test_volumes_and_edges_turn_with_the_axes_of_an_image_and_back():
     values = np.random.default_rng(0).normal(size=(9, 10, 11, 2))
     turned = upright(values, OBLIQUE)
     np.testing.assert_array_equal(turned, values.transpose(1, 0, 2, 3)[::-1])
@@ -107,7 +104,7 @@ def test_a_scan_has_to_lie_on_the_grid_of_another():
         read_scan_like(image(values, moved), scan, "the first")
 
 
-def test_places_stay_where_they_are_on_another_spacing():
+def test_another_spacing_covers_the_same_field_of_view_with_places_where_they_were():
     world = world_of((30, 24, 20), OBLIQUE)
     ramp = (world[0] + 2 * world[1] - world[2] + 500).astype(np.float32)
     scan = resampled(read_scan(image(ramp, OBLIQUE)), 2.5)
@@ -120,9 +117,6 @@ def test_places_stay_where_they_are_on_another_spacing():
         array_of(scan)[inner], (world[0] + 2 * world[1] - world[2] + 500)[inner], atol=0.01
     )
     assert resampled(scan, None) is scan
-
-
-def test_another_spacing_covers_the_same_field_of_view():
     scan = scan_of(np.ones((10, 12, 9), np.float32), np.diag([1.0, 2.0, 3.0, 1.0]))
     coarse = resampled(scan, 2.0)
     assert coarse.shape == (5, 12, 14)
@@ -131,13 +125,22 @@ def test_another_spacing_covers_the_same_field_of_view():
         np.testing.assert_allclose(middle[:3], [4.5, 11, 12])
 
 
-def test_larger_voxels_are_means_of_smaller_ones():
+def test_larger_voxels_are_means_of_smaller_ones_smoothed_along_the_axes_that_become_larger():
     rng = np.random.default_rng(0)
     fine = scan_of(rng.standard_normal((60, 60, 60)), np.diag([0.25, 0.25, 0.25, 1]))
     coarse = resampled(fine, 1.0)
     assert coarse.shape == (15, 15, 15)
     # The mean of 64 has a standard deviation of 0.125, that of eight of them 0.35.
     assert 0.08 < array_of(coarse).std() < 0.17
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((80, 40, 40)).astype(np.float32)
+    fine = image(values, np.diag([0.5, 1.0, 1.0, 1.0]))
+    # The same voxels of 1 × 1 × 2 mm, their axes in this order and in another one.
+    turned = np.array([[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
+    target = image(np.zeros((40, 20, 40), np.float32), turned)
+    straight = image(np.zeros((40, 40, 20), np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
+    plain, exchanged = (array_of(onto(fine, grid, np.eye(4))) for grid in (straight, target))
+    np.testing.assert_allclose(exchanged.transpose(2, 0, 1), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("edges", [(2.0, 2.0, 2.0), (0.5, 0.5, 0.5), (0.7, 0.7, 3.0)])
@@ -156,18 +159,6 @@ def test_there_is_nothing_where_a_scan_does_not_reach(shift, n):
     np.testing.assert_array_equal(values, np.broadcast_to(expected[:, None, None], values.shape))
 
 
-def test_a_scan_is_smoothed_along_the_axes_on_which_voxels_become_larger():
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal((80, 40, 40)).astype(np.float32)
-    fine = image(values, np.diag([0.5, 1.0, 1.0, 1.0]))
-    # The same voxels of 1 × 1 × 2 mm, their axes in this order and in another one.
-    turned = np.array([[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
-    target = image(np.zeros((40, 20, 40), np.float32), turned)
-    straight = image(np.zeros((40, 40, 20), np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
-    plain, exchanged = (array_of(onto(fine, grid, np.eye(4))) for grid in (straight, target))
-    np.testing.assert_allclose(exchanged.transpose(2, 0, 1), plain, atol=1e-5)
-
-
 def test_a_transformation_leads_from_the_new_grid_to_the_scan():
     values = np.zeros((12, 12, 12), np.float32)
     values[3, 5, 7] = 1
@@ -177,7 +168,7 @@ def test_a_transformation_leads_from_the_new_grid_to_the_scan():
     assert np.argwhere(array_of(onto(scan, scan, moved))).tolist() == [[2, 7, 4]]
 
 
-def test_labels_are_those_of_the_nearest_voxel():
+def test_labels_are_those_of_the_nearest_voxel_and_rounded_where_scaling_made_them_unround():
     labels = np.zeros((8, 8, 8), np.uint8)
     labels[2:5, 2:5, 2:5], labels[6, 6, 6] = 3, 255
     fine = scan_of(np.zeros((20, 16, 16), np.uint8), np.diag([0.5, 0.5, 0.5, 1]))
@@ -186,6 +177,8 @@ def test_labels_are_those_of_the_nearest_voxel():
     assert set(np.unique(moved)) == {0, 3, 255}
     np.testing.assert_array_equal(moved[::2, ::2, ::2][:8], labels)
     assert not moved[16:].any()  # beyond the labels
+    labels = np.full((8, 8, 8), 2.9999998, np.float32)
+    np.testing.assert_array_equal(array_of(labels_onto(image(labels), image(labels))), 3)
 
 
 @pytest.mark.parametrize("value", [-1, 256])
@@ -195,11 +188,6 @@ def test_labels_beyond_a_byte_are_refused(value):
         ValueError, match=f"whole numbers from 0 to 255, not from {value} to {value}"
     ):
         labels_onto(image(labels), image(labels))
-
-
-def test_labels_that_scaling_made_unround_are_rounded():
-    labels = np.full((8, 8, 8), 2.9999998, np.float32)
-    np.testing.assert_array_equal(array_of(labels_onto(image(labels), image(labels))), 3)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 1)])
@@ -217,15 +205,12 @@ def test_a_box_of_a_volume_is_0_outside_of_it(offset):
     np.testing.assert_array_equal(box, padded[i : i + 3, j : j + 2, k : k + 6])
 
 
-def test_a_missing_value_stays_where_it_is_in_linear_interpolation():
+def test_missing_values_stay_in_linear_interpolation_and_splines_do_not_go_below_the_lowest_value():
     values = np.ones((9, 9, 9), np.float32)
     values[2, 2, 2] = np.nan
     moved = array_of(resampled(scan_of(values, np.eye(4)), 0.9))
     assert np.isnan(moved).any()
     assert np.isfinite(moved[5:]).all()
-
-
-def test_splines_do_not_go_below_the_lowest_value():
     values = np.zeros((12, 12, 12), np.float32)
     values[4:8, 4:8, 4:8] = 1
     moved = array_of(resampled(scan_of(values, np.eye(4)), 0.8, order=3))

@@ -14,11 +14,12 @@ def same_grid(shape=SHAPE, affine=AFFINE):
     check_same_grid((shape, affine), (SHAPE, AFFINE), name="mask.nii", reference_name="dwi.nii")
 
 
-def test_inside_is_above_one_half_whatever_the_type():
+def test_inside_is_above_one_half_whatever_the_type_and_unround_labels_are_labels():
     values = [0.0, 0.4, 0.6, np.nan, -0.1, 0.99999997]
     assert np.flatnonzero(binarize(values)).tolist() == [2, 5]
     assert binarize(np.array([0, 1, 7, 255], np.uint8)).tolist() == [False, True, True, True]
     assert binarize([True, False]).tolist() == [True, False]
+    assert binarize([0, 1.9999999, 255.002]).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.3], [0, 0], [np.nan, np.nan], [False]])
@@ -31,10 +32,6 @@ def test_an_empty_mask_is_refused_by_name(values):
 def test_what_is_neither_a_label_nor_a_probability_is_refused_by_name(value):
     with pytest.raises(ValueError, match=rf"brain holds {value:g} \(in all 2 such values\)"):
         binarize([0.0, value, 1.0, value], name="brain")
-
-
-def test_labels_that_a_scale_factor_made_unround_are_labels():
-    assert binarize([0, 1.9999999, 255.002]).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
@@ -51,19 +48,13 @@ def test_a_mask_may_be_empty_where_that_is_said_if_it_holds_a_number():
         binarize([np.nan, np.nan], may_be_empty=True)
 
 
-def test_grids_that_differ_by_the_rounding_of_files_are_the_same():
+def test_grids_agree_within_rounding_and_other_sizes_and_places_are_told_with_both_affines():
     same_grid(affine=AFFINE.astype(np.float32))
     same_grid(affine=AFFINE + np.random.default_rng(0).uniform(-1e-4, 1e-4, (4, 4)))
-
-
-def test_another_number_of_voxels_is_another_grid():
     with pytest.raises(
         ValueError, match=r"mask\.nii has 6 × 5 × 5 voxels and dwi\.nii has 6 × 5 × 4.*resample"
     ):
         same_grid(shape=(6, 5, 5))
-
-
-def test_another_place_is_another_grid_and_both_affines_are_shown():
     shifted = AFFINE.copy()
     shifted[0, 3] += 2
     with pytest.raises(ValueError, match=r"up to 2 mm apart.*92\.0.*90\.0.*resample"):
@@ -98,7 +89,7 @@ def test_grids_are_compared_at_the_middle_of_their_outermost_voxels(stretch, ref
         same_grid(affine=longer)
 
 
-def test_tissue_is_told_from_air_and_not_from_darker_tissue():
+def test_tissue_is_told_from_air_and_ghosts_and_not_from_darker_tissue_or_fluid():
     rng = np.random.default_rng(0)
     air, tissue = np.abs(rng.normal(0, 10, 900)), rng.uniform(200, 600, 300)
     signals = np.concatenate([air, tissue, [1e6, np.nan]])
@@ -109,9 +100,6 @@ def test_tissue_is_told_from_air_and_not_from_darker_tissue():
     assert above_air(tissue).all()
     assert above_air(np.full(4, 7.0)).tolist() == [True] * 4
     assert above_air(np.empty(0)).shape == (0,)
-
-
-def test_tissue_beside_fluid_is_no_air_but_ghosts_are():
     ghosts, tissue, fluid = np.full(300, 70.0), np.full(500, 200.0), np.full(200, 1000.0)
     signals = np.concatenate([ghosts, tissue, fluid])
     assert above_air_or_noise(signals, 10.0).tolist() == [False] * 300 + [True] * 700

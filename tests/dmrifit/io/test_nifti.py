@@ -174,13 +174,19 @@ def test_axes_that_nearly_lie_in_a_plane_place_no_voxels(tmp_path, height, refus
         load_image(path)
 
 
-def test_a_header_without_position_is_refused_by_name(values):
+def test_headers_and_files_without_position_are_refused_by_name(values, tmp_path):
     image = nib.Nifti1Image(values, None)
     assert not image.header["sform_code"]
     with pytest.raises(ValueError, match=r"scan has neither an sform nor a qform.*which side"):
         check_position(image, "scan")
     image.set_qform(np.eye(4), 1)
     check_position(image, "scan")
+    path = two_positions(tmp_path / "nowhere.nii.gz", 0, codes=(0, 0))
+    for read in (load_image, read_grid, read_volume):
+        with pytest.raises(ValueError, match=r"nowhere.nii.gz has neither an sform nor a qform"):
+            read(path)
+    with use_form("sform"), pytest.raises(ValueError, match="neither"):
+        load_image(path)
 
 
 @pytest.mark.parametrize(("shift", "told"), [(0.004, False), (0.05, True), (5.0, True)])
@@ -209,16 +215,7 @@ def two_positions(path, shift, *, codes=(1, 1)):
     return path
 
 
-def test_files_without_position_are_refused_by_whatever_reads_them(tmp_path):
-    path = two_positions(tmp_path / "nowhere.nii.gz", 0, codes=(0, 0))
-    for read in (load_image, read_grid, read_volume):
-        with pytest.raises(ValueError, match=r"nowhere.nii.gz has neither an sform nor a qform"):
-            read(path)
-    with use_form("sform"), pytest.raises(ValueError, match="neither"):
-        load_image(path)
-
-
-def test_a_file_of_two_positions_is_read_by_the_one_that_is_named(tmp_path):
+def test_files_of_two_positions_need_a_choice_beyond_half_a_millimeter(tmp_path):
     path = two_positions(tmp_path / "two.nii", 7.0)
     with pytest.raises(ValueError, match=r"two.nii: its sform and qform place voxels up to 7 mm apart.*--use qform"):
         load_image(path)
@@ -231,9 +228,6 @@ def test_a_file_of_two_positions_is_read_by_the_one_that_is_named(tmp_path):
         nib.save(loaded, tmp_path / "one.nii")
         assert load_image(tmp_path / "one.nii").affine[0, 3] == x
     assert chosen_form() is None
-
-
-def test_positions_within_half_a_millimeter_need_no_choice(tmp_path):
     near = two_positions(tmp_path / "near.nii", 0.4)
     with pytest.warns(UserWarning, match=r"near.nii: .* up to 0.4 mm apart; the sform is used"):
         assert load_image(near).affine[0, 3] == 0

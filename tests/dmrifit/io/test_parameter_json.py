@@ -52,14 +52,11 @@ def test_plain_values_come_back_as_they_were(value):
     assert repr(back) == repr(value)
 
 
-def test_numbers_of_numpy_come_back_as_plain_ones():
+def test_numbers_of_numpy_and_protocols_come_back():
     back = there_and_back([np.int64(3), np.float32(0.5), np.float64("nan")])
     assert back[:2] == [3, 0.5]
     assert [type(value) for value in back] == [int, float, float]
     assert math.isnan(back[2])
-
-
-def test_protocols_come_back_with_directions_and_name():
     back = there_and_back({"source": DIRECTED, "target": Protocol([0, 100])})
     assert back["source"] == DIRECTED
     assert back["source"].name == "three"

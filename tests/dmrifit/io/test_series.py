@@ -83,14 +83,11 @@ def test_without_a_region_voxels_of_nan_and_zero_are_left_out(values):
     assert np.argwhere(~found[1]).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 
 
-def test_lists_that_are_no_series_are_refused(parts):
+def test_lists_and_formats_that_are_no_series_are_refused(parts, values):
     with pytest.raises(ValueError, match="at least one"):
         Series.open([])
     with pytest.raises(ValueError, match=r"b\.nii is 3-D"):
         Series.open([parts[1]])
-
-
-def test_an_image_of_another_format_is_refused(values):
     with pytest.raises(ValueError, match="is of type MGHImage; convert it to NIfTI"):
         Series.open(nib.MGHImage(values.astype(np.float32), np.eye(4)))
 

@@ -10,7 +10,7 @@ import pytest
 from dmrifit.io.tables import csv_text, named_file, read_rows, read_texts, table_text, table_with
 
 
-def test_rows_come_with_their_lines(tmp_path):
+def test_rows_come_with_their_lines_and_columns_of_another_name_are_understood(tmp_path):
     (tmp_path / "a.tsv").write_text(
         "\ufeffname \tvalue\tnote\nliver\t 1 \tn/a\nspleen\t\tx y\n", encoding="utf-8"
     )
@@ -22,6 +22,11 @@ def test_rows_come_with_their_lines(tmp_path):
     assert read_rows(tmp_path / "a.csv", required=["name"]) == [
         (2, {"name": "a, b", "value": "001"})
     ]
+    (tmp_path / "a.csv").write_text("id, value\na, nan\nb, n/a\nc, 2\n")
+    rows = read_rows(
+        tmp_path / "a.csv", required=["name"], optional=["value"], aliases={"id": "name"}
+    )
+    assert [(row["name"], row["value"]) for _, row in rows] == [("a", ""), ("b", ""), ("c", "2")]
 
 
 @pytest.mark.parametrize(
@@ -89,14 +94,11 @@ def test_no_cell_is_a_formula_and_all_names_come_back(write, separator):
     assert list(table["name"]) == names
 
 
-def test_tables_of_results_have_as_many_digits_as_asked_for():
+def test_tables_of_results_have_as_many_digits_as_asked_for_and_names_as_they_were_written(tmp_path):
     table = pd.DataFrame({"name": ["a", "b"], "mL": [1 / 3, None]})
     assert table_text(table) == "name\tmL\na\t0.3333333333\nb\tn/a\n"
     assert csv_text(table, 2, missing="nan") == "name,mL\na,0.33\nb,nan\n"
     assert csv_text(table) == "name,mL\na,0.3333333333333333\nb,\n"
-
-
-def test_names_that_were_written_as_text_are_read_as_they_were(tmp_path):
     names = ["=1+1", "@SUM(A1)", "'=1", "-x", "-1.5", "'90s"]
     for file, write in (("a.tsv", table_text), ("a.csv", csv_text)):
         (tmp_path / file).write_text(write(pd.DataFrame({"name": names, "=other": "-y"})))
@@ -110,23 +112,12 @@ def test_names_that_were_written_as_text_are_read_as_they_were(tmp_path):
     assert [row["name"] for _, row in read_rows(tmp_path / "b.tsv", required=["name"])] == names
 
 
-def test_a_missing_table_and_one_of_bytes_are_named(tmp_path):
+def test_missing_tables_bytes_and_files_of_numbers_are_named_without_filling_the_screen(tmp_path, data_dir):
     with pytest.raises(FileNotFoundError, match="no such table"):
         read_rows(tmp_path / "a.tsv", required=["name"])
     (tmp_path / "a.tsv").write_bytes(b"\x1f\x8b\xff\xfe\x00")
     with pytest.raises(ValueError, match="not text in UTF-8"):
         read_rows(tmp_path / "a.tsv", required=["name"])
-
-
-def test_columns_of_another_name_and_nothing_are_understood(tmp_path):
-    (tmp_path / "a.csv").write_text("id, value\na, nan\nb, n/a\nc, 2\n")
-    rows = read_rows(
-        tmp_path / "a.csv", required=["name"], optional=["value"], aliases={"id": "name"}
-    )
-    assert [(row["name"], row["value"]) for _, row in rows] == [("a", ""), ("b", ""), ("c", "2")]
-
-
-def test_a_file_of_numbers_in_place_of_a_table_does_not_fill_the_screen(data_dir):
     with pytest.raises(ValueError, match="no column name in ") as error:
         read_rows(data_dir / "dipy_small_dwi" / "small_64D.bval", required=["name"])
     assert len(str(error.value)) < 400

@@ -1,6 +1,7 @@
 """Boosted trees as JSON, checked before xgboost reads them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,62 +9,21 @@ import pytest
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.regressor_file import checked_trees
 
-# One split of feature 1 at 0.5 with a leaf on either side, written by hand.
 ROOT = 2147483647
+#: One split of feature 1 at 0.5 with a leaf on either side, written by hand.
+DOCUMENT = (Path(__file__).parent / "data" / "stump.json").read_text(encoding="utf-8")
 
 
 def stump():
-    return {
-        "id": 0,
-        "tree_param": {
-            "num_deleted": "0",
-            "num_feature": "2",
-            "num_nodes": "3",
-            "size_leaf_vector": "1",
-        },
-        "left_children": [1, -1, -1],
-        "right_children": [2, -1, -1],
-        "parents": [ROOT, 0, 0],
-        "split_indices": [1, 0, 0],
-        "split_conditions": [0.5, -1.5, 2.25],
-        "split_type": [0, 0, 0],
-        "default_left": [0, 0, 0],
-        "base_weights": [0.0, -1.5, 2.25],
-        "loss_changes": [1.0, 0.0, 0.0],
-        "sum_hessian": [4.0, 2.0, 2.0],
-        "categories": [],
-        "categories_nodes": [],
-        "categories_segments": [],
-        "categories_sizes": [],
-    }
+    return json.loads(DOCUMENT)["learner"]["gradient_booster"]["model"]["trees"][0]
 
 
 def document_of(*trees):
-    return {
-        "version": [3, 0, 0],
-        "learner": {
-            "attributes": {},
-            "feature_names": [],
-            "feature_types": [],
-            "gradient_booster": {
-                "name": "gbtree",
-                "model": {
-                    "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(len(trees))},
-                    "iteration_indptr": list(range(len(trees) + 1)),
-                    "tree_info": [0] * len(trees),
-                    "trees": list(trees),
-                },
-            },
-            "learner_model_param": {
-                "base_score": "1E1",
-                "boost_from_average": "1",
-                "num_class": "0",
-                "num_feature": "2",
-                "num_target": "1",
-            },
-            "objective": {"name": "reg:squarederror", "reg_loss_param": {"scale_pos_weight": "1"}},
-        },
-    }
+    document = json.loads(DOCUMENT)
+    model = document["learner"]["gradient_booster"]["model"]
+    model["gbtree_model_param"]["num_trees"] = str(len(trees))
+    model |= {"iteration_indptr": list(range(len(trees) + 1)), "tree_info": [0] * len(trees), "trees": list(trees)}
+    return document
 
 
 def encoded(document):

@@ -20,11 +20,14 @@ def storable(name, module="first", qualname=None):
     return cls
 
 
-def test_a_registered_class_is_found_by_its_name():
+def test_a_registered_class_is_found_by_its_name_and_replaced_when_its_module_is_loaded_again():
     cls = storable("Detector")
     assert registry.register(cls) is cls
     assert registry.registered("Detector") is cls
     assert registry.registered("Other") is None
+    registry.register(storable("Detector"))
+    again = registry.register(storable("Detector"))
+    assert registry.registered("Detector") is again
 
 
 @pytest.mark.parametrize("missing", ["stored", "restore"])
@@ -44,12 +47,6 @@ def test_two_classes_cannot_register_one_name(identity):
     ):
         registry.register(storable("Detector", *identity))
     assert registry.registered("Detector") is first
-
-
-def test_a_module_that_is_loaded_again_replaces_its_own_class():
-    registry.register(storable("Detector"))
-    again = registry.register(storable("Detector"))
-    assert registry.registered("Detector") is again
 
 
 def test_installed_packages_are_asked_for_the_class_of_that_name_and_only_once(monkeypatch):

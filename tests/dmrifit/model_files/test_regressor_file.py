@@ -39,7 +39,7 @@ def test_regressors_of_scikit_learn_come_back_whole(name):
     assert loaded(data, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
 
 
-def test_boosted_trees_lie_beside_the_regressor():
+def test_boosted_trees_lie_beside_the_regressor_and_parts_of_a_second_are_numbered_after():
     regressor = make_regressor("GBR", random_state=0).fit(X, Y)
     before = regressor.predict(X).tobytes()
     data, leaves, parts = stored(regressor)
@@ -52,9 +52,6 @@ def test_boosted_trees_lie_beside_the_regressor():
     assert regressor.predict(X).tobytes() == before
     assert set(versions_of(leaves)) == {"xgboost"}
     assert versions_of([]) == {}
-
-
-def test_parts_of_a_second_regressor_are_numbered_after_those_of_the_first():
     parts, leaves, files = {}, [], []
     regressors = [make_regressor("GBR", random_state=0).fit(X, sign * Y) for sign in (1, -1)]
     for regressor in regressors:
@@ -69,7 +66,7 @@ def test_parts_of_a_second_regressor_are_numbered_after_those_of_the_first():
 NEIGHBORS = "sklearn.neighbors._regression.KNeighborsRegressor"
 
 
-def test_estimators_whose_arrays_nothing_checks_are_read_where_they_are_trusted():
+def test_only_estimators_of_scikit_learn_are_read_where_they_are_trusted():
     regressor = KNeighborsRegressor(algorithm="brute").fit(X, Y)
     data, leaves, parts = stored(regressor)
     again = loaded(data, leaves, parts, trusted=[NEIGHBORS])
@@ -77,9 +74,6 @@ def test_estimators_whose_arrays_nothing_checks_are_read_where_they_are_trusted(
     for trusted in ((), ["sklearn.svm._classes.SVR", "os.system"]):
         with pytest.raises(RefusedError, match=rf'trusted=\["{NEIGHBORS}"\]'):
             loaded(data, leaves, parts, trusted=trusted)
-
-
-def test_only_estimators_of_scikit_learn_can_be_trusted():
     from skops.io import dumps
 
     data = dumps(Mine().fit(X, Y))

@@ -28,7 +28,7 @@ def test_a_training_is_a_value_that_scikit_learn_copies_and_shows_in_short():
     assert training.set_params(epochs=3).epochs == 3
 
 
-def test_open_fields_are_filled_and_neither_training_is_changed():
+def test_open_fields_are_filled_flat_options_gathered_and_neither_training_is_changed():
     training = Training(epochs=5, validation_fraction=0.0)
     defaults = Training(epochs=60, batch_size=10, validation_fraction=0.2)
     filled = fill_training(training, defaults)
@@ -38,9 +38,6 @@ def test_open_fields_are_filled_and_neither_training_is_changed():
     assert fill_training(None, defaults) is not defaults
     with pytest.raises(ValueError, match=r"such as Training\(epochs=5\), or None, not {}"):
         fill_training({}, defaults)
-
-
-def test_flat_options_are_gathered():
     options = {"width": 3, "epochs": 5, "checkpoint": None}
     assert gather_training(options) == {"width": 3, "training": Training(epochs=5)}
     assert gather_training({"width": 3}) == {"width": 3}

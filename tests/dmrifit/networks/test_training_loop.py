@@ -42,15 +42,12 @@ def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
     assert loss.item() == pytest.approx(9 + math.log1p(math.exp(-9)), rel=1e-5)
 
 
-def test_targets_are_cropped_to_what_a_network_without_padding_answers():
+def test_targets_are_cropped_to_the_answer_of_a_network_and_other_shapes_are_an_error():
     loss = training_loop.WithMargin(nn.L1Loss(), (1, 0, 2))
     targets = torch.zeros(1, 1, 5, 4, 7)
     targets[:, :, 1:4, :, 2:5] = 1
     answers = torch.full((1, 1, 3, 4, 3), 1.25)
     assert loss(answers, targets).item() == pytest.approx(0.25)
-
-
-def test_answers_of_another_shape_than_their_targets_are_an_error():
     loss = training_loop.WithMargin(nn.MSELoss(), (1, 1, 1))
     message = r"answers \(5, 5, 5\) voxels where the target has \(3, 3, 3\); .* margin than \(1, 1, 1\)"
     with pytest.raises(ValueError, match=message):

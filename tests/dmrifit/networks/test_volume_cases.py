@@ -9,16 +9,13 @@ from dmrifit.networks import volume_cases
 from dmrifit.networks.volume_cases import volume_inputs
 
 
-def test_channels_come_first():
+def test_inputs_have_channels_first_and_are_a_copy_that_may_be_changed():
     volume = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
     channels = volume_inputs(volume)
     assert channels.shape == (5, 2, 3, 4)
     assert channels.flags.c_contiguous
     for number in range(5):
         np.testing.assert_array_equal(channels[number], volume[..., number].astype(np.float32))
-
-
-def test_inputs_are_a_copy_that_may_be_changed():
     volume = np.ones((2, 2, 2), np.float32)
     volume.flags.writeable = False
     channels = volume_inputs(volume)

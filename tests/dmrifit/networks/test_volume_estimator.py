@@ -149,7 +149,7 @@ class TestNumbers(VolumeContract):
         return cohort[0], sizes(cohort[1]), cohort[2]
 
 
-def test_the_volume_of_a_lesion_is_learned_from_cases_of_different_shapes():
+def test_volumes_of_lesions_are_learned_and_blobs_segmented_in_cases_of_different_shapes():
     cases, masks = blobs(32, 1)
     truth = np.array(sizes(masks))
     train, test = slice(0, 24), slice(24, None)
@@ -157,9 +157,6 @@ def test_the_volume_of_a_lesion_is_learned_from_cases_of_different_shapes():
     constant = np.abs(truth[test] - np.median(truth[train])).mean()
     assert found.shape == (8,)
     assert np.abs(found - truth[test]).mean() < 0.5 * constant
-
-
-def test_blobs_are_segmented_in_volumes_of_their_own_shapes():
     cases, masks = blobs(16, 2)
     model = BlobSegmenter(random_state=0).fit(cases[:10], masks[:10])
     found = model.predict(cases[10:])

@@ -42,7 +42,7 @@ def test_the_neighborhood_of_an_estimator_is_known_before_it_is_fitted(strategy)
         resolve_patch_shape(strategy(patch_shape=(2, 2, 2)))
 
 
-def test_predictions_are_data_frames_with_names_on_request(strategy, noisy):
+def test_predictions_are_data_frames_with_names_on_request_and_plain_columns_have_none(strategy, noisy):
     rows = pd.DataFrame(noisy[:5, CLINICAL], columns=SOURCE.labels, index=list("abcde"))
     plain = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
     assert list(plain.get_feature_names_out()) == list(TARGET.labels)
@@ -55,6 +55,10 @@ def test_predictions_are_data_frames_with_names_on_request(strategy, noisy):
     plain.set_output(transform="default")
     np.testing.assert_array_equal(signals, plain.predict(rows.to_numpy()))
     np.testing.assert_array_equal(maps, plain.predict_maps(rows.to_numpy()))
+    with pytest.raises(ValueError, match="columns have no names without protocols"):
+        strategy("LR").fit(X, Y).get_feature_names_out()
+    with pytest.raises(ValueError, match="None, default, pandas, not 'polars'"):
+        strategy("LR").set_output(transform="polars")
 
 
 def test_named_predictions_are_what_images_intervals_and_searches_expect(strategy, noisy):
@@ -75,18 +79,11 @@ def test_named_predictions_are_what_images_intervals_and_searches_expect(strateg
     np.testing.assert_array_equal(*(cross_val_score(one, noisy[:, CLINICAL], noisy, **options) for one in (plain, named)))
 
 
-def test_columns_of_plain_arrays_have_no_names(strategy):
-    with pytest.raises(ValueError, match="columns have no names without protocols"):
-        strategy("LR").fit(X, Y).get_feature_names_out()
-    with pytest.raises(ValueError, match="None, default, pandas, not 'polars'"):
-        strategy("LR").set_output(transform="polars")
-
-
 def rows_of(signals):
     return pd.DataFrame(signals[:, CLINICAL], columns=SOURCE.labels)
 
 
-def test_unusable_training_voxels_are_dropped_and_counted(strategy, noisy):
+def test_unusable_training_voxels_are_dropped_and_counted_and_gaps_predicted_as_nan(strategy, noisy):
     source, target = noisy[:300, CLINICAL].copy(), noisy[:300].copy()
     clean = strategy("LR", **PROTOCOLS).fit(source[10:], target[10:])
     source[:5], target[5:10] = np.nan, np.nan
@@ -94,9 +91,6 @@ def test_unusable_training_voxels_are_dropped_and_counted(strategy, noisy):
     assert (clean.n_dropped_, estimator.n_dropped_) == (0, 10)
     tested = noisy[300:, CLINICAL]
     np.testing.assert_array_equal(estimator.predict(tested), clean.predict(tested))
-
-
-def test_a_voxel_with_a_gap_is_predicted_as_nan_and_its_neighbors_are_not(strategy, noisy):
     estimator = strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
     source = noisy[300:320, CLINICAL].copy()
     whole = estimator.predict(source)

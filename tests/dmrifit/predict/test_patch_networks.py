@@ -78,7 +78,7 @@ def test_neighbors_are_learned_that_no_line_finds(cls, epochs, world):
     assert left[0] < 0.6 * left[1]
 
 
-def test_the_state_of_torch_is_kept_and_changes_no_bit(network, world):
+def test_the_state_of_torch_is_kept_and_neither_it_nor_threads_change_a_bit(network, world):
     X, Y = world
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     first = bits(network, X, Y)
@@ -90,10 +90,6 @@ def test_the_state_of_torch_is_kept_and_changes_no_bit(network, world):
         assert bits(clone(network), X, Y) == first
     finally:
         torch.set_num_threads(threads)
-
-
-def test_networks_trained_in_threads_give_the_same_bits(network, world):
-    X, Y = world
     alone = [bits(clone(network).set_params(random_state=seed), X, Y) for seed in range(4)]
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(4) as pool:

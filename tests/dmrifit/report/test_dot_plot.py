@@ -47,7 +47,7 @@ def test_rows_run_down_and_each_series_has_its_place_in_a_row():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LR", "constant"]
 
 
-def test_what_lies_beyond_an_axis_stands_hollow_at_its_end():
+def test_values_and_intervals_beyond_an_axis_stand_hollow_or_as_an_arrow_at_its_end():
     (axes,) = plot_dots(table(), [Panel("skill", "skill", ends=(-1.0, 1.0))], STYLES, "").axes
     learner, control = clouds(axes)
     np.testing.assert_allclose(learner.get_offsets()[:, 0], [0.5, -1.0])
@@ -55,12 +55,20 @@ def test_what_lies_beyond_an_axis_stands_hollow_at_its_end():
     # A score that is not defined has no dot.
     assert len(control.get_offsets()) == 1
     np.testing.assert_allclose(intervals(axes)[0, :, 0], [0.4, 0.6])
+    panel = Panel("skill", "skill", ends=(-1.0, 1.0))
+    rows = table(skill=[0.5, 0.0, -0.5, np.nan], skill_high=[1.5, 0, -0.2, np.nan])
+    (axes,) = plot_dots(rows, [panel], {"LR": STYLES["LR"]}, "").axes
+    tips = {line.get_marker(): line.get_xydata().tolist() for line in axes.lines if line.get_marker() in "<>"}
+    assert tips == {"<": [[-1.0, 1.0]], ">": [[1.0, 0.0]]}
 
 
-def test_axes_begin_at_zero_and_zero_is_marked():
+def test_axes_begin_at_a_marked_zero_and_nothing_to_draw_is_an_empty_frame():
     (axes,) = plot_dots(table(), [Panel("dispersion", "DI (%)", 100)], STYLES, "").axes
     assert axes.get_xlim()[0] <= 0 < 40 <= axes.get_xlim()[1] * 1.05
     assert 0.0 in [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata())]
+    nothing = table(skill=np.nan, skill_low=np.nan, skill_high=np.nan)
+    (axes,) = plot_dots(nothing, [Panel("skill", "skill")], STYLES, "").axes
+    assert not clouds(axes)
 
 
 def test_an_axis_cuts_controls_and_intervals_but_no_algorithm():
@@ -78,20 +86,6 @@ def test_an_axis_cuts_controls_and_intervals_but_no_algorithm():
     assert "#ffffff" not in [to_hex(color) for color in learner.get_facecolors()]
     assert -3 < axes.get_xlim()[0] < -2
     assert to_hex(control.get_facecolors()[0]) == "#ffffff"
-
-
-def test_nothing_to_draw_is_an_empty_frame():
-    nothing = table(skill=np.nan, skill_low=np.nan, skill_high=np.nan)
-    (axes,) = plot_dots(nothing, [Panel("skill", "skill")], STYLES, "").axes
-    assert not clouds(axes)
-
-
-def test_an_interval_beyond_the_axis_ends_in_an_arrow():
-    panel = Panel("skill", "skill", ends=(-1.0, 1.0))
-    rows = table(skill=[0.5, 0.0, -0.5, np.nan], skill_high=[1.5, 0, -0.2, np.nan])
-    (axes,) = plot_dots(rows, [panel], {"LR": STYLES["LR"]}, "").axes
-    tips = {line.get_marker(): line.get_xydata().tolist() for line in axes.lines if line.get_marker() in "<>"}
-    assert tips == {"<": [[-1.0, 1.0]], ">": [[1.0, 0.0]]}
 
 
 def test_panels_of_their_own_tables_have_titles_and_numbers():

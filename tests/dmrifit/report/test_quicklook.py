@@ -414,6 +414,13 @@ def test_the_summary_has_verdict_table_and_picture(maps):
     assert shown[..., :3].std() > 0.02
 
 
+def test_without_matplotlib_the_text_stays(maps, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    page = maps._repr_html_()
+    assert "<img" not in page
+    assert "599 of 600 voxels" in page
+
+
 def test_noise_in_seven_fine_maps_stays_below_300_kb():
     rng = np.random.default_rng(0)
     names = ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
@@ -425,13 +432,6 @@ def test_noise_in_seven_fine_maps_stays_below_300_kb():
     }
     page = map_summary(arrays, np.eye(4), sidecar, title="noise")
     assert 50_000 < len(page.encode()) <= MOST_BYTES
-
-
-def test_without_matplotlib_the_text_stays(maps, monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
-    page = maps._repr_html_()
-    assert "<img" not in page
-    assert "599 of 600 voxels" in page
 
 
 def test_names_of_files_are_escaped_in_notebooks(tmp_path):

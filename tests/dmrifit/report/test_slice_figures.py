@@ -50,7 +50,7 @@ def test_thick_slices_are_shown_face_on():
     assert sagittal.sides == ("A", "P")
 
 
-def test_slices_are_spread_over_the_mask_and_cut_to_it():
+def test_slices_are_spread_over_the_mask_and_cut_to_it_and_one_voxel_is_enough():
     mask = np.zeros((10, 8, 40), bool)
     mask[2:5, 3:7, 10:34] = True
     slices = Slices(mask, AFFINE, n_slices=4)
@@ -59,9 +59,6 @@ def test_slices_are_spread_over_the_mask_and_cut_to_it():
     assert [cut[0, 0] for cut in cuts] == [13, 19, 25, 31]
     assert all(cut.shape == (4, 3) for cut in cuts)
     assert slices.labels[0] == f"z = {12 + 6 * 13} mm"
-
-
-def test_one_voxel_is_enough():
     mask = np.zeros(SHAPE, bool)
     mask[3, 3, 3] = True
     slices = Slices(mask, AFFINE)
@@ -92,30 +89,21 @@ def test_outside_the_mask_the_page_shows_and_missing_values_are_gray(slices):
     assert (shown[0, 0] == 1).all()
 
 
-def test_the_histogram_reaches_the_bound_that_voxels_sit_at(slices):
+def test_histograms_hold_all_voxels_up_to_the_bounds_they_sit_at_whose_shares_do_not_overlap(slices):
     values = np.random.default_rng(0).uniform(1, 2, SHAPE)
     values[0] = 0
     histogram = plot_maps(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.1, 0.0))]).axes[-1]
     assert histogram.get_xlim()[0] == 0
     assert histogram.get_xlim()[1] < 3
     assert [text.get_text() for text in histogram.texts] == ["10 % at the bound"]
-
-
-def test_shares_at_both_bounds_do_not_overlap(slices):
     values = np.linspace(0, 5, 560).reshape(SHAPE)
     figure = plot_maps(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.32, 0.67))])
     low, high = (text.get_window_extent() for axes in figure.axes for text in axes.texts if "bound" in text.get_text())
     assert not low.overlaps(high)
-
-
-def test_the_histogram_holds_all_voxels(slices):
     values = np.random.default_rng(0).normal(size=SHAPE)
     values[0, 0, 0] = 1e5
     histogram = plot_maps(slices, [MapPanel("K", "", values)]).axes[-1]
     assert histogram.patches[0].get_data().values.sum() == pytest.approx(100)
-
-
-def test_the_histogram_of_an_amplitude_at_its_bound_has_no_bound(slices):
     panel = MapPanel("S0", "a.u.", np.random.default_rng(0).normal(size=SHAPE), shares=(0.01, 0.02))
     histogram = plot_maps(slices, [panel]).axes[-1]
     assert np.isfinite(histogram.get_xlim()).all()

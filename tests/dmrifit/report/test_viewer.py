@@ -120,23 +120,12 @@ def test_an_outlier_adds_no_voxel_to_those_above_the_threshold(outlier):
     np.testing.assert_array_equal(codes >= stored["edge"], values >= limit)
 
 
-def test_what_is_outlined_outside_the_region_is_not_cut_away():
+def test_what_is_empty_is_cut_away_but_outlines_and_boxes_stay_inside():
     mask, region = np.zeros((2, 30, 30, 30), dtype=np.uint8)
     mask[2:5, 2:5, 2:5], region[15:25, 15:25, 15:25] = 1, 1
     layers = [Layer("scan", np.ones((30, 30, 30)) * np.arange(30)), Layer("reference", mask, "mask")]
     data = data_of(html_viewer(layers, np.eye(4), region=region > 0))
     assert (codes_of(data, data["layers"][1]) > 0).sum() == 27
-
-
-def test_any_order_of_storage_shows_the_same(layers):
-    flipped = [Layer(one.name, one.values[::-1].transpose(2, 0, 1), one.kind, one.unit, one.window, one.threshold,
-                     one.names) for one in layers]  # fmt: skip
-    affine = STRAIGHT @ np.array([[0, -1, 0, SHAPE[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
-    np.testing.assert_allclose(affine @ [0, SHAPE[0] - 1, 0, 1], STRAIGHT @ [0, 0, 0, 1])
-    assert data_of(html_viewer(flipped, affine)) == data_of(html_viewer(layers, STRAIGHT))
-
-
-def test_what_is_empty_is_cut_away_but_boxes_stay_inside():
     values = np.zeros((40, 30, 20))
     values[20:24, 10:14, 5:8] = 1
     data = data_of(html_viewer([Layer("map", values, "map")], STRAIGHT))
@@ -149,6 +138,14 @@ def test_what_is_empty_is_cut_away_but_boxes_stay_inside():
     assert (low + np.array([2, 2, 6]) * (np.array(boxed["shape"]) - 1) >= far[:3, 3] + [2, 2, 3]).all()
     page = html_viewer([Layer("map", values, "map")], STRAIGHT)
     assert "Cropped from 40 × 30 × 20 voxels" in page
+
+
+def test_any_order_of_storage_shows_the_same(layers):
+    flipped = [Layer(one.name, one.values[::-1].transpose(2, 0, 1), one.kind, one.unit, one.window, one.threshold,
+                     one.names) for one in layers]  # fmt: skip
+    affine = STRAIGHT @ np.array([[0, -1, 0, SHAPE[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(affine @ [0, SHAPE[0] - 1, 0, 1], STRAIGHT @ [0, 0, 0, 1])
+    assert data_of(html_viewer(flipped, affine)) == data_of(html_viewer(layers, STRAIGHT))
 
 
 def test_a_large_scan_is_made_coarser_and_the_page_says_so():

@@ -49,15 +49,12 @@ def test_patients_do_not_depend_on_the_number_of_processes(cohort):
         assert one.sigma == other.sigma
 
 
-def test_an_ingredient_leaves_what_the_others_drew_as_it_is(cohort):
+def test_seeds_and_cohort_names_make_different_patients_and_ingredients_leave_the_others_as_drawn(cohort):
     changed = simulate_cohort("cohort1", 1, shape=SMALL, gain_variation=0, artifacts=("shift",), snr=90, random_state=5)
     one, other = cohort.scans[0], changed.scans[0]
     np.testing.assert_array_equal(one.mask, other.mask)
     np.testing.assert_array_equal(one.truth["K"], other.truth["K"])
     assert not np.array_equal(one.truth["S0"], other.truth["S0"])
-
-
-def test_seeds_and_cohort_names_make_different_patients(cohort):
     other_seed = simulate_cohort("cohort1", 1, shape=SMALL, random_state=6).scans[0]
     other_name = simulate_cohort("cohort1", 1, shape=SMALL, name="elsewhere", random_state=5).scans[0]
     first = cohort.scans[0]
@@ -65,7 +62,7 @@ def test_seeds_and_cohort_names_make_different_patients(cohort):
         assert np.corrcoef(first.truth["K"][first.mask], other.truth["K"][first.mask])[0, 1] < 0.9
 
 
-def test_noiseless_signals_away_from_edges_are_those_of_the_true_parameters():
+def test_noiseless_signals_are_those_of_the_true_parameters_and_fits_give_them_back():
     scan = simulate_patient("cohort2", shape=SMALL, template="abdomen", snr=np.inf, seed=1)
     parameters = np.stack([scan.truth[name][scan.mask] for name in MODEL.names], axis=1)
     expected = MODEL.signal(parameters, scan.protocol)
@@ -73,9 +70,6 @@ def test_noiseless_signals_away_from_edges_are_those_of_the_true_parameters():
     # Voxels of one tissue agree to single precision; the rest are mixtures, which have no exact parameters.
     assert np.mean(error < 1e-4) > 0.6
     assert np.median(error[error > 1e-4]) < 0.2
-
-
-def test_fits_to_signals_without_noise_give_the_true_parameters_back():
     scan = simulate_patient("cohort1", shape=(32, 32, 4), template="abdomen", snr=np.inf, seed=11)
     truth = np.stack([scan.truth[name][scan.mask] for name in MODEL.names], axis=1).astype(float)
     exact = MODEL.signal(truth, scan.protocol)
@@ -101,10 +95,12 @@ def test_true_parameters_lie_inside_the_bounds_of_the_fit_and_before_the_turn_of
         assert (scan.truth["K"][scan.mask] * b * scan.truth["Dt"][scan.mask] < 3).all()
 
 
-def test_background_noise_is_rayleigh_with_the_sigma_of_the_scan(cohort):
+def test_noise_is_rayleigh_with_the_sigma_of_the_scan_and_follows_the_asked_snr(cohort):
     for scan in cohort:
         background = np.concatenate([scan.signal[i, j].ravel() for i in (0, 1, -2, -1) for j in (0, 1, -2, -1)])
         assert np.median(background) == pytest.approx(scan.sigma * np.sqrt(2 * np.log(2)), rel=0.05)
+    quiet, loud = (simulate_cohort(n_patients=1, shape=SMALL, snr=snr, random_state=2) for snr in (60, 20))
+    assert loud.scans[0].sigma == pytest.approx(3 * quiet.scans[0].sigma)
 
 
 def test_dead_cores_belong_to_the_tumor():
@@ -147,15 +143,12 @@ def test_the_easy_preset_has_one_type_of_tumor_and_less_variation_between_patien
     assert spread("easy") < 0.75 * spread("mixed")
 
 
-def test_a_pelvis_has_urine_and_marrow_and_no_liver():
+def test_a_pelvis_has_urine_and_marrow_and_no_liver_and_the_noise_of_an_abdomen():
     scan = simulate_patient("cohort1", template="pelvis", difficulty="easy", seed=1)
     truth = {name: values[scan.mask] for name, values in scan.truth.items()}
     assert np.mean((truth["Dt"] > 2) & (truth["T2t"] > 120)) > 0.01  # the bladder
     assert np.mean((truth["Dt"] < 0.8) & (truth["S0"] < 0.7 * np.median(truth["S0"]))) > 0.01  # marrow
     assert np.mean(truth["Dv"] > 50) < 0.01
-
-
-def test_the_noise_of_a_pelvis_is_that_of_an_abdomen():
     def sigma(template):
         cohort = simulate_cohort(n_patients=30, shape=(16, 16, 2), template=template, gain_variation=0, random_state=1)
         return np.median([scan.sigma for scan in cohort])
@@ -225,37 +218,10 @@ def test_fits_to_walks_find_f_dt_and_t2t_and_too_little_kurtosis(walked):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"truth": "model"}, "formula, walk, not 'model'"),
-        ({"truth": None}, "formula, walk, not None"),
         ({"truth": "walk", "protocol": Protocol([0, 100], [45, 90])}, "truth='formula'"),
-        ({"difficulty": "hard"}, "mixed"),
-        ({"n_patients": 0}, "at least 1, not 0"),
-        ({"shape": (16, 8, 1)}, "shape along y must be a whole number of at least 12, not 8"),
-        ({"field": 7.0}, "1.5, 3"),
-        ({"snr": -1.0}, "above 0, not -1"),
-        ({"latent_corr": 1.5}, "from 0 to 1, not 1.5"),
-        ({"gain_variation": -0.1}, "at least 0, not -0.1"),
-        ({"template": "head"}, "'both', 'abdomen' or 'pelvis'"),
-        ({"artifacts": ("ghost",)}, "shift, gibbs, signal_loss"),
-        ({"artifacts": {"gibbs": 1.0}}, "from 0 to 0.75"),
         ({"protocol": Protocol([0, 100])}, "echo times"),
-        ({"protocol": "cohort3"}, "cohort1, cohort2"),
-        ({"random_state": -1}, "negative"),
-        ({"field": 0}, "1.5, 3 T, not 0"),
-        ({"field": "3"}, "field must be a number of at least 0, not '3'"),
-        ({"snr": "30"}, "snr must be a number"),
-        ({"shape": 16}, "three numbers of voxels"),
-        ({"shape": (16.0, 16.0, 3.0)}, "whole number"),
-        ({"n_patients": 2.0}, "n_patients must be a whole number"),
-        ({"protocol": None}, "cohort1, cohort2, not None"),
-        ({"artifacts": {"shift": "a"}}, "from 0 to 4"),
     ],
 )
 def test_impossible_cohorts_are_refused_with_the_remedy(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         simulate_cohort(**{"n_patients": 1, "shape": SMALL, **arguments})
-
-
-def test_the_noise_follows_the_asked_signal_to_noise_ratio():
-    quiet, loud = (simulate_cohort(n_patients=1, shape=SMALL, snr=snr, random_state=2) for snr in (60, 20))
-    assert loud.scans[0].sigma == pytest.approx(3 * quiet.scans[0].sigma)

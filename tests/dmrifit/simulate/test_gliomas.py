@@ -19,24 +19,18 @@ def drawn(head, n, radius=18.0, **options):
     return [draw_glioma(head, head.brain, radius, np.random.default_rng(seed), **options) for seed in range(n)]
 
 
-def test_a_tumor_has_the_volume_of_its_ball(head):
+def test_a_tumor_has_the_volume_of_its_ball_or_of_the_room_that_there_is(head):
     n_voxels = 4 / 3 * np.pi * 18**3 / 27
     for options in ({}, {"satellites": 1.0}):
         for glioma in drawn(head, 8, **options):
             assert glioma.tumor.sum() == pytest.approx(n_voxels, rel=0.03)
             assert not (glioma.tumor & ~head.brain).any()
             assert not glioma.core.any()
-
-
-def test_a_tumor_without_room_is_smaller(head):
     allowed = np.zeros_like(head.brain)
     allowed[20:24, 20:24, 20:24] = True
     glioma = draw_glioma(head, allowed, 30.0, np.random.default_rng(0))
     assert 0 < glioma.tumor.sum() <= 32
     assert (glioma.tumor <= allowed).all()
-
-
-def test_without_any_room_there_is_no_tumor(head):
     glioma = draw_glioma(head, np.zeros_like(head.brain), 15.0, np.random.default_rng(0), necrosis=0.3)
     assert not glioma.tumor.any()
     assert not glioma.core.any()
@@ -52,15 +46,12 @@ def test_most_gliomas_are_round_and_some_are_bent(head):
     assert 1 <= np.sum(np.array(longest) > 0.7) <= 12
 
 
-def test_necrosis_has_its_share_and_a_rim_around_it(head):
+def test_necrosis_has_its_share_and_a_rim_and_satellites_are_small_and_beside_the_tumor(head):
     for glioma in drawn(head, 8, necrosis=0.2):
         assert glioma.core.sum() / glioma.tumor.sum() == pytest.approx(0.2, abs=0.02)
         assert (glioma.core <= glioma.tumor).all()
         assert glioma.distance[glioma.core].max() < 0.9
         assert (head.depth[glioma.core] > 4 * head.size).all()
-
-
-def test_satellites_are_small_and_beside_the_tumor(head):
     n_components = []
     for glioma in drawn(head, 12, satellites=1.0):
         components, n = label(glioma.tumor)

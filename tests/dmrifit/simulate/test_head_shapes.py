@@ -28,16 +28,13 @@ def matter():
     return formed, places
 
 
-def test_the_falx_hangs_in_the_middle_above_the_corpus_callosum():
+def test_the_falx_hangs_above_the_corpus_callosum_and_the_tentorium_behind_the_midbrain():
     above, beside, callosum, cerebellum = falx_distance(
         local((0, 0, 0.8), (0.1, 0, 0.8), (0, 0, 0.2), (0, -0.6, -0.6)), BRAIN
     )[0, 0]
     assert above == 0
     assert beside == pytest.approx(6.8)
     assert min(callosum, cerebellum) > 8
-
-
-def test_the_tentorium_is_a_tent_behind_the_midbrain():
     middle, side, above, midbrain = tentorium_distance(
         local((0, -0.7, -0.16), (0.5, -0.7, -0.34), (0.5, -0.7, 0.0), (0, -0.2, -0.16)), BRAIN
     )[0, 0]
@@ -62,7 +59,7 @@ def test_distances_to_ventricles_are_in_mm_and_smooth(matter):
     assert brain[inside].all()
 
 
-def test_tissues_are_as_large_as_a_persons(matter):
+def test_tissues_are_as_large_as_a_persons_with_cerebellum_and_brainstem_below_the_back(matter):
     (white, gray, deep, brain, _), _ = matter
     volumes = [8e-3 * share.sum() for share in (white, gray, deep, brain)]
     for volume, low, high in zip(volumes, (450, 550, 8, 1300), (750, 900, 40, 1700), strict=True):
@@ -70,9 +67,6 @@ def test_tissues_are_as_large_as_a_persons(matter):
     total = white + gray + deep
     assert 0 <= total.min() <= total.max() <= 1 + 1e-6
     assert not total[~brain].any()
-
-
-def test_the_cerebellum_and_the_brainstem_lie_below_the_back(matter):
     (white, gray, _, brain, _), places = matter
     x, y, z = np.moveaxis(places / BRAIN, -1, 0)
     stem = (np.hypot(x / 0.19, (y + 0.25) / 0.15) < 0.7) & (z > -0.8) & (z < -0.35)

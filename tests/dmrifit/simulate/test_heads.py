@@ -117,7 +117,7 @@ def test_a_head_can_be_scaled_and_shifted():
     np.testing.assert_allclose(moved - center, [8, 0, -4], atol=1.5)
 
 
-def test_the_distance_to_ventricles_is_that_to_their_wall(ball_standard):
+def test_ventricles_have_distances_to_their_wall_and_white_and_gray_matter_where_they_may_be(ball_standard):
     assert at(ball_standard, "to_ventricles", 1, 1, 1) == pytest.approx(-8.5, abs=1.2)
     for height in (21, 31, 41):
         distance = at(ball_standard, "to_ventricles", 1, 1, height)
@@ -126,15 +126,9 @@ def test_the_distance_to_ventricles_is_that_to_their_wall(ball_standard):
     values = [at(ball_standard, "to_ventricles", 0, 0, height) for height in heights]
     # From the wall of voxels to the next one distances rise by one edge, not by two.
     np.testing.assert_allclose(np.diff(values), 1, atol=0.35)
-
-
-def test_white_matter_stands_where_a_person_may_have_no_ventricle(ball_standard):
     assert at(ball_standard, "white", 1, 1, 1) == pytest.approx(1, abs=1e-3)
     assert at(ball_standard, "white", 1, 1, 31) == pytest.approx(1, abs=1e-3)
     assert at(ball_standard, "white", 1, 1, 49) == pytest.approx(0, abs=0.1)
-
-
-def test_gray_matter_is_that_of_nuclei_deep_in_the_middle_alone(ball_standard):
     # 33 mm below the surface, within 0.45 of the half axes; 19 mm below it; the cortex.
     shares = [
         [at(ball_standard, name, *point) for name in ("gray", "deep")]
@@ -190,8 +184,6 @@ def test_a_head_of_maps_has_their_tissues_where_they_lie():
     np.testing.assert_allclose(total[head.brain], 1, atol=1e-5)
 
 
-
-
 def shells(affine, shape=(40, 48, 36)):
     """Make a ball of white matter in a shell of gray, in the middle of the grid."""
     middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
@@ -219,7 +211,7 @@ def test_maps_in_files_are_shares_or_bytes_that_stand_for_them(kind, tmp_path):
     np.testing.assert_allclose(maps.half_axes, [64, 80, 56], atol=4)
 
 
-def test_maps_are_the_same_however_their_axes_are_stored():
+def test_maps_are_the_same_however_stored_and_hold_no_brain_without_matter():
     affine = centered_grid((40, 48, 36), SPACING)
     images = [nib.Nifti1Image(values, affine) for values in shells(affine)]
     images[0].dataobj[10, 20, 30] = 0.5
@@ -227,6 +219,9 @@ def test_maps_are_the_same_however_their_axes_are_stored():
     plain, turned = (read_tissues(*pair) for pair in (images, [image.as_reoriented(turn) for image in images]))
     for name in ("gray", "white", "brain", "affine", "half_axes"):
         np.testing.assert_allclose(getattr(turned, name), getattr(plain, name), atol=1e-9)
+    empty = nib.Nifti1Image(np.full((20, 20, 20), 0.09, np.float32), np.eye(4))
+    with pytest.raises(ValueError, match=r"hold no brain: their sum is nowhere above 0\.2"):
+        read_tissues(empty, empty)
 
 
 @pytest.mark.parametrize(
@@ -244,12 +239,6 @@ def test_maps_that_are_no_shares_are_refused(change, message):
     gray, white = shells(affine)
     with pytest.raises(ValueError, match=message):
         read_tissues(nib.Nifti1Image(change(gray).astype(np.float32), affine), nib.Nifti1Image(white, affine))
-
-
-def test_maps_without_matter_hold_no_brain():
-    empty = nib.Nifti1Image(np.full((20, 20, 20), 0.09, np.float32), np.eye(4))
-    with pytest.raises(ValueError, match=r"hold no brain: their sum is nowhere above 0\.2"):
-        read_tissues(empty, empty)
 
 
 def test_blocks_of_fine_voxels_are_averaged_in_place():
@@ -281,7 +270,7 @@ def voxels_of(person, points):
     return tuple(index[within].T), points[within]
 
 
-def test_vessels_are_thin_and_bright_around_their_points(person):
+def test_vessels_are_thin_and_bright_around_their_points_near_the_surface_and_deep(person):
     share, contrast, points = draw_vessels(person, np.random.default_rng(0), **VESSELS)
     assert share.shape == contrast.shape == person.brain.shape
     assert 0 <= share.min() <= share.max() <= 1
@@ -294,9 +283,6 @@ def test_vessels_are_thin_and_bright_around_their_points(person):
     near = np.linalg.norm(person.places[index] - places, axis=1) < 0.4
     assert near.any()
     assert (share[index][near] > 0.45).all()
-
-
-def test_most_vessels_run_near_the_surface_and_some_go_deep(person):
     _, _, points = draw_vessels(person, np.random.default_rng(1), **VESSELS)
     depth = person.depth[voxels_of(person, points)[0]]
     assert np.median(depth) < 8

@@ -99,7 +99,7 @@ def test_tumors_grow_into_some_tissues_and_spare_the_others(template, monkeypatc
     assert invaded <= {organ.tissue for organ in organs if organ.tumors}
 
 
-def test_an_ellipsoid_has_its_volume_and_its_place():
+def test_an_ellipsoid_has_its_volume_and_place_and_turns_about_the_axis_of_the_body_in_mm():
     canvas = _Canvas((30, 40, 10), ("fat", "stone"))
     np.testing.assert_array_equal(canvas.half, np.array([30, 40, 10]) * VOXEL_SIZE / 2)
     canvas.ellipsoid("stone", np.array([0.2, -0.3, 0.0]), np.array([0.5, 0.3, 0.6]), 0.0)
@@ -108,18 +108,12 @@ def test_an_ellipsoid_has_its_volume_and_its_place():
     stone = shares["stone"].reshape(30, 40, 10)
     assert stone.sum() == pytest.approx(4 / 3 * np.pi * 15 * 0.5 * 20 * 0.3 * 5 * 0.6, rel=0.02)
     np.testing.assert_allclose(middle(stone), [0.2, -0.3], atol=0.01)
-
-
-def test_an_ellipsoid_is_turned_about_the_axis_of_the_body_in_mm():
     canvas = _Canvas((30, 40, 4), ("stone",))
     canvas.ellipsoid("stone", np.zeros(3), np.array([0.6, 0.2, 9.0]), np.pi / 2)
     stone = canvas.shares()["stone"].reshape(30, 40, 4)[:, :, 0] > 0.5
     # Its radii are 0.6 · 45 mm and 0.2 · 60 mm, and the longer one lies along y now.
     assert np.flatnonzero(stone.any(axis=1)).size * 3 == pytest.approx(2 * 0.2 * 60, abs=4)
     assert np.flatnonzero(stone.any(axis=0)).size * 3 == pytest.approx(2 * 0.6 * 45, abs=4)
-
-
-def test_an_ellipsoid_turns_from_right_to_front():
     canvas = _Canvas((40, 40, 4), ("stone",))
     canvas.ellipsoid("stone", np.zeros(3), np.array([0.8, 0.2, 9.0]), np.radians(30))
     stone = canvas.shares()["stone"].reshape(40, 40, 4)[:, :, 0]

@@ -17,21 +17,15 @@ NAMES = MODELS["t2-ivim-kurtosis"].names
 SHAPE = 40, 44, 36
 
 
-def test_the_numbers_of_a_row_stand_in_the_order_of_the_model():
+def test_numbers_of_patients_have_the_order_of_the_model_and_means_and_variation_of_the_table():
     assert NAMES == ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
     np.testing.assert_array_equal(tissue_table()["tissue"]["liver"], [1.0, 0.22, 65, 200, 1.05, 0.75, 45])
     np.testing.assert_array_equal(tissue_table()["field"]["3"], [1, 1, 1, 0.9, 1, 1, 0.84])
-
-
-def test_patients_without_variation_have_the_means_of_the_table():
     means, tumor_type = draw_means(3.0, ["melanoma-like"], 0.0, np.random.default_rng(0))
     assert tumor_type == "melanoma-like"
     assert set(means) == set(tissue_table()["tissue"])
     np.testing.assert_allclose(means["kidney"], [1.2, 0.18, 30, 180, 1.9, 0.5, 71.4])
     np.testing.assert_allclose(means["tumor"], [1.1, 0.12, 30, 180, 1.05 * 0.75, 0.9 * 1.25, 72 * 0.8 * 0.84])
-
-
-def test_patients_vary_by_the_coefficients_of_the_table():
     rng = np.random.default_rng(0)
     drawn = [draw_means(1.5, ["mucinous", "fibrous"], 2.0, rng) for _ in range(1500)]
     livers = np.array([means["liver"] for means, _ in drawn])
@@ -64,12 +58,17 @@ def textures(latent_corr, seed=0):
     return np.log(draw_textures(SHAPE, (3.0, 3.0, 6.0), latent_corr, np.random.default_rng(seed)))
 
 
-def test_textures_vary_by_the_coefficients_of_the_table():
+def test_textures_vary_by_the_coefficients_of_the_table_and_are_as_coarse_as_their_grain():
     logs = textures(0.0)
     variation = np.array([0.08, 0.25, 0.35, 0.06, 0.12, 0.18, 0.10])
     np.testing.assert_allclose(logs.std(axis=0), np.sqrt(np.log(1 + variation**2)), rtol=1e-6)
     np.testing.assert_allclose(np.exp(np.median(logs, axis=0)), 1, atol=0.06)
     assert np.abs(np.corrcoef(logs.T) - np.eye(7)).max() < 0.2
+    # Smoothed by 5 mm, which is 5/3 of a voxel in the plane and 5/6 across.
+    logs = textures(0.0)[:, 0].reshape(SHAPE)
+    logs = (logs - logs.mean()) / logs.std()
+    for axis, width in enumerate((5 / 3, 5 / 3, 5 / 6)):
+        assert (logs * np.roll(logs, 1, axis)).mean() == pytest.approx(np.exp(-1 / (4 * width**2)), abs=0.06)
 
 
 def test_cellularity_and_vascularity_move_their_parameters_together():
@@ -81,14 +80,6 @@ def test_cellularity_and_vascularity_move_their_parameters_together():
     assert abs(correlation[NAMES.index("S0"), NAMES.index("T2v")]) < 0.2
     half = np.corrcoef(textures(0.5).T)
     assert half[dt, k] == pytest.approx(-0.5, abs=0.15)
-
-
-def test_textures_are_as_coarse_as_their_grain_in_mm():
-    """Smoothed by 5 mm, which is 5/3 of a voxel in the plane and 5/6 across."""
-    logs = textures(0.0)[:, 0].reshape(SHAPE)
-    logs = (logs - logs.mean()) / logs.std()
-    for axis, width in enumerate((5 / 3, 5 / 3, 5 / 6)):
-        assert (logs * np.roll(logs, 1, axis)).mean() == pytest.approx(np.exp(-1 / (4 * width**2)), abs=0.06)
 
 
 def test_parameters_are_kept_inside_the_limits_and_before_the_turn_of_the_cumulant():

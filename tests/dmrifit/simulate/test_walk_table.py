@@ -47,16 +47,12 @@ def slope_and_bend(weighting, signals):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tissues_have_the_cumulants_that_they_are_asked_for(tissue, family):
+def test_tissues_have_the_cumulants_that_they_are_asked_for_and_t2_as_slope_between_two_echoes(tissue, family):
     protocol = Protocol(np.linspace(0, 400, 41), np.full(41, walk_table.CUMULANT_TE))
     weighting = protocol.b / 1000 * tissue[:, 4:5]
     slope, bend = slope_and_bend(weighting, walk_signals(tissue, Microstructure(family, 0), protocol))
     np.testing.assert_allclose(slope, -1, atol=1e-4)
     np.testing.assert_allclose(6 * (bend - 0.5), tissue[:, 5], atol=0.02)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_t2_of_tissues_is_the_slope_between_two_echoes(tissue, family):
     protocol = Protocol([0, 0, 1000], [*walk_table.SLOPE_TES, 60])
     signals = walk_signals(tissue, Microstructure(family, 0), protocol)
     first, last = walk_table.SLOPE_TES
@@ -141,13 +137,10 @@ def test_rows_of_the_table_are_walks_of_their_microstructures(family, number):
     assert abs(kurtosis - other["K"]) > tolerance
 
 
-def test_rows_of_blood_are_walks_through_capillaries():
+def test_blood_is_walks_through_capillaries_and_tissues_draw_all_families():
     row = walk_rows()["blood"][0]
     walks = walk_blood(PULSES, speed=row["speed_mm_per_s"], segment=row["segment_um"], n_walkers=20_000)
     assert walks.cumulants(0)[0] == pytest.approx(row["D"], rel=0.05)
-
-
-def test_tissues_draw_all_families_and_bloods():
     names = [f"tissue {i}" for i in range(200)]
     microstructures = draw_microstructures(names, np.random.default_rng(0))
     assert list(microstructures) == names

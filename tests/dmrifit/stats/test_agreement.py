@@ -103,7 +103,7 @@ def test_the_unit_and_the_order_of_ratings_do_not_change_their_correlation(
         assert first.value <= 1 + 1e-9
 
 
-def test_limits_of_agreement_leave_out_nan_and_say_when_there_are_too_few():
+def test_limits_of_agreement_are_those_published_and_by_hand_and_leave_out_nan():
     whole = bland_altman([1.0, 2.0, 4.0], [1.5, 1.0, 2.0])
     assert bland_altman([1.0, np.nan, 2.0, 4.0], [1.5, 7.0, 1.0, 2.0]) == whole
     assert (whole.n, whole.bias) == (3, pytest.approx(2.5 / 3))
@@ -111,14 +111,6 @@ def test_limits_of_agreement_leave_out_nan_and_say_when_there_are_too_few():
     assert (single.bias, single.n) == (2.0, 1)
     assert np.isnan(single.lower)
     assert "two are needed" in single.reason
-
-
-def ends_of(result):
-    """Bias with its interval, then the lower and upper limit with theirs."""
-    return [result.bias, *result.bias_interval, result.lower, *result.lower_interval, result.upper, *result.upper_interval]
-
-
-def test_limits_of_agreement_are_those_that_were_published():
     result = bland_altman(WRIGHT, MINI_WRIGHT)
     # The paper multiplies by 2 and rounds: −79.7 and 75.5; 1.96 is 0.04 sd inside. It takes the variance of
     # a limit as 3 sd² / n, which is nearly the same.
@@ -126,9 +118,6 @@ def test_limits_of_agreement_are_those_that_were_published():
     published = np.array([-2.1, -22.0, 17.8, -79.7, -114.3, -45.1, 75.5, 40.9, 110.1]) + inside
     assert result.sd == pytest.approx(38.8, abs=0.05)
     assert np.all(np.abs(ends_of(result) - published) < [0.05, 0.1, 0.1, 0.1, 1.5, 1.5, 0.1, 1.5, 1.5])
-
-
-def test_limits_and_intervals_of_four_pairs_by_hand():
     # Differences 1, 2, 3, 6: mean 3, sum of squares 14, so the variance is 14 / 3.
     result = bland_altman([11, 22, 33, 46], [10, 20, 30, 40])
     sd = math.sqrt(14 / 3)
@@ -138,3 +127,8 @@ def test_limits_and_intervals_of_four_pairs_by_hand():
     low, high = 3 - 1.96 * sd, 3 + 1.96 * sd
     expected = [3, 3 - width, 3 + width, low, low - limit, low + limit, high, high - limit, high + limit]
     np.testing.assert_allclose(ends_of(result), expected, atol=1e-5)
+
+
+def ends_of(result):
+    """Bias with its interval, then the lower and upper limit with theirs."""
+    return [result.bias, *result.bias_interval, result.lower, *result.lower_interval, result.upper, *result.upper_interval]

@@ -73,7 +73,7 @@ def test_the_rank_biserial_correlation_is_that_of_another_library(seed):
     assert low <= value <= high
 
 
-def test_the_rank_biserial_correlation_by_hand():
+def test_effects_are_rank_biserial_correlations_with_intervals_that_cover_as_often_as_they_say():
     # Differences 1, −2, 3, 0: ranks 1, 2, 3 of those that differ; (1 + 3 − 2) / 6.
     value, low, high = rank_biserial([1, 0, 3, 5], [0, 2, 0, 5])
     assert value == pytest.approx(2 / 6)
@@ -81,9 +81,6 @@ def test_the_rank_biserial_correlation_by_hand():
     assert rank_biserial([1, 1], [1, 1]) == (0.0, 0.0, 0.0)
     assert rank_biserial([2, 3, 4], [1, 1, 1]) == (1.0, 1.0, 1.0)
     assert np.isnan(rank_biserial([np.nan], [1.0])).all()
-
-
-def test_the_interval_of_an_effect_covers_its_truth_about_as_often_as_it_says():
     # Normal differences of mean m: P(d1 + d2 > 0) = Φ(√2 m), and the correlation is 2 P − 1.
     m, n = 0.5, 30
     truth = 2 * stats.norm.cdf(np.sqrt(2) * m) - 1
@@ -185,39 +182,30 @@ def test_ranks_are_as_stable_as_resamples_of_the_patients_say():
     pd.testing.assert_frame_equal(turned.set_index("algorithm"), ranks)
 
 
-def test_the_best_rank_is_the_lowest_error_and_the_highest_correlation():
+def test_algorithms_are_ranked_without_controls_in_the_given_order_the_best_first():
     values = drawn(8, 3, spread=0.001) + np.array([0, 0.1, 0.2])
     lowest = study_statistics(table_of(values, "ABC"))["ranks"].set_index("algorithm")["average_rank"]
     highest = study_statistics(table_of(values, "ABC"), index="pearson")["ranks"].set_index("algorithm")["average_rank"]
     assert lowest.to_dict() == {"A": 1, "B": 2, "C": 3}
     assert highest.to_dict() == {"A": 3, "B": 2, "C": 1}
-
-
-def test_controls_are_no_algorithms():
     plain = table_of(drawn(8, 3), "ABC")
     controls = table_of(drawn(8, len(CONTROLS), seed=1, spread=1) + 5, CONTROLS)
     with_controls = pd.concat([controls, plain])
     evaluation = Evaluation(with_controls, pd.DataFrame(), {})
     for name, table in evaluation.statistics().items():
         pd.testing.assert_frame_equal(table, study_statistics(plain)[name])
-
-
-def test_algorithms_follow_the_given_order_and_then_their_names():
     table = table_of(drawn(8, 4), ["B", "LR", "A", "GBR"])
     patients = study_statistics(table, order=["GBR", "LR"], tables=["patients"])["patients"]
     assert list(dict.fromkeys(patients["algorithm"])) == ["GBR", "LR", "A", "B"]
 
 
-def test_only_the_largest_training_size_is_tested_and_repeats_are_averaged():
+def test_the_largest_training_size_is_tested_and_cohorts_strategies_and_ways_of_training_apart():
     values = drawn(6, 3)
     small = table_of(values + 5, "ABC", n_train=3)
     repeats = [table_of(values + shift, "ABC", repeat=i) for i, shift in enumerate((-0.01, 0.01))]
     tables = study_statistics(pd.concat([small, *repeats]), tables=["patients"])
     wide = tables["patients"].pivot_table(index="patient", columns="algorithm", values="value")
     np.testing.assert_allclose(wide.to_numpy(), values)
-
-
-def test_cohorts_strategies_and_ways_of_training_are_tested_apart():
     cells = itertools.product(("c1", "c2"), ("s2s", "m2m"), ("same", "other"))
     parts = [
         table_of(drawn(5, 3, seed=i), "ABC", cohort=cohort, strategy=strategy, train_on=train_on)
@@ -286,7 +274,7 @@ def test_what_cannot_be_tested_has_a_reason_and_no_warning(case, index):
     assert (tables["mixed"]["reason"] != "").any() or len(tables["mixed"]) > 1
 
 
-def test_equal_algorithms_are_equivalent_without_a_test():
+def test_equal_algorithms_are_equivalent_without_a_test_and_no_rows_make_empty_tables():
     tables = study_statistics(table_of(np.repeat(drawn(8, 1), 3, axis=1), "ABC"))
     assert (tables["equivalence"]["verdict"] == "equivalent").all()
     assert (tables["equivalence"]["reason"] == "all differences are equal: decided without a test").all()
@@ -294,9 +282,6 @@ def test_equal_algorithms_are_equivalent_without_a_test():
     assert (tables["pairs"]["rank_biserial"] == 0).all()
     apart = study_statistics(table_of(np.c_[drawn(8, 1), drawn(8, 1) + 0.5], "AB"))
     assert (apart["equivalence"]["verdict"] == "different").all()
-
-
-def test_no_rows_make_empty_tables():
     empty = table_of(drawn(3, 2), "AB").iloc[:0]
     assert all(len(table) == 0 for table in study_statistics(empty).values())
 

@@ -35,13 +35,18 @@ def test_medians_and_quartiles_have_the_bits_of_numpy(n):
     np.testing.assert_array_equal(median_absolute_error(prediction, ones), np.median(abs(errors), axis=0))
 
 
-def test_five_voxels_by_hand():
+def test_five_voxels_by_hand_and_none_that_is_usable():
     # E = -0.5, 0, 0.25, 0.5, 2: median 0.25, quartiles 0 and 0.5.
     reference = np.array([2.0, 4.0, 4.0, -2.0, 1.0])
     prediction = np.array([1.0, 4.0, 5.0, -3.0, 3.0])
     assert (bias_index(prediction, reference), dispersion_index(prediction, reference)) == (0.25, 0.5)
     assert median_absolute_error(prediction, reference) == 0.5
     assert relative_error_counts(prediction, reference) == (5, 0, 0)
+    prediction, reference = np.array([1.0, 2.0]), np.array([0.0, np.nan])
+    for index in (bias_index, dispersion_index, median_absolute_error):
+        assert np.isnan(index(prediction, reference))
+    assert relative_error_counts(prediction, reference) == (0, 2, 0)
+    assert np.isnan(bias_index([], []))
 
 
 def test_voxels_without_a_relative_error_are_dropped_and_counted(reference):
@@ -54,14 +59,6 @@ def test_voxels_without_a_relative_error_are_dropped_and_counted(reference):
     assert relative_error_counts(prediction, reference) == (392, 6, 2)
     assert bias_index(prediction, reference) == pytest.approx(-0.2)
     assert np.isfinite(dispersion_index(prediction, reference))
-
-
-def test_nothing_usable_gives_nan_and_counts():
-    prediction, reference = np.array([1.0, 2.0]), np.array([0.0, np.nan])
-    for index in (bias_index, dispersion_index, median_absolute_error):
-        assert np.isnan(index(prediction, reference))
-    assert relative_error_counts(prediction, reference) == (0, 2, 0)
-    assert np.isnan(bias_index([], []))
 
 
 @pytest.mark.parametrize("score", [bias_index, dispersion_index, pearson, spearman])

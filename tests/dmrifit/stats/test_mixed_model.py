@@ -67,15 +67,12 @@ def test_the_mixed_model_is_that_of_a_formula():
     assert mixed.loc["patient", "estimate"] == pytest.approx(between, rel=1e-2)
 
 
-def test_effects_of_a_factor_add_up_to_zero_and_those_of_both_factors_too():
+def test_effects_add_up_to_zero_with_free_effects_as_degrees_of_freedom_and_normal_intervals():
     mixed = fitted(np.exp(logarithms(7)))["estimate"]
     assert mixed[[f"algorithm[{name}]" for name in "ABC"]].sum() == pytest.approx(0, abs=1e-12)
     for name in "ABC":
         crossed = mixed[[f"algorithm:metric[{name}:{metric}]" for metric in ("f", "Dv")]]
         assert crossed.sum() == pytest.approx(0, abs=1e-12)
-
-
-def test_tests_have_as_many_degrees_of_freedom_as_free_effects():
     mixed = fitted(np.exp(logarithms(8)))
     terms = ["algorithm", "metric", "algorithm:metric"]
     assert mixed.loc[terms, "df"].tolist() == [2, 1, 2]
@@ -84,9 +81,6 @@ def test_tests_have_as_many_degrees_of_freedom_as_free_effects():
     square = (row["estimate"] / row["standard_error"]) ** 2
     assert mixed.loc["metric", "statistic"] == pytest.approx(square)
     assert mixed.loc["metric", "p"] == pytest.approx(row["p"])
-
-
-def test_intervals_have_the_width_of_the_normal_distribution():
     log = logarithms(9)
     for alpha, quantile in ((0.05, 1.959964), (0.1, 1.644854)):
         mixed = fitted(np.exp(log), alpha=alpha)

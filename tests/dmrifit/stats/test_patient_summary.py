@@ -8,16 +8,13 @@ from scipy.stats import binomtest
 from dmrifit.stats.patient_summary import in_parts, patient_draws, percentile_interval, summarize
 
 
-def test_draws_of_patients_are_as_many_as_patients_and_none_of_a_single_patient():
+def test_draws_of_patients_are_as_many_as_patients_and_undefined_samples_left_out():
     draws = patient_draws(5, 2000, np.random.SeedSequence(0))
     assert draws.shape == (2000, 5)
     assert (draws.sum(axis=1) == 5).all()
     # Each is left out by a sample with the probability (4/5)⁵ = .328, ± 4 standard errors.
     np.testing.assert_allclose((draws == 0).mean(axis=0), 0.8**5, atol=4 * 0.0105)
     assert patient_draws(1, 2000, np.random.SeedSequence(0)).shape == (0, 1)
-
-
-def test_undefined_samples_are_left_out_of_a_percentile_interval():
     samples = np.append(np.arange(1001.0), [np.nan] * 50)
     np.testing.assert_allclose(percentile_interval(samples), (25, 975))
     assert np.isnan(percentile_interval(np.full(3, np.nan))).all()
@@ -31,7 +28,7 @@ def scores_table(*rows, columns=("method", "patient", "fold", "dice")):
 TWO_SCANS = [("a", "p", "f", 0.1), ("a", "p", "f", 0.3), ("a", "p", "g", 0.4)]
 
 
-def test_scans_are_averaged_within_a_patient_and_fold_and_then_over_folds_and_patients():
+def test_scans_are_averaged_within_a_patient_and_fold_first_and_undefined_scores_enter_no_mean():
     table = scores_table(*TWO_SCANS, ("a", "q", "f", 0.6), ("a", "q", "g", 0.8), ("b", "q", "f", 1.0))
     first, second = summarize(table, ["method"], ["dice"], within=["fold"]).to_dict("records")
     assert first["n_patients"] == 2
@@ -41,9 +38,6 @@ def test_scans_are_averaged_within_a_patient_and_fold_and_then_over_folds_and_pa
     assert first["dice_sd_folds"] == pytest.approx(0.2 / 2**0.5)
     assert (second["method"], second["n_patients"], second["dice"]) == ("b", 1, 1)
     assert np.isnan([second["dice_sd"], second["dice_sd_folds"]]).all()
-
-
-def test_undefined_scores_enter_no_mean_and_a_single_value_has_no_interval():
     table = scores_table(("a", "p", "f", 0.2), ("a", "q", "f", np.nan), ("a", "r", "f", np.nan))
     (row,) = summarize(table, ["method"], ["dice"], n_bootstrap=20).to_dict("records")
     assert (row["n_patients"], row["dice"]) == (3, 0.2)

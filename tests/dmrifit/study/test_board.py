@@ -33,12 +33,6 @@ def two():
 
 
 @pytest.fixture(scope="module")
-def presets():
-    """Two synthetic cohorts whose protocols differ."""
-    return [simulate_cohort(name, 3, shape=SMALL, random_state=311) for name in ("cohort1", "cohort2")]
-
-
-@pytest.fixture(scope="module")
 def curve(two, tmp_path_factory):
     folder = tmp_path_factory.mktemp("curve")
     options = {"sizes": (1, 2, 3), "algorithms": ("LR",), "max_voxels": 60, "random_state": 5}
@@ -126,7 +120,9 @@ def test_an_algorithm_whose_extra_is_missing_is_never_left_out_in_silence(two, m
         leave_one_patient_out(two, algorithms=("LR", "GBR"), max_voxels=10)
 
 
-def test_cohorts_of_other_protocols_train_once_their_signals_are_computed(presets):
+def test_cohorts_of_other_protocols_train_once_their_signals_are_computed():
+    # Two synthetic cohorts whose protocols differ.
+    presets = [simulate_cohort(name, 3, shape=SMALL, random_state=311) for name in ("cohort1", "cohort2")]
     with pytest.raises(ValueError, match=r"cohort2.*lacks S_b0_TE93.*resynthesize=True"):
         leave_one_patient_out(presets, algorithms=("LR",), train_on="other", max_voxels=60)
     options = {"algorithms": ("LR",), "max_voxels": 60, "random_state": 2}

@@ -96,13 +96,25 @@ def test_estimators_that_cannot_work_are_refused_without_data(estimator, message
         entrant("x", estimator)
 
 
-def test_what_is_kept_needs_a_description_by_which_it_can_be_found_again():
+def test_what_is_kept_needs_a_description_in_which_the_code_of_users_classes_counts():
     odd = Own(option=lambda: 0)
     with pytest.raises(ValueError, match=r"'x': .*cannot be described"):
         entrant("x", odd, kept=True)
     assert entrant("x", odd).description == repr(odd)
     described = entrant("x", Own(option=3), kept=True).description
     assert described["parameters"] == {"model": "adc", "option": 3}
+    assert entrant("x", SignalToSignal("LR", model="adc")).code == ""
+    assert entrant("x", SignalToSignal(Ridge(), model="adc")).code == ""
+
+    class Mine(Ridge):
+        pass
+
+    class Mine2(Ridge):
+        alias = 2
+
+    codes = [entrant("x", estimator).code for estimator in (Own(), SignalToSignal(Mine()), SignalToSignal(Mine2()))]
+    assert len(set(codes)) == 3
+    assert "" not in codes
 
 
 def test_estimators_that_prepare_voxels_alike_share_a_recipe():
@@ -124,21 +136,6 @@ def test_estimators_that_prepare_voxels_alike_share_a_recipe():
 
     # Classes with a fit of their own prepare what they like.
     assert recipe(Mine("LR", model="adc")) == recipe(Own()) == ""
-
-
-def test_the_code_of_users_classes_counts_and_that_of_libraries_does_not():
-    assert entrant("x", SignalToSignal("LR", model="adc")).code == ""
-    assert entrant("x", SignalToSignal(Ridge(), model="adc")).code == ""
-
-    class Mine(Ridge):
-        pass
-
-    class Mine2(Ridge):
-        alias = 2
-
-    codes = [entrant("x", estimator).code for estimator in (Own(), SignalToSignal(Mine()), SignalToSignal(Mine2()))]
-    assert len(set(codes)) == 3
-    assert "" not in codes
 
 
 @pytest.mark.parametrize(

@@ -68,15 +68,12 @@ def test_the_order_of_adc_itself_changes_nothing_and_a_constant_truth_has_no_ord
     assert (t2t["rho_predicted"], t2t["rho_adc"]) == (0, 0)
 
 
-def test_few_lesions_and_those_without_truth_have_no_order(make_evaluation, lesions):
+def test_few_lesions_and_those_without_truth_prediction_or_adc_have_no_order(make_evaluation, lesions):
     known = {("A", f"p{i}"): patient(f"p{i}", *values) for i, values in enumerate(np.transpose(lesions)[:5])}
     unknown = {("B", f"q{i}"): patient(f"q{i}", *values, truth=None) for i, values in enumerate(np.transpose(lesions))}
     table = lesion_ranking(make_evaluation([{}], predictions=known | unknown))
     assert len(table) == 0
     assert "gain" in table
-
-
-def test_lesions_without_a_prediction_or_an_adc_are_left_out(make_evaluation, lesions):
     predictions = {("A", f"p{i}"): patient(f"p{i}", *values) for i, values in enumerate(np.transpose(lesions))}
     predictions["A", "p0"].maps["LR s2s"][:] = np.nan
     predictions["A", "p1"].seen[1:] = False

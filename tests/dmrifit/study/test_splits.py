@@ -9,7 +9,7 @@ from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.study import splits
 from dmrifit.study.contestants import Entrant, View
-from dmrifit.study.splits import check_settings, plan, views_by_cohort
+from dmrifit.study.splits import plan, views_by_cohort
 
 FULL = Protocol([0, 100, 300, 500, 900, 1500])
 VIEW = View(FULL.take([0, 1]), FULL, None, MODELS["adc"])
@@ -43,16 +43,13 @@ def cells_of(
     )  # fmt: skip
 
 
-def test_a_model_of_others_is_trained_once_and_a_pooled_one_for_each_patient():
+def test_models_of_others_are_trained_once_and_smaller_trainings_are_among_larger_ones():
     a, b = (tuple(PATIENTS[name]) for name in "AB")
     assert [(cell.cohort, cell.test, cell.train) for cell in cells_of(("other",))] == [("A", a, b), ("B", b, a)]
     pooled = cells_of(("pooled",))
     assert len(pooled) == 7
     for cell in pooled:
         assert set(cell.train) == {*a, *b} - set(cell.test)
-
-
-def test_patients_of_a_smaller_training_are_among_those_of_a_larger_one():
     bank = Voxels(testable={"A": ["a1"], "B": ["b1"]})
     cells = cells_of(("pooled",), (1, 2, 3), n_repeats=6, bank=bank)
     draws = set()
@@ -122,13 +119,10 @@ def test_the_same_training_has_the_same_key_and_every_change_another_one(monkeyp
     assert set(keys).isdisjoint(keys_of())
 
 
-def test_the_order_of_estimators_and_what_is_kept_change_no_key():
+def test_the_order_of_estimators_changes_no_key_and_an_edited_kernel_repeats_trainings(tmp_path, monkeypatch):
     entrants = [make_entrant("RFR s2s", algorithm="RFR"), make_entrant()]
     assert set(keys_of()) < set(keys_of(entrants=entrants))
     assert keys_of() == keys_of(keep=False)
-
-
-def test_an_edited_kernel_repeats_trainings(tmp_path, monkeypatch):
     package = tmp_path / "dmrifit"
     original = Path(splits.__file__).parents[1]
     shutil.copytree(original, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -140,30 +134,6 @@ def test_an_edited_kernel_repeats_trainings(tmp_path, monkeypatch):
     text = kernel.read_text(encoding="utf-8")
     kernel.write_text(text.replace("value * unit", "2.0 * value * unit"), encoding="utf-8")
     assert digest_sources() != before
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"regimes": ("others",)}, "same, other, pooled"),
-        *(({"regimes": names}, "train_on must name each way once") for names in ((), ("same", "same"))),
-        ({"masks": ("body", "tumor")}, "a mask is 'body' or 'lesion', not 'tumor'"),
-        *(({"sizes": sizes}, "n_train must name each number of patients once") for sizes in ((), (2, 2))),
-        ({"sizes": (0, 1)}, "n_train must be a whole number of at least 1, not 0"),
-        ({"sizes": (1.0,)}, r"n_train must be a whole number .*, not 1\.0"),
-        *(({"n_repeats": n}, "n_repeats must be a whole number of at least 1") for n in (0, 2.0)),
-        *(({"max_voxels": n}, "max_voxels must be a whole number of at least 1") for n in (0, 50.0)),
-        ({"regimes": ("other",), "cohorts": {"A": ["a1", "a2"]}}, "at least two cohorts"),
-        ({"sizes": (3,)}, r"cohort 'B' with train_on='same' needs at least 3 .*there are 2"),
-        ({"regimes": ("other",), "sizes": (4,)}, r"cohort 'A' with train_on='other' .*there are 3"),
-        ({"regimes": ("pooled",), "sizes": (7,)}, r"cohort 'A' with train_on='pooled' .*there are 6"),
-        ({"cohorts": {"A": ["a1"]}}, "needs at least 1 other patient; there are 0"),
-    ],
-)
-def test_settings_without_meaning_are_refused(settings, message):
-    values = {"regimes": ("same",), "cohorts": PATIENTS, "sizes": None, "n_repeats": 1, "max_voxels": None}
-    with pytest.raises(ValueError, match=message):
-        check_settings(*(values | {"masks": ("body", "lesion")} | settings).values())
 
 
 @pytest.mark.parametrize(

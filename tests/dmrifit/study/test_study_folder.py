@@ -18,15 +18,12 @@ def test_a_folder_remembers_its_study_and_its_cells(tmp_path):
         again.claim({"seed": 2, "cohorts": {"A": ["p1"]}})
 
 
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+def test_files_and_studies_of_another_version_are_refused(tmp_path):
     (tmp_path / "study").write_text("text")
     with pytest.raises(ValueError, match="is a file"):
         StudyFolder(tmp_path / "study").settings()
     with pytest.raises(FileNotFoundError, match="dmrifit benchmark"):
         StudyFolder(tmp_path).read_study()
-
-
-def test_a_study_of_another_version_is_refused(tmp_path):
     (tmp_path / "study.json").write_text('{"settings": {"seed": 1}}')
     with pytest.raises(ValueError, match="was written by another version: train again"):
         StudyFolder(tmp_path).claim({"seed": 1})

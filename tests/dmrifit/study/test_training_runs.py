@@ -182,7 +182,7 @@ def test_truth_and_repeat_are_scored_against_both_references_by_plain_numpy(stra
         assert row["skill"] == pytest.approx(by_hand(signals[:, j], measured, CONSTANTS.signals[j]))
 
 
-def test_a_copy_answers_the_nearest_source_contrast():
+def test_a_copy_answers_the_nearest_source_contrast_clinical_metrics_and_a_constant_for_others(monkeypatch):
     source, target = Protocol([0, 500, 0], te=[70, 70, 100]), Protocol([0, 200, 300, 900, 300], te=[70, 70, 70, 70, 99])
     assert nearest_contrasts(source, target).tolist() == [0, 0, 1, 1, 2]
     cell = make_cell(SignalToSignal("LR", model="adc"), control="copy", keep=True)
@@ -192,9 +192,6 @@ def test_a_copy_answers_the_nearest_source_contrast():
     np.testing.assert_array_equal(copied["signals"], expected.astype(np.float32))
     fit = fit_voxels(expected, FULL, "adc").parameters
     np.testing.assert_array_equal(copied["maps"], fit.astype(np.float32))
-
-
-def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others(monkeypatch):
     model = MODELS["t2-ivim-kurtosis"]
     features = np.array([[20.0, 1.5, 0.2], [30.0, 1.0, -0.1]])
     clinical = Clinical(features, np.array([0.9, 1.1]), np.array([1.0, 1.0]))

@@ -118,10 +118,14 @@ def test_an_estimator_of_a_users_own_sees_signals_as_they_are():
     assert stack.n_dropped == {}
 
 
-def test_voxels_that_an_estimator_refuses_are_named():
+def test_voxels_and_references_that_cannot_be_used_name_their_patient():
     voxels = {"p": (np.ones((3, 4)), np.ones((3, 6)), np.ones((3, 2)))}
     with pytest.raises(ValueError, match=r"estimator 'x s2s', patient p: X of shape \(3, 4\)"):
         Stack.of(entrant(SignalToSignal("LR", model="adc")), VIEW, voxels)
+    # Two contrasts do not determine the three parameters of kurtosis.
+    view = View(FULL.take([0]), FULL.take([0, 1]), None, MODELS["kurtosis"])
+    with pytest.raises(ValueError, match=r"the reference of patient p \(cohort 'A'\) cannot be fitted"):
+        make_bank([Cohort([make_scan("p", 0)], "A")], views=(view,))
 
 
 def test_voxels_with_a_gap_are_left_out_and_patients_without_any_other_too():
@@ -182,13 +186,6 @@ def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():
     truth = make_scan("r", 2, protocol=longer)
     body = truth.signal[truth.mask]
     np.testing.assert_allclose(targets, body / np.percentile(body[:, 0], 95), rtol=1e-4)
-
-
-def test_a_reference_that_cannot_be_fitted_names_its_patient():
-    # Two contrasts do not determine the three parameters of kurtosis.
-    view = View(FULL.take([0]), FULL.take([0, 1]), None, MODELS["kurtosis"])
-    with pytest.raises(ValueError, match=r"the reference of patient p \(cohort 'A'\) cannot be fitted"):
-        make_bank([Cohort([make_scan("p", 0)], "A")], views=(view,))
 
 
 def test_a_second_draw_of_the_noise_shares_nothing_with_the_first():

@@ -110,16 +110,13 @@ NOISE = gaussian_filter(np.random.default_rng(0).normal(size=WIDE), 4)
 LOGITS = -8 + 2 * NOISE / NOISE.std()
 
 
-def test_sure_and_unsure_networks_become_alike():
+def test_networks_become_alike_and_a_lesion_moves_the_rest_less_where_its_voxels_are_left_out():
     sure, unsure = comparable(expit(1.5 * LOGITS + 8), HEAD), comparable(expit(LOGITS), HEAD)
     np.testing.assert_allclose(sure, unsure, atol=2e-3)
     assert (sure[~HEAD] == 0).all()
     peaks = block_peaks(sure, HEAD, MILLIMETERS)
     assert np.quantile(peaks, 0.5) == pytest.approx(-4, abs=0.05)
     assert np.quantile(peaks, 0.75) == pytest.approx(-2, abs=0.05)
-
-
-def test_a_lesion_moves_the_rest_little_and_less_where_its_voxels_are_left_out():
     is_lesion = np.zeros(WIDE, bool)
     is_lesion[22:38, 22:38, 22:38] = True  # in 8 blocks
     probability = expit(np.where(is_lesion, 6, LOGITS))
@@ -138,15 +135,12 @@ def test_blocks_follow_the_spacing():
     assert coarse.mean() < fine.mean()
 
 
-def test_empty_slices_change_nothing():
+def test_empty_slices_change_nothing_and_small_pieces_and_empty_brains_have_no_level():
     probability = expit(LOGITS)
     peaks = block_peaks(probability, HEAD, MILLIMETERS)
     padding = ((5, 0), (3, 7), (1, 2))
     padded = (np.pad(volume, padding) for volume in (probability, HEAD))
     np.testing.assert_array_equal(block_peaks(*padded, MILLIMETERS), peaks)
-
-
-def test_small_pieces_and_empty_brains_have_no_level():
     probability = expit(LOGITS).astype(np.float32)
     piece = np.zeros(WIDE, bool)
     piece[20:50, 20:50, 20:50] = True
@@ -180,7 +174,7 @@ def noisy(values, seed):
     return (100 * values + np.random.default_rng(seed).normal(0, 2, ODD_SHAPE)) * ODD_BRAIN
 
 
-def test_a_displaced_prior_comes_back(head):
+def test_a_displaced_prior_comes_back_and_a_new_lesion_draws_nothing_to_it(head):
     deep = ndimage.distance_transform_edt(ODD_BRAIN) > 3
     image = noisy(head, 1)
     prior = noisy(moved(head, (1.1, -0.8, 0.9), 2.0), 2)
@@ -190,9 +184,6 @@ def test_a_displaced_prior_comes_back(head):
     assert before > 2.5 * same
     assert after < 1.1 * same
     assert not back[~ODD_BRAIN].any()
-
-
-def test_a_new_lesion_draws_nothing_to_it(head):
     bright = np.where(ODD_BALL, 1.9, head)
     prior = noisy(moved(head, (0.7, 0.5, -0.6), 0), 2)
     back = aligned_prior(noisy(bright, 1), prior, ODD_BRAIN, np.ones(3))

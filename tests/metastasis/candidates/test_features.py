@@ -33,7 +33,7 @@ def features(mask, volumes):
     return dict(zip(NAMES, candidates.table[0], strict=True))
 
 
-def test_shapes_are_told_apart():
+def test_shapes_are_told_apart_and_a_ring_has_a_core():
     volumes = scan(BALL, TUBE, SHEET)
     ball, tube, sheet = (features(mask, volumes) for mask in (BALL, TUBE, SHEET))
     assert ball["blobness"] > 3 * max(tube["blobness"], sheet["blobness"])
@@ -46,9 +46,6 @@ def test_shapes_are_told_apart():
     assert ball["log_volume"] == pytest.approx(np.log(BALL.sum()))
     assert ball["midplane"] == pytest.approx(12, abs=1)
     assert ball["depth"] == pytest.approx(17, abs=1)
-
-
-def test_ring_has_a_core():
     core = np.linalg.norm(GRID - (18, 30, 30), axis=-1) < 2
     volumes = scan(BALL)
     volumes.image[core] = 0.4
@@ -79,7 +76,7 @@ def test_changes_are_zero_for_what_was_there_and_missing_without_prior():
     assert abs(new["likeness"]) < 0.1
 
 
-def test_what_has_grown_and_what_has_faded():
+def test_the_prior_tells_what_has_grown_or_faded_and_how_probable_it_was():
     inner = np.linalg.norm(GRID - (18, 30, 30), axis=-1) < 2
     grown = features(BALL, scan(BALL, prior=scan(inner).image))
     shrunk = features(inner, scan(inner, prior=scan(BALL).image))
@@ -88,9 +85,6 @@ def test_what_has_grown_and_what_has_faded():
     assert shrunk["changed_share"] == 0
     # What has faded around it also lowers the level that changes are held against.
     assert 0.6 < shrunk["faded"] <= 0.8
-
-
-def test_probability_in_the_prior_counts_where_the_candidate_is():
     volumes = scan(BALL, TUBE, prior=scan(TUBE).image)
     # The network took the tube for a metastasis before, a voxel beside.
     earlier = 0.7 * np.roll(TUBE, 1, axis=1).astype(np.float32)
@@ -102,15 +96,12 @@ def test_probability_in_the_prior_counts_where_the_candidate_is():
     assert np.isnan(features(BALL, volumes)["prior_probability"])
 
 
-def test_large_components_fall_apart_at_the_next_level():
+def test_large_components_fall_apart_at_the_next_level_and_are_kept_below_the_last():
     merged = np.where(BALL | SHEET, 0.9, 0.1).astype(np.float32) * BRAIN
     candidates = find_candidates(merged, scan(BALL, SHEET), levels=(0.05, 0.5), min_voxels=4)
     # All of the brain would be one candidate of 100 mL.
     assert sorted(len(voxels) for voxels in candidates.voxels) == sorted([BALL.sum(), SHEET.sum()])
     assert len(find_candidates(merged, scan(BALL), levels=(0.95,))) == 0
-
-
-def test_large_components_below_the_last_level_are_kept():
     plateau = np.linalg.norm(GRID - 30, axis=-1) < 9.95
     assert 4000 < plateau.sum() < 4200
     probability = np.where(plateau, 0.36, 0).astype(np.float32)
@@ -125,7 +116,7 @@ def test_large_components_below_the_last_level_are_kept():
     assert [len(voxels) for voxels in find_candidates(probability, scan(plateau)).voxels] == [5]
 
 
-def test_limited_candidates_of_low_levels_are_small():
+def test_limited_candidates_of_low_levels_are_small_and_the_wall_of_a_large_ring_is_oversized():
     plateau = np.linalg.norm(GRID - 34, axis=-1) < 9.95
     probability = np.where(plateau, 0.05, np.where(BALL, 0.03, 0)).astype(np.float32)
 
@@ -138,9 +129,6 @@ def test_limited_candidates_of_low_levels_are_small():
     probability *= 4
     # From 0.1 on nothing is limited.
     assert sizes(0.11, limited=True) == [BALL.sum(), plateau.sum()]
-
-
-def test_the_wall_of_a_large_ring_is_oversized_with_its_core():
     distance = np.linalg.norm(GRID - 30, axis=-1)
     wall, bright = np.abs(distance - 15) < 1.2, np.abs(distance - 15) < 0.9
     bright &= np.abs(GRID[..., 0] - 30) > 3

@@ -37,16 +37,13 @@ def test_truth_of_candidates():
     assert candidate_truth(candidates, label).tolist() == [1, -1, -1, 0]
 
 
-def test_columns_have_a_flag_for_the_prior():
+def test_columns_have_a_flag_for_the_prior_whose_features_are_told_and_taken_away():
     table = np.ones((2, N))
     table[1, len(FEATURES) :] = np.nan
     columns = classifier_columns(table)
     assert columns.shape == (2, N + 1)
     assert columns[0].tolist() == [1.0] * (N + 1)
     assert columns[1].tolist() == [1.0] * len(FEATURES) + [0.0] * (len(PRIOR_FEATURES) + 1)
-
-
-def test_features_of_a_prior_are_told_and_taken_away():
     table = np.arange(2.0 * N).reshape(2, N)
     table[1, len(FEATURES) :] = np.nan
     assert has_prior(table).tolist() == [True, False]
@@ -56,7 +53,7 @@ def test_features_of_a_prior_are_told_and_taken_away():
     assert np.isfinite(table[0]).all()
 
 
-def test_highest_score_of_a_voxel_counts_within_0_and_1():
+def test_the_highest_score_of_a_voxel_counts_and_an_oversized_component_has_the_mean_of_its_core():
     table = np.zeros((3, N))
     table[:, 0] = 0.3, 0.8, 1.4
     voxels = [np.array([0, 1, 2]), np.array([1]), np.array([5])]
@@ -64,9 +61,6 @@ def test_highest_score_of_a_voxel_counts_within_0_and_1():
     np.testing.assert_allclose(scores.ravel(), [0.3, 0.8, 0.3, 0, 0, 1, 0, 0], rtol=1e-6)
     nothing = Candidates(np.empty((0, N)), [])
     assert not scored_volume(First(), nothing, (2, 2, 2)).any()
-
-
-def test_an_oversized_component_has_the_mean_score_of_its_core():
     table = np.zeros((2, N))
     table[:, 0] = 0.8, 0.1
     voxels = [np.array([0, 1]), np.array([4])]

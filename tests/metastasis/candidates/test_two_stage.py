@@ -454,12 +454,16 @@ def shipped_content():
     return model.stored()
 
 
-def test_model_is_small_and_has_a_card():
+def test_the_included_model_is_small_and_has_a_card_with_its_threshold():
     assert PATH.stat().st_size <= 1.5e6
     card = CARD.read_text()
     for word in ("## Data", "## Figures", "## Limits", "## License", "## Command", "CC BY"):
         assert word in card, word
     assert "brats" not in card.partition("## Figures")[0].lower()
+    with zipfile.ZipFile(PATH) as archive:
+        stored = json.loads(archive.read("model.json"))
+    assert stored["fitted"]["threshold_"] == small_model_threshold()
+    assert stored["parameters"]["comparable"] is True
 
 
 @pytest.mark.deep
@@ -507,10 +511,3 @@ def test_figures_beside_the_model_are_those_measured_at_its_threshold():
     for name, rows in measured["gliomas"].items():
         (row,) = [row for row in rows if row["threshold"] == cut]
         assert f"| {name} | {cut:g} | {row['enhancing_mL']:.0f} | {row['covered']:.2f} |" in card
-
-
-def test_threshold_in_the_card_is_that_of_the_model():
-    with zipfile.ZipFile(PATH) as archive:
-        stored = json.loads(archive.read("model.json"))
-    assert stored["fitted"]["threshold_"] == small_model_threshold()
-    assert stored["parameters"]["comparable"] is True

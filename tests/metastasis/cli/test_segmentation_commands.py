@@ -137,7 +137,7 @@ def test_a_folder_of_scans_is_as_good_as_a_table(run, table, models, tmp_path):
     assert "is a folder, where prior scans and brains stand beside the images; leave out --prior" in error
 
 
-def test_scans_that_fail_leave_the_others(run, table, models, tmp_path):
+def test_scans_that_fail_leave_the_others(run, output_of, table, models, tmp_path):
     rows = pd.read_csv(table, sep="\t")
     rows["image"] = [str(table.parent / name) for name in rows["image"]]
     series, broken = tmp_path / "series.nii.gz", tmp_path / "broken.nii.gz"
@@ -148,8 +148,7 @@ def test_scans_that_fail_leave_the_others(run, table, models, tmp_path):
     rows.loc[3] = ["p3", str(tmp_path / "none.nii.gz")]
     rows.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
     out = tmp_path / "out"
-    code, said, error = run("segment", models.plain, tmp_path / "cases.tsv", "--out", out)
-    assert code == 0, error
+    said = output_of("segment", models.plain, tmp_path / "cases.tsv", "--out", out)
     assert "1 scan," in said
     failed = pd.read_csv(out / "failed.tsv", sep="\t")
     assert failed["name"].tolist() == ["p0", "p1", "p3"]
@@ -165,13 +164,13 @@ def test_scans_that_fail_leave_the_others(run, table, models, tmp_path):
     # Where no scan is left, nothing of the earlier run is touched.
     rows.loc[2, "image"] = str(tmp_path / "none.nii.gz")
     rows.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
-    code, said, error = run("segment", models.plain, tmp_path / "cases.tsv", "--out", out)
+    code, said, _ = run("segment", models.plain, tmp_path / "cases.tsv", "--out", out)
     assert code == 2
     assert "failed: p2: " in said
     assert (out / "segmentations.tsv").exists()
 
 
-def test_the_scan_whose_prior_lies_on_another_grid_fails_alone(run, table, models, tmp_path):
+def test_the_scan_whose_prior_lies_on_another_grid_fails_alone(output_of, table, models, tmp_path):
     image = table.parent / pd.read_csv(table, sep="\t")["image"][0]
     loaded = nib.load(image)
     moved = loaded.affine.copy()
@@ -183,8 +182,7 @@ def test_the_scan_whose_prior_lies_on_another_grid_fails_alone(run, table, model
     (tmp_path / "cases.tsv").write_text(text)
     out = tmp_path / "out"
     words = ("segment", models.sensitive, tmp_path / "cases.tsv", "--out", out, "--no-figure")
-    code, _, error = run(*words)
-    assert code == 0, error
+    output_of(*words)
     (row,) = pd.read_csv(out / "failed.tsv", sep="\t").itertuples()
     assert row.name == "two"
     assert "moved.nii.gz" in row.problem
@@ -193,16 +191,15 @@ def test_the_scan_whose_prior_lies_on_another_grid_fails_alone(run, table, model
 
 
 def test_segmentations_are_those_of_the_model_at_its_threshold(
-    run, cases, table, models, tmp_path
+    output_of, cases, table, models, tmp_path
 ):
     expected = probabilities(models.sensitive, cases)
     middle = float(np.median(expected))
     for words, threshold in (((), 0.5), (("--threshold", middle), middle)):
         out = tmp_path / str(threshold)
-        code, _, error = run(
+        output_of(
             "segment", models.sensitive, table, "--out", out, "--no-figure", *words
         )
-        assert code == 0, error
         for key, arrays in (
             ("probability", expected),
             ("label", [array >= threshold for array in expected]),
@@ -234,10 +231,11 @@ def test_probabilities_do_not_depend_on_how_a_scan_is_stored(cases, models):
         ("0.01", 1, "the model marks candidates, many of which may be false positives: how much is marked in brains"),
     ],
 )
-def test_what_findings_and_none_mean_is_said_where_they_stand(run, table, models, tmp_path, threshold, n_said, sentence):
+def test_what_findings_and_none_mean_is_said_where_they_stand(
+    output_of, table, models, tmp_path, threshold, n_said, sentence
+):
     words = ("segment", models.plain, table, "--threshold", threshold, "--out", tmp_path / "out")
-    code, said, error = run(*words)
-    assert code == 0, error
+    said = output_of(*words)
     assert said.count(sentence) == n_said
     rows = pd.read_csv(tmp_path / "out" / "segmentations.tsv", sep="\t")
     assert rows["statement"].str.startswith(sentence).all()
@@ -250,7 +248,7 @@ def test_what_findings_and_none_mean_is_said_where_they_stand(run, table, models
 
 
 @pytest.mark.parametrize("command", ["segment", "ensemble"])
-def test_sensitivities_are_said_only_of_a_model_used_as_measured(run, table, models, tmp_path, command):
+def test_sensitivities_are_said_only_of_a_model_used_as_measured(output_of, table, models, tmp_path, command):
     path = tmp_path / "model.dmrifit"
     segmenter = load_model(models.plain)
     segmenter.threshold_ = 1.0
@@ -261,8 +259,7 @@ def test_sensitivities_are_said_only_of_a_model_used_as_measured(run, table, mod
     option, unlike = ("--threshold", "0.9999") if command == "segment" else ("--thresholds", "0.9999,1")
     same = "1" if command == "segment" else "1,1"
     for words, is_measured in (((), True), ((option, same), True), ((option, unlike), False), (("--flips",), False)):
-        code, said, error = run(command, *files, *words, "--no-figure", "--overwrite", "--out", tmp_path / "out")
-        assert code == 0, error
+        said = output_of(command, *files, *words, "--no-figure", "--overwrite", "--out", tmp_path / "out")
         sentence = "80 % of all and 70 % of those" if is_measured else "this model finds is unknown"
         assert said.count(sentence) == said.count("nothing marked") == 3
 
@@ -280,7 +277,9 @@ def test_a_prior_of_another_person_is_told():
     assert "p: the prior scan does not look like the scan in its place" in other
 
 
-def test_scans_of_other_voxels_are_refused_before_they_are_read_or_resampled(run, cases, tmp_path, monkeypatch):
+def test_scans_of_other_voxels_are_refused_before_they_are_read_or_resampled(
+    run, error_of, cases, tmp_path, monkeypatch
+):
     images = [nib.Nifti1Image(case.image, np.diag([1, 1, 1, 1.0])) for case in cases]
     segmenter = DeepMedicSegmenter(**TINY, random_state=0).fit(images, [case.label for case in cases])
     save_model(segmenter, tmp_path / "model.dmrifit")
@@ -297,12 +296,11 @@ def test_scans_of_other_voxels_are_refused_before_they_are_read_or_resampled(run
     centers = answer.get_fdata().reshape(15, 2, 14, 2, 13, 2).mean(axis=(1, 3, 5))
     assert np.corrcoef(centers.ravel(), expected.ravel())[0, 1] > 0.8
     monkeypatch.setattr("metastasis.scans.cases.read_case", lambda *_, **__: pytest.fail("the scan was read"))
-    code, _, error = run(*words, tmp_path / "refused")
-    assert code == 2
+    error = error_of(*words, tmp_path / "refused")
     assert "fine.nii.gz has voxels of 0.5 × 0.5 × 0.5 mm, the training scans of 1 mm; segment it with --resample" in error
 
 
-def test_a_threshold_of_the_user_replaces_the_operating_point(table, models, tmp_path, run_calls):
+def test_threshold_and_device_of_the_user_replace_those_of_the_model(table, models, tmp_path, run_calls):
     segmenter = load_model(models.sensitive)
     segmenter.threshold_, segmenter.false_positives_ = 0.25, 3.0
     path = tmp_path / "model.dmrifit"
@@ -311,6 +309,10 @@ def test_a_threshold_of_the_user_replaces_the_operating_point(table, models, tmp
     assert (kept.threshold_, kept.false_positives_) == (0.25, 3.0)
     changed, _ = run_calls(segment, path, table, threshold=1.0)
     assert (changed.threshold_, changed.false_positives_) == (1.0, None)
+    segmenter, _ = run_calls(segment, models.sensitive, table, device="auto")
+    assert segmenter.device == "auto"
+    segmenter, _ = run_calls(segment, models.sensitive, table)
+    assert segmenter.device == "cpu"
 
 
 def test_a_single_image_comes_with_a_prior_and_a_mask(table, models, run_calls):
@@ -336,20 +338,12 @@ def test_priors_are_left_out_with_a_warning_where_no_model_saw_any(table, models
     assert capsys.readouterr().err == ""
 
 
-def test_the_device_of_the_user_replaces_that_of_the_model(table, models, run_calls):
-    segmenter, _ = run_calls(segment, models.sensitive, table, device="auto")
-    assert segmenter.device == "auto"
-    segmenter, _ = run_calls(segment, models.sensitive, table)
-    assert segmenter.device == "cpu"
-
-
-def test_an_ensemble_joins_both_models_at_their_thresholds(run, cases, table, models, tmp_path):
+def test_an_ensemble_joins_both_models_at_their_thresholds(output_of, cases, table, models, tmp_path):
     pairs = [probabilities(path, cases) for path in (models.sensitive, models.specific)]
     low, high = np.quantile(pairs[0], 0.97), np.quantile(pairs[1], 0.98)
     words = ("ensemble", models.sensitive, models.specific, table, "--no-figure")
     words += ("--thresholds", f"{low},{high}", "--out", tmp_path)
-    code, out, error = run(*words)
-    assert code == 0, error
+    out = output_of(*words)
     expected = [
         merge_segmentations(first >= low, second >= high)
         for first, second in zip(*pairs, strict=True)
@@ -433,7 +427,7 @@ def test_model_files_that_are_missing_or_of_another_kind_are_named(
 
 
 def test_a_run_of_another_model_or_threshold_is_not_continued(
-    error_of, run, models, table, tmp_path
+    error_of, run, output_of, models, table, tmp_path
 ):
     image = table.parent / "p0_image.nii.gz"
     out = ("--out", tmp_path, "--no-figure")
@@ -442,5 +436,4 @@ def test_a_run_of_another_model_or_threshold_is_not_continued(
     assert "other options (model)" in error
     error = error_of("segment", models.sensitive, image, *out, "--threshold", 0.4, "--flips")
     assert "other options (flips, threshold)" in error
-    code, _, error = run("segment", models.specific, image, *out, "--overwrite")
-    assert code == 0, error
+    output_of("segment", models.specific, image, *out, "--overwrite")

@@ -35,7 +35,7 @@ def inputs(network, size, n=2, *, prior=False, seed=0):
     return {key: torch.randn(n, 1, m, m, m, generator=generator) for key, m in shapes.items()}
 
 
-def test_the_published_network_has_the_published_number_of_weights():
+def test_the_networks_have_the_published_number_of_weights_or_a_third_of_a_million():
     products = sum(a * b for a, b in zip((1, *WIDTHS), WIDTHS, strict=False))
     path = 27 * products + sum(WIDTHS)
     dense = (3 * 110 + 1) * 300 + 301 * 300 + 301
@@ -46,6 +46,12 @@ def test_the_published_network_has_the_published_number_of_weights():
     with_prior = DeepMedic(normalization=None, prior_path=True, validity=False)
     assert count(with_prior) == 3_693_421 + path + 110 * 300 == 4_894_261
     assert count(DeepMedic(normalization=None, prior_path=True)) == 4_894_261 + 300
+    unet = SmallUNet().eval()
+    assert sum(weight.numel() for weight in unet.parameters()) == 329_137
+    image = torch.randn(1, 1, 24, 16, 8)
+    with torch.inference_mode():
+        assert unet(image).shape == image.shape
+        assert torch.sigmoid(unet(0 * image)).median().item() < 0.2
 
 
 @pytest.mark.parametrize("size", [19, 22, 37])
@@ -141,7 +147,7 @@ def test_change_is_zero_where_the_prior_has_as_much_within_two_voxels():
     assert change[0, 0, 6, 4, 4] == 1
 
 
-def test_a_shared_path_has_the_weights_of_one_path(shared):
+def test_a_shared_path_has_the_weights_of_one_path_and_both_scans_teach_it(shared):
     assert set(shared.paths) == {"normal", "low_3"}
     assert set(shared.merges) == {"normal", "low_3", "prior", "change"}
     own = DeepMedic(1, (2, 3), (3,), (4,), prior_path=True)
@@ -152,10 +158,6 @@ def test_a_shared_path_has_the_weights_of_one_path(shared):
     assert shared(**given).shape == (2, 1, 5, 5, 5)
     with pytest.raises(ValueError, match=r"2 channels .* prior='path'"):
         DeepMedic(2, (2, 3), prior_path=True, shared=True)
-
-
-def test_both_scans_teach_the_shared_path(shared):
-    given = inputs(shared, 9, prior=True)
     alone = {key: value for key, value in given.items()}
     gradients = []
     for flag in (1.0, 0.0):
@@ -190,12 +192,3 @@ def test_dropout_leaves_features_out_in_training_alone():
     first, second = unet.train()(image), unet(image)
     assert not torch.equal(first, second)
     assert torch.equal(unet.eval()(image), unet(image))
-
-
-def test_small_unet_has_a_third_of_a_million_weights():
-    unet = SmallUNet().eval()
-    assert sum(weight.numel() for weight in unet.parameters()) == 329_137
-    image = torch.randn(1, 1, 24, 16, 8)
-    with torch.inference_mode():
-        assert unet(image).shape == image.shape
-        assert torch.sigmoid(unet(0 * image)).median().item() < 0.2

@@ -137,7 +137,7 @@ def test_names_that_cannot_be_kept_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_real_tumor_cores_are_read_as_lesions(data_dir, tmp_path):
+def test_real_tumor_cores_and_small_lesions_are_read_as_lesions(data_dir, tmp_path):
     folder = data_dir / "brats2013_deepmedic"
     rows = [
         f"{path.name}\t{path / 'T1c_subtrMeanDivStd.nii.gz'}\t{path / 'OTMultiClass.nii.gz'}\t1,3,4\t"
@@ -149,9 +149,6 @@ def test_real_tumor_cores_are_read_as_lesions(data_dir, tmp_path):
     assert [int(case.label.sum()) for case in cases] == [25664, 45266, 107445]
     assert [int(case.brain.sum()) for case in cases] == [1690470, 1523743, 1084095]
     assert all(case.spacing == (1.0, 1.0, 1.0) and case.shape == (240, 240, 155) for case in cases)
-
-
-def test_real_small_lesions_are_read(data_dir, tmp_path):
     folder = data_dir / "ms_lesions_mni"
     rows = [f"{n}\t{folder / f'patient{n}_T1POST.nii.gz'}\t{folder / f'patient{n}_lesions.nii.gz'}" for n in (19, 26)]
     cases = read_cases(table(tmp_path, "patient\timage\tlabel\n" + "\n".join(rows) + "\n"))

@@ -72,7 +72,7 @@ def test_what_lies_at_a_place_is_seen_and_answered_there(axes, shape):
     assert dice(np.asarray(image.dataobj) > 0, answer >= 0.5) > 0.98
 
 
-def test_a_fine_vessel_stays_as_bright_as_it_is():
+def test_a_fine_vessel_stays_as_bright_and_splines_leave_nothing_outside_of_a_stripped_brain():
     affine = around(np.diag([0.94, 0.94, 1.0]), (40, 40, 20))
     image = nib.Nifti1Image(vessel((40, 40, 20), affine), affine)
     seen, _, inside = on_network_grid(
@@ -81,9 +81,6 @@ def test_a_fine_vessel_stays_as_bright_as_it_is():
     truth = vessel(seen.shape, network_grid(image, 1.0).affine)
     # Linear interpolation is wrong by .29.
     assert np.abs(seen - truth)[inside].max() < 0.1
-
-
-def test_splines_leave_nothing_outside_of_a_stripped_brain():
     values = np.zeros((30, 30, 30, 2), np.float32)
     values[10:20, 10:20, 10:20] = 100
     values[10:16, 10:20, 10:20, 1] = 0
@@ -98,16 +95,13 @@ def test_splines_leave_nothing_outside_of_a_stripped_brain():
     np.testing.assert_array_equal(seen_prior, seen[..., 1])
 
 
-def test_larger_voxels_are_seen_as_means_of_smaller_ones():
+def test_larger_voxels_are_means_of_smaller_ones_in_each_channel_by_itself():
     noise = np.random.default_rng(0).standard_normal((60, 60, 60)).astype(np.float32)
     seen, _, _ = on_network_grid(
         (nib.Nifti1Image(noise, np.diag([0.4, 0.4, 0.4, 1])), None, None), 1.0
     )
     # Of 2.5³ voxels; one voxel in its place, or a line between two, has more than .6.
     assert seen.std() == pytest.approx(0.4**1.5, rel=0.2)
-
-
-def test_channels_are_resampled_each_by_itself_and_keep_their_order():
     levels = np.ones((8, 8, 8, 2), np.float32) * np.array([1, 5], np.float32)
     resampled, _, _ = on_network_grid(
         (nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0

@@ -50,7 +50,7 @@ def volume():
     return image
 
 
-def test_a_lesion_is_marked_by_both_as_a_whole_when_the_specific_model_sees_a_voxel(volume):
+def test_a_lesion_is_marked_by_both_as_a_whole_when_the_specific_model_sees_a_voxel_or_sees_it_alone(volume):
     ensemble = SensitivitySpecificityEnsemble(Stub(), Stub(0.6))
     (labels,) = ensemble.predict([volume])
     assert labels.dtype == np.uint8
@@ -59,9 +59,6 @@ def test_a_lesion_is_marked_by_both_as_a_whole_when_the_specific_model_sees_a_vo
     assert np.count_nonzero(labels) == 8 + 27
     (probability,) = ensemble.predict_proba([volume])
     np.testing.assert_allclose(probability, volume)
-
-
-def test_what_only_the_specific_model_sees_counts_as_marked_by_both():
     sensitive, specific = np.zeros((2, 5, 5, 5), bool)
     specific[2, 2, 2] = True
     assert merge_segmentations(sensitive, specific)[2, 2, 2] == 2
@@ -109,7 +106,7 @@ def test_priors_go_case_by_case_to_models_that_take_them(volume):
     assert trained_without.seen == [None]
 
 
-def test_a_models_smallest_finding_is_kept_to(volume):
+def test_the_smallest_finding_and_the_threshold_of_a_single_model_are_kept_to(volume):
     model = Plain()
     ((labels, _),) = segment_by(model, [volume])
     assert labels.sum() == 1
@@ -119,9 +116,6 @@ def test_a_models_smallest_finding_is_kept_to(volume):
     labels = SensitivitySpecificityEnsemble(Plain(), model).predict([volume])[0]
     assert (labels == 1).sum() == 1
     assert not (labels == 2).any()
-
-
-def test_a_probability_that_reaches_the_threshold_of_a_single_model_counts(volume):
     model = Plain()
     model.threshold_ = float(volume[7, 7, 7])
     ((labels, _),) = segment_by(model, [volume])
@@ -188,7 +182,7 @@ def scan():
     return nib.Nifti1Image(values, affine)
 
 
-def test_answers_lie_on_the_grid_of_the_scan(scan):
+def test_answers_lie_on_the_grid_of_the_scan_and_a_fourth_axis_of_length_one_is_no_axis(scan):
     found = segment_image(Bright(), scan)
     assert list(found) == ["probability", "label"]
     values = scan.get_fdata(dtype=np.float32)
@@ -197,6 +191,9 @@ def test_answers_lie_on_the_grid_of_the_scan(scan):
     for image in found.values():
         np.testing.assert_allclose(image.affine, scan.affine)
     assert [image.get_data_dtype() for image in found.values()] == [np.float32, np.uint8]
+    values = np.asarray(scan.dataobj)[..., None]
+    found = segment_image(Bright(), scan, prior=nib.Nifti1Image(values, scan.affine))
+    assert found["label"].shape == scan.shape
 
 
 def test_files_are_read_and_written(scan, tmp_path):
@@ -222,12 +219,6 @@ def test_a_scan_that_is_not_there_leaves_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         segment_image(Bright(), tmp_path / "none.nii.gz", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_prior_with_a_fourth_axis_of_length_one_is_a_volume(scan):
-    values = np.asarray(scan.dataobj)[..., None]
-    found = segment_image(Bright(), scan, prior=nib.Nifti1Image(values, scan.affine))
-    assert found["label"].shape == scan.shape
 
 
 def test_a_prior_that_nobody_looks_at_is_refused(scan):

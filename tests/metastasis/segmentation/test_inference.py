@@ -112,7 +112,7 @@ def test_each_layer_is_computed_once_and_holds_no_more_than_a_slab(monkeypatch):
     assert sorted(planes.values()) == sorted(2 * full + low)
 
 
-def test_the_middle_of_a_volume_is_what_a_segment_there_answers():
+def test_the_middle_of_a_volume_is_what_a_segment_answers_and_its_outermost_voxels_go_on_beyond():
     """Without padding and tiles: the segment is cut by hand, and its cells are averaged by hand."""
     model, shape = network(factors=(3,)), (45, 45, 45)
     one = case(shape, model)
@@ -125,9 +125,6 @@ def test_the_middle_of_a_volume_is_what_a_segment_there_answers():
         found = model(torch.from_numpy(window)[None, None], low_3=torch.from_numpy(low)[None, None])[0, 0]
     inner = dense_logits(model, one)[(slice(first, first + out),) * 3]
     np.testing.assert_allclose(inner, found, atol=1e-5)
-
-
-def test_beyond_the_border_a_volume_goes_on_with_its_outermost_voxels():
     model = network()
     one = case((9, 8, 7), model)
     padded = np.pad(one["image"], [(0, 0)] + [(60, 60)] * 3, mode="edge")

@@ -32,7 +32,7 @@ def small_scans():
     return labels, probabilities
 
 
-def test_a_curve_of_two_lesions_by_hand(small_scans):
+def test_a_curve_of_two_lesions_by_hand_where_a_component_over_both_is_strictly_no_hit(small_scans):
     curve = threshold_curve(*small_scans, thresholds=[0.7, 0.2, 0.35, 0.45, 0.55, 0.95])
     assert curve["threshold"].tolist() == [0.2, 0.35, 0.45, 0.55, 0.7, 0.95]
     assert curve["n_lesions"].tolist() == [2] * 6
@@ -44,9 +44,6 @@ def test_a_curve_of_two_lesions_by_hand(small_scans):
     np.testing.assert_allclose(curve["precision"], precision)
     np.testing.assert_allclose(curve["strict_precision"], precision)
     assert curve["false_positives_per_scan"].tolist() == [1.5, 1, 1, 0.5, 0, 0]
-
-
-def test_a_component_over_two_lesions_is_strictly_no_hit():
     label = volume({(1, 1, 1): 1, (1, 1, 3): 1, (6, 1, 1): 1})
     bridge = {(1, 1, 1): 0.8, (1, 1, 2): 0.4, (1, 1, 3): 0.8}
     probability = volume(bridge | {(6, 1, 1): 0.8, (6, 6, 6): 0.8})
@@ -62,11 +59,16 @@ def test_a_component_over_two_lesions_is_strictly_no_hit():
     assert curve["strict_precision"].tolist() == pytest.approx([1 / 3, 3 / 4])
 
 
-def test_scans_without_lesions_have_no_sensitivity():
+def test_scans_without_lesions_have_no_sensitivity_and_no_operating_point():
     curve = threshold_curve([volume({})], [volume({(1, 1, 1): 0.6})], thresholds=[0.5, 0.7])
     assert curve["sensitivity"].isna().all()
     assert curve["precision"].iloc[0] == 0
     assert np.isnan(curve["precision"].iloc[1])
+    point = operating_point([volume({})], [volume({(1, 1, 1): 0.6})], false_positives=0)
+    assert np.isnan(point.sensitivity)
+    assert np.isnan(point.precision)
+    assert point.n_lesions == 0
+    assert point.threshold > 0.6
 
 
 def test_the_options_of_lesions_reach_the_counts():
@@ -144,7 +146,7 @@ def test_the_operating_point_is_the_lowest_threshold_with_as_few_false_positives
     assert (point.wanted, point.n_scans, point.n_lesions) == (allowed, 2, 2)
 
 
-def test_thresholds_to_choose_from_are_evenly_spaced_in_logits(small_scans):
+def test_thresholds_to_choose_from_are_even_in_logits_and_passed_over_with_more_false_positives(small_scans):
     # Above a probability of .3, whose logit is -.85, the next quarter is -.75.
     point = operating_point(*small_scans, false_positives=1)
     assert point.threshold == pytest.approx(1 / (1 + np.exp(0.75)))
@@ -153,9 +155,6 @@ def test_thresholds_to_choose_from_are_evenly_spaced_in_logits(small_scans):
         [volume({}), volume({(1, 1, 1): 1})], [0 * certain, certain], false_positives=0
     )
     assert last.threshold == pytest.approx(1 / (1 + np.exp(7)))
-
-
-def test_a_threshold_below_one_with_more_false_positives_is_passed_over():
     # One component at .3, of which three are left at .5 and none at .8.
     chain = volume({(1, 1, i): (0.6, 0.4)[i % 2] for i in range(5)})
     options = {"thresholds": [0.3, 0.5, 0.8]}
@@ -178,14 +177,6 @@ def test_an_operating_point_counts_lesions_by_the_options():
     assert (threshold(0), threshold(0, min_voxels=3)) == (0.7, 0.5)
 
 
-def test_an_operating_point_without_lesions_has_no_sensitivity():
-    point = operating_point([volume({})], [volume({(1, 1, 1): 0.6})], false_positives=0)
-    assert np.isnan(point.sensitivity)
-    assert np.isnan(point.precision)
-    assert point.n_lesions == 0
-    assert point.threshold > 0.6
-
-
 def test_fewer_false_positives_at_every_higher_threshold_than_the_operating_point(ball_scans):
     for allowed in (0, 1, 4):
         point = operating_point(*ball_scans, false_positives=allowed)
@@ -204,7 +195,7 @@ def test_fewer_false_positives_at_every_higher_threshold_than_the_operating_poin
         )
 
 
-def test_a_low_threshold_where_all_grows_together_is_no_operating_point():
+def test_an_operating_point_that_no_threshold_reaches_is_refused_and_one_where_all_grows_together():
     label = np.zeros((9, 9, 9), bool)
     label[4, 4, 4] = True
     probability = np.full(
@@ -213,9 +204,6 @@ def test_a_low_threshold_where_all_grows_together_is_no_operating_point():
     probability[label] = 0.8
     assert operating_point([label], [probability], false_positives=0).threshold > 0.3
     assert operating_point([label], [probability], false_positives=1).threshold < 0.3
-
-
-def test_an_operating_point_that_no_threshold_reaches_is_refused():
     label, certain = np.zeros((5, 5, 5), bool), np.ones((5, 5, 5))
     with pytest.raises(ValueError, match=r"not 0\.5 or fewer"):
         operating_point([label], [certain], false_positives=0.5)

@@ -147,7 +147,7 @@ def test_cases_share_the_segments_by_their_lesions():
         drawn(settings(), 2, inputs=inputs[:1], targets=targets[:1])
 
 
-def test_background_segments_lie_in_the_brain():
+def test_background_segments_lie_in_the_brain_and_two_thirds_at_mistakes():
     inside = case((24, 24, 24))
     inside["brain"] = np.zeros((24, 24, 24), dtype=bool)
     inside["brain"][12, 12, 12] = True
@@ -157,6 +157,12 @@ def test_background_segments_lie_in_the_brain():
     assert {int(sample["image"].argmax()) for sample, _ in samples[1::2]} == {(SIZE**3) // 2}
     inside["brain"][:] = False
     assert len(drawn(sampler, 4, inputs=[inside], targets=[target((24, 24, 24))])) == 4
+    mistaken = np.ravel_multi_index((9, 9, 9), (20, 17, 15))
+    told = target() | {"mistaken": np.array([mistaken])}
+    segments = drawn(settings(augment=False), 600, targets=[told])
+    image = case()["image"][0]
+    middles = [sample["image"][0, SIZE // 2, SIZE // 2, SIZE // 2] for sample, _ in segments[1::2]]
+    assert np.mean(np.array(middles) == image[9, 9, 9]) == pytest.approx(2 / 3, abs=0.08)
 
 
 def test_no_background_segment_has_a_lesion_in_its_middle():
@@ -175,15 +181,6 @@ def test_no_background_segment_has_a_lesion_in_its_middle():
         samples = drawn(settings(), 160, inputs=[volumes], targets=[labels])
         assert {int(label[middle]) for _, label in samples[::2]} == {1}
         assert {int(label[middle]) for _, label in samples[1::2]} == {0}
-
-
-def test_two_thirds_of_background_segments_lie_at_mistakes():
-    mistaken = np.ravel_multi_index((9, 9, 9), (20, 17, 15))
-    told = target() | {"mistaken": np.array([mistaken])}
-    segments = drawn(settings(augment=False), 600, targets=[told])
-    image = case()["image"][0]
-    middles = [sample["image"][0, SIZE // 2, SIZE // 2, SIZE // 2] for sample, _ in segments[1::2]]
-    assert np.mean(np.array(middles) == image[9, 9, 9]) == pytest.approx(2 / 3, abs=0.08)
 
 
 def test_the_answers_of_a_segment_reach_the_border_of_the_volume_and_not_beyond():
@@ -238,7 +235,7 @@ def test_all_turns_come_equally_often(monkeypatch):
     assert 15 < min(counts) < max(counts) < 95
 
 
-def test_intensities_of_scan_and_prior_are_scaled_each_by_itself():
+def test_scans_and_priors_are_scaled_by_themselves_and_priors_taken_away_as_often_as_asked_for():
     inputs = case(prior=1)
     inputs["image"][:] = inputs["prior"][:] = 1
     samples = [sample for sample, _ in drawn(settings(_factors=(3,)), 400, inputs=[inputs])]
@@ -249,9 +246,6 @@ def test_intensities_of_scan_and_prior_are_scaled_each_by_itself():
     assert abs(np.corrcoef(scales[:, 0], scales[:, 2])[0, 1]) < 0.4
     plain = drawn(settings(_factors=(3,), augment=False), 4, inputs=[inputs])
     assert all(sample["image"].min() == sample["image"].max() == 1 for sample, _ in plain)
-
-
-def test_priors_are_taken_away_as_often_as_asked_for():
     inputs = case(prior=1)
     sampler = settings(prior_dropout=0.25)
     samples = [sample for sample, _ in drawn(sampler, 400, inputs=[inputs])]
@@ -262,7 +256,7 @@ def test_priors_are_taken_away_as_often_as_asked_for():
     assert not any(sample["valid"] for sample, _ in drawn(sampler, 40, inputs=[missing]))
 
 
-def test_weights_fall_with_size_and_ignored_voxels_have_none():
+def test_weights_fall_with_size_and_segments_of_weighted_targets_have_two_channels_and_move():
     label = np.zeros((30, 30, 30), np.uint8)
     label[1:3, 1:3, 1:3] = 1  # 8 voxels
     label[10:20, 10:20, 10:20] = 1  # 1000
@@ -273,9 +267,6 @@ def test_weights_fall_with_size_and_ignored_voxels_have_none():
     assert weights[15, 15, 15] == pytest.approx((600 / 1000) ** 0.65, rel=1e-3)
     assert (weights[25] == 0).all()
     assert weights[0, 0, 0] == 1
-
-
-def test_segments_of_weighted_targets_have_two_channels_and_move():
     volume, truth = case(), target()
     truth["weight"] = lesion_weights(truth["label"], np.zeros_like(truth["label"]))
     sampler = settings(0, augment=False, network="small_unet")

@@ -213,12 +213,18 @@ def test_the_published_sizes():
     assert sum(w.numel() for w in model._module().parameters()) == 3_693_421 + 3 * 630 + 600
 
 
-def test_a_prior_of_zeros_is_a_missing_one(fitted, cohort):
+def test_a_prior_of_zeros_is_a_missing_one_and_priors_are_left_out_where_the_network_can_know_of_it(fitted, cohort):
     volumes = cohort[0][:2]
     zeros = [np.zeros(volume.shape) for volume in volumes]
     assert bits(fitted.predict_proba(volumes, priors=zeros)) == bits(fitted.predict_proba(volumes))
     other = fitted.predict_proba(volumes, priors=[volume + 1 for volume in volumes])
     assert bits(other) != bits(fitted.predict_proba(volumes))
+    volumes, labels, _ = cohort
+    with_priors = (volumes, labels, [volume + 1 for volume in volumes])
+    knows = segments_of(small(missing_prior="validity", prior_dropout=1.0), with_priors)
+    assert not any(sample["prior"].any() or sample["valid"] for sample in knows)
+    does_not = segments_of(small(missing_prior="zeros", prior_dropout=1.0), with_priors)
+    assert all(sample["prior"].any() and "valid" not in sample for sample in does_not)
 
 
 def test_without_priors_in_training_there_is_no_path_for_them(cohort):
@@ -242,15 +248,6 @@ def segments_of(model, cohort, n_cases=2):
     inputs = [model._inputs(case) for case in cases]
     targets = [model._target(pair, None) for pair in zip(labels, volumes, strict=True)]
     return [sample for sample, _ in model._stream(inputs, targets, np.random.default_rng(0), 0)]
-
-
-def test_priors_are_left_out_where_the_network_can_know_of_it(cohort):
-    volumes, labels, _ = cohort
-    with_priors = (volumes, labels, [volume + 1 for volume in volumes])
-    knows = segments_of(small(missing_prior="validity", prior_dropout=1.0), with_priors)
-    assert not any(sample["prior"].any() or sample["valid"] for sample in knows)
-    does_not = segments_of(small(missing_prior="zeros", prior_dropout=1.0), with_priors)
-    assert all(sample["prior"].any() and "valid" not in sample for sample in does_not)
 
 
 def test_a_channel_says_whether_there_is_a_prior(cohort):
@@ -359,7 +356,7 @@ def test_images_with_other_voxels_than_those_learned_from_are_refused(cohort, tm
         small(epochs=1).fit([other, *images[1:]], labels)
 
 
-def test_findings_of_few_voxels_are_not_marked(fitted, cohort):
+def test_findings_of_few_voxels_are_not_marked_and_probabilities_that_reach_the_threshold_are(fitted, cohort):
     volumes, labels, priors = cohort
     model = copy.copy(fitted).set_params(min_voxels=12)
     every, kept = (one.predict(volumes, priors=priors) for one in (fitted, model))
@@ -371,9 +368,6 @@ def test_findings_of_few_voxels_are_not_marked(fitted, cohort):
         assert not (after & ~before).any()
     tables = [lesion_table(y, f) for y, f in zip(labels, kept, strict=True)]
     assert model.score(volumes, labels, priors=priors) == pytest.approx(lesion_scores(tables)["lesion_dice"])
-
-
-def test_a_probability_that_reaches_the_threshold_is_marked(fitted, cohort):
     volumes, _, priors = cohort
     (probability,) = fitted.predict_proba(volumes[:1], priors=priors[:1])
     model = copy.deepcopy(fitted)
@@ -454,26 +448,7 @@ def one_other(volume):
             ),
             r"case 0: its prior and the volume both have .* 2\.6 mm apart",
         ),
-        ({"network": "unet"}, "U-Net has no path for a prior scan; .*--prior channel or none"),
         # Parameters.
-        ({"loss": "dice"}, "loss must be one of jvss, vss, sse, bce, lesion, not 'dice'"),
-        ({"alpha": 1.2}, "alpha must be a number from 0 to 1, not 1.2"),
-        ({"prior": "input"}, "prior must be one of path, shared, channel, None"),
-        ({"widths": ()}, "widths must be whole numbers of at least 1"),
-        ({"widths": (4, 0)}, "widths must be whole numbers of at least 1"),
-        ({"dense": 30}, "dense must be whole numbers"),
-        ({"low_resolution": (1, 3)}, "low_resolution must be whole numbers of at least 2"),
-        ({"low_resolution": (3, 3)}, "a factor twice"),
-        ({"low_resolution": (4,), "low_resolution_input": "stride"}, "no voxel in their middle"),
-        ({"segment_size": 4}, "leave nothing of 4 voxels; give at least 5"),
-        ({"segment_size": 11.0}, "segment_size must be a whole number"),
-        ({"segments_per_epoch": 0}, "segments_per_epoch must be a whole number of at least 1"),
-        ({"threshold": 0.0}, "threshold must be a number above 0 and at most 1"),
-        ({"min_voxels": 0}, "min_voxels must be a whole number of at least 1, not 0"),
-        ({"dropout": 1.0}, "dropout must be a number of at least 0 and below 1"),
-        ({"l2": np.inf}, "l2 must be a number"),
-        ({"spacing": 0}, "spacing must be a number above 0"),
-        ({"patience": 2}, "needs validation cases"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_before_the_network_is_made(cohort, monkeypatch, change, said):

@@ -47,7 +47,7 @@ def centers(window):
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
-def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points():
+def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points_and_is_cut_at_the_border():
     nodule = ball(5.0, core=0.6)
     window, filled, core = shares(nodule, GRID)
     points = centers(window)[..., None, :] + np.stack(
@@ -58,9 +58,6 @@ def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points():
     np.testing.assert_allclose(filled, (distance < 5).mean(axis=-1), atol=1e-6)
     np.testing.assert_allclose(core, (distance < 3).mean(axis=-1), atol=1e-6)
     assert filled.sum() * 3.0 == pytest.approx(4 / 3 * np.pi * 5**3, rel=0.02)
-
-
-def test_a_nodule_at_the_border_is_cut():
     window, filled, _ = shares(ball(5.0, center=(-20.0, 0.0, 0.0)), GRID)
     assert window[0].start == 0
     assert filled.sum() * 3.0 == pytest.approx((4 / 3 * np.pi * 5**3 + np.pi * 5**2) / 2, rel=0.05)
@@ -105,14 +102,11 @@ def test_nodules_are_stretched_by_up_to_15_percent_and_keep_their_volume():
         assert 0.2 <= nodule.contrast <= 0.3
 
 
-def test_half_of_the_large_ones_are_rings():
+def test_half_of_the_large_ones_are_rings_and_three_fifths_of_those_above_5_mm_have_edema():
     rng = np.random.default_rng(0)
     rings = [draw_nodule(np.zeros(3), 10.0, rng, ring=0.5).core > 0 for _ in range(200)]
     assert 0.4 < np.mean(rings) < 0.6
     assert not any(draw_nodule(np.zeros(3), 6.0, rng).core for _ in range(20))
-
-
-def test_three_fifths_of_those_above_5_mm_have_edema():
     edema = [
         draw_nodule(np.zeros(3), 6.0, np.random.default_rng(seed)).edema for seed in range(200)
     ]
@@ -145,7 +139,7 @@ def test_shares_of_a_nodule_add_up_to_its_volume_and_move_with_it():
     assert outside[1].size == 0
 
 
-def test_places_keep_off_each_other_and_off_what_is_there(head):
+def test_places_keep_off_each_other_and_off_what_is_there_and_need_room(head):
     taken = [(np.zeros(3), 10.0)]
     radii = [3.0, 6.0, 2.0, 8.0, 4.0]
     places = draw_places(head.white, radii, taken, head, np.random.default_rng(0), gap=5.0)
@@ -157,6 +151,11 @@ def test_places_keep_off_each_other_and_off_what_is_there(head):
         for second, other_radius in balls[:i]:
             assert np.linalg.norm(first - second) > radius + other_radius + 5.0
     assert len(taken) == 1
+    weights = np.zeros(head.brain.shape)
+    weights[16, 18, 16] = 1
+    first, second = draw_places(weights, [2.0, 2.0], [], head, np.random.default_rng(0))
+    np.testing.assert_allclose(first, head.places[16, 18, 16])
+    assert second is None
 
 
 def test_places_are_voxels_drawn_by_their_weight(head):
@@ -168,14 +167,6 @@ def test_places_are_voxels_drawn_by_their_weight(head):
     n_heavy = sum(np.allclose(point, heavy) for point in drawn)
     assert n_heavy + sum(np.allclose(point, light) for point in drawn) == 200
     assert n_heavy / 200 == pytest.approx(0.75, abs=3 * np.sqrt(0.75 * 0.25 / 200))
-
-
-def test_what_has_no_room_has_no_place(head):
-    weights = np.zeros(head.brain.shape)
-    weights[16, 18, 16] = 1
-    first, second = draw_places(weights, [2.0, 2.0], [], head, np.random.default_rng(0))
-    np.testing.assert_allclose(first, head.places[16, 18, 16])
-    assert second is None
 
 
 def test_enhancement_is_of_vessels_sinuses_dura_and_plexus():

@@ -32,21 +32,14 @@ def scan():
     return brain_scan()
 
 
-@pytest.fixture(scope="module")
-def implants(scan):
-    return draw_implants(*scan, 6, small=0.4, random_state=3)
-
-
-def test_implants_change_only_what_is_labelled(scan, implants):
+def test_implants_change_only_what_is_labelled_with_brighter_walls_and_a_number_each(scan):
+    implants = draw_implants(*scan, 6, small=0.4, random_state=3)
     volume, brain = scan
     is_same = implants.volume == volume
     assert is_same[implants.label == 0].all()
     assert not is_same[implants.label == ENHANCING].any()
     assert (implants.label[~brain] == 0).all()
     assert {ENHANCING, CORE, SURROUNDINGS} <= set(np.unique(implants.label))
-
-
-def test_walls_are_brighter_and_each_implant_has_its_number(scan, implants):
     volume, _ = scan
     assert ((implants.numbers > 0) == (implants.label == ENHANCING)).all()
     for number, nodule in enumerate(implants.nodules, start=1):

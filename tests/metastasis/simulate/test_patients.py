@@ -29,7 +29,7 @@ def brightness(case, picture, mask):
     return picture[mask].mean() / np.median(picture[around])
 
 
-def test_cases_are_synthetic_and_whole(cases):
+def test_cases_are_synthetic_and_whole_with_lesions_numbered_as_the_parts_of_the_label(cases):
     for number, case in enumerate(cases, start=1):
         assert case.synthetic
         assert case.name == case.patient == f"synthetic-{number:03d}"
@@ -40,9 +40,6 @@ def test_cases_are_synthetic_and_whole(cases):
         assert not ((case.label > 0) & (case.mimics > 0)).any()
         np.testing.assert_allclose(case.affine[:3, :3], 1.5 * np.eye(3))
         np.testing.assert_allclose(case.affine @ [32.5, 32.5, 32.5, 1], [0, 0, 0, 1])
-
-
-def test_lesions_are_numbered_as_the_parts_of_the_label(cases):
     for case in cases:
         parts, n = label(case.label, FULL)
         assert case.lesions["number"].tolist() == list(range(1, n + 1))
@@ -71,7 +68,7 @@ def test_sizes_and_courses_have_the_stated_shares():
         )
 
 
-def test_few_patients_have_the_asked_share_of_priors_and_numbers_of_metastases():
+def test_few_patients_have_the_asked_share_of_priors_and_numbers_of_metastases_or_none():
     made = simulate_metastases(16, shape=(24, 24, 24), spacing=3, prior=0.75, random_state=4)
     assert sum(case.prior is not None for case in made) in (11, 12, 13)
     assert len({len(case.lesions) for case in made}) >= 6
@@ -79,6 +76,14 @@ def test_few_patients_have_the_asked_share_of_priors_and_numbers_of_metastases()
     assert all(
         set(case.lesions["status"]) <= set(STATUSES) for case in made if case.prior is not None
     )
+    case = simulate_metastases(
+        1, **SMALL, metastases=(0, 0), mimics=(2, 2), prior=1, random_state=1
+    )[0]
+    assert not case.label.any()
+    assert not case.prior_label.any()
+    assert list(case.lesions.columns) == ["number", "diameter_mm", "status", "volume_mL"]
+    assert case.lesions.empty
+    assert label(case.mimics, FULL)[1] == 2
 
 
 def test_metastases_and_mimics_are_bright_and_only_known_ones_are_in_the_prior(cases):
@@ -132,17 +137,6 @@ def test_the_present_image_does_not_know_of_the_prior():
     assert close > 0.85 > far + 0.1
 
 
-def test_patients_without_metastases_can_be_made():
-    case = simulate_metastases(
-        1, **SMALL, metastases=(0, 0), mimics=(2, 2), prior=1, random_state=1
-    )[0]
-    assert not case.label.any()
-    assert not case.prior_label.any()
-    assert list(case.lesions.columns) == ["number", "diameter_mm", "status", "volume_mL"]
-    assert case.lesions.empty
-    assert label(case.mimics, FULL)[1] == 2
-
-
 def test_the_largest_voxels_and_the_smallest_fields_make_brains():
     for grid in (
         {"shape": (24, 24, 24), "spacing": 4.0},
@@ -185,37 +179,10 @@ def test_real_maps_of_tissue_are_accepted(data_dir):
     assert white > 1.1 * gray
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"n_patients": 0}, "n_patients must be a whole number of at least 1, not 0"),
-        ({"skip": -1}, "skip"),
-        ({"prior": 1.5}, "prior must be a number from 0 to 1, not 1.5"),
-        ({"misregistration": float("nan")}, "misregistration"),
-        ({"shape": (66, 66)}, "three numbers"),
-        ({"shape": (66, 66, 12)}, "from 24 to 512, not 12"),
-        ({"spacing": (1, 2)}, "spacing"),
-        ({"spacing": 0}, "spacing"),
-        ({"spacing": 0.5, "shape": (24, 66, 66)}, "see 12 mm along an axis; .* needs 40 mm"),
-        ({"metastases": (3, 1)}, "smaller one first"),
-        ({"mimics": 3}, "two whole numbers"),
-        ({"tissues": ["gray.nii"]}, "two images"),
-        ({"world": "real"}, "world"),
-    ],
-)
-def test_what_is_out_of_range_is_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        simulate_metastases(**{"n_patients": 1} | changes)
-
-
-@pytest.fixture(scope="module")
-def hard_cases():
-    return simulate_metastases(
+def test_the_hard_world_has_vessels_as_bright_as_metastases_all_statuses_and_labelled_walls(cases):
+    hard_cases = simulate_metastases(
         4, shape=(56, 56, 56), spacing=1.5, metastases=(4, 8), world="hard", prior=1, random_state=1
     )
-
-
-def test_vessels_of_the_hard_world_are_as_bright_as_metastases(hard_cases, cases):
     def brightest(some):
         """Give the brightest voxels outside of metastases and mimics against metastases."""
         ratios = []
@@ -227,9 +194,6 @@ def test_vessels_of_the_hard_world_are_as_bright_as_metastases(hard_cases, cases
         return np.median(ratios)
 
     assert brightest(hard_cases) > 1.1 > brightest(cases)
-
-
-def test_hard_world_has_all_statuses_and_labels_walls(hard_cases):
     table = pd.concat([case.lesions for case in hard_cases])
     assert set(table["status"]) <= set(HARD_STATUSES)
     assert table["diameter_mm"].max() > 15

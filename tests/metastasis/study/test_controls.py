@@ -52,14 +52,11 @@ def test_each_scan_is_given_the_next_lesions_of_another_patient():
     ]
 
 
-def test_without_lesions_of_other_patients_those_of_the_scan_are_mirrored():
+def test_lesions_of_others_are_laid_corner_on_corner_and_those_of_the_scan_mirrored_without_them():
     for others in ([], [scan("a", (3, 3, 3))], [scan("b")]):
         cases = [scan("a", (1, 2, 3), (1, 2, 4)), *others]
         mirrored = control_segmentations(cases)[BORROWED][0]
         assert voxels_of(mirrored) == [(7, 2, 3), (7, 2, 4)]
-
-
-def test_lesions_on_another_grid_are_laid_corner_on_corner():
     large = scan("b", (1, 2, 3), (1, 11, 3), (8, 2, 2), shape=(9, 12, 4))
     small = scan("a", (0, 1, 2), (4, 5, 6))
     masks = control_segmentations([small, large])[BORROWED]
@@ -86,7 +83,7 @@ def test_a_blob_is_a_lesion_of_another_patient_around_a_voxel_of_the_brain():
     }
 
 
-def test_what_of_a_blob_lies_beyond_the_image_is_cut():
+def test_blobs_are_those_of_their_seed_and_cut_at_the_border_of_the_image():
     cube = [tuple(voxel) for voxel in np.argwhere(np.ones((3, 3, 3)))]
     cases = [scan("a", (6, 6, 6), brain=[(0, 0, 0)]), scan("b", *cube)]
     assert voxels_of(control_segmentations(cases)[BLOBS][0]) == voxels_of(np.ones((2, 2, 2)))
@@ -94,6 +91,14 @@ def test_what_of_a_blob_lies_beyond_the_image_is_cut():
     blob = control_segmentations(cases)[BLOBS][0]
     assert blob[7:, 6:, 5:].all()
     assert blob.sum() == 8
+    cases = [scan("a", (1, 1, 1)), scan("b", (2, 2, 2)), scan("b", (2, 2, 2))]
+    blobs, again, later = (
+        control_segmentations(cases, random_state=seed)[BLOBS] for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(blobs, again)
+    assert any((first != second).any() for first, second in zip(blobs, later, strict=True))
+    # Both scans of the second patient have one voxel, somewhere.
+    assert (blobs[1] != blobs[2]).any()
 
 
 def test_blobs_are_as_many_as_another_patient_has():
@@ -136,14 +141,3 @@ def test_blobs_are_anywhere_in_the_brain_and_nowhere_else():
 def test_blobs_of_an_empty_brain_are_none():
     case = Case("a", np.ones(SHAPE), label=np.zeros(SHAPE), brain=np.zeros(SHAPE))
     assert not control_segmentations([case, scan("b", (1, 1, 1))])[BLOBS][0].any()
-
-
-def test_blobs_are_those_of_their_seed_and_differ_between_scans():
-    cases = [scan("a", (1, 1, 1)), scan("b", (2, 2, 2)), scan("b", (2, 2, 2))]
-    blobs, again, later = (
-        control_segmentations(cases, random_state=seed)[BLOBS] for seed in (3, 3, 4)
-    )
-    np.testing.assert_array_equal(blobs, again)
-    assert any((first != second).any() for first, second in zip(blobs, later, strict=True))
-    # Both scans of the second patient have one voxel, somewhere.
-    assert (blobs[1] != blobs[2]).any()

@@ -87,7 +87,7 @@ def row(tables, method, part="all"):
     return summary[(summary["part"] == part) & (summary["method"] == method)].iloc[0]
 
 
-def test_the_summary_is_the_score_of_all_tables(cases, predictions, tables):
+def test_the_summary_is_the_score_of_all_tables_and_parts_add_up(cases, predictions, tables):
     masks = [values >= 0.5 for values in predictions["loose"]]
     expected = lesion_scores(lesion_table(c.label, m, c.affine) for c, m in zip(cases, masks, strict=True))
     found = row(tables, "loose")
@@ -97,9 +97,6 @@ def test_the_summary_is_the_score_of_all_tables(cases, predictions, tables):
     lesions = tables["lesions"].query("method == 'loose' and kind == 'lesion'")
     assert lesions["found"].mean() == pytest.approx(found["sensitivity"])
     assert lesions["dice"][lesions["found"]].mean() == pytest.approx(found["mDSC"])
-
-
-def test_parts_add_up(tables):
     scans = tables["scans"]
     assert len(scans) == 8 * (5 + len(CONTROLS))
     for method in ("sure", "both, marked by both", *CONTROLS):
@@ -174,7 +171,7 @@ def scan(patient, *voxels, **properties):
     return Case(patient, label.astype(np.float32), label=label, **properties)
 
 
-def test_intervals_of_a_sensitivity_are_those_of_the_binomial_distribution():
+def test_intervals_of_a_sensitivity_are_binomial_and_those_of_none_and_of_all_have_a_width():
     n = 16
     scans = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]
     # Every other patient's lesion is found.
@@ -182,6 +179,17 @@ def test_intervals_of_a_sensitivity_are_those_of_the_binomial_distribution():
     intervals = evaluate_segmentations(scans, {"a": masks}, controls=False, n_bootstrap=4000)["intervals"]
     row = intervals[intervals["measure"] == "sensitivity"].iloc[0]
     np.testing.assert_allclose(row[["low", "high"]].astype(float), binom.ppf((0.025, 0.975), n, 0.5) / n)
+    scans = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]
+    lesions = [case.label > 0 for case in scans]
+    found = {"none": [np.roll(lesion, 2, axis=0) for lesion in lesions], "all": lesions}
+    tables = evaluate_segmentations(scans, found, controls=False, n_bootstrap=50)
+    intervals = tables["intervals"].query("part == 'all'").set_index(["method", "measure"])
+    # Wilson (1927): 0 of n reach up to z²/(n + z²).
+    reach = 1.959964**2 / (n + 1.959964**2)
+    for measure in ("strict_sensitivity", "strict_precision", "sensitivity", "precision"):
+        bounds = intervals[["low", "high"]]
+        np.testing.assert_allclose(bounds.loc[("none", measure)], (0, reach), atol=1e-6)
+        np.testing.assert_allclose(bounds.loc[("all", measure)], (1 - reach, 1), atol=1e-6)
 
 
 def test_no_interval_depends_on_the_order_of_scans_and_a_single_patient_has_none(cases, predictions, tables):
@@ -212,21 +220,6 @@ def test_no_interval_depends_on_the_order_of_scans_and_a_single_patient_has_none
     is_between = single["intervals"]["value"].between(0.01, 0.99)
     assert is_between.any()
     assert single["intervals"][is_between][["low", "high"]].isna().all(axis=None)
-
-
-def test_intervals_of_none_and_of_all_have_a_width():
-    n = 16
-    scans = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]
-    lesions = [case.label > 0 for case in scans]
-    found = {"none": [np.roll(lesion, 2, axis=0) for lesion in lesions], "all": lesions}
-    tables = evaluate_segmentations(scans, found, controls=False, n_bootstrap=50)
-    intervals = tables["intervals"].query("part == 'all'").set_index(["method", "measure"])
-    # Wilson (1927): 0 of n reach up to z²/(n + z²).
-    reach = 1.959964**2 / (n + 1.959964**2)
-    for measure in ("strict_sensitivity", "strict_precision", "sensitivity", "precision"):
-        bounds = intervals[["low", "high"]]
-        np.testing.assert_allclose(bounds.loc[("none", measure)], (0, reach), atol=1e-6)
-        np.testing.assert_allclose(bounds.loc[("all", measure)], (1 - reach, 1), atol=1e-6)
 
 
 def test_the_overlap_of_voxels_by_hand():
@@ -335,7 +328,7 @@ def test_what_cannot_be_evaluated_is_refused(cases, predictions):
             evaluate_segmentations(cases, {"a": sure}, threshold=threshold)
 
 
-def test_segments_by_hand():
+def test_segments_are_counted_as_by_hand_and_by_a_plain_loop():
     label, found = np.zeros((20, 20, 10)), np.zeros((20, 20, 10))
     # The first and the last of 3 × 3 × 2 segments of 8, those at the ends cut.
     label[0, 0, 0] = label[19, 19, 9] = 1
@@ -349,9 +342,6 @@ def test_segments_by_hand():
     inside = segment_scores([label], [found], segment=8, masks=[mask])
     # Those of the mask, and the lesion outside it.
     assert (inside["n_positive"], inside["n_negative"]) == (2, 1)
-
-
-def test_segments_are_those_of_a_plain_loop():
     rng = np.random.default_rng(2)
     label, found = rng.random((2, 13, 17, 11)) > 0.98
     counts = np.zeros((2, 2), int)
@@ -366,7 +356,7 @@ def test_segments_are_those_of_a_plain_loop():
     assert scores["precision"] == pytest.approx(counts[1, 1] / counts[:, 1].sum())
 
 
-def test_scans_are_counted_together_each_with_its_mask():
+def test_scans_are_counted_with_their_masks_and_voxels_that_reach_the_threshold():
     label, answer, mask = np.zeros((3, 6, 6, 6))
     label[0, 0, 0] = answer[0, 0, 0] = answer[4, 4, 4] = 1
     mask[:3] = 1
@@ -377,9 +367,6 @@ def test_scans_are_counted_together_each_with_its_mask():
     assert scores["specificity"] == pytest.approx(9 / 11)
     assert scores["precision"] == pytest.approx(1 / 3)
     assert scores["sensitivity"] == 1
-
-
-def test_voxels_that_reach_the_threshold_are_positive():
     label, probability = np.zeros((4, 4, 4)), np.full((4, 4, 4), 0.3)
     for threshold, n in ((0.3, 0), (0.31, 8)):
         scores = segment_scores([label], [probability], segment=2, threshold=threshold)

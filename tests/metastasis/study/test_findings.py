@@ -9,7 +9,7 @@ from metastasis.study.findings import findings_in_words, model_figures, open_rin
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
 
-def test_what_no_finding_means_comes_from_the_card_of_the_model(tmp_path):
+def test_the_card_of_the_model_tells_what_findings_and_none_mean(tmp_path):
     model, card = tmp_path / "small.dmrifit", tmp_path / "small.json"
     assert model_figures(model) == {}
     assert findings_in_words(0, {}).endswith("small metastases this model finds is unknown")
@@ -23,9 +23,6 @@ def test_what_no_finding_means_comes_from_the_card_of_the_model(tmp_path):
     seen = {"marked": [0.01]}
     card.write_text(json.dumps({"seen": seen}))
     assert model_figures(model) == {"seen": seen}
-
-
-def test_findings_are_called_uncertain_with_what_brains_without_metastases_have(tmp_path):
     begin = "the model marks candidates, many of which may be false positives: "
     assert findings_in_words(3, {}) == f"{begin}how much is marked in brains without metastases is unknown"
     figures = {"sensitivity": 0.8, "sensitivity_small": 0.614}

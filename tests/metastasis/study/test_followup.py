@@ -36,13 +36,22 @@ def scans():
     return now, then
 
 
-def test_each_change_is_named(scans):
+def test_each_change_is_named_by_thresholds_as_stated(scans):
     table = reader_table(scans[0], AFFINE, prior=scans[1])
     assert list(table["finding"]) == ["marked by both"] * 4 + ["candidate", "prior only"]
     assert list(table["change"]) == ["grown", "stable", "new", "shrunk", "new", "vanished"]
     assert set(table["change"]) == set(CHANGES)
     assert list(table["n_now"]) == [1, 1, 1, 1, 1, 0]
     assert list(table["n_prior"]) == [1, 1, 0, 1, 0, 1]
+    options = {"prior": scans[1], "affine": AFFINE}
+    strict = reader_table(scans[0], **options, grown=1.0, shrunk=0.9)
+    assert list(strict["change"][:4]) == ["stable", "stable", "new", "stable"]
+    coarse = reader_table(scans[0], **options, min_change=10)
+    assert list(coarse["change"][:4]) == ["stable", "stable", "new", "stable"]
+    now, then = np.zeros((2, *SHAPE), np.uint8)
+    now[0, 0, :3], then[0, 0, :1] = 1, 1
+    assert reader_table(now, prior=then)["change"].item() == "stable"  # two voxels more are chance
+    assert reader_table(now, prior=then, min_change=0.002)["change"].item() == "grown"
 
 
 def test_volumes_diameters_and_positions_are_those_of_balls(scans):
@@ -66,19 +75,7 @@ def test_volumes_diameters_and_positions_are_those_of_balls(scans):
         np.testing.assert_allclose(coarse[f"prior_{name}"], 2 * table[f"prior_{name}"], atol=1e-5)
 
 
-def test_thresholds_decide_as_stated(scans):
-    options = {"prior": scans[1], "affine": AFFINE}
-    strict = reader_table(scans[0], **options, grown=1.0, shrunk=0.9)
-    assert list(strict["change"][:4]) == ["stable", "stable", "new", "stable"]
-    coarse = reader_table(scans[0], **options, min_change=10)
-    assert list(coarse["change"][:4]) == ["stable", "stable", "new", "stable"]
-    now, then = np.zeros((2, *SHAPE), np.uint8)
-    now[0, 0, :3], then[0, 0, :1] = 1, 1
-    assert reader_table(now, prior=then)["change"].item() == "stable"  # two voxels more are chance
-    assert reader_table(now, prior=then, min_change=0.002)["change"].item() == "grown"
-
-
-def test_lesions_within_the_tolerance_are_the_same():
+def test_lesions_within_the_tolerance_are_the_same_and_merged_and_divided_ones_compared_together():
     now, then = np.zeros((2, 20, 20, 20), np.uint8)
     now[5:8, 5:8, 5:8] = 1
     then[9:12, 5:8, 5:8] = 1  # two voxels from surface to surface
@@ -86,9 +83,6 @@ def test_lesions_within_the_tolerance_are_the_same():
     assert reader_table(now, prior=then, tolerance=1.5)["change"].tolist() == ["new", "vanished"]
     assert reader_table(now, np.diag([2.0, 1, 1, 1]), prior=then)["change"].tolist() == ["new", "vanished"]
     assert reader_table(now, prior=np.roll(now, 1, 0), tolerance=0)["change"].tolist() == ["stable"]
-
-
-def test_merged_and_divided_lesions_are_compared_together():
     whole, halves = np.zeros((2, 20, 12, 12), np.uint8)
     whole[4:14, 4:8, 4:8] = 2
     halves[4:8, 4:8, 4:8] = 2
@@ -221,7 +215,7 @@ def shell(radius, wall, gap=0):
     return label
 
 
-def test_a_ring_that_opens_has_not_changed_its_size():
+def test_a_ring_that_opens_has_not_changed_its_size_and_growth_is_that_of_the_volume_with_the_core():
     closed, opened = shell(14, 2), shell(14, 2, gap=9)
     (row,) = reader_table(opened, prior=closed).to_dict("records")
     assert row["open_ring"]
@@ -229,9 +223,6 @@ def test_a_ring_that_opens_has_not_changed_its_size():
     assert row["volume_with_core_mL"] < 0.5 * row["prior_volume_with_core_mL"]
     assert row["change"] == "stable"
     assert row["volume_ratio"] == pytest.approx(row["hull_mL"] / row["prior_hull_mL"])
-
-
-def test_growth_is_that_of_the_volume_with_the_core():
     thick, thin = shell(10, 6), shell(14, 1.5)
     assert thin.sum() < 1.1 * thick.sum()
     (row,) = reader_table(thin, prior=thick).to_dict("records")

@@ -23,7 +23,7 @@ def curve(ball_scans):
     return threshold_curve(*ball_scans)
 
 
-def test_areas_by_hand():
+def test_areas_are_those_by_hand_and_the_published_points_rank_the_losses_as_published():
     assert precision_recall_area([0.5], [0.8]) == pytest.approx(0.4)
     assert precision_recall_area([1.0, 0.0], [0.5, 1.0]) == pytest.approx(0.75)
     # A point that another surpasses changes nothing, nor does a gap.
@@ -32,9 +32,6 @@ def test_areas_by_hand():
     assert precision_recall_area([0.4, 0.8], [0.9, 0.5], between=(0.8, 1.0)) == 0
     assert precision_recall_area([0.2], [0.9], between=(0.4, 0.6)) == 0
     assert np.isnan(precision_recall_area([np.nan], [0.5]))
-
-
-def test_the_published_points_rank_the_losses_as_published():
     # Points of the publication: joint loss at six settings; of the voxel loss two are stated.
     joint = pd.DataFrame(
         {
@@ -103,7 +100,7 @@ def counted_scans():
     return scans
 
 
-def test_froc_is_read_at_the_best_threshold_that_reaches_each_rate():
+def test_froc_is_read_at_the_best_threshold_that_reaches_each_rate_in_any_order_of_scans():
     table, scores = froc_table(counted_scans(), PATIENTS, n_bootstrap=0, seed=0, rates=(0.1, 0.2, 1, 5))
     # Of five scans there are 21, 5 and 1 wrong findings, of 15 lesions 9, 10 and 4 found strictly.
     assert table["threshold"].tolist()[1:] == [0.9, 0.5, 0.5]
@@ -112,6 +109,16 @@ def test_froc_is_read_at_the_best_threshold_that_reaches_each_rate():
     assert table.iloc[0, 1:].isna().all()
     assert scores["froc"] == pytest.approx((0 + 4 + 10 + 10) / 15 / 4)
     assert np.isnan([scores["froc_low"], scores["froc_high"]]).all()
+    scans, seed = counted_scans(), np.random.SeedSequence(7)
+    table, scores = froc_table(scans, PATIENTS, n_bootstrap=50, seed=seed)
+    order = [4, 0, 3, 1, 2]
+    shuffled = [scans[i] for i in order], [PATIENTS[i] for i in order]
+    again, scores_again = froc_table(*shuffled, n_bootstrap=50, seed=seed)
+    pd.testing.assert_frame_equal(again, table)
+    assert scores_again == scores
+    assert (table["strict_sensitivity_low"] < table["strict_sensitivity_high"]).any()
+    single, _ = froc_table(scans, ["a"] * 5, n_bootstrap=50, seed=seed)
+    assert single[["sensitivity_low", "strict_sensitivity_high"]].isna().all(axis=None)
 
 
 def test_intervals_of_froc_are_those_of_plain_counting():
@@ -148,19 +155,6 @@ def test_intervals_of_froc_are_those_of_plain_counting():
     np.testing.assert_allclose([scores["froc_low"], scores["froc_high"]], ends, rtol=1e-12)
 
 
-def test_froc_does_not_depend_on_the_order_of_scans():
-    scans, seed = counted_scans(), np.random.SeedSequence(7)
-    table, scores = froc_table(scans, PATIENTS, n_bootstrap=50, seed=seed)
-    order = [4, 0, 3, 1, 2]
-    shuffled = [scans[i] for i in order], [PATIENTS[i] for i in order]
-    again, scores_again = froc_table(*shuffled, n_bootstrap=50, seed=seed)
-    pd.testing.assert_frame_equal(again, table)
-    assert scores_again == scores
-    assert (table["strict_sensitivity_low"] < table["strict_sensitivity_high"]).any()
-    single, _ = froc_table(scans, ["a"] * 5, n_bootstrap=50, seed=seed)
-    assert single[["sensitivity_low", "strict_sensitivity_high"]].isna().all(axis=None)
-
-
 def test_a_curve_is_read_where_it_has_a_sensitivity(curve):
     steps = pd.DataFrame({"threshold": [0.1, 0.5, 0.9, 0.99], "sensitivity": [0.9, 0.8, 0.4, 0.0]})
     steps["precision"] = [0.2, 0.6, 0.8, np.nan]
@@ -178,7 +172,7 @@ def test_a_curve_is_read_where_it_has_a_sensitivity(curve):
         assert curve["precision"].min() <= row["precision"] <= curve["precision"].max()
 
 
-def test_calibration_of_voxels_is_that_of_scikit_learn(ball_scans):
+def test_calibration_of_voxels_is_that_of_scikit_learn_with_certain_voxels_in_the_last_bin(ball_scans):
     masks = [None, np.indices(SHAPE)[0] < 12, None, None]
     table = calibration_curve(*ball_scans, masks=masks)
     voxels = table[table["level"] == "voxel"]
@@ -193,9 +187,6 @@ def test_calibration_of_voxels_is_that_of_scikit_learn(ball_scans):
     assert voxels["n"].sum() == len(truth)
     error = (filled["n"] * (filled["observed"] - filled["probability"]).abs()).sum() / len(truth)
     assert voxels["error"].iloc[0] == pytest.approx(error)
-
-
-def test_certain_voxels_belong_to_the_last_bin():
     label = np.zeros((3, 3, 3), int)
     label[0] = 1
     table = calibration_curve([label], [np.where(np.indices((3, 3, 3))[0] < 2, 1.0, 0.0)], n_bins=4)

@@ -36,16 +36,13 @@ def counted(truth, prediction, affine=None):
     return scan_scores(truth, label_components(truth), distance, prediction, affine)
 
 
-def test_a_wider_outline_is_no_error_by_distance_but_is_by_volume(truth):
+def test_outlines_are_judged_by_distance_in_mm_and_by_volume(truth):
     wide = ndimage.binary_dilation(truth, np.ones((3, 3, 3)), iterations=2)
     counts = counted(truth, wide)
     assert (counts["n_lesions"], counts["n_found"], counts["n_wrong"]) == (10, 10, 0)
     assert lesion_scores(lesion_table(truth, wide))["strict_sensitivity"] < 0.2
     everything = counted(truth, np.ones(SHAPE, bool))
     assert (everything["n_found"], everything["n_wrong"]) == (0, 1)
-
-
-def test_a_finding_that_runs_off_a_lesion_is_wrong_by_distance(truth):
     vessel = np.zeros(SHAPE, bool)
     vessel[4, 8, :] = True  # through one lesion, 20 voxels to either side
     counts = counted(truth, vessel)
@@ -55,16 +52,13 @@ def test_a_finding_that_runs_off_a_lesion_is_wrong_by_distance(truth):
     beside = np.zeros(SHAPE, bool)
     beside[6, 8, 20] = True  # near a lesion, but touching none
     assert (counted(truth, beside)["n_found"], counted(truth, beside)["n_wrong"]) == (0, 1)
-
-
-def test_the_tolerance_is_given_in_mm(truth):
     lesions, distance = label_components(truth), ndimage.distance_transform_edt(~truth)
     wide = ndimage.binary_dilation(truth, iterations=3)
     assert distance_counts(lesions, distance, wide, 1.0)["n_found"] < 4
     assert distance_counts(lesions, distance, wide, 3.0)["n_found"] == 10
 
 
-def test_recall_is_given_in_ranges_of_volume_with_intervals_over_patients():
+def test_recall_by_volume_and_shares_by_distance_have_intervals_over_patients():
     rows = []
     for patient in range(6):
         for volume, found in ((0.049, patient < 3), (0.05, True), (0.099, False), (0.1, True), (0.5, True)):
@@ -77,6 +71,18 @@ def test_recall_is_given_in_ranges_of_volume_with_intervals_over_patients():
     # Half of the lesions of each patient leaves nothing to differ; all or none of a patient's does.
     assert table["low"][1] == table["high"][1] == 0.5
     assert table["low"][0] < 0.2 < 0.8 < table["high"][0]
+    scans = [
+        {"patient": patient, "method": "m", "n_lesions": n, "n_found": found, "n_wrong": 1}
+        for patient, (n, found) in enumerate([(4, 4), (4, 0), (4, 3), (4, 1), (0, 0)])
+    ]
+    (row,) = distance_table(pd.DataFrame(scans), n_bootstrap=500, seed=1).to_dict("records")
+    assert (row["sensitivity"], row["precision"]) == (8 / 16, 8 / 13)
+    assert row["f1"] == 2 * 8 / (8 + 5 + 16)
+    for key in ("sensitivity", "precision", "f1"):
+        assert row[f"{key}_low"] < row[key] - 0.1 < row[key] + 0.1 < row[f"{key}_high"], key
+    # A patient with as many scans counts once: between two scans of one there is no interval.
+    (row,) = distance_table(pd.DataFrame(scans).assign(patient=0), n_bootstrap=9, seed=1).to_dict("records")
+    assert np.isnan(row["sensitivity_low"])
 
 
 def test_scans_without_lesions_are_listed_by_name(truth):
@@ -95,21 +101,6 @@ def test_scans_without_lesions_are_listed_by_name(truth):
     assert total["sensitivity"][0] == 0
     # The second scan has no lesion to find, so that its recall is undefined and not averaged.
     assert challenge_table(pd.DataFrame(scans))["all_instance_rec"][0] == 0
-
-
-def test_shares_by_distance_have_intervals_over_patients():
-    scans = [
-        {"patient": patient, "method": "m", "n_lesions": n, "n_found": found, "n_wrong": 1}
-        for patient, (n, found) in enumerate([(4, 4), (4, 0), (4, 3), (4, 1), (0, 0)])
-    ]
-    (row,) = distance_table(pd.DataFrame(scans), n_bootstrap=500, seed=1).to_dict("records")
-    assert (row["sensitivity"], row["precision"]) == (8 / 16, 8 / 13)
-    assert row["f1"] == 2 * 8 / (8 + 5 + 16)
-    for key in ("sensitivity", "precision", "f1"):
-        assert row[f"{key}_low"] < row[key] - 0.1 < row[key] + 0.1 < row[f"{key}_high"], key
-    # A patient with as many scans counts once: between two scans of one there is no interval.
-    (row,) = distance_table(pd.DataFrame(scans).assign(patient=0), n_bootstrap=9, seed=1).to_dict("records")
-    assert np.isnan(row["sensitivity_low"])
 
 
 def scan(peaks, false_peaks):

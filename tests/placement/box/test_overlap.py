@@ -97,14 +97,11 @@ def descended(problem, kind, center, sides):
     return boxes[0]
 
 
-def test_a_search_ends_at_the_preferred_center_with_equal_sides():
+def test_a_search_ends_at_the_preferred_center_with_equal_sides_and_keeps_sides_and_image():
     problem = ball_problem(Preference(0.02, np.full(3, 19.3)), one_sided=True)
     box = descended(problem, 0, (14, 21, 22), (14, 18, 24))
     np.testing.assert_allclose(box[0], 19.3, atol=0.5)
     np.testing.assert_allclose(box[1], box[1].mean(), rtol=0.05)
-
-
-def test_a_search_keeps_sides_and_image():
     problem = ball_problem(Preference(0.0, np.zeros(3)), sides=(10, 19))
     box = descended(problem, 7, (7, 18, 20), (12, 18, 25))
     assert box[1].min() >= 10 - 1e-9

@@ -7,7 +7,7 @@ from placement import Voxel
 from placement.box.row_integrals import ROW_MM, Rows, _strips
 
 
-def test_rows_run_along_the_longest_edge_of_image_voxels_with_empty_rows_around():
+def test_rows_run_along_the_longest_edge_with_the_first_voxel_where_the_affine_says():
     rng = np.random.default_rng(0)
     volume = rng.random((3, 4, 5)).astype(np.float32)
     for spacing, axes in (((1, 1, 4), (0, 1, 2)), ((1, 4, 1), (0, 2, 1)), ((4, 1, 1), (1, 2, 0))):
@@ -21,9 +21,6 @@ def test_rows_run_along_the_longest_edge_of_image_voxels_with_empty_rows_around(
         assert rows.prefix[[0, -1]].max() == rows.prefix[:, [0, -1]].max() == 0
     # Of equal edges the last is taken.
     assert Rows.of(volume, np.eye(4), (0, 0, 0)).axes == (0, 1, 2)
-
-
-def test_the_first_voxel_of_a_crop_lies_where_the_affine_says():
     affine = np.array([[0.0, 0, 3, 7], [-1, 0, 0, 4], [0, 1.5, 0, -2], [0, 0, 0, 1]])
     rows = Rows.of(np.ones((3, 4, 5)), affine, (6, 2, 9))
     # Sums begin half a slice before their index, behind one empty row on each of the two other axes.
@@ -54,7 +51,7 @@ def test_a_cuboid_and_an_unturned_box_share_what_their_sides_say(spacing):
         assert rows.fraction(voxel) == pytest.approx(expected, abs=1e-6)
 
 
-def test_finer_rows_come_nearer_to_a_turned_box():
+def test_finer_rows_come_nearer_to_a_turned_box_and_averaged_rows_keep_the_sum():
     half = np.zeros((60, 60, 60), np.float32)
     half[:30] = 1
     rows = Rows.of(half, np.eye(4), (0, 0, 0))
@@ -64,6 +61,11 @@ def test_finer_rows_come_nearer_to_a_turned_box():
     assert rows.fraction(voxel) == pytest.approx(1 - beyond, abs=1e-3)
     coarse = abs(rows.fraction(voxel, row_mm=5.0) - 1 + beyond)
     assert abs(rows.fraction(voxel, row_mm=0.05) - 1 + beyond) <= coarse
+    volume = np.random.default_rng(1).random((7, 8, 5))
+    rows = Rows.of(volume, np.eye(4), (0, 0, 0))
+    averaged = rows.averaged(3, 2)
+    assert averaged.shape == (5, 6, 6)
+    np.testing.assert_allclose(averaged.sum(axis=(0, 1)) * 6, rows.prefix.sum(axis=(0, 1)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("middle", "reach"), [(3.2, 2.9), (0.0, 0.4), (-1.5, 4.0), (7.25, 1.25)])
@@ -77,11 +79,3 @@ def test_strips_cover_the_extent_between_the_borders_of_image_voxels(middle, rea
     for border in borders:
         assert np.abs(ends - border).min() < 1e-9
     np.testing.assert_allclose(nodes - middle, -(nodes - middle)[::-1], atol=1e-12)
-
-
-def test_averaged_rows_keep_the_sum():
-    volume = np.random.default_rng(1).random((7, 8, 5))
-    rows = Rows.of(volume, np.eye(4), (0, 0, 0))
-    averaged = rows.averaged(3, 2)
-    assert averaged.shape == (5, 6, 6)
-    np.testing.assert_allclose(averaged.sum(axis=(0, 1)) * 6, rows.prefix.sum(axis=(0, 1)), rtol=1e-5)

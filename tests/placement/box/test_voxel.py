@@ -17,7 +17,7 @@ def random_rotation(rng):
     return q
 
 
-def test_angles_are_intrinsic_xyz_about_ras_axes_as_those_of_scipy():
+def test_angles_are_those_of_scipy_about_ras_axes_and_the_nearest_rotation_of_a_rounded_matrix_is_taken():
     transform = pytest.importorskip("scipy.spatial.transform")
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -26,6 +26,12 @@ def test_angles_are_intrinsic_xyz_about_ras_axes_as_those_of_scipy():
             rotation_of(angles), transform.Rotation.from_euler("XYZ", angles, degrees=True).as_matrix(), atol=1e-12
         )
         np.testing.assert_allclose(angles_of(rotation_of(angles)), angles, atol=1e-9)
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        rounded = rotation_of(rng.uniform(-80, 80, 3)).round(4)
+        nearest, _ = polar(rounded)
+        voxel = Voxel.from_rotation((0, 0, 0), (20, 21, 22), rounded)
+        np.testing.assert_allclose(voxel.rotation, nearest, atol=1e-9)
 
 
 @pytest.mark.parametrize("b", [90.0, -90.0])
@@ -48,14 +54,11 @@ def test_equivalent_poses_have_one_canonical_form_and_one_count_of_rotated_axes(
     assert len(TURNS) == 24
 
 
-def test_ties_between_poses_are_broken_the_same_way():
+def test_ties_between_poses_are_broken_the_same_way_with_sides_named_by_the_nearest_scanner_axes():
     rotation = rotation_of((45.0, 0, 0))
     poses = [Voxel.from_rotation((0, 0, 0), np.array([10, 20, 30]) @ np.abs(t), rotation @ t) for t in TURNS]
     arrays = [pose.canonical().as_array() for pose in poses]
     np.testing.assert_allclose(arrays, np.broadcast_to(arrays[0], (24, 9)), atol=1e-9)
-
-
-def test_sides_of_the_canonical_pose_are_named_by_the_nearest_scanner_axes():
     voxel = Voxel((0, 0, 0), (10, 20, 30), (0, 0, 95)).canonical()
     np.testing.assert_allclose(voxel.size, [20, 10, 30])
     np.testing.assert_allclose(voxel.angles, [0, 0, 5], atol=1e-9)
@@ -79,15 +82,6 @@ def test_sides_of_the_canonical_pose_are_named_by_the_nearest_scanner_axes():
 def test_turns_below_half_a_degree_do_not_count(angles, n_axes, n_angles):
     voxel = Voxel((0, 0, 0), (20, 21, 22), angles)
     assert (voxel.rotated_axes, voxel.rotated_angles) == (n_axes, n_angles)
-
-
-def test_the_nearest_rotation_is_taken_of_a_rounded_matrix():
-    rng = np.random.default_rng(8)
-    for _ in range(20):
-        rounded = rotation_of(rng.uniform(-80, 80, 3)).round(4)
-        nearest, _ = polar(rounded)
-        voxel = Voxel.from_rotation((0, 0, 0), (20, 21, 22), rounded)
-        np.testing.assert_allclose(voxel.rotation, nearest, atol=1e-9)
 
 
 def test_volume_and_corners():
@@ -125,13 +119,10 @@ def test_mask_is_what_contains_says_and_its_parts_keep_the_volume(name):
     assert ((parts > 0.999) <= voxel.mask(shape, affine)).all()
 
 
-def test_parts_of_a_box_along_the_grid_are_exact():
+def test_parts_of_a_box_along_the_grid_are_exact_and_one_outside_the_image_leaves_no_mask():
     voxel = Voxel((5.25, 5, 5), (2.5, 3, 3))
     parts = voxel.mask((11, 11, 11), np.eye(4), partial=True)
     np.testing.assert_allclose(parts[3:8, 5, 5], [0, 0.5, 1, 1, 0], atol=1e-6)
-
-
-def test_a_box_outside_the_image_leaves_no_mask():
     assert not Voxel((500, 0, 0), (10, 10, 10)).mask((20, 20, 20), np.eye(4)).any()
 
 
@@ -146,12 +137,9 @@ def test_dice_of_shifted_boxes(angles):
     assert voxel.dice(Voxel((200, 0, 0), voxel.size)) == 0
 
 
-def test_dice_of_squares_at_45_degrees_is_that_of_an_octagon():
+def test_common_volume_agrees_with_sampling_in_any_order_and_dice_with_that_of_an_octagon():
     dice = Voxel((0, 0, 0), (10, 10, 10)).dice(Voxel((0, 0, 0), (10, 10, 10), (0, 0, 45)))
     assert dice == pytest.approx(2 * (np.sqrt(2) - 1), abs=1e-8)
-
-
-def test_common_volume_agrees_with_sampling_and_does_not_depend_on_order():
     rng = np.random.default_rng(3)
     for _ in range(12):
         one = Voxel(rng.uniform(-4, 4, 3), rng.uniform(10, 25, 3), rng.uniform(-90, 90, 3))
@@ -207,11 +195,6 @@ JSON = {"center_mm": [0, 0, 0], "size_mm": [1, 1, 1], "angles_deg": [0, 0, 0]}
 @pytest.mark.parametrize(
     ("make", "arguments", "words"),
     [
-        (Voxel, ((0, 0), (1, 1, 1)), "center"),
-        (Voxel, ((0, 0, np.nan), (1, 1, 1)), "center"),
-        (Voxel, ((0, 0, 0), (1, 0, 1)), "positive"),
-        (Voxel, ((0, 0, 0), (1, -1, 1)), "positive"),
-        (Voxel, ((0, 0, 0), (1, 1, 1), (0, np.inf, 0)), "angles"),
         (Voxel.from_array, (np.zeros(8),), "nine"),
         (Voxel.from_rotation, ((0, 0, 0), (1, 1, 1), np.diag([1, 1, -1])), "rotation"),
         (Voxel.from_json, (JSON | {"center_mm": {}},), "the center of a voxel is three finite numbers"),

@@ -8,13 +8,11 @@ import pandas as pd
 import pytest
 
 
-def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
+def test_cases_are_simulated_placed_and_evaluated(output_of, tmp_path):
     cases, placed, tables = (tmp_path / name for name in ("cases", "placed", "tables"))
-    code, out, _ = run("simulate", 3, "--out", cases, "--spacing", 4)
-    assert code == 0
+    out = output_of("simulate", 3, "--out", cases, "--spacing", 4)
     assert f"3 synthetic cases: {cases / 'cases.tsv'}" in out
-    code, out, error = run("place", cases / "cases.tsv", "--out", placed)
-    assert code == 0, error
+    out = output_of("place", cases / "cases.tsv", "--out", placed)
     assert f"3 cases placed: {placed}" in out
     assert "synthetic cases: no clinical result" in out
     found = pd.read_csv(placed / "placements.tsv", sep="\t")
@@ -30,11 +28,10 @@ def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
         volume = abs(np.linalg.det(np.array(box["affine"])[:, :3])) / 1000
         assert volume == pytest.approx(row["volume_ml"])
         assert "Not for clinical use. Synthetic data: this case was simulated; no person was scanned" in view
-    code, out, error = run(
+    out = output_of(
         *("evaluate", cases / "cases.tsv", cases / "experts.tsv"),
         *("--placements", f"objective={placed / 'placements.tsv'}", "--out", tables),
     )
-    assert code == 0, error
     assert "objective" in out
     assert "synthetic cases: no clinical result" in out
     measured = pd.read_csv(tables / "cases.csv").query("method == 'objective'")

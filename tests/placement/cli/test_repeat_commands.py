@@ -46,10 +46,10 @@ def read_table(name):
     return pd.read_csv(Path("out") / name, sep="\t")
 
 
-def test_repeat_writes_numbers_and_page_and_resumes(done, expected):
+def test_repeat_writes_numbers_and_page_and_resumes(output_of, expected):
     write_visits(("p1-v2", "box.json", "new.nii.gz"))
     words = ("repeat", "--table", "visits.tsv", "--out", "out")
-    text = done(*words)
+    text = output_of(*words)
     assert "p1-v2: repeated; center" in text
     assert "content unknown: tumor may have grown, shrunk or been removed" in text
     case = Path("out") / "p1-v2"
@@ -61,10 +61,10 @@ def test_repeat_writes_numbers_and_page_and_resumes(done, expected):
     assert "valid only while the patient lies as in new.nii.gz" in page
     assert Voxel.from_array(read_table("repeats.tsv").iloc[0][list(NUMBERS)]).dice(expected) > 0.98
     written = (case / "repeat.json").stat().st_mtime_ns
-    done(*words)
+    output_of(*words)
     assert (case / "repeat.json").stat().st_mtime_ns == written
     Path("box.json").write_text(Voxel(BOX.center + 5, BOX.size).to_json())
-    done(*words)
+    output_of(*words)
     assert (case / "repeat.json").stat().st_mtime_ns != written
 
 
@@ -80,9 +80,9 @@ def test_unreliable_repeats_have_no_console_numbers(run):
     assert np.isnan(read_table("repeats.tsv")["x"]).all()
 
 
-def test_labels_of_the_new_scan_tell_what_the_box_holds(done, expected):
+def test_labels_of_the_new_scan_tell_what_the_box_holds(output_of, expected):
     save(np.where(expected.mask(SHAPE, AFFINE), 4, 0).astype(np.uint8), "tumor.nii.gz")
-    text = done("repeat", *FILES, "--tumor", "tumor.nii.gz", "--labels", "brats2013", "--no-figure", "--out", "out")
+    text = output_of("repeat", *FILES, "--tumor", "tumor.nii.gz", "--labels", "brats2013", "--no-figure", "--out", "out")
     assert int(text.partition(" % enhancing")[0].rpartition(" ")[2]) >= 90
     assert "content unknown" not in text
 
@@ -103,14 +103,14 @@ def test_one_bad_visit_of_a_table_does_not_keep_others_from_being_repeated(run):
     assert list(read_table("repeats.tsv")["answer"]) == ["repeated"]
 
 
-def test_visits_that_lack_a_file_are_listed_before_others_are_repeated(run, done, tmp_path):
+def test_visits_that_lack_a_file_are_listed_before_others_are_repeated(run, output_of, tmp_path):
     words = ("repeat", "--table", tmp_path / "visits.tsv", "--no-figure", "--out", "out")
     one, two, three = ("one", *FILES[1:]), ("two", "no.json", "no.nii.gz"), ("three", "no.json", "no.nii.gz")
     write_visits(("one", *FILES[1:]), ("two", *FILES[1:]))
-    done(*words)
+    output_of(*words)
     assert Path("out/two/repeat.json").exists()
     write_visits(one, two, three)
-    first, second, third = done(*words).splitlines()[:3]
+    first, second, third = output_of(*words).splitlines()[:3]
     assert list(Path("out/two").iterdir()) == []
     missing = f"{tmp_path / 'no.json'}: no such file; "
     assert first.startswith(f"failed: two: {tmp_path / 'visits.tsv'}, row 3: {missing}")
@@ -125,11 +125,11 @@ def test_visits_that_lack_a_file_are_listed_before_others_are_repeated(run, done
     assert Path("out/one/repeat.json").exists()
 
 
-def test_boxes_of_another_frame_of_reference_are_refused(refused, monkeypatch):
+def test_boxes_of_another_frame_of_reference_are_refused(error_of, monkeypatch):
     scan = voxel_files.VoxelFile(BOX, "Siemens DICOM", frame="1.2.3")
     monkeypatch.setattr(voxel_files, "read_voxel_file", lambda path: scan)
     Path("old.json").write_text(json.dumps({"FrameOfReferenceUID": "1.2.4"}))
-    assert "has the frame of reference 1.2.3" in refused("repeat", *FILES, "--out", "out")
+    assert "has the frame of reference 1.2.3" in error_of("repeat", *FILES, "--out", "out")
 
 
 OLD, CASE, NEW = FILES
@@ -149,13 +149,13 @@ LABELS = ("--tumor", "tumor.nii.gz", "--labels", "brats2013")
         ((OLD, NEW, NEW), "new.nii.gz: it holds 80 × 96 × 76 voxels"),
     ],
 )
-def test_bad_input_is_one_line(refused, words, message):
+def test_bad_input_is_one_line(error_of, words, message):
     save(np.ones((20, 20, 20), np.float32), "nowhere.nii.gz", None)
     pose = json.loads(BOX.to_json())
     content = {"format": "placement prescription", "size_mm": pose["size_mm"], "ras": pose}
     Path("placed.json").write_text(json.dumps(content | {"sources": {"Image": {"Name": "first.nii.gz", "SHA256": "0"}}}))
     shifted = AFFINE + np.array([[0, 0, 0, 40]] + 3 * [[0] * 4])
     save(np.where(np.indices(SHAPE).max(axis=0) < 40, 4, 0).astype(np.uint8), "tumor.nii.gz", shifted)
-    error = refused("repeat", *words, "--out", "out", "--no-figure")
+    error = error_of("repeat", *words, "--out", "out", "--no-figure")
     assert sum(message in line for line in error.splitlines()) == 1
     assert not Path("out/repeats.tsv").exists()

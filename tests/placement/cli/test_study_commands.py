@@ -16,15 +16,15 @@ def table_of(path):
     return pd.read_csv(path, sep="\t")
 
 
-def test_a_simulation_goes_on_where_it_stopped(done, refused, tmp_path):
+def test_a_simulation_goes_on_where_it_stopped(output_of, error_of, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     options = ("--spacing", 4, "--exclude", "--out")
-    done("simulate", 3, *options, whole)
-    done("simulate", 2, *options, stopped)
+    output_of("simulate", 3, *options, whole)
+    output_of("simulate", 2, *options, stopped)
     first = (stopped / "synthetic-001" / "image.nii.gz").stat().st_mtime_ns
     for name in ("tumor.nii.gz", "cases.tsv"):
         (stopped / "synthetic-002" / name).unlink()
-    done("simulate", 3, *options, stopped)
+    output_of("simulate", 3, *options, stopped)
     assert (stopped / "synthetic-001" / "image.nii.gz").stat().st_mtime_ns == first
     for name in ("experts.tsv", "cases.tsv"):
         assert (stopped / name).read_text() == (whole / name).read_text()
@@ -34,12 +34,11 @@ def test_a_simulation_goes_on_where_it_stopped(done, refused, tmp_path):
         images = [nib.load(folder / path.relative_to(whole)) for folder in (whole, stopped)]
         np.testing.assert_array_equal(*(np.asarray(image.dataobj) for image in images))
     assert list(table_of(whole / "cases.tsv")["exclude"]) == [f"synthetic-00{i}/necrosis.nii.gz" for i in (1, 2, 3)]
-    assert "other options (seed)" in refused("simulate", 3, *options, whole, "--seed", 1)
-    assert "preference" in refused("simulate", 1, "--experts", "real", "--out", tmp_path / "x")
+    assert "other options (seed)" in error_of("simulate", 3, *options, whole, "--seed", 1)
 
 
-def test_simulated_cases_are_written_as_they_are_made(done, tmp_path):
-    text = done("simulate", 2, "--out", tmp_path, "--spacing", 5, "--seed", 7, "--experts", "objective")
+def test_simulated_cases_are_written_as_they_are_made(output_of, tmp_path):
+    text = output_of("simulate", 2, "--out", tmp_path, "--spacing", 5, "--seed", 7, "--experts", "objective")
     assert f"2 synthetic cases: {tmp_path / 'cases.tsv'}" in text
     options = {"experts": "objective", "exclude": ("necrosis",), "image": True}
     scenes, voxels = simulate_gliomas(2, spacing=5, random_state=7, **options)
@@ -59,12 +58,12 @@ def test_simulated_cases_are_written_as_they_are_made(done, tmp_path):
     np.testing.assert_allclose(boxes[list(BOX)].to_numpy().reshape(2, 2, 9), voxels)
 
 
-def place_with(done, model, cases, out):
+def place_with(output_of, model, cases, out):
     """Place by a model file twice; the second time nothing is done."""
     words = ("place", cases / "cases.tsv", "--model", model, "--out", out, "--no-figure")
-    done(*words)
+    output_of(*words)
     before = (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns
-    done(*words)
+    output_of(*words)
     assert (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns == before
     placed = table_of(out / "placements.tsv")
     sides = placed[["size_x", "size_y", "size_z"]].to_numpy()
@@ -72,18 +71,18 @@ def place_with(done, model, cases, out):
     return placed
 
 
-def test_a_ranker_is_trained_and_places(done, refused, tmp_path, cases):
+def test_a_ranker_is_trained_and_places(output_of, error_of, tmp_path, cases):
     model = tmp_path / "ranker.dmrifit"
     words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model)
-    text = done(*words, "--min-volume", 4)
+    text = output_of(*words, "--min-volume", 4)
     assert "4 cases with 8 boxes" in text
     assert "no clinical experts" in text
-    assert (place_with(done, model, cases, tmp_path / "placed")["volume_ml"] > 3.5).all()
-    assert "already exists" in refused(*words)
+    assert (place_with(output_of, model, cases, tmp_path / "placed")["volume_ml"] > 3.5).all()
+    assert "already exists" in error_of(*words)
 
 
 @pytest.mark.deep
-def test_a_network_is_trained_goes_on_and_places(run, done, refused, tmp_path, cases, monkeypatch):
+def test_a_network_is_trained_goes_on_and_places(run, output_of, error_of, tmp_path, cases, monkeypatch):
     from placement import VoxelRegressor
 
     model = tmp_path / "network.dmrifit"
@@ -114,9 +113,9 @@ def test_a_network_is_trained_goes_on_and_places(run, done, refused, tmp_path, c
     assert "epoch 2/2 loss" in error
     assert (tmp_path / "network.curve.png").is_file()
     assert not states.exists()
-    assert len(place_with(done, model, cases, tmp_path / "placed")) == 4
+    assert len(place_with(output_of, model, cases, tmp_path / "placed")) == 4
     table_of(cases / "cases.tsv").drop(columns="exclude").to_csv(cases / "cases.tsv", sep="\t", index=False)
-    error = refused("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other")
+    error = error_of("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other")
     assert "looks at the channel exclude" in error
 
 
@@ -137,7 +136,7 @@ def test_training_is_checked_before_anything_is_read(error_of, tmp_path, cases, 
     assert said in error_of("train", *files, *words)
 
 
-def test_compared_boxes_have_the_scores_that_their_sides_say(done, refused, tmp_path):
+def test_compared_boxes_have_the_scores_that_their_sides_say(output_of, error_of, tmp_path):
     """Two cases, of which experts agree in the second, and boxes of a method."""
     tumor = np.zeros((30, 30, 30), np.uint8)
     tumor[5:25, 5:25, 5:25] = 4
@@ -153,7 +152,7 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(done, refused, tmp_
     tables = tmp_path / "tables"
     words = ("evaluate", tmp_path / "cases.tsv", tmp_path / "experts.tsv", "--out", tables, "--no-figure")
     placements = ("--placements", f"mine={tmp_path / 'placed.tsv'}")
-    text = done(*words, *placements, "--include", "3,4")
+    text = output_of(*words, *placements, "--include", "3,4")
     assert "mine" in text
     assert "synthetic" not in text
     cases = pd.read_csv(tables / "cases.csv").set_index("method")
@@ -167,18 +166,18 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(done, refused, tmp_
     np.testing.assert_allclose(mine["f_tumor"], 1.0, atol=1e-6)
     assert {path.name for path in tables.iterdir()} >= {"icc.csv", "paired.csv", "summary.csv"}
     assert not (tables / "evaluation.png").exists()
-    assert "cases.csv" in refused(*words, *placements, "--include", "4")
-    done(*words, *placements, "--include", "4", "--overwrite")
+    assert "cases.csv" in error_of(*words, *placements, "--include", "4")
+    output_of(*words, *placements, "--include", "4", "--overwrite")
     cases = pd.read_csv(tables / "cases.csv").set_index("method")
     # Label 4 begins at x = 29 mm, in the middle of the box.
     np.testing.assert_allclose(cases.loc["mine", "f_tumor"], 0.5, atol=1e-6)
 
 
-def test_reader_writes_one_page_with_the_proposed_boxes(done, refused, tmp_path, cases):
+def test_reader_writes_one_page_with_the_proposed_boxes(output_of, error_of, tmp_path, cases):
     proposals, page = tmp_path / "proposals.tsv", tmp_path / "reader.html"
     first = table_of(cases / "experts.tsv").query("expert == 1").drop(columns="expert")
     first.to_csv(proposals, sep="\t", index=False)
-    text = done("reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3)
+    text = output_of("reader", cases / "cases.tsv", "--out", page, "--proposals", proposals, "--n", 3)
     assert text.startswith("3 cases:")
     source = page.read_text(encoding="utf-8")
     shown = json.loads(source.partition('type="application/json">')[2].partition("</script>")[0])["cases"]
@@ -187,6 +186,6 @@ def test_reader_writes_one_page_with_the_proposed_boxes(done, refused, tmp_path,
         row = first[first["name"] == case["name"]].iloc[0]
         np.testing.assert_allclose(case["box"]["center"], row[["x", "y", "z"]].astype(float))
         assert {layer["kind"] for layer in case["layers"]} == {"image", "mask"}
-    assert "reader.html" in refused("reader", cases / "cases.tsv", "--out", page)
-    error = refused("reader", cases / "cases.tsv", "--out", tmp_path / "page.txt")
+    assert "reader.html" in error_of("reader", cases / "cases.tsv", "--out", page)
+    error = error_of("reader", cases / "cases.tsv", "--out", tmp_path / "page.txt")
     assert "give a name that ends in .html" in error

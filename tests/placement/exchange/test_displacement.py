@@ -24,16 +24,6 @@ def scene(sphere_scene):
     return make(exclude={"wall": points[..., 0] > 50})
 
 
-@pytest.fixture(scope="module")
-def in_brain():
-    """Make a tumor at the border of a brain that ends at x = 59.5 mm."""
-    tumor = np.zeros((80, 80, 80), bool)
-    tumor[20:60, 20:60, 20:60] = True
-    brain = np.zeros(tumor.shape, bool)
-    brain[5:60, 5:75, 5:75] = True
-    return Scene(tumor, np.eye(4), brain=brain, brain_margin=0.0)
-
-
 def test_distances_to_regions_are_those_of_a_wall(scene):
     # Image voxels reach 1 mm beyond their centers, of which the first in the wall lies at 52 mm.
     box = Voxel((12, -8, 20), (20, 20, 20))
@@ -47,7 +37,7 @@ def test_distances_to_regions_are_those_of_a_wall(scene):
     assert inside["overlap_ml"] == pytest.approx(6, rel=0.01)
 
 
-def test_displacement_is_that_of_the_formula_and_the_worst_is_found(scene):
+def test_displacement_is_that_of_the_formula_and_the_worst_and_largest_are_found(scene):
     box = Voxel((12, -8, 20), (30, 24, 24), (0, 0, 30))
     none = displacement(box, scene, ppm_range=(-2, 2), percent_per_ppm=0)
     assert none["worst_tumor_fraction"] == none["tumor_fraction"] == pytest.approx(tumor_fraction(box, scene))
@@ -60,9 +50,6 @@ def test_displacement_is_that_of_the_formula_and_the_worst_is_found(scene):
     assert found["worst_tumor_fraction"] < found["tumor_fraction"]
     distance = region_distances(box, scene)["wall"]["distance_mm"]
     assert found["worst_distance_mm"]["wall"] == pytest.approx(distance - 4.5 * np.cos(np.pi / 6), abs=0.25)
-
-
-def test_the_largest_shift_is_the_diagonal_of_those_along_three_sides(scene):
     box = Voxel((12, -8, 20), (20, 30, 40))
     shifts = displacement(box, scene, ppm_range=(-2, 1), percent_per_ppm=(5, 2, 6))
     # Two ppm shift the sides by 10, 4 and 12 percent.
@@ -83,15 +70,18 @@ def test_bandwidths_give_the_displacement_of_water_metabolite_and_lipid():
             pulse_displacement(bandwidths, tesla, 2.3, 3.2)
 
 
-def test_the_union_of_displaced_boxes_is_that_of_each_by_itself(in_brain):
+def test_the_union_of_displaced_boxes_is_that_of_each_and_is_kept_in_the_brain():
+    # Make a tumor at the border of a brain that ends at x = 59.5 mm.
+    tumor = np.zeros((80, 80, 80), bool)
+    tumor[20:60, 20:60, 20:60] = True
+    brain = np.zeros(tumor.shape, bool)
+    brain[5:60, 5:75, 5:75] = True
+    in_brain = Scene(tumor, np.eye(4), brain=brain, brain_margin=0.0)
     box = Voxel((47.0, 40, 40), (20, 20, 20))
     shift = {"ppm_range": (-1.0, 2.0), "percent_per_ppm": (10.0, 0.0, 0.0)}
     # Shifted by up to 4 mm, it reaches from 33 to 61 mm; the brain ends at 59.5 mm.
     assert displaced_share(box, in_brain, **shift) == pytest.approx(1.5 / 28, abs=1e-4)
     assert displaced_share(Voxel((44.0, 40, 40), (20, 20, 20)), in_brain, **shift) == 0
-
-
-def test_a_box_is_placed_so_that_its_displaced_boxes_stay_in_the_brain(in_brain):
     shift = {"ppm_range": (-1.0, 2.4), "percent_per_ppm": 6.4}
     optimizer = VoxelOptimizer(random_state=0)
     voxel, moved = placed_in_brain(optimizer, in_brain, shift)

@@ -44,7 +44,7 @@ def test_outlines_have_the_area_of_the_cut(axis):
     assert area == pytest.approx(VOXEL.contains(points).mean() * 50**2, rel=0.02)
 
 
-def test_overlays_show_the_exact_outline_in_three_planes(scene):
+def test_overlays_show_the_exact_outlines_of_box_tumor_and_excluded_regions(scene):
     figure = plot_overlay({"one": VOXEL, "two": Voxel((0, 0, 0), (10, 10, 10))}, scene)
     axes = [ax for ax in figure.axes if ax.images]
     assert len(axes) == 3
@@ -52,6 +52,14 @@ def test_overlays_show_the_exact_outline_in_three_planes(scene):
     outline = box_outline(VOXEL, 2, 20)[:, :2]
     np.testing.assert_allclose(drawn[:-1], outline)
     assert axes[2].xaxis_inverted()  # the patient's right is at the left
+    axial = plot_overlay(VOXEL, scene).axes[2]
+    lines = contours(axial)
+    assert len(lines) == 2
+    radius = np.linalg.norm(lines[OUTLINES[0]] - [12, -8], axis=1)
+    np.testing.assert_allclose(radius, 22, atol=2)
+    # The first image voxel of the wall lies at 52 mm: its border is half a voxel before it.
+    border = lines[OUTLINES[1]]
+    assert border[:, 0].min() == pytest.approx(51, abs=0.6)
 
 
 def test_what_is_written_on_overlays_of_many_boxes_does_not_overlap():
@@ -77,17 +85,6 @@ def test_a_plane_through_a_corner_or_an_edge_alone_cuts_nothing():
     assert len(box_outline(box, 2, 5.1)) == 0
 
 
-def test_tumor_and_excluded_regions_are_outlined_where_they_lie(scene):
-    axial = plot_overlay(VOXEL, scene).axes[2]
-    lines = contours(axial)
-    assert len(lines) == 2
-    radius = np.linalg.norm(lines[OUTLINES[0]] - [12, -8], axis=1)
-    np.testing.assert_allclose(radius, 22, atol=2)
-    # The first image voxel of the wall lies at 52 mm: its border is half a voxel before it.
-    border = lines[OUTLINES[1]]
-    assert border[:, 0].min() == pytest.approx(51, abs=0.6)
-
-
 def test_planes_pass_the_center_of_the_first_box_with_two_centimeters_around_all_boxes(scene):
     boxes = {"small": Voxel((0, -5, 10), (10, 10, 10)), "large": VOXEL, "far": Voxel((12, -8, 80), (10, 10, 10))}
     axes = plot_overlay(boxes, scene).axes
@@ -99,16 +96,13 @@ def test_planes_pass_the_center_of_the_first_box_with_two_centimeters_around_all
     np.testing.assert_allclose(extents, extents[0], atol=1)
 
 
-def test_the_legend_names_what_is_drawn_in_its_color(scene, sphere_scene):
+def test_the_legend_names_what_is_drawn_and_the_figure_what_is_synthetic_and_not_for_clinical_use(scene, sphere_scene):
     figure = plot_overlay({"expert": VOXEL, "network": Voxel((0, 0, 0), (9, 9, 9))}, scene)
     assert legend(figure) == ["tumor", "wall", "expert", "network"]
     colors = [line.get_color() for line in figure.legends[0].get_lines()]
     assert colors[2:] == [figure.axes[2].lines[0].get_color(), OUTLINES[3]]
     assert set(colors[:2]) == set(contours(figure.axes[2]))
     assert legend(plot_overlay(VOXEL, sphere_scene[0]())) == ["tumor", "voxel"]
-
-
-def test_a_figure_says_that_it_is_not_for_clinical_use_and_what_is_synthetic(scene, sphere_scene):
     for shown in (scene, sphere_scene[0](synthetic=True)):
         texts = {text.get_text() for text in plot_overlay(VOXEL, shown).texts}
         assert {NOT_CLINICAL, "synthetic sphere"} <= texts

@@ -65,12 +65,18 @@ def test_little_that_a_brain_leaves_out_is_a_note_and_no_flag(n_planes, words):
     assert len(content["notes"]) == bool(words)
 
 
-def test_one_line_says_size_place_and_content(scene):
+def test_lines_say_size_place_and_content_and_what_the_check_of_lipid_lacks(scene):
     line = summary_line(describe_placement(VOXEL, scene))
     assert line == (
         "24 × 16 × 16 mm (6.1 mL) at 22.5, 14.5, 14.5 mm RAS+; 54 % of it are target (non-enhancing, enhancing); "
         "0 angles to set on the console; 46 % necrosis, 54 % enhancing, outside the brain unknown"
     )
+    shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}
+    content = describe_placement(VOXEL, scene)
+    assert content["lipid"].endswith("not checked: no bandwidths of pulses and no mask of the brain")
+    assert "lipid" not in case_line("block", content)
+    line = case_line("block", describe_placement(VOXEL, scene, **shift))
+    assert "; lipid displacement not checked: no mask of the brain" in line
 
 
 def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path):
@@ -88,12 +94,3 @@ def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path)
     assert page.count("Copy</button>") == 2
     assert "pilot scan" in page
     assert "<b>pilot" not in page
-
-
-def test_lines_say_what_the_check_of_lipid_lacks(scene):
-    shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}
-    content = describe_placement(VOXEL, scene)
-    assert content["lipid"].endswith("not checked: no bandwidths of pulses and no mask of the brain")
-    assert "lipid" not in case_line("block", content)
-    line = case_line("block", describe_placement(VOXEL, scene, **shift))
-    assert "; lipid displacement not checked: no mask of the brain" in line

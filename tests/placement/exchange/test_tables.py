@@ -26,24 +26,10 @@ def table(tmp_path):
     return path
 
 
-@pytest.fixture
-def boxes(tmp_path):
-    rows = [
-        {"name": name, "expert": expert, **dict(zip(BOX, 10 * i + expert + np.arange(9.0), strict=True))}
-        for i, (name, expert) in enumerate([("two", 1), ("one", 2), ("one", 1)])
-    ]
-    path = tmp_path / "experts.tsv"
-    pd.DataFrame(rows).to_csv(path, sep="\t", index=False)
-    return path
-
-
-def test_a_path_of_text_is_read_as_one(table):
+def test_a_path_of_text_is_read_with_files_relative_to_its_table_and_labels_are_no_files(table, tmp_path):
     pd.testing.assert_frame_equal(read_cases(str(table)), read_cases(table))
     mask = str(table.with_name("one.nii.gz"))
     assert read_cases(mask)["tumor"].tolist() == [mask]
-
-
-def test_files_are_relative_to_the_table_and_labels_are_no_files(table, tmp_path):
     cases = read_cases(table)
     assert list(cases["tumor"]) == [str(tmp_path / "one.nii.gz"), str(tmp_path / "two.nii.gz")]
     assert list(cases["exclude"]) == ["3,4", str(tmp_path / "core.nii.gz")]
@@ -75,7 +61,14 @@ def test_a_single_mask_is_a_table_of_one(table, tmp_path):
         read_cases(tmp_path / "one.nii.gz", image="none")
 
 
-def test_boxes_come_in_the_order_of_cases_and_experts(boxes):
+def test_boxes_come_in_the_order_of_cases_and_experts(tmp_path):
+    rows = [
+        {"name": name, "expert": expert, **dict(zip(BOX, 10 * i + expert + np.arange(9.0), strict=True))}
+        for i, (name, expert) in enumerate([("two", 1), ("one", 2), ("one", 1)])
+    ]
+    path = tmp_path / "experts.tsv"
+    pd.DataFrame(rows).to_csv(path, sep="\t", index=False)
+    boxes = path
     found = read_experts(boxes, ["one", "two"])
     np.testing.assert_array_equal(found[..., 0], [[21, 12], [1, np.nan]])
     np.testing.assert_array_equal(found[0, 1], 12 + np.arange(9.0))

@@ -63,16 +63,12 @@ def read_siemens(text):
 
 
 @pytest.mark.parametrize(("decimals", "limit"), [(3, 0.005), (1, 0.15)])
-def test_siemens_numbers_read_back_as_the_box(decimals, limit):
+def test_numbers_of_siemens_and_philips_read_back_as_the_box(decimals, limit, tmp_path):
     farthest = [
         farthest_corner(voxel, read_siemens(siemens_text(voxel, decimals=decimals)))
         for voxel in random_boxes(1000, seed=31)
     ]
     assert max(farthest) <= limit
-
-
-@pytest.mark.parametrize(("decimals", "limit"), [(3, 0.005), (1, 0.15)])
-def test_philips_numbers_read_back_as_the_box(tmp_path, decimals, limit):
     path = tmp_path / "voxel_philips.txt"
     for voxel in random_boxes(1000, seed=32):
         path.write_text(philips_text(voxel, decimals=decimals))
@@ -133,14 +129,11 @@ def test_each_text_counts_the_angles_that_are_not_zero_in_it():
     assert [console_angles(voxel)["siemens"] for voxel in boxes[-4:]] == [0, 1, 2, 2]
 
 
-def test_the_order_of_sides_is_kept():
+def test_the_order_of_sides_is_kept_and_planes_never_seen_on_a_scanner_say_so():
     voxel = Voxel((1, 2, 3), (20, 30, 15), (0, 0, 80))
     assert "lr_size : 20.000" in philips_text(voxel)
     assert "readout_fov : 20.000" in siemens_text(voxel)
     assert np.allclose(voxel.canonical().size, (30, 20, 15))
-
-
-def test_planes_that_were_never_seen_on_a_scanner_say_so():
     assert UNVERIFIED_PLANES not in siemens_text(Voxel((0, 0, 0), (20, 20, 20)))
     assert UNVERIFIED_PLANES in siemens_text(Voxel((0, 0, 0), (20, 20, 20), (80, 0, 0)))
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,22 +16,7 @@ from dmrifit.io.nifti import use_form
 from placement import Voxel, read_voxel
 from placement.exchange.voxel_files import read_voxel_file, siemens_directions
 
-SPAR = """! Philips
-scan_date : 2026.01.02 10:00:00
-patient_position : "head_first"
-patient_orientation : "supine"
-volumes : 1
-ap_size : 40
-lr_size : 25
-cc_size : 30
-ap_off_center : 35.6
-lr_off_center : -1.5
-cc_off_center : 30.2
-ap_angulation : -2.5
-lr_angulation : 35.1
-cc_angulation : -2.1
-phase_encoding_enable : "no"
-"""
+SPAR = (Path(__file__).parent / "data" / "box.spar").read_text(encoding="utf-8")
 
 
 def farthest_corner(voxel, corners):
@@ -74,7 +60,7 @@ def test_what_files_say_of_the_patient_the_date_and_the_frame_of_reference_is_ke
     assert dict(record.patient) == {"PatientName": "Doe^Jane", "PatientBirthDate": "1970.02.03"}
 
 
-def test_a_spar_file_gives_the_box_of_its_angles(tmp_path):
+def test_spar_files_and_prescriptions_give_the_box_of_their_angles_in_degrees(tmp_path):
     path = tmp_path / "box.SPAR"
     path.write_text(SPAR)
     voxel = read_voxel(path)
@@ -82,6 +68,12 @@ def test_a_spar_file_gives_the_box_of_its_angles(tmp_path):
     np.testing.assert_allclose(voxel.rotation, turn, atol=1e-12)
     np.testing.assert_allclose(voxel.center, [1.5, -35.6, 30.2])
     np.testing.assert_allclose(voxel.size, [25, 40, 30])
+    voxel = Voxel((1, 2, 3), (20, 25, 30), (0.5, -1.5, 2.0))
+    path = prescription(tmp_path / "prescription.json", voxel)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = read_voxel(path)
+    np.testing.assert_allclose(read.angles, voxel.angles, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -138,15 +130,6 @@ def prescription(path, voxel, **more):
     pose = json.loads(voxel.to_json())
     path.write_text(json.dumps({"format": "placement prescription", "ras": pose, "size_mm": pose["size_mm"], **more}))
     return path
-
-
-def test_small_angles_of_a_prescription_are_degrees(tmp_path):
-    voxel = Voxel((1, 2, 3), (20, 25, 30), (0.5, -1.5, 2.0))
-    path = prescription(tmp_path / "prescription.json", voxel)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        read = read_voxel(path)
-    np.testing.assert_allclose(read.angles, voxel.angles, atol=1e-9)
 
 
 def in_protocol(before, after):

@@ -47,7 +47,7 @@ def test_depths_of_a_ball_are_those_of_the_ball_on_any_grid():
         np.testing.assert_array_equal(found.at(points[3:]), 0)
 
 
-def test_middles_go_from_the_center_of_mass_to_the_thickest_place():
+def test_middles_and_distances_are_those_to_the_thickest_place():
     x, y, z = np.indices((64, 36, 36)) * 2.0
     along = (x - 28) / 70
     cone = (along > 0) & (along < 1) & ((y - 36) ** 2 + (z - 36) ** 2 < (12 + 6 * along) ** 2)
@@ -56,6 +56,13 @@ def test_middles_go_from_the_center_of_mass_to_the_thickest_place():
     np.testing.assert_allclose(middles[0], scene.centroid, atol=1)
     assert (np.diff(middles[:, 0]) > 0).all()
     np.testing.assert_allclose(middles[:, 1:], 36, atol=1)
+    tumor = np.zeros((60, 40, 40), bool)
+    tumor[5:55, 16:24, 16:24] = True
+    tumor[36:52, 12:28, 12:28] = True
+    scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]))
+    features = described(scene, [Voxel((87, 39, 39), (22, 22, 22)), Voxel((20, 39, 39), (20, 16, 16))])
+    np.testing.assert_allclose(features["to_thickest"], [0, 67], atol=2)
+    assert abs(features["to_centroid"][0] - features["to_thickest"][0]) > 5
 
 
 def test_features_of_known_boxes_are_right():
@@ -81,7 +88,7 @@ def test_features_of_known_boxes_are_right():
     assert found["grown_4"][0] == pytest.approx(24 / 28)
 
 
-def test_a_tumor_thinner_than_the_grid_has_a_place():
+def test_thick_places_lie_apart_the_thickest_first_and_a_thin_tumor_has_one():
     thin = np.zeros((40, 40, 40))
     thin[20, 20, 20] = 0.3
     broken = np.zeros((40, 40, 40))
@@ -89,6 +96,18 @@ def test_a_tumor_thinner_than_the_grid_has_a_place():
     for tumor in (thin, broken):
         found = Surroundings(Scene(tumor, np.diag([0.4, 0.4, 0.4, 1.0])))
         assert np.linalg.norm(found.thickest - found.scene.centroid) < 2
+    grid = np.moveaxis(np.indices((70, 40, 40)), 0, -1)
+    tumor = np.linalg.norm(grid - (15, 20, 20), axis=-1) < 9
+    tumor |= np.linalg.norm(grid - (50, 20, 20), axis=-1) < 14
+    surroundings = Surroundings(Scene(tumor, np.eye(4)))
+    places = surroundings.thick_places(2, 25.0)
+    np.testing.assert_allclose(places, [[50, 20, 20], [15, 20, 20]], atol=2)
+    np.testing.assert_array_equal(surroundings.thickest, places[0])
+    several = surroundings.thick_places(10, 6.0)
+    gaps = np.linalg.norm(several[:, None] - several[None], axis=-1)[np.triu_indices(len(several), 1)]
+    assert len(several) == 10
+    assert gaps.min() > 6
+    assert (np.diff(surroundings.at(several)) <= 1.5).all()
 
 
 def test_depths_and_distances_of_boxes_in_a_cube_are_those_of_its_faces():
@@ -118,31 +137,6 @@ def test_depths_and_distances_of_boxes_in_a_cube_are_those_of_its_faces():
     # The third box ends 6 mm below the middle of the cube, and 10 or 14 mm below it when it is grown.
     assert features["grown_4"][2] == pytest.approx((16 + 10) / 48, abs=1e-6)
     assert features["grown_8"][2] == pytest.approx((16 + 14) / 56, abs=1e-6)
-
-
-def test_distances_from_the_thickest_place_are_not_those_from_the_centroid():
-    tumor = np.zeros((60, 40, 40), bool)
-    tumor[5:55, 16:24, 16:24] = True
-    tumor[36:52, 12:28, 12:28] = True
-    scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]))
-    features = described(scene, [Voxel((87, 39, 39), (22, 22, 22)), Voxel((20, 39, 39), (20, 16, 16))])
-    np.testing.assert_allclose(features["to_thickest"], [0, 67], atol=2)
-    assert abs(features["to_centroid"][0] - features["to_thickest"][0]) > 5
-
-
-def test_thick_places_lie_apart_the_thickest_first():
-    grid = np.moveaxis(np.indices((70, 40, 40)), 0, -1)
-    tumor = np.linalg.norm(grid - (15, 20, 20), axis=-1) < 9
-    tumor |= np.linalg.norm(grid - (50, 20, 20), axis=-1) < 14
-    surroundings = Surroundings(Scene(tumor, np.eye(4)))
-    places = surroundings.thick_places(2, 25.0)
-    np.testing.assert_allclose(places, [[50, 20, 20], [15, 20, 20]], atol=2)
-    np.testing.assert_array_equal(surroundings.thickest, places[0])
-    several = surroundings.thick_places(10, 6.0)
-    gaps = np.linalg.norm(several[:, None] - several[None], axis=-1)[np.triu_indices(len(several), 1)]
-    assert len(several) == 10
-    assert gaps.min() > 6
-    assert (np.diff(surroundings.at(several)) <= 1.5).all()
 
 
 def test_what_is_excluded_counts_as_outside():
@@ -202,13 +196,18 @@ def test_boxes_of_the_objective_come_first_then_cubes_then_adapted_ones():
     assert np.abs(adapted[:, 1].prod(axis=1) / 1e3 / sought - 1).max() < 0.1
 
 
-def test_boxes_of_a_volume_are_stretched_to_the_tumor():
+def test_boxes_of_a_volume_are_stretched_to_the_tumor_and_sides_of_cubes_keep_the_constraints():
     tumor = np.zeros((50, 40, 40), bool)
     tumor[5:45, 15:24, 15:24] = True
     boxes = found(Scene(tumor, AFFINE))
     adapted = boxes[-15:]
     assert (adapted[:, 1, 0] > 1.15 * adapted[:, 1, 1:].max(axis=1)).all()
     assert (adapted[:, 1, 1:] < 20).all()
+    wishes = VoxelOptimizer(min_volume=8.0)._wishes()
+    np.testing.assert_allclose(_sides(27.0, wishes), 30)
+    np.testing.assert_allclose(_sides(1.0, wishes), 20)
+    flat = VoxelOptimizer(size_range=((10, 60), (10, 60), (10, 15)))._wishes()
+    np.testing.assert_allclose(_sides(15.0, flat), [np.sqrt(1000), np.sqrt(1000), 15])
 
 
 @pytest.mark.parametrize("max_rotations", [0, 3])
@@ -226,11 +225,3 @@ def test_boxes_that_are_moved_touch_nothing_excluded(max_rotations):
     assert 6 <= voxel.volume < 20
     assert tumor_fraction(voxel, search.scene) > 0.9
     assert len(moved_off(boxes[1:], search, VOLUMES)) == 0
-
-
-def test_sides_of_cubes_keep_the_constraints():
-    wishes = VoxelOptimizer(min_volume=8.0)._wishes()
-    np.testing.assert_allclose(_sides(27.0, wishes), 30)
-    np.testing.assert_allclose(_sides(1.0, wishes), 20)
-    flat = VoxelOptimizer(size_range=((10, 60), (10, 60), (10, 15)))._wishes()
-    np.testing.assert_allclose(_sides(15.0, flat), [np.sqrt(1000), np.sqrt(1000), 15])

@@ -104,7 +104,7 @@ def test_a_loss_is_what_numpy_computes_by_hand(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_finite_differences(kind):
+def test_gradients_are_those_of_finite_differences_and_finite_at_the_identity_of_cubes(kind):
     rng = np.random.default_rng(4)
     theirs = random_boxes(rng, 2)
     targets = as_targets(ball() * 0.9, 4.0, [theirs])
@@ -120,10 +120,6 @@ def test_gradients_are_those_of_finite_differences(kind):
 
     inputs = [one.clone().requires_grad_() for one in (where, logs, turn)]
     assert torch.autograd.gradcheck(cost, inputs, eps=1e-7, atol=1e-4, rtol=1e-3)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_finite_at_the_identity_of_cubes(kind):
     cube = [np.zeros((1, 3)), np.full((1, 3), 20.0), np.zeros((1, 3)), np.eye(3)[None]]
     targets = as_targets(ball(), 4.0, [cube])
     answers = {key: value.requires_grad_() for key, value in as_answers(*cube).items()}
@@ -148,7 +144,7 @@ def test_the_nearest_expert_or_their_mean_counts():
         np.testing.assert_allclose(costs(how, [one, two], alone), [first[0], second[1], both[2]])
 
 
-def test_the_sampled_dice_is_near_the_exact_one():
+def test_the_sampled_dice_and_part_of_tumor_are_near_the_exact_ones():
     rng = np.random.default_rng(11)
     mine, theirs = random_boxes(rng, 30), random_boxes(rng, 30)
     found = sampled_dice(as_answers(*mine), as_targets(ball(), 4.0, [theirs, mine]))
@@ -157,9 +153,6 @@ def test_the_sampled_dice_is_near_the_exact_one():
     assert np.ptp(exact) > 0.3
     np.testing.assert_allclose(found[:, 0], exact, atol=0.05)
     np.testing.assert_allclose(found[:, 1], 1)
-
-
-def test_the_sampled_part_of_tumor_is_near_the_exact_one():
     n, step = 32, 3.0
     tumor = ball(n, step, 26.0)
     line = np.eye(4) * step
@@ -173,7 +166,7 @@ def test_the_sampled_part_of_tumor_is_near_the_exact_one():
     np.testing.assert_allclose(found, exact, atol=0.05)
 
 
-def test_six_numbers_make_every_rotation():
+def test_six_numbers_make_every_rotation_and_angles_those_of_voxels():
     rng = np.random.default_rng(8)
     six = torch.tensor(rng.normal(size=(50, 6)))
     made = rotation_from_six(six)
@@ -182,9 +175,6 @@ def test_six_numbers_make_every_rotation():
     wanted = np.array([rotation_of(rng.uniform(-180, 180, 3)) for _ in range(20)])
     again = rotation_from_six(torch.tensor(np.concatenate([wanted[:, :, 0], wanted[:, :, 1]], axis=1)))
     np.testing.assert_allclose(again, wanted, atol=1e-12)
-
-
-def test_angles_make_the_rotations_of_voxels():
     angles = np.random.default_rng(9).uniform(-60, 60, (10, 3))
     found = rotation_from_angles(torch.tensor(np.radians(angles)))
     np.testing.assert_allclose(found, [rotation_of(one) for one in angles], atol=1e-12)

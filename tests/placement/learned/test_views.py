@@ -113,7 +113,7 @@ def test_boxes_move_with_what_is_seen():
     assert len({flip.tobytes() for flip in FLIPS}) == 48
 
 
-def test_contrasts_are_standard_deviations_from_the_mean_cut_at_four():
+def test_contrasts_are_deviations_cut_at_four_and_the_border_of_an_image_is_not_darker():
     rng = np.random.default_rng(0)
     tumor = np.zeros((24, 24, 24), bool)
     tumor[8:16, 8:16, 8:16] = True
@@ -127,9 +127,6 @@ def test_contrasts_are_standard_deviations_from_the_mean_cut_at_four():
     scores = (image - image.mean()) / image.std()
     assert np.abs(scores).max() > 20
     np.testing.assert_allclose(volume[1], np.clip(scores, -4, 4), atol=1e-3)
-
-
-def test_the_border_of_what_is_seen_of_an_image_is_not_darker():
     tumor = np.zeros((12, 30, 30), bool)
     tumor[2:10, 10:20, 10:20] = True
     ramp = np.broadcast_to(np.arange(30.0), tumor.shape) + 100

@@ -119,7 +119,7 @@ def test_masks_to_stay_away_from_have_names_and_margins():
     assert set(Scene(ball(), np.eye(4), exclude=wall).forbidden) == {"exclude"}
 
 
-def test_parts_of_a_tumor_are_ordered_by_volume():
+def test_parts_of_a_tumor_are_ordered_by_volume_and_voxels_that_share_a_corner_are_one():
     tumor = ball(radius=3, center=(6, 6, 6)) | ball(radius=6, center=(20, 20, 18))
     scene = Scene(tumor, np.eye(4))
     np.testing.assert_allclose(
@@ -128,6 +128,12 @@ def test_parts_of_a_tumor_are_ordered_by_volume():
     assert scene.component(Voxel((20, 20, 18), (5, 5, 5))) == 0
     assert scene.component(Voxel((6, 6, 6), (5, 5, 5))) == 1
     assert scene.component(Voxel((13, 6, 18), (3, 3, 3))) == -1
+    tumor = np.zeros((20, 20, 20), bool)
+    tumor[4:8, 4:8, 4:8] = tumor[8:11, 8:11, 8:11] = tumor[14:16, 14:16, 14:16] = True
+    scene = Scene(tumor, np.eye(4))
+    np.testing.assert_allclose(scene.component_volumes, [0.091, 0.008])
+    assert scene.component(Voxel((5.5, 5.5, 5.5), (3, 3, 3))) == 0
+    assert scene.component(Voxel((9, 9, 9), (3, 3, 3))) == 0
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -143,15 +149,6 @@ def test_a_box_beyond_one_face_of_the_image_is_shifted_back_to_it(axis, side):
     assert not scene.holds(Voxel(touching + 0.05 * step, (12, 12, 12)))
     moved = scene.moved_inside(Voxel(touching + 7.3 * step, (12, 12, 12)))
     np.testing.assert_allclose(moved.center, touching)
-
-
-def test_voxels_that_share_a_corner_are_one_part():
-    tumor = np.zeros((20, 20, 20), bool)
-    tumor[4:8, 4:8, 4:8] = tumor[8:11, 8:11, 8:11] = tumor[14:16, 14:16, 14:16] = True
-    scene = Scene(tumor, np.eye(4))
-    np.testing.assert_allclose(scene.component_volumes, [0.091, 0.008])
-    assert scene.component(Voxel((5.5, 5.5, 5.5), (3, 3, 3))) == 0
-    assert scene.component(Voxel((9, 9, 9), (3, 3, 3))) == 0
 
 
 def test_a_tumor_at_the_border_is_told():

@@ -94,7 +94,7 @@ def test_compiled_costs_and_the_objective_agree_on_random_boxes(one_sided):
     np.testing.assert_allclose(search.values(as_boxes(voxels).boxes), scores, rtol=2e-4)
 
 
-def test_every_millimeter_beyond_the_image_costs_the_weight():
+def test_every_millimeter_beyond_the_image_and_every_excess_of_an_excluded_region_costs_the_weight():
     search = prepared(block_scene())
     # The image ends at 4.5 mm along x and at 109.75 mm along z.
     below, above = Voxel((11.5, 20, 50), (20, 20, 20)), Voxel((30, 20, 102), (20, 20, 20))
@@ -103,9 +103,6 @@ def test_every_millimeter_beyond_the_image_costs_the_weight():
     np.testing.assert_allclose(added, [2 * (0.1 + 3.0), 2 * (0.1 + 2.25)], rtol=1e-4)
     free = prepared(block_scene(), inside_image=False)
     np.testing.assert_allclose(compiled_costs(free, [below, above]), expected, rtol=1e-4)
-
-
-def test_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_weight():
     wall = np.zeros((60, 60, 40), bool)
     wall[:20] = True
     voxel = Voxel((32.5, 20, 50), (20, 20, 20))
@@ -261,7 +258,7 @@ def test_averaged_grids_lie_where_the_tumor_lies():
         np.testing.assert_allclose(weights @ centers, [29.5, 22.5, 54.75], atol=1e-3)
 
 
-def test_turns_to_start_from_are_rotations_by_one_angle_and_follow_the_seed():
+def test_turns_places_and_sizes_to_start_from_follow_the_seed_and_are_combined():
     scene = block_scene()
     turns = Search(make_wishes(random_state=5), scene).turns(24)
     np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-12)
@@ -270,9 +267,6 @@ def test_turns_to_start_from_are_rotations_by_one_angle_and_follow_the_seed():
     np.testing.assert_allclose(angles, 0.8)
     np.testing.assert_array_equal(turns, Search(make_wishes(random_state=5), scene).turns(24))
     assert not np.array_equal(turns, Search(make_wishes(random_state=6), scene).turns(24))
-
-
-def test_places_sizes_and_first_turns_are_combined():
     search = Search(make_wishes(), block_scene())
     centers = np.array([[30.0, 20, 50], [25, 15, 45]])
     sizes = np.array([[20.0, 21, 22], [10, 11, 12]])
@@ -284,14 +278,11 @@ def test_places_sizes_and_first_turns_are_combined():
     np.testing.assert_array_equal(start.x[:, 6], [0, 0, 0, 0, 0.3, 0.3, -0.3, -0.3])
 
 
-def test_points_that_are_alike_are_chosen_once():
+def test_points_and_boxes_that_are_alike_are_chosen_once():
     points = np.array([[0.0, 0, 0], [3, 0, 0], [3.1, 0, 0], [0, 0, 9]])
     order = np.array([2, 0, 1, 3])
     np.testing.assert_array_equal(spaced_points(points, order, 4, 3.0), [2, 0, 3])
     np.testing.assert_array_equal(spaced_points(points, order, 2, 3.0), [2, 0])
-
-
-def test_distinct_boxes_differ_by_two_millimeters_in_center_or_sides():
     voxels = [
         Voxel((30, 20, 50), (20, 20, 20)),
         Voxel((31.9, 20, 50), (20, 20, 20)),
@@ -361,7 +352,7 @@ def test_rounded_sides_are_the_best_of_the_nearest_steps(target):
     np.testing.assert_allclose(rounded.size, best.size)
 
 
-def test_a_box_that_breaks_a_constraint_breaks_no_other_one_when_it_is_rounded():
+def test_boxes_are_rounded_before_others_and_without_breaking_a_further_constraint():
     objective = PlacementObjective(2.0, 1.0, 0.95, 0.05)
     wishes = make_wishes(objective=objective, rounding=CONSOLE, max_rotations=0)
     search = Search(wishes, block_scene())
@@ -371,9 +362,6 @@ def test_a_box_that_breaks_a_constraint_breaks_no_other_one_when_it_is_rounded()
     assert search.flags(rounded) == ("too many rotations",)
     # The objective would have it even smaller.
     assert sorted(rounded.size) == [18, 18, 19]
-
-
-def test_a_box_that_can_be_rounded_is_taken_before_one_that_cannot():
     sizes = np.array([[10.0, 30.0], [10, 18.2], [10, 18.2]])
     search = Search(make_wishes(rounding=CONSOLE, sizes=sizes), block_scene())
     size = (18.18, 18.19, 18.18)

@@ -16,14 +16,11 @@ from placement.search.tissue_labels import (
 )
 
 
-def test_schemes_read_the_values_as_published():
+def test_schemes_read_the_values_as_published_and_a_table_names_values_of_its_own(tmp_path):
     assert named_labels("brats2013") == {"necrosis": [1], "edema": [2], "non-enhancing": [3], "enhancing": [4]}
     assert named_labels("brats2017") == {MERGED: [1], "edema": [2], "enhancing": [4]}
     assert named_labels("brats2023") == {MERGED: [1], "edema": [2], "enhancing": [3], "resection cavity": [4]}
     assert all(scheme in describe_schemes() for scheme in SCHEMES)
-
-
-def test_a_table_names_values_of_its_own(tmp_path):
     table = tmp_path / "labels.tsv"
     table.write_text("index\tname\n7\tnecrosis\n8\tEnhancing\n9\tenhancing\n")
     assert named_labels(str(table)) == {NECROSIS: [7], ENHANCING: [8, 9]}

@@ -67,7 +67,7 @@ def test_the_closest_of_two_is_never_compared_with_the_only_other():
     assert mean.loc["third", "dice_fair"] == pytest.approx(mean.loc["experts", "dice_fair"], abs=0.02)
 
 
-def test_the_one_way_test_is_scipys_and_repeated_measures_take_cases_out(tables):
+def test_tests_of_variance_are_scipys_with_the_degrees_of_freedom_of_cases_and_groups(tables):
     cases = tables["cases"].pivot(index="case", columns="method", values="dice_mean")
     values = cases[["experts", "network", "objective"]].to_numpy()
     rows = tables["anova"].query("measure == 'dice_mean'").set_index("test")
@@ -80,9 +80,6 @@ def test_the_one_way_test_is_scipys_and_repeated_measures_take_cases_out(tables)
     between = N * ((values.mean(0) - values.mean()) ** 2).sum() / 2
     by_hand = between / ((centered**2).sum() / (2 * (N - 1)))
     assert rows.loc["repeated-measures ANOVA", "statistic"] == pytest.approx(by_hand)
-
-
-def test_degrees_of_freedom_are_those_of_cases_and_groups(tables):
     rows = tables["anova"].query("measure == 'volume'").set_index("test")
     np.testing.assert_array_equal(rows.loc["one-way ANOVA", ["df1", "df2"]], [2, 3 * N - 3])
     within = rows.loc["repeated-measures ANOVA", ["df1", "df2"]]
@@ -130,7 +127,7 @@ def test_paired_tests_are_scipys_with_the_correction_of_statsmodels(tables):
     np.testing.assert_allclose(tested["holm_p"], corrected)
 
 
-def test_correlations_with_the_volume_of_the_tumor_are_scipys(tables):
+def test_correlations_with_the_volume_are_scipys_and_the_slope_of_agreement_is_over_the_mean(tables, study):
     cases = tables["cases"].query("method == 'objective'")
     rows = tables["correlations"].query("method == 'objective'").set_index("measure")
     for measure, values in (("dice_mean", cases["dice_mean"]), ("absolute_difference", np.abs(cases["difference"]))):
@@ -141,9 +138,6 @@ def test_correlations_with_the_volume_of_the_tumor_are_scipys(tables):
         assert (row["spearman"], row["spearman_p"]) == pytest.approx(tuple(spearman))
         interval = pearson.confidence_interval(0.95)
         assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
-
-
-def test_the_slope_of_agreement_is_that_of_the_difference_over_the_mean(study, tables):
     _, experts = study
     volumes = tables["cases"].pivot(index="case", columns="method", values="volume")["objective"]
     first = experts[:, 0, 3:6].prod(-1) / 1000
@@ -169,7 +163,7 @@ def test_differences_are_those_of_the_method_from_the_mean_of_experts():
     assert cell(tables, "a", "dice_closest", 0) == pytest.approx(dice[0])
 
 
-def test_random_boxes_are_centered_in_the_tumor():
+def test_random_boxes_are_centered_in_the_tumor_and_controls_repeatable_and_of_sizes_of_experts(study):
     tumor = np.zeros((30, 30, 30), bool)
     tumor[4:8, 4:8, 4:8] = tumor[22:26, 20:26, 22:26] = True
     scene = Scene(tumor, np.diag([2.0, 2, 2, 1]))
@@ -178,6 +172,15 @@ def test_random_boxes_are_centered_in_the_tumor():
     index = np.rint(boxes[:, :3] / 2).astype(int)
     assert tumor[tuple(index.T)].all()
     assert len(np.unique(index, axis=0)) > 20
+    scenes, experts = study
+    first, again = (control_placements(scenes, experts, random_state=2) for _ in range(2))
+    for name, boxes in first.items():
+        np.testing.assert_array_equal(boxes, again[name])
+    np.testing.assert_allclose(first["centroid box"][:, :3], [scene.centroid for scene in scenes])
+    np.testing.assert_allclose(first["centroid box"][:, 3:6].prod(-1), experts[..., 3:6].prod(-1).mean())
+    sides = experts[..., 3:6].reshape(N, -1, 3)
+    for i, box in enumerate(first["random box"]):
+        assert (np.delete(sides, i, axis=0) == box[3:6]).all(-1).any()
 
 
 def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
@@ -190,18 +193,6 @@ def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
     means = tables["cases"].query("method == 'experts'")["difference"]
     assert pair["bias"].item() == pytest.approx(means.mean())
     assert pair["upper"].item() == pytest.approx(means.mean() + 1.96 * means.std())
-
-
-def test_controls_are_repeatable_and_of_sizes_that_experts_chose(study):
-    scenes, experts = study
-    first, again = (control_placements(scenes, experts, random_state=2) for _ in range(2))
-    for name, boxes in first.items():
-        np.testing.assert_array_equal(boxes, again[name])
-    np.testing.assert_allclose(first["centroid box"][:, :3], [scene.centroid for scene in scenes])
-    np.testing.assert_allclose(first["centroid box"][:, 3:6].prod(-1), experts[..., 3:6].prod(-1).mean())
-    sides = experts[..., 3:6].reshape(N, -1, 3)
-    for i, box in enumerate(first["random box"]):
-        assert (np.delete(sides, i, axis=0) == box[3:6]).all(-1).any()
 
 
 def test_a_missing_expert_or_placement_leaves_the_rest(study):

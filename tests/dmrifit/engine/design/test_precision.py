@@ -44,15 +44,12 @@ def deviations(table):
     return table.pivot(index="set", columns="parameter", values="sd")
 
 
-def test_derivatives_agree_with_those_by_hand():
+def test_derivatives_agree_with_those_by_hand_and_the_bound_is_the_inverse_of_the_fisher_information():
     sets = np.array([TUMOR, TUMOR * [300, 2, 2, 1, 1.2, 0.5, 0.7]])
     numeric = signal_jacobian(T2IVIMK, sets, COHORT1)
     for one, expected in zip(numeric, (analytic_jacobian(row, COHORT1) for row in sets), strict=True):
         largest = np.abs(expected).max(axis=0)
         np.testing.assert_allclose(one / largest, expected / largest, atol=1e-9)
-
-
-def test_the_bound_is_the_inverse_of_the_fisher_information():
     jacobian = analytic_jacobian(TUMOR, COHORT1)
     expected = np.sqrt(np.diag(np.linalg.inv(jacobian.T @ jacobian / 0.004**2)))
     table = protocol_precision(COHORT1, T2IVIMK, TUMOR, 0.004)
@@ -104,15 +101,12 @@ def test_noise_and_repeats_scale_the_bound():
     np.testing.assert_allclose(more.loc[0] * np.sqrt(2), sd.loc[0], rtol=1e-7)
 
 
-def test_names_stand_for_columns():
+def test_names_stand_for_columns_and_what_measurements_do_not_determine_has_no_bound():
     by_name = {"S0": 1.0, "f": [0.1, 0.2], "Dv": 30, "Dt": [1.0, 1.1]}
     protocol = Protocol([0, 20, 50, 100, 400, 800])
     table = protocol_precision(protocol, "ivim", by_name, 0.01)
     rows = protocol_precision(protocol, "ivim", [[1, 0.1, 30, 1.0], [1, 0.2, 30, 1.1]], 0.01)
     np.testing.assert_array_equal(table["sd"], rows["sd"])
-
-
-def test_what_the_measurements_do_not_determine_has_no_bound():
     one_te = Protocol([0, 20, 50, 100, 200, 400, 800, 1200, 1600], te=90)
     sd = protocol_precision(one_te, T2IVIMK, TUMOR, 0.01).set_index("parameter")["sd"]
     assert np.isinf(sd[["S0", "f", "T2v", "T2t"]]).all()
@@ -148,7 +142,7 @@ def test_what_is_known_helps_and_what_is_fixed_has_no_error():
     assert np.isfinite(known["sd"]).all()
 
 
-def test_magnitudes_near_the_noise_hold_less_information():
+def test_magnitudes_near_the_noise_hold_less_information_and_strong_ones_are_gaussian():
     """The variance of the score of Rician noise, by drawing."""
     rng = np.random.default_rng(0)
     one = Protocol([0], te=50)
@@ -159,9 +153,6 @@ def test_magnitudes_near_the_noise_hold_less_information():
         sd = protocol_precision(one, constant, [snr], 1.0, noise="rician")["sd"].iloc[0]
         assert sd == pytest.approx(1 / score.std(), rel=0.01)
     assert np.isinf(protocol_precision(one, constant, [0.0], 1.0, noise="rician")["sd"].iloc[0])
-
-
-def test_strong_signals_are_gaussian_and_weak_ones_worth_less():
     def sd(sigma, noise):
         return protocol_precision(COHORT1, T2IVIMK, TUMOR, sigma, noise=noise)["sd"].to_numpy()
 
@@ -175,12 +166,20 @@ def test_strong_signals_are_gaussian_and_weak_ones_worth_less():
     assert place[1] > place[0]
 
 
-def test_the_best_b_value_beside_zero_is_the_known_one():
+def test_the_best_contrasts_are_the_known_b_value_beside_zero_and_a_long_echo_time_at_low_b():
     fine = Protocol(np.arange(0, 3001, 10))
     by_determinant = rank_contrasts(fine, "adc", [1, 1.0], 0.01, start=[0], criterion="D", n=1, prior=1e3)
     assert by_determinant["b"].iloc[1] == 1000  # 1/ADC
     by_variance = rank_contrasts(fine, "adc", [1, 0.8], 0.01, start=[0], n=1, fixed=[], prior=1e3)
     assert by_variance["b"].iloc[1] == pytest.approx(1109 / 0.8, abs=10)  # 1.109/ADC, for one image each
+    liver = T2IVIMK.signal(tissue_table()["tissue"]["liver"], COHORT1)[0, 0]
+    table = rank_contrasts(COHORT1, T2IVIMK, TUMOR, liver / 60, start=COHORT1.clinical(), n=3)
+    assert table["contrast"].tolist()[:2] == ["start (5)", "S_b0_TE120"]
+    assert table["te"].iloc[1] == 120
+    assert table["b"].iloc[1] <= 100
+    assert (np.diff(table["score"]) < 0).all()
+    np.testing.assert_allclose(table["gain"].iloc[1:], -np.diff(table["score"]))
+    assert table["cv_T2t"].iloc[1] < 0.3 * table["cv_T2t"].iloc[0]
 
 
 @pytest.mark.parametrize("criterion", ["A", "D"])
@@ -215,17 +214,6 @@ def test_every_step_takes_what_the_bound_says(criterion):
         taken.append(best)
 
 
-def test_one_more_image_at_a_long_echo_time_and_low_b_is_worth_most():
-    liver = T2IVIMK.signal(tissue_table()["tissue"]["liver"], COHORT1)[0, 0]
-    table = rank_contrasts(COHORT1, T2IVIMK, TUMOR, liver / 60, start=COHORT1.clinical(), n=3)
-    assert table["contrast"].tolist()[:2] == ["start (5)", "S_b0_TE120"]
-    assert table["te"].iloc[1] == 120
-    assert table["b"].iloc[1] <= 100
-    assert (np.diff(table["score"]) < 0).all()
-    np.testing.assert_allclose(table["gain"].iloc[1:], -np.diff(table["score"]))
-    assert table["cv_T2t"].iloc[1] < 0.3 * table["cv_T2t"].iloc[0]
-
-
 SETS = {"protocol": COHORT1, "model": "t2-ivim-kurtosis", "parameters": TUMOR, "sigma": 0.01}
 
 
@@ -256,12 +244,7 @@ def test_impossible_questions_are_refused(changed, message):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"criterion": "E"}, "'A' or 'D'"),
-        ({"n": 22}, "between 1 and 21"),
-        ({"n": 0}, "between 1 and 21"),
         ({"start": range(21)}, "between 1 and 0"),
-        ({"start": [0, 0]}, "each once"),
-        ({"start": [30]}, "0 to 20"),
         ({"start": Protocol([0, 2000], te=93)}, "lacks S_b2000_TE93"),
         ({"parameters": np.where(TUMOR == 0.9, 0.0, TUMOR)}, "is 0: K"),
     ],
@@ -287,12 +270,9 @@ def test_no_prior_is_needed_where_the_start_determines_the_parameters():
     np.testing.assert_allclose(table.filter(like="cv_").iloc[-1], bound["cv"], rtol=1e-6)
 
 
-def test_a_point_without_derivatives_is_named():
+def test_points_without_derivatives_and_protocols_that_a_model_cannot_be_fitted_to_have_no_bound():
     with pytest.raises(ValueError, match="no finite derivative by T2t in set 1, where it is 0"):
         protocol_precision(**{**SETS, "parameters": np.array([TUMOR, [*TUMOR[:-1], 0.0]])})
-
-
-def test_protocols_that_a_model_cannot_be_fitted_to_have_no_bound():
     for function in (protocol_precision, rank_contrasts):
         with pytest.raises(ValueError, match=r"adc knows no relaxation.*93, 105, 120 ms; take the measurements"):
             function(COHORT1, "adc", [1.0, 1.0], 0.02)
@@ -318,7 +298,7 @@ def test_the_largest_error_is_that_of_the_kind_of_parameter():
     np.testing.assert_allclose(largest_error(change, [0.0, 0.02]), [0.0025, 0.01])
 
 
-def test_sentences_name_parameter_reason_and_remedy():
+def test_sentences_name_parameter_reason_and_remedy_as_averages_or_lower_b_values():
     sentences = advice(COHORT1, T2IVIMK, TISSUE, 1 / 100)
     assert sentences["T2v"] == (
         "T2v is not determined: SD 420 ms at 200 ms (150–250 ms searched); fix it, or measure "
@@ -329,16 +309,10 @@ def test_sentences_name_parameter_reason_and_remedy():
     )
     assert sentences["T2t"] == sentences["S0"] == ""
     assert advice(COHORT1, T2IVIMK, TISSUE, 1 / 100, fixed=("T2v",))["T2v"] == ""
-
-
-def test_the_averages_that_a_sentence_asks_for_are_enough():
     text = advice(COHORT1, T2IVIMK, TISSUE, 1 / 100)["f"]
     n = int(text.split("average ")[1].split()[0])
     assert advice(COHORT1, T2IVIMK, TISSUE, 1 / 100 / np.sqrt(n))["f"] == ""
     assert advice(COHORT1, T2IVIMK, TISSUE, 1 / 100 / np.sqrt(n - 1))["f"] != ""
-
-
-def test_b_values_too_high_for_a_kurtosis_are_named():
     protocol = Protocol(np.arange(0, 2801, 200))
     assert "b·D = 8.4" in advice(protocol, "kurtosis", [1, 3.0, 0.0], 1 / 50)["K"]
     assert "above 1667 s/mm²" in advice(protocol, "kurtosis", [1, 3.0, 0.0], 1 / 50)["K"]

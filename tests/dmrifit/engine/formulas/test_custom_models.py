@@ -108,7 +108,7 @@ def test_bounds_beyond_the_largest_number_give_no_warning():
     assert len(result.parameters) == 1
 
 
-def test_functions_of_math_are_copied_and_called_which_a_line_says(caplog):
+def test_functions_of_math_and_numbers_around_the_function_are_copied_when_the_model_is_made(caplog):
     model = SignalModel.from_function(looped, [S0, D], name="looped")
     assert "math.erf" in model.source
     (record,) = caplog.records
@@ -118,9 +118,6 @@ def test_functions_of_math_are_copied_and_called_which_a_line_says(caplog):
     expected = 100 * np.exp(-PROTOCOL.b / 1000 * 0.9 * (1 + 1 / 2 + 1 / 3))
     np.testing.assert_allclose(model.signal([[100.0, 0.9]], PROTOCOL), [expected], rtol=1e-12)
     assert pickle.loads(pickle.dumps(model)) == model
-
-
-def test_numbers_around_the_function_are_copied_when_the_model_is_made():
     factor = 2.0
 
     def scaled(b, S0, D):
@@ -143,12 +140,16 @@ def powers(b, S0, D):
     return S0 * math.exp(-np.clip(total, 0, 3)) + np.where(b > 1, 0.0, 1.0) * (b > 2) * math.pi
 
 
-def test_loops_of_fixed_length_become_an_expression():
+def test_loops_of_fixed_length_and_variables_of_one_branch_become_an_expression():
     model = SignalModel.from_function(powers, [S0, D], name="powers")
     assert model.expression
     protocol = Protocol([0, 300, 900, 1500, 2500])
     expected = [powers(b, 100.0, 0.9) for b in (protocol.b / 1000).tolist()]
     np.testing.assert_allclose(model.signal([[100.0, 0.9]], protocol), [expected], rtol=1e-12)
+    model = SignalModel.from_function(half_set, [S0, D], name="half")
+    assert model.expression
+    expected = [half_set(b, 100.0, 0.9) for b in (PROTOCOL.b / 1000).tolist()]
+    np.testing.assert_allclose(model.signal([[100.0, 0.9]], PROTOCOL), [expected], rtol=1e-12)
 
 
 def doubling(b, S0, D):
@@ -172,13 +173,6 @@ def half_set(b, S0, D):
             if n == 2:
                 break
     return S0 * math.exp(-b * x) * n / 2 if b > 0 else S0
-
-
-def test_variables_of_one_branch_and_loops_that_end_become_an_expression():
-    model = SignalModel.from_function(half_set, [S0, D], name="half")
-    assert model.expression
-    expected = [half_set(b, 100.0, 0.9) for b in (PROTOCOL.b / 1000).tolist()]
-    np.testing.assert_allclose(model.signal([[100.0, 0.9]], PROTOCOL), [expected], rtol=1e-12)
 
 
 def until(b, S0, D):

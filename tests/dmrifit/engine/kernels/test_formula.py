@@ -19,15 +19,12 @@ S0, F = Parameter("S0", "signal", 0, np.inf), Parameter("f", "", 0, 1)
 D1, D2 = Parameter("D1", "µm²/ms", 0, 100), Parameter("D2", "µm²/ms", 0.1, 3)
 
 
-def test_the_form_of_a_formula_is_recognized():
+def test_the_form_of_a_formula_is_recognized_and_powers_roots_and_logarithms_fit_without_an_amplitude():
     two_parts, one_part = compiler.load(MODELS["ivim"]), compiler.load(MODELS["adc"])
     assert (two_parts.MIXTURE, two_parts.AMPLITUDE, two_parts.FIRST) == (1, 0, (2,))
     assert (one_part.MIXTURE, one_part.AMPLITUDE) == (-1, 0)
     assert compiler.load(MODEL).FIRST == (2, 3)
     assert compiler.load(MODEL).FORMS == ("plain", "plain", "log", "inverse", "plain", "plain", "inverse")
-
-
-def test_powers_roots_and_logarithms_fit_without_an_amplitude():
     model = SignalModel.from_expression(
         "(1 + b*D)**(-n)*sqrt(te)/sqrt(te) + (log(1 + te) - log(te + 1))*D**3 + (b*D)**n*0",
         [Parameter("D", "µm²/ms", 0.1, 5), Parameter("n", "", 0.5, 4)],
@@ -195,15 +192,12 @@ def test_the_branch_of_the_edge_has_the_slope_of_the_inside(function):
     assert "MIXTURE = 1\n" in source(model)
 
 
-def test_a_jump_at_the_edge_and_a_bend_inside_stay():
+def test_jumps_at_the_edge_and_bends_inside_stay_and_conditions_hold_beyond_the_box():
     jumping = SignalModel.from_expression("S0*exp(-b*D)*(1 if f > 0 else 0.5)*(1 + f)", PARAMETERS[:3], name="jumping")
     assert signal_and_slopes(jumping, [1.0, 0.0, 1.0], 0.0, 0.0) == (0.5, [0.5, 0.5, 0.0])
     bent = SignalModel.from_expression("S0*exp(-b*D)*(1 if f > 0.5 else 2*f)", PARAMETERS[:3], name="bent")
     assert signal_and_slopes(bent, [1.0, 0.5, 1.0], 0.0, 0.0)[1][1] == 2.0
     assert signal_and_slopes(bent, [1.0, 0.6, 1.0], 0.0, 0.0)[1][1] == 0.0
-
-
-def test_beyond_the_box_a_condition_holds_as_it_is_written():
     model = SignalModel.from_expression(
         "S0*((f*exp(-b*D) if f > 0 else 0) + (1 - f)*exp(-b))", PARAMETERS[:3], name="wide"
     )

@@ -126,7 +126,7 @@ def step_of(model, **fields):
     return lane
 
 
-def test_a_step_inside_the_bounds_is_the_damped_one_of_linear_algebra():
+def test_a_step_is_the_damped_one_of_linear_algebra_and_parameters_stop_and_stay_at_their_bounds():
     square, gradient = drawn(4, 0)
     low, high = np.full(4, -1e3), np.full(4, 1e3)
     lane = step_of(MODELS["ivim"], LO=low, HI=high, G=gradient, LAM=0.3, C=50.0, GB=np.inf, M=square)
@@ -136,9 +136,6 @@ def test_a_step_inside_the_bounds_is_the_damped_one_of_linear_algebra():
     assert pytest.approx(2 * gradient @ step - step @ square @ step) == lane.P1
     assert lane.END == 0
     assert lane.LAM == 0.3
-
-
-def test_a_parameter_that_the_step_carries_out_is_put_on_its_bound_and_the_rest_solved_again():
     square, gradient = drawn(4, 1)
     whole_step = np.linalg.solve(square + 0.1 * np.diag(np.diag(square)), gradient)
     high = np.full(4, 1e3)
@@ -151,9 +148,6 @@ def test_a_parameter_that_the_step_carries_out_is_put_on_its_bound_and_the_rest_
     expected = np.linalg.solve(inner + 0.1 * np.diag(np.diag(inner)), right)
     np.testing.assert_allclose(vector(lane.T, 4)[free], expected, rtol=1e-10)
     assert lane.T[2] == high[2]
-
-
-def test_a_parameter_on_a_bound_that_the_gradient_pushes_against_stays():
     square, gradient = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([1.0, -1.0])
     lane = step_of(MODELS["adc"], LO=[-9, 0], HI=[9, 9], G=gradient, LAM=1.0, C=50.0, GB=np.inf, M=square)
     np.testing.assert_allclose(vector(lane.T, 2), [1 / 4, 0])

@@ -39,7 +39,7 @@ def straight_fit(signal, design, n_reweightings):
 
 
 @pytest.mark.parametrize("method", ["ols", "wls"])
-def test_adc_is_that_of_plain_numpy(method):
+def test_adc_and_kurtosis_are_those_of_plain_numpy_with_errors_to_first_order(method):
     signals = adc_signals(300)
     design = np.stack([np.ones(7), -PROTOCOL.b_ms_per_um2], axis=1)
     result = fit_voxels(signals, PROTOCOL, "adc", method=method)
@@ -54,10 +54,6 @@ def test_adc_is_that_of_plain_numpy(method):
         assert result.cost[i] == pytest.approx(left, rel=1e-6)
     assert (result.status == FitStatus.CONVERGED).all()
     assert result.method == method
-
-
-@pytest.mark.parametrize("method", ["ols", "wls"])
-def test_kurtosis_is_that_of_plain_numpy_with_errors_to_first_order(method):
     rng = np.random.default_rng(3)
     truth = np.column_stack([rng.uniform(100, 500, 60), rng.uniform(0.5, 1.2, 60), rng.uniform(0.4, 1.2, 60)])
     signals = noisy(MODELS["kurtosis"], truth, WIDE, 4)

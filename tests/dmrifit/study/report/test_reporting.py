@@ -56,7 +56,7 @@ def small():
     return compare({"mine": SignalToSignal("LR")}, cohort, **options)
 
 
-def test_the_page_needs_no_other_file_and_no_network(page, folder):
+def test_the_page_needs_no_other_file_calls_data_synthetic_and_escapes_names(page, folder):
     assert not re.search(r"""src\s*=\s*["'](?!data:)""", page)
     links = re.findall(r"""href\s*=\s*["'](?!#)([^"']*)""", page)
     assert links
@@ -64,9 +64,6 @@ def test_the_page_needs_no_other_file_and_no_network(page, folder):
     assert not re.search(r"https?://|@import|url\(", page)
     assert page.count("data:image/png;base64,") == len(list((folder / "figures").glob("*.png")))
     assert len(page) < 8e6
-
-
-def test_synthetic_data_are_called_synthetic_at_the_top_and_names_are_escaped(page):
     assert page.index("Synthetic data") < page.index("<h2>")
     assert "4 synthetic patients of A&lt;1&gt; and 4 synthetic patients of B" in page
     assert "A<1>" not in page
@@ -157,15 +154,12 @@ def test_a_protocol_without_echo_times_and_a_model_of_its_own_make_a_page(tmp_pa
     assert not re.search(r">\s*nan\b", text)
 
 
-def test_scores_alone_make_a_page(small, tmp_path):
+def test_scores_alone_and_a_patient_that_nothing_can_be_said_of_make_a_page(small, tmp_path):
     bare = Evaluation(small.scores, small.signals.iloc[:0], {})
     text = write_report(bare, tmp_path).read_text(encoding="utf-8")
     assert "Unseen signals" not in text
     assert "Other site" not in text
     assert "does not say which cohorts" in text
-
-
-def test_a_patient_that_nothing_can_be_said_of_makes_a_page(small, tmp_path):
     undefined = "bias", "dispersion", "pearson", "spearman", "skill", "skill_independent", "absolute_skill"
     nothing = small.scores.assign(**dict.fromkeys(undefined, np.nan))
     text = write_report(Evaluation(nothing, small.signals, small.study), tmp_path).read_text(encoding="utf-8")

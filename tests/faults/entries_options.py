@@ -1,0 +1,140 @@
+"""Entries of the corpus for functions whose options are a file: what is out of range is refused by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from driver import entry
+
+import anomaly
+import dmrifit
+import metastasis
+import placement
+from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.networks.training import gather_training
+from dmrifit.predict.intervals import IntervalEnds
+from dmrifit.simulate.tissues import tissue_table
+from dmrifit.study.splits import check_settings
+from placement.cli.placement_commands import ShiftOptions
+
+CUBE = np.zeros((40, 40, 40), bool)
+CUBE[8:32, 8:32, 8:32] = True
+BALLS = np.random.default_rng(0).normal(100, 5, (6, 16, 15, 14)).astype(np.float32)
+SPLITS = {"regimes": ["same"], "cohorts": {"A": ["a1", "a2", "a3", "a4"], "B": ["b1", "b2", "b3"]}, "sizes": None,
+          "n_repeats": 1, "max_voxels": None, "masks": ["body", "lesion"]}  # fmt: skip
+NETWORK = {"widths": (2, 2), "dense": (2,), "low_resolution": (3,), "segment_size": 7, "segments_per_epoch": 4,
+           "epochs": 1, "batch_size": 2, "device": "cpu"}  # fmt: skip
+
+
+def cube() -> placement.Scene:
+    return placement.Scene(CUBE, np.eye(4), name="cube")
+
+
+def box() -> placement.Voxel:
+    return placement.Voxel((20, 20, 20), (20, 20, 20))
+
+
+def corrupted(**options: Any) -> Any:
+    volume = np.full((12, 12, 12, 2), 0.5, np.float32)
+    return anomaly.corrupt(volume, np.ones((12, 12, 12), bool), **options)
+
+
+def segmented(**options: Any) -> Any:
+    segmenter = metastasis.DeepMedicSegmenter(**gather_training({"loss": "bce"} | NETWORK | options))
+    return segmenter.fit(BALLS, BALLS > 105, priors=BALLS)
+
+
+def fitted(**options: Any) -> Any:
+    b = [0, 30, 60, 100, 200, 400, 600, 900, 1200]
+    options = {"model": "ivim", "te": None} | options
+    signals = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
+    return dmrifit.fit_voxels(signals, dmrifit.Protocol(b, options.pop("te")), options.pop("model"), **options)
+
+
+def learned(strategy: str, **options: Any) -> Any:
+    target = dmrifit.Protocol.preset("cohort1")
+    source = target.take(target.clinical())
+    estimator = getattr(dmrifit, strategy)(**{"source": source, "target": target} | options)
+    return estimator.fit(np.ones((30, 5)), np.ones((30, 21)))
+
+
+def ranked(**options: Any) -> Any:
+    tumor = tissue_table()["tissue"]["tumor"]
+    return dmrifit.rank_contrasts(dmrifit.Protocol.preset("cohort1"), "t2-ivim-kurtosis", tumor, 0.01, **options)
+
+
+def expected(learned: Any, asked: Any = None) -> Any:
+    scans = np.random.default_rng(0).uniform(0.1, 0.9, (5, 6, 5, 4, 3)).astype(np.float32)
+    detector = anomaly.VoxelwiseGaussian(calibration=None).fit(scans, covariates=learned)
+    return detector.anomaly_map(scans[:1], covariates=asked)
+
+
+def set_by(rule: str, **options: Any) -> Any:
+    return getattr(anomaly, rule)(**options).fit(list(BALLS))
+
+
+def formula(expression: str) -> Any:
+    parameters = [dmrifit.Parameter("S0", "signal", 0, np.inf), dmrifit.Parameter("D", "µm²/ms", 0, 5)]
+    return dmrifit.SignalModel.from_expression(expression, parameters, name="mine")
+
+
+#: Each is called with the options of its file; a list of them is given as a tuple.
+CALLS: dict[str, Callable[..., Any]] = {
+    "FitSettings": lambda **options: FitSettings(**options).check(),
+    "FitSettings.box": lambda bounds, model="kurtosis": FitSettings(bounds=bounds).box(dmrifit.MODELS[model]),
+    "fit_voxels": fitted,
+    "SignalModel.from_expression": formula,
+    "rank_contrasts": ranked,
+    "MapsToMaps": partial(learned, "MapsToMaps"),
+    "SignalToSignal": partial(learned, "SignalToSignal"),
+    "IntervalEnds.from_dict": lambda **state: IntervalEnds.from_dict(state, np.array([[-np.inf, np.inf]])),
+    "covariates of VoxelwiseGaussian": expected,
+    "rules of thresholds": set_by,
+    "simulate_cohort": lambda **options: dmrifit.simulate_cohort(
+        **{"n_patients": 1, "shape": (16, 16, 3), "random_state": 0} | options
+    ),
+    "check_settings": lambda **options: check_settings(*(SPLITS | options).values()),
+    "simulate_dmri": lambda **options: anomaly.simulate_dmri(
+        **{"n_healthy": 1, "n_lesions": 0, "n_directions": 6, "shape": (20, 24, 16), "spacing": 8.0} | options
+    ),
+    "corrupt": corrupted,
+    "simulate_metastases": lambda **options: metastasis.simulate_metastases(**{"n_patients": 1} | options),
+    "DeepMedicSegmenter": segmented,
+    "simulate_gliomas": lambda **options: placement.simulate_gliomas(**{"n": 1} | options),
+    "VoxelOptimizer": lambda **options: placement.VoxelOptimizer(**options).place(cube()),
+    "VoxelRanker": lambda **options: placement.VoxelRanker(**options).fit(
+        [cube()] * 2, [box().as_array(), box().as_array()]
+    ),
+    "VoxelRegressor": lambda **options: placement.VoxelRegressor(**options).fit(
+        [cube()] * 2, [box().as_array(), box().as_array()]
+    ),
+    "PlacementObjective": placement.PlacementObjective,
+    "Voxel": placement.Voxel,
+    "write_prescription": lambda **options: placement.write_prescription(box(), cube(), "new", **options),
+    "ShiftOptions.of_prescription": lambda **options: ShiftOptions(**options).of_prescription(),
+}
+
+
+def tuples(value: Any) -> Any:
+    """Give lists as tuples, as options have them."""
+    if isinstance(value, list):
+        return tuple(map(tuples, value))
+    return {key: tuples(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def without_options(folder: Path) -> None:
+    (folder / "options.json").write_text("{}", encoding="utf-8")
+
+
+def called(call: Callable[..., Any]) -> dict[str, Any]:
+    call(**tuples(json.loads(Path("options.json").read_text(encoding="utf-8"))))
+    return {}
+
+
+for name, function in CALLS.items():
+    entry(f"{name} with options", without_options, call=partial(called, function), names=False)
