@@ -752,7 +752,7 @@ def _check_protocol(
         names = ", ".join(parameter.name for parameter in free)
         raise ValueError(
             f"model {model.name} has {counted(len(free), 'free parameter')} ({names}), but "
-            f"{notes.name} has only {counted(n_contrasts, 'different contrast')} ({protocol!r}); "
+            f"{notes.name} has only {counted(n_contrasts, 'different contrast')}; "
             "fix parameters or choose a simpler model"
         )
     for doubt in protocol_doubts(protocol, model):
