@@ -52,8 +52,9 @@ def estimate_sigma(
         ``"piesno"`` finds the voxels outside the body that hold nothing but noise. It is the most
         exact, but the scanner must not have masked them. ``"mppca"`` looks at patches, as
         `denoise` does; it gives a map, and needs patches with more voxels than there are
-        measurements. ``"local"`` compares each voxel with its neighbors and takes the least of all
-        measurements. The last two fall below σ where the signal does. ``"auto"`` is the first of
+        measurements; it falls below σ where the signal does. ``"local"`` compares each voxel with
+        its neighbors, corrects for the noise floor by the median signal, and takes the least of
+        all measurements; it stays up to a third below σ at the floor. ``"auto"`` is the first of
         the three that can be trusted: PIESNO, if the voxels that it found have the mean of noise
         in every measurement; MPPCA, if patches are large enough; or else the neighbors.
     n_coils : int, default=1
@@ -75,7 +76,8 @@ def estimate_sigma(
     References
     ----------
     Koay et al., J Magn Reson 199:94–103, 2009 (PIESNO); Veraart et al., Magn Reson Med
-    76:1582–1593, 2016 (MPPCA); Coupé et al., IEEE Trans Med Imaging 27:425–441, 2008 (local).
+    76:1582–1593, 2016 (MPPCA); Coupé et al., IEEE Trans Med Imaging 27:425–441, 2008 (local);
+    Koay and Basser, J Magn Reson 179:317–322, 2006 (floor).
     """
     if method not in ("auto", "piesno", "mppca", "local"):
         raise ValueError(f"method must be auto, piesno, mppca or local, not {method!r}")
@@ -222,9 +224,10 @@ def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
         finite = np.nan_to_num(values).astype(np.float64)
         # dipy derives its mask from the first volume.
         masked = np.concatenate([region[..., None].astype(np.float64), finite], axis=-1)
-        estimates.append(
-            noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
-        )
+        spread = noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
+        typical = np.median(finite[region], axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimates.append(spread / _rician_spread(typical / spread))
     by_volume = np.concatenate(estimates)
     # Neighbors do not differ in an image or volume that is too small or constant.
     usable = by_volume[np.isfinite(by_volume) & (by_volume > 0)]
@@ -235,6 +238,21 @@ def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
         )
     # Structure adds to the differences of neighbors, so the least is nearest to noise alone.
     return float(usable.min())
+
+
+def _rician_spread(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Give the standard deviation of magnitudes in units of σ, by its ratio to their mean.
+
+    Shapes: `ratios` (n,), mean over standard deviation; returns (n,).
+    """
+    from scipy.special import i0e, i1e
+
+    snr = np.linspace(0, 10, 1001)
+    quarter = snr**2 / 4
+    mean = _RAYLEIGH_MEAN * ((1 + 2 * quarter) * i0e(quarter) + 2 * quarter * i1e(quarter))
+    spread = np.sqrt(2 + snr**2 - mean**2)
+    return np.interp(ratios, mean / spread, spread)
 
 
 def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:

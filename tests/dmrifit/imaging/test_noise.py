@@ -38,6 +38,16 @@ def test_a_background_of_noise_or_neighbors_give_the_level(scan):
     assert found.sigma == pytest.approx(scan.sigma, rel=0.3)
 
 
+@pytest.mark.parametrize("sigma", [10, 30, 60, 100])
+def test_neighbors_give_the_level_at_the_noise_floor_too(sigma):
+    rng = np.random.default_rng(7)
+    diffusivity = 0.7 + 0.6 * np.indices((20, 20, 12))[0] / 20
+    clean = 1000 * np.exp(-np.array([0, 0.5, 1, 2, 3]) * diffusivity[..., None])
+    signals = np.hypot(clean + rng.normal(0, sigma, clean.shape), rng.normal(0, sigma, clean.shape))
+    # Without a correction it is .66 of a sigma of 100.
+    assert estimate_sigma(signals, method="local").sigma == pytest.approx(sigma, rel=0.15)
+
+
 def test_the_level_of_an_image_in_slabs_is_that_of_dipy_for_the_whole(scan, monkeypatch):
     by_slice = piesno(scan.signal.astype(np.float64), 1)
     monkeypatch.setattr(series_module, "SLAB_VALUES", 300)
