@@ -35,7 +35,7 @@ from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_d
 from dmrifit.io.case_tables import check_folder_names
 from dmrifit.report.numerals import significant
 from dmrifit.report.page import Fold, Link, Note, Picture, Table
-from dmrifit.report.quicklook import thumbnail
+from dmrifit.report.quicklook import AMPLITUDE_UNIT, thumbnail
 from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
 from dmrifit.report.voxel_records import short_unit
 
@@ -390,7 +390,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         [cells for _, cells in lines],
         [*header, "refit with", "notes"],
         numbers=range(4, n),
-        words=(2,),
+        words=(2, n),
     )
     return RunPage("Fits", [Note(_COLUMNS), *_models_differ(records.values()), table], [])
 
@@ -406,7 +406,16 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
     """Give the figures by which a scan may differ from the others."""
     shares = {"fitted": record["fitted"] / max(record["voxels"], 1), "air": record["air"]}
     doubts = {f"{name} in doubt": share for name, share in record["in_doubt"].items()}
-    return shares | doubts | {f"median of {name}": x for name, x in record["medians"].items()}
+    medians = record["medians"].items()
+    return (
+        shares
+        | doubts
+        | {
+            f"median of {name}": x
+            for name, x in medians
+            if record["units"][name] != AMPLITUDE_UNIT
+        }
+    )
 
 
 def _unusual(figures: Sequence[Mapping[str, float]]) -> list[tuple[float, str]]:

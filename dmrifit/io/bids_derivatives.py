@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ALL_VOXELS = "all voxels that are not 0 in every measurement"
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
+# Share of the voxels with values, below which those that are not in doubt have no median.
+_FEWEST_BELIEVED = 0.1
 #: What is said where predictions of a model stand that has learned from a simulation.
 SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in people is unknown."
 
@@ -311,8 +313,9 @@ def summarize_tissue(
         if doubts is not None:
             # One bit for each parameter.
             believed = values[np.isfinite(values) & ((doubts >> j) % 2 == 0)]
-            median = float(np.median(believed, overwrite_input=True)) if len(believed) else None
-            entry["BelievedMedian"] = median
+            # Few voxels are no sample of the region.
+            is_sample = len(believed) > _FEWEST_BELIEVED * np.count_nonzero(np.isfinite(values))
+            entry["BelievedMedian"] = float(np.median(believed)) if is_sample else None
             del believed
         values = values[np.isfinite(values)]
         if len(values):

@@ -76,7 +76,7 @@ class Lead(Block):
 
 
 class Lights(Block):
-    """Two headings, and of each parameter kind, layer, sign, name, value, words, why, remedy."""
+    """Two headings, and of each parameter its cells by name: see `verdict.parameter_lights`."""
 
 
 class Heading(Block):

@@ -16,7 +16,6 @@ from dmrifit.report.page import Lights
 from dmrifit.report.slice_figures import MapPanel
 
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
-_HARDLY_BELIEVED = 0.9  # share in doubt above which the other voxels are no sample of the region
 _SOME_AIR, _MOST_AIR = 0.01, 0.1  # shares of voxels that are mentioned, and that call for a mask
 _SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●"}
 _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
@@ -63,19 +62,17 @@ def parameter_lights(
     cap_remedy = f"--b-max {b_max}" if "BMax" in doubt else "--sigma estimate"
     lights = []
     for panel in panels:
+        entry = sidecar["Parameters"][panel.name]
         medians = panel.summary(region)[1:2]
-        if "BelievedMedian" in sidecar["Parameters"][panel.name]:
-            medians = (sidecar["Parameters"][panel.name]["BelievedMedian"],)
-        text = ""
-        for median in medians:
-            text = "–" if median is None else f"{significant(median)} {panel.unit}".strip()
-        kind, words, why, remedy = "determined", "determined", "", ""
+        median = entry.get("BelievedMedian", *medians or (None,))
+        text = "–" if median is None else f"{significant(median)} {panel.unit}".strip()
+        kind, words, why, remedy, interval = "determined", "determined", "", "", ""
         if not doubt:
             if "Intervals" not in sidecar:
                 kind, words = "fixed", "no interval"
             elif panel.faint:
                 kind, words = "undetermined", "not determined"
-        elif "Fixed" in sidecar["Parameters"][panel.name]:
+        elif "Fixed" in entry:
             kind, words = "fixed", "fixed"
         else:
             share = doubt["Share"][panel.name]
@@ -83,12 +80,11 @@ def parameter_lights(
             if share > _SOME_DOUBTED:
                 kind = "undetermined" if share > _MOST_DOUBTED else "doubted"
                 why, remedy = read_table("sentences")["doubts"][doubt["MainReason"][panel.name]]
-            reading = str(sidecar["Parameters"][panel.name].get("Interval", ""))
-            if reading.startswith("none found"):
-                text = reading
-            elif share > _HARDLY_BELIEVED:
-                text = "–"
+            interval = str(entry.get("Interval", ""))
+            if interval.startswith("none found"):
+                text, interval = interval, ""
         light = {"name": panel.name, "layer": panel.layer, "value": text, "why": why}
+        light["interval"] = "–" if interval.startswith("not determined") else interval
         light |= {"kind": kind, "sign": _SIGNS[kind], "words": words}
         lights.append(
             light | {"remedy": remedy.format(name=panel.name, b_max=b_max, cap_remedy=cap_remedy)}

@@ -101,7 +101,7 @@ words = st.one_of(st.text(letters, max_size=20), ends)
 def test_whatever_is_written_on_a_page_is_read_from_it(title, heading, lead, cells, badge):
     png = bytes(16) + (200).to_bytes(4, "big")
     record = {"control": True, "cell": cells[0], "of": badge}
-    light = dict.fromkeys(("layer", "name", "value", "words"), badge) | {"kind": "fixed", "sign": "x"}
+    light = dict.fromkeys(("layer", "name", "value", "interval", "words", "why", "remedy"), badge) | {"kind": "fixed", "sign": "x"}
     sections = [
         pages.Section(
             heading,
@@ -111,7 +111,7 @@ def test_whatever_is_written_on_a_page_is_read_from_it(title, heading, lead, cel
             pages.Grid(pages.Picture(png, badge, title)),
             pages.Note(title),
             pages.Lead(title, badge),
-            pages.Lights(light),
+            pages.Lights(badge, badge, light),
             pages.Heading(badge),
             pages.Columns(pages.Block(*cells), pages.Block(lead)),
             pages.Fold(title, badge),
