@@ -442,7 +442,7 @@ def dicom_seg(
     from dmrifit.io.dicom_seg import write_dicom_seg
     from dmrifit.io.nifti import load_image, read_volume
 
-    check_output(out, overwrite, keep=[labels])
+    check_output(out, overwrite, (".dcm",), [labels])
     label_image = load_image(labels)
     labeled = read_volume(labels)
     names, note = regions.names, regions.note

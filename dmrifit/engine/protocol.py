@@ -817,7 +817,7 @@ def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
             f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: "
             f"{error}); write one"
         ) from None
-    if any(value != values[0] for value in values):
+    if any(value != values[0] for value in values[1:]):
         raise ValueError(
             f"{path}: EchoTime is given more than once ({', '.join(map(json.dumps, values))}); "
             "keep the right one"

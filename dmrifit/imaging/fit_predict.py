@@ -752,8 +752,8 @@ def _check_protocol(
         names = ", ".join(parameter.name for parameter in free)
         raise ValueError(
             f"model {model.name} has {counted(len(free), 'free parameter')} ({names}), but "
-            f"{notes.name} has only {counted(n_contrasts, 'different contrast')}; "
-            "fix parameters or choose a simpler model"
+            f"{notes.name} has only {counted(n_contrasts, 'different contrast')} "
+            f"({repr(protocol).strip('<>')}); fix parameters or choose a simpler model"
         )
     for doubt in protocol_doubts(protocol, model):
         notes.warn(doubt)

@@ -12,6 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit.io.masks import OtherGridError
+
+# Other subclasses, such as UnicodeDecodeError, take other arguments than a message.
+_BY_MESSAGE = (ValueError, OtherGridError)
 
 
 def volume_inputs(case: Any) -> NDArray[np.float32]:
@@ -53,8 +57,8 @@ def naming(number: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        # An inner block has named the case already; subclasses cannot be made of a message alone.
-        if type(error) is not ValueError or str(error).startswith("case "):
+        # An inner block has named the case already.
+        if type(error) not in _BY_MESSAGE or str(error).startswith("case "):
             raise
         raise ValueError(f"case {number}: {error}") from error
 
@@ -66,8 +70,7 @@ def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[N
         yield
     except ValueError as error:
         match = re.match(r"case (\d+)\b", str(error))
-        # Subclasses such as UnicodeDecodeError take other arguments than a message.
-        if type(error) is not ValueError or match is None or int(match[1]) >= len(names):
+        if type(error) not in _BY_MESSAGE or match is None or int(match[1]) >= len(names):
             raise
         prefix = "" if source is None else f"{source}: "
         message = str(error)[match.end() :]
@@ -100,7 +103,8 @@ def check_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> Non
     """Check that there is one for each case."""
     if len(targets) != len(cases):
         raise ValueError(
-            f"{len(targets)} {what} for {counted(len(cases), 'case')}; give one for each"
+            f"{counted(len(targets), what.removesuffix('s'))} for {counted(len(cases), 'case')}; "
+            "give one for each"
         )
 
 

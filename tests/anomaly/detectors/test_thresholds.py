@@ -332,7 +332,7 @@ BROKEN = np.where(np.indices(GRID)[:2].sum(0) == 0, np.nan, 0)
         ([SOUND, SOUND[0]], None, None, r"map 1 must be a volume .* array of shape \(4, 2\)"),
         ([SOUND], 1, None, "masks must be a list or an array with one of them per case"),
         ([SOUND], None, 1, "truths must be a list or an array with one of them per case"),
-        ([SOUND] * 2, [HALF], None, "1 masks for 2 cases"),
+        ([SOUND] * 2, [HALF], None, "1 mask for 2 cases"),
         ([SOUND] * 2, [HALF, HALF[1:]], None, r"mask 1 has shape \(2, 4, 2\) .* \(3, 4, 2\)"),
         ([SOUND], None, [HALF[1:]], "truth 0 has shape"),
         ([SOUND] * 2, [HALF, 0 * HALF], None, "mask 1 is empty"),
