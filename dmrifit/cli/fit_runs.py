@@ -177,7 +177,10 @@ def fit_one(
     scan, files, earlier_sidecar = case
     for role, file in files.items():
         if file is None:
-            raise ValueError(f"--{role} {options[role]} matches no file of this scan")
+            raise ValueError(
+                f"--{role} {options[role]} matches no file of this scan; the name of its file or "
+                f"folder begins with that of the scan, as {scan.name}_{role}.nii.gz does"
+            )
         options = {**options, role: str(file)}
     # Before the fit, during which the files could change.
     te = options["te"]
