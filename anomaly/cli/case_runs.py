@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.detectors.thresholds import smallest_ball
 from anomaly.scans.detection import (
     DIFFERENT,
     FEWEST_SCANS,
@@ -66,7 +67,10 @@ def detect_scan(
     notes = [f": {scan_notes[key]}" for key in ("lost", "unused") if scan_notes.get(key)]
     if detection.no_guarantee:
         notes.append(f": the guarantee of the model does not hold: {detection.no_guarantee}")
-    if detection.opening > 1:
+    if detection.opening == 1:
+        size = significant(smallest_ball(2, case.spacing), 2)
+        notes.append(f": no opening, single voxels count; it needs lesions of {size} mL or more")
+    else:
         size = significant(detection.smallest_mL, 2)
         cube = f"a cube of {detection.opening} voxels"
         notes.append(f": the opening by {cube} can remove compact anomalies below {size} mL")

@@ -85,6 +85,7 @@ def detect(
     detector = trained_model(model, SeriesDetector, remedy, device)
     if smallest_lesion is not None:
         opening = opening_of(smallest_lesion, detector.edges_)
+    opening = detector.opening_ if opening is None else opening
     failed: list[dict[str, str]] = []
     all_voxels |= mask == "none"
     brain = None if mask in (None, "auto", "none") else Path(mask)

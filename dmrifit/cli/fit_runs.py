@@ -167,6 +167,8 @@ def _is_current(
     """Tell whether a scan was fitted as its files are now."""
     scan, files, _ = case
     is_fitted = None not in files.values() and record["sources"] == _sources(scan, files, te)
+    # Records of earlier versions lack what the page shows.
+    is_fitted &= "thumbnail" in record
     return is_fitted and (out / _sidecar(scan, record["model"])).is_file()
 
 
@@ -375,7 +377,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             cells = [picture, Link(page, record["name"])]
         words = ""
         if distance > _UNUSUAL:
-            words = f"{measure}: {distance:.1f} times the usual distance from the median scan"
+            words = f"{distance:.1f} times the usual distance from the median scan: {measure}"
         share = f"{record['fitted'] / max(record['voxels'], 1):.1%}"
         cells += [words, record["model"], record["voxels"], share, percent(record["air"])]
         for name in units:
@@ -387,22 +389,16 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         refit = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
         order = -distance if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
         lines.append((order, [*cells, refit, notes if notes else "none"]))
-    lines.sort(key=lambda line: line[0])
-    n = len(header)
-    table = Table(
-        [cells for _, cells in lines],
-        [*header, "refit with", "notes"],
-        numbers=range(4, n),
-        words=(2, n),
-    )
+    rows = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
+    header += ["refit with", "notes"]
+    table = Table(rows, header, numbers=range(4, len(header) - 2), words=(2, len(header) - 2))
     return RunPage("Fits", [Note(_COLUMNS), *_models_differ(records.values()), table], [])
 
 
 def _models_differ(records: Iterable[Mapping[str, Any]]) -> list[str]:
     models = sorted({record["model"] for record in records})
-    if len(models) < 2:
-        return []
-    return [f"models differ between scans ({', '.join(models)}): --model names one for all"]
+    text = f"models differ between scans ({', '.join(models)}): --model names one for all"
+    return [text] if len(models) > 1 else []
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:
@@ -430,7 +426,7 @@ def _unusual(figures: Sequence[Mapping[str, float]]) -> list[tuple[float, str]]:
     table = pd.DataFrame(figures)
     apart = (table - table.median()).abs()
     # The scale that makes the median distance of normal values their SD.
-    least = table.median().abs().where([name.startswith("median") for name in table], 1.0)
+    least = table.abs().max().where([name.startswith("median") for name in table], 1.0)
     distances = apart / np.maximum(1.4826 * apart.median(), _LEAST_SPREAD * least)
     distances = distances.fillna(0.0)
     return list(zip(distances.max(axis=1), distances.idxmax(axis=1), strict=True))

@@ -235,7 +235,7 @@ class DoubtTally:
         for j, row in enumerate(self.reasons[:, 1:]):
             if row.any():
                 reason = DoubtReason(int(row.argmax()) + 1)
-                is_cap = reason == DoubtReason.AT_BOUND and 2 * self.at_cap[j] > self.at_high[j]
+                is_cap = reason == DoubtReason.AT_BOUND and 2 * self.at_cap[j] > row.max()
                 reasons[self.model.names[j]] = "AT_CAP" if is_cap else reason.name
         return reasons
 
@@ -307,7 +307,8 @@ class DoubtTally:
         parameter = self.model.parameters[j]
         name = parameter.name
         low, high = self.bounds[j]
-        at_low, at_high = self.at_low[j] / self.n_fitted, self.at_high[j] / self.n_fitted
+        at_low, at_cap = self.at_low[j] / self.n_fitted, self.at_cap[j] / self.n_fitted
+        at_high = self.at_high[j] / self.n_fitted - at_cap
         counts = self.reasons[j] / self.n_fitted
         no_influence = counts[DoubtReason.NO_INFLUENCE]
         undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
@@ -325,6 +326,8 @@ class DoubtTally:
         # Fewer would be written as 0 %.
         if low != 0 and at_low >= _WRITTEN:
             at_bounds.append(f"at its lower bound {low:g} in {at_low:.0%}")
+        if at_cap >= _WRITTEN:
+            at_bounds.append(f"at its upper bound 3/(b·D) in {at_cap:.0%}")
         if at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
             at_bounds.append(f"at its upper bound {high:g} in {at_high:.0%}")
         remedy = f"fix it, or measure contrasts that show {name}"

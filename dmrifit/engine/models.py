@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -187,14 +188,14 @@ class SignalModel(ModelFormula):
             )
         te = np.sort([] if protocol.te is None else protocol.te)
         # Echo times that scatter count as one, whichever side of a round number they are on.
-        groups = np.split(te, np.flatnonzero(np.diff(te) > _SAME_TE) + 1)
+        groups = np.split(te, np.flatnonzero(np.diff(te) > _SAME_TE + 1e-6) + 1)
         times = np.array([round(group.mean(), 1) for group in groups if len(group)])
         if len(times) < 2:
             raise ValueError(
                 f"a fit by echo time needs two echo times or more, and the protocol has "
                 f"{len(times) or 'none'}; fit model {self.name} itself"
             )
-        middles = (times[1:] + times[:-1]) / 2
+        middles = [(one[-1] + other[0]) / 2 for one, other in pairwise(groups)]
         parameters: list[Parameter] = []
         formula = self.expression
         for parameter in self.parameters:

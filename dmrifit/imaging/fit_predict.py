@@ -74,7 +74,7 @@ __all__ = ["fit_image", "predict_image"]
 
 _NOISE_SLICES = 8  # of an image, whose voxels tell the noise
 
-_WITHOUT_NOISE = "fitted without a noise floor, so that fluids may show kurtosis"
+_WITHOUT_NOISE = "without it the noise floor is less exact or missing: fluids may show kurtosis"
 _B_STEP = 100.0  # s/mm², between limits that are tried
 
 #: Share of the voxels above which a warning says that they could not be fitted.
@@ -219,10 +219,11 @@ def fit_image(
     Warns
     -----
     UserWarning
-        If `sigma` is 0, on another grid or cannot be estimated, so that the fit goes on without
-        it; the protocol does not determine the model, such as relaxation times at one echo time,
-        more than a fifth of the voxels could not be fitted, more than a fifth of the fitted values
-        are negative, a parameter is beyond 3e38 and so NaN in its map, or groups of volumes differ
+        If `sigma` is 0, on another grid or cannot be estimated, so that the fit measures the
+        noise itself or has no floor; the protocol does not determine the model, such as relaxation
+        times at one echo time, more than a fifth of the voxels could not be fitted, more than a
+        fifth of the fitted values are negative, a parameter is beyond 3e38 and so NaN in its map,
+        or groups of volumes differ
         in gain: their signal rises where it must fall (`dmrifit.engine.gain_steps`).
     """
     check_protocol(protocol)
@@ -261,6 +262,8 @@ def fit_image(
             import_quicklook_libraries()
         region, region_text = _read_region(series, mask, measured)
         noise = None if is_estimated else _given_noise(series, sigma, region, settings, notes)
+        if noise is None and not is_estimated:
+            inputs = (image, mask, None)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
         is_map = is_estimated or isinstance(noise, np.ndarray)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import size_text
@@ -29,6 +30,7 @@ _LARGEST_SPREAD = 0.3  # of the means of volumes, relative
 _LARGEST_RATIO = 2.0  # of two estimates that still agree
 _VALUES = 2**24  # of measurements that are compared with their neighbors at once
 _SAMPLE = 2**24  # of measurements that PIESNO starts from
+_FLOOR_STEPS = 10
 _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds instead of minutes
 
 
@@ -53,8 +55,8 @@ def estimate_sigma(
         exact, but the scanner must not have masked them. ``"mppca"`` looks at patches, as
         `denoise` does; it gives a map, and needs patches with more voxels than there are
         measurements; it falls below σ where the signal does. ``"local"`` compares each voxel with
-        its neighbors, corrects for the noise floor by the median signal, and takes the least of
-        all measurements; it stays up to a third below σ at the floor. ``"auto"`` is the first of
+        its neighbors, corrects magnitudes for the noise floor, and takes the least of all
+        measurements; it stays up to a third below σ at the floor. ``"auto"`` is the first of
         the three that can be trusted: PIESNO, if the voxels that it found have the mean of noise
         in every measurement; MPPCA, if patches are large enough; or else the neighbors.
     n_coils : int, default=1
@@ -218,17 +220,16 @@ def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
         region = voxels_where(signals, lambda values: np.nan_to_num(values) != 0)
     every = slice(None)
     n_at_once = max(1, _VALUES // region.size)
-    estimates = []
-    for first in range(0, signals.shape[3], n_at_once):
+    estimates: list[float] = []
+    for first in range(0, signals.shape[3] if region.any() else 0, n_at_once):
         values = read_block(signals, (every, every, every, slice(first, first + n_at_once)))
         finite = np.nan_to_num(values).astype(np.float64)
         # dipy derives its mask from the first volume.
         masked = np.concatenate([region[..., None].astype(np.float64), finite], axis=-1)
         spread = noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
-        typical = np.median(finite[region], axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            estimates.append(spread / _rician_spread(typical / spread))
-    by_volume = np.concatenate(estimates)
+        volumes = zip(spread, np.moveaxis(finite, -1, 0), strict=True)
+        estimates += [_without_floor(own, volume, region) for own, volume in volumes]
+    by_volume = np.array(estimates)
     # Neighbors do not differ in an image or volume that is too small or constant.
     usable = by_volume[np.isfinite(by_volume) & (by_volume > 0)]
     if not usable.size:
@@ -240,19 +241,21 @@ def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
     return float(usable.min())
 
 
-def _rician_spread(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
-    """
-    Give the standard deviation of magnitudes in units of σ, by its ratio to their mean.
-
-    Shapes: `ratios` (n,), mean over standard deviation; returns (n,).
-    """
+def _without_floor(spread: float, volume: NDArray[np.float64], region: NDArray[np.bool_]) -> float:
+    """Give the σ whose noise has a standard deviation over a region (x, y, z) of magnitudes."""
     from scipy.special import i0e, i1e
 
+    if not spread > 0 or volume.min() < 0:
+        return spread
     snr = np.linspace(0, 10, 1001)
     quarter = snr**2 / 4
     mean = _RAYLEIGH_MEAN * ((1 + 2 * quarter) * i0e(quarter) + 2 * quarter * i1e(quarter))
-    spread = np.sqrt(2 + snr**2 - mean**2)
-    return np.interp(ratios, mean / spread, spread)
+    variance = 2 + snr**2 - mean**2
+    local = ndimage.uniform_filter(volume, 3)[region]
+    sigma = spread
+    for _ in range(_FLOOR_STEPS):
+        sigma = spread / np.sqrt(np.interp(local / sigma, mean, variance).mean())
+    return float(sigma)
 
 
 def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:

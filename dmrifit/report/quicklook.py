@@ -400,11 +400,12 @@ def thumbnail(sidecar: Path) -> tuple[str, bytes]:
     """Draw a slice of the map least in doubt of a fit on disk; give its parameter and the PNG."""
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     entries = described["Parameters"]
-    names = [name for name, entry in entries.items() if "BoundsUnits" not in entry]
-    name = verdict.least_doubted(names, described)
+    free = [name for name, entry in entries.items() if not {"BoundsUnits", "Fixed"} & entry.keys()]
+    name = verdict.least_doubted(free or list(entries), described)
     image = load_image(sidecar.with_name(entries[name]["File"]))
     values = np.asarray(image.dataobj)
-    slices = Slices(values != 0, image.affine, n_slices=1)
+    inside = values != 0
+    slices = Slices(inside if inside.any() else ~inside, image.affine, n_slices=1)
     low, high = slice_figures.robust_limits(values[slices.mask])
     buffer = io.BytesIO()
     picture = slices.pictures(np.where(slices.mask, values, np.nan))[0]

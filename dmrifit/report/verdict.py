@@ -58,8 +58,11 @@ def parameter_lights(
 ) -> Lights:
     """Tabulate each parameter: median, share in doubt, why, and what to do."""
     doubt = sidecar.get("Doubt", {})
-    b_max = f"{doubt['BMax']:g}" if "BMax" in doubt else "S/MM2"
-    cap_remedy = f"--b-max {b_max}" if "BMax" in doubt else "--sigma estimate"
+    cap_remedy = "--sigma estimate"
+    if "BMax" in doubt:
+        cap_remedy = f"--b-max {doubt['BMax']:g}"
+    elif sidecar.get("Settings", {}).get("Sigma") is not None:
+        cap_remedy = "choose a simpler --model, or measure lower b-values"
     lights = []
     for panel in panels:
         entry = sidecar["Parameters"][panel.name]
@@ -86,9 +89,7 @@ def parameter_lights(
         light = {"name": panel.name, "layer": panel.layer, "value": text, "why": why}
         light["interval"] = "–" if interval.startswith("not determined") else interval
         light |= {"kind": kind, "sign": _SIGNS[kind], "words": words}
-        lights.append(
-            light | {"remedy": remedy.format(name=panel.name, b_max=b_max, cap_remedy=cap_remedy)}
-        )
+        lights.append(light | {"remedy": remedy.format(name=panel.name, cap_remedy=cap_remedy)})
     headings = ("median, believed voxels", "in doubt") if doubt else ("median", "")
     return Lights(*headings, *lights)
 

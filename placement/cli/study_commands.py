@@ -215,9 +215,11 @@ def train(
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     constraints = {"size_range": sides, "min_volume": min_volume}
-    with training_files(out, checkpoint) as fields:
+    is_network = model == "network"
+    # A ranker has no checkpoints: those of an interrupted network stay.
+    with training_files(out, checkpoint if is_network else out) as fields:
         placer: Any
-        if model == "network":
+        if is_network:
             if max_rotations != 3:
                 raise ValueError(
                     "--max-rotations: a network rotates boxes as it has learned; "

@@ -2,7 +2,7 @@
 "use strict";
 
 function sortKey(row, column) {
-  const text = row.cells[column].textContent.trim(), number = parseFloat(text.replace("\u2212", "-"));
+  const text = row.cells[column].textContent.trim(), number = parseFloat(text.replaceAll("\u2212", "-"));
   return [Number.isNaN(number) ? -Infinity : number, text];
 }
 
@@ -16,7 +16,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       for (const other of table.querySelectorAll("th")) other.ariaSort = "none";
       heading.ariaSort = sign < 0 ? "descending" : "ascending";
       const keys = [...body.rows].map((row) => [row, ...sortKey(row, heading.cellIndex)]);
-      keys.sort(([, a, s], [, b, t]) => sign * (a === b ? s.localeCompare(t) : a < b ? -1 : 1));
+      keys.sort(([, a, s], [, b, t]) => sign * (a === b ? s.localeCompare(t, undefined, { numeric: true }) : a < b ? -1 : 1));
       body.append(...keys.map(([row]) => row));
     });
   }

@@ -253,7 +253,7 @@ def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(output_of, ca
 def test_options_reach_the_detector(detect_calls):
     _, series, options = detect_calls()
     assert [scan.name for scan in series] == ["synthetic-glioma-001", "synthetic-glioma-002"]
-    assert options == {"tissue": False, "mask": True, "figure": True}
+    assert options == {"opening": 3, "tissue": False, "mask": True, "figure": True}
     words = {"opening": 5, "estimate_tissue": True, "all_voxels": True, "resample_directions": True, "figure": False}
     _, _, options = detect_calls(**words, threshold=0.0, device="cuda:63")
     changed = {"opening": 5, "tissue": True, "mask": False, "directions": "resampled", "threshold": 0.0}

@@ -348,7 +348,7 @@ def test_the_scan_that_differs_comes_first_and_a_heading_sorts(output_of, tmp_pa
     def rows():
         return [" ".join(row.split()) for row in page.locator("table.sortable tbody tr").all_inner_texts()]
 
-    assert re.match(r"ADC s4 median of ADC: \d+\.\d times the usual distance from the median scan adc 75 ", rows()[0])
+    assert re.match(r"ADC s4 \d+\.\d times the usual distance from the median scan: median of ADC adc 75 ", rows()[0])
     assert not any("usual distance" in row for row in rows()[1:])
     page.get_by_role("button", name="ADC, µm²/ms").click()
     assert [row.split()[1] for row in (rows()[0], rows()[-1])] == ["s4", "s6"]
@@ -362,7 +362,10 @@ def test_few_scans_are_not_told_apart_and_a_missing_figure_makes_none_unusual():
     same = [{"fitted": 1.0, "median D": 1.0}] * 3
     assert fit_runs._unusual(same) == [(0.0, "")] * 3
     others = [*same, {"fitted": 1.0}, {"fitted": 1.0, "median D": 1.1}]
-    assert [distance for distance, _ in fit_runs._unusual(others)] == pytest.approx([0, 0, 0, 0, 5])
+    assert [distance for distance, _ in fit_runs._unusual(others)] == pytest.approx([0, 0, 0, 0, 0.1 / 0.022])
+    zero = [{"fitted": 1.0, "median D": 0.0}] * 5
+    assert fit_runs._unusual(zero)[0][0] == 0
+    assert np.isfinite(fit_runs._unusual([*zero, {"fitted": 1.0, "median D": 1.0}])[-1][0])
 
 
 def test_medians_leave_out_air(output_of, tmp_path):

@@ -60,6 +60,11 @@ def test_by_echo_time_ivim_has_an_amplitude_and_a_fraction_of_each_without_a_mod
 def test_echo_times_that_scatter_around_a_rounded_number_are_one():
     b, te = [0, 800, 0, 800, 0, 800], [50.04, 50.06, 50.06, 50.04, 90.0, 90.02]
     assert MODELS["adc"].by_echo_time(Protocol(b, te)).names == ("S0_te50", "S0_te90", "ADC")
+    # Groups end where echo times are farther apart, not at the middle of their means.
+    te = [50.0] * 6 + [50.1, 50.2, 50.27, 50.5]
+    model = MODELS["adc"].by_echo_time(Protocol([0, 800] * 5, te))
+    assert len(model.names) == 3
+    np.testing.assert_array_equal(model.signal([1, 2, 0], Protocol([0] * 10, te)), [[1] * 9 + [2]])
 
 
 @pytest.mark.parametrize(

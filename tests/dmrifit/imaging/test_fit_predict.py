@@ -407,10 +407,10 @@ def test_a_fit_goes_on_without_noise_that_it_cannot_use(image, tmp_path, refused
         (0, "sigma is 0"),
         (nib.Nifti1Image(np.zeros(GRID), AFFINE), "sigma is 0"),
     ):
-        with pytest.warns(UserWarning, match=f"{problem}; fitted without a noise floor, so that fluids may show kurtosis"):
+        with pytest.warns(UserWarning, match=f"{problem}; without it the noise floor is less exact or missing"):
             maps = fit_image(image, PROTOCOL, "adc", sigma=sigma)
         same(maps, without)
-        assert "without a noise floor" in maps.sidecar["Warnings"][0]
+        assert "fluids may show kurtosis" in maps.sidecar["Warnings"][0]
     refused(image, r"sigma\.nii has 3 × 3 × 5", sigma=path, likelihood="rician")
 
 
@@ -434,7 +434,7 @@ def test_models_and_options_that_do_not_fit_the_scan_are_refused(scan, refused, 
 def test_a_noise_that_cannot_be_estimated_is_said_and_the_fit_goes_on(tmp_path):
     signals = np.tile(ADC.signal([[300.0, 0.8]], PROTOCOL)[0], (2, 2, 1, 1))
     image = nib.Nifti1Image(signals, AFFINE)
-    with pytest.warns(UserWarning, match="too small for patches.*; fitted without a noise floor"):
+    with pytest.warns(UserWarning, match="too small for patches.*; without it the noise floor"):
         maps = fit_image(image, PROTOCOL, "adc", sigma="estimate", out=tmp_path / "out")
     np.testing.assert_allclose(data(maps["ADC"]), 0.8, rtol=1e-4)
     described = json.loads((tmp_path / "out" / "model-adc_dwimap.json").read_text())
