@@ -310,14 +310,17 @@ def summarize_tissue(
     doubts = maps["doubt"][tissue] if "doubt" in maps else None
     for j, (name, entry) in enumerate(sidecar.get("Parameters", {}).items()):
         values = maps[name][tissue]
+        is_known = np.isfinite(values)
         if doubts is not None:
             # One bit for each parameter.
-            believed = values[np.isfinite(values) & ((doubts >> j) % 2 == 0)]
+            believed = values[is_known & ((doubts >> j) % 2 == 0)]
             # Few voxels are no sample of the region.
-            is_sample = len(believed) > _FEWEST_BELIEVED * np.count_nonzero(np.isfinite(values))
-            entry["BelievedMedian"] = float(np.median(believed)) if is_sample else None
+            is_sample = len(believed) > _FEWEST_BELIEVED * np.count_nonzero(is_known)
+            # In place: copies of large images would set the peak of the memory.
+            median = float(np.median(believed, overwrite_input=True)) if is_sample else None
+            entry["BelievedMedian"] = median
             del believed
-        values = values[np.isfinite(values)]
+        values = values[is_known]
         if len(values):
             entry["Quartiles"] = np.percentile(values, (25, 50, 75)).tolist()
         if f"{name}_se" in maps:
