@@ -698,6 +698,11 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
     return ndimage.grey_opening(marked.view(np.uint8), sizes, mode="constant").astype(bool)
 
 
+def ball_diameter(volume: Any) -> Any:
+    """Compute the diameter in mm of balls of a volume in mL."""
+    return np.cbrt(6 * volume * MM3_PER_ML / np.pi)
+
+
 def opening_of(volume: float, spacing: ArrayLike) -> int:
     """
     Find the largest opening that leaves a ball, wherever it lies between the voxels.
@@ -721,7 +726,7 @@ def opening_of(volume: float, spacing: ArrayLike) -> int:
     """
     if not is_number(volume) or not volume > 0:
         raise ValueError(f"the smallest lesion must have a volume above 0 mL, not {volume!r}")
-    diameter = np.cbrt(6 * volume * MM3_PER_ML / np.pi)
+    diameter = ball_diameter(volume)
     return max(1, int(diameter / np.linalg.norm(np.asarray(spacing, dtype=float)) * (1 + 1e-9)))
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from anomaly.detectors.thresholds import smallest_ball
+from anomaly.detectors.thresholds import ball_diameter, smallest_ball
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.counts import counted
 from dmrifit.io.bids_derivatives import file_record
@@ -380,7 +380,7 @@ def lesions_of(
             "n_voxels": counts,
             "volume_mL": volumes,
             # Of a ball of the same volume, because components have any shape.
-            "diameter_mm": np.cbrt(6 * volumes * MM3_PER_ML / np.pi),
+            "diameter_mm": ball_diameter(volumes),
             "x": x,
             "y": y,
             "z": z,

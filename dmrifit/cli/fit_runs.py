@@ -403,18 +403,13 @@ def _models_differ(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:
     """Give the figures by which a scan may differ from the others."""
-    shares = {"fitted": record["fitted"] / max(record["voxels"], 1), "air": record["air"]}
-    doubts = {f"{name} in doubt": share for name, share in record["in_doubt"].items()}
-    medians = record["medians"].items()
-    return (
-        shares
-        | doubts
-        | {
-            f"median of {name}": x
-            for name, x in medians
-            if record["units"][name] != AMPLITUDE_UNIT
-        }
-    )
+    figures = {"fitted": record["fitted"] / max(record["voxels"], 1), "air": record["air"]}
+    figures |= {f"{name} in doubt": share for name, share in record["in_doubt"].items()}
+    for name, median in record["medians"].items():
+        # Amplitudes are in the units of each scan.
+        if record["units"][name] != AMPLITUDE_UNIT:
+            figures[f"median of {name}"] = median
+    return figures
 
 
 def _unusual(figures: Sequence[Mapping[str, float]]) -> list[tuple[float, str]]:

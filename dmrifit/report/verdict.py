@@ -42,11 +42,9 @@ def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
     text = f"{n_fitted} of {counted(n_voxels, 'voxel')} fitted ({100 * n_fitted / n_voxels:.3g} %)"
     shares = sidecar["Doubt"]["Share"].items()
     names = [f"{name} ({percent(share)})" for name, share in shares if share > _MOST_DOUBTED]
-    if not doubts:
-        pass
-    elif names:
+    if doubts and names:
         text += f"; in doubt in most of them: {', '.join(names)}"
-    else:
+    elif doubts:
         text += "; no parameter is in doubt in most of them"
     if "GainStep" in sidecar:
         text += f"; {sidecar['GainStep']['Description']}"
