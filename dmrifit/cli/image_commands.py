@@ -528,8 +528,9 @@ def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
                 errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
         typer.echo(
             "precision to expect in typical tissue at the SNR of this scan, "
-            f"{expected['SNR']:.0f} (signal at {expected['SNRContrast']} over the SD of "
-            f"residuals): {', '.join(errors)}"
+            f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
+            f"{'noise' if 'Noise' in description['Settings'] else 'SD of residuals'}): "
+            f"{', '.join(errors)}"
         )
     # Warnings were printed when they arose.
     for sentence in fit_sentences(description):

@@ -15,10 +15,8 @@ from dmrifit.engine.design.identifiability import typical_tissue
 from dmrifit.engine.design.precision import DECAYED, largest_error, rounded, signal_jacobian
 from dmrifit.engine.free_water import TISSUE_T2, is_raised_by_water
 from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
-from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import SignalModel, read_table
-from dmrifit.engine.noise_choice import needs_floor
-from dmrifit.engine.protocol import least_weighted
+from dmrifit.engine.noise_choice import lowest_signals, needs_floor
 
 #: Levels whose intervals decide: half the first is the standard error, the second is searched.
 LEVELS = (0.68, 0.95)
@@ -131,8 +129,7 @@ def least_weighted_signals(result: Any) -> NDArray[np.float64]:
     """
     if result.inputs is None:
         return np.full(len(result.cost), np.nan)
-    columns = least_weighted(result.protocol)
-    return mean_of_finite(result.inputs.signals[:, columns].astype(np.float64))
+    return lowest_signals(result.inputs.signals, result.protocol)
 
 
 @dataclass

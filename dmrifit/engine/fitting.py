@@ -30,15 +30,17 @@ from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.models import MODELS, SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.noise_choice import (
     NoiseLevel,
-    bright_voxels,
+    above_air,
     directions_vary,
     first_step,
+    lowest_signals,
     needs_floor,
     noise_of_repeats,
     noise_of_residuals,
     spread_rows,
+    typical_snr,
 )
-from dmrifit.engine.protocol import Protocol, check_columns, check_protocol, least_weighted
+from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
 from dmrifit.engine.results import FitResult, FitStatus, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen
 
@@ -94,7 +96,7 @@ def fit_voxels(
         A name in `MODELS`, or a model.
     method : {"nlls", "ols", "wls", "segmented", "map"}, optional
         By default chosen by the noise, which the result names: "nlls", but for the model "ivim",
-        where the SNR of the least weighted signals is below 100 (for 12 measurements),
+        where the SNR of the least weighted signals is below 90 (for 12 measurements),
         "segmented".
 
         * ``"nlls"`` fits all parameters at once by bounded nonlinear least squares.
@@ -251,19 +253,13 @@ def noise_and_snr(
     numbers = {k: v for k, v in (settings.fixed or {}).items() if not isinstance(v, str)}
     replace(settings, fixed=numbers).fixed_values(model, len(signals), settings.box(model))
     rows = spread_rows(signals)
-    rows = rows[bright_voxels(signals[rows], protocol)]
     if levels is None:
-        level = measured_noise(signals[rows], protocol, model, _of_rows(settings, rows))
+        bright = rows[above_air(lowest_signals(signals[rows], protocol))]
+        level = measured_noise(signals[bright], protocol, model, _of_rows(settings, bright))
         noise = None if level is None else float(level.sigma)
     else:
         noise = float(np.median(levels))
     return noise, typical_snr(signals[rows], protocol, noise) if noise else None
-
-
-def typical_snr(signals: NDArray, protocol: Protocol, noise: float) -> float:
-    """Compute the median of the least weighted signals over the noise; infinite without noise."""
-    lowest = mean_of_finite(np.asarray(signals[:, least_weighted(protocol)], dtype=float))
-    return float(np.nanmedian(lowest) / noise) if len(lowest) and noise else np.inf
 
 
 def by_snr(

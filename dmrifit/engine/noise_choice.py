@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit.engine.design.identifiability import nominal_contrasts
@@ -22,7 +22,7 @@ NOISE_VOXELS = 1024
 #: first number plus the second times the SNR. On a grid of tissues, four protocols, and SNRs from
 #: 10 to 100 (`benchmarks.fitting.bench_ivim_methods`), the errors of f, Dv and Dt together stay
 #: within 5 % of those of the best single method.
-_ONE_STEP_SNR = 100.0
+_ONE_STEP_SNR = 90.0
 _THRESHOLD = (20.0, 1.5)
 _N_MEASUREMENTS = 12
 
@@ -33,11 +33,22 @@ _NEAR_FLOOR = 3.5
 #: K without a floor.
 _FLUID = 1.5
 
+#: Largest signal of air as a share of that of tissue: in heads and legs air has 0 to 0.1, tissue
+#: beside tissue 0.25.
+AIR = 0.2
+
+#: Multiples of the noise level, and share of the signal of tissue, below which a dark voxel may be
+#: air: scanners filter the noise of air, and ghosts have up to some 7 % of the tissue's signal.
+_NEAR_NOISE, _GHOSTS = 5.0, 0.08
+
+# Of the signal: a few extreme voxels would draw a threshold between them and the tissue.
+_EXTREME = 99.5  # percent
+_BINS = 1024
+
 _SENTENCES = read_table("sentences")["choice"]
 
 _ZERO_B = 10.0  # s/mm², below it direction and pulsation matter little
 _SAME_B = 1.0  # s/mm², which scanners write for 0; perfusion decays by more
-_BRIGHT = 0.2  # of the brightest signals: voxels that are darker may be air
 _FEWEST_REPEATS = 3
 _FEWEST_DEGREES = 30  # of freedom, of all voxels together: the noise within 13 %
 
@@ -51,8 +62,10 @@ class NoiseLevel:
     method: str  # how it was estimated, such as "piesno", "repeats" or "residuals"
 
 
-def describe_choice(threshold: float | None, snr: float, noise: str, n_floored: int) -> str:
-    """Say what was chosen by the noise, and how that was measured; `noise` is empty if not."""
+def describe_choice(
+    threshold: float | None, snr: float, noise: NoiseLevel | None, n_floored: int
+) -> str:
+    """Say what was chosen by the noise, and how that was measured; `noise` is None if not."""
     key = "one_step" if threshold is None else "segmented"
     text = _SENTENCES[key if noise else "unknown"].format(
         threshold=threshold, snr=snr, noise=noise
@@ -73,11 +86,57 @@ def spread_rows(signals: NDArray) -> NDArray[np.intp]:
     return np.argpartition(keys, NOISE_VOXELS)[:NOISE_VOXELS]
 
 
-def bright_voxels(signals: NDArray, protocol: Protocol) -> NDArray[np.bool_]:
-    """Find the voxels that are not air by their signals at the lowest b-value."""
-    lowest = mean_of_finite(signals[:, least_weighted(protocol)])
-    usable = lowest[np.isfinite(lowest)]
-    return lowest > _BRIGHT * np.quantile(usable, 0.99) if usable.size else np.isfinite(lowest)
+def lowest_signals(signals: NDArray, protocol: Protocol) -> NDArray[np.float64]:
+    """Average (n_voxels, n_measurements) at the lowest b-value and shortest echo time."""
+    return mean_of_finite(np.asarray(signals[:, least_weighted(protocol)], np.float64))
+
+
+def above_air(signals: NDArray) -> NDArray[np.bool_]:
+    """
+    Tell which voxels are tissue, by Otsu's threshold; all of them where none are dark as air.
+
+    Shapes: `signals` (n_voxels,), without diffusion weighting; returns (n_voxels,).
+
+    References: Otsu, IEEE Trans Syst Man Cybern 9:62–66, 1979.
+    """
+    everything = np.ones(len(signals), bool)
+    finite = signals[np.isfinite(signals)]
+    top = np.percentile(finite, _EXTREME) if len(finite) else 0.0
+    if top <= 0:
+        return everything
+    # A histogram needs no copy of all voxels, of which there may be millions.
+    counts, edges = np.histogram(finite, _BINS, (0.0, top))
+    n_below = np.cumsum(counts)[:-1]
+    n_above = counts.sum() - n_below
+    sums = np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = n_below * n_above * (sums[:-1] / n_below - (sums[-1] - sums[:-1]) / n_above) ** 2
+    if not np.isfinite(between).any():
+        return everything
+    inside = signals >= edges[1 + int(np.nanargmax(between))]
+    if np.median(signals[~inside & np.isfinite(signals)]) > AIR * np.median(signals[inside]):
+        return everything
+    return inside
+
+
+def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
+    """
+    Tell which voxels are tissue: `above_air`, or far above the noise, as tissue beside fluid.
+
+    Shapes: `signals` (n_voxels,), `noise` (n_voxels,) or one level, NaN or 0 where it is unknown.
+    """
+    is_bright = above_air(signals)
+    bright = signals[is_bright & np.isfinite(signals)]
+    ghosts = _GHOSTS * np.median(bright) if len(bright) else np.nan
+    levels = np.asarray(noise)
+    return is_bright | ((levels > 0) & (signals >= np.maximum(_NEAR_NOISE * levels, ghosts)))
+
+
+def typical_snr(signals: NDArray, protocol: Protocol, noise: float) -> float:
+    """Compute the median over tissue of the least weighted signals over the noise."""
+    lowest = lowest_signals(signals, protocol)
+    lowest = lowest[above_air_or_noise(lowest, noise)]
+    return float(np.nanmedian(lowest) / noise) if len(lowest) and noise else np.inf
 
 
 def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:

@@ -21,12 +21,19 @@ from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
-from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise, typical_snr
+from dmrifit.engine.fitting import by_snr, fit_with, learn_prior, measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.methods.prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import MODELS, SignalModel, check_has_echo_times, resolve_model
-from dmrifit.engine.noise_choice import NOISE_VOXELS, NoiseLevel, bright_voxels, describe_choice
+from dmrifit.engine.noise_choice import (
+    NOISE_VOXELS,
+    NoiseLevel,
+    above_air,
+    describe_choice,
+    lowest_signals,
+    typical_snr,
+)
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
@@ -294,7 +301,7 @@ def fit_image(
             n_floored, is_automatic = 0, noise is None or model == MODELS["ivim"]
             is_automatic &= settings.is_automatic
             if is_automatic:
-                settings, snr, noise_text = _chosen_by_noise(
+                settings, level = _chosen_by_noise(
                     readable, region, measurements, model, settings, noise
                 )
             settings = replace(settings, method=settings.method_for(model, contrasts))
@@ -348,7 +355,7 @@ def fit_image(
             lower_b_max = _lower_b_max(rows, measurements, model, noisy_settings)
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
-        options = {
+        options: dict[str, Any] = {
             "AverageDirections": average,
             "Sigma": sigma_text,
             "Region": region_text,
@@ -356,7 +363,10 @@ def fit_image(
             "OmittedB": list(leave_out_b) or None,
         }
         if is_automatic:
-            options["Choice"] = describe_choice(settings.threshold, snr, noise_text, n_floored)
+            snr = tally.snr()
+            options["Choice"] = describe_choice(settings.threshold, snr, level, n_floored)
+            if level is not None:
+                options["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         is_fitted = maps["status"] < FitStatus.NOT_FITTED
         summarize_tissue(sidecar, maps, scan.values, is_fitted, tally.is_tissue)
@@ -700,8 +710,8 @@ def _chosen_by_noise(
     model: SignalModel,
     settings: FitSettings,
     noise: float | NDArray | None,
-) -> tuple[FitSettings, float, str]:
-    """Choose the method by the noise; also give the SNR, and how it was measured, if it was."""
+) -> tuple[FitSettings, NoiseLevel | None]:
+    """Choose the method by the noise; also give the noise, if it could be measured."""
     protocol, contrasts = measurements.protocol, measurements.contrasts
     settings = replace(settings, n_averaged=len(protocol) / len(contrasts))
     is_used = np.ones(series.grid[2], bool) if region is None else region.any(axis=(0, 1))
@@ -711,23 +721,21 @@ def _chosen_by_noise(
     if region is not None:
         some &= region
     rows, levels = _spread_voxels(series, some, measurements, noise, NOISE_VOXELS)
+    level = None
     if rows.size:
         rows, _ = Screen(protocol).apply(rows)
-        is_bright = bright_voxels(rows, protocol)
-        rows, levels = rows[is_bright], levels[is_bright] if levels is not None else None
-    level = None
+        is_bright = above_air(lowest_signals(rows, protocol))
     if levels is not None and levels.size:
-        level = NoiseLevel(float(np.median(levels)), "given")
+        level = NoiseLevel(float(np.median(levels[is_bright])), "given")
     elif noise is None and rows.size:
-        level = measured_noise(rows, protocol, model, settings)
+        level = measured_noise(rows[is_bright], protocol, model, settings)
         if level is None:
             level = next(iter(noise_levels_of_middle(series, region, ["local"])), None)
         settings = replace(settings, noise=None if level is None else float(level.sigma))
     if level is None:
-        return by_snr(settings, model, contrasts, None), np.nan, ""
+        return by_snr(settings, model, contrasts, None), None
     snr = typical_snr(rows, protocol, float(level.sigma))
-    text = f"noise {level.sigma:.4g} ({level.method})"
-    return by_snr(settings, model, contrasts, snr), snr, text
+    return by_snr(settings, model, contrasts, snr), level
 
 
 def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:

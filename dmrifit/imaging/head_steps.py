@@ -14,11 +14,12 @@ from threadpoolctl import threadpool_limits
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.cohort.scaling import reference_columns
+from dmrifit.engine.noise_choice import AIR
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.components import largest_components
 from dmrifit.io.grids import array_of, onto, read_scan, resampled, scan_of
-from dmrifit.io.masks import AIR, MASK_THRESHOLD, binarize
+from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name
 from dmrifit.io.series import Series
 

@@ -10,12 +10,26 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
-from dmrifit.engine.design.identifiability import expected_precision, missing_for
+from dmrifit.engine.design.identifiability import (
+    expected_precision,
+    missing_for,
+    suggest_model,
+)
+from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.noise_choice import (
+    NoiseLevel,
+    above_air,
+    above_air_or_noise,
+    lowest_signals,
+    spread_rows,
+    typical_snr,
+)
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels
-from dmrifit.io.masks import above_air_or_noise, binarize
+from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import Image, Images, image_name
 from dmrifit.io.series import Series, read_map
 
@@ -31,7 +45,6 @@ _MOST_SHELLS = 24  # listed one by one
 _SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
 _LOW_B = 50.0  # s/mm², from which on perfusion has decayed
 _LARGEST_B = 20_000.0  # s/mm²
-_BRIGHT = 0.5  # quantile of voxels whose signal at the lowest b stands for tissue
 
 
 @dataclass
@@ -138,14 +151,14 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
         info.doubts.append(doubt)
     level = np.nan
     if info.n_volumes > 1:
-        level = _describe_noise(info, series, region)
+        level = _describe_noise(info, series, region, _noise_of_fit(rows, protocol))
     if protocol is None:
         return
-    lowest = rows[:, protocol.b == protocol.b.min()].mean(axis=1)
+    if level > 0:
+        info.snr = typical_snr(rows, protocol, level)
     # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
     if region is None:
-        is_tissue = above_air_or_noise(lowest, level)
-        rows, lowest = rows[is_tissue], lowest[is_tissue]
+        rows = rows[above_air_or_noise(lowest_signals(rows, protocol), level)]
     gain_step = find_gain_step(rows, protocol)
     if gain_step is not None:
         info.doubts.append(gain_step.description)
@@ -157,8 +170,6 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
             f"the median signal rises from {reference:.4g} at the lowest b to {weighted:.4g} at "
             "the highest: the order of the b-values does not fit the volumes"
         )
-    if level > 0:
-        info.snr = float(np.quantile(lowest, _BRIGHT) / level)
 
 
 def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
@@ -210,11 +221,23 @@ def is_same_b(b: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
     return np.isclose(b, value, rtol=_SAME_B_RELATIVE, atol=_SAME_B)
 
 
-def _describe_noise(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> float:
-    """Estimate the noise in more ways than one; give the level, NaN where it is unknown."""
+def _noise_of_fit(rows: NDArray, protocol: Protocol | None) -> list[NoiseLevel]:
+    """Measure the noise as a fit of these voxels does, before it compares neighbors."""
+    if protocol is None:
+        return []
+    bright = rows[above_air(lowest_signals(rows, protocol))]
+    model = MODELS[suggest_model(protocol)[0]]
+    level = measured_noise(bright[spread_rows(bright)], protocol, model, FitSettings())
+    return [] if level is None else [level]
+
+
+def _describe_noise(
+    info: ScanInfo, series: Series, region: NDArray[np.bool_] | None, of_fit: list[NoiseLevel]
+) -> float:
+    """Estimate the noise in more ways than one; give that of a fit, NaN where it is unknown."""
     try:
         series.check_magnitudes()
-        levels = noise_levels(series, mask=region)
+        levels = of_fit + noise_levels(series, mask=region)[::-1]
     except (ImportError, ValueError) as error:
         info.noise = f"not estimated ({error})"
         return np.nan

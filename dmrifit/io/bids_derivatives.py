@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from dmrifit import __version__
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import expected_precision, typical_tissue
-from dmrifit.engine.doubts import DoubtTally, least_weighted, least_weighted_signals
+from dmrifit.engine.doubts import DoubtTally, least_weighted_signals
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.noise_choice import above_air, above_air_or_noise
+from dmrifit.engine.protocol import Protocol, least_weighted
 from dmrifit.engine.results import FitResult, FitStatus
 from dmrifit.engine.screening import ScreeningTally
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.digests import describe
-from dmrifit.io.masks import above_air, above_air_or_noise
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -147,40 +147,45 @@ class FitTally:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
         if sum(p.is_amplitude for p in self.model.parameters) != 1:
             return
-        noise = deviation = np.full(len(result.cost), np.nan)
+        noise = level = np.full(len(result.cost), np.nan)
         if result.inputs is not None:
-            is_used = np.isfinite(result.inputs.signals)
-            if result.method in ("ols", "wls"):
-                # A fit of logarithms keeps in its inputs the values that it leaves out.
-                is_used &= result.inputs.signals > 0
-            n_used = np.einsum("ij->i", is_used, dtype=np.intp)
-            spare = n_used - len(self.model.names) + len(self.fixed)
-            deviation = np.sqrt(result.cost / np.maximum(spare, 1))
-            # Of residuals that are 0 whatever the noise, there is no SNR.
-            deviation[(spare <= 0) | (deviation <= 0)] = np.nan
             known = result.inputs.sigma if result.noise is None else result.noise
+            level = self._deviation(result, result.inputs.signals)
             if known is not None:
-                noise = np.broadcast_to(known, len(result.cost))
+                noise = level = np.broadcast_to(known, len(result.cost)).astype(np.float64)
         # S0 itself may lie far outside of what was measured, and be not determined.
         signals = least_weighted_signals(result)
-        rows = np.column_stack([signals / deviation, signals, noise])
-        self._sample.add(rows, by_slice(inside))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._sample.add(np.column_stack([signals / level, signals, noise]), by_slice(inside))
 
-    def snr(self) -> tuple[float, float]:
+    def _deviation(self, result: FitResult, signals: NDArray) -> NDArray[np.float64]:
+        """Compute the standard deviation of residuals (n_voxels,); NaN where it tells nothing."""
+        is_used = np.isfinite(signals)
+        if result.method in ("ols", "wls"):
+            # A fit of logarithms keeps in its inputs the values that it leaves out.
+            is_used &= signals > 0
+        n_used = np.einsum("ij->i", is_used, dtype=np.intp)
+        spare = n_used - len(self.model.names) + len(self.fixed)
+        deviation = np.sqrt(result.cost / np.maximum(spare, 1))
+        # Of residuals that are 0 whatever the noise, there is no SNR.
+        deviation[(spare <= 0) | (deviation <= 0)] = np.nan
+        return deviation
+
+    def snr(self) -> float:
         """
-        Give the SNR of the scan, and the share of air.
+        Give the SNR of the scan; NaN if it is unknown.
 
-        The SNR is the median over tissue of the signals at the lowest b-value and shortest echo
-        time over the standard deviation of residuals.
+        It is the median over tissue of the signals at the lowest b-value and shortest echo time
+        over the noise, or over the standard deviation of residuals where no noise is known.
         """
         snr, signals, noise = self._finite_rows()
         if not len(snr):
-            return np.nan, 0.0
+            return np.nan
         if not np.isfinite(noise).all():
             noise = np.zeros(len(snr))
         # Scanners filter the background, so that a map of the noise is too low there.
         is_tissue = above_air_or_noise(signals, np.maximum(noise, self.noise_level()))
-        return float(np.median(snr[is_tissue])), 1.0 - float(is_tissue.mean())
+        return float(np.median(snr[is_tissue]))
 
     def _finite_rows(self) -> NDArray[np.float64]:
         """Give SNR, signal and noise, (3, n_voxels), of the voxels that have them."""
@@ -233,7 +238,7 @@ def describe_fit(
         **_describe_voxel_maps(tally, files),
         **tally.screening.describe(),
         **({} if settings.prior is None else {"Prior": settings.prior.describe()}),
-        **_describe_expected_precision(tally),
+        **_describe_expected_precision(tally, settings),
         "NoValue": (
             "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is "
             "not defined"
@@ -329,9 +334,9 @@ def summarize_tissue(
             entry["StandardError"] = float(np.percentile(errors, 50)) if len(errors) else None
 
 
-def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
+def _describe_expected_precision(tally: FitTally, settings: FitSettings) -> dict[str, Any]:
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
-    snr, _ = tally.snr()
+    snr = tally.snr()
     if not (np.isfinite(snr) and snr > 0):
         return {}
     contrasts, model = tally.contrasts, tally.model
@@ -346,15 +351,17 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
     if not (np.isfinite(remaining) and remaining > 0):
         return {}
     try:
-        # The expected precision is for the SNR of the amplitude.
-        table = expected_precision(contrasts, model, tally.fixed, snr / remaining)
+        # The expected precision is for the SNR of the amplitude, the noise that of one volume.
+        of_fitted = 1.0 if settings.noise is None else np.sqrt(settings.n_averaged)
+        table = expected_precision(contrasts, model, tally.fixed, snr * of_fitted / remaining)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
     return {
         "ExpectedPrecision": {
             "Description": "Cramér–Rao lower bound of the coefficient of variation in typical "
             "tissue, at the median over voxels, without air, of the signal at the lowest b-value "
-            "and shortest echo time over the standard deviation of residuals",
+            "and shortest echo time over the noise, or over the standard deviation of residuals "
+            "where the noise was not measured",
             "SNR": snr,
             "SNRContrast": contrast,
             "CoefficientOfVariation": {

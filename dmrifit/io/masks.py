@@ -12,18 +12,6 @@ from dmrifit._utils.counts import counted, size_text
 #: Shape and affine (4, 4) of a volume.
 Grid: TypeAlias = tuple[tuple[int, ...], NDArray[Any]]
 
-#: Largest signal of air as a share of that of tissue: in heads and legs air has 0 to 0.1, tissue
-#: beside tissue 0.25.
-AIR = 0.2
-
-#: Multiples of the noise level, and share of the signal of tissue, below which a dark voxel may be
-#: air: scanners filter the noise of air, and ghosts have up to some 7 % of the tissue's signal.
-_NEAR_NOISE, _GHOSTS = 5.0, 0.08
-
-# Of the signal: a few extreme voxels would draw a threshold between them and the tissue.
-_EXTREME = 99.5  # percent
-_BINS = 1024
-
 #: A voxel belongs to a mask above this value: integer masks and labels count from 1, probabilities
 #: from one half, and a one that a file's scale factor turned into 0.99999997 is still a one.
 MASK_THRESHOLD = 0.5
@@ -39,47 +27,6 @@ _LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole n
 #: Files round affines to single precision and quaternions; a neighboring voxel is ten times
 #: farther away.
 GRID_TOLERANCE = 0.1
-
-
-def above_air(signals: NDArray) -> NDArray[np.bool_]:
-    """
-    Tell which voxels are tissue, by Otsu's threshold; all of them where none are dark as air.
-
-    Shapes: `signals` (n_voxels,), without diffusion weighting; returns (n_voxels,).
-
-    References: Otsu, IEEE Trans Syst Man Cybern 9:62–66, 1979.
-    """
-    everything = np.ones(len(signals), bool)
-    finite = signals[np.isfinite(signals)]
-    top = np.percentile(finite, _EXTREME) if len(finite) else 0.0
-    if top <= 0:
-        return everything
-    # A histogram needs no copy of all voxels, of which there may be millions.
-    counts, edges = np.histogram(finite, _BINS, (0.0, top))
-    n_below = np.cumsum(counts)[:-1]
-    n_above = counts.sum() - n_below
-    sums = np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = n_below * n_above * (sums[:-1] / n_below - (sums[-1] - sums[:-1]) / n_above) ** 2
-    if not np.isfinite(between).any():
-        return everything
-    inside = signals >= edges[1 + int(np.nanargmax(between))]
-    if np.median(signals[~inside & np.isfinite(signals)]) > AIR * np.median(signals[inside]):
-        return everything
-    return inside
-
-
-def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
-    """
-    Tell which voxels are tissue: `above_air`, or far above the noise, as tissue beside fluid.
-
-    Shapes: `signals` (n_voxels,), `noise` (n_voxels,) or one level, NaN or 0 where it is unknown.
-    """
-    is_bright = above_air(signals)
-    bright = signals[is_bright & np.isfinite(signals)]
-    ghosts = _GHOSTS * np.median(bright) if len(bright) else np.nan
-    levels = np.asarray(noise)
-    return is_bright | ((levels > 0) & (signals >= np.maximum(_NEAR_NOISE * levels, ghosts)))
 
 
 def binarize(

@@ -6,6 +6,7 @@ import pytest
 from dmrifit import MODELS, Protocol, fit_voxels
 from dmrifit.engine import noise_choice
 from dmrifit.engine.doubts import DoubtReason
+from dmrifit.engine.noise_choice import above_air, above_air_or_noise, typical_snr
 
 IVIM, KURTOSIS = MODELS["ivim"], MODELS["kurtosis"]
 LOW_B = Protocol([0, 10, 20, 40, 60, 100, 150, 200, 400, 600, 800, 1000])
@@ -98,3 +99,32 @@ def test_without_residuals_intervals_come_from_a_known_noise_or_all_is_in_doubt(
     low, high = np.moveaxis(known.intervals(), -1, 0)
     holds = ((low <= truth) & (truth <= high)).mean(axis=0)
     assert ((holds > 0.92) & (holds < 0.995)).all(), holds
+
+
+def test_tissue_is_told_from_air_and_ghosts_and_not_from_darker_tissue_or_fluid():
+    rng = np.random.default_rng(0)
+    air, tissue = np.abs(rng.normal(0, 10, 900)), rng.uniform(200, 600, 300)
+    signals = np.concatenate([air, tissue, [1e6, np.nan]])
+    inside = above_air(signals)
+    assert not inside[:900].any()
+    assert inside[900:1201].mean() > 0.95
+    assert not inside[-1]
+    assert above_air(tissue).all()
+    assert above_air(np.full(4, 7.0)).tolist() == [True] * 4
+    assert above_air(np.empty(0)).shape == (0,)
+    ghosts, tissue, fluid = np.full(300, 70.0), np.full(500, 200.0), np.full(200, 1000.0)
+    signals = np.concatenate([ghosts, tissue, fluid])
+    assert above_air_or_noise(signals, 10.0).tolist() == [False] * 300 + [True] * 700
+    # Tissue of five times the noise may be air, and where the level is not known nothing is added.
+    for level in (50.0, 0.0, np.nan, np.full(1000, np.nan)):
+        assert above_air_or_noise(signals, level).tolist() == [False] * 800 + [True] * 200
+    assert above_air_or_noise(np.empty(0), 1.0).shape == (0,)
+
+
+def test_the_snr_is_that_of_tissue_also_beside_bright_fluid():
+    protocol = Protocol([0, 0, 500, 1000])
+    tissue = MODELS["adc"].signal(np.tile([200.0, 1.0], (700, 1)), protocol)
+    fluid = MODELS["adc"].signal(np.tile([2000.0, 3.0], (300, 1)), protocol)
+    assert typical_snr(np.concatenate([tissue, fluid]), protocol, 10.0) == pytest.approx(20)
+    assert typical_snr(np.concatenate([np.zeros((5000, 4)), tissue]), protocol, 10.0) == pytest.approx(20)
+    assert typical_snr(tissue, protocol, 0.0) == np.inf

@@ -8,6 +8,7 @@ import pytest
 
 from dmrifit.engine.design.identifiability import expected_precision
 from dmrifit.engine.doubts import DoubtTally
+from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
@@ -87,39 +88,39 @@ def tally_of(result, protocol):
 
 def test_the_snr_of_a_scan_counts_the_values_that_were_fitted(noisy_signals):
     protocol, signals = noisy_signals
-    expected = tally_of(fit_voxels(signals, protocol, "adc"), protocol).snr()[0]
+    expected = tally_of(fit_voxels(signals, protocol, "adc"), protocol).snr()
     assert expected == pytest.approx(50, rel=0.15)
     signals = signals.copy()
     signals[:, 4:6] = np.nan
     result = fit_voxels(signals, protocol, "adc")
-    assert tally_of(result, protocol).snr()[0] == pytest.approx(50, rel=0.15)
+    assert tally_of(result, protocol).snr() == pytest.approx(50, rel=0.15)
     # What was left out before an average does not lessen the contrasts that are fitted.
     averaged = replace(result.screening, n_not_finite=result.screening.n_not_finite + 40)
     same = tally_of(replace(result, screening=averaged), protocol)
-    assert same.snr()[0] == tally_of(result, protocol).snr()[0]
+    assert same.snr() == tally_of(result, protocol).snr()
     signals[:, 4:6] = -1.0
     logarithms = fit_voxels(signals, protocol, "adc", method="ols")
     missing = fit_voxels(np.where(signals > 0, signals, np.nan), protocol, "adc", method="ols")
-    assert tally_of(logarithms, protocol).snr()[0] == pytest.approx(tally_of(missing, protocol).snr()[0])
+    assert tally_of(logarithms, protocol).snr() == pytest.approx(tally_of(missing, protocol).snr())
 
 
 def test_the_snr_is_of_signals_that_were_measured_in_voxels_with_spare_values(noisy_signals):
     protocol, signals = noisy_signals
     result = fit_voxels(signals, protocol, "adc")
-    sound = tally_of(fit_voxels(signals[:200], protocol, "adc"), protocol).snr()[0]
+    sound = tally_of(fit_voxels(signals[:200], protocol, "adc"), protocol).snr()
     # Two values for two parameters in most voxels, whose residuals tell nothing.
     measured = signals.copy()
     measured[200:, 1:11] = np.nan
     inputs = replace(result.inputs, signals=measured)
-    assert tally_of(replace(result, inputs=inputs), protocol).snr()[0] == sound
+    assert tally_of(replace(result, inputs=inputs), protocol).snr() == sound
     measured[:200, 1:11] = np.nan
-    assert np.isnan(tally_of(replace(result, inputs=inputs), protocol).snr()[0])
+    assert np.isnan(tally_of(replace(result, inputs=inputs), protocol).snr())
     protocol = Protocol(np.repeat([500.0, 800.0, 1200.0], 4), te=80)
     clean = MODELS["adc"].signal(np.tile([1000.0, 1.0], (500, 1)), protocol)
     signals = clean + np.random.default_rng(5).normal(0, 20, clean.shape)
     tally = tally_of(fit_voxels(signals, protocol, "adc"), protocol)
-    assert tally.snr()[0] == pytest.approx(50 * np.exp(-0.5), rel=0.1)
-    section = bids_derivatives._describe_expected_precision(tally)["ExpectedPrecision"]
+    assert tally.snr() == pytest.approx(50 * np.exp(-0.5), rel=0.1)
+    section = bids_derivatives._describe_expected_precision(tally, FitSettings())["ExpectedPrecision"]
     assert section["SNRContrast"] == "b = 500 s/mm² and TE 80 ms"
     # In typical tissue of 1 µm²/ms, the lower bound is that of S0 at an SNR of 50.
     table = expected_precision(protocol, MODELS["adc"], (), 50)
@@ -134,15 +135,11 @@ def test_dark_voxels_far_above_the_noise_are_tissue():
     rng = np.random.default_rng(6)
     signals = np.hypot(clean + rng.normal(0, 10, clean.shape), rng.normal(0, 10, clean.shape))
     within = tally_of(fit_voxels(signals[:500], protocol, "adc", sigma=10.0), protocol)
-    snr, air_share = within.snr()
-    assert air_share == 0
     # Four in five voxels are tissue.
-    assert snr == pytest.approx(20, rel=0.2)
-    whole = tally_of(fit_voxels(signals, protocol, "adc", sigma=10.0), protocol)
-    assert whole.snr()[1] == pytest.approx(300 / 800)
-    # Then the noise is that of the residuals.
-    for n_voxels, n_air in ((500, 0), (800, 300)):
-        unknown_noise = tally_of(fit_voxels(signals[:n_voxels], protocol, "adc"), protocol)
-        snr, air_share = unknown_noise.snr()
-        assert air_share == pytest.approx(n_air / n_voxels)
-        assert snr == pytest.approx(20, rel=0.2)
+    assert within.snr() == pytest.approx(20, rel=0.2)
+    # Without sigma the noise is that of the residuals.
+    for n_voxels, sigma in ((800, 10.0), (500, None), (800, None)):
+        tally = tally_of(fit_voxels(signals[:n_voxels], protocol, "adc", sigma=sigma), protocol)
+        assert tally.snr() == pytest.approx(20, rel=0.2)
+        lowest = signals[:n_voxels, :3].mean(axis=1)
+        np.testing.assert_array_equal(tally.is_tissue(lowest), np.arange(n_voxels) < 500)

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmrifit.io.masks import above_air, above_air_or_noise, binarize, check_same_grid
+from dmrifit.io.masks import binarize, check_same_grid
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0.1, -126], [0, -0.1, 3.0, -72], [0, 0, 0, 1]])
 SHAPE = (6, 5, 4)
@@ -87,26 +87,6 @@ def test_grids_are_compared_at_the_middle_of_their_outermost_voxels(stretch, ref
         return
     with pytest.raises(ValueError, match="apart"):
         same_grid(affine=longer)
-
-
-def test_tissue_is_told_from_air_and_ghosts_and_not_from_darker_tissue_or_fluid():
-    rng = np.random.default_rng(0)
-    air, tissue = np.abs(rng.normal(0, 10, 900)), rng.uniform(200, 600, 300)
-    signals = np.concatenate([air, tissue, [1e6, np.nan]])
-    inside = above_air(signals)
-    assert not inside[:900].any()
-    assert inside[900:1201].mean() > 0.95
-    assert not inside[-1]
-    assert above_air(tissue).all()
-    assert above_air(np.full(4, 7.0)).tolist() == [True] * 4
-    assert above_air(np.empty(0)).shape == (0,)
-    ghosts, tissue, fluid = np.full(300, 70.0), np.full(500, 200.0), np.full(200, 1000.0)
-    signals = np.concatenate([ghosts, tissue, fluid])
-    assert above_air_or_noise(signals, 10.0).tolist() == [False] * 300 + [True] * 700
-    # Tissue of five times the noise may be air, and where the level is not known nothing is added.
-    for level in (50.0, 0.0, np.nan, np.full(1000, np.nan)):
-        assert above_air_or_noise(signals, level).tolist() == [False] * 800 + [True] * 200
-    assert above_air_or_noise(np.empty(0), 1.0).shape == (0,)
 
 
 def test_a_real_mask_whose_ones_are_0_99999997_is_read_as_a_mask(data_dir):
