@@ -13,7 +13,7 @@ import typer
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
-from dmrifit.engine.protocol import Protocol, read_echo_times
+from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.tables import number_in
 
@@ -145,22 +145,21 @@ def scan_of(
         raise ValueError(
             f"{image}: there is no b-value file {stem(image)}.bval beside it; name one by --bval"
         )
-    if not te and needs_te:
+    bvec = bvec or beside(image, "bvec")
+    te_file = None
+    if not te:
         te_file = beside(image, "te") or (_sidecar(image) and beside(image, "json"))
-        if te_file:
-            te = [str(te_file)]
-    echo_times: str | list[str] | None = te
-    # One number or file stands for all volumes, a list of files for the volumes in turn.
-    if te and len(te) == 1:
-        echo_times = te[0]
-    protocol = Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
-    sidecar = _sidecar(image)
-    if not te and sidecar is not None:
+    if te_file:
         try:
-            read_echo_times(sidecar, len(protocol))
+            return [image], Protocol.read(bval, str(te_file), bvec)
         except ValueError as error:
+            if needs_te:
+                raise
+            protocol = Protocol.read(bval, None, bvec)
             warnings.warn(f"{error} (the model does not need it)", UserWarning, stacklevel=2)
-    return [image], protocol
+            return [image], protocol
+    # One number or file stands for all volumes, a list of files for the volumes in turn.
+    return [image], Protocol.read(bval, te[0] if te and len(te) == 1 else te, bvec)
 
 
 def _sidecar(image: Path) -> Path | None:

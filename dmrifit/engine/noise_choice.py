@@ -135,8 +135,8 @@ def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
 def typical_snr(signals: NDArray, protocol: Protocol, noise: float) -> float:
     """Compute the median over tissue of the least weighted signals over the noise."""
     lowest = lowest_signals(signals, protocol)
-    lowest = lowest[above_air_or_noise(lowest, noise)]
-    return float(np.nanmedian(lowest) / noise) if len(lowest) and noise else np.inf
+    tissue = lowest[above_air_or_noise(lowest, noise) & np.isfinite(lowest)]
+    return float(np.median(tissue) / noise) if len(tissue) and noise else np.inf
 
 
 def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:

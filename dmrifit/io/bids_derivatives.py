@@ -145,8 +145,6 @@ class FitTally:
         self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
-        if sum(p.is_amplitude for p in self.model.parameters) != 1:
-            return
         noise = level = np.full(len(result.cost), np.nan)
         if result.inputs is not None:
             known = result.inputs.sigma if result.noise is None else result.noise
@@ -337,9 +335,10 @@ def summarize_tissue(
 def _describe_expected_precision(tally: FitTally, settings: FitSettings) -> dict[str, Any]:
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
     snr = tally.snr()
-    if not (np.isfinite(snr) and snr > 0):
-        return {}
     contrasts, model = tally.contrasts, tally.model
+    has_one_amplitude = sum(p.is_amplitude for p in model.parameters) == 1
+    if not (has_one_amplitude and np.isfinite(snr) and snr > 0):
+        return {}
     reference = least_weighted(contrasts)[0]
     tissue = typical_tissue(model)
     (amplitude,) = (tissue[j] for j, p in enumerate(model.parameters) if p.is_amplitude)

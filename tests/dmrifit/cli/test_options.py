@@ -89,11 +89,17 @@ def test_a_file_beside_an_image_is_used_and_said_unless_an_option_names_another(
     assert protocol == Protocol([0, 700, 800], te=80)
 
 
-def test_files_beside_the_image_are_read_echo_times_only_where_they_are_needed(image):
-    image.with_name("sub-1_dwi.te").write_text("70 80 90\n")
-    images, protocol = scan_of(image, None, None, None, needs_te=False)
+def test_files_beside_the_image_are_read_and_faulty_echo_times_refused_only_where_they_are_needed(image):
+    te = image.with_name("sub-1_dwi.te")
+    te.write_text("70 80\n")
+    with pytest.warns(UserWarning, match="2 echo times for the 3 b-values.*the model does not need it"):
+        images, protocol = scan_of(image, None, None, None, needs_te=False)
     assert images == [image]
     assert protocol == Protocol([0, 500, 1000])
+    with pytest.raises(ValueError, match="2 echo times for the 3 b-values"):
+        scan_of(image, None, None, None, needs_te=True)
+    te.write_text("70 80 90\n")
+    assert scan_of(image, None, None, None, needs_te=False)[1].te.tolist() == [70, 80, 90]
     image.with_name("sub-1_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0\n")
     protocol = scan_of(image, None, None, None, needs_te=True)[1]
     assert protocol.te.tolist() == [70, 80, 90]
