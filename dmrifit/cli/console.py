@@ -234,9 +234,9 @@ def error_message(error: Exception) -> str:
     return message
 
 
-def _example(line: str) -> str:
+def _example(lines: str) -> str:
     # The line with \b keeps click from rewrapping the lines that follow.
-    return f"\b\nExample:\n  {line}"
+    return "\b\nExample:\n  " + lines.replace("\n", "\n  ")
 
 
 # What bars write: a return before their text, and lines up to that of another bar.

@@ -142,6 +142,7 @@ class DoubtTally:
     # What helps where b-values are too high for the model, and where the noise is not known.
     lower_b: str = "leave out the highest b-values"
     noise_remedy: str = "give the noise (sigma)"
+    mentioned_high_b: float = 0.1  # share of the voxels from which it is told
 
     def __post_init__(self) -> None:
         n_parameters = len(self.model.names)
@@ -205,14 +206,14 @@ class DoubtTally:
         counts = self.reasons[j] / n_fitted
         at_cap = self.at_cap[j] / n_fitted
         remedies = [self.lower_b]
-        if name in self.monotonic and at_cap >= _MENTIONED_CAP:
+        if name in self.monotonic and at_cap >= self.mentioned_high_b:
             undetermined = counts[DoubtReason.NO_INFLUENCE] + counts[DoubtReason.NOT_DETERMINED]
             text = _SENTENCES["at_cap"]
             if undetermined >= _MENTIONED:
                 text += _SENTENCES["at_cap_undetermined"]
             text = text.format(name=name, at_cap=at_cap, undetermined=undetermined)
             remedies.append(self.noise_remedy)
-        elif counts[DoubtReason.DECAYED] >= _MENTIONED_CAP:
+        elif counts[DoubtReason.DECAYED] >= self.mentioned_high_b:
             decayed = counts[DoubtReason.DECAYED]
             text = _SENTENCES["decayed"].format(name=name, decayed=decayed, limit=DECAYED)
         else:

@@ -83,6 +83,7 @@ _NOISE_SLICES = 8  # of an image, whose voxels tell the noise
 
 _WITHOUT_NOISE = "without it the noise floor is less exact or missing: fluids may show kurtosis"
 _B_STEP = 100.0  # s/mm², between limits that are tried
+_HIGH_B_LEFT = 0.05  # share of the voxels in which b may still be too high below an advised limit
 
 #: Share of the voxels above which a warning says that they could not be fitted.
 MOST_LOST = 0.2
@@ -642,7 +643,8 @@ def _lower_b_max(
         reduced = candidate[1]
         signals, _ = reduced.screened(rows[:, reduced.kept])
         result = fit_with(signals, reduced.contrasts, model, settings)
-        tally = DoubtTally(model, result.bounds, tuple(settings.capped(model)))
+        capped = tuple(settings.capped(model))
+        tally = DoubtTally(model, result.bounds, capped, mentioned_high_b=_HIGH_B_LEFT)
         tally.add(result)
         return tally.too_high_b
 

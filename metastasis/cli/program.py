@@ -24,6 +24,7 @@ app, main = make_program(
     "dmrifit-metastasis",
     "Find small brain metastases. Not for clinical use.",
     [simulate, train, evaluate, train_small, prepare, segment, ensemble],
-    first="dmrifit-metastasis segment model.dmrifit t1c.nii.gz --out segmented",
+    first="dmrifit-metastasis prepare t1c.nii.gz --out prepared\n"
+    "dmrifit-metastasis segment prepared --out segmented",
     options=__doc__,
 )

@@ -62,7 +62,7 @@ def segment(
     model: Model file from train, another way to name it.
     threshold: Lowest probability of lesion voxels; by default the model's operating point.
 
-    Example: dmrifit-metastasis segment t1c.nii.gz --out segmented
+    Example: dmrifit-metastasis segment prepared --out segmented
     """
     thresholds = None if threshold is None else (threshold,)
     model, scans = _model_and_scans(paths, model)
