@@ -240,7 +240,8 @@ def roi(
     """
     Summarize the maps of fits in the regions of label images: one table for many scans.
 
-    One row per scan, label and map: n, median, interquartile range and quartiles, mean, and the
+    One row per scan, label and map: n, median with its 95 % interval (too narrow where the noise
+    of neighbors is alike, as in resampled maps), interquartile range and quartiles, mean, and the
     share of voxels at each bound. Where a table names two visits of a subject, a second table
     gives the repeatability of the medians: within-subject standard deviation and coefficient of
     variation, and the repeatability coefficient with its 95 % interval. Takes a second for a scan.

@@ -75,9 +75,11 @@ def roi_table(
     DataFrame
         One row for each label and map: ``label``, ``name``, ``map``, ``unit``, ``n`` (voxels
         summarized), ``n_voxels`` (voxels of the label), ``median``, ``iqr`` (``q75`` − ``q25``),
-        ``q25``, ``q75``, ``mean``, and the shares of the n voxels where the parameter ended at its
-        bound, ``at_low`` and ``at_high`` (0 to 1; NaN for other maps, and without ``"at_bound"``),
-        and where it is in doubt, ``doubtful`` (likewise; NaN without ``"doubt"``). Statistics
+        ``q25``, ``q75``, ``mean``, ``median_low`` and ``median_high`` (the 95 % interval of the
+        median by order statistics, which is too narrow where the noise of neighbors is alike, as
+        in resampled maps; NaN of fewer than six voxels), and the shares of the n voxels where the
+        parameter ended at its bound, ``at_low`` and ``at_high`` (0 to 1; NaN for other maps, and
+        without ``"at_bound"``), and where it is in doubt, ``doubtful`` (likewise; NaN without ``"doubt"``). Statistics
         of no voxel are NaN.
 
     Raises
@@ -88,6 +90,7 @@ def roi_table(
         If a file does not exist.
     """
     import pandas as pd
+    from scipy.stats import quantile_test
 
     values = {name: _read(volume, name) for name, volume in maps.items()}
     if status is not None:
@@ -130,10 +133,11 @@ def roi_table(
             fits = values[name].array[inside]
             finite = np.isfinite(fits)
             numbers_of_map = fits[finite].astype(np.float64)
-            low, median, high, mean = np.full(4, np.nan)
+            low, median, high, mean, *ends = np.full(6, np.nan)
             if numbers_of_map.size:
                 low, median, high = np.percentile(numbers_of_map, (25, 50, 75))
                 mean = numbers_of_map.mean()
+                ends = quantile_test(numbers_of_map, p=0.5).confidence_interval(0.95)
             row = {
                 "label": label,
                 "name": (names or {}).get(label, str(label)),
@@ -146,6 +150,8 @@ def roi_table(
                 "q25": low,
                 "q75": high,
                 "mean": mean,
+                "median_low": ends[0],
+                "median_high": ends[1],
             }
             shares = dict.fromkeys(("at_low", "at_high", "doubtful"), np.nan)
             if finite.any() and name in parameters:

@@ -41,6 +41,15 @@ def row(table, label, name):
     return found
 
 
+def test_intervals_of_medians_hold_the_median_that_was_drawn_from():
+    draws = np.random.default_rng(4901).lognormal(0.5, 1, (400, 25, 1))
+    regions = np.repeat(np.arange(1, 401), 25).reshape(draws.shape)
+    table = roi_table({"D": draws}, regions)
+    holds = table["median_low"].le(np.exp(0.5)) & table["median_high"].ge(np.exp(0.5))
+    assert 0.92 < holds.mean() < 0.99
+    assert (table["median_low"] < table["median"]).all()
+
+
 def test_statistics_are_those_of_pandas_over_solutions_only(values, labels):
     table = roi_table({"D": values}, labels)
     assert table[["label", "name", "map"]].to_numpy().tolist() == [[3, "3", "D"], [7, "7", "D"]]
@@ -53,6 +62,7 @@ def test_statistics_are_those_of_pandas_over_solutions_only(values, labels):
         assert found["iqr"] == pytest.approx(inside.quantile(0.75) - inside.quantile(0.25))
         assert (found["q25"], found["q75"]) == pytest.approx(tuple(inside.quantile([0.25, 0.75])))
     assert table["at_low"].isna().all()
+    assert table["median_low"].isna().tolist() == [np.sum(labels == label) < 6 for label in (3, 7)]
     status = np.zeros(GRID, np.uint8)
     status[1, 0], status[1, 1], status[1, 2], status[1, 3] = 255, 3, 2, 1
     values[1, 4, 0] = np.nan
