@@ -530,7 +530,7 @@ def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
         typer.echo(
             "precision to expect in typical tissue at the SNR of this scan, "
             f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
-            f"{'noise' if 'Noise' in description['Settings'] else 'SD of residuals'}): "
+            f"{'noise' if 'Noise' in description else 'SD of residuals'}): "
             f"{', '.join(errors)}"
         )
     # Warnings were printed when they arose.

@@ -356,7 +356,7 @@ def fit_image(
             lower_b_max = _lower_b_max(rows, measurements, model, noisy_settings)
         if lower_b_max is not None:
             doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
-        options: dict[str, Any] = {
+        options = {
             "AverageDirections": average,
             "Sigma": sigma_text,
             "Region": region_text,
@@ -364,11 +364,11 @@ def fit_image(
             "OmittedB": list(leave_out_b) or None,
         }
         if is_automatic:
-            snr = tally.snr()
-            options["Choice"] = describe_choice(settings.threshold, snr, level, n_floored)
-            if level is not None:
-                options["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
+            choice = describe_choice(settings.threshold, tally.snr(), level, n_floored)
+            options["Choice"] = choice
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
+        if is_automatic and level is not None:
+            sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": tally.snr()}
         is_fitted = maps["status"] < FitStatus.NOT_FITTED
         summarize_tissue(sidecar, maps, scan.values, is_fitted, tally.is_tissue)
         if gain_step is not None:

@@ -65,7 +65,7 @@ def test_air_around_the_body_changes_neither_snr_nor_doubts_and_tissue_beside_fl
     info = scan_info(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), protocol)
     assert info.snr == pytest.approx(50, rel=0.15)
     # The fit knows the same noise and SNR.
-    fitted = fit_image(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), protocol, "kurtosis").sidecar["Settings"]["Noise"]
+    fitted = fit_image(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), protocol, "kurtosis").sidecar["Noise"]
     assert info.noise.split(", ")[0].endswith(f"({fitted['Method']})")
     assert (fitted["Sigma"], fitted["SNR"]) == pytest.approx((20, info.snr), rel=0.03)
 
