@@ -79,10 +79,12 @@ def spread_rows(signals: NDArray) -> NDArray[np.intp]:
     """Choose voxels by the shape of their signals: the same in any order of rows, on any scale."""
     if len(signals) <= NOISE_VOXELS:
         return np.arange(len(signals))
-    first, middle, last = signals[:, [0, signals.shape[1] // 2, -1]].astype(np.float64).T
+    irrational = np.sqrt(np.arange(2.0, signals.shape[1] + 2)) % 1
     with np.errstate(all="ignore"):
-        # Distant digits, which are as good as drawn; voxels without them come last.
-        keys = (first + middle / np.pi) / last * 1e6 % 1
+        # Distant digits, which are as good as drawn, and the same of equal voxels alone; voxels
+        # without them come last.
+        sums = np.einsum("ij->i", signals, dtype=np.float64)
+        keys = np.einsum("ij,j->i", signals, irrational) / sums * 1e6 % 1
     return np.argpartition(keys, NOISE_VOXELS)[:NOISE_VOXELS]
 
 

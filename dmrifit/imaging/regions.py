@@ -79,8 +79,8 @@ def roi_table(
         median by order statistics, which is too narrow where the noise of neighbors is alike, as
         in resampled maps; NaN of fewer than six voxels), and the shares of the n voxels where the
         parameter ended at its bound, ``at_low`` and ``at_high`` (0 to 1; NaN for other maps, and
-        without ``"at_bound"``), and where it is in doubt, ``doubtful`` (likewise; NaN without ``"doubt"``). Statistics
-        of no voxel are NaN.
+        without ``"at_bound"``), and where it is in doubt, ``doubtful`` (likewise; NaN without
+        ``"doubt"``). Statistics of no voxel are NaN.
 
     Raises
     ------
