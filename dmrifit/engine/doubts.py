@@ -142,7 +142,7 @@ class DoubtTally:
     # What helps where b-values are too high for the model, and where the noise is not known.
     lower_b: str = "leave out the highest b-values"
     noise_remedy: str = "give the noise (sigma)"
-    mentioned_high_b: float = 0.1  # share of the voxels from which it is told
+    mentioned_high_b: float = _MENTIONED_CAP  # share of the voxels from which it is told
 
     def __post_init__(self) -> None:
         n_parameters = len(self.model.names)

@@ -67,9 +67,9 @@ def describe_choice(
 ) -> str:
     """Say what was chosen by the noise, and how that was measured; `noise` is None if not."""
     key = "one_step" if threshold is None else "segmented"
-    text = _SENTENCES[key if noise else "unknown"].format(
-        threshold=threshold, snr=snr, noise=noise
-    )
+    if noise is None or not np.isfinite(snr):
+        key = "unknown"
+    text = _SENTENCES[key].format(threshold=threshold, snr=snr, noise=noise)
     if n_floored:
         text += _SENTENCES["floored"].format(n=counted(n_floored, "voxel"))
     return text

@@ -364,11 +364,11 @@ def fit_image(
             "OmittedB": list(leave_out_b) or None,
         }
         if is_automatic:
-            choice = describe_choice(settings.threshold, tally.snr(), level, n_floored)
-            options["Choice"] = choice
+            snr = tally.snr()
+            options["Choice"] = describe_choice(settings.threshold, snr, level, n_floored)
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
-        if is_automatic and level is not None:
-            sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": tally.snr()}
+        if is_automatic and level is not None and np.isfinite(snr):
+            sidecar["Noise"] = {"Sigma": level.sigma, "Method": level.method, "SNR": snr}
         is_fitted = maps["status"] < FitStatus.NOT_FITTED
         summarize_tissue(sidecar, maps, scan.values, is_fitted, tally.is_tissue)
         if gain_step is not None:
