@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -134,6 +135,31 @@ def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Calla
         return call
 
     return declare
+
+
+def with_arguments(
+    calls: dict[str, Callable[..., Any]], names: dict[str, Any], *, error: type[Exception] = ValueError
+) -> None:
+    """Declare functions whose arguments a row writes in Python, by names, as in a call; they refuse by this error."""
+
+    def called(call: Callable[..., Any]) -> dict[str, Any]:
+        arguments = eval(f"dict({Path('options.txt').read_text(encoding='utf-8')})", names)
+        try:
+            call(**arguments)
+        except error as refused:
+            raise ValueError(refused) from refused
+        except (ValueError, TypeError) as other:
+            if error is not ValueError:
+                raise RuntimeError(other) from other
+            raise
+        return {}
+
+    for name, call in calls.items():
+        entry(f"{name} with arguments", without_arguments, call=partial(called, call), names=False)
+
+
+def without_arguments(folder: Path) -> None:
+    (folder / "options.txt").touch()
 
 
 def after(prepare: Callable[[Path], None], line: str) -> Callable[[Path], None]:
