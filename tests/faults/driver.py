@@ -17,7 +17,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -137,15 +136,19 @@ def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Calla
     return declare
 
 
-def with_arguments(
-    calls: dict[str, Callable[..., Any]], names: dict[str, Any], *, error: type[Exception] = ValueError
+def expressions(
+    name: str, names: dict[str, Any], modules: Sequence[str] = (), *, error: type[Exception] = ValueError
 ) -> None:
-    """Declare functions whose arguments a row writes in Python, by names, as in a call; they refuse by this error."""
+    """
+    Declare an entry whose rows are calls in Python, with these names and those of modules.
 
-    def called(call: Callable[..., Any]) -> dict[str, Any]:
-        arguments = eval(f"dict({Path('options.txt').read_text(encoding='utf-8')})", names)
+    All of them have to be refused by this error.
+    """
+
+    def evaluated() -> dict[str, Any]:
+        known = {key: value for module in modules for key, value in vars(importlib.import_module(module)).items()}
         try:
-            call(**arguments)
+            eval(Path("options.txt").read_text(encoding="utf-8"), known | names)
         except error as refused:
             raise ValueError(refused) from refused
         except (ValueError, TypeError) as other:
@@ -154,12 +157,7 @@ def with_arguments(
             raise
         return {}
 
-    for name, call in calls.items():
-        entry(f"{name} with arguments", without_arguments, call=partial(called, call), names=False)
-
-
-def without_arguments(folder: Path) -> None:
-    (folder / "options.txt").touch()
+    entry(name, lambda folder: (folder / "options.txt").touch(), call=evaluated, names=False)
 
 
 def after(prepare: Callable[[Path], None], line: str) -> Callable[[Path], None]:

@@ -11,16 +11,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import after, command, entry, function, with_arguments
-from entries_options import CALLS
+from driver import after, command, entry, expressions, function
 from safetensors.numpy import load, save
 
 import anomaly
 import dmrifit
-from anomaly.detectors.thresholds import decoded_rule, open_map, scored_scans
 from anomaly.scans.cases import Case, read_cases, write_cases
 from anomaly.scans.directions import resample_directions
-from anomaly.scans.preparation import prepare_scan, relabel_tissue
+from anomaly.scans.preparation import prepare_scan
 from anomaly.simulate.persons import spread_directions
 from anomaly.study.evaluation import evaluate_detectors
 from dmrifit import load_model, save_model
@@ -192,6 +190,10 @@ CASE = {"patient": "p01", "name": "p01", "brain": BRAIN, "b0": np.full(BRAIN.sha
 PATCHED = np.full((22, 24, 20, 6), 0.5, np.float32), np.ones((22, 24, 20), bool)
 
 
+def case(**changes: Any) -> Case:
+    return Case(**CASE | changes)
+
+
 class Unhurried(anomaly.OneMinusMean):
     """A detector that must refuse before it learns."""
 
@@ -257,28 +259,6 @@ def compared(cases: Any = ILL, maps: Any = MAPS, healthy: Any = WELL, healthy_ma
     evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=healthy_maps, **options)
 
 
-with_arguments(
-    {
-        "VoxelwiseGaussian.fit": lambda X, m=None: anomaly.VoxelwiseGaussian().fit(X, m),
-        "OneMinusMean.fit": lambda **options: anomaly.OneMinusMean().fit(X, **options),
-        "threshold of a detector": lambda rule: Unhurried(threshold=rule).fit(X),
-        "AlignedMahalanobis.fit": aligned,
-        "open_map": open_map,
-        "scored_scans": lambda maps, masks=None, truths=None: scored_scans(maps, masks, truths),
-        "anomaly.Case": lambda **changes: Case(**CASE | changes),
-        "simulate_dmri": CALLS["simulate_dmri"],
-        "corrupt": corrupted,
-        "patches": lambda source: anomaly.GENERATORS["patches"](*PATCHED, source=source),
-        "resample_directions": resampled,
-        "overlap_with_followup": overlap,
-        "anomaly.prepare_scan": prepared,
-        "relabel_tissue": relabel_tissue,
-        "evaluate_detectors": compared,
-    },
-    globals(),
-)
-
-
 # Contents of model files
 
 
@@ -312,4 +292,5 @@ def pool(size: Any, spacing: Any) -> dict[str, Any]:
     return rule("MeanPoolThreshold", {"size_mm": size, "spacing": spacing, "scope": "image"})
 
 
-with_arguments({"VoxelwiseGaussian.restore": restored, "decoded_rule": decoded_rule}, globals(), error=RefusedError)
+expressions("calls of anomaly", globals(), ["anomaly.detectors.thresholds", "anomaly.scans.preparation"])
+expressions("contents of detectors", globals(), ["anomaly.detectors.thresholds"], error=RefusedError)
