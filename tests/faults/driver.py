@@ -142,7 +142,7 @@ def expressions(
     """
     Declare an entry whose rows are calls in Python, with these names and those of modules.
 
-    All of them have to be refused by this error.
+    All of them have to be refused by this error. Files that they read lie in the folder read.
     """
 
     def evaluated() -> dict[str, Any]:
@@ -157,7 +157,7 @@ def expressions(
             raise
         return {}
 
-    entry(name, lambda folder: (folder / "options.txt").touch(), call=evaluated, names=False)
+    entry(name, lambda folder: (folder / "options.txt").touch(), call=evaluated, kept=("read/*",), names=False)
 
 
 def after(prepare: Callable[[Path], None], line: str) -> Callable[[Path], None]:

@@ -1,15 +1,17 @@
-"""Entries of the corpus for functions whose options are a file: what is out of range is refused by its name."""
+"""Entries of the corpus for functions whose options are a file, and for calls in Python: what is out of range is named."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
-from driver import entry
+import pandas as pd
+from driver import entry, expressions
 
 import anomaly
 import dmrifit
@@ -138,3 +140,70 @@ def called(call: Callable[..., Any]) -> dict[str, Any]:
 
 for name, function in CALLS.items():
     entry(f"{name} with options", without_options, call=partial(called, function), names=False)
+
+
+# Calls in Python, with names of the modules that they are of.
+
+MODELS, Protocol = dmrifit.MODELS, dmrifit.Protocol
+IVIM = Protocol([0, 30, 60, 100, 200, 400, 600, 900, 1200])
+DECAY = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
+COHORT1, COHORT2 = Protocol.preset("cohort1"), Protocol.preset("cohort2")
+CLINICAL = COHORT1.take(COHORT1.clinical())
+TUMOR = tissue_table()["tissue"]["tumor"]
+PARAMETERS = (dmrifit.Parameter("S0", "signal", 0, np.inf), dmrifit.Parameter("D", "µm²/ms", 0, 5))
+SIX = np.repeat(np.arange(6), 10)
+GRID = np.zeros((3, 3, 3))
+CUBES = np.arange(512.0).reshape(8, 8, 8)
+
+
+class Own:
+    """An estimator of a user, of which a comparison needs more."""
+
+    fit = predict = predict_maps = None
+
+
+def image(values: Any, affine: Any = None) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.asarray(values, np.float32), np.eye(4) if affine is None else affine)
+
+
+def written(name: str, content: bytes | str) -> Path:
+    """Write a file that a call reads."""
+    path = Path("read", name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def questions(function: Callable[..., Any], **changes: Any) -> None:
+    function(**{"protocol": COHORT1, "model": "t2-ivim-kurtosis", "parameters": TUMOR, "sigma": 0.01} | changes)
+
+
+def by_strategy(name: str, source: Any = None, target: Any = None, **options: Any) -> None:
+    options = {"source": CLINICAL, "target": COHORT1} | options
+    getattr(dmrifit, name)(**options).fit(
+        np.ones((30, 5)) if source is None else source, np.ones((30, 21)) if target is None else target
+    )
+
+
+def intervals(estimator: Any = None, groups: Any = SIX, **options: Any) -> None:
+    fit = {name: options.pop(name) for name in ("calibrate", "reference_maps") if name in options}
+    estimator = dmrifit.ConformalIntervals(estimator or dmrifit.SignalToSignal("LR"), **options)
+    estimator.fit(np.ones((60, 2)), np.ones((60, 1)), groups, **fit)
+
+
+def statistics(without: Sequence[str] = (), **options: Any) -> None:
+    columns = ["cohort", "strategy", "train_on", "n_train", "repeat", "patient", "algorithm", "metric"]
+    rows = [["c1", "s2s", "same", 15, 0, f"p{n}", name, "f", 0.1 * n, 0.2, 0.3] for n in range(4) for name in "ABC"]
+    table = pd.DataFrame(rows, columns=[*columns, "dispersion", "bias", "pearson"])
+    dmrifit.study_statistics(table.drop(columns=list(without)), **options)
+
+
+OF_DMRIFIT = (
+    "_utils.affines", "_utils.checks", "_utils.randomness", "_utils.text_files", "_utils.threads", "_utils.torch_state",
+    "cohort.cohort", "cohort.patches", "cohort.scaling", "engine.formulas.model_formula", "engine.kernels.formula",
+    "engine.resynthesis", "imaging.corrections", "imaging.noise", "imaging.regions", "imaging.head_pipeline",
+    "io.atomic_files", "io.case_tables", "io.components", "io.grids", "io.masks", "io.parameter_json", "io.tables",
+    "networks.volume_cases", "predict.algorithms", "predict.intervals", "predict.novelty", "simulate.heads",
+    "simulate.walk_table", "stats.lesion_matching", "stats.metrics", "study.contestants",
+)  # fmt: skip
+expressions("calls of dmrifit", globals(), [f"dmrifit.{module}" for module in OF_DMRIFIT])

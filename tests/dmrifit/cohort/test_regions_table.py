@@ -108,18 +108,3 @@ def with_curve(place, source):
 def test_missing_rows_units_and_order_are_refused_by_row(rows, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         read_regions(written(change(rows), tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("factor", "n_columns", "patients", "message"),
-    [
-        (1, 2, "a", r"\(2, 2\) need one row for each entry of patients \(1\)"),
-        (1, 1, "ab", r"one column for each measurement \(2\)"),
-        (-1, 2, "ab", "row 0 is"),
-        (1, 2, "aa", "patient a has two rows of one region"),
-    ],
-)
-def test_signals_and_names_of_regions_fit_each_other(factor, n_columns, patients, message):
-    signals = factor * np.array([[3.0, 1], [4, 2]])[:, :n_columns]
-    with pytest.raises(ValueError, match=message):
-        Cohort.from_signals(signals, Protocol([0, 800]), list(patients), regions=["left"] * len(patients))
