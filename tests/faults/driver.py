@@ -157,7 +157,7 @@ def expressions(
             raise
         return {}
 
-    entry(name, lambda folder: (folder / "options.txt").touch(), call=evaluated, kept=("read/*",), names=False)
+    entry(name, lambda folder: (folder / "options.txt").touch(), call=evaluated, kept=("read/*", "read/*/*"), names=False)
 
 
 def after(prepare: Callable[[Path], None], line: str) -> Callable[[Path], None]:

@@ -21,6 +21,7 @@ from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.networks.training import gather_training
 from dmrifit.predict.intervals import IntervalEnds
 from dmrifit.simulate.tissues import tissue_table
+from dmrifit.stats.method_tests import study_statistics
 from dmrifit.study.splits import check_settings
 from placement.cli.placement_commands import ShiftOptions
 
@@ -151,9 +152,13 @@ COHORT1, COHORT2 = Protocol.preset("cohort1"), Protocol.preset("cohort2")
 CLINICAL = COHORT1.take(COHORT1.clinical())
 TUMOR = tissue_table()["tissue"]["tumor"]
 PARAMETERS = (dmrifit.Parameter("S0", "signal", 0, np.inf), dmrifit.Parameter("D", "µm²/ms", 0, 5))
+ROWS = np.ones((30, 21))
 SIX = np.repeat(np.arange(6), 10)
 GRID = np.zeros((3, 3, 3))
 CUBES = np.arange(512.0).reshape(8, 8, 8)
+HALF = np.full((20, 20, 20), 0.5)
+NOVELTY = {"center": [0.0] * 3, "whitening": [[0.0] * 3] * 3, "voxels": [[0.0] * 3], "distances": [0.0] * 201,
+           "shares": [0.5]}  # fmt: skip
 
 
 class Own:
@@ -169,7 +174,7 @@ def image(values: Any, affine: Any = None) -> nib.Nifti1Image:
 def written(name: str, content: bytes | str) -> Path:
     """Write a file that a call reads."""
     path = Path("read", name)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
@@ -178,11 +183,8 @@ def questions(function: Callable[..., Any], **changes: Any) -> None:
     function(**{"protocol": COHORT1, "model": "t2-ivim-kurtosis", "parameters": TUMOR, "sigma": 0.01} | changes)
 
 
-def by_strategy(name: str, source: Any = None, target: Any = None, **options: Any) -> None:
-    options = {"source": CLINICAL, "target": COHORT1} | options
-    getattr(dmrifit, name)(**options).fit(
-        np.ones((30, 5)) if source is None else source, np.ones((30, 21)) if target is None else target
-    )
+def by_strategy(name: str, X: Any = ROWS[:, :5], Y: Any = ROWS, **options: Any) -> None:
+    getattr(dmrifit, name)(**{"source": CLINICAL, "target": COHORT1} | options).fit(X, Y)
 
 
 def intervals(estimator: Any = None, groups: Any = SIX, **options: Any) -> None:
@@ -191,11 +193,16 @@ def intervals(estimator: Any = None, groups: Any = SIX, **options: Any) -> None:
     estimator.fit(np.ones((60, 2)), np.ones((60, 1)), groups, **fit)
 
 
+def cohort(name: str, patients: Sequence[str] = ("p1", "p2")) -> dmrifit.Cohort:
+    whole = np.ones((2, 2, 1), bool)
+    return dmrifit.Cohort([dmrifit.Scan(one, np.ones((2, 2, 1, 21)), COHORT1, whole, np.eye(4)) for one in patients], name)
+
+
 def statistics(without: Sequence[str] = (), **options: Any) -> None:
     columns = ["cohort", "strategy", "train_on", "n_train", "repeat", "patient", "algorithm", "metric"]
     rows = [["c1", "s2s", "same", 15, 0, f"p{n}", name, "f", 0.1 * n, 0.2, 0.3] for n in range(4) for name in "ABC"]
     table = pd.DataFrame(rows, columns=[*columns, "dispersion", "bias", "pearson"])
-    dmrifit.study_statistics(table.drop(columns=list(without)), **options)
+    study_statistics(table.drop(columns=list(without)), **options)
 
 
 OF_DMRIFIT = (
@@ -203,7 +210,7 @@ OF_DMRIFIT = (
     "cohort.cohort", "cohort.patches", "cohort.scaling", "engine.formulas.model_formula", "engine.kernels.formula",
     "engine.resynthesis", "imaging.corrections", "imaging.noise", "imaging.regions", "imaging.head_pipeline",
     "io.atomic_files", "io.case_tables", "io.components", "io.grids", "io.masks", "io.parameter_json", "io.tables",
-    "networks.volume_cases", "predict.algorithms", "predict.intervals", "predict.novelty", "simulate.heads",
+    "networks.volume_cases", "predict.algorithms", "predict.intervals", "predict.novelty", "predict.patch_networks", "simulate.heads",
     "simulate.walk_table", "stats.lesion_matching", "stats.metrics", "study.contestants",
 )  # fmt: skip
 expressions("calls of dmrifit", globals(), [f"dmrifit.{module}" for module in OF_DMRIFIT])
