@@ -17,7 +17,11 @@ import anomaly
 import dmrifit
 import metastasis
 import placement
+from dmrifit.cohort.participants_table import read_regions
 from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.imaging.image_rows import patient_scale, source_volumes
+from dmrifit.io.masks import check_same_grid
+from dmrifit.io.series import Series
 from dmrifit.networks.training import gather_training
 from dmrifit.predict.intervals import IntervalEnds
 from dmrifit.simulate.tissues import tissue_table
@@ -161,14 +165,45 @@ NOVELTY = {"center": [0.0] * 3, "whitening": [[0.0] * 3] * 3, "voxels": [[0.0] *
            "shares": [0.5]}  # fmt: skip
 
 
+BALL = np.linalg.norm(np.indices((32, 32, 32)) - np.full((3, 1, 1, 1), 15.5), axis=0) < 14
+SCAN = {"patient": "p1", "signal": np.ones((4, 5, 3, 3)), "protocol": Protocol([0, 500, 1000], te=80),
+        "mask": np.ones((4, 5, 3)), "affine": np.eye(4), "cohort": "c" * 10}  # fmt: skip
+
+
 class Own:
     """An estimator of a user, of which a comparison needs more."""
 
     fit = predict = predict_maps = None
 
 
+class Unhurried(dmrifit.SignalToSignal):
+    """An estimator of a comparison that must be refused before it starts."""
+
+    def fit(self, X: Any, Y: Any, **options: Any) -> Any:
+        raise RuntimeError
+
+
 def image(values: Any, affine: Any = None) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.asarray(values, np.float32), np.eye(4) if affine is None else affine)
+
+
+TIMES = [(b, te) for te in (45, 60) for b in (0, 0.2, 0.3, 1, 1.2, 2, 10, 60, 200, 800)]
+CURVES = [(patient, region, b, te, np.exp(-te / (60 + 9 * n) - b / 1000 * (1 + 0.2 * m)))
+          for n, patient in enumerate("abcd") for m, region in enumerate(("r1", "r2", "r3")) for b, te in TIMES]  # fmt: skip
+REGIONS = pd.DataFrame(CURVES, columns=["patient", "region", "b", "te", "signal"])
+
+
+def regions(rows: Any = slice(0), column: str = "b", value: Any = 0, table: pd.DataFrame = REGIONS) -> None:
+    """Read a table of regions in which cells of a column have another value."""
+    table = table.astype(object)
+    table.loc[table.index[rows], column] = value
+    read_regions(written("organs.csv", table.to_csv(index=False)))
+
+
+def head(values: Any, **options: Any) -> None:
+    edges = np.diag([2, 2, 2, 1])
+    options = {name: image(value, edges) if isinstance(value, np.ndarray) else value for name, value in options.items()}
+    dmrifit.prepare_brain(image(values, edges), **{"spacing": None} | options)
 
 
 def written(name: str, content: bytes | str) -> Path:
@@ -176,6 +211,13 @@ def written(name: str, content: bytes | str) -> Path:
     path = Path("read", name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def saved(name: str, values: Any, affine: Any = None) -> Path:
+    """Write an image that a call reads."""
+    path = written(name, b"")
+    nib.save(image(values, affine), path)
     return path
 
 
@@ -193,6 +235,31 @@ def intervals(estimator: Any = None, groups: Any = SIX, **options: Any) -> None:
     estimator.fit(np.ones((60, 2)), np.ones((60, 1)), groups, **fit)
 
 
+def fixed_values(model: str, n_voxels: int, **options: Any) -> None:
+    settings = FitSettings(**options)
+    settings.fixed_values(MODELS[model], n_voxels, settings.box(MODELS[model]))
+
+
+def compared(estimators: Any = None, cohorts: Any = None, **options: Any) -> None:
+    estimators = {"r": Unhurried()} if estimators is None else estimators
+    dmrifit.compare(estimators, [cohort("A"), cohort("B", ("p3", "p4"))] if cohorts is None else cohorts, **options)
+
+
+def same_grid(shape: Any = (6, 5, 4), affine: Any = None, shift: Any = 0) -> None:
+    affine = np.eye(4) + np.outer([shift, 0, 0, 0], [0, 0, 0, 1]) if affine is None else affine
+    check_same_grid((shape, affine), ((6, 5, 4), np.eye(4)), name="mask.nii", reference_name="dwi.nii")
+
+
+def measurements(source: Any, protocol: Any = None, **options: Any) -> None:
+    options = {"average": None, "b_tolerance": None} | options
+    source_volumes(Series.open(image(np.ones((4, 3, 5, 3)))), source, protocol, **options)
+
+
+def scale_of(values: Any, scale: Any) -> None:
+    source = Protocol([0, 200, 500])
+    patient_scale(Series.open(image(values)), np.ones((4, 3, 5), bool), lambda rows: rows, source, scale, progress=False)
+
+
 def cohort(name: str, patients: Sequence[str] = ("p1", "p2")) -> dmrifit.Cohort:
     whole = np.ones((2, 2, 1), bool)
     return dmrifit.Cohort([dmrifit.Scan(one, np.ones((2, 2, 1, 21)), COHORT1, whole, np.eye(4)) for one in patients], name)
@@ -208,7 +275,7 @@ def statistics(without: Sequence[str] = (), **options: Any) -> None:
 OF_DMRIFIT = (
     "_utils.affines", "_utils.checks", "_utils.randomness", "_utils.text_files", "_utils.threads", "_utils.torch_state",
     "cohort.cohort", "cohort.patches", "cohort.scaling", "engine.formulas.model_formula", "engine.kernels.formula",
-    "engine.resynthesis", "imaging.corrections", "imaging.noise", "imaging.regions", "imaging.head_pipeline",
+    "engine.resynthesis", "imaging.corrections", "imaging.noise", "imaging.regions", "imaging.head_pipeline", "imaging.scan_info", "io.digests",
     "io.atomic_files", "io.case_tables", "io.components", "io.grids", "io.masks", "io.parameter_json", "io.tables",
     "networks.volume_cases", "predict.algorithms", "predict.intervals", "predict.novelty", "predict.patch_networks", "simulate.heads",
     "simulate.walk_table", "stats.lesion_matching", "stats.metrics", "study.contestants",

@@ -291,9 +291,6 @@ def test_the_study_s_opening_removes_two_milliliters_in_voxels_of_four_millimete
     assert smallest_ball(3, (4, 4, 4)) == pytest.approx(np.pi / 6 * (12 * 3**0.5) ** 3 / 1000)
     assert smallest_ball(3, (4, 4, 4)) > 4.5
     assert opening_of(2, (4, 4, 4)) == 2
-    for wrong in (0, -1, np.nan, "2"):
-        with pytest.raises(ValueError, match="a volume above 0 mL, not"):
-            opening_of(wrong, (4, 4, 4))
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(np.uint8, np.float32), (bool, np.float32), (np.float32,) * 2, (float,) * 2])
