@@ -292,5 +292,6 @@ def pool(size: Any, spacing: Any) -> dict[str, Any]:
     return rule("MeanPoolThreshold", {"size_mm": size, "spacing": spacing, "scope": "image"})
 
 
-expressions("calls of anomaly", globals(), ["anomaly.detectors.thresholds", "anomaly.scans.preparation"])
+OF_ANOMALY = ("detectors.gaussian", "detectors.thresholds", "scans.preparation", "study.evaluation")
+expressions("calls of anomaly", globals(), [f"anomaly.{name}" for name in OF_ANOMALY])
 expressions("contents of detectors", globals(), ["anomaly.detectors.thresholds"], error=RefusedError)

@@ -156,6 +156,9 @@ COHORT1, COHORT2 = Protocol.preset("cohort1"), Protocol.preset("cohort2")
 CLINICAL = COHORT1.take(COHORT1.clinical())
 TUMOR = tissue_table()["tissue"]["tumor"]
 PARAMETERS = (dmrifit.Parameter("S0", "signal", 0, np.inf), dmrifit.Parameter("D", "µm²/ms", 0, 5))
+OFFSET = dmrifit.SignalModel.from_expression(
+    "S0*exp(-b*D) + c", [*PARAMETERS, dmrifit.Parameter("c", "", -1, 1)], name="offset"
+)
 ROWS = np.ones((30, 21))
 SIX = np.repeat(np.arange(6), 10)
 GRID = np.zeros((3, 3, 3))

@@ -305,10 +305,6 @@ def test_maps_are_those_of_known_tensors():
     expected = np.sqrt(1.5 * ((tensors - mean[:, None]) ** 2).sum(axis=1) / (tensors**2).sum(axis=1))
     np.testing.assert_allclose(md.ravel(), mean, rtol=1e-3)
     np.testing.assert_allclose(fa.ravel(), expected, atol=2e-3)
-    with pytest.raises(ValueError, match="does not fit"):
-        diffusion_maps(signal[..., :29], PROTOCOL, np.ones((4, 1, 1), bool))
-    with pytest.raises(ValueError, match="at least 6 directions"):
-        estimate_tissue(signal, Protocol(np.full(30, 1000.0)), np.ones((4, 1, 1), bool))
 
 
 def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_nothing_lies_outside_the_brain():
