@@ -157,7 +157,8 @@ def expressions(
             raise
         return {}
 
-    entry(name, lambda folder: (folder / "options.txt").touch(), call=evaluated, kept=("read/*", "read/*/*"), names=False)
+    kept = ("read/*", "read/*/*")
+    entry(name, lambda folder: (folder / "options.txt").touch(), call=evaluated, kept=kept, names=False)
 
 
 def after(prepare: Callable[[Path], None], line: str) -> Callable[[Path], None]:

@@ -246,7 +246,8 @@ CUBE = np.pad(np.ones((3, 3, 3), bool), 3)
 def person(name: str, **changes: Any) -> Case:
     brain = np.ones(CUBE.shape, bool)
     signal = np.full((*CUBE.shape, 3), 0.5, np.float32)
-    return replace(Case(name, signal, brain, tissue=1 * brain, affine=np.diag([4.0, 4, 4, 1]), synthetic=True), **changes)
+    affine = np.diag([4.0, 4, 4, 1])
+    return replace(Case(name, signal, brain, tissue=1 * brain, affine=affine, synthetic=True), **changes)
 
 
 ILL = [person(f"lesion {number}", lesion=CUBE) for number in range(5)]

@@ -147,7 +147,7 @@ def case(**changes: Any) -> metastasis.Case:
 
 
 OF_METASTASIS = (
-    "networks.losses", "scans.local_level", "segmentation.ensemble", "segmentation.operating_points", "simulate.implants", "study.evaluation",
-    "study.followup",
+    "networks.losses", "scans.local_level", "segmentation.ensemble", "segmentation.operating_points", "simulate.implants",
+    "study.evaluation", "study.followup",
 )  # fmt: skip
 expressions("calls of metastasis", globals(), ["entries_options", *(f"metastasis.{name}" for name in OF_METASTASIS)])

@@ -33,8 +33,8 @@ def boosted(part: str, **changes: Any) -> None:
     """Check trees of which a part is changed."""
     document = json.loads(DOCUMENT)
     learner = document["learner"]
-    model = learner["gradient_booster"]["model"]
-    parts = {"learner": learner, "model": model, "tree": model["trees"][0], "parameters": learner["learner_model_param"]}
+    model, parameters = learner["gradient_booster"]["model"], learner["learner_model_param"]
+    parts = {"learner": learner, "model": model, "tree": model["trees"][0], "parameters": parameters}
     parts[part].update(changes)
     checked_trees(json.dumps(document).encode())
 

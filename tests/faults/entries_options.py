@@ -1,4 +1,4 @@
-"""Entries of the corpus for functions whose options are a file, and for calls in Python: what is out of range is named."""
+"""Entries of the corpus for functions whose options are a file, and for calls in Python: what is wrong is named."""
 
 from __future__ import annotations
 
@@ -166,8 +166,6 @@ CUBES = np.arange(512.0).reshape(8, 8, 8)
 HALF = np.full((20, 20, 20), 0.5)
 NOVELTY = {"center": [0.0] * 3, "whitening": [[0.0] * 3] * 3, "voxels": [[0.0] * 3], "distances": [0.0] * 201,
            "shares": [0.5]}  # fmt: skip
-
-
 BALL = np.linalg.norm(np.indices((32, 32, 32)) - np.full((3, 1, 1, 1), 15.5), axis=0) < 14
 SCAN = {"patient": "p1", "signal": np.ones((4, 5, 3, 3)), "protocol": Protocol([0, 500, 1000], te=80),
         "mask": np.ones((4, 5, 3)), "affine": np.eye(4), "cohort": "c" * 10}  # fmt: skip
@@ -191,8 +189,8 @@ def image(values: Any, affine: Any = None) -> nib.Nifti1Image:
 
 
 TIMES = [(b, te) for te in (45, 60) for b in (0, 0.2, 0.3, 1, 1.2, 2, 10, 60, 200, 800)]
-CURVES = [(patient, region, b, te, np.exp(-te / (60 + 9 * n) - b / 1000 * (1 + 0.2 * m)))
-          for n, patient in enumerate("abcd") for m, region in enumerate(("r1", "r2", "r3")) for b, te in TIMES]  # fmt: skip
+CURVES = [(patient, f"r{region}", b, te, np.exp(-te / (60 + 9 * n) - b / 1000 * (1 + 0.2 * region)))
+          for n, patient in enumerate("abcd") for region in (1, 2, 3) for b, te in TIMES]  # fmt: skip
 REGIONS = pd.DataFrame(CURVES, columns=["patient", "region", "b", "te", "signal"])
 
 
@@ -259,13 +257,13 @@ def measurements(source: Any, protocol: Any = None, **options: Any) -> None:
 
 
 def scale_of(values: Any, scale: Any) -> None:
-    source = Protocol([0, 200, 500])
-    patient_scale(Series.open(image(values)), np.ones((4, 3, 5), bool), lambda rows: rows, source, scale, progress=False)
+    region, source = np.ones((4, 3, 5), bool), Protocol([0, 200, 500])
+    patient_scale(Series.open(image(values)), region, lambda rows: rows, source, scale, progress=False)
 
 
 def cohort(name: str, patients: Sequence[str] = ("p1", "p2")) -> dmrifit.Cohort:
-    whole = np.ones((2, 2, 1), bool)
-    return dmrifit.Cohort([dmrifit.Scan(one, np.ones((2, 2, 1, 21)), COHORT1, whole, np.eye(4)) for one in patients], name)
+    signal, whole = np.ones((2, 2, 1, 21)), np.ones((2, 2, 1), bool)
+    return dmrifit.Cohort([dmrifit.Scan(one, signal, COHORT1, whole, np.eye(4)) for one in patients], name)
 
 
 def statistics(without: Sequence[str] = (), **options: Any) -> None:
@@ -276,11 +274,12 @@ def statistics(without: Sequence[str] = (), **options: Any) -> None:
 
 
 OF_DMRIFIT = (
-    "_utils.affines", "_utils.checks", "_utils.randomness", "_utils.text_files", "_utils.threads", "_utils.torch_state",
-    "cohort.cohort", "cohort.patches", "cohort.scaling", "engine.formulas.model_formula", "engine.kernels.formula",
-    "engine.resynthesis", "imaging.corrections", "imaging.noise", "imaging.regions", "imaging.head_pipeline", "imaging.scan_info", "io.digests",
-    "io.atomic_files", "io.case_tables", "io.components", "io.grids", "io.masks", "io.parameter_json", "io.tables",
-    "networks.volume_cases", "predict.algorithms", "predict.intervals", "predict.novelty", "predict.patch_networks", "simulate.heads",
+    "_utils.affines", "_utils.checks", "_utils.randomness", "_utils.text_files", "_utils.threads",
+    "_utils.torch_state", "cohort.cohort", "cohort.patches", "cohort.scaling", "engine.formulas.model_formula",
+    "engine.kernels.formula", "engine.resynthesis", "imaging.corrections", "imaging.head_pipeline",
+    "imaging.noise", "imaging.regions", "imaging.scan_info", "io.atomic_files", "io.case_tables", "io.components",
+    "io.digests", "io.grids", "io.masks", "io.parameter_json", "io.tables", "networks.volume_cases",
+    "predict.algorithms", "predict.intervals", "predict.novelty", "predict.patch_networks", "simulate.heads",
     "simulate.walk_table", "stats.lesion_matching", "stats.metrics", "study.contestants",
 )  # fmt: skip
 expressions("calls of dmrifit", globals(), [f"dmrifit.{module}" for module in OF_DMRIFIT])
