@@ -136,6 +136,31 @@ def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Calla
     return declare
 
 
+def expressions(
+    name: str, names: dict[str, Any], modules: Sequence[str] = (), *, error: type[Exception] = ValueError
+) -> None:
+    """
+    Declare an entry whose rows are calls in Python, with these names and those of modules.
+
+    All of them have to be refused by this error. Files that they read lie in the folder read.
+    """
+
+    def evaluated() -> dict[str, Any]:
+        known = {key: value for module in modules for key, value in vars(importlib.import_module(module)).items()}
+        try:
+            eval(Path("options.txt").read_text(encoding="utf-8"), known | names)
+        except error as refused:
+            raise ValueError(refused) from refused
+        except (ValueError, TypeError) as other:
+            if error is not ValueError:
+                raise RuntimeError(other) from other
+            raise
+        return {}
+
+    kept = ("read/*", "read/*/*")
+    entry(name, lambda folder: (folder / "options.txt").touch(), call=evaluated, kept=kept, names=False)
+
+
 def after(prepare: Callable[[Path], None], line: str) -> Callable[[Path], None]:
     """Give a function that makes good files, and those of a command that has run among them."""
 

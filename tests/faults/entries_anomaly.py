@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import after, command, entry, function
+from driver import after, command, entry, expressions, function
+from safetensors.numpy import load, save
 
 import anomaly
+import dmrifit
+from anomaly.scans.cases import Case, read_cases, write_cases
+from anomaly.scans.directions import resample_directions
+from anomaly.scans.preparation import prepare_scan
+from anomaly.simulate.persons import spread_directions
+from anomaly.study.evaluation import evaluate_detectors
 from dmrifit import load_model, save_model
+from dmrifit.io.parameter_json import RefusedError
 
 
 def persons(folder: Path) -> None:
     """Three synthetic healthy persons and two with gliomas, on a small grid with few directions."""
-    from anomaly.scans.cases import write_cases
-
     healthy, lesions = anomaly.simulate_dmri(3, 2, n_directions=6, shape=(12, 14, 12), spacing=12.0, random_state=0)
     for name, cases in (("healthy", healthy), ("gliomas", lesions)):
         write_cases(cases, folder / name)
@@ -93,8 +100,6 @@ def scores(path: Path) -> dict[str, Any]:
 
 @function("anomaly.read_cases", persons)
 def _read_cases() -> dict[str, Any]:
-    from anomaly.scans.cases import read_cases
-
     cases = read_cases("gliomas.tsv")
     return {f"{case.name} {key}": getattr(case, key) for case in cases for key in ("signal", "lesion", "tissue", "age")}
 
@@ -108,8 +113,6 @@ def _read_series() -> dict[str, Any]:
 
 @function("anomaly.prepare_scan", persons)
 def _prepare() -> dict[str, Any]:
-    from anomaly.scans.preparation import prepare_scan
-
     stem = "glioma-001"
     files = {key: f"{stem}_{name}.nii.gz" for key, name in (("mask", "brain"), ("tissue", "tissue"), ("lesion", "lesion"))}
     scan = prepare_scan(f"{stem}_dwi.nii.gz", **files)
@@ -173,3 +176,123 @@ def thresholds(folder: Path) -> None:
 def _threshold() -> dict[str, Any]:
     maps, truths = np.load("maps.npy", allow_pickle=True), np.load("truths.npy", allow_pickle=True)
     return {"binary": anomaly.YoudenThreshold().fit(maps, truths=truths).apply(maps)}
+
+
+# Functions whose arguments a row writes: arrays, scans, contents of model files.
+
+X = np.random.default_rng(0).uniform(0.2, 0.8, (16, 9, 10, 8, 6)).astype(np.float32)
+INSIDE = np.ones((16, 9, 10, 8), bool)
+SOUND, HALF = np.zeros((3, 4, 2)), np.indices((3, 4, 2))[0] == 0
+EARLIER, AHEAD, LATER = (np.indices((6, 6, 6))[0] == place for place in (1, 3, 4))
+BRAIN = np.ones((6, 7, 8), bool)
+CASE = {"patient": "p01", "name": "p01", "brain": BRAIN, "b0": np.full(BRAIN.shape, 9.0),
+        "signal": np.full((*BRAIN.shape, 12), 0.5), "directions": spread_directions(12)}  # fmt: skip
+PATCHED = np.full((22, 24, 20, 6), 0.5, np.float32), np.ones((22, 24, 20), bool)
+
+
+def case(**changes: Any) -> Case:
+    return Case(**CASE | changes)
+
+
+class Unhurried(anomaly.OneMinusMean):
+    """A detector that must refuse before it learns."""
+
+    def _fit_scans(self, scans: Any) -> None:
+        raise RuntimeError
+
+
+def aligned(n: int, groups: Any = None, calibration: Any = None) -> None:
+    anomaly.AlignedMahalanobis(calibration=calibration).fit(X[:n], INSIDE[:n], groups=groups and list(groups))
+
+
+def corrupted(**options: Any) -> None:
+    options = {"volume": np.full((12, 12, 12, 2), 0.5, np.float32), "mask": np.ones((12, 12, 12), bool)} | options
+    anomaly.corrupt(options.pop("volume"), options.pop("mask"), **options)
+
+
+def resampled(n: int = 12, there: Any = CASE["directions"], wanted: Any = CASE["directions"], **options: Any) -> None:
+    resample_directions(np.ones((2, n)), there, wanted, **options)
+
+
+def overlap(**masks: Any) -> None:
+    anomaly.overlap_with_followup(**{"anomaly": AHEAD, "structural": EARLIER, "followup": EARLIER | LATER} | masks)
+
+
+# A head of one shell: a ball of tissue in air.
+B = np.array([0.0, *[1000.0] * 20, 5.0])
+HEAD = np.linalg.norm(np.indices((22, 26, 20)) - np.reshape((10.5, 12.5, 9.5), (3, 1, 1, 1)), axis=0) < 8
+SERIES = np.where(HEAD[..., None], np.where(B > 10, 300, 700), 5).astype(np.float32)
+VECTORS = np.concatenate([np.zeros((1, 3)), spread_directions(20), np.zeros((1, 3))])
+GRADIENTS = dmrifit.Protocol(B, directions=VECTORS)
+
+
+def image(values: Any) -> nib.Nifti1Image:
+    return nib.Nifti1Image(values.astype(np.float32), np.diag([4.0, 4, 4, 1]))
+
+
+def prepared(series: Any = SERIES, protocol: Any = GRADIENTS, **options: Any) -> Any:
+    return prepare_scan(image(series), protocol, **({"mask": image(HEAD)} | options))
+
+
+@cache
+def fitted() -> dmrifit.Protocol:
+    return prepared().protocol
+
+
+# Scans of a comparison: white matter, with a cube of lesion or without.
+CUBE = np.pad(np.ones((3, 3, 3), bool), 3)
+
+
+def person(name: str, **changes: Any) -> Case:
+    brain = np.ones(CUBE.shape, bool)
+    signal = np.full((*CUBE.shape, 3), 0.5, np.float32)
+    affine = np.diag([4.0, 4, 4, 1])
+    return replace(Case(name, signal, brain, tissue=1 * brain, affine=affine, synthetic=True), **changes)
+
+
+ILL = [person(f"lesion {number}", lesion=CUBE) for number in range(5)]
+WELL = [person(f"healthy {number}") for number in range(4)]
+SCORES = np.random.default_rng(0).normal(size=CUBE.shape)
+MAPS, FREE = ({"weak": [SCORES] * n, "strong": [SCORES + CUBE] * n} for n in (5, 4))
+
+
+def compared(cases: Any = ILL, maps: Any = MAPS, healthy: Any = WELL, healthy_maps: Any = FREE, **options: Any) -> None:
+    evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=healthy_maps, **options)
+
+
+# Contents of model files
+
+
+@cache
+def stored() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What a model file holds of a detector: parameters, attributes, files."""
+    return anomaly.VoxelwiseGaussian(threshold=anomaly.HealthyRateThreshold(0.1), calibration=0.34).fit(X[:6]).stored()
+
+
+def changed(content: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Change what a file holds; of None, there is none."""
+    return {name: value for name, value in (content | change).items() if value is not None}
+
+
+def restored(parameters: Any = {}, attributes: Any = {}, arrays: Any = {}, files: Any = {}) -> None:  # noqa: B006
+    good_parameters, good_attributes, good_files = stored()
+    packed = {name: save(changed(load(content), arrays)) for name, content in good_files.items()}
+    detector = anomaly.VoxelwiseGaussian(**good_parameters | parameters)
+    detector.restore(changed(good_attributes, attributes), changed(packed, files))
+
+
+def rule(name: str, parameters: Any, **fitted: Any) -> dict[str, Any]:
+    return {"rule": name, "parameters": parameters, "fitted": fitted}
+
+
+def fixed(**changes: Any) -> dict[str, Any]:
+    return rule("FixedThreshold", {"value": 2.5}, threshold_=2.5) | changes
+
+
+def pool(size: Any, spacing: Any) -> dict[str, Any]:
+    return rule("MeanPoolThreshold", {"size_mm": size, "spacing": spacing, "scope": "image"})
+
+
+OF_ANOMALY = ("detectors.gaussian", "detectors.thresholds", "scans.preparation", "study.evaluation")
+expressions("calls of anomaly", globals(), [f"anomaly.{name}" for name in OF_ANOMALY])
+expressions("contents of detectors", globals(), ["anomaly.detectors.thresholds"], error=RefusedError)

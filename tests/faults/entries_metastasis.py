@@ -7,11 +7,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import after, command, function
+from driver import after, command, expressions, function
+from entries_options import BALLS, NETWORK, image
 
 import metastasis
 from dmrifit import save_model
-from dmrifit.networks.training import Training
+from dmrifit.networks.training import Training, gather_training
 
 TINY = {"widths": (2, 2), "dense": (2,), "segments_per_epoch": 4, "device": "cpu"}
 
@@ -104,3 +105,49 @@ def _segment() -> dict[str, Any]:
     options = {"segment_size": 25, "prior": None, "training": Training(epochs=1, batch_size=2), "random_state": 0}
     segmenter = metastasis.DeepMedicSegmenter(**TINY, **options)
     return {"map": segmenter.fit(volumes, labels).predict_proba(volumes[:1])[0]}
+
+
+# Calls in Python.
+
+LABELS = (BALLS > 105).astype(np.uint8)
+GRID = np.zeros((6, 7, 8))
+HEAD = np.linalg.norm(np.indices((32, 32, 32)) - np.full((3, 1, 1, 1), 15.5), axis=0) < 14
+CASES = [metastasis.Case(f"p{n}", BALLS[n], label=LABELS[n], name=f"case {n}", synthetic=True) for n in range(6)]
+SURE = [np.where(label, 0.9, 0.05) for label in LABELS]
+
+
+class Unhurried(metastasis.DeepMedicSegmenter):
+    """A segmenter that must refuse before it makes a network."""
+
+    def _module(self) -> Any:
+        raise RuntimeError
+
+
+def learn(volumes: Any = BALLS, labels: Any = LABELS, priors: Any = BALLS, groups: Any = None, **options: Any) -> None:
+    segmenter = Unhurried(**gather_training({"loss": "bce"} | NETWORK | options))
+    segmenter.fit(volumes, labels, priors=priors, groups=groups)
+
+
+def instead(values: Any, place: int, value: Any) -> list[Any]:
+    return [*values[:place], value, *values[place + 1 :]]
+
+
+def infinite(volume: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(volume.size).reshape(volume.shape) == 999, np.inf, volume)
+
+
+def prepare(values: Any = 100.0 * HEAD, brain: Any = None, **options: Any) -> None:
+    edges = np.diag([5, 5, 5, 1])
+    brain = image(HEAD if brain is None else brain, edges)
+    metastasis.prepare_scan(image(values, edges), **{"brain": brain} | options)
+
+
+def case(**changes: Any) -> metastasis.Case:
+    return metastasis.Case(**{"patient": "p01", "image": GRID, "label": GRID, "affine": np.eye(4)} | changes)
+
+
+OF_METASTASIS = (
+    "networks.losses", "scans.local_level", "segmentation.ensemble", "segmentation.operating_points", "simulate.implants",
+    "study.evaluation", "study.followup",
+)  # fmt: skip
+expressions("calls of metastasis", globals(), ["entries_options", *(f"metastasis.{name}" for name in OF_METASTASIS)])

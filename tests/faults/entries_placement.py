@@ -8,7 +8,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import after, command, function
+from driver import after, command, expressions, function
+from entries_options import CUBE, cube
 
 import placement
 from dmrifit import load_model, save_model
@@ -212,3 +213,32 @@ def _evaluate() -> dict[str, Any]:
     apart = np.concatenate([boxes + np.r_[shift, np.zeros(8)] for shift in (0.0, 1.0, 3.0)])
     tables = placement.evaluate_placements(given, apart, {"mine": apart[:, 0] + np.r_[1.0, np.zeros(8)]}, random_state=0)
     return {"text": tables["cases"].to_csv()}
+
+
+# Calls in Python.
+
+BOX = [20.0, 20, 20, 20, 20, 20, 0, 0, 0]
+BOXES = np.array([[BOX, BOX], [BOX, BOX]])
+DISTANCE = np.linalg.norm(np.indices((30, 32, 28)) - np.reshape((15, 16, 14), (3, 1, 1, 1)), axis=0)
+BALL, CORE = DISTANCE <= 8, DISTANCE <= 3
+STORED = {"center_mm": [0, 0, 0], "size_mm": [1, 1, 1], "angles_deg": [0, 0, 0]}
+
+
+def learned_from(voxels: Any = BOXES, second: Any = None, **options: Any) -> None:
+    from placement.box.voxel import expert_voxels
+
+    expert_voxels(voxels, [cube(), cube() if second is None else second], **options)
+
+
+def scene(tumor: Any, affine: Any = None, **options: Any) -> None:
+    Scene(tumor, np.eye(4) if affine is None else affine, name="patient 3", **options)
+
+
+def judged(placements: Any = None, scenes: Any = None, experts: Any = None, **options: Any) -> None:
+    names = [Scene(CUBE, np.eye(4), name=f"cube {number}") for number in range(2)] if scenes is None else scenes
+    placements = {"a": BOXES[:, 0]} if placements is None else placements
+    placement.evaluate_placements(names, BOXES if experts is None else experts, placements, **options)
+
+
+OF_PLACEMENT = ("box.voxel", "exchange.voxel_files", "learned.views", "search.scene", "search.tissue_labels")
+expressions("calls of placement", globals(), ["entries_options", *(f"placement.{name}" for name in OF_PLACEMENT)])

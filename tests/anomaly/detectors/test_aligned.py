@@ -93,24 +93,6 @@ def test_lengths_are_in_mm_and_smoothing_is_round_where_the_edges_of_voxels_diff
     np.testing.assert_array_equal(*maps)
 
 
-@pytest.mark.parametrize(
-    ("n_scans", "groups", "calibration", "message"),
-    [
-        (2, None, None, "scans of 3 subjects"),
-        (4, "aabb", None, "4 scans to learn from, of 2 subjects"),
-        (2, None, "auto", "2 scans of 2 subjects: holding out 1 .* leaves 1 .* needs 3; give scans of more subjects"),
-        (5, "aabbc", 4, "5 scans of 3 subjects: holding out 1 .* leaves 2 "),
-        (4, None, 2, "4 scans of 4 subjects: holding out 2 "),
-        (4, None, 0.4, "4 scans of 4 subjects: holding out 2 "),
-        (2, None, 1 - 1e-9, "hold out fewer"),
-    ],
-)
-def test_subjects_beside_those_of_the_threshold_are_counted(n_scans, groups, calibration, message):
-    detector = AlignedMahalanobis(calibration=calibration)
-    with pytest.raises(ValueError, match=message):
-        detector.fit(people(n_scans, 1), [MASK] * n_scans, groups=groups and list(groups))
-
-
 def test_models_stored_without_levels_score_undivided_distances(fitted):
     parameters, facts, files = fitted.stored()
     arrays = load(files["arrays.safetensors"])

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import load, save
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -19,12 +18,10 @@ from anomaly import (
     OtsuThreshold,
     PCADetector,
     VoxelwiseGaussian,
-    YoudenThreshold,
 )
 from anomaly.detectors.base import AnomalyDetector, _folds, image_scaled
 from anomaly.detectors.thresholds import HealthyRateThreshold
 from dmrifit import load_model, save_model
-from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (9, 10, 8)
 CUBE = (slice(3, 6), slice(3, 6), slice(3, 6))
@@ -188,38 +185,6 @@ def test_subjects_are_kept_together_and_those_held_back_not_learned_from(world):
     assert Constant.scored == (False,) * 9
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda X, m: (X[:0], None), "no scans"),
-        (lambda X, m: (X[0], None), "case 0: an array of shape"),
-        (lambda X, m: (X[:1], None), "of one subject"),
-        (lambda X, m: ([*X[:3], X[3][:, :, :5]], None), "case 3: 9 × 10 × 5 voxels, where the first scan has 9 × 10 × 8"),
-        (lambda X, m: ([*X[:3], X[3][..., :2]], None), "case 3: 2 directions, where the first scan has 6"),
-        (lambda X, m: ([*X[:2], X[2] * np.nan, *X[3:]], None), "case 2: 4320 non-finite values"),
-        (lambda X, m: (X, m[:-1]), "15 masks for 16"),
-        (lambda X, m: (X, m & False), "case 0: its mask is empty"),
-        (lambda X, m: (X, m[:, :8]), "case 0: its mask has the shape"),
-        (lambda X, m: (X, m * 2), "case 0: its mask must hold 0 and 1 only"),
-        (lambda X, m: (X * 0, None), "no channel is above 0"),
-        (lambda X, m: ("scans", None), "must be a list or an array"),
-    ],
-)
-def test_bad_scans_and_masks_are_refused_with_their_number(world, change, message):
-    healthy, _, _, masks = world
-    X, m = change(healthy, masks)
-    with pytest.raises(ValueError, match=message):
-        VoxelwiseGaussian().fit(X, m)
-
-
-@pytest.mark.parametrize(("groups", "message"), [([1, 2, 3], "3 groups for 16 cases"), (["a"] * 16, "16 scans of one subject")])
-def test_groups_and_covariates_are_checked(world, groups, message):
-    with pytest.raises(ValueError, match=message):
-        OneMinusMean().fit(world[0], groups=groups)
-    with pytest.raises(ValueError, match="OneMinusMean takes no covariates into account"):
-        OneMinusMean().fit(world[0], covariates={"age": np.arange(16)})
-
-
 @pytest.mark.parametrize(("n_subjects", "n_folds"), [(3, 3), (8, 4), (39, 4), (40, 1)])
 def test_few_subjects_are_dealt_into_folds_and_a_share_of_many_is_held_out(n_subjects, n_folds):
     folds = _folds(np.repeat(np.arange(n_subjects), 2), "auto")
@@ -238,24 +203,6 @@ def test_the_rule_is_not_changed_and_no_threshold_is_fitted_where_none_is_wanted
         detector.predict(world[2])
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        (YoudenThreshold(), "needs lesions"),
-        (FixedThreshold(np.nan), "finite"),
-        (OtsuThreshold(scope="map"), "scope"),
-        (0.3, "must be a rule, such as FixedThreshold"),
-    ],
-)
-def test_a_rule_that_healthy_scans_cannot_give_is_refused_before_anything_is_learned(world, rule, message):
-    class Unhurried(OneMinusMean):
-        def _fit_scans(self, scans):
-            pytest.fail("it has learned already")
-
-    with pytest.raises(ValueError, match=message):
-        Unhurried(threshold=rule).fit(world[0])
-
-
 def test_an_image_scale_ends_at_one_and_keeps_the_order():
     rng = np.random.default_rng(0)
     map_, mask = rng.gamma(2, size=(10, 10, 10)), np.ones((10, 10, 10), dtype=bool)
@@ -265,9 +212,6 @@ def test_an_image_scale_ends_at_one_and_keeps_the_order():
     np.testing.assert_allclose(scaled[mask], np.minimum(map_[mask] / top, 1), rtol=1e-6)
     assert not scaled[0].any()
     assert not image_scaled(np.zeros((2, 2, 2)), np.ones((2, 2, 2), dtype=bool)).any()
-
-
-FILE = "arrays.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -295,34 +239,3 @@ def test_a_detector_comes_back_from_its_parts_without_the_settings_of_one_machin
     assert not {"threshold", "n_jobs"} & set(parameters)
     # A stream has moved on, and is none to begin with again.
     assert parameters["random_state"] is None
-
-
-def test_contents_of_a_model_file_that_do_not_fit_are_refused(stored):
-    _, parameters, attributes, files = stored
-    arrays = load(files[FILE])
-    holes = np.where(arrays["variance_"] > np.median(arrays["variance_"]), np.nan, arrays["variance_"])
-    missing = [{key: value for key, value in attributes.items() if key != name} for name in attributes]
-    for content, message in (
-        (attributes | {"shape": [3, 4]}, r"its scans have \[3, 4\] voxels and 6 directions"),
-        (attributes | {"shape": [3, 4, 0]}, "its scans have"),
-        (attributes | {"shape": [3, 4, 2.0]}, "its scans have"),
-        (attributes | {"n_channels": True}, "and True directions"),
-        (attributes | {"shape": [4, 3, 2]}, "its array coefficients_ has the shape"),
-        (attributes | {"strange": 1}, "fitted attribute"),
-        (attributes | {"rule": {"rule": "os", "parameters": {}, "fitted": {}}}, "no threshold rule 'os'"),
-        *((content, "fitted attribute") for content in missing),
-    ):
-        with pytest.raises(RefusedError, match=message):
-            VoxelwiseGaussian(**parameters).restore(content, files)
-    for content, message in (
-        ({FILE: save(arrays | {"variance_": holes})}, "its array variance_ has values that are not finite"),
-        ({FILE: save({"variance_": arrays["variance_"]})}, "array"),
-        ({FILE: save(arrays | {"more_": arrays["counts_"]})}, "array"),
-        ({}, r"it holds the files \[\]"),
-        (files | {"trees.bin": b""}, "file"),
-    ):
-        with pytest.raises(RefusedError, match=message):
-            VoxelwiseGaussian(**parameters).restore(attributes, content)
-    for change, message in (({"prior_scans": -1}, "prior_scans must be"), ({"scale": "all"}, "scale must be one of")):
-        with pytest.raises(RefusedError, match=message):
-            VoxelwiseGaussian(**parameters | change).restore(attributes, files)

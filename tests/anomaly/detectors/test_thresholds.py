@@ -27,7 +27,6 @@ from anomaly.detectors.thresholds import (
     scored_scans,
     smallest_ball,
 )
-from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (9, 8, 7)
 
@@ -292,22 +291,6 @@ def test_the_study_s_opening_removes_two_milliliters_in_voxels_of_four_millimete
     assert smallest_ball(3, (4, 4, 4)) == pytest.approx(np.pi / 6 * (12 * 3**0.5) ** 3 / 1000)
     assert smallest_ball(3, (4, 4, 4)) > 4.5
     assert opening_of(2, (4, 4, 4)) == 2
-    for wrong in (0, -1, np.nan, "2"):
-        with pytest.raises(ValueError, match="a volume above 0 mL, not"):
-            opening_of(wrong, (4, 4, 4))
-
-
-@pytest.mark.parametrize(
-    ("binary", "size", "message"),
-    [
-        (np.array([[[0, 1, 0.5, 2.0]]]), 3, r"the map must hold 0 and 1 only, not \[0.5, 2.0\]"),
-        (np.zeros((4, 4), bool), 3, r"has the axes .* not the shape \(4, 4\)"),
-        *((np.zeros((4, 4, 4), bool), size, f"1 or more, not {size}") for size in (0, 1.5, True)),
-    ],
-)
-def test_maps_that_cannot_be_opened_are_refused(binary, size, message):
-    with pytest.raises(ValueError, match=message):
-        open_map(binary, size)
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(np.uint8, np.float32), (bool, np.float32), (np.float32,) * 2, (float,) * 2])
@@ -316,32 +299,6 @@ def test_scores_become_floating_point_and_keep_their_precision(dtype, expected):
     (scan,) = scored_scans([values])
     assert scan.map.dtype == expected
     np.testing.assert_array_equal(scan.map, values)
-
-
-SOUND, HALF = np.zeros(GRID), np.indices(GRID)[0] == 0
-BROKEN = np.where(np.indices(GRID)[:2].sum(0) == 0, np.nan, 0)
-
-
-@pytest.mark.parametrize(
-    ("maps", "masks", "truths", "message"),
-    [
-        ([], None, None, "there are no maps"),
-        (np.array(1.0), None, None, "maps must be a list or an array .* not the single value"),
-        ([SOUND, BROKEN], None, None, "map 1 has 2 non-finite values"),
-        ([SOUND, SOUND.astype(complex)], None, None, "map 1 has 24 non-finite values"),
-        ([SOUND, SOUND[0]], None, None, r"map 1 must be a volume .* array of shape \(4, 2\)"),
-        ([SOUND], 1, None, "masks must be a list or an array with one of them per case"),
-        ([SOUND], None, 1, "truths must be a list or an array with one of them per case"),
-        ([SOUND] * 2, [HALF], None, "1 mask for 2 cases"),
-        ([SOUND] * 2, [HALF, HALF[1:]], None, r"mask 1 has shape \(2, 4, 2\) .* \(3, 4, 2\)"),
-        ([SOUND], None, [HALF[1:]], "truth 0 has shape"),
-        ([SOUND] * 2, [HALF, 0 * HALF], None, "mask 1 is empty"),
-        ([SOUND] * 2, [HALF, 3 * HALF], None, r"mask 1 must hold 0 and 1 only, not \[3\]"),
-    ],
-)
-def test_maps_masks_and_lesions_that_do_not_fit_are_refused(maps, masks, truths, message):
-    with pytest.raises(ValueError, match=message):
-        scored_scans(maps, masks, truths)
 
 
 SMALL = (4, 5, 3)
@@ -399,42 +356,5 @@ def test_a_rule_from_json_marks_the_voxels_of_the_rule_that_was_stored(rule):
     assert through_json(rule).threshold_ == -np.inf
 
 
-KEYS, FITTED = "missing key of a threshold", "fitted value of a threshold"
-NUMBER, RANGE = "threshold_ of a threshold is .*, not a number", "a threshold has an impossible parameter"
-
-
 def altered(rule, parameters, **fitted):
     return {"rule": rule, "parameters": parameters, "fitted": fitted}
-
-
-def mean_pool(size, spacing):
-    return altered("MeanPoolThreshold", {"size_mm": size, "spacing": spacing, "scope": "image"})
-
-
-@pytest.mark.parametrize(
-    ("message", "contents"),
-    [
-        ("no threshold rule", [FIXED | {"rule": name} for name in ("os", "open_map", "RULES", "BaseEstimator")]),
-        ("no threshold rule", [FIXED | {"rule": name} for name in ("ThresholdRule", "", None, 3, ["a"])]),
-        (KEYS, [{}, [FIXED], "FixedThreshold", {key: FIXED[key] for key in ("rule", "fitted")}]),
-        ("unknown or missing key of a threshold .unknown: code", [FIXED | {"code": "1"}]),
-        ("missing parameter of a threshold", [FIXED | {"parameters": {}}, FIXED | {"parameters": [2.5]}]),
-        ("unknown or missing parameter", [FIXED | {"parameters": {"value": 1, "rate": 0}}]),
-        (FITTED, [FIXED | {"fitted": fitted} for fitted in ([2.5], None, {"fit": 1}, {"__class__": 1})]),
-        (FITTED, [FIXED | {"fitted": {key: 1.0}} for key in ("_limits_", "value", "thresholds_")]),
-        (FITTED, [FIXED | {"fitted": {"threshold_": 2.5, "limit_": 1.0}}]),
-        (NUMBER, [altered("FixedThreshold", {"value": 2.5}, threshold_=x) for x in (True, "2.5", None, [2.5])]),
-        (NUMBER, [altered("FixedThreshold", {"value": 2.5}, threshold_=x) for x in ({"$tuple": [2.5]}, {"a": 1})]),
-        (RANGE, [altered("FixedThreshold", {"value": value}) for value in ("high", True, [2.5], None)]),
-        (RANGE, [altered("HealthyRateThreshold", {"rate": rate}) for rate in (1.5, "0.01")]),
-        (RANGE, [altered("OtsuThreshold", {"scope": scope}) for scope in ("everything", ["image"])]),
-        (RANGE, [mean_pool(-1, None), mean_pool([1, 1, 1], None), mean_pool(1, [1, 2])]),
-        (RANGE, [mean_pool(1, [1, 2, [3]]), mean_pool(1, ["1", "2", "3"])]),
-        ("threshold_ .* is missing", [altered("OtsuThreshold", {"scope": "dataset"}, threshold_={"$float": "nan"})]),
-        ("a limit for each scan", [altered("YoudenThreshold", {"scope": "image"}, threshold_=1.0)]),
-    ],
-)  # fmt: skip
-def test_altered_contents_of_a_model_file_are_refused(message, contents):
-    for content in contents:
-        with pytest.raises(RefusedError, match=message):
-            decoded_rule(content)

@@ -226,21 +226,3 @@ def test_patches_come_from_another_person_and_a_brain_of_one_voxel_ends():
     changed, anomaly = corrupt(volume, mask, moments=moments, counts=(0, 0, 1), random_state=0)
     np.testing.assert_array_equal(anomaly, mask)
     assert (changed[~mask] == np.float32(0.9)).all()
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"source": brain(1)[0]}, "a patch comes from another person's scan"),
-        ({"mask": np.zeros(SHAPE, bool)}, "empty"),
-        ({"mask": np.ones(SHAPE, bool)[1:]}, "one grid"),
-        ({"volume": np.ones(SHAPE)}, "one grid"),
-        ({"volume": np.where(np.arange(24 * 26 * 20).reshape(*SHAPE, 1) == 6500, np.nan, 0.5)}, "1 non-finite value "),
-    ],
-    ids=str,
-)
-def test_what_is_not_possible_is_refused(given, message):
-    volume, mask = brain(1)
-    given = {"volume": volume, "mask": mask} | given
-    with pytest.raises(ValueError, match=message):
-        corrupt(given.pop("volume"), given.pop("mask"), **given)

@@ -109,20 +109,6 @@ def test_noise_that_mixing_averaged_out_is_put_back(scan, other):
     assert spreads[1] == pytest.approx(0.03, rel=0.06)
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        (None, "give it as source"),
-        (np.zeros((3, 3, 3, 6)), "bring both scans to one grid"),
-        (np.full((*SHAPE, 6), np.nan), "the source has .* non-finite values"),
-        (person(0)[0], "the scan itself"),
-    ],
-)
-def test_a_source_that_does_not_fit_is_refused(scan, source, words):
-    with pytest.raises(ValueError, match=words):
-        GENERATORS["patches"](*scan, source=source)
-
-
 CUBE = (24, 24, 24)
 BALL = np.linalg.norm(np.indices(CUBE) - 11.5, axis=0) <= 11
 TISSUE = np.exp(-np.array([0.6, 0.8, 1.0], dtype=np.float32))  # b·D

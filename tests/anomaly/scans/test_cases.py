@@ -91,29 +91,6 @@ def test_white_and_gray_matter_are_scored_and_fluid_is_not():
     assert not Case("a", case.signal, brain, lesion=brain).healthy
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"signal": np.zeros((3, 3, 3))}, r"axes \(x, y, z, directions\), not the shape \(3, 3, 3\)"),
-        ({"signal": np.full((*SHAPE, 2), np.nan)}, "signal has 672 non-finite values"),
-        ({"brain": np.zeros(SHAPE)}, "brain is empty"),
-        ({"brain": np.zeros((6, 7, 9))}, r"'brain' has shape \(6, 7, 9\)"),
-        ({"lesion": np.full(SHAPE, 3)}, r"'lesion' must hold 0 and 1 only, not \[3\]"),
-        ({"followup": np.zeros((6, 7, 7))}, "'followup' has shape"),
-        ({"tissue": np.full(SHAPE, 7)}, r"tissue map holds \[7\]"),
-        ({"tissue": np.zeros((6, 7, 9))}, "tissue map has shape"),
-        ({"b0": np.zeros(SHAPE)}, "b = 0 is not above 0"),
-        ({"directions": np.ones((12, 2))}, r"shape \(12, 3\)"),
-        ({"directions": np.ones((12, 3))}, "unit vectors"),
-        ({"b": 0}, "b must be above 50"),
-        ({"affine": np.zeros((4, 4))}, "that places voxels in mm"),
-    ],
-)
-def test_what_does_not_fit_together_is_refused(changes, message):
-    with pytest.raises(ValueError, match=f"case p01: .*{message}"):
-        made(**changes)
-
-
 def test_rows_that_are_wrong_are_named(tmp_path):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4)), tmp_path / "i.nii")
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), 2 * np.eye(4)), tmp_path / "m.nii")

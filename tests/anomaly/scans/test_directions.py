@@ -111,23 +111,3 @@ def test_directions_left_out_of_a_real_scan_are_estimated_better_than_by_neighbo
     # What it is compared with has noise of its own: about .1, by what harmonics of all 64 leave.
     assert error(found) < 0.8 * error(voxels[:, ::2][:, nearest])
     assert error(found) < 0.9 * error(voxels[:, ::2].mean(axis=1, keepdims=True))
-
-
-FLAT = np.stack([np.cos(np.arange(12.0)), np.sin(np.arange(12.0)), np.zeros(12)], axis=1)
-
-
-@pytest.mark.parametrize(
-    ("signals", "there", "wanted", "options", "message"),
-    [
-        (np.ones((2, 5)), sphere(5), sphere(5), {}, "at least 6"),
-        (np.ones((2, 11)), sphere(12), sphere(5), {}, "12 directions on the last axis"),
-        (np.ones((2, 12)), sphere(12), sphere(5), {"order": 3}, "even number from 2 to 8"),
-        (np.ones((2, 12)), sphere(12), sphere(5), {"smoothing": -1}, "smoothing must be"),
-        (np.ones((2, 12)), sphere(12) * (np.arange(12) != 2)[:, None], sphere(5), {}, r"number 3 is .* no direction"),
-        (np.ones((2, 12)), sphere(12), sphere(5)[:, :2], {}, "wanted must have shape"),
-        (np.ones((2, 12)), FLAT, sphere(5), {}, "do not cover the sphere"),
-    ],
-)
-def test_errors_name_what_is_wrong(signals, there, wanted, options, message):
-    with pytest.raises(ValueError, match=message):
-        resample_directions(signals, there, wanted, **options)

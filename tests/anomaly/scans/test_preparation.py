@@ -254,61 +254,6 @@ def test_the_brain_is_found_when_no_mask_is_given_and_not_a_number_counts_inside
 
 ONE_VOXEL = np.zeros(Head.shape, np.uint8)
 ONE_VOXEL[11, 13, 10] = 1
-PLAIN = Protocol([0.0])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda h: {"protocol": h.protocol.take(np.arange(21))}, "22 volumes, but the protocol has 21"),
-        (lambda h: {"series": h.series[..., 1:21], "protocol": h.protocol.take(np.arange(1, 21))}, "no volume at b = 0"),
-        (lambda h: {"series": h.series[..., :1], "protocol": PLAIN}, "no volume with diffusion weighting"),
-        (lambda h: {"series": h.series[..., :1], "protocol": PLAIN, "directions": "powder"}, "with diffusion weighting"),
-        (lambda h: {"tissue": nib.Nifti1Image(h.tissue, h.affine + np.eye(4, k=3) * 8)}, "corners lie up to 8 mm apart"),
-        (lambda h: {"shape": (10, 20, 20)}, "do not fit into 10 × 20 × 20; choose a larger shape"),
-        (lambda h: {"shape": (10, 20)}, "shape must be three numbers"),
-        (lambda h: {"spacing": 0.0}, "spacing must be an edge of 0.5 to 20 mm"),
-        (lambda h: {"center": "middle"}, "center must be one of grid, brain"),
-        (lambda h: {"directions": "all"}, "directions must be one of acquired, needed, resampled, powder"),
-        (lambda h: {"directions": "resampled"}, "needs the directions to estimate signals along"),
-        (lambda h: {"bval": "x.bval"}, "either a protocol, or bval and bvec"),
-        (lambda h: {"lesion": h.stored(ONE_VOXEL), "spacing": 20.0}, "too small for voxels of 20 mm"),
-        (lambda h: {"mask": None}, "of type NoneType; convert it to NIfTI first"),
-        (lambda h: {"tissue": None}, "of type NoneType; convert it to NIfTI first"),
-        (lambda h: {"lesion": True}, "of type bool; convert it to NIfTI first"),
-        (lambda h: {"followup": True}, "of type bool; convert it to NIfTI first"),
-        (lambda h: {"series": h.series * 0}, "nowhere above 0"),
-        (lambda h: {"series": h.series * 0, "mask": False}, "no voxel has signal"),
-        (lambda h: {"series": h.series * 0, "mask": True}, "no brain was found"),
-        (
-            lambda h: {"series": h.series + 300, "mask": h.stored(np.roll(h.brain, 3, axis=0)), "shape": (18, 26, 20)},
-            r"center='brain' \(--center brain\) makes room",
-        ),
-        (
-            lambda h: {"protocol": Protocol(h.bval), "fitted": h.prepare().protocol, "directions": "resampled"},
-            "cannot be estimated without those",
-        ),
-        (
-            lambda h: {"protocol": Protocol(h.bval, directions=np.roll(h.bvec, 1, axis=1)), "fitted": h.prepare().protocol},
-            "other directions than those .* directions='resampled'",
-        ),
-        (
-            lambda h: {"series": h.series[..., :5], "protocol": h.protocol.take(np.arange(5)), "directions": "powder"},
-            "4 measurements at b = 1000 s/mm², and a powder average needs 6",
-        ),
-        (
-            lambda h: {"fitted": h.prepare().protocol, "directions": "powder"},
-            "along directions, not to powder averages",
-        ),
-        (
-            lambda h: {"tissue": h.stored(np.where(h.brain, 3, 1).astype(np.uint8))},
-            "no white or gray matter in the brain, so nothing would be scored",
-        ),
-    ],
-)
-def test_errors_name_what_is_wrong_and_what_to_do(head, change, message):
-    with pytest.raises(ValueError, match=message):
-        head.prepare(**change(head))
 
 
 def test_directions_beside_the_image_count_and_the_fitted_ones_are_found_in_another_order(tmp_path, head):
@@ -360,10 +305,6 @@ def test_maps_are_those_of_known_tensors():
     expected = np.sqrt(1.5 * ((tensors - mean[:, None]) ** 2).sum(axis=1) / (tensors**2).sum(axis=1))
     np.testing.assert_allclose(md.ravel(), mean, rtol=1e-3)
     np.testing.assert_allclose(fa.ravel(), expected, atol=2e-3)
-    with pytest.raises(ValueError, match="does not fit"):
-        diffusion_maps(signal[..., :29], PROTOCOL, np.ones((4, 1, 1), bool))
-    with pytest.raises(ValueError, match="at least 6 directions"):
-        estimate_tissue(signal, Protocol(np.full(30, 1000.0)), np.ones((4, 1, 1), bool))
 
 
 def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_nothing_lies_outside_the_brain():
@@ -396,10 +337,6 @@ def test_numbers_of_tissues_of_other_programs_become_those_of_this_one(head):
     found = relabel_tissue(labels, {1: 3, 2: 2, 3: 1})
     np.testing.assert_array_equal(found.ravel(), [0, 3, 2, 1, 0])
     np.testing.assert_array_equal(relabel_tissue(np.array([0, 1.0, 2.0000001, np.nan])), [0, 1, 2, 0])
-    with pytest.raises(ValueError, match=r"the numbers \[9\]"):
-        relabel_tissue(labels)
-    with pytest.raises(ValueError, match="without white and gray matter"):
-        relabel_tissue(np.array([0, 3]))
     numbers = {7: 1, 5: 2, 9: 3, 2: 4}
     others = np.select([head.tissue == own for own in numbers.values()], list(numbers), 0).astype(np.uint8)
     tissue = head.prepare(tissue=head.stored(others), tissue_numbers=numbers).case.tissue

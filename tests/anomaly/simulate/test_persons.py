@@ -155,18 +155,6 @@ def test_real_maps_of_tissue_are_taken_and_fine_ones_make_the_same_standard_brai
     np.testing.assert_allclose(coarse.fibers, fine.fibers, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"snr": np.ones(2)}, "snr must be a number of at least 1"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(changes, message):
-    arguments = {"n_healthy": 1, "n_lesions": 0, **SMALL} | changes
-    with pytest.raises(ValueError, match=message):
-        simulate_dmri(arguments.pop("n_healthy"), arguments.pop("n_lesions"), **arguments)
-
-
 @pytest.mark.parametrize("name", GENERATORS)
 def test_patients_have_the_anomalies_of_each_generator(name):
     _, patients = simulate_dmri(0, 2, **SMALL, generator=name, random_state=3)

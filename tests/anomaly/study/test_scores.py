@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-import anomaly
 from anomaly.detectors.thresholds import FixedThreshold, HealthyRateThreshold, OtsuThreshold
 from anomaly.scans.cases import Case
 from anomaly.study.contestants import Bench, Entry
@@ -343,20 +342,3 @@ def test_chance_is_the_share_of_places_where_a_region_would_co_locate(seed, min_
         assert row.chance == pytest.approx(hits / place.sum())
         assert row.n_later == growth[labels == row.number].sum()
     assert found.chance == pytest.approx(1 - np.prod(1 - found.regions["chance"]))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"followup": LATER[1:]}, "followup has shape"),
-        ({"anomaly": 0.5 * AHEAD}, "anomaly must hold 0 and 1 only"),
-        ({"structural": STRUCTURAL[0]}, "structural must be a volume"),
-        ({"margin_mm": -1}, "margin_mm must be 0 or more"),
-        ({"min_voxels": 0}, "margin_mm must be 0 or more"),
-        ({"min_overlap": 0}, "margin_mm must be 0 or more"),
-    ],
-)
-def test_masks_that_do_not_fit_are_refused(change, message):
-    masks = {"anomaly": AHEAD, "structural": STRUCTURAL, "followup": LATER}
-    with pytest.raises(ValueError, match=message):
-        anomaly.overlap_with_followup(**masks | change)

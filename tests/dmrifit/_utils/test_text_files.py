@@ -13,24 +13,6 @@ def test_numbers_may_be_separated_in_several_ways(tmp_path, text):
     assert text_files.read_numbers(path).tolist() == [[0, 500], [1, 2]]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "numbers.txt is empty"),
-        (b"1 2\n3", "rows hold 2, 1 numbers"),
-        (b"1_000", "'1_000' is no number"),
-        ("١٠٠٠ 1".encode(), "'١٠٠٠' is no number"),
-        ("1 2".encode("utf-16"), "not text in UTF-8"),
-        (b"1 \xe9", "byte 3 is 0xe9"),
-    ],
-)
-def test_what_is_no_rows_of_numbers_is_named(tmp_path, content, message):
-    path = tmp_path / "numbers.txt"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        text_files.read_numbers(path)
-
-
 def test_files_too_large_for_a_person_and_those_that_cannot_be_reached_are_not_read(tmp_path):
     path = tmp_path / "large.txt"
     with path.open("wb") as file:

@@ -1,13 +1,11 @@
 """Numbers of jobs; one thread for linear algebra: inside a block, in whatever thread of Python, and no longer."""
 
-import re
 import threading
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from dmrifit import compare, make_regressor, simulate_cohort
 from dmrifit._utils.threads import check_jobs, one_thread
 
 
@@ -54,21 +52,6 @@ def test_blocks_in_several_threads_do_not_lift_each_others_limit():
     thread.join()
     assert seen == {"short": {1}, "long": {1}}
     assert counts() == before
-
-
-@pytest.mark.parametrize("n_jobs", [0, 1.5, "2", True])
-def test_a_number_of_jobs_that_cannot_be_is_refused_before_anything_is_done(n_jobs):
-    calls = {
-        "simulate_cohort": lambda: simulate_cohort("cohort1", 1, shape=(12, 12, 2), n_jobs=n_jobs),
-        "make_regressor": lambda: make_regressor("RFR", n_jobs=n_jobs),
-        "compare": lambda: compare({}, {}, n_jobs=n_jobs),
-        "check_jobs": lambda: check_jobs(n_jobs),
-    }
-    for call in calls.values():
-        with pytest.raises(
-            ValueError, match=re.escape(f"or -1 for one job on each core, not {n_jobs!r}")
-        ):
-            call()
 
 
 def test_numbers_of_jobs_that_joblib_takes_are_taken():

@@ -133,22 +133,6 @@ def test_patches_hold_the_neighbors_in_the_documented_order(cohort):
     assert not np.array_equal(at_edge[0, 8], at_edge[0, 4])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"mask": "tumor"}, "'body' or 'lesion'"),
-        ({"scale": "voxel"}, "'patient', None"),
-        ({"patch_shape": (2, 3, 1)}, "odd"),
-        ({"target": Protocol([0, 2000], te=93)}, r"cohort1p01 .*lacks S_b2000_TE93"),
-    ],
-)
-def test_impossible_tables_of_voxels_are_refused(cohort, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        cohort.arrays(**arguments)
-    with pytest.raises(ValueError, match="no scan"):
-        Cohort([], "empty")
-
-
 def test_a_cohort_on_disk_knows_how_it_was_simulated(tmp_path):
     options = {"shape": SMALL, "random_state": 1, "template": "pelvis"}
     easy = simulate_cohort("cohort1", 2, difficulty="easy", snr=np.inf, artifacts=("shift",), **options)

@@ -6,7 +6,6 @@ import pytest
 from dmrifit.cohort.patches import (
     as_neighbors,
     center_of,
-    check_patch_shape,
     check_reach,
     neighborhoods,
     with_signal,
@@ -71,13 +70,5 @@ def test_voxels_without_signal_are_found_and_the_background_does_not_reach_the_r
     assert with_signal(signals).tolist() == [False, True, False, False, False, True]
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 1), (3, 3), 3, (3, 3, -1), (3.0, 3, 1), "331", (3, 3, True)])
-def test_sizes_that_have_no_middle_are_refused(shape):
-    with pytest.raises(ValueError, match=r"patch_shape must be three odd numbers such as \(3, 3, 1\), not"):
-        check_patch_shape(shape)
-
-
-def test_a_neighborhood_that_reaches_out_of_every_image_is_refused():
+def test_a_neighborhood_may_reach_out_of_some_images():
     check_reach((3, 3, 5), [(9, 9, 2), (9, 9, 3)])
-    with pytest.raises(ValueError, match=r"\(3, 3, 99\) reaches out of every image.*take \(3, 3, 3\) or less"):
-        check_reach((3, 3, 99), [(9, 9, 2), (1, 1, 1)])

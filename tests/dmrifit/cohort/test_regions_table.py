@@ -7,7 +7,6 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
 
 from dmrifit import Cohort, Protocol, SignalToSignal
-from dmrifit.cohort.participants_table import read_regions
 
 LOW = [0, 0.2, 0.3, 1, 1.2, 2, 10, 60, 200, 800]
 FULL = Protocol(np.tile(LOW, 2), np.repeat([45, 60], 10))
@@ -63,63 +62,3 @@ def test_regions_are_read_in_any_order_of_rows_and_pass_through_cross_validation
         X, Y = curves(rows)[:, seen], curves(rows)[:, :10]
         predicted = LinearRegression().fit(X[~held_out], Y[~held_out]).predict(X[held_out])
         np.testing.assert_allclose(error, np.abs(predicted - Y[held_out]).mean(), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "value", "message"),
-    [
-        (7, "signal", "n/a", "row 9: no signal"),
-        (7, "signal", "-3", r"row 9 \(patient a, region r1\): signal must be a finite number"),
-        (7, "b", "6O", r"row 9 .*b must be .*'6O'"),
-        (7, "b", 61, r"row 9: b = 61 s/mm², TE = 45 ms is in 1 of 12 regions"),
-        (7, "te", 0.045, r"row 9: b = 60 s/mm², TE = 0\.045 ms is in 1 of 12 regions"),
-        (7, "b", 10, "rows 8 and 9: two signals of patient a, region r1 at b = 10"),
-        (slice(20, 40), "patient", "A", "rows 2 and 22: patients 'a' and 'A' differ only in case"),
-        (slice(None), "te", rf"{0.045}", "rows 2 and 12: two signals"),
-    ],
-)
-def test_a_spoiled_row_of_regions_is_refused_by_number(rows, tmp_path, row, column, value, message):
-    spoiled = rows.astype({"b": object, "te": object, "signal": object})
-    spoiled.loc[spoiled.index[row], column] = value
-    with pytest.raises(ValueError, match=rf"organs\.csv, {message}"):
-        read_regions(written(spoiled, tmp_path))
-
-
-def with_curve(place, source):
-    """Give rows in which the signals of a region are replaced."""
-
-    def change(rows):
-        values = rows["signal"].to_numpy()
-        return rows.assign(signal=np.r_[values[:place], values[source], values[place + 20 :]])
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda rows: rows.drop(index=22), r"row 22 \(patient a, region r2\): no row at b = 0\.3 s/mm², TE = 45"),
-        (lambda rows: rows.assign(b=rows["b"] / 1000), r"row 11: .*look like ms/µm²"),
-        (lambda rows: rows.assign(te=rows["te"] / 1000), r"row \d+: .*look like seconds"),
-        (with_curve(20, slice(39, 19, -1)), r"row 22 \(patient a, region r2\): in .*% of the pairs"),
-        (with_curve(100, slice(20, 40)), "rows 22 and 102: patients a and b have the same signals"),
-    ],
-)
-def test_missing_rows_units_and_order_are_refused_by_row(rows, tmp_path, change, message):
-    with pytest.raises(ValueError, match=message):
-        read_regions(written(change(rows), tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("factor", "n_columns", "patients", "message"),
-    [
-        (1, 2, "a", r"\(2, 2\) need one row for each entry of patients \(1\)"),
-        (1, 1, "ab", r"one column for each measurement \(2\)"),
-        (-1, 2, "ab", "row 0 is"),
-        (1, 2, "aa", "patient a has two rows of one region"),
-    ],
-)
-def test_signals_and_names_of_regions_fit_each_other(factor, n_columns, patients, message):
-    signals = factor * np.array([[3.0, 1], [4, 2]])[:, :n_columns]
-    with pytest.raises(ValueError, match=message):
-        Cohort.from_signals(signals, Protocol([0, 800]), list(patients), regions=["left"] * len(patients))

@@ -31,21 +31,6 @@ def test_the_scale_is_the_95th_percentile_of_references_at_the_lowest_b_and_shor
     assert PatientScale(percentile=50).of(signals, Protocol([0, 0])) == 5.0
 
 
-@pytest.mark.parametrize(
-    ("signals", "message"),
-    [
-        (np.zeros((9, 4)), r"scale is 0.*S_b0_TE75.*body mask"),
-        (np.full((9, 4), -3.0), r"scale is -3.*S_b0_TE75.*body mask"),
-        (np.full((9, 4), np.nan), "none of 9 voxels has a finite signal"),
-        (np.empty((0, 4)), "none of 0 voxels has a finite signal"),
-        *((np.ones(shape), r"\(n_voxels, 4\)") for shape in ((9, 5), (4,), (3, 3, 4))),
-    ],
-)
-def test_signals_without_a_scale_are_refused(signals, message, protocol):
-    with pytest.raises(ValueError, match=message):
-        PatientScale().of(signals, protocol)
-
-
 def test_the_rule_survives_json_and_no_other_is_known():
     rule = PatientScale(percentile=90)
     fields = json.loads(json.dumps(rule.to_dict()))

@@ -237,12 +237,6 @@ def test_the_relaxation_time_of_blood_and_the_kurtosis_of_oil_or_water_read_none
     assert result.doubt[:, 2].mean() < 0.1
 
 
-def test_a_result_without_its_signals_says_so():
-    result = fit_voxels(np.array([[3.0, 2, 1]]), Protocol([0, 500, 1000]), "adc")
-    with pytest.raises(ValueError, match="does not know the signals it was fitted to"):
-        _ = replace(result, inputs=None).doubt
-
-
 def real_signals(folder, name):
     protocol = Protocol.read(folder / f"{name}.bval", None, folder / f"{name}.bvec")
     return np.asanyarray(nib.load(folder / f"{name}.nii.gz").dataobj), protocol

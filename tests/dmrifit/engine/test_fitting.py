@@ -495,22 +495,3 @@ def test_wider_bounds_never_fit_much_worse(bounds):
     narrow = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis")
     wide = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", bounds=bounds)
     assert (wide.cost <= narrow.cost * (1 + 1e-3)).mean() > 0.97
-
-
-GOOD = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"signals": GOOD[:, :8]}, r"\(1, 8\) does not have the 9 columns"),
-        ({"signals": GOOD[0]}, "shape"),
-        ({"signals": GOOD * 1j}, "complex"),
-        ({"protocol": Protocol(DIFFUSION.b, [80] * 8 + [90])}, "echo times 80, 90 ms"),
-        ({"protocol": Protocol([0, 500, 1000]), "signals": GOOD[:, :3]}, "3 measurements cannot determine 4"),
-    ],
-)
-def test_bad_arguments_are_named(change, message):
-    arguments = {"signals": GOOD, "protocol": DIFFUSION, "model": "ivim"} | change
-    with pytest.raises(ValueError, match=message):
-        fit_voxels(arguments.pop("signals"), arguments.pop("protocol"), arguments.pop("model"), **arguments)

@@ -131,13 +131,6 @@ def test_fixed_parameters_bounds_of_one_value_and_voxels_without_fit_have_no_int
     assert "K" not in bounded.readings()
 
 
-@pytest.mark.parametrize("level", [0, 1, 95])
-def test_levels_are_shares(level):
-    result = fit_voxels(np.ones((1, 3)) * [3, 2, 1], Protocol([0, 500, 1000]), "adc")
-    with pytest.raises(ValueError, match=r"level must be between 0 and 1, such as 0\.95"):
-        result.intervals(level)
-
-
 def walks(data_dir):
     """Read the signals of random walks, without noise, and the parameters of the walks."""
     with open(data_dir / "walk_reference" / "microstructures.csv", encoding="utf-8") as file:

@@ -105,25 +105,6 @@ def test_columns_may_stand_in_any_order_with_b_values_as_scanners_write_them(dec
     )
 
 
-@pytest.mark.parametrize(
-    ("estimator", "columns", "message"),
-    [
-        (ClinicalMetrics(Protocol([0, 100, 400])), 3, r"b = 50, 900 s/mm².*lacks.*b = 0, 100, 400"),
-        (ClinicalMetrics(Protocol.preset("cohort1")), 21, r"TE = 93, 105, 120 ms.*protocol.clinical"),
-        (ClinicalMetrics(CLINICAL, method="map"), 5, "method must be one of .* not 'map'"),
-        (ClinicalMetrics(CLINICAL, s0="mean"), 5, "s0 must be one of .* not 'mean'"),
-        (MapFitter(protocol=Protocol([0, 50, 100, 400, 900])), 5, "needs echo times"),
-        (MapFitter("ball", CLINICAL), 5, r"ball.*t2-ivim-kurtosis"),
-        (MapFitter(3, CLINICAL), 5, "not int"),
-    ],
-)
-def test_what_cannot_be_fitted_is_named_with_the_remedy(estimator, columns, message):
-    with pytest.raises(TypeError if message == "not int" else ValueError, match=message):
-        estimator.fit(np.ones((4, columns)))
-    with pytest.raises(ValueError, match="protocol="):
-        MapFitter("adc").fit(np.ones((4, 5))).inverse_transform([[1.0, 1.0]])
-
-
 UNUSABLE = {
     "NaN": [np.nan] * 5,
     "infinite": [np.inf] * 5,

@@ -67,26 +67,6 @@ def test_echo_times_that_scatter_around_a_rounded_number_are_one():
     np.testing.assert_array_equal(model.signal([1, 2, 0], Protocol([0] * 10, te)), [[1] * 9 + [2]])
 
 
-@pytest.mark.parametrize(
-    ("name", "te", "refusal"),
-    [
-        ("t2-adc", [50, 50, 90], "cannot be fitted by echo time: take a formula without te"),
-        ("adc", 50, "has 1; fit model adc itself"),
-        ("adc", None, "has none; fit model adc itself"),
-    ],
-)
-def test_a_fit_by_echo_time_that_cannot_be_is_refused(name, te, refusal):
-    with pytest.raises(ValueError, match=refusal):
-        MODELS[name].by_echo_time(Protocol([0, 400, 800], te))
-
-
-def test_wrong_columns_and_missing_echo_times_are_named():
-    with pytest.raises(ValueError, match="7 parameters"):
-        MODELS["t2-ivim-kurtosis"].signal(np.ones((3, 4)), Protocol.preset("cohort1"))
-    with pytest.raises(ValueError, match="needs echo times"):
-        MODELS["t2-ivim-kurtosis"].signal(np.ones((3, 7)), Protocol([0, 500]))
-
-
 def test_a_formula_that_overflows_gives_infinity_without_a_warning():
     protocol = Protocol([0, 50000])
     signal = MODELS["kurtosis"].signal([1.0, 3.0, 5.0], protocol)

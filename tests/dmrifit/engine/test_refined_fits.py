@@ -115,13 +115,6 @@ def test_fixed_parameters_stay():
     assert np.isnan(result.standard_errors[:, 3]).all()
 
 
-def test_weights_are_checked():
-    signals, _ = ivim_signals(1)
-    for weights in ([1, 2], [0.0] * 9, [[1.0] * 9]):
-        with pytest.raises(ValueError, match="weights must be 9 positive numbers"):
-            fit_voxels(signals, PROTOCOL, "ivim", weights=weights)
-
-
 @pytest.mark.parametrize("options", [{"likelihood": "rician"}, {"weights": [1, 1, 2, 2, 3, 3]}])
 def test_a_kurtosis_at_its_cap_is_the_best_that_keeps_the_signal_falling(options):
     rng = np.random.default_rng(12)

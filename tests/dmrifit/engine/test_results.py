@@ -99,8 +99,3 @@ def test_echo_times_of_one_b_value_are_drawn_over_the_echo_time():
     assert axes.get_xlabel() == "TE (ms)"
     np.testing.assert_array_equal(axes.lines[1].get_xdata(), protocol.te)
     np.testing.assert_allclose(axes.lines[0].get_ydata()[-1], signals[0, -1], rtol=1e-6)
-
-
-def test_an_image_in_place_of_voxels_is_refused_with_the_line_that_reshapes():
-    with pytest.raises(ValueError, match=r"image\[mask\] or image.reshape\(-1, image.shape\[-1\]\)"):
-        fit_voxels(np.ones((2, 3, 2, 4)), Protocol([0, 300, 600, 900]), "adc")

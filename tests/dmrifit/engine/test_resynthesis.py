@@ -1,7 +1,6 @@
 """Signals of another protocol, through a fitted model."""
 
 import numpy as np
-import pytest
 
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
@@ -55,24 +54,3 @@ def test_voxels_that_cannot_be_fitted_keep_what_was_measured():
     assert np.isfinite(found[[0, 2]]).all()
     assert found[1, 0] == signals[1, 0]
     assert np.isnan(found[1, 1])
-
-
-TWICE = ONE.take([0, 0, *range(20)])
-
-
-@pytest.mark.parametrize(
-    ("signals", "source", "target", "options", "message"),
-    [
-        (CLEAN, ONE, Protocol([0, 500]), {}, "only one of the two protocols has echo times"),
-        (CLEAN, Protocol(ONE.b + np.arange(21) * 5), Protocol([0]), {}, "needs echo times; give them to the protocol"),
-        (CLEAN[:, :5], ONE, TWO, {}, "21 columns of its protocol"),
-        (CLEAN, ONE, TWO, {"parameters": TISSUE[:3]}, r"\(400, 7\).*S0, f, Dv.*not \(3, 7\)"),
-        (CLEAN[:, :1].repeat(22, axis=1), TWICE, TWO, {}, "more than one measurement for S_b0_TE93"),
-        (CLEAN, ONE, TWO, {"sigma": -1.0}, "sigma must be .*not -1 "),
-        (CLEAN, ONE, TWO, {"sigma": np.nan}, "sigma must be .*not nan "),
-        (CLEAN, ONE, TWO, {"sigma": [1.0, 2.0]}, "sigma must be .*got shape "),
-    ],
-)
-def test_protocols_and_shapes_that_do_not_fit_are_named(signals, source, target, options, message):
-    with pytest.raises(ValueError, match=message):
-        resynthesize(signals, source, target, MODEL, **options)

@@ -63,19 +63,6 @@ def test_weights_enter_both_steps():
     np.testing.assert_allclose(weighted["f"], other["f"], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "segmented", "threshold": 700}, "two b-values of 700 s/mm² or more.*another threshold"),
-        ({"fixed": {"S0": "measured"}, "protocol": Protocol([50, *range(100, 900, 100)])}, "no b-value is below 10"),
-    ],
-)
-def test_options_that_do_not_fit_together_are_refused(options, message):
-    arguments = {"protocol": PROTOCOL} | options
-    with pytest.raises(ValueError, match=message):
-        fit_voxels(noisy(1), model="ivim", **arguments)
-
-
 def test_one_high_b_value_leaves_no_fit():
     protocol = Protocol([0] * 4 + [50, 100] + [400, 400, 800, 800])
     signals = MODELS["ivim"].signal([[100, 0.1, 20, 1.0]], protocol)

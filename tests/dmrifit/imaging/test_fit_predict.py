@@ -99,11 +99,7 @@ def test_maps_are_those_of_the_voxels_in_their_places_and_true_maps_come_back(im
     np.testing.assert_allclose(data(maps["ADC"]), truth[..., 1], rtol=1e-4)
 
 
-def test_files_as_protocol_and_misspelt_words_as_mask_are_named_and_a_prediction_searches_no_foreground(image):
-    with pytest.raises(TypeError, match=r"protocol must be a Protocol, not 'dwi.bval'; Protocol.read"):
-        fit_image(image, "dwi.bval", "adc")
-    with pytest.raises(FileNotFoundError, match="autoo: no such file"):
-        fit_image(image, PROTOCOL, "adc", mask="autoo")
+def test_a_prediction_searches_no_foreground(image):
     with pytest.raises(FileNotFoundError, match="auto: no such file"):
         predict_image(trained(SignalToSignal), image, mask="auto")
 

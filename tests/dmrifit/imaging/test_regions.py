@@ -109,14 +109,6 @@ def test_shares_at_bounds_are_those_of_the_fit(labels):
 def test_labels_are_whole_numbers_on_the_grid_of_the_map_and_others_are_refused(values, labels, tmp_path):
     table = roi_table({"D": values}, labels * np.float32(0.99999997))
     pd.testing.assert_frame_equal(table, roi_table({"D": values}, labels))
-    with pytest.raises(ValueError, match=r"whole numbers.*nearest neighbor"):
-        roi_table({"D": values}, labels * 0.5)
-    with pytest.raises(ValueError, match="no voxel has a label"):
-        roi_table({"D": values}, labels * 0)
-    with pytest.raises(ValueError, match="no map to summarize"):
-        roi_table({"status": np.zeros(GRID)}, labels)
-    with pytest.raises(ValueError, match=r"4 × 5 × 5"):
-        roi_table({"D": values}, labels[..., 1:])
     path = tmp_path / "labels.nii.gz"
     nib.save(nib.Nifti1Image(labels, AFFINE @ np.diag([-1, 1, 1, 1])), path)
     with pytest.raises(ValueError, match=r"labels\.nii\.gz and the image of D.*apart"):
@@ -211,10 +203,8 @@ def test_coefficients_of_variation_are_those_of_the_formula_known_and_of_subject
     assert signed["within_sd"] > 0
 
 
-def test_tables_without_visits_are_refused():
+def test_a_region_twice_at_one_visit_is_refused():
     table = visits([1.0], [2.0])
-    with pytest.raises(ValueError, match="visit"):
-        repeatability(table.drop(columns="visit"))
     with pytest.raises(ValueError, match=r"subject 0 has label 1, map D twice at visit 0"):
         repeatability(table.assign(visit=0))
 

@@ -88,14 +88,6 @@ def test_an_image_without_a_position_and_estimates_of_the_noise_that_disagree_ar
     assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
 
 
-def test_a_mask_is_that_of_a_fit():
-    protocol = Protocol([0, 500, 1000])
-    image = synthetic(protocol, 5, affine=np.eye(4))
-    faint = nib.Nifti1Image(np.full(image.shape[:3], 0.2, np.float32), np.eye(4))
-    with pytest.raises(ValueError, match="the mask: no voxel is inside"):
-        scan_info(image, protocol, mask=faint)
-
-
 @pytest.mark.parametrize(
     ("b", "largest", "words"),
     [

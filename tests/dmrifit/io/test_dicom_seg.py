@@ -260,23 +260,6 @@ def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (np.zeros(SHAPE), "no region to write"),
-        (np.full(SHAPE, 0.5), "not in [0-9]+ voxels, such as 0.5; .* not probabilities"),
-        (np.full(SHAPE, np.nan), "640 non-finite values"),
-        (np.full(SHAPE, -1), "whole numbers from 0"),
-        (np.ones(SHAPE[:2]), "2 axes"),
-        (np.arange(np.prod(SHAPE)).reshape(SHAPE), "more than 255"),
-        (np.full(SHAPE, 1 + 0j), "type complex128"),
-    ],
-)
-def test_labels_that_are_no_regions_are_refused(series, tmp_path, labels, message):
-    with pytest.raises(ValueError, match=message):
-        write_dicom_seg(labels, series[1], tmp_path / "seg.dcm", source=series[0])
-
-
 def test_folders_without_one_series_are_refused(series, tmp_path):
     def write(folder, **options):
         return write_dicom_seg(

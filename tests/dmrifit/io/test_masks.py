@@ -22,26 +22,6 @@ def test_inside_is_above_one_half_whatever_the_type_and_unround_labels_are_label
     assert binarize([0, 1.9999999, 255.002]).tolist() == [False, True, True]
 
 
-@pytest.mark.parametrize("values", [[0.0, 0.3], [0, 0], [np.nan, np.nan], [False]])
-def test_an_empty_mask_is_refused_by_name(values):
-    with pytest.raises(ValueError, match=r"liver\.nii: no voxel is inside"):
-        binarize(values, name="liver.nii")
-
-
-@pytest.mark.parametrize("value", [-1, -3.0, 1.5, 812.3])
-def test_what_is_neither_a_label_nor_a_probability_is_refused_by_name(value):
-    with pytest.raises(ValueError, match=rf"brain holds {value:g} \(in all 2 such values\)"):
-        binarize([0.0, value, 1.0, value], name="brain")
-
-
-@pytest.mark.parametrize("value", [np.inf, -np.inf])
-def test_infinite_values_are_refused_by_name(value):
-    with pytest.raises(
-        ValueError, match=r"liver\.nii holds 1 infinite value; .* set them to one of these"
-    ):
-        binarize([1.0, value, 0.0], name="liver.nii")
-
-
 def test_a_mask_may_be_empty_where_that_is_said_if_it_holds_a_number():
     assert binarize([0.0, np.nan], may_be_empty=True).tolist() == [False, False]
     with pytest.raises(ValueError, match="it holds no finite value"):
@@ -51,18 +31,10 @@ def test_a_mask_may_be_empty_where_that_is_said_if_it_holds_a_number():
 def test_grids_agree_within_rounding_and_other_sizes_and_places_are_told_with_both_affines():
     same_grid(affine=AFFINE.astype(np.float32))
     same_grid(affine=AFFINE + np.random.default_rng(0).uniform(-1e-4, 1e-4, (4, 4)))
-    with pytest.raises(
-        ValueError, match=r"mask\.nii has 6 × 5 × 5 voxels and dwi\.nii has 6 × 5 × 4.*resample"
-    ):
-        same_grid(shape=(6, 5, 5))
     shifted = AFFINE.copy()
     shifted[0, 3] += 2
     with pytest.raises(ValueError, match=r"up to 2 mm apart.*92\.0.*90\.0.*resample"):
         same_grid(affine=shifted)
-    with pytest.raises(ValueError, match="apart"):
-        same_grid(affine=AFFINE @ np.diag([-1, 1, 1, 1]))
-    with pytest.raises(ValueError, match="apart"):
-        same_grid(affine=np.full((4, 4), np.nan))
 
 
 @pytest.mark.parametrize(("shift", "refused"), [(0.19, False), (0.21, True)])

@@ -83,15 +83,6 @@ def test_without_a_region_voxels_of_nan_and_zero_are_left_out(values):
     assert np.argwhere(~found[1]).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 
 
-def test_lists_and_formats_that_are_no_series_are_refused(parts, values):
-    with pytest.raises(ValueError, match="at least one"):
-        Series.open([])
-    with pytest.raises(ValueError, match=r"b\.nii is 3-D"):
-        Series.open([parts[1]])
-    with pytest.raises(ValueError, match="is of type MGHImage; convert it to NIfTI"):
-        Series.open(nib.MGHImage(values.astype(np.float32), np.eye(4)))
-
-
 def test_a_map_of_one_volume_in_four_axes_is_a_map(parts, values, tmp_path):
     path = tmp_path / "map.nii"
     nib.save(nib.Nifti1Image(values[..., :1], AFFINE), path)

@@ -29,27 +29,6 @@ def test_rows_come_with_their_lines_and_columns_of_another_name_are_understood(t
     assert [(row["name"], row["value"]) for _, row in rows] == [("a", ""), ("b", ""), ("c", "2")]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "label\n1\n",
-            r"no column name in label; needed are name and optionally value, separated by tabs",
-        ),
-        ("name,value\na,b\n", r"no column name in name,value"),
-        ("name\tsize\na\t1\n", "unknown column size"),
-        ("name\tvalue\na\t1\n\t2\n", "row 3: no name"),
-        ("name\tvalue\n", "a header and no row"),
-        ("", "not a table"),
-        ("name\tvalue\na\t1\t2\n", "not a table"),
-    ],
-)
-def test_wrong_tables_are_named(tmp_path, text, message):
-    (tmp_path / "a.tsv").write_text(text)
-    with pytest.raises(ValueError, match=rf"a\.tsv.*{message}"):
-        read_rows(tmp_path / "a.tsv", required=["name"], optional=["value"], strict=True)
-
-
 def test_names_of_many_columns_are_compared_a_few_times_each(tmp_path):
     n_comparisons = 0
 

@@ -14,7 +14,6 @@ from dmrifit.model_files.regressor_file import (
     Leaf,
     _with_modules,
     _with_schema,
-    check_leaves,
     dumped,
     loaded,
     versions_of,
@@ -153,22 +152,3 @@ def test_a_place_in_the_list_of_parts_that_there_is_not_is_refused(number):
 
 def leaf(**changes):
     return {"class": XGBOOST, "parameters": {}, "fitted": {}, "weights": "leaf0.json"} | changes
-
-
-@pytest.mark.parametrize(
-    ("leaves", "message"),
-    [
-        ({}, "its leaves are no list"),
-        (None, "its leaves are no list"),
-        ([3], "key of a leaf"),
-        ([leaf(more=1)], "key of a leaf"),
-        ([{"class": XGBOOST}], "key of a leaf"),
-        ([leaf(**{"class": "os.system"})], "asks for os.system"),
-        ([leaf(weights="leaf0.safetensors")], "from 'leaf0.safetensors'"),
-        ([leaf(**{"class": "dmrifit.PatchCNN"})], "from 'leaf0.json'"),
-        ([leaf(), leaf(weights=7)], "from 7"),
-    ],
-)
-def test_descriptions_that_dumped_would_not_write_are_refused(leaves, message):
-    with pytest.raises(RefusedError, match=message):
-        check_leaves(leaves)

@@ -23,23 +23,6 @@ def test_inputs_have_channels_first_and_are_a_copy_that_may_be_changed():
     assert (volume == 1).all()
 
 
-@pytest.mark.parametrize(
-    ("volume", "message"),
-    [
-        (np.ones((3, 3)), r"shape \(3, 3\) \(float64\) instead of a volume"),
-        (np.ones((3, 0, 3)), r"shape \(3, 0, 3\)"),
-        (np.ones((2, 2, 2), complex), "complex128"),
-        (np.full((2, 2, 2), "a"), "instead of a volume"),
-        (np.full((2, 2, 2), -np.inf), "8 non-finite values"),
-        (np.where(np.arange(8) < 3, np.nan, 1.0).reshape(2, 2, 2), "^3 non-finite values"),
-        (np.full((2, 2, 2), 3.5e38), r"values up to 3.5e\+38, which single precision"),
-    ],
-)
-def test_what_is_no_volume_is_named(volume, message):
-    with pytest.raises(ValueError, match=message):
-        volume_inputs(volume)
-
-
 class OwnError(ValueError):
     """An error of another kind, which is passed on as it is."""
 
@@ -75,21 +58,6 @@ def test_numbers_of_cases_are_replaced_by_their_names(error, message):
     with pytest.raises(type(error)) as raised, volume_cases.called(["otto", "anna"], "cases.tsv"):
         raise error
     assert str(raised.value) == message
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (3, "targets must be a list or an array with one of them per case, not int"),
-        *((odd, f"not {type(odd).__name__}") for odd in ("abc", {0: 1}, {1, 2}, iter([1]))),
-        (np.array(2.5), "not the single value 2.5"),
-        ([], "there are no targets; give at least one"),
-        (np.empty((0, 3)), "there are no targets"),
-    ],
-)
-def test_what_is_no_list_of_cases_is_refused(values, message):
-    with pytest.raises(ValueError, match=message):
-        volume_cases.listed(values, "targets")
 
 
 def digest_of(content):

@@ -166,20 +166,6 @@ def test_the_constant_is_the_median_of_the_training_targets(world):
     np.testing.assert_array_equal(prediction, np.tile(np.median(Y, axis=0), (2, 1)))
 
 
-@pytest.mark.parametrize(
-    ("thing", "loss", "message"),
-    [
-        *((unknown, "mean", rf"no algorithm '{unknown}'.*LR, RFR, ETR") for unknown in ("lr", "SVM", "")),
-        *((thing, "mean", "name .* or a scikit-learn regressor") for thing in (LinearRegression, 3, PolynomialFeatures())),
-        ("LR", "mode", "loss must be one of mean, median, not 'mode'"),
-        (Ridge(), "median", "loss='median' is for regressors by name .*Ridge was given"),
-    ],
-)
-def test_what_is_no_regressor_or_loss_is_named_with_the_choice(thing, loss, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        build_regressor(thing, n_targets=3, loss=loss)
-
-
 def test_a_given_regressor_is_copied_seeded_and_scaled(world):
     X, Y = world
     given = RandomForestRegressor(5)

@@ -126,25 +126,3 @@ def test_a_regressor_is_tuned_inside_by_leaving_patients_out(strategy, noisy):
     by_patient = GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=GroupKFold(2))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         strategy(by_patient, **PROTOCOLS).fit(source, target, groups=groups[:-1])
-
-
-@pytest.mark.parametrize(
-    ("options", "source", "target", "message"),
-    [
-        ({}, Y, Y, r"X of shape \(30, 21\).*5 columns.*S_b0_TE93, S_b50_TE93"),
-        ({}, X, Y[:, 1:], r"Y of shape \(30, 20\).*21 columns.*S_b1600_TE120"),
-        ({}, X, Y[:, 0], r"Y of shape \(30,\)"),
-        ({}, X, Y[1:], r"inconsistent numbers of samples.*30.*29"),
-        ({"target": None}, X, Y, "target is missing: give both protocols"),
-        ({"source": None}, X, Y, "source is missing"),
-        ({"patch_shape": (3, 3, 1)}, X, Y, r"X of shape \(30, 5\).*45 columns of 9 neighbors.*Cohort.arrays"),
-        ({"patch_shape": (3, 3, 1), "source": None, "target": None}, X, Y, "a multiple of 9"),
-        ({"patch_shape": (2, 3, 1)}, X, Y, r"three odd numbers such as \(3, 3, 1\), not \(2, 3, 1\)"),
-        ({"regressor": "XGB"}, None, None, "no algorithm 'XGB'"),
-        ({"target": None}, None, None, "target is missing"),
-    ],
-)
-def test_options_and_shapes_that_do_not_fit_are_named(strategy, options, source, target, message):
-    estimator = strategy(**PROTOCOLS | options)
-    with pytest.raises(ValueError, match=message):
-        estimator.check_parameters() if source is None else estimator.fit(source, target)

@@ -14,7 +14,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
-from dmrifit.engine.protocol import Protocol
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals, strategy_of
 from dmrifit.predict.intervals import coverage_table
@@ -252,28 +251,6 @@ def test_held_out_patients_of_a_mixed_cohort_are_covered(strategy, seed):
 ROWS = np.random.default_rng(0).normal(size=(60, 2))
 TARGETS = ROWS @ np.ones((2, 1))
 SIX = np.repeat(np.arange(6), 10)
-TWO_SHELLS = SignalToSignal(source=Protocol([0, 500]), target=Protocol([0, 500]))
-
-
-@pytest.mark.parametrize(
-    ("options", "fit", "message"),
-    [
-        *(({"coverage": value}, {}, "coverage must be a number above 0 and below 1") for value in ("0.9", True, 1.0, 90)),
-        *(({"n_splits": value}, {}, "n_splits must be") for value in (1, 2.5)),
-        ({}, {"groups": SIX % 3}, "at least 5 patients, and there are 3"),
-        ({"n_splits": 8}, {}, "at least 8 patients, and there are 6"),
-        ({}, {"calibrate": SIX < 2}, "at least 5 patients, and there are 2"),
-        ({}, {"groups": SIX[:-1]}, "inconsistent numbers of samples"),
-        ({}, {"calibrate": np.arange(60)}, "calibrate must be 60 booleans"),
-        ({}, {"reference_maps": TARGETS}, "reference_maps belong to a strategy"),
-        *(({}, {"groups": [*SIX[1:].tolist(), gap]}, r"groups must be a list .* with 1 missing name") for gap in (None, np.nan)),
-        ({}, {"groups": SIX[:, None]}, r"groups must be a list .* not \(60, 1\) with 0 missing"),
-        ({"estimator": TWO_SHELLS}, {"groups": None}, "patient by patient: give groups"),
-    ],
-)
-def test_options_have_their_ranges_and_rows_belong_together(options, fit, message):
-    with pytest.raises(ValueError, match=message):
-        ConformalIntervals(**{"estimator": Ridge()} | options).fit(ROWS, TARGETS, **{"groups": SIX} | fit)
 
 
 def test_intervals_need_a_fit_and_as_many_outputs_as_were_learned():

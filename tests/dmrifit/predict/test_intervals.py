@@ -120,10 +120,3 @@ def test_errors_drawn_from_the_widths_are_ranked_as_expected_and_others_are_not(
     # Measured: a log-sd of 0.5 gives perfect intervals a rank correlation of 0.46.
     assert abs(table.loc["0", "expected"] - 0.46) < 0.02
     assert abs(table.loc["1", "ratio"]) < 0.05
-
-
-def test_shapes_have_to_fit():
-    with pytest.raises(ValueError, match=r"intervals \(3, 1, 2\) and reference \(2, 1\) do not fit"):
-        width_table(np.zeros((3, 1, 2)), np.zeros((2, 1)))
-    with pytest.raises(ValueError, match=r"predicted \(3,\) and reference \(3, 1\) do not fit"):
-        ranking_table(np.zeros((3, 1, 2)), np.zeros(3), np.zeros((3, 1)))

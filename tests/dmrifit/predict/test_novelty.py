@@ -71,30 +71,8 @@ def test_constant_features_do_not_count():
     assert np.isfinite(novelty.typicality(X)).all()
 
 
-def test_numbers_come_back_from_a_file_and_others_are_refused(clouds):
+def test_numbers_come_back_from_a_file(clouds):
     X, patients = clouds
     novelty = learned(X, patients)
     again = Novelty.from_dict(novelty.to_dict(), 3)
     np.testing.assert_array_equal(again.typicality(X), novelty.typicality(X))
-    with pytest.raises(ValueError, match="do not have 2 measurements"):
-        Novelty.from_dict(novelty.to_dict(), 2)
-    with pytest.raises(ValueError, match="do not have 3 measurements"):
-        Novelty.from_dict(novelty.to_dict() | {"center": [0, 0]}, 3)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"center": [np.nan, 0, 0]}, "center: there is something other than finite numbers"),
-        ({"center": ["0", "0", "0"]}, "center: there is something other than finite numbers"),
-        ({"distances": [1.0] * 200 + [0.5]}, "not in ascending order from 0"),
-        ({"distances": [-1.0] + [0.5] * 200}, "not in ascending order from 0"),
-        ({"shares": [0.5, 1.5]}, "not between 0 and 1"),
-        ({"shares": [-0.5]}, "not between 0 and 1"),
-        ({"more": []}, "typical voxels with center, distances, more"),
-    ],
-)
-def test_numbers_that_are_never_learned_are_refused(change, message, clouds):
-    state = learned(*clouds).to_dict()
-    with pytest.raises(ValueError, match=message):
-        Novelty.from_dict(state | change, 3)

@@ -131,24 +131,3 @@ def test_single_precision_predicts_alike(cls, world):
     np.testing.assert_array_equal(copy.predict(world[0]), answers[1])
     with pytest.raises(ValueError, match="do not fit"):
         clone(single).set_params(width=8).fit(*world).set_weights(single.weights())
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"patch_shape": (5, 5, 1)}, r"18 columns are no whole number .* 25 neighbors; patch_shape=\(5, 5, 1\)"),
-        ({"patch_shape": (2, 3, 1)}, "three odd numbers"),
-        ({"loss": "mode"}, "must be one of mean, median, not 'mode'"),
-        ({"dtype": "float16"}, "dtype must be one of float64, float32, not 'float16'"),
-        ({"width": 0}, "width must be a whole number of at least 1, not 0"),
-        ({"epochs": 2.5}, "epochs must be a whole number of at least 1, not 2.5"),
-        ({"depth": -1}, "depth must be"),
-        ({"batch_size": True}, "batch_size must be"),
-        ({"learning_rate": 0}, "learning_rate must be a number above 0, not 0"),
-    ],
-)
-def test_bad_parameters_are_named(change, match, network, world):
-    with pytest.raises(ValueError, match=match):
-        network.set_params(**change).fit(*world)
-    with pytest.raises(ValueError, match="width=15 must be a multiple of heads=2"):
-        PatchTransformer(PATCH, width=15).fit(*world)

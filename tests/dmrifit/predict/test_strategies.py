@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dmrifit.engine.fitting import FitStatus, fit_voxels
 from dmrifit.engine.map_fitter import ClinicalMetrics
-from dmrifit.engine.models import MODELS, Parameter, SignalModel
+from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.predict import strategies as prediction
 from dmrifit.predict.algorithms import PATCHWISE, VOXELWISE
@@ -269,25 +269,6 @@ def test_logarithms_give_the_geometric_mean_and_have_a_floor(clean, skewed):
     ratio = np.exp(np.log(250.0 / clinical_s0).mean())
     largest = X.max(axis=1)
     np.testing.assert_allclose(maps[:, 0], np.maximum(ratio * clinical_s0, 0.8 * largest), rtol=1e-9)
-
-
-OFFSET = SignalModel.from_expression(
-    "S0*exp(-b*D) + c",
-    [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 3), Parameter("c", "", -1, 1)],
-    name="offset",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("cls", "options", "message"),
-    [
-        (MapsToMaps, {"target_scale": "log", "model": OFFSET}, r"no floor for parameter c of model offset.*-1 and 1"),
-        (MapsToMaps, {"source": TARGET.take([0, 1, 2, 3])}, r"b = 900 s/mm², which the protocol lacks"),
-    ],
-)
-def test_options_that_cannot_be_learned_are_refused(cls, options, message):
-    with pytest.raises(ValueError, match=message):
-        cls(**PROTOCOLS | options).fit(np.ones((30, len(options.get("source") or SOURCE))), np.ones((30, 21)))
 
 
 def test_maps_are_not_learned_from_fits_that_did_not_converge(noisy, monkeypatch):

@@ -213,15 +213,3 @@ def test_fits_to_walks_find_f_dt_and_t2t_and_too_little_kurtosis(walked):
     assert abs(bias["Dt"]) < 0.12
     assert abs(bias["T2t"]) < 0.04
     assert -0.4 < bias["K"] < 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"truth": "walk", "protocol": Protocol([0, 100], [45, 90])}, "truth='formula'"),
-        ({"protocol": Protocol([0, 100])}, "echo times"),
-    ],
-)
-def test_impossible_cohorts_are_refused_with_the_remedy(arguments, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        simulate_cohort(**{"n_patients": 1, "shape": SMALL, **arguments})

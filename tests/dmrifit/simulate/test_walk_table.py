@@ -9,7 +9,6 @@ from dmrifit.simulate import walk_table
 from dmrifit.simulate.walk_table import (
     FAMILIES,
     Microstructure,
-    check_walk_protocol,
     draw_microstructures,
     walk_parameters,
     walk_rows,
@@ -155,16 +154,3 @@ def test_kurtosis_is_limited_to_what_was_walked(tissue):
     limited = walk_parameters(steep, Microstructure("permeable", 0))
     np.testing.assert_allclose(limited[::2, 5], walk_rows()["permeable"][-1]["K"])
     np.testing.assert_array_equal(limited[1::2], tissue[1::2])
-
-
-@pytest.mark.parametrize(
-    ("b", "te", "message"),
-    [
-        ([0, 800], [45, 90], "from 60 ms, when the gradient pulses have ended, to 160 ms, not 45 ms"),
-        ([0, 800], [90, 200], "not 200 ms; use truth='formula' or other echo times"),
-        ([0, 6000], [90, 90], "up to 5000 s/mm², not 6000 s/mm²"),
-    ],
-)
-def test_contrasts_that_were_not_walked_are_refused(b, te, message):
-    with pytest.raises(ValueError, match=message):
-        check_walk_protocol(Protocol(b, te))

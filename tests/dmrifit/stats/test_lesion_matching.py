@@ -298,25 +298,3 @@ def test_scores_of_all_scans_are_those_of_summed_counts(study):
     for name, value in whole.items():
         scale = 2 if name.startswith("n_") else 1
         assert twice[name] == pytest.approx([value, scale * value]), name
-
-
-NOTHING = np.zeros((3, 3, 3))
-
-
-@pytest.mark.parametrize(
-    ("reference", "prediction", "options", "message"),
-    [
-        (NOTHING, np.zeros((3, 3, 4)), {}, "different grids"),
-        (np.zeros((3, 3)), np.zeros((3, 3)), {}, r"volume \(x, y, z\)"),
-        (NOTHING, np.full((3, 3, 3), 0.3), {}, "0.3.*threshold"),
-        (np.full((3, 3, 3), 2), NOTHING, {}, r"reference must hold 0 and 1 only, not \[2\]"),
-        (NOTHING, NOTHING, {"connectivity": 8}, "26, not 8"),
-        (NOTHING, NOTHING, {"min_overlap": 0}, "not 0"),
-        (NOTHING, NOTHING, {"min_overlap": 0.5}, "not 0.5"),
-        (NOTHING, NOTHING, {"min_voxels": 0}, "min_voxels must be a whole number.*not 0"),
-        (NOTHING, NOTHING, {"affine": np.zeros((4, 4))}, "affine"),
-    ],
-)
-def test_what_is_no_pair_of_masks_is_refused(reference, prediction, options, message):
-    with pytest.raises(ValueError, match=message):
-        lesion_table(reference, prediction, **options)

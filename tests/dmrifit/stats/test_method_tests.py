@@ -286,25 +286,6 @@ def test_equal_algorithms_are_equivalent_without_a_test_and_no_rows_make_empty_t
     assert all(len(table) == 0 for table in study_statistics(empty).values())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"index": "accuracy"}, "index must be a number of the scores .*not 'accuracy'"),
-        ({"margin": 0}, "margin must be above 0, not 0"),
-        ({"alpha": 1}, "alpha must lie between 0 and 0.5, not 1"),
-        ({"metrics": ["Q"]}, "metrics must name some of f, not Q"),
-        ({"metrics": []}, "not nothing"),
-        ({"tables": ["anova"]}, "tables must be some of patients.*not anova"),
-        ({"n_bootstrap": 0}, "n_bootstrap must be at least 1"),
-        ({"without": ["strategy", "train_on"]}, "no column strategy, train_on"),
-    ],
-)
-def test_options_that_cannot_be_are_refused(options, message):
-    table = table_of(drawn(4, 3), "ABC")
-    with pytest.raises(ValueError, match=message):
-        study_statistics(table.drop(columns=options.pop("without", [])), **options)
-
-
 def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch):
     def absent(name):
         msg = f'{name} is not installed; to install it: pip install "dmrifit[stats]"'

@@ -209,22 +209,6 @@ def test_patients_without_a_lesion_train_and_are_named(two, record):
     assert all(healthy.patient in owners(entry["train"], two) for entry in record)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"train_mask": "tumor"}, "'body' or 'lesion'"),
-        ({"n_train": 3}, r"cohort 'A' .*needs at least 3 other patients; there are 2"),
-        ({"estimators": {"forest": BaseEstimator()}}, "fit, predict, predict_maps"),
-        ({"estimators": {"LR-a s2s": SignalToSignal(), "LR_a s2s": SignalToSignal()}}, "'LR-a s2s' and 'LR_a s2s' are both"),
-        ({"cohorts": {"one": cohort("A", 2), "two": cohort("A", 2)}}, "Ap01 is in cohort 'one' and in cohort 'two'"),
-    ],
-)
-def test_impossible_comparisons_are_refused_before_work_starts(two, record, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        compare(**{"estimators": {"r": Recorder()}, "cohorts": two, **arguments})
-    assert not record
-
-
 def test_scores_agree_with_a_comparison_written_plainly(two):
     """Least squares by numpy, trained on all body voxels of the others, scored by hand."""
     result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], controls=False, random_state=0)

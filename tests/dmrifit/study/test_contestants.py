@@ -9,14 +9,12 @@ from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
-from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.study.contestants import (
     Entrant,
     choose_views,
     controls_of,
     named_cohorts,
-    named_estimators,
     without_controls,
 )
 
@@ -77,25 +75,6 @@ def test_strategy_and_algorithm_follow_from_class_and_name(name, estimator, stra
     assert result.control == ""
 
 
-@pytest.mark.parametrize(
-    ("estimator", "message"),
-    [
-        (Ridge(), "'x' is Ridge.*has no predict_maps; wrap a regressor in SignalToSignal"),
-        (SignalToSignal, "has no instance; wrap a regressor"),
-        (type("Bare", (), dict.fromkeys(("fit", "predict", "predict_maps")))(), "no get_params.*BaseEst"),
-        (ConformalIntervals(MapsToMaps()), "'x' is ConformalIntervals.*give the estimator inside"),
-        (SignalToSignal("LRR"), "'x': no algorithm 'LRR'"),
-        (SignalToSignal(model="mono"), "'x': no model 'mono'"),
-        (SignalToSignal(model=None), "'x': .*without a model there are none; give model="),
-        (SignalToSignal(normalize="scan"), "'x': normalize must be one of voxel, None, not 'scan'"),
-        (MapsToMaps(target_scale="square"), "'x': target_scale must be one of linear, log"),
-    ],
-)
-def test_estimators_that_cannot_work_are_refused_without_data(estimator, message):
-    with pytest.raises(ValueError, match=message):
-        entrant("x", estimator)
-
-
 def test_what_is_kept_needs_a_description_in_which_the_code_of_users_classes_counts():
     odd = Own(option=lambda: 0)
     with pytest.raises(ValueError, match=r"'x': .*cannot be described"):
@@ -136,22 +115,6 @@ def test_estimators_that_prepare_voxels_alike_share_a_recipe():
 
     # Classes with a fit of their own prepare what they like.
     assert recipe(Mine("LR", model="adc")) == recipe(Own()) == ""
-
-
-@pytest.mark.parametrize(
-    ("named", "given", "message"),
-    [
-        *[(named_estimators, given, "dict of name to estimator, with at least one") for given in ({}, [Own()], None)],
-        *[(named_estimators, {name: Own()}, "the name of a estimator must be a text") for name in (1, "", "  ")],
-        *[(named_cohorts, {name: cohort("A")}, "the name of a cohort must be a text") for name in (1, "", "  ")],
-        (named_cohorts, [cohort("A", ("a",)), cohort("A", ("b",))], r"different names, not \['A', 'A'\]"),
-        (named_cohorts, [cohort("A"), cohort("B", ("p2", "p3"))], "patient p2 is in cohort 'A' and in cohort 'B'"),
-        (named_cohorts, [], "no cohort was given"),
-    ],
-)
-def test_estimators_and_cohorts_without_names_of_their_own_are_refused(named, given, message):
-    with pytest.raises(ValueError, match=message):
-        named(given)
 
 
 def test_cohorts_have_their_own_names_or_those_of_a_mapping():

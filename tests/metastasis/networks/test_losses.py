@@ -132,22 +132,6 @@ def test_a_confident_false_alarm_keeps_its_gradient():
     assert float(logits.grad[0, 0]) == pytest.approx(0.5 * math.exp(-30), rel=1e-4)
 
 
-def test_what_is_not_possible_is_refused():
-    logits, target = batch("mixed")
-    with pytest.raises(ValueError, match=r"alpha .* from 0 to 1, not 1.5"):
-        vss_loss(logits, target, 1.5)
-    with pytest.raises(ValueError, match=r"alpha .* not nan"):
-        JVSSLoss(math.nan)
-    with pytest.raises(ValueError, match="one of paper, code, not 'mean'"):
-        sse_loss(logits, target, 0.5, reduction="mean")
-    with pytest.raises(ValueError, match="one of paper, code"):
-        SSELoss(0.5, reduction="mean")
-    with pytest.raises(ValueError, match=r"shape \(5, 1, 1, 2, 2\) and a target of shape \(5, 1, 1, 2, 1\)"):
-        jvss_loss(logits, target[..., :1], 0.5)
-    with pytest.raises(ValueError, match="n_segments"):
-        vss_loss(torch.zeros(3), torch.zeros(3), 0.5)
-
-
 def test_lesion_loss_by_hand_and_blind_where_weights_are_0():
     logits = torch.tensor([0.0, 2.0, -1.0, 5.0]).reshape(1, 1, 4, 1, 1)
     labels = torch.tensor([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 4, 1, 1)

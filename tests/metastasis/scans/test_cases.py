@@ -102,23 +102,6 @@ def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
         read_cases(table(tmp_path, f"{head}a\ti.nii\tnothing.nii\tn/a\tn/a\n"))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"image": np.zeros((3, 3))}, r"volume \(x, y, z\), not an array of shape \(3, 3\)"),
-        ({"image": np.full((6, 7, 8), np.nan)}, "image has 336 non-finite values"),
-        ({"prior": np.full((6, 7, 8), np.inf)}, "prior has 336 non-finite values"),
-        ({"prior": np.zeros((6, 7, 9))}, r"prior has shape \(6, 7, 9\).*prepare_scan"),
-        ({"label": np.full((6, 7, 8), 3)}, r"0 and 1 only, not \[3\]"),
-        ({"label": np.zeros((6, 7, 7))}, "label has shape"),
-        ({"affine": np.zeros((4, 4))}, "that places voxels in mm"),
-    ],
-)
-def test_what_does_not_fit_together_is_refused(changes, message):
-    with pytest.raises(ValueError, match=f"case p01: .*{message}"):
-        made(**changes)
-
-
 def test_classes_are_numbers(tmp_path):
     saved(np.zeros((4, 4, 4), np.float32), tmp_path / "i.nii")
     with pytest.raises(ValueError, match=r"row 2 \(patient a\): classes must be whole numbers .*'one'"):

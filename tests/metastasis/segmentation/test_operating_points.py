@@ -105,28 +105,6 @@ def test_each_point_is_the_score_of_its_masks(ball_scans):
 
 
 @pytest.mark.parametrize(
-    ("labels", "values", "options", "message"),
-    [
-        ([], [], {}, "0 labels"),
-        ([np.zeros((3, 3, 3))], [], {}, "0 predictions"),
-        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 4))], {}, "scan 0.*shape"),
-        ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), 1.5)], {}, "1.5 .*no probabilities"),
-        ([np.full((3, 3, 3), 4)], [np.zeros((3, 3, 3))], {}, "scan 0: a label"),
-        ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), np.nan)], {}, "no probabilities"),
-        ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), -0.5)], {}, "scan 0: values from -0"),
-        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3), np.uint8)], {}, r"from 0 to 0 \(uint8\) are no prob"),
-        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))] * 2, {}, "1 label and 2 predictions"),
-        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": [2]}, "thresholds"),
-        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": [-0.1]}, "thresholds"),
-        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": []}, "thresholds"),
-    ],
-)
-def test_what_has_no_curve_is_refused(labels, values, options, message):
-    with pytest.raises(ValueError, match=message):
-        threshold_curve(labels, values, **options)
-
-
-@pytest.mark.parametrize(
     ("allowed", "threshold", "false_positives", "sensitivity", "precision"),
     [
         (2, 0.2, 1.5, 1, 2 / 5),

@@ -406,59 +406,6 @@ def no_training(*args, **kwargs):
     pytest.fail("training began")
 
 
-def instead(values, place, value):
-    """Give the values of a cohort with another one in a place."""
-    return [*values[:place], value, *values[place + 1 :]]
-
-
-def one_other(volume):
-    volume = volume.copy()
-    volume[4, 4, 4] = np.inf
-    return volume
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        # Labels.
-        (lambda v, y, p: (v, [0 * label for label in y], p), "labels of all 6 cases hold no lesion voxel; both classes"),
-        (lambda v, y, p: (v, [np.ones_like(label) for label in y], p), "nothing but lesion voxels; both classes"),
-        (lambda v, y, p: (v, instead(y, 2, 2 * y[2]), p), r"case 2: a label must be 0 and 1 in each voxel, not \[2\]"),
-        (lambda v, y, p: (v, instead(y, 1, np.where(y[1], np.nan, 0.0)), p), "case 1: a label must be 0 and 1"),
-        (lambda v, y, p: (v, instead(y, 0, np.zeros((3, 3, 3))), p), r"case 0: a label of shape \(3, 3, 3\) for a volume"),
-        (lambda v, y, p: (v, y[1:], p), "5 targets for 6 cases"),
-        (lambda v, y, p: (v, None, p), "give y"),
-        # Volumes.
-        (lambda v, y, p: (instead(v, 3, one_other(v[3])), y, p), "case 3: 1 non-finite value"),
-        (lambda v, y, p: (instead(v, 5, 0 * v[5]), y, p), "case 5: channel 0 has no voxel that is not zero"),
-        (lambda v, y, p: (instead(v, 4, np.stack([v[4]] * 2, -1)), y, p), "case 4: 2 channels where the first case in training has 1"),
-        (
-            lambda v, y, p: (instead(v, 1, v[1][:5]), instead(y, 1, y[1][:5]), None),
-            r"case 1: a volume of shape \(5, 15, 15\) is smaller than the 7 voxels .* lower segment_size",
-        ),
-        # Priors.
-        (lambda v, y, p: (v, y, instead(p, 1, p[1][1:])), r"case 1: a prior of shape \(16, 15, 15\)"),
-        (lambda v, y, p: (v, y, instead(p, 1, one_other(p[1]))), "case 1: 1 non-finite value"),
-        (lambda v, y, p: (v, y, instead(p, 1, np.full_like(p[1], 7))), "case 1: its prior: channel 0 has the value 7 everywhere"),
-        (lambda v, y, p: (v, y, p[1:]), "5 priors for 6 cases"),
-        (
-            lambda v, y, p: tuple(
-                instead(values, 0, nib.Nifti1Image(v[0], np.diag([1.0, 1.0, edge, 1.0]))) if edge else values
-                for values, edge in ((v, 1.0), (y, None), (p, 1.2))
-            ),
-            r"case 0: its prior and the volume both have .* 2\.6 mm apart",
-        ),
-        # Parameters.
-    ],
-)
-def test_what_cannot_be_learned_from_is_refused_before_the_network_is_made(cohort, monkeypatch, change, said):
-    monkeypatch.setattr(DeepMedicSegmenter, "_module", no_training)
-    given, options = (cohort, change) if isinstance(change, dict) else (change(*cohort), {})
-    volumes, labels, priors = given
-    with pytest.raises(ValueError, match=said):
-        small(**options).fit(volumes, labels, priors=priors)
-
-
 def test_model_files_with_another_threshold_than_a_probability_are_refused(fitted, tmp_path, monkeypatch):
     monkeypatch.setattr(fitted, "threshold_", 1.5)
     save_model(fitted, tmp_path / "model.dmrifit")

@@ -304,30 +304,6 @@ def test_the_summary_is_written_for_each_part(tables):
         format_summary(tables, part="some")
 
 
-def test_what_cannot_be_evaluated_is_refused(cases, predictions):
-    sure = predictions["sure"]
-    for values, message in (
-        ({}, "none at all"),
-        ({"empty": sure}, "empty"),
-        ({"a, marked by both": sure}, "a, marked by both"),
-        ({"a": sure[:3]}, "predictions of a: 3 for 8 scans"),
-        ({"a": [one[1:] for one in sure]}, "whose shape is"),
-        ({"a": [2 * one for one in sure]}, "a: values from 0.1 to 1.8"),
-        ({"a": [np.full(SHAPE, 3)] * 8}, "a: values from 3 to 3"),
-        ({"a": [*sure[:7], predictions["mask"][7]]}, "masks and probabilities"),
-        ({"a": [np.full(SHAPE, np.nan)] * 8}, "non-finite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            evaluate_segmentations(cases, values)
-    with pytest.raises(ValueError, match="case 0"):
-        evaluate_segmentations([replace(cases[0], label=None)], {"a": sure[:1]})
-    with pytest.raises(ValueError, match="no cases"):
-        evaluate_segmentations([], {"a": []})
-    for threshold in (0, {"a": 1.5}, {"b": 0.5}):
-        with pytest.raises(ValueError, match="threshold"):
-            evaluate_segmentations(cases, {"a": sure}, threshold=threshold)
-
-
 def test_segments_are_counted_as_by_hand_and_by_a_plain_loop():
     label, found = np.zeros((20, 20, 10)), np.zeros((20, 20, 10))
     # The first and the last of 3 × 3 × 2 segments of 8, those at the ends cut.
@@ -371,19 +347,3 @@ def test_scans_are_counted_with_their_masks_and_voxels_that_reach_the_threshold(
     for threshold, n in ((0.3, 0), (0.31, 8)):
         scores = segment_scores([label], [probability], segment=2, threshold=threshold)
         assert scores["true_negatives"] == n
-
-
-@pytest.mark.parametrize(
-    ("labels", "answers", "options", "message"),
-    [
-        ([], [], {}, "0 labels and 0 predictions"),
-        ([(4, 4, 4)], [], {}, "1 label and 0 predictions"),
-        ([(4, 4, 4)], [(4, 4, 4)], {"masks": [None, None]}, "give each for each scan"),
-        ([(4, 4, 4)], [(3, 4, 4)], {}, r"scan 0: a label of shape \(4, 4, 4\) and a prediction of shape \(3, 4, 4\)"),
-        ([(4, 4)], [(4, 4)], {}, "scan 0: a label of shape"),
-        *(([(4, 4, 4)], [(4, 4, 4)], {"segment": edge}, "need an edge of 1 voxel or more, not") for edge in (0, -3, 2.0, True)),
-    ],
-)
-def test_segments_that_cannot_be_counted_are_refused(labels, answers, options, message):
-    with pytest.raises(ValueError, match=message):
-        segment_scores([np.zeros(one) for one in labels], [np.zeros(one) for one in answers], **options)

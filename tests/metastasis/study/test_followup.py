@@ -187,26 +187,6 @@ def test_prior_scans_go_with_the_scan_and_brains_with_both():
     assert alone[1:] == (None, None)
 
 
-def test_what_cannot_be_read_is_refused():
-    labels = np.zeros((4, 4, 4), np.uint8)
-    for changed, options, message in (
-        (labels + 3, {}, "0, 1 .candidate. and 2"),
-        (labels[0], {}, "0, 1 .candidate. and 2"),
-        (labels, {"prior": labels[1:]}, "one grid"),
-        (labels, {"probability": np.zeros((4, 4, 5))}, "one grid"),
-        (labels, {"affine": np.ones((4, 4))}, "affine"),
-        (labels, {"grown": -1}, "grown must be"),
-        (labels, {"shrunk": 1}, "shrunk must be"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            reader_table(changed, **options)
-    with pytest.raises(ValueError, match="0 cases"):
-        follow_up(None, [])
-    case = Case("p", np.ones((4, 4, 4), np.float32))
-    with pytest.raises(ValueError, match="2 prior labels"):
-        follow_up(None, [case], prior_labels=[None, None])
-
-
 def shell(radius, wall, gap=0):
     """Give a ring: a ball without its core, with a square hole of this half width in its wall."""
     distance = np.linalg.norm(np.indices((40, 40, 40)) - 20.0, axis=0)

@@ -228,20 +228,6 @@ def test_it_is_an_estimator_of_scikit_learn(ranker, cases):
     assert ranker.feature_importances_.shape == (len(FEATURES),)
 
 
-@pytest.mark.parametrize(
-    ("params", "error", "match"),
-    [
-        ({"optimizer": VoxelOptimizer(min_volume=-1)}, ValueError, "min_volume"),
-    ],
-)
-def test_impossible_parameters_are_named(cases, params, error, match):
-    with pytest.raises(error, match=match):
-        VoxelRanker(**params).fit(*cases)
-
-
-def test_a_single_case_and_no_candidate_are_refused(ranker, cases):
-    scenes, voxels = cases
-    with pytest.raises(ValueError, match="two cases"):
-        VoxelRanker().fit(scenes[:1], voxels[:1])
+def test_no_candidate_is_refused(ranker, cases):
     with pytest.raises(ValueError, match="1 or more, got 0"):
-        ranker.candidates(scenes[0], 0)
+        ranker.candidates(cases[0][0], 0)

@@ -74,17 +74,6 @@ class TestContract(VolumeContract):
             fitted.predict([np.zeros((3, 3, 3))])
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"channels": ("tumor", "image")}, "case 0: synthetic 0 has no image"),
-    ],
-)
-def test_impossible_parameters_are_refused_before_training(lesions, options, match):
-    with pytest.raises(ValueError, match=match):
-        small(**options).fit(*lesions)
-
-
 @pytest.mark.parametrize("loss", ["symmetric", "euler", "moment"])
 @pytest.mark.parametrize("expert_loss", ["min", "mean", "each"])
 def test_every_loss_goes_down(lesions, loss, expert_loss):

@@ -84,17 +84,6 @@ def test_excluded_parts_and_images_are_channels():
     assert 0.5 < seen.std() < 1.5
 
 
-@pytest.mark.filterwarnings("ignore:.*reaches the border")
-def test_an_image_that_is_asked_for_must_be_there():
-    tumor = np.ones((4, 4, 4), bool)
-    with pytest.raises(ValueError, match="one has no image"):
-        view_of(Scene(tumor, np.eye(4), name="one"), ("tumor", "image"), 24, 4.0)
-    with pytest.raises(ValueError, match="an image of shape"):
-        view_of(Scene(tumor, np.eye(4), image=np.ones((4, 4, 4, 2))), ("tumor", "image"), 24, 4.0)
-    with pytest.raises(ValueError, match="not finite"):
-        view_of(Scene(tumor, np.eye(4), image=np.full((4, 4, 4), np.nan)), ("tumor", "image"), 24, 4.0)
-
-
 def test_boxes_move_with_what_is_seen():
     rng = np.random.default_rng(3)
     n, step = 32, 3.0

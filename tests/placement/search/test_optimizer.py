@@ -367,26 +367,6 @@ def test_experts_moments_become_the_objective(tilted, cube):
     assert VoxelOptimizer().fit(scenes, voxels[:, 0]).objective_.mean_volume > 0
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"objective": max}, "PlacementObjective"),
-    ],
-)
-def test_parameters_that_make_no_sense_are_refused(cube, options, words):
-    with pytest.raises((TypeError, ValueError), match=words):
-        VoxelOptimizer(**options).place(cube)
-
-
-def test_what_is_no_scene_and_experts_that_teach_nothing_are_refused(tilted, cube):
-    with pytest.raises(TypeError, match="placed in a Scene, got ndarray"):
-        VoxelOptimizer().place(cube.tumor)
-    with pytest.raises(ValueError, match="there is none"):
-        VoxelOptimizer().fit(None, np.ones((1, 9)))
-    with pytest.raises(ValueError, match="standard deviations"):
-        VoxelOptimizer().fit([tilted], np.tile([35.0, 35, 35, 5, 5, 5, 0, 0, 0], (1, 2, 1)))
-
-
 @pytest.mark.slow
 def test_the_search_stays_near_the_best_known_objectives(pytestconfig):
     root = pytestconfig.rootpath

@@ -183,39 +183,6 @@ def with_corner(tumor, value):
     return values
 
 
-SHEET = np.zeros(ball().shape)
-
-
-@pytest.mark.parametrize(
-    ("tumor", "affine", "options", "words"),
-    [
-        (ball() * 2 + ball(radius=3), np.eye(4), {}, r"values \[2, 3\], which have no meaning until they are named: .*brats2013"),
-        (ball() * 2, np.eye(4), {"include": 7}, r"\[7\] is there"),
-        (ball(), np.eye(4), {"include": 1}, "no labels"),
-        (ball() * 1.5, np.eye(4), {}, "probabilities"),
-        (ball() * 0.5, np.eye(4), {"include": 1}, "probabilities"),
-        (ball() * -0.5, np.eye(4), {}, "probabilities"),
-        (ball(), np.diag([1, 1, 0, 1]), {}, "affine"),
-        (ball(), np.diag([1, np.nan, 1, 1]), {}, "affine"),
-        (ball(), np.eye(3), {}, "affine"),
-        (ball(), np.eye(4), {"exclude": np.ones((4, 4, 4))}, "resample"),
-        (ball(), np.eye(4), {"exclude": 3}, "without labels"),
-        (ball() * 3, np.eye(4), {"include": 3, "exclude": [3]}, "at once"),
-        (ball() * 4, np.eye(4), {"labels": {"enhancing": 4}, "exclude": 4}, r"labels \[4\] are included and excluded at once"),
-        (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": -1}, "exclude_margin .* got -1"),
-        (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": 500}, "from 0 to 100, got 500"),
-        (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": {"skull": 1}}, "skull"),
-        (ball(), np.eye(4), {"exclude": SHEET, "exclude_tolerance": 1.5}, "exclude_tolerance .* got 1.5"),
-        (ball(), np.eye(4), {"exclude": SHEET, "exclude_tolerance": {"skull": 0.1}}, "skull"),
-        (ball(), np.eye(4), {"image": np.zeros((3, 3, 3))}, "image"),
-    ],
-)
-def test_what_cannot_be_placed_in_is_refused(tumor, affine, options, words):
-    with pytest.raises(ValueError, match=words) as error:
-        Scene(tumor, affine, name="patient 3", **options)
-    assert "patient 3" in str(error.value) or "exclude_" in str(error.value)
-
-
 @pytest.mark.parametrize("share", [1.0, 0.6])
 def test_what_is_nan_is_outside_tumor_and_excluded_regions(share):
     wall = np.zeros(ball().shape)

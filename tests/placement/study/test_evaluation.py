@@ -234,25 +234,3 @@ def test_what_rounding_leaves_of_a_spread_is_not_printed(study):
     text = format_summary(evaluate_placements(scenes, experts, {"a": experts[:, 0]}))
     assert text.loc["centroid box", "volume"].endswith("± 0")
     assert not text.stack().str.contains("e-").any()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"experts": np.ones((2, 9))}, "n_experts, 9"),
-        ({"placements": {}}, "none at all"),
-        ({"placements": {"experts": np.ones((N, 9))}}, "names of their own"),
-        ({"placements": {"a": np.ones((2, 9))}}, "2 boxes for 10 scenes"),
-        ({"placements": {"a": -np.ones((N, 9))}}, "a, case 0: the sides"),
-        ({"folds": np.ones(3, int)}, "one whole number for each"),
-        ({"folds": np.arange(N) % 5}, "count from 1.*smallest is 0"),
-        ({"seconds": {"b": 1}}, "not among the placements"),
-    ],
-)
-def test_bad_input_is_named(study, change, words):
-    scenes, experts = study
-    given = {"experts": experts, "placements": {"a": experts[:, 0]}} | change
-    with pytest.raises(ValueError, match=words):
-        evaluate_placements(scenes, **given)
-    with pytest.raises(ValueError, match="case 9 is a ndarray"):
-        evaluate_placements([*scenes[:-1], scenes[-1].tumor], **given)

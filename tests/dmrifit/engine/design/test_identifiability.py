@@ -71,14 +71,6 @@ def test_parameters_that_only_enter_as_a_product_are_not_told_apart():
     assert missing_for(Protocol([0, 500, 1000, 2000]), model) == "measurements that tell D and q apart"
 
 
-@pytest.mark.parametrize(("name", "similar"), [("dki", "kurtosis"), ("Kurtosys", "kurtosis"), ("ivmi", "ivim")])
-def test_a_misspelled_model_names_the_similar_one(name, similar):
-    from dmrifit import fit_voxels
-
-    with pytest.raises(ValueError, match=f"did you mean {similar}"):
-        fit_voxels(np.ones((1, 2)), Protocol([0, 1000]), name)
-
-
 def test_names_of_models_in_any_case():
     from dmrifit.engine.models import resolve_model
 

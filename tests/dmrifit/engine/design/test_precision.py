@@ -217,52 +217,6 @@ def test_every_step_takes_what_the_bound_says(criterion):
 SETS = {"protocol": COHORT1, "model": "t2-ivim-kurtosis", "parameters": TUMOR, "sigma": 0.01}
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"parameters": TUMOR[:3]}, r"shape \(n_sets, 7\), columns S0, f"),
-        ({"parameters": np.where(TUMOR > 100, np.nan, TUMOR)}, "T2v of set 0 is nan"),
-        ({"parameters": {"S0": 1.0}}, "are S0, f, Dv, .*, not S0"),
-        ({"sigma": 0.0}, "a positive, finite number"),
-        ({"sigma": [0.1, 0.2]}, "or 1 of them"),
-        ({"protocol": Protocol([0, 500])}, "echo times"),
-        ({"model": "nothing"}, "no model 'nothing'"),
-        ({"fixed": ["D"]}, "unknown D"),
-        ({"fixed": T2IVIMK.names}, "all are"),
-        ({"prior": {"D": 1.0}}, "prior knows D"),
-        ({"prior": {"Dt": 0.0}}, "positive"),
-        ({"prior": [1.0, 2.0]}, "7 standard deviations"),
-        ({"noise": "poisson"}, "one of gaussian, rician"),
-    ],
-)
-def test_impossible_questions_are_refused(changed, message):
-    for function in (protocol_precision, rank_contrasts):
-        with pytest.raises(ValueError, match=message):
-            function(**{**SETS, **changed})
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"start": range(21)}, "between 1 and 0"),
-        ({"start": Protocol([0, 2000], te=93)}, "lacks S_b2000_TE93"),
-        ({"parameters": np.where(TUMOR == 0.9, 0.0, TUMOR)}, "is 0: K"),
-    ],
-)
-def test_impossible_rankings_are_refused(changed, message):
-    with pytest.raises(ValueError, match=message):
-        rank_contrasts(**{**SETS, **changed})
-
-
-@pytest.mark.parametrize(
-    ("prior", "which"), [(np.inf, "S0, f"), (1e9, "S0, f"), ({"T2t": np.inf}, "T2t with"), ([np.inf] * 7, "S0, f")]
-)
-@pytest.mark.parametrize("criterion", ["A", "D"])
-def test_too_weak_a_prior_is_told_what_to_do(prior, which, criterion):
-    with pytest.raises(ValueError, match=rf"does not determine {which}.*prior=1, .*start=.*fixed="):
-        rank_contrasts(**SETS, prior=prior, criterion=criterion)
-
-
 def test_no_prior_is_needed_where_the_start_determines_the_parameters():
     start = [i for i in range(21) if i not in (6, 20)]
     table = rank_contrasts(**SETS, prior=np.inf, start=start)

@@ -2,10 +2,7 @@
 
 import pickle
 
-import numpy as np
-import pytest
-
-from dmrifit import MODELS, Parameter
+from dmrifit import MODELS
 
 
 def test_models_are_hashable_picklable_values_with_names_units_and_bounds_in_the_order_of_columns():
@@ -19,18 +16,3 @@ def test_models_are_hashable_picklable_values_with_names_units_and_bounds_in_the
     for model in MODELS.values():
         assert pickle.loads(pickle.dumps(model)) == model
         assert hash(model) == hash(pickle.loads(pickle.dumps(model)))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Parameter("D", "mm²/s", 0, 3e-3), r"in µm²/ms and multiply its bounds by 1000"),
-        (lambda: Parameter("b", "", 0, 1), "cannot be named 'b'"),
-        (lambda: Parameter("a b", "", 0, 1), "identifier"),
-        (lambda: Parameter("D", "", 2, 1), "empty bounds"),
-        (lambda: Parameter("D", "", np.nan, 1), "empty bounds"),
-    ],
-)
-def test_parameters_that_cannot_be_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

@@ -207,13 +207,6 @@ def test_jumps_at_the_edge_and_bends_inside_stay_and_conditions_hold_beyond_the_
     assert model.signal(x, Protocol([1000 * b]))[0, 0] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("expression", ["S0*D/0", "S0*D*sqrt(-2)", "S0*D*log(1 - 2)"])
-def test_formulas_without_a_value_are_named(expression):
-    model = SignalModel.from_expression(expression, [PARAMETERS[0], PARAMETERS[2]], name="undefined")
-    with pytest.raises(ValueError, match="divides by zero, or has the root"):
-        source(model)
-
-
 def test_exponentials_within_exponentials_are_not_tabulated():
     model = SignalModel.from_expression("S0*exp(-b*D*exp(-te/T2)*exp(-b*f))", PARAMETERS, name="nested")
     signal, _ = signal_and_slopes(model, [2.0, 0.5, 1.1, 1 / 70], 0.7, 90.0)

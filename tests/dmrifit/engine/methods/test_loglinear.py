@@ -140,14 +140,6 @@ def test_users_models_are_fitted_where_their_logarithm_is_linear():
     assert log_linear_form(sum_of_two) is None
 
 
-def test_other_models_and_poor_protocols_are_refused_with_the_remedy():
-    signals = np.ones((1, 7))
-    with pytest.raises(ValueError, match=r"\(adc, t2, t2-adc, kurtosis\), and ivim is not; use method='nlls'"):
-        fit_voxels(signals, PROTOCOL, "ivim", method="ols")
-    with pytest.raises(ValueError, match="cannot determine the 2 parameters of adc"):
-        fit_voxels(signals, Protocol([500] * 7), "adc", method="wls")
-
-
 @pytest.mark.parametrize("model", ["adc", "kurtosis"])
 def test_types_and_neighbors_of_voxels_do_not_change_their_bits(model):
     signals = adc_signals(200).astype(np.float32)
