@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,14 +103,12 @@ def detect(
     if calibrate is not None:
         settings |= _calibrated(detector, calibrate, series, options)
 
-    def sentences(records: dict[str, dict[str, Any]]) -> list[str]:
+    def sentences(records: dict[str, dict[str, Any]]) -> Iterator[str]:
         contents = list(records.values())
-        lines = [f"{count_sentence(contents)}: {out}", *scan_sentences(contents)]
+        yield f"{count_sentence(contents)}: {out}"
+        yield from scan_sentences(contents)
         if detector.synthetic_:
-            lines.append(
-                "the model was trained on synthetic scans: its accuracy in people is unknown"
-            )
-        return lines
+            yield "the model was trained on synthetic scans: its accuracy in people is unknown"
 
     RUN.run(
         series,

@@ -304,20 +304,17 @@ def evaluate(
 
 def _healthy_sentence(healthy: HealthyScans) -> str:
     """Describe the healthy scans that a threshold comes from, with intervals over scans."""
-    from anomaly.scans.detection import FEWEST_SCANS, mean_over_scans
-    from dmrifit.report.numerals import percent
+    from anomaly.cli.case_runs import above_in_words
+    from anomaly.scans.detection import FEWEST_SCANS
 
     shares = [scan.share for scan in healthy.scans]
-    share, low, high = mean_over_scans(shares)
-    n_components, fewest, most = mean_over_scans([scan.n_components for scan in healthy.scans])
+    n_components = [scan.n_components for scan in healthy.scans]
     threshold = "the threshold, which was chosen on these scans"
     if healthy.left_out:
         threshold = "a threshold from the other persons"
     text = (
         f"{counted(len(shares), 'healthy scan')}, none scored by what learned from it: "
-        f"{percent(share)} % of the voxels above {threshold} ({percent(low)} to {percent(high)}, "
-        f"highest {percent(max(shares))}), {n_components:.1f} components after opening "
-        f"({fewest:.1f} to {most:.1f}); "
+        f"{above_in_words(shares, n_components, threshold)}; "
     )
     verdicts = healthy.verdicts()
     if len(shares) < FEWEST_SCANS:

@@ -136,8 +136,8 @@ def train(
     patch_shape X,Y,Z: Neighborhood as input; by default 3,3,1 for CNN, else single voxels.
     cohorts NAME,…: Train on these cohorts only.
     n_b 2..: Number of b-values of the clinical protocol: the lowest, at the shortest TE.
-    coverage: Share of voxels that the intervals of predicted maps shall hold, learned by training
-        on parts of the patients; 0 for no intervals, in a sixth of the time.
+    coverage 0..0.999: Share of voxels that the intervals of predicted maps shall hold, learned by
+        training on parts of the patients; 0 for no intervals, in a sixth of the time.
 
     Example: dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit
     """
@@ -149,8 +149,6 @@ def train(
     from dmrifit.study.contestants import check_unseen
 
     # All that can be wrong with the options is found before scans are read.
-    if not 0 <= coverage < 1:
-        raise ValueError(f"--coverage {coverage:g} must lie between 0 and 1, as 0.9; 0 for none")
     if strategy == "s2s" and (loss or target_scale):
         raise ValueError(
             "--loss and --target-scale are options of --strategy m2m, which learns parameters; "
@@ -351,11 +349,10 @@ def _predictors(
 ) -> dict[str, Any]:
     """Make predictors before anything is read: names exist, and libraries are installed."""
     from dmrifit.predict.algorithms import REGRESSORS, build_regressor, default_patch_shape
-    from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+    from dmrifit.study.contestants import STRATEGIES
 
-    classes: dict[str, Any] = {"s2s": SignalToSignal, "m2m": MapsToMaps}
     named: list[tuple[str, str, Any]] = [(name, "algorithm", REGRESSORS) for name in algorithms]
-    named += [(name, "strategy", classes) for name in strategies or ("",)]
+    named += [(name, "strategy", STRATEGIES) for name in strategies or ("",)]
     for name, role, choices in named:
         if name not in choices:
             raise ValueError(f"there is no {role} {name!r}; choose from {', '.join(choices)}")
@@ -365,7 +362,7 @@ def _predictors(
         except ImportError as error:
             raise ImportError(f"algorithm {name}: {error}; {remedy.format(name=name)}") from error
     return {
-        f"{name} {strategy}": classes[strategy](name, **options)
+        f"{name} {strategy}": STRATEGIES[strategy](name, **options)
         for strategy, name in product(strategies, algorithms)
     }
 

@@ -124,10 +124,10 @@ def fit_many(
     with scheduler(run.cluster):
         pass
     out.mkdir(parents=True, exist_ok=True)
-    n_workers = default_threads() if run.jobs < 0 else run.jobs
     threads = options["n_threads"]
     if threads is None:
-        threads = 1 if run.cluster else max(1, default_threads() // n_workers)
+        # One also where --jobs -1 takes every core for a scan.
+        threads = 1 if run.cluster else max(1, default_threads() // run.jobs)
     fit_options = {**options, "n_threads": threads, "overwrite": True}
     cases = []
     for scan in scans:
@@ -207,6 +207,11 @@ def fit_one(
     n_voxels = sum(voxels.values())
     notes = [str(warning.message) for warning in caught]
     notes += prose(fit_sentences(description), description)
+    entries = description["Parameters"].items()
+    free = {name: entry for name, entry in entries if "Fixed" not in entry}
+    medians = {name: entry.get("BelievedMedian") for name, entry in free.items()}
+    shares = description["Doubt"]["Share"].items()
+    slice_name, png = thumbnail(path) if options["quicklook"] else ("", b"")
     record = {
         "name": scan.name,
         "subject": scan.subject,
@@ -217,23 +222,11 @@ def fit_one(
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
         "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
-        "in_doubt": {
-            name: share
-            for name, share in description["Doubt"]["Share"].items()
-            if "Fixed" not in description["Parameters"][name]
-        },
-        "units": {
-            name: short_unit(entry["Units"])
-            for name, entry in description["Parameters"].items()
-            if "Fixed" not in entry
-        },
-        "medians": {
-            name: entry["BelievedMedian"]
-            for name, entry in description["Parameters"].items()
-            if entry.get("BelievedMedian") is not None and "Fixed" not in entry
-        },
+        "in_doubt": {name: share for name, share in shares if name in free},
+        "units": {name: short_unit(entry["Units"]) for name, entry in free.items()},
+        "medians": {name: median for name, median in medians.items() if median is not None},
         "air": description["Air"]["Share"],
-        "thumbnail": ("", ""),
+        "thumbnail": (slice_name, base64.b64encode(png).decode()),
         "notes": list(dict.fromkeys(notes)),
         "remedies": remedies(description),
         "inputs": {
@@ -244,9 +237,6 @@ def fit_one(
         "sources": sources,
         "seconds": time.perf_counter() - start,
     }
-    if options["quicklook"]:
-        name, png = thumbnail(path)
-        record["thumbnail"] = (name, base64.b64encode(png).decode())
     text = json.dumps(sealed(record), indent=2)
     write_text(out / _RUN.record.format(name=scan.name), text + "\n")
     return record

@@ -17,6 +17,7 @@ from dmrifit._utils.text_files import read_object
 from dmrifit.cli.case_runs import RunOptions, can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import (
+    ProtocolFiles,
     bounds_of,
     is_pattern,
     number_or_path,
@@ -61,9 +62,7 @@ def fit(
     /,
     *,
     out: Path,
-    bval: Path | None = None,
-    bvec: Path | None = None,
-    te: list[str] | None = None,
+    files: ProtocolFiles,
     fitting: FitOptions,
     jobs: int = 1,
     cluster: str | None = None,
@@ -126,7 +125,7 @@ def fit(
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 
-    options: dict[str, Any] = vars(fitting) | {"te": te, "fixed": {}, "overwrite": overwrite}
+    options: dict[str, Any] = vars(fitting) | {"te": files.te, "fixed": {}, "overwrite": overwrite}
     for name, value in pairs("--fix", options.pop("fix") or []):
         number = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
         options["fixed"][name] = number
@@ -153,12 +152,12 @@ def fit(
         # Without a model, echo times decide which is the richest.
         model = fitting.model
         needs_te = fitting.by_te or model is None or resolve_model(model).needs_te
-        series, protocol = scan_of(images[0], bval, bvec, te, needs_te=needs_te)
+        series, protocol = scan_of(images[0], files, needs_te=needs_te)
         _, sidecar = fit_scan(series, protocol, out, options, progress=True)
         _print_fit(context, out, sidecar)
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
         return
-    if bval or bvec:
+    if files.bval or files.bvec:
         raise ValueError(
             "--bval and --bvec name the files of one scan; those of many lie beside the images"
         )
@@ -169,11 +168,10 @@ def fit(
 def preprocess(
     image: Path,
     /,
+    *,
     out: Path,
     steps: tuple[str, ...] = ("denoise", "gibbs", "motion"),
-    bval: Path | None = None,
-    bvec: Path | None = None,
-    te: list[str] | None = None,
+    files: ProtocolFiles,
     mask: Path | None = None,
     slice_axis: int | None = None,
     overwrite: bool = False,
@@ -199,7 +197,7 @@ def preprocess(
     """
     from dmrifit.imaging.scan_pipeline import preprocess_image
 
-    images, protocol = scan_of(image, bval, bvec, te, needs_te=True)
+    images, protocol = scan_of(image, files, needs_te=True)
     preprocess_image(
         images,
         protocol,
@@ -300,9 +298,7 @@ def predict(
     out: Path,
     map_: dict[str, Path] | None = None,
     unit: dict[str, str] | None = None,
-    bval: Path | None = None,
-    bvec: Path | None = None,
-    te: list[str] | None = None,
+    files: ProtocolFiles,
     prediction: PredictOptions,
     quicklook: bool = True,
     overwrite: bool = False,
@@ -353,7 +349,7 @@ def predict(
         return
     if image is None:
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")
-    images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
+    images, protocol = scan_of(image, files, needs_te=source.te is not None)
     options: dict[str, Any] = vars(prediction) | {"out": out, "overwrite": overwrite}
     options["sigma"] = number_or_path(prediction.sigma)
     options["average"] = options.pop("average_directions")

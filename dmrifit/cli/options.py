@@ -6,6 +6,7 @@ import glob
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,15 @@ from dmrifit.io.tables import number_in
 
 #: A file to write, of any name.
 NewFile = Annotated[Path, ""]
+
+
+@dataclass(frozen=True)
+class ProtocolFiles:
+    """Files of b-values, gradient directions and echo times of a scan."""
+
+    bval: Path | None = None
+    bvec: Path | None = None
+    te: list[str] | None = None
 
 
 def words(text: str) -> list[str]:
@@ -126,35 +136,31 @@ def say_folder(path: Path, images: Sequence[str]) -> None:
         typer.echo(f"using {table}", err=True)
 
 
-def scan_of(
-    image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
-) -> tuple[list[Path], Protocol]:
+def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
     from dmrifit.io.scan_manifest import read_manifest
 
-    options = {"--bval": bval, "--bvec": bvec, "--te": te}
     if image.is_dir():
         raise FileNotFoundError(f"{image} is a folder; name an image in it, or a table")
     check_file(image)
     if image.suffix.lower() in (".tsv", ".csv"):
+        options = {f"--{name}": file for name, file in vars(files).items()}
         _refuse_files(f"{image} names the files of each image in its columns", options)
         manifest = read_manifest(image)
         return list(manifest.images), manifest.protocol
-    bval = bval or beside(image, "bval")
+    bval = files.bval or beside(image, "bval")
     if bval is None:
         raise ValueError(
             f"{image}: there is no b-value file {stem(image)}.bval beside it; name one by --bval"
         )
-    if not te and needs_te:
-        te_file = beside(image, "te") or (_sidecar(image) and beside(image, "json"))
-        if te_file:
-            te = [str(te_file)]
-    echo_times: str | list[str] | None = te
-    # One number or file stands for all volumes, a list of files for the volumes in turn.
-    if te and len(te) == 1:
-        echo_times = te[0]
-    protocol = Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
+    te: Any = files.te
     sidecar = _sidecar(image)
+    if not te and needs_te:
+        te = beside(image, "te") or (sidecar and beside(image, "json"))
+    # One number or file stands for all volumes, a list of files for the volumes in turn.
+    elif te and len(te) == 1:
+        te = te[0]
+    protocol = Protocol.read(bval, te, files.bvec or beside(image, "bvec"))
     if not te and sidecar is not None:
         try:
             read_echo_times(sidecar, len(protocol))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dmrifit.cli.options import (
+    ProtocolFiles,
     beside,
     bounds_of,
     named_cases,
@@ -85,17 +86,17 @@ def test_a_file_beside_an_image_is_used_and_said_unless_an_option_names_another(
     assert capsys.readouterr().err == ""
     bval = tmp_path / "chosen.bval"
     bval.write_text("0 700 800\n")
-    _, protocol = scan_of(image, bval, None, ["80"], needs_te=True)
+    _, protocol = scan_of(image, ProtocolFiles(bval, te=["80"]), needs_te=True)
     assert protocol == Protocol([0, 700, 800], te=80)
 
 
 def test_files_beside_the_image_are_read_echo_times_only_where_they_are_needed(image):
     image.with_name("sub-1_dwi.te").write_text("70 80 90\n")
-    images, protocol = scan_of(image, None, None, None, needs_te=False)
+    images, protocol = scan_of(image, ProtocolFiles(), needs_te=False)
     assert images == [image]
     assert protocol == Protocol([0, 500, 1000])
     image.with_name("sub-1_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0\n")
-    protocol = scan_of(image, None, None, None, needs_te=True)[1]
+    protocol = scan_of(image, ProtocolFiles(), needs_te=True)[1]
     assert protocol.te.tolist() == [70, 80, 90]
     assert protocol.directions.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
 
@@ -103,9 +104,9 @@ def test_files_beside_the_image_are_read_echo_times_only_where_they_are_needed(i
 def test_a_sidecar_gives_the_echo_time_if_it_has_one(image):
     sidecar = image.with_name("sub-1_dwi.json")
     sidecar.write_text(json.dumps({"RepetitionTime": 4}))
-    assert scan_of(image, None, None, None, needs_te=True)[1].te is None
+    assert scan_of(image, ProtocolFiles(), needs_te=True)[1].te is None
     sidecar.write_text(json.dumps({"EchoTime": 0.08}))
-    protocol = scan_of(image, None, None, None, needs_te=True)[1]
+    protocol = scan_of(image, ProtocolFiles(), needs_te=True)[1]
     assert protocol == Protocol([0, 500, 1000], te=80)
 
 
@@ -116,21 +117,21 @@ def test_a_table_of_images_is_one_scan_and_contradicts_no_option(tmp_path):
         (tmp_path / f"{name}.bval").write_text("0 500\n")
     table = tmp_path / "scan.tsv"
     table.write_text("image\tte\na.nii\t70\nb.nii\t90\n")
-    images, protocol = scan_of(table, None, None, None, needs_te=True)
+    images, protocol = scan_of(table, ProtocolFiles(), needs_te=True)
     assert [path.name for path in images] == ["a.nii", "b.nii"]
     assert protocol == Protocol([0, 500, 0, 500], te=[70, 70, 90, 90])
     with pytest.raises(ValueError, match="leave out --bval, --bvec and --te"):
-        scan_of(table, None, None, ["80"], needs_te=True)
+        scan_of(table, ProtocolFiles(te=["80"]), needs_te=True)
 
 
 def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
-        scan_of(tmp_path / "no.nii", None, None, None, needs_te=False)
+        scan_of(tmp_path / "no.nii", ProtocolFiles(), needs_te=False)
     with pytest.raises(FileNotFoundError, match="is a folder; name an image in it, or a table"):
-        scan_of(tmp_path, None, None, None, needs_te=False)
+        scan_of(tmp_path, ProtocolFiles(), needs_te=False)
     image.with_name("sub-1_dwi.bval").unlink()
     with pytest.raises(ValueError, match=r"no b-value file sub-1_dwi.bval beside it.*--bval"):
-        scan_of(image, None, None, None, needs_te=False)
+        scan_of(image, ProtocolFiles(), needs_te=False)
 
 
 def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_path, capsys):
@@ -165,6 +166,6 @@ def test_echo_times_given_twice_are_told_where_the_model_does_not_need_them(imag
     image.with_name("sub-1_dwi.json").write_text('{"EchoTime": 0.06, "EchoTime": 0.07}')
     message = r"sub-1_dwi\.json: EchoTime is given more than once \(0\.06, 0\.07\); keep the right one"
     with pytest.warns(UserWarning, match=message):
-        scan_of(image, None, None, None, needs_te=False)
+        scan_of(image, ProtocolFiles(), needs_te=False)
     with pytest.raises(ValueError, match=message):
-        scan_of(image, None, None, None, needs_te=True)
+        scan_of(image, ProtocolFiles(), needs_te=True)
