@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.detection_commands import series_of_table
+from anomaly.cli.detection_commands import series_of
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
@@ -205,7 +205,7 @@ def train(
             smallest_lesion=smallest_lesion,
             **vars(grid),
         )
-        series = series_of_table(cases)
+        series = series_of([cases])
         # Before the scans are read, which takes minutes.
         estimator._check_shared()
         try:
@@ -280,8 +280,8 @@ def evaluate(
             f"--healthy needs --healthy-detections of {', '.join(detections)}, and of no others"
         )
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
-    scans = prepared_cases(series_of_table(cases), **options)
-    healthy_scans = [] if healthy is None else prepared_cases(series_of_table(healthy), **options)
+    scans = prepared_cases(series_of([cases]), **options)
+    healthy_scans = [] if healthy is None else prepared_cases(series_of([healthy]), **options)
     maps = read_detections(detections, scans)
     healthy_maps = read_detections(healthy_tables, healthy_scans)
     tables = write_evaluation(
@@ -375,14 +375,11 @@ def make_detector(
 def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
     """Read the parameters of a detector."""
     parameters: dict[str, Any] = {}
-    for name, text in pairs("--set", settings):
-        name = name.strip()
-        if name in parameters:
-            raise ValueError(f"--set gives {name} twice")
+    for name, text in pairs("--set", settings).items():
         try:
             value = json.loads(text)
         except ValueError:
             # What is no JSON is a word, such as low.
             value = text.strip()
-        parameters[name] = tuple(value) if isinstance(value, list) else value
+        parameters[name.strip()] = tuple(value) if isinstance(value, list) else value
     return parameters

@@ -39,12 +39,13 @@ _CASE_FILES = (".nii.gz", ".bval", ".bvec", ".tsv")
 @dataclass(frozen=True)
 class RunOptions:
     """
-    Workers of a run over cases, what it writes, and with which code it ends.
+    Where a run over cases writes what, its workers, and with which code it ends.
 
     Options:
     jobs: Cases worked on in parallel; −1 for one per core.
     """
 
+    out: Path
     jobs: int = 1
     cluster: str | None = None
     fail_on_flag: bool = False
@@ -99,7 +100,6 @@ class CaseRun:
     def run(
         self,
         cases: Sequence[_Case],
-        out: Path,
         settings: Mapping[str, Any],
         options: RunOptions,
         *,
@@ -119,6 +119,7 @@ class CaseRun:
         """
         from dmrifit.io.case_tables import file_stems
 
+        out = options.out
         # Before long work.
         _say_failed(failed if cases else failed[1:])
         if failed and not cases:
@@ -328,6 +329,8 @@ def begin_run(
     """
     from dmrifit.io.nifti import chosen_form
 
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; name a folder")
     settings = {**settings, **given(use=chosen_form())}
     path = out / "settings.json"
     text = json.dumps(settings, indent=2, default=str) + "\n"

@@ -89,7 +89,7 @@ def simulate(
     if any("=" in word for word in images.artifacts):
         options["artifacts"] = {
             name: numbers(f"--artifacts {name}", text, 1)[0]
-            for name, text in pairs("--artifacts", images.artifacts)
+            for name, text in pairs("--artifacts", images.artifacts).items()
         }
     cohorts = [
         simulate_cohort(protocol, patients, name=name, field=_FIELDS[name], **options)

@@ -40,7 +40,7 @@ import typer
 
 from dmrifit._utils.progress import step_bar
 from dmrifit._utils.threads import check_jobs
-from dmrifit.cli.options import named_files, numbers, pairs, words
+from dmrifit.cli.options import numbers, pairs, words
 
 #: Options that name what a command writes.
 _WRITTEN = ("out", "checkpoint")
@@ -457,9 +457,8 @@ def _reader(parameter: inspect.Parameter) -> Callable[[Any], Any] | None:
     """Give the function that reads the text of a value; None where typer reads it."""
     kind, flag = _kind(parameter.annotation), _flag(parameter.name)
     if get_origin(kind) is dict:
-        if get_args(kind)[1] is Path:
-            return functools.partial(named_files, flag)
-        return lambda texts: dict(pairs(flag, texts))
+        read = get_args(kind)[1]
+        return lambda texts: {name: read(text) for name, text in pairs(flag, texts).items()}
     if get_origin(kind) is not tuple:
         return None
     number, *others = get_args(kind)

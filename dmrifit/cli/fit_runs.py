@@ -92,11 +92,11 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
 def fit_many(
     context: typer.Context,
     images: Sequence[Path],
-    out: Path,
     run: RunOptions,
     options: Mapping[str, Any],
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
+    out = run.out
     scans, root = named_scans(images)
     te = options["te"]
     if te and len(te) > 1:
@@ -144,7 +144,6 @@ def fit_many(
     del settings["n_threads"], settings["overwrite"]
     _RUN.run(
         cases,
-        out,
         settings,
         run,
         names=lambda case: {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_object
 from dmrifit.cli.case_runs import RunOptions, can_draw
 from dmrifit.cli.console import check_output
@@ -23,6 +23,7 @@ from dmrifit.cli.options import (
     number_or_path,
     numbers,
     pairs,
+    refuse_files,
     require_libraries,
     say,
     scan_of,
@@ -126,7 +127,7 @@ def fit(
     from dmrifit.engine.models import resolve_model
 
     options: dict[str, Any] = vars(fitting) | {"te": files.te, "fixed": {}, "overwrite": overwrite}
-    for name, value in pairs("--fix", options.pop("fix") or []):
+    for name, value in pairs("--fix", options.pop("fix") or []).items():
         number = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
         options["fixed"][name] = number
     options["leave_out_b"] = list(fitting.leave_out_b or [])
@@ -138,11 +139,6 @@ def fit(
     options["n_threads"] = options.pop("threads")
     options["quicklook"] = quicklook and _can_draw_page()
     if len(images) == 1 and not is_pattern(images[0]) and not is_bids_folder(images[0]):
-        if images[0].is_dir():
-            raise FileNotFoundError(
-                f"{images[0]} is a folder, and not one of BIDS (sub-*); name an image in it, many "
-                f"by a glob in quotes ('{images[0]}/*.nii.gz'), or a table"
-            )
         if cluster:
             raise ValueError(
                 f"--cluster {cluster} spreads scans over machines, and {images[0]} is one; leave "
@@ -157,12 +153,10 @@ def fit(
         _print_fit(context, out, sidecar)
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
         return
-    if files.bval or files.bvec:
-        raise ValueError(
-            "--bval and --bvec name the files of one scan; those of many lie beside the images"
-        )
-    run = RunOptions(jobs, cluster, overwrite=overwrite)
-    fit_many(context, images, out, run, options)
+    names = first_few([str(image) for image in images])
+    refuse_files(names, {"--bval": files.bval, "--bvec": files.bvec})
+    run = RunOptions(out, jobs, cluster, overwrite=overwrite)
+    fit_many(context, images, run, options)
 
 
 def preprocess(

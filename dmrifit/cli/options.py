@@ -83,11 +83,7 @@ def is_pattern(path: Path) -> bool:
 
 
 def named_cases(
-    paths: Sequence[Path],
-    files: str,
-    options: Mapping[str, object],
-    images: Sequence[str],
-    bids: str,
+    paths: Sequence[Path], options: Mapping[str, object], images: Sequence[str], bids: str
 ) -> tuple[Path | list[Path], bool]:
     """
     Find what a command names: an image, a table, a folder, or many images; tell whether many.
@@ -100,27 +96,26 @@ def named_cases(
 
     path = paths[0]
     is_bids = is_bids_folder(path) and folder_table(path) == path
-    if len(paths) > 1 or is_bids or is_pattern(path):
-        what = "are several images" if len(paths) > 1 else "stands for several images"
-        _refuse_files(f"{first_few([str(one) for one in paths])} {what}", options)
+    are_images = len(paths) > 1 or is_bids or is_pattern(path)
+    is_table = path.is_dir() or path.suffix.lower() in (".tsv", ".csv")
+    if are_images or is_table:
+        refuse_files(first_few([str(path) for path in paths]), options)
+    if are_images:
         return named_images(paths, bids), True
-    if path.is_dir():
-        _refuse_files(f"{path} is a folder, where {files} stand beside the images", options)
-        say_folder(path, images)
-        return path, True
-    check_file(path)
-    is_table = path.suffix.lower() in (".tsv", ".csv")
-    if is_table:
-        _refuse_files(f"{path} names {files} in its columns", options)
+    if not path.is_dir():
+        check_file(path)
+    say_folder(path, images)
     return path, is_table
 
 
-def _refuse_files(where: str, options: Mapping[str, object]) -> None:
+def refuse_files(source: str, options: Mapping[str, object]) -> None:
     """Refuse options that name the files of a single image."""
-    if any(options.values()):
-        *first, last = options
-        names = f"{', '.join(first)} and {last}" if first else last
-        raise ValueError(f"{where}; leave out {names}")
+    flags = [flag for flag, file in options.items() if file]
+    if flags:
+        raise ValueError(
+            f"{source}: files of several images lie beside them, or are named in the columns of "
+            f"their table; leave out {' and '.join(flags)}"
+        )
 
 
 def say_folder(path: Path, images: Sequence[str]) -> None:
@@ -141,11 +136,13 @@ def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[
     from dmrifit.io.scan_manifest import read_manifest
 
     if image.is_dir():
-        raise FileNotFoundError(f"{image} is a folder; name an image in it, or a table")
+        raise FileNotFoundError(
+            f"{image} is a folder; name an image in it, or a table; fit also takes a BIDS folder "
+            f"(sub-*), or a glob in quotes ('{image}/*.nii.gz')"
+        )
     check_file(image)
     if image.suffix.lower() in (".tsv", ".csv"):
-        options = {f"--{name}": file for name, file in vars(files).items()}
-        _refuse_files(f"{image} names the files of each image in its columns", options)
+        refuse_files(str(image), {f"--{name}": file for name, file in vars(files).items()})
         manifest = read_manifest(image)
         return list(manifest.images), manifest.protocol
     bval = files.bval or beside(image, "bval")
@@ -186,26 +183,17 @@ def number_or_path(text: str | None) -> float | Path | None:
     return Path(text) if number is None else number
 
 
-def pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Split values of the form NAME=VALUE."""
-    named_values = []
+def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """Split values of the form NAME=VALUE, each name with one value."""
+    named_values: dict[str, str] = {}
     for text in texts:
         # Only the first =: paths may hold others.
         name, _, value = text.partition("=")
         if not (name and value):
             raise ValueError(f"{option} {text}: write NAME=VALUE")
-        named_values.append((name, value))
+        if named_values.setdefault(name, value) != value:
+            raise ValueError(f"{option} names {name} twice; give each value a name of its own")
     return named_values
-
-
-def named_files(option: str, texts: list[str]) -> dict[str, Path]:
-    """Read files named NAME=FILE, each name for one file."""
-    files: dict[str, Path] = {}
-    for name, text in pairs(option, texts):
-        path = Path(text)
-        if files.setdefault(name, path) != path:
-            raise ValueError(f"{option} names {name} twice; give each file a name of its own")
-    return files
 
 
 def numbers(
@@ -231,7 +219,7 @@ def bounds_of(texts: list[str]) -> dict[str, Any] | str | None:
     if texts == ["published"]:
         return "published"
     bounds: dict[str, Any] = {}
-    for name, text in pairs("--bounds", texts):
+    for name, text in pairs("--bounds", texts).items():
         low, comma, high = text.partition(",")
         if comma and high == "monotonic":
             bounds[name] = (*numbers(f"--bounds {name}", low, 1), high)

@@ -37,6 +37,8 @@ _VIEW = "view.html"
 _DIGITS = 9  # sums of voxels would end like 1.5479999999999998, and be rounded either way
 #: Columns of the table of segmentations that an evaluation reads, beside the name.
 _READ_COLUMNS = ("probability", "label", "threshold", "min_voxels")
+#: Columns of that table which are fields of the record of a scan.
+_RESULTS = ("n_lesions", "n_marked_by_both", "volume_mL", "volume_with_core_mL", "statement")
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
 
@@ -61,13 +63,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "patient": record["patient"],
         "probability": f"{folder}/{_PROBABILITY}",
         "label": f"{folder}/{_LABEL}",
-        "threshold": record["threshold"],
-        "min_voxels": record["min_voxels"],
-        "n_lesions": record["n_lesions"],
-        "n_marked_by_both": record["n_marked_by_both"],
-        "volume_mL": record["volume_mL"],
-        "volume_with_core_mL": record["volume_with_core_mL"],
-        "statement": record["statement"],
+        **{key: record[key] for key in ("threshold", "min_voxels", *_RESULTS)},
         "notes": "; ".join(record["notes"]),
         "synthetic": "true" if record["synthetic"] else "false",
     }

@@ -37,7 +37,6 @@ def segment(
     paths: list[Path],
     /,
     *,
-    out: Path,
     model: Path | None = None,
     threshold: float | None = None,
     options: ModelOptions,
@@ -66,7 +65,7 @@ def segment(
     """
     thresholds = None if threshold is None else (threshold,)
     model, scans = _model_and_scans(paths, model)
-    _segment({"model": model}, thresholds, scans, out, options, run)
+    _segment({"model": model}, thresholds, scans, options, run)
 
 
 def ensemble(
@@ -75,7 +74,6 @@ def ensemble(
     scans: list[Path],
     /,
     *,
-    out: Path,
     thresholds: tuple[float, float] | None = None,
     options: ModelOptions,
     run: RunOptions,
@@ -98,7 +96,7 @@ def ensemble(
     """
     # Candidates are all that the sensitive model marks, and what the specific one adds.
     models = {"sensitive": sensitive, "specific": specific}
-    _segment(models, thresholds, scans, out, options, run)
+    _segment(models, thresholds, scans, options, run)
 
 
 def prepare(
@@ -217,7 +215,6 @@ def _segment(
     models: Mapping[str, Path],
     thresholds: tuple[Any, ...] | None,
     paths: list[Path],
-    out: Path,
     options: ModelOptions,
     run: RunOptions,
 ) -> None:
@@ -234,14 +231,11 @@ def _segment(
         if not 0 < value <= 1:
             option = "--threshold" if len(models) == 1 else "--thresholds"
             raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
-    if out.is_file():
-        raise ValueError(f"--out {out} is a file; name a folder")
     prior, brain = options.prior, None
     if options.mask not in (None, "auto", "none"):
         brain = Path(options.mask)
     files_of_one = {"--prior": prior, "--mask": brain}
-    what = "prior scans and brains"
-    scans, is_table = named_cases(paths, what, files_of_one, CASES.images, "anat/*_T1w.nii*")
+    scans, is_table = named_cases(paths, files_of_one, CASES.images, "anat/*_T1w.nii*")
     kinds = (DeepMedicSegmenter, TwoStageSegmenter)
     remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
     segmenters = [trained_model(path, kinds, remedy, options.device) for path in models.values()]
@@ -289,18 +283,16 @@ def _segment(
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
         figures = {key: value for key, value in figures.items() if key == "seen"}
-    work = partial(segment_case, segmenter=segmenter, figure=run.draws, figures=figures)
-    if isinstance(scans, Path):
-        work = partial(work, source=scans)
+    source = scans if isinstance(scans, Path) else None
+    work = partial(segment_case, segmenter=segmenter, figures=figures, source=source)
     RUN.run(
         cases,
-        out,
         settings,
         run,
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
-        work=work,
+        work=partial(work, figure=run.draws),
         is_current=is_current,
-        say=lambda records: _sentences(list(records.values()), out),
+        say=lambda records: _sentences(list(records.values()), run.out),
         failed=failed,
     )
 

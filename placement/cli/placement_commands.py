@@ -160,7 +160,6 @@ def place(
     cases: list[Path],
     /,
     *,
-    out: Path,
     model: Path | None = None,
     region: RegionOptions,
     published: bool = False,
@@ -217,7 +216,7 @@ def place(
     if rounding:
         optimizer.set_params(rounding=CONSOLE)
     scene_options = region.of_scene()
-    source, _ = named_cases(cases, "images", {}, tables.IMAGES, "anat/*_mask.nii*")
+    source, _ = named_cases(cases, {}, tables.IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
     table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()
@@ -256,14 +255,13 @@ def place(
 
     RUN.run(
         list(table.itertuples()),
-        out,
         settings | shift,
         run,
         work=place_in,
         is_current=is_current,
         say=lambda records: [
             *(case_line(name, record) for name, record in records.items()),
-            f"{counted(len(records), 'case')} placed: {out}",
+            f"{counted(len(records), 'case')} placed: {run.out}",
         ],
         failed=failed,
     )

@@ -28,7 +28,6 @@ def repeat(
     new: Path | None = None,
     /,
     *,
-    out: Path,
     table: Path | None = None,
     tumor: Path | None = None,
     labels: str | None = None,
@@ -85,14 +84,13 @@ def repeat(
 
     _CASE_RUN.run(
         cases,
-        out,
         {"command": "repeat", "labels": tissues},
         run,
         work=repeat_case,
         is_current=lambda case, record: record["sources"] == sources(case),
         say=lambda records: [
             *(repeat_files.summary_line(name, record) for name, record in records.items()),
-            f"{counted(len(records), 'case')}: {out}",
+            f"{counted(len(records), 'case')}: {run.out}",
         ],
         failed=failed,
     )

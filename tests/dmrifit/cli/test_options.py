@@ -35,7 +35,7 @@ def image(tmp_path):
 def test_words_are_parted_at_commas_and_pairs_at_the_first_equals_sign():
     assert words(" LR, RFR,,CNN ,") == ["LR", "RFR", "CNN"]
     assert words(" , ") == []
-    assert pairs("--bounds", ["ADC=0,3", "name=a=b"]) == [("ADC", "0,3"), ("name", "a=b")]
+    assert pairs("--bounds", ["ADC=0,3", "name=a=b"]) == {"ADC": "0,3", "name": "a=b"}
 
 
 def test_messages_go_to_standard_error_under_the_name_of_the_program(capsys):
@@ -120,7 +120,7 @@ def test_a_table_of_images_is_one_scan_and_contradicts_no_option(tmp_path):
     images, protocol = scan_of(table, ProtocolFiles(), needs_te=True)
     assert [path.name for path in images] == ["a.nii", "b.nii"]
     assert protocol == Protocol([0, 500, 0, 500], te=[70, 70, 90, 90])
-    with pytest.raises(ValueError, match="leave out --bval, --bvec and --te"):
+    with pytest.raises(ValueError, match="named in the columns of their table; leave out --te"):
         scan_of(table, ProtocolFiles(te=["80"]), needs_te=True)
 
 
@@ -140,22 +140,22 @@ def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_pa
     options = {"--prior": None, "--mask": None}
     bids = "anat/*_T1w.nii*"
     named = (("image", "brain"), bids)
-    assert named_cases([tmp_path], "files", options, *named) == (tmp_path, True)
+    assert named_cases([tmp_path], options, *named) == (tmp_path, True)
     assert capsys.readouterr().err == f"2 cases in {tmp_path}: a, b; with brain 1\n"
-    with pytest.raises(ValueError, match="is a folder, where files stand beside the images; leave out --prior and --mask"):
-        named_cases([tmp_path], "files", {"--prior": None, "--mask": "x.nii"}, *named)
+    with pytest.raises(ValueError, match=r"several images lie beside them.*; leave out --prior and --mask"):
+        named_cases([tmp_path], {"--prior": "y.nii", "--mask": "x.nii"}, *named)
     images = [tmp_path / "a.nii", tmp_path / "b.nii.gz"]
-    assert named_cases(images[:1], "files", {"--mask": "x.nii"}, *named) == (images[0], False)
+    assert named_cases(images[:1], {"--mask": "x.nii"}, *named) == (images[0], False)
     for paths in (images, [tmp_path / "?.nii*"]):
-        assert named_cases(paths, "files", options, *named) == (images, True)
-        with pytest.raises(ValueError, match="several images; leave out --mask"):
-            named_cases(paths, "files", {"--mask": "x.nii"}, *named)
+        assert named_cases(paths, options, *named) == (images, True)
+        with pytest.raises(ValueError, match=r"several images .*; leave out --mask"):
+            named_cases(paths, {"--mask": "x.nii"}, *named)
     with pytest.raises(FileNotFoundError, match="no file matches"):
-        named_cases([tmp_path / "c*"], "files", options, *named)
+        named_cases([tmp_path / "c*"], options, *named)
     scan = tmp_path / "bids" / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
     scan.parent.mkdir(parents=True)
     scan.touch()
-    assert named_cases([tmp_path / "bids"], "files", options, *named) == ([scan], True)
+    assert named_cases([tmp_path / "bids"], options, *named) == ([scan], True)
     (tmp_path / "cases.tsv").touch()
     say_folder(tmp_path, ("image",))
     say_folder(tmp_path / "cases.tsv", ("image",))

@@ -34,9 +34,8 @@ def run(model, cases, out, **options):
     records = {}
     RUN.run(
         [(case, ()) for case in cases],
-        out,
         {},
-        RunOptions(figure=False, **options),
+        RunOptions(out, figure=False, **options),
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
         work=partial(segment_case, segmenter=model, figure=False),
         is_current=is_current,
