@@ -20,6 +20,8 @@ from dmrifit.cli.options import given
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
+from dmrifit.io.case_tables import TABLE, file_stems, read_on_grid
+from dmrifit.io.nifti import chosen_form, save_image
 from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
 from dmrifit.report import page as pages
 
@@ -117,8 +119,6 @@ class CaseRun:
         listed in failed.tsv with their problem; ValueError if all fail. What is finished is
         written also when the run ends early, so that it can be looked at.
         """
-        from dmrifit.io.case_tables import file_stems
-
         out = options.out
         # Before long work.
         _say_failed(failed if cases else failed[1:])
@@ -182,10 +182,7 @@ class CaseRun:
                     n_bytes = sum(path.stat().st_size for path in files)
                     check_room(out, (len(tasks) - 1) * n_bytes)
         except KeyboardInterrupt:
-            tell(
-                f"finished {self.noun}s are kept in {out}; "
-                "the same command goes on with the others"
-            )
+            tell(f"finished {self.noun}s are kept in {out}; the same command goes on from there")
             raise
         finally:
             records = {name: records[name] for name in folders if name in records}
@@ -274,8 +271,6 @@ class CaseRun:
         The last two of `files` are the picture, and the page that is made from its bytes, which
         `page` takes as `picture`.
         """
-        from dmrifit.io.nifti import save_image
-
         record = {
             **record,
             "folder": folder.name,
@@ -327,8 +322,6 @@ def begin_run(
     Where an earlier run with other settings may be replaced, its results and the records of its
     cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
     """
-    from dmrifit.io.nifti import chosen_form
-
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     settings = {**settings, **given(use=chosen_form())}
@@ -381,8 +374,6 @@ def simulate_cases(
     """
     import pandas as pd
 
-    from dmrifit.io.case_tables import TABLE
-
     rows: dict[str, list[dict[str, str]]] = {table: [] for table in tables}
     settings = {"command": "simulate", **settings}
     begin_run(out, settings, overwrite, results=rows, records=f"synthetic-*/{TABLE}")
@@ -407,17 +398,12 @@ def result_rows(
     rows = {row["name"]: row for _, row in read_rows(table, required=required, optional=optional)}
     missing = [name for name in names if name not in rows]
     if missing:
-        raise ValueError(
-            f"{table} has no {first_few(missing)}; run the command that wrote it on these cases, "
-            "or leave them out"
-        )
+        raise ValueError(f"{table} has no {first_few(missing)}; write it anew for these cases")
     return [rows[name] for name in names]
 
 
 def read_result(table: Path, row: Mapping[str, str], column: str, case: Any) -> NDArray[Any]:
     """Read a volume that a row of results names, which must lie on the grid of its case."""
-    from dmrifit.io.case_tables import read_on_grid
-
     name, path = row["name"], table.parent / row[column]
     remedy = f"run the command that wrote it on {name} again"
     if not path.is_file():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.options import NewFile, given, numbers, pairs, require_libraries, say
 from dmrifit.cli.workers import scheduler
@@ -150,30 +151,22 @@ def train(
 
     # All that can be wrong with the options is found before scans are read.
     if strategy == "s2s" and (loss or target_scale):
-        raise ValueError(
-            "--loss and --target-scale are options of --strategy m2m, which learns parameters; "
-            "s2s learns signals"
-        )
+        raise ValueError("--loss and --target-scale are for --strategy m2m, which learns maps")
     options = given(patch_shape=patch_shape, loss=loss, target_scale=target_scale)
     remedy = "choose another --algorithm"
     (estimator,) = _predictors([algorithm], [strategy], remedy, model=model, **options).values()
     cohorts_of_table = Cohort.read(table)
-    unknown = [name for name in cohorts or () if name not in cohorts_of_table]
-    if unknown or cohorts == ():
-        named, known = ", ".join(unknown), ", ".join(cohorts_of_table)
-        raise ValueError(f"there is no cohort {named!r}; the table has {known}")
+    names = tuple(cohorts_of_table) if cohorts is None else cohorts
+    for name in names or ("",):
+        check_word("--cohorts", name, cohorts_of_table)
     # The order of rows in the table must not change the model.
-    names = sorted(set(cohorts or cohorts_of_table))
-    training = [in_order(cohorts_of_table[name]) for name in names]
+    training = [in_order(cohorts_of_table[name]) for name in sorted(set(names))]
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
     for cohort in training[1:]:
         missing = _missing_contrasts(cohort, training[0])
         if missing:
-            raise ValueError(
-                f"cohorts {training[0].name} and {cohort.name} have other protocols: {missing}; "
-                f"train on one of them: --cohorts {training[0].name}"
-            )
+            raise ValueError(f"{missing}; train on one of them: --cohorts {training[0].name}")
     _check_echo_times(model, protocol, table)
     if source_b is None:
         source = protocol.take(protocol.clinical(n_b))
@@ -288,9 +281,7 @@ def benchmark(
     named = ALGORITHMS if algorithms is None else algorithms
     names = [name for name in named if name not in without] + unknown
     if not names:
-        raise ValueError(
-            "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
-        )
+        raise ValueError("no algorithm is left; name one by --algorithms, or fewer by --without")
     remedy = "or leave it out: --without {name}"
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = _predictors(names, strategy_names, remedy, model=model)
@@ -351,12 +342,10 @@ def _predictors(
     from dmrifit.predict.algorithms import REGRESSORS, build_regressor, default_patch_shape
     from dmrifit.study.contestants import STRATEGIES
 
-    named: list[tuple[str, str, Any]] = [(name, "algorithm", REGRESSORS) for name in algorithms]
-    named += [(name, "strategy", STRATEGIES) for name in strategies or ("",)]
-    for name, role, choices in named:
-        if name not in choices:
-            raise ValueError(f"there is no {role} {name!r}; choose from {', '.join(choices)}")
+    for strategy in strategies or ("",):
+        check_word("strategy", strategy, STRATEGIES)
     for name in algorithms:
+        check_word("algorithm", name, REGRESSORS)
         try:
             build_regressor(name, n_targets=2, patch_shape=default_patch_shape(name))
         except ImportError as error:

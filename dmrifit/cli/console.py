@@ -190,7 +190,7 @@ def _run(app: typer.Typer, name: str) -> None:
 
 
 def check_output(
-    path: Path, overwrite: bool, endings: tuple[str, ...] = ("",), keep: Iterable[Path] = ()
+    path: Path, overwrite: bool, endings: tuple[str, ...] = ("",), keep: Iterable[Path | None] = ()
 ) -> None:
     """Check that a file can be written, and is none of those to keep, before long work."""
     if not path.name.lower().endswith(endings):
@@ -201,7 +201,7 @@ def check_output(
         raise IsADirectoryError(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
-    if path.exists() and any(file.exists() and path.samefile(file) for file in keep):
+    if path.exists() and any(file and file.exists() and path.samefile(file) for file in keep):
         raise ValueError(f"--out {path} is an input and would be overwritten; name another")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from dmrifit.cli.options import (
     say,
     scan_of,
 )
+from dmrifit.cohort.bids_folder import is_bids_folder
 from dmrifit.io.bids_derivatives import MONOTONIC, SYNTHETIC_TRAINING, common_stem, derivative_name
 
 if TYPE_CHECKING:
@@ -122,7 +122,6 @@ def fit(
     Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
     from dmrifit.cli.fit_runs import fit_many, fit_scan
-    from dmrifit.cohort.bids_folder import is_bids_folder
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 
@@ -140,10 +139,7 @@ def fit(
     options["quicklook"] = quicklook and _can_draw_page()
     if len(images) == 1 and not is_pattern(images[0]) and not is_bids_folder(images[0]):
         if cluster:
-            raise ValueError(
-                f"--cluster {cluster} spreads scans over machines, and {images[0]} is one; leave "
-                "the option out"
-            )
+            raise ValueError(f"--cluster spreads many scans; leave it out for {images[0]} alone")
         start = time.perf_counter()
         # Without a model, echo times decide which is the richest.
         model = fitting.model
@@ -192,30 +188,20 @@ def preprocess(
     from dmrifit.imaging.scan_pipeline import preprocess_image
 
     images, protocol = scan_of(image, files, needs_te=True)
-    preprocess_image(
-        images,
-        protocol,
-        steps=list(steps),
-        mask=mask,
-        slice_axis=slice_axis,
-        out=out,
-        overwrite=overwrite,
-        progress=True,
-    )
+    options: dict[str, Any] = {"steps": list(steps), "mask": mask, "slice_axis": slice_axis}
+    preprocess_image(images, protocol, out=out, overwrite=overwrite, progress=True, **options)
     sidecar = out / derivative_name(common_stem(images), "dwi.json", desc="preproc")
     described = json.loads(sidecar.read_text(encoding="utf-8"))
-    typer.echo(
-        f"noise: median sigma {described['Sigma']['Median']:.4g} ({described['Sigma']['Method']})"
-    )
+    sigma = described["Sigma"]
+    cleaned = str(out / described["File"])
+    typer.echo(f"noise: median sigma {sigma['Median']:.4g} ({sigma['Method']})")
     if motion := described.get("Motion"):
-        typer.echo(
-            f"motion: up to {max(motion['Shifts']):.2g} mm and {max(motion['Rotations']):.2g} "
-            "degrees"
-        )
-    typer.echo(f"image: {out / described['File']}")
-    words_of_fit = ["dmrifit", "fit", str(out / described["File"]), "--sigma"]
-    words_of_fit += [str(out / described["Sigma"]["File"]), "--out", f"{out}_maps"]
-    typer.echo(f"to fit: {shlex.join(words_of_fit)}")
+        shift = max(motion["Shifts"])
+        angle = max(motion["Rotations"])
+        typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees")
+    typer.echo(f"image: {cleaned}")
+    inputs = [cleaned, "--sigma", str(out / sigma["File"])]
+    typer.echo(f"to fit: {shlex.join(['dmrifit', 'fit', *inputs, '--out', f'{out}_maps'])}")
 
 
 def roi(
@@ -256,7 +242,8 @@ def roi(
         raise ValueError("no maps are named: give folders of dmrifit fit, a table, or --map")
     scans, labels, maps = scans or [], labels or [], map_ or {}
     outputs = [repeatability_name, out.name]
-    inputs = _files([*labels, *scans, *maps.values(), names])
+    files_read = [*labels, *scans, *maps.values(), *([names] if names else [])]
+    inputs = [path for path in files_read if path.is_file()]
     # The region table is moved to its place last: where it is, both tables are finished.
     with FileSet(out.parent, outputs, overwrite=overwrite, keep=inputs) as files:
         regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
@@ -332,9 +319,7 @@ def predict(
         from dmrifit.imaging.foreign_maps import predict_from_maps
 
         if image is not None or prediction.sigma is not None or prediction.signals:
-            raise ValueError(
-                "--map takes the place of IMAGE, --sigma and --signals; leave them out"
-            )
+            raise ValueError("--map replaces IMAGE, --sigma and --signals; leave them out")
         mask = prediction.mask
         predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
         typer.echo(f"predicted maps: {out}")
@@ -380,7 +365,7 @@ def view(
 
     if not map_:
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
-    check_output(out, overwrite, (".html", ".htm"), _files([*map_.values(), image, labels]))
+    check_output(out, overwrite, (".html", ".htm"), [*map_.values(), image, labels])
     require_libraries("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
@@ -455,10 +440,6 @@ def _can_draw_page() -> bool:
     if not can_draw():
         say('no quick-look page: it needs more packages, pip install "dmrifit[report]"')
     return can_draw()
-
-
-def _files(paths: Iterable[Path | None]) -> list[Path]:
-    return [path for path in paths if path is not None and path.is_file()]
 
 
 def _print_repeats(repeats: pd.DataFrame) -> None:

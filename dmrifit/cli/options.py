@@ -14,8 +14,10 @@ import typer
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
+from dmrifit.cohort.bids_folder import is_bids_folder
 from dmrifit.engine.protocol import Protocol, read_echo_times
 from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
 from dmrifit.io.tables import number_in
 
 #: A file to write, of any name.
@@ -54,8 +56,6 @@ def beside(image: Path, extension: str) -> Path | None:
 
 def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
     """List images: named ones, those that a glob matches, or those of a BIDS folder by a glob."""
-    from dmrifit.cohort.bids_folder import is_bids_folder
-
     images = []
     for path in paths:
         if is_pattern(path):
@@ -91,9 +91,6 @@ def named_cases(
     Options that name files are for a single image. `images` are the columns of images that a table
     may have, `bids` is the glob of images in the folders of BIDS subjects.
     """
-    from dmrifit.cohort.bids_folder import is_bids_folder
-    from dmrifit.io.case_tables import folder_table
-
     path = paths[0]
     is_bids = is_bids_folder(path) and folder_table(path) == path
     are_images = len(paths) > 1 or is_bids or is_pattern(path)
@@ -122,8 +119,6 @@ def say_folder(path: Path, images: Sequence[str]) -> None:
     """Print on standard error which cases a folder holds, where a path is one."""
     if not path.is_dir():
         return
-    from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
-
     table = folder_table(path)
     if table == path:
         typer.echo(folder_summary(path, folder_rows(path, images)), err=True)
@@ -151,28 +146,21 @@ def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[
             f"{image}: there is no b-value file {stem(image)}.bval beside it; name one by --bval"
         )
     te: Any = files.te
-    sidecar = _sidecar(image)
+    sidecar = image.with_name(f"{stem(image)}.json")
+    # A damaged sidecar is reported where it is read as JSON; here it is only looked into.
+    has_te = sidecar.is_file() and b'"EchoTime"' in read_small(sidecar)
     if not te and needs_te:
-        te = beside(image, "te") or (sidecar and beside(image, "json"))
+        te = beside(image, "te") or (beside(image, "json") if has_te else None)
     # One number or file stands for all volumes, a list of files for the volumes in turn.
     elif te and len(te) == 1:
         te = te[0]
     protocol = Protocol.read(bval, te, files.bvec or beside(image, "bvec"))
-    if not te and sidecar is not None:
+    if has_te and not te:
         try:
             read_echo_times(sidecar, len(protocol))
         except ValueError as error:
             warnings.warn(f"{error} (the model does not need it)", UserWarning, stacklevel=2)
     return [image], protocol
-
-
-def _sidecar(image: Path) -> Path | None:
-    """Find the BIDS sidecar of an image, if it holds an echo time."""
-    path = image.with_name(f"{stem(image)}.json")
-    # A damaged sidecar is reported where it is read as JSON; here it is only looked into.
-    if path.is_file() and '"EchoTime"' in read_small(path).decode("utf-8", errors="replace"):
-        return path
-    return None
 
 
 def number_or_path(text: str | None) -> float | Path | None:

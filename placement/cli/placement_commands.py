@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +15,6 @@ from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.cli.console import say_flagged
 from dmrifit.cli.options import named_cases, trained_model
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _OVERVIEW = (
     "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "
@@ -70,16 +67,14 @@ class ShiftOptions:
             if self.ppm is not None or self.percent_per_ppm is not None:
                 raise ValueError("--bandwidth takes the place of --ppm and --percent-per-ppm")
             return pulse_displacement(self.bandwidth, self.tesla, self.carrier, self.metabolite)
-        if self.ppm is None and self.percent_per_ppm is None:
-            return {}
-        if self.ppm is None or self.percent_per_ppm is None:
-            raise ValueError("chemical-shift displacement needs both --ppm and --percent-per-ppm")
         rate = self.percent_per_ppm
+        if (self.ppm is None) != (rate is None):
+            raise ValueError("chemical-shift displacement needs both --ppm and --percent-per-ppm")
+        if rate is None:
+            return {}
         if len(rate) not in (1, 3):
             text = ",".join(f"{number:g}" for number in rate)
-            raise ValueError(
-                f"--percent-per-ppm {text}: one number, or 3 numbers with commas, are needed"
-            )
+            raise ValueError(f"--percent-per-ppm {text}: give one number, or 3 with commas")
         return {"ppm_range": self.ppm, "percent_per_ppm": rate if len(rate) == 3 else rate[0]}
 
 
@@ -126,14 +121,11 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     from placement.exchange.tables import box_columns
 
     pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
-    scores = content["scores"]
     return {
         "name": name,
         **box_columns(pose),
         "volume_ml": content["volume_ml"],
-        "objective": scores["objective"],
-        "tumor_fraction": scores["tumor_fraction"],
-        "tumor_volume_inside_ml": scores["tumor_volume_inside_ml"],
+        **content["scores"],
         "rotated_angles": content["rotated_angles"],
         **content["content"],
         "flags": "; ".join(content["flags"]),
@@ -196,6 +188,8 @@ def place(
     from placement.exchange import tables
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
+    from placement.learned.ranker import VoxelRanker
+    from placement.learned.regressor import VoxelRegressor
     from placement.search.objective import PlacementObjective
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
@@ -221,7 +215,11 @@ def place(
     table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()
     options = shift | {"optimizer": optimizer, "force": force, "figure": run.figure}
-    placer = optimizer if model is None else _trained(model, table)
+    placer: Any = optimizer
+    if model is not None:
+        remedy = "places no voxels; dmrifit-placement train makes placers"
+        placer = trained_model(model, (VoxelRanker, VoxelRegressor), remedy)
+        tables.check_channels(placer, table)
     settings = {
         "command": "place",
         # Its repr holds all parameters, so that a run with other ones is not resumed.
@@ -380,18 +378,14 @@ def read(
     if out is not None and image is not None:
         span, in_head = _draw(record.voxel, file, image, out)
         _check_source(record, file, image, in_head)
-    numbers = {
-        "center, mm RAS+": record.voxel.center,
-        "sides, mm": record.voxel.size,
-        "angles, degrees": record.voxel.angles,
-    }
-    side = describe_side(record.voxel, span)
-    typer.echo(f"{record.source}: {record.voxel.volume:.2f} mL; {side}")
-    for name, three in numbers.items():
+    voxel = record.voxel
+    typer.echo(f"{record.source}: {voxel.volume:.2f} mL; {describe_side(voxel, span)}")
+    pose = {"center, mm RAS+": voxel.center, "sides, mm": voxel.size}
+    for name, three in (pose | {"angles, degrees": voxel.angles}).items():
         typer.echo(f"{name}: {', '.join(f'{number + 0.0:.3f}' for number in three)}")
-    frame = record.frame or "unknown"
-    date = record.date or "unknown"
-    typer.echo(f"frame of reference: {frame}; date: {date}")
+    typer.echo(
+        f"frame of reference: {record.frame or 'unknown'}; date: {record.date or 'unknown'}"
+    )
     for name, share in shares.items():
         typer.echo(f"{name}: {100 * share:.1f} % of the box")
     if out is not None:
@@ -453,15 +447,3 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     with whole_file(out) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
     return head_span(values, loaded.affine), head_share(voxel, values, loaded.affine)
-
-
-def _trained(path: Path, table: pd.DataFrame) -> Any:
-    """Read a placer, and check that the cases have the images that it needs."""
-    from placement.exchange.tables import check_channels
-    from placement.learned.ranker import VoxelRanker
-    from placement.learned.regressor import VoxelRegressor
-
-    remedy = "places no voxels; dmrifit-placement train makes placers"
-    placer = trained_model(path, (VoxelRanker, VoxelRegressor), remedy)
-    check_channels(placer, table)
-    return placer

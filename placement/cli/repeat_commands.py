@@ -13,6 +13,10 @@ from dmrifit.io.bids_derivatives import file_record, stem
 from placement.cli.placement_commands import named_tissues
 
 _FILES = ("old", "box", "new")
+#: Columns of the table of all cases that are fields of a record.
+_FIGURES = ("agreement", "changed_share", "disagreement_mm", "content")
+#: Columns of the same on the page.
+_OVERVIEW = "case {name} | answer {answer} | agreement {agreement:.2f} | flags and notes {remarks}"
 
 
 class _Case(NamedTuple):
@@ -156,8 +160,8 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     lines = []
     pictures = []
     for name, record in records.items():
-        said = "; ".join([*record["flags"], *record["notes"]])
-        lines.append([name, record["answer"], f"{record['agreement']:.2f}", said or "none"])
+        remarks = "; ".join([*record["flags"], *record["notes"]]) or "none"
+        lines.append({**record, "name": name, "remarks": remarks})
         parts = []
         for picture, title in (("voxel_old.png", "old"), ("voxel_new.png", "new")):
             alt = f"Voxel of {name} on the {title} scan in three planes"
@@ -165,8 +169,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             view = "voxel_view.html" if title == "new" else ""
             parts += case_pictures(out / name, picture, view, alt)
         pictures.append((name, parts))
-    header = ("case", "answer", "agreement", "flags and notes")
-    overview = [page.Table(lines, header, numbers=(2,))]
+    overview = [page.Table(lines, _OVERVIEW)]
     note = "In the pictures, the patient's right is on the left."
     return RunPage("Repeated voxels", overview, pictures, note, f"{NOTICE}.")
 
@@ -182,10 +185,7 @@ def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "answer": record["answer"],
         **box_columns(pose),
-        "agreement": record["agreement"],
-        "changed_share": record["changed_share"],
-        "disagreement_mm": record["disagreement_mm"],
-        "content": record["content"],
+        **{key: record[key] for key in _FIGURES},
         "flags": "; ".join(record["flags"]),
     }
 

@@ -11,12 +11,13 @@ from scipy import ndimage
 
 from anomaly.cli.case_runs import scan_sentences
 from anomaly.cli.detection_commands import detect, series_of
-from anomaly.cli.study_commands import GridOptions, PersonOptions, simulate, train
+from anomaly.cli.study_commands import PersonOptions, ScanOptions, simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.detectors.thresholds import opening_of
 from anomaly.scans.detection import DIFFERENT
 from anomaly.scans.series import SeriesDetector
 from dmrifit.cli.case_runs import CaseRun, RunOptions
+from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.model_files.model_file import load_model, save_model
 from dmrifit.report.numerals import significant
 
@@ -182,7 +183,7 @@ def noisy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two_sided(cases, tmp_path_factory):
     path = tmp_path_factory.mktemp("two-sided") / "model.dmrifit"
-    train(cases / "healthy.tsv", out=path, grid=GridOptions(), calibration="4")
+    train(cases / "healthy.tsv", files=TrainingFiles(path), scans=ScanOptions(), calibration="4")
     return path
 
 
