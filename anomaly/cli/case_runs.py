@@ -38,7 +38,6 @@ _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
 _NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
-_COLUMNS = ("patient", *_FILES, *_NUMBERS, "n_lesions_healthy", "differs", "synthetic")
 _OVERVIEW = (
     "scan {name} | threshold {threshold:} | anomalies {n_lesions:} | volume, mL {volume_mL:.2f} | "
     "largest, mm {largest:.1f} | above, % {share_found:.1%} | as a whole {as_a_whole}"
@@ -197,7 +196,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             f"{content['name']}: mean signal, map, voxels above the threshold before and after "
             "opening, in the axial slice with most of them"
         )
-        parts = case_pictures(out / content["folder"], _PANELS, _VIEW, caption, width=900)
+        parts = case_pictures(out / content["folder"], {_PANELS: caption}, _VIEW, width=900)
         if content["differs"]:
             parts.insert(0, page.Note(page.sentence(DIFFERENT)))
         pictures.append((content["name"], parts))
@@ -219,10 +218,9 @@ def read_detections(
     from dmrifit.io.masks import MASK_THRESHOLD
 
     names = [scan.case.name for scan in scans]
-    columns = ("name", "map", "binary")
     maps: dict[str, list[NDArray[Any]]] = {}
     for method, table in tables.items():
-        rows = result_rows(table, names, required=columns, optional=_COLUMNS)
+        rows = result_rows(table, names, ("map", "binary"))
         volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
         for scan, row in zip(scans, rows, strict=True):
             for column, of_scans in volumes.items():

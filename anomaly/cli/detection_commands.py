@@ -94,7 +94,6 @@ def detect(
         "command": "detect",
         # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
-        "threshold": threshold,
         "figure": run.figure,
     }
     if calibrate is not None:

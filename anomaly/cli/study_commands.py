@@ -263,9 +263,7 @@ def evaluate(
     # False positives are counted for all methods or for none: a table of some would mislead.
     expected_names = set() if healthy is None else set(detections)
     if set(healthy_tables) != expected_names:
-        raise ValueError(
-            f"--healthy needs --healthy-detections of {', '.join(detections)}, and of no others"
-        )
+        raise ValueError(f"--healthy needs --healthy-detections of {', '.join(detections)} alone")
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(series_of([cases]), **options)
     healthy_scans = [] if healthy is None else prepared_cases(series_of([healthy]), **options)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import typer
@@ -60,8 +60,7 @@ class RunOptions:
         return self.figure and can_draw()
 
 
-@dataclass(frozen=True)
-class RunPage:
+class RunPage(NamedTuple):
     """What the page of a run shows: the table of all cases, and the pictures of each."""
 
     title: str
@@ -391,11 +390,9 @@ def simulate_cases(
             write_text(out / table, table_text(pd.DataFrame(lines)))
 
 
-def result_rows(
-    table: Path, names: Sequence[str], *, required: Sequence[str], optional: Sequence[str]
-) -> list[dict[str, str]]:
+def result_rows(table: Path, names: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]:
     """Read the rows of cases, in their order, from the table of a run."""
-    rows = {row["name"]: row for _, row in read_rows(table, required=required, optional=optional)}
+    rows = {row["name"]: row for _, row in read_rows(table, required=("name", *columns))}
     missing = [name for name in names if name not in rows]
     if missing:
         raise ValueError(f"{table} has no {first_few(missing)}; write it anew for these cases")
@@ -421,12 +418,13 @@ def can_draw() -> bool:
 
 
 def case_pictures(
-    folder: Path, picture: str, view: str, alt: str, *, width: int = 1000
+    folder: Path, pictures: Mapping[str, str], view: str, *, width: int = 1000
 ) -> list[pages.Block]:
-    """Show the picture of a case on the page of a run, and link to its viewer."""
+    """Show pictures of a case, with what each one shows, and link to the viewer of the case."""
     parts: list[pages.Block] = []
-    if (folder / picture).exists():
-        parts.append(pages.Picture((folder / picture).read_bytes(), alt, width=width))
+    for name, alt in pictures.items():
+        if (folder / name).exists():
+            parts.append(pages.Picture((folder / name).read_bytes(), alt, width=width))
     if (folder / view).exists():
         parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
     return parts

@@ -77,10 +77,8 @@ def simulate(
     from dmrifit.io.nifti import bytes_of_maps
     from dmrifit.simulate.body_phantoms import simulate_cohort
 
-    if not preset:
-        raise ValueError("--preset names no cohort; choose from cohort1, cohort2")
     # A cohort named twice would be written over itself, and is a key here.
-    protocols = {name: Protocol.preset(name) for name in preset}
+    protocols = {name: Protocol.preset(name) for name in preset or ("",)}
     if same_protocol:
         protocols = dict.fromkeys(protocols, protocols[preset[0]])
     n_images = patients * sum(map(len, protocols.values()))
@@ -409,12 +407,10 @@ def _check_study(out: Path, algorithms: Sequence[str], strategies: Sequence[str]
     from dmrifit.predict.algorithms import REGRESSORS
     from dmrifit.predict.controls import CONSTANT
 
-    table = out / "scores.csv"
-    if not table.is_file():
-        return
     try:
-        scores = pd.read_csv(table, usecols=["algorithm", "strategy"])
-    except ValueError:  # no table of scores; the comparison itself says what is wrong with it
+        scores = pd.read_csv(out / "scores.csv", usecols=["algorithm", "strategy"])
+    # No table of scores; the comparison itself says what is wrong with it.
+    except (OSError, ValueError):
         return
     pairs = scores[["algorithm", "strategy"]].drop_duplicates().itertuples(index=False, name=None)
     asked = set(product(algorithms, strategies))

@@ -91,7 +91,7 @@ def make_program(
     summary: str,
     commands: Sequence[Callable[..., None]],
     *,
-    first: str = "",
+    first: str,
     options: str | None = None,
 ) -> tuple[typer.Typer, Callable[[], None]]:
     """
@@ -123,9 +123,7 @@ def make_program(
     if any("fail_on_flag" in inspect.signature(run).parameters for run in runs.values()):
         codes[_FLAGGED] = "all is written, but a case is flagged or failed (--fail-on-flag)"
     lines = [f"  {code:<3}  {meaning}" for code, meaning in sorted(codes.items())]
-    epilog = "\n".join(["\b\nExit codes:", *lines])
-    if first:
-        epilog = f"{_example(first)}\n\n{epilog}"
+    epilog = "\n".join([_example(first), "\n\b\nExit codes:", *lines])
 
     @app.callback(help=summary, epilog=epilog)
     def begin(version: bool = version_option) -> None:

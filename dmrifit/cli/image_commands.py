@@ -28,7 +28,7 @@ from dmrifit.cli.options import (
     scan_of,
 )
 from dmrifit.cohort.bids_folder import is_bids_folder
-from dmrifit.io.bids_derivatives import MONOTONIC, SYNTHETIC_TRAINING, common_stem, derivative_name
+from dmrifit.io.bids_derivatives import SYNTHETIC_TRAINING, common_stem, derivative_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ def fit(
 
     Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
-    from dmrifit.cli.fit_runs import fit_many, fit_scan
+    from dmrifit.cli.fit_runs import fit_many, fit_scan, print_fit
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 
@@ -146,7 +146,7 @@ def fit(
         needs_te = fitting.by_te or model is None or resolve_model(model).needs_te
         series, protocol = scan_of(images[0], files, needs_te=needs_te)
         _, sidecar = fit_scan(series, protocol, out, options, progress=True)
-        _print_fit(context, out, sidecar)
+        print_fit(context, out, sidecar)
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
         return
     names = first_few([str(image) for image in images])
@@ -458,62 +458,3 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
         for rc, low, high in parameters[["rc", "rc_low", "rc_high"]].itertuples(index=False)
     ]
     typer.echo(table.to_string(index=False))
-
-
-def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
-    """Print the outcome of a fit, from the sidecar of its maps."""
-    from dmrifit.cli.fit_runs import refit_line
-    from dmrifit.engine.design.precision import UNDETERMINED_CV
-    from dmrifit.report.verdict import fit_sentences, remedies
-
-    description = json.loads(sidecar.read_text(encoding="utf-8"))
-    counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
-    codes = ", ".join(f"{n} {code}" for code, n in counts.items())
-    n_voxels = sum(counts.values())
-    share = (n_voxels - counts.get("not fitted", 0)) / max(n_voxels, 1)
-    typer.echo(f"{counted(n_voxels, 'voxel')}, {share:.1%} fitted: {codes}")
-    typer.echo(f"region: {description['Settings']['Region']}")
-    if choice := description["Settings"].get("Choice"):
-        typer.echo(f"fit: {choice} (choose by --method, --sigma)")
-    intervals = []
-    for parameter, entry in description["Parameters"].items():
-        for end, bound in zip(("Lower", "Upper"), entry["Bounds"], strict=True):
-            share = entry.get("ShareAtBounds", {}).get(end, 0)
-            if share > 0:
-                rule = f" or {MONOTONIC}" if end == "Upper" and "UpperBoundRule" in entry else ""
-                typer.echo(
-                    f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound "
-                    f"{bound:g}{rule}"
-                )
-        if "Interval" in entry:
-            meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
-            intervals.append(f"{parameter}{meaning} {entry['Interval']}")
-    if intervals:
-        typer.echo(f"95% intervals (medians of their ends): {'; '.join(intervals)}")
-    if expected := description.get("ExpectedPrecision"):
-        errors = []
-        for name, cv in expected["CoefficientOfVariation"].items():
-            if cv is None or cv > UNDETERMINED_CV:
-                errors.append(f"{name} not determined by this protocol")
-            else:
-                errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
-        typer.echo(
-            "precision to expect in typical tissue at the SNR of this scan, "
-            f"{expected['SNR']:.0f} (signal at {expected['SNRContrast']} over the SD of "
-            f"residuals): {', '.join(errors)}"
-        )
-    # Warnings were printed when they arose.
-    for sentence in fit_sentences(description):
-        if sentence not in description.get("Warnings", []):
-            typer.echo(sentence)
-    if line := refit_line(context, remedies(description), out):
-        typer.echo(f"to refit: {line}")
-    sigma = description["Settings"]["Sigma"]
-    if "estimated" in str(sigma):
-        typer.echo(f"noise: sigma {sigma}")
-    first = next(iter(description["Parameters"]))
-    file = description["Parameters"][first]["File"].replace(f"param-{first}_", "param-*_")
-    typer.echo(f"maps: {out / file}")
-    page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
-    if page.exists():
-        typer.echo(f"page: {page}")

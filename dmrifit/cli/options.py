@@ -68,11 +68,7 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
             where = f" of sub-*/{bids}" if path.is_dir() else ""
             raise FileNotFoundError(f"{path}: no file matches{where}; check the pattern")
         for image in matches:
-            if image.is_dir():
-                raise IsADirectoryError(
-                    f"{image} is a folder; name images, or one BIDS folder alone"
-                )
-            check_file(image)
+            check_file(image, remedy="check its name, or give one BIDS folder alone")
         images += matches
     return images
 

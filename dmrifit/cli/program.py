@@ -60,5 +60,6 @@ app, main = make_program(
     "dmrifit",
     "Diffusion MRI of tumors: fit signal models, predict protocols, score by patient.",
     _commands,
+    first="dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask auto --out maps",
     options=__doc__,
 )

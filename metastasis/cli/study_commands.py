@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -185,8 +184,8 @@ def train(
         # Before the scans are read, which takes minutes.
         segmenter._check()
         training_cases = _labelled_cases(cases)
-        n_patients = len({case.patient for case in training_cases})
-        if n_patients < getattr(segmenter, "n_folds", 1):
+        patients = [case.patient for case in training_cases]
+        if len(set(patients)) < getattr(segmenter, "n_folds", 1):
             raise ValueError(
                 f"{cases} has scans of one patient: a model of two stages learns from two or "
                 "more; add patients, or train a network alone (--network deepmedic)"
@@ -195,20 +194,25 @@ def train(
         if validation is not None:
             held_out = _labelled_cases(validation)
             # The threshold is chosen on patients that the network has not seen.
-            patients = {case.patient for case in training_cases}
-            common = sorted(patients & {case.patient for case in held_out})
+            common = sorted({*patients} & {case.patient for case in held_out})
             if common:
                 raise ValueError(
                     f"{validation} has patients that {cases} has too: {first_few(common)}; "
                     "choose others for the threshold"
                 )
         with called([case.name for case in training_cases], cases):
-            patients_of_scans = [case.patient for case in training_cases]
-            segmenter.fit(groups=patients_of_scans, **scans_of(training_cases, labels=True))
-        operating_point = ""
+            segmenter.fit(groups=patients, **scans_of(training_cases, labels=True))
         if held_out:
-            with called([case.name for case in held_out], validation):
-                operating_point = _set_operating_point(segmenter, held_out, files, false_positives)
+            scans = scans_of(held_out, labels=True)
+            try:
+                with called([case.name for case in held_out], validation):
+                    segmenter.set_operating_point(false_positives=false_positives, **scans)
+            except ValueError as error:
+                files.save(segmenter)
+                raise ValueError(
+                    f"{error}; {files.out} keeps the threshold {segmenter.threshold_:g}. Ask for "
+                    "more --false-positives, with --overwrite; nothing is trained again"
+                ) from None
         files.save(segmenter)
     labels = [case.label for case in training_cases if case.label is not None]
     n_lesions = sum(int(label_components(label).max()) for label in labels)
@@ -226,8 +230,11 @@ def train(
         listed = ", ".join(f"{row.feature} {row.weight:.2f}" for row in heaviest)
         others = f"{len(features) - _N_FEATURES} others (weights)"
         typer.echo(f"candidates are judged by {listed} and {others}")
-    if operating_point:
-        typer.echo(operating_point)
+    if held_out:
+        typer.echo(
+            f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per "
+            f"scan, chosen on {counted(len(held_out), 'scan')} of other patients"
+        )
 
 
 def evaluate(
@@ -295,8 +302,9 @@ def train_small(
     Train the small model of segment on implants in one's own scans without metastases.
 
     No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
-    some 40 minutes of one core. The threshold is that of the included model: choose
-    another one by what is marked in scans without metastases.
+    some 40 minutes of one core; an interrupted training resumes after its last epoch when started
+    again. The threshold is that of the included model: choose another one by what is marked in
+    scans without metastases.
 
     Options:
     scans SCANS: Post-contrast scans without metastases, as prepare writes them: one image, a
@@ -354,24 +362,3 @@ def _labelled_cases(table: Path) -> list[Case]:
         for note in filter(None, notes):
             say(note)
     return cases
-
-
-def _set_operating_point(
-    segmenter: Any, cases: Sequence[Case], files: TrainingFiles, false_positives: float | None
-) -> str:
-    """Choose the threshold and describe it; if none can be chosen, save the model as it is."""
-    from metastasis.cli.case_runs import scans_of
-
-    try:
-        scans = scans_of(cases, labels=True)
-        segmenter.set_operating_point(false_positives=false_positives, **scans)
-    except ValueError as error:
-        files.save(segmenter)
-        raise ValueError(
-            f"{error}; {files.out} keeps the threshold {segmenter.threshold_:g}. Ask for more "
-            "--false-positives, with --overwrite; nothing is trained again"
-        ) from None
-    return (
-        f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per scan, "
-        f"chosen on {counted(len(cases), 'scan')} of other patients"
-    )

@@ -14,7 +14,8 @@ import typer
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.cli.console import say_flagged
-from dmrifit.cli.options import named_cases, trained_model
+from dmrifit.cli.options import given, named_cases, trained_model
+from placement.search.tissue_labels import named_labels
 
 _OVERVIEW = (
     "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "
@@ -43,9 +44,8 @@ class RegionOptions:
     def of_scene(self) -> dict[str, Any]:
         """Give the options of `read_scene`."""
         names = ("include", "margin", "tolerance", "flair_target", "brain_margin")
-        return {name: getattr(self, name) for name in names} | {
-            "labels": named_tissues(self.labels)
-        }
+        labels = None if self.labels is None else named_labels(self.labels)
+        return {name: getattr(self, name) for name in names} | {"labels": labels}
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,6 @@ class ShiftOptions:
         return {"ppm_range": self.ppm, "percent_per_ppm": rate if len(rate) == 3 else rate[0]}
 
 
-def named_tissues(text: str | None) -> dict[str, Any] | None:
-    """Read the tissues that the values of a tumor file mean."""
-    from placement.search.tissue_labels import named_labels
-
-    return None if text is None else named_labels(text)
-
-
 def case_line(name: str, content: Mapping[str, Any]) -> str:
     """Say in one line what was placed, and what is wrong with it."""
     from placement.exchange.pages import summary_line
@@ -109,7 +102,7 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
         flags = "; ".join(content["flags"]) or "none"
         lines.append(_row(name, content) | {"angles": angles_words(content), "flags": flags})
         alt = f"Voxel of {name} in three planes"
-        parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
+        parts = case_pictures(out / name, {"voxel_overlay.png": alt}, "voxel_view.html")
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     note = "In the pictures, the patient's right is on the left."
     table = page.Table(lines, _OVERVIEW)
@@ -200,15 +193,12 @@ def place(
         region = replace(region, brain="none")
     if model is not None and thorough:
         raise ValueError("--thorough is for the optimizer; leave out --thorough or --model")
-    optimizer = VoxelOptimizer(
-        size_range=sides, min_volume=min_volume, thorough=thorough, random_state=seed
-    )
+    limits: dict[str, Any] = {"size_range": sides, "min_volume": min_volume}
+    optimizer = VoxelOptimizer(**limits, thorough=thorough, random_state=seed)
     if published:
         optimizer.set_params(objective=PlacementObjective(), max_rotations=3, max_aspect=None)
-    if max_rotations is not None:
-        optimizer.set_params(max_rotations=max_rotations)
-    if rounding:
-        optimizer.set_params(rounding=CONSOLE)
+    grid = CONSOLE if rounding else None
+    optimizer.set_params(**given(max_rotations=max_rotations, rounding=grid))
     scene_options = region.of_scene()
     source, _ = named_cases(cases, {}, tables.IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
@@ -307,12 +297,10 @@ def prescribe(
     check_reason(force)
     voxel = Voxel(center, size, angles)
     if matrix is not None:
+        numbers = read_numbers(matrix)
         try:
-            voxel = voxel.transform(read_numbers(matrix))
+            voxel = voxel.transform(numbers)
         except ValueError as error:
-            # Errors of reading name the file already, those of the numbers do not.
-            if str(matrix) in str(error):
-                raise
             raise ValueError(f"{matrix}: {error}; write four rows of four numbers") from None
     row = next(read_cases(tumor, **region.of_cases()).itertuples())
     scene = read_scene(row, **region.of_scene())
@@ -332,12 +320,9 @@ def prescribe(
         f"{' or '.join(content['targets'])}, best {goal['mean_fraction']:g}"
         f"{' or more' if goal['one_sided'] else ''}"
     )
-    typer.echo(
-        f"volume of it {scores['tumor_volume_inside_ml']:.2f} mL, best {goal['mean_volume']:g} mL"
-    )
-    typer.echo(
-        f"objective {scores['objective']:.3f}: how near both are to their best, from 0 to 1"
-    )
+    volume = scores["tumor_volume_inside_ml"]
+    typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL")
+    typer.echo(f"objective {scores['objective']:.3f}: how near both are to their best, 0 to 1")
     typer.echo(f"side: {content['side']}")
     typer.echo(f"written: {out}")
     say_flagged(int(bool(content["flags"])), 1, fail=fail_on_flag)

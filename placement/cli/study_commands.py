@@ -22,7 +22,6 @@ from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.case_tables import TABLE
 from dmrifit.io.tables import csv_text, table_text
 
-_MODELS = ("ranker", "network")
 #: Tables of synthetic cases; that of a case is written last.
 _TABLES = ("experts.tsv", TABLE)
 _public: Any = placement  # its names are imported on first use
@@ -199,7 +198,7 @@ def train(
     from dmrifit.networks.volume_cases import called
     from placement.exchange import tables
 
-    check_word("--model", model, _MODELS)
+    check_word("--model", model, ("ranker", "network"))
     network_options = vars(network) | {"groups": groups, "checkpoint": files.checkpoint}
     unusable = [f"--{name.replace('_', '-')}" for name, x in network_options.items() if x]
     if unusable and model != "network":

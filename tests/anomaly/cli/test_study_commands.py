@@ -61,8 +61,7 @@ def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, output_
 
 
 def train_on(cases, out, covariates=(), seed=0, **options):
-    scans = ScanOptions(covariates=covariates)
-    train(cases / "healthy.tsv", files=TrainingFiles(out, seed=seed), scans=scans, **options)
+    train(cases / "healthy.tsv", files=TrainingFiles(out, seed=seed), scans=ScanOptions(covariates=covariates), **options)
 
 
 def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):

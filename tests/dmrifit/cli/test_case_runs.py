@@ -222,10 +222,10 @@ def test_lesions_of_cases_are_joined_with_their_names(tmp_path):
 def test_pictures_and_links_are_shown_where_there_are_files(tmp_path):
     folder = tmp_path / "case"
     folder.mkdir()
-    assert case_pictures(folder, "a.png", "b.html", "A case") == []
+    assert case_pictures(folder, {"a.png": "A case"}, "b.html") == []
     (folder / "b.html").write_text("")
     (folder / "a.png").write_bytes(bytes(24))
-    picture, link = case_pictures(folder, "a.png", "b.html", "A case")
+    picture, link = case_pictures(folder, {"a.png": "A case"}, "b.html")
     assert (picture.alt, picture.png) == ("A case", bytes(24))
     assert link.address == "./case/b.html"
 

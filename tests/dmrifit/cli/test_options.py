@@ -138,8 +138,7 @@ def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_pa
     for name in ("a.nii", "a_brain.nii", "b.nii.gz"):
         (tmp_path / name).touch()
     options = {"--prior": None, "--mask": None}
-    bids = "anat/*_T1w.nii*"
-    named = (("image", "brain"), bids)
+    named = (("image", "brain"), "anat/*_T1w.nii*")
     assert named_cases([tmp_path], options, *named) == (tmp_path, True)
     assert capsys.readouterr().err == f"2 cases in {tmp_path}: a, b; with brain 1\n"
     with pytest.raises(ValueError, match=r"several images lie beside them.*; leave out --prior and --mask"):
