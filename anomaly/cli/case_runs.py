@@ -38,7 +38,6 @@ _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
 _NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
-_COLUMNS = ("patient", *_FILES, *_NUMBERS, "n_lesions_healthy", "differs", "synthetic")
 _OVERVIEW = (
     "scan {name} | threshold {threshold:} | anomalies {n_lesions:} | volume, mL {volume_mL:.2f} | "
     "largest, mm {largest:.1f} | above, % {share_found:.1%} | as a whole {as_a_whole}"
@@ -151,20 +150,26 @@ def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def above_in_words(
+    shares: Sequence[float], n_components: Sequence[int], threshold: str = "the threshold"
+) -> str:
+    """Describe what lies above a threshold in scans: means, with intervals over the scans."""
+    share, low, high = mean_over_scans(shares)
+    n_mean, fewest, most = mean_over_scans(n_components)
+    return (
+        f"{percent(share)} % of the voxels above {threshold} ({percent(low)} to {percent(high)}, "
+        f"highest {percent(max(shares))}), {n_mean:.1f} components after opening ({fewest:.1f} to "
+        f"{most:.1f})"
+    )
+
+
 def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     """Tell the share above the threshold over scans, and which scans differ as a whole."""
     shares = [content["share_found"] for content in contents]
-    counts = [content["n_lesions"] for content in contents]
-    share, share_low, share_high = mean_over_scans(shares)
-    count, count_low, count_high = mean_over_scans(counts)
-    text = f"above the threshold: {percent(share)} % of the voxels of a scan"
+    text = f"{percent(shares[0])} % of the voxels above the threshold"
     if len(contents) > 1:
-        text = (
-            f"above the threshold: on average {percent(share)} % of the voxels of a scan "
-            f"({percent(share_low)} to {percent(share_high)}, highest {percent(max(shares))}); "
-            f"after opening {count:.1f} components ({count_low:.1f} to {count_high:.1f}); "
-            "intervals over scans"
-        )
+        counts = [content["n_lesions"] for content in contents]
+        text = f"means and intervals over scans: {above_in_words(shares, counts)}"
     sentences = [text]
     # Each note once, with the number of its scans.
     for note, n in Counter(note for content in contents for note in content["notes"]).items():
@@ -191,7 +196,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             f"{content['name']}: mean signal, map, voxels above the threshold before and after "
             "opening, in the axial slice with most of them"
         )
-        parts = case_pictures(out / content["folder"], _PANELS, _VIEW, caption, width=900)
+        parts = case_pictures(out / content["folder"], {_PANELS: caption}, _VIEW, width=900)
         if content["differs"]:
             parts.insert(0, page.Note(page.sentence(DIFFERENT)))
         pictures.append((content["name"], parts))
@@ -213,10 +218,9 @@ def read_detections(
     from dmrifit.io.masks import MASK_THRESHOLD
 
     names = [scan.case.name for scan in scans]
-    columns = ("name", "map", "binary")
     maps: dict[str, list[NDArray[Any]]] = {}
     for method, table in tables.items():
-        rows = result_rows(table, names, required=columns, optional=_COLUMNS)
+        rows = result_rows(table, names, ("map", "binary"))
         volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
         for scan, row in zip(scans, rows, strict=True):
             for column, of_scans in volumes.items():
@@ -228,14 +232,12 @@ def read_detections(
     return maps
 
 
-def prepared_cases(
-    series: Sequence[SeriesFiles], *, tissue: bool, mask: bool, b: float | None = None
-) -> list[PreparedScan]:
+def prepared_cases(series: Sequence[SeriesFiles], **options: Any) -> list[PreparedScan]:
     """Prepare scans on their own grid, in RAS order, for the evaluation of maps."""
     scans = []
     for files in progress(series, len(series), "reading"):
         with naming_scan(files):
-            scans.append(files.prepare(tissue=tissue, mask=mask, b=b))
+            scans.append(files.prepare(**options))
     return scans
 
 

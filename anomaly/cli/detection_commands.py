@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import typer
 from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.cli.options import given, named_cases, say_folder, trained_model
+from dmrifit.cli.options import given, named_cases, trained_model
 from dmrifit.io.bids_derivatives import file_record
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ def detect(
     scans: list[Path],
     /,
     *,
-    out: Path,
     bval: Path | None = None,
     bvec: Path | None = None,
     mask: str | None = None,
@@ -75,8 +74,6 @@ def detect(
     from anomaly.detectors.thresholds import opening_of
     from anomaly.scans.series import SeriesDetector
 
-    if out.is_file():
-        raise ValueError(f"--out {out} is a file; name a folder")
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
     if opening is not None and smallest_lesion is not None:
@@ -97,24 +94,20 @@ def detect(
         "command": "detect",
         # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
-        "threshold": threshold,
         "figure": run.figure,
     }
     if calibrate is not None:
         settings |= _calibrated(detector, calibrate, series, options)
 
-    def sentences(records: dict[str, dict[str, Any]]) -> list[str]:
+    def sentences(records: dict[str, dict[str, Any]]) -> Iterator[str]:
         contents = list(records.values())
-        lines = [f"{count_sentence(contents)}: {out}", *scan_sentences(contents)]
+        yield f"{count_sentence(contents)}: {run.out}"
+        yield from scan_sentences(contents)
         if detector.synthetic_:
-            lines.append(
-                "the model was trained on synthetic scans: its accuracy in people is unknown"
-            )
-        return lines
+            yield "the model was trained on synthetic scans: its accuracy in people is unknown"
 
     RUN.run(
         series,
-        out,
         settings,
         run,
         names=lambda scan: {"name": scan.label, "patient": scan.subject},
@@ -129,7 +122,7 @@ def _calibrated(
     detector: SeriesDetector, table: Path, series: list[SeriesFiles], options: dict[str, Any]
 ) -> dict[str, Any]:
     """Adjust the threshold of a detector to healthy scans, and give the settings of that."""
-    healthy = series_of_table(table)
+    healthy = series_of([table])
     digests = {file_record(files.image)["SHA256"] for files in healthy}
     shared = [one.label for one in series if file_record(one.image)["SHA256"] in digests]
     if shared:
@@ -160,19 +153,10 @@ def series_of(
     from anomaly.scans.series import SeriesFiles, read_series
 
     options = {f"--{name}": path for name, path in files.items()}
-    source, is_many = named_cases(scans, "files", options, SCANS.images, "dwi/*_dwi.nii*")
+    source, is_many = named_cases(scans, options, SCANS.images, "dwi/*_dwi.nii*")
     if isinstance(source, list) or is_many:
         return read_series(source, failed=failed)
     for path in options.values():
         if path is not None:
             check_file(path)
     return [SeriesFiles(source, brain=files.pop("mask", None), **files)]
-
-
-def series_of_table(table: Path) -> list[SeriesFiles]:
-    """List the series of a table or a folder, and print what a folder holds."""
-    from anomaly.scans.cases import SCANS
-    from anomaly.scans.series import read_series
-
-    say_folder(table, SCANS.images)
-    return read_series(table)

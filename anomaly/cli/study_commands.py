@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.detection_commands import series_of_table
+from anomaly.cli.detection_commands import series_of
 from anomaly.detectors.detector_table import detector_names, import_detector
+from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.options import NewFile, given, numbers, pairs, require_libraries
-from dmrifit.cli.training_files import training_files
+from dmrifit.cli.options import given, numbers, pairs, require_libraries
+from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.case_tables import TABLE
 
 if TYPE_CHECKING:
@@ -97,20 +98,22 @@ def _write_person(group: str, i: int, options: dict[str, Any], folder: Path) -> 
 
 
 @dataclass(frozen=True)
-class GridOptions:
-    """Grid and shell that scans are brought to."""
+class ScanOptions:
+    """Grid and shell that scans are brought to, and what is known and expected of them."""
 
     spacing: float | None = None
     shape: tuple[int, int, int] | None = None
     center: str = "grid"
     b: float | None = None
+    covariates: tuple[str, ...] = ()
+    smallest_lesion: float | None = None
 
 
 def train(
     cases: Path,
     /,
     *,
-    out: NewFile,
+    files: TrainingFiles,
     detector: str = "aligned",
     set_: list[str] | None = None,
     published: bool = False,
@@ -118,17 +121,12 @@ def train(
     rate: float | None = None,
     calibration: str | None = None,
     guarantee: float | None = None,
-    grid: GridOptions,
+    scans: ScanOptions,
     resample_directions: bool = False,
     powder: bool = False,
     all_voxels: bool = False,
     estimate_tissue: bool = False,
-    covariates: tuple[str, ...] = (),
-    smallest_lesion: float | None = None,
-    checkpoint: Path | None = None,
     device: str | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
 ) -> None:
     """
     Train a detector on healthy diffusion series, and write a model file. Not for clinical use.
@@ -140,7 +138,6 @@ def train(
     again.
 
     Options:
-    out: Model file to write, usually named *.dmrifit.
     detector aligned|gaussian|pca|forest|implants|mean|dae|recdisc: The detector.
     set_ NAME=VALUE: Parameter of the detector, such as side=low; repeatable.
     published: Network sizes, noise and training as published (dae, recdisc); needs a GPU.
@@ -167,7 +164,6 @@ def train(
     """
     from anomaly.detectors.thresholds import HealthyRateThreshold, HealthyScanThreshold
     from anomaly.scans.series import SeriesDetector
-    from dmrifit.model_files.model_file import save_model
 
     if powder and resample_directions:
         raise ValueError("--powder has no directions: leave --resample-directions out")
@@ -189,23 +185,14 @@ def train(
         # A share of subjects has a decimal point, a number of folds has none.
         kind = float if "." in calibration else int
         (options["calibration"],) = numbers("--calibration", calibration, 1, kind=kind)
-    with training_files(out, checkpoint) as fields:
+    with files.training() as fields:
         # Detectors without randomness have no seed, those without epochs no checkpoint.
-        fields["random_state"] = seed
+        fields["random_state"] = files.seed
         estimator = make_detector(detector, options | parameters, published=published, **fields)
-        if covariates and detector != "gaussian":
-            raise ValueError(
-                f"--covariates {','.join(covariates)}: the detector {detector} takes none into "
-                "account; gaussian does"
-            )
-        model = SeriesDetector(
-            estimator,
-            directions=directions,
-            covariates=covariates,
-            smallest_lesion=smallest_lesion,
-            **vars(grid),
-        )
-        series = series_of_table(cases)
+        if scans.covariates and detector != "gaussian":
+            raise ValueError(f"--covariates: {detector} takes none into account; gaussian does")
+        model = SeriesDetector(estimator, directions=directions, **vars(scans))
+        series = series_of([cases])
         # Before the scans are read, which takes minutes.
         estimator._check_shared()
         try:
@@ -215,7 +202,7 @@ def train(
         except ValueError as error:
             raise ValueError(f"{cases}: {error}") from None
         model.fit(series, tissue=estimate_tissue, mask=not all_voxels)
-        save_model(model, out)
+        files.save(model)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
     size = " × ".join(map(str, model.shape_))
     channels = counted(len(model.protocol_), "powder average" if powder else "direction")
@@ -227,7 +214,7 @@ def train(
         )
     typer.echo(
         f"{detector} trained on {counted(model.n_scans_, 'scan')} of {size} voxels and "
-        f"{channels}; threshold {threshold:.5g} for {aim}: {out}"
+        f"{channels}; threshold {threshold:.5g} for {aim}: {files.out}"
     )
     if model.healthy_ is not None:
         typer.echo(_healthy_sentence(model.healthy_))
@@ -276,12 +263,10 @@ def evaluate(
     # False positives are counted for all methods or for none: a table of some would mislead.
     expected_names = set() if healthy is None else set(detections)
     if set(healthy_tables) != expected_names:
-        raise ValueError(
-            f"--healthy needs --healthy-detections of {', '.join(detections)}, and of no others"
-        )
+        raise ValueError(f"--healthy needs --healthy-detections of {', '.join(detections)} alone")
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
-    scans = prepared_cases(series_of_table(cases), **options)
-    healthy_scans = [] if healthy is None else prepared_cases(series_of_table(healthy), **options)
+    scans = prepared_cases(series_of([cases]), **options)
+    healthy_scans = [] if healthy is None else prepared_cases(series_of([healthy]), **options)
     maps = read_detections(detections, scans)
     healthy_maps = read_detections(healthy_tables, healthy_scans)
     tables = write_evaluation(
@@ -304,20 +289,17 @@ def evaluate(
 
 def _healthy_sentence(healthy: HealthyScans) -> str:
     """Describe the healthy scans that a threshold comes from, with intervals over scans."""
-    from anomaly.scans.detection import FEWEST_SCANS, mean_over_scans
-    from dmrifit.report.numerals import percent
+    from anomaly.cli.case_runs import above_in_words
+    from anomaly.scans.detection import FEWEST_SCANS
 
     shares = [scan.share for scan in healthy.scans]
-    share, low, high = mean_over_scans(shares)
-    n_components, fewest, most = mean_over_scans([scan.n_components for scan in healthy.scans])
+    n_components = [scan.n_components for scan in healthy.scans]
     threshold = "the threshold, which was chosen on these scans"
     if healthy.left_out:
         threshold = "a threshold from the other persons"
     text = (
         f"{counted(len(shares), 'healthy scan')}, none scored by what learned from it: "
-        f"{percent(share)} % of the voxels above {threshold} ({percent(low)} to {percent(high)}, "
-        f"highest {percent(max(shares))}), {n_components:.1f} components after opening "
-        f"({fewest:.1f} to {most:.1f}); "
+        f"{above_in_words(shares, n_components, threshold)}; "
     )
     verdicts = healthy.verdicts()
     if len(shares) < FEWEST_SCANS:
@@ -346,11 +328,7 @@ def make_detector(
     """
     from dmrifit.networks.training import Training, gather_training
 
-    known_detectors = detector_names()
-    if name not in known_detectors:
-        raise ValueError(
-            f"there is no detector {name!r}; choose one of {', '.join(known_detectors)}"
-        )
+    check_word("--detector", name, detector_names())
     detector_class = import_detector(name)
     names = {*detector_class._get_param_names()}
     is_network = "training" in names
@@ -358,34 +336,26 @@ def make_detector(
         names = names - {"training"} | {*Training._get_param_names()}
     unknown = [key for key in parameters if key not in names]
     if unknown:
-        raise ValueError(
-            f"the detector {name} has no parameter {unknown[0]!r}; it has "
-            f"{', '.join(sorted(names))}"
-        )
+        known = ", ".join(sorted(names))
+        raise ValueError(f"the detector {name} has no parameter {unknown[0]!r}; it has {known}")
     options = {key: value for key, value in defaults.items() if key in names}
     options |= parameters
     if is_network:
         options = gather_training(options)
-    if not published:
-        return detector_class(**options)
-    if not hasattr(detector_class, "published"):
-        raise ValueError(
-            f"the publication has no sizes of the detector {name}; leave out --published"
-        )
-    return detector_class.published(**options)
+    make = getattr(detector_class, "published", None) if published else detector_class
+    if make is None:
+        raise ValueError(f"no sizes of the detector {name} are published; leave out --published")
+    return make(**options)
 
 
 def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
     """Read the parameters of a detector."""
     parameters: dict[str, Any] = {}
-    for name, text in pairs("--set", settings):
-        name = name.strip()
-        if name in parameters:
-            raise ValueError(f"--set gives {name} twice")
+    for name, text in pairs("--set", settings).items():
         try:
             value = json.loads(text)
         except ValueError:
             # What is no JSON is a word, such as low.
             value = text.strip()
-        parameters[name] = tuple(value) if isinstance(value, list) else value
+        parameters[name.strip()] = tuple(value) if isinstance(value, list) else value
     return parameters

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import typer
@@ -20,6 +20,8 @@ from dmrifit.cli.options import given
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
+from dmrifit.io.case_tables import TABLE, file_stems, read_on_grid
+from dmrifit.io.nifti import chosen_form, save_image
 from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
 from dmrifit.report import page as pages
 
@@ -39,12 +41,13 @@ _CASE_FILES = (".nii.gz", ".bval", ".bvec", ".tsv")
 @dataclass(frozen=True)
 class RunOptions:
     """
-    Workers of a run over cases, what it writes, and with which code it ends.
+    Where a run over cases writes what, its workers, and with which code it ends.
 
     Options:
     jobs: Cases worked on in parallel; −1 for one per core.
     """
 
+    out: Path
     jobs: int = 1
     cluster: str | None = None
     fail_on_flag: bool = False
@@ -57,8 +60,7 @@ class RunOptions:
         return self.figure and can_draw()
 
 
-@dataclass(frozen=True)
-class RunPage:
+class RunPage(NamedTuple):
     """What the page of a run shows: the table of all cases, and the pictures of each."""
 
     title: str
@@ -99,7 +101,6 @@ class CaseRun:
     def run(
         self,
         cases: Sequence[_Case],
-        out: Path,
         settings: Mapping[str, Any],
         options: RunOptions,
         *,
@@ -117,8 +118,7 @@ class CaseRun:
         listed in failed.tsv with their problem; ValueError if all fail. What is finished is
         written also when the run ends early, so that it can be looked at.
         """
-        from dmrifit.io.case_tables import file_stems
-
+        out = options.out
         # Before long work.
         _say_failed(failed if cases else failed[1:])
         if failed and not cases:
@@ -181,10 +181,7 @@ class CaseRun:
                     n_bytes = sum(path.stat().st_size for path in files)
                     check_room(out, (len(tasks) - 1) * n_bytes)
         except KeyboardInterrupt:
-            tell(
-                f"finished {self.noun}s are kept in {out}; "
-                "the same command goes on with the others"
-            )
+            tell(f"finished {self.noun}s are kept in {out}; the same command goes on from there")
             raise
         finally:
             records = {name: records[name] for name in folders if name in records}
@@ -273,8 +270,6 @@ class CaseRun:
         The last two of `files` are the picture, and the page that is made from its bytes, which
         `page` takes as `picture`.
         """
-        from dmrifit.io.nifti import save_image
-
         record = {
             **record,
             "folder": folder.name,
@@ -326,8 +321,8 @@ def begin_run(
     Where an earlier run with other settings may be replaced, its results and the records of its
     cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
     """
-    from dmrifit.io.nifti import chosen_form
-
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; name a folder")
     settings = {**settings, **given(use=chosen_form())}
     path = out / "settings.json"
     text = json.dumps(settings, indent=2, default=str) + "\n"
@@ -378,8 +373,6 @@ def simulate_cases(
     """
     import pandas as pd
 
-    from dmrifit.io.case_tables import TABLE
-
     rows: dict[str, list[dict[str, str]]] = {table: [] for table in tables}
     settings = {"command": "simulate", **settings}
     begin_run(out, settings, overwrite, results=rows, records=f"synthetic-*/{TABLE}")
@@ -397,24 +390,17 @@ def simulate_cases(
             write_text(out / table, table_text(pd.DataFrame(lines)))
 
 
-def result_rows(
-    table: Path, names: Sequence[str], *, required: Sequence[str], optional: Sequence[str]
-) -> list[dict[str, str]]:
+def result_rows(table: Path, names: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]:
     """Read the rows of cases, in their order, from the table of a run."""
-    rows = {row["name"]: row for _, row in read_rows(table, required=required, optional=optional)}
+    rows = {row["name"]: row for _, row in read_rows(table, required=("name", *columns))}
     missing = [name for name in names if name not in rows]
     if missing:
-        raise ValueError(
-            f"{table} has no {first_few(missing)}; run the command that wrote it on these cases, "
-            "or leave them out"
-        )
+        raise ValueError(f"{table} has no {first_few(missing)}; write it anew for these cases")
     return [rows[name] for name in names]
 
 
 def read_result(table: Path, row: Mapping[str, str], column: str, case: Any) -> NDArray[Any]:
     """Read a volume that a row of results names, which must lie on the grid of its case."""
-    from dmrifit.io.case_tables import read_on_grid
-
     name, path = row["name"], table.parent / row[column]
     remedy = f"run the command that wrote it on {name} again"
     if not path.is_file():
@@ -432,12 +418,13 @@ def can_draw() -> bool:
 
 
 def case_pictures(
-    folder: Path, picture: str, view: str, alt: str, *, width: int = 1000
+    folder: Path, pictures: Mapping[str, str], view: str, *, width: int = 1000
 ) -> list[pages.Block]:
-    """Show the picture of a case on the page of a run, and link to its viewer."""
+    """Show pictures of a case, with what each one shows, and link to the viewer of the case."""
     parts: list[pages.Block] = []
-    if (folder / picture).exists():
-        parts.append(pages.Picture((folder / picture).read_bytes(), alt, width=width))
+    for name, alt in pictures.items():
+        if (folder / name).exists():
+            parts.append(pages.Picture((folder / name).read_bytes(), alt, width=width))
     if (folder / view).exists():
         parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
     return parts

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.options import NewFile, given, numbers, pairs, require_libraries, say
 from dmrifit.cli.workers import scheduler
@@ -76,10 +77,8 @@ def simulate(
     from dmrifit.io.nifti import bytes_of_maps
     from dmrifit.simulate.body_phantoms import simulate_cohort
 
-    if not preset:
-        raise ValueError("--preset names no cohort; choose from cohort1, cohort2")
     # A cohort named twice would be written over itself, and is a key here.
-    protocols = {name: Protocol.preset(name) for name in preset}
+    protocols = {name: Protocol.preset(name) for name in preset or ("",)}
     if same_protocol:
         protocols = dict.fromkeys(protocols, protocols[preset[0]])
     n_images = patients * sum(map(len, protocols.values()))
@@ -89,7 +88,7 @@ def simulate(
     if any("=" in word for word in images.artifacts):
         options["artifacts"] = {
             name: numbers(f"--artifacts {name}", text, 1)[0]
-            for name, text in pairs("--artifacts", images.artifacts)
+            for name, text in pairs("--artifacts", images.artifacts).items()
         }
     cohorts = [
         simulate_cohort(protocol, patients, name=name, field=_FIELDS[name], **options)
@@ -136,8 +135,8 @@ def train(
     patch_shape X,Y,Z: Neighborhood as input; by default 3,3,1 for CNN, else single voxels.
     cohorts NAME,…: Train on these cohorts only.
     n_b 2..: Number of b-values of the clinical protocol: the lowest, at the shortest TE.
-    coverage: Share of voxels that the intervals of predicted maps shall hold, learned by training
-        on parts of the patients; 0 for no intervals, in a sixth of the time.
+    coverage 0..0.999: Share of voxels that the intervals of predicted maps shall hold, learned by
+        training on parts of the patients; 0 for no intervals, in a sixth of the time.
 
     Example: dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit
     """
@@ -149,33 +148,23 @@ def train(
     from dmrifit.study.contestants import check_unseen
 
     # All that can be wrong with the options is found before scans are read.
-    if not 0 <= coverage < 1:
-        raise ValueError(f"--coverage {coverage:g} must lie between 0 and 1, as 0.9; 0 for none")
     if strategy == "s2s" and (loss or target_scale):
-        raise ValueError(
-            "--loss and --target-scale are options of --strategy m2m, which learns parameters; "
-            "s2s learns signals"
-        )
+        raise ValueError("--loss and --target-scale are for --strategy m2m, which learns maps")
     options = given(patch_shape=patch_shape, loss=loss, target_scale=target_scale)
     remedy = "choose another --algorithm"
     (estimator,) = _predictors([algorithm], [strategy], remedy, model=model, **options).values()
     cohorts_of_table = Cohort.read(table)
-    unknown = [name for name in cohorts or () if name not in cohorts_of_table]
-    if unknown or cohorts == ():
-        named, known = ", ".join(unknown), ", ".join(cohorts_of_table)
-        raise ValueError(f"there is no cohort {named!r}; the table has {known}")
+    names = tuple(cohorts_of_table) if cohorts is None else cohorts
+    for name in names or ("",):
+        check_word("--cohorts", name, cohorts_of_table)
     # The order of rows in the table must not change the model.
-    names = sorted(set(cohorts or cohorts_of_table))
-    training = [in_order(cohorts_of_table[name]) for name in names]
+    training = [in_order(cohorts_of_table[name]) for name in sorted(set(names))]
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
     for cohort in training[1:]:
         missing = _missing_contrasts(cohort, training[0])
         if missing:
-            raise ValueError(
-                f"cohorts {training[0].name} and {cohort.name} have other protocols: {missing}; "
-                f"train on one of them: --cohorts {training[0].name}"
-            )
+            raise ValueError(f"{missing}; train on one of them: --cohorts {training[0].name}")
     _check_echo_times(model, protocol, table)
     if source_b is None:
         source = protocol.take(protocol.clinical(n_b))
@@ -290,9 +279,7 @@ def benchmark(
     named = ALGORITHMS if algorithms is None else algorithms
     names = [name for name in named if name not in without] + unknown
     if not names:
-        raise ValueError(
-            "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
-        )
+        raise ValueError("no algorithm is left; name one by --algorithms, or fewer by --without")
     remedy = "or leave it out: --without {name}"
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = _predictors(names, strategy_names, remedy, model=model)
@@ -351,21 +338,18 @@ def _predictors(
 ) -> dict[str, Any]:
     """Make predictors before anything is read: names exist, and libraries are installed."""
     from dmrifit.predict.algorithms import REGRESSORS, build_regressor, default_patch_shape
-    from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+    from dmrifit.study.contestants import STRATEGIES
 
-    classes: dict[str, Any] = {"s2s": SignalToSignal, "m2m": MapsToMaps}
-    named: list[tuple[str, str, Any]] = [(name, "algorithm", REGRESSORS) for name in algorithms]
-    named += [(name, "strategy", classes) for name in strategies or ("",)]
-    for name, role, choices in named:
-        if name not in choices:
-            raise ValueError(f"there is no {role} {name!r}; choose from {', '.join(choices)}")
+    for strategy in strategies or ("",):
+        check_word("strategy", strategy, STRATEGIES)
     for name in algorithms:
+        check_word("algorithm", name, REGRESSORS)
         try:
             build_regressor(name, n_targets=2, patch_shape=default_patch_shape(name))
         except ImportError as error:
             raise ImportError(f"algorithm {name}: {error}; {remedy.format(name=name)}") from error
     return {
-        f"{name} {strategy}": classes[strategy](name, **options)
+        f"{name} {strategy}": STRATEGIES[strategy](name, **options)
         for strategy, name in product(strategies, algorithms)
     }
 
@@ -423,12 +407,10 @@ def _check_study(out: Path, algorithms: Sequence[str], strategies: Sequence[str]
     from dmrifit.predict.algorithms import REGRESSORS
     from dmrifit.predict.controls import CONSTANT
 
-    table = out / "scores.csv"
-    if not table.is_file():
-        return
     try:
-        scores = pd.read_csv(table, usecols=["algorithm", "strategy"])
-    except ValueError:  # no table of scores; the comparison itself says what is wrong with it
+        scores = pd.read_csv(out / "scores.csv", usecols=["algorithm", "strategy"])
+    # No table of scores; the comparison itself says what is wrong with it.
+    except (OSError, ValueError):
         return
     pairs = scores[["algorithm", "strategy"]].drop_duplicates().itertuples(index=False, name=None)
     asked = set(product(algorithms, strategies))

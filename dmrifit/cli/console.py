@@ -40,7 +40,7 @@ import typer
 
 from dmrifit._utils.progress import step_bar
 from dmrifit._utils.threads import check_jobs
-from dmrifit.cli.options import named_files, numbers, pairs, words
+from dmrifit.cli.options import numbers, pairs, words
 
 #: Options that name what a command writes.
 _WRITTEN = ("out", "checkpoint")
@@ -91,7 +91,7 @@ def make_program(
     summary: str,
     commands: Sequence[Callable[..., None]],
     *,
-    first: str = "",
+    first: str,
     options: str | None = None,
 ) -> tuple[typer.Typer, Callable[[], None]]:
     """
@@ -123,9 +123,7 @@ def make_program(
     if any("fail_on_flag" in inspect.signature(run).parameters for run in runs.values()):
         codes[_FLAGGED] = "all is written, but a case is flagged or failed (--fail-on-flag)"
     lines = [f"  {code:<3}  {meaning}" for code, meaning in sorted(codes.items())]
-    epilog = "\n".join(["\b\nExit codes:", *lines])
-    if first:
-        epilog = f"{_example(first)}\n\n{epilog}"
+    epilog = "\n".join([_example(first), "\n\b\nExit codes:", *lines])
 
     @app.callback(help=summary, epilog=epilog)
     def begin(version: bool = version_option) -> None:
@@ -190,7 +188,7 @@ def _run(app: typer.Typer, name: str) -> None:
 
 
 def check_output(
-    path: Path, overwrite: bool, endings: tuple[str, ...] = ("",), keep: Iterable[Path] = ()
+    path: Path, overwrite: bool, endings: tuple[str, ...] = ("",), keep: Iterable[Path | None] = ()
 ) -> None:
     """Check that a file can be written, and is none of those to keep, before long work."""
     if not path.name.lower().endswith(endings):
@@ -201,7 +199,7 @@ def check_output(
         raise IsADirectoryError(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
-    if path.exists() and any(file.exists() and path.samefile(file) for file in keep):
+    if path.exists() and any(file and file.exists() and path.samefile(file) for file in keep):
         raise ValueError(f"--out {path} is an input and would be overwritten; name another")
 
 
@@ -457,9 +455,8 @@ def _reader(parameter: inspect.Parameter) -> Callable[[Any], Any] | None:
     """Give the function that reads the text of a value; None where typer reads it."""
     kind, flag = _kind(parameter.annotation), _flag(parameter.name)
     if get_origin(kind) is dict:
-        if get_args(kind)[1] is Path:
-            return functools.partial(named_files, flag)
-        return lambda texts: dict(pairs(flag, texts))
+        read = get_args(kind)[1]
+        return lambda texts: {name: read(text) for name, text in pairs(flag, texts).items()}
     if get_origin(kind) is not tuple:
         return None
     number, *others = get_args(kind)

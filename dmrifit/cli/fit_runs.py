@@ -25,6 +25,7 @@ from dmrifit.cli.options import named_images, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
 from dmrifit.engine.design.identifiability import ISOTROPIC, suggest_model
+from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.models import resolve_model
 from dmrifit.engine.noise_choice import directions_vary
@@ -32,10 +33,10 @@ from dmrifit.imaging.fit_predict import fit_image, kept_measurements
 from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
-from dmrifit.io.case_tables import check_folder_names
+from dmrifit.io.case_tables import check_folder_names, folder_rows
 from dmrifit.report.numerals import significant
 from dmrifit.report.page import Fold, Link, Note, Picture, Table
-from dmrifit.report.quicklook import AMPLITUDE_UNIT, thumbnail
+from dmrifit.report.quicklook import AMPLITUDE_UNIT, bound_cells, thumbnail
 from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
 from dmrifit.report.voxel_records import short_unit
 
@@ -77,14 +78,8 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
         root = images[0]
         scans = find_scans(root)
     else:
-        scans = [plain_scan(path) for path in named_images(images)]
-        folders = [scan.images[0].absolute().parent.name for scan in scans]
-        # Images of one name are told apart by their folders, where these differ.
-        if len({scan.name for scan in scans}) < len(scans) == len(set(folders)):
-            scans = [
-                replace(scan, name=name, folder=Path(name))
-                for scan, name in zip(scans, folders, strict=True)
-            ]
+        rows = folder_rows(named_images(images), ("dwi",))
+        scans = [plain_scan(row["name"], Path(row["dwi"])) for row in rows]
     check_folder_names([scan.name for scan in scans], first_few([str(image) for image in images]))
     return scans, root
 
@@ -92,11 +87,11 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
 def fit_many(
     context: typer.Context,
     images: Sequence[Path],
-    out: Path,
     run: RunOptions,
     options: Mapping[str, Any],
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
+    out = run.out
     scans, root = named_scans(images)
     te = options["te"]
     if te and len(te) > 1:
@@ -124,10 +119,10 @@ def fit_many(
     with scheduler(run.cluster):
         pass
     out.mkdir(parents=True, exist_ok=True)
-    n_workers = default_threads() if run.jobs < 0 else run.jobs
     threads = options["n_threads"]
     if threads is None:
-        threads = 1 if run.cluster else max(1, default_threads() // n_workers)
+        # One also where --jobs -1 takes every core for a scan.
+        threads = 1 if run.cluster else max(1, default_threads() // run.jobs)
     fit_options = {**options, "n_threads": threads, "overwrite": True}
     cases = []
     for scan in scans:
@@ -144,7 +139,6 @@ def fit_many(
     del settings["n_threads"], settings["overwrite"]
     _RUN.run(
         cases,
-        out,
         settings,
         run,
         names=lambda case: {
@@ -207,6 +201,11 @@ def fit_one(
     n_voxels = sum(voxels.values())
     notes = [str(warning.message) for warning in caught]
     notes += prose(fit_sentences(description), description)
+    entries = description["Parameters"].items()
+    free = {name: entry for name, entry in entries if "Fixed" not in entry}
+    medians = {name: entry.get("BelievedMedian") for name, entry in free.items()}
+    shares = description["Doubt"]["Share"].items()
+    slice_name, png = thumbnail(path) if options["quicklook"] else ("", b"")
     record = {
         "name": scan.name,
         "subject": scan.subject,
@@ -216,24 +215,11 @@ def fit_one(
         "sidecar": _sidecar(scan, model),
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
-        "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
-        "in_doubt": {
-            name: share
-            for name, share in description["Doubt"]["Share"].items()
-            if "Fixed" not in description["Parameters"][name]
-        },
-        "units": {
-            name: short_unit(entry["Units"])
-            for name, entry in description["Parameters"].items()
-            if "Fixed" not in entry
-        },
-        "medians": {
-            name: entry["BelievedMedian"]
-            for name, entry in description["Parameters"].items()
-            if entry.get("BelievedMedian") is not None and "Fixed" not in entry
-        },
+        "in_doubt": {name: share for name, share in shares if name in free},
+        "units": {name: short_unit(entry["Units"]) for name, entry in free.items()},
+        "medians": {name: median for name, median in medians.items() if median is not None},
         "air": description["Air"]["Share"],
-        "thumbnail": ("", ""),
+        "thumbnail": (slice_name, base64.b64encode(png).decode()),
         "notes": list(dict.fromkeys(notes)),
         "remedies": remedies(description),
         "inputs": {
@@ -244,9 +230,6 @@ def fit_one(
         "sources": sources,
         "seconds": time.perf_counter() - start,
     }
-    if options["quicklook"]:
-        name, png = thumbnail(path)
-        record["thumbnail"] = (name, base64.b64encode(png).decode())
     text = json.dumps(sealed(record), indent=2)
     write_text(out / _RUN.record.format(name=scan.name), text + "\n")
     return record
@@ -291,6 +274,58 @@ def fit_scan(
     return name, out / derivative_name(common_stem(images), "dwimap.json", model=name)
 
 
+def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
+    """Print the outcome of a fit, from the sidecar of its maps."""
+    description = json.loads(sidecar.read_text(encoding="utf-8"))
+    counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
+    codes = ", ".join(f"{n} {code}" for code, n in counts.items())
+    n_voxels = sum(counts.values())
+    share = (n_voxels - counts.get("not fitted", 0)) / max(n_voxels, 1)
+    typer.echo(f"{counted(n_voxels, 'voxel')}, {share:.1%} fitted: {codes}")
+    typer.echo(f"region: {description['Settings']['Region']}")
+    if choice := description["Settings"].get("Choice"):
+        typer.echo(f"fit: {choice} (choose by --method, --sigma)")
+    intervals = []
+    for parameter, entry in description["Parameters"].items():
+        if any(entry.get("ShareAtBounds", {}).values()):
+            low, high = bound_cells(entry)
+            shares = f"{low} (lower), {high} (upper)"
+            typer.echo(f"{parameter}, share of the fitted voxels at its bounds: {shares}")
+        if "Interval" in entry:
+            meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
+            intervals.append(f"{parameter}{meaning} {entry['Interval']}")
+    if intervals:
+        typer.echo(f"95% intervals (medians of their ends): {'; '.join(intervals)}")
+    if expected := description.get("ExpectedPrecision"):
+        errors = []
+        for name, cv in expected["CoefficientOfVariation"].items():
+            if cv is None or cv > UNDETERMINED_CV:
+                errors.append(f"{name} not determined by this protocol")
+            else:
+                errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
+        typer.echo(
+            "precision to expect in typical tissue at the SNR of this scan, "
+            f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
+            f"{'noise' if 'Noise' in description else 'SD of residuals'}): "
+            f"{', '.join(errors)}"
+        )
+    # Warnings were printed when they arose.
+    for sentence in fit_sentences(description):
+        if sentence not in description.get("Warnings", []):
+            typer.echo(sentence)
+    if line := refit_line(context, remedies(description), out):
+        typer.echo(f"to refit: {line}")
+    sigma = description["Settings"]["Sigma"]
+    if "estimated" in str(sigma):
+        typer.echo(f"noise: sigma {sigma}")
+    first = next(iter(description["Parameters"]))
+    file = description["Parameters"][first]["File"].replace(f"param-{first}_", "param-*_")
+    typer.echo(f"maps: {out / file}")
+    page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
+    if page.exists():
+        typer.echo(f"page: {page}")
+
+
 def refit_line(
     context: typer.Context, remedies: Mapping[str, Any], out: Path, **inputs: Any
 ) -> str:
@@ -323,12 +358,8 @@ def refit_line(
 def _line(record: Mapping[str, Any]) -> str:
     """Tell of one scan in a line."""
     share = record["fitted"] / max(record["voxels"], 1)
-    n_voxels = counted(record["voxels"], "voxel")
-    text = f"{record['name']}: {record['model']}, {share:.1%} of {n_voxels} fitted"
-    reasons = ", ".join(f"{n} {reason}" for reason, n in record["not_fitted"].items())
-    if reasons:
-        text += f" ({reasons})"
-    return f"{text}, {record['seconds']:.0f} s"
+    text = f"{record['name']}: {record['model']}, {share:.1%} of "
+    return f"{text}{counted(record['voxels'], 'voxel')} fitted, {record['seconds']:.0f} s"
 
 
 def _sources(

@@ -5,28 +5,30 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, first_few
 from dmrifit._utils.text_files import read_object
 from dmrifit.cli.case_runs import RunOptions, can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import (
+    ProtocolFiles,
     bounds_of,
     is_pattern,
     number_or_path,
     numbers,
     pairs,
+    refuse_files,
     require_libraries,
     say,
     scan_of,
 )
-from dmrifit.io.bids_derivatives import MONOTONIC, SYNTHETIC_TRAINING, common_stem, derivative_name
+from dmrifit.cohort.bids_folder import is_bids_folder
+from dmrifit.io.bids_derivatives import SYNTHETIC_TRAINING, common_stem, derivative_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +63,7 @@ def fit(
     /,
     *,
     out: Path,
-    bval: Path | None = None,
-    bvec: Path | None = None,
-    te: list[str] | None = None,
+    files: ProtocolFiles,
     fitting: FitOptions,
     jobs: int = 1,
     cluster: str | None = None,
@@ -121,13 +121,12 @@ def fit(
 
     Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
-    from dmrifit.cli.fit_runs import fit_many, fit_scan
-    from dmrifit.cohort.bids_folder import is_bids_folder
+    from dmrifit.cli.fit_runs import fit_many, fit_scan, print_fit
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 
-    options: dict[str, Any] = vars(fitting) | {"te": te, "fixed": {}, "overwrite": overwrite}
-    for name, value in pairs("--fix", options.pop("fix") or []):
+    options: dict[str, Any] = vars(fitting) | {"te": files.te, "fixed": {}, "overwrite": overwrite}
+    for name, value in pairs("--fix", options.pop("fix") or []).items():
         number = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
         options["fixed"][name] = number
     options["leave_out_b"] = list(fitting.leave_out_b or [])
@@ -139,41 +138,30 @@ def fit(
     options["n_threads"] = options.pop("threads")
     options["quicklook"] = quicklook and _can_draw_page()
     if len(images) == 1 and not is_pattern(images[0]) and not is_bids_folder(images[0]):
-        if images[0].is_dir():
-            raise FileNotFoundError(
-                f"{images[0]} is a folder, and not one of BIDS (sub-*); name an image in it, many "
-                f"by a glob in quotes ('{images[0]}/*.nii.gz'), or a table"
-            )
         if cluster:
-            raise ValueError(
-                f"--cluster {cluster} spreads scans over machines, and {images[0]} is one; leave "
-                "the option out"
-            )
+            raise ValueError(f"--cluster spreads many scans; leave it out for {images[0]} alone")
         start = time.perf_counter()
         # Without a model, echo times decide which is the richest.
         model = fitting.model
         needs_te = fitting.by_te or model is None or resolve_model(model).needs_te
-        series, protocol = scan_of(images[0], bval, bvec, te, needs_te=needs_te)
+        series, protocol = scan_of(images[0], files, needs_te=needs_te)
         _, sidecar = fit_scan(series, protocol, out, options, progress=True)
-        _print_fit(context, out, sidecar)
+        print_fit(context, out, sidecar)
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
         return
-    if bval or bvec:
-        raise ValueError(
-            "--bval and --bvec name the files of one scan; those of many lie beside the images"
-        )
-    run = RunOptions(jobs, cluster, overwrite=overwrite)
-    fit_many(context, images, out, run, options)
+    names = first_few([str(image) for image in images])
+    refuse_files(names, {"--bval": files.bval, "--bvec": files.bvec})
+    run = RunOptions(out, jobs, cluster, overwrite=overwrite)
+    fit_many(context, images, run, options)
 
 
 def preprocess(
     image: Path,
     /,
+    *,
     out: Path,
     steps: tuple[str, ...] = ("denoise", "gibbs", "motion"),
-    bval: Path | None = None,
-    bvec: Path | None = None,
-    te: list[str] | None = None,
+    files: ProtocolFiles,
     mask: Path | None = None,
     slice_axis: int | None = None,
     overwrite: bool = False,
@@ -199,31 +187,21 @@ def preprocess(
     """
     from dmrifit.imaging.scan_pipeline import preprocess_image
 
-    images, protocol = scan_of(image, bval, bvec, te, needs_te=True)
-    preprocess_image(
-        images,
-        protocol,
-        steps=list(steps),
-        mask=mask,
-        slice_axis=slice_axis,
-        out=out,
-        overwrite=overwrite,
-        progress=True,
-    )
+    images, protocol = scan_of(image, files, needs_te=True)
+    options: dict[str, Any] = {"steps": list(steps), "mask": mask, "slice_axis": slice_axis}
+    preprocess_image(images, protocol, out=out, overwrite=overwrite, progress=True, **options)
     sidecar = out / derivative_name(common_stem(images), "dwi.json", desc="preproc")
     described = json.loads(sidecar.read_text(encoding="utf-8"))
-    typer.echo(
-        f"noise: median sigma {described['Sigma']['Median']:.4g} ({described['Sigma']['Method']})"
-    )
+    sigma = described["Sigma"]
+    cleaned = str(out / described["File"])
+    typer.echo(f"noise: median sigma {sigma['Median']:.4g} ({sigma['Method']})")
     if motion := described.get("Motion"):
-        typer.echo(
-            f"motion: up to {max(motion['Shifts']):.2g} mm and {max(motion['Rotations']):.2g} "
-            "degrees"
-        )
-    typer.echo(f"image: {out / described['File']}")
-    words_of_fit = ["dmrifit", "fit", str(out / described["File"]), "--sigma"]
-    words_of_fit += [str(out / described["Sigma"]["File"]), "--out", f"{out}_maps"]
-    typer.echo(f"to fit: {shlex.join(words_of_fit)}")
+        shift = max(motion["Shifts"])
+        angle = max(motion["Rotations"])
+        typer.echo(f"motion: up to {shift:.2g} mm and {angle:.2g} degrees")
+    typer.echo(f"image: {cleaned}")
+    inputs = [cleaned, "--sigma", str(out / sigma["File"])]
+    typer.echo(f"to fit: {shlex.join(['dmrifit', 'fit', *inputs, '--out', f'{out}_maps'])}")
 
 
 def roi(
@@ -265,7 +243,8 @@ def roi(
         raise ValueError("no maps are named: give folders of dmrifit fit, a table, or --map")
     scans, labels, maps = scans or [], labels or [], map_ or {}
     outputs = [repeatability_name, out.name]
-    inputs = _files([*labels, *scans, *maps.values(), names])
+    files_read = [*labels, *scans, *maps.values(), *([names] if names else [])]
+    inputs = [path for path in files_read if path.is_file()]
     # The region table is moved to its place last: where it is, both tables are finished.
     with FileSet(out.parent, outputs, overwrite=overwrite, keep=inputs) as files:
         regions = summarize_fits(scans, labels, names=label_names, maps=maps, units=unit or {})
@@ -301,9 +280,7 @@ def predict(
     out: Path,
     map_: dict[str, Path] | None = None,
     unit: dict[str, str] | None = None,
-    bval: Path | None = None,
-    bvec: Path | None = None,
-    te: list[str] | None = None,
+    files: ProtocolFiles,
     prediction: PredictOptions,
     quicklook: bool = True,
     overwrite: bool = False,
@@ -343,9 +320,7 @@ def predict(
         from dmrifit.imaging.foreign_maps import predict_from_maps
 
         if image is not None or prediction.sigma is not None or prediction.signals:
-            raise ValueError(
-                "--map takes the place of IMAGE, --sigma and --signals; leave them out"
-            )
+            raise ValueError("--map replaces IMAGE, --sigma and --signals; leave them out")
         mask = prediction.mask
         predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
         typer.echo(f"predicted maps: {out}")
@@ -354,7 +329,7 @@ def predict(
         return
     if image is None:
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")
-    images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
+    images, protocol = scan_of(image, files, needs_te=source.te is not None)
     options: dict[str, Any] = vars(prediction) | {"out": out, "overwrite": overwrite}
     options["sigma"] = number_or_path(prediction.sigma)
     options["average"] = options.pop("average_directions")
@@ -391,7 +366,7 @@ def view(
 
     if not map_:
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
-    check_output(out, overwrite, (".html", ".htm"), _files([*map_.values(), image, labels]))
+    check_output(out, overwrite, (".html", ".htm"), [*map_.values(), image, labels])
     require_libraries("matplotlib", "jinja2")
     view_maps(map_, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
@@ -468,10 +443,6 @@ def _can_draw_page() -> bool:
     return can_draw()
 
 
-def _files(paths: Iterable[Path | None]) -> list[Path]:
-    return [path for path in paths if path is not None and path.is_file()]
-
-
 def _print_repeats(repeats: pd.DataFrame) -> None:
     """Print the repeatability of the parameters."""
     # Standard errors and costs tell of the fit, not of the tissue.
@@ -488,63 +459,3 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
         for rc, low, high in parameters[["rc", "rc_low", "rc_high"]].itertuples(index=False)
     ]
     typer.echo(table.to_string(index=False))
-
-
-def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
-    """Print the outcome of a fit, from the sidecar of its maps."""
-    from dmrifit.cli.fit_runs import refit_line
-    from dmrifit.engine.design.precision import UNDETERMINED_CV
-    from dmrifit.report.verdict import fit_sentences, remedies
-
-    description = json.loads(sidecar.read_text(encoding="utf-8"))
-    counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
-    codes = ", ".join(f"{n} {code}" for code, n in counts.items())
-    n_voxels = sum(counts.values())
-    share = (n_voxels - counts.get("not fitted", 0)) / max(n_voxels, 1)
-    typer.echo(f"{counted(n_voxels, 'voxel')}, {share:.1%} fitted: {codes}")
-    typer.echo(f"region: {description['Settings']['Region']}")
-    if choice := description["Settings"].get("Choice"):
-        typer.echo(f"fit: {choice} (choose by --method, --sigma)")
-    intervals = []
-    for parameter, entry in description["Parameters"].items():
-        for end, bound in zip(("Lower", "Upper"), entry["Bounds"], strict=True):
-            share = entry.get("ShareAtBounds", {}).get(end, 0)
-            if share > 0:
-                rule = f" or {MONOTONIC}" if end == "Upper" and "UpperBoundRule" in entry else ""
-                typer.echo(
-                    f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound "
-                    f"{bound:g}{rule}"
-                )
-        if "Interval" in entry:
-            meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
-            intervals.append(f"{parameter}{meaning} {entry['Interval']}")
-    if intervals:
-        typer.echo(f"95% intervals (medians of their ends): {'; '.join(intervals)}")
-    if expected := description.get("ExpectedPrecision"):
-        errors = []
-        for name, cv in expected["CoefficientOfVariation"].items():
-            if cv is None or cv > UNDETERMINED_CV:
-                errors.append(f"{name} not determined by this protocol")
-            else:
-                errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
-        typer.echo(
-            "precision to expect in typical tissue at the SNR of this scan, "
-            f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
-            f"{'noise' if 'Noise' in description else 'SD of residuals'}): "
-            f"{', '.join(errors)}"
-        )
-    # Warnings were printed when they arose.
-    for sentence in fit_sentences(description):
-        if sentence not in description.get("Warnings", []):
-            typer.echo(sentence)
-    if line := refit_line(context, remedies(description), out):
-        typer.echo(f"to refit: {line}")
-    sigma = description["Settings"]["Sigma"]
-    if "estimated" in str(sigma):
-        typer.echo(f"noise: sigma {sigma}")
-    first = next(iter(description["Parameters"]))
-    file = description["Parameters"][first]["File"].replace(f"param-{first}_", "param-*_")
-    typer.echo(f"maps: {out / file}")
-    page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
-    if page.exists():
-        typer.echo(f"page: {page}")

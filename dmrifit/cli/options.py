@@ -6,6 +6,7 @@ import glob
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +14,23 @@ import typer
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
+from dmrifit.cohort.bids_folder import is_bids_folder
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
 from dmrifit.io.tables import number_in
 
 #: A file to write, of any name.
 NewFile = Annotated[Path, ""]
+
+
+@dataclass(frozen=True)
+class ProtocolFiles:
+    """Files of b-values, gradient directions and echo times of a scan."""
+
+    bval: Path | None = None
+    bvec: Path | None = None
+    te: list[str] | None = None
 
 
 def words(text: str) -> list[str]:
@@ -44,8 +56,6 @@ def beside(image: Path, extension: str) -> Path | None:
 
 def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
     """List images: named ones, those that a glob matches, or those of a BIDS folder by a glob."""
-    from dmrifit.cohort.bids_folder import is_bids_folder
-
     images = []
     for path in paths:
         if is_pattern(path):
@@ -58,11 +68,7 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
             where = f" of sub-*/{bids}" if path.is_dir() else ""
             raise FileNotFoundError(f"{path}: no file matches{where}; check the pattern")
         for image in matches:
-            if image.is_dir():
-                raise IsADirectoryError(
-                    f"{image} is a folder; name images, or one BIDS folder alone"
-                )
-            check_file(image)
+            check_file(image, remedy="check its name, or give one BIDS folder alone")
         images += matches
     return images
 
@@ -73,11 +79,7 @@ def is_pattern(path: Path) -> bool:
 
 
 def named_cases(
-    paths: Sequence[Path],
-    files: str,
-    options: Mapping[str, object],
-    images: Sequence[str],
-    bids: str,
+    paths: Sequence[Path], options: Mapping[str, object], images: Sequence[str], bids: str
 ) -> tuple[Path | list[Path], bool]:
     """
     Find what a command names: an image, a table, a folder, or many images; tell whether many.
@@ -85,40 +87,34 @@ def named_cases(
     Options that name files are for a single image. `images` are the columns of images that a table
     may have, `bids` is the glob of images in the folders of BIDS subjects.
     """
-    from dmrifit.cohort.bids_folder import is_bids_folder
-    from dmrifit.io.case_tables import folder_table
-
     path = paths[0]
     is_bids = is_bids_folder(path) and folder_table(path) == path
-    if len(paths) > 1 or is_bids or is_pattern(path):
-        what = "are several images" if len(paths) > 1 else "stands for several images"
-        _refuse_files(f"{first_few([str(one) for one in paths])} {what}", options)
+    are_images = len(paths) > 1 or is_bids or is_pattern(path)
+    is_table = path.is_dir() or path.suffix.lower() in (".tsv", ".csv")
+    if are_images or is_table:
+        refuse_files(first_few([str(path) for path in paths]), options)
+    if are_images:
         return named_images(paths, bids), True
-    if path.is_dir():
-        _refuse_files(f"{path} is a folder, where {files} stand beside the images", options)
-        say_folder(path, images)
-        return path, True
-    check_file(path)
-    is_table = path.suffix.lower() in (".tsv", ".csv")
-    if is_table:
-        _refuse_files(f"{path} names {files} in its columns", options)
+    if not path.is_dir():
+        check_file(path)
+    say_folder(path, images)
     return path, is_table
 
 
-def _refuse_files(where: str, options: Mapping[str, object]) -> None:
+def refuse_files(source: str, options: Mapping[str, object]) -> None:
     """Refuse options that name the files of a single image."""
-    if any(options.values()):
-        *first, last = options
-        names = f"{', '.join(first)} and {last}" if first else last
-        raise ValueError(f"{where}; leave out {names}")
+    flags = [flag for flag, file in options.items() if file]
+    if flags:
+        raise ValueError(
+            f"{source}: files of several images lie beside them, or are named in the columns of "
+            f"their table; leave out {' and '.join(flags)}"
+        )
 
 
 def say_folder(path: Path, images: Sequence[str]) -> None:
     """Print on standard error which cases a folder holds, where a path is one."""
     if not path.is_dir():
         return
-    from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
-
     table = folder_table(path)
     if table == path:
         typer.echo(folder_summary(path, folder_rows(path, images)), err=True)
@@ -126,29 +122,31 @@ def say_folder(path: Path, images: Sequence[str]) -> None:
         typer.echo(f"using {table}", err=True)
 
 
-def scan_of(
-    image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
-) -> tuple[list[Path], Protocol]:
+def scan_of(image: Path, files: ProtocolFiles, *, needs_te: bool) -> tuple[list[Path], Protocol]:
     """Find a scan's images and protocol: in a table, named by options, or beside the image."""
     from dmrifit.io.scan_manifest import read_manifest
 
-    options = {"--bval": bval, "--bvec": bvec, "--te": te}
     if image.is_dir():
-        raise FileNotFoundError(f"{image} is a folder; name an image in it, or a table")
+        raise FileNotFoundError(
+            f"{image} is a folder; name an image in it, or a table; fit also takes a BIDS folder "
+            f"(sub-*), or a glob in quotes ('{image}/*.nii.gz')"
+        )
     check_file(image)
     if image.suffix.lower() in (".tsv", ".csv"):
-        _refuse_files(f"{image} names the files of each image in its columns", options)
+        refuse_files(str(image), {f"--{name}": file for name, file in vars(files).items()})
         manifest = read_manifest(image)
         return list(manifest.images), manifest.protocol
-    bval = bval or beside(image, "bval")
+    bval = files.bval or beside(image, "bval")
     if bval is None:
         raise ValueError(
             f"{image}: there is no b-value file {stem(image)}.bval beside it; name one by --bval"
         )
-    bvec = bvec or beside(image, "bvec")
-    te_file = None
+    te, bvec, te_file = files.te, files.bvec or beside(image, "bvec"), None
     if not te:
-        te_file = beside(image, "te") or (_sidecar(image) and beside(image, "json"))
+        sidecar = image.with_name(f"{stem(image)}.json")
+        # A damaged sidecar is reported where it is read as JSON; here it is only looked into.
+        has_te = sidecar.is_file() and b'"EchoTime"' in read_small(sidecar)
+        te_file = beside(image, "te") or (beside(image, "json") if has_te else None)
     if te_file:
         try:
             return [image], Protocol.read(bval, str(te_file), bvec)
@@ -162,15 +160,6 @@ def scan_of(
     return [image], Protocol.read(bval, te[0] if te and len(te) == 1 else te, bvec)
 
 
-def _sidecar(image: Path) -> Path | None:
-    """Find the BIDS sidecar of an image, if it holds an echo time."""
-    path = image.with_name(f"{stem(image)}.json")
-    # A damaged sidecar is reported where it is read as JSON; here it is only looked into.
-    if path.is_file() and '"EchoTime"' in read_small(path).decode("utf-8", errors="replace"):
-        return path
-    return None
-
-
 def number_or_path(text: str | None) -> float | Path | None:
     """Read a number, or else the name of a file."""
     if text is None:
@@ -179,26 +168,17 @@ def number_or_path(text: str | None) -> float | Path | None:
     return Path(text) if number is None else number
 
 
-def pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Split values of the form NAME=VALUE."""
-    named_values = []
+def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """Split values of the form NAME=VALUE, each name with one value."""
+    named_values: dict[str, str] = {}
     for text in texts:
         # Only the first =: paths may hold others.
         name, _, value = text.partition("=")
         if not (name and value):
             raise ValueError(f"{option} {text}: write NAME=VALUE")
-        named_values.append((name, value))
+        if named_values.setdefault(name, value) != value:
+            raise ValueError(f"{option} names {name} twice; give each value a name of its own")
     return named_values
-
-
-def named_files(option: str, texts: list[str]) -> dict[str, Path]:
-    """Read files named NAME=FILE, each name for one file."""
-    files: dict[str, Path] = {}
-    for name, text in pairs(option, texts):
-        path = Path(text)
-        if files.setdefault(name, path) != path:
-            raise ValueError(f"{option} names {name} twice; give each file a name of its own")
-    return files
 
 
 def numbers(
@@ -224,7 +204,7 @@ def bounds_of(texts: list[str]) -> dict[str, Any] | str | None:
     if texts == ["published"]:
         return "published"
     bounds: dict[str, Any] = {}
-    for name, text in pairs("--bounds", texts):
+    for name, text in pairs("--bounds", texts).items():
         low, comma, high = text.partition(",")
         if comma and high == "monotonic":
             bounds[name] = (*numbers(f"--bounds {name}", low, 1), high)

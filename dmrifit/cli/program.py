@@ -23,7 +23,6 @@ unit NAME=UNIT: Unit of a map, repeatable.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import typer
 
@@ -55,13 +54,12 @@ def cite(model: str | None = None, /) -> None:
             typer.echo(f"  {reference}")
 
 
-_Commands: TypeAlias = list[Callable[..., None]]
-
-_SCANS: _Commands = [import_, info, table, preprocess, fit, roi, predict, view, dicom_seg]
-_COHORTS: _Commands = [simulate, train, benchmark, report, cite]
+_commands: list[Callable[..., None]] = [import_, info, table, preprocess, fit, roi, predict]
+_commands += [view, dicom_seg, simulate, train, benchmark, report, cite]
 app, main = make_program(
     "dmrifit",
     "Diffusion MRI of tumors: fit signal models, predict protocols, score by patient.",
-    _SCANS + _COHORTS,
+    _commands,
+    first="dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask auto --out maps",
     options=__doc__,
 )

@@ -9,15 +9,13 @@ from pathlib import Path
 import typer
 
 from dmrifit._utils.counts import counted, size_text
-from dmrifit.cli.options import say, scan_of
+from dmrifit.cli.options import ProtocolFiles, say, scan_of
 
 
 def info(
     image: Path,
     /,
-    bval: Path | None = None,
-    bvec: Path | None = None,
-    te: list[str] | None = None,
+    files: ProtocolFiles,
     mask: Path | None = None,
 ) -> None:
     """
@@ -36,7 +34,7 @@ def info(
     problem = ""
     images, protocol = [image], None
     try:
-        images, protocol = scan_of(image, bval, bvec, te, needs_te=True)
+        images, protocol = scan_of(image, files, needs_te=True)
     except ValueError as error:
         problem = str(error)
     described = scan_info(images, protocol, mask=mask)

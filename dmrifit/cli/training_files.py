@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmrifit._optional import import_optional
+from dmrifit.cli.options import NewFile
+from dmrifit.io.atomic_files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,50 +23,62 @@ _PANELS = (
     ("train_loss", "Loss in training", "loss (lower is better)"),
     ("valid_score", "Score of held-out patients", "score (higher is better)"),
 )
-_MARKED = 30  # epochs up to which each has a mark
 
 
-@contextmanager
-def training_files(out: Path, checkpoint: Path | None) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class TrainingFiles:
     """
-    Give the fields of a training that writes checkpoints, a curve and messages.
+    The model file that a training writes, the checkpoints it resumes from, and its seed.
 
-    The default folder for checkpoints is removed once everything is written.
+    Options:
+    out: Model file to write, usually named *.dmrifit.
+    seed 0..: Random seed: same seed, same model.
     """
-    folder = checkpoint or out.with_name(f".{out.name}.training")
-    yield {"checkpoint": str(folder), "after_epoch": curve_writer(out), "verbose": True}
-    # Not after an exception, because the same command resumes from it.
-    if checkpoint is None:
-        shutil.rmtree(folder, ignore_errors=True)
 
+    out: NewFile
+    checkpoint: Path | None = None
+    seed: int = 0
+    overwrite: bool = False
 
-def curve_writer(out: Path) -> Callable[[list[dict[str, Any]]], None]:
-    """
-    Make the function that draws the curve of a training beside the model file.
+    @contextmanager
+    def training(self) -> Iterator[dict[str, Any]]:
+        """
+        Give the fields of a training that writes checkpoints, a curve and messages.
 
-    Without matplotlib the curve is left out with a warning; training goes on.
-    """
-    from dmrifit.io.atomic_files import whole_file
+        The default folder for checkpoints is removed once everything is written.
+        """
+        folder = self.checkpoint or self.out.with_name(f".{self.out.name}.training")
+        yield {"checkpoint": str(folder), "after_epoch": self.draw_curve, "verbose": True}
+        # Not after an exception, because the same command resumes from it.
+        if self.checkpoint is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    path = out.with_name(f"{out.name.removesuffix(_ENDING)}.curve.png")
+    def draw_curve(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Draw the curve of a training beside the model file.
 
-    def write(history: list[dict[str, Any]]) -> None:
+        Without matplotlib the curve is left out with a warning; training goes on.
+        """
         try:
             figure = plot_training(history)
         except ImportError as error:
             warnings.warn(f"the curve of the training is not drawn: {error}", stacklevel=2)
             return
+        path = self.out.with_name(f"{self.out.name.removesuffix(_ENDING)}.curve.png")
         # Drawn anew after each epoch, so it need not outlast a power cut.
         with whole_file(path, lasting=False) as unfinished:
             figure.savefig(unfinished, dpi=110, format="png")
 
-    return write
+    def save(self, model: Any) -> None:
+        """Write the model file."""
+        from dmrifit.model_files.model_file import save_model
+
+        save_model(model, self.out)
 
 
 def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw loss and score over the epochs of a training."""
     panels = [panel for panel in _PANELS if any(panel[0] in row for row in history)]
-    ticker = import_optional("matplotlib.ticker")
     from dmrifit.report.style import PANEL, add_axes, color_of, head, new_figure, shared_style
 
     keys = [key for key, _, _ in _PANELS]
@@ -75,12 +89,11 @@ def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
         for i, (key, title, label) in enumerate(panels):
             ax = add_axes(figure, i * width + 0.75, 0.6, width - 1.0, height - 1.25)
             rows = [row for row in history if key in row]
-            mark = "o" if len(rows) <= _MARKED else ""
             epochs = [row["epoch"] for row in rows]
             values = [row[key] for row in rows]
-            ax.plot(epochs, values, marker=mark, markersize=4, color=color_of(key, keys))
+            ax.plot(epochs, values, marker=".", color=color_of(key, keys))
             ax.set(xlabel="epoch", ylabel=label, xlim=(0.5, len(history) + 0.5))
-            ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+            ax.locator_params(axis="x", integer=True)
             ax.grid(True)
             head(ax, f"{title}\nepoch {epochs[-1]}: {values[-1]:.4g}")
     return figure

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from dmrifit._utils.text_files import read_object
-from dmrifit.io.bids_derivatives import common_stem, stem
+from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.scan_manifest import Manifest, manifest_of
 from dmrifit.io.tables import number_in
 
@@ -117,9 +117,8 @@ def find_scans(root: Path) -> list[DiffusionScan]:
     ]
 
 
-def plain_scan(image: Path) -> DiffusionScan:
-    """Take an image, named in any way, as a scan."""
-    name = common_stem([image]).removesuffix("_dwi")
+def plain_scan(name: str, image: Path) -> DiffusionScan:
+    """Take an image, whose file is named in any way, as a scan of this name."""
     return DiffusionScan(name, (image,), Path(name), image.parent)
 
 

@@ -255,7 +255,7 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
     for panel in shown.panels:
         entry = shown.entries[panel.name]
         error = "–" if entry["StandardError"] is None else f"{entry['StandardError']:.2g}"
-        row = [*shown.value_cells(panel), error, entry.get("Interval", "–"), *_bound_cells(entry)]
+        row = [*shown.value_cells(panel), error, entry.get("Interval", "–"), *bound_cells(entry)]
         rows.append([*row, verdict.percent(sidecar["Doubt"]["Share"][panel.name])])
     header = ["", "unit", "median, with doubts", "quartiles", "std. error", "95 % interval"]
     header += ["at lower bound", "at upper bound", "in doubt"]
@@ -275,7 +275,7 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
     yield page.Note(text)
 
 
-def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
+def bound_cells(entry: Mapping[str, Any]) -> list[str]:
     """Write how many voxels stand at the lower and at the upper bound of a parameter."""
     if "Fixed" in entry:
         value = entry["Fixed"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,11 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmrifit.cli.case_runs import CaseRun, RunPage, case_pictures, read_result, result_rows
+from dmrifit.imaging.head_steps import find_brain
 from dmrifit.io.digests import describe
+from dmrifit.io.grids import as_stored
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import called
-from metastasis.scans.cases import Case
-from metastasis.scans.scan_checks import unlike_notes
+from metastasis.scans import scan_checks
+from metastasis.scans.cases import Case, read_row
 from metastasis.segmentation.ensemble import (
     MARKED_BY_BOTH,
     SensitivitySpecificityEnsemble,
@@ -35,8 +39,8 @@ _LABEL = "label.nii.gz"
 _OVERLAY = "overlay.png"
 _VIEW = "view.html"
 _DIGITS = 9  # sums of voxels would end like 1.5479999999999998, and be rounded either way
-#: Columns of the table of segmentations that an evaluation reads, beside the name.
-_READ_COLUMNS = ("probability", "label", "threshold", "min_voxels")
+#: Columns of the table of segmentations that are fields of the record of a scan.
+_RESULTS = ("n_lesions", "n_marked_by_both", "volume_mL", "volume_with_core_mL", "statement")
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
 
@@ -61,13 +65,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "patient": record["patient"],
         "probability": f"{folder}/{_PROBABILITY}",
         "label": f"{folder}/{_LABEL}",
-        "threshold": record["threshold"],
-        "min_voxels": record["min_voxels"],
-        "n_lesions": record["n_lesions"],
-        "n_marked_by_both": record["n_marked_by_both"],
-        "volume_mL": record["volume_mL"],
-        "volume_with_core_mL": record["volume_with_core_mL"],
-        "statement": record["statement"],
+        **{key: record[key] for key in ("threshold", "min_voxels", *_RESULTS)},
         "notes": "; ".join(record["notes"]),
         "synthetic": "true" if record["synthetic"] else "false",
     }
@@ -78,7 +76,7 @@ def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFram
     pictures = {}
     for folder, record in records.items():
         alt = f"Lesions of {record['name']} in three planes"
-        pictures[folder] = case_pictures(out / folder, _OVERLAY, _VIEW, alt)
+        pictures[folder] = case_pictures(out / folder, {_OVERLAY: alt}, _VIEW)
     title = "Segmentations"
     if any(record["n_marked_by_both"] is not None for record in records.values()):
         title = "Marked by both models, and candidates"
@@ -90,9 +88,7 @@ def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    case_rows = result_rows(
-        table, [case.name for case in cases], required=("name",), optional=_READ_COLUMNS
-    )
+    case_rows = result_rows(table, [case.name for case in cases], ())
     settings: dict[str, Any] = {}
     for key, number, default in (("threshold", float, None), ("min_voxels", int, 1)):
         # Scores of cases at different thresholds are those of no operating point.
@@ -113,13 +109,65 @@ def read_segmentations(
     predictions = []
     for case, row in zip(cases, case_rows, strict=True):
         if not row.get(column):
-            raise ValueError(
-                f"{table}: {case.name} has no {column}; give the table that segment wrote"
-            )
+            raise ValueError(f"{table}: {case.name} has no {column}; give the table of segment")
         volume = read_result(table, row, column, case)
         volume = np.rint(volume) if threshold is None else volume
         predictions.append(volume.astype(np.uint8 if threshold is None else np.float32))
     return predictions, 0.5 if threshold is None else threshold, settings["min_voxels"]
+
+
+def edge_in_training(model: Any) -> float | None:
+    """Give the edge of the voxels that a model saw in training; None where any will do."""
+    network = getattr(model, "segmenter_", model)
+    # Scans are resampled to a spacing by the network itself.
+    if getattr(network, "spacing", None) is not None:
+        return None
+    return getattr(network, "edge_", None)
+
+
+def noted_case(
+    row: dict[str, str], folder: Path, *, edges: Sequence[float | None], finds_brain: bool
+) -> NotedCase:
+    """
+    Check the headers of a case, read it, and note what a reader should know of it.
+
+    `edges` are those of voxels in trainings.
+    """
+    files = {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
+    image = files["image"]
+    edges_of_scan = scan_checks.check_files(files)
+    for edge in edges:
+        scan_checks.check_edges(image, edges_of_scan, edge)
+    case = read_row(row, folder)
+    if finds_brain and case.brain is None:
+        brain = as_stored(find_brain(image), case.affine)
+        case = replace(case, brain=brain.astype(bool))
+    scan_checks.check_stripped(case)
+    notes = [scan_checks.slice_note(str(image), edges_of_scan)]
+    if not case.synthetic:
+        notes += [scan_checks.contrast_note(case), _prior_note(case)]
+    return case, [note for note in notes if note]
+
+
+def _prior_note(case: Case) -> str:
+    """Say that a prior scan does not look like the scan in its place; empty where it does."""
+    if case.prior is None or find_spec("SimpleITK") is None:
+        return ""
+    from dmrifit.imaging.rigid_alignment import SAME_HEAD, likeness_in_place
+
+    try:
+        scans = [image_of(values, case.affine) for values in (case.image, case.prior)]
+        likeness = likeness_in_place(*scans)
+    # Scans that show no head, or one voxel thick, cannot be compared.
+    except ValueError:
+        return ""
+    if not likeness < SAME_HEAD:
+        return ""
+    return (
+        f"{case.name}: the prior scan does not look like the scan in its place, their median "
+        f"local correlation is {likeness:.2f} (of one person {SAME_HEAD:g} or more): is it of "
+        "the same person, and aligned?"
+    )
 
 
 def segment_case(
@@ -128,7 +176,7 @@ def segment_case(
     *,
     segmenter: Any,
     figure: bool,
-    figures: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any],
     source: Path | None = None,
 ) -> dict[str, Any]:
     """
@@ -137,7 +185,6 @@ def segment_case(
     `figures` are what is known of the model, `source` is where the case was named.
     """
     case, notes = scan
-    figures = figures or {}
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
     images = scans_of([case])
     prior_labels = None
@@ -161,7 +208,7 @@ def segment_case(
         min_voxels = int(getattr(segmenter, "min_voxels", 1))
     network = getattr(segmenter, "segmenter_", segmenter)
     seen = getattr(network, "seen_", None) or figures.get("seen")
-    remarks = [*notes, *unlike_notes(case, seen, labels)]
+    remarks = [*notes, *scan_checks.unlike_notes(case, seen, labels)]
     statement = findings_in_words(len(lesions), figures, is_noted=bool(remarks))
     content: dict[str, Any] = {
         **_description(case),

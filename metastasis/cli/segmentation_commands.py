@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import RunOptions
 from dmrifit.cli.options import is_pattern, named_cases, say, trained_model
-
-if TYPE_CHECKING:
-    from metastasis.cli.case_runs import NotedCase
-    from metastasis.scans.cases import Case
 
 _SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
 
@@ -37,7 +32,6 @@ def segment(
     paths: list[Path],
     /,
     *,
-    out: Path,
     model: Path | None = None,
     threshold: float | None = None,
     options: ModelOptions,
@@ -65,8 +59,9 @@ def segment(
     Example: dmrifit-metastasis segment prepared --out segmented
     """
     thresholds = None if threshold is None else (threshold,)
-    model, scans = _model_and_scans(paths, model)
-    _segment({"model": model}, thresholds, scans, out, options, run)
+    if model is None:
+        model, paths = _model_and_scans(paths)
+    _segment({"model": model}, thresholds, paths, options, run)
 
 
 def ensemble(
@@ -75,7 +70,6 @@ def ensemble(
     scans: list[Path],
     /,
     *,
-    out: Path,
     thresholds: tuple[float, float] | None = None,
     options: ModelOptions,
     run: RunOptions,
@@ -98,7 +92,7 @@ def ensemble(
     """
     # Candidates are all that the sensitive model marks, and what the specific one adds.
     models = {"sensitive": sensitive, "specific": specific}
-    _segment(models, thresholds, scans, out, options, run)
+    _segment(models, thresholds, scans, options, run)
 
 
 def prepare(
@@ -127,9 +121,8 @@ def prepare(
     """
     from metastasis.scans.preparation import prepare_scan
 
-    result = prepare_scan(
-        scan, prior=prior, brain=brain, spacing=spacing, out=out, overwrite=overwrite
-    )
+    files = {"prior": prior, "brain": brain}
+    result = prepare_scan(scan, **files, spacing=spacing, out=out, overwrite=overwrite)
     for note in result.notes:
         say(note)
     size = " × ".join(map(str, result.image.shape))
@@ -139,66 +132,8 @@ def prepare(
     typer.echo(f"{text}: {out}")
 
 
-def _edge(model: Any) -> float | None:
-    """Give the edge of the voxels that a model saw in training; None where any will do."""
-    network = getattr(model, "segmenter_", model)
-    # Scans are resampled to a spacing by the network itself.
-    if getattr(network, "spacing", None) is not None:
-        return None
-    return getattr(network, "edge_", None)
-
-
-def _prior_note(case: Case) -> str:
-    """Say that a prior scan does not look like the scan in its place; empty where it does."""
-    if case.prior is None or find_spec("SimpleITK") is None:
-        return ""
-    from dmrifit.imaging.rigid_alignment import SAME_HEAD, likeness_in_place
-    from dmrifit.io.nifti import image_of
-
-    try:
-        scans = [image_of(values, case.affine) for values in (case.image, case.prior)]
-        likeness = likeness_in_place(*scans)
-    # Scans that show no head, or one voxel thick, cannot be compared.
-    except ValueError:
-        return ""
-    if not likeness < SAME_HEAD:
-        return ""
-    return (
-        f"{case.name}: the prior scan does not look like the scan in its place, their median "
-        f"local correlation is {likeness:.2f} (of one person {SAME_HEAD:g} or more): is it of "
-        "the same person, and aligned?"
-    )
-
-
-def _noted_case(
-    row: dict[str, str], folder: Path, *, models: Sequence[Any], options: ModelOptions
-) -> NotedCase:
-    """Check the headers of a case, read it, and note what a reader should know of it."""
-    from dmrifit.imaging.head_steps import find_brain
-    from dmrifit.io.grids import as_stored
-    from metastasis.scans import scan_checks
-    from metastasis.scans.cases import read_row
-
-    files = {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
-    image = files["image"]
-    edges = scan_checks.check_files(files)
-    for model in () if options.resample else models:
-        scan_checks.check_edges(image, edges, _edge(model))
-    case = read_row(row, folder)
-    if options.mask == "auto" and case.brain is None:
-        brain = as_stored(find_brain(image), case.affine)
-        case = replace(case, brain=brain.astype(bool))
-    scan_checks.check_stripped(case)
-    notes = [scan_checks.slice_note(str(image), edges)]
-    if not case.synthetic:
-        notes += [scan_checks.contrast_note(case), _prior_note(case)]
-    return case, [note for note in notes if note]
-
-
-def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, list[Path]]:
+def _model_and_scans(paths: list[Path]) -> tuple[Path, list[Path]]:
     """Separate the model file from the scans; without a model file give the included model."""
-    if model is not None:
-        return model, paths
     first = paths[0]
     is_model = first.suffix == ".dmrifit"
     is_scan = first.is_dir() or is_pattern(first) or first.name.lower().endswith(_SCAN_ENDINGS)
@@ -217,14 +152,13 @@ def _segment(
     models: Mapping[str, Path],
     thresholds: tuple[Any, ...] | None,
     paths: list[Path],
-    out: Path,
     options: ModelOptions,
     run: RunOptions,
 ) -> None:
     """Segment scans by one model or an ensemble, write tables and page, and say how many."""
     from dmrifit.io.bids_derivatives import file_record, stem
     from metastasis.candidates.two_stage import TwoStageSegmenter
-    from metastasis.cli.case_runs import RUN, is_current, segment_case
+    from metastasis.cli import case_runs
     from metastasis.scans.cases import CASES
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
@@ -234,14 +168,10 @@ def _segment(
         if not 0 < value <= 1:
             option = "--threshold" if len(models) == 1 else "--thresholds"
             raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
-    if out.is_file():
-        raise ValueError(f"--out {out} is a file; name a folder")
-    prior, brain = options.prior, None
-    if options.mask not in (None, "auto", "none"):
-        brain = Path(options.mask)
+    prior = options.prior
+    brain = None if options.mask in (None, "auto", "none") else Path(options.mask)
     files_of_one = {"--prior": prior, "--mask": brain}
-    what = "prior scans and brains"
-    scans, is_table = named_cases(paths, what, files_of_one, CASES.images, "anat/*_T1w.nii*")
+    scans, is_table = named_cases(paths, files_of_one, CASES.images, "anat/*_T1w.nii*")
     kinds = (DeepMedicSegmenter, TwoStageSegmenter)
     remedy = "segments nothing; dmrifit-metastasis train makes segmenters"
     segmenters = [trained_model(path, kinds, remedy, options.device) for path in models.values()]
@@ -249,7 +179,10 @@ def _segment(
         getattr(model, "segmenter_", model).set_params(flips=True)
     stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
     is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
-    read = partial(_noted_case, models=segmenters, options=options)
+    edges = [case_runs.edge_in_training(segmenter) for segmenter in segmenters]
+    edges_to_keep = [] if options.resample else edges
+    finds_brain = options.mask == "auto"
+    read = partial(case_runs.noted_case, edges=edges_to_keep, finds_brain=finds_brain)
     failed: list[dict[str, str]] = []
     if is_table:
         cases = CASES.read(scans, read, failed=failed)
@@ -278,8 +211,7 @@ def _segment(
         if not uses_priors:
             cases = [(replace(case, prior=None), notes) for case, notes in cases]
         settings |= {"command": "segment", "threshold": segmenter.threshold_}
-    for model in segmenters if options.resample else ():
-        edge = _edge(model)
+    for model, edge in zip(segmenters, edges, strict=True) if options.resample else ():
         if edge is None:
             say("scans are not resampled: the model does it itself, or its voxels are unknown")
         else:
@@ -289,18 +221,16 @@ def _segment(
     # Sensitivities hold only where the model is used as measured.
     if not is_unchanged:
         figures = {key: value for key, value in figures.items() if key == "seen"}
-    work = partial(segment_case, segmenter=segmenter, figure=run.draws, figures=figures)
-    if isinstance(scans, Path):
-        work = partial(work, source=scans)
-    RUN.run(
+    source = scans if isinstance(scans, Path) else None
+    work = partial(case_runs.segment_case, segmenter=segmenter, figures=figures, source=source)
+    case_runs.RUN.run(
         cases,
-        out,
         settings,
         run,
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
-        work=work,
-        is_current=is_current,
-        say=lambda records: _sentences(list(records.values()), out),
+        work=partial(work, figure=run.draws),
+        is_current=case_runs.is_current,
+        say=lambda records: _sentences(list(records.values()), run.out),
         failed=failed,
     )
 
@@ -309,10 +239,10 @@ def _sentences(contents: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str
     """Say how many lesions were found, and what this means."""
     n_lesions = sum(content["n_lesions"] for content in contents)
     summary = f"{counted(len(contents), 'scan')}, {counted(n_lesions, 'lesion')} found"
-    counts = [content["n_marked_by_both"] for content in contents]
-    counts = [count for count in counts if count is not None]
-    if counts:
-        summary += f", {sum(counts)} of them marked by both models"
+    # All scans of a run are segmented by one model, or by two.
+    if contents[0]["n_marked_by_both"] is not None:
+        n_both = sum(content["n_marked_by_both"] for content in contents)
+        summary += f", {n_both} of them marked by both models"
     yield f"{summary}: {out}"
     names: dict[str, list[str]] = {}
     for content in contents:

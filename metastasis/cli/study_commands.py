@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,8 @@ import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import simulate_cases
-from dmrifit.cli.options import NewFile, given, require_libraries, say, say_folder
-from dmrifit.cli.training_files import curve_writer, training_files
+from dmrifit.cli.options import given, require_libraries, say, say_folder
+from dmrifit.cli.training_files import TrainingFiles
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
@@ -108,7 +107,7 @@ class TrainingOptions:
 def train(
     cases: Path,
     /,
-    out: NewFile,
+    files: TrainingFiles,
     study: StudyOptions,
     training: TrainingOptions,
     published: bool = False,
@@ -118,10 +117,7 @@ def train(
     false_positives: float | None = None,
     validation: Path | None = None,
     min_voxels: int | None = None,
-    checkpoint: Path | None = None,
     device: str = "auto",
-    seed: int = 0,
-    overwrite: bool = False,
 ) -> None:
     """
     Train a model to find metastases, and write a model file for segment. Not for clinical use.
@@ -135,7 +131,6 @@ def train(
     started again, of two stages each of its trainings.
 
     Options:
-    out: Model file to write, usually named *.dmrifit.
     loss jvss|vss|sse|bce: Loss of a network of the study; jvss by default.
     alpha 0..1: Weight of sensitivity of one of the study's networks: .995, the default, finds
         more, .5 has fewer false positives.
@@ -160,7 +155,6 @@ def train(
     Example: dmrifit-metastasis train cases/cases.tsv --alpha 0.995 --out sensitive.dmrifit
     """
     from dmrifit.io.components import label_components
-    from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
     from metastasis.candidates.two_stage import untrained_small_model
@@ -172,10 +166,10 @@ def train(
     require_libraries("torch", "skorch")
     study_parameters = given(**vars(study), warm_start_from=warm_start and str(warm_start))
     options = given(segments_per_epoch=segments_per_epoch, spacing=spacing, min_voxels=min_voxels)
-    options |= {"device": device, "random_state": seed}
+    options |= {"device": device, "random_state": files.seed}
     # The checkpoint stays until the end: another operating point needs no new training.
-    with training_files(out, checkpoint) as files:
-        fields = given(**vars(training), **files)
+    with files.training() as fields:
+        fields |= given(**vars(training))
         segmenter: Any
         if published or study_parameters:
             options |= {"prior": "path"} | study_parameters
@@ -184,14 +178,14 @@ def train(
             make = DeepMedicSegmenter.published if published else DeepMedicSegmenter
             segmenter = make(**options, training=Training(**fields))
         else:
-            segmenter = untrained_small_model(seed, **fields)
+            segmenter = untrained_small_model(files.seed, **fields)
             segmenter.segmenter.set_params(**options)._check()
             segmenter.set_params(min_voxels=segmenter.segmenter.min_voxels)
         # Before the scans are read, which takes minutes.
         segmenter._check()
         training_cases = _labelled_cases(cases)
-        n_patients = len({case.patient for case in training_cases})
-        if n_patients < getattr(segmenter, "n_folds", 1):
+        patients = [case.patient for case in training_cases]
+        if len(set(patients)) < getattr(segmenter, "n_folds", 1):
             raise ValueError(
                 f"{cases} has scans of one patient: a model of two stages learns from two or "
                 "more; add patients, or train a network alone (--network deepmedic)"
@@ -200,26 +194,31 @@ def train(
         if validation is not None:
             held_out = _labelled_cases(validation)
             # The threshold is chosen on patients that the network has not seen.
-            patients = {case.patient for case in training_cases}
-            common = sorted(patients & {case.patient for case in held_out})
+            common = sorted({*patients} & {case.patient for case in held_out})
             if common:
                 raise ValueError(
                     f"{validation} has patients that {cases} has too: {first_few(common)}; "
                     "choose others for the threshold"
                 )
         with called([case.name for case in training_cases], cases):
-            patients_of_scans = [case.patient for case in training_cases]
-            segmenter.fit(groups=patients_of_scans, **scans_of(training_cases, labels=True))
-        operating_point = ""
+            segmenter.fit(groups=patients, **scans_of(training_cases, labels=True))
         if held_out:
-            with called([case.name for case in held_out], validation):
-                operating_point = _set_operating_point(segmenter, held_out, out, false_positives)
-        save_model(segmenter, out)
+            scans = scans_of(held_out, labels=True)
+            try:
+                with called([case.name for case in held_out], validation):
+                    segmenter.set_operating_point(false_positives=false_positives, **scans)
+            except ValueError as error:
+                files.save(segmenter)
+                raise ValueError(
+                    f"{error}; {files.out} keeps the threshold {segmenter.threshold_:g}. Ask for "
+                    "more --false-positives, with --overwrite; nothing is trained again"
+                ) from None
+        files.save(segmenter)
     labels = [case.label for case in training_cases if case.label is not None]
     n_lesions = sum(int(label_components(label).max()) for label in labels)
     typer.echo(
         f"trained on {counted(len(training_cases), 'scan')} with "
-        f"{counted(n_lesions, 'lesion')}: {out}"
+        f"{counted(n_lesions, 'lesion')}: {files.out}"
     )
     if training.validation_fraction:
         typer.echo(f"{training.validation_fraction:.0%} of the patients served validation alone")
@@ -231,8 +230,11 @@ def train(
         listed = ", ".join(f"{row.feature} {row.weight:.2f}" for row in heaviest)
         others = f"{len(features) - _N_FEATURES} others (weights)"
         typer.echo(f"candidates are judged by {listed} and {others}")
-    if operating_point:
-        typer.echo(operating_point)
+    if held_out:
+        typer.echo(
+            f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per "
+            f"scan, chosen on {counted(len(held_out), 'scan')} of other patients"
+        )
 
 
 def evaluate(
@@ -291,22 +293,20 @@ def evaluate(
 def train_small(
     scans: Path,
     /,
-    out: NewFile,
+    files: TrainingFiles,
     copies: int = 16,
     phantoms: int = 6,
     epochs: int = 18,
-    seed: int = 0,
-    overwrite: bool = False,
 ) -> None:
     """
     Train the small model of segment on implants in one's own scans without metastases.
 
     No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
-    some 40 minutes of one core. The threshold is that of the included model: choose
-    another one by what is marked in scans without metastases.
+    some 40 minutes of one core; an interrupted training resumes after its last epoch when started
+    again. The threshold is that of the included model: choose another one by what is marked in
+    scans without metastases.
 
     Options:
-    out: Model file to write, usually named *.dmrifit.
     scans SCANS: Post-contrast scans without metastases, as prepare writes them: one image, a
         folder, or a table (.tsv) with the columns patient and image.
     copies 1..: Warped copies of each scan, all with implants.
@@ -315,7 +315,6 @@ def train_small(
 
     Example: dmrifit-metastasis train-small prepared --out mine.dmrifit
     """
-    from dmrifit.model_files.model_file import save_model
     from metastasis.candidates.two_stage import untrained_small_model
     from metastasis.scans.scan_checks import scan_images
     from metastasis.simulate.implants import implanted_copies, phantom_scans, read_negative
@@ -325,19 +324,20 @@ def train_small(
     negatives = {str(path): read_negative(path) for path in scan_images(scans)}
     training: list[TrainingScan] = []
     for name, (volume, brain) in negatives.items():
-        training += implanted_copies(name, volume, brain, copies, random_state=seed)
-    training += phantom_scans(phantoms, random_state=seed)
-    model = untrained_small_model(seed, epochs=epochs, after_epoch=curve_writer(out), verbose=True)
-    model.fit(
-        [scan.volume for scan in training],
-        [scan.label for scan in training],
-        masks=[scan.brain for scan in training],
-        groups=[scan.name for scan in training],
-    )
-    save_model(model, out)
+        training += implanted_copies(name, volume, brain, copies, random_state=files.seed)
+    training += phantom_scans(phantoms, random_state=files.seed)
+    with files.training() as fields:
+        model = untrained_small_model(files.seed, epochs=epochs, **fields)
+        model.fit(
+            [scan.volume for scan in training],
+            [scan.label for scan in training],
+            masks=[scan.brain for scan in training],
+            groups=[scan.name for scan in training],
+        )
+        files.save(model)
     typer.echo(
         f"trained on implants in {counted(len(negatives), 'scan')} and on "
-        f"{counted(phantoms, 'synthetic patient')}: {out}\n"
+        f"{counted(phantoms, 'synthetic patient')}: {files.out}\n"
         "never tried on a labelled metastasis: its accuracy in people is unknown"
     )
 
@@ -362,25 +362,3 @@ def _labelled_cases(table: Path) -> list[Case]:
         for note in filter(None, notes):
             say(note)
     return cases
-
-
-def _set_operating_point(
-    segmenter: Any, cases: Sequence[Case], out: Path, false_positives: float | None
-) -> str:
-    """Choose the threshold and describe it; if none can be chosen, save the model as it is."""
-    from dmrifit.model_files.model_file import save_model
-    from metastasis.cli.case_runs import scans_of
-
-    try:
-        scans = scans_of(cases, labels=True)
-        segmenter.set_operating_point(false_positives=false_positives, **scans)
-    except ValueError as error:
-        save_model(segmenter, out)
-        raise ValueError(
-            f"{error}; {out} keeps the threshold {segmenter.threshold_:g}. Ask for more "
-            "--false-positives, with --overwrite; nothing is trained again"
-        ) from None
-    return (
-        f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per scan, "
-        f"chosen on {counted(len(cases), 'scan')} of other patients"
-    )

@@ -7,17 +7,15 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.cli.console import say_flagged
-from dmrifit.cli.options import named_cases, trained_model
-
-if TYPE_CHECKING:
-    import pandas as pd
+from dmrifit.cli.options import given, named_cases, trained_model
+from placement.search.tissue_labels import named_labels
 
 _OVERVIEW = (
     "case {name} | volume, mL {volume_ml:.3f} | part that is target {target:.3f} | "
@@ -46,9 +44,8 @@ class RegionOptions:
     def of_scene(self) -> dict[str, Any]:
         """Give the options of `read_scene`."""
         names = ("include", "margin", "tolerance", "flair_target", "brain_margin")
-        return {name: getattr(self, name) for name in names} | {
-            "labels": named_tissues(self.labels)
-        }
+        labels = None if self.labels is None else named_labels(self.labels)
+        return {name: getattr(self, name) for name in names} | {"labels": labels}
 
 
 @dataclass(frozen=True)
@@ -70,24 +67,15 @@ class ShiftOptions:
             if self.ppm is not None or self.percent_per_ppm is not None:
                 raise ValueError("--bandwidth takes the place of --ppm and --percent-per-ppm")
             return pulse_displacement(self.bandwidth, self.tesla, self.carrier, self.metabolite)
-        if self.ppm is None and self.percent_per_ppm is None:
-            return {}
-        if self.ppm is None or self.percent_per_ppm is None:
-            raise ValueError("chemical-shift displacement needs both --ppm and --percent-per-ppm")
         rate = self.percent_per_ppm
+        if (self.ppm is None) != (rate is None):
+            raise ValueError("chemical-shift displacement needs both --ppm and --percent-per-ppm")
+        if rate is None:
+            return {}
         if len(rate) not in (1, 3):
             text = ",".join(f"{number:g}" for number in rate)
-            raise ValueError(
-                f"--percent-per-ppm {text}: one number, or 3 numbers with commas, are needed"
-            )
+            raise ValueError(f"--percent-per-ppm {text}: give one number, or 3 with commas")
         return {"ppm_range": self.ppm, "percent_per_ppm": rate if len(rate) == 3 else rate[0]}
-
-
-def named_tissues(text: str | None) -> dict[str, Any] | None:
-    """Read the tissues that the values of a tumor file mean."""
-    from placement.search.tissue_labels import named_labels
-
-    return None if text is None else named_labels(text)
 
 
 def case_line(name: str, content: Mapping[str, Any]) -> str:
@@ -114,7 +102,7 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
         flags = "; ".join(content["flags"]) or "none"
         lines.append(_row(name, content) | {"angles": angles_words(content), "flags": flags})
         alt = f"Voxel of {name} in three planes"
-        parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
+        parts = case_pictures(out / name, {"voxel_overlay.png": alt}, "voxel_view.html")
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     note = "In the pictures, the patient's right is on the left."
     table = page.Table(lines, _OVERVIEW)
@@ -126,14 +114,11 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     from placement.exchange.tables import box_columns
 
     pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
-    scores = content["scores"]
     return {
         "name": name,
         **box_columns(pose),
         "volume_ml": content["volume_ml"],
-        "objective": scores["objective"],
-        "tumor_fraction": scores["tumor_fraction"],
-        "tumor_volume_inside_ml": scores["tumor_volume_inside_ml"],
+        **content["scores"],
         "rotated_angles": content["rotated_angles"],
         **content["content"],
         "flags": "; ".join(content["flags"]),
@@ -160,7 +145,6 @@ def place(
     cases: list[Path],
     /,
     *,
-    out: Path,
     model: Path | None = None,
     region: RegionOptions,
     published: bool = False,
@@ -197,6 +181,8 @@ def place(
     from placement.exchange import tables
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
+    from placement.learned.ranker import VoxelRanker
+    from placement.learned.regressor import VoxelRegressor
     from placement.search.objective import PlacementObjective
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
@@ -207,22 +193,23 @@ def place(
         region = replace(region, brain="none")
     if model is not None and thorough:
         raise ValueError("--thorough is for the optimizer; leave out --thorough or --model")
-    optimizer = VoxelOptimizer(
-        size_range=sides, min_volume=min_volume, thorough=thorough, random_state=seed
-    )
+    limits: dict[str, Any] = {"size_range": sides, "min_volume": min_volume}
+    optimizer = VoxelOptimizer(**limits, thorough=thorough, random_state=seed)
     if published:
         optimizer.set_params(objective=PlacementObjective(), max_rotations=3, max_aspect=None)
-    if max_rotations is not None:
-        optimizer.set_params(max_rotations=max_rotations)
-    if rounding:
-        optimizer.set_params(rounding=CONSOLE)
+    grid = CONSOLE if rounding else None
+    optimizer.set_params(**given(max_rotations=max_rotations, rounding=grid))
     scene_options = region.of_scene()
-    source, _ = named_cases(cases, "images", {}, tables.IMAGES, "anat/*_mask.nii*")
+    source, _ = named_cases(cases, {}, tables.IMAGES, "anat/*_mask.nii*")
     failed: list[dict[str, str]] = []
     table = tables.read_cases(source, **region.of_cases(), failed=failed)
     shift = displacement.of_prescription()
     options = shift | {"optimizer": optimizer, "force": force, "figure": run.figure}
-    placer = optimizer if model is None else _trained(model, table)
+    placer: Any = optimizer
+    if model is not None:
+        remedy = "places no voxels; dmrifit-placement train makes placers"
+        placer = trained_model(model, (VoxelRanker, VoxelRegressor), remedy)
+        tables.check_channels(placer, table)
     settings = {
         "command": "place",
         # Its repr holds all parameters, so that a run with other ones is not resumed.
@@ -256,14 +243,13 @@ def place(
 
     RUN.run(
         list(table.itertuples()),
-        out,
         settings | shift,
         run,
         work=place_in,
         is_current=is_current,
         say=lambda records: [
             *(case_line(name, record) for name, record in records.items()),
-            f"{counted(len(records), 'case')} placed: {out}",
+            f"{counted(len(records), 'case')} placed: {run.out}",
         ],
         failed=failed,
     )
@@ -311,12 +297,10 @@ def prescribe(
     check_reason(force)
     voxel = Voxel(center, size, angles)
     if matrix is not None:
+        numbers = read_numbers(matrix)
         try:
-            voxel = voxel.transform(read_numbers(matrix))
+            voxel = voxel.transform(numbers)
         except ValueError as error:
-            # Errors of reading name the file already, those of the numbers do not.
-            if str(matrix) in str(error):
-                raise
             raise ValueError(f"{matrix}: {error}; write four rows of four numbers") from None
     row = next(read_cases(tumor, **region.of_cases()).itertuples())
     scene = read_scene(row, **region.of_scene())
@@ -336,12 +320,9 @@ def prescribe(
         f"{' or '.join(content['targets'])}, best {goal['mean_fraction']:g}"
         f"{' or more' if goal['one_sided'] else ''}"
     )
-    typer.echo(
-        f"volume of it {scores['tumor_volume_inside_ml']:.2f} mL, best {goal['mean_volume']:g} mL"
-    )
-    typer.echo(
-        f"objective {scores['objective']:.3f}: how near both are to their best, from 0 to 1"
-    )
+    volume = scores["tumor_volume_inside_ml"]
+    typer.echo(f"volume of it {volume:.2f} mL, best {goal['mean_volume']:g} mL")
+    typer.echo(f"objective {scores['objective']:.3f}: how near both are to their best, 0 to 1")
     typer.echo(f"side: {content['side']}")
     typer.echo(f"written: {out}")
     say_flagged(int(bool(content["flags"])), 1, fail=fail_on_flag)
@@ -382,18 +363,14 @@ def read(
     if out is not None and image is not None:
         span, in_head = _draw(record.voxel, file, image, out)
         _check_source(record, file, image, in_head)
-    numbers = {
-        "center, mm RAS+": record.voxel.center,
-        "sides, mm": record.voxel.size,
-        "angles, degrees": record.voxel.angles,
-    }
-    side = describe_side(record.voxel, span)
-    typer.echo(f"{record.source}: {record.voxel.volume:.2f} mL; {side}")
-    for name, three in numbers.items():
+    voxel = record.voxel
+    typer.echo(f"{record.source}: {voxel.volume:.2f} mL; {describe_side(voxel, span)}")
+    pose = {"center, mm RAS+": voxel.center, "sides, mm": voxel.size}
+    for name, three in (pose | {"angles, degrees": voxel.angles}).items():
         typer.echo(f"{name}: {', '.join(f'{number + 0.0:.3f}' for number in three)}")
-    frame = record.frame or "unknown"
-    date = record.date or "unknown"
-    typer.echo(f"frame of reference: {frame}; date: {date}")
+    typer.echo(
+        f"frame of reference: {record.frame or 'unknown'}; date: {record.date or 'unknown'}"
+    )
     for name, share in shares.items():
         typer.echo(f"{name}: {100 * share:.1f} % of the box")
     if out is not None:
@@ -455,15 +432,3 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     with whole_file(out) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
     return head_span(values, loaded.affine), head_share(voxel, values, loaded.affine)
-
-
-def _trained(path: Path, table: pd.DataFrame) -> Any:
-    """Read a placer, and check that the cases have the images that it needs."""
-    from placement.exchange.tables import check_channels
-    from placement.learned.ranker import VoxelRanker
-    from placement.learned.regressor import VoxelRegressor
-
-    remedy = "places no voxels; dmrifit-placement train makes placers"
-    placer = trained_model(path, (VoxelRanker, VoxelRegressor), remedy)
-    check_channels(placer, table)
-    return placer

@@ -10,9 +10,13 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
 from dmrifit.io.bids_derivatives import file_record, stem
-from placement.cli.placement_commands import named_tissues
+from placement.search.tissue_labels import named_labels
 
 _FILES = ("old", "box", "new")
+#: Columns of the table of all cases that are fields of a record.
+_FIGURES = ("agreement", "changed_share", "disagreement_mm", "content")
+#: Columns of the same on the page.
+_OVERVIEW = "case {name} | answer {answer} | agreement {agreement:.2f} | flags and notes {remarks}"
 
 
 class _Case(NamedTuple):
@@ -28,7 +32,6 @@ def repeat(
     new: Path | None = None,
     /,
     *,
-    out: Path,
     table: Path | None = None,
     tumor: Path | None = None,
     labels: str | None = None,
@@ -61,7 +64,7 @@ def repeat(
     failed: list[dict[str, str]] = []
     files = {"old": old, "box": box, "new": new, "tumor": tumor}
     cases = _read_cases(files, table, failed)
-    tissues = named_tissues(labels)
+    tissues = None if labels is None else named_labels(labels)
 
     def sources(case: _Case) -> dict[str, Any]:
         return describe_sources(**{role.capitalize(): path for role, path in case.files.items()})
@@ -85,14 +88,13 @@ def repeat(
 
     _CASE_RUN.run(
         cases,
-        out,
         {"command": "repeat", "labels": tissues},
         run,
         work=repeat_case,
         is_current=lambda case, record: record["sources"] == sources(case),
         say=lambda records: [
             *(repeat_files.summary_line(name, record) for name, record in records.items()),
-            f"{counted(len(records), 'case')}: {out}",
+            f"{counted(len(records), 'case')}: {run.out}",
         ],
         failed=failed,
     )
@@ -104,26 +106,24 @@ def _read_cases(
     """List the cases; rows of a table that lack a file go into `failed`."""
     from placement.exchange.tables import complete_rows
 
-    if table is None:
-        if None in (files["old"], files["box"], files["new"]):
-            raise ValueError("name three files, OLD_T1 BOX NEW_T1, or a table of them (--table)")
-        case_files = {role: path for role, path in files.items() if path is not None}
-        for path in case_files.values():
-            check_file(path)
-        cases = [_Case(stem(case_files["new"]), case_files)]
-    else:
+    if table is not None:
         if any(files.values()):
             raise ValueError("name files or a table of them (--table), not both")
-        cases = []
         check_file(table, "table")
-        for row in complete_rows(table, _FILES, tuple(files), failed):
-            case_files = {role: Path(row[role]) for role in files if row[role]}
-            cases.append(_Case(row["name"], case_files))
-    for case in cases:
-        if case.files["old"].resolve() == case.files["new"].resolve():
-            raise ValueError(
-                f"{case.files['new']} is both the old and the new scan; name another one"
-            )
+        rows = complete_rows(table, _FILES, tuple(files), failed)
+    else:
+        if not all(files[role] for role in _FILES):
+            raise ValueError("name three files, OLD_T1 BOX NEW_T1, or a table of them (--table)")
+        for path in filter(None, files.values()):
+            check_file(path)
+        rows = [{"name": stem(str(files["new"])), **files}]
+    cases = []
+    for row in rows:
+        case = _Case(row["name"], {role: Path(row[role]) for role in files if row[role]})
+        new = case.files["new"]
+        if case.files["old"].resolve() == new.resolve():
+            raise ValueError(f"{new} is both the old and the new scan; name another one")
+        cases.append(case)
     return cases
 
 
@@ -158,17 +158,14 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
     lines = []
     pictures = []
     for name, record in records.items():
-        said = "; ".join([*record["flags"], *record["notes"]])
-        lines.append([name, record["answer"], f"{record['agreement']:.2f}", said or "none"])
-        parts = []
-        for picture, title in (("voxel_old.png", "old"), ("voxel_new.png", "new")):
-            alt = f"Voxel of {name} on the {title} scan in three planes"
-            # One link for both pictures.
-            view = "voxel_view.html" if title == "new" else ""
-            parts += case_pictures(out / name, picture, view, alt)
-        pictures.append((name, parts))
-    header = ("case", "answer", "agreement", "flags and notes")
-    overview = [page.Table(lines, header, numbers=(2,))]
+        remarks = "; ".join([*record["flags"], *record["notes"]]) or "none"
+        lines.append({**record, "name": name, "remarks": remarks})
+        alts = {
+            f"voxel_{scan}.png": f"Voxel of {name} on the {scan} scan in three planes"
+            for scan in ("old", "new")
+        }
+        pictures.append((name, case_pictures(out / name, alts, "voxel_view.html")))
+    overview = [page.Table(lines, _OVERVIEW)]
     note = "In the pictures, the patient's right is on the left."
     return RunPage("Repeated voxels", overview, pictures, note, f"{NOTICE}.")
 
@@ -184,10 +181,7 @@ def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "answer": record["answer"],
         **box_columns(pose),
-        "agreement": record["agreement"],
-        "changed_share": record["changed_share"],
-        "disagreement_mm": record["disagreement_mm"],
-        "content": record["content"],
+        **{key: record[key] for key in _FIGURES},
         "flags": "; ".join(record["flags"]),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -15,13 +16,12 @@ from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
 from dmrifit.cli.console import progress
-from dmrifit.cli.options import NewFile, given, require_libraries, say_folder
-from dmrifit.cli.training_files import training_files
+from dmrifit.cli.options import given, require_libraries, say_folder
+from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.case_tables import TABLE
 from dmrifit.io.tables import csv_text, table_text
 
-_MODELS = ("ranker", "network")
 #: Tables of synthetic cases; that of a case is written last.
 _TABLES = ("experts.tsv", TABLE)
 _public: Any = placement  # its names are imported on first use
@@ -152,7 +152,6 @@ class NetworkOptions:
     refine: bool = False
     validation_fraction: float = 0.0
     patience: int | None = None
-    groups: str | None = None
 
 
 def train(
@@ -160,9 +159,10 @@ def train(
     experts: Path,
     /,
     *,
-    out: NewFile,
+    files: TrainingFiles,
     model: str = "ranker",
     network: NetworkOptions,
+    groups: str | None = None,
     include: tuple[int, ...] | None = None,
     exclude: str | None = None,
     margin: float = 0.0,
@@ -170,10 +170,7 @@ def train(
     min_volume: float = 6.0,
     max_rotations: int = 3,
     sides: tuple[float, float] = (10.0, 60.0),
-    checkpoint: Path | None = None,
     jobs: int = 1,
-    seed: int = 0,
-    overwrite: bool = False,
 ) -> None:
     """
     Train a placer on experts' boxes, and write a model file for place. Not for clinical use.
@@ -183,7 +180,6 @@ def train(
     resumes after its last epoch when started again.
 
     Options:
-    out: Model file to write, usually named *.dmrifit.
     model ranker|network: ranker chooses among boxes of the optimizer; network sees the mask (needs
         torch).
     channels NAME,…: Inputs of the network: tumor, distance, exclude, image; default
@@ -194,43 +190,38 @@ def train(
     groups COLUMN: Column of CASES with the patient, to keep cases of a patient together (network).
     max_rotations 0..3: Number of angles to set on the console.
     jobs: Parallel processes of the ranker; −1 for one per core.
-    seed 0..: Random seed: same seed, same model.
 
     Example: dmrifit-placement train cases/cases.tsv cases/experts.tsv --model ranker --out
         ranker.dmrifit
     """
-    from dmrifit.model_files.model_file import save_model
-    from dmrifit.networks.training import Training
+    from dmrifit.networks.training import gather_training
     from dmrifit.networks.volume_cases import called
     from placement.exchange import tables
 
-    check_word("--model", model, _MODELS)
-    network_options = vars(network) | {"checkpoint": checkpoint}
+    check_word("--model", model, ("ranker", "network"))
+    network_options = vars(network) | {"groups": groups, "checkpoint": files.checkpoint}
     unusable = [f"--{name.replace('_', '-')}" for name, x in network_options.items() if x]
     if unusable and model != "network":
         raise ValueError(f"{', '.join(unusable)}: for --model network only")
     say_folder(cases, tables.IMAGES)
     table = tables.read_cases(cases, exclude=exclude)
-    groups = network.groups
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     constraints = {"size_range": sides, "min_volume": min_volume}
     is_network = model == "network"
+    seed = files.seed
     # A ranker has no checkpoints: those of an interrupted network stay.
-    with training_files(out, checkpoint if is_network else out) as fields:
+    training: Any = files.training() if is_network else nullcontext({})
+    with training as fields:
         placer: Any
         if is_network:
             if max_rotations != 3:
                 raise ValueError(
-                    "--max-rotations: a network rotates boxes as it has learned; "
-                    "place flags those that are rotated too much"
+                    "a network rotates boxes as it has learned; leave out --max-rotations"
                 )
-            for name in ("epochs", "validation_fraction", "patience"):
-                fields[name] = getattr(network, name)
-            options = {"fast": network.fast, "refine": network.refine, "random_state": seed}
-            options |= given(channels=network.channels, training=Training(**fields))
+            options = gather_training(given(**vars(network)) | fields)
             require_libraries("torch", "skorch")
-            placer = _public.VoxelRegressor(**constraints, **options)
+            placer = _public.VoxelRegressor(**constraints, **options, random_state=seed)
             # Before cases are read.
             placer._check()
             tables.check_channels(placer, table)
@@ -249,11 +240,11 @@ def train(
         fit_options = {} if groups is None else {"groups": list(table[groups])}
         with called(list(table["name"]), cases):
             placer.fit(scenes, boxes, **fit_options)
-        save_model(placer, out)
+        files.save(placer)
     # An expert without a box of a case has NaN there.
     n_boxes = int((boxes[..., 0] == boxes[..., 0]).sum())
     boxes_of_cases = counted(n_boxes, "box", "boxes")
-    typer.echo(f"trained on {counted(len(scenes), 'case')} with {boxes_of_cases}: {out}")
+    typer.echo(f"trained on {counted(len(scenes), 'case')} with {boxes_of_cases}: {files.out}")
     if table["synthetic"].any():
         typer.echo("trained on synthetic cases and simulated experts, who are no clinical experts")
 

@@ -117,9 +117,10 @@ def cases(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(cases, tmp_path_factory):
     """A model file, written by the command."""
-    from anomaly.cli.study_commands import GridOptions, train
+    from anomaly.cli.study_commands import ScanOptions, train
+    from dmrifit.cli.training_files import TrainingFiles
 
     path = tmp_path_factory.mktemp("model") / "z.dmrifit"
     options = {"detector": "gaussian", "set_": ["side=low"], "calibration": "2", "rate": 0.02}
-    train(cases / "healthy.tsv", out=path, grid=GridOptions(), **options)
+    train(cases / "healthy.tsv", files=TrainingFiles(path), scans=ScanOptions(), **options)
     return path

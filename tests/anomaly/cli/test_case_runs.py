@@ -5,7 +5,6 @@ import gzip
 import json
 import re
 import shutil
-from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +22,10 @@ from dmrifit.cli.case_runs import RunOptions
 from dmrifit.io.case_tables import TABLE
 from dmrifit.model_files.model_file import save_model
 
-TABLES = RunOptions(figure=False)
+
+def tables(out, **options):
+    """Options of a run without figures."""
+    return RunOptions(out, figure=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +49,13 @@ def _map(folder, number=1):
 def test_a_scan_is_looked_at_anew_when_its_file_or_what_is_known_of_the_patient_has_changed(made, tmp_path):
     cases = tmp_path / "cases"
     shutil.copytree(made / "lesions", cases)
-    detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
+    detect(made / "aging.dmrifit", [cases / TABLE], run=tables(tmp_path / "found"))
     first = _map(tmp_path / "found")
     table = pd.read_csv(cases / TABLE, sep="\t", dtype=str, keep_default_na=False)
     table["age"], table["patient"] = ["95", table["age"][1]], ["somebody", table["patient"][1]]
     table.to_csv(cases / TABLE, sep="\t", index=False)
     stamp = (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns
-    detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
+    detect(made / "aging.dmrifit", [cases / TABLE], run=tables(tmp_path / "found"))
     assert not np.array_equal(_map(tmp_path / "found"), first)
     assert pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")["patient"][0] == "somebody"
     assert (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns == stamp
@@ -62,14 +64,14 @@ def test_a_scan_is_looked_at_anew_when_its_file_or_what_is_known_of_the_patient_
     values = image.get_fdata(dtype=np.float32)
     values[..., 1:] *= 0.8
     nib.save(nib.Nifti1Image(values, image.affine), path)
-    detect(made / "aging.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
+    detect(made / "aging.dmrifit", [cases / TABLE], run=tables(tmp_path / "found"))
     assert not np.array_equal(_map(tmp_path / "found"), second)
 
 
 def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made, tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
-    detect(made / "low.dmrifit", [made / "lesions" / TABLE], out=tmp_path, run=RunOptions())
+    detect(made / "low.dmrifit", [made / "lesions" / TABLE], run=RunOptions(tmp_path))
     table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
     lesions = pd.read_csv(tmp_path / "lesions.csv")
     assert len(lesions)
@@ -90,7 +92,7 @@ def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made,
 def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):
     out = tmp_path / "found"
     table = [made / "lesions" / TABLE]
-    detect(made / "aging.dmrifit", table, out=out, run=TABLES)
+    detect(made / "aging.dmrifit", table, run=tables(out))
     before = _map(out, 2)
     (out / "index.html").write_text("of the run before")
     own = SeriesDetector.detect
@@ -102,12 +104,12 @@ def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(mad
 
     monkeypatch.setattr(SeriesDetector, "detect", stops)
     with pytest.raises(KeyboardInterrupt):
-        detect(made / "low.dmrifit", table, out=out, run=replace(TABLES, overwrite=True))
+        detect(made / "low.dmrifit", table, run=tables(out, overwrite=True))
     # What was finished can be looked at, and nothing of the run before is beside it.
     assert len(pd.read_csv(out / "detections.tsv", sep="\t")) == 1
     assert not (out / "index.html").exists()
     monkeypatch.undo()
-    detect(made / "low.dmrifit", table, out=out, run=TABLES)
+    detect(made / "low.dmrifit", table, run=tables(out))
     assert not np.array_equal(_map(out, 2), before)
     limits = pd.read_csv(out / "detections.tsv", sep="\t")["threshold"]
     assert limits[0] == limits[1]
@@ -138,7 +140,7 @@ def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp
         nib.save(nib.Nifti1Image(np.concatenate([values, values[..., 1:] / 2], -1), image.affine), one.image)
         np.savetxt(one.bval, np.append(b, 2 * b[1:])[None])
         np.savetxt(one.bvec, np.hstack([along, along[:, 1:]]))
-    detect(made / "low.dmrifit", [cases / TABLE], out=tmp_path / "found", run=TABLES)
+    detect(made / "low.dmrifit", [cases / TABLE], run=tables(tmp_path / "found"))
     words = (cases / TABLE, {"z": tmp_path / "found" / "detections.tsv"}, tmp_path / "compared")
     with pytest.raises(ValueError, match=r"several shells.*--b"):
         evaluate(*words, figures=0)

@@ -10,13 +10,14 @@ import pytest
 from scipy import ndimage
 
 from anomaly.cli.case_runs import scan_sentences
-from anomaly.cli.detection_commands import detect, series_of, series_of_table
-from anomaly.cli.study_commands import GridOptions, PersonOptions, simulate, train
+from anomaly.cli.detection_commands import detect, series_of
+from anomaly.cli.study_commands import PersonOptions, ScanOptions, simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.detectors.thresholds import opening_of
 from anomaly.scans.detection import DIFFERENT
 from anomaly.scans.series import SeriesDetector
 from dmrifit.cli.case_runs import CaseRun, RunOptions
+from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.model_files.model_file import load_model, save_model
 from dmrifit.report.numerals import significant
 
@@ -44,9 +45,9 @@ def detect_calls(cases, model, tmp_path, monkeypatch):
         raise StopIteration
 
     def start(*, figure=True, **options):
-        run = RunOptions(overwrite=True, figure=figure)
+        run = RunOptions(tmp_path / "found", overwrite=True, figure=figure)
         with pytest.raises(StopIteration):
-            detect(model, [cases / "gliomas.tsv"], out=tmp_path / "found", run=run, **options)
+            detect(model, [cases / "gliomas.tsv"], run=run, **options)
         return calls[-1]
 
     monkeypatch.setattr(CaseRun, "run", stop)
@@ -111,7 +112,7 @@ def test_rows_that_lack_a_file_are_listed_before_scans_are_prepared(cases, model
     table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
     monkeypatch.setattr(SeriesDetector, "detect", lambda *_, **__: pytest.fail(capsys.readouterr().out))
     with pytest.raises(pytest.fail.Exception) as stopped:
-        detect(model, [tmp_path / "cases.tsv"], out=tmp_path / "found", run=RunOptions())
+        detect(model, [tmp_path / "cases.tsv"], run=RunOptions(tmp_path / "found"))
     lines = str(stopped.value).splitlines()
     assert len(lines) == len(table) // 2
     place = f"{tmp_path / 'cases.tsv'}, row {len(table) // 2 + 2} (patient {table['patient'].iloc[0]})"
@@ -122,7 +123,7 @@ def test_one_series_is_given_by_options(output_of, cases, model, series, tmp_pat
     words = ("detect", model, *series, "--no-figure")
     tissue = series[0].replace("_dwi", "_tissue")
     output_of(*words, "--tissue", tissue, "--out", tmp_path / "single")
-    detection = load_model(model).detect(series_of_table(cases / "gliomas.tsv")[0])
+    detection = load_model(model).detect(series_of([cases / "gliomas.tsv"])[0])
     np.testing.assert_array_equal(volume(tmp_path / "single" / "synthetic-glioma-001_dwi" / "map.nii.gz"), detection.map)
     said = output_of(*words, "--out", tmp_path / "none", "--threshold", 1e6, "--estimate-tissue")
     assert "1 scan, 0 anomalies found, 1 without" in said
@@ -146,7 +147,7 @@ def test_a_folder_of_series_is_as_good_as_a_table(run, error_of, cases, model, t
     for name in ("p1/map.nii.gz", "p2/opened.nii.gz"):
         np.testing.assert_array_equal(volume(tmp_path / "files" / name), volume(tmp_path / "found" / name))
     error = error_of("detect", model, folder, "--mask", "brain.nii.gz", "--out", tmp_path / "x")
-    assert "is a folder, where files stand beside the images; leave out" in error
+    assert "files of several images lie beside them, or are named in the columns of their table; leave out --mask" in error
 
 
 def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, noisy, tmp_path):
@@ -182,7 +183,7 @@ def noisy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two_sided(cases, tmp_path_factory):
     path = tmp_path_factory.mktemp("two-sided") / "model.dmrifit"
-    train(cases / "healthy.tsv", out=path, grid=GridOptions(), calibration="4")
+    train(cases / "healthy.tsv", files=TrainingFiles(path), scans=ScanOptions(), calibration="4")
     return path
 
 
@@ -348,5 +349,5 @@ def test_series_of_a_table_or_a_folder_are_those_in_it(image, tmp_path):
     table.write_text("patient\timage\np1\tscan.nii.gz\n")
     (series,) = series_of([table])
     assert series.image == image
-    with pytest.raises(ValueError, match="names files in its columns; leave out --mask"):
+    with pytest.raises(ValueError, match="named in the columns of their table; leave out --mask"):
         series_of([table], mask=image)

@@ -6,14 +6,15 @@ import pytest
 
 from anomaly import simulate_dmri
 from anomaly.cli.study_commands import (
-    GridOptions,
     PersonOptions,
+    ScanOptions,
     make_detector,
     parameters_of,
     simulate,
     train,
 )
 from anomaly.scans.cases import read_cases
+from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.model_files.model_file import load_model
 from dmrifit.networks.training import Training
 
@@ -59,8 +60,8 @@ def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, output_
     assert "already exists" in run(*words, "--out", tmp_path / "again.dmrifit")[2]
 
 
-def train_on(cases, out, **options):
-    train(cases / "healthy.tsv", out=out, grid=GridOptions(), **options)
+def train_on(cases, out, covariates=(), seed=0, **options):
+    train(cases / "healthy.tsv", files=TrainingFiles(out, seed=seed), scans=ScanOptions(covariates=covariates), **options)
 
 
 def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
@@ -86,7 +87,7 @@ def test_options_of_a_training_reach_the_detector(cases, tmp_path, monkeypatch):
 
 def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_path):
     out = tmp_path / "z.dmrifit"
-    with pytest.raises(ValueError, match="the detector aligned takes none into account; gaussian"):
+    with pytest.raises(ValueError, match="aligned takes none into account; gaussian"):
         train_on(cases, out, covariates=("age",))
     train_on(cases, out, detector="gaussian", covariates=("age",), calibration="4")
     model = load_model(out)

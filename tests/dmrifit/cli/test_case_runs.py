@@ -30,9 +30,8 @@ def processed_by(case_run, tmp_path, inputs, work, is_current, *, names=None, fa
     records = {}
     case_run.run(
         list(inputs.items()),
-        tmp_path,
         {},
-        RunOptions(figure=figure, **options),
+        RunOptions(tmp_path, figure=figure, **options),
         names=lambda case: names(case[1]) if names else {"name": case[0]},
         work=lambda case, folder: work(case[1], folder),
         is_current=lambda case, record: is_current(case[1], record),
@@ -141,10 +140,10 @@ def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
         return {"name": folder.name}
 
     functions = {"names": lambda source: {"name": "d"}, "work": work, "is_current": None, "say": lambda records: [], "failed": failed}
-    RUN.run([3], tmp_path, {}, RunOptions(figure=False), **functions)
+    RUN.run([3], {}, RunOptions(tmp_path, figure=False), **functions)
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
-        RUN.run([], tmp_path, {}, RunOptions(figure=False), **functions)
+        RUN.run([], {}, RunOptions(tmp_path, figure=False), **functions)
     assert capsys.readouterr().out.splitlines() == lines[1:]
 
 
@@ -223,10 +222,10 @@ def test_lesions_of_cases_are_joined_with_their_names(tmp_path):
 def test_pictures_and_links_are_shown_where_there_are_files(tmp_path):
     folder = tmp_path / "case"
     folder.mkdir()
-    assert case_pictures(folder, "a.png", "b.html", "A case") == []
+    assert case_pictures(folder, {"a.png": "A case"}, "b.html") == []
     (folder / "b.html").write_text("")
     (folder / "a.png").write_bytes(bytes(24))
-    picture, link = case_pictures(folder, "a.png", "b.html", "A case")
+    picture, link = case_pictures(folder, {"a.png": "A case"}, "b.html")
     assert (picture.alt, picture.png) == ("A case", bytes(24))
     assert link.address == "./case/b.html"
 
@@ -273,9 +272,8 @@ def test_a_run_removes_what_another_run_finished(tmp_path, capsys):
     def begin(seed, cases=(1, 3), **options):
         replace(RUN, flag="flags").run(
             cases,
-            tmp_path,
             {"seed": seed},
-            RunOptions(figure=False, **options),
+            RunOptions(tmp_path, figure=False, **options),
             names=lambda source: {"name": f"scan {source}", "patient": "p"},
             work=process,
             is_current=lambda source, record: True,

@@ -70,7 +70,7 @@ def leave() -> None:
 @pytest.fixture
 def run(run_main):
     CALLS.clear()
-    _, main = make_program("scanner", "Scans.", [scan, leave])
+    _, main = make_program("scanner", "Scans.", [scan, leave], first="scanner --help")
     return partial(run_main, main, "scanner")
 
 

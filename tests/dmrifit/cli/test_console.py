@@ -57,7 +57,7 @@ def test_the_owner_can_use_what_a_program_makes_under_any_umask(tmp_path, run_ma
         with FileSet(folder / "new", ["a"]) as files:
             files.path("a").write_text("")
 
-    _, main = make_program("maker", "Makes.", [make, leave])
+    _, main = make_program("maker", "Makes.", [make, leave], first="maker --help")
     for umask, modes in ((0o777, (0o700, 0o600)), (0o022, (0o755, 0o644)), (0o477, (0o700, 0o600))):
         folder = tmp_path / oct(umask)
         before = os.umask(umask)
@@ -134,7 +134,7 @@ def test_exit_codes_follow_the_error(monkeypatch, capsys):
         """Raise the last error."""
         raise errors.pop()
 
-    _, main = make_program("toy", "Fails.", [fail, leave])
+    _, main = make_program("toy", "Fails.", [fail, leave], first="toy --help")
 
     def code(*words):
         monkeypatch.setattr(sys, "argv", ["toy", *words])
@@ -178,7 +178,7 @@ def one() -> None:
     raise {error}
 def other() -> None:
     "Do another."
-make_program("toy", "Toys.", [one, other])[1]()
+make_program("toy", "Toys.", [one, other], first="toy --help")[1]()
 """
     ended = subprocess.run([sys.executable, "-c", program, "one"], check=False, capture_output=True, text=True)
     assert ended.returncode == code
@@ -215,7 +215,7 @@ def test_a_file_whose_name_has_control_characters_is_refused_and_shown_escaped(t
     def other() -> None:
         """Do another."""
 
-    _, main = make_program("toy", "Toys.", [show, other])
+    _, main = make_program("toy", "Toys.", [show, other], first="toy --help")
     monkeypatch.setattr(sys, "argv", ["toy", "show", "a\nfine: \x1b[31mb.nii"])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dmrifit.cli.options import (
+    ProtocolFiles,
     beside,
     bounds_of,
     named_cases,
@@ -34,7 +35,7 @@ def image(tmp_path):
 def test_words_are_parted_at_commas_and_pairs_at_the_first_equals_sign():
     assert words(" LR, RFR,,CNN ,") == ["LR", "RFR", "CNN"]
     assert words(" , ") == []
-    assert pairs("--bounds", ["ADC=0,3", "name=a=b"]) == [("ADC", "0,3"), ("name", "a=b")]
+    assert pairs("--bounds", ["ADC=0,3", "name=a=b"]) == {"ADC": "0,3", "name": "a=b"}
 
 
 def test_messages_go_to_standard_error_under_the_name_of_the_program(capsys):
@@ -85,7 +86,7 @@ def test_a_file_beside_an_image_is_used_and_said_unless_an_option_names_another(
     assert capsys.readouterr().err == ""
     bval = tmp_path / "chosen.bval"
     bval.write_text("0 700 800\n")
-    _, protocol = scan_of(image, bval, None, ["80"], needs_te=True)
+    _, protocol = scan_of(image, ProtocolFiles(bval, te=["80"]), needs_te=True)
     assert protocol == Protocol([0, 700, 800], te=80)
 
 
@@ -93,15 +94,15 @@ def test_files_beside_the_image_are_read_and_faulty_echo_times_refused_only_wher
     te = image.with_name("sub-1_dwi.te")
     te.write_text("70 80\n")
     with pytest.warns(UserWarning, match="2 echo times for the 3 b-values.*the model does not need it"):
-        images, protocol = scan_of(image, None, None, None, needs_te=False)
+        images, protocol = scan_of(image, ProtocolFiles(), needs_te=False)
     assert images == [image]
     assert protocol == Protocol([0, 500, 1000])
     with pytest.raises(ValueError, match="2 echo times for the 3 b-values"):
-        scan_of(image, None, None, None, needs_te=True)
+        scan_of(image, ProtocolFiles(), needs_te=True)
     te.write_text("70 80 90\n")
-    assert scan_of(image, None, None, None, needs_te=False)[1].te.tolist() == [70, 80, 90]
+    assert scan_of(image, ProtocolFiles(), needs_te=False)[1].te.tolist() == [70, 80, 90]
     image.with_name("sub-1_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0\n")
-    protocol = scan_of(image, None, None, None, needs_te=True)[1]
+    protocol = scan_of(image, ProtocolFiles(), needs_te=True)[1]
     assert protocol.te.tolist() == [70, 80, 90]
     assert protocol.directions.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
 
@@ -109,9 +110,9 @@ def test_files_beside_the_image_are_read_and_faulty_echo_times_refused_only_wher
 def test_a_sidecar_gives_the_echo_time_if_it_has_one(image):
     sidecar = image.with_name("sub-1_dwi.json")
     sidecar.write_text(json.dumps({"RepetitionTime": 4}))
-    assert scan_of(image, None, None, None, needs_te=True)[1].te is None
+    assert scan_of(image, ProtocolFiles(), needs_te=True)[1].te is None
     sidecar.write_text(json.dumps({"EchoTime": 0.08}))
-    protocol = scan_of(image, None, None, None, needs_te=True)[1]
+    protocol = scan_of(image, ProtocolFiles(), needs_te=True)[1]
     assert protocol == Protocol([0, 500, 1000], te=80)
 
 
@@ -122,45 +123,44 @@ def test_a_table_of_images_is_one_scan_and_contradicts_no_option(tmp_path):
         (tmp_path / f"{name}.bval").write_text("0 500\n")
     table = tmp_path / "scan.tsv"
     table.write_text("image\tte\na.nii\t70\nb.nii\t90\n")
-    images, protocol = scan_of(table, None, None, None, needs_te=True)
+    images, protocol = scan_of(table, ProtocolFiles(), needs_te=True)
     assert [path.name for path in images] == ["a.nii", "b.nii"]
     assert protocol == Protocol([0, 500, 0, 500], te=[70, 70, 90, 90])
-    with pytest.raises(ValueError, match="leave out --bval, --bvec and --te"):
-        scan_of(table, None, None, ["80"], needs_te=True)
+    with pytest.raises(ValueError, match="named in the columns of their table; leave out --te"):
+        scan_of(table, ProtocolFiles(te=["80"]), needs_te=True)
 
 
 def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
-        scan_of(tmp_path / "no.nii", None, None, None, needs_te=False)
+        scan_of(tmp_path / "no.nii", ProtocolFiles(), needs_te=False)
     with pytest.raises(FileNotFoundError, match="is a folder; name an image in it, or a table"):
-        scan_of(tmp_path, None, None, None, needs_te=False)
+        scan_of(tmp_path, ProtocolFiles(), needs_te=False)
     image.with_name("sub-1_dwi.bval").unlink()
     with pytest.raises(ValueError, match=r"no b-value file sub-1_dwi.bval beside it.*--bval"):
-        scan_of(image, None, None, None, needs_te=False)
+        scan_of(image, ProtocolFiles(), needs_te=False)
 
 
 def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_path, capsys):
     for name in ("a.nii", "a_brain.nii", "b.nii.gz"):
         (tmp_path / name).touch()
     options = {"--prior": None, "--mask": None}
-    bids = "anat/*_T1w.nii*"
-    named = (("image", "brain"), bids)
-    assert named_cases([tmp_path], "files", options, *named) == (tmp_path, True)
+    named = (("image", "brain"), "anat/*_T1w.nii*")
+    assert named_cases([tmp_path], options, *named) == (tmp_path, True)
     assert capsys.readouterr().err == f"2 cases in {tmp_path}: a, b; with brain 1\n"
-    with pytest.raises(ValueError, match="is a folder, where files stand beside the images; leave out --prior and --mask"):
-        named_cases([tmp_path], "files", {"--prior": None, "--mask": "x.nii"}, *named)
+    with pytest.raises(ValueError, match=r"several images lie beside them.*; leave out --prior and --mask"):
+        named_cases([tmp_path], {"--prior": "y.nii", "--mask": "x.nii"}, *named)
     images = [tmp_path / "a.nii", tmp_path / "b.nii.gz"]
-    assert named_cases(images[:1], "files", {"--mask": "x.nii"}, *named) == (images[0], False)
+    assert named_cases(images[:1], {"--mask": "x.nii"}, *named) == (images[0], False)
     for paths in (images, [tmp_path / "?.nii*"]):
-        assert named_cases(paths, "files", options, *named) == (images, True)
-        with pytest.raises(ValueError, match="several images; leave out --mask"):
-            named_cases(paths, "files", {"--mask": "x.nii"}, *named)
+        assert named_cases(paths, options, *named) == (images, True)
+        with pytest.raises(ValueError, match=r"several images .*; leave out --mask"):
+            named_cases(paths, {"--mask": "x.nii"}, *named)
     with pytest.raises(FileNotFoundError, match="no file matches"):
-        named_cases([tmp_path / "c*"], "files", options, *named)
+        named_cases([tmp_path / "c*"], options, *named)
     scan = tmp_path / "bids" / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
     scan.parent.mkdir(parents=True)
     scan.touch()
-    assert named_cases([tmp_path / "bids"], "files", options, *named) == ([scan], True)
+    assert named_cases([tmp_path / "bids"], options, *named) == ([scan], True)
     (tmp_path / "cases.tsv").touch()
     say_folder(tmp_path, ("image",))
     say_folder(tmp_path / "cases.tsv", ("image",))
@@ -171,6 +171,6 @@ def test_echo_times_given_twice_are_told_where_the_model_does_not_need_them(imag
     image.with_name("sub-1_dwi.json").write_text('{"EchoTime": 0.06, "EchoTime": 0.07}')
     message = r"sub-1_dwi\.json: EchoTime is given more than once \(0\.06, 0\.07\); keep the right one"
     with pytest.warns(UserWarning, match=message):
-        scan_of(image, None, None, None, needs_te=False)
+        scan_of(image, ProtocolFiles(), needs_te=False)
     with pytest.raises(ValueError, match=message):
-        scan_of(image, None, None, None, needs_te=True)
+        scan_of(image, ProtocolFiles(), needs_te=True)

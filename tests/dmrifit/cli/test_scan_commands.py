@@ -33,7 +33,7 @@ def test_a_folder_without_subjects_is_named(error_of, write_scan, tmp_path):
     assert "no BIDS folder" in error_of("table", tmp_path, "--mask", "*")
     write_scan(tmp_path, "a", Protocol([0, 500, 1000]))
     error = error_of("fit", tmp_path, "--model", "adc", "--out", tmp_path / "maps")
-    assert f"by a glob in quotes ('{tmp_path}/*.nii.gz'), or a table" in error
+    assert f"a glob in quotes ('{tmp_path}/*.nii.gz')" in error
 
 
 def test_a_scan_is_described_with_the_models_it_carries(bids, output_of):

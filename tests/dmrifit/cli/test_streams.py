@@ -29,7 +29,7 @@ def write(out: Path, /) -> None:
 def other() -> None:
     "Do another."
 
-make_program("toy", "Toys.", [write, other])[1]()
+make_program("toy", "Toys.", [write, other], first="toy --help")[1]()
 """
 
 
@@ -103,7 +103,7 @@ def write() -> None:
 def other() -> None:
     "Do another."
 
-make_program("toy", "Toys.", [write, other])[1]()
+make_program("toy", "Toys.", [write, other], first="toy --help")[1]()
 """
 
 

@@ -4,7 +4,7 @@ import builtins
 
 import pytest
 
-from dmrifit.cli.training_files import curve_writer, plot_training, training_files
+from dmrifit.cli.training_files import TrainingFiles, plot_training
 
 HISTORY = [{"epoch": 1, "train_loss": 0.9}, {"epoch": 2, "train_loss": 0.7}]
 
@@ -15,17 +15,17 @@ def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path,
     folder = tmp_path / (checkpoint or ".model.dmrifit.training")
     custom = None if checkpoint is None else folder
     folder.mkdir()
-    with pytest.raises(ValueError, match="stop"), training_files(model, custom):
+    with pytest.raises(ValueError, match="stop"), TrainingFiles(model, custom).training():
         raise ValueError("stop")
     assert folder.is_dir()
-    with training_files(model, custom) as fields:
+    with TrainingFiles(model, custom).training() as fields:
         assert fields["checkpoint"] == str(folder)
     assert folder.is_dir() == (checkpoint is not None)
 
 
 def test_the_curve_is_drawn_anew_after_each_epoch_and_appears_whole(tmp_path):
     pytest.importorskip("matplotlib")
-    write = curve_writer(tmp_path / "v1.5.dmrifit")
+    write = TrainingFiles(tmp_path / "v1.5.dmrifit").draw_curve
     sizes = []
     for n in (1, 2):
         write(HISTORY[:n])
@@ -46,7 +46,7 @@ def test_without_matplotlib_a_training_goes_on_and_says_so(tmp_path, monkeypatch
 
     monkeypatch.setattr("dmrifit._optional.import_module", without)
     with pytest.warns(UserWarning, match="curve of the training is not drawn: matplotlib") as told:
-        curve_writer(tmp_path / "model.dmrifit")(HISTORY)
+        TrainingFiles(tmp_path / "model.dmrifit").draw_curve(HISTORY)
     assert len(told) == 1
     assert not [*tmp_path.iterdir()]
 

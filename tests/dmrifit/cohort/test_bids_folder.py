@@ -63,7 +63,7 @@ def test_errors_in_a_protocol_name_the_files_it_was_read_from(tmp_path):
         pytest.warns(UserWarning, match="if they are in ms/µm²"),
         pytest.raises(ValueError, match="look like ms/µm²") as refusal,
     ):
-        plain_scan(tmp_path / "scan.nii.gz").read()
+        plain_scan("scan", tmp_path / "scan.nii.gz").read()
     assert str(refusal.value).startswith(f"{tmp_path / 'scan.bval'}, {tmp_path / 'scan.bvec'}: the largest b-value")
 
 
@@ -104,7 +104,7 @@ def test_masks_are_those_whose_names_are_of_the_scan(root):
 def test_names_that_tell_scans_apart_are_those_of_the_mask(tmp_path, scan_names, mask_names, matches):
     for name in mask_names:
         (tmp_path / f"{name}.nii.gz").touch()
-    scans = [plain_scan(tmp_path / f"{name}_dwi.nii.gz") for name in scan_names]
+    scans = [plain_scan(name, tmp_path / f"{name}_dwi.nii.gz") for name in scan_names]
     masks = match_files("--mask", "*_mask.nii.gz", scans, tmp_path)
     names = [None if path is None else path.name.removesuffix(".nii.gz") for path in masks.values()]
     assert names == list(matches)

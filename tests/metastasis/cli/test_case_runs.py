@@ -34,11 +34,10 @@ def run(model, cases, out, **options):
     records = {}
     RUN.run(
         [(case, ()) for case in cases],
-        out,
         {},
-        RunOptions(figure=False, **options),
+        RunOptions(out, figure=False, **options),
         names=lambda scan: {"name": scan[0].name, "patient": scan[0].patient},
-        work=partial(segment_case, segmenter=model, figure=False),
+        work=partial(segment_case, segmenter=model, figure=False, figures={}),
         is_current=is_current,
         say=lambda finished: records.update(finished) or [],
     )

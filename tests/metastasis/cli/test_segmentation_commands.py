@@ -20,7 +20,8 @@ from dmrifit import MapFitter, Protocol, load_model, save_model
 from dmrifit.cli.case_runs import CaseRun, RunOptions
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, segment_image
-from metastasis.cli.segmentation_commands import ModelOptions, _prior_note, ensemble, segment
+from metastasis.cli.case_runs import _prior_note
+from metastasis.cli.segmentation_commands import ModelOptions, ensemble, segment
 from metastasis.scans.cases import Case, read_cases, write_cases
 from metastasis.segmentation.ensemble import merge_segmentations
 
@@ -87,7 +88,7 @@ def run_calls(models, tmp_path, monkeypatch):
         words = [list(words)] if command is segment else [*words[:2], list(words[2:])]
         of_run = {name: options.pop(name) for name in ("flips", "device", "prior", "mask") if name in options}
         with pytest.raises(StoppedError):
-            command(*words, out=tmp_path / "out", options=ModelOptions(**of_run), run=RunOptions(overwrite=True), **options)
+            command(*words, options=ModelOptions(**of_run), run=RunOptions(tmp_path / "out", overwrite=True), **options)
         return calls[-1]
 
     monkeypatch.setattr("dmrifit.cli.case_runs.run_tasks", stop)
@@ -134,7 +135,7 @@ def test_a_folder_of_scans_is_as_good_as_a_table(run, table, models, tmp_path):
     for stored in others:
         np.testing.assert_array_equal(stored, first)
     error = run("segment", models.sensitive, folder, "--prior", table, "--out", tmp_path / "x")[2]
-    assert "is a folder, where prior scans and brains stand beside the images; leave out --prior" in error
+    assert "files of several images lie beside them, or are named in the columns of their table; leave out --prior" in error
 
 
 def test_scans_that_fail_leave_the_others(run, output_of, table, models, tmp_path):
@@ -404,7 +405,7 @@ def test_the_summary_counts_scans_and_lesions(
 
     monkeypatch.setattr("dmrifit.cli.case_runs.run_tasks", finish)
     monkeypatch.setattr(CaseRun, "write", lambda *_, **__: None)
-    segment([models.sensitive, table], out=tmp_path, options=ModelOptions(), run=RunOptions())
+    segment([models.sensitive, table], options=ModelOptions(), run=RunOptions(tmp_path))
     said = capsys.readouterr().out
     n_failed = len(cases) - len(counts)
     failures = f"; failed: {n_failed}" if n_failed else ""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmrifit.cli.training_files import TrainingFiles
 from metastasis import (
     DeepMedicSegmenter,
     TwoStageSegmenter,
@@ -33,11 +34,12 @@ SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
 
 def train(cases, out, **options):
     """Call the command with its options, some of which stand in groups."""
+    options["out"] = out
     groups = [
         group(**{key: options.pop(key) for key in inspect.signature(group).parameters if key in options})
-        for group in (StudyOptions, TrainingOptions)
+        for group in (TrainingFiles, StudyOptions, TrainingOptions)
     ]
-    study_commands.train(cases, out, *groups, **options)
+    study_commands.train(cases, *groups, **options)
 
 
 def test_a_simulation_without_options_is_that_of_the_function():

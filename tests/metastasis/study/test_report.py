@@ -117,7 +117,7 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     named = [replace(synthetic_cases[0], patient=EVIL), synthetic_cases[1]]
     both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
     contents = [
-        segment_case((case, ()), tmp_path / case.name, segmenter=both, figure=True) for case in named
+        segment_case((case, ()), tmp_path / case.name, segmenter=both, figure=True, figures={}) for case in named
     ]
     RUN.write(tmp_path, {content["folder"]: content for content in contents}, figure=True)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
