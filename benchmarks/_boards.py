@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -124,7 +125,10 @@ def claims_table(claims: Sequence[dict[str, Any]], *, reasons: bool = False) -> 
     header += ["found in the numbers"] if reasons else ["ours", "rule"]
     rows = []
     for row in claims:
-        cells = [str(row["claim"]), row["statement"], row["study"], row["verdict"]]
+        verdict = row["verdict"]
+        if verdict == OPEN and (found := re.search(r"\((.* seeds would tell)\)", row["reason"])):
+            verdict += f"; {found[1]}"
+        cells = [str(row["claim"]), row["statement"], row["study"], verdict]
         if reasons:
             # All of the reason is in the JSON.
             cells.append(measure.cell(row["reason"].splitlines()[0], 330))

@@ -28,6 +28,7 @@ DEPENDS = "depends on"
 #: Fewer seeds decide nothing: a t interval over three is four times as wide as one over ten.
 LEAST_SEEDS = 10
 LEVEL = 0.95
+_MOST_SEEDS = 1000  # that are counted for a claim left open
 
 # Checks that a reason quotes before it only counts the rest.
 _QUOTED = 3
@@ -252,6 +253,24 @@ def combine_checks(verdicts: list[str]) -> str:
     return next(verdict for verdict in (FAILS, OPEN, EQUAL, HOLDS) if verdict in verdicts)
 
 
+def seeds_to_decide(checks: Sequence[tuple[ArrayLike, float, str]], n_checks: int) -> str:
+    """
+    Say how many seeds would decide a claim whose checks keep their means and spreads.
+
+    `checks` are those left open: differences, bound and relation as of `decide`.
+    """
+    for n_seeds in np.unique(np.geomspace(LEAST_SEEDS, _MOST_SEEDS, 60).round().astype(int)).tolist():
+        pattern = np.resize([1.0, -1.0], n_seeds) - (n_seeds % 2) / n_seeds
+        pattern /= pattern.std(ddof=1)
+        verdicts = [
+            decide(np.mean(values) + np.std(values, ddof=1) * pattern, *rule, n_checks=n_checks)
+            for values, *rule in checks
+        ]
+        if combine_checks(verdicts) != OPEN:
+            return f"about {n_seeds} seeds would tell"
+    return f"more than {_MOST_SEEDS} seeds would tell"
+
+
 def decide_reading(figures: pd.DataFrame, n_runs: int, margins: Mapping[str, Margin]) -> tuple[str, str]:
     """
     Decide a reading of a claim in one condition, and say why.
@@ -268,6 +287,7 @@ def decide_reading(figures: pd.DataFrame, n_runs: int, margins: Mapping[str, Mar
         return OPEN, f"{seeds}, {LEAST_SEEDS} are needed"
     groups = list(usable.groupby(["where", "quantity"], sort=False))
     texts: dict[str, list[str]] = {}
+    left_open = []
     for (where, quantity), check in groups:
         first = check.iloc[0]
         text = f"{where} {quantity}".strip()
@@ -281,6 +301,8 @@ def decide_reading(figures: pd.DataFrame, n_runs: int, margins: Mapping[str, Mar
         verdict = OPEN
         if len(check) == n_runs:
             verdict = decide(differences, margin.bound, first["relation"], n_checks=len(groups))
+        if verdict == OPEN and len(differences) > 1:
+            left_open.append((differences, margin.bound, first["relation"]))
         value, limit = (format_number(float(check[column].mean())) for column in ("value", "limit"))
         text += f" {value} against {limit}"
         if first["against"]:
@@ -296,7 +318,10 @@ def decide_reading(figures: pd.DataFrame, n_runs: int, margins: Mapping[str, Mar
     quoted = "; ".join([*deciding[:_QUOTED], *["…"] * (len(deciding) > _QUOTED)])
     if lacking:
         quoted += f"; missing in some seeds: {lacking}"
-    return overall, f"{overall} in {len(deciding)} of {len(groups)} checks: {quoted}"
+    counts = f"{len(deciding)} of {len(groups)} checks"
+    if overall == OPEN and left_open:
+        counts += f" ({seeds_to_decide(left_open, len(groups))})"
+    return overall, f"{overall} in {counts}: {quoted}"
 
 
 def format_number(value: float, spread: float = math.nan) -> str:
