@@ -126,8 +126,10 @@ def claims_table(claims: Sequence[dict[str, Any]], *, reasons: bool = False) -> 
     rows = []
     for row in claims:
         verdict = row["verdict"]
-        if verdict == OPEN and (found := re.search(r"\((.* seeds would tell)\)", row["reason"])):
-            verdict += f"; {found[1]}"
+        found = re.findall(r"\((\D+)(\d+)( seeds would tell)\)", row["reason"])
+        if verdict == OPEN and found:
+            # That of the condition which takes most.
+            verdict += "; " + "".join(max(found, key=lambda text: int(text[1])))
         cells = [str(row["claim"]), row["statement"], row["study"], verdict]
         if reasons:
             # All of the reason is in the JSON.

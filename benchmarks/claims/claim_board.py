@@ -301,8 +301,8 @@ def decide_reading(figures: pd.DataFrame, n_runs: int, margins: Mapping[str, Mar
         verdict = OPEN
         if len(check) == n_runs:
             verdict = decide(differences, margin.bound, first["relation"], n_checks=len(groups))
-        if verdict == OPEN and len(differences) > 1:
-            left_open.append((differences, margin.bound, first["relation"]))
+            if verdict == OPEN:
+                left_open.append((differences, margin.bound, first["relation"]))
         value, limit = (format_number(float(check[column].mean())) for column in ("value", "limit"))
         text += f" {value} against {limit}"
         if first["against"]:

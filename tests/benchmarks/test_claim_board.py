@@ -1,6 +1,7 @@
 """Boards of claims: verdicts from t intervals over seeds and conditions, margins and reasons."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from benchmarks.claims.claim_board import (
     build_board,
     combine_checks,
     decide,
+    seeds_to_decide,
     t_interval,
 )
 
@@ -186,3 +188,21 @@ def test_checks_are_corrected_for_chance_combined_by_their_rule_and_compared_by_
     assert np.isnan(margin.differences([-1.0], [1.0])).all()
     assert margin.text([margin.bound]) == "+10.0 %"
     assert margin.scaled(2).words == "±20 %"
+
+
+@pytest.mark.parametrize(("mean", "relation"), [(0.05, ">"), (0.05, "<="), (0.0, "=")])
+def test_as_many_seeds_as_are_told_decide_and_fewer_do_not(mean, relation):
+    rng = np.random.default_rng(20261201)
+    values = rng.normal(0, 0.1, 10)
+    values += mean - values.mean()
+    told = seeds_to_decide([(values, 0.02, relation)], 1)
+    (n_seeds,) = map(int, re.findall(r"about (\d+) seeds would tell", told))
+    spread = values.std(ddof=1)
+    decided = {n: 0 for n in (n_seeds // 3, n_seeds, 3 * n_seeds)}
+    for n in decided:
+        draws = rng.normal(mean, spread, (300, n))
+        decided[n] = np.mean([decide(row, 0.02, relation) != OPEN for row in draws])
+    below, at, above = decided.values()
+    # That both sides lie inside is rarer than that one does.
+    assert below < (0.01 if relation == "=" else 0.4) < at < 0.75 < above
+    assert seeds_to_decide([(values - values.mean() + 0.02, 0.02, ">")], 1) == "more than 1000 seeds would tell"

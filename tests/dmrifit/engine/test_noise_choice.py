@@ -6,7 +6,7 @@ import pytest
 from dmrifit import MODELS, Protocol, fit_voxels
 from dmrifit.engine import noise_choice
 from dmrifit.engine.doubts import DoubtReason
-from dmrifit.engine.noise_choice import above_air, above_air_or_noise, typical_snr
+from dmrifit.engine.noise_choice import above_air, above_air_or_noise
 
 IVIM, KURTOSIS = MODELS["ivim"], MODELS["kurtosis"]
 LOW_B = Protocol([0, 10, 20, 40, 60, 100, 150, 200, 400, 600, 800, 1000])
@@ -120,12 +120,3 @@ def test_tissue_is_told_from_air_and_ghosts_and_not_from_darker_tissue_or_fluid(
     for level in (50.0, 0.0, np.nan, np.full(1000, np.nan)):
         assert above_air_or_noise(signals, level).tolist() == [False] * 800 + [True] * 200
     assert above_air_or_noise(np.empty(0), 1.0).shape == (0,)
-
-
-def test_the_snr_is_that_of_tissue_also_beside_bright_fluid():
-    protocol = Protocol([0, 0, 500, 1000])
-    tissue = MODELS["adc"].signal(np.tile([200.0, 1.0], (700, 1)), protocol)
-    fluid = MODELS["adc"].signal(np.tile([2000.0, 3.0], (300, 1)), protocol)
-    assert typical_snr(np.concatenate([tissue, fluid]), protocol, 10.0) == pytest.approx(20)
-    assert typical_snr(np.concatenate([np.zeros((5000, 4)), tissue]), protocol, 10.0) == pytest.approx(20)
-    assert typical_snr(tissue, protocol, 0.0) == np.inf
