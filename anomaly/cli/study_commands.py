@@ -18,7 +18,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import simulate_cases
 from dmrifit.cli.options import given, numbers, pairs, require_libraries
 from dmrifit.cli.training_files import TrainingFiles
-from dmrifit.io.case_tables import TABLE
+from dmrifit.io.tables import TABLE
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector

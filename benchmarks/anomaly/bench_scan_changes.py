@@ -27,7 +27,7 @@ from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
 from anomaly.simulate.persons import simulate_dmri
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
-from dmrifit.io.case_tables import TABLE
+from dmrifit.io.tables import TABLE
 
 RESULT = measure.RESULTS / "scan_changes.json"
 SEED = 20261122

@@ -253,7 +253,7 @@ def combine_checks(verdicts: list[str]) -> str:
     return next(verdict for verdict in (FAILS, OPEN, EQUAL, HOLDS) if verdict in verdicts)
 
 
-def seeds_to_decide(checks: Sequence[tuple[ArrayLike, float, str]], n_checks: int) -> str:
+def seeds_to_decide(checks: Sequence[tuple[NDArray, float, str]], n_checks: int) -> str:
     """
     Say how many seeds would decide a claim whose checks keep their means and spreads.
 
@@ -263,8 +263,8 @@ def seeds_to_decide(checks: Sequence[tuple[ArrayLike, float, str]], n_checks: in
         pattern = np.resize([1.0, -1.0], n_seeds) - (n_seeds % 2) / n_seeds
         pattern /= pattern.std(ddof=1)
         verdicts = [
-            decide(np.mean(values) + np.std(values, ddof=1) * pattern, *rule, n_checks=n_checks)
-            for values, *rule in checks
+            decide(np.mean(values) + np.std(values, ddof=1) * pattern, bound, relation, n_checks=n_checks)
+            for values, bound, relation in checks
         ]
         if combine_checks(verdicts) != OPEN:
             return f"about {n_seeds} seeds would tell"

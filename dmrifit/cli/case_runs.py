@@ -20,9 +20,7 @@ from dmrifit.cli.options import given
 from dmrifit.cli.options import say as tell
 from dmrifit.cli.workers import run_tasks
 from dmrifit.io.atomic_files import FileSet, check_room, finish_interrupted, write_text
-from dmrifit.io.case_tables import TABLE, file_stems, read_on_grid
-from dmrifit.io.nifti import chosen_form, save_image
-from dmrifit.io.tables import csv_text, read_rows, read_texts, table_text
+from dmrifit.io.tables import TABLE, csv_text, read_rows, read_texts, table_text
 from dmrifit.report import page as pages
 
 if TYPE_CHECKING:
@@ -118,6 +116,8 @@ class CaseRun:
         listed in failed.tsv with their problem; ValueError if all fail. What is finished is
         written also when the run ends early, so that it can be looked at.
         """
+        from dmrifit.io.case_tables import file_stems
+
         out = options.out
         # Before long work.
         _say_failed(failed if cases else failed[1:])
@@ -270,6 +270,8 @@ class CaseRun:
         The last two of `files` are the picture, and the page that is made from its bytes, which
         `page` takes as `picture`.
         """
+        from dmrifit.io.nifti import save_image
+
         record = {
             **record,
             "folder": folder.name,
@@ -321,6 +323,8 @@ def begin_run(
     Where an earlier run with other settings may be replaced, its results and the records of its
     cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
     """
+    from dmrifit.io.nifti import chosen_form
+
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     settings = {**settings, **given(use=chosen_form())}
@@ -401,6 +405,8 @@ def result_rows(table: Path, names: Sequence[str], columns: Sequence[str]) -> li
 
 def read_result(table: Path, row: Mapping[str, str], column: str, case: Any) -> NDArray[Any]:
     """Read a volume that a row of results names, which must lie on the grid of its case."""
+    from dmrifit.io.case_tables import read_on_grid
+
     name, path = row["name"], table.parent / row[column]
     remedy = f"run the command that wrote it on {name} again"
     if not path.is_file():

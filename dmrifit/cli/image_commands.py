@@ -27,7 +27,6 @@ from dmrifit.cli.options import (
     say,
     scan_of,
 )
-from dmrifit.cohort.bids_folder import is_bids_folder
 from dmrifit.io.bids_derivatives import SYNTHETIC_TRAINING, common_stem, derivative_name
 
 if TYPE_CHECKING:
@@ -122,6 +121,7 @@ def fit(
     Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
     from dmrifit.cli.fit_runs import fit_many, fit_scan, print_fit
+    from dmrifit.cohort.bids_folder import is_bids_folder
     from dmrifit.engine.fit_settings import MEASURED
     from dmrifit.engine.models import resolve_model
 

@@ -14,10 +14,8 @@ import typer
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file, read_small
-from dmrifit.cohort.bids_folder import is_bids_folder
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
 from dmrifit.io.tables import number_in
 
 #: A file to write, of any name.
@@ -56,6 +54,8 @@ def beside(image: Path, extension: str) -> Path | None:
 
 def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
     """List images: named ones, those that a glob matches, or those of a BIDS folder by a glob."""
+    from dmrifit.cohort.bids_folder import is_bids_folder
+
     images = []
     for path in paths:
         if is_pattern(path):
@@ -87,6 +87,9 @@ def named_cases(
     Options that name files are for a single image. `images` are the columns of images that a table
     may have, `bids` is the glob of images in the folders of BIDS subjects.
     """
+    from dmrifit.cohort.bids_folder import is_bids_folder
+    from dmrifit.io.case_tables import folder_table
+
     path = paths[0]
     is_bids = is_bids_folder(path) and folder_table(path) == path
     are_images = len(paths) > 1 or is_bids or is_pattern(path)
@@ -113,6 +116,8 @@ def refuse_files(source: str, options: Mapping[str, object]) -> None:
 
 def say_folder(path: Path, images: Sequence[str]) -> None:
     """Print on standard error which cases a folder holds, where a path is one."""
+    from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
+
     if not path.is_dir():
         return
     table = folder_table(path)

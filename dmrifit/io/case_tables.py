@@ -24,14 +24,12 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import check_same_grid, zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
-from dmrifit.io.tables import NOTHING, read_rows, table_text
+from dmrifit.io.tables import NOTHING, TABLE, read_rows, table_text
 
 _Case = TypeVar("_Case")
 
 _ALIASES = {"participant_id": "patient"}
 
-#: Table of cases that is written, and that stands for the folder in which it is.
-TABLE = "cases.tsv"
 _SERIES = "_dwi"  # end of the names of series
 
 # Letters that are drawn as nothing, beside control characters and those of format.

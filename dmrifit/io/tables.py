@@ -16,6 +16,9 @@ from dmrifit.io.atomic_files import check_finished
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Table of cases that is written, and that stands for the folder in which it is.
+TABLE = "cases.tsv"
+
 #: Cells of missing values.
 NOTHING = ("", "n/a", "N/A", "nan")
 

@@ -63,7 +63,7 @@ def simulate(
 
     Example: dmrifit-metastasis simulate 12 --out cases
     """
-    from dmrifit.io.case_tables import TABLE
+    from dmrifit.io.tables import TABLE
 
     options = vars(patients) | {"random_state": seed}
     cases = {}

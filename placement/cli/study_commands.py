@@ -19,8 +19,7 @@ from dmrifit.cli.console import progress
 from dmrifit.cli.options import given, require_libraries, say_folder
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.atomic_files import FileSet, write_text
-from dmrifit.io.case_tables import TABLE
-from dmrifit.io.tables import csv_text, table_text
+from dmrifit.io.tables import TABLE, csv_text, table_text
 
 #: Tables of synthetic cases; that of a case is written last.
 _TABLES = ("experts.tsv", TABLE)

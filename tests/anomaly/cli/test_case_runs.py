@@ -19,7 +19,7 @@ from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, read_series
 from anomaly.simulate.persons import simulate_dmri
 from dmrifit.cli.case_runs import RunOptions
-from dmrifit.io.case_tables import TABLE
+from dmrifit.io.tables import TABLE
 from dmrifit.model_files.model_file import save_model
 
 
