@@ -197,12 +197,8 @@ def test_as_many_seeds_as_are_told_decide_and_fewer_do_not(mean, relation):
     values += mean - values.mean()
     told = seeds_to_decide([(values, 0.02, relation)], 1)
     (n_seeds,) = map(int, re.findall(r"about (\d+) seeds would tell", told))
-    spread = values.std(ddof=1)
-    decided = {n: 0 for n in (n_seeds // 3, n_seeds, 3 * n_seeds)}
-    for n in decided:
-        draws = rng.normal(mean, spread, (300, n))
-        decided[n] = np.mean([decide(row, 0.02, relation) != OPEN for row in draws])
-    below, at, above = decided.values()
+    draws = [rng.normal(mean, values.std(ddof=1), (300, n)) for n in (n_seeds // 3, n_seeds, 3 * n_seeds)]
+    below, at, above = (np.mean([decide(row, 0.02, relation) != OPEN for row in rows]) for rows in draws)
     # That both sides lie inside is rarer than that one does.
     assert below < (0.01 if relation == "=" else 0.4) < at < 0.75 < above
     assert seeds_to_decide([(values - values.mean() + 0.02, 0.02, ">")], 1) == "more than 1000 seeds would tell"

@@ -82,3 +82,9 @@ def test_every_program_begins_so(package, monkeypatch):
     monkeypatch.setitem(sys.modules, f"{package.split('.')[0]}.cli.program", program)
     __import__(package, fromlist=["main"]).main()
     assert calls == [package]
+
+
+@pytest.mark.parametrize("package", ["dmrifit", "anomaly", "metastasis", "placement"])
+def test_the_help_of_a_program_loads_no_large_library(package):
+    code = f"import sys, {package}.cli.program; assert not {{'nibabel', 'scipy', 'numba', 'torch'}} & {{*sys.modules}}"
+    subprocess.run([sys.executable, "-c", code], check=True)

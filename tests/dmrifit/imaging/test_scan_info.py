@@ -59,7 +59,6 @@ def test_air_around_the_body_changes_neither_snr_nor_doubts_and_tissue_beside_fl
     reverse = Protocol(protocol.b[::-1])
     info = scan_info(in_air(synthetic(protocol, 20), 20), reverse)
     assert any("order of the b-values does not fit" in doubt for doubt in info.doubts)
-    pytest.importorskip("dipy")
     values = np.asarray(synthetic(protocol, 20).dataobj, dtype=float)
     bright = np.concatenate([values, values[:4] + 9 * np.asarray(synthetic(protocol, 0).dataobj)[:4]])
     info = scan_info(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), protocol)
