@@ -50,7 +50,8 @@ _PAGE = "index.html"
 _FEWEST_COMPARED = 5  # scans, below which none is told to differ from the others
 _COLUMNS = (
     "For each parameter: median over the voxels in which it is not in doubt, and share in doubt. "
-    "Scans that differ most from the others come first; a click on a heading sorts."
+    "Scans that differ most from the others come first; a click on a heading sorts. Scans that "
+    "were refitted as advised are linked under 'refit with' when this command runs again."
 )
 _THUMBNAIL = 110  # pixels
 _UNUSUAL = 3.5  # robust SDs (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993)
@@ -417,7 +418,11 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             cells.append("–" if doubt is None else percent(doubt))
         notes = Fold(counted(len(record["notes"]), "note"), *record["notes"])
         options = record["remedies"].items()
-        refit = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
+        refit: Any = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)
+        folder = (out / page).parent
+        refitted = sorted(folder.with_name(f"{folder.name}_refit").glob("*_quicklook.html"))
+        if refitted:
+            refit = Link(refitted[0].relative_to(out).as_posix(), refit or "refitted")
         order = -distance if words else 0.0, -max(record["in_doubt"].values(), default=0.0)
         lines.append((order, [*cells, refit, notes if notes else "none"]))
     rows = [cells for _, cells in sorted(lines, key=lambda line: line[0])]

@@ -165,12 +165,3 @@ def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_pa
     say_folder(tmp_path, ("image",))
     say_folder(tmp_path / "cases.tsv", ("image",))
     assert capsys.readouterr().err == f"using {tmp_path / 'cases.tsv'}\n"
-
-
-def test_echo_times_given_twice_are_told_where_the_model_does_not_need_them(image):
-    image.with_name("sub-1_dwi.json").write_text('{"EchoTime": 0.06, "EchoTime": 0.07}')
-    message = r"sub-1_dwi\.json: EchoTime is given more than once \(0\.06, 0\.07\); keep the right one"
-    with pytest.warns(UserWarning, match=message):
-        scan_of(image, ProtocolFiles(), needs_te=False)
-    with pytest.raises(ValueError, match=message):
-        scan_of(image, ProtocolFiles(), needs_te=True)
