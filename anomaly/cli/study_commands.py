@@ -190,7 +190,10 @@ def train(
         fields["random_state"] = files.seed
         estimator = make_detector(detector, options | parameters, published=published, **fields)
         if scans.covariates and detector != "gaussian":
-            raise ValueError(f"--covariates: {detector} takes none into account; gaussian does")
+            raise ValueError(
+                f"--covariates {','.join(scans.covariates)}: {detector} takes none into account; "
+                "gaussian does"
+            )
         model = SeriesDetector(estimator, directions=directions, **vars(scans))
         series = series_of([cases])
         # Before the scans are read, which takes minutes.

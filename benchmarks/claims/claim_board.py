@@ -319,7 +319,7 @@ def decide_reading(figures: pd.DataFrame, n_runs: int, margins: Mapping[str, Mar
     if lacking:
         quoted += f"; missing in some seeds: {lacking}"
     counts = f"{len(deciding)} of {len(groups)} checks"
-    if overall == OPEN and left_open:
+    if overall == OPEN and left_open and not lacking:
         counts += f" ({seeds_to_decide(left_open, len(groups))})"
     return overall, f"{overall} in {counts}: {quoted}"
 

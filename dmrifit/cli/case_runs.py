@@ -52,10 +52,19 @@ class RunOptions:
     figure: bool = True
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        check_is_folder(self.out)
+
     @property
     def draws(self) -> bool:
         """Whether figures are asked for, and the packages for them and for pages are installed."""
         return self.figure and can_draw()
+
+
+def check_is_folder(out: Path) -> None:
+    """Refuse a file where a folder is to be written."""
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; name a folder")
 
 
 class RunPage(NamedTuple):
@@ -325,8 +334,7 @@ def begin_run(
     """
     from dmrifit.io.nifti import chosen_form
 
-    if out.is_file():
-        raise ValueError(f"--out {out} is a file; name a folder")
+    check_is_folder(out)
     settings = {**settings, **given(use=chosen_form())}
     path = out / "settings.json"
     text = json.dumps(settings, indent=2, default=str) + "\n"

@@ -288,10 +288,14 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
         typer.echo(f"fit: {choice} (choose by --method, --sigma)")
     intervals = []
     for parameter, entry in description["Parameters"].items():
-        if any(entry.get("ShareAtBounds", {}).values()):
-            low, high = bound_cells(entry)
-            shares = f"{low} (lower), {high} (upper)"
-            typer.echo(f"{parameter}, share of the fitted voxels at its bounds: {shares}")
+        cells = zip(("lower", "upper"), bound_cells(entry), strict=True)
+        shares = [
+            f"{cell} ({end})"
+            for end, cell in cells
+            if entry.get("ShareAtBounds", {}).get(end.capitalize())
+        ]
+        if shares:
+            typer.echo(f"{parameter}, share of the voxels at its bounds: {', '.join(shares)}")
         if "Interval" in entry:
             meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
             intervals.append(f"{parameter}{meaning} {entry['Interval']}")
@@ -307,8 +311,7 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
         typer.echo(
             "precision to expect in typical tissue at the SNR of this scan, "
             f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
-            f"{'noise' if 'Noise' in description else 'SD of residuals'}): "
-            f"{', '.join(errors)}"
+            f"{expected['SNROver']}): {', '.join(errors)}"
         )
     # Warnings were printed when they arose.
     for sentence in fit_sentences(description):

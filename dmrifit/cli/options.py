@@ -67,8 +67,11 @@ def named_images(paths: Sequence[Path], bids: str = "") -> list[Path]:
         if not matches:
             where = f" of sub-*/{bids}" if path.is_dir() else ""
             raise FileNotFoundError(f"{path}: no file matches{where}; check the pattern")
+        remedy = "check its name and folder"
+        if path.is_dir():
+            remedy = "name an image, or one BIDS folder alone"
         for image in matches:
-            check_file(image, remedy="check its name, or give one BIDS folder alone")
+            check_file(image, remedy=remedy)
         images += matches
     return images
 
@@ -110,7 +113,7 @@ def refuse_files(source: str, options: Mapping[str, object]) -> None:
     if flags:
         raise ValueError(
             f"{source}: files of several images lie beside them, or are named in the columns of "
-            f"their table; leave out {' and '.join(flags)}"
+            f"their table; leave out {' and '.join(flags)}, for the files of one image"
         )
 
 
@@ -182,7 +185,7 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
         if not (name and value):
             raise ValueError(f"{option} {text}: write NAME=VALUE")
         if named_values.setdefault(name, value) != value:
-            raise ValueError(f"{option} names {name} twice; give each value a name of its own")
+            raise ValueError(f"{option} names {name} twice; keep one of them")
     return named_values
 
 

@@ -67,8 +67,10 @@ def describe_choice(
 ) -> str:
     """Say what was chosen by the noise, and how that was measured; `noise` is None if not."""
     key = "one_step" if threshold is None else "segmented"
-    if noise is None or not np.isfinite(snr):
+    if noise is None:
         key = "unknown"
+    elif not np.isfinite(snr):
+        key = "without_signal"
     text = _SENTENCES[key].format(threshold=threshold, snr=snr, noise=noise)
     if n_floored:
         text += _SENTENCES["floored"].format(n=counted(n_floored, "voxel"))
@@ -79,13 +81,18 @@ def spread_rows(signals: NDArray) -> NDArray[np.intp]:
     """Choose voxels by the shape of their signals: the same in any order of rows, on any scale."""
     if len(signals) <= NOISE_VOXELS:
         return np.arange(len(signals))
+    keys = _keys(signals)
+    partly = ~np.isfinite(keys)
+    keys[partly] = _keys(np.nan_to_num(signals[partly]))
+    return np.argpartition(keys, NOISE_VOXELS)[:NOISE_VOXELS]
+
+
+def _keys(signals: NDArray) -> NDArray[np.float64]:
+    """Give each voxel distant digits, as good as drawn, and the same of equal voxels alone."""
     irrational = np.sqrt(np.arange(2.0, signals.shape[1] + 2)) % 1
     with np.errstate(all="ignore"):
-        # Distant digits, which are as good as drawn, and the same of equal voxels alone; voxels
-        # without them come last.
         sums = np.einsum("ij->i", signals, dtype=np.float64)
-        keys = np.einsum("ij,j->i", signals, irrational) / sums * 1e6 % 1
-    return np.argpartition(keys, NOISE_VOXELS)[:NOISE_VOXELS]
+        return np.einsum("ij,j->i", signals, irrational) / sums * 1e6 % 1
 
 
 def lowest_signals(signals: NDArray, protocol: Protocol) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ from dmrifit.engine.noise_choice import (
     typical_snr,
 )
 from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.screening import Screen
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import Image, Images, image_name
@@ -150,12 +151,15 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     if doubt := clipping_doubt(rows, protocol):
         info.doubts.append(doubt)
     level = np.nan
+    # A fit leaves out what is no signal.
+    usable = rows if protocol is None else Screen(protocol).apply(rows)[0]
     if info.n_volumes > 1:
-        level = _describe_noise(info, series, region, _noise_of_fit(rows, protocol))
+        level = _describe_noise(info, series, region, _noise_of_fit(usable, protocol))
     if protocol is None:
         return
     if level > 0:
-        info.snr = typical_snr(rows, protocol, level)
+        snr = typical_snr(usable, protocol, level)
+        info.snr = snr if np.isfinite(snr) else np.nan
     # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
     if region is None:
         rows = rows[above_air_or_noise(lowest_signals(rows, protocol), level)]
@@ -226,7 +230,10 @@ def _noise_of_fit(rows: NDArray, protocol: Protocol | None) -> list[NoiseLevel]:
     if protocol is None:
         return []
     bright = rows[above_air(lowest_signals(rows, protocol))]
-    model = MODELS[suggest_model(protocol)[0]]
+    try:
+        model = MODELS[suggest_model(protocol)[0]]
+    except ValueError:  # of one contrast there is no fit
+        return []
     level = measured_noise(bright[spread_rows(bright)], protocol, model, FitSettings())
     return [] if level is None else [level]
 

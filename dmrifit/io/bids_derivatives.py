@@ -137,6 +137,7 @@ class FitTally:
     fixed: Collection[str] = ()
     status: NDArray = field(default_factory=partial(np.zeros, len(FitStatus), np.int64))
     screening: ScreeningTally = field(default_factory=ScreeningTally)
+    knows_noise: bool = False  # or else residuals stand for it
     _sample: SpreadSample = field(default_factory=partial(SpreadSample, _SNR_VOXELS))
 
     def add(self, result: FitResult, inside: NDArray[np.bool_]) -> None:
@@ -149,6 +150,7 @@ class FitTally:
         if result.inputs is not None:
             known = result.inputs.sigma if result.noise is None else result.noise
             level = self._deviation(result, result.inputs.signals)
+            self.knows_noise = known is not None
             if known is not None:
                 noise = level = np.broadcast_to(known, len(result.cost)).astype(np.float64)
         # S0 itself may lie far outside of what was measured, and be not determined.
@@ -236,7 +238,7 @@ def describe_fit(
         **_describe_voxel_maps(tally, files),
         **tally.screening.describe(),
         **({} if settings.prior is None else {"Prior": settings.prior.describe()}),
-        **_describe_expected_precision(tally, settings),
+        **_describe_expected_precision(tally, len(protocol) / len(contrasts)),
         "NoValue": (
             "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is "
             "not defined"
@@ -332,7 +334,7 @@ def summarize_tissue(
             entry["StandardError"] = float(np.percentile(errors, 50)) if len(errors) else None
 
 
-def _describe_expected_precision(tally: FitTally, settings: FitSettings) -> dict[str, Any]:
+def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str, Any]:
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
     snr = tally.snr()
     contrasts, model = tally.contrasts, tally.model
@@ -351,18 +353,19 @@ def _describe_expected_precision(tally: FitTally, settings: FitSettings) -> dict
         return {}
     try:
         # The expected precision is for the SNR of the amplitude, the noise that of one volume.
-        of_fitted = 1.0 if settings.noise is None else np.sqrt(settings.n_averaged)
+        of_fitted = np.sqrt(n_averaged) if tally.knows_noise else 1.0
         table = expected_precision(contrasts, model, tally.fixed, snr * of_fitted / remaining)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
+    over = "noise" if tally.knows_noise else "standard deviation of residuals"
     return {
         "ExpectedPrecision": {
             "Description": "Cramér–Rao lower bound of the coefficient of variation in typical "
             "tissue, at the median over voxels, without air, of the signal at the lowest b-value "
-            "and shortest echo time over the noise, or over the standard deviation of residuals "
-            "where the noise was not measured",
+            f"and shortest echo time over the {over}",
             "SNR": snr,
             "SNRContrast": contrast,
+            "SNROver": over,
             "CoefficientOfVariation": {
                 name: float(value) if np.isfinite(value) else None
                 for name, value in zip(table["parameter"], table["cv"], strict=True)

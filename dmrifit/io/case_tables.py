@@ -271,7 +271,8 @@ def folder_rows(folder: Path | Sequence[Path], images: Sequence[str]) -> list[di
         texts = [str(path) for path in paths]
     names = [stem(path).removesuffix(f"_{main}").removesuffix(_SERIES) for path in paths]
     if not isinstance(folder, Path) and len(set(names)) < len(names):
-        names = [path.absolute().parent.name for path in paths]
+        folders = [path.absolute().parent.name for path in paths]
+        names = folders if len(set(folders)) == len(folders) else names
     files: dict[str, str] = {}
     for name, file in zip(names, texts, strict=True):
         if files.setdefault(name, file) != file:

@@ -8,7 +8,6 @@ import pytest
 
 from dmrifit.engine.design.identifiability import expected_precision
 from dmrifit.engine.doubts import DoubtTally
-from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
@@ -120,7 +119,7 @@ def test_the_snr_is_of_signals_that_were_measured_in_voxels_with_spare_values(no
     signals = clean + np.random.default_rng(5).normal(0, 20, clean.shape)
     tally = tally_of(fit_voxels(signals, protocol, "adc"), protocol)
     assert tally.snr() == pytest.approx(50 * np.exp(-0.5), rel=0.1)
-    section = bids_derivatives._describe_expected_precision(tally, FitSettings())["ExpectedPrecision"]
+    section = bids_derivatives._describe_expected_precision(tally, 1.0)["ExpectedPrecision"]
     assert section["SNRContrast"] == "b = 500 s/mm² and TE 80 ms"
     # In typical tissue of 1 µm²/ms, the lower bound is that of S0 at an SNR of 50.
     table = expected_precision(protocol, MODELS["adc"], (), 50)
