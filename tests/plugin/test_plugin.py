@@ -73,5 +73,5 @@ def test_a_detector_of_a_plugin_is_trained_applied_and_stands_on_the_board(run, 
     assert "asymmetry" in set(pd.read_csv(board / "thresholds.csv")["method"])
     refused = run("anomaly", "train", cases / "healthy.tsv", "--detector", "symmetry", "--out", tmp_path / "other.dmrifit")
     assert refused.returncode == 2
-    assert "choose one of aligned, gaussian" in refused.stdout
+    assert "must be one of aligned, gaussian" in refused.stdout
     assert "asymmetry" in refused.stdout
