@@ -252,12 +252,18 @@ def stored(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+_NUMBERS = re.compile(r"\[\n[^\[\]{}\"]*\]")
+
+
 def write(result: dict[str, Any], path: Path) -> None:
     """Write a result, wholly or not at all; machines described in this run get the load at its end."""
     from dmrifit.io.atomic_files import write_text
 
     _enter_load(result, round(os.getloadavg()[0], 2))
-    write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    # Numbers of one list stand in one line.
+    text = _NUMBERS.sub(lambda found: "".join(found[0].split()), text)
+    write_text(path, text + "\n")
 
 
 def _enter_load(content: dict[str, Any], load: float) -> None:

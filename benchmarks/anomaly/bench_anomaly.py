@@ -43,9 +43,9 @@ from benchmarks import _boards as boards
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
 from benchmarks.anomaly import _anomaly_speed as speed
+from benchmarks.claims.claim_board import NOT_SIMULATED
 from benchmarks.claims.weninger.board import (
     anomaly_board,
-    board_figures,
     difference_interval,
     margin_table,
     published_beside,
@@ -331,13 +331,15 @@ def evaluated(work: Path, kind: str, seed: int, cohort: str) -> dict[str, Any]:
 def decided(result: dict[str, Any]) -> dict[str, Any]:
     """Decide the claims again from the stored figures of methods, by the rules of today."""
     good, shifted = (_stored_tables(result, cohort) for cohort in COHORTS)
+    # What claims that cannot be tested here were measured with is not stored.
+    kept = {row["claim"]: row for row in result["claims"] if row["verdict"] == NOT_SIMULATED}
+    claims = _records(anomaly_board(good, shifted=shifted))
     return {
         "decided": {
             "date": date.today().isoformat(),
             **measure.commit("benchmarks/claims/weninger"),
         },
-        "figures": _records(board_figures(good, shifted=shifted)),
-        "claims": _records(anomaly_board(good, shifted=shifted)),
+        "claims": [kept.get(row["claim"], row) for row in claims],
     }
 
 
@@ -451,7 +453,6 @@ def boarded(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, A
         "margins": {cohort: _records(margin_table(by_run[cohort])) for cohort in COHORTS},
         "half_over_full": {cohort: _interval(by_run[cohort]) for cohort in COHORTS},
         "published": _records(published_beside(good)),
-        "figures": _records(board_figures(good, shifted=shifted)),
         "claims": _records(anomaly_board(good, shifted=shifted)),
     }
 

@@ -12,7 +12,6 @@ from anomaly.study.evaluation import evaluate_detectors
 from benchmarks.claims.claim_board import EQUAL, FAILS, HOLDS, LEAST_SEEDS, NOT_SIMULATED, OPEN
 from benchmarks.claims.weninger.board import (
     anomaly_board,
-    board_figures,
     difference_interval,
     margin_table,
     published_beside,
@@ -196,9 +195,8 @@ def test_cohorts_stand_beside_each_other_and_are_compared():
     found = anomaly_board(good, shifted=bad).set_index("claim")
     assert found.loc[15, "verdict"] == "depends on how well scans are registered"
     assert found.loc[19, "verdict"] == FAILS
-    figures = board_figures(good, shifted=bad)
-    assert set(figures["claim"]) == {claim.number for claim in (*CLAIMS, *COHORT_CLAIMS)}
-    assert set(board_figures(good)["claim"]) == {claim.number for claim in CLAIMS}
+    assert set(found.index) == {claim.number for claim in (*CLAIMS, *COHORT_CLAIMS)}
+    assert set(anomaly_board(good)["claim"]) == {claim.number for claim in CLAIMS}
 
 
 def test_every_network_has_its_margin_to_the_reference_and_students_interval_of_a_difference():

@@ -38,7 +38,6 @@ __all__ = [
     "MARGINS",
     "MARGINS_FILE",
     "anomaly_board",
-    "board_figures",
     "difference_interval",
     "margin_table",
     "published_beside",
@@ -101,19 +100,6 @@ def _with_margins(figures: pd.DataFrame) -> pd.DataFrame:
             name = "rate"
         margins.append(name)
     return figures.assign(margin=margins)
-
-
-def board_figures(
-    runs: Mapping[str, Tables], *, shifted: Mapping[str, Tables] | None = None
-) -> pd.DataFrame:
-    """List every number behind the board, as `benchmarks.claims.claim_board.check_claims` gives them."""
-    import pandas as pd
-
-    single, pairs = _as_runs(runs, shifted)
-    figures = check_claims(CLAIMS, single)
-    if not pairs:
-        return figures
-    return pd.concat([figures, check_claims(COHORT_CLAIMS, pairs)], ignore_index=True)
 
 
 def margin_table(runs: Mapping[str, Tables]) -> pd.DataFrame:
