@@ -352,9 +352,8 @@ def ship(rows_of: dict[str, Any], work: Path) -> None:
     save_model(model, SHIPPED)
 
 
-def chosen_threshold(results: dict[str, Any], unseen: dict[str, list[dict]]) -> float:
+def chosen_threshold(boards: Sequence[list[dict]]) -> float:
     """Choose the lowest cut that marks little elsewhere, in the mean of brains that were not seen."""
-    boards = [*(results[name]["two stages"] for name in SCANS), *unseen.values()]
     for cut in CUTS:
         rows = [row_at(rows, cut) for rows in boards]
         findings, volume = (np.mean([row[key] for row in rows]) for key in ("findings", "mL"))
@@ -367,7 +366,7 @@ def tried_in_unseen(results: dict[str, Any], work: Path) -> dict[str, Any]:
     """Choose the threshold of the included model, and count new implants in brains it has not seen."""
     chosen = in_tumors(UNSEEN, work)
     model = load_small_model()
-    cut = chosen_threshold(results, chosen)
+    cut = chosen_threshold([*(results[name]["two stages"] for name in SCANS), *chosen.values()])
     if cut != model.threshold_:
         model.threshold_ = model.threshold = cut
         save_model(model, SHIPPED)
@@ -631,18 +630,23 @@ def in_tumors(names: Sequence[str], work: Path, new: int = 0) -> dict[str, list[
             scans = [volume, *(implants.volume for implants in sets)]
             joblib.dump((sets, list(model.predict_proba(scans, masks=[brain] * len(scans)))), path)
         sets, scores = joblib.load(path)
-        parts = label_components(enhancing)
         rows[name] = [
             at_threshold(cut, [scores[0] * elsewhere, *scores[1:]], sets)
-            | {
-                "enhancing_mL": round(float(enhancing.sum()) * 1e-3, 1),
-                "covered": round(float((scores[0] >= cut)[enhancing].mean()), 3) if enhancing.any() else None,
-                "n_parts": int(parts.max()),
-                "parts": len(np.unique(parts[enhancing & (scores[0] >= cut)])),
-            }
+            | enhancing_parts(scores[0] >= cut, enhancing)
             for cut in sorted({*CUTS, model.threshold_})
         ]
     return rows
+
+
+def enhancing_parts(marked: NDArray[np.bool_], enhancing: NDArray[np.bool_]) -> dict[str, Any]:
+    """Count the enhancing parts of a tumor that have a voxel marked."""
+    parts = label_components(enhancing)
+    return {
+        "enhancing_mL": round(float(enhancing.sum()) * 1e-3, 1),
+        "covered": round(float(marked[enhancing].mean()), 3) if enhancing.any() else None,
+        "n_parts": int(parts.max()),
+        "parts": len(np.unique(parts[enhancing & marked])),
+    }
 
 
 def on_healthy_brain() -> dict[str, Any]:
