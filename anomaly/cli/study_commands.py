@@ -15,7 +15,7 @@ from anomaly.cli.detection_commands import series_of
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import simulate_cases
+from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given, numbers, pairs, require_libraries
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.tables import TABLE
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
 #: What the tables list, for the summary.
-_GROUPS = {"healthy": "healthy persons", "glioma": "patients with gliomas"}
+_GROUPS = {"healthy": "healthy person", "glioma": "glioma patient"}
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,8 @@ def simulate(
     n_healthy: int,
     n_lesions: int,
     /,
-    out: Path,
     persons: PersonOptions,
-    skip: int = 0,
-    seed: int = 0,
-    overwrite: bool = False,
+    run: SimulationRun,
 ) -> None:
     """
     Write synthetic diffusion series of healthy persons and of patients with gliomas.
@@ -66,33 +63,32 @@ def simulate(
     registration good|shifted: Alignment of scans; shifted means by up to 2 voxels and 5 %.
     snr 1..: Signal-to-noise ratio of white matter at b = 0.
     cellular 0..0.75: Share of gliomas with reduced diffusivity.
-    skip 0..: Persons to skip, such as those of an earlier folder, to get new test persons.
-    seed 0..: Random seed: same seed, same persons.
 
     Example: dmrifit-anomaly simulate 28 20 --directions 16 --out cases
     """
     if not n_healthy + n_lesions:
         raise ValueError("N_HEALTHY and N_LESIONS are 0; ask for at least one person")
-    options = vars(persons) | {"random_state": seed}
+    options = vars(persons) | {"random_state": run.seed}
     options["n_directions"] = options.pop("directions")
-    cases = {}
-    summaries = []
-    for group, n in (("healthy", n_healthy), ("glioma", n_lesions)):
-        for i in range(skip, skip + n):
-            write = partial(_write_person, group, i, options)
-            cases[f"synthetic-{group}-{i + 1:03d}"] = ({_TABLES[group]: TABLE}, write)
-        if n:
-            summaries.append(f"{n} {_GROUPS[group]}: {out / _TABLES[group]}")
-    simulate_cases(out, cases, _TABLES.values(), options | {"skip": skip}, overwrite=overwrite)
-    typer.echo("synthetic series of " + "; ".join(summaries))
+    counts = {"healthy": n_healthy, "glioma": n_lesions}
+    groups = {}
+    for group, n in counts.items():
+        write = partial(_write_person, group == "healthy", options)
+        groups[f"synthetic-{group}"] = (n, {_TABLES[group]: TABLE}, write)
+    run.write(vars(persons), groups)
+    written = [
+        f"{counted(n, _GROUPS[group])}: {run.out / _TABLES[group]}"
+        for group, n in counts.items()
+        if n
+    ]
+    typer.echo("synthetic series of " + "; ".join(written))
 
 
-def _write_person(group: str, i: int, options: dict[str, Any], folder: Path) -> None:
+def _write_person(is_healthy: bool, options: dict[str, Any], i: int, folder: Path) -> None:
     """Write the series of a synthetic person."""
     from anomaly.scans.cases import write_cases
     from anomaly.simulate.persons import simulate_dmri
 
-    is_healthy = group == "healthy"
     healthy, lesions = simulate_dmri(int(is_healthy), int(not is_healthy), skip=i, **options)
     write_cases([*healthy, *lesions], folder, overwrite=True)
 

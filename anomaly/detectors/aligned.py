@@ -218,7 +218,7 @@ class AlignedMahalanobis(AlignedDetector):
     scale : {None, "image"}, default=None
         As in `AnomalyDetector`.
     smooth_mm : float, default=6.0
-        The same for the scores.
+        Standard deviation in mm of the Gaussian that smooths the scores inside the mask.
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     smoothness : float, optional, default=2.0

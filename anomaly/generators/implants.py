@@ -20,7 +20,7 @@ _ROUGHNESS, _GRAIN = 0.12, 1.5  # of the distance from the center; voxels
 #: to 24 and 12 to 32 mm in an adult.
 _PATCH_RADII, _PATCH_MOVES = (0.14, 0.33), (0.17, 0.44)
 _PATCH_WEIGHT, _PATCH_EDGE = (0.6, 1.0), (0.1, 0.3)
-#: Largest radius of a lesion, times that of a ball as large as the brain, and the smallest.
+#: Smallest and largest radius of a lesion, times that of a ball as large as the brain.
 _RADII = (0.11, 0.36)
 #: Products of diffusivity and b-value: free tissue water, dead tissue, crowded cells.
 _FAST, _DEAD, _CROWDED = (1.0, 1.8), (1.8, 2.8), (0.38, 0.62)
@@ -166,7 +166,7 @@ def add_patch(
     The patch is a rough ellipsoid in tissue with soft edges and a weight of 0.6 to 1; where the
     other person has no brain, nothing changes. Its label is where it has at least half of its
     weight. Shapes: `volume`, `source` (x, y, z, channels), `mask` (x, y, z); returns the changed
-    volume, by how much noise is averaged (x, y, z), and the label.
+    volume, the factor by which averaging lowers the noise (x, y, z), and the label.
 
     References
     ----------

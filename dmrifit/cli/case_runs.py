@@ -369,37 +369,58 @@ def begin_run(
     write_text(path, text)
 
 
-def simulate_cases(
-    out: Path,
-    cases: Mapping[str, tuple[Mapping[str, str], Callable[[Path], None]]],
-    tables: Iterable[str],
-    settings: Mapping[str, Any],
-    *,
-    overwrite: bool,
-) -> None:
+@dataclass(frozen=True)
+class SimulationRun:
     """
-    Write synthetic cases that an earlier run did not finish, and the tables of all.
+    Where synthetic cases are written, which of them, and from which seed.
 
-    Cases are named by their folder, each with the function that writes its files and tables there,
-    and its tables by those of all cases that their rows go to.
+    Options:
+    skip 0..: Cases to skip, such as those of an earlier folder, to get new ones to test on.
+    seed 0..: Random seed: same seed, same cases.
     """
-    import pandas as pd
 
-    rows: dict[str, list[dict[str, str]]] = {table: [] for table in tables}
-    settings = {"command": "simulate", **settings}
-    begin_run(out, settings, overwrite, results=rows, records=f"synthetic-*/{TABLE}")
-    for name, (own_tables, write) in progress(cases.items(), len(cases)):
-        finish_interrupted(out / name)
-        if overwrite or not (out / name / TABLE).exists():
-            write(out / name)
-        for table, own_table in own_tables.items():
-            for row in read_texts(out / name / own_table).to_dict("records"):
-                # In the table of all cases, paths are relative to the folder above.
-                paths = {key: f"{name}/{x}" for key, x in row.items() if x.endswith(_CASE_FILES)}
-                rows[table].append(row | paths)
-    for table, lines in rows.items():
-        if lines:
-            write_text(out / table, table_text(pd.DataFrame(lines)))
+    out: Path
+    skip: int = 0
+    seed: int = 0
+    overwrite: bool = False
+
+    def write(
+        self,
+        settings: Mapping[str, Any],
+        groups: Mapping[str, tuple[int, Mapping[str, str], Callable[[int, Path], None]]],
+    ) -> None:
+        """
+        Write cases that an earlier run did not finish, and the tables of all.
+
+        Of each group, with which the names of its cases begin: how many, the tables in the folder
+        of a case by those of all cases that their rows go to, and what writes one by its number.
+        """
+        import pandas as pd
+
+        rows: dict[str, list[dict[str, str]]] = {}
+        cases = {}
+        for group, (n, tables, write) in groups.items():
+            rows |= {table: [] for table in tables}
+            for i in range(self.skip, self.skip + n):
+                cases[f"{group}-{i + 1:03d}"] = (i, tables, write)
+        settings = {"command": "simulate", **settings, "skip": self.skip, "seed": self.seed}
+        records = f"synthetic-*/{TABLE}"
+        begin_run(self.out, settings, self.overwrite, results=rows, records=records)
+        for name, (i, tables, write) in progress(cases.items(), len(cases)):
+            folder = self.out / name
+            finish_interrupted(folder)
+            if self.overwrite or not (folder / TABLE).exists():
+                write(i, folder)
+            for table, own_table in tables.items():
+                for row in read_texts(folder / own_table).to_dict("records"):
+                    # In the table of all cases, paths are relative to the folder above.
+                    paths = {
+                        key: f"{name}/{x}" for key, x in row.items() if x.endswith(_CASE_FILES)
+                    }
+                    rows[table].append(row | paths)
+        for table, lines in rows.items():
+            if lines:
+                write_text(self.out / table, table_text(pd.DataFrame(lines)))
 
 
 def result_rows(table: Path, names: Sequence[str], columns: Sequence[str]) -> list[dict[str, str]]:

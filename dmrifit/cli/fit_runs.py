@@ -1,4 +1,4 @@
-"""Fits of many scans: a BIDS folder, a glob or a list; a row for each, and a page of all."""
+"""Fits of many scans: a row for each, and a page of all; options are in `image_commands`."""
 
 from __future__ import annotations
 

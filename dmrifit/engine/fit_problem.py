@@ -185,7 +185,7 @@ class Problem:
             usable=np.empty(n, np.int64),
             n_measured=np.empty(n, np.int64),
             points=np.empty((n, self.n_starts, self.kernel.N)),
-            ratings=np.empty((n, dictionary.n_strata)),
+            residual_squares=np.empty((n, dictionary.n_strata)),
         )
         work = (
             zeros_of_lanes(dictionary.n_strata, 2 * LANES),
@@ -335,7 +335,7 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
     best = problem.search(starts, problem.pinned, noise, all_starts)
     features = np.empty((len(starts.usable), problem.dictionary.n_strata + 3 * problem.kernel.N))
     problem.shared.describe_all(
-        problem.common, first.points, starts.ratings, first.squares, features
+        problem.common, first.points, starts.residual_squares, first.squares, features
     )
     improved = first.squares > best.squares * (1.0 + _BETTER)
     usable = np.isfinite(features).all(axis=1) & np.isfinite(first.squares)

@@ -32,11 +32,11 @@ from dmrifit.engine.noise_choice import (
     NoiseLevel,
     above_air,
     directions_vary,
-    first_step,
     lowest_signals,
     needs_floor,
     noise_of_repeats,
     noise_of_residuals,
+    segmented_threshold,
     spread_rows,
     typical_snr,
 )
@@ -270,7 +270,7 @@ def by_snr(
         return settings
     threshold = None
     if snr is not None and model == MODELS["ivim"] and "Dt" not in (settings.fixed or {}):
-        threshold = first_step(snr, len(protocol) * settings.n_averaged, protocol)
+        threshold = segmented_threshold(snr, len(protocol) * settings.n_averaged, protocol)
     if threshold is not None:
         return replace(settings, method="segmented", threshold=threshold)
     return replace(settings, method=settings.method_for(model, protocol))

@@ -23,7 +23,7 @@ NOISE_VOXELS = 1024
 #: 10 to 100 (`benchmarks.fitting.bench_ivim_methods`), the errors of f, Dv and Dt together stay
 #: within 5 % of those of the best single method.
 _ONE_STEP_SNR = 90.0
-_THRESHOLD = (20.0, 1.5)
+_THRESHOLD_BY_SNR = (20.0, 1.5)
 _N_MEASUREMENTS = 12
 
 #: Multiples of the noise: where the mean signal at the highest b-value is below them, the noise
@@ -184,9 +184,9 @@ def directions_vary(protocol: Protocol) -> bool:
     return len(nominal_contrasts(protocol.take(weighted))) < len(weighted)
 
 
-def first_step(snr: float, n_measurements: float, protocol: Protocol) -> float | None:
+def segmented_threshold(snr: float, n_measurements: float, protocol: Protocol) -> float | None:
     """Choose the lowest b-value of the first step of an IVIM fit by the SNR; None for one step."""
-    constant, slope = _THRESHOLD
+    constant, slope = _THRESHOLD_BY_SNR
     snr *= np.sqrt(n_measurements / _N_MEASUREMENTS)
     high = np.unique(protocol.b[protocol.b >= constant + slope * snr])
     if not snr < _ONE_STEP_SNR or len(high) < 2:

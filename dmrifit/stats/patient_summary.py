@@ -123,7 +123,10 @@ def summarize(
 
 def _means(draws: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """
-    Average over the patients of each sample; NaN of fewer patients than have an interval.
+    Average over the patients of each sample.
+
+    The first row of `draws` is the patients themselves; of the others the means are NaN where
+    fewer patients than `FEWEST_PATIENTS` have a value.
 
     Shapes: `draws` (n_samples, n_patients), `values` (n_patients, n_columns); returns
     (n_samples, n_columns).

@@ -28,12 +28,12 @@ FEATURES = {
     "mean_intensity": "mean intensity",
     "spread_intensity": "standard deviation of the intensity",
     "contrast": "mean intensity above the median of the shell around it",
-    "bright_shell": "share of the shell that is as bright as half its contrast",
+    "bright_shell": "share of the shell above its median by more than half the contrast",
     "dark_shell": "share of the shell that is fluid or outside the brain",
-    "compactness": "volume against that of a ball with its extent",
+    "compactness": "volume with what it encloses, against that of a ball with its extent",
     "elongation": "longest against middle extent",
     "flatness": "middle against shortest extent",
-    "tubeness": "curvature along two axes alone at its center line, as in a vessel",
+    "tubeness": "curvature along two axes alone (70 % quantiles of its voxels), as in a vessel",
     "sheetness": "curvature along one axis alone, as in dura",
     "blobness": "curvature along all axes",
     "core_share": "enclosed voxels against its own",
@@ -52,7 +52,7 @@ PRIOR_FEATURES = {
     "contrast_change": "contrast minus contrast in the prior",
     "aligned_change": "mean of intensity minus prior in its place, above that of the shell",
     "change_deviation": "the same, in standard deviations of the change in the shell",
-    "changed_share": "share of its voxels that were less than half as bright before",
+    "changed_share": "share of its voxels above the prior nearby by more than half its contrast",
     "faded": "largest of prior minus local maximum of intensity, in it or around",
     "likeness": "correlation of scan and prior in it and around",
     "contrast_ratio": "contrast in the prior against contrast",
@@ -321,7 +321,7 @@ def _curvatures(
     smooth = ndimage.gaussian_filter(image, _HESSIAN_MM / steps)
     second = [np.gradient(slope, *steps) for slope in np.gradient(smooth, *steps)]
     hessian = np.moveaxis(np.array(second)[..., own], -1, 0)
-    # Bright structures curve downward, so that the strongest comes first.
+    # Bright structures curve downward, hence the minus; from the weakest to the strongest.
     curves = np.sort(-np.linalg.eigvalsh((hessian + hessian.transpose(0, 2, 1)) / 2), axis=1)
     weak, middle, strong = np.clip(np.quantile(curves, 0.7, axis=0), 0, None)
     return middle - weak, strong - middle, weak

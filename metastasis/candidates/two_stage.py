@@ -298,7 +298,11 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
     def _unseen(
         self, cases: list[network_inputs.Scan], labels: Sequence[Any], groups: Sequence[Any] | None
     ) -> Iterator[tuple[int, Any]]:
-        """Yield numbers of cases, each with segmenters that have not seen it, and set the last."""
+        """
+        Yield numbers of cases, each with a segmenter that has not seen it; set `segmenter_`.
+
+        A fitted one is taken to have seen none. `segmenter_` is set after the last case otherwise.
+        """
         segmenter = self.segmenter
         if segmenter is None:
             segmenter = small_unet(self.random_state)

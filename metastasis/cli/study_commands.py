@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.case_runs import simulate_cases
+from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.options import given, require_libraries, say, say_folder
 from dmrifit.cli.training_files import TrainingFiles
 
@@ -37,11 +37,8 @@ class PatientOptions:
 def simulate(
     n: int,
     /,
-    out: Path,
     patients: PatientOptions,
-    skip: int = 0,
-    seed: int = 0,
-    overwrite: bool = False,
+    run: SimulationRun,
 ) -> None:
     """
     Write synthetic contrast-enhanced brains with metastases. No person was scanned.
@@ -58,22 +55,17 @@ def simulate(
     mimics LOW,HIGH: Range of mimics of metastases per patient.
     misregistration 0..10: Residual misregistration of priors: 1 for up to 1 mm, 1.5°, 1 %.
     world easy|hard: In the hard one vessels, sinuses and dura are as bright as metastases.
-    skip 0..: Patients to skip, such as those of an earlier folder, to get new ones to test on.
-    seed 0..: Random seed: same seed, same patients.
 
     Example: dmrifit-metastasis simulate 12 --out cases
     """
     from dmrifit.io.tables import TABLE
 
-    options = vars(patients) | {"random_state": seed}
-    cases = {}
-    for i in range(skip, skip + n):
-        cases[f"synthetic-{i + 1:03d}"] = ({TABLE: TABLE}, partial(_write_patient, i, options))
-    simulate_cases(out, cases, (TABLE,), options | {"skip": skip}, overwrite=overwrite)
-    typer.echo(f"{counted(n, 'synthetic patient')}: {out / TABLE}")
+    write = partial(_write_patient, vars(patients) | {"random_state": run.seed})
+    run.write(vars(patients), {"synthetic": (n, {TABLE: TABLE}, write)})
+    typer.echo(f"{counted(n, 'synthetic patient')}: {run.out / TABLE}")
 
 
-def _write_patient(i: int, options: dict[str, Any], folder: Path) -> None:
+def _write_patient(options: dict[str, Any], i: int, folder: Path) -> None:
     """Write the scans of a synthetic patient."""
     from metastasis.scans.cases import write_cases
     from metastasis.simulate.patients import simulate_metastases

@@ -225,11 +225,12 @@ def draw_segments(
     """
     Draw the segments of an epoch, in turn around a lesion voxel and around a background voxel.
 
-    What is drawn depends on the generator, cases and labels alone, not on the loss or on whether
-    priors are used. All lesions are equally likely with the sampling ``"lesion"``, all lesion
-    voxels with ``"voxel"``. Of background segments two thirds lie around voxels that are
-    ``"mistaken"``, where there are such. Yields network inputs, and labels of shape (1, size,
-    size, size), or (2, size, size, size) with the weights of a target that has such.
+    What is drawn does not depend on whether priors are used; with the loss ``"lesion"`` it depends
+    on the mistakes that are marked. All lesions are equally likely with the sampling
+    ``"lesion"``, all lesion voxels with ``"voxel"``. Of background segments two thirds lie around
+    voxels that are ``"mistaken"``, where there are such. Yields network inputs, and labels of
+    shape (1, size, size, size), or (2, size, size, size) with the weights of a target that has
+    such.
     """
     n_lesions = np.array([len(target["ends"]) for target in targets])
     n_voxels = np.array([len(target["voxels"]) for target in targets])
@@ -273,7 +274,7 @@ def _segment(
     each multiplied by a number near 1.
     """
     label = target["label"]
-    # All numbers are drawn in any case, so that options do not change the later segments.
+    # These are drawn in any case, so that their options do not change the later segments.
     axes = rng.permutation(3)
     flips = rng.integers(0, 2, 3).astype(bool)
     scale, prior_scale = 1 + _INTENSITY_SCALE * rng.uniform(-1, 1, 2)

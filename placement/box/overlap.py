@@ -96,12 +96,12 @@ class Excluded(NamedTuple):
     """
     Running sums of excluded regions on one grid.
 
-    Shapes: `sums` (m, a, b, c); `margins` (m, 2): for each region its margin in mm, and the
-    fraction of the box, grown by the margin, that may lie in the region.
+    Shapes: `sums` (m, a, b, c); `allowances` (m, 2): for each region its margin in mm, and the
+    tolerated fraction of the box, grown by the margin, that may lie in the region.
     """
 
     sums: NDArray[np.float32]
-    margins: NDArray[np.float64]
+    allowances: NDArray[np.float64]
     matrix: NDArray[np.float64]
     inverse: NDArray[np.float64]
     offset: NDArray[np.float64]
@@ -474,13 +474,13 @@ def _cost(x, frame, problem, work):
         # The step of 0.1 makes a box that just touches worse than one that is just clear.
         cost += limits.penalty * (0.1 + outside)
     excluded = problem.excluded
-    margins = excluded.margins
-    for m in range(len(margins)):
+    allowances = excluded.allowances
+    for m in range(len(allowances)):
         for a in range(3):
-            half[a] = 0.5 * size[a] + margins[m, 0]
+            half[a] = 0.5 * size[a] + allowances[m, 0]
         region = Grid(excluded.sums[m], excluded.matrix, excluded.inverse, excluded.offset)
         fraction = _fraction(region, center, rotation, half, 1, work.nodes, to_box, origin)
-        excess = fraction - margins[m, 1]
+        excess = fraction - allowances[m, 1]
         if excess > 0.0:
             # An excess of 1 % of the box costs as much as 1 mm outside the image.
             cost += limits.penalty * (0.1 + 100.0 * excess)

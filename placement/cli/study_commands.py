@@ -14,7 +14,7 @@ import typer
 import placement
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import simulate_cases
+from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.console import progress
 from dmrifit.cli.options import given, require_libraries, say_folder
 from dmrifit.cli.training_files import TrainingFiles
@@ -29,12 +29,11 @@ _public: Any = placement  # its names are imported on first use
 def simulate(
     n: int,
     /,
-    out: Path,
+    *,
     experts: str = "preference",
     exclude: bool = False,
     spacing: float = 2.0,
-    seed: int = 0,
-    overwrite: bool = False,
+    run: SimulationRun,
 ) -> None:
     """
     Write synthetic gliomas and the boxes of two simulated experts, who are no clinical experts.
@@ -54,18 +53,15 @@ def simulate(
     from placement.simulate.gliomas import EXPERT_RULES
 
     check_word("--experts", experts, EXPERT_RULES)
-    options: dict[str, Any] = {"experts": experts, "spacing": spacing, "random_state": seed}
-    cases = {}
-    for i in range(n):
-        write = partial(_write_glioma, i, exclude, options)
-        cases[f"synthetic-{i + 1:03d}"] = (dict(zip(_TABLES, _TABLES, strict=True)), write)
-    settings = {"experts": experts, "exclude": exclude, "spacing": spacing, "seed": seed}
-    simulate_cases(out, cases, _TABLES, settings, overwrite=overwrite)
-    typer.echo(f"{counted(n, 'synthetic case')}: {out / TABLE}")
+    options: dict[str, Any] = {"experts": experts, "spacing": spacing}
+    write = partial(_write_glioma, exclude, options | {"random_state": run.seed})
+    tables = dict(zip(_TABLES, _TABLES, strict=True))
+    run.write(options | {"exclude": exclude}, {"synthetic": (n, tables, write)})
+    typer.echo(f"{counted(n, 'synthetic case')}: {run.out / TABLE}")
     typer.echo(f"a simulated expert {EXPERT_RULES[experts]}")
 
 
-def _write_glioma(i: int, exclude: bool, options: dict[str, Any], folder: Path) -> None:
+def _write_glioma(exclude: bool, options: dict[str, Any], i: int, folder: Path) -> None:
     """Write the images of a synthetic glioma, the boxes of its experts, and its row of cases."""
     import numpy as np
     import pandas as pd

@@ -224,7 +224,11 @@ def candidate_boxes(
 def moved_off(
     boxes: NDArray[np.float64], search: FreeTumorSearch, volumes: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Move those of the boxes (n, 5, 3) off excluded regions that touch any: (m, 5, 3)."""
+    """
+    Search anew, from the boxes that touch an excluded region, for boxes that are clear of it.
+
+    Volumes aim at the experts' median. Shapes: `boxes` (n, 5, 3); returns (m, 5, 3).
+    """
     touching = [bool(search.touched(search.voxel(box))) for box in boxes]
     boxes = boxes[np.array(touching, dtype=bool)]
     if not len(boxes):

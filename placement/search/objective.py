@@ -82,8 +82,8 @@ class PlacementObjective:
     Raises
     ------
     ValueError
-        If a number is not finite, a standard deviation is not positive, or the target
-        fraction is not from 0 to 1.
+        If a number is not finite, a standard deviation or the target volume is not positive, or
+        the target fraction is not from 0 to 1.
 
     References
     ----------
@@ -126,7 +126,8 @@ class PlacementObjective:
         Returns
         -------
         float
-            exp(−½((volume − µV)/σV)²) · exp(−½((fraction − µf)/σf)²).
+            exp(−½((volume − µV)/σV)²) · exp(−½((fraction − µf)/σf)²); with `one_sided` a fraction
+            above µf counts as µf.
         """
         return float(np.exp(-self.cost(fraction, volume)))
 
@@ -144,7 +145,8 @@ class PlacementObjective:
         Returns
         -------
         float
-            ½((volume − µV)/σV)² + ½((fraction − µf)/σf)².
+            ½((volume − µV)/σV)² + ½((fraction − µf)/σf)²; with `one_sided` a fraction above µf
+            counts as µf.
         """
         # The same formula, not compiled: nothing is gained by it for one box.
         formula = overlap.objective_cost.py_func

@@ -108,9 +108,10 @@ def row_of():
 def cases(tmp_path_factory):
     """Synthetic series, written by the command."""
     from anomaly.cli.study_commands import PersonOptions, simulate
+    from dmrifit.cli.case_runs import SimulationRun
 
     folder = tmp_path_factory.mktemp("cli") / "cases"
-    simulate(8, 2, folder, PersonOptions(directions=8, shape=(24, 28, 20), spacing=6.5))
+    simulate(8, 2, PersonOptions(directions=8, shape=(24, 28, 20), spacing=6.5), SimulationRun(folder))
     return folder
 
 

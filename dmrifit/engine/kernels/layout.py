@@ -32,7 +32,7 @@ _CACHE_LINE = 64  # bytes
 # its current point and tries a trial point.
 SINGLE = (
     "C",  # objective at the current point
-    "CT",  # objective at the trial point
+    "CT",  # objective at the trial point; after `variances` the factor that limits K
     "BC",  # lowest objective of the starting points fitted so far
     "GB",  # objective that a fit must be expected to fall below; otherwise it is abandoned
     "SQ",  # objective without regularization at the current point
@@ -40,7 +40,7 @@ SINGLE = (
     "LAM",  # damping
     "P1",  # decrease of the objective that the linearized model predicts for the trial point
     "IT",  # steps so far
-    "END",  # 0 running, 1 converged, 2 stuck, 3 and 4 abandoned
+    "END",  # 0 running, 1 converged, 2 stuck; abandoned: 3 near its minimum, 4 far from it
     "NF2",  # square of the noise floor
 )
 
@@ -114,7 +114,7 @@ class Starts(NamedTuple):
     usable: NDArray[np.int64]  # indices of voxels that can be fitted; all below are of these
     n_measured: NDArray[np.int64]
     points: NDArray[np.float64]
-    ratings: NDArray[np.float64]  # sums of squares of the best atoms of each stratum
+    residual_squares: NDArray[np.float64]  # that the best atom of each stratum leaves
 
 
 class Ends(NamedTuple):

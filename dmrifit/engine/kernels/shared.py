@@ -13,6 +13,9 @@ from dmrifit.engine.kernels.layout import LANES, SINGLE
 
 C, CT, BC, GB, SQ, SQT, LAM, P1, IT, END, NF2 = range(len(SINGLE))
 N_SINGLE = len(SINGLE)
+# After them, fields of n numbers each, in the order of `layout.FIT_FIELDS`: current and trial
+# point, bounds, diagonal of the inverse of J'J, J'J.
+Q, T, LO, D, M = 0, 1, 5, 7, 8
 # Places of `numbers`: parameters, S0 or −1, the fraction of a mixture or −1, K or −1, its D.
 N, AMPLITUDE, MIXTURE, KURTOSIS, DIFFUSIVITY = range(5)
 PLAIN, LOG, INVERSE = range(3)
@@ -270,7 +273,7 @@ def place_bounds(w, lane, i, scale, common, pinned):
     """Put the bounds of a voxel into a lane; a fixed parameter has both at its value."""
     row = i if pinned.shape[0] > 1 else 0
     n = common.numbers[N]
-    low = N_SINGLE + 5 * n
+    low = N_SINGLE + LO * n
     for j in range(n):
         value = pinned[row, j]
         if math.isnan(value):
@@ -283,7 +286,7 @@ def place_bounds(w, lane, i, scale, common, pinned):
 @inlined
 def begin(w, n, lane, point):
     """Start a lane at a point."""
-    low = N_SINGLE + 5 * n
+    low = N_SINGLE + LO * n
     for j in range(n):
         value = min(max(point[j], w[low + j, lane]), w[low + n + j, lane])
         w[N_SINGLE + j, lane], w[N_SINGLE + n + j, lane] = value, value
@@ -305,7 +308,7 @@ def ends_elsewhere(w, n, lane, ends, slot):
         return False
     # Within one valley the sum of squares rises as its quadratic form says, hence little.
     rise = 0.0
-    at = N_SINGLE + 8 * n
+    at = N_SINGLE + M * n
     for j in range(n):
         step_j = w[N_SINGLE + j, lane] - ends[slot, j]
         for k in range(j + 1):
@@ -387,7 +390,7 @@ def search(code, common, starts, sigma, pinned, contrasts, weights, floored, wor
     pairs, rows, b, te = contrasts
     n, n_slots, middle = common.numbers[N], len(usable), common.middle
     n_pairs = n * (n + 1) // 2
-    q, trial, sum_at = N_SINGLE, N_SINGLE + n, N_SINGLE + 8 * n
+    q, trial, sum_at = N_SINGLE + Q * n, N_SINGLE + T * n, N_SINGLE + M * n
     n_points = points.shape[1]
     routed = len(weights) > 0
     # With a floor, tasks 1 and 2 are the search without it and the one from there, then come the
@@ -510,7 +513,7 @@ def finish(code, common, starts, pinned, w, s, places, results, columns):
     n_slots = len(usable)
     forms, scaled = common.forms, common.scaled
     n, k = common.numbers[N], common.numbers[KURTOSIS]
-    q_row, low_row, sum_row = N_SINGLE, N_SINGLE + 5 * n, N_SINGLE + 8 * n
+    q_row, low_row, sum_row = N_SINGLE + Q * n, N_SINGLE + LO * n, N_SINGLE + M * n
     for begin_slot in range(0, n_slots, LANES):
         n_lanes = min(LANES, n_slots - begin_slot)
         for lane in range(n_lanes):
@@ -557,7 +560,7 @@ def finish(code, common, starts, pinned, w, s, places, results, columns):
                 errors[i, j] = slope * unit if free and not (low or high) else math.nan
             variance = squares[slot] / n_spare if n_spare > 0 else math.nan
             for j in range(n):
-                d = w[N_SINGLE + 7 * n + j, lane]
+                d = w[N_SINGLE + D * n + j, lane]
                 # Beyond 1e290 the signal does not depend on the parameter at all.
                 errors[i, j] *= math.sqrt(d * variance) if d < 1e290 else math.inf
             cost[i] = squares[slot] / scales[slot] / scales[slot]

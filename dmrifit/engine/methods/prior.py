@@ -77,7 +77,7 @@ class Prior:
         return mean, precision
 
 
-def spread_rows(n: int, most: int) -> NDArray[np.intp]:
+def evenly_spaced_rows(n: int, most: int) -> NDArray[np.intp]:
     """Choose at most `most` rows, evenly spread, so that the choice is always the same."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
@@ -97,7 +97,7 @@ def prior_of(start: FitResult) -> Prior:
             f"a prior is learned from {_FEWEST_VOXELS} fitted voxels or more, and there are "
             f"{solved.size}; give a prior=, or use method='nlls'"
         )
-    rows = solved[spread_rows(solved.size, PRIOR_VOXELS)]
+    rows = solved[evenly_spaced_rows(solved.size, PRIOR_VOXELS)]
     signals = np.asarray(start.inputs.signals[rows], dtype=float)
     pooled = _pooled_noise(start, rows, len(protocol), int(is_free.sum()))
     noise = np.full(rows.size, pooled)

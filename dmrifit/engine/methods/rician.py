@@ -1,4 +1,9 @@
-"""Noise of magnitudes: the expected magnitude, and likelihoods of single and averaged ones."""
+"""
+Noise of magnitudes: the expected magnitude, and likelihoods of single and averaged ones.
+
+Least squares have a floor of their own, √(S² + π/2·σ²), in `kernels.steps`, `intervals` and
+`free_water`.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from anomaly.detectors.gaussian import VoxelwiseGaussian
 from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, read_series
 from anomaly.simulate.persons import simulate_dmri
-from dmrifit.cli.case_runs import RunOptions
+from dmrifit.cli.case_runs import RunOptions, SimulationRun
 from dmrifit.io.tables import TABLE
 from dmrifit.model_files.model_file import save_model
 
@@ -118,10 +118,10 @@ def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(mad
 
 def test_persons_of_another_seed_are_never_taken_for_those_that_are_wanted(tmp_path):
     persons = PersonOptions(directions=1, shape=(12, 12, 12), spacing=12.0)
-    simulate(2, 0, tmp_path / "mixed", persons, seed=1)
-    simulate(1, 0, tmp_path / "mixed", persons, seed=2, overwrite=True)
-    simulate(2, 0, tmp_path / "mixed", persons, seed=2)
-    simulate(2, 0, tmp_path / "whole", persons, seed=2)
+    simulate(2, 0, persons, SimulationRun(tmp_path / "mixed", seed=1))
+    simulate(1, 0, persons, SimulationRun(tmp_path / "mixed", seed=2, overwrite=True))
+    simulate(2, 0, persons, SimulationRun(tmp_path / "mixed", seed=2))
+    simulate(2, 0, persons, SimulationRun(tmp_path / "whole", seed=2))
     one, other = (
         nib.load(tmp_path / name / "synthetic-healthy-002" / "synthetic-healthy-002_dwi.nii.gz").get_fdata()
         for name in ("mixed", "whole")

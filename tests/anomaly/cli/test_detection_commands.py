@@ -16,7 +16,7 @@ from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.detectors.thresholds import opening_of
 from anomaly.scans.detection import DIFFERENT
 from anomaly.scans.series import SeriesDetector
-from dmrifit.cli.case_runs import CaseRun, RunOptions
+from dmrifit.cli.case_runs import CaseRun, RunOptions, SimulationRun
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.model_files.model_file import load_model, save_model
 from dmrifit.report.numerals import significant
@@ -176,7 +176,7 @@ def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, 
 def noisy(tmp_path_factory):
     """Healthy scans with four times the noise."""
     folder = tmp_path_factory.mktemp("noisy")
-    simulate(5, 0, folder, PersonOptions(directions=8, shape=(24, 28, 20), spacing=6.5, snr=22 / 4), skip=8)
+    simulate(5, 0, PersonOptions(8, (24, 28, 20), spacing=6.5, snr=22 / 4), SimulationRun(folder, skip=8))
     return folder / "healthy.tsv"
 
 

@@ -14,6 +14,7 @@ from anomaly.cli.study_commands import (
     train,
 )
 from anomaly.scans.cases import read_cases
+from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.model_files.model_file import load_model
 from dmrifit.networks.training import Training
@@ -24,7 +25,7 @@ SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
 def test_a_simulation_goes_on_where_it_stopped(run, output_of, error_of, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     out = output_of("simulate", 1, 2, "--out", whole, *SMALL, "--skip", 2)
-    assert "1 healthy persons" in out
+    assert "1 healthy person:" in out
     output_of("simulate", 1, 1, "--out", stopped, *SMALL, "--skip", 2)
     first = (stopped / "synthetic-glioma-003" / "cases.tsv").stat().st_mtime_ns
     assert run("simulate", 1, 2, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
@@ -34,13 +35,13 @@ def test_a_simulation_goes_on_where_it_stopped(run, output_of, error_of, tmp_pat
     first, second = ([case.signal for case in read_cases(folder / "gliomas.tsv")] for folder in (stopped, whole))
     np.testing.assert_array_equal(first, second)
     error = error_of("simulate", 1, 2, "--out", whole, *SMALL, "--seed", 1)
-    assert "other options (random_state, skip)" in error
+    assert "other options (seed, skip)" in error
     assert "at least one person" in run("simulate", 0, 0, "--out", whole)[2]
 
 
 def test_options_of_a_simulation_reach_the_persons(tmp_path):
     options = {"shape": (16, 20, 14), "spacing": 9.0, "registration": "shifted", "snr": 40.0, "cellular": 0.75}
-    simulate(0, 1, tmp_path / "out", PersonOptions(directions=3, **options), skip=3, seed=5)
+    simulate(0, 1, PersonOptions(directions=3, **options), SimulationRun(tmp_path / "out", skip=3, seed=5))
     _, (person,) = simulate_dmri(0, 1, n_directions=3, random_state=5, skip=3, **options)
     (case,) = read_cases(tmp_path / "out" / "gliomas.tsv")
     assert case.name == "synthetic-glioma-004"

@@ -15,9 +15,9 @@ from dmrifit.cli.case_runs import (
     CaseRun,
     RunOptions,
     RunPage,
+    SimulationRun,
     begin_run,
     case_pictures,
-    simulate_cases,
 )
 
 RUN = CaseRun(
@@ -318,18 +318,18 @@ def test_a_run_that_finished_nothing_keeps_no_other_options_out(tmp_path, monkey
 def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_path):
     written = []
 
-    def write(folder):
-        written.append(folder.name)
+    def write(number, folder):
+        written.append((number, folder.name))
         folder.mkdir(exist_ok=True)
         row = "name\timage\tbval\tage\none\tdwi.nii.gz\tdwi.bval\t007\n"
         (folder / "cases.tsv").write_text(row)
 
-    cases = {"p1": ({"healthy.tsv": "cases.tsv"}, write)}
+    groups = {"synthetic": (1, {"healthy.tsv": "cases.tsv"}, write), "synthetic-ill": (0, {"ill.tsv": "cases.tsv"}, write)}
     for overwrite in (False, False, True):
-        simulate_cases(tmp_path, cases, ("healthy.tsv", "ill.tsv"), {"seed": 0}, overwrite=overwrite)
-        row = "name\timage\tbval\tage\none\tp1/dwi.nii.gz\tp1/dwi.bval\t007\n"
+        SimulationRun(tmp_path, skip=4, overwrite=overwrite).write({}, groups)
+        row = "name\timage\tbval\tage\none\tsynthetic-005/dwi.nii.gz\tsynthetic-005/dwi.bval\t007\n"
         assert (tmp_path / "healthy.tsv").read_text() == row
-    assert written == ["p1", "p1"]
+    assert written == 2 * [(4, "synthetic-005")]
     assert not (tmp_path / "ill.tsv").exists()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmrifit.cli.case_runs import SimulationRun
 from dmrifit.cli.training_files import TrainingFiles
 from metastasis import (
     DeepMedicSegmenter,
@@ -46,7 +47,7 @@ def test_a_simulation_without_options_is_that_of_the_function():
     known = inspect.signature(simulate_metastases).parameters
     for key, value in vars(PatientOptions()).items():
         assert value == known[key].default, key
-    assert inspect.signature(simulate).parameters["skip"].default == known["skip"].default
+    assert SimulationRun.skip == known["skip"].default
 
 
 def test_a_simulation_goes_on_where_it_stopped(run, error_of, output_of, tmp_path):
@@ -65,7 +66,7 @@ def test_a_simulation_goes_on_where_it_stopped(run, error_of, output_of, tmp_pat
         assert one.synthetic
         assert one.name == other.name
         np.testing.assert_array_equal(one.image, other.image)
-    assert "other options (random_state, skip)" in error_of("simulate", 3, "--out", whole, *SMALL, "--seed", 1)
+    assert "other options (seed, skip)" in error_of("simulate", 3, "--out", whole, *SMALL, "--seed", 1)
     assert (
         "--shape 3,4: 3 whole numbers" in run("simulate", 1, "--out", whole, "--shape", "3,4")[2]
     )
@@ -73,7 +74,7 @@ def test_a_simulation_goes_on_where_it_stopped(run, error_of, output_of, tmp_pat
 
 def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
     patients = PatientOptions(1.0, (30, 28, 26), 3.0, (2, 3), (0, 1), 0.0, "hard")
-    simulate(2, tmp_path / "out", patients, skip=4, seed=7)
+    simulate(2, patients, SimulationRun(tmp_path / "out", skip=4, seed=7))
     expected = simulate_metastases(
         2, prior=1.0, shape=(30, 28, 26), spacing=3.0, metastases=(2, 3), mimics=(0, 1), misregistration=0.0,
         world="hard", skip=4, random_state=7,

@@ -46,7 +46,7 @@ def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
         usable=np.empty(n, int),
         n_measured=np.empty(n, int),
         points=np.empty((n, n_starts, 4)),
-        ratings=np.empty((n, n_strata)),
+        residual_squares=np.empty((n, n_strata)),
     )
     numbers = np.array([4, amplitude, 1 if n_first else -1, -1, -1])
     bounds = np.full(4, -1e9), np.full(4, 1e9)
@@ -58,7 +58,7 @@ def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
         np.empty((n_atoms, n_atoms)), np.zeros(1, int),
     )  # fmt: skip
     n_slots = compiler.load(None).prepare(common, dictionary, work, starts)
-    return starts.points[:n_slots], starts.ratings[:n_slots], starts.usable[:n_slots]
+    return starts.points[:n_slots], starts.residual_squares[:n_slots], starts.usable[:n_slots]
 
 
 def test_starting_points_are_the_best_pair_of_atoms_of_each_stratum():
