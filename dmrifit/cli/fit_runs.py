@@ -25,7 +25,6 @@ from dmrifit.cli.options import named_images, say
 from dmrifit.cli.workers import scheduler
 from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
 from dmrifit.engine.design.identifiability import ISOTROPIC, suggest_model
-from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.models import resolve_model
 from dmrifit.engine.noise_choice import directions_vary
@@ -34,10 +33,10 @@ from dmrifit.imaging.scan_info import contrast_lines
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_dataset
 from dmrifit.io.case_tables import check_folder_names, folder_rows
+from dmrifit.report import verdict
 from dmrifit.report.numerals import significant
 from dmrifit.report.page import Fold, Link, Note, Picture, Table
-from dmrifit.report.quicklook import AMPLITUDE_UNIT, bound_cells, thumbnail
-from dmrifit.report.verdict import fit_sentences, percent, prose, remedies
+from dmrifit.report.quicklook import AMPLITUDE_UNIT, thumbnail, value_lines
 from dmrifit.report.voxel_records import short_unit
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ def fit_one(
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
     notes = [str(warning.message) for warning in caught]
-    notes += prose(fit_sentences(description), description)
+    notes += verdict.prose(verdict.fit_sentences(description), description)
     entries = description["Parameters"].items()
     free = {name: entry for name, entry in entries if "Fixed" not in entry}
     medians = {name: entry.get("BelievedMedian") for name, entry in free.items()}
@@ -222,7 +221,7 @@ def fit_one(
         "air": description["Air"]["Share"],
         "thumbnail": (slice_name, base64.b64encode(png).decode()),
         "notes": list(dict.fromkeys(notes)),
-        "remedies": remedies(description),
+        "remedies": verdict.remedies(description),
         "inputs": {
             "images": [str(path) for path in scan.images],
             "mask": options["mask"],
@@ -286,38 +285,15 @@ def print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     typer.echo(f"region: {description['Settings']['Region']}")
     if choice := description["Settings"].get("Choice"):
         typer.echo(f"fit: {choice} (choose by --method, --sigma)")
-    intervals = []
-    for parameter, entry in description["Parameters"].items():
-        cells = zip(("lower", "upper"), bound_cells(entry), strict=True)
-        shares = [
-            f"{cell} ({end})"
-            for end, cell in cells
-            if entry.get("ShareAtBounds", {}).get(end.capitalize())
-        ]
-        if shares:
-            typer.echo(f"{parameter}, share of the voxels at its bounds: {', '.join(shares)}")
-        if "Interval" in entry:
-            meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
-            intervals.append(f"{parameter}{meaning} {entry['Interval']}")
-    if intervals:
-        typer.echo(f"95% intervals (medians of their ends): {'; '.join(intervals)}")
-    if expected := description.get("ExpectedPrecision"):
-        errors = []
-        for name, cv in expected["CoefficientOfVariation"].items():
-            if cv is None or cv > UNDETERMINED_CV:
-                errors.append(f"{name} not determined by this protocol")
-            else:
-                errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
-        typer.echo(
-            "precision to expect in typical tissue at the SNR of this scan, "
-            f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
-            f"{expected['SNROver']}): {', '.join(errors)}"
-        )
+    for line in value_lines(description):
+        typer.echo(line)
+    if sentence := verdict.precision_sentence(description):
+        typer.echo(sentence)
     # Warnings were printed when they arose.
-    for sentence in fit_sentences(description):
+    for sentence in verdict.fit_sentences(description):
         if sentence not in description.get("Warnings", []):
             typer.echo(sentence)
-    if line := refit_line(context, remedies(description), out):
+    if line := refit_line(context, verdict.remedies(description), out):
         typer.echo(f"to refit: {line}")
     sigma = description["Settings"]["Sigma"]
     if "estimated" in str(sigma):
@@ -414,11 +390,11 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
         if distance > _UNUSUAL:
             words = f"{distance:.1f} times the usual distance from the median scan: {measure}"
         share = f"{record['fitted'] / max(record['voxels'], 1):.1%}"
-        cells += [words, record["model"], record["voxels"], share, percent(record["air"])]
+        cells += [words, record["model"], record["voxels"], share, verdict.percent(record["air"])]
         for name in units:
             median, doubt = record["medians"].get(name), record["in_doubt"].get(name)
             cells.append("–" if median is None else significant(median))
-            cells.append("–" if doubt is None else percent(doubt))
+            cells.append("–" if doubt is None else verdict.percent(doubt))
         notes = Fold(counted(len(record["notes"]), "note"), *record["notes"])
         options = record["remedies"].items()
         refit: Any = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options)

@@ -273,6 +273,8 @@ def _summary(shown: ShownMaps) -> Iterator[Any]:
         if "Meaning" in entry:
             text += f" {name} is the {entry['Meaning']}."
     yield page.Note(text)
+    if sentence := verdict.precision_sentence(sidecar):
+        yield page.Note(*verdict.prose([sentence], sidecar))
 
 
 def bound_cells(entry: Mapping[str, Any]) -> list[str]:
@@ -290,6 +292,25 @@ def bound_cells(entry: Mapping[str, Any]) -> list[str]:
     if "UpperBoundRule" in entry:
         cells[1] += f" or {MONOTONIC}"
     return cells
+
+
+def value_lines(sidecar: Mapping[str, Any]) -> Iterator[str]:
+    """Say in lines which parameters stand at their bounds, and their 95 % intervals."""
+    intervals = []
+    for parameter, entry in sidecar["Parameters"].items():
+        cells = zip(("lower", "upper"), bound_cells(entry), strict=True)
+        shares = [
+            f"{cell} ({end})"
+            for end, cell in cells
+            if entry.get("ShareAtBounds", {}).get(end.capitalize())
+        ]
+        if shares:
+            yield f"{parameter}, share of the voxels at its bounds: {', '.join(shares)}"
+        if "Interval" in entry:
+            meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
+            intervals.append(f"{parameter}{meaning} {entry['Interval']}")
+    if intervals:
+        yield f"95% intervals (medians of their ends): {'; '.join(intervals)}"
 
 
 def map_figure(slices: Slices, panel: MapPanel) -> page.Picture:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.models import read_table
 from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.numerals import significant
@@ -128,6 +129,24 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
         if "--b-max" not in sentence or "BMax" not in sidecar["Doubt"]:
             sentences.append(f"protocol: {sentence}")
     return list(dict.fromkeys(sentences))
+
+
+def precision_sentence(sidecar: Mapping[str, Any]) -> str:
+    """Say how precise a fit of this protocol can be at the SNR of the scan; empty if unknown."""
+    expected = sidecar.get("ExpectedPrecision")
+    if not expected:
+        return ""
+    errors = []
+    for name, cv in expected["CoefficientOfVariation"].items():
+        if cv is None or cv > UNDETERMINED_CV:
+            errors.append(f"{name} not determined by this protocol")
+        else:
+            errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
+    return (
+        "precision to expect in typical tissue at the SNR of this scan, "
+        f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
+        f"{expected['SNROver']}): {', '.join(errors)}"
+    )
 
 
 def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:
