@@ -10,8 +10,9 @@ the last, with implants, from a healthy brain without contrast agent (MIT licens
 of the hard world. The training of a glioma's goes on from the network of the included model before,
 which had learned from both people with multiple sclerosis; without one of those it begins anew. What
 a network takes for lesions is marked in the copies of its next training. Its weights are averaged
-over the last two. The trees learn from candidates of the other brains, each found by networks that
-have not seen it. Networks and candidates are kept in FOLDER. The threshold is chosen on one set of
+over the last two. The trees of the included model before, which have learned from candidates in both
+people with multiple sclerosis, judge in all other brains; in those two it is trees that learn from
+candidates of the other brains, each found by networks that have not seen it. Networks and candidates are kept in FOLDER. The threshold is chosen on one set of
 implants by what is marked elsewhere, and counted on implants of new seeds. The model of the last
 brain, which has learned from the six others, is written as the included one with `--ship`, and tried
 in three more brains with gliomas (BRATS 2013, for tests alone) and the healthy brain. One thread is
@@ -166,12 +167,19 @@ def with_enhancing(name: str, n_copies: int, seed: int) -> list[TrainingScan]:
     return made
 
 
+def included_before(work: Path) -> Path:
+    """Give the included model before; kept in the folder."""
+    path = work / "included-before.dmrifit"
+    if not path.exists():
+        path.write_bytes(subprocess.check_output(["git", "show", BEFORE], cwd=measure.ROOT))
+    return path
+
+
 def network_before(work: Path) -> Path:
     """Give the network of the included model before; kept in the folder."""
-    path, whole = work / "before.dmrifit", work / "included-before.dmrifit"
+    path = work / "before.dmrifit"
     if not path.exists():
-        whole.write_bytes(subprocess.check_output(["git", "show", BEFORE], cwd=measure.ROOT))
-        save_model(load_model(whole).segmenter_, path)
+        save_model(load_model(included_before(work)).segmenter_, path)
     return path
 
 
@@ -250,13 +258,18 @@ def candidates_in(probability: NDArray[np.float32], scan: TrainingScan) -> Candi
 
 
 def model_without(left_out: str, work: Path) -> TwoStageSegmenter:
-    """Join the network of a brain that is left out to trees of the other brains."""
+    """Join the network of a brain that is left out to trees that have not seen this brain either."""
     path = work / f"model-{left_out}.dmrifit"
     if not path.exists():
-        rows = [candidates(name, work) for name in LEARNED_FROM if name != left_out]
-        table, truth = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-        model = TwoStageSegmenter(comparable=True, random_state=0)
-        save_model(model.fit_candidates(load_model(network_path(left_out, "mean", work)), table, truth), path)
+        network = load_model(network_path(left_out, "mean", work))
+        if left_out in SCANS:
+            rows = [candidates(name, work) for name in LEARNED_FROM if name != left_out]
+            table, truth = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+            model = TwoStageSegmenter(comparable=True, random_state=0).fit_candidates(network, table, truth)
+        else:
+            model = load_model(included_before(work))
+            model.segmenter_ = network
+        save_model(model, path)
     return load_model(path)
 
 

@@ -459,7 +459,7 @@ def test_the_included_model_is_small_and_has_a_card_with_its_threshold():
     card = CARD.read_text()
     for word in ("## Data", "## Figures", "## Limits", "## License", "## Command", "CC BY"):
         assert word in card, word
-    assert "brats" not in card.partition("## Figures")[0].lower()
+    assert "brats 2013" not in card.partition("## Figures")[0].lower()
     with zipfile.ZipFile(PATH) as archive:
         stored = json.loads(archive.read("model.json"))
     assert stored["fitted"]["threshold_"] == small_model_threshold()
@@ -496,8 +496,8 @@ def test_figures_beside_the_model_are_those_measured_at_its_threshold():
     card = CARD.read_text()
     found = found_small = n_all = n_small = 0
     findings = []
-    for name, rows in measured["unseen"]["new"].items():
-        (row,) = [row for row in rows if row["threshold"] == cut]
+    for name, board in measured["boards"].items():
+        (row,) = [row for row in board["new"] if row["threshold"] == cut]
         n, n_of_small = sum(row["n"].values()), row["n"]["small"]
         found, n_all = found + round(row["sensitivity"] * n), n_all + n
         found_small += round(row["by_kind"]["small"] * n_of_small)
@@ -508,6 +508,6 @@ def test_figures_beside_the_model_are_those_measured_at_its_threshold():
     assert figures["sensitivity"] == pytest.approx(found / n_all, abs=1e-3)
     assert figures["sensitivity_small"] == pytest.approx(found_small / n_small, abs=1e-3)
     assert f"Marked from a score of {cut:g} on" in card
-    for name, rows in measured["gliomas"].items():
-        (row,) = [row for row in rows if row["threshold"] == cut]
+    for name, board in measured["gliomas"].items():
+        (row,) = [row for row in board["new"] if row["threshold"] == cut]
         assert f"| {name} | {cut:g} | {row['enhancing_mL']:.0f} | {row['covered']:.2f} |" in card
