@@ -620,7 +620,7 @@ class Search:
             margins = self.margins.copy()
             margins[margins[:, 1] == 0, 0] += away
             margins[:, 1] *= STRICTER
-            excluded = excluded._replace(margins=margins)
+            excluded = excluded._replace(allowances=margins)
         limits = self.limits(penalty, self.n_rows if level == EXACT else 1)
         return Problem(self.grids[grid], excluded, low, high, limits)
 
