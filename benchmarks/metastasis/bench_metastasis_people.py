@@ -9,8 +9,7 @@ which nothing learns from. For each of them a network learns from warped copies 
 the last, with implants, from a healthy brain without contrast agent (MIT license), and from phantoms
 of the hard world. The training of a glioma's goes on from the network of the included model before,
 which had learned from both people with multiple sclerosis; without one of those it begins anew. What
-a network takes for lesions is marked in the copies of its next training. Its weights are averaged
-over the last two. The trees of the included model before, which have learned from candidates in both
+a network takes for lesions is marked in the copies of its next training. The trees of the included model before, which have learned from candidates in both
 people with multiple sclerosis, judge in all other brains; in those two it is trees that learn from
 candidates of the other brains, each found by networks that have not seen it. Networks and candidates are kept in FOLDER. The threshold is chosen on one set of
 implants by what is marked elsewhere, and counted on implants of new seeds. The model of the last
@@ -75,6 +74,8 @@ BEFORE = "b9f90017:metastasis/candidates/data/small.dmrifit"
 ENHANCING_TUMOR, BESIDE_TUMOR = 4, 4.0
 #: Epochs of a network that begins anew, of one that goes on, and how much segments vary.
 TRAININGS = ((18, 0, 1.0), (14, 7, 1.0), (10, 7, 0.3))
+#: The network that is used is that of this training: what the next and their mean mark is in README.
+LAST = 1
 #: Copies of each brain, of the healthy one, and phantoms, of each training.
 N_COPIES, N_HEALTHY, N_PHANTOMS = 4, 4, 4
 SEED, JUDGE_SEED, TEST_SEED, MARGIN = 20261128, 2, 1001, 12
@@ -261,7 +262,7 @@ def model_without(left_out: str, work: Path) -> TwoStageSegmenter:
     """Join the network of a brain that is left out to trees that have not seen this brain either."""
     path = work / f"model-{left_out}.dmrifit"
     if not path.exists():
-        network = load_model(network_path(left_out, "mean", work))
+        network = load_model(network_path(left_out, LAST, work))
         if left_out in SCANS:
             rows = [candidates(name, work) for name in LEARNED_FROM if name != left_out]
             table, truth = (np.concatenate(parts) for parts in zip(*rows, strict=True))
@@ -433,12 +434,15 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     each(train, BRAINS[::-1])
     each(candidates, LEARNED_FROM)
     each(model_without, BRAINS)
-    boards = {name: tried(name, work / f"model-{name}.dmrifit", work) for name in BRAINS}
+    included = work / f"model-{BRAINS[-1]}.dmrifit"
+    models = {name: work / f"model-{name}.dmrifit" for name in BRAINS} | dict.fromkeys(GLIOMAS, included)
+    jobs = (joblib.delayed(tried)(name, model, work) for name, model in models.items())
+    all_boards = dict(zip(models, joblib.Parallel(chosen.n_jobs, inner_max_num_threads=1)(jobs), strict=True))
+    boards = {name: all_boards[name] for name in BRAINS}
     cut = chosen_threshold({name: board["chosen by"] for name, board in boards.items()})
     at_cut = CUTS.index(cut)
     new = {name: board["new"][at_cut] for name, board in boards.items()}
     draw(SCANS, cut, work, chosen.out.with_suffix(".png"))
-    included = work / f"model-{BRAINS[-1]}.dmrifit"
     names = ("sensitivity", "findings", "mL", "largest_mL")
     result = {
         "seeds": {"training": SEED, "judgment": JUDGE_SEED, "test": TEST_SEED},
@@ -447,7 +451,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "boards": boards,
         "new": new,
         "mean": {key: round(float(np.mean([row[key] for row in new.values()])), 3) for key in names},
-        "gliomas": {name: tried(name, included, work) for name in GLIOMAS},
+        "gliomas": {name: all_boards[name] for name in GLIOMAS},
         HEALTHY: on_healthy_brain(included, cut),
         "seconds": round(time.time() - start),
     }
