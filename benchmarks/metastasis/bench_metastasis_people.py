@@ -399,7 +399,7 @@ def draw(names: Sequence[str], cut: float, work: Path, path: Path) -> None:
         panels = [*panels[:4], (volume, np.zeros(volume.shape, bool), plain)]
         for axis, (image, truth, found) in zip(row, panels, strict=True):
             marked = drop_small(found >= cut, MIN_VOXELS)
-            weights = truth if truth.any() else marked
+            weights = truth if truth.any() else marked if marked.any() else image > 0
             plane = int(np.argmax(weights.sum(axis=(0, 1))))
             limits = {"vmin": 0, "vmax": float(np.quantile(image[image > 0], 0.995))}
             axis.imshow(image[:, :, plane].T, cmap="gray", origin="lower", **limits)
