@@ -73,7 +73,7 @@ BEFORE = "b9f90017:metastasis/candidates/data/small.dmrifit"
 #: Value of the labels in enhancing tumor, mm around a tumor that count as its own.
 ENHANCING_TUMOR, BESIDE_TUMOR = 4, 4.0
 #: Epochs of a network that begins anew, of one that goes on, and how much segments vary.
-TRAININGS = ((18, 0, 1.0), (14, 7, 1.0), (10, 7, 0.3))
+TRAININGS = ((60, 0, 1.0), (14, 7, 1.0), (10, 7, 0.3))
 #: The network that is used is that of this training: what the next and their mean mark is in README.
 LAST = 1
 #: Copies of each brain, of the healthy one, and phantoms, of each training.
