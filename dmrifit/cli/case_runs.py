@@ -447,9 +447,12 @@ def read_result(table: Path, row: Mapping[str, str], column: str, case: Any) -> 
     return values
 
 
-def can_draw() -> bool:
-    """Tell whether the packages for figures and pages are installed."""
-    return find_spec("matplotlib") is not None and find_spec("jinja2") is not None
+def can_draw(what: str = "") -> bool:
+    """Tell whether the packages for figures and pages are installed; say what is left out."""
+    found = all(map(find_spec, ("matplotlib", "jinja2")))
+    if what and not found:
+        tell(f'no {what}: it needs more packages, pip install "dmrifit[report]"')
+    return found
 
 
 def case_pictures(

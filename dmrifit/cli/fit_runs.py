@@ -1,4 +1,4 @@
-"""Fits of many scans: a row for each, and a page of all; options are in `image_commands`."""
+"""Fits of many scans: a row for each, and a page of all; options are in `fit_command`."""
 
 from __future__ import annotations
 

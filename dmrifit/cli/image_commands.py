@@ -1,28 +1,23 @@
-"""Commands on images: preprocess, fit, roi, predict, dicom-seg."""
+"""Commands on images: import, info, table, preprocess, roi, predict, view, dicom-seg."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dmrifit._utils.counts import counted, first_few
+from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.text_files import read_object
-from dmrifit.cli.case_runs import RunOptions, can_draw
+from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import check_output
 from dmrifit.cli.options import (
     ProtocolFiles,
-    bounds_of,
-    is_pattern,
     number_or_path,
-    numbers,
-    pairs,
-    refuse_files,
     require_libraries,
     say,
     scan_of,
@@ -33,126 +28,129 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class FitOptions:
-    """What is fitted to which measurements, and how."""
-
-    b_tolerance: float | None = None
-    b_max: float | None = None
-    leave_out_b: tuple[float, ...] | None = None
-    model: str | None = None
-    by_te: bool = False
-    mask: str | None = None
-    sigma: str | None = None
-    bounds: list[str] | None = None
-    fix: list[str] | None = None
-    average_directions: str | None = None
-    method: str | None = None
-    likelihood: str = "gaussian"
-    threshold: float | None = None
-    weights: tuple[float, ...] | None = None
-    regularization: float | None = None
-    starts: str = "auto"
-    threads: int | None = None
-
-
-def fit(
-    context: typer.Context,
-    images: list[Path],
-    /,
-    *,
-    out: Path,
-    files: ProtocolFiles,
-    fitting: FitOptions,
-    jobs: int = 1,
-    cluster: str | None = None,
-    quicklook: bool = True,
-    overwrite: bool = False,
-) -> None:
+def info(image: Path, /, files: ProtocolFiles, mask: Path | None = None) -> None:
     """
-    Fit a signal model to every voxel of a diffusion image and write its maps.
+    Describe a scan: grid, protocol, noise, the models that it carries, and what looks wrong.
 
-    A scan in several files, one for each echo time or b-value, is named by a tab-separated table
-    with the columns image, bval, te and bvec; volumes are concatenated in the order of its rows.
-
-    Writes NIfTI files of each parameter, its standard error and the ends of its 95 % interval, of
-    the cost, reduced χ² and status of the fit, and of parameters at a bound and in doubt, a JSON
-    file that describes them, and a quick-look page. Of many scans, also a page of all (index.html)
-    and a table (fits.tsv) for dmrifit roi; the same command goes on after Ctrl-C.
-
-    A leg of 90,000 voxels and 42 volumes takes 5 s of one core and 340 MB of memory; the time goes
-    with voxels times volumes, the memory with voxels times maps. A compressed image is unpacked
-    into a temporary file. The first fit of a model compiles for some seconds.
+    For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
+    the scan: no fit can be more precise. The image is read slab by slab, several times.
 
     Options:
-    images IMAGE…|BIDS: 4-D NIfTI image of magnitudes, or a table of images (.tsv); several images,
-        a glob or a BIDS folder for many scans.
-    b_max S/MM2: Leave out volumes above this b-value.
-    leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
-    model: adc, kurtosis or ivim; t2, t2-adc or t2-ivim-kurtosis (need --te); by default the
-        richest that the b-values and echo times determine. All are isotropic: no FA, no tensor.
-    by_te: Fit S0 and f of adc, kurtosis or ivim (--model) at each echo time: no model of T2.
-    mask FILE|auto|PATTERN: Voxels to fit; by default all that are nonzero in any volume. auto
-        finds the body or head by median Otsu. For many scans a pattern in quotes, relative to the
-        BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.
-    sigma NUMBER|FILE|estimate|PATTERN: Standard deviation of the noise, a number or an image: fits
-        with the Rician floor. The word estimate measures it in the image, which must not be
-        denoised (for denoised images, name the noise map from dmrifit preprocess).
-    bounds NAME=LOW,HIGH: Bounds of a parameter, repeatable; K=0,monotonic keeps the signal
-        decreasing (the default of kurtosis; K=0,5 lifts it). The word published takes all bounds
-        of the model's published tool.
-    fix NAME=VALUE: Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0.
-    average_directions geometric|arithmetic: Average volumes of equal b and TE before the fit.
-    method nlls|ols|wls|segmented|map: Nonlinear least squares; ordinary or weighted least squares
-        of logarithms (adc, kurtosis); for ivim, Dt first; or with a prior learned from the region,
-        toward whose mean it pulls. By default the noise of the scan chooses, and the output says
-        what and why.
-    likelihood gaussian|rician|rician-mean: Noise of single magnitudes (rician) or of averages of
-        them (rician-mean); both need --sigma.
-    threshold S/MM2: Lowest b-value of the first step of --method segmented; by default the higher
-        the SNR is, the higher.
-    weights NUMBER,…: Weight of each measurement that is fitted, such as its number of averages.
-    regularization WEIGHT: Weight of a penalty that pulls bounded parameters to their lower bound.
-    starts auto|thorough|NUMBER: Starting points per voxel.
-    threads 1..: Number of threads; by default one per core.
-    jobs: Scans worked on in parallel; −1 for one per core.
-    quicklook: Write a quick-look page (HTML and PNG).
+    mask: Voxels to look at; by default all with signal.
 
-    Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
+    Example: dmrifit info sub-01_dwi.nii.gz
     """
-    from dmrifit.cli.fit_runs import fit_many, fit_scan, print_fit
-    from dmrifit.cohort.bids_folder import is_bids_folder
-    from dmrifit.engine.fit_settings import MEASURED
-    from dmrifit.engine.models import resolve_model
+    from dmrifit.imaging.scan_info import scan_info
 
-    options: dict[str, Any] = vars(fitting) | {"te": files.te, "fixed": {}, "overwrite": overwrite}
-    for name, value in pairs("--fix", options.pop("fix") or []).items():
-        number = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
-        options["fixed"][name] = number
-    options["leave_out_b"] = list(fitting.leave_out_b or [])
-    options["sigma"] = "estimate" if fitting.sigma == "estimate" else number_or_path(fitting.sigma)
-    options["average"] = options.pop("average_directions")
-    options["bounds"] = bounds_of(options.pop("bounds") or [])
-    starts = options.pop("starts")
-    options["n_starts"] = int(starts) if starts.isdigit() else starts
-    options["n_threads"] = options.pop("threads")
-    options["quicklook"] = quicklook and _can_draw_page()
-    if len(images) == 1 and not is_pattern(images[0]) and not is_bids_folder(images[0]):
-        if cluster:
-            raise ValueError(f"--cluster spreads many scans; leave it out for {images[0]} alone")
-        start = time.perf_counter()
-        # Without a model, echo times decide which is the richest.
-        model = fitting.model
-        needs_te = fitting.by_te or model is None or resolve_model(model).needs_te
-        series, protocol = scan_of(images[0], files, needs_te=needs_te)
-        _, sidecar = fit_scan(series, protocol, out, options, progress=True)
-        print_fit(context, out, sidecar)
-        typer.echo(f"time: {time.perf_counter() - start:.1f} s")
-        return
-    names = first_few([str(image) for image in images])
-    refuse_files(names, {"--bval": files.bval, "--bvec": files.bvec})
-    run = RunOptions(out, jobs, cluster, overwrite=overwrite)
-    fit_many(context, images, run, options)
+    problem = ""
+    images, protocol = [image], None
+    try:
+        images, protocol = scan_of(image, files, needs_te=True)
+    except ValueError as error:
+        problem = str(error)
+    described = scan_info(images, protocol, mask=mask)
+    edges = " × ".join(f"{edge:.4g}" for edge in described.voxel)
+    grid = size_text(described.grid)
+    rows = [
+        ("grid", f"{grid} voxels of {edges} mm, {counted(described.n_volumes, 'volume')}"),
+        ("axes", f"{described.axes} (position: {described.position})"),
+        *[("protocol", line) for line in described.contrasts],
+        ("noise", described.noise),
+        ("SNR", f"{described.snr:.3g} (median signal at the lowest b over the noise)"),
+        *[("model", line) for line in described.models],
+    ]
+    if protocol is not None and len(protocol) != described.n_volumes:
+        problem = (
+            f"{counted(described.n_volumes, 'volume')}, but "
+            f"{counted(len(protocol), 'b-value')}: they are not of one scan, "
+            "or volumes were lost in conversion"
+        )
+    doubts = [problem, *described.doubts] if problem else described.doubts
+    rows += [("looks wrong", doubt) for doubt in doubts or ["nothing that this command looks for"]]
+    for title, text in rows:
+        if text and not text.startswith("nan"):
+            typer.echo(f"{title}: {text}")
+
+
+def import_(
+    folder: Path, /, out: Path, subject: str | None = None, overwrite: bool = False
+) -> None:
+    """
+    Convert the diffusion series of a DICOM folder to BIDS, by dcm2niix.
+
+    Prints the table of all series with b-values and echo times, and why a series is no diffusion
+    series. Names and identifiers of persons are not written. Series that differ in echo time alone
+    are one scan for dmrifit fit. All headers are read first; then every series with images is
+    converted into a temporary folder, which takes the room of the images.
+
+    Options:
+    folder DICOM_FOLDER: Folder of DICOM files, at any depth.
+    out: BIDS folder to write; created if missing.
+    subject LABEL: Label of the one patient; by default patients are numbered.
+
+    Example: dmrifit import dicom --out bids
+    """
+    from dmrifit.io.dicom_import import import_dicom
+
+    series = import_dicom(folder, out, subject=subject, overwrite=overwrite)
+    typer.echo(series.to_string(index=False))
+    typer.echo(f"to fit: {shlex.join(['dmrifit', 'fit', str(out), '--out', f'{out}_maps'])}")
+
+
+def table(
+    folder: Path,
+    /,
+    mask: str,
+    lesion: str | None = None,
+    sigma: str | None = None,
+    cohort: str | None = None,
+) -> None:
+    """
+    Print a table of participants of a BIDS folder, for dmrifit benchmark and train.
+
+    Paths are relative to the folder in which the command runs: write the table there
+    (> participants.tsv). Scans without a mask are left out and named.
+
+    Options:
+    folder BIDS: BIDS folder with sub-*/[ses-*/]dwi.
+    mask PATTERN: Masks of the body, a pattern in quotes relative to the folder, such as
+        'derivatives/masks/sub-*/**/*_desc-body_mask.nii.gz'.
+    lesion PATTERN: Masks of the lesions.
+    sigma PATTERN: Maps of the noise.
+    cohort: Name of the cohort; by default that of the folder.
+
+    Example: dmrifit table bids --mask 'derivatives/masks/sub-*/*_mask.nii.gz' > participants.tsv
+    """
+    import pandas as pd
+
+    from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files
+    from dmrifit.io.tables import table_text
+
+    if not is_bids_folder(folder):
+        raise ValueError(f"{folder} is no BIDS folder: it has no folders sub-*; check its name")
+    scans = find_scans(folder)
+    options = {"mask": mask, "lesion": lesion, "sigma": sigma}
+    files = {
+        column: match_files(f"--{column}", pattern, scans, folder)
+        for column, pattern in options.items()
+        if pattern is not None
+    }
+    rows = []
+    for scan in scans:
+        matched = {column: paths[scan.name] for column, paths in files.items()}
+        if matched["mask"] is None:
+            say(f"{scan.name} is left out: no mask of the pattern {mask} is of it")
+            continue
+        row: dict[str, str] = {"patient": scan.subject, "cohort": cohort or folder.resolve().name}
+        for column in ("image", "bval", "te", "bvec"):
+            paths = [file[column] for file in scan.files() if column in file]
+            row[column] = ",".join(os.path.relpath(path) for path in paths)
+        row |= {name: os.path.relpath(path) for name, path in matched.items() if path is not None}
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"--mask {mask}: no scan of {folder} has a mask")
+    used = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
+    typer.echo(table_text(used), nl=False)
 
 
 def preprocess(
@@ -333,7 +331,7 @@ def predict(
     options: dict[str, Any] = vars(prediction) | {"out": out, "overwrite": overwrite}
     options["sigma"] = number_or_path(prediction.sigma)
     options["average"] = options.pop("average_directions")
-    options["quicklook"] = quicklook and _can_draw_page()
+    options["quicklook"] = quicklook and can_draw("quick-look page")
     predicted = predict_image(estimator, images, protocol=protocol, progress=True, **options)
     typer.echo(f"predicted maps: {out}")
     for sentence in predicted.advice():
@@ -434,13 +432,6 @@ def dicom_seg(
     typer.echo(f"{counted(len(segments), 'segment')}: {out}")
     if not labeled.any():
         typer.echo(note)
-
-
-def _can_draw_page() -> bool:
-    """Tell whether a page can be made; print what is missing otherwise."""
-    if not can_draw():
-        say('no quick-look page: it needs more packages, pip install "dmrifit[report]"')
-    return can_draw()
 
 
 def _print_repeats(repeats: pd.DataFrame) -> None:

@@ -26,10 +26,10 @@ from collections.abc import Callable
 
 import typer
 
-from dmrifit.cli.cohort_commands import benchmark, report, simulate, train
+from dmrifit.cli import cohort_commands as on_cohorts
+from dmrifit.cli import image_commands as on_images
 from dmrifit.cli.console import make_program
-from dmrifit.cli.image_commands import dicom_seg, fit, predict, preprocess, roi, view
-from dmrifit.cli.scan_commands import import_, info, table
+from dmrifit.cli.fit_command import fit
 
 
 def cite(model: str | None = None, /) -> None:
@@ -54,8 +54,10 @@ def cite(model: str | None = None, /) -> None:
             typer.echo(f"  {reference}")
 
 
-_commands: list[Callable[..., None]] = [import_, info, table, preprocess, fit, roi, predict]
-_commands += [view, dicom_seg, simulate, train, benchmark, report, cite]
+_commands: list[Callable[..., None]] = [on_images.import_, on_images.info, on_images.table]
+_commands += [on_images.preprocess, fit, on_images.roi, on_images.predict, on_images.view]
+_commands += [on_images.dicom_seg, on_cohorts.simulate, on_cohorts.train, on_cohorts.benchmark]
+_commands += [on_cohorts.report, cite]
 app, main = make_program(
     "dmrifit",
     "Diffusion MRI of tumors: fit signal models, predict protocols, score by patient.",

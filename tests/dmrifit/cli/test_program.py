@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dmrifit
-from dmrifit.cli import image_commands
+from dmrifit.cli import fit_command
 from dmrifit.cli.console import read_help
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
@@ -54,7 +54,7 @@ def test_the_worked_line_runs(output_of, tmp_path, monkeypatch):
     np.savetxt(tmp_path / "sub-01_dwi.bval", protocol.b[None], fmt="%g")
     np.savetxt(tmp_path / "sub-01_dwi.te", protocol.te[None], fmt="%g")
     monkeypatch.chdir(tmp_path)
-    out = output_of(*read_help(image_commands.fit.__doc__)[2].split()[1:])
+    out = output_of(*read_help(fit_command.fit.__doc__)[2].split()[1:])
     made = nib.load(tmp_path / "maps" / "sub-01_model-t2ivimkurtosis_param-T2t_dwimap.nii.gz")
     np.testing.assert_allclose(np.asarray(made.dataobj).ravel(), parameters[:, 6], rtol=1e-2)
     assert "8 voxels" in out
