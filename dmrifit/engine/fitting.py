@@ -380,8 +380,8 @@ def _fit_segmented(
     high_b = np.flatnonzero(protocol.b >= threshold)
     if not can_segment(protocol, threshold):
         raise ValueError(
-            f"a segmented fit needs two b-values of {threshold:g} s/mm² or more; there are "
-            f"{protocol.b[high_b].tolist()}; choose another threshold, or use method='nlls'"
+            f"a segmented fit needs two b-values of {threshold:g} s/mm² or more, and the "
+            f"highest is {protocol.b.max():g}; choose another threshold, or use method='nlls'"
         )
     box = settings.box(model)
     weights = settings.measurement_weights(len(protocol))
