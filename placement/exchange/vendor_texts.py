@@ -158,7 +158,7 @@ def _decimal(number: float, decimals: int) -> str:
 
 
 def _head(vendor: str, valid: str, n_angles: int) -> list[str]:
-    """Begin a text with the notice, the position of the patient, and how many angles to set."""
+    """Begin a text: notice, position of the patient, how many angles to set, and `valid`."""
     lines = [f"! {NOTICE}", f"! {vendor}, {_COMPARE}"]
     lines.append(f"! angles to set: {n_angles} of 3")
     if valid:

@@ -185,7 +185,7 @@ class VoxelRanker(BaseEstimator):
             n_jobs=1,
             random_state=derived_seed(seed, "forest"),
         )
-        # Threads of the forest would add up trees in another order, and ties would be broken anew.
+        # One thread, so that the forest does not depend on how many there are.
         with one_thread():
             self.forest_ = forest.fit(np.concatenate(features), np.concatenate(targets))
         return self

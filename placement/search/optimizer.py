@@ -374,9 +374,10 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         Voxel
-            A box within the constraints, if at least half of that is target. Otherwise one of any
-            turns, with sides from 5 mm, whatever limits of tissues and the mask of the brain it
-            breaks; `assess` lists these.
+            The box found within the constraints (with the fewest broken ones where none keeps
+            them), if at least half of it is target. Otherwise one of any turns, with sides from
+            5 mm, whatever limits of tissues and the mask of the brain it breaks; `assess` lists
+            these.
         """
         least = max(self.min_volume, 1e-3)
         purity = PlacementObjective(least, sd_volume=1e3, mean_fraction=1.0, one_sided=True)

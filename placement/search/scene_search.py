@@ -335,7 +335,7 @@ class Search:
         return rows.averaged(*self.block[:2])
 
     def excluded_voxels(self, *, strict: bool = True) -> NDArray[np.bool_]:
-        """Mark excluded voxels and margins on the tumor's grid; `strict` omits tolerated regions."""
+        """Mark excluded voxels and margins on the tumor's grid; `strict` omits tolerated ones."""
         scene = self.scene
         shape = scene.occupancy.shape
         excluded = np.zeros(shape, dtype=bool)

@@ -94,7 +94,7 @@ def target_tissues(
     is_mask: bool = False,
 ) -> tuple[tuple[str, ...], str]:
     """
-    Choose the tissues that are the target, and explain the choice in words or "".
+    Choose the tissues that are the target; returns them and a note on the choice, often "".
 
     By default the target is solid tumor. With `flair_target`, it is FLAIR-bright tissue in a tumor
     in which nothing enhances, or solid tumor is below `min_volume`. Volumes are in mL, of the

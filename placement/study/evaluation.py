@@ -103,7 +103,7 @@ def evaluate_placements(
     ------
     ValueError
         If a scene is no Scene, numbers of cases differ, a box is not possible, no expert placed
-        any, a fold is below 1, or there is no method or one that is named like another row.
+        any, a fold is below 1, or there is no method.
 
     References
     ----------
