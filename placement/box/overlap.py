@@ -451,7 +451,7 @@ def _preference_cost(center, size, preference):
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _cost(x, frame, problem, work):
-    """Give minus the logarithm of the objective, plus penalties for violated constraints."""
+    """Compute minus the log of the objective plus the costs of constraints and preferences."""
     limits = problem.limits
     box = work.box
     center = box[0]
@@ -550,7 +550,7 @@ def _improve(simplex, costs, n_costs, max_costs, tolerance, frame, problem, work
             simplex[worst] = second
             costs[worst] = second_cost
         else:
-            # Neither point is better: shrink the simplex toward its best vertex.
+            # The contracted point is no better than that end: shrink toward the best vertex.
             for vertex in range(n_variables + 1):
                 if vertex != best:
                     for p in range(n_variables):

@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, occupancy: NDArray, affine: NDArray[np.float64], origin: Sequence[int]) -> Rows:
-        """Prepare a volume (a, b, c)."""
+        """Sum a volume, whose first voxel has the index `origin` in the image, along its rows."""
         matrix = np.asarray(affine[:3, :3], dtype=np.float64)
         # Integration along rows is exact, so they run along the axis with the largest steps.
         thick = int(np.argmax(np.linalg.norm(matrix, axis=0).round(6)[::-1]))

@@ -24,7 +24,7 @@ _FARTHEST_MM = 1e5  # no scanner is that large
 #: Rows in an image voxel, along each of two axes, that give the fraction of it that a box fills.
 MASK_ROWS = 6
 
-#: Axes that differ by less than this many degrees count as parallel, as scanners print angles.
+#: Axes that differ by less than this many degrees count as parallel, smaller angles as 0.
 PARALLEL_DEGREES = 0.5
 
 #: Poses whose rotation matrices have traces within this are equally near to the scanner's axes.
@@ -39,7 +39,8 @@ ROUNDED_TURN, EXACT_TURN = 3e-4, 1e-9
 FACE_TRIPLES = np.array(list(itertools.combinations(range(12), 3)))
 
 
-#: Storages whose axes fit those of the world within this are equally near.
+#: Storages whose traces of direction cosines agree within this are equally near to the world's
+#: axes.
 _NEAR_TIE = 1e-6
 
 #: Decimals of mm that edges and positions are rounded to: reversing an axis leaves rounding
@@ -344,7 +345,7 @@ class Voxel:
     def _filled(
         self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """Cut image voxels into rows along the first index; average the fractions in the box."""
+        """Compute the fraction of each image voxel of a window that the box fills, from rows."""
         offsets = (np.arange(MASK_ROWS) + 0.5) / MASK_ROWS - 0.5
         j = (np.arange(low[1], high[1])[:, None] + offsets).ravel()
         k = (np.arange(low[2], high[2])[:, None] + offsets).ravel()
@@ -390,7 +391,7 @@ class Voxel:
 
         # Coordinates around one box keep digits where both lie far from the scanner's center.
         shift = other.center - self.center
-        # Boxes whose circumscribed spheres are disjoint share nothing; most pairs do not.
+        # Boxes whose circumscribed spheres are disjoint share nothing: a quick test.
         if 2 * np.linalg.norm(shift) > np.linalg.norm(self.size) + np.linalg.norm(other.size):
             return 0.0
         normals = np.concatenate([self.rotation.T, -self.rotation.T])
@@ -587,7 +588,7 @@ def allowed_sides(
 
 
 def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float64]:
-    """Check experts' voxels against their scenes: (n, n_experts, 9)."""
+    """Check experts' voxels of n scenes; returns them as (n, n_experts, 9), NaN where missing."""
     if not len(scenes):
         raise ValueError("placers learn from a sequence of Scene; there is none")
     for i, scene in enumerate(scenes):
@@ -632,7 +633,7 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
 def rotated_axes(rotation: NDArray[np.float64]) -> int:
     """Count the turns about scanner axes that a rotation needs, in the order that needs fewest."""
     size = np.abs(rotation)
-    # Nearly parallel means a sine near 0; a cosine near 1 would resolve only half of the digits.
+    # A side and a scanner axis are parallel where the sine of their angle is near 0.
     sines = np.sqrt(np.maximum(0.0, 1.0 - np.minimum(size, 1.0) ** 2))
     limit = np.sin(np.radians(PARALLEL_DEGREES))
     parallel = sines < limit
@@ -648,8 +649,8 @@ def nearest_storage(affine: ArrayLike) -> NDArray[np.float64]:
     Find the storage of an image whose axes are nearest to right, front and up.
 
     Gives a matrix (3, 3) with one 1 or -1 in each row and column: column w has it in the row of
-    the image axis that becomes axis w, negative where that is reversed. All 48 storages of one
-    image lead to the same one.
+    the image axis that becomes axis w, negative where that is reversed. Applied by `reoriented`,
+    it leads all 48 storages of one image to the same storage.
     """
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     directions = matrix / np.linalg.norm(matrix, axis=0)
@@ -664,7 +665,7 @@ def nearest_storage(affine: ArrayLike) -> NDArray[np.float64]:
 def reoriented(
     storage: NDArray[np.float64], affine: NDArray[np.float64], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Give affine and shape of an image whose axes are stored in another way."""
+    """Compute affine (rounded) and shape of an image stored along the axes of `storage`."""
     order = np.abs(storage).argmax(axis=0)
     matrix = np.eye(4)
     matrix[:3, :3] = affine[:3, :3] @ storage

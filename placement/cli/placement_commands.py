@@ -130,7 +130,7 @@ RUN = CaseRun(
     table="placements.tsv",
     row=_row,
     page=_page,
-    # As evaluate reads the boxes from the table.
+    # The boxes keep their digits for evaluate, which reads them from the table.
     digits=12,
     pictures=("voxel_overlay.png", "voxel_view.html"),
     files=(
@@ -212,7 +212,7 @@ def place(
         tables.check_channels(placer, table)
     settings = {
         "command": "place",
-        # Its repr holds all parameters, so that a run with other ones is not resumed.
+        # Its repr holds all parameters but defaults, so that a run with other ones is not resumed.
         "optimizer": repr(optimizer),
         "model": None if model is None else file_record(model)["SHA256"],
         "force": force,

@@ -15,7 +15,7 @@ from placement.search.tissue_labels import named_labels
 _FILES = ("old", "box", "new")
 #: Columns of the table of all cases that are fields of a record.
 _FIGURES = ("agreement", "changed_share", "disagreement_mm", "content")
-#: Columns of the same on the page.
+#: Columns of the table on the page.
 _OVERVIEW = "case {name} | answer {answer} | agreement {agreement:.2f} | flags and notes {remarks}"
 
 

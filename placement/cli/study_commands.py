@@ -21,7 +21,7 @@ from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.tables import TABLE, csv_text, table_text
 
-#: Tables of synthetic cases; that of a case is written last.
+#: Tables of synthetic cases; that of the cases is written last.
 _TABLES = ("experts.tsv", TABLE)
 _public: Any = placement  # its names are imported on first use
 

@@ -31,7 +31,7 @@ _DIVISIONS = 5  # points along each edge of an image voxel near the box
 _SMALLEST_SHARE = 1e-5  # of a box, which sums in single precision tell from none
 _ROUNDING = 1e-3  # of fractions that files scale
 _ATTEMPTS = 3  # placements with the margin of the one before
-_OFFSETS = 5  # chemical shifts between the ends of a range
+_OFFSETS = 5  # chemical shifts from one end of a range to the other
 
 
 def pulse_displacement(
@@ -90,7 +90,7 @@ def placed_in_brain(
     voxel = optimizer.place(scene)
     if OUTSIDE_BRAIN not in scene.margins or not shift:
         return voxel, scene
-    # The shift grows with the sides, so that a smaller box may need less of a margin.
+    # The shift grows with the sides, so that the next box may need more of a margin.
     for _ in range(_ATTEMPTS):
         needed = float(_side_shifts(voxel, **shift).max())
         if displaced_share(voxel, scene, **shift) == 0.0:
@@ -136,7 +136,7 @@ def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
 
 
 def _kept_away(scene: Scene) -> list[str]:
-    """Name the regions that a box is kept away from: tissues with a limit lie in any box."""
+    """Name the excluded regions and what is outside the brain, but not tissues with a limit."""
     is_brain_known = OUTSIDE_BRAIN in scene.margins
     return [*scene.excluded, *([OUTSIDE_BRAIN] if is_brain_known else [])]
 

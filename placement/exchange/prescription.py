@@ -38,7 +38,7 @@ __all__ = ["write_prescription"]
 
 FORMAT_VERSION = 1
 
-#: Ends of the names of the files that every box has.
+#: Ends of the names of the files of a box; the texts are left out where they are withheld.
 BOX_FILES = ("_mask.nii.gz", "_geometry.nii.gz", *(f"_{vendor}.txt" for vendor in VENDORS))
 
 #: What no box is checked for.
@@ -285,12 +285,12 @@ def write_box(
 
 
 def box_of_console(files: FileSet, name: str, voxel: Voxel, console: Mapping[str, Any]) -> Voxel:
-    """Read back what the console is told, which is what is to be looked at."""
+    """Read the box back from the text for Philips; `voxel` itself where texts are withheld."""
     return voxel if console["withheld"] else read_voxel(files.path(f"{name}_philips.txt"))
 
 
 def _image_of_box(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
-    """Make an image whose header says what it is not for."""
+    """Make an image whose header says that it is not for clinical use."""
     image = image_of(values, affine)
     image.header["descrip"] = NOTICE.encode()
     return image
@@ -413,9 +413,9 @@ def _digest(scene: Scene) -> str:
 
 def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str, Voxel | None]:
     """
-    Say why the numbers of a box are withheld, of which less than half is target.
+    Say why the numbers of a box of less than half target are withheld; "" for any other box.
 
-    With it, gives the largest box of 75 % target or more, if one was found; else "" and None.
+    With it, gives the largest box of 75 % target or more that was found then; else None.
     """
     if placement.tumor_fraction >= LEAST_TARGET:
         return "", None

@@ -234,7 +234,7 @@ def _compare_tissue(surroundings: Voxel, alignment: HeadAlignment) -> tuple[floa
 def _compare_headers(
     first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """Compare what two headers say of the patient: entries of both that link them, and differ."""
+    """List the entries on the patient in both headers, without the sex, and those that differ."""
     # Names stay out of messages, which end in logs.
     texts = {key: (_comparable(first.get(key)), _comparable(second.get(key))) for key in IDENTITY}
     both = [key for key, pair in texts.items() if all(pair)]

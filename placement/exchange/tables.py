@@ -146,7 +146,7 @@ def read_scene(
     """
     Read the files of a case, with further options of `Scene.read`.
 
-    Its brain, if that is asked for, is in the file or found.
+    The mask of the brain is the file in the column brain, or found in the image (auto).
     """
     excluded = _excluded(row)
     return Scene.read(
@@ -207,7 +207,7 @@ def read_boxes(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
 
 
 def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
-    """Read the boxes of experts: (n_cases, n_experts, 9)."""
+    """Read the boxes of experts: (n_cases, n_experts, 9), NaN where an expert placed none."""
     boxes = _box_table(Path(path), names)
     # A table without that column is of one expert.
     if "expert" not in boxes:
@@ -272,7 +272,7 @@ def _excluded(row: Any) -> dict[str, Any]:
 
 
 def _brain_file(brain: str) -> str:
-    """Give the file of a mask of the brain; empty where it is found or left out."""
+    """Give the file of a mask of the brain; empty for the words auto and none."""
     return "" if brain in _WORDS else brain
 
 

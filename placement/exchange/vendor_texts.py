@@ -74,9 +74,10 @@ def console_angles(voxel: Voxel, decimals: int = 3) -> dict[str, int]:
     """
     Count the angles that are not 0 in the texts of a voxel, by vendor.
 
-    Philips: `Voxel.rotated_angles`, to the digits of the text. Siemens: the tilts of the plane and
-    the turn in it, as many as for Philips where the main plane is transverse; tilts beyond about
-    40 degrees make another plane the main one, which may take a third angle.
+    Philips: the angulations, which, unlike `Voxel.rotated_angles`, keep the order of the sides.
+    Siemens: the tilts of the plane and the turn in it, as many as for Philips where the main plane
+    is transverse; tilts beyond about 40 degrees make another plane the main one, which may take a
+    third angle.
     """
     normal, turn = _normal_and_turn(voxel)
     siemens = [*_tilts(normal)[1], np.degrees(turn)]
@@ -90,8 +91,8 @@ def console_record(
     """
     Make the console entry of a prescription: the text to set up the box for each vendor.
 
-    `withheld` is why the texts are left out, `forced` the warning that a user overruled to get
-    them, `reason` the reason that the user gave; "" where none applies.
+    `withheld` is why the texts are left out, `forced` the reason that a user gave to get them all
+    the same, `reason` the warning that the user overruled; "" where none applies.
     """
     console: dict[str, Any] = {"withheld": withheld, "forced": forced, "reason": reason}
     console["angles"] = console_angles(voxel)
@@ -130,7 +131,7 @@ def _angulations(voxel: Voxel) -> NDArray[np.float64]:
 
 
 def _tilts(normal: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
-    """Give the main axis of a normal in LPS and the axes of its tilts; these in degrees."""
+    """Give the axes of a normal in LPS and of its two tilts, and the two tilts in degrees."""
     main = main_axis(normal)
     n = normal * np.sign(normal[main])
     first, second = sorted((axis for axis in range(3) if axis != main), key=lambda k: -abs(n[k]))
@@ -157,7 +158,7 @@ def _decimal(number: float, decimals: int) -> str:
 
 
 def _head(vendor: str, valid: str, n_angles: int) -> list[str]:
-    """Begin a text: what it is not for, as long as what it holds, and how many angles to set."""
+    """Begin a text: notice, position of the patient, how many angles to set, and `valid`."""
     lines = [f"! {NOTICE}", f"! {vendor}, {_COMPARE}"]
     lines.append(f"! angles to set: {n_angles} of 3")
     if valid:

@@ -31,7 +31,7 @@ IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 _NIFTI_MRS = 44  # code of the header's extension, which is JSON
 _GRID = "a grid of spectra (MRSI) is not a single voxel"
 _HEAD_FIRST = "the directions of its axes are known for head first, supine, only"
-# Positions that two headers of one file state, in mm; rounding to single digits is below it.
+# Largest difference in mm of a position in two headers of one file; rounding stays below it.
 _AGREEMENT = 0.1
 _SPECTROSCOPY = ("1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.4.2")  # Siemens CSA; enhanced
 _DIRECTIONS = ("dSag", "dCor", "dTra")
@@ -52,7 +52,7 @@ _UNIT_VECTOR = 0.01
 class VoxelFile:
     """A box as a file describes it."""
 
-    voxel: Voxel  # its sides in the order of the file
+    voxel: Voxel  # its sides in the order of the file's axes
     source: str  # kind of file
     frame: str = ""  # DICOM's frame of reference, where the file names one
     date: str = ""  # of the measurement, as the file writes it
@@ -76,7 +76,7 @@ def read_voxel(path: str | Path) -> Voxel:
     Returns
     -------
     Voxel
-        The box in mm RAS+, its sides in the order in which the file names them.
+        The box in mm RAS+, its sides in the order of the axes of the file (SPAR: lr, ap, cc).
 
     Raises
     ------
@@ -92,7 +92,8 @@ def read_voxel(path: str | Path) -> Voxel:
     Warns
     -----
     UserWarning
-        If all angles of a SPAR or JSON file are below π, so that they may be radians.
+        If all angles of a SPAR or JSON file are below π and not all 0, so that they may be
+        radians; not for JSON prescriptions.
 
     Notes
     -----
@@ -127,7 +128,7 @@ def siemens_directions(normal: ArrayLike, turn: float) -> NDArray[np.float64]:
 
     The box turns in its plane from a direction that the largest part of its normal decides
     (transverse before coronal before sagittal); `turn` is in radians. The third column is their
-    product, along the normal or against it.
+    cross product, against the normal.
     """
     n = np.asarray(normal, dtype=np.float64)
     n = n / np.linalg.norm(n)
@@ -301,7 +302,7 @@ def _siemens_protocol(scan: Any) -> dict[str, str]:
 
 
 def _check_second_position(scan: Any, center: list[float]) -> None:
-    """Compare the center with that of Siemens' image header, which some versions double."""
+    """Refuse a center that differs from that in Siemens' image header, where one is stated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nibabel calls its DICOM readers experimental
         from nibabel.nicom.csareader import CSAReadError, get_csa_header
@@ -370,7 +371,7 @@ def _read_json(path: Path) -> VoxelFile:
 
 
 def _sources(sources: Any) -> dict[str, str]:
-    """List the images that the box of a prescription was placed in, by their digests."""
+    """Map digests (SHA-256) of the images that a prescription was placed in to their names."""
     records = sources.items() if isinstance(sources, Mapping) else ()
     names = {}
     for role, record in records:
@@ -392,7 +393,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _without_repeats(lines: list[tuple[str, str]], *beginnings: str) -> dict[str, str]:
-    """Collect keys with one value each; two boxes in one file are none."""
+    """Collect values by key; refuse two values of a key that begins with one of `beginnings`."""
     fields: dict[str, str] = {}
     for key, content in lines:
         if key.startswith(beginnings) and fields.get(key, content) != content:
@@ -423,7 +424,7 @@ def _number(fields: Mapping[str, str], key: str, *, missing: float | None = None
 
 
 def _check_head_first(position: str) -> None:
-    """Refuse patients that lie otherwise than was verified; the codes are DICOM's."""
+    """Refuse positions of the patient other than head first, supine (HFS in DICOM)."""
     if position != "HFS":
         stated = f"the patient's position is {position}" if position else "no patient's position"
         raise ValueError(f"{stated}; {_HEAD_FIRST}")

@@ -1,4 +1,4 @@
-"""Features of candidate boxes: depth in the tumor, shape, and comparison within the case."""
+"""Candidate boxes, and their features: depth in the tumor, shape, comparison within the case."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FEATURES = (*QUANTITIES, *(f"{name}, relative" for name in QUANTITIES))
 #: Starts of the search for boxes of large objectives, and how many are made exact.
 N_STARTS, N_FINE = 12, 8
 
-#: Boxes whose centers or sides differ by less than this are one, in mm.
+#: Boxes whose centers and sides differ by no more than this along any axis are one, in mm.
 SAME_MM = 1.5
 
 #: Least distance of the thickest points of a tumor at which cubes are tried, in mm.
@@ -64,13 +64,13 @@ PLACES_APART_MM = 6.0
 #: it, and what 10 mm away from their place adds to the cost.
 PURE, PURE_SPREAD, VOLUME_SPREAD, NEARNESS = 0.98, 0.03, 0.15, 0.6
 
-#: Spread of the volume of boxes that are moved off excluded regions, relative to experts' median.
+#: Spread of the volume of boxes that are moved off excluded regions, relative to the wanted one.
 MOVED_SPREAD = 0.5
 
 #: Evaluations of the search for a box of a volume.
 N_STRETCHING = 100
 
-#: Boxes of a volume take no more than this part of a tumor.
+#: Boxes of a volume take no more than this part of a tumor, unless the least volume is more.
 LARGEST_PART = 0.6
 
 
@@ -114,7 +114,7 @@ class Surroundings:
         return np.asarray(self.depth[tuple(np.moveaxis(nearest, -1, 0))])
 
     def thick_places(self, n: int, apart: float) -> NDArray[np.float64]:
-        """Find where the tumor is thickest: positions (n, 3)."""
+        """Find up to `n` thickest places of the tumor, over `apart` mm apart: positions (n, 3)."""
         # A plateau has its middle as the thickest place, not its first point.
         smooth = gaussian_filter(self.depth, SMOOTH_MM / self.spacing).ravel()
         index = np.flatnonzero(self.depth.ravel() > 0)
@@ -145,8 +145,8 @@ def describe_boxes(
     """
     Measure boxes (n, 5, 3) for a choice among them: (n, n_features).
 
-    What `search` sees as tumor is what counts. Each quantity is given once more relative to the
-    median of the first `n_compared` boxes.
+    What `search` sees as tumor is what counts. Each quantity is given once more less the
+    median of the first `n_compared` boxes, by default of all.
     """
     scene = surroundings.scene
     centers, sizes, rotations = boxes[:, 0], boxes[:, 1], boxes[:, 2:5]
@@ -227,7 +227,9 @@ def moved_off(
     """
     Search anew, from the boxes that touch an excluded region, for boxes that are clear of it.
 
-    Volumes aim at the experts' median. Shapes: `boxes` (n, 5, 3); returns (m, 5, 3).
+    The wanted volume is the median of `volumes` (mL), or the least volume.
+
+    Shapes: `boxes` (n, 5, 3); returns (m, 5, 3).
     """
     touching = [bool(search.touched(search.voxel(box))) for box in boxes]
     boxes = boxes[np.array(touching, dtype=bool)]
@@ -237,7 +239,7 @@ def moved_off(
     objective = PlacementObjective(volume, MOVED_SPREAD * volume, PURE, PURE_SPREAD)
     mover = Search(replace(search.wishes, objective=objective), search.scene)
     mover.prepare()
-    # Searches of fewer rotated axes begin with unturned boxes.
+    # Where rotations are limited, boxes stay along the scanner's axes.
     is_free = search.wishes.max_rotations == 3
     starts = [
         mover.spread(

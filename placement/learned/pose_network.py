@@ -25,8 +25,8 @@ LENGTH_MM = 10.0
 #: somewhere.
 SHARPNESS = 4.0
 
-#: Weight of the channel of distances in them before training, so that a network starts with the
-#: deepest places.
+#: Weight of the channel of distances in the likelihoods of centers before training, so that a
+#: network starts with the deepest places.
 DEPTH = 2.5
 
 #: Slope of activations below zero, so that no channel dies.
@@ -35,7 +35,7 @@ SLOPE = 0.1
 #: The part of tumor in a box is sampled at so many points along each side.
 POINTS = 6
 
-#: Features from which the heads answer.
+#: Number of features from which the heads answer.
 HIDDEN = 128
 
 #: Angles of canonical poses are below this.
@@ -66,10 +66,10 @@ class PlacementNetwork(nn.Module):
     """
     Four convolutions of stride 2, a residual block after each, and linear heads.
 
-    A view has `n` points along each axis, which are usually `step` mm apart. The head's sigmoid
-    lies between the limits of `size_range` on a logarithmic scale, and answers `size` before
-    training. Orientation is three Euler angles (tanh) with `angles`, as in the study, or two
-    vectors made orthonormal.
+    A view has `n` points along each axis, which are usually `step` mm apart. The head of sides
+    (sigmoid) answers between the limits of `size_range` on a logarithmic scale, about `size`
+    before training. Orientation is three Euler angles (tanh) with `angles`, as in the study, or
+    two vectors made orthonormal.
 
     References
     ----------
@@ -130,9 +130,9 @@ class PlacementNetwork(nn.Module):
 
     def forward(self, volume: torch.Tensor, frame: torch.Tensor) -> dict[str, torch.Tensor]:
         """
-        Place boxes.
+        Predict centers in mm from the middle of the view, logarithms of sides, and rotations.
 
-        Shapes: `volume` (n, n_channels, x, y, z), `frame` (n, 4).
+        Shapes: `volume` (n, n_channels, x, y, z), `frame` (n, 4), as of `view_of`.
         """
         step = frame[:, 3:]
         maps = [volume]

@@ -149,10 +149,10 @@ class VoxelRanker(BaseEstimator):
         Raises
         ------
         TypeError
-            If the optimizer is none.
+            If `optimizer` is neither None nor a VoxelOptimizer.
         ValueError
-            If a parameter is not possible, scenes and voxels differ in number, a voxel is none, or
-            there is one case only.
+            If a parameter is not possible, scenes and voxels differ in number, a voxel is no box,
+            or there is one case only.
         """
         optimizer = self._checked()
         experts = expert_voxels(voxels, scenes)
@@ -185,7 +185,7 @@ class VoxelRanker(BaseEstimator):
             n_jobs=1,
             random_state=derived_seed(seed, "forest"),
         )
-        # Threads of the forest would add up trees in another order, and ties would be broken anew.
+        # One thread, so that the forest does not depend on how many there are.
         with one_thread():
             self.forest_ = forest.fit(np.concatenate(features), np.concatenate(targets))
         return self
@@ -375,7 +375,7 @@ class VoxelRanker(BaseEstimator):
         check_fields(self)
         check_jobs(self.n_jobs)
         copy: VoxelOptimizer = clone(optimizer)
-        # Without voxels, `fit` only checks the parameters.
+        # Without voxels, `fit` checks the parameters and learns nothing.
         return copy.fit()
 
     def _gather(self, function: Any, scenes: Sequence[Scene], task: str) -> Iterator[Any]:
@@ -383,7 +383,7 @@ class VoxelRanker(BaseEstimator):
         results = Parallel(n_jobs=self.n_jobs, return_as="generator")(
             delayed(function)(scene) for scene in scenes
         )
-        # Who places one box after the other has a bar of all of them.
+        # A caller that places in one scene at a time shows its own bar.
         if not self.verbose or len(scenes) == 1:
             yield from results
             return
@@ -395,7 +395,7 @@ class VoxelRanker(BaseEstimator):
     def _find_boxes(
         self, scene: Scene
     ) -> tuple[FreeTumorSearch, Surroundings, NDArray[np.float64]]:
-        """Find boxes (n, 5, 3)."""
+        """Find candidate boxes (n, 5, 3); returns the search and the depths that it made, too."""
         search = FreeTumorSearch(self.optimizer_._wishes(), scene)
         surroundings = Surroundings(scene)
         boxes = candidate_boxes(

@@ -87,7 +87,7 @@ class VoxelRegressor(VolumeEstimator):
         none.
     width : int, default=8
         Channels after the first convolution (half of it where `fast`); each of the next three has
-        twice as many.
+        twice as many, but for the last where `fast`, which has as many as the third.
     augment : bool, default=True
         Whether each case is turned and mirrored, in one of 48 ways that is drawn anew in each
         epoch.
@@ -151,8 +151,8 @@ class VoxelRegressor(VolumeEstimator):
         Raises
         ------
         ValueError
-            If a parameter is not possible, scenes and voxels differ in number, or a voxel is none;
-            before the training starts.
+            If a parameter is not possible, scenes and voxels differ in number, or a voxel is no
+            box; before the training starts.
         FloatingPointError
             If the loss becomes infinite or no number.
         ImportError
@@ -210,7 +210,7 @@ class VoxelRegressor(VolumeEstimator):
         -------
         list of (Voxel, float)
             Voxels and how well the answers agree with them (mean Dice with all), best first; no
-            two share more than 80 % (Dice).
+            two share more than 80 % (Dice) before `refine` polishes them.
 
         Raises
         ------

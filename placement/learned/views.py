@@ -93,7 +93,7 @@ def view_of(
 
 def _signed_distance(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Measure distances to the border of a region in grid steps, positive inside."""
-    # Without a border it is far beyond the grid.
+    # A border that no point of the grid shows is far beyond the grid.
     far = NO_BORDER if inside.all() else distance_transform_edt(inside)
     away = distance_transform_edt(~inside) if inside.any() else NO_BORDER
     # The border runs half a step from the outermost points inside.
@@ -176,7 +176,7 @@ def _contrast(
     # Interpolated like the image, the ones tell how much of each point lies inside it.
     weight = on_grid(_block_means(np.ones_like(crop), blocks), first)
     values = on_grid(_block_means(crop, blocks), first)
-    # Points near the border of the image, with less than half of their weight in it, stay at 0.
+    # Points near the border of the image, with half of their weight or less in it, stay at 0.
     inside = weight > 0.5
     contrast = np.zeros_like(values)
     contrast[inside] = values[inside] / weight[inside]

@@ -1,4 +1,4 @@
-"""The objective of a voxel, against targets of volume and tumor, and what a voxel holds."""
+"""The objective of a voxel, from volume and fraction of its tumor, and what a voxel holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from placement.search.tissue_labels import MERGED, NECROSIS, NORMAL, OUTSIDE_BRA
 __all__ = ["PlacementObjective", "tumor_fraction", "tumor_volume_inside"]
 
 
-#: Shares below this stand in no sentence.
+#: Smaller shares of a box are not named by `describe_content`.
 _SMALLEST_SHARE = 0.005
 
 
@@ -156,7 +156,7 @@ class PlacementObjective:
 def objective_parameters(
     objective: PlacementObjective, unit: float = 1.0
 ) -> overlap.ObjectiveParameters:
-    """Give the numbers of an objective to compiled code, with so many units of volume to a mL."""
+    """Convert an objective to numbers for compiled code; `unit` is how many units make 1 mL."""
     return overlap.ObjectiveParameters(
         mean_volume=objective.mean_volume * unit,
         sd_volume=objective.sd_volume * unit,
@@ -189,7 +189,7 @@ def voxel_content(voxel: Voxel, scene: Scene) -> dict[str, float | None]:
         brain). With labels one of each tissue that the labels name; "solid", non-enhancing and
         enhancing together; and "normal", what is in the brain but bears no label (all that bears
         none, where the brain is unknown). Where a scheme merges necrosis with non-enhancing tumor,
-        "necrosis" and "solid" are unknown, and "necrosis or non-enhancing" is their sum.
+        "necrosis" and "solid" are unknown, and "necrosis or non-enhancing" is the share of both.
     """
     content: dict[str, float | None] = {"target": tumor_fraction(voxel, scene)}
     outside_brain = None
@@ -209,7 +209,8 @@ def voxel_content(voxel: Voxel, scene: Scene) -> dict[str, float | None]:
     outside = max(0.0, 1.0 - sum(shares.values()))
     content[NORMAL] = outside
     if outside_brain is not None:
-        # Labels that a mask of the brain leaves out count as both, so that nothing is left of it.
+        # Labeled tissue outside the mask of the brain counts as both, so that the difference may
+        # be negative.
         content[NORMAL] = max(0.0, outside - outside_brain)
     content["outside"] = outside
     content["outside_brain"] = outside_brain
@@ -221,7 +222,7 @@ def describe_content(content: dict[str, float | None]) -> str:
     parts = []
     for name, share in content.items():
         title = name.replace("_", " the ").replace("outside the brain", OUTSIDE_BRAIN)
-        # Said by its own name already, or by others together.
+        # These follow from the other shares.
         if name in ("target", "solid") or (name == "outside" and NORMAL in content):
             continue
         if name == "outside":

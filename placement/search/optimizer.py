@@ -26,7 +26,7 @@ CONSOLE = (0.1, 1.0, 0.1)
 #: much; below the second, other tissue decides the spectrum.
 MOSTLY, LEAST_TARGET = 0.75, 0.5
 
-#: Sides in mm of boxes that show what more target would take.
+#: Range of sides in mm for searches of boxes with more target than the constraints allow.
 LOOSE_SIDES = (5.0, 60.0)
 
 
@@ -95,8 +95,9 @@ class VoxelOptimizer(BaseEstimator):
     """
     Place a voxel where the objective is largest.
 
-    A scan of boxes along the image's axes gives places to start from. From each, a simplex search
-    varies all nine numbers on averaged rows; the best are made exact on all rows. Of the voxels
+    A scan of boxes along the image's axes gives places to start from. From each, simplex searches
+    vary center, sides and as many angles as `max_rotations` allows on averaged rows, and the best
+    boxes again on all rows. Of the voxels
     whose objective is within `tie_break` of the best, the one with the fewest angles is taken, and
     of these one near the centroid of the tumor and nearly cubic, because large tumors have many
     places that are equally good. The order and direction in which the axes of the image are stored
@@ -105,8 +106,8 @@ class VoxelOptimizer(BaseEstimator):
     Parameters
     ----------
     objective : PlacementObjective, default=None
-        What is maximized. By default the published one; in scenes whose target is solid tumor by
-        named labels, the same without a penalty for more than its `mean_fraction`.
+        What is maximized. By default the published one; in scenes whose target follows from named
+        labels, the same without a penalty for more than its `mean_fraction`.
     size_range : pair of float or three pairs, default=(10, 60)
         Least and largest side in mm; for the sides right–left, front–back and up–down, if there
         are three pairs.
@@ -116,8 +117,8 @@ class VoxelOptimizer(BaseEstimator):
         How many angles the console may have to turn (`Voxel.rotated_angles`): experts of the study
         were told to turn about one or two axes; with 3, the search is free.
     max_aspect : float or None, default=2.5
-        From where on a longest side against the shortest costs, and is flagged; None to leave both
-        out, as the study did.
+        Ratio of the longest to the shortest side above which a voxel is flagged; the search
+        penalizes ratios above 92 % of it. None to leave both out, as the study did.
     thorough : bool, default=False
         Whether to start from more places and turns, for about twice the time.
     tie_break : float, default=0.03
@@ -373,9 +374,10 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         Voxel
-            A box within the constraints, if at least half of that is target. Otherwise one of any
-            turns, with sides from 5 mm, whatever limits of tissues and the mask of the brain it
-            breaks; `assess` lists these.
+            The box found within the constraints (with the fewest broken ones where none keeps
+            them), if at least half of it is target. Otherwise one of any turns, with sides from
+            5 mm, whatever limits of tissues and the mask of the brain it breaks; `assess` lists
+            these.
         """
         least = max(self.min_volume, 1e-3)
         purity = PlacementObjective(least, sd_volume=1e3, mean_fraction=1.0, one_sided=True)

@@ -47,7 +47,7 @@ _MAX_MARGIN = 100.0
 #: Above this part of enhancing tissue inside necrosis, the names of labels are doubted.
 _MOST_ENCLOSED = 0.5
 
-#: From this part of a tumor on, what a brain mask cuts off is doubted.
+#: Above this part of a tumor outside the mask of the brain, the mask is doubted.
 _CUT_OFF = 0.01
 
 
@@ -83,9 +83,9 @@ class Scene:
     labels : mapping of str to int, sequence of int or array_like, default=None
         Values of `tumor`, or masks on its grid, by the names of tissues: "necrosis",
         "necrosis or non-enhancing" (where a scheme merges them), "non-enhancing", "enhancing",
-        "edema", "resection cavity". Then solid tumor (non-enhancing and enhancing) is the target,
-        unless `include` names another, and a box may hold up to `tissue_labels.LIMITS`
-        of the others.
+        "edema", "resection cavity". Unless `include` names the target, it is then solid tumor
+        (non-enhancing and enhancing), and a box may hold up to `tissue_labels.LIMITS` of the
+        others.
     flair_target : bool, default=False
         Whether FLAIR-bright tissue (edema, too) is the target in a tumor in which nothing is
         labeled as enhancing, or solid tumor is smaller than `min_volume`.
@@ -116,9 +116,10 @@ class Scene:
     excluded : tuple of str
         The regions that were excluded by name, without those limits.
     targets : tuple of str
-        The tissues that are the target, empty without `labels`.
+        The tissues that are the target, empty without `labels` or with `include`.
     cut_off_volume, cut_off_share : float
-        Labeled tumor outside the mask of the brain, in mL and as a part of it; NaN without one.
+        Tumor (with `labels`, all labeled tissue) outside the mask of the brain, in mL and as a
+        part of that tumor; NaN without `brain`.
     notes : tuple of str
         Why the target is what it is, and what speaks against the names of the labels.
     image, name, synthetic
@@ -445,7 +446,7 @@ class Scene:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the mask of the brain leaves out more of the tumor than its border blurs."""
+        """Whether more than 1 % of the tumor lies outside the mask of the brain."""
         return self.cut_off_share > _CUT_OFF
 
     @property
@@ -602,7 +603,7 @@ class Scene:
 
     @property
     def component_volumes(self) -> NDArray[np.float64]:
-        """Volumes of the tumor's components in mL (26-connected), largest first."""
+        """Volumes in mL of the tumor's components (26-connected), that of most voxels first."""
         scene = self.canonical
         labels, n = scene._components
         weights = np.bincount(
@@ -728,7 +729,7 @@ class Scene:
         return tissues
 
     def _doubtful_labels(self, labels: Mapping[str, Any]) -> tuple[str, ...]:
-        """Say that enhancing tissue lies inside necrosis, which it surrounds in tumors."""
+        """Note where most enhancing tissue lies inside necrosis, which it surrounds in tumors."""
         names = (tissue_labels.ENHANCING, tissue_labels.NECROSIS)
         if not all(name in self._tissues for name in names):
             return ()

@@ -62,22 +62,21 @@ COARSE_STEPS, MIDDLE_STEPS, FINE_STEPS = (4.0, 0.15, 0.35), (1.5, 0.06, 0.12), (
 #: has used at the end of the round.
 QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))  # on the coarsest rows beside excluded regions
 FREE = ((1.0, 50), (0.5, 130), (0.25, 200))  # the same, where nothing is excluded
-THOROUGH = ((1.0, 60), (0.6, 200))  # the same, where time does not matter
-ALL = ((1.0, 130),)  # the same, for candidates, all of which must be searched to the end
+THOROUGH = ((1.0, 60), (0.6, 200))  # beside excluded regions, where time does not matter
+ALL = ((1.0, 130),)  # on the coarsest rows, for candidates: all are searched to the end
 STRAIGHT = ((1.0, 30), (0.5, 90))  # along the scanner's axes, to break ties
 TURNED = ((1.0, 25), (0.25, 70))  # with one or two angles, to break ties
 MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
 FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 
-#: Slices are thick from this ratio of edges of image voxels on. Their faces are steps of the
+#: Slices are thick above this ratio of edges of image voxels. Their faces are steps of the
 #: objective, which only searches from more places overcome.
 THICK = 1.5
 
 #: Searches keep the longest side to this part of what is allowed against the shortest.
 ROOM = 0.92
 
-#: From how many places boxes start: limited rotations and free ones, which start with fewer turns
-#: at each.
+#: From how many places searches start; the second, for free rotations where nothing is excluded.
 N_STARTS, N_FREE_STARTS = 20, 34
 
 #: How many boxes are searched, the best: few where one costs no more than this from the start,
@@ -92,8 +91,8 @@ EXACT_MM, MOST_ROWS = 0.5, 3
 LAST_STEPS = (2.0, 0.1, 0.2)
 LAST, LAST_THOROUGH = (200,), (400, 400)
 
-#: What 10 mm from the centroid, or a side longer by a factor of 2.7, add to the cost among boxes
-#: that are nearly as good as the best.
+#: What 10 mm from the centroid, or a side of 2.7 times the geometric mean of the three, add to the
+#: cost among boxes that are nearly as good as the best.
 PREFERENCE = 0.02
 
 #: To break ties: how many unturned boxes are searched, and how many of these are then tilted.
@@ -155,11 +154,11 @@ class Boxes(NamedTuple):
     boxes: NDArray[np.float64]
 
     def take(self, index: Any) -> Boxes:
-        """Take the boxes of these numbers."""
+        """Take the boxes that an index array, mask or slice selects."""
         return Boxes(*(np.ascontiguousarray(values[index]) for values in self))
 
     def distinct(self, n: int, difference: float = 2.0) -> Boxes:
-        """Take the best that differ in center or sides by more, in mm; best first."""
+        """Take the `n` best, in order, whose centers or sides differ by over `difference` mm."""
         order = np.argsort(self.costs, kind="stable")
         numbers = self.boxes[:, :2].reshape(-1, 6)
         return self.take(spaced_points(numbers, order, n, difference, "chebyshev"))
@@ -301,7 +300,7 @@ class Search:
         shapes = scanned_shapes(edges, volume, limits)
         depth = int(self.block[2])
         block_centers, sides, costs = overlap.scan(averaged, depth, shapes, volume, limits, stride)
-        # No plausible shape fits into the image: begin with the least volume in the middle.
+        # No shape has a plausible volume: begin with a cube of the least volume at the centroid.
         if not len(block_centers):
             least_volume = max(limits.min_volume, np.exp(limits.low_sides[0]) ** 3)
             return self.scene.centroid[None], np.full((1, 3), np.cbrt(least_volume))
@@ -336,7 +335,7 @@ class Search:
         return rows.averaged(*self.block[:2])
 
     def excluded_voxels(self, *, strict: bool = True) -> NDArray[np.bool_]:
-        """Mark excluded voxels, with their margins, on the tumor's grid; strict ones only."""
+        """Mark excluded voxels and margins on the tumor's grid; `strict` omits tolerated ones."""
         scene = self.scene
         shape = scene.occupancy.shape
         excluded = np.zeros(shape, dtype=bool)
@@ -371,7 +370,7 @@ class Search:
         return join_boxes(*(self.inner_start(center, points) for center in points[selected]))
 
     def inner_start(self, center: NDArray[np.float64], points: NDArray[np.float64]) -> Boxes:
-        """Start boxes of the least volume along the directions of the tumor near a point."""
+        """Start small boxes near a point; free ones along the directions of the tumor there."""
         near = points[((points - center) ** 2).sum(axis=1) <= INNER_MM**2]
         middle = near.mean(axis=0)
         spread, turn = np.linalg.eigh((near - middle).T @ (near - middle) / len(near))
@@ -449,7 +448,7 @@ class Search:
         )
 
     def run(self, n_starts: int, n_fine: int, *, every: bool = False) -> Boxes:
-        """Search: refined free boxes and, to break ties, ones along the scanner's axes."""
+        """Search for boxes; keeps starts along the scanner's axes in `straight`, to break ties."""
         self.prepare()
         wishes = self.wishes
         if self.thorough:
@@ -497,7 +496,7 @@ class Search:
         return quick.take(np.argsort(costs, kind="stable")[:n])
 
     def refined(self, quick: Boxes, n: int) -> Boxes:
-        """Make the best distinct ones exact."""
+        """Search on from the `n` best distinct boxes on finer rows, from half of them on all."""
         fine = self.descend(quick.distinct(n), MIDDLE_STEPS, MIDDLE_ROUNDS, MIDDLE)
         order = np.argsort(fine.costs, kind="stable")
         half = (n + 1) // 2
@@ -520,7 +519,7 @@ class Search:
         return best
 
     def reordered(self, best: Boxes) -> Boxes:
-        """Start with the best box about each two axes; each leaves out one of its turns."""
+        """Start with the best box about each two axes, without the third of its Euler angles."""
         from scipy.spatial.transform import Rotation
 
         voxel = self.voxel(best.boxes[0])
@@ -556,7 +555,7 @@ class Search:
         return near
 
     def satisfied(self, boxes: Boxes) -> bool:
-        """Tell whether a box that touches nothing is mostly tumor."""
+        """Tell whether any of the boxes is mostly tumor and touches no excluded region."""
         fractions = overlap.fractions(boxes.boxes, self.whole, 0.0, 1)
         mostly_tumor = boxes.boxes[fractions >= ENOUGH]
         return any(not self.touched(self.voxel(box)) for box in mostly_tumor)
@@ -595,7 +594,7 @@ class Search:
     def best_tilted(
         self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int
     ) -> Boxes:
-        """Tilt boxes about each choice of axes; for each center, take the `n` best as starts."""
+        """Tilt boxes about each choice of axes; take the `n` best of each center and choice."""
         unturned = np.eye(3)[None]
         tilted: list[Boxes] = []
         # One choice after the other, so that few boxes are in memory.
@@ -823,7 +822,7 @@ def spaced_points(
     distance: float,
     metric: str = "euclidean",
 ) -> NDArray[np.int64]:
-    """Select up to `n` points (m, d) that lie farther apart, in their order (m,)."""
+    """Select up to `n` of points (m, d) over `distance` apart; `order` and result are indices."""
     from scipy.spatial.distance import cdist
 
     selected: list[int] = []

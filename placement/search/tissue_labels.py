@@ -23,7 +23,7 @@ FLAIR_BRIGHT = (NON_ENHANCING, MERGED, EDEMA)
 #: Names of what bears no label of a tumor: tissue of the brain, and what is no brain.
 NORMAL, OUTSIDE_BRAIN = "normal", "outside the brain"
 
-#: Largest shares of a box, where a target of named labels allows any box to keep them.
+#: Largest tolerated shares of a box in a target of named labels; a box with more is flagged.
 LIMITS = {NECROSIS: 0.10, MERGED: 0.10, CAVITY: 0.10, NORMAL: 0.02}
 
 #: Values of published label images. BRATS 2013: Menze et al., IEEE TMI 34:1993–2024, 2015. 2017
@@ -94,11 +94,12 @@ def target_tissues(
     is_mask: bool = False,
 ) -> tuple[tuple[str, ...], str]:
     """
-    Choose the tissues that a box is meant for, solid tumor; with them, why, where that matters.
+    Choose the tissues that are the target; returns them and a note on the choice, often "".
 
-    With `flair_target`, FLAIR-bright tissue is the target of a tumor in which nothing enhances, or
-    solid tumor is below `min_volume`. Volumes are in mL, of the tissues that are there. With
-    `is_mask`, the file has no other value than 1, as masks of whole tumors have.
+    By default the target is solid tumor. With `flair_target`, it is FLAIR-bright tissue in a tumor
+    in which nothing enhances, or solid tumor is below `min_volume`. Volumes are in mL, of the
+    tissues that are there. With `is_mask`, the file has no other value than 1, as masks of whole
+    tumors have.
     """
     present = list(volumes)
     solid = _total(volumes, SOLID)
@@ -142,7 +143,7 @@ def target_tissues(
 
 def enclosed_share(inner: NDArray[np.bool_], outer: NDArray[np.bool_]) -> float:
     """
-    Measure which part of a tissue another one surrounds: is met along 5 or 6 of 6 axes from it.
+    Measure which part of a tissue another surrounds: is met in 5 or 6 of the 6 axis directions.
 
     In three gliomas of BRATS 2013, necrosis surrounds 1 to 32 % of the enhancing tissue; with both
     labels exchanged 14, 84 and 100 %, and with edema read as necrosis 56 to 89 %.
@@ -161,5 +162,5 @@ def _total(volumes: Mapping[str, float], names: Collection[str]) -> float:
 
 
 def _milliliters(volume: float) -> str:
-    """Write a volume to two digits."""
+    """Write a volume to 0.1 mL, or to two digits below 1 mL."""
     return f"{volume:.1f} mL" if volume >= 1 or not volume else f"{volume:.2g} mL"

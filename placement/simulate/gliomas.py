@@ -185,7 +185,7 @@ def simulate_gliomas(
 def _draw_patient(
     spacing: tuple[float, float, float], rng: np.random.Generator
 ) -> tuple[Head, Glioma]:
-    """Draw a head and a lesion of a volume."""
+    """Draw a head and a lesion of a random volume."""
     head_stream, glioma_stream = rng.spawn(2)
     x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _MARGIN) / spacing))
     head = draw_head(
@@ -235,7 +235,7 @@ class _Habits:
 
     log_volume: float  # mean of log mL at a lesion of 42 mL
     growth: float  # power of the lesion's volume, beside the limit that small lesions set
-    between_cases: float  # sd of log volume that both experts of a case share
+    between_cases: float  # sd of log volume that all experts of a case share
     between_experts: float  # sd of log volume of each placement
     rotated: tuple[float, float, float, float]  # chance of 0 … 3 rotated axes
     start: float  # mm, sd of where an expert starts about the common start

@@ -95,14 +95,15 @@ def evaluate_placements(
         published, repeated-measures and Friedman's, over experts and methods, for mean Dice,
         volume and f_tumor. The same cases are in every group, so the one-way test is not the right
         one. ``"paired"``: for two groups at a time, paired t and Wilcoxon tests, Holm's correction
-        of the latter, and the rank-biserial correlation with interval. ``"correlations"``: of each
-        measure with tumor volume, Pearson (with interval) and Spearman.
+        of the latter, and the rank-biserial correlation with interval. ``"correlations"``: of
+        tumor volume with the first five measures and the absolute difference, Pearson (with
+        interval) and Spearman.
 
     Raises
     ------
     ValueError
-        If a scene is none, numbers of cases differ, a box is none, no expert placed any, a fold is
-        below 1, or there is no method.
+        If a scene is no Scene, numbers of cases differ, a box is not possible, no expert placed
+        any, a fold is below 1, or there is no method.
 
     References
     ----------
@@ -183,7 +184,7 @@ def evaluate_placements(
 def control_placements(
     scenes: Sequence[Scene], experts: ArrayLike, *, random_state: RandomState = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """Place control boxes (n_cases, 9): cubes at the centroid, and experts' boxes anywhere."""
+    """Place controls (n_cases, 9): cubes at the centroid, experts' boxes anywhere in the tumor."""
     seed = seed_from(random_state)
     placed = _by_case(_expert_boxes(experts, len(scenes)))
     volumes = [box.volume for box in itertools.chain.from_iterable(placed)]

@@ -84,7 +84,7 @@ def _draw_scores(ax: Axes, cases: pd.DataFrame, measure: str, colors: Mapping[st
     """Draw the scores of all cases in a column for each method, with their means."""
     for k, (name, color) in enumerate(colors.items()):
         scores = cases.loc[cases["method"] == name, measure].dropna().to_numpy()
-        # Spread by rank within the column: repeatable, and equal values do not hide each other.
+        # Spread by the case's number: repeatable, and equal values do not hide each other.
         x = k + 0.5 * ((np.arange(len(scores)) * 0.618) % 1 - 0.5)
         ax.plot(x, scores, markersize=3, alpha=0.5, color=color, **_POINTS)
         if len(scores):
