@@ -40,6 +40,6 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 
 
 def evenly(seed: int, number: int, step: float, *purpose: str | int) -> float:
-    """Draw from 0 to 1, spread evenly over consecutive numbers: few draws give shares."""
+    """Give element `number` of a sequence in [0, 1): a random start plus steps, modulo 1."""
     start = np.random.default_rng(seed_for(seed, *purpose)).random()
     return float((start + number * step) % 1)

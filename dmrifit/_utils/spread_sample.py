@@ -42,5 +42,5 @@ class SpreadSample:
 
 def by_slice(inside: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Order the voxels of a slab, those of (x, y, slices) that are True, by their slices."""
-    # The voxels of a slab follow each other across its slices, those of thinner ones do not.
+    # In C order voxels of the slices alternate: their order would depend on how slabs are cut.
     return np.argsort(np.flatnonzero(inside) % inside.shape[2], kind="stable")

@@ -118,11 +118,11 @@ class CaseRun:
         failed: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """
-        Process cases that an earlier run did not finish, write the tables and pages, say all.
+        Process cases that an earlier run did not finish, write tables and page, print the result.
 
         `names` gives the name of a case and of its patient, if that is known; `failed` are the
-        rows that could not be read. `say` takes the records by their folders. Cases that fail are
-        listed in failed.tsv with their problem; ValueError if all fail. What is finished is
+        rows that could not be read. `say` makes lines of the records by folder. Cases that fail
+        are listed in failed.tsv with their problem; ValueError if all fail. What is finished is
         written also when the run ends early, so that it can be looked at.
         """
         from dmrifit.io.case_tables import file_stems
@@ -392,8 +392,9 @@ class SimulationRun:
         """
         Write cases that an earlier run did not finish, and the tables of all.
 
-        Of each group, with which the names of its cases begin: how many, the tables in the folder
-        of a case by those of all cases that their rows go to, and what writes one by its number.
+        `groups` gives for each beginning of the names of cases: their number; by each table of all
+        cases, the table in a case's folder whose rows go to it; and the function that writes a
+        case, from its number and folder.
         """
         import pandas as pd
 

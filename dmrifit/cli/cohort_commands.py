@@ -336,7 +336,7 @@ def report(studies: list[Path], /, out: Path | None = None) -> None:
 def _predictors(
     algorithms: Sequence[str], strategies: Sequence[str], remedy: str, **options: Any
 ) -> dict[str, Any]:
-    """Make predictors before anything is read: names exist, and libraries are installed."""
+    """Make predictors by name; refuse unknown names and missing libraries before long work."""
     from dmrifit.predict.algorithms import REGRESSORS, build_regressor, default_patch_shape
     from dmrifit.study.contestants import STRATEGIES
 
@@ -441,7 +441,7 @@ def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
 def _training_cohorts(
     train_on: Sequence[str] | None, cohorts: Mapping[str, Cohort], resynthesize: bool
 ) -> list[str]:
-    """Select cohorts to train on: by default others too, unless their protocols differ."""
+    """Choose ways of training; by default "other" too, if protocols agree or `resynthesize`."""
     if train_on:
         return list(train_on)
     if len(cohorts) < 2:

@@ -416,7 +416,7 @@ def _check_values(values: Mapping[str, Any], endings: tuple[str, ...]) -> None:
 
 
 def _flag(name: str) -> str:
-    # A parameter may be named as a word that Python keeps for itself, with a dash at its end.
+    # A parameter may be named as a word of Python, such as map, with an underscore at its end.
     return f"--{name.rstrip('_').replace('_', '-')}"
 
 

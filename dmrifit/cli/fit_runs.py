@@ -67,7 +67,7 @@ keeps validators from reading them.
 """
 
 
-#: A scan, and its files where an option is a pattern; None where none matches.
+#: A scan, its files by option that is a pattern (None: none matches), and its earlier sidecar.
 _ScanFiles: TypeAlias = "tuple[DiffusionScan, dict[str, Path | None], str]"
 
 
@@ -236,7 +236,7 @@ def fit_one(
 
 
 def _sidecar(scan: DiffusionScan, model: str) -> str:
-    """Name the sidecar of a fit, in the folder of all; no path is taken from a file there."""
+    """Make the path of a fit's sidecar in the output folder, trusting no path in its files."""
     name = derivative_name(common_stem(scan.images), "dwimap.json", model=model)
     return str(scan.folder / name)
 
@@ -249,7 +249,7 @@ def fit_scan(
     *,
     progress: bool = False,
 ) -> tuple[str, Path]:
-    """Fit a scan, by default by the richest model; give its name and the sidecar of the maps."""
+    """Fit a scan, by default the richest model; give the model's name and the maps' sidecar."""
     options = dict(options)
     model, b_tolerance = options.pop("model"), options.pop("b_tolerance")
     by_te, _ = options.pop("by_te"), options.pop("te")

@@ -20,7 +20,7 @@ _DATA = files("dmrifit.model_files") / "data"
 #: Keys, arrays and columns of model files.
 CONTENTS: dict[str, Any] = tomllib.loads(_DATA.joinpath("contents.toml").read_text("utf-8"))
 
-# Positions in the state of a Mersenne twister, which reads past its end where one is larger.
+# The largest position in the state of a Mersenne twister; a larger one is read past its end.
 _TWISTER_LENGTH = 624
 
 
@@ -37,7 +37,7 @@ def check_branches(
     """
     Refuse branches of a tree that leave its nodes, run in a circle or lack a feature.
 
-    Shapes: (n_nodes,) each, the children and the feature of the nodes that are `inner`.
+    Shapes: (n_nodes,) each; children and features of nodes that are not `inner` do not count.
     """
     children = np.stack([left, right])[:, inner]
     is_sound = (
@@ -54,7 +54,7 @@ def check_branches(
 def instances_in(
     regressor: Any, is_closed: Callable[[Any], bool] = lambda _: False
 ) -> Iterator[Any]:
-    """Find all objects in a regressor, each once and outer ones first, but none in closed ones."""
+    """Find all objects in a regressor, each once, outer ones first, none inside closed ones."""
     waiting, visited = deque([regressor]), set()
     while waiting:
         item = waiting.popleft()
@@ -82,7 +82,7 @@ def check_arrays(regressor: Any) -> None:
     Check all arrays that a regressor of a file has learned, before any of them is used.
 
     Estimators without a check in `TYPES` are not looked at: they come from files only where the
-    caller trusts them, or where an algorithm is registered with types of its own.
+    caller trusts them.
     """
     for instance in instances_in(regressor):
         name = _type_name(instance)
@@ -138,9 +138,10 @@ def _n_features(estimator: BaseEstimator) -> int:
 
 def _check_vectors(estimator: BaseEstimator) -> None:
     """
-    Nothing but NumPy and Python computes with these, which refuse most shapes that do not fit.
+    Check the vectors of an estimator that computes by NumPy and Python alone.
 
-    They repeat a row that is too short, though, and a column to an array of any size.
+    NumPy refuses most shapes that do not fit, but repeats a row that is too short, and a column to
+    an array of any size.
     """
     n_columns = getattr(estimator, "n_features_in_", None)
     lengths: list[tuple[Any, ...]]
@@ -160,12 +161,12 @@ def _check_vectors(estimator: BaseEstimator) -> None:
 
 
 def _check_constant(dummy: BaseEstimator) -> None:
-    """NumPy repeats the row of constants for every voxel."""
+    """Check that there is a constant for each output: NumPy repeats the row for every voxel."""
     _require(np.shape(dummy.constant_) == (1, dummy.n_outputs_), dummy, "constants and targets")
 
 
 def _check_tree(estimator: BaseEstimator) -> None:
-    """Compiled code follows branches and reads features unchecked, so all are followed here."""
+    """Check all branches and features, which compiled code follows and reads unchecked."""
     n_features = _n_features(estimator)
     tree = estimator.tree_
     # Before the nodes are looked at: scikit-learn believes their number as the file states it.
@@ -182,7 +183,7 @@ def _check_tree(estimator: BaseEstimator) -> None:
 
 
 def _check_forest(forest: BaseEstimator) -> None:
-    """Its trees, which are checked one by one, get the columns of the forest unchecked."""
+    """Check that trees, checked one by one elsewhere, take the columns of their forest."""
     n_features = _n_features(forest)
     for tree in forest.estimators_:
         # Anything else with trees inside would be called without a check of its columns.
@@ -197,7 +198,7 @@ def _check_forest(forest: BaseEstimator) -> None:
 
 
 def _check_boosting(boosting: BaseEstimator) -> None:
-    """Compiled code follows branches and categories unchecked: all are followed, none allowed."""
+    """Check all branches, which compiled code follows unchecked; refuse those on categories."""
     n_features = _n_features(boosting)
     _require(np.size(boosting._baseline_prediction) == 1, boosting, "constants and targets")
     n_binned = len(boosting._bin_mapper.bin_thresholds_)

@@ -111,8 +111,8 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
     """
     Read an estimator that `save_model` wrote; its predictions are the same, bit for bit.
 
-    Nothing is unpickled and no class is built that is not on a fixed list, whatever the file asks
-    for.
+    Nothing is unpickled and no class is built that is neither on a fixed list nor registered,
+    whatever the file asks for.
 
     Parameters
     ----------

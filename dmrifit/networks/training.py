@@ -108,7 +108,7 @@ def gather_training(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_training(training: Training) -> None:
-    """Check the fields of a training without open ones."""
+    """Check the fields of a training that `fill_training` made."""
     check_fields(training)
     if training.patience is not None and not training.validation_fraction:
         raise ValueError(
@@ -125,7 +125,7 @@ def check_training(training: Training) -> None:
 
 
 def learning_rate_at(epoch: int, training: Any) -> float:
-    """Compute the learning rate of an epoch for a training without open fields."""
+    """Compute the learning rate of epoch 0, 1, … of a training that `fill_training` made."""
     rate = float(training.learning_rate)
     if training.schedule == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
@@ -151,7 +151,7 @@ def read_training(fields: Any) -> Training | None:
     # A file must not choose the folder that a later training writes to.
     names = {*Training._get_param_names()} - {"checkpoint", "after_epoch"}
     refuse_keys(fields, names, "field of Training")
-    # Files of earlier versions may hold it.
+    # Files of earlier versions may hold ``verbose``.
     return Training(**{name: value for name, value in fields.items() if name not in _NOT_STORED})
 
 

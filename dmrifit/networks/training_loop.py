@@ -31,7 +31,7 @@ class Net(skorch.NeuralNet):
         self.mixed = mixed
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Return the batches, which are their own iterator."""
+        """Return the dataset itself, which yields finished batches."""
         return dataset
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
@@ -176,9 +176,9 @@ class Epochs:
     """
 
     batches: Batches
-    #: Learning rate of an epoch, from its number.
+    #: Learning rate of an epoch by its number, from 0.
     rates: Callable[[int], float]
-    #: A training without open fields.
+    #: A training that `fill_training` made.
     settings: Any
     seed: int
     _: KW_ONLY
@@ -197,7 +197,7 @@ class Epochs:
         after_epoch = self.settings.after_epoch or (lambda history: None)
         if n_before and self._is_finished(net):
             after_epoch(history_rows(net))
-        # A training that tells nobody counts nothing.
+        # Without `verbose` no progress is shown.
         bar: Any = nullcontext(lambda *_, **__: None)
         if self.settings.verbose:
             bar = step_bar(self.settings.epochs, "epoch", "epoch", n_before=n_before)

@@ -65,7 +65,7 @@ def naming(number: int) -> Iterator[None]:
 
 @contextmanager
 def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[None]:
-    """Replace numbers of cases in errors by their names and files."""
+    """Replace numbers of cases in errors by their names, after the table `source`."""
     try:
         yield
     except ValueError as error:
@@ -100,7 +100,7 @@ def listed(values: Any, what: str) -> Sequence[Any]:
 
 
 def check_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> None:
-    """Check that there is one for each case."""
+    """Check that there is one target (or `what` names) for each case."""
     if len(targets) != len(cases):
         raise ValueError(
             f"{counted(len(targets), what.removesuffix('s'))} for {counted(len(cases), 'case')}; "

@@ -64,7 +64,7 @@ _COMMON_DEFAULTS = Training(
     compile=False,
     verbose=False,
 )
-#: Parameters that may change when a training is resumed: none affects what an epoch learns.
+#: Parameters that may change when a training resumes; `_run_folder` adds a seed that is a number.
 _NOT_OF_RUN = frozenset(
     {"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"}
 )
@@ -289,7 +289,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     @property
     def _settings(self) -> Any:
-        """The training with all fields filled, but for patience and checkpoint."""
+        """The training with all fields filled but patience, checkpoint and after_epoch."""
         class_defaults = fill_training(self.default_training, _COMMON_DEFAULTS)
         return fill_training(self.training, class_defaults)
 
@@ -506,7 +506,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         check_is_fitted(self)
         cases = listed(X, "cases")
         bar: Any = nullcontext(lambda: None)
-        # Who predicts one case after the other has a bar of all of them.
+        # A caller that predicts case by case shows a bar of its own.
         if self._settings.verbose and len(cases) > 1:
             bar = step_bar(len(cases), "case", "predict")
         with bar as count:

@@ -57,7 +57,8 @@ def plot_dots(
     Draw a table with the columns row, series, those of panels and their ``_low`` and ``_high``.
 
     Values beyond the ends of an axis stand at its end, hollow; intervals end there in an arrow.
-    Rows that are marked in a column `control` do not decide where an axis ends.
+    By default an axis holds 0, all values but those of rows marked in a column `control`, and the
+    percentiles 3 to 97 of all values and ends of intervals.
     """
     rows = list(dict.fromkeys(table["row"]))
     per_line = max(int(width / 1.6), 1)
@@ -92,7 +93,7 @@ def plot_dots(
 
 
 def _shortened(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Cut a name of a user's that would leave no room for what it names."""
+    """Cut a name to `longest` letters, the last one an ellipsis; a user may choose any name."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
@@ -152,7 +153,7 @@ def _values(table: pd.DataFrame, panel: Panel) -> tuple[Any, Any, Any]:
 
 
 def _ends(table: pd.DataFrame, panel: Panel) -> tuple[float, float]:
-    """Choose the ends of an axis: from zero, past what is no control, and nearly all the rest."""
+    """Choose the ends of an axis: 0, values but of controls, percentiles 3 to 97 are within."""
     middle, low, high = _values(table, panel)
     values = np.concatenate([middle, low, high])
     values = values[np.isfinite(values)]

@@ -37,7 +37,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """Write a fraction in percent; from 10 on with one decimal less."""
+    """Write a fraction in percent, without the sign %; from 10 on with one decimal less."""
     # Below 9.95, because what is above is rounded to 10.
     if not abs(100 * value) < 9.95:
         digits = max(digits - 1, 0)
@@ -55,7 +55,7 @@ def p_value(value: float) -> str:
 
 class _Wording(string.Formatter):
     def get_field(self, name: str, args: Any, row: Mapping[str, Any]) -> tuple[Any, str]:
-        """Take a value with the ends of its interval, which stand under its name and an ending."""
+        """Take a value and the ends of its interval, name_low and name_high; NaN without them."""
         ends = [row.get(f"{name}_{end}", math.nan) for end in ("low", "high")]
         return [row[name], *ends], name
 

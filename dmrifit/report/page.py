@@ -189,7 +189,7 @@ class Picture(Block):
 
     @cached_property
     def png(self) -> bytes:
-        """The picture as a file."""
+        """The bytes of the picture as a PNG file."""
         if isinstance(self.figure, bytes):
             return self.figure
         return png_bytes(self.figure, dpi=_DPI)
@@ -203,7 +203,7 @@ class Picture(Block):
 
     @property
     def data(self) -> str:
-        """The picture as text."""
+        """The PNG file in base64."""
         return base64.b64encode(self.png).decode("ascii")
 
 

@@ -40,7 +40,7 @@ class Plane:
     index: NDArray[np.float64]
 
     def show(self, image: NDArray[Any], window: tuple[float, float] | None = None) -> None:
-        """Draw a scan (x, y, z), dark to bright as a window says, or its own percentiles."""
+        """Draw a scan (x, y, z) in grays, by default from percentile 1 to 99.5 of the plane."""
         values = sample_volume(np.nan_to_num(np.asarray(image)), self.index)
         inside = (self.index > -0.5).all(-1) & (self.index < np.array(image.shape) - 0.5).all(-1)
         low, high = 0.0, 1.0
@@ -56,7 +56,7 @@ class Plane:
         self.ax.imshow(values, cmap="gray", vmin=low, vmax=top, origin="lower", extent=extent)
 
     def outline(self, volume: NDArray[Any], **look: Any) -> bool:
-        """Draw where a volume (x, y, z) passes one half."""
+        """Draw the contour of a volume (x, y, z) at 0.5; return whether there is one."""
         shares = sample_volume(volume, self.index)
         # matplotlib warns of a level that is not there.
         if not shares.max() > 0.5 > shares.min():
@@ -67,7 +67,7 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """What is outlined: a mask (x, y, z), or corners (n, 2) in mm of where a plane cuts it."""
+    """What is outlined: a `mask` (x, y, z), or corners (n, 2) in mm that `cut` gives."""
 
     color: str
     mask: NDArray[Any] | None = None

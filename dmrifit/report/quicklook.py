@@ -56,8 +56,7 @@ class ShownMaps:
     """
     Maps (x, y, z) of an image as pages show them, with what their sidecar says.
 
-    `panels` are all parameters, `free_panels` those not fixed at one value, whose maps show
-    nothing.
+    `panels` are all parameters, `free_panels` those that are not fixed.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class ShownMaps:
         first = next(iter(self.maps.values()))
         region = np.zeros(first.shape[:3], bool)
         for name, values in self.maps.items():
-            # Of voxels outside the mask it is not known, so that it is no zero there.
+            # Typicality is NaN outside the mask, where other maps are 0.
             if name != TYPICALITY:
                 has_value = (values != 0) | np.isnan(values)
                 region |= has_value.reshape(*region.shape, -1).any(axis=-1)
@@ -160,7 +159,7 @@ class ShownMaps:
             yield self.planes(self.free_panels, background=background, signals=signals)
 
     def settings(self, before: Sequence[Any], after: Sequence[Any]) -> page.Section:
-        """Tabulate what was read, the settings and the versions, around further rows."""
+        """Tabulate the rows `before`, what was read, the rows `after`, settings and versions."""
         sources = [
             [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
             for role, source in self.sidecar["Sources"].items()
@@ -196,7 +195,7 @@ def _panel(
     # axis.
     if "BoundsUnits" not in entry and "Bounds" in entry:
         low, high = entry["Bounds"]
-        # A bound of the voxel's own has none either.
+        # An upper bound that differs between voxels has none either.
         high = None if "UpperBoundRule" in entry else high
         bounds = (-np.inf if low is None else low, np.inf if high is None else high)
     return MapPanel(
@@ -322,7 +321,7 @@ def map_figure(slices: Slices, panel: MapPanel) -> page.Picture:
 def _codes(shown: ShownMaps, slices: Slices) -> page.Grid:
     """Show how the fits ended, and which are in doubt."""
     codes = {int(code): text for code, text in shown.sidecar["Status"]["Codes"].items()}
-    # What was not fitted is left white.
+    # Voxels outside the mask are left white.
     codes.pop(OUTSIDE, None)
     status = slice_figures.plot_codes(slices, shown.maps["status"], codes, "Status")
     figures = [page.Picture(status, "Status of each voxel")]

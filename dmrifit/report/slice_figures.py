@@ -178,7 +178,7 @@ class Slices:
         return float(rows * self._aspect / columns)
 
     def extent(self, n_columns: int, n_lines: int) -> tuple[float, float]:
-        """Give width and height of a mosaic, with its gaps and labels, in columns of voxels."""
+        """Give width and height of a mosaic, with its gaps and labels, in widths of a voxel."""
         rows, columns = (side.stop - side.start for side in self._box)
         high = rows * self._aspect + _LINE * columns
         return n_columns * columns + (n_columns - 1) * _GAP * columns, n_lines * high
@@ -191,7 +191,7 @@ def robust_limits(values: NDArray) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = (float(x) for x in np.percentile(values, (2, 98)))
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        # A map of one value needs a range, too; at 0 a twentieth of it is none.
+        # A map of one value needs a range, too; a twentieth of the value, where it is not 0.
         margin = 0.05 * abs(low) or 0.5
         return low - margin, high + margin
     return low, high
@@ -205,7 +205,7 @@ def plot_maps(
     histograms: bool = True,
     beside: float = 0.0,
 ) -> Figure:
-    """Show slices of maps, the distributions of their values below, and room beside, in inches."""
+    """Show slices of maps above histograms; `beside` is free room at the right, in inches."""
     per_line, width, height = slices.arrange(3.6, 3.2)
     edge, foot = (4.6, 1.85) if histograms else (width + 1.1, 0.25)
     line = foot + height + 0.35

@@ -143,7 +143,7 @@ def plain_ticks(axis: Axis, steps: Sequence[int]) -> None:
 
 
 def color_of(name: str, names: Sequence[str]) -> str:
-    """Choose the color of an algorithm or a method."""
+    """Choose the color of one of several names; the colors repeat after eight."""
     return _COLORS[list(names).index(name) % len(_COLORS)]
 
 
@@ -153,7 +153,7 @@ def method_color(name: str, methods: Sequence[str]) -> str:
 
 
 def marker_of(name: str, names: Sequence[str]) -> str:
-    """Choose the shape of a parameter."""
+    """Choose the shape of the dots of a strategy."""
     return _MARKERS[names.index(name) % len(_MARKERS)]
 
 

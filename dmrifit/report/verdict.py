@@ -19,7 +19,7 @@ from dmrifit.report.slice_figures import MapPanel
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
 _SOME_AIR, _MOST_AIR = 0.01, 0.1  # shares of voxels that are mentioned, and that call for a mask
 _SIGNS = {"fixed": "■", "undetermined": "✕", "doubted": "▲", "determined": "●"}
-_SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
+_SOME_DOUBTED = 0.1  # share up to which a parameter counts as determined
 
 
 def map_verdict(sidecar: Mapping[str, Any], *, doubts: bool = True) -> str:
@@ -150,7 +150,7 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
 
 
 def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:
-    """Begin sentences with a capital, unless it is the name of a parameter, and end each."""
+    """Begin sentences with a capital, unless with the name of a parameter, and end each."""
     texts = []
     for text in sentences:
         begin = text[0]

@@ -13,7 +13,7 @@ outline of a tumor (2.0 MB by this module):
   GitHub for an icon.
 
 The script reads the numbers themselves, cuts any grid along the scanner's axes and draws boxes
-exactly; with ``data/voxel.js``, which draws the signals of a voxel, it has 36 kB and is all that
+exactly; with ``data/voxel.js``, which draws the signals of a voxel, it has 39 kB and is all that
 the page may run: `dmrifit.report.page.Page` allows it by its digest and allows no connection.
 """
 
@@ -261,7 +261,7 @@ class _Stack:
         return is_cropped
 
     def fit_size(self, max_bytes: int) -> tuple[list[dict[str, Any]], NDArray[np.intp]]:
-        """Put voxels together until layers fit; return their codes and how many of each axis."""
+        """Join voxels until packed layers fit; return these and the joined voxels of each axis."""
         factors = np.ones(3, int)
         edges = np.linalg.norm(self.affine[:3, :3], axis=0)
         # Fewer digits of maps are tried before fewer voxels.
@@ -289,7 +289,7 @@ class _Stack:
 
 
 def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> int:
-    """Give every number of every mask a color of its own; return how many there are."""
+    """Give masks the colors of their layers, then unused ones; return the next unused number."""
     own_colors = [[OUTLINES.index(color) for color in layer.colors] for layer in layers]
     n_colors = max((color for own in own_colors for color in own), default=-1) + 1
     for entry, layer, own in zip(packed, layers, own_colors, strict=True):

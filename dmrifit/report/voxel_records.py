@@ -153,7 +153,7 @@ def pack_numbers(numbers: NDArray[np.float32]) -> str:
 
 def formula_tokens(expression: str | None) -> list[float | str] | None:
     """
-    Write the formula of a model so that a page computes it without running text: operands first.
+    Write the formula of a model in postfix notation, which a page computes without running text.
 
     None where a model is a function.
     """

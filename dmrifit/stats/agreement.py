@@ -98,7 +98,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
 
 
 def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leave out pairs of which one value is NaN."""
+    """Leave out pairs of which a value is NaN; infinite values stay."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     usable = ~(np.isnan(a) | np.isnan(b))
     return a[usable], b[usable]
@@ -107,7 +107,7 @@ def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArr
 def _icc2_interval(
     between: float, raters: float, error: float, value: float, n: int, k: int
 ) -> tuple[float, float]:
-    """Interval of ICC(2,1) by Satterthwaite's degrees of freedom."""
+    """Compute the 95% interval of ICC(2,1) by Satterthwaite's degrees of freedom."""
     if error == 0 and raters == 0:
         return 1.0, 1.0
     # Without an error only raters differ: the degrees of freedom are theirs.
@@ -147,7 +147,7 @@ class LimitsOfAgreement:
 
 def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
     """
-    Compute how far two measurements of the same targets lie apart, with intervals of 95%.
+    Compute bias and limits of agreement of a − b, paired by target, with intervals of 95%.
 
     References
     ----------

@@ -80,8 +80,9 @@ def lesion_table(
         matches: one that matches two lesions or more, or is more than ten times as large as the
         lesion), ``n_flagged`` (flagged components, each counted at the first lesion that it
         matches), ``n_voxels``, ``volume_mL``, ``predicted_mL`` (volume of the components that
-        match, together), ``dice`` (between the lesion and these components; 0 if there is none,
-        and for false positives), ``x``, ``y``, ``z`` (center in mm RAS+).
+        match, together; of a false positive its own), ``dice`` (between the lesion and these
+        components; 0 if there is none, and for false positives), ``x``, ``y``, ``z`` (center in
+        mm RAS+).
 
         For the rule of BraTS-METS: ``cluster`` (number, from 1, of the lesions that touch when
         each is grown by one voxel across faces and edges; 0 for false positives),
@@ -137,7 +138,7 @@ def lesion_table(
 
 def _lesion_columns(matching: Matching) -> dict[str, NDArray[Any]]:
     """Describe each lesion by the components that match it."""
-    # Arrays of pairs of a lesion and a component that match, summed over the pairs of each lesion.
+    # An entry for each pair of a lesion and a component that match; counts sum over the pairs.
     lesion, component = matching.lesion, matching.component
     n = len(matching.lesion_voxels)
     is_flagged = matching.flagged[component]

@@ -21,7 +21,7 @@ from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, MapMetric
 from dmrifit.stats.mixed_model import mixed_model
 from dmrifit.stats.patient_summary import method_pairs, patient_draws
 
-#: The share of an index's typical size that counts as no difference; see `study_statistics`.
+#: Equivalence margin without a given one, as a share of the median magnitude of the index.
 MARGIN_SHARE = 0.1
 
 _KEYS = ["cohort", "strategy", "train_on", "metrics"]
@@ -359,7 +359,7 @@ def _equivalence(group: _Group) -> _Rows:
 
 
 def _nemenyi(group: _Group) -> _Rows:
-    """Average ranks, p values of pairs, and the groups that no p value separates."""
+    """Rank algorithms; yield average ranks, p values of pairs, and groups that none separates."""
     n, k = group.scores.shape
     names = list(group.wide.columns)
     reason = group.reason or ("one algorithm" if k < 2 else group.too_few)

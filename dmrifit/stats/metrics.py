@@ -19,7 +19,7 @@ __all__ = ["bias_index", "dispersion_index"]
 def relative_error_counts(
     prediction: NDArray[np.float64], reference: NDArray[np.float64]
 ) -> tuple[int, int, int]:
-    """Count voxels with a relative error, without because of the reference, and failed ones."""
+    """Count voxels with a relative error, without a usable reference, and without a prediction."""
     n = int(np.isfinite(_relative_errors(prediction, reference)).sum())
     is_defined = np.isfinite(reference) & (reference != 0)
     n_failed = int(np.count_nonzero(is_defined & ~np.isfinite(prediction)))
@@ -229,7 +229,7 @@ METRICS = {
 NO_TISSUE = ("S0",)
 #: The reference of T2v mostly sits at a bound, so no mean over parameters includes it.
 AT_BOUND = "T2v"
-#: The metric by which a study names the best algorithm and the median patient.
+#: The metric that tests between algorithms use by default, and that a report tests first.
 RANKING_METRIC = "dispersion"
 
 
@@ -239,7 +239,7 @@ def metric_of(column: str) -> MapMetric | None:
 
 
 def _relative_errors(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give E; NaN where the reference is zero, or next to it so that E overflows, or missing."""
+    """Give E; NaN where it is not finite: a value is missing, or the reference is (almost) 0."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         errors = (p - r) / r
     return np.where(np.isfinite(errors), errors, np.nan)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 
-# Of the residual variance: a search ends this close to the edge of the parameter space.
+# Share of the residual variance at which a search ends that would go to a variance of zero.
 _NO_VARIANCE = 1e-6
 _ESTIMATES = ("estimate", "standard_error", "low", "high", "p")
 
@@ -92,9 +92,9 @@ def _fit(formula: str, table: pd.DataFrame) -> tuple[Any, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            # Others step out of the parameter space where patients hardly vary.
+            # Other optimizers step out of the parameter space where patients hardly vary.
             result = models.mixedlm(formula, table, groups=table["patient"]).fit(method="powell")
-            # The variance of patients follows the fixed effects, and may be at its bound.
+            # Fixed effects come first; after them the variance of patients may be at its bound.
             k = len(result.fe_params)
             covariance = np.asarray(result.cov_params())[:k, :k]
         except (np.linalg.LinAlgError, ValueError, FloatingPointError) as error:

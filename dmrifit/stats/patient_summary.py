@@ -31,7 +31,7 @@ def patient_draws(n_patients: int, n_bootstrap: int, seed: Any) -> NDArray[np.in
 
 
 def percentile_interval(samples: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """Give the percentiles of the samples (n,) that are defined; NaN where none is."""
+    """Give the ends of the central `level` of samples (n,) without NaN; NaN where none is left."""
     defined = samples[~np.isnan(samples)]
     if not len(defined):
         return np.nan, np.nan
@@ -75,8 +75,8 @@ def summarize(
     their sums over patients are given to it.
 
     With `n_bootstrap`, ``…_low`` and ``…_high`` are percentiles over samples of patients. They are
-    Wilson's interval for a share of 0 or 1, of which all samples are alike; `trials` has the
-    counts that are added up to what a share is of.
+    Wilson's interval for a share of 0 or 1, of which all samples are alike; `trials` names for a
+    share the counts whose sum is its denominator.
     """
     from scipy.stats import binomtest
 

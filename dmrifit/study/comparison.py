@@ -36,7 +36,7 @@ from dmrifit.study.voxel_bank import Bank
 
 __all__ = ["Evaluation", "compare", "learning_curve", "leave_one_patient_out"]
 
-#: Training voxels of each patient on the study's board.
+#: Training voxels of each scan in the study's comparison.
 BOARD_VOXELS = 250
 
 #: Numbers of training patients of the study's learning curve.
@@ -71,7 +71,7 @@ class Evaluation:
         model was tested on, plus prediction). The reference is the fit to all measured target
         contrasts, by default the full protocol. Further: ``unit``, ``median_abs_error`` (MdAPE),
         ``n_undefined`` (voxels whose reference is zero or was not fitted), ``n_failed`` (voxels
-        without a prediction), ``at_bound`` (share of voxels whose reference sits at a bound), and
+        without a prediction), ``at_bound`` (share of fitted voxels at a bound), and
         ``bias_truth``, ``dispersion_truth``, ``median_abs_error_truth``, ``pearson_truth``,
         ``spearman_truth``: the same against the truth of a synthetic scan, NaN for others. With
         ``_independent`` instead, and for ``skill`` and ``absolute_skill`` too: against the fit to
@@ -311,11 +311,11 @@ def compare(
         Train on at most so many voxels of each scan, drawn at random.
     controls : bool, default=True
         Add rows for a constant predictor, for linear regression of shuffled targets, for copies of
-        what was measured (the nearest contrast; of maps ADC_fast, ADC_slow and F, and the constant
-        for other parameters) and for the perfect answer to every strategy; of synthetic patients
-        whose noise-free signals are known also for the truth and for a second noise realization.
-        They have the largest number of training patients and the model of the strategy's first
-        estimator.
+        what was measured (the nearest contrast; of maps S0, ADC_fast, ADC_slow and F, and the
+        constant for other parameters) and for the perfect answer to every strategy; of synthetic
+        patients whose noise-free signals are known also for the truth and for a second noise
+        realization. They have the largest number of training patients and the model of the
+        strategy's first estimator.
     resynthesize : bool, default=False
         Compute contrasts that patients of another cohort lack through the model fitted to theirs,
         with the noise of their images where it is known.
@@ -610,7 +610,7 @@ def _lend(cells: Sequence[Cell], bank: Bank) -> dict[int, Any]:
 
 
 def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...]:
-    """Collect what `run_trial` takes: shared arrays, and no more, because workers get copies."""
+    """Collect what `run_trial` takes beside the cell, and no more: workers get copies."""
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     # A cluster is sent these once.
     arrays = [lent.get(id(array), array) for array in stack.arrays]

@@ -46,11 +46,11 @@ class Entrant:
     control: str = ""  # one of `CONTROLS`
     # Equal for estimators of a strategy that prepare training voxels in the same way.
     recipe: str = ""
-    code: str = ""  # digest of the code of classes that belong to no package with a version
+    code: str = ""  # digest of the code of its classes outside dmrifit, numpy and scikit-learn
 
     @classmethod
     def of(cls, name: str, estimator: Any, *, kept: bool, example: Protocol) -> Entrant:
-        """Check an estimator; `kept` says that its results are written to a folder."""
+        """Check an estimator, make it an entrant; `kept`: its results are written to a folder."""
         methods = ("fit", "predict", "predict_maps", "get_params")
         missing = [method for method in methods if not hasattr(estimator, method)]
         if missing or isinstance(estimator, type):
@@ -149,7 +149,7 @@ def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
 def controls_of(
     entrants: Sequence[Entrant], *, kept: bool, example: Protocol, noise_free: bool = False
 ) -> list[Entrant]:
-    """Make the controls of every strategy; `noise_free` signals are known of some cohort."""
+    """Make the controls of every strategy; `noise_free`: some cohort has noise-free signals."""
     controls = []
     rows = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
     plain: dict[str, Entrant] = {}  # the first plain estimator of every strategy
@@ -160,7 +160,7 @@ def controls_of(
         for control in CONTROLS:
             if (strategy, control) in rows or (control in OF_NOISE_FREE and not noise_free):
                 continue
-            # A control sees no neighborhood: what neighbors are worth is asked of the estimators.
+            # A control sees single voxels: a gain from neighbors is to show in estimators alone.
             regressor = CONSTANT if control == CONSTANT else "LR"
             estimator = clone(first.estimator).set_params(regressor=regressor, patch_shape=None)
             if strategy == "m2m":
@@ -230,7 +230,7 @@ def check_unseen(source: Protocol, target: Protocol) -> None:
 
 
 def _fewer_inputs(protocol: Protocol) -> str:
-    """Name the inputs that leave a contrast to predict: all but the highest b-value, or one TE."""
+    """Name inputs that leave contrasts to predict: the shortest TE, else all but the highest b."""
     b = protocol.b
     if protocol.te is not None:
         b = b[protocol.te == protocol.te.min()]
@@ -265,7 +265,7 @@ def _check_names(named: Mapping[Any, Any], what: str) -> None:
 
 
 def _code(estimator: Any) -> str:
-    """Digest the code of the user's classes, which have no version."""
+    """Digest the code of an estimator's classes outside dmrifit, numpy and scikit-learn."""
     sources: dict[str, str] = {}
     for instance in (estimator, *estimator.get_params(deep=True).values()):
         for cls in type(instance).__mro__:
@@ -282,7 +282,7 @@ def _code(estimator: Any) -> str:
 
 
 def _recipe(estimator: Any) -> str:
-    """Describe how a strategy prepares voxels; an estimator with a `fit` of its own has none."""
+    """Digest how a strategy prepares voxels; empty for other classes, derived ones included."""
     if type(estimator) not in (SignalToSignal, MapsToMaps):
         return ""
     parameters = estimator.get_params(deep=False)
@@ -305,7 +305,7 @@ def clinical_inputs(cohort: Cohort) -> Protocol:
 
 
 def _full_protocol(cohort: Cohort) -> Protocol:
-    """Sort the contrasts of a cohort: forests draw columns by number, whatever their order."""
+    """Sort the first scan's contrasts: their order would change the columns that forests draw."""
     full = cohort.scans[0].protocol
     return full.take(contrast_order(full))
 

@@ -43,7 +43,7 @@ class Cell:
     entrant: Entrant
     view: View
     key: str  # digest of everything that the results depend on
-    keep: bool  # predictions, voxel by voxel
+    keep: bool  # whether the predictions of single voxels are kept
 
 
 def software() -> dict[str, str]:
@@ -135,14 +135,14 @@ def plan(
         tests = [testable] if train_on == "other" else [[patient] for patient in testable]
         for test, repeat in itertools.product(tests, range(n_repeats)):
             available = _available(train_on, cohort, bank.trainable, sizes, test)
-            # Seeds follow from the purpose: what else is compared moves no number.
+            # Seeds depend on the purpose alone, not on what else is compared.
             purpose = train_on, cohort, test[0] if len(test) == 1 else "all", repeat
             generator = np.random.default_rng(seed_for(seed, "patients", *purpose))
             order = generator.permutation(len(available))
             estimator_seed = derived_seed(seed, "estimator", *purpose)
             for size, entrant in itertools.product(sizes or (len(available),), entrants):
                 at_largest = sizes is None or size == max(sizes)
-                # Controls stand on the board; on a learning curve they would tell nothing.
+                # Controls are compared at the largest size; curves of them would tell nothing.
                 if entrant.control and not at_largest:
                     continue
                 view = views[entrant.name, cohort]
@@ -176,7 +176,7 @@ def _available(
     sizes: Sequence[int] | None,
     test: Sequence[str] | None = None,
 ) -> list[str]:
-    """List the training patients for tested ones, by default for any one of the cohort."""
+    """List the patients to train on for tested ones, by default for the first of the cohort."""
     left_out = patients[cohort][:1] if test is None else test
     same = [patient for patient in patients[cohort] if patient not in left_out]
     other = [patient for name in patients if name != cohort for patient in patients[name]]

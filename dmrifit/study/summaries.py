@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 #: Columns that identify a row of a summary.
 KEYS = ["train_on", "cohort", "strategy", "algorithm"]
 
-#: Columns of the summary that are means over patients, beside those of `METRICS`.
+#: Columns of the summary that are means over patients.
 MEASURES = ("skill", "absolute_skill", "abs_bias", "dispersion", "relative_error", "pearson")
 
-#: Those that are also given against a reference with noise of its own.
+#: Those that are also given against a reference with independent noise.
 REPEATED = ("skill", "pearson")
 
 _SHARED_NOISE = (
@@ -164,7 +164,7 @@ def _number(value: float, digits: int = 2) -> str:
 def _summarized(table: pd.DataFrame, by: list[str], level: float) -> pd.DataFrame:
     """Average over repeats, then parameters, then patients."""
     order = table[by].drop_duplicates()
-    # Sums of other rows first would differ in their last digits.
+    # In a fixed order: sums in another one would differ in their last digits.
     table = _with_magnitudes(table.sort_values(["patient", "metric", "repeat"]))
     measures = [*MEASURES, *(f"{measure}_independent" for measure in REPEATED)]
     for measure in REPEATED:
@@ -217,7 +217,7 @@ def summary_metrics() -> list[MapMetric]:
 
 
 def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
-    """Add what is averaged over patients: magnitudes, and a number where a score is undefined."""
+    """Add the columns that are averaged: magnitudes, `MapMetric.undefined` for missing scores."""
     columns = {}
     suffixes = ("", "_truth", "_independent")
     needed = [f"{name}{suffix}" for suffix in suffixes for name in (*METRICS, *MEASURES)]
@@ -300,7 +300,7 @@ class Board:
 
     @property
     def skill_column(self) -> str:
-        """Skill against noise of its own where all learners have it, else against the fit."""
+        """Column of skill to show: with independent noise if all learners have it, else plain."""
         skill = self._learning["skill_independent"]
         return "skill_independent" if len(skill) and skill.notna().all() else "skill"
 

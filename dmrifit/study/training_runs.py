@@ -45,7 +45,7 @@ def run_trial(
     tests: Sequence[HeldOut],
     constants: Constants,
 ) -> dict[str, Any]:
-    """Train once, test on every held-out patient; `n_dropped` voxels only for strategies."""
+    """Train once, score every held-out patient; `n_dropped` is None without a strategy."""
     content: dict[str, Any] = {"scores": [], "signals": []}
     if cell.keep:
         content["predictions"] = {}
@@ -112,13 +112,13 @@ def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
         if value is None and name in ("source", "target"):
             completed[name] = getattr(cell.view, name)
         elif value is None and name.split("__")[-1] == "random_state":
-            # From the parameter's name: another parameter without a value moves no seed.
+            # From the parameter's name, so that other parameters do not change the seed.
             completed[name] = derived_seed(cell.seed, name)
     return completed
 
 
 def _answers(estimator: Any, cell: Cell, test: HeldOut, _: Constants) -> tuple[NDArray, NDArray]:
-    """Predict signals and maps; voxels without a usable source signal stay NaN."""
+    """Predict signals and maps; voxels with a source signal that is not finite stay NaN."""
     model, target = cell.entrant.model, cell.view.target
     if type(estimator) is MapsToMaps:
         maps = estimator.predict_maps(test.X)
@@ -162,7 +162,7 @@ def _untrained_answers(
 
 
 def _copied_maps(clinical: Clinical, model: SignalModel, constants: Constants) -> NDArray:
-    """Take clinical metrics for parameters; what has none like it, from the best constants."""
+    """Predict parameters by the clinical metrics like them, others by their best constants."""
     adc_fast, adc_slow, fraction = clinical.features.T
     copies = {"S0": clinical.s0, "f": fraction, "Dv": adc_fast}
     copies |= dict.fromkeys(("Dt", "D", "ADC"), adc_slow)

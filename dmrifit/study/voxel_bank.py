@@ -41,16 +41,17 @@ class HeldOut:
 
     cohort: str
     patient: str
-    X: NDArray[np.float64]  # (n_voxels, n_source), divided by the patient's scale
+    X: NDArray[np.float64]  # as in `VoxelTable`, divided by the patient's scale
     Y: NDArray[np.float64]  # (n_voxels, n_target), likewise
     reference: NDArray[np.float64]  # (n_voxels, n_parameters), the fit to Y
-    at_bound: NDArray[np.float64]  # (n_parameters,), share of voxels with a reference at a bound
+    at_bound: NDArray[np.float64]  # (n_parameters,), share of fitted voxels at a bound
     truth: NDArray[np.float64] | None  # (n_voxels, n_parameters), of a synthetic scan
     index: NDArray[np.intp]  # (n_voxels, 4): number of the patient's scan, then the indices
     shape: tuple[int, int, int]  # of the scan that is shown
     affine: NDArray[np.float64]  # (4, 4)
     shown_scan: int  # number of the scan whose images are kept
-    repeat: Repeat | None = None  # of a synthetic patient whose noise-free signals are known
+    # Of a synthetic patient whose noise-free signals and noise level are known.
+    repeat: Repeat | None = None
 
     @property
     def shown(self) -> NDArray[np.bool_]:
@@ -124,7 +125,7 @@ class Bank:
         self.patients: dict[str, dict[str, dict[str, int]]] = {}
         self.trainable: dict[str, list[str]] = {}
         self.testable: dict[str, list[str]] = {}
-        self.repeated: dict[str, bool] = {}  # whether all tested patients have a second draw
+        self.repeated: dict[str, bool] = {}  # whether all tested have a second measurement
         # (x, y, z) by patient, gray levels of the image that maps are drawn on
         self.anatomies: dict[str, NDArray[np.uint8]] = {}
         self._tests: dict[tuple[View, str], HeldOut] = {}
@@ -278,7 +279,7 @@ class Bank:
 
 def _anatomy(scan: Scan) -> NDArray[np.uint8]:
     """
-    Take the image with the least b and TE in gray levels, black to the brightest of the body.
+    Scale the image of least b, then TE, to gray levels; white is percentile 99.5 of the body.
 
     Shapes: returns (x, y, z).
     """
@@ -305,7 +306,7 @@ def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
         protocol = view.target
         extra = list(missing_contrasts(view.source, protocol))
         if extra:
-            # Joined with those of the source.
+            # Source contrasts that are no target contrasts follow the target.
             te = None
             if protocol.te is not None and view.source.te is not None:
                 te = [*protocol.te, *view.source.te[extra]]

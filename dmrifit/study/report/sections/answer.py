@@ -144,7 +144,7 @@ def skill_bars(board: Board) -> pd.DataFrame:
         leading = pd.concat([rows[~is_map], independent(rows[is_map])])
         leading = leading.assign(series=_INDEPENDENT)
         table = pd.concat([leading, table[is_map]])
-    # As the verdict reads them.
+    # By the skill that the verdict names.
     by_parameter = leading.groupby("parameters")["skill"].mean().reindex(board.metrics)
     order = ["signals", "tissue", *by_parameter.sort_values(ascending=False).index]
     names = {"signals": SIGNALS, "tissue": "mean of maps"}
@@ -261,7 +261,7 @@ def _sizes(board: Board) -> Iterator[Any]:
 
 
 def enough_in_words(skill: pd.Series) -> str:
-    """Say from which number of patients on, the index, more of them gain little skill."""
+    """Say from which number of patients (the index) on more of them gain below `SMALL_GAIN`."""
     skill = skill.dropna().sort_index()
     if len(skill) < 2:
         return "not known"
@@ -327,7 +327,7 @@ def curves(board: Board) -> Iterator[Any]:
 
 
 def _ends(skill: pd.Series) -> tuple[float, float]:
-    """Choose the ends of an axis: skill that went astray must not squeeze what lies above it."""
+    """Choose the ends of an axis of skill, the lower one at −1.05 or above."""
     if not len(skill):
         return 0.0, 1.0
     return max(float(skill.min()), SKILL_ENDS[0]) - 0.05, max(float(skill.max()), 0.0) + 0.05

@@ -28,7 +28,7 @@ _TEXTS = Texts(__file__)
 
 
 def introduction(board: Board) -> Iterator[Any]:
-    """State the question, the data and the indices in three paragraphs."""
+    """State question and data, the algorithms, the controls and the indices, a paragraph each."""
     max_voxels = board.setting("max_voxels")
     voxels = f"at most {counted(max_voxels, 'voxel')}" if max_voxels else "all voxels"
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
@@ -227,7 +227,7 @@ def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Any]:
 
 
 def _short(description: Any) -> str:
-    """Write a description of an estimator like a call, without what repeats the protocols."""
+    """Write a description of an estimator like a call, a protocol as its number of contrasts."""
     if isinstance(description, dict) and "class" in description:
         inside = description.get("parameters", {})
         shown = [f"{key}={_short(value)}" for key, value in inside.items() if value is not None]

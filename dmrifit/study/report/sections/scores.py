@@ -19,7 +19,7 @@ from dmrifit.study.summaries import KEYS, Board, matching, summary_metrics, uniq
 
 #: Name of the images that are not among the inputs.
 SIGNALS = "unseen signals"
-#: Skill is drawn so far: below, a predictor is worse than guessing, by how much is of no use.
+#: Ends of axes of skill: how much worse than the constant a predictor is below −1 is of no use.
 SKILL_ENDS = (-1.0, 1.0)
 #: Training patients in words, by way of training.
 WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
