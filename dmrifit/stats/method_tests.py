@@ -366,8 +366,10 @@ def _nemenyi(group: _Group) -> _Rows:
     critical, p, places = np.nan, np.full((k, k), np.nan), np.full((5, k), np.nan)
     if not reason:
         posthocs = import_optional("scikit_posthocs")
-        is_reversed = group.metric is not None and group.metric.better == "higher"
-        ranked = -group.scores if is_reversed else group.scores
+        better = "lower" if group.metric is None else group.metric.better
+        ranked = {"higher": -group.scores, "nearer zero": np.abs(group.scores)}.get(
+            better, group.scores
+        )
         places = _places(rankdata(ranked, axis=1), 1 - group.alpha, group.n_bootstrap)
         quantile = studentized_range.ppf(1 - group.alpha, k, np.inf) / np.sqrt(2)
         critical = float(quantile * np.sqrt(k * (k + 1) / (6 * n)))

@@ -180,7 +180,7 @@ class MapMetric:
     name: str  # column of the scores; with the suffix "_truth", the same against the truth
     label: str  # symbol in the report
     # From prediction and reference of shape (n_voxels, n_columns) to (n_columns,) numbers.
-    score: Callable[[NDArray, NDArray], float | NDArray[np.float64]]
+    score: Callable[..., Any]
     unit: Literal["%", ""] = "%"  # "%" for fractions that the report writes in percent
     # Where it is nearer zero, patients are averaged by magnitude.
     better: Literal["lower", "higher", "nearer zero"] = "lower"
@@ -225,6 +225,9 @@ METRICS = {
     )
 }
 
+# Its columns are not computed by column: they need the error of a constant.
+_SKILL = MapMetric("skill", "skill", skill_scores, unit="", better="higher", signed=True)
+
 #: S0 scales with the scanner's gain: it is no property of the tissue.
 NO_TISSUE = ("S0",)
 #: The reference of T2v mostly sits at a bound, so no mean over parameters includes it.
@@ -234,8 +237,9 @@ RANKING_METRIC = "dispersion"
 
 
 def metric_of(column: str) -> MapMetric | None:
-    """Find the metric of a column of the scores, against the reference or against the truth."""
-    return METRICS.get(column.removesuffix("_truth"))
+    """Find the metric of a column of the scores, whatever it compares with; None if it has none."""
+    name = column.removesuffix("_truth").removesuffix("_independent")
+    return METRICS.get(name, _SKILL if name.endswith("skill") else None)
 
 
 def _relative_errors(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:

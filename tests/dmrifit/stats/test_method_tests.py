@@ -185,9 +185,13 @@ def test_ranks_are_as_stable_as_resamples_of_the_patients_say():
 def test_algorithms_are_ranked_without_controls_in_the_given_order_the_best_first():
     values = drawn(8, 3, spread=0.001) + np.array([0, 0.1, 0.2])
     lowest = study_statistics(table_of(values, "ABC"))["ranks"].set_index("algorithm")["average_rank"]
-    highest = study_statistics(table_of(values, "ABC"), index="pearson")["ranks"].set_index("algorithm")["average_rank"]
     assert lowest.to_dict() == {"A": 1, "B": 2, "C": 3}
-    assert highest.to_dict() == {"A": 3, "B": 2, "C": 1}
+    for index in ("pearson", "pearson_independent", "skill", "skill_independent", "absolute_skill"):
+        table = table_of(values - 0.5, "ABC").rename(columns={"pearson": index})
+        highest = study_statistics(table, index=index)["ranks"].set_index("algorithm")["average_rank"]
+        assert highest.to_dict() == {"A": 3, "B": 2, "C": 1}
+    biases = study_statistics(table_of(-0.5 - values, "ABC"), index="bias")["ranks"].set_index("algorithm")["average_rank"]
+    assert biases.to_dict() == {"A": 1, "B": 2, "C": 3}
     plain = table_of(drawn(8, 3), "ABC")
     controls = table_of(drawn(8, len(CONTROLS), seed=1, spread=1) + 5, CONTROLS)
     with_controls = pd.concat([controls, plain])

@@ -144,16 +144,20 @@ def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Any]:
         texts = [_plain(simulation.get(key)) for simulation in simulations.values()]
         if key != "patients" and any(texts):
             rows.append([_TEXTS["simulation"].get(key, key.replace("_", " ")), *texts])
-    patient_rows = []
-    for cohort, simulation in simulations.items():
-        for name, patient in simulation.get("patients", {}).items():
-            if isinstance(patient, dict):
-                patient_rows.append([cohort, name, *map(_plain, patient.values())])
+    patients = [
+        (cohort, name, patient)
+        for cohort, simulation in simulations.items()
+        for name, patient in simulation.get("patients", {}).items()
+        if isinstance(patient, dict)
+    ]
+    keys = unique(itertools.chain(*(patient for *_, patient in patients)))
+    patient_rows = [
+        [*names, *(_plain(patient.get(key)) for key in keys)] for *names, patient in patients
+    ]
     table = Table(rows, ["", *simulations])
     yield Fold("How the synthetic patients were made", table)
     if patient_rows:
-        first = next(iter(next(iter(simulations.values()))["patients"].values()))
-        header = ["cohort", "patient", *(str(key).replace("_", " ") for key in first)]
+        header = ["cohort", "patient", *(str(key).replace("_", " ") for key in keys)]
         yield Fold("Each patient", Table(patient_rows, header))
 
 
