@@ -33,7 +33,7 @@ _PRIOR_SCANS = 4.0
 _LEAST_SD = 1e-3
 #: Share of scans that must contain a voxel for the template to use it.
 _LEAST_COVERAGE = 0.1
-#: Share of brain in a resampled voxel from which on a scan counts as containing it.
+#: Share of brain in a resampled voxel above which a scan counts as containing it.
 INSIDE_SHARE = 0.6
 #: Least standard deviation of the signals of a scan; that of constants is a rounding error.
 _LEAST_CONTRAST = 1e-7
@@ -231,7 +231,7 @@ class AlignedMahalanobis(AlignedDetector):
     ----------
     template_ : ndarray of shape (7, x, y, z)
         Healthy mean and standard deviation of mean signal and spread, smallest and largest mean
-        signal of the 26 neighbors, share of scans whose brain contains the voxel.
+        signal of the 3³ voxels around, share of scans whose brain contains the voxel.
     guide_ : ndarray of shape (3, x, y, z)
         Images by which scans are aligned.
     scales_ : ndarray of shape (2,)
@@ -336,7 +336,7 @@ def template_of(stacks: NDArray) -> NDArray[np.float32]:
     Compute the template (7, x, y, z) of aligned scans.
 
     It holds healthy mean and standard deviation of mean signal and spread, smallest and largest
-    mean signal of the 26 neighbors, and the share of scans whose brain contains the voxel.
+    mean signal of the 3³ voxels around, and the share of scans whose brain contains the voxel.
     """
     weight = stacks[:, 2].sum(axis=0)
     inside = stacks[:, 2] > INSIDE_SHARE

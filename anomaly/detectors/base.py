@@ -192,7 +192,7 @@ class AnomalyDetector(BaseEstimator):
     #: Whether scores depend on the position of a voxel, so that all scans need the size of the
     #: training scans.
     _one_size: ClassVar[bool] = True
-    #: Number of subjects that the detector can learn from.
+    #: Least number of subjects that the detector can learn from.
     _least_subjects: ClassVar[int] = 1
     #: What else can be done where scans are of fewer subjects than that.
     _other_remedy: ClassVar[str] = ""

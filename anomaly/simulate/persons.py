@@ -62,7 +62,7 @@ _SHIFT, _SCALE = 2.0, 0.05  # voxels along each axis and share: left by a poor r
 _MS_PER_UM2 = 1e-3  # s/mm² in ms/µm²
 _AXIAL, _RADIAL = 1.6, 0.35  # µm²/ms, along and across fibers
 _UNORDERED = 0.77  # µm²/ms, of white matter whose fibers have no direction
-#: Diffusivity in µm²/ms, and signal at b = 0 of white matter's: gray matter and fluid last longer.
+#: Diffusivity in µm²/ms, and signal at b = 0 relative to white matter's, by T2.
 _ISOTROPIC = {"gray": (0.82, 1.15), "deep": (0.74, 0.95), "fluid": (3.0, 2.8)}
 
 
@@ -311,7 +311,7 @@ def _put(
 
 
 def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
-    """Choose grade and kind of a glioma so that few patients have the shares of both."""
+    """Choose grade and kind of a glioma so that even few patients have the intended shares."""
     place = evenly(settings.seed, number, _EVEN["grade"], "anomaly", "grade")
     borders = np.cumsum(list(GRADES.values()))[:-1]
     grade = list(GRADES)[int(np.searchsorted(borders, place, side="right"))]
@@ -459,9 +459,9 @@ def tensor_signals(
     fibers: NDArray, axial: float, radial: float, weights: ArrayLike, directions: NDArray
 ) -> NDArray[np.float32]:
     """
-    Compute the signal of tensors that are alike across their fibers.
+    Compute the signals, divided by that at b = 0, of axially symmetric tensors.
 
-    Shapes: `fibers` (n, 3), `directions` (m, 3); returns (n, m).
+    Shapes: `fibers` (n, 3), `weights` (b-values, n), `directions` (m, 3); returns (n, m).
 
     References
     ----------
@@ -482,7 +482,8 @@ def brain_signals(
     """
     Compute the signals of a brain without noise.
 
-    Shapes: `directions` (m, 3); returns signals (n, m).
+    Shapes: `directions` (m, 3), `factors` (of diffusivities, n); returns signals (n, m), those at
+    b = 0 (n,).
     """
     weights = (b * _MS_PER_UM2 * factors).astype(np.float32)
     white = brain.shares["white"]

@@ -62,8 +62,8 @@ def write_evaluation(
     healthy_maps : mapping of str to sequence, optional
         Their maps.
     figures : int, default=6
-        How many scans are shown: those in which the first method's opened Dice is worst, and one
-        healthy scan.
+        How many scans are shown: those in which the best method's opened Dice is worst; one
+        healthy scan is added.
     overwrite : bool, default=False
         Whether files of an earlier comparison may be replaced.
     command : str, default=""
