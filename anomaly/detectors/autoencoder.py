@@ -53,8 +53,9 @@ class DenoisingAutoencoder(Reconstructor):
     The network compresses a scan into a few latent numbers, so that its reconstruction looks like
     the healthy training scans. With ``residual="mean"``, as published, a voxel's score is the
     absolute value of the mean over channels of the reconstruction error, in units of the signal at
-    b = 0: noise cancels, because the mean is taken first. No noise is added to the input; the latent numbers are sampled in training, which
-    has the effect of denoising. Scores are computed from their mean, so that a scan has one map.
+    b = 0: noise cancels, because the mean is taken first. No noise is added to the input; the
+    latent numbers are sampled in training, which has the effect of denoising. Scores are computed
+    from their mean, so that a scan has one map.
 
     By default scans are first aligned to the mean of the healthy ones, as of `AlignedMahalanobis`,
     and reconstructions are brought back; the decoder has the healthy mean of every voxel, and the

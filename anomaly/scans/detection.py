@@ -178,7 +178,7 @@ class TrainingScans:
 
     @classmethod
     def of(cls, scans: Sequence[PreparedScan], images: Sequence[Any]) -> TrainingScans:
-        """Record prepared scans and the paths of their series."""
+        """Record prepared scans, whose series are the files `images`."""
         steps = {}
         for step in _STEPS:
             steps[step] = tuple(sorted({str(scan.notes[step]) for scan in scans}))

@@ -155,9 +155,10 @@ def simulate_dmri(
     Returns
     -------
     healthy, lesions : list of Case
-        Synthetic cases, named "synthetic-healthy-001" and "synthetic-glioma-001" and so on, with
-        `tissue`, `b0`, `directions`, `age`, `sex` and `site`; patients have `lesion` (with edema),
-        `followup`, `grade` and `kind`. The map of tissues is that without the tumor.
+        Synthetic cases, named "synthetic-healthy-001" and "synthetic-glioma-001" (or after another
+        `generator`) and so on, with `tissue`, `b0`, `directions`, `age`, `sex` and `site`; patients
+        have `lesion`, those with gliomas (whose lesion includes edema) also `followup`, `grade` and
+        `kind`. The map of tissues is that without the tumor.
 
     Raises
     ------

@@ -207,7 +207,7 @@ def _relative(
 
 
 def _strides(shape: tuple[int, ...], steps: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Give the voxels from one place that is moved to the next, at least two along each axis."""
+    """Give the voxels (3,) from one place that is moved to the next; each axis has two or more."""
     return np.clip(np.round(_GRID / steps), 1, np.array(shape) // 2).astype(np.int64)
 
 

@@ -90,7 +90,7 @@ def ensemble(
 
     Example: dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out joined
     """
-    # Candidates are all that the sensitive model marks, and what the specific one adds.
+    # Findings are what either model marks, candidates those without a voxel of the specific one.
     models = {"sensitive": sensitive, "specific": specific}
     _segment(models, thresholds, scans, options, run)
 

@@ -50,7 +50,7 @@ KINDS = {
     "ring": ((8.0, 18.0), True),
     "large ring": ((18.0, 40.0), True),
 }
-#: Solid masses as large as rings, which some real tumors are: to learn from alone.
+#: Solid masses as large as rings, which some real tumors are: for training only.
 MASS, _MASS_DIAMETERS = "mass", (10.0, 38.0)
 _WALLS, _UNEVEN = (1.3, 5.5), (0.35, 2.2)  # mm, and how much the wall of one ring varies
 _CORES, _BLEEDINGS = (0.12, 0.95), (1.15, 1.5)  # signals of cores, of white matter's
@@ -70,7 +70,7 @@ class Nodule:
     axes: NDArray[np.float64]  # rows: directions divided by stretches
     lobes: NDArray[np.float64]  # (4, 3): waves on the unit sphere that make it uneven
     contrast: float  # of white matter's signal
-    core: float = 0.0  # radius of a dark core, of `radius`
+    core: float = 0.0  # radius of a core, of `radius`
     edema: float = 0.0  # radius of darkened tissue around it, of `radius`
     roughness: float = 0.06  # amplitude of each wave
     unevenness: float = 0.0  # of the wall around the core
@@ -88,7 +88,7 @@ def draw_nodule(
     ring: float = 0.0,
     contrasts: tuple[float, float] = CONTRASTS.metastases,
 ) -> Nodule:
-    """Draw a bright thing."""
+    """Draw a bright thing of a diameter in mm: its shape, contrast, core and edema."""
     turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     stretch = rng.uniform(0.85, 1.15, 3)
     stretch /= stretch.prod() ** (1 / 3)
@@ -260,7 +260,7 @@ def draw_enhancement(
 ) -> heads.Vessels:
     """Draw vessels, and add sinuses, dura and plexus to them; the brightest one counts."""
     vessel_stream, dura_stream, plexus_stream = rng.spawn(3)
-    # Remains are drawn first, from the stream of the head.
+    # Remains are drawn from the parent stream, so that they change no other structure.
     remains = heads.skull_remains(head, rng) if contrasts.remains else 0
     share, contrast, points = heads.draw_vessels(
         head, vessel_stream, radii=contrasts.vessel_radii, contrasts=contrasts.vessels

@@ -265,7 +265,7 @@ def mets_scores(
 
 
 def dice_pairs(matched: Matching) -> NDArray[np.float64]:
-    """Pair lesions and components one to one; give the Dice coefficient (n_lesions,), 0 alone."""
+    """Pair lesions and components one to one; give Dice (n_lesions,), 0 without a partner."""
     sizes = matched.lesion_voxels[matched.lesion] + matched.component_voxels[matched.component]
     overlap = 2 * matched.overlap / sizes
     cost = np.full((len(matched.lesion_voxels), len(matched.component_voxels)), _UNPAIRED)
