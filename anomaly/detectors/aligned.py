@@ -53,8 +53,9 @@ class AlignedScans:
     Healthy scans, their positions (3, x, y, z) in their mean, and the mean itself.
 
     `guide` (3, x, y, z) are the images by which scans are aligned, `scales` (2,) the standard
-    deviations of mean signal and spread over the brain, `stacks` (n_scans, 3, x, y, z) mean signal,
-    spread and mask resampled to their mean, `subjects` (n_scans,) the numbers of their subjects.
+    deviations of mean signal and spread over the brain, `stacks` (n_scans, 3, x, y, z) mean
+    signal, spread and mask resampled to the mean of the scans, `subjects` (n_scans,) the numbers
+    of their subjects.
     """
 
     looks: list[Look]

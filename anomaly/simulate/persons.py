@@ -156,9 +156,9 @@ def simulate_dmri(
     -------
     healthy, lesions : list of Case
         Synthetic cases, named "synthetic-healthy-001" and "synthetic-glioma-001" (or after another
-        `generator`) and so on, with `tissue`, `b0`, `directions`, `age`, `sex` and `site`; patients
-        have `lesion`, those with gliomas (whose lesion includes edema) also `followup`, `grade` and
-        `kind`. The map of tissues is that without the tumor.
+        `generator`) and so on, with `tissue`, `b0`, `directions`, `age`, `sex` and `site`;
+        patients have `lesion`, those with gliomas (where it includes edema) also `followup`,
+        `grade` and `kind`. The map of tissues is that without the tumor.
 
     Raises
     ------
