@@ -113,13 +113,13 @@ class AlignedScans:
         return template_at(template_of(self.stacks[self.others(i)]), self.positions[i])
 
     def others(self, i: int) -> NDArray[np.int64]:
-        """List the scans of other subjects than that of a scan."""
+        """List the numbers of scans of other subjects than that of scan `i`."""
         return np.flatnonzero(self.subjects != self.subjects[i])
 
 
 @dataclass(frozen=True)
 class Deviations:
-    """Differences (x, y, z) of a scan from the template, and divided by the healthy SD."""
+    """Differences (x, y, z) of a scan from the template, plain and divided by the healthy SD."""
 
     mean: NDArray[np.float32]
     spread: NDArray[np.float32]

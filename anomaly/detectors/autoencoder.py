@@ -250,7 +250,7 @@ class DenoisingAutoencoder(Reconstructor):
     def _resampled(
         self, scans: Scans, i: int, number: int | None = None
     ) -> tuple[Brain, NDArray[np.float32]]:
-        """Align a scan to the healthy mean; return it there, and its positions (3, x, y, z)."""
+        """Resample a scan to the healthy mean; give it, and its voxels' positions (3, x, y, z)."""
         signal, mask = scans.signal(i), scans.mask(i)
         look = look_of(signal, mask)
         images = guide_images(look.mean, look.spread, mask, self.scales_)

@@ -257,7 +257,7 @@ class AnomalyDetector(BaseEstimator):
         covariates: Any = None,
     ) -> tuple[list[int], NDArray[np.float32], NDArray[np.bool_]]:
         """
-        Learn as `fit` does, and count a part of each mask for the threshold, such as white matter.
+        Learn as `fit` does, but fit the threshold to given voxels alone, such as white matter.
 
         Gives the numbers of the scans that the threshold was fitted to, their maps (n, x, y, z)
         and the voxels (n, x, y, z) that counted.
@@ -423,7 +423,7 @@ class AnomalyDetector(BaseEstimator):
             )
 
     def _held_out(self) -> Any:
-        """Give the calibration; a guarantee needs scans that are not learned from in the end."""
+        """Give `calibration`; for "auto" a share to hold out, if the threshold is a guarantee."""
         if self.calibration == "auto" and isinstance(self.threshold, HealthyScanThreshold):
             return _SHARE
         return self.calibration

@@ -179,7 +179,7 @@ class ImplantDetector(AlignedDetector):
 def _drawn(
     lesion: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw training voxels, as indices into the mask."""
+    """Draw training voxels, as indices (n,) into the voxels of the mask."""
     around = lesion
     if lesion.any():
         around = ndimage.binary_dilation(lesion, iterations=_SHELL) & ~lesion

@@ -298,7 +298,7 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
 def _put(
     signals: NDArray[np.float32], brain: Brain, number: int, settings: _Settings
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Put an anomaly into a patient's signals (n_voxels, m) over those at b = 0."""
+    """Put an anomaly into a patient's signals (n_voxels, m) divided by those at b = 0."""
     generator, mask = GENERATORS[settings.generator], brain.head.brain
     source = None
     if generator.needs_source:
@@ -361,7 +361,7 @@ class Brain:
 def standard_brain(
     spacing: tuple[float, float, float], tissues: TissueMaps | None = None
 ) -> Standard:
-    """Make the brain from which all others are made, as voxels of a size see it."""
+    """Make the brain from which all others are made, blurred by voxels of a spacing in mm."""
     head = standard_head(spacing, tissues)
     return Standard(head, _fibers(head, spacing))
 

@@ -108,7 +108,7 @@ def write_evaluation(
 
 
 def rule_in_use(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Choose the rule that is shown: a rate in healthy scans, or the first without lesions."""
+    """Choose the rule that is shown: `_SHOWN_RULE`, or the first that needs no lesions."""
     table = tables["thresholds"]
     # Rules that choose a threshold for each scan have none that scans share.
     shared = table[~table["needs_truth"].astype(bool) & table["threshold"].notna()]

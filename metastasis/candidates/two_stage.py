@@ -545,7 +545,7 @@ def _spacing(segmenter: Any) -> float | None:
 
 
 def load_small_model() -> Any:
-    """Read the model by the rules of all model files: a two-stage segmenter of 1 mm voxels."""
+    """Read the included small model, a two-stage segmenter of voxels of 1 mm."""
     from dmrifit.model_files.model_file import load_model
 
     return load_model(PATH)

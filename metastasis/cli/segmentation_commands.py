@@ -19,7 +19,7 @@ _SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How models see scans."""
+    """Prior, brain, mirror images, resampling and device of a segmentation."""
 
     prior: Path | None = None
     mask: str | None = None

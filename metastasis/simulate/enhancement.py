@@ -23,7 +23,7 @@ _KIND_SHARES = (0.45, 0.40, 0.15)
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What contrast agent adds to the signal, of white matter's, and the sizes of vessels."""
+    """What contrast agent adds to the signal (that of white matter is 1), and sizes of vessels."""
 
     metastases: tuple[float, float] = (0.5, 1.1)
     # Mimics on vessels and under the dura are as bright as vessels.
@@ -149,7 +149,7 @@ def draw_kind(
 def shares(
     nodule: Nodule, head: Head
 ) -> tuple[tuple[slice, ...], NDArray[np.float32], NDArray[np.float32]]:
-    """Give how much of each voxel a bright thing and its core fill, and the window of voxels."""
+    """Give the window of voxels around a nodule, and the shares filled by it and by its core."""
     window, axes = _window(nodule, REACH, head)
     # Two points are enough for lesions of many voxels, and three would take seconds.
     n_fine = _FINE if nodule.radius < _LARGE * head.spacing.min() else 2
@@ -190,7 +190,7 @@ def filled_voxels(share: NDArray[np.float32], least: float = 0.5) -> NDArray[np.
 
 
 def swelling(nodule: Nodule, head: Head) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
-    """Give how much a bright thing darkens the tissue around it."""
+    """Give the window of the tissue that a bright thing darkens, and by how much (0 to 1)."""
     window, axes = _window(nodule, 1.3 * nodule.edema, head)
     distance, _ = _distance(nodule, axes)
     return window, np.clip((nodule.edema - distance) / np.float32(0.6), 0, 1)

@@ -65,7 +65,7 @@ def evaluate_segmentations(
     random_state: RandomState = 0,
 ) -> dict[str, pd.DataFrame]:
     """
-    Compare segmentations with reference lesions, as the study did and as it could have.
+    Compare segmentations with reference lesions, by the study's scores and by stricter ones.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def candidate_scores(
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
-    """Format the scores that covering all cannot win, then those of the study's table 2."""
+    """Format the scores that marking everything cannot win, then those of the study's table 2."""
     summary = tables["summary"]
     scores = summary[summary["part"] == part].set_index("method")
     if not len(scores):

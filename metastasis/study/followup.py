@@ -64,7 +64,7 @@ def reader_table(
     tolerance: float = TOLERANCE_MM,
 ) -> pd.DataFrame:
     """
-    List the lesions of a scan for who reads it.
+    List the lesions of a scan for its reader.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def distance_counts(
     tolerance: float,
 ) -> dict[str, int]:
     """
-    Count lesions and findings by a strict rule of distance, for which outlines may differ.
+    Count lesions and findings by a strict rule of distance, which lets outlines differ a little.
 
     A finding that touches a lesion is right when most of its voxels lie within the tolerance of a
     lesion. Covering everything is still an error, and so is what runs off along a vessel.
