@@ -207,7 +207,7 @@ def _relative(
 
 
 def _strides(shape: tuple[int, ...], steps: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Give the voxels (3,) from one place that is moved to the next; each axis has two or more."""
+    """Give the voxels (3,) between neighbors of the places that are moved, two or more an axis."""
     return np.clip(np.round(_GRID / steps), 1, np.array(shape) // 2).astype(np.int64)
 
 
