@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
 _PANELS = "panels.png"
 _VIEW = "view.html"
-_BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
+_BRIGHTEST = 3.0  # upper end of a map's color scale, in thresholds
 _NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
 _OVERVIEW = (
     "scan {name} | threshold {threshold:} | anomalies {n_lesions:} | volume, mL {volume_mL:.2f} | "
@@ -242,7 +242,7 @@ def prepared_cases(series: Sequence[SeriesFiles], **options: Any) -> list[Prepar
 
 
 def _panels(detection: Detection) -> Figure:
-    """Draw the slice with most anomalous voxels; all scans of a model have one gray scale."""
+    """Draw the slice with most anomalous voxels; scans with one threshold have one color scale."""
     from anomaly.study.plotting import plot_panels
 
     case = detection.scan.case

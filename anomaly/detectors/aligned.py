@@ -33,7 +33,7 @@ _PRIOR_SCANS = 4.0
 _LEAST_SD = 1e-3
 #: Share of scans that must contain a voxel for the template to use it.
 _LEAST_COVERAGE = 0.1
-#: Share of brain in a resampled voxel from which on a scan counts as containing it.
+#: Share of brain in a resampled voxel above which a scan counts as containing it.
 INSIDE_SHARE = 0.6
 #: Least standard deviation of the signals of a scan; that of constants is a rounding error.
 _LEAST_CONTRAST = 1e-7
@@ -53,8 +53,9 @@ class AlignedScans:
     Healthy scans, their positions (3, x, y, z) in their mean, and the mean itself.
 
     `guide` (3, x, y, z) are the images by which scans are aligned, `scales` (2,) the standard
-    deviations of mean signal and spread over the brain, `stacks` (n_scans, 3, x, y, z) the scans
-    resampled to their mean, `subjects` (n_scans,) the numbers of their subjects.
+    deviations of mean signal and spread over the brain, `stacks` (n_scans, 3, x, y, z) mean
+    signal, spread and mask resampled to the mean of the scans, `subjects` (n_scans,) the numbers
+    of their subjects.
     """
 
     looks: list[Look]
@@ -112,13 +113,13 @@ class AlignedScans:
         return template_at(template_of(self.stacks[self.others(i)]), self.positions[i])
 
     def others(self, i: int) -> NDArray[np.int64]:
-        """List the scans of other subjects than that of a scan."""
+        """List the numbers of scans of other subjects than that of scan `i`."""
         return np.flatnonzero(self.subjects != self.subjects[i])
 
 
 @dataclass(frozen=True)
 class Deviations:
-    """Differences (x, y, z) of a scan from the template, and divided by the healthy SD."""
+    """Differences (x, y, z) of a scan from the template, plain and divided by the healthy SD."""
 
     mean: NDArray[np.float32]
     spread: NDArray[np.float32]
@@ -231,7 +232,7 @@ class AlignedMahalanobis(AlignedDetector):
     ----------
     template_ : ndarray of shape (7, x, y, z)
         Healthy mean and standard deviation of mean signal and spread, smallest and largest mean
-        signal of the 26 neighbors, share of scans whose brain contains the voxel.
+        signal of the 3³ voxels around, share of scans whose brain contains the voxel.
     guide_ : ndarray of shape (3, x, y, z)
         Images by which scans are aligned.
     scales_ : ndarray of shape (2,)
@@ -336,7 +337,7 @@ def template_of(stacks: NDArray) -> NDArray[np.float32]:
     Compute the template (7, x, y, z) of aligned scans.
 
     It holds healthy mean and standard deviation of mean signal and spread, smallest and largest
-    mean signal of the 26 neighbors, and the share of scans whose brain contains the voxel.
+    mean signal of the 3³ voxels around, and the share of scans whose brain contains the voxel.
     """
     weight = stacks[:, 2].sum(axis=0)
     inside = stacks[:, 2] > INSIDE_SHARE

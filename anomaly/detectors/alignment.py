@@ -100,7 +100,7 @@ def _normal_equations(
     maps: NDArray, images: NDArray, positions: NDArray, rows: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
-    Sum what an affine step needs: products of derivatives, and of these and residuals.
+    Compute the normal equations of an affine step: matrix and right side, with robust weights.
 
     Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n), `positions` (3, n),
     `rows` (n, 4) of offsets; returns (12, 12) and (12,).
@@ -122,7 +122,7 @@ def _normal_equations(
 def _differences(
     maps: NDArray, images: NDArray, positions: NDArray
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compare images (3, n) with the guide at positions (3, n); residuals (n, 3), slopes too."""
+    """Give residuals (n, 3) of images to the guide at positions (3, n), and slopes (n, 3, 3)."""
     values = np.empty((len(positions[0]), 12), dtype=np.float32)
     everywhere = np.ones(maps.shape[:3], dtype=bool)
     resampled(maps, everywhere, positions, np.arange(len(values)), values)
@@ -208,7 +208,7 @@ def gaussian(volume: NDArray, sd: float | Sequence[float], mode: str = "reflect"
 @njit(cache=True, nogil=True, error_model="numpy")
 def resampled(channels, mask, positions, rows, out):
     """
-    Interpolate channels of the voxels of a mask in single precision, in rows of `out`.
+    Interpolate channels of the voxels of a mask in single precision, into rows of `out`.
 
     Shapes: `channels` (x, y, z, m), 0 outside the `mask` (x, y, z); `positions` (3, n), `rows`
     (n,), `out` (n_rows, m).

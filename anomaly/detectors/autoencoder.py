@@ -51,10 +51,11 @@ class DenoisingAutoencoder(Reconstructor):
     Find anomalies by a convolutional variational autoencoder trained on healthy scans.
 
     The network compresses a scan into a few latent numbers, so that its reconstruction looks like
-    the healthy training scans. A voxel's score is the absolute value of the mean over channels of
-    the reconstruction error, in units of the signal at b = 0: noise cancels, because the mean is
-    taken first. No noise is added to the input; the latent numbers are sampled in training, which
-    has the effect of denoising. Scores are computed from their mean, so that a scan has one map.
+    the healthy training scans. With ``residual="mean"``, as published, a voxel's score is the
+    absolute value of the mean over channels of the reconstruction error, in units of the signal at
+    b = 0: noise cancels, because the mean is taken first. No noise is added to the input; the
+    latent numbers are sampled in training, which has the effect of denoising. Scores are computed
+    from their mean, so that a scan has one map.
 
     By default scans are first aligned to the mean of the healthy ones, as of `AlignedMahalanobis`,
     and reconstructions are brought back; the decoder has the healthy mean of every voxel, and the
@@ -121,7 +122,8 @@ class DenoisingAutoencoder(Reconstructor):
     reduction : {"paper", "code"}, default="paper"
         Whether the divergence is averaged over latent numbers, or summed as in the published code.
     feature_mm : float, default=4.0
-        The same for the residuals of each channel, where they are relative.
+        Standard deviation in mm of the Gaussian that smooths the residuals of each channel, where
+        they are relative.
 
     Attributes
     ----------
@@ -248,7 +250,7 @@ class DenoisingAutoencoder(Reconstructor):
     def _resampled(
         self, scans: Scans, i: int, number: int | None = None
     ) -> tuple[Brain, NDArray[np.float32]]:
-        """Align a scan to the healthy mean; return it there, and its positions (3, x, y, z)."""
+        """Resample a scan to the healthy mean; give it, and its voxels' positions (3, x, y, z)."""
         signal, mask = scans.signal(i), scans.mask(i)
         look = look_of(signal, mask)
         images = guide_images(look.mean, look.spread, mask, self.scales_)
@@ -283,12 +285,13 @@ class DenoisingAutoencoder(Reconstructor):
         }
 
     def _rebuilt(self, brain: Brain) -> NDArray[np.float32]:
-        """Run the network on a scan as it lies in memory; to move channels first takes long."""
+        """Reconstruct a scan by the network; returns (x, y, z, channels)."""
         import torch
 
         from dmrifit.networks.training_loop import as_arrays
 
         with evaluating(self.net_):
+            # As the scan lies in memory, because to move channels first takes long.
             answer = self.net_.infer(torch.from_numpy(brain.volume)[None].movedim(-1, 1))
         return np.moveaxis(as_arrays(answer)[0][0], 0, -1)
 

@@ -192,7 +192,7 @@ class AnomalyDetector(BaseEstimator):
     #: Whether scores depend on the position of a voxel, so that all scans need the size of the
     #: training scans.
     _one_size: ClassVar[bool] = True
-    #: Number of subjects that the detector can learn from.
+    #: Least number of subjects that the detector can learn from.
     _least_subjects: ClassVar[int] = 1
     #: What else can be done where scans are of fewer subjects than that.
     _other_remedy: ClassVar[str] = ""
@@ -257,7 +257,7 @@ class AnomalyDetector(BaseEstimator):
         covariates: Any = None,
     ) -> tuple[list[int], NDArray[np.float32], NDArray[np.bool_]]:
         """
-        Learn as `fit` does, and count a part of each mask for the threshold, such as white matter.
+        Learn as `fit` does, but fit the threshold to given voxels alone, such as white matter.
 
         Gives the numbers of the scans that the threshold was fitted to, their maps (n, x, y, z)
         and the voxels (n, x, y, z) that counted.
@@ -423,7 +423,7 @@ class AnomalyDetector(BaseEstimator):
             )
 
     def _held_out(self) -> Any:
-        """Give the calibration; a guarantee needs scans that are not learned from in the end."""
+        """Give `calibration`; for "auto" a share to hold out, if the threshold is a guarantee."""
         if self.calibration == "auto" and isinstance(self.threshold, HealthyScanThreshold):
             return _SHARE
         return self.calibration

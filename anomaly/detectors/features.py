@@ -111,7 +111,11 @@ def voxel_features(
 def shrunk_variance(
     squares: NDArray[np.floating], freedom: NDArray[Any], prior: float
 ) -> NDArray[np.floating]:
-    """Divide sums of squares by their freedom, as if it were `prior` more with the median."""
+    """
+    Estimate variances from sums of squares, shrunk toward their median.
+
+    The median weighs as much as `prior` further degrees of freedom.
+    """
     # A variance of few scans is small by chance in some voxels, where all would be abnormal.
     estimable = freedom > 0
     typical = 0.0

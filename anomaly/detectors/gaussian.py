@@ -125,9 +125,10 @@ class VoxelwiseGaussian(AnomalyDetector):
     further scans with that variance; a voxel outside all healthy masks takes the values of the
     nearest voxel inside one. Large registration errors make this detector worse.
 
-    With one feature the score is z. With several it is the absolute value of the mean of all z,
-    or, with ``distance="mahalanobis"``, the Mahalanobis distance with correlations that are pooled
-    over the brain, divided by the square root of the number of features.
+    The score is the smoothed mean of the z of all features: its absolute value, or with a `side`
+    itself or its negative. With ``distance="mahalanobis"`` it is the smoothed Mahalanobis distance
+    with correlations that are pooled over the brain, divided by the square root of the number of
+    features.
 
     Scans are read one at a time for each feature, so that memory does not grow with their number
     (but for 4000 voxels of each for a Mahalanobis distance);

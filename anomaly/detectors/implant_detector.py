@@ -96,7 +96,7 @@ class ImplantDetector(AlignedDetector):
     ----------
     template_ : ndarray of shape (7, x, y, z)
         Healthy mean and standard deviation of mean signal and spread, smallest and largest mean
-        signal of the 26 neighbors, share of scans whose brain contains the voxel.
+        signal of the 3³ voxels around, share of scans whose brain contains the voxel.
     guide_ : ndarray of shape (3, x, y, z)
         Images by which scans are aligned.
     scales_ : ndarray of shape (2,)
@@ -134,7 +134,7 @@ class ImplantDetector(AlignedDetector):
             # The first round shows the scan without a lesion.
             rounds = [(look, np.zeros(look.mask.shape, dtype=bool))]
             rounds += [implant(look, floors[i], rng) for _ in range(int(self.n_implants))]
-            # In order from this scan on, so that seeds draw the same patches as ever.
+            # In order from this scan on: the patches of a seed depend on this order.
             others = aligned.others(i)
             sources = np.roll(others, -int(np.count_nonzero(others < i)))
             patch_rng = np.random.default_rng(seed_for(seed, "patches", i))
@@ -179,7 +179,7 @@ class ImplantDetector(AlignedDetector):
 def _drawn(
     lesion: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw training voxels, as indices into the mask."""
+    """Draw training voxels, as indices (n,) into the voxels of the mask."""
     around = lesion
     if lesion.any():
         around = ndimage.binary_dilation(lesion, iterations=_SHELL) & ~lesion

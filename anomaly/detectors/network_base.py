@@ -282,7 +282,7 @@ def residual_map(
     scan: NDArray[np.float32], reconstruction: NDArray[np.float32], residual: str
 ) -> NDArray[np.float32]:
     """
-    Average the difference between a scan and its reconstruction, or its absolute value.
+    Average the reconstruction minus the scan over channels, or the absolute difference.
 
     Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """

@@ -111,8 +111,9 @@ class RecDiscNet(Reconstructor):
         Number per level, in encoder and decoder; 2 as published.
     output : {"linear", "sigmoid"}, default="linear"
         Activation of the last layer of the reconstruction.
-    residual : {"mean", "mean-of-abs"}, default="mean"
-        How residuals are averaged over the channels by `residual_map`.
+    residual : {"mean", "mean-of-abs", "low"}, default="mean"
+        How residuals are averaged over the channels by `residual_map`, as of
+        `DenoisingAutoencoder`.
     repeats : int, default=4
         How often each scan is used in an epoch, each time with another anomaly.
     fresh : bool, default=True

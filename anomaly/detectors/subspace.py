@@ -54,7 +54,7 @@ class PCADetector(AnomalyDetector):
     Attributes
     ----------
     known_ : ndarray of shape (x, y, z)
-        Voxels of any healthy mask. Others have the score 0.
+        Voxels of any healthy mask. The residual of others counts as 0.
     mean_ : ndarray of shape (n_known, channels)
         The healthy mean.
     components_ : ndarray of shape (n_components, n_known, channels)

@@ -90,8 +90,8 @@ class ThresholdRule(BaseEstimator, ABC):
     """
     Base of threshold rules; a voxel is anomalous if its score is *above* the threshold.
 
-    Hence a map with equal scores has no anomaly under a rule that chooses among scores. A score of
-    0 has no special meaning: masks alone say which voxels count.
+    Hence a map with equal scores has no anomaly under rules that choose among scores without
+    lesions. A score of 0 has no special meaning: masks alone say which voxels count.
 
     Attributes
     ----------
@@ -283,7 +283,12 @@ class _TruthThreshold(ThresholdRule):
 
     @abstractmethod
     def _quality(self, n_true: NDArray[Any], n_marked: NDArray[Any]) -> NDArray[np.float64]:
-        """Rate the masks of a scan at each score by their voxels, the last mask being all."""
+        """
+        Rate the masks of a scan that hold the voxels at or above each distinct score.
+
+        Shapes: `n_true` (voxels of lesion) and `n_marked` (all voxels) of the masks (n_scores,),
+        the highest score first, so that the last mask is all; returns (n_scores,).
+        """
 
 
 @dataclass(repr=False, eq=False)
@@ -338,7 +343,7 @@ class OtsuThreshold(ThresholdRule):
         # Subtracting the mean first keeps digits where scores are large and close together.
         below = np.cumsum(ranked - ranked.mean(dtype=np.float64), dtype=np.float64)
         n_below = cuts + 1.0
-        # Variance between groups times the squared number of voxels; the two sums add up to 0.
+        # Variance between groups; the sums of both about the common mean add up to 0.
         between = below[cuts] ** 2 / (n_below * (len(ranked) - n_below))
         # The largest score of the lower group.
         return float(ranked[cuts[int(np.argmax(between))]])
@@ -586,7 +591,7 @@ RULE_CLASSES: dict[str, type[ThresholdRule]] = {
 def rate_limits(
     healthy: Sequence[NDArray[Any]], rates: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Find the lowest thresholds that keep false positives in healthy scans at or below rates."""
+    """Find the lowest thresholds with false-positive rates up to `rates`, and the real rates."""
     ranked, weights, _ = _ranked(healthy)
     return _limits_at(ranked, weights, rates)
 
@@ -717,7 +722,7 @@ def opening_of(volume: float, spacing: ArrayLike) -> int:
     Returns
     -------
     int
-        Edge of the cube in voxels, for `open_map`; 1, which opens nothing, if the ball is small.
+        Edge of the cube in voxels, for `open_map`; 1, which removes nothing, if the ball is small.
 
     Raises
     ------

@@ -53,7 +53,7 @@ class TissueMoments:
 
     @classmethod
     def measured(cls, volumes: Iterable[Any], masks: Iterable[Any]) -> TissueMoments:
-        """Measure `volumes` (x, y, z, channels), which may come one at a time, in `masks`."""
+        """Compute the moments of `volumes` (x, y, z, channels), read one at a time, in `masks`."""
         count, total, squares = 0, 0.0, 0.0
         for volume, mask in zip(volumes, masks, strict=True):
             signals = np.asarray(volume)[np.asarray(mask, dtype=bool)]
@@ -107,7 +107,7 @@ class Ellipsoids:
         rng: np.random.Generator,
         moments: TissueMoments,
     ) -> NDArray[np.bool_]:
-        """Change a volume (x, y, z, channels) in place; give the mask of the ellipsoids."""
+        """Put ellipsoids of noise into a volume (x, y, z, channels) in place; give their mask."""
         anomaly = np.zeros(inside.shape, dtype=bool)
         brain = np.flatnonzero(inside)
         allowed = np.ones_like(inside) if self.background else inside
@@ -134,7 +134,7 @@ class Ellipsoids:
         n_channels: int,
         moments: TissueMoments,
     ) -> NDArray[np.float32]:
-        """Draw the values of the voxels of an ellipsoid, for each of them or for all."""
+        """Draw noise for the voxels of an ellipsoid, (n_voxels or 1, n_channels or 1)."""
         distribution, _, pattern = noise.partition("-")
         drawn = {"directional": (1, n_channels), "isotropic": (n_voxels, 1)}
         shape = drawn.get(pattern, (n_voxels, n_channels))

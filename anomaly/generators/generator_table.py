@@ -115,7 +115,7 @@ def put_noise_back(
     noise: float,
     rng: np.random.Generator,
 ) -> None:
-    """Add noise where its SD was multiplied by a factor (x, y, z) below 1, up to its first SD."""
+    """Add noise, in place, where its SD was multiplied by a factor below 1, up to `noise`."""
     missing_sd = np.sqrt(np.clip(1 - factor**2, 0, 1)) * np.float32(noise)
     inside = missing_sd > 0
     normal = rng.standard_normal((np.count_nonzero(inside), volume.shape[-1]), dtype=np.float32)

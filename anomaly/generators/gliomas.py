@@ -23,7 +23,7 @@ GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
 #: cells.
 KINDS = ("infiltrating", "cellular")
 
-#: Share of grades III and IV with reduced diffusivity, of all gliomas.
+#: Share of all gliomas that are of grade III or IV and have reduced diffusivity.
 _CELLULAR = 0.3
 
 
@@ -107,10 +107,10 @@ def add_glioma(
     volume: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """
-    Put a glioma of the synthetic head into a scan at b = 1000 s/mm².
+    Put a glioma, drawn as for synthetic persons, into a scan at b = 1000 s/mm².
 
-    Where tissue of the scan is, is told by its mean signal. Shapes: `volume` (x, y, z, channels);
-    returns the changed volume, by how much noise is averaged (x, y, z), and the lesion.
+    The tissue of the scan is found by its mean signal. Shapes: `volume` (x, y, z, channels);
+    returns the changed volume, the factor (x, y, z) of the SD of its noise, and the lesion.
     """
     grade = str(rng.choice(list(GRADES), p=list(GRADES.values())))
     cellular = grade != "II" and rng.random() < _CELLULAR / (1 - GRADES["II"])

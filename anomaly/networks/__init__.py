@@ -1,1 +1,1 @@
-"""The two networks and their losses."""
+"""Networks of detectors, and their losses."""

@@ -23,7 +23,7 @@ _LOG_VARIANCES = (-30.0, 0.0)
 
 
 def padded_shape(shape: Sequence[int], step: int) -> tuple[int, int, int]:
-    """Give the next larger shape that can be halved as often as a network halves it."""
+    """Give the smallest shape from this one on whose edges are multiples of `step`."""
     x, y, z = (max(1, -(-n // step)) * step for n in shape)
     return x, y, z
 
@@ -176,14 +176,15 @@ class VariationalAutoencoder(nn.Module):
         return volume
 
     def _with_detail(self, volume: torch.Tensor) -> torch.Tensor:
-        """Add what the decoder need not learn."""
+        """Add the healthy mean, in a derived class that has it; here nothing."""
         return volume
 
     def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Reconstruct volumes.
 
-        Shapes: `volume` (n, n_channels, x, y, z); returns mean, log_variance (n, latent_dim).
+        Shapes: `volume` (n, n_channels, x, y, z); returns the same, and mean and log_variance
+        (n, latent_dim).
         """
         mean, log_variance = self.encode(volume)
         latent = mean
@@ -368,7 +369,7 @@ class ReconstructionDiscrimination(nn.Module):
         """
         Reconstruct volumes, and say where they are not healthy.
 
-        Shapes: `volume` (n, n_channels, x, y, z); returns logits (n, 1, x, y, z).
+        Shapes: `volume` (n, n_channels, x, y, z); returns the same, and logits (n, 1, x, y, z).
         """
         shape = volume.shape[2:]
         volume = padded(volume, padded_shape(shape, self.step))

@@ -28,7 +28,7 @@ TISSUES = {1: "white matter", 2: "gray matter", 3: "fluid", 4: "deep gray matter
 UNWEIGHTED = 50.0
 
 _FLUID = 3
-_ROUNDING = 1e-4  # of a unit vector's length, which files with few digits have
+_ROUNDING = 1e-4  # by which lengths may differ from 1 before vectors are normalized
 _MASKS = ("brain", "lesion", "followup")
 _WORDS = ("sex", "site", "grade", "kind")
 #: What a table may say of a patient.
@@ -176,7 +176,12 @@ class Case(case_tables.CaseGrid):
 def normalized(
     values: ArrayLike, b: ArrayLike, brain: ArrayLike
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Divide signals (x, y, z, m) by their mean at b = 0; give both."""
+    """
+    Divide weighted signals by the mean at b = 0, and clip the quotients to 0 to 1.
+
+    Shapes: `values` (x, y, z, m), `b` (m,), `brain` (x, y, z); returns quotients (x, y, z,
+    n_weighted) and that mean (x, y, z), both 0 outside the brain.
+    """
     series = np.asarray(values)
     weights = np.asarray(b, dtype=np.float64)
     inside = np.asarray(brain, dtype=bool)

@@ -34,7 +34,7 @@ _STEPS = {
     "tissue": "tissue map",
     "directions_resampled": "resampling of directions",
 }
-#: What is said of a scan whose bulk is shifted in both hemispheres.
+#: What is said of a scan that differs from healthy ones in bulk or noise.
 DIFFERENT = (
     "this scan differs from the training scans as a whole (protocol, noise, age?): anomalies "
     "cannot be told from that"
@@ -43,19 +43,19 @@ DIFFERENT = (
 _QUANTILES = (0.5, 0.75)
 #: Two-sided, of one quantile in one hemisphere; both hemispheres have to lie beyond it.
 _LEVEL = 0.01
-#: Healthy scans that a scan is judged against as a whole.
+#: Least number of healthy scans that a scan is judged against as a whole.
 FEWEST_SCANS = 3
-#: Scored voxels in each hemisphere of such a scan.
+#: Least number of scored voxels in each hemisphere of a scan that is judged.
 FEWEST_VOXELS = 20
 #: Share of the voxels of a hemisphere that has to remain when the largest component is left out.
 #: Gliomas fill 5 to 20 % of a brain; what leaves less is no part of the scan but the scan.
 _LEAST_REST = 0.25
 _RIM = 2  # voxels around a component that its smoothed scores reach
 _LEAST_SD = 1e-6
-#: Noise of a scan, in that of the median healthy scan, from which on the scan differs: rates of
-#: thresholds held at twice the noise and broke at three times.
+#: Noise of a scan, in units of that of the median healthy scan, above which the scan differs:
+#: rates of thresholds held at twice the noise and broke at three times.
 _NOISE_RATIO = 2.5
-#: Directions that noise is measured in, evenly spaced.
+#: Directions that noise is measured in, evenly spaced; fewer than twice as many are used.
 _N_NOISE = 8
 _N_RESAMPLES = 2000
 
@@ -69,10 +69,11 @@ class ScanFigures:
     largest_mL: float  # volume of the largest component
     # Median and 75 % quantile of the scores in the hemisphere of small x, then in the other,
     # outside the largest component and its mirror image, unless these fill three quarters of a
-    # hemisphere; NaN where a hemisphere has hardly a voxel.
+    # hemisphere; NaN where a hemisphere has fewer than `FEWEST_VOXELS`.
     bulk: tuple[float, ...]
-    # Standard deviation between neighboring voxels in the signals of single directions, in the
-    # hemisphere where it is smaller and outside the same component; NaN where not measured.
+    # Standard deviation of the noise in the signals of single directions, from differences of
+    # neighboring voxels, in the hemisphere where it is smaller and outside the same component;
+    # NaN where not measured.
     noise: float = float("nan")
 
 
@@ -129,7 +130,7 @@ class HealthyScans:
         return float(np.mean([scan.n_components for scan in self.scans]))
 
     def verdicts(self) -> list[bool | None]:
-        """Tell of each healthy scan whether it differs; None where it cannot be judged."""
+        """Tell of each healthy scan whether it differs from the others; None if not judged."""
         verdicts = []
         for i, scan in enumerate(self.scans):
             others = replace(self, scans=self.scans[:i] + self.scans[i + 1 :])
@@ -170,13 +171,14 @@ class TrainingScans:
     patients: tuple[str, ...]  # digests of the patients' names, so that a model file names nobody
     steps: Mapping[str, tuple[str, ...]]  # ways in which brain, tissues and directions came about
     remarks: tuple[str, ...] = ()  # sentences on what the preparation lost
-    # Salt of the digests, from the content of the series, so that a file can be reproduced and no
-    # table of digests fits two; empty in the first files, whose digests are quick to guess.
+    # Salt of the patients' digests, from the content of the series, so that a file can be
+    # reproduced and no table of digests fits two; empty in the first files, whose digests are
+    # quick to guess.
     salt: str = ""
 
     @classmethod
     def of(cls, scans: Sequence[PreparedScan], images: Sequence[Any]) -> TrainingScans:
-        """Record prepared scans and the paths of their series."""
+        """Record prepared scans, whose series are the files `images`."""
         steps = {}
         for step in _STEPS:
             steps[step] = tuple(sorted({str(scan.notes[step]) for scan in scans}))

@@ -44,7 +44,7 @@ def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
 
 
 def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.intp] | None:
-    """Find the measurement within 5° of each wanted direction (m, 3)."""
+    """Assign each wanted direction (m, 3) its own measurement within 5°; None if one has none."""
     from scipy.optimize import linear_sum_assignment
 
     measured = np.asarray(directions, dtype=np.float64).reshape(-1, 3)

@@ -48,11 +48,11 @@ from dmrifit.io.series import Series, read_map
 
 __all__ = ["PreparedScan", "prepare_scan"]
 
-_TINY = 0.02  # of the median in the brain, below which the signal at b = 0 divides nothing
-_SMOOTHED = 4.0  # mm, radius of the median before the brain is looked for
+_TINY = 0.02  # of the median at b = 0 in the brain, up to which voxels are left out of the brain
+_SMOOTHED = 4.0  # mm, radius of the median filter before the brain is segmented
 _SPACINGS = (0.5, 20.0)  # mm
 _SHELL_WIDTH = 0.05  # of a b-value, by which others may differ on the same shell
-_TOO_MANY_ABOVE = 0.1  # of the signals in the brain
+_TOO_MANY_ABOVE = 0.1  # of the signals in the brain where that at b = 0 is high
 _DIRECTION_MODES = ("acquired", "needed", "resampled", "powder")
 _CENTERS = ("grid", "brain")
 #: Where the brain and the tissues come from, for the notes; None stands for an image.
@@ -64,7 +64,7 @@ _FLUID_MD = 1.9  # µm²/ms; edema and infiltrated tissue stay below
 _WHITE_FA = 0.25
 _MM2_PER_S_TO_UM2_PER_MS = 1e3
 _SMALLEST_SIGNAL = 1e-3
-_NO_TISSUE = 1e6  # larger than any number of a tissue, and small enough to be a whole number
+_NO_TISSUE = 1e6  # larger than any number of a tissue, and small enough for an integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class PreparedScan:
         Raises
         ------
         ValueError
-            If the map has another shape than ``case.signal``.
+            If the map has another shape than ``case.shape``.
         """
         array = np.asarray(values)
         if array.shape != self.case.shape:
@@ -154,7 +154,7 @@ class PreparedScan:
         Raises
         ------
         ValueError
-            If the map has another shape than ``case.signal``.
+            If the map has another shape than ``case.shape``.
         """
         return image_of(self.restore(values), self.affine)
 
@@ -233,7 +233,8 @@ def prepare_scan(
         Center of the cropped volume: that of the image (registered scans stay registered) or that
         of the box around the brain (a rough alignment of other scans).
     patient, name : str, default=""
-        Of the case; by default the name of the file.
+        Of the case; by default the patient has the name of the file, and the case that of the
+        patient.
     **known
         Further attributes of `Case`: age, sex, site, grade, kind, synthetic.
 
@@ -395,7 +396,7 @@ def prepare_scan(
 
 @dataclass(frozen=True)
 class _Channels:
-    """Channels of a detector: weighted sums of the measurements of a shell."""
+    """Channels of a detector: weighted sums of the measurements of one or several shells."""
 
     protocol: Protocol
     weights: NDArray[np.floating] | None  # (n_measurements, n_channels); None: each is a channel
@@ -427,7 +428,7 @@ def tables_beside(image: Path) -> dict[str, Path]:
 def _moved(
     volume: NDArray[Any], affine: NDArray[np.float64], grid: nib.Nifti1Pair
 ) -> NDArray[Any]:
-    """Bring values or a mask (x, y, z) to a grid in RAS order linearly, labels to the nearest."""
+    """Resample values or a mask (linearly), or labels (uint8, nearest), to a grid in RAS order."""
     if volume.dtype == np.uint8:
         return array_of(labels_onto(upright_scan(volume, affine), grid))
     moved = array_of(onto(upright_scan(volume.astype(np.float32), affine), grid, np.eye(4)))
@@ -554,7 +555,7 @@ def _channels(
 def _powder_channels(
     protocol: Protocol, fitted: Protocol | None, b: float | None, name: str
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], _Channels]:
-    """Find the volumes at b = 0, those of all shells, and the channel of each of these."""
+    """Find the volumes at b = 0, those of the shells (of `b` alone if given), and their means."""
     if fitted is not None and fitted.directions is not None:
         raise ValueError(
             f"{name}: the detector was fitted to signals along directions, not to powder "
@@ -646,7 +647,7 @@ def _offset(
     center: str,
     name: str,
 ) -> tuple[int, int, int]:
-    """Find the voxel of the working grid that becomes the first one."""
+    """Find the voxel of the working grid that becomes the first one of the cropped volume."""
     voxels = np.argwhere(brain)
     low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
     middle = (low + high) / 2 if center == "brain" else np.array(shape) / 2
@@ -686,7 +687,11 @@ def _name_with(series: Series, path: str | Path | None) -> str:
 def diffusion_maps(
     signal: ArrayLike, protocol: Protocol, brain: ArrayLike
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fit diffusion tensors (Basser et al., 1994) to `signal` (x, y, z, c); give md and fa."""
+    """
+    Fit diffusion tensors (Basser et al., 1994) and compute mean diffusivity (µm²/ms) and FA.
+
+    Shapes: `signal` (x, y, z, c), `brain` (x, y, z); returns (x, y, z) each, 0 outside the brain.
+    """
     values, inside = np.asarray(signal), np.asarray(brain, dtype=bool)
     if values.ndim != 4 or values.shape[:3] != inside.shape or values.shape[3] != len(protocol):
         raise ValueError(
@@ -744,14 +749,14 @@ def estimate_tissue(
     brain : array_like of bool, shape (x, y, z)
         The brain.
     fluid_md : float, default=1.9
-        Mean diffusivity in µm²/ms from which on a voxel is fluid.
+        Mean diffusivity in µm²/ms above which a voxel is fluid.
     white_fa : float, default=0.25
-        Anisotropy from which on a voxel is white matter.
+        Fractional anisotropy above which a voxel that is not fluid is white matter.
 
     Returns
     -------
     ndarray of uint8, shape (x, y, z)
-        0 none, 1 white matter, 2 gray matter, 3 fluid, 4 deep gray matter.
+        0 outside the brain, 1 white matter, 2 gray matter, 3 fluid.
 
     Raises
     ------
@@ -778,7 +783,7 @@ def relabel_tissue(
     unknown, or the map has no white or gray matter.
     """
     # NaN becomes 0. Infinite and huge values are clipped, as integers cannot hold them, to a
-    # number that is refused below.
+    # number that no tissue has.
     values = np.nan_to_num(
         np.asarray(labels, dtype=np.float64), posinf=_NO_TISSUE, neginf=-_NO_TISSUE
     )

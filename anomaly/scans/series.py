@@ -50,10 +50,10 @@ COVARIATES = ("age", "sex", "site")
 
 _FILES = ("image", "bval", "bvec", "brain", "tissue", "lesion", "followup")
 _SAME_EDGE = 0.01  # of a voxel's edge
-_APART = 1.0  # voxels, from which on two fields of view differ in position
+_APART = 1.0  # voxels, beyond which two fields of view differ in position
 _KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
 _LATER_KEYS = {"healthy", "training"}  # that the first model files lack
-_OPENING = 3  # voxels, of the study
+_OPENING = 3  # voxels, edge of the cube of the opening in the study
 _OF_DETECTOR = {"class", "parameters", "fitted"}
 
 
@@ -67,7 +67,7 @@ class SeriesFiles:
     image : Path
         Diffusion series.
     patient, name : str, default=""
-        By default the name of the file.
+        By default the patient has the name of the file, and the scan that of the patient.
     bval, bvec : Path, optional
         b-values and directions; by default the files next to the image.
     brain, tissue, lesion, followup : Path, optional
@@ -182,7 +182,7 @@ class SeriesDetector(BaseEstimator):
     directions : {"acquired", "resampled", "powder"}, default="acquired"
         Whether training scans must have the directions of the first one, or are resampled to them;
         or the mean over the directions of each shell is used. New scans are resampled where they
-        have other directions.
+        have other directions, with ``"resampled"`` always.
     covariates : tuple of str, default=()
         Covariates among age, sex and site, for detectors that use them (`VoxelwiseGaussian`).
     smallest_lesion : float, optional
@@ -354,8 +354,8 @@ class SeriesDetector(BaseEstimator):
         Raises
         ------
         ValueError
-            As `prepare_scan`, or if its voxel size differs from that of the training scans, which
-            are no cubes.
+            As `prepare_scan`, or if its voxel size differs from that of the training scans, whose
+            voxels are no cubes.
         """
         check_is_fitted(self, "detector_")
         spacing = self.spacing
@@ -479,9 +479,10 @@ class SeriesDetector(BaseEstimator):
         Adjust the threshold to healthy scans of another site or protocol.
 
         The rule of the threshold is fitted to the scans of all but one subject, leaving out each
-        in turn, and the highest of these thresholds is taken: few scans would otherwise be told
-        too often. From then on scans are judged as a whole against these scans, too. This is an
-        adjustment, not a guarantee, and its accuracy depends on the number of scans.
+        in turn, and the highest of these thresholds is taken: with few scans, healthy ones would
+        otherwise be marked too often. From then on scans are judged as a whole against these
+        scans instead of those of the training. This is an adjustment, not a guarantee, and its
+        accuracy depends on the number of scans.
 
         Parameters
         ----------
@@ -624,7 +625,7 @@ class SeriesDetector(BaseEstimator):
         return hasattr(self, "detector_")
 
     def _check_guarantee(self, series: Sequence[SeriesFiles]) -> None:
-        """Refuse a guarantee from scans that are no independent draws of new scans."""
+        """Refuse a guarantee from scans that are not held out, too few, or repeat a subject."""
         detector: Any = self.detector
         if not isinstance(detector.threshold, HealthyScanThreshold):
             return
@@ -690,7 +691,7 @@ class SeriesDetector(BaseEstimator):
             opening_of(self.smallest_lesion, np.ones(3))
 
     def _covariates_of(self, scans: Sequence[PreparedScan]) -> dict[str, Any]:
-        """Give the option `covariates` of a detector that has them."""
+        """Collect the covariates of scans as a keyword argument of the detector; {} for none."""
         columns = {name: [getattr(s.case, name) for s in scans] for name in self.covariates}
         return {"covariates": columns} if columns else {}
 

@@ -62,7 +62,7 @@ _SHIFT, _SCALE = 2.0, 0.05  # voxels along each axis and share: left by a poor r
 _MS_PER_UM2 = 1e-3  # s/mm² in ms/µm²
 _AXIAL, _RADIAL = 1.6, 0.35  # µm²/ms, along and across fibers
 _UNORDERED = 0.77  # µm²/ms, of white matter whose fibers have no direction
-#: Diffusivity in µm²/ms, and signal at b = 0 of white matter's: gray matter and fluid last longer.
+#: Diffusivity in µm²/ms, and signal at b = 0 relative to white matter's, by T2.
 _ISOTROPIC = {"gray": (0.82, 1.15), "deep": (0.74, 0.95), "fluid": (3.0, 2.8)}
 
 
@@ -155,9 +155,10 @@ def simulate_dmri(
     Returns
     -------
     healthy, lesions : list of Case
-        Synthetic cases, named "synthetic-healthy-001" and "synthetic-glioma-001" and so on, with
-        `tissue`, `b0`, `directions`, `age`, `sex` and `site`; patients have `lesion` (with edema),
-        `followup`, `grade` and `kind`. The map of tissues is that without the tumor.
+        Synthetic cases, named "synthetic-healthy-001" and "synthetic-glioma-001" (or after another
+        `generator`) and so on, with `tissue`, `b0`, `directions`, `age`, `sex` and `site`;
+        patients have `lesion`, those with gliomas (where it includes edema) also `followup`,
+        `grade` and `kind`. The map of tissues is that without the tumor.
 
     Raises
     ------
@@ -297,7 +298,7 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
 def _put(
     signals: NDArray[np.float32], brain: Brain, number: int, settings: _Settings
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Put an anomaly into a patient's signals (n_voxels, m) over those at b = 0."""
+    """Put an anomaly into a patient's signals (n_voxels, m) divided by those at b = 0."""
     generator, mask = GENERATORS[settings.generator], brain.head.brain
     source = None
     if generator.needs_source:
@@ -311,7 +312,7 @@ def _put(
 
 
 def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
-    """Choose grade and kind of a glioma so that few patients have the shares of both."""
+    """Choose grade and kind of a glioma so that even few patients have the intended shares."""
     place = evenly(settings.seed, number, _EVEN["grade"], "anomaly", "grade")
     borders = np.cumsum(list(GRADES.values()))[:-1]
     grade = list(GRADES)[int(np.searchsorted(borders, place, side="right"))]
@@ -360,7 +361,7 @@ class Brain:
 def standard_brain(
     spacing: tuple[float, float, float], tissues: TissueMaps | None = None
 ) -> Standard:
-    """Make the brain from which all others are made, as voxels of a size see it."""
+    """Make the brain from which all others are made, blurred by voxels of a spacing in mm."""
     head = standard_head(spacing, tissues)
     return Standard(head, _fibers(head, spacing))
 
@@ -459,9 +460,9 @@ def tensor_signals(
     fibers: NDArray, axial: float, radial: float, weights: ArrayLike, directions: NDArray
 ) -> NDArray[np.float32]:
     """
-    Compute the signal of tensors that are alike across their fibers.
+    Compute the signals, divided by that at b = 0, of axially symmetric tensors.
 
-    Shapes: `fibers` (n, 3), `directions` (m, 3); returns (n, m).
+    Shapes: `fibers` (n, 3), `weights` (b-values, n), `directions` (m, 3); returns (n, m).
 
     References
     ----------
@@ -482,7 +483,8 @@ def brain_signals(
     """
     Compute the signals of a brain without noise.
 
-    Shapes: `directions` (m, 3); returns signals (n, m).
+    Shapes: `directions` (m, 3), `factors` (of diffusivities, n); returns signals (n, m), those at
+    b = 0 (n,).
     """
     weights = (b * _MS_PER_UM2 * factors).astype(np.float32)
     white = brain.shares["white"]

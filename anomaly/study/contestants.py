@@ -182,7 +182,7 @@ def method_entries(
 
 
 def _refuse(problem: str, cases: Sequence[Case]) -> None:
-    """Refuse a comparison with these cases."""
+    """Refuse a comparison if there are such cases, and name them."""
     if cases:
         raise ValueError(f"{problem}: {first_few([case.name for case in cases])}")
 
@@ -264,7 +264,7 @@ def control_maps(
 
 
 def strata_masks(case: Case) -> dict[str, NDArray[np.bool_]]:
-    """Divide the scored voxels (x, y, z) of a case by where they lie."""
+    """Give masks (x, y, z) of the scored voxels of a case by place; they may overlap."""
     if case.tissue is None:
         # Without a tissue map the border of the brain stands for the cortex.
         cortex, deep = ~case.brain, np.zeros(case.shape, dtype=bool)

@@ -62,8 +62,8 @@ def write_evaluation(
     healthy_maps : mapping of str to sequence, optional
         Their maps.
     figures : int, default=6
-        How many scans are shown: those in which the first method's opened Dice is worst, and one
-        healthy scan.
+        How many scans are shown: those in which the best method's opened Dice is worst; one
+        healthy scan is added.
     overwrite : bool, default=False
         Whether files of an earlier comparison may be replaced.
     command : str, default=""
@@ -108,7 +108,7 @@ def write_evaluation(
 
 
 def rule_in_use(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Choose the rule that is shown: a rate in healthy scans, or the first without lesions."""
+    """Choose the rule that is shown: `_SHOWN_RULE`, or the first that needs no lesions."""
     table = tables["thresholds"]
     # Rules that choose a threshold for each scan have none that scans share.
     shared = table[~table["needs_truth"].astype(bool) & table["threshold"].notna()]

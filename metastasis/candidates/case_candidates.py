@@ -196,7 +196,7 @@ def aligned_prior(
 def _relative(
     values: NDArray[Any], brain: NDArray[np.bool_], steps: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Take a scan in local levels minus its mean around, and cut off what is brighter."""
+    """Divide a scan by its local levels, cut it off at 2 of them, and subtract its local mean."""
     values = np.asarray(values, dtype=np.float32)
     levels = np.clip(values / local_level(values, brain, steps), 0, _BRIGHTEST) * brain
     sums, shares = (
@@ -207,7 +207,7 @@ def _relative(
 
 
 def _strides(shape: tuple[int, ...], steps: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Give the voxels from one place that is moved to the next, at least two along each axis."""
+    """Give the voxels (3,) between neighbors of the places that are moved, two or more an axis."""
     return np.clip(np.round(_GRID / steps), 1, np.array(shape) // 2).astype(np.int64)
 
 

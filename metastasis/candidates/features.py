@@ -160,7 +160,7 @@ def find_candidates(
             most = _LARGEST_ML * np.sqrt(level) * n_in_ml
         components, _ = ndimage.label(probability >= level, structure=_BALL)
         sizes = np.bincount(components.ravel())
-        # Components of higher levels lie within those of the next one.
+        # Components of the next level lie within those of this one.
         cores = drop_small(probability >= next_level, min_voxels)
         has_core = np.bincount(components[cores], minlength=len(sizes)) > 0
         for index, window in enumerate(ndimage.find_objects(components), start=1):

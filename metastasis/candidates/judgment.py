@@ -22,7 +22,7 @@ CLASSIFIERS = ("trees", "linear")
 #: Features in the order of the columns; a flag for a prior follows.
 NAMES = (*FEATURES, *PRIOR_FEATURES)
 
-# A candidate is a metastasis if it covers this share of one, and has this share in it.
+# A candidate is a metastasis if it covers this share of one, and this share of it lies in some.
 _COVERS, _INSIDE = 0.1, 0.1
 
 

@@ -289,7 +289,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
 
     @property
     def prior_(self) -> str | None:
-        """Whether prior scans are looked at."""
+        """How prior scans are looked at: ``"features"`` or as in the segmenter; None if not."""
         inside = getattr(self.segmenter_, "prior_", None)
         return "features" if inside is None and self.uses_priors_ else inside
 
@@ -491,7 +491,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         self._check_fitted()
         if _CLASSIFIER not in files:
             raise RefusedError("it has no classifier")
-        # Where no candidate had a prior, there is one.
+        # Where no candidate had a prior, there is a single classifier.
         contents = [files[_CLASSIFIER], files.get(_WITHOUT_PRIOR, files[_CLASSIFIER])]
         classifiers = [loaded(content, [], {}) for content in dict.fromkeys(contents)]
         n_columns = len(judgment.NAMES) + 1
@@ -503,7 +503,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
 
 
 def small_unet(random_state: RandomState, **training: Any) -> Any:
-    """Make the segmenter of own scans: a U-Net of 0.33 million weights; fields of `Training`."""
+    """Make the untrained network of the small model; `training` are fields of `Training`."""
     defaults = Training(epochs=18, batch_size=2, learning_rate=2e-3, schedule="cosine")
     return DeepMedicSegmenter(
         loss="lesion",
@@ -545,7 +545,7 @@ def _spacing(segmenter: Any) -> float | None:
 
 
 def load_small_model() -> Any:
-    """Read the model by the rules of all model files: a two-stage segmenter of 1 mm voxels."""
+    """Read the included small model, a two-stage segmenter of voxels of 1 mm."""
     from dmrifit.model_files.model_file import load_model
 
     return load_model(PATH)

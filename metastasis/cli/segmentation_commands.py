@@ -19,7 +19,7 @@ _SCAN_ENDINGS = (".nii", ".nii.gz", ".img", ".hdr", ".tsv", ".csv")
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How models see scans."""
+    """Prior, brain, mirror images, resampling and device of a segmentation."""
 
     prior: Path | None = None
     mask: str | None = None
@@ -90,7 +90,7 @@ def ensemble(
 
     Example: dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out joined
     """
-    # Candidates are all that the sensitive model marks, and what the specific one adds.
+    # Findings are what either model marks, candidates those without a voxel of the specific one.
     models = {"sensitive": sensitive, "specific": specific}
     _segment(models, thresholds, scans, options, run)
 

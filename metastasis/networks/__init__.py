@@ -1,1 +1,1 @@
-"""DeepMedic and a U-Net, their sizes, losses and optimizer."""
+"""DeepMedic and two U-Nets, their sizes, losses and optimizer."""

@@ -59,8 +59,8 @@ class Case(case_tables.CaseGrid):
     lesions : DataFrame, optional
         Of a synthetic case: a row for each metastasis, with `number` (in the order in which
         `scipy.ndimage.label` finds the parts of `label`, voxels that share a corner connected),
-        `diameter_mm`, `status` (``"new"``,
-        ``"grown"`` or ``"stable"``) and `volume_mL`.
+        `diameter_mm`, `status` (``"new"``, ``"grown"``, ``"stable"``, ``"shrunk"`` or, without a
+        prior, ``"unknown"``) and `volume_mL`.
 
     Raises
     ------

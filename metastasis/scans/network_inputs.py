@@ -124,7 +124,7 @@ def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
 
 
 def network_grid(volume: Any, spacing: float | None) -> nib.Nifti1Pair:
-    """Give an empty volume on the grid of an image in RAS order, or that it is resampled to."""
+    """Give zeros on the grid of an image in RAS order, resampled if there is a spacing."""
     return _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
 
 

@@ -147,7 +147,7 @@ def prepare_scan(
 
 
 def _read(image: nifti.Image) -> nib.Nifti1Pair:
-    """Read a scan, and say which volume is needed of several."""
+    """Read a scan; refuse an image of several volumes."""
     loaded = nifti.load_image(image)
     if len(loaded.shape) == 4 and loaded.shape[3] > 1:
         raise ValueError(

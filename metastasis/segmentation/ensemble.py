@@ -264,7 +264,8 @@ def segment_image(
     Parameters
     ----------
     segmenter : estimator
-        Fitted: a `DeepMedicSegmenter` or a `SensitivitySpecificityEnsemble`.
+        Fitted: a `DeepMedicSegmenter`, a `TwoStageSegmenter` or a
+        `SensitivitySpecificityEnsemble`.
     image : path or Nifti1Image
         The scan, prepared as those in training.
     prior : path or Nifti1Image, optional

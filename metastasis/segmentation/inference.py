@@ -1,4 +1,4 @@
-"""Logits of whole volumes: DeepMedic slab by slab, and U-Net in windows."""
+"""Logits of whole volumes: DeepMedic slab by slab, and U-Nets in a box around the brain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from metastasis.segmentation.sampling import take_cells, take_window
 #: Numbers that the widest layer of a slab holds, about 128 MiB of single precision.
 SLAB_NUMBERS = 2**25
 
-_MARGIN = 8  # voxels around the brain that the small U-Net sees
+_MARGIN = 8  # voxels around the brain that a U-Net sees
 _OUTSIDE = -20.0  # logit where there is no brain
 
 Case = Mapping[str, NDArray[Any]]

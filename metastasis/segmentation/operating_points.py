@@ -77,10 +77,10 @@ class OperatingPoint:
     """A threshold, and what it gave on the cases that it was chosen on."""
 
     threshold: float  # voxels that reach it are lesions
-    false_positives: float  # per scan
+    false_positives: float  # per scan, without components that are flagged
     sensitivity: float  # of lesions; NaN without lesions
     precision: float  # NaN without any prediction
-    wanted: float  # the false positives per scan that were allowed
+    wanted: float  # false positives per scan, with flagged components, that were allowed
     n_scans: int
     n_lesions: int
 
@@ -149,7 +149,7 @@ def operating_point(
 
 
 class OperatingPointMixin:
-    """Marking from ``threshold_`` on, and its choice, of what has ``predict_proba`` and labels."""
+    """Base of segmenters that mark voxels from ``threshold_`` on, and choose it by labels."""
 
     min_voxels: int
     threshold_: float
@@ -183,9 +183,9 @@ class OperatingPointMixin:
         Raises
         ------
         ValueError
-            If a case has another number of channels than those in training, an image has voxels
-            larger or smaller by a quarter, or prior scans are given to a network that was trained
-            without any.
+            If a case has another number of channels than those in training, edges of voxels are
+            more than 1.25 times larger or smaller, or prior scans are given to a network that was
+            trained without any.
         """
         check_is_fitted(self)
         return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))

@@ -151,7 +151,7 @@ def _by_channel(
     mask: NDArray[Any] | None,
     scaled: Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.floating]],
 ) -> NDArray[np.float32]:
-    """Scale each channel by what its brain is like."""
+    """Scale each channel by `scaled`, a function of its values and of the brain."""
     result = np.empty(volume.shape, dtype=np.float32)
     for number, channel in enumerate(volume):
         brain = channel != 0 if mask is None else np.asarray(mask, dtype=bool)
@@ -183,7 +183,7 @@ def lesion_voxels(label: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 def lesion_weights(label: NDArray[Any], ignored: NDArray[Any]) -> NDArray[np.float16]:
     """
-    Give the weight of each voxel in `LesionLoss`: small lesions count as much as large ones.
+    Give the weight of each voxel in `LesionLoss`, which falls with the size of its lesion.
 
     Shapes: `label` and `ignored` (x, y, z); returns (x, y, z), 0 where a voxel is not judged.
     """
@@ -200,7 +200,7 @@ def marked_evenly(
     label: NDArray[np.uint8], probability: NDArray[np.floating], seed: int, steps: Any = (1, 1, 1)
 ) -> NDArray[np.uint8]:
     """
-    Mark what a network takes for lesions, but beside a lesion, and of a large mistake a part.
+    Mark what a network takes for lesions, but not near labels, and of large mistakes a part.
 
     Segments are drawn around marked voxels: a sinus would crowd out a hundred vessels.
 

@@ -59,8 +59,9 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     or those that are not zero, as in a skull-stripped scan. Half of the segments that the network
     learns from have a lesion in their middle; they are turned, mirrored and scaled at random, and
     the choice depends on `random_state`, cases and labels alone, not on the loss. A whole volume
-    is predicted at once, by `metastasis.segmentation.inference.dense_logits`; beyond its border
-    the outermost voxels are repeated. Outside the brain the probability is 0.
+    is predicted at once, by `dense_logits` or, for a U-Net, `whole_logits` of
+    `metastasis.segmentation.inference`; beyond its border the outermost voxels are repeated.
+    Outside the brain the probability is 0.
 
     What the network sees of the cases is held in memory: for each voxel four bytes for every
     channel, as many for every factor of `low_resolution` and four for the prior.
@@ -164,7 +165,8 @@ class DeepMedicSegmenter(OperatingPointMixin, VolumeEstimator):  # type: ignore[
     n_channels_ : int
         Channels of a volume.
     edge_ : float or None
-        Edge in mm of the voxels in training, the median of all images; None of arrays.
+        Edge in mm of the voxels in training: `spacing`, or else the median of all images; None of
+        arrays without a `spacing`.
     seen_ : dict or None
         Ranges of intensities and of lesion volume in training, for `unlike_notes`.
 

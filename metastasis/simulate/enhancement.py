@@ -23,7 +23,7 @@ _KIND_SHARES = (0.45, 0.40, 0.15)
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What contrast agent adds to the signal, of white matter's, and the sizes of vessels."""
+    """What contrast agent adds to the signal (that of white matter is 1), and sizes of vessels."""
 
     metastases: tuple[float, float] = (0.5, 1.1)
     # Mimics on vessels and under the dura are as bright as vessels.
@@ -50,7 +50,7 @@ KINDS = {
     "ring": ((8.0, 18.0), True),
     "large ring": ((18.0, 40.0), True),
 }
-#: Solid masses as large as rings, which some real tumors are: to learn from alone.
+#: Solid masses as large as rings, which some real tumors are: for training only.
 MASS, _MASS_DIAMETERS = "mass", (10.0, 38.0)
 _WALLS, _UNEVEN = (1.3, 5.5), (0.35, 2.2)  # mm, and how much the wall of one ring varies
 _CORES, _BLEEDINGS = (0.12, 0.95), (1.15, 1.5)  # signals of cores, of white matter's
@@ -70,7 +70,7 @@ class Nodule:
     axes: NDArray[np.float64]  # rows: directions divided by stretches
     lobes: NDArray[np.float64]  # (4, 3): waves on the unit sphere that make it uneven
     contrast: float  # of white matter's signal
-    core: float = 0.0  # radius of a dark core, of `radius`
+    core: float = 0.0  # radius of a core, of `radius`
     edema: float = 0.0  # radius of darkened tissue around it, of `radius`
     roughness: float = 0.06  # amplitude of each wave
     unevenness: float = 0.0  # of the wall around the core
@@ -88,7 +88,7 @@ def draw_nodule(
     ring: float = 0.0,
     contrasts: tuple[float, float] = CONTRASTS.metastases,
 ) -> Nodule:
-    """Draw a bright thing."""
+    """Draw a bright thing of a diameter in mm: its shape, contrast, core and edema."""
     turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     stretch = rng.uniform(0.85, 1.15, 3)
     stretch /= stretch.prod() ** (1 / 3)
@@ -149,7 +149,7 @@ def draw_kind(
 def shares(
     nodule: Nodule, head: Head
 ) -> tuple[tuple[slice, ...], NDArray[np.float32], NDArray[np.float32]]:
-    """Give how much of each voxel a bright thing and its core fill, and the window of voxels."""
+    """Give the window of voxels around a nodule, and the shares filled by it and by its core."""
     window, axes = _window(nodule, REACH, head)
     # Two points are enough for lesions of many voxels, and three would take seconds.
     n_fine = _FINE if nodule.radius < _LARGE * head.spacing.min() else 2
@@ -190,7 +190,7 @@ def filled_voxels(share: NDArray[np.float32], least: float = 0.5) -> NDArray[np.
 
 
 def swelling(nodule: Nodule, head: Head) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
-    """Give how much a bright thing darkens the tissue around it."""
+    """Give the window of the tissue that a bright thing darkens, and by how much (0 to 1)."""
     window, axes = _window(nodule, 1.3 * nodule.edema, head)
     distance, _ = _distance(nodule, axes)
     return window, np.clip((nodule.edema - distance) / np.float32(0.6), 0, 1)
@@ -260,7 +260,7 @@ def draw_enhancement(
 ) -> heads.Vessels:
     """Draw vessels, and add sinuses, dura and plexus to them; the brightest one counts."""
     vessel_stream, dura_stream, plexus_stream = rng.spawn(3)
-    # Remains are drawn first, from the stream of the head.
+    # Remains are drawn from the parent stream, so that they change no other structure.
     remains = heads.skull_remains(head, rng) if contrasts.remains else 0
     share, contrast, points = heads.draw_vessels(
         head, vessel_stream, radii=contrasts.vessel_radii, contrasts=contrasts.vessels

@@ -75,7 +75,7 @@ def implant_lesions(
 
     They are solid, irregular or rings of 2.5 to 40 mm with uneven walls, dark or bleeding cores
     and darkened tissue around some; they enhance by 12 to 90 % of local white matter and are
-    blurred by the resolution. Solid tissue alone is replaced, at least 2 mm below the surface,
+    blurred by the resolution. Their centers lie in solid tissue, more than 2 mm below the surface,
     with a gap of 3 mm between lesions.
 
     Parameters

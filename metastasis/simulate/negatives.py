@@ -54,7 +54,8 @@ def warp_scan(
     """
     Make another brain of a scan: warped, perhaps mirrored, with another field, gamma and noise.
 
-    Shapes: `volume` and `brain` (x, y, z); voxels of about 1 mm.
+    Shapes: `volume` and `brain` (x, y, z), voxels of about 1 mm; returns the same, the volume in
+    local levels.
     """
     shape = volume.shape
     matrix = np.eye(3) * (1 + _SCALE * rng.uniform(-1, 1))

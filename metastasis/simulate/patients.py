@@ -39,7 +39,7 @@ HARD_STATUSES = {"new": 0.5, "grown": 0.2, "stable": 0.2, "shrunk": 0.1}
 _SHRINKAGE = (1.25, 1.6)
 _WORLDS = ("easy", "hard")
 
-#: The same for those below and above the middle diameter; new ones are mostly small.
+#: Shares of `STATUSES` up to and above the middle diameter; new metastases are mostly small.
 _STATUS_SHARES = ((0.75, 0.20, 0.05), (0.45, 0.30, 0.25))
 _GROWTH = (0.45, 0.75)  # diameter in the prior image, of that in the image
 _RING, _RING_FROM = 0.5, 8.0  # share of those with a dark core, from a diameter in mm on
@@ -157,9 +157,9 @@ def simulate_metastases(
     list of Case
         Synthetic cases, named "synthetic-001" and so on, with image, label, prior (or None),
         brain, `prior_label`, `mimics` and `lesions`. A label holds the voxels that lie more than
-        half inside a metastasis, at least one for each; ``lesions["status"]`` is ``"unknown"`` for
-        patients without a prior. Metastases that touch in the label (one patient in a hundred,
-        with large voxels) share a number and a volume.
+        half inside a metastasis (in the hard world, inside what of it enhances), at least one for
+        each; ``lesions["status"]`` is ``"unknown"`` for patients without a prior. Metastases that
+        touch in the label (one patient in a hundred, with large voxels) share a number.
 
     Raises
     ------

@@ -22,7 +22,7 @@ CONTROLS = ("all positive", "empty", "another patient's lesions", "random blobs"
 def control_segmentations(
     cases: Sequence[Case], *, random_state: RandomState = 0
 ) -> dict[str, list[NDArray[np.bool_]]]:
-    """Segment without looking: everything, nothing, what others have, anywhere."""
+    """Make the masks of `CONTROLS` for each case, which do not look at its image."""
     truths = reference_masks(cases)
     seed = seed_from(random_state)
     controls: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in CONTROLS}

@@ -46,7 +46,7 @@ _TRIALS = {
 }
 
 
-#: What is counted in a scan.
+#: Counts of the segments of a scan.
 SEGMENT_COUNTS = ("n_positive", "n_negative", "true_positives", "true_negatives")
 
 
@@ -65,7 +65,7 @@ def evaluate_segmentations(
     random_state: RandomState = 0,
 ) -> dict[str, pd.DataFrame]:
     """
-    Compare segmentations with reference lesions, as the study did and as it could have.
+    Compare segmentations with reference lesions, by the study's scores and by stricter ones.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def evaluate_segmentations(
         (whether it has one), ``method``, the counts of `lesion_counts`, ``voxel_dice`` (of all
         voxels; NaN when both are empty) and the counts of `segment_scores`.
         ``"lesions"``: the rows of `lesion_table` with ``case``, ``name``, ``patient``, ``method``
-        and, where the case tells, ``status`` (new, grown, stable).
+        and, where the case tells, ``status`` (new, grown, stable, shrunk or unknown).
         ``"summary"``: ``part`` ("all", "with prior", "without prior"), ``method``, ``control``,
         the scores of `lesion_scores`, the mean ``voxel_dice``, and those of `segment_scores` as
         ``segment_…``. Plain scores are as published, `HEADLINES` are those that a prediction of
@@ -276,7 +276,7 @@ def candidate_scores(
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
-    """Format the scores that covering all cannot win, then those of the study's table 2."""
+    """Format the scores that marking everything cannot win, then those of the study's table 2."""
     summary = tables["summary"]
     scores = summary[summary["part"] == part].set_index("method")
     if not len(scores):

@@ -64,7 +64,7 @@ def reader_table(
     tolerance: float = TOLERANCE_MM,
 ) -> pd.DataFrame:
     """
-    List the lesions of a scan for who reads it.
+    List the lesions of a scan for its reader.
 
     Parameters
     ----------
@@ -104,7 +104,8 @@ def reader_table(
 
         Lesions that merged or came apart are compared together: the prior volumes and
         ``volume_ratio`` are then those of the ``n_prior`` lesions that became ``n_now``, prior
-        diameters are those of the longest, and all of them have the same ``change``. Where a ring
+        diameters (but for the sphere's) are those of the longest, and all of them have the same
+        ``change``. Where a ring
         is open in either scan, ``change`` and ``volume_ratio`` compare ``hull_mL``. Diameters are
         compared as cube roots of volumes: grown by 20 % is 1.73 times the volume, shrunk by 30 %
         is 0.34 times.

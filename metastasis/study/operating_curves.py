@@ -47,7 +47,7 @@ def precision_recall_area(
 
 
 def precision_at_sensitivity(curve: pd.DataFrame, sensitivity: float) -> dict[str, float]:
-    """Read a curve where it has a sensitivity, on straight lines between its thresholds."""
+    """Interpolate a curve linearly at a sensitivity; NaN where no threshold reaches it."""
     columns = list(curve.select_dtypes("number").columns)
     # A sensitivity that was read from the curve itself counts as reached.
     sensitive = curve[curve["sensitivity"] >= sensitivity - 1e-12]

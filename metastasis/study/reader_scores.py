@@ -59,7 +59,7 @@ def distance_counts(
     tolerance: float,
 ) -> dict[str, int]:
     """
-    Count lesions and findings by a strict rule of distance, for which outlines may differ.
+    Count lesions and findings by a strict rule of distance, which lets outlines differ a little.
 
     A finding that touches a lesion is right when most of its voxels lie within the tolerance of a
     lesion. Covering everything is still an error, and so is what runs off along a vessel.
@@ -265,7 +265,7 @@ def mets_scores(
 
 
 def dice_pairs(matched: Matching) -> NDArray[np.float64]:
-    """Pair lesions and components one to one; give the Dice coefficient (n_lesions,), 0 alone."""
+    """Pair lesions and components one to one; give Dice (n_lesions,), 0 without a partner."""
     sizes = matched.lesion_voxels[matched.lesion] + matched.component_voxels[matched.component]
     overlap = 2 * matched.overlap / sizes
     cost = np.full((len(matched.lesion_voxels), len(matched.component_voxels)), _UNPAIRED)

@@ -66,7 +66,7 @@ def write_evaluation(
     min_voxels : int or mapping of str to int, default=1
         As for `evaluate_segmentations`.
     figures : int, default=6
-        How many scans are shown, those with the most errors of the first method first.
+        How many scans are shown, those with the most errors of the best method first.
     overwrite : bool, default=False
         Whether files of an earlier comparison may be replaced.
     command : str, default=""
