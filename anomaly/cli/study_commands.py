@@ -216,7 +216,9 @@ def train(
         f"{channels}; threshold {threshold:.5g} for {aim}: {files.out}"
     )
     if model.healthy_ is not None:
-        typer.echo(_healthy_sentence(model.healthy_))
+        typer.echo(
+            _healthy_sentence(model.healthy_, getattr(model.detector_, "largest_division_", 1.0))
+        )
     for remark in model.training_.remarks if model.training_ else ():
         typer.echo(remark)
     if model.synthetic_:
@@ -286,7 +288,7 @@ def evaluate(
         typer.echo("synthetic scans: no clinical result")
 
 
-def _healthy_sentence(healthy: HealthyScans) -> str:
+def _healthy_sentence(healthy: HealthyScans, largest_division: float) -> str:
     """Describe the healthy scans that a threshold comes from, with intervals over scans."""
     from anomaly.cli.case_runs import above_in_words
     from anomaly.scans.detection import FEWEST_SCANS
@@ -300,7 +302,7 @@ def _healthy_sentence(healthy: HealthyScans) -> str:
         f"{counted(len(shares), 'healthy scan')}, none scored by what learned from it: "
         f"{above_in_words(shares, n_components, threshold)}; "
     )
-    verdicts = healthy.verdicts()
+    verdicts = healthy.verdicts(largest_division)
     if len(shares) < FEWEST_SCANS:
         text += (
             f"scans are not judged as a whole: {len(shares)} healthy, {FEWEST_SCANS} are needed"

@@ -129,12 +129,12 @@ class HealthyScans:
             return None
         return float(np.mean([scan.n_components for scan in self.scans]))
 
-    def verdicts(self) -> list[bool | None]:
+    def verdicts(self, largest_division: float = 1.0) -> list[bool | None]:
         """Tell of each healthy scan whether it differs from the others; None if not judged."""
         verdicts = []
         for i, scan in enumerate(self.scans):
             others = replace(self, scans=self.scans[:i] + self.scans[i + 1 :])
-            verdicts.append(others.differs(scan))
+            verdicts.append(others.differs(scan, largest_division))
         return verdicts
 
     @classmethod

@@ -265,11 +265,11 @@ class SeriesDetector(BaseEstimator):
         if not isinstance(self.detector, AnomalyDetector):
             raise ValueError(f"detector must be a detector of anomalies, not {self.detector!r}")
         self._check_parameters()
-        self._check_guarantee(series)
         remedy = "detectors learn from healthy scans: leave others out of the table"
-        _check_healthy(series, remedy)
         if not len(series):
             raise ValueError(f"there are no scans; {remedy}")
+        self._check_guarantee(series)
+        _check_healthy(series, remedy)
         # Before the scans are read, which takes minutes.
         if self.directions == "powder" and getattr(self.detector, "_needs_directions", False):
             unaligned = ""

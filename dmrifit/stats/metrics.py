@@ -237,7 +237,7 @@ RANKING_METRIC = "dispersion"
 
 
 def metric_of(column: str) -> MapMetric | None:
-    """Find the metric of a column of the scores, whatever it compares with; None if it has none."""
+    """Find the metric of a column of the scores, whatever they compare with; None if unknown."""
     name = column.removesuffix("_truth").removesuffix("_independent")
     return METRICS.get(name, _SKILL if name.endswith("skill") else None)
 

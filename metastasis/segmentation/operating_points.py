@@ -280,7 +280,7 @@ class OperatingPointMixin:
             reference,
             self.predict_proba(volumes, priors=priors, masks=masks),
             false_positives=false_positives,
-            min_voxels=self.min_voxels,
+            min_voxels=min(map(self.min_voxels_on, volumes)),
         )
         self.threshold_ = point.threshold
         self.false_positives_ = float(false_positives)

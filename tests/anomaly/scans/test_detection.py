@@ -185,6 +185,8 @@ def test_healthy_scans_are_judged_against_the_others():
     assert scans.verdicts().count(True) == 0
     odd = ScanFigures(0, 0, 0, (9.0,) * 4)
     assert replace(scans, scans=(*scans.scans, odd)).verdicts().count(True) == 1
+    levels = HealthyScans(tuple(ScanFigures(0, 0, 0, (level,) * 4) for level in (1, 1.01, 0.99, 1, 1.005, 0.9)))
+    assert [levels.verdicts(division)[-1] for division in (1.0, 1.3)] == [True, False]
     assert [healthy_scans(n).verdicts().count(None) for n in (1, 2, 3, 4)] == [1, 2, 3, 0]
 
 
