@@ -632,7 +632,7 @@ def _lower_b_max(
     rows: NDArray, measurements: _Measurements, model: SignalModel, settings: FitSettings
 ) -> float | None:
     """
-    Find the highest limit of b, in steps of 100 s/mm², at which a sample's b is not too high.
+    Find the highest limit of b, in steps of 100 s/mm², at which b is too high in few voxels.
 
     None where b is too high at every limit that determines the model, or at none of them. Shapes:
     `rows` (n_voxels, n_kept).

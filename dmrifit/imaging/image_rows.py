@@ -162,7 +162,7 @@ class LowestVolume:
     """
     The mean of the measurements of lowest b and shortest echo time, on which a page shows maps.
 
-    Shapes: `values` (x, y, z), filled outside of a mask, too, so that the page shows where it lies.
+    Shapes: `values` (x, y, z), filled outside a mask, too, so that the page shows where it lies.
     """
 
     def __init__(

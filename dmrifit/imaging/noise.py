@@ -99,7 +99,7 @@ def estimate_sigma(
 
 
 def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
-    """Estimate the noise by all methods that can, most trusted first; two in a central block."""
+    """Estimate the noise by all methods that can: PIESNO, then the others in a central block."""
     values = _checked(signals, mask)
     levels = []
     background = _piesno(values, 1)
@@ -182,7 +182,7 @@ def _piesno(signals: Array, n_coils: int) -> float | None:
     """Estimate the noise outside the body; None where the voxels do not look like noise."""
     estimates = import_optional("dipy.denoise.noise_estimate")
     quantile = estimates.opt_quantile.get(n_coils, 0.5)
-    # The start of dipy's `piesno`, which itself needs the whole image in memory.
+    # dipy's `piesno` starts so from a whole image in memory; a sample takes its place here.
     step = -(-math.prod(signals.shape) // _SAMPLE)
     samples = [np.nan_to_num(values).ravel(order="K")[::step] for _, values in read_slabs(signals)]
     start = np.percentile(np.concatenate(samples).astype(np.float64), 100 * quantile)

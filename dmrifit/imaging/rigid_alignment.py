@@ -23,8 +23,11 @@ from dmrifit.io.nifti import Image, image_name
 SAME_HEAD = 0.75
 
 _GRID = 2.0  # mm
-_FLAT, _BRIGHTEST = 10.0, 3.0  # mm of smoothing of the mean that scans are divided by; of it
-_LOCAL, _FLOOR, _HIGHEST = 6.0, 0.25, 3.0  # mm; of the median local variance; local SD
+# SD in mm of the smoothing for the mean that scans are divided by; largest multiple of that mean.
+_FLAT, _BRIGHTEST = 10.0, 3.0
+# SD in mm of the smoothing for local mean and variance; share of the median local variance that is
+# added to it; largest number of local standard deviations.
+_LOCAL, _FLOOR, _HIGHEST = 6.0, 0.25, 3.0
 _SMOOTH = 1.5  # mm, so that interpolation moves no edge
 _WINDOW = 5.0  # mm, twice the SD of the Gaussian window of the local correlation
 _NEAR = 3  # voxels around the head that registration compares

@@ -39,7 +39,8 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """
     Write a file that appears under its name only when it is complete.
 
-    A file that need not be `lasting` may be damaged after a power cut, but costs a tenth.
+    A file that need not be `lasting` takes a tenth of the time, but may be damaged after a power
+    cut.
     """
     path = Path(path)
     if path.is_dir():
