@@ -199,7 +199,7 @@ def _is_of(
 
 
 def _applicable(image: Path, ending: str, root: Path) -> Iterator[Path]:
-    """List files that apply to an image: its own first, then those of folders above it."""
+    """List files that apply to an image: its own, then others of its folder and those above."""
     *entities, suffix = stem(image).split("_")
     beside = image.with_name(f"{stem(image)}.{ending}")
     if beside.is_file():

@@ -43,7 +43,8 @@ COLUMN_NAMES = {
 #: Words of columns that are true or false.
 WORDS = {"true": True, "yes": True, "1": True, "": False, "false": False, "no": False, "0": False}
 
-#: b-values (s/mm²) that count as one where measurements are averaged and no tolerance is passed.
+#: Distance in s/mm² within which b-values count as one where measurements are averaged and no
+#: tolerance is passed.
 _B_TOLERANCE = 10.0
 _SAME_B_RELATIVE = 0.02  # no protocol has b-values so close on purpose
 _SAME_TE = 0.05  # ms

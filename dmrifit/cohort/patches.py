@@ -27,7 +27,7 @@ def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
 
 
 def check_reach(patch_shape: Any, shapes: Iterable[tuple[int, ...]]) -> None:
-    """Check that there are images in which a neighborhood has all its voxels, before long work."""
+    """Check, before long work, that each neighbor lies in an image for at least one voxel."""
     sizes = check_patch_shape(patch_shape)
     largest = [2 * max(lengths) - 1 for lengths in zip(*shapes, strict=True)]
     if any(size > most for size, most in zip(sizes, largest, strict=True)):
@@ -40,7 +40,7 @@ def check_reach(patch_shape: Any, shapes: Iterable[tuple[int, ...]]) -> None:
 
 def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:
     """
-    Find the voxels that magnitudes were measured in.
+    Tell which voxels have finite signals of 0 or more, and one above 0.
 
     Shapes: `signals` (..., n_measurements); returns (...).
     """
@@ -94,7 +94,7 @@ def neighborhoods(
 
 def as_neighbors(X: NDArray, patch_shape: tuple[int, int, int] | None) -> NDArray:
     """
-    Take rows of neighborhoods apart.
+    Split rows of neighborhoods into their k neighbors.
 
     Shapes: `X` (n_voxels, k * n_measurements); returns (n_voxels, k, n_measurements).
     """

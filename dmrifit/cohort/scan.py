@@ -25,7 +25,7 @@ __all__ = ["Scan"]
 Volume: TypeAlias = str | Path | tuple[Path, ...] | NDArray
 MaskName: TypeAlias = Literal["body", "lesion"]
 
-#: Share of pairs of contrasts from which on signals are in another order than their protocol.
+#: Share of pairs of contrasts above which signals are in another order than their protocol.
 RISING_SHARE = 0.5
 
 _SAME_B = 1.0  # s/mm²
@@ -169,7 +169,7 @@ class Scan:
 
     @property
     def lesion(self) -> NDArray[np.bool_] | None:
-        """The tumor, shape (x, y, z); None where there is none."""
+        """The tumor, shape (x, y, z); None without a mask or with an empty one."""
         if self._lesion is None:
             return None
         # Outside the try: a file that cannot be read is not a patient without a tumor.
@@ -356,7 +356,7 @@ def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
 
 
 def _load(volume: Volume, n_axes: int = 4) -> NDArray:
-    """Read values; those of maps, of three axes, some programs store with a fourth of one."""
+    """Read values with `n_axes` axes; some programs store maps with a fourth of length one."""
     if isinstance(volume, tuple):
         with Series.open(volume).unpacked() as series:
             return series.read(slice(None))

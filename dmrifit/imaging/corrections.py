@@ -134,7 +134,7 @@ def correct_motion(
     The signals are changed in place, one volume at a time.
 
     Shapes: `signals` (x, y, z, n_measurements), `affine` (4, 4), `mask` (x, y, z); returns
-    transforms (n_measurements, 4, 4).
+    transforms (n_measurements, 4, 4) from mm of the reference to mm of each volume.
 
     Notes
     -----

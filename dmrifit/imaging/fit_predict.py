@@ -135,7 +135,7 @@ def fit_image(
         images of one grid, such as one for each echo time (4-D) or b-value (3-D), follow each
         other in the order of the protocol; `read_manifest` gives both. An array of dask, zarr or
         numpy is taken in the place of an image with its `affine`, or as ``Nifti1Image(array,
-        affine)``: blocks of whole slices, of up to 4 million values, are loaded a few at a time,
+        affine)``: blocks of whole slices, of up to 2 million values, are loaded a few at a time,
         once, and those of eight slices once more for the noise.
     protocol : Protocol
         The measurements of the last axis.
@@ -259,7 +259,7 @@ def fit_image(
     _check_protocol(notes, protocol, model, fixed or {})
     endings = {"png": "quicklook.png", "html": "quicklook.html", "sidecar": "dwimap.json"}
     files = _files(series, map_names(model), endings, model=model.name)
-    # An array compares with a word voxel by voxel.
+    # The type first: an array of sigma would be compared with the word voxel by voxel.
     is_estimated = isinstance(sigma, str) and sigma == "estimate"
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
@@ -298,7 +298,7 @@ def fit_image(
                 readable.check_magnitudes()
                 noise, sigma_text = _estimated_noise(readable, region, settings, notes)
             _check_noise(readable, region, settings, noise)
-            # A given noise is the floor of all voxels, and chooses the steps of IVIM alone.
+            # A given noise is the floor of all voxels; only for IVIM does it choose the method.
             n_floored, is_automatic = 0, noise is None or model == MODELS["ivim"]
             is_automatic &= settings.is_automatic
             if is_automatic:
@@ -545,7 +545,11 @@ def predict_image(
 def kept_measurements(
     protocol: Protocol, b_max: float | None = None, leave_out_b: Sequence[float] = ()
 ) -> NDArray[np.intp]:
-    """Choose measurements by their b-values in s/mm², of which scanners write 995 for 1000."""
+    """
+    Find the indices of measurements with b up to `b_max` and not at `leave_out_b`, in s/mm².
+
+    b-values are compared by `is_same_b`, because scanners write 995 for 1000.
+    """
     b = protocol.b
     is_kept = np.ones(len(b), bool)
     if b_max is not None:
@@ -628,10 +632,10 @@ def _lower_b_max(
     rows: NDArray, measurements: _Measurements, model: SignalModel, settings: FitSettings
 ) -> float | None:
     """
-    Find the highest b-value up to which a sample of voxels is fitted without going too high.
+    Find the highest limit of b, in steps of 100 s/mm², at which b is too high in few voxels.
 
-    None where no lower one that still determines the model is enough. Shapes: `rows` (n_voxels,
-    n_measurements).
+    None where b is too high at every limit that determines the model, or at none of them. Shapes:
+    `rows` (n_voxels, n_kept).
     """
     candidates = []
     for limit in np.unique(_B_STEP * np.ceil(measurements.protocol.b / _B_STEP)).tolist():

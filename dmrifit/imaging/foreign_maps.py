@@ -35,7 +35,7 @@ _FACTORS = {
     "10-3mm2/s": 1.0,
     "10-6mm2/s": 1e-3,
 }
-# What stands for one of them or for nothing once superscripts and both signs of micro are plain.
+# Applied after NFKC, which makes superscripts plain digits and the sign of micro a Greek mu.
 _UNIT_SIGNS = str.maketrans({"μ": "u", "−": "-", "^": "", "×": "", "*": "", " ": ""})
 _ADC_OF = {"ADC_fast": "of b = 0 to 100 s/mm²", "ADC_slow": "of b from 100 s/mm²"}
 _PLAUSIBLE_ADC = (0.05, 10.0)  # µm²/ms, of a median over tissue

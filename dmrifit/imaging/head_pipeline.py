@@ -88,8 +88,8 @@ def prepare_brain(
     (`correct_bias_field`, N4), the image resampled to voxels of `spacing` mm in RAS order, and the
     prior, after the same, aligned rigidly to the image (`align_heads`) and resampled onto its
     grid. Interpolation is linear, after smoothing where voxels become larger; labels take the
-    nearest voxel. What was prepared can be prepared again: nothing is left to do then but
-    interpolation.
+    nearest voxel. What was prepared can be prepared again: the brain stays the same, and little is
+    left of a bias field.
 
     Parameters
     ----------

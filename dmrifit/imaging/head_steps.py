@@ -169,7 +169,7 @@ def correct_bias_field(
     factors = np.clip(np.rint(_FIELD_GRID / steps), 1, most).astype(int).tolist()
     # N4 takes logarithms.
     positive = np.maximum(picture, 1e-3 * float(np.median(picture[inside])))
-    # SimpleITK counts axes from the last one.
+    # SimpleITK takes the axes of an array as z, y, x.
     whole = sitk.GetImageFromArray(positive.transpose())
     region = sitk.GetImageFromArray(inside.astype(np.uint8).transpose())
     whole.SetSpacing(steps.tolist())
@@ -179,7 +179,7 @@ def correct_bias_field(
     correct.SetMaximumNumberOfIterations(_FIELD_ITERATIONS)
     correct.Execute(sitk.Shrink(whole, factors), sitk.Shrink(region, factors))
     logarithm = sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(whole)).transpose()
-    # A mean of 1 in the brain keeps the scale of the signals.
+    # A geometric mean of 1 in the brain keeps the scale of the signals.
     field = np.exp(logarithm - logarithm[inside].mean()).astype(np.float32)
     return (picture / field).astype(np.float32)
 
@@ -198,7 +198,7 @@ def import_sitk() -> Any:
 
 
 def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:
-    """Tell tissue from air in a volume (x, y, z) by dipy's median Otsu; nothing in an even one."""
+    """Tell tissue from air in a volume (x, y, z) by dipy's median Otsu; all False if constant."""
     median_otsu = import_optional("dipy.segment.mask").median_otsu
     if not np.ptp(picture):
         return np.zeros(picture.shape, bool)

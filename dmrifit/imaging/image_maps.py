@@ -123,7 +123,8 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         Returns
         -------
         list of str
-            Empty for a sound fit, and for predictions without intervals.
+            Empty for a sound fit, and for predictions without intervals unless the estimator was
+            trained on synthetic data.
         """
         from dmrifit.report.verdict import fit_sentences, prose
 
@@ -223,7 +224,7 @@ class ImageMaps(dict[str, nib.Nifti1Pair]):
         Parameters
         ----------
         name : str, optional
-            A parameter; by default the one that is least in doubt.
+            A parameter; by default the one least in doubt that is no amplitude.
         voxel : tuple of int, optional
             Indices (i, j, k) of a voxel with signals; by default a sound one in the middle.
             Predictions have no curve.
@@ -437,7 +438,7 @@ class PredictedMaps:
         slab: slice,
         inside: NDArray[np.bool_],
     ) -> None:
-        """Predict the voxels of a slab from their measurements, divided by the patient's scale."""
+        """Predict the voxels of a slab from rows of signals; `unit` is the patient's scale."""
         # The estimator was trained on signals in multiples of the patient's scale.
         scaled = rows / unit
         options = {} if noise is None else {"sigma": noise / unit}

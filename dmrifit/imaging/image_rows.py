@@ -33,7 +33,7 @@ def source_volumes(
     average: str | None,
     b_tolerance: float | None,
 ) -> Callable[[NDArray], NDArray]:
-    """Give the function that selects the measurements of an estimator from those of an image."""
+    """Give the function that selects, or averages, an estimator's measurements of an image."""
     if protocol is None:
         if average is not None or b_tolerance is not None:
             raise ValueError("average and b_tolerance need the protocol of the image")
@@ -127,7 +127,8 @@ def sliced_rows(
     however the image is cut into slabs, and so are the bits of their predictions. `whole` is shown
     each slab with what lies outside the region, too.
 
-    Shapes: `region` (x, y, z); yields a slice, inside (x, y, 1), rows (n_voxels, n_source).
+    Shapes: `region` (x, y, z); yields a slice, inside (x, y, 1), rows (n_voxels, n_source or,
+    with patches, k * n_source).
     """
     reach = 0 if patch_shape is None else patch_shape[2] // 2
     slabs = series.slabs_with_margin(region, reach, progress=progress, task="predict")
@@ -159,9 +160,9 @@ def sliced_rows(
 
 class LowestVolume:
     """
-    The measurements of lowest b at the shortest echo time, on which a page shows the maps.
+    The mean of the measurements of lowest b and shortest echo time, on which a page shows maps.
 
-    Shapes: `values` (x, y, z), of whole slices: what lies around a mask tells where it lies.
+    Shapes: `values` (x, y, z), filled outside a mask, too, so that the page shows where it lies.
     """
 
     def __init__(
@@ -244,7 +245,7 @@ class SignalSlices:
             ]
 
     def voxels(self) -> VoxelSignals | None:
-        """Give what is kept; None where one slice has too many voxels."""
+        """Give what is kept; None where nothing is, or one slice has too many voxels."""
         from dmrifit.report.voxel_records import VoxelSignals
 
         if not 0 < self._n_voxels <= self._most_voxels:

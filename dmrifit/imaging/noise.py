@@ -99,7 +99,7 @@ def estimate_sigma(
 
 
 def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
-    """Estimate the noise by all methods that can, most trusted first; two in a central block."""
+    """Estimate the noise by all methods that can: PIESNO, then the others in a central block."""
     values = _checked(signals, mask)
     levels = []
     background = _piesno(values, 1)
@@ -182,7 +182,7 @@ def _piesno(signals: Array, n_coils: int) -> float | None:
     """Estimate the noise outside the body; None where the voxels do not look like noise."""
     estimates = import_optional("dipy.denoise.noise_estimate")
     quantile = estimates.opt_quantile.get(n_coils, 0.5)
-    # As dipy's `piesno` does with a whole image in memory, which gives no slice by itself.
+    # dipy's `piesno` starts so from a whole image in memory; a sample takes its place here.
     step = -(-math.prod(signals.shape) // _SAMPLE)
     samples = [np.nan_to_num(values).ravel(order="K")[::step] for _, values in read_slabs(signals)]
     start = np.percentile(np.concatenate(samples).astype(np.float64), 100 * quantile)
@@ -242,7 +242,7 @@ def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
 
 
 def _without_floor(spread: float, volume: NDArray[np.float64], region: NDArray[np.bool_]) -> float:
-    """Give the σ whose noise has a standard deviation over a region (x, y, z) of magnitudes."""
+    """Correct the standard deviation of magnitudes in a region (x, y, z) for the noise floor."""
     from scipy.special import i0e, i1e
 
     if not spread > 0 or volume.min() < 0:

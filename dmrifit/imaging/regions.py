@@ -182,7 +182,7 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
         change in percent that 95 % of repeated measurements without true change stay below:
         1.96·√2·100·wcv), ``rc`` (the repeatability coefficient, 1.96·√2·within_sd, in the unit of
         the map), and the ends of 95 % intervals of both, ``rc_low``, ``rc_high``,
-        ``rc_percent_low`` and ``rc_percent_high``: df·rc²/χ² with the quantiles of χ² at as many
+        ``rc_percent_low`` and ``rc_percent_high``: rc·√(df/χ²) with the quantiles of χ² at as many
         degrees of freedom as there are repeats beyond the first. NaN without such subjects, and
         for wcv and rc_percent where a mean is not positive.
 
@@ -420,7 +420,7 @@ def _named_scans(
 def _read_maps(
     table: Path, labels: Sequence[Path]
 ) -> list[tuple[dict[str, str], FittedMaps, Path]]:
-    """Read a table of maps of other programs: rows of one subject and visit are one scan."""
+    """Read a table of maps of other programs; one scan has one subject, visit and labels."""
     optional = ("unit", "labels", "subject", "visit")
     listed_rows = read_rows(table, required=("map", "file"), optional=optional)
     check_patients(((line, row.get("subject", "")) for line, row in listed_rows), table)
@@ -452,7 +452,7 @@ def _read_maps(
 
 
 def read_label_names(path: str | Path) -> dict[int, str]:
-    """Read the names of labels."""
+    """Read a table of labels (columns name, and index or label): the name of each number."""
     rows = read_rows(path, required=("name",), optional=("index", "label"))
     names: dict[int, str] = {}
     for line, row in rows:

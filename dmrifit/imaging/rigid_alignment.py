@@ -23,10 +23,13 @@ from dmrifit.io.nifti import Image, image_name
 SAME_HEAD = 0.75
 
 _GRID = 2.0  # mm
-_FLAT, _BRIGHTEST = 10.0, 3.0  # mm of smoothing of the mean that scans are divided by; of it
-_LOCAL, _FLOOR, _HIGHEST = 6.0, 0.25, 3.0  # mm; of the median local variance; local SD
+# SD in mm of the smoothing for the mean that scans are divided by; largest multiple of that mean.
+_FLAT, _BRIGHTEST = 10.0, 3.0
+# SD in mm of the smoothing for local mean and variance; share of the median local variance that is
+# added to it; largest number of local standard deviations.
+_LOCAL, _FLOOR, _HIGHEST = 6.0, 0.25, 3.0
 _SMOOTH = 1.5  # mm, so that interpolation moves no edge
-_WINDOW = 5.0  # mm of smoothing, of the local correlation
+_WINDOW = 5.0  # mm, twice the SD of the Gaussian window of the local correlation
 _NEAR = 3  # voxels around the head that registration compares
 _TURN, _TRIED = 40.0, 3  # degrees about each axis, of further starts; the best of them
 _LEVELS = ((4, 4.0), (2, 2.0))  # shrinking, and smoothing in voxels
@@ -45,8 +48,9 @@ class HeadAlignment:
 
     Shapes: `matrix` and each of `others` (4, 4), from mm RAS+ of the first scan to mm RAS+ of the
     second; `head`, `correlation` and `concordance` (x, y, z) on a grid of the first scan, whose
-    affine is `affine`. Where the head of the first scan lies outside the field of the second, and
-    outside that head, both are NaN; where the second shows no head, concordance is 0.
+    affine is `affine`. Correlation and concordance are NaN outside the head of the first scan and
+    outside the field of the second; where the second shows no head, correlation is NaN, too, and
+    concordance 0.
     """
 
     matrix: NDArray[np.float64]
@@ -160,7 +164,7 @@ def likeness_in_place(first: Image, second: Image) -> float:
 
 
 def _find_head(signals: NDArray[np.float32], name: str) -> NDArray[np.bool_]:
-    """Find the largest piece above half of Otsu's threshold, with its holes."""
+    """Find the largest piece above half of Otsu's threshold, with its holes filled."""
     sitk = import_sitk()
     positive = signals[signals > 0]
     if not len(positive) or np.ptp(positive) == 0:

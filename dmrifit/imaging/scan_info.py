@@ -38,9 +38,10 @@ from dmrifit.io.series import Series, read_map
 _LISTED_MODELS = [name for name in MODELS if not name.endswith("-relative")]
 
 _FEW_NEGATIVE = 1e-4  # share of values: rounding of a file, not a reconstruction that subtracts
-# Of the values: of those below the end of a scanner's range few are alike.
+# Share and number of values equal to the largest, above which they may have been clipped.
 _CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-3, 10
-_NEARLY_CLIPPED, _SHARE_BELOW = 0.95, 0.1  # of the largest value, and of how many there are
+# Of the largest value; of the number of values that equal it.
+_NEARLY_CLIPPED, _SHARE_BELOW = 0.95, 0.1
 _MOST_SHELLS = 24  # listed one by one
 # Scanners write 995 to 1005 for 1000.
 _SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
@@ -67,7 +68,7 @@ class ScanInfo:
 
 
 def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = None) -> ScanInfo:
-    """Read an image once, and describe it with its protocol; noise needs the extra preprocess."""
+    """Describe an image and its protocol; its noise is known only with the extra preprocess."""
     series = Series.open(image)
     codes = {form: int(series.header[f"{form}_code"]) for form in ("sform", "qform")}
     position = ", ".join(f"{form} {code}" for form, code in codes.items() if code > 0)
@@ -221,7 +222,7 @@ def protocol_doubts(protocol: Protocol, model: SignalModel | None = None) -> lis
 
 
 def is_same_b(b: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
-    """Tell which b-values scanners may have written for one."""
+    """Tell which b-values agree with one within 1 s/mm² plus 2 %, as scanners scatter them."""
     return np.isclose(b, value, rtol=_SAME_B_RELATIVE, atol=_SAME_B)
 
 

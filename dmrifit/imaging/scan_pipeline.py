@@ -258,7 +258,7 @@ def _empty(series: Series, file_set: FileSet | None) -> Iterator[Any]:
 
 
 def _slice_axis(series: Series) -> int:
-    """Find the axis across slices: that of the header, or of the longest voxel edge."""
+    """Find the axis across slices: of the header, of clearly the longest edge, or the last."""
     stored = series.header.get_dim_info()[2]
     if stored is not None:
         return int(stored)

@@ -39,7 +39,8 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """
     Write a file that appears under its name only when it is complete.
 
-    A file that need not be `lasting` may be damaged after a power cut, but costs a tenth.
+    A file that need not be `lasting` takes a tenth of the time, but may be damaged after a power
+    cut.
     """
     path = Path(path)
     if path.is_dir():
@@ -85,7 +86,7 @@ def check_name(name: str, *, longest: int = _LONGEST_NAME, may_be_text: bool = F
 
 
 def share_a_name(names: Sequence[str]) -> list[bool]:
-    """Tell which names are another one on some disks, where case and form of letters are equal."""
+    """Tell which names equal another one on disks that ignore case and Unicode form."""
     folded = [unicodedata.normalize("NFC", name).casefold() for name in names]
     counts = Counter(folded)
     return [counts[name] > 1 for name in folded]
@@ -312,7 +313,7 @@ def check_finished(folder: Path, name: str | None = None) -> None:
 
 
 def _hidden_folders(folder: Path) -> list[Path]:
-    """List the hidden folders of sets; thousands of files of a folder ask for the list."""
+    """List the hidden folders of sets in a folder; cached, because reading each file asks."""
     if not folder.is_dir():
         return []
     state = folder.stat()
@@ -347,7 +348,7 @@ def _moves(hidden: Path) -> list[tuple[Path, Path]]:
 
 
 def _settle(hidden: Path) -> None:
-    """Move the files of a complete set to their final names, or earlier ones back to theirs."""
+    """Move files of a complete set to their final names, or earlier ones back; remove the rest."""
     for source, target in _moves(hidden):
         if os.path.lexists(target):
             raise FileExistsError(
@@ -392,7 +393,7 @@ def _locked(
 
 
 def _refuse_full_disk(error: BaseException | None, path: Path) -> None:
-    """Name the file or folder that the disk has no room for."""
+    """Raise an error that names the file or folder, if the error is one of a full disk."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         raise OSError(
             f"no room to write {path}: {error.strerror}; free some, or choose a folder on "

@@ -188,7 +188,7 @@ class FitTally:
         return float(np.median(snr[is_tissue]))
 
     def _finite_rows(self) -> NDArray[np.float64]:
-        """Give SNR, signal and noise, (3, n_voxels), of the voxels that have them."""
+        """Give SNR, signal and noise, (3, n_voxels), of voxels; only the noise may be NaN."""
         rows = self._sample.rows().reshape(-1, 3)
         return rows[np.isfinite(rows[:, :2]).all(axis=1)].T
 

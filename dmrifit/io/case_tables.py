@@ -96,8 +96,8 @@ class CaseTable:
     """
     Columns of tables of cases, as ``data/cases.csv`` of a package describes them.
 
-    A column holds texts, or names of files. Those of the kind ``image`` are on one grid, and a
-    folder without a table holds a case for each of the first of them. The file of a column is
+    A column holds texts, or names of files. Those of the kind ``image`` are on one grid; in a
+    folder without a table, each image of the first such column is a case. The file of a column is
     written with its ending.
     """
 
@@ -408,7 +408,7 @@ def write_table(
     """Write a table of cases, and a JSON file that describes its columns."""
     import pandas as pd
 
-    # Columns that are empty in all rows would only hide the others.
+    # Columns that no row has would only hide the others.
     used = [key for key in columns if any(key in row for row in rows)]
     text = table_text(pd.DataFrame(rows, columns=used))
     file_set.path(name).write_text(text, encoding="utf-8")

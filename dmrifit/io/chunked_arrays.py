@@ -76,7 +76,7 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
 
 
 def slices_of(n_slices: int, most: int, arrays: Sequence[Any] = ()) -> Iterator[slice]:
-    """Cut a volume into slabs that end where blocks end, so that no block is read twice."""
+    """Cut a volume into slabs of at most `most` slices that end where blocks end, if one can."""
     ends: list[int] = []
     for array in arrays:
         # Of the first array that is stored in blocks: all images of a series are cut alike.

@@ -132,7 +132,7 @@ def largest_components(mask: NDArray[np.bool_], share: float = 1.0) -> NDArray[n
 
 
 def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> NDArray[np.bool_]:
-    """Remove components of fewer voxels from a mask (x, y, z)."""
+    """Remove components of fewer than `min_voxels` voxels from a mask (x, y, z)."""
     check_number("min_voxels", min_voxels, least=1, whole=True)
     inside = np.asarray(mask) != 0
     if min_voxels == 1:
@@ -145,14 +145,14 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
 
 
 def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
-    """Check a matrix that places voxels."""
+    """Check an affine (4, 4); give the identity for None."""
     return np.eye(4) if affine is None else checked_affine(affine, "the affine")
 
 
 def meeting_pairs(
     a: NDArray[np.int32], b: NDArray[np.int32], inside: NDArray[np.bool_], n_b: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Find which components of two volumes (x, y, z) share voxels."""
+    """Find pairs of components that share voxels: their numbers less 1, and how many voxels."""
     first, second = a[inside].astype(np.intp), b[inside].astype(np.intp)
     both = second > 0
     # One number for each pair, so that equal pairs are counted at once.

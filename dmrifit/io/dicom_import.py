@@ -74,7 +74,7 @@ class DicomSeries:
 
     @property
     def is_image(self) -> bool:
-        """Whether it is neither spectra nor raw data."""
+        """Whether it has rows of pixels and is neither spectra nor raw data."""
         return self.text("SOPClassUID") not in _NO_IMAGES and bool(self.header.get("Rows"))
 
     @property

@@ -218,10 +218,11 @@ def _segments(
 @cache
 def _elements(group: str) -> dict[str, dict[str, str]]:
     """
-    Read the rules for elements of slices, by keyword: needed, shared by all slices of a volume.
+    Read the rules of one group of elements of slices, by keyword.
 
-    Those of the person come first. Elements of numbers have so many, between limits. Those that
-    may be empty are required by the standard in each file.
+    Groups: "needed" in each slice; "shared", equal in all slices of a volume, those of the person
+    first; "numbers", so many between "least" and "most"; "may be empty", which the standard
+    requires in each file.
     """
     path = Path(__file__).with_name("data") / "dicom_elements.csv"
     with path.open(encoding="utf-8") as file:

@@ -145,8 +145,9 @@ def onto(
     order: int = 1,
 ) -> nib.Nifti1Pair:
     """
-    Interpolate a scan on another grid, after smoothing where its voxels are larger.
+    Interpolate a scan on a target's grid, after smoothing where voxels of the target are larger.
 
+    `transform` (4, 4) leads from mm of the target to mm of the scan; outside the scan is 0.
     Splines of order 3 blur less than linear interpolation (1); what they leave below the lowest
     value of the scan has this value.
     """
@@ -191,7 +192,11 @@ def at_voxels(
     order: int,
     mode: str = "constant",
 ) -> NDArray:
-    """Interpolate values (x, y, z) at voxels of another grid, from which a matrix (4, 4) leads."""
+    """
+    Interpolate values (x, y, z) on another grid of a shape.
+
+    `matrix` (4, 4) leads from voxels of that grid to voxels of `values`.
+    """
     from scipy.ndimage import affine_transform
 
     matrix, offset = matrix[:3, :3], matrix[:3, 3]

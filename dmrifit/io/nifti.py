@@ -59,7 +59,7 @@ _FORM_VARIABLE = "DMRIFIT_USE_FORM"
 _LARGEST_VALUE = 1e18
 # No scanner, and no map of tissue, has values so far beyond 99 % of the others.
 _OUTLYING = 1e6
-_SAMPLE = 10**5  # values, of which the 99 % are taken
+_SAMPLE = 10**5  # values, of which the 99th percentile is taken
 _FLOAT_BYTES = 4
 _PACKED = 0.8  # of the bytes of maps and noise, which have hardly a pattern
 _EMPTIEST = 0.1  # of an image, where nothing tells how much of it is air

@@ -285,7 +285,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ValueError
             If no voxel is usable.
         """
-        # What it learned from before; `dmrifit train` says so of synthetic patients.
+        # Whatever an earlier fit learned from; `dmrifit train` sets it for synthetic patients.
         self.synthetic_ = False
         self.n_dropped_ = design.n_dropped
         self.n_features_in_ = design.n_columns

@@ -15,7 +15,7 @@ from dmrifit.predict.intervals import weighted_quantiles
 
 _Array = NDArray[np.float64]
 
-#: Voxels less typical than this are unlike the training voxels, of which as many are.
+#: Typicality below which voxels are unlike the training voxels: so is this share of these.
 NOVEL = 0.05
 _N_VOXELS = 1000  # kept; twice as many flag no more tissue that was left out
 _N_NEIGHBORS = 10
@@ -29,8 +29,8 @@ class Novelty:
     """
     How far voxels lie from those of the training patients.
 
-    The distance is the mean one to the nearest of 1000 training voxels, after whitening. What is
-    usual is taken from patients that were left out in turn, each with the same weight.
+    The distance is the mean one to the 10 nearest of 1000 training voxels, after whitening. What
+    is usual is taken from patients that were left out in turn, each with the same weight.
     """
 
     center: _Array  # of the training voxels, (n_features,)

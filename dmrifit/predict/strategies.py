@@ -208,7 +208,8 @@ class SignalToSignal(Strategy):
         -------
         ndarray of shape (n_voxels, n_target)
             Predictions of the regressor, negative values included; NaN where a source signal is
-            not finite. Without protocols the shape follows the training targets.
+            not finite or cannot be normalized. Without protocols the shape follows the training
+            targets.
 
         Raises
         ------

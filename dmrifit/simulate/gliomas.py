@@ -18,7 +18,8 @@ _BENT_SHARE = 0.2  # of gliomas
 _ROUGHNESS = 0.10  # of the distance from the center
 _GRAIN = (0.28, 3.0)  # of the radius, and least, in mm
 _SATELLITE_DISTANCES, _SATELLITE_RADII = (1.5, 2.0), (0.15, 0.35)  # of the radius
-_RIM, _SURFACE = 0.88, 4.0  # of the distance to the border, mm: beyond, there is no necrosis
+# Necrosis lies within this share of the distance to the border, and deeper than so many mm.
+_RIM, _SURFACE = 0.88, 4.0
 _TILT, _RAGGED = 0.25, 0.15  # how far necrosis lies off the middle, and how uneven it is
 
 
@@ -29,7 +30,7 @@ class Glioma:
     center: NDArray[np.float64]  # where it began, in mm
     radius: float  # of a ball of its volume, in mm
     distance: NDArray[np.float32]  # from the center, 1 at the border of tumor and satellites
-    necrosis: NDArray[np.float32]  # the same of the necrotic core; infinity elsewhere
+    necrosis: NDArray[np.float32]  # likewise of the necrotic core; infinity where it cannot lie
 
     @property
     def tumor(self) -> NDArray[np.bool_]:
@@ -64,8 +65,8 @@ def draw_glioma(
     Draw a glioma of a ball's volume: a rough ellipsoid, or in some cases a bent one.
 
     It fills the voxels of `allowed` that lie nearest to its center; one that has little room is
-    smaller, and without any there is no tumor. `necrosis` is the necrotic share of the volume,
-    `satellites` how many of all gliomas have some.
+    smaller, and with fewer than two voxels there is no tumor. `necrosis` is the necrotic share of
+    the volume, `satellites` the probability of satellites.
     """
     shape_stream, rough_stream, necrosis_stream, satellite_stream = rng.spawn(4)
     center = _origin(head, rng)

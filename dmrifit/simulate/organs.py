@@ -57,7 +57,7 @@ def draw_template(choice: str, rng: np.random.Generator) -> str:
 def paint(
     template: str, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
-    """Paint organs, tumors and necrotic cores on a grid of sub-voxels, later over earlier."""
+    """Paint organs, tumors and necrotic cores, later over earlier: tissue shares, (n_voxels,)."""
     tissues = tuple(tissue_table()["tissue"])
     organs = organ_table()[template]
     canvas = _Canvas(shape, tissues)
@@ -120,7 +120,7 @@ class _Canvas:
         self._labels[inside] = self.tissues.index(tissue) + 1
 
     def shares(self) -> dict[str, NDArray[np.float64]]:
-        """Count the sub-voxels of each tissue in every voxel."""
+        """Compute the share of each tissue that occurs in every voxel, (n_voxels,)."""
         s, (x, y, z) = _SUBSAMPLING, self.shape
         blocks = self._labels.reshape(x, s, y, s, z, s)
         codes = set(np.unique(self._labels).tolist())

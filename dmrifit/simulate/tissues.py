@@ -95,7 +95,7 @@ def draw_textures(
 
 
 def limited(parameters: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
-    """Clip parameters, (n_voxels, 7), to the bounds of the fit and below the cumulant's turn."""
+    """Clip parameters, (n_voxels, 7), to the table's limits, and K below the cumulant's turn."""
     limits = tissue_table()["limit"]
     parameters = np.clip(parameters, limits["low"], limits["high"])
     b = max(float(protocol.b_ms_per_um2.max()), _LARGEST_STUDY_B)
@@ -107,7 +107,7 @@ def limited(parameters: NDArray[np.float64], protocol: Protocol) -> NDArray[np.f
 def smooth_field(
     shape: tuple[int, int, int], smoothing: Sequence[float], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Draw a smooth random field."""
+    """Draw a smooth random field, (n_voxels,), of mean 0 and variance 1."""
     from scipy.ndimage import gaussian_filter
 
     field = gaussian_filter(rng.standard_normal(shape), smoothing, mode="wrap").ravel()
