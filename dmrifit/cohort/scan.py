@@ -172,13 +172,9 @@ class Scan:
         """The tumor, shape (x, y, z); None without a mask or with an empty one."""
         if self._lesion is None:
             return None
-        # Outside the try: a file that cannot be read is not a patient without a tumor.
-        values = _load(self._lesion, n_axes=3)
-        try:
-            return binarize(values)
-        # No voxel is inside.
-        except ValueError:
-            return None
+        name = self._title(self._lesion, "lesion mask")
+        inside = binarize(_load(self._lesion, n_axes=3), name=name, may_be_empty=True)
+        return inside if inside.any() else None
 
     @property
     def sigma(self) -> float | NDArray | None:

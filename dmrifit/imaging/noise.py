@@ -278,8 +278,8 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
         combination = str(description.get("CoilCombinationMethod", "")).lower()
         is_summed = "sum" in combination and "square" in combination
         problem = "its coils were combined by a sum of squares" if is_summed else ""
-        if "denoise" in str(description.get("Steps", "")):
-            problem = "it was denoised" if likelihood == "rician" else ""
+        if likelihood == "rician" and "denoise" in str(description.get("Steps", "")):
+            problem = "it was denoised"
         if problem:
             raise ValueError(
                 f"{path}: its sidecar says that {problem}, so that magnitudes do not have "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -286,7 +287,12 @@ def write_box(
 
 def box_of_console(files: FileSet, name: str, voxel: Voxel, console: Mapping[str, Any]) -> Voxel:
     """Read the box back from the text for Philips; `voxel` itself where texts are withheld."""
-    return voxel if console["withheld"] else read_voxel(files.path(f"{name}_philips.txt"))
+    if console["withheld"]:
+        return voxel
+    with warnings.catch_warnings():
+        # Small angles of our own are no radians.
+        warnings.simplefilter("ignore", UserWarning)
+        return read_voxel(files.path(f"{name}_philips.txt"))
 
 
 def _image_of_box(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:

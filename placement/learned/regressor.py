@@ -228,11 +228,13 @@ class VoxelRegressor(VolumeEstimator):
         dice = np.array([[a.dice(b) for b in voxels] for a in voxels])
         # Answers that agree with the others are more likely to be right.
         scores = dice.mean(axis=1)
-        distinct: list[int] = []
+        distinct: list[tuple[Voxel, float]] = []
         for i in np.argsort(-scores, kind="stable"):
-            if len(distinct) < n and (dice[i, distinct] <= _ALIKE).all():
-                distinct.append(int(i))
-        return [(self._finished(voxels[i], scene), float(scores[i])) for i in distinct]
+            if len(distinct) < n:
+                voxel = self._finished(voxels[i], scene)
+                if all(voxel.dice(other) <= _ALIKE for other, _ in distinct):
+                    distinct.append((voxel, float(scores[i])))
+        return distinct
 
     # Steps that the base class calls
 

@@ -87,7 +87,7 @@ class Placement:
             Flags, without those of the share of target and of sides at a limit, which is kept.
         """
         flags = [flag for flag in self.flags if flag not in other.flags]
-        return [flag for flag in flags if not flag.endswith(("target", "at its limit"))]
+        return [flag for flag in flags if not flag.endswith((" % target", "at its limit"))]
 
 
 @dataclass(repr=False, eq=False)

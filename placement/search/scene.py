@@ -766,6 +766,9 @@ class Scene:
     def _limit_tissues(self) -> None:
         """Tolerate no more of other tissues than their limits."""
         for key, limit in tissue_labels.LIMITS.items():
+            # What is excluded by the same name comes first.
+            if key in self._forbidden:
+                continue
             if key == tissue_labels.NORMAL:
                 self._forbidden[key] = self._joined(list(self._tissues))
                 self.inverted.add(key)

@@ -27,6 +27,7 @@ __all__ = ["evaluate_placements"]
 
 #: The row of the experts.
 EXPERTS = "experts"
+_SINGLE = "single experts"
 #: Rows that no method should fall short of.
 CONTROLS = ("centroid box", "random box")
 #: Measures of each case.
@@ -122,7 +123,7 @@ def evaluate_placements(
             "there is nothing to compare with: no expert placed a box in the "
             f"{counted(len(scenes), 'scene')}"
         )
-    reserved = (EXPERTS, *CONTROLS) if controls else (EXPERTS,)
+    reserved = (EXPERTS, _SINGLE, *(CONTROLS if controls else ()))
     conflicts = [name for name in placements if name in reserved]
     if not placements or conflicts:
         raise ValueError(f"placements need names of their own, not {conflicts or 'none at all'}")
@@ -151,7 +152,7 @@ def evaluate_placements(
         rows.append({**keys, "method": EXPERTS, "seconds": np.nan, **measures})
         # One box a row: means over experts vary less than a single expert does.
         for box in placed[i]:
-            single_rows.append({**keys, "method": "single experts", **_box_measures(box, scene)})
+            single_rows.append({**keys, "method": _SINGLE, **_box_measures(box, scene)})
         for name, method_boxes in methods.items():
             took = times[name][i] if name in times else np.nan
             measures = _measures(method_boxes[i], placed[i], scene)
@@ -293,7 +294,7 @@ def _summary(boxes: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
     long = rows.melt(keys, [*MEASURES, "seconds"], "measure", ignore_index=False)
     values = long.sort_index(kind="stable").groupby([*keys, "measure"], sort=False)["value"]
     table = values.agg(n="count", mean="mean", sd="std", median="median").reset_index()
-    is_optional = (table["measure"] == "seconds") | (table["method"] == "single experts")
+    is_optional = (table["measure"] == "seconds") | (table["method"] == _SINGLE)
     return table[(table["n"] > 0) | ~is_optional].reset_index(drop=True)
 
 
