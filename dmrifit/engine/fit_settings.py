@@ -60,8 +60,8 @@ class FitSettings:
     """
     The options of `fit_voxels`; its fields have their names, defaults and meanings.
 
-    `noise` and `n_averaged` are no options: a fit measures them, and fits of other parts of a scan
-    take them over.
+    `noise` and `n_averaged` are no options: a fit measures the noise, and fits of the parts of a
+    scan take both over from the fit of the whole.
 
     An option of the fit is a field here, checked here and, unless results do not depend on it,
     described here. `MapFitter` and `fit_image` make the same settings of their own arguments.

@@ -41,7 +41,7 @@ AIR = 0.2
 #: air: scanners filter the noise of air, and ghosts have up to some 7 % of the tissue's signal.
 _NEAR_NOISE, _GHOSTS = 5.0, 0.08
 
-# Of the signal: a few extreme voxels would draw a threshold between them and the tissue.
+# Top of the histogram: a few extreme voxels would draw a threshold between them and the tissue.
 _EXTREME = 99.5  # percent
 _BINS = 1024
 

@@ -19,7 +19,8 @@ _SENTENCES = read_table("sentences")
 #: Largest share of a voxel's measurements that a fit goes without.
 MOST_LEFT_OUT = 0.2
 
-#: Of the largest value, and in steps of whole numbers: a lower signal may be rounded to zero.
+#: Share of the largest value, and number of integer steps, below which a signal may be rounded to
+#: zero.
 CLEAR_SHARE, CLEAR_STEPS = 0.1, 10.0
 
 # Beyond free water (3 µm²/ms) and beyond iron-rich tissue: no voxel decays faster.

@@ -23,12 +23,12 @@ ISOTROPIC: str = read_table("sentences")["protocol"]["isotropic"]
 
 # From the richest to the simplest; what no other can be fitted to is left to the last.
 _RICHEST_FIRST = ("t2-ivim-kurtosis", "t2-adc", "ivim", "kurtosis", "adc", "t2")
-# The next richer model, where it is not the one before: with as many echo times.
+# The next richer model for as many echo times, where it is not the one before in this list.
 _RICHER = {"ivim": "t2-ivim-kurtosis", "t2": "t2-adc"}
 
 _ZERO_B = 10.0  # s/mm², below it nothing has decayed
 _PERFUSION_B = (10.0, 200.0)  # s/mm², where blood decays and tissue hardly does
-_KURTOSIS_B = 1500.0  # s/mm², below it b²D²K/6 of tissue is lost in noise
+_KURTOSIS_B = 1500.0  # s/mm², which the highest b-value has to exceed for a kurtosis
 # Scanners write 995 to 1005 for 1000.
 _SAME_B = 1.0  # s/mm²
 _SAME_B_RELATIVE = 0.02

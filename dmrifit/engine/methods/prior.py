@@ -42,8 +42,9 @@ class Prior:
     maximize the likelihood of all signals together, by expectation and maximization with a normal
     approximation to each posterior (Dempster et al., 1977): with the modes û and their covariances
     V of all voxels under the present m and C, the next m is the mean of û, and the next C the mean
-    of (û − m)(û − m)' + V. The noise thus does not widen C, as it widens the spread of least-squares
-    estimates. Amplitudes have no prior, because the receiver's sensitivity decides on them.
+    of (û − m)(û − m)' + V. The noise thus does not widen C, as it widens the spread of
+    least-squares estimates. Amplitudes have no prior, because the receiver's sensitivity decides
+    on them.
 
     References
     ----------

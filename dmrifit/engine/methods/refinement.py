@@ -298,7 +298,7 @@ class Search:
         return self.coordinates.out_of(self.values) * self.unit
 
     def covariance(self) -> NDArray:
-        """Invert the expected curvature of the free coordinates; NaN for those at a bound."""
+        """Invert the expected curvature; NaN rows for coordinates that are fixed or at a bound."""
         every_row = np.arange(len(self.values))
         _, curvature = self._derivatives(self.values, every_row, is_expected=True)
         at_low, at_high = self._at_ends()
