@@ -18,7 +18,7 @@ from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel, read_table
 from dmrifit.engine.noise_choice import lowest_signals, needs_floor
 
-#: Levels whose intervals decide: half the first is the standard error, the second is searched.
+#: Levels of intervals: half of the first is the standard error; the second is compared with a box.
 LEVELS = (0.68, 0.95)
 
 # A compartment smaller than this shows nothing of its own parameters.
@@ -33,12 +33,17 @@ _MOST = 0.5
 
 _SENTENCES = read_table("sentences")["scan"]
 
-_NO_SHARE = 1e-4  # of the high end of an interval, which reads as 0
+_NO_SHARE = 1e-4  # of the high end of an interval: a low end up to that is written as 0
 _FEWEST_KEPT = 10_000  # voxels whose intervals are kept for a median, where there are as many
 
 
 class DoubtReason(IntEnum):
-    """Why a parameter of a voxel is in doubt; the first that holds, from the top."""
+    """
+    Why a parameter of a voxel is in doubt.
+
+    Of several reasons `NO_RESIDUALS` counts, or else the first from the top, but `NEAR_NOISE`
+    before `DECAYED`.
+    """
 
     NONE = 0
     NO_INFLUENCE = 1
@@ -106,7 +111,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
 
 
 def _lacks_floor(result: Any) -> NDArray[np.bool_]:
-    """Find fluids near their own residuals whose fit knew no noise, and so no floor."""
+    """Find fluids whose signal is near the noise of their residuals, fitted without a floor."""
     inputs = result.inputs
     if result.noise is not None or inputs is None or inputs.sigma is not None:
         return np.zeros(len(result), bool)
@@ -228,7 +233,7 @@ class DoubtTally:
 
     @property
     def main_reasons(self) -> dict[str, str]:
-        """Name of the most frequent reason of each parameter in doubt; AT_CAP at its own bound."""
+        """Name of the most frequent reason of each doubtful parameter; AT_CAP at 3/(b·D)."""
         reasons = {}
         for j, row in enumerate(self.reasons[:, 1:]):
             if row.any():

@@ -65,7 +65,7 @@ def unpack_bounds(
 
 
 def bits_type(n: int) -> np.dtype:
-    """Choose the smallest unsigned type with two bits for each of `n` parameters."""
+    """Choose the smallest unsigned type, of 16 bits or more, with two bits for each parameter."""
     for dtype in map(np.dtype, (np.uint16, np.uint32, np.uint64)):
         if 2 * n <= 8 * dtype.itemsize:
             return dtype
@@ -104,13 +104,13 @@ class FitMap:
         return "{parameter}" in self.name
 
     def names(self, model: SignalModel) -> list[str]:
-        """Names of the maps for a model, in the order of the columns of `values`."""
+        """List the names of the maps for a model, in the order of the columns of `values`."""
         if self.is_per_parameter:
             return [self.name.format(parameter=name) for name in model.names]
         return [self.name]
 
     def dtype_for(self, model: SignalModel) -> np.dtype:
-        """Type of the map's values for a model."""
+        """Choose the type of the map's values for a model."""
         return bits_type(len(model.names)) if self.dtype == "bits" else np.dtype(self.dtype)
 
     def describe(self, files: Mapping[str, str]) -> dict[str, str]:
@@ -187,5 +187,5 @@ def fill_maps(
 
 
 def _too_large(values: NDArray) -> NDArray[np.bool_]:
-    """Whether finite values are too large for float32."""
+    """Tell which values are finite and too large for float32."""
     return np.asarray(np.isfinite(values) & (np.abs(values) > _LARGEST_FLOAT32))

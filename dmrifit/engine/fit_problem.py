@@ -1,4 +1,4 @@
-"""A fit without its signals: what is the same for all voxels, as the kernel takes it."""
+"""What is the same for all voxels of a fit, as the kernel takes it, and the routing of starts."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ COLUMNS = (
 )  # fmt: skip
 _FORMS = ("plain", "log", "inverse")  # in the order of `shared`
 _TOLERANCE = 1e-8
-# With a penalty the last promised step is not taken, so the search must end nearer. ADC ends
-# nearer too: differences of ADCs are features of predictors, where its error is multiplied.
+# With a penalty the last promised step is not taken, so the search must end nearer. Fits of two
+# parameters do so too: predictors take differences of ADCs, which multiply their errors.
 _STRICT_TOLERANCE = 1e-9
 
 # Routing of starts: a score learned from simulated voxels, kept on disk.
 _N_VOXELS = 16_384
-_SNR = (15.0, 80.0)  # over the largest signal, evenly in the logarithm
+_SNR = (15.0, 80.0)  # of the largest signal, drawn evenly in the logarithm
 # Share of the simulated voxels that get all starts. With 0.2, tissue loses 0.04 % of best fits;
 # with a noise floor 0.4 loses 0.1 % where the signal sinks into it.
 _SHARE, _SHARE_FLOORED = 0.4, 0.5
@@ -70,7 +70,8 @@ class Problem:
         self.shared = compiler.load(None)
         self.n_free = len(model.names) - len(fixed)
         self._set_bounds(protocol, box)
-        # Fixed values in inner coordinates, of all voxels or of each; NaN where one is fitted.
+        # Fixed values in inner coordinates, one row for all voxels or one for each; NaN for the
+        # parameters that are fitted.
         outer = np.ones((max([1, *(value.size for value in fixed.values())]), len(model.names)))
         for name, value in fixed.items():
             if value.size:
@@ -133,7 +134,7 @@ class Problem:
             self.n_free,
             self.regularized,
             self.turn_up,
-            # The stratum that ends in the best minimum most often, of two components.
+            # With two components, the stratum that most often ends in the best minimum.
             self.n_starts - 1 if self.is_routed and self.dictionary.atoms.n_first else -1,
             middle,
         )
@@ -145,7 +146,7 @@ class Problem:
         )
 
     def random_parameters(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-        """Draw parameters from the box, as far as the protocol is sensitive to them."""
+        """Draw `n` sets of parameters from the part of the box that a protocol can resolve."""
         kernel = self.kernel
         parameters = np.ones((n, kernel.N))
         for j in range(kernel.N):
@@ -161,7 +162,7 @@ class Problem:
                 parameters[:, j] = self.dictionary.spread(j, shares)
         k, d = kernel.KURTOSIS, kernel.DIFFUSIVITY
         if k >= 0 and np.isnan(self.pinned[0, k]):
-            # Beyond 3/(b·D) the signal rises inside the protocol, which tissue hardly does.
+            # Beyond 6/(b·D) the signal at the highest b-value would exceed that at b = 0.
             limit = 6.0 / (max(self.protocol.b_ms_per_um2.max(), 1e-9) * parameters[:, d])
             limit = np.minimum(np.maximum(limit, self.low[k]), self.high[k])
             parameters[:, k] = self.low[k] + (limit - self.low[k]) * rng.uniform(size=n)
@@ -268,9 +269,9 @@ _cached_dictionary = lru_cache(maxsize=32)(Dictionary)
 
 def routing_weights(problem: Problem, *, floored: bool) -> NDArray[np.float64]:
     """
-    Get the weights of the score that sends a voxel to its other starts; none where all get all.
+    Get the weights of the score by which voxels get further starts; empty where all get all.
 
-    They belong to a model, a protocol and a box, and are made where they are not on disk.
+    They belong to a model, a protocol and a box, and are learned where they are not on disk.
     """
     if not problem.is_routed:
         return np.empty(0)
@@ -301,7 +302,7 @@ def routing_weights(problem: Problem, *, floored: bool) -> NDArray[np.float64]:
 
 
 def _key(problem: Problem, floored: bool) -> str:
-    """Identify everything that weights depend on."""
+    """Compute a hash of everything that the weights of the score depend on."""
     dictionary = problem.dictionary
     arrays = (
         dictionary.atoms.signals,
@@ -323,7 +324,7 @@ def _key(problem: Problem, floored: bool) -> str:
 
 
 def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
-    """Learn from simulated voxels how a first end looks that another start improves on."""
+    """Learn from simulated voxels the weights of a score for whether another start ends better."""
     signals, sigma = _simulate(problem)
     noise = sigma if floored else None
     starts = problem.prepare(signals)
@@ -357,7 +358,7 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
 
 def _simulate(problem: Problem) -> tuple[NDArray, NDArray]:
     """
-    Simulate magnitudes from the whole box, most of them with a small share of the fast component.
+    Simulate magnitudes of random parameters, with small shares of the fast component preferred.
 
     Shapes: returns (n_voxels, n_measurements) and the standard deviation of the noise (n_voxels,).
     """

@@ -18,10 +18,10 @@ from dmrifit.engine.protocol import Protocol
 if TYPE_CHECKING:
     from dmrifit.engine.methods.prior import Prior
 
-#: Bounds as users give them: by parameter name, or the name of published ones.
+#: Bounds as users give them: by parameter name, or "published".
 Bounds: TypeAlias = Mapping[str, tuple[float, float | str]] | str
 
-#: Lower and upper bound of every parameter, in the order of the model.
+#: Lower and upper bound of every parameter by name; the upper one may be "monotonic".
 Box: TypeAlias = dict[str, tuple[float, float | str]]
 
 #: Methods of fits: nonlinear least squares, lines through logarithms, in two steps, with a prior.
@@ -60,8 +60,8 @@ class FitSettings:
     """
     The options of `fit_voxels`; its fields have their names, defaults and meanings.
 
-    `noise` and `n_averaged` are no options: a fit measures them, and fits of other parts of a scan
-    take them over.
+    `noise` and `n_averaged` are no options: a fit measures the noise, and fits of the parts of a
+    scan take both over from the fit of the whole.
 
     An option of the fit is a field here, checked here and, unless results do not depend on it,
     described here. `MapFitter` and `fit_image` make the same settings of their own arguments.
@@ -136,7 +136,7 @@ class FitSettings:
         return self.method is None and self.threshold is None and self.likelihood == "gaussian"
 
     def method_for(self, model: SignalModel, protocol: Protocol) -> str:
-        """Choose the method that was asked for, or the model's own where it is possible."""
+        """Choose the method that the options ask for, or the model's own where it is possible."""
         if self.method is not None:
             return self.method
         if self.threshold is not None:
@@ -247,7 +247,7 @@ class FitSettings:
 
     def noise_levels(self, n: int) -> NDArray[np.float64] | None:
         """
-        Check the standard deviation of the noise; of no noise, return `None`.
+        Check the standard deviation of the noise; None where it is not given or all 0.
 
         Shapes: returns (1,) or (n,), with `n` voxels.
         """
@@ -283,7 +283,7 @@ class FitSettings:
 
     def penalty(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
         """
-        Compute the weight of each squared parameter in the Tikhonov term.
+        Compute the weight of (p − low)² of each parameter p; 0 where its bounds are not finite.
 
         Shapes: `low`, `high` (n_parameters,); returns (n_parameters,).
         """
@@ -296,7 +296,7 @@ class FitSettings:
         return penalty
 
     def describe(self) -> dict[str, Any]:
-        """Describe the options that results depend on, except fixed values and the noise."""
+        """Describe the options that results depend on, except fixed values, noise and prior."""
         bounds = self.bounds
         if isinstance(bounds, Mapping):
             pairs = bounds.items()
@@ -362,14 +362,14 @@ def _share_message(name: str, text: str, value: float) -> str:
 
 
 def _check_unit(parameter: Parameter, text: str, value: float, *, is_upper: bool) -> None:
-    """Refuse an upper value that is too small, or a lower one that is too large, in its unit."""
+    """Refuse an upper value too small, or a lower one too large, that suits another unit."""
     low, high = parameter.low, parameter.high
     slowest = low
     if parameter.unit == "µm²/ms" and low == 0:
         slowest = min(_SLOWEST, high / _FAR_BELOW)
     for unit, factor in _OPTIONS["other_units"].get(parameter.unit, {}).items():
         if is_upper:
-            # Half of the slowest is nearer to it than what the next unit would make of the value.
+            # Down to half of `slowest`: a wrong factor takes the value farther away than that.
             is_meant = slowest / 2 <= value * factor <= _FAR_BELOW * high
             is_meant &= factor > 1 and 0 < value < slowest / _FAR_BELOW
         else:

@@ -122,7 +122,7 @@ def fit_voxels(
         ``"monotonic"`` also keeps K ≤ 3/(b_max·D), and a K there is at its upper bound. It is the
         default of the model "kurtosis" (a number in its place lifts it); with
         "t2-ivim-kurtosis", as in the published tool, a rise is not prevented unless asked.
-        Methods "ols" and "wls" have no bounds; "map" has those of the model alone.
+        Methods "ols" and "wls" have no bounds; "map" has no ``"monotonic"`` ones.
     fixed : mapping of str to float, array_like of shape (n_voxels,) or "measured", optional
         Parameters that are not fitted, with their values in the model's units (an amplitude in the
         signals' units). ``{"S0": "measured"}`` takes the mean of the signals at b < 10 s/mm².
@@ -241,7 +241,7 @@ def noise_and_snr(
     signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
 ) -> tuple[float | None, float | None]:
     """
-    Measure the noise and the SNR by which a fit is chosen; None where it is not, or they are not.
+    Measure the noise and the SNR that choose the fit; None where unknown, or nothing is chosen.
 
     Shapes: `signals` (n_voxels, n_measurements).
     """
@@ -265,7 +265,7 @@ def noise_and_snr(
 def by_snr(
     settings: FitSettings, model: SignalModel, protocol: Protocol, snr: float | None
 ) -> FitSettings:
-    """Choose the method that settings leave open by the SNR of single signals, if it is known."""
+    """Fill in the method that settings leave open, by the SNR of single signals if it is known."""
     if not settings.is_automatic:
         return settings
     threshold = None
@@ -317,7 +317,7 @@ def _with_floor(result: FitResult, settings: FitSettings) -> FitResult:
 
 
 def _of_rows(settings: FitSettings, rows: NDArray[np.intp]) -> FitSettings:
-    """Take the fixed values of some voxels."""
+    """Restrict fixed values that differ between voxels to some of the voxels."""
     fixed = {
         name: value if isinstance(value, str) or np.size(value) < 2 else np.asarray(value)[rows]
         for name, value in (settings.fixed or {}).items()
@@ -328,7 +328,7 @@ def _of_rows(settings: FitSettings, rows: NDArray[np.intp]) -> FitSettings:
 def _fit_screened(
     signals: NDArray, protocol: Protocol, model: str | SignalModel, settings: FitSettings
 ) -> FitResult:
-    """Fit by nonlinear least squares, or from there, all values that are finite."""
+    """Fit all finite values by nonlinear least squares, or by a method that starts from there."""
     model = resolve_model(model)
     method = settings.method_for(model, protocol)
     weights = settings.measurement_weights(len(protocol))
@@ -366,7 +366,7 @@ def _fit_screened(
 def _fit_segmented(
     signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
 ) -> FitResult:
-    """Fit Dt where perfusion has died out, and the other parameters with that Dt fixed."""
+    """Fit Dt to the b-values from the threshold on, then the others with that Dt fixed."""
     fixed = settings.fixed or {}
     if model != MODELS["ivim"]:
         raise ValueError(

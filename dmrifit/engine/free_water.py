@@ -1,4 +1,4 @@
-"""Whether free water, which a model leaves out, explains the echo times of a voxel as well."""
+"""Test whether free water, which a model leaves out, may have raised the T2 of a voxel."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.design.precision import signal_jacobian
 
-#: Relaxation times of tissue, by the names of built-in models.
+#: Names of the relaxation times of tissue in the built-in models.
 TISSUE_T2 = ("T2", "T2t")
 
 _WATER_D = 3.0  # µm²/ms, at body temperature
 _WATER_T2 = 2000.0  # ms
-#: Rise of a relaxation time by unnoticed water, as a factor, from which on it is in doubt.
+#: Factor by which unnoticed water may raise a relaxation time before that is in doubt.
 _LARGEST_RISE = 1.5
 _CHUNK = 1024  # the derivatives of so many voxels stay in the processor's cache
 
 
 def is_raised_by_water(result: Any) -> NDArray[np.bool_]:
     """
-    Find voxels whose T2 a share of free water that their signals do not exclude has raised.
+    Find voxels where free water that the signals do not exclude may raise T2 by more than half.
 
     A score test: how much better the signals are explained with a small share of water, and what
     that share does to the other parameters, both from the slopes at the fit, in units of the
-    residuals. Shapes: returns (n_voxels,), all False for models without a T2 of tissue.
+    residuals. Shapes: returns (n_voxels,), all False where no T2 of tissue was fitted.
     """
     raised = np.zeros(len(result), bool)
     model, inputs = result.model, result.inputs

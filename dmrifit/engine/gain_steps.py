@@ -13,7 +13,7 @@ from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import read_table
 from dmrifit.engine.protocol import Protocol
 
-#: Voxels that the check looks at.
+#: Number of voxels, about, that the check looks at.
 GAIN_VOXELS = 2000
 
 #: A signal may rise by so much with b or TE; in vivo medians of one series rise by up to 12 %.
@@ -124,7 +124,7 @@ def _median_and_error(logarithms: NDArray) -> tuple[float, float]:
 
 
 def _step_along_b(values: NDArray, b: NDArray, te: float) -> GainStep | None:
-    """Compare neighbors along b at one echo time."""
+    """Find steps of gain between neighbors along b at one echo time; None without a rise."""
     jumps = np.zeros(len(b))
     for i in range(1, len(b)):
         rise, error = _median_and_error(np.log(values[:, i] / values[:, i - 1]))
@@ -149,7 +149,7 @@ def _step_along_b(values: NDArray, b: NDArray, te: float) -> GainStep | None:
 
 
 def _step_along_te(values: NDArray, b: NDArray, te: NDArray) -> GainStep | None:
-    """Compare neighbors along the echo time at the b-values that both have."""
+    """Find a step of gain between neighboring echo times at their common b-values, or None."""
     echo_times, lowest = np.unique(te, return_index=True)
     # Signals were divided by those of the lowest b-value.
     if np.allclose(values[:, lowest[:1]], values[:, lowest]):

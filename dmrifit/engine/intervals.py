@@ -1,4 +1,4 @@
-"""Intervals of fitted parameters that hold the truth as often as they say, also at bounds."""
+"""Confidence intervals of fitted parameters, also of those that ended at a bound."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class FitInputs:
     What a fit was made from, kept for intervals and doubts.
 
     Shapes: `signals` (n_voxels, n_measurements), the user's array, or a copy where values had to
-    be left out; `sigma` (1 or n_voxels,) of a floor, `weights` (n_measurements,).
+    be left out; `sigma` (1 or n_voxels,), the noise in a floor or a likelihood of magnitudes, 0
+    where there is no floor; `weights` (n_measurements,).
     """
 
     signals: NDArray
@@ -32,7 +33,7 @@ class FitInputs:
     turn_up: float = np.inf
     weights: NDArray[np.float64] | None = None
     n_threads: int | None = None
-    noise: float | None = None  # of what was fitted, where it was measured
+    noise: float | None = None  # standard deviation in `signals`, where it was measured
 
 
 def parameter_intervals(

@@ -114,7 +114,7 @@ class MapFitter(_VoxelTransformer):
         Column names, when fitted to a data frame.
     noise_, snr_ : float or None
         Standard deviation of the noise and the SNR of the signals that were fitted; None where
-        they could not be measured.
+        they choose nothing or could not be measured.
 
     Examples
     --------
@@ -148,7 +148,7 @@ class MapFitter(_VoxelTransformer):
 
     def fit(self, S: ArrayLike, y: object = None) -> MapFitter:
         """
-        Check model, protocol and columns.
+        Check model, protocol and columns, and measure the noise.
 
         Parameters
         ----------

@@ -14,7 +14,7 @@ from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import read_table
 from dmrifit.engine.protocol import Protocol, least_weighted
 
-#: Voxels whose noise is measured, the same ones in any order of rows.
+#: Number of voxels, at most, that the noise is measured from.
 NOISE_VOXELS = 1024
 
 #: SNR of the least weighted signal in 12 measurements (other numbers count by their root) from
@@ -41,14 +41,14 @@ AIR = 0.2
 #: air: scanners filter the noise of air, and ghosts have up to some 7 % of the tissue's signal.
 _NEAR_NOISE, _GHOSTS = 5.0, 0.08
 
-# Of the signal: a few extreme voxels would draw a threshold between them and the tissue.
+# Top of the histogram: a few extreme voxels would draw a threshold between them and the tissue.
 _EXTREME = 99.5  # percent
 _BINS = 1024
 
 _SENTENCES = read_table("sentences")["choice"]
 
 _ZERO_B = 10.0  # s/mm², below it direction and pulsation matter little
-_SAME_B = 1.0  # s/mm², which scanners write for 0; perfusion decays by more
+_SAME_B = 1.0  # s/mm²: b-values up to so much above the lowest one are repeats of it
 _FEWEST_REPEATS = 3
 _FEWEST_DEGREES = 30  # of freedom, of all voxels together: the noise within 13 %
 
@@ -78,7 +78,7 @@ def describe_choice(
 
 
 def spread_rows(signals: NDArray) -> NDArray[np.intp]:
-    """Choose voxels by the shape of their signals: the same in any order of rows, on any scale."""
+    """Choose up to `NOISE_VOXELS` voxels, the same ones in any order of rows and on any scale."""
     if len(signals) <= NOISE_VOXELS:
         return np.arange(len(signals))
     keys = _keys(signals)
@@ -88,7 +88,7 @@ def spread_rows(signals: NDArray) -> NDArray[np.intp]:
 
 
 def _keys(signals: NDArray) -> NDArray[np.float64]:
-    """Give each voxel distant digits, as good as drawn, and the same of equal voxels alone."""
+    """Compute a pseudorandom key from 0 to 1 for each voxel, from the ratios of its signals."""
     irrational = np.sqrt(np.arange(2.0, signals.shape[1] + 2)) % 1
     with np.errstate(all="ignore"):
         sums = np.einsum("ij->i", signals, dtype=np.float64)
@@ -142,14 +142,14 @@ def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
 
 
 def typical_snr(signals: NDArray, protocol: Protocol, noise: float) -> float:
-    """Compute the median over tissue of the least weighted signals over the noise."""
+    """Compute the median SNR of the least weighted signals in tissue; infinite without tissue."""
     lowest = lowest_signals(signals, protocol)
     tissue = lowest[above_air_or_noise(lowest, noise) & np.isfinite(lowest)]
     return float(np.median(tissue) / noise) if len(tissue) and noise else np.inf
 
 
 def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:
-    """Compute the noise of measurements without diffusion weighting; NaN of fewer than three."""
+    """Compute the noise from repeats at b = 0; NaN for fewer than three, or too few voxels."""
     repeats = np.flatnonzero(protocol.b <= protocol.b.min() + _SAME_B)
     if protocol.te is not None:
         repeats = repeats[protocol.te[repeats] == protocol.te[repeats].min()]
@@ -161,13 +161,13 @@ def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:
 
 
 def noise_of_residuals(result: Any) -> float:
-    """Compute the noise that a fit leaves; NaN where no degree of freedom is left."""
+    """Compute the noise from the residuals of a fit; NaN for fewer than 30 degrees of freedom."""
     n_free = len(result.names) - len(result.fixed)
     return _typical(result.cost, np.isfinite(result.inputs.signals).sum(axis=1) - n_free)
 
 
 def _typical(squares: NDArray, degrees: NDArray[np.intp]) -> float:
-    """Compute the noise of the typical voxel of sums of squares; NaN where they are unknown."""
+    """Compute the noise of the median voxel from sums of squares; NaN below 30 degrees."""
     known = (degrees > 0) & np.isfinite(squares)
     if degrees[known].sum() < _FEWEST_DEGREES:
         return np.nan
@@ -198,8 +198,9 @@ def needs_floor(result: Any, noise: NDArray | float) -> NDArray[np.bool_]:
     """
     Find the voxels of a fluid whose kurtosis the noise floor may have made.
 
-    The mean signal at the highest b-value and longest echo time is near the noise, () or
-    (n_voxels,).
+    Their mean signal at the highest b-value and longest echo time is near the noise.
+
+    Shapes: `noise` () or (n_voxels,); returns (n_voxels,).
     """
     if result.model.cumulant is None:
         return np.zeros(len(result), bool)

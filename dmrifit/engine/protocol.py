@@ -38,7 +38,7 @@ _SMALLEST_PLAUSIBLE_MAX_B = 20.0
 _LARGEST_PLAUSIBLE_B = 1e5
 _LONGEST_PLAUSIBLE_TE = 2000.0  # ms
 _LONGEST_DIRECTION = 1e6  # files hold "unit vectors" of other lengths; this is a wrong column
-_UNIT_LENGTH = 0.05  # relative; at more, the b-value times the squared length is another contrast
+_UNIT_LENGTH = 0.05  # relative; beyond it, b times the squared length would be another contrast
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
 _B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
@@ -49,7 +49,7 @@ _MOST_LISTED = 21  # measurements in a message
 _ROUND_STEPS = (1000, 500, 100, 50, 10, 5, 1)  # s/mm²
 
 _PRESETS = {
-    # Five b-values and two echo times are named in the study; the rest is this project's default.
+    # The docstring of `Protocol.preset` says which of these values the study names.
     "cohort1": ((0, 50, 100, 400, 900, 1200, 1600), (93, 105, 120)),
     "cohort2": ((0, 50, 100, 400, 900, 1200, 1500), (75, 90, 105)),
 }
@@ -77,7 +77,7 @@ class Protocol:
     Attributes
     ----------
     b, te, directions : ndarray or None
-        Read-only copies of the arguments.
+        Read-only copies of the arguments, one echo time for each measurement, unit directions.
 
     Raises
     ------
@@ -111,7 +111,7 @@ class Protocol:
     def _store(
         self, b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str
     ) -> None:
-        """Check and store everything but units."""
+        """Check the arguments, except for their units, and store them in the fields."""
         b = _checked_b(b)
         if te is not None:
             te = _checked_te(te, len(b))
@@ -342,7 +342,7 @@ class Protocol:
 
     def rounded(self, tolerance: float = 10.0) -> Protocol:
         """
-        Give b-values that were meant to be one the same value.
+        Replace b-values that scatter around one nominal value by that value.
 
         Scanners write the b-value that each volume really had: 0.5 or 5 for 0, 995 to 1005 for
         1000. Fits may use those; protocols that are to be found in each other, or counted, need
@@ -351,8 +351,9 @@ class Protocol:
         Parameters
         ----------
         tolerance : float, default=10
-            b-values within ± tolerance (s/mm²) count as one. It has to be smaller than half the
-            step between b-values that differ on purpose: with the default, 10 and 20 become one.
+            b-values count as one where neighbors differ by the tolerance (s/mm²) at most, and all
+            of them by twice that at most. It has to be smaller than half the step between b-values
+            that differ on purpose: with the default, 10 and 20 become one.
 
         Returns
         -------
@@ -479,9 +480,10 @@ def average_directions(
         The geometric mean is the signal of the mean diffusivity (trace-weighted image); a zero
         makes it zero. The arithmetic mean is the powder average.
     tolerance : float, default=25
-        b-values within ± tolerance (s/mm²) count as one, because scanners write the b-value that
-        each direction really had. Those that differ by more than 5 % and each come again to the
-        digit were set so, and stay apart: 1, 10 and 25 of an IVIM scan.
+        b-values count as one where neighbors differ by the tolerance (s/mm²) at most, and all of
+        them by twice that at most, because scanners write the b-value that each direction really
+        had. Those that differ by more than 5 % and are each repeated exactly were set so, and stay
+        apart: 1, 10 and 25 of an IVIM scan.
 
     Returns
     -------
@@ -560,7 +562,7 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
 def match_contrasts(
     contrasts: Protocol, protocol: Protocol, b_tolerance: float = _B_MATCH
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.intp]]:
-    """Tell of each contrast whether a protocol lacks or repeats it, and where it stands there."""
+    """Tell whether a protocol lacks or repeats each contrast, and give its index there."""
     distance = np.abs(contrasts.b[:, None] - protocol.b)
     matches = distance <= b_tolerance
     if contrasts.te is not None and protocol.te is not None:
@@ -619,7 +621,7 @@ def read_gradients(
 
 
 def _check_thousands(text: str, path: Path) -> None:
-    """Refuse a b-value of three decimals among whole numbers: its point parts thousands."""
+    """Refuse a b-value such as 1.500 among whole numbers: its point separates thousands."""
     words = text.replace(",", " ").split()
     parted = [word for word in words if re.fullmatch(r"[1-9]\d?\.\d{3}", word)]
     is_whole = all(word.isdecimal() for word in words if word not in parted)
@@ -634,9 +636,9 @@ def _check_thousands(text: str, path: Path) -> None:
 def _warn_of_lengths(
     directions: NDArray[np.float64], b: NDArray[np.float64], path: str | Path
 ) -> None:
-    """Warn of weighted directions that are no unit vectors, and of what may be meant."""
+    """Warn where directions at b > 0 are not unit vectors, and say what they may mean."""
     weighted = np.nan_to_num(directions[b > 0])
-    # Of these, and of those of another shape, an error tells.
+    # `_checked_directions` refuses these.
     if np.abs(weighted).max(initial=0.0) > _LONGEST_DIRECTION:
         return
     length = np.linalg.norm(weighted, axis=1)
@@ -657,7 +659,7 @@ def _warn_of_lengths(
 def read_echo_times(
     te: str | Path | float | Sequence[str | Path], n: int, volumes: str = ""
 ) -> NDArray[np.float64]:
-    """Read echo times from wherever they are written."""
+    """Read echo times in ms, shape (n,), from a number, a text file or BIDS sidecars."""
     if isinstance(te, Sequence) and not isinstance(te, str):
         times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
     else:
@@ -685,14 +687,14 @@ def read_echo_times(
 def _rebuild(
     b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str
 ) -> Protocol:
-    """Make a protocol from a checked one, of which the low b-values alone look like ms/µm²."""
+    """Make a protocol without the check of units, in which a few low b-values would fail."""
     protocol = Protocol.__new__(Protocol)
     protocol._store(b, te, directions, name)
     return protocol
 
 
 def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
-    """Give numbers to the groups of b-values that lie within the tolerance of each other."""
+    """Assign b-values to numbered groups, in which neighbors differ by the tolerance at most."""
     shell = np.zeros(len(b), dtype=np.intp)
     order = np.argsort(b, kind="stable")
     number = 0
@@ -707,7 +709,7 @@ def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
 
 
 def _split_repeated(b: NDArray, shell: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Split groups in which several b-values come again to the digit into one for each of them."""
+    """Split groups with several exactly repeated b-values into one group for each of these."""
     split = np.zeros(len(b), dtype=np.intp)
     number = 0
     for group in range(shell.max() + 1):

@@ -34,8 +34,9 @@ class FitStatus(IntEnum):
     How the fit of a voxel ended.
 
     `CONVERGED` and `AT_BOUND` are solutions; in the second, a parameter lies on a bound.
-    `NOT_CONVERGED` ran out of iterations. `NOT_FITTED` voxels have no usable signal, or the model
-    has none within the bounds and fixed values that is finite, and everything about them is NaN.
+    `NOT_CONVERGED` ran out of iterations, or found no step to a lower cost. `NOT_FITTED` voxels
+    have no usable signal, or the model has none within the bounds and fixed values that is finite;
+    their parameters, errors and cost are NaN.
     """
 
     CONVERGED = 0
@@ -62,7 +63,8 @@ class FitResult:
         or at a bound and where no degree of freedom is left, infinite for one that the signal does
         not depend on.
     cost : ndarray of shape (n_voxels,)
-        Sum of squared residuals over the measurements used, in the signals' units squared.
+        Sum of squared residuals, weighted by `weights` of the fit if there are any, over the
+        measurements used, in the signals' units squared.
     status : ndarray of shape (n_voxels,)
         Codes of `FitStatus`.
     n_iter : ndarray of shape (n_voxels,)
@@ -92,7 +94,7 @@ class FitResult:
     noise : float, optional
         Standard deviation of the noise by which the method was chosen, in the signals' units.
     threshold : float, optional
-        Lowest b-value in s/mm² of the first step of a segmented fit.
+        Lowest b-value in s/mm² of the first step of a segmented fit; None for the default of 150.
     """
 
     model: SignalModel
@@ -116,7 +118,7 @@ class FitResult:
 
     @property
     def has_floor(self) -> NDArray[np.bool_]:
-        """Whether each voxel was fitted with a noise floor, shape (n_voxels,)."""
+        """Whether each voxel was fitted with a floor or likelihood of magnitudes, (n_voxels,)."""
         sigma = None if self.inputs is None else self.inputs.sigma
         return np.broadcast_to(False if sigma is None else sigma > 0, len(self))
 
@@ -163,7 +165,7 @@ class FitResult:
 
     def upper_bounds(self, column: int) -> NDArray[np.float64]:
         """
-        Compute the upper bound of one parameter in every voxel, but of an amplitude.
+        Compute the upper bound of one parameter, other than an amplitude, in every voxel.
 
         It is that of the box, and for a kurtosis with a "monotonic" bound also 3/(b_max·D).
 
@@ -203,9 +205,9 @@ class FitResult:
 
     def intervals(self, level: float = 0.95) -> NDArray[np.float64]:
         """
-        Compute intervals that hold the parameters at this level, over all voxels.
+        Compute intervals that contain the parameters in a given share of the voxels.
 
-        Also where a parameter ended at a bound, and one-sided there. They contain the estimate.
+        There are intervals also at a bound, where they are one-sided. They contain the estimate.
         They are for the parameters that would be fitted to the signal without noise: what the
         model leaves out of the tissue is not in them.
 
@@ -281,14 +283,16 @@ class FitResult:
         """
         Whether each parameter is in doubt, shape (n_voxels, n_parameters).
 
-        The signal does not depend on it (those of a compartment whose share is below .05), its
-        95 % interval spans three quarters of the box, it is at a bound that is not a natural one
-        (zero, or 1 of a share), or its standard error, half the 68 % interval, is above .05 for a
-        share, .3 for a kurtosis, half the value for others. A kurtosis above 0 is also in doubt
-        where b·D of the highest b-value exceeds 5, which leaves less than 1 % of the signal of a
-        fluid, and in fluids near the noise whose floor is not known; one with a "monotonic" bound
-        where its interval reaches from 0 over three quarters of what the bound allows. All are in
-        doubt where there are no residuals and the noise is not known.
+        The signal does not depend on it (those of a compartment whose share has a 95 % interval
+        below .05), its 95 % interval spans three quarters of the box, it is at a bound that is not
+        a natural one (zero, or 1 of a share), or its standard error, half the 68 % interval, is
+        above .05 for a share, .3 for a kurtosis, half the value for others (if that is more, .02
+        µm²/ms for a diffusivity, a fortieth of a box that 0 lies within). A kurtosis whose 95 %
+        interval is above 0 is also in doubt where b·D of the highest b-value exceeds 5, which
+        leaves less than 1 % of the signal of a fluid, and in fluids near the noise whose floor is
+        not known; one with a "monotonic" bound where its interval reaches from 0 over three
+        quarters of what the bound allows; a T2 of tissue where free water may raise it by more
+        than half. All are in doubt where there are no residuals and the noise is not known.
         """
         return self.doubt_reasons > 0
 
@@ -371,7 +375,8 @@ class FitResult:
         dict of str to str
             By parameter: medians of the low and the high ends; where the parameter is in most
             voxels not determined, ``"not determined (150–250 ms searched)"``; where a zero of it
-            is well measured in most, ``"none found, < 0.02"``, with the median of the high ends.
+            is well measured in most, ``"none found, < 0.02"``, with the median of the high ends;
+            where both medians are one bound, ``"at the bound 3 µm²/ms"``.
         """
         return self._tally().readings()
 
@@ -410,7 +415,7 @@ class FitResult:
 
     @property
     def _title(self) -> str:
-        """The model and how many voxels were fitted, in words."""
+        """The model and the number of voxels, fitted or not, in words."""
         return f"{self.model.name}: {counted(len(self), 'voxel')}"
 
     @property
@@ -459,7 +464,7 @@ def unfilled_result(model: SignalModel, n_voxels: int, **fields: Any) -> FitResu
 
 
 def mark_not_fitted(result: FitResult, voxels: NDArray | slice) -> None:
-    """Give voxels the status of those that were not fitted, and no numbers."""
+    """Mark voxels of a result as not fitted, with NaN for parameters, errors and cost."""
     result.status[voxels] = FitStatus.NOT_FITTED
     for values in (result.parameters, result.standard_errors, result.cost):
         values[voxels] = np.nan
@@ -469,7 +474,7 @@ def draw_curve(
     axes: Any, protocol: Protocol, signals: NDArray, model: SignalModel, values: NDArray
 ) -> None:
     """
-    Draw measurements and the fitted curve over b, of one b-value over the echo time.
+    Draw measurements and the fitted curve over b, or over TE where there is only one b-value.
 
     Shapes: `signals` (n_measurements,), `values` (n_parameters,).
     """

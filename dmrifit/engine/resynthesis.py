@@ -113,7 +113,7 @@ def resynthesize(
 
 @cache
 def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
-    """Find the contrasts that a protocol does not have."""
+    """Find the indices of wanted contrasts that a protocol lacks or has more than once."""
     if (wanted.te is None) != (protocol.te is None):
         return tuple(range(len(wanted)))
     missing, repeated, _ = match_contrasts(wanted, protocol)

@@ -19,7 +19,8 @@ _SENTENCES = read_table("sentences")
 #: Largest share of a voxel's measurements that a fit goes without.
 MOST_LEFT_OUT = 0.2
 
-#: Of the largest value, and in steps of whole numbers: a lower signal may be rounded to zero.
+#: Share of the largest value, and number of integer steps, below which a signal may be rounded to
+#: zero.
 CLEAR_SHARE, CLEAR_STEPS = 0.1, 10.0
 
 # Beyond free water (3 µm²/ms) and beyond iron-rich tissue: no voxel decays faster.
@@ -105,8 +106,8 @@ class Screen:
         Screen all voxels.
 
         Shapes: `signals` (n_voxels, n_measurements); returns the same array where nothing has to
-        be written or `in_place`, or else a copy, NaN where a value is left out and in refused
-        voxels.
+        be written or `in_place`, or else a copy, NaN in zeros outside the field of view and in
+        refused voxels. Infinite values, and voxels without a value above 0, stay as they are.
         """
         screening = Screening.empty(len(signals))
         changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
@@ -136,8 +137,8 @@ class Screen:
         """
         Screen some voxels, and write their counts.
 
-        Shapes: returns values (n_rows, n_measurements), NaN where left out, and whether those of a
-        row have changed.
+        Shapes: returns values (n_rows, n_measurements), NaN in zeros outside the field of view and
+        in refused rows, and whether a row has to be written.
         """
         values = np.array(signals[rows], dtype=np.float64)
         is_finite = np.isfinite(values)
@@ -176,7 +177,7 @@ class Screen:
 
 
 class ScreeningTally:
-    """Count, over parts of an image, what was left out or negative, and why voxels are lost."""
+    """Counts, over parts of an image, of values left out or negative, and of refused voxels."""
 
     def __init__(self) -> None:
         self._n: Counter[str] = Counter()
@@ -184,7 +185,7 @@ class ScreeningTally:
         self._refused = np.zeros(len(Refusal), np.int64)
 
     def add(self, screening: Screening, is_fitted: NDArray[np.bool_]) -> None:
-        """Count the voxels of one part, fitted or not; negative values are data in the first."""
+        """Count the voxels of one part; negative values count in fitted voxels alone."""
         for name in _SENTENCES["left_out"]:
             self._n[name] += int(getattr(screening, name).sum())
         self._n["incomplete voxels"] += int(np.count_nonzero(screening.n_left_out))
@@ -244,8 +245,8 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
     noise floor. So a zero counts as outside only where the voxel's signal must be clear: where the
     mean of its positive values at contrasts that are weighted at least as much (neither b nor TE
     is smaller) is at least a tenth of its largest value and, if all its values are whole numbers,
-    at least ten. Where there are no such contrasts, the largest signal takes the place of the mean
-    that the others leave after the fastest decay (5 µm²/ms, T2 of 20 ms).
+    at least ten. Where there are no such contrasts, the largest signal that the others would leave
+    after the fastest decay (5 µm²/ms, T2 of 20 ms) takes the place of the mean.
 
     Shapes: `values` (n_voxels, n_measurements); returns the same.
     """

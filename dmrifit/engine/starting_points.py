@@ -92,7 +92,7 @@ class Dictionary:
         return grids
 
     def spread(self, j: int, shares: NDArray) -> NDArray:
-        """Place values, as shares of the range, where the protocol tells them apart."""
+        """Convert shares (0 to 1) to values of parameter `j` that the protocol tells apart."""
         parameter = self._model.parameters[j]
         with np.errstate(over="ignore"):
             return _spread(parameter, self._low[j], self._high[j], shares, self._protocol)
@@ -184,7 +184,7 @@ def _centers(count: int) -> NDArray:
 def _spread(
     parameter: Parameter, low: float, high: float, shares: NDArray, protocol: Protocol
 ) -> NDArray:
-    """Place values, as shares of the range, where the protocol is sensitive to the parameter."""
+    """Convert shares (0 to 1) to values in the range that the protocol is sensitive to."""
     if low == high:
         return np.array([low])
     if parameter.unit == "ms" and protocol.te is not None:

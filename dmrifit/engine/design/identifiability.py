@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["suggest_model"]
 
-#: What the diffusivities of an isotropic model are when many directions were measured.
+#: Sentence that says what an isotropic model describes where many directions were measured.
 ISOTROPIC: str = read_table("sentences")["protocol"]["isotropic"]
 
 # From the richest to the simplest; what no other can be fitted to is left to the last.
 _RICHEST_FIRST = ("t2-ivim-kurtosis", "t2-adc", "ivim", "kurtosis", "adc", "t2")
-# The next richer model, where it is not the one before: with as many echo times.
+# The next richer model for as many echo times, where it is not the one before in this list.
 _RICHER = {"ivim": "t2-ivim-kurtosis", "t2": "t2-adc"}
 
 _ZERO_B = 10.0  # s/mm², below it nothing has decayed
 _PERFUSION_B = (10.0, 200.0)  # s/mm², where blood decays and tissue hardly does
-_KURTOSIS_B = 1500.0  # s/mm², below it b²D²K/6 of tissue is lost in noise
+_KURTOSIS_B = 1500.0  # s/mm², which the highest b-value has to exceed for a kurtosis
 # Scanners write 995 to 1005 for 1000.
 _SAME_B = 1.0  # s/mm²
 _SAME_B_RELATIVE = 0.02
@@ -61,11 +61,10 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
 
     Notes
     -----
-    A model is identifiable if its signal has full rank at typical tissue, and there is at least
-    one distinct contrast more than parameters, b below 10 s/mm² counting as 0; with perfusion it
-    needs three b-values from 10 to 200 s/mm² and two above; with kurtosis one above 1500 s/mm²
-    (three contrasts are enough for the model of kurtosis alone); with T2 two echo times, which
-    take the place of those b-values.
+    A model is identifiable if its signal has full rank at typical tissue, and there are as many
+    distinct contrasts as parameters, or one more for four parameters or more, b below 10 s/mm²
+    counting as 0; with perfusion it needs three b-values from 10 to 200 s/mm² and two above; with
+    kurtosis one above 1500 s/mm²; with T2 two echo times, which take the place of those b-values.
 
     Examples
     --------
@@ -146,7 +145,7 @@ def expected_precision(
 
 
 def nominal_contrasts(protocol: Protocol) -> set[tuple[float, float]]:
-    """List the different (b, TE), with the b-values that scanners scatter around one as one."""
+    """Find the distinct (b, TE) in s/mm² and ms; b-values that scatter around one are one."""
     weighted_b = np.where(protocol.b < _ZERO_B, 0.0, protocol.b)
     nominal_b: dict[float, float] = {}
     previous = lowest = weighted_b.min()

@@ -31,7 +31,7 @@ _logger = logging.getLogger("dmrifit")
 
 
 def read_function(function: Callable, names: Sequence[str]) -> tuple[str, str]:
-    """Read a function of one measurement: its expression, or else its source."""
+    """Read a function of one measurement: (expression, ""), or ("", source) if it has none."""
     # A function that numba compiled keeps the original in this attribute.
     function = getattr(function, "py_func", function)
     definition = _definition(function)
@@ -102,7 +102,7 @@ def _check_definition(definition: ast.FunctionDef, names: Sequence[str]) -> None
 
 
 def _outside_names(function: Callable, definition: ast.FunctionDef) -> dict[str, object]:
-    """Look up the names defined outside the function: numbers, and `math` and `numpy`."""
+    """Look up names from outside the function: numbers, `math`, `numpy` and their functions."""
     try:
         closure = inspect.getclosurevars(function)
     except ValueError:
@@ -130,7 +130,7 @@ def _outside_names(function: Callable, definition: ast.FunctionDef) -> dict[str,
 
 
 class _Constants(ast.NodeTransformer):
-    """Replaces names of numbers by the numbers, and names of modules by `math` or `np`."""
+    """Replaces outside names by numbers, `math`, `np`, or functions of these two modules."""
 
     def __init__(self, values: dict[str, object]) -> None:
         self.values = values
@@ -168,7 +168,7 @@ def _expression(definition: ast.FunctionDef) -> str:
     n_paths = 0
 
     def follow(answers: dict[str, bool]) -> str:
-        """Write what is returned after these answers to conditions, whatever the others are."""
+        """Write the returned expression, with these answers given to conditions of branches."""
         nonlocal n_paths
         n_paths += 1
         if n_paths > _MOST_PATHS:
@@ -210,7 +210,7 @@ class _Term:
     def __init__(self, text: str, answers: dict[str, bool], condition: str = "") -> None:
         self.text = text
         self.answers = answers  # to conditions, on one way through the branches of a function
-        # A number holds where it is not 0.
+        # A number is true where it is not 0.
         self.condition = condition or f"({text} != 0)"
         if len(text) > 4 * _LONGEST:
             raise _NotArithmeticError(f"a formula of more than {_LONGEST} characters")

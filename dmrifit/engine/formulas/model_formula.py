@@ -244,7 +244,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ModelFormula:
-    """What the kernels of a `SignalModel` are made from; its docstring describes the fields."""
+    """Formula, parameters and bounds of a `SignalModel`, whose docstring describes the fields."""
 
     name: str
     parameters: tuple[Parameter, ...]

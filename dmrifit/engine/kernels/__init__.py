@@ -1,5 +1,5 @@
 """
-All compiled code: a bounded Levenberg–Marquardt fit, generated for each signal model.
+Compiled code of fits: bounded Levenberg–Marquardt, generated for each signal model.
 
 `compiler.load` writes a Python module for a model and imports it: `template` with the model's
 formula and derivatives written out by `formula`. What no model changes is in `shared`, compiled

@@ -33,7 +33,7 @@ _logger = logging.getLogger("dmrifit")
 
 
 def load(model: ModelFormula | None) -> ModuleType:
-    """Import the kernel of a model, or of None the shared code; written if not on disk."""
+    """Import the kernel of a model, or for None the shared code; write it if not on disk."""
     with _lock:
         check_environment()
         # Importing numba makes nearly as many objects that stay as compiling does.

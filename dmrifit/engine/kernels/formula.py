@@ -103,7 +103,7 @@ def without_absolute(formula: Any) -> Any:
 
 def extended_to_edges(expression: Any, symbols: list, model: ModelFormula) -> Any:
     """
-    Let the branch of the inside of the box hold on its edge too, where both are the same.
+    Let the branch of the inside of the box hold on its edge too, where both branches agree.
 
     At f = 0 the branch of ``f <= 0`` has no term of f, hence no derivative by f: a fit that comes
     there would stay.
@@ -132,7 +132,7 @@ def _threshold(comparison: Any, symbols: list) -> tuple[int, float] | None:
 
 
 def _with_edge(comparison: Any, symbols: list, i: int, limit: float, model: ModelFormula) -> Any:
-    """Move the edge of the box to the side of its inside."""
+    """Change a comparison with an edge of the box so that the edge counts as inside."""
     less = functions().Less
     low, high = model.parameters[i].low, model.parameters[i].high
     reach = abs(limit) * _ROUNDING
@@ -289,7 +289,7 @@ def _replace_section(text: str, section: str, lines: list[str]) -> str:
 
 
 class Formula:
-    """The formula and its derivatives as lines of code, and what its form allows."""
+    """The formula, its derivatives as lines of code, and what starting points need to know."""
 
     def __init__(self, model: ModelFormula) -> None:
         import sympy

@@ -94,7 +94,7 @@ def _address(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Va
 
 
 def _width() -> int:
-    """Give the doubles in a vector of the processor that numba compiles for."""
+    """Give the number of doubles in a vector of the processor that numba compiles for."""
     # Environment variables of numba may choose another processor than the machine's.
     settings: Any = config
     features = settings.CPU_FEATURES
@@ -332,7 +332,7 @@ def log(x: Any) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """Compute the exponential."""
+    """Compute the exponential; in lanes, arguments are clipped to −700 to 700."""
     if not isinstance(x, Number):
         return np.exp(x)
     x = choose(x < 700.0, x, 700.0)

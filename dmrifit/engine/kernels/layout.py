@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 LANES = 16  # few enough that the work array stays in the first-level cache
 UNROLL = 3  # measurements summed at once, so that sums are loaded and stored less often
 
-#: Share of the range between the bounds above which an interval is not determined by the signals.
+#: Share of the range between the bounds that intervals of undetermined parameters span at least.
 UNDETERMINED_SHARE = 0.75
 
-#: Noise of signals without noise, of the largest one; they have no other residuals.
+#: Noise of signals without noise, as a share of the largest one; they have no other residuals.
 ROUNDING = 1e-9
 
 _CACHE_LINE = 64  # bytes
@@ -93,7 +93,7 @@ class Common(NamedTuple):
     regularized: bool
     turn_up: float  # largest K·D at which the signal still falls with b
     first: int  # stratum of the dictionary that a search begins with, or −1
-    middle: NDArray[np.float64]  # in inner coordinates
+    middle: NDArray[np.float64]  # of the box in inner coordinates; NaN for parameters that stay
 
 
 class Atoms(NamedTuple):
@@ -107,11 +107,11 @@ class Atoms(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """Signals and scales of all voxels of a chunk, and starting points of the usable ones."""
+    """Signals of all voxels of a chunk, and scales and starting points of the usable ones."""
 
     signals: NDArray[np.float64]
     scales: NDArray[np.float64]
-    usable: NDArray[np.int64]  # indices of voxels that can be fitted; all below are of these
+    usable: NDArray[np.int64]  # indices of voxels that can be fitted; all but signals are of these
     n_measured: NDArray[np.int64]
     points: NDArray[np.float64]
     residual_squares: NDArray[np.float64]  # that the best atom of each stratum leaves
@@ -136,12 +136,12 @@ def zeros_of_lanes(*shape: int) -> NDArray[np.float64]:
     return raw[start : start + size].view(np.float64).reshape(shape)
 
 
-#: Fields of the work array of a fit after `SINGLE`, by their shapes.
+#: Fields of the work array of a fit, those of `SINGLE` first, with their shapes.
 FIT_FIELDS = dict.fromkeys(SINGLE, "one") | {
     "Q": "vector",  # current point, in inner coordinates
     "T": "vector",  # trial point, in inner coordinates
     "X": "vector",  # trial point, in the parameters of the formula
-    "G": "vector",  # J'r at the current point, of residuals r and their Jacobian J
+    "G": "vector",  # J'r at the current point, of residuals r and the Jacobian J of the signal
     "GT": "vector",  # J'r at the trial point
     "LO": "vector",  # bounds, in inner coordinates
     "HI": "vector",
@@ -162,10 +162,10 @@ INTERVAL_FIELDS = {
     "QUANTILE": "one",
     "VARIANCE": "one",  # of the noise
     "LEAST": "one",  # smallest value of the quadratic form
-    "SQT": "one",  # r'r at the point T, of residuals r and their Jacobian J
+    "SQT": "one",  # r'r at the point T, of residuals r and the Jacobian J of the signal
     "GT": "vector",  # J'r there
     "MT": "matrix",  # J'J there
-    "P": "vector",  # estimate, in the parameters of the formula
+    "P": "vector",  # estimate, in the units of the parameters
     "U": "vector",  # estimate, in coordinates
     "LO": "vector",  # bounds, in coordinates
     "HI": "vector",
@@ -237,13 +237,13 @@ class _Field:
 
 
 def is_share(parameter: Parameter) -> bool:
-    """Whether a parameter is a share of the signal, from 0 to 1."""
+    """Tell whether a parameter is a share of the signal, from 0 to 1."""
     return parameter.unit == "" and (parameter.low, parameter.high) == (0.0, 1.0)
 
 
 def form(parameter: Parameter) -> str:
     """
-    Choose the inner coordinate of a parameter.
+    Choose the inner coordinate of a parameter: "plain", "log" or "inverse".
 
     Relaxation times act through their inverse; a positive parameter known only to an order of
     magnitude is searched by its logarithm.

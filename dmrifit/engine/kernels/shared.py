@@ -2,8 +2,8 @@
 The part of a fit that is the same for all signal models, compiled once for all of them.
 
 This file is not imported. `compiler.load` copies it to the folder of kernels, where a
-change of any file beside it is a change of its name. Work arrays come from Python, and helpers
-have no wrappers for Python, because both take longer to compile than to write.
+change of any file beside it is a change of its name. Work arrays are made by Python, and helpers
+have no wrappers for Python, because compiling either takes long.
 """
 
 import math
@@ -69,7 +69,8 @@ project_several, project_one = projection(TOGETHER), projection(1)
 
 # Two starts disagree that fit equally well, with a ridge between them; both are relative.
 SAME_COST, RIDGE = 1e-2, 5e-2
-# Where the signal sinks into the noise floor one start in seven creeps, mostly to a poor end.
+# Iterations, and those of a trial start: where the signal sinks into the noise floor, one start in
+# seven converges slowly, mostly to a poor end.
 MAX_ITER, TRIAL_ITER = 200.0, 30.0
 
 # Called from Python, and from jitted code alone: the latter have no wrappers.
@@ -222,7 +223,7 @@ def starting_points(slot, lane, common, atoms, gram, best, dots, points):
 
 @helper
 def amplitudes(v, d, vv, vt, tt):
-    """Least squares of two non-negative amplitudes."""
+    """Compute the non-negative amplitudes of two atoms that fit best, from their products."""
     det = vv * tt - vt * vt
     if det > 1e-9 * vv * tt:
         a1, a0 = (v * tt - d * vt) / det, (d * vv - v * vt) / det
@@ -285,7 +286,7 @@ def place_bounds(w, lane, i, scale, common, pinned):
 
 @inlined
 def begin(w, n, lane, point):
-    """Start a lane at a point."""
+    """Begin the fit of a lane at a point, which is clipped to its bounds."""
     low = N_SINGLE + LO * n
     for j in range(n):
         value = min(max(point[j], w[low + j, lane]), w[low + n + j, lane])
@@ -328,7 +329,7 @@ def logarithm(x):
 @inlined
 def describe(common, end, slot, ratings, cost, features):
     """
-    Describe where a start ended: ratings over the cost reached, coordinates, bounds that it hit.
+    Describe where a start ended: residual squares of atoms over its cost, coordinates, bounds hit.
 
     Shapes: `features` (n_strata + 3·n,).
     """
@@ -352,7 +353,7 @@ def describe(common, end, slot, ratings, cost, features):
 
 @helper
 def score(weights, n_smooth, features):
-    """Weigh features, and products of pairs of the first of them; the first weight is alone."""
+    """Add the first weight, weighted features and weighted products of the first `n_smooth`."""
     total = weights[0]
     at = 1
     for i in range(len(features)):
@@ -380,9 +381,9 @@ def search(code, common, starts, sigma, pinned, contrasts, weights, floored, wor
     Minimize from the starting points of every voxel, and keep the best end of each.
 
     A lane never meets another one, so results do not depend on which voxels are fitted together.
-    With `weights`, only voxels whose first end scores above zero get other starts: with a noise
-    floor the end of a short search without it; the points that are left; with a noise floor the
-    best end with parameters moved to the values `middle` (NaN: not moved).
+    With `weights`, only voxels whose first end has not converged or scores above zero get other
+    starts: with a noise floor the end of a short search without it; the points that are left; with
+    a noise floor the best end with parameters moved to the values `middle` (NaN: not moved).
     """
     w, s, y, v, t, places, slot_of, task_of, point, features = work
     signals, scales, usable, _, points, ratings = starts
@@ -394,7 +395,7 @@ def search(code, common, starts, sigma, pinned, contrasts, weights, floored, wor
     n_points = points.shape[1]
     routed = len(weights) > 0
     # With a floor, tasks 1 and 2 are the search without it and the one from there, then come the
-    # other points and the middle. These are cut short, and `n_tasks` is the rest of the best.
+    # other points and the middle. All are cut short, and task `n_tasks` goes on from the best end.
     n_extra = 2 if routed and floored else 0
     n_tasks = n_points + n_extra
     if n_extra > 0:
@@ -481,7 +482,7 @@ def search(code, common, starts, sigma, pinned, contrasts, weights, floored, wor
             if slot >= 0:
                 task = task_of[lane]
                 if task == n_tasks:
-                    # No start has ended: the best one goes on, and counts where it ends.
+                    # The best end has not converged: it goes on, and its new end counts.
                     w[BC, lane] *= 1.0 + 1e-9
                     for j in range(n):
                         point[j] = ends[slot, j]
@@ -561,7 +562,7 @@ def finish(code, common, starts, pinned, w, s, places, results, columns):
             variance = squares[slot] / n_spare if n_spare > 0 else math.nan
             for j in range(n):
                 d = w[N_SINGLE + D * n + j, lane]
-                # Beyond 1e290 the signal does not depend on the parameter at all.
+                # `variances` gives 1e300 where the signal does not depend on the parameter.
                 errors[i, j] *= math.sqrt(d * variance) if d < 1e290 else math.inf
             cost[i] = squares[slot] / scales[slot] / scales[slot]
             status[i] = 2 if not converged[slot] else (1 if touched else 0)

@@ -27,7 +27,8 @@ from dmrifit.engine.kernels.layout import (
 
 # Indices in `s` of a fit, after b and te of `UNROLL` measurements.
 TURN_UP, TOLERANCE, PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
-#: Predicted decreases, as a share of the objective, below which a fit is close to its minimum.
+#: Predicted decreases, as shares of the objective, below which a fit may be given up as lost: near
+#: its minimum, and far from it.
 _NEAR, _FAR = 1e-3, 0.1
 
 
@@ -70,11 +71,11 @@ class Sums:
             w.MT[pair] = 0.0
 
     def tabulate_b(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Fill a row of the table of exponentials of b."""
+        """Write the exponentials of one b-value to the table."""
         self._tabulate(self.signal.exponents_of_b, w, s, t)
 
     def tabulate_te(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Fill a row of the table of exponentials of te."""
+        """Write the exponentials of one echo time to the table."""
         self._tabulate(self.signal.exponents_of_te, w, s, t)
 
     def _tabulate(self, exponents: Callable, w: Any, s: Any, t: Any) -> None:
@@ -152,7 +153,7 @@ class FitSteps(Sums):
         self.clear(w)
 
     def _limit(self, w: Any, s: Any) -> tuple[Any, Any]:
-        """Compute the ratio of K to the inner K: 3 / (b_max·D·bound), for a falling signal."""
+        """Tell whether 3/(b_max·D) is below the bound of K, and compute their ratio, at most 1."""
         d = self.signal.diffusivity
         outer = w.X[d]
         if self.signal.forms[d] == "inverse":
@@ -180,7 +181,7 @@ class FitSteps(Sums):
             w.MT[i, i] = w.MT[i, i] + penalty * (slope * slope + +(away * bend))
 
     def chain(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Convert J'r and J'J to derivatives by the inner coordinates."""
+        """Convert J'r and J'J to derivatives by inner coordinates; add r'r to the objective."""
         n, k, d = self.n, self.signal.kurtosis, self.signal.diffusivity
         w.CT = w.CT + w.SQT
         if k >= 0:
@@ -321,7 +322,7 @@ def clip(number: Any, low: Any, high: Any) -> Any:
 
 
 def scale_row(w: Any, n: int, i: int, slope: Any) -> None:
-    """Multiply the derivatives of the sums by one parameter."""
+    """Multiply the entries of J'r and J'J for parameter `i` by the slope of a new coordinate."""
     w.GT[i] = w.GT[i] * slope
     w.MT[i, i] = w.MT[i, i] * (slope * slope)
     for j in range(n):
@@ -553,7 +554,7 @@ class IntervalSteps(Sums):
             w.T[k] = choose(s[self.kept + k] > 0.5, inside, to)
 
     def bend(self, w: Any, s: Any, y: Any, v: Any, t: Any) -> None:
-        """Compute the curvature on a side, with the objective minimized over the others."""
+        """Compute the curvature on a side, with the objective minimized over other coordinates."""
         own, side = (Fields(self.layout, t[row]) for row in (PARAMETER, SIDE))
         variance = w.VARIANCE
         precision = self.precision(w, s, self.kept, variance)
@@ -599,7 +600,7 @@ class IntervalSteps(Sums):
         """
         Solve for the length x of a side by the curvature c: x(1 + c·x) is the linear length.
 
-        x(1 + c·x) is the square root of the rise of the objective at the distance x.
+        x(1 + c·x) is the SD times the square root of the rise of the objective at the distance x.
         """
         distance = w.DISTANCE[index]
         limit = -(1.0 - 1.0 / _WIDEST) / distance

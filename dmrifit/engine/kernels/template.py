@@ -102,7 +102,7 @@ def evaluation(steps, is_bounded):
 
     @helper
     def differentiate(w, t, at, b, te):
-        """Call the user's function for all lanes, and differentiate it inside the bounds."""
+        """Write the user's function of all lanes, and its finite differences, to the table `t`."""
         x = np.empty(N)
         for lane in range(LANES):
             for j in range(N):
@@ -127,7 +127,7 @@ def evaluation(steps, is_bounded):
     @njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
     def evaluate(w, s, y, v, t, o, contrasts, rows, b, te, n, n_b, n_te, floored, regularized):
         """
-        Compute residuals, J'r and J'J of all lanes at their trials, in inner coordinates.
+        Compute r'r, J'r and J'J of all lanes at their points, in the coordinates of the steps.
 
         `s` holds what is the same for all lanes: b and te of the measurements at hand, then what
         the steps say. Exponentials of b alone and of te alone stand in the table `t`, one row for
@@ -191,7 +191,7 @@ def advance(w, s, y, v, t, o, contrasts, rows, b, te, n, n_b, n_te, floored, reg
 
 @njit(nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True)
 def variances(w, s, o):
-    """Compute the diagonal of the inverse of J'J in all lanes, and the limit of K in `CT`."""
+    """Compute the diagonal of the inverse of J'J in all lanes, and in `CT` K over inner K."""
     leave_limit(w, s, w, w, w, o)
     find_variances(w, s, w, w, w, o)
 
@@ -220,7 +220,7 @@ finish = block(INTERVALS.finish, INTERVALS.layout)
 _AT = INTERVALS.layout.offset
 P, SPAN, QUANTILE, END = _AT["P"], _AT["SPAN"], _AT["QUANTILE"], _AT["END"]
 TOP, LARGEST, NF2, DOF, COUNT = (_AT[name] for name in ("TOP", "LARGEST", "NF2", "DOF", "COUNT"))
-# Without residuals and a known noise, that is so large that an interval is the whole box.
+# Factor of `LARGEST` where nothing tells the noise: so large that intervals fill the box.
 UNKNOWN = 1e12
 PROBED, FREE, KEPT, SIGN = INTERVALS.probed, INTERVALS.free, INTERVALS.kept, INTERVALS.sign
 
@@ -251,7 +251,7 @@ def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, least, probes
     for j in range(N):
         w[P + j, lane] = parameters[j]
     dof = n_usable - n_free
-    # The most that are left when the box determines parameters alone.
+    # The most degrees of freedom that are left where the bounds alone determine parameters.
     w[QUANTILE, lane] = max(n_usable - 1, 1)
     if dof < 1:
         # There are no residuals; what was measured of the noise before is certain.

@@ -1,1 +1,1 @@
-"""Methods of fits beside nonlinear least squares: logarithms, two steps, likelihoods, priors."""
+"""Methods of fits beside nonlinear least squares: logarithms, refinement, likelihoods, priors."""

@@ -24,7 +24,7 @@ N_REWEIGHTINGS = 2
 _CHUNK = 4096  # voxels whose arrays stay in the second cache
 _SMALLEST, _LARGEST = 1e-300, 1e300  # of values that have a logarithm
 _SINGULAR = 1e-13  # of a diagonal entry that is 1 before elimination
-_DEPENDENT = 1e-12  # of the largest singular value of a design with columns of length 1
+_DEPENDENT = 1e-12  # largest singular value that counts as 0, of a design of unit columns
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dmrifit.engine.results import FitResult, FitStatus
 #: What every page and sidecar says of parameters that were fitted with a prior.
 PULLED: str = read_table("sentences")["scan"]["prior"]
 
-#: Of the learned covariance in fits of voxels.
+#: Factor of the learned covariance in fits of voxels.
 WIDENING = 4.0
 
 #: Voxels that a prior is learned from.
@@ -36,14 +36,15 @@ class Prior:
     u = ln((p − low)/(high − p)), are taken as draws of a normal distribution N(m, C), and its
     signals y as S(u) plus noise of standard deviation σ. The fit then minimizes
 
-        Σ (y − S(u))²/(2σ²) + (u − m)'C⁻¹(u − m)/2,
+        Σ (y − S(u))²/(2σ²) + (u − m)'(4C)⁻¹(u − m)/2,
 
-    minus the logarithm of the posterior density. m and C themselves maximize the likelihood of
-    all signals together, by expectation and maximization with a normal approximation to each
-    posterior (Dempster et al., 1977): with the modes û and their covariances V of all voxels
-    under the present m and C, the next m is the mean of û, and the next C the mean of
-    (û − m)(û − m)' + V. The noise thus does not widen C, as it widens the spread of least-squares
-    estimates. Amplitudes have no prior, because the receiver's sensitivity decides on them.
+    minus the logarithm of the posterior density with C widened fourfold. m and C themselves
+    maximize the likelihood of all signals together, by expectation and maximization with a normal
+    approximation to each posterior (Dempster et al., 1977): with the modes û and their covariances
+    V of all voxels under the present m and C, the next m is the mean of û, and the next C the mean
+    of (û − m)(û − m)' + V. The noise thus does not widen C, as it widens the spread of
+    least-squares estimates. Amplitudes have no prior, because the receiver's sensitivity decides
+    on them.
 
     References
     ----------
@@ -68,7 +69,7 @@ class Prior:
         }
 
     def expanded(self, model: SignalModel, widening: float = WIDENING) -> tuple[NDArray, NDArray]:
-        """Mean and precision for all parameters of a model, zero for those without a prior."""
+        """Give mean and precision for all parameters of a model, 0 for those without a prior."""
         columns = [model.names.index(name) for name in self.names]
         mean = np.zeros(len(model.names))
         precision = np.zeros((len(model.names),) * 2)

@@ -88,7 +88,7 @@ class Coordinates:
         return chained
 
     def _limits(self, values: NDArray) -> NDArray[np.float64]:
-        """Share of K's upper bound that keeps the signal falling, (n_voxels,)."""
+        """Compute the share of K's upper bound that keeps the signal falling, (n_voxels,)."""
         if self.cumulant is None:
             return np.ones(len(values))
         k, d = self.cumulant
@@ -218,7 +218,7 @@ class Search:
             self.n_iter += n_iter
 
     def _descend(self, point: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """Step down from a point, voxels that have ended staying behind."""
+        """Minimize from a point: coordinates, objectives, convergence and iterations of voxels."""
         low, high = self.coordinates.ends
         free = self.problem.is_free
         values = self.coordinates.into(point / self.unit)
@@ -298,7 +298,7 @@ class Search:
         return self.coordinates.out_of(self.values) * self.unit
 
     def covariance(self) -> NDArray:
-        """Invert the expected curvature of the free coordinates; NaN for those at a bound."""
+        """Invert the expected curvature; NaN rows for coordinates that are fixed or at a bound."""
         every_row = np.arange(len(self.values))
         _, curvature = self._derivatives(self.values, every_row, is_expected=True)
         at_low, at_high = self._at_ends()

@@ -92,7 +92,7 @@ class Rician:
         return expected_magnitude(signal, sigma)
 
     def losses(self, signal: NDArray, measured: NDArray, sigma: NDArray) -> NDArray:
-        """Compute minus the logarithm of the density over that at the measured signal."""
+        """Compute minus the log density, without terms that the signal does not change."""
         from scipy.special import i0e
 
         y, s = measured / sigma, np.abs(signal) / sigma
