@@ -216,9 +216,8 @@ def train(
         f"{channels}; threshold {threshold:.5g} for {aim}: {files.out}"
     )
     if model.healthy_ is not None:
-        typer.echo(
-            _healthy_sentence(model.healthy_, getattr(model.detector_, "largest_division_", 1.0))
-        )
+        division = getattr(model.detector_, "largest_division_", 1.0)
+        typer.echo(_healthy_sentence(model.healthy_, division))
     for remark in model.training_.remarks if model.training_ else ():
         typer.echo(remark)
     if model.synthetic_:

@@ -138,7 +138,6 @@ def fit(
         print_fit(context, out, sidecar)
         typer.echo(f"time: {time.perf_counter() - start:.1f} s")
         return
-    names = first_few([str(image) for image in images])
-    refuse_files(names, {"--bval": files.bval, "--bvec": files.bvec})
+    refuse_files(first_few(list(map(str, images))), {"--bval": files.bval, "--bvec": files.bvec})
     run = RunOptions(out, jobs, cluster, overwrite=overwrite)
     fit_many(context, images, run, options)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import check_number, check_word, filled
 from dmrifit._utils.counts import counted
 from dmrifit.engine.means import mean_of_finite
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import TE_MATCH, Protocol
 
 __all__ = ["PatientScale"]
 
@@ -20,7 +20,6 @@ _RULES = ("percentile",)
 # Scanners write nominal values with errors of rounding. Of b-values only relative to the value:
 # 0.2 and 1 s/mm² may both be measured on purpose.
 _B_MATCH_RELATIVE = 0.02
-_TE_MATCH = 0.05  # ms
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,6 @@ def contrast_order(protocol: Protocol) -> NDArray[np.intp]:
 def reference_columns(protocol: Protocol) -> NDArray[np.intp]:
     """Find the measurements at the lowest b-value of the shortest echo time."""
     te = echo_times(protocol)
-    shortest = te <= te.min() + _TE_MATCH
+    shortest = te <= te.min() + TE_MATCH
     lowest = protocol.b[shortest].min()
     return np.flatnonzero(shortest & (protocol.b <= (1 + _B_MATCH_RELATIVE) * lowest))

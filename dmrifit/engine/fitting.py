@@ -267,6 +267,8 @@ def by_snr(
 ) -> FitSettings:
     """Fill in the method that settings leave open, by the SNR of single signals if it is known."""
     if not settings.is_automatic:
+        if settings.method == "segmented" and settings.threshold is None:
+            return replace(settings, threshold=DEFAULT_THRESHOLD)
         return settings
     threshold = None
     if snr is not None and model == MODELS["ivim"] and "Dt" not in (settings.fixed or {}):
@@ -376,7 +378,7 @@ def _fit_segmented(
         raise ValueError(
             "Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'"
         )
-    threshold = DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold
+    threshold = settings.threshold or DEFAULT_THRESHOLD
     high_b = np.flatnonzero(protocol.b >= threshold)
     if not can_segment(protocol, threshold):
         raise ValueError(

@@ -18,7 +18,7 @@ from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import by_snr, fit_with, noise_and_snr
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
-from dmrifit.engine.protocol import Protocol, check_columns, check_protocol
+from dmrifit.engine.protocol import TE_MATCH, Protocol, check_columns, check_protocol
 
 __all__ = ["ClinicalMetrics", "MapFitter"]
 
@@ -31,7 +31,6 @@ _SLOW = (100.0, 400.0, 900.0)
 CLINICAL_B = tuple(sorted({*_FAST, *_SLOW}))
 _B_TOLERANCE = 10.0  # s/mm²: scanners write 5 for 0 and 895 for 900
 _B_TOLERANCE_RELATIVE = 0.02
-_TE_MATCH = 0.05  # ms
 # Noise makes the signal of some voxels rise with b; a bound at zero would bias every median.
 _SIGNED_ADC = {"ADC": (-100.0, 100.0)}
 
@@ -373,7 +372,7 @@ def clinical_columns(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Find the columns of ADC_fast, of ADC_slow and of b = 0."""
     check_protocol(protocol)
-    if protocol.te is not None and np.ptp(protocol.te) > _TE_MATCH:
+    if protocol.te is not None and np.ptp(protocol.te) > TE_MATCH:
         te = ", ".join(f"{value:g}" for value in np.unique(protocol.te))
         raise ValueError(
             f"clinical metrics need images of one echo time, and the protocol has TE = {te} ms; "

@@ -29,7 +29,7 @@ from dmrifit.engine.formulas.model_formula import (
     evaluated,
 )
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.protocol import Protocol, check_protocol
+from dmrifit.engine.protocol import TE_MATCH, Protocol, check_protocol
 
 __all__ = ["MODELS", "Parameter", "SignalModel"]
 
@@ -329,7 +329,7 @@ def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
     """Refuse a protocol whose echo times a model cannot explain."""
     check_protocol(protocol)
     check_has_echo_times(protocol, model)
-    if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > 0:
+    if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > TE_MATCH:
         times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
         raise ValueError(
             f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "

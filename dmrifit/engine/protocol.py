@@ -44,7 +44,8 @@ _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpos
 _B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
 _B_NEAR_RELATIVE = 0.02
 _SET_APART = 0.05  # relative difference of repeated b-values that no rounding makes
-_TE_MATCH = 0.05  # ms
+#: ms, up to which echo times are one.
+TE_MATCH = 0.05
 _MOST_LISTED = 21  # measurements in a message
 _ROUND_STEPS = (1000, 500, 100, 50, 10, 5, 1)  # s/mm²
 
@@ -295,7 +296,7 @@ class Protocol:
         candidates = np.arange(len(self))
         at_te = ""
         if self.te is not None:
-            candidates = np.flatnonzero(self.te <= self.te.min() + _TE_MATCH)
+            candidates = np.flatnonzero(self.te <= self.te.min() + TE_MATCH)
             at_te = f" at the shortest TE ({self.te.min():g} ms)"
         by_b = candidates[np.argsort(self.b[candidates], kind="stable")]
         if len(by_b) < n_b:
@@ -331,7 +332,7 @@ class Protocol:
             If there is no measurement of an index.
         """
         try:
-            volumes = np.arange(len(self))[np.asarray(indices)]
+            volumes = np.atleast_1d(np.arange(len(self))[np.asarray(indices)])
         except IndexError as error:
             raise IndexError(
                 f"{error}; choose from the measurements 0 to {len(self) - 1} of {self!r}"
@@ -566,7 +567,7 @@ def match_contrasts(
     distance = np.abs(contrasts.b[:, None] - protocol.b)
     matches = distance <= b_tolerance
     if contrasts.te is not None and protocol.te is not None:
-        matches &= np.abs(contrasts.te[:, None] - protocol.te) <= _TE_MATCH
+        matches &= np.abs(contrasts.te[:, None] - protocol.te) <= TE_MATCH
     if contrasts.directions is not None and protocol.directions is not None:
         # A direction and its opposite give the same signal.
         along = np.abs(contrasts.directions @ protocol.directions.T) > 1 - 1e-6

@@ -205,9 +205,7 @@ def segment_case(
     else:
         lesions = table = table[list(_SINGLE_MODEL_COLUMNS)]
         threshold = float(getattr(segmenter, "threshold_", 0.5))
-        min_voxels = 1
-        if hasattr(segmenter, "min_voxels_on"):
-            min_voxels = segmenter.min_voxels_on(images["volumes"][0])
+        min_voxels = segmenter.min_voxels_on(images["volumes"][0])
     network = getattr(segmenter, "segmenter_", segmenter)
     seen = getattr(network, "seen_", None) or figures.get("seen")
     remarks = [*notes, *scan_checks.unlike_notes(case, seen, labels)]

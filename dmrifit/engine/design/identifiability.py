@@ -91,7 +91,7 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
             lacking = lacks.get(_RICHER.get(name, ""), lacking)
             return name, f"{text} {verb} {name}" + (f"; {lacking}" if lacking else "")
         lacks[name] = lacking = f"{name} needs {missing}"
-    remedy = "a scan with at least two b-values, or two echo times, is needed"
+    remedy = "two b-values at one echo time, or two echo times at one b-value, are needed"
     raise ValueError(f"no model can be fitted to {protocol!r}: {lacks['adc']}; {remedy}")
 
 
@@ -107,6 +107,8 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
         return f"two echo times or more, and the protocol has {n_given or 'none'}"
     if not model.needs_te and n_te > 1:
         return f"one echo time (one image alone, or protocol.take), and the protocol has {n_te}"
+    if model == MODELS["t2"] and len(b) > 1:
+        return f"one b-value (protocol.take), and the protocol has {len(b)}"
     # Two points make a line and three a parabola: usual protocols of ADC and kurtosis.
     n_needed = len(free) if len(free) <= 3 else len(free) + 1
     if len(contrasts) < n_needed:

@@ -293,7 +293,7 @@ class _Library:
             terms = [argument for argument in arguments if isinstance(argument, _Term)]
             if not terms:
                 return value(*arguments)
-            if name in _ONE_BY_ONE:
+            if name in _ONE_BY_ONE and len(arguments) == 1:
                 return _Term(f"{name}({terms[0].text})", terms[0].answers)
             if name not in _FUNCTIONS:
                 raise _NotArithmeticError(f"{self._module.__name__}.{name}")

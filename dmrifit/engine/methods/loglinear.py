@@ -134,15 +134,15 @@ def fit_log_linear(
     bounds = ((-np.inf, np.inf),) * len(model.names)
     result = unfilled_result(model, len(signals), bounds=bounds, method=method)
     result.n_iter[:] = 1 if method == "ols" else 1 + N_REWEIGHTINGS
-    if weights is None:
-        weights = np.ones(len(design))
-    fit = _LogLinearFit(form, design, method == "wls", weights)
+    factors = np.ones(len(design)) if weights is None else weights
+    fit = _LogLinearFit(form, design, method == "wls", factors)
 
     def fit_chunk(chunk: slice) -> None:
         fit.fill(signals[chunk], result, chunk)
 
     run_in_chunks(fit_chunk, len(signals), _CHUNK, n_threads)
-    return replace(result, inputs=FitInputs(signals, protocol, None, n_threads=n_threads))
+    inputs = FitInputs(signals, protocol, None, weights=weights, n_threads=n_threads)
+    return replace(result, inputs=inputs)
 
 
 @dataclass(frozen=True)

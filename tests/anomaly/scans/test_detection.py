@@ -183,8 +183,7 @@ def test_a_scan_differs_where_both_hemispheres_are_shifted_alike(n, bulk, differ
 def test_healthy_scans_are_judged_against_the_others():
     scans = healthy_scans(12)
     assert scans.verdicts().count(True) == 0
-    odd = ScanFigures(0, 0, 0, (9.0,) * 4)
-    assert replace(scans, scans=(*scans.scans, odd)).verdicts().count(True) == 1
+    assert replace(scans, scans=(*scans.scans, ScanFigures(0, 0, 0, (9.0,) * 4))).verdicts().count(True) == 1
     levels = HealthyScans(tuple(ScanFigures(0, 0, 0, (level,) * 4) for level in (1, 1.01, 0.99, 1, 1.005, 0.9)))
     assert [levels.verdicts(division)[-1] for division in (1.0, 1.3)] == [True, False]
     assert [healthy_scans(n).verdicts().count(None) for n in (1, 2, 3, 4)] == [1, 2, 3, 0]

@@ -34,8 +34,9 @@ def test_suggested_model_is_the_richest_that_the_protocol_determines(protocol, n
 
 
 def test_scattered_b_values_count_once_and_a_protocol_of_one_has_no_model():
-    with pytest.raises(ValueError, match="at least two b-values"):
-        suggest_model(Protocol([1000, 1000, 1000]))
+    for protocol in (Protocol([1000, 1000, 1000]), Protocol([0, 500, 1000], te=[50, 70, 90])):
+        with pytest.raises(ValueError, match="two b-values at one echo time"):
+            suggest_model(protocol)
     rng = np.random.default_rng(93)
     b = np.concatenate([[0, 3, 9.5], 1000 + rng.uniform(-5, 5, 30), [1990, 2000, 2010]])
     assert len(nominal_contrasts(Protocol(b))) == 3

@@ -125,8 +125,12 @@ def test_functions_of_math_and_numbers_around_the_function_are_copied_when_the_m
 
     model = SignalModel.from_function(scaled, [S0, D], name="scaled")
     factor = 3.0
-    expected = 10 * np.exp(-2 * PROTOCOL.b / 1000)
-    np.testing.assert_allclose(model.signal([[10.0, 1.0]], PROTOCOL), [expected], rtol=1e-12)
+    np.testing.assert_allclose(model.signal([[10, 1]], PROTOCOL), [10 * np.exp(-2 * PROTOCOL.b / 1000)], rtol=1e-12)
+
+    def based(b, S0, D):
+        return S0 * math.log(b * D + 2, 2)
+
+    assert "math.log" in SignalModel.from_function(based, [S0, D], name="based").source
 
 
 def powers(b, S0, D):

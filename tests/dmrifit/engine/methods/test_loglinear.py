@@ -122,6 +122,7 @@ def test_equal_measurements_count_like_their_weight():
     repeated = fit_voxels(twice, Protocol([*PROTOCOL.b, 1600]), "adc", method="wls")
     weighted = fit_voxels(signals, PROTOCOL, "adc", method="wls", weights=[1] * 6 + [2])
     np.testing.assert_allclose(repeated.parameters, weighted.parameters, rtol=1e-9)
+    np.testing.assert_allclose(weighted.inputs.weights / weighted.inputs.weights[0], [1] * 6 + [2])
 
 
 def test_users_models_are_fitted_where_their_logarithm_is_linear():
