@@ -96,8 +96,11 @@ class _Slice:
 
 
 def _short(name: str) -> str:
-    """Cut off a name that is wider than a panel, which would have no room left for its map."""
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    """Cut off lines that are wider than a panel, which would have no room left for its map."""
+    lines = name.split("\n")
+    return "\n".join(
+        line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines
+    )
 
 
 def _aspect(case: Case) -> float:

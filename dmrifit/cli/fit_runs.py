@@ -454,7 +454,9 @@ def _result_lines(
         # Scans in several images are fitted together as a folder or a table alone.
         if len(inputs["images"]) == 1:
             maps = (out / record["sidecar"]).parent
-            if line := refit_line(context, record["remedies"], maps, **inputs):
+            line = refit_line(context, record["remedies"], maps, **inputs)
+            # Refitted before, as the page shows.
+            if line and not maps.with_name(f"{maps.name}_refit").exists():
                 yield f"{record['name']}: to refit: {line}"
     yield from _models_differ(records)
     yield f"table: {out / _TABLE}"

@@ -13,6 +13,7 @@ from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import (
     expected_precision,
     missing_for,
+    snr_of_amplitude,
     suggest_model,
 )
 from dmrifit.engine.fit_settings import FitSettings
@@ -261,10 +262,11 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
     missing = missing_for(protocol, model)
     if missing:
         return f"{name}: no, it needs {missing}"
-    if not np.isfinite(snr):
+    of_amplitude = snr_of_amplitude(snr, protocol, model)
+    if np.isnan(of_amplitude):
         return f"{name}: yes"
     try:
-        table = expected_precision(protocol, model, snr=snr)
+        table = expected_precision(protocol, model, snr=of_amplitude)
     except ValueError:
         return f"{name}: yes"
     texts = []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dmrifit import __version__
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
-from dmrifit.engine.design.identifiability import expected_precision, typical_tissue
+from dmrifit.engine.design.identifiability import expected_precision, snr_of_amplitude
 from dmrifit.engine.doubts import DoubtTally, least_weighted_signals
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
@@ -338,23 +338,17 @@ def _describe_expected_precision(tally: FitTally, n_averaged: float) -> dict[str
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
     snr = tally.snr()
     contrasts, model = tally.contrasts, tally.model
-    has_one_amplitude = sum(p.is_amplitude for p in model.parameters) == 1
-    if not (has_one_amplitude and np.isfinite(snr) and snr > 0):
+    # The noise is that of one volume.
+    of_fitted = np.sqrt(n_averaged) if tally.knows_noise else 1.0
+    of_amplitude = snr_of_amplitude(snr * of_fitted, contrasts, model)
+    if np.isnan(of_amplitude):
         return {}
     reference = least_weighted(contrasts)[0]
-    tissue = typical_tissue(model)
-    (amplitude,) = (tissue[j] for j, p in enumerate(model.parameters) if p.is_amplitude)
     contrast = f"b = {contrasts.b[reference]:g} s/mm²"
     if contrasts.te is not None:
         contrast += f" and TE {contrasts.te[reference]:g} ms"
-    with np.errstate(all="ignore"):
-        remaining = model.signal(tissue, contrasts)[0, reference] / amplitude
-    if not (np.isfinite(remaining) and remaining > 0):
-        return {}
     try:
-        # The expected precision is for the SNR of the amplitude, the noise that of one volume.
-        of_fitted = np.sqrt(n_averaged) if tally.knows_noise else 1.0
-        table = expected_precision(contrasts, model, tally.fixed, snr * of_fitted / remaining)
+        table = expected_precision(contrasts, model, tally.fixed, of_amplitude)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
     over = "noise" if tally.knows_noise else "standard deviation of residuals"

@@ -28,7 +28,7 @@ _ROW, _DOT, _NUMBER = 0.25, 0.04, 0.16  # inches of a row at least, of each dot,
 _MARGINS = 0.85  # for titles and labels of axes
 _LEGEND_LINE = 0.2
 _EDGE_QUANTILE = 0.97  # one control or interval that went astray must not squeeze all others
-_LONGEST_NAME, _LONGEST_ENTRY = 30, 36  # letters of rows and of the legend
+_LONGEST_NAME, _LONGEST_ENTRY = 30, 48  # letters of rows and of the legend
 _BAND = 0.72  # share of a row's height that its dots take
 
 

@@ -68,12 +68,12 @@ def parameter_lights(
         medians = panel.summary(region)[1:2]
         median = entry.get("BelievedMedian", *medians or (None,))
         text = "–" if median is None else f"{significant(median)} {panel.unit}".strip()
-        kind, words, why, remedy, interval = "determined", "determined", "", "", ""
+        kind, words, why, remedy, interval = "determined", "interval is narrow", "", "", ""
         if not doubt:
             if "Intervals" not in sidecar:
                 kind, words = "fixed", "no interval"
             elif panel.faint:
-                kind, words = "undetermined", "not determined"
+                kind, words = "undetermined", "interval is wide"
         elif "Fixed" in entry:
             kind, words = "fixed", "fixed"
         else:
@@ -143,7 +143,7 @@ def precision_sentence(sidecar: Mapping[str, Any]) -> str:
         else:
             errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
     return (
-        "precision to expect in typical tissue at the SNR of this scan, "
+        "precision to expect in typical tissue, by noise alone, at the SNR of this scan, "
         f"{expected['SNR']:.3g} (signal at {expected['SNRContrast']} over the "
         f"{expected['SNROver']}): {', '.join(errors)}"
     )

@@ -117,9 +117,9 @@ def target_tissues(
                 "of all labels"
             )
         raise ValueError(
-            f"{title}: nothing is labeled {' or '.join(targets)}, only "
-            f"{', '.join(sorted(present)) or 'nothing'}; --flair-target takes FLAIR-bright tissue "
-            "for the target of a tumor without enhancement"
+            f"{title}: nothing is labeled {' or '.join(map(repr, targets))}, only "
+            f"{', '.join(map(repr, sorted(present))) or 'nothing'}; --flair-target takes "
+            "FLAIR-bright tissue for the target of a tumor without enhancement"
         )
     measured = f"solid tumor ({' or '.join(SOLID)}) has {_milliliters(solid)}"
     smaller = f"less than the smallest volume of {min_volume:g} mL"

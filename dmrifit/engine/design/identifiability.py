@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, read_table
-from dmrifit.engine.protocol import Protocol, check_protocol
+from dmrifit.engine.protocol import Protocol, check_protocol, least_weighted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,6 +144,20 @@ def expected_precision(
     # Directions do not enter a signal of b and TE.
     contrasts = Protocol(protocol.b, protocol.te)
     return protocol_precision(contrasts, model, typical_tissue(model), 1 / snr, fixed=tuple(fixed))
+
+
+def snr_of_amplitude(snr: float, protocol: Protocol, model: SignalModel) -> float:
+    """
+    Convert the SNR of the least weighted signal to that of the amplitude of a model.
+
+    In typical tissue; NaN for a model without exactly one amplitude, or where nothing remains.
+    """
+    tissue = typical_tissue(model)
+    amplitudes = [tissue[j] for j, p in enumerate(model.parameters) if p.is_amplitude]
+    with np.errstate(all="ignore"):
+        remaining = model.signal(tissue, protocol)[0, least_weighted(protocol)[0]]
+        converted = float(snr * amplitudes[0] / remaining) if len(amplitudes) == 1 else np.nan
+    return converted if np.isfinite(converted) and converted > 0 else np.nan
 
 
 def nominal_contrasts(protocol: Protocol) -> set[tuple[float, float]]:

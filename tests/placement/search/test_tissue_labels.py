@@ -40,7 +40,7 @@ def test_the_target_is_solid_tumor_and_flair_bright_tissue_only_where_asked_for(
     targets, reason = target_tissues({"edema": 20, MERGED: 3}, flair_target=True, **rules)
     assert "edema" in targets
     assert ENHANCING not in targets
-    with pytest.raises(ValueError, match=r"case: nothing is labeled .* only edema; --flair-target"):
+    with pytest.raises(ValueError, match=r"case: nothing is labeled .* only 'edema'; --flair-target"):
         target_tissues({"edema": 2}, flair_target=False, **rules)
     with pytest.raises(ValueError, match=r"case: nothing is labeled .* its only value is 1, .* leave out --labels"):
         target_tissues({NECROSIS: 2}, flair_target=False, is_mask=True, **rules)
