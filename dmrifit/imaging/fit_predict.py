@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +32,7 @@ from dmrifit.engine.noise_choice import (
     NOISE_VOXELS,
     NoiseLevel,
     above_air,
+    above_air_or_noise,
     describe_choice,
     lowest_signals,
     typical_snr,
@@ -48,6 +51,7 @@ from dmrifit.imaging.image_rows import (
 )
 from dmrifit.imaging.noise import (
     check_likelihood,
+    denoised_note,
     describe_noise_levels,
     estimate_sigma,
     noise_levels,
@@ -261,6 +265,8 @@ def fit_image(
     files = _files(series, map_names(model), endings, model=model.name)
     # The type first: an array of sigma would be compared with the word voxel by voxel.
     is_estimated = isinstance(sigma, str) and sigma == "estimate"
+    if (sigma is None or is_estimated) and (note := denoised_note(image)):
+        notes.warn(note)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         # Libraries and settings are checked here, before a long fit.
@@ -518,6 +524,9 @@ def predict_image(
             )
             for slab, inside, rows in slabs:
                 prediction.add(rows, unit, _noise_of(noise, slab, inside), slab, inside)
+            level = None if noise is None else np.median(noise)
+            if noise is None and (found := _noise_of_neighbors(readable, region)):
+                level = found.sigma
         sidecar = describe_prediction(strategy, model, target, unit, files)
         scale_text = "given" if scale else "none"
         if isinstance(scale, PatientScale):
@@ -525,7 +534,8 @@ def predict_image(
         settings = {"Scale": scale_text, "Sigma": _noise_text(noise), "Region": region_text}
         sidecar["Settings"] = settings
         sidecar["Voxels"] = prediction.counts
-        summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region)
+        is_tissue = partial(above_air_or_noise, noise=np.nan if level is None else level)
+        summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region, is_tissue)
         sidecar |= prediction.describe_intervals(files)
         image_maps = _image_maps(
             series,
@@ -709,6 +719,13 @@ def _estimated_noise(
     return level.sigma, f"{np.median(level.sigma):.6g} (estimated by {level.method})"
 
 
+def _noise_of_neighbors(series: Series, region: NDArray[np.bool_] | None) -> NoiseLevel | None:
+    """Measure the noise by differences of neighbors; None where they do not tell, or no dipy."""
+    with suppress(ImportError):
+        return next(iter(noise_levels_of_middle(series, region, ["local"])), None)
+    return None
+
+
 def _chosen_by_noise(
     series: Series,
     region: NDArray[np.bool_] | None,
@@ -736,7 +753,7 @@ def _chosen_by_noise(
     elif noise is None and rows.size:
         level = measured_noise(rows[is_bright], protocol, model, settings)
         if level is None:
-            level = next(iter(noise_levels_of_middle(series, region, ["local"])), None)
+            level = _noise_of_neighbors(series, region)
         settings = replace(settings, noise=None if level is None else float(level.sigma))
     if level is None:
         return by_snr(settings, model, contrasts, None), None

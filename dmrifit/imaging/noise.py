@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -258,6 +259,26 @@ def _without_floor(spread: float, volume: NDArray[np.float64], region: NDArray[n
     return float(sigma)
 
 
+def _sidecars(image: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Read the sidecars of the files of an image; without one, there is nothing in it."""
+    for path in file_paths([image]):
+        yield path, read_object(path.with_name(f"{stem(path)}.json")) or {}
+
+
+def _is_denoised(description: Mapping[str, Any]) -> bool:
+    return "denoise" in str(description.get("Steps", ""))
+
+
+def denoised_note(image: Any) -> str:
+    """Say that the noise of an image cannot be measured in it; empty if no sidecar says so."""
+    if not any(_is_denoised(description) for _, description in _sidecars(image)):
+        return ""
+    return (
+        "the image was denoised, so the noise measured in it is too low and the SNR too high; "
+        "give the noise map that dmrifit preprocess wrote beside it (--sigma)"
+    )
+
+
 def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
     """Refuse a likelihood that the magnitudes of an image, as far as sidecars say, do not have."""
     if likelihood == "gaussian":
@@ -272,13 +293,12 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
             "likelihood='rician-mean' is for arithmetic means of magnitudes, not "
             "average='geometric'; use average='arithmetic'"
         )
-    for path in file_paths([image]):
-        # Its sidecar may say what keeps its magnitudes from being Rician.
-        description = read_object(path.with_name(f"{stem(path)}.json")) or {}
+    # A sidecar may say what keeps magnitudes from being Rician.
+    for path, description in _sidecars(image):
         combination = str(description.get("CoilCombinationMethod", "")).lower()
         is_summed = "sum" in combination and "square" in combination
         problem = "its coils were combined by a sum of squares" if is_summed else ""
-        if likelihood == "rician" and "denoise" in str(description.get("Steps", "")):
+        if likelihood == "rician" and _is_denoised(description):
             problem = "it was denoised"
         if problem:
             raise ValueError(

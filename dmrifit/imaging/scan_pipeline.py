@@ -208,6 +208,9 @@ def preprocess_image(
                     protocol.b, protocol.te, directions=directions, name=protocol.name
                 )
             _warn_of_large_motion(transforms, series)
+        # The steps spill a little into what was not measured.
+        for volume in np.moveaxis(signals, -1, 0):
+            volume[~usable] = 0
         # Always a map, so that fits take one kind of file.
         sigma_map = np.broadcast_to(np.float32(noise.sigma), series.grid).copy()
         result = Preprocessed(
