@@ -312,12 +312,13 @@ def refit_line(
     """
     Write the command that fits a scan again as advised, into a folder beside the first one.
 
-    An empty text without advice. `inputs` take the place of those of the command that runs.
+    An empty text without advice, or where that folder exists. `inputs` take the place of those of
+    the command that runs.
     """
-    if not remedies:
-        return ""
     changes = {"cluster": None, "jobs": 1, "overwrite": False, **inputs, **remedies}
     changes["out"] = out.with_name(f"{out.name}_refit")
+    if not remedies or changes["out"].exists():
+        return ""
     line = ["dmrifit", str(context.info_name)]
     for parameter in context.command.params:
         value = changes.get(str(parameter.name), context.params[str(parameter.name)])
@@ -454,9 +455,7 @@ def _result_lines(
         # Scans in several images are fitted together as a folder or a table alone.
         if len(inputs["images"]) == 1:
             maps = (out / record["sidecar"]).parent
-            line = refit_line(context, record["remedies"], maps, **inputs)
-            # Refitted before, as the page shows.
-            if line and not maps.with_name(f"{maps.name}_refit").exists():
+            if line := refit_line(context, record["remedies"], maps, **inputs):
                 yield f"{record['name']}: to refit: {line}"
     yield from _models_differ(records)
     yield f"table: {out / _TABLE}"
