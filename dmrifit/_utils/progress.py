@@ -49,7 +49,8 @@ def step_bar(
                 return
             last_line = now
             remaining = ""
-            if n_done < total:
+            # The first of many units also holds the start, and compiling.
+            if n_done < total and n_done - n_before > total // 100:
                 seconds = (now - start) / (n_done - n_before) * (total - n_done)
                 remaining = f"(about {tqdm.format_interval(seconds)} left)"
             words = (task, f"{n_done}/{total}", remaining, text or state or f"{unit}s")

@@ -354,7 +354,7 @@ def begin_run(
         new = json.loads(text)
         changed = [name for name in sorted({*stored, *new}) if stored.get(name) != new.get(name)]
         # A run that was refused finished nothing that other options could mix with.
-        if changed and any(file.exists() for file in finished):
+        if changed and any(file.exists() for file in finished if file.name != FAILED):
             raise ValueError(
                 f"{out} holds a run with other options ({', '.join(changed)}); "
                 "choose another folder, or --overwrite"

@@ -16,6 +16,7 @@ from dmrifit.engine.design.identifiability import (
     snr_of_amplitude,
     suggest_model,
 )
+from dmrifit.engine.design.precision import UNDETERMINED_CV
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import measured_noise
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
@@ -270,8 +271,10 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
     except ValueError:
         return f"{name}: yes"
     texts = []
+    unknown = table.loc[table["cv"] > UNDETERMINED_CV, "parameter"]
+    but = f", except {', '.join(unknown)} of single voxels at this SNR" if len(unknown) else ""
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
         unit = f" {row['unit']}" if row["unit"] else ""
         if not parameter.is_amplitude:
             texts.append(f"{row['parameter']} {row['value']:.3g} ± {row['sd']:.2g}{unit}")
-    return f"{name}: yes; SD of a voxel at least {', '.join(texts)}"
+    return f"{name}: yes{but}; SD of a voxel at least {', '.join(texts)}"

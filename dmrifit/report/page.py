@@ -370,8 +370,9 @@ def origin(command: str, rows: Iterable[Sequence[Any]] = ()) -> Table:
 
 
 def sentence(text: str) -> str:
-    """Begin a text with a capital letter, and end it."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.?')}{'?' if text.endswith('?') else '.'}"
+    """Begin a text with a capital letter, unless with the name of a scan, and end it."""
+    first = text[:1] if text.split(" ", 1)[0].endswith(":") else text[:1].upper()
+    return f"{first}{text[1:].rstrip('.?')}{'?' if text.endswith('?') else '.'}"
 
 
 def few_note(n_patients: int) -> str:

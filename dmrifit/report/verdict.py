@@ -167,7 +167,7 @@ def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     if is_everywhere and sidecar.get("Air", {}).get("Share", 0.0) > _MOST_AIR:
         options["mask"] = "auto"
     if "BMax" in sidecar["Doubt"]:
-        options["b_max"] = sidecar["Doubt"]["BMax"]
+        options["b_max"] = int(sidecar["Doubt"]["BMax"])
     elif any("--sigma estimate" in sentence for sentence in sidecar["Doubt"]["Advice"]):
         options["sigma"] = "estimate"
     return options

@@ -106,7 +106,10 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
         n_given = 0 if protocol.te is None else n_te
         return f"two echo times or more, and the protocol has {n_given or 'none'}"
     if not model.needs_te and n_te > 1:
-        return f"one echo time (one image alone, or protocol.take), and the protocol has {n_te}"
+        return (
+            "one echo time (one image alone, protocol.take, or --by-te), and the protocol has "
+            f"{n_te}"
+        )
     if model == MODELS["t2"] and len(b) > 1:
         return f"one b-value (protocol.take), and the protocol has {len(b)}"
     # Two points make a line and three a parabola: usual protocols of ADC and kurtosis.
