@@ -50,9 +50,9 @@ def info(image: Path, /, files: ProtocolFiles, mask: Path | None = None) -> None
         problem = str(error)
     described = scan_info(images, protocol, mask=mask)
     edges = " × ".join(f"{edge:.4g}" for edge in described.voxel)
-    grid = size_text(described.grid)
+    volumes = counted(described.n_volumes, "volume")
     rows = [
-        ("grid", f"{grid} voxels of {edges} mm, {counted(described.n_volumes, 'volume')}"),
+        ("grid", f"{size_text(described.grid)} voxels of {edges} mm, {volumes}"),
         ("axes", f"{described.axes} (position: {described.position})"),
         *[("protocol", line) for line in described.contrasts],
         ("noise", described.noise),
@@ -61,9 +61,8 @@ def info(image: Path, /, files: ProtocolFiles, mask: Path | None = None) -> None
     ]
     if protocol is not None and len(protocol) != described.n_volumes:
         problem = (
-            f"{counted(described.n_volumes, 'volume')}, but "
-            f"{counted(len(protocol), 'b-value')}: they are not of one scan, "
-            "or volumes were lost in conversion"
+            f"{volumes}, but {counted(len(protocol), 'b-value')}: they are not of one scan, or "
+            "volumes were lost in conversion"
         )
     doubts = [problem, *described.doubts] if problem else described.doubts
     rows += [("looks wrong", doubt) for doubt in doubts or ["nothing that this command looks for"]]

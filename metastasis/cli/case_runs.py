@@ -25,6 +25,7 @@ from metastasis.segmentation.ensemble import (
     MARKED_BY_BOTH,
     SensitivitySpecificityEnsemble,
     segment_by,
+    smallest_finding,
 )
 from metastasis.study.findings import findings_in_words, open_ring_notes
 from metastasis.study.followup import reader_table
@@ -197,7 +198,7 @@ def segment_case(
             prior_labels = next(iter(segment_by(segmenter, **images)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
     table = table.round(_DIGITS)
-    lesions, threshold, min_voxels, n_marked_by_both = table, None, None, None
+    threshold, min_voxels, n_marked_by_both = None, None, None
     if is_ensemble:
         # The table lists vanished lesions of the prior scan, too.
         lesions = table[table["finding"] != "prior only"]
@@ -205,7 +206,7 @@ def segment_case(
     else:
         lesions = table = table[list(_SINGLE_MODEL_COLUMNS)]
         threshold = float(getattr(segmenter, "threshold_", 0.5))
-        min_voxels = segmenter.min_voxels_on(images["volumes"][0])
+        min_voxels = smallest_finding(segmenter, images["volumes"][0])
     network = getattr(segmenter, "segmenter_", segmenter)
     seen = getattr(network, "seen_", None) or figures.get("seen")
     remarks = [*notes, *scan_checks.unlike_notes(case, seen, labels)]

@@ -201,15 +201,20 @@ def segment_by(
                     model, (volumes[i], scans["priors"][i], scans["masks"][i])
                 )
             probabilities.append(probability)
-            min_voxels = getattr(model, "min_voxels", 1)
-            if hasattr(model, "min_voxels_on"):
-                min_voxels = model.min_voxels_on(volumes[i])
-            marked.append(drop_small(probability >= float(threshold), min_voxels))
+            smallest = smallest_finding(model, volumes[i])
+            marked.append(drop_small(probability >= float(threshold), smallest))
         if is_ensemble:
             return merge_segmentations(*marked), np.maximum(*probabilities)
         return marked[0].astype(np.uint8), probabilities[0]
 
     return map(labels_of, range(len(volumes)))
+
+
+def smallest_finding(model: Any, volume: Any) -> int:
+    """Give the number of voxels of the smallest finding that a model marks in a scan."""
+    if hasattr(model, "min_voxels_on"):
+        return int(model.min_voxels_on(volume))
+    return int(getattr(model, "min_voxels", 1))
 
 
 def models_of(segmenter: Any) -> list[Any]:

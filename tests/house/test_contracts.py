@@ -9,6 +9,7 @@ LINT = "from importlinter.cli import import_linter\nimport_linter(['lint', '--no
 #: For each contract an import that breaks it, and the module that holds it.
 FORBIDDEN = {
     "dmrifit imports no application": ("dmrifit/engine/protocol.py", "import placement"),
+    "the applications leave fits, cohorts and studies alone": ("placement/box/voxel.py", "import dmrifit.predict"),
     "the applications do not import each other": ("placement/__init__.py", "import anomaly"),
     "no package imports the claims of published studies": ("anomaly/cli/newcomer.py", "import benchmarks.claims"),
     "the claims of the studies do not import each other": (

@@ -11,13 +11,7 @@ import pytest
 from dmrifit.cli.case_runs import RunOptions
 from dmrifit.io.components import drop_small
 from metastasis import SensitivitySpecificityEnsemble
-from metastasis.cli.case_runs import (
-    RUN,
-    is_current,
-    read_segmentations,
-    scans_of,
-    segment_case,
-)
+from metastasis.cli.case_runs import RUN, is_current, read_segmentations, scans_of, segment_case
 from metastasis.scans.cases import Case
 from metastasis.study.evaluation import evaluate_segmentations
 from metastasis.study.findings import open_ring_notes
