@@ -362,7 +362,7 @@ class Protocol:
             The same measurements; the b-values of each group are replaced by the roundest number
             that lies within the tolerance of their mean: a multiple of 1000, 500, 100, 50, 10, 5
             or 1 s/mm², or the mean itself. One without others near it moves by 2 % or 1 s/mm² at
-            most.
+            most, to a multiple of 50 s/mm².
 
         Raises
         ------
@@ -375,10 +375,12 @@ class Protocol:
         for number in np.unique(shell):
             group = self.b[shell == number]
             mean = float(group.mean())
-            # A b-value without others near it was not meant to be far from where it is.
-            alone = max(_B_MATCH, _B_MATCH_RELATIVE * mean)
-            reach = tolerance if np.ptp(group) else min(tolerance, alone)
-            round_values = (step * round(mean / step) for step in _ROUND_STEPS)
+            steps, reach = _ROUND_STEPS, tolerance
+            if not np.ptp(group):
+                # A b-value without others near it was not meant to be far from where it is.
+                steps = _ROUND_STEPS[:4]
+                reach = min(tolerance, max(_B_MATCH, _B_MATCH_RELATIVE * mean))
+            round_values = (step * round(mean / step) for step in steps)
             near = (value for value in round_values if abs(mean - value) <= reach)
             b[shell == number] = next(near, mean)
         return _rebuild(b, self.te, self.directions, self.name)

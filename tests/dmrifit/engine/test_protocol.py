@@ -152,6 +152,7 @@ def test_b_values_that_were_meant_to_be_one_become_one():
     assert rounded.name == "dwi"
     assert rounded.rounded() == rounded
     assert Protocol([0, 10, 20, 50, 100]).rounded(4).b.tolist() == [0, 10, 20, 50, 100]
+    assert Protocol([0.5, 25, 75, 625, 990]).rounded().b.tolist() == [0, 25, 75, 625, 1000]
     assert protocol.rounded(0) == protocol
     with pytest.raises(ValueError, match="tolerance"):
         protocol.rounded(-1)

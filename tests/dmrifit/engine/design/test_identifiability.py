@@ -8,6 +8,7 @@ from dmrifit.engine.design.identifiability import (
     expected_precision,
     missing_for,
     nominal_contrasts,
+    snr_of_amplitude,
 )
 
 LOW_B = [0, 20, 60, 150]
@@ -31,6 +32,11 @@ def test_suggested_model_is_the_richest_that_the_protocol_determines(protocol, n
     suggestion, sentence = suggest_model(protocol)
     assert suggestion == name
     assert reason in sentence
+
+
+def test_the_snr_of_the_amplitude_is_that_of_the_least_weighted_signal_without_weighting():
+    protocol = Protocol([100, 500], te=[40, 90])
+    assert snr_of_amplitude(10, protocol, MODELS["t2-adc"]) == pytest.approx(10 * np.exp(40 / 80 + 0.1))
 
 
 def test_scattered_b_values_count_once_and_a_protocol_of_one_has_no_model():
