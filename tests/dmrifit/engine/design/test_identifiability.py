@@ -34,11 +34,6 @@ def test_suggested_model_is_the_richest_that_the_protocol_determines(protocol, n
     assert reason in sentence
 
 
-def test_the_snr_of_the_amplitude_is_that_of_the_least_weighted_signal_without_weighting():
-    protocol = Protocol([100, 500], te=[40, 90])
-    assert snr_of_amplitude(10, protocol, MODELS["t2-adc"]) == pytest.approx(10 * np.exp(40 / 80 + 0.1))
-
-
 def test_scattered_b_values_count_once_and_a_protocol_of_one_has_no_model():
     for protocol in (Protocol([1000, 1000, 1000]), Protocol([0, 500, 1000], te=[50, 70, 90])):
         with pytest.raises(ValueError, match="two b-values at one echo time"):
@@ -49,6 +44,8 @@ def test_scattered_b_values_count_once_and_a_protocol_of_one_has_no_model():
     assert suggest_model(Protocol(b))[0] == suggest_model(Protocol(b[::-1]))[0] == "kurtosis"
     at_two_te = Protocol(np.tile(b, 2), te=np.repeat([60, 90], len(b)))
     assert len(nominal_contrasts(at_two_te)) == 6
+    protocol = Protocol([100, 500], te=[40, 90])
+    assert snr_of_amplitude(10, protocol, MODELS["t2-adc"]) == pytest.approx(10 * np.exp(40 / 80 + 0.1))
 
 
 def test_expected_precision_is_the_bound_for_typical_tissue_at_the_snr_of_the_scan_with_its_advice():
