@@ -382,8 +382,9 @@ def _fit_segmented(
     high_b = np.flatnonzero(protocol.b >= threshold)
     if not can_segment(protocol, threshold):
         raise ValueError(
-            f"a segmented fit needs two b-values of {threshold:g} s/mm² or more, and the "
-            f"highest is {protocol.b.max():g}; choose another threshold, or use method='nlls'"
+            f"a segmented fit needs two b-values of {threshold:g} s/mm² or more, and the protocol "
+            f"has {len(np.unique(protocol.b[high_b]))}; choose another threshold, or use "
+            "method='nlls'"
         )
     box = settings.box(model)
     weights = settings.measurement_weights(len(protocol))

@@ -12,7 +12,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.engine.design.identifiability import nominal_contrasts
 from dmrifit.engine.means import mean_of_finite
 from dmrifit.engine.models import read_table
-from dmrifit.engine.protocol import Protocol, least_weighted
+from dmrifit.engine.protocol import TE_MATCH, Protocol, least_weighted
 
 #: Number of voxels, at most, that the noise is measured from.
 NOISE_VOXELS = 1024
@@ -152,7 +152,7 @@ def noise_of_repeats(signals: NDArray, protocol: Protocol) -> float:
     """Compute the noise from repeats at b = 0; NaN for fewer than three, or too few voxels."""
     repeats = np.flatnonzero(protocol.b <= protocol.b.min() + _SAME_B)
     if protocol.te is not None:
-        repeats = repeats[protocol.te[repeats] == protocol.te[repeats].min()]
+        repeats = repeats[protocol.te[repeats] <= protocol.te[repeats].min() + TE_MATCH]
     if len(repeats) < _FEWEST_REPEATS or protocol.b.min() > _ZERO_B:
         return np.nan
     values = signals[:, repeats]

@@ -361,8 +361,8 @@ class Protocol:
         Protocol
             The same measurements; the b-values of each group are replaced by the roundest number
             that lies within the tolerance of their mean: a multiple of 1000, 500, 100, 50, 10, 5
-            or 1 s/mm², or the mean itself. One without others near it moves by 2 % or 1 s/mm² at
-            most, to a multiple of 50 s/mm².
+            or 1 s/mm², or the mean itself. One above the tolerance without others near it moves
+            by 2 % or 1 s/mm² at most, to a multiple of 50 s/mm².
 
         Raises
         ------
@@ -375,8 +375,9 @@ class Protocol:
         for number in np.unique(shell):
             group = self.b[shell == number]
             mean = float(group.mean())
-            steps, reach = _ROUND_STEPS, tolerance
-            if not np.ptp(group):
+            steps: tuple[int, ...] = _ROUND_STEPS
+            reach = tolerance
+            if mean > tolerance and not np.ptp(group):
                 # A b-value without others near it was not meant to be far from where it is.
                 steps = _ROUND_STEPS[:4]
                 reach = min(tolerance, max(_B_MATCH, _B_MATCH_RELATIVE * mean))

@@ -94,7 +94,7 @@ class FitResult:
     noise : float, optional
         Standard deviation of the noise by which the method was chosen, in the signals' units.
     threshold : float, optional
-        Lowest b-value in s/mm² of the first step of a segmented fit; None for the default of 150.
+        Lowest b-value in s/mm² of the first step of a segmented fit.
     """
 
     model: SignalModel

@@ -265,7 +265,8 @@ def fit_image(
     files = _files(series, map_names(model), endings, model=model.name)
     # The type first: an array of sigma would be compared with the word voxel by voxel.
     is_estimated = isinstance(sigma, str) and sigma == "estimate"
-    if (sigma is None or is_estimated) and (note := denoised_note(image)):
+    may_have_sigma = method not in ("ols", "wls")
+    if may_have_sigma and (sigma is None or is_estimated) and (note := denoised_note(image)):
         notes.warn(note)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
@@ -524,9 +525,7 @@ def predict_image(
             )
             for slab, inside, rows in slabs:
                 prediction.add(rows, unit, _noise_of(noise, slab, inside), slab, inside)
-            level = None if noise is None else np.median(noise)
-            if noise is None and (found := _noise_of_neighbors(readable, region)):
-                level = found.sigma
+            typical_noise = _typical_noise(readable, region, noise)
         sidecar = describe_prediction(strategy, model, target, unit, files)
         scale_text = "given" if scale else "none"
         if isinstance(scale, PatientScale):
@@ -534,7 +533,7 @@ def predict_image(
         settings = {"Scale": scale_text, "Sigma": _noise_text(noise), "Region": region_text}
         sidecar["Settings"] = settings
         sidecar["Voxels"] = prediction.counts
-        is_tissue = partial(above_air_or_noise, noise=np.nan if level is None else level)
+        is_tissue = partial(above_air_or_noise, noise=typical_noise)
         summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region, is_tissue)
         sidecar |= prediction.describe_intervals(files)
         image_maps = _image_maps(
@@ -724,6 +723,18 @@ def _noise_of_neighbors(series: Series, region: NDArray[np.bool_] | None) -> Noi
     with suppress(ImportError):
         return next(iter(noise_levels_of_middle(series, region, ["local"])), None)
     return None
+
+
+def _typical_noise(
+    series: Series, region: NDArray[np.bool_] | None, noise: float | NDArray | None
+) -> float:
+    """Give the median noise in a region, measured there if none is given; NaN if unknown."""
+    if noise is None:
+        level = _noise_of_neighbors(series, region)
+        return np.nan if level is None else float(level.sigma)
+    if isinstance(noise, np.ndarray) and region is not None:
+        noise = noise[region]
+    return float(np.median(noise))
 
 
 def _chosen_by_noise(

@@ -271,7 +271,8 @@ def _model_line(name: str, protocol: Protocol, snr: float) -> str:
     except ValueError:
         return f"{name}: yes"
     texts = []
-    unknown = table.loc[table["cv"] > UNDETERMINED_CV, "parameter"]
+    of_tissue = ~np.array([parameter.is_amplitude for parameter in model.parameters])
+    unknown = table.loc[of_tissue & (table["cv"] > UNDETERMINED_CV), "parameter"]
     but = f", except {', '.join(unknown)} of single voxels at this SNR" if len(unknown) else ""
     for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True):
         unit = f" {row['unit']}" if row["unit"] else ""

@@ -210,7 +210,7 @@ class VoxelRegressor(VolumeEstimator):
         -------
         list of (Voxel, float)
             Voxels and how well the answers agree with them (mean Dice with all), best first; no
-            two share more than 80 % (Dice) before `refine` polishes them.
+            two share more than 80 % (Dice).
 
         Raises
         ------
@@ -228,13 +228,14 @@ class VoxelRegressor(VolumeEstimator):
         dice = np.array([[a.dice(b) for b in voxels] for a in voxels])
         # Answers that agree with the others are more likely to be right.
         scores = dice.mean(axis=1)
-        distinct: list[tuple[Voxel, float]] = []
+        distinct: dict[int, Voxel] = {}
         for i in np.argsort(-scores, kind="stable"):
-            if len(distinct) < n:
+            if len(distinct) < n and (dice[i, list(distinct)] <= _ALIKE).all():
                 voxel = self._finished(voxels[i], scene)
-                if all(voxel.dice(other) <= _ALIKE for other, _ in distinct):
-                    distinct.append((voxel, float(scores[i])))
-        return distinct
+                # Polished boxes may have met.
+                if all(voxel.dice(other) <= _ALIKE for other in distinct.values()):
+                    distinct[int(i)] = voxel
+        return [(voxel, float(scores[i])) for i, voxel in distinct.items()]
 
     # Steps that the base class calls
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, TYPICAL_TISSUE, SignalModel, read_table
-from dmrifit.engine.protocol import Protocol, check_protocol, least_weighted
+from dmrifit.engine.protocol import TE_MATCH, Protocol, check_protocol, least_weighted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +173,9 @@ def nominal_contrasts(protocol: Protocol) -> set[tuple[float, float]]:
             lowest = value
         nominal_b[value] = float(lowest)
         previous = value
-    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    te = protocol.te
+    if te is None or np.ptp(te) <= TE_MATCH:
+        te = np.zeros(len(protocol))
     nominal_te = np.round(te / _SAME_TE) * _SAME_TE
     return {(nominal_b[b], float(te)) for b, te in zip(weighted_b, nominal_te, strict=True)}
 

@@ -614,5 +614,5 @@ def _uncertainty(parameter: Parameter, value: float, sd: float) -> str:
 
 
 def rounded(value: float, n_digits: int) -> str:
-    """Write a number with so many digits, without an exponent from 0.0001 to 999999."""
+    """Write a number with so many digits, without an exponent from 0.0001 to 999000."""
     return f"{float(f'{value:.{n_digits}g}'):g}"

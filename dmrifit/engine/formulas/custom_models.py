@@ -293,6 +293,8 @@ class _Library:
             terms = [argument for argument in arguments if isinstance(argument, _Term)]
             if not terms:
                 return value(*arguments)
+            if name == "log" and len(arguments) == 2:
+                return called(arguments[0]) / called(arguments[1])
             if name in _ONE_BY_ONE and len(arguments) == 1:
                 return _Term(f"{name}({terms[0].text})", terms[0].answers)
             if name not in _FUNCTIONS:
