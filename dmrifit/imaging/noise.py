@@ -29,7 +29,7 @@ _RAYLEIGH_MEAN = np.sqrt(np.pi / 2)
 _MEAN_TOLERANCE = 0.1  # of the mean that noise has, relative
 _LARGEST_SPREAD = 0.3  # of the means of volumes, relative
 _LARGEST_RATIO = 2.0  # of two estimates that still agree
-_VALUES = 2**24  # of measurements that are compared with their neighbors at once
+_VALUES = 2**21  # of measurements that are compared with their neighbors at once
 _SAMPLE = 2**24  # of measurements that PIESNO starts from
 _FLOOR_STEPS = 10
 _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds instead of minutes
@@ -224,11 +224,10 @@ def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
     estimates: list[float] = []
     for first in range(0, signals.shape[3] if region.any() else 0, n_at_once):
         values = read_block(signals, (every, every, every, slice(first, first + n_at_once)))
-        finite = np.nan_to_num(values).astype(np.float64)
         # dipy derives its mask from the first volume.
-        masked = np.concatenate([region[..., None].astype(np.float64), finite], axis=-1)
+        masked = np.concatenate([region[..., None], np.nan_to_num(values)], axis=-1, dtype=float)
         spread = noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
-        volumes = zip(spread, np.moveaxis(finite, -1, 0), strict=True)
+        volumes = zip(spread, np.moveaxis(masked[..., 1:], -1, 0), strict=True)
         estimates += [_without_floor(own, volume, region) for own, volume in volumes]
     by_volume = np.array(estimates)
     # Neighbors do not differ in an image or volume that is too small or constant.
