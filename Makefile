@@ -124,10 +124,23 @@ date > .venv/unfinished
     rm .venv/unfinished
     exit $$status
 }
+[ "$$level" = test ] || .venv/bin/python -c "$$COMPILE"
 rm -f .venv/made-for-*
 mv .venv/unfinished ".venv/made-for-$$level-$$key"
 endef
 export ENVIRONMENT
+
+# The first fit of a model on a machine compiles it; what is compiled stays in the user's cache.
+define COMPILE
+import numpy as np
+from dmrifit import MODELS, Protocol, fit_voxels
+print("Compiling the included models, once on this machine.", flush=True)
+b, te = np.ravel(np.meshgrid([0, 20, 50, 100, 200, 400, 800, 1200, 2000], [60, 80, 100])).reshape(2, -1)
+signals = [100 * np.exp(-1.2e-3 * b - te / 80)]
+for name, model in MODELS.items():
+    fit_voxels(signals, Protocol(b, te if model.needs_te else None), name).intervals()
+endef
+export COMPILE
 
 # Any Python can read these lines, also those that are refused.
 define CHECK

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.threads import one_thread
 from dmrifit.engine.fit_settings import Box, FitSettings
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.layout import (
@@ -349,7 +350,9 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
     # With the products of pairs of the first features, in the order of `shared.score`.
     products = [columns[:, i] * columns[:, j] for i in range(n_smooth) for j in range(i + 1)]
     columns = np.column_stack([columns, *products])
-    weights[1:] = _logistic_weights(columns, improved[usable])
+    # Threads of BLAS take longer to wake than these small products, and may add in another order.
+    with one_thread():
+        weights[1:] = _logistic_weights(columns, improved[usable])
     score = columns @ weights[1:]
     weights[0] = -np.quantile(score, 1.0 - (_SHARE_FLOORED if floored else _SHARE))
     # Other processors add in another order; the digits that are left agree.

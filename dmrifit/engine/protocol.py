@@ -560,6 +560,10 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
             f"{name} of shape {signals.shape} are an image: give one row for each voxel, "
             "image[mask] or image.reshape(-1, image.shape[-1]); fit_image fits images"
         )
+    if signals.shape == (len(protocol),):
+        raise ValueError(
+            f"{name} of shape {signals.shape} are those of one voxel: give a row, signals[None]"
+        )
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
         raise ValueError(
             f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its "
