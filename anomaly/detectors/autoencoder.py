@@ -342,7 +342,7 @@ class DenoisingAutoencoder(Reconstructor):
         return moments
 
     def _criterion(self) -> torch.nn.Module:
-        from anomaly.networks.architectures import VariationalLoss
+        from anomaly.networks.losses import VariationalLoss
 
         return VariationalLoss(self.kl_weight, reduction=self.reduction)
 

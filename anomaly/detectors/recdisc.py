@@ -272,7 +272,7 @@ class RecDiscNet(Reconstructor):
         return module
 
     def _criterion(self) -> torch.nn.Module:
-        from anomaly.networks.architectures import DiscriminationLoss
+        from anomaly.networks.losses import DiscriminationLoss
 
         return DiscriminationLoss(self.mse_weight, self.bce_weight, self.positive_weight)
 
