@@ -14,6 +14,7 @@ from dmrifit.stats.metrics import (
     median_absolute_error,
     pearson,
     relative_error_counts,
+    skill_scores,
     spearman,
 )
 
@@ -42,6 +43,8 @@ def test_five_voxels_by_hand_and_none_that_is_usable():
     assert (bias_index(prediction, reference), dispersion_index(prediction, reference)) == (0.25, 0.5)
     assert median_absolute_error(prediction, reference) == 0.5
     assert relative_error_counts(prediction, reference) == (5, 0, 0)
+    assert skill_scores(prediction, reference, 2.0, relative=False) == pytest.approx((4 / 9, 1, 1.8, 5))
+    assert skill_scores(prediction, reference, 2.0, relative=True) == pytest.approx((0.1875, 0.65, 0.8, 5))
     prediction, reference = np.array([1.0, 2.0]), np.array([0.0, np.nan])
     for index in (bias_index, dispersion_index, median_absolute_error):
         assert np.isnan(index(prediction, reference))

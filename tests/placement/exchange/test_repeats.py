@@ -100,8 +100,8 @@ def test_headers_of_two_patients_outweigh_alike_heads(pair, tmp_path):
 def test_box_outside_either_scan_is_refused(pair):
     old, _, _ = pair
     signals = head_signals(0)
-    with pytest.raises(ValueError, match=r"lies outside .*old.nii.gz; give the scan of the session"):
-        repeat_voxel(Voxel((300, 0, 0), (20, 20, 20)), old, old)
+    with pytest.raises(ValueError, match=r"at 300, 0, 0 mm .* lies outside .*old.nii.gz; give the scan of the session"):
+        repeat_voxel(Voxel((300, -0.01, 0), (20, 20, 20)), old, old)
     shifted = AFFINE.copy()
     shifted[2, 3] += 2 * 44
     cut = nib.Nifti1Image(signals[:, :, 44:], shifted)
