@@ -45,3 +45,6 @@ def test_tissue_in_the_wrong_place_is_seen_with_places_only():
         auc[position] = roc_auc_score(lesion.ravel(), detector.anomaly_map(ill).ravel())
     assert auc["world"] > 0.65
     assert auc[None] < 0.55
+    # A slice has one place along its third axis.
+    flat = IsolationForestDetector(position="world", calibration=None, random_state=0).fit(X[..., :1, :])
+    assert np.isfinite(flat.anomaly_map(X[:1, ..., :1, :])).all()

@@ -258,6 +258,7 @@ def test_a_guarantee_needs_scans_that_were_not_learned_from(healthy):
         # By default a quarter is held out for a guarantee, however few they are.
         (AlignedMahalanobis(threshold=rule), healthy, "no guarantee at this level with 2 scans: "),
         (half, healthy[:4], "no guarantee at this level with 2 scans: "),
+        (VoxelwiseGaussian(threshold=rule, calibration=0.9), healthy[:3], "no guarantee at this level with 2 scans: "),
         (half, twice, r"several scans of .*; a guarantee needs one of each subject"),
     ):
         with pytest.raises(ValueError, match=message):
