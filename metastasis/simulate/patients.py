@@ -16,8 +16,8 @@ from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.components import label_components
 from dmrifit.io.nifti import Image
-from dmrifit.simulate import heads
 from dmrifit.simulate.head_shapes import slow_field, texture_field
+from dmrifit.simulate.heads import Head, StandardHead, check_grid
 from metastasis.scans.cases import Case
 from metastasis.simulate import enhancement
 
@@ -61,7 +61,7 @@ _SIZES = (0.93, 1.0)  # of the axes of a brain that fills the field of view
 _VENTRICLES = (-1.5, 1.5)  # mm by which their walls lie further out
 # Irrational steps leave no gaps.
 _EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}
-_SMALLEST, _LARGEST = 24, 512  # voxels along an axis
+_SMALLEST = 24  # voxels along an axis
 _LEAST_FIELD = 40.0  # mm along an axis
 _LARGEST_VOXEL = 4.0  # mm
 
@@ -76,7 +76,7 @@ class _Settings:
     mimics: tuple[int, int]
     prior: float
     misregistration: float
-    standard: heads.StandardHead | None
+    standard: StandardHead | None
     seed: int
     world: str
 
@@ -181,13 +181,18 @@ def simulate_metastases(
     check_word("world", world, _WORLDS)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
         check_number(name, value, most=most)
-    voxels = heads.check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
-    steps = heads.check_spacing(spacing, most=_LARGEST_VOXEL)
+    voxels, steps = check_grid(
+        shape,
+        spacing,
+        fewest=_SMALLEST,
+        example=(66, 66, 66),
+        coarsest=_LARGEST_VOXEL,
+        field=_LEAST_FIELD,
+        content="metastases",
+    )
     n_lesions, n_mimics = _range("metastases", metastases), _range("mimics", mimics)
-    maps = heads.check_tissues(tissues)
-    heads.check_field(voxels, steps, _LEAST_FIELD, "metastases")
     # Without maps, each patient has folds of its own.
-    standard = None if maps is None else heads.standard_head(steps, maps)
+    standard = None if tissues is None else StandardHead.of(steps, tissues)
     seed = seed_from(random_state)
     grid_and_numbers = voxels, steps, n_lesions, n_mimics
     settings = _Settings(*grid_and_numbers, prior, misregistration, standard, seed, world)
@@ -207,7 +212,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
         return evenly(settings.seed, number, _EVEN[purpose], "metastasis", purpose)
 
     head_stream, size_stream = stream("head").spawn(2)
-    head = heads.draw_head(
+    head = Head.draw(
         settings.shape,
         settings.spacing,
         head_stream,
@@ -280,7 +285,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
 def _draw_lesions(
     n: int,
     likely: NDArray[np.float32],
-    head: heads.Head,
+    head: Head,
     rng: np.random.Generator,
     course: np.random.Generator,
     *,
@@ -324,7 +329,7 @@ def _draw_lesions(
 
 
 def _with_lesions(
-    picture: NDArray[np.float32], lesions: Sequence[enhancement.Nodule], head: heads.Head
+    picture: NDArray[np.float32], lesions: Sequence[enhancement.Nodule], head: Head
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], list[_LesionVoxels]]:
     """Put metastases into an image; label voxels filled by more than half, at least one each."""
     picture = picture.copy()
@@ -350,7 +355,7 @@ def _earlier(
     plain: NDArray[np.float32],
     added: NDArray[np.float32],
     lesions: Sequence[enhancement.Nodule],
-    head: heads.Head,
+    head: Head,
     misregistration: float,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -14,9 +14,9 @@ from scipy.spatial.transform import Rotation
 from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
-from dmrifit.simulate.gliomas import Glioma, draw_glioma
+from dmrifit.simulate.gliomas import Glioma
 from dmrifit.simulate.head_shapes import BRAIN
-from dmrifit.simulate.heads import Head, check_spacing, draw_head, standard_head
+from dmrifit.simulate.heads import Head, StandardHead, check_spacing
 from placement.search.scene import Scene
 
 __all__ = ["simulate_gliomas"]
@@ -188,11 +188,11 @@ def _draw_patient(
     """Draw a head and a lesion of a random volume."""
     head_stream, glioma_stream = rng.spawn(2)
     x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _MARGIN) / spacing))
-    head = draw_head(
+    head = Head.draw(
         (x, y, z),
         spacing,
         head_stream,
-        standard=standard_head(spacing),
+        standard=StandardHead.of(spacing),
         growth=rng.uniform(*_VENTRICLES),
         scale=rng.uniform(*_SCALES, 3),
     )
@@ -200,7 +200,7 @@ def _draw_patient(
     necrosis = rng.uniform(*_NECROSIS)
     if rng.random() >= _NECROSIS_ODDS or volume <= _NECROSIS_FROM:
         necrosis = 0.0
-    glioma = draw_glioma(
+    glioma = Glioma.draw(
         head,
         head.brain & (head.ventricles <= 0.5),
         (volume * MM3_PER_ML * 3 / (4 * np.pi)) ** (1 / 3),
