@@ -27,7 +27,7 @@ from dmrifit._utils.checks import Count, NotNegative
 from dmrifit._utils.randomness import seed_for
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
-from dmrifit.networks.training import Training, fill_training
+from dmrifit.networks.training import Training
 
 if TYPE_CHECKING:
     import torch
@@ -151,9 +151,7 @@ class RecDiscNet(Reconstructor):
 
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_", "box_", "moments_")
     _one_size: ClassVar[bool] = False
-    default_training: ClassVar[Training] = fill_training(
-        Training(epochs=4), Reconstructor.default_training
-    )
+    default_training: ClassVar[Training] = Reconstructor.default_training | Training(epochs=4)
     published_parameters: ClassVar[Mapping[str, Any]] = {
         "reconstruction_width": 128,
         "discrimination_width": 16,

@@ -21,7 +21,7 @@ from dmrifit._utils.randomness import seed_for, seed_from
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
-from dmrifit.networks.volume_cases import check_length, listed
+from dmrifit.networks.volume_cases import listed
 
 __all__ = ["open_map"]
 
@@ -61,7 +61,7 @@ def scored_scans(
     volumes = listed(maps, "maps")
     for label, values in (("masks", masks), ("truths", truths)):
         if values is not None:
-            check_length(volumes, listed(values, label), label)
+            listed(values, label, len(volumes))
     scans = []
     for i, values in enumerate(volumes):
         volume = np.asarray(values)

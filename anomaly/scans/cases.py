@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.scans.directions import turned_as_stored
-from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol, read_gradients
@@ -145,7 +144,6 @@ class Case(case_tables.CaseGrid):
             checked["directions"] = _unit_vectors(self.directions, signal.shape[3], label)
         if not (np.isfinite(self.b) and self.b > UNWEIGHTED):
             raise ValueError(f"{label}: b must be above {UNWEIGHTED:g} s/mm², not {self.b!r}")
-        checked["affine"] = checked_affine(self.affine, f"{label}: the affine")
         checked["age"], checked["b"] = float(self.age), float(self.b)
         checked |= {key: str(getattr(self, key)) for key in _WORDS}
         checked["synthetic"] = bool(self.synthetic)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from anomaly.scans.directions import (
 )
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import voxel_volume
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import one_thread
 from dmrifit.engine.protocol import Protocol
@@ -35,7 +35,6 @@ from dmrifit.io.components import largest_components
 from dmrifit.io.grids import (
     array_of,
     as_stored,
-    check_edge,
     cropped,
     labels_onto,
     onto,
@@ -43,8 +42,8 @@ from dmrifit.io.grids import (
     upright_scan,
 )
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
-from dmrifit.io.nifti import Image, Images, image_name, image_of
-from dmrifit.io.series import Series, read_map
+from dmrifit.io.nifti import Image, image_name, image_of
+from dmrifit.io.series import Series
 
 __all__ = ["PreparedScan", "prepare_scan"]
 
@@ -160,7 +159,7 @@ class PreparedScan:
 
 
 def prepare_scan(
-    image: Images,
+    image: Image | Sequence[Image],
     protocol: Protocol | None = None,
     *,
     bval: str | Path | None = None,
@@ -269,7 +268,8 @@ def prepare_scan(
             "protocol with them"
         )
     check_word("center", center, _CENTERS)
-    check_edge(spacing, *_SPACINGS)
+    if spacing is not None:
+        check_number("the spacing in mm", spacing, least=_SPACINGS[0], most=_SPACINGS[1])
     if shape is not None and not (len(shape) == 3 and all(int(n) == n and n > 0 for n in shape)):
         raise ValueError(f"shape must be three numbers of voxels, not {shape!r}")
     series = Series.open(image)
@@ -671,7 +671,7 @@ def _read(
     image: Image, series: Series, numbers: Mapping[int, int] | None, *, is_tissue: bool
 ) -> NDArray[Any]:
     """Read the mask or the tissue map of a series, on its grid."""
-    values = read_map(image, series)
+    values = series.read_map(image)
     if not is_tissue:
         return binarize(values, name=image_name(image))
     try:

@@ -14,7 +14,7 @@ import typer
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit._utils.text_files import read_object, read_sealed, sealed
+from dmrifit._utils.text_files import read_object, read_sealed
 from dmrifit.cli.console import error_message, progress, say_flagged
 from dmrifit.cli.options import given
 from dmrifit.cli.options import say as tell
@@ -298,7 +298,7 @@ class CaseRun:
                 drawing.savefig(files.path(picture), dpi=110)
                 text = page(picture=files.path(picture).read_bytes())
                 files.path(view).write_text(text, encoding="utf-8")
-            files.write_json(name, sealed(record))
+            files.write_record(name, record)
         return record
 
     def _lesion_text(self, lesions: pd.DataFrame) -> str:

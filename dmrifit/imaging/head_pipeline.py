@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.imaging.head_steps import correct_bias_field, find_brain, import_sitk, inside_of
+from dmrifit._utils.checks import check_number
+from dmrifit.imaging.head_steps import correct_bias_field, find_brain
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers, stem
 from dmrifit.io.grids import (
     array_of,
-    check_edge,
     labels_onto,
     onto,
+    read_mask_like,
     read_scan,
     read_scan_like,
     resampled,
@@ -141,20 +142,21 @@ def prepare_brain(
     Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010 (N4); Mattes et al., IEEE Trans Med
     Imaging 22:120–128, 2003 (mutual information).
     """
-    check_edge(spacing, *_SPACINGS)
+    if spacing is not None:
+        check_number("the spacing in mm", spacing, least=_SPACINGS[0], most=_SPACINGS[1])
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)
     scan = read_scan(image)
     prior_scan = None if prior is None else read_scan(prior)
     label_scan = None if label is None else read_scan_like(label, scan, name)
     inputs: dict[str, Any] = {"Image": image, "Prior": prior, "Label": label}
-    mask_scan = None
+    mask = None
     if not isinstance(brain_mask, bool):
-        mask_scan = read_scan_like(brain_mask, scan, name)
+        mask = read_mask_like(brain_mask, scan, name)
         inputs["Mask"] = brain_mask
     registered = prior is not None and register
     if bias_field or registered:
-        import_sitk()
+        import_optional("SimpleITK")
     if brain_mask is True:
         import_optional("dipy.segment.mask")
     prefix = stem(image) if isinstance(image, str | Path) else ""
@@ -162,10 +164,7 @@ def prepare_brain(
     files = {key: derivative_name(prefix, end, desc="prepared") for key, end in _SUFFIXES.items()}
     sources = inputs.values()
     with output_files(out, files.values(), overwrite=overwrite, inputs=sources) as file_set:
-        mask = None
-        if mask_scan is not None:
-            mask = inside_of(mask_scan)
-        elif brain_mask:
+        if brain_mask is True:
             mask = find_brain(scan)
         prepared, brain = _ready(scan, mask, spacing, bias_field=bias_field, name=name)
         moved, transform = None, None

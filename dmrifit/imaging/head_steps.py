@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
@@ -19,7 +15,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.components import largest_components
 from dmrifit.io.grids import array_of, onto, read_scan, resampled, scan_of
-from dmrifit.io.masks import MASK_THRESHOLD, binarize
+from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import Image, image_name
 from dmrifit.io.series import Series
 
@@ -148,7 +144,7 @@ def correct_bias_field(
     ----------
     Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010.
     """
-    sitk = import_sitk()
+    sitk = import_optional("SimpleITK")
     picture = values.astype(np.float32)
     inside = picture > 0.1 * np.percentile(picture, 98) if mask is None else mask
     problem = "the mask is empty"
@@ -182,19 +178,6 @@ def correct_bias_field(
     # A geometric mean of 1 in the brain keeps the scale of the signals.
     field = np.exp(logarithm - logarithm[inside].mean()).astype(np.float32)
     return (picture / field).astype(np.float32)
-
-
-def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
-    """Read a mask (x, y, z)."""
-    return binarize(array_of(image), name=image_name(image))
-
-
-def import_sitk() -> Any:
-    """Import SimpleITK, or say how to install it."""
-    with warnings.catch_warnings():
-        # Its wrapper classes lack a name of their module, which later Pythons tell at import.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return import_optional("SimpleITK")
 
 
 def otsu_mask(picture: NDArray, *, radius: int, passes: int) -> NDArray[np.bool_]:

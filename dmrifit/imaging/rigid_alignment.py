@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from dmrifit.imaging.head_steps import import_sitk
+from dmrifit._optional import import_optional
 from dmrifit.io.components import largest_components
 from dmrifit.io.grids import array_of, at_voxels, read_scan, resampled
 from dmrifit.io.nifti import Image, image_name
@@ -165,7 +165,7 @@ def likeness_in_place(first: Image, second: Image) -> float:
 
 def _find_head(signals: NDArray[np.float32], name: str) -> NDArray[np.bool_]:
     """Find the largest piece above half of Otsu's threshold, with its holes filled."""
-    sitk = import_sitk()
+    sitk = import_optional("SimpleITK")
     positive = signals[signals > 0]
     if not len(positive) or np.ptp(positive) == 0:
         raise ValueError(f"{name} shows no head: its signals are all alike; give a T1 scan")
@@ -217,7 +217,7 @@ def _aligned(
     levels: Sequence[tuple[int, float]] = _LEVELS,
 ) -> tuple[NDArray[np.float64], float]:
     """Maximize mutual information from a turn (3, 3): return the matrix (4, 4) and the maximum."""
-    sitk = import_sitk()
+    sitk = import_optional("SimpleITK")
     transform = sitk.Euler3DTransform()
     center = _LPS @ fixed.center
     transform.SetCenter(center.tolist())
@@ -256,7 +256,7 @@ def _aligned(
 
 def _sitk_image(values: NDArray[Any], affine: NDArray[np.float64]) -> Any:
     """Make an image of SimpleITK, which counts in LPS."""
-    image = import_sitk().GetImageFromArray(np.ascontiguousarray(values.T))
+    image = import_optional("SimpleITK").GetImageFromArray(np.ascontiguousarray(values.T))
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetSpacing(edges.tolist())
     image.SetOrigin((_LPS @ affine[:3, 3]).tolist())

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.atomic_files import FileSet, check_name, share_a_name
@@ -242,8 +243,9 @@ class CaseGrid:
         return float(x), float(y), float(z)
 
     def _store(self, checked: Mapping[str, Any]) -> None:
+        affine = checked_affine(self.affine, f"case {checked['name']}: the affine")
         # A frozen dataclass refuses plain assignment.
-        for key, value in checked.items():
+        for key, value in {**checked, "affine": affine}.items():
             object.__setattr__(self, key, value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,9 +11,9 @@ from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import check_finite, is_number
+from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted, size_text
-from dmrifit.io.masks import check_same_grid
+from dmrifit.io.masks import binarize, check_same_grid
 from dmrifit.io.nifti import Image, image_name, image_of, load_image, values_of
 
 _SMALLEST = 8  # voxels along an axis
@@ -66,14 +65,6 @@ def upright_affine(affine: NDArray, shape: Sequence[int]) -> NDArray[np.float64]
     return affine @ inv_ornt_aff(io_orientation(affine), shape)
 
 
-def check_edge(spacing: Any, smallest: float, largest: float) -> None:
-    """Refuse an edge, in mm, of the voxels to resample to; None keeps those of an image."""
-    if spacing is not None and not (is_number(spacing) and smallest <= spacing <= largest):
-        raise ValueError(
-            f"spacing must be an edge of {smallest:g} to {largest:g} mm, or None, not {spacing!r}"
-        )
-
-
 def upright_scan(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
     """Make a scan in RAS order of values (x, y, z) in the order of an image's axes."""
     ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
@@ -109,6 +100,14 @@ def read_scan_like(
     name = name or image_name(image)
     check_same_grid(grid, reference, name=name, reference_name=reference_name)
     return loaded
+
+
+def read_mask_like(
+    image: Image, scan: nib.Nifti1Pair, reference_name: str, name: str | None = None
+) -> NDArray[np.bool_]:
+    """Read a mask (x, y, z) that must be on the grid of a scan."""
+    loaded = read_scan_like(image, scan, reference_name, name)
+    return binarize(array_of(loaded), name=image_name(loaded))
 
 
 def array_of(image: nib.Nifti1Pair) -> NDArray:

@@ -178,7 +178,7 @@ class Epochs:
     batches: Batches
     #: Learning rate of an epoch by its number, from 0.
     rates: Callable[[int], float]
-    #: A training that `fill_training` made.
+    #: A training with all fields.
     settings: Any
     seed: int
     _: KW_ONLY

@@ -26,7 +26,7 @@ from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_key
 from dmrifit.model_files.model_file import save_model
 from dmrifit.model_files.registry import register, registered
 from dmrifit.model_files.regressor_file import dumped, loaded
-from dmrifit.networks.training import Training, fill_training
+from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
 from metastasis.candidates import judgment
 from metastasis.candidates.case_candidates import case_candidates
@@ -514,7 +514,7 @@ def small_unet(random_state: RandomState, **training: Any) -> Any:
         optimizer="adamw",
         min_voxels=4,
         spacing=1.0,
-        training=fill_training(Training(**training), defaults),
+        training=defaults | Training(**training),
         random_state=random_state,
     )
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file, read_text
@@ -107,7 +106,6 @@ class Case(case_tables.CaseGrid):
             checked[key] = case_tables.checked_mask(mask, image.shape, name)
             if key != "brain":
                 checked[key] = checked[key].astype(np.uint8)
-        checked["affine"] = checked_affine(self.affine, f"{title}: the affine")
         checked["synthetic"] = bool(self.synthetic)
         self._store(checked)
 

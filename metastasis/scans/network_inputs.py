@@ -13,7 +13,7 @@ from dmrifit._utils.affines import voxel_volume
 from dmrifit.io import grids
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
-from dmrifit.networks.volume_cases import check_length, listed, naming, volume_inputs
+from dmrifit.networks.volume_cases import listed, naming, volume_inputs
 
 #: A volume, its prior or None, its mask or None.
 Scan: TypeAlias = tuple[Any, Any, Any]
@@ -24,9 +24,8 @@ def joined_cases(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
     volumes = listed(volumes, "cases")
     columns = [volumes]
     for name, values in (("priors", priors), ("masks", masks)):
-        column = [None] * len(volumes) if values is None else listed(values, name)
-        check_length(volumes, column, name)
-        columns.append(column)
+        missing = [None] * len(volumes)
+        columns.append(missing if values is None else listed(values, name, len(volumes)))
     cases = [(volumes[i], columns[1][i], columns[2][i]) for i in range(len(volumes))]
     for number, (volume, prior, mask) in enumerate(cases):
         with naming(number):
@@ -37,8 +36,7 @@ def joined_cases(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
 
 def paired_labels(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
     """Pair each label with the volume of its case."""
-    labels = listed(labels, "targets")
-    check_length(cases, labels, "targets")
+    labels = listed(labels, "targets", len(cases))
     pairs = [(label, case[0]) for label, case in zip(labels, cases, strict=True)]
     for number, (label, volume) in enumerate(pairs):
         with naming(number):

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
-from dmrifit.imaging.head_steps import find_brain, import_sitk, inside_of, stripped_brain
+from dmrifit.imaging.head_steps import find_brain, stripped_brain
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
 from dmrifit.io import nifti
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resampled, scan_of
+from dmrifit.io.grids import array_of, onto, read_mask_like, read_scan, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import contrast_note, slice_note
@@ -112,13 +112,13 @@ def prepare_scan(
     # Everything is read and checked, and every library there, before long work.
     scan = _read(image)
     prior_scan = None if prior is None else _read(prior)
-    mask_scan = None
+    mask = None
     if brain is not None:
-        mask_scan = read_scan_like(
+        mask = read_mask_like(
             brain, scan, f"the scan {name}", name=f"the brain mask {nifti.image_name(brain)}"
         )
     if prior_scan is not None:
-        import_sitk()
+        import_optional("SimpleITK")
     if brain is None:
         import_optional("dipy.segment.mask")
     label = stem(image) if isinstance(image, str | Path) else "scan"
@@ -127,7 +127,7 @@ def prepare_scan(
     sources = {"Image": image, "Prior": prior, "Brain": brain}
     inputs = sources.values()
     with nifti.output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
-        result = _prepared(scan, prior_scan, mask_scan, spacing, (name, nifti.image_name(prior)))
+        result = _prepared(scan, prior_scan, mask, spacing, (name, nifti.image_name(prior)))
         if file_set is not None:
             written = [key for key in ("image", "brain", "prior") if getattr(result, key)]
             for key in written:
@@ -160,14 +160,12 @@ def _read(image: nifti.Image) -> nib.Nifti1Pair:
 def _prepared(
     scan: nib.Nifti1Pair,
     prior_scan: nib.Nifti1Pair | None,
-    mask_scan: nib.Nifti1Pair | None,
+    mask: NDArray[np.bool_] | None,
     spacing: float,
     names: tuple[str, str],
 ) -> PreparedScan:
     brain_note = None
-    if mask_scan is not None:
-        mask = inside_of(mask_scan)
-    else:
+    if mask is None:
         stripped = stripped_brain(array_of(scan), scan.affine)
         mask = find_brain(scan) if stripped is None else stripped
         if stripped is None:

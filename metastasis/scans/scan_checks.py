@@ -14,7 +14,7 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.case_tables import folder_table
-from dmrifit.io.masks import Grid, check_same_grid
+from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import read_grid
 from dmrifit.io.parameter_json import RefusedError
 from metastasis.scans.cases import CASES, Case
@@ -65,7 +65,7 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
 
     No volume is read. Files that cannot be read are left to those who read them.
     """
-    grids: dict[str, Grid] = {}
+    grids: dict[str, tuple[Any, Any]] = {}
     for key, path in files.items():
         try:
             shape, affine = read_grid(path)

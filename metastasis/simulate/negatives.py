@@ -35,8 +35,8 @@ def head_around(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> Head:
 
     Shapes: `brain` (x, y, z), its axes in the order of RAS+, `steps` (3,) in mm.
     """
-    affine, places = centered_grid(brain.shape, steps.tolist())
-    places = places.astype(np.float32)
+    affine, centers = centered_grid(brain.shape, steps.tolist())
+    places = centers.astype(np.float32)
     low, high = (end(np.argwhere(brain), axis=0) for end in (np.min, np.max))
     half = (high - low) * steps / 2
     middle = affine[:3, 3] + steps * (low + high) / 2

@@ -16,8 +16,15 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.io.case_tables import volumes_of_cases
 from dmrifit.io.components import drop_small, label_components
-from dmrifit.stats import lesion_matching
-from dmrifit.stats.lesion_matching import HEADLINES, SMALL_ML, lesion_scores, lesion_table, ratio
+from dmrifit.stats.lesion_matching import (
+    HEADLINES,
+    SMALL_ML,
+    lesion_counts,
+    lesion_scores,
+    lesion_table,
+    ratio,
+    scores_from_counts,
+)
 from dmrifit.stats.metrics import dice
 from dmrifit.stats.patient_summary import in_parts, summarize
 from metastasis.scans.cases import Case
@@ -182,7 +189,7 @@ def evaluate_segmentations(
         for name, method_masks in masks.items():
             mask = method_masks[i]
             table = lesion_table(truths[i], mask, case.affine)
-            (counts,) = lesion_matching.lesion_counts(table, small=small).to_dict("records")
+            (counts,) = lesion_counts(table, small=small).to_dict("records")
             row = {**keys, "method": name, **counts}
             row["voxel_dice"] = dice(mask, truths[i])
             scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
@@ -357,8 +364,8 @@ def option_by_method(
 
 def _scores(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Compute all scores of a summary from sums of counts over scans."""
-    scores: dict[str, NDArray[Any]] = lesion_matching.scores_from_counts(counts)
-    scores["voxel_dice"] = lesion_matching.ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
+    scores: dict[str, NDArray[Any]] = scores_from_counts(counts)
+    scores["voxel_dice"] = ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
     rates = segment_rates({key: counts[f"segment_{key}"] for key in SEGMENT_COUNTS})
     return scores | {f"segment_{key}": value for key, value in rates.items()}
 

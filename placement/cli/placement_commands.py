@@ -177,7 +177,7 @@ def place(
 
     Example: dmrifit-placement place cases/cases.tsv --out placed
     """
-    from dmrifit.io.nifti import file_record
+    from dmrifit.io.bids_derivatives import file_record
     from placement.exchange import tables
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription

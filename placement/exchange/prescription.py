@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 import dmrifit
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
-from dmrifit._utils.text_files import sealed
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
@@ -170,7 +169,7 @@ def write_prescription(
 
                 page = voxel_page(voxel, scene, content, picture.read_bytes())
                 files.path(f"{name}_view.html").write_text(page, encoding="utf-8")
-        files.write_json(f"{name}.json", sealed(content))
+        files.write_record(f"{name}.json", content)
     return content
 
 

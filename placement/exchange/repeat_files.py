@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 import dmrifit
-from dmrifit._utils.text_files import sealed
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import array_of, read_scan, resampled
@@ -123,7 +122,7 @@ def write_repeat(
                 pictures.append(path.read_bytes())
             page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
             files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
-        files.write_json("repeat.json", sealed(record))
+        files.write_record("repeat.json", record)
 
 
 def _page(
@@ -136,7 +135,7 @@ def _page(
 ) -> str:
     """Make the page of a repeated box: the answer, both scans, its numbers."""
     from dmrifit.report import page as pages
-    from dmrifit.report.viewer import Box, Layer, html_viewer
+    from dmrifit.report.viewer import Layer, html_viewer
 
     figures = []
     viewers = []
@@ -151,7 +150,7 @@ def _page(
         # Two scans of full size would make a page of many megabytes.
         small = resampled(moved, _VIEWER_MM)
         layers = [Layer(title, array_of(small))]
-        boxes = [Box("voxel", voxel.affine)]
+        boxes = {"voxel": voxel.affine}
         viewer = html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title)
         viewers.append(pages.Section(title, viewer))
     numbers = [

@@ -16,12 +16,12 @@ from scipy import stats
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
-from dmrifit.stats.agreement import ICC_FORMS, bland_altman, icc
 from dmrifit.stats.method_tests import holm, rank_biserial
 from dmrifit.stats.patient_summary import in_parts, method_pairs
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
+from placement.study.agreement import ICC_FORMS, bland_altman, icc
 
 __all__ = ["evaluate_placements"]
 

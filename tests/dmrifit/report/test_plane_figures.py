@@ -21,7 +21,7 @@ def test_each_plane_shows_the_point_at_its_place(affine):
     volume[tuple(voxel)] = 1
     field = (np.zeros(3), np.full(3, 38.0))
     planes = []
-    plot_planes(volume, affine, point, field, {"point": Outline("red")}, "", "", window=(0, 1), finish=planes.append)
+    plot_planes(volume, affine, point, field, {"point": Outline("red")}, "", "", margin=0, window=(0, 1), finish=planes.append)
     for plane in planes:
         picture = plane.ax.images[0].get_array()
         row, column = np.unravel_index(picture.argmax(), picture.shape)
