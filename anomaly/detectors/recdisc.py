@@ -24,7 +24,7 @@ from anomaly.generators.corruptions import (
     TissueMoments,
 )
 from dmrifit._utils.checks import Count, NotNegative
-from dmrifit._utils.randomness import seed_for
+from dmrifit._utils.randomness import Seed
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
@@ -299,16 +299,16 @@ class RecDiscNet(Reconstructor):
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
         box = _slices(self.box_)
-        seed = 0
+        seed = Seed(0)
         if isinstance(self.random_state, int | np.integer):
-            seed = int(self.random_state)
+            seed = Seed(self.random_state)
         # Each scan comes several times in an epoch, with another anomaly each time.
         for draw in rng.permutation(self.repeats * len(inputs)):
             i = int(draw) // self.repeats
             anomaly_rng = rng
             if not self.fresh:
                 # A seed for each draw brings the same anomalies in every epoch.
-                anomaly_rng = np.random.default_rng(seed_for(seed, "anomaly", int(draw)))
+                anomaly_rng = seed.rng("anomaly", int(draw))
             yield self._sample(inputs[i][:, *box], targets[i][box], anomaly_rng)
 
     def _predict_case(
@@ -330,7 +330,7 @@ class RecDiscNet(Reconstructor):
             score[box] = np.exp(-np.logaddexp(np.float32(0), -logits[0]))
             return {"reconstruction": reconstruction, "scan": inputs, "score": score}
         # The same anomalies after each epoch, so that losses can be compared.
-        rng = np.random.default_rng(seed_for(0, "validation", case.number))
+        rng = Seed(0).rng("validation", case.number)
         changed, target = self._sample(scan, case.mask[box], rng)
         answers = tuple(map(torch.from_numpy, infer([changed])))
         return {"loss": float(self._criterion()(answers, collated([target])))}

@@ -17,7 +17,7 @@ from anomaly.detectors.features import check_spacing
 from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import Count, Within, check_fields, check_finite, is_number
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import seed_for, seed_from
+from dmrifit._utils.randomness import Seed
 from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
@@ -624,7 +624,7 @@ def limit_spread(
         return None
     scans = scored_scans(maps, masks)
     n = len(scans)
-    rng = np.random.default_rng(seed_for(seed_from(0), "limit_spread"))
+    rng = Seed(0).rng("limit_spread")
     limits = rule._limits_of(scans, list(rng.integers(n, size=(_N_DRAWS, n))))
     low, high = np.quantile(limits, (0.025, 0.975))
     return float(low), float(high)

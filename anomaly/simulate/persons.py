@@ -15,7 +15,7 @@ from anomaly.generators.generator_table import GENERATORS
 from anomaly.generators.gliomas import GRADES, Component, draw_diffusion_glioma
 from anomaly.scans.cases import Case
 from dmrifit._utils.checks import check_number, check_word
-from dmrifit._utils.randomness import RandomState, derived_seed, evenly, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
 from dmrifit.simulate.head_shapes import slow_field, texture_field
@@ -66,7 +66,7 @@ class _Settings:
     cellular: float
     generator: str
     standard: Standard
-    seed: int
+    seed: Seed
 
 
 def simulate_dmri(
@@ -192,7 +192,7 @@ def simulate_dmri(
         float(cellular),
         generator,
         standard_brain(steps, tissues),
-        seed_from(random_state),
+        Seed(random_state),
     )
     from joblib import Parallel, delayed
 
@@ -205,7 +205,7 @@ def simulate_dmri(
 
 def _stream(settings: _Settings, group: str, number: int, purpose: str) -> np.random.Generator:
     """Return the random stream of one ingredient, so that a new one changes no other."""
-    return np.random.default_rng(seed_for(settings.seed, "anomaly", group, purpose, number))
+    return settings.seed.rng("anomaly", group, purpose, number)
 
 
 def _person(
@@ -300,19 +300,19 @@ def _put(
         foreign, factors, _ = _person("source", number, settings)
         weighted, b0 = brain_signals(foreign, settings.directions, _B, factors)
         source = foreign.volume(weighted / b0[:, None])
-    seed = derived_seed(settings.seed, "anomaly", settings.generator, number)
+    seed = settings.seed.derived("anomaly", settings.generator, number)
     changed, label = generator(brain.volume(signals), mask, source=source, random_state=seed)
     return changed[mask], {"lesion": label}
 
 
 def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
     """Choose grade and kind of a glioma so that even few patients have the intended shares."""
-    place = evenly(settings.seed, number, _EVEN["grade"], "anomaly", "grade")
+    place = settings.seed.evenly(number, _EVEN["grade"], "anomaly", "grade")
     borders = np.cumsum(list(GRADES.values()))[:-1]
     grade = list(GRADES)[int(np.searchsorted(borders, place, side="right"))]
     # Grade II has none, so the others have more.
     cellular_share = settings.cellular / (1 - GRADES["II"])
-    place = evenly(settings.seed, number, _EVEN["kind"], "anomaly", "kind")
+    place = settings.seed.evenly(number, _EVEN["kind"], "anomaly", "kind")
     if grade != "II" and place < cellular_share:
         return grade, "cellular"
     return grade, "infiltrating"

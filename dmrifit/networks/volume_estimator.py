@@ -23,7 +23,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_fields
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import step_bar
-from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.atomic_files import remove_abandoned_parts, write_text
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.networks.training import (
@@ -373,7 +373,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         # A second training that fails must not leave the first net with other attributes.
         if hasattr(self, "net_"):
             del self.net_
-        seed = seed_from(self.random_state)
+        seed = Seed(self.random_state)
         if groups is not None:
             groups = listed(groups, "groups", len(cases))
         inputs, loss_targets = [], []
@@ -394,7 +394,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             remove_abandoned_parts(folder)
             state = checkpoints.read_state(folder / _STATE)
             seed = self._resumed_seed(state[0], folder)
-        train, validation = self._split(len(cases), groups, derived_seed(seed, "split"))
+        train, validation = self._split(len(cases), groups, seed.derived("split"))
         score = save = best = None
         with torch_state.one_torch_thread():
             net = self._new_net(device, seed)
@@ -425,10 +425,10 @@ class VolumeEstimator(BaseEstimator, ABC):
             training_inputs = [inputs[i] for i in train]
             stream = partial(self._stream, training_inputs, [loss_targets[i] for i in train])
             epochs = training_loop.Epochs(
-                training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
+                training_loop.Batches(stream, settings.batch_size, seed.derived("samples")),
                 self._learning_rate,
                 settings,
-                derived_seed(seed, "epochs"),
+                seed.derived("epochs"),
                 score=score,
                 save=save,
                 best=best,
@@ -446,7 +446,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         settings = self._settings
         gpu = device.type == "cuda"
         optimizer, options = self._optimizer()
-        with torch_state.forked_generator(derived_seed(seed, "weights"), device):
+        with torch_state.forked_generator(Seed(seed).derived("weights"), device):
             module = self._module()
             net = training_loop.Net(
                 module,
@@ -576,7 +576,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             parameters["random_state"] = None
         return parameters
 
-    def _resumed_seed(self, header: Mapping[str, Any], folder: Path) -> int:
+    def _resumed_seed(self, header: Mapping[str, Any], folder: Path) -> Seed:
         """Check that a training can resume from a state, and return its seed."""
         if header.get("format") != _FORMAT:
             raise ValueError(
@@ -599,7 +599,7 @@ class VolumeEstimator(BaseEstimator, ABC):
                 f"{folder} holds {counted(n_done, 'epoch')} already, more than epochs={n_epochs}; "
                 "raise epochs or choose another checkpoint folder"
             )
-        return int(header["seed"])
+        return Seed(header["seed"])
 
     # Model files --------------------------------------------------------------------------------
 

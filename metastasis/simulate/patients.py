@@ -12,7 +12,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from dmrifit._utils.checks import check_number, check_word, is_number
-from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.components import label_components
 from dmrifit.io.nifti import Image
@@ -77,7 +77,7 @@ class _Settings:
     prior: float
     misregistration: float
     standard: StandardHead | None
-    seed: int
+    seed: Seed
     world: str
 
 
@@ -193,7 +193,7 @@ def simulate_metastases(
     n_lesions, n_mimics = _range("metastases", metastases), _range("mimics", mimics)
     # Without maps, each patient has folds of its own.
     standard = None if tissues is None else StandardHead.of(steps, tissues)
-    seed = seed_from(random_state)
+    seed = Seed(random_state)
     grid_and_numbers = voxels, steps, n_lesions, n_mimics
     settings = _Settings(*grid_and_numbers, prior, misregistration, standard, seed, world)
     from joblib import Parallel, delayed
@@ -206,10 +206,10 @@ def _simulate(number: int, settings: _Settings) -> Case:
     """Make one patient, each ingredient from its own stream: a new one changes no other."""
 
     def stream(purpose: str) -> np.random.Generator:
-        return np.random.default_rng(seed_for(settings.seed, "metastasis", purpose, number))
+        return settings.seed.rng("metastasis", purpose, number)
 
     def evenly_drawn(purpose: str) -> float:
-        return evenly(settings.seed, number, _EVEN[purpose], "metastasis", purpose)
+        return settings.seed.evenly(number, _EVEN[purpose], "metastasis", purpose)
 
     head_stream, size_stream = stream("head").spawn(2)
     head = Head.draw(

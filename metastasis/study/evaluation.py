@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.case_tables import volumes_of_cases
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats.lesion_matching import (
@@ -200,7 +200,7 @@ def evaluate_segmentations(
             lesions.append(table.assign(**keys, method=name, status=status))
     by_scan = pd.DataFrame(scans)
     scores_by_scan = pd.DataFrame(further)
-    seed = seed_from(random_state)
+    seed = Seed(random_state)
     is_prior = by_scan["prior"]
     parts = {"all": is_prior | True}
     if is_prior.any() and not is_prior.all():
@@ -211,7 +211,7 @@ def evaluate_segmentations(
     with_status = all_lesions[all_lesions["status"] != ""].astype({"found": int})
     by_status = with_status.groupby(["method", "status"], sort=False)["found"]
     patients = [case.patient for case in cases]
-    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
+    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed.sequence("froc")}
     cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
     curves, froc, matched, calibrations = {}, {}, [], []
     for name, method in methods.items():
@@ -371,7 +371,7 @@ def _scores(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def _summary(
-    scans: pd.DataFrame, n_bootstrap: int, seed: int
+    scans: pd.DataFrame, n_bootstrap: int, seed: Seed
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score all scans of a method and part together, with intervals over patients."""
     keys = ["part", "method"]
@@ -380,7 +380,7 @@ def _summary(
     tables = []
     for part, table in scans.groupby("part", sort=False):
         # The samples of patients are the same for all methods.
-        draws: dict[str, Any] = {"seed": seed_for(seed, "bootstrap", part), "trials": _TRIALS}
+        draws: dict[str, Any] = {"seed": seed.sequence("bootstrap", part), "trials": _TRIALS}
         tables.append(summarize(table, keys, columns, _scores, n_bootstrap=n_bootstrap, **draws))
     summary = pd.concat(tables, ignore_index=True)
     rows = [
