@@ -32,15 +32,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.head_steps import otsu_mask
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.components import largest_components
-from dmrifit.io.grids import (
-    array_of,
-    as_stored,
-    cropped,
-    labels_onto,
-    onto,
-    resampled,
-    upright_scan,
-)
+from dmrifit.io.grids import Volume, as_stored, cropped
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, image_name, image_of
 from dmrifit.io.series import Series
@@ -129,7 +121,7 @@ class PreparedScan:
             )
         shape, affine = self.working
         volume = cropped(array, np.negative(self.offset), shape)
-        canonical = upright_scan(np.zeros(self.shape, np.uint8), self.affine)
+        canonical = Volume.upright(np.zeros(self.shape, np.uint8), self.affine)
         if canonical.shape != tuple(shape) or not np.allclose(canonical.affine, affine):
             volume = _moved(volume, affine, canonical)
         elif array.dtype.kind == "f":
@@ -312,7 +304,7 @@ def prepare_scan(
         stored["brain"] = finite & (np.nan_to_num(values[..., : len(plain)]).mean(axis=-1) > 0)
     _check_finite(values, stored["brain"], series.name)
 
-    grid = resampled(upright_scan(np.zeros(series.grid, np.uint8), series.affine), spacing)
+    grid = Volume.upright(np.zeros(series.grid, np.uint8), series.affine).resampled(spacing)
     # Outside the brain there may be NaN, which interpolation would carry inside.
     values = np.where(np.isfinite(values), values, 0)
     volumes = [_moved(values[..., i], series.affine, grid) for i in range(values.shape[3])]
@@ -430,8 +422,8 @@ def _moved(
 ) -> NDArray[Any]:
     """Resample values or a mask (linearly), or labels (uint8, nearest), to a grid in RAS order."""
     if volume.dtype == np.uint8:
-        return array_of(labels_onto(upright_scan(volume, affine), grid))
-    moved = array_of(onto(upright_scan(volume.astype(np.float32), affine), grid, np.eye(4)))
+        return Volume.upright(volume, affine).labels_onto(grid).values
+    moved = Volume.upright(volume.astype(np.float32), affine).onto(grid, np.eye(4)).values
     return moved > MASK_THRESHOLD if volume.dtype == bool else moved
 
 

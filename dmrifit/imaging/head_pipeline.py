@@ -18,16 +18,7 @@ from dmrifit.imaging.head_steps import correct_bias_field, find_brain
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers, stem
-from dmrifit.io.grids import (
-    array_of,
-    labels_onto,
-    onto,
-    read_mask_like,
-    read_scan,
-    read_scan_like,
-    resampled,
-    scan_of,
-)
+from dmrifit.io.grids import Volume
 from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import Image, describe_sources, image_name, output_files, save_image
 
@@ -146,13 +137,13 @@ def prepare_brain(
         check_number("the spacing in mm", spacing, least=_SPACINGS[0], most=_SPACINGS[1])
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)
-    scan = read_scan(image)
-    prior_scan = None if prior is None else read_scan(prior)
-    label_scan = None if label is None else read_scan_like(label, scan, name)
+    scan = Volume.read(image)
+    prior_scan = None if prior is None else Volume.read(prior)
+    label_scan = None if label is None else scan.read_like(label, name)
     inputs: dict[str, Any] = {"Image": image, "Prior": prior, "Label": label}
     mask = None
     if not isinstance(brain_mask, bool):
-        mask = read_mask_like(brain_mask, scan, name)
+        mask = scan.read_mask(brain_mask, name)
         inputs["Mask"] = brain_mask
     registered = prior is not None and register
     if bias_field or registered:
@@ -187,11 +178,11 @@ def prepare_brain(
                         "by other means (register=False)",
                         stacklevel=2,
                     )
-            moved = onto(source, prepared, transform)
+            moved = source.onto(prepared, transform)
             if brain is not None:
                 # The network must see the prior only where it sees the scan.
-                moved = scan_of(array_of(moved) * (array_of(brain) > 0), moved.affine)
-        on_grid = None if label_scan is None else labels_onto(label_scan, prepared)
+                moved = Volume.of(moved.values * (brain.values > 0), moved.affine)
+        on_grid = None if label_scan is None else label_scan.labels_onto(prepared)
         result = PreparedBrain(prepared, brain, moved, on_grid, transform)
         if file_set is not None:
             steps = {
@@ -205,25 +196,25 @@ def prepare_brain(
 
 
 def _ready(
-    scan: nib.Nifti1Pair,
+    scan: Volume,
     mask: NDArray[np.bool_] | None,
     spacing: float | None,
     *,
     bias_field: bool,
     name: str,
-) -> tuple[nib.Nifti1Pair, nib.Nifti1Pair | None]:
+) -> tuple[Volume, Volume | None]:
     """Remove the field, resample, and cut out the brain."""
-    values = array_of(scan)
+    values = scan.values
     # Before resampling, because the field is a property of the coils and not of the grid.
     if bias_field:
         values = correct_bias_field(values, scan.affine, mask, name)
-    picture = resampled(scan_of(values, scan.affine), spacing)
+    picture = Volume.of(values, scan.affine).resampled(spacing)
     if mask is None:
         return picture, None
-    share = array_of(resampled(scan_of(mask.astype(np.float32), scan.affine), spacing))
+    share = Volume.of(mask.astype(np.float32), scan.affine).resampled(spacing).values
     brain = share > MASK_THRESHOLD
-    stripped = scan_of(np.where(brain, array_of(picture), 0), picture.affine)
-    return stripped, scan_of(brain.astype(np.uint8), picture.affine)
+    stripped = Volume.of(np.where(brain, picture.values, 0), picture.affine)
+    return stripped, Volume.of(brain.astype(np.uint8), picture.affine)
 
 
 def _write(

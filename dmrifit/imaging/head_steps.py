@@ -14,7 +14,7 @@ from dmrifit.engine.noise_choice import AIR
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.components import largest_components
-from dmrifit.io.grids import array_of, onto, read_scan, resampled, scan_of
+from dmrifit.io.grids import Volume
 from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import Image, image_name
 from dmrifit.io.series import Series
@@ -58,22 +58,22 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
 
     Shapes: returns (x, y, z).
     """
-    scan = read_scan(image)
-    values = array_of(scan)
+    scan = Volume.read(image)
+    values = scan.values
     brain = stripped_brain(values, scan.affine)
     if brain is not None:
         return brain
     # Widths of necks are in mm, and a fine grid would only take longer.
-    coarse = resampled(scan, _COARSE)
-    coarse_brain = _search_brain(array_of(coarse), np.linalg.norm(coarse.affine[:3, :3], axis=0))
+    coarse = scan.resampled(_COARSE)
+    coarse_brain = _search_brain(coarse.values, np.linalg.norm(coarse.affine[:3, :3], axis=0))
     if coarse_brain is None:
         raise ValueError(
             f"{image_name(image)}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was "
             "found; give a mask of a tool for it (brain_mask=…), or leave this step out "
             "(brain_mask=False)"
         )
-    share = onto(scan_of(coarse_brain.astype(np.float32), coarse.affine), scan, np.eye(4))
-    return array_of(share) > MASK_THRESHOLD
+    share = Volume.of(coarse_brain.astype(np.float32), coarse.affine).onto(scan, np.eye(4))
+    return share.values > MASK_THRESHOLD
 
 
 def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from dmrifit._optional import import_optional
 from dmrifit.io.components import largest_components
-from dmrifit.io.grids import array_of, at_voxels, read_scan, resampled
+from dmrifit.io.grids import Volume, at_voxels
 from dmrifit.io.nifti import Image, image_name
 
 #: Median local correlation from which two scans count as of the same head: one person's two visits
@@ -126,8 +126,8 @@ class _Head:
     @classmethod
     def of(cls, image: Image) -> _Head:
         """Read a scan; find the head and even out its signals."""
-        scan = resampled(read_scan(image), _GRID)
-        signals = np.maximum(array_of(scan), 0)
+        scan = Volume.read(image).resampled(_GRID)
+        signals = np.maximum(scan.values, 0)
         head = _find_head(signals, image_name(image))
         mean = _local_mean(signals, head, _FLAT)
         flat = np.minimum(signals / np.maximum(mean, 1e-6 * signals.max()), _BRIGHTEST)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
-from dmrifit.io import grids
+from dmrifit.io.grids import Volume, as_stored, at_voxels
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import listed, naming, volume_inputs
@@ -121,7 +121,7 @@ def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
     return image, prior, mask
 
 
-def network_grid(volume: Any, spacing: float | None) -> nib.Nifti1Pair:
+def network_grid(volume: Any, spacing: float | None) -> Volume:
     """Give zeros on the grid of an image in RAS order, resampled if there is a spacing."""
     return _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
 
@@ -145,8 +145,8 @@ def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> N
     values = np.asarray(values_of(label))
     if not _is_image(volume):
         return values
-    source = grids.scan_of(values, volume.affine)
-    return grids.array_of(grids.labels_onto(source, network_grid(volume, spacing)))
+    source = Volume.of(values, volume.affine)
+    return source.labels_onto(network_grid(volume, spacing)).values
 
 
 def on_scan_grid(
@@ -156,12 +156,12 @@ def on_scan_grid(
     if not _is_image(volume):
         return probability
     if spacing is None:
-        return grids.as_stored(probability, volume.affine)
-    target = grids.scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
-    source = grids.scan_of(probability, network_grid(volume, spacing).affine)
-    restored = grids.onto(source, target, np.eye(4))
+        return as_stored(probability, volume.affine)
+    target = Volume.of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
+    source = Volume.of(probability, network_grid(volume, spacing).affine)
+    restored = source.onto(target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
-    return np.clip(grids.array_of(restored), 0, 1)
+    return np.clip(restored.values, 0, 1)
 
 
 def scores_on_scan_grid(
@@ -172,7 +172,7 @@ def scores_on_scan_grid(
         return scores
     matrix = np.linalg.inv(network_grid(volume, spacing).affine) @ volume.affine
     # Interpolated, a high score would widen what is marked at a low threshold.
-    return grids.at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
+    return at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
 
 
 def _label_message(content: Any) -> str:
@@ -201,17 +201,16 @@ def _resampled(
             f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
         )
     channels = [
-        grids.array_of(_on_spacing(channel, volume.affine, spacing, order=order))
-        for channel in inputs
+        _on_spacing(channel, volume.affine, spacing, order=order).values for channel in inputs
     ]
     return np.stack(channels, axis=-1).reshape(*channels[0].shape, *values.shape[3:])
 
 
 def _on_spacing(
     values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None, *, order: int = 1
-) -> nib.Nifti1Pair:
+) -> Volume:
     """Bring values to cubic voxels, their axes in RAS order, on the grid of `prepare_scan`."""
-    return grids.resampled(grids.upright_scan(values, affine), spacing, order=order)
+    return Volume.upright(values, affine).resampled(spacing, order=order)
 
 
 def _check_same_grid(volume: Any, image: Any, name: str) -> None:
