@@ -27,7 +27,7 @@ from anomaly.detectors.thresholds import (
 )
 from dmrifit._utils.checks import NotNegative, check_fields, is_number
 from dmrifit._utils.counts import counted, size_text
-from dmrifit.io.masks import zeros_and_ones
+from dmrifit.io.case_tables import checked_mask
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.volume_cases import listed, naming
@@ -109,7 +109,7 @@ class Scans:
                     f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; "
                     "bring it to the scan's grid"
                 )
-            zeros_and_ones(mask, "its mask")
+            checked_mask(mask, "its mask")
         if not mask.any():
             raise ValueError(f"{problem}; give the mask of the brain")
 

@@ -19,7 +19,6 @@ from dmrifit._utils.checks import Count, Within, check_fields, check_finite, is_
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import Seed
 from dmrifit.io.case_tables import checked_mask
-from dmrifit.io.masks import zeros_and_ones
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.networks.volume_cases import listed
 
@@ -74,9 +73,9 @@ def scored_scans(
             volume = volume.astype(np.float32)
         mask, lesion = np.ones(volume.shape, dtype=bool), None
         if masks is not None:
-            mask = checked_mask(masks[i], volume.shape, f"mask {i}")
+            mask = checked_mask(masks[i], f"mask {i}", volume.shape)
         if truths is not None:
-            lesion = checked_mask(truths[i], volume.shape, f"truth {i}")
+            lesion = checked_mask(truths[i], f"truth {i}", volume.shape)
         if not mask.any():
             raise ValueError(
                 f"mask {i} is empty; leave the scan out or mark the voxels that count"
@@ -696,7 +695,7 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
             "a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the "
             f"shape {marked.shape}"
         )
-    marked = zeros_and_ones(marked, "the map")
+    marked = checked_mask(marked, "the map")
     if not is_number(size) or int(size) != size or size < 1:
         raise ValueError(f"size must be a whole number of voxels of 1 or more, not {size!r}")
     sizes = (1,) * (marked.ndim - 3) + (int(size),) * 3

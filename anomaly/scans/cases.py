@@ -119,7 +119,7 @@ class Case(case_tables.CaseGrid):
         signal = case_tables.checked_values(signal, signal.shape, f"{label}: the signal")
         for key in _MASKS:
             if (mask := getattr(self, key)) is not None:
-                checked[key] = case_tables.checked_mask(mask, shape, f"{label}: the mask {key!r}")
+                checked[key] = case_tables.checked_mask(mask, f"{label}: the mask {key!r}", shape)
         brain = checked.setdefault("brain", (signal > 0).any(axis=-1))
         if not brain.any():
             raise ValueError(f"{label}: the brain is empty; give a mask of what is brain")

@@ -34,7 +34,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.components import largest_components
 from dmrifit.io.grids import Volume, as_stored, cropped
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
-from dmrifit.io.nifti import Image, image_name, image_of
+from dmrifit.io.nifti import Image, image_name
 from dmrifit.io.series import Series
 
 __all__ = ["PreparedScan", "prepare_scan"]
@@ -147,7 +147,7 @@ class PreparedScan:
         ValueError
             If the map has another shape than ``case.shape``.
         """
-        return image_of(self.restore(values), self.affine)
+        return Volume.of(self.restore(values), self.affine)
 
 
 def prepare_scan(

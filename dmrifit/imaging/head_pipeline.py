@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
 from dmrifit.imaging.head_steps import correct_bias_field, find_brain
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
+from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers, stem
 from dmrifit.io.grids import Volume
@@ -78,7 +78,7 @@ def prepare_brain(
 
     Steps, each of which can be left out: the brain is found (`find_brain`), the bias field removed
     (`correct_bias_field`, N4), the image resampled to voxels of `spacing` mm in RAS order, and the
-    prior, after the same, aligned rigidly to the image (`align_heads`) and resampled onto its
+    prior, after the same, aligned rigidly to the image (`HeadAlignment.of`) and resampled onto its
     grid. Interpolation is linear, after smoothing where voxels become larger; labels take the
     nearest voxel. What was prepared can be prepared again: the brain stays the same, and little is
     left of a bias field.
@@ -169,7 +169,7 @@ def prepare_brain(
             )
             transform = np.eye(4)
             if register:
-                alignment = align_heads(prepared, source)
+                alignment = HeadAlignment.of(prepared, source)
                 transform = alignment.matrix
                 if alignment.likeness < SAME_HEAD:
                     warnings.warn(

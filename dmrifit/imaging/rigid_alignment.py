@@ -60,6 +60,44 @@ class HeadAlignment:
     concordance: NDArray[np.float32]
     affine: NDArray[np.float64]
 
+    @classmethod
+    def of(cls, first: Image, second: Image) -> HeadAlignment:
+        """
+        Find how a head moved between two scans of the same contrast, as a rigid transformation.
+
+        Mutual information of both scans (SimpleITK, voxels of 8 and 4 mm, divided by their local
+        mean) leads to within some millimeters, from several turns where the heads do not come to
+        look alike; Gauss-Newton steps on locally standardized signals of 2 mm finish, where
+        signals that do not agree (surgery, scalp, neck) count nothing. The whole is repeated from
+        the second scan to the first, and the last steps with each half of the voxels.
+
+        Raises
+        ------
+        ValueError
+            If a scan has no position or shows no head, or both show no common part of a head.
+
+        References
+        ----------
+        Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003; Baker and Matthews, Int J Comput
+        Vis 56:221–255, 2004 (inverse compositional steps); Tukey's weights: Beaton and Tukey,
+        Technometrics 16:147–185, 1974.
+        """
+        fixed, moving = _Head.of(first), _Head.of(second)
+        matrix, turn = _best_aligned(fixed, moving)
+        backward = _refined(moving, fixed, _aligned(moving, fixed, turn.T)[0])
+        # Blocks of voxels are dealt to two halves, like the fields of a chess board.
+        halves = (np.indices(fixed.head.shape) // _BLOCK).sum(axis=0) % 2 == 0
+        others = {"backward": np.asarray(np.linalg.inv(backward), np.float64)}
+        for name, half in (("first half", halves), ("second half", ~halves)):
+            others[name] = _refined(fixed, moving, matrix, half)
+        correlation, concordance = _local_agreement(fixed, moving, matrix)
+        if np.isfinite(correlation).sum() < _LEAST_VOXELS:
+            raise ValueError(
+                f"{image_name(first)} and {image_name(second)} show no common part of a head; "
+                "give scans that both show the whole brain"
+            )
+        return cls(matrix, others, fixed.head, correlation, concordance, fixed.affine)
+
     @property
     def likeness(self) -> float:
         """Median local correlation in the part of the head that both scans show."""
@@ -74,44 +112,6 @@ class HeadAlignment:
             for matrix in self.others.values()
         ]
         return float(max(distances))
-
-
-def align_heads(first: Image, second: Image) -> HeadAlignment:
-    """
-    Find how a head moved between two scans of the same contrast, as a rigid transformation.
-
-    Mutual information of both scans (SimpleITK, voxels of 8 and 4 mm, divided by their local mean)
-    leads to within some millimeters, from several turns where the heads do not come to look alike;
-    Gauss-Newton steps on locally standardized signals of 2 mm finish, where signals that do not
-    agree (surgery, scalp, neck) count nothing. The whole is repeated from the second scan to the
-    first, and the last steps with each half of the voxels.
-
-    Raises
-    ------
-    ValueError
-        If a scan has no position or shows no head, or both show no common part of a head.
-
-    References
-    ----------
-    Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003; Baker and Matthews, Int J Comput Vis
-    56:221–255, 2004 (inverse compositional steps); Tukey's weights: Beaton and Tukey,
-    Technometrics 16:147–185, 1974.
-    """
-    fixed, moving = _Head.of(first), _Head.of(second)
-    matrix, turn = _best_aligned(fixed, moving)
-    backward = _refined(moving, fixed, _aligned(moving, fixed, turn.T)[0])
-    # Blocks of voxels are dealt to two halves, like the fields of a chess board.
-    halves = (np.indices(fixed.head.shape) // _BLOCK).sum(axis=0) % 2 == 0
-    others = {"backward": np.asarray(np.linalg.inv(backward), np.float64)}
-    for name, half in (("first half", halves), ("second half", ~halves)):
-        others[name] = _refined(fixed, moving, matrix, half)
-    correlation, concordance = _local_agreement(fixed, moving, matrix)
-    if np.isfinite(correlation).sum() < _LEAST_VOXELS:
-        raise ValueError(
-            f"{image_name(first)} and {image_name(second)} show no common part of a head; give "
-            "scans that both show the whole brain"
-        )
-    return HeadAlignment(matrix, others, fixed.head, correlation, concordance, fixed.affine)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,10 +47,13 @@ def checked_values(
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def checked_mask(values: ArrayLike, shape: tuple[int, ...], what: str) -> NDArray[np.bool_]:
-    """Check that an array is a mask and has a shape."""
+def checked_mask(
+    values: ArrayLike, what: str, shape: tuple[int, ...] | None = None
+) -> NDArray[np.bool_]:
+    """Check that an array is a mask of 0 and 1, and that it has a shape, if one is given."""
     array = np.asarray(values)
-    check_shape(array, shape, what)
+    if shape is not None:
+        check_shape(array, shape, what)
     return np.ascontiguousarray(zeros_and_ones(array, what))
 
 

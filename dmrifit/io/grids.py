@@ -66,12 +66,14 @@ def upright_affine(affine: NDArray, shape: Sequence[int]) -> NDArray[np.float64]
 
 
 class Volume(nib.Nifti1Image):
-    """A volume in memory, in mm: bytes are labels, other values are of single precision."""
+    """A volume in memory, in mm: bytes are labels or masks, other values of single precision."""
 
     @classmethod
     def of(cls, values: NDArray, affine: NDArray) -> Volume:
         """Make a volume of values (x, y, z)."""
-        if values.dtype != np.uint8:
+        if values.dtype == bool:
+            values = values.astype(np.uint8)
+        elif values.dtype != np.uint8:
             values = values.astype(np.float32)
         volume = cls(values, affine)
         volume.header.set_xyzt_units("mm")

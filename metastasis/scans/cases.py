@@ -103,7 +103,7 @@ class Case(case_tables.CaseGrid):
             if mask is None:
                 continue
             name = f"{title}: the {key.replace('_', ' ')}"
-            checked[key] = case_tables.checked_mask(mask, image.shape, name)
+            checked[key] = case_tables.checked_mask(mask, name, image.shape)
             if key != "brain":
                 checked[key] = checked[key].astype(np.uint8)
         checked["synthetic"] = bool(self.synthetic)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.grids import Volume, as_stored, at_voxels
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
-from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import listed, naming, volume_inputs
 
 #: A volume, its prior or None, its mask or None.
@@ -116,8 +115,8 @@ def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
         return case
     affine = network_grid(volume, spacing).affine
     image, prior, mask = on_network_grid(case, spacing)
-    mask = None if mask is None else mask.astype(np.uint8)
-    image, prior, mask = (None if v is None else image_of(v, affine) for v in (image, prior, mask))
+    scans = (image, prior, mask)
+    image, prior, mask = (None if scan is None else Volume.of(scan, affine) for scan in scans)
     return image, prior, mask
 
 

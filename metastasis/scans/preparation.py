@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
 from dmrifit.imaging.head_steps import find_brain, stripped_brain
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
+from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment
 from dmrifit.io import nifti
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
@@ -70,10 +70,11 @@ def prepare_scan(
     Prepare a post-contrast T1 scan, and a prior one, for a segmenter of metastases.
 
     The scan is brought to cubic voxels in RAS order (cubic splines, after smoothing where voxels
-    become larger) and everything outside the brain set to 0. The prior scan is aligned
-    rigidly by `align_heads`, interpolated once onto that grid and cut by the same brain. Both are
-    divided by their median in the brain. Without a mask the brain is found by `find_brain`:
-    exactly in a scan that is stripped already, roughly where a skull is there.
+    become larger) and everything outside the brain set to 0. The prior scan is aligned rigidly
+    (mutual information, then locally standardized signals), interpolated once onto that grid and
+    cut by the same brain. Both are divided by their median in the brain. Without a mask the brain
+    is found by `find_brain`: exactly in a scan that is stripped already, roughly where a skull is
+    there.
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ def prepare_scan(
         if file_set is not None:
             written = [key for key in ("image", "brain", "prior") if getattr(result, key)]
             for key in written:
-                nifti.save_image(getattr(result, key), file_set.path(files[key]))
+                getattr(result, key).to_filename(file_set.path(files[key]))
             record: dict[str, Any] = {
                 "Spacing": spacing,
                 "Brain": "found" if brain is None else "given",
@@ -183,7 +184,7 @@ def _prepared(
     notes = [brain_note, slice_note(names[0], edges), contrast_note(case)]
     prior, matrix, likeness = None, None, None
     if prior_scan is not None:
-        alignment = align_heads(scan, prior_scan)
+        alignment = HeadAlignment.of(scan, prior_scan)
         matrix, likeness = alignment.matrix, alignment.likeness
         if likeness < SAME_HEAD:
             raise ValueError(

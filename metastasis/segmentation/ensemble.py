@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from dmrifit._utils.counts import counted
 from dmrifit.io import nifti
 from dmrifit.io.components import drop_small, label_components
+from dmrifit.io.grids import Volume
 from dmrifit.networks.volume_cases import naming
 from metastasis.scans.network_inputs import Scan
 
@@ -313,10 +314,12 @@ def segment_image(
         options = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if key in loaded}
         label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **options)))
         results: dict[str, Any] = {"probability": probability, "label": label}
-        images = {k: nifti.image_of(v, loaded["image"].affine) for k, v in results.items()}
+        images: dict[str, nib.Nifti1Image] = {}
+        for name, values in results.items():
+            images[name] = Volume.of(values, loaded["image"].affine)
         if files is not None:
             for name, file in _NAMES.items():
-                nifti.save_image(images[name], files.path(file))
+                images[name].to_filename(files.path(file))
     return images
 
 

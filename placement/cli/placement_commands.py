@@ -13,7 +13,6 @@ import typer
 
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
-from dmrifit.cli.console import say_flagged
 from dmrifit.cli.options import given, named_cases, trained_model
 from placement.search.tissue_labels import named_labels
 
@@ -325,7 +324,7 @@ def prescribe(
     typer.echo(f"objective {scores['objective']:.3f}: how near both are to their best, 0 to 1")
     typer.echo(f"side: {content['side']}")
     typer.echo(f"written: {out}")
-    say_flagged(int(bool(content["flags"])), 1, fail=fail_on_flag)
+    RUN.say_flagged([content], fail=fail_on_flag)
 
 
 def read(

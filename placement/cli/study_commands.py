@@ -15,8 +15,8 @@ import placement
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.counts import counted
+from dmrifit._utils.progress import progress
 from dmrifit.cli.case_runs import SimulationRun
-from dmrifit.cli.console import progress
 from dmrifit.cli.options import given, say_folder
 from dmrifit.cli.training_files import TrainingFiles
 from dmrifit.io.atomic_files import FileSet, write_text
@@ -67,7 +67,7 @@ def _write_glioma(exclude: bool, options: dict[str, Any], i: int, folder: Path) 
     import numpy as np
     import pandas as pd
 
-    from dmrifit.io.nifti import image_of, save_image
+    from dmrifit.io.grids import Volume
     from placement.exchange.tables import box_columns
     from placement.simulate.gliomas import simulate_gliomas
 
@@ -86,7 +86,7 @@ def _write_glioma(exclude: bool, options: dict[str, Any], i: int, folder: Path) 
     rows = [name | {"expert": k, **box_columns(box)} for k, box in enumerate(boxes, start=1)]
     with FileSet(folder, [*files.values(), *_TABLES], overwrite=True) as file_set:
         for role, values in volumes.items():
-            save_image(image_of(values, scene.affine), file_set.path(files[role]))
+            Volume.of(values, scene.affine).to_filename(file_set.path(files[role]))
         for table, lines in zip(_TABLES, (rows, [row]), strict=True):
             text = table_text(pd.DataFrame(lines), digits=None)
             file_set.path(table).write_text(text, encoding="utf-8")

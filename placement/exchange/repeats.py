@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.text_files import read_text
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment, align_heads
+from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import Image, image_name, load_image
 from placement.box.voxel import Voxel
@@ -111,10 +111,10 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
     Notes
     -----
     Signals that look alike do not prove that two scans are of one person: sidecars (.json beside
-    the images) are compared where both name a patient. Rigid registration by `align_heads`.
+    the images) are compared where both name a patient. Rigid registration by `HeadAlignment.of`.
     """
     _check_inside(voxel, image, "give the scan of the session in which the box was measured")
-    alignment = align_heads(image, new_image)
+    alignment = HeadAlignment.of(image, new_image)
     new_voxel = voxel.transform(alignment.matrix)
     shared, differing = _compare_headers(_sidecar(image), _sidecar(new_image))
     conflicts, notes = [], []

@@ -14,7 +14,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import Count, Within, check_fields
-from dmrifit._utils.progress import step_bar
+from dmrifit._utils.progress import progress
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
@@ -387,10 +387,7 @@ class VoxelRanker(BaseEstimator):
         if not self.verbose or len(scenes) == 1:
             yield from results
             return
-        with step_bar(len(scenes), "case", task) as count:
-            for result in results:
-                yield result
-                count()
+        yield from progress(results, len(scenes), task)
 
     def _find_boxes(
         self, scene: Scene

@@ -35,7 +35,7 @@ def aligned(visits, monkeypatch):
 
     def prepare(likeness):
         alignment = SimpleNamespace(matrix=truth, likeness=likeness)
-        monkeypatch.setattr("metastasis.scans.preparation.align_heads", lambda *_: alignment)
+        monkeypatch.setattr("metastasis.scans.preparation.HeadAlignment.of", lambda *_: alignment)
         files = {"prior": folder / "earlier.nii.gz", "brain": folder / "mask.nii.gz"}
         return prepare_scan(folder / "now.nii.gz", **files, spacing=2.0, out=folder / "prepared", overwrite=True)
 
