@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML
-from dmrifit.simulate.head_shapes import soft_step, texture_field
+from dmrifit.simulate.head_shapes import texture_field
 from dmrifit.simulate.heads import Head
 
 _STEP = 0.7  # mm between points of a vessel
@@ -143,8 +143,7 @@ def dura_patches(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
 def dural_sheets(head: Head) -> NDArray[np.float32]:
     """Give the share of voxels in falx and tentorium."""
     distance = np.minimum(head.to_falx, head.to_tentorium)
-    sheet: NDArray[np.float32] = soft_step((_DURA - distance) / (0.5 * head.spacing.min()))
-    return sheet
+    return np.clip(0.5 + (_DURA - distance) / head.spacing.min(), 0, 1)
 
 
 def skull_remains(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
