@@ -22,7 +22,7 @@ from anomaly.scans.detection import (
 from anomaly.scans.series import SeriesDetector, SeriesFiles, naming_scan
 from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import progress
-from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage, case_pictures
+from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.grids import upright
 from dmrifit.report import page
@@ -196,7 +196,7 @@ def _page(out: Path, records: Mapping[str, Mapping[str, Any]], _lesions: Any) ->
             f"{content['name']}: mean signal, map, voxels above the threshold before and after "
             "opening, in the axial slice with most of them"
         )
-        parts = case_pictures(out / content["folder"], {_PANELS: caption}, _VIEW, width=900)
+        parts = RUN.shown(out / content["folder"], {_PANELS: caption}, width=900)
         if content["differs"]:
             parts.insert(0, page.Note(page.sentence(DIFFERENT)))
         pictures.append((content["name"], parts))

@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from benchmarks import _measure as measure
 from benchmarks import _runs as runs
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment
+from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io.components import label_components
 from dmrifit.stats.lesion_matching import lesion_table
 from metastasis.study.reader_scores import recall_by_volume, scan_scores
@@ -123,7 +123,7 @@ def registrations(data: Path) -> list[dict[str, Any]]:
                 "earlier": f"patient{first}",
                 "later": f"patient{second}",
                 "likeness": round(alignment.likeness, 4),
-                "same_head": alignment.likeness >= SAME_HEAD,
+                "same_head": alignment.shows_same_head,
                 "disagreement_mm": round(alignment.disagreement(center + middle), 4),
                 "cpu_s": round(time.process_time() - begin, 1),
             }

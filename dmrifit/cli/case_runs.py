@@ -311,6 +311,19 @@ class CaseRun:
             files.write_record(name, record)
         return record
 
+    def shown(
+        self, folder: Path, pictures: Mapping[str, str], *, width: int = 1000
+    ) -> list[pages.Block]:
+        """Show pictures of a case, each with its text, and link to its page, the last file."""
+        parts: list[pages.Block] = []
+        for name, alt in pictures.items():
+            if (folder / name).exists():
+                parts.append(pages.Picture((folder / name).read_bytes(), alt, width=width))
+        view = (self.pictures or self.files)[-1]
+        if (folder / view).exists():
+            parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
+        return parts
+
     def _lesion_text(self, lesions: pd.DataFrame) -> str:
         is_csv = self.lesions.endswith(".csv")
         return csv_text(lesions, 8) if is_csv else table_text(lesions)
@@ -476,16 +489,3 @@ def can_draw(what: str = "") -> bool:
     if what and not found:
         tell(f'no {what}: it needs more packages, pip install "dmrifit[report]"')
     return found
-
-
-def case_pictures(
-    folder: Path, pictures: Mapping[str, str], view: str, *, width: int = 1000
-) -> list[pages.Block]:
-    """Show pictures of a case, with what each one shows, and link to the viewer of the case."""
-    parts: list[pages.Block] = []
-    for name, alt in pictures.items():
-        if (folder / name).exists():
-            parts.append(pages.Picture((folder / name).read_bytes(), alt, width=width))
-    if (folder / view).exists():
-        parts.append(pages.Link(f"{folder.name}/{view}", "Move through the planes"))
-    return parts

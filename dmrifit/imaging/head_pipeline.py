@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
 from dmrifit.imaging.head_steps import correct_bias_field, find_brain
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment
+from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, makers, stem
 from dmrifit.io.grids import Volume
@@ -171,11 +171,11 @@ def prepare_brain(
             if register:
                 alignment = HeadAlignment.of(prepared, source)
                 transform = alignment.matrix
-                if alignment.likeness < SAME_HEAD:
+                if not alignment.shows_same_head:
                     warnings.warn(
-                        f"{prior_name} does not look like the head of the image (median local "
-                        f"correlation {alignment.likeness:.2f}); look at the result, or align it "
-                        "by other means (register=False)",
+                        f"{prior_name} does not look like the head of the image "
+                        f"({alignment.agreement}); look at the result, or align it by other means "
+                        "(register=False)",
                         stacklevel=2,
                     )
             moved = source.onto(prepared, transform)

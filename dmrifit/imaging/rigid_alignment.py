@@ -90,18 +90,39 @@ class HeadAlignment:
         others = {"backward": np.asarray(np.linalg.inv(backward), np.float64)}
         for name, half in (("first half", halves), ("second half", ~halves)):
             others[name] = _refined(fixed, moving, matrix, half)
-        correlation, concordance = _local_agreement(fixed, moving, matrix)
-        if np.isfinite(correlation).sum() < _LEAST_VOXELS:
+        agreement = _local_agreement(fixed, moving, matrix)
+        alignment = cls(matrix, others, fixed.head, *agreement, fixed.affine)
+        if np.isnan(alignment.likeness):
             raise ValueError(
                 f"{image_name(first)} and {image_name(second)} show no common part of a head; "
                 "give scans that both show the whole brain"
             )
-        return cls(matrix, others, fixed.head, correlation, concordance, fixed.affine)
+        return alignment
+
+    @classmethod
+    def in_place(cls, first: Image, second: Image) -> HeadAlignment:
+        """Compare two scans of a head that were aligned before, as they lie."""
+        fixed, moving = _Head.of(first), _Head.of(second)
+        agreement = _local_agreement(fixed, moving, np.eye(4))
+        return cls(np.eye(4), {}, fixed.head, *agreement, fixed.affine)
 
     @property
     def likeness(self) -> float:
-        """Median local correlation in the part of the head that both scans show."""
+        """Median local correlation of what both scans show of the head; NaN below 40 mL."""
+        if np.count_nonzero(np.isfinite(self.correlation)) < _LEAST_VOXELS:
+            return float("nan")
         return _median(self.correlation)
+
+    @property
+    def shows_same_head(self) -> bool:
+        """Whether person and place may be the same; of less than 40 mL nobody can tell."""
+        return not self.likeness < SAME_HEAD
+
+    @property
+    def agreement(self) -> str:
+        """The likeness in words, and that of one person."""
+        text = f"median local correlation {self.likeness:.2f}"
+        return f"{text}, of scans of one person {SAME_HEAD:g} or more"
 
     def disagreement(self, points: ArrayLike) -> float:
         """Give the largest distance in mm to where another estimate moves points (n, 3)."""
@@ -148,19 +169,6 @@ class _Head:
     def center(self) -> NDArray[np.float64]:
         """Center of mass in mm."""
         return _moved(np.array(ndimage.center_of_mass(self.head)), self.affine)
-
-
-def likeness_in_place(first: Image, second: Image) -> float:
-    """
-    Give the median local correlation of two scans of a head that were aligned before.
-
-    Below `SAME_HEAD` persons or places differ; NaN where both show less than 40 mL.
-    """
-    heads = _Head.of(first), _Head.of(second)
-    correlation, _ = _local_agreement(*heads, np.eye(4))
-    if np.count_nonzero(np.isfinite(correlation)) < _LEAST_VOXELS:
-        return float("nan")
-    return _median(correlation)
 
 
 def _find_head(signals: NDArray[np.float32], name: str) -> NDArray[np.bool_]:

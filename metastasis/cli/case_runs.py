@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage, case_pictures
+from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
 from dmrifit.imaging.head_steps import find_brain
 from dmrifit.io.digests import describe
 from dmrifit.io.grids import Volume, as_stored
@@ -76,7 +76,7 @@ def _page(out: Path, records: Mapping[str, dict[str, Any]], lesions: pd.DataFram
     pictures = {}
     for folder, record in records.items():
         alt = f"Lesions of {record['name']} in three planes"
-        pictures[folder] = case_pictures(out / folder, {_OVERLAY: alt}, _VIEW)
+        pictures[folder] = RUN.shown(out / folder, {_OVERLAY: alt})
     title = "Segmentations"
     if any(record["n_marked_by_both"] is not None for record in records.values()):
         title = "Marked by both models, and candidates"
@@ -153,20 +153,19 @@ def _prior_note(case: Case) -> str:
     """Say that a prior scan does not look like the scan in its place; empty where it does."""
     if case.prior is None or find_spec("SimpleITK") is None:
         return ""
-    from dmrifit.imaging.rigid_alignment import SAME_HEAD, likeness_in_place
+    from dmrifit.imaging.rigid_alignment import HeadAlignment
 
     try:
         scans = [Volume.of(values, case.affine) for values in (case.image, case.prior)]
-        likeness = likeness_in_place(*scans)
+        alignment = HeadAlignment.in_place(*scans)
     # Scans that show no head, or one voxel thick, cannot be compared.
     except ValueError:
         return ""
-    if not likeness < SAME_HEAD:
+    if alignment.shows_same_head:
         return ""
     return (
-        f"{case.name}: the prior scan does not look like the scan in its place, their median "
-        f"local correlation is {likeness:.2f} (of one person {SAME_HEAD:g} or more): is it of "
-        "the same person, and aligned?"
+        f"{case.name}: the prior scan does not look like the scan in its place "
+        f"({alignment.agreement}): is it of the same person, and aligned?"
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number
 from dmrifit.imaging.head_steps import find_brain, stripped_brain
-from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment
+from dmrifit.imaging.rigid_alignment import HeadAlignment
 from dmrifit.io import nifti
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import Volume
@@ -186,11 +186,10 @@ def _prepared(
     if prior_scan is not None:
         alignment = HeadAlignment.of(scan, prior_scan)
         matrix, likeness = alignment.matrix, alignment.likeness
-        if likeness < SAME_HEAD:
+        if not alignment.shows_same_head:
             raise ValueError(
-                f"{names[1]} does not look like the head of {names[0]}: their median local "
-                f"correlation is {likeness:.2f}, of two scans of one person {SAME_HEAD:g} or "
-                "more; check that person and contrast are the same, or leave the prior scan out"
+                f"{names[1]} does not look like the head of {names[0]} ({alignment.agreement}); "
+                "check that person and contrast are the same, or leave the prior scan out"
             )
         moved = prior_scan.onto(image, matrix, order=3).values
         prior = Volume.of(_scaled(moved, inside), image.affine)

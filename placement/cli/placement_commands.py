@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage, case_pictures
+from dmrifit.cli.case_runs import CaseRun, RunOptions, RunPage
 from dmrifit.cli.options import given, named_cases, trained_model
 from placement.search.tissue_labels import named_labels
 
@@ -101,7 +101,7 @@ def _page(out: Path, contents: Mapping[str, Mapping[str, Any]], _lesions: Any) -
         flags = "; ".join(content["flags"]) or "none"
         lines.append(_row(name, content) | {"angles": angles_words(content), "flags": flags})
         alt = f"Voxel of {name} in three planes"
-        parts = case_pictures(out / name, {"voxel_overlay.png": alt}, "voxel_view.html")
+        parts = RUN.shown(out / name, {"voxel_overlay.png": alt})
         pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     note = "In the pictures, the patient's right is on the left."
     table = page.Table(lines, _OVERVIEW)
