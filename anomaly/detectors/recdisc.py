@@ -316,8 +316,6 @@ class RecDiscNet(Reconstructor):
     ) -> dict[str, Any]:
         import torch
 
-        from dmrifit.networks.training_loop import collated
-
         box = self._box(case.mask)
         scan = inputs[:, *box]
         if case.number is None:
@@ -333,7 +331,8 @@ class RecDiscNet(Reconstructor):
         rng = Seed(0).rng("validation", case.number)
         changed, target = self._sample(scan, case.mask[box], rng)
         answers = tuple(map(torch.from_numpy, infer([changed])))
-        return {"loss": float(self._criterion()(answers, collated([target])))}
+        targets = {key: torch.from_numpy(np.stack([part])) for key, part in target.items()}
+        return {"loss": float(self._criterion()(answers, targets))}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
         mask = scans.mask(i)

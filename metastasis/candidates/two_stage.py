@@ -24,7 +24,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, Seed
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.model_file import save_model
-from dmrifit.model_files.registry import register, registered
+from dmrifit.model_files.registry import register
 from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import naming
@@ -445,7 +445,7 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         if not isinstance(self.classifier, str):
             parameters["classifier"] = "trees"
         name = type(self.segmenter_).__name__
-        if registered(name) is not type(self.segmenter_):
+        if type(self.segmenter_) is not DeepMedicSegmenter:
             raise TypeError(f"a model file cannot hold a {name} as segmenter")
         inside, inside_fitted, files = self.segmenter_.stored()
         fitted = {key: encoded(getattr(self, key), key) for key in self._fitted_names}
@@ -479,10 +479,11 @@ class TwoStageSegmenter(OperatingPointMixin, BaseEstimator):
         # Other classes of model files do not segment.
         if inside["class"] != "DeepMedicSegmenter":
             raise RefusedError(f"its segmenter is a {inside['class']!r}")
-        cls: Any = registered(inside["class"])
-        refuse_keys(inside["parameters"], set(signature(cls).parameters), "parameter")
+        names = set(signature(DeepMedicSegmenter).parameters)
+        refuse_keys(inside["parameters"], names, "parameter")
         weights = {k: v for k, v in files.items() if k not in (_CLASSIFIER, _WITHOUT_PRIOR)}
-        self.segmenter_ = cls(**{k: decoded(v) for k, v in inside["parameters"].items()})
+        parameters = {key: decoded(value) for key, value in inside["parameters"].items()}
+        self.segmenter_ = DeepMedicSegmenter(**parameters)
         self.segmenter_.restore(inside["fitted"], weights)
         for name in self._fitted_names:
             setattr(self, name, decoded(fitted[name]))

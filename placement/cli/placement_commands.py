@@ -412,7 +412,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     """Draw a box on an image; give the head's reach along x, and how much of the box is in it."""
     import numpy as np
 
-    from dmrifit.io.atomic_files import whole_file
+    from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.grids import three_axes
     from dmrifit.io.nifti import load_image, values_of
     from placement.exchange.overlays import plot_box
@@ -428,6 +428,6 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, 
     if not np.isfinite(values).any():
         raise ValueError(f"{image} holds no finite value")
     figure = plot_box(voxel, values, loaded.affine)
-    with whole_file(out) as unfinished:
-        figure.savefig(unfinished, dpi=110, format="png")
+    with FileSet(out.parent, [out.name], overwrite=True) as files:
+        figure.savefig(files.path(out.name), dpi=110, format="png")
     return head_span(values, loaded.affine), head_share(voxel, values, loaded.affine)
