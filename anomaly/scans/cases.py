@@ -266,15 +266,9 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     OSError
         If the folder cannot be written to.
     """
-    stems = case_tables.file_stems((case.patient, case.name) for case in cases)
-    rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
 
-    def write_files(i: int, path_of: Callable[[str], Path]) -> None:
-        case = cases[i]
+    def write_series(case: Case, path_of: Callable[[str], Path]) -> None:
         case_tables.save_values(_series(case), case.affine, path_of("image"))
-        for key in CASES.images[1:]:
-            if key in rows[i]:
-                case_tables.save_values(getattr(case, key), case.affine, path_of(key))
         # A case holds quotients, so that the series gets a volume at b = 0 to divide by again.
         b = [0.0, *([case.b] * case.signal.shape[3])]
         text = " ".join(f"{value:g}" for value in b) + "\n"
@@ -285,7 +279,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
             lines = (" ".join(repr(float(value)) for value in axis) for axis in axes)
             path_of("bvec").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    return CASES.write(rows, folder, write_files, overwrite=overwrite)
+    return CASES.write(cases, folder, write_series, row_of=_row, overwrite=overwrite)
 
 
 def _read_case(row: dict[str, str], folder: Path) -> Case:

@@ -37,9 +37,8 @@ _TEXTURE_MM = 6.0
 _UNIT, _GAIN, _BIAS = 400.0, 0.1, 0.1  # white matter at b = 0, its spread, the coils' field
 # Irrational steps leave no gaps.
 _EVEN = {"grade": 0.6180339887498949, "kind": 0.7548776662466927}
-_SMALLEST = 12  # voxels along an axis
-_LEAST_FIELD = 60.0  # mm along an axis
-_LARGEST_VOXEL = 12.0  # mm
+#: Least voxels and mm along an axis, and largest edge of a voxel in mm.
+_GRID: dict[str, Any] = {"fewest": 12, "field": 60.0, "coarsest": 12.0}
 _MOST_DIRECTIONS = 512
 
 
@@ -170,15 +169,7 @@ def simulate_dmri(
     if not n_healthy + n_lesions:
         raise ValueError("n_healthy and n_lesions are 0; ask for at least one person")
     check_word("registration", registration, REGISTRATIONS)
-    voxels, steps = check_grid(
-        shape,
-        spacing,
-        fewest=_SMALLEST,
-        example=(40, 48, 32),
-        coarsest=_LARGEST_VOXEL,
-        field=_LEAST_FIELD,
-        content="tumors",
-    )
+    voxels, steps = check_grid(shape, spacing, (40, 48, 32), "tumors", **_GRID)
     if not (isinstance(snr, float | np.floating) and snr == np.inf):
         check_number("snr", snr, least=1)
     check_number("cellular", cellular, most=1 - GRADES["II"])

@@ -14,9 +14,9 @@ from dmrifit.engine.noise_choice import AIR
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.components import largest_components
-from dmrifit.io.grids import Volume
+from dmrifit.io.grids import Volume, as_stored
 from dmrifit.io.masks import MASK_THRESHOLD
-from dmrifit.io.nifti import Image, image_name
+from dmrifit.io.nifti import Image, image_name, load_image
 from dmrifit.io.series import Series
 
 _COARSE = 2.0  # mm, the grid on which brains are found
@@ -56,13 +56,13 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     to the middle by more than a neck, is brain, with folds and dents up to 32 mm wide filled: a
     rough mask, which keeps some of what surrounds the brain.
 
-    Shapes: returns (x, y, z).
+    Shapes: returns (x, y, z), the axes as they are stored.
     """
     scan = Volume.read(image)
-    values = scan.values
-    brain = stripped_brain(values, scan.affine)
+    stored_affine = load_image(image).affine
+    brain = stripped_brain(scan.values, scan.affine)
     if brain is not None:
-        return brain
+        return as_stored(brain, stored_affine)
     # Widths of necks are in mm, and a fine grid would only take longer.
     coarse = scan.resampled(_COARSE)
     coarse_brain = _search_brain(coarse.values, np.linalg.norm(coarse.affine[:3, :3], axis=0))
@@ -73,7 +73,7 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
             "(brain_mask=False)"
         )
     share = Volume.of(coarse_brain.astype(np.float32), coarse.affine).onto(scan, np.eye(4))
-    return share.values > MASK_THRESHOLD
+    return as_stored(share.values > MASK_THRESHOLD, stored_affine)
 
 
 def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:

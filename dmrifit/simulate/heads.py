@@ -348,12 +348,12 @@ def _mapped_matter(tissues: TissueMaps) -> Matter:
 def check_grid(
     shape: Any,
     spacing: Any,
+    example: tuple[int, int, int],
+    content: str,
     *,
     fewest: int,
-    example: tuple[int, int, int],
-    coarsest: float,
     field: float,
-    content: str,
+    coarsest: float,
 ) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     """
     Check the shape and the voxels of a simulated image, which must see a field of so many mm.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dmrifit.cli.case_runs import CaseRun, ResultTable, RunPage
 from dmrifit.imaging.head_steps import find_brain
 from dmrifit.io.digests import describe
-from dmrifit.io.grids import Volume, as_stored
+from dmrifit.io.grids import Volume
 from dmrifit.networks.volume_cases import called
 from metastasis.scans import scan_checks
 from metastasis.scans.cases import Case, read_row
@@ -140,8 +140,7 @@ def noted_case(
         scan_checks.check_edges(image, edges_of_scan, edge)
     case = read_row(row, folder)
     if finds_brain and case.brain is None:
-        brain = as_stored(find_brain(image), case.affine)
-        case = replace(case, brain=brain.astype(bool))
+        case = replace(case, brain=find_brain(image))
     scan_checks.check_stripped(case)
     notes = [scan_checks.slice_note(str(image), edges_of_scan)]
     if not case.synthetic:

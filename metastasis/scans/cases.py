@@ -226,19 +226,13 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     OSError
         If the folder cannot be written to.
     """
-    stems = case_tables.file_stems((case.patient, case.name) for case in cases)
-    rows = [CASES.row_of(case, stem) for case, stem in zip(cases, stems, strict=True)]
 
-    def write_files(i: int, path_of: Callable[[str], Path]) -> None:
-        case = cases[i]
-        for key in CASES.images:
-            if key in rows[i]:
-                case_tables.save_values(getattr(case, key), case.affine, path_of(key))
+    def write_lesions(case: Case, path_of: Callable[[str], Path]) -> None:
         if case.lesions is not None:
             text = table_text(case.lesions, digits=None)
             path_of("lesions").write_text(text, encoding="utf-8")
 
-    return CASES.write(rows, folder, write_files, overwrite=overwrite)
+    return CASES.write(cases, folder, write_lesions, overwrite=overwrite)
 
 
 def read_row(row: dict[str, str], folder: Path) -> Case:

@@ -61,9 +61,8 @@ _SIZES = (0.93, 1.0)  # of the axes of a brain that fills the field of view
 _VENTRICLES = (-1.5, 1.5)  # mm by which their walls lie further out
 # Irrational steps leave no gaps.
 _EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}
-_SMALLEST = 24  # voxels along an axis
-_LEAST_FIELD = 40.0  # mm along an axis
-_LARGEST_VOXEL = 4.0  # mm
+#: Least voxels and mm along an axis, and largest edge of a voxel in mm.
+_GRID: dict[str, Any] = {"fewest": 24, "field": 40.0, "coarsest": 4.0}
 
 
 @dataclass(frozen=True)
@@ -181,15 +180,7 @@ def simulate_metastases(
     check_word("world", world, _WORLDS)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
         check_number(name, value, most=most)
-    voxels, steps = check_grid(
-        shape,
-        spacing,
-        fewest=_SMALLEST,
-        example=(66, 66, 66),
-        coarsest=_LARGEST_VOXEL,
-        field=_LEAST_FIELD,
-        content="metastases",
-    )
+    voxels, steps = check_grid(shape, spacing, (66, 66, 66), "metastases", **_GRID)
     n_lesions, n_mimics = _range("metastases", metastases), _range("mimics", mimics)
     # Without maps, each patient has folds of its own.
     standard = None if tissues is None else StandardHead.of(steps, tissues)

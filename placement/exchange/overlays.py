@@ -63,14 +63,15 @@ def plot_overlay(voxels: Voxel | Mapping[str, Voxel], scene: Scene) -> Figure:
         outlines[name] = Outline(colors[name], scene.region(name), width=0.9)
     for name, voxel in boxes.items():
         outlines[name] = _box(voxel, middle, colors[name])
+    around, notice = _corners(list(boxes.values()), scene), style.NOT_CLINICAL
     figure = plot_planes(
         image,
         scene.affine,
         middle,
-        _corners(list(boxes.values()), scene),
+        around,
         outlines,
         scene.name,
-        style.NOT_CLINICAL,
+        notice,
         margin=_AROUND,
         window=window,
     )

@@ -15,7 +15,6 @@ from dmrifit._utils.text_files import check_file
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import check_folder_names, folder_rows, folder_table
-from dmrifit.io.grids import as_stored
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
 from placement.search.scene import Scene
@@ -285,11 +284,9 @@ def _brain_mask(row: Any) -> Any:
 
     tumor = load_image(row.tumor)
     try:
-        brain = find_brain(row.image)
+        mask = find_brain(row.image)
     except (ImportError, ValueError):
         return None
-    # Brains are found in RAS order.
-    mask = as_stored(brain, load_image(row.image).affine).astype(bool)
     labels = values_of(tumor, str(row.tumor))
     # A series is refused when the tumor itself is read.
     if labels.size != np.prod(labels.shape[:3]):
